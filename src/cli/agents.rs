@@ -1,0 +1,261 @@
+//! `agents`, `status`, `approvals`, `command`.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Map, Value, json};
+
+use super::args::{Agents, Approvals, Issue, Status};
+use super::client::Client;
+use super::exit::{Failure, NO, OK, Outcome};
+use super::print;
+use crate::config::Global;
+use crate::core::Cause;
+use crate::core::session::Decision;
+use crate::edge::http::{Base, Http};
+use crate::secret::Secret;
+use crate::wire::api::{command_is_final, encode, path};
+use crate::wire::bus::RelayFrame;
+use crate::wire::control::RunnerInfo;
+
+fn text(value: &Value, at: &str) -> String {
+    match value.pointer(at) {
+        Some(Value::String(text)) => text.clone(),
+        Some(Value::Null) | None => "-".into(),
+        Some(other) => other.to_string(),
+    }
+}
+
+/// The word that people see: the finer one of the runner, while the relay agrees that it is there (D-9).
+fn word(card: &Value) -> String {
+    let status = text(card, "/status");
+    let finer = text(card, "/meta/status");
+    let stale = status == "offline" && matches!(finer.as_str(), "idle" | "busy" | "blocked");
+    if finer == "-" || stale { status } else { finer }
+}
+
+/// `agents`
+pub fn agents(agents: &Agents) -> Outcome {
+    let client = Client::new(&Global::load(None, None)?)?;
+    let filters = [("tag", &agents.tag), ("label", &agents.label), ("status", &agents.status)];
+    let query: Vec<String> = filters.iter().filter_map(|(name, value)| value.as_ref().map(|v| format!("{name}={}", encode(v)))).collect();
+    let answer = client.call("GET", &format!("{}?{}", path::AGENTS, query.join("&")), None)?;
+    let cards = answer["agents"].as_array().cloned().unwrap_or_default();
+    if agents.json {
+        cards.iter().for_each(|card| print::line(&card.to_string()));
+        return Ok(OK);
+    }
+    if cards.is_empty() {
+        print::line("no agents; start one with `agent-relay run acp -- <command>` or `agent-relay up`");
+        return Ok(OK);
+    }
+    let mut rows = vec![["AGENT", "STATUS", "SINCE", "LABEL", "QUEUED", "WHY"].map(String::from).to_vec()];
+    for card in &cards {
+        let since = card.pointer("/meta/statusSince").and_then(Value::as_i64).map(|at| print::span(print::now_ms() - at));
+        let why = if word(card) == "offline" { "-".into() } else { text(card, "/meta/statusWhy") };
+        let since = since.unwrap_or_else(|| "-".into());
+        rows.push(vec![text(card, "/id"), word(card), since, text(card, "/label"), text(card, "/queued"), why]);
+    }
+    print::table(&rows);
+    Ok(OK)
+}
+
+/// The runner infos of this home.
+fn local_runners(global: &Global) -> Vec<RunnerInfo> {
+    let dirs = std::fs::read_dir(global.home.join("agents")).into_iter().flatten().flatten();
+    let read = |dir: std::fs::DirEntry| -> Option<RunnerInfo> {
+        serde_json::from_str(&std::fs::read_to_string(dir.path().join("runner.json")).ok()?).ok()
+    };
+    let mut runners: Vec<RunnerInfo> = dirs.filter_map(read).collect();
+    runners.sort_by(|a, b| a.agent_id.cmp(&b.agent_id));
+    runners
+}
+
+/// Asks a runner itself; `None` when it is gone.
+fn ask_runner(info: &RunnerInfo) -> Result<Option<Value>, Failure> {
+    let http = Http::new(Base::parse(&info.control_url)?, Duration::from_secs(5));
+    match http.call_bearer("GET", "/status", None, &Secret::new(info.control_token.clone())) {
+        Ok((200, body)) => Ok(Some(body)),
+        // Another process may have the port by now: its refusal says that our runner is gone.
+        Ok(_) | Err(Cause::Offline(_) | Cause::Protocol(_)) => Ok(None),
+        Err(cause) => Err(Failure::unreachable(format!("the runner of {} does not answer: {cause}", info.agent_id))),
+    }
+}
+
+/// `status`
+pub fn status(status: &Status) -> Outcome {
+    let global = Global::load(None, None)?;
+    let mut runners = local_runners(&global);
+    if let Some(agent) = &status.agent {
+        let own = super::run::info_path(&global.home, agent);
+        if let Some(info) = std::fs::read_to_string(own).ok().and_then(|text| serde_json::from_str::<RunnerInfo>(&text).ok()) {
+            runners.push(info);
+        }
+        runners.retain(|info| info.agent_id == *agent);
+        runners.truncate(1);
+    }
+    let mut shown = 0;
+    for info in &runners {
+        let truth = ask_runner(info)?;
+        let gone = json!({"agentId": info.agent_id, "status": "offline", "why": format!("its runner (pid {}) is gone", info.pid)});
+        let truth = match (truth, &status.agent) {
+            (Some(truth), _) => truth,
+            (None, None) => gone,
+            (None, Some(_)) => continue,
+        };
+        show_status(&truth, status);
+        shown += 1;
+    }
+    let Some(agent) = status.agent.as_ref().filter(|_| shown == 0) else {
+        if shown == 0 && !status.json {
+            print::line("no agents on this machine; start one with `agent-relay run acp -- <command>` or `agent-relay up`");
+        }
+        return Ok(OK);
+    };
+    let card = Client::new(&global)?.call("GET", &path::agent(agent), None)?;
+    let remote = json!({
+        "agentId": agent, "status": word(&card), "why": text(&card, "/meta/statusWhy"), "since": card.pointer("/meta/statusSince"),
+        "connection": {"state": if card["connected"] == true { "registered" } else { "away" }}, "card": card,
+    });
+    show_status(&remote, status);
+    Ok(OK)
+}
+
+fn show_status(truth: &Value, options: &Status) {
+    if options.json {
+        return print::line(&truth.to_string());
+    }
+    let since = truth.get("since").and_then(Value::as_i64).map(|at| format!(" for {}", print::span(print::now_ms() - at)));
+    let since = since.unwrap_or_default();
+    print::line(&print::harmless(&format!("{}: {}{since}", text(truth, "/agentId"), text(truth, "/status"))));
+    if !options.why {
+        return;
+    }
+    let line = |name: &str, value: String| print::line(&format!("  {name:<12}{}", print::harmless(&value)));
+    line("why", text(truth, "/why"));
+    line("connection", format!("{} {}", text(truth, "/connection/state"), text(truth, "/connection/relayUrl")));
+    if truth.get("providerProcess").is_some() {
+        let (state, pid) = (text(truth, "/providerProcess/state"), text(truth, "/providerProcess/pid"));
+        line("provider", format!("{state}, pid {pid}, {}", text(truth, "/providerProcess/agent")));
+        line("delivery", text(truth, "/providerProcess/delivery"));
+        let more = if truth.pointer("/queues/inboxMoreInStore") == Some(&json!(true)) { "+" } else { "" };
+        let (inbox, outbox) = (text(truth, "/queues/inboxWaiting"), text(truth, "/queues/outbox/pending"));
+        let (poisoned, dropped) = (text(truth, "/queues/outbox/poisoned"), text(truth, "/queues/outbox/dropped"));
+        line("queues", format!("inbox {inbox}{more}, outbox {outbox} ({poisoned} set aside, {dropped} dropped)"));
+    }
+    for approval in truth.get("approvals").and_then(Value::as_array).into_iter().flatten() {
+        line("approval", format!("{}: {}", text(approval, "/approvalId"), text(approval, "/title")));
+    }
+    for (edge, error) in truth.get("lastErrors").and_then(Value::as_object).into_iter().flatten() {
+        if !error.is_null() {
+            let ago = print::span(error["agoMs"].as_i64().unwrap_or(0));
+            line("last error", format!("{edge}, {ago} ago: {}", text(error, "/text")));
+        }
+    }
+}
+
+/// `approvals`
+pub fn approvals(approvals: &Approvals) -> Outcome {
+    let client = Client::new(&Global::load(None, None)?)?;
+    let answer = client.call("GET", path::AGENTS, None)?;
+    let mut open: Vec<(String, Value)> = Vec::new();
+    for card in answer["agents"].as_array().into_iter().flatten().filter(|card| card["connected"] == true) {
+        let agent = text(card, "/id");
+        for approval in card.pointer("/meta/pendingApprovals").and_then(Value::as_array).into_iter().flatten() {
+            if approvals.agent.as_ref().is_none_or(|wanted| *wanted == agent) {
+                open.push((agent.clone(), approval.clone()));
+            }
+        }
+    }
+    let Some(decision) = approvals.decision.first() else {
+        for (agent, approval) in &open {
+            if approvals.json {
+                let mut record = approval.clone();
+                record["agentId"] = json!(agent);
+                print::line(&record.to_string());
+            } else {
+                print::line(&print::harmless(&format!("{}  {agent} wants: {}", text(approval, "/approvalId"), text(approval, "/title"))));
+            }
+        }
+        if open.is_empty() && !approvals.json {
+            print::line("no open approvals");
+        }
+        return Ok(OK);
+    };
+    if Decision::parse(decision).is_none() {
+        return Err(Failure::usage(format!("{decision:?} is no decision; use approve, approve-session, deny or abort")));
+    }
+    let Some(id) = approvals.decision.get(1) else {
+        return Err(Failure::usage("say which approval: `agent-relay approvals` lists them".to_string()));
+    };
+    let matching: Vec<&String> = open.iter().filter(|(_, approval)| text(approval, "/approvalId") == *id).map(|(agent, _)| agent).collect();
+    let agent = match matching.as_slice() {
+        [agent] => agent.to_string(),
+        [] => {
+            return Err(Failure::no(format!("no approval {id} is open; `agent-relay approvals` lists them")));
+        }
+        _ => {
+            return Err(Failure::usage(format!("several agents have an approval {id}; say which with --agent ID")));
+        }
+    };
+    let mut params = Map::new();
+    params.insert("approvalId".into(), json!(id));
+    params.insert("decision".into(), json!(decision));
+    if let Some(reason) = &approvals.reason {
+        params.insert("reason".into(), json!(reason));
+    }
+    issue(&client, &agent, "agent.permissionDecision", params, true, approvals.json)
+}
+
+/// `command`
+pub fn command(options: &Issue) -> Outcome {
+    let client = Client::new(&Global::load(None, None)?)?;
+    let mut params = match &options.params {
+        Some(text) => match serde_json::from_str::<Value>(text) {
+            Ok(Value::Object(params)) => params,
+            Ok(_) => return Err(Failure::usage("--params must be a JSON object".to_string())),
+            Err(error) => return Err(Failure::usage(format!("--params is no JSON: {error}"))),
+        },
+        None => Map::new(),
+    };
+    if let Some(reason) = &options.reason {
+        params.insert("reason".into(), json!(reason));
+    }
+    if let Some(ms) = options.timeout_ms {
+        params.insert("timeoutMs".into(), json!(ms));
+    }
+    const KNOWN: [&str; 9] =
+        ["shutdown", "kill", "restart", "reconnect", "interrupt", "compact", "clearContext", "injectContext", "permissionDecision"];
+    let word = options.command.strip_prefix("agent.").unwrap_or(&options.command);
+    if !KNOWN.contains(&word) {
+        return Err(Failure::usage(format!("there is no command {word:?}; use one of {}", KNOWN.join(", "))));
+    }
+    issue(&client, &options.target, &format!("agent.{word}"), params, !options.no_wait, options.json)
+}
+
+/// Issues a command and waits for its final status.
+fn issue(client: &Client, target: &str, kind: &str, params: Map<String, Value>, wait: bool, as_json: bool) -> Outcome {
+    let patience = params.get("timeoutMs").and_then(Value::as_u64).unwrap_or(10_000) / 1000 + 90;
+    let mut follow = if wait { Some(client.follow(&["command.updated"], &[target])?) } else { None };
+    let mut command = client.call("POST", path::COMMANDS, Some(&json!({"type": kind, "target": target, "params": params})))?;
+    let id = text(&command, "/id");
+    let until = Instant::now() + Duration::from_secs(patience);
+    while let Some(follow) = follow.as_mut().filter(|_| !command_is_final(command["status"].as_str().unwrap_or_default())) {
+        match follow.next(until.saturating_duration_since(Instant::now()))? {
+            Some(RelayFrame::Event { data, .. }) if text(&data, "/commandId") == id => {
+                command = client.call("GET", &path::command(&id), None)?
+            }
+            Some(_) => {}
+            None => {
+                return Err(Failure::no(format!("the command {id} is still {} after {patience} s", text(&command, "/status"))));
+            }
+        }
+    }
+    if as_json {
+        print::line(&command.to_string());
+    } else {
+        let error = command.get("error").and_then(Value::as_str).map(|error| format!(": {error}")).unwrap_or_default();
+        print::line(&print::harmless(&format!("{kind} {}{error}", text(&command, "/status"))));
+    }
+    let failed = matches!(command["status"].as_str(), Some("failed" | "expired" | "cancelled"));
+    Ok(if failed { NO } else { OK })
+}

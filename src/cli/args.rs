@@ -1,0 +1,319 @@
+//! What can be typed. Values follow their flag after a space.
+
+use argh::FromArgs;
+
+/// Keeps coding agents alive and reachable: runs them, connects them to a relay, talks to them.
+#[derive(FromArgs, Debug)]
+#[argh(
+    example = "Talk to the built-in demo agent (starts a hub, a runner and a chat):\n    agent-relay up",
+    example = "Supervise a real agent:\n    agent-relay hub &\n    agent-relay run acp -- opencode acp",
+    example = "Send it something and wait for the answer:\n    agent-relay send my-agent --wait 60 \"What changed today?\"",
+    note = "Files live under AGENT_RELAY_HOME (default ~/.agent-relay). Settings: flag, then environment, then config.json.",
+    error_code(0, "done, or stopped as asked"),
+    error_code(1, "the answer is no, or the provider failed for good"),
+    error_code(2, "wrong use or configuration"),
+    error_code(3, "the other side cannot be reached"),
+    error_code(70, "a bug")
+)]
+pub struct Top {
+    /// the command
+    #[argh(subcommand)]
+    pub command: Command,
+}
+
+/// All commands.
+#[derive(FromArgs, Debug)]
+#[argh(subcommand)]
+pub enum Command {
+    /// `up`
+    Up(Up),
+    /// `hub`
+    Hub(Hub),
+    /// `run` (only for the list of commands: its arguments are read by `cli::run`)
+    Run(Run),
+    /// `send`
+    Send(Send),
+    /// `inbox`
+    Inbox(Inbox),
+    /// `get-message`
+    GetMessage(GetMessage),
+    /// `reply`
+    Reply(Reply),
+    /// `agents`
+    Agents(Agents),
+    /// `status`
+    Status(Status),
+    /// `approvals`
+    Approvals(Approvals),
+    /// `command`
+    Command(Issue),
+    /// `demo-agent`
+    DemoAgent(DemoAgent),
+    /// `version`
+    Version(Version),
+}
+
+/// Start everything for one agent and chat with it: a hub if none runs, a runner, and this terminal as chat.
+#[derive(FromArgs, Debug)]
+#[argh(
+    subcommand,
+    name = "up",
+    example = "Chat with the demo agent:\n    agent-relay up",
+    example = "Chat with a real agent in the current folder:\n    agent-relay up -- opencode acp",
+    example = "One question from a script:\n    agent-relay up --say \"Hello\" </dev/null"
+)]
+pub struct Up {
+    /// say this and end after the answer; may be given several times
+    #[argh(option)]
+    pub say: Vec<String>,
+    /// agent id (default: made of host, provider and folder)
+    #[argh(option)]
+    pub agent_id: Option<String>,
+    /// approval mode: open, guarded or read-only (default guarded)
+    #[argh(option)]
+    pub approval: Option<String>,
+    /// seconds to wait for an answer without a terminal (default 120)
+    #[argh(option, default = "120")]
+    pub wait: u64,
+    /// command of an ACP agent, after `--` (default: the demo agent)
+    #[argh(positional, greedy)]
+    pub command: Vec<String>,
+}
+
+/// Run the relay of this machine in the foreground.
+#[derive(FromArgs, Debug)]
+#[argh(
+    subcommand,
+    name = "hub",
+    example = "As a service of the user manager:\n    systemd-run --user --unit agent-relay-hub agent-relay hub"
+)]
+pub struct Hub {
+    /// port on 127.0.0.1 (default 4850; 0 = any free one)
+    #[argh(option, default = "4850")]
+    pub port: u16,
+    /// take any free port when the wanted one is taken
+    #[argh(switch)]
+    pub any_port: bool,
+}
+
+/// Supervise one agent. Try `agent-relay run --help`.
+#[derive(FromArgs, Debug)]
+#[argh(subcommand, name = "run")]
+pub struct Run {
+    /// see `agent-relay run --help`
+    #[argh(positional, greedy)]
+    pub rest: Vec<String>,
+}
+
+/// Send a message.
+#[derive(FromArgs, Debug)]
+#[argh(
+    subcommand,
+    name = "send",
+    example = "To an agent, and wait up to a minute for its answer:\n    agent-relay send web-agent --wait 60 \"Is the build green?\"",
+    example = "From a pipe:\n    git diff | agent-relay send reviewer --stdin --subject \"Please review\"",
+    note = "Targets: an agent id, user, broadcast, label:L, tag:T, cap:C, policy:P."
+)]
+pub struct Send {
+    /// who gets it
+    #[argh(positional)]
+    pub to: String,
+    /// the text
+    #[argh(positional, greedy)]
+    pub text: Vec<String>,
+    /// read the text from standard input
+    #[argh(switch)]
+    pub stdin: bool,
+    /// subject line
+    #[argh(option)]
+    pub subject: Option<String>,
+    /// no answer is expected
+    #[argh(switch)]
+    pub no_reply: bool,
+    /// idempotency key: sending twice under one key makes one message
+    #[argh(option)]
+    pub key: Option<String>,
+    /// make a task that the first agent to claim it works on
+    #[argh(switch)]
+    pub task: bool,
+    /// wait so many seconds for the answer and print it
+    #[argh(option)]
+    pub wait: Option<u64>,
+    /// print JSON
+    #[argh(switch)]
+    pub json: bool,
+}
+
+/// Show unread messages.
+#[derive(FromArgs, Debug)]
+#[argh(subcommand, name = "inbox", example = "Read and mark as read:\n    agent-relay inbox --read")]
+pub struct Inbox {
+    /// whose inbox (default: the agent itself inside an agent, else user)
+    #[argh(option, long = "for")]
+    pub whose: Option<String>,
+    /// read messages too
+    #[argh(switch)]
+    pub all: bool,
+    /// mark what is shown as read
+    #[argh(switch)]
+    pub read: bool,
+    /// at most so many (default 50)
+    #[argh(option, default = "50")]
+    pub limit: u64,
+    /// print JSON, one message a line
+    #[argh(switch)]
+    pub json: bool,
+}
+
+/// Show one message in full.
+#[derive(FromArgs, Debug)]
+#[argh(subcommand, name = "get-message", example = "agent-relay get-message 12")]
+pub struct GetMessage {
+    /// message id
+    #[argh(positional)]
+    pub id: u64,
+    /// print JSON
+    #[argh(switch)]
+    pub json: bool,
+}
+
+/// Answer a message.
+#[derive(FromArgs, Debug)]
+#[argh(
+    subcommand,
+    name = "reply",
+    example = "agent-relay reply 12 \"Done, see the log.\"",
+    example = "From a pipe:\n    make test 2>&1 | agent-relay reply 12 --stdin"
+)]
+pub struct Reply {
+    /// id of the message to answer
+    #[argh(positional)]
+    pub id: u64,
+    /// the text
+    #[argh(positional, greedy)]
+    pub text: Vec<String>,
+    /// read the text from standard input
+    #[argh(switch)]
+    pub stdin: bool,
+    /// print JSON
+    #[argh(switch)]
+    pub json: bool,
+}
+
+/// List the agents that the relay knows.
+#[derive(FromArgs, Debug)]
+#[argh(subcommand, name = "agents", example = "agent-relay agents --status idle")]
+pub struct Agents {
+    /// only with this tag
+    #[argh(option)]
+    pub tag: Option<String>,
+    /// only with this label
+    #[argh(option)]
+    pub label: Option<String>,
+    /// only in this status: idle, busy, offline
+    #[argh(option)]
+    pub status: Option<String>,
+    /// print JSON, one agent a line
+    #[argh(switch)]
+    pub json: bool,
+}
+
+/// Show how agents of this machine are, asked at their runners; others as the relay sees them.
+#[derive(FromArgs, Debug)]
+#[argh(subcommand, name = "status", example = "agent-relay status my-agent --why")]
+pub struct Status {
+    /// agent id (default: all agents of this machine)
+    #[argh(positional)]
+    pub agent: Option<String>,
+    /// say why and since when, with queues and last errors
+    #[argh(switch)]
+    pub why: bool,
+    /// print the whole truth as JSON
+    #[argh(switch)]
+    pub json: bool,
+}
+
+/// List open approvals, or answer one.
+#[derive(FromArgs, Debug)]
+#[argh(
+    subcommand,
+    name = "approvals",
+    example = "agent-relay approvals",
+    example = "agent-relay approvals approve 1-a2b3c4",
+    note = "Decisions: approve, approve-session, deny, abort (deny and end the turn)."
+)]
+pub struct Approvals {
+    /// a decision and an approval id; nothing = list the open ones
+    #[argh(positional)]
+    pub decision: Vec<String>,
+    /// agent that asks (needed only if the id is not unique)
+    #[argh(option)]
+    pub agent: Option<String>,
+    /// reason, shown to the agent where it can be
+    #[argh(option)]
+    pub reason: Option<String>,
+    /// print JSON, one approval a line
+    #[argh(switch)]
+    pub json: bool,
+}
+
+/// Send a command to an agent's runner and wait for its end.
+#[derive(FromArgs, Debug)]
+#[argh(
+    subcommand,
+    name = "command",
+    example = "agent-relay command my-agent interrupt",
+    example = "agent-relay command my-agent shutdown --timeout-ms 20000",
+    note = "Commands: shutdown, kill, restart, reconnect, interrupt, compact, clearContext, injectContext, permissionDecision."
+)]
+pub struct Issue {
+    /// agent id or runner id
+    #[argh(positional)]
+    pub target: String,
+    /// what to do
+    #[argh(positional)]
+    pub command: String,
+    /// reason for the record
+    #[argh(option)]
+    pub reason: Option<String>,
+    /// patience of shutdown and kill, ms
+    #[argh(option)]
+    pub timeout_ms: Option<u64>,
+    /// further parameters as a JSON object
+    #[argh(option)]
+    pub params: Option<String>,
+    /// do not wait for the end
+    #[argh(switch)]
+    pub no_wait: bool,
+    /// print JSON
+    #[argh(switch)]
+    pub json: bool,
+}
+
+/// The built-in demo agent, an ACP agent without a model, on standard input and output.
+#[derive(FromArgs, Debug)]
+#[argh(
+    subcommand,
+    name = "demo-agent",
+    note = "A message that begins with one of these words makes it do that: work [s], ask, slow [s], flood [MB], garbage, hang, crash, error, child, forget."
+)]
+pub struct DemoAgent {
+    /// where conversations are kept (default <AGENT_RELAY_HOME>/demo)
+    #[argh(option)]
+    pub state: Option<String>,
+    /// offer no session/load
+    #[argh(switch)]
+    pub no_load: bool,
+    /// offer no session/resume
+    #[argh(switch)]
+    pub no_resume: bool,
+}
+
+/// Show the version.
+#[derive(FromArgs, Debug)]
+#[argh(subcommand, name = "version")]
+pub struct Version {
+    /// print JSON
+    #[argh(switch)]
+    pub json: bool,
+}

@@ -1,0 +1,143 @@
+//! The command line's side of the relay: HTTP calls with clear errors, and following the bus.
+
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags};
+use serde_json::{Value, json};
+use tungstenite::{Error as WsError, Message as WsMessage, WebSocket};
+
+use super::exit::Failure;
+use crate::config::Global;
+use crate::core::Cause;
+use crate::edge::http::{Base, Http};
+use crate::edge::stream::Stream;
+use crate::os;
+use crate::secret::Secret;
+use crate::wire::api::path;
+use crate::wire::bus::{ClientFrame, Registration, RelayFrame};
+
+/// One call of the command line may take this long.
+const CALL_LIMIT: Duration = Duration::from_secs(15);
+
+/// A relay with a token.
+pub struct Client {
+    /// The relay.
+    pub base: Base,
+    http: Http,
+    token: Secret,
+}
+
+impl Client {
+    /// From the settings.
+    pub fn new(global: &Global) -> Result<Client, Failure> {
+        let base = Base::parse(&global.relay_url)?;
+        Ok(Client { http: Http::new(base.clone(), CALL_LIMIT), base, token: global.token.clone().unwrap_or_default() })
+    }
+
+    /// Status and body, whatever the status is.
+    pub fn raw(&self, method: &str, path: &str, body: Option<&Value>) -> Result<(u16, Value), Failure> {
+        self.http.call(method, path, body, &self.token).map_err(|cause| {
+            let hint = "start one with `agent-relay hub` or `agent-relay up`, or set AGENT_RELAY_URL";
+            Failure::unreachable(format!("{cause}; {hint}"))
+        })
+    }
+
+    /// The body of a success; everything else is a failure with the relay's own sentence.
+    pub fn call(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Value, Failure> {
+        let (status, body) = self.raw(method, path, body)?;
+        if status < 300 {
+            return Ok(body);
+        }
+        let text = body.get("error").and_then(Value::as_str).unwrap_or("the relay gave no reason").to_string();
+        Err(match status {
+            401 => Failure::usage(format!("{text}; set \"token\" in config.json or AGENT_RELAY_TOKEN")),
+            400 | 403 | 413 | 422 => Failure::usage(text),
+            404 | 409 => Failure::no(text),
+            _ => Failure::unreachable(format!("{text} (HTTP {status})")),
+        })
+    }
+
+    /// Whether a relay answers there.
+    pub fn health(&self) -> Result<Value, Failure> {
+        let (status, body) = self.raw("GET", path::HEALTH, None)?;
+        match status == 200 && body.get("ok") == Some(&json!(true)) {
+            true => Ok(body),
+            false => Err(Failure::unreachable(format!("something that is no relay answers at {}", self.base.url))),
+        }
+    }
+
+    /// Listens to events on the bus.
+    pub fn follow(&self, events: &[&str], scopes: &[&str]) -> Result<Follow, Failure> {
+        let refused = |cause: Cause| match cause {
+            Cause::Refused(401 | 403, text) => Failure::usage(format!("{text}; set \"token\" in config.json or AGENT_RELAY_TOKEN")),
+            other => Failure::unreachable(other.to_string()),
+        };
+        let socket = crate::edge::bus::connect(&self.base, &self.token).map_err(refused)?;
+        let mut follow = Follow { socket };
+        let instance = format!("{:032x}", u128::from_le_bytes(os::random_bytes::<16>()));
+        let registration = Registration {
+            role: "channel".into(),
+            component_id: format!("cli-{}", &instance[..8]),
+            instance_id: instance,
+            machine: os::hostname(),
+            protocol: crate::wire::PROTOCOL,
+            ..Default::default()
+        };
+        follow.send(&ClientFrame::Register { id: "r".into(), registration })?;
+        let (events, scopes) = (events.iter().map(|e| e.to_string()).collect(), scopes.iter().map(|s| s.to_string()).collect());
+        follow.send(&ClientFrame::Subscribe { id: "s".into(), events, scopes })?;
+        let until = Instant::now() + Duration::from_secs(10);
+        loop {
+            match follow.next(until.saturating_duration_since(Instant::now()))? {
+                Some(RelayFrame::Ack { frame_id }) if frame_id == "s" => return Ok(follow),
+                Some(RelayFrame::Error { message, .. }) => return Err(Failure::no(message)),
+                Some(_) => {}
+                None => {
+                    return Err(Failure::unreachable("the relay did not answer the subscription"));
+                }
+            }
+        }
+    }
+}
+
+/// An open subscription.
+pub struct Follow {
+    socket: WebSocket<Stream>,
+}
+
+impl Follow {
+    fn send(&mut self, frame: &ClientFrame) -> Result<(), Failure> {
+        match self.socket.send(WsMessage::text(frame.to_text())) {
+            Ok(()) => Ok(()),
+            Err(WsError::Io(error)) if error.kind() == std::io::ErrorKind::WouldBlock => Ok(()),
+            Err(error) => Err(Failure::unreachable(format!("the relay is gone: {error}"))),
+        }
+    }
+
+    /// The next frame; `None` when the time is over.
+    pub fn next(&mut self, limit: Duration) -> Result<Option<RelayFrame>, Failure> {
+        let until = Instant::now() + limit;
+        loop {
+            match self.socket.read() {
+                Ok(WsMessage::Text(text)) => {
+                    if let Ok(frame) = RelayFrame::parse(&text) {
+                        return Ok(Some(frame));
+                    }
+                }
+                Ok(_) => {
+                    let _ = self.socket.flush();
+                }
+                Err(WsError::Io(error)) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                    let left = until.saturating_duration_since(Instant::now());
+                    if left.is_zero() {
+                        return Ok(None);
+                    }
+                    os::wait(&mut [PollFd::new(self.socket.get_ref(), PollFlags::IN)], Some(left));
+                }
+                Err(error) => {
+                    return Err(Failure::unreachable(format!("the relay is gone: {error}")));
+                }
+            }
+        }
+    }
+}

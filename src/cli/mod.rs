@@ -1,0 +1,140 @@
+//! Commands: what was typed, one match to what is done, exit codes.
+
+pub mod agents;
+pub mod args;
+pub mod client;
+pub mod exit;
+pub mod hub;
+pub mod messages;
+pub mod print;
+pub mod run;
+pub mod up;
+
+use argh::FromArgs;
+
+use self::args::{Command, Top};
+use self::exit::{Failure, OK, Outcome, USAGE};
+use crate::demo::agent::Abilities;
+
+/// Runs the program; returns its exit code.
+pub fn main(mut arguments: Vec<String>) -> u8 {
+    let program = if arguments.is_empty() { String::new() } else { arguments.remove(0) };
+    let outcome = match crate::provider::by_program(&program) {
+        Some(provider) => run::from_arguments(provider, &arguments, run::Unknown::PassOn),
+        None => dispatch(arguments),
+    };
+    match outcome {
+        Ok(code) => code,
+        Err(Failure { code, text }) => {
+            print::complain(&text);
+            code
+        }
+    }
+}
+
+fn dispatch(mut arguments: Vec<String>) -> Outcome {
+    // Slash forms: agents type `agent-relay /reply 12`.
+    if let Some(name) = arguments.first().and_then(|first| first.strip_prefix('/')).map(str::to_string) {
+        arguments[0] = name;
+    }
+    match arguments.first().map(String::as_str) {
+        Some("run") => return run::from_arguments("", &arguments[1..], run::Unknown::Refuse),
+        Some("--version" | "-V") => arguments = vec!["version".into()],
+        Some("-h" | "help") | None => arguments = vec!["--help".into()],
+        Some(_) => {}
+    }
+    // `argh` takes options only before a positional that eats the rest, so they are moved to the front.
+    let arguments = options_first(arguments);
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let top = match Top::from_args(&["agent-relay"], &words) {
+        Ok(top) => top,
+        Err(early) => {
+            return match early.status {
+                Ok(()) => {
+                    print::line(early.output.trim_end());
+                    Ok(OK)
+                }
+                Err(()) => Err(Failure { code: USAGE, text: misuse(&early.output, &words) }),
+            };
+        }
+    };
+    match top.command {
+        Command::Up(up) => up::up(up),
+        Command::Hub(options) => hub::hub(&options),
+        Command::Run(run) => run::from_arguments("", &run.rest, run::Unknown::Refuse),
+        Command::Send(send) => messages::send(send),
+        Command::Inbox(inbox) => messages::inbox(&inbox),
+        Command::GetMessage(get) => messages::get_message(&get),
+        Command::Reply(reply) => messages::reply(reply),
+        Command::Agents(agents) => agents::agents(&agents),
+        Command::Status(status) => agents::status(&status),
+        Command::Approvals(approvals) => agents::approvals(&approvals),
+        Command::Command(issue) => agents::command(&issue),
+        Command::DemoAgent(demo) => {
+            let dir = match demo.state {
+                Some(dir) => dir.into(),
+                None => crate::config::home()?.join("demo"),
+            };
+            let abilities = Abilities { load: !demo.no_load, resume: !demo.no_resume };
+            crate::demo::run::serve(dir, abilities).map(|()| OK).map_err(Failure::no)
+        }
+        Command::Version(version) => {
+            match version.json {
+                true => print::line(&serde_json::json!({"version": crate::wire::VERSION, "protocol": crate::wire::PROTOCOL}).to_string()),
+                false => print::line(&format!("agent-relay {} (relay protocol {})", crate::wire::VERSION, crate::wire::PROTOCOL)),
+            }
+            Ok(OK)
+        }
+    }
+}
+
+/// One sentence of what `argh` says, and where help is.
+fn misuse(output: &str, words: &[&str]) -> String {
+    let first: Vec<&str> = output.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let equals = words.iter().find(|word| word.starts_with("--") && word.contains('='));
+    if let Some(word) = equals {
+        let (flag, value) = word.split_once('=').unwrap_or((word, ""));
+        return format!("write {flag} {value} instead of {word}");
+    }
+    let command = words.first().filter(|word| !word.starts_with('-')).map(|word| format!(" {word}")).unwrap_or_default();
+    let known =
+        ["up", "hub", "run", "send", "inbox", "get-message", "reply", "agents", "status", "approvals", "command", "demo-agent", "version"];
+    match words.first() {
+        Some(word) if !word.starts_with('-') && !known.contains(word) => {
+            format!("there is no command {word:?}; `agent-relay --help` lists them")
+        }
+        _ => format!("{}; try `agent-relay{command} --help`", first.join(" ").trim_end_matches('.')),
+    }
+}
+
+/// Puts the options of `send`, `reply` and `up` before their free text; what follows `--` stays.
+fn options_first(arguments: Vec<String>) -> Vec<String> {
+    let with_value: &[&str] = match arguments.first().map(String::as_str) {
+        Some("send") => &["--subject", "--key", "--wait"],
+        Some("reply") => &[],
+        Some("up") => &["--say", "--agent-id", "--approval", "--wait"],
+        _ => return arguments,
+    };
+    let (mut options, mut rest) = (vec![arguments[0].clone()], Vec::new());
+    let mut words = arguments.into_iter().skip(1);
+    while let Some(word) = words.next() {
+        if word == "--" {
+            rest.extend(words);
+            break;
+        }
+        if word.starts_with("--") && word.len() > 2 {
+            let takes = with_value.contains(&word.as_str());
+            options.push(word);
+            if takes {
+                options.extend(words.next());
+            }
+        } else {
+            rest.push(word);
+        }
+    }
+    if !rest.is_empty() && rest.iter().any(|word| word.starts_with('-')) {
+        options.push("--".into());
+    }
+    options.extend(rest);
+    options
+}

@@ -1,0 +1,56 @@
+//! One place that writes to standard output. A closed pipe is a quiet end, not an error.
+
+use std::io::Write;
+
+/// Writes a line.
+pub fn line(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let written = writeln!(out, "{text}").and_then(|_| out.flush());
+    if written.is_err() {
+        std::process::exit(0);
+    }
+}
+
+/// Writes an error line with the program's name.
+pub fn complain(text: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "agent-relay: {text}");
+}
+
+/// Text of a stranger on a terminal: no control characters but line breaks and tabs.
+pub fn harmless(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c }).collect()
+}
+
+/// A table with aligned columns.
+pub fn table(rows: &[Vec<String>]) {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |at: usize| rows.iter().filter_map(|row| row.get(at)).map(|cell| cell.chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    for row in rows {
+        let cells: Vec<String> = row
+            .iter()
+            .enumerate()
+            .map(|(at, cell)| {
+                let pad = if at + 1 == row.len() { 0 } else { widths[at] - cell.chars().count() };
+                format!("{}{}", harmless(cell).replace('\n', " "), " ".repeat(pad))
+            })
+            .collect();
+        line(cells.join("  ").trim_end());
+    }
+}
+
+/// A span of time as people say it.
+pub fn span(ms: i64) -> String {
+    let s = ms.max(0) / 1000;
+    match s {
+        0..=99 => format!("{s} s"),
+        100..=5999 => format!("{} min", s / 60),
+        6000..=172_799 => format!("{} h", s / 3600),
+        _ => format!("{} d", s / 86_400),
+    }
+}
+
+/// Milliseconds since the epoch.
+pub fn now_ms() -> i64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map(|since| since.as_millis() as i64).unwrap_or(0)
+}

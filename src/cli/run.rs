@@ -1,0 +1,560 @@
+//! `run`: from words, environment and files to a running runner (R-2 to R-15, D-1, D-3, D-4, D-25).
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::unbounded;
+use serde_json::{Map, Value, json};
+
+use super::exit::{Failure, OK, Outcome};
+use super::print;
+use crate::config::{Global, ProviderConfig, env};
+use crate::core::agent::config::AgentConfig;
+use crate::core::matching::Identity;
+use crate::edge::gate;
+use crate::edge::http::{Base, Http};
+use crate::edge::provider::Launch;
+use crate::edge::store::Store;
+use crate::os;
+use crate::provider::{self, ApprovalMode, SessionSettings};
+use crate::runtime::agent::{Parts, run};
+use crate::runtime::clock::Clock;
+use crate::secret::Secret;
+use crate::wire::VERSION;
+use crate::wire::bus::Registration;
+use crate::wire::control::RunnerInfo;
+
+/// What happens to an unknown option before `--` (D-6).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Unknown {
+    /// It goes to the provider (R-8).
+    PassOn,
+    /// It is an error.
+    Refuse,
+}
+
+/// What was typed (R-3 to R-9).
+#[derive(Debug, Default)]
+struct Typed {
+    provider: String,
+    values: std::collections::BTreeMap<&'static str, String>,
+    headless: bool,
+    replace: bool,
+    quiet: bool,
+    help: bool,
+    provider_args: Vec<String>,
+}
+
+/// Options with a value, and what they mean. One table for parsing, help and suggestions.
+const OPTIONS: &[(&str, &str, &str)] = &[
+    ("--cwd", "PATH", "working directory of the provider"),
+    ("--relay-url", "URL", "relay (default http://127.0.0.1:4850)"),
+    ("--token", "TOKEN", "relay token; better in AGENT_RELAY_TOKEN or config.json, since others can see arguments"),
+    ("--approval", "MODE", "open, guarded or read-only (default guarded)"),
+    ("--label", "NAME", "label that messages can be sent to"),
+    ("--agent-id", "ID", "agent id (default: stable, made of host, provider, label or folder)"),
+    ("--prompt", "TEXT", "first prompt"),
+    ("--model", "NAME", "model, for the record"),
+    ("--effort", "LEVEL", "effort, for the record"),
+    ("--profile", "NAME", "profile, for the record"),
+    ("--rig", "NAME", "rig, for the record"),
+    ("--system-prompt-append", "TEXT", "kept for the orchestrator; not used by ACP agents"),
+    ("--tags", "A,B", "further tags"),
+    ("--caps", "A,B", "further capabilities"),
+];
+
+fn parse(default_provider: &str, arguments: &[String], unknown: Unknown) -> Result<Typed, Failure> {
+    let mut typed = Typed { provider: default_provider.into(), ..Default::default() };
+    let split = arguments.iter().position(|word| word == "--").unwrap_or(arguments.len());
+    typed.provider_args = arguments.get(split + 1..).unwrap_or_default().to_vec();
+    let mut passed_on = Vec::new();
+    let mut words = arguments[..split].iter().peekable();
+    while let Some(word) = words.next() {
+        let name = if word == "--approval-mode" { "--approval" } else { word.as_str() };
+        if let Some((option, ..)) = OPTIONS.iter().find(|(option, ..)| *option == name) {
+            // R-7: the next word is the value whatever it looks like; without one the option is not recognised.
+            match words.next_if(|value| !value.is_empty()) {
+                Some(value) => {
+                    typed.values.insert(option, value.clone());
+                }
+                None if unknown == Unknown::PassOn => passed_on.push(word.clone()),
+                None => {
+                    return Err(Failure::usage(format!("{word} needs a value; try `agent-relay run --help`")));
+                }
+            }
+            continue;
+        }
+        match word.as_str() {
+            "--headless" => typed.headless = true,
+            "--replace" => typed.replace = true,
+            "--quiet" => typed.quiet = true,
+            "--help" | "-h" => {
+                typed.help = true;
+                return Ok(typed);
+            }
+            "claude" | "codex" => typed.provider = word.clone(),
+            name if provider::by_name(name).is_some() => typed.provider = word.clone(),
+            _ if unknown == Unknown::PassOn => passed_on.push(word.clone()),
+            _ => return Err(Failure::usage(not_known(word))),
+        }
+    }
+    typed.provider_args.extend(passed_on);
+    Ok(typed)
+}
+
+/// Says what was probably meant.
+fn not_known(word: &str) -> String {
+    if let Some((flag, value)) = word.split_once('=') {
+        if OPTIONS.iter().any(|(option, ..)| *option == flag) {
+            return format!("write {flag} {value} instead of {word}");
+        }
+    }
+    let names = OPTIONS.iter().map(|(option, ..)| *option).chain(["--headless", "--replace", "--quiet"]);
+    let near = names.map(|name| (distance(name, word), name)).min().filter(|(distance, _)| *distance <= 3);
+    let meant = match near {
+        Some((_, name)) => format!("did you mean {name}?"),
+        None if word.starts_with('-') => "options of the provider's command come after `--`".into(),
+        None => format!("the provider must be one of: {}", provider::names()),
+    };
+    format!("unknown argument {word:?} before `--`: {meant}")
+}
+
+/// Edits between two words.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut corner = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let best = (corner + usize::from(x != *y)).min(row[j] + 1).min(row[j + 1] + 1);
+            corner = std::mem::replace(&mut row[j + 1], best);
+        }
+    }
+    row[b.len()]
+}
+
+fn help(name: &str) -> String {
+    let mut text =
+        format!("Usage: {name} [options] -- <command> [arguments]\n\nSupervises one agent and connects it to the relay.\n\nProviders:\n");
+    for provider in provider::PROVIDERS {
+        text.push_str(&format!("  {:<24}{}\n", provider.name, provider.about));
+    }
+    text.push_str("\nOptions:\n");
+    for (option, value, about) in OPTIONS {
+        text.push_str(&format!("  {:<24}{about}\n", format!("{option} {value}")));
+    }
+    for (option, about) in [
+        ("--headless", "mark the agent as headless"),
+        ("--replace", "ask a runner of the same agent on this machine to stop first"),
+        ("--quiet", "no lines on standard error but errors"),
+        ("--help", "this text"),
+    ] {
+        text.push_str(&format!("  {option:<24}{about}\n"));
+    }
+    text.push_str(
+        "\nExamples:\n  agent-relay run acp -- opencode acp\n  agent-relay run acp --label web --approval open -- gemini --acp\n  \
+         agent-relay run acp --agent-id demo -- agent-relay demo-agent\n\nExit codes: 0 stopped as asked, 1 the provider failed for good, \
+         2 wrong use or configuration, 70 a bug.",
+    );
+    text
+}
+
+/// `run` with the words behind it.
+pub fn from_arguments(default_provider: &str, arguments: &[String], unknown: Unknown) -> Outcome {
+    let typed = parse(default_provider, arguments, unknown)?;
+    let name = if default_provider.is_empty() { "agent-relay run <provider>".to_string() } else { format!("{default_provider}-relay") };
+    if typed.help {
+        print::line(&help(&name));
+        return Ok(OK);
+    }
+    if typed.provider.is_empty() {
+        return Err(Failure::usage(format!(
+            "say which provider to run: {}; for example `agent-relay run acp -- opencode acp`",
+            provider::names()
+        )));
+    }
+    let Some(provider) = provider::by_name(&typed.provider) else {
+        return Err(Failure::usage(format!("this version cannot run {}; it can run: {}", typed.provider, provider::names())));
+    };
+    start(typed, provider)
+}
+
+/// Settings that are the same for every start of this agent.
+struct Settings {
+    agent_id: String,
+    runner_id: String,
+    label: Option<String>,
+    cwd: PathBuf,
+    approval: ApprovalMode,
+    config: ProviderConfig,
+    global: Global,
+    command: Vec<String>,
+}
+
+fn settings(typed: &Typed, provider: &provider::Provider) -> Result<Settings, Failure> {
+    let value = |name: &str| typed.values.get(name).cloned();
+    let global = Global::load(value("--relay-url"), value("--token"))?;
+    let config = ProviderConfig::load(&global.home, provider.name)?;
+    let here = std::env::current_dir().map_err(|error| Failure::usage(format!("the current folder cannot be used: {error}")))?;
+    let cwd = value("--cwd").map(PathBuf::from).or_else(|| global.default_cwd.clone()).unwrap_or_else(|| here.clone());
+    let cwd = here.join(cwd);
+    let real =
+        cwd.canonicalize().map_err(|error| Failure::usage(format!("the working directory {} cannot be used: {error}", cwd.display())))?;
+    if !real.is_dir() {
+        return Err(Failure::usage(format!("the working directory {} is no directory", cwd.display())));
+    }
+    let mode = value("--approval").or_else(|| env("AGENT_RELAY_APPROVAL")).unwrap_or_else(|| config.default_approval_mode.clone());
+    let approval = ApprovalMode::parse(&mode)
+        .ok_or_else(|| Failure::usage(format!("the approval mode {mode:?} is not known; use open, guarded or read-only")))?;
+    let mut command: Vec<String> = typed.provider_args.clone();
+    if command.is_empty() {
+        command = config.command.clone().into_iter().chain(config.default_args.clone()).collect();
+    }
+    if command.is_empty() && provider.needs_command {
+        let example = format!("agent-relay run {} -- opencode acp", provider.name);
+        return Err(Failure::usage(format!("say which command to run, after `--`; for example `{example}`")));
+    }
+    let label = value("--label").or_else(|| env("AGENT_RELAY_LABEL"));
+    let host = os::hostname();
+    let part = label_part(label.as_deref(), &real);
+    let hash = os::sha256_hex(&format!("{}\0{}\0{}", provider.name, real.display(), label.as_deref().unwrap_or_default()));
+    let agent_id = value("--agent-id").or_else(|| env("AGENT_RELAY_AGENT_ID"));
+    let agent_id = agent_id.unwrap_or_else(|| format!("{host}-{}-{part}-{}", provider.name, &hash[..8]));
+    if agent_id.len() > 200
+        || agent_id.contains(':')
+        || agent_id.chars().any(|c| c.is_control() || c.is_whitespace())
+        || ["user", "broadcast"].contains(&agent_id.as_str())
+    {
+        return Err(Failure::usage(format!(
+            "{agent_id:?} cannot be an agent id: at most 200 characters, no space, no colon, not user or broadcast"
+        )));
+    }
+    let suffix = u32::from_le_bytes(os::random_bytes::<4>());
+    let runner_id = format!("{host}-{}-{part}-{suffix:08x}", provider.name);
+    Ok(Settings { agent_id, runner_id, label, cwd: real, approval, config, global, command })
+}
+
+/// R-27, R-28.
+fn label_part(label: Option<&str>, cwd: &Path) -> String {
+    let text = cwd.to_string_lossy();
+    let last = text.split('/').rfind(|part| !part.is_empty()).unwrap_or("workspace");
+    let mut part = String::new();
+    for c in label.filter(|label| !label.is_empty()).unwrap_or(last).chars() {
+        let fine = c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+        match (fine, part.ends_with('\u{0}')) {
+            (true, _) => part.push(c.to_ascii_lowercase()),
+            (false, false) => part.push('\u{0}'),
+            (false, true) => {}
+        }
+    }
+    part.replace('\u{0}', "-")
+}
+
+/// Where the things of an agent lie on this machine.
+pub fn agent_dir(home: &Path, agent_id: &str) -> PathBuf {
+    home.join("agents").join(crate::log::safe_name(agent_id))
+}
+
+/// The runner info file of an agent (R-228).
+pub fn info_path(home: &Path, agent_id: &str) -> PathBuf {
+    env("AGENT_RELAY_RUNNER_INFO_FILE").map(PathBuf::from).unwrap_or_else(|| agent_dir(home, agent_id).join("runner.json"))
+}
+
+/// Directory of the store (R-150): a variable, else beside the runner info file, else with the agent.
+fn store_dir(home: &Path, agent_id: &str) -> PathBuf {
+    if let Some(dir) = env("AGENT_RELAY_RUNNER_OUTBOX_DIR") {
+        return PathBuf::from(dir).join(crate::log::safe_name(agent_id));
+    }
+    match env("AGENT_RELAY_RUNNER_INFO_FILE").and_then(|file| Path::new(&file).parent().map(Path::to_path_buf)) {
+        Some(beside) => beside.join(format!("{}.store", crate::log::safe_name(agent_id))),
+        None => agent_dir(home, agent_id),
+    }
+}
+
+fn start(typed: Typed, provider: &'static provider::Provider) -> Outcome {
+    let clock = Clock::start();
+    let settings = settings(&typed, provider)?;
+    let base = Base::parse(&settings.global.relay_url)?;
+    let home = settings.global.home.clone();
+    let name = crate::log::safe_name(&settings.agent_id);
+    crate::log::start(Some(home.join("logs").join(format!("session-mirror-{name}.log"))), false);
+    std::panic::set_hook(Box::new(|info| {
+        let recent = crate::runtime::turn::recent().join("; ");
+        log::error!(target: "runner", "\u{1}fatal {info}; last events: {recent}");
+        print::complain(&format!("{info}\nlast events: {recent}"));
+    }));
+
+    let dir = store_dir(&home, &settings.agent_id);
+    os::make_private_dir(&dir).map_err(|error| format!("cannot make {}: {error}", dir.display()))?;
+    let info_file = info_path(&home, &settings.agent_id);
+    let _lock = take_lock(&dir, &info_file, &settings.agent_id, typed.replace)?;
+    let store = Store::open(&dir.join("store.sqlite"), settings.config.outbox_bytes_max)?;
+    let control = gate::listen("127.0.0.1:0").map_err(|error| format!("cannot open the control port: {error}"))?;
+    let port = control.local_addr().map_err(|error| format!("cannot open the control port: {error}"))?.port();
+    let control_token = Secret::new(os::secret());
+
+    let started_at = clock.now().wall.0;
+    let info = RunnerInfo {
+        agent_id: settings.agent_id.clone(),
+        runner_id: settings.runner_id.clone(),
+        provider: provider.name.into(),
+        control_url: format!("http://127.0.0.1:{port}"),
+        control_token: control_token.expose().to_string(),
+        pid: std::process::id(),
+        started_at,
+        ..Default::default()
+    };
+    let text = serde_json::to_string_pretty(&info).expect("plain data") + "\n";
+    if let Err(error) = os::replace_private_file(&info_file, &text, false) {
+        log::error!(target: "runner", "cannot write the runner info file {}: {error}", info_file.display());
+    }
+    if !typed.quiet {
+        let _ = writeln!(
+            std::io::stderr(),
+            "agent-relay: agent {} on {}; `agent-relay status {} --why` tells how it is",
+            settings.agent_id,
+            base.url,
+            settings.agent_id
+        );
+    }
+    let (custody_in, custody) = unbounded();
+    let agent_config = agent_config(&typed, &settings, provider.name, started_at);
+    let session_settings = SessionSettings {
+        cwd: settings.cwd.to_string_lossy().into_owned(),
+        approval_mode: settings.approval,
+        mode: settings.config.mode.clone(),
+        approval_timeout: settings.config.approval_timeout,
+        capture_full: settings.config.capture_full,
+    };
+    let launch = Launch {
+        command: settings.command.clone(),
+        cwd: settings.cwd.clone(),
+        env: provider_env(&settings),
+        control: (port, control_token.clone()),
+        session: Box::new(move || (provider.session)(session_settings.clone())),
+        custody: custody_in,
+        clock,
+    };
+    let parts =
+        Parts { config: agent_config, base, config_file: settings.global.file(), store, launch, control, control_token, custody, clock };
+    let outcome = run(parts)?;
+    let _ = std::fs::remove_file(&info_file);
+    match outcome.message.is_empty() {
+        true => Ok(outcome.code),
+        false if outcome.code == OK => {
+            log::info!(target: "runner", "{}", outcome.message);
+            if !typed.quiet {
+                print::complain(&outcome.message);
+            }
+            Ok(OK)
+        }
+        false => Err(Failure { code: outcome.code, text: outcome.message }),
+    }
+}
+
+/// One runner per agent and machine (D-25).
+fn take_lock(dir: &Path, info_file: &Path, agent_id: &str, replace: bool) -> Result<std::fs::File, Failure> {
+    let path = dir.join("lock");
+    let say = |error: std::io::Error| Failure::usage(format!("cannot lock {}: {error}", path.display()));
+    let other = || -> Option<RunnerInfo> { serde_json::from_str(&std::fs::read_to_string(info_file).ok()?).ok() };
+    let mut asked = false;
+    let until = Instant::now() + Duration::from_secs(75);
+    loop {
+        if let Some(mut lock) = os::lock(&path).map_err(say)? {
+            let _ = lock.set_len(0).and_then(|_| writeln!(lock, "{}", std::process::id()));
+            return Ok(lock);
+        }
+        let pid = std::fs::read_to_string(&path).unwrap_or_default().trim().to_string();
+        if !replace {
+            return Err(Failure::usage(format!(
+                "a runner of {agent_id} already runs here (pid {pid}); stop it, or start this one with --replace"
+            )));
+        }
+        if !asked {
+            asked = true;
+            let Some(info) = other() else {
+                return Err(Failure::usage(format!(
+                    "cannot ask the runner with pid {pid} to stop: {} cannot be read",
+                    info_file.display()
+                )));
+            };
+            let base = Base::parse(&info.control_url)?;
+            let http = Http::new(base, Duration::from_secs(5));
+            let stop = http.call_bearer("POST", "/stop", None, &Secret::new(info.control_token));
+            stop.map_err(|cause| Failure::unreachable(format!("cannot ask the runner with pid {pid} to stop: {cause}")))?;
+        }
+        if Instant::now() > until {
+            return Err(Failure::no(format!("the runner with pid {pid} did not stop in time")));
+        }
+        std::thread::sleep(Duration::from_millis(20)); // flock has no wait with a limit
+    }
+}
+
+/// R-29; the token and what changes at every spawn is added by the provider thread.
+fn provider_env(settings: &Settings) -> Vec<(String, String)> {
+    let mut all = settings.config.resolved_env();
+    let program = std::env::current_exe().map(|path| path.to_string_lossy().into_owned()).unwrap_or_default();
+    for (name, value) in [
+        ("AGENT_RELAY_RUNNER_ID", settings.runner_id.clone()),
+        ("AGENT_RELAY_ID", settings.agent_id.clone()),
+        ("AGENT_RELAY_URL", settings.global.relay_url.clone()),
+        ("AGENT_RELAY_APPROVAL", settings.approval.word().to_string()),
+        ("AGENT_RELAY_HOME", settings.global.home.to_string_lossy().into_owned()),
+        ("AGENT_RELAY_BIN", program),
+    ] {
+        all.push((name.into(), value));
+    }
+    all
+}
+
+/// Lists without duplicates, in order.
+fn list(parts: &[&[String]]) -> Vec<String> {
+    let mut all: Vec<String> = Vec::new();
+    for item in parts.iter().flat_map(|part| part.iter()) {
+        if !all.contains(item) {
+            all.push(item.clone());
+        }
+    }
+    all
+}
+
+fn commas(text: Option<String>) -> Vec<String> {
+    let text = text.unwrap_or_default();
+    text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_string).collect()
+}
+
+fn agent_config(typed: &Typed, settings: &Settings, provider: &str, started_at: i64) -> AgentConfig {
+    let value = |name: &str| typed.values.get(name).cloned();
+    let config = &settings.config;
+    let fixed = |words: &[&str]| words.iter().map(|word| word.to_string()).collect::<Vec<_>>();
+    let env_caps = commas(env("AGENT_RELAY_CAPS").or_else(|| env("AGENT_RELAY_CAPABILITIES")));
+    let capabilities = list(&[
+        &config.default_capabilities,
+        &commas(value("--caps")),
+        &env_caps,
+        &fixed(&[
+            "lifecycle.shutdown.hard",
+            "lifecycle.restart.hard",
+            "lifecycle.status.semantic",
+            "lifecycle.heartbeat",
+            "lifecycle.reconnect.transport",
+            "commands.lifecycle",
+            "capabilities.report",
+        ]),
+    ]);
+    let headless = if typed.headless { fixed(&["headless"]) } else { Vec::new() };
+    let tags =
+        list(&[&[provider.to_string()], &commas(env("AGENT_RELAY_TAGS")), &commas(value("--tags")), &config.default_tags, &headless]);
+    let profile: Option<Value> = env("AGENT_RELAY_AGENT_PROFILE_JSON").and_then(|text| serde_json::from_str(&text).ok());
+    let broad_targets = profile.as_ref().and_then(|p| p.pointer("/relay/context")) != Some(&json!(false));
+    let instance = os::random_bytes::<16>();
+    let instance_id = crate::core::rng::Rng::new(u64::from_le_bytes(instance[..8].try_into().expect("8 bytes"))).uuid();
+    let registration = Registration {
+        role: "provider".into(),
+        component_id: settings.runner_id.clone(),
+        agent_id: Some(settings.agent_id.clone()),
+        instance_id: instance_id.clone(),
+        capabilities: capabilities.clone(),
+        tags: tags.clone(),
+        machine: os::hostname(),
+        meta: registration_meta(typed, settings, provider, started_at),
+        ..Default::default()
+    };
+    AgentConfig {
+        agent_id: settings.agent_id.clone(),
+        runner_id: settings.runner_id.clone(),
+        instance_id,
+        provider: provider.into(),
+        identity: Identity { agent_id: settings.agent_id.clone(), label: settings.label.clone(), tags, capabilities, broad_targets },
+        registration,
+        approval_mode: settings.approval.word().into(),
+        prompt: value("--prompt"),
+        relay_url: settings.global.relay_url.clone(),
+        token: settings.global.token.clone(),
+        token_profile: env("AGENT_RELAY_TOKEN_PROFILE"),
+        token_expires_at: env("AGENT_RELAY_TOKEN_EXPIRES_AT").and_then(|text| text.parse().ok()).filter(|end| *end > 0),
+        shutdown_timeout: config.shutdown_timeout,
+        restart: config.restart.clone(),
+        reply_mode: config.reply_mode,
+        started_at,
+    }
+}
+
+/// R-37; absent values are null, not omitted.
+fn registration_meta(typed: &Typed, settings: &Settings, provider: &str, started_at: i64) -> Map<String, Value> {
+    let value = |name: &str| typed.values.get(name).cloned();
+    let workspace: Option<Value> =
+        env("AGENT_RELAY_WORKSPACE_JSON").and_then(|text| serde_json::from_str(&text).ok()).filter(Value::is_object);
+    let mode = workspace.as_ref().and_then(|w| w.get("requestedMode").or_else(|| w.get("mode"))).cloned();
+    let writes = settings.approval != ApprovalMode::ReadOnly;
+    let meta = json!({
+        "package": {"name": "agent-relay-runner", "version": VERSION},
+        "version": VERSION, "provider": provider, "model": value("--model"), "effort": value("--effort"),
+        "profile": value("--profile").or_else(|| env("AGENT_RELAY_AGENT_PROFILE")), "agentProfile": null,
+        "runnerId": settings.runner_id, "startedAt": started_at, "tmuxSession": env("AGENT_RELAY_TMUX_SESSION"), "tmuxSocket": null,
+        "policyName": env("AGENT_RELAY_POLICY"), "spawnRequestId": env("AGENT_RELAY_SPAWN_REQUEST_ID"),
+        "automationId": env("AGENT_RELAY_AUTOMATION_ID"), "automationRunId": env("AGENT_RELAY_AUTOMATION_RUN_ID"),
+        "workspace": workspace, "workspaceMode": mode.or_else(|| env("AGENT_RELAY_WORKSPACE_MODE").map(Value::from)),
+        "runnerManaged": true, "cwd": settings.cwd.to_string_lossy(), "approvalMode": settings.approval.word(), "label": settings.label,
+        "lifecycleCapabilities": {"shutdownHard": true, "restartHard": true, "semanticStatus": true, "transportReconnect": true},
+        "providerCapabilities": {
+            "lifecycle": {"managed": true, "shutdownHard": true, "restartHard": true, "semanticStatus": true, "reconnect": true},
+            "model": {"provider": provider, "alias": value("--model"), "id": value("--model"), "effort": value("--effort"),
+                      "source": "runtime", "confidence": if value("--model").is_some() { "reported" } else { "unknown" }, "lastUpdatedAt": started_at},
+            "session": {"approvalMode": settings.approval.word(), "fileRead": true, "fileWrite": writes, "shell": writes,
+                        "source": "runtime", "confidence": "reported", "lastUpdatedAt": started_at},
+            "context": {"compact": false, "clear": false, "inject": true},
+            "source": "runtime", "confidence": "reported", "lastUpdatedAt": started_at,
+        },
+    });
+    meta.as_object().cloned().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(text: &str) -> Vec<String> {
+        text.split_whitespace().map(str::to_string).collect()
+    }
+
+    #[test]
+    fn arguments_are_split_and_passed_on() {
+        let typed = parse("codex", &words("--cwd /x --odd --label claude acp --headless -- a --b -- c"), Unknown::PassOn).expect("parses");
+        assert_eq!(typed.provider, "acp");
+        assert_eq!(typed.values.get("--label").map(String::as_str), Some("claude"));
+        assert_eq!(typed.provider_args, words("a --b -- c --odd"));
+        assert!(typed.headless);
+        let typed = parse("codex", &words("--label"), Unknown::PassOn).expect("passes on");
+        assert_eq!(typed.provider_args, ["--label"]);
+    }
+
+    #[test]
+    fn unknown_words_are_refused_with_a_hint() {
+        for (line, hint) in [
+            ("acp --lable x", "did you mean --label?"),
+            ("acp --label=x", "write --label x instead"),
+            ("acp --dangerous", "after `--`"),
+            ("opencode", "must be one of: acp"),
+            ("acp --cwd", "--cwd needs a value"),
+        ] {
+            let failure = parse("", &words(line), Unknown::Refuse).expect_err(line);
+            assert!(failure.text.contains(hint), "{line}: {}", failure.text);
+            assert_eq!(failure.code, 2);
+        }
+    }
+
+    #[test]
+    fn label_parts_follow_the_rule() {
+        for (label, cwd, want) in [
+            (Some("My Web//App"), "/a/b", "my-web-app"),
+            (None, "/srv/Project X/", "project-x"),
+            (None, "/", "workspace"),
+            (Some("-x-"), "/a", "-x-"),
+        ] {
+            assert_eq!(label_part(label, Path::new(cwd)), want);
+        }
+    }
+}

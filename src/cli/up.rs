@@ -1,0 +1,446 @@
+//! `up`: a hub if none runs, a runner, and this terminal as chat (D-30).
+
+use std::collections::HashSet;
+use std::io::{BufRead, BufReader, IsTerminal, Write};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, after, bounded, select};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use super::args::Up;
+use super::client::Client;
+use super::exit::{Failure, NO, OK, Outcome};
+use super::print;
+use crate::config::Global;
+use crate::edge::signals;
+use crate::os;
+use crate::wire::api::{Message, NewMessage, USER, encode, messages_of, path};
+use crate::wire::bus::RelayFrame;
+
+/// The hub must listen and the agent be ready in that time.
+const START_LIMIT: Duration = Duration::from_secs(90);
+/// Patience with a process at the end.
+const STOP_LIMIT: Duration = Duration::from_secs(20);
+
+/// What the chat waits for.
+enum Happening {
+    Typed(String),
+    TypedEnd,
+    Frame(Box<RelayFrame>),
+    RelayLost(String),
+    RunnerEnded(Option<i32>),
+    Signal,
+}
+
+/// A process that `up` started; ended when dropped.
+struct Started {
+    child: Child,
+    what: &'static str,
+}
+
+impl Started {
+    fn end(&mut self) {
+        if matches!(self.child.try_wait(), Ok(Some(_))) {
+            return;
+        }
+        let (pid, start) = (self.child.id(), os::start_time(self.child.id()).unwrap_or_default());
+        os::kill(pid, start, Signal::TERM);
+        let until = Instant::now() + STOP_LIMIT;
+        while Instant::now() < until {
+            if matches!(self.child.try_wait(), Ok(Some(_)) | Err(_)) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10)); // a wait with a limit
+        }
+        print::complain(&format!("the {} did not stop in time; ending it", self.what));
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// `up`
+pub fn up(options: Up) -> Outcome {
+    let program = std::env::current_exe().map_err(|error| Failure::usage(format!("cannot find my own program file: {error}")))?;
+    let (heard, happenings) = bounded(256);
+    let on_signal = heard.clone();
+    signals::watch(move |_| on_signal.send(Happening::Signal).is_ok()).map_err(|error| format!("cannot watch signals: {error}"))?;
+
+    let hub = start_hub(&program)?;
+    let global = Global::load(None, None)?;
+    let client = Client::new(&global)?;
+    let demo = options.command.is_empty();
+    let command = match demo {
+        true => vec![program.to_string_lossy().into_owned(), "demo-agent".into()],
+        false => options.command.clone(),
+    };
+    let mut runner = start_runner(&program, &options, demo, &command)?;
+    let agent = runner.agent.clone();
+    let chat = Chat { client, agent, options, tty: std::io::stdin().is_terminal(), seen: HashSet::new(), waiting: HashSet::new() };
+    let outcome = chat.run(&mut runner.process, heard, &happenings);
+    drop(runner);
+    if let Some(mut hub) = hub {
+        // Others may have come to rely on it (D-30).
+        let others = Client::new(&global).and_then(|client| client.call("GET", path::AGENTS, None)).ok();
+        let used = others.is_some_and(|answer| answer["agents"].as_array().into_iter().flatten().any(|card| card["connected"] == true));
+        match used {
+            true => {
+                print::line("other agents are connected: the hub goes on (stop it with SIGTERM to the pid in hub/hub.json)");
+                std::mem::forget(hub);
+            }
+            false => hub.end(),
+        }
+    }
+    outcome
+}
+
+/// Starts a hub unless a relay answers already.
+fn start_hub(program: &Path) -> Result<Option<Started>, Failure> {
+    let global = Global::load(None, None)?;
+    let client = Client::new(&global)?;
+    match client.health() {
+        Ok(_) if global.token.is_some() => return Ok(None),
+        Ok(_) => {
+            let text = format!(
+                "a relay answers at {}, but there is no token for it: set \"token\" in config.json or AGENT_RELAY_TOKEN",
+                global.relay_url
+            );
+            return Err(Failure::usage(text));
+        }
+        Err(failure) if !client.base.url.contains("127.0.0.1") && !client.base.url.contains("localhost") => {
+            return Err(failure);
+        }
+        Err(_) => {}
+    }
+    let mut command = Command::new(program);
+    command.args(["hub", "--any-port", "--port", &client.base.port.to_string()]);
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .process_group_of_its_own()
+        .spawn()
+        .map_err(|error| Failure::usage(format!("cannot start the hub: {error}")))?;
+    let stdout = child.stdout.take();
+    let started = Started { child, what: "hub" };
+    let mut line = String::new();
+    if let Some(stdout) = stdout {
+        let _ = BufReader::new(stdout).read_line(&mut line);
+    }
+    if line.is_empty() {
+        return Err(Failure::usage("the hub did not start; its log is in logs/hub.log of the home directory".to_string()));
+    }
+    if !line.contains(&format!(":{} ", client.base.port)) {
+        print::line(&format!("port {} is taken; {}", client.base.port, line.trim()));
+    }
+    Ok(Some(started))
+}
+
+trait OwnGroup {
+    fn process_group_of_its_own(&mut self) -> &mut Self;
+}
+
+impl OwnGroup for Command {
+    /// Ctrl-C in the terminal is for `up`, which ends its processes in order.
+    fn process_group_of_its_own(&mut self) -> &mut Self {
+        std::os::unix::process::CommandExt::process_group(self, 0)
+    }
+}
+
+struct Runner {
+    process: Started,
+    agent: String,
+}
+
+fn start_runner(program: &Path, options: &Up, demo: bool, agent_command: &[String]) -> Result<Runner, Failure> {
+    let mut command = Command::new(program);
+    command.args(["run", "acp"]);
+    if let Some(id) = &options.agent_id {
+        command.args(["--agent-id", id]);
+    }
+    if demo {
+        command.args(["--label", "demo"]);
+    }
+    if let Some(mode) = &options.approval {
+        command.args(["--approval", mode]);
+    }
+    command.arg("--").args(agent_command).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).process_group_of_its_own();
+    let mut child = command.spawn().map_err(|error| Failure::usage(format!("cannot start the runner: {error}")))?;
+    let stderr = child.stderr.take();
+    let mut process = Started { child, what: "runner" };
+    // The first line names the agent, or says why there is none.
+    let mut reader = BufReader::new(stderr.expect("piped above"));
+    let mut first = String::new();
+    let _ = reader.read_line(&mut first);
+    let agent = first.strip_prefix("agent-relay: agent ").and_then(|rest| rest.split(' ').next()).map(str::to_string);
+    std::thread::spawn(move || {
+        for line in reader.lines().map_while(Result::ok) {
+            let _ = writeln!(std::io::stderr(), "{line}");
+        }
+    });
+    match agent {
+        Some(agent) => Ok(Runner { process, agent }),
+        None => {
+            let code = process.child.wait().ok().and_then(|status| status.code()).unwrap_or(1) as u8;
+            let text = first.trim().strip_prefix("agent-relay: ").unwrap_or(first.trim()).to_string();
+            Err(Failure { code, text })
+        }
+    }
+}
+
+struct Chat {
+    client: Client,
+    agent: String,
+    options: Up,
+    tty: bool,
+    seen: HashSet<u64>,
+    waiting: HashSet<u64>,
+}
+
+impl Chat {
+    fn run(mut self, runner: &mut Started, heard: Sender<Happening>, happenings: &Receiver<Happening>) -> Outcome {
+        self.follow(heard.clone())?;
+        self.watch_runner(runner, heard.clone());
+        if let Some(code) = self.wait_until_ready(happenings)? {
+            return Ok(code);
+        }
+        print::line(&format!("{} is ready.{}", self.agent, if self.tty { " Type a message; Ctrl-D or Ctrl-C ends." } else { "" }));
+        let mut more = self.tty || self.options.say.is_empty();
+        for text in std::mem::take(&mut self.options.say) {
+            self.say(&text)?;
+        }
+        if more {
+            read_lines(heard);
+        }
+        let mut said = !self.waiting.is_empty();
+        let until = Instant::now() + Duration::from_secs(self.options.wait);
+        loop {
+            if !more && self.waiting.is_empty() {
+                if said {
+                    return Ok(OK);
+                }
+                // Nothing was typed: show a conversation all the same.
+                said = true;
+                self.say("Hello! Who are you, and what can you do?")?;
+            }
+            let limit =
+                if more && self.tty { after(Duration::from_secs(3600)) } else { after(until.saturating_duration_since(Instant::now())) };
+            select! {
+                recv(happenings) -> happening => match happening {
+                    Ok(Happening::Typed(line)) => {
+                        if self.typed(line.trim())? {
+                            said = true;
+                        }
+                    }
+                    Ok(Happening::TypedEnd) if self.tty => return Ok(OK),
+                    Ok(Happening::TypedEnd) => more = false,
+                    Ok(Happening::Frame(frame)) => {
+                        if let Some(code) = self.on_frame(*frame)? {
+                            return Ok(code);
+                        }
+                    }
+                    Ok(Happening::RelayLost(text)) => {
+                        print::complain(&format!("{text}; connecting again"));
+                    }
+                    Ok(Happening::RunnerEnded(code)) => {
+                        return Err(Failure { code: code.unwrap_or(1).clamp(0, 255) as u8, text: "the runner ended".into() });
+                    }
+                    Ok(Happening::Signal) | Err(_) => return Ok(OK),
+                },
+                recv(limit) -> _ => {
+                    if !(more && self.tty) {
+                        return Err(Failure::no(format!("no answer within {} s", self.options.wait)));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Listens on a thread of its own; connects again for ever.
+    fn follow(&self, heard: Sender<Happening>) -> Result<(), Failure> {
+        const EVENTS: [&str; 3] = ["message.new", "agent.status", "agent.registered"];
+        let mut follow = self.client.follow(&EVENTS, &[USER, &self.agent])?;
+        let (client, agent) = (Client::new(&Global::load(None, None)?)?, self.agent.clone());
+        std::thread::spawn(move || {
+            loop {
+                match follow.next(Duration::from_secs(3600)) {
+                    Ok(Some(frame)) => {
+                        if heard.send(Happening::Frame(Box::new(frame))).is_err() {
+                            return;
+                        }
+                    }
+                    Ok(None) => {}
+                    Err(failure) => {
+                        if heard.send(Happening::RelayLost(failure.text)).is_err() {
+                            return;
+                        }
+                        follow = loop {
+                            std::thread::sleep(Duration::from_secs(1)); // pause between attempts
+                            if let Ok(follow) = client.follow(&EVENTS, &[USER, &agent]) {
+                                break follow;
+                            }
+                        };
+                    }
+                }
+            }
+        });
+        Ok(())
+    }
+
+    fn watch_runner(&self, runner: &Started, heard: Sender<Happening>) {
+        let (pid, start) = (runner.child.id(), os::start_time(runner.child.id()).unwrap_or_default());
+        std::thread::spawn(move || {
+            let raw = rustix::process::Pid::from_raw(pid as i32);
+            let pidfd = raw.and_then(|pid| rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok());
+            if let Some(pidfd) = pidfd.filter(|_| os::is_alive(pid, start)) {
+                os::wait(&mut [rustix::event::PollFd::new(&pidfd, rustix::event::PollFlags::IN)], None);
+            }
+            let _ = heard.send(Happening::RunnerEnded(None));
+        });
+    }
+
+    /// Until the agent is ready; `Some` = ended before.
+    fn wait_until_ready(&mut self, happenings: &Receiver<Happening>) -> Result<Option<u8>, Failure> {
+        let until = Instant::now() + START_LIMIT;
+        loop {
+            if let (200, card) = self.client.raw("GET", &path::agent(&self.agent), None)? {
+                let word = card.pointer("/meta/status").and_then(Value::as_str).unwrap_or_default();
+                if card["connected"] == true && matches!(word, "idle" | "busy" | "blocked") {
+                    return Ok(None);
+                }
+            }
+            match happenings.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Ok(Happening::Signal) => return Ok(Some(OK)),
+                // Its own last line says why.
+                Ok(Happening::RunnerEnded(_)) => return Ok(Some(NO)),
+                Ok(_) => {}
+                Err(_) => {
+                    let text = format!(
+                        "the agent was not ready within {} s; `agent-relay status {} --why` tells more",
+                        START_LIMIT.as_secs(),
+                        self.agent
+                    );
+                    return Err(Failure::no(text));
+                }
+            }
+        }
+    }
+
+    fn say(&mut self, text: &str) -> Result<(), Failure> {
+        let message = NewMessage { to: self.agent.clone(), body: text.into(), ..Default::default() };
+        let sent = self.client.call("POST", path::MESSAGES, Some(&json!(message)))?;
+        self.waiting.extend(sent["id"].as_u64());
+        if !self.tty {
+            print::line(&format!("you: {}", print::harmless(text)));
+        }
+        Ok(())
+    }
+
+    /// A typed line: a message, or the answer to an approval. True: something was sent.
+    fn typed(&mut self, line: &str) -> Result<bool, Failure> {
+        if line.is_empty() {
+            return Ok(false);
+        }
+        let mut words = line.split_whitespace();
+        if let (Some(word @ ("/approve" | "/approve-session" | "/deny" | "/abort")), id) = (words.next(), words.next()) {
+            let open = self.open_approvals()?;
+            let Some(id) = id.map(str::to_string).or_else(|| open.first().cloned()) else {
+                print::line("no open approvals");
+                return Ok(false);
+            };
+            let params = json!({"approvalId": id, "decision": &word[1..]});
+            let body = json!({"type": "agent.permissionDecision", "target": self.agent, "params": params});
+            self.client.call("POST", path::COMMANDS, Some(&body))?;
+            return Ok(false);
+        }
+        if line == "/interrupt" {
+            self.client.call("POST", path::COMMANDS, Some(&json!({"type": "agent.interrupt", "target": self.agent})))?;
+            return Ok(false);
+        }
+        self.say(line)?;
+        Ok(true)
+    }
+
+    fn open_approvals(&self) -> Result<Vec<String>, Failure> {
+        let card = self.client.call("GET", &path::agent(&self.agent), None)?;
+        let open = card.pointer("/meta/pendingApprovals").and_then(Value::as_array).cloned().unwrap_or_default();
+        Ok(open.iter().filter_map(|a| a["approvalId"].as_str().map(str::to_string)).collect())
+    }
+
+    fn on_frame(&mut self, frame: RelayFrame) -> Result<Option<u8>, Failure> {
+        let RelayFrame::Event { event, data, .. } = frame else {
+            return Ok(None);
+        };
+        match event.as_str() {
+            "message.new" => {
+                // The event only wakes: the inbox has everything, also what came while the bus was away.
+                let query = format!("{}?for={}&unread=true&limit=100", path::MESSAGES, encode(USER));
+                for message in messages_of(&self.client.call("GET", &query, None)?) {
+                    self.show(message)?;
+                }
+                Ok(None)
+            }
+            "agent.status" => self.on_status(&data),
+            _ => Ok(None),
+        }
+    }
+
+    fn show(&mut self, message: Message) -> Result<(), Failure> {
+        if message.from != self.agent || !self.seen.insert(message.id) {
+            return Ok(());
+        }
+        self.client.call("POST", &path::message_part(message.id, "read"), Some(&json!({"agentId": USER})))?;
+        let body = print::harmless(&message.body);
+        if message.is_session_mirror() {
+            let kind = message.payload.get("session").and_then(|s| s["type"].as_str()).unwrap_or_default().to_string();
+            if matches!(kind.as_str(), "tool" | "reasoning") {
+                let short: String = body.lines().next().unwrap_or_default().chars().take(100).collect();
+                print::line(&format!("  · {kind}: {short}"));
+            }
+            return Ok(());
+        }
+        print::line(&format!("{}: {body}", self.agent));
+        let answers = message.payload.get("answers").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_u64);
+        for id in answers.chain(message.reply_to) {
+            self.waiting.remove(&id);
+        }
+        Ok(())
+    }
+
+    /// A new approval is shown; without a terminal nobody can answer it.
+    fn on_status(&mut self, card: &Value) -> Result<Option<u8>, Failure> {
+        for approval in card.pointer("/meta/pendingApprovals").and_then(Value::as_array).into_iter().flatten() {
+            let id = approval["approvalId"].as_str().unwrap_or_default();
+            let title = print::harmless(approval["title"].as_str().unwrap_or_default());
+            if !self.tty {
+                return Err(Failure::no(format!(
+                    "{} asks for permission ({title}) and there is no terminal to answer; run `agent-relay up` in a terminal, or with --approval open",
+                    self.agent
+                )));
+            }
+            let key = id.bytes().fold(1u64 << 60, |hash, byte| hash.wrapping_mul(31).wrapping_add(byte.into()));
+            if self.seen.insert(key) {
+                print::line(&format!("{} asks for permission: {title}\n  type /approve, /approve-session, /deny or /abort", self.agent));
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn read_lines(heard: Sender<Happening>) {
+    std::thread::spawn(move || {
+        for line in std::io::stdin().lock().lines().map_while(Result::ok) {
+            if heard.send(Happening::Typed(line)).is_err() {
+                return;
+            }
+        }
+        let _ = heard.send(Happening::TypedEnd);
+    });
+}

@@ -1,0 +1,225 @@
+//! Settings: flag > environment > file > default, for every one of them (D-1).
+//!
+//! A missing file is no error; a broken one is, with file, line and reason (D-8). A field of the wrong type counts as
+//! absent, field by field. An empty environment variable counts as absent.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+
+use crate::core::agent::config::{ReplyMode, RestartPolicy};
+use crate::secret::Secret;
+
+/// Where a relay is when nobody says otherwise (protocol section 1).
+pub const DEFAULT_RELAY_URL: &str = "http://127.0.0.1:4850";
+
+/// A variable of the environment that is not empty.
+pub fn env(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// Root of everything: `AGENT_RELAY_HOME`, else `~/.agent-relay` (D-2).
+pub fn home() -> Result<PathBuf, String> {
+    if let Some(home) = env("AGENT_RELAY_HOME") {
+        return std::path::absolute(&home).map_err(|error| format!("AGENT_RELAY_HOME {home:?} is no usable path: {error}"));
+    }
+    match env("HOME") {
+        Some(home) => Ok(PathBuf::from(home).join(".agent-relay")),
+        None => Err("neither AGENT_RELAY_HOME nor HOME is set; set one of them".into()),
+    }
+}
+
+/// Reads a JSON record; missing = empty, broken = an error that names the place.
+pub fn read_record(path: &Path) -> Result<Map<String, Value>, String> {
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Map::new()),
+        Err(error) => return Err(format!("cannot read {}: {error}", path.display())),
+    };
+    match serde_json::from_str::<Value>(&text) {
+        Ok(Value::Object(record)) => Ok(record),
+        Ok(_) => Err(format!("{}:1: the file must hold a JSON object {{…}}", path.display())),
+        Err(error) => Err(format!("{}:{}: {error}; mend the file or remove it", path.display(), error.line())),
+    }
+}
+
+fn text(record: &Map<String, Value>, field: &str) -> Option<String> {
+    record.get(field).and_then(Value::as_str).filter(|value| !value.is_empty()).map(str::to_string)
+}
+
+/// The global settings.
+#[derive(Debug, Clone)]
+pub struct Global {
+    /// Root of everything.
+    pub home: PathBuf,
+    /// Relay.
+    pub relay_url: String,
+    /// Token, if any.
+    pub token: Option<Secret>,
+    /// Working directory of providers, if set.
+    pub default_cwd: Option<PathBuf>,
+}
+
+impl Global {
+    /// Reads file and environment; flags come from the caller.
+    pub fn load(url_flag: Option<String>, token_flag: Option<String>) -> Result<Global, String> {
+        let home = home()?;
+        let file = read_record(&home.join("config.json"))?;
+        let relay_url = url_flag.or_else(|| env("AGENT_RELAY_URL")).or_else(|| text(&file, "relayUrl"));
+        let token = token_flag.or_else(|| env("AGENT_RELAY_TOKEN")).or_else(|| text(&file, "token"));
+        Ok(Global {
+            relay_url: relay_url.unwrap_or_else(|| DEFAULT_RELAY_URL.into()),
+            token: token.map(Secret::new),
+            default_cwd: text(&file, "defaultCwd").map(PathBuf::from),
+            home,
+        })
+    }
+
+    /// The file of the global settings.
+    pub fn file(&self) -> PathBuf {
+        self.home.join("config.json")
+    }
+}
+
+/// Sets fields of the global file, keeping the others; 0600, atomically.
+pub fn write_global(home: &Path, fields: &[(&str, &str)]) -> Result<(), String> {
+    let path = home.join("config.json");
+    let mut record = read_record(&path)?;
+    for (field, value) in fields {
+        record.insert(field.to_string(), Value::String(value.to_string()));
+    }
+    let text = serde_json::to_string_pretty(&record).expect("plain data") + "\n";
+    crate::os::write_private_file(&path, &text).map_err(|error| format!("cannot write {}: {error}", path.display()))
+}
+
+/// The token in a configuration file, if it can be read (R-147a).
+pub fn token_in(path: &Path) -> Option<Secret> {
+    read_record(path).ok().and_then(|record| text(&record, "token")).map(Secret::new)
+}
+
+/// Settings of one provider (R-23, D-24, D-41).
+#[derive(Debug, Clone)]
+pub struct ProviderConfig {
+    /// Command, if set.
+    pub command: Option<String>,
+    /// Arguments before those of the command line.
+    pub default_args: Vec<String>,
+    /// Environment.
+    pub env: BTreeMap<String, String>,
+    ///
+    pub default_capabilities: Vec<String>,
+    /// `open`, `guarded` or `read-only`.
+    pub default_approval_mode: String,
+    ///
+    pub default_tags: Vec<String>,
+    /// Patience at a stop.
+    pub shutdown_timeout: Duration,
+    /// `final` or `full`.
+    pub capture_full: bool,
+    /// D-24.
+    pub restart: RestartPolicy,
+    /// D-41.
+    pub reply_mode: ReplyMode,
+    /// Permission mode to set instead of the known one.
+    pub mode: Option<String>,
+    /// An approval that nobody answers in that time is denied (D-20).
+    pub approval_timeout: Duration,
+    /// Bound of the outbox.
+    pub outbox_bytes_max: u64,
+}
+
+impl ProviderConfig {
+    /// Reads `<home>/providers/<provider>.json`.
+    pub fn load(home: &Path, provider: &str) -> Result<ProviderConfig, String> {
+        let record = read_record(&home.join("providers").join(format!("{provider}.json")))?;
+        Ok(ProviderConfig::read(&record))
+    }
+
+    fn read(record: &Map<String, Value>) -> ProviderConfig {
+        let texts = |field: &str| -> Option<Vec<String>> {
+            let list = record.get(field)?.as_array()?;
+            list.iter().map(|item| item.as_str().map(str::to_string)).collect()
+        };
+        let env = record.get("env").and_then(Value::as_object).and_then(|map| {
+            map.iter().map(|(key, value)| value.as_str().map(|value| (key.clone(), value.to_string()))).collect::<Option<_>>()
+        });
+        let inner = |outer: &str| record.get(outer).and_then(Value::as_object).cloned().unwrap_or_default();
+        let ms = |record: &Map<String, Value>, field: &str| {
+            record.get(field).and_then(Value::as_u64).filter(|ms| *ms > 0 && *ms < (1 << 53)).map(Duration::from_millis)
+        };
+        let (headless, restart) = (inner("headless"), inner("restart"));
+        let standard = RestartPolicy::default();
+        let policy = RestartPolicy {
+            first: ms(&restart, "firstMs").unwrap_or(standard.first),
+            most: ms(&restart, "mostMs").unwrap_or(standard.most),
+            exits_max: restart.get("exitsMax").and_then(Value::as_u64).filter(|n| *n > 0).unwrap_or(standard.exits_max as u64) as usize,
+            window: ms(&restart, "windowMs").unwrap_or(standard.window),
+            healthy: ms(&restart, "healthyMs").unwrap_or(standard.healthy),
+        };
+        ProviderConfig {
+            command: text(record, "command"),
+            default_args: texts("defaultArgs").unwrap_or_default(),
+            env: env.unwrap_or_default(),
+            default_capabilities: texts("defaultCapabilities").unwrap_or_else(|| ["chat", "code", "review"].map(String::from).into()),
+            default_approval_mode: text(record, "defaultApprovalMode").unwrap_or_else(|| "guarded".into()),
+            default_tags: texts("defaultTags").unwrap_or_default(),
+            shutdown_timeout: ms(&headless, "shutdownTimeoutMs").unwrap_or(Duration::from_secs(10)),
+            capture_full: text(record, "chatCaptureMode").as_deref() == Some("full"),
+            restart: policy,
+            reply_mode: match text(record, "replyMode").as_deref() {
+                Some("explicit") => ReplyMode::Explicit,
+                _ => ReplyMode::Auto,
+            },
+            mode: text(record, "permissionMode"),
+            approval_timeout: ms(record, "approvalTimeoutMs").unwrap_or(Duration::from_secs(600)),
+            outbox_bytes_max: record
+                .get("outboxMaxBytes")
+                .and_then(Value::as_u64)
+                .filter(|n| *n > 0)
+                .unwrap_or(crate::edge::store::OUTBOX_BYTES_MAX),
+        }
+    }
+
+    /// The environment with `$env:NAME` resolved.
+    pub fn resolved_env(&self) -> Vec<(String, String)> {
+        let resolve = |value: &String| match value.strip_prefix("$env:") {
+            Some(name) => std::env::var(name).unwrap_or_default(),
+            None => value.clone(),
+        };
+        self.env.iter().map(|(key, value)| (key.clone(), resolve(value))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn wrong_types_fall_back_field_by_field() {
+        let record = json!({
+            "command": 5, "defaultArgs": ["a", 1], "env": {"A": "1", "B": 2}, "defaultTags": ["x"],
+            "headless": {"shutdownTimeoutMs": -3}, "restart": {"exitsMax": 9, "firstMs": "soon"}, "replyMode": "explicit"
+        });
+        let config = ProviderConfig::read(record.as_object().expect("object"));
+        assert_eq!((config.command, config.default_args.len(), config.env.len()), (None, 0, 0));
+        assert_eq!(config.default_tags, ["x"]);
+        assert_eq!(config.shutdown_timeout, Duration::from_secs(10));
+        assert_eq!((config.restart.exits_max, config.restart.first), (9, Duration::from_millis(500)));
+        assert_eq!(config.reply_mode, ReplyMode::Explicit);
+    }
+
+    #[test]
+    fn a_broken_file_names_file_and_line() {
+        let dir = std::env::temp_dir().join(format!("agent-relay-config-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).expect("temp dir");
+        let path = dir.join("config.json");
+        std::fs::write(&path, "{\n  \"token\": oops\n}").expect("write");
+        let error = read_record(&path).expect_err("broken");
+        assert!(error.contains("config.json:2:"), "{error}");
+        assert!(read_record(&dir.join("none.json")).expect("missing is empty").is_empty());
+        std::fs::remove_dir_all(&dir).expect("clean up");
+    }
+}

@@ -1,0 +1,207 @@
+//! HTTP calls to the relay: one under way, the others wait in order; at most one of each purpose.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::Agent;
+use super::effect::Effect;
+use crate::core::Cause;
+use crate::core::limits::*;
+use crate::core::time::{Now, Tick};
+use crate::wire::api::path;
+
+/// Why a call is made; the answer is handled by it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Purpose {
+    MakeToken,
+    RenewToken,
+    Claim(u64),
+    RenewClaim(u64),
+    Read(u64),
+    Obligations,
+    Unread,
+    /// Steps of one liveness round.
+    PutStatus,
+    PutReady,
+    Heartbeat,
+    Register,
+    FetchCommand(String),
+    PatchCommand(String),
+    Goodbye,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    purpose: Purpose,
+    method: &'static str,
+    path: String,
+    body: Option<Value>,
+}
+
+/// The queue.
+#[derive(Debug, Default)]
+pub(super) struct Calls {
+    number: u64,
+    flying: Option<(u64, Purpose)>,
+    waiting: VecDeque<Waiting>,
+    retry_at: Option<Tick>,
+    pub last_error: Option<(String, Tick)>,
+}
+
+/// Pause before calls that failed are made again while the relay looks reachable.
+const CALLS_RETRY: Duration = Duration::from_secs(5);
+
+impl Calls {
+    pub fn next_deadline(&self) -> Option<Tick> {
+        self.retry_at
+    }
+
+    pub fn is_quiet(&self) -> bool {
+        self.flying.is_none() && self.waiting.is_empty()
+    }
+
+    fn has(&self, purpose: &Purpose) -> bool {
+        self.flying.as_ref().is_some_and(|(_, flying)| flying == purpose) || self.waiting.iter().any(|w| w.purpose == *purpose)
+    }
+
+    /// Drops what is pointless without a relay.
+    pub fn forget(&mut self, purpose: &Purpose) {
+        self.waiting.retain(|w| w.purpose != *purpose);
+    }
+}
+
+impl Agent {
+    pub(super) fn ask(&mut self, purpose: Purpose, method: &'static str, path: String, body: Option<Value>) {
+        if self.calls.has(&purpose) || self.calls.waiting.len() >= CALLS_WAITING_MAX {
+            return; // what does not fit is asked again when the relay is back
+        }
+        let waiting = Waiting { purpose, method, path, body };
+        // Nothing else can succeed before there is a token; a claim holds up a delivery.
+        match waiting.purpose {
+            Purpose::MakeToken | Purpose::RenewToken | Purpose::Claim(_) => self.calls.waiting.push_front(waiting),
+            _ => self.calls.waiting.push_back(waiting),
+        }
+    }
+
+    pub(super) fn launch_call(&mut self, _now: Now) {
+        if self.calls.flying.is_some() || self.calls.waiting.is_empty() {
+            return;
+        }
+        let making = matches!(self.calls.waiting[0].purpose, Purpose::MakeToken);
+        let Some(token) = self.tokens.for_call(making) else {
+            return;
+        };
+        let Waiting { purpose, method, path, body } = self.calls.waiting.pop_front().expect("not empty");
+        self.calls.number += 1;
+        self.calls.flying = Some((self.calls.number, purpose));
+        self.out.push(Effect::Call { call: self.calls.number, method, path, body, token });
+    }
+
+    pub(super) fn on_called(&mut self, now: Now, call: u64, result: Result<(u16, Value), Cause>) {
+        let Some((_, purpose)) = self.calls.flying.take_if(|(number, _)| *number == call) else {
+            return;
+        };
+        match &result {
+            Ok((401 | 403, _)) if !matches!(purpose, Purpose::MakeToken | Purpose::RenewToken | Purpose::Goodbye) => {
+                self.on_auth_trouble(now, "call");
+            }
+            Ok((status, body)) if *status >= 400 && *status != 404 && *status != 409 => {
+                self.calls.last_error = Some((text_of(*status, body), now.tick));
+            }
+            Err(cause) => self.calls.last_error = Some((cause.to_string(), now.tick)),
+            Ok(_) => {}
+        }
+        let ok = matches!(&result, Ok((status, _)) if *status < 300);
+        let gone = matches!(&result, Ok((404, _)));
+        match purpose {
+            Purpose::MakeToken => self.on_token_made(now, result),
+            Purpose::RenewToken => self.on_token_renewed(now, result),
+            Purpose::Claim(id) => self.on_claim_answer(now, id, result),
+            Purpose::RenewClaim(id) => self.on_claim_renewed(now, id, result),
+            Purpose::Read(id) => match &result {
+                Ok((status, _)) if *status < 300 || (*status >= 400 && *status < 500 && ![401, 403, 408, 429].contains(status)) => {
+                    self.on_read_told(id);
+                }
+                _ => self.retry_calls(now),
+            },
+            Purpose::Obligations => self.on_obligations(now, result),
+            Purpose::Unread => match result {
+                Ok((status, body)) if status < 300 => {
+                    for message in crate::wire::api::messages_of(&body) {
+                        self.on_message(message, None);
+                    }
+                }
+                other => self.log_trouble(now, "unread fetch", &other),
+            },
+            Purpose::PutStatus | Purpose::PutReady | Purpose::Heartbeat | Purpose::Register => {
+                self.on_liveness_step(now, purpose, result);
+            }
+            Purpose::FetchCommand(_) => {
+                if let Ok((200, body)) = result {
+                    if let Ok(command) = serde_json::from_value(body) {
+                        self.on_command(now, command, None);
+                    }
+                }
+            }
+            Purpose::PatchCommand(id) => {
+                if ok || gone {
+                    self.on_update_known(&id);
+                }
+            }
+            Purpose::Goodbye => self.on_goodbye_said(),
+        }
+    }
+
+    fn log_trouble(&mut self, now: Now, what: &str, result: &Result<(u16, Value), Cause>) {
+        let text = match result {
+            Ok((status, body)) => text_of(*status, body),
+            Err(cause) => cause.to_string(),
+        };
+        let line = format!("{what}: {text}");
+        if self.status.may_log(now, &line) {
+            self.log("warn", "runner", line);
+        }
+    }
+
+    pub(super) fn retry_calls(&mut self, now: Now) {
+        self.calls.retry_at.get_or_insert(now.tick + CALLS_RETRY);
+    }
+
+    pub(super) fn wake_calls(&mut self, now: Now) {
+        if self.calls.retry_at.is_some_and(|at| at <= now.tick) {
+            self.calls.retry_at = None;
+            self.tell_reads_again(now);
+        }
+    }
+
+    pub(super) fn mark_obligations_dirty(&mut self) {
+        if self.obligations_at.is_none() && self.link.is_registered() {
+            self.obligations_at = Some(self.now.tick + OBLIGATIONS_DEBOUNCE);
+        }
+    }
+
+    pub(super) fn ask_obligations(&mut self) {
+        self.ask(Purpose::Obligations, "GET", path::agent_part(&self.config.agent_id, "reply-obligations"), None);
+    }
+
+    pub(super) fn on_obligations(&mut self, now: Now, result: Result<(u16, Value), Cause>) {
+        let fresh = match result {
+            Ok((status, body)) if status < 300 => {
+                self.obligations = crate::wire::api::obligations_of(&body);
+                true
+            }
+            _ => false,
+        };
+        self.on_obligations_known(now, fresh);
+    }
+}
+
+/// The sentence of an error answer, for logs.
+pub(super) fn text_of(status: u16, body: &Value) -> String {
+    match body.get("error").and_then(Value::as_str) {
+        Some(text) => format!("{text} (HTTP {status})"),
+        None => format!("HTTP {status}"),
+    }
+}

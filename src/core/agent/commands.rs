@@ -1,0 +1,326 @@
+//! Remote commands (section 13 of the runner specification): durable before acknowledged, carried out once.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::Agent;
+use super::calls::Purpose;
+use super::effect::Effect;
+use super::stop::Why;
+use super::store::StoreOp;
+use crate::core::limits::*;
+use crate::core::session::{Decision, Verb};
+use crate::core::time::{Now, Tick};
+use crate::core::tracker::{Claim, ClaimKind};
+use crate::wire::api::{Command, command_is_final, path};
+use crate::wire::bus::ClientFrame;
+
+#[derive(Debug, Clone)]
+struct Known {
+    command: Command,
+    /// The relay has this status.
+    reported: bool,
+    /// Frame that carries the update.
+    frame: Option<String>,
+}
+
+/// Command log in memory, and what waits for an answer of the session.
+#[derive(Debug, Default)]
+pub(super) struct Commands {
+    known: BTreeMap<String, Known>,
+    order: VecDeque<String>,
+    /// Verb number → command and deadline.
+    asked: BTreeMap<u64, (String, Tick)>,
+    /// Commands that end with the next ready provider, with their deadline.
+    restarting: Vec<(String, Tick)>,
+    ending: Option<String>,
+}
+
+/// How long a session may take to answer a verb.
+const VERB_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long a provider may take to come back after a restart.
+const RESTART_TIMEOUT: Duration = Duration::from_secs(90);
+
+impl Commands {
+    pub fn knows(&self, id: &str) -> bool {
+        self.known.contains_key(id)
+    }
+
+    pub fn next_deadline(&self) -> Option<Tick> {
+        let verbs = self.asked.values().map(|(_, until)| *until);
+        verbs.chain(self.restarting.iter().map(|(_, until)| *until)).min()
+    }
+
+    /// The relay knows the end of everything.
+    pub fn all_reported(&self) -> bool {
+        self.known.values().all(|known| known.reported || !command_is_final(&known.command.status))
+    }
+}
+
+impl Agent {
+    pub(super) fn restore_commands(&mut self, now: Now, commands: Vec<(Command, bool)>) {
+        for (command, reported) in commands {
+            let id = command.id.clone();
+            let unfinished = !command_is_final(&command.status);
+            self.remember(Known { command, reported, frame: None });
+            if unfinished {
+                self.end_command(now, &id, Err("runner restarted".into()));
+            }
+        }
+    }
+
+    fn remember(&mut self, known: Known) {
+        let id = known.command.id.clone();
+        if self.commands.known.insert(id.clone(), known).is_none() {
+            self.commands.order.push_back(id);
+        }
+        while self.commands.order.len() > COMMANDS_KEPT_MAX {
+            let oldest = self.commands.order.pop_front().expect("longer than the limit");
+            self.commands.known.remove(&oldest);
+            self.ops.push(StoreOp::CommandForget { id: oldest });
+        }
+    }
+
+    /// A command of the bus (with its frame) or of the liveness round.
+    pub(super) fn on_command(&mut self, now: Now, command: Command, frame: Option<String>) {
+        let ack = frame.map(|frame_id| Effect::Send(ClientFrame::Ack { frame_id }));
+        let target = if command.target.is_empty() { &self.config.agent_id } else { &command.target };
+        let mine = *target == self.config.agent_id || *target == self.config.runner_id;
+        let known_type = command.kind.strip_prefix("agent.").is_some_and(|word| {
+            matches!(
+                word,
+                "shutdown"
+                    | "kill"
+                    | "restart"
+                    | "reconnect"
+                    | "compact"
+                    | "clearContext"
+                    | "injectContext"
+                    | "permissionDecision"
+                    | "interrupt"
+            )
+        });
+        if !mine || !known_type || command.id.is_empty() {
+            self.after.extend(ack);
+            return;
+        }
+        if self.commands.knows(&command.id) {
+            self.after.extend(ack);
+            self.send_update(&command.id);
+            return;
+        }
+        let id = command.id.clone();
+        self.log("info", "runner", format!("command {} id={id}", command.kind));
+        let command = Command { status: "accepted".into(), ..command };
+        self.ops.push(StoreOp::CommandPut(command.clone()));
+        self.remember(Known { command: command.clone(), reported: false, frame: None });
+        self.after.extend(ack);
+        self.tracker.start_claim(Claim { kind: ClaimKind::Command, id: id.clone(), expires: None });
+        self.status.touch();
+        for status in ["accepted", "running"] {
+            self.send_progress(&id, status);
+        }
+        self.execute(now, &command);
+    }
+
+    fn execute(&mut self, now: Now, command: &Command) {
+        let id = command.id.clone();
+        let text = |field: &str| command.params.get(field).and_then(Value::as_str).map(str::to_string);
+        match command.kind.as_str() {
+            "agent.shutdown" | "agent.kill" => {
+                let hard = command.kind == "agent.kill";
+                let wanted = command.params.get("timeoutMs").and_then(Value::as_u64).filter(|ms| *ms > 0);
+                let patience = wanted.map(Duration::from_millis).unwrap_or(COMMAND_TIMEOUT).min(COMMAND_TIMEOUT_MAX);
+                self.commands.ending = Some(id);
+                self.begin_stop(now, Why::Command { hard, patience });
+            }
+            "agent.restart" => {
+                self.commands.restarting.push((id, now.tick + RESTART_TIMEOUT));
+                self.restart_provider();
+            }
+            "agent.reconnect" => {
+                self.status.send_again();
+                self.end_command(now, &id, Ok(Value::Null));
+            }
+            "agent.interrupt" => self.ask_session(now, id, Verb::Interrupt),
+            "agent.compact" => self.ask_session(now, id, Verb::Compact),
+            "agent.clearContext" => self.ask_session(now, id, Verb::Clear),
+            "agent.injectContext" => match text("content").map(|t| t.trim().to_string()).filter(|t| !t.is_empty()) {
+                Some(content) => {
+                    let inject =
+                        Verb::Inject { text: format!("[relay message #0 from system]\nSubject: Agent Relay memory context\n{content}") };
+                    self.ask_session(now, id, inject);
+                }
+                None => self.end_command(now, &id, Err("content required".into())),
+            },
+            _ => {
+                let decision = text("decision").as_deref().and_then(Decision::parse);
+                match (text("approvalId").filter(|t| !t.is_empty()), decision) {
+                    (None, _) => self.end_command(now, &id, Err("approvalId required".into())),
+                    (_, None) => {
+                        self.end_command(now, &id, Err("decision must be approve, approve-session, deny, or abort".into()));
+                    }
+                    (Some(approval), Some(decision)) => self.ask_session(now, id, Verb::Decide { approval, decision }),
+                }
+            }
+        }
+    }
+
+    fn ask_session(&mut self, now: Now, command: String, verb: Verb) {
+        if !self.life.is_ready() {
+            self.end_command(now, &command, Err("provider process is unavailable".into()));
+            return;
+        }
+        let number = self.life.verb();
+        self.commands.asked.insert(number, (command, now.tick + VERB_TIMEOUT));
+        self.after.push(Effect::Verb(number, verb));
+    }
+
+    pub(super) fn on_answered(&mut self, now: Now, verb: u64, result: Result<Value, String>) {
+        if let Some((command, _)) = self.commands.asked.remove(&verb) {
+            self.end_command(now, &command, result);
+        }
+    }
+
+    /// The session is gone: what it was asked fails.
+    pub(super) fn fail_verbs(&mut self, now: Now, why: &str) {
+        for (command, _) in std::mem::take(&mut self.commands.asked).into_values() {
+            self.end_command(now, &command, Err(why.to_string()));
+        }
+    }
+
+    pub(super) fn on_restart_done(&mut self, now: Now, result: Result<(), String>) {
+        for (command, _) in std::mem::take(&mut self.commands.restarting) {
+            self.end_command(now, &command, result.clone().map(|()| Value::Null));
+        }
+    }
+
+    pub(super) fn wake_commands(&mut self, now: Now) {
+        let late: Vec<u64> = self.commands.asked.iter().filter(|(_, (_, until))| *until <= now.tick).map(|(n, _)| *n).collect();
+        for verb in late {
+            let (command, _) = self.commands.asked.remove(&verb).expect("listed above");
+            self.end_command(now, &command, Err("the provider did not answer in time".into()));
+        }
+        let restarting = std::mem::take(&mut self.commands.restarting);
+        for (command, until) in restarting {
+            if until <= now.tick {
+                self.end_command(now, &command, Err("the provider did not come back in time".into()));
+            } else {
+                self.commands.restarting.push((command, until));
+            }
+        }
+    }
+
+    /// The stop that a shutdown or kill asked for is through.
+    pub(super) fn end_stop_command(&mut self, now: Now) {
+        if let Some(command) = self.commands.ending.take() {
+            self.end_command(now, &command, Ok(Value::Null));
+        }
+    }
+
+    fn end_command(&mut self, now: Now, id: &str, result: Result<Value, String>) {
+        let Some(known) = self.commands.known.get_mut(id) else {
+            return;
+        };
+        let command = &mut known.command;
+        match result {
+            Ok(provider_result) => {
+                let meta = &self.config.registration.meta;
+                let mut record = json!({
+                    "action": command.kind, "agentId": self.config.agent_id, "runnerId": self.config.runner_id,
+                    "policyName": meta.get("policyName"), "spawnRequestId": meta.get("spawnRequestId"),
+                });
+                if let Some(reason) = command.params.get("reason").filter(|reason| reason.is_string()) {
+                    record["reason"] = reason.clone();
+                }
+                if !provider_result.is_null() {
+                    record["providerResult"] = provider_result;
+                }
+                command.status = "succeeded".into();
+                command.result = Some(record);
+            }
+            Err(error) => {
+                command.status = "failed".into();
+                command.error = Some(error);
+            }
+        }
+        command.updated_at = now.wall.0;
+        known.reported = false;
+        let mark = StoreOp::CommandMark {
+            id: id.to_string(),
+            status: command.status.clone(),
+            result: command.result.clone(),
+            error: command.error.clone(),
+            reported: false,
+        };
+        self.ops.push(mark);
+        self.tracker.finish_claim(ClaimKind::Command, id);
+        self.status.touch();
+        self.send_update(id);
+    }
+
+    fn send_progress(&mut self, id: &str, status: &str) {
+        if self.link.is_registered() {
+            let frame = self.link.frame_id();
+            self.after.push(Effect::Send(ClientFrame::CommandUpdate {
+                id: frame,
+                command_id: id.to_string(),
+                status: status.into(),
+                result: None,
+                error: None,
+            }));
+        }
+    }
+
+    /// Tells the relay how a command stands: over the bus, else over HTTP (R-116a).
+    fn send_update(&mut self, id: &str) {
+        let Some(known) = self.commands.known.get_mut(id) else {
+            return;
+        };
+        let Command { status, result, error, .. } = known.command.clone();
+        if self.link.is_registered() {
+            let frame = self.link.frame_id();
+            known.frame = Some(frame.clone());
+            let update = ClientFrame::CommandUpdate { id: frame, command_id: id.to_string(), status, result, error };
+            self.after.push(Effect::Send(update));
+        } else if command_is_final(&status) {
+            let body = json!({"status": status, "result": result, "error": error});
+            self.ask(Purpose::PatchCommand(id.to_string()), "PATCH", path::command(id), Some(body));
+        }
+    }
+
+    /// The relay is back: every end that it may not know is told again.
+    pub(super) fn tell_updates_again(&mut self) {
+        let open: Vec<String> = self
+            .commands
+            .known
+            .iter()
+            .filter(|(_, known)| !known.reported && command_is_final(&known.command.status))
+            .map(|(id, _)| id.clone())
+            .collect();
+        for id in open {
+            self.send_update(&id);
+        }
+    }
+
+    pub(super) fn on_frame_acknowledged(&mut self, frame: &str) {
+        let told = self.commands.known.iter().find(|(_, known)| known.frame.as_deref() == Some(frame)).map(|(id, _)| id.clone());
+        if let Some(id) = told {
+            self.on_update_known(&id);
+        }
+    }
+
+    pub(super) fn on_update_known(&mut self, id: &str) {
+        let Some(known) = self.commands.known.get_mut(id) else {
+            return;
+        };
+        if known.reported || !command_is_final(&known.command.status) {
+            return;
+        }
+        known.reported = true;
+        let Command { status, result, error, .. } = known.command.clone();
+        self.ops.push(StoreOp::CommandMark { id: id.to_string(), status, result, error, reported: true });
+    }
+}

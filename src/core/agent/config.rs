@@ -1,0 +1,80 @@
+//! What an agent machine must know about itself. Checked elsewhere; here it is plain data.
+
+use std::time::Duration;
+
+use crate::core::matching::Identity;
+use crate::secret::Secret;
+use crate::wire::bus::Registration;
+
+/// All settings of one agent.
+#[derive(Debug, Clone)]
+pub struct AgentConfig {
+    /// Agent id (D-4).
+    pub agent_id: String,
+    /// Runner id.
+    pub runner_id: String,
+    /// Fresh for every process.
+    pub instance_id: String,
+    /// Name of the provider.
+    pub provider: String,
+    /// Who messages are matched against.
+    pub identity: Identity,
+    /// What is registered; `meta` holds the fixed part of R-37.
+    pub registration: Registration,
+    /// `open`, `guarded` or `read-only`.
+    pub approval_mode: String,
+    /// First prompt, if any.
+    pub prompt: Option<String>,
+    /// URL of the relay, to tell a stored token of another relay apart.
+    pub relay_url: String,
+    /// Token that was handed in.
+    pub token: Option<Secret>,
+    /// Its profile, if known.
+    pub token_profile: Option<String>,
+    /// Its end in seconds, if known.
+    pub token_expires_at: Option<i64>,
+    /// Patience with the provider at a normal stop.
+    pub shutdown_timeout: Duration,
+    /// Restart budget (D-24).
+    pub restart: RestartPolicy,
+    /// Whether final texts become replies (D-41).
+    pub reply_mode: ReplyMode,
+    /// Runner start, ms.
+    pub started_at: i64,
+}
+
+/// Who answers a message that expects a reply (D-41).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReplyMode {
+    /// The final text of the turn, unless the agent answered itself (D-10).
+    Auto,
+    /// Only the agent itself.
+    Explicit,
+}
+
+/// When a provider that ended is started again (D-24).
+#[derive(Debug, Clone, PartialEq)]
+pub struct RestartPolicy {
+    /// First pause.
+    pub first: Duration,
+    /// Longest pause.
+    pub most: Duration,
+    /// So many exits within `window` and the agent is parked.
+    pub exits_max: usize,
+    /// See `exits_max`.
+    pub window: Duration,
+    /// A run that lasted this long clears the count.
+    pub healthy: Duration,
+}
+
+impl Default for RestartPolicy {
+    fn default() -> Self {
+        RestartPolicy {
+            first: Duration::from_millis(500),
+            most: Duration::from_secs(60),
+            exits_max: 5,
+            window: Duration::from_secs(600),
+            healthy: Duration::from_secs(600),
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! What an agent wants done. Orders, imperative.
+
+use serde_json::Value;
+
+use super::store::{Batch, ProviderRecord, StoreOp};
+use crate::core::session::Verb;
+use crate::secret::Secret;
+use crate::wire::bus::ClientFrame;
+
+/// One order of the agent.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Effect {
+    /// Make these durable together; answered by `Committed` with at least this number.
+    Commit {
+        /// Ascending.
+        number: u64,
+        /// One transaction.
+        ops: Vec<StoreOp>,
+    },
+    /// Try the stalled commit again.
+    RetryStore,
+    /// Bring waiting messages above an id.
+    FetchInbox {
+        /// Only ids above this one.
+        after: u64,
+        /// How many.
+        limit: usize,
+    },
+    /// Bring the head of the outbox, as many rows as one exchange takes.
+    FetchOutbox,
+    /// Open the bus.
+    Connect {
+        /// Token for the upgrade.
+        token: Secret,
+    },
+    /// Send a frame; dropped if the connection is gone.
+    Send(ClientFrame),
+    /// Close the bus with a normal close frame.
+    Disconnect {
+        /// For the log and the peer.
+        reason: String,
+    },
+    /// Make one HTTP call; one attempt.
+    Call {
+        /// Number for the answer.
+        call: u64,
+        /// `GET`, `POST`, `PUT`, `PATCH` or `DELETE`.
+        method: &'static str,
+        /// Path with query.
+        path: String,
+        /// JSON body.
+        body: Option<Value>,
+        /// Token to use.
+        token: Secret,
+    },
+    /// Send these rows, in order; one attempt.
+    Pump {
+        /// The rows.
+        rows: Vec<Batch>,
+        /// Token to use.
+        token: Secret,
+    },
+    /// End what an earlier life left, then start the provider.
+    Spawn {
+        /// Fresh random id of this provider process.
+        provider_session: String,
+        /// Token for its environment.
+        token: Option<Secret>,
+        /// What the store says of the last provider.
+        leftover: Option<ProviderRecord>,
+    },
+    /// A verb for the session.
+    Verb(u64, Verb),
+    /// Stop the provider: politely for that long, then by force (ms); 0 = by force at once.
+    StopProvider {
+        /// Patience.
+        grace_ms: u64,
+    },
+    /// Look for a token in the configuration file (R-147a).
+    ReadConfigToken,
+    /// Answer a request of the control port.
+    Reply {
+        /// Which one.
+        ticket: u64,
+        /// HTTP status.
+        status: u16,
+        /// JSON body.
+        body: Value,
+    },
+    /// A line for the log.
+    Log {
+        /// `debug`, `info`, `warn`, `error` or `fatal`.
+        level: &'static str,
+        ///
+        component: String,
+        /// Text.
+        text: String,
+    },
+    /// Always last.
+    Finish(Outcome),
+}
+
+/// How a runner ended (D-26).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outcome {
+    /// Exit code.
+    pub code: u8,
+    /// One sentence, if there is something to say.
+    pub message: String,
+}

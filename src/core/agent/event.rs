@@ -1,0 +1,230 @@
+//! What can happen to an agent. Facts, past tense.
+
+use serde_json::Value;
+
+use super::store::{Batch, Snapshot};
+use crate::core::Cause;
+use crate::core::session::Signal;
+use crate::secret::Secret;
+use crate::wire::api::Message;
+use crate::wire::bus::RelayFrame;
+
+/// Lanes of the state thread, one per edge, served round robin.
+pub mod lane {
+    /// Answers of the store.
+    pub const STORE: usize = 0;
+    /// The control port.
+    pub const CONTROL: usize = 1;
+    /// The bus socket.
+    pub const BUS: usize = 2;
+    /// HTTP calls.
+    pub const HEARTBEAT: usize = 3;
+    /// The outbox pump.
+    pub const PUMP: usize = 4;
+    /// The provider.
+    pub const PROVIDER: usize = 5;
+    /// Signals and the end of threads.
+    pub const MAIN: usize = 6;
+    /// How many there are.
+    pub const COUNT: usize = 7;
+}
+
+/// One event of the agent.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// From the store.
+    Store(StoreEvent),
+    /// From the control port; the ticket is answered by an effect.
+    Control(u64, ControlRequest),
+    /// From the bus.
+    Bus(BusEvent),
+    /// An HTTP call came back.
+    Called {
+        /// Number of the call.
+        call: u64,
+        /// Status and body, or why there is none.
+        result: Result<(u16, Value), Cause>,
+    },
+    /// The pump came back: one fate per row, in order, or why the whole exchange failed.
+    Pumped(Result<Vec<RowAnswer>, Cause>),
+    /// From the provider.
+    Provider(ProviderEvent),
+    /// The token in the configuration file, looked up after ours expired (R-147a).
+    ConfigToken(Option<Secret>),
+    /// Somebody wants the runner to end.
+    StopRequested(StopReason),
+    /// A thread ended although nobody told it to.
+    ThreadEnded {
+        /// Its name.
+        name: String,
+        /// What it said when it panicked.
+        panic: Option<String>,
+    },
+}
+
+impl Event {
+    /// One short line for the ring of recent events; bodies stay out of it.
+    pub fn summary(&self) -> String {
+        match self {
+            Event::Store(StoreEvent::Restored(_)) => "store restored".into(),
+            Event::Store(StoreEvent::Committed { upto, .. }) => {
+                format!("store committed upto={upto}")
+            }
+            Event::Store(StoreEvent::Stalled(cause)) => format!("store stalled: {cause}"),
+            Event::Store(StoreEvent::InboxRows { rows, .. }) => {
+                format!("store inbox rows={}", rows.len())
+            }
+            Event::Store(StoreEvent::OutboxRows { rows }) => {
+                format!("store outbox rows={}", rows.len())
+            }
+            Event::Control(ticket, request) => {
+                format!("control {} ticket={ticket}", request.name())
+            }
+            Event::Bus(BusEvent::Framed(frame)) => match frame {
+                RelayFrame::Event { seq, event, .. } => format!("bus event {event} seq={seq}"),
+                RelayFrame::Command { id, .. } => format!("bus command id={id}"),
+                RelayFrame::Error { code, .. } => format!("bus error {code}"),
+                RelayFrame::Registered { .. } => "bus registered".into(),
+                RelayFrame::Ack { .. } => "bus ack".into(),
+            },
+            Event::Bus(BusEvent::Connected) => "bus connected".into(),
+            Event::Bus(BusEvent::Lost(cause)) => format!("bus lost: {cause}"),
+            Event::Called { call, result } => match result {
+                Ok((status, _)) => format!("call {call} answered {status}"),
+                Err(cause) => format!("call {call} failed: {cause}"),
+            },
+            Event::Pumped(Ok(rows)) => format!("pumped rows={}", rows.len()),
+            Event::Pumped(Err(cause)) => format!("pump failed: {cause}"),
+            Event::Provider(ProviderEvent::Signal(signal)) => {
+                let text = format!("{signal:?}");
+                format!("provider {}", text.split(['(', ' ', '{']).next().unwrap_or_default())
+            }
+            Event::Provider(event) => format!("provider {event:?}").chars().take(120).collect(),
+            Event::ConfigToken(token) => format!("config token found={}", token.is_some()),
+            Event::StopRequested(reason) => format!("stop requested: {reason:?}"),
+            Event::ThreadEnded { name, .. } => format!("thread ended: {name}"),
+        }
+    }
+}
+
+/// Answers of the store.
+#[derive(Debug, Clone, PartialEq)]
+pub enum StoreEvent {
+    /// Always the first event: the agent starts from what was durable.
+    Restored(Box<Snapshot>),
+    /// All commits up to this number are durable.
+    Committed {
+        /// Number of the newest one.
+        upto: u64,
+        /// What the bound of the outbox made the store drop: class and rows.
+        dropped: Vec<(String, u64)>,
+    },
+    /// The commit does not succeed for now; the store tries again when told to.
+    Stalled(Cause),
+    /// Waiting messages, lowest ids first.
+    InboxRows {
+        /// Only ids above this one were asked for.
+        after: u64,
+        /// At most as many as were asked for.
+        rows: Vec<Message>,
+        /// Whether there are more.
+        more: bool,
+    },
+    /// The head of the outbox.
+    OutboxRows {
+        /// In order of sequence.
+        rows: Vec<Batch>,
+    },
+}
+
+/// What the bus did.
+#[derive(Debug, Clone, PartialEq)]
+pub enum BusEvent {
+    /// The socket is up and upgraded; nothing is registered yet.
+    Connected,
+    /// A frame came.
+    Framed(RelayFrame),
+    /// The connection is gone or never came to be.
+    Lost(Cause),
+}
+
+/// The fate of one outbox row.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RowAnswer {
+    /// Which row.
+    pub seq: u64,
+    /// HTTP status of that row.
+    pub status: u16,
+    /// Text of the error, if any.
+    pub error: String,
+}
+
+/// What the provider's process did.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ProviderEvent {
+    /// It runs.
+    Spawned {
+        /// Process id, also that of its group.
+        pid: u32,
+        /// Start time in clock ticks since boot: with the pid it names the process for good.
+        start: u64,
+    },
+    /// It cannot be started.
+    SpawnFailed {
+        /// One sentence with the cure.
+        reason: String,
+        /// Trying again is pointless.
+        permanent: bool,
+    },
+    /// The session said something.
+    Signal(Signal),
+    /// It ended, and with it everything it had started.
+    Exited {
+        /// Exit code; 128 + signal if it was killed.
+        code: i32,
+        /// Last words on standard error.
+        stderr: String,
+    },
+}
+
+/// What is asked at the control port.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ControlRequest {
+    /// `GET /status`: the whole truth.
+    Status,
+    /// `POST /status`.
+    StatusPosted(Value),
+    /// `POST /hook-fatal`.
+    HookFatal {
+        /// Which hook.
+        hook: String,
+        /// What happened.
+        error: String,
+    },
+    /// `GET /reply-obligations`.
+    Obligations,
+    /// `POST /stop`: what `--replace` asks for (D-25).
+    Stop,
+}
+
+impl ControlRequest {
+    /// Word for the ring of events.
+    pub fn name(&self) -> &'static str {
+        match self {
+            ControlRequest::Status => "status",
+            ControlRequest::StatusPosted(_) => "status-posted",
+            ControlRequest::HookFatal { .. } => "hook-fatal",
+            ControlRequest::Obligations => "reply-obligations",
+            ControlRequest::Stop => "stop",
+        }
+    }
+}
+
+/// Why the runner is to end.
+#[derive(Debug, Clone, PartialEq)]
+pub enum StopReason {
+    /// SIGINT or SIGTERM.
+    Signal,
+    /// `--replace` of another runner (D-25).
+    Replaced,
+}

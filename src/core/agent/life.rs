@@ -1,0 +1,340 @@
+//! Supervision of the provider: what is wanted, what is so, and when it is tried again (R-129 to R-138, D-23, D-24).
+
+use std::collections::VecDeque;
+
+use serde_json::json;
+
+use super::Agent;
+use super::config::RestartPolicy;
+use super::effect::Effect;
+use super::event::ProviderEvent;
+use super::store::{ProviderRecord, StoreOp};
+use crate::core::backoff;
+use crate::core::session::{Opened, Resume, Verb};
+use crate::core::time::{Now, Tick};
+use crate::core::tracker::{Status, TURN};
+
+/// What is so.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum State {
+    /// Not running, nothing under way.
+    Down,
+    /// The process is being started; leftovers of an earlier life are ended first.
+    Spawning,
+    /// It runs; the conversation is being opened.
+    Opening,
+    /// It takes messages.
+    Ready { since: Tick },
+    /// It was told to end.
+    Ending,
+    /// It ended; the next start is due then.
+    Waiting { until: Tick },
+    /// Given up; only a command brings it back.
+    Parked,
+}
+
+/// The supervisor's memory.
+#[derive(Debug)]
+pub(super) struct Life {
+    policy: RestartPolicy,
+    pub state: State,
+    /// Intent, apart from fact.
+    wanted: bool,
+    restarting: bool,
+    exits: VecDeque<Tick>,
+    attempt: u32,
+    was_ready: bool,
+    pub record: ProviderRecord,
+    leftover: Option<ProviderRecord>,
+    pub last_exit: Option<(String, Tick)>,
+    pub why: String,
+    pub agent: String,
+    pub model: Option<String>,
+    pub has_evidence: bool,
+    verbs: u64,
+}
+
+impl Life {
+    pub fn new(policy: RestartPolicy) -> Life {
+        Life {
+            policy,
+            state: State::Down,
+            wanted: true,
+            restarting: false,
+            exits: VecDeque::new(),
+            attempt: 0,
+            was_ready: false,
+            record: ProviderRecord::default(),
+            leftover: None,
+            last_exit: None,
+            why: "not started yet".into(),
+            agent: String::new(),
+            model: None,
+            has_evidence: true,
+            verbs: 0,
+        }
+    }
+
+    pub fn restore(&mut self, record: Option<ProviderRecord>) {
+        let Some(record) = record else { return };
+        self.leftover = (record.pid != 0).then(|| record.clone());
+        self.record = ProviderRecord { session: record.session, ..Default::default() };
+    }
+
+    pub fn is_ready(&self) -> bool {
+        matches!(self.state, State::Ready { .. })
+    }
+
+    pub fn is_gone(&self) -> bool {
+        matches!(self.state, State::Down | State::Waiting { .. } | State::Parked)
+    }
+
+    pub fn was_ready(&self) -> bool {
+        self.was_ready
+    }
+
+    pub fn is_restarting(&self) -> bool {
+        self.restarting
+    }
+
+    pub fn next_deadline(&self) -> Option<Tick> {
+        match self.state {
+            State::Waiting { until } => Some(until),
+            _ => None,
+        }
+    }
+
+    /// Number for the next verb.
+    pub fn verb(&mut self) -> u64 {
+        self.verbs += 1;
+        self.verbs
+    }
+
+    pub fn exits(&self) -> usize {
+        self.exits.len()
+    }
+}
+
+impl Agent {
+    /// Starts the provider if it is wanted and nothing stands in the way.
+    pub(super) fn begin_life(&mut self, _now: Now) {
+        if self.life.state == State::Down && self.life.wanted && self.stop.is_none() && self.may_spawn_without_token() {
+            self.spawn();
+        }
+    }
+
+    fn spawn(&mut self) {
+        let provider_session = self.rng.uuid();
+        self.life.state = State::Spawning;
+        self.life.record.provider_session = provider_session.clone();
+        self.life.why = "the provider is being started".into();
+        let leftover = self.life.leftover.take();
+        self.status.touch();
+        self.out.push(Effect::Spawn { provider_session, token: self.tokens.for_provider(), leftover });
+    }
+
+    pub(super) fn on_provider(&mut self, now: Now, event: ProviderEvent) {
+        match event {
+            ProviderEvent::Spawned { pid, start } => self.on_spawned(pid, start),
+            ProviderEvent::SpawnFailed { reason, permanent } => {
+                self.log("error", "lifecycle", format!("the provider cannot be started: {reason}"));
+                self.on_provider_gone(now, reason, permanent);
+            }
+            ProviderEvent::Signal(signal) => self.on_signal(now, signal),
+            ProviderEvent::Exited { code, stderr } => {
+                let tail: String = stderr.lines().last().unwrap_or_default().chars().take(300).collect();
+                let said = if tail.is_empty() { String::new() } else { format!(", last words: {tail}") };
+                let expected = self.life.state == State::Ending;
+                let text = format!("the provider ended with code {code}{said}");
+                self.log(if expected { "info" } else { "warn" }, "lifecycle", text.clone());
+                self.on_provider_gone(now, text, false);
+            }
+        }
+    }
+
+    /// Recorded before it is used (D-23): the conversation is opened only once pid and start time are on disk.
+    fn on_spawned(&mut self, pid: u32, start: u64) {
+        self.life.record.pid = pid;
+        self.life.record.start = start;
+        self.ops.push(StoreOp::ProviderPut(self.life.record.clone()));
+        if self.life.state != State::Spawning {
+            return; // told to end in the meantime; its exit follows
+        }
+        self.life.state = State::Opening;
+        self.life.why = "the conversation is being opened".into();
+        let resume = (!self.life.record.session.is_empty())
+            .then(|| Resume { session: self.life.record.session.clone(), evidence_for: self.traces() });
+        let verb = self.life.verb();
+        self.after.push(Effect::Verb(verb, Verb::Open { resume }));
+        self.status.touch();
+    }
+
+    pub(super) fn on_opened(&mut self, now: Now, opened: Opened) {
+        if self.life.state != State::Opening {
+            return;
+        }
+        self.life.state = State::Ready { since: now.tick };
+        self.life.was_ready = true;
+        self.life.restarting = false;
+        self.life.why = format!("{} is ready", opened.agent);
+        self.life.agent = opened.agent.clone();
+        self.life.model = opened.model.clone();
+        self.life.has_evidence = opened.has_evidence;
+        self.tracker.set_terminal(None);
+        if self.life.record.session != opened.session {
+            self.life.record.session = opened.session.clone();
+            self.ops.push(StoreOp::ProviderPut(self.life.record.clone()));
+        }
+        self.log("info", "lifecycle", format!("provider ready agent={:?} session={} how={:?}", opened.agent, opened.session, opened.how));
+        self.status.touch();
+        self.on_conversation(now, opened.how);
+        self.on_restart_done(now, Ok(()));
+    }
+
+    pub(super) fn on_open_failed(&mut self, now: Now, reason: String, permanent: bool) {
+        self.log("error", "lifecycle", format!("the conversation cannot be opened: {reason}"));
+        self.life.why = reason.clone();
+        if permanent {
+            self.life.wanted = false;
+        }
+        self.life.state = State::Ending;
+        self.life.last_exit = Some((reason, now.tick));
+        self.end_provider(self.config.shutdown_timeout.as_millis() as u64);
+    }
+
+    fn end_provider(&mut self, grace_ms: u64) {
+        let verb = self.life.verb();
+        self.out.push(Effect::Verb(verb, Verb::Stop));
+        self.out.push(Effect::StopProvider { grace_ms });
+    }
+
+    /// The process is gone, or never was. Decides: nothing, again later, or parked.
+    fn on_provider_gone(&mut self, now: Now, reason: String, permanent: bool) {
+        let state = std::mem::replace(&mut self.life.state, State::Down);
+        self.life.record.pid = 0;
+        self.ops.push(StoreOp::ProviderPut(self.life.record.clone()));
+        self.tracker.clear_work(TURN);
+        self.tracker.clear_work("subagent");
+        self.approvals.clear();
+        self.fail_verbs(now, "the provider ended");
+        self.on_turn_lost(now);
+        self.status.touch();
+        if self.stop.is_some() {
+            self.tracker.set_terminal(Some(Status::Offline));
+            return;
+        }
+        if self.life.restarting && state == State::Ending && self.life.wanted {
+            self.spawn();
+            return;
+        }
+        if let State::Ready { since } = state {
+            if now.tick - since >= self.life.policy.healthy {
+                self.life.exits.clear();
+                self.life.attempt = 0;
+            }
+        }
+        let last_words = if self.life.wanted { reason } else { self.life.why.clone() };
+        self.life.last_exit = Some((last_words.clone(), now.tick));
+        self.life.exits.push_back(now.tick);
+        while self.life.exits.front().is_some_and(|exit| now.tick - *exit > self.life.policy.window) {
+            self.life.exits.pop_front();
+        }
+        let for_good = permanent || !self.life.wanted;
+        if for_good || self.life.exits.len() >= self.life.policy.exits_max {
+            self.park(now, last_words, for_good);
+            return;
+        }
+        let pause = backoff::restart(self.life.attempt, self.life.policy.first, self.life.policy.most, &mut self.rng);
+        self.life.attempt += 1;
+        self.life.restarting = true;
+        self.life.state = State::Waiting { until: now.tick + pause };
+        self.life.why = format!("{last_words}; next start in {:.1} s", pause.as_secs_f64());
+        self.tracker.set_terminal(Some(Status::Offline));
+        self.status.timeline("provider.restart_decision", now);
+        self.log("warn", "lifecycle", format!("restart in {} ms, exit {} in the window", pause.as_millis(), self.life.exits.len()));
+    }
+
+    /// Given up. An agent that never worked ends its runner with exit 1; one that did stays reachable, parked.
+    fn park(&mut self, now: Now, reason: String, for_good: bool) {
+        self.life.state = State::Parked;
+        self.life.restarting = false;
+        self.life.why = match for_good {
+            true => reason.clone(),
+            false => format!(
+                "{reason}; given up after {} exits, `agent-relay command {} restart` tries again",
+                self.life.exits.len(),
+                self.config.agent_id
+            ),
+        };
+        self.tracker.set_terminal(Some(Status::Error));
+        self.status.timeline("provider.parked", now);
+        self.log("error", "lifecycle", format!("parked: {}", self.life.why));
+        self.on_restart_done(now, Err(reason.clone()));
+        if !self.life.was_ready {
+            self.begin_stop(now, super::stop::Why::ProviderFailed(reason));
+        }
+    }
+
+    /// `agent.restart`: down and up again, also out of `parked` or in the middle of a crash.
+    pub(super) fn restart_provider(&mut self) {
+        self.life.restarting = true;
+        self.life.wanted = true;
+        self.life.exits.clear();
+        self.life.attempt = 0;
+        self.status.touch();
+        match self.life.state {
+            State::Down | State::Waiting { .. } | State::Parked => {
+                self.tracker.set_terminal(Some(Status::Offline));
+                self.spawn();
+            }
+            State::Spawning => {}
+            State::Opening | State::Ready { .. } => {
+                self.life.state = State::Ending;
+                self.life.why = "restart was asked for".into();
+                self.end_provider(self.config.shutdown_timeout.as_millis() as u64);
+            }
+            State::Ending => {}
+        }
+    }
+
+    /// The runner stops: end the provider, whatever it is doing.
+    pub(super) fn stop_provider(&mut self, grace_ms: u64) {
+        self.life.wanted = false;
+        match self.life.state {
+            State::Down | State::Waiting { .. } | State::Parked => self.life.state = State::Down,
+            State::Spawning | State::Opening | State::Ready { .. } | State::Ending => {
+                self.life.state = State::Ending;
+                self.end_provider(grace_ms);
+            }
+        }
+    }
+
+    pub(super) fn wake_life(&mut self, now: Now) {
+        if let State::Waiting { until } = self.life.state {
+            if until <= now.tick && self.stop.is_none() {
+                self.spawn();
+            }
+        }
+        let lapsed = self.tracker.sweep(now.tick);
+        if !lapsed.is_empty() {
+            for claim in &lapsed {
+                self.log("warn", "task", format!("claim lapsed kind={:?} id={}", claim.kind, claim.id));
+            }
+            self.status.touch();
+        }
+    }
+
+    pub(super) fn life_json(&self, now: Now) -> serde_json::Value {
+        let ago = |at: Tick| (now.tick - at).as_millis() as u64;
+        json!({
+            "state": format!("{:?}", self.life.state).split([' ', '{']).next().unwrap_or_default().to_lowercase(),
+            "pid": self.life.record.pid,
+            "session": self.life.record.session,
+            "agent": self.life.agent,
+            "model": self.life.model,
+            "exitsInWindow": self.life.exits(),
+            "lastError": self.life.last_exit.as_ref().map(|(text, at)| json!({"text": text, "agoMs": ago(*at)})),
+            "delivery": if self.life.has_evidence { "exactly once" } else { "at least once: this agent cannot show its record" },
+        })
+    }
+}

@@ -1,0 +1,321 @@
+//! The connection to the relay: bus, reconnects, and the liveness rounds over HTTP while the bus is away.
+
+use serde_json::{Value, json};
+
+use super::Agent;
+use super::calls::{Purpose, text_of};
+use super::effect::Effect;
+use super::event::BusEvent;
+use super::stop::Why;
+use crate::core::limits::*;
+use crate::core::time::{Now, Tick, sooner};
+use crate::core::{Cause, backoff};
+use crate::wire::PROTOCOL;
+use crate::wire::api::{Message, path};
+use crate::wire::bus::{ClientFrame, Registered, RelayFrame};
+
+#[derive(Debug, Default, PartialEq)]
+enum Conn {
+    /// Before the first token is decided, or after the goodbye.
+    #[default]
+    Off,
+    Waiting {
+        until: Tick,
+    },
+    Connecting,
+    Registering {
+        until: Tick,
+    },
+    Registered {
+        since: Tick,
+    },
+}
+
+/// State of the connection.
+#[derive(Debug, Default)]
+pub(super) struct Link {
+    conn: Conn,
+    attempt: u32,
+    heartbeat_at: Option<Tick>,
+    heartbeat_every: Option<std::time::Duration>,
+    liveness_at: Option<Tick>,
+    pub last_error: Option<(String, Tick)>,
+    pub epoch: u64,
+    frames: u64,
+    auth_trouble: bool,
+}
+
+impl Link {
+    pub fn is_registered(&self) -> bool {
+        matches!(self.conn, Conn::Registered { .. })
+    }
+
+    pub fn is_off(&self) -> bool {
+        self.conn == Conn::Off
+    }
+
+    pub fn next_deadline(&self) -> Option<Tick> {
+        let conn = match self.conn {
+            Conn::Waiting { until } | Conn::Registering { until } => Some(until),
+            Conn::Off | Conn::Connecting | Conn::Registered { .. } => None,
+        };
+        let heartbeat = self.heartbeat_at.filter(|_| self.is_registered());
+        let liveness = self.liveness_at.filter(|_| !self.is_registered() && !self.auth_trouble);
+        sooner(sooner(conn, heartbeat), liveness)
+    }
+
+    /// Word for `/status` and for the status meta `transport`.
+    pub fn word(&self) -> &'static str {
+        match self.conn {
+            Conn::Off => "off",
+            Conn::Waiting { .. } => "waiting",
+            Conn::Connecting => "connecting",
+            Conn::Registering { .. } => "registering",
+            Conn::Registered { .. } => "registered",
+        }
+    }
+
+    pub fn since(&self) -> Option<Tick> {
+        match self.conn {
+            Conn::Registered { since } => Some(since),
+            _ => None,
+        }
+    }
+
+    pub fn attempts(&self) -> u32 {
+        self.attempt
+    }
+
+    /// Id for the next frame that needs one.
+    pub fn frame_id(&mut self) -> String {
+        self.frames += 1;
+        format!("f{}", self.frames)
+    }
+
+    pub fn switch_off(&mut self) {
+        self.conn = Conn::Off;
+        self.liveness_at = None;
+    }
+}
+
+impl Agent {
+    /// The token is known: connect now.
+    pub(super) fn connect(&mut self, now: Now) {
+        if self.link.conn == Conn::Connecting || self.stop.as_ref().is_some_and(|stop| stop.said_goodbye()) {
+            return;
+        }
+        let Some(token) = self.tokens.for_call(false) else {
+            return;
+        };
+        self.link.conn = Conn::Connecting;
+        self.link.auth_trouble = false;
+        self.link.liveness_at.get_or_insert(now.tick + LIVENESS_INTERVAL);
+        self.out.push(Effect::Connect { token });
+    }
+
+    /// Drops the connection, if there is one, and makes a new one at once.
+    pub(super) fn reconnect(&mut self, now: Now, reason: &str) {
+        if matches!(self.link.conn, Conn::Registering { .. } | Conn::Registered { .. }) {
+            self.out.push(Effect::Disconnect { reason: reason.into() });
+        }
+        if self.link.conn != Conn::Connecting {
+            self.connect(now);
+        }
+    }
+
+    pub(super) fn on_bus(&mut self, now: Now, event: BusEvent) {
+        match (event, &self.link.conn) {
+            (BusEvent::Connected, Conn::Connecting) => {
+                self.link.conn = Conn::Registering { until: now.tick + REGISTER_TIMEOUT };
+                let mut registration = self.config.registration.clone();
+                registration.protocol = PROTOCOL;
+                registration.meta = self.registration_meta();
+                let id = self.link.frame_id();
+                self.out.push(Effect::Send(ClientFrame::Register { id, registration }));
+            }
+            (BusEvent::Connected, _) => self.out.push(Effect::Disconnect { reason: "not wanted any more".into() }),
+            (BusEvent::Framed(frame), _) => self.on_frame(now, frame),
+            (BusEvent::Lost(_), Conn::Off) => {}
+            (BusEvent::Lost(cause), _) => self.on_bus_lost(now, cause),
+        }
+    }
+
+    fn on_bus_lost(&mut self, now: Now, cause: Cause) {
+        if let Conn::Registered { since } = self.link.conn {
+            if now.tick - since >= GOOD_CONNECTION {
+                self.link.attempt = 0;
+            }
+            self.link.liveness_at = Some(now.tick + LIVENESS_INTERVAL);
+        }
+        self.link.last_error = Some((cause.to_string(), now.tick));
+        if self.status.may_log(now, &format!("bus: {cause}")) {
+            self.log("warn", "bus", format!("connection lost: {cause}"));
+        }
+        let pause = backoff::reconnect(self.link.attempt, &mut self.rng);
+        self.link.attempt = self.link.attempt.saturating_add(1);
+        self.link.conn = Conn::Waiting { until: now.tick + pause };
+        self.status.touch();
+        if let Cause::Refused(401 | 403, _) = cause {
+            self.on_auth_trouble(now, "bus");
+        }
+    }
+
+    fn on_frame(&mut self, now: Now, frame: RelayFrame) {
+        match frame {
+            RelayFrame::Registered { registered, .. } => self.on_registered(now, registered),
+            RelayFrame::Event { seq, event, data, .. } if event == "message.new" => match serde_json::from_value::<Message>(data) {
+                Ok(message) => self.on_message(message, Some(format!("e{seq}"))),
+                Err(error) => self.log("debug", "bus", format!("event without a message: {error}")),
+            },
+            RelayFrame::Event { .. } => {}
+            RelayFrame::Command { id, command } => self.on_command(now, command, Some(id)),
+            RelayFrame::Ack { frame_id } => self.on_frame_acknowledged(&frame_id),
+            RelayFrame::Error { code, message, .. } => self.on_bus_error(now, &code, &message),
+        }
+    }
+
+    fn on_registered(&mut self, now: Now, registered: Registered) {
+        if !matches!(self.link.conn, Conn::Registering { .. }) {
+            return;
+        }
+        self.link.conn = Conn::Registered { since: now.tick };
+        self.tokens.note_accepted();
+        self.link.epoch = registered.epoch;
+        self.link.liveness_at = None;
+        let interval = match registered.heartbeat_interval_ms {
+            0 => HEARTBEAT_INTERVAL,
+            told => std::time::Duration::from_millis(told.clamp(1000, 300_000)),
+        };
+        self.link.heartbeat_every = Some(interval);
+        self.link.heartbeat_at = Some(now.tick + interval);
+        self.log("info", "bus", format!("registered agent={} epoch={}", self.config.agent_id, registered.epoch));
+        self.status.send_again();
+        self.on_relay_back(now);
+        // With the bus the unread fetch is made once after each registration (D-22).
+        self.ask_unread();
+    }
+
+    /// The relay answers: everything that waited for it goes out.
+    pub(super) fn on_relay_back(&mut self, now: Now) {
+        self.tell_reads_again(now);
+        self.tell_updates_again();
+        self.outbox.relay_is_back();
+        self.turn.relay_is_back();
+    }
+
+    pub(super) fn ask_unread(&mut self) {
+        let query = format!("{}?for={}&unread=true&limit=100", path::MESSAGES, crate::wire::api::encode(&self.config.agent_id));
+        self.ask(Purpose::Unread, "GET", query, None);
+    }
+
+    fn on_bus_error(&mut self, now: Now, code: &str, message: &str) {
+        if self.stop.is_some() {
+            return;
+        }
+        self.log("error", "bus", format!("bus error {code}: {message}"));
+        self.link.last_error = Some((format!("{code}: {message}"), now.tick));
+        match code {
+            "superseded" | "agent_deleted" => {
+                let why = if code == "superseded" { "another runner registered this agent" } else { "the agent was deleted at the relay" };
+                self.begin_stop(now, Why::Displaced(why.into()));
+            }
+            "unauthorized" | "token_expired" => self.on_auth_trouble(now, "bus"),
+            "unknown_agent" => self.reconnect(now, "register again"),
+            _ => {}
+        }
+    }
+
+    /// A 401 or 403 anywhere: liveness pauses until a renewal succeeds.
+    pub(super) fn on_auth_trouble(&mut self, now: Now, place: &str) {
+        self.link.auth_trouble = true;
+        self.recover_token(now, place);
+    }
+
+    /// A token works again: liveness may go on, the bus connects with it.
+    pub(super) fn on_auth_restored(&mut self, now: Now) {
+        self.link.auth_trouble = false;
+        self.link.attempt = 0;
+        self.reconnect(now, "runtime token renewed");
+    }
+
+    pub(super) fn wake_link(&mut self, now: Now) {
+        match self.link.conn {
+            Conn::Waiting { until } if until <= now.tick => self.connect(now),
+            Conn::Registering { until } if until <= now.tick => {
+                self.out.push(Effect::Disconnect { reason: "no answer to register".into() });
+                self.on_bus_lost(now, Cause::TimedOut("relay did not answer the registration".into()));
+            }
+            _ => {}
+        }
+        if self.link.is_registered() && self.link.heartbeat_at.is_some_and(|at| at <= now.tick) {
+            self.link.heartbeat_at = self.link.heartbeat_every.map(|every| now.tick + every);
+            if self.stop.is_none() {
+                let status = self.tracker.status().semantic().into();
+                let meta = Some(self.heartbeat_meta());
+                self.out.push(Effect::Send(ClientFrame::Heartbeat { status, meta }));
+            }
+        }
+        if !self.link.is_registered() && !self.link.auth_trouble && self.link.liveness_at.is_some_and(|at| at <= now.tick) {
+            self.link.liveness_at = Some(now.tick + LIVENESS_INTERVAL);
+            if self.stop.is_none() {
+                self.liveness_step(Purpose::PutStatus);
+            }
+        }
+    }
+
+    fn liveness_step(&mut self, step: Purpose) {
+        let id = &self.config.agent_id;
+        let instance = &self.config.instance_id;
+        let status = self.wire_status();
+        let (method, path, body) = match step {
+            Purpose::PutStatus => ("PUT", path::agent_part(id, "status"), json!({"status": status, "instanceId": instance})),
+            Purpose::PutReady => ("PUT", path::agent_part(id, "ready"), json!({"ready": status != "offline", "instanceId": instance})),
+            Purpose::Heartbeat => {
+                ("POST", path::agent_part(id, "heartbeat"), json!({"instanceId": instance, "meta": self.heartbeat_meta()}))
+            }
+            _ => {
+                let mut registration = self.config.registration.clone();
+                registration.protocol = PROTOCOL;
+                registration.meta = self.registration_meta();
+                let mut body = serde_json::to_value(registration).expect("plain data");
+                body["id"] = json!(id);
+                ("POST", path::AGENTS.to_string(), body)
+            }
+        };
+        self.ask(step, method, path, Some(body));
+    }
+
+    /// One answer of a liveness round; the first failure ends the round (R-140, R-140a).
+    pub(super) fn on_liveness_step(&mut self, now: Now, step: Purpose, result: Result<(u16, Value), Cause>) {
+        match result {
+            Ok((status, body)) if status < 300 => match step {
+                Purpose::PutStatus => self.liveness_step(Purpose::PutReady),
+                Purpose::PutReady => self.liveness_step(Purpose::Heartbeat),
+                Purpose::Heartbeat => {
+                    let pending = body.get("commands").and_then(Value::as_array).cloned().unwrap_or_default();
+                    for id in pending.iter().filter_map(Value::as_str) {
+                        if !self.commands.knows(id) {
+                            self.ask(Purpose::FetchCommand(id.into()), "GET", path::command(id), None);
+                        }
+                    }
+                    self.on_relay_back(now);
+                    self.ask_unread();
+                }
+                _ => self.liveness_step(Purpose::PutStatus),
+            },
+            Ok((404, _)) if step != Purpose::Register => self.liveness_step(Purpose::Register),
+            Ok((409, _)) if self.stop.is_none() => {
+                self.begin_stop(now, Why::Displaced("another runner registered this agent".into()));
+            }
+            Ok((status, body)) => self.note_liveness(now, text_of(status, &body)),
+            Err(cause) => self.note_liveness(now, cause.to_string()),
+        }
+    }
+
+    fn note_liveness(&mut self, now: Now, text: String) {
+        let line = format!("liveness: {text}");
+        if self.status.may_log(now, &line) {
+            self.log("warn", "runner", line);
+        }
+    }
+}

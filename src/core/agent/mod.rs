@@ -1,0 +1,307 @@
+//! The runner's machine: owns claims and status of one agent.
+//!
+//! Dispatch and the commit rule live here; each source of events has a file of its own. The commit rule: what an event
+//! makes durable goes out as one [`Effect::Commit`], and every effect in `after` waits until that commit is on disk
+//! ("durable first, visible after"). A commit that fails is tried again until it succeeds or the process dies, so the
+//! machine may think ahead of the disk while nobody outside ever sees it.
+
+mod calls;
+mod commands;
+pub mod config;
+pub mod effect;
+pub mod event;
+mod inbox;
+mod life;
+mod link;
+mod outbox;
+mod status;
+mod stop;
+pub mod store;
+mod tokens;
+mod turn;
+
+use std::collections::VecDeque;
+
+use self::config::AgentConfig;
+use self::effect::{Effect, Outcome};
+use self::event::{Event, StoreEvent, lane};
+use self::store::{Snapshot, StoreOp};
+use super::limits::*;
+use super::rng::Rng;
+use super::session::{Approval, Signal};
+use super::time::{Now, Tick, sooner};
+use super::tracker::Tracker;
+use super::{Cause, Machine};
+
+/// One agent.
+pub struct Agent {
+    config: AgentConfig,
+    /// The time of the event at hand.
+    now: Now,
+    rng: Rng,
+    /// Effects of the event at hand that may go out at once.
+    out: Vec<Effect>,
+    /// Changes of the event at hand.
+    ops: Vec<StoreOp>,
+    /// Effects of the event at hand that wait for its commit.
+    after: Vec<Effect>,
+    commits: VecDeque<(u64, Vec<Effect>)>,
+    commit_number: u64,
+    store_trouble: Option<(Cause, Tick)>,
+    store_retry_at: Option<Tick>,
+    restored: bool,
+    finished: bool,
+    inbox: inbox::Inbox,
+    turn: turn::Turns,
+    link: link::Link,
+    calls: calls::Calls,
+    outbox: outbox::Outbox,
+    life: life::Life,
+    commands: commands::Commands,
+    tokens: tokens::Tokens,
+    tracker: Tracker,
+    approvals: Vec<Approval>,
+    status: status::Publisher,
+    stop: Option<stop::Stop>,
+    obligations: Vec<crate::wire::api::Obligation>,
+    obligations_at: Option<Tick>,
+    /// Numbers the idempotency keys of this process.
+    mirrored: u64,
+}
+
+impl Agent {
+    /// An agent that waits for [`StoreEvent::Restored`].
+    pub fn new(config: AgentConfig, seed: u64) -> Agent {
+        let rng = Rng::new(seed);
+        Agent {
+            life: life::Life::new(config.restart.clone()),
+            tokens: tokens::Tokens::new(&config),
+            status: status::Publisher::default(),
+            config,
+            now: Now::default(),
+            rng,
+            out: Vec::new(),
+            ops: Vec::new(),
+            after: Vec::new(),
+            commits: VecDeque::new(),
+            commit_number: 0,
+            store_trouble: None,
+            store_retry_at: None,
+            restored: false,
+            finished: false,
+            inbox: inbox::Inbox::default(),
+            turn: turn::Turns::default(),
+            link: link::Link::default(),
+            calls: calls::Calls::default(),
+            outbox: outbox::Outbox::default(),
+            commands: commands::Commands::default(),
+            tracker: Tracker::default(),
+            approvals: Vec::new(),
+            stop: None,
+            obligations: Vec::new(),
+            obligations_at: None,
+            mirrored: 0,
+        }
+    }
+
+    /// Commits that are under way; never more than `COMMITS_IN_FLIGHT_MAX`.
+    pub fn commits_in_flight(&self) -> usize {
+        self.commits.len()
+    }
+
+    fn log(&mut self, level: &'static str, component: &str, text: impl Into<String>) {
+        self.out.push(Effect::Log { level, component: component.into(), text: text.into() });
+    }
+
+    /// Closes an event: one commit for its changes, and everything that waits for it behind it.
+    fn settle(&mut self, now: Now) -> Vec<Effect> {
+        if self.restored && !self.finished {
+            self.drain(now);
+            self.pump_outbox(now);
+            self.launch_call(now);
+            self.publish(now);
+            self.advance_stop(now);
+        }
+        if !self.ops.is_empty() {
+            assert!(self.commits.len() < COMMITS_IN_FLIGHT_MAX, "a lane was served without credit");
+            self.commit_number += 1;
+            let ops = std::mem::take(&mut self.ops);
+            self.out.push(Effect::Commit { number: self.commit_number, ops });
+            self.commits.push_back((self.commit_number, std::mem::take(&mut self.after)));
+        } else if !self.after.is_empty() {
+            let after = std::mem::take(&mut self.after);
+            match self.commits.back_mut() {
+                Some((_, waiting)) => waiting.extend(after),
+                None => self.out.extend(after),
+            }
+        }
+        std::mem::take(&mut self.out)
+    }
+
+    fn on_store(&mut self, now: Now, event: StoreEvent) {
+        match event {
+            StoreEvent::Restored(snapshot) => self.on_restored(now, *snapshot),
+            StoreEvent::Committed { upto, dropped } => {
+                if self.store_trouble.take().is_some() {
+                    self.log("warn", "runner", "store accepts changes again");
+                }
+                self.store_retry_at = None;
+                while self.commits.front().is_some_and(|(number, _)| *number <= upto) {
+                    let (_, effects) = self.commits.pop_front().expect("looked at above");
+                    self.out.extend(effects);
+                }
+                self.on_outbox_dropped(dropped);
+            }
+            StoreEvent::Stalled(cause) => {
+                if self.store_trouble.is_none() {
+                    self.log("error", "runner", format!("store cannot be written: {cause}; nothing new is accepted until it can"));
+                    self.store_trouble = Some((cause, now.tick));
+                }
+                self.store_retry_at = Some(now.tick + STORE_RETRY);
+            }
+            StoreEvent::InboxRows { after, rows, more } => self.on_inbox_rows(after, rows, more),
+            StoreEvent::OutboxRows { rows } => self.on_outbox_rows(now, rows),
+        }
+    }
+
+    fn on_restored(&mut self, now: Now, snapshot: Snapshot) {
+        self.restored = true;
+        self.outbox.restore(snapshot.outbox_pending, snapshot.outbox_poisoned);
+        self.inbox.restore(snapshot.waiting, snapshot.more_waiting, snapshot.settled);
+        self.restore_turn(snapshot.unsettled);
+        self.restore_commands(now, snapshot.commands);
+        self.life.restore(snapshot.provider);
+        self.tokens.restore(now, &self.config, &snapshot.notes);
+        self.turn.prompt_done = snapshot.notes.iter().any(|(key, _)| key == turn::PROMPT_NOTE);
+        self.begin_tokens(now);
+        self.begin_life(now);
+        self.status.touch();
+    }
+
+    fn on_signal(&mut self, now: Now, signal: Signal) {
+        match signal {
+            Signal::Opened(opened) => self.on_opened(now, opened),
+            Signal::OpenFailed { reason, permanent } => self.on_open_failed(now, reason, permanent),
+            Signal::Taken { batch, evidence } => self.on_taken(batch, &evidence),
+            Signal::TurnStarted => self.on_turn_started(),
+            Signal::ProviderState(state) => self.on_provider_state(state),
+            Signal::TurnEnded { batch, end, text } => self.on_turn_ended(now, batch, end, text),
+            Signal::Mirror(mirror) => self.on_mirror(now, mirror),
+            Signal::ApprovalOpened(approval) => {
+                self.log("info", "runner", format!("approval wanted id={} kind={}", approval.id, approval.kind));
+                if self.approvals.len() < APPROVALS_MAX {
+                    self.approvals.push(approval);
+                }
+                self.status.touch();
+            }
+            Signal::ApprovalClosed { id, reason } => {
+                self.log("info", "runner", format!("approval closed id={id} reason={reason}"));
+                self.approvals.retain(|approval| approval.id != id);
+                self.status.touch();
+            }
+            Signal::Context(context) => self.status.set_context(context),
+            Signal::Answered { verb, result } => self.on_answered(now, verb, result),
+            Signal::Note { warn, text } => self.log(if warn { "warn" } else { "info" }, "provider", text),
+        }
+    }
+}
+
+impl Machine for Agent {
+    type Event = Event;
+    type Effect = Effect;
+
+    fn handle(&mut self, now: Now, event: Event) -> Vec<Effect> {
+        if self.finished {
+            return Vec::new();
+        }
+        self.now = now;
+        match event {
+            Event::Store(event) => self.on_store(now, event),
+            Event::Control(ticket, request) => self.on_control(now, ticket, request),
+            Event::Bus(event) => self.on_bus(now, event),
+            Event::Called { call, result } => self.on_called(now, call, result),
+            Event::Pumped(result) => self.on_pumped(now, result),
+            Event::Provider(event) => self.on_provider(now, event),
+            Event::ConfigToken(token) => self.on_config_token(now, token),
+            Event::StopRequested(reason) => self.begin_stop(now, stop::Why::Asked(reason)),
+            Event::ThreadEnded { name, panic } => {
+                let said = panic.map(|text| format!(" ({text})")).unwrap_or_default();
+                let message = format!("thread {name} ended unexpectedly{said}; this is a bug, please report it");
+                self.begin_stop(now, stop::Why::Bug(message));
+            }
+        }
+        self.settle(now)
+    }
+
+    fn wake(&mut self, now: Now) -> Vec<Effect> {
+        if self.finished {
+            return Vec::new();
+        }
+        self.now = now;
+        let due = |deadline: Option<Tick>| deadline.is_some_and(|at| at <= now.tick);
+        if due(self.store_retry_at) {
+            self.store_retry_at = None;
+            self.out.push(Effect::RetryStore);
+        }
+        // Only what needs no commit may fire while the store has no credit.
+        if self.has_credit(COMMITS_RESERVED) {
+            if due(self.obligations_at) {
+                self.obligations_at = None;
+                self.ask_obligations();
+            }
+            self.wake_link(now);
+            self.wake_tokens(now);
+            self.wake_life(now);
+            self.wake_turn(now);
+            self.wake_outbox(now);
+            self.wake_calls(now);
+            self.wake_commands(now);
+        }
+        self.settle(now)
+    }
+
+    fn next_deadline(&self) -> Option<Tick> {
+        if self.finished {
+            return None;
+        }
+        let mut next = self.store_retry_at;
+        if self.has_credit(COMMITS_RESERVED) {
+            let all = [
+                self.obligations_at,
+                self.link.next_deadline(),
+                self.tokens.next_deadline(),
+                self.life.next_deadline(),
+                self.turn.next_deadline(),
+                self.outbox.next_deadline(),
+                self.calls.next_deadline(),
+                self.commands.next_deadline(),
+                self.tracker.next_expiry(),
+            ];
+            next = all.into_iter().fold(next, sooner);
+        }
+        sooner(next, self.stop.as_ref().map(|stop| stop.deadline()))
+    }
+
+    fn may_take(&self, lane: usize) -> bool {
+        match lane {
+            lane::STORE | lane::MAIN => true,
+            _ if !self.restored => false,
+            lane::CONTROL => self.has_credit(1),
+            _ => self.has_credit(COMMITS_RESERVED),
+        }
+    }
+}
+
+impl Agent {
+    /// Room for a commit while `reserve` more stay free for others.
+    fn has_credit(&self, reserve: usize) -> bool {
+        self.commits.len() + reserve < COMMITS_IN_FLIGHT_MAX
+    }
+
+    fn finish(&mut self, code: u8, message: impl Into<String>) {
+        if !self.finished {
+            self.finished = true;
+            self.out.push(Effect::Finish(Outcome { code, message: message.into() }));
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! What must reach the relay, in order: replies, task reports, mirror, insights (section 16 with its hazards closed).
+//!
+//! The store holds the rows; one exchange of up to 64 rows is under way at a time. Trouble of the line or of the server
+//! (no answer, 5xx, 408, 429, 401, 403) never poisons a row: it waits. Only a row that the relay can never take (other
+//! 4xx) is set aside, logged and counted (R-164a).
+
+use serde_json::{Value, json};
+
+use super::Agent;
+use super::effect::Effect;
+use super::event::RowAnswer;
+use super::store::{Batch, OutboxRow, StoreOp};
+use crate::core::limits::*;
+use crate::core::session::Mirror;
+use crate::core::time::{Now, Tick};
+use crate::core::{Cause, backoff};
+use crate::wire::api::{NewMessage, USER};
+
+#[derive(Debug, Default, PartialEq)]
+enum Pump {
+    #[default]
+    Idle,
+    /// Rows are being read.
+    Fetching,
+    /// Rows are on their way.
+    Posting,
+    /// After a failure.
+    Waiting,
+}
+
+/// Counters and schedule of the outbox.
+#[derive(Debug, Default)]
+pub(super) struct Outbox {
+    pump: Pump,
+    pending: u64,
+    poisoned: u64,
+    dropped: u64,
+    attempt: u32,
+    retry_at: Option<Tick>,
+    /// The relay has answered in this life.
+    heard: bool,
+    /// Rows that are with the pump.
+    flying: usize,
+    pub last_error: Option<(String, Tick)>,
+}
+
+impl Outbox {
+    pub fn restore(&mut self, pending: u64, poisoned: u64) {
+        self.pending = pending;
+        self.poisoned = poisoned;
+    }
+
+    pub fn next_deadline(&self) -> Option<Tick> {
+        self.retry_at
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.pending == 0
+    }
+
+    pub fn relay_is_back(&mut self) {
+        self.heard = true;
+        if self.pump == Pump::Waiting {
+            self.pump = Pump::Idle;
+            self.retry_at = None;
+        }
+    }
+
+    pub fn summary(&self) -> Value {
+        json!({"pending": self.pending, "poisoned": self.poisoned, "dropped": self.dropped, "inFlight": self.flying})
+    }
+}
+
+impl Agent {
+    /// Adds a row; it is sent once it is durable.
+    pub(super) fn append(&mut self, row: OutboxRow) {
+        self.outbox.pending += 1;
+        self.ops.push(StoreOp::OutboxAppend(row));
+    }
+
+    pub(super) fn pump_outbox(&mut self, _now: Now) {
+        let idle = self.outbox.pump == Pump::Idle && self.outbox.pending > 0;
+        if idle && self.tokens.is_decided() && self.outbox.heard {
+            self.outbox.pump = Pump::Fetching;
+            // Behind the commit of this event, so that a row just appended is seen.
+            self.after.push(Effect::FetchOutbox);
+        }
+    }
+
+    pub(super) fn on_outbox_rows(&mut self, now: Now, rows: Vec<Batch>) {
+        if self.outbox.pump != Pump::Fetching {
+            return;
+        }
+        match (rows.is_empty(), self.tokens.for_call(false)) {
+            (false, Some(token)) => {
+                self.outbox.pump = Pump::Posting;
+                self.outbox.flying = rows.len();
+                self.out.push(Effect::Pump { rows, token });
+            }
+            (false, None) => self.wait_outbox(now),
+            (true, _) => {
+                // Nothing there although the count says so: the bound dropped it.
+                self.outbox.pump = Pump::Idle;
+                self.outbox.pending = 0;
+            }
+        }
+    }
+
+    fn wait_outbox(&mut self, now: Now) {
+        self.outbox.pump = Pump::Waiting;
+        self.outbox.attempt = self.outbox.attempt.saturating_add(1);
+        self.outbox.retry_at = Some(now.tick + backoff::outbox(self.outbox.attempt, &mut self.rng));
+    }
+
+    /// The exchange is over. Order holds: after the first row that has to wait, the ones behind it wait too.
+    pub(super) fn on_pumped(&mut self, now: Now, result: Result<Vec<RowAnswer>, Cause>) {
+        self.outbox.flying = 0;
+        self.outbox.pump = Pump::Idle;
+        let answers = match result {
+            Ok(answers) => answers,
+            Err(cause) => {
+                self.outbox.last_error = Some((cause.to_string(), now.tick));
+                if let Cause::Refused(401 | 403, _) = cause {
+                    self.on_auth_trouble(now, "outbox");
+                }
+                self.log("debug", "outbox", format!("exchange failed: {cause}"));
+                self.wait_outbox(now);
+                return;
+            }
+        };
+        let mut arrived = Vec::new();
+        let mut waits = false;
+        for RowAnswer { seq, status, error } in answers {
+            match status {
+                200..=299 | 409 => arrived.push(seq),
+                408 | 425 | 429 | 500.. | 401 | 403 => {
+                    self.outbox.last_error = Some((format!("row {seq}: {error} (HTTP {status})"), now.tick));
+                    if matches!(status, 401 | 403) {
+                        self.on_auth_trouble(now, "outbox");
+                    }
+                    waits = true;
+                    break;
+                }
+                _ => {
+                    self.log("fatal", "outbox", format!("row {seq} can never be sent, set aside: {error} (HTTP {status})"));
+                    self.outbox.poisoned += 1;
+                    self.outbox.pending = self.outbox.pending.saturating_sub(1);
+                    self.ops.push(StoreOp::OutboxPoison { seq, reason: format!("{error} (HTTP {status})") });
+                }
+            }
+        }
+        if !arrived.is_empty() {
+            self.outbox.pending = self.outbox.pending.saturating_sub(arrived.len() as u64);
+            self.ops.push(StoreOp::OutboxDelete(arrived));
+            self.outbox.attempt = 0;
+        }
+        if waits {
+            self.wait_outbox(now);
+        }
+    }
+
+    pub(super) fn on_outbox_dropped(&mut self, dropped: Vec<(String, u64)>) {
+        for (kind, rows) in dropped {
+            self.outbox.dropped += rows;
+            self.outbox.pending = self.outbox.pending.saturating_sub(rows);
+            self.log("warn", "outbox", format!("bound reached, dropped rows={rows} kind={kind}"));
+        }
+    }
+
+    pub(super) fn wake_outbox(&mut self, now: Now) {
+        if self.outbox.retry_at.is_some_and(|at| at <= now.tick) {
+            self.outbox.retry_at = None;
+            self.outbox.pump = Pump::Idle;
+        }
+    }
+
+    /// A piece of the session, for people to see.
+    pub(super) fn on_mirror(&mut self, now: Now, mirror: Mirror) {
+        let session = json!({
+            "provider": self.config.provider, "type": mirror.kind, "origin": "provider",
+            "turnId": mirror.turn.to_string(), "label": mirror.label, "status": mirror.status,
+        });
+        let mut payload = serde_json::Map::new();
+        payload.insert("session".into(), session);
+        self.mirrored += 1;
+        let key = format!("{}:session:{}:{}", self.config.agent_id, self.config.instance_id, self.mirrored);
+        let message = NewMessage {
+            from: Some(self.config.agent_id.clone()),
+            to: USER.into(),
+            kind: "session".into(),
+            body: super::turn::cut(&mirror.body, MIRROR_BODY_BYTES_MAX),
+            payload,
+            reply_expected: Some(false),
+            idempotency_key: Some(key.clone()),
+            occurred_at: Some(now.wall.0),
+            ..Default::default()
+        };
+        let payload = serde_json::to_value(message).expect("plain data");
+        self.append(OutboxRow { kind: "session-message".into(), key, occurred_at: now.wall.0, payload });
+    }
+
+    /// A hook broke: reported once the relay can be reached.
+    pub(super) fn on_hook_fatal(&mut self, now: Now, hook: &str, error: &str) {
+        let hook = hook.trim();
+        let hook = if hook.is_empty() { "unknown" } else { hook };
+        self.log("fatal", &format!("hook:{hook}"), error.to_string());
+        let payload = json!({
+            "sessionId": self.life.record.provider_session, "project": self.config.registration.meta.get("cwd"),
+            "agentId": self.config.agent_id, "signal": "hook_fatal",
+            "value": {"hook": hook, "error": super::turn::cut(error, 4096)}, "source": "server", "occurredAt": now.wall.0,
+        });
+        self.mirrored += 1;
+        let key = format!("{}:insight:{}:{}", self.config.agent_id, self.config.instance_id, self.mirrored);
+        self.append(OutboxRow { kind: "insight".into(), key, occurred_at: now.wall.0, payload });
+    }
+}

@@ -1,0 +1,305 @@
+//! The truth about an agent: on the wire (R-92, D-9) and at the control port.
+
+use std::collections::VecDeque;
+
+use serde_json::{Map, Value, json};
+
+use super::Agent;
+use super::effect::Effect;
+use super::event::ControlRequest;
+use super::life::State;
+use crate::core::limits::*;
+use crate::core::time::{Now, Tick};
+use crate::core::tracker::{Status, TURN, Work};
+use crate::wire::bus::ClientFrame;
+
+/// What was told last, and what has changed since.
+#[derive(Debug, Default)]
+pub(super) struct Publisher {
+    dirty: bool,
+    again: bool,
+    sent: Option<Value>,
+    word: &'static str,
+    since: Option<(Tick, i64)>,
+    timeline: Option<Value>,
+    context: Value,
+    silent: bool,
+    logged: VecDeque<(String, Tick)>,
+}
+
+impl Publisher {
+    pub fn touch(&mut self) {
+        self.dirty = true;
+    }
+
+    /// After every `registered` the newest status is sent (protocol, life of a connection, point 5).
+    pub fn send_again(&mut self) {
+        self.dirty = true;
+        self.again = true;
+    }
+
+    pub fn set_context(&mut self, context: Value) {
+        self.context = context;
+        self.dirty = true;
+    }
+
+    /// One entry waits for the next publication; a newer one replaces it.
+    pub fn timeline(&mut self, status: &str, now: Now) {
+        self.timeline = Some(json!({"status": status, "timestamp": now.wall.0}));
+        self.dirty = true;
+    }
+
+    /// After the goodbye no status goes out any more.
+    pub fn fall_silent(&mut self) {
+        self.silent = true;
+    }
+
+    /// The same trouble is logged at most every five minutes.
+    pub fn may_log(&mut self, now: Now, key: &str) -> bool {
+        self.logged.retain(|(_, at)| now.tick - *at < LOG_THROTTLE);
+        if self.logged.iter().any(|(known, _)| known == key) {
+            return false;
+        }
+        if self.logged.len() >= 32 {
+            self.logged.pop_front();
+        }
+        self.logged.push_back((key.to_string(), now.tick));
+        true
+    }
+}
+
+impl Agent {
+    /// The word for people (D-9).
+    pub(super) fn word(&self) -> &'static str {
+        match (&self.life.state, self.tracker.status()) {
+            _ if self.stop.is_some() => "offline",
+            (State::Parked, _) => "parked",
+            (State::Ready { .. }, Status::Error) => "error",
+            (State::Ready { .. }, _) if !self.approvals.is_empty() => "blocked",
+            (State::Ready { .. }, status) => status.word(),
+            (State::Waiting { .. }, _) => "restarting",
+            _ if self.life.is_restarting() => "restarting",
+            _ => "starting",
+        }
+    }
+
+    /// The word of the wire: an agent that is not ready is offline there, also during a restart (D-9).
+    pub(super) fn wire_status(&self) -> &'static str {
+        match self.word() {
+            "idle" => "idle",
+            "busy" | "blocked" => "busy",
+            _ => "offline",
+        }
+    }
+
+    fn why(&self) -> String {
+        match self.word() {
+            "idle" => "no turn, no claim, no work".into(),
+            "busy" => format!("work: {}", self.tracker.reasons().join(", ")),
+            "blocked" => format!("waits for {} approval(s)", self.approvals.len()),
+            _ => self.life.why.clone(),
+        }
+    }
+
+    pub(super) fn registration_meta(&self) -> Map<String, Value> {
+        let mut meta = self.config.registration.meta.clone();
+        meta.extend(self.status_meta());
+        if let Some(model) = &self.life.model {
+            meta.insert("model".into(), json!(model));
+        }
+        meta
+    }
+
+    pub(super) fn heartbeat_meta(&self) -> Map<String, Value> {
+        let mut meta = Map::new();
+        if let Some(capabilities) = self.config.registration.meta.get("providerCapabilities") {
+            meta.insert("providerCapabilities".into(), capabilities.clone());
+        }
+        if self.status.context.is_object() {
+            meta.insert("context".into(), self.status.context.clone());
+        }
+        meta
+    }
+
+    fn status_meta(&self) -> Map<String, Value> {
+        let fixed = &self.config.registration.meta;
+        let keep = |key: &str| fixed.get(key).cloned().unwrap_or(Value::Null);
+        let mut meta = Map::new();
+        for key in [
+            "runnerId",
+            "startedAt",
+            "tmuxSession",
+            "tmuxSocket",
+            "policyName",
+            "spawnRequestId",
+            "automationId",
+            "automationRunId",
+            "workspace",
+            "workspaceMode",
+            "profile",
+        ] {
+            meta.insert(key.into(), keep(key));
+        }
+        let action = match &self.stop {
+            Some(stop) => json!(stop.lifecycle_action()),
+            None if self.word() == "restarting" => json!("restarting"),
+            None => Value::Null,
+        };
+        meta.insert("lifecycleAction".into(), action);
+        if matches!(self.word(), "error" | "parked") {
+            meta.insert("terminalStatus".into(), json!("error"));
+        }
+        meta.insert("status".into(), json!(self.word()));
+        meta.insert("statusWhy".into(), json!(self.why()));
+        meta.insert("busyReasons".into(), json!(self.tracker.reasons()));
+        meta.insert("activeWork".into(), json!(self.tracker.work_json()));
+        meta.insert("activeSubagents".into(), json!([]));
+        meta.insert("activeSubagentCount".into(), json!(self.tracker.count("subagent")));
+        let state = match self.approvals.is_empty() {
+            true => self.tracker.provider_state(),
+            false => json!({"state": "blocked", "detail": "waitingOnApproval"}),
+        };
+        meta.insert("providerState".into(), state);
+        let approvals = self.approvals_json();
+        meta.insert("pendingApproval".into(), approvals.first().cloned().unwrap_or(Value::Null));
+        meta.insert("pendingApprovals".into(), json!(approvals));
+        let record = self.tokens.record();
+        meta.insert(
+            "auth".into(),
+            json!({"profileId": record.profile_id, "jti": record.jti, "expiresAt": record.expires_at, "rootTokenFallback": false}),
+        );
+        meta.insert("transport".into(), json!(self.link.word()));
+        meta
+    }
+
+    fn approvals_json(&self) -> Vec<Value> {
+        let show = |a: &crate::core::session::Approval| json!({"approvalId": a.id, "title": a.title, "kind": a.kind, "input": a.input, "options": a.options});
+        self.approvals.iter().map(show).collect()
+    }
+
+    /// Sends the newest status if it differs from what was sent last. Last value wins; nothing after the goodbye.
+    pub(super) fn publish(&mut self, now: Now) {
+        let word = self.word();
+        if word != self.status.word {
+            self.status.word = word;
+            self.status.since = Some((now.tick, now.wall.0));
+            self.log("info", "runner", format!("status {word}: {}", self.why()));
+        }
+        if !self.status.dirty || !self.link.is_registered() || self.status.silent {
+            return;
+        }
+        self.status.dirty = false;
+        let mut meta = self.status_meta();
+        if let Some((_, wall)) = self.status.since {
+            meta.insert("statusSince".into(), json!(wall));
+        }
+        let agent_status = self.wire_status();
+        let told = json!([agent_status, meta]);
+        if !self.status.again && self.status.timeline.is_none() && self.status.sent.as_ref() == Some(&told) {
+            return;
+        }
+        self.status.again = false;
+        self.status.sent = Some(told);
+        if let Some(event) = self.status.timeline.take() {
+            meta.insert("timelineEvent".into(), event);
+        }
+        let ready = Some(agent_status != "offline");
+        self.out.push(Effect::Send(ClientFrame::Status { agent_status: agent_status.into(), ready, meta: Some(meta) }));
+        if self.stop.is_some() {
+            self.status.silent = true;
+        }
+    }
+
+    pub(super) fn on_control(&mut self, now: Now, ticket: u64, request: ControlRequest) {
+        let (status, body) = match request {
+            ControlRequest::Status => (200, self.truth(now)),
+            ControlRequest::StatusPosted(body) => self.on_status_posted(now, &body),
+            ControlRequest::HookFatal { hook, error } => {
+                self.on_hook_fatal(now, &hook, &error);
+                (200, json!({"ok": true}))
+            }
+            ControlRequest::Obligations => (200, json!({"obligations": self.obligations})),
+            ControlRequest::Stop => {
+                self.begin_stop(now, super::stop::Why::Asked(super::event::StopReason::Replaced));
+                (202, json!({"ok": true}))
+            }
+        };
+        self.out.push(Effect::Reply { ticket, status, body });
+    }
+
+    /// A hook says what the provider does.
+    fn on_status_posted(&mut self, now: Now, body: &Value) -> (u16, Value) {
+        let text = |field: &str| body.get(field).and_then(Value::as_str).filter(|text| !text.is_empty());
+        let Some(status) = text("status").and_then(Status::parse) else {
+            return (400, json!({"error": "status must be idle, busy, offline, or error"}));
+        };
+        let accepted = (200, json!({"ok": true, "status": status.word()}));
+        if text("providerSessionId").is_some_and(|id| id != self.life.record.provider_session) {
+            return accepted; // of an earlier process: dropped whole
+        }
+        let reason = text("reason").unwrap_or(TURN).to_string();
+        let id = text("id").unwrap_or(&reason).to_string();
+        if let Some(timeline) = body.get("timeline").filter(|t| t.is_object()) {
+            let mut timeline = timeline.clone();
+            if timeline.get("timestamp").is_none_or(|t| !t.is_number()) {
+                timeline["timestamp"] = json!(now.wall.0);
+            }
+            self.status.timeline = Some(timeline);
+        }
+        match status {
+            Status::Busy => {
+                self.tracker.set_terminal(None);
+                let mut metadata = body.get("metadata").filter(|m| m.is_object()).cloned().unwrap_or_else(|| json!({}));
+                if let Some(state) = body.get("providerState").filter(|s| s.is_object()) {
+                    metadata["providerState"] = state.clone();
+                }
+                self.tracker.start_work(Work { kind: reason, id, label: text("label").map(str::to_string), metadata });
+            }
+            Status::Idle => {
+                self.tracker.set_terminal(None);
+                self.tracker.finish_work(&reason, &id);
+            }
+            Status::Offline | Status::Error => {
+                self.tracker.set_terminal(Some(status));
+            }
+        }
+        for kind in body.get("clear").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str) {
+            self.tracker.clear_work(kind);
+        }
+        self.status.touch();
+        accepted
+    }
+
+    /// The whole truth for `GET /status`.
+    fn truth(&self, now: Now) -> Value {
+        let ago = |at: Tick| (now.tick - at).as_millis() as u64;
+        let trouble = |e: &Option<(String, Tick)>| e.as_ref().map(|(text, at)| json!({"text": text, "agoMs": ago(*at)}));
+        let (waiting, more, unread) = self.inbox.counts();
+        let since = self.status.since;
+        json!({
+            "ok": true,
+            "agentId": self.config.agent_id, "runnerId": self.config.runner_id, "provider": self.config.provider,
+            "status": self.word(), "why": self.why(),
+            "since": since.map(|(_, wall)| wall), "sinceMs": since.map(|(at, _)| ago(at)),
+            "agentStatus": self.wire_status(), "ready": self.wire_status() != "offline",
+            "work": self.tracker.work_json(), "claims": self.tracker.claims_json(now.tick),
+            "approvals": self.approvals_json(), "turn": self.turn.summary(),
+            "queues": {
+                "inboxWaiting": waiting, "inboxMoreInStore": more, "readsToTell": unread,
+                "outbox": self.outbox.summary(), "commitsInFlight": self.commits.len(),
+            },
+            "connection": {
+                "state": self.link.word(), "relayUrl": self.config.relay_url, "epoch": self.link.epoch,
+                "forMs": self.link.since().map(ago), "attempts": self.link.attempts(),
+            },
+            "providerProcess": self.life_json(now),
+            "token": {"profileId": self.tokens.record().profile_id, "expiresAt": self.tokens.record().expires_at},
+            "lastErrors": {
+                "bus": trouble(&self.link.last_error), "heartbeat": trouble(&self.calls.last_error),
+                "outbox": trouble(&self.outbox.last_error), "provider": trouble(&self.life.last_exit),
+                "store": self.store_trouble.as_ref().map(|(cause, at)| json!({"text": cause.to_string(), "agoMs": ago(*at)})),
+            },
+            "approvalMode": self.config.approval_mode,
+        })
+    }
+}

@@ -1,0 +1,159 @@
+//! The end of a runner, in phases with one deadline (R-46, R-119, R-130, D-26).
+
+use std::time::Duration;
+
+use super::Agent;
+use super::calls::Purpose;
+use super::effect::Effect;
+use super::event::StopReason;
+use crate::core::time::{Now, Tick};
+use crate::core::tracker::Status;
+use crate::wire::api::path;
+
+/// Why the runner ends.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Why {
+    /// Signal or `--replace`.
+    Asked(StopReason),
+    /// `agent.shutdown`, `agent.kill`.
+    Command { hard: bool, patience: Duration },
+    /// Superseded or deleted (R-229a).
+    Displaced(String),
+    /// The relay refuses us at the start (D-21).
+    Refused(String),
+    /// The provider failed for good before it ever worked.
+    ProviderFailed(String),
+    /// A thread of ours ended.
+    Bug(String),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// The provider ends.
+    Provider,
+    /// What must still be said is sent.
+    Flush,
+    /// The agent is removed at the relay.
+    Goodbye,
+    Done,
+}
+
+/// An end that is under way.
+#[derive(Debug)]
+pub(super) struct Stop {
+    why: Why,
+    phase: Phase,
+    deadline: Tick,
+    flush_by: Option<Tick>,
+}
+
+/// After the provider's patience: force, reaping, flush and goodbye.
+const AFTER_PROVIDER: Duration = Duration::from_secs(8);
+/// What is left in the outbox gets this long; the rest goes out next time.
+const FLUSH: Duration = Duration::from_secs(2);
+
+impl Stop {
+    pub fn deadline(&self) -> Tick {
+        self.flush_by.map_or(self.deadline, |flush| flush.min(self.deadline))
+    }
+
+    pub fn said_goodbye(&self) -> bool {
+        matches!(self.phase, Phase::Goodbye | Phase::Done)
+    }
+
+    pub fn lifecycle_action(&self) -> &'static str {
+        match &self.why {
+            Why::Command { hard: true, .. } => "killing",
+            _ => "shutting-down",
+        }
+    }
+}
+
+impl Agent {
+    pub(super) fn begin_stop(&mut self, now: Now, why: Why) {
+        if let Some(stop) = &mut self.stop {
+            // A second wish while stopping changes nothing, but for a bug, which must be reported.
+            if matches!(why, Why::Bug(_)) {
+                stop.why = why;
+            }
+            return;
+        }
+        let patience = match &why {
+            Why::Command { hard: true, .. } => Duration::ZERO,
+            Why::Command { patience, .. } => *patience,
+            _ => self.config.shutdown_timeout,
+        };
+        self.log("info", "lifecycle", format!("stopping: {why:?}"));
+        self.stop = Some(Stop { why, phase: Phase::Provider, deadline: now.tick + patience + AFTER_PROVIDER, flush_by: None });
+        self.life.why = "the runner is stopping".into();
+        self.status.touch();
+        self.stop_provider(patience.as_millis() as u64);
+    }
+
+    /// Goes through the phases as far as possible; called at the end of every event.
+    pub(super) fn advance_stop(&mut self, now: Now) {
+        loop {
+            let Some(stop) = &self.stop else { return };
+            let late = stop.deadline <= now.tick;
+            let flush_over = stop.flush_by.is_some_and(|by| by <= now.tick);
+            let phase = stop.phase;
+            match phase {
+                Phase::Provider if self.life.is_gone() || late => {
+                    self.tracker.set_terminal(Some(Status::Offline));
+                    self.end_stop_command(now);
+                    self.set_phase(Phase::Flush, Some(now.tick + FLUSH));
+                }
+                Phase::Flush if late || flush_over || self.is_flushed() => {
+                    self.status.fall_silent();
+                    let removes = matches!(self.stop.as_ref().map(|s| &s.why), Some(Why::Command { .. }));
+                    if removes && self.link.is_registered() && !late {
+                        self.ask(Purpose::Goodbye, "DELETE", path::agent(&self.config.agent_id), None);
+                        self.launch_call(now);
+                        self.set_phase(Phase::Goodbye, Some(now.tick + FLUSH));
+                    } else {
+                        self.set_phase(Phase::Done, None);
+                    }
+                }
+                Phase::Goodbye if late || flush_over => self.set_phase(Phase::Done, None),
+                Phase::Done => {
+                    self.end_now();
+                    return;
+                }
+                Phase::Provider | Phase::Flush | Phase::Goodbye => return,
+            }
+        }
+    }
+
+    fn set_phase(&mut self, phase: Phase, flush_by: Option<Tick>) {
+        if let Some(stop) = &mut self.stop {
+            stop.phase = phase;
+            stop.flush_by = flush_by;
+        }
+    }
+
+    /// Nothing durable is under way, and what the relay should hear has been heard or cannot be now.
+    fn is_flushed(&self) -> bool {
+        let quiet = self.commits.is_empty() && self.ops.is_empty();
+        let heard = self.outbox.is_empty() && self.commands.all_reported() && self.calls.is_quiet() && self.turn.is_quiet();
+        quiet && (heard || !self.link.is_registered())
+    }
+
+    pub(super) fn on_goodbye_said(&mut self) {
+        self.set_phase(Phase::Done, None);
+    }
+
+    fn end_now(&mut self) {
+        let (code, message) = match self.stop.as_ref().map(|stop| stop.why.clone()) {
+            Some(Why::Refused(message)) => (2, message),
+            Some(Why::ProviderFailed(message)) => (1, message),
+            Some(Why::Bug(message)) => (70, message),
+            Some(Why::Displaced(message)) => (0, format!("stopped: {message}")),
+            Some(Why::Asked(_) | Why::Command { .. }) | None => (0, String::new()),
+        };
+        if !self.link.is_off() {
+            self.out.push(Effect::Disconnect { reason: "runner stopped".into() });
+            self.link.switch_off();
+        }
+        self.finish(code, message);
+    }
+}

@@ -1,0 +1,317 @@
+//! The relay token: made at the start from a stronger one (D-3), renewed in time, replaced after its
+//! end (R-147a). A runner never ends a live session because of a token.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::Agent;
+use super::calls::{Purpose, text_of};
+use super::config::AgentConfig;
+use super::effect::Effect;
+use super::stop::Why;
+use super::store::StoreOp;
+use crate::core::limits::*;
+use crate::core::time::{Now, Tick, sooner};
+use crate::core::{Cause, backoff};
+use crate::secret::Secret;
+use crate::wire::api::{TokenRecord, path};
+
+/// Name of the stored token.
+const TOKEN_NOTE: &str = "token";
+/// A stored token is used again only if it lives this much longer.
+const REUSE_LEFT_MS: i64 = 600_000;
+/// The provider is started without a token if the relay does not give one by then (D-21).
+const TOKEN_WAIT: Duration = Duration::from_secs(2);
+
+/// What is known of the token.
+#[derive(Debug)]
+pub(super) struct Tokens {
+    /// What was handed in: perhaps an operator's.
+    given: Option<Secret>,
+    /// What is used for calls.
+    own: Option<Secret>,
+    record: TokenRecord,
+    /// A token must be made from `given` before anything else works.
+    make: bool,
+    refused_once: bool,
+    accepted_once: bool,
+    attempt: u32,
+    retry_at: Option<Tick>,
+    renew_at: Option<Tick>,
+    give_up_waiting_at: Option<Tick>,
+    recovered_at: Option<Tick>,
+    look_at: Option<Tick>,
+}
+
+impl Tokens {
+    pub fn new(config: &AgentConfig) -> Tokens {
+        let profile = config.token_profile.clone().unwrap_or_default();
+        let is_runtime = matches!(profile.as_str(), "provider-agent" | "provider-interactive");
+        Tokens {
+            given: config.token.clone(),
+            own: if is_runtime { config.token.clone() } else { None },
+            record: TokenRecord { profile_id: profile, expires_at: config.token_expires_at, ..Default::default() },
+            make: config.token.is_some() && !is_runtime,
+            refused_once: false,
+            accepted_once: false,
+            attempt: 0,
+            retry_at: None,
+            renew_at: None,
+            give_up_waiting_at: None,
+            recovered_at: None,
+            look_at: None,
+        }
+    }
+
+    /// A token of an earlier life spares the calls, if it is for the same relay and lives long enough.
+    pub fn restore(&mut self, now: Now, config: &AgentConfig, notes: &[(String, String)]) {
+        let stored = notes.iter().find(|(key, _)| key == TOKEN_NOTE).and_then(|(_, text)| serde_json::from_str::<Value>(text).ok());
+        let Some(stored) = stored.filter(|_| self.make) else {
+            return;
+        };
+        let record: TokenRecord = serde_json::from_value(stored["record"].clone()).unwrap_or_default();
+        let lives = record.expires_at.is_some_and(|end| end * 1000 > now.wall.0 + REUSE_LEFT_MS);
+        let same = stored["url"] == json!(config.relay_url) && record.agent_id.as_deref() == Some(&config.agent_id);
+        if let (true, true, Some(token)) = (lives, same, stored["token"].as_str()) {
+            self.own = Some(Secret::new(token));
+            self.record = record;
+            self.make = false;
+        }
+    }
+
+    /// The token for a call; `None` while it has to be made first. Without any token the calls go without.
+    pub fn for_call(&self, making: bool) -> Option<Secret> {
+        if making {
+            return self.given.clone();
+        }
+        match &self.own {
+            Some(own) => Some(own.clone()),
+            None if self.make => None,
+            None => Some(Secret::default()),
+        }
+    }
+
+    /// For the provider's environment: never the one that was handed in, unless it is a runtime token itself (D-3).
+    pub fn for_provider(&self) -> Option<Secret> {
+        self.own.clone()
+    }
+
+    /// The relay took it.
+    pub fn note_accepted(&mut self) {
+        self.accepted_once = true;
+    }
+
+    pub fn is_decided(&self) -> bool {
+        !self.make || self.own.is_some()
+    }
+
+    pub fn record(&self) -> &TokenRecord {
+        &self.record
+    }
+
+    pub fn next_deadline(&self) -> Option<Tick> {
+        let waits = self.give_up_waiting_at.filter(|_| !self.is_decided());
+        [self.retry_at, self.renew_at, self.look_at].into_iter().fold(waits, sooner)
+    }
+}
+
+impl Agent {
+    pub(super) fn begin_tokens(&mut self, now: Now) {
+        if self.tokens.is_decided() {
+            self.schedule_renewal(now);
+            self.connect(now);
+        } else {
+            self.tokens.give_up_waiting_at = Some(now.tick + TOKEN_WAIT);
+            self.make_token();
+        }
+    }
+
+    fn make_token(&mut self) {
+        let body = json!({
+            "profileId": "provider-agent", "agentId": self.config.agent_id, "ttlSeconds": AGENT_TOKEN_LIFE.as_secs()
+        });
+        self.ask(Purpose::MakeToken, "POST", path::TOKENS.into(), Some(body));
+    }
+
+    pub(super) fn on_token_made(&mut self, now: Now, result: Result<(u16, Value), Cause>) {
+        match result {
+            Ok((200 | 201, body)) => self.take_token(now, &body),
+            // It may not make tokens: then it is a runtime token itself, or the relay knows no tokens.
+            Ok((403 | 404 | 405 | 422, _)) => {
+                self.tokens.own = self.tokens.given.clone();
+                self.tokens.make = false;
+                self.tokens.accepted_once = true;
+                self.on_auth_restored(now);
+            }
+            Ok((401, body)) if !self.tokens.accepted_once && self.link.epoch == 0 && !self.life.was_ready() => {
+                let text = body.get("error").and_then(Value::as_str).unwrap_or("unknown token").to_string();
+                let message = format!(
+                    "the relay {} refuses the token: {text}; check --token, AGENT_RELAY_TOKEN or \"token\" in config.json",
+                    self.config.relay_url
+                );
+                self.begin_stop(now, Why::Refused(message));
+            }
+            Ok((401, _)) => {
+                self.log("warn", "runner", "the relay refuses the token; looking for another one in the configuration file");
+                self.tokens.look_at = Some(now.tick + TOKEN_RETRY);
+            }
+            other => {
+                let text = match other {
+                    Ok((status, body)) => text_of(status, &body),
+                    Err(cause) => cause.to_string(),
+                };
+                if self.status.may_log(now, &format!("token: {text}")) {
+                    self.log("warn", "runner", format!("cannot get a token from {}: {text}", self.config.relay_url));
+                }
+                self.link.last_error = Some((text, now.tick));
+                let pause = backoff::reconnect(self.tokens.attempt, &mut self.rng).max(Duration::from_millis(100));
+                self.tokens.attempt = self.tokens.attempt.saturating_add(1);
+                self.tokens.retry_at = Some(now.tick + pause);
+            }
+        }
+    }
+
+    fn take_token(&mut self, now: Now, body: &Value) {
+        let Some(token) = body.get("token").and_then(Value::as_str) else {
+            self.tokens.retry_at = Some(now.tick + TOKEN_RETRY);
+            return;
+        };
+        let old_profile = std::mem::take(&mut self.tokens.record.profile_id);
+        let mut record: TokenRecord = serde_json::from_value(body["record"].clone()).unwrap_or_default();
+        if record.profile_id.is_empty() {
+            record.profile_id = if old_profile.is_empty() { "provider-agent".into() } else { old_profile };
+        }
+        record.agent_id.get_or_insert_with(|| self.config.agent_id.clone());
+        let note = json!({"token": token, "record": record, "url": self.config.relay_url}).to_string();
+        self.ops.push(StoreOp::Note { key: TOKEN_NOTE.into(), value: Some(note) });
+        self.tokens.own = Some(Secret::new(token));
+        self.tokens.record = record;
+        self.tokens.make = false;
+        self.tokens.accepted_once = true;
+        self.tokens.attempt = 0;
+        self.tokens.retry_at = None;
+        self.tokens.look_at = None;
+        self.schedule_renewal(now);
+        self.status.touch();
+        self.on_auth_restored(now);
+        self.begin_life(now);
+    }
+
+    fn schedule_renewal(&mut self, now: Now) {
+        let renewable = matches!(self.tokens.record.profile_id.as_str(), "provider-agent" | "provider-interactive");
+        let ttl = self.tokens.record.expires_at.filter(|_| renewable).map(|end| end * 1000 - now.wall.0);
+        let delay = ttl.and_then(|ttl| backoff::token_renewal(ttl, self.rng.unit()));
+        self.tokens.renew_at = delay.map(|delay| now.tick + delay);
+        if ttl.is_some() && delay.is_none() {
+            self.tokens.look_at = Some(now.tick + TOKEN_RETRY);
+        }
+    }
+
+    pub(super) fn on_token_renewed(&mut self, now: Now, result: Result<(u16, Value), Cause>) {
+        match result {
+            Ok((status, body)) if status < 300 && body.get("token").is_some_and(Value::is_string) => {
+                self.log("info", "runner", "runtime token renewed");
+                self.status.timeline("runtime-token-renewed", now);
+                self.take_token(now, &body);
+            }
+            other => {
+                let text = match &other {
+                    Ok((status, body)) => text_of(*status, body),
+                    Err(cause) => cause.to_string(),
+                };
+                if self.status.may_log(now, &format!("renewal: {text}")) {
+                    self.log("warn", "runner", format!("token renewal failed: {text}"));
+                }
+                self.status.timeline("runtime-token-renewal-failed", now);
+                // A refused token cannot renew itself: make one anew from what was handed in, or look for another.
+                if matches!(other, Ok((401 | 403, _))) {
+                    self.replace_token(now);
+                } else {
+                    self.tokens.renew_at = Some(now.tick + TOKEN_RETRY);
+                }
+            }
+        }
+    }
+
+    fn replace_token(&mut self, now: Now) {
+        self.tokens.renew_at = None;
+        let given_is_stronger = self.config.token_profile.as_deref().is_none_or(|p| !p.starts_with("provider-"));
+        if self.tokens.given.is_some() && given_is_stronger && !self.tokens.refused_once {
+            self.tokens.refused_once = true;
+            self.make_token();
+        } else {
+            self.tokens.refused_once = false;
+            self.tokens.look_at = Some(now.tick + TOKEN_RETRY);
+        }
+    }
+
+    /// one renewal at once, at most one such attempt in 60 s.
+    pub(super) fn recover_token(&mut self, now: Now, place: &str) {
+        if self.tokens.recovered_at.is_some_and(|at| now.tick - at < TOKEN_RETRY) || self.stop.is_some() {
+            return;
+        }
+        self.tokens.recovered_at = Some(now.tick);
+        self.log("warn", "runner", format!("the relay refuses the token ({place}); trying to get another"));
+        if self.tokens.own.is_some() && self.tokens.accepted_once {
+            self.ask(Purpose::RenewToken, "POST", path::TOKEN_RENEW.into(), None);
+        } else if self.tokens.given.is_some() {
+            // A stored or handed-in token that never worked in this life: start over from what was handed in.
+            self.make_token();
+        } else {
+            self.begin_stop_if_never_accepted(now);
+        }
+    }
+
+    fn begin_stop_if_never_accepted(&mut self, now: Now) {
+        if self.link.epoch == 0 {
+            let message =
+                format!("the relay {} wants a token; set \"token\" in config.json, AGENT_RELAY_TOKEN or --token", self.config.relay_url);
+            self.begin_stop(now, Why::Refused(message));
+        } else {
+            self.tokens.look_at = Some(now.tick + TOKEN_RETRY);
+        }
+    }
+
+    pub(super) fn on_config_token(&mut self, now: Now, token: Option<Secret>) {
+        match token {
+            Some(token) if Some(&token) != self.tokens.given.as_ref() => {
+                self.log("info", "runner", "found another token in the configuration file");
+                self.tokens.given = Some(token);
+                self.tokens.look_at = None;
+                self.make_token();
+            }
+            // The same one: it may work again, for example after the relay was restored.
+            Some(_) => {
+                self.tokens.look_at = Some(now.tick + TOKEN_RETRY);
+                self.make_token();
+            }
+            None => self.tokens.look_at = Some(now.tick + TOKEN_RETRY),
+        }
+    }
+
+    pub(super) fn wake_tokens(&mut self, now: Now) {
+        let due = |at: Option<Tick>| at.is_some_and(|at| at <= now.tick);
+        if due(self.tokens.retry_at) {
+            self.tokens.retry_at = None;
+            self.make_token();
+        }
+        if due(self.tokens.renew_at) {
+            self.tokens.renew_at = None;
+            self.ask(Purpose::RenewToken, "POST", path::TOKEN_RENEW.into(), None);
+        }
+        if due(self.tokens.look_at) {
+            self.tokens.look_at = None;
+            self.out.push(Effect::ReadConfigToken);
+        }
+        if due(self.tokens.give_up_waiting_at) {
+            self.tokens.give_up_waiting_at = None;
+            self.begin_life(now);
+        }
+    }
+
+    /// Whether the provider may be started: the token is decided, or it took too long.
+    pub(super) fn may_spawn_without_token(&self) -> bool {
+        self.tokens.is_decided() || self.tokens.give_up_waiting_at.is_none()
+    }
+}

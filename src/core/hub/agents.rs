@@ -1,0 +1,237 @@
+//! Who is there: agents, their presence and their queues (D-14, D-16).
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+
+use super::Hub;
+use super::event::{Effect, HubOp, StoredAgent};
+use crate::core::limits::*;
+use crate::core::time::{Tick, sooner};
+use crate::wire::bus::{CLOSE_DELETED, CLOSE_SUPERSEDED, Registration, RelayFrame};
+
+/// Unacknowledged messages of one recipient, ascending (D-12, D-13).
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    pub ids: BTreeSet<u64>,
+    /// When the queue of a deleted agent goes.
+    pub until: Option<i64>,
+}
+
+/// A known agent.
+#[derive(Debug)]
+pub(super) struct Agent {
+    pub stored: StoredAgent,
+    pub peer: Option<u64>,
+    pub status: String,
+    pub ready: bool,
+    pub meta: serde_json::Map<String, Value>,
+    /// When it counts as offline unless something is heard.
+    pub offline_at: Option<Tick>,
+    /// A read for its bus connection is under way.
+    pub loading: bool,
+}
+
+impl Agent {
+    pub fn label(&self) -> Option<&str> {
+        let told = self.stored.registration.meta.get("label").and_then(Value::as_str);
+        self.stored.label.as_deref().or(told)
+    }
+
+    pub fn policy(&self) -> Option<&str> {
+        self.stored.registration.meta.get("policyName").and_then(Value::as_str)
+    }
+}
+
+impl Hub {
+    pub(super) fn restore_agent(&mut self, stored: StoredAgent) {
+        let id = stored.id.clone();
+        let agent = Agent {
+            stored,
+            peer: None,
+            status: "offline".into(),
+            ready: false,
+            meta: Default::default(),
+            offline_at: None,
+            loading: false,
+        };
+        self.agents.insert(id, agent);
+    }
+
+    /// Registers an agent over bus (with a peer) or HTTP. The newer registration wins (D-25).
+    pub(super) fn register(&mut self, id: &str, registration: Registration, peer: Option<u64>) -> Result<u64, (u16, &'static str, String)> {
+        if id.is_empty() || id.len() > 200 || id == crate::wire::api::USER || id == "broadcast" || id.contains(':') {
+            return Err((
+                422,
+                "bad_agent_id",
+                format!("{id:?} cannot be an agent id: 1 to 200 characters, no colon, not user or broadcast"),
+            ));
+        }
+        if !self.agents.contains_key(id) && self.agents.len() >= AGENTS_MAX {
+            return Err((503, "too_many_agents", format!("this hub knows {AGENTS_MAX} agents already")));
+        }
+        if !self.agents.contains_key(id) {
+            self.restore_agent(StoredAgent { id: id.into(), ..Default::default() });
+        }
+        let agent = self.agents.get_mut(id).expect("inserted above");
+        let same = agent.stored.registration.instance_id == registration.instance_id;
+        if !same || agent.stored.epoch == 0 {
+            agent.stored.epoch += 1;
+        }
+        let old_peer = if peer.is_some() || !same { agent.peer.take() } else { None };
+        agent.meta = registration.meta.clone();
+        agent.stored.registration = registration;
+        agent.stored.last_seen = self.now.wall.0;
+        agent.loading = false;
+        if let Some(peer) = peer {
+            agent.peer = Some(peer);
+            agent.offline_at = None;
+        } else if agent.peer.is_none() {
+            agent.offline_at = Some(self.now.tick + OFFLINE_AFTER_SILENCE);
+        }
+        agent.ready = true;
+        if agent.status == "offline" {
+            agent.status = "idle".into();
+        }
+        let (epoch, stored) = (agent.stored.epoch, agent.stored.clone());
+        self.ops.push(HubOp::AgentPut(stored));
+        if let Some(old) = old_peer.filter(|old| Some(*old) != peer) {
+            let why = if same { "connected anew" } else { "another instance registered this agent" };
+            if !same {
+                let error = RelayFrame::Error { id: None, code: "superseded".into(), message: why.into(), retryable: false };
+                self.out.push(Effect::PeerSend { peer: old, text: error.to_text() });
+            }
+            self.peers.remove(&old);
+            self.out.push(Effect::PeerClose { peer: old, code: CLOSE_SUPERSEDED, reason: why.into() });
+        }
+        self.queues.entry(id.to_string()).or_default().until = None;
+        self.resolve_for(id);
+        self.emit("agent.registered", id, json!({"agentId": id, "epoch": epoch}));
+        Ok(epoch)
+    }
+
+    /// Status of the bus or of the liveness round.
+    pub(super) fn set_status(&mut self, id: &str, status: &str, ready: Option<bool>, meta: Option<serde_json::Map<String, Value>>) {
+        let Some(agent) = self.agents.get_mut(id) else {
+            return;
+        };
+        let word = match status {
+            "idle" | "busy" | "offline" => status,
+            _ => "idle",
+        };
+        let changed = agent.status != word || meta.is_some();
+        agent.status = word.to_string();
+        if let Some(ready) = ready {
+            agent.ready = ready;
+        }
+        if let Some(meta) = meta {
+            agent.meta.extend(meta);
+        }
+        self.seen(id);
+        if changed {
+            let card = self.card(id);
+            self.emit("agent.status", id, card);
+        }
+    }
+
+    pub(super) fn seen(&mut self, id: &str) {
+        let Some(agent) = self.agents.get_mut(id) else {
+            return;
+        };
+        agent.stored.last_seen = self.now.wall.0;
+        if agent.peer.is_none() && agent.status != "offline" {
+            agent.offline_at = Some(self.now.tick + OFFLINE_AFTER_SILENCE);
+        }
+    }
+
+    pub(super) fn delete_agent(&mut self, id: &str) -> bool {
+        let Some(agent) = self.agents.remove(id) else {
+            return false;
+        };
+        self.ops.push(HubOp::AgentDelete { id: id.to_string() });
+        if let Some(queue) = self.queues.get_mut(id) {
+            queue.until = Some(self.now.wall.0 + QUEUED_FOR.as_millis() as i64);
+        }
+        self.release_claims_of(id);
+        if let Some(peer) = agent.peer {
+            let error = RelayFrame::Error {
+                id: None,
+                code: "agent_deleted".into(),
+                message: format!("the agent {id} was deleted"),
+                retryable: false,
+            };
+            self.out.push(Effect::PeerSend { peer, text: error.to_text() });
+            self.peers.remove(&peer);
+            self.out.push(Effect::PeerClose { peer, code: CLOSE_DELETED, reason: "agent deleted".into() });
+        }
+        self.emit("agent.removed", id, json!({"agentId": id}));
+        true
+    }
+
+    /// What the API shows of an agent.
+    pub(super) fn card(&self, id: &str) -> Value {
+        let Some(agent) = self.agents.get(id) else {
+            return Value::Null;
+        };
+        let registration = &agent.stored.registration;
+        json!({
+            "id": id, "name": registration.meta.get("name").cloned().unwrap_or_else(|| json!(id)),
+            "status": agent.status, "ready": agent.ready, "label": agent.label(),
+            "connected": agent.peer.is_some(), "tags": registration.tags, "capabilities": registration.capabilities,
+            "machine": registration.machine, "role": registration.role, "runnerId": registration.component_id,
+            "instanceId": registration.instance_id, "epoch": agent.stored.epoch, "lastSeenAt": agent.stored.last_seen,
+            "queued": self.queues.get(id).map(|queue| queue.ids.len()).unwrap_or(0), "meta": agent.meta,
+        })
+    }
+
+    pub(super) fn next_presence(&self) -> Option<Tick> {
+        self.agents.values().map(|agent| agent.offline_at).fold(None, sooner)
+    }
+
+    pub(super) fn sweep_presence(&mut self) {
+        let now = self.now.tick;
+        let late: Vec<String> =
+            self.agents.iter().filter(|(_, a)| a.offline_at.is_some_and(|at| at <= now)).map(|(id, _)| id.clone()).collect();
+        for id in late {
+            if let Some(agent) = self.agents.get_mut(&id) {
+                agent.offline_at = None;
+                agent.ready = false;
+                if agent.status != "offline" {
+                    agent.status = "offline".into();
+                    self.log("info", format!("agent offline id={id}"));
+                    let card = self.card(&id);
+                    self.emit("agent.status", &id, card);
+                }
+            }
+        }
+    }
+
+    /// Rare work: forgotten agents, old queues, unresolved messages, expired commands and tokens.
+    pub(super) fn sweep_rest(&mut self) {
+        self.next_sweep = Some(self.now.tick + PING_INTERVAL);
+        let wall = self.now.wall.0;
+        let forgotten: Vec<String> = self
+            .agents
+            .iter()
+            .filter(|(_, a)| a.peer.is_none() && a.stored.last_seen + (FORGOTTEN_AFTER.as_millis() as i64) < wall)
+            .map(|(id, _)| id.clone())
+            .collect();
+        for id in forgotten {
+            self.delete_agent(&id);
+        }
+        let old: Vec<String> =
+            self.queues.iter().filter(|(_, q)| q.until.is_some_and(|until| until < wall)).map(|(id, _)| id.clone()).collect();
+        for recipient in old {
+            self.queues.remove(&recipient);
+            self.ops.push(HubOp::QueueDrop { recipient });
+        }
+        let (gone, kept) = std::mem::take(&mut self.unresolved).into_iter().partition(|u| u.until < wall);
+        self.unresolved = kept;
+        let gone: Vec<super::messages::Unresolved> = gone;
+        for message in gone {
+            self.ops.push(HubOp::Unresolved { message: message.id, until: None });
+        }
+        self.expire_commands();
+        self.expire_tokens();
+    }
+}

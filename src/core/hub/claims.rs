@@ -1,0 +1,150 @@
+//! Claims with leases: the first claim wins, the same agent renews, a lapse offers the message again (D-15).
+
+use serde_json::{Value, json};
+
+use super::Hub;
+use super::event::{After, HubOp, StoredOffer};
+use super::messages::Refusal;
+use crate::core::limits::*;
+use crate::core::time::{Tick, sooner};
+use crate::wire::api::task_is_final;
+
+/// A claimable message that is not settled.
+#[derive(Debug, Default, Clone)]
+pub(super) struct Offer {
+    pub task: Option<u64>,
+    pub recipients: Vec<String>,
+    pub claim: Option<Claim>,
+}
+
+/// Who holds it and until when, on our own clock.
+#[derive(Debug, Clone)]
+pub(super) struct Claim {
+    pub agent: String,
+    pub until: Tick,
+    pub read: bool,
+}
+
+impl Hub {
+    pub(super) fn restore_offer(&mut self, stored: StoredOffer) {
+        let claim = stored.claim.map(|(agent, end, read)| {
+            // The lease goes on by what was promised, at most a whole one: the wall clock may have jumped.
+            let left = std::time::Duration::from_millis((end - self.now.wall.0).max(0) as u64).min(CLAIM_LEASE);
+            Claim { agent, until: self.now.tick + left, read }
+        });
+        self.offers.insert(stored.message, Offer { task: stored.task, recipients: stored.recipients, claim });
+    }
+
+    pub(super) fn claim(&mut self, message: u64, agent: &str) -> Result<Value, Refusal> {
+        let Some(offer) = self.offers.get(&message) else {
+            return Err((409, "already_claimed", "the message is settled or cannot be claimed".into()));
+        };
+        if let Some(claim) = offer.claim.as_ref().filter(|claim| claim.agent != agent && claim.until > self.now.tick) {
+            return Err((409, "already_claimed", format!("{} holds this message", claim.agent)));
+        }
+        let renewed = offer.claim.as_ref().is_some_and(|claim| claim.agent == agent);
+        let read = renewed && offer.claim.as_ref().is_some_and(|claim| claim.read);
+        let task = offer.task;
+        let expires_at = self.now.wall.0 + CLAIM_LEASE.as_millis() as i64;
+        let until = self.now.tick + CLAIM_LEASE;
+        if let Some(offer) = self.offers.get_mut(&message) {
+            offer.claim = Some(Claim { agent: agent.to_string(), until, read });
+        }
+        self.ops.push(HubOp::ClaimPut { message, agent: agent.to_string(), expires_at });
+        if !renewed {
+            if let Some(task) = task.filter(|task| self.tasks.get(task).is_some_and(|open| open.status == "open")) {
+                self.mark_task(task, "claimed", Some(agent.to_string()), Value::Null);
+            }
+            self.emit("message.claimed", agent, json!({"messageId": message, "agentId": agent, "claimExpiresAt": expires_at}));
+        }
+        Ok(json!({"ok": true, "claimExpiresAt": expires_at}))
+    }
+
+    /// The claim is given back: the message is offered again at once.
+    pub(super) fn release_claim(&mut self, message: u64, agent: &str) -> Result<(), Refusal> {
+        let held = self.offers.get(&message).and_then(|offer| offer.claim.as_ref()).is_some_and(|claim| claim.agent == agent);
+        match held {
+            true => {
+                self.reoffer(message);
+                Ok(())
+            }
+            false => Err((409, "not_claimed", "this agent does not hold the message".into())),
+        }
+    }
+
+    pub(super) fn release_claims_of(&mut self, agent: &str) {
+        let held: Vec<u64> = self
+            .offers
+            .iter()
+            .filter(|(_, offer)| offer.claim.as_ref().is_some_and(|claim| claim.agent == agent))
+            .map(|(id, _)| *id)
+            .collect();
+        for message in held {
+            self.end_claim(message);
+        }
+    }
+
+    /// The claimer has read it. Without a task that settles the message, once its claim ends.
+    pub(super) fn note_claim_read(&mut self, message: u64, agent: &str) {
+        if let Some(claim) = self.offers.get_mut(&message).and_then(|offer| offer.claim.as_mut()) {
+            if claim.agent == agent {
+                claim.read = true;
+            }
+        }
+    }
+
+    /// A final task status settles its message.
+    pub(super) fn settle_offer(&mut self, message: u64) {
+        if self.offers.remove(&message).is_some_and(|offer| offer.claim.is_some()) {
+            self.ops.push(HubOp::ClaimEnd { message, reoffer: false });
+        }
+    }
+
+    fn end_claim(&mut self, message: u64) {
+        let Some(offer) = self.offers.get(&message) else {
+            return;
+        };
+        let settled = offer.task.is_none() && offer.claim.as_ref().is_some_and(|claim| claim.read);
+        if settled {
+            self.settle_offer(message);
+        } else {
+            self.reoffer(message);
+        }
+    }
+
+    /// Unread and unacknowledged again for everybody, also for whoever held it.
+    fn reoffer(&mut self, message: u64) {
+        let Some(offer) = self.offers.get_mut(&message) else {
+            return;
+        };
+        let holder = offer.claim.take().map(|claim| claim.agent).unwrap_or_default();
+        let (recipients, task) = (offer.recipients.clone(), offer.task);
+        self.ops.push(HubOp::ClaimEnd { message, reoffer: true });
+        for recipient in &recipients {
+            self.queues.entry(recipient.clone()).or_default().ids.insert(message);
+        }
+        if let Some(task) = task.filter(|task| self.tasks.get(task).is_some_and(|open| !task_is_final(&open.status))) {
+            self.mark_task(task, "open", None, json!({"reason": "the claim ended"}));
+        }
+        self.log("info", format!("claim ended message={message} agent={holder}; offered again"));
+        self.emit("message.claim_released", &holder, json!({"messageId": message, "agentId": holder}));
+        self.after.push(After::Offer { recipients });
+    }
+
+    pub(super) fn next_claim_end(&self) -> Option<Tick> {
+        self.offers.values().map(|offer| offer.claim.as_ref().map(|claim| claim.until)).fold(None, sooner)
+    }
+
+    pub(super) fn sweep_claims(&mut self) {
+        let now = self.now.tick;
+        let ended: Vec<u64> = self
+            .offers
+            .iter()
+            .filter(|(_, offer)| offer.claim.as_ref().is_some_and(|claim| claim.until <= now))
+            .map(|(id, _)| *id)
+            .collect();
+        for message in ended {
+            self.end_claim(message);
+        }
+    }
+}

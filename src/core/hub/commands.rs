@@ -1,0 +1,139 @@
+//! Commands: opaque to the hub, routed by target, stored, expired (protocol section 5, D-19).
+
+use serde_json::{Map, Value, json};
+
+use super::Hub;
+use super::event::{After, Effect, HubOp};
+use super::messages::Refusal;
+use super::tokens::allows;
+use crate::core::limits::*;
+use crate::wire::api::{Command, TokenRecord, command_is_final};
+use crate::wire::bus::RelayFrame;
+
+fn rank(status: &str) -> u8 {
+    match status {
+        "pending" => 0,
+        "accepted" => 1,
+        "running" => 2,
+        _ => 3,
+    }
+}
+
+impl Hub {
+    /// The agent that a target names: itself, or the one whose runner has that id.
+    fn agent_of_target(&self, target: &str) -> Option<String> {
+        if self.agents.contains_key(target) {
+            return Some(target.to_string());
+        }
+        self.agents.iter().find(|(_, a)| a.stored.registration.component_id == target).map(|(id, _)| id.clone())
+    }
+
+    pub(super) fn issue_command(&mut self, kind: &str, target: &str, params: Map<String, Value>, issuer: &str) -> Result<Command, Refusal> {
+        if kind.is_empty() {
+            return Err((400, "no_type", "a command needs a \"type\"".into()));
+        }
+        let Some(agent) = self.agent_of_target(target) else {
+            return Err((422, "no_such_target", format!("there is no agent or runner {target:?}")));
+        };
+        if self.commands.len() >= COMMANDS_PENDING_MAX {
+            return Err((503, "too_many_commands", format!("{COMMANDS_PENDING_MAX} commands wait already")));
+        }
+        let now = self.now.wall.0;
+        let command = Command {
+            id: format!("cmd-{}", self.rng.uuid()),
+            kind: kind.into(),
+            target: target.into(),
+            params,
+            status: "pending".into(),
+            issued_by: issuer.into(),
+            created_at: now,
+            updated_at: now,
+            expires_at: now + COMMAND_LIFE.as_millis() as i64,
+            ..Default::default()
+        };
+        self.commands.insert(command.id.clone(), command.clone());
+        self.ops.push(HubOp::CommandPut(command.clone()));
+        if let Some(peer) = self.agents.get(&agent).and_then(|a| a.peer) {
+            let text = RelayFrame::Command { id: command.id.clone(), command: command.clone() }.to_text();
+            self.after.push(After::Effect(Effect::PeerSend { peer, text }));
+        }
+        Ok(command)
+    }
+
+    fn is_for(&self, command: &Command, agent: &str) -> bool {
+        let runner = self.agents.get(agent).map(|a| a.stored.registration.component_id.as_str());
+        command.target == agent || runner == Some(command.target.as_str())
+    }
+
+    /// Pending ids for the liveness round.
+    pub(super) fn pending_for(&self, agent: &str) -> Vec<String> {
+        self.commands.values().filter(|c| c.status == "pending" && self.is_for(c, agent)).map(|c| c.id.clone()).collect()
+    }
+
+    /// After a registration everything that is not taken over yet is sent again.
+    pub(super) fn send_commands_again(&mut self, agent: &str, peer: u64) {
+        let pending: Vec<Command> = self.commands.values().filter(|c| c.status == "pending" && self.is_for(c, agent)).cloned().collect();
+        for command in pending {
+            let text = RelayFrame::Command { id: command.id.clone(), command }.to_text();
+            self.out.push(Effect::PeerSend { peer, text });
+        }
+    }
+
+    /// The runner has it in its log: it counts as accepted and is not sent again.
+    pub(super) fn command_acknowledged(&mut self, agent: &str, id: &str) {
+        let Some(command) = self.commands.get(id).filter(|c| c.status == "pending").cloned() else {
+            return;
+        };
+        if self.is_for(&command, agent) {
+            self.store_command(Command { status: "accepted".into(), updated_at: self.now.wall.0, ..command });
+        }
+    }
+
+    fn store_command(&mut self, command: Command) {
+        self.ops.push(HubOp::CommandPut(command.clone()));
+        self.emit("command.updated", &command.target, json!({"commandId": command.id, "status": command.status}));
+        match command_is_final(&command.status) {
+            true => self.commands.remove(&command.id),
+            false => self.commands.insert(command.id.clone(), command),
+        };
+    }
+
+    /// A final status never changes; going back is ignored; repeating is harmless.
+    pub(super) fn update_command(
+        &mut self,
+        actor: &TokenRecord,
+        agent: Option<&str>,
+        id: &str,
+        status: &str,
+        result: Option<Value>,
+        error: Option<String>,
+    ) -> Result<Option<Command>, Refusal> {
+        let known = ["accepted", "running", "succeeded", "failed", "cancelled"].contains(&status);
+        if !known {
+            return Err((400, "bad_status", "\"status\" must be accepted, running, succeeded, failed or cancelled".into()));
+        }
+        let Some(command) = self.commands.get(id).cloned() else {
+            return Err((404, "not_found", "there is no such open command".into()));
+        };
+        let own = actor.agent_id.as_deref().or(agent);
+        let mine = own.is_some_and(|own| self.is_for(&command, own));
+        let may_cancel = status == "cancelled" && allows(actor, "command:issue");
+        if !(mine && allows(actor, "command:update")) && !may_cancel && !allows(actor, "admin") {
+            return Err((403, "forbidden", "the token may not update this command".into()));
+        }
+        if rank(status) <= rank(&command.status) {
+            return Ok(Some(command));
+        }
+        let updated = Command { status: status.into(), result, error, updated_at: self.now.wall.0, ..command };
+        self.store_command(updated.clone());
+        Ok(Some(updated))
+    }
+
+    pub(super) fn expire_commands(&mut self) {
+        let now = self.now.wall.0;
+        let late: Vec<Command> = self.commands.values().filter(|c| c.status == "pending" && c.expires_at <= now).cloned().collect();
+        for command in late {
+            self.store_command(Command { status: "expired".into(), updated_at: now, ..command });
+        }
+    }
+}

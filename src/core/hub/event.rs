@@ -1,0 +1,291 @@
+//! What can happen to a hub, what it wants done, and what it keeps durable.
+
+use serde_json::Value;
+
+use crate::core::Cause;
+use crate::wire::api::{Command, Message, Task, TokenRecord};
+use crate::wire::bus::Registration;
+
+/// Lanes of the hub's state thread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lane {
+    /// Answers of store and reader.
+    Store,
+    /// The gate: requests and peers.
+    Gate,
+    /// Signals and the end of threads.
+    Main,
+}
+
+/// How many lanes there are.
+pub const LANES: usize = 3;
+
+/// An HTTP request, or the head of a WebSocket upgrade.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Request {
+    /// Upper case.
+    pub method: String,
+    /// Path without query.
+    pub path: String,
+    /// Query without `?`.
+    pub query: String,
+    /// Token of either header.
+    pub token: String,
+    /// Body.
+    pub body: Vec<u8>,
+}
+
+/// One event of the hub.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// From store or reader.
+    Store(StoreEvent),
+    /// A request that is answered by [`Effect::Respond`].
+    Request {
+        /// Which one.
+        ticket: u64,
+        /// What it says.
+        request: Request,
+    },
+    /// Somebody wants the bus; answered by [`Effect::Accept`] or [`Effect::Respond`].
+    Upgrade {
+        /// Which request.
+        ticket: u64,
+        /// Number that the peer will have.
+        peer: u64,
+        /// Head.
+        request: Request,
+    },
+    /// A text frame of a peer.
+    PeerText {
+        /// Whose.
+        peer: u64,
+        /// The text.
+        text: String,
+    },
+    /// A peer is gone.
+    PeerClosed {
+        /// Which one.
+        peer: u64,
+    },
+    /// SIGINT or SIGTERM.
+    StopRequested,
+    /// A thread ended although nobody told it to.
+    ThreadEnded {
+        /// Its name.
+        name: String,
+        /// What it said when it panicked.
+        panic: Option<String>,
+    },
+}
+
+/// Answers of store and reader.
+#[derive(Debug, Clone, PartialEq)]
+pub enum StoreEvent {
+    /// Always first.
+    Restored(Box<HubSnapshot>),
+    /// Durable up to this number.
+    Committed {
+        /// Newest commit.
+        upto: u64,
+        /// Messages that were not stored because their key was seen before: new id, first message.
+        existing: Vec<(u64, Message)>,
+    },
+    /// The commit does not succeed for now.
+    Stalled(Cause),
+    /// A read came back.
+    Read {
+        /// Its number.
+        number: u64,
+        /// What it brought.
+        answer: ReadAnswer,
+    },
+}
+
+/// What a read brings.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ReadAnswer {
+    /// A JSON body; null = no such thing.
+    Json(Value),
+    /// Messages for the bus.
+    Messages(Vec<Message>),
+    /// It did not work.
+    Failed(String),
+}
+
+/// Why a read was asked.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ReadFor {
+    /// To answer a request.
+    Ticket(u64),
+    /// To send to an agent over the bus.
+    Deliver(String),
+}
+
+/// A read-only question.
+#[allow(missing_docs)] // the fields are what they are called
+#[derive(Debug, Clone, PartialEq)]
+pub enum Query {
+    /// Unread messages of a recipient.
+    Unread { recipient: String, since: u64, limit: u64 },
+    /// All messages of a recipient, newest last.
+    Inbox { recipient: String, since: u64, limit: u64 },
+    /// Unacknowledged messages of everybody.
+    Queued { limit: u64 },
+    /// One message; `viewer` sees only what it sent or got.
+    Message { id: u64, viewer: Option<String> },
+    /// A thread, oldest first.
+    Thread { id: u64, viewer: Option<String> },
+    /// Messages by id, as a recipient sees them.
+    Deliver { recipient: String, ids: Vec<u64> },
+    /// Tasks.
+    Tasks { status: Option<String> },
+    /// One task.
+    Task { id: u64 },
+    /// Commands.
+    Commands { target: Option<String>, status: Option<String> },
+    /// One command.
+    Command { id: String },
+    /// What an agent owes.
+    Obligations { agent: String },
+}
+
+/// One order of the hub.
+#[allow(missing_docs)] // the fields are what they are called
+#[derive(Debug, Clone, PartialEq)]
+pub enum Effect {
+    /// One transaction.
+    Commit { number: u64, ops: Vec<HubOp> },
+    /// Try the stalled commit again.
+    RetryStore,
+    /// Ask the reader.
+    Read { number: u64, query: Query },
+    /// Answer a request.
+    Respond { ticket: u64, status: u16, body: Value },
+    /// Let a peer onto the bus.
+    Accept { ticket: u64, peer: u64 },
+    /// Send a text frame.
+    PeerSend { peer: u64, text: String },
+    /// Close a peer.
+    PeerClose { peer: u64, code: u16, reason: String },
+    /// For the log.
+    Log { level: &'static str, text: String },
+    /// A thread died: exit code 70.
+    Failed(String),
+    /// Always last.
+    Finish,
+}
+
+/// What waits for a commit.
+#[allow(missing_docs)] // the fields are what they are called
+#[derive(Debug, Clone, PartialEq)]
+pub enum After {
+    /// An effect.
+    Effect(Effect),
+    /// A message was sent: answer and route it.
+    Sent { ticket: u64, sent: Sent },
+    /// A batch was sent: answer row by row and route.
+    Batch { ticket: u64, rows: Vec<Result<Sent, (u16, Value)>> },
+    /// A message that nobody waits for an answer of.
+    Route { sent: Sent },
+    /// Messages went back into queues.
+    Offer { recipients: Vec<String> },
+}
+
+/// A message with its recipients.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sent {
+    /// The message.
+    pub message: Message,
+    /// Who gets it.
+    pub recipients: Vec<String>,
+}
+
+/// One change of the hub's store.
+#[allow(missing_docs)] // the fields are what they are called
+#[derive(Debug, Clone, PartialEq)]
+pub enum HubOp {
+    /// A message with its recipients; nothing happens when sender and key were seen before.
+    MessagePut { message: Message, recipients: Vec<String>, key: Option<String> },
+    /// A recipient more, found later.
+    RecipientAdd { message: u64, recipient: String },
+    /// The recipient has it in its own store.
+    Acked { message: u64, recipient: String },
+    /// The recipient has read it.
+    Read { message: u64, recipient: String, at: i64, reason: Option<String> },
+    /// A reaction.
+    Reacted { message: u64, agent: String, emoji: String, at: i64 },
+    /// A claim is held.
+    ClaimPut { message: u64, agent: String, expires_at: i64 },
+    /// A claim is gone. `reoffer`: the message is unread and unacknowledged again for everybody.
+    ClaimEnd { message: u64, reoffer: bool },
+    /// The message waits for a match until then; `None` ends the waiting.
+    Unresolved { message: u64, until: Option<i64> },
+    /// A new task; its message carries it.
+    TaskPut(Task),
+    /// A task moved on.
+    TaskMark { id: u64, status: String, agent: Option<String>, entry: Value, at: i64 },
+    /// A command is known.
+    CommandPut(Command),
+    /// An agent is known.
+    AgentPut(StoredAgent),
+    /// An agent is forgotten.
+    AgentDelete { id: String },
+    /// The queue of a deleted agent goes.
+    QueueDrop { recipient: String },
+    /// A token is known by its hash.
+    TokenPut { hash: String, record: TokenRecord },
+    /// A token is gone.
+    TokenDelete { hash: String },
+}
+
+/// An agent as stored.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct StoredAgent {
+    /// Id.
+    pub id: String,
+    /// Last registration.
+    pub registration: Registration,
+    /// +1 for each new instance.
+    pub epoch: u64,
+    /// Label that was set over HTTP.
+    pub label: Option<String>,
+    /// ms.
+    pub last_seen: i64,
+}
+
+/// A claimable message that is not settled.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct StoredOffer {
+    /// The message.
+    pub message: u64,
+    /// Its task.
+    pub task: Option<u64>,
+    /// Who was offered it.
+    pub recipients: Vec<String>,
+    /// Claim: agent, end in ms, whether the claimer has read it.
+    pub claim: Option<(String, i64, bool)>,
+}
+
+/// All that a hub starts from.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct HubSnapshot {
+    /// Highest message id.
+    pub last_message: u64,
+    /// Highest task id.
+    pub last_task: u64,
+    /// Unacknowledged ids by recipient.
+    pub unacknowledged: Vec<(String, Vec<u64>)>,
+    /// Agents.
+    pub agents: Vec<StoredAgent>,
+    /// Claimable messages that are not settled.
+    pub offers: Vec<StoredOffer>,
+    /// Tasks that are not final: id, message, status.
+    pub tasks: Vec<(u64, u64, String)>,
+    /// Messages that wait for a match: id, target, claimable, sender, until.
+    pub unresolved: Vec<(u64, String, bool, String, i64)>,
+    /// Commands that are not final.
+    pub commands: Vec<Command>,
+    /// Tokens by hash.
+    pub tokens: Vec<(String, TokenRecord)>,
+}

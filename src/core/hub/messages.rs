@@ -1,0 +1,234 @@
+//! Sending: who may say what as whom, who gets it, and when the sender is told (protocol section 4, D-5, D-14, D-32).
+
+use serde_json::{Value, json};
+
+use super::Hub;
+use super::event::{After, Effect, HubOp, Sent};
+use super::tokens::allows;
+use crate::core::limits::QUEUED_FOR;
+use crate::wire::MESSAGE_BODY_BYTES_MAX;
+use crate::wire::api::{Message, NewMessage, TokenRecord, USER};
+
+/// A message that matches nobody yet.
+#[derive(Debug, Clone)]
+pub(super) struct Unresolved {
+    pub id: u64,
+    pub target: String,
+    pub claimable: bool,
+    pub sender: String,
+    pub until: i64,
+}
+
+/// An error answer: status, code, sentence.
+pub(super) type Refusal = (u16, &'static str, String);
+
+impl Hub {
+    /// Checks a message and gives it an id; the caller commits it.
+    pub(super) fn prepare(&mut self, actor: &TokenRecord, new: NewMessage) -> Result<Sent, Refusal> {
+        let from = self.sender(actor, new.from.as_deref())?;
+        if new.to.trim().is_empty() {
+            return Err((400, "no_target", "the message has no \"to\"".into()));
+        }
+        if new.body.len() > MESSAGE_BODY_BYTES_MAX {
+            return Err((
+                413,
+                "body_too_large",
+                format!("a message body may have {MESSAGE_BODY_BYTES_MAX} bytes, this one has {}", new.body.len()),
+            ));
+        }
+        let kind = match new.kind.as_str() {
+            known @ ("chat" | "task" | "system" | "session") => known.to_string(),
+            _ => "chat".into(),
+        };
+        let recipients = self.resolve(&new.to, &from)?;
+        self.last_message += 1;
+        let id = self.last_message;
+        let resolved = match recipients.as_slice() {
+            [one] if new.to.starts_with("policy:") => Some(one.clone()),
+            _ => None,
+        };
+        let message = Message {
+            id,
+            from: from.clone(),
+            to: new.to.clone(),
+            kind,
+            channel: new.channel,
+            subject: new.subject,
+            body: new.body,
+            payload: new.payload,
+            reply_to: new.reply_to,
+            reply_expected: new.reply_expected,
+            claimable: new.claimable,
+            resolved_to_agent: resolved,
+            created_at: self.now.wall.0,
+            occurred_at: new.occurred_at,
+            ..Default::default()
+        };
+        let key = new.idempotency_key.filter(|key| !key.is_empty());
+        self.ops.push(HubOp::MessagePut { message: message.clone(), recipients: recipients.clone(), key });
+        Ok(Sent { message, recipients })
+    }
+
+    /// D-5: operators speak as `user`, an agent only as itself, anything else needs `admin`.
+    fn sender(&self, actor: &TokenRecord, wanted: Option<&str>) -> Result<String, Refusal> {
+        if !allows(actor, "message:send") {
+            return Err((403, "forbidden", "the token may not send messages".into()));
+        }
+        let own = actor.agent_id.as_deref().unwrap_or(USER);
+        match wanted.filter(|from| !from.is_empty()) {
+            None => Ok(own.to_string()),
+            Some(from) if from == own || allows(actor, "admin") => Ok(from.to_string()),
+            Some(from) => Err((403, "forbidden", format!("this token sends as {own}, not as {from}"))),
+        }
+    }
+
+    /// Who a target means now. Empty: nobody yet.
+    fn resolve(&self, to: &str, from: &str) -> Result<Vec<String>, Refusal> {
+        if to == USER {
+            return Ok(vec![USER.into()]);
+        }
+        if self.agents.contains_key(to) {
+            return Ok(vec![to.to_string()]);
+        }
+        let group = to == "broadcast" || ["label:", "tag:", "cap:", "policy:"].iter().any(|prefix| to.starts_with(prefix));
+        if !group {
+            let text = format!("there is no agent {to}; `agent-relay agents` lists those that are known");
+            return Err((422, "no_such_target", text));
+        }
+        let mut found: Vec<String> = self.agents.keys().filter(|id| *id != from && self.is_meant(id, to)).cloned().collect();
+        if to.starts_with("policy:") {
+            // One agent; a connected one first.
+            found.sort_by_key(|id| self.agents.get(id).is_none_or(|agent| agent.peer.is_none()));
+            found.truncate(1);
+        }
+        Ok(found)
+    }
+
+    fn is_meant(&self, id: &str, to: &str) -> bool {
+        let Some(agent) = self.agents.get(id) else {
+            return false;
+        };
+        let registration = &agent.stored.registration;
+        match to.split_once(':') {
+            None => to == "broadcast" && registration.role == "provider",
+            Some(("label", label)) => agent.label() == Some(label),
+            Some(("tag", tag)) => registration.tags.iter().any(|t| t == tag),
+            Some(("cap", cap)) => registration.capabilities.iter().any(|c| c == cap),
+            Some(("policy", policy)) => agent.policy() == Some(policy),
+            Some(_) => false,
+        }
+    }
+
+    /// An agent registered: what waited for a match may be meant for it.
+    pub(super) fn resolve_for(&mut self, id: &str) {
+        let waiting = std::mem::take(&mut self.unresolved);
+        for message in waiting {
+            let meant = message.sender != id && self.is_meant(id, &message.target);
+            if meant {
+                self.ops.push(HubOp::RecipientAdd { message: message.id, recipient: id.to_string() });
+                self.queues.entry(id.to_string()).or_default().ids.insert(message.id);
+                if message.claimable {
+                    self.offers.entry(message.id).or_default().recipients.push(id.to_string());
+                }
+            }
+            // One agent is enough for a policy; others go on waiting for further matches.
+            let settled = meant && message.target.starts_with("policy:");
+            match settled {
+                true => self.ops.push(HubOp::Unresolved { message: message.id, until: None }),
+                false => self.unresolved.push(message),
+            }
+        }
+        self.after.push(After::Offer { recipients: vec![id.to_string()] });
+    }
+
+    /// Durable now: into the queues and onto the bus. False: the key was seen before.
+    pub(super) fn route(&mut self, sent: &Sent) {
+        let message = &sent.message;
+        if message.claimable {
+            let task = message.task_id();
+            let offer = self.offers.entry(message.id).or_default();
+            offer.task = task;
+            offer.recipients = sent.recipients.clone();
+        }
+        if sent.recipients.is_empty() {
+            let until = self.now.wall.0 + QUEUED_FOR.as_millis() as i64;
+            let waiting = Unresolved {
+                id: message.id,
+                target: message.to.clone(),
+                claimable: message.claimable,
+                sender: message.from.clone(),
+                until,
+            };
+            self.ops.push(HubOp::Unresolved { message: message.id, until: Some(until) });
+            self.unresolved.push(waiting);
+        }
+        for recipient in &sent.recipients {
+            // A session message only shows something: agents never get it, and nobody has to acknowledge it.
+            let on_bus = recipient != USER && !message.is_session_mirror();
+            if on_bus {
+                self.queues.entry(recipient.clone()).or_default().ids.insert(message.id);
+                self.deliver(recipient, Some(message));
+            } else {
+                let data = serde_json::to_value(message).expect("plain data");
+                self.emit("message.new", recipient, data);
+            }
+        }
+    }
+
+    /// Answers and routes what a commit made durable.
+    pub(super) fn release(&mut self, after: Vec<After>, existing: &[(u64, Message)]) {
+        let first = |sent: &Sent| existing.iter().find(|(id, _)| *id == sent.message.id).map(|(_, first)| first.clone());
+        for item in after {
+            match item {
+                After::Effect(effect) => self.out.push(effect),
+                After::Sent { ticket, sent } => match first(&sent) {
+                    Some(message) => self.respond(ticket, 200, json!(message)),
+                    None => {
+                        self.respond(ticket, 201, json!(sent.message));
+                        self.route(&sent);
+                    }
+                },
+                After::Batch { ticket, rows } => {
+                    let mut results = Vec::new();
+                    for row in rows {
+                        results.push(match row {
+                            Err((status, error)) => {
+                                json!({"status": status, "error": error["error"]})
+                            }
+                            Ok(sent) => match first(&sent) {
+                                Some(message) => json!({"status": 200, "message": brief(&message)}),
+                                None => {
+                                    self.route(&sent);
+                                    json!({"status": 201, "message": brief(&sent.message)})
+                                }
+                            },
+                        });
+                    }
+                    self.respond(ticket, 200, json!({"results": results}));
+                }
+                After::Route { sent } => {
+                    if first(&sent).is_none() {
+                        self.route(&sent);
+                    }
+                }
+                After::Offer { recipients } => {
+                    for recipient in recipients {
+                        self.deliver(&recipient, None);
+                    }
+                }
+            }
+        }
+        // Routing may have made changes of its own, for example a message that waits for a match.
+        if !self.ops.is_empty() {
+            self.commit_number += 1;
+            let ops = std::mem::take(&mut self.ops);
+            self.out.push(Effect::Commit { number: self.commit_number, ops });
+            self.commits.push_back((self.commit_number, std::mem::take(&mut self.after)));
+        }
+    }
+}
+
+/// A message without its body: a batch answer need not carry back what was just sent.
+fn brief(message: &Message) -> Value {
+    json!({"id": message.id, "from": message.from, "to": message.to, "kind": message.kind, "createdAt": message.created_at})
+}

@@ -1,0 +1,255 @@
+//! The hub's machine: an embedded relay for one machine.
+//!
+//! It holds live indexes only (who is connected, what is unacknowledged, claims, open tasks, pending commands, tokens);
+//! bodies stay in the store, reads go to a read-only connection (D-33). The commit rule is the agent's: what a request
+//! changes is one commit, and answers and frames go out behind it.
+
+mod agents;
+mod api;
+mod claims;
+mod commands;
+pub mod event;
+mod messages;
+mod peers;
+mod tasks;
+mod tokens;
+
+pub use tokens::scopes_of;
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+use self::event::{After, Effect, Event, HubOp, HubSnapshot, Lane, StoreEvent};
+use super::limits::*;
+use super::rng::Rng;
+use super::time::{Now, Tick, sooner};
+use super::{Cause, Machine};
+use crate::wire::api::{Command, TokenRecord};
+
+/// What a hub must be given.
+pub struct HubConfig {
+    /// Hash of a token, as stored.
+    pub hash: fn(&str) -> String,
+    /// A fresh secret; never from the seeded generator.
+    pub secret: Box<dyn FnMut() -> String + Send>,
+}
+
+/// The relay.
+pub struct Hub {
+    config: HubConfig,
+    now: Now,
+    started: Option<Tick>,
+    rng: Rng,
+    out: Vec<Effect>,
+    ops: Vec<HubOp>,
+    after: Vec<After>,
+    commits: VecDeque<(u64, Vec<After>)>,
+    commit_number: u64,
+    store_trouble: Option<Cause>,
+    store_retry_at: Option<Tick>,
+    stopping: bool,
+    finished: bool,
+    agents: BTreeMap<String, agents::Agent>,
+    peers: HashMap<u64, peers::Peer>,
+    /// Unacknowledged messages by recipient; survives the agent's record (D-16).
+    queues: HashMap<String, agents::Queue>,
+    last_message: u64,
+    last_task: u64,
+    offers: HashMap<u64, claims::Offer>,
+    tasks: HashMap<u64, tasks::Open>,
+    unresolved: Vec<messages::Unresolved>,
+    commands: BTreeMap<String, Command>,
+    tokens: HashMap<String, TokenRecord>,
+    reads: HashMap<u64, event::ReadFor>,
+    read_number: u64,
+    events: VecDeque<(u64, String, serde_json::Value, i64)>,
+    seq: u64,
+    next_sweep: Option<Tick>,
+}
+
+impl Hub {
+    /// A hub that waits for [`StoreEvent::Restored`].
+    pub fn new(config: HubConfig, seed: u64) -> Hub {
+        Hub {
+            config,
+            now: Now::default(),
+            started: None,
+            rng: Rng::new(seed),
+            out: Vec::new(),
+            ops: Vec::new(),
+            after: Vec::new(),
+            commits: VecDeque::new(),
+            commit_number: 0,
+            store_trouble: None,
+            store_retry_at: None,
+            stopping: false,
+            finished: false,
+            agents: BTreeMap::new(),
+            peers: HashMap::new(),
+            queues: HashMap::new(),
+            last_message: 0,
+            last_task: 0,
+            offers: HashMap::new(),
+            tasks: HashMap::new(),
+            unresolved: Vec::new(),
+            commands: BTreeMap::new(),
+            tokens: HashMap::new(),
+            reads: HashMap::new(),
+            read_number: 0,
+            events: VecDeque::new(),
+            seq: 0,
+            next_sweep: None,
+        }
+    }
+
+    /// Commits that are under way; never more than `COMMITS_IN_FLIGHT_MAX`.
+    pub fn commits_in_flight(&self) -> usize {
+        self.commits.len()
+    }
+
+    fn log(&mut self, level: &'static str, text: impl Into<String>) {
+        self.out.push(Effect::Log { level, text: text.into() });
+    }
+
+    fn settle(&mut self) -> Vec<Effect> {
+        if !self.ops.is_empty() {
+            assert!(self.commits.len() < COMMITS_IN_FLIGHT_MAX, "a lane was served without credit");
+            self.commit_number += 1;
+            let ops = std::mem::take(&mut self.ops);
+            self.out.push(Effect::Commit { number: self.commit_number, ops });
+            self.commits.push_back((self.commit_number, std::mem::take(&mut self.after)));
+        } else if !self.after.is_empty() {
+            let after = std::mem::take(&mut self.after);
+            match self.commits.back_mut() {
+                Some((_, waiting)) => waiting.extend(after),
+                None => self.release(after, &[]),
+            }
+        }
+        self.finish_if_stopped();
+        std::mem::take(&mut self.out)
+    }
+
+    fn on_store(&mut self, event: StoreEvent) {
+        match event {
+            StoreEvent::Restored(snapshot) => self.on_restored(*snapshot),
+            StoreEvent::Committed { upto, existing } => {
+                if self.store_trouble.take().is_some() {
+                    self.log("warn", "store accepts changes again");
+                }
+                self.store_retry_at = None;
+                while self.commits.front().is_some_and(|(number, _)| *number <= upto) {
+                    let (_, after) = self.commits.pop_front().expect("looked at above");
+                    self.release(after, &existing);
+                }
+            }
+            StoreEvent::Stalled(cause) => {
+                if self.store_trouble.is_none() {
+                    self.log("error", format!("store cannot be written: {cause}; nothing new is accepted until it can"));
+                }
+                self.store_trouble = Some(cause);
+                self.store_retry_at = Some(self.now.tick + STORE_RETRY);
+            }
+            StoreEvent::Read { number, answer } => self.on_read(number, answer),
+        }
+    }
+
+    fn on_restored(&mut self, snapshot: HubSnapshot) {
+        self.started = Some(self.now.tick);
+        self.last_message = snapshot.last_message;
+        self.last_task = snapshot.last_task;
+        for (recipient, ids) in snapshot.unacknowledged {
+            self.queues.entry(recipient).or_default().ids.extend(ids);
+        }
+        for agent in snapshot.agents {
+            self.restore_agent(agent);
+        }
+        for offer in snapshot.offers {
+            self.restore_offer(offer);
+        }
+        for (id, message, status) in snapshot.tasks {
+            self.tasks.insert(id, tasks::Open { message, status });
+        }
+        self.unresolved = snapshot
+            .unresolved
+            .into_iter()
+            .map(|(id, target, claimable, sender, until)| messages::Unresolved { id, target, claimable, sender, until })
+            .collect();
+        self.commands = snapshot.commands.into_iter().map(|command| (command.id.clone(), command)).collect();
+        self.tokens = snapshot.tokens.into_iter().collect();
+        // Epochs of events must not repeat over a restart, or an old acknowledgement would fit a new frame.
+        self.seq = self.now.wall.0.max(0) as u64 * 1000;
+        self.next_sweep = Some(self.now.tick + PING_INTERVAL);
+    }
+
+    fn finish_if_stopped(&mut self) {
+        if self.stopping && self.commits.is_empty() && !self.finished {
+            self.finished = true;
+            let peers: Vec<u64> = self.peers.keys().copied().collect();
+            for peer in peers {
+                self.out.push(Effect::PeerClose { peer, code: crate::wire::bus::CLOSE_GOING, reason: "the relay stops".into() });
+            }
+            self.out.push(Effect::Finish);
+        }
+    }
+}
+
+impl Machine for Hub {
+    type Event = Event;
+    type Effect = Effect;
+
+    fn handle(&mut self, now: Now, event: Event) -> Vec<Effect> {
+        self.now = now;
+        match event {
+            Event::Store(event) => self.on_store(event),
+            Event::Request { ticket, request } => self.on_request(ticket, request),
+            Event::Upgrade { ticket, peer, request } => self.on_upgrade(ticket, peer, &request),
+            Event::PeerText { peer, text } => self.on_peer_text(peer, &text),
+            Event::PeerClosed { peer } => self.on_peer_closed(peer),
+            Event::StopRequested => self.stopping = true,
+            Event::ThreadEnded { name, panic } => {
+                let said = panic.map(|text| format!(" ({text})")).unwrap_or_default();
+                self.log("error", format!("thread {name} ended unexpectedly{said}; this is a bug, please report it"));
+                self.out.push(Effect::Failed(format!("thread {name} ended unexpectedly{said}")));
+                self.stopping = true;
+            }
+        }
+        self.settle()
+    }
+
+    fn wake(&mut self, now: Now) -> Vec<Effect> {
+        self.now = now;
+        if self.store_retry_at.is_some_and(|at| at <= now.tick) {
+            self.store_retry_at = None;
+            self.out.push(Effect::RetryStore);
+        }
+        if self.commits.len() + COMMITS_RESERVED < COMMITS_IN_FLIGHT_MAX {
+            self.sweep_claims();
+            self.sweep_presence();
+            if self.next_sweep.is_some_and(|at| at <= now.tick) {
+                self.sweep_rest();
+            }
+        }
+        self.settle()
+    }
+
+    fn next_deadline(&self) -> Option<Tick> {
+        if self.finished {
+            return None;
+        }
+        let mut next = self.store_retry_at;
+        if self.commits.len() + COMMITS_RESERVED < COMMITS_IN_FLIGHT_MAX {
+            next = [self.next_claim_end(), self.next_presence(), self.next_sweep].into_iter().fold(next, sooner);
+        }
+        next
+    }
+
+    fn may_take(&self, lane: usize) -> bool {
+        match lane {
+            l if l == Lane::Store as usize || l == Lane::Main as usize => true,
+            _ => {
+                self.started.is_some()
+                    && self.reads.len() < READS_IN_FLIGHT_MAX
+                    && self.commits.len() + COMMITS_RESERVED < COMMITS_IN_FLIGHT_MAX
+            }
+        }
+    }
+}

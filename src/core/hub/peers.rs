@@ -1,0 +1,318 @@
+//! The bus, seen from the relay: registrations, acknowledgements, deliveries, subscriptions.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value, json};
+
+use super::Hub;
+use super::event::{Effect, HubOp, Query, ReadFor, Request};
+use crate::core::limits::*;
+use crate::wire::api::{Message, TokenRecord};
+use crate::wire::bus::{CLOSE_UNAUTHORIZED, ClientFrame, FrameError, Registered, Registration, RelayFrame};
+use crate::wire::{PROTOCOL, VERSION};
+
+/// A connection.
+#[derive(Debug, Default)]
+pub(super) struct Peer {
+    pub token: TokenRecord,
+    pub agent: Option<String>,
+    pub component: String,
+    registered: bool,
+    /// Unacknowledged frames: event number → message id and bytes.
+    in_flight: BTreeMap<u64, (u64, usize)>,
+    in_flight_bytes: usize,
+    events: Vec<String>,
+    scopes: Vec<String>,
+}
+
+impl Peer {
+    fn has_room(&self) -> bool {
+        self.in_flight.len() < UNACKED_PER_PEER_MAX && self.in_flight_bytes < UNACKED_BYTES_MAX
+    }
+
+    fn wants(&self, event: &str, subject: &str) -> bool {
+        let named = self.events.iter().any(|wanted| wanted == event || wanted == "*");
+        named && (self.scopes.is_empty() || self.scopes.iter().any(|scope| scope == subject))
+    }
+}
+
+impl Hub {
+    pub(super) fn on_upgrade(&mut self, ticket: u64, peer: u64, request: &Request) {
+        if self.stopping {
+            return self.refuse(ticket, 503, "stopping", "the hub is stopping");
+        }
+        let Some(token) = self.token_of(&request.token) else {
+            return self.refuse(ticket, 401, "unauthorized", "the token is unknown or has expired");
+        };
+        self.peers.insert(peer, Peer { token, ..Default::default() });
+        self.out.push(Effect::Accept { ticket, peer });
+    }
+
+    pub(super) fn on_peer_closed(&mut self, peer: u64) {
+        let Some(gone) = self.peers.remove(&peer) else {
+            return;
+        };
+        let Some(agent) = gone.agent.and_then(|id| self.agents.get_mut(&id)) else {
+            return;
+        };
+        if agent.peer == Some(peer) {
+            agent.peer = None;
+            agent.loading = false;
+            // Without goodbye it may be back in a moment (D-16).
+            agent.offline_at = (agent.status != "offline").then(|| self.now.tick + OFFLINE_AFTER_LOSS);
+        }
+    }
+
+    pub(super) fn on_peer_text(&mut self, peer: u64, text: &str) {
+        if !self.peers.contains_key(&peer) {
+            return;
+        }
+        match ClientFrame::parse(text) {
+            Ok(frame) => self.on_frame(peer, frame),
+            Err(FrameError::Malformed { id, reason }) => self.send_error(peer, id, "invalid_frame", &reason),
+            Err(FrameError::Unknown { kind }) => self.log("debug", format!("ignored a frame of unknown type {kind:?}")),
+        }
+    }
+
+    fn send(&mut self, peer: u64, frame: &RelayFrame) {
+        self.out.push(Effect::PeerSend { peer, text: frame.to_text() });
+    }
+
+    pub(super) fn send_error(&mut self, peer: u64, id: Option<String>, code: &str, message: &str) {
+        let retryable = code != "superseded" && code != "agent_deleted";
+        self.send(peer, &RelayFrame::Error { id, code: code.into(), message: message.into(), retryable });
+    }
+
+    fn on_frame(&mut self, number: u64, frame: ClientFrame) {
+        let (agent, registered) = self.peers.get(&number).map(|p| (p.agent.clone(), p.registered)).unwrap_or_default();
+        match frame {
+            ClientFrame::Register { id, registration } => self.on_register(number, id, registration),
+            _ if !registered => self.send_error(number, None, "invalid_frame", "the first frame must be register"),
+            ClientFrame::Heartbeat { status, meta } => {
+                if let Some(agent) = agent {
+                    self.on_heartbeat(&agent, &status, meta);
+                }
+            }
+            ClientFrame::Status { agent_status, ready, meta } => {
+                if let Some(agent) = agent {
+                    self.set_status(&agent, &agent_status, ready, meta);
+                }
+            }
+            ClientFrame::Command { id, command_type, target, params } => {
+                let issuer = self.issuer(number);
+                let allowed = self.peers.get(&number).is_some_and(|p| super::tokens::allows(&p.token, "command:issue"));
+                match allowed {
+                    true => match self.issue_command(&command_type, &target, params, &issuer) {
+                        Ok(_) => self.acknowledge(number, id),
+                        Err((_, code, text)) => self.send_error(number, Some(id), code, &text),
+                    },
+                    false => self.send_error(number, Some(id), "forbidden", "the token may not issue commands"),
+                }
+            }
+            ClientFrame::CommandUpdate { id, command_id, status, result, error } => {
+                // A command that is not known any more is done with: repeating the update would not help.
+                let actor = self.peers.get(&number).map(|p| p.token.clone()).unwrap_or_default();
+                match self.update_command(&actor, agent.as_deref(), &command_id, &status, result, error) {
+                    Ok(_) | Err((404, ..)) => self.acknowledge(number, id),
+                    Err((_, code, text)) => self.send_error(number, Some(id), code, &text),
+                }
+            }
+            ClientFrame::Subscribe { id, events, scopes } => self.on_subscribe(number, id, events, scopes),
+            ClientFrame::Ack { frame_id } => self.on_ack(number, &frame_id),
+            ClientFrame::Resume { id, since } => {
+                let missed: Vec<_> = self.events.iter().filter(|(seq, ..)| *seq > since).cloned().collect();
+                for (seq, event, data, at) in missed {
+                    let subject = data.get("to").or(data.get("id")).and_then(Value::as_str).unwrap_or_default().to_string();
+                    if self.peers.get(&number).is_some_and(|p| p.wants(&event, &subject)) {
+                        self.send(number, &RelayFrame::Event { seq, event, data, at });
+                    }
+                }
+                self.acknowledge(number, id);
+            }
+        }
+    }
+
+    fn issuer(&self, peer: u64) -> String {
+        let peer = self.peers.get(&peer);
+        peer.and_then(|p| p.token.agent_id.clone()).unwrap_or_else(|| crate::wire::api::USER.into())
+    }
+
+    /// Behind the commit: the sender may forget it then.
+    fn acknowledge(&mut self, peer: u64, frame_id: String) {
+        let text = RelayFrame::Ack { frame_id }.to_text();
+        self.after.push(super::event::After::Effect(Effect::PeerSend { peer, text }));
+    }
+
+    fn on_heartbeat(&mut self, agent: &str, status: &str, meta: Option<Map<String, Value>>) {
+        self.seen(agent);
+        if let Some(known) = self.agents.get_mut(agent) {
+            known.meta.extend(meta.unwrap_or_default());
+            // The semantic word never brings an offline agent back: only a status does.
+            if known.status != "offline" && matches!(status, "idle" | "busy") && known.status != status {
+                known.status = status.to_string();
+            }
+        }
+    }
+
+    fn on_register(&mut self, number: u64, id: String, registration: Registration) {
+        let Some(peer) = self.peers.get(&number) else {
+            return;
+        };
+        let own = peer.token.agent_id.clone();
+        let wanted = registration.agent_id.clone();
+        let may = super::tokens::allows(&peer.token, "agent:self") && (own.is_none() || wanted.is_none() || own == wanted);
+        if !may {
+            self.send_error(number, Some(id), "unauthorized", "the token may not register this agent");
+            self.peers.remove(&number);
+            self.out.push(Effect::PeerClose { peer: number, code: CLOSE_UNAUTHORIZED, reason: "not your agent".into() });
+            return;
+        }
+        let component = registration.component_id.clone();
+        let is_agent = matches!(registration.role.as_str(), "provider" | "orchestrator");
+        let mut epoch = 1;
+        if let (Some(agent), true) = (&wanted, is_agent) {
+            match self.register(agent, registration, Some(number)) {
+                Ok(told) => epoch = told,
+                Err((_, code, text)) => return self.send_error(number, Some(id), code, &text),
+            }
+        }
+        if let Some(peer) = self.peers.get_mut(&number) {
+            peer.registered = true;
+            peer.component = component;
+            peer.agent = wanted.clone().filter(|_| is_agent);
+            peer.in_flight.clear();
+            peer.in_flight_bytes = 0;
+        }
+        let server = json!({"name": "agent-relay hub", "version": VERSION, "protocol": PROTOCOL});
+        let registered = Registered {
+            agent_id: wanted.clone(),
+            epoch,
+            seq: self.seq,
+            heartbeat_interval_ms: HEARTBEAT_INTERVAL.as_millis() as u64,
+            server_time: self.now.wall.0,
+            server: server.as_object().cloned().unwrap_or_default(),
+        };
+        self.send(number, &RelayFrame::Registered { id, registered });
+        if let Some(agent) = wanted.filter(|_| is_agent) {
+            self.log("info", format!("agent registered id={agent} epoch={epoch}"));
+            self.send_commands_again(&agent, number);
+            self.deliver(&agent, None);
+        }
+    }
+
+    fn on_subscribe(&mut self, number: u64, id: String, events: Vec<String>, scopes: Vec<String>) {
+        let Some(peer) = self.peers.get_mut(&number) else {
+            return;
+        };
+        // A runtime token sees its own agent only.
+        let scopes = match &peer.token.agent_id {
+            Some(own) => vec![own.clone()],
+            None => scopes,
+        };
+        peer.events = events.into_iter().take(64).collect();
+        peer.scopes = scopes.into_iter().take(64).collect();
+        self.acknowledge(number, id);
+    }
+
+    fn on_ack(&mut self, number: u64, frame_id: &str) {
+        let Some(peer) = self.peers.get_mut(&number) else {
+            return;
+        };
+        let Some(agent) = peer.agent.clone() else {
+            return;
+        };
+        let seq = frame_id.strip_prefix('e').and_then(|text| text.parse::<u64>().ok());
+        if let Some((message, bytes)) = seq.and_then(|seq| peer.in_flight.remove(&seq)) {
+            peer.in_flight_bytes -= bytes;
+            if let Some(queue) = self.queues.get_mut(&agent) {
+                queue.ids.remove(&message);
+            }
+            self.ops.push(HubOp::Acked { message, recipient: agent.clone() });
+            self.deliver(&agent, None);
+        } else {
+            self.command_acknowledged(&agent, frame_id);
+        }
+    }
+
+    /// Sends what is next to an agent: ascending, at most as much as the connection may hold unacknowledged (D-12).
+    /// `fresh` is a message whose body is at hand.
+    pub(super) fn deliver(&mut self, agent_id: &str, fresh: Option<&Message>) {
+        let Some(agent) = self.agents.get(agent_id).filter(|agent| !agent.loading) else {
+            return;
+        };
+        let Some(peer) = agent.peer.and_then(|number| self.peers.get(&number)).filter(|peer| peer.registered && peer.has_room()) else {
+            return;
+        };
+        let Some(queue) = self.queues.get(agent_id) else {
+            return;
+        };
+        let room = UNACKED_PER_PEER_MAX - peer.in_flight.len();
+        let sent: Vec<u64> = peer.in_flight.values().map(|(id, _)| *id).collect();
+        let ids: Vec<u64> = queue.ids.iter().filter(|id| !sent.contains(id)).take(room).copied().collect();
+        match (ids.as_slice(), fresh) {
+            ([], _) => {}
+            ([id], Some(message)) if message.id == *id => self.send_message(agent_id, message.clone()),
+            _ => {
+                let query = Query::Deliver { recipient: agent_id.to_string(), ids };
+                if let Some(agent) = self.agents.get_mut(agent_id) {
+                    agent.loading = true;
+                }
+                self.read(query, ReadFor::Deliver(agent_id.to_string()));
+            }
+        }
+    }
+
+    pub(super) fn on_delivery_read(&mut self, agent_id: &str, messages: Vec<Message>) {
+        let Some(agent) = self.agents.get_mut(agent_id) else {
+            return;
+        };
+        if !std::mem::take(&mut agent.loading) {
+            return; // the connection changed meanwhile; its registration starts over
+        }
+        if messages.is_empty() {
+            return; // nothing stored: settled by a retention or a deletion meanwhile
+        }
+        for message in messages {
+            self.send_message(agent_id, message);
+        }
+        self.deliver(agent_id, None);
+    }
+
+    fn send_message(&mut self, agent_id: &str, mut message: Message) {
+        let Some(number) = self.agents.get(agent_id).and_then(|agent| agent.peer) else {
+            return;
+        };
+        let still_wanted = self.queues.get(agent_id).is_some_and(|queue| queue.ids.contains(&message.id));
+        let Some(peer) = self.peers.get_mut(&number).filter(|peer| still_wanted && peer.has_room()) else {
+            return;
+        };
+        if peer.in_flight.values().any(|(id, _)| *id == message.id) {
+            return;
+        }
+        message.resolved_to_agent = Some(agent_id.to_string());
+        self.seq += 1;
+        let bytes = message.body.len() + 512;
+        peer.in_flight.insert(self.seq, (message.id, bytes));
+        peer.in_flight_bytes += bytes;
+        let data = serde_json::to_value(&message).expect("plain data");
+        let event = RelayFrame::Event { seq: self.seq, event: "message.new".into(), data, at: self.now.wall.0 };
+        self.send(number, &event);
+    }
+
+    /// An event for whoever subscribed to it; `subject` is what scopes name.
+    pub(super) fn emit(&mut self, event: &str, subject: &str, data: Value) {
+        self.seq += 1;
+        let (seq, at) = (self.seq, self.now.wall.0);
+        let wanting: Vec<u64> = self.peers.iter().filter(|(_, p)| p.registered && p.wants(event, subject)).map(|(n, _)| *n).collect();
+        if !wanting.is_empty() {
+            let text = RelayFrame::Event { seq, event: event.into(), data: data.clone(), at }.to_text();
+            for peer in wanting {
+                self.out.push(Effect::PeerSend { peer, text: text.clone() });
+            }
+        }
+        self.events.push_back((seq, event.to_string(), data, at));
+        while self.events.len() > EVENTS_KEPT_MAX {
+            self.events.pop_front();
+        }
+    }
+}

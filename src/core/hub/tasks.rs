@@ -1,0 +1,108 @@
+//! Tasks: claimable messages with a status (protocol section 4).
+
+use serde_json::{Value, json};
+
+use super::Hub;
+use super::event::{HubOp, Sent};
+use super::messages::Refusal;
+use crate::wire::api::{NewMessage, Task, TokenRecord, task_is_final};
+
+/// A task that is not final.
+#[derive(Debug, Clone)]
+pub(super) struct Open {
+    pub message: u64,
+    pub status: String,
+}
+
+const STATUSES: [&str; 7] = ["open", "claimed", "in_progress", "blocked", "done", "failed", "cancelled"];
+
+impl Hub {
+    /// Makes a task and its message together.
+    pub(super) fn make_task(&mut self, actor: &TokenRecord, body: &Value) -> Result<(Task, Sent), Refusal> {
+        let text = |field: &str| body.get(field).and_then(Value::as_str).unwrap_or_default().to_string();
+        let title = text("title");
+        if title.trim().is_empty() {
+            return Err((400, "no_title", "a task needs a \"title\"".into()));
+        }
+        let to = Some(text("to")).filter(|to| !to.is_empty()).unwrap_or_else(|| "broadcast".into());
+        let id = self.last_task + 1;
+        let mut payload = serde_json::Map::new();
+        payload.insert("taskId".into(), json!(id));
+        let new = NewMessage {
+            to,
+            kind: "task".into(),
+            subject: Some(title.clone()),
+            body: text("body"),
+            payload,
+            claimable: true,
+            reply_expected: body.get("replyExpected").and_then(Value::as_bool),
+            ..Default::default()
+        };
+        let sent = self.prepare(actor, new)?;
+        self.last_task = id;
+        let now = self.now.wall.0;
+        let task = Task {
+            id,
+            title,
+            body: text("body"),
+            status: "open".into(),
+            severity: Some(text("severity")).filter(|s| !s.is_empty()),
+            message_id: sent.message.id,
+            agent_id: None,
+            created_at: now,
+            updated_at: now,
+            history: vec![json!({"status": "open", "at": now, "by": sent.message.from})],
+        };
+        self.tasks.insert(id, Open { message: task.message_id, status: "open".into() });
+        self.ops.push(HubOp::TaskPut(task.clone()));
+        Ok((task, sent))
+    }
+
+    /// `PATCH`: a final status never changes; repeating it is harmless.
+    pub(super) fn patch_task(&mut self, actor: &TokenRecord, id: u64, body: &Value) -> Result<(), Refusal> {
+        let text = |field: &str| body.get(field).and_then(Value::as_str).map(str::to_string);
+        let status = text("status").filter(|s| STATUSES.contains(&s.as_str()));
+        let Some(status) = status else {
+            return Err((400, "bad_status", format!("\"status\" must be one of {}", STATUSES.join(", "))));
+        };
+        let agent = actor.agent_id.clone().or_else(|| text("agentId"));
+        let Some(open) = self.tasks.get(&id) else {
+            let code = if id > 0 && id <= self.last_task {
+                (409, "task_is_final", "the task is settled")
+            } else {
+                (404, "not_found", "there is no such task")
+            };
+            return Err((code.0, code.1, code.2.to_string()));
+        };
+        let message = open.message;
+        let holder = self.offers.get(&message).and_then(|offer| offer.claim.as_ref()).map(|claim| claim.agent.clone());
+        if let (Some(own), Some(holder)) = (&actor.agent_id, &holder) {
+            if own != holder {
+                return Err((409, "already_claimed", format!("{holder} works on this task")));
+            }
+        }
+        let entry = json!({"body": body.get("body"), "metadata": body.get("metadata")});
+        self.mark_task(id, &status, agent, entry);
+        if task_is_final(&status) {
+            self.settle_offer(message);
+        }
+        Ok(())
+    }
+
+    pub(super) fn mark_task(&mut self, id: u64, status: &str, agent: Option<String>, mut entry: Value) {
+        let at = self.now.wall.0;
+        if !entry.is_object() {
+            entry = json!({});
+        }
+        entry["status"] = json!(status);
+        entry["at"] = json!(at);
+        entry["by"] = json!(agent);
+        self.ops.push(HubOp::TaskMark { id, status: status.into(), agent: agent.clone(), entry, at });
+        if task_is_final(status) {
+            self.tasks.remove(&id);
+        } else if let Some(open) = self.tasks.get_mut(&id) {
+            open.status = status.into();
+        }
+        self.emit("task.updated", agent.as_deref().unwrap_or_default(), json!({"taskId": id, "status": status}));
+    }
+}

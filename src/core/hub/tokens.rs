@@ -1,0 +1,148 @@
+//! Tokens and scopes (protocol sections 1 and 6, D-3). Only hashes are kept.
+
+use serde_json::{Value, json};
+
+use super::Hub;
+use super::event::HubOp;
+use super::messages::Refusal;
+use crate::core::limits::OLD_TOKEN_LIFE;
+use crate::wire::api::TokenRecord;
+
+/// Scopes of a profile.
+pub fn scopes_of(profile: &str) -> &'static [&'static str] {
+    match profile {
+        "root" => &["admin"],
+        "operator" => &[
+            "agent:self",
+            "message:send",
+            "message:read",
+            "message:claim",
+            "task:update",
+            "command:issue",
+            "command:update",
+            "artifact:read",
+            "artifact:write",
+            "spawn",
+        ],
+        "orchestrator" => &["agent:self", "message:send", "message:read", "command:issue", "command:update", "spawn"],
+        "provider-agent" | "provider-interactive" => &[
+            "agent:self",
+            "message:send",
+            "message:read",
+            "message:claim",
+            "task:update",
+            "command:update",
+            "artifact:read",
+            "artifact:write",
+            "insight:write",
+        ],
+        _ => &[],
+    }
+}
+
+/// Whether a token has a scope; `admin` has all.
+pub fn allows(token: &TokenRecord, scope: &str) -> bool {
+    token.scopes.iter().any(|own| own == scope || own == "admin")
+}
+
+/// Longest life of a token that is not the root's, seconds.
+const TTL_SECONDS_MAX: i64 = 366 * 24 * 3600;
+
+impl Hub {
+    /// The record of a live token.
+    pub(super) fn token_of(&self, token: &str) -> Option<TokenRecord> {
+        if token.is_empty() || token.len() > 512 {
+            return None;
+        }
+        let record = self.tokens.get(&(self.config.hash)(token))?;
+        let lives = record.expires_at.is_none_or(|end| end * 1000 > self.now.wall.0);
+        lives.then(|| record.clone())
+    }
+
+    pub(super) fn make_token(&mut self, actor: &TokenRecord, body: &Value) -> Result<Value, Refusal> {
+        let text = |field: &str| body.get(field).and_then(Value::as_str).unwrap_or_default();
+        let profile = text("profileId");
+        let runtime = matches!(profile, "provider-agent" | "provider-interactive");
+        let may = allows(actor, "admin") || (runtime && actor.profile_id == "operator");
+        if !may {
+            return Err((403, "forbidden", "making this token needs an operator's token (runtime profiles) or the root token".into()));
+        }
+        if !runtime && !matches!(profile, "operator" | "orchestrator") {
+            let text = "\"profileId\" must be provider-agent, provider-interactive, orchestrator or operator";
+            return Err((422, "bad_profile", text.into()));
+        }
+        let agent = Some(text("agentId")).filter(|id| !id.is_empty()).map(str::to_string);
+        if runtime && agent.is_none() {
+            return Err((422, "no_agent", "a runtime token needs an \"agentId\"".into()));
+        }
+        let ttl = body.get("ttlSeconds").and_then(Value::as_i64).unwrap_or(24 * 3600);
+        if !(1..=TTL_SECONDS_MAX).contains(&ttl) {
+            return Err((422, "bad_ttl", format!("\"ttlSeconds\" must be 1 to {TTL_SECONDS_MAX}")));
+        }
+        let all = scopes_of(profile);
+        let scopes = match body.get("scopes").and_then(Value::as_array) {
+            // Less than the profile has, never more.
+            Some(list) => all.iter().filter(|s| list.iter().any(|wanted| wanted == *s)).map(|s| s.to_string()).collect(),
+            None => all.iter().map(|s| s.to_string()).collect(),
+        };
+        Ok(self.put_token(profile, agent.filter(|_| runtime), scopes, ttl))
+    }
+
+    fn put_token(&mut self, profile: &str, agent_id: Option<String>, scopes: Vec<String>, ttl: i64) -> Value {
+        let token = (self.config.secret)();
+        let now = self.now.wall.0 / 1000;
+        let record =
+            TokenRecord { jti: self.rng.uuid(), profile_id: profile.into(), agent_id, scopes, issued_at: now, expires_at: Some(now + ttl) };
+        let hash = (self.config.hash)(&token);
+        self.tokens.insert(hash.clone(), record.clone());
+        self.ops.push(HubOp::TokenPut { hash, record: record.clone() });
+        json!({"token": token, "record": record})
+    }
+
+    /// The old token lives five more minutes, so that requests in flight succeed (protocol section 6).
+    pub(super) fn renew_token(&mut self, token: &str) -> Result<Value, Refusal> {
+        let hash = (self.config.hash)(token);
+        let Some(old) = self.tokens.get(&hash).cloned() else {
+            return Err((401, "unauthorized", "the token is unknown or has expired".into()));
+        };
+        if !matches!(old.profile_id.as_str(), "provider-agent" | "provider-interactive") {
+            return Err((403, "not_renewable", format!("a {} token cannot be renewed", old.profile_id)));
+        }
+        let now = self.now.wall.0 / 1000;
+        let ttl = old.expires_at.map_or(24 * 3600, |end| end - old.issued_at).max(1);
+        let answer = self.put_token(&old.profile_id, old.agent_id.clone(), old.scopes.clone(), ttl);
+        let end = old.expires_at.unwrap_or(i64::MAX).min(now + OLD_TOKEN_LIFE.as_secs() as i64);
+        let record = TokenRecord { expires_at: Some(end), ..old };
+        self.tokens.insert(hash.clone(), record.clone());
+        self.ops.push(HubOp::TokenPut { hash, record });
+        Ok(answer)
+    }
+
+    pub(super) fn delete_token(&mut self, actor: &TokenRecord, jti: &str) -> Result<(), Refusal> {
+        let found = self.tokens.iter().find(|(_, record)| record.jti == jti).map(|(hash, record)| (hash.clone(), record.clone()));
+        let Some((hash, record)) = found else {
+            return Err((404, "not_found", "there is no such token".into()));
+        };
+        let runtime = record.profile_id.starts_with("provider-");
+        if !allows(actor, "admin") && !(runtime && actor.profile_id == "operator") {
+            return Err((403, "forbidden", "revoking this token needs the root token".into()));
+        }
+        self.tokens.remove(&hash);
+        self.ops.push(HubOp::TokenDelete { hash });
+        Ok(())
+    }
+
+    pub(super) fn expire_tokens(&mut self) {
+        let now = self.now.wall.0;
+        let late: Vec<String> = self
+            .tokens
+            .iter()
+            .filter(|(_, record)| record.expires_at.is_some_and(|end| end * 1000 + 3_600_000 < now))
+            .map(|(hash, _)| hash.clone())
+            .collect();
+        for hash in late {
+            self.tokens.remove(&hash);
+            self.ops.push(HubOp::TokenDelete { hash });
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! Every maximum that the machines rely on, with its unit in the name.
+
+use std::time::Duration;
+
+/// Messages that are unacknowledged on one connection (D-12).
+pub const UNACKED_PER_PEER_MAX: usize = 32;
+/// Bytes of unacknowledged messages on one connection, so that a peer's buffer stays bounded.
+pub const UNACKED_BYTES_MAX: usize = 2 << 20;
+/// Commits that a machine may have under way; beyond it only the store is listened to.
+pub const COMMITS_IN_FLIGHT_MAX: usize = 256;
+/// Reads that a hub may have under way; beyond it only answers are listened to.
+pub const READS_IN_FLIGHT_MAX: usize = 2048;
+/// Further commits kept back for what a person asks at the control port.
+pub const COMMITS_RESERVED: usize = 32;
+/// Waiting inbox messages whose bodies are kept in memory; the rest waits in the store.
+pub const INBOX_CACHED_MAX: usize = 128;
+/// Bytes of those bodies.
+pub const INBOX_CACHED_BYTES_MAX: usize = 4 << 20;
+/// Messages in one batch for the provider.
+pub const BATCH_MESSAGES_MAX: usize = 64;
+/// Ids of settled messages that are remembered, so that a repeated frame is dropped. Far more than
+/// [`UNACKED_PER_PEER_MAX`], and a message leaves the window only after the relay knows that it is read.
+pub const SETTLED_IDS_MAX: usize = 4096;
+/// Finished commands that are remembered (R-113a).
+pub const COMMANDS_KEPT_MAX: usize = 256;
+/// Rows that the pump gets at once (D-32).
+pub const PUMP_ROWS_MAX: usize = 64;
+/// Bytes that the pump gets at once: below the relay's body limit.
+pub const PUMP_BYTES_MAX: usize = 768 << 10;
+/// HTTP calls that wait for the heartbeat thread.
+pub const CALLS_WAITING_MAX: usize = 512;
+/// Requests that one control server holds at once.
+pub const CONTROL_HELD_MAX: usize = 64;
+/// Open approvals of one agent.
+pub const APPROVALS_MAX: usize = 64;
+/// Characters of a message body that a provider gets; the rest is fetched by id (P-9).
+pub const PREVIEW_CHARS_MAX: usize = 4000;
+/// Bytes of one mirrored text.
+pub const MIRROR_BODY_BYTES_MAX: usize = 64 << 10;
+/// Bytes of a final text that goes out as reply.
+pub const REPLY_BODY_BYTES_MAX: usize = 256 << 10;
+/// Events that are remembered for a subscriber that comes back.
+pub const EVENTS_KEPT_MAX: usize = 1024;
+/// Agents that a hub knows.
+pub const AGENTS_MAX: usize = 10_000;
+/// Commands that wait at a hub.
+pub const COMMANDS_PENDING_MAX: usize = 10_000;
+
+/// How long `registered` may take (protocol, life of a connection).
+pub const REGISTER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Heartbeat unless the relay says otherwise.
+pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(30);
+/// A connection that lasted this long resets the backoff.
+pub const GOOD_CONNECTION: Duration = Duration::from_secs(30);
+/// Liveness over HTTP while the bus is away (R-140, D-22).
+pub const LIVENESS_INTERVAL: Duration = Duration::from_secs(20);
+/// Renewal of task claims.
+pub const CLAIM_RENEWAL_INTERVAL: Duration = Duration::from_secs(300);
+/// Life of a claim at the hub.
+pub const CLAIM_LEASE: Duration = Duration::from_secs(600);
+/// A peer that vanished without goodbye is offline after this (D-16).
+pub const OFFLINE_AFTER_LOSS: Duration = Duration::from_secs(10);
+/// An agent without bus and without liveness is offline after this (D-16).
+pub const OFFLINE_AFTER_SILENCE: Duration = Duration::from_secs(60);
+/// An agent that nobody has seen is forgotten after this (D-16).
+pub const FORGOTTEN_AFTER: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Messages of a deleted agent, and messages that match nobody yet, wait this long.
+pub const QUEUED_FOR: Duration = Duration::from_secs(24 * 3600);
+/// A command waits in `pending` this long (protocol section 5).
+pub const COMMAND_LIFE: Duration = Duration::from_secs(600);
+/// Ping interval of both sides.
+pub const PING_INTERVAL: Duration = Duration::from_secs(20);
+/// A connection that is silent this long is dropped.
+pub const SILENCE_MAX: Duration = Duration::from_secs(45);
+/// An old token after a renewal (protocol section 6).
+pub const OLD_TOKEN_LIFE: Duration = Duration::from_secs(300);
+/// Life of a runner's own token (D-3).
+pub const AGENT_TOKEN_LIFE: Duration = Duration::from_secs(24 * 3600);
+/// Second try of a token renewal (protocol section 6).
+pub const TOKEN_RETRY: Duration = Duration::from_secs(60);
+/// Obligation marks are answered together after this.
+pub const OBLIGATIONS_DEBOUNCE: Duration = Duration::from_millis(400);
+/// Default and largest wait of shutdown and kill commands.
+pub const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
+/// Largest wait of shutdown and kill commands.
+pub const COMMAND_TIMEOUT_MAX: Duration = Duration::from_secs(60);
+/// A failed commit is tried again after this.
+pub const STORE_RETRY: Duration = Duration::from_millis(500);
+/// Failed deliveries are tried again after this.
+pub const DELIVERY_RETRY: Duration = Duration::from_secs(1);
+/// Repeated trouble is logged at most this often.
+pub const LOG_THROTTLE: Duration = Duration::from_secs(300);
+
+const _: () = assert!(UNACKED_PER_PEER_MAX < SETTLED_IDS_MAX);
+const _: () = assert!(PUMP_BYTES_MAX < crate::wire::FRAME_BYTES_MAX);
+const _: () = assert!(REPLY_BODY_BYTES_MAX <= crate::wire::MESSAGE_BODY_BYTES_MAX);
+const _: () = assert!(PUMP_ROWS_MAX <= crate::wire::BATCH_ROWS_MAX);

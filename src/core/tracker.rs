@@ -1,0 +1,248 @@
+//! Claim tracker: terminal status, claims and work items, and the status that follows from them.
+
+use serde_json::{Value, json};
+
+use super::time::Tick;
+
+/// The four words of a provider's state. People see finer words, the wire fewer (D-9).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    /// Ready, nothing to do.
+    Idle,
+    /// At least one work item or claim.
+    Busy,
+    /// Not running.
+    Offline,
+    /// Not running and it should be.
+    Error,
+}
+
+impl Status {
+    /// The word for people and for `/status`.
+    pub fn word(self) -> &'static str {
+        match self {
+            Status::Idle => "idle",
+            Status::Busy => "busy",
+            Status::Offline => "offline",
+            Status::Error => "error",
+        }
+    }
+
+    /// The word of the status frame: `error` travels as `offline`.
+    pub fn agent_status(self) -> &'static str {
+        match self {
+            Status::Error => "offline",
+            other => other.word(),
+        }
+    }
+
+    /// The word of the heartbeat frame: terminal ones travel as `idle` (protocol section 2).
+    pub fn semantic(self) -> &'static str {
+        match self {
+            Status::Busy => "busy",
+            _ => "idle",
+        }
+    }
+
+    /// Reads one of the four words.
+    pub fn parse(word: &str) -> Option<Status> {
+        [Status::Idle, Status::Busy, Status::Offline, Status::Error].into_iter().find(|s| s.word() == word)
+    }
+}
+
+/// What a claim is on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClaimKind {
+    /// A claimable message.
+    Message,
+    /// A task.
+    Task,
+    /// A command that is being carried out.
+    Command,
+}
+
+impl ClaimKind {
+    fn word(self) -> &'static str {
+        match self {
+            ClaimKind::Message => "message",
+            ClaimKind::Task => "task",
+            ClaimKind::Command => "command",
+        }
+    }
+}
+
+/// One claim.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Claim {
+    /// What kind of thing.
+    pub kind: ClaimKind,
+    /// Which one.
+    pub id: String,
+    /// Local deadline, if it has one (D-15).
+    pub expires: Option<Tick>,
+}
+
+/// One piece of work, for example the provider's turn.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Work {
+    /// `provider-turn`, `subagent` or another reason (P-5).
+    pub kind: String,
+    /// Which one.
+    pub id: String,
+    /// Text for people.
+    pub label: Option<String>,
+    /// `providerState` and more.
+    pub metadata: Value,
+}
+
+/// The reason that stands for the main turn (P-5).
+pub const TURN: &str = "provider-turn";
+
+/// Claims, work items and the terminal status.
+#[derive(Debug, Clone, Default)]
+pub struct Tracker {
+    terminal: Option<Status>,
+    claims: Vec<Claim>,
+    work: Vec<Work>,
+}
+
+impl Tracker {
+    ///
+    pub fn status(&self) -> Status {
+        match self.terminal {
+            Some(terminal) => terminal,
+            None if !self.work.is_empty() || !self.claims.is_empty() => Status::Busy,
+            None => Status::Idle,
+        }
+    }
+
+    /// Sets or clears the terminal status; claims and work stay. Tells whether it changed.
+    pub fn set_terminal(&mut self, terminal: Option<Status>) -> bool {
+        let changed = self.terminal != terminal;
+        self.terminal = terminal;
+        changed
+    }
+
+    /// Starts or replaces a claim, in its place.
+    pub fn start_claim(&mut self, claim: Claim) {
+        match self.claims.iter_mut().find(|c| c.kind == claim.kind && c.id == claim.id) {
+            Some(old) => *old = claim,
+            None => self.claims.push(claim),
+        }
+    }
+
+    /// Ends a claim; ending one that is not there does nothing.
+    pub fn finish_claim(&mut self, kind: ClaimKind, id: &str) {
+        self.claims.retain(|c| c.kind != kind || c.id != id);
+    }
+
+    /// Removes the claims whose deadline has come and names them.
+    pub fn sweep(&mut self, now: Tick) -> Vec<Claim> {
+        let (gone, kept) = std::mem::take(&mut self.claims).into_iter().partition(|c| c.expires.is_some_and(|end| end <= now));
+        self.claims = kept;
+        gone
+    }
+
+    /// The earliest deadline of a claim.
+    pub fn next_expiry(&self) -> Option<Tick> {
+        self.claims.iter().filter_map(|c| c.expires).min()
+    }
+
+    /// Starts or replaces a work item, in its place.
+    pub fn start_work(&mut self, work: Work) {
+        match self.work.iter_mut().find(|w| w.kind == work.kind && w.id == work.id) {
+            Some(old) => *old = work,
+            None => self.work.push(work),
+        }
+    }
+
+    /// Ends a work item. An end of the main turn ends all items of that kind, with or without id (R-90a).
+    pub fn finish_work(&mut self, kind: &str, id: &str) {
+        self.work.retain(|w| w.kind != kind || (kind != TURN && w.id != id));
+    }
+
+    /// Ends all work of a kind.
+    pub fn clear_work(&mut self, kind: &str) {
+        self.work.retain(|w| w.kind != kind);
+    }
+
+    /// Distinct kinds, work first.
+    pub fn reasons(&self) -> Vec<String> {
+        let mut seen: Vec<String> = Vec::new();
+        let kinds = self.work.iter().map(|w| w.kind.as_str()).chain(self.claims.iter().map(|c| c.kind.word()));
+        for kind in kinds {
+            if !seen.iter().any(|s| s == kind) {
+                seen.push(kind.to_string());
+            }
+        }
+        seen
+    }
+
+    /// Work items as `activeWork` shows them.
+    pub fn work_json(&self) -> Vec<Value> {
+        let show = |w: &Work| json!({"kind": w.kind, "id": w.id, "label": w.label, "metadata": w.metadata});
+        self.work.iter().map(show).collect()
+    }
+
+    /// Claims for `/status`; `left_ms` is the time that is left.
+    pub fn claims_json(&self, now: Tick) -> Vec<Value> {
+        let left = |c: &Claim| c.expires.map(|end| (end - now).as_millis() as u64);
+        self.claims.iter().map(|c| json!({"kind": c.kind.word(), "id": c.id, "leftMs": left(c)})).collect()
+    }
+
+    /// Work items of a kind.
+    pub fn count(&self, kind: &str) -> usize {
+        self.work.iter().filter(|w| w.kind == kind).count()
+    }
+
+    /// `providerState` of the first main turn, if it is a record.
+    pub fn provider_state(&self) -> Value {
+        let state = self.work.iter().find(|w| w.kind == TURN).and_then(|w| w.metadata.get("providerState"));
+        state.filter(|s| s.is_object()).cloned().unwrap_or(Value::Null)
+    }
+
+    /// Whether a task claim is held.
+    pub fn holds(&self, kind: ClaimKind, id: &str) -> bool {
+        self.claims.iter().any(|c| c.kind == kind && c.id == id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn work(kind: &str, id: &str) -> Work {
+        Work { kind: kind.into(), id: id.into(), label: None, metadata: Value::Null }
+    }
+
+    #[test]
+    fn status_follows_from_claims_work_and_terminal() {
+        let mut tracker = Tracker::default();
+        assert_eq!(tracker.status(), Status::Idle);
+        tracker.start_work(work(TURN, "t1"));
+        tracker.start_work(work("subagent", "s1"));
+        assert_eq!(tracker.status(), Status::Busy);
+        assert!(tracker.set_terminal(Some(Status::Error)));
+        assert_eq!((tracker.status(), tracker.status().agent_status()), (Status::Error, "offline"));
+        tracker.set_terminal(None);
+        tracker.finish_work(TURN, "another id");
+        assert_eq!(tracker.reasons(), ["subagent"]);
+        tracker.finish_work("subagent", "s2");
+        assert_eq!(tracker.status(), Status::Busy);
+        tracker.finish_work("subagent", "s1");
+        assert_eq!(tracker.status(), Status::Idle);
+    }
+
+    #[test]
+    fn claims_lapse_at_their_deadline() {
+        let mut tracker = Tracker::default();
+        let claim = |id: &str, expires| Claim { kind: ClaimKind::Task, id: id.into(), expires };
+        tracker.start_claim(claim("1", Some(Tick(10))));
+        tracker.start_claim(claim("2", None));
+        tracker.start_claim(claim("1", Some(Tick(20))));
+        assert_eq!(tracker.sweep(Tick(19)).len(), 0);
+        assert_eq!(tracker.next_expiry(), Some(Tick(20)));
+        assert_eq!(tracker.sweep(Tick(20)).len(), 1);
+        assert!(tracker.holds(ClaimKind::Task, "2") && !tracker.holds(ClaimKind::Task, "1"));
+    }
+}

@@ -1,0 +1,276 @@
+//! Thread `bus`: one WebSocket to the relay. Waits in poll(2) on the socket and a wake descriptor.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, TryRecvError};
+use rustix::event::{PollFd, PollFlags};
+use tungstenite::client::IntoClientRequest;
+use tungstenite::protocol::{CloseFrame, WebSocketConfig};
+use tungstenite::{Error as WsError, HandshakeError, Message, WebSocket};
+
+use super::http::Base;
+use super::stream::Stream;
+use crate::core::Cause;
+use crate::core::agent::event::{BusEvent, Event};
+use crate::core::limits::{PING_INTERVAL, SILENCE_MAX};
+use crate::os::{self, Waker};
+use crate::secret::Secret;
+use crate::wire::api::TOKEN_HEADER;
+use crate::wire::bus::{FrameError, RelayFrame};
+use crate::wire::{FRAME_BYTES_MAX, api};
+
+/// How long connecting, TLS and upgrade may take together.
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+/// Bytes that wait for a slow relay before the connection counts as lost.
+const UNSENT_BYTES_MAX: usize = 8 << 20;
+/// How long the close handshake may take.
+const CLOSE_LIMIT: Duration = Duration::from_secs(1);
+
+/// One order.
+#[derive(Debug)]
+pub enum Order {
+    /// Open the bus.
+    Connect(Secret),
+    /// Send a frame.
+    Send(String),
+    /// Close with a normal close frame.
+    Disconnect(String),
+}
+
+/// Limits of a WebSocket: small buffers, so that a thousand cost little.
+pub fn ws_config(unsent_max: usize) -> WebSocketConfig {
+    WebSocketConfig::default()
+        .read_buffer_size(4 << 10)
+        .write_buffer_size(0)
+        .max_write_buffer_size(unsent_max)
+        .max_message_size(Some(FRAME_BYTES_MAX + 1024))
+        .max_frame_size(Some(FRAME_BYTES_MAX + 1024))
+}
+
+/// Body of the thread.
+pub fn run(base: Base, orders: Receiver<Order>, waker: Waker, lane: Sender<Event>) {
+    let mut edge = Bus { base, orders, waker, lane, live: None };
+    while edge.turn() {}
+}
+
+struct Live {
+    socket: WebSocket<Stream>,
+    heard: Instant,
+    pinged: bool,
+    unflushed: bool,
+}
+
+struct Bus {
+    base: Base,
+    orders: Receiver<Order>,
+    waker: Waker,
+    lane: Sender<Event>,
+    live: Option<Live>,
+}
+
+impl Bus {
+    /// One round: wait, read, carry out orders. False: the end.
+    fn turn(&mut self) -> bool {
+        let Some(live) = &mut self.live else {
+            // Nothing to watch: wait for an order.
+            return match self.orders.recv() {
+                Ok(order) => self.carry_out(order),
+                Err(_) => false,
+            };
+        };
+        // Ping after 20 s of silence, give up after 45 s (D-22): the relay pings by itself, so this is rare.
+        let silent = live.heard.elapsed();
+        let limit = if live.pinged { SILENCE_MAX } else { PING_INTERVAL + Duration::from_secs(2) };
+        if silent >= limit {
+            if live.pinged {
+                return self.lost(Cause::TimedOut(format!("the relay was silent for {} s", silent.as_secs())));
+            }
+            live.pinged = true;
+            let _ = live.socket.write(Message::Ping(Vec::new().into()));
+            live.unflushed = true;
+        }
+        let wants = if live.unflushed { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };
+        let has_more = live.socket.get_mut().has_decrypted();
+        let timeout = if has_more { Duration::ZERO } else { limit.saturating_sub(silent).max(Duration::from_millis(1)) };
+        let (readable, woken) = {
+            let mut fds = [PollFd::new(live.socket.get_ref(), wants), PollFd::new(&self.waker, PollFlags::IN)];
+            os::wait(&mut fds, Some(timeout));
+            (!fds[0].revents().is_empty() || has_more, os::is_ready(&fds[1]))
+        };
+        if woken {
+            self.waker.clear();
+            loop {
+                match self.orders.try_recv() {
+                    Ok(order) => {
+                        if !self.carry_out(order) {
+                            return false;
+                        }
+                    }
+                    Err(TryRecvError::Empty) => break,
+                    Err(TryRecvError::Disconnected) => {
+                        self.close("runner stopped");
+                        return false;
+                    }
+                }
+            }
+        }
+        if let Some(live) = self.live.as_mut().filter(|live| live.unflushed) {
+            match live.socket.flush() {
+                Ok(()) => live.unflushed = live.socket.get_ref().has_unsent(),
+                Err(WsError::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return self.lost(cause_of(error)),
+            }
+        }
+        if readable { self.read() } else { true }
+    }
+
+    /// Reads until `WouldBlock`, so that nothing decrypted stays behind.
+    fn read(&mut self) -> bool {
+        loop {
+            let Some(live) = &mut self.live else {
+                return true;
+            };
+            match live.socket.read() {
+                Ok(message) => {
+                    live.heard = Instant::now();
+                    live.pinged = false;
+                    if let Message::Text(text) = message {
+                        match RelayFrame::parse(&text) {
+                            Ok(frame) => {
+                                if !self.report(BusEvent::Framed(frame)) {
+                                    return false;
+                                }
+                            }
+                            Err(FrameError::Unknown { kind }) => {
+                                log::debug!(target: "bus", "ignored a frame of unknown type {kind:?}")
+                            }
+                            Err(FrameError::Malformed { reason, .. }) => {
+                                log::warn!(target: "bus", "malformed frame: {reason}")
+                            }
+                        }
+                    } else if let Some(live) = &mut self.live {
+                        live.unflushed = true; // a pong may be waiting
+                    }
+                }
+                Err(WsError::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return true;
+                }
+                Err(error) => return self.lost(cause_of(error)),
+            }
+        }
+    }
+
+    fn report(&mut self, event: BusEvent) -> bool {
+        let mut late = Vec::new();
+        let alive = super::report(&self.lane, &self.orders, Event::Bus(event), |order| late.push(order));
+        late.into_iter().all(|order| self.carry_out(order)) && alive
+    }
+
+    fn carry_out(&mut self, order: Order) -> bool {
+        match order {
+            Order::Connect(token) => {
+                self.live = None;
+                match connect(&self.base, &token) {
+                    Ok(socket) => {
+                        self.live = Some(Live { socket, heard: Instant::now(), pinged: false, unflushed: false });
+                        self.report(BusEvent::Connected)
+                    }
+                    Err(cause) => self.report(BusEvent::Lost(cause)),
+                }
+            }
+            Order::Send(text) => {
+                let Some(live) = &mut self.live else {
+                    return true;
+                };
+                match live.socket.write(Message::text(text)) {
+                    Ok(()) => {
+                        live.unflushed = match live.socket.flush() {
+                            Ok(()) => live.socket.get_ref().has_unsent(),
+                            Err(_) => true,
+                        };
+                        true
+                    }
+                    Err(WsError::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
+                        live.unflushed = true;
+                        true
+                    }
+                    Err(error) => self.lost(cause_of(error)),
+                }
+            }
+            Order::Disconnect(reason) => {
+                self.close(&reason);
+                true
+            }
+        }
+    }
+
+    fn lost(&mut self, cause: Cause) -> bool {
+        self.live = None;
+        self.report(BusEvent::Lost(cause))
+    }
+
+    /// Close frame out, answer in, at most a second.
+    fn close(&mut self, reason: &str) {
+        let Some(mut live) = self.live.take() else {
+            return;
+        };
+        let frame = CloseFrame { code: tungstenite::protocol::frame::coding::CloseCode::Normal, reason: reason.to_string().into() };
+        let until = Instant::now() + CLOSE_LIMIT;
+        if live.socket.close(Some(frame)).is_err() {
+            return;
+        }
+        while let Some(left) = until.checked_duration_since(Instant::now()) {
+            let _ = live.socket.flush();
+            match live.socket.read() {
+                Ok(_) => {}
+                Err(WsError::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
+                    os::wait(&mut [PollFd::new(live.socket.get_ref(), PollFlags::IN)], Some(left));
+                }
+                Err(_) => return,
+            }
+        }
+    }
+}
+
+/// Connects and upgrades; also for command line clients of the bus.
+pub fn connect(base: &Base, token: &Secret) -> Result<WebSocket<Stream>, Cause> {
+    let offline = |error: io::Error| {
+        let text = format!("cannot reach the relay at {}: {error}", base.url);
+        match error.kind() {
+            io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => Cause::TimedOut(text),
+            _ => Cause::Offline(text),
+        }
+    };
+    let stream = Stream::connect(&base.host, base.port, base.tls, CONNECT_LIMIT).map_err(offline)?;
+    let mut request = base.bus_url().into_client_request().map_err(|error| Cause::Protocol(error.to_string()))?;
+    if !token.expose().is_empty() {
+        let value = token.expose().parse().map_err(|_| Cause::Protocol("the token holds characters that no header may have".into()))?;
+        request.headers_mut().insert(api::TOKEN_HEADER, value);
+    }
+    debug_assert_eq!(TOKEN_HEADER, api::TOKEN_HEADER);
+    match tungstenite::client::client_with_config(request, stream, Some(ws_config(UNSENT_BYTES_MAX))) {
+        Ok((socket, _)) => {
+            socket.get_ref().unblock().map_err(offline)?;
+            Ok(socket)
+        }
+        Err(HandshakeError::Failure(error)) => Err(cause_of(error)),
+        Err(HandshakeError::Interrupted(_)) => {
+            Err(Cause::TimedOut(format!("the relay at {} did not answer the upgrade in time", base.url)))
+        }
+    }
+}
+
+fn cause_of(error: WsError) -> Cause {
+    match error {
+        WsError::Http(response) => {
+            let body = response.body().as_deref().map(String::from_utf8_lossy).unwrap_or_default();
+            let text = serde_json::from_str::<serde_json::Value>(&body).ok();
+            let text = text.as_ref().and_then(|body| body.get("error")).and_then(|text| text.as_str());
+            Cause::Refused(response.status().as_u16(), text.unwrap_or("the relay refuses the upgrade").to_string())
+        }
+        WsError::ConnectionClosed | WsError::AlreadyClosed => Cause::Offline("the relay closed the connection".into()),
+        WsError::Io(error) => Cause::Offline(format!("the connection broke: {error}")),
+        other => Cause::Protocol(other.to_string()),
+    }
+}

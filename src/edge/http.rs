@@ -1,0 +1,176 @@
+//! The one way to make HTTP requests (not a thread): timeouts, no redirects, no proxy for loopback, statuses as values.
+
+use std::io::Read;
+use std::time::Duration;
+
+use serde_json::Value;
+use ureq::Agent;
+use ureq::tls::{Certificate, RootCerts, TlsConfig, TlsProvider};
+
+use crate::core::Cause;
+use crate::secret::Secret;
+use crate::wire::api::TOKEN_HEADER;
+
+/// Largest answer that is read, bytes: a page of messages with full bodies.
+const ANSWER_BYTES_MAX: u64 = 64 << 20;
+
+/// A checked base URL.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Base {
+    /// As given, without trailing slashes, query and user part.
+    pub url: String,
+    /// Host, without brackets.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+    /// `https`.
+    pub tls: bool,
+    path: String,
+}
+
+impl Base {
+    /// Checks a URL of a relay.
+    pub fn parse(url: &str) -> Result<Base, String> {
+        let url = url.trim();
+        let (tls, rest) = match (url.strip_prefix("http://"), url.strip_prefix("https://")) {
+            (Some(rest), _) => (false, rest),
+            (_, Some(rest)) => (true, rest),
+            _ => {
+                return Err(format!("the relay URL {url:?} must begin with http:// or https://"));
+            }
+        };
+        let rest = rest.split(['?', '#']).next().unwrap_or_default();
+        let (authority, path) = rest.split_once('/').map_or((rest, String::new()), |(a, p)| (a, format!("/{p}")));
+        let bad = || format!("the relay URL {url:?} is not of the form http://host:port");
+        if authority.contains('@') {
+            return Err("the relay URL must not hold a user or password".to_string());
+        }
+        let (host, port) = match authority.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+            Some((host, "")) => (host, None),
+            Some((host, port)) => (host, Some(port.strip_prefix(':').ok_or_else(bad)?)),
+            None => authority.split_once(':').map_or((authority, None), |(host, port)| (host, Some(port))),
+        };
+        let port = match port {
+            Some(port) => port.parse().map_err(|_| bad())?,
+            None => {
+                if tls {
+                    443
+                } else {
+                    80
+                }
+            }
+        };
+        if host.is_empty() || host.contains(char::is_whitespace) {
+            return Err(bad());
+        }
+        let path = path.trim_end_matches('/').to_string();
+        let scheme = if tls { "https" } else { "http" };
+        Ok(Base { url: format!("{scheme}://{authority}{path}"), host: host.into(), port, tls, path })
+    }
+
+    /// Bus URL.
+    pub fn bus_url(&self) -> String {
+        let scheme = if self.tls { "wss" } else { "ws" };
+        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+        format!("{scheme}://{host}:{}{}/bus", self.port, self.path)
+    }
+
+    fn is_loopback(&self) -> bool {
+        self.host == "localhost" || self.host == "::1" || self.host.starts_with("127.")
+    }
+}
+
+/// A client with kept connections.
+pub struct Http {
+    base: Base,
+    agent: Agent,
+}
+
+impl Http {
+    /// `limit` bounds each exchange as a whole.
+    pub fn new(base: Base, limit: Duration) -> Http {
+        let mut config = Agent::config_builder()
+            .timeout_global(Some(limit))
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            .user_agent(format!("agent-relay/{}", crate::wire::VERSION));
+        if base.is_loopback() {
+            config = config.proxy(None);
+        }
+        if base.tls {
+            let native = rustls_native_certs::load_native_certs().certs;
+            let roots: Vec<Certificate<'static>> = native.iter().map(|c| Certificate::from_der(c).to_owned()).collect();
+            let tls = TlsConfig::builder()
+                .provider(TlsProvider::Rustls)
+                .unversioned_rustls_crypto_provider(std::sync::Arc::new(rustls::crypto::ring::default_provider()))
+                .root_certs(RootCerts::new_with_certs(&roots))
+                .build();
+            config = config.tls_config(tls);
+        }
+        Http { base, agent: config.build().new_agent() }
+    }
+
+    /// One exchange: status and JSON body (null if there is none).
+    pub fn call(&self, method: &str, path: &str, body: Option<&Value>, token: &Secret) -> Result<(u16, Value), Cause> {
+        self.exchange(method, path, body, TOKEN_HEADER, token.expose().to_string())
+    }
+
+    /// The same with `Authorization: Bearer`, as control ports want it (D-7).
+    pub fn call_bearer(&self, method: &str, path: &str, body: Option<&Value>, token: &Secret) -> Result<(u16, Value), Cause> {
+        self.exchange(method, path, body, "Authorization", format!("Bearer {}", token.expose()))
+    }
+
+    fn exchange(&self, method: &str, path: &str, body: Option<&Value>, header: &str, token: String) -> Result<(u16, Value), Cause> {
+        let request = ureq::http::Request::builder().method(method).uri(format!("{}{path}", self.base.url));
+        let request = match token.as_str() {
+            "" => request,
+            token => request.header(header, token),
+        };
+        let failed = |error: ureq::Error| {
+            let text = format!("cannot reach the relay at {}: {error}", self.base.url);
+            match error {
+                ureq::Error::Timeout(_) => Cause::TimedOut(text),
+                ureq::Error::Protocol(_) | ureq::Error::Http(_) | ureq::Error::BadUri(_) => Cause::Protocol(text),
+                _ => Cause::Offline(text),
+            }
+        };
+        let text = body.map(Value::to_string);
+        let bad = |error: ureq::http::Error| Cause::Protocol(error.to_string());
+        let result = match text {
+            Some(text) => {
+                let request = request.header("Content-Type", "application/json").body(text).map_err(bad)?;
+                self.agent.run(request)
+            }
+            None => self.agent.run(request.body(()).map_err(bad)?),
+        };
+        let mut response = result.map_err(failed)?;
+        let status = response.status().as_u16();
+        // Read to the end, or the connection is not used again (performance FACTS section 2).
+        let mut bytes = Vec::new();
+        let read = response.body_mut().as_reader().take(ANSWER_BYTES_MAX).read_to_end(&mut bytes);
+        read.map_err(|error| Cause::Offline(format!("the answer of {} broke off: {error}", self.base.url)))?;
+        Ok((status, serde_json::from_slice(&bytes).unwrap_or(Value::Null)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_are_checked() {
+        let rows = [
+            ("http://127.0.0.1:4850", "ws://127.0.0.1:4850/bus"),
+            ("https://relay.example/base//?x=1", "wss://relay.example:443/base/bus"),
+            ("http://[::1]:99/", "ws://[::1]:99/bus"),
+            ("http://localhost", "ws://localhost:80/bus"),
+        ];
+        for (url, bus) in rows {
+            assert_eq!(Base::parse(url).expect(url).bus_url(), bus);
+        }
+        for bad in ["", "relay:80", "ftp://x", "http://", "http://x:port", "http://u:p@x", "http://a b"] {
+            assert!(Base::parse(bad).is_err(), "{bad}");
+        }
+    }
+}

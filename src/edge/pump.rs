@@ -1,0 +1,114 @@
+//! Thread `pump`: takes outbox rows to the relay, one exchange of up to 64 rows at a time, one attempt each (D-32).
+
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender};
+use serde_json::{Value, json};
+
+use super::http::{Base, Http};
+use crate::core::Cause;
+use crate::core::agent::event::{Event, RowAnswer};
+use crate::core::agent::store::Batch;
+use crate::secret::Secret;
+use crate::wire::api::path;
+
+/// One exchange may take this long.
+const POST_LIMIT: Duration = Duration::from_secs(20);
+
+/// Rows to send, with the token for it.
+pub struct Order {
+    /// In order.
+    pub rows: Vec<Batch>,
+    /// Token.
+    pub token: Secret,
+}
+
+/// Body of the thread.
+pub fn run(base: Base, orders: Receiver<Order>, lane: Sender<Event>) {
+    let mut http: Option<Http> = None;
+    let mut batches = true;
+    for Order { rows, token } in orders {
+        let http = http.get_or_insert_with(|| Http::new(base.clone(), POST_LIMIT));
+        let result = post(http, &rows, &token, &mut batches);
+        if lane.send(Event::Pumped(result)).is_err() {
+            return;
+        }
+    }
+}
+
+/// Messages go as batches where the relay offers them, everything else alone; order holds. Stops at the first row that
+/// has to wait: rows behind it get no answer and stay.
+fn post(http: &Http, rows: &[Batch], token: &Secret, batches: &mut bool) -> Result<Vec<RowAnswer>, Cause> {
+    let mut answers: Vec<RowAnswer> = Vec::new();
+    let mut at = 0;
+    while at < rows.len() {
+        let run = rows[at..].iter().take_while(|row| is_message(&row.row.kind)).count();
+        let result = if run > 1 && *batches {
+            post_batch(http, &rows[at..at + run], token, batches)
+        } else {
+            post_one(http, &rows[at], token).map(|a| vec![a])
+        };
+        match result {
+            Ok(new) if new.is_empty() => {} // the relay knows no batches: again, one by one
+            Ok(new) => {
+                at += new.len();
+                let waits = new.last().is_some_and(|answer| must_wait(answer.status));
+                answers.extend(new);
+                if waits {
+                    break;
+                }
+            }
+            // What arrived before the line broke has arrived.
+            Err(_) if !answers.is_empty() => break,
+            Err(cause) => return Err(cause),
+        }
+    }
+    Ok(answers)
+}
+
+fn is_message(kind: &str) -> bool {
+    matches!(kind, "message" | "session-message")
+}
+
+fn must_wait(status: u16) -> bool {
+    matches!(status, 401 | 403 | 408 | 425 | 429) || status >= 500
+}
+
+fn error_of(body: &Value) -> String {
+    body.get("error").and_then(Value::as_str).unwrap_or("no reason given").to_string()
+}
+
+fn post_batch(http: &Http, rows: &[Batch], token: &Secret, batches: &mut bool) -> Result<Vec<RowAnswer>, Cause> {
+    let messages: Vec<&Value> = rows.iter().map(|row| &row.row.payload).collect();
+    let (status, body) = http.call("POST", path::BATCH, Some(&json!({"messages": messages})), token)?;
+    if matches!(status, 404 | 405) {
+        *batches = false;
+        return Ok(Vec::new());
+    }
+    if status >= 300 {
+        return Err(Cause::Refused(status, error_of(&body)));
+    }
+    let results = body.get("results").and_then(Value::as_array).cloned().unwrap_or_default();
+    if results.len() != rows.len() {
+        return Err(Cause::Protocol(format!("the relay answered {} rows of {}", results.len(), rows.len())));
+    }
+    let answer = |(row, result): (&Batch, &Value)| RowAnswer {
+        seq: row.seq,
+        status: result.get("status").and_then(Value::as_u64).unwrap_or(500) as u16,
+        error: error_of(result),
+    };
+    Ok(rows.iter().zip(&results).map(answer).collect())
+}
+
+fn post_one(http: &Http, batch: &Batch, token: &Secret) -> Result<RowAnswer, Cause> {
+    let row = &batch.row;
+    let (status, body) = match row.kind.as_str() {
+        "task-update" => {
+            let task = row.payload.get("taskId").and_then(Value::as_u64).unwrap_or_default();
+            http.call("PATCH", &path::task(task), Some(&row.payload), token)?
+        }
+        "insight" => http.call("POST", path::INSIGHTS, Some(&row.payload), token)?,
+        _ => http.call("POST", path::MESSAGES, Some(&row.payload), token)?,
+    };
+    Ok(RowAnswer { seq: batch.seq, status, error: error_of(&body) })
+}

@@ -1,0 +1,455 @@
+//! Thread `store`: the agent's SQLite file. The only owner; one commit for everything that is queued (group commit
+//! without timers), WAL, synchronous FULL. Every statement is O(1) in the backlog.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use crossbeam_channel::{Receiver, Sender};
+use rusqlite::{Connection, OptionalExtension, Transaction, params};
+
+use crate::core::Cause;
+use crate::core::agent::event::{Event, StoreEvent};
+use crate::core::agent::store::{Batch, InboxState, OutboxRow, ProviderRecord, Snapshot, StoreOp, Unsettled, outbox_class};
+use crate::core::limits::*;
+use crate::os;
+use crate::wire::api::{Command, Message};
+
+/// Commits that are put into one transaction.
+const GROUP_MAX: usize = 256;
+/// Rows that are dropped at once when the bound is reached.
+const DROP_BLOCK: u64 = 64;
+/// The outbox may hold this much unless the configuration says otherwise.
+pub const OUTBOX_BYTES_MAX: u64 = 1 << 30;
+
+const SCHEMA: &str = "
+CREATE TABLE IF NOT EXISTS inbox (
+  id INTEGER PRIMARY KEY, doc TEXT, state INTEGER NOT NULL, batch INTEGER NOT NULL DEFAULT 0,
+  evidence TEXT NOT NULL DEFAULT '', told INTEGER NOT NULL DEFAULT 0, settled INTEGER NOT NULL DEFAULT 0);
+CREATE INDEX IF NOT EXISTS inbox_received ON inbox(id) WHERE state = 0;
+CREATE INDEX IF NOT EXISTS inbox_active ON inbox(id) WHERE state IN (1, 2);
+CREATE INDEX IF NOT EXISTS inbox_settled ON inbox(settled) WHERE state = 3;
+CREATE TABLE IF NOT EXISTS commands (
+  seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, doc TEXT NOT NULL, reported INTEGER NOT NULL DEFAULT 0);
+CREATE TABLE IF NOT EXISTS outbox (
+  seq INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, class INTEGER NOT NULL, key TEXT NOT NULL,
+  occurred_at INTEGER NOT NULL, payload TEXT NOT NULL, poisoned TEXT);
+CREATE INDEX IF NOT EXISTS outbox_head ON outbox(seq) WHERE poisoned IS NULL;
+CREATE INDEX IF NOT EXISTS outbox_victims ON outbox(class, seq) WHERE poisoned IS NULL;
+CREATE TABLE IF NOT EXISTS counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS provider (
+  one INTEGER PRIMARY KEY CHECK (one = 1), pid INTEGER, start INTEGER, provider_session TEXT, session TEXT);
+CREATE TABLE IF NOT EXISTS notes (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+";
+
+/// Version of the schema, in `user_version`.
+const SCHEMA_VERSION: i64 = 1;
+
+/// One order.
+#[derive(Debug)]
+pub enum Order {
+    /// One transaction's worth of changes.
+    Commit {
+        /// Number for the answer.
+        number: u64,
+        /// Changes.
+        ops: Vec<StoreOp>,
+    },
+    /// Try the stalled commit again.
+    Retry,
+    /// Bring waiting messages.
+    FetchInbox {
+        /// Only ids above this one.
+        after: u64,
+        /// How many.
+        limit: usize,
+    },
+    /// Bring the head of the outbox.
+    FetchOutbox,
+}
+
+/// The open file.
+pub struct Store {
+    db: Connection,
+    path: PathBuf,
+    outbox_bytes_max: u64,
+    rows: u64,
+    poisoned: u64,
+    bytes: u64,
+    settled: i64,
+    deletions: u64,
+}
+
+/// Opens a SQLite file for one writer: private, WAL, FULL, incremental vacuum.
+pub fn open_database(path: &Path, schema: &str, version: i64) -> Result<Connection, String> {
+    let say = |error: &dyn std::fmt::Display| format!("cannot open the store {}: {error}", path.display());
+    if let Some(parent) = path.parent() {
+        os::make_private_dir(parent).map_err(|error| say(&error))?;
+    }
+    // Made by us first, so that nobody else ever sees it with wider rights; SQLite gives -wal and -shm the same mode.
+    let file = {
+        use std::os::unix::fs::OpenOptionsExt;
+        std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path)
+    };
+    drop(file.map_err(|error| say(&error))?);
+    let db = Connection::open(path).map_err(|error| say(&error))?;
+    let prepare = || -> rusqlite::Result<i64> {
+        let found: i64 = db.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+        if found == 0 {
+            db.execute_batch("PRAGMA auto_vacuum = INCREMENTAL;")?;
+        }
+        db.execute_batch(
+            "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA busy_timeout = 2000;
+             PRAGMA journal_size_limit = 4194304; PRAGMA temp_store = MEMORY; PRAGMA cache_size = -1024;",
+        )?;
+        if found == 0 {
+            db.execute_batch(&format!("BEGIN IMMEDIATE; {schema} PRAGMA user_version = {version}; COMMIT;"))?;
+        }
+        Ok(found)
+    };
+    match prepare() {
+        Ok(found) if found <= version => Ok(db),
+        Ok(found) => {
+            Err(say(&format!("it was written by a newer agent-relay (schema {found}, this one knows {version}); update agent-relay")))
+        }
+        Err(error) => Err(say(&error)),
+    }
+}
+
+/// An operating error as the state thread branches on it.
+pub fn cause_of(error: rusqlite::Error) -> Cause {
+    Cause::Failed(error.to_string())
+}
+
+impl Store {
+    /// Opens or makes the file.
+    pub fn open(path: &Path, outbox_bytes_max: u64) -> Result<Store, String> {
+        let db = open_database(path, SCHEMA, SCHEMA_VERSION)?;
+        let mut store = Store { db, path: path.into(), outbox_bytes_max, rows: 0, poisoned: 0, bytes: 0, settled: 0, deletions: 0 };
+        store.read_counters().map_err(|error| format!("cannot read the store {}: {error}", path.display()))?;
+        Ok(store)
+    }
+
+    fn read_counters(&mut self) -> rusqlite::Result<()> {
+        let mut statement = self.db.prepare("SELECT name, value FROM counters")?;
+        let counters: BTreeMap<String, i64> = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?;
+        let value = |name: &str| counters.get(name).copied().unwrap_or(0);
+        let (rows, poisoned, bytes, settled) = (value("rows"), value("poisoned"), value("bytes"), value("settled"));
+        drop(statement);
+        (self.rows, self.poisoned, self.bytes, self.settled) = (rows as u64, poisoned as u64, bytes as u64, settled);
+        Ok(())
+    }
+
+    /// All that an agent starts from.
+    pub fn snapshot(&self) -> rusqlite::Result<Snapshot> {
+        let (waiting, more_waiting) = self.inbox(0, INBOX_CACHED_MAX)?;
+        let mut statement = self.db.prepare("SELECT doc, state, batch FROM inbox WHERE state IN (1, 2) ORDER BY id")?;
+        let unsettled = statement
+            .query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?)))?
+            .filter_map(|row| row.ok())
+            .filter_map(|(doc, state, batch)| {
+                let state = if state == 2 { InboxState::Confirmed } else { InboxState::Delivering };
+                Some(Unsettled { message: serde_json::from_str(&doc).ok()?, state, batch: batch as u64 })
+            })
+            .collect();
+        let mut statement = self.db.prepare("SELECT id, told FROM inbox WHERE state = 3 ORDER BY settled DESC LIMIT ?1")?;
+        let mut settled: Vec<(u64, bool)> = statement
+            .query_map([SETTLED_IDS_MAX as i64], |row| Ok((row.get::<_, i64>(0)? as u64, row.get(1)?)))?
+            .collect::<Result<_, _>>()?;
+        settled.reverse();
+        let mut statement = self.db.prepare("SELECT doc, reported FROM commands ORDER BY seq")?;
+        let commands = statement
+            .query_map([], |row| Ok((row.get::<_, String>(0)?, row.get(1)?)))?
+            .filter_map(|row| row.ok())
+            .filter_map(|(doc, reported)| Some((serde_json::from_str::<Command>(&doc).ok()?, reported)))
+            .collect();
+        let provider = self
+            .db
+            .query_row("SELECT pid, start, provider_session, session FROM provider", [], |row| {
+                Ok(ProviderRecord {
+                    pid: row.get::<_, i64>(0)? as u32,
+                    start: row.get::<_, i64>(1)? as u64,
+                    provider_session: row.get(2)?,
+                    session: row.get(3)?,
+                })
+            })
+            .optional()?;
+        let mut statement = self.db.prepare("SELECT key, value FROM notes")?;
+        let notes = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?;
+        Ok(Snapshot {
+            waiting,
+            more_waiting,
+            unsettled,
+            settled,
+            commands,
+            outbox_pending: self.rows,
+            outbox_poisoned: self.poisoned,
+            provider,
+            notes,
+        })
+    }
+
+    /// Waiting messages above an id.
+    pub fn inbox(&self, after: u64, limit: usize) -> rusqlite::Result<(Vec<Message>, bool)> {
+        let mut statement = self.db.prepare_cached("SELECT doc FROM inbox WHERE state = 0 AND id > ?1 ORDER BY id LIMIT ?2")?;
+        let docs: Vec<String> =
+            statement.query_map(params![after as i64, limit as i64 + 1], |row| row.get(0))?.collect::<Result<_, _>>()?;
+        let more = docs.len() > limit;
+        Ok((docs.iter().take(limit).filter_map(|doc| serde_json::from_str(doc).ok()).collect(), more))
+    }
+
+    /// The head of the outbox, as much as one exchange takes.
+    pub fn outbox(&self) -> rusqlite::Result<Vec<Batch>> {
+        let mut statement = self
+            .db
+            .prepare_cached("SELECT seq, kind, key, occurred_at, payload FROM outbox WHERE poisoned IS NULL ORDER BY seq LIMIT ?1")?;
+        let mut rows = statement.query([PUMP_ROWS_MAX as i64])?;
+        let (mut head, mut bytes) = (Vec::new(), 0);
+        while let Some(row) = rows.next()? {
+            let payload: String = row.get(4)?;
+            bytes += payload.len();
+            if bytes > PUMP_BYTES_MAX && !head.is_empty() {
+                break;
+            }
+            let payload = serde_json::from_str(&payload).unwrap_or_default();
+            let outbox = OutboxRow { kind: row.get(1)?, key: row.get(2)?, occurred_at: row.get(3)?, payload };
+            head.push(Batch { seq: row.get::<_, i64>(0)? as u64, row: outbox });
+        }
+        Ok(head)
+    }
+
+    /// Makes groups of changes durable in one transaction; tells what the bound dropped. On an error nothing changed.
+    pub fn commit(&mut self, groups: &[(u64, Vec<StoreOp>)]) -> rusqlite::Result<Vec<(String, u64)>> {
+        let before = (self.rows, self.poisoned, self.bytes, self.settled);
+        let result = self.try_commit(groups);
+        if result.is_err() {
+            (self.rows, self.poisoned, self.bytes, self.settled) = before;
+        }
+        result
+    }
+
+    fn try_commit(&mut self, groups: &[(u64, Vec<StoreOp>)]) -> rusqlite::Result<Vec<(String, u64)>> {
+        let before = (self.rows, self.poisoned, self.bytes, self.settled);
+        let free = os::free_bytes(&self.path).unwrap_or(u64::MAX);
+        let transaction = self.db.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+        let mut counts = Counts { rows: self.rows, poisoned: self.poisoned, bytes: self.bytes, settled: self.settled, deleted: 0 };
+        for op in groups.iter().flat_map(|(_, ops)| ops) {
+            apply(&transaction, op, &mut counts)?;
+        }
+        let bound = self.outbox_bytes_max.min(free / 10 + before.2);
+        let dropped = enforce_bound(&transaction, &mut counts, bound)?;
+        if (counts.rows, counts.poisoned, counts.bytes, counts.settled) != before {
+            let mut statement = transaction.prepare_cached("INSERT OR REPLACE INTO counters (name, value) VALUES (?1, ?2)")?;
+            for (name, value) in [
+                ("rows", counts.rows as i64),
+                ("poisoned", counts.poisoned as i64),
+                ("bytes", counts.bytes as i64),
+                ("settled", counts.settled),
+            ] {
+                statement.execute(params![name, value])?;
+            }
+        }
+        transaction.commit()?;
+        (self.rows, self.poisoned, self.bytes, self.settled) = (counts.rows, counts.poisoned, counts.bytes, counts.settled);
+        self.deletions += counts.deleted;
+        if self.deletions > 4096 {
+            self.deletions = 0;
+            // A little at a time: freed pages go back to the disk after a long backlog.
+            let _ = self.db.execute_batch("PRAGMA incremental_vacuum(512);");
+        }
+        Ok(dropped)
+    }
+}
+
+struct Counts {
+    rows: u64,
+    poisoned: u64,
+    bytes: u64,
+    settled: i64,
+    deleted: u64,
+}
+
+fn apply(db: &Transaction<'_>, op: &StoreOp, counts: &mut Counts) -> rusqlite::Result<()> {
+    match op {
+        StoreOp::InboxPut(message) => {
+            let doc = serde_json::to_string(message).expect("plain data");
+            db.prepare_cached("INSERT OR IGNORE INTO inbox (id, doc, state) VALUES (?1, ?2, 0)")?
+                .execute(params![message.id as i64, doc])?;
+        }
+        StoreOp::InboxMark { id, state, batch, evidence } => {
+            let state = match state {
+                InboxState::Received => 0,
+                InboxState::Delivering => 1,
+                InboxState::Confirmed => 2,
+            };
+            db.prepare_cached("UPDATE inbox SET state = ?2, batch = ?3, evidence = ?4 WHERE id = ?1")?.execute(params![
+                *id as i64,
+                state,
+                *batch as i64,
+                evidence
+            ])?;
+        }
+        StoreOp::InboxSettle { id, read } => {
+            counts.settled += 1;
+            db.prepare_cached(
+                "INSERT INTO inbox (id, state, told, settled) VALUES (?1, 3, ?2, ?3)
+                 ON CONFLICT (id) DO UPDATE SET doc = NULL, state = 3, told = ?2, settled = CASE settled WHEN 0 THEN ?3 ELSE settled END",
+            )?
+            .execute(params![*id as i64, read, counts.settled])?;
+        }
+        StoreOp::InboxForget { id } => {
+            counts.deleted += 1;
+            db.prepare_cached("DELETE FROM inbox WHERE id = ?1")?.execute([*id as i64])?;
+        }
+        StoreOp::CommandPut(command) => {
+            let doc = serde_json::to_string(command).expect("plain data");
+            db.prepare_cached("INSERT OR IGNORE INTO commands (id, doc) VALUES (?1, ?2)")?.execute(params![command.id, doc])?;
+        }
+        StoreOp::CommandMark { id, status, result, error, reported } => {
+            let mut statement = db.prepare_cached("SELECT doc FROM commands WHERE id = ?1")?;
+            let doc: Option<String> = statement.query_row([id], |row| row.get(0)).optional()?;
+            if let Some(mut command) = doc.and_then(|doc| serde_json::from_str::<Command>(&doc).ok()) {
+                command.status = status.clone();
+                command.result = result.clone();
+                command.error = error.clone();
+                let doc = serde_json::to_string(&command).expect("plain data");
+                db.prepare_cached("UPDATE commands SET doc = ?2, reported = ?3 WHERE id = ?1")?.execute(params![id, doc, reported])?;
+            }
+        }
+        StoreOp::CommandForget { id } => {
+            db.prepare_cached("DELETE FROM commands WHERE id = ?1")?.execute([id])?;
+        }
+        StoreOp::OutboxAppend(row) => {
+            let payload = row.payload.to_string();
+            counts.rows += 1;
+            counts.bytes += payload.len() as u64;
+            db.prepare_cached("INSERT INTO outbox (kind, class, key, occurred_at, payload) VALUES (?1, ?2, ?3, ?4, ?5)")?
+                .execute(params![row.kind, outbox_class(&row.kind), row.key, row.occurred_at, payload])?;
+        }
+        StoreOp::OutboxDelete(seqs) => {
+            let mut statement = db.prepare_cached("DELETE FROM outbox WHERE seq = ?1 RETURNING length(CAST(payload AS BLOB))")?;
+            for seq in seqs {
+                if let Some(bytes) = statement.query_row([*seq as i64], |row| row.get::<_, i64>(0)).optional()? {
+                    counts.rows = counts.rows.saturating_sub(1);
+                    counts.bytes = counts.bytes.saturating_sub(bytes as u64);
+                    counts.deleted += 1;
+                }
+            }
+        }
+        StoreOp::OutboxPoison { seq, reason } => {
+            counts.rows = counts.rows.saturating_sub(1);
+            counts.poisoned += 1;
+            db.prepare_cached("UPDATE outbox SET poisoned = ?2 WHERE seq = ?1")?.execute(params![*seq as i64, reason])?;
+        }
+        StoreOp::ProviderPut(record) => {
+            db.prepare_cached("INSERT OR REPLACE INTO provider (one, pid, start, provider_session, session) VALUES (1, ?1, ?2, ?3, ?4)")?
+                .execute(params![record.pid as i64, record.start as i64, record.provider_session, record.session])?;
+        }
+        StoreOp::Note { key, value: Some(value) } => {
+            db.prepare_cached("INSERT OR REPLACE INTO notes (key, value) VALUES (?1, ?2)")?.execute(params![key, value])?;
+        }
+        StoreOp::Note { key, value: None } => {
+            db.prepare_cached("DELETE FROM notes WHERE key = ?1")?.execute([key])?;
+        }
+    }
+    Ok(())
+}
+
+/// Over the bound: poisoned rows go first, then the highest class (mirror), oldest first, in blocks.
+fn enforce_bound(db: &Transaction<'_>, counts: &mut Counts, bound: u64) -> rusqlite::Result<Vec<(String, u64)>> {
+    let mut dropped: BTreeMap<String, u64> = BTreeMap::new();
+    while counts.bytes > bound {
+        let mut victims = db.prepare_cached("SELECT seq FROM outbox WHERE poisoned IS NULL ORDER BY class DESC, seq LIMIT ?1")?;
+        let seqs: Vec<i64> = victims.query_map([DROP_BLOCK as i64], |row| row.get(0))?.collect::<Result<_, _>>()?;
+        if seqs.is_empty() {
+            break;
+        }
+        let mut delete = db.prepare_cached("DELETE FROM outbox WHERE seq = ?1 RETURNING kind, length(CAST(payload AS BLOB))")?;
+        for seq in seqs {
+            if counts.bytes <= bound {
+                break;
+            }
+            let (kind, bytes): (String, i64) = delete.query_row([seq], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            counts.rows = counts.rows.saturating_sub(1);
+            counts.bytes = counts.bytes.saturating_sub(bytes as u64);
+            counts.deleted += 1;
+            *dropped.entry(kind).or_default() += 1;
+        }
+    }
+    Ok(dropped.into_iter().collect())
+}
+
+/// Body of the thread.
+pub fn run(mut store: Store, orders: Receiver<Order>, lane: Sender<Event>) {
+    let send = |event: StoreEvent| lane.send(Event::Store(event)).is_ok();
+    match store.snapshot() {
+        Ok(snapshot) => send(StoreEvent::Restored(Box::new(snapshot))),
+        Err(error) => panic!("the store cannot be read: {error}"),
+    };
+    let mut stalled: Vec<(u64, Vec<StoreOp>)> = Vec::new();
+    while let Ok(first) = orders.recv() {
+        let (mut retry, mut fetches) = (false, Vec::new());
+        let mut next = Some(first);
+        let was_stalled = !stalled.is_empty();
+        while let Some(order) = next.take() {
+            match order {
+                Order::Commit { number, ops } => stalled.push((number, ops)),
+                Order::Retry => retry = true,
+                fetch => fetches.push(fetch),
+            }
+            if stalled.len() < GROUP_MAX {
+                next = orders.try_recv().ok();
+            }
+        }
+        if !stalled.is_empty() && (retry || !was_stalled) {
+            let upto = stalled.last().map(|(number, _)| *number).unwrap_or_default();
+            crash_point("before-commit");
+            match store.commit(&stalled) {
+                Ok(dropped) => {
+                    crash_point("after-commit");
+                    stalled.clear();
+                    if !send(StoreEvent::Committed { upto, dropped }) {
+                        break;
+                    }
+                }
+                Err(error) => {
+                    if !send(StoreEvent::Stalled(cause_of(error))) {
+                        break;
+                    }
+                }
+            }
+        }
+        for fetch in fetches {
+            let event = match fetch {
+                Order::FetchInbox { after, limit } => {
+                    let (rows, more) = store.inbox(after, limit).unwrap_or((Vec::new(), true));
+                    StoreEvent::InboxRows { after, rows, more }
+                }
+                _ => StoreEvent::OutboxRows { rows: store.outbox().unwrap_or_default() },
+            };
+            if !send(event) {
+                return;
+            }
+        }
+    }
+    // The orders are over; what was accepted is on disk. A tidy file starts faster.
+    let _ = store.db.execute_batch("PRAGMA wal_checkpoint(TRUNCATE);");
+}
+
+/// A named place where a test may kill the process: `AGENT_RELAY_CRASH_AT=<name>:<n>` ends it at the n-th passage.
+/// Without that variable it costs one look at an empty cell.
+pub fn crash_point(name: &str) {
+    use std::sync::OnceLock;
+    use std::sync::atomic::{AtomicU64, Ordering};
+    static WANTED: OnceLock<Option<(String, u64)>> = OnceLock::new();
+    static PASSED: AtomicU64 = AtomicU64::new(0);
+    let wanted = WANTED.get_or_init(|| {
+        let text = std::env::var("AGENT_RELAY_CRASH_AT").ok()?;
+        let (name, count) = text.rsplit_once(':')?;
+        Some((name.to_string(), count.parse().ok()?))
+    });
+    if let Some((wanted, count)) = wanted {
+        if wanted == name && PASSED.fetch_add(1, Ordering::Relaxed) + 1 == *count {
+            os::kill_self();
+        }
+    }
+}

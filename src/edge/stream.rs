@@ -1,0 +1,173 @@
+//! One stream type for plain and TLS sockets, for poll loops.
+//!
+//! poll sees the socket, not what is already decrypted: [`Stream::has_decrypted`] must be asked before waiting. Reads
+//! go on until `WouldBlock`, which for TLS means that the decrypted buffer is empty too.
+
+use std::io::{self, Read, Write};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, RootCertStore};
+
+/// A connected socket.
+pub enum Stream {
+    /// As it is.
+    Plain(TcpStream),
+    /// Through TLS.
+    Tls(Box<Tls>),
+}
+
+/// A TLS session over a socket.
+pub struct Tls {
+    session: ClientConnection,
+    socket: TcpStream,
+}
+
+/// Certificates of the machine, private authorities included; read once.
+pub fn roots() -> Arc<RootCertStore> {
+    static ROOTS: OnceLock<Arc<RootCertStore>> = OnceLock::new();
+    ROOTS
+        .get_or_init(|| {
+            let mut store = RootCertStore::empty();
+            for certificate in rustls_native_certs::load_native_certs().certs {
+                let _ = store.add(certificate);
+            }
+            Arc::new(store)
+        })
+        .clone()
+}
+
+/// The TLS settings of every client connection: ring, no other provider.
+pub fn client_config(roots: Arc<RootCertStore>) -> Arc<ClientConfig> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().expect("ring knows them");
+    Arc::new(builder.with_root_certificates(roots).with_no_client_auth())
+}
+
+impl Stream {
+    /// Connects within a time limit that also bounds the TLS handshake. The socket is blocking with timeouts until
+    /// [`Stream::unblock`].
+    pub fn connect(host: &str, port: u16, tls: bool, limit: Duration) -> io::Result<Stream> {
+        let until = Instant::now() + limit;
+        let mut last = io::Error::new(io::ErrorKind::NotFound, format!("{host} has no address"));
+        for address in (host, port).to_socket_addrs()? {
+            let left = until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+            match TcpStream::connect_timeout(&address, left) {
+                Ok(socket) => {
+                    socket.set_nodelay(true)?;
+                    socket.set_read_timeout(Some(limit))?;
+                    socket.set_write_timeout(Some(limit))?;
+                    return match tls {
+                        false => Ok(Stream::Plain(socket)),
+                        true => Stream::handshake(socket, host, client_config(roots())),
+                    };
+                }
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    /// Speaks TLS on a connected socket.
+    pub fn handshake(mut socket: TcpStream, host: &str, config: Arc<ClientConfig>) -> io::Result<Stream> {
+        let name = ServerName::try_from(host.to_string()).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+        let mut session = ClientConnection::new(config, name).map_err(io::Error::other)?;
+        while session.is_handshaking() {
+            session.complete_io(&mut socket)?;
+        }
+        Ok(Stream::Tls(Box::new(Tls { session, socket })))
+    }
+
+    /// From here on reads and writes say `WouldBlock`.
+    pub fn unblock(&self) -> io::Result<()> {
+        self.socket().set_nonblocking(true)
+    }
+
+    /// Whether something decrypted waits that poll cannot see.
+    pub fn has_decrypted(&mut self) -> bool {
+        match self {
+            Stream::Plain(_) => false,
+            Stream::Tls(tls) => tls.session.process_new_packets().is_ok_and(|state| state.plaintext_bytes_to_read() > 0),
+        }
+    }
+
+    /// Whether encrypted bytes wait for the socket to take them.
+    pub fn has_unsent(&self) -> bool {
+        matches!(self, Stream::Tls(tls) if tls.session.wants_write())
+    }
+
+    fn socket(&self) -> &TcpStream {
+        match self {
+            Stream::Plain(socket) => socket,
+            Stream::Tls(tls) => &tls.socket,
+        }
+    }
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket().as_fd()
+    }
+}
+
+impl Read for Stream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let tls = match self {
+            Stream::Plain(socket) => return socket.read(buffer),
+            Stream::Tls(tls) => tls,
+        };
+        loop {
+            match tls.session.reader().read(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                // A peer that closes without the TLS goodbye is an ordinary end for us: frames have their own.
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(0),
+                done => return done,
+            }
+            if tls.session.read_tls(&mut tls.socket)? == 0 {
+                return Ok(0);
+            }
+            tls.session.process_new_packets().map_err(io::Error::other)?;
+            if tls.session.wants_write() {
+                let _ = tls.session.write_tls(&mut tls.socket);
+            }
+        }
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Stream::Plain(socket) => socket.write(bytes),
+            Stream::Tls(tls) => {
+                // What was taken earlier goes first, so that the session's own buffer stays small.
+                while tls.session.wants_write() {
+                    tls.session.write_tls(&mut tls.socket)?;
+                }
+                let taken = tls.session.writer().write(bytes)?;
+                while tls.session.wants_write() {
+                    match tls.session.write_tls(&mut tls.socket) {
+                        Ok(_) => {}
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                        Err(error) => return Err(error),
+                    }
+                }
+                Ok(taken)
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Stream::Plain(socket) => socket.flush(),
+            Stream::Tls(tls) => {
+                while tls.session.wants_write() {
+                    tls.session.write_tls(&mut tls.socket)?;
+                }
+                Ok(())
+            }
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! The hub as a process: its store, its threads and its first start.
+
+pub mod run;
+pub mod store;

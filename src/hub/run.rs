@@ -1,0 +1,248 @@
+//! The hub's process: first start, threads and channels, end.
+
+use std::fs::File;
+use std::io::{Read, Seek, Write};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use serde_json::{Value, json};
+
+use super::store::{HubReader, HubStore, Order as StoreOrder, run as run_store, run_reader};
+use crate::core::hub::event::{Effect, Event, HubOp, LANES, Lane, Query};
+use crate::core::hub::{Hub, HubConfig};
+use crate::core::limits::COMMITS_IN_FLIGHT_MAX;
+use crate::edge::gate::{Gate, Happening, Limits, Order as GateOrder, Orders, Verdict};
+use crate::edge::{Port, signals};
+use crate::os::{self, Waker};
+use crate::runtime::clock::Clock;
+use crate::runtime::crew::{Bell, Crew};
+use crate::runtime::turn;
+use crate::wire::api::TokenRecord;
+
+/// Events that wait for the hub's state thread, by lane.
+const LANE_CAPACITY: [usize; LANES] = [1024, 1024, 8];
+/// Reads under way: each was asked by an event, and events wait while the lane of answers is full.
+const READS_MAX: usize = 4096;
+/// Batches of orders for the gate.
+const GATE_ORDERS: usize = 4096;
+/// After the machine has finished, threads get this long.
+const JOIN_LIMIT: Duration = Duration::from_secs(3);
+
+/// Where a hub keeps its things.
+pub fn directory(home: &Path) -> PathBuf {
+    home.join("hub")
+}
+
+/// What `hub/hub.json` tells (D-29).
+pub fn read_info(home: &Path) -> Option<Value> {
+    let text = std::fs::read_to_string(directory(home).join("hub.json")).ok()?;
+    serde_json::from_str(&text).ok()
+}
+
+/// The process id of a live hub on this home.
+pub fn live_pid(home: &Path) -> Option<u32> {
+    let info = read_info(home)?;
+    let (pid, start) = (info.get("pid")?.as_u64()? as u32, info.get("startTime")?.as_u64()?);
+    os::is_alive(pid, start).then_some(pid)
+}
+
+/// An opened hub that is about to listen.
+pub struct Opened {
+    lock: File,
+    store: HubStore,
+    reader: HubReader,
+    info: PathBuf,
+}
+
+/// Takes the lock, opens the store, makes the first tokens (D-3).
+pub fn open(home: &Path, url: &str) -> Result<Opened, String> {
+    let dir = directory(home);
+    os::make_private_dir(&dir).map_err(|error| format!("cannot make {}: {error}", dir.display()))?;
+    let path = dir.join("lock");
+    let lock = os::lock(&path).map_err(|error| format!("cannot lock {}: {error}", path.display()))?;
+    let Some(lock) = lock else {
+        let who = live_pid(home).map(|pid| format!(" (pid {pid})")).unwrap_or_default();
+        return Err(format!("a hub{who} already runs on {}; stop it, or set another AGENT_RELAY_HOME", home.display()));
+    };
+    let file = dir.join("hub.sqlite");
+    let mut store = HubStore::open(&file)?;
+    first_tokens(home, &mut store, url)?;
+    let reader = HubReader::open(&file)?;
+    Ok(Opened { lock, store, reader, info: dir.join("hub.json") })
+}
+
+/// Root token into its file only, operator token into `config.json`; both only if there is none that works.
+fn first_tokens(home: &Path, store: &mut HubStore, url: &str) -> Result<(), String> {
+    let known = store.snapshot().map_err(|error| format!("cannot read the hub's store: {error}"))?.tokens;
+    let works = |token: &str, profile: &str| {
+        let hash = os::sha256_hex(token);
+        known.iter().any(|(stored, record)| *stored == hash && record.profile_id == profile)
+    };
+    let root_file = directory(home).join("root-token");
+    let root = std::fs::read_to_string(&root_file).unwrap_or_default();
+    let mut ops = Vec::new();
+    if !works(root.trim(), "root") {
+        let token = os::secret();
+        os::write_private_file(&root_file, &format!("{token}\n"))
+            .map_err(|error| format!("cannot write {}: {error}", root_file.display()))?;
+        ops.push(token_op(&token, "root"));
+    }
+    let config = crate::config::read_record(&home.join("config.json"))?;
+    let text = |field: &str| config.get(field).and_then(Value::as_str).unwrap_or_default();
+    let operator_works = works(text("token"), "operator") || works(text("token"), "root");
+    // Another relay's settings are not overwritten.
+    let foreign = !text("token").is_empty() && !text("relayUrl").is_empty() && text("relayUrl") != url && !operator_works;
+    if foreign {
+        log::warn!(target: "hub", "config.json names another relay ({}); left as it is", text("relayUrl"));
+    } else if !operator_works {
+        let token = os::secret();
+        ops.push(token_op(&token, "operator"));
+        crate::config::write_global(home, &[("relayUrl", url), ("token", &token)])?;
+    } else if text("relayUrl") != url {
+        crate::config::write_global(home, &[("relayUrl", url)])?;
+    }
+    store.commit(&[(0, ops)]).map_err(|error| format!("cannot write the hub's store: {error}"))?;
+    Ok(())
+}
+
+fn token_op(token: &str, profile: &str) -> HubOp {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map(|since| since.as_secs() as i64).unwrap_or(0);
+    let record = TokenRecord {
+        jti: format!("{profile}-{}", &os::sha256_hex(token)[..12]),
+        profile_id: profile.into(),
+        agent_id: None,
+        scopes: crate::core::hub::scopes_of(profile).iter().map(|scope| scope.to_string()).collect(),
+        issued_at: now,
+        expires_at: None,
+    };
+    HubOp::TokenPut { hash: os::sha256_hex(token), record }
+}
+
+struct Ports {
+    store: Port<StoreOrder>,
+    reader: Port<(u64, Query)>,
+    gate: Port<Orders>,
+}
+
+/// Serves until it is told to stop. Returns the exit code.
+pub fn serve(opened: Opened, listener: TcpListener, url: &str, ready: impl FnOnce()) -> Result<u8, String> {
+    let Opened { mut lock, store, reader, info } = opened;
+    let clock = Clock::start();
+    let mut crew = Crew::new();
+    let bells = crew.bells();
+    let (lanes_in, lanes_out): (Vec<Sender<Event>>, Vec<Receiver<Event>>) = LANE_CAPACITY.iter().map(|n| bounded(*n)).unzip();
+    let to = |lane: Lane| lanes_in[lane as usize].clone();
+    let waker = Waker::new().map_err(|error| format!("cannot make a wake descriptor: {error}"))?;
+    let (store_port, store_orders) = bounded(COMMITS_IN_FLIGHT_MAX * 2);
+    let (read_port, read_orders) = bounded(READS_MAX);
+    let (gate_port, gate_orders) = bounded(GATE_ORDERS);
+    let ports = Ports { store: Port::plain(store_port), reader: Port::plain(read_port), gate: Port::waking(gate_port, waker.clone()) };
+
+    let gate = Gate::new(listener, Limits::default(), handler, gate_orders, waker, to(Lane::Gate))
+        .map_err(|error| format!("cannot watch the listening socket: {error}"))?;
+    let (store_lane, read_lane) = (to(Lane::Store), to(Lane::Store));
+    crew.spawn("hub-store", move || run_store(store, store_orders, store_lane));
+    crew.spawn("hub-read", move || run_reader(reader, read_orders, read_lane));
+    let (started, start) = bounded::<()>(1);
+    crew.spawn("hub-gate", move || {
+        let _ = start.recv();
+        gate.run();
+    });
+
+    let (done, outcome) = bounded(1);
+    let lanes = lanes_out.clone();
+    crew.spawn("hub-state", move || {
+        let config = HubConfig { hash: os::sha256_hex, secret: Box::new(os::secret) };
+        let mut hub = Hub::new(config, u64::from_le_bytes(os::random_bytes::<8>()));
+        let mut code = 0;
+        turn::run(&mut hub, clock, &lanes, summary, |effects| dispatch(&ports, effects, &mut code));
+        let _ = done.send(code);
+    });
+
+    let text = json!({"pid": std::process::id(), "startTime": os::start_time(std::process::id()), "url": url}).to_string();
+    os::write_private_file(&info, &text).map_err(|error| format!("cannot write {}: {error}", info.display()))?;
+    let _ = lock.set_len(0).and_then(|_| lock.rewind()).and_then(|_| writeln!(lock, "{}", std::process::id()));
+    let (stop, notice) = (to(Lane::Main), to(Lane::Main));
+    drop(lanes_in);
+    let (hurry, _hurried) = unbounded();
+    signals::watch(move |signal| {
+        log::info!(target: "hub", "signal {signal}");
+        let _ = stop.try_send(Event::StopRequested);
+        hurry.send(()).is_ok()
+    })
+    .map_err(|error| format!("cannot watch signals: {error}"))?;
+    let _ = started.send(());
+    ready();
+
+    let code = attend(&bells, &outcome, notice);
+    for late in crew.join(JOIN_LIMIT, || lanes_out.iter().for_each(|lane| while lane.try_recv().is_ok() {})) {
+        log::warn!(target: "hub", "thread {late} did not end in time");
+    }
+    let _ = std::fs::remove_file(&info);
+    let mut rest = String::new();
+    let _ = lock.read_to_string(&mut rest);
+    Ok(code)
+}
+
+fn attend(bells: &Receiver<Bell>, outcome: &Receiver<u8>, notice: Sender<Event>) -> u8 {
+    loop {
+        let Ok(bell) = bells.recv() else { return 70 };
+        if bell.name == "hub-state" {
+            if let Some(panic) = &bell.panic {
+                log::error!(target: "hub", "the state thread died: {panic}; this is a bug, please report it");
+            }
+            return outcome.try_recv().unwrap_or(70);
+        }
+        let _ = notice.try_send(Event::ThreadEnded { name: bell.name, panic: bell.panic });
+    }
+}
+
+fn handler(happening: Happening) -> Verdict<Event> {
+    match happening {
+        Happening::Request(ticket, request) => Verdict::Event(Event::Request { ticket, request }),
+        Happening::Upgrade(ticket, peer, request) if request.path.ends_with("/bus") => {
+            Verdict::Event(Event::Upgrade { ticket, peer, request })
+        }
+        Happening::Upgrade(..) => Verdict::Answer(404, crate::wire::api::error_body("not_found", "the bus is at /bus")),
+        Happening::PeerText(peer, text) => Verdict::Event(Event::PeerText { peer, text }),
+        Happening::PeerClosed(peer) => Verdict::Event(Event::PeerClosed { peer }),
+    }
+}
+
+fn summary(event: &Event) -> String {
+    match event {
+        Event::Request { request, .. } => format!("{} {}", request.method, request.path),
+        Event::PeerText { peer, text } => format!("peer {peer} frame bytes={}", text.len()),
+        Event::Store(_) => "store".into(),
+        other => format!("{other:?}").chars().take(80).collect(),
+    }
+}
+
+/// Carries out the effects of one event. False: the machine has finished.
+fn dispatch(ports: &Ports, effects: Vec<Effect>, code: &mut u8) -> bool {
+    let mut orders: Orders = Vec::new();
+    let mut goes_on = true;
+    for effect in effects {
+        match effect {
+            Effect::Commit { number, ops } => ports.store.order(StoreOrder::Commit { number, ops }),
+            Effect::RetryStore => ports.store.order(StoreOrder::Retry),
+            Effect::Read { number, query } => ports.reader.order((number, query)),
+            Effect::Respond { ticket, status, body } => orders.push(GateOrder::Respond { ticket, status, body }),
+            Effect::Accept { ticket, peer } => orders.push(GateOrder::Accept { ticket, peer }),
+            Effect::PeerSend { peer, text } => orders.push(GateOrder::PeerSend { peer, text }),
+            Effect::PeerClose { peer, code, reason } => orders.push(GateOrder::PeerClose { peer, code, reason }),
+            Effect::Log { level, text } => crate::log::write(level, "hub", &text),
+            Effect::Failed(text) => {
+                log::error!(target: "hub", "{text}");
+                *code = 70;
+            }
+            Effect::Finish => goes_on = false,
+        }
+    }
+    if !orders.is_empty() {
+        ports.gate.order(orders);
+    }
+    goes_on
+}

@@ -1,0 +1,537 @@
+//! Threads `hub-store` and `hub-read`: the hub's SQLite file. One writer with group commit, one read-only connection.
+
+use std::path::Path;
+
+use crossbeam_channel::{Receiver, Sender};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, Transaction, params};
+use serde_json::{Value, json};
+
+use crate::core::hub::event::{Event, HubOp, HubSnapshot, Query, ReadAnswer, StoreEvent, StoredAgent, StoredOffer};
+use crate::edge::store::{cause_of, crash_point, open_database};
+use crate::wire::api::{Command, Message, Task, TokenRecord, USER, task_is_final};
+
+/// Commits that are put into one transaction.
+const GROUP_MAX: usize = 256;
+/// Longest thread that is shown.
+const THREAD_MAX: i64 = 1000;
+
+const SCHEMA: &str = "
+CREATE TABLE messages (
+  id INTEGER PRIMARY KEY, doc TEXT NOT NULL, sender TEXT NOT NULL, kind TEXT NOT NULL, target TEXT NOT NULL,
+  key TEXT, reply_to INTEGER, thread INTEGER NOT NULL, wants_reply INTEGER NOT NULL, claimable INTEGER NOT NULL,
+  task INTEGER, claimed_by TEXT, claim_expires_at INTEGER, offered INTEGER NOT NULL DEFAULT 0,
+  unresolved_until INTEGER, created_at INTEGER NOT NULL);
+CREATE UNIQUE INDEX messages_key ON messages(sender, key) WHERE key IS NOT NULL;
+CREATE INDEX messages_thread ON messages(thread, id);
+CREATE INDEX messages_reply ON messages(reply_to, sender) WHERE reply_to IS NOT NULL;
+CREATE INDEX messages_offered ON messages(id) WHERE offered = 1;
+CREATE INDEX messages_unresolved ON messages(id) WHERE unresolved_until IS NOT NULL;
+CREATE TABLE recipients (
+  recipient TEXT NOT NULL, message INTEGER NOT NULL, session INTEGER NOT NULL DEFAULT 0,
+  acked INTEGER NOT NULL DEFAULT 0, read_at INTEGER, reason TEXT, PRIMARY KEY (recipient, message)) WITHOUT ROWID;
+CREATE INDEX recipients_message ON recipients(message);
+CREATE INDEX recipients_unacked ON recipients(recipient, message) WHERE acked = 0;
+CREATE INDEX recipients_unread ON recipients(recipient, message) WHERE read_at IS NULL;
+CREATE TABLE obligations (
+  agent TEXT NOT NULL, message INTEGER NOT NULL, sender TEXT NOT NULL, subject TEXT, thread INTEGER NOT NULL,
+  created_at INTEGER NOT NULL, PRIMARY KEY (agent, message)) WITHOUT ROWID;
+CREATE TABLE reactions (message INTEGER NOT NULL, agent TEXT NOT NULL, emoji TEXT NOT NULL, at INTEGER NOT NULL);
+CREATE INDEX reactions_message ON reactions(message);
+CREATE TABLE tasks (id INTEGER PRIMARY KEY, doc TEXT NOT NULL, status TEXT NOT NULL, message INTEGER NOT NULL);
+CREATE INDEX tasks_open ON tasks(id) WHERE status NOT IN ('done', 'failed', 'cancelled');
+CREATE TABLE commands (seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, doc TEXT NOT NULL, target TEXT NOT NULL, status TEXT NOT NULL);
+CREATE INDEX commands_open ON commands(seq) WHERE status IN ('pending', 'accepted', 'running');
+CREATE TABLE agents (id TEXT PRIMARY KEY, registration TEXT NOT NULL, epoch INTEGER NOT NULL, label TEXT, last_seen INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE tokens (hash TEXT PRIMARY KEY, record TEXT NOT NULL) WITHOUT ROWID;
+";
+
+/// Version of the schema, in `user_version`.
+const SCHEMA_VERSION: i64 = 1;
+
+/// One order of the writer.
+#[derive(Debug)]
+pub enum Order {
+    /// One transaction's worth of changes.
+    Commit {
+        /// Number for the answer.
+        number: u64,
+        /// Changes.
+        ops: Vec<HubOp>,
+    },
+    /// Try the stalled commit again.
+    Retry,
+}
+
+/// The writer's connection.
+pub struct HubStore {
+    db: Connection,
+}
+
+impl HubStore {
+    /// Opens or makes the file.
+    pub fn open(path: &Path) -> Result<HubStore, String> {
+        open_database(path, SCHEMA, SCHEMA_VERSION).map(|db| HubStore { db })
+    }
+
+    /// All that a hub starts from: live indexes only (D-33).
+    pub fn snapshot(&self) -> rusqlite::Result<HubSnapshot> {
+        let db = &self.db;
+        let highest = |table: &str| db.query_row(&format!("SELECT coalesce(max(id), 0) FROM {table}"), [], |row| row.get::<_, i64>(0));
+        let mut unacknowledged: Vec<(String, Vec<u64>)> = Vec::new();
+        let mut statement = db.prepare(
+            "SELECT recipient, message FROM recipients WHERE acked = 0 AND session = 0 AND recipient <> 'user' ORDER BY recipient, message",
+        )?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let (recipient, id): (String, i64) = (row.get(0)?, row.get(1)?);
+            match unacknowledged.last_mut() {
+                Some((last, ids)) if *last == recipient => ids.push(id as u64),
+                _ => unacknowledged.push((recipient, vec![id as u64])),
+            }
+        }
+        let mut statement = db.prepare("SELECT id, registration, epoch, label, last_seen FROM agents ORDER BY id")?;
+        let agents = statement
+            .query_map([], |row| {
+                let registration: String = row.get(1)?;
+                Ok(StoredAgent {
+                    id: row.get(0)?,
+                    registration: serde_json::from_str(&registration).unwrap_or_default(),
+                    epoch: row.get::<_, i64>(2)? as u64,
+                    label: row.get(3)?,
+                    last_seen: row.get(4)?,
+                })
+            })?
+            .collect::<Result<_, _>>()?;
+        let mut statement = db.prepare("SELECT id, task, claimed_by, claim_expires_at FROM messages WHERE offered = 1 ORDER BY id")?;
+        let mut offers: Vec<StoredOffer> = statement
+            .query_map([], |row| {
+                let claimed_by: Option<String> = row.get(2)?;
+                Ok(StoredOffer {
+                    message: row.get::<_, i64>(0)? as u64,
+                    task: row.get::<_, Option<i64>>(1)?.map(|id| id as u64),
+                    recipients: Vec::new(),
+                    claim: claimed_by.map(|agent| (agent, row.get(3).unwrap_or(0), false)),
+                })
+            })?
+            .collect::<Result<_, _>>()?;
+        for offer in &mut offers {
+            let mut statement =
+                db.prepare_cached("SELECT recipient, read_at IS NOT NULL FROM recipients WHERE message = ?1 ORDER BY recipient")?;
+            let recipients: Vec<(String, bool)> =
+                statement.query_map([offer.message as i64], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?;
+            if let Some((agent, _, read)) = &mut offer.claim {
+                *read = recipients.iter().any(|(recipient, read)| recipient == agent && *read);
+            }
+            offer.recipients = recipients.into_iter().map(|(recipient, _)| recipient).collect();
+        }
+        let mut statement =
+            db.prepare("SELECT id, message, status FROM tasks WHERE status NOT IN ('done', 'failed', 'cancelled') ORDER BY id")?;
+        let tasks = statement
+            .query_map([], |row| Ok((row.get::<_, i64>(0)? as u64, row.get::<_, i64>(1)? as u64, row.get(2)?)))?
+            .collect::<Result<_, _>>()?;
+        let mut statement = db.prepare(
+            "SELECT id, target, claimable, sender, unresolved_until FROM messages WHERE unresolved_until IS NOT NULL ORDER BY id",
+        )?;
+        let unresolved = statement
+            .query_map([], |row| Ok((row.get::<_, i64>(0)? as u64, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?)))?
+            .collect::<Result<_, _>>()?;
+        let commands = docs::<Command>(db, "SELECT doc FROM commands WHERE status IN ('pending', 'accepted', 'running') ORDER BY seq")?;
+        let mut statement = db.prepare("SELECT hash, record FROM tokens ORDER BY hash")?;
+        let tokens = statement
+            .query_map([], |row| Ok((row.get(0)?, row.get::<_, String>(1)?)))?
+            .filter_map(|row| row.ok())
+            .filter_map(|(hash, record): (String, String)| Some((hash, serde_json::from_str::<TokenRecord>(&record).ok()?)))
+            .collect();
+        Ok(HubSnapshot {
+            last_message: highest("messages")? as u64,
+            last_task: highest("tasks")? as u64,
+            unacknowledged,
+            agents,
+            offers,
+            tasks,
+            unresolved,
+            commands,
+            tokens,
+        })
+    }
+
+    /// Makes groups of changes durable in one transaction; tells which messages were there before under their key.
+    pub fn commit(&mut self, groups: &[(u64, Vec<HubOp>)]) -> rusqlite::Result<Vec<(u64, Message)>> {
+        let transaction = self.db.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+        let mut existing = Vec::new();
+        for op in groups.iter().flat_map(|(_, ops)| ops) {
+            apply(&transaction, op, &mut existing)?;
+        }
+        transaction.commit()?;
+        Ok(existing)
+    }
+}
+
+fn docs<T: serde::de::DeserializeOwned>(db: &Connection, sql: &str) -> rusqlite::Result<Vec<T>> {
+    let mut statement = db.prepare(sql)?;
+    let rows = statement.query_map([], |row| row.get::<_, String>(0))?;
+    Ok(rows.filter_map(|row| row.ok()).filter_map(|doc| serde_json::from_str(&doc).ok()).collect())
+}
+
+fn put_message(
+    db: &Transaction<'_>,
+    message: &Message,
+    recipients: &[String],
+    key: Option<&str>,
+    existing: &mut Vec<(u64, Message)>,
+) -> rusqlite::Result<()> {
+    let reply_to = message.reply_to.map(|id| id as i64);
+    let mut statement = db.prepare_cached("SELECT thread FROM messages WHERE id = ?1")?;
+    let thread = match reply_to {
+        Some(id) => statement.query_row([id], |row| row.get::<_, i64>(0)).optional()?,
+        None => None,
+    };
+    let thread = thread.unwrap_or(message.id as i64);
+    let doc = serde_json::to_string(message).expect("plain data");
+    let inserted = db
+        .prepare_cached(
+            "INSERT OR IGNORE INTO messages (id, doc, sender, kind, target, key, reply_to, thread, wants_reply, claimable, task, offered, created_at)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?10, ?12)",
+        )?
+        .execute(params![
+            message.id as i64,
+            doc,
+            message.from,
+            message.kind,
+            message.to,
+            key,
+            reply_to,
+            thread,
+            message.expects_reply(),
+            message.claimable,
+            message.task_id().map(|id| id as i64),
+            message.created_at,
+        ])?;
+    if inserted == 0 {
+        let mut statement = db.prepare_cached("SELECT doc FROM messages WHERE sender = ?1 AND key = ?2")?;
+        let first: Option<String> = statement.query_row(params![message.from, key], |row| row.get(0)).optional()?;
+        if let Some(first) = first.and_then(|doc| serde_json::from_str(&doc).ok()) {
+            existing.push((message.id, first));
+        }
+        return Ok(());
+    }
+    for recipient in recipients {
+        add_recipient(db, message.id, recipient, message.is_session_mirror() || recipient == USER)?;
+    }
+    if reply_to.is_some() {
+        // A reply settles what its sender owes: that message, what else it names, and the thread's other questions.
+        db.prepare_cached("DELETE FROM obligations WHERE agent = ?1 AND (message = ?2 OR (sender = ?3 AND thread = ?4))")?
+            .execute(params![message.from, reply_to, message.to, thread])?;
+        for id in message.payload.get("answers").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_i64) {
+            db.prepare_cached("DELETE FROM obligations WHERE agent = ?1 AND message = ?2")?.execute(params![message.from, id])?;
+        }
+    }
+    Ok(())
+}
+
+fn add_recipient(db: &Transaction<'_>, message: u64, recipient: &str, session: bool) -> rusqlite::Result<()> {
+    db.prepare_cached("INSERT OR IGNORE INTO recipients (recipient, message, session) VALUES (?1, ?2, ?3)")?
+        .execute(params![recipient, message as i64, session])
+        .map(|_| ())
+}
+
+fn apply(db: &Transaction<'_>, op: &HubOp, existing: &mut Vec<(u64, Message)>) -> rusqlite::Result<()> {
+    let run = |sql: &str, values: &[&dyn rusqlite::ToSql]| db.prepare_cached(sql)?.execute(values).map(|_| ());
+    match op {
+        HubOp::MessagePut { message, recipients, key } => put_message(db, message, recipients, key.as_deref(), existing),
+        HubOp::RecipientAdd { message, recipient } => add_recipient(db, *message, recipient, false),
+        HubOp::Acked { message, recipient } => {
+            run("UPDATE recipients SET acked = 1 WHERE recipient = ?1 AND message = ?2", &[recipient, &(*message as i64)])
+        }
+        HubOp::Read { message, recipient, at, reason } => {
+            let id = *message as i64;
+            run(
+                "UPDATE recipients SET read_at = coalesce(read_at, ?3), acked = 1, reason = coalesce(?4, reason) WHERE recipient = ?1 AND message = ?2",
+                &[recipient, &id, at, reason],
+            )?;
+            if reason.is_some() || recipient == USER {
+                return Ok(());
+            }
+            run(
+                "INSERT OR IGNORE INTO obligations (agent, message, sender, subject, thread, created_at)
+                 SELECT ?1, m.id, m.sender, json_extract(m.doc, '$.subject'), m.thread, m.created_at FROM messages m
+                 WHERE m.id = ?2 AND m.wants_reply = 1 AND m.sender <> ?1
+                   AND EXISTS (SELECT 1 FROM recipients r WHERE r.recipient = ?1 AND r.message = ?2)
+                   AND NOT EXISTS (SELECT 1 FROM messages a WHERE a.reply_to = ?2 AND a.sender = ?1)
+                   AND NOT EXISTS (SELECT 1 FROM reactions x WHERE x.message = ?2 AND x.agent = ?1)",
+                &[recipient, &id],
+            )
+        }
+        HubOp::Reacted { message, agent, emoji, at } => {
+            let id = *message as i64;
+            run("INSERT INTO reactions (message, agent, emoji, at) VALUES (?1, ?2, ?3, ?4)", &[&id, agent, emoji, at])?;
+            run("DELETE FROM obligations WHERE agent = ?1 AND message = ?2", &[agent, &id])
+        }
+        HubOp::ClaimPut { message, agent, expires_at } => {
+            run("UPDATE messages SET claimed_by = ?2, claim_expires_at = ?3 WHERE id = ?1", &[&(*message as i64), agent, expires_at])
+        }
+        HubOp::ClaimEnd { message, reoffer } => {
+            let id = *message as i64;
+            if !reoffer {
+                return run("UPDATE messages SET offered = 0 WHERE id = ?1", &[&id]);
+            }
+            run("UPDATE messages SET claimed_by = NULL, claim_expires_at = NULL WHERE id = ?1", &[&id])?;
+            run("UPDATE recipients SET acked = 0, read_at = NULL, reason = NULL WHERE message = ?1", &[&id])
+        }
+        HubOp::Unresolved { message, until } => {
+            run("UPDATE messages SET unresolved_until = ?2 WHERE id = ?1", &[&(*message as i64), until])
+        }
+        HubOp::TaskPut(task) => {
+            let doc = serde_json::to_string(task).expect("plain data");
+            run(
+                "INSERT OR IGNORE INTO tasks (id, doc, status, message) VALUES (?1, ?2, ?3, ?4)",
+                &[&(task.id as i64), &doc, &task.status, &(task.message_id as i64)],
+            )
+        }
+        HubOp::TaskMark { id, status, agent, entry, at } => mark_task(db, *id, status, agent.as_deref(), entry, *at),
+        HubOp::CommandPut(command) => {
+            let doc = serde_json::to_string(command).expect("plain data");
+            run(
+                "INSERT INTO commands (id, doc, target, status) VALUES (?1, ?2, ?3, ?4)
+                 ON CONFLICT (id) DO UPDATE SET doc = ?2, status = ?4",
+                &[&command.id, &doc, &command.target, &command.status],
+            )
+        }
+        HubOp::AgentPut(agent) => {
+            let registration = serde_json::to_string(&agent.registration).expect("plain data");
+            run(
+                "INSERT OR REPLACE INTO agents (id, registration, epoch, label, last_seen) VALUES (?1, ?2, ?3, ?4, ?5)",
+                &[&agent.id, &registration, &(agent.epoch as i64), &agent.label, &agent.last_seen],
+            )
+        }
+        HubOp::AgentDelete { id } => run("DELETE FROM agents WHERE id = ?1", &[id]),
+        HubOp::QueueDrop { recipient } => {
+            run("UPDATE recipients SET acked = 1, reason = 'agent deleted' WHERE recipient = ?1 AND acked = 0", &[recipient])
+        }
+        HubOp::TokenPut { hash, record } => {
+            let record = serde_json::to_string(record).expect("plain data");
+            run("INSERT OR REPLACE INTO tokens (hash, record) VALUES (?1, ?2)", &[hash, &record])
+        }
+        HubOp::TokenDelete { hash } => run("DELETE FROM tokens WHERE hash = ?1", &[hash]),
+    }
+}
+
+fn mark_task(db: &Transaction<'_>, id: u64, status: &str, agent: Option<&str>, entry: &Value, at: i64) -> rusqlite::Result<()> {
+    let mut statement = db.prepare_cached("SELECT doc FROM tasks WHERE id = ?1")?;
+    let doc: Option<String> = statement.query_row([id as i64], |row| row.get(0)).optional()?;
+    let Some(mut task) = doc.and_then(|doc| serde_json::from_str::<Task>(&doc).ok()) else {
+        return Ok(());
+    };
+    task.status = status.into();
+    task.updated_at = at;
+    task.agent_id = agent.map(str::to_string);
+    if task.history.len() < 1000 {
+        task.history.push(entry.clone());
+    }
+    let doc = serde_json::to_string(&task).expect("plain data");
+    db.prepare_cached("UPDATE tasks SET doc = ?2, status = ?3 WHERE id = ?1")?.execute(params![id as i64, doc, status])?;
+    if task_is_final(status) {
+        // A finished task owes nothing (protocol section 4).
+        db.prepare_cached("DELETE FROM obligations WHERE agent = ?1 AND message = ?2")?.execute(params![agent, task.message_id as i64])?;
+    }
+    Ok(())
+}
+
+/// Body of the writer's thread.
+pub fn run(mut store: HubStore, orders: Receiver<Order>, lane: Sender<Event>) {
+    let send = |event: StoreEvent| lane.send(Event::Store(event)).is_ok();
+    match store.snapshot() {
+        Ok(snapshot) => send(StoreEvent::Restored(Box::new(snapshot))),
+        Err(error) => panic!("the hub's store cannot be read: {error}"),
+    };
+    let mut stalled: Vec<(u64, Vec<HubOp>)> = Vec::new();
+    while let Ok(first) = orders.recv() {
+        let mut retry = false;
+        let was_stalled = !stalled.is_empty();
+        let mut next = Some(first);
+        while let Some(order) = next.take() {
+            match order {
+                Order::Commit { number, ops } => stalled.push((number, ops)),
+                Order::Retry => retry = true,
+            }
+            if stalled.len() < GROUP_MAX {
+                next = orders.try_recv().ok();
+            }
+        }
+        if stalled.is_empty() || (was_stalled && !retry) {
+            continue;
+        }
+        let upto = stalled.last().map(|(number, _)| *number).unwrap_or_default();
+        crash_point("hub-before-commit");
+        let event = match store.commit(&stalled) {
+            Ok(existing) => {
+                crash_point("hub-after-commit");
+                stalled.clear();
+                StoreEvent::Committed { upto, existing }
+            }
+            Err(error) => StoreEvent::Stalled(cause_of(error)),
+        };
+        if !send(event) {
+            break;
+        }
+    }
+    let _ = store.db.execute_batch("PRAGMA wal_checkpoint(TRUNCATE);");
+}
+
+/// The reader's connection.
+pub struct HubReader {
+    db: Connection,
+}
+
+impl HubReader {
+    /// Opens the file for reading only; the writer has made it.
+    pub fn open(path: &Path) -> Result<HubReader, String> {
+        let db = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)
+            .and_then(|db| db.execute_batch("PRAGMA busy_timeout = 2000; PRAGMA cache_size = -2048;").map(|_| db))
+            .map_err(|error| format!("cannot open {} for reading: {error}", path.display()))?;
+        Ok(HubReader { db })
+    }
+
+    /// Answers one question.
+    pub fn answer(&self, query: &Query) -> ReadAnswer {
+        self.try_answer(query).unwrap_or_else(|error| ReadAnswer::Failed(format!("cannot read the store: {error}")))
+    }
+
+    fn try_answer(&self, query: &Query) -> rusqlite::Result<ReadAnswer> {
+        let list = |messages: Vec<Message>| ReadAnswer::Json(json!({"messages": messages}));
+        Ok(match query {
+            Query::Unread { recipient, since, limit } => list(self.messages(
+                "FROM recipients r JOIN messages m ON m.id = r.message WHERE r.recipient = ?1 AND r.read_at IS NULL AND r.message > ?2
+                 AND (m.kind <> 'session' OR ?1 = 'user') ORDER BY r.message LIMIT ?3",
+                params![recipient, *since as i64, *limit as i64],
+                Some(recipient),
+            )?),
+            Query::Inbox { recipient, since, limit } => {
+                let mut messages = self.messages(
+                    "FROM recipients r JOIN messages m ON m.id = r.message WHERE r.recipient = ?1 AND r.message > ?2
+                     AND (m.kind <> 'session' OR ?1 = 'user') ORDER BY r.message DESC LIMIT ?3",
+                    params![recipient, *since as i64, *limit as i64],
+                    Some(recipient),
+                )?;
+                messages.reverse();
+                list(messages)
+            }
+            Query::Queued { limit } => list(self.messages(
+                "FROM recipients r JOIN messages m ON m.id = r.message WHERE r.acked = 0 AND r.session = 0 ORDER BY m.id LIMIT ?1",
+                params![*limit as i64],
+                None,
+            )?),
+            Query::Message { id, viewer } => {
+                let found = self.messages("FROM messages m WHERE m.id = ?1", params![*id as i64], viewer.as_deref())?;
+                match found.into_iter().find(|message| self.may_see(message, viewer.as_deref()).unwrap_or(false)) {
+                    Some(message) => ReadAnswer::Json(json!(message)),
+                    None => ReadAnswer::Json(Value::Null),
+                }
+            }
+            Query::Thread { id, viewer } => {
+                let thread: Option<i64> =
+                    self.db.query_row("SELECT thread FROM messages WHERE id = ?1", [*id as i64], |row| row.get(0)).optional()?;
+                let Some(thread) = thread else { return Ok(ReadAnswer::Json(Value::Null)) };
+                let mut messages =
+                    self.messages("FROM messages m WHERE m.thread = ?1 ORDER BY m.id LIMIT ?2", params![thread, THREAD_MAX], None)?;
+                messages.retain(|message| self.may_see(message, viewer.as_deref()).unwrap_or(false));
+                list(messages)
+            }
+            Query::Deliver { recipient, ids } => {
+                let mut messages = Vec::new();
+                for id in ids {
+                    messages.extend(self.messages("FROM messages m WHERE m.id = ?1", params![*id as i64], Some(recipient))?);
+                }
+                ReadAnswer::Messages(messages)
+            }
+            Query::Tasks { status } => {
+                let tasks = match status {
+                    Some(status) => self.docs("SELECT doc FROM tasks WHERE status = ?1 ORDER BY id DESC LIMIT 500", &[status])?,
+                    None => self.docs("SELECT doc FROM tasks ORDER BY id DESC LIMIT 500", &[])?,
+                };
+                ReadAnswer::Json(json!({"tasks": tasks}))
+            }
+            Query::Task { id } => {
+                ReadAnswer::Json(self.docs("SELECT doc FROM tasks WHERE id = ?1", &[&(*id as i64)])?.pop().unwrap_or(Value::Null))
+            }
+            Query::Commands { target, status } => {
+                let commands = self.docs(
+                    "SELECT doc FROM commands WHERE (?1 IS NULL OR target = ?1) AND (?2 IS NULL OR status = ?2) ORDER BY seq DESC LIMIT 500",
+                    &[target, status],
+                )?;
+                ReadAnswer::Json(json!({"commands": commands}))
+            }
+            Query::Command { id } => {
+                ReadAnswer::Json(self.docs("SELECT doc FROM commands WHERE id = ?1", &[id])?.pop().unwrap_or(Value::Null))
+            }
+            Query::Obligations { agent } => {
+                let mut statement = self.db.prepare_cached(
+                    "SELECT message, sender, subject, created_at FROM obligations WHERE agent = ?1 ORDER BY message LIMIT 1000",
+                )?;
+                let owed: Vec<Value> = statement
+                    .query_map([agent], |row| {
+                        let subject: Option<String> = row.get(2)?;
+                        let (id, from, at): (i64, String, i64) = (row.get(0)?, row.get(1)?, row.get(3)?);
+                        Ok(json!({"messageId": id, "from": from, "subject": subject, "createdAt": at}))
+                    })?
+                    .collect::<Result<_, _>>()?;
+                ReadAnswer::Json(json!({"obligations": owed}))
+            }
+        })
+    }
+
+    fn docs(&self, sql: &str, values: &[&dyn rusqlite::ToSql]) -> rusqlite::Result<Vec<Value>> {
+        let mut statement = self.db.prepare_cached(sql)?;
+        let rows = statement.query_map(values, |row| row.get::<_, String>(0))?;
+        Ok(rows.filter_map(|row| row.ok()).filter_map(|doc| serde_json::from_str(&doc).ok()).collect())
+    }
+
+    /// Messages with what has happened to them since; `viewer` gets its own copy (D-14).
+    fn messages(&self, rest: &str, values: impl rusqlite::Params, viewer: Option<&str>) -> rusqlite::Result<Vec<Message>> {
+        let mut statement = self.db.prepare_cached(&format!("SELECT m.doc, m.claimed_by, m.claim_expires_at {rest}"))?;
+        let read =
+            |row: &Row<'_>| -> rusqlite::Result<(String, Option<String>, Option<i64>)> { Ok((row.get(0)?, row.get(1)?, row.get(2)?)) };
+        let rows: Vec<_> = statement.query_map(values, read)?.collect::<Result<_, _>>()?;
+        let mut messages = Vec::with_capacity(rows.len());
+        for (doc, claimed_by, claim_expires_at) in rows {
+            let Ok(mut message) = serde_json::from_str::<Message>(&doc) else {
+                continue;
+            };
+            message.claimed_by = claimed_by;
+            message.claim_expires_at = claim_expires_at;
+            let mut readers = self.db.prepare_cached(
+                "SELECT recipient FROM recipients WHERE message = ?1 AND read_at IS NOT NULL ORDER BY recipient LIMIT 1000",
+            )?;
+            message.read_by = readers.query_map([message.id as i64], |row| row.get(0))?.collect::<Result<_, _>>()?;
+            let mut reactions = self.db.prepare_cached("SELECT agent, emoji FROM reactions WHERE message = ?1 LIMIT 1000")?;
+            let reaction = |row: &Row<'_>| Ok(json!({"agentId": row.get::<_, String>(0)?, "emoji": row.get::<_, String>(1)?}));
+            message.reactions = reactions.query_map([message.id as i64], reaction)?.collect::<Result<_, _>>()?;
+            if let Some(viewer) = viewer.filter(|viewer| *viewer != USER) {
+                message.resolved_to_agent = Some(viewer.to_string());
+            }
+            messages.push(message);
+        }
+        Ok(messages)
+    }
+
+    fn may_see(&self, message: &Message, viewer: Option<&str>) -> rusqlite::Result<bool> {
+        let Some(viewer) = viewer else {
+            return Ok(true);
+        };
+        if message.from == viewer {
+            return Ok(true);
+        }
+        let mut statement = self.db.prepare_cached("SELECT 1 FROM recipients WHERE recipient = ?1 AND message = ?2")?;
+        statement.exists(params![viewer, message.id as i64])
+    }
+}
+
+/// Body of the reader's thread.
+pub fn run_reader(reader: HubReader, orders: Receiver<(u64, Query)>, lane: Sender<Event>) {
+    for (number, query) in orders {
+        let answer = reader.answer(&query);
+        if lane.send(Event::Store(StoreEvent::Read { number, answer })).is_err() {
+            return;
+        }
+    }
+}

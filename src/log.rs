@@ -1,0 +1,174 @@
+//! The logger of a runner (runner specification section 18): one file, levels changeable at run time.
+//!
+//! `env_logger` does the filtering and dispatch; the line format and the file are ours. Logging never fails: what the
+//! file does not take goes to standard error if it is an error, and is lost otherwise.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use log::LevelFilter;
+
+/// The file is replaced when it grows beyond this.
+const FILE_BYTES_MAX: u64 = 16 << 20;
+
+/// A level as people write it; `fatal` is an error that is never filtered.
+pub fn level_of(word: &str) -> Option<LevelFilter> {
+    Some(match word.trim().to_ascii_lowercase().as_str() {
+        "debug" => LevelFilter::Debug,
+        "info" => LevelFilter::Info,
+        "warn" => LevelFilter::Warn,
+        "error" | "fatal" => LevelFilter::Error,
+        _ => return None,
+    })
+}
+
+/// Start level.
+pub fn start_level() -> LevelFilter {
+    let wanted = std::env::var("AGENT_RELAY_LOG_LEVEL").ok().and_then(|word| level_of(&word));
+    let debug = std::env::var("AGENT_RELAY_SESSION_DEBUG").is_ok_and(|value| value == "1");
+    wanted.unwrap_or(if debug { LevelFilter::Debug } else { LevelFilter::Info })
+}
+
+/// Word of the current level.
+pub fn current_level() -> &'static str {
+    match log::max_level() {
+        LevelFilter::Debug | LevelFilter::Trace => "debug",
+        LevelFilter::Info => "info",
+        LevelFilter::Warn => "warn",
+        _ => "error",
+    }
+}
+
+struct Target {
+    path: Option<PathBuf>,
+    file: Option<File>,
+    written: u64,
+    echo: bool,
+}
+
+impl Target {
+    fn open(path: &Path) -> Option<(File, u64)> {
+        if let Some(parent) = path.parent() {
+            crate::os::make_private_dir(parent).ok()?;
+        }
+        let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path).ok()?;
+        let size = file.metadata().map(|meta| meta.len()).unwrap_or(0);
+        Some((file, size))
+    }
+
+    fn write(&mut self, line: &str, is_error: bool) {
+        if self.written > FILE_BYTES_MAX {
+            if let Some(path) = &self.path {
+                let _ = std::fs::rename(path, path.with_extension("log.old"));
+                (self.file, self.written) = Target::open(path).map_or((None, 0), |(file, size)| (Some(file), size));
+            }
+        }
+        let ok = self.file.as_mut().is_some_and(|file| file.write_all(line.as_bytes()).is_ok());
+        self.written += line.len() as u64;
+        if self.echo || (is_error && !ok) {
+            let _ = std::io::stderr().write_all(line.as_bytes());
+        }
+    }
+}
+
+/// Starts logging into a file, or to standard error when there is none. `echo`: also to standard error.
+pub fn start(path: Option<PathBuf>, echo: bool) {
+    let opened = path.as_deref().and_then(Target::open);
+    let (file, written) = opened.map_or((None, 0), |(file, size)| (Some(file), size));
+    let echo = echo || path.is_none();
+    let target = Mutex::new(Target { path, file, written, echo });
+    // Filtering is left to `log::set_max_level`, which can change while the program runs.
+    let logger = env_logger::Builder::new()
+        .filter_module("rustls", LevelFilter::Off)
+        .filter_module("ureq", LevelFilter::Off)
+        .filter_module("ureq_proto", LevelFilter::Off)
+        .filter_module("tungstenite", LevelFilter::Off)
+        .filter_level(LevelFilter::Debug)
+        .format(move |_, record| {
+            let level = record.level();
+            let line = line(&timestamp(), level.as_str(), record.target(), &record.args().to_string());
+            if let Ok(mut target) = target.lock() {
+                target.write(&line, level == log::Level::Error);
+            }
+            Ok(())
+        })
+        .build();
+    let _ = log::set_boxed_logger(Box::new(logger));
+    log::set_max_level(start_level());
+}
+
+/// one line, breaks shown as a sign.
+fn line(time: &str, level: &str, component: &str, text: &str) -> String {
+    let (level, text) = match text.strip_prefix("\u{1}fatal ") {
+        Some(text) => ("FATAL", text),
+        None => (level, text),
+    };
+    let flat = text.replace("\r\n", "\n").replace('\n', " ⏎ ");
+    format!("[{time}] {level:<5} [{component}] {flat}\n")
+}
+
+/// Writes a line of an effect; `fatal` is an error with its own word.
+pub fn write(level: &str, component: &str, text: &str) {
+    match level {
+        "fatal" => log::error!(target: component, "\u{1}fatal {text}"),
+        "error" => log::error!(target: component, "{text}"),
+        "warn" => log::warn!(target: component, "{text}"),
+        "info" => log::info!(target: component, "{text}"),
+        _ => log::debug!(target: component, "{text}"),
+    }
+}
+
+/// ISO time, UTC, milliseconds.
+pub fn timestamp() -> String {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    iso(since.as_millis() as i64)
+}
+
+/// ISO time of a moment in milliseconds.
+pub fn iso(wall_ms: i64) -> String {
+    let (days, ms) = (wall_ms.div_euclid(86_400_000), wall_ms.rem_euclid(86_400_000));
+    // Days to a civil date, counted in eras of 400 years that begin on 1 March.
+    let z = days + 719_468;
+    let (era, day_of_era) = (z.div_euclid(146_097), z.rem_euclid(146_097));
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
+    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
+    let year = year_of_era + era * 400 + i64::from(month <= 2);
+    let (h, m, s, milli) = (ms / 3_600_000, ms / 60_000 % 60, ms / 1000 % 60, ms % 1000);
+    format!("{year:04}-{month:02}-{day:02}T{h:02}:{m:02}:{s:02}.{milli:03}Z")
+}
+
+/// A file name of an id.
+pub fn safe_name(id: &str) -> String {
+    let mut name = String::new();
+    for c in id.chars() {
+        let fine = c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
+        if fine {
+            name.push(c);
+        } else if !name.ends_with('_') {
+            name.push('_');
+        }
+    }
+    name.truncate(180);
+    name
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_and_lines_have_their_form() {
+        assert_eq!(iso(0), "1970-01-01T00:00:00.000Z");
+        assert_eq!(iso(1_709_164_799_999), "2024-02-28T23:59:59.999Z");
+        assert_eq!(iso(1_709_251_200_000), "2024-03-01T00:00:00.000Z");
+        assert_eq!(line("T", "INFO", "bus", "a\r\nb\nc"), "[T] INFO  [bus] a ⏎ b ⏎ c\n");
+        assert_eq!(line("T", "ERROR", "x", "\u{1}fatal y"), "[T] FATAL [x] y\n");
+        assert_eq!(safe_name("a b//ü.c"), "a_b_.c");
+    }
+}

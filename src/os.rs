@@ -1,0 +1,207 @@
+//! The operating system in small words: random bytes, hashes, wake-ups, processes by pid and start time.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ring::rand::{SecureRandom, SystemRandom};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+
+/// Random bytes for ids, tokens and seeds.
+pub fn random_bytes<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    SystemRandom::new().fill(&mut bytes).expect("the kernel gives random bytes");
+    bytes
+}
+
+/// A fresh secret: 32 random bytes, base64url (protocol section 1).
+pub fn secret() -> String {
+    data_encoding::BASE64URL_NOPAD.encode(&random_bytes::<32>())
+}
+
+/// SHA-256 as hex.
+pub fn sha256_hex(text: &str) -> String {
+    data_encoding::HEXLOWER.encode(ring::digest::digest(&ring::digest::SHA256, text.as_bytes()).as_ref())
+}
+
+/// Wakes a thread that waits in poll or epoll.
+#[derive(Clone)]
+pub struct Waker(Arc<OwnedFd>);
+
+impl Waker {
+    /// A fresh one.
+    pub fn new() -> io::Result<Waker> {
+        Ok(Waker(Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?)))
+    }
+
+    /// Wakes; many wakes before the next look count as one.
+    pub fn wake(&self) {
+        let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
+    }
+
+    /// Forgets past wakes; called by the thread that waited.
+    pub fn clear(&self) {
+        let mut buffer = [0u8; 8];
+        let _ = rustix::io::read(&self.0, &mut buffer);
+    }
+}
+
+impl AsFd for Waker {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// Waits for descriptors; `None` waits for ever. Interrupted waits count as a wake-up.
+pub fn wait(fds: &mut [PollFd<'_>], timeout: Option<Duration>) {
+    let limit = timeout.map(|left| Timespec { tv_sec: left.as_secs().min(1 << 30) as i64, tv_nsec: left.subsec_nanos().into() });
+    if poll(fds, limit.as_ref()).is_err() {
+        for fd in fds {
+            fd.clear_revents();
+        }
+    }
+}
+
+/// Readable or broken: either way a read tells.
+pub fn is_ready(fd: &PollFd<'_>) -> bool {
+    fd.revents().intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR)
+}
+
+/// Host name, for ids and cards.
+pub fn hostname() -> String {
+    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    if name.is_empty() { "host".into() } else { name }
+}
+
+/// Start time of a process in clock ticks since boot: with its pid it names the process for good.
+pub fn start_time(pid: u32) -> Option<u64> {
+    stat(pid)?.get(19)?.parse().ok()
+}
+
+/// Fields of `/proc/<pid>/stat` after the command name, state first.
+fn stat(pid: u32) -> Option<Vec<String>> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let after = text.rsplit_once(')')?.1;
+    Some(after.split_whitespace().map(str::to_string).collect())
+}
+
+/// Whether that very process lives; a zombie does not.
+pub fn is_alive(pid: u32, start: u64) -> bool {
+    stat(pid).is_some_and(|fields| {
+        fields.first().is_some_and(|state| state != "Z" && state != "X") && fields.get(19).map(String::as_str) == Some(&start.to_string())
+    })
+}
+
+/// All processes that carry `name=value` in their environment, with their start times. A child cannot lose it by
+/// changing its process group, so this finds what a provider left behind anywhere.
+pub fn processes_with_env(name: &str, value: &str) -> Vec<(u32, u64)> {
+    let wanted = format!("{name}={value}");
+    let own = std::process::id();
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|text| text.parse::<u32>().ok()) else {
+            continue;
+        };
+        if pid == own {
+            continue;
+        }
+        let Ok(environment) = fs::read(format!("/proc/{pid}/environ")) else {
+            continue;
+        };
+        if environment.split(|byte| *byte == 0).any(|variable| variable == wanted.as_bytes()) {
+            if let Some(start) = start_time(pid).filter(|start| is_alive(pid, *start)) {
+                found.push((pid, start));
+            }
+        }
+    }
+    found
+}
+
+/// Kills that very process, if it lives.
+pub fn kill(pid: u32, start: u64, signal: Signal) {
+    if is_alive(pid, start) {
+        if let Some(pid) = Pid::from_raw(pid as i32) {
+            let _ = kill_process(pid, signal);
+        }
+    }
+}
+
+/// Signals a process group.
+pub fn kill_group(group: u32, signal: Signal) {
+    if let Some(pid) = Pid::from_raw(group as i32) {
+        let _ = kill_process_group(pid, signal);
+    }
+}
+
+/// Own process group, and the kernel's promise to kill the child when the spawning thread ends (D-23): the thread must
+/// live as long as the process.
+pub fn prepare_child(command: &mut std::process::Command) {
+    command.process_group(0);
+    let parent = std::process::id();
+    // SAFETY: between fork and exec only two system calls are made; neither allocates nor takes a lock.
+    #[allow(unsafe_code)]
+    unsafe {
+        command.pre_exec(move || {
+            rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+            // The parent may have died before the promise was made.
+            match rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get() as u32) {
+                Some(pid) if pid == parent => Ok(()),
+                _ => Err(io::Error::from(io::ErrorKind::NotFound)),
+            }
+        });
+    }
+}
+
+/// Makes a directory with all parents, closed to others (0700).
+pub fn make_private_dir(path: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// Replaces a file atomically and durably; only its owner may read it (0600).
+pub fn write_private_file(path: &Path, text: &str) -> io::Result<()> {
+    replace_private_file(path, text, true)
+}
+
+/// The same; what every start writes anew need not wait for the disk.
+pub fn replace_private_file(path: &Path, text: &str, durable: bool) -> io::Result<()> {
+    if let Some(parent) = path.parent() {
+        make_private_dir(parent)?;
+    }
+    let mut name = path.file_name().unwrap_or_default().to_os_string();
+    name.push(format!(".{}.tmp", std::process::id()));
+    let temporary = path.with_file_name(name);
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    file.set_permissions(fs::Permissions::from_mode(0o600))?;
+    file.write_all(text.as_bytes())?;
+    if durable {
+        file.sync_all()?;
+    }
+    fs::rename(&temporary, path)
+}
+
+/// Takes an exclusive lock that lasts as long as the file is open; `None`: somebody has it.
+pub fn lock(path: &Path) -> io::Result<Option<File>> {
+    let file = OpenOptions::new().create(true).read(true).write(true).truncate(false).mode(0o600).open(path)?;
+    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Some(file)),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Free bytes on the disk that holds a path.
+pub fn free_bytes(path: &Path) -> Option<u64> {
+    rustix::fs::statvfs(path).ok().map(|stat| stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+/// Ends this process as a power cut would: no unwinding, no cleaning up. Only for crash points of tests.
+pub fn kill_self() -> ! {
+    let _ = kill_process(rustix::process::getpid(), Signal::KILL);
+    std::process::abort()
+}

@@ -1,0 +1,4 @@
+//! Agents that speak the Agent Client Protocol, version 1, over stdio (ACP FACTS).
+
+pub mod modes;
+pub mod session;

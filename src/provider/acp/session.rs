@@ -1,0 +1,858 @@
+//! One ACP session as a pure machine: lines of JSON-RPC in, lines out, neutral signals for the agent.
+//!
+//! Types are our own and lenient: every line is read as a JSON value first, unknown notifications and update kinds are
+//! ignored, unknown requests are answered with -32601 (ACP FACTS section 1).
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::modes::mode_for;
+use crate::core::limits::{MIRROR_BODY_BYTES_MAX, REPLY_BODY_BYTES_MAX};
+use crate::core::session::{Approval, Decision, Fate, How, Input, Mirror, Opened, Output, Resume, Session, Signal, Trace, TurnEnd, Verb};
+use crate::core::time::{Now, Tick, sooner};
+use crate::provider::lines::Lines;
+use crate::provider::{ApprovalMode, SessionSettings};
+
+/// `initialize` may take this long: a first start in a fresh home took up to 14 s (FACTS section 8).
+const INITIALIZE_TIMEOUT: Duration = Duration::from_secs(60);
+/// `session/new`, `load` and `resume` may take this long.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(60);
+/// A turn must end this long after `session/cancel`, else the interrupt counts as failed.
+const CANCEL_TIMEOUT: Duration = Duration::from_secs(10);
+/// Waiting texts of the runner itself.
+const INJECTED_MAX: usize = 16;
+/// Tool calls that are remembered in one turn.
+const TOOLS_MAX: usize = 1024;
+
+#[derive(Debug, Clone, PartialEq)]
+enum Request {
+    Initialize,
+    New,
+    Load,
+    Resume,
+    SetMode(String),
+    Prompt,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+enum Stage {
+    /// Before `Open`.
+    Fresh,
+    /// A request of the start is open.
+    Starting,
+    Ready,
+    /// It cannot be opened, or the agent is gone.
+    Over,
+}
+
+/// A turn: one open `session/prompt` (FACTS section 1, item 2).
+#[derive(Debug, Default)]
+struct Turn {
+    number: u64,
+    batch: Option<u64>,
+    taken: bool,
+    /// Text of the current message, and of all messages.
+    message: String,
+    whole: String,
+    thought: String,
+    message_id: Option<String>,
+    cancelled: bool,
+    tools: BTreeMap<String, Tool>,
+}
+
+#[derive(Debug, Default, Clone)]
+struct Tool {
+    title: String,
+    kind: String,
+    shown: bool,
+}
+
+#[derive(Debug)]
+struct Held {
+    /// Id of the agent's request; its id space is its own.
+    request: Value,
+    options: Vec<(String, String)>,
+    deadline: Tick,
+}
+
+/// Text of the record while a load is open.
+#[derive(Debug, Default)]
+struct Replay {
+    /// In order; neighbours of one side are joined.
+    pieces: Vec<(Side, String)>,
+    bytes: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Side {
+    User,
+    Agent,
+    /// A tool call: an answer that ends with one was cut off.
+    Tool,
+}
+
+/// Memory for a replay: the newest part decides, so older pieces go first.
+const REPLAY_BYTES_MAX: usize = 8 << 20;
+
+/// The machine.
+pub struct AcpSession {
+    settings: SessionSettings,
+    lines: Lines,
+    stage: Stage,
+    out: Vec<Output>,
+    next_id: u64,
+    pending: BTreeMap<u64, Request>,
+    deadline: Option<Tick>,
+    resume: Option<Resume>,
+    lost: Option<String>,
+    agent: String,
+    agent_name: String,
+    can_load: bool,
+    can_resume: bool,
+    session: String,
+    model: Option<String>,
+    how: How,
+    replay: Option<Replay>,
+    turn: Option<Turn>,
+    turns: u64,
+    queue: VecDeque<(Option<u64>, String)>,
+    held: BTreeMap<String, Held>,
+    approvals: u64,
+    cancel: Option<(Vec<u64>, Tick)>,
+    strange: u64,
+}
+
+impl AcpSession {
+    /// A session that waits for [`Verb::Open`].
+    pub fn new(settings: SessionSettings) -> AcpSession {
+        AcpSession {
+            settings,
+            lines: Lines::default(),
+            stage: Stage::Fresh,
+            out: Vec::new(),
+            next_id: 0,
+            pending: BTreeMap::new(),
+            deadline: None,
+            resume: None,
+            lost: None,
+            agent: String::new(),
+            agent_name: String::new(),
+            can_load: false,
+            can_resume: false,
+            session: String::new(),
+            model: None,
+            how: How::New,
+            replay: None,
+            turn: None,
+            turns: 0,
+            queue: VecDeque::new(),
+            held: BTreeMap::new(),
+            approvals: 0,
+            cancel: None,
+            strange: 0,
+        }
+    }
+
+    fn signal(&mut self, signal: Signal) {
+        self.out.push(Output::Signal(signal));
+    }
+
+    fn note(&mut self, warn: bool, text: impl Into<String>) {
+        self.signal(Signal::Note { warn, text: text.into() });
+    }
+
+    fn write(&mut self, value: &Value) {
+        let mut line = value.to_string().into_bytes();
+        line.push(b'\n');
+        self.out.push(Output::Write(line));
+    }
+
+    fn request(&mut self, kind: Request, method: &str, params: Value) {
+        let id = self.next_id;
+        self.next_id += 1;
+        self.pending.insert(id, kind);
+        self.write(&json!({"jsonrpc": "2.0", "id": id, "method": method, "params": params}));
+    }
+
+    fn fail_open(&mut self, reason: String, permanent: bool) {
+        self.stage = Stage::Over;
+        self.deadline = None;
+        self.signal(Signal::OpenFailed { reason, permanent });
+    }
+
+    // ---- verbs
+
+    fn on_verb(&mut self, now: Now, number: u64, verb: Verb) {
+        match verb {
+            Verb::Open { resume } => {
+                self.resume = resume;
+                self.stage = Stage::Starting;
+                self.deadline = Some(now.tick + INITIALIZE_TIMEOUT);
+                // Version 1 and no more: a higher number gets a draft whose prompt call returns at once (section 9).
+                let params = json!({
+                    "protocolVersion": 1,
+                    "clientCapabilities": {"fs": {"readTextFile": false, "writeTextFile": false}, "terminal": false},
+                    "clientInfo": {"name": "agent-relay", "title": "agent-relay", "version": crate::wire::VERSION}
+                });
+                self.request(Request::Initialize, "initialize", params);
+            }
+            Verb::Deliver { batch, text } => {
+                self.queue.push_back((Some(batch), text));
+                self.next_turn();
+            }
+            Verb::Inject { text } => {
+                let result = match self.queue.len() < INJECTED_MAX {
+                    true => Ok(json!({"queued": self.turn.is_some()})),
+                    false => Err("too many texts wait for the end of the turn".to_string()),
+                };
+                if result.is_ok() {
+                    self.queue.push_back((None, text));
+                }
+                self.signal(Signal::Answered { verb: number, result });
+                self.next_turn();
+            }
+            Verb::Interrupt => self.interrupt(now, number),
+            Verb::Compact => self.signal(Signal::Answered { verb: number, result: Err("provider does not support compact".into()) }),
+            Verb::Clear => self.signal(Signal::Answered { verb: number, result: Err("provider does not support clearContext".into()) }),
+            Verb::Decide { approval, decision } => {
+                let result = match self.held.contains_key(&approval) {
+                    true => Ok(json!({"approvalId": approval})),
+                    false => Err(format!("no approval {approval} is open; it may have been answered or withdrawn")),
+                };
+                self.decide(&approval, decision, "decided");
+                self.signal(Signal::Answered { verb: number, result });
+                if decision == Decision::Abort {
+                    self.cancel_turn(now);
+                }
+            }
+            Verb::Probe => {
+                let state = if self.turn.is_some() { "busy" } else { "idle" };
+                self.signal(Signal::Answered { verb: number, result: Ok(json!({"activity": state})) });
+            }
+            Verb::Stop => {
+                self.queue.clear();
+                let held: Vec<String> = self.held.keys().cloned().collect();
+                for id in held {
+                    self.decide(&id, Decision::Abort, "the runner stops");
+                }
+                self.cancel_turn(now);
+                self.out.push(Output::CloseInput);
+            }
+        }
+    }
+
+    fn interrupt(&mut self, now: Now, number: u64) {
+        self.queue.retain(|(batch, _)| batch.is_some());
+        if self.turn.is_none() {
+            self.signal(Signal::Answered { verb: number, result: Ok(json!({"wasRunning": false})) });
+            return;
+        }
+        self.cancel_turn(now);
+        if let Some((verbs, _)) = &mut self.cancel {
+            verbs.push(number);
+        }
+    }
+
+    /// Asks the agent to end the turn; open questions are answered first, as some agents wait for them (section 6).
+    fn cancel_turn(&mut self, now: Now) {
+        let Some(turn) = self.turn.as_mut() else {
+            return;
+        };
+        turn.cancelled = true;
+        let held: Vec<String> = self.held.keys().cloned().collect();
+        for id in held {
+            self.decide(&id, Decision::Abort, "the turn was interrupted");
+        }
+        let params = json!({"sessionId": self.session});
+        self.write(&json!({"jsonrpc": "2.0", "method": "session/cancel", "params": params}));
+        self.cancel.get_or_insert((Vec::new(), now.tick + CANCEL_TIMEOUT));
+    }
+
+    /// One open prompt per session (section 1, item 3).
+    fn next_turn(&mut self) {
+        if self.stage != Stage::Ready || self.turn.is_some() {
+            return;
+        }
+        let Some((batch, text)) = self.queue.pop_front() else {
+            return;
+        };
+        self.turns += 1;
+        self.turn = Some(Turn { number: self.turns, batch, ..Default::default() });
+        let prompt = json!([{"type": "text", "text": text}]);
+        self.request(Request::Prompt, "session/prompt", json!({"sessionId": self.session, "prompt": prompt}));
+        self.signal(Signal::TurnStarted);
+    }
+
+    // ---- lines
+
+    fn on_line(&mut self, now: Now, line: &[u8]) {
+        let text = String::from_utf8_lossy(line);
+        let text = text.trim();
+        if text.is_empty() {
+            return;
+        }
+        let Ok(frame @ Value::Object(_)) = serde_json::from_str::<Value>(text) else {
+            self.strange += 1;
+            if self.strange == 1 {
+                self.note(true, "the agent wrote a line that is no JSON object; such lines are skipped");
+            }
+            return;
+        };
+        let method = frame.get("method").and_then(Value::as_str);
+        match (method, frame.get("id").filter(|id| !id.is_null())) {
+            (Some(method), Some(id)) => self.on_request(now, method, id.clone(), frame.get("params").unwrap_or(&Value::Null)),
+            (Some("session/update"), None) => self.on_update(frame.pointer("/params/update").unwrap_or(&Value::Null)),
+            (Some(_), None) => {}
+            (None, id) => {
+                // A reply may carry `id: null`: it belongs to no request (section 2).
+                let Some(request) = id.and_then(Value::as_u64).and_then(|id| self.pending.remove(&id)) else {
+                    return;
+                };
+                let result = match frame.get("error").filter(|error| error.is_object()) {
+                    Some(error) => Err(RpcError::read(error)),
+                    None => Ok(frame.get("result").cloned().unwrap_or(Value::Null)),
+                };
+                self.on_reply(now, request, result);
+            }
+        }
+    }
+
+    fn on_reply(&mut self, now: Now, request: Request, result: Result<Value, RpcError>) {
+        match request {
+            Request::Initialize => self.on_initialized(now, result),
+            Request::New => match result {
+                Ok(reply) => self.on_session(now, reply),
+                Err(error) => self.on_open_error(error),
+            },
+            Request::Load => match result {
+                Ok(reply) => {
+                    let fate = self.fate();
+                    self.how = How::Loaded(fate);
+                    self.on_session(now, reply);
+                }
+                Err(error) => self.on_lost(now, error),
+            },
+            Request::Resume => match result {
+                Ok(reply) => {
+                    self.how = How::Resumed;
+                    self.on_session(now, reply);
+                }
+                Err(error) => self.on_lost(now, error),
+            },
+            Request::SetMode(mode) => {
+                if let Err(error) = result {
+                    self.note(true, format!("the agent refuses the permission mode {mode}: {}", error.text));
+                }
+                self.on_ready();
+            }
+            Request::Prompt => self.on_turn_over(result),
+        }
+    }
+
+    fn on_initialized(&mut self, now: Now, result: Result<Value, RpcError>) {
+        let reply = match result {
+            Ok(reply) => reply,
+            Err(error) => return self.on_open_error(error),
+        };
+        let version = reply.get("protocolVersion").and_then(Value::as_u64).unwrap_or(1);
+        if version != 1 {
+            return self.fail_open(format!("the agent speaks ACP protocol version {version}, this runner speaks version 1"), true);
+        }
+        let text = |at: &str| reply.pointer(at).and_then(Value::as_str).unwrap_or_default().to_string();
+        self.agent_name = text("/agentInfo/name");
+        self.agent = format!("{} {}", self.agent_name, text("/agentInfo/version")).trim().to_string();
+        if self.agent.is_empty() {
+            self.agent = "the agent".into();
+        }
+        self.can_load = reply.pointer("/agentCapabilities/loadSession").and_then(Value::as_bool).unwrap_or(false);
+        self.can_resume = reply.pointer("/agentCapabilities/sessionCapabilities/resume").is_some_and(Value::is_object);
+        self.deadline = Some(now.tick + OPEN_TIMEOUT);
+        self.open_session();
+    }
+
+    /// `session/load` when a batch is unsettled (its replay is the evidence), else `session/resume` where offered.
+    fn open_session(&mut self) {
+        let wants_evidence = self.resume.as_ref().is_some_and(|resume| !resume.evidence_for.is_empty());
+        let params = |session: &str| json!({"sessionId": session, "cwd": self.settings.cwd, "mcpServers": []});
+        match self.resume.as_ref().map(|resume| resume.session.clone()) {
+            Some(session) if self.can_load && (wants_evidence || !self.can_resume) => {
+                self.session = session.clone();
+                self.replay = Some(Replay::default());
+                let params = params(&session);
+                self.request(Request::Load, "session/load", params);
+            }
+            Some(session) if self.can_resume => {
+                self.session = session.clone();
+                let params = params(&session);
+                self.request(Request::Resume, "session/resume", params);
+            }
+            resumable => {
+                if resumable.is_some() && self.lost.is_none() {
+                    self.lost = Some("the agent can neither load nor resume a session".into());
+                }
+                if let Some(reason) = &self.lost {
+                    self.how = How::Lost(reason.clone());
+                }
+                let params = json!({"cwd": self.settings.cwd, "mcpServers": []});
+                self.request(Request::New, "session/new", params);
+            }
+        }
+    }
+
+    /// Loading may fail although it was advertised: a new session, said openly (section 8).
+    fn on_lost(&mut self, now: Now, error: RpcError) {
+        if error.needs_login() {
+            return self.on_open_error(error);
+        }
+        self.replay = None;
+        self.resume = None;
+        self.note(true, format!("the earlier conversation is lost: {}", error.text));
+        let body = format!("[agent-relay] The earlier conversation could not be restored ({}); a new one starts here.", error.text);
+        self.signal(Signal::Mirror(Mirror { kind: "response", body, label: None, status: None, turn: 0 }));
+        self.lost = Some(error.text);
+        self.deadline = Some(now.tick + OPEN_TIMEOUT);
+        self.open_session();
+    }
+
+    fn on_open_error(&mut self, error: RpcError) {
+        let login = error.needs_login();
+        let cure = if login { "; log in with the agent's own command first, then start again" } else { "" };
+        self.fail_open(format!("{}{cure}", error.text), login);
+    }
+
+    fn on_session(&mut self, now: Now, reply: Value) {
+        self.replay = None;
+        if let Some(session) = reply.get("sessionId").and_then(Value::as_str) {
+            self.session = session.to_string();
+        }
+        let options = reply.get("configOptions").and_then(Value::as_array).cloned().unwrap_or_default();
+        let of_category = |category: &str| options.iter().find(|option| option.get("category").and_then(Value::as_str) == Some(category));
+        self.model = of_category("model")
+            .and_then(|option| option.get("currentValue"))
+            .or_else(|| reply.pointer("/models/currentModelId"))
+            .and_then(Value::as_str)
+            .map(str::to_string);
+        let wanted = self.settings.mode.clone().or_else(|| mode_for(&self.agent_name, self.settings.approval_mode).map(str::to_string));
+        let Some(mode) = wanted else {
+            if self.settings.approval_mode != ApprovalMode::Open {
+                let text =
+                    "no permission mode is known for this agent; what it asks is answered, what it does not ask is its own configuration's";
+                self.note(true, text);
+            }
+            return self.on_ready();
+        };
+        self.deadline = Some(now.tick + OPEN_TIMEOUT);
+        let offers = |list: Option<&Value>, field: &str| {
+            list.and_then(Value::as_array)
+                .is_some_and(|items| items.iter().any(|item| item.get(field).and_then(Value::as_str) == Some(&mode)))
+        };
+        // Config options are preferred where both exist (section 3).
+        let option = of_category("mode").filter(|option| offers(option.get("options"), "value"));
+        if let Some(id) = option.and_then(|option| option.get("id")).and_then(Value::as_str) {
+            let params = json!({"sessionId": self.session, "configId": id, "value": mode});
+            self.request(Request::SetMode(mode), "session/set_config_option", params);
+        } else if offers(reply.pointer("/modes/availableModes"), "id") {
+            let params = json!({"sessionId": self.session, "modeId": mode});
+            self.request(Request::SetMode(mode), "session/set_mode", params);
+        } else {
+            self.note(true, format!("the agent does not offer the permission mode {mode}"));
+            self.on_ready();
+        }
+    }
+
+    fn on_ready(&mut self) {
+        self.stage = Stage::Ready;
+        self.deadline = None;
+        let opened = Opened {
+            session: self.session.clone(),
+            how: std::mem::replace(&mut self.how, How::New),
+            agent: self.agent.clone(),
+            model: self.model.clone(),
+            has_evidence: self.can_load,
+        };
+        self.signal(Signal::Opened(opened));
+        self.next_turn();
+    }
+
+    /// What the replay says about the messages asked for (D-11).
+    fn fate(&self) -> Fate {
+        let (Some(replay), Some(resume)) = (&self.replay, &self.resume) else {
+            return Fate::Unseen;
+        };
+        replay.fate(&resume.evidence_for)
+    }
+
+    // ---- requests of the agent
+
+    fn on_request(&mut self, now: Now, method: &str, id: Value, params: &Value) {
+        if method != "session/request_permission" {
+            let error = json!({"code": -32601, "message": format!("Method not found: {method}")});
+            return self.write(&json!({"jsonrpc": "2.0", "id": id, "error": error}));
+        }
+        let list = params.get("options").and_then(Value::as_array).cloned().unwrap_or_default();
+        let options: Vec<(String, String)> = list
+            .iter()
+            .filter_map(|option| {
+                let text = |field: &str| option.get(field).and_then(Value::as_str).map(str::to_string);
+                Some((text("optionId")?, text("kind").unwrap_or_default()))
+            })
+            .collect();
+        self.approvals += 1;
+        let approval = format!("{}-{}", self.approvals, &self.session.chars().rev().take(6).collect::<String>());
+        let call = params.get("toolCall").unwrap_or(&Value::Null);
+        let text = |field: &str| call.get(field).and_then(Value::as_str).unwrap_or_default();
+        self.tool(call);
+        let title = self
+            .turn
+            .as_ref()
+            .and_then(|turn| turn.tools.get(text("toolCallId")))
+            .map(|tool| tool.title.clone())
+            .unwrap_or_else(|| text("title").to_string());
+        let deadline = now.tick + self.settings.approval_timeout;
+        self.held.insert(approval.clone(), Held { request: id, options, deadline });
+        match self.settings.approval_mode {
+            ApprovalMode::Open => self.decide(&approval, Decision::Approve, "open"),
+            ApprovalMode::ReadOnly => self.decide(&approval, Decision::Deny, "read-only"),
+            ApprovalMode::Guarded => {
+                let names = list.iter().filter_map(|option| option.get("name").and_then(Value::as_str));
+                let input = call.get("rawInput").cloned().unwrap_or(Value::Null);
+                let approval = Approval {
+                    id: approval,
+                    title: short(&title, 300),
+                    kind: short(text("kind"), 40),
+                    input: if input.to_string().len() > 4096 { json!(short(&input.to_string(), 4096)) } else { input },
+                    options: names.take(16).map(|name| short(name, 100)).collect(),
+                };
+                self.signal(Signal::ApprovalOpened(approval));
+            }
+        }
+    }
+
+    /// Answers by `kind`, never by position or id (section 1, item 7). Always with an offered id, or `cancelled`.
+    fn decide(&mut self, approval: &str, decision: Decision, reason: &str) {
+        let Some(held) = self.held.remove(approval) else {
+            return;
+        };
+        let kinds: &[&str] = match decision {
+            Decision::Approve => &["allow_once", "allow_always"],
+            Decision::ApproveSession => &["allow_always", "allow_once"],
+            Decision::Deny => &["reject_once", "reject_always"],
+            Decision::Abort => &[],
+        };
+        let option = kinds.iter().find_map(|kind| held.options.iter().find(|(_, offered)| offered == kind));
+        let outcome = match option {
+            Some((id, _)) => json!({"outcome": "selected", "optionId": id}),
+            None => json!({"outcome": "cancelled"}),
+        };
+        self.write(&json!({"jsonrpc": "2.0", "id": held.request, "result": {"outcome": outcome}}));
+        if self.settings.approval_mode == ApprovalMode::Guarded {
+            self.signal(Signal::ApprovalClosed { id: approval.to_string(), reason: reason.to_string() });
+        }
+    }
+
+    // ---- updates
+
+    fn on_update(&mut self, update: &Value) {
+        let kind = update.get("sessionUpdate").and_then(Value::as_str).unwrap_or_default();
+        let text = update.pointer("/content/text").and_then(Value::as_str).unwrap_or_default();
+        if let Some(replay) = self.replay.as_mut() {
+            // Updates while a load is open are history (section 8): evidence, never mirrored again.
+            match kind {
+                "user_message_chunk" => replay.push(Side::User, text),
+                "agent_message_chunk" => replay.push(Side::Agent, text),
+                "tool_call" | "tool_call_update" => replay.push(Side::Tool, ""),
+                _ => {}
+            }
+            return;
+        }
+        match kind {
+            "agent_message_chunk" | "agent_thought_chunk" => {
+                self.taken(kind);
+                self.on_chunk(kind == "agent_message_chunk", text, update.get("messageId").and_then(Value::as_str));
+            }
+            "tool_call" | "tool_call_update" => {
+                self.taken(kind);
+                self.flush_text();
+                self.tool(update);
+            }
+            "usage_update" => {
+                let number = |field: &str| update.get(field).and_then(Value::as_f64).filter(|n| *n >= 0.0);
+                if let (Some(used), Some(size)) = (number("used"), number("size").filter(|size| *size > 0.0)) {
+                    self.signal(Signal::Context(json!({
+                        "utilization": used / size, "lifecycleState": "active", "source": "api", "confidence": "reported",
+                        "usedTokens": used, "windowTokens": size
+                    })));
+                }
+            }
+            "plan" => self.taken(kind),
+            // Unknown kinds and those that may come at any time say nothing about a turn (section 2).
+            _ => {}
+        }
+    }
+
+    /// Output of the turn: the agent has the prompt.
+    fn taken(&mut self, kind: &str) {
+        let Some(turn) = self.turn.as_mut().filter(|turn| !turn.taken) else {
+            return;
+        };
+        turn.taken = true;
+        if let Some(batch) = turn.batch {
+            self.signal(Signal::Taken { batch, evidence: format!("the agent sent {kind}") });
+        }
+    }
+
+    fn on_chunk(&mut self, is_message: bool, text: &str, id: Option<&str>) {
+        let Some(turn) = self.turn.as_mut() else {
+            return;
+        };
+        // A new message begins with another id, or after another kind of update.
+        let other_id = id.is_some() && turn.message_id.is_some() && turn.message_id.as_deref() != id;
+        let other_kind = if is_message { !turn.thought.is_empty() } else { !turn.message.is_empty() };
+        if other_id || other_kind {
+            self.flush_text();
+        }
+        let Some(turn) = self.turn.as_mut() else {
+            return;
+        };
+        turn.message_id = id.map(str::to_string);
+        if is_message {
+            push_bounded(&mut turn.message, text, REPLY_BODY_BYTES_MAX);
+            push_bounded(&mut turn.whole, text, REPLY_BODY_BYTES_MAX);
+        } else {
+            push_bounded(&mut turn.thought, text, MIRROR_BODY_BYTES_MAX);
+        }
+    }
+
+    /// Ends the current message: thoughts are mirrored; a message that is not the last one too.
+    fn flush_text(&mut self) {
+        let Some(turn) = self.turn.as_mut() else {
+            return;
+        };
+        let number = turn.number;
+        let thought = std::mem::take(&mut turn.thought);
+        let message = std::mem::take(&mut turn.message);
+        if !turn.whole.is_empty() && !message.is_empty() {
+            push_bounded(&mut turn.whole, "\n", REPLY_BODY_BYTES_MAX);
+        }
+        for body in [thought, message] {
+            if !body.trim().is_empty() {
+                self.signal(Signal::Mirror(Mirror { kind: "reasoning", body, label: None, status: None, turn: number }));
+            }
+        }
+    }
+
+    /// Tool calls are kept by id; the first title is often a placeholder, so they are shown when they are over or asked.
+    fn tool(&mut self, update: &Value) {
+        let Some(turn) = self.turn.as_mut() else {
+            return;
+        };
+        let text = |field: &str| update.get(field).and_then(Value::as_str).filter(|text| !text.is_empty());
+        let Some(id) = text("toolCallId") else { return };
+        if turn.tools.len() >= TOOLS_MAX && !turn.tools.contains_key(id) {
+            return;
+        }
+        let number = turn.number;
+        let tool = turn.tools.entry(id.to_string()).or_default();
+        if let Some(title) = text("title") {
+            tool.title = short(title, 300);
+        }
+        if let Some(kind) = text("kind") {
+            tool.kind = short(kind, 40);
+        }
+        let Some(status @ ("completed" | "failed")) = text("status") else {
+            return;
+        };
+        if !tool.shown {
+            tool.shown = true;
+            let mirror = Mirror {
+                kind: "tool",
+                body: tool.title.clone(),
+                label: Some(tool.kind.clone()),
+                status: Some(status.into()),
+                turn: number,
+            };
+            self.signal(Signal::Mirror(mirror));
+        }
+    }
+
+    fn on_turn_over(&mut self, result: Result<Value, RpcError>) {
+        // Thoughts and earlier messages go to the mirror, the last message is the final text.
+        let last = self.turn.as_mut().map(|turn| std::mem::take(&mut turn.message)).unwrap_or_default();
+        self.flush_text();
+        let Some(turn) = self.turn.take() else { return };
+        for (_, tool) in turn.tools.iter().filter(|(_, tool)| !tool.shown) {
+            let mirror = Mirror {
+                kind: "tool",
+                body: tool.title.clone(),
+                label: Some(tool.kind.clone()),
+                status: Some("ended".into()),
+                turn: turn.number,
+            };
+            self.signal(Signal::Mirror(mirror));
+        }
+        let held: Vec<String> = self.held.keys().cloned().collect();
+        for id in held {
+            self.decide(&id, Decision::Abort, "the turn is over");
+        }
+        let text = if self.settings.capture_full { turn.whole } else { last };
+        let text = text.trim().to_string();
+        let end = match result {
+            // Any reply after our cancel is a cancel (section 6).
+            _ if turn.cancelled => TurnEnd::Cancelled,
+            Ok(reply) => match reply.get("stopReason").and_then(Value::as_str) {
+                Some("cancelled") => TurnEnd::Cancelled,
+                Some("refusal") if text.is_empty() => TurnEnd::Failed("the model refused to answer".into()),
+                _ => TurnEnd::Completed,
+            },
+            Err(error) => TurnEnd::Failed(error.text),
+        };
+        if !text.is_empty() {
+            let body = text.clone();
+            self.signal(Signal::Mirror(Mirror { kind: "response", body, label: None, status: None, turn: turn.number }));
+        }
+        self.signal(Signal::TurnEnded { batch: turn.batch, end, text });
+        if let Some((verbs, _)) = self.cancel.take() {
+            for verb in verbs {
+                self.signal(Signal::Answered { verb, result: Ok(json!({"wasRunning": true})) });
+            }
+        }
+        self.next_turn();
+    }
+
+    fn on_closed(&mut self) {
+        self.stage = Stage::Over;
+        self.deadline = None;
+        self.pending.clear();
+        self.held.clear();
+        self.turn = None;
+        self.queue.clear();
+        if let Some((verbs, _)) = self.cancel.take() {
+            for verb in verbs {
+                self.signal(Signal::Answered { verb, result: Err("the provider ended".into()) });
+            }
+        }
+    }
+
+    fn on_wake(&mut self, now: Now) {
+        let due = |at: Option<Tick>| at.is_some_and(|at| at <= now.tick);
+        if due(self.deadline) && self.stage == Stage::Starting {
+            let open = self.pending.values().next().map(|request| format!("{request:?}")).unwrap_or_default();
+            self.fail_open(format!("the agent did not answer ({open}) within {} s", OPEN_TIMEOUT.as_secs()), false);
+        }
+        let late: Vec<String> = self.held.iter().filter(|(_, held)| held.deadline <= now.tick).map(|(id, _)| id.clone()).collect();
+        for id in late {
+            self.note(true, format!("approval {id} was not answered in time and is denied"));
+            self.decide(&id, Decision::Deny, "nobody answered in time");
+        }
+        if due(self.cancel.as_ref().map(|(_, until)| *until)) {
+            let verbs = self.cancel.take().map(|(verbs, _)| verbs).unwrap_or_default();
+            for verb in verbs {
+                let error = format!("the agent did not end its turn within {} s", CANCEL_TIMEOUT.as_secs());
+                self.signal(Signal::Answered { verb, result: Err(error) });
+            }
+        }
+    }
+}
+
+impl Session for AcpSession {
+    fn handle(&mut self, now: Now, input: Input) -> Vec<Output> {
+        match input {
+            Input::Bytes(bytes) => {
+                let mut whole = Vec::new();
+                let mut lines = std::mem::take(&mut self.lines);
+                let before = lines.oversized;
+                lines.push(&bytes, |line| whole.push(line.to_vec()));
+                if lines.oversized > before {
+                    self.note(true, "the agent wrote a line of more than 16 MiB; it is skipped");
+                }
+                self.lines = lines;
+                for line in whole {
+                    self.on_line(now, &line);
+                }
+            }
+            Input::Closed => self.on_closed(),
+            Input::Verb(number, verb) => self.on_verb(now, number, verb),
+            Input::Wake => self.on_wake(now),
+        }
+        std::mem::take(&mut self.out)
+    }
+
+    fn next_deadline(&self) -> Option<Tick> {
+        let held = self.held.values().map(|held| held.deadline).min();
+        sooner(sooner(self.deadline, held), self.cancel.as_ref().map(|(_, until)| *until))
+    }
+}
+
+impl Replay {
+    fn push(&mut self, from: Side, text: &str) {
+        self.bytes += text.len();
+        match self.pieces.last_mut() {
+            Some((side, piece)) if *side == from => piece.push_str(text),
+            _ => self.pieces.push((from, text.to_string())),
+        }
+        while self.bytes > REPLAY_BYTES_MAX && self.pieces.len() > 1 {
+            self.bytes -= self.pieces.remove(0).1.len();
+        }
+    }
+
+    /// Unseen unless a text of the user holds a message asked for; answered if the record ends with a text of the
+    /// agent after it (a turn that was cut off ends with a tool call or with nothing).
+    fn fate(&self, traces: &[Trace]) -> Fate {
+        let seen = |text: &str| {
+            let squeezed = squeeze(text);
+            traces.iter().any(|trace| squeezed.contains(&squeeze(&trace.header)) && squeezed.contains(&squeeze(&trace.start)))
+        };
+        let Some(at) = self.pieces.iter().rposition(|(side, text)| *side == Side::User && seen(text)) else {
+            return Fate::Unseen;
+        };
+        match self.pieces[at + 1..].last() {
+            Some((Side::Agent, text)) if !text.trim().is_empty() => Fate::Answered(text.trim().to_string()),
+            _ => Fate::Unanswered,
+        }
+    }
+}
+
+/// An error reply; its text stands in one of several places (section 7).
+#[derive(Debug, Clone)]
+struct RpcError {
+    code: i64,
+    text: String,
+}
+
+impl RpcError {
+    fn read(error: &Value) -> RpcError {
+        let text = |at: &str| error.pointer(at).and_then(Value::as_str).map(str::to_string);
+        let detail = text("/data/details").or_else(|| text("/data/message"));
+        let message = text("/message").unwrap_or_else(|| "error without a text".into());
+        let text = match detail {
+            Some(detail) if detail != message => format!("{message}: {detail}"),
+            _ => message,
+        };
+        RpcError { code: error.get("code").and_then(Value::as_i64).unwrap_or_default(), text: short(&text, 1000) }
+    }
+
+    fn needs_login(&self) -> bool {
+        self.code == -32000
+    }
+}
+
+/// White space differs between what was sent and what a record shows.
+fn squeeze(text: &str) -> String {
+    text.chars().filter(|c| !c.is_whitespace()).collect()
+}
+
+fn short(text: &str, chars_max: usize) -> String {
+    let flat: String = text.chars().take(chars_max).collect();
+    flat.replace(['\n', '\r'], " ")
+}
+
+fn push_bounded(to: &mut String, text: &str, bytes_max: usize) {
+    let room = bytes_max.saturating_sub(to.len());
+    let mut end = text.len().min(room);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    to.push_str(&text[..end]);
+}

@@ -1,0 +1,267 @@
+//! A runner: all threads and channels of one agent, wired in one place.
+
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use serde_json::{Value, json};
+
+use super::clock::Clock;
+use super::crew::Crew;
+use super::turn;
+use crate::core::agent::Agent;
+use crate::core::agent::config::AgentConfig;
+use crate::core::agent::effect::{Effect, Outcome};
+use crate::core::agent::event::{ControlRequest, Event, StopReason, lane};
+use crate::core::hub::event::Request;
+use crate::core::limits::{COMMITS_IN_FLIGHT_MAX, CONTROL_HELD_MAX};
+use crate::edge::gate::{Gate, Happening, Limits, Order as GateOrder, Orders, Verdict};
+use crate::edge::http::Base;
+use crate::edge::store::Store;
+use crate::edge::{Port, bus, heartbeat, provider, pump, signals, store};
+use crate::os::{self, Waker};
+use crate::secret::Secret;
+use crate::wire::api::error_body;
+use crate::wire::control::LOG_LEVELS;
+
+/// Everything that a runner is built from.
+pub struct Parts {
+    /// The machine's settings.
+    pub config: AgentConfig,
+    /// The relay.
+    pub base: Base,
+    /// Where a replacement token may stand (R-147a).
+    pub config_file: PathBuf,
+    /// The open store.
+    pub store: Store,
+    /// How the provider is started.
+    pub launch: provider::Launch,
+    /// Socket of the control server.
+    pub control: TcpListener,
+    /// Token of the control server (D-7).
+    pub control_token: Secret,
+    /// Where the provider thread tells what it runs.
+    pub custody: Receiver<Option<(u32, u64, String)>>,
+    /// Clock of the process.
+    pub clock: Clock,
+}
+
+/// Capacities of the lanes: events of one edge that wait for the state thread.
+const LANE_CAPACITY: [usize; lane::COUNT] = [64, 64, 256, 16, 16, 64, 8];
+/// Orders for the bus: what one credit's worth of commits may release, and the frames of a burst.
+const BUS_ORDERS: usize = 8192;
+/// Orders for the provider: verbs are answered one by one and bounded by commands and batches.
+const PROVIDER_ORDERS: usize = 1024;
+/// After the machine has finished, threads get this long.
+const JOIN_LIMIT: Duration = Duration::from_secs(3);
+
+struct Ports {
+    store: Port<store::Order>,
+    bus: Port<bus::Order>,
+    heartbeat: Port<heartbeat::Order>,
+    pump: Port<pump::Order>,
+    provider: Port<provider::Order>,
+    control: Port<Orders>,
+}
+
+/// Runs until the machine has finished; nothing of it is left behind.
+pub fn run(parts: Parts) -> Result<Outcome, String> {
+    let mut crew = Crew::new();
+    let bells = crew.bells();
+    let (lanes_in, lanes_out): (Vec<Sender<Event>>, Vec<Receiver<Event>>) = LANE_CAPACITY.iter().map(|n| bounded(*n)).unzip();
+    let waker = || Waker::new().map_err(|error| format!("cannot make a wake descriptor: {error}"));
+    let Parts { config, base, config_file, store: file, launch, control, control_token, custody, clock } = parts;
+
+    let (store_port, store_orders) = bounded(COMMITS_IN_FLIGHT_MAX + 16);
+    let (bus_port, bus_orders) = bounded(BUS_ORDERS);
+    let (heartbeat_port, heartbeat_orders) = bounded(4);
+    let (pump_port, pump_orders) = bounded(1);
+    let (provider_port, provider_orders) = bounded(PROVIDER_ORDERS);
+    let (control_port, control_orders) = bounded(CONTROL_HELD_MAX * 4);
+    let (bus_waker, provider_waker, control_waker) = (waker()?, waker()?, waker()?);
+    let ports = Ports {
+        store: Port::plain(store_port),
+        bus: Port::waking(bus_port, bus_waker.clone()),
+        heartbeat: Port::plain(heartbeat_port),
+        pump: Port::plain(pump_port),
+        provider: Port::waking(provider_port, provider_waker.clone()),
+        control: Port::waking(control_port, control_waker.clone()),
+    };
+
+    let to = |at: usize| lanes_in[at].clone();
+    let gate = Gate::new(control, control_limits(), control_handler(control_token), control_orders, control_waker, to(lane::CONTROL))
+        .map_err(|error| format!("cannot watch the control port: {error}"))?;
+    let (store_lane, bus_lane, beat_lane) = (to(lane::STORE), to(lane::BUS), to(lane::HEARTBEAT));
+    let (pump_lane, provider_lane) = (to(lane::PUMP), to(lane::PROVIDER));
+    let (bus_base, beat_base, pump_base) = (base.clone(), base.clone(), base);
+    crew.spawn("store", move || store::run(file, store_orders, store_lane));
+    crew.spawn("bus", move || bus::run(bus_base, bus_orders, bus_waker, bus_lane));
+    crew.spawn("heartbeat", move || heartbeat::run(beat_base, config_file, heartbeat_orders, beat_lane));
+    crew.spawn("pump", move || pump::run(pump_base, pump_orders, pump_lane));
+    crew.spawn("provider", move || provider::run(launch, provider_orders, provider_waker, provider_lane));
+    crew.spawn("control", move || gate.run());
+
+    let (done, outcome) = bounded(1);
+    let (hurry, hurried) = unbounded();
+    let lanes = lanes_out.clone();
+    crew.spawn("state", move || {
+        let seed = u64::from_le_bytes(os::random_bytes::<8>());
+        log::debug!(target: "runner", "seed {seed}");
+        let mut agent = Agent::new(config, seed);
+        let mut outcome = None;
+        turn::run(&mut agent, clock, &lanes, Event::summary, |effects| {
+            let finished = dispatch(&ports, effects);
+            outcome = finished.or(outcome.take());
+            outcome.is_none() && hurried.try_recv().is_err()
+        });
+        let _ = done.send(outcome.unwrap_or(Outcome { code: 0, message: String::new() }));
+    });
+
+    let (main_lane, notice) = (to(lane::MAIN), to(lane::MAIN));
+    drop(lanes_in);
+    let second = std::sync::atomic::AtomicBool::new(false);
+    signals::watch(move |signal| {
+        log::info!(target: "runner", "signal {signal}");
+        let again = second.swap(true, std::sync::atomic::Ordering::Relaxed);
+        let _ = main_lane.try_send(Event::StopRequested(StopReason::Signal));
+        // The second one is impatient: the state thread leaves after its next event.
+        !again || hurry.send(()).is_ok()
+    })
+    .map_err(|error| format!("cannot watch signals: {error}"))?;
+
+    let outcome = attend(&bells, &outcome, notice);
+    for late in crew.join(JOIN_LIMIT, || lanes_out.iter().for_each(|lane| while lane.try_recv().is_ok() {})) {
+        log::warn!(target: "runner", "thread {late} did not end in time");
+    }
+    last_kill(&custody);
+    Ok(outcome)
+}
+
+/// `main` waits for the end of the state thread; when another thread dies first, the state thread is told.
+fn attend(bells: &Receiver<super::crew::Bell>, outcome: &Receiver<Outcome>, notice: Sender<Event>) -> Outcome {
+    loop {
+        let Ok(bell) = bells.recv() else {
+            return Outcome { code: 70, message: "all threads are gone".into() };
+        };
+        if bell.name != "state" {
+            let _ = notice.try_send(Event::ThreadEnded { name: bell.name, panic: bell.panic });
+            continue;
+        }
+        return outcome.try_recv().unwrap_or_else(|_| {
+            let text = bell.panic.unwrap_or_else(|| "no outcome".into());
+            Outcome { code: 70, message: format!("the state thread died: {text}; this is a bug, please report it") }
+        });
+    }
+}
+
+/// If everything else died, the provider still ends.
+fn last_kill(custody: &Receiver<Option<(u32, u64, String)>>) {
+    let mut last = None;
+    while let Ok(told) = custody.try_recv() {
+        last = told;
+    }
+    if let Some((pid, start, session)) = last {
+        if os::is_alive(pid, start) {
+            log::error!(target: "lifecycle", "ending the provider pid={pid} from main");
+            provider::end_everything(&session, pid);
+        }
+    }
+}
+
+fn control_limits() -> Limits {
+    Limits { connections_max: CONTROL_HELD_MAX * 4, headless_max: CONTROL_HELD_MAX, ..Limits::default() }
+}
+
+/// Carries out the effects of one event; returns the outcome when the machine has finished.
+fn dispatch(ports: &Ports, effects: Vec<Effect>) -> Option<Outcome> {
+    let mut answers: Orders = Vec::new();
+    let mut outcome = None;
+    for effect in effects {
+        match effect {
+            Effect::Commit { number, ops } => ports.store.order(store::Order::Commit { number, ops }),
+            Effect::RetryStore => ports.store.order(store::Order::Retry),
+            Effect::FetchInbox { after, limit } => ports.store.order(store::Order::FetchInbox { after, limit }),
+            Effect::FetchOutbox => ports.store.order(store::Order::FetchOutbox),
+            Effect::Connect { token } => ports.bus.order(bus::Order::Connect(token)),
+            Effect::Send(frame) => ports.bus.order(bus::Order::Send(frame.to_text())),
+            Effect::Disconnect { reason } => ports.bus.order(bus::Order::Disconnect(reason)),
+            Effect::Call { call, method, path, body, token } => {
+                ports.heartbeat.order(heartbeat::Order::Call { call, method, path, body, token });
+            }
+            Effect::ReadConfigToken => ports.heartbeat.order(heartbeat::Order::ReadConfigToken),
+            Effect::Pump { rows, token } => ports.pump.order(pump::Order { rows, token }),
+            Effect::Spawn { provider_session, token, leftover } => {
+                ports.provider.order(provider::Order::Spawn { provider_session, token, leftover });
+            }
+            Effect::Verb(number, verb) => ports.provider.order(provider::Order::Verb(number, verb)),
+            Effect::StopProvider { grace_ms } => ports.provider.order(provider::Order::Stop { grace_ms }),
+            Effect::Reply { ticket, status, body } => answers.push(GateOrder::Respond { ticket, status, body }),
+            Effect::Log { level, component, text } => crate::log::write(level, &component, &text),
+            Effect::Finish(finished) => outcome = Some(finished),
+        }
+    }
+    if !answers.is_empty() {
+        ports.control.order(answers);
+    }
+    outcome
+}
+
+/// Routes of the control port (runner specification section 8). Only `/health` is open (D-42).
+fn control_handler(token: Secret) -> impl FnMut(Happening) -> Verdict<Event> + Send + 'static {
+    move |happening| {
+        let (ticket, request) = match happening {
+            Happening::Request(ticket, request) => (ticket, request),
+            Happening::Upgrade(..) => {
+                return Verdict::Answer(404, error_body("not_found", "not found"));
+            }
+            Happening::PeerText(..) | Happening::PeerClosed(_) => {
+                return Verdict::Answer(404, Value::Null);
+            }
+        };
+        if request.path == "/health" {
+            return Verdict::Answer(200, json!({"ok": true}));
+        }
+        if !same(request.token.as_bytes(), token.expose().as_bytes()) {
+            let text = "the control port needs its token: Authorization: Bearer <controlToken of the runner info file>";
+            return Verdict::Answer(401, error_body("unauthorized", text));
+        }
+        route_control(ticket, &request)
+    }
+}
+
+fn route_control(ticket: u64, request: &Request) -> Verdict<Event> {
+    let body: Value = serde_json::from_slice(&request.body).unwrap_or(Value::Null);
+    let ask = |request| Verdict::Event(Event::Control(ticket, request));
+    match (request.method.as_str(), request.path.as_str()) {
+        ("GET", "/status") => ask(ControlRequest::Status),
+        ("POST", "/status") => ask(ControlRequest::StatusPosted(body)),
+        ("GET", "/reply-obligations") => ask(ControlRequest::Obligations),
+        ("POST", "/stop") => ask(ControlRequest::Stop),
+        ("POST", "/hook-fatal") => {
+            let text = |field: &str| body.get(field).and_then(Value::as_str).map(str::to_string);
+            let error = text("error").unwrap_or_else(|| "(no detail)".into());
+            ask(ControlRequest::HookFatal { hook: text("hook").unwrap_or_default(), error })
+        }
+        ("GET", "/log-level") => Verdict::Answer(200, json!({"level": crate::log::current_level(), "levels": LOG_LEVELS})),
+        ("POST", "/log-level") => {
+            let word = body.get("level").and_then(Value::as_str).unwrap_or_default().trim().to_ascii_lowercase();
+            let Some(level) = crate::log::level_of(&word) else {
+                return Verdict::Answer(400, json!({"error": format!("level must be one of: {}", LOG_LEVELS.join(", "))}));
+            };
+            let previous = crate::log::current_level();
+            log::set_max_level(level);
+            log::info!(target: "logger", "level {previous} -> {word}");
+            Verdict::Answer(200, json!({"ok": true, "level": word, "previous": previous}))
+        }
+        _ => Verdict::Answer(404, error_body("not_found", "not found")),
+    }
+}
+
+/// Compares in a time that does not depend on where the texts differ.
+fn same(a: &[u8], b: &[u8]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).fold(0u8, |sum, (x, y)| sum | (x ^ y)) == 0
+}
+
+/// The machine may release a whole credit's worth of frames at once.
+const _: () = assert!(BUS_ORDERS >= COMMITS_IN_FLIGHT_MAX * 8);

@@ -1,0 +1,79 @@
+//! Named threads with a bell: whoever ends, also by a panic, is heard of.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, unbounded};
+
+/// Stacks cost address space only; JSON, SQLite and TLS need more than 64 KiB (performance FACTS section 2).
+const STACK_BYTES: usize = 512 << 10;
+
+/// A thread that ended: its name, and what it said if it panicked.
+#[derive(Debug, Clone)]
+pub struct Bell {
+    /// Name of the thread.
+    pub name: String,
+    /// Text of the panic.
+    pub panic: Option<String>,
+}
+
+/// All threads of a process.
+pub struct Crew {
+    ring: Sender<Bell>,
+    bells: Receiver<Bell>,
+    members: Vec<(String, JoinHandle<()>)>,
+}
+
+impl Default for Crew {
+    fn default() -> Self {
+        Crew::new()
+    }
+}
+
+impl Crew {
+    /// An empty crew. The bells are bounded by the number of threads: one each.
+    pub fn new() -> Crew {
+        let (ring, bells) = unbounded();
+        Crew { ring, bells, members: Vec::new() }
+    }
+
+    /// Starts a thread.
+    pub fn spawn(&mut self, name: &str, body: impl FnOnce() + Send + 'static) {
+        let (ring, bell) = (self.ring.clone(), name.to_string());
+        let thread = std::thread::Builder::new().name(name.to_string()).stack_size(STACK_BYTES).spawn(move || {
+            let panic = catch_unwind(AssertUnwindSafe(body)).err().map(|cause| text_of(&*cause));
+            let _ = ring.send(Bell { name: bell, panic });
+        });
+        self.members.push((name.to_string(), thread.expect("the system starts threads")));
+    }
+
+    /// Where bells are heard.
+    pub fn bells(&self) -> Receiver<Bell> {
+        self.bells.clone()
+    }
+
+    /// Joins everybody who ends in time, `drain` is called meanwhile so that nobody waits on a full lane; names the rest.
+    pub fn join(self, limit: Duration, mut drain: impl FnMut()) -> Vec<String> {
+        let until = Instant::now() + limit;
+        let mut left: Vec<(String, JoinHandle<()>)> = self.members;
+        while !left.is_empty() && Instant::now() < until {
+            drain();
+            let (done, rest): (Vec<_>, Vec<_>) = left.into_iter().partition(|(_, thread)| thread.is_finished());
+            for (_, thread) in done {
+                let _ = thread.join();
+            }
+            left = rest;
+            if !left.is_empty() {
+                let _ = self.bells.recv_timeout(Duration::from_millis(20));
+            }
+        }
+        left.into_iter().map(|(name, _)| name).collect()
+    }
+}
+
+fn text_of(cause: &(dyn Any + Send)) -> String {
+    let text = cause.downcast_ref::<&str>().map(|text| text.to_string());
+    text.or_else(|| cause.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no text".into())
+}

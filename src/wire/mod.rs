@@ -1,0 +1,20 @@
+//! Shapes of everything that crosses a process boundary, and nothing else.
+//!
+//! All names of `protocol.md` live in this room: [`bus`] holds the frames, [`api`] the HTTP paths and bodies,
+//! [`control`] what a runner's control port speaks. Parsing is lenient (unknown fields and enum values are kept
+//! out of the way, missing optional fields get their documented default), writing is strict.
+
+pub mod api;
+pub mod bus;
+pub mod control;
+
+/// Version of the relay protocol that this program speaks (D-43).
+pub const PROTOCOL: u32 = 1;
+/// Largest JSON body and bus frame, bytes (protocol section 1 and 2).
+pub const FRAME_BYTES_MAX: usize = 1 << 20;
+/// Largest message body, bytes of UTF-8 (protocol section 4).
+pub const MESSAGE_BODY_BYTES_MAX: usize = 512 << 10;
+/// Rows in one `POST /api/messages/batch` (D-32).
+pub const BATCH_ROWS_MAX: usize = 64;
+/// Version of the program, as told in `registered`, `health` and meta.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
