@@ -263,7 +263,10 @@ impl DemoAgent {
                     self.update(&session, json!(null));
                 }
                 Step::Hang => turn.hanging = true,
-                Step::Crash => self.out.push(Output::Crash),
+                Step::Crash => {
+                    self.turn = None; // it dies in the middle of its turn
+                    return self.out.push(Output::Crash);
+                }
                 Step::Child => self.out.push(Output::LeaveChild),
                 Step::Forget => disk.forget(),
                 Step::Error => {

@@ -38,6 +38,8 @@ const CLOSE_WAIT: Duration = Duration::from_secs(3);
 pub enum Order {
     /// End what is left of an earlier life, then start.
     Spawn {
+        /// Number of the process.
+        process: u64,
         /// Random id of this provider process.
         provider_session: String,
         /// Token for its environment.
@@ -45,8 +47,15 @@ pub enum Order {
         /// Record of the earlier life.
         leftover: Option<ProviderRecord>,
     },
-    /// A verb for the session.
-    Verb(u64, Verb),
+    /// A verb for the session of that process; dropped if it is another one by now.
+    Verb {
+        /// Number of the process.
+        process: u64,
+        /// Number for the answer.
+        number: u64,
+        /// The verb.
+        verb: Verb,
+    },
     /// Stop, politely for so many ms.
     Stop {
         /// 0 = by force at once.
@@ -73,6 +82,7 @@ pub struct Launch {
 }
 
 struct Running {
+    process: u64,
     child: Child,
     start: u64,
     provider_session: String,
@@ -193,15 +203,15 @@ impl Provider {
 
     fn carry_out(&mut self, order: Order) -> bool {
         match order {
-            Order::Spawn { provider_session, token, leftover } => {
+            Order::Spawn { process, provider_session, token, leftover } => {
                 if let Some(record) = leftover {
                     end_leftover(&record);
                 }
-                self.spawn(provider_session, token)
+                self.spawn(process, provider_session, token)
             }
-            Order::Verb(number, verb) => {
+            Order::Verb { process, number, verb } => {
                 let now = self.launch.clock.now();
-                let Some(running) = &mut self.running else {
+                let Some(running) = self.running.as_mut().filter(|running| running.process == process) else {
                     return true;
                 };
                 let outputs = running.session.handle(now, Input::Verb(number, verb));
@@ -222,7 +232,7 @@ impl Provider {
         }
     }
 
-    fn spawn(&mut self, provider_session: String, token: Option<Secret>) -> bool {
+    fn spawn(&mut self, process: u64, provider_session: String, token: Option<Secret>) -> bool {
         let Some((program, arguments)) = self.launch.command.split_first() else {
             return self.report(ProviderEvent::SpawnFailed { reason: "no command was given".into(), permanent: true });
         };
@@ -273,6 +283,7 @@ impl Provider {
             let _ = rustix::io::ioctl_fionbio(fd, true);
         }
         self.running = Some(Running {
+            process,
             child,
             start,
             provider_session,

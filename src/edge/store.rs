@@ -129,6 +129,19 @@ impl Store {
         Ok(store)
     }
 
+    /// A store without a file, for the simulation: it has exactly what was committed.
+    pub fn in_memory() -> rusqlite::Result<Store> {
+        let db = Connection::open_in_memory()?;
+        db.execute_batch(SCHEMA)?;
+        let path = PathBuf::from("/");
+        Ok(Store { db, path, outbox_bytes_max: OUTBOX_BYTES_MAX, rows: 0, poisoned: 0, bytes: 0, settled: 0, deletions: 0 })
+    }
+
+    /// Every row of every table, for comparisons in tests.
+    pub fn rows(&self) -> rusqlite::Result<Vec<String>> {
+        rows_of(&self.db)
+    }
+
     fn read_counters(&mut self) -> rusqlite::Result<()> {
         let mut statement = self.db.prepare("SELECT name, value FROM counters")?;
         let counters: BTreeMap<String, i64> = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?;
@@ -376,6 +389,26 @@ fn enforce_bound(db: &Transaction<'_>, counts: &mut Counts, bound: u64) -> rusql
         }
     }
     Ok(dropped.into_iter().collect())
+}
+
+/// Every row of every table as text, ordered.
+pub fn rows_of(db: &Connection) -> rusqlite::Result<Vec<String>> {
+    let mut tables = db.prepare("SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%' ORDER BY name")?;
+    let names: Vec<String> = tables.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
+    let mut all = Vec::new();
+    for name in names {
+        let mut statement = db.prepare(&format!("SELECT * FROM {name}"))?;
+        let columns = statement.column_count();
+        let mut rows = statement.query([])?;
+        let mut found = Vec::new();
+        while let Some(row) = rows.next()? {
+            let cells: Vec<String> = (0..columns).map(|at| row.get_ref(at).map(|cell| format!("{cell:?}"))).collect::<Result<_, _>>()?;
+            found.push(format!("{name}: {}", cells.join(", ")));
+        }
+        found.sort();
+        all.extend(found);
+    }
+    Ok(all)
 }
 
 /// Body of the thread.

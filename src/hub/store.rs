@@ -73,6 +73,23 @@ impl HubStore {
         open_database(path, SCHEMA, SCHEMA_VERSION).map(|db| HubStore { db })
     }
 
+    /// A store without a file, for the simulation: it has exactly what was committed.
+    pub fn in_memory() -> rusqlite::Result<HubStore> {
+        let db = Connection::open_in_memory()?;
+        db.execute_batch(SCHEMA)?;
+        Ok(HubStore { db })
+    }
+
+    /// Answers a question on the writer's own connection.
+    pub fn answer(&self, query: &Query) -> ReadAnswer {
+        View { db: &self.db }.answer(query)
+    }
+
+    /// Every row of every table, for comparisons in tests.
+    pub fn rows(&self) -> rusqlite::Result<Vec<String>> {
+        crate::edge::store::rows_of(&self.db)
+    }
+
     /// All that a hub starts from: live indexes only (D-33).
     pub fn snapshot(&self) -> rusqlite::Result<HubSnapshot> {
         let db = &self.db;
@@ -270,10 +287,14 @@ fn apply(db: &Transaction<'_>, op: &HubOp, existing: &mut Vec<(u64, Message)>) -
         HubOp::ClaimPut { message, agent, expires_at } => {
             run("UPDATE messages SET claimed_by = ?2, claim_expires_at = ?3 WHERE id = ?1", &[&(*message as i64), agent, expires_at])
         }
-        HubOp::ClaimEnd { message, reoffer } => {
+        HubOp::ClaimEnd { message, reoffer, at } => {
             let id = *message as i64;
             if !reoffer {
-                return run("UPDATE messages SET offered = 0 WHERE id = ?1", &[&id]);
+                run("UPDATE messages SET offered = 0 WHERE id = ?1", &[&id])?;
+                return run(
+                    "UPDATE recipients SET acked = 1, read_at = ?2, reason = 'settled' WHERE message = ?1 AND read_at IS NULL",
+                    &[&id, at],
+                );
             }
             run("UPDATE messages SET claimed_by = NULL, claim_expires_at = NULL WHERE id = ?1", &[&id])?;
             run("UPDATE recipients SET acked = 0, read_at = NULL, reason = NULL WHERE message = ?1", &[&id])
@@ -383,6 +404,11 @@ pub struct HubReader {
     db: Connection,
 }
 
+/// Questions to a connection, whoever owns it.
+struct View<'a> {
+    db: &'a Connection,
+}
+
 impl HubReader {
     /// Opens the file for reading only; the writer has made it.
     pub fn open(path: &Path) -> Result<HubReader, String> {
@@ -394,6 +420,12 @@ impl HubReader {
 
     /// Answers one question.
     pub fn answer(&self, query: &Query) -> ReadAnswer {
+        View { db: &self.db }.answer(query)
+    }
+}
+
+impl View<'_> {
+    fn answer(&self, query: &Query) -> ReadAnswer {
         self.try_answer(query).unwrap_or_else(|error| ReadAnswer::Failed(format!("cannot read the store: {error}")))
     }
 

@@ -191,10 +191,10 @@ fn dispatch(ports: &Ports, effects: Vec<Effect>) -> Option<Outcome> {
             }
             Effect::ReadConfigToken => ports.heartbeat.order(heartbeat::Order::ReadConfigToken),
             Effect::Pump { rows, token } => ports.pump.order(pump::Order { rows, token }),
-            Effect::Spawn { provider_session, token, leftover } => {
-                ports.provider.order(provider::Order::Spawn { provider_session, token, leftover });
+            Effect::Spawn { process, provider_session, token, leftover } => {
+                ports.provider.order(provider::Order::Spawn { process, provider_session, token, leftover });
             }
-            Effect::Verb(number, verb) => ports.provider.order(provider::Order::Verb(number, verb)),
+            Effect::Verb { process, number, verb } => ports.provider.order(provider::Order::Verb { process, number, verb }),
             Effect::StopProvider { grace_ms } => ports.provider.order(provider::Order::Stop { grace_ms }),
             Effect::Reply { ticket, status, body } => answers.push(GateOrder::Respond { ticket, status, body }),
             Effect::Log { level, component, text } => crate::log::write(level, &component, &text),

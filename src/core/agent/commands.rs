@@ -173,9 +173,9 @@ impl Agent {
             self.end_command(now, &command, Err("provider process is unavailable".into()));
             return;
         }
-        let number = self.life.verb();
+        let (number, order) = self.life.verb(verb);
         self.commands.asked.insert(number, (command, now.tick + VERB_TIMEOUT));
-        self.after.push(Effect::Verb(number, verb));
+        self.after.push(order);
     }
 
     pub(super) fn on_answered(&mut self, now: Now, verb: u64, result: Result<Value, String>) {

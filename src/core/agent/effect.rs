@@ -62,6 +62,8 @@ pub enum Effect {
     },
     /// End what an earlier life left, then start the provider.
     Spawn {
+        /// Number of the process in this runner's life.
+        process: u64,
         /// Fresh random id of this provider process.
         provider_session: String,
         /// Token for its environment.
@@ -69,8 +71,16 @@ pub enum Effect {
         /// What the store says of the last provider.
         leftover: Option<ProviderRecord>,
     },
-    /// A verb for the session.
-    Verb(u64, Verb),
+    /// A verb for the session of one process: a verb that waited for the disk while its process died must not reach the
+    /// next one.
+    Verb {
+        /// Number of the process.
+        process: u64,
+        /// Number for the answer.
+        number: u64,
+        /// The verb.
+        verb: Verb,
+    },
     /// Stop the provider: politely for that long, then by force (ms); 0 = by force at once.
     StopProvider {
         /// Patience.

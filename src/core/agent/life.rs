@@ -52,6 +52,7 @@ pub(super) struct Life {
     pub model: Option<String>,
     pub has_evidence: bool,
     verbs: u64,
+    processes: u64,
 }
 
 impl Life {
@@ -72,6 +73,7 @@ impl Life {
             model: None,
             has_evidence: true,
             verbs: 0,
+            processes: 0,
         }
     }
 
@@ -104,10 +106,10 @@ impl Life {
         }
     }
 
-    /// Number for the next verb.
-    pub fn verb(&mut self) -> u64 {
+    /// A verb for the process at hand, with its number.
+    pub fn verb(&mut self, verb: Verb) -> (u64, Effect) {
         self.verbs += 1;
-        self.verbs
+        (self.verbs, Effect::Verb { process: self.processes, number: self.verbs, verb })
     }
 
     pub fn exits(&self) -> usize {
@@ -129,8 +131,10 @@ impl Agent {
         self.life.record.provider_session = provider_session.clone();
         self.life.why = "the provider is being started".into();
         let leftover = self.life.leftover.take();
+        self.life.processes += 1;
+        let process = self.life.processes;
         self.status.touch();
-        self.out.push(Effect::Spawn { provider_session, token: self.tokens.for_provider(), leftover });
+        self.out.push(Effect::Spawn { process, provider_session, token: self.tokens.for_provider(), leftover });
     }
 
     pub(super) fn on_provider(&mut self, now: Now, event: ProviderEvent) {
@@ -164,8 +168,8 @@ impl Agent {
         self.life.why = "the conversation is being opened".into();
         let resume = (!self.life.record.session.is_empty())
             .then(|| Resume { session: self.life.record.session.clone(), evidence_for: self.traces() });
-        let verb = self.life.verb();
-        self.after.push(Effect::Verb(verb, Verb::Open { resume }));
+        let (_, open) = self.life.verb(Verb::Open { resume });
+        self.after.push(open);
         self.status.touch();
     }
 
@@ -203,8 +207,8 @@ impl Agent {
     }
 
     fn end_provider(&mut self, grace_ms: u64) {
-        let verb = self.life.verb();
-        self.out.push(Effect::Verb(verb, Verb::Stop));
+        let (_, stop) = self.life.verb(Verb::Stop);
+        self.out.push(stop);
         self.out.push(Effect::StopProvider { grace_ms });
     }
 

@@ -43,6 +43,8 @@ pub(super) struct Link {
     pub epoch: u64,
     frames: u64,
     auth_trouble: bool,
+    /// The relay has registered this very instance.
+    known_instance: bool,
 }
 
 impl Link {
@@ -180,6 +182,7 @@ impl Agent {
         }
         self.link.conn = Conn::Registered { since: now.tick };
         self.tokens.note_accepted();
+        self.link.known_instance = true;
         self.link.epoch = registered.epoch;
         self.link.liveness_at = None;
         let interval = match registered.heartbeat_interval_ms {
@@ -258,7 +261,9 @@ impl Agent {
         if !self.link.is_registered() && !self.link.auth_trouble && self.link.liveness_at.is_some_and(|at| at <= now.tick) {
             self.link.liveness_at = Some(now.tick + LIVENESS_INTERVAL);
             if self.stop.is_none() {
-                self.liveness_step(Purpose::PutStatus);
+                // The relay may still know an older instance of this agent: before it knows this one, its refusal would
+                // mean nothing.
+                self.liveness_step(if self.link.known_instance { Purpose::PutStatus } else { Purpose::Register });
             }
         }
     }
@@ -301,7 +306,10 @@ impl Agent {
                     self.on_relay_back(now);
                     self.ask_unread();
                 }
-                _ => self.liveness_step(Purpose::PutStatus),
+                _ => {
+                    self.link.known_instance = true;
+                    self.liveness_step(Purpose::PutStatus);
+                }
             },
             Ok((404, _)) if step != Purpose::Register => self.liveness_step(Purpose::Register),
             Ok((409, _)) if self.stop.is_none() => {

@@ -12,7 +12,6 @@ use serde_json::{Map, Value, json};
 use super::Agent;
 use super::calls::Purpose;
 use super::config::ReplyMode;
-use super::effect::Effect;
 use super::store::{InboxState, OutboxRow, StoreOp, Unsettled};
 use crate::core::Cause;
 use crate::core::limits::*;
@@ -147,8 +146,8 @@ impl Agent {
             self.turn.prompt_done = true;
             if let Some(text) = self.config.prompt.clone().filter(|text| !text.trim().is_empty()) {
                 self.ops.push(StoreOp::Note { key: PROMPT_NOTE.into(), value: Some("delivered".into()) });
-                let verb = self.life.verb();
-                self.after.push(Effect::Verb(verb, Verb::Inject { text }));
+                let (_, order) = self.life.verb(Verb::Inject { text });
+                self.after.push(order);
                 self.turn.running = true;
                 return;
             }
@@ -281,8 +280,8 @@ impl Agent {
         }
         let text = batch.entries.iter().map(|entry| text_for_provider(&entry.message)).collect::<Vec<_>>().join("\n\n");
         self.turn.running = true;
-        let verb = self.life.verb();
-        self.after.push(Effect::Verb(verb, Verb::Deliver { batch: number, text }));
+        let (_, order) = self.life.verb(Verb::Deliver { batch: number, text });
+        self.after.push(order);
         self.start_turn_work();
     }
 
@@ -520,8 +519,8 @@ impl Agent {
         );
         let number = batch.number;
         self.turn.running = true;
-        let verb = self.life.verb();
-        self.after.push(Effect::Verb(verb, Verb::Deliver { batch: number, text }));
+        let (_, order) = self.life.verb(Verb::Deliver { batch: number, text });
+        self.after.push(order);
         self.start_turn_work();
     }
 

@@ -93,11 +93,15 @@ impl Hub {
         }
     }
 
-    /// A final task status settles its message.
+    /// A final task status, or the end of a claim that was read, settles the message for everybody.
     pub(super) fn settle_offer(&mut self, message: u64) {
-        if self.offers.remove(&message).is_some_and(|offer| offer.claim.is_some()) {
-            self.ops.push(HubOp::ClaimEnd { message, reoffer: false });
+        let Some(offer) = self.offers.remove(&message) else { return };
+        for recipient in &offer.recipients {
+            if let Some(queue) = self.queues.get_mut(recipient) {
+                queue.ids.remove(&message);
+            }
         }
+        self.ops.push(HubOp::ClaimEnd { message, reoffer: false, at: self.now.wall.0 });
     }
 
     fn end_claim(&mut self, message: u64) {
@@ -119,7 +123,7 @@ impl Hub {
         };
         let holder = offer.claim.take().map(|claim| claim.agent).unwrap_or_default();
         let (recipients, task) = (offer.recipients.clone(), offer.task);
-        self.ops.push(HubOp::ClaimEnd { message, reoffer: true });
+        self.ops.push(HubOp::ClaimEnd { message, reoffer: true, at: self.now.wall.0 });
         for recipient in &recipients {
             self.queues.entry(recipient.clone()).or_default().ids.insert(message);
         }

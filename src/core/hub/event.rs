@@ -188,6 +188,8 @@ pub enum After {
     Batch { ticket: u64, rows: Vec<Result<Sent, (u16, Value)>> },
     /// A message that nobody waits for an answer of.
     Route { sent: Sent },
+    /// A registration: the peer is told and gets what waits for it.
+    Registered { peer: u64, agent: Option<String>, text: String },
     /// Messages went back into queues.
     Offer { recipients: Vec<String> },
 }
@@ -217,8 +219,9 @@ pub enum HubOp {
     Reacted { message: u64, agent: String, emoji: String, at: i64 },
     /// A claim is held.
     ClaimPut { message: u64, agent: String, expires_at: i64 },
-    /// A claim is gone. `reoffer`: the message is unread and unacknowledged again for everybody.
-    ClaimEnd { message: u64, reoffer: bool },
+    /// A claim is gone. `reoffer`: the message is unread and unacknowledged again for everybody; else it is settled, and
+    /// nobody needs to read it any more.
+    ClaimEnd { message: u64, reoffer: bool, at: i64 },
     /// The message waits for a match until then; `None` ends the waiting.
     Unresolved { message: u64, until: Option<i64> },
     /// A new task; its message carries it.

@@ -211,6 +211,7 @@ impl Hub {
                         self.route(&sent);
                     }
                 }
+                After::Registered { peer, agent, text } => self.on_registration_durable(peer, agent, text),
                 After::Offer { recipients } => {
                     for recipient in recipients {
                         self.deliver(&recipient, None);

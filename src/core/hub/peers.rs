@@ -177,7 +177,6 @@ impl Hub {
             }
         }
         if let Some(peer) = self.peers.get_mut(&number) {
-            peer.registered = true;
             peer.component = component;
             peer.agent = wanted.clone().filter(|_| is_agent);
             peer.in_flight.clear();
@@ -192,9 +191,19 @@ impl Hub {
             server_time: self.now.wall.0,
             server: server.as_object().cloned().unwrap_or_default(),
         };
-        self.send(number, &RelayFrame::Registered { id, registered });
-        if let Some(agent) = wanted.filter(|_| is_agent) {
-            self.log("info", format!("agent registered id={agent} epoch={epoch}"));
+        // Behind the commit: a registration that a crash forgets would make the older instance look like the newer one.
+        let text = RelayFrame::Registered { id, registered }.to_text();
+        let agent = wanted.filter(|_| is_agent);
+        self.after.push(super::event::After::Registered { peer: number, agent, text });
+    }
+
+    /// The registration is durable: the peer is told, and gets what waits for it.
+    pub(super) fn on_registration_durable(&mut self, number: u64, agent: Option<String>, text: String) {
+        let Some(peer) = self.peers.get_mut(&number) else { return };
+        peer.registered = true;
+        self.out.push(Effect::PeerSend { peer: number, text });
+        if let Some(agent) = agent.filter(|id| self.agents.get(id).is_some_and(|agent| agent.peer == Some(number))) {
+            self.log("info", format!("agent registered id={agent}"));
             self.send_commands_again(&agent, number);
             self.deliver(&agent, None);
         }
