@@ -7,6 +7,9 @@ use serde_json::Value;
 
 use super::time::{Now, Tick};
 
+/// Start of the text that tells an agent to go on after a restart; a session knows it again in a record.
+pub const RESTART_MARK: &str = "[agent-relay] The session was restarted";
+
 /// What the agent asks of a session. Each verb but `Open` and `Deliver` is answered by [`Signal::Answered`].
 #[derive(Debug, Clone, PartialEq)]
 pub enum Verb {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::core::session::RESTART_MARK;
 use crate::core::time::{Now, Tick};
 
 /// Where conversations are kept.
@@ -198,7 +199,7 @@ impl DemoAgent {
         disk.append(&session, &Entry { user: true, text: text.clone() });
         let bodies = bodies_of(&text);
         let steps = bodies.iter().filter_map(|body| step_of(body)).collect();
-        let answer = answer_to(&bodies, text.contains("[agent-relay] The session was restarted"));
+        let answer = answer_to(&bodies, text.contains(RESTART_MARK));
         self.turn = Some(Turn { id, session, steps, answer, wait: None, asked: None, hanging: false });
         self.go_on(now, disk);
     }

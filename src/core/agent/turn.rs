@@ -15,7 +15,7 @@ use super::config::ReplyMode;
 use super::store::{InboxState, OutboxRow, StoreOp, Unsettled};
 use crate::core::Cause;
 use crate::core::limits::*;
-use crate::core::session::{Fate, How, Trace, TurnEnd, Verb};
+use crate::core::session::{Fate, How, RESTART_MARK, Trace, TurnEnd, Verb};
 use crate::core::time::{Now, Tick, sooner};
 use crate::core::tracker::{Claim, ClaimKind, TURN, Work};
 use crate::wire::api::{Message, NewMessage, path, task_is_final};
@@ -514,7 +514,7 @@ impl Agent {
         }
         let ids = batch.entries.iter().map(|entry| format!("#{}", entry.message.id)).collect::<Vec<_>>().join(", ");
         let text = format!(
-            "[agent-relay] The session was restarted while you worked on relay message {ids}. It stands in the conversation above; \
+            "{RESTART_MARK} while you worked on relay message {ids}. It stands in the conversation above; \
              please go on and answer it."
         );
         let number = batch.number;

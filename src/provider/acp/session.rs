@@ -8,9 +8,11 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::frames::{RpcError, push_bounded, short};
 use super::modes::mode_for;
+use super::replay::{Replay, Side};
 use crate::core::limits::{MIRROR_BODY_BYTES_MAX, REPLY_BODY_BYTES_MAX};
-use crate::core::session::{Approval, Decision, Fate, How, Input, Mirror, Opened, Output, Resume, Session, Signal, Trace, TurnEnd, Verb};
+use crate::core::session::{Approval, Decision, Fate, How, Input, Mirror, Opened, Output, Resume, Session, Signal, TurnEnd, Verb};
 use crate::core::time::{Now, Tick, sooner};
 use crate::provider::lines::Lines;
 use crate::provider::{ApprovalMode, SessionSettings};
@@ -76,25 +78,6 @@ struct Held {
     options: Vec<(String, String)>,
     deadline: Tick,
 }
-
-/// Text of the record while a load is open.
-#[derive(Debug, Default)]
-struct Replay {
-    /// In order; neighbours of one side are joined.
-    pieces: Vec<(Side, String)>,
-    bytes: usize,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Side {
-    User,
-    Agent,
-    /// A tool call: an answer that ends with one was cut off.
-    Tool,
-}
-
-/// Memory for a replay: the newest part decides, so older pieces go first.
-const REPLAY_BYTES_MAX: usize = 8 << 20;
 
 /// The machine.
 pub struct AcpSession {
@@ -303,7 +286,13 @@ impl AcpSession {
         let method = frame.get("method").and_then(Value::as_str);
         match (method, frame.get("id").filter(|id| !id.is_null())) {
             (Some(method), Some(id)) => self.on_request(now, method, id.clone(), frame.get("params").unwrap_or(&Value::Null)),
-            (Some("session/update"), None) => self.on_update(frame.pointer("/params/update").unwrap_or(&Value::Null)),
+            (Some("session/update"), None) => {
+                // An agent may tell of other sessions of its own, for example of subagents.
+                let other = frame.pointer("/params/sessionId").and_then(Value::as_str).is_some_and(|id| id != self.session);
+                if !other || self.session.is_empty() {
+                    self.on_update(frame.pointer("/params/update").unwrap_or(&Value::Null));
+                }
+            }
             (Some(_), None) => {}
             (None, id) => {
                 // A reply may carry `id: null`: it belongs to no request (section 2).
@@ -783,76 +772,4 @@ impl Session for AcpSession {
         let held = self.held.values().map(|held| held.deadline).min();
         sooner(sooner(self.deadline, held), self.cancel.as_ref().map(|(_, until)| *until))
     }
-}
-
-impl Replay {
-    fn push(&mut self, from: Side, text: &str) {
-        self.bytes += text.len();
-        match self.pieces.last_mut() {
-            Some((side, piece)) if *side == from => piece.push_str(text),
-            _ => self.pieces.push((from, text.to_string())),
-        }
-        while self.bytes > REPLAY_BYTES_MAX && self.pieces.len() > 1 {
-            self.bytes -= self.pieces.remove(0).1.len();
-        }
-    }
-
-    /// Unseen unless a text of the user holds a message asked for; answered if the record ends with a text of the
-    /// agent after it (a turn that was cut off ends with a tool call or with nothing).
-    fn fate(&self, traces: &[Trace]) -> Fate {
-        let seen = |text: &str| {
-            let squeezed = squeeze(text);
-            traces.iter().any(|trace| squeezed.contains(&squeeze(&trace.header)) && squeezed.contains(&squeeze(&trace.start)))
-        };
-        let Some(at) = self.pieces.iter().rposition(|(side, text)| *side == Side::User && seen(text)) else {
-            return Fate::Unseen;
-        };
-        match self.pieces[at + 1..].last() {
-            Some((Side::Agent, text)) if !text.trim().is_empty() => Fate::Answered(text.trim().to_string()),
-            _ => Fate::Unanswered,
-        }
-    }
-}
-
-/// An error reply; its text stands in one of several places (section 7).
-#[derive(Debug, Clone)]
-struct RpcError {
-    code: i64,
-    text: String,
-}
-
-impl RpcError {
-    fn read(error: &Value) -> RpcError {
-        let text = |at: &str| error.pointer(at).and_then(Value::as_str).map(str::to_string);
-        let detail = text("/data/details").or_else(|| text("/data/message"));
-        let message = text("/message").unwrap_or_else(|| "error without a text".into());
-        let text = match detail {
-            Some(detail) if detail != message => format!("{message}: {detail}"),
-            _ => message,
-        };
-        RpcError { code: error.get("code").and_then(Value::as_i64).unwrap_or_default(), text: short(&text, 1000) }
-    }
-
-    fn needs_login(&self) -> bool {
-        self.code == -32000
-    }
-}
-
-/// White space differs between what was sent and what a record shows.
-fn squeeze(text: &str) -> String {
-    text.chars().filter(|c| !c.is_whitespace()).collect()
-}
-
-fn short(text: &str, chars_max: usize) -> String {
-    let flat: String = text.chars().take(chars_max).collect();
-    flat.replace(['\n', '\r'], " ")
-}
-
-fn push_bounded(to: &mut String, text: &str, bytes_max: usize) {
-    let room = bytes_max.saturating_sub(to.len());
-    let mut end = text.len().min(room);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    to.push_str(&text[..end]);
 }

@@ -1,0 +1,93 @@
+//! The record of a conversation while `session/load` is open: the evidence for what was delivered (D-11).
+
+use crate::core::session::{Fate, RESTART_MARK, Trace};
+
+/// Text of the record while a load is open.
+#[derive(Debug, Default)]
+pub(super) struct Replay {
+    /// In order; neighbours of one side are joined.
+    pieces: Vec<(Side, String)>,
+    bytes: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Side {
+    User,
+    Agent,
+    /// A tool call: an answer that ends with one was cut off.
+    Tool,
+}
+
+/// Memory for a replay: the newest part decides, so older pieces go first.
+const REPLAY_BYTES_MAX: usize = 8 << 20;
+
+impl Replay {
+    pub fn push(&mut self, from: Side, text: &str) {
+        self.bytes += text.len();
+        match self.pieces.last_mut() {
+            Some((side, piece)) if *side == from => piece.push_str(text),
+            _ => self.pieces.push((from, text.to_string())),
+        }
+        while self.bytes > REPLAY_BYTES_MAX && self.pieces.len() > 1 {
+            self.bytes -= self.pieces.remove(0).1.len();
+        }
+    }
+
+    /// Unseen unless a text of the user holds a message asked for; answered if the record ends with a text of the
+    /// agent after it (a turn that was cut off ends with a tool call or with nothing).
+    pub fn fate(&self, traces: &[Trace]) -> Fate {
+        let seen = |text: &str| {
+            let squeezed = squeeze(text);
+            traces.iter().any(|trace| squeezed.contains(&squeeze(&trace.header)) && squeezed.contains(&squeeze(&trace.start)))
+        };
+        let Some(at) = self.pieces.iter().rposition(|(side, text)| *side == Side::User && seen(text)) else {
+            return Fate::Unseen;
+        };
+        // Its turn goes up to the next prompt; a nudge after a restart belongs to it.
+        let mut last = None;
+        for piece in &self.pieces[at + 1..] {
+            match piece {
+                (Side::User, text) if text.contains(RESTART_MARK) => last = None,
+                (Side::User, _) => break,
+                other => last = Some(other),
+            }
+        }
+        match last {
+            Some((Side::Agent, text)) if !text.trim().is_empty() => Fate::Answered(text.trim().to_string()),
+            _ => Fate::Unanswered,
+        }
+    }
+}
+
+/// White space differs between what was sent and what a record shows.
+fn squeeze(text: &str) -> String {
+    text.chars().filter(|c| !c.is_whitespace()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fate(pieces: &[(Side, &str)]) -> Fate {
+        let mut replay = Replay::default();
+        pieces.iter().for_each(|(side, text)| replay.push(*side, text));
+        replay.fate(&[Trace { header: "[relay message #7 from user]".into(), start: "do  it".into() }])
+    }
+
+    #[test]
+    fn the_record_decides() {
+        use Side::{Agent, Tool, User};
+        let ours = "[relay message #7 from user]\ndo it\nplease";
+        let nudge = "[agent-relay] The session was restarted while";
+        let answered = |text: &str| Fate::Answered(text.into());
+        assert_eq!(fate(&[]), Fate::Unseen);
+        assert_eq!(fate(&[(User, "[relay message #7 from user]\nsomething else")]), Fate::Unseen);
+        assert_eq!(fate(&[(Agent, ours)]), Fate::Unseen);
+        assert_eq!(fate(&[(User, ours)]), Fate::Unanswered);
+        assert_eq!(fate(&[(User, ours), (Agent, "on it"), (Tool, "")]), Fate::Unanswered);
+        assert_eq!(fate(&[(User, ours), (Tool, ""), (Agent, "done")]), answered("done"));
+        assert_eq!(fate(&[(User, ours), (Agent, "done"), (User, "more"), (Tool, "")]), answered("done"));
+        assert_eq!(fate(&[(User, ours), (Tool, ""), (User, nudge), (Agent, "done")]), answered("done"));
+        assert_eq!(fate(&[(User, ours), (Agent, "half"), (User, nudge)]), Fate::Unanswered);
+    }
+}
