@@ -87,6 +87,10 @@ impl Life {
         matches!(self.state, State::Ready { .. })
     }
 
+    pub fn is_ending(&self) -> bool {
+        self.state == State::Ending
+    }
+
     pub fn is_gone(&self) -> bool {
         matches!(self.state, State::Down | State::Waiting { .. } | State::Parked)
     }

@@ -347,7 +347,10 @@ impl Agent {
         self.tracker.finish_work(TURN, TURN);
         self.status.touch();
         let mine = self.turn.batch.as_ref().is_some_and(|batch| Some(batch.number) == number);
-        if mine {
+        if mine && end == TurnEnd::Cancelled && self.life.is_ending() {
+            // Cut off by a stop or restart of ours, not by anybody's wish: the next conversation goes on with it.
+            self.on_turn_lost(now);
+        } else if mine {
             self.confirm("the provider ended the turn");
             self.end_batch(now, end, text);
         }

@@ -123,12 +123,19 @@ impl Hub {
     pub(super) fn resolve_for(&mut self, id: &str) {
         let waiting = std::mem::take(&mut self.unresolved);
         for message in waiting {
+            if message.claimable && !self.offers.contains_key(&message.id) {
+                // Settled by somebody who matched earlier.
+                self.ops.push(HubOp::Unresolved { message: message.id, until: None });
+                continue;
+            }
             let meant = message.sender != id && self.is_meant(id, &message.target);
             if meant {
                 self.ops.push(HubOp::RecipientAdd { message: message.id, recipient: id.to_string() });
                 self.queues.entry(id.to_string()).or_default().ids.insert(message.id);
                 if message.claimable {
-                    self.offers.entry(message.id).or_default().recipients.push(id.to_string());
+                    if let Some(offer) = self.offers.get_mut(&message.id) {
+                        offer.recipients.push(id.to_string());
+                    }
                 }
             }
             // One agent is enough for a policy; others go on waiting for further matches.
