@@ -155,6 +155,9 @@ fn show_status(truth: &Value, options: &Status) {
 
 /// `approvals`
 pub fn approvals(approvals: &Approvals) -> Outcome {
+    if let Some(decision) = approvals.decision.first().filter(|word| Decision::parse(word).is_none()) {
+        return Err(Failure::usage(format!("{decision:?} is no decision; use approve, approve-session, deny or abort")));
+    }
     let client = Client::new(&Global::load(None, None)?)?;
     let answer = client.call("GET", path::AGENTS, None)?;
     let mut open: Vec<(String, Value)> = Vec::new();
@@ -181,9 +184,6 @@ pub fn approvals(approvals: &Approvals) -> Outcome {
         }
         return Ok(OK);
     };
-    if Decision::parse(decision).is_none() {
-        return Err(Failure::usage(format!("{decision:?} is no decision; use approve, approve-session, deny or abort")));
-    }
     let Some(id) = approvals.decision.get(1) else {
         return Err(Failure::usage("say which approval: `agent-relay approvals` lists them".to_string()));
     };

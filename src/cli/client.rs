@@ -84,11 +84,15 @@ impl Client {
             ..Default::default()
         };
         follow.send(&ClientFrame::Register { id: "r".into(), registration })?;
-        let (events, scopes) = (events.iter().map(|e| e.to_string()).collect(), scopes.iter().map(|s| s.to_string()).collect());
-        follow.send(&ClientFrame::Subscribe { id: "s".into(), events, scopes })?;
+        let subscribe = ClientFrame::Subscribe {
+            id: "s".into(),
+            events: events.iter().map(|e| e.to_string()).collect(),
+            scopes: scopes.iter().map(|s| s.to_string()).collect(),
+        };
         let until = Instant::now() + Duration::from_secs(10);
         loop {
             match follow.next(until.saturating_duration_since(Instant::now()))? {
+                Some(RelayFrame::Registered { .. }) => follow.send(&subscribe)?,
                 Some(RelayFrame::Ack { frame_id }) if frame_id == "s" => return Ok(follow),
                 Some(RelayFrame::Error { message, .. }) => return Err(Failure::no(message)),
                 Some(_) => {}

@@ -382,8 +382,12 @@ fn take_lock(dir: &Path, info_file: &Path, agent_id: &str, replace: bool) -> Res
             };
             let base = Base::parse(&info.control_url)?;
             let http = Http::new(base, Duration::from_secs(5));
-            let stop = http.call_bearer("POST", "/stop", None, &Secret::new(info.control_token));
-            stop.map_err(|cause| Failure::unreachable(format!("cannot ask the runner with pid {pid} to stop: {cause}")))?;
+            let stop = http.call_bearer("POST", "/stop", Some(&json!({})), &Secret::new(info.control_token));
+            match stop {
+                Ok((202, _)) => {}
+                Ok((status, _)) => return Err(Failure::no(format!("the runner with pid {pid} refuses to stop (HTTP {status})"))),
+                Err(cause) => return Err(Failure::unreachable(format!("cannot ask the runner with pid {pid} to stop: {cause}"))),
+            }
         }
         if Instant::now() > until {
             return Err(Failure::no(format!("the runner with pid {pid} did not stop in time")));

@@ -135,7 +135,8 @@ impl Http {
                 _ => Cause::Offline(text),
             }
         };
-        let text = body.map(Value::to_string);
+        // A request of these methods always has a body: without one its length would not be told.
+        let text = body.map(Value::to_string).or_else(|| matches!(method, "POST" | "PUT" | "PATCH").then(|| "{}".into()));
         let bad = |error: ureq::http::Error| Cause::Protocol(error.to_string());
         let result = match text {
             Some(text) => {

@@ -232,6 +232,10 @@ impl Hub {
             let ops = std::mem::take(&mut self.ops);
             self.out.push(Effect::Commit { number: self.commit_number, ops });
             self.commits.push_back((self.commit_number, std::mem::take(&mut self.after)));
+        } else if !self.after.is_empty() {
+            // What routing tells is durable already.
+            let after = std::mem::take(&mut self.after);
+            self.release(after, &[]);
         }
     }
 }

@@ -308,7 +308,7 @@ impl Hub {
         self.send(number, &event);
     }
 
-    /// An event for whoever subscribed to it; `subject` is what scopes name.
+    /// An event for whoever subscribed to it, behind the commit of what it tells; `subject` is what scopes name.
     pub(super) fn emit(&mut self, event: &str, subject: &str, data: Value) {
         self.seq += 1;
         let (seq, at) = (self.seq, self.now.wall.0);
@@ -316,7 +316,7 @@ impl Hub {
         if !wanting.is_empty() {
             let text = RelayFrame::Event { seq, event: event.into(), data: data.clone(), at }.to_text();
             for peer in wanting {
-                self.out.push(Effect::PeerSend { peer, text: text.clone() });
+                self.after.push(super::event::After::Effect(Effect::PeerSend { peer, text: text.clone() }));
             }
         }
         self.events.push_back((seq, event.to_string(), data, at));

@@ -1,0 +1,138 @@
+//! SIGKILL at random moments under load, and at every named commit point. `CHAOS_SEEDS` runs more.
+
+use agent_relay::core::rng::Rng;
+
+use crate::support::{Machine, Running, pause, wait_for};
+
+/// Seeds of an ordinary run.
+const SEEDS: u64 = 20;
+
+struct Party<'a> {
+    machine: &'a Machine,
+    hub: Option<Running>,
+    runner: Option<Running>,
+}
+
+impl Party<'_> {
+    fn kill_one(&mut self, rng: &mut Rng) -> &'static str {
+        match rng.below(4) {
+            0 => {
+                self.hub = None;
+                pause(rng.below(200));
+                self.hub = Some(self.machine.hub());
+                "hub"
+            }
+            1 | 2 => {
+                self.runner = None;
+                pause(rng.below(100));
+                self.runner = Some(self.machine.runner("a"));
+                "runner"
+            }
+            _ => {
+                let pid = self.machine.status("a")["providerProcess"]["pid"].as_u64().unwrap_or(0) as u32;
+                if let Some(start) = agent_relay::os::start_time(pid).filter(|_| pid > 1) {
+                    agent_relay::os::kill(pid, start, rustix::process::Signal::KILL);
+                }
+                "provider"
+            }
+        }
+    }
+}
+
+fn one(seed: u64) {
+    let machine = Machine::new(&format!("chaos{seed}"));
+    let config = r#"{"restart": {"firstMs": 50, "mostMs": 200, "exitsMax": 1000}}"#;
+    std::fs::create_dir_all(machine.home.join("providers")).expect("dir");
+    std::fs::write(machine.home.join("providers/acp.json"), config).expect("writes");
+    let mut rng = Rng::new(seed);
+    let mut party = Party { machine: &machine, hub: Some(machine.hub()), runner: Some(machine.runner("a")) };
+    machine.wait_status("a", "idle");
+    let mut ids = Vec::new();
+    let mut story = Vec::new();
+    for n in 0..12 {
+        let words = ["hello", "work 0", "garbage", "slow 1", "x"];
+        let text = format!("{} {n}", words[rng.below(words.len() as u64) as usize]);
+        // A person repeats under the same key until the hub has it.
+        let sent = wait_for("the hub to take the message", 20, || {
+            let output = machine.run(&["send", "a", "--json", "--key", &format!("k{seed}-{n}"), &text]);
+            serde_json::from_slice::<serde_json::Value>(&output.stdout).ok()
+        });
+        ids.push(sent["id"].as_u64().expect("id"));
+        pause(rng.below(60));
+        if rng.percent(45) {
+            story.push(party.kill_one(&mut rng));
+        }
+    }
+    println!("seed {seed}: killed {story:?}");
+    machine.settle(&ids, 90);
+    machine.wait_status("a", "idle");
+    // Whatever was started in the course of it, one runner, one hub and one provider are left.
+    assert_eq!(machine.left_over().len(), 3, "{}", machine.logs());
+}
+
+#[test]
+fn random_kills_lose_nothing() {
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let (first, count) = (number("CHAOS_FIRST").unwrap_or(1), number("CHAOS_SEEDS").unwrap_or(SEEDS));
+    for seed in first..first + count {
+        one(seed);
+    }
+}
+
+/// The runner dies exactly before and exactly after each of its commits.
+#[test]
+fn every_commit_point_is_survived() {
+    for place in ["before-commit", "after-commit"] {
+        for nth in 1..=9 {
+            let mut machine = Machine::new(&format!("{place}-{nth}"));
+            let _hub = machine.hub();
+            machine.set("AGENT_RELAY_CRASH_AT", &format!("{place}:{nth}"));
+            let mut doomed = machine.runner("a");
+            machine.set("AGENT_RELAY_CRASH_AT", "");
+            // Messages until it dies; what the hub took must not be lost.
+            let mut ids = Vec::new();
+            let until = std::time::Instant::now() + std::time::Duration::from_secs(30);
+            while doomed.child.try_wait().expect("waits").is_none() && std::time::Instant::now() < until {
+                let output = machine.run(&["send", "a", "--json", "hello"]);
+                ids.extend(serde_json::from_slice::<serde_json::Value>(&output.stdout).ok().and_then(|sent| sent["id"].as_u64()));
+            }
+            let (code, _) = doomed.wait(1);
+            assert_eq!(code, 137, "{place}:{nth} is reached\n{}", machine.logs());
+            let _runner = machine.runner("a");
+            machine.wait_status("a", "idle");
+            ids.push(machine.send("a", "hello again"));
+            machine.settle(&ids, 30);
+        }
+    }
+}
+
+/// The hub dies exactly before and exactly after each of its commits.
+#[test]
+fn every_commit_point_of_the_hub_is_survived() {
+    for place in ["hub-before-commit", "hub-after-commit"] {
+        for nth in 1..=6 {
+            let mut machine = Machine::new(&format!("{place}-{nth}"));
+            let mut hub = machine.hub();
+            hub.kill();
+            machine.set("AGENT_RELAY_CRASH_AT", &format!("{place}:{nth}"));
+            let mut doomed = machine.hub();
+            machine.set("AGENT_RELAY_CRASH_AT", "");
+            let _runner = machine.runner("a");
+            let mut hub = None;
+            let sent = wait_for("the message to be taken", 30, || {
+                if hub.is_none() && doomed.child.try_wait().expect("waits").is_some() {
+                    hub = Some(machine.hub());
+                }
+                let output = machine.run(&["send", "a", "--json", "--key", "once", "hello"]);
+                serde_json::from_slice::<serde_json::Value>(&output.stdout).ok()
+            });
+            let id = sent["id"].as_u64().expect("id");
+            if hub.is_none() {
+                assert_eq!(doomed.wait(20).0, 137, "{place}:{nth} is reached\n{}", machine.logs());
+                hub = Some(machine.hub());
+            }
+            machine.settle(&[id], 40);
+            drop(hub);
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! Remote commands, approvals, and runners that meet each other.
+
+use serde_json::Value;
+
+use crate::support::{Machine, wait_for};
+
+#[test]
+fn interrupt_restart_and_shutdown() {
+    let machine = Machine::new("commands");
+    let _hub = machine.hub();
+    let mut runner = machine.runner("a");
+    machine.wait_status("a", "idle");
+    assert!(machine.ok(&["command", "a", "interrupt"]).contains("succeeded"));
+    let hanging = machine.send("a", "hang");
+    machine.wait_status("a", "busy");
+    assert!(machine.ok(&["command", "a", "interrupt", "--reason", "test"]).contains("succeeded"));
+    machine.wait_status("a", "idle");
+    machine.settle(&[hanging], 20);
+    assert!(machine.ok(&["inbox"]).contains("interrupted"));
+
+    let before = machine.status("a")["providerProcess"].clone();
+    assert!(machine.ok(&["command", "a", "restart"]).contains("succeeded"));
+    let after = machine.status("a")["providerProcess"].clone();
+    assert_ne!(before["pid"], after["pid"]);
+    assert_eq!(before["session"], after["session"], "the same conversation");
+    assert!(machine.ok(&["command", "a", "reconnect"]).contains("succeeded"));
+
+    let output = machine.run(&["command", "a", "compact"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("provider does not support compact"));
+    let output = machine.run(&["command", "a", "permissionDecision"]);
+    assert!(String::from_utf8_lossy(&output.stdout).contains("approvalId required"));
+
+    assert!(machine.ok(&["command", "a", "shutdown"]).contains("succeeded"));
+    assert_eq!(runner.wait(20).0, 0);
+    assert!(machine.ok(&["agents"]).starts_with("no agents"));
+}
+
+/// A turn that a restart cuts off goes on afterwards; it is neither lost nor delivered twice.
+#[test]
+fn a_restart_goes_on_with_the_turn() {
+    let machine = Machine::new("goes-on");
+    let _hub = machine.hub();
+    let _runner = machine.runner("a");
+    machine.wait_status("a", "idle");
+    let id = machine.send("a", "hang");
+    machine.wait_status("a", "busy");
+    machine.ok(&["command", "a", "restart"]);
+    machine.settle(&[id], 30);
+    assert!(machine.ok(&["inbox"]).contains("restarted and went on"));
+}
+
+#[test]
+fn kill_leaves_no_process() {
+    let machine = Machine::new("kill");
+    let hub = machine.hub();
+    let mut runner = machine.runner("a");
+    machine.wait_status("a", "idle");
+    let id = machine.send("a", "child");
+    machine.settle(&[id], 20);
+    machine.send("a", "hang");
+    machine.wait_status("a", "busy");
+    assert!(machine.ok(&["command", "a", "kill"]).contains("succeeded"));
+    assert_eq!(runner.wait(20).0, 0);
+    let left: Vec<u32> = machine.left_over().into_iter().map(|(pid, _)| pid).filter(|pid| *pid != hub.child.id()).collect();
+    assert!(left.is_empty(), "{left:?} {}", machine.logs());
+}
+
+#[test]
+fn approvals_are_asked_and_answered() {
+    let machine = Machine::new("approvals");
+    let _hub = machine.hub();
+    let _runner = machine.runner_with("a", &["--approval", "guarded"], &[]);
+    machine.wait_status("a", "idle");
+    let id = machine.send("a", "ask");
+    machine.wait_status("a", "blocked");
+    let approval: Value = serde_json::from_str(&wait_for("the approval", 10, || {
+        let text = machine.ok(&["approvals", "--json"]);
+        (!text.is_empty()).then_some(text)
+    }))
+    .expect("JSON");
+    assert_eq!((approval["title"].as_str(), approval["agentId"].as_str()), (Some("rm -rf demo-scratch"), Some("a")));
+    machine.fails(1, &["approvals", "approve", "no-such"]);
+    machine.ok(&["approvals", "approve", approval["approvalId"].as_str().expect("id")]);
+    machine.settle(&[id], 20);
+    assert!(machine.ok(&["inbox"]).contains("You allowed it."));
+    assert_eq!(machine.ok(&["approvals"]), "no open approvals");
+
+    let id = machine.send("a", "ask");
+    machine.wait_status("a", "blocked");
+    let open = wait_for("the approval", 10, || serde_json::from_str::<Value>(&machine.ok(&["approvals", "--json"])).ok());
+    machine.ok(&["approvals", "deny", open["approvalId"].as_str().expect("id")]);
+    machine.settle(&[id], 20);
+    assert!(machine.ok(&["inbox"]).contains("You did not allow it."));
+}
+
+#[test]
+fn read_only_rejects() {
+    let machine = Machine::new("read-only");
+    let _hub = machine.hub();
+    let _runner = machine.runner_with("a", &["--approval", "read-only"], &[]);
+    machine.wait_status("a", "idle");
+    let id = machine.send("a", "ask");
+    machine.settle(&[id], 20);
+    assert!(machine.ok(&["inbox"]).contains("You did not allow it."));
+}
+
+#[test]
+fn tasks_are_claimed_and_done() {
+    let machine = Machine::new("tasks");
+    let _hub = machine.hub();
+    let _a = machine.runner("a");
+    machine.wait_status("a", "idle");
+    let ids: Vec<u64> = (0..3)
+        .map(|n| {
+            let task: Value =
+                serde_json::from_str(&machine.ok(&["send", "tag:acp", "--task", "--json", &format!("work 0 {n}")])).expect("JSON");
+            task["messageId"].as_u64().expect("id")
+        })
+        .collect();
+    machine.settle(&ids, 30);
+    let config = machine.config();
+    let http = agent_relay::edge::http::Http::new(
+        agent_relay::edge::http::Base::parse(config["relayUrl"].as_str().expect("url")).expect("url"),
+        std::time::Duration::from_secs(5),
+    );
+    let token = agent_relay::secret::Secret::new(config["token"].as_str().expect("token"));
+    wait_for("the tasks to be done", 20, || {
+        let (_, tasks) = http.call("GET", "/api/tasks", None, &token).expect("answers");
+        tasks["tasks"].as_array()?.iter().all(|task| task["status"] == "done").then_some(())
+    });
+}
+
+#[test]
+fn a_second_runner_is_refused_or_replaces() {
+    let machine = Machine::new("second");
+    let _hub = machine.hub();
+    let mut first = machine.runner("a");
+    machine.wait_status("a", "idle");
+    let mut second = machine.runner_with("a", &["--quiet"], &[]);
+    let (code, text) = second.wait(20);
+    assert_eq!(code, 2);
+    assert!(text.contains(&format!("pid {}", first.child.id())), "{text}");
+    let third = machine.runner_with("a", &["--replace"], &[]);
+    assert_eq!(first.wait(30).0, 0);
+    wait_for("the third runner", 20, || {
+        let info: Value = serde_json::from_str(&std::fs::read_to_string(machine.home.join("agents/a/runner.json")).ok()?).ok()?;
+        (info["pid"] == third.child.id()).then_some(())
+    });
+    machine.wait_status("a", "idle");
+    let id = machine.send("a", "hello");
+    machine.settle(&[id], 30);
+}
+
+#[test]
+fn the_newer_registration_wins() {
+    let machine = Machine::new("superseded");
+    let _hub = machine.hub();
+    let mut first = machine.runner("a");
+    machine.wait_status("a", "idle");
+    let other = machine.second_home();
+    let _second = other.runner("a");
+    let (code, text) = first.wait(30);
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains("another"), "{text}");
+    other.wait_status("a", "idle");
+}

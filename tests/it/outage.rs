@@ -1,0 +1,133 @@
+//! The relay is away, refuses, or is only half there; the disk is full.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::support::{BIN, Machine, Running, wait_for};
+
+#[test]
+fn the_relay_is_away_at_the_start_and_for_a_while() {
+    let machine = Machine::new("away");
+    // First the home must know its relay.
+    let mut hub = machine.hub();
+    hub.kill();
+    let runner = machine.runner("a");
+    wait_for("the provider without a relay", 20, || (machine.status("a")["providerProcess"]["state"] == "ready").then_some(()));
+    assert_eq!(machine.status("a")["status"], "idle");
+    let mut hub = machine.hub();
+    machine.wait_status("a", "idle");
+    let first = machine.send("a", "work 1");
+    machine.wait_status("a", "busy");
+    hub.kill();
+    wait_for("the end of the turn", 20, || (machine.status("a")["status"] == "idle").then_some(()));
+    let _hub = machine.hub();
+    let second = machine.send("a", "again");
+    machine.settle(&[first, second], 60);
+    drop(runner);
+}
+
+#[test]
+fn a_wrong_token_ends_the_start() {
+    let machine = Machine::new("token");
+    let _hub = machine.hub();
+    let mut wrong = machine.command(BIN);
+    wrong.env("AGENT_RELAY_TOKEN", "wrong").args(["run", "acp", "--quiet", "--agent-id", "a", "--", BIN, "demo-agent"]);
+    let output = wrong.output().expect("runs");
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{text}");
+    assert!(text.contains("refuses the token") && !text.contains("wrong\""), "{text}");
+    let left: Vec<_> = machine.left_over();
+    assert_eq!(left.len(), 1, "only the hub is left");
+    let output = machine.command(BIN).env("AGENT_RELAY_TOKEN", "wrong").args(["agents"]).output().expect("runs");
+    assert_eq!(output.status.code(), Some(2));
+}
+
+/// A middleman that can turn deaf: bytes are taken and go nowhere, nothing is closed.
+struct Proxy {
+    port: u16,
+    deaf: Arc<AtomicBool>,
+}
+
+impl Proxy {
+    fn start(to: String) -> Proxy {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("binds");
+        let port = listener.local_addr().expect("bound").port();
+        let deaf = Arc::new(AtomicBool::new(false));
+        let flag = deaf.clone();
+        std::thread::spawn(move || {
+            for client in listener.incoming().map_while(Result::ok) {
+                let Ok(server) = TcpStream::connect(&to) else { continue };
+                for (from, to) in [(client.try_clone(), server.try_clone()), (server.try_clone(), client.try_clone())] {
+                    let (mut from, mut to, flag) = (from.expect("clones"), to.expect("clones"), flag.clone());
+                    std::thread::spawn(move || {
+                        let mut buffer = [0u8; 4096];
+                        let mut lost = false;
+                        while let Ok(size @ 1..) = from.read(&mut buffer) {
+                            lost |= flag.load(Ordering::Relaxed);
+                            if !lost && to.write_all(&buffer[..size]).is_err() {
+                                return;
+                            }
+                        }
+                        if !lost {
+                            let _ = to.shutdown(std::net::Shutdown::Both);
+                        }
+                    });
+                }
+            }
+        });
+        Proxy { port, deaf }
+    }
+}
+
+#[test]
+fn a_half_open_socket_is_noticed() {
+    let mut machine = Machine::new("half-open");
+    let _hub = machine.hub();
+    let url = machine.config()["relayUrl"].as_str().expect("url").to_string();
+    let proxy = Proxy::start(url.trim_start_matches("http://").to_string());
+    let direct = machine.second_home();
+    machine.set("AGENT_RELAY_URL", &format!("http://127.0.0.1:{}", proxy.port));
+    let _runner = machine.runner("a");
+    machine.wait_status("a", "idle");
+    proxy.deaf.store(true, Ordering::Relaxed);
+    let id = direct.send("a", "hello");
+    // Connections made from here on are sound again; the old one is dead without knowing it.
+    std::thread::sleep(std::time::Duration::from_millis(300)); // the frame goes into the dead connection
+    proxy.deaf.store(false, Ordering::Relaxed);
+    machine.settle(&[id], 90);
+}
+
+#[test]
+fn a_full_disk_stops_acceptance_and_nothing_else() {
+    let machine = Machine::new("full");
+    let _hub = machine.hub();
+    let mut first = machine.runner("a");
+    machine.wait_status("a", "idle");
+    first.terminate();
+    assert_eq!(first.wait(20).0, 0);
+    // The store may grow by a little and then no more.
+    let state = machine.home.join("demo").to_string_lossy().into_owned();
+    let script = format!("trap '' XFSZ; exec {BIN} run acp --agent-id a --approval open -- {BIN} demo-agent --state {state}");
+    let mut command = machine.command("/bin/sh");
+    let child =
+        command.args(["-c", &script]).stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null()).spawn().expect("starts");
+    let runner = Running { child };
+    machine.wait_status("a", "idle");
+    let pid = runner.child.id().to_string();
+    let limit = |value: &str| {
+        let done = std::process::Command::new("prlimit").args(["--pid", &pid, &format!("--fsize={value}:unlimited")]).status();
+        assert!(done.expect("prlimit of util-linux is there").success());
+    };
+    limit("4096");
+    let ids: Vec<u64> = (0..5).map(|n| machine.send("a", &format!("number {n}"))).collect();
+    wait_for("the store's trouble to be told", 20, || {
+        let truth = machine.status("a");
+        truth["lastErrors"]["store"]["text"].is_string().then_some(())
+    });
+    assert!(machine.delivered().is_empty(), "nothing is delivered that is not durable");
+    limit("unlimited");
+    machine.settle(&ids, 30);
+    assert!(machine.status("a")["lastErrors"]["store"].is_null());
+}
