@@ -60,11 +60,11 @@ impl Target {
     }
 
     fn write(&mut self, line: &str, is_error: bool) {
-        if self.written > FILE_BYTES_MAX {
-            if let Some(path) = &self.path {
-                let _ = std::fs::rename(path, path.with_extension("log.old"));
-                (self.file, self.written) = Target::open(path).map_or((None, 0), |(file, size)| (Some(file), size));
-            }
+        if self.written > FILE_BYTES_MAX
+            && let Some(path) = &self.path
+        {
+            let _ = std::fs::rename(path, path.with_extension("log.old"));
+            (self.file, self.written) = Target::open(path).map_or((None, 0), |(file, size)| (Some(file), size));
         }
         let ok = self.file.as_mut().is_some_and(|file| file.write_all(line.as_bytes()).is_ok());
         self.written += line.len() as u64;

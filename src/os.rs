@@ -114,10 +114,10 @@ pub fn processes_with_env(name: &str, value: &str) -> Vec<(u32, u64)> {
         let Ok(environment) = fs::read(format!("/proc/{pid}/environ")) else {
             continue;
         };
-        if environment.split(|byte| *byte == 0).any(|variable| variable == wanted.as_bytes()) {
-            if let Some(start) = start_time(pid).filter(|start| is_alive(pid, *start)) {
-                found.push((pid, start));
-            }
+        if environment.split(|byte| *byte == 0).any(|variable| variable == wanted.as_bytes())
+            && let Some(start) = start_time(pid).filter(|start| is_alive(pid, *start))
+        {
+            found.push((pid, start));
         }
     }
     found
@@ -125,10 +125,10 @@ pub fn processes_with_env(name: &str, value: &str) -> Vec<(u32, u64)> {
 
 /// Kills that very process, if it lives.
 pub fn kill(pid: u32, start: u64, signal: Signal) {
-    if is_alive(pid, start) {
-        if let Some(pid) = Pid::from_raw(pid as i32) {
-            let _ = kill_process(pid, signal);
-        }
+    if is_alive(pid, start)
+        && let Some(pid) = Pid::from_raw(pid as i32)
+    {
+        let _ = kill_process(pid, signal);
     }
 }
 

@@ -105,10 +105,10 @@ fn parse(default_provider: &str, arguments: &[String], unknown: Unknown) -> Resu
 
 /// Says what was probably meant.
 fn not_known(word: &str) -> String {
-    if let Some((flag, value)) = word.split_once('=') {
-        if OPTIONS.iter().any(|(option, ..)| *option == flag) {
-            return format!("write {flag} {value} instead of {word}");
-        }
+    if let Some((flag, value)) = word.split_once('=')
+        && OPTIONS.iter().any(|(option, ..)| *option == flag)
+    {
+        return format!("write {flag} {value} instead of {word}");
     }
     let names = OPTIONS.iter().map(|(option, ..)| *option).chain(["--headless", "--replace", "--quiet"]);
     let near = names.map(|name| (distance(name, word), name)).min().filter(|(distance, _)| *distance <= 3);

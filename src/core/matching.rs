@@ -22,10 +22,10 @@ pub fn matches(identity: &Identity, message: &Message) -> bool {
     if message.resolved_to_agent.as_deref() == Some(&identity.agent_id) || message.to == identity.agent_id {
         return true;
     }
-    if let (Some(label), Some(wanted)) = (&identity.label, message.to.strip_prefix("label:")) {
-        if label == wanted {
-            return true;
-        }
+    if let (Some(label), Some(wanted)) = (&identity.label, message.to.strip_prefix("label:"))
+        && label == wanted
+    {
+        return true;
     }
     if !identity.broad_targets {
         return false;

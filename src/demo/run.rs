@@ -82,7 +82,7 @@ pub fn serve(dir: PathBuf, abilities: Abilities) -> Result<(), String> {
         let ready = poll(&mut fds, timeout.as_ref()).unwrap_or(0) > 0;
         let mut out = agent.wake(now(), &mut disk);
         if ready {
-            let size = rustix::io::read(&stdin, &mut buffer[..]).unwrap_or(0);
+            let size = rustix::io::read(stdin, &mut buffer[..]).unwrap_or(0);
             if size == 0 {
                 return Ok(());
             }

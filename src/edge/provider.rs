@@ -445,10 +445,10 @@ impl Provider {
         let now = self.launch.clock.now();
         let outputs = running.session.handle(now, Input::Closed);
         for output in outputs {
-            if let Output::Signal(signal) = output {
-                if !self.report(ProviderEvent::Signal(signal)) {
-                    return false;
-                }
+            if let Output::Signal(signal) = output
+                && !self.report(ProviderEvent::Signal(signal))
+            {
+                return false;
             }
         }
         // Also after a clean exit: stragglers (FACTS section 8).

@@ -480,9 +480,10 @@ pub fn crash_point(name: &str) {
         let (name, count) = text.rsplit_once(':')?;
         Some((name.to_string(), count.parse().ok()?))
     });
-    if let Some((wanted, count)) = wanted {
-        if wanted == name && PASSED.fetch_add(1, Ordering::Relaxed) + 1 == *count {
-            os::kill_self();
-        }
+    if let Some((wanted, count)) = wanted
+        && wanted == name
+        && PASSED.fetch_add(1, Ordering::Relaxed) + 1 == *count
+    {
+        os::kill_self();
     }
 }

@@ -161,11 +161,11 @@ fn last_kill(custody: &Receiver<Option<(u32, u64, String)>>) {
     while let Ok(told) = custody.try_recv() {
         last = told;
     }
-    if let Some((pid, start, session)) = last {
-        if os::is_alive(pid, start) {
-            log::error!(target: "lifecycle", "ending the provider pid={pid} from main");
-            provider::end_everything(&session, pid);
-        }
+    if let Some((pid, start, session)) = last
+        && os::is_alive(pid, start)
+    {
+        log::error!(target: "lifecycle", "ending the provider pid={pid} from main");
+        provider::end_everything(&session, pid);
     }
 }
 

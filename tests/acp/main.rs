@@ -169,12 +169,10 @@ impl Replay {
     fn client(&mut self, frame: &Value, rest: &[Value]) {
         let id = frame["id"].as_u64();
         match (frame["method"].as_str(), id) {
-            (Some("initialize"), Some(id)) => {
-                if self.session.is_none() || self.ready {
-                    self.open(resume_of(rest));
-                    self.recorded.push_back((id, "initialize".into()));
-                    self.pair();
-                }
+            (Some("initialize"), Some(id)) if (self.session.is_none() || self.ready) => {
+                self.open(resume_of(rest));
+                self.recorded.push_back((id, "initialize".into()));
+                self.pair();
             }
             (Some(method @ ("session/new" | "session/load" | "session/resume")), Some(id)) if self.session.is_some() && !self.ready => {
                 self.recorded.push_back((id, method.into()));

@@ -373,7 +373,7 @@ impl World {
             if !self.healed && self.now.tick >= trouble_ends {
                 self.heal();
             }
-            if self.healed && self.steps % 64 == 0 && self.is_quiet() {
+            if self.healed && self.steps.is_multiple_of(64) && self.is_quiet() {
                 break;
             }
             if self.now.tick >= end {
@@ -462,26 +462,26 @@ impl World {
             for lane in 0..lane::COUNT {
                 let state = &mut self.runners[runner];
                 let Some(agent) = state.agent.as_mut() else { continue };
-                if agent.may_take(lane) {
-                    if let Some(event) = state.lanes[lane].pop_front() {
-                        if self.tell {
-                            println!("{:>12} r{runner} <- {}", self.now.tick.0, event.summary());
-                        }
-                        let effects = self.runners[runner].agent.as_mut().expect("looked at").handle(self.now, event);
-                        self.agent_effects(runner, effects);
-                        return true;
+                if agent.may_take(lane)
+                    && let Some(event) = state.lanes[lane].pop_front()
+                {
+                    if self.tell {
+                        println!("{:>12} r{runner} <- {}", self.now.tick.0, event.summary());
                     }
+                    let effects = self.runners[runner].agent.as_mut().expect("looked at").handle(self.now, event);
+                    self.agent_effects(runner, effects);
+                    return true;
                 }
             }
         }
         for lane in 0..HUB_LANES {
             let Some(hub) = self.hub.as_mut() else { break };
-            if hub.may_take(lane) {
-                if let Some(event) = self.hub_lanes[lane].pop_front() {
-                    let effects = hub.handle(self.now, event);
-                    self.hub_effects(effects);
-                    return true;
-                }
+            if hub.may_take(lane)
+                && let Some(event) = self.hub_lanes[lane].pop_front()
+            {
+                let effects = hub.handle(self.now, event);
+                self.hub_effects(effects);
+                return true;
             }
         }
         false
@@ -553,7 +553,7 @@ impl World {
             number += 1;
             format!("secret-{number}")
         };
-        self.hub = Some(Hub::new(HubConfig { hash, secret: Box::new(secret) }, self.rng.next()));
+        self.hub = Some(Hub::new(HubConfig { hash, secret: Box::new(secret) }, self.rng.bits()));
         let snapshot = self.hub_store.snapshot().expect("memory");
         let event = HubEvent::Store(HubStoreEvent::Restored(Box::new(snapshot)));
         self.send(format!("hub{life}"), 5, Action::Hub { life, lane: HubLane::Store as usize, event });
@@ -591,7 +591,7 @@ impl World {
         }
         let life = self.runners[runner].life + 1;
         self.say(format!("runner {runner} starts, life {life}"));
-        let seed = self.rng.next();
+        let seed = self.rng.bits();
         let config = config(runner, life, self.now.wall.0);
         let state = &mut self.runners[runner];
         state.life = life;
@@ -618,10 +618,10 @@ impl World {
         state.pumping = None;
         state.stall_told = false;
         // The provider dies with its runner, or lives on until the next start ends it.
-        if let Some(process) = state.process.take().filter(|p| !p.dead) {
-            if self.rng.percent(self.faults.linger) {
-                self.runners[runner].orphan = Some(process.number);
-            }
+        if let Some(process) = state.process.take().filter(|p| !p.dead)
+            && self.rng.percent(self.faults.linger)
+        {
+            self.runners[runner].orphan = Some(process.number);
         }
         if let Some(conn) = self.runners[runner].conn.take() {
             self.cut(conn, false, true);
@@ -685,10 +685,10 @@ impl World {
         if self.rng.percent(faults.crash_provider) {
             self.crash_provider(runner);
         }
-        if self.rng.percent(faults.cut) {
-            if let Some(conn) = self.runners[runner].conn {
-                self.cut(conn, true, true);
-            }
+        if self.rng.percent(faults.cut)
+            && let Some(conn) = self.runners[runner].conn
+        {
+            self.cut(conn, true, true);
         }
         if self.rng.percent(faults.half_open) {
             let tick = self.now.tick;
@@ -901,12 +901,12 @@ impl World {
 
     fn send_next(&mut self) {
         let pause = 20 + self.rng.below(if self.healed { 200 } else { 4000 });
-        if let Some(index) = self.sendings.iter().position(|s| s.id.is_none()) {
-            if index >= self.next_sending {
-                self.next_sending = index;
-                self.submit(index);
-                return;
-            }
+        if let Some(index) = self.sendings.iter().position(|s| s.id.is_none())
+            && index >= self.next_sending
+        {
+            self.next_sending = index;
+            self.submit(index);
+            return;
         }
         self.after_ms(pause, Action::SendNext);
     }
@@ -1128,7 +1128,7 @@ impl World {
             approval_timeout: Duration::from_secs(600),
             capture_full: false,
         };
-        let resume = self.seed % 2 == 0;
+        let resume = self.seed.is_multiple_of(2);
         let demo = DemoAgent::new(Abilities { load: true, resume });
         state.process = Some(Process { number, order, session: AcpSession::new(settings), demo, dead: false });
         let event = Event::Provider(ProviderEvent::Spawned { pid: number as u32 + 100, start: number });

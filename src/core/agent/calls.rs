@@ -139,10 +139,10 @@ impl Agent {
                 self.on_liveness_step(now, purpose, result);
             }
             Purpose::FetchCommand(_) => {
-                if let Ok((200, body)) = result {
-                    if let Ok(command) = serde_json::from_value(body) {
-                        self.on_command(now, command, None);
-                    }
+                if let Ok((200, body)) = result
+                    && let Ok(command) = serde_json::from_value(body)
+                {
+                    self.on_command(now, command, None);
                 }
             }
             Purpose::PatchCommand(id) => {

@@ -235,11 +235,11 @@ impl Agent {
             self.spawn();
             return;
         }
-        if let State::Ready { since } = state {
-            if now.tick - since >= self.life.policy.healthy {
-                self.life.exits.clear();
-                self.life.attempt = 0;
-            }
+        if let State::Ready { since } = state
+            && now.tick - since >= self.life.policy.healthy
+        {
+            self.life.exits.clear();
+            self.life.attempt = 0;
         }
         let last_words = if self.life.wanted { reason } else { self.life.why.clone() };
         self.life.last_exit = Some((last_words.clone(), now.tick));
@@ -318,10 +318,11 @@ impl Agent {
     }
 
     pub(super) fn wake_life(&mut self, now: Now) {
-        if let State::Waiting { until } = self.life.state {
-            if until <= now.tick && self.stop.is_none() {
-                self.spawn();
-            }
+        if let State::Waiting { until } = self.life.state
+            && until <= now.tick
+            && self.stop.is_none()
+        {
+            self.spawn();
         }
         let lapsed = self.tracker.sweep(now.tick);
         if !lapsed.is_empty() {

@@ -314,10 +314,10 @@ impl Hub {
     fn on_message_part(&mut self, actor: &TokenRecord, method: &str, id: u64, rest: &[&str], body: &Value) -> Routed {
         let told = body.get("agentId").and_then(Value::as_str).map(str::to_string);
         let reader = actor.agent_id.clone().or(told.clone()).unwrap_or_else(|| USER.into());
-        if let (Some(own), Some(told)) = (&actor.agent_id, &told) {
-            if own != told {
-                return Err((403, "forbidden", format!("this token acts as {own}, not as {told}")));
-            }
+        if let (Some(own), Some(told)) = (&actor.agent_id, &told)
+            && own != told
+        {
+            return Err((403, "forbidden", format!("this token acts as {own}, not as {told}")));
         }
         if id > self.last_message {
             return Err((404, "not_found", format!("there is no message {id}")));

@@ -86,10 +86,10 @@ impl Hub {
 
     /// The claimer has read it. Without a task that settles the message, once its claim ends.
     pub(super) fn note_claim_read(&mut self, message: u64, agent: &str) {
-        if let Some(claim) = self.offers.get_mut(&message).and_then(|offer| offer.claim.as_mut()) {
-            if claim.agent == agent {
-                claim.read = true;
-            }
+        if let Some(claim) = self.offers.get_mut(&message).and_then(|offer| offer.claim.as_mut())
+            && claim.agent == agent
+        {
+            claim.read = true;
         }
     }
 

@@ -132,10 +132,10 @@ impl Hub {
             if meant {
                 self.ops.push(HubOp::RecipientAdd { message: message.id, recipient: id.to_string() });
                 self.queues.entry(id.to_string()).or_default().ids.insert(message.id);
-                if message.claimable {
-                    if let Some(offer) = self.offers.get_mut(&message.id) {
-                        offer.recipients.push(id.to_string());
-                    }
+                if message.claimable
+                    && let Some(offer) = self.offers.get_mut(&message.id)
+                {
+                    offer.recipients.push(id.to_string());
                 }
             }
             // One agent is enough for a policy; others go on waiting for further matches.

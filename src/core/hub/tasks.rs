@@ -76,10 +76,10 @@ impl Hub {
         };
         let message = open.message;
         let holder = self.offers.get(&message).and_then(|offer| offer.claim.as_ref()).map(|claim| claim.agent.clone());
-        if let (Some(own), Some(holder)) = (&actor.agent_id, &holder) {
-            if own != holder {
-                return Err((409, "already_claimed", format!("{holder} works on this task")));
-            }
+        if let (Some(own), Some(holder)) = (&actor.agent_id, &holder)
+            && own != holder
+        {
+            return Err((409, "already_claimed", format!("{holder} works on this task")));
         }
         let entry = json!({"body": body.get("body"), "metadata": body.get("metadata")});
         self.mark_task(id, &status, agent, entry);

@@ -1,0 +1,99 @@
+//! House rules as tests: who may use whom, and what stands only in its room.
+
+use std::path::{Path, PathBuf};
+
+fn sources() -> Vec<(String, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut open = vec![root.clone()];
+    let mut files = Vec::new();
+    while let Some(path) = open.pop() {
+        if path.is_dir() {
+            open.extend(std::fs::read_dir(&path).expect("reads").map(|entry| entry.expect("entry").path()));
+        } else if path.extension().is_some_and(|end| end == "rs") {
+            let name: PathBuf = path.strip_prefix(&root).expect("inside").into();
+            files.push((name.to_string_lossy().into_owned(), std::fs::read_to_string(&path).expect("reads")));
+        }
+    }
+    files.sort();
+    assert!(files.len() > 30);
+    files
+}
+
+/// Code without its tests and comments.
+fn code(text: &str) -> String {
+    let text = text.split("#[cfg(test)]").next().unwrap_or_default();
+    text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn rooms_are_used_in_one_direction_only() {
+    let forbidden: &[(&str, &[&str])] = &[
+        ("wire/", &["crate::core", "crate::provider", "crate::edge", "crate::runtime", "crate::hub", "crate::cli", "crate::config"]),
+        (
+            "core/",
+            &["crate::provider", "crate::edge", "crate::runtime", "crate::hub", "crate::cli", "crate::config", "crate::os", "crate::log"],
+        ),
+        ("provider/", &["crate::edge", "crate::runtime", "crate::hub", "crate::cli", "crate::os"]),
+        ("edge/", &["crate::hub::", "crate::cli"]),
+        ("runtime/", &["crate::hub::", "crate::cli"]),
+        ("hub/", &["crate::cli", "crate::demo"]),
+    ];
+    for (name, text) in sources() {
+        let text = code(&text);
+        for (room, words) in forbidden.iter().filter(|(room, _)| name.starts_with(room)) {
+            for word in *words {
+                assert!(!text.contains(word), "{name} in {room} uses {word}");
+            }
+        }
+    }
+}
+
+#[test]
+fn pure_rooms_are_pure() {
+    let banned =
+        ["std::net", "std::fs", "std::process", "std::thread", "std::env", "Instant", "SystemTime", "crossbeam", "rusqlite", "println!"];
+    for (name, text) in sources().into_iter().filter(|(name, _)| ["core/", "provider/", "wire/"].iter().any(|room| name.starts_with(room)))
+    {
+        let text = code(&text);
+        for word in banned {
+            assert!(!text.contains(word), "{name} uses {word}");
+        }
+    }
+}
+
+#[test]
+fn some_words_stand_in_their_room_only() {
+    let rules: &[(&str, &[&str])] = &[
+        ("unsafe {", &["os.rs"]),
+        ("println!(", &[]),
+        ("unbounded()", &["runtime/crew.rs", "runtime/agent.rs", "hub/run.rs", "cli/run.rs"]),
+        (".unwrap()", &[]),
+        ("thread::sleep", &["edge/provider.rs", "cli/run.rs", "cli/up.rs"]),
+        ("process::exit", &["main.rs", "cli/print.rs", "demo/run.rs"]),
+    ];
+    for (name, text) in sources() {
+        let text = code(&text);
+        for (word, rooms) in rules {
+            assert!(!text.contains(word) || rooms.contains(&name.as_str()), "{name} uses {word}");
+        }
+    }
+}
+
+#[test]
+fn vendors_are_named_in_their_room_only() {
+    let allowed = ["provider/", "cli/run.rs", "config.rs", "cli/args.rs"];
+    for (name, text) in sources().into_iter().filter(|(name, _)| !allowed.iter().any(|room| name.starts_with(room))) {
+        let text = code(&text).to_lowercase();
+        for word in ["claude", "codex", "gemini", "qwen"] {
+            assert!(!text.contains(word), "{name} names {word}");
+        }
+    }
+}
+
+#[test]
+fn no_async_runtime_is_in_the_tree() {
+    let lock = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.lock")).expect("committed");
+    for name in ["tokio", "async-std", "smol", "async-executor", "futures-executor", "actix-rt"] {
+        assert!(!lock.contains(&format!("name = \"{name}\"\n")), "{name} is in Cargo.lock");
+    }
+}
