@@ -71,6 +71,8 @@ pub enum Verdict<E> {
     Answer(u16, Value),
     /// An event for the state thread, which answers by its ticket.
     Event(E),
+    /// An event for the state thread, and an answer that does not depend on it.
+    Tell(E, u16, Value),
 }
 
 /// What happens at the gate.
@@ -363,13 +365,21 @@ impl<E, H: FnMut(Happening) -> Verdict<E>> Gate<E, H> {
         match ((self.handler)(happening), ticket) {
             (Verdict::Answer(status, body), Some(ticket)) => self.respond(ticket, status, &body),
             (Verdict::Answer(..), None) => {}
-            (Verdict::Event(event), _) => {
-                let mut late = Vec::new();
-                self.alive &= super::report(&self.lane, &self.orders, event, |orders| late.push(orders));
-                for orders in late {
-                    self.carry_out(orders);
+            (Verdict::Event(event), _) => self.report(event),
+            (Verdict::Tell(event, status, body), ticket) => {
+                self.report(event);
+                if let Some(ticket) = ticket {
+                    self.respond(ticket, status, &body);
                 }
             }
+        }
+    }
+
+    fn report(&mut self, event: E) {
+        let mut late = Vec::new();
+        self.alive &= super::report(&self.lane, &self.orders, event, |orders| late.push(orders));
+        for orders in late {
+            self.carry_out(orders);
         }
     }
 

@@ -16,6 +16,7 @@ use crate::core::agent::effect::{Effect, Outcome};
 use crate::core::agent::event::{ControlRequest, Event, StopReason, lane};
 use crate::core::hub::event::Request;
 use crate::core::limits::{COMMITS_IN_FLIGHT_MAX, CONTROL_HELD_MAX};
+use crate::core::tracker::Status;
 use crate::edge::gate::{Gate, Happening, Limits, Order as GateOrder, Orders, Verdict};
 use crate::edge::http::Base;
 use crate::edge::store::Store;
@@ -53,6 +54,8 @@ const LANE_CAPACITY: [usize; lane::COUNT] = [64, 64, 256, 16, 16, 64, 8];
 const BUS_ORDERS: usize = 8192;
 /// Orders for the provider: verbs are answered one by one and bounded by commands and batches.
 const PROVIDER_ORDERS: usize = 1024;
+/// A request that is answered already.
+const NO_TICKET: u64 = 0;
 /// After the machine has finished, threads get this long.
 const JOIN_LIMIT: Duration = Duration::from_secs(3);
 
@@ -196,6 +199,7 @@ fn dispatch(ports: &Ports, effects: Vec<Effect>) -> Option<Outcome> {
             }
             Effect::Verb { process, number, verb } => ports.provider.order(provider::Order::Verb { process, number, verb }),
             Effect::StopProvider { grace_ms } => ports.provider.order(provider::Order::Stop { grace_ms }),
+            Effect::Reply { ticket: NO_TICKET, .. } => {}
             Effect::Reply { ticket, status, body } => answers.push(GateOrder::Respond { ticket, status, body }),
             Effect::Log { level, component, text } => crate::log::write(level, &component, &text),
             Effect::Finish(finished) => outcome = Some(finished),
@@ -235,7 +239,17 @@ fn route_control(ticket: u64, request: &Request) -> Verdict<Event> {
     let ask = |request| Verdict::Event(Event::Control(ticket, request));
     match (request.method.as_str(), request.path.as_str()) {
         ("GET", "/status") => ask(ControlRequest::Status),
-        ("POST", "/status") => ask(ControlRequest::StatusPosted(body)),
+        ("POST", "/status") => {
+            // The answer depends on the word alone: a hook need not wait for the state thread.
+            let known = body.get("status").and_then(Value::as_str).and_then(Status::parse);
+            match known {
+                Some(status) => {
+                    let answer = json!({"ok": true, "status": status.word()});
+                    Verdict::Tell(Event::Control(NO_TICKET, ControlRequest::StatusPosted(body)), 200, answer)
+                }
+                None => Verdict::Answer(400, json!({"error": "status must be idle, busy, offline, or error"})),
+            }
+        }
         ("GET", "/reply-obligations") => ask(ControlRequest::Obligations),
         ("POST", "/stop") => ask(ControlRequest::Stop),
         ("POST", "/hook-fatal") => {

@@ -17,6 +17,8 @@ mod outbox;
 mod status;
 mod stop;
 pub mod store;
+#[cfg(test)]
+mod tests;
 mod tokens;
 mod turn;
 

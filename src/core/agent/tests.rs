@@ -1,0 +1,227 @@
+//! Order of effects, credit and the end of an agent, event by event.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::config::{AgentConfig, ReplyMode, RestartPolicy};
+use super::effect::Effect;
+use super::event::{BusEvent, ControlRequest, Event, ProviderEvent, StopReason, StoreEvent, lane};
+use super::store::{Snapshot, StoreOp};
+use super::*;
+use crate::core::matching::Identity;
+use crate::core::session::{How, Mirror, Opened, TurnEnd, Verb};
+use crate::core::time::Wall;
+use crate::secret::Secret;
+use crate::wire::api::{Command, Message};
+use crate::wire::bus::{ClientFrame, Registered, Registration, RelayFrame};
+
+struct Bench {
+    agent: Agent,
+    now: Now,
+}
+
+impl Bench {
+    /// An agent that is registered and has a ready provider; nothing is under way.
+    fn ready() -> Bench {
+        let mut bench = Bench::restored();
+        bench.tell(Event::Bus(BusEvent::Connected));
+        let registered = Registered { epoch: 1, ..Default::default() };
+        bench.tell(Event::Bus(BusEvent::Framed(RelayFrame::Registered { id: "f1".into(), registered })));
+        bench.tell(Event::Provider(ProviderEvent::Spawned { pid: 7, start: 1 }));
+        bench.commit();
+        let opened = Opened { session: "s".into(), how: How::New, agent: "demo".into(), model: None, has_evidence: true };
+        bench.signal(Signal::Opened(opened));
+        bench.commit();
+        assert_eq!(bench.agent.wire_status(), "idle");
+        bench
+    }
+
+    fn restored() -> Bench {
+        let config = AgentConfig {
+            agent_id: "a".into(),
+            runner_id: "r".into(),
+            instance_id: "i".into(),
+            provider: "acp".into(),
+            identity: Identity { agent_id: "a".into(), broad_targets: true, ..Default::default() },
+            registration: Registration::default(),
+            approval_mode: "open".into(),
+            prompt: None,
+            relay_url: "http://x".into(),
+            token: Some(Secret::new("t")),
+            token_profile: Some("provider-agent".into()),
+            token_expires_at: None,
+            shutdown_timeout: Duration::from_secs(5),
+            restart: RestartPolicy::default(),
+            reply_mode: ReplyMode::Auto,
+            started_at: 0,
+        };
+        let mut bench = Bench { agent: Agent::new(config, 1), now: Now { tick: Tick(1_000_000), wall: Wall(1_000_000) } };
+        bench.tell(Event::Store(StoreEvent::Restored(Box::new(Snapshot::default()))));
+        bench
+    }
+
+    fn tell(&mut self, event: Event) -> Vec<Effect> {
+        self.now.tick = self.now.tick + Duration::from_millis(1);
+        self.agent.handle(self.now, event)
+    }
+
+    fn signal(&mut self, signal: Signal) -> Vec<Effect> {
+        self.tell(Event::Provider(ProviderEvent::Signal(signal)))
+    }
+
+    /// Everything that was ordered is on disk.
+    fn commit(&mut self) -> Vec<Effect> {
+        let upto = self.agent.commit_number;
+        self.tell(Event::Store(StoreEvent::Committed { upto, dropped: Vec::new() }))
+    }
+
+    fn message(&mut self, id: u64) -> Vec<Effect> {
+        let message = Message { id, from: "user".into(), to: "a".into(), kind: "chat".into(), body: "do it".into(), ..Default::default() };
+        let data = serde_json::to_value(message).expect("plain data");
+        let frame = RelayFrame::Event { seq: 100 + id, event: "message.new".into(), data, at: 0 };
+        self.tell(Event::Bus(BusEvent::Framed(frame)))
+    }
+}
+
+fn is_ack(effect: &Effect) -> bool {
+    matches!(effect, Effect::Send(ClientFrame::Ack { .. }))
+}
+
+fn delivers(effect: &Effect) -> bool {
+    matches!(effect, Effect::Verb { verb: Verb::Deliver { .. }, .. })
+}
+
+fn statuses(effects: &[Effect]) -> Vec<String> {
+    let word = |effect: &Effect| match effect {
+        Effect::Send(ClientFrame::Status { agent_status, .. }) => Some(agent_status.clone()),
+        _ => None,
+    };
+    effects.iter().filter_map(word).collect()
+}
+
+#[test]
+fn a_message_is_durable_before_it_is_acknowledged_or_delivered() {
+    let mut bench = Bench::ready();
+    let effects = bench.message(1);
+    assert!(effects.iter().any(|e| matches!(e, Effect::Commit { ops, .. } if ops.iter().any(|op| matches!(op, StoreOp::InboxPut(_))))));
+    assert!(!effects.iter().any(|e| is_ack(e) || delivers(e)), "{effects:?}");
+    let effects = bench.commit();
+    assert!(effects.iter().any(is_ack) && effects.iter().any(delivers), "{effects:?}");
+}
+
+#[test]
+fn a_repeated_frame_is_acknowledged_behind_the_first_copy() {
+    let mut bench = Bench::ready();
+    bench.message(1);
+    let effects = bench.message(1);
+    assert!(!effects.iter().any(|e| is_ack(e) || matches!(e, Effect::Commit { .. })), "{effects:?}");
+    assert_eq!(bench.commit().iter().filter(|e| is_ack(e)).count(), 2);
+    assert!(bench.message(1).iter().any(is_ack));
+}
+
+#[test]
+fn a_command_is_durable_before_it_is_acknowledged() {
+    let mut bench = Bench::ready();
+    let command = Command { id: "c1".into(), kind: "agent.interrupt".into(), target: "a".into(), ..Default::default() };
+    let frame = RelayFrame::Command { id: "c1".into(), command };
+    let effects = bench.tell(Event::Bus(BusEvent::Framed(frame.clone())));
+    assert!(!effects.iter().any(is_ack));
+    let effects = bench.commit();
+    assert!(effects.iter().any(is_ack) && effects.iter().any(|e| matches!(e, Effect::Verb { verb: Verb::Interrupt, .. })));
+    // A second copy does not interrupt again.
+    let mut effects = bench.tell(Event::Bus(BusEvent::Framed(frame)));
+    effects.extend(bench.commit());
+    assert!(!effects.iter().any(|e| matches!(e, Effect::Verb { .. })));
+}
+
+#[test]
+fn reply_and_batch_done_are_one_transaction() {
+    let mut bench = Bench::ready();
+    bench.message(1);
+    bench.commit();
+    bench.signal(Signal::Taken { batch: 1, evidence: "seen".into() });
+    bench.commit();
+    let mut effects = bench.signal(Signal::TurnEnded { batch: Some(1), end: TurnEnd::Completed, text: "done".into() });
+    // The relay is asked which answers are owed; it does not answer, so all are sent.
+    bench.now.tick = bench.now.tick + Duration::from_secs(6);
+    effects.extend(bench.agent.wake(bench.now));
+    let together = effects.iter().any(|effect| match effect {
+        Effect::Commit { ops, .. } => {
+            let reply = ops.iter().any(|op| matches!(op, StoreOp::OutboxAppend(row) if row.kind == "message" && row.key == "reply:a:1"));
+            reply && ops.iter().any(|op| matches!(op, StoreOp::InboxSettle { id: 1, .. }))
+        }
+        _ => false,
+    });
+    assert!(together, "{effects:?}");
+}
+
+#[test]
+fn a_flood_without_a_disk_is_not_taken() {
+    let mut bench = Bench::ready();
+    let mirror = || Signal::Mirror(Mirror { kind: "tool", body: "x".into(), label: None, status: None, turn: 1 });
+    let mut taken = 0;
+    while bench.agent.may_take(lane::PROVIDER) {
+        bench.signal(mirror());
+        taken += 1;
+        assert!(taken < 10_000, "the flood is taken without end");
+    }
+    // The store and a person at the control port are still heard.
+    assert!(bench.agent.may_take(lane::STORE) && bench.agent.may_take(lane::CONTROL) && !bench.agent.may_take(lane::BUS));
+    bench.tell(Event::Control(9, ControlRequest::Status));
+    assert!(bench.agent.commits_in_flight() <= COMMITS_IN_FLIGHT_MAX);
+    bench.commit();
+    assert!(bench.agent.may_take(lane::PROVIDER) && bench.agent.may_take(lane::BUS));
+}
+
+#[test]
+fn no_status_follows_the_last_offline() {
+    let mut bench = Bench::ready();
+    let effects = bench.tell(Event::StopRequested(StopReason::Signal));
+    assert_eq!(statuses(&effects), ["offline"]);
+    let busy = json!({"status": "busy", "reason": "x"});
+    for event in [
+        Event::Control(1, ControlRequest::StatusPosted(busy)),
+        Event::Provider(ProviderEvent::Signal(Signal::TurnStarted)),
+        Event::Provider(ProviderEvent::Exited { code: 0, stderr: String::new() }),
+    ] {
+        let effects = bench.tell(event);
+        assert_eq!(statuses(&effects), Vec::<String>::new(), "{effects:?}");
+    }
+    bench.commit();
+    // A call is still open; it gets its time, then that is the end.
+    bench.now.tick = bench.now.tick + Duration::from_secs(3);
+    let effects = bench.agent.wake(bench.now);
+    assert!(matches!(effects.last(), Some(Effect::Finish(outcome)) if outcome.code == 0), "{effects:?}");
+    assert!(bench.commit().is_empty(), "nothing after Finish");
+}
+
+#[test]
+fn a_stalled_disk_releases_nothing_and_is_tried_again() {
+    let mut bench = Bench::ready();
+    bench.message(1);
+    let effects = bench.tell(Event::Store(StoreEvent::Stalled(Cause::Failed("disk full".into()))));
+    assert!(!effects.iter().any(is_ack));
+    bench.now.tick = bench.now.tick + Duration::from_secs(1);
+    assert!(bench.agent.wake(bench.now).contains(&Effect::RetryStore));
+    assert!(bench.commit().iter().any(is_ack));
+}
+
+#[test]
+fn the_restart_budget_parks() {
+    let mut bench = Bench::ready();
+    let mut starts = 0;
+    for _ in 0..20 {
+        bench.tell(Event::Provider(ProviderEvent::Exited { code: 1, stderr: String::new() }));
+        bench.commit();
+        if bench.agent.word() == "parked" {
+            break;
+        }
+        bench.now.tick = bench.now.tick + Duration::from_secs(61);
+        starts += bench.agent.wake(bench.now).iter().filter(|e| matches!(e, Effect::Spawn { .. })).count();
+        bench.tell(Event::Provider(ProviderEvent::Spawned { pid: 8, start: 2 }));
+        bench.commit();
+    }
+    // Five exits in ten minutes: four starts, then it waits for a person (D-24).
+    assert_eq!((starts, bench.agent.word(), bench.agent.wire_status()), (4, "parked", "offline"));
+}
