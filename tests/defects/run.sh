@@ -8,7 +8,7 @@ cargo=${CARGO:-cargo}
 tree=$(mktemp -d)
 trap 'rm -rf "$tree"' EXIT INT TERM
 copy() {
-  (cd "$top" && git ls-files -z | xargs -0 tar cf - --ignore-failed-read 2>/dev/null) | tar xf - -C "$tree"
+  (cd "$top" && git ls-files -z -co --exclude-standard | xargs -0 tar cf - --ignore-failed-read 2>/dev/null) | tar xf - -C "$tree"
 }
 copy
 export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$top/target}/defects"

@@ -153,7 +153,9 @@ fn reply_and_batch_done_are_one_transaction() {
         }
         _ => false,
     });
-    assert!(together, "{effects:?}");
+    let settles =
+        |effect: &Effect| matches!(effect, Effect::Commit { ops, .. } if ops.iter().any(|op| matches!(op, StoreOp::InboxSettle { .. })));
+    assert!(together && effects.iter().filter(|effect| settles(effect)).count() == 1, "{effects:?}");
 }
 
 #[test]

@@ -12,6 +12,8 @@ pub mod event;
 mod messages;
 mod peers;
 mod tasks;
+#[cfg(test)]
+mod tests;
 mod tokens;
 
 pub use tokens::scopes_of;
