@@ -200,8 +200,25 @@ pub fn free_bytes(path: &Path) -> Option<u64> {
     rustix::fs::statvfs(path).ok().map(|stat| stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
-/// Ends this process as a power cut would: no unwinding, no cleaning up. Only for crash points of tests.
-pub fn kill_self() -> ! {
+/// A named place where a test may end things: `AGENT_RELAY_CRASH_AT=<name>:<n>` kills the process at the n-th passage,
+/// as a power cut would; `panic@<name>:<n>` panics there. Without that variable it costs one look at an empty cell.
+pub fn crash_point(name: &str) {
+    use std::sync::OnceLock;
+    use std::sync::atomic::{AtomicU64, Ordering};
+    static WANTED: OnceLock<Option<(String, bool, u64)>> = OnceLock::new();
+    static PASSED: AtomicU64 = AtomicU64::new(0);
+    let wanted = WANTED.get_or_init(|| {
+        let text = std::env::var("AGENT_RELAY_CRASH_AT").ok()?;
+        let (place, count) = text.rsplit_once(':')?;
+        let panics = place.starts_with("panic@");
+        Some((place.trim_start_matches("panic@").to_string(), panics, count.parse().ok()?))
+    });
+    let Some((_, panics, _)) =
+        wanted.as_ref().filter(|(place, _, count)| place == name && PASSED.fetch_add(1, Ordering::Relaxed) + 1 == *count)
+    else {
+        return;
+    };
+    assert!(!panics, "asked for by AGENT_RELAY_CRASH_AT at {name}");
     let _ = kill_process(rustix::process::getpid(), Signal::KILL);
     std::process::abort()
 }

@@ -435,10 +435,10 @@ pub fn run(mut store: Store, orders: Receiver<Order>, lane: Sender<Event>) {
         }
         if !stalled.is_empty() && (retry || !was_stalled) {
             let upto = stalled.last().map(|(number, _)| *number).unwrap_or_default();
-            crash_point("before-commit");
+            os::crash_point("before-commit");
             match store.commit(&stalled) {
                 Ok(dropped) => {
-                    crash_point("after-commit");
+                    os::crash_point("after-commit");
                     stalled.clear();
                     if !send(StoreEvent::Committed { upto, dropped }) {
                         break;
@@ -468,22 +468,79 @@ pub fn run(mut store: Store, orders: Receiver<Order>, lane: Sender<Event>) {
     let _ = store.db.execute_batch("PRAGMA wal_checkpoint(TRUNCATE);");
 }
 
-/// A named place where a test may kill the process: `AGENT_RELAY_CRASH_AT=<name>:<n>` ends it at the n-th passage.
-/// Without that variable it costs one look at an empty cell.
-pub fn crash_point(name: &str) {
-    use std::sync::OnceLock;
-    use std::sync::atomic::{AtomicU64, Ordering};
-    static WANTED: OnceLock<Option<(String, u64)>> = OnceLock::new();
-    static PASSED: AtomicU64 = AtomicU64::new(0);
-    let wanted = WANTED.get_or_init(|| {
-        let text = std::env::var("AGENT_RELAY_CRASH_AT").ok()?;
-        let (name, count) = text.rsplit_once(':')?;
-        Some((name.to_string(), count.parse().ok()?))
-    });
-    if let Some((wanted, count)) = wanted
-        && wanted == name
-        && PASSED.fetch_add(1, Ordering::Relaxed) + 1 == *count
-    {
-        os::kill_self();
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn row(kind: &str, size: usize) -> StoreOp {
+        StoreOp::OutboxAppend(OutboxRow { kind: kind.into(), key: "k".into(), occurred_at: 1, payload: json!({"body": "x".repeat(size)}) })
+    }
+
+    fn kinds(store: &Store) -> Vec<String> {
+        store.outbox().expect("reads").into_iter().map(|batch| batch.row.kind).collect()
+    }
+
+    #[test]
+    fn the_bound_drops_the_mirror_first_and_counts_it() {
+        let mut store = Store::in_memory().expect("memory");
+        store.outbox_bytes_max = 10_000;
+        let mut dropped = BTreeMap::new();
+        for n in 0..20 {
+            let kind = ["message", "session-message", "insight"][n % 3];
+            for (kind, rows) in store.commit(&[(0, vec![row(kind, 900)])]).expect("commits") {
+                *dropped.entry(kind).or_insert(0) += rows;
+            }
+        }
+        assert!(store.bytes <= 10_000);
+        let left = kinds(&store);
+        assert_eq!(left.iter().filter(|kind| *kind == "message").count(), 7, "no reply is dropped while there is a mirror: {left:?}");
+        assert_eq!(dropped.get("session-message"), Some(&7));
+        assert_eq!(store.rows as usize, left.len());
+    }
+
+    #[test]
+    fn order_holds_and_poisoned_rows_are_passed_by() {
+        let mut store = Store::in_memory().expect("memory");
+        store.commit(&[(0, vec![row("a", 1), row("b", 1)]), (1, vec![row("c", 1)])]).expect("commits");
+        assert_eq!(kinds(&store), ["a", "b", "c"]);
+        store.commit(&[(2, vec![StoreOp::OutboxPoison { seq: 1, reason: "no".into() }, StoreOp::OutboxDelete(vec![2])])]).expect("commits");
+        assert_eq!(kinds(&store), ["c"]);
+        assert_eq!((store.rows, store.poisoned), (1, 1));
+        let snapshot = store.snapshot().expect("reads");
+        assert_eq!((snapshot.outbox_pending, snapshot.outbox_poisoned), (1, 1));
+    }
+
+    #[test]
+    fn a_failed_commit_changes_nothing() {
+        let mut store = Store::in_memory().expect("memory");
+        store.commit(&[(0, vec![row("a", 1)])]).expect("commits");
+        store.db.execute_batch("PRAGMA max_page_count = 1").expect("sets");
+        let before = store.rows().expect("reads");
+        assert!(store.commit(&[(1, vec![row("b", 900_000)])]).is_err());
+        assert_eq!((store.rows().expect("reads"), store.rows), (before, 1));
+        store.db.execute_batch("PRAGMA max_page_count = 100000").expect("sets");
+        store.commit(&[(1, vec![row("b", 900_000)])]).expect("commits again");
+        assert_eq!(store.rows, 2);
+    }
+
+    #[test]
+    fn messages_go_through_their_states() {
+        let mut store = Store::in_memory().expect("memory");
+        let put = |id| StoreOp::InboxPut(Message { id, body: format!("m{id}"), ..Default::default() });
+        let mark = |id, state| StoreOp::InboxMark { id, state, batch: 4, evidence: "seen".into() };
+        store.commit(&[(0, vec![put(3), put(1), put(2), put(2)])]).expect("commits");
+        let (rows, more) = store.inbox(1, 1).expect("reads");
+        assert_eq!((rows.len(), rows[0].id, more), (1, 2, true));
+        let ops = vec![mark(1, InboxState::Delivering), mark(2, InboxState::Confirmed), StoreOp::InboxSettle { id: 3, read: false }];
+        store.commit(&[(1, ops)]).expect("commits");
+        let snapshot = store.snapshot().expect("reads");
+        let unsettled: Vec<_> = snapshot.unsettled.iter().map(|row| (row.message.id, row.state, row.batch)).collect();
+        assert_eq!(unsettled, [(1, InboxState::Delivering, 4), (2, InboxState::Confirmed, 4)]);
+        assert_eq!((snapshot.waiting.len(), snapshot.settled), (0, vec![(3, false)]));
+        // A settled message does not come back by a repeated put.
+        store.commit(&[(2, vec![put(3), StoreOp::InboxForget { id: 1 }])]).expect("commits");
+        assert_eq!(store.inbox(0, 9).expect("reads").0.len(), 0);
     }
 }

@@ -7,7 +7,8 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, Transaction, param
 use serde_json::{Value, json};
 
 use crate::core::hub::event::{Event, HubOp, HubSnapshot, Query, ReadAnswer, StoreEvent, StoredAgent, StoredOffer};
-use crate::edge::store::{cause_of, crash_point, open_database};
+use crate::edge::store::{cause_of, open_database};
+use crate::os::crash_point;
 use crate::wire::api::{Command, Message, Task, TokenRecord, USER, task_is_final};
 
 /// Commits that are put into one transaction.

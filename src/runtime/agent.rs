@@ -116,6 +116,9 @@ pub fn run(parts: Parts) -> Result<Outcome, String> {
         turn::run(&mut agent, clock, &lanes, Event::summary, |effects| {
             let finished = dispatch(&ports, effects);
             outcome = finished.or(outcome.take());
+            if outcome.as_ref().is_some_and(|outcome| outcome.code == 70) {
+                log::error!(target: "runner", "last events: {}", turn::recent().join("; "));
+            }
             outcome.is_none() && hurried.try_recv().is_err()
         });
         let _ = done.send(outcome.unwrap_or(Outcome { code: 0, message: String::new() }));

@@ -64,6 +64,7 @@ pub fn run<M: Machine>(
                 };
                 taken += 1;
                 remember(summary(&event));
+                crate::os::crash_point("event");
                 if !dispatch(machine.handle(clock.now(), event)) {
                     return;
                 }

@@ -131,3 +131,84 @@ fn a_full_disk_stops_acceptance_and_nothing_else() {
     machine.settle(&ids, 30);
     assert!(machine.status("a")["lastErrors"]["store"].is_null());
 }
+
+/// A relay whose bus cannot be reached: HTTP brings everything that the bus would bring (protocol, rule 2).
+#[test]
+fn polling_suffices() {
+    let mut machine = Machine::new("polling");
+    let _hub = machine.hub();
+    let url = machine.config()["relayUrl"].as_str().expect("url").to_string();
+    let to = url.trim_start_matches("http://").to_string();
+    let listener = TcpListener::bind("127.0.0.1:0").expect("binds");
+    let port = listener.local_addr().expect("bound").port();
+    std::thread::spawn(move || {
+        for mut client in listener.incoming().map_while(Result::ok) {
+            let to = to.clone();
+            std::thread::spawn(move || {
+                let mut first = [0u8; 4096];
+                let size = client.read(&mut first).unwrap_or(0);
+                if size == 0 || String::from_utf8_lossy(&first[..size]).contains("GET /bus") {
+                    return; // the bus is shut
+                }
+                let Ok(mut server) = TcpStream::connect(&to) else { return };
+                let _ = server.write_all(&first[..size]);
+                let (mut from, mut back) = (client.try_clone().expect("clones"), server.try_clone().expect("clones"));
+                std::thread::spawn(move || std::io::copy(&mut back, &mut client));
+                let _ = std::io::copy(&mut from, &mut server);
+            });
+        }
+    });
+    let direct = machine.second_home();
+    machine.set("AGENT_RELAY_URL", &format!("http://127.0.0.1:{port}"));
+    let _runner = machine.runner("a");
+    wait_for("the agent at the relay", 40, || direct.ok(&["agents"]).contains("a ").then_some(()));
+    let id = direct.send("a", "hello");
+    machine.settle(&[id], 60);
+    let output = direct.run(&["command", "a", "interrupt"]);
+    assert!(String::from_utf8_lossy(&output.stdout).contains("succeeded"), "{}", machine.logs());
+}
+
+#[test]
+fn a_lost_conversation_is_said_and_nothing_is_repeated() {
+    let machine = Machine::new("lost");
+    let _hub = machine.hub();
+    let _runner = machine.runner("a");
+    machine.wait_status("a", "idle");
+    let first = machine.send("a", "forget");
+    machine.settle(&[first], 20);
+    let second = machine.send("a", "work 600");
+    machine.wait_status("a", "busy");
+    wait_for("the evidence", 10, || machine.status("a")["turn"]["phase"].as_str().filter(|phase| *phase == "taken").map(|_| ()));
+    // The record of the conversation goes too: what the first message left behind.
+    for entry in std::fs::read_dir(machine.home.join("demo")).expect("reads").flatten() {
+        if entry.file_name().to_string_lossy().starts_with("session-") {
+            std::fs::remove_file(entry.path()).expect("removes");
+        }
+    }
+    machine.ok(&["command", "a", "restart"]);
+    machine.settle(&[second], 30);
+    assert!(machine.ok(&["inbox"]).contains("the conversation was lost"), "{}", machine.logs());
+}
+
+/// A panic of ours is an orderly stop with exit 70; the provider does not outlive it.
+#[test]
+fn a_bug_ends_with_seventy_and_leaves_nothing() {
+    for place in ["panic@before-commit:5", "panic@event:25"] {
+        let mut machine = Machine::new("bug");
+        let hub = machine.hub();
+        machine.set("AGENT_RELAY_CRASH_AT", place);
+        let mut runner = machine.runner("a");
+        machine.set("AGENT_RELAY_CRASH_AT", "");
+        let until = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        while runner.child.try_wait().expect("waits").is_none() && std::time::Instant::now() < until {
+            machine.run(&["send", "a", "hello"]);
+        }
+        let (code, text) = runner.wait(1);
+        assert_eq!(code, 70, "{place}: {text}");
+        assert!(text.contains("this is a bug") && machine.logs().contains("last events:"), "{text}");
+        let left: Vec<u32> = machine.left_over().into_iter().map(|(pid, _)| pid).filter(|pid| *pid != hub.child.id()).collect();
+        assert!(left.is_empty(), "{place}: {left:?}");
+        let _runner = machine.runner("a");
+        machine.wait_status("a", "idle");
+    }
+}

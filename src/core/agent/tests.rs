@@ -7,7 +7,7 @@ use serde_json::json;
 use super::config::{AgentConfig, ReplyMode, RestartPolicy};
 use super::effect::Effect;
 use super::event::{BusEvent, ControlRequest, Event, ProviderEvent, StopReason, StoreEvent, lane};
-use super::store::{Snapshot, StoreOp};
+use super::store::StoreOp;
 use super::*;
 use crate::core::matching::Identity;
 use crate::core::session::{How, Mirror, Opened, TurnEnd, Verb};
@@ -57,7 +57,7 @@ impl Bench {
             started_at: 0,
         };
         let mut bench = Bench { agent: Agent::new(config, 1), now: Now { tick: Tick(1_000_000), wall: Wall(1_000_000) } };
-        bench.tell(Event::Store(StoreEvent::Restored(Box::new(Snapshot::default()))));
+        bench.tell(Event::Store(StoreEvent::Restored(Box::default())));
         bench
     }
 
