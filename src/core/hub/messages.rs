@@ -66,7 +66,15 @@ impl Hub {
         };
         let key = new.idempotency_key.filter(|key| !key.is_empty());
         self.ops.push(HubOp::MessagePut { message: message.clone(), recipients: recipients.clone(), key });
+        if recipients.is_empty() {
+            // In the same commit: a message that waits for a match must not be forgotten by a crash.
+            self.ops.push(HubOp::Unresolved { message: id, until: Some(self.unresolved_until()) });
+        }
         Ok(Sent { message, recipients })
+    }
+
+    fn unresolved_until(&self) -> i64 {
+        self.now.wall.0 + QUEUED_FOR.as_millis() as i64
     }
 
     /// D-5: operators speak as `user`, an agent only as itself, anything else needs `admin`.
@@ -158,7 +166,7 @@ impl Hub {
             offer.recipients = sent.recipients.clone();
         }
         if sent.recipients.is_empty() {
-            let until = self.now.wall.0 + QUEUED_FOR.as_millis() as i64;
+            let until = self.unresolved_until();
             let waiting = Unresolved {
                 id: message.id,
                 target: message.to.clone(),
@@ -166,7 +174,6 @@ impl Hub {
                 sender: message.from.clone(),
                 until,
             };
-            self.ops.push(HubOp::Unresolved { message: message.id, until: Some(until) });
             self.unresolved.push(waiting);
         }
         for recipient in &sent.recipients {
