@@ -178,7 +178,7 @@ impl ProviderConfig {
                 .get("outboxMaxBytes")
                 .and_then(Value::as_u64)
                 .filter(|n| *n > 0)
-                .unwrap_or(crate::edge::store::OUTBOX_BYTES_MAX),
+                .unwrap_or(crate::core::limits::OUTBOX_BYTES_MAX),
         }
     }
 

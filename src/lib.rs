@@ -10,7 +10,7 @@
 //! - [`hub`]: the same for the hub, with its store.
 //! - [`demo`]: the built-in demo agent.
 //! - [`cli`]: commands, texts and exit codes.
-//! - [`config`], [`log`], [`os`], [`secret`]: leaves that anybody above `core` may use.
+//! - [`clock`], [`config`], [`log`], [`os`], [`secret`]: leaves that anybody above `core` may use.
 #![deny(unsafe_code)]
 
 pub mod wire;
@@ -18,6 +18,7 @@ pub mod wire;
 pub mod core;
 pub mod provider;
 
+pub mod clock;
 pub mod config;
 pub mod log;
 pub mod os;

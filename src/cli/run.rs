@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::exit::{Failure, OK, Outcome};
 use super::print;
+use crate::clock::Clock;
 use crate::config::{Global, ProviderConfig, env};
 use crate::core::agent::config::AgentConfig;
 use crate::core::matching::Identity;
@@ -19,7 +20,6 @@ use crate::edge::store::Store;
 use crate::os;
 use crate::provider::{self, ApprovalMode, SessionSettings};
 use crate::runtime::agent::{Parts, run};
-use crate::runtime::clock::Clock;
 use crate::secret::Secret;
 use crate::wire::VERSION;
 use crate::wire::bus::Registration;

@@ -23,6 +23,8 @@ pub const BATCH_MESSAGES_MAX: usize = 64;
 pub const SETTLED_IDS_MAX: usize = 4096;
 /// Finished commands that are remembered (R-113a).
 pub const COMMANDS_KEPT_MAX: usize = 256;
+/// The outbox may hold this many bytes unless the configuration says otherwise.
+pub const OUTBOX_BYTES_MAX: u64 = 1 << 30;
 /// Rows that the pump gets at once (D-32).
 pub const PUMP_ROWS_MAX: usize = 64;
 /// Bytes that the pump gets at once: below the relay's body limit.

@@ -17,6 +17,7 @@ use tungstenite::protocol::{CloseFrame, Role};
 use tungstenite::{Error as WsError, Message, WebSocket};
 
 use super::bus::ws_config;
+use super::head::{Head, parse_head, response, upgrade_request};
 use crate::core::hub::event::Request;
 use crate::core::limits::{PING_INTERVAL, SILENCE_MAX};
 use crate::os::Waker;
@@ -439,7 +440,7 @@ impl<E, H: FnMut(Happening) -> Verdict<E>> Gate<E, H> {
             return;
         };
         match std::mem::replace(&mut conn.state, State::Gone) {
-            State::Head(bytes) => match parse_head(&bytes, &self.limits) {
+            State::Head(bytes) => match parse_head(&bytes, self.limits.head_bytes_max, self.limits.body_bytes_max) {
                 Head::Partial => {
                     let too_large = bytes.len() > self.limits.head_bytes_max;
                     conn.state = State::Head(bytes);
@@ -697,105 +698,4 @@ impl<E, H: FnMut(Happening) -> Verdict<E>> Gate<E, H> {
             }
         }
     }
-}
-
-enum Head {
-    Partial,
-    Bad(u16, &'static str, &'static str),
-    Complete { size: usize, request: Request, upgrade: bool, wanted: usize, keep: bool, expects: bool },
-}
-
-fn parse_head(bytes: &[u8], limits: &Limits) -> Head {
-    if bytes.is_empty() {
-        return Head::Partial;
-    }
-    let mut storage = [httparse::EMPTY_HEADER; 64];
-    let mut parsed = httparse::Request::new(&mut storage);
-    let size = match parsed.parse(&bytes[..bytes.len().min(limits.head_bytes_max)]) {
-        Ok(httparse::Status::Complete(size)) => size,
-        Ok(httparse::Status::Partial) => return Head::Partial,
-        Err(httparse::Error::TooManyHeaders) => {
-            return Head::Bad(431, "too_many_headers", "the request has too many headers");
-        }
-        Err(_) if bytes[0] == 0x16 => {
-            return Head::Bad(400, "tls_on_plain_port", "this port does not speak TLS; use http://");
-        }
-        Err(_) => return Head::Bad(400, "bad_request", "this is no HTTP request"),
-    };
-    let mut request = Request { method: parsed.method.unwrap_or_default().to_string(), ..Default::default() };
-    let target = parsed.path.unwrap_or_default();
-    let (path, query) = target.split_once('?').unwrap_or((target, ""));
-    (request.path, request.query) = (path.to_string(), query.to_string());
-    let (mut upgrade, mut wanted, mut lengths, mut expects) = (false, 0usize, 0, false);
-    let mut keep = parsed.version == Some(1);
-    for header in parsed.headers.iter() {
-        let value = String::from_utf8_lossy(header.value);
-        let value = value.trim();
-        match header.name.to_ascii_lowercase().as_str() {
-            "x-agent-relay-token" => request.token = value.to_string(),
-            "authorization" if request.token.is_empty() => {
-                if let Some(token) = value.strip_prefix("Bearer ") {
-                    request.token = token.trim().to_string();
-                }
-            }
-            "content-length" => {
-                lengths += 1;
-                // Checked before anything is reserved or read.
-                match value.parse::<u64>() {
-                    Ok(length) if length <= limits.body_bytes_max as u64 => wanted = length as usize,
-                    Ok(_) => {
-                        return Head::Bad(413, "body_too_large", "the request body is too large");
-                    }
-                    Err(_) => return Head::Bad(400, "bad_length", "Content-Length is no number"),
-                }
-            }
-            "transfer-encoding" => {
-                return Head::Bad(411, "length_required", "send the body with Content-Length");
-            }
-            "connection" => {
-                let words = value.to_ascii_lowercase();
-                if words.contains("close") {
-                    keep = false;
-                } else if words.contains("keep-alive") {
-                    keep = true;
-                }
-            }
-            "upgrade" if value.eq_ignore_ascii_case("websocket") => upgrade = true,
-            "expect" => expects = value.eq_ignore_ascii_case("100-continue"),
-            _ => {}
-        }
-    }
-    if lengths > 1 {
-        return Head::Bad(400, "bad_length", "more than one Content-Length");
-    }
-    Head::Complete { size, request, upgrade, wanted, keep, expects }
-}
-
-/// The head in the form that tungstenite answers.
-fn upgrade_request(head: &[u8]) -> Option<tungstenite::handshake::server::Request> {
-    let mut storage = [httparse::EMPTY_HEADER; 64];
-    let mut parsed = httparse::Request::new(&mut storage);
-    parsed.parse(head).ok().filter(|status| status.is_complete())?;
-    let mut builder = tungstenite::http::Request::builder().method(parsed.method?).uri(parsed.path?);
-    for header in parsed.headers.iter() {
-        builder = builder.header(header.name, header.value);
-    }
-    builder.version(tungstenite::http::Version::HTTP_11).body(()).ok()
-}
-
-/// One write for head and body: no Nagle stall (performance FACTS section 3, trap 6).
-fn response(status: u16, body: &Value, keep: bool) -> Vec<u8> {
-    let reason = tungstenite::http::StatusCode::from_u16(status).ok().and_then(|code| code.canonical_reason()).unwrap_or("Status");
-    let connection = if keep { "keep-alive" } else { "close" };
-    let retry = if matches!(status, 429 | 503) { "Retry-After: 1\r\n" } else { "" };
-    if body.is_null() || status == 204 {
-        let length = if status == 204 { "" } else { "Content-Length: 0\r\n" };
-        return format!("HTTP/1.1 {status} {reason}\r\n{length}{retry}Connection: {connection}\r\n\r\n").into_bytes();
-    }
-    let text = body.to_string();
-    format!(
-        "HTTP/1.1 {status} {reason}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n{retry}Connection: {connection}\r\n\r\n{text}",
-        text.len()
-    )
-    .into_bytes()
 }

@@ -14,11 +14,11 @@ use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Pid, PidfdFlags, Signal as OsSignal, pidfd_open};
 
+use crate::clock::Clock;
 use crate::core::agent::event::{Event, ProviderEvent};
 use crate::core::agent::store::ProviderRecord;
 use crate::core::session::{Input, Output, Session, Verb};
 use crate::os::{self, Waker};
-use crate::runtime::clock::Clock;
 use crate::secret::Secret;
 use crate::wire::control::{ENV_CONTROL_TOKEN, ENV_PORT, ENV_PROVIDER_SESSION};
 

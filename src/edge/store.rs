@@ -18,8 +18,6 @@ use crate::wire::api::{Command, Message};
 const GROUP_MAX: usize = 256;
 /// Rows that are dropped at once when the bound is reached.
 const DROP_BLOCK: u64 = 64;
-/// The outbox may hold this much unless the configuration says otherwise.
-pub const OUTBOX_BYTES_MAX: u64 = 1 << 30;
 
 const SCHEMA: &str = "
 CREATE TABLE IF NOT EXISTS inbox (

@@ -10,13 +10,13 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use serde_json::{Value, json};
 
 use super::store::{HubReader, HubStore, Order as StoreOrder, run as run_store, run_reader};
+use crate::clock::Clock;
 use crate::core::hub::event::{Effect, Event, HubOp, LANES, Lane, Query};
 use crate::core::hub::{Hub, HubConfig};
 use crate::core::limits::COMMITS_IN_FLIGHT_MAX;
 use crate::edge::gate::{Gate, Happening, Limits, Order as GateOrder, Orders, Verdict};
 use crate::edge::{Port, signals};
 use crate::os::{self, Waker};
-use crate::runtime::clock::Clock;
 use crate::runtime::crew::{Bell, Crew};
 use crate::runtime::turn;
 use crate::wire::api::TokenRecord;

@@ -7,9 +7,9 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use serde_json::{Value, json};
 
-use super::clock::Clock;
 use super::crew::Crew;
 use super::turn;
+use crate::clock::Clock;
 use crate::core::agent::Agent;
 use crate::core::agent::config::AgentConfig;
 use crate::core::agent::effect::{Effect, Outcome};

@@ -1,6 +1,5 @@
 //! Threads, channels and the turn: connects the pure machines with the edges.
 
 pub mod agent;
-pub mod clock;
 pub mod crew;
 pub mod turn;

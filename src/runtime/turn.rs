@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Select};
 
-use super::clock::Clock;
+use crate::clock::Clock;
 use crate::core::Machine;
 
 /// Events of one lane before the next lane has its turn.

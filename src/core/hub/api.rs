@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use super::Hub;
+use super::Refusal;
 use super::event::{After, Effect, HubOp, Query, ReadAnswer, ReadFor, Request};
-use super::messages::Refusal;
 use super::tokens::allows;
 use crate::wire::api::{NewMessage, TokenRecord, USER, decode, error_body};
 use crate::wire::bus::Registration;

@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use super::Hub;
+use super::Refusal;
 use super::event::{After, HubOp, StoredOffer};
-use super::messages::Refusal;
 use crate::core::limits::*;
 use crate::core::time::{Tick, sooner};
 use crate::wire::api::task_is_final;

@@ -3,8 +3,8 @@
 use serde_json::{Map, Value, json};
 
 use super::Hub;
+use super::Refusal;
 use super::event::{After, Effect, HubOp};
-use super::messages::Refusal;
 use super::tokens::allows;
 use crate::core::limits::*;
 use crate::wire::api::{Command, TokenRecord, command_is_final};

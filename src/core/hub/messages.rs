@@ -2,9 +2,9 @@
 
 use serde_json::{Value, json};
 
-use super::Hub;
 use super::event::{After, Effect, HubOp, Sent};
 use super::tokens::allows;
+use super::{Hub, Refusal};
 use crate::core::limits::QUEUED_FOR;
 use crate::wire::MESSAGE_BODY_BYTES_MAX;
 use crate::wire::api::{Message, NewMessage, TokenRecord, USER};
@@ -18,9 +18,6 @@ pub(super) struct Unresolved {
     pub sender: String,
     pub until: i64,
 }
-
-/// An error answer: status, code, sentence.
-pub(super) type Refusal = (u16, &'static str, String);
 
 impl Hub {
     /// Checks a message and gives it an id; the caller commits it.

@@ -27,6 +27,9 @@ use super::time::{Now, Tick, sooner};
 use super::{Cause, Machine};
 use crate::wire::api::{Command, TokenRecord};
 
+/// An error answer: status, code, sentence.
+type Refusal = (u16, &'static str, String);
+
 /// What a hub must be given.
 pub struct HubConfig {
     /// Hash of a token, as stored.

@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use super::Hub;
+use super::Refusal;
 use super::event::{HubOp, Sent};
-use super::messages::Refusal;
 use crate::wire::api::{NewMessage, Task, TokenRecord, task_is_final};
 
 /// A task that is not final.

@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use super::Hub;
+use super::Refusal;
 use super::event::HubOp;
-use super::messages::Refusal;
 use crate::core::limits::OLD_TOKEN_LIFE;
 use crate::wire::api::TokenRecord;
 
