@@ -69,6 +69,11 @@ impl Global {
         let file = read_record(&home.join("config.json"))?;
         let relay_url = url_flag.or_else(|| env("AGENT_RELAY_URL")).or_else(|| text(&file, "relayUrl"));
         let token = token_flag.or_else(|| env("AGENT_RELAY_TOKEN")).or_else(|| text(&file, "token"));
+        if token.as_ref().is_some_and(|token| token.chars().any(|c| c.is_whitespace() || c.is_control())) {
+            return Err(
+                "the token holds white space or control characters; check --token, AGENT_RELAY_TOKEN or \"token\" in config.json".into()
+            );
+        }
         Ok(Global {
             relay_url: relay_url.unwrap_or_else(|| DEFAULT_RELAY_URL.into()),
             token: token.map(Secret::new),
@@ -177,7 +182,7 @@ impl ProviderConfig {
             outbox_bytes_max: record
                 .get("outboxMaxBytes")
                 .and_then(Value::as_u64)
-                .filter(|n| *n > 0)
+                .filter(|n| *n >= 1 << 20)
                 .unwrap_or(crate::core::limits::OUTBOX_BYTES_MAX),
         }
     }

@@ -29,12 +29,16 @@ fn text(value: &Value, at: &str) -> String {
 fn word(card: &Value) -> String {
     let status = text(card, "/status");
     let finer = text(card, "/meta/status");
-    let stale = status == "offline" && matches!(finer.as_str(), "idle" | "busy" | "blocked");
+    // What a runner said before it went away says nothing about now.
+    let stale = card["connected"] == false && status == "offline";
     if finer == "-" || stale { status } else { finer }
 }
 
 /// `agents`
 pub fn agents(agents: &Agents) -> Outcome {
+    if let Some(status) = agents.status.as_ref().filter(|status| !["idle", "busy", "offline"].contains(&status.as_str())) {
+        return Err(Failure::usage(format!("--status must be idle, busy or offline, not {status:?}")));
+    }
     let client = Client::new(&Global::load(None, None)?)?;
     let filters = [("tag", &agents.tag), ("label", &agents.label), ("status", &agents.status)];
     let query: Vec<String> = filters.iter().filter_map(|(name, value)| value.as_ref().map(|v| format!("{name}={}", encode(v)))).collect();
@@ -45,7 +49,12 @@ pub fn agents(agents: &Agents) -> Outcome {
         return Ok(OK);
     }
     if cards.is_empty() {
-        print::line("no agents; start one with `agent-relay run acp -- <command>` or `agent-relay up`");
+        let filtered = filters.iter().any(|(_, value)| value.is_some());
+        print::line(if filtered {
+            "no agent fits"
+        } else {
+            "no agents; start one with `agent-relay run acp -- <command>` or `agent-relay up`"
+        });
         return Ok(OK);
     }
     let mut rows = vec![["AGENT", "STATUS", "SINCE", "LABEL", "QUEUED", "WHY"].map(String::from).to_vec()];
@@ -77,7 +86,7 @@ fn ask_runner(info: &RunnerInfo) -> Result<Option<Value>, Failure> {
         Ok((200, body)) => Ok(Some(body)),
         // Another process may have the port by now: its refusal says that our runner is gone.
         Ok(_) | Err(Cause::Offline(_) | Cause::Protocol(_)) => Ok(None),
-        Err(cause) => Err(Failure::unreachable(format!("the runner of {} does not answer: {cause}", info.agent_id))),
+        Err(_) => Err(Failure::unreachable(format!("the runner of {} (pid {}) does not answer within 5 s", info.agent_id, info.pid))),
     }
 }
 
@@ -112,8 +121,9 @@ pub fn status(status: &Status) -> Outcome {
         return Ok(OK);
     };
     let card = Client::new(&global)?.call("GET", &path::agent(agent), None)?;
+    let why = if word(&card) == "offline" { "no runner is connected for it".into() } else { text(&card, "/meta/statusWhy") };
     let remote = json!({
-        "agentId": agent, "status": word(&card), "why": text(&card, "/meta/statusWhy"), "since": card.pointer("/meta/statusSince"),
+        "agentId": agent, "status": word(&card), "why": why, "since": card.pointer("/meta/statusSince"),
         "connection": {"state": if card["connected"] == true { "registered" } else { "away" }}, "card": card,
     });
     show_status(&remote, status);
@@ -168,6 +178,9 @@ pub fn approvals(approvals: &Approvals) -> Outcome {
                 open.push((agent.clone(), approval.clone()));
             }
         }
+    }
+    if approvals.decision.len() > 2 {
+        return Err(Failure::usage("say one decision and one approval id".to_string()));
     }
     let Some(decision) = approvals.decision.first() else {
         for (agent, approval) in &open {
@@ -238,6 +251,12 @@ fn issue(client: &Client, target: &str, kind: &str, params: Map<String, Value>, 
     let mut follow = if wait { Some(client.follow(&["command.updated"], &[target])?) } else { None };
     let mut command = client.call("POST", path::COMMANDS, Some(&json!({"type": kind, "target": target, "params": params})))?;
     let id = text(&command, "/id");
+    let card = client.raw("GET", &path::agent(target), None)?.1;
+    if card["connected"] == false {
+        let line = format!("{kind} pending: {target} is not connected; it gets the command if it comes back within 10 minutes");
+        print::line(&if as_json { command.to_string() } else { line });
+        return Ok(OK);
+    }
     let until = Instant::now() + Duration::from_secs(patience);
     while let Some(follow) = follow.as_mut().filter(|_| !command_is_final(command["status"].as_str().unwrap_or_default())) {
         match follow.next(until.saturating_duration_since(Instant::now()))? {

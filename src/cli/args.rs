@@ -154,6 +154,9 @@ pub struct Inbox {
     /// read messages too
     #[argh(switch)]
     pub all: bool,
+    /// the mirror of sessions too: prompts, tools, thoughts
+    #[argh(switch)]
+    pub mirror: bool,
     /// mark what is shown as read
     #[argh(switch)]
     pub read: bool,

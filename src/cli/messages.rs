@@ -79,7 +79,7 @@ fn wait_for_reply(client: &Client, follow: Option<&mut super::client::Follow>, i
     let (Some(follow), Some(seconds)) = (follow, seconds) else {
         return Ok(OK);
     };
-    let until = Instant::now() + Duration::from_secs(seconds);
+    let until = Instant::now() + Duration::from_secs(seconds.min(365 * 24 * 3600));
     while let Some(frame) = follow.next(until.saturating_duration_since(Instant::now()))? {
         let RelayFrame::Event { event, data, .. } = frame else {
             continue;
@@ -106,9 +106,11 @@ pub fn inbox(inbox: &Inbox) -> Outcome {
     let client = Client::new(&Global::load(None, None)?)?;
     let whose = inbox.whose.clone().unwrap_or_else(own_name);
     let unread = if inbox.all { "" } else { "&unread=true" };
-    let query = format!("{}?for={}&limit={}{unread}", path::MESSAGES, encode(&whose), inbox.limit.clamp(1, 1000));
+    let mirror = if inbox.mirror { "" } else { "&mirror=false" };
+    let query = format!("{}?for={}&limit={}{unread}{mirror}", path::MESSAGES, encode(&whose), inbox.limit.clamp(1, 1000));
     let mut messages = messages_of(&client.call("GET", &query, None)?);
-    messages.retain(|message| inbox.json || inbox.all || !message.is_session_mirror());
+    // A relay that does not know the wish sends the mirror all the same.
+    messages.retain(|message| inbox.mirror || !message.is_session_mirror());
     for message in &messages {
         match inbox.json {
             true => print::line(&json!(message).to_string()),

@@ -252,9 +252,18 @@ fn label_part(label: Option<&str>, cwd: &Path) -> String {
     part.replace('\u{0}', "-")
 }
 
+/// A directory name that no other agent id has: ids that a file name cannot hold as they are get a hash.
+fn dir_name(agent_id: &str) -> String {
+    let safe = crate::log::safe_name(agent_id);
+    match safe == agent_id && !safe.starts_with('.') {
+        true => safe,
+        false => format!("{}-{}", safe.trim_start_matches('.'), &os::sha256_hex(agent_id)[..12]),
+    }
+}
+
 /// Where the things of an agent lie on this machine.
 pub fn agent_dir(home: &Path, agent_id: &str) -> PathBuf {
-    home.join("agents").join(crate::log::safe_name(agent_id))
+    home.join("agents").join(dir_name(agent_id))
 }
 
 /// The runner info file of an agent.
@@ -265,10 +274,10 @@ pub fn info_path(home: &Path, agent_id: &str) -> PathBuf {
 /// Directory of the store: a variable, else beside the runner info file, else with the agent.
 fn store_dir(home: &Path, agent_id: &str) -> PathBuf {
     if let Some(dir) = env("AGENT_RELAY_RUNNER_OUTBOX_DIR") {
-        return PathBuf::from(dir).join(crate::log::safe_name(agent_id));
+        return PathBuf::from(dir).join(dir_name(agent_id));
     }
     match env("AGENT_RELAY_RUNNER_INFO_FILE").and_then(|file| Path::new(&file).parent().map(Path::to_path_buf)) {
-        Some(beside) => beside.join(format!("{}.store", crate::log::safe_name(agent_id))),
+        Some(beside) => beside.join(format!("{}.store", dir_name(agent_id))),
         None => agent_dir(home, agent_id),
     }
 }
@@ -548,6 +557,15 @@ mod tests {
             assert!(failure.text.contains(hint), "{line}: {}", failure.text);
             assert_eq!(failure.code, 2);
         }
+    }
+
+    #[test]
+    fn no_two_agents_share_a_directory() {
+        let names = ["a_b", "a/b", "a b", "\u{fc}", "\u{f6}", "..", ".", ".a", "a"].map(dir_name);
+        let distinct: std::collections::BTreeSet<&String> = names.iter().collect();
+        assert_eq!(distinct.len(), names.len(), "{names:?}");
+        assert!(names.iter().all(|name| !name.starts_with('.') && !name.contains('/')), "{names:?}");
+        assert_eq!(dir_name("my-agent"), "my-agent");
     }
 
     #[test]

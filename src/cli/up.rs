@@ -24,6 +24,8 @@ use crate::wire::bus::RelayFrame;
 const START_LIMIT: Duration = Duration::from_secs(90);
 /// Patience with a process at the end.
 const STOP_LIMIT: Duration = Duration::from_secs(20);
+/// Longest wait that can be asked for: a year.
+const WAIT_SECONDS_MAX: u64 = 365 * 24 * 3600;
 
 /// What the chat waits for.
 enum Happening {
@@ -31,6 +33,7 @@ enum Happening {
     TypedEnd,
     Frame(Box<RelayFrame>),
     RelayLost(String),
+    RelayBack,
     RunnerEnded(Option<i32>),
     Signal,
 }
@@ -106,11 +109,14 @@ pub fn up(options: Up) -> Outcome {
 fn start_hub(program: &Path) -> Result<Option<Started>, Failure> {
     let global = Global::load(None, None)?;
     let client = Client::new(&global)?;
+    let is_loopback = client.base.is_loopback();
     match client.health() {
         Ok(_) if global.token.is_some() => return Ok(None),
+        // A relay that we have no token for is a stranger's: ours takes another port (D-29).
+        Ok(_) if is_loopback => {}
         Ok(_) => {
             let text = format!(
-                "a relay answers at {}, but there is no token for it: set \"token\" in config.json or AGENT_RELAY_TOKEN",
+                "a relay answers at {}, but there is no token for it; set \"token\" in config.json or AGENT_RELAY_TOKEN",
                 global.relay_url
             );
             return Err(Failure::usage(text));
@@ -171,7 +177,9 @@ fn start_runner(program: &Path, options: &Up, demo: bool, agent_command: &[Strin
     if let Some(mode) = &options.approval {
         command.args(["--approval", mode]);
     }
-    command.arg("--").args(agent_command).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).process_group_of_its_own();
+    command.arg("--").args(agent_command).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    // The runner goes with this process, also after a SIGKILL; its work goes on at the next start.
+    os::prepare_child(&mut command);
     let mut child = command.spawn().map_err(|error| Failure::usage(format!("cannot start the runner: {error}")))?;
     let stderr = child.stderr.take();
     let mut process = Started { child, what: "runner" };
@@ -189,7 +197,11 @@ fn start_runner(program: &Path, options: &Up, demo: bool, agent_command: &[Strin
         Some(agent) => Ok(Runner { process, agent }),
         None => {
             let code = process.child.wait().ok().and_then(|status| status.code()).unwrap_or(1) as u8;
-            let text = first.trim().strip_prefix("agent-relay: ").unwrap_or(first.trim()).to_string();
+            let text = match first.trim() {
+                "" => "the runner ended before it had started",
+                text => text.strip_prefix("agent-relay: ").unwrap_or(text),
+            };
+            let text = text.to_string();
             Err(Failure { code, text })
         }
     }
@@ -212,7 +224,7 @@ impl Chat {
             return Ok(code);
         }
         print::line(&format!("{} is ready.{}", self.agent, if self.tty { " Type a message; Ctrl-D or Ctrl-C ends." } else { "" }));
-        let mut more = self.tty || self.options.say.is_empty();
+        let mut more = self.options.say.is_empty();
         for text in std::mem::take(&mut self.options.say) {
             self.say(&text)?;
         }
@@ -220,7 +232,8 @@ impl Chat {
             read_lines(heard);
         }
         let mut said = !self.waiting.is_empty();
-        let until = Instant::now() + Duration::from_secs(self.options.wait);
+        let patience = Duration::from_secs(self.options.wait.min(WAIT_SECONDS_MAX));
+        let mut until = Instant::now() + patience;
         loop {
             if !more && self.waiting.is_empty() {
                 if said {
@@ -228,6 +241,7 @@ impl Chat {
                 }
                 // Nothing was typed: show a conversation all the same.
                 said = true;
+                until = Instant::now() + patience;
                 self.say("Hello! Who are you, and what can you do?")?;
             }
             let limit =
@@ -237,6 +251,7 @@ impl Chat {
                     Ok(Happening::Typed(line)) => {
                         if self.typed(line.trim())? {
                             said = true;
+                            until = Instant::now() + patience;
                         }
                     }
                     Ok(Happening::TypedEnd) if self.tty => return Ok(OK),
@@ -249,15 +264,14 @@ impl Chat {
                     Ok(Happening::RelayLost(text)) => {
                         print::complain(&format!("{text}; connecting again"));
                     }
+                    Ok(Happening::RelayBack) => self.catch_up()?,
                     Ok(Happening::RunnerEnded(code)) => {
                         return Err(Failure { code: code.unwrap_or(1).clamp(0, 255) as u8, text: "the runner ended".into() });
                     }
                     Ok(Happening::Signal) | Err(_) => return Ok(OK),
                 },
                 recv(limit) -> _ => {
-                    if !(more && self.tty) {
-                        return Err(Failure::no(format!("no answer within {} s", self.options.wait)));
-                    }
+                    return Err(Failure::no(format!("no answer within {} s", self.options.wait)));
                 }
             }
         }
@@ -287,6 +301,9 @@ impl Chat {
                                 break follow;
                             }
                         };
+                        if heard.send(Happening::RelayBack).is_err() {
+                            return;
+                        }
                     }
                 }
             }
@@ -380,15 +397,27 @@ impl Chat {
         };
         match event.as_str() {
             "message.new" => {
-                // The event only wakes: the inbox has everything, also what came while the bus was away.
-                let query = format!("{}?for={}&unread=true&limit=100", path::MESSAGES, encode(USER));
-                for message in messages_of(&self.client.call("GET", &query, None)?) {
+                if let Ok(message) = serde_json::from_value(data) {
                     self.show(message)?;
                 }
                 Ok(None)
             }
             "agent.status" => self.on_status(&data),
             _ => Ok(None),
+        }
+    }
+
+    /// After a gap in the connection: what came meanwhile stands in the inbox.
+    fn catch_up(&mut self) -> Result<(), Failure> {
+        let mut since = 0;
+        loop {
+            let query = format!("{}?for={}&unread=true&mirror=false&limit=100&since={since}", path::MESSAGES, encode(USER));
+            let page = messages_of(&self.client.call("GET", &query, None)?);
+            let Some(last) = page.last().map(|message| message.id) else { return Ok(()) };
+            since = last;
+            for message in page {
+                self.show(message)?;
+            }
         }
     }
 

@@ -252,6 +252,9 @@ impl<E, H: FnMut(Happening) -> Verdict<E>> Gate<E, H> {
                 }
             }
             for id in std::mem::take(&mut self.more) {
+                if matches!(self.conns.get(&id).map(|c| &c.state), Some(State::Head(bytes)) if !bytes.is_empty()) {
+                    self.advance(id);
+                }
                 self.on_readable(id);
             }
             self.expire();
@@ -528,12 +531,17 @@ impl<E, H: FnMut(Happening) -> Verdict<E>> Gate<E, H> {
                     return self.remove(id);
                 }
                 let rest = std::mem::take(rest);
+                let more = !rest.is_empty();
                 conn.state = State::Head(rest);
                 conn.wants_out = true;
                 self.want_out(id, false);
                 self.headless.insert(id);
                 self.set_deadline(id, Instant::now() + self.limits.idle_time);
-                return self.advance(id);
+                if more {
+                    // By the loop, never from here: a thousand requests in one packet must not become a thousand calls deep.
+                    self.more.insert(id);
+                }
+                return;
             }
             match conn.socket.write(&bytes[*at..]) {
                 Ok(size) => *at += size,
@@ -553,7 +561,8 @@ impl<E, H: FnMut(Happening) -> Verdict<E>> Gate<E, H> {
             return;
         };
         let State::Waiting { rest, upgrade: Some(request), .. } = std::mem::replace(&mut conn.state, State::Gone) else {
-            return self.remove(id);
+            self.remove(id);
+            return self.tell(Happening::PeerClosed(id));
         };
         let answer = tungstenite::handshake::server::create_response(&request);
         let mut bytes = Vec::new();

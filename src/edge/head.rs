@@ -33,7 +33,8 @@ pub(super) fn parse_head(bytes: &[u8], head_bytes_max: usize, body_bytes_max: us
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     (request.path, request.query) = (path.to_string(), query.to_string());
     let (mut upgrade, mut wanted, mut lengths, mut expects) = (false, 0usize, 0, false);
-    let mut keep = parsed.version == Some(1);
+    // An answer to HEAD has no body; ours has one, so the connection ends behind it.
+    let mut keep = parsed.version == Some(1) && request.method != "HEAD";
     for header in parsed.headers.iter() {
         let value = String::from_utf8_lossy(header.value);
         let value = value.trim();

@@ -75,7 +75,8 @@ impl Base {
         format!("{scheme}://{host}:{}{}/bus", self.port, self.path)
     }
 
-    fn is_loopback(&self) -> bool {
+    /// Whether the relay is on this machine.
+    pub fn is_loopback(&self) -> bool {
         self.host == "localhost" || self.host == "::1" || self.host.starts_with("127.")
     }
 }

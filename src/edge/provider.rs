@@ -251,7 +251,10 @@ impl Provider {
         let mut child = match command.spawn() {
             Ok(child) => child,
             Err(error) => {
-                let permanent = matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::PermissionDenied);
+                let permanent = matches!(
+                    error.kind(),
+                    std::io::ErrorKind::NotFound | std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::InvalidInput
+                );
                 let reason = match error.kind() {
                     std::io::ErrorKind::NotFound if !self.launch.cwd.is_dir() => {
                         format!("the working directory {} does not exist", self.launch.cwd.display())
@@ -367,6 +370,12 @@ impl Provider {
         match stdout.read(&mut buffer) {
             Ok(0) => {
                 running.stdout = None;
+                if running.stop.is_none() {
+                    // Nothing can come from it any more: if it does not end by itself, it is ended.
+                    let now = Instant::now();
+                    running.last_words.extend_from_slice(b"\n[agent-relay] the agent closed its standard output");
+                    running.stop = Some(Stop { term_at: now + TERM_WAIT, kill_at: now + TERM_WAIT * 2, termed: false, killed: false });
+                }
                 true
             }
             Ok(size) => {

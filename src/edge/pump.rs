@@ -41,9 +41,10 @@ pub fn run(base: Base, orders: Receiver<Order>, lane: Sender<Event>) {
 fn post(http: &Http, rows: &[Batch], token: &Secret, batches: &mut bool) -> Result<Vec<RowAnswer>, Cause> {
     let mut answers: Vec<RowAnswer> = Vec::new();
     let mut at = 0;
+    let mut singly = false;
     while at < rows.len() {
         let run = rows[at..].iter().take_while(|row| is_message(&row.row.kind)).count();
-        let result = if run > 1 && *batches {
+        let result = if run > 1 && *batches && !singly {
             post_batch(http, &rows[at..at + run], token, batches)
         } else {
             post_one(http, &rows[at], token).map(|a| vec![a])
@@ -58,6 +59,8 @@ fn post(http: &Http, rows: &[Batch], token: &Secret, batches: &mut bool) -> Resu
                     break;
                 }
             }
+            // Something about the batch as a whole: row by row, so that one row cannot hold up the others for ever.
+            Err(Cause::Refused(400 | 413 | 422, _)) if !singly => singly = true,
             // What arrived before the line broke has arrived.
             Err(_) if !answers.is_empty() => break,
             Err(cause) => return Err(cause),

@@ -32,6 +32,7 @@ CREATE TABLE IF NOT EXISTS outbox (
   seq INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, class INTEGER NOT NULL, key TEXT NOT NULL,
   occurred_at INTEGER NOT NULL, payload TEXT NOT NULL, poisoned TEXT);
 CREATE INDEX IF NOT EXISTS outbox_head ON outbox(seq) WHERE poisoned IS NULL;
+CREATE INDEX IF NOT EXISTS outbox_poisoned ON outbox(seq) WHERE poisoned IS NOT NULL;
 CREATE INDEX IF NOT EXISTS outbox_victims ON outbox(class, seq) WHERE poisoned IS NULL;
 CREATE TABLE IF NOT EXISTS counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS provider (
@@ -347,9 +348,11 @@ fn apply(db: &Transaction<'_>, op: &StoreOp, counts: &mut Counts) -> rusqlite::R
             }
         }
         StoreOp::OutboxPoison { seq, reason } => {
-            counts.rows = counts.rows.saturating_sub(1);
-            counts.poisoned += 1;
-            db.prepare_cached("UPDATE outbox SET poisoned = ?2 WHERE seq = ?1")?.execute(params![*seq as i64, reason])?;
+            let mut statement = db.prepare_cached("UPDATE outbox SET poisoned = ?2 WHERE seq = ?1 AND poisoned IS NULL")?;
+            if statement.execute(params![*seq as i64, reason])? > 0 {
+                counts.rows = counts.rows.saturating_sub(1);
+                counts.poisoned += 1;
+            }
         }
         StoreOp::ProviderPut(record) => {
             db.prepare_cached("INSERT OR REPLACE INTO provider (one, pid, start, provider_session, session) VALUES (1, ?1, ?2, ?3, ?4)")?
@@ -368,6 +371,16 @@ fn apply(db: &Transaction<'_>, op: &StoreOp, counts: &mut Counts) -> rusqlite::R
 /// Over the bound: poisoned rows go first, then the highest class (mirror), oldest first, in blocks.
 fn enforce_bound(db: &Transaction<'_>, counts: &mut Counts, bound: u64) -> rusqlite::Result<Vec<(String, u64)>> {
     let mut dropped: BTreeMap<String, u64> = BTreeMap::new();
+    while counts.bytes > bound && counts.poisoned > 0 {
+        let mut delete = db.prepare_cached(
+            "DELETE FROM outbox WHERE seq = (SELECT seq FROM outbox WHERE poisoned IS NOT NULL ORDER BY seq LIMIT 1)
+             RETURNING length(CAST(payload AS BLOB))",
+        )?;
+        let Some(bytes) = delete.query_row([], |row| row.get::<_, i64>(0)).optional()? else { break };
+        counts.poisoned -= 1;
+        counts.bytes = counts.bytes.saturating_sub(bytes as u64);
+        counts.deleted += 1;
+    }
     while counts.bytes > bound {
         let mut victims = db.prepare_cached("SELECT seq FROM outbox WHERE poisoned IS NULL ORDER BY class DESC, seq LIMIT ?1")?;
         let seqs: Vec<i64> = victims.query_map([DROP_BLOCK as i64], |row| row.get(0))?.collect::<Result<_, _>>()?;
@@ -455,7 +468,7 @@ pub fn run(mut store: Store, orders: Receiver<Order>, lane: Sender<Event>) {
                     let (rows, more) = store.inbox(after, limit).unwrap_or((Vec::new(), true));
                     StoreEvent::InboxRows { after, rows, more }
                 }
-                _ => StoreEvent::OutboxRows { rows: store.outbox().unwrap_or_default() },
+                _ => StoreEvent::OutboxRows { rows: store.outbox().map_err(cause_of) },
             };
             if !send(event) {
                 return;

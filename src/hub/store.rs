@@ -433,17 +433,17 @@ impl View<'_> {
     fn try_answer(&self, query: &Query) -> rusqlite::Result<ReadAnswer> {
         let list = |messages: Vec<Message>| ReadAnswer::Json(json!({"messages": messages}));
         Ok(match query {
-            Query::Unread { recipient, since, limit } => list(self.messages(
+            Query::Unread { recipient, since, limit, mirror } => list(self.messages(
                 "FROM recipients r JOIN messages m ON m.id = r.message WHERE r.recipient = ?1 AND r.read_at IS NULL AND r.message > ?2
-                 AND (m.kind <> 'session' OR ?1 = 'user') ORDER BY r.message LIMIT ?3",
-                params![recipient, *since as i64, *limit as i64],
+                 AND (m.kind <> 'session' OR (?4 AND ?1 = 'user')) ORDER BY r.message LIMIT ?3",
+                params![recipient, *since as i64, *limit as i64, mirror],
                 Some(recipient),
             )?),
-            Query::Inbox { recipient, since, limit } => {
+            Query::Inbox { recipient, since, limit, mirror } => {
                 let mut messages = self.messages(
                     "FROM recipients r JOIN messages m ON m.id = r.message WHERE r.recipient = ?1 AND r.message > ?2
-                     AND (m.kind <> 'session' OR ?1 = 'user') ORDER BY r.message DESC LIMIT ?3",
-                    params![recipient, *since as i64, *limit as i64],
+                     AND (m.kind <> 'session' OR (?4 AND ?1 = 'user')) ORDER BY r.message DESC LIMIT ?3",
+                    params![recipient, *since as i64, *limit as i64, mirror],
                     Some(recipient),
                 )?;
                 messages.reverse();
@@ -477,25 +477,32 @@ impl View<'_> {
                 }
                 ReadAnswer::Messages(messages)
             }
-            Query::Tasks { status } => {
-                let tasks = match status {
-                    Some(status) => self.docs("SELECT doc FROM tasks WHERE status = ?1 ORDER BY id DESC LIMIT 500", &[status])?,
-                    None => self.docs("SELECT doc FROM tasks ORDER BY id DESC LIMIT 500", &[])?,
-                };
+            Query::Tasks { status, viewer } => {
+                let tasks = self.docs(
+                    "SELECT doc FROM tasks t WHERE (?1 IS NULL OR status = ?1) AND (?2 IS NULL OR EXISTS
+                       (SELECT 1 FROM recipients r WHERE r.recipient = ?2 AND r.message = t.message)) ORDER BY id DESC LIMIT 500",
+                    &[status, viewer],
+                )?;
                 ReadAnswer::Json(json!({"tasks": tasks}))
             }
-            Query::Task { id } => {
-                ReadAnswer::Json(self.docs("SELECT doc FROM tasks WHERE id = ?1", &[&(*id as i64)])?.pop().unwrap_or(Value::Null))
+            Query::Task { id, viewer } => {
+                let sql = "SELECT doc FROM tasks t WHERE id = ?1 AND (?2 IS NULL OR EXISTS
+                     (SELECT 1 FROM recipients r WHERE r.recipient = ?2 AND r.message = t.message))";
+                ReadAnswer::Json(self.docs(sql, &[&(*id as i64), viewer])?.pop().unwrap_or(Value::Null))
             }
-            Query::Commands { target, status } => {
+            Query::Commands { target, status, own } => {
+                let (agent, runner) = own.clone().unzip();
                 let commands = self.docs(
-                    "SELECT doc FROM commands WHERE (?1 IS NULL OR target = ?1) AND (?2 IS NULL OR status = ?2) ORDER BY seq DESC LIMIT 500",
-                    &[target, status],
+                    "SELECT doc FROM commands WHERE (?1 IS NULL OR target = ?1) AND (?2 IS NULL OR status = ?2)
+                       AND (?3 IS NULL OR target IN (?3, ?4)) ORDER BY seq DESC LIMIT 500",
+                    &[target, status, &agent, &runner],
                 )?;
                 ReadAnswer::Json(json!({"commands": commands}))
             }
-            Query::Command { id } => {
-                ReadAnswer::Json(self.docs("SELECT doc FROM commands WHERE id = ?1", &[id])?.pop().unwrap_or(Value::Null))
+            Query::Command { id, own } => {
+                let (agent, runner) = own.clone().unzip();
+                let sql = "SELECT doc FROM commands WHERE id = ?1 AND (?2 IS NULL OR target IN (?2, ?3))";
+                ReadAnswer::Json(self.docs(sql, &[id, &agent, &runner])?.pop().unwrap_or(Value::Null))
             }
             Query::Obligations { agent } => {
                 let mut statement = self.db.prepare_cached(

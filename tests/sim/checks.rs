@@ -60,18 +60,18 @@ impl World {
                     snapshot.unsettled.iter().map(|u| u.message.id).collect::<Vec<_>>()
                 ));
             }
-            let unread = messages_of(&self.query(Query::Unread { recipient: agent_name(at), since: 0, limit: 1000 }));
+            let unread = messages_of(&self.query(Query::Unread { recipient: agent_name(at), since: 0, limit: 1000, mirror: true }));
             if !unread.is_empty() {
                 open.push(format!("agent {at} has unread {:?}", unread.iter().map(|m| m.id).collect::<Vec<_>>()));
             }
         }
-        let tasks = self.query(Query::Tasks { status: None });
+        let tasks = self.query(Query::Tasks { status: None, viewer: None });
         for task in tasks["tasks"].as_array().into_iter().flatten() {
             if !matches!(task["status"].as_str(), Some("done" | "failed")) {
                 open.push(format!("task {} is {}", task["id"], task["status"]));
             }
         }
-        let commands = self.query(Query::Commands { target: None, status: None });
+        let commands = self.query(Query::Commands { target: None, status: None, own: None });
         for command in commands["commands"].as_array().into_iter().flatten() {
             if matches!(command["status"].as_str(), Some("pending" | "accepted" | "running")) {
                 open.push(format!("command {} is {}", command["type"], command["status"]));
@@ -94,7 +94,7 @@ impl World {
                 return Err(format!("runner {at} delivered {line} {times} times"));
             }
         }
-        let replies = messages_of(&self.query(Query::Inbox { recipient: "user".into(), since: 0, limit: 100_000 }));
+        let replies = messages_of(&self.query(Query::Inbox { recipient: "user".into(), since: 0, limit: 100_000, mirror: false }));
         for sending in &self.sendings {
             let Some(id) = sending.id.filter(|id| *id < u64::MAX) else { continue };
             if sending.body.get("command").is_some() {

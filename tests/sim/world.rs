@@ -1048,7 +1048,7 @@ impl World {
                 Effect::FetchOutbox => {
                     self.settle_disk(runner);
                     let rows = self.runners[runner].store.outbox().expect("memory");
-                    let event = Event::Store(StoreEvent::OutboxRows { rows });
+                    let event = Event::Store(StoreEvent::OutboxRows { rows: Ok(rows) });
                     self.send(format!("store{runner}.{life}"), 2, Action::Agent { runner, life, lane: lane::STORE, event });
                 }
                 Effect::Connect { token } => self.connect(runner, token),

@@ -74,8 +74,10 @@ impl Calls {
 
 impl Agent {
     pub(super) fn ask(&mut self, purpose: Purpose, method: &'static str, path: String, body: Option<Value>) {
-        if self.calls.has(&purpose) || self.calls.waiting.len() >= CALLS_WAITING_MAX {
-            return; // what does not fit is asked again when the relay is back
+        // Reads and updates are many, and told again when the relay is back; the others are few and each is waited for.
+        let many = matches!(purpose, Purpose::Read(_) | Purpose::FetchCommand(_) | Purpose::PatchCommand(_));
+        if self.calls.has(&purpose) || (many && self.calls.waiting.len() >= CALLS_WAITING_MAX) {
+            return;
         }
         let waiting = Waiting { purpose, method, path, body };
         // Nothing else can succeed before there is a token; a claim holds up a delivery.

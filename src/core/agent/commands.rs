@@ -35,7 +35,7 @@ pub(super) struct Commands {
     asked: BTreeMap<u64, (String, Tick)>,
     /// Commands that end with the next ready provider, with their deadline.
     restarting: Vec<(String, Tick)>,
-    ending: Option<String>,
+    ending: Vec<String>,
 }
 
 /// How long a session may take to answer a verb.
@@ -51,6 +51,11 @@ impl Commands {
     pub fn next_deadline(&self) -> Option<Tick> {
         let verbs = self.asked.values().map(|(_, until)| *until);
         verbs.chain(self.restarting.iter().map(|(_, until)| *until)).min()
+    }
+
+    /// A shutdown or kill came while the end was under way.
+    pub fn has_ending(&self) -> bool {
+        !self.ending.is_empty()
     }
 
     /// The relay knows the end of everything.
@@ -76,8 +81,11 @@ impl Agent {
         if self.commands.known.insert(id.clone(), known).is_none() {
             self.commands.order.push_back(id);
         }
+        // Only what is over and told may be forgotten.
+        let over = |known: &Known| known.reported && command_is_final(&known.command.status);
         while self.commands.order.len() > COMMANDS_KEPT_MAX {
-            let oldest = self.commands.order.pop_front().expect("longer than the limit");
+            let Some(at) = self.commands.order.iter().position(|id| self.commands.known.get(id).is_none_or(over)) else { break };
+            let oldest = self.commands.order.remove(at).expect("found above");
             self.commands.known.remove(&oldest);
             self.ops.push(StoreOp::CommandForget { id: oldest });
         }
@@ -133,7 +141,7 @@ impl Agent {
                 let hard = command.kind == "agent.kill";
                 let wanted = command.params.get("timeoutMs").and_then(Value::as_u64).filter(|ms| *ms > 0);
                 let patience = wanted.map(Duration::from_millis).unwrap_or(COMMAND_TIMEOUT).min(COMMAND_TIMEOUT_MAX);
-                self.commands.ending = Some(id);
+                self.commands.ending.push(id);
                 self.begin_stop(now, Why::Command { hard, patience });
             }
             "agent.restart" => {
@@ -215,7 +223,7 @@ impl Agent {
 
     /// The stop that a shutdown or kill asked for is through.
     pub(super) fn end_stop_command(&mut self, now: Now) {
-        if let Some(command) = self.commands.ending.take() {
+        for command in std::mem::take(&mut self.commands.ending) {
             self.end_command(now, &command, Ok(Value::Null));
         }
     }

@@ -75,7 +75,7 @@ impl Event {
                 format!("store inbox rows={}", rows.len())
             }
             Event::Store(StoreEvent::OutboxRows { rows }) => {
-                format!("store outbox rows={}", rows.len())
+                format!("store outbox rows={}", rows.as_ref().map_or(0, Vec::len))
             }
             Event::Control(ticket, request) => {
                 format!("control {} ticket={ticket}", request.name())
@@ -132,8 +132,8 @@ pub enum StoreEvent {
     },
     /// The head of the outbox.
     OutboxRows {
-        /// In order of sequence.
-        rows: Vec<Batch>,
+        /// In order of sequence, or why they cannot be read.
+        rows: Result<Vec<Batch>, Cause>,
     },
 }
 

@@ -53,7 +53,9 @@ impl Inbox {
     /// Keeps a stored message for delivery, in memory if there is room.
     fn keep(&mut self, message: Message) {
         let full = self.waiting.len() >= INBOX_CACHED_MAX || self.waiting_bytes >= INBOX_CACHED_BYTES_MAX;
-        if self.more || full {
+        // One below the cached ones (offered again) would be passed by when the next ones are fetched.
+        let below = self.waiting.keys().next_back().is_some_and(|last| message.id < *last);
+        if (self.more || full) && !below {
             self.more = true;
             self.stored_meanwhile = true;
         } else {

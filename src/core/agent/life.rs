@@ -200,6 +200,11 @@ impl Agent {
     }
 
     pub(super) fn on_open_failed(&mut self, now: Now, reason: String, permanent: bool) {
+        if self.life.state != State::Opening {
+            return; // it is being ended already
+        }
+        // From here on it is a failure like any other, with the pauses of the budget.
+        self.life.restarting = false;
         self.log("error", "lifecycle", format!("the conversation cannot be opened: {reason}"));
         self.life.why = reason.clone();
         if permanent {

@@ -87,10 +87,17 @@ impl Agent {
         }
     }
 
-    pub(super) fn on_outbox_rows(&mut self, now: Now, rows: Vec<Batch>) {
+    pub(super) fn on_outbox_rows(&mut self, now: Now, rows: Result<Vec<Batch>, Cause>) {
         if self.outbox.pump != Pump::Fetching {
             return;
         }
+        let rows = match rows {
+            Ok(rows) => rows,
+            Err(cause) => {
+                self.outbox.last_error = Some((cause.to_string(), now.tick));
+                return self.wait_outbox(now);
+            }
+        };
         match (rows.is_empty(), self.tokens.for_call(false)) {
             (false, Some(token)) => {
                 self.outbox.pump = Pump::Posting;
@@ -162,7 +169,7 @@ impl Agent {
     pub(super) fn on_outbox_dropped(&mut self, dropped: Vec<(String, u64)>) {
         for (kind, rows) in dropped {
             self.outbox.dropped += rows;
-            self.outbox.pending = self.outbox.pending.saturating_sub(rows);
+            // `pending` stays: rows that are with the pump would be taken off twice. An empty fetch puts it right.
             self.log("warn", "outbox", format!("bound reached, dropped rows={rows} kind={kind}"));
         }
     }

@@ -103,6 +103,7 @@ impl Agent {
                     self.end_stop_command(now);
                     self.set_phase(Phase::Flush, Some(now.tick + FLUSH));
                 }
+                Phase::Flush if self.commands.has_ending() => self.end_stop_command(now),
                 Phase::Flush if late || flush_over || self.is_flushed() => {
                     self.status.fall_silent();
                     let removes = matches!(self.stop.as_ref().map(|s| &s.why), Some(Why::Command { .. }));

@@ -35,6 +35,8 @@ pub(super) struct Tokens {
     /// A token must be made from `given` before anything else works.
     make: bool,
     refused_once: bool,
+    /// `own` was handed in and may be an operator's: not for the provider.
+    own_may_be_strong: bool,
     accepted_once: bool,
     attempt: u32,
     retry_at: Option<Tick>,
@@ -54,6 +56,7 @@ impl Tokens {
             record: TokenRecord { profile_id: profile, expires_at: config.token_expires_at, ..Default::default() },
             make: config.token.is_some() && !is_runtime,
             refused_once: false,
+            own_may_be_strong: false,
             accepted_once: false,
             attempt: 0,
             retry_at: None,
@@ -94,7 +97,7 @@ impl Tokens {
 
     /// For the provider's environment: never the one that was handed in, unless it is a runtime token itself (D-3).
     pub fn for_provider(&self) -> Option<Secret> {
-        self.own.clone()
+        self.own.clone().filter(|_| !self.own_may_be_strong)
     }
 
     /// The relay took it.
@@ -138,11 +141,14 @@ impl Agent {
         match result {
             Ok((200 | 201, body)) => self.take_token(now, &body),
             // It may not make tokens: then it is a runtime token itself, or the relay knows no tokens.
-            Ok((403 | 404 | 405 | 422, _)) => {
+            Ok((status @ (403 | 404 | 405 | 422), _)) => {
+                // Only the refusal of a relay that makes tokens proves that this one is no operator's (D-3).
+                self.tokens.own_may_be_strong = status != 403;
                 self.tokens.own = self.tokens.given.clone();
                 self.tokens.make = false;
                 self.tokens.accepted_once = true;
                 self.on_auth_restored(now);
+                self.begin_life(now);
             }
             Ok((401, body)) if !self.tokens.accepted_once && self.link.epoch == 0 && !self.life.was_ready() => {
                 let text = body.get("error").and_then(Value::as_str).unwrap_or("unknown token").to_string();
@@ -186,6 +192,7 @@ impl Agent {
         let note = json!({"token": token, "record": record, "url": self.config.relay_url}).to_string();
         self.ops.push(StoreOp::Note { key: TOKEN_NOTE.into(), value: Some(note) });
         self.tokens.own = Some(Secret::new(token));
+        self.tokens.own_may_be_strong = false;
         self.tokens.record = record;
         self.tokens.make = false;
         self.tokens.accepted_once = true;

@@ -214,6 +214,8 @@ impl Agent {
             }
             _ => {
                 let entry = batch.entries.remove(at);
+                let state = InboxState::Received;
+                self.ops.push(StoreOp::InboxMark { id, state, batch: 0, evidence: String::new() });
                 self.inbox.put_back(entry.message);
                 self.turn.retry_at = Some(now.tick + DELIVERY_RETRY);
             }
@@ -358,14 +360,14 @@ impl Agent {
 
     /// The turn is over. Who still waits for an answer is asked first, so that nobody is answered twice (D-10).
     fn end_batch(&mut self, now: Now, end: TurnEnd, text: String) {
-        let registered = self.link.is_registered();
+        let reachable = self.tokens.is_decided();
         let Some(batch) = self.turn.batch.as_mut() else {
             return;
         };
         batch.end = Some((end, text));
         batch.phase = Phase::Settling;
         let may_be_answered = batch.entries.iter().any(|entry| entry.message.expects_reply());
-        if may_be_answered && registered && self.config.reply_mode == ReplyMode::Auto {
+        if may_be_answered && reachable && self.config.reply_mode == ReplyMode::Auto {
             self.turn.settle_by = Some(now.tick + SETTLE_WAIT);
             self.ask_obligations();
         } else {

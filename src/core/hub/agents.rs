@@ -44,7 +44,10 @@ impl Agent {
 }
 
 impl Hub {
-    pub(super) fn restore_agent(&mut self, stored: StoredAgent) {
+    pub(super) fn restore_agent(&mut self, mut stored: StoredAgent) {
+        // What is stored is its last registration; it may have been here until a moment ago.
+        let soon = self.now.wall.0 - FORGOTTEN_AFTER.as_millis() as i64 * 6 / 7;
+        stored.last_seen = stored.last_seen.max(soon);
         let id = stored.id.clone();
         let agent = Agent {
             stored,
@@ -60,11 +63,17 @@ impl Hub {
 
     /// Registers an agent over bus (with a peer) or HTTP. The newer registration wins (D-25).
     pub(super) fn register(&mut self, id: &str, registration: Registration, peer: Option<u64>) -> Result<u64, (u16, &'static str, String)> {
-        if id.is_empty() || id.len() > 200 || id == crate::wire::api::USER || id == "broadcast" || id.contains(':') {
+        if id.is_empty()
+            || id.len() > 200
+            || id == crate::wire::api::USER
+            || id == "broadcast"
+            || id.contains(':')
+            || id.chars().any(|c| c.is_control() || c.is_whitespace())
+        {
             return Err((
                 422,
                 "bad_agent_id",
-                format!("{id:?} cannot be an agent id: 1 to 200 characters, no colon, not user or broadcast"),
+                format!("{id:?} cannot be an agent id: 1 to 200 characters, no colon or space, not user or broadcast"),
             ));
         }
         if !self.agents.contains_key(id) && self.agents.len() >= AGENTS_MAX {

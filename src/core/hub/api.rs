@@ -46,6 +46,10 @@ impl Hub {
         if self.stopping {
             return self.refuse(ticket, 503, "stopping", "the hub is stopping");
         }
+        if let Some(cause) = self.store_trouble.as_ref().filter(|_| request.method != "GET") {
+            let text = format!("the hub cannot store anything for now ({cause}); nothing of this request was accepted");
+            return self.refuse(ticket, 503, "store_unavailable", &text);
+        }
         match self.route_request(ticket, &request) {
             Ok(Answer::Now(status, body)) => self.respond(ticket, status, body),
             Ok(Answer::Durable(status, body)) => {
@@ -71,6 +75,9 @@ impl Hub {
             return Err((401, "unauthorized", text.into()));
         };
         let body = || -> Result<Value, Refusal> {
+            if request.body.is_empty() {
+                return Ok(json!({}));
+            }
             match serde_json::from_slice::<Value>(&request.body) {
                 Ok(body @ Value::Object(_)) => Ok(body),
                 Ok(_) => Err((400, "not_an_object", "the body must be a JSON object".into())),
@@ -103,8 +110,8 @@ impl Hub {
                 self.after.push(After::Route { sent });
                 Ok(Answer::Durable(201, json!(task)))
             }
-            ("GET", ["api", "tasks"]) => self.ask(ticket, Query::Tasks { status: query(request, "status") }),
-            ("GET", ["api", "tasks", id]) => self.ask(ticket, Query::Task { id: number(id)? }),
+            ("GET", ["api", "tasks"]) => self.ask(ticket, Query::Tasks { status: query(request, "status"), viewer: actor.agent_id }),
+            ("GET", ["api", "tasks", id]) => self.ask(ticket, Query::Task { id: number(id)?, viewer: actor.agent_id }),
             ("PATCH", ["api", "tasks", id]) => {
                 scope(&actor, "task:update")?;
                 self.patch_task(&actor, number(id)?, &body()?)?;
@@ -119,10 +126,11 @@ impl Hub {
                 let command = self.issue_command(text("type"), text("target"), params, &issuer)?;
                 Ok(Answer::Durable(201, json!(command)))
             }
-            ("GET", ["api", "commands"]) => {
-                self.ask(ticket, Query::Commands { target: query(request, "target"), status: query(request, "status") })
-            }
-            ("GET", ["api", "commands", id]) => self.ask(ticket, Query::Command { id: id.to_string() }),
+            ("GET", ["api", "commands"]) => self.ask(
+                ticket,
+                Query::Commands { target: query(request, "target"), status: query(request, "status"), own: self.own_targets(&actor) },
+            ),
+            ("GET", ["api", "commands", id]) => self.ask(ticket, Query::Command { id: id.to_string(), own: self.own_targets(&actor) }),
             ("PATCH", ["api", "commands", id]) => {
                 let body = body()?;
                 let status = body.get("status").and_then(Value::as_str).unwrap_or_default().to_string();
@@ -143,6 +151,13 @@ impl Hub {
             }
             _ => Err(not_found()),
         }
+    }
+
+    /// What a runtime token may see of commands: those for its own agent and runner.
+    fn own_targets(&self, actor: &TokenRecord) -> Option<(String, String)> {
+        let agent = actor.agent_id.clone()?;
+        let runner = self.agents.get(&agent).map(|known| known.stored.registration.component_id.clone());
+        Some((agent, runner.unwrap_or_default()))
     }
 
     fn ask(&mut self, ticket: u64, query: Query) -> Routed {
@@ -274,7 +289,7 @@ impl Hub {
 
     fn send_one(&mut self, ticket: u64, actor: &TokenRecord, body: Value) -> Routed {
         let new: NewMessage = serde_json::from_value(body).map_err(|error| (400, "bad_message", error.to_string()))?;
-        let sent = self.prepare(actor, new)?;
+        let sent = self.prepare(actor, plain(new))?;
         self.after.push(After::Sent { ticket, sent });
         Ok(Answer::Later)
     }
@@ -289,7 +304,7 @@ impl Hub {
         let mut rows = Vec::new();
         for item in list {
             let new = serde_json::from_value::<NewMessage>(item.clone()).map_err(|error| (400, "bad_message", error.to_string()));
-            let sent = new.and_then(|new| self.prepare(actor, new));
+            let sent = new.and_then(|new| self.prepare(actor, plain(new)));
             rows.push(sent.map_err(|(status, code, sentence)| (status, error_body(code, &sentence))));
         }
         self.after.push(After::Batch { ticket, rows });
@@ -305,9 +320,11 @@ impl Hub {
         }
         let limit = query(request, "limit").and_then(|text| text.parse().ok()).unwrap_or(100).clamp(1, 1000);
         let since = query(request, "since").and_then(|text| text.parse().ok()).unwrap_or(0);
+        // Ours: a reader of mail need not wade through the mirror of sessions.
+        let mirror = query(request, "mirror").as_deref() != Some("false");
         match query(request, "unread").as_deref() {
-            Some("true" | "1") => self.ask(ticket, Query::Unread { recipient, since, limit }),
-            _ => self.ask(ticket, Query::Inbox { recipient, since, limit }),
+            Some("true" | "1") => self.ask(ticket, Query::Unread { recipient, since, limit, mirror }),
+            _ => self.ask(ticket, Query::Inbox { recipient, since, limit, mirror }),
         }
     }
 
@@ -325,6 +342,9 @@ impl Hub {
         match (method, rest) {
             ("POST", ["claim"] | ["claim", "renew"]) => {
                 scope(actor, "message:claim")?;
+                if let Some(own) = &actor.agent_id {
+                    self.must_be_offered(id, own)?;
+                }
                 let answer = self.claim(id, &reader)?;
                 Ok(Answer::Durable(200, answer))
             }
@@ -357,6 +377,14 @@ impl Hub {
             _ => Err(not_found()),
         }
     }
+}
+
+/// Only `POST /api/tasks` binds a claimable message to a task.
+fn plain(mut new: NewMessage) -> NewMessage {
+    if new.claimable {
+        new.payload.remove("taskId");
+    }
+    new
 }
 
 fn scope(actor: &TokenRecord, scope: &str) -> Result<(), Refusal> {

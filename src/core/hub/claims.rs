@@ -60,6 +60,16 @@ impl Hub {
         Ok(json!({"ok": true, "claimExpiresAt": expires_at}))
     }
 
+    /// A runtime token claims and works on what its agent was offered, and nothing else.
+    pub(super) fn must_be_offered(&self, message: u64, agent: &str) -> Result<(), Refusal> {
+        match self.offers.get(&message) {
+            Some(offer) if !offer.recipients.iter().any(|recipient| recipient == agent) => {
+                Err((403, "forbidden", format!("message {message} was not offered to {agent}")))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// The claim is given back: the message is offered again at once.
     pub(super) fn release_claim(&mut self, message: u64, agent: &str) -> Result<(), Refusal> {
         let held = self.offers.get(&message).and_then(|offer| offer.claim.as_ref()).is_some_and(|claim| claim.agent == agent);

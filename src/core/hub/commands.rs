@@ -132,6 +132,17 @@ impl Hub {
     pub(super) fn expire_commands(&mut self) {
         let now = self.now.wall.0;
         let late: Vec<Command> = self.commands.values().filter(|c| c.status == "pending" && c.expires_at <= now).cloned().collect();
+        // Taken over, and never heard of again: its runner is gone for good.
+        let forgotten: Vec<Command> = self
+            .commands
+            .values()
+            .filter(|c| c.status != "pending" && c.created_at + QUEUED_FOR.as_millis() as i64 <= now)
+            .cloned()
+            .collect();
+        for command in forgotten {
+            let error = Some("its runner never reported an end".to_string());
+            self.store_command(Command { status: "failed".into(), error, updated_at: now, ..command });
+        }
         for command in late {
             self.store_command(Command { status: "expired".into(), updated_at: now, ..command });
         }

@@ -127,9 +127,9 @@ pub enum ReadFor {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Query {
     /// Unread messages of a recipient.
-    Unread { recipient: String, since: u64, limit: u64 },
+    Unread { recipient: String, since: u64, limit: u64, mirror: bool },
     /// All messages of a recipient, newest last.
-    Inbox { recipient: String, since: u64, limit: u64 },
+    Inbox { recipient: String, since: u64, limit: u64, mirror: bool },
     /// Unacknowledged messages of everybody.
     Queued { limit: u64 },
     /// One message; `viewer` sees only what it sent or got.
@@ -139,13 +139,13 @@ pub enum Query {
     /// Messages by id, as a recipient sees them.
     Deliver { recipient: String, ids: Vec<u64> },
     /// Tasks.
-    Tasks { status: Option<String> },
+    Tasks { status: Option<String>, viewer: Option<String> },
     /// One task.
-    Task { id: u64 },
+    Task { id: u64, viewer: Option<String> },
     /// Commands.
-    Commands { target: Option<String>, status: Option<String> },
+    Commands { target: Option<String>, status: Option<String>, own: Option<(String, String)> },
     /// One command.
-    Command { id: String },
+    Command { id: String, own: Option<(String, String)> },
     /// What an agent owes.
     Obligations { agent: String },
 }

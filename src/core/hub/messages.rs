@@ -6,8 +6,8 @@ use super::event::{After, Effect, HubOp, Sent};
 use super::tokens::allows;
 use super::{Hub, Refusal};
 use crate::core::limits::QUEUED_FOR;
-use crate::wire::MESSAGE_BODY_BYTES_MAX;
 use crate::wire::api::{Message, NewMessage, TokenRecord, USER};
+use crate::wire::{FRAME_BYTES_MAX, MESSAGE_BODY_BYTES_MAX};
 
 /// A message that matches nobody yet.
 #[derive(Debug, Clone)]
@@ -17,6 +17,8 @@ pub(super) struct Unresolved {
     pub claimable: bool,
     pub sender: String,
     pub until: i64,
+    /// Who got it already.
+    pub matched: Vec<String>,
 }
 
 impl Hub {
@@ -61,6 +63,15 @@ impl Hub {
             occurred_at: new.occurred_at,
             ..Default::default()
         };
+        let size = serde_json::to_string(&message).map_or(usize::MAX, |text| text.len());
+        if size > FRAME_BYTES_MAX - 8192 {
+            self.last_message -= 1;
+            return Err((
+                413,
+                "message_too_large",
+                format!("a message may have {} bytes with its payload, this one has {size}", FRAME_BYTES_MAX - 8192),
+            ));
+        }
         let key = new.idempotency_key.filter(|key| !key.is_empty());
         self.ops.push(HubOp::MessagePut { message: message.clone(), recipients: recipients.clone(), key });
         if recipients.is_empty() {
@@ -95,6 +106,9 @@ impl Hub {
         if self.agents.contains_key(to) {
             return Ok(vec![to.to_string()]);
         }
+        if to.split_once(':').is_some_and(|(_, name)| name.trim().is_empty()) {
+            return Err((422, "no_such_target", format!("the target {to:?} names nobody")));
+        }
         let group = to == "broadcast" || ["label:", "tag:", "cap:", "policy:"].iter().any(|prefix| to.starts_with(prefix));
         if !group {
             let text = format!("there is no agent {to}; `agent-relay agents` lists those that are known");
@@ -127,14 +141,16 @@ impl Hub {
     /// An agent registered: what waited for a match may be meant for it.
     pub(super) fn resolve_for(&mut self, id: &str) {
         let waiting = std::mem::take(&mut self.unresolved);
-        for message in waiting {
+        for mut message in waiting {
             if message.claimable && !self.offers.contains_key(&message.id) {
                 // Settled by somebody who matched earlier.
                 self.ops.push(HubOp::Unresolved { message: message.id, until: None });
                 continue;
             }
-            let meant = message.sender != id && self.is_meant(id, &message.target);
+            let known = message.matched.iter().any(|matched| matched == id);
+            let meant = !known && message.sender != id && self.is_meant(id, &message.target);
             if meant {
+                message.matched.push(id.to_string());
                 self.ops.push(HubOp::RecipientAdd { message: message.id, recipient: id.to_string() });
                 self.queues.entry(id.to_string()).or_default().ids.insert(message.id);
                 if message.claimable
@@ -170,6 +186,7 @@ impl Hub {
                 claimable: message.claimable,
                 sender: message.from.clone(),
                 until,
+                matched: Vec::new(),
             };
             self.unresolved.push(waiting);
         }

@@ -30,6 +30,9 @@ use crate::wire::api::{Command, TokenRecord};
 /// An error answer: status, code, sentence.
 type Refusal = (u16, &'static str, String);
 
+/// A stop waits this long for the disk.
+const STOP_LIMIT: std::time::Duration = std::time::Duration::from_secs(5);
+
 /// What a hub must be given.
 pub struct HubConfig {
     /// Hash of a token, as stored.
@@ -52,6 +55,7 @@ pub struct Hub {
     store_trouble: Option<Cause>,
     store_retry_at: Option<Tick>,
     stopping: bool,
+    stop_by: Option<Tick>,
     finished: bool,
     agents: BTreeMap<String, agents::Agent>,
     peers: HashMap<u64, peers::Peer>,
@@ -87,6 +91,7 @@ impl Hub {
             store_trouble: None,
             store_retry_at: None,
             stopping: false,
+            stop_by: None,
             finished: false,
             agents: BTreeMap::new(),
             peers: HashMap::new(),
@@ -176,7 +181,14 @@ impl Hub {
         self.unresolved = snapshot
             .unresolved
             .into_iter()
-            .map(|(id, target, claimable, sender, until)| messages::Unresolved { id, target, claimable, sender, until })
+            .map(|(id, target, claimable, sender, until)| messages::Unresolved {
+                id,
+                target,
+                claimable,
+                sender,
+                until,
+                matched: Vec::new(),
+            })
             .collect();
         self.commands = snapshot.commands.into_iter().map(|command| (command.id.clone(), command)).collect();
         self.tokens = snapshot.tokens.into_iter().collect();
@@ -186,7 +198,8 @@ impl Hub {
     }
 
     fn finish_if_stopped(&mut self) {
-        if self.stopping && self.commits.is_empty() && !self.finished {
+        let late = self.stop_by.is_some_and(|by| by <= self.now.tick);
+        if self.stopping && (self.commits.is_empty() || late) && !self.finished {
             self.finished = true;
             let peers: Vec<u64> = self.peers.keys().copied().collect();
             for peer in peers {
@@ -209,12 +222,17 @@ impl Machine for Hub {
             Event::Upgrade { ticket, peer, request } => self.on_upgrade(ticket, peer, &request),
             Event::PeerText { peer, text } => self.on_peer_text(peer, &text),
             Event::PeerClosed { peer } => self.on_peer_closed(peer),
-            Event::StopRequested => self.stopping = true,
+            Event::StopRequested => {
+                self.stopping = true;
+                // A disk that stays full must not keep it from ending; nothing that waits was acknowledged.
+                self.stop_by.get_or_insert(now.tick + STOP_LIMIT);
+            }
             Event::ThreadEnded { name, panic } => {
                 let said = panic.map(|text| format!(" ({text})")).unwrap_or_default();
                 self.log("error", format!("thread {name} ended unexpectedly{said}; this is a bug, please report it"));
                 self.out.push(Effect::Failed(format!("thread {name} ended unexpectedly{said}")));
                 self.stopping = true;
+                self.stop_by.get_or_insert(now.tick + STOP_LIMIT);
             }
         }
         self.settle()
@@ -240,7 +258,7 @@ impl Machine for Hub {
         if self.finished {
             return None;
         }
-        let mut next = self.store_retry_at;
+        let mut next = sooner(self.store_retry_at, self.stop_by);
         if self.commits.len() + COMMITS_RESERVED < COMMITS_IN_FLIGHT_MAX {
             next = [self.next_claim_end(), self.next_presence(), self.next_sweep].into_iter().fold(next, sooner);
         }

@@ -300,12 +300,11 @@ impl Hub {
         }
         message.resolved_to_agent = Some(agent_id.to_string());
         self.seq += 1;
-        let bytes = message.body.len() + 512;
-        peer.in_flight.insert(self.seq, (message.id, bytes));
-        peer.in_flight_bytes += bytes;
         let data = serde_json::to_value(&message).expect("plain data");
-        let event = RelayFrame::Event { seq: self.seq, event: "message.new".into(), data, at: self.now.wall.0 };
-        self.send(number, &event);
+        let text = RelayFrame::Event { seq: self.seq, event: "message.new".into(), data, at: self.now.wall.0 }.to_text();
+        peer.in_flight.insert(self.seq, (message.id, text.len()));
+        peer.in_flight_bytes += text.len();
+        self.out.push(Effect::PeerSend { peer: number, text });
     }
 
     /// An event for whoever subscribed to it, behind the commit of what it tells; `subject` is what scopes name.
@@ -319,7 +318,9 @@ impl Hub {
                 self.after.push(super::event::After::Effect(Effect::PeerSend { peer, text: text.clone() }));
             }
         }
-        self.events.push_back((seq, event.to_string(), data, at));
+        // Bodies are not kept: a thousand of them would be half a gigabyte. Who comes back fetches by id.
+        let kept = if event == "message.new" { json!({"id": data["id"], "from": data["from"], "to": data["to"]}) } else { data };
+        self.events.push_back((seq, event.to_string(), kept, at));
         while self.events.len() > EVENTS_KEPT_MAX {
             self.events.pop_front();
         }

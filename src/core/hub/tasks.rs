@@ -75,6 +75,9 @@ impl Hub {
             return Err((code.0, code.1, code.2.to_string()));
         };
         let message = open.message;
+        if let Some(own) = &actor.agent_id {
+            self.must_be_offered(message, own)?;
+        }
         let holder = self.offers.get(&message).and_then(|offer| offer.claim.as_ref()).map(|claim| claim.agent.clone());
         if let (Some(own), Some(holder)) = (&actor.agent_id, &holder)
             && own != holder

@@ -4,9 +4,10 @@ use serde_json::{Value, json};
 
 use super::Hub;
 use super::Refusal;
-use super::event::HubOp;
+use super::event::{Effect, HubOp};
 use crate::core::limits::OLD_TOKEN_LIFE;
 use crate::wire::api::TokenRecord;
+use crate::wire::bus::CLOSE_UNAUTHORIZED;
 
 /// Scopes of a profile.
 pub fn scopes_of(profile: &str) -> &'static [&'static str] {
@@ -106,7 +107,7 @@ impl Hub {
             return Err((401, "unauthorized", "the token is unknown or has expired".into()));
         };
         if !matches!(old.profile_id.as_str(), "provider-agent" | "provider-interactive") {
-            return Err((403, "not_renewable", format!("a {} token cannot be renewed", old.profile_id)));
+            return Err((403, "not_renewable", format!("tokens of the profile {} cannot be renewed", old.profile_id)));
         }
         let now = self.now.wall.0 / 1000;
         let ttl = old.expires_at.map_or(24 * 3600, |end| end - old.issued_at).max(1);
@@ -129,11 +130,27 @@ impl Hub {
         }
         self.tokens.remove(&hash);
         self.ops.push(HubOp::TokenDelete { hash });
+        self.close_peers_of(&record.jti);
         Ok(())
+    }
+
+    /// Connections of a token that is gone.
+    fn close_peers_of(&mut self, jti: &str) {
+        let peers: Vec<u64> = self.peers.iter().filter(|(_, peer)| peer.token.jti == jti).map(|(number, _)| *number).collect();
+        for peer in peers {
+            self.send_error(peer, None, "token_expired", "the token was revoked or has expired");
+            self.on_peer_closed(peer);
+            self.out.push(Effect::PeerClose { peer, code: CLOSE_UNAUTHORIZED, reason: "token expired".into() });
+        }
     }
 
     pub(super) fn expire_tokens(&mut self) {
         let now = self.now.wall.0;
+        let over = |record: &TokenRecord| record.expires_at.is_some_and(|end| end * 1000 <= now);
+        let ended: Vec<String> = self.peers.values().filter(|peer| over(&peer.token)).map(|peer| peer.token.jti.clone()).collect();
+        for jti in ended {
+            self.close_peers_of(&jti);
+        }
         let late: Vec<String> = self
             .tokens
             .iter()

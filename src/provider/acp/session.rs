@@ -480,6 +480,10 @@ impl AcpSession {
             let error = json!({"code": -32601, "message": format!("Method not found: {method}")});
             return self.write(&json!({"jsonrpc": "2.0", "id": id, "error": error}));
         }
+        if self.turn.as_ref().is_none_or(|turn| turn.cancelled) {
+            // It crossed our cancel: some agents end their turn only after this answer, and none may act on a yes.
+            return self.write(&json!({"jsonrpc": "2.0", "id": id, "result": {"outcome": {"outcome": "cancelled"}}}));
+        }
         let list = params.get("options").and_then(Value::as_array).cloned().unwrap_or_default();
         let options: Vec<(String, String)> = list
             .iter()
@@ -489,7 +493,9 @@ impl AcpSession {
             })
             .collect();
         self.approvals += 1;
-        let approval = format!("{}-{}", self.approvals, &self.session.chars().rev().take(6).collect::<String>());
+        // Counters begin anew with every process and sessions are resumed: the time keeps an old decision from fitting a
+        // new question.
+        let approval = format!("{}-{:06x}", self.approvals, (now.tick.0 ^ now.wall.0 as u64) & 0xff_ffff);
         let call = params.get("toolCall").unwrap_or(&Value::Null);
         let text = |field: &str| call.get(field).and_then(Value::as_str).unwrap_or_default();
         self.tool(call);
