@@ -252,7 +252,8 @@ fn issue(client: &Client, target: &str, kind: &str, params: Map<String, Value>, 
     let mut command = client.call("POST", path::COMMANDS, Some(&json!({"type": kind, "target": target, "params": params})))?;
     let id = text(&command, "/id");
     let card = client.raw("GET", &path::agent(target), None)?.1;
-    if card["connected"] == false {
+    // Without a bus it may still poll; only an offline one is really away.
+    if card["connected"] == false && card["status"] == "offline" {
         let line = format!("{kind} pending: {target} is not connected; it gets the command if it comes back within 10 minutes");
         print::line(&if as_json { command.to_string() } else { line });
         return Ok(OK);

@@ -212,3 +212,66 @@ fn a_bug_ends_with_seventy_and_leaves_nothing() {
         machine.wait_status("a", "idle");
     }
 }
+
+/// Thousands of requests in one packet, on both servers, with and without a token: the process lives and answers.
+#[test]
+fn pipelined_requests_do_not_pile_up() {
+    let machine = Machine::new("pipeline");
+    let hub = machine.hub();
+    let runner = machine.runner("a");
+    machine.wait_status("a", "idle");
+    let info: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(machine.home.join("agents/a/runner.json")).expect("info")).expect("JSON");
+    let ports = [machine.config()["relayUrl"].clone(), info["controlUrl"].clone()];
+    for (url, running) in ports.iter().zip([&hub, &runner]) {
+        let address = url.as_str().expect("url").trim_start_matches("http://").to_string();
+        for request in ["A / HTTP/1.1\r\n\r\n", "A /x HTTP/1.1\r\nupgrade:websocket\r\n\r\n", "GET /health HTTP/1.1\r\n\r\n"] {
+            let mut socket = TcpStream::connect(&address).expect("connects");
+            socket.set_read_timeout(Some(std::time::Duration::from_secs(10))).expect("sets");
+            let mut back = socket.try_clone().expect("clones");
+            let reader = std::thread::spawn(move || {
+                let mut answers = Vec::new();
+                let _ = back.read_to_end(&mut answers);
+                String::from_utf8_lossy(&answers).matches("HTTP/1.1 ").count()
+            });
+            socket.write_all(request.repeat(3000).as_bytes()).expect("writes");
+            socket.shutdown(std::net::Shutdown::Write).expect("shuts");
+            assert!(reader.join().expect("joins") > 0);
+        }
+        assert!(std::path::Path::new(&format!("/proc/{}/exe", running.child.id())).exists());
+    }
+    let id = machine.send("a", "hello");
+    machine.settle(&[id], 20);
+}
+
+/// An agent that refuses every conversation uses up its restart budget and ends the runner with 1.
+#[test]
+fn a_conversation_that_never_opens_is_given_up() {
+    let machine = Machine::new("never-opens");
+    let config = r#"{"restart": {"firstMs": 20, "mostMs": 50, "exitsMax": 4}, "headless": {"shutdownTimeoutMs": 300}}"#;
+    std::fs::create_dir_all(machine.home.join("providers")).expect("dir");
+    std::fs::write(machine.home.join("providers/acp.json"), config).expect("writes");
+    let _hub = machine.hub();
+    let refuses =
+        r#"echo start >> starts; while read line; do echo '{"jsonrpc":"2.0","id":0,"error":{"code":-32603,"message":"not today"}}'; done"#;
+    let mut runner = machine.start(&["run", "acp", "--quiet", "--agent-id", "a", "--", "/bin/sh", "-c", refuses]);
+    let (code, text) = runner.wait(30);
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains("not today"), "{text}");
+    let starts = std::fs::read_to_string(machine.work.join("starts")).expect("noted").lines().count();
+    assert_eq!(starts, 4, "the budget, and no more");
+    // Its last word to the relay is not taken for the present.
+    wait_for("the agent to be offline", 20, || machine.ok(&["agents", "--json"]).contains("\"status\":\"offline\"").then_some(()));
+    assert!(!machine.ok(&["agents"]).contains("starting"));
+}
+
+#[test]
+fn an_agent_that_closes_its_output_is_noticed() {
+    let machine = Machine::new("closed");
+    let _hub = machine.hub();
+    let _runner = machine.start(&["run", "acp", "--quiet", "--agent-id", "a", "--", "/bin/sh", "-c", "exec >&-; sleep 600"]);
+    wait_for("the reason in the status", 20, || {
+        let truth = machine.status("a");
+        truth["lastErrors"]["provider"]["text"].as_str().filter(|text| text.contains("closed its standard output")).map(|_| ())
+    });
+}

@@ -167,3 +167,22 @@ fn secrets_stay_secret() {
         }
     }
 }
+
+/// The mirror of many turns neither hides an answer in the inbox nor makes `up` deaf.
+#[test]
+fn mail_is_found_behind_the_mirror() {
+    let machine = Machine::new("mirror");
+    let _hub = machine.hub();
+    let runner = machine.runner("a");
+    machine.wait_status("a", "idle");
+    let ids: Vec<u64> = (0..60).map(|n| machine.send("a", &format!("work 0 {n}"))).collect();
+    machine.settle(&ids, 60);
+    let last = machine.send("a", "the real one");
+    machine.settle(&[last], 20);
+    machine.ok(&["inbox", "--read", "--limit", "1000"]);
+    assert_eq!(machine.ok(&["inbox"]), "no unread messages for user");
+    assert!(machine.ok(&["inbox", "--mirror", "--limit", "1000"]).contains("work"));
+    drop(runner);
+    let text = machine.ok(&["up", "--say", "hello there", "--wait", "20"]);
+    assert!(text.contains("You wrote: hello there"), "{text}");
+}

@@ -47,6 +47,7 @@ pub(super) struct Life {
     pub record: ProviderRecord,
     leftover: Option<ProviderRecord>,
     pub last_exit: Option<(String, Tick)>,
+    open_failure: Option<String>,
     pub why: String,
     pub agent: String,
     pub model: Option<String>,
@@ -68,6 +69,7 @@ impl Life {
             record: ProviderRecord::default(),
             leftover: None,
             last_exit: None,
+            open_failure: None,
             why: "not started yet".into(),
             agent: String::new(),
             model: None,
@@ -211,7 +213,8 @@ impl Agent {
             self.life.wanted = false;
         }
         self.life.state = State::Ending;
-        self.life.last_exit = Some((reason, now.tick));
+        self.life.last_exit = Some((reason.clone(), now.tick));
+        self.life.open_failure = Some(reason);
         self.end_provider(self.config.shutdown_timeout.as_millis() as u64);
     }
 
@@ -224,6 +227,8 @@ impl Agent {
     /// The process is gone, or never was. Decides: nothing, again later, or parked.
     fn on_provider_gone(&mut self, now: Now, reason: String, permanent: bool) {
         let state = std::mem::replace(&mut self.life.state, State::Down);
+        // Why the conversation did not open says more than how the process ended afterwards.
+        let reason = self.life.open_failure.take().unwrap_or(reason);
         self.life.record.pid = 0;
         self.ops.push(StoreOp::ProviderPut(self.life.record.clone()));
         self.tracker.clear_work(TURN);

@@ -168,3 +168,42 @@ fn presence_follows_silence() {
     // A message to an agent that is offline waits for it (D-16).
     assert_eq!(bench.call("operator", "POST", "/api/messages", json!({"to": "a", "body": "x"})).0, 201);
 }
+
+#[test]
+fn a_task_is_claimed_and_ended_only_by_those_it_was_offered_to() {
+    let mut bench = Bench::new();
+    let (_, task) = bench.call("operator", "POST", "/api/tasks", json!({"title": "t", "to": "b"}));
+    let claim = format!("/api/messages/{}/claim", task["messageId"]);
+    let path = format!("/api/tasks/{}", task["id"]);
+    assert_eq!(bench.call("a", "POST", &claim, json!({})).0, 403);
+    assert_eq!(bench.call("a", "PATCH", &path, json!({"status": "done"})).0, 403);
+    // A message that only pretends to carry that task does not bind it.
+    let forged = json!({"to": "a", "body": "x", "claimable": true, "payload": {"taskId": task["id"]}});
+    let (_, message) = bench.call("a", "POST", "/api/messages", forged);
+    assert!(message["payload"].get("taskId").is_none(), "{message}");
+    assert_eq!(bench.call("b", "POST", &claim, json!({})).0, 200);
+    assert_eq!(bench.call("b", "PATCH", &path, json!({"status": "done"})).0, 200);
+}
+
+#[test]
+fn a_full_disk_is_said_at_once_and_does_not_keep_the_hub_from_ending() {
+    let mut bench = Bench::new();
+    bench.ask("operator", "POST", "/api/messages", json!({"to": "a", "body": "x"}));
+    bench.tell(Event::Store(StoreEvent::Stalled(Cause::Failed("disk full".into()))));
+    let effects = bench.ask("operator", "POST", "/api/messages", json!({"to": "a", "body": "y"}));
+    assert!(effects.iter().any(|e| matches!(e, Effect::Respond { status: 503, .. })), "{effects:?}");
+    bench.tell(Event::StopRequested);
+    let effects = bench.later(Duration::from_secs(6));
+    assert!(effects.contains(&Effect::Finish), "{effects:?}");
+}
+
+#[test]
+fn a_revoked_token_ends_its_connection() {
+    let mut bench = Bench::new();
+    let (_, made) = bench.call("operator", "POST", "/api/tokens", json!({"profileId": "provider-agent", "agentId": "c"}));
+    let request = Request { path: "/bus".into(), token: "secret".into(), ..Default::default() };
+    bench.tell(Event::Upgrade { ticket: 50, peer: 50, request });
+    let path = format!("/api/tokens/{}", made["record"]["jti"].as_str().expect("jti"));
+    let effects = bench.ask("operator", "DELETE", &path, json!({}));
+    assert!(effects.iter().any(|e| matches!(e, Effect::PeerClose { peer: 50, code: 4001, .. })), "{effects:?}");
+}
