@@ -54,6 +54,7 @@ pub struct Opened {
     store: HubStore,
     reader: HubReader,
     info: PathBuf,
+    id: String,
 }
 
 /// Takes the lock, opens the store, makes the first tokens (D-3).
@@ -68,13 +69,14 @@ pub fn open(home: &Path, url: &str) -> Result<Opened, String> {
     };
     let file = dir.join("hub.sqlite");
     let mut store = HubStore::open(&file)?;
-    first_tokens(home, &mut store, url)?;
+    let id = first_tokens(home, &mut store, url)?;
     let reader = HubReader::open(&file)?;
-    Ok(Opened { lock, store, reader, info: dir.join("hub.json") })
+    Ok(Opened { lock, store, reader, info: dir.join("hub.json"), id })
 }
 
-/// Root token into its file only, operator token into `config.json`; both only if there is none that works.
-fn first_tokens(home: &Path, store: &mut HubStore, url: &str) -> Result<(), String> {
+/// Root token into its file only, operator token into `config.json`; both only if there is none that works. Gives the
+/// identity of the hub's data.
+fn first_tokens(home: &Path, store: &mut HubStore, url: &str) -> Result<String, String> {
     let known = store.snapshot().map_err(|error| format!("cannot read the hub's store: {error}"))?.tokens;
     let works = |token: &str, profile: &str| {
         let hash = os::sha256_hex(token);
@@ -83,12 +85,16 @@ fn first_tokens(home: &Path, store: &mut HubStore, url: &str) -> Result<(), Stri
     let root_file = directory(home).join("root-token");
     let root = std::fs::read_to_string(&root_file).unwrap_or_default();
     let mut ops = Vec::new();
-    if !works(root.trim(), "root") {
-        let token = os::secret();
-        os::write_private_file(&root_file, &format!("{token}\n"))
-            .map_err(|error| format!("cannot write {}: {error}", root_file.display()))?;
-        ops.push(token_op(&token, "root"));
-    }
+    let root = match works(root.trim(), "root") {
+        true => root.trim().to_string(),
+        false => {
+            let token = os::secret();
+            os::write_private_file(&root_file, &format!("{token}\n"))
+                .map_err(|error| format!("cannot write {}: {error}", root_file.display()))?;
+            ops.push(token_op(&token, "root"));
+            token
+        }
+    };
     let config = crate::config::read_record(&home.join("config.json"))?;
     let text = |field: &str| config.get(field).and_then(Value::as_str).unwrap_or_default();
     let operator_works = works(text("token"), "operator") || works(text("token"), "root");
@@ -104,7 +110,8 @@ fn first_tokens(home: &Path, store: &mut HubStore, url: &str) -> Result<(), Stri
         crate::config::write_global(home, &[("relayUrl", url)])?;
     }
     store.commit(&[(0, ops)]).map_err(|error| format!("cannot write the hub's store: {error}"))?;
-    Ok(())
+    // New data, new root token, new identity.
+    Ok(format!("hub-{}", &os::sha256_hex(&format!("id of {root}"))[..16]))
 }
 
 fn token_op(token: &str, profile: &str) -> HubOp {
@@ -128,7 +135,7 @@ struct Ports {
 
 /// Serves until it is told to stop. Returns the exit code.
 pub fn serve(opened: Opened, listener: TcpListener, url: &str, ready: impl FnOnce()) -> Result<u8, String> {
-    let Opened { mut lock, store, reader, info } = opened;
+    let Opened { mut lock, store, reader, info, id } = opened;
     let clock = Clock::start();
     let mut crew = Crew::new();
     let bells = crew.bells();
@@ -154,7 +161,7 @@ pub fn serve(opened: Opened, listener: TcpListener, url: &str, ready: impl FnOnc
     let (done, outcome) = bounded(1);
     let lanes = lanes_out.clone();
     crew.spawn("hub-state", move || {
-        let config = HubConfig { hash: os::sha256_hex, secret: Box::new(os::secret) };
+        let config = HubConfig { id, hash: os::sha256_hex, secret: Box::new(os::secret) };
         let mut hub = Hub::new(config, u64::from_le_bytes(os::random_bytes::<8>()));
         let mut code = 0;
         turn::run(&mut hub, clock, &lanes, summary, |effects| dispatch(&ports, effects, &mut code));

@@ -275,3 +275,21 @@ fn an_agent_that_closes_its_output_is_noticed() {
         truth["lastErrors"]["provider"]["text"].as_str().filter(|text| text.contains("closed its standard output")).map(|_| ())
     });
 }
+
+/// A hub whose data were lost gives ids from 1 again; what was settled under those ids must not hide new messages.
+#[test]
+fn a_reset_hub_is_another_relay() {
+    let machine = Machine::new("reset");
+    let mut hub = machine.hub();
+    let _runner = machine.runner("a");
+    machine.wait_status("a", "idle");
+    let before: Vec<u64> = ["one", "two", "three"].map(|word| machine.send("a", word)).into();
+    machine.settle(&before, 20);
+    hub.kill();
+    std::fs::remove_dir_all(machine.home.join("hub")).expect("removes");
+    let _hub = machine.hub();
+    machine.wait_status("a", "idle");
+    let again = machine.send("a", "after the reset");
+    assert!(before.contains(&again), "the id is given a second time");
+    wait_for("the answer", 30, || machine.ok(&["inbox"]).contains("after the reset").then_some(()));
+}

@@ -553,7 +553,7 @@ impl World {
             number += 1;
             format!("secret-{number}")
         };
-        self.hub = Some(Hub::new(HubConfig { hash, secret: Box::new(secret) }, self.rng.bits()));
+        self.hub = Some(Hub::new(HubConfig { id: "hub".into(), hash, secret: Box::new(secret) }, self.rng.bits()));
         let snapshot = self.hub_store.snapshot().expect("memory");
         let event = HubEvent::Store(HubStoreEvent::Restored(Box::new(snapshot)));
         self.send(format!("hub{life}"), 5, Action::Hub { life, lane: HubLane::Store as usize, event });

@@ -173,6 +173,15 @@ impl Agent {
         }
     }
 
+    /// The ids of settled messages belong to another relay.
+    pub(super) fn forget_settled(&mut self) {
+        self.inbox.unread.clear();
+        self.inbox.settled_ids.clear();
+        for id in std::mem::take(&mut self.inbox.settled) {
+            self.ops.push(StoreOp::InboxForget { id });
+        }
+    }
+
     /// The message leaves without a trace, so that the relay may offer it again.
     pub(super) fn forget_message(&mut self, id: u64) {
         self.inbox.unread.remove(&id);

@@ -7,6 +7,7 @@ use super::calls::{Purpose, text_of};
 use super::effect::Effect;
 use super::event::BusEvent;
 use super::stop::Why;
+use super::store::StoreOp;
 use crate::core::limits::*;
 use crate::core::time::{Now, Tick, sooner};
 use crate::core::{Cause, backoff};
@@ -31,6 +32,9 @@ enum Conn {
     },
 }
 
+/// Name of the note that holds the relay's identity.
+const RELAY_NOTE: &str = "relay";
+
 /// State of the connection.
 #[derive(Debug, Default)]
 pub(super) struct Link {
@@ -45,9 +49,15 @@ pub(super) struct Link {
     auth_trouble: bool,
     /// The relay has registered this very instance.
     known_instance: bool,
+    /// Identity of the relay that the stored message ids belong to.
+    relay: Option<String>,
 }
 
 impl Link {
+    pub fn restore(&mut self, notes: &[(String, String)]) {
+        self.relay = notes.iter().find(|(key, _)| key == RELAY_NOTE).map(|(_, relay)| relay.clone());
+    }
+
     pub fn is_registered(&self) -> bool {
         matches!(self.conn, Conn::Registered { .. })
     }
@@ -183,6 +193,7 @@ impl Agent {
         self.link.conn = Conn::Registered { since: now.tick };
         self.tokens.note_accepted();
         self.link.known_instance = true;
+        self.note_relay(registered.server.get("id").and_then(Value::as_str));
         self.link.epoch = registered.epoch;
         self.link.liveness_at = None;
         let interval = match registered.heartbeat_interval_ms {
@@ -196,6 +207,20 @@ impl Agent {
         self.on_relay_back(now);
         // With the bus the unread fetch is made once after each registration (D-22).
         self.ask_unread();
+    }
+
+    /// Message ids mean something only together with the relay that gave them: with another one (or the same with new
+    /// data) the ids of settled messages would hide new messages.
+    fn note_relay(&mut self, told: Option<&str>) {
+        let relay = told.unwrap_or(&self.config.relay_url).to_string();
+        if self.link.relay.as_ref().is_some_and(|known| *known != relay) {
+            self.log("warn", "runner", format!("this is another relay ({relay}); message ids begin anew"));
+            self.forget_settled();
+        }
+        if self.link.relay.as_ref() != Some(&relay) {
+            self.ops.push(StoreOp::Note { key: RELAY_NOTE.into(), value: Some(relay.clone()) });
+            self.link.relay = Some(relay);
+        }
     }
 
     /// The relay answers: everything that waited for it goes out.

@@ -173,6 +173,7 @@ impl Agent {
         self.restore_turn(snapshot.unsettled);
         self.restore_commands(now, snapshot.commands);
         self.life.restore(snapshot.provider);
+        self.link.restore(&snapshot.notes);
         self.tokens.restore(now, &self.config, &snapshot.notes);
         self.turn.prompt_done = snapshot.notes.iter().any(|(key, _)| key == turn::PROMPT_NOTE);
         self.begin_tokens(now);

@@ -44,6 +44,8 @@ pub(super) struct Tokens {
     give_up_waiting_at: Option<Tick>,
     recovered_at: Option<Tick>,
     look_at: Option<Tick>,
+    /// The configuration file was looked at since the last token that worked.
+    looked: bool,
 }
 
 impl Tokens {
@@ -64,6 +66,7 @@ impl Tokens {
             give_up_waiting_at: None,
             recovered_at: None,
             look_at: None,
+            looked: false,
         }
     }
 
@@ -160,7 +163,10 @@ impl Agent {
             }
             Ok((401, _)) => {
                 self.log("warn", "runner", "the relay refuses the token; looking for another one in the configuration file");
-                self.tokens.look_at = Some(now.tick + TOKEN_RETRY);
+                // The first look is made at once: the hub may have new data and its new token stands there already.
+                let pause = if self.tokens.looked { TOKEN_RETRY } else { Duration::from_millis(50) };
+                self.tokens.looked = true;
+                self.tokens.look_at = Some(now.tick + pause);
             }
             other => {
                 let text = match other {
@@ -199,6 +205,7 @@ impl Agent {
         self.tokens.attempt = 0;
         self.tokens.retry_at = None;
         self.tokens.look_at = None;
+        self.tokens.looked = false;
         self.schedule_renewal(now);
         self.status.touch();
         self.on_auth_restored(now);

@@ -35,6 +35,8 @@ const STOP_LIMIT: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// What a hub must be given.
 pub struct HubConfig {
+    /// Identity of the hub's data, told in `registered`: message ids mean something only together with it.
+    pub id: String,
     /// Hash of a token, as stored.
     pub hash: fn(&str) -> String,
     /// A fresh secret; never from the seeded generator.

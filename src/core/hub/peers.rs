@@ -182,7 +182,7 @@ impl Hub {
             peer.in_flight.clear();
             peer.in_flight_bytes = 0;
         }
-        let server = json!({"name": "agent-relay hub", "version": VERSION, "protocol": PROTOCOL});
+        let server = json!({"name": "agent-relay hub", "id": self.config.id, "version": VERSION, "protocol": PROTOCOL});
         let registered = Registered {
             agent_id: wanted.clone(),
             epoch,

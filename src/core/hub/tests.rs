@@ -17,7 +17,7 @@ struct Bench {
 
 impl Bench {
     fn new() -> Bench {
-        let config = HubConfig { hash: |token| format!("#{token}"), secret: Box::new(|| "secret".into()) };
+        let config = HubConfig { id: "hub".into(), hash: |token| format!("#{token}"), secret: Box::new(|| "secret".into()) };
         let mut bench = Bench { hub: Hub::new(config, 1), now: Now { tick: Tick(1_000_000), wall: Wall(1_000_000) }, tickets: 0 };
         let token = |profile: &str, agent: Option<&str>| TokenRecord {
             profile_id: profile.into(),
