@@ -1,6 +1,8 @@
 //! Recordings of real agents, replayed through the production session machine. What it signals stands beside each
 //! recording as text; `UPDATE_FIXTURES=1` rewrites it, and a person reads the difference.
 
+mod machine;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -81,7 +81,7 @@ impl Life {
 
     pub fn restore(&mut self, record: Option<ProviderRecord>) {
         let Some(record) = record else { return };
-        self.leftover = (record.pid != 0).then(|| record.clone());
+        self.leftover = (!record.provider_session.is_empty()).then(|| record.clone());
         self.record = ProviderRecord { session: record.session, ..Default::default() };
     }
 
@@ -135,12 +135,15 @@ impl Agent {
         let provider_session = self.rng.uuid();
         self.life.state = State::Spawning;
         self.life.record.provider_session = provider_session.clone();
+        (self.life.record.pid, self.life.record.start) = (0, 0);
+        // Known before it exists (D-23): whatever carries this id is ours to end, even if we die before we learn its pid.
+        self.ops.push(StoreOp::ProviderPut(self.life.record.clone()));
         self.life.why = "the provider is being started".into();
         let leftover = self.life.leftover.take();
         self.life.processes += 1;
         let process = self.life.processes;
         self.status.touch();
-        self.out.push(Effect::Spawn { process, provider_session, token: self.tokens.for_provider(), leftover });
+        self.after.push(Effect::Spawn { process, provider_session, token: self.tokens.for_provider(), leftover });
     }
 
     pub(super) fn on_provider(&mut self, now: Now, event: ProviderEvent) {
@@ -168,7 +171,8 @@ impl Agent {
         self.life.record.start = start;
         self.ops.push(StoreOp::ProviderPut(self.life.record.clone()));
         if self.life.state != State::Spawning {
-            return; // told to end in the meantime; its exit follows
+            // Told to end while it was being started: the word came before it could be heard.
+            return self.end_provider(0);
         }
         self.life.state = State::Opening;
         self.life.why = "the conversation is being opened".into();
@@ -229,7 +233,7 @@ impl Agent {
         let state = std::mem::replace(&mut self.life.state, State::Down);
         // Why the conversation did not open says more than how the process ended afterwards.
         let reason = self.life.open_failure.take().unwrap_or(reason);
-        self.life.record.pid = 0;
+        (self.life.record.pid, self.life.record.provider_session) = (0, String::new());
         self.ops.push(StoreOp::ProviderPut(self.life.record.clone()));
         self.tracker.clear_work(TURN);
         self.tracker.clear_work("subagent");

@@ -220,7 +220,9 @@ fn the_restart_budget_parks() {
             break;
         }
         bench.now.tick = bench.now.tick + Duration::from_secs(61);
-        starts += bench.agent.wake(bench.now).iter().filter(|e| matches!(e, Effect::Spawn { .. })).count();
+        let mut effects = bench.agent.wake(bench.now);
+        effects.extend(bench.commit());
+        starts += effects.iter().filter(|e| matches!(e, Effect::Spawn { .. })).count();
         bench.tell(Event::Provider(ProviderEvent::Spawned { pid: 8, start: 2 }));
         bench.commit();
     }
