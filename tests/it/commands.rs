@@ -165,3 +165,63 @@ fn the_newer_registration_wins() {
     assert!(text.contains("another"), "{text}");
     other.wait_status("a", "idle");
 }
+
+/// The control port: one open route, a token for the rest, the whole truth behind it.
+#[test]
+fn the_control_port_demands_its_token_and_tells_the_truth() {
+    use agent_relay::edge::http::{Base, Http};
+    use agent_relay::secret::Secret;
+    use serde_json::json;
+    let machine = Machine::new("control");
+    let _hub = machine.hub();
+    let _runner = machine.runner("a");
+    machine.wait_status("a", "idle");
+    let info: Value =
+        serde_json::from_str(&std::fs::read_to_string(machine.home.join("agents/a/runner.json")).expect("info")).expect("JSON");
+    let base = Base::parse(info["controlUrl"].as_str().expect("url")).expect("url");
+    let http = Http::new(base, std::time::Duration::from_secs(5));
+    let token = Secret::new(info["controlToken"].as_str().expect("token"));
+    let none = Secret::default();
+    let call = |method: &str, path: &str, body: Value| http.call_bearer(method, path, Some(&body), &token).expect("answers");
+    assert_eq!(http.call("GET", "/health", None, &none).expect("answers"), (200, json!({"ok": true})));
+    for path in ["/status", "/log-level", "/reply-obligations", "/terminal/attach-spec"] {
+        assert_eq!(http.call("GET", path, None, &none).expect("answers").0, 401, "{path}");
+        assert_eq!(http.call_bearer("GET", path, None, &Secret::new("wrong")).expect("answers").0, 401, "{path}");
+    }
+    let (_, truth) = call("GET", "/status", Value::Null);
+    for field in ["status", "why", "since", "work", "claims", "queues", "connection", "providerProcess", "lastErrors", "approvals"] {
+        assert!(truth.get(field).is_some(), "{field} is missing in {truth}");
+    }
+    // A hook posts work of its own; late posts of another provider process are dropped.
+    assert_eq!(
+        call("POST", "/status", json!({"status": "busy", "reason": "subagent", "id": "s1"})),
+        (200, json!({"ok": true, "status": "busy"}))
+    );
+    machine.wait_status("a", "busy");
+    assert_eq!(call("POST", "/status", json!({"status": "idle", "reason": "subagent", "id": "s1", "providerSessionId": "old"})).0, 200);
+    machine.wait_status("a", "busy");
+    call("POST", "/status", json!({"status": "idle", "reason": "subagent", "id": "s1"}));
+    machine.wait_status("a", "idle");
+    assert_eq!(call("POST", "/status", json!({"status": "asleep"})).0, 400);
+    assert_eq!(call("GET", "/log-level", Value::Null).1["level"], "debug");
+    assert_eq!(call("POST", "/log-level", json!({"level": " INFO "})).1["previous"], "debug");
+    assert_eq!(call("POST", "/log-level", json!({"level": "loud"})).0, 400);
+    assert_eq!(call("POST", "/hook-fatal", json!({"hook": " ", "error": 5})), (200, json!({"ok": true})));
+    assert!(machine.logs().contains("FATAL [hook:unknown] (no detail)"));
+    // The report reaches the relay, which wants none: that counts as delivered (D-18).
+    wait_for("the outbox to be empty", 10, || (call("GET", "/status", Value::Null).1["queues"]["outbox"]["pending"] == 0).then_some(()));
+    assert_eq!(call("GET", "/reply-obligations", Value::Null).1, json!({"obligations": []}));
+    assert_eq!(call("GET", "/nothing", Value::Null).0, 404);
+}
+
+#[test]
+fn the_program_acts_by_its_name() {
+    let machine = Machine::new("name");
+    let link = machine.work.join("claude-relay");
+    std::os::unix::fs::symlink(crate::support::BIN, &link).expect("links");
+    let output = machine.command(&link.to_string_lossy()).args(["--odd", "x"]).output().expect("runs");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("cannot run claude"));
+    let output = machine.command(&link.to_string_lossy()).args(["--help"]).output().expect("runs");
+    assert!(output.status.success() && String::from_utf8_lossy(&output.stdout).starts_with("Usage: claude-relay"));
+}

@@ -229,3 +229,31 @@ fn the_restart_budget_parks() {
     // Five exits in ten minutes: four starts, then it waits for a person (D-24).
     assert_eq!((starts, bench.agent.word(), bench.agent.wire_status()), (4, "parked", "offline"));
 }
+
+#[test]
+fn a_token_is_renewed_in_time_and_never_ends_the_session() {
+    let mut bench = Bench::ready();
+    let answer = |end: i64| json!({"token": "new", "record": {"jti": "j", "profileId": "provider-agent", "expiresAt": end}});
+    let call_of = |effects: &[Effect], wanted: &str| {
+        effects.iter().find_map(|effect| match effect {
+            Effect::Call { call, path, token, .. } if path == wanted => Some((*call, token.clone())),
+            _ => None,
+        })
+    };
+    // The relay refuses the token once: one renewal at once.
+    let refused = Cause::Refused(401, "expired".into());
+    let mut effects = bench.tell(Event::Bus(BusEvent::Lost(refused)));
+    // The unread fetch of the registration is still under way.
+    effects.extend(bench.tell(Event::Called { call: 1, result: Ok((200, json!({"messages": []}))) }));
+    let (call, old) = call_of(&effects, "/api/tokens/renew").expect("a renewal");
+    assert_eq!(old.expose(), "t");
+    let in_an_hour = bench.now.wall.0 / 1000 + 3600;
+    let effects = bench.tell(Event::Called { call, result: Ok((200, answer(in_an_hour))) });
+    assert!(effects.iter().any(|e| matches!(e, Effect::Connect { token } if token.expose() == "new")), "{effects:?}");
+    bench.commit();
+    // Four fifths of its life later the next renewal is due.
+    let due = bench.agent.tokens.next_deadline().expect("a renewal");
+    let left = (due - bench.now.tick).as_secs();
+    assert!((2500..=2880).contains(&left), "{left}");
+    assert!(bench.agent.life.is_ready(), "the provider was never touched");
+}
