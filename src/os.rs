@@ -6,12 +6,12 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use ring::rand::{SecureRandom, SystemRandom};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
-use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, kill_process_group, setrlimit};
 
 /// Random bytes for ids, tokens and seeds.
 pub fn random_bytes<const N: usize>() -> [u8; N] {
@@ -139,16 +139,37 @@ pub fn kill_group(group: u32, signal: Signal) {
     }
 }
 
+/// Raises the soft limit of descriptors to the hard one (at most [`DESCRIPTORS_WANTED`]) and gives it. What we start gets
+/// the limit that we were started with: some programs count on a small one.
+pub fn raise_descriptors() -> u64 {
+    let limit = *STARTED_WITH.get_or_init(|| getrlimit(Resource::Nofile));
+    let wanted = limit.maximum.unwrap_or(u64::MAX).min(DESCRIPTORS_WANTED);
+    let now = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    if now < wanted && setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum: limit.maximum }).is_ok() {
+        return wanted;
+    }
+    now
+}
+
+/// More connections than this are never served.
+const DESCRIPTORS_WANTED: u64 = 65_536;
+/// The limit of descriptors before it was raised.
+static STARTED_WITH: OnceLock<Rlimit> = OnceLock::new();
+
 /// Own process group, and the kernel's promise to kill the child when the spawning thread ends (D-23): the thread must
 /// live as long as the process.
 pub fn prepare_child(command: &mut std::process::Command) {
     command.process_group(0);
     let parent = std::process::id();
-    // SAFETY: between fork and exec only two system calls are made; neither allocates nor takes a lock.
+    let descriptors = STARTED_WITH.get().copied();
+    // SAFETY: between fork and exec only three system calls are made; none allocates or takes a lock.
     #[allow(unsafe_code)]
     unsafe {
         command.pre_exec(move || {
             rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+            if let Some(limit) = descriptors {
+                let _ = setrlimit(Resource::Nofile, limit);
+            }
             // The parent may have died before the promise was made.
             match rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get() as u32) {
                 Some(pid) if pid == parent => Ok(()),
@@ -203,7 +224,6 @@ pub fn free_bytes(path: &Path) -> Option<u64> {
 /// A named place where a test may end things: `AGENT_RELAY_CRASH_AT=<name>:<n>` kills the process at the n-th passage,
 /// as a power cut would; `panic@<name>:<n>` panics there. Without that variable it costs one look at an empty cell.
 pub fn crash_point(name: &str) {
-    use std::sync::OnceLock;
     use std::sync::atomic::{AtomicU64, Ordering};
     static WANTED: OnceLock<Option<(String, bool, u64)>> = OnceLock::new();
     static PASSED: AtomicU64 = AtomicU64::new(0);

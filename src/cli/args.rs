@@ -80,20 +80,44 @@ pub struct Up {
     pub command: Vec<String>,
 }
 
-/// Run the relay of this machine in the foreground.
+/// Run the relay of this machine in the foreground, or look after it: status, backup FILE, vacuum.
 #[derive(FromArgs, Debug)]
 #[argh(
     subcommand,
     name = "hub",
-    example = "As a service of the user manager:\n    systemd-run --user --unit agent-relay-hub agent-relay hub"
+    example = "As a service of the user manager:\n    systemd-run --user --unit agent-relay-hub agent-relay hub",
+    example = "How is it, and a copy of its data while it runs:\n    agent-relay hub status\n    agent-relay hub backup /backup/hub.sqlite",
+    example = "For other machines, with a certificate of its own:\n    agent-relay hub --listen 0.0.0.0 --tls-cert chain.pem --tls-key key.pem --url https://relay.example:4850",
+    note = "Anything but a loopback address needs --tls-cert and --tls-key, or --behind-tls-proxy."
 )]
 pub struct Hub {
-    /// port on 127.0.0.1 (default 4850; 0 = any free one)
+    /// nothing = run; status, backup FILE or vacuum
+    #[argh(positional)]
+    pub action: Vec<String>,
+    /// port (default 4850; 0 = any free one)
     #[argh(option, default = "4850")]
     pub port: u16,
     /// take any free port when the wanted one is taken
     #[argh(switch)]
     pub any_port: bool,
+    /// address to listen on (default 127.0.0.1)
+    #[argh(option, default = "std::net::IpAddr::from([127, 0, 0, 1])")]
+    pub listen: std::net::IpAddr,
+    /// a proxy in front of it speaks TLS with the world
+    #[argh(switch)]
+    pub behind_tls_proxy: bool,
+    /// certificate chain, PEM
+    #[argh(option)]
+    pub tls_cert: Option<String>,
+    /// private key of the certificate, PEM
+    #[argh(option)]
+    pub tls_key: Option<String>,
+    /// how clients reach it, for config.json (default: made of address and port)
+    #[argh(option)]
+    pub url: Option<String>,
+    /// print JSON (status)
+    #[argh(switch)]
+    pub json: bool,
 }
 
 /// Supervise one agent. Try `agent-relay run --help`.

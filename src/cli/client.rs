@@ -34,6 +34,18 @@ impl Client {
         Ok(Client { http: Http::new(base.clone(), CALL_LIMIT), base, token: global.token.clone().unwrap_or_default() })
     }
 
+    /// The hub of this home with its root token if both are at hand, else the relay of the settings: for what needs `admin`.
+    pub fn of_hub(home: &std::path::Path) -> Result<Client, Failure> {
+        let mut global = Global::load(None, None)?;
+        let root = std::fs::read_to_string(crate::hub::run::directory(home).join("root-token")).unwrap_or_default();
+        if !root.trim().is_empty() && crate::hub::run::live_pid(home).is_some() {
+            let url = crate::hub::run::read_info(home).and_then(|info| Some(info.get("url")?.as_str()?.to_string()));
+            global.relay_url = url.unwrap_or(global.relay_url);
+            global.token = Some(Secret::new(root.trim().to_string()));
+        }
+        Client::new(&global)
+    }
+
     /// Status and body, whatever the status is.
     pub fn raw(&self, method: &str, path: &str, body: Option<&Value>) -> Result<(u16, Value), Failure> {
         self.http.call(method, path, body, &self.token).map_err(|cause| {

@@ -1,15 +1,34 @@
-//! `hub`: the relay of this machine in the foreground (D-29).
+//! `hub`: the relay of this machine in the foreground (D-29), and what looks after it.
 
 use std::io::Write;
 use std::net::TcpListener;
+use std::path::Path;
+
+use serde_json::Value;
 
 use super::args::Hub;
-use super::exit::{Failure, Outcome};
-use crate::edge::gate;
-use crate::hub::run;
+use super::client::Client;
+use super::exit::{Failure, OK, Outcome};
+use super::print;
+use crate::edge::http::Base;
+use crate::edge::{gate, stream};
+use crate::hub::run::{self, Listening};
+use crate::hub::store;
 
-/// Runs the hub.
+/// Runs the hub, or looks after it.
 pub fn hub(options: &Hub) -> Outcome {
+    let action: Vec<&str> = options.action.iter().map(String::as_str).collect();
+    match action.as_slice() {
+        [] => serve(options),
+        ["status"] => status(options.json),
+        ["backup", file] => backup(Path::new(file)),
+        ["backup"] => Err(Failure::usage("say where to: `agent-relay hub backup FILE`")),
+        ["vacuum"] => vacuum(),
+        [word, ..] => Err(Failure::usage(format!("a hub knows status, backup FILE and vacuum, not {word:?}; without a word it runs"))),
+    }
+}
+
+fn serve(options: &Hub) -> Outcome {
     let home = crate::config::home()?;
     if let Some(pid) = run::live_pid(&home) {
         return Err(Failure::usage(format!(
@@ -17,35 +36,126 @@ pub fn hub(options: &Hub) -> Outcome {
             home.display()
         )));
     }
+    let tls = match (&options.tls_cert, &options.tls_key) {
+        (Some(certificate), Some(key)) => Some(stream::server_config(Path::new(certificate), Path::new(key))?),
+        (None, None) => None,
+        _ => return Err(Failure::usage("--tls-cert and --tls-key belong together")),
+    };
+    if !options.listen.is_loopback() && tls.is_none() && !options.behind_tls_proxy {
+        return Err(Failure::usage(format!(
+            "tokens would travel readable to {}; give --tls-cert and --tls-key, or say --behind-tls-proxy if a proxy speaks TLS in front",
+            options.listen
+        )));
+    }
+    if let Some(url) = &options.url {
+        Base::parse(url)?;
+    }
     crate::log::start(Some(home.join("logs").join("hub.log")), false);
     let listener = listen(options)?;
     let address = listener.local_addr().map_err(|error| format!("cannot listen: {error}"))?;
-    let url = format!("http://{address}");
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    // A wildcard address is no place to connect to.
+    let place = match address.ip().is_unspecified() {
+        true if tls.is_some() => format!("{}:{}", crate::os::hostname(), address.port()),
+        true => format!("127.0.0.1:{}", address.port()),
+        false => address.to_string(),
+    };
+    let url = options.url.clone().unwrap_or_else(|| format!("{scheme}://{place}"));
     let opened = run::open(&home, &url)?;
     std::panic::set_hook(Box::new(|info| {
         let recent = crate::runtime::turn::recent().join("; ");
         log::error!(target: "hub", "\u{1}fatal {info}; last events: {recent}");
     }));
-    let said = url.clone();
-    let code = run::serve(opened, listener, &url, move || {
+    let said = format!("agent-relay hub listens on {scheme}://{address} (data in {})", home.display());
+    let code = run::serve(opened, Listening { listener, tls, url }, move || {
         let mut out = std::io::stdout().lock();
-        let _ = writeln!(out, "agent-relay hub listens on {said} (data in {})", home.display()).and_then(|_| out.flush());
+        let _ = writeln!(out, "{said}").and_then(|_| out.flush());
     })?;
     Ok(code)
 }
 
 fn listen(options: &Hub) -> Result<TcpListener, Failure> {
-    match gate::listen(&format!("127.0.0.1:{}", options.port)) {
+    let at = |port: u16| std::net::SocketAddr::new(options.listen, port).to_string();
+    match gate::listen(&at(options.port)) {
         Ok(listener) => Ok(listener),
         Err(error) if error.kind() == std::io::ErrorKind::AddrInUse && options.any_port => {
-            gate::listen("127.0.0.1:0").map_err(|error| Failure::usage(format!("cannot listen on any port: {error}")))
+            gate::listen(&at(0)).map_err(|error| Failure::usage(format!("cannot listen on any port: {error}")))
         }
         Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
             let who = holder(options.port).map(|pid| format!(" by the process {pid}")).unwrap_or_default();
             Err(Failure::usage(format!("port {} is taken{who}; stop that one, or use --port N or --any-port", options.port)))
         }
-        Err(error) => Err(Failure::usage(format!("cannot listen on 127.0.0.1:{}: {error}", options.port))),
+        Err(error) => Err(Failure::usage(format!("cannot listen on {}: {error}", at(options.port)))),
     }
+}
+
+/// `hub status`
+fn status(as_json: bool) -> Outcome {
+    let home = crate::config::home()?;
+    let client = Client::of_hub(&home)?;
+    let info = client.call("GET", "/api/hub", None)?;
+    let process = run::read_info(&home).filter(|_| run::live_pid(&home).is_some()).unwrap_or(Value::Null);
+    if as_json {
+        let mut info = info;
+        info["process"] = process;
+        print::line(&info.to_string());
+        return Ok(OK);
+    }
+    let number = |at: &str| info.pointer(at).and_then(Value::as_u64).unwrap_or(0);
+    let pid = process["pid"].as_u64().map(|pid| format!(", pid {pid}")).unwrap_or_default();
+    let up = print::span(number("/uptimeMs") as i64);
+    print::line(&format!("hub {} at {}{pid}, up for {up}", info["version"].as_str().unwrap_or("?"), client.base.url));
+    if let Some(trouble) = info["trouble"].as_str() {
+        print::line(&format!("  trouble: its store cannot be written: {trouble}"));
+    }
+    let line = |name: &str, value: String| print::line(&format!("  {name:<14}{value}"));
+    line("agents", format!("{} known, {} connected", number("/now/agents"), number("/now/agentsConnected")));
+    line(
+        "messages",
+        format!(
+            "{} so far, {} wait for agents, {} match nobody yet",
+            number("/now/lastMessageId"),
+            number("/now/messagesUnacknowledged"),
+            number("/now/messagesUnresolved")
+        ),
+    );
+    line("open", format!("{} tasks, {} commands", number("/now/tasksOpen"), number("/now/commandsOpen")));
+    line(
+        "connections",
+        format!("{} ({} on the bus, {} read events)", number("/now/connections"), number("/now/peers"), number("/now/eventStreams")),
+    );
+    let mb = |at: &str| format!("{:.1} MB", number(at) as f64 / 1e6);
+    line("store", format!("{} ({} free inside; `agent-relay hub vacuum` gives that back)", mb("/store/bytes"), mb("/store/freeBytes")));
+    Ok(OK)
+}
+
+/// `hub backup FILE`: a consistent copy by SQLite itself, while the hub runs or not.
+fn backup(to: &Path) -> Outcome {
+    let file = run::directory(&crate::config::home()?).join("hub.sqlite");
+    let bytes = store::backup(&file, to).map_err(Failure::usage)?;
+    print::line(&format!("{} ({:.1} MB); restore it as {} while no hub runs", to.display(), bytes as f64 / 1e6, file.display()));
+    Ok(OK)
+}
+
+/// `hub vacuum`: by the running hub, which owns the file; by us if none runs.
+fn vacuum() -> Outcome {
+    let home = crate::config::home()?;
+    let (before, after) = if run::live_pid(&home).is_some() {
+        let answer = Client::of_hub(&home)?.call("POST", "/api/hub/vacuum", None)?;
+        (answer["bytesBefore"].as_u64().unwrap_or(0), answer["bytesAfter"].as_u64().unwrap_or(0))
+    } else {
+        let dir = run::directory(&home);
+        if !dir.join("hub.sqlite").is_file() {
+            return Err(Failure::usage(format!("there is no hub's store in {}", dir.display())));
+        }
+        let lock = crate::os::lock(&dir.join("lock")).map_err(|error| format!("cannot lock {}: {error}", dir.display()))?;
+        let Some(_lock) = lock else {
+            return Err(Failure::usage("a hub is just starting or stopping; try again"));
+        };
+        store::HubStore::open(&dir.join("hub.sqlite"))?.vacuum().map_err(|error| Failure::usage(format!("cannot vacuum: {error}")))?
+    };
+    print::line(&format!("{:.1} MB before, {:.1} MB after", before as f64 / 1e6, after as f64 / 1e6));
+    Ok(OK)
 }
 
 /// The process that listens on a port, if it can be seen.

@@ -90,6 +90,24 @@ pub const COMMAND_TIMEOUT_MAX: Duration = Duration::from_secs(60);
 pub const STORE_RETRY: Duration = Duration::from_millis(500);
 /// Failed deliveries are tried again after this.
 pub const DELIVERY_RETRY: Duration = Duration::from_secs(1);
+/// Session messages are kept this long (D-17).
+pub const SESSION_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
+/// All other messages are kept this long (D-17).
+pub const MESSAGES_KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
+/// The first look at old messages after a start.
+pub const RETENTION_FIRST: Duration = Duration::from_secs(60);
+/// Further looks at old messages.
+pub const RETENTION_INTERVAL: Duration = Duration::from_secs(600);
+/// The next look when there was more than one look may take.
+pub const RETENTION_AGAIN: Duration = Duration::from_millis(100);
+/// Messages of each class that one look takes away, so that no commit takes long.
+pub const RETENTION_BATCH: u64 = 200;
+/// Requests in a second by one token of an agent, and how many may come at once.
+pub const AGENT_RATE: (u64, u64) = (1000, 5000);
+/// The same for tokens of people and orchestrators.
+pub const OPERATOR_RATE: (u64, u64) = (10_000, 50_000);
+/// The same for all requests without a valid token together.
+pub const STRANGER_RATE: (u64, u64) = (200, 1000);
 /// Repeated trouble is logged at most this often.
 pub const LOG_THROTTLE: Duration = Duration::from_secs(300);
 

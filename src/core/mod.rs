@@ -6,6 +6,7 @@
 
 pub mod agent;
 pub mod backoff;
+pub mod http;
 pub mod hub;
 pub mod limits;
 pub mod matching;

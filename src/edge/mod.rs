@@ -6,7 +6,6 @@
 
 pub mod bus;
 pub mod gate;
-mod head;
 pub mod heartbeat;
 pub mod http;
 pub mod provider;

@@ -40,9 +40,6 @@ CREATE TABLE IF NOT EXISTS provider (
 CREATE TABLE IF NOT EXISTS notes (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 ";
 
-/// Version of the schema, in `user_version`.
-const SCHEMA_VERSION: i64 = 1;
-
 /// One order.
 #[derive(Debug)]
 pub enum Order {
@@ -78,8 +75,10 @@ pub struct Store {
     deletions: u64,
 }
 
-/// Opens a SQLite file for one writer: private, WAL, FULL, incremental vacuum.
-pub fn open_database(path: &Path, schema: &str, version: i64) -> Result<Connection, String> {
+/// Opens a SQLite file for one writer: private, WAL, FULL, incremental vacuum. `schemas` are the steps from nothing to the
+/// newest version; `user_version` counts those that are done.
+pub fn open_database(path: &Path, schemas: &[&str]) -> Result<Connection, String> {
+    let version = schemas.len() as i64;
     let say = |error: &dyn std::fmt::Display| format!("cannot open the store {}: {error}", path.display());
     if let Some(parent) = path.parent() {
         os::make_private_dir(parent).map_err(|error| say(&error))?;
@@ -100,8 +99,9 @@ pub fn open_database(path: &Path, schema: &str, version: i64) -> Result<Connecti
             "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA busy_timeout = 2000;
              PRAGMA journal_size_limit = 4194304; PRAGMA temp_store = MEMORY; PRAGMA cache_size = -1024;",
         )?;
-        if found == 0 {
-            db.execute_batch(&format!("BEGIN IMMEDIATE; {schema} PRAGMA user_version = {version}; COMMIT;"))?;
+        let missing = schemas.get(found.max(0) as usize..).unwrap_or_default();
+        if !missing.is_empty() {
+            db.execute_batch(&format!("BEGIN IMMEDIATE; {} PRAGMA user_version = {version}; COMMIT;", missing.concat()))?;
         }
         Ok(found)
     };
@@ -122,7 +122,7 @@ pub fn cause_of(error: rusqlite::Error) -> Cause {
 impl Store {
     /// Opens or makes the file.
     pub fn open(path: &Path, outbox_bytes_max: u64) -> Result<Store, String> {
-        let db = open_database(path, SCHEMA, SCHEMA_VERSION)?;
+        let db = open_database(path, &[SCHEMA])?;
         let mut store = Store { db, path: path.into(), outbox_bytes_max, rows: 0, poisoned: 0, bytes: 0, settled: 0, deletions: 0 };
         store.read_counters().map_err(|error| format!("cannot read the store {}: {error}", path.display()))?;
         Ok(store)

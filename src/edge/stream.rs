@@ -6,11 +6,13 @@
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ClientConnection, RootCertStore};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, Connection, RootCertStore, ServerConfig, ServerConnection};
 
 /// A connected socket.
 pub enum Stream {
@@ -22,7 +24,7 @@ pub enum Stream {
 
 /// A TLS session over a socket.
 pub struct Tls {
-    session: ClientConnection,
+    session: Connection,
     socket: TcpStream,
 }
 
@@ -45,6 +47,20 @@ pub fn client_config(roots: Arc<RootCertStore>) -> Arc<ClientConfig> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().expect("ring knows them");
     Arc::new(builder.with_root_certificates(roots).with_no_client_auth())
+}
+
+/// The TLS settings of a server with its own certificate: PEM files of the chain and of the key.
+pub fn server_config(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>, String> {
+    let bad = |path: &Path, error: &dyn std::fmt::Display| format!("cannot use {}: {error}", path.display());
+    let chain: Vec<CertificateDer<'static>> =
+        CertificateDer::pem_file_iter(certificate).and_then(|found| found.collect()).map_err(|error| bad(certificate, &error))?;
+    if chain.is_empty() {
+        return Err(bad(certificate, &"it holds no certificate (PEM)"));
+    }
+    let secret = PrivateKeyDer::from_pem_file(key).map_err(|error| bad(key, &error))?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().expect("ring knows them");
+    builder.with_no_client_auth().with_single_cert(chain, secret).map(Arc::new).map_err(|error| bad(certificate, &error))
 }
 
 impl Stream {
@@ -74,11 +90,26 @@ impl Stream {
     /// Speaks TLS on a connected socket.
     pub fn handshake(mut socket: TcpStream, host: &str, config: Arc<ClientConfig>) -> io::Result<Stream> {
         let name = ServerName::try_from(host.to_string()).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
-        let mut session = ClientConnection::new(config, name).map_err(io::Error::other)?;
+        let mut session = Connection::from(ClientConnection::new(config, name).map_err(io::Error::other)?);
         while session.is_handshaking() {
             session.complete_io(&mut socket)?;
         }
         Ok(Stream::Tls(Box::new(Tls { session, socket })))
+    }
+
+    /// The server's side of TLS on an accepted socket that does not block; the handshake happens while reading.
+    pub fn serve(socket: TcpStream, config: Arc<ServerConfig>) -> io::Result<Stream> {
+        let session = Connection::from(ServerConnection::new(config).map_err(io::Error::other)?);
+        Ok(Stream::Tls(Box::new(Tls { session, socket })))
+    }
+
+    /// No more will be written: the peer sees the end behind what it has got.
+    pub fn shut_write(&mut self) {
+        if let Stream::Tls(tls) = self {
+            tls.session.send_close_notify();
+            let _ = tls.session.write_tls(&mut tls.socket);
+        }
+        let _ = self.socket().shutdown(std::net::Shutdown::Write);
     }
 
     /// From here on reads and writes say `WouldBlock`.

@@ -4,9 +4,11 @@ use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use rustls::ServerConfig;
 use serde_json::{Value, json};
 
 use super::store::{HubReader, HubStore, Order as StoreOrder, run as run_store, run_reader};
@@ -133,8 +135,19 @@ struct Ports {
     gate: Port<Orders>,
 }
 
+/// Where a hub listens.
+pub struct Listening {
+    /// The socket.
+    pub listener: TcpListener,
+    /// Its own certificate, if it speaks TLS.
+    pub tls: Option<Arc<ServerConfig>>,
+    /// How clients reach it.
+    pub url: String,
+}
+
 /// Serves until it is told to stop. Returns the exit code.
-pub fn serve(opened: Opened, listener: TcpListener, url: &str, ready: impl FnOnce()) -> Result<u8, String> {
+pub fn serve(opened: Opened, listening: Listening, ready: impl FnOnce()) -> Result<u8, String> {
+    let Listening { listener, tls, url } = listening;
     let Opened { mut lock, store, reader, info, id } = opened;
     let clock = Clock::start();
     let mut crew = Crew::new();
@@ -147,7 +160,7 @@ pub fn serve(opened: Opened, listener: TcpListener, url: &str, ready: impl FnOnc
     let (gate_port, gate_orders) = bounded(GATE_ORDERS);
     let ports = Ports { store: Port::plain(store_port), reader: Port::plain(read_port), gate: Port::waking(gate_port, waker.clone()) };
 
-    let gate = Gate::new(listener, Limits::default(), handler, gate_orders, waker, to(Lane::Gate))
+    let gate = Gate::new(listener, tls, Limits::default(), handler, gate_orders, waker, to(Lane::Gate))
         .map_err(|error| format!("cannot watch the listening socket: {error}"))?;
     let (store_lane, read_lane) = (to(Lane::Store), to(Lane::Store));
     crew.spawn("hub-store", move || run_store(store, store_orders, store_lane));
@@ -209,10 +222,8 @@ fn attend(bells: &Receiver<Bell>, outcome: &Receiver<u8>, notice: Sender<Event>)
 fn handler(happening: Happening) -> Verdict<Event> {
     match happening {
         Happening::Request(ticket, request) => Verdict::Event(Event::Request { ticket, request }),
-        Happening::Upgrade(ticket, peer, request) if request.path.ends_with("/bus") => {
-            Verdict::Event(Event::Upgrade { ticket, peer, request })
-        }
-        Happening::Upgrade(..) => Verdict::Answer(404, crate::wire::api::error_body("not_found", "the bus is at /bus")),
+        Happening::Upgrade(ticket, request) if request.path.ends_with("/bus") => Verdict::Event(Event::Upgrade { ticket, request }),
+        Happening::Upgrade(..) => Verdict::Answer(404, crate::wire::api::error_body("not_found", "the bus is at /bus").into()),
         Happening::PeerText(peer, text) => Verdict::Event(Event::PeerText { peer, text }),
         Happening::PeerClosed(peer) => Verdict::Event(Event::PeerClosed { peer }),
     }
@@ -235,9 +246,10 @@ fn dispatch(ports: &Ports, effects: Vec<Effect>, code: &mut u8) -> bool {
         match effect {
             Effect::Commit { number, ops } => ports.store.order(StoreOrder::Commit { number, ops }),
             Effect::RetryStore => ports.store.order(StoreOrder::Retry),
+            Effect::Vacuum => ports.store.order(StoreOrder::Vacuum),
             Effect::Read { number, query } => ports.reader.order((number, query)),
             Effect::Respond { ticket, status, body } => orders.push(GateOrder::Respond { ticket, status, body }),
-            Effect::Accept { ticket, peer } => orders.push(GateOrder::Accept { ticket, peer }),
+            Effect::Accept { ticket } => orders.push(GateOrder::Accept { ticket }),
             Effect::PeerSend { peer, text } => orders.push(GateOrder::PeerSend { peer, text }),
             Effect::PeerClose { peer, code, reason } => orders.push(GateOrder::PeerClose { peer, code, reason }),
             Effect::Log { level, text } => crate::log::write(level, "hub", &text),

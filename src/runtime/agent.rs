@@ -5,26 +5,22 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
-use serde_json::{Value, json};
 
+use super::control::{self, NO_TICKET};
 use super::crew::Crew;
 use super::turn;
 use crate::clock::Clock;
 use crate::core::agent::Agent;
 use crate::core::agent::config::AgentConfig;
 use crate::core::agent::effect::{Effect, Outcome};
-use crate::core::agent::event::{ControlRequest, Event, StopReason, lane};
-use crate::core::hub::event::Request;
+use crate::core::agent::event::{Event, StopReason, lane};
 use crate::core::limits::{COMMITS_IN_FLIGHT_MAX, CONTROL_HELD_MAX};
-use crate::core::tracker::Status;
-use crate::edge::gate::{Gate, Happening, Limits, Order as GateOrder, Orders, Verdict};
+use crate::edge::gate::{Gate, Limits, Order as GateOrder, Orders};
 use crate::edge::http::Base;
 use crate::edge::store::Store;
 use crate::edge::{Port, bus, heartbeat, provider, pump, signals, store};
 use crate::os::{self, Waker};
 use crate::secret::Secret;
-use crate::wire::api::error_body;
-use crate::wire::control::LOG_LEVELS;
 
 /// Everything that a runner is built from.
 pub struct Parts {
@@ -54,8 +50,6 @@ const LANE_CAPACITY: [usize; lane::COUNT] = [64, 64, 256, 16, 16, 64, 8];
 const BUS_ORDERS: usize = 8192;
 /// Orders for the provider: verbs are answered one by one and bounded by commands and batches.
 const PROVIDER_ORDERS: usize = 1024;
-/// A request that is answered already.
-const NO_TICKET: u64 = 0;
 /// After the machine has finished, threads get this long.
 const JOIN_LIMIT: Duration = Duration::from_secs(3);
 
@@ -93,8 +87,9 @@ pub fn run(parts: Parts) -> Result<Outcome, String> {
     };
 
     let to = |at: usize| lanes_in[at].clone();
-    let gate = Gate::new(control, control_limits(), control_handler(control_token), control_orders, control_waker, to(lane::CONTROL))
-        .map_err(|error| format!("cannot watch the control port: {error}"))?;
+    let gate =
+        Gate::new(control, None, control_limits(), control::handler(control_token), control_orders, control_waker, to(lane::CONTROL))
+            .map_err(|error| format!("cannot watch the control port: {error}"))?;
     let (store_lane, bus_lane, beat_lane) = (to(lane::STORE), to(lane::BUS), to(lane::HEARTBEAT));
     let (pump_lane, provider_lane) = (to(lane::PUMP), to(lane::PROVIDER));
     let (bus_base, beat_base, pump_base) = (base.clone(), base.clone(), base);
@@ -203,7 +198,7 @@ fn dispatch(ports: &Ports, effects: Vec<Effect>) -> Option<Outcome> {
             Effect::Verb { process, number, verb } => ports.provider.order(provider::Order::Verb { process, number, verb }),
             Effect::StopProvider { grace_ms } => ports.provider.order(provider::Order::Stop { grace_ms }),
             Effect::Reply { ticket: NO_TICKET, .. } => {}
-            Effect::Reply { ticket, status, body } => answers.push(GateOrder::Respond { ticket, status, body }),
+            Effect::Reply { ticket, status, body } => answers.push(GateOrder::Respond { ticket, status, body: body.into() }),
             Effect::Log { level, component, text } => crate::log::write(level, &component, &text),
             Effect::Finish(finished) => outcome = Some(finished),
         }
@@ -212,72 +207,6 @@ fn dispatch(ports: &Ports, effects: Vec<Effect>) -> Option<Outcome> {
         ports.control.order(answers);
     }
     outcome
-}
-
-/// Routes of the control port (runner specification section 8). Only `/health` is open (D-42).
-fn control_handler(token: Secret) -> impl FnMut(Happening) -> Verdict<Event> + Send + 'static {
-    move |happening| {
-        let (ticket, request) = match happening {
-            Happening::Request(ticket, request) => (ticket, request),
-            Happening::Upgrade(..) => {
-                return Verdict::Answer(404, error_body("not_found", "not found"));
-            }
-            Happening::PeerText(..) | Happening::PeerClosed(_) => {
-                return Verdict::Answer(404, Value::Null);
-            }
-        };
-        if request.path == "/health" {
-            return Verdict::Answer(200, json!({"ok": true}));
-        }
-        if !same(request.token.as_bytes(), token.expose().as_bytes()) {
-            let text = "the control port needs its token: Authorization: Bearer <controlToken of the runner info file>";
-            return Verdict::Answer(401, error_body("unauthorized", text));
-        }
-        route_control(ticket, &request)
-    }
-}
-
-fn route_control(ticket: u64, request: &Request) -> Verdict<Event> {
-    let body: Value = serde_json::from_slice(&request.body).unwrap_or(Value::Null);
-    let ask = |request| Verdict::Event(Event::Control(ticket, request));
-    match (request.method.as_str(), request.path.as_str()) {
-        ("GET", "/status") => ask(ControlRequest::Status),
-        ("POST", "/status") => {
-            // The answer depends on the word alone: a hook need not wait for the state thread.
-            let known = body.get("status").and_then(Value::as_str).and_then(Status::parse);
-            match known {
-                Some(status) => {
-                    let answer = json!({"ok": true, "status": status.word()});
-                    Verdict::Tell(Event::Control(NO_TICKET, ControlRequest::StatusPosted(body)), 200, answer)
-                }
-                None => Verdict::Answer(400, json!({"error": "status must be idle, busy, offline, or error"})),
-            }
-        }
-        ("GET", "/reply-obligations") => ask(ControlRequest::Obligations),
-        ("POST", "/stop") => ask(ControlRequest::Stop),
-        ("POST", "/hook-fatal") => {
-            let text = |field: &str| body.get(field).and_then(Value::as_str).map(str::to_string);
-            let error = text("error").unwrap_or_else(|| "(no detail)".into());
-            ask(ControlRequest::HookFatal { hook: text("hook").unwrap_or_default(), error })
-        }
-        ("GET", "/log-level") => Verdict::Answer(200, json!({"level": crate::log::current_level(), "levels": LOG_LEVELS})),
-        ("POST", "/log-level") => {
-            let word = body.get("level").and_then(Value::as_str).unwrap_or_default().trim().to_ascii_lowercase();
-            let Some(level) = crate::log::level_of(&word) else {
-                return Verdict::Answer(400, json!({"error": format!("level must be one of: {}", LOG_LEVELS.join(", "))}));
-            };
-            let previous = crate::log::current_level();
-            log::set_max_level(level);
-            log::info!(target: "logger", "level {previous} -> {word}");
-            Verdict::Answer(200, json!({"ok": true, "level": word, "previous": previous}))
-        }
-        _ => Verdict::Answer(404, error_body("not_found", "not found")),
-    }
-}
-
-/// Compares in a time that does not depend on where the texts differ.
-fn same(a: &[u8], b: &[u8]) -> bool {
-    a.len() == b.len() && a.iter().zip(b).fold(0u8, |sum, (x, y)| sum | (x ^ y)) == 0
 }
 
 /// The machine may release a whole credit's worth of frames at once.

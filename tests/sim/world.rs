@@ -8,8 +8,9 @@ use agent_relay::core::agent::config::{AgentConfig, ReplyMode, RestartPolicy};
 use agent_relay::core::agent::effect::Effect;
 use agent_relay::core::agent::event::{BusEvent, Event, ProviderEvent, RowAnswer, StoreEvent, lane};
 use agent_relay::core::agent::store::{Batch, StoreOp};
+use agent_relay::core::http::{Body, Request};
 use agent_relay::core::hub::event::{
-    Effect as HubEffect, Event as HubEvent, HubOp, LANES as HUB_LANES, Lane as HubLane, ReadAnswer, Request, StoreEvent as HubStoreEvent,
+    Effect as HubEffect, Event as HubEvent, HubOp, LANES as HUB_LANES, Lane as HubLane, ReadAnswer, StoreEvent as HubStoreEvent,
 };
 use agent_relay::core::hub::{Hub, HubConfig, scopes_of};
 use agent_relay::core::matching::Identity;
@@ -19,7 +20,7 @@ use agent_relay::core::time::{Now, Tick, Wall};
 use agent_relay::core::{Cause, Machine};
 use agent_relay::demo::agent::{Abilities, DemoAgent, Disk, Entry, Output as DemoOutput};
 use agent_relay::edge::store::Store;
-use agent_relay::hub::store::HubStore;
+use agent_relay::hub::store::{Committed, HubStore};
 use agent_relay::provider::acp::session::AcpSession;
 use agent_relay::provider::{ApprovalMode, SessionSettings};
 use agent_relay::secret::Secret;
@@ -772,8 +773,8 @@ impl World {
             let groups: Vec<_> = self.hub_pending.drain(..).collect();
             self.hub_stall_told = false;
             self.hub_trace.extend(groups.iter().map(|(_, ops)| ops.clone()));
-            let existing = self.hub_store.commit(&groups).expect("memory");
-            HubStoreEvent::Committed { upto: groups.last().expect("not empty").0, existing }
+            let Committed { existing, retired } = self.hub_store.commit(&groups).expect("memory");
+            HubStoreEvent::Committed { upto: groups.last().expect("not empty").0, existing, retired }
         };
         let event = HubEvent::Store(event);
         self.send(format!("hub{life}"), 2, Action::Hub { life, lane: HubLane::Store as usize, event });
@@ -861,7 +862,7 @@ impl World {
                 _ => ("POST", path::INSIGHTS.to_string(), row.payload.clone(), 1, true),
             }
         };
-        let request = Request { method: method.into(), path, query: String::new(), token, body: body.to_string().into_bytes() };
+        let request = Request { method: method.into(), path, token, body: body.to_string().into_bytes(), ..Default::default() };
         self.http(From::Pump { runner, life, rows: count, single }, request);
     }
 
@@ -921,9 +922,9 @@ impl World {
         let request = Request {
             method: "POST".into(),
             path: path.into(),
-            query: String::new(),
             token: OPERATOR.into(),
             body: body.to_string().into_bytes(),
+            ..Default::default()
         };
         // Tasks and commands carry no key: a person does not send them again when in doubt.
         let careful = sending.task || sending.body.get("command").is_some();
@@ -976,12 +977,19 @@ impl World {
                     let answer = self.hub_store.answer(&query);
                     self.send(format!("hubread{life}"), 3, Action::HubRead { life, number, answer });
                 }
-                HubEffect::Respond { ticket, status, body } => match self.tickets.remove(&ticket) {
-                    Some((from, true)) => self.send_answer(from, Ok((status, body))),
-                    Some((_, false)) => {}
-                    None => self.refuse_upgrade(ticket, status, body),
-                },
-                HubEffect::Accept { peer, .. } => {
+                HubEffect::Vacuum => {}
+                HubEffect::Respond { ticket, status, body } => {
+                    let body = match body {
+                        Body::Json(body) => body,
+                        Body::Empty | Body::Text(..) => Value::Null,
+                    };
+                    match self.tickets.remove(&ticket) {
+                        Some((from, true)) => self.send_answer(from, Ok((status, body))),
+                        Some((_, false)) => {}
+                        None => self.refuse_upgrade(ticket, status, body),
+                    }
+                }
+                HubEffect::Accept { ticket: peer } => {
                     let told = self.conns.get_mut(&peer).map(|conn| {
                         conn.accepted = true;
                         (conn.runner, conn.life)
@@ -1061,7 +1069,7 @@ impl World {
                 Effect::Call { call, method, path, body, token } => {
                     let (path, query) = path.split_once('?').map_or((path.clone(), String::new()), |(p, q)| (p.into(), q.into()));
                     let body = body.map(|body| body.to_string().into_bytes()).unwrap_or_default();
-                    let request = Request { method: method.into(), path, query, token: token.expose().into(), body };
+                    let request = Request { method: method.into(), path, query, token: token.expose().into(), body, ..Default::default() };
                     self.http(From::Call { runner, life, call }, request);
                 }
                 Effect::ReadConfigToken => {
@@ -1181,7 +1189,7 @@ impl World {
         self.runners[runner].conn = Some(peer);
         let request = Request { method: "GET".into(), path: "/bus".into(), token: token.expose().into(), ..Default::default() };
         let (hub_life, lane) = (self.hub_life, HubLane::Gate as usize);
-        let event = HubEvent::Upgrade { ticket: peer, peer, request };
+        let event = HubEvent::Upgrade { ticket: peer, request };
         self.send(format!("up{peer}"), self.faults.delay_ms_max, Action::Hub { life: hub_life, lane, event });
     }
 

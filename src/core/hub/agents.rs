@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::Hub;
 use super::event::{Effect, HubOp, StoredAgent};
 use crate::core::limits::*;
-use crate::core::time::{Tick, sooner};
+use crate::core::time::Tick;
 use crate::wire::bus::{CLOSE_DELETED, CLOSE_SUPERSEDED, Registration, RelayFrame};
 
 /// Unacknowledged messages of one recipient, ascending (D-12, D-13).
@@ -92,25 +92,22 @@ impl Hub {
         agent.stored.registration = registration;
         agent.stored.last_seen = self.now.wall.0;
         agent.loading = false;
-        if let Some(peer) = peer {
-            agent.peer = Some(peer);
-            agent.offline_at = None;
-        } else if agent.peer.is_none() {
-            agent.offline_at = Some(self.now.tick + OFFLINE_AFTER_SILENCE);
-        }
+        agent.peer = peer.or(agent.peer);
+        let offline_at = agent.peer.is_none().then(|| self.now.tick + OFFLINE_AFTER_SILENCE);
         agent.ready = true;
         if agent.status == "offline" {
             agent.status = "idle".into();
         }
         let (epoch, stored) = (agent.stored.epoch, agent.stored.clone());
         self.ops.push(HubOp::AgentPut(stored));
+        self.set_offline_at(id, offline_at);
         if let Some(old) = old_peer.filter(|old| Some(*old) != peer) {
             let why = if same { "connected anew" } else { "another instance registered this agent" };
             if !same {
                 let error = RelayFrame::Error { id: None, code: "superseded".into(), message: why.into(), retryable: false };
                 self.out.push(Effect::PeerSend { peer: old, text: error.to_text() });
             }
-            self.peers.remove(&old);
+            self.drop_peer(old);
             self.out.push(Effect::PeerClose { peer: old, code: CLOSE_SUPERSEDED, reason: why.into() });
         }
         self.queues.entry(id.to_string()).or_default().until = None;
@@ -149,11 +146,24 @@ impl Hub {
         };
         agent.stored.last_seen = self.now.wall.0;
         if agent.peer.is_none() && agent.status != "offline" {
-            agent.offline_at = Some(self.now.tick + OFFLINE_AFTER_SILENCE);
+            let at = self.now.tick + OFFLINE_AFTER_SILENCE;
+            self.set_offline_at(id, Some(at));
         }
     }
 
+    /// When an agent counts as offline unless something is heard.
+    pub(super) fn set_offline_at(&mut self, id: &str, at: Option<Tick>) {
+        let Some(agent) = self.agents.get_mut(id) else {
+            return;
+        };
+        if let Some(old) = std::mem::replace(&mut agent.offline_at, at) {
+            self.presence.remove(&(old, id.to_string()));
+        }
+        self.presence.extend(at.map(|at| (at, id.to_string())));
+    }
+
     pub(super) fn delete_agent(&mut self, id: &str) -> bool {
+        self.set_offline_at(id, None);
         let Some(agent) = self.agents.remove(id) else {
             return false;
         };
@@ -170,7 +180,7 @@ impl Hub {
                 retryable: false,
             };
             self.out.push(Effect::PeerSend { peer, text: error.to_text() });
-            self.peers.remove(&peer);
+            self.drop_peer(peer);
             self.out.push(Effect::PeerClose { peer, code: CLOSE_DELETED, reason: "agent deleted".into() });
         }
         self.emit("agent.removed", id, json!({"agentId": id}));
@@ -194,23 +204,19 @@ impl Hub {
     }
 
     pub(super) fn next_presence(&self) -> Option<Tick> {
-        self.agents.values().map(|agent| agent.offline_at).fold(None, sooner)
+        self.presence.first().map(|(at, _)| *at)
     }
 
     pub(super) fn sweep_presence(&mut self) {
-        let now = self.now.tick;
-        let late: Vec<String> =
-            self.agents.iter().filter(|(_, a)| a.offline_at.is_some_and(|at| at <= now)).map(|(id, _)| id.clone()).collect();
-        for id in late {
-            if let Some(agent) = self.agents.get_mut(&id) {
-                agent.offline_at = None;
-                agent.ready = false;
-                if agent.status != "offline" {
-                    agent.status = "offline".into();
-                    self.log("info", format!("agent offline id={id}"));
-                    let card = self.card(&id);
-                    self.emit("agent.status", &id, card);
-                }
+        while let Some((_, id)) = self.presence.first().filter(|(at, _)| *at <= self.now.tick).cloned() {
+            self.set_offline_at(&id, None);
+            let Some(agent) = self.agents.get_mut(&id) else { continue };
+            agent.ready = false;
+            if agent.status != "offline" {
+                agent.status = "offline".into();
+                self.log("info", format!("agent offline id={id}"));
+                let card = self.card(&id);
+                self.emit("agent.status", &id, card);
             }
         }
     }
@@ -242,5 +248,26 @@ impl Hub {
         }
         self.expire_commands();
         self.expire_tokens();
+        self.rates.forget_full(self.now.tick);
+    }
+
+    /// Takes old messages away, a few at a time (D-17).
+    pub(super) fn start_retention(&mut self) {
+        self.next_retention = Some(self.now.tick + RETENTION_INTERVAL);
+        let before = |kept: std::time::Duration| self.now.wall.0 - kept.as_millis() as i64;
+        let (session_before, before) = (before(SESSION_KEPT), before(MESSAGES_KEPT));
+        self.ops.push(HubOp::Retain { session_before, before, limit: RETENTION_BATCH });
+    }
+
+    pub(super) fn on_retired(&mut self, retired: super::event::Retired) {
+        self.meter.retired += retired.count;
+        for (recipient, message) in retired.unacknowledged {
+            if let Some(queue) = self.queues.get_mut(&recipient) {
+                queue.ids.remove(&message);
+            }
+        }
+        if retired.more {
+            self.next_retention = Some(self.now.tick + RETENTION_AGAIN);
+        }
     }
 }

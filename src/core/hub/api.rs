@@ -1,11 +1,15 @@
-//! The HTTP API (protocol section 3): one match from method and path to what is done.
+//! The HTTP API (protocol section 3): the table of routes says what is asked, one match says what is done.
+
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 
 use super::Hub;
 use super::Refusal;
-use super::event::{After, Effect, HubOp, Query, ReadAnswer, ReadFor, Request};
+use super::event::{After, Effect, HubOp, Query, ReadAnswer, ReadFor};
+use super::routes::{Access, Call, Found, Route, find, spec};
 use super::tokens::allows;
+use crate::core::http::{Body, Request};
 use crate::wire::api::{NewMessage, TokenRecord, USER, decode, error_body};
 use crate::wire::bus::Registration;
 use crate::wire::{BATCH_ROWS_MAX, PROTOCOL, VERSION};
@@ -29,13 +33,33 @@ fn number(text: &str) -> Result<u64, Refusal> {
     text.parse().ok().filter(|id| *id > 0 && *id < (1 << 53)).ok_or((404, "not_found", format!("{text:?} is no id")))
 }
 
-fn not_found() -> Refusal {
-    (404, "not_found", "there is nothing at this path".into())
+/// The body of a request, an object.
+fn object(request: &Request) -> Result<Value, Refusal> {
+    if request.body.is_empty() {
+        return Ok(json!({}));
+    }
+    match serde_json::from_slice::<Value>(&request.body) {
+        Ok(body @ Value::Object(_)) => Ok(body),
+        Ok(_) => Err((400, "not_an_object", "the body must be a JSON object".into())),
+        Err(error) => Err((400, "bad_json", format!("the body is no JSON: {error}"))),
+    }
+}
+
+fn text<'a>(body: &'a Value, field: &str) -> &'a str {
+    body.get(field).and_then(Value::as_str).unwrap_or_default()
 }
 
 impl Hub {
-    pub(super) fn respond(&mut self, ticket: u64, status: u16, body: Value) {
-        self.out.push(Effect::Respond { ticket, status, body });
+    pub(super) fn respond(&mut self, ticket: u64, status: u16, body: impl Into<Body>) {
+        self.after_answer(ticket, status);
+        self.out.push(Effect::Respond { ticket, status, body: body.into() });
+    }
+
+    fn after_answer(&mut self, ticket: u64, status: u16) {
+        if let Some(since) = self.tickets.remove(&ticket) {
+            self.meter.request_time.observe(self.now.tick - since);
+        }
+        self.meter.answers[usize::from(status / 100).min(5)] += 1;
     }
 
     pub(super) fn refuse(&mut self, ticket: u64, status: u16, code: &str, sentence: &str) {
@@ -43,6 +67,7 @@ impl Hub {
     }
 
     pub(super) fn on_request(&mut self, ticket: u64, request: Request) {
+        self.tickets.insert(ticket, self.now.tick);
         if self.stopping {
             return self.refuse(ticket, 503, "stopping", "the hub is stopping");
         }
@@ -52,9 +77,7 @@ impl Hub {
         }
         match self.route_request(ticket, &request) {
             Ok(Answer::Now(status, body)) => self.respond(ticket, status, body),
-            Ok(Answer::Durable(status, body)) => {
-                self.after.push(After::Effect(Effect::Respond { ticket, status, body }));
-            }
+            Ok(Answer::Durable(status, body)) => self.after.push(After::Answer { ticket, status, body }),
             Ok(Answer::Later) => {}
             Err((status, code, sentence)) => self.refuse(ticket, status, code, &sentence),
         }
@@ -63,93 +86,124 @@ impl Hub {
     fn route_request(&mut self, ticket: u64, request: &Request) -> Routed {
         let parts: Vec<String> = request.path.trim_matches('/').split('/').map(decode).collect();
         let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
-        if parts == ["api", "health"] {
-            let uptime = self.started.map(|start| (self.now.tick - start).as_millis() as u64);
-            return Ok(Answer::Now(200, json!({"ok": true, "version": VERSION, "protocol": PROTOCOL, "uptimeMs": uptime})));
+        let found = find(&request.method, &parts);
+        if let Found::Route(Route { access: Access::Open, call, .. }, _) = &found {
+            return Ok(Answer::Now(200, if *call == Call::Spec { spec() } else { self.health() }));
         }
-        let Some(actor) = self.token_of(&request.token) else {
+        let actor = self.token_of(&request.token);
+        if !self.rates.take(self.now.tick, actor.as_deref()) {
+            self.meter.limited += 1;
+            return Err((429, "rate_limited", "too many requests; try again in a second".into()));
+        }
+        let Some(actor) = actor else {
             let text = match request.token.is_empty() {
                 true => "this call needs a token: header X-Agent-Relay-Token, or \"token\" in config.json",
                 false => "the token is unknown or has expired",
             };
             return Err((401, "unauthorized", text.into()));
         };
-        let body = || -> Result<Value, Refusal> {
-            if request.body.is_empty() {
-                return Ok(json!({}));
+        match found {
+            Found::Route(route, parameters) => {
+                if let Access::Scope(wanted) = route.access {
+                    scope(&actor, wanted)?;
+                }
+                self.carry_out(ticket, route.call, &actor, request, &parameters)
             }
-            match serde_json::from_slice::<Value>(&request.body) {
-                Ok(body @ Value::Object(_)) => Ok(body),
-                Ok(_) => Err((400, "not_an_object", "the body must be a JSON object".into())),
-                Err(error) => Err((400, "bad_json", format!("the body is no JSON: {error}"))),
+            Found::Methods(methods) => {
+                let text = format!("{} is not possible at {}; use {}", request.method, request.path, methods.join(" or "));
+                Err((405, "method_not_allowed", text))
             }
-        };
-        match (request.method.as_str(), parts.as_slice()) {
-            ("GET", ["api", "agents"]) => Ok(Answer::Now(200, self.list_agents(request))),
-            ("POST", ["api", "agents"]) => self.register_over_http(&actor, &body()?),
-            (method, ["api", "agents", id]) => self.on_agent(&actor, method, id),
-            (method, ["api", "agents", id, part]) => self.on_agent_part(ticket, &actor, method, id, part, body),
-            ("POST", ["api", "messages"]) => self.send_one(ticket, &actor, body()?),
-            ("POST", ["api", "messages", "batch"]) => self.send_batch(ticket, &actor, &body()?),
-            ("GET", ["api", "messages"]) => self.poll(ticket, &actor, request),
-            ("GET", ["api", "messages", "queued"]) => {
-                scope(&actor, "command:issue")?;
-                self.ask(ticket, Query::Queued { limit: 1000 })
+            Found::Nothing => Err((404, "not_found", "there is nothing at this path; /api/spec lists what there is".into())),
+        }
+    }
+
+    fn health(&self) -> Value {
+        let uptime = self.started.map(|start| (self.now.tick - start).as_millis() as u64);
+        json!({"ok": true, "version": VERSION, "protocol": PROTOCOL, "uptimeMs": uptime})
+    }
+
+    fn carry_out(&mut self, ticket: u64, call: Call, actor: &Arc<TokenRecord>, request: &Request, parameters: &[&str]) -> Routed {
+        let first = parameters.first().copied().unwrap_or_default();
+        let viewer = actor.agent_id.clone();
+        match call {
+            Call::Health | Call::Spec => Ok(Answer::Now(200, self.health())),
+            Call::Metrics | Call::HubInfo if viewer.is_some() => {
+                Err((403, "forbidden", "how the hub is is not told to agents; use an operator's token".into()))
             }
-            ("GET", ["api", "messages", id]) => {
-                scope(&actor, "message:read")?;
-                self.ask(ticket, Query::Message { id: number(id)?, viewer: actor.agent_id })
+            Call::Metrics | Call::HubInfo => {
+                self.read(Query::Figures, ReadFor::Figures { ticket, gate: request.gate, prometheus: call == Call::Metrics });
+                Ok(Answer::Later)
             }
-            ("GET", ["api", "messages", id, "thread"]) => {
-                scope(&actor, "message:read")?;
-                self.ask(ticket, Query::Thread { id: number(id)?, viewer: actor.agent_id })
+            Call::HubVacuum => {
+                self.vacuums.push(ticket);
+                self.out.push(Effect::Vacuum);
+                Ok(Answer::Later)
             }
-            (method, ["api", "messages", id, rest @ ..]) => self.on_message_part(&actor, method, number(id)?, rest, &body()?),
-            ("POST", ["api", "tasks"]) => {
-                let (task, sent) = self.make_task(&actor, &body()?)?;
+            Call::Register => self.register_over_http(actor, &object(request)?),
+            Call::ListAgents => Ok(Answer::Now(200, self.list_agents(request))),
+            Call::GetAgent | Call::DeleteAgent => self.on_agent(actor, call, first),
+            Call::Obligations => {
+                own(actor, first)?;
+                self.ask(ticket, Query::Obligations { agent: first.to_string() })
+            }
+            Call::PutStatus | Call::PutReady | Call::Heartbeat | Call::PutLabel => {
+                self.on_agent_part(actor, call, first, &object(request)?)
+            }
+            Call::Send => self.send_one(ticket, actor, object(request)?),
+            Call::SendBatch => self.send_batch(ticket, actor, &object(request)?),
+            Call::Poll => self.poll(ticket, actor, request),
+            Call::Queued => self.ask(ticket, Query::Queued { limit: 1000 }),
+            Call::GetMessage => self.ask(ticket, Query::Message { id: number(first)?, viewer }),
+            Call::Thread => self.ask(ticket, Query::Thread { id: number(first)?, viewer }),
+            Call::Claim | Call::RenewClaim | Call::ReleaseClaim | Call::MarkRead | Call::React => {
+                self.on_message_part(actor, call, number(first)?, &object(request)?)
+            }
+            Call::MakeTask => {
+                let (task, sent) = self.make_task(actor, &object(request)?)?;
                 self.after.push(After::Route { sent });
                 Ok(Answer::Durable(201, json!(task)))
             }
-            ("GET", ["api", "tasks"]) => self.ask(ticket, Query::Tasks { status: query(request, "status"), viewer: actor.agent_id }),
-            ("GET", ["api", "tasks", id]) => self.ask(ticket, Query::Task { id: number(id)?, viewer: actor.agent_id }),
-            ("PATCH", ["api", "tasks", id]) => {
-                scope(&actor, "task:update")?;
-                self.patch_task(&actor, number(id)?, &body()?)?;
-                Ok(Answer::Durable(200, json!({"ok": true, "id": number(id)?})))
+            Call::ListTasks => self.ask(ticket, Query::Tasks { status: query(request, "status"), viewer }),
+            Call::GetTask => self.ask(ticket, Query::Task { id: number(first)?, viewer }),
+            Call::PatchTask => {
+                self.patch_task(actor, number(first)?, &object(request)?)?;
+                Ok(Answer::Durable(200, json!({"ok": true, "id": number(first)?})))
             }
-            ("POST", ["api", "commands"]) => {
-                scope(&actor, "command:issue")?;
-                let body = body()?;
-                let text = |field: &str| body.get(field).and_then(Value::as_str).unwrap_or_default();
+            Call::IssueCommand => {
+                let body = object(request)?;
                 let params = body.get("params").and_then(Value::as_object).cloned().unwrap_or_default();
-                let issuer = actor.agent_id.clone().unwrap_or_else(|| USER.into());
-                let command = self.issue_command(text("type"), text("target"), params, &issuer)?;
+                let issuer = viewer.unwrap_or_else(|| USER.into());
+                let command = self.issue_command(text(&body, "type"), text(&body, "target"), params, &issuer)?;
                 Ok(Answer::Durable(201, json!(command)))
             }
-            ("GET", ["api", "commands"]) => self.ask(
-                ticket,
-                Query::Commands { target: query(request, "target"), status: query(request, "status"), own: self.own_targets(&actor) },
-            ),
-            ("GET", ["api", "commands", id]) => self.ask(ticket, Query::Command { id: id.to_string(), own: self.own_targets(&actor) }),
-            ("PATCH", ["api", "commands", id]) => {
-                let body = body()?;
-                let status = body.get("status").and_then(Value::as_str).unwrap_or_default().to_string();
+            Call::ListCommands => {
+                let (target, status) = (query(request, "target"), query(request, "status"));
+                self.ask(ticket, Query::Commands { target, status, own: self.own_targets(actor) })
+            }
+            Call::GetCommand => self.ask(ticket, Query::Command { id: first.to_string(), own: self.own_targets(actor) }),
+            Call::PatchCommand => {
+                let body = object(request)?;
                 let error = body.get("error").and_then(Value::as_str).map(str::to_string);
                 let result = body.get("result").filter(|r| !r.is_null()).cloned();
-                let command = self.update_command(&actor, None, id, &status, result, error)?;
+                let command = self.update_command(actor, None, first, text(&body, "status"), result, error)?;
                 Ok(Answer::Durable(200, json!(command)))
             }
-            ("POST", ["api", "tokens"]) => Ok(Answer::Durable(201, self.make_token(&actor, &body()?)?)),
-            ("POST", ["api", "tokens", "renew"]) => Ok(Answer::Durable(200, self.renew_token(&request.token)?)),
-            ("DELETE", ["api", "tokens", jti]) => {
-                self.delete_token(&actor, jti)?;
+            Call::MakeToken => Ok(Answer::Durable(201, self.make_token(actor, &object(request)?)?)),
+            Call::ListTokens => Ok(Answer::Now(200, self.list_tokens(actor)?)),
+            Call::RenewToken => Ok(Answer::Durable(200, self.renew_token(&request.token)?)),
+            Call::DeleteToken => {
+                self.delete_token(actor, first)?;
                 Ok(Answer::Durable(204, Value::Null))
             }
-            ("POST", ["api", "insights", "observations"]) => Err((409, "insights_off", "this hub keeps no insights".into())),
-            (_, ["api", "health" | "agents" | "messages" | "tasks" | "commands" | "tokens", ..]) => {
-                Err((405, "method_not_allowed", format!("{} is not possible at {}", request.method, request.path)))
+            Call::Observe => Err((409, "insights_off", "this hub keeps no insights".into())),
+            Call::Events => {
+                // A browser's reader names the last event that it has seen.
+                let since = Some(&request.last_event_id).filter(|id| !id.is_empty()).cloned().or_else(|| query(request, "since"));
+                let since = since.and_then(|text| text.trim_start_matches('e').parse().ok());
+                self.tickets.remove(&ticket);
+                self.open_stream(ticket, actor.clone(), since);
+                Ok(Answer::Later)
             }
-            _ => Err(not_found()),
         }
     }
 
@@ -178,15 +232,39 @@ impl Hub {
             }
             (Some(ReadFor::Ticket(ticket)), ReadAnswer::Json(body)) => self.respond(ticket, 200, body),
             (Some(ReadFor::Ticket(ticket)), ReadAnswer::Messages(messages)) => self.respond(ticket, 200, json!({"messages": messages})),
-            (Some(ReadFor::Ticket(ticket)), ReadAnswer::Failed(text)) => self.refuse(ticket, 500, "internal", &text),
-            (Some(ReadFor::Deliver(agent)), ReadAnswer::Messages(messages)) => self.on_delivery_read(&agent, messages),
-            (Some(ReadFor::Deliver(agent)), other) => {
+            (Some(ReadFor::Figures { ticket, gate, prometheus }), ReadAnswer::Json(store)) => match prometheus {
+                true => {
+                    let text = self.metrics_text(gate, &store);
+                    self.respond(ticket, 200, Body::Text("text/plain; version=0.0.4; charset=utf-8", text));
+                }
+                false => {
+                    let info = self.info(gate, &store);
+                    self.respond(ticket, 200, info);
+                }
+            },
+            (Some(ReadFor::Ticket(ticket) | ReadFor::Figures { ticket, .. }), ReadAnswer::Failed(text)) => {
+                self.refuse(ticket, 500, "internal", &text);
+            }
+            (Some(ReadFor::Deliver(agent, ids)), ReadAnswer::Messages(messages)) => self.on_delivery_read(&agent, &ids, messages),
+            (Some(ReadFor::Deliver(agent, _)), other) => {
                 self.log("error", format!("cannot read messages for {agent}: {other:?}"));
                 if let Some(agent) = self.agents.get_mut(&agent) {
                     agent.loading = false;
                 }
             }
+            (Some(ReadFor::Figures { ticket, .. }), ReadAnswer::Messages(_)) => {
+                self.refuse(ticket, 500, "internal", "the store gave something else")
+            }
             (None, _) => {}
+        }
+    }
+
+    pub(super) fn on_vacuumed(&mut self, outcome: Result<(u64, u64), String>) {
+        for ticket in std::mem::take(&mut self.vacuums) {
+            match &outcome {
+                Ok((before, after)) => self.respond(ticket, 200, json!({"bytesBefore": before, "bytesAfter": after})),
+                Err(text) => self.refuse(ticket, 503, "store_unavailable", text),
+            }
         }
     }
 
@@ -216,73 +294,47 @@ impl Hub {
         Ok(Answer::Durable(200, self.card(&id)))
     }
 
-    fn on_agent(&mut self, actor: &TokenRecord, method: &str, id: &str) -> Routed {
-        match method {
-            "GET" if self.agents.contains_key(id) => Ok(Answer::Now(200, self.card(id))),
-            "GET" => Err((404, "unknown_agent", format!("there is no agent {id}"))),
-            "DELETE" => {
-                own(actor, id)?;
-                match self.delete_agent(id) {
-                    true => Ok(Answer::Durable(204, Value::Null)),
-                    false => Err((404, "unknown_agent", format!("there is no agent {id}"))),
-                }
-            }
-            _ => Err((405, "method_not_allowed", "an agent knows GET and DELETE".into())),
+    fn on_agent(&mut self, actor: &TokenRecord, call: Call, id: &str) -> Routed {
+        let unknown = || (404, "unknown_agent", format!("there is no agent {id}"));
+        if call == Call::GetAgent {
+            return if self.agents.contains_key(id) { Ok(Answer::Now(200, self.card(id))) } else { Err(unknown()) };
         }
+        own(actor, id)?;
+        if self.delete_agent(id) { Ok(Answer::Durable(204, Value::Null)) } else { Err(unknown()) }
     }
 
-    fn on_agent_part(
-        &mut self,
-        ticket: u64,
-        actor: &TokenRecord,
-        method: &str,
-        id: &str,
-        part: &str,
-        body: impl Fn() -> Result<Value, Refusal>,
-    ) -> Routed {
+    fn on_agent_part(&mut self, actor: &TokenRecord, call: Call, id: &str, body: &Value) -> Routed {
         own(actor, id)?;
-        if (method, part) == ("GET", "reply-obligations") {
-            return self.ask(ticket, Query::Obligations { agent: id.to_string() });
-        }
-        let Some(agent) = self.agents.get(id) else {
+        let Some(agent) = self.agents.get_mut(id) else {
             return Err((404, "unknown_agent", format!("there is no agent {id}")));
         };
-        let instance = agent.stored.registration.instance_id.clone();
-        let body = body()?;
-        let text = |field: &str| body.get(field).and_then(Value::as_str);
-        if part != "label" && text("instanceId").is_some_and(|told| told != instance) {
+        let told = body.get("instanceId").and_then(Value::as_str);
+        if call != Call::PutLabel && told.is_some_and(|told| told != agent.stored.registration.instance_id) {
             return Err((409, "superseded", "another instance registered this agent".into()));
         }
-        match (method, part) {
-            ("PUT", "status") => {
-                let status = text("status").unwrap_or("idle").to_string();
-                self.set_status(id, &status, None, None);
+        match call {
+            Call::PutStatus => {
+                let status = body.get("status").and_then(Value::as_str).unwrap_or("idle");
+                self.set_status(id, status, None, None);
             }
-            ("PUT", "ready") => {
-                let ready = body.get("ready").and_then(Value::as_bool).unwrap_or(true);
-                if let Some(agent) = self.agents.get_mut(id) {
-                    agent.ready = ready;
-                }
+            Call::PutReady => {
+                agent.ready = body.get("ready").and_then(Value::as_bool).unwrap_or(true);
                 self.seen(id);
             }
-            ("POST", "heartbeat") => {
-                self.seen(id);
-                if let (Some(agent), Some(meta)) = (self.agents.get_mut(id), body.get("meta").and_then(Value::as_object)) {
+            Call::Heartbeat => {
+                if let Some(meta) = body.get("meta").and_then(Value::as_object) {
                     agent.meta.extend(meta.clone());
                 }
+                self.seen(id);
                 return Ok(Answer::Now(200, json!({"ok": true, "commands": self.pending_for(id)})));
             }
-            ("PUT", "label") => {
-                let label = text("label").map(str::to_string);
-                if let Some(agent) = self.agents.get_mut(id) {
-                    agent.stored.label = label;
-                    let stored = agent.stored.clone();
-                    self.ops.push(HubOp::AgentPut(stored));
-                }
+            _ => {
+                agent.stored.label = body.get("label").and_then(Value::as_str).filter(|label| !label.trim().is_empty()).map(str::to_string);
+                let stored = agent.stored.clone();
+                self.ops.push(HubOp::AgentPut(stored));
                 self.resolve_for(id);
                 return Ok(Answer::Durable(200, self.card(id)));
             }
-            _ => return Err(not_found()),
         }
         Ok(Answer::Now(200, self.card(id)))
     }
@@ -312,7 +364,6 @@ impl Hub {
     }
 
     fn poll(&mut self, ticket: u64, actor: &TokenRecord, request: &Request) -> Routed {
-        scope(actor, "message:read")?;
         let own_name = actor.agent_id.clone().unwrap_or_else(|| USER.into());
         let recipient = query(request, "for").unwrap_or_else(|| own_name.clone());
         if actor.agent_id.is_some() && recipient != own_name {
@@ -328,7 +379,7 @@ impl Hub {
         }
     }
 
-    fn on_message_part(&mut self, actor: &TokenRecord, method: &str, id: u64, rest: &[&str], body: &Value) -> Routed {
+    fn on_message_part(&mut self, actor: &TokenRecord, call: Call, id: u64, body: &Value) -> Routed {
         let told = body.get("agentId").and_then(Value::as_str).map(str::to_string);
         let reader = actor.agent_id.clone().or(told.clone()).unwrap_or_else(|| USER.into());
         if let (Some(own), Some(told)) = (&actor.agent_id, &told)
@@ -339,22 +390,19 @@ impl Hub {
         if id > self.last_message {
             return Err((404, "not_found", format!("there is no message {id}")));
         }
-        match (method, rest) {
-            ("POST", ["claim"] | ["claim", "renew"]) => {
-                scope(actor, "message:claim")?;
+        match call {
+            Call::Claim | Call::RenewClaim => {
                 if let Some(own) = &actor.agent_id {
                     self.must_be_offered(id, own)?;
                 }
                 let answer = self.claim(id, &reader)?;
                 Ok(Answer::Durable(200, answer))
             }
-            ("DELETE", ["claim"]) => {
-                scope(actor, "message:claim")?;
+            Call::ReleaseClaim => {
                 self.release_claim(id, &reader)?;
                 Ok(Answer::Durable(204, Value::Null))
             }
-            ("POST", ["read"]) => {
-                scope(actor, "message:read")?;
+            Call::MarkRead => {
                 let reason = body.get("reason").and_then(Value::as_str).map(str::to_string);
                 self.note_claim_read(id, &reader);
                 if let Some(queue) = self.queues.get_mut(&reader) {
@@ -365,16 +413,15 @@ impl Hub {
                 self.emit("message.read", &reader, json!({"messageId": id, "agentId": reader}));
                 Ok(Answer::Durable(204, Value::Null))
             }
-            ("POST", ["reactions"]) => {
-                scope(actor, "message:send")?;
-                let emoji = body.get("emoji").and_then(Value::as_str).unwrap_or_default().chars().take(16).collect::<String>();
+            _ => {
+                let emoji = text(body, "emoji").chars().take(16).collect::<String>();
                 if emoji.is_empty() {
                     return Err((400, "no_emoji", "a reaction needs an \"emoji\"".into()));
                 }
-                self.ops.push(HubOp::Reacted { message: id, agent: reader, emoji, at: self.now.wall.0 });
+                self.ops.push(HubOp::Reacted { message: id, agent: reader.clone(), emoji, at: self.now.wall.0 });
+                self.emit("message.updated", &reader, json!({"messageId": id, "agentId": reader}));
                 Ok(Answer::Durable(204, Value::Null))
             }
-            _ => Err(not_found()),
         }
     }
 }

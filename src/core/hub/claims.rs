@@ -6,7 +6,7 @@ use super::Hub;
 use super::Refusal;
 use super::event::{After, HubOp, StoredOffer};
 use crate::core::limits::*;
-use crate::core::time::{Tick, sooner};
+use crate::core::time::Tick;
 use crate::wire::api::task_is_final;
 
 /// A claimable message that is not settled.
@@ -32,7 +32,20 @@ impl Hub {
             let left = std::time::Duration::from_millis((end - self.now.wall.0).max(0) as u64).min(CLAIM_LEASE);
             Claim { agent, until: self.now.tick + left, read }
         });
-        self.offers.insert(stored.message, Offer { task: stored.task, recipients: stored.recipients, claim });
+        self.offers.insert(stored.message, Offer { task: stored.task, recipients: stored.recipients, claim: None });
+        self.set_claim(stored.message, claim);
+    }
+
+    /// Who holds a message, and with it when that ends.
+    fn set_claim(&mut self, message: u64, claim: Option<Claim>) {
+        let Some(offer) = self.offers.get_mut(&message) else {
+            return;
+        };
+        let until = claim.as_ref().map(|claim| claim.until);
+        if let Some(old) = std::mem::replace(&mut offer.claim, claim) {
+            self.leases.remove(&(old.until, message));
+        }
+        self.leases.extend(until.map(|until| (until, message)));
     }
 
     pub(super) fn claim(&mut self, message: u64, agent: &str) -> Result<Value, Refusal> {
@@ -47,9 +60,7 @@ impl Hub {
         let task = offer.task;
         let expires_at = self.now.wall.0 + CLAIM_LEASE.as_millis() as i64;
         let until = self.now.tick + CLAIM_LEASE;
-        if let Some(offer) = self.offers.get_mut(&message) {
-            offer.claim = Some(Claim { agent: agent.to_string(), until, read });
-        }
+        self.set_claim(message, Some(Claim { agent: agent.to_string(), until, read }));
         self.ops.push(HubOp::ClaimPut { message, agent: agent.to_string(), expires_at });
         if !renewed {
             if let Some(task) = task.filter(|task| self.tasks.get(task).is_some_and(|open| open.status == "open")) {
@@ -105,6 +116,7 @@ impl Hub {
 
     /// A final task status, or the end of a claim that was read, settles the message for everybody.
     pub(super) fn settle_offer(&mut self, message: u64) {
+        self.set_claim(message, None);
         let Some(offer) = self.offers.remove(&message) else { return };
         for recipient in &offer.recipients {
             if let Some(queue) = self.queues.get_mut(recipient) {
@@ -128,11 +140,12 @@ impl Hub {
 
     /// Unread and unacknowledged again for everybody, also for whoever held it.
     fn reoffer(&mut self, message: u64) {
-        let Some(offer) = self.offers.get_mut(&message) else {
+        let Some(offer) = self.offers.get(&message) else {
             return;
         };
-        let holder = offer.claim.take().map(|claim| claim.agent).unwrap_or_default();
+        let holder = offer.claim.as_ref().map(|claim| claim.agent.clone()).unwrap_or_default();
         let (recipients, task) = (offer.recipients.clone(), offer.task);
+        self.set_claim(message, None);
         self.ops.push(HubOp::ClaimEnd { message, reoffer: true, at: self.now.wall.0 });
         for recipient in &recipients {
             self.queues.entry(recipient.clone()).or_default().ids.insert(message);
@@ -146,18 +159,11 @@ impl Hub {
     }
 
     pub(super) fn next_claim_end(&self) -> Option<Tick> {
-        self.offers.values().map(|offer| offer.claim.as_ref().map(|claim| claim.until)).fold(None, sooner)
+        self.leases.first().map(|(until, _)| *until)
     }
 
     pub(super) fn sweep_claims(&mut self) {
-        let now = self.now.tick;
-        let ended: Vec<u64> = self
-            .offers
-            .iter()
-            .filter(|(_, offer)| offer.claim.as_ref().is_some_and(|claim| claim.until <= now))
-            .map(|(id, _)| *id)
-            .collect();
-        for message in ended {
+        while let Some((_, message)) = self.leases.first().filter(|(until, _)| *until <= self.now.tick).copied() {
             self.end_claim(message);
         }
     }

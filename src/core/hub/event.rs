@@ -3,6 +3,8 @@
 use serde_json::Value;
 
 use crate::core::Cause;
+use crate::core::http::{Body, Figures, Request};
+use crate::core::time::Tick;
 use crate::wire::api::{Command, Message, Task, TokenRecord};
 use crate::wire::bus::Registration;
 
@@ -20,21 +22,6 @@ pub enum Lane {
 /// How many lanes there are.
 pub const LANES: usize = 3;
 
-/// An HTTP request, or the head of a WebSocket upgrade.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct Request {
-    /// Upper case.
-    pub method: String,
-    /// Path without query.
-    pub path: String,
-    /// Query without `?`.
-    pub query: String,
-    /// Token of either header.
-    pub token: String,
-    /// Body.
-    pub body: Vec<u8>,
-}
-
 /// One event of the hub.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
@@ -49,10 +36,8 @@ pub enum Event {
     },
     /// Somebody wants the bus; answered by [`Effect::Accept`] or [`Effect::Respond`].
     Upgrade {
-        /// Which request.
+        /// Which request; also the number that the peer will have.
         ticket: u64,
-        /// Number that the peer will have.
-        peer: u64,
         /// Head.
         request: Request,
     },
@@ -90,9 +75,13 @@ pub enum StoreEvent {
         upto: u64,
         /// Messages that were not stored because their key was seen before: new id, first message.
         existing: Vec<(u64, Message)>,
+        /// What the retention took away.
+        retired: Retired,
     },
     /// The commit does not succeed for now.
     Stalled(Cause),
+    /// Free pages were given back: bytes of the file before and after.
+    Vacuumed(Result<(u64, u64), String>),
     /// A read came back.
     Read {
         /// Its number.
@@ -100,6 +89,17 @@ pub enum StoreEvent {
         /// What it brought.
         answer: ReadAnswer,
     },
+}
+
+/// What a retention took away.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Retired {
+    /// How many messages.
+    pub count: u64,
+    /// Those that somebody had not acknowledged: recipient and message.
+    pub unacknowledged: Vec<(String, u64)>,
+    /// There is more to take away.
+    pub more: bool,
 }
 
 /// What a read brings.
@@ -114,12 +114,15 @@ pub enum ReadAnswer {
 }
 
 /// Why a read was asked.
+#[allow(missing_docs)] // the fields are what they are called
 #[derive(Debug, Clone, PartialEq)]
 pub enum ReadFor {
     /// To answer a request.
     Ticket(u64),
-    /// To send to an agent over the bus.
-    Deliver(String),
+    /// To send these messages to an agent over the bus.
+    Deliver(String, Vec<u64>),
+    /// To tell how the hub is, as text for Prometheus or as JSON.
+    Figures { ticket: u64, gate: Figures, prometheus: bool },
 }
 
 /// A read-only question.
@@ -148,6 +151,8 @@ pub enum Query {
     Command { id: String, own: Option<(String, String)> },
     /// What an agent owes.
     Obligations { agent: String },
+    /// Size of the store.
+    Figures,
 }
 
 /// One order of the hub.
@@ -158,12 +163,14 @@ pub enum Effect {
     Commit { number: u64, ops: Vec<HubOp> },
     /// Try the stalled commit again.
     RetryStore,
+    /// Give free pages of the store back to the disk.
+    Vacuum,
     /// Ask the reader.
     Read { number: u64, query: Query },
     /// Answer a request.
-    Respond { ticket: u64, status: u16, body: Value },
-    /// Let a peer onto the bus.
-    Accept { ticket: u64, peer: u64 },
+    Respond { ticket: u64, status: u16, body: Body },
+    /// Let a request stay, on the bus or as a reader of events; its ticket is its number as a peer.
+    Accept { ticket: u64 },
     /// Send a text frame.
     PeerSend { peer: u64, text: String },
     /// Close a peer.
@@ -182,6 +189,8 @@ pub enum Effect {
 pub enum After {
     /// An effect.
     Effect(Effect),
+    /// The answer to a request.
+    Answer { ticket: u64, status: u16, body: Value },
     /// A message was sent: answer and route it.
     Sent { ticket: u64, sent: Sent },
     /// A batch was sent: answer row by row and route.
@@ -201,6 +210,8 @@ pub struct Sent {
     pub message: Message,
     /// Who gets it.
     pub recipients: Vec<String>,
+    /// When it came.
+    pub at: Tick,
 }
 
 /// One change of the hub's store.
@@ -240,6 +251,8 @@ pub enum HubOp {
     TokenPut { hash: String, record: TokenRecord },
     /// A token is gone.
     TokenDelete { hash: String },
+    /// Takes away at most `limit` messages of each class that are older than told, and final commands (D-17).
+    Retain { session_before: i64, before: i64, limit: u64 },
 }
 
 /// An agent as stored.

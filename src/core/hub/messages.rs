@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::event::{After, Effect, HubOp, Sent};
+use super::event::{After, HubOp, Sent};
 use super::tokens::allows;
 use super::{Hub, Refusal};
 use crate::core::limits::QUEUED_FOR;
@@ -78,7 +78,8 @@ impl Hub {
             // In the same commit: a message that waits for a match must not be forgotten by a crash.
             self.ops.push(HubOp::Unresolved { message: id, until: Some(self.unresolved_until()) });
         }
-        Ok(Sent { message, recipients })
+        self.meter.count_message(&message.kind);
+        Ok(Sent { message, recipients, at: self.now.tick })
     }
 
     fn unresolved_until(&self) -> i64 {
@@ -87,9 +88,6 @@ impl Hub {
 
     /// D-5: operators speak as `user`, an agent only as itself, anything else needs `admin`.
     fn sender(&self, actor: &TokenRecord, wanted: Option<&str>) -> Result<String, Refusal> {
-        if !allows(actor, "message:send") {
-            return Err((403, "forbidden", "the token may not send messages".into()));
-        }
         let own = actor.agent_id.as_deref().unwrap_or(USER);
         match wanted.filter(|from| !from.is_empty()) {
             None => Ok(own.to_string()),
@@ -195,11 +193,9 @@ impl Hub {
             let on_bus = recipient != USER && !message.is_session_mirror();
             if on_bus {
                 self.queues.entry(recipient.clone()).or_default().ids.insert(message.id);
-                self.deliver(recipient, Some(message));
-            } else {
-                let data = serde_json::to_value(message).expect("plain data");
-                self.emit("message.new", recipient, data);
+                self.deliver(recipient, Some(sent));
             }
+            self.emit_message(recipient, message);
         }
     }
 
@@ -209,6 +205,7 @@ impl Hub {
         for item in after {
             match item {
                 After::Effect(effect) => self.out.push(effect),
+                After::Answer { ticket, status, body } => self.respond(ticket, status, body),
                 After::Sent { ticket, sent } => match first(&sent) {
                     Some(message) => self.respond(ticket, 200, json!(message)),
                     None => {
@@ -249,10 +246,7 @@ impl Hub {
         }
         // Routing may have made changes of its own, for example a message that waits for a match.
         if !self.ops.is_empty() {
-            self.commit_number += 1;
-            let ops = std::mem::take(&mut self.ops);
-            self.out.push(Effect::Commit { number: self.commit_number, ops });
-            self.commits.push_back((self.commit_number, std::mem::take(&mut self.after)));
+            self.commit();
         } else if !self.after.is_empty() {
             // What routing tells is durable already.
             let after = std::mem::take(&mut self.after);

@@ -10,7 +10,10 @@ mod claims;
 mod commands;
 pub mod event;
 mod messages;
+mod metrics;
 mod peers;
+mod rates;
+pub mod routes;
 mod tasks;
 #[cfg(test)]
 mod tests;
@@ -18,7 +21,8 @@ mod tokens;
 
 pub use tokens::scopes_of;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
 
 use self::event::{After, Effect, Event, HubOp, HubSnapshot, Lane, StoreEvent};
 use super::limits::*;
@@ -52,7 +56,7 @@ pub struct Hub {
     out: Vec<Effect>,
     ops: Vec<HubOp>,
     after: Vec<After>,
-    commits: VecDeque<(u64, Vec<After>)>,
+    commits: VecDeque<(u64, Tick, Vec<After>)>,
     commit_number: u64,
     store_trouble: Option<Cause>,
     store_retry_at: Option<Tick>,
@@ -69,12 +73,25 @@ pub struct Hub {
     tasks: HashMap<u64, tasks::Open>,
     unresolved: Vec<messages::Unresolved>,
     commands: BTreeMap<String, Command>,
-    tokens: HashMap<String, TokenRecord>,
+    tokens: HashMap<String, Arc<TokenRecord>>,
+    rates: rates::Rates,
+    /// Requests that wait for an answer, since when.
+    tickets: HashMap<u64, Tick>,
+    /// Requests that wait for the vacuum.
+    vacuums: Vec<u64>,
+    meter: metrics::Meter,
+    /// When agents count as offline, soonest first.
+    presence: BTreeSet<(Tick, String)>,
+    /// When claims end, soonest first.
+    leases: BTreeSet<(Tick, u64)>,
+    /// Peers that asked for events.
+    subscribers: BTreeSet<u64>,
     reads: HashMap<u64, event::ReadFor>,
     read_number: u64,
-    events: VecDeque<(u64, String, serde_json::Value, i64)>,
+    events: VecDeque<peers::KeptEvent>,
     seq: u64,
     next_sweep: Option<Tick>,
+    next_retention: Option<Tick>,
 }
 
 impl Hub {
@@ -105,11 +122,19 @@ impl Hub {
             unresolved: Vec::new(),
             commands: BTreeMap::new(),
             tokens: HashMap::new(),
+            rates: rates::Rates::default(),
+            tickets: HashMap::new(),
+            vacuums: Vec::new(),
+            meter: metrics::Meter::default(),
+            presence: BTreeSet::new(),
+            leases: BTreeSet::new(),
+            subscribers: BTreeSet::new(),
             reads: HashMap::new(),
             read_number: 0,
             events: VecDeque::new(),
             seq: 0,
             next_sweep: None,
+            next_retention: None,
         }
     }
 
@@ -125,14 +150,11 @@ impl Hub {
     fn settle(&mut self) -> Vec<Effect> {
         if !self.ops.is_empty() {
             assert!(self.commits.len() < COMMITS_IN_FLIGHT_MAX, "a lane was served without credit");
-            self.commit_number += 1;
-            let ops = std::mem::take(&mut self.ops);
-            self.out.push(Effect::Commit { number: self.commit_number, ops });
-            self.commits.push_back((self.commit_number, std::mem::take(&mut self.after)));
+            self.commit();
         } else if !self.after.is_empty() {
             let after = std::mem::take(&mut self.after);
             match self.commits.back_mut() {
-                Some((_, waiting)) => waiting.extend(after),
+                Some((_, _, waiting)) => waiting.extend(after),
                 None => self.release(after, &[]),
             }
         }
@@ -140,18 +162,27 @@ impl Hub {
         std::mem::take(&mut self.out)
     }
 
+    fn commit(&mut self) {
+        self.commit_number += 1;
+        let ops = std::mem::take(&mut self.ops);
+        self.out.push(Effect::Commit { number: self.commit_number, ops });
+        self.commits.push_back((self.commit_number, self.now.tick, std::mem::take(&mut self.after)));
+    }
+
     fn on_store(&mut self, event: StoreEvent) {
         match event {
             StoreEvent::Restored(snapshot) => self.on_restored(*snapshot),
-            StoreEvent::Committed { upto, existing } => {
+            StoreEvent::Committed { upto, existing, retired } => {
                 if self.store_trouble.take().is_some() {
                     self.log("warn", "store accepts changes again");
                 }
                 self.store_retry_at = None;
-                while self.commits.front().is_some_and(|(number, _)| *number <= upto) {
-                    let (_, after) = self.commits.pop_front().expect("looked at above");
+                while self.commits.front().is_some_and(|(number, ..)| *number <= upto) {
+                    let (_, since, after) = self.commits.pop_front().expect("looked at above");
+                    self.meter.commit_time.observe(self.now.tick - since);
                     self.release(after, &existing);
                 }
+                self.on_retired(retired);
             }
             StoreEvent::Stalled(cause) => {
                 if self.store_trouble.is_none() {
@@ -160,6 +191,7 @@ impl Hub {
                 self.store_trouble = Some(cause);
                 self.store_retry_at = Some(self.now.tick + STORE_RETRY);
             }
+            StoreEvent::Vacuumed(outcome) => self.on_vacuumed(outcome),
             StoreEvent::Read { number, answer } => self.on_read(number, answer),
         }
     }
@@ -193,10 +225,11 @@ impl Hub {
             })
             .collect();
         self.commands = snapshot.commands.into_iter().map(|command| (command.id.clone(), command)).collect();
-        self.tokens = snapshot.tokens.into_iter().collect();
+        self.tokens = snapshot.tokens.into_iter().map(|(hash, record)| (hash, Arc::new(record))).collect();
         // Epochs of events must not repeat over a restart, or an old acknowledgement would fit a new frame.
         self.seq = self.now.wall.0.max(0) as u64 * 1000;
         self.next_sweep = Some(self.now.tick + PING_INTERVAL);
+        self.next_retention = Some(self.now.tick + RETENTION_FIRST);
     }
 
     fn finish_if_stopped(&mut self) {
@@ -221,7 +254,7 @@ impl Machine for Hub {
         match event {
             Event::Store(event) => self.on_store(event),
             Event::Request { ticket, request } => self.on_request(ticket, request),
-            Event::Upgrade { ticket, peer, request } => self.on_upgrade(ticket, peer, &request),
+            Event::Upgrade { ticket, request } => self.on_upgrade(ticket, &request),
             Event::PeerText { peer, text } => self.on_peer_text(peer, &text),
             Event::PeerClosed { peer } => self.on_peer_closed(peer),
             Event::StopRequested => {
@@ -252,6 +285,9 @@ impl Machine for Hub {
             if self.next_sweep.is_some_and(|at| at <= now.tick) {
                 self.sweep_rest();
             }
+            if self.next_retention.is_some_and(|at| at <= now.tick) {
+                self.start_retention();
+            }
         }
         self.settle()
     }
@@ -262,7 +298,7 @@ impl Machine for Hub {
         }
         let mut next = sooner(self.store_retry_at, self.stop_by);
         if self.commits.len() + COMMITS_RESERVED < COMMITS_IN_FLIGHT_MAX {
-            next = [self.next_claim_end(), self.next_presence(), self.next_sweep].into_iter().fold(next, sooner);
+            next = [self.next_claim_end(), self.next_presence(), self.next_sweep, self.next_retention].into_iter().fold(next, sooner);
         }
         next
     }

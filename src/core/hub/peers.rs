@@ -1,11 +1,13 @@
 //! The bus, seen from the relay: registrations, acknowledgements, deliveries, subscriptions.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
 use super::Hub;
-use super::event::{Effect, HubOp, Query, ReadFor, Request};
+use super::event::{Effect, HubOp, Query, ReadFor, Sent};
+use crate::core::http::Request;
 use crate::core::limits::*;
 use crate::wire::api::{Message, TokenRecord};
 use crate::wire::bus::{CLOSE_UNAUTHORIZED, ClientFrame, FrameError, Registered, Registration, RelayFrame};
@@ -14,7 +16,9 @@ use crate::wire::{PROTOCOL, VERSION};
 /// A connection.
 #[derive(Debug, Default)]
 pub(super) struct Peer {
-    pub token: TokenRecord,
+    pub token: Arc<TokenRecord>,
+    /// A reader of server-sent events instead of a WebSocket.
+    pub stream: bool,
     pub agent: Option<String>,
     pub component: String,
     registered: bool,
@@ -37,30 +41,47 @@ impl Peer {
 }
 
 impl Hub {
-    pub(super) fn on_upgrade(&mut self, ticket: u64, peer: u64, request: &Request) {
+    pub(super) fn on_upgrade(&mut self, ticket: u64, request: &Request) {
         if self.stopping {
             return self.refuse(ticket, 503, "stopping", "the hub is stopping");
         }
         let Some(token) = self.token_of(&request.token) else {
             return self.refuse(ticket, 401, "unauthorized", "the token is unknown or has expired");
         };
-        self.peers.insert(peer, Peer { token, ..Default::default() });
-        self.out.push(Effect::Accept { ticket, peer });
+        self.peers.insert(ticket, Peer { token, ..Default::default() });
+        self.out.push(Effect::Accept { ticket });
+    }
+
+    /// A reader of server-sent events: everything that happens, for an agent's token what concerns that agent.
+    pub(super) fn open_stream(&mut self, number: u64, token: Arc<TokenRecord>, since: Option<u64>) {
+        let scopes = token.agent_id.iter().cloned().collect();
+        let peer = Peer { token, stream: true, registered: true, events: vec!["*".into()], scopes, ..Default::default() };
+        self.peers.insert(number, peer);
+        self.subscribers.insert(number);
+        self.out.push(Effect::Accept { ticket: number });
+        if let Some(since) = since {
+            self.send_missed(number, since);
+        }
     }
 
     pub(super) fn on_peer_closed(&mut self, peer: u64) {
-        let Some(gone) = self.peers.remove(&peer) else {
+        let Some(id) = self.drop_peer(peer).and_then(|gone| gone.agent) else {
             return;
         };
-        let Some(agent) = gone.agent.and_then(|id| self.agents.get_mut(&id)) else {
+        let Some(agent) = self.agents.get_mut(&id).filter(|agent| agent.peer == Some(peer)) else {
             return;
         };
-        if agent.peer == Some(peer) {
-            agent.peer = None;
-            agent.loading = false;
-            // Without goodbye it may be back in a moment (D-16).
-            agent.offline_at = (agent.status != "offline").then(|| self.now.tick + OFFLINE_AFTER_LOSS);
-        }
+        agent.peer = None;
+        agent.loading = false;
+        // Without goodbye it may be back in a moment (D-16).
+        let offline_at = (agent.status != "offline").then(|| self.now.tick + OFFLINE_AFTER_LOSS);
+        self.set_offline_at(&id, offline_at);
+    }
+
+    /// Forgets a connection.
+    pub(super) fn drop_peer(&mut self, peer: u64) -> Option<Peer> {
+        self.subscribers.remove(&peer);
+        self.peers.remove(&peer)
     }
 
     pub(super) fn on_peer_text(&mut self, peer: u64, text: &str) {
@@ -120,13 +141,7 @@ impl Hub {
             ClientFrame::Subscribe { id, events, scopes } => self.on_subscribe(number, id, events, scopes),
             ClientFrame::Ack { frame_id } => self.on_ack(number, &frame_id),
             ClientFrame::Resume { id, since } => {
-                let missed: Vec<_> = self.events.iter().filter(|(seq, ..)| *seq > since).cloned().collect();
-                for (seq, event, data, at) in missed {
-                    let subject = data.get("to").or(data.get("id")).and_then(Value::as_str).unwrap_or_default().to_string();
-                    if self.peers.get(&number).is_some_and(|p| p.wants(&event, &subject)) {
-                        self.send(number, &RelayFrame::Event { seq, event, data, at });
-                    }
-                }
+                self.send_missed(number, since);
                 self.acknowledge(number, id);
             }
         }
@@ -163,7 +178,7 @@ impl Hub {
         let may = super::tokens::allows(&peer.token, "agent:self") && (own.is_none() || wanted.is_none() || own == wanted);
         if !may {
             self.send_error(number, Some(id), "unauthorized", "the token may not register this agent");
-            self.peers.remove(&number);
+            self.drop_peer(number);
             self.out.push(Effect::PeerClose { peer: number, code: CLOSE_UNAUTHORIZED, reason: "not your agent".into() });
             return;
         }
@@ -219,6 +234,10 @@ impl Hub {
             None => scopes,
         };
         peer.events = events.into_iter().take(64).collect();
+        match peer.events.is_empty() {
+            true => self.subscribers.remove(&number),
+            false => self.subscribers.insert(number),
+        };
         peer.scopes = scopes.into_iter().take(64).collect();
         self.acknowledge(number, id);
     }
@@ -236,6 +255,7 @@ impl Hub {
             if let Some(queue) = self.queues.get_mut(&agent) {
                 queue.ids.remove(&message);
             }
+            self.meter.acknowledged += 1;
             self.ops.push(HubOp::Acked { message, recipient: agent.clone() });
             self.deliver(&agent, None);
         } else {
@@ -245,7 +265,7 @@ impl Hub {
 
     /// Sends what is next to an agent: ascending, at most as much as the connection may hold unacknowledged (D-12).
     /// `fresh` is a message whose body is at hand.
-    pub(super) fn deliver(&mut self, agent_id: &str, fresh: Option<&Message>) {
+    pub(super) fn deliver(&mut self, agent_id: &str, fresh: Option<&Sent>) {
         let Some(agent) = self.agents.get(agent_id).filter(|agent| !agent.loading) else {
             return;
         };
@@ -260,26 +280,34 @@ impl Hub {
         let ids: Vec<u64> = queue.ids.iter().filter(|id| !sent.contains(id)).take(room).copied().collect();
         match (ids.as_slice(), fresh) {
             ([], _) => {}
-            ([id], Some(message)) if message.id == *id => self.send_message(agent_id, message.clone()),
+            ([id], Some(sent)) if sent.message.id == *id => {
+                self.meter.send_to_frame.observe(self.now.tick - sent.at);
+                self.send_message(agent_id, sent.message.clone());
+            }
             _ => {
-                let query = Query::Deliver { recipient: agent_id.to_string(), ids };
+                let query = Query::Deliver { recipient: agent_id.to_string(), ids: ids.clone() };
                 if let Some(agent) = self.agents.get_mut(agent_id) {
                     agent.loading = true;
                 }
-                self.read(query, ReadFor::Deliver(agent_id.to_string()));
+                self.read(query, ReadFor::Deliver(agent_id.to_string(), ids));
             }
         }
     }
 
-    pub(super) fn on_delivery_read(&mut self, agent_id: &str, messages: Vec<Message>) {
+    pub(super) fn on_delivery_read(&mut self, agent_id: &str, ids: &[u64], messages: Vec<Message>) {
         let Some(agent) = self.agents.get_mut(agent_id) else {
             return;
         };
         if !std::mem::take(&mut agent.loading) {
             return; // the connection changed meanwhile; its registration starts over
         }
-        if messages.is_empty() {
-            return; // nothing stored: settled by a retention or a deletion meanwhile
+        // Of an answer that was cut short, the rest is asked for again; what the store does not have, nobody can deliver.
+        let last = messages.last().map_or(u64::MAX, |message| message.id);
+        let gone = ids.iter().filter(|id| **id <= last && !messages.iter().any(|message| message.id == **id));
+        if let Some(queue) = self.queues.get_mut(agent_id) {
+            gone.for_each(|id| {
+                queue.ids.remove(id);
+            });
         }
         for message in messages {
             self.send_message(agent_id, message);
@@ -304,6 +332,7 @@ impl Hub {
         let text = RelayFrame::Event { seq: self.seq, event: "message.new".into(), data, at: self.now.wall.0 }.to_text();
         peer.in_flight.insert(self.seq, (message.id, text.len()));
         peer.in_flight_bytes += text.len();
+        self.meter.delivered += 1;
         self.out.push(Effect::PeerSend { peer: number, text });
     }
 
@@ -311,18 +340,73 @@ impl Hub {
     pub(super) fn emit(&mut self, event: &str, subject: &str, data: Value) {
         self.seq += 1;
         let (seq, at) = (self.seq, self.now.wall.0);
-        let wanting: Vec<u64> = self.peers.iter().filter(|(_, p)| p.registered && p.wants(event, subject)).map(|(n, _)| *n).collect();
+        let wanting: Vec<u64> = self
+            .subscribers
+            .iter()
+            .filter(|n| self.peers.get(n).is_some_and(|p| p.registered && p.wants(event, subject)))
+            .copied()
+            .collect();
+        for peer in wanting {
+            let text = self.event_text(peer, seq, event, &data, at);
+            self.after.push(super::event::After::Effect(Effect::PeerSend { peer, text }));
+        }
+        self.remember_event(seq, event, subject, data, at);
+    }
+
+    /// A new message for subscribers; the receiver itself gets it as its own delivery.
+    pub(super) fn emit_message(&mut self, recipient: &str, message: &Message) {
+        self.seq += 1;
+        let (seq, at) = (self.seq, self.now.wall.0);
+        let wants = |peer: &Peer| peer.registered && peer.wants("message.new", recipient) && peer.agent.as_deref() != Some(recipient);
+        let wanting: Vec<u64> = self.subscribers.iter().filter(|n| self.peers.get(n).is_some_and(wants)).copied().collect();
         if !wanting.is_empty() {
-            let text = RelayFrame::Event { seq, event: event.into(), data: data.clone(), at }.to_text();
+            let mut data = serde_json::to_value(message).expect("plain data");
+            if recipient != crate::wire::api::USER {
+                data["resolvedToAgent"] = json!(recipient);
+            }
             for peer in wanting {
-                self.after.push(super::event::After::Effect(Effect::PeerSend { peer, text: text.clone() }));
+                let text = self.event_text(peer, seq, "message.new", &data, at);
+                self.out.push(Effect::PeerSend { peer, text });
             }
         }
         // Bodies are not kept: a thousand of them would be half a gigabyte. Who comes back fetches by id.
-        let kept = if event == "message.new" { json!({"id": data["id"], "from": data["from"], "to": data["to"]}) } else { data };
-        self.events.push_back((seq, event.to_string(), kept, at));
-        while self.events.len() > EVENTS_KEPT_MAX {
+        let kept = json!({"id": message.id, "from": message.from, "to": message.to, "resolvedToAgent": recipient});
+        self.remember_event(seq, "message.new", recipient, kept, at);
+    }
+
+    fn remember_event(&mut self, seq: u64, event: &str, subject: &str, data: Value, at: i64) {
+        self.events.push_back(KeptEvent { seq, event: event.to_string(), subject: subject.to_string(), data, at });
+        if self.events.len() > EVENTS_KEPT_MAX {
             self.events.pop_front();
         }
     }
+
+    /// What a subscriber missed, as far as it is remembered.
+    fn send_missed(&mut self, number: u64, since: u64) {
+        let Some(peer) = self.peers.get(&number) else { return };
+        let missed: Vec<KeptEvent> =
+            self.events.iter().filter(|kept| kept.seq > since && peer.wants(&kept.event, &kept.subject)).cloned().collect();
+        for kept in missed {
+            let text = self.event_text(number, kept.seq, &kept.event, &kept.data, kept.at);
+            self.out.push(Effect::PeerSend { peer: number, text });
+        }
+    }
+
+    /// An event as its reader wants it: a frame, or a server-sent event.
+    fn event_text(&self, peer: u64, seq: u64, event: &str, data: &Value, at: i64) -> String {
+        match self.peers.get(&peer).is_some_and(|peer| peer.stream) {
+            true => format!("id: {seq}\nevent: {event}\ndata: {}\n\n", json!({"seq": seq, "event": event, "data": data, "at": at})),
+            false => RelayFrame::Event { seq, event: event.into(), data: data.clone(), at }.to_text(),
+        }
+    }
+}
+
+/// An event that a subscriber may have missed.
+#[derive(Debug, Clone)]
+pub(super) struct KeptEvent {
+    seq: u64,
+    event: String,
+    subject: String,
+    data: Value,
+    at: i64,
 }

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::event::{Effect, Event, HubOp, HubSnapshot, Request, StoreEvent};
+use super::event::{Effect, Event, HubOp, HubSnapshot, Retired, StoreEvent};
 use super::*;
+use crate::core::http::{Body, Request};
 use crate::core::time::Wall;
 use crate::wire::api::TokenRecord;
 
@@ -45,13 +46,14 @@ impl Bench {
 
     fn commit(&mut self) -> Vec<Effect> {
         let upto = self.hub.commit_number;
-        self.tell(Event::Store(StoreEvent::Committed { upto, existing: Vec::new() }))
+        self.tell(Event::Store(StoreEvent::Committed { upto, existing: Vec::new(), retired: Retired::default() }))
     }
 
     fn ask(&mut self, token: &str, method: &str, path: &str, body: Value) -> Vec<Effect> {
         self.tickets += 1;
         let body = body.to_string().into_bytes();
-        let request = Request { method: method.into(), path: path.into(), query: String::new(), token: token.into(), body };
+        let request =
+            Request { method: method.into(), path: path.into(), query: String::new(), token: token.into(), body, ..Default::default() };
         self.tell(Event::Request { ticket: self.tickets, request })
     }
 
@@ -61,7 +63,8 @@ impl Bench {
         effects.extend(self.commit());
         let ticket = self.tickets;
         let answer = effects.into_iter().find_map(|effect| match effect {
-            Effect::Respond { ticket: t, status, body } if t == ticket => Some((status, body)),
+            Effect::Respond { ticket: t, status, body: Body::Json(body) } if t == ticket => Some((status, body)),
+            Effect::Respond { ticket: t, status, .. } if t == ticket => Some((status, Value::Null)),
             _ => None,
         });
         answer.expect("an answer")
@@ -90,7 +93,7 @@ fn a_message_is_visible_only_when_it_is_durable() {
 fn a_registration_is_confirmed_only_when_it_is_durable() {
     let mut bench = Bench::new();
     let request = Request { path: "/bus".into(), token: "a".into(), ..Default::default() };
-    bench.tell(Event::Upgrade { ticket: 50, peer: 50, request });
+    bench.tell(Event::Upgrade { ticket: 50, request });
     let text = json!({"type": "register", "id": "r", "payload": {"role": "provider", "agentId": "a", "instanceId": "new"}}).to_string();
     let effects = bench.tell(Event::PeerText { peer: 50, text });
     assert!(!visible(&effects), "{effects:?}");
@@ -202,7 +205,7 @@ fn a_revoked_token_ends_its_connection() {
     let mut bench = Bench::new();
     let (_, made) = bench.call("operator", "POST", "/api/tokens", json!({"profileId": "provider-agent", "agentId": "c"}));
     let request = Request { path: "/bus".into(), token: "secret".into(), ..Default::default() };
-    bench.tell(Event::Upgrade { ticket: 50, peer: 50, request });
+    bench.tell(Event::Upgrade { ticket: 50, request });
     let path = format!("/api/tokens/{}", made["record"]["jti"].as_str().expect("jti"));
     let effects = bench.ask("operator", "DELETE", &path, json!({}));
     assert!(effects.iter().any(|e| matches!(e, Effect::PeerClose { peer: 50, code: 4001, .. })), "{effects:?}");

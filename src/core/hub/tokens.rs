@@ -1,5 +1,7 @@
 //! Tokens and scopes (protocol sections 1 and 6, D-3). Only hashes are kept.
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 
 use super::Hub;
@@ -46,12 +48,17 @@ pub fn allows(token: &TokenRecord, scope: &str) -> bool {
     token.scopes.iter().any(|own| own == scope || own == "admin")
 }
 
+/// Whether a profile is an agent's.
+pub(super) fn is_runtime(profile: &str) -> bool {
+    matches!(profile, "provider-agent" | "provider-interactive")
+}
+
 /// Longest life of a token that is not the root's, seconds.
 const TTL_SECONDS_MAX: i64 = 366 * 24 * 3600;
 
 impl Hub {
     /// The record of a live token.
-    pub(super) fn token_of(&self, token: &str) -> Option<TokenRecord> {
+    pub(super) fn token_of(&self, token: &str) -> Option<Arc<TokenRecord>> {
         if token.is_empty() || token.len() > 512 {
             return None;
         }
@@ -63,7 +70,7 @@ impl Hub {
     pub(super) fn make_token(&mut self, actor: &TokenRecord, body: &Value) -> Result<Value, Refusal> {
         let text = |field: &str| body.get(field).and_then(Value::as_str).unwrap_or_default();
         let profile = text("profileId");
-        let runtime = matches!(profile, "provider-agent" | "provider-interactive");
+        let runtime = is_runtime(profile);
         let may = allows(actor, "admin") || (runtime && actor.profile_id == "operator");
         if !may {
             return Err((403, "forbidden", "making this token needs an operator's token (runtime profiles) or the root token".into()));
@@ -95,7 +102,7 @@ impl Hub {
         let record =
             TokenRecord { jti: self.rng.uuid(), profile_id: profile.into(), agent_id, scopes, issued_at: now, expires_at: Some(now + ttl) };
         let hash = (self.config.hash)(&token);
-        self.tokens.insert(hash.clone(), record.clone());
+        self.tokens.insert(hash.clone(), Arc::new(record.clone()));
         self.ops.push(HubOp::TokenPut { hash, record: record.clone() });
         json!({"token": token, "record": record})
     }
@@ -106,17 +113,29 @@ impl Hub {
         let Some(old) = self.tokens.get(&hash).cloned() else {
             return Err((401, "unauthorized", "the token is unknown or has expired".into()));
         };
-        if !matches!(old.profile_id.as_str(), "provider-agent" | "provider-interactive") {
+        if !is_runtime(&old.profile_id) {
             return Err((403, "not_renewable", format!("tokens of the profile {} cannot be renewed", old.profile_id)));
         }
         let now = self.now.wall.0 / 1000;
         let ttl = old.expires_at.map_or(24 * 3600, |end| end - old.issued_at).max(1);
         let answer = self.put_token(&old.profile_id, old.agent_id.clone(), old.scopes.clone(), ttl);
         let end = old.expires_at.unwrap_or(i64::MAX).min(now + OLD_TOKEN_LIFE.as_secs() as i64);
-        let record = TokenRecord { expires_at: Some(end), ..old };
-        self.tokens.insert(hash.clone(), record.clone());
+        let record = TokenRecord { expires_at: Some(end), ..TokenRecord::clone(&old) };
+        self.tokens.insert(hash.clone(), Arc::new(record.clone()));
         self.ops.push(HubOp::TokenPut { hash, record });
         Ok(answer)
+    }
+
+    /// Records without their secrets: all for `admin`, those of agents for operators.
+    pub(super) fn list_tokens(&self, actor: &TokenRecord) -> Result<Value, Refusal> {
+        let all = allows(actor, "admin");
+        if !all && actor.profile_id != "operator" {
+            return Err((403, "forbidden", "listing tokens needs an operator's token or the root token".into()));
+        }
+        let mut records: Vec<&TokenRecord> =
+            self.tokens.values().map(|record| &**record).filter(|record| all || is_runtime(&record.profile_id)).collect();
+        records.sort_by(|a, b| (a.issued_at, &a.jti).cmp(&(b.issued_at, &b.jti)));
+        Ok(json!({"tokens": records}))
     }
 
     pub(super) fn delete_token(&mut self, actor: &TokenRecord, jti: &str) -> Result<(), Refusal> {
@@ -124,7 +143,7 @@ impl Hub {
         let Some((hash, record)) = found else {
             return Err((404, "not_found", "there is no such token".into()));
         };
-        let runtime = record.profile_id.starts_with("provider-");
+        let runtime = is_runtime(&record.profile_id);
         if !allows(actor, "admin") && !(runtime && actor.profile_id == "operator") {
             return Err((403, "forbidden", "revoking this token needs the root token".into()));
         }

@@ -1,14 +1,13 @@
 //! Heads of requests and answers as bytes: what the gate reads and writes (not a thread).
 
-use serde_json::Value;
-
-use crate::core::hub::event::Request;
+use super::body::Framing;
+use crate::core::http::{Body, Request};
 
 /// What the bytes of a head amount to.
 pub(super) enum Head {
     Partial,
     Bad(u16, &'static str, &'static str),
-    Complete { size: usize, request: Request, upgrade: bool, wanted: usize, keep: bool, expects: bool },
+    Complete { size: usize, request: Request, upgrade: bool, framing: Framing, keep: bool, expects: bool },
 }
 
 pub(super) fn parse_head(bytes: &[u8], head_bytes_max: usize, body_bytes_max: usize) -> Head {
@@ -32,9 +31,8 @@ pub(super) fn parse_head(bytes: &[u8], head_bytes_max: usize, body_bytes_max: us
     let target = parsed.path.unwrap_or_default();
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     (request.path, request.query) = (path.to_string(), query.to_string());
-    let (mut upgrade, mut wanted, mut lengths, mut expects) = (false, 0usize, 0, false);
-    // An answer to HEAD has no body; ours has one, so the connection ends behind it.
-    let mut keep = parsed.version == Some(1) && request.method != "HEAD";
+    let (mut upgrade, mut length, mut chunked, mut expects) = (false, None, false, false);
+    let mut keep = parsed.version == Some(1);
     for header in parsed.headers.iter() {
         let value = String::from_utf8_lossy(header.value);
         let value = value.trim();
@@ -46,19 +44,21 @@ pub(super) fn parse_head(bytes: &[u8], head_bytes_max: usize, body_bytes_max: us
                 }
             }
             "content-length" => {
-                lengths += 1;
+                if length.is_some() {
+                    return Head::Bad(400, "bad_length", "more than one Content-Length");
+                }
                 // Checked before anything is reserved or read.
                 match value.parse::<u64>() {
-                    Ok(length) if length <= body_bytes_max as u64 => wanted = length as usize,
+                    Ok(told) if told <= body_bytes_max as u64 => length = Some(told as usize),
                     Ok(_) => {
                         return Head::Bad(413, "body_too_large", "the request body is too large");
                     }
                     Err(_) => return Head::Bad(400, "bad_length", "Content-Length is no number"),
                 }
             }
-            "transfer-encoding" => {
-                return Head::Bad(411, "length_required", "send the body with Content-Length");
-            }
+            "transfer-encoding" if value.eq_ignore_ascii_case("chunked") && !chunked => chunked = true,
+            "transfer-encoding" => return Head::Bad(501, "bad_encoding", "the only Transfer-Encoding here is chunked"),
+            "last-event-id" => request.last_event_id = value.chars().take(32).collect(),
             "connection" => {
                 let words = value.to_ascii_lowercase();
                 if words.contains("close") {
@@ -72,14 +72,17 @@ pub(super) fn parse_head(bytes: &[u8], head_bytes_max: usize, body_bytes_max: us
             _ => {}
         }
     }
-    if lengths > 1 {
-        return Head::Bad(400, "bad_length", "more than one Content-Length");
-    }
-    Head::Complete { size, request, upgrade, wanted, keep, expects }
+    let framing = match (chunked, length) {
+        // Whoever sends both may mean to smuggle a second request past somebody in between.
+        (true, Some(_)) => return Head::Bad(400, "bad_length", "both Content-Length and chunks"),
+        (true, None) => Framing::Chunked,
+        (false, length) => Framing::Length(length.unwrap_or(0)),
+    };
+    Head::Complete { size, request, upgrade, framing, keep, expects }
 }
 
-/// The head in the form that tungstenite answers.
-pub(super) fn upgrade_request(head: &[u8]) -> Option<tungstenite::handshake::server::Request> {
+/// The answer to an upgrade, unless the request is no proper one.
+pub(super) fn upgrade_answer(head: &[u8]) -> Option<Vec<u8>> {
     let mut storage = [httparse::EMPTY_HEADER; 64];
     let mut parsed = httparse::Request::new(&mut storage);
     parsed.parse(head).ok().filter(|status| status.is_complete())?;
@@ -87,25 +90,39 @@ pub(super) fn upgrade_request(head: &[u8]) -> Option<tungstenite::handshake::ser
     for header in parsed.headers.iter() {
         builder = builder.header(header.name, header.value);
     }
-    builder.version(tungstenite::http::Version::HTTP_11).body(()).ok()
+    let request = builder.version(tungstenite::http::Version::HTTP_11).body(()).ok()?;
+    let answer = tungstenite::handshake::server::create_response(&request).ok()?;
+    let mut bytes = Vec::new();
+    tungstenite::handshake::server::write_response(&mut bytes, &answer).ok()?;
+    Some(bytes)
 }
 
-/// One write for head and body: no Nagle stall (performance FACTS section 3, trap 6).
-pub(super) fn response(status: u16, body: &Value, keep: bool) -> Vec<u8> {
+/// One write for head and body: no Nagle stall (performance FACTS section 3, trap 6). `head_only` answers HEAD.
+pub(super) fn response(status: u16, body: &Body, keep: bool, head_only: bool) -> Vec<u8> {
     let reason = tungstenite::http::StatusCode::from_u16(status).ok().and_then(|code| code.canonical_reason()).unwrap_or("Status");
     let connection = if keep { "keep-alive" } else { "close" };
     let retry = if matches!(status, 429 | 503) { "Retry-After: 1\r\n" } else { "" };
-    if body.is_null() || status == 204 {
-        let length = if status == 204 { "" } else { "Content-Length: 0\r\n" };
-        return format!("HTTP/1.1 {status} {reason}\r\n{length}{retry}Connection: {connection}\r\n\r\n").into_bytes();
+    let json;
+    let (kind, text) = match body {
+        Body::Empty => ("", ""),
+        Body::Json(value) => {
+            json = value.to_string();
+            ("application/json", json.as_str())
+        }
+        Body::Text(kind, text) => (*kind, text.as_str()),
+    };
+    let kind = if kind.is_empty() { String::new() } else { format!("Content-Type: {kind}\r\n") };
+    let length = if status == 204 { String::new() } else { format!("Content-Length: {}\r\n", text.len()) };
+    let mut bytes = format!("HTTP/1.1 {status} {reason}\r\n{kind}{length}{retry}Connection: {connection}\r\n\r\n").into_bytes();
+    if status != 204 && !head_only {
+        bytes.extend_from_slice(text.as_bytes());
     }
-    let text = body.to_string();
-    format!(
-        "HTTP/1.1 {status} {reason}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n{retry}Connection: {connection}\r\n\r\n{text}",
-        text.len()
-    )
-    .into_bytes()
+    bytes
 }
+
+/// Head of a stream of server-sent events.
+pub(super) const STREAM_HEAD: &str =
+    "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-store\r\nConnection: close\r\n\r\n";
 
 #[cfg(test)]
 mod tests {
@@ -122,7 +139,9 @@ mod tests {
             ("POST / HTTP/1.1\r\nContent-Length: 1000000000000000\r\n\r\n", 413),
             ("POST / HTTP/1.1\r\nContent-Length: -1\r\n\r\n", 400),
             ("POST / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", 400),
-            ("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", 411),
+            ("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n", 400),
+            ("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n", 501),
+            ("POST / HTTP/1.1\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", 501),
             ("\u{16}\u{3}\u{1}hello", 400),
             ("no http at all\r\n\r\n", 400),
         ] {
@@ -134,11 +153,11 @@ mod tests {
     #[test]
     fn tokens_of_both_headers_are_read() {
         for text in ["X-Agent-Relay-Token: t", "Authorization: Bearer t", "authorization: Bearer other\r\nx-agent-relay-token: t"] {
-            let Head::Complete { request, keep, upgrade, wanted, .. } = read(&format!("GET /a?b=c HTTP/1.1\r\n{text}\r\n\r\n")) else {
+            let Head::Complete { request, keep, upgrade, framing, .. } = read(&format!("GET /a?b=c HTTP/1.1\r\n{text}\r\n\r\n")) else {
                 panic!("{text}");
             };
             assert_eq!((request.token.as_str(), request.path.as_str(), request.query.as_str()), ("t", "/a", "b=c"));
-            assert_eq!((keep, upgrade, wanted), (true, false, 0));
+            assert_eq!((keep, upgrade, framing), (true, false, Framing::Length(0)));
         }
     }
 }

@@ -1,0 +1,58 @@
+//! Requests and answers as values, so that routes are decisions and sockets are somebody else's.
+
+use serde_json::Value;
+
+/// An HTTP request, or the head of a WebSocket upgrade.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Request {
+    /// Upper case.
+    pub method: String,
+    /// Path without query.
+    pub path: String,
+    /// Query without `?`.
+    pub query: String,
+    /// Token of either header.
+    pub token: String,
+    /// `Last-Event-ID` of a reader of events that comes back.
+    pub last_event_id: String,
+    /// Body.
+    pub body: Vec<u8>,
+    /// How the gate was when the request came.
+    pub gate: Figures,
+}
+
+/// Counts of a gate since its start, and what it holds now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Figures {
+    /// Open connections.
+    pub open: u64,
+    /// Connections without a complete head, idle ones included.
+    pub headless: u64,
+    /// Bytes of bodies and answers that are held.
+    pub held_bytes: u64,
+    /// Connections taken.
+    pub accepted: u64,
+    /// Connections closed to make room.
+    pub evicted: u64,
+    /// Connections refused because there was no room.
+    pub refused: u64,
+    /// Connections closed because they did not keep a time limit.
+    pub timed_out: u64,
+}
+
+/// Body of an answer.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Body {
+    /// None.
+    Empty,
+    /// JSON.
+    Json(Value),
+    /// Text of a media type.
+    Text(&'static str, String),
+}
+
+impl From<Value> for Body {
+    fn from(value: Value) -> Body {
+        if value.is_null() { Body::Empty } else { Body::Json(value) }
+    }
+}

@@ -1,0 +1,194 @@
+//! Bodies of requests: by length or in chunks, bounded before anything is kept (part of the gate, not a thread).
+
+/// How a body is framed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Framing {
+    /// So many bytes.
+    Length(usize),
+    /// Chunks (RFC 9112, section 7.1).
+    Chunked,
+}
+
+/// What there is of a body.
+#[derive(Debug)]
+pub(super) struct BodyReader {
+    step: Step,
+    bytes_max: usize,
+    overhead: usize,
+    /// As read, not looked at yet.
+    raw: Vec<u8>,
+    done: Vec<u8>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    /// So many bytes are still to come, then it is over.
+    Rest(usize),
+    /// The line with the size of the next chunk.
+    Size,
+    /// So many bytes of a chunk and its line end.
+    Chunk(usize),
+    /// Lines behind the last chunk; an empty one ends them.
+    Trailer,
+    Over,
+}
+
+/// Whether a body is complete.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Progress {
+    More,
+    Complete,
+    Bad(u16, &'static str, &'static str),
+}
+
+/// Longest line of a chunk's size with its extensions, and of a trailer.
+const LINE_BYTES_MAX: usize = 1024;
+/// Bytes of all lines that carry no body: endless chunks of one byte, or endless trailers, end here.
+const OVERHEAD_MAX: usize = 256 << 10;
+
+impl BodyReader {
+    /// `first` is what came together with the head.
+    pub fn new(framing: Framing, bytes_max: usize, first: &[u8]) -> BodyReader {
+        let step = match framing {
+            Framing::Length(0) => Step::Over,
+            Framing::Length(size) => Step::Rest(size),
+            Framing::Chunked => Step::Size,
+        };
+        BodyReader { step, bytes_max, overhead: 0, raw: first.to_vec(), done: Vec::new() }
+    }
+
+    /// Where read bytes go.
+    pub fn input(&mut self) -> &mut Vec<u8> {
+        &mut self.raw
+    }
+
+    /// Bytes held.
+    pub fn held(&self) -> usize {
+        self.raw.capacity() + self.done.capacity()
+    }
+
+    /// Works off what was read.
+    pub fn advance(&mut self) -> Progress {
+        let mut at = 0;
+        let progress = loop {
+            let input = &self.raw[at..];
+            match self.step {
+                Step::Over => break Progress::Complete,
+                Step::Rest(0) => self.step = Step::Over,
+                Step::Rest(left) | Step::Chunk(left)
+                    if !input.is_empty() && left > 2 * usize::from(matches!(self.step, Step::Chunk(_))) =>
+                {
+                    let is_chunk = matches!(self.step, Step::Chunk(_));
+                    let wanted = if is_chunk { left - 2 } else { left };
+                    let take = wanted.min(input.len());
+                    self.done.extend_from_slice(&input[..take]);
+                    at += take;
+                    self.step = if is_chunk { Step::Chunk(left - take) } else { Step::Rest(left - take) };
+                }
+                Step::Rest(_) => break Progress::More,
+                Step::Chunk(_) => match input {
+                    [b'\r', b'\n', ..] => {
+                        at += 2;
+                        self.step = Step::Size;
+                    }
+                    [] | [b'\r'] => break Progress::More,
+                    _ => break Progress::Bad(400, "bad_chunk", "a chunk is longer than it said"),
+                },
+                Step::Size => match httparse::parse_chunk_size(&input[..input.len().min(LINE_BYTES_MAX)]) {
+                    Ok(httparse::Status::Complete((used, size))) => {
+                        at += used;
+                        self.overhead += used;
+                        if self.overhead > OVERHEAD_MAX || size > self.bytes_max.saturating_sub(self.done.len()) as u64 {
+                            break Progress::Bad(413, "body_too_large", "the request body is too large");
+                        }
+                        self.step = if size == 0 { Step::Trailer } else { Step::Chunk(size as usize + 2) };
+                    }
+                    Ok(httparse::Status::Partial) if input.len() < LINE_BYTES_MAX => break Progress::More,
+                    _ => break Progress::Bad(400, "bad_chunk", "the size of a chunk cannot be read"),
+                },
+                Step::Trailer => match input.iter().take(LINE_BYTES_MAX).position(|byte| *byte == b'\n') {
+                    Some(end) => {
+                        at += end + 1;
+                        self.overhead += end + 1;
+                        if self.overhead > OVERHEAD_MAX {
+                            break Progress::Bad(413, "body_too_large", "too many lines follow the last chunk");
+                        }
+                        if end == 0 || input[..end] == *b"\r" {
+                            self.step = Step::Over;
+                        }
+                    }
+                    None if input.len() < LINE_BYTES_MAX => break Progress::More,
+                    None => break Progress::Bad(400, "bad_chunk", "a line behind the last chunk is too long"),
+                },
+            }
+        };
+        self.raw.drain(..at);
+        progress
+    }
+
+    /// The body, and what came behind it.
+    pub fn finish(self) -> (Vec<u8>, Vec<u8>) {
+        (self.done, self.raw)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Feeds a text in pieces of every size; all must give the same.
+    fn read(framing: Framing, text: &str) -> Result<(String, String), u16> {
+        let mut outcomes: Vec<Result<(String, String), u16>> = Vec::new();
+        for piece in [1, 2, 3, 7, text.len().max(1)] {
+            let mut body = BodyReader::new(framing, 1000, b"");
+            let mut outcome = None;
+            let mut left = text.as_bytes();
+            while outcome.is_none() {
+                match body.advance() {
+                    Progress::Complete => {
+                        let (body, mut rest) = std::mem::replace(&mut body, BodyReader::new(Framing::Length(0), 0, b"")).finish();
+                        rest.extend_from_slice(left);
+                        let text = |bytes| String::from_utf8(bytes).expect("text");
+                        outcome = Some(Ok((text(body), text(rest))));
+                    }
+                    Progress::Bad(status, ..) => outcome = Some(Err(status)),
+                    Progress::More if left.is_empty() => outcome = Some(Err(0)),
+                    Progress::More => {
+                        let (now, later) = left.split_at(piece.min(left.len()));
+                        body.input().extend_from_slice(now);
+                        left = later;
+                    }
+                }
+            }
+            outcomes.extend(outcome);
+        }
+        assert!(outcomes.windows(2).all(|pair| pair[0] == pair[1]), "{text:?}: {outcomes:?}");
+        outcomes.remove(0)
+    }
+
+    #[test]
+    fn bodies_are_read_in_every_cut() {
+        let whole = |body: &str, rest: &str| Ok((body.to_string(), rest.to_string()));
+        for (framing, text, want) in [
+            (Framing::Length(0), "GET", whole("", "GET")),
+            (Framing::Length(3), "abcdef", whole("abc", "def")),
+            (Framing::Length(3), "ab", Err(0)),
+            (Framing::Chunked, "0\r\n\r\nGET", whole("", "GET")),
+            (Framing::Chunked, "3\r\nabc\r\n2;x=y\r\nde\r\n0\r\nTrailer: 1\r\n\r\nrest", whole("abcde", "rest")),
+            (Framing::Chunked, "3\r\nabcd\r\n0\r\n\r\n", Err(400)),
+            (Framing::Chunked, "zz\r\nabc\r\n", Err(400)),
+            (Framing::Chunked, "-1\r\n", Err(400)),
+            (Framing::Chunked, "ffffffffffffffffff\r\n", Err(400)),
+            (Framing::Chunked, "3e9\r\n", Err(413)),
+            (Framing::Chunked, "3\r\nabc\r\n3e6\r\n", Err(413)),
+            (
+                Framing::Chunked,
+                &"1;xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\r\na\r\n".repeat(4000),
+                Err(413),
+            ),
+            (Framing::Chunked, &format!("0\r\n{}", "x: y\r\n".repeat(50_000)), Err(413)),
+        ] {
+            assert_eq!(read(framing, text), want, "{text:?}");
+        }
+    }
+}

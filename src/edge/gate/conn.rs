@@ -1,0 +1,99 @@
+//! One connection of the gate: its socket, where it stands, what it waits for (not a thread).
+
+use std::time::Instant;
+
+use rustix::event::epoll::EventFlags;
+use tungstenite::protocol::WebSocketContext;
+
+use super::body::BodyReader;
+use crate::core::http::Request;
+use crate::edge::stream::Stream;
+
+pub(super) struct Conn {
+    pub socket: Stream,
+    pub state: State,
+    pub deadline: Instant,
+    /// What epoll watches it for.
+    pub interest: EventFlags,
+    /// Bytes of bodies and answers that count for it.
+    pub held: usize,
+}
+
+pub(super) enum State {
+    /// Bytes of a head so far.
+    Head(Vec<u8>),
+    /// A head and its body so far.
+    Body { request: Request, upgrade: Option<Vec<u8>>, then: Then, body: BodyReader },
+    /// With the state thread; `upgrade` is the answer that makes it a WebSocket.
+    Waiting { then: Then, head_only: bool, rest: Vec<u8>, upgrade: Option<Vec<u8>> },
+    /// An answer on its way out.
+    Writing { bytes: Vec<u8>, at: usize, then: Then, rest: Vec<u8> },
+    /// Answered; what it still sends is thrown away for a moment, or the answer would be lost in a reset.
+    Draining,
+    /// On the bus.
+    Peer(Box<Peer>),
+    /// Hears server-sent events.
+    Events(Events),
+    /// To be removed.
+    Gone,
+}
+
+/// What follows an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Then {
+    /// The next request.
+    Keep,
+    /// The end.
+    Close,
+    /// The end, though the peer may still be sending.
+    Drain,
+}
+
+pub(super) struct Peer {
+    pub socket: WebSocketContext,
+    pub heard: Instant,
+    pub unflushed: bool,
+    pub closing: bool,
+    /// Frames since `window`.
+    pub frames: u32,
+    pub window: Instant,
+    /// It sent too much: nothing is read until then.
+    pub paused: Option<Instant>,
+}
+
+pub(super) struct Events {
+    pub bytes: Vec<u8>,
+    pub at: usize,
+    pub closing: bool,
+}
+
+impl Conn {
+    /// What epoll has to watch it for now.
+    pub fn wanted(&self) -> EventFlags {
+        let unsent = if self.socket.has_unsent() { EventFlags::OUT } else { EventFlags::empty() };
+        unsent
+            | match &self.state {
+                State::Head(_) | State::Body { .. } | State::Draining => EventFlags::IN,
+                State::Waiting { .. } | State::Gone => EventFlags::empty(),
+                State::Writing { .. } => EventFlags::OUT,
+                State::Peer(peer) => {
+                    let reads = if peer.paused.is_none() { EventFlags::IN } else { EventFlags::empty() };
+                    reads | if peer.unflushed { EventFlags::OUT } else { EventFlags::empty() }
+                }
+                State::Events(events) if events.at < events.bytes.len() => EventFlags::IN | EventFlags::OUT,
+                State::Events(_) => EventFlags::IN,
+            }
+    }
+
+    /// Bytes that it holds now.
+    pub fn holds(&self) -> usize {
+        match &self.state {
+            State::Head(bytes) => bytes.capacity(),
+            State::Body { body, .. } => body.held(),
+            State::Waiting { rest, .. } => rest.capacity(),
+            State::Writing { bytes, rest, .. } => bytes.capacity() + rest.capacity(),
+            State::Events(events) => events.bytes.capacity(),
+            State::Peer(_) | State::Draining | State::Gone => 0,
+        }
+    }
+}

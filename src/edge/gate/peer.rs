@@ -1,0 +1,209 @@
+//! Those who stay: WebSocket peers of the bus and readers of server-sent events (part of the gate, not a thread).
+
+use std::io::{self, Read, Write};
+use std::time::{Duration, Instant};
+
+use tungstenite::protocol::{CloseFrame, Role, WebSocketContext};
+use tungstenite::{Error as WsError, Message};
+
+use super::conn::{Conn, Events, Peer, State};
+use super::head::STREAM_HEAD;
+use super::{Gate, Happening, Verdict};
+use crate::core::limits::{PING_INTERVAL, SILENCE_MAX};
+use crate::edge::bus::ws_config;
+use crate::wire::bus::{CLOSE_SILENT, CLOSE_TOO_LARGE};
+
+/// A closing peer may answer the close frame that long.
+const GOODBYE: Duration = Duration::from_secs(2);
+/// A comment that keeps a stream of events alive through proxies, and shows whether anybody is there.
+const STREAM_PING: &str = ": ping\n\n";
+
+impl<E, H: FnMut(Happening) -> Verdict<E>> Gate<E, H> {
+    /// Lets a waiting request stay: a WebSocket if it asked for one, else a stream of events.
+    pub(super) fn accept_peer(&mut self, id: u64) {
+        let Some(conn) = self.conns.get_mut(&id) else {
+            return;
+        };
+        let now = Instant::now();
+        match std::mem::replace(&mut conn.state, State::Gone) {
+            State::Waiting { rest, upgrade: Some(answer), .. } => {
+                let config = ws_config(self.limits.peer_bytes_max);
+                let socket = WebSocketContext::from_partially_read(rest, Role::Server, Some(config));
+                let peer = Peer { socket, heard: now, unflushed: false, closing: false, frames: 0, window: now, paused: None };
+                conn.state = State::Peer(Box::new(peer));
+                // A fresh connection takes these few bytes at once.
+                if !conn.socket.write(&answer).is_ok_and(|size| size == answer.len()) {
+                    return self.remove(id);
+                }
+                self.more.insert(id);
+            }
+            State::Waiting { upgrade: None, .. } => {
+                conn.state = State::Events(Events { bytes: STREAM_HEAD.into(), at: 0, closing: false });
+                self.write_events(id);
+            }
+            _ => {
+                self.remove(id);
+                return self.tell(Happening::PeerClosed(id));
+            }
+        }
+        self.set_deadline(id, now + PING_INTERVAL);
+        self.refresh(id);
+    }
+
+    pub(super) fn read_peer(&mut self, id: u64) {
+        for _ in 0..64 {
+            let Some(Conn { state: State::Peer(peer), socket, .. }) = self.conns.get_mut(&id) else {
+                return;
+            };
+            if peer.paused.is_some() {
+                return;
+            }
+            match peer.socket.read(socket) {
+                Ok(message) => {
+                    let now = Instant::now();
+                    peer.heard = now;
+                    if now - peer.window >= Duration::from_secs(1) {
+                        (peer.window, peer.frames) = (now, 0);
+                    }
+                    peer.frames += 1;
+                    if peer.frames > self.limits.peer_frames_per_second_max {
+                        // It waits: nothing that it sent is lost, and nobody else is slowed down.
+                        let until = peer.window + Duration::from_secs(1);
+                        peer.paused = Some(until);
+                        self.set_deadline(id, until);
+                    }
+                    match message {
+                        Message::Text(text) => self.tell(Happening::PeerText(id, text.to_string())),
+                        // A pong or a close answer may wait.
+                        _ => self.flush_peer(id),
+                    }
+                }
+                Err(WsError::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => return self.refresh(id),
+                Err(WsError::Capacity(_)) => {
+                    self.close_peer(id, CLOSE_TOO_LARGE, "frame too large");
+                    return self.remove(id);
+                }
+                Err(_) => return self.remove(id),
+            }
+        }
+        self.more.insert(id);
+    }
+
+    /// A text for one who stays: a frame, or events as they are.
+    pub(super) fn send_peer(&mut self, id: u64, text: String) {
+        if let Some(Conn { state: State::Events(events), .. }) = self.conns.get_mut(&id) {
+            events.bytes.drain(..std::mem::take(&mut events.at));
+            if events.bytes.len() + text.len() > self.limits.peer_bytes_max {
+                log::warn!(target: "gate", "reader {id} of events does not read; closed");
+                return self.remove(id);
+            }
+            events.bytes.extend_from_slice(text.as_bytes());
+            return self.write_events(id);
+        }
+        self.send_frame(id, Message::text(text));
+    }
+
+    fn send_frame(&mut self, id: u64, message: Message) {
+        let Some(Conn { state: State::Peer(peer), socket, .. }) = self.conns.get_mut(&id) else {
+            return;
+        };
+        match peer.socket.write(socket, message) {
+            Ok(()) => self.flush_peer(id),
+            Err(WsError::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => self.flush_peer(id),
+            // It does not read: its messages stay unacknowledged and come again.
+            Err(_) => {
+                log::warn!(target: "gate", "peer {id} does not read; closed");
+                self.remove(id);
+            }
+        }
+    }
+
+    pub(super) fn flush_peer(&mut self, id: u64) {
+        let Some(Conn { state: State::Peer(peer), socket, .. }) = self.conns.get_mut(&id) else {
+            return;
+        };
+        match peer.socket.flush(socket) {
+            Ok(()) => peer.unflushed = false,
+            Err(WsError::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => peer.unflushed = true,
+            Err(_) => return self.remove(id),
+        }
+        self.refresh(id);
+    }
+
+    pub(super) fn close_peer(&mut self, id: u64, code: u16, reason: &str) {
+        match self.conns.get_mut(&id) {
+            Some(Conn { state: State::Peer(peer), socket, .. }) => {
+                let frame = CloseFrame { code: code.into(), reason: reason.chars().take(100).collect::<String>().into() };
+                let _ = peer.socket.close(socket, Some(frame));
+                peer.closing = true;
+                self.set_deadline(id, Instant::now() + GOODBYE);
+                self.flush_peer(id);
+            }
+            Some(Conn { state: State::Events(events), .. }) => {
+                events.closing = true;
+                self.set_deadline(id, Instant::now() + GOODBYE);
+                self.write_events(id);
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn write_events(&mut self, id: u64) {
+        while let Some(Conn { state: State::Events(events), socket, .. }) = self.conns.get_mut(&id) {
+            if events.at == events.bytes.len() {
+                let closing = events.closing;
+                (events.bytes, events.at) = (Vec::new(), 0);
+                match socket.flush() {
+                    Err(error) if error.kind() != io::ErrorKind::WouldBlock => return self.remove(id),
+                    _ if closing => return self.remove(id),
+                    _ => break,
+                }
+            }
+            match socket.write(&events.bytes[events.at..]) {
+                Ok(size) => events.at += size,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return self.remove(id),
+            }
+        }
+        self.refresh(id);
+    }
+
+    /// A reader of events, or one who has got its answer, has nothing to say: what it sends is dropped, its end is its end.
+    pub(super) fn read_away(&mut self, id: u64) {
+        let mut buffer = [0u8; 16 << 10];
+        let Some(conn) = self.conns.get_mut(&id) else { return };
+        match conn.socket.read(&mut buffer) {
+            Ok(0) => self.remove(id),
+            Ok(_) => {}
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+            Err(_) => self.remove(id),
+        }
+    }
+
+    /// The time of one who stays is over: it may read again, is pinged, or is given up.
+    pub(super) fn on_stay_over(&mut self, id: u64, now: Instant) {
+        match self.conns.get_mut(&id).map(|conn| &mut conn.state) {
+            Some(State::Peer(peer)) if !peer.closing => {
+                if peer.paused.take().is_some() {
+                    (peer.window, peer.frames) = (now, 0);
+                    self.set_deadline(id, now + PING_INTERVAL);
+                    self.more.insert(id);
+                    return self.refresh(id);
+                }
+                let silent_at = peer.heard + SILENCE_MAX;
+                if silent_at <= now {
+                    self.close_peer(id, CLOSE_SILENT, "silent for too long");
+                    return self.remove(id);
+                }
+                self.set_deadline(id, (now + PING_INTERVAL).min(silent_at));
+                self.send_frame(id, Message::Ping(Vec::new().into()));
+            }
+            Some(State::Events(events)) if !events.closing => {
+                self.set_deadline(id, now + PING_INTERVAL);
+                self.send_peer(id, STREAM_PING.into());
+            }
+            _ => self.remove(id),
+        }
+    }
+}
