@@ -563,26 +563,14 @@ impl View<'_> {
         let list = |messages: Vec<Message>| ReadAnswer::Json(json!({"messages": messages}));
         Ok(match query {
             Query::Unread { recipient, since, limit, mirror } => {
-                let class = class_of(recipient, *mirror);
-                list(self.messages(
-                    &format!(
-                        "FROM recipients r JOIN messages m ON m.id = r.message WHERE {class} AND r.recipient = ?1 AND r.read_at IS NULL
-                         AND r.message > ?2 ORDER BY r.message LIMIT ?3"
-                    ),
-                    params![recipient, *since as i64, *limit as i64],
-                    Some(recipient),
-                )?)
+                let rows = rows_of_recipient(recipient, *mirror, true);
+                let values = params![recipient, *since as i64, *limit as i64];
+                list(self.messages(&format!("{rows} ORDER BY r.message LIMIT ?3"), values, Some(recipient))?)
             }
             Query::Inbox { recipient, since, limit, mirror } => {
-                let class = class_of(recipient, *mirror);
-                let mut messages = self.messages(
-                    &format!(
-                        "FROM recipients r JOIN messages m ON m.id = r.message WHERE {class} AND r.recipient = ?1 AND r.message > ?2
-                         ORDER BY r.message DESC LIMIT ?3"
-                    ),
-                    params![recipient, *since as i64, *limit as i64],
-                    Some(recipient),
-                )?;
+                let rows = rows_of_recipient(recipient, *mirror, false);
+                let values = params![recipient, *since as i64, *limit as i64];
+                let mut messages = self.messages(&format!("{rows} ORDER BY r.message DESC LIMIT ?3"), values, Some(recipient))?;
                 messages.reverse();
                 list(messages)
             }
@@ -720,13 +708,18 @@ impl View<'_> {
     }
 }
 
-/// Which rows of a recipient are meant, in the words of the partial indexes. Only people see the mirror of sessions.
-fn class_of(recipient: &str, mirror: bool) -> &'static str {
-    match (recipient == USER, mirror) {
-        (true, true) => "r.recipient = 'user'",
-        (true, false) => "r.recipient = 'user' AND r.mirror = 0",
-        (false, _) => "r.mirror = 0",
-    }
+/// Rows of a recipient that are wanted, by the partial index that has just them; the planner would take the primary key.
+/// Only people see the mirror of sessions.
+fn rows_of_recipient(recipient: &str, mirror: bool, unread: bool) -> String {
+    let (index, class) = match (recipient == USER, mirror, unread) {
+        (true, true, true) => ("INDEXED BY recipients_user_unread", "r.recipient = 'user'"),
+        (true, true, false) => ("", "r.recipient = 'user'"),
+        (true, false, false) => ("INDEXED BY recipients_user_mail", "r.recipient = 'user' AND r.mirror = 0"),
+        (_, _, true) => ("INDEXED BY recipients_unread_mail", "r.mirror = 0"),
+        (false, _, false) => ("", "r.mirror = 0"),
+    };
+    let unread = if unread { "AND r.read_at IS NULL" } else { "" };
+    format!("FROM recipients r {index} JOIN messages m ON m.id = r.message WHERE {class} {unread} AND r.recipient = ?1 AND r.message > ?2")
 }
 
 /// Body of the reader's thread.
@@ -736,5 +729,127 @@ pub fn run_reader(reader: HubReader, orders: Receiver<(u64, Query)>, lane: Sende
         if lane.send(Event::Store(StoreEvent::Read { number, answer })).is_err() {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn put(store: &mut HubStore, id: u64, kind: &str, to: &str, created_at: i64) {
+        let message =
+            Message { id, from: "x".into(), to: to.into(), kind: kind.into(), body: "b".into(), created_at, ..Default::default() };
+        let op = HubOp::MessagePut { message, recipients: vec![to.into()], key: Some(format!("k{id}")) };
+        store.commit(&[(0, vec![op])]).expect("memory");
+    }
+
+    fn retain(store: &mut HubStore, session_before: i64, before: i64, limit: u64) -> Retired {
+        store.commit(&[(0, vec![HubOp::Retain { session_before, before, limit }])]).expect("memory").retired
+    }
+
+    fn ids(store: &HubStore) -> Vec<i64> {
+        let mut statement = store.db.prepare("SELECT id FROM messages ORDER BY id").expect("prepares");
+        statement.query_map([], |row| row.get(0)).expect("asks").collect::<Result<_, _>>().expect("reads")
+    }
+
+    #[test]
+    fn old_messages_go_by_class_a_few_at_a_time() {
+        let mut store = HubStore::in_memory().expect("memory");
+        for id in 1..=10 {
+            let (kind, to) = if id % 2 == 0 { ("session", "user") } else { ("chat", "a") };
+            put(&mut store, id, kind, to, id as i64 * 10);
+        }
+        // Session messages older than 90, others older than 40.
+        let retired = retain(&mut store, 90, 40, 200);
+        assert_eq!(ids(&store), [5, 7, 9, 10]);
+        assert_eq!((retired.count, retired.more), (6, false));
+        assert_eq!(retired.unacknowledged, [("a".to_string(), 1), ("a".to_string(), 3)]);
+        // The newest id stays for ever: what follows counts on from it.
+        let retired = retain(&mut store, 1000, 1000, 2);
+        assert_eq!((ids(&store), retired.more), (vec![9, 10], true));
+        retain(&mut store, 1000, 1000, 200);
+        assert_eq!(ids(&store), [10]);
+        let left: i64 = store.db.query_row("SELECT count(*) FROM recipients", [], |row| row.get(0)).expect("counts");
+        assert_eq!(left, 1);
+        assert_eq!(store.snapshot().expect("reads").last_message, 10);
+    }
+
+    #[test]
+    fn what_is_offered_stays_until_it_is_settled() {
+        let mut store = HubStore::in_memory().expect("memory");
+        let message = Message { id: 1, from: "x".into(), to: "a".into(), claimable: true, ..Default::default() };
+        store.commit(&[(0, vec![HubOp::MessagePut { message, recipients: vec!["a".into()], key: None }])]).expect("memory");
+        put(&mut store, 2, "chat", "a", 0);
+        put(&mut store, 3, "chat", "a", 0);
+        retain(&mut store, 100, 100, 200);
+        assert_eq!(ids(&store), [1, 3]);
+        store.commit(&[(0, vec![HubOp::ClaimEnd { message: 1, reoffer: false, at: 5 }])]).expect("memory");
+        retain(&mut store, 100, 100, 200);
+        assert_eq!(ids(&store), [3]);
+    }
+
+    #[test]
+    fn polls_use_an_index_and_see_the_right_rows() {
+        let mut store = HubStore::in_memory().expect("memory");
+        for (id, kind, to) in [(1, "chat", "user"), (2, "session", "user"), (3, "chat", "a"), (4, "chat", "user")] {
+            put(&mut store, id, kind, to, 0);
+        }
+        let ask = |recipient: &str, mirror: bool, unread: bool| -> Vec<u64> {
+            let (recipient, since, limit) = (recipient.to_string(), 0, 10);
+            let query = match unread {
+                true => Query::Unread { recipient, since, limit, mirror },
+                false => Query::Inbox { recipient, since, limit, mirror },
+            };
+            let ReadAnswer::Json(answer) = store.answer(&query) else { panic!() };
+            answer["messages"].as_array().expect("messages").iter().filter_map(|message| message["id"].as_u64()).collect()
+        };
+        for unread in [true, false] {
+            assert_eq!(ask("user", true, unread), [1, 2, 4]);
+            assert_eq!(ask("user", false, unread), [1, 4]);
+            assert_eq!(ask("a", true, unread), [3]);
+        }
+        for (recipient, mirror, unread, index) in [
+            ("user", true, true, "recipients_user_unread"),
+            ("user", false, true, "recipients_unread_mail"),
+            ("a", false, true, "recipients_unread_mail"),
+            ("user", false, false, "recipients_user_mail"),
+            ("user", true, false, "PRIMARY KEY"),
+            ("a", false, false, "PRIMARY KEY"),
+        ] {
+            let rows = rows_of_recipient(recipient, mirror, unread);
+            let sql = format!("EXPLAIN QUERY PLAN SELECT m.doc {rows} ORDER BY r.message LIMIT ?3");
+            let mut statement = store.db.prepare(&sql).expect("prepares");
+            let plan: Vec<String> =
+                statement.query_map(params![recipient, 0, 10], |row| row.get(3)).expect("asks").collect::<Result<_, _>>().expect("reads");
+            let plan = plan.join("; ");
+            assert!(
+                plan.contains(index) && !plan.contains("SCAN") && !plan.contains("TEMP B-TREE"),
+                "{recipient} {mirror} {unread}: {plan}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_older_file_is_brought_up_to_date() {
+        let dir = std::env::temp_dir().join(format!("agent-relay-hub-store-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).expect("temp dir");
+        let path = dir.join("hub.sqlite");
+        {
+            let db = open_database(&path, &SCHEMAS[..1]).expect("opens");
+            db.execute_batch(
+                "INSERT INTO messages (id, doc, sender, kind, target, thread, wants_reply, claimable, created_at)
+                 VALUES (1, '{}', 'a', 'session', 'user', 1, 0, 0, 0), (2, '{}', 'a', 'chat', 'user', 2, 0, 0, 0);
+                 INSERT INTO recipients (recipient, message, session) VALUES ('user', 1, 1), ('user', 2, 1);",
+            )
+            .expect("fills");
+        }
+        let store = HubStore::open(&path).expect("opens");
+        let mirror: i64 = store.db.query_row("SELECT sum(mirror * message) FROM recipients", [], |row| row.get(0)).expect("reads");
+        assert_eq!(mirror, 1, "only the session message is mirror");
+        let copy = dir.join("copy.sqlite");
+        assert!(backup(&path, &copy).expect("copies") > 0);
+        assert_eq!(HubStore::open(&copy).expect("opens").rows().expect("reads"), store.rows().expect("reads"));
+        assert!(backup(&path, &copy).expect_err("exists").contains("exists already"));
+        std::fs::remove_dir_all(&dir).expect("clean up");
     }
 }

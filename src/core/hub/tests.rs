@@ -210,3 +210,107 @@ fn a_revoked_token_ends_its_connection() {
     let effects = bench.ask("operator", "DELETE", &path, json!({}));
     assert!(effects.iter().any(|e| matches!(e, Effect::PeerClose { peer: 50, code: 4001, .. })), "{effects:?}");
 }
+
+#[test]
+fn events_are_streamed_from_where_the_reader_was() {
+    let mut bench = Bench::new();
+    let sent = |effects: &[Effect], peer: u64| -> Vec<String> {
+        let texts = effects.iter().filter_map(|effect| match effect {
+            Effect::PeerSend { peer: p, text } if *p == peer => Some(text.clone()),
+            _ => None,
+        });
+        texts.collect()
+    };
+    // The reader of an agent's token hears what concerns that agent.
+    for (ticket, token) in [(70, "operator"), (71, "b")] {
+        let request = Request { method: "GET".into(), path: "/api/events".into(), token: token.into(), ..Default::default() };
+        let effects = bench.tell(Event::Request { ticket, request });
+        assert_eq!(effects.first(), Some(&Effect::Accept { ticket }));
+    }
+    let mut effects = bench.ask("operator", "POST", "/api/messages", json!({"to": "a", "body": "line\nbreak"}));
+    effects.extend(bench.commit());
+    let heard = sent(&effects, 70);
+    assert_eq!(heard.len(), 1, "{heard:?}");
+    assert!(heard[0].starts_with("id: ") && heard[0].contains("\nevent: message.new\ndata: {") && heard[0].ends_with("}\n\n"), "{heard:?}");
+    assert_eq!(heard[0].trim_end().lines().count(), 3, "a line break of a body does not break the event");
+    assert!(sent(&effects, 71).is_empty());
+    // Who comes back names the last event that it has seen.
+    let seen = heard[0].lines().next().expect("id").trim_start_matches("id: ").to_string();
+    bench.ask("a", "PUT", "/api/agents/a/status", json!({"status": "busy"}));
+    bench.tell(Event::PeerClosed { peer: 70 });
+    let request =
+        Request { method: "GET".into(), path: "/api/events".into(), token: "operator".into(), last_event_id: seen, ..Default::default() };
+    let missed = sent(&bench.tell(Event::Request { ticket: 72, request }), 72);
+    assert_eq!(missed.len(), 1, "{missed:?}");
+    assert!(missed[0].contains("event: agent.status"), "{missed:?}");
+}
+
+#[test]
+fn what_retention_took_is_not_delivered_any_more() {
+    let mut bench = Bench::new();
+    for body in ["one", "two"] {
+        bench.call("operator", "POST", "/api/messages", json!({"to": "a", "body": body}));
+    }
+    let effects = bench.later(RETENTION_FIRST);
+    let op = effects.iter().find_map(|effect| match effect {
+        Effect::Commit { ops, .. } => ops.iter().find(|op| matches!(op, HubOp::Retain { .. })),
+        _ => None,
+    });
+    let now = bench.now.wall.0;
+    let (session, other) = (now - SESSION_KEPT.as_millis() as i64, now - MESSAGES_KEPT.as_millis() as i64);
+    assert_eq!(op, Some(&HubOp::Retain { session_before: session, before: other, limit: RETENTION_BATCH }));
+    let retired = Retired { count: 1, unacknowledged: vec![("a".into(), 1)], more: true };
+    let upto = bench.hub.commit_number;
+    bench.tell(Event::Store(StoreEvent::Committed { upto, existing: Vec::new(), retired }));
+    assert_eq!(bench.hub.queues["a"].ids.iter().copied().collect::<Vec<_>>(), [2]);
+    let effects = bench.later(RETENTION_AGAIN);
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Commit { .. })), "more is taken away soon");
+}
+
+#[test]
+fn how_the_hub_is_is_told_to_people_only() {
+    let mut bench = Bench::new();
+    assert_eq!(bench.call("a", "GET", "/metrics", Value::Null).0, 403);
+    assert_eq!(bench.call("a", "GET", "/api/tokens", Value::Null).0, 403);
+    assert_eq!(bench.call("operator", "POST", "/api/hub/vacuum", Value::Null).0, 403);
+    let (status, tokens) = bench.call("operator", "GET", "/api/tokens", Value::Null);
+    assert_eq!((status, tokens["tokens"].as_array().map(Vec::len)), (200, Some(2)), "agents' tokens, without secrets: {tokens}");
+    let effects = bench.ask("operator", "GET", "/metrics", Value::Null);
+    let Some(Effect::Read { number, .. }) = effects.first() else { panic!("{effects:?}") };
+    let answer = event::ReadAnswer::Json(json!({"bytes": 4096, "freeBytes": 0}));
+    let effects = bench.tell(Event::Store(StoreEvent::Read { number: *number, answer }));
+    let Some(Effect::Respond { status: 200, body: Body::Text(kind, text), .. }) = effects.first() else { panic!("{effects:?}") };
+    assert!(kind.starts_with("text/plain"));
+    // Every line is a comment or a name with a number.
+    for line in text.lines().filter(|line| !line.starts_with('#')) {
+        let (name, value) = line.rsplit_once(' ').expect(line);
+        assert!(name.starts_with("agent_relay_hub_") && value.parse::<f64>().is_ok(), "{line}");
+    }
+    for wanted in ["agent_relay_hub_agents 2", "agent_relay_hub_store_bytes 4096", "agent_relay_hub_requests_total{status=\"4xx\"} 3"] {
+        assert!(text.lines().any(|line| line == wanted), "{wanted} in {text}");
+    }
+}
+
+#[test]
+fn a_message_that_the_store_lost_does_not_hold_up_the_next() {
+    let mut bench = Bench::new();
+    for body in ["one", "two", "three"] {
+        bench.call("operator", "POST", "/api/messages", json!({"to": "a", "body": body}));
+    }
+    let request = Request { path: "/bus".into(), token: "a".into(), ..Default::default() };
+    bench.tell(Event::Upgrade { ticket: 50, request });
+    let text = json!({"type": "register", "id": "r", "payload": {"role": "provider", "agentId": "a", "instanceId": "a"}}).to_string();
+    bench.tell(Event::PeerText { peer: 50, text });
+    let effects = bench.commit();
+    let read = effects.iter().find_map(|effect| match effect {
+        Effect::Read { number, query: event::Query::Deliver { ids, .. } } => Some((*number, ids.clone())),
+        _ => None,
+    });
+    let (number, ids) = read.expect("a read");
+    assert_eq!(ids, [1, 2, 3]);
+    let message = crate::wire::api::Message { id: 3, to: "a".into(), ..Default::default() };
+    let answer = event::ReadAnswer::Messages(vec![message]);
+    let effects = bench.tell(Event::Store(StoreEvent::Read { number, answer }));
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::PeerSend { .. })), "{effects:?}");
+    assert_eq!(bench.hub.queues["a"].ids.iter().copied().collect::<Vec<_>>(), [3]);
+}

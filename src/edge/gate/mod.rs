@@ -50,7 +50,7 @@ pub struct Limits {
     pub headless_max: usize,
     /// Connections in all; also bounded by the descriptors that the system gives, less [`DESCRIPTORS_RESERVED`].
     pub connections_max: usize,
-    /// Bytes of all bodies and answers together.
+    /// Bytes of all bodies, answers and unsent events together.
     pub held_bytes_max: usize,
     /// Unsent bytes of one who stays; beyond it the connection is closed.
     pub peer_bytes_max: usize,
@@ -164,7 +164,7 @@ pub struct Gate<E, H> {
     conns: HashMap<u64, Conn>,
     deadlines: BTreeSet<(Instant, u64)>,
     headless: BTreeSet<u64>,
-    /// Those who hold more than [`HELD_SMALL`] for a body or an answer.
+    /// Those who hold more than [`HELD_SMALL`] for a body, an answer or events.
     holders: BTreeSet<u64>,
     figures: Figures,
     next: u64,
@@ -377,7 +377,7 @@ impl<E, H: FnMut(Happening) -> Verdict<E>> Gate<E, H> {
         let held = conn.holds();
         self.figures.held_bytes = self.figures.held_bytes + held as u64 - conn.held as u64;
         conn.held = held;
-        match held > HELD_SMALL && !matches!(conn.state, State::Events(_)) {
+        match held > HELD_SMALL {
             true => self.holders.insert(id),
             false => self.holders.remove(&id),
         };
