@@ -147,6 +147,17 @@ fn show_status(truth: &Value, options: &Status) {
         let (state, pid) = (text(truth, "/providerProcess/state"), text(truth, "/providerProcess/pid"));
         line("provider", format!("{state}, pid {pid}, {}", text(truth, "/providerProcess/agent")));
         line("delivery", text(truth, "/providerProcess/delivery"));
+        if truth.pointer("/session/mode").is_some() {
+            line("mode", text(truth, "/session/mode"));
+        }
+        if let Some(plan) = truth.pointer("/session/plan").filter(|plan| plan.is_object()) {
+            let current = plan["current"].as_str().map(|step| format!(", now: {step}")).unwrap_or_default();
+            line("plan", format!("{} of {} steps done{current}", plan["done"], plan["steps"]));
+        }
+        if let Some(share) = truth.pointer("/context/utilization").and_then(Value::as_f64) {
+            let (used, window) = (text(truth, "/context/usedTokens"), text(truth, "/context/windowTokens"));
+            line("context", format!("{:.0} % ({used} of {window} tokens)", share * 100.0));
+        }
         let more = if truth.pointer("/queues/inboxMoreInStore") == Some(&json!(true)) { "+" } else { "" };
         let (inbox, outbox) = (text(truth, "/queues/inboxWaiting"), text(truth, "/queues/outbox/pending"));
         let (poisoned, dropped) = (text(truth, "/queues/outbox/poisoned"), text(truth, "/queues/outbox/dropped"));

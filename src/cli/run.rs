@@ -18,7 +18,7 @@ use crate::edge::http::{Base, Http};
 use crate::edge::provider::Launch;
 use crate::edge::store::Store;
 use crate::os;
-use crate::provider::{self, ApprovalMode, SessionSettings};
+use crate::provider::{self, ApprovalMode, Preset, SessionSettings};
 use crate::runtime::agent::{Parts, run};
 use crate::secret::Secret;
 use crate::wire::VERSION;
@@ -48,6 +48,7 @@ struct Typed {
 
 /// Options with a value, and what they mean. One table for parsing, help and suggestions.
 const OPTIONS: &[(&str, &str, &str)] = &[
+    ("--preset", "NAME", "a known agent instead of a command; the list is below"),
     ("--cwd", "PATH", "working directory of the provider"),
     ("--relay-url", "URL", "relay (default http://127.0.0.1:4850)"),
     ("--token", "TOKEN", "relay token; better in AGENT_RELAY_TOKEN or config.json, since others can see arguments"),
@@ -137,9 +138,15 @@ fn distance(a: &str, b: &str) -> usize {
 
 fn help(name: &str) -> String {
     let mut text =
-        format!("Usage: {name} [options] -- <command> [arguments]\n\nSupervises one agent and connects it to the relay.\n\nProviders:\n");
+        format!("Usage: {name} [options] [-- <command> [arguments]]\n\nSupervises one agent and connects it to the relay.\n\nProviders:\n");
     for provider in provider::PROVIDERS {
         text.push_str(&format!("  {:<24}{}\n", provider.name, provider.about));
+    }
+    for provider in provider::PROVIDERS {
+        text.push_str(&format!("\nPresets of {}:\n", provider.name));
+        for preset in (provider.presets)() {
+            text.push_str(&format!("  {:<24}{}: {}\n", preset.name, preset.command.join(" "), preset.about));
+        }
     }
     text.push_str("\nOptions:\n");
     for (option, value, about) in OPTIONS {
@@ -154,7 +161,7 @@ fn help(name: &str) -> String {
         text.push_str(&format!("  {option:<24}{about}\n"));
     }
     text.push_str(
-        "\nExamples:\n  agent-relay run acp -- opencode acp\n  agent-relay run acp --label web --approval open -- gemini --acp\n  \
+        "\nExamples:\n  agent-relay run acp --preset opencode\n  agent-relay run acp --label web --approval open -- gemini --acp\n  \
          agent-relay run acp --agent-id demo -- agent-relay demo-agent\n\nExit codes: 0 stopped as asked, 1 the provider failed for good, \
          2 wrong use or configuration, 70 a bug.",
     );
@@ -171,7 +178,7 @@ pub fn from_arguments(default_provider: &str, arguments: &[String], unknown: Unk
     }
     if typed.provider.is_empty() {
         return Err(Failure::usage(format!(
-            "say which provider to run: {}; for example `agent-relay run acp -- opencode acp`",
+            "say which provider to run: {}; for example `agent-relay run acp --preset opencode`",
             provider::names()
         )));
     }
@@ -191,6 +198,7 @@ struct Settings {
     config: ProviderConfig,
     global: Global,
     command: Vec<String>,
+    preset: Option<&'static Preset>,
 }
 
 fn settings(typed: &Typed, provider: &provider::Provider) -> Result<Settings, Failure> {
@@ -208,13 +216,21 @@ fn settings(typed: &Typed, provider: &provider::Provider) -> Result<Settings, Fa
     let mode = value("--approval").or_else(|| env("AGENT_RELAY_APPROVAL")).unwrap_or_else(|| config.default_approval_mode.clone());
     let approval = ApprovalMode::parse(&mode)
         .ok_or_else(|| Failure::usage(format!("the approval mode {mode:?} is not known; use open, guarded or read-only")))?;
-    let mut command: Vec<String> = typed.provider_args.clone();
+    let preset = preset(provider, value("--preset").as_deref())?;
+    let mut command: Vec<String> = match preset {
+        // What follows `--` are further arguments of the known agent.
+        Some(preset) => preset.command.iter().map(|word| word.to_string()).chain(typed.provider_args.clone()).collect(),
+        None => typed.provider_args.clone(),
+    };
+    if command.first().is_some_and(|program| program == "agent-relay") {
+        command[0] = std::env::current_exe().map_or_else(|_| "agent-relay".into(), |path| path.to_string_lossy().into_owned());
+    }
     if command.is_empty() {
         command = config.command.clone().into_iter().chain(config.default_args.clone()).collect();
     }
     if command.is_empty() && provider.needs_command {
-        let example = format!("agent-relay run {} -- opencode acp", provider.name);
-        return Err(Failure::usage(format!("say which command to run, after `--`; for example `{example}`")));
+        let example = format!("agent-relay run {0} --preset opencode` or `agent-relay run {0} -- opencode acp", provider.name);
+        return Err(Failure::usage(format!("say which agent to run: `{example}`")));
     }
     let label = value("--label").or_else(|| env("AGENT_RELAY_LABEL"));
     let host = os::hostname();
@@ -233,7 +249,20 @@ fn settings(typed: &Typed, provider: &provider::Provider) -> Result<Settings, Fa
     }
     let suffix = u32::from_le_bytes(os::random_bytes::<4>());
     let runner_id = format!("{host}-{}-{part}-{suffix:08x}", provider.name);
-    Ok(Settings { agent_id, runner_id, label, cwd: real, approval, config, global, command })
+    Ok(Settings { agent_id, runner_id, label, cwd: real, approval, config, global, command, preset })
+}
+
+/// The known agent of that name.
+fn preset(provider: &provider::Provider, name: Option<&str>) -> Result<Option<&'static Preset>, Failure> {
+    let Some(name) = name else { return Ok(None) };
+    let known = (provider.presets)();
+    match known.iter().find(|preset| preset.name == name) {
+        Some(preset) => Ok(Some(preset)),
+        None => {
+            let names: Vec<&str> = known.iter().map(|preset| preset.name).collect();
+            Err(Failure::usage(format!("no preset is called {name:?}; there are {}", names.join(", "))))
+        }
+    }
 }
 
 /// R-27, R-28.
@@ -408,6 +437,12 @@ fn take_lock(dir: &Path, info_file: &Path, agent_id: &str, replace: bool) -> Res
 /// R-29; the token and what changes at every spawn is added by the provider thread.
 fn provider_env(settings: &Settings) -> Vec<(String, String)> {
     let mut all = settings.config.resolved_env();
+    // Flag and file come first, then what the environment has, then the preset's own.
+    for (name, value) in settings.preset.iter().flat_map(|preset| preset.env_for(settings.approval)) {
+        if env(name).is_none() && !all.iter().any(|(set, _)| set == name) {
+            all.push((name.into(), value.into()));
+        }
+    }
     let program = std::env::current_exe().map(|path| path.to_string_lossy().into_owned()).unwrap_or_default();
     for (name, value) in [
         ("AGENT_RELAY_RUNNER_ID", settings.runner_id.clone()),

@@ -138,6 +138,13 @@ pub enum Signal {
     },
     /// Use of the context window.
     Context(Value),
+    /// Something about the session that people want to see, for example its mode or its plan.
+    Fact {
+        /// Which one.
+        name: &'static str,
+        /// How it stands.
+        value: Value,
+    },
     /// Answer to a verb.
     Answered {
         /// Number that came with the verb.

@@ -17,8 +17,41 @@ pub struct Provider {
     pub about: &'static str,
     /// Builds the session machine.
     pub session: fn(SessionSettings) -> Box<dyn Session>,
-    /// Whether the command must be given after `--`.
+    /// Whether the command must be given, after `--` or by a preset.
     pub needs_command: bool,
+    /// Agents that are known by name.
+    pub presets: fn() -> Vec<&'static Preset>,
+}
+
+/// A known agent: how it is started.
+#[derive(Debug)]
+pub struct Preset {
+    /// Word for `--preset`.
+    pub name: &'static str,
+    /// Program and arguments.
+    pub command: &'static [&'static str],
+    /// Version that was tested; empty: none.
+    pub version: &'static str,
+    /// What it is and what it needs.
+    pub about: &'static str,
+    /// Environment unless it is set already.
+    pub env: &'static [(&'static str, &'static str)],
+    /// The same, when the relay is asked.
+    pub guarded_env: &'static [(&'static str, &'static str)],
+    /// The same, when everything is rejected.
+    pub read_only_env: &'static [(&'static str, &'static str)],
+}
+
+impl Preset {
+    /// Environment for an approval mode.
+    pub fn env_for(&self, approval: ApprovalMode) -> impl Iterator<Item = (&'static str, &'static str)> {
+        let more = match approval {
+            ApprovalMode::Open => &[],
+            ApprovalMode::Guarded => self.guarded_env,
+            ApprovalMode::ReadOnly => self.read_only_env,
+        };
+        self.env.iter().chain(more).copied()
+    }
 }
 
 /// All providers.
@@ -27,6 +60,7 @@ pub const PROVIDERS: &[Provider] = &[Provider {
     about: "any agent that speaks the Agent Client Protocol on its standard input and output",
     session: |settings| Box::new(acp::session::AcpSession::new(settings)),
     needs_command: true,
+    presets: || acp::presets::all().collect(),
 }];
 
 /// What a session machine must know.

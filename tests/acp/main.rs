@@ -143,6 +143,7 @@ impl Replay {
                 format!("approval closed: {reason}")
             }
             Signal::Context(context) => format!("context {} of {}", context["usedTokens"], context["windowTokens"]),
+            Signal::Fact { name, value } => format!("fact {name} {value}"),
             Signal::Answered { result, .. } => format!("answered {result:?}"),
             Signal::Note { warn, text } => format!("note warn={warn}: {}", cut(&text)),
         };
@@ -264,7 +265,7 @@ fn recordings() -> Vec<PathBuf> {
 #[test]
 fn recordings_give_their_signals() {
     let all = recordings();
-    assert!(all.len() >= 40, "only {} recordings", all.len());
+    assert_eq!(all.len(), 84, "recordings");
     let update = std::env::var("UPDATE_FIXTURES").is_ok_and(|value| value == "1");
     for path in all {
         let expected = path.with_extension("signals");

@@ -2,6 +2,8 @@
 //!
 //! `figures start idle` runs only the rows named. The release binary must be built before.
 
+mod fleet;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -50,6 +52,12 @@ fn main() {
     }
     if on("idle") {
         idle();
+    }
+    if on("fleet") {
+        fleet::fleet();
+    }
+    if on("history") {
+        fleet::history();
     }
 }
 
@@ -111,6 +119,10 @@ fn percentile(times: &mut [Duration], part: f64) -> Duration {
 
 fn ms(time: Duration) -> String {
     format!("{:.2} ms", time.as_secs_f64() * 1e3)
+}
+
+fn now_ms() -> i64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
 }
 
 fn us(time: Duration) -> String {

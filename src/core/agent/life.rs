@@ -143,6 +143,7 @@ impl Agent {
         self.life.processes += 1;
         let process = self.life.processes;
         self.status.touch();
+        self.status.forget_facts();
         self.after.push(Effect::Spawn { process, provider_session, token: self.tokens.for_provider(), leftover });
     }
 

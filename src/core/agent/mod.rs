@@ -203,6 +203,7 @@ impl Agent {
                 self.status.touch();
             }
             Signal::Context(context) => self.status.set_context(context),
+            Signal::Fact { name, value } => self.status.set_fact(name, value),
             Signal::Answered { verb, result } => self.on_answered(now, verb, result),
             Signal::Note { warn, text } => self.log(if warn { "warn" } else { "info" }, "provider", text),
         }

@@ -23,6 +23,8 @@ pub(super) struct Publisher {
     since: Option<(Tick, i64)>,
     timeline: Option<Value>,
     context: Value,
+    /// Mode, plan and whatever else a session tells of itself.
+    facts: Map<String, Value>,
     silent: bool,
     logged: VecDeque<(String, Tick)>,
 }
@@ -40,6 +42,18 @@ impl Publisher {
 
     pub fn set_context(&mut self, context: Value) {
         self.context = context;
+        self.dirty = true;
+    }
+
+    pub fn set_fact(&mut self, name: &str, value: Value) {
+        self.facts.insert(name.into(), value);
+        self.dirty = true;
+    }
+
+    /// A new process: what the old one told says nothing about it.
+    pub fn forget_facts(&mut self) {
+        self.facts.clear();
+        self.context = Value::Null;
         self.dirty = true;
     }
 
@@ -169,6 +183,10 @@ impl Agent {
             json!({"profileId": record.profile_id, "jti": record.jti, "expiresAt": record.expires_at, "rootTokenFallback": false}),
         );
         meta.insert("transport".into(), json!(self.link.word()));
+        meta.insert("providerFacts".into(), json!(self.status.facts));
+        if self.status.context.is_object() {
+            meta.insert("context".into(), self.status.context.clone());
+        }
         meta
     }
 
@@ -292,7 +310,7 @@ impl Agent {
                 "state": self.link.word(), "relayUrl": self.config.relay_url, "epoch": self.link.epoch,
                 "forMs": self.link.since().map(ago), "attempts": self.link.attempts(),
             },
-            "providerProcess": self.life_json(now),
+            "providerProcess": self.life_json(now), "session": self.status.facts, "context": self.status.context,
             "token": {"profileId": self.tokens.record().profile_id, "expiresAt": self.tokens.record().expires_at},
             "lastErrors": {
                 "bus": trouble(&self.link.last_error), "heartbeat": trouble(&self.calls.last_error),

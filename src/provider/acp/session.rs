@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::frames::{RpcError, push_bounded, short};
-use super::modes::mode_for;
+use super::presets::{mode_for, older_than_tested};
 use super::replay::{Replay, Side};
 use crate::core::limits::{MIRROR_BODY_BYTES_MAX, REPLY_BODY_BYTES_MAX};
 use crate::core::session::{Approval, Decision, Fate, How, Input, Mirror, Opened, Output, Resume, Session, Signal, TurnEnd, Verb};
@@ -25,6 +25,10 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(60);
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Waiting texts of the runner itself.
 const INJECTED_MAX: usize = 16;
+/// Steps of a plan that are shown.
+const PLAN_STEPS_MAX: usize = 64;
+/// How one agent says a change of mode in its own voice.
+const MODE_UPDATE: &str = "[MODE_UPDATE]";
 /// Tool calls that are remembered in one turn.
 const TOOLS_MAX: usize = 1024;
 
@@ -62,6 +66,11 @@ struct Turn {
     message_id: Option<String>,
     cancelled: bool,
     tools: BTreeMap<String, Tool>,
+    /// The plan that was shown last.
+    plan: String,
+    /// The agent's engine failed, and what it said.
+    engine_failed: bool,
+    engine_error: String,
 }
 
 #[derive(Debug, Default, Clone)]
@@ -105,6 +114,7 @@ pub struct AcpSession {
     approvals: u64,
     cancel: Option<(Vec<u64>, Tick)>,
     strange: u64,
+    facts: BTreeMap<&'static str, Value>,
 }
 
 impl AcpSession {
@@ -135,6 +145,7 @@ impl AcpSession {
             approvals: 0,
             cancel: None,
             strange: 0,
+            facts: BTreeMap::new(),
         }
     }
 
@@ -157,6 +168,14 @@ impl AcpSession {
         self.next_id += 1;
         self.pending.insert(id, kind);
         self.write(&json!({"jsonrpc": "2.0", "id": id, "method": method, "params": params}));
+    }
+
+    /// Something about the session that people want to see, told when it changes.
+    fn fact(&mut self, name: &'static str, value: Value) {
+        if self.facts.get(name) != Some(&value) {
+            self.facts.insert(name, value.clone());
+            self.signal(Signal::Fact { name, value });
+        }
     }
 
     fn fail_open(&mut self, reason: String, permanent: bool) {
@@ -331,8 +350,9 @@ impl AcpSession {
                 Err(error) => self.on_lost(now, error),
             },
             Request::SetMode(mode) => {
-                if let Err(error) = result {
-                    self.note(true, format!("the agent refuses the permission mode {mode}: {}", error.text));
+                match result {
+                    Ok(_) => self.fact("mode", json!(mode)),
+                    Err(error) => self.note(true, format!("the agent refuses the permission mode {mode}: {}", error.text)),
                 }
                 self.on_ready();
             }
@@ -354,6 +374,12 @@ impl AcpSession {
         self.agent = format!("{} {}", self.agent_name, text("/agentInfo/version")).trim().to_string();
         if self.agent.is_empty() {
             self.agent = "the agent".into();
+        }
+        if let Some(tested) = older_than_tested(&self.agent_name, &text("/agentInfo/version")) {
+            self.note(
+                true,
+                format!("{} is older than the tested version {tested}; its behaviour may differ, better update it", self.agent),
+            );
         }
         self.can_load = reply.pointer("/agentCapabilities/loadSession").and_then(Value::as_bool).unwrap_or(false);
         self.can_resume = reply.pointer("/agentCapabilities/sessionCapabilities/resume").is_some_and(Value::is_object);
@@ -423,6 +449,10 @@ impl AcpSession {
             .or_else(|| reply.pointer("/models/currentModelId"))
             .and_then(Value::as_str)
             .map(str::to_string);
+        let mode = of_category("mode").and_then(|option| option.get("currentValue")).or_else(|| reply.pointer("/modes/currentModeId"));
+        if let Some(mode) = mode.and_then(Value::as_str) {
+            self.fact("mode", json!(short(mode, 100)));
+        }
         let wanted = self.settings.mode.clone().or_else(|| mode_for(&self.agent_name, self.settings.approval_mode).map(str::to_string));
         let Some(mode) = wanted else {
             if self.settings.approval_mode != ApprovalMode::Open {
@@ -563,6 +593,10 @@ impl AcpSession {
             return;
         }
         match kind {
+            // One agent says a change of mode in its own voice (section 3); that is no part of an answer.
+            "agent_message_chunk" if text.starts_with(MODE_UPDATE) => {
+                self.fact("mode", json!(short(text.trim_start_matches(MODE_UPDATE).trim(), 100)));
+            }
             "agent_message_chunk" | "agent_thought_chunk" => {
                 self.taken(kind);
                 self.on_chunk(kind == "agent_message_chunk", text, update.get("messageId").and_then(Value::as_str));
@@ -581,8 +615,81 @@ impl AcpSession {
                     })));
                 }
             }
-            "plan" => self.taken(kind),
+            "plan" => {
+                self.taken(kind);
+                self.on_plan(update);
+            }
+            "current_mode_update" => {
+                if let Some(mode) = update.get("currentModeId").and_then(Value::as_str) {
+                    self.fact("mode", json!(short(mode, 100)));
+                }
+            }
+            "config_option_update" => {
+                let options = update.get("configOptions").and_then(Value::as_array).cloned().unwrap_or_default();
+                let mode = options.iter().find(|option| option.get("category").and_then(Value::as_str) == Some("mode"));
+                if let Some(mode) = mode.and_then(|option| option.get("currentValue")).and_then(Value::as_str) {
+                    self.fact("mode", json!(short(mode, 100)));
+                }
+            }
+            "session_info_update" => self.on_engine_state(update.pointer("/_meta/codex").unwrap_or(&Value::Null)),
             // Unknown kinds and those that may come at any time say nothing about a turn (section 2).
+            _ => {}
+        }
+    }
+
+    /// What the agent means to do, step by step.
+    fn on_plan(&mut self, update: &Value) {
+        let entries = update.get("entries").and_then(Value::as_array).cloned().unwrap_or_default();
+        let text = |entry: &Value, field: &str| entry.get(field).and_then(Value::as_str).unwrap_or_default().to_string();
+        let done = entries.iter().filter(|entry| text(entry, "status") == "completed").count();
+        let current = entries.iter().find(|entry| text(entry, "status") == "in_progress").map(|entry| short(&text(entry, "content"), 200));
+        self.fact("plan", json!({"steps": entries.len(), "done": done, "current": current}));
+        let lines = entries.iter().take(PLAN_STEPS_MAX).map(|entry| {
+            let mark = match text(entry, "status").as_str() {
+                "completed" => "x",
+                "in_progress" => ">",
+                _ => " ",
+            };
+            format!("[{mark}] {}", short(&text(entry, "content"), 300))
+        });
+        let body = lines.collect::<Vec<_>>().join("\n");
+        let Some(turn) = self.turn.as_mut().filter(|turn| turn.plan != body && !body.is_empty()) else {
+            return;
+        };
+        turn.plan = body.clone();
+        let turn = turn.number;
+        self.flush_text();
+        self.signal(Signal::Mirror(Mirror { kind: "reasoning", body, label: Some("plan".into()), status: None, turn }));
+    }
+
+    /// One adapter ends a turn as if all were well after its engine failed; its engine's state says the truth (section 1,
+    /// item 8).
+    fn on_engine_state(&mut self, engine: &Value) {
+        let error = engine.get("error").filter(|error| error.is_object());
+        if let Some(error) = error {
+            let text = |field: &str| error.get(field).and_then(Value::as_str).unwrap_or_default();
+            let said =
+                [text("message"), text("additionalDetails")].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(": ");
+            match error.get("willRetry").and_then(Value::as_bool) {
+                Some(true) => self.signal(Signal::ProviderState(json!({"state": "retrying", "detail": short(&said, 300)}))),
+                _ => {
+                    if let Some(turn) = self.turn.as_mut() {
+                        turn.engine_error = short(&said, 1000);
+                    }
+                }
+            }
+        }
+        match engine.pointer("/threadStatus/type").and_then(Value::as_str) {
+            Some("systemError") => {
+                if let Some(turn) = self.turn.as_mut() {
+                    turn.engine_failed = true;
+                }
+            }
+            Some("active") => {
+                if let Some(turn) = self.turn.as_mut() {
+                    turn.engine_failed = false;
+                }
+            }
             _ => {}
         }
     }
@@ -603,7 +710,8 @@ impl AcpSession {
             return;
         };
         // A new message begins with another id, or after another kind of update.
-        let other_id = id.is_some() && turn.message_id.is_some() && turn.message_id.as_deref() != id;
+        let begun = !turn.message.is_empty() || !turn.thought.is_empty();
+        let other_id = begun && turn.message_id.as_deref() != id;
         let other_kind = if is_message { !turn.thought.is_empty() } else { !turn.message.is_empty() };
         if other_id || other_kind {
             self.flush_text();
@@ -696,6 +804,12 @@ impl AcpSession {
         let end = match result {
             // Any reply after our cancel is a cancel (section 6).
             _ if turn.cancelled => TurnEnd::Cancelled,
+            Ok(_) if turn.engine_failed => {
+                // Without a record of its own the error is the last thing that was said, behind warnings.
+                let last = text.rsplit("\n\n").find(|part| !part.trim().is_empty()).unwrap_or("the agent's engine failed");
+                let said = if turn.engine_error.is_empty() { last } else { &turn.engine_error };
+                TurnEnd::Failed(short(said, 1000))
+            }
             Ok(reply) => match reply.get("stopReason").and_then(Value::as_str) {
                 Some("cancelled") => TurnEnd::Cancelled,
                 Some("refusal") if text.is_empty() => TurnEnd::Failed("the model refused to answer".into()),

@@ -1,0 +1,502 @@
+//! The hub under a whole machine's agents: thin protocol clients in one thread, so that what is measured is the hub.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use agent_relay::core::hub::event::HubOp;
+use agent_relay::core::rng::Rng;
+use agent_relay::hub::store::HubStore;
+use agent_relay::wire::api::Message;
+use rustix::event::{Timespec, epoll};
+use serde_json::{Value, json};
+
+use super::{Folder, Running, command, ms, percentile, row, us};
+
+const AGENTS: usize = 1000;
+
+/// A hub of its own, and how to reach it.
+pub struct Hub {
+    folder: Folder,
+    running: Option<Running>,
+    pub address: String,
+    pub token: String,
+}
+
+impl Hub {
+    pub fn new(name: &str) -> Hub {
+        let mut hub = Hub { folder: Folder::new(name), running: None, address: String::new(), token: String::new() };
+        hub.start();
+        hub
+    }
+
+    pub fn home(&self) -> &Path {
+        &self.folder.0
+    }
+
+    /// Starts it and waits for the first answer; how long that took.
+    pub fn start(&mut self) -> Duration {
+        let port = self.address.rsplit(':').next().filter(|port| !port.is_empty()).unwrap_or("0").to_string();
+        let begin = Instant::now();
+        self.running = Some(Running(command(&self.folder.0).args(["hub", "--port", &port]).spawn().expect("starts")));
+        loop {
+            let text = std::fs::read_to_string(self.folder.0.join("config.json")).unwrap_or_default();
+            let config: Value = serde_json::from_str(&text).unwrap_or_default();
+            let url = config["relayUrl"].as_str().unwrap_or_default();
+            self.address = url.trim_start_matches("http://").to_string();
+            self.token = config["token"].as_str().unwrap_or_default().to_string();
+            if !self.address.is_empty() && self.try_ask("GET", "/api/agents", None).is_some() {
+                return begin.elapsed();
+            }
+            assert!(begin.elapsed() < Duration::from_secs(60), "the hub starts");
+            std::thread::sleep(Duration::from_micros(300));
+        }
+    }
+
+    fn pid(&self) -> u32 {
+        self.running.as_ref().expect("runs").0.id()
+    }
+
+    fn kill(&mut self) {
+        if let Some(mut running) = self.running.take() {
+            let _ = running.0.kill();
+            let _ = running.0.wait();
+        }
+    }
+
+    fn try_ask(&self, method: &str, path: &str, body: Option<&Value>) -> Option<Value> {
+        Client::connect(self)?.ask(method, path, body)
+    }
+
+    fn info(&self) -> Value {
+        self.try_ask("GET", "/api/hub", None).expect("an answer")
+    }
+
+    /// Resident memory, MB, and processor time since its start.
+    fn costs(&self) -> (f64, Duration) {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap_or_default();
+        let kb: f64 = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .and_then(|text| text.trim().trim_end_matches(" kB").parse().ok())
+            .unwrap_or(0.0);
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap_or_default();
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+        let ticks: u64 = fields[11].parse::<u64>().unwrap_or(0) + fields[12].parse::<u64>().unwrap_or(0);
+        (kb / 1024.0, Duration::from_millis(ticks * 10))
+    }
+}
+
+/// An HTTP client on one kept connection.
+pub struct Client {
+    socket: TcpStream,
+    token: String,
+    buffer: Vec<u8>,
+}
+
+impl Client {
+    pub fn connect(hub: &Hub) -> Option<Client> {
+        let socket = TcpStream::connect(&hub.address).ok()?;
+        socket.set_nodelay(true).ok()?;
+        socket.set_read_timeout(Some(Duration::from_secs(20))).ok()?;
+        Some(Client { socket, token: hub.token.clone(), buffer: Vec::new() })
+    }
+
+    pub fn ask(&mut self, method: &str, path: &str, body: Option<&Value>) -> Option<Value> {
+        let body = body.map(Value::to_string).unwrap_or_default();
+        let head = format!("{method} {path} HTTP/1.1\r\nX-Agent-Relay-Token: {}\r\nContent-Length: {}\r\n\r\n", self.token, body.len());
+        self.socket.write_all((head + &body).as_bytes()).ok()?;
+        self.buffer.clear();
+        let mut piece = [0u8; 65536];
+        loop {
+            let size = self.socket.read(&mut piece).ok().filter(|size| *size > 0)?;
+            self.buffer.extend_from_slice(&piece[..size]);
+            let Some(end) = self.buffer.windows(4).position(|four| four == b"\r\n\r\n") else { continue };
+            let head = String::from_utf8_lossy(&self.buffer[..end]).into_owned();
+            let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: ")).and_then(|n| n.parse::<usize>().ok());
+            if self.buffer.len() < end + 4 + length.unwrap_or(0) {
+                continue;
+            }
+            let fine = head.starts_with("HTTP/1.1 2");
+            return fine.then(|| serde_json::from_slice(&self.buffer[end + 4..]).unwrap_or(Value::Null));
+        }
+    }
+}
+
+/// One agent on the bus.
+struct Thin {
+    socket: TcpStream,
+    buffer: Vec<u8>,
+    upgraded: bool,
+}
+
+/// What all agents of the fleet have seen.
+#[derive(Default)]
+pub struct Seen {
+    registered: AtomicU64,
+    /// Message id → how often it came.
+    messages: Mutex<HashMap<u64, u32>>,
+    /// When each message id came.
+    times: Mutex<BTreeMap<u64, Instant>>,
+    deaf: AtomicBool,
+    stop: AtomicBool,
+    clock: AtomicBool,
+}
+
+/// All agents, driven by one thread.
+pub struct Fleet {
+    pub seen: Arc<Seen>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Fleet {
+    pub fn start(hub: &Hub) -> Fleet {
+        let seen = Arc::new(Seen::default());
+        let (address, token, told) = (hub.address.clone(), hub.token.clone(), seen.clone());
+        let thread = std::thread::spawn(move || drive(&address, &token, &told));
+        Fleet { seen, thread: Some(thread) }
+    }
+
+    pub fn wait_registered(&self, count: u64) -> Duration {
+        let begin = Instant::now();
+        while self.seen.registered.load(Ordering::Relaxed) < count {
+            assert!(begin.elapsed() < Duration::from_secs(60), "{count} agents register");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        begin.elapsed()
+    }
+}
+
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        self.seen.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn frame(text: &str) -> Vec<u8> {
+    let mut bytes = vec![0x81];
+    match text.len() {
+        size @ 0..=125 => bytes.push(0x80 | size as u8),
+        size => bytes.extend([0x80 | 126, (size >> 8) as u8, size as u8]),
+    }
+    bytes.extend([0; 4]);
+    bytes.extend(text.as_bytes());
+    bytes
+}
+
+fn connect(address: &str, token: &str) -> Option<TcpStream> {
+    let mut socket = TcpStream::connect(address).ok()?;
+    socket.set_nodelay(true).ok()?;
+    let head = format!(
+        "GET /bus HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nX-Agent-Relay-Token: {token}\r\n\r\n"
+    );
+    socket.write_all(head.as_bytes()).ok()?;
+    socket.set_nonblocking(true).ok()?;
+    Some(socket)
+}
+
+/// Connects, registers, acknowledges, answers pings, sends heartbeats, and comes back by the protocol's backoff.
+fn drive(address: &str, token: &str, seen: &Seen) {
+    let epoll: OwnedFd = epoll::create(epoll::CreateFlags::CLOEXEC).expect("epoll");
+    let mut agents: Vec<Option<Thin>> = (0..AGENTS).map(|_| None).collect();
+    let mut again: Vec<(Instant, u32)> = vec![(Instant::now(), 0); AGENTS];
+    let mut rng = Rng::new(7);
+    let mut events: Vec<epoll::Event> = Vec::with_capacity(1024);
+    let mut heartbeat = Instant::now() + Duration::from_secs(30);
+    while !seen.stop.load(Ordering::Relaxed) {
+        let now = Instant::now();
+        for number in 0..AGENTS {
+            if agents[number].is_none() && again[number].0 <= now {
+                match connect(address, token) {
+                    Some(socket) => {
+                        let _ = epoll::add(&epoll, &socket, epoll::EventData::new_u64(number as u64), epoll::EventFlags::IN);
+                        agents[number] = Some(Thin { socket, buffer: Vec::new(), upgraded: false });
+                    }
+                    None => again[number] = later(&mut rng, now, again[number].1),
+                }
+            }
+        }
+        if now >= heartbeat {
+            heartbeat = now + Duration::from_secs(30);
+            let text = frame(&json!({"type": "heartbeat", "payload": {"status": "idle"}}).to_string());
+            agents.iter_mut().flatten().for_each(|agent| drop(agent.socket.write_all(&text)));
+        }
+        events.clear();
+        let limit = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
+        let _ = epoll::wait(&epoll, rustix::buffer::spare_capacity(&mut events), Some(&limit));
+        for number in events.iter().map(|event| event.data.u64() as usize).collect::<Vec<_>>() {
+            let Some(agent) = &mut agents[number] else { continue };
+            if read(agent, number, seen) {
+                again[number].1 = 0;
+            } else {
+                if agent.upgraded {
+                    seen.registered.fetch_sub(1, Ordering::Relaxed);
+                }
+                agents[number] = None;
+                again[number] = later(&mut rng, Instant::now(), again[number].1);
+            }
+        }
+    }
+}
+
+fn later(rng: &mut Rng, now: Instant, tries: u32) -> (Instant, u32) {
+    let most = (250u64 << tries.min(6)).min(15_000);
+    (now + Duration::from_millis(rng.bits() % (most + 1)), tries + 1)
+}
+
+/// False: the connection is over.
+fn read(agent: &mut Thin, number: usize, seen: &Seen) -> bool {
+    let mut piece = [0u8; 65536];
+    loop {
+        match agent.socket.read(&mut piece) {
+            Ok(0) => return false,
+            Ok(size) => agent.buffer.extend_from_slice(&piece[..size]),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+            Err(_) => return false,
+        }
+    }
+    if !agent.upgraded {
+        let Some(end) = agent.buffer.windows(4).position(|four| four == b"\r\n\r\n") else { return true };
+        agent.buffer.drain(..end + 4);
+        agent.upgraded = true;
+        let id = format!("agent-{number}");
+        let payload = json!({"role": "provider", "agentId": id, "componentId": id, "instanceId": id, "protocol": 1});
+        let text = json!({"type": "register", "id": "r", "payload": payload}).to_string();
+        if agent.socket.write_all(&frame(&text)).is_err() {
+            return false;
+        }
+    }
+    let mut at = 0;
+    let mut out = Vec::new();
+    while let Some((code, start, size)) = head_of(&agent.buffer[at..]) {
+        let Some(text) = agent.buffer.get(at + start..at + start + size) else { break };
+        match code {
+            9 => out.extend([0x8a, 0x80, 0, 0, 0, 0]),
+            8 => return false,
+            _ => heard(&String::from_utf8_lossy(text), seen, &mut out),
+        }
+        at += start + size;
+    }
+    agent.buffer.drain(..at);
+    out.is_empty() || agent.socket.write_all(&out).is_ok()
+}
+
+fn head_of(bytes: &[u8]) -> Option<(u8, usize, usize)> {
+    let code = bytes.first()? & 15;
+    Some(match *bytes.get(1)? {
+        126 => (code, 4, usize::from(*bytes.get(2)?) << 8 | usize::from(*bytes.get(3)?)),
+        127 => (code, 10, bytes.get(2..10)?.iter().fold(0, |sum, byte| sum << 8 | usize::from(*byte))),
+        size => (code, 2, usize::from(size)),
+    })
+}
+
+fn heard(text: &str, seen: &Seen, out: &mut Vec<u8>) {
+    let field = |name: &str, end: char| text.split_once(name).map(|(_, rest)| rest.split(end).next().unwrap_or_default().to_string());
+    if text.contains("\"type\":\"registered\"") {
+        seen.registered.fetch_add(1, Ordering::Relaxed);
+        return;
+    }
+    if !text.contains("message.new") {
+        return;
+    }
+    let value: Value = serde_json::from_str(text).unwrap_or_default();
+    let id = value.pointer("/payload/data/id").and_then(Value::as_u64).unwrap_or(0);
+    if seen.clock.load(Ordering::Relaxed) {
+        seen.times.lock().expect("whole").insert(id, Instant::now());
+    }
+    if seen.deaf.load(Ordering::Relaxed) {
+        return;
+    }
+    *seen.messages.lock().expect("whole").entry(id).or_default() += 1;
+    let frame_id = value["id"].as_str().map(str::to_string).or_else(|| field("\"id\":\"", '"')).unwrap_or_default();
+    out.extend(frame(&json!({"type": "ack", "payload": {"frameId": frame_id}}).to_string()));
+}
+
+/// Sends at a rate from several connections; ids with the moment of sending.
+fn send(hub: &Hub, per_second: u64, seconds: u64, connections: u64) -> Vec<(u64, Instant, Duration)> {
+    let threads: Vec<_> = (0..connections)
+        .map(|number| {
+            let mut client = Client::connect(hub).expect("connects");
+            std::thread::spawn(move || {
+                let mut sent = Vec::new();
+                let begin = Instant::now();
+                let gap = Duration::from_secs_f64(connections as f64 / per_second as f64);
+                for turn in 0..per_second * seconds / connections {
+                    let due = begin + gap * turn as u32;
+                    std::thread::sleep(due.saturating_duration_since(Instant::now()));
+                    let to = format!("agent-{}", (turn * connections + number) % AGENTS as u64);
+                    let body = json!({"to": to, "body": "x".repeat(200), "replyExpected": false});
+                    let at = Instant::now();
+                    let answer = client.ask("POST", "/api/messages", Some(&body)).expect("stored");
+                    sent.push((answer["id"].as_u64().expect("id"), at, at.elapsed()));
+                }
+                sent
+            })
+        })
+        .collect();
+    threads.into_iter().flat_map(|thread| thread.join().expect("joins")).collect()
+}
+
+fn wait_acknowledged(hub: &Hub) -> Duration {
+    let begin = Instant::now();
+    while hub.info().pointer("/now/messagesUnacknowledged") != Some(&json!(0)) {
+        assert!(begin.elapsed() < Duration::from_secs(60), "all is acknowledged");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    begin.elapsed()
+}
+
+/// Rows of the README: a thousand agents.
+pub fn fleet() {
+    agent_relay::os::raise_descriptors();
+    let mut hub = Hub::new("fleet");
+    let fleet = Fleet::start(&hub);
+    fleet.wait_registered(AGENTS as u64);
+    std::thread::sleep(Duration::from_secs(5));
+    let (_, before) = hub.costs();
+    std::thread::sleep(Duration::from_secs(60));
+    let (rss, after) = hub.costs();
+    let share = (after - before).as_secs_f64() / 60.0 * 100.0;
+    row("hub, 1,000 connected agents, idle: RSS; CPU of a core over 60 s", "≤ 150 MB; ≤ 2 %", format!("{rss:.1} MB; {share:.2} %"));
+
+    fleet.seen.clock.store(true, Ordering::Relaxed);
+    let sent = send(&hub, 200, 10, 4);
+    wait_acknowledged(&hub);
+    let times = std::mem::take(&mut *fleet.seen.times.lock().expect("whole"));
+    let mut frames: Vec<Duration> = sent.iter().filter_map(|(id, at, _)| Some(times.get(id)?.saturating_duration_since(*at))).collect();
+    let (p50, p99) = (percentile(&mut frames, 0.5), percentile(&mut frames, 0.99));
+    row("… 200 messages/s: send → frame, p50 (p99)", "p99 ≤ 20 ms", format!("{} ({})", us(p50), ms(p99)));
+    fleet.seen.clock.store(false, Ordering::Relaxed);
+
+    let (rss_before, cpu_before) = hub.costs();
+    let begin = Instant::now();
+    let sent = send(&hub, 2400, 20, 16);
+    let took = begin.elapsed();
+    let drained = wait_acknowledged(&hub);
+    let (rss_after, cpu_after) = hub.costs();
+    let once = {
+        let seen = fleet.seen.messages.lock().expect("whole");
+        sent.iter().filter(|(id, ..)| seen.get(id) == Some(&1)).count()
+    };
+    let mut waits: Vec<Duration> = sent.iter().map(|(.., wait)| *wait).collect();
+    row(
+        "… durable messages/s, each delivered once and acknowledged",
+        "≥ 2,000/s, memory flat",
+        format!(
+            "{:.0}/s for {:.0} s ({once} of {} once), answer p99 {}, last acknowledged {} later; RSS {rss_before:.1} → {rss_after:.1} MB, {:.0} % of a core",
+            sent.len() as f64 / took.as_secs_f64(),
+            took.as_secs_f64(),
+            sent.len(),
+            ms(percentile(&mut waits, 0.99)),
+            ms(drained),
+            (cpu_after - cpu_before).as_secs_f64() / took.as_secs_f64() * 100.0
+        ),
+    );
+
+    // Unacknowledged messages for everybody, then the hub dies.
+    fleet.seen.deaf.store(true, Ordering::Relaxed);
+    let kept = send(&hub, 2000, 2, 8);
+    hub.kill();
+    let begin = Instant::now();
+    while fleet.seen.registered.load(Ordering::Relaxed) > 0 {
+        assert!(begin.elapsed() < Duration::from_secs(30), "all notice");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    std::thread::sleep(Duration::from_secs(3));
+    fleet.seen.deaf.store(false, Ordering::Relaxed);
+    hub.start();
+    let begin = Instant::now();
+    fleet.wait_registered(AGENTS as u64);
+    let registered = begin.elapsed();
+    wait_acknowledged(&hub);
+    let settled = begin.elapsed();
+    let seen = fleet.seen.messages.lock().expect("whole");
+    let lost = kept.iter().filter(|(id, ..)| !seen.contains_key(id)).count();
+    row(
+        "… hub killed and started anew under them: all registered, all acknowledged",
+        "≤ 10 s, nothing lost",
+        format!("{:.2} s, {:.2} s; {lost} of {} lost", registered.as_secs_f64(), settled.as_secs_f64(), kept.len()),
+    );
+}
+
+/// Rows of the README: a long history.
+pub fn history() {
+    let mut hub = Hub::new("history");
+    let agents = 1000u64;
+    let fresh = latency(&hub);
+    hub.kill();
+    {
+        let mut store = HubStore::open(&hub.home().join("hub/hub.sqlite")).expect("opens");
+        let begin = store.snapshot().expect("reads").last_message;
+        for block in 0..1000u64 {
+            let mut ops = Vec::new();
+            for row in 1..=1000u64 {
+                let id = begin + block * 1000 + row;
+                let to = format!("agent-{}", id % agents);
+                let message = Message {
+                    id,
+                    from: "user".into(),
+                    to: to.clone(),
+                    kind: "chat".into(),
+                    body: "x".repeat(200),
+                    created_at: super::now_ms(),
+                    ..Default::default()
+                };
+                ops.push(HubOp::MessagePut { message, recipients: vec![to.clone()], key: Some(format!("k{id}")) });
+                // One of ten still waits.
+                if !block.is_multiple_of(10) {
+                    ops.push(HubOp::Read { message: id, recipient: to, at: 1, reason: Some("bench".into()) });
+                }
+            }
+            store.commit(&[(block, ops)]).expect("commits");
+        }
+    }
+    let mut starts: Vec<Duration> = (0..5)
+        .map(|_| {
+            hub.kill();
+            hub.start()
+        })
+        .collect();
+    row("hub with 1,000,000 messages (100,000 waiting): start to first answer, p50", "≤ 1 s", ms(percentile(&mut starts, 0.5)));
+    let mut client = Client::connect(&hub).expect("connects");
+    let mut polls: Vec<Duration> = (0..1000)
+        .map(|turn| {
+            let begin = Instant::now();
+            let path = format!("/api/messages?for=agent-{}&unread=true&limit=100", turn % agents);
+            let answer = client.ask("GET", &path, None).expect("an answer");
+            assert_eq!(answer["messages"].as_array().map(Vec::len), Some(100), "a hundred wait for each");
+            begin.elapsed()
+        })
+        .collect();
+    let (p50, p99) = (percentile(&mut polls, 0.5), percentile(&mut polls, 0.99));
+    row("… unread poll of 100 messages, p50 (p99)", "p99 ≤ 5 ms", format!("{} ({})", us(p50), ms(p99)));
+    let (rss, _) = hub.costs();
+    let old = latency(&hub);
+    let ratio = old.as_secs_f64() / fresh.as_secs_f64();
+    row(
+        "… send and store one message, p50, against an empty hub",
+        "does not grow",
+        format!("{} against {}: {ratio:.2} ×; RSS {rss:.1} MB", us(old), us(fresh)),
+    );
+}
+
+fn latency(hub: &Hub) -> Duration {
+    let mut client = Client::connect(hub).expect("connects");
+    let mut times: Vec<Duration> = (0..500)
+        .map(|_| {
+            let begin = Instant::now();
+            client.ask("POST", "/api/messages", Some(&json!({"to": "user", "body": "x".repeat(200)}))).expect("stored");
+            begin.elapsed()
+        })
+        .collect();
+    percentile(&mut times, 0.5)
+}
