@@ -40,16 +40,16 @@ pub fn agents(agents: &Agents) -> Outcome {
         return Err(Failure::usage(format!("--status must be idle, busy or offline, not {status:?}")));
     }
     let client = Client::new(&Global::load(None, None)?)?;
-    let filters = [("tag", &agents.tag), ("label", &agents.label), ("status", &agents.status)];
-    let query: Vec<String> = filters.iter().filter_map(|(name, value)| value.as_ref().map(|v| format!("{name}={}", encode(v)))).collect();
-    let answer = client.call("GET", &format!("{}?{}", path::AGENTS, query.join("&")), None)?;
-    let cards = answer["agents"].as_array().cloned().unwrap_or_default();
+    if agents.watch {
+        return watch(&client, agents);
+    }
+    let cards = cards(&client, agents)?;
     if agents.json {
         cards.iter().for_each(|card| print::line(&card.to_string()));
         return Ok(OK);
     }
     if cards.is_empty() {
-        let filtered = filters.iter().any(|(_, value)| value.is_some());
+        let filtered = [&agents.tag, &agents.label, &agents.status].iter().any(|value| value.is_some());
         print::line(if filtered {
             "no agent fits"
         } else {
@@ -57,15 +57,71 @@ pub fn agents(agents: &Agents) -> Outcome {
         });
         return Ok(OK);
     }
-    let mut rows = vec![["AGENT", "STATUS", "SINCE", "LABEL", "QUEUED", "WHY"].map(String::from).to_vec()];
-    for card in &cards {
+    print::table(&rows(&cards, false));
+    Ok(OK)
+}
+
+fn cards(client: &Client, agents: &Agents) -> Result<Vec<Value>, Failure> {
+    let filters = [("tag", &agents.tag), ("label", &agents.label), ("status", &agents.status)];
+    let query: Vec<String> = filters.iter().filter_map(|(name, value)| value.as_ref().map(|v| format!("{name}={}", encode(v)))).collect();
+    let answer = client.call("GET", &format!("{}?{}", path::AGENTS, query.join("&")), None)?;
+    Ok(answer["agents"].as_array().cloned().unwrap_or_default())
+}
+
+/// The table; with the end of each agent's token where it is watched.
+fn rows(cards: &[Value], watched: bool) -> Vec<Vec<String>> {
+    let mut head = ["AGENT", "STATUS", "SINCE", "LABEL", "QUEUED", "WHY"].map(String::from).to_vec();
+    if watched {
+        head.insert(5, "TOKEN".into());
+    }
+    let mut rows = vec![head];
+    for card in cards {
         let since = card.pointer("/meta/statusSince").and_then(Value::as_i64).map(|at| print::span(print::now_ms() - at));
         let why = if word(card) == "offline" { "-".into() } else { text(card, "/meta/statusWhy") };
         let since = since.unwrap_or_else(|| "-".into());
-        rows.push(vec![text(card, "/id"), word(card), since, text(card, "/label"), text(card, "/queued"), why]);
+        let mut row = vec![text(card, "/id"), word(card), since, text(card, "/label"), text(card, "/queued"), why];
+        if watched {
+            let end = card.pointer("/meta/auth/expiresAt").and_then(Value::as_i64).map(|end| end * 1000 - print::now_ms());
+            let left = end.map_or("-".into(), |left| if left > 0 { print::span(left) } else { "over".into() });
+            row.insert(5, left);
+        }
+        rows.push(row);
     }
-    print::table(&rows);
-    Ok(OK)
+    rows
+}
+
+/// The table is drawn again at most this often, and at least so often, for its ages.
+const REDRAW: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(10));
+
+/// `agents --watch`: drawn again whenever something happened; on a terminal in its place, else below.
+fn watch(client: &Client, agents: &Agents) -> Outcome {
+    let terminal = rustix::termios::isatty(std::io::stdout());
+    let events = ["agent.registered", "agent.status", "agent.removed", "message.new", "message.read"];
+    let mut follow = client.follow(&events, &[])?;
+    let mut last: Vec<Value> = Vec::new();
+    loop {
+        let cards = cards(client, agents)?;
+        match (agents.json, terminal) {
+            (true, _) => cards.iter().filter(|card| !last.contains(card)).for_each(|card| print::line(&card.to_string())),
+            (false, true) => {
+                let summary = format!("{} agents at {}; Ctrl-C ends", cards.len(), client.base.url);
+                print::line(&format!("\u{1b}[H\u{1b}[2J{summary}"));
+                print::table(&rows(&cards, true));
+            }
+            (false, false) if cards != last => print::table(&rows(&cards, true)),
+            _ => {}
+        }
+        last = cards;
+        let drawn = Instant::now();
+        // Everything that happens in a moment is one picture.
+        let mut until = drawn + REDRAW.1;
+        while let Some(_frame) = follow.next(until.saturating_duration_since(Instant::now()))? {
+            until = until.min((drawn + REDRAW.0).max(Instant::now()));
+            if Instant::now() >= until {
+                break;
+            }
+        }
+    }
 }
 
 /// The runner infos of this home.

@@ -1,9 +1,9 @@
 //! What can be typed. Values follow their flag after a space.
 
-use argh::FromArgs;
+use argh::{ArgsInfo, FromArgs};
 
 /// Keeps coding agents alive and reachable: runs them, connects them to a relay, talks to them.
-#[derive(FromArgs, Debug)]
+#[derive(FromArgs, ArgsInfo, Debug)]
 #[argh(
     example = "Talk to the built-in demo agent (starts a hub, a runner and a chat):\n    agent-relay up",
     example = "Supervise a real agent:\n    agent-relay hub &\n    agent-relay run acp -- opencode acp",
@@ -22,7 +22,7 @@ pub struct Top {
 }
 
 /// All commands.
-#[derive(FromArgs, Debug)]
+#[derive(FromArgs, ArgsInfo, Debug)]
 #[argh(subcommand)]
 pub enum Command {
     /// `up`
@@ -37,8 +37,20 @@ pub enum Command {
     Inbox(Inbox),
     /// `get-message`
     GetMessage(GetMessage),
+    /// `message`
+    Message(ShowMessage),
+    /// `thread`
+    Thread(Thread),
     /// `reply`
     Reply(Reply),
+    /// `react`
+    React(React),
+    /// `tasks`
+    Tasks(Tasks),
+    /// `whoami`
+    Whoami(Whoami),
+    /// `guide`
+    Guide(Guide),
     /// `agents`
     Agents(Agents),
     /// `status`
@@ -47,6 +59,16 @@ pub enum Command {
     Approvals(Approvals),
     /// `command`
     Command(Issue),
+    /// `label`
+    Label(Label),
+    /// `token`
+    Token(Token),
+    /// `doctor`
+    Doctor(Doctor),
+    /// `hook`
+    Hook(Hook),
+    /// `generate`
+    Generate(Generate),
     /// `demo-agent`
     DemoAgent(DemoAgent),
     /// `version`
@@ -54,7 +76,7 @@ pub enum Command {
 }
 
 /// Start everything for one agent and chat with it: a hub if none runs, a runner, and this terminal as chat.
-#[derive(FromArgs, Debug)]
+#[derive(FromArgs, ArgsInfo, Debug)]
 #[argh(
     subcommand,
     name = "up",
@@ -81,7 +103,7 @@ pub struct Up {
 }
 
 /// Run the relay of this machine in the foreground, or look after it: status, backup FILE, vacuum.
-#[derive(FromArgs, Debug)]
+#[derive(FromArgs, ArgsInfo, Debug)]
 #[argh(
     subcommand,
     name = "hub",
@@ -121,7 +143,7 @@ pub struct Hub {
 }
 
 /// Supervise one agent. Try `agent-relay run --help`.
-#[derive(FromArgs, Debug)]
+#[derive(FromArgs, ArgsInfo, Debug)]
 #[argh(subcommand, name = "run")]
 pub struct Run {
     /// see `agent-relay run --help`
@@ -130,7 +152,7 @@ pub struct Run {
 }
 
 /// Send a message.
-#[derive(FromArgs, Debug)]
+#[derive(FromArgs, ArgsInfo, Debug)]
 #[argh(
     subcommand,
     name = "send",
@@ -169,8 +191,13 @@ pub struct Send {
 }
 
 /// Show unread messages.
-#[derive(FromArgs, Debug)]
-#[argh(subcommand, name = "inbox", example = "Read and mark as read:\n    agent-relay inbox --read")]
+#[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(
+    subcommand,
+    name = "inbox",
+    example = "Read and mark as read:\n    agent-relay inbox --read",
+    example = "For a script that acts on each message:\n    agent-relay inbox --follow --read --json"
+)]
 pub struct Inbox {
     /// whose inbox (default: the agent itself inside an agent, else user)
     #[argh(option, long = "for")]
@@ -184,6 +211,9 @@ pub struct Inbox {
     /// mark what is shown as read
     #[argh(switch)]
     pub read: bool,
+    /// stay, and show what comes
+    #[argh(switch)]
+    pub follow: bool,
     /// at most so many (default 50)
     #[argh(option, default = "50")]
     pub limit: u64,
@@ -193,7 +223,7 @@ pub struct Inbox {
 }
 
 /// Show one message in full.
-#[derive(FromArgs, Debug)]
+#[derive(FromArgs, ArgsInfo, Debug)]
 #[argh(subcommand, name = "get-message", example = "agent-relay get-message 12")]
 pub struct GetMessage {
     /// message id
@@ -205,7 +235,7 @@ pub struct GetMessage {
 }
 
 /// Answer a message.
-#[derive(FromArgs, Debug)]
+#[derive(FromArgs, ArgsInfo, Debug)]
 #[argh(
     subcommand,
     name = "reply",
@@ -227,10 +257,174 @@ pub struct Reply {
     pub json: bool,
 }
 
+/// Show one message in full (the same as get-message).
+#[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(subcommand, name = "message", example = "agent-relay message 12")]
+pub struct ShowMessage {
+    /// message id
+    #[argh(positional)]
+    pub id: u64,
+    /// print JSON
+    #[argh(switch)]
+    pub json: bool,
+}
+
+/// Show the thread of a message, oldest first.
+#[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(subcommand, name = "thread", example = "agent-relay thread 12")]
+pub struct Thread {
+    /// id of any message in it
+    #[argh(positional)]
+    pub id: u64,
+    /// print JSON, one message a line
+    #[argh(switch)]
+    pub json: bool,
+}
+
+/// React to a message: a light acknowledgement that also settles what is owed for it.
+#[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(subcommand, name = "react", example = "agent-relay react 12 \u{1F44D}")]
+pub struct React {
+    /// message id
+    #[argh(positional)]
+    pub id: u64,
+    /// one emoji or a short word
+    #[argh(positional)]
+    pub emoji: String,
+}
+
+/// List tasks, show one, or move one on.
+#[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(
+    subcommand,
+    name = "tasks",
+    example = "agent-relay tasks --status open",
+    example = "agent-relay tasks show 3",
+    example = "agent-relay tasks done 3 \"Fixed in the last commit\"",
+    note = "Make one with `agent-relay send TARGET --task TEXT`. Actions: show, start, block, done, fail, cancel, reopen."
+)]
+pub struct Tasks {
+    /// nothing = list; else an action, a task id, and for some a text
+    #[argh(positional, greedy)]
+    pub action: Vec<String>,
+    /// only in this status: open, claimed, in_progress, blocked, done, failed, cancelled
+    #[argh(option)]
+    pub status: Option<String>,
+    /// print JSON, one task a line
+    #[argh(switch)]
+    pub json: bool,
+}
+
+/// Say who this shell speaks as, and to which relay.
+#[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(subcommand, name = "whoami", example = "agent-relay whoami --json")]
+pub struct Whoami {
+    /// print JSON
+    #[argh(switch)]
+    pub json: bool,
+}
+
+/// Teach an agent how to live with the relay.
+#[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(subcommand, name = "guide", example = "agent-relay guide")]
+pub struct Guide {}
+
+/// Set an agent's label, or clear it.
+#[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(subcommand, name = "label", example = "agent-relay label my-agent web", example = "agent-relay label my-agent --clear")]
+pub struct Label {
+    /// agent id
+    #[argh(positional)]
+    pub agent: String,
+    /// new label
+    #[argh(positional)]
+    pub label: Option<String>,
+    /// clear the label
+    #[argh(switch)]
+    pub clear: bool,
+}
+
+/// Make, list or revoke tokens.
+#[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(
+    subcommand,
+    name = "token",
+    example = "For an agent on another machine, for a week:\n    agent-relay token create --agent web-agent --ttl 604800",
+    example = "agent-relay token list",
+    example = "agent-relay token revoke JTI",
+    note = "On the hub's own machine its root token is used; elsewhere the token of the settings."
+)]
+pub struct Token {
+    /// create, list, or revoke and an id
+    #[argh(positional)]
+    pub action: Vec<String>,
+    /// create: the agent that the token acts as
+    #[argh(option)]
+    pub agent: Option<String>,
+    /// create: provider-agent (default with --agent), provider-interactive, operator (default) or orchestrator
+    #[argh(option)]
+    pub profile: Option<String>,
+    /// create: life in seconds (default a day for agents, a year for others)
+    #[argh(option)]
+    pub ttl: Option<u64>,
+    /// create: fewer scopes than the profile has, separated by commas
+    #[argh(option)]
+    pub scopes: Option<String>,
+    /// print JSON
+    #[argh(switch)]
+    pub json: bool,
+}
+
+/// Check everything that an agent here needs, and name each cure.
+#[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(subcommand, name = "doctor", example = "agent-relay doctor", error_code(1, "something is broken"))]
+pub struct Doctor {
+    /// print JSON, one check a line
+    #[argh(switch)]
+    pub json: bool,
+}
+
+/// Report an event of a provider session to its runner: for hooks. Reads the payload from standard input.
+#[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(
+    subcommand,
+    name = "hook",
+    example = "agent-relay hook stop <payload.json",
+    note = "Events: session-start, user-prompt-submit, stop, stop-failure, subagent-start, subagent-stop, pre-compact, post-compact, session-end; or a bare busy, idle, error, offline.",
+    note = "Where no runner is (AGENT_RELAY_RUNNER_PORT is not set), it leaves quietly with 0. It never takes longer than 2 seconds."
+)]
+pub struct Hook {
+    /// what happened
+    #[argh(positional)]
+    pub event: String,
+}
+
+/// Print shell completions, the manual page or a systemd unit.
+#[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(
+    subcommand,
+    name = "generate",
+    example = "agent-relay generate bash >~/.local/share/bash-completion/completions/agent-relay",
+    example = "agent-relay generate man | man -l -"
+)]
+pub struct Generate {
+    /// bash, zsh, fish, man or unit
+    #[argh(positional)]
+    pub what: String,
+}
+
 /// List the agents that the relay knows.
-#[derive(FromArgs, Debug)]
-#[argh(subcommand, name = "agents", example = "agent-relay agents --status idle")]
+#[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(
+    subcommand,
+    name = "agents",
+    example = "agent-relay agents --status idle",
+    example = "A live table; Ctrl-C ends:\n    agent-relay agents --watch"
+)]
 pub struct Agents {
+    /// stay, and show every change
+    #[argh(switch)]
+    pub watch: bool,
     /// only with this tag
     #[argh(option)]
     pub tag: Option<String>,
@@ -246,7 +440,7 @@ pub struct Agents {
 }
 
 /// Show how agents of this machine are, asked at their runners; others as the relay sees them.
-#[derive(FromArgs, Debug)]
+#[derive(FromArgs, ArgsInfo, Debug)]
 #[argh(subcommand, name = "status", example = "agent-relay status my-agent --why")]
 pub struct Status {
     /// agent id (default: all agents of this machine)
@@ -261,7 +455,7 @@ pub struct Status {
 }
 
 /// List open approvals, or answer one.
-#[derive(FromArgs, Debug)]
+#[derive(FromArgs, ArgsInfo, Debug)]
 #[argh(
     subcommand,
     name = "approvals",
@@ -285,7 +479,7 @@ pub struct Approvals {
 }
 
 /// Send a command to an agent's runner and wait for its end.
-#[derive(FromArgs, Debug)]
+#[derive(FromArgs, ArgsInfo, Debug)]
 #[argh(
     subcommand,
     name = "command",
@@ -318,7 +512,7 @@ pub struct Issue {
 }
 
 /// The built-in demo agent, an ACP agent without a model, on standard input and output.
-#[derive(FromArgs, Debug)]
+#[derive(FromArgs, ArgsInfo, Debug)]
 #[argh(
     subcommand,
     name = "demo-agent",
@@ -337,7 +531,7 @@ pub struct DemoAgent {
 }
 
 /// Show the version.
-#[derive(FromArgs, Debug)]
+#[derive(FromArgs, ArgsInfo, Debug)]
 #[argh(subcommand, name = "version")]
 pub struct Version {
     /// print JSON

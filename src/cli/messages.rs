@@ -1,11 +1,12 @@
-//! `send`, `inbox`, `get-message`, `reply`.
+//! `send`, `inbox`, `get-message`, `thread`, `reply`, `react`, `tasks`.
 
+use std::collections::BTreeSet;
 use std::io::Read;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::args::{GetMessage, Inbox, Reply, Send};
+use super::args::{Inbox, React, Reply, Send, Tasks, Thread};
 use super::client::Client;
 use super::exit::{Failure, OK, Outcome};
 use super::print;
@@ -105,25 +106,92 @@ fn wait_for_reply(client: &Client, follow: Option<&mut super::client::Follow>, i
 pub fn inbox(inbox: &Inbox) -> Outcome {
     let client = Client::new(&Global::load(None, None)?)?;
     let whose = inbox.whose.clone().unwrap_or_else(own_name);
-    let unread = if inbox.all { "" } else { "&unread=true" };
-    let mirror = if inbox.mirror { "" } else { "&mirror=false" };
-    let query = format!("{}?for={}&limit={}{unread}{mirror}", path::MESSAGES, encode(&whose), inbox.limit.clamp(1, 1000));
-    let mut messages = messages_of(&client.call("GET", &query, None)?);
-    // A relay that does not know the wish sends the mirror all the same.
-    messages.retain(|message| inbox.mirror || !message.is_session_mirror());
+    if inbox.follow {
+        return follow_inbox(&client, inbox, &whose);
+    }
+    let messages = fetch(&client, inbox, &whose)?;
     for message in &messages {
-        match inbox.json {
-            true => print::line(&json!(message).to_string()),
-            false => show(message, Some(300)),
-        }
-        if inbox.read {
-            client.call("POST", &path::message_part(message.id, "read"), Some(&json!({"agentId": whose})))?;
-        }
+        tell(&client, inbox, &whose, message)?;
     }
     if messages.is_empty() && !inbox.json {
         print::line(&format!("no {}messages for {whose}", if inbox.all { "" } else { "unread " }));
     }
     Ok(OK)
+}
+
+fn fetch(client: &Client, inbox: &Inbox, whose: &str) -> Result<Vec<Message>, Failure> {
+    let unread = if inbox.all { "" } else { "&unread=true" };
+    let mirror = if inbox.mirror { "" } else { "&mirror=false" };
+    let query = format!("{}?for={}&limit={}{unread}{mirror}", path::MESSAGES, encode(whose), inbox.limit.clamp(1, 1000));
+    let mut messages = messages_of(&client.call("GET", &query, None)?);
+    // A relay that does not know the wish sends the mirror all the same.
+    messages.retain(|message| inbox.mirror || !message.is_session_mirror());
+    Ok(messages)
+}
+
+/// Shows a message, then marks it: whoever is killed between sees it again, never not at all.
+fn tell(client: &Client, inbox: &Inbox, whose: &str, message: &Message) -> Result<(), Failure> {
+    match inbox.json {
+        true => print::line(&json!(message).to_string()),
+        false => show(message, Some(300)),
+    }
+    if inbox.read {
+        client.call("POST", &path::message_part(message.id, "read"), Some(&json!({"agentId": whose})))?;
+    }
+    Ok(())
+}
+
+/// Between two tries to reach the relay again.
+const FOLLOW_RETRY: Duration = Duration::from_secs(2);
+/// Ids that were shown and are remembered while following.
+const SHOWN_MAX: usize = 4096;
+
+/// Shows what is there and what comes, over outages of the relay too.
+fn follow_inbox(client: &Client, inbox: &Inbox, whose: &str) -> Outcome {
+    let mut shown: BTreeSet<u64> = BTreeSet::new();
+    let mut away = false;
+    loop {
+        let lost = match follow_once(client, inbox, whose, &mut shown, &mut away) {
+            Ok(never) => match never {},
+            Err(failure) if failure.code == super::exit::UNREACHABLE => failure,
+            Err(failure) => return Err(failure),
+        };
+        if !away {
+            print::complain(&format!("{}; waiting for it", lost.text.split(';').next().unwrap_or_default()));
+            away = true;
+        }
+        std::thread::sleep(FOLLOW_RETRY);
+    }
+}
+
+fn follow_once(
+    client: &Client,
+    inbox: &Inbox,
+    whose: &str,
+    shown: &mut BTreeSet<u64>,
+    away: &mut bool,
+) -> Result<std::convert::Infallible, Failure> {
+    // Listening begins before looking, so that nothing slips through between.
+    let mut follow = client.follow(&["message.new"], &[whose])?;
+    *away = false;
+    let mut fresh = fetch(client, inbox, whose)?;
+    loop {
+        for message in fresh {
+            if shown.insert(message.id) {
+                tell(client, inbox, whose, &message)?;
+            }
+            if shown.len() > SHOWN_MAX {
+                shown.pop_first();
+            }
+        }
+        fresh = match follow.next(Duration::from_secs(3600))? {
+            Some(RelayFrame::Event { event, data, .. }) if event == "message.new" => serde_json::from_value::<Message>(data)
+                .into_iter()
+                .filter(|message| message.id > 0 && (inbox.mirror || !message.is_session_mirror()))
+                .collect(),
+            _ => Vec::new(),
+        };
+    }
 }
 
 /// One message as people read it.
@@ -144,17 +212,113 @@ fn show(message: &Message, chars_max: Option<usize>) {
     }
 }
 
-/// `get-message`
-pub fn get_message(get: &GetMessage) -> Outcome {
+/// `get-message` and `message`
+pub fn get_message(id: u64, as_json: bool) -> Outcome {
     let client = Client::new(&Global::load(None, None)?)?;
-    let body = client.call("GET", &path::message(get.id), None)?;
-    if get.json {
+    let body = client.call("GET", &path::message(id), None)?;
+    if as_json {
         print::line(&body.to_string());
         return Ok(OK);
     }
     let message: Message =
         serde_json::from_value(body).map_err(|error| Failure::no(format!("the relay's answer makes no sense: {error}")))?;
     show(&message, None);
+    for reaction in &message.reactions {
+        let text = |field: &str| reaction[field].as_str().unwrap_or("?").to_string();
+        print::line(&print::harmless(&format!("  {} by {}", text("emoji"), text("agentId"))));
+    }
+    Ok(OK)
+}
+
+/// `thread`
+pub fn thread(thread: &Thread) -> Outcome {
+    let client = Client::new(&Global::load(None, None)?)?;
+    for message in messages_of(&client.call("GET", &path::message_part(thread.id, "thread"), None)?) {
+        match thread.json {
+            true => print::line(&json!(message).to_string()),
+            false => show(&message, None),
+        }
+    }
+    Ok(OK)
+}
+
+/// `react`
+pub fn react(react: &React) -> Outcome {
+    let client = Client::new(&Global::load(None, None)?)?;
+    let body = json!({"agentId": own_name(), "emoji": react.emoji});
+    client.call("POST", &path::message_part(react.id, "reactions"), Some(&body))?;
+    print::line(&print::harmless(&format!("{} on message #{}", react.emoji, react.id)));
+    Ok(OK)
+}
+
+/// Words of the command line for the statuses of a task.
+const MOVES: [(&str, &str); 6] =
+    [("start", "in_progress"), ("block", "blocked"), ("done", "done"), ("fail", "failed"), ("cancel", "cancelled"), ("reopen", "open")];
+
+/// `tasks`
+pub fn tasks(tasks: &Tasks) -> Outcome {
+    let client = Client::new(&Global::load(None, None)?)?;
+    let words: Vec<&str> = tasks.action.iter().map(String::as_str).collect();
+    let id = |word: Option<&&str>| -> Result<u64, Failure> {
+        let word = word.ok_or_else(|| Failure::usage("say which task: `agent-relay tasks` lists them"))?;
+        word.trim_start_matches('#').parse().map_err(|_| Failure::usage(format!("{word:?} is no task id")))
+    };
+    match words.first().copied() {
+        None => {
+            let query = tasks.status.as_ref().map(|status| format!("?status={}", encode(status))).unwrap_or_default();
+            let answer = client.call("GET", &format!("{}{query}", path::TASKS), None)?;
+            list_tasks(answer["tasks"].as_array().map(Vec::as_slice).unwrap_or_default(), tasks.json)
+        }
+        Some("show") => {
+            let task = client.call("GET", &path::task(id(words.get(1))?), None)?;
+            if tasks.json {
+                print::line(&task.to_string());
+                return Ok(OK);
+            }
+            list_tasks(std::slice::from_ref(&task), false)?;
+            let text = |value: &Value, field: &str| value[field].as_str().unwrap_or("-").to_string();
+            print::line(&print::harmless(&format!("  {}", text(&task, "body"))));
+            for entry in task["history"].as_array().into_iter().flatten() {
+                let age = print::span(print::now_ms() - entry["at"].as_i64().unwrap_or(0));
+                let said = entry["body"].as_str().map(|body| format!(": {body}")).unwrap_or_default();
+                print::line(&print::harmless(&format!("  {age} ago {} by {}{said}", text(entry, "status"), text(entry, "by"))));
+            }
+            Ok(OK)
+        }
+        Some(word) => {
+            let Some((_, status)) = MOVES.iter().find(|(known, _)| *known == word) else {
+                let known: Vec<&str> = ["show"].into_iter().chain(MOVES.iter().map(|(word, _)| *word)).collect();
+                return Err(Failure::usage(format!("tasks knows {}, not {word:?}", known.join(", "))));
+            };
+            let id = id(words.get(1))?;
+            let note = words.get(2..).unwrap_or_default().join(" ");
+            let mut change = json!({"status": status, "agentId": own_name()});
+            if !note.is_empty() {
+                change["body"] = json!(note);
+            }
+            client.call("PATCH", &path::task(id), Some(&change))?;
+            print::line(&format!("task {id} is {status}"));
+            Ok(OK)
+        }
+    }
+}
+
+fn list_tasks(tasks: &[Value], as_json: bool) -> Outcome {
+    if as_json {
+        tasks.iter().for_each(|task| print::line(&task.to_string()));
+        return Ok(OK);
+    }
+    if tasks.is_empty() {
+        print::line("no tasks; make one with `agent-relay send TARGET --task TEXT`");
+        return Ok(OK);
+    }
+    let mut rows = vec![["TASK", "STATUS", "SINCE", "AGENT", "MESSAGE", "TITLE"].map(String::from).to_vec()];
+    for task in tasks {
+        let text = |field: &str| task[field].as_str().unwrap_or("-").to_string();
+        let since = print::span(print::now_ms() - task["updatedAt"].as_i64().unwrap_or(0));
+        rows.push(vec![task["id"].to_string(), text("status"), since, text("agentId"), format!("#{}", task["messageId"]), text("title")]);
+    }
+    print::table(&rows);
     Ok(OK)
 }
 

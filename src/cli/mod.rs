@@ -3,14 +3,18 @@
 pub mod agents;
 pub mod args;
 pub mod client;
+pub mod doctor;
 pub mod exit;
+pub mod generate;
+pub mod hook;
 pub mod hub;
 pub mod messages;
 pub mod print;
 pub mod run;
+pub mod token;
 pub mod up;
 
-use argh::FromArgs;
+use argh::{ArgsInfo, FromArgs};
 
 use self::args::{Command, Top};
 use self::exit::{Failure, OK, Outcome, USAGE};
@@ -38,6 +42,8 @@ fn dispatch(mut arguments: Vec<String>) -> Outcome {
         arguments[0] = name;
     }
     match arguments.first().map(String::as_str) {
+        // Without the table of commands: a hook is to cost as little as can be.
+        Some("hook") if arguments.len() == 2 && !arguments[1].starts_with('-') => return hook::hook(&arguments[1]),
         Some("run") => return run::from_arguments("", &arguments[1..], run::Unknown::Refuse),
         Some("--version" | "-V") => arguments = vec!["version".into()],
         Some("-h" | "help") | None => arguments = vec!["--help".into()],
@@ -64,12 +70,26 @@ fn dispatch(mut arguments: Vec<String>) -> Outcome {
         Command::Run(run) => run::from_arguments("", &run.rest, run::Unknown::Refuse),
         Command::Send(send) => messages::send(send),
         Command::Inbox(inbox) => messages::inbox(&inbox),
-        Command::GetMessage(get) => messages::get_message(&get),
+        Command::GetMessage(get) => messages::get_message(get.id, get.json),
+        Command::Message(get) => messages::get_message(get.id, get.json),
+        Command::Thread(thread) => messages::thread(&thread),
+        Command::React(react) => messages::react(&react),
+        Command::Tasks(tasks) => messages::tasks(&tasks),
+        Command::Whoami(whoami) => token::whoami(&whoami),
+        Command::Guide(_) => {
+            print::line(include_str!("guide.txt").trim_end());
+            Ok(OK)
+        }
         Command::Reply(reply) => messages::reply(reply),
         Command::Agents(agents) => agents::agents(&agents),
         Command::Status(status) => agents::status(&status),
         Command::Approvals(approvals) => agents::approvals(&approvals),
         Command::Command(issue) => agents::command(&issue),
+        Command::Label(label) => token::label(&label),
+        Command::Token(options) => token::token(&options),
+        Command::Doctor(options) => doctor::doctor(&options),
+        Command::Hook(options) => hook::hook(&options.event),
+        Command::Generate(options) => generate::generate(&options.what),
         Command::DemoAgent(demo) => {
             let dir = match demo.state {
                 Some(dir) => dir.into(),
@@ -97,11 +117,12 @@ fn misuse(output: &str, words: &[&str]) -> String {
         return format!("write {flag} {value} instead of {word}");
     }
     let command = words.first().filter(|word| !word.starts_with('-')).map(|word| format!(" {word}")).unwrap_or_default();
-    let known =
-        ["up", "hub", "run", "send", "inbox", "get-message", "reply", "agents", "status", "approvals", "command", "demo-agent", "version"];
+    let known = Top::get_args_info().commands;
     match words.first() {
-        Some(word) if !word.starts_with('-') && !known.contains(word) => {
-            format!("there is no command {word:?}; `agent-relay --help` lists them")
+        Some(word) if !word.starts_with('-') && !known.iter().any(|command| command.name == *word) => {
+            let near = known.iter().map(|command| (run::distance(command.name, word), command.name)).min().filter(|(edits, _)| *edits <= 2);
+            let meant = near.map(|(_, name)| format!(" (did you mean {name}?)")).unwrap_or_default();
+            format!("there is no command {word:?}{meant}; `agent-relay --help` lists them")
         }
         _ => format!("{}; try `agent-relay{command} --help`", first.join(" ").trim_end_matches('.')),
     }
@@ -111,7 +132,10 @@ fn misuse(output: &str, words: &[&str]) -> String {
 fn options_first(arguments: Vec<String>) -> Vec<String> {
     let with_value: &[&str] = match arguments.first().map(String::as_str) {
         Some("send") => &["--subject", "--key", "--wait"],
-        Some("reply") => &[],
+        Some("reply" | "react") => &[],
+        Some("tasks") => &["--status"],
+        Some("hub") => &["--port", "--listen", "--tls-cert", "--tls-key", "--url"],
+        Some("token") => &["--agent", "--profile", "--ttl", "--scopes"],
         Some("up") => &["--say", "--agent-id", "--approval", "--wait"],
         _ => return arguments,
     };

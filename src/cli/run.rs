@@ -65,6 +65,19 @@ const OPTIONS: &[(&str, &str, &str)] = &[
     ("--caps", "A,B", "further capabilities"),
 ];
 
+/// Options without a value.
+const SWITCHES: &[(&str, &str)] = &[
+    ("--headless", "mark the agent as headless"),
+    ("--replace", "ask a runner of the same agent on this machine to stop first"),
+    ("--quiet", "no lines on standard error but errors"),
+    ("--help", "this text"),
+];
+
+/// All options with value name and text, for completions and the manual.
+pub(super) fn options() -> impl Iterator<Item = (&'static str, &'static str, &'static str)> {
+    OPTIONS.iter().copied().chain(SWITCHES.iter().map(|(name, about)| (*name, "", *about)))
+}
+
 fn parse(default_provider: &str, arguments: &[String], unknown: Unknown) -> Result<Typed, Failure> {
     let mut typed = Typed { provider: default_provider.into(), ..Default::default() };
     let split = arguments.iter().position(|word| word == "--").unwrap_or(arguments.len());
@@ -111,7 +124,7 @@ fn not_known(word: &str) -> String {
     {
         return format!("write {flag} {value} instead of {word}");
     }
-    let names = OPTIONS.iter().map(|(option, ..)| *option).chain(["--headless", "--replace", "--quiet"]);
+    let names = options().map(|(option, ..)| option);
     let near = names.map(|name| (distance(name, word), name)).min().filter(|(distance, _)| *distance <= 3);
     let meant = match near {
         Some((_, name)) => format!("did you mean {name}?"),
@@ -122,7 +135,7 @@ fn not_known(word: &str) -> String {
 }
 
 /// Edits between two words.
-fn distance(a: &str, b: &str) -> usize {
+pub(super) fn distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();
     for (i, x) in a.chars().enumerate() {
@@ -152,12 +165,7 @@ fn help(name: &str) -> String {
     for (option, value, about) in OPTIONS {
         text.push_str(&format!("  {:<24}{about}\n", format!("{option} {value}")));
     }
-    for (option, about) in [
-        ("--headless", "mark the agent as headless"),
-        ("--replace", "ask a runner of the same agent on this machine to stop first"),
-        ("--quiet", "no lines on standard error but errors"),
-        ("--help", "this text"),
-    ] {
+    for (option, about) in SWITCHES {
         text.push_str(&format!("  {option:<24}{about}\n"));
     }
     text.push_str(

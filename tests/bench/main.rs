@@ -9,7 +9,7 @@ use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
 use agent_relay::core::agent::event::{Event, StoreEvent};
@@ -23,7 +23,9 @@ use crossbeam_channel::bounded;
 use serde_json::{Value, json};
 use tungstenite::Message as Frame;
 
-const BIN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target/release/agent-relay");
+static BIN: LazyLock<String> = LazyLock::new(|| {
+    std::env::var("BENCH_BIN").unwrap_or_else(|_| concat!(env!("CARGO_MANIFEST_DIR"), "/target/release/agent-relay").into())
+});
 
 fn main() {
     if let Ok(path) = std::env::var("BENCH_PROVIDER") {
@@ -31,7 +33,7 @@ fn main() {
     }
     let wanted: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
     let on = |name: &str| wanted.is_empty() || wanted.iter().any(|word| word == name);
-    assert!(Path::new(BIN).exists(), "build the release binary first: make build");
+    assert!(Path::new(&*BIN).exists(), "build the release binary first: make build");
     println!("{}", machine());
     let commit = commit_time();
     println!("| figure | goal | here |\n| --- | --- | --- |");
@@ -70,7 +72,7 @@ fn machine() -> String {
     let model = info.lines().find_map(|line| line.strip_prefix("model name\t: ")).unwrap_or("unknown processor").to_string();
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let size = std::fs::metadata(BIN).map(|meta| meta.len()).unwrap_or(0) as f64 / 1e6;
+    let size = std::fs::metadata(&*BIN).map(|meta| meta.len()).unwrap_or(0) as f64 / 1e6;
     format!("Machine: {model}, {cores} cores, Linux {}. Binary {size:.2} MB.\n", kernel.trim())
 }
 
@@ -106,7 +108,7 @@ impl Drop for Running {
 }
 
 fn command(home: &Path) -> Command {
-    let mut command = Command::new(BIN);
+    let mut command = Command::new(&*BIN);
     command.env_clear().env("PATH", "/usr/bin:/bin").env("HOME", home).env("AGENT_RELAY_HOME", home);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     command
@@ -255,7 +257,7 @@ fn start() {
             if let Some(path) = certificate {
                 command.env("SSL_CERT_FILE", path);
             }
-            command.args(["run", "acp", "--agent-id", "a", "--", BIN, "demo-agent"]);
+            command.args(["run", "acp", "--agent-id", "a", "--", &BIN, "demo-agent"]);
             let at = Instant::now();
             let running = Running(command.spawn().expect("starts"));
             let registered = told.recv_timeout(Duration::from_secs(10)).expect("registers");
@@ -405,7 +407,7 @@ fn latency(commit: Duration) {
 }
 
 fn idle() {
-    let setup = setup("idle", &[BIN, "demo-agent"], &[]);
+    let setup = setup("idle", &[&BIN, "demo-agent"], &[]);
     std::thread::sleep(Duration::from_secs(3));
     for (name, pid, goal) in
         [("runner", setup.pids.1, "≤ 8 MB PSS; ≤ 20 a minute besides heartbeats and pings"), ("hub", setup.pids.0, "–")]
@@ -572,7 +574,7 @@ fn one_shot(port: u16, token: &str) -> Duration {
 }
 
 fn post() {
-    let setup = setup("post", &[BIN, "demo-agent"], &[]);
+    let setup = setup("post", &[&BIN, "demo-agent"], &[]);
     let info: Value =
         serde_json::from_str(&std::fs::read_to_string(setup.folder.0.join("agents/a/runner.json")).expect("info")).expect("JSON");
     let port: u16 = info["controlUrl"].as_str().and_then(|url| url.rsplit(':').next()).and_then(|p| p.parse().ok()).expect("port");

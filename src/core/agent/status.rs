@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use serde_json::{Map, Value, json};
 
 use super::Agent;
+use super::config::ReplyMode;
 use super::effect::Effect;
 use super::event::ControlRequest;
 use super::life::State;
@@ -236,7 +237,10 @@ impl Agent {
                 self.on_hook_fatal(now, &hook, &error);
                 (200, json!({"ok": true}))
             }
-            ControlRequest::Obligations => (200, json!({"obligations": self.obligations})),
+            ControlRequest::Obligations => {
+                let mode = if self.config.reply_mode == ReplyMode::Explicit { "explicit" } else { "auto" };
+                (200, json!({"obligations": self.obligations, "replyMode": mode}))
+            }
             ControlRequest::Stop => {
                 self.begin_stop(now, super::stop::Why::Asked(super::event::StopReason::Replaced));
                 (202, json!({"ok": true}))

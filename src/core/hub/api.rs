@@ -119,7 +119,7 @@ impl Hub {
 
     fn health(&self) -> Value {
         let uptime = self.started.map(|start| (self.now.tick - start).as_millis() as u64);
-        json!({"ok": true, "version": VERSION, "protocol": PROTOCOL, "uptimeMs": uptime})
+        json!({"ok": true, "version": VERSION, "protocol": PROTOCOL, "uptimeMs": uptime, "serverTime": self.now.wall.0})
     }
 
     fn carry_out(&mut self, ticket: u64, call: Call, actor: &Arc<TokenRecord>, request: &Request, parameters: &[&str]) -> Routed {
@@ -190,6 +190,7 @@ impl Hub {
             }
             Call::MakeToken => Ok(Answer::Durable(201, self.make_token(actor, &object(request)?)?)),
             Call::ListTokens => Ok(Answer::Now(200, self.list_tokens(actor)?)),
+            Call::OwnToken => Ok(Answer::Now(200, json!(**actor))),
             Call::RenewToken => Ok(Answer::Durable(200, self.renew_token(&request.token)?)),
             Call::DeleteToken => {
                 self.delete_token(actor, first)?;

@@ -1,0 +1,269 @@
+//! `doctor`: everything that an agent on this machine needs, one line each, with the cure.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags};
+use serde_json::json;
+
+use super::args::Doctor;
+use super::client::Client;
+use super::exit::{NO, OK, Outcome};
+use super::print;
+use crate::config::{Global, env};
+use crate::edge::http::Http;
+use crate::os;
+use crate::provider;
+use crate::secret::Secret;
+use crate::wire::api::{TokenRecord, path};
+
+/// A program may take this long to tell its version.
+const VERSION_TIME: Duration = Duration::from_secs(10);
+/// Less free space than this is trouble soon.
+const FREE_BYTES_MIN: u64 = 200 << 20;
+/// More skew than this makes times of messages confusing.
+const SKEW_MS_MAX: i64 = 5_000;
+/// Oldest tmux that serves (D-28).
+const TMUX_MIN: (u32, u32) = (3, 2);
+
+#[derive(Clone, Copy, PartialEq)]
+enum Grade {
+    Fine,
+    /// Works, but not everything.
+    Weak,
+    Broken,
+}
+
+struct Finding {
+    grade: Grade,
+    check: &'static str,
+    found: String,
+    cure: String,
+}
+
+#[derive(Default)]
+struct Findings(Vec<Finding>);
+
+impl Findings {
+    fn fine(&mut self, check: &'static str, found: impl Into<String>) {
+        self.0.push(Finding { grade: Grade::Fine, check, found: found.into(), cure: String::new() });
+    }
+
+    fn weak(&mut self, check: &'static str, found: impl Into<String>, cure: impl Into<String>) {
+        self.0.push(Finding { grade: Grade::Weak, check, found: found.into(), cure: cure.into() });
+    }
+
+    fn broken(&mut self, check: &'static str, found: impl Into<String>, cure: impl Into<String>) {
+        self.0.push(Finding { grade: Grade::Broken, check, found: found.into(), cure: cure.into() });
+    }
+}
+
+/// `doctor`
+pub fn doctor(options: &Doctor) -> Outcome {
+    let mut findings = Findings::default();
+    match Global::load(None, None) {
+        Ok(global) => {
+            files(&mut findings, &global);
+            relay(&mut findings, &global);
+        }
+        Err(error) => findings.broken("settings", error, "mend or remove the file; see `agent-relay --help`"),
+    }
+    providers(&mut findings);
+    tmux(&mut findings);
+    systemd(&mut findings);
+    let broken = findings.0.iter().any(|finding| finding.grade == Grade::Broken);
+    for finding in &findings.0 {
+        let word = match finding.grade {
+            Grade::Fine => "ok",
+            Grade::Weak => "warn",
+            Grade::Broken => "FAIL",
+        };
+        if options.json {
+            let cure = Some(&finding.cure).filter(|cure| !cure.is_empty());
+            print::line(&json!({"check": finding.check, "grade": word.to_lowercase(), "found": finding.found, "cure": cure}).to_string());
+            continue;
+        }
+        print::line(&print::harmless(&format!("{word:<5} {:<10} {}", finding.check, finding.found)));
+        if !finding.cure.is_empty() {
+            print::line(&print::harmless(&format!("                 cure: {}", finding.cure)));
+        }
+    }
+    Ok(if broken { NO } else { OK })
+}
+
+fn files(findings: &mut Findings, global: &Global) {
+    use std::os::unix::fs::PermissionsExt;
+    let home = &global.home;
+    let shown = home.display();
+    if let Err(error) = os::make_private_dir(home) {
+        return findings.broken("home", format!("{shown} cannot be made: {error}"), "set AGENT_RELAY_HOME to a folder that you may write");
+    }
+    let probe = home.join(format!(".doctor-{}", std::process::id()));
+    let written = std::fs::write(&probe, "x");
+    let _ = std::fs::remove_file(&probe);
+    match written {
+        Ok(()) => findings.fine("home", shown.to_string()),
+        Err(error) => findings.broken("home", format!("{shown} cannot be written: {error}"), "free space there, or set AGENT_RELAY_HOME"),
+    }
+    let open = |path: &Path| std::fs::metadata(path).map(|meta| meta.permissions().mode() & 0o077).unwrap_or(0) != 0;
+    let secrets = ["config.json", "hub/root-token", "hub/hub.sqlite", "hub", "agents"].map(|name| home.join(name));
+    let wide: Vec<String> = secrets.iter().filter(|path| open(path)).map(|path| path.display().to_string()).collect();
+    match wide.is_empty() {
+        true => findings.fine("modes", "only you can read tokens and stores"),
+        false => findings.broken("modes", format!("others may read {}", wide.join(", ")), format!("chmod go-rwx {}", wide.join(" "))),
+    }
+    let free = os::free_bytes(home).unwrap_or(u64::MAX);
+    let told = format!("{:.1} GB free", free as f64 / 1e9);
+    match free >= FREE_BYTES_MIN {
+        true => findings.fine("disk", told),
+        false => findings.broken("disk", told, format!("free space on the disk of {shown}; stores stop taking messages without it")),
+    }
+}
+
+fn relay(findings: &mut Findings, global: &Global) {
+    let client = match Client::new(global) {
+        Ok(client) => client,
+        Err(failure) => return findings.broken("relay", failure.text, "mend relayUrl in config.json or AGENT_RELAY_URL"),
+    };
+    let before = print::now_ms();
+    let health = match client.health() {
+        Ok(health) => health,
+        Err(failure) => {
+            let (found, cure) = failure.text.split_once("; ").unwrap_or((&failure.text, "start one with `agent-relay hub`"));
+            return findings.broken("relay", found, cure);
+        }
+    };
+    let (version, protocol) = (health["version"].as_str().unwrap_or("?"), health["protocol"].as_u64().unwrap_or(1));
+    findings.fine("relay", format!("{} answers (version {version}, protocol {protocol})", global.relay_url));
+    if let Some(theirs) = health["serverTime"].as_i64() {
+        let skew = theirs - (before + print::now_ms()) / 2;
+        match skew.abs() <= SKEW_MS_MAX {
+            true => findings.fine("clock", format!("{skew} ms from the relay's")),
+            false => {
+                findings.weak("clock", format!("{} s from the relay's", skew / 1000), "set both clocks by NTP: timedatectl set-ntp true")
+            }
+        }
+    }
+    if global.token.is_none() {
+        let cure = "on the hub's machine `agent-relay token create`, then set \"token\" in config.json or AGENT_RELAY_TOKEN";
+        return findings.broken("token", "none is set", cure);
+    }
+    token(findings, &client, global.token.clone().unwrap_or_default());
+}
+
+fn token(findings: &mut Findings, client: &Client, token: Secret) {
+    let http = Http::new(client.base.clone(), Duration::from_secs(10));
+    match http.call("GET", &format!("{}/self", path::TOKENS), None, &token) {
+        Ok((200, record)) => {
+            let record: TokenRecord = serde_json::from_value(record).unwrap_or_default();
+            let left = record.expires_at.map(|end| end * 1000 - print::now_ms());
+            let ends = left.map_or("never ends".to_string(), |left| format!("ends in {}", print::span(left)));
+            match left.is_some_and(|left| left < 24 * 3_600_000 && !record.profile_id.starts_with("provider-")) {
+                true => findings.weak("token", format!("{}, {ends}", record.profile_id), "make a new one: `agent-relay token create`"),
+                false => findings.fine("token", format!("{}, {ends}", record.profile_id)),
+            }
+        }
+        Ok((401 | 403, _)) => {
+            let cure = "on the hub's machine `agent-relay token create`, then set \"token\" in config.json or AGENT_RELAY_TOKEN";
+            findings.broken("token", "the relay does not know it, or it has expired", cure);
+        }
+        Ok(_) => findings.fine("token", "set; this relay does not tell about tokens"),
+        Err(cause) => findings.broken("token", cause.to_string(), "look at the relay"),
+    }
+}
+
+/// The first file of that name in PATH that can be run.
+fn find_program(name: &str) -> Option<String> {
+    use std::os::unix::fs::PermissionsExt;
+    let paths = env("PATH")?;
+    let mut found = std::env::split_paths(&paths).map(|dir| dir.join(name));
+    let runnable =
+        |path: &std::path::PathBuf| std::fs::metadata(path).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0);
+    found.find(runnable).map(|path| path.to_string_lossy().into_owned())
+}
+
+/// Runs a program to its end, bounded; its first line.
+fn first_line(program: &str, arguments: &[&str], limit: Duration) -> Result<String, String> {
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    os::prepare_child(&mut command);
+    let mut child = command.spawn().map_err(|error| error.to_string())?;
+    // Its end as a descriptor, so that the wait has a limit.
+    let pid = rustix::process::Pid::from_child(&child);
+    let ended = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).map_err(|error| error.to_string())?;
+    let mut fds = [PollFd::new(&ended, PollFlags::IN)];
+    os::wait(&mut fds, Some(limit));
+    if !os::is_ready(&fds[0]) {
+        os::kill_group(child.id(), rustix::process::Signal::KILL);
+        let _ = child.wait();
+        return Err(format!("it did not answer within {} s", limit.as_secs_f32()));
+    }
+    let output = child.wait_with_output().map_err(|error| error.to_string())?;
+    let text = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).trim().to_string());
+    Ok(text.iter().find(|text| !text.is_empty()).and_then(|text| text.lines().next()).unwrap_or_default().to_string())
+}
+
+fn providers(findings: &mut Findings) {
+    let mut found = 0;
+    for preset in provider::PROVIDERS.iter().flat_map(|provider| (provider.presets)()) {
+        let Some(program) = preset.command.first().filter(|program| **program != "agent-relay") else { continue };
+        let Some(path) = find_program(program) else { continue };
+        found += 1;
+        let tested = if preset.version.is_empty() { "not tested here".to_string() } else { format!("tested: {}", preset.version) };
+        match first_line(&path, &["--version"], VERSION_TIME) {
+            Ok(version) => findings.fine("provider", format!("{}: {path} {version} ({tested})", preset.name)),
+            Err(error) => {
+                findings.weak("provider", format!("{}: {path}: {error}", preset.name), format!("run `{program} --version` by hand"))
+            }
+        }
+    }
+    if found == 0 {
+        let cure = "install one, for example `npm install -g opencode-ai`; `agent-relay run --help` lists the presets";
+        findings.weak("provider", "no known agent is in PATH", cure);
+    }
+}
+
+fn tmux(findings: &mut Findings) {
+    let cure = "sudo apt-get install tmux (3.2 or newer); agents on standard input and output do without";
+    let Some(path) = find_program("tmux") else {
+        return findings.weak("tmux", "not installed", cure);
+    };
+    let version = first_line(&path, &["-V"], VERSION_TIME).unwrap_or_default();
+    let mut numbers = version.trim_start_matches(|c: char| !c.is_ascii_digit()).split('.');
+    let mut number = || -> u32 {
+        numbers.next().map(|n| n.chars().take_while(char::is_ascii_digit).collect::<String>()).and_then(|n| n.parse().ok()).unwrap_or(0)
+    };
+    match (number(), number()) >= TMUX_MIN {
+        true => findings.fine("tmux", version),
+        false => findings.weak("tmux", format!("{version} is too old"), cure),
+    }
+}
+
+fn systemd(findings: &mut Findings) {
+    let Some(path) = find_program("systemctl") else {
+        return findings.weak("systemd", "not here", "start runners by another supervisor");
+    };
+    match first_line(&path, &["--user", "is-system-running"], VERSION_TIME) {
+        Ok(word) if matches!(word.as_str(), "running" | "degraded" | "starting" | "initializing") => {
+            findings.fine("systemd", format!("the user manager is {word}"));
+        }
+        Ok(word) | Err(word) => {
+            let cure = "log in by ssh or machinectl (not su), set XDG_RUNTIME_DIR=/run/user/$(id -u), and `loginctl enable-linger`";
+            findings.weak("systemd", format!("no user manager ({word})"), cure);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_are_found_and_bounded() {
+        assert!(find_program("sh").is_some_and(|path| path.ends_with("/sh")));
+        assert_eq!(find_program("no-such-program-anywhere"), None);
+        assert_eq!(first_line("/bin/sh", &["-c", "echo one; echo two"], Duration::from_secs(5)).as_deref(), Ok("one"));
+        assert!(first_line("/bin/sh", &["-c", "sleep 30"], Duration::from_millis(50)).is_err());
+    }
+}

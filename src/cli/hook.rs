@@ -1,0 +1,206 @@
+//! `hook`: one process for one event of a provider session. It reads the payload, posts, prints the decision.
+//!
+//! It must never hold a session: everything together has [`LIMIT`], a missing runner is a quiet 0, and trouble of its own
+//! is told to the runner, never to the provider. No file is read and no thread is started.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags};
+use serde_json::{Value, json};
+
+use super::exit::{Failure, NO, OK, Outcome};
+use super::print;
+use crate::config::env;
+use crate::os;
+use crate::wire::control::{ENV_CONTROL_TOKEN, ENV_PORT, ENV_PROVIDER_SESSION};
+
+/// All that a hook may take.
+const LIMIT: Duration = Duration::from_secs(2);
+/// A look at what is owed may take this long of it (the runner answers from memory).
+const OWED_LIMIT: Duration = Duration::from_millis(500);
+/// Bytes of a payload; what is longer is cut off and counts as unreadable.
+const PAYLOAD_BYTES_MAX: u64 = 4 << 20;
+/// Bytes of an answer of the runner.
+const ANSWER_BYTES_MAX: u64 = 1 << 20;
+
+/// What an event means for the status: the word, and further fields of the post.
+fn post_for(event: &str, payload: &Value) -> Option<Value> {
+    let text = |field: &str| payload.get(field).and_then(Value::as_str).unwrap_or_default();
+    let subagent = || {
+        let id = [text("agent_id"), text("subagent_id")].into_iter().find(|id| !id.is_empty()).unwrap_or("subagent").to_string();
+        (id, text("agent_type").to_string())
+    };
+    Some(match event {
+        "busy" | "idle" | "error" | "offline" => json!({"status": event}),
+        "user-prompt-submit" => json!({"status": "busy"}),
+        "session-start" => json!({"status": "idle"}),
+        "stop" => json!({"status": "idle", "clear": ["subagent"]}),
+        "stop-failure" => json!({"status": "idle", "clear": ["subagent"], "metadata": {"error": text("error")}}),
+        "subagent-start" => {
+            let (id, label) = subagent();
+            json!({"status": "busy", "reason": "subagent", "id": id, "label": label})
+        }
+        "subagent-stop" => {
+            let (id, _) = subagent();
+            json!({"status": "idle", "reason": "subagent", "id": id})
+        }
+        "pre-compact" => json!({"status": "busy", "timeline": {"status": "compacting"}}),
+        "post-compact" => json!({"status": "idle", "timeline": {"status": "compacted"}}),
+        // These go on with another session of the same program.
+        "session-end" if matches!(text("reason"), "clear" | "compact") => json!({"status": "idle", "clear": ["subagent"]}),
+        "session-end" => json!({"status": "offline"}),
+        _ => return None,
+    })
+}
+
+/// The runner that started this session.
+struct Runner {
+    address: SocketAddr,
+    token: String,
+    until: Instant,
+}
+
+impl Runner {
+    fn from_env(until: Instant) -> Option<Runner> {
+        let port: u16 = env(ENV_PORT)?.parse().ok()?;
+        Some(Runner { address: SocketAddr::from(([127, 0, 0, 1], port)), token: env(ENV_CONTROL_TOKEN).unwrap_or_default(), until })
+    }
+
+    /// One exchange; `None` when nobody answers in time.
+    fn ask(&self, method: &str, path: &str, body: &str, limit: Duration) -> Option<(u16, Value)> {
+        let left = || self.until.saturating_duration_since(Instant::now()).min(limit).max(Duration::from_millis(1));
+        let mut socket = TcpStream::connect_timeout(&self.address, left()).ok()?;
+        socket.set_nodelay(true).ok()?;
+        socket.set_write_timeout(Some(left())).ok()?;
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {}\r\nContent-Type: application/json\r\n\
+             Content-Length: {}\r\nConnection: close\r\n\r\n",
+            self.token,
+            body.len()
+        );
+        socket.write_all((head + body).as_bytes()).ok()?;
+        socket.set_read_timeout(Some(left())).ok()?;
+        let mut answer = Vec::new();
+        socket.take(ANSWER_BYTES_MAX).read_to_end(&mut answer).ok()?;
+        let end = answer.windows(4).position(|four| four == b"\r\n\r\n")?;
+        let status = std::str::from_utf8(answer.get(9..12)?).ok()?.parse().ok()?;
+        Some((status, serde_json::from_slice(&answer[end + 4..]).unwrap_or(Value::Null)))
+    }
+}
+
+/// Standard input to its end, in time. A terminal is no payload.
+fn payload(until: Instant) -> Result<Value, String> {
+    let stdin = std::io::stdin();
+    if rustix::termios::isatty(&stdin) {
+        return Ok(Value::Null);
+    }
+    let (mut bytes, mut piece) = (Vec::new(), [0u8; 65536]);
+    loop {
+        let mut fds = [PollFd::new(&stdin, PollFlags::IN)];
+        os::wait(&mut fds, Some(until.saturating_duration_since(Instant::now())));
+        if !os::is_ready(&fds[0]) {
+            return Err("the payload did not come in time".into());
+        }
+        match rustix::io::read(&stdin, &mut piece) {
+            Ok(0) => break,
+            Ok(size) => bytes.extend_from_slice(&piece[..size]),
+            Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => {}
+            Err(error) => return Err(format!("the payload cannot be read: {error}")),
+        }
+        if bytes.len() as u64 > PAYLOAD_BYTES_MAX {
+            return Err(format!("the payload is longer than {PAYLOAD_BYTES_MAX} bytes"));
+        }
+    }
+    if bytes.iter().all(u8::is_ascii_whitespace) {
+        return Ok(Value::Null);
+    }
+    serde_json::from_slice(&bytes).map_err(|error| format!("the payload is no JSON: {error}"))
+}
+
+/// `hook`
+pub fn hook(event: &str) -> Outcome {
+    let until = Instant::now() + LIMIT;
+    // A typing mistake must show where somebody looks, also where no runner is; 2 would stop some providers.
+    if post_for(event, &Value::Null).is_none() {
+        return Err(Failure { code: NO, text: format!("there is no hook event {event:?}; `agent-relay hook --help` lists them") });
+    }
+    let Some(runner) = Runner::from_env(until) else {
+        return Ok(OK);
+    };
+    // A bare word needs no payload, so a shell's standard input is left alone.
+    let bare = matches!(event, "busy" | "idle" | "error" | "offline");
+    let (payload, trouble) = match if bare { Ok(Value::Null) } else { payload(until - LIMIT / 4) } {
+        Ok(payload) => (payload, None),
+        Err(trouble) => (Value::Null, Some(trouble)),
+    };
+    if event == "stop" && payload.get("stop_hook_active") != Some(&json!(true)) && trouble.is_none() {
+        // Only where the agent answers itself is it held back, once, for what it owes (D-41, R-181).
+        let owed = runner.ask("GET", "/reply-obligations", "", OWED_LIMIT).map(|(_, owed)| owed).unwrap_or_default();
+        if let Some(decision) = decision(&owed) {
+            print::line(&decision.to_string());
+            return Ok(OK);
+        }
+    }
+    let mut post = post_for(event, &payload).unwrap_or_default();
+    if let Some(session) = env(ENV_PROVIDER_SESSION) {
+        post["providerSessionId"] = json!(session);
+    }
+    // Whatever failed on the way: the status is posted (R-180).
+    let told = runner.ask("POST", "/status", &post.to_string(), LIMIT);
+    if let (Some(trouble), Some(_)) = (trouble, told) {
+        runner.ask("POST", "/hook-fatal", &json!({"hook": event, "error": trouble}).to_string(), LIMIT);
+    }
+    Ok(OK)
+}
+
+/// What makes the provider go on, if it owes answers and is to give them itself.
+fn decision(owed: &Value) -> Option<Value> {
+    let list = owed.get("obligations")?.as_array()?;
+    if owed.get("replyMode").and_then(Value::as_str) != Some("explicit") || list.is_empty() {
+        return None;
+    }
+    let names: Vec<String> =
+        list.iter().take(20).map(|item| format!("#{} from {}", item["messageId"], item["from"].as_str().unwrap_or("?"))).collect();
+    let reason = format!(
+        "You owe an answer to relay message {}. Answer each with `agent-relay reply <id> --stdin` (or react with `agent-relay react <id> <emoji>`), then stop.",
+        names.join(", ")
+    );
+    Some(json!({"decision": "block", "reason": reason}))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_become_posts() {
+        for (event, payload, want) in [
+            ("stop", json!({}), json!({"status": "idle", "clear": ["subagent"]})),
+            ("user-prompt-submit", json!({"prompt": "x"}), json!({"status": "busy"})),
+            (
+                "subagent-start",
+                json!({"agent_id": "s1", "agent_type": "Explore"}),
+                json!({"status": "busy", "reason": "subagent", "id": "s1", "label": "Explore"}),
+            ),
+            ("session-end", json!({"reason": "clear"}), json!({"status": "idle", "clear": ["subagent"]})),
+            ("session-end", json!({"reason": "logout"}), json!({"status": "offline"})),
+        ] {
+            assert_eq!(post_for(event, &payload), Some(want), "{event}");
+        }
+        assert_eq!(post_for("stp", &Value::Null), None);
+    }
+
+    #[test]
+    fn only_an_agent_that_answers_itself_is_held_back() {
+        let owed = |mode: &str, ids: &[u64]| {
+            let list: Vec<Value> = ids.iter().map(|id| json!({"messageId": id, "from": "user"})).collect();
+            json!({"obligations": list, "replyMode": mode})
+        };
+        assert!(decision(&owed("explicit", &[12])).is_some_and(|d| d["decision"] == "block" && d["reason"].to_string().contains("#12")));
+        for owed in [owed("auto", &[12]), owed("explicit", &[]), json!({}), Value::Null] {
+            assert_eq!(decision(&owed), None, "{owed}");
+        }
+    }
+}

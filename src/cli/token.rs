@@ -1,0 +1,119 @@
+//! `token`, `whoami`, `label`.
+
+use serde_json::{Value, json};
+
+use super::args::{Label, Token, Whoami};
+use super::client::Client;
+use super::exit::{Failure, OK, Outcome};
+use super::print;
+use crate::config::{Global, env};
+use crate::wire::api::{TokenRecord, encode, path};
+
+/// Life of an agent's token unless said otherwise, seconds.
+const AGENT_TTL: u64 = 24 * 3600;
+/// Life of other tokens unless said otherwise, seconds.
+const OTHER_TTL: u64 = 365 * 24 * 3600;
+
+/// `token`
+pub fn token(token: &Token) -> Outcome {
+    let words: Vec<&str> = token.action.iter().map(String::as_str).collect();
+    let client = Client::of_hub(&crate::config::home()?)?;
+    match words.as_slice() {
+        ["create"] => create(&client, token),
+        ["list"] | [] => list(&client, token.json),
+        ["revoke", jti] => {
+            client.call("DELETE", &format!("{}/{}", path::TOKENS, encode(jti)), None)?;
+            print::line(&format!("{jti} is revoked"));
+            Ok(OK)
+        }
+        ["revoke"] => Err(Failure::usage("say which token: `agent-relay token list` shows their ids")),
+        [word, ..] => Err(Failure::usage(format!("token knows create, list and revoke ID, not {word:?}"))),
+    }
+}
+
+fn create(client: &Client, token: &Token) -> Outcome {
+    let profile = token.profile.clone().unwrap_or_else(|| if token.agent.is_some() { "provider-agent" } else { "operator" }.into());
+    let ttl = token.ttl.unwrap_or(if token.agent.is_some() { AGENT_TTL } else { OTHER_TTL });
+    let mut body = json!({"profileId": profile, "ttlSeconds": ttl});
+    if let Some(agent) = &token.agent {
+        body["agentId"] = json!(agent);
+    }
+    if let Some(scopes) = &token.scopes {
+        body["scopes"] = json!(scopes.split(',').map(str::trim).filter(|scope| !scope.is_empty()).collect::<Vec<_>>());
+    }
+    let made = client.call("POST", path::TOKENS, Some(&body))?;
+    match token.json {
+        true => print::line(&made.to_string()),
+        // Alone on standard output, for a pipe into a file of its own; the rest is for people.
+        false => {
+            let record: TokenRecord = serde_json::from_value(made["record"].clone()).unwrap_or_default();
+            print::complain(&format!("{} {}, {}", record.profile_id, record.jti, ends(&record)));
+            print::line(made["token"].as_str().unwrap_or_default());
+        }
+    }
+    Ok(OK)
+}
+
+fn ends(record: &TokenRecord) -> String {
+    match record.expires_at {
+        None => "never ends".into(),
+        Some(end) if end * 1000 > print::now_ms() => format!("ends in {}", print::span(end * 1000 - print::now_ms())),
+        Some(_) => "has ended".into(),
+    }
+}
+
+fn list(client: &Client, as_json: bool) -> Outcome {
+    let answer = client.call("GET", path::TOKENS, None)?;
+    let tokens = answer["tokens"].as_array().cloned().unwrap_or_default();
+    if as_json {
+        tokens.iter().for_each(|token| print::line(&token.to_string()));
+        return Ok(OK);
+    }
+    let mut rows = vec![["ID", "PROFILE", "AGENT", "AGE", "END"].map(String::from).to_vec()];
+    for token in tokens {
+        let record: TokenRecord = serde_json::from_value(token).unwrap_or_default();
+        let age = print::span(print::now_ms() - record.issued_at * 1000);
+        let end = ends(&record);
+        rows.push(vec![record.jti, record.profile_id, record.agent_id.unwrap_or_else(|| "-".into()), age, end]);
+    }
+    print::table(&rows);
+    Ok(OK)
+}
+
+/// `whoami`
+pub fn whoami(whoami: &Whoami) -> Outcome {
+    let global = Global::load(None, None)?;
+    let client = Client::new(&global)?;
+    let (status, record) = client.raw("GET", &format!("{}/self", path::TOKENS), None)?;
+    if status == 401 {
+        client.call("GET", path::AGENTS, None)?; // the relay's own sentence, with the cure
+    }
+    // Other relays may not tell about tokens.
+    let record: TokenRecord = if status == 200 { serde_json::from_value(record).unwrap_or_default() } else { TokenRecord::default() };
+    let name = record.agent_id.clone().or_else(|| env("AGENT_RELAY_ID")).unwrap_or_else(|| crate::wire::api::USER.into());
+    if whoami.json {
+        print::line(&json!({"id": name, "relayUrl": global.relay_url, "home": global.home, "token": record}).to_string());
+        return Ok(OK);
+    }
+    print::line(&print::harmless(&format!("{name} at {}", global.relay_url)));
+    if !record.profile_id.is_empty() {
+        print::line(&format!("  token   {} {}, {}", record.profile_id, record.jti, ends(&record)));
+        print::line(&format!("  scopes  {}", record.scopes.join(", ")));
+    }
+    Ok(OK)
+}
+
+/// `label`
+pub fn label(label: &Label) -> Outcome {
+    let new = match (&label.label, label.clear) {
+        (Some(name), false) if !name.trim().is_empty() && !name.contains(':') => json!(name.trim()),
+        (Some(name), false) => return Err(Failure::usage(format!("{name:?} cannot be a label: not empty, no colon"))),
+        (None, true) => Value::Null,
+        _ => return Err(Failure::usage("say the new label, or --clear")),
+    };
+    let client = Client::new(&Global::load(None, None)?)?;
+    let card = client.call("PUT", &path::agent_part(&label.agent, "label"), Some(&json!({"label": new})))?;
+    let now = card["label"].as_str().map(|name| format!("has the label {name}")).unwrap_or_else(|| "has no label".into());
+    print::line(&print::harmless(&format!("{} {now}", label.agent)));
+    Ok(OK)
+}

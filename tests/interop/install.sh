@@ -1,0 +1,31 @@
+#!/bin/sh
+# Installs the real agents, once, into INTEROP_DIR (default target/interop); a second run finds them there.
+set -eu
+dir=${INTEROP_DIR:-target/interop}
+mkdir -p "$dir/bin"
+dir=$(cd "$dir" && pwd)
+command -v npm >/dev/null || { echo "interop: npm is missing; install it with: sudo apt-get install npm" >&2; exit 3; }
+arch=$(uname -m)
+case $arch in
+  x86_64) cpu=x64 ;;
+  aarch64) cpu=arm64 ;;
+  *) echo "interop: no agents for $arch" >&2; exit 3 ;;
+esac
+# name, package, version: each in a folder of its own, complete when the mark stands there.
+get() {
+  [ -e "$dir/$1/done-$3" ] && return 0
+  rm -rf "${dir:?}/$1"
+  mkdir -p "$dir/$1"
+  echo "interop: installing $2 $3"
+  npm install --prefix "$dir/$1" --no-audit --no-fund --ignore-scripts --loglevel=error "$2@$3" >&2
+  : >"$dir/$1/done-$3"
+}
+get node "node-linux-$cpu" 24.21.0
+get opencode "opencode-linux-$cpu" 1.18.33
+get claude-agent @agentclientprotocol/claude-agent-acp 0.100.0
+ln -sf "$dir/opencode/node_modules/opencode-linux-$cpu/bin/opencode" "$dir/bin/opencode"
+cat >"$dir/bin/claude-agent-acp" <<END
+#!/bin/sh
+exec "$dir/node/node_modules/node-linux-$cpu/bin/node" "$dir/claude-agent/node_modules/@agentclientprotocol/claude-agent-acp/dist/index.js" "\$@"
+END
+chmod +x "$dir/bin/claude-agent-acp"
