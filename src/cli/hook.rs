@@ -14,7 +14,7 @@ use super::exit::{Failure, NO, OK, Outcome};
 use super::print;
 use crate::config::env;
 use crate::os;
-use crate::wire::control::{ENV_CONTROL_TOKEN, ENV_PORT, ENV_PROVIDER_SESSION};
+use crate::wire::control::{ENV_CONTROL_TOKEN, ENV_PORT, ENV_PROVIDER_SESSION, ENV_REPLY_MODE};
 
 /// All that a hook may take.
 const LIMIT: Duration = Duration::from_secs(2);
@@ -135,7 +135,8 @@ pub fn hook(event: &str) -> Outcome {
         Ok(payload) => (payload, None),
         Err(trouble) => (Value::Null, Some(trouble)),
     };
-    if event == "stop" && payload.get("stop_hook_active") != Some(&json!(true)) && trouble.is_none() {
+    let explicit = env(ENV_REPLY_MODE).as_deref() == Some("explicit");
+    if event == "stop" && explicit && payload.get("stop_hook_active") != Some(&json!(true)) && trouble.is_none() {
         // Only where the agent answers itself is it held back, once, for what it owes (D-41, R-181).
         let owed = runner.ask("GET", "/reply-obligations", "", OWED_LIMIT).map(|(_, owed)| owed).unwrap_or_default();
         if let Some(decision) = decision(&owed) {

@@ -120,7 +120,11 @@ fn misuse(output: &str, words: &[&str]) -> String {
     let known = Top::get_args_info().commands;
     match words.first() {
         Some(word) if !word.starts_with('-') && !known.iter().any(|command| command.name == *word) => {
-            let near = known.iter().map(|command| (run::distance(command.name, word), command.name)).min().filter(|(edits, _)| *edits <= 2);
+            let near = known
+                .iter()
+                .map(|command| (run::distance(command.name, word), command.name))
+                .min()
+                .filter(|(edits, _)| *edits <= 2 && edits * 2 < word.len());
             let meant = near.map(|(_, name)| format!(" (did you mean {name}?)")).unwrap_or_default();
             format!("there is no command {word:?}{meant}; `agent-relay --help` lists them")
         }

@@ -11,7 +11,7 @@ use super::exit::{Failure, OK, Outcome};
 use super::print;
 use crate::clock::Clock;
 use crate::config::{Global, ProviderConfig, env};
-use crate::core::agent::config::AgentConfig;
+use crate::core::agent::config::{AgentConfig, ReplyMode};
 use crate::core::matching::Identity;
 use crate::edge::gate;
 use crate::edge::http::{Base, Http};
@@ -23,7 +23,7 @@ use crate::runtime::agent::{Parts, run};
 use crate::secret::Secret;
 use crate::wire::VERSION;
 use crate::wire::bus::Registration;
-use crate::wire::control::RunnerInfo;
+use crate::wire::control::{ENV_REPLY_MODE, RunnerInfo};
 
 /// What happens to an unknown option before `--` (D-6).
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -452,6 +452,9 @@ fn provider_env(settings: &Settings) -> Vec<(String, String)> {
         }
     }
     let program = std::env::current_exe().map(|path| path.to_string_lossy().into_owned()).unwrap_or_default();
+    if settings.config.reply_mode == ReplyMode::Explicit {
+        all.push((ENV_REPLY_MODE.into(), "explicit".into()));
+    }
     for (name, value) in [
         ("AGENT_RELAY_RUNNER_ID", settings.runner_id.clone()),
         ("AGENT_RELAY_ID", settings.agent_id.clone()),

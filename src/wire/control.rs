@@ -34,5 +34,7 @@ pub const ENV_PORT: &str = "AGENT_RELAY_RUNNER_PORT";
 pub const ENV_CONTROL_TOKEN: &str = "AGENT_RELAY_RUNNER_TOKEN";
 /// Environment of the provider: random id of this provider process.
 pub const ENV_PROVIDER_SESSION: &str = "AGENT_RELAY_PROVIDER_SESSION_ID";
+/// Environment of the provider: `explicit` where the agent answers itself (D-41); only then a hook looks what it owes.
+pub const ENV_REPLY_MODE: &str = "AGENT_RELAY_REPLY_MODE";
 /// Levels of `/log-level`, lowest first.
 pub const LOG_LEVELS: [&str; 5] = ["debug", "info", "warn", "error", "fatal"];

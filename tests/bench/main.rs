@@ -52,6 +52,9 @@ fn main() {
     if on("post") {
         post();
     }
+    if on("hook") {
+        hook();
+    }
     if on("idle") {
         idle();
     }
@@ -595,20 +598,132 @@ fn post() {
             let _ = socket.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 11\r\nConnection: close\r\n\r\n{\"ok\":true}");
         }
     });
-    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    let tiny = tiny();
+    let (mut ours, mut theirs, mut tinys) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..4200 {
-        let (a, b) = (one_shot(port, &token), one_shot(bare, &token));
+        let (a, b, c) = (one_shot(port, &token), one_shot(bare, &token), one_shot(tiny, &token));
         if round >= 200 {
             ours.push(a);
             theirs.push(b);
+            tinys.push(c);
         }
     }
     let (a50, a99) = (percentile(&mut ours, 0.5), percentile(&mut ours, 0.99));
     let (b50, b99) = (percentile(&mut theirs, 0.5), percentile(&mut theirs, 0.99));
+    let (c50, c99) = (percentile(&mut tinys, 0.5), percentile(&mut tinys, 0.99));
     let ratio = a99.as_secs_f64() / b99.as_secs_f64();
     row(
         "status post, one-shot, p99",
         "≤ 1.5 × a bare std server",
         format!("{} against {}: {ratio:.2} × (p50 {} against {})", us(a99), us(b99), us(a50), us(b50)),
     );
+    row("… the same at tiny_http, two workers, without a gate in front", "–", format!("p99 {}, p50 {}", us(c99), us(c50)));
+    let (ours, theirs) = (kept(port, &token), kept(tiny, &token));
+    row(
+        "status post, 16 kept connections for 2 s: posts of the slowest client, worst post",
+        "nobody starved, ≤ 100 ms",
+        format!("{} posts, {}; tiny_http {} posts, {}", ours.0, ms(ours.1), theirs.0, ms(theirs.1)),
+    );
+}
+
+/// The designed library as it would serve the routes: two workers, answers at once.
+fn tiny() -> u16 {
+    let server = Arc::new(tiny_http::Server::http("127.0.0.1:0").expect("binds"));
+    let port = server.server_addr().to_ip().expect("an address").port();
+    for _ in 0..2 {
+        let server = server.clone();
+        std::thread::spawn(move || {
+            while let Ok(mut request) = server.recv() {
+                let mut body = String::new();
+                let _ = request.as_reader().read_to_string(&mut body);
+                let _ = request.respond(tiny_http::Response::from_string("{\"ok\":true}"));
+            }
+        });
+    }
+    port
+}
+
+/// 16 clients that keep their connections: posts of the one that got the fewest, and the longest wait of all.
+fn kept(port: u16, token: &str) -> (u64, Duration) {
+    let clients: Vec<_> = (0..16)
+        .map(|_| {
+            let token = token.to_string();
+            std::thread::spawn(move || {
+                let body = "{\"status\":\"idle\"}";
+                let request = format!(
+                    "POST /status HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nContent-Length: {}\r\n\r\n{body}",
+                    body.len()
+                );
+                let mut socket = TcpStream::connect(("127.0.0.1", port)).expect("connects");
+                let _ = socket.set_nodelay(true).and_then(|_| socket.set_read_timeout(Some(Duration::from_secs(3))));
+                let (mut posts, mut worst, begin) = (0u64, Duration::ZERO, Instant::now());
+                let mut buffer = [0u8; 4096];
+                while begin.elapsed() < Duration::from_secs(2) {
+                    let at = Instant::now();
+                    let answered = socket.write_all(request.as_bytes()).is_ok() && matches!(socket.read(&mut buffer), Ok(1..));
+                    worst = worst.max(at.elapsed());
+                    if !answered {
+                        break;
+                    }
+                    posts += 1;
+                }
+                (posts, worst)
+            })
+        })
+        .collect();
+    let all: Vec<(u64, Duration)> = clients.into_iter().map(|client| client.join().expect("joins")).collect();
+    (all.iter().map(|one| one.0).min().unwrap_or(0), all.iter().map(|one| one.1).max().unwrap_or_default())
+}
+
+// ---- processes
+
+/// What a hook costs as a whole process, beside a shell that posts with curl; and what starting costs.
+fn hook() {
+    let setup = setup("hook", &[&BIN, "demo-agent"], &[]);
+    let info: Value =
+        serde_json::from_str(&std::fs::read_to_string(setup.folder.0.join("agents/a/runner.json")).expect("info")).expect("JSON");
+    let port = info["controlUrl"].as_str().and_then(|url| url.rsplit(':').next()).expect("port").to_string();
+    let token = info["controlToken"].as_str().expect("token").to_string();
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/hooks/relay-hook.sh");
+    let curl = format!(
+        "set -euo pipefail; curl -s -o /dev/null -m 2 -X POST -H 'Content-Type: application/json' -H 'Authorization: Bearer {token}' \
+         -d '{{\"status\":\"idle\"}}' http://127.0.0.1:{port}/status"
+    );
+    let payload = setup.folder.0.join("payload.json");
+    std::fs::write(&payload, json!({"session_id": "s", "hook_event_name": "Stop", "stop_hook_active": false}).to_string()).expect("writes");
+    let runs: [(&str, Vec<&str>); 5] = [
+        ("bash and curl", vec!["/bin/bash", "-c", &curl]),
+        ("hook stop, direct", vec![&BIN, "hook", "stop"]),
+        ("hook stop, through the shell script", vec!["/bin/sh", script, "stop"]),
+        ("agent-relay version", vec![&BIN, "version"]),
+        ("/bin/true", vec!["/bin/true"]),
+    ];
+    let mut times: Vec<Vec<Duration>> = vec![Vec::new(); runs.len()];
+    for round in 0..210 {
+        for (at, (name, words)) in runs.iter().enumerate() {
+            let mut command = command(&setup.folder.0);
+            command.env("AGENT_RELAY_RUNNER_PORT", &port).env("AGENT_RELAY_RUNNER_TOKEN", &token).env("AGENT_RELAY_BIN", &*BIN);
+            // As the provider's own process would: a post of another session is dropped, which costs the same.
+            command.env("AGENT_RELAY_PROVIDER_SESSION_ID", "bench").stdin(std::fs::File::open(&payload).expect("payload"));
+            let mut real = Command::new(words[0]);
+            real.env_clear().envs(command.get_envs().filter_map(|(name, value)| Some((name.to_owned(), value?.to_owned()))));
+            real.args(&words[1..]).stdin(std::fs::File::open(&payload).expect("payload")).stdout(Stdio::null()).stderr(Stdio::null());
+            let begin = Instant::now();
+            let status = real.status().expect("runs");
+            let took = begin.elapsed();
+            assert!(status.success(), "{name}");
+            if round >= 10 {
+                times[at].push(took);
+            }
+        }
+    }
+    let p50: Vec<Duration> = times.iter_mut().map(|times| percentile(times, 0.5)).collect();
+    let share =
+        |at: usize| format!("{}: {:.2} × ({} with bash and curl)", ms(p50[at]), p50[at].as_secs_f64() / p50[0].as_secs_f64(), ms(p50[0]));
+    row("stop hook as a whole process (payload, post), direct, p50", "≤ 0.15 × bash and curl", share(1));
+    row("… through a shell script", "≤ 0.25 ×", share(2));
+    let over = p50[3].saturating_sub(p50[4]);
+    row("process start: `agent-relay version`, p50", "≤ 1 ms over a nop", format!("{} ({} over /bin/true)", ms(p50[3]), us(over)));
+    let size = std::fs::metadata(&*BIN).map(|meta| meta.len()).unwrap_or(0) as f64 / 1e6;
+    row("binary, static, TLS included", "≤ 7 MB", format!("{size:.2} MB"));
 }
