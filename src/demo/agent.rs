@@ -43,6 +43,8 @@ pub enum Output {
     },
     /// Leave a child process behind.
     LeaveChild,
+    /// From now on neither the end of the input nor SIGTERM ends it.
+    GoDeaf,
     /// Die at once.
     Crash,
 }
@@ -57,7 +59,7 @@ pub struct Abilities {
 }
 
 /// Words that a message may begin with.
-pub const HELP: &str = "work [s], ask, slow [s], flood [MB], garbage, hang, crash, error, child, forget";
+pub const HELP: &str = "work [s], ask, slow [s], flood [MB], garbage, hang, crash, error, child, forget, uninvited, longline, deaf";
 
 #[derive(Debug)]
 struct Turn {
@@ -83,6 +85,9 @@ enum Step {
     Error,
     Child,
     Forget,
+    Uninvited,
+    LongLine,
+    Deaf,
     Word(String),
     ToolDone,
 }
@@ -270,6 +275,13 @@ impl DemoAgent {
                 }
                 Step::Child => self.out.push(Output::LeaveChild),
                 Step::Forget => disk.forget(),
+                Step::Deaf => self.out.push(Output::GoDeaf),
+                Step::LongLine => {
+                    // One real agent lists its commands in a line of 560 kB (ACP FACTS section 1, item 9).
+                    let command = json!({"name": "demo", "description": "d".repeat(1000)});
+                    self.update(&session, json!({"sessionUpdate": "available_commands_update", "availableCommands": vec![command; 560]}));
+                }
+                Step::Uninvited => return self.cancel(),
                 Step::Error => {
                     let id = turn.id.clone();
                     self.turn = None;
@@ -343,6 +355,9 @@ fn step_of(body: &str) -> Option<Step> {
         "error" => Step::Error,
         "child" => Step::Child,
         "forget" => Step::Forget,
+        "uninvited" => Step::Uninvited,
+        "longline" => Step::LongLine,
+        "deaf" => Step::Deaf,
         _ => return None,
     })
 }

@@ -74,6 +74,7 @@ pub fn serve(dir: PathBuf, abilities: Abilities) -> Result<(), String> {
     let mut output = std::io::stdout().lock();
     let mut lines = Lines::default();
     let mut buffer = vec![0u8; 64 << 10];
+    let mut deaf = false;
     loop {
         let left = agent.next_deadline().map(|at| at - now().tick);
         let timeout = left.map(|left| Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() });
@@ -84,7 +85,13 @@ pub fn serve(dir: PathBuf, abilities: Abilities) -> Result<(), String> {
         if ready {
             let size = rustix::io::read(stdin, &mut buffer[..]).unwrap_or(0);
             if size == 0 {
-                return Ok(());
+                return match deaf {
+                    // Only a SIGKILL ends it now.
+                    true => loop {
+                        std::thread::park();
+                    },
+                    false => Ok(()),
+                };
             }
             let mut whole = Vec::new();
             lines.push(&buffer[..size], |line| whole.push(String::from_utf8_lossy(line).into_owned()));
@@ -93,6 +100,11 @@ pub fn serve(dir: PathBuf, abilities: Abilities) -> Result<(), String> {
             }
         }
         for item in out {
+            if item == Output::GoDeaf {
+                deaf = true;
+                let heard = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+                let _ = signal_hook::flag::register(signal_hook::consts::SIGTERM, heard);
+            }
             carry_out(item, &mut output).map_err(|error| format!("cannot write to the client: {error}"))?;
         }
     }
@@ -110,6 +122,7 @@ fn carry_out(item: Output, output: &mut impl Write) -> std::io::Result<()> {
                 writeln!(output, "{line}")?;
             }
         }
+        Output::GoDeaf => {}
         Output::LeaveChild => {
             // In a group of its own, like the shell commands of some real agents (ACP FACTS section 8).
             use std::os::unix::process::CommandExt;

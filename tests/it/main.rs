@@ -3,5 +3,6 @@
 mod chaos;
 mod commands;
 mod outage;
+mod quirks;
 mod support;
 mod words;

@@ -1168,7 +1168,7 @@ impl World {
                     self.after_ms(1, Action::ProviderDies { runner, process, code: 1 });
                     return;
                 }
-                DemoOutput::Flood { .. } | DemoOutput::LeaveChild => {}
+                DemoOutput::Flood { .. } | DemoOutput::LeaveChild | DemoOutput::GoDeaf => {}
             }
         }
     }
