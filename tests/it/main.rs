@@ -5,4 +5,5 @@ mod commands;
 mod outage;
 mod quirks;
 mod support;
+mod tools;
 mod words;

@@ -1,0 +1,257 @@
+//! The rest of the command line, as people and scripts use it.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::support::{BIN, Machine, Running, wait_for};
+
+fn lines(text: &str) -> Vec<Value> {
+    text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+}
+
+#[test]
+fn threads_reactions_tasks_and_labels() {
+    let machine = Machine::new("tools");
+    let _hub = machine.hub();
+    let _runner = machine.runner("a");
+    machine.wait_status("a", "idle");
+    let id = machine.send("a", "hello");
+    machine.settle(&[id], 20);
+    let thread = machine.ok(&["thread", &id.to_string()]);
+    assert!(thread.contains(&format!("#{id} from user to a")) && thread.contains(&format!("answers #{id}")), "{thread}");
+    machine.ok(&["react", &id.to_string(), "\u{1F44D}"]);
+    assert!(machine.ok(&["message", &id.to_string()]).contains("\u{1F44D} by user"));
+    assert!(machine.ok(&["/get-message", &id.to_string()]).contains("hello"), "slash form");
+
+    let task = machine.ok(&["send", "a", "--task", "--json", "work 0"]);
+    let number = lines(&task)[0]["id"].to_string();
+    wait_for("the task to be done", 20, || machine.ok(&["tasks", "show", &number]).contains("done by a").then_some(()));
+    assert!(machine.ok(&["tasks", "--status", "open"]).contains("no tasks"));
+    assert!(machine.fails(2, &["tasks", "finish", "1"]).contains("show, start, block"));
+    assert!(machine.fails(1, &["tasks", "done", "99"]).contains("task"));
+
+    assert!(machine.ok(&["label", "a", "web"]).contains("has the label web"));
+    let id = machine.send("label:web", "by label");
+    machine.settle(&[id], 20);
+    assert!(machine.ok(&["label", "a", "--clear"]).contains("has no label"));
+    machine.fails(2, &["label", "a"]);
+    machine.fails(1, &["label", "nobody", "x"]);
+}
+
+#[test]
+fn tokens_are_made_listed_and_revoked() {
+    let mut machine = Machine::new("tokens");
+    let _hub = machine.hub();
+    let _runner = machine.runner("a");
+    machine.wait_status("a", "idle");
+    let made = lines(&machine.ok(&["token", "create", "--agent", "x", "--ttl", "100", "--scopes", "message:send,message:read", "--json"]));
+    let (token, jti) = (made[0]["token"].as_str().expect("token"), made[0]["record"]["jti"].as_str().expect("id").to_string());
+    assert_eq!(made[0]["record"]["scopes"], json!(["message:send", "message:read"]));
+    let list = machine.ok(&["token", "list"]);
+    assert!(list.contains(&jti) && !list.contains(token), "{list}");
+    machine.set("AGENT_RELAY_TOKEN", token);
+    let who = lines(&machine.ok(&["whoami", "--json"]));
+    assert_eq!((who[0]["id"].as_str(), who[0]["token"]["profileId"].as_str()), (Some("x"), Some("provider-agent")));
+    let id = machine.send("a", "from x");
+    assert!(machine.ok(&["message", &id.to_string()]).contains("from x to a"));
+    assert!(machine.fails(2, &["command", "a", "interrupt", "--no-wait"]).contains("scope"));
+    machine.set("AGENT_RELAY_TOKEN", "");
+    machine.ok(&["token", "revoke", &jti]);
+    machine.set("AGENT_RELAY_TOKEN", token);
+    assert!(machine.fails(2, &["whoami"]).contains("unknown or has expired"));
+}
+
+#[test]
+fn an_inbox_is_followed_over_a_hub_that_goes_and_comes_back() {
+    let machine = Machine::new("follow");
+    let mut hub = machine.hub();
+    machine.send("user", "before");
+    let mut command = machine.command(BIN);
+    let child = command.args(["inbox", "--follow", "--read", "--json"]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut follower = Running { child: child.spawn().expect("starts") };
+    let (told, heard) = std::sync::mpsc::channel();
+    let output = follower.child.stdout.take().expect("piped");
+    std::thread::spawn(move || {
+        for line in BufReader::new(output).lines().map_while(Result::ok) {
+            let body = serde_json::from_str::<Value>(&line).unwrap_or_default()["body"].as_str().unwrap_or_default().to_string();
+            let _ = told.send(body);
+        }
+    });
+    let next = || heard.recv_timeout(Duration::from_secs(20)).expect("a message");
+    assert_eq!(next(), "before");
+    machine.send("user", "live");
+    assert_eq!(next(), "live");
+    hub.kill();
+    let _hub = machine.hub();
+    machine.send("user", "after");
+    assert_eq!(next(), "after", "and nothing twice");
+    wait_for("all to be read", 10, || machine.ok(&["inbox"]).contains("no unread").then_some(()));
+}
+
+#[test]
+fn agents_are_watched() {
+    let machine = Machine::new("watch");
+    let _hub = machine.hub();
+    let mut command = machine.command(BIN);
+    let child = command.args(["agents", "--watch", "--json"]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut watcher = Running { child: child.spawn().expect("starts") };
+    let (told, heard) = std::sync::mpsc::channel();
+    let output = watcher.child.stdout.take().expect("piped");
+    std::thread::spawn(move || {
+        for line in BufReader::new(output).lines().map_while(Result::ok) {
+            let card: Value = serde_json::from_str(&line).unwrap_or_default();
+            let _ = told.send(format!("{} {}", card["id"].as_str().unwrap_or_default(), card["status"].as_str().unwrap_or_default()));
+        }
+    });
+    let sees = |what: &str| {
+        let until = Instant::now() + Duration::from_secs(20);
+        while heard.recv_timeout(until.saturating_duration_since(Instant::now())).expect(what) != what {}
+    };
+    let _runner = machine.runner("a");
+    sees("a idle");
+    machine.send("a", "work 1");
+    sees("a busy");
+    sees("a idle");
+}
+
+#[test]
+fn a_doctor_names_what_is_wrong_and_the_cure() {
+    let mut machine = Machine::new("doctor");
+    let ill = machine.run(&["doctor", "--json"]);
+    assert_eq!(ill.status.code(), Some(1));
+    let text = String::from_utf8_lossy(&ill.stdout).into_owned();
+    let finding = |text: &str, check: &str| lines(text).into_iter().find(|finding| finding["check"] == check).unwrap_or_default();
+    assert_eq!(finding(&text, "relay")["grade"], "fail");
+    assert!(finding(&text, "relay")["cure"].as_str().is_some_and(|cure| cure.contains("agent-relay hub")), "{text}");
+    let hub = machine.hub();
+    let well = machine.ok(&["doctor", "--json"]);
+    for check in ["home", "modes", "disk", "relay", "clock", "token"] {
+        assert_eq!(finding(&well, check)["grade"], "ok", "{check}: {well}");
+    }
+    // Others can read a secret; a token that nobody knows.
+    use std::os::unix::fs::PermissionsExt;
+    let config = machine.home.join("config.json");
+    std::fs::set_permissions(&config, std::fs::Permissions::from_mode(0o644)).expect("chmod");
+    machine.set("AGENT_RELAY_TOKEN", "unknown");
+    let ill = String::from_utf8_lossy(&machine.run(&["doctor", "--json"]).stdout).into_owned();
+    assert!(finding(&ill, "modes")["cure"].as_str().is_some_and(|cure| cure.contains("chmod")), "{ill}");
+    assert_eq!(finding(&ill, "token")["grade"], "fail");
+    drop(hub);
+}
+
+/// Runs `hook` as a provider would.
+fn hook(machine: &Machine, event: &str, payload: &[u8], env: &[(&str, String)]) -> (i32, String, Duration) {
+    let begin = Instant::now();
+    let mut command = machine.command(BIN);
+    command.args(["hook", event]).envs(env.iter().map(|(name, value)| (*name, value.as_str())));
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts");
+    let mut stdin = child.stdin.take().expect("piped");
+    let _ = stdin.write_all(payload);
+    // An empty payload stands for an input that never ends.
+    let open = payload.is_empty().then_some(stdin);
+    let output = child.wait_with_output().expect("ends");
+    drop(open);
+    (output.status.code().unwrap_or(-1), String::from_utf8_lossy(&output.stdout).into_owned(), begin.elapsed())
+}
+
+#[test]
+fn hooks_report_and_never_hold_a_session() {
+    let machine = Machine::new("hooks");
+    let _hub = machine.hub();
+    std::fs::create_dir_all(machine.home.join("providers")).expect("folder");
+    std::fs::write(machine.home.join("providers/acp.json"), "{\"replyMode\": \"explicit\"}").expect("config");
+    let _runner = machine.runner("a");
+    machine.wait_status("a", "idle");
+    let info: Value =
+        serde_json::from_str(&std::fs::read_to_string(machine.home.join("agents/a/runner.json")).expect("info")).expect("JSON");
+    let port = info["controlUrl"].as_str().and_then(|url| url.rsplit(':').next()).expect("a port").to_string();
+    let token = info["controlToken"].as_str().expect("token").to_string();
+    let env = |port: &str| {
+        vec![
+            ("AGENT_RELAY_RUNNER_PORT", port.to_string()),
+            ("AGENT_RELAY_RUNNER_TOKEN", token.clone()),
+            ("AGENT_RELAY_REPLY_MODE", "explicit".to_string()),
+        ]
+    };
+    let limit = Duration::from_millis(2300);
+    // No runner: quiet.
+    assert_eq!(hook(&machine, "stop", b"{}", &[]).0, 0);
+    assert_eq!(hook(&machine, "stop", b"{}", &env("1")).0, 0, "nobody listens there");
+    assert_eq!(hook(&machine, "busy", b"{}", &env(&port)).0, 0);
+    assert_eq!(machine.status("a")["status"], "busy");
+    let (code, out, _) = hook(&machine, "stop", b"{\"stop_hook_active\": false}", &env(&port));
+    assert_eq!((code, out.as_str(), machine.status("a")["status"].as_str()), (0, "", Some("idle")));
+    // Trouble of the hook is not the session's: the status is posted all the same, and the trouble is told to the runner.
+    hook(&machine, "busy", b"{}", &env(&port));
+    assert_eq!(hook(&machine, "stop", b"this is no JSON", &env(&port)).0, 0);
+    assert_eq!(machine.status("a")["status"], "idle");
+    wait_for("the report", 10, || machine.logs().contains("the payload is no JSON").then_some(()));
+    let (code, _, took) = hook(&machine, "stop", b"", &env(&port));
+    assert!(code == 0 && took < limit, "an input that never ends: {code} {took:?}");
+    // Somebody who takes the connection and says nothing.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
+    let (code, _, took) = hook(&machine, "stop", b"{}", &env(&silent.local_addr().expect("bound").port().to_string()));
+    assert!(code == 0 && took < limit, "a deaf runner: {code} {took:?}");
+    // What is owed holds an agent back once where it answers itself.
+    let id = machine.send("a", "a question");
+    let owed = wait_for("the obligation", 20, || {
+        let (_, out, _) = hook(&machine, "stop", b"{}", &env(&port));
+        (!out.is_empty()).then_some(out)
+    });
+    let decision: Value = serde_json::from_str(&owed).expect("JSON");
+    assert!(decision["decision"] == "block" && decision["reason"].to_string().contains(&format!("#{id}")), "{decision}");
+    assert_eq!(hook(&machine, "stop", b"{\"stop_hook_active\": true}", &env(&port)).1, "", "only once");
+    assert_eq!(hook(&machine, "no-such-event", b"{}", &env(&port)).0, 1);
+}
+
+#[test]
+fn a_hub_is_looked_after() {
+    let machine = Machine::new("hub-care");
+    let hub = machine.hub();
+    let ids: Vec<u64> = (0..50).map(|n| machine.send("user", &format!("{n} {}", "x".repeat(2000)))).collect();
+    let copy = machine.home.join("copy.sqlite").to_string_lossy().into_owned();
+    machine.ok(&["hub", "backup", &copy]);
+    assert!(machine.fails(2, &["hub", "backup", &copy]).contains("exists already"));
+    use std::os::unix::fs::PermissionsExt;
+    assert_eq!(std::fs::metadata(&copy).expect("a copy").permissions().mode() & 0o777, 0o600);
+    machine.ok(&["hub", "vacuum"]);
+    let status: Value = serde_json::from_str(&machine.ok(&["hub", "status", "--json"])).expect("JSON");
+    assert_eq!(
+        (status["now"]["lastMessageId"].as_u64(), status["process"]["pid"].as_u64()),
+        (ids.last().copied(), Some(hub.child.id() as u64))
+    );
+    assert!(machine.fails(2, &["hub", "stats"]).contains("status, backup FILE and vacuum"));
+    assert!(machine.fails(2, &["hub", "--listen", "0.0.0.0", "--port", "0"]).contains("already runs"));
+    drop(hub);
+    assert!(machine.fails(2, &["hub", "--listen", "0.0.0.0", "--port", "0"]).contains("--tls-cert"));
+    machine.ok(&["hub", "vacuum"]);
+    // A hub on the copy knows everything that was stored by then.
+    std::fs::rename(&copy, machine.home.join("hub/hub.sqlite")).expect("restores");
+    for rest in ["hub.sqlite-wal", "hub.sqlite-shm"] {
+        let _ = std::fs::remove_file(machine.home.join("hub").join(rest));
+    }
+    let _hub = machine.hub();
+    assert_eq!(lines(&machine.ok(&["inbox", "--all", "--json", "--limit", "100"])).len(), 50);
+}
+
+#[test]
+fn texts_for_shells_and_manuals_are_made() {
+    let machine = Machine::new("generate");
+    for (what, word) in
+        [("bash", "complete -o default"), ("zsh", "#compdef"), ("fish", "complete -c"), ("man", ".TH"), ("unit", "[Service]")]
+    {
+        assert!(machine.ok(&["generate", what]).contains(word), "{what}");
+    }
+    assert!(machine.fails(2, &["generate", "csh"]).contains("bash, zsh, fish, man or unit"));
+    let script = machine.home.join("completion.bash");
+    std::fs::create_dir_all(&machine.home).expect("folder");
+    std::fs::write(&script, machine.ok(&["generate", "bash"])).expect("writes");
+    let text = format!(". {}; COMP_WORDS=(agent-relay ta); COMP_CWORD=1; _agent_relay; echo \"${{COMPREPLY[@]}}\"", script.display());
+    let output = machine.command("/bin/bash").args(["-c", &text]).output().expect("bash");
+    assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "tasks");
+    assert!(machine.ok(&["guide"]).contains("agent-relay reply"));
+    assert!(machine.fails(2, &["agnets"]).contains("did you mean agents?"));
+}
