@@ -9,6 +9,7 @@ use tungstenite::{Error as WsError, Message as WsMessage, WebSocket};
 use super::exit::Failure;
 use crate::config::Global;
 use crate::core::Cause;
+use crate::core::limits::SILENCE_MAX;
 use crate::edge::http::{Base, Http};
 use crate::edge::stream::Stream;
 use crate::os;
@@ -85,7 +86,7 @@ impl Client {
             other => Failure::unreachable(other.to_string()),
         };
         let socket = crate::edge::bus::connect(&self.base, &self.token).map_err(refused)?;
-        let mut follow = Follow { socket };
+        let mut follow = Follow { socket, heard: Instant::now() };
         let instance = format!("{:032x}", u128::from_le_bytes(os::random_bytes::<16>()));
         let registration = Registration {
             role: "channel".into(),
@@ -119,6 +120,7 @@ impl Client {
 /// An open subscription.
 pub struct Follow {
     socket: WebSocket<Stream>,
+    heard: Instant,
 }
 
 impl Follow {
@@ -130,11 +132,15 @@ impl Follow {
         }
     }
 
-    /// The next frame; `None` when the time is over.
+    /// The next frame; `None` when the time is over. A relay that says nothing at all for [`SILENCE_MAX`] is gone: it pings.
     pub fn next(&mut self, limit: Duration) -> Result<Option<RelayFrame>, Failure> {
         let until = Instant::now() + limit;
         loop {
-            match self.socket.read() {
+            let read = self.socket.read();
+            if read.is_ok() {
+                self.heard = Instant::now();
+            }
+            match read {
                 Ok(WsMessage::Text(text)) => {
                     if let Ok(frame) = RelayFrame::parse(&text) {
                         return Ok(Some(frame));
@@ -148,7 +154,11 @@ impl Follow {
                     if left.is_zero() {
                         return Ok(None);
                     }
-                    os::wait(&mut [PollFd::new(self.socket.get_ref(), PollFlags::IN)], Some(left));
+                    let silent = SILENCE_MAX.saturating_sub(self.heard.elapsed());
+                    if silent.is_zero() {
+                        return Err(Failure::unreachable("the relay is gone: nothing was heard of it"));
+                    }
+                    os::wait(&mut [PollFd::new(self.socket.get_ref(), PollFlags::IN)], Some(left.min(silent)));
                 }
                 Err(error) => {
                     return Err(Failure::unreachable(format!("the relay is gone: {error}")));

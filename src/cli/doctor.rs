@@ -1,8 +1,9 @@
 //! `doctor`: everything that an agent on this machine needs, one line each, with the cure.
 
+use std::io::Read;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
 use serde_json::json;
@@ -189,19 +190,42 @@ fn first_line(program: &str, arguments: &[&str], limit: Duration) -> Result<Stri
     command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     os::prepare_child(&mut command);
     let mut child = command.spawn().map_err(|error| error.to_string())?;
-    // Its end as a descriptor, so that the wait has a limit.
-    let pid = rustix::process::Pid::from_child(&child);
-    let ended = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).map_err(|error| error.to_string())?;
-    let mut fds = [PollFd::new(&ended, PollFlags::IN)];
-    os::wait(&mut fds, Some(limit));
-    if !os::is_ready(&fds[0]) {
-        os::kill_group(child.id(), rustix::process::Signal::KILL);
-        let _ = child.wait();
-        return Err(format!("it did not answer within {} s", limit.as_secs_f32()));
+    let outcome = read_first_line(&mut child, limit);
+    // Whatever it started must not stay, and must not hold us: updaters like to inherit the output.
+    os::kill_group(child.id(), rustix::process::Signal::KILL);
+    let _ = child.wait();
+    outcome
+}
+
+/// Reads until a line is there, the output ends, or the time is over.
+fn read_first_line(child: &mut std::process::Child, limit: Duration) -> Result<String, String> {
+    let (Some(mut stdout), Some(mut stderr)) = (child.stdout.take(), child.stderr.take()) else {
+        return Err("its output cannot be read".into());
+    };
+    let until = Instant::now() + limit;
+    let (mut texts, mut open) = ([Vec::new(), Vec::new()], [true, true]);
+    let line = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_start().lines().next().unwrap_or_default().trim().to_string();
+    while open[0] || (open[1] && texts[0].is_empty()) {
+        let ready = {
+            let mut fds = [PollFd::new(&stdout, PollFlags::IN), PollFd::new(&stderr, PollFlags::IN)];
+            let wanted = if open[1] { &mut fds[..] } else { &mut fds[..1] };
+            os::wait(wanted, Some(until.saturating_duration_since(Instant::now())));
+            [open[0] && os::is_ready(&fds[0]), open[1] && os::is_ready(&fds[1])]
+        };
+        if !ready[0] && !ready[1] {
+            return Err(format!("it did not answer within {} s", limit.as_secs_f32()));
+        }
+        let mut piece = [0u8; 4096];
+        for (at, pipe) in [&mut stdout as &mut dyn Read, &mut stderr].into_iter().enumerate().filter(|(at, _)| ready[*at]) {
+            let size = pipe.read(&mut piece).unwrap_or(0);
+            texts[at].extend_from_slice(&piece[..size]);
+            open[at] = size > 0 && texts[at].len() < 65_536;
+        }
+        if texts[0].contains(&b'\n') && !line(&texts[0]).is_empty() {
+            break;
+        }
     }
-    let output = child.wait_with_output().map_err(|error| error.to_string())?;
-    let text = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).trim().to_string());
-    Ok(text.iter().find(|text| !text.is_empty()).and_then(|text| text.lines().next()).unwrap_or_default().to_string())
+    Ok(texts.iter().map(|text| line(text)).find(|text| !text.is_empty()).unwrap_or_default())
 }
 
 fn providers(findings: &mut Findings) {

@@ -23,7 +23,7 @@ const OWED_LIMIT: Duration = Duration::from_millis(500);
 /// Bytes of a payload; what is longer is cut off and counts as unreadable.
 const PAYLOAD_BYTES_MAX: u64 = 4 << 20;
 /// Bytes of an answer of the runner.
-const ANSWER_BYTES_MAX: u64 = 1 << 20;
+const ANSWER_BYTES_MAX: usize = 1 << 20;
 
 /// What an event means for the status: the word, and further fields of the post.
 fn post_for(event: &str, payload: &Value) -> Option<Value> {
@@ -81,9 +81,18 @@ impl Runner {
             body.len()
         );
         socket.write_all((head + body).as_bytes()).ok()?;
-        socket.set_read_timeout(Some(left())).ok()?;
-        let mut answer = Vec::new();
-        socket.take(ANSWER_BYTES_MAX).read_to_end(&mut answer).ok()?;
+        // The limit counts for the whole answer, not for each piece of it.
+        let (mut answer, mut piece, end) = (Vec::new(), [0u8; 4096], Instant::now() + left());
+        loop {
+            socket.set_read_timeout(Some(end.saturating_duration_since(Instant::now()).max(Duration::from_millis(1)))).ok()?;
+            match socket.read(&mut piece).ok()? {
+                0 => break,
+                size => answer.extend_from_slice(&piece[..size]),
+            }
+            if answer.len() > ANSWER_BYTES_MAX || Instant::now() >= end {
+                return None;
+            }
+        }
         let end = answer.windows(4).position(|four| four == b"\r\n\r\n")?;
         let status = std::str::from_utf8(answer.get(9..12)?).ok()?.parse().ok()?;
         Some((status, serde_json::from_slice(&answer[end + 4..]).unwrap_or(Value::Null)))

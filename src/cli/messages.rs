@@ -1,6 +1,5 @@
 //! `send`, `inbox`, `get-message`, `thread`, `reply`, `react`, `tasks`.
 
-use std::collections::BTreeSet;
 use std::io::Read;
 use std::time::{Duration, Instant};
 
@@ -109,9 +108,10 @@ pub fn inbox(inbox: &Inbox) -> Outcome {
     if inbox.follow {
         return follow_inbox(&client, inbox, &whose);
     }
-    let messages = fetch(&client, inbox, &whose)?;
+    let messages = fetch(&client, inbox, &whose, 0)?;
     for message in &messages {
-        tell(&client, inbox, &whose, message)?;
+        show_line(inbox, message);
+        mark(&client, inbox, &whose, message)?;
     }
     if messages.is_empty() && !inbox.json {
         print::line(&format!("no {}messages for {whose}", if inbox.all { "" } else { "unread " }));
@@ -119,22 +119,27 @@ pub fn inbox(inbox: &Inbox) -> Outcome {
     Ok(OK)
 }
 
-fn fetch(client: &Client, inbox: &Inbox, whose: &str) -> Result<Vec<Message>, Failure> {
+/// A page of an inbox; behind a message if `since` is not 0.
+fn fetch(client: &Client, inbox: &Inbox, whose: &str, since: u64) -> Result<Vec<Message>, Failure> {
     let unread = if inbox.all { "" } else { "&unread=true" };
     let mirror = if inbox.mirror { "" } else { "&mirror=false" };
-    let query = format!("{}?for={}&limit={}{unread}{mirror}", path::MESSAGES, encode(whose), inbox.limit.clamp(1, 1000));
+    let since = if since > 0 { format!("&since={since}") } else { String::new() };
+    let query = format!("{}?for={}&limit={}{unread}{mirror}{since}", path::MESSAGES, encode(whose), inbox.limit.clamp(1, 1000));
     let mut messages = messages_of(&client.call("GET", &query, None)?);
     // A relay that does not know the wish sends the mirror all the same.
     messages.retain(|message| inbox.mirror || !message.is_session_mirror());
     Ok(messages)
 }
 
-/// Shows a message, then marks it: whoever is killed between sees it again, never not at all.
-fn tell(client: &Client, inbox: &Inbox, whose: &str, message: &Message) -> Result<(), Failure> {
+fn show_line(inbox: &Inbox, message: &Message) {
     match inbox.json {
         true => print::line(&json!(message).to_string()),
         false => show(message, Some(300)),
     }
+}
+
+/// After it was shown: whoever is killed between sees it again, never not at all.
+fn mark(client: &Client, inbox: &Inbox, whose: &str, message: &Message) -> Result<(), Failure> {
     if inbox.read {
         client.call("POST", &path::message_part(message.id, "read"), Some(&json!({"agentId": whose})))?;
     }
@@ -143,12 +148,11 @@ fn tell(client: &Client, inbox: &Inbox, whose: &str, message: &Message) -> Resul
 
 /// Between two tries to reach the relay again.
 const FOLLOW_RETRY: Duration = Duration::from_secs(2);
-/// Ids that were shown and are remembered while following.
-const SHOWN_MAX: usize = 4096;
 
 /// Shows what is there and what comes, over outages of the relay too.
 fn follow_inbox(client: &Client, inbox: &Inbox, whose: &str) -> Outcome {
-    let mut shown: BTreeSet<u64> = BTreeSet::new();
+    // The highest id that was shown: ids ascend, so what comes has a higher one.
+    let mut shown = 0;
     let mut away = false;
     loop {
         let lost = match follow_once(client, inbox, whose, &mut shown, &mut away) {
@@ -164,33 +168,29 @@ fn follow_inbox(client: &Client, inbox: &Inbox, whose: &str) -> Outcome {
     }
 }
 
-fn follow_once(
-    client: &Client,
-    inbox: &Inbox,
-    whose: &str,
-    shown: &mut BTreeSet<u64>,
-    away: &mut bool,
-) -> Result<std::convert::Infallible, Failure> {
+fn follow_once(client: &Client, inbox: &Inbox, whose: &str, shown: &mut u64, away: &mut bool) -> Result<std::convert::Infallible, Failure> {
     // Listening begins before looking, so that nothing slips through between.
     let mut follow = client.follow(&["message.new"], &[whose])?;
     *away = false;
-    let mut fresh = fetch(client, inbox, whose)?;
+    // What was shown when the relay went may not be marked yet.
+    let mut since = if inbox.read && !inbox.all { 0 } else { *shown };
     loop {
-        for message in fresh {
-            if shown.insert(message.id) {
-                tell(client, inbox, whose, &message)?;
+        // Page by page until there is no more: an event only says that it is time to look, so none can be missed.
+        loop {
+            let page = fetch(client, inbox, whose, since)?;
+            for message in &page {
+                if message.id > *shown {
+                    show_line(inbox, message);
+                    *shown = message.id;
+                }
+                mark(client, inbox, whose, message)?;
+                since = message.id;
             }
-            if shown.len() > SHOWN_MAX {
-                shown.pop_first();
+            if page.is_empty() {
+                break;
             }
         }
-        fresh = match follow.next(Duration::from_secs(3600))? {
-            Some(RelayFrame::Event { event, data, .. }) if event == "message.new" => serde_json::from_value::<Message>(data)
-                .into_iter()
-                .filter(|message| message.id > 0 && (inbox.mirror || !message.is_session_mirror()))
-                .collect(),
-            _ => Vec::new(),
-        };
+        while !matches!(follow.next(Duration::from_secs(3600))?, Some(RelayFrame::Event { event, .. }) if event == "message.new") {}
     }
 }
 

@@ -224,8 +224,8 @@ fn settings(typed: &Typed, provider: &provider::Provider) -> Result<Settings, Fa
     let mode = value("--approval").or_else(|| env("AGENT_RELAY_APPROVAL")).unwrap_or_else(|| config.default_approval_mode.clone());
     let approval = ApprovalMode::parse(&mode)
         .ok_or_else(|| Failure::usage(format!("the approval mode {mode:?} is not known; use open, guarded or read-only")))?;
-    let preset = preset(provider, value("--preset").as_deref())?;
-    let mut command: Vec<String> = match preset {
+    let named = preset(provider, value("--preset").as_deref())?;
+    let mut command: Vec<String> = match named {
         // What follows `--` are further arguments of the known agent.
         Some(preset) => preset.command.iter().map(|word| word.to_string()).chain(typed.provider_args.clone()).collect(),
         None => typed.provider_args.clone(),
@@ -236,6 +236,14 @@ fn settings(typed: &Typed, provider: &provider::Provider) -> Result<Settings, Fa
     if command.is_empty() {
         command = config.command.clone().into_iter().chain(config.default_args.clone()).collect();
     }
+    // A known agent that was typed out is the same agent.
+    let preset = named.or_else(|| {
+        let program = command.first().map(|program| program.rsplit('/').next().unwrap_or_default().to_string());
+        let known = |preset: &&Preset| {
+            preset.command.first().copied() == program.as_deref() && command[1..].starts_with(&words(&preset.command[1..]))
+        };
+        (provider.presets)().into_iter().find(known)
+    });
     if command.is_empty() && provider.needs_command {
         let example = format!("agent-relay run {0} --preset opencode` or `agent-relay run {0} -- opencode acp", provider.name);
         return Err(Failure::usage(format!("say which agent to run: `{example}`")));
@@ -258,6 +266,10 @@ fn settings(typed: &Typed, provider: &provider::Provider) -> Result<Settings, Fa
     let suffix = u32::from_le_bytes(os::random_bytes::<4>());
     let runner_id = format!("{host}-{}-{part}-{suffix:08x}", provider.name);
     Ok(Settings { agent_id, runner_id, label, cwd: real, approval, config, global, command, preset })
+}
+
+fn words(list: &[&str]) -> Vec<String> {
+    list.iter().map(|word| word.to_string()).collect()
 }
 
 /// The known agent of that name.
@@ -447,8 +459,13 @@ fn provider_env(settings: &Settings) -> Vec<(String, String)> {
     let mut all = settings.config.resolved_env();
     // Flag and file come first, then what the environment has, then the preset's own.
     for (name, value) in settings.preset.iter().flat_map(|preset| preset.env_for(settings.approval)) {
-        if env(name).is_none() && !all.iter().any(|(set, _)| set == name) {
-            all.push((name.into(), value.into()));
+        let set = env(name).or_else(|| all.iter().find(|(set, _)| set == name).map(|(_, value)| value.clone()));
+        match set {
+            None => all.push((name.into(), value.into())),
+            Some(set) if set != value => {
+                log::warn!(target: "runner", "{name} is set already and stays; the approval mode would set it to {value}")
+            }
+            Some(_) => {}
         }
     }
     let program = std::env::current_exe().map(|path| path.to_string_lossy().into_owned()).unwrap_or_default();

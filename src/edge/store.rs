@@ -114,6 +114,14 @@ pub fn open_database(path: &Path, schemas: &[&str]) -> Result<Connection, String
     }
 }
 
+/// Gives at most so many free pages back to the disk. The statement yields once for each page, so it is run to its end.
+pub fn give_back(db: &Connection, pages: u32) -> rusqlite::Result<()> {
+    let mut statement = db.prepare(&format!("PRAGMA incremental_vacuum({pages})"))?;
+    let mut rows = statement.query([])?;
+    while rows.next()?.is_some() {}
+    Ok(())
+}
+
 /// An operating error as the state thread branches on it.
 pub fn cause_of(error: rusqlite::Error) -> Cause {
     Cause::Failed(error.to_string())
@@ -266,7 +274,7 @@ impl Store {
         if self.deletions > 4096 {
             self.deletions = 0;
             // A little at a time: freed pages go back to the disk after a long backlog.
-            let _ = self.db.execute_batch("PRAGMA incremental_vacuum(512);");
+            let _ = give_back(&self.db, 512);
         }
         Ok(dropped)
     }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::core::hub::event::{Event, HubOp, HubSnapshot, Query, ReadAnswer, Retired, StoreEvent, StoredAgent, StoredOffer};
 use crate::core::limits::UNACKED_BYTES_MAX;
-use crate::edge::store::{cause_of, open_database};
+use crate::edge::store::{cause_of, give_back, open_database};
 use crate::os::crash_point;
 use crate::wire::api::{Command, Message, Task, TokenRecord, USER, command_is_final, task_is_final};
 
@@ -19,7 +19,7 @@ const ANSWER_BYTES_MAX: usize = 4 << 20;
 /// Longest thread that is shown.
 const THREAD_MAX: i64 = 1000;
 
-const SCHEMAS: &[&str] = &[FIRST, MIRROR_AND_RETENTION];
+const SCHEMAS: &[&str] = &[FIRST, MIRROR_AND_RETENTION, INDEXES_OF_RETENTION];
 
 /// Version 1.
 const FIRST: &str = "
@@ -63,6 +63,16 @@ CREATE INDEX recipients_user_unread ON recipients(message) WHERE recipient = 'us
 CREATE INDEX recipients_user_mail ON recipients(message) WHERE recipient = 'user' AND mirror = 0;
 CREATE INDEX messages_old_session ON messages(id) WHERE kind = 'session';
 CREATE INDEX messages_old ON messages(id) WHERE kind <> 'session' AND offered = 0;
+";
+
+/// Version 3: what hangs on an old message is found without a scan, and what waits for agents without what people get.
+const INDEXES_OF_RETENTION: &str = "
+CREATE INDEX obligations_message ON obligations(message);
+CREATE INDEX tasks_message ON tasks(message);
+DROP INDEX recipients_unacked;
+CREATE INDEX recipients_unacked ON recipients(recipient, message) WHERE acked = 0 AND session = 0;
+DELETE FROM reactions WHERE rowid NOT IN (SELECT min(rowid) FROM reactions GROUP BY message, agent, emoji);
+CREATE UNIQUE INDEX reactions_once ON reactions(message, agent, emoji);
 ";
 
 /// One order of the writer.
@@ -207,25 +217,31 @@ impl HubStore {
         Ok(committed)
     }
 
-    /// Gives free pages back to the disk, some at a time; bytes of the file before and after.
+    /// Gives free pages back to the disk until none is left; bytes of the file before and after.
     pub fn vacuum(&mut self) -> rusqlite::Result<(u64, u64)> {
         let before = sizes(&self.db)?.0;
-        // Without the statistics a planner may read a whole index where another one has a handful of rows.
-        self.db.execute_batch("PRAGMA optimize;")?;
-        while sizes(&self.db)?.1 > 0 {
-            let left = sizes(&self.db)?.1;
-            self.db.execute_batch(&format!("PRAGMA incremental_vacuum({VACUUM_PAGES});"))?;
-            if sizes(&self.db)?.1 == left {
-                break; // made without the setting: only a full VACUUM would do
-            }
-        }
-        self.db.execute_batch("PRAGMA wal_checkpoint(TRUNCATE);")?;
-        Ok((before, sizes(&self.db)?.0))
+        while self.vacuum_step()? {}
+        self.after_vacuum().map(|after| (before, after))
+    }
+
+    /// Gives some pages back; false: nothing is left to give.
+    fn vacuum_step(&mut self) -> rusqlite::Result<bool> {
+        let before = sizes(&self.db)?.1;
+        give_back(&self.db, VACUUM_PAGES)?;
+        // A file that was made without the setting keeps its pages: only a full VACUUM would do.
+        let after = sizes(&self.db)?.1;
+        Ok(after > 0 && after < before)
+    }
+
+    fn after_vacuum(&mut self) -> rusqlite::Result<u64> {
+        // Without statistics a planner may read a whole index where another one has a handful of rows.
+        self.db.execute_batch("PRAGMA optimize; PRAGMA wal_checkpoint(TRUNCATE);")?;
+        sizes(&self.db).map(|(bytes, _)| bytes)
     }
 }
 
-/// Pages that one step of a vacuum moves.
-const VACUUM_PAGES: u32 = 1000;
+/// Pages that one step of a vacuum moves: other commits wait no longer than that.
+const VACUUM_PAGES: u32 = 500;
 
 /// Copies the store into a new file that only its owner may read, consistent and durable, also while a hub writes.
 pub fn backup(from: &Path, to: &Path) -> Result<u64, String> {
@@ -279,10 +295,13 @@ fn retain(db: &Transaction<'_>, session_before: i64, before: i64, limit: u64, re
             statement.query_map([newest, limit as i64], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?;
         Ok(rows.into_iter().take_while(|(_, created)| *created < before).map(|(id, _)| id).collect())
     };
-    let session = oldest("kind = 'session'", session_before)?;
+    let session = oldest("kind = 'session' AND offered = 0", session_before)?;
     let other = oldest("kind <> 'session' AND offered = 0", before)?;
-    retired.more |= session.len() as u64 == limit || other.len() as u64 == limit;
-    for id in session.iter().chain(&other) {
+    // Offered all that time, and nobody holds them.
+    let offers = oldest("offered = 1 AND claimed_by IS NULL", before)?;
+    retired.more |= [&session, &other, &offers].iter().any(|ids| ids.len() as u64 == limit);
+    retired.offers.extend(offers.iter().map(|id| *id as u64));
+    for id in session.iter().chain(&other).chain(&offers) {
         let mut waiting = db.prepare_cached("SELECT recipient FROM recipients WHERE message = ?1 AND acked = 0 AND session = 0")?;
         let waiting: Vec<String> = waiting.query_map([id], |row| row.get(0))?.collect::<Result<_, _>>()?;
         retired.unacknowledged.extend(waiting.into_iter().map(|recipient| (recipient, *id as u64)));
@@ -300,6 +319,9 @@ fn retain(db: &Transaction<'_>, session_before: i64, before: i64, limit: u64, re
     let mut commands = db.prepare_cached("SELECT seq, status, json_extract(doc, '$.createdAt') FROM commands ORDER BY seq LIMIT ?1")?;
     let old: Vec<(i64, String, Option<i64>)> =
         commands.query_map([limit as i64], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?.collect::<Result<_, _>>()?;
+    let all_old =
+        old.len() as u64 == limit && old.iter().all(|(_, status, created)| created.unwrap_or(0) < before && command_is_final(status));
+    retired.more |= all_old;
     for (seq, status, created) in old {
         if created.unwrap_or(0) < before && command_is_final(&status) {
             db.prepare_cached("DELETE FROM commands WHERE seq = ?1")?.execute([seq])?;
@@ -406,7 +428,12 @@ fn apply(db: &Transaction<'_>, op: &HubOp, existing: &mut Vec<(u64, Message)>) -
         }
         HubOp::Reacted { message, agent, emoji, at } => {
             let id = *message as i64;
-            run("INSERT INTO reactions (message, agent, emoji, at) VALUES (?1, ?2, ?3, ?4)", &[&id, agent, emoji, at])?;
+            // To what it can see, and once.
+            run(
+                "INSERT OR IGNORE INTO reactions (message, agent, emoji, at) SELECT ?1, ?2, ?3, ?4 FROM messages m WHERE m.id = ?1 AND
+                   (?2 = 'user' OR m.sender = ?2 OR EXISTS (SELECT 1 FROM recipients r WHERE r.recipient = ?2 AND r.message = ?1))",
+                &[&id, agent, emoji, at],
+            )?;
             run("DELETE FROM obligations WHERE agent = ?1 AND message = ?2", &[agent, &id])
         }
         HubOp::ClaimPut { message, agent, expires_at } => {
@@ -492,22 +519,46 @@ pub fn run(mut store: HubStore, orders: Receiver<Order>, lane: Sender<Event>) {
         Err(error) => panic!("the hub's store cannot be read: {error}"),
     };
     let mut stalled: Vec<(u64, Vec<HubOp>)> = Vec::new();
-    while let Ok(first) = orders.recv() {
-        let (mut retry, mut vacuum) = (false, false);
+    // Size of the file when a vacuum began that is under way.
+    let mut vacuum: Option<u64> = None;
+    loop {
+        if let Some(before) = vacuum {
+            // Some pages, then whatever waits: nobody waits for the whole of it.
+            let outcome = match store.vacuum_step() {
+                Ok(true) => None,
+                Ok(false) => Some(store.after_vacuum().map(|after| (before, after))),
+                Err(error) => Some(Err(error)),
+            };
+            if let Some(outcome) = outcome {
+                vacuum = None;
+                if !send(StoreEvent::Vacuumed(outcome.map_err(|error| cause_of(error).to_string()))) {
+                    break;
+                }
+            }
+        }
+        let first = match vacuum {
+            None => match orders.recv() {
+                Ok(first) => first,
+                Err(_) => break,
+            },
+            Some(_) => match orders.try_recv() {
+                Ok(first) => first,
+                Err(crossbeam_channel::TryRecvError::Empty) => continue,
+                Err(crossbeam_channel::TryRecvError::Disconnected) => break,
+            },
+        };
+        let mut retry = false;
         let was_stalled = !stalled.is_empty();
         let mut next = Some(first);
         while let Some(order) = next.take() {
             match order {
                 Order::Commit { number, ops } => stalled.push((number, ops)),
                 Order::Retry => retry = true,
-                Order::Vacuum => vacuum = true,
+                Order::Vacuum => vacuum = vacuum.or(sizes(&store.db).ok().map(|(bytes, _)| bytes)).or(Some(0)),
             }
             if stalled.len() < GROUP_MAX {
                 next = orders.try_recv().ok();
             }
-        }
-        if vacuum && !send(StoreEvent::Vacuumed(store.vacuum().map_err(|error| cause_of(error).to_string()))) {
-            break;
         }
         if stalled.is_empty() || (was_stalled && !retry) {
             continue;
@@ -570,8 +621,10 @@ impl View<'_> {
             Query::Inbox { recipient, since, limit, mirror } => {
                 let rows = rows_of_recipient(recipient, *mirror, false);
                 let values = params![recipient, *since as i64, *limit as i64];
-                let mut messages = self.messages(&format!("{rows} ORDER BY r.message DESC LIMIT ?3"), values, Some(recipient))?;
-                messages.reverse();
+                // The newest ones; for whoever goes on from somewhere, the next ones.
+                let order = if *since > 0 { "ASC" } else { "DESC" };
+                let mut messages = self.messages(&format!("{rows} ORDER BY r.message {order} LIMIT ?3"), values, Some(recipient))?;
+                messages.sort_by_key(|message| message.id);
                 list(messages)
             }
             Query::Queued { limit } => list(self.messages(
@@ -609,14 +662,16 @@ impl View<'_> {
             Query::Tasks { status, viewer } => {
                 let tasks = self.docs(
                     "SELECT doc FROM tasks t WHERE (?1 IS NULL OR status = ?1) AND (?2 IS NULL OR EXISTS
-                       (SELECT 1 FROM recipients r WHERE r.recipient = ?2 AND r.message = t.message)) ORDER BY id DESC LIMIT 500",
+                       (SELECT 1 FROM recipients r WHERE r.recipient = ?2 AND r.message = t.message) OR EXISTS
+                       (SELECT 1 FROM messages m WHERE m.id = t.message AND m.sender = ?2)) ORDER BY id DESC LIMIT 500",
                     &[status, viewer],
                 )?;
                 ReadAnswer::Json(json!({"tasks": tasks}))
             }
             Query::Task { id, viewer } => {
                 let sql = "SELECT doc FROM tasks t WHERE id = ?1 AND (?2 IS NULL OR EXISTS
-                     (SELECT 1 FROM recipients r WHERE r.recipient = ?2 AND r.message = t.message))";
+                     (SELECT 1 FROM recipients r WHERE r.recipient = ?2 AND r.message = t.message) OR EXISTS
+                     (SELECT 1 FROM messages m WHERE m.id = t.message AND m.sender = ?2))";
                 ReadAnswer::Json(self.docs(sql, &[&(*id as i64), viewer])?.pop().unwrap_or(Value::Null))
             }
             Query::Commands { target, status, own } => {
@@ -775,17 +830,20 @@ mod tests {
     }
 
     #[test]
-    fn what_is_offered_stays_until_it_is_settled() {
+    fn what_somebody_holds_stays_and_what_nobody_wants_goes() {
         let mut store = HubStore::in_memory().expect("memory");
-        let message = Message { id: 1, from: "x".into(), to: "a".into(), claimable: true, ..Default::default() };
-        store.commit(&[(0, vec![HubOp::MessagePut { message, recipients: vec!["a".into()], key: None }])]).expect("memory");
-        put(&mut store, 2, "chat", "a", 0);
+        for id in [1, 2] {
+            let message = Message { id, from: "x".into(), to: "a".into(), claimable: true, ..Default::default() };
+            store.commit(&[(0, vec![HubOp::MessagePut { message, recipients: vec!["a".into()], key: None }])]).expect("memory");
+        }
+        store.commit(&[(0, vec![HubOp::ClaimPut { message: 1, agent: "a".into(), expires_at: 5 }])]).expect("memory");
         put(&mut store, 3, "chat", "a", 0);
-        retain(&mut store, 100, 100, 200);
-        assert_eq!(ids(&store), [1, 3]);
+        put(&mut store, 4, "chat", "a", 0);
+        let retired = retain(&mut store, 100, 100, 200);
+        assert_eq!((ids(&store), retired.offers), (vec![1, 4], vec![2]));
         store.commit(&[(0, vec![HubOp::ClaimEnd { message: 1, reoffer: false, at: 5 }])]).expect("memory");
         retain(&mut store, 100, 100, 200);
-        assert_eq!(ids(&store), [3]);
+        assert_eq!(ids(&store), [4]);
     }
 
     #[test]

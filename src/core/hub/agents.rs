@@ -18,6 +18,19 @@ pub(super) struct Queue {
     pub until: Option<i64>,
 }
 
+/// Bytes of what an agent tells of itself.
+const META_BYTES_MAX: usize = 512 << 10;
+
+/// Adds to what is known of an agent; where that would be too much, only the newest is kept.
+pub(super) fn merge_meta(known: &mut serde_json::Map<String, Value>, told: serde_json::Map<String, Value>) {
+    let size = |map: &serde_json::Map<String, Value>| serde_json::to_string(map).map_or(usize::MAX, |text| text.len());
+    let grows = told.keys().any(|name| !known.contains_key(name));
+    known.extend(told.clone());
+    if (grows || told.len() > 64) && size(known) > META_BYTES_MAX {
+        *known = if size(&told) > META_BYTES_MAX { Default::default() } else { told };
+    }
+}
+
 /// A known agent.
 #[derive(Debug)]
 pub(super) struct Agent {
@@ -131,7 +144,11 @@ impl Hub {
             agent.ready = ready;
         }
         if let Some(meta) = meta {
-            agent.meta.extend(meta);
+            // Of what stands there only in some states, the absence tells too.
+            for name in ["terminalStatus", "context"].into_iter().filter(|name| !meta.contains_key(*name)) {
+                agent.meta.remove(name);
+            }
+            merge_meta(&mut agent.meta, meta);
         }
         self.seen(id);
         if changed {
@@ -261,6 +278,9 @@ impl Hub {
 
     pub(super) fn on_retired(&mut self, retired: super::event::Retired) {
         self.meter.retired += retired.count;
+        for message in retired.offers {
+            self.forget_offer(message);
+        }
         for (recipient, message) in retired.unacknowledged {
             if let Some(queue) = self.queues.get_mut(&recipient) {
                 queue.ids.remove(&message);

@@ -10,6 +10,7 @@ use super::event::{After, Effect, HubOp, Query, ReadAnswer, ReadFor};
 use super::routes::{Access, Call, Found, Route, find, spec};
 use super::tokens::allows;
 use crate::core::http::{Body, Request};
+use crate::core::limits::READS_IN_FLIGHT_MAX;
 use crate::wire::api::{NewMessage, TokenRecord, USER, decode, error_body};
 use crate::wire::bus::Registration;
 use crate::wire::{BATCH_ROWS_MAX, PROTOCOL, VERSION};
@@ -87,14 +88,17 @@ impl Hub {
         let parts: Vec<String> = request.path.trim_matches('/').split('/').map(decode).collect();
         let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
         let found = find(&request.method, &parts);
-        if let Found::Route(Route { access: Access::Open, call, .. }, _) = &found {
-            return Ok(Answer::Now(200, if *call == Call::Spec { spec() } else { self.health() }));
+        if let Found::Route(Route { call: Call::Health, .. }, _) = &found {
+            return Ok(Answer::Now(200, self.health()));
+        }
+        if let Found::Route(Route { access: Access::Open, .. }, _) = &found {
+            self.limit(None)?;
+            let text = self.spec.get_or_insert_with(|| spec().to_string()).clone();
+            self.respond(ticket, 200, Body::Text("application/json", text));
+            return Ok(Answer::Later);
         }
         let actor = self.token_of(&request.token);
-        if !self.rates.take(self.now.tick, actor.as_deref()) {
-            self.meter.limited += 1;
-            return Err((429, "rate_limited", "too many requests; try again in a second".into()));
-        }
+        self.limit(actor.as_deref())?;
         let Some(actor) = actor else {
             let text = match request.token.is_empty() {
                 true => "this call needs a token: header X-Agent-Relay-Token, or \"token\" in config.json",
@@ -117,6 +121,14 @@ impl Hub {
         }
     }
 
+    fn limit(&mut self, token: Option<&TokenRecord>) -> Result<(), Refusal> {
+        if self.rates.take(self.now.tick, token) {
+            return Ok(());
+        }
+        self.meter.limited += 1;
+        Err((429, "rate_limited", "too many requests; try again in a second".into()))
+    }
+
     fn health(&self) -> Value {
         let uptime = self.started.map(|start| (self.now.tick - start).as_millis() as u64);
         json!({"ok": true, "version": VERSION, "protocol": PROTOCOL, "uptimeMs": uptime, "serverTime": self.now.wall.0})
@@ -135,8 +147,11 @@ impl Hub {
                 Ok(Answer::Later)
             }
             Call::HubVacuum => {
+                // Whoever asks while one is under way waits for that one.
+                if self.vacuums.is_empty() {
+                    self.out.push(Effect::Vacuum);
+                }
                 self.vacuums.push(ticket);
-                self.out.push(Effect::Vacuum);
                 Ok(Answer::Later)
             }
             Call::Register => self.register_over_http(actor, &object(request)?),
@@ -176,11 +191,11 @@ impl Hub {
                 let command = self.issue_command(text(&body, "type"), text(&body, "target"), params, &issuer)?;
                 Ok(Answer::Durable(201, json!(command)))
             }
-            Call::ListCommands => {
-                let (target, status) = (query(request, "target"), query(request, "status"));
-                self.ask(ticket, Query::Commands { target, status, own: self.own_targets(actor) })
+            Call::ListCommands | Call::GetCommand if viewer.is_none() && !allows(actor, "command:issue") => {
+                scope(actor, "command:update")?;
+                self.ask_commands(ticket, call, first, actor, request)
             }
-            Call::GetCommand => self.ask(ticket, Query::Command { id: first.to_string(), own: self.own_targets(actor) }),
+            Call::ListCommands | Call::GetCommand => self.ask_commands(ticket, call, first, actor, request),
             Call::PatchCommand => {
                 let body = object(request)?;
                 let error = body.get("error").and_then(Value::as_str).map(str::to_string);
@@ -205,6 +220,14 @@ impl Hub {
                 self.open_stream(ticket, actor.clone(), since);
                 Ok(Answer::Later)
             }
+        }
+    }
+
+    fn ask_commands(&mut self, ticket: u64, call: Call, id: &str, actor: &TokenRecord, request: &Request) -> Routed {
+        let own = self.own_targets(actor);
+        match call {
+            Call::GetCommand => self.ask(ticket, Query::Command { id: id.to_string(), own }),
+            _ => self.ask(ticket, Query::Commands { target: query(request, "target"), status: query(request, "status"), own }),
         }
     }
 
@@ -257,6 +280,11 @@ impl Hub {
                 self.refuse(ticket, 500, "internal", "the store gave something else")
             }
             (None, _) => {}
+        }
+        while self.reads.len() < READS_IN_FLIGHT_MAX / 2
+            && let Some(agent) = self.unserved.pop_first()
+        {
+            self.deliver(&agent, None);
         }
     }
 
@@ -324,7 +352,7 @@ impl Hub {
             }
             Call::Heartbeat => {
                 if let Some(meta) = body.get("meta").and_then(Value::as_object) {
-                    agent.meta.extend(meta.clone());
+                    super::agents::merge_meta(&mut agent.meta, meta.clone());
                 }
                 self.seen(id);
                 return Ok(Answer::Now(200, json!({"ok": true, "commands": self.pending_for(id)})));

@@ -126,6 +126,16 @@ impl Hub {
         self.ops.push(HubOp::ClaimEnd { message, reoffer: false, at: self.now.wall.0 });
     }
 
+    /// The store has taken it away: nobody wanted it in all that time.
+    pub(super) fn forget_offer(&mut self, message: u64) {
+        self.set_claim(message, None);
+        if let Some(offer) = self.offers.remove(&message)
+            && let Some(task) = offer.task
+        {
+            self.tasks.remove(&task);
+        }
+    }
+
     fn end_claim(&mut self, message: u64) {
         let Some(offer) = self.offers.get(&message) else {
             return;

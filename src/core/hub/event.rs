@@ -98,6 +98,8 @@ pub struct Retired {
     pub count: u64,
     /// Those that somebody had not acknowledged: recipient and message.
     pub unacknowledged: Vec<(String, u64)>,
+    /// Offers that nobody took in all that time.
+    pub offers: Vec<u64>,
     /// There is more to take away.
     pub more: bool,
 }
@@ -189,6 +191,8 @@ pub enum Effect {
 pub enum After {
     /// An effect.
     Effect(Effect),
+    /// An event for subscribers.
+    Event { event: &'static str, subject: String, data: Value },
     /// The answer to a request.
     Answer { ticket: u64, status: u16, body: Value },
     /// A message was sent: answer and route it.

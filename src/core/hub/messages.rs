@@ -195,8 +195,8 @@ impl Hub {
                 self.queues.entry(recipient.clone()).or_default().ids.insert(message.id);
                 self.deliver(recipient, Some(sent));
             }
-            self.emit_message(recipient, message);
         }
+        self.publish_message(&sent.recipients, message);
     }
 
     /// Answers and routes what a commit made durable.
@@ -205,6 +205,7 @@ impl Hub {
         for item in after {
             match item {
                 After::Effect(effect) => self.out.push(effect),
+                After::Event { event, subject, data } => self.publish(event, subject, data),
                 After::Answer { ticket, status, body } => self.respond(ticket, status, body),
                 After::Sent { ticket, sent } => match first(&sent) {
                     Some(message) => self.respond(ticket, 200, json!(message)),

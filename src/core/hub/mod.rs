@@ -86,6 +86,10 @@ pub struct Hub {
     leases: BTreeSet<(Tick, u64)>,
     /// Peers that asked for events.
     subscribers: BTreeSet<u64>,
+    /// Agents whose delivery waits for room among the reads.
+    unserved: BTreeSet<String>,
+    /// The description, made once.
+    spec: Option<String>,
     reads: HashMap<u64, event::ReadFor>,
     read_number: u64,
     events: VecDeque<peers::KeptEvent>,
@@ -129,6 +133,8 @@ impl Hub {
             presence: BTreeSet::new(),
             leases: BTreeSet::new(),
             subscribers: BTreeSet::new(),
+            unserved: BTreeSet::new(),
+            spec: None,
             reads: HashMap::new(),
             read_number: 0,
             events: VecDeque::new(),

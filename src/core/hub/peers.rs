@@ -68,14 +68,19 @@ impl Hub {
         let Some(id) = self.drop_peer(peer).and_then(|gone| gone.agent) else {
             return;
         };
-        let Some(agent) = self.agents.get_mut(&id).filter(|agent| agent.peer == Some(peer)) else {
+        self.leave(&id, peer);
+    }
+
+    /// An agent is not on this connection any more.
+    fn leave(&mut self, id: &str, peer: u64) {
+        let Some(agent) = self.agents.get_mut(id).filter(|agent| agent.peer == Some(peer)) else {
             return;
         };
         agent.peer = None;
         agent.loading = false;
         // Without goodbye it may be back in a moment (D-16).
         let offline_at = (agent.status != "offline").then(|| self.now.tick + OFFLINE_AFTER_LOSS);
-        self.set_offline_at(&id, offline_at);
+        self.set_offline_at(id, offline_at);
     }
 
     /// Forgets a connection.
@@ -96,6 +101,11 @@ impl Hub {
     }
 
     fn send(&mut self, peer: u64, frame: &RelayFrame) {
+        // A reader of events knows no frames.
+        if let (true, RelayFrame::Error { code, message, .. }) = (self.peers.get(&peer).is_some_and(|peer| peer.stream), frame) {
+            let text = format!("event: error\ndata: {}\n\n", json!({"code": code, "message": message}));
+            return self.out.push(Effect::PeerSend { peer, text });
+        }
         self.out.push(Effect::PeerSend { peer, text: frame.to_text() });
     }
 
@@ -161,7 +171,7 @@ impl Hub {
     fn on_heartbeat(&mut self, agent: &str, status: &str, meta: Option<Map<String, Value>>) {
         self.seen(agent);
         if let Some(known) = self.agents.get_mut(agent) {
-            known.meta.extend(meta.unwrap_or_default());
+            super::agents::merge_meta(&mut known.meta, meta.unwrap_or_default());
             // The semantic word never brings an offline agent back: only a status does.
             if known.status != "offline" && matches!(status, "idle" | "busy") && known.status != status {
                 known.status = status.to_string();
@@ -181,6 +191,10 @@ impl Hub {
             self.drop_peer(number);
             self.out.push(Effect::PeerClose { peer: number, code: CLOSE_UNAUTHORIZED, reason: "not your agent".into() });
             return;
+        }
+        // The same connection as somebody else: the former one has left it.
+        if let Some(former) = peer.agent.clone().filter(|former| wanted.as_ref() != Some(former)) {
+            self.leave(&former, number);
         }
         let component = registration.component_id.clone();
         let is_agent = matches!(registration.role.as_str(), "provider" | "orchestrator");
@@ -228,6 +242,10 @@ impl Hub {
         let Some(peer) = self.peers.get_mut(&number) else {
             return;
         };
+        let mail = events.iter().any(|event| event == "*" || event.starts_with("message."));
+        if mail && !super::tokens::allows(&peer.token, "message:read") {
+            return self.send_error(number, Some(id), "forbidden", "the token may not read messages");
+        }
         // A runtime token sees its own agent only.
         let scopes = match &peer.token.agent_id {
             Some(own) => vec![own.clone()],
@@ -275,6 +293,11 @@ impl Hub {
         let Some(queue) = self.queues.get(agent_id) else {
             return;
         };
+        if fresh.is_none() && self.reads.len() >= READS_IN_FLIGHT_MAX {
+            // One event may concern everybody; whoever finds no room is served as reads come back.
+            self.unserved.insert(agent_id.to_string());
+            return;
+        }
         let room = UNACKED_PER_PEER_MAX - peer.in_flight.len();
         let sent: Vec<u64> = peer.in_flight.values().map(|(id, _)| *id).collect();
         let ids: Vec<u64> = queue.ids.iter().filter(|id| !sent.contains(id)).take(room).copied().collect();
@@ -337,32 +360,36 @@ impl Hub {
     }
 
     /// An event for whoever subscribed to it, behind the commit of what it tells; `subject` is what scopes name.
-    pub(super) fn emit(&mut self, event: &str, subject: &str, data: Value) {
-        self.seq += 1;
-        let (seq, at) = (self.seq, self.now.wall.0);
-        let wanting: Vec<u64> = self
-            .subscribers
-            .iter()
-            .filter(|n| self.peers.get(n).is_some_and(|p| p.registered && p.wants(event, subject)))
-            .copied()
-            .collect();
-        for peer in wanting {
-            let text = self.event_text(peer, seq, event, &data, at);
-            self.after.push(super::event::After::Effect(Effect::PeerSend { peer, text }));
-        }
-        self.remember_event(seq, event, subject, data, at);
+    pub(super) fn emit(&mut self, event: &'static str, subject: &str, data: Value) {
+        self.after.push(super::event::After::Event { event, subject: subject.to_string(), data });
     }
 
-    /// A new message for subscribers; the receiver itself gets it as its own delivery.
-    pub(super) fn emit_message(&mut self, recipient: &str, message: &Message) {
+    /// What an event tells is durable: it gets its number, is sent and remembered.
+    pub(super) fn publish(&mut self, event: &'static str, subject: String, data: Value) {
         self.seq += 1;
         let (seq, at) = (self.seq, self.now.wall.0);
-        let wants = |peer: &Peer| peer.registered && peer.wants("message.new", recipient) && peer.agent.as_deref() != Some(recipient);
+        let wants = |peer: &Peer| peer.registered && peer.wants(event, &subject);
+        let wanting: Vec<u64> = self.subscribers.iter().filter(|n| self.peers.get(n).is_some_and(wants)).copied().collect();
+        for peer in wanting {
+            let text = self.event_text(peer, seq, event, &data, at);
+            self.out.push(Effect::PeerSend { peer, text });
+        }
+        self.remember_event(KeptEvent { seq, event, subjects: vec![subject], data, at });
+    }
+
+    /// A new message for subscribers, once for each of them; receivers get it as their own delivery.
+    pub(super) fn publish_message(&mut self, recipients: &[String], message: &Message) {
+        self.seq += 1;
+        let (seq, at) = (self.seq, self.now.wall.0);
+        let concerns = |peer: &Peer, recipient: &String| peer.wants("message.new", recipient) && peer.agent.as_deref() != Some(recipient);
+        let wants = |peer: &Peer| peer.registered && recipients.iter().any(|recipient| concerns(peer, recipient));
         let wanting: Vec<u64> = self.subscribers.iter().filter(|n| self.peers.get(n).is_some_and(wants)).copied().collect();
         if !wanting.is_empty() {
             let mut data = serde_json::to_value(message).expect("plain data");
-            if recipient != crate::wire::api::USER {
-                data["resolvedToAgent"] = json!(recipient);
+            if let [one] = recipients
+                && one != crate::wire::api::USER
+            {
+                data["resolvedToAgent"] = json!(one);
             }
             for peer in wanting {
                 let text = self.event_text(peer, seq, "message.new", &data, at);
@@ -370,12 +397,13 @@ impl Hub {
             }
         }
         // Bodies are not kept: a thousand of them would be half a gigabyte. Who comes back fetches by id.
-        let kept = json!({"id": message.id, "from": message.from, "to": message.to, "resolvedToAgent": recipient});
-        self.remember_event(seq, "message.new", recipient, kept, at);
+        let kept = json!({"id": message.id, "from": message.from, "to": message.to});
+        let subjects = recipients.iter().take(SUBJECTS_KEPT_MAX).cloned().collect();
+        self.remember_event(KeptEvent { seq, event: "message.new", subjects, data: kept, at });
     }
 
-    fn remember_event(&mut self, seq: u64, event: &str, subject: &str, data: Value, at: i64) {
-        self.events.push_back(KeptEvent { seq, event: event.to_string(), subject: subject.to_string(), data, at });
+    fn remember_event(&mut self, event: KeptEvent) {
+        self.events.push_back(event);
         if self.events.len() > EVENTS_KEPT_MAX {
             self.events.pop_front();
         }
@@ -384,10 +412,14 @@ impl Hub {
     /// What a subscriber missed, as far as it is remembered.
     fn send_missed(&mut self, number: u64, since: u64) {
         let Some(peer) = self.peers.get(&number) else { return };
-        let missed: Vec<KeptEvent> =
-            self.events.iter().filter(|kept| kept.seq > since && peer.wants(&kept.event, &kept.subject)).cloned().collect();
+        let missed: Vec<KeptEvent> = self
+            .events
+            .iter()
+            .filter(|kept| kept.seq > since && kept.subjects.iter().any(|s| peer.wants(kept.event, s)))
+            .cloned()
+            .collect();
         for kept in missed {
-            let text = self.event_text(number, kept.seq, &kept.event, &kept.data, kept.at);
+            let text = self.event_text(number, kept.seq, kept.event, &kept.data, kept.at);
             self.out.push(Effect::PeerSend { peer: number, text });
         }
     }
@@ -401,12 +433,15 @@ impl Hub {
     }
 }
 
+/// Receivers of one message that are remembered with its event.
+const SUBJECTS_KEPT_MAX: usize = 64;
+
 /// An event that a subscriber may have missed.
 #[derive(Debug, Clone)]
 pub(super) struct KeptEvent {
     seq: u64,
-    event: String,
-    subject: String,
+    event: &'static str,
+    subjects: Vec<String>,
     data: Value,
     at: i64,
 }

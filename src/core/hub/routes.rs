@@ -123,8 +123,8 @@ pub const ROUTES: &[Route] = &[
     route!(MarkRead, "POST" "/api/messages/{id}/read", Scope("message:read"), [], "ReadMark" => 204 "", [404], "Mark a message as read"),
     route!(React, "POST" "/api/messages/{id}/reactions", Scope("message:send"), [], "Reaction" => 204 "", [404], "React to a message"),
     route!(MakeTask, "POST" "/api/tasks", Scope("message:send"), [], "NewTask" => 201 "Task", [422], "Make a task and its claimable message"),
-    route!(ListTasks, "GET" "/api/tasks", Token, ["status"], "" => 200 "Tasks", [], "List tasks, newest first"),
-    route!(GetTask, "GET" "/api/tasks/{id}", Token, [], "" => 200 "Task", [404], "One task"),
+    route!(ListTasks, "GET" "/api/tasks", Scope("message:read"), ["status"], "" => 200 "Tasks", [], "List tasks, newest first"),
+    route!(GetTask, "GET" "/api/tasks/{id}", Scope("message:read"), [], "" => 200 "Task", [404], "One task"),
     route!(PatchTask, "PATCH" "/api/tasks/{id}", Scope("task:update"), [], "TaskChange" => 200 "Any", [404, 409], "Move a task on"),
     route!(IssueCommand, "POST" "/api/commands", Scope("command:issue"), [], "NewCommand" => 201 "Command", [422], "Issue a command"),
     route!(ListCommands, "GET" "/api/commands", Token, ["target", "status"], "" => 200 "Commands", [], "List commands, newest first"),
@@ -136,7 +136,7 @@ pub const ROUTES: &[Route] = &[
     route!(RenewToken, "POST" "/api/tokens/renew", Token, [], "" => 200 "TokenAnswer", [], "Renew the token that asks (agents only)"),
     route!(DeleteToken, "DELETE" "/api/tokens/{jti}", Token, [], "" => 204 "", [404], "Revoke a token"),
     route!(Observe, "POST" "/api/insights/observations", Token, [], "Any" => 202 "", [409], "An observation; 409 while the hub keeps none"),
-    route!(Events, "GET" "/api/events", Token, ["since"], "" => 200 "EventStream", [], "Server-sent events, one for each bus event"),
+    route!(Events, "GET" "/api/events", Scope("message:read"), ["since"], "" => 200 "EventStream", [], "Server-sent events, one for each bus event"),
 ];
 
 /// What a method and a path mean.

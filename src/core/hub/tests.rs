@@ -259,7 +259,7 @@ fn what_retention_took_is_not_delivered_any_more() {
     let now = bench.now.wall.0;
     let (session, other) = (now - SESSION_KEPT.as_millis() as i64, now - MESSAGES_KEPT.as_millis() as i64);
     assert_eq!(op, Some(&HubOp::Retain { session_before: session, before: other, limit: RETENTION_BATCH }));
-    let retired = Retired { count: 1, unacknowledged: vec![("a".into(), 1)], more: true };
+    let retired = Retired { count: 1, unacknowledged: vec![("a".into(), 1)], more: true, ..Default::default() };
     let upto = bench.hub.commit_number;
     bench.tell(Event::Store(StoreEvent::Committed { upto, existing: Vec::new(), retired }));
     assert_eq!(bench.hub.queues["a"].ids.iter().copied().collect::<Vec<_>>(), [2]);

@@ -121,6 +121,11 @@ impl Hub {
         let answer = self.put_token(&old.profile_id, old.agent_id.clone(), old.scopes.clone(), ttl);
         let end = old.expires_at.unwrap_or(i64::MAX).min(now + OLD_TOKEN_LIFE.as_secs() as i64);
         let record = TokenRecord { expires_at: Some(end), ..TokenRecord::clone(&old) };
+        // Connections made with the old one end with it.
+        let shared = Arc::new(record.clone());
+        for peer in self.peers.values_mut().filter(|peer| peer.token.jti == old.jti) {
+            peer.token = shared.clone();
+        }
         self.tokens.insert(hash.clone(), Arc::new(record.clone()));
         self.ops.push(HubOp::TokenPut { hash, record });
         Ok(answer)

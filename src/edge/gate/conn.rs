@@ -17,6 +17,10 @@ pub(super) struct Conn {
     pub interest: EventFlags,
     /// Bytes of bodies and answers that count for it.
     pub held: usize,
+    /// Since when it holds more than a little.
+    pub holds_since: Option<Instant>,
+    /// Since when a body is being read.
+    pub body_since: Option<Instant>,
 }
 
 pub(super) enum State {
@@ -25,7 +29,7 @@ pub(super) enum State {
     /// A head and its body so far.
     Body { request: Request, upgrade: Option<Vec<u8>>, then: Then, body: BodyReader },
     /// With the state thread; `upgrade` is the answer that makes it a WebSocket.
-    Waiting { then: Then, head_only: bool, rest: Vec<u8>, upgrade: Option<Vec<u8>> },
+    Waiting { then: Then, head_only: bool, rest: Vec<u8>, upgrade: Option<Vec<u8>>, body_bytes: usize },
     /// An answer on its way out.
     Writing { bytes: Vec<u8>, at: usize, then: Then, rest: Vec<u8> },
     /// Answered; what it still sends is thrown away for a moment, or the answer would be lost in a reset.
@@ -54,8 +58,9 @@ pub(super) struct Peer {
     pub heard: Instant,
     pub unflushed: bool,
     pub closing: bool,
-    /// Frames since `window`.
+    /// Frames and bytes since `window`.
     pub frames: u32,
+    pub bytes: usize,
     pub window: Instant,
     /// It sent too much: nothing is read until then.
     pub paused: Option<Instant>,
@@ -65,6 +70,34 @@ pub(super) struct Events {
     pub bytes: Vec<u8>,
     pub at: usize,
     pub closing: bool,
+}
+
+/// Reads no more than so much at a time: a message of endless empty pieces must not keep the loop for itself.
+pub(super) struct Budget<'a> {
+    pub socket: &'a mut Stream,
+    pub left: usize,
+}
+
+impl std::io::Read for Budget<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        if self.left == 0 {
+            return Err(std::io::ErrorKind::WouldBlock.into());
+        }
+        let most = buffer.len().min(self.left);
+        let size = self.socket.read(&mut buffer[..most])?;
+        self.left -= size;
+        Ok(size)
+    }
+}
+
+impl std::io::Write for Budget<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.socket.write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.socket.flush()
+    }
 }
 
 impl Conn {
@@ -90,7 +123,7 @@ impl Conn {
         match &self.state {
             State::Head(bytes) => bytes.capacity(),
             State::Body { body, .. } => body.held(),
-            State::Waiting { rest, .. } => rest.capacity(),
+            State::Waiting { rest, body_bytes, .. } => rest.capacity() + body_bytes,
             State::Writing { bytes, rest, .. } => bytes.capacity() + rest.capacity(),
             State::Events(events) => events.bytes.capacity(),
             State::Peer(_) | State::Draining | State::Gone => 0,

@@ -48,12 +48,14 @@ pub(super) fn parse_head(bytes: &[u8], head_bytes_max: usize, body_bytes_max: us
                     return Head::Bad(400, "bad_length", "more than one Content-Length");
                 }
                 // Checked before anything is reserved or read.
+                let digits = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
                 match value.parse::<u64>() {
+                    _ if !digits => return Head::Bad(400, "bad_length", "Content-Length is no number"),
                     Ok(told) if told <= body_bytes_max as u64 => length = Some(told as usize),
                     Ok(_) => {
                         return Head::Bad(413, "body_too_large", "the request body is too large");
                     }
-                    Err(_) => return Head::Bad(400, "bad_length", "Content-Length is no number"),
+                    Err(_) => return Head::Bad(413, "body_too_large", "the request body is too large"),
                 }
             }
             "transfer-encoding" if value.eq_ignore_ascii_case("chunked") && !chunked => chunked = true,
@@ -138,6 +140,8 @@ mod tests {
             ("GET / HTTP/1.1\r\nContent-Length: 1001\r\n\r\n", 413),
             ("POST / HTTP/1.1\r\nContent-Length: 1000000000000000\r\n\r\n", 413),
             ("POST / HTTP/1.1\r\nContent-Length: -1\r\n\r\n", 400),
+            ("POST / HTTP/1.1\r\nContent-Length: +1\r\n\r\n", 400),
+            ("POST / HTTP/1.1\r\nContent-Length: 99999999999999999999999\r\n\r\n", 413),
             ("POST / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", 400),
             ("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n", 400),
             ("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n", 501),

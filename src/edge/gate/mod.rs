@@ -10,7 +10,7 @@ mod conn;
 mod head;
 mod peer;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::io::{self, Read, Write};
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
@@ -56,6 +56,8 @@ pub struct Limits {
     pub peer_bytes_max: usize,
     /// Frames of one peer in a second; beyond it the gate stops reading from it until the second is over.
     pub peer_frames_per_second_max: u32,
+    /// Bytes of one peer in a second; the same.
+    pub peer_bytes_per_second_max: usize,
 }
 
 impl Default for Limits {
@@ -73,6 +75,7 @@ impl Default for Limits {
             held_bytes_max: 64 << 20,
             peer_bytes_max: 4 << 20,
             peer_frames_per_second_max: 5000,
+            peer_bytes_per_second_max: 32 << 20,
         }
     }
 }
@@ -165,7 +168,11 @@ pub struct Gate<E, H> {
     deadlines: BTreeSet<(Instant, u64)>,
     headless: BTreeSet<u64>,
     /// Those who hold more than [`HELD_SMALL`] for a body, an answer or events.
-    holders: BTreeSet<u64>,
+    holders: BTreeSet<(Instant, u64)>,
+    /// Connections whose body is not complete, longest first.
+    bodies: BTreeSet<(Instant, u64)>,
+    /// Orders that came while something was handed over; carried out before newer ones.
+    late: VecDeque<Orders>,
     figures: Figures,
     next: u64,
     /// Connections with more to read than one turn allows, or than epoll can see.
@@ -211,6 +218,8 @@ impl<E, H: FnMut(Happening) -> Verdict<E>> Gate<E, H> {
             deadlines: BTreeSet::new(),
             headless: BTreeSet::new(),
             holders: BTreeSet::new(),
+            bodies: BTreeSet::new(),
+            late: VecDeque::new(),
             figures: Figures::default(),
             next: FIRST,
             more: BTreeSet::new(),
@@ -244,6 +253,9 @@ impl<E, H: FnMut(Happening) -> Verdict<E>> Gate<E, H> {
                 self.on_readable(id);
             }
             self.expire();
+            if !self.late.is_empty() {
+                self.take_orders();
+            }
         }
         // Peers see the close frame if their socket takes it at once.
         for conn in self.conns.values_mut() {
@@ -263,6 +275,10 @@ impl<E, H: FnMut(Happening) -> Verdict<E>> Gate<E, H> {
 
     fn take_orders(&mut self) {
         loop {
+            if let Some(orders) = self.late.pop_front() {
+                self.carry_out(orders);
+                continue;
+            }
             match self.orders.try_recv() {
                 Ok(orders) => self.carry_out(orders),
                 Err(TryRecvError::Empty) => return,
@@ -307,7 +323,7 @@ impl<E, H: FnMut(Happening) -> Verdict<E>> Gate<E, H> {
     fn welcome(&mut self, socket: std::net::TcpStream) {
         self.figures.accepted += 1;
         while self.headless.len() >= self.limits.headless_max || self.conns.len() >= self.limits.connections_max {
-            if !self.evict_headless() {
+            if !self.evict_headless() && !self.evict_body() {
                 self.figures.refused += 1;
                 return;
             }
@@ -324,7 +340,15 @@ impl<E, H: FnMut(Happening) -> Verdict<E>> Gate<E, H> {
             return;
         }
         let deadline = Instant::now() + self.limits.head_time;
-        let conn = Conn { socket, state: State::Head(Vec::new()), deadline, interest: epoll::EventFlags::IN, held: 0 };
+        let conn = Conn {
+            socket,
+            state: State::Head(Vec::new()),
+            deadline,
+            interest: epoll::EventFlags::IN,
+            held: 0,
+            holds_since: None,
+            body_since: None,
+        };
         self.conns.insert(id, conn);
         self.deadlines.insert((deadline, id));
         self.headless.insert(id);
@@ -341,6 +365,16 @@ impl<E, H: FnMut(Happening) -> Verdict<E>> Gate<E, H> {
         true
     }
 
+    /// Closes the connection whose body takes longest; false: there is none.
+    fn evict_body(&mut self) -> bool {
+        let Some((_, longest)) = self.bodies.first().copied() else {
+            return false;
+        };
+        self.figures.evicted += 1;
+        self.remove(longest);
+        true
+    }
+
     fn remove(&mut self, id: u64) {
         let Some(conn) = self.conns.remove(&id) else {
             return;
@@ -348,7 +382,12 @@ impl<E, H: FnMut(Happening) -> Verdict<E>> Gate<E, H> {
         let _ = epoll::delete(&self.epoll, &conn.socket);
         self.deadlines.remove(&(conn.deadline, id));
         self.headless.remove(&id);
-        self.holders.remove(&id);
+        if let Some(since) = conn.holds_since {
+            self.holders.remove(&(since, id));
+        }
+        if let Some(since) = conn.body_since {
+            self.bodies.remove(&(since, id));
+        }
         self.figures.held_bytes -= conn.held as u64;
         self.more.remove(&id);
         if matches!(conn.state, State::Peer(_) | State::Events(_)) {
@@ -377,16 +416,33 @@ impl<E, H: FnMut(Happening) -> Verdict<E>> Gate<E, H> {
         let held = conn.holds();
         self.figures.held_bytes = self.figures.held_bytes + held as u64 - conn.held as u64;
         conn.held = held;
-        match held > HELD_SMALL {
-            true => self.holders.insert(id),
-            false => self.holders.remove(&id),
-        };
-        while self.figures.held_bytes > self.limits.held_bytes_max as u64 {
-            let Some(oldest) = self.holders.first().copied() else {
+        match (held > HELD_SMALL, conn.holds_since) {
+            (true, None) => {
+                let since = Instant::now();
+                conn.holds_since = Some(since);
+                self.holders.insert((since, id));
+            }
+            (false, Some(since)) => {
+                conn.holds_since = None;
+                self.holders.remove(&(since, id));
+            }
+            _ => {}
+        }
+        if self.figures.held_bytes > self.limits.held_bytes_max as u64 {
+            self.make_room();
+        }
+    }
+
+    /// Whoever holds most for longest goes; what the state thread works on already stays.
+    fn make_room(&mut self) {
+        let may_go = |conn: &Conn| !matches!(conn.state, State::Waiting { .. });
+        let all: Vec<u64> = self.holders.iter().map(|(_, id)| *id).filter(|id| self.conns.get(id).is_some_and(may_go)).collect();
+        for id in all {
+            if self.figures.held_bytes <= self.limits.held_bytes_max as u64 {
                 return;
-            };
+            }
             self.figures.evicted += 1;
-            self.remove(oldest);
+            self.remove(id);
         }
     }
 
@@ -412,11 +468,9 @@ impl<E, H: FnMut(Happening) -> Verdict<E>> Gate<E, H> {
     }
 
     fn report(&mut self, event: E) {
-        let mut late = Vec::new();
-        self.alive &= super::report(&self.lane, &self.orders, event, |orders| late.push(orders));
-        for orders in late {
-            self.carry_out(orders);
-        }
+        // Not carried out from here: they would overtake the rest of the orders that led here.
+        let late = &mut self.late;
+        self.alive &= super::report(&self.lane, &self.orders, event, |orders| late.push_back(orders));
     }
 
     fn on_ready(&mut self, id: u64, flags: epoll::EventFlags) {
@@ -427,6 +481,8 @@ impl<E, H: FnMut(Happening) -> Verdict<E>> Gate<E, H> {
         match self.conns.get(&id).map(|conn| &conn.state) {
             // Nobody is there to hear the answer.
             Some(State::Waiting { .. } | State::Writing { .. }) if broken => self.remove(id),
+            // Nothing is read from it now, so its end would be told again and again.
+            Some(State::Peer(peer)) if broken && peer.paused.is_some() => self.remove(id),
             Some(_) if broken || flags.intersects(epoll::EventFlags::IN) => self.on_readable(id),
             _ => {}
         }
@@ -461,15 +517,21 @@ impl<E, H: FnMut(Happening) -> Verdict<E>> Gate<E, H> {
             let Some(conn) = self.conns.get_mut(&id) else {
                 return;
             };
-            let bytes = match &mut conn.state {
-                State::Head(bytes) => bytes,
-                State::Body { body, .. } => body.input(),
+            let (bytes, in_head) = match &mut conn.state {
+                State::Head(bytes) => (bytes, true),
+                State::Body { body, .. } => (body.input(), false),
                 _ => return,
             };
             match conn.socket.read(&mut buffer) {
                 Ok(0) => return self.remove(id),
                 Ok(size) => {
+                    let begins = in_head && bytes.is_empty();
                     bytes.extend_from_slice(&buffer[..size]);
+                    if begins {
+                        // A kept connection may idle for long, but a head that has begun must come.
+                        let deadline = (Instant::now() + self.limits.head_time).min(conn.deadline);
+                        self.set_deadline(id, deadline);
+                    }
                     self.advance(id);
                     self.refresh(id);
                 }
@@ -501,6 +563,9 @@ impl<E, H: FnMut(Happening) -> Verdict<E>> Gate<E, H> {
                 let body = BodyReader::new(framing, self.limits.body_bytes_max, &bytes[size..]);
                 let then = if keep { Then::Keep } else { Then::Close };
                 conn.state = State::Body { request, upgrade: answer.clone(), then, body };
+                let since = Instant::now();
+                conn.body_since = Some(since);
+                self.bodies.insert((since, id));
                 self.headless.remove(&id);
                 if upgrade && answer.is_none() {
                     return self.fail(id, 400, "bad_upgrade", "this is no proper WebSocket handshake (RFC 6455)");
@@ -529,7 +594,11 @@ impl<E, H: FnMut(Happening) -> Verdict<E>> Gate<E, H> {
         let State::Body { mut request, upgrade, then, body } = std::mem::replace(&mut conn.state, State::Gone) else {
             return;
         };
+        if let Some(since) = conn.body_since.take() {
+            self.bodies.remove(&(since, id));
+        }
         let (bytes, rest) = body.finish();
+        let body_bytes = bytes.len();
         request.body = bytes;
         request.gate = Figures { open: self.conns.len() as u64, headless: self.headless.len() as u64, ..self.figures };
         let is_upgrade = upgrade.is_some();
@@ -538,7 +607,7 @@ impl<E, H: FnMut(Happening) -> Verdict<E>> Gate<E, H> {
             request.method = "GET".into();
         }
         if let Some(conn) = self.conns.get_mut(&id) {
-            conn.state = State::Waiting { then, head_only, rest, upgrade };
+            conn.state = State::Waiting { then, head_only, rest, upgrade, body_bytes };
         }
         self.set_deadline(id, Instant::now() + self.limits.answer_time);
         match is_upgrade {
@@ -550,18 +619,22 @@ impl<E, H: FnMut(Happening) -> Verdict<E>> Gate<E, H> {
     /// Answers and closes: what comes behind cannot be understood any more.
     fn fail(&mut self, id: u64, status: u16, code: &str, text: &str) {
         if let Some(conn) = self.conns.get_mut(&id) {
-            conn.state = State::Waiting { then: Then::Drain, head_only: false, rest: Vec::new(), upgrade: None };
+            conn.state = State::Waiting { then: Then::Drain, head_only: false, rest: Vec::new(), upgrade: None, body_bytes: 0 };
+            if let Some(since) = conn.body_since.take() {
+                self.bodies.remove(&(since, id));
+            }
             self.headless.remove(&id);
             self.respond(id, status, &error_body(code, text).into());
         }
     }
 
     fn respond(&mut self, id: u64, status: u16, body: &Body) {
-        let Some(conn) = self.conns.get_mut(&id) else {
+        // Answered or gone: nothing to do.
+        let Some(conn) = self.conns.get_mut(&id).filter(|conn| matches!(conn.state, State::Waiting { .. })) else {
             return;
         };
         let State::Waiting { then, head_only, rest, .. } = std::mem::replace(&mut conn.state, State::Gone) else {
-            return; // answered or gone
+            return;
         };
         let bytes = response(status, body, then == Then::Keep, head_only);
         conn.state = State::Writing { bytes, at: 0, then, rest };

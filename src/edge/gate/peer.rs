@@ -6,13 +6,15 @@ use std::time::{Duration, Instant};
 use tungstenite::protocol::{CloseFrame, Role, WebSocketContext};
 use tungstenite::{Error as WsError, Message};
 
-use super::conn::{Conn, Events, Peer, State};
+use super::conn::{Budget, Conn, Events, Peer, State};
 use super::head::STREAM_HEAD;
 use super::{Gate, Happening, Verdict};
 use crate::core::limits::{PING_INTERVAL, SILENCE_MAX};
 use crate::edge::bus::ws_config;
 use crate::wire::bus::{CLOSE_SILENT, CLOSE_TOO_LARGE};
 
+/// Bytes that one peer may bring in one turn of the loop.
+const READ_BYTES_PER_TURN: usize = 256 << 10;
 /// A closing peer may answer the close frame that long.
 const GOODBYE: Duration = Duration::from_secs(2);
 /// A comment that keeps a stream of events alive through proxies, and shows whether anybody is there.
@@ -22,20 +24,26 @@ impl<E, H: FnMut(Happening) -> Verdict<E>> Gate<E, H> {
     /// Lets a waiting request stay: a WebSocket if it asked for one, else a stream of events.
     pub(super) fn accept_peer(&mut self, id: u64) {
         let Some(conn) = self.conns.get_mut(&id) else {
-            return;
+            // It went while it waited: the state thread counts it already.
+            return self.tell(Happening::PeerClosed(id));
         };
         let now = Instant::now();
         match std::mem::replace(&mut conn.state, State::Gone) {
             State::Waiting { rest, upgrade: Some(answer), .. } => {
                 let config = ws_config(self.limits.peer_bytes_max);
                 let socket = WebSocketContext::from_partially_read(rest, Role::Server, Some(config));
-                let peer = Peer { socket, heard: now, unflushed: false, closing: false, frames: 0, window: now, paused: None };
+                let peer = Peer { socket, heard: now, unflushed: false, closing: false, frames: 0, bytes: 0, window: now, paused: None };
                 conn.state = State::Peer(Box::new(peer));
                 // A fresh connection takes these few bytes at once.
                 if !conn.socket.write(&answer).is_ok_and(|size| size == answer.len()) {
                     return self.remove(id);
                 }
                 self.more.insert(id);
+            }
+            State::Waiting { upgrade: None, head_only: true, .. } => {
+                let _ = conn.socket.write(STREAM_HEAD.as_bytes());
+                self.remove(id);
+                return self.tell(Happening::PeerClosed(id));
             }
             State::Waiting { upgrade: None, .. } => {
                 conn.state = State::Events(Events { bytes: STREAM_HEAD.into(), at: 0, closing: false });
@@ -51,26 +59,34 @@ impl<E, H: FnMut(Happening) -> Verdict<E>> Gate<E, H> {
     }
 
     pub(super) fn read_peer(&mut self, id: u64) {
+        let mut left = READ_BYTES_PER_TURN;
         for _ in 0..64 {
             let Some(Conn { state: State::Peer(peer), socket, .. }) = self.conns.get_mut(&id) else {
                 return;
             };
             if peer.paused.is_some() {
-                return;
+                return self.refresh(id);
             }
-            match peer.socket.read(socket) {
+            let mut budget = Budget { socket, left };
+            let read = peer.socket.read(&mut budget);
+            let used = left - budget.left;
+            left = budget.left;
+            let now = Instant::now();
+            if now - peer.window >= Duration::from_secs(1) {
+                (peer.window, peer.frames, peer.bytes) = (now, 0, 0);
+            }
+            peer.bytes += used;
+            peer.frames += u32::from(read.is_ok());
+            if peer.frames > self.limits.peer_frames_per_second_max || peer.bytes > self.limits.peer_bytes_per_second_max {
+                // It waits: nothing that it sent is lost, and nobody else is slowed down.
+                let until = peer.window + Duration::from_secs(1);
+                peer.paused = Some(until);
+                self.set_deadline(id, until);
+            }
+            match read {
                 Ok(message) => {
-                    let now = Instant::now();
-                    peer.heard = now;
-                    if now - peer.window >= Duration::from_secs(1) {
-                        (peer.window, peer.frames) = (now, 0);
-                    }
-                    peer.frames += 1;
-                    if peer.frames > self.limits.peer_frames_per_second_max {
-                        // It waits: nothing that it sent is lost, and nobody else is slowed down.
-                        let until = peer.window + Duration::from_secs(1);
-                        peer.paused = Some(until);
-                        self.set_deadline(id, until);
+                    if let Some(Conn { state: State::Peer(peer), .. }) = self.conns.get_mut(&id) {
+                        peer.heard = now;
                     }
                     match message {
                         Message::Text(text) => self.tell(Happening::PeerText(id, text.to_string())),
@@ -78,7 +94,12 @@ impl<E, H: FnMut(Happening) -> Verdict<E>> Gate<E, H> {
                         _ => self.flush_peer(id),
                     }
                 }
-                Err(WsError::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => return self.refresh(id),
+                Err(WsError::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if left == 0 {
+                        self.more.insert(id); // there may be more, in the next turn
+                    }
+                    return self.refresh(id);
+                }
                 Err(WsError::Capacity(_)) => {
                     self.close_peer(id, CLOSE_TOO_LARGE, "frame too large");
                     return self.remove(id);
@@ -87,6 +108,7 @@ impl<E, H: FnMut(Happening) -> Verdict<E>> Gate<E, H> {
             }
         }
         self.more.insert(id);
+        self.refresh(id);
     }
 
     /// A text for one who stays: a frame, or events as they are.
@@ -186,7 +208,7 @@ impl<E, H: FnMut(Happening) -> Verdict<E>> Gate<E, H> {
         match self.conns.get_mut(&id).map(|conn| &mut conn.state) {
             Some(State::Peer(peer)) if !peer.closing => {
                 if peer.paused.take().is_some() {
-                    (peer.window, peer.frames) = (now, 0);
+                    (peer.window, peer.frames, peer.bytes) = (now, 0, 0);
                     self.set_deadline(id, now + PING_INTERVAL);
                     self.more.insert(id);
                     return self.refresh(id);

@@ -66,6 +66,9 @@ struct Turn {
     message_id: Option<String>,
     cancelled: bool,
     tools: BTreeMap<String, Tool>,
+    /// Whether its messages have ids, and what was said without one since.
+    identified: bool,
+    notice: String,
     /// The plan that was shown last.
     plan: String,
     /// The agent's engine failed, and what it said.
@@ -710,6 +713,15 @@ impl AcpSession {
             return;
         };
         // A new message begins with another id, or after another kind of update.
+        if text.is_empty() {
+            return; // some agents end a turn with one
+        }
+        if is_message && id.is_none() && turn.identified {
+            // In the voice of the agent, but not its answer: adapters say so what their engine complains of.
+            push_bounded(&mut turn.notice, text, MIRROR_BODY_BYTES_MAX);
+            return;
+        }
+        turn.identified |= is_message && id.is_some();
         let begun = !turn.message.is_empty() || !turn.thought.is_empty();
         let other_id = begun && turn.message_id.as_deref() != id;
         let other_kind = if is_message { !turn.thought.is_empty() } else { !turn.message.is_empty() };
@@ -785,6 +797,10 @@ impl AcpSession {
         let last = self.turn.as_mut().map(|turn| std::mem::take(&mut turn.message)).unwrap_or_default();
         self.flush_text();
         let Some(turn) = self.turn.take() else { return };
+        if !turn.notice.trim().is_empty() {
+            let body = turn.notice.clone();
+            self.signal(Signal::Mirror(Mirror { kind: "reasoning", body, label: Some("notice".into()), status: None, turn: turn.number }));
+        }
         for (_, tool) in turn.tools.iter().filter(|(_, tool)| !tool.shown) {
             let mirror = Mirror {
                 kind: "tool",
@@ -806,7 +822,8 @@ impl AcpSession {
             _ if turn.cancelled => TurnEnd::Cancelled,
             Ok(_) if turn.engine_failed => {
                 // Without a record of its own the error is the last thing that was said, behind warnings.
-                let last = text.rsplit("\n\n").find(|part| !part.trim().is_empty()).unwrap_or("the agent's engine failed");
+                let spoken = if turn.notice.trim().is_empty() { &text } else { &turn.notice };
+                let last = spoken.rsplit("\n\n").find(|part| !part.trim().is_empty()).unwrap_or("the agent's engine failed");
                 let said = if turn.engine_error.is_empty() { last } else { &turn.engine_error };
                 TurnEnd::Failed(short(said, 1000))
             }
