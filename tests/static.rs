@@ -42,12 +42,14 @@ fn hub(binary: &Path, dir: &Path, options: &[&str]) -> Hub {
     let mut command = Command::new(binary);
     command.env_clear().env("AGENT_RELAY_HOME", &home).args(["hub", "--port", "0"]).args(options);
     let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("starts");
+    let mut hub = Hub { child, home, port: String::new() };
     let until = Instant::now() + Duration::from_secs(20);
     loop {
-        let text = std::fs::read_to_string(home.join("hub/hub.json")).unwrap_or_default();
+        let text = std::fs::read_to_string(hub.home.join("hub/hub.json")).unwrap_or_default();
         let info: Value = serde_json::from_str(&text).unwrap_or_default();
-        if let Some(url) = info["url"].as_str().filter(|_| info["pid"] == child.id()) {
-            return Hub { child, port: url.rsplit(':').next().expect("a port").into(), home: home.clone() };
+        if let Some(url) = info["url"].as_str().filter(|_| info["pid"] == hub.child.id()) {
+            hub.port = url.rsplit(':').next().expect("a port").into();
+            return hub;
         }
         assert!(Instant::now() < until, "the hub starts");
         std::thread::sleep(Duration::from_millis(10));

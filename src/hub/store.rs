@@ -888,6 +888,26 @@ mod tests {
     }
 
     #[test]
+    fn a_vacuum_gives_everything_back_in_steps() {
+        let dir = std::env::temp_dir().join(format!("agent-relay-vacuum-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).expect("temp dir");
+        let mut store = HubStore::open(&dir.join("hub.sqlite")).expect("opens");
+        for id in 1..=400 {
+            let body = "x".repeat(20_000);
+            let message =
+                Message { id, from: "x".into(), to: "user".into(), kind: "chat".into(), body, created_at: 0, ..Default::default() };
+            store.commit(&[(0, vec![HubOp::MessagePut { message, recipients: vec!["user".into()], key: None }])]).expect("commits");
+        }
+        while retain(&mut store, 100, 100, 200).more {}
+        let (bytes, free) = sizes(&store.db).expect("sizes");
+        assert!(free > bytes / 2, "{free} of {bytes}");
+        assert!(store.vacuum_step().expect("a step"), "it takes more than one");
+        let (before, after) = store.vacuum().expect("vacuums");
+        assert!(after < bytes / 4 && before > after && sizes(&store.db).expect("sizes").1 == 0, "{before} {after}");
+        std::fs::remove_dir_all(&dir).expect("clean up");
+    }
+
+    #[test]
     fn an_older_file_is_brought_up_to_date() {
         let dir = std::env::temp_dir().join(format!("agent-relay-hub-store-{}", std::process::id()));
         std::fs::create_dir_all(&dir).expect("temp dir");

@@ -273,6 +273,40 @@ fn peers_of_the_bus_are_bounded() {
     let piece = [&[0x01u8, 0xff, 0, 0, 0, 0, 0, 0x01, 0, 0, 1, 2, 3, 4][..], &[0u8; 65536][..]].concat();
     let ended = (0..2000).any(|_| socket.get_mut().write_all(&piece).is_err());
     assert!(ended, "a message of endless fragments is refused");
+    // A message of endless empty pieces: six bytes each, no limit of size ever reached.
+    let flood = std::thread::spawn({
+        let mut bus = target.bus();
+        move || {
+            let mut pieces = vec![0x01u8, 0x80, 0, 0, 0, 0];
+            pieces.extend([0x00u8, 0x80, 0, 0, 0, 0].repeat(20_000));
+            let begin = Instant::now();
+            while begin.elapsed() < Duration::from_secs(3) && bus.get_mut().write_all(&pieces).is_ok() {
+                pieces.drain(..6);
+                pieces.extend([0x00u8, 0x80, 0, 0, 0, 0]);
+                pieces[0] = 0;
+            }
+        }
+    });
+    target.is_well("a message of endless empty pieces");
+    flood.join().expect("joins");
+    // Those who vanish between the question and the answer are not kept.
+    for _ in 0..200 {
+        for path in ["/api/events", "/bus"] {
+            let mut socket = target.connect();
+            let upgrade = if path == "/bus" {
+                "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+            } else {
+                ""
+            };
+            write!(socket, "GET {path} HTTP/1.1\r\nHost: x\r\n{upgrade}{}\r\n\r\n", target.header).expect("sends");
+            // A reset instead of a goodbye.
+            rustix::net::sockopt::set_socket_linger(&socket, Some(Duration::ZERO)).expect("sets");
+        }
+    }
+    wait_for("the hub to forget those who vanished", 20, || {
+        let status: Value = serde_json::from_str(&target.machine.ok(&["hub", "status", "--json"])).expect("JSON");
+        (status["now"]["eventStreams"] == 0 && status["now"]["peers"] == 0).then_some(())
+    });
     // Garbage frames are answered and ignored; unknown ones are ignored.
     let mut bus = target.peer("noisy");
     for text in [
