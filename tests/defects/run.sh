@@ -21,7 +21,7 @@ for patch in "$here"/*.patch; do
   fi
   test=$(sed -n 's/^# test: //p' "$patch")
   (cd "$tree" && git apply --whitespace=nowarn "$patch") || { echo "$name: the patch does not apply"; missed=$((missed + 1)); continue; }
-  if ! (cd "$tree" && $cargo test --locked -q --no-run >"$tree/build.log" 2>&1); then
+  if ! (cd "$tree" && $cargo test --locked -q --no-run $test >"$tree/build.log" 2>&1); then
     echo "$name: does not build"; tail -20 "$tree/build.log"; missed=$((missed + 1))
   elif (cd "$tree" && timeout 300 $cargo test --locked -q $test >"$tree/test.log" 2>&1); then
     echo "$name: MISSED by: cargo test $test"; missed=$((missed + 1))
