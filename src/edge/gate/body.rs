@@ -181,11 +181,7 @@ mod tests {
             (Framing::Chunked, "ffffffffffffffffff\r\n", Err(400)),
             (Framing::Chunked, "3e9\r\n", Err(413)),
             (Framing::Chunked, "3\r\nabc\r\n3e6\r\n", Err(413)),
-            (
-                Framing::Chunked,
-                &format!("1;{}\r\na\r\n", "x".repeat(900)).repeat(400),
-                Err(413),
-            ),
+            (Framing::Chunked, &format!("1;{}\r\na\r\n", "x".repeat(900)).repeat(400), Err(413)),
             (Framing::Chunked, &format!("0\r\n{}", "x: y\r\n".repeat(50_000)), Err(413)),
         ] {
             assert_eq!(read(framing, text), want, "{text:?}");
