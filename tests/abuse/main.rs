@@ -7,7 +7,8 @@ mod support;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use agent_relay::os;
@@ -274,19 +275,20 @@ fn peers_of_the_bus_are_bounded() {
     let ended = (0..2000).any(|_| socket.get_mut().write_all(&piece).is_err());
     assert!(ended, "a message of endless fragments is refused");
     // A message of endless empty pieces: six bytes each, no limit of size ever reached.
+    let sent = Arc::new(AtomicUsize::new(0));
     let flood = std::thread::spawn({
-        let mut bus = target.bus();
+        let (mut bus, sent) = (target.bus(), sent.clone());
         move || {
             let mut pieces = vec![0x01u8, 0x80, 0, 0, 0, 0];
             pieces.extend([0x00u8, 0x80, 0, 0, 0, 0].repeat(20_000));
             let begin = Instant::now();
             while begin.elapsed() < Duration::from_secs(3) && bus.get_mut().write_all(&pieces).is_ok() {
-                pieces.drain(..6);
-                pieces.extend([0x00u8, 0x80, 0, 0, 0, 0]);
                 pieces[0] = 0;
+                sent.fetch_add(pieces.len(), Ordering::Relaxed);
             }
         }
     });
+    wait_for("the flood", 10, || (sent.load(Ordering::Relaxed) > 2 << 20).then_some(()));
     target.is_well("a message of endless empty pieces");
     flood.join().expect("joins");
     // Those who vanish between the question and the answer are not kept.
