@@ -67,6 +67,14 @@ impl Global {
     pub fn load(url_flag: Option<String>, token_flag: Option<String>) -> Result<Global, String> {
         let home = home()?;
         let file = read_record(&home.join("config.json"))?;
+        for field in ["relayUrl", "token", "defaultCwd"] {
+            if file.get(field).is_some_and(|value| !value.is_string() && !value.is_null()) {
+                return Err(format!("{}: \"{field}\" must be a text in quotes; mend it or remove it", home.join("config.json").display()));
+            }
+        }
+        if let Some(token) = std::env::var_os("AGENT_RELAY_TOKEN").filter(|token| token.to_str().is_none()) {
+            return Err(format!("AGENT_RELAY_TOKEN is no UTF-8 text ({} bytes); set it anew", token.len()));
+        }
         let relay_url = url_flag.or_else(|| env("AGENT_RELAY_URL")).or_else(|| text(&file, "relayUrl"));
         let token = token_flag.or_else(|| env("AGENT_RELAY_TOKEN")).or_else(|| text(&file, "token"));
         if token.as_ref().is_some_and(|token| token.chars().any(|c| c.is_whitespace() || c.is_control())) {

@@ -1,5 +1,5 @@
 //! The program: everything is in the library.
 
 fn main() {
-    std::process::exit(agent_relay::cli::main(std::env::args().collect()).into());
+    std::process::exit(agent_relay::cli::main(std::env::args_os().collect()).into());
 }

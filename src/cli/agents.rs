@@ -44,6 +44,10 @@ pub fn agents(agents: &Agents) -> Outcome {
         return watch(&client, agents);
     }
     let cards = cards(&client, agents)?;
+    if agents.ids {
+        cards.iter().for_each(|card| print::line(&print::harmless(&text(card, "/id"))));
+        return Ok(OK);
+    }
     if agents.json {
         cards.iter().for_each(|card| print::line(&card.to_string()));
         return Ok(OK);

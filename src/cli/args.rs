@@ -425,6 +425,9 @@ pub struct Agents {
     /// stay, and show every change
     #[argh(switch)]
     pub watch: bool,
+    /// only the ids, one a line
+    #[argh(switch)]
+    pub ids: bool,
     /// only with this tag
     #[argh(option)]
     pub tag: Option<String>,

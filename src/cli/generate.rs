@@ -68,6 +68,7 @@ fn words(command: &str) -> &'static [&'static str] {
         "tasks" => &["show", "start", "block", "done", "fail", "cancel", "reopen"],
         "approvals" => &["approve", "approve-session", "deny", "abort"],
         "token" => &["create", "list", "revoke"],
+        "hook" => super::hook::EVENTS,
         "generate" => &["bash", "zsh", "fish", "man", "unit"],
         _ => &[],
     }
@@ -79,22 +80,22 @@ const OF_AGENT: [&str; 4] = ["send", "status", "command", "label"];
 fn bash() -> String {
     let mut text = String::from(
         "# bash completion of agent-relay; put it into ~/.local/share/bash-completion/completions/agent-relay\n_agent_relay() {\n  \
-         local cur=${COMP_WORDS[COMP_CWORD]} command=${COMP_WORDS[1]} words=\n  if [ \"$COMP_CWORD\" = 1 ]; then\n    words=\"",
+         local cur=${COMP_WORDS[COMP_CWORD]} command=${COMP_WORDS[1]} words= agents= id=\n  if [ \"$COMP_CWORD\" = 1 ]; then\n    words=\"",
     );
     let all = entries();
     text.push_str(&all.iter().map(|entry| entry.name.as_str()).collect::<Vec<_>>().join(" "));
     text.push_str("\"\n  else\n    case $command in\n");
     for entry in &all {
-        let options = entry.options.iter().map(|(name, ..)| name.as_str());
+        let options = entry.options.iter().map(|(name, ..)| name.as_str()).filter(|name| *name != "--help");
         let list = options.chain(["--help"]).chain(words(&entry.name).iter().copied()).collect::<Vec<_>>().join(" ");
-        text.push_str(&format!("      {}) words=\"{list}\"", entry.name));
-        if OF_AGENT.contains(&entry.name.as_str()) {
-            text.push_str("; [ \"$COMP_CWORD\" = 2 ] && words=\"$words $(agent-relay agents --json 2>/dev/null | sed -n 's/.*\"id\":\"\\([^\"]*\\)\".*/\\1/p')\"");
-        }
-        text.push_str(" ;;\n");
+        let agents = if OF_AGENT.contains(&entry.name.as_str()) { "; [ \"$COMP_CWORD\" = 2 ] && agents=1" } else { "" };
+        text.push_str(&format!("      {}) words=\"{list}\"{agents} ;;\n", entry.name));
     }
+    // Ids are other people's texts: they are compared, never expanded.
     text.push_str(
-        "    esac\n  fi\n  COMPREPLY=($(compgen -W \"$words\" -- \"$cur\"))\n}\ncomplete -o default -F _agent_relay agent-relay\n",
+        "    esac\n  fi\n  COMPREPLY=($(compgen -W \"$words\" -- \"$cur\"))\n  if [ -n \"$agents\" ]; then\n    \
+         while IFS= read -r id; do\n      [[ $id == \"$cur\"* ]] && COMPREPLY+=(\"$(printf '%q' \"$id\")\")\n    \
+         done < <(agent-relay agents --ids 2>/dev/null)\n  fi\n}\ncomplete -o default -F _agent_relay agent-relay\n",
     );
     text
 }
@@ -149,7 +150,15 @@ fn fish() -> String {
 
 /// For roff: no line may begin with a dot, and backslashes and minus signs are said as such.
 fn roff(text: &str) -> String {
-    let escaped = text.replace('\\', "\\e").replace('-', "\\-");
+    let mut escaped = String::new();
+    for c in text.chars() {
+        match c {
+            '\\' => escaped.push_str("\\e"),
+            '-' => escaped.push_str("\\-"),
+            c if c.is_ascii() => escaped.push(c),
+            c => escaped.push_str(&format!("\\[u{:04X}]", c as u32)),
+        }
+    }
     let line = |line: &str| if line.starts_with(['.', '\'']) { format!("\\&{line}") } else { line.to_string() };
     escaped.lines().map(line).collect::<Vec<_>>().join("\n")
 }

@@ -25,6 +25,23 @@ const PAYLOAD_BYTES_MAX: u64 = 4 << 20;
 /// Bytes of an answer of the runner.
 const ANSWER_BYTES_MAX: usize = 1 << 20;
 
+/// All events.
+pub const EVENTS: &[&str] = &[
+    "session-start",
+    "user-prompt-submit",
+    "stop",
+    "stop-failure",
+    "subagent-start",
+    "subagent-stop",
+    "pre-compact",
+    "post-compact",
+    "session-end",
+    "busy",
+    "idle",
+    "error",
+    "offline",
+];
+
 /// What an event means for the status: the word, and further fields of the post.
 fn post_for(event: &str, payload: &Value) -> Option<Value> {
     let text = |field: &str| payload.get(field).and_then(Value::as_str).unwrap_or_default();
@@ -200,6 +217,7 @@ mod tests {
             assert_eq!(post_for(event, &payload), Some(want), "{event}");
         }
         assert_eq!(post_for("stp", &Value::Null), None);
+        assert!(EVENTS.iter().all(|event| post_for(event, &Value::Null).is_some()));
     }
 
     #[test]

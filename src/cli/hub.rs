@@ -24,6 +24,9 @@ pub fn hub(options: &Hub) -> Outcome {
         ["backup", file] => backup(Path::new(file)),
         ["backup"] => Err(Failure::usage("say where to: `agent-relay hub backup FILE`")),
         ["vacuum"] => vacuum(),
+        ["status" | "vacuum", more, ..] | ["backup", _, more, ..] => {
+            Err(Failure::usage(format!("{more:?} is too much; see `agent-relay hub --help`")))
+        }
         [word, ..] => Err(Failure::usage(format!("a hub knows status, backup FILE and vacuum, not {word:?}; without a word it runs"))),
     }
 }

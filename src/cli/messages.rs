@@ -265,6 +265,10 @@ pub fn tasks(tasks: &Tasks) -> Outcome {
     };
     match words.first().copied() {
         None => {
+            let known = ["open", "claimed", "in_progress", "blocked", "done", "failed", "cancelled"];
+            if let Some(status) = tasks.status.as_ref().filter(|status| !known.contains(&status.as_str())) {
+                return Err(Failure::usage(format!("--status must be one of {}, not {status:?}", known.join(", "))));
+            }
             let query = tasks.status.as_ref().map(|status| format!("?status={}", encode(status))).unwrap_or_default();
             let answer = client.call("GET", &format!("{}{query}", path::TASKS), None)?;
             list_tasks(answer["tasks"].as_array().map(Vec::as_slice).unwrap_or_default(), tasks.json)

@@ -14,6 +14,8 @@ pub mod run;
 pub mod token;
 pub mod up;
 
+use std::ffi::OsString;
+
 use argh::{ArgsInfo, FromArgs};
 
 use self::args::{Command, Top};
@@ -21,7 +23,18 @@ use self::exit::{Failure, OK, Outcome, USAGE};
 use crate::demo::agent::Abilities;
 
 /// Runs the program; returns its exit code.
-pub fn main(mut arguments: Vec<String>) -> u8 {
+pub fn main(words: Vec<OsString>) -> u8 {
+    let mut arguments = Vec::with_capacity(words.len());
+    for word in words {
+        match word.into_string() {
+            Ok(word) => arguments.push(word),
+            Err(word) => {
+                print::complain(&format!("the argument {word:?} is no UTF-8 text"));
+                // In a hook, 2 would stop some providers.
+                return if arguments.get(1).is_some_and(|command| command == "hook") { exit::NO } else { USAGE };
+            }
+        }
+    }
     let program = if arguments.is_empty() { String::new() } else { arguments.remove(0) };
     let outcome = match crate::provider::by_program(&program) {
         Some(provider) => run::from_arguments(provider, &arguments, run::Unknown::PassOn),
@@ -46,6 +59,8 @@ fn dispatch(mut arguments: Vec<String>) -> Outcome {
         Some("hook") if arguments.len() == 2 && !arguments[1].starts_with('-') => return hook::hook(&arguments[1]),
         Some("run") => return run::from_arguments("", &arguments[1..], run::Unknown::Refuse),
         Some("--version" | "-V") => arguments = vec!["version".into()],
+        // `help send` is `send --help`.
+        Some("help") if arguments.len() == 2 => arguments = vec![arguments[1].clone(), "--help".into()],
         Some("-h" | "help") | None => arguments = vec!["--help".into()],
         Some(_) => {}
     }
@@ -55,12 +70,13 @@ fn dispatch(mut arguments: Vec<String>) -> Outcome {
     let top = match Top::from_args(&["agent-relay"], &words) {
         Ok(top) => top,
         Err(early) => {
+            let hook = words.first() == Some(&"hook");
             return match early.status {
                 Ok(()) => {
                     print::line(early.output.trim_end());
                     Ok(OK)
                 }
-                Err(()) => Err(Failure { code: USAGE, text: misuse(&early.output, &words) }),
+                Err(()) => Err(Failure { code: if hook { exit::NO } else { USAGE }, text: misuse(&early.output, &words) }),
             };
         }
     };

@@ -6,8 +6,13 @@ use std::io::Write;
 pub fn line(text: &str) {
     let mut out = std::io::stdout().lock();
     let written = writeln!(out, "{text}").and_then(|_| out.flush());
-    if written.is_err() {
-        std::process::exit(0);
+    match written.map_err(|error| (error.kind(), error)) {
+        Ok(()) => {}
+        Err((std::io::ErrorKind::BrokenPipe, _)) => std::process::exit(0),
+        Err((_, error)) => {
+            complain(&format!("standard output cannot be written: {error}"));
+            std::process::exit(1);
+        }
     }
 }
 

@@ -22,6 +22,7 @@ use crate::provider::{self, ApprovalMode, Preset, SessionSettings};
 use crate::runtime::agent::{Parts, run};
 use crate::secret::Secret;
 use crate::wire::VERSION;
+use crate::wire::api::{AGENT_ID_RULE, is_agent_id};
 use crate::wire::bus::Registration;
 use crate::wire::control::{ENV_REPLY_MODE, RunnerInfo};
 
@@ -129,7 +130,10 @@ fn not_known(word: &str) -> String {
     let meant = match near {
         Some((_, name)) => format!("did you mean {name}?"),
         None if word.starts_with('-') => "options of the provider's command come after `--`".into(),
-        None => format!("the provider must be one of: {}", provider::names()),
+        None => match provider::PROVIDERS.iter().find(|provider| (provider.presets)().iter().any(|preset| preset.name == word)) {
+            Some(provider) => format!("for that agent say `agent-relay run {} --preset {word}`", provider.name),
+            None => format!("the provider must be one of: {}; its command comes after `--`", provider::names()),
+        },
     };
     format!("unknown argument {word:?} before `--`: {meant}")
 }
@@ -163,15 +167,15 @@ fn help(name: &str) -> String {
     }
     text.push_str("\nOptions:\n");
     for (option, value, about) in OPTIONS {
-        text.push_str(&format!("  {:<24}{about}\n", format!("{option} {value}")));
+        text.push_str(&format!("  {:<31}{about}\n", format!("{option} {value}")));
     }
     for (option, about) in SWITCHES {
-        text.push_str(&format!("  {option:<24}{about}\n"));
+        text.push_str(&format!("  {option:<31}{about}\n"));
     }
     text.push_str(
         "\nExamples:\n  agent-relay run acp --preset opencode\n  agent-relay run acp --label web --approval open -- gemini --acp\n  \
          agent-relay run acp --agent-id demo -- agent-relay demo-agent\n\nExit codes: 0 stopped as asked, 1 the provider failed for good, \
-         2 wrong use or configuration, 70 a bug.",
+         2 wrong use or configuration, 3 the other side cannot be reached, 70 a bug.",
     );
     text
 }
@@ -254,14 +258,8 @@ fn settings(typed: &Typed, provider: &provider::Provider) -> Result<Settings, Fa
     let hash = os::sha256_hex(&format!("{}\0{}\0{}", provider.name, real.display(), label.as_deref().unwrap_or_default()));
     let agent_id = value("--agent-id").or_else(|| env("AGENT_RELAY_AGENT_ID"));
     let agent_id = agent_id.unwrap_or_else(|| format!("{host}-{}-{part}-{}", provider.name, &hash[..8]));
-    if agent_id.len() > 200
-        || agent_id.contains(':')
-        || agent_id.chars().any(|c| c.is_control() || c.is_whitespace())
-        || ["user", "broadcast"].contains(&agent_id.as_str())
-    {
-        return Err(Failure::usage(format!(
-            "{agent_id:?} cannot be an agent id: at most 200 characters, no space, no colon, not user or broadcast"
-        )));
+    if !is_agent_id(&agent_id) {
+        return Err(Failure::usage(format!("{agent_id:?} cannot be an agent id: {AGENT_ID_RULE}")));
     }
     let suffix = u32::from_le_bytes(os::random_bytes::<4>());
     let runner_id = format!("{host}-{}-{part}-{suffix:08x}", provider.name);
@@ -613,7 +611,8 @@ mod tests {
             ("acp --lable x", "did you mean --label?"),
             ("acp --label=x", "write --label x instead"),
             ("acp --dangerous", "after `--`"),
-            ("opencode", "must be one of: acp"),
+            ("opencode", "--preset opencode"),
+            ("nobody", "must be one of: acp"),
             ("acp --cwd", "--cwd needs a value"),
         ] {
             let failure = parse("", &words(line), Unknown::Refuse).expect_err(line);

@@ -7,7 +7,7 @@ use super::client::Client;
 use super::exit::{Failure, OK, Outcome};
 use super::print;
 use crate::config::{Global, env};
-use crate::wire::api::{TokenRecord, encode, path};
+use crate::wire::api::{AGENT_ID_RULE, TokenRecord, encode, is_agent_id, path};
 
 /// Life of an agent's token unless said otherwise, seconds.
 const AGENT_TTL: u64 = 24 * 3600;
@@ -20,6 +20,8 @@ pub fn token(token: &Token) -> Outcome {
     let client = Client::of_hub(&crate::config::home()?)?;
     match words.as_slice() {
         ["create"] => create(&client, token),
+        ["list" | "create", more, ..] => Err(Failure::usage(format!("{more:?} is too much; see `agent-relay token --help`"))),
+        ["revoke", _, more, ..] => Err(Failure::usage(format!("{more:?} is too much: one token at a time"))),
         ["list"] | [] => list(&client, token.json),
         ["revoke", jti] => {
             client.call("DELETE", &format!("{}/{}", path::TOKENS, encode(jti)), None)?;
@@ -32,6 +34,17 @@ pub fn token(token: &Token) -> Outcome {
 }
 
 fn create(client: &Client, token: &Token) -> Outcome {
+    if let (Some(agent), Some(profile)) = (&token.agent, &token.profile)
+        && !profile.starts_with("provider-")
+    {
+        return Err(Failure::usage(format!("a token of the profile {profile} acts as nobody: leave out --profile, or --agent {agent}")));
+    }
+    if let Some(agent) = token.agent.as_ref().filter(|agent| !is_agent_id(agent)) {
+        return Err(Failure::usage(format!("{agent:?} cannot be an agent id: {AGENT_ID_RULE}")));
+    }
+    if token.scopes.as_ref().is_some_and(|scopes| scopes.trim().is_empty()) {
+        return Err(Failure::usage("--scopes needs at least one scope"));
+    }
     let profile = token.profile.clone().unwrap_or_else(|| if token.agent.is_some() { "provider-agent" } else { "operator" }.into());
     let ttl = token.ttl.unwrap_or(if token.agent.is_some() { AGENT_TTL } else { OTHER_TTL });
     let mut body = json!({"profileId": profile, "ttlSeconds": ttl});
@@ -87,6 +100,9 @@ pub fn whoami(whoami: &Whoami) -> Outcome {
     let (status, record) = client.raw("GET", &format!("{}/self", path::TOKENS), None)?;
     if status == 401 {
         client.call("GET", path::AGENTS, None)?; // the relay's own sentence, with the cure
+    }
+    if status != 200 {
+        client.health()?; // whatever answers there may be no relay at all
     }
     // Other relays may not tell about tokens.
     let record: TokenRecord = if status == 200 { serde_json::from_value(record).unwrap_or_default() } else { TokenRecord::default() };

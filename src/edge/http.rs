@@ -152,7 +152,14 @@ impl Http {
         let mut bytes = Vec::new();
         let read = response.body_mut().as_reader().take(ANSWER_BYTES_MAX).read_to_end(&mut bytes);
         read.map_err(|error| Cause::Offline(format!("the answer of {} broke off: {error}", self.base.url)))?;
-        Ok((status, serde_json::from_slice(&bytes).unwrap_or(Value::Null)))
+        match serde_json::from_slice(&bytes) {
+            Ok(body) => Ok((status, body)),
+            // A success that is no JSON comes from something else than a relay: nothing was done.
+            Err(_) if status < 300 && !bytes.iter().all(u8::is_ascii_whitespace) => {
+                Err(Cause::Protocol(format!("something that is no relay answers at {}", self.base.url)))
+            }
+            Err(_) => Ok((status, Value::Null)),
+        }
     }
 }
 

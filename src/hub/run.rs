@@ -101,9 +101,12 @@ fn first_tokens(home: &Path, store: &mut HubStore, url: &str) -> Result<String, 
     let text = |field: &str| config.get(field).and_then(Value::as_str).unwrap_or_default();
     let operator_works = works(text("token"), "operator") || works(text("token"), "root");
     // Another relay's settings are not overwritten.
-    let foreign = !text("token").is_empty() && !text("relayUrl").is_empty() && text("relayUrl") != url && !operator_works;
+    let elsewhere = !text("relayUrl").is_empty() && text("relayUrl") != url;
+    let far = crate::edge::http::Base::parse(text("relayUrl")).is_ok_and(|base| !base.is_loopback());
+    let foreign = !operator_works
+        && ((elsewhere && (far || !text("token").is_empty())) || (text("relayUrl").is_empty() && !text("token").is_empty()));
     if foreign {
-        log::warn!(target: "hub", "config.json names another relay ({}); left as it is", text("relayUrl"));
+        log::warn!(target: "hub", "config.json names another relay or its token ({}); left as it is", text("relayUrl"));
     } else if !operator_works {
         let token = os::secret();
         ops.push(token_op(&token, "operator"));

@@ -265,7 +265,12 @@ pub fn backup(from: &Path, to: &Path) -> Result<u64, String> {
         std::fs::rename(&temporary, to).map_err(|error| failed(&error))?;
         Ok(file.metadata().map_or(0, |metadata| metadata.len()))
     };
-    copy().inspect_err(|_| drop(std::fs::remove_file(&temporary)))
+    copy().inspect_err(|_| {
+        let mut journal = temporary.clone().into_os_string();
+        journal.push("-journal");
+        let _ = std::fs::remove_file(&temporary);
+        let _ = std::fs::remove_file(journal);
+    })
 }
 
 /// What a commit tells besides being durable.
@@ -344,9 +349,13 @@ fn put_message(
     existing: &mut Vec<(u64, Message)>,
 ) -> rusqlite::Result<()> {
     let reply_to = message.reply_to.map(|id| id as i64);
-    let mut statement = db.prepare_cached("SELECT thread FROM messages WHERE id = ?1")?;
+    // Whoever cannot see a message does not join its thread.
+    let mut statement = db.prepare_cached(
+        "SELECT thread FROM messages m WHERE m.id = ?1 AND (?2 = 'user' OR m.sender = ?2
+           OR EXISTS (SELECT 1 FROM recipients r WHERE r.recipient = ?2 AND r.message = ?1))",
+    )?;
     let thread = match reply_to {
-        Some(id) => statement.query_row([id], |row| row.get::<_, i64>(0)).optional()?,
+        Some(id) => statement.query_row(params![id, message.from], |row| row.get::<_, i64>(0)).optional()?,
         None => None,
     };
     let thread = thread.unwrap_or(message.id as i64);

@@ -5,6 +5,16 @@ use serde_json::{Map, Value};
 
 /// Header that carries the relay token on every request and on the WebSocket upgrade (protocol section 1).
 pub const TOKEN_HEADER: &str = "X-Agent-Relay-Token";
+/// Whether a text can be an agent's id: it stands in paths, targets and command lines, so it holds nothing that those
+/// would take for something else.
+pub fn is_agent_id(id: &str) -> bool {
+    let fine = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '.' | '@' | '+' | '/' | '~' | '=' | ',' | '%');
+    !id.is_empty() && id.len() <= 200 && id.chars().all(fine) && id != USER && id != "broadcast"
+}
+
+/// What an agent's id may be, for error texts.
+pub const AGENT_ID_RULE: &str = "1 to 200 letters, digits or any of -_.@+/~=,% and neither user nor broadcast";
+
 /// The reserved recipient for people (D-5).
 pub const USER: &str = "user";
 

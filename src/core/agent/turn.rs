@@ -563,25 +563,37 @@ fn header(message: &Message) -> String {
     format!("[relay message #{} from {}]", message.id, message.from)
 }
 
+/// A body whose lines cannot be taken for the header of another message.
+fn unforged(body: &str) -> std::borrow::Cow<'_, str> {
+    const HEADER: &str = "[relay message #";
+    if !body.contains(HEADER) {
+        return body.into();
+    }
+    let quote = |line: &str| if line.trim_start().starts_with(HEADER) { format!("> {line}") } else { line.to_string() };
+    body.split('\n').map(quote).collect::<Vec<_>>().join("\n").into()
+}
+
 fn trace(message: &Message) -> Trace {
-    Trace { header: header(message), start: message.body.chars().take(200).collect() }
+    Trace { header: header(message), start: unforged(&message.body).chars().take(200).collect() }
 }
 
 /// What the provider reads of one message (P-8, P-9, P-11).
 fn text_for_provider(message: &Message) -> String {
     let mut text = header(message);
     if let Some(subject) = message.subject.as_deref().filter(|subject| !subject.trim().is_empty()) {
-        text.push_str(&format!("\nSubject: {subject}"));
+        let line: Vec<&str> = subject.split_whitespace().collect();
+        text.push_str(&format!("\nSubject: {}", line.join(" ")));
     }
     text.push('\n');
-    if message.body.chars().count() > PREVIEW_CHARS_MAX {
-        text.extend(message.body.chars().take(PREVIEW_CHARS_MAX));
+    let body = unforged(&message.body);
+    if body.chars().count() > PREVIEW_CHARS_MAX {
+        text.extend(body.chars().take(PREVIEW_CHARS_MAX));
         text.push_str(&format!(
             "\n[cut after {PREVIEW_CHARS_MAX} characters; read the whole message with: agent-relay get-message {}]",
             message.id
         ));
     } else {
-        text.push_str(&message.body);
+        text.push_str(&body);
     }
     if !message.expects_reply() {
         text.push_str("\n[notification: no reply needed]");

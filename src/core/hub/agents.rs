@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::Hub;
 use super::event::{Effect, HubOp, StoredAgent};
 use crate::core::limits::*;
-use crate::core::time::Tick;
+use crate::core::time::{Tick, sooner};
 use crate::wire::bus::{CLOSE_DELETED, CLOSE_SUPERSEDED, Registration, RelayFrame};
 
 /// Unacknowledged messages of one recipient, ascending (D-12, D-13).
@@ -76,18 +76,16 @@ impl Hub {
 
     /// Registers an agent over bus (with a peer) or HTTP. The newer registration wins (D-25).
     pub(super) fn register(&mut self, id: &str, registration: Registration, peer: Option<u64>) -> Result<u64, (u16, &'static str, String)> {
-        if id.is_empty()
-            || id.len() > 200
-            || id == crate::wire::api::USER
-            || id == "broadcast"
-            || id.contains(':')
-            || id.chars().any(|c| c.is_control() || c.is_whitespace())
-        {
-            return Err((
-                422,
-                "bad_agent_id",
-                format!("{id:?} cannot be an agent id: 1 to 200 characters, no colon or space, not user or broadcast"),
-            ));
+        if !crate::wire::api::is_agent_id(id) {
+            return Err((422, "bad_agent_id", format!("{id:?} cannot be an agent id: {}", crate::wire::api::AGENT_ID_RULE)));
+        }
+        // Commands are routed by runner id too: nobody takes another agent's.
+        let component = registration.component_id.as_str();
+        let taken = |(other, agent): (&String, &Agent)| {
+            other != id && !component.is_empty() && (other == component || agent.stored.registration.component_id == component)
+        };
+        if registration.role != "orchestrator" && self.agents.iter().any(taken) {
+            return Err((422, "component_taken", format!("the componentId {component:?} belongs to another agent")));
         }
         if !self.agents.contains_key(id) && self.agents.len() >= AGENTS_MAX {
             return Err((503, "too_many_agents", format!("this hub knows {AGENTS_MAX} agents already")));
@@ -240,7 +238,9 @@ impl Hub {
 
     /// Rare work: forgotten agents, old queues, unresolved messages, expired commands and tokens.
     pub(super) fn sweep_rest(&mut self) {
+        let soonest = self.peers.values().filter_map(|peer| peer.token.expires_at).min();
         self.next_sweep = Some(self.now.tick + PING_INTERVAL);
+        self.sweep_at_end_of(soonest);
         let wall = self.now.wall.0;
         let forgotten: Vec<String> = self
             .agents
@@ -266,6 +266,14 @@ impl Hub {
         self.expire_commands();
         self.expire_tokens();
         self.rates.forget_full(self.now.tick);
+    }
+
+    /// Connections end with their token, not some time later.
+    pub(super) fn sweep_at_end_of(&mut self, expires_at: Option<i64>) {
+        let Some(end) = expires_at else { return };
+        let left = (end * 1000 - self.now.wall.0).clamp(50, PING_INTERVAL.as_millis() as i64) as u64;
+        let at = self.now.tick + std::time::Duration::from_millis(left);
+        self.next_sweep = sooner(self.next_sweep, Some(at));
     }
 
     /// Takes old messages away, a few at a time (D-17).

@@ -343,11 +343,16 @@ impl Hub {
         }
         match call {
             Call::PutStatus => {
-                let status = body.get("status").and_then(Value::as_str).unwrap_or("idle");
+                let Some(status) = body.get("status").and_then(Value::as_str) else {
+                    return Err((400, "no_status", "\"status\" must be idle, busy or offline".into()));
+                };
                 self.set_status(id, status, None, None);
             }
             Call::PutReady => {
-                agent.ready = body.get("ready").and_then(Value::as_bool).unwrap_or(true);
+                let Some(ready) = body.get("ready").and_then(Value::as_bool) else {
+                    return Err((400, "no_ready", "\"ready\" must be true or false".into()));
+                };
+                agent.ready = ready;
                 self.seen(id);
             }
             Call::Heartbeat => {
@@ -358,7 +363,14 @@ impl Hub {
                 return Ok(Answer::Now(200, json!({"ok": true, "commands": self.pending_for(id)})));
             }
             _ => {
-                agent.stored.label = body.get("label").and_then(Value::as_str).filter(|label| !label.trim().is_empty()).map(str::to_string);
+                let label = match body.get("label") {
+                    Some(Value::Null) => None,
+                    Some(Value::String(label)) if label.len() <= 200 && !label.chars().any(char::is_control) => {
+                        Some(label.trim().to_string()).filter(|label| !label.is_empty())
+                    }
+                    _ => return Err((400, "bad_label", "\"label\" must be a text of one line, at most 200 bytes, or null".into())),
+                };
+                agent.stored.label = label;
                 let stored = agent.stored.clone();
                 self.ops.push(HubOp::AgentPut(stored));
                 self.resolve_for(id);

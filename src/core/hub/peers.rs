@@ -48,12 +48,14 @@ impl Hub {
         let Some(token) = self.token_of(&request.token) else {
             return self.refuse(ticket, 401, "unauthorized", "the token is unknown or has expired");
         };
+        self.sweep_at_end_of(token.expires_at);
         self.peers.insert(ticket, Peer { token, ..Default::default() });
         self.out.push(Effect::Accept { ticket });
     }
 
     /// A reader of server-sent events: everything that happens, for an agent's token what concerns that agent.
     pub(super) fn open_stream(&mut self, number: u64, token: Arc<TokenRecord>, since: Option<u64>) {
+        self.sweep_at_end_of(token.expires_at);
         let scopes = token.agent_id.iter().cloned().collect();
         let peer = Peer { token, stream: true, registered: true, events: vec!["*".into()], scopes, ..Default::default() };
         self.peers.insert(number, peer);

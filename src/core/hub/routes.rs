@@ -208,7 +208,12 @@ fn operation(route: &Route) -> Value {
         name => json!({"application/json": {"schema": reference(name)}}),
     };
     let parameter = |name: &str, place: &str| {
-        let kind = if name == "id" && (route.path.contains("/messages/") || route.path.contains("/tasks/")) { "integer" } else { "string" };
+        let kind =
+            if matches!(name, "limit" | "since") || name == "id" && (route.path.contains("/messages/") || route.path.contains("/tasks/")) {
+                "integer"
+            } else {
+                "string"
+            };
         json!({"name": name, "in": place, "required": place == "path", "schema": {"type": kind}})
     };
     let in_path = route.path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'));
@@ -221,10 +226,15 @@ fn operation(route: &Route) -> Value {
         success["content"] = content(gives);
     }
     responses.insert(status.to_string(), success);
-    let standard: &[u16] = if route.access == Open { &[] } else { &[401, 403, 429, 503] };
-    for status in route.refuses.iter().chain(standard) {
+    let standard: &[u16] = if route.access == Open { &[429, 503] } else { &[401, 403, 429, 503, 504] };
+    let with_body: &[u16] = if route.takes.is_empty() { &[] } else { &[400, 413] };
+    for status in route.refuses.iter().chain(standard).chain(with_body) {
         let body = if *status < 300 { content(gives) } else { content("Error") };
-        let about = if *status < 300 { "seen before" } else { "refused" };
+        let about = match *status {
+            200..300 => "seen before",
+            504 => "no answer in time: it may still happen, so repeat it only with an idempotency key",
+            _ => "refused",
+        };
         responses.entry(status.to_string()).or_insert_with(|| json!({"description": about, "content": body}));
     }
     let mut operation = json!({"operationId": format!("{:?}", route.call), "summary": route.about, "responses": responses});

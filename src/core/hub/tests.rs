@@ -314,3 +314,62 @@ fn a_message_that_the_store_lost_does_not_hold_up_the_next() {
     assert!(effects.iter().any(|effect| matches!(effect, Effect::PeerSend { .. })), "{effects:?}");
     assert_eq!(bench.hub.queues["a"].ids.iter().copied().collect::<Vec<_>>(), [3]);
 }
+
+#[test]
+fn nobody_takes_what_belongs_to_another_agent() {
+    let mut bench = Bench::new();
+    let register = |id: &str, component: &str| json!({"id": id, "role": "provider", "instanceId": id, "componentId": component});
+    assert_eq!(bench.call("a", "POST", "/api/agents", register("a", "runner-a")).0, 200);
+    // Neither another agent's runner id nor its own id: commands are routed by both.
+    for component in ["runner-a", "a"] {
+        assert_eq!(bench.call("b", "POST", "/api/agents", register("b", component)).0, 422, "{component}");
+    }
+    assert_eq!(bench.call("a", "POST", "/api/agents", register("a", "runner-a2")).0, 200, "a new runner of the same agent");
+    assert_eq!(bench.call("b", "POST", "/api/agents", register("b", "runner-a")).0, 200, "the former id is free");
+    // Ids stand in command lines and paths.
+    for id in ["$(touch x)", "a b", "a;b", "a:b", "user", "", "a\u{1b}b"] {
+        assert_eq!(bench.call("operator", "POST", "/api/agents", register(id, "")).0, 422, "{id:?}");
+    }
+}
+
+#[test]
+fn wrong_types_are_errors_not_wider_rights() {
+    let mut bench = Bench::new();
+    for (body, want) in [
+        (json!({"profileId": "provider-agent", "agentId": "x", "ttlSeconds": "60"}), 400),
+        (json!({"profileId": "provider-agent", "agentId": "x", "scopes": "message:read"}), 400),
+        (json!({"profileId": "provider-agent", "agentId": "x", "scopes": ["message:reed"]}), 422),
+        (json!({"profileId": "provider-agent", "agentId": "x", "scopes": ["admin"]}), 422),
+        (json!({"profileId": "provider-agent", "agentId": "x y"}), 422),
+        (json!({"profileId": "provider-agent", "agentId": "x", "scopes": ["message:read"], "ttlSeconds": 60}), 201),
+    ] {
+        assert_eq!(bench.call("operator", "POST", "/api/tokens", body.clone()).0, want, "{body}");
+    }
+    for (part, body) in [
+        ("label", json!({"lable": "x"})),
+        ("label", json!({"label": 5})),
+        ("label", json!({"label": "a\nb"})),
+        ("ready", json!({"ready": "no"})),
+        ("status", json!({})),
+    ] {
+        assert_eq!(bench.call("a", "PUT", &format!("/api/agents/a/{part}"), body.clone()).0, 400, "{part} {body}");
+    }
+}
+
+#[test]
+fn a_connection_ends_with_its_token() {
+    let mut bench = Bench::new();
+    let end = bench.now.wall.0 / 1000 + 2;
+    let record = TokenRecord { jti: "short".into(), expires_at: Some(end), ..(*bench.hub.tokens["#a"]).clone() };
+    bench.hub.tokens.insert("#short".into(), Arc::new(record));
+    let request = Request { method: "GET".into(), path: "/api/events".into(), token: "short".into(), ..Default::default() };
+    bench.tell(Event::Request { ticket: 80, request });
+    let left = bench.hub.next_deadline().expect("a deadline") - bench.now.tick;
+    assert!(left <= Duration::from_secs(2), "{left:?}");
+    let effects = bench.later(Duration::from_millis(2100));
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::PeerClose { peer: 80, .. })), "{effects:?}");
+    assert!(
+        effects.iter().any(|effect| matches!(effect, Effect::PeerSend { text, .. } if text.starts_with("event: error"))),
+        "{effects:?}"
+    );
+}

@@ -83,15 +83,33 @@ impl Hub {
         if runtime && agent.is_none() {
             return Err((422, "no_agent", "a runtime token needs an \"agentId\"".into()));
         }
-        let ttl = body.get("ttlSeconds").and_then(Value::as_i64).unwrap_or(24 * 3600);
+        if !runtime && agent.is_some() {
+            return Err((422, "no_agent", format!("a token of the profile {profile} acts as no agent; leave \"agentId\" out")));
+        }
+        if let Some(agent) = agent.as_ref().filter(|agent| !crate::wire::api::is_agent_id(agent)) {
+            return Err((422, "bad_agent_id", format!("{agent:?} cannot be an agent id: {}", crate::wire::api::AGENT_ID_RULE)));
+        }
+        let ttl = match body.get("ttlSeconds").filter(|ttl| !ttl.is_null()) {
+            None => 24 * 3600,
+            Some(ttl) => ttl.as_i64().ok_or((400, "bad_ttl", "\"ttlSeconds\" must be a whole number".to_string()))?,
+        };
         if !(1..=TTL_SECONDS_MAX).contains(&ttl) {
             return Err((422, "bad_ttl", format!("\"ttlSeconds\" must be 1 to {TTL_SECONDS_MAX}")));
         }
         let all = scopes_of(profile);
-        let scopes = match body.get("scopes").and_then(Value::as_array) {
-            // Less than the profile has, never more.
-            Some(list) => all.iter().filter(|s| list.iter().any(|wanted| wanted == *s)).map(|s| s.to_string()).collect(),
+        let scopes = match body.get("scopes").filter(|scopes| !scopes.is_null()) {
             None => all.iter().map(|s| s.to_string()).collect(),
+            // Less than the profile has, never more; a slip of the pen must not make a token that can do nothing.
+            Some(told) => {
+                let list = told.as_array().ok_or((400, "bad_scopes", "\"scopes\" must be a list of texts".to_string()))?;
+                let known = |scope: &Value| scope.as_str().filter(|scope| all.contains(scope)).map(str::to_string);
+                let unknown = list.iter().find(|scope| known(scope).is_none());
+                if let Some(unknown) = unknown {
+                    let text = format!("the profile {profile} does not have the scope {unknown}; it has {}", all.join(", "));
+                    return Err((422, "bad_scopes", text));
+                }
+                list.iter().filter_map(known).collect()
+            }
         };
         Ok(self.put_token(profile, agent.filter(|_| runtime), scopes, ttl))
     }

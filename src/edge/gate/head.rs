@@ -39,7 +39,7 @@ pub(super) fn parse_head(bytes: &[u8], head_bytes_max: usize, body_bytes_max: us
         match header.name.to_ascii_lowercase().as_str() {
             "x-agent-relay-token" => request.token = value.to_string(),
             "authorization" if request.token.is_empty() => {
-                if let Some(token) = value.strip_prefix("Bearer ") {
+                if let Some((_, token)) = value.split_once(' ').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")) {
                     request.token = token.trim().to_string();
                 }
             }

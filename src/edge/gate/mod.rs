@@ -713,7 +713,7 @@ impl<E, H: FnMut(Happening) -> Verdict<E>> Gate<E, H> {
                 }
                 State::Waiting { then, .. } => {
                     *then = Then::Close;
-                    self.respond(id, 504, &error_body("timeout", "no answer in time").into());
+                    self.respond(id, 504, &error_body("timeout", "no answer in time; what was asked may still happen").into());
                 }
                 State::Draining => self.remove(id),
                 _ => {
