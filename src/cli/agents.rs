@@ -29,8 +29,9 @@ fn text(value: &Value, at: &str) -> String {
 fn word(card: &Value) -> String {
     let status = text(card, "/status");
     let finer = text(card, "/meta/status");
-    // What a runner said before it went away says nothing about now.
-    let stale = card["connected"] == false && status == "offline";
+    // What a runner said before it went away says nothing about now, unless it said that it failed for good.
+    let failed = card.pointer("/meta/terminalStatus").is_some_and(|word| word == "error");
+    let stale = card["connected"] == false && status == "offline" && !failed;
     if finer == "-" || stale { status } else { finer }
 }
 

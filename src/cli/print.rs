@@ -1,18 +1,40 @@
 //! One place that writes to standard output. A closed pipe is a quiet end, not an error.
 
+use std::cell::Cell;
 use std::io::Write;
+
+thread_local! {
+    static STAYS: Cell<bool> = const { Cell::new(false) };
+    static BROKEN: Cell<Option<u8>> = const { Cell::new(None) };
+}
+
+/// This thread has processes to end: when nobody reads any more it asks [`broken`] instead of ending at once.
+pub fn stay() {
+    STAYS.set(true);
+}
+
+/// The exit code, once standard output is broken.
+pub fn broken() -> Option<u8> {
+    BROKEN.get()
+}
 
 /// Writes a line.
 pub fn line(text: &str) {
     let mut out = std::io::stdout().lock();
     let written = writeln!(out, "{text}").and_then(|_| out.flush());
-    match written.map_err(|error| (error.kind(), error)) {
-        Ok(()) => {}
-        Err((std::io::ErrorKind::BrokenPipe, _)) => std::process::exit(0),
-        Err((_, error)) => {
-            complain(&format!("standard output cannot be written: {error}"));
-            std::process::exit(1);
+    let Err(error) = written else { return };
+    let code = match error.kind() {
+        std::io::ErrorKind::BrokenPipe => 0,
+        _ => {
+            if broken().is_none() {
+                complain(&format!("standard output cannot be written: {error}"));
+            }
+            1
         }
+    };
+    match STAYS.get() {
+        true => BROKEN.set(Some(code)),
+        false => std::process::exit(code.into()),
     }
 }
 

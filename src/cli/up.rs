@@ -77,6 +77,7 @@ pub fn up(options: Up) -> Outcome {
     let on_signal = heard.clone();
     signals::watch(move |_| on_signal.send(Happening::Signal).is_ok()).map_err(|error| format!("cannot watch signals: {error}"))?;
 
+    print::stay();
     let hub = start_hub(&program)?;
     let global = Global::load(None, None)?;
     let client = Client::new(&global)?;
@@ -243,6 +244,9 @@ impl Chat {
                 said = true;
                 until = Instant::now() + patience;
                 self.say("Hello! Who are you, and what can you do?")?;
+            }
+            if let Some(code) = print::broken() {
+                return Ok(code); // nobody reads any more: an orderly end
             }
             let limit =
                 if more && self.tty { after(Duration::from_secs(3600)) } else { after(until.saturating_duration_since(Instant::now())) };

@@ -1,4 +1,5 @@
 //! The hub as a process: its store, its threads and its first start.
 
+pub mod read;
 pub mod run;
 pub mod store;

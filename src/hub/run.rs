@@ -11,7 +11,8 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use rustls::ServerConfig;
 use serde_json::{Value, json};
 
-use super::store::{HubReader, HubStore, Order as StoreOrder, run as run_store, run_reader};
+use super::read::{HubReader, run as run_reader};
+use super::store::{HubStore, Order as StoreOrder, run as run_store};
 use crate::clock::Clock;
 use crate::core::hub::event::{Effect, Event, HubOp, LANES, Lane, Query};
 use crate::core::hub::{Hub, HubConfig};

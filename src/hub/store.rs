@@ -1,24 +1,19 @@
-//! Threads `hub-store` and `hub-read`: the hub's SQLite file. One writer with group commit, one read-only connection.
+//! Thread `hub-store`: the hub's SQLite file. The only writer, with group commit.
 
 use std::path::Path;
 
 use crossbeam_channel::{Receiver, Sender};
-use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, Transaction, params};
-use serde_json::{Value, json};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, params};
+use serde_json::Value;
 
+use super::read::View;
 use crate::core::hub::event::{Event, HubOp, HubSnapshot, Query, ReadAnswer, Retired, StoreEvent, StoredAgent, StoredOffer};
-use crate::core::limits::UNACKED_BYTES_MAX;
 use crate::edge::store::{cause_of, give_back, open_database};
 use crate::os::crash_point;
 use crate::wire::api::{Command, Message, Task, TokenRecord, USER, command_is_final, task_is_final};
 
 /// Commits that are put into one transaction.
 const GROUP_MAX: usize = 256;
-/// Bytes of messages in one answer; a single larger one is given all the same.
-const ANSWER_BYTES_MAX: usize = 4 << 20;
-/// Longest thread that is shown.
-const THREAD_MAX: i64 = 1000;
-
 const SCHEMAS: &[&str] = &[FIRST, MIRROR_AND_RETENTION, INDEXES_OF_RETENTION];
 
 /// Version 1.
@@ -283,7 +278,7 @@ pub struct Committed {
 }
 
 /// Bytes of the file and of its free pages.
-fn sizes(db: &Connection) -> rusqlite::Result<(u64, u64)> {
+pub(super) fn sizes(db: &Connection) -> rusqlite::Result<(u64, u64)> {
     let pragma = |name: &str| db.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, i64>(0));
     let page = pragma("page_size")?;
     Ok(((pragma("page_count")? * page) as u64, (pragma("freelist_count")? * page) as u64))
@@ -589,215 +584,9 @@ pub fn run(mut store: HubStore, orders: Receiver<Order>, lane: Sender<Event>) {
     let _ = store.db.execute_batch("PRAGMA wal_checkpoint(TRUNCATE);");
 }
 
-/// The reader's connection.
-pub struct HubReader {
-    db: Connection,
-}
-
-/// Questions to a connection, whoever owns it.
-struct View<'a> {
-    db: &'a Connection,
-}
-
-impl HubReader {
-    /// Opens the file for reading only; the writer has made it.
-    pub fn open(path: &Path) -> Result<HubReader, String> {
-        let db = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)
-            .and_then(|db| db.execute_batch("PRAGMA busy_timeout = 2000; PRAGMA cache_size = -2048;").map(|_| db))
-            .map_err(|error| format!("cannot open {} for reading: {error}", path.display()))?;
-        Ok(HubReader { db })
-    }
-
-    /// Answers one question.
-    pub fn answer(&self, query: &Query) -> ReadAnswer {
-        View { db: &self.db }.answer(query)
-    }
-}
-
-impl View<'_> {
-    fn answer(&self, query: &Query) -> ReadAnswer {
-        self.try_answer(query).unwrap_or_else(|error| ReadAnswer::Failed(format!("cannot read the store: {error}")))
-    }
-
-    fn try_answer(&self, query: &Query) -> rusqlite::Result<ReadAnswer> {
-        let list = |messages: Vec<Message>| ReadAnswer::Json(json!({"messages": messages}));
-        Ok(match query {
-            Query::Unread { recipient, since, limit, mirror } => {
-                let rows = rows_of_recipient(recipient, *mirror, true);
-                let values = params![recipient, *since as i64, *limit as i64];
-                list(self.messages(&format!("{rows} ORDER BY r.message LIMIT ?3"), values, Some(recipient))?)
-            }
-            Query::Inbox { recipient, since, limit, mirror } => {
-                let rows = rows_of_recipient(recipient, *mirror, false);
-                let values = params![recipient, *since as i64, *limit as i64];
-                // The newest ones; for whoever goes on from somewhere, the next ones.
-                let order = if *since > 0 { "ASC" } else { "DESC" };
-                let mut messages = self.messages(&format!("{rows} ORDER BY r.message {order} LIMIT ?3"), values, Some(recipient))?;
-                messages.sort_by_key(|message| message.id);
-                list(messages)
-            }
-            Query::Queued { limit } => list(self.messages(
-                "FROM recipients r JOIN messages m ON m.id = r.message WHERE r.acked = 0 AND r.session = 0 ORDER BY m.id LIMIT ?1",
-                params![*limit as i64],
-                None,
-            )?),
-            Query::Message { id, viewer } => {
-                let found = self.messages("FROM messages m WHERE m.id = ?1", params![*id as i64], viewer.as_deref())?;
-                match found.into_iter().find(|message| self.may_see(message, viewer.as_deref()).unwrap_or(false)) {
-                    Some(message) => ReadAnswer::Json(json!(message)),
-                    None => ReadAnswer::Json(Value::Null),
-                }
-            }
-            Query::Thread { id, viewer } => {
-                let thread: Option<i64> =
-                    self.db.query_row("SELECT thread FROM messages WHERE id = ?1", [*id as i64], |row| row.get(0)).optional()?;
-                let Some(thread) = thread else { return Ok(ReadAnswer::Json(Value::Null)) };
-                let mut messages =
-                    self.messages("FROM messages m WHERE m.thread = ?1 ORDER BY m.id LIMIT ?2", params![thread, THREAD_MAX], None)?;
-                messages.retain(|message| self.may_see(message, viewer.as_deref()).unwrap_or(false));
-                list(messages)
-            }
-            Query::Deliver { recipient, ids } => {
-                let (mut messages, mut bytes): (Vec<Message>, usize) = (Vec::new(), 0);
-                for id in ids {
-                    if bytes > UNACKED_BYTES_MAX {
-                        break; // the rest is asked for again
-                    }
-                    bytes += messages.last().map_or(0, |message| message.body.len());
-                    messages.extend(self.messages("FROM messages m WHERE m.id = ?1", params![*id as i64], Some(recipient))?);
-                }
-                ReadAnswer::Messages(messages)
-            }
-            Query::Tasks { status, viewer } => {
-                let tasks = self.docs(
-                    "SELECT doc FROM tasks t WHERE (?1 IS NULL OR status = ?1) AND (?2 IS NULL OR EXISTS
-                       (SELECT 1 FROM recipients r WHERE r.recipient = ?2 AND r.message = t.message) OR EXISTS
-                       (SELECT 1 FROM messages m WHERE m.id = t.message AND m.sender = ?2)) ORDER BY id DESC LIMIT 500",
-                    &[status, viewer],
-                )?;
-                ReadAnswer::Json(json!({"tasks": tasks}))
-            }
-            Query::Task { id, viewer } => {
-                let sql = "SELECT doc FROM tasks t WHERE id = ?1 AND (?2 IS NULL OR EXISTS
-                     (SELECT 1 FROM recipients r WHERE r.recipient = ?2 AND r.message = t.message) OR EXISTS
-                     (SELECT 1 FROM messages m WHERE m.id = t.message AND m.sender = ?2))";
-                ReadAnswer::Json(self.docs(sql, &[&(*id as i64), viewer])?.pop().unwrap_or(Value::Null))
-            }
-            Query::Commands { target, status, own } => {
-                let (agent, runner) = own.clone().unzip();
-                let commands = self.docs(
-                    "SELECT doc FROM commands WHERE (?1 IS NULL OR target = ?1) AND (?2 IS NULL OR status = ?2)
-                       AND (?3 IS NULL OR target IN (?3, ?4)) ORDER BY seq DESC LIMIT 500",
-                    &[target, status, &agent, &runner],
-                )?;
-                ReadAnswer::Json(json!({"commands": commands}))
-            }
-            Query::Command { id, own } => {
-                let (agent, runner) = own.clone().unzip();
-                let sql = "SELECT doc FROM commands WHERE id = ?1 AND (?2 IS NULL OR target IN (?2, ?3))";
-                ReadAnswer::Json(self.docs(sql, &[id, &agent, &runner])?.pop().unwrap_or(Value::Null))
-            }
-            Query::Figures => {
-                let (bytes, free) = sizes(self.db)?;
-                ReadAnswer::Json(json!({"bytes": bytes, "freeBytes": free}))
-            }
-            Query::Obligations { agent } => {
-                let mut statement = self.db.prepare_cached(
-                    "SELECT message, sender, subject, created_at FROM obligations WHERE agent = ?1 ORDER BY message LIMIT 1000",
-                )?;
-                let owed: Vec<Value> = statement
-                    .query_map([agent], |row| {
-                        let subject: Option<String> = row.get(2)?;
-                        let (id, from, at): (i64, String, i64) = (row.get(0)?, row.get(1)?, row.get(3)?);
-                        Ok(json!({"messageId": id, "from": from, "subject": subject, "createdAt": at}))
-                    })?
-                    .collect::<Result<_, _>>()?;
-                ReadAnswer::Json(json!({"obligations": owed}))
-            }
-        })
-    }
-
-    fn docs(&self, sql: &str, values: &[&dyn rusqlite::ToSql]) -> rusqlite::Result<Vec<Value>> {
-        let mut statement = self.db.prepare_cached(sql)?;
-        let rows = statement.query_map(values, |row| row.get::<_, String>(0))?;
-        Ok(rows.filter_map(|row| row.ok()).filter_map(|doc| serde_json::from_str(&doc).ok()).collect())
-    }
-
-    /// Messages with what has happened to them since; `viewer` gets its own copy (D-14).
-    fn messages(&self, rest: &str, values: impl rusqlite::Params, viewer: Option<&str>) -> rusqlite::Result<Vec<Message>> {
-        let mut statement = self.db.prepare_cached(&format!("SELECT m.doc, m.claimed_by, m.claim_expires_at {rest}"))?;
-        let read =
-            |row: &Row<'_>| -> rusqlite::Result<(String, Option<String>, Option<i64>)> { Ok((row.get(0)?, row.get(1)?, row.get(2)?)) };
-        let mut rows = Vec::new();
-        let mut bytes = 0;
-        for row in statement.query_map(values, read)? {
-            let row = row?;
-            bytes += row.0.len();
-            if bytes > ANSWER_BYTES_MAX && !rows.is_empty() {
-                break; // whoever asks goes on behind the last one
-            }
-            rows.push(row);
-        }
-        let mut messages = Vec::with_capacity(rows.len());
-        for (doc, claimed_by, claim_expires_at) in rows {
-            let Ok(mut message) = serde_json::from_str::<Message>(&doc) else {
-                continue;
-            };
-            message.claimed_by = claimed_by;
-            message.claim_expires_at = claim_expires_at;
-            let mut readers = self.db.prepare_cached(
-                "SELECT recipient FROM recipients WHERE message = ?1 AND read_at IS NOT NULL ORDER BY recipient LIMIT 1000",
-            )?;
-            message.read_by = readers.query_map([message.id as i64], |row| row.get(0))?.collect::<Result<_, _>>()?;
-            let mut reactions = self.db.prepare_cached("SELECT agent, emoji FROM reactions WHERE message = ?1 LIMIT 1000")?;
-            let reaction = |row: &Row<'_>| Ok(json!({"agentId": row.get::<_, String>(0)?, "emoji": row.get::<_, String>(1)?}));
-            message.reactions = reactions.query_map([message.id as i64], reaction)?.collect::<Result<_, _>>()?;
-            if let Some(viewer) = viewer.filter(|viewer| *viewer != USER) {
-                message.resolved_to_agent = Some(viewer.to_string());
-            }
-            messages.push(message);
-        }
-        Ok(messages)
-    }
-
-    fn may_see(&self, message: &Message, viewer: Option<&str>) -> rusqlite::Result<bool> {
-        let Some(viewer) = viewer else {
-            return Ok(true);
-        };
-        if message.from == viewer {
-            return Ok(true);
-        }
-        let mut statement = self.db.prepare_cached("SELECT 1 FROM recipients WHERE recipient = ?1 AND message = ?2")?;
-        statement.exists(params![viewer, message.id as i64])
-    }
-}
-
-/// Rows of a recipient that are wanted, by the partial index that has just them; the planner would take the primary key.
-/// Only people see the mirror of sessions.
-fn rows_of_recipient(recipient: &str, mirror: bool, unread: bool) -> String {
-    let (index, class) = match (recipient == USER, mirror, unread) {
-        (true, true, true) => ("INDEXED BY recipients_user_unread", "r.recipient = 'user'"),
-        (true, true, false) => ("", "r.recipient = 'user'"),
-        (true, false, false) => ("INDEXED BY recipients_user_mail", "r.recipient = 'user' AND r.mirror = 0"),
-        (_, _, true) => ("INDEXED BY recipients_unread_mail", "r.mirror = 0"),
-        (false, _, false) => ("", "r.mirror = 0"),
-    };
-    let unread = if unread { "AND r.read_at IS NULL" } else { "" };
-    format!("FROM recipients r {index} JOIN messages m ON m.id = r.message WHERE {class} {unread} AND r.recipient = ?1 AND r.message > ?2")
-}
-
-/// Body of the reader's thread.
-pub fn run_reader(reader: HubReader, orders: Receiver<(u64, Query)>, lane: Sender<Event>) {
-    for (number, query) in orders {
-        let answer = reader.answer(&query);
-        if lane.send(Event::Store(StoreEvent::Read { number, answer })).is_err() {
-            return;
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::read::rows_of_recipient;
     use super::*;
 
     fn put(store: &mut HubStore, id: u64, kind: &str, to: &str, created_at: i64) {

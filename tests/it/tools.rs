@@ -255,3 +255,54 @@ fn texts_for_shells_and_manuals_are_made() {
     assert!(machine.ok(&["guide"]).contains("agent-relay reply"));
     assert!(machine.fails(2, &["agnets"]).contains("did you mean agents?"));
 }
+
+#[test]
+fn a_provider_that_cannot_start_is_an_error_for_everybody() {
+    let machine = Machine::new("no-provider");
+    let _hub = machine.hub();
+    let mut runner = machine.start(&["run", "acp", "--agent-id", "a", "--", "/nonexistent/program"]);
+    let (code, text) = runner.wait(20);
+    assert!(code == 1 && text.contains("/nonexistent/program"), "{code} {text}");
+    let table = machine.ok(&["agents"]);
+    assert!(table.contains("error") && table.contains("/nonexistent/program"), "{table}");
+}
+
+#[test]
+fn output_that_nobody_can_read_is_no_success() {
+    let mut machine = Machine::new("full");
+    let hub = machine.hub();
+    let to_full = |arguments: &[&str]| {
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").expect("a full device");
+        machine.command(BIN).args(arguments).stdin(Stdio::null()).stdout(full).output().expect("runs")
+    };
+    for arguments in [&["version"][..], &["generate", "bash"], &["agents"], &["token", "create"]] {
+        let output = to_full(arguments);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains("standard output cannot be written"));
+    }
+    drop(hub);
+    // What `up` started ends with it, whoever stops reading.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").expect("binds").local_addr().expect("bound").port();
+    machine.set("AGENT_RELAY_URL", &format!("http://127.0.0.1:{port}"));
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").expect("a full device");
+    let output = machine.command(BIN).args(["up", "--say", "hi"]).stdin(Stdio::null()).stdout(full).output().expect("runs");
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(machine.left_over(), [], "{}", machine.logs());
+}
+
+#[test]
+fn a_web_server_is_no_relay() {
+    let mut machine = Machine::new("stranger");
+    let server = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
+    machine.set("AGENT_RELAY_URL", &format!("http://{}", server.local_addr().expect("bound")));
+    std::thread::spawn(move || {
+        for mut socket in server.incoming().flatten() {
+            let mut head = [0u8; 4096];
+            let _ = std::io::Read::read(&mut socket, &mut head);
+            let _ = socket.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 13\r\nConnection: close\r\n\r\n<html></html>");
+        }
+    });
+    for arguments in [&["send", "x", "y"][..], &["inbox"], &["agents"], &["approvals"], &["whoami"], &["tasks"]] {
+        assert!(machine.fails(3, arguments).contains("no relay"), "{arguments:?}");
+    }
+}

@@ -87,6 +87,7 @@ impl Agent {
     /// The word for people (D-9).
     pub(super) fn word(&self) -> &'static str {
         match (&self.life.state, self.tracker.status()) {
+            _ if self.stop.as_ref().is_some_and(|stop| stop.failure().is_some()) => "error",
             _ if self.stop.is_some() => "offline",
             (State::Parked, _) => "parked",
             (State::Ready { .. }, Status::Error) => "error",

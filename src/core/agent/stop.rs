@@ -61,10 +61,19 @@ impl Stop {
         matches!(self.phase, Phase::Goodbye | Phase::Done)
     }
 
-    pub fn lifecycle_action(&self) -> &'static str {
+    pub fn lifecycle_action(&self) -> Option<&'static str> {
         match &self.why {
-            Why::Command { hard: true, .. } => "killing",
-            _ => "shutting-down",
+            Why::Command { hard: true, .. } => Some("killing"),
+            _ if self.failure().is_some() => None,
+            _ => Some("shutting-down"),
+        }
+    }
+
+    /// Why it ends although nobody asked for it: that stays visible as an error (D-9).
+    pub fn failure(&self) -> Option<&str> {
+        match &self.why {
+            Why::Refused(reason) | Why::ProviderFailed(reason) | Why::Bug(reason) => Some(reason),
+            Why::Asked(_) | Why::Command { .. } | Why::Displaced(_) => None,
         }
     }
 }
@@ -85,7 +94,10 @@ impl Agent {
         };
         self.log("info", "lifecycle", format!("stopping: {why:?}"));
         self.stop = Some(Stop { why, phase: Phase::Provider, deadline: now.tick + patience + AFTER_PROVIDER, flush_by: None });
-        self.life.why = "the runner is stopping".into();
+        self.life.why = match self.stop.as_ref().and_then(Stop::failure) {
+            Some(reason) => reason.to_string(),
+            None => "the runner is stopping".into(),
+        };
         self.status.touch();
         self.stop_provider(patience.as_millis() as u64);
     }
@@ -134,6 +146,11 @@ impl Agent {
 
     /// Nothing durable is under way, and what the relay should hear has been heard or cannot be now.
     fn is_flushed(&self) -> bool {
+        // A failure is told if the relay is there at all: nobody else will tell it.
+        let failed = self.stop.as_ref().is_some_and(|stop| stop.failure().is_some() && !matches!(stop.why, Why::Refused(_)));
+        if failed && !self.link.is_registered() && !self.link.is_off() {
+            return false;
+        }
         let quiet = self.commits.is_empty() && self.ops.is_empty();
         let heard = self.outbox.is_empty() && self.commands.all_reported() && self.calls.is_quiet() && self.turn.is_quiet();
         quiet && (heard || !self.link.is_registered())

@@ -373,3 +373,28 @@ fn a_connection_ends_with_its_token() {
         "{effects:?}"
     );
 }
+
+#[test]
+fn a_policy_means_one_agent_a_connected_one_first() {
+    let mut bench = Bench::new();
+    for agent in ["a", "b"] {
+        let body = json!({"id": agent, "role": "provider", "instanceId": agent, "meta": {"policyName": "night"}});
+        assert_eq!(bench.call(agent, "POST", "/api/agents", body).0, 200);
+    }
+    let request = Request { path: "/bus".into(), token: "b".into(), ..Default::default() };
+    bench.tell(Event::Upgrade { ticket: 50, request });
+    let registration = json!({"role": "provider", "agentId": "b", "instanceId": "b", "meta": {"policyName": "night"}});
+    bench.tell(Event::PeerText { peer: 50, text: json!({"type": "register", "id": "r", "payload": registration}).to_string() });
+    bench.commit();
+    let (status, message) = bench.call("operator", "POST", "/api/messages", json!({"to": "policy:night", "body": "x"}));
+    assert_eq!((status, message["resolvedToAgent"].as_str()), (201, Some("b")));
+    // Nobody yet: it waits for the first who comes with that policy, and for no second one.
+    let (status, _) = bench.call("operator", "POST", "/api/messages", json!({"to": "policy:day", "body": "y"}));
+    assert_eq!(status, 201);
+    for agent in ["a", "b"] {
+        let body = json!({"id": agent, "role": "provider", "instanceId": agent, "meta": {"policyName": "day"}});
+        bench.call(agent, "POST", "/api/agents", body);
+    }
+    let waiting: Vec<usize> = ["a", "b"].iter().map(|agent| bench.hub.queues[*agent].ids.len()).collect();
+    assert_eq!(waiting, [1, 1], "the first took the second message, the other keeps the first");
+}

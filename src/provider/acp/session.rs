@@ -3,15 +3,16 @@
 //! Types are our own and lenient: every line is read as a JSON value first, unknown notifications and update kinds are
 //! ignored, unknown requests are answered with -32601 (ACP FACTS section 1).
 
+mod updates;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::frames::{RpcError, push_bounded, short};
+use super::frames::{RpcError, short};
 use super::presets::{mode_for, older_than_tested};
-use super::replay::{Replay, Side};
-use crate::core::limits::{MIRROR_BODY_BYTES_MAX, REPLY_BODY_BYTES_MAX};
+use super::replay::Replay;
 use crate::core::session::{Approval, Decision, Fate, How, Input, Mirror, Opened, Output, Resume, Session, Signal, TurnEnd, Verb};
 use crate::core::time::{Now, Tick, sooner};
 use crate::provider::lines::Lines;
@@ -577,218 +578,6 @@ impl AcpSession {
         self.write(&json!({"jsonrpc": "2.0", "id": held.request, "result": {"outcome": outcome}}));
         if self.settings.approval_mode == ApprovalMode::Guarded {
             self.signal(Signal::ApprovalClosed { id: approval.to_string(), reason: reason.to_string() });
-        }
-    }
-
-    // ---- updates
-
-    fn on_update(&mut self, update: &Value) {
-        let kind = update.get("sessionUpdate").and_then(Value::as_str).unwrap_or_default();
-        let text = update.pointer("/content/text").and_then(Value::as_str).unwrap_or_default();
-        if let Some(replay) = self.replay.as_mut() {
-            // Updates while a load is open are history (section 8): evidence, never mirrored again.
-            match kind {
-                "user_message_chunk" => replay.push(Side::User, text),
-                "agent_message_chunk" => replay.push(Side::Agent, text),
-                "tool_call" | "tool_call_update" => replay.push(Side::Tool, ""),
-                _ => {}
-            }
-            return;
-        }
-        match kind {
-            // One agent says a change of mode in its own voice (section 3); that is no part of an answer.
-            "agent_message_chunk" if text.starts_with(MODE_UPDATE) => {
-                self.fact("mode", json!(short(text.trim_start_matches(MODE_UPDATE).trim(), 100)));
-            }
-            "agent_message_chunk" | "agent_thought_chunk" => {
-                self.taken(kind);
-                self.on_chunk(kind == "agent_message_chunk", text, update.get("messageId").and_then(Value::as_str));
-            }
-            "tool_call" | "tool_call_update" => {
-                self.taken(kind);
-                self.flush_text();
-                self.tool(update);
-            }
-            "usage_update" => {
-                let number = |field: &str| update.get(field).and_then(Value::as_f64).filter(|n| *n >= 0.0);
-                if let (Some(used), Some(size)) = (number("used"), number("size").filter(|size| *size > 0.0)) {
-                    self.signal(Signal::Context(json!({
-                        "utilization": used / size, "lifecycleState": "active", "source": "api", "confidence": "reported",
-                        "usedTokens": used, "windowTokens": size
-                    })));
-                }
-            }
-            "plan" => {
-                self.taken(kind);
-                self.on_plan(update);
-            }
-            "current_mode_update" => {
-                if let Some(mode) = update.get("currentModeId").and_then(Value::as_str) {
-                    self.fact("mode", json!(short(mode, 100)));
-                }
-            }
-            "config_option_update" => {
-                let options = update.get("configOptions").and_then(Value::as_array).cloned().unwrap_or_default();
-                let mode = options.iter().find(|option| option.get("category").and_then(Value::as_str) == Some("mode"));
-                if let Some(mode) = mode.and_then(|option| option.get("currentValue")).and_then(Value::as_str) {
-                    self.fact("mode", json!(short(mode, 100)));
-                }
-            }
-            "session_info_update" => self.on_engine_state(update.pointer("/_meta/codex").unwrap_or(&Value::Null)),
-            // Unknown kinds and those that may come at any time say nothing about a turn (section 2).
-            _ => {}
-        }
-    }
-
-    /// What the agent means to do, step by step.
-    fn on_plan(&mut self, update: &Value) {
-        let entries = update.get("entries").and_then(Value::as_array).cloned().unwrap_or_default();
-        let text = |entry: &Value, field: &str| entry.get(field).and_then(Value::as_str).unwrap_or_default().to_string();
-        let done = entries.iter().filter(|entry| text(entry, "status") == "completed").count();
-        let current = entries.iter().find(|entry| text(entry, "status") == "in_progress").map(|entry| short(&text(entry, "content"), 200));
-        self.fact("plan", json!({"steps": entries.len(), "done": done, "current": current}));
-        let lines = entries.iter().take(PLAN_STEPS_MAX).map(|entry| {
-            let mark = match text(entry, "status").as_str() {
-                "completed" => "x",
-                "in_progress" => ">",
-                _ => " ",
-            };
-            format!("[{mark}] {}", short(&text(entry, "content"), 300))
-        });
-        let body = lines.collect::<Vec<_>>().join("\n");
-        let Some(turn) = self.turn.as_mut().filter(|turn| turn.plan != body && !body.is_empty()) else {
-            return;
-        };
-        turn.plan = body.clone();
-        let turn = turn.number;
-        self.flush_text();
-        self.signal(Signal::Mirror(Mirror { kind: "reasoning", body, label: Some("plan".into()), status: None, turn }));
-    }
-
-    /// One adapter ends a turn as if all were well after its engine failed; its engine's state says the truth (section 1,
-    /// item 8).
-    fn on_engine_state(&mut self, engine: &Value) {
-        let error = engine.get("error").filter(|error| error.is_object());
-        if let Some(error) = error {
-            let text = |field: &str| error.get(field).and_then(Value::as_str).unwrap_or_default();
-            let said =
-                [text("message"), text("additionalDetails")].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(": ");
-            match error.get("willRetry").and_then(Value::as_bool) {
-                Some(true) => self.signal(Signal::ProviderState(json!({"state": "retrying", "detail": short(&said, 300)}))),
-                _ => {
-                    if let Some(turn) = self.turn.as_mut() {
-                        turn.engine_error = short(&said, 1000);
-                    }
-                }
-            }
-        }
-        match engine.pointer("/threadStatus/type").and_then(Value::as_str) {
-            Some("systemError") => {
-                if let Some(turn) = self.turn.as_mut() {
-                    turn.engine_failed = true;
-                }
-            }
-            Some("active") => {
-                if let Some(turn) = self.turn.as_mut() {
-                    turn.engine_failed = false;
-                }
-            }
-            _ => {}
-        }
-    }
-
-    /// Output of the turn: the agent has the prompt.
-    fn taken(&mut self, kind: &str) {
-        let Some(turn) = self.turn.as_mut().filter(|turn| !turn.taken) else {
-            return;
-        };
-        turn.taken = true;
-        if let Some(batch) = turn.batch {
-            self.signal(Signal::Taken { batch, evidence: format!("the agent sent {kind}") });
-        }
-    }
-
-    fn on_chunk(&mut self, is_message: bool, text: &str, id: Option<&str>) {
-        let Some(turn) = self.turn.as_mut() else {
-            return;
-        };
-        // A new message begins with another id, or after another kind of update.
-        if text.is_empty() {
-            return; // some agents end a turn with one
-        }
-        if is_message && id.is_none() && turn.identified {
-            // In the voice of the agent, but not its answer: adapters say so what their engine complains of.
-            push_bounded(&mut turn.notice, text, MIRROR_BODY_BYTES_MAX);
-            return;
-        }
-        turn.identified |= is_message && id.is_some();
-        let begun = !turn.message.is_empty() || !turn.thought.is_empty();
-        let other_id = begun && turn.message_id.as_deref() != id;
-        let other_kind = if is_message { !turn.thought.is_empty() } else { !turn.message.is_empty() };
-        if other_id || other_kind {
-            self.flush_text();
-        }
-        let Some(turn) = self.turn.as_mut() else {
-            return;
-        };
-        turn.message_id = id.map(str::to_string);
-        if is_message {
-            push_bounded(&mut turn.message, text, REPLY_BODY_BYTES_MAX);
-            push_bounded(&mut turn.whole, text, REPLY_BODY_BYTES_MAX);
-        } else {
-            push_bounded(&mut turn.thought, text, MIRROR_BODY_BYTES_MAX);
-        }
-    }
-
-    /// Ends the current message: thoughts are mirrored; a message that is not the last one too.
-    fn flush_text(&mut self) {
-        let Some(turn) = self.turn.as_mut() else {
-            return;
-        };
-        let number = turn.number;
-        let thought = std::mem::take(&mut turn.thought);
-        let message = std::mem::take(&mut turn.message);
-        if !turn.whole.is_empty() && !message.is_empty() {
-            push_bounded(&mut turn.whole, "\n", REPLY_BODY_BYTES_MAX);
-        }
-        for body in [thought, message] {
-            if !body.trim().is_empty() {
-                self.signal(Signal::Mirror(Mirror { kind: "reasoning", body, label: None, status: None, turn: number }));
-            }
-        }
-    }
-
-    /// Tool calls are kept by id; the first title is often a placeholder, so they are shown when they are over or asked.
-    fn tool(&mut self, update: &Value) {
-        let Some(turn) = self.turn.as_mut() else {
-            return;
-        };
-        let text = |field: &str| update.get(field).and_then(Value::as_str).filter(|text| !text.is_empty());
-        let Some(id) = text("toolCallId") else { return };
-        if turn.tools.len() >= TOOLS_MAX && !turn.tools.contains_key(id) {
-            return;
-        }
-        let number = turn.number;
-        let tool = turn.tools.entry(id.to_string()).or_default();
-        if let Some(title) = text("title") {
-            tool.title = short(title, 300);
-        }
-        if let Some(kind) = text("kind") {
-            tool.kind = short(kind, 40);
-        }
-        let Some(status @ ("completed" | "failed")) = text("status") else {
-            return;
-        };
-        if !tool.shown {
-            tool.shown = true;
-            let mirror = Mirror {
-                kind: "tool",
-                body: tool.title.clone(),
-                label: Some(tool.kind.clone()),
-                status: Some(status.into()),
-                turn: number,
-            };
-            self.signal(Signal::Mirror(mirror));
         }
     }
 
