@@ -5,6 +5,8 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use serde_json::Value;
+
 use crate::support::{BIN, Machine, Running, wait_for};
 
 #[test]
@@ -298,4 +300,35 @@ fn a_reset_hub_is_another_relay() {
     let again = machine.send("a", "after the reset");
     assert!(before.contains(&again), "the id is given a second time");
     wait_for("the answer", 30, || machine.ok(&["inbox"]).contains("after the reset").then_some(()));
+}
+
+/// A peer whose machine is gone says nothing and closes nothing: it is let go after 45 s, and its agent is offline then.
+#[test]
+fn a_peer_that_falls_silent_is_let_go() {
+    let machine = Machine::new("silent");
+    let _hub = machine.hub();
+    let config = machine.config();
+    let address = config["relayUrl"].as_str().expect("url").trim_start_matches("http://").to_string();
+    let request = tungstenite::http::Request::builder()
+        .uri(format!("ws://{address}/bus"))
+        .header("Host", &address)
+        .header("Connection", "Upgrade")
+        .header("Upgrade", "websocket")
+        .header("Sec-WebSocket-Version", "13")
+        .header("Sec-WebSocket-Key", tungstenite::handshake::client::generate_key())
+        .header("X-Agent-Relay-Token", config["token"].as_str().expect("token"))
+        .body(())
+        .expect("a request");
+    let socket = std::net::TcpStream::connect(&address).expect("connects");
+    let (mut bus, _) = tungstenite::client(request, socket).expect("a WebSocket");
+    let payload = serde_json::json!({"role": "provider", "agentId": "ghost", "componentId": "ghost", "instanceId": "ghost"});
+    let frame = serde_json::json!({"type": "register", "id": "r", "payload": payload}).to_string();
+    bus.send(tungstenite::Message::text(frame)).expect("sends");
+    assert!(bus.read().expect("an answer").to_string().contains("registered"));
+    // From here on it neither reads nor answers a ping.
+    let card = || -> Value { serde_json::from_str(&machine.ok(&["agents", "--json"])).unwrap_or_default() };
+    assert_eq!((card()["connected"].as_bool(), card()["status"].as_str()), (Some(true), Some("idle")));
+    wait_for("the hub to let it go", 60, || (card()["connected"] == false).then_some(()));
+    wait_for("the agent to be offline", 20, || (card()["status"] == "offline").then_some(()));
+    drop(bus);
 }
