@@ -17,6 +17,8 @@ use crate::secret::Secret;
 use crate::wire::api::path;
 use crate::wire::bus::{ClientFrame, Registration, RelayFrame};
 
+/// A relay that wants fewer requests is asked again so often, a second apart.
+const LIMITED_TRIES: usize = 5;
 /// One call of the command line may take this long.
 const CALL_LIMIT: Duration = Duration::from_secs(15);
 
@@ -57,7 +59,16 @@ impl Client {
 
     /// The body of a success; everything else is a failure with the relay's own sentence.
     pub fn call(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Value, Failure> {
-        let (status, body) = self.raw(method, path, body)?;
+        let (mut status, mut answer) = self.raw(method, path, body)?;
+        for _ in 0..LIMITED_TRIES {
+            if status != 429 {
+                break;
+            }
+            // Nothing was done: the relay asks for a moment.
+            std::thread::sleep(Duration::from_secs(1));
+            (status, answer) = self.raw(method, path, body)?;
+        }
+        let body = answer;
         if status < 300 {
             return Ok(body);
         }

@@ -301,6 +301,9 @@ pub struct TokenRecord {
     /// The agent that it acts as.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub agent_id: Option<String>,
+    /// Id of the token that the first renewal came from; all of that line are revoked together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub renewed_from: Option<String>,
     /// What it may do.
     pub scopes: Vec<String>,
     /// Seconds.

@@ -335,7 +335,7 @@ mod tests {
             ),
             ("Task", json!(Task { severity: some(), agent_id: some(), ..Default::default() })),
             ("Command", json!(Command { result: Some(json!({})), error: some(), ..Default::default() })),
-            ("TokenRecord", json!(TokenRecord { agent_id: some(), expires_at: Some(1), ..Default::default() })),
+            ("TokenRecord", json!(TokenRecord { agent_id: some(), renewed_from: some(), expires_at: Some(1), ..Default::default() })),
         ];
         for (name, sample) in full {
             let told: Vec<String> = record(sample).keys().cloned().collect();

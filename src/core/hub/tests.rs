@@ -398,3 +398,24 @@ fn a_policy_means_one_agent_a_connected_one_first() {
     let waiting: Vec<usize> = ["a", "b"].iter().map(|agent| bench.hub.queues[*agent].ids.len()).collect();
     assert_eq!(waiting, [1, 1], "the first took the second message, the other keeps the first");
 }
+
+#[test]
+fn a_revoked_token_takes_its_renewals_along() {
+    let mut bench = Bench::new();
+    let mut number = 0;
+    bench.hub.config.secret = Box::new(move || {
+        number += 1;
+        format!("s{number}")
+    });
+    let (_, first) = bench.call("operator", "POST", "/api/tokens", json!({"profileId": "provider-agent", "agentId": "a"}));
+    let token = |answer: &Value| answer["token"].as_str().expect("token").to_string();
+    let (_, second) = bench.call(&token(&first), "POST", "/api/tokens/renew", Value::Null);
+    let (_, third) = bench.call(&token(&second), "POST", "/api/tokens/renew", Value::Null);
+    assert_eq!(bench.call(&token(&third), "GET", "/api/tokens/self", Value::Null).0, 200);
+    let jti = second["record"]["jti"].as_str().expect("id");
+    assert_eq!(bench.call("operator", "DELETE", &format!("/api/tokens/{jti}"), Value::Null).0, 204);
+    for answer in [&first, &second, &third] {
+        assert_eq!(bench.call(&token(answer), "GET", "/api/tokens/self", Value::Null).0, 401);
+    }
+    assert_eq!(bench.call("a", "GET", "/api/tokens/self", Value::Null).0, 200, "others of the same agent stay");
+}

@@ -53,6 +53,11 @@ pub(super) fn is_runtime(profile: &str) -> bool {
     matches!(profile, "provider-agent" | "provider-interactive")
 }
 
+/// What all renewals of one token have in common.
+fn line_of(record: &TokenRecord) -> &str {
+    record.renewed_from.as_deref().unwrap_or(&record.jti)
+}
+
 /// Longest life of a token that is not the root's, seconds.
 const TTL_SECONDS_MAX: i64 = 366 * 24 * 3600;
 
@@ -111,14 +116,21 @@ impl Hub {
                 list.iter().filter_map(known).collect()
             }
         };
-        Ok(self.put_token(profile, agent.filter(|_| runtime), scopes, ttl))
+        Ok(self.put_token(profile, agent.filter(|_| runtime), scopes, ttl, None))
     }
 
-    fn put_token(&mut self, profile: &str, agent_id: Option<String>, scopes: Vec<String>, ttl: i64) -> Value {
+    fn put_token(&mut self, profile: &str, agent_id: Option<String>, scopes: Vec<String>, ttl: i64, renewed_from: Option<String>) -> Value {
         let token = (self.config.secret)();
         let now = self.now.wall.0 / 1000;
-        let record =
-            TokenRecord { jti: self.rng.uuid(), profile_id: profile.into(), agent_id, scopes, issued_at: now, expires_at: Some(now + ttl) };
+        let record = TokenRecord {
+            jti: self.rng.uuid(),
+            profile_id: profile.into(),
+            agent_id,
+            renewed_from,
+            scopes,
+            issued_at: now,
+            expires_at: Some(now + ttl),
+        };
         let hash = (self.config.hash)(&token);
         self.tokens.insert(hash.clone(), Arc::new(record.clone()));
         self.ops.push(HubOp::TokenPut { hash, record: record.clone() });
@@ -136,7 +148,7 @@ impl Hub {
         }
         let now = self.now.wall.0 / 1000;
         let ttl = old.expires_at.map_or(24 * 3600, |end| end - old.issued_at).max(1);
-        let answer = self.put_token(&old.profile_id, old.agent_id.clone(), old.scopes.clone(), ttl);
+        let answer = self.put_token(&old.profile_id, old.agent_id.clone(), old.scopes.clone(), ttl, Some(line_of(&old).to_string()));
         let end = old.expires_at.unwrap_or(i64::MAX).min(now + OLD_TOKEN_LIFE.as_secs() as i64);
         let record = TokenRecord { expires_at: Some(end), ..TokenRecord::clone(&old) };
         // Connections made with the old one end with it.
@@ -163,16 +175,26 @@ impl Hub {
 
     pub(super) fn delete_token(&mut self, actor: &TokenRecord, jti: &str) -> Result<(), Refusal> {
         let found = self.tokens.iter().find(|(_, record)| record.jti == jti).map(|(hash, record)| (hash.clone(), record.clone()));
-        let Some((hash, record)) = found else {
+        let Some((_, record)) = found else {
             return Err((404, "not_found", "there is no such token".into()));
         };
         let runtime = is_runtime(&record.profile_id);
         if !allows(actor, "admin") && !(runtime && actor.profile_id == "operator") {
             return Err((403, "forbidden", "revoking this token needs the root token".into()));
         }
-        self.tokens.remove(&hash);
-        self.ops.push(HubOp::TokenDelete { hash });
-        self.close_peers_of(&record.jti);
+        // Whoever renewed a token that got into wrong hands must not stay: the whole line goes.
+        let line = line_of(&record).to_string();
+        let whole: Vec<(String, String)> = self
+            .tokens
+            .iter()
+            .filter(|(_, record)| line_of(record) == line)
+            .map(|(hash, record)| (hash.clone(), record.jti.clone()))
+            .collect();
+        for (hash, jti) in whole {
+            self.tokens.remove(&hash);
+            self.ops.push(HubOp::TokenDelete { hash });
+            self.close_peers_of(&jti);
+        }
         Ok(())
     }
 
