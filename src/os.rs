@@ -79,6 +79,11 @@ pub fn hostname() -> String {
     if name.is_empty() { "host".into() } else { name }
 }
 
+/// Id of this boot of the machine: start times of processes mean something only together with it.
+pub fn boot_id() -> Option<String> {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").ok().map(|id| id.trim().to_string())
+}
+
 /// Start time of a process in clock ticks since boot: with its pid it names the process for good.
 pub fn start_time(pid: u32) -> Option<u64> {
     stat(pid)?.get(19)?.parse().ok()

@@ -1260,6 +1260,7 @@ fn config(runner: usize, life: u64, wall: i64) -> AgentConfig {
             agent_id: Some(id),
             instance_id: format!("instance{runner}.{life}"),
             tags,
+            meta: json!({"processStart": {"boot": "sim", "ticks": life}}).as_object().cloned().unwrap_or_default(),
             ..Default::default()
         },
         approval_mode: "open".into(),

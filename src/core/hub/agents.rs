@@ -31,6 +31,19 @@ pub(super) fn merge_meta(known: &mut serde_json::Map<String, Value>, told: serde
     }
 }
 
+/// Whether a registration comes from a process that started before that of another one, on the same boot of the same
+/// machine: registrations of two connections may overtake each other.
+fn is_older(new: &Registration, known: &Registration) -> bool {
+    let start = |registration: &Registration| {
+        let start = registration.meta.get("processStart")?;
+        Some((start.get("boot")?.as_str()?.to_string(), start.get("ticks")?.as_u64()?))
+    };
+    match (start(new), start(known)) {
+        (Some((boot, ticks)), Some((known_boot, known_ticks))) => boot == known_boot && ticks < known_ticks,
+        _ => false,
+    }
+}
+
 /// A known agent.
 #[derive(Debug)]
 pub(super) struct Agent {
@@ -94,6 +107,11 @@ impl Hub {
             self.restore_agent(StoredAgent { id: id.into(), ..Default::default() });
         }
         let agent = self.agents.get_mut(id).expect("inserted above");
+        // What a dead process had on its way must not drive out the one that took its place.
+        let is_here = agent.peer.is_some() || agent.status != "offline";
+        if is_here && is_older(&registration, &agent.stored.registration) {
+            return Err((409, "superseded", "a younger process of this machine registered this agent".into()));
+        }
         let same = agent.stored.registration.instance_id == registration.instance_id;
         if !same || agent.stored.epoch == 0 {
             agent.stored.epoch += 1;

@@ -10,7 +10,7 @@ use super::event::{Effect, HubOp, Query, ReadFor, Sent};
 use crate::core::http::Request;
 use crate::core::limits::*;
 use crate::wire::api::{Message, TokenRecord};
-use crate::wire::bus::{CLOSE_UNAUTHORIZED, ClientFrame, FrameError, Registered, Registration, RelayFrame};
+use crate::wire::bus::{CLOSE_SUPERSEDED, CLOSE_UNAUTHORIZED, ClientFrame, FrameError, Registered, Registration, RelayFrame};
 use crate::wire::{PROTOCOL, VERSION};
 
 /// A connection.
@@ -204,7 +204,14 @@ impl Hub {
         if let (Some(agent), true) = (&wanted, is_agent) {
             match self.register(agent, registration, Some(number)) {
                 Ok(told) => epoch = told,
-                Err((_, code, text)) => return self.send_error(number, Some(id), code, &text),
+                Err((_, code, text)) => {
+                    self.send_error(number, Some(id), code, &text);
+                    if code == "superseded" {
+                        self.drop_peer(number);
+                        self.out.push(Effect::PeerClose { peer: number, code: CLOSE_SUPERSEDED, reason: text });
+                    }
+                    return;
+                }
             }
         }
         if let Some(peer) = self.peers.get_mut(&number) {

@@ -419,3 +419,22 @@ fn a_revoked_token_takes_its_renewals_along() {
     }
     assert_eq!(bench.call("a", "GET", "/api/tokens/self", Value::Null).0, 200, "others of the same agent stay");
 }
+
+#[test]
+fn a_registration_that_was_on_its_way_when_its_process_died_drives_nobody_out() {
+    let mut bench = Bench::new();
+    let mut register = |ticket: u64, instance: &str, boot: &str, ticks: u64| {
+        let request = Request { path: "/bus".into(), token: "a".into(), ..Default::default() };
+        bench.tell(Event::Upgrade { ticket, request });
+        let start = json!({"processStart": {"boot": boot, "ticks": ticks}});
+        let payload = json!({"role": "provider", "agentId": "a", "instanceId": instance, "meta": start});
+        let text = json!({"type": "register", "id": "r", "payload": payload}).to_string();
+        let mut effects = bench.tell(Event::PeerText { peer: ticket, text });
+        effects.extend(bench.commit());
+        effects.iter().any(|e| matches!(e, Effect::PeerSend { peer, text } if *peer == ticket && text.contains("\"registered\"")))
+    };
+    assert!(register(60, "young", "boot", 20));
+    assert!(!register(61, "old", "boot", 10), "the older process is told that it is superseded");
+    assert!(register(62, "younger", "boot", 30));
+    assert!(register(63, "elsewhere", "another boot", 1), "nothing is known about other machines: the newer registration wins");
+}
