@@ -18,6 +18,7 @@ use support::{Machine, Running, wait_for};
 const LONG: u64 = 60;
 
 struct Agent {
+    preset: String,
     machine: Machine,
     model: Model,
     _hub: Running,
@@ -62,7 +63,7 @@ impl Agent {
         let restart = json!({"firstMs": 100, "mostMs": 500, "exitsMax": 50});
         std::fs::write(providers.join("acp.json"), json!({"env": env, "restart": restart}).to_string()).expect("config");
         let runner = machine.start(&["run", "acp", "--preset", preset, "--agent-id", "a"]);
-        let agent = Agent { machine, model, _hub: hub, _runner: runner };
+        let agent = Agent { preset: preset.into(), machine, model, _hub: hub, _runner: runner };
         agent.wait("idle");
         Some(agent)
     }
@@ -115,6 +116,24 @@ impl Agent {
     #[track_caller]
     fn wait_asked(&self, text: &str) {
         wait_for("the model to be asked", LONG, || self.model.asked().iter().any(|asked| asked.newest.contains(text)).then_some(()));
+    }
+
+    /// The agent has written the message down. One of them does that before it asks the model, the other some time after.
+    #[track_caller]
+    fn wait_written(&self, mark: &str) {
+        if self.preset != "claude-agent" {
+            return;
+        }
+        let written = |file: std::fs::DirEntry| {
+            let text = std::fs::read_to_string(file.path()).unwrap_or_default();
+            text.lines().any(|line| line.contains("\"type\":\"user\"") && line.contains(mark) && line.ends_with('}'))
+        };
+        let projects = self.machine.home.join(".claude/projects");
+        self.waits("the message in the transcript", || {
+            let folders = std::fs::read_dir(&projects).into_iter().flatten().flatten();
+            let mut files = folders.flat_map(|folder| std::fs::read_dir(folder.path()).into_iter().flatten().flatten());
+            files.any(written).then_some(())
+        });
     }
 
     fn provider_pid(&self) -> u32 {
@@ -171,8 +190,7 @@ fn survives_kills(agent: &Agent) {
         let id = agent.machine.send("a", &format!("{mark} HANG"));
         agent.wait_asked(mark);
         if mark == "MARK-KILLB" {
-            // Some time later it stands on the agent's disk.
-            support::pause(700);
+            agent.wait_written(mark);
         }
         agent.kill_provider();
         let heard = agent.answer_of(id);

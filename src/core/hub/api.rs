@@ -93,9 +93,7 @@ impl Hub {
         }
         if let Found::Route(Route { access: Access::Open, .. }, _) = &found {
             self.limit(None)?;
-            let text = self.spec.get_or_insert_with(|| spec().to_string()).clone();
-            self.respond(ticket, 200, Body::Text("application/json", text));
-            return Ok(Answer::Later);
+            return Ok(self.describe(ticket));
         }
         let actor = self.token_of(&request.token);
         self.limit(actor.as_deref())?;
@@ -129,6 +127,13 @@ impl Hub {
         Err((429, "rate_limited", "too many requests; try again in a second".into()))
     }
 
+    /// The description, made once and told as text.
+    fn describe(&mut self, ticket: u64) -> Answer {
+        let text = self.spec.get_or_insert_with(|| spec().to_string()).clone();
+        self.respond(ticket, 200, Body::Text("application/json", text));
+        Answer::Later
+    }
+
     fn health(&self) -> Value {
         let uptime = self.started.map(|start| (self.now.tick - start).as_millis() as u64);
         json!({"ok": true, "version": VERSION, "protocol": PROTOCOL, "uptimeMs": uptime, "serverTime": self.now.wall.0})
@@ -138,7 +143,8 @@ impl Hub {
         let first = parameters.first().copied().unwrap_or_default();
         let viewer = actor.agent_id.clone();
         match call {
-            Call::Health | Call::Spec => Ok(Answer::Now(200, self.health())),
+            Call::Health => Ok(Answer::Now(200, self.health())),
+            Call::Spec => Ok(self.describe(ticket)),
             Call::Metrics | Call::HubInfo if viewer.is_some() => {
                 Err((403, "forbidden", "how the hub is is not told to agents; use an operator's token".into()))
             }
@@ -191,10 +197,6 @@ impl Hub {
                 let command = self.issue_command(text(&body, "type"), text(&body, "target"), params, &issuer)?;
                 Ok(Answer::Durable(201, json!(command)))
             }
-            Call::ListCommands | Call::GetCommand if viewer.is_none() && !allows(actor, "command:issue") => {
-                scope(actor, "command:update")?;
-                self.ask_commands(ticket, call, first, actor, request)
-            }
             Call::ListCommands | Call::GetCommand => self.ask_commands(ticket, call, first, actor, request),
             Call::PatchCommand => {
                 let body = object(request)?;
@@ -224,6 +226,10 @@ impl Hub {
     }
 
     fn ask_commands(&mut self, ticket: u64, call: Call, id: &str, actor: &TokenRecord, request: &Request) -> Routed {
+        // An agent sees its own; whoever acts for nobody must have to do with commands.
+        if actor.agent_id.is_none() && !allows(actor, "command:issue") {
+            scope(actor, "command:update")?;
+        }
         let own = self.own_targets(actor);
         match call {
             Call::GetCommand => self.ask(ticket, Query::Command { id: id.to_string(), own }),

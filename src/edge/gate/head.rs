@@ -154,6 +154,18 @@ mod tests {
         assert!(matches!(read("GET / HT"), Head::Partial));
     }
 
+    /// A hub that stops, or a client that asks too much, is told when to come again (protocol section 1).
+    #[test]
+    fn refusals_for_a_while_say_when_to_come_again() {
+        for (status, wanted) in [(503, true), (429, true), (500, false), (200, false)] {
+            let answer = response(status, &Body::Json(serde_json::json!({})), true, false);
+            let text = String::from_utf8(answer).expect("text");
+            assert_eq!(text.contains("\r\nRetry-After: 1\r\n"), wanted, "{text}");
+        }
+        let text = String::from_utf8(response(200, &Body::Json(serde_json::json!({"a": 1})), true, true)).expect("text");
+        assert!(text.contains("Content-Length: 7\r\n") && text.ends_with("\r\n\r\n"), "HEAD has no body: {text}");
+    }
+
     #[test]
     fn tokens_of_both_headers_are_read() {
         for text in ["X-Agent-Relay-Token: t", "Authorization: Bearer t", "authorization: Bearer other\r\nx-agent-relay-token: t"] {

@@ -683,9 +683,11 @@ impl<E, H: FnMut(Happening) -> Verdict<E>> Gate<E, H> {
                 // By the loop, never from here: a thousand requests in one packet must not become a thousand calls deep.
                 self.more.insert(id);
             }
+            // Between requests it may idle; a head that has begun must come.
+            let time = if rest.is_empty() { self.limits.idle_time } else { self.limits.head_time };
             conn.state = State::Head(rest);
             self.headless.insert(id);
-            self.set_deadline(id, Instant::now() + self.limits.idle_time);
+            self.set_deadline(id, Instant::now() + time);
             return self.refresh(id);
         }
     }
