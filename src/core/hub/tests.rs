@@ -438,3 +438,18 @@ fn a_registration_that_was_on_its_way_when_its_process_died_drives_nobody_out() 
     assert!(register(62, "younger", "boot", 30));
     assert!(register(63, "elsewhere", "another boot", 1), "nothing is known about other machines: the newer registration wins");
 }
+
+#[test]
+fn a_hub_that_stops_says_so_and_keeps_what_it_took() {
+    let mut bench = Bench::new();
+    let request = Request { method: "GET".into(), path: "/api/events".into(), token: "operator".into(), ..Default::default() };
+    bench.tell(Event::Request { ticket: 90, request });
+    let taken = bench.ask("operator", "POST", "/api/messages", json!({"to": "a", "body": "x"}));
+    assert!(!visible(&taken));
+    assert!(!bench.tell(Event::StopRequested).contains(&Effect::Finish), "what was taken is stored first");
+    let refused = bench.ask("operator", "POST", "/api/messages", json!({"to": "a", "body": "y"}));
+    assert!(refused.iter().any(|e| matches!(e, Effect::Respond { status: 503, .. })), "{refused:?}");
+    let last = bench.commit();
+    assert!(last.iter().any(|e| matches!(e, Effect::Respond { status: 201, .. })), "{last:?}");
+    assert!(last.iter().any(|e| matches!(e, Effect::PeerClose { peer: 90, .. })) && last.last() == Some(&Effect::Finish), "{last:?}");
+}
