@@ -135,6 +135,18 @@ pub struct ProviderConfig {
     pub restart: RestartPolicy,
     /// D-41.
     pub reply_mode: ReplyMode,
+    /// `tmux`, `stream` or `terminal`.
+    pub transport: Option<String>,
+    /// The provider gets a home of its own.
+    pub isolated: bool,
+    /// Model, effort and rig, unless a flag says otherwise.
+    pub model: Option<String>,
+    /// See `model`.
+    pub effort: Option<String>,
+    /// See `model`.
+    pub rig: Option<String>,
+    /// Further plugins (P-14).
+    pub plugin_dirs: Vec<String>,
     /// Permission mode to set instead of the known one.
     pub mode: Option<String>,
     /// An approval that nobody answers in that time is denied (D-20).
@@ -185,6 +197,12 @@ impl ProviderConfig {
                 Some("explicit") => ReplyMode::Explicit,
                 _ => ReplyMode::Auto,
             },
+            transport: text(record, "transport"),
+            isolated: record.get("isolated").and_then(Value::as_bool).unwrap_or(false),
+            model: text(record, "model"),
+            effort: text(record, "effort"),
+            rig: text(record, "rig"),
+            plugin_dirs: texts("pluginDirs").unwrap_or_default(),
             mode: text(record, "permissionMode"),
             approval_timeout: ms(record, "approvalTimeoutMs").unwrap_or(Duration::from_secs(600)),
             outbox_bytes_max: record

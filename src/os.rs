@@ -161,10 +161,12 @@ const DESCRIPTORS_WANTED: u64 = 65_536;
 /// The limit of descriptors before it was raised.
 static STARTED_WITH: OnceLock<Rlimit> = OnceLock::new();
 
-/// Own process group, and the kernel's promise to kill the child when the spawning thread ends (D-23): the thread must
-/// live as long as the process.
-pub fn prepare_child(command: &mut std::process::Command) {
-    command.process_group(0);
+/// The kernel's promise to kill the child when the spawning thread ends (D-23): the thread must
+/// live as long as the process. `apart`: in a process group of its own.
+pub fn prepare_child(command: &mut std::process::Command, apart: bool) {
+    if apart {
+        command.process_group(0);
+    }
     let parent = std::process::id();
     let descriptors = STARTED_WITH.get().copied();
     // SAFETY: between fork and exec only three system calls are made; none allocates or takes a lock.

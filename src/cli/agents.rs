@@ -140,6 +140,30 @@ fn local_runners(global: &Global) -> Vec<RunnerInfo> {
     runners
 }
 
+/// The runner of an agent on this machine; without a name the only one.
+pub(super) fn find_runner(agent: Option<&str>) -> Result<RunnerInfo, Failure> {
+    let global = Global::load(None, None)?;
+    let mut runners = local_runners(&global);
+    if let Some(agent) = agent {
+        let own = super::run::info_path(&global.home, agent);
+        let text = std::fs::read_to_string(own).ok();
+        runners.extend(text.and_then(|text| serde_json::from_str::<RunnerInfo>(&text).ok()));
+        runners.retain(|info| info.agent_id == agent);
+        runners.truncate(1);
+    }
+    match runners.as_slice() {
+        [one] => Ok(one.clone()),
+        [] => Err(Failure::no(match agent {
+            Some(agent) => format!("no runner of {agent} is on this machine; `agent-relay status` lists them"),
+            None => "no runner is on this machine; start one with `agent-relay run`".to_string(),
+        })),
+        more => {
+            let names: Vec<&str> = more.iter().map(|info| info.agent_id.as_str()).collect();
+            Err(Failure::usage(format!("say which agent: {}", names.join(", "))))
+        }
+    }
+}
+
 /// Asks a runner itself; `None` when it is gone.
 fn ask_runner(info: &RunnerInfo) -> Result<Option<Value>, Failure> {
     let http = Http::new(Base::parse(&info.control_url)?, Duration::from_secs(5));
@@ -262,6 +286,11 @@ pub fn approvals(approvals: &Approvals) -> Outcome {
                 print::line(&record.to_string());
             } else {
                 print::line(&print::harmless(&format!("{}  {agent} wants: {}", text(approval, "/approvalId"), text(approval, "/title"))));
+                for question in approval["questions"].as_array().into_iter().flatten() {
+                    let labels = question["options"].as_array().into_iter().flatten().filter_map(|option| option["label"].as_str());
+                    let line = format!("    {} [{}]", text(question, "/question"), labels.collect::<Vec<_>>().join(" | "));
+                    print::line(&print::harmless(&line));
+                }
             }
         }
         if open.is_empty() && !approvals.json {
@@ -288,7 +317,38 @@ pub fn approvals(approvals: &Approvals) -> Outcome {
     if let Some(reason) = &approvals.reason {
         params.insert("reason".into(), json!(reason));
     }
+    if !approvals.answer.is_empty() {
+        let asked = open.iter().find(|(_, approval)| text(approval, "/approvalId") == *id).map(|(_, approval)| approval.clone());
+        params.insert("answers".into(), answers(&approvals.answer, &asked.unwrap_or_default())?);
+    }
     issue(&client, &agent, "agent.permissionDecision", params, true, approvals.json)
+}
+
+/// Answers by question (R-126a); where there is one question, its text may be left out.
+fn answers(words: &[String], approval: &Value) -> Result<Value, Failure> {
+    let questions: Vec<String> =
+        approval["questions"].as_array().into_iter().flatten().filter_map(|q| q["question"].as_str().map(str::to_string)).collect();
+    let mut all: Map<String, Value> = Map::new();
+    for word in words {
+        let named = questions.iter().find_map(|question| Some((question, word.strip_prefix(question.as_str())?.strip_prefix('=')?)));
+        let (question, choice) = match (named, questions.as_slice()) {
+            (Some((question, choice)), _) => (question, choice),
+            (None, [only]) => (only, word.as_str()),
+            (None, []) => return Err(Failure::usage("this approval is no question; leave --answer out".to_string())),
+            (None, _) => {
+                return Err(Failure::usage(format!("say which question: --answer \"<question>=<choice>\"; there are: {}", questions.join(" | "))));
+            }
+        };
+        // Several choices of one question are a list.
+        match all.get_mut(question) {
+            Some(Value::Array(list)) => list.push(json!(choice)),
+            Some(other) => *other = json!([other.clone(), choice]),
+            None => {
+                all.insert(question.clone(), json!(choice));
+            }
+        }
+    }
+    Ok(Value::Object(all))
 }
 
 /// `command`

@@ -55,6 +55,10 @@ pub enum Command {
     Agents(Agents),
     /// `status`
     Status(Status),
+    /// `attach`
+    Attach(Attach),
+    /// `monitor`
+    Monitor(Monitor),
     /// `approvals`
     Approvals(Approvals),
     /// `command`
@@ -390,8 +394,8 @@ pub struct Doctor {
     subcommand,
     name = "hook",
     example = "agent-relay hook stop <payload.json",
-    note = "Events: session-start, user-prompt-submit, stop, stop-failure, subagent-start, subagent-stop, pre-compact, post-compact, session-end; or a bare busy, idle, error, offline.",
-    note = "Where no runner is (AGENT_RELAY_RUNNER_PORT is not set), it leaves quietly with 0. It never takes longer than 2 seconds."
+    note = "Events: session-start, user-prompt-submit, stop, stop-failure, subagent-start, subagent-stop, pre-compact, post-compact, session-end, permission-request, notification, status-line; or a bare busy, idle, error, offline.",
+    note = "Where no runner is (AGENT_RELAY_RUNNER_PORT is not set), it leaves quietly with 0. It never takes longer than 2 seconds, but for permission-request, which waits for the decision."
 )]
 pub struct Hook {
     /// what happened
@@ -457,6 +461,36 @@ pub struct Status {
     pub json: bool,
 }
 
+/// Attach to the terminal of an agent that runs in one (headless claude); leave it with Ctrl-B D.
+#[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(
+    subcommand,
+    name = "attach",
+    example = "agent-relay attach my-agent",
+    example = "agent-relay attach --read-only",
+    note = "What you type there is typed into the session. A draft in its input box stays yours: the runner puts it away while it delivers."
+)]
+pub struct Attach {
+    /// agent id; default: the only runner on this machine
+    #[argh(positional)]
+    pub agent: Option<String>,
+    /// only look
+    #[argh(switch)]
+    pub read_only: bool,
+    /// print how to attach, as JSON, instead of doing it
+    #[argh(switch)]
+    pub json: bool,
+}
+
+/// Name waiting relay messages on standard output, one short line each time; a session's plugin starts it.
+#[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(
+    subcommand,
+    name = "monitor",
+    note = "It reads AGENT_RELAY_RUNNER_PORT and its companions, reconnects for ever, and ends with the session (CLAUDE_PID)."
+)]
+pub struct Monitor {}
+
 /// List open approvals, or answer one.
 #[derive(FromArgs, ArgsInfo, Debug)]
 #[argh(
@@ -464,6 +498,7 @@ pub struct Status {
     name = "approvals",
     example = "agent-relay approvals",
     example = "agent-relay approvals approve 1-a2b3c4",
+    example = "agent-relay approvals approve 1-a2b3c4 --answer Blue",
     note = "Decisions: approve, approve-session, deny, abort (deny and end the turn)."
 )]
 pub struct Approvals {
@@ -476,6 +511,9 @@ pub struct Approvals {
     /// reason, shown to the agent where it can be
     #[argh(option)]
     pub reason: Option<String>,
+    /// answer to a question, as "question=choice", or just the choice where there is one question; repeat for more
+    #[argh(option)]
+    pub answer: Vec<String>,
     /// print JSON, one approval a line
     #[argh(switch)]
     pub json: bool,

@@ -188,7 +188,7 @@ fn find_program(name: &str) -> Option<String> {
 fn first_line(program: &str, arguments: &[&str], limit: Duration) -> Result<String, String> {
     let mut command = Command::new(program);
     command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    os::prepare_child(&mut command);
+    os::prepare_child(&mut command, true);
     let mut child = command.spawn().map_err(|error| error.to_string())?;
     let outcome = read_first_line(&mut child, limit);
     // Whatever it started must not stay, and must not hold us: updaters like to inherit the output.

@@ -22,6 +22,8 @@ const LIMIT: Duration = Duration::from_secs(2);
 const OWED_LIMIT: Duration = Duration::from_millis(500);
 /// Bytes of a payload; what is longer is cut off and counts as unreadable.
 const PAYLOAD_BYTES_MAX: u64 = 4 << 20;
+/// Bytes of one field of a payload.
+const TEXT_BYTES_MAX: usize = 256 << 10;
 /// Bytes of an answer of the runner.
 const ANSWER_BYTES_MAX: usize = 1 << 20;
 
@@ -36,6 +38,9 @@ pub const EVENTS: &[&str] = &[
     "pre-compact",
     "post-compact",
     "session-end",
+    "permission-request",
+    "notification",
+    "status-line",
     "busy",
     "idle",
     "error",
@@ -68,6 +73,8 @@ fn post_for(event: &str, payload: &Value) -> Option<Value> {
         // These go on with another session of the same program.
         "session-end" if matches!(text("reason"), "clear" | "compact") => json!({"status": "idle", "clear": ["subagent"]}),
         "session-end" => json!({"status": "offline"}),
+        // These say nothing that a bare status could.
+        "permission-request" | "notification" | "status-line" => Value::Null,
         _ => return None,
     })
 }
@@ -85,19 +92,39 @@ impl Runner {
         Some(Runner { address: SocketAddr::from(([127, 0, 0, 1], port)), token: env(ENV_CONTROL_TOKEN).unwrap_or_default(), until })
     }
 
+    /// The first event of the stream that a request becomes, however long it takes; `None` when it ends without one.
+    fn wait_for(&self, path: &str, body: &str) -> Option<String> {
+        let mut socket = TcpStream::connect_timeout(&self.address, LIMIT).ok()?;
+        socket.write_all((self.head("POST", path, body.len()) + body).as_bytes()).ok()?;
+        let (mut answer, mut piece) = (Vec::new(), [0u8; 4096]);
+        loop {
+            let size = socket.read(&mut piece).ok().filter(|size| *size > 0)?;
+            answer.extend_from_slice(&piece[..size]);
+            let text = String::from_utf8_lossy(&answer);
+            if let Some((event, _)) = text.split_once("\ndata: ").and_then(|(_, rest)| rest.split_once("\n\n")) {
+                return Some(event.to_string());
+            }
+            if answer.len() > ANSWER_BYTES_MAX {
+                return None;
+            }
+        }
+    }
+
+    fn head(&self, method: &str, path: &str, length: usize) -> String {
+        format!(
+            "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {}\r\nContent-Type: application/json\r\n\
+             Content-Length: {length}\r\nConnection: close\r\n\r\n",
+            self.token
+        )
+    }
+
     /// One exchange; `None` when nobody answers in time.
     fn ask(&self, method: &str, path: &str, body: &str, limit: Duration) -> Option<(u16, Value)> {
         let left = || self.until.saturating_duration_since(Instant::now()).min(limit).max(Duration::from_millis(1));
         let mut socket = TcpStream::connect_timeout(&self.address, left()).ok()?;
         socket.set_nodelay(true).ok()?;
         socket.set_write_timeout(Some(left())).ok()?;
-        let head = format!(
-            "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {}\r\nContent-Type: application/json\r\n\
-             Content-Length: {}\r\nConnection: close\r\n\r\n",
-            self.token,
-            body.len()
-        );
-        socket.write_all((head + body).as_bytes()).ok()?;
+        socket.write_all((self.head(method, path, body.len()) + body).as_bytes()).ok()?;
         // The limit counts for the whole answer, not for each piece of it.
         let (mut answer, mut piece, end) = (Vec::new(), [0u8; 4096], Instant::now() + left());
         loop {
@@ -156,6 +183,9 @@ pub fn hook(event: &str) -> Outcome {
         return Ok(OK);
     };
     // A bare word needs no payload, so a shell's standard input is left alone.
+    if event == "permission-request" {
+        return permission(&runner);
+    }
     let bare = matches!(event, "busy" | "idle" | "error" | "offline");
     let (payload, trouble) = match if bare { Ok(Value::Null) } else { payload(until - LIMIT / 4) } {
         Ok(payload) => (payload, None),
@@ -170,16 +200,60 @@ pub fn hook(event: &str) -> Outcome {
             return Ok(OK);
         }
     }
-    let mut post = post_for(event, &payload).unwrap_or_default();
+    // A payload that names its own event goes to the runner as it is: there it is one witness among others.
+    let whole = payload.get("hook_event_name").is_some() || event == "status-line";
+    let (path, mut post) = match whole {
+        true => (format!("/hook/{event}"), json!({"payload": trimmed(payload)})),
+        false => ("/status".to_string(), post_for(event, &payload).unwrap_or_default()),
+    };
+    if post.is_null() {
+        return Ok(OK);
+    }
     if let Some(session) = env(ENV_PROVIDER_SESSION) {
         post["providerSessionId"] = json!(session);
     }
     // Whatever failed on the way: the status is posted (R-180).
-    let told = runner.ask("POST", "/status", &post.to_string(), LIMIT);
+    let told = runner.ask("POST", &path, &post.to_string(), LIMIT);
     if let (Some(trouble), Some(_)) = (trouble, told) {
         runner.ask("POST", "/hook-fatal", &json!({"hook": event, "error": trouble}).to_string(), LIMIT);
     }
     Ok(OK)
+}
+
+/// A payload that the control port takes: long texts are cut.
+fn trimmed(mut payload: Value) -> Value {
+    for value in payload.as_object_mut().into_iter().flat_map(|map| map.values_mut()) {
+        match value {
+            Value::String(text) if text.len() > TEXT_BYTES_MAX => {
+                let end = (0..=TEXT_BYTES_MAX).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+                text.truncate(end);
+            }
+            Value::Object(_) | Value::Array(_) if value.to_string().len() > TEXT_BYTES_MAX => *value = Value::Null,
+            _ => {}
+        }
+    }
+    payload
+}
+
+/// A permission is asked for: the connection stays open until it is decided, and what comes is printed. Whatever fails,
+/// nothing is printed: then the provider asks at its own terminal.
+fn permission(runner: &Runner) -> Outcome {
+    let Ok(payload) = payload(Instant::now() + LIMIT) else { return Ok(OK) };
+    let mut body = json!({"payload": payload});
+    if let Some(session) = env(ENV_PROVIDER_SESSION) {
+        body["providerSessionId"] = json!(session);
+    }
+    if let Some(answer) = runner.wait_for("/hook/permission-request", &body.to_string()) {
+        print::line(&answer);
+    }
+    Ok(OK)
+}
+
+/// The session has read these messages with its own tool: told to its runner, if there is one.
+pub(super) fn fetched(ids: &[u64]) {
+    let Some(runner) = Runner::from_env(Instant::now() + OWED_LIMIT) else { return };
+    let body = json!({"payload": {"ids": ids}, "providerSessionId": env(ENV_PROVIDER_SESSION)});
+    runner.ask("POST", "/hook/fetched", &body.to_string(), OWED_LIMIT);
 }
 
 /// What makes the provider go on, if it owes answers and is to give them itself.

@@ -113,6 +113,10 @@ pub fn inbox(inbox: &Inbox) -> Outcome {
         show_line(inbox, message);
         mark(&client, inbox, &whose, message)?;
     }
+    let ids: Vec<u64> = messages.iter().map(|message| message.id).collect();
+    if !ids.is_empty() {
+        super::hook::fetched(&ids);
+    }
     if messages.is_empty() && !inbox.json {
         print::line(&format!("no {}messages for {whose}", if inbox.all { "" } else { "unread " }));
     }
@@ -223,6 +227,7 @@ pub fn get_message(id: u64, as_json: bool) -> Outcome {
     let message: Message =
         serde_json::from_value(body).map_err(|error| Failure::no(format!("the relay's answer makes no sense: {error}")))?;
     show(&message, None);
+    super::hook::fetched(&[message.id]);
     for reaction in &message.reactions {
         let text = |field: &str| reaction[field].as_str().unwrap_or("?").to_string();
         print::line(&print::harmless(&format!("  {} by {}", text("emoji"), text("agentId"))));

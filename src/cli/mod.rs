@@ -2,13 +2,16 @@
 
 pub mod agents;
 pub mod args;
+pub mod attach;
 pub mod client;
 pub mod doctor;
 pub mod exit;
 pub mod generate;
 pub mod hook;
 pub mod hub;
+mod launch;
 pub mod messages;
+pub mod monitor;
 pub mod print;
 pub mod run;
 pub mod token;
@@ -99,6 +102,8 @@ fn dispatch(mut arguments: Vec<String>) -> Outcome {
         Command::Reply(reply) => messages::reply(reply),
         Command::Agents(agents) => agents::agents(&agents),
         Command::Status(status) => agents::status(&status),
+        Command::Attach(options) => attach::attach(&options),
+        Command::Monitor(_) => monitor::monitor(),
         Command::Approvals(approvals) => agents::approvals(&approvals),
         Command::Command(issue) => agents::command(&issue),
         Command::Label(label) => token::label(&label),

@@ -8,23 +8,23 @@ use crossbeam_channel::unbounded;
 use serde_json::{Map, Value, json};
 
 use super::exit::{Failure, OK, Outcome};
-use super::print;
+use super::{launch, print};
 use crate::clock::Clock;
 use crate::config::{Global, ProviderConfig, env};
-use crate::core::agent::config::{AgentConfig, ReplyMode};
+use crate::core::agent::config::AgentConfig;
 use crate::core::matching::Identity;
 use crate::edge::gate;
 use crate::edge::http::{Base, Http};
 use crate::edge::provider::Launch;
 use crate::edge::store::Store;
 use crate::os;
-use crate::provider::{self, ApprovalMode, Preset, SessionSettings};
+use crate::provider::{self, ApprovalMode, Preset, Transport};
 use crate::runtime::agent::{Parts, run};
 use crate::secret::Secret;
 use crate::wire::VERSION;
 use crate::wire::api::{AGENT_ID_RULE, is_agent_id};
 use crate::wire::bus::Registration;
-use crate::wire::control::{ENV_REPLY_MODE, RunnerInfo};
+use crate::wire::control::RunnerInfo;
 
 /// What happens to an unknown option before `--` (D-6).
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -43,6 +43,7 @@ struct Typed {
     headless: bool,
     replace: bool,
     quiet: bool,
+    isolated: bool,
     help: bool,
     provider_args: Vec<String>,
 }
@@ -57,18 +58,20 @@ const OPTIONS: &[(&str, &str, &str)] = &[
     ("--label", "NAME", "label that messages can be sent to"),
     ("--agent-id", "ID", "agent id (default: stable, made of host, provider, label or folder)"),
     ("--prompt", "TEXT", "first prompt"),
-    ("--model", "NAME", "model, for the record"),
-    ("--effort", "LEVEL", "effort, for the record"),
+    ("--transport", "WAY", "how the provider is talked to: tmux, stream or terminal (claude; default tmux, terminal where you sit at one)"),
+    ("--model", "NAME", "model (for acp: for the record)"),
+    ("--effort", "LEVEL", "effort (for acp: for the record)"),
     ("--profile", "NAME", "profile, for the record"),
-    ("--rig", "NAME", "rig, for the record"),
-    ("--system-prompt-append", "TEXT", "kept for the orchestrator; not used by ACP agents"),
+    ("--rig", "NAME", "rig that claude-rig starts"),
+    ("--system-prompt-append", "TEXT", "further text for the system prompt (claude)"),
     ("--tags", "A,B", "further tags"),
     ("--caps", "A,B", "further capabilities"),
 ];
 
 /// Options without a value.
 const SWITCHES: &[(&str, &str)] = &[
-    ("--headless", "mark the agent as headless"),
+    ("--headless", "no terminal of yours is used; the agent is marked as headless"),
+    ("--isolated", "the provider gets a home of its own instead of yours; your login is linked (claude)"),
     ("--replace", "ask a runner of the same agent on this machine to stop first"),
     ("--quiet", "no lines on standard error but errors"),
     ("--help", "this text"),
@@ -104,6 +107,7 @@ fn parse(default_provider: &str, arguments: &[String], unknown: Unknown) -> Resu
             "--headless" => typed.headless = true,
             "--replace" => typed.replace = true,
             "--quiet" => typed.quiet = true,
+            "--isolated" => typed.isolated = true,
             "--help" | "-h" => {
                 typed.help = true;
                 return Ok(typed);
@@ -173,7 +177,7 @@ fn help(name: &str) -> String {
         text.push_str(&format!("  {option:<31}{about}\n"));
     }
     text.push_str(
-        "\nExamples:\n  agent-relay run acp --preset opencode\n  agent-relay run acp --label web --approval open -- gemini --acp\n  \
+        "\nExamples:\n  agent-relay run claude --headless --label web\n  agent-relay run claude --transport stream\n  agent-relay run acp --preset opencode\n  agent-relay run acp --label web --approval open -- gemini --acp\n  \
          agent-relay run acp --agent-id demo -- agent-relay demo-agent\n\nExit codes: 0 stopped as asked, 1 the provider failed for good, \
          2 wrong use or configuration, 3 the other side cannot be reached, 70 a bug.",
     );
@@ -201,16 +205,22 @@ pub fn from_arguments(default_provider: &str, arguments: &[String], unknown: Unk
 }
 
 /// Settings that are the same for every start of this agent.
-struct Settings {
-    agent_id: String,
-    runner_id: String,
+pub(super) struct Settings {
+    pub agent_id: String,
+    pub runner_id: String,
     label: Option<String>,
-    cwd: PathBuf,
-    approval: ApprovalMode,
-    config: ProviderConfig,
-    global: Global,
-    command: Vec<String>,
-    preset: Option<&'static Preset>,
+    pub cwd: PathBuf,
+    pub approval: ApprovalMode,
+    pub config: ProviderConfig,
+    pub global: Global,
+    pub command: Vec<String>,
+    pub preset: Option<&'static Preset>,
+    pub transport: Transport,
+    pub isolated: bool,
+    pub model: Option<String>,
+    pub effort: Option<String>,
+    pub rig: Option<String>,
+    pub system_prompt: Option<String>,
 }
 
 fn settings(typed: &Typed, provider: &provider::Provider) -> Result<Settings, Failure> {
@@ -237,7 +247,7 @@ fn settings(typed: &Typed, provider: &provider::Provider) -> Result<Settings, Fa
     if command.first().is_some_and(|program| program == "agent-relay") {
         command[0] = std::env::current_exe().map_or_else(|_| "agent-relay".into(), |path| path.to_string_lossy().into_owned());
     }
-    if command.is_empty() {
+    if command.is_empty() && provider.needs_command {
         command = config.command.clone().into_iter().chain(config.default_args.clone()).collect();
     }
     // A known agent that was typed out is the same agent.
@@ -263,7 +273,59 @@ fn settings(typed: &Typed, provider: &provider::Provider) -> Result<Settings, Fa
     }
     let suffix = u32::from_le_bytes(os::random_bytes::<4>());
     let runner_id = format!("{host}-{}-{part}-{suffix:08x}", provider.name);
-    Ok(Settings { agent_id, runner_id, label, cwd: real, approval, config, global, command, preset })
+    let transport = transport(typed, provider, &config)?;
+    let isolated = typed.isolated || config.isolated || profile_isolates();
+    let (model, effort) = (value("--model").or_else(|| config.model.clone()), value("--effort").or_else(|| config.effort.clone()));
+    let rig = value("--rig").or_else(|| config.rig.clone());
+    let system_prompt = value("--system-prompt-append").or_else(|| env("AGENT_RELAY_SYSTEM_PROMPT_APPEND"));
+    Ok(Settings {
+        agent_id,
+        runner_id,
+        label,
+        cwd: real,
+        approval,
+        config,
+        global,
+        command,
+        preset,
+        transport,
+        isolated,
+        model,
+        effort,
+        rig,
+        system_prompt,
+    })
+}
+
+/// How the provider is talked to: as said, else in the terminal of a person who did not ask for a headless one, else the
+/// provider's usual way.
+fn transport(typed: &Typed, provider: &provider::Provider, config: &ProviderConfig) -> Result<Transport, Failure> {
+    let usual = provider.transports[0];
+    let said = typed.values.get("--transport").cloned().or_else(|| env("AGENT_RELAY_TRANSPORT")).or_else(|| config.transport.clone());
+    if let Some(word) = said {
+        let names: Vec<&str> = provider.transports.iter().map(|transport| transport.word()).collect();
+        let found = Transport::parse(&word).filter(|transport| provider.transports.contains(transport));
+        let found = found
+            .ok_or_else(|| Failure::usage(format!("{} has no transport {word:?}; use {}", provider.name, names.join(", "))))?;
+        if found == Transport::Terminal && !at_terminal() {
+            return Err(Failure::usage("--transport terminal needs a terminal; without one use tmux or stream"));
+        }
+        return Ok(found);
+    }
+    let headless = typed.headless || env("AGENT_RELAY_HEADLESS").is_some_and(|word| !matches!(word.as_str(), "0" | "false"));
+    let personal = provider.transports.contains(&Transport::Terminal) && !headless && at_terminal();
+    Ok(if personal { Transport::Terminal } else { usual })
+}
+
+fn at_terminal() -> bool {
+    rustix::termios::isatty(std::io::stdin()) && rustix::termios::isatty(std::io::stdout())
+}
+
+/// An agent profile may want a home of its own for the provider (R-222).
+fn profile_isolates() -> bool {
+    let profile: Option<Value> = env("AGENT_RELAY_AGENT_PROFILE_JSON").and_then(|text| serde_json::from_str(&text).ok());
+    let says = |field: &str| profile.as_ref().and_then(|profile| profile.get(field)).cloned().unwrap_or(Value::Null);
+    says("isolated") == json!(true) || says("base") == json!("isolated")
 }
 
 fn words(list: &[&str]) -> Vec<String> {
@@ -376,20 +438,12 @@ fn start(typed: Typed, provider: &'static provider::Provider) -> Outcome {
         );
     }
     let (custody_in, custody) = unbounded();
-    let agent_config = agent_config(&typed, &settings, provider.name, started_at);
-    let session_settings = SessionSettings {
-        cwd: settings.cwd.to_string_lossy().into_owned(),
-        approval_mode: settings.approval,
-        mode: settings.config.mode.clone(),
-        approval_timeout: settings.config.approval_timeout,
-        capture_full: settings.config.capture_full,
-    };
+    let agent_config = agent_config(&typed, &settings, provider, started_at);
     let launch = Launch {
-        command: settings.command.clone(),
         cwd: settings.cwd.clone(),
-        env: provider_env(&settings),
+        host: launch::host(&settings),
+        plan: launch::planner(provider, launch::want(&settings)),
         control: (port, control_token.clone()),
-        session: Box::new(move || (provider.session)(session_settings.clone())),
         custody: custody_in,
         clock,
     };
@@ -452,37 +506,6 @@ fn take_lock(dir: &Path, info_file: &Path, agent_id: &str, replace: bool) -> Res
     }
 }
 
-/// R-29; the token and what changes at every spawn is added by the provider thread.
-fn provider_env(settings: &Settings) -> Vec<(String, String)> {
-    let mut all = settings.config.resolved_env();
-    // Flag and file come first, then what the environment has, then the preset's own.
-    for (name, value) in settings.preset.iter().flat_map(|preset| preset.env_for(settings.approval)) {
-        let set = env(name).or_else(|| all.iter().find(|(set, _)| set == name).map(|(_, value)| value.clone()));
-        match set {
-            None => all.push((name.into(), value.into())),
-            Some(set) if set != value => {
-                log::warn!(target: "runner", "{name} is set already and stays; the approval mode would set it to {value}")
-            }
-            Some(_) => {}
-        }
-    }
-    let program = std::env::current_exe().map(|path| path.to_string_lossy().into_owned()).unwrap_or_default();
-    if settings.config.reply_mode == ReplyMode::Explicit {
-        all.push((ENV_REPLY_MODE.into(), "explicit".into()));
-    }
-    for (name, value) in [
-        ("AGENT_RELAY_RUNNER_ID", settings.runner_id.clone()),
-        ("AGENT_RELAY_ID", settings.agent_id.clone()),
-        ("AGENT_RELAY_URL", settings.global.relay_url.clone()),
-        ("AGENT_RELAY_APPROVAL", settings.approval.word().to_string()),
-        ("AGENT_RELAY_HOME", settings.global.home.to_string_lossy().into_owned()),
-        ("AGENT_RELAY_BIN", program),
-    ] {
-        all.push((name.into(), value));
-    }
-    all
-}
-
 /// Lists without duplicates, in order.
 fn list(parts: &[&[String]]) -> Vec<String> {
     let mut all: Vec<String> = Vec::new();
@@ -499,7 +522,8 @@ fn commas(text: Option<String>) -> Vec<String> {
     text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_string).collect()
 }
 
-fn agent_config(typed: &Typed, settings: &Settings, provider: &str, started_at: i64) -> AgentConfig {
+fn agent_config(typed: &Typed, settings: &Settings, kind: &provider::Provider, started_at: i64) -> AgentConfig {
+    let provider = kind.name;
     let value = |name: &str| typed.values.get(name).cloned();
     let config = &settings.config;
     let fixed = |words: &[&str]| words.iter().map(|word| word.to_string()).collect::<Vec<_>>();
@@ -518,7 +542,7 @@ fn agent_config(typed: &Typed, settings: &Settings, provider: &str, started_at: 
             "capabilities.report",
         ]),
     ]);
-    let headless = if typed.headless { fixed(&["headless"]) } else { Vec::new() };
+    let headless = if typed.headless || settings.transport == Transport::Tmux { fixed(&["headless"]) } else { Vec::new() };
     let tags =
         list(&[&[provider.to_string()], &commas(env("AGENT_RELAY_TAGS")), &commas(value("--tags")), &config.default_tags, &headless]);
     let profile: Option<Value> = env("AGENT_RELAY_AGENT_PROFILE_JSON").and_then(|text| serde_json::from_str(&text).ok());
@@ -552,6 +576,10 @@ fn agent_config(typed: &Typed, settings: &Settings, provider: &str, started_at: 
         shutdown_timeout: config.shutdown_timeout,
         restart: config.restart.clone(),
         reply_mode: config.reply_mode,
+        apart: kind.apart,
+        takes_urgent: kind.takes_urgent,
+        judges: kind.judges,
+        terminal_dir: env("TMUX_TMPDIR"),
         started_at,
     }
 }
@@ -563,10 +591,11 @@ fn registration_meta(typed: &Typed, settings: &Settings, provider: &str, started
         env("AGENT_RELAY_WORKSPACE_JSON").and_then(|text| serde_json::from_str(&text).ok()).filter(Value::is_object);
     let mode = workspace.as_ref().and_then(|w| w.get("requestedMode").or_else(|| w.get("mode"))).cloned();
     let writes = settings.approval != ApprovalMode::ReadOnly;
+    let steers = provider != "acp" && settings.transport != Transport::Terminal;
     let meta = json!({
         "package": {"name": "agent-relay-runner", "version": VERSION},
-        "version": VERSION, "provider": provider, "model": value("--model"), "effort": value("--effort"),
-        "profile": value("--profile").or_else(|| env("AGENT_RELAY_AGENT_PROFILE")), "agentProfile": null,
+        "version": VERSION, "provider": provider, "model": settings.model, "effort": settings.effort,
+        "transport": settings.transport.word(), "profile": value("--profile").or_else(|| env("AGENT_RELAY_AGENT_PROFILE")), "agentProfile": null,
         "processStart": {"boot": os::boot_id(), "ticks": os::start_time(std::process::id())},
         "runnerId": settings.runner_id, "startedAt": started_at, "tmuxSession": env("AGENT_RELAY_TMUX_SESSION"), "tmuxSocket": null,
         "policyName": env("AGENT_RELAY_POLICY"), "spawnRequestId": env("AGENT_RELAY_SPAWN_REQUEST_ID"),
@@ -576,11 +605,12 @@ fn registration_meta(typed: &Typed, settings: &Settings, provider: &str, started
         "lifecycleCapabilities": {"shutdownHard": true, "restartHard": true, "semanticStatus": true, "transportReconnect": true},
         "providerCapabilities": {
             "lifecycle": {"managed": true, "shutdownHard": true, "restartHard": true, "semanticStatus": true, "reconnect": true},
-            "model": {"provider": provider, "alias": value("--model"), "id": value("--model"), "effort": value("--effort"),
-                      "source": "runtime", "confidence": if value("--model").is_some() { "reported" } else { "unknown" }, "lastUpdatedAt": started_at},
+            "model": {"provider": provider, "alias": settings.model, "id": settings.model, "effort": settings.effort,
+                      "source": "runtime", "confidence": if settings.model.is_some() { "reported" } else { "unknown" }, "lastUpdatedAt": started_at},
             "session": {"approvalMode": settings.approval.word(), "fileRead": true, "fileWrite": writes, "shell": writes,
                         "source": "runtime", "confidence": "reported", "lastUpdatedAt": started_at},
-            "context": {"compact": false, "clear": false, "inject": true},
+            "context": {"compact": steers, "clear": steers, "inject": true},
+            "terminal": if settings.transport == Transport::Tmux { json!({"live": {"read": true, "write": true}}) } else { Value::Null },
             "source": "runtime", "confidence": "reported", "lastUpdatedAt": started_at,
         },
     });
@@ -613,7 +643,7 @@ mod tests {
             ("acp --label=x", "write --label x instead"),
             ("acp --dangerous", "after `--`"),
             ("opencode", "--preset opencode"),
-            ("nobody", "must be one of: acp"),
+            ("nobody", "must be one of: claude, acp"),
             ("acp --cwd", "--cwd needs a value"),
         ] {
             let failure = parse("", &words(line), Unknown::Refuse).expect_err(line);

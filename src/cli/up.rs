@@ -180,7 +180,7 @@ fn start_runner(program: &Path, options: &Up, demo: bool, agent_command: &[Strin
     }
     command.arg("--").args(agent_command).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     // The runner goes with this process, also after a SIGKILL; its work goes on at the next start.
-    os::prepare_child(&mut command);
+    os::prepare_child(&mut command, true);
     let mut child = command.spawn().map_err(|error| Failure::usage(format!("cannot start the runner: {error}")))?;
     let stderr = child.stderr.take();
     let mut process = Started { child, what: "runner" };

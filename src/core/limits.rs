@@ -13,11 +13,13 @@ pub const READS_IN_FLIGHT_MAX: usize = 2048;
 /// Further commits kept back for what a person asks at the control port.
 pub const COMMITS_RESERVED: usize = 32;
 /// Waiting inbox messages whose bodies are kept in memory; the rest waits in the store.
-pub const INBOX_CACHED_MAX: usize = 128;
+pub const INBOX_CACHED_MAX: usize = 1024;
 /// Bytes of those bodies.
 pub const INBOX_CACHED_BYTES_MAX: usize = 4 << 20;
 /// Messages in one batch for the provider.
-pub const BATCH_MESSAGES_MAX: usize = 64;
+pub const BATCH_MESSAGES_MAX: usize = 1024;
+/// Characters of bodies in one batch; many messages share it. Well below what providers were seen to take whole (200 kB).
+pub const BATCH_CHARS_MAX: usize = 100_000;
 /// Ids of settled messages that are remembered, so that a repeated frame is dropped. Far more than
 /// [`UNACKED_PER_PEER_MAX`], and a message leaves the window only after the relay knows that it is read.
 pub const SETTLED_IDS_MAX: usize = 4096;

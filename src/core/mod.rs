@@ -11,6 +11,7 @@ pub mod hub;
 pub mod limits;
 pub mod matching;
 pub mod rng;
+pub mod screen;
 pub mod session;
 pub mod time;
 pub mod tracker;

@@ -3,12 +3,15 @@
 //! A provider session is a machine of its own (`provider/<name>/session`): bytes, timers and verbs go in, writes and
 //! signals come out. The agent speaks verbs and hears signals; no vendor's spelling crosses this line.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::time::{Now, Tick};
 
 /// Start of the text that tells an agent to go on after a restart; a session knows it again in a record.
 pub const RESTART_MARK: &str = "[agent-relay] The session was restarted";
+
+/// Name of the one session in a terminal server of ours; the server's socket tells agents apart.
+pub const TERMINAL_SESSION: &str = "agent";
 
 /// What the agent asks of a session. Each verb but `Open` and `Deliver` is answered by [`Signal::Answered`].
 #[derive(Debug, Clone, PartialEq)]
@@ -19,12 +22,7 @@ pub enum Verb {
         resume: Option<Resume>,
     },
     /// Put a batch into the conversation; answered by [`Signal::Taken`] and [`Signal::TurnEnded`].
-    Deliver {
-        /// Number of the batch.
-        batch: u64,
-        /// What the provider reads.
-        text: String,
-    },
+    Deliver(Parcel),
     /// Put a text of the runner into the conversation as soon as no turn runs.
     Inject {
         /// What the provider reads.
@@ -33,7 +31,10 @@ pub enum Verb {
     /// End the running turn.
     Interrupt,
     /// Shorten the context.
-    Compact,
+    Compact {
+        /// What the summary should keep (R-123a).
+        instructions: Option<String>,
+    },
     /// Drop the context.
     Clear,
     /// Answer an approval.
@@ -42,11 +43,44 @@ pub enum Verb {
         approval: String,
         /// What was decided.
         decision: Decision,
+        /// Words for the agent, with a refusal.
+        reason: Option<String>,
+        /// Answers to a question, by question (R-126a).
+        answers: Option<Value>,
+    },
+    /// A hook of the provider reports an event.
+    Hook {
+        /// Who waits for [`Signal::HookAnswer`]; 0: nobody.
+        ticket: u64,
+        /// Name of the event, as the hook program says it.
+        event: String,
+        /// What the provider told the hook.
+        payload: Value,
+    },
+    /// The hook that waited has gone.
+    HookGone {
+        /// Which one.
+        ticket: u64,
     },
     /// Say whether a turn runs.
     Probe,
     /// Prepare for the end: no new turns, close the input.
     Stop,
+}
+
+/// Text for the conversation that is delivered exactly once.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Parcel {
+    /// Number of the batch that it belongs to.
+    pub batch: u64,
+    /// A UUID that stays the same when the same messages are delivered again.
+    pub key: String,
+    /// What the provider reads.
+    pub text: String,
+    /// A person says it; else another agent or a system does.
+    pub person: bool,
+    /// It need not wait for the end of a turn.
+    pub urgent: bool,
 }
 
 /// A conversation that was there before.
@@ -105,15 +139,54 @@ pub enum Signal {
         /// Trying again is pointless (login, protocol).
         permanent: bool,
     },
-    /// The provider has the batch; evidence names how that is known (D-11).
+    /// The provider has the parcel; evidence names how that is known (D-11).
     Taken {
         /// Which batch.
         batch: u64,
+        /// Key of the parcel.
+        key: String,
         /// Words for people.
         evidence: String,
     },
     /// A turn began.
     TurnStarted,
+    /// How it is known that the provider is busy or idle, for people.
+    Evidence(String),
+    /// Something beside the turn runs, for example a subagent, or has ended.
+    Work {
+        /// `subagent` and the like (P-5).
+        kind: &'static str,
+        /// Which one.
+        id: String,
+        /// Text for people.
+        label: String,
+        /// False: it has ended.
+        runs: bool,
+    },
+    /// A moment that people want to see in the agent's timeline (P-5).
+    Timeline(&'static str),
+    /// The conversation has another id from now on.
+    Moved {
+        /// Session id to resume later.
+        session: String,
+    },
+    /// Somebody at the provider's own terminal ended it on purpose (R-135a).
+    Left {
+        /// How.
+        reason: String,
+    },
+    /// Answer to a hook that waits; `None` leaves the matter to the provider.
+    HookAnswer {
+        /// Ticket of the hook.
+        ticket: u64,
+        /// What the hook prints.
+        answer: Option<Value>,
+    },
+    /// Tell the monitors of this provider process that the batch waits.
+    Announce {
+        /// Which batch.
+        batch: u64,
+    },
     /// What the provider does during the turn: record with `state` (P-4).
     ProviderState(Value),
     /// The turn is over.
@@ -181,15 +254,15 @@ pub struct Opened {
 pub enum How {
     /// A fresh conversation; nothing was to be resumed.
     New,
-    /// The old one goes on; what its record says of the messages asked for.
-    Loaded(Fate),
+    /// The old one goes on; what its record says of each message asked for, in order.
+    Loaded(Vec<Fate>),
     /// The old one goes on, without a look at the record.
     Resumed,
     /// The old one is gone: a fresh one was started.
     Lost(String),
 }
 
-/// What the record says about an unsettled batch.
+/// What the record says about an unsettled message.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Fate {
     /// It never arrived.
@@ -224,6 +297,8 @@ pub struct Mirror {
     pub status: Option<String>,
     /// Number of the turn.
     pub turn: u64,
+    /// Key that stays the same if it is told again, where the provider has one.
+    pub key: Option<String>,
 }
 
 /// An open question of the provider.
@@ -239,6 +314,8 @@ pub struct Approval {
     pub input: Value,
     /// What can be chosen, as shown to people.
     pub options: Vec<String>,
+    /// Further fields of the view, for example the questions to be answered.
+    pub detail: Map<String, Value>,
 }
 
 /// What goes into a session machine.
@@ -252,6 +329,55 @@ pub enum Input {
     Verb(u64, Verb),
     /// A deadline has passed.
     Wake,
+    /// Who the provider is, told before anything else where a terminal hosts it.
+    Born {
+        /// Its process.
+        pid: u32,
+    },
+    /// The followed file has grown.
+    Grown(Vec<u8>),
+    /// All that the followed file held when it was looked at has been given.
+    Caught,
+    /// The followed file was replaced or cut: what comes now is its beginning.
+    Rewound,
+    /// A watched file has changed; `None`: it is gone.
+    File {
+        /// Which one.
+        path: String,
+        /// Its content, at most [`WATCHED_BYTES_MAX`].
+        text: Option<String>,
+    },
+    /// The terminal has drawn something since the last look.
+    Drawn,
+    /// Answer to [`Output::Look`].
+    Screen(Screen),
+    /// The terminal cannot do what was asked.
+    TermFailed(String),
+    /// Fate of a line for a socket.
+    Posted {
+        /// Number from the order.
+        number: u64,
+        /// Why it could not be written.
+        result: Result<(), String>,
+    },
+    /// A line that came to our own socket.
+    Mail(String),
+}
+
+/// Bytes of a watched file.
+pub const WATCHED_BYTES_MAX: usize = 64 << 10;
+
+/// What a terminal shows.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Screen {
+    /// Lines as drawn, with their colours (SGR sequences).
+    pub text: String,
+    /// Title that the program has set.
+    pub title: String,
+    /// A person looks at it.
+    pub attended: bool,
+    /// The program has ended.
+    pub dead: bool,
 }
 
 /// What comes out of a session machine.
@@ -263,6 +389,35 @@ pub enum Output {
     CloseInput,
     /// A word for the agent.
     Signal(Signal),
+    /// Show what the terminal shows; answered by [`Input::Screen`].
+    Look,
+    /// Put text into the terminal as a paste; it is not submitted by that.
+    Paste(String),
+    /// Press a key, in the terminal's spelling.
+    Press(&'static str),
+    /// Follow this file from now on, instead of another.
+    Follow {
+        /// Which one; it may not be there yet.
+        path: String,
+        /// From its beginning, else from its present end.
+        whole: bool,
+    },
+    /// Follow nothing any more.
+    Unfollow,
+    /// Tell this small file's content now and at every change.
+    Watch {
+        /// Which one; it may not be there yet.
+        path: String,
+    },
+    /// Write a line to a socket; answered by [`Input::Posted`].
+    Post {
+        /// Number for the answer.
+        number: u64,
+        /// Path of the socket.
+        path: String,
+        /// The line, with its line break.
+        line: String,
+    },
 }
 
 /// A provider session as a pure machine.

@@ -161,6 +161,11 @@ impl Tracker {
         self.work.retain(|w| w.kind != kind || (kind != TURN && w.id != id));
     }
 
+    /// Ends all work.
+    pub fn clear_all_work(&mut self) {
+        self.work.clear();
+    }
+
     /// Ends all work of a kind.
     pub fn clear_work(&mut self, kind: &str) {
         self.work.retain(|w| w.kind != kind);

@@ -4,15 +4,27 @@
 pub const LINE_BYTES_MAX: usize = 16 << 20;
 
 /// Cuts a byte stream into lines.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Lines {
     tail: Vec<u8>,
     skipping: bool,
+    bytes_max: usize,
     /// Lines that were longer than the limit.
     pub oversized: u64,
 }
 
+impl Default for Lines {
+    fn default() -> Lines {
+        Lines::up_to(LINE_BYTES_MAX)
+    }
+}
+
 impl Lines {
+    /// Lines of so many bytes at most.
+    pub fn up_to(bytes_max: usize) -> Lines {
+        Lines { tail: Vec::new(), skipping: false, bytes_max, oversized: 0 }
+    }
+
     /// Takes bytes and hands every complete line to `each`, without its line break.
     pub fn push(&mut self, mut bytes: &[u8], mut each: impl FnMut(&[u8])) {
         while let Some(at) = bytes.iter().position(|byte| *byte == b'\n') {
@@ -25,13 +37,14 @@ impl Lines {
                 self.tail.extend_from_slice(line);
                 each(&self.tail);
                 self.tail.clear();
+                self.tail.shrink_to(64 << 10);
             }
             bytes = rest;
         }
         if self.skipping {
             return;
         }
-        if self.tail.len() + bytes.len() > LINE_BYTES_MAX {
+        if self.tail.len() + bytes.len() > self.bytes_max {
             self.tail = Vec::new();
             self.skipping = true;
             self.oversized += 1;

@@ -3,8 +3,11 @@
 //! One table supplies names, presets and argv[0] words to the rest of the program; nobody else knows a vendor's name.
 
 pub mod acp;
+pub mod claude;
 pub mod lines;
+pub mod text;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::core::session::Session;
@@ -15,8 +18,17 @@ pub struct Provider {
     pub name: &'static str,
     /// What it is, for help texts.
     pub about: &'static str,
-    /// Builds the session machine.
-    pub session: fn(SessionSettings) -> Box<dyn Session>,
+    /// Makes the plan of a start from what is wanted and what is on disk; `Err`: a sentence with the cure, and whether
+    /// trying again is pointless.
+    pub layout: fn(&Want, &dyn Disk) -> Result<Layout, (String, bool)>,
+    /// How it can be talked to, the usual way first.
+    pub transports: &'static [Transport],
+    /// The words of people and of others reach it differently: a batch holds only one kind.
+    pub apart: bool,
+    /// Urgent messages can join a running turn.
+    pub takes_urgent: bool,
+    /// Its session judges whether a turn runs.
+    pub judges: bool,
     /// Whether the command must be given, after `--` or by a preset.
     pub needs_command: bool,
     /// Agents that are known by name.
@@ -55,13 +67,182 @@ impl Preset {
 }
 
 /// All providers.
-pub const PROVIDERS: &[Provider] = &[Provider {
-    name: "acp",
-    about: "any agent that speaks the Agent Client Protocol on its standard input and output",
-    session: |settings| Box::new(acp::session::AcpSession::new(settings)),
-    needs_command: true,
-    presets: || acp::presets::all().collect(),
-}];
+pub const PROVIDERS: &[Provider] = &[
+    Provider {
+        name: "claude",
+        about: "Claude Code, in a terminal of its own (tmux), over its standard streams, or in yours",
+        layout: claude::launch::layout,
+        transports: &[Transport::Tmux, Transport::Stream, Transport::Terminal],
+        apart: true,
+        takes_urgent: true,
+        judges: true,
+        needs_command: false,
+        presets: Vec::new,
+    },
+    Provider {
+        name: "acp",
+        about: "any agent that speaks the Agent Client Protocol on its standard input and output",
+        layout: |want, _| {
+            let session = Box::new(acp::session::AcpSession::new(want.session.clone()));
+            Ok(Layout { command: want.args.clone(), env: Vec::new(), unset: Vec::new(), files: Vec::new(), mailbox: None, session })
+        },
+        transports: &[Transport::Stream],
+        apart: false,
+        takes_urgent: false,
+        judges: false,
+        needs_command: true,
+        presets: || acp::presets::all().collect(),
+    },
+];
+
+/// How a provider is talked to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    /// Its terminal program in a terminal server of ours.
+    Tmux,
+    /// Its standard streams.
+    Stream,
+    /// Its terminal program in the terminal that we were started in.
+    Terminal,
+}
+
+impl Transport {
+    /// Reads the word of flag, environment and file.
+    pub fn parse(word: &str) -> Option<Transport> {
+        [Transport::Tmux, Transport::Stream, Transport::Terminal].into_iter().find(|transport| transport.word() == word)
+    }
+
+    /// The word.
+    pub fn word(self) -> &'static str {
+        match self {
+            Transport::Tmux => "tmux",
+            Transport::Stream => "stream",
+            Transport::Terminal => "terminal",
+        }
+    }
+}
+
+/// What a start is made from.
+#[derive(Debug, Clone)]
+pub struct Want {
+    /// Settings of the session machine.
+    pub session: SessionSettings,
+    /// How it is talked to.
+    pub transport: Transport,
+    /// Program instead of the usual one.
+    pub command: Option<String>,
+    /// Rig for the launcher (P-17).
+    pub rig: Option<String>,
+    /// Arguments of the configuration.
+    pub default_args: Vec<String>,
+    /// Arguments that were typed.
+    pub args: Vec<String>,
+    /// Model, if one is wanted.
+    pub model: Option<String>,
+    /// Effort, if one is wanted.
+    pub effort: Option<String>,
+    /// Further text for the system prompt.
+    pub system_prompt: Option<String>,
+    /// Further plugins.
+    pub plugin_dirs: Vec<String>,
+    /// The agent answers its messages itself (D-41).
+    pub explicit_replies: bool,
+    /// `AGENT_RELAY_HOME`.
+    pub home: String,
+    /// Folder of this agent.
+    pub dir: String,
+    /// Home of the user.
+    pub user_home: String,
+    /// Folder for sockets, with a short path.
+    pub runtime_dir: String,
+    /// Path of this program.
+    pub bin: String,
+    /// The provider gets a home of its own.
+    pub isolated: bool,
+    /// The user is root.
+    pub is_root: bool,
+    /// Environment that the provider will see.
+    pub env: BTreeMap<String, String>,
+    /// Conversation to go on with; empty: none.
+    pub conversation: String,
+    /// Id for a new one.
+    pub fresh: String,
+}
+
+/// What a layout may look at.
+pub trait Disk {
+    /// Text of a file.
+    fn read(&self, path: &str) -> Option<String>;
+    /// Whether something is there.
+    fn exists(&self, path: &str) -> bool;
+    /// Names in a folder.
+    fn list(&self, path: &str) -> Vec<String>;
+}
+
+/// Something that must be on disk before the start.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Laid {
+    /// A folder, closed to others.
+    Folder(String),
+    /// A file, closed to others.
+    File {
+        /// Where.
+        path: String,
+        /// What.
+        text: String,
+    },
+    /// A link.
+    Link {
+        /// Where.
+        path: String,
+        /// To what.
+        to: String,
+    },
+    /// A folder whose files never change once they are there: it appears whole or not at all.
+    Tree {
+        /// Where.
+        path: String,
+        /// Relative path, text, and whether it is a program.
+        files: Vec<(String, String, bool)>,
+    },
+}
+
+/// The plan of one start.
+pub struct Layout {
+    /// Program and arguments.
+    pub command: Vec<String>,
+    /// Variables to set.
+    pub env: Vec<(String, String)>,
+    /// Variables that it must not inherit.
+    pub unset: Vec<String>,
+    /// What must be on disk before.
+    pub files: Vec<Laid>,
+    /// Socket of ours for its answers.
+    pub mailbox: Option<String>,
+    /// Its machine.
+    pub session: Box<dyn Session>,
+}
+
+/// What a session machine knows of its own start.
+#[derive(Debug, Clone, Default)]
+pub struct Start {
+    /// Id of the conversation.
+    pub session: String,
+    /// It goes on with one that has a record.
+    pub resumes: bool,
+    /// Path of that record.
+    pub transcript: Option<String>,
+    /// Fresh UUID of this start.
+    pub nonce: String,
+    /// Folder where the provider keeps its own files.
+    pub config_dir: String,
+    /// Socket of ours for the provider's answers.
+    pub mailbox: Option<String>,
+    /// Socket that the provider was told to listen at.
+    pub socket: Option<String>,
+    /// It runs in a terminal of ours.
+    pub terminal: bool,
+}
 
 /// What a session machine must know.
 #[derive(Debug, Clone)]
@@ -76,6 +257,13 @@ pub struct SessionSettings {
     pub approval_timeout: Duration,
     /// `full`: all text of a turn is its final text; else only the last message.
     pub capture_full: bool,
+}
+
+impl SessionSettings {
+    /// Nothing that asks is allowed.
+    pub fn rejects_all(&self) -> bool {
+        self.approval_mode == ApprovalMode::ReadOnly
+    }
 }
 
 /// Who decides about permissions.

@@ -192,13 +192,16 @@ fn dispatch(ports: &Ports, effects: Vec<Effect>) -> Option<Outcome> {
             }
             Effect::ReadConfigToken => ports.heartbeat.order(heartbeat::Order::ReadConfigToken),
             Effect::Pump { rows, token } => ports.pump.order(pump::Order { rows, token }),
-            Effect::Spawn { process, provider_session, token, leftover } => {
-                ports.provider.order(provider::Order::Spawn { process, provider_session, token, leftover });
+            Effect::Spawn { process, provider_session, conversation, fresh, token, leftover } => {
+                ports.provider.order(provider::Order::Spawn { process, provider_session, conversation, fresh, token, leftover });
             }
             Effect::Verb { process, number, verb } => ports.provider.order(provider::Order::Verb { process, number, verb }),
             Effect::StopProvider { grace_ms } => ports.provider.order(provider::Order::Stop { grace_ms }),
             Effect::Reply { ticket: NO_TICKET, .. } => {}
             Effect::Reply { ticket, status, body } => answers.push(GateOrder::Respond { ticket, status, body: body.into() }),
+            Effect::Stay { ticket } => answers.push(GateOrder::Accept { ticket }),
+            Effect::Say { peer, text } => answers.push(GateOrder::PeerSend { peer, text }),
+            Effect::Part { peer } => answers.push(GateOrder::PeerClose { peer, code: 1000, reason: String::new() }),
             Effect::Log { level, component, text } => crate::log::write(level, &component, &text),
             Effect::Finish(finished) => outcome = Some(finished),
         }

@@ -17,10 +17,59 @@ pub const NO_TICKET: u64 = 0;
 const PATHS: &[(&str, &[&str])] = &[
     ("/status", &["GET", "POST"]),
     ("/reply-obligations", &["GET"]),
+    ("/terminal/attach-spec", &["GET"]),
     ("/stop", &["POST"]),
     ("/hook-fatal", &["POST"]),
     ("/log-level", &["GET", "POST"]),
+    ("/monitor", &["GET"]),
+    ("/user-prompt", &["POST"]),
+    ("/session-turn", &["POST"]),
+    ("/session-end", &["POST"]),
+    ("/permission-request", &["POST"]),
 ];
+/// A hook of the provider with all that it was told; the event stands behind it.
+const HOOK: &str = "/hook/";
+/// Longest name of an event.
+const EVENT_BYTES_MAX: usize = 40;
+
+/// A hook that reports; one that asks for a permission stays until it is decided.
+fn hook(ticket: u64, event: &str, body: Value) -> Verdict<Event> {
+    let known = event.len() <= EVENT_BYTES_MAX && !event.is_empty() && event.bytes().all(|b| b.is_ascii_lowercase() || b == b'-');
+    if !known {
+        return answer(400, error_body("bad_request", "an event is lower-case letters and dashes"));
+    }
+    let event = event.to_string();
+    match event == "permission-request" {
+        true => Verdict::Event(Event::Control(ticket, ControlRequest::Hook { event, body, waits: true })),
+        false => {
+            let told = Event::Control(NO_TICKET, ControlRequest::Hook { event, body, waits: false });
+            Verdict::Tell(told, 200, json!({"ok": true}).into())
+        }
+    }
+}
+
+/// The bodies of the older endpoints, in the words of today's payloads.
+fn older(path: &str, body: &Value) -> Option<(&'static str, Value)> {
+    let (event, fields): (&str, &[(&str, &str)]) = match path {
+        "/user-prompt" => ("user-prompt-submit", &[("prompt", "prompt"), ("transcriptPath", "transcript_path")]),
+        "/session-turn" => ("stop", &[("lastAssistantMessage", "last_assistant_message"), ("transcriptPath", "transcript_path")]),
+        "/session-end" => ("session-end", &[("reason", "reason"), ("transcriptPath", "transcript_path")]),
+        "/permission-request" => return Some(("permission-request", json!({"payload": body}))),
+        _ => return None,
+    };
+    let name = match event {
+        "user-prompt-submit" => "UserPromptSubmit",
+        "stop" => "Stop",
+        _ => "SessionEnd",
+    };
+    let mut payload = json!({"hook_event_name": name});
+    for (from, to) in fields {
+        if let Some(text) = body.get(*from).and_then(Value::as_str) {
+            payload[*to] = json!(text);
+        }
+    }
+    Some((event, json!({"providerSessionId": body.get("providerSessionId"), "payload": payload})))
+}
 
 fn answer(status: u16, body: Value) -> Verdict<Event> {
     Verdict::Answer(status, body.into())
@@ -29,11 +78,13 @@ fn answer(status: u16, body: Value) -> Verdict<Event> {
 /// What the gate of a control port asks for each thing that happens there.
 pub fn handler(token: Secret) -> impl FnMut(Happening) -> Verdict<Event> + Send + 'static {
     move |happening| {
-        let (ticket, request) = match happening {
-            Happening::Request(ticket, request) => (ticket, request),
-            Happening::Upgrade(..) | Happening::PeerText(..) | Happening::PeerClosed(_) => {
-                return answer(404, error_body("not_found", "the control port has no WebSocket"));
+        let (ticket, request, upgrade) = match happening {
+            Happening::Request(ticket, request) => (ticket, request, false),
+            Happening::Upgrade(ticket, request) => (ticket, request, true),
+            Happening::PeerText(_, text) => {
+                return Verdict::Event(Event::Control(NO_TICKET, ControlRequest::MonitorSaid(text)));
             }
+            Happening::PeerClosed(ticket) => return Verdict::Event(Event::Control(ticket, ControlRequest::Gone)),
         };
         if request.path == "/health" {
             return answer(200, json!({"ok": true}));
@@ -44,11 +95,11 @@ pub fn handler(token: Secret) -> impl FnMut(Happening) -> Verdict<Event> + Send 
         }
         // what is no JSON counts as null.
         let body = serde_json::from_slice::<Value>(&request.body).unwrap_or(Value::Null);
-        route(ticket, &request, body)
+        route(ticket, &request, body, upgrade)
     }
 }
 
-fn route(ticket: u64, request: &Request, body: Value) -> Verdict<Event> {
+fn route(ticket: u64, request: &Request, body: Value, upgrade: bool) -> Verdict<Event> {
     let ask = |request| Verdict::Event(Event::Control(ticket, request));
     match (request.method.as_str(), request.path.as_str()) {
         ("GET", "/status") => ask(ControlRequest::Status),
@@ -63,6 +114,7 @@ fn route(ticket: u64, request: &Request, body: Value) -> Verdict<Event> {
                 None => answer(400, json!({"error": "status must be idle, busy, offline, or error"})),
             }
         }
+        ("GET", "/terminal/attach-spec") => ask(ControlRequest::AttachSpec),
         ("GET", "/reply-obligations") => ask(ControlRequest::Obligations),
         ("POST", "/stop") => ask(ControlRequest::Stop),
         ("POST", "/hook-fatal") => {
@@ -70,6 +122,16 @@ fn route(ticket: u64, request: &Request, body: Value) -> Verdict<Event> {
             let error = text("error").unwrap_or_else(|| "(no detail)".into());
             ask(ControlRequest::HookFatal { hook: text("hook").unwrap_or_default(), error })
         }
+        ("POST", path) if path.starts_with(HOOK) => hook(ticket, &path[HOOK.len()..], body),
+        ("POST", path) if older(path, &body).is_some() => {
+            let (event, body) = older(path, &body).unwrap_or_default();
+            hook(ticket, event, body)
+        }
+        ("GET", "/monitor") if upgrade => {
+            let session = request.query.split('&').find_map(|pair| pair.strip_prefix("session=")).map(str::to_string);
+            ask(ControlRequest::Monitor { session: session.filter(|session| !session.is_empty()) })
+        }
+        ("GET", "/monitor") => answer(400, json!({"error": "WebSocket upgrade failed"})),
         ("GET", "/log-level") => answer(200, json!({"level": crate::log::current_level(), "levels": LOG_LEVELS})),
         ("POST", "/log-level") => {
             let word = body.get("level").and_then(Value::as_str).unwrap_or_default().trim().to_ascii_lowercase();

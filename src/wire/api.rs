@@ -163,6 +163,11 @@ impl Message {
         self.kind != "system" && self.kind != "session" && self.reply_expected != Some(false)
     }
 
+    /// Whether it need not wait for the end of a turn.
+    pub fn is_urgent(&self) -> bool {
+        self.payload.get("urgent") == Some(&Value::Bool(true))
+    }
+
     /// Whether it only shows a provider session and is never delivered into one.
     pub fn is_session_mirror(&self) -> bool {
         self.kind == "session"

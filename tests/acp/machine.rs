@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use agent_relay::core::session::{Decision, Input, Output, Session, Signal, TurnEnd, Verb};
+use agent_relay::core::session::{Decision, Input, Output, Parcel, Session, Signal, TurnEnd, Verb};
 use agent_relay::core::time::{Now, Tick, Wall};
 use agent_relay::provider::acp::session::AcpSession;
 use agent_relay::provider::{ApprovalMode, SessionSettings};
@@ -30,7 +30,7 @@ impl Bench {
         let mut bench = Bench::new(approval_mode);
         bench.line(json!({"id": 0, "result": {"protocolVersion": 1, "agentInfo": {"name": "x", "version": "1"}}}));
         bench.line(json!({"id": 1, "result": {"sessionId": "s"}}));
-        bench.input(Input::Verb(2, Verb::Deliver { batch: 7, text: "do it".into() }));
+        bench.input(Input::Verb(2, Verb::Deliver(Parcel { batch: 7, text: "do it".into(), ..Default::default() })));
         bench.signals.clear();
         bench.written.clear();
         bench
@@ -42,6 +42,7 @@ impl Bench {
                 Output::Write(bytes) => self.written.push(serde_json::from_slice(&bytes).expect("JSON")),
                 Output::Signal(signal) => self.signals.push(signal),
                 Output::CloseInput => self.written.push(json!("closed")),
+                other => panic!("an ACP session has no use for {other:?}"),
             }
         }
     }
@@ -94,7 +95,7 @@ fn an_approval_that_nobody_answers_is_denied() {
     assert!(bench.signals.iter().any(|s| matches!(s, Signal::ApprovalClosed { reason, .. } if reason.contains("in time"))));
     // A decision that comes too late fails with a reason.
     let approval = bench.approval();
-    bench.input(Input::Verb(5, Verb::Decide { approval, decision: Decision::Approve }));
+    bench.input(Input::Verb(5, Verb::Decide { approval, decision: Decision::Approve, reason: None, answers: None }));
     assert!(bench.signals.iter().any(|s| matches!(s, Signal::Answered { verb: 5, result: Err(_) })));
 }
 
@@ -133,7 +134,7 @@ fn an_old_decision_does_not_fit_a_new_question() {
     second.now.tick = second.now.tick + Duration::from_secs(3);
     second.ask(9);
     assert_ne!(second.approval(), old);
-    second.input(Input::Verb(5, Verb::Decide { approval: old, decision: Decision::Approve }));
+    second.input(Input::Verb(5, Verb::Decide { approval: old, decision: Decision::Approve, reason: None, answers: None }));
     assert_eq!(second.answer(9), None);
 }
 

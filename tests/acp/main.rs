@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use agent_relay::core::session::{Decision, Input, Output, Resume, Session, Signal, Trace, Verb};
+use agent_relay::core::session::{Decision, Input, Output, Parcel, Resume, Session, Signal, Trace, Verb};
 use agent_relay::core::time::{Now, Tick, Wall};
 use agent_relay::provider::acp::session::AcpSession;
 use agent_relay::provider::{ApprovalMode, SessionSettings};
@@ -59,6 +59,7 @@ impl Replay {
                 Output::Write(bytes) => self.wrote(&bytes),
                 Output::CloseInput => self.out.push("> input closed".into()),
                 Output::Signal(signal) => self.signalled(signal),
+                other => panic!("an ACP session has no use for {other:?}"),
             }
         }
     }
@@ -129,7 +130,7 @@ impl Replay {
                 format!("opened {} how={:?} model={:?} evidence={}", opened.agent, opened.how, opened.model, opened.has_evidence)
             }
             Signal::OpenFailed { reason, permanent } => format!("open failed permanent={permanent}: {}", cut(&reason)),
-            Signal::Taken { batch, evidence } => format!("taken {batch}: {evidence}"),
+            Signal::Taken { batch, evidence, .. } => format!("taken {batch}: {evidence}"),
             Signal::TurnStarted => "turn started".into(),
             Signal::ProviderState(state) => format!("state {state}"),
             Signal::TurnEnded { batch, end, text } => format!("turn ended {batch:?} {end:?} text={:?}", cut(&text)),
@@ -145,6 +146,13 @@ impl Replay {
             Signal::Context(context) => format!("context {} of {}", context["usedTokens"], context["windowTokens"]),
             Signal::Fact { name, value } => format!("fact {name} {value}"),
             Signal::Answered { result, .. } => format!("answered {result:?}"),
+            other @ (Signal::Evidence(_)
+            | Signal::Work { .. }
+            | Signal::Timeline(_)
+            | Signal::Moved { .. }
+            | Signal::Left { .. }
+            | Signal::HookAnswer { .. }
+            | Signal::Announce { .. }) => format!("{other:?}"),
             Signal::Note { warn, text } => format!("note warn={warn}: {}", cut(&text)),
         };
         self.out.push(line);
@@ -185,7 +193,7 @@ impl Replay {
                 let Some(text) = frame.pointer("/params/prompt/0/text").and_then(Value::as_str) else { return };
                 self.recorded.push_back((id, "session/prompt".into()));
                 self.batches += 1;
-                self.input(Input::Verb(self.batches, Verb::Deliver { batch: self.batches, text: text.into() }));
+                self.input(Input::Verb(self.batches, Verb::Deliver(Parcel { batch: self.batches, text: text.into(), ..Default::default() })));
             }
             (Some("session/cancel"), _) if self.ready => self.input(Input::Verb(1000, Verb::Interrupt)),
             (None, Some(id)) => self.decided(id, frame),
@@ -203,7 +211,7 @@ impl Replay {
             Some("allow_always") => Decision::ApproveSession,
             _ => Decision::Deny,
         };
-        self.input(Input::Verb(2000, Verb::Decide { approval, decision }));
+        self.input(Input::Verb(2000, Verb::Decide { approval, decision, reason: None, answers: None }));
     }
 
     /// One recorded line of the agent.

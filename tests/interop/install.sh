@@ -23,6 +23,8 @@ get() {
 get node "node-linux-$cpu" 24.21.0
 get opencode "opencode-linux-$cpu" 1.18.33
 get claude-agent @agentclientprotocol/claude-agent-acp 0.100.0
+get claude "@anthropic-ai/claude-code-linux-$cpu" 2.1.329
+ln -sf "$dir/claude/node_modules/@anthropic-ai/claude-code-linux-$cpu/claude" "$dir/bin/claude"
 ln -sf "$dir/opencode/node_modules/opencode-linux-$cpu/bin/opencode" "$dir/bin/opencode"
 cat >"$dir/bin/claude-agent-acp" <<END
 #!/bin/sh

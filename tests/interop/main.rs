@@ -5,6 +5,7 @@
 #[allow(dead_code)]
 mod support;
 
+mod claude;
 mod model;
 
 use std::path::PathBuf;

@@ -1,6 +1,8 @@
 //! A model server on loopback that says what the newest message asks for, and remembers every request.
 //!
-//! Words in a message: `TOOL` (call a shell command first), `HANG` (say a word, then nothing, once for each message), `ERR400`.
+//! Words in a message: `TOOL` (call a shell command first), `ASK` (ask a question first), `AGENT` (start a subagent first),
+//! `HANG` (say a word, then nothing, once for each message), `MUTE` (nothing at all, once), `SLOW` (three seconds of words),
+//! `ERR400`, `ERR529` (twice, then well).
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
@@ -50,6 +52,20 @@ impl Model {
         self.memory.lock().expect("whole").asked.clone()
     }
 
+    /// The most often that a text stands in one request: more than once means that the conversation holds it twice. Counts over
+    /// all requests, since a compaction takes texts away.
+    pub fn most(&self, text: &str) -> usize {
+        let asked = self.asked();
+        asked.iter().map(|asked| said_by_people(&asked.body).iter().map(|said| said.matches(text).count()).sum()).max().unwrap_or(0)
+    }
+
+    /// All texts of all requests that hold a text, as the model saw them.
+    pub fn texts_with(&self, text: &str) -> Vec<String> {
+        let asked = self.asked();
+        let all = asked.iter().flat_map(|asked| said_by_people(&asked.body));
+        all.filter(|said| said.contains(text)).collect()
+    }
+
     /// How often a text stands in what people said, as the model saw it last (history is repeated in every request).
     pub fn count(&self, text: &str) -> usize {
         let asked = self.asked();
@@ -61,14 +77,23 @@ impl Model {
 /// Texts of people in a request, oldest first.
 fn said_by_people(body: &Value) -> Vec<String> {
     let mut all = Vec::new();
-    for message in body["messages"].as_array().into_iter().flatten().filter(|message| message["role"] == "user") {
+    let late = |message: &&Value| {
+        // What joins a running turn comes as a notice of the program.
+        let text = message["content"].to_string();
+        message["role"] == "system" && (text.contains("new message while you were working") || text.contains("sent a message while"))
+    };
+    let by_people = |message: &&Value| message["role"] == "user" || late(message);
+    for message in body["messages"].as_array().into_iter().flatten().filter(by_people) {
         match &message["content"] {
             Value::String(text) => all.push(text.clone()),
             Value::Array(blocks) => all.extend(blocks.iter().filter_map(|block| block["text"].as_str()).map(str::to_string)),
             _ => {}
         }
     }
-    all.retain(|text| !text.starts_with("<system-reminder>") && !text.starts_with("[Request interrupted"));
+    all.retain(|text| {
+        let notice = text.starts_with("<system-reminder>") && !text.contains("[relay message");
+        !notice && !text.starts_with("[Request interrupted") && !text.starts_with("<local-command") && !text.starts_with("<command-name>")
+    });
     all
 }
 
@@ -105,23 +130,44 @@ fn serve(mut socket: TcpStream, memory: &Mutex<Memory>) {
     }
     let newest = said_by_people(&body).pop().unwrap_or_default();
     let result = has_tool_result(&body);
-    let (hangs, tool) = {
+    let (hangs, mute, busy, tool) = {
         let mut memory = memory.lock().expect("whole");
         memory.asked.push(Asked { body, newest: newest.clone() });
         memory.tools += 1;
-        (newest.contains("HANG") && memory.hung.insert(newest.clone()), memory.tools)
+        let mut once = |word: &str, mark: &str| newest.contains(word) && memory.hung.insert(format!("{mark}{newest}"));
+        let (hangs, mute) = (once("HANG", ""), once("MUTE", ""));
+        let busy = once("ERR529", "1") || once("ERR529", "2");
+        (hangs, mute, busy, memory.tools)
     };
+    if mute {
+        memory.lock().expect("whole").open.push(socket);
+        return;
+    }
+    if busy {
+        return refuse(&mut socket, "529 Overloaded", &json!({"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}));
+    }
     if newest.contains("ERR400") {
         let text = match messages_api {
             true => json!({"type": "error", "error": {"type": "invalid_request_error", "message": "the model says no"}}),
             false => json!({"error": {"message": "the model says no", "type": "x"}}),
         };
-        let text = text.to_string();
-        let head = format!(
-            "HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
-            text.len()
-        );
-        let _ = socket.write_all((head + &text).as_bytes());
+        return refuse(&mut socket, "400 Bad Request", &text);
+    }
+    if newest.contains("SLOW") && !result {
+        let line = format!("Heard: {} ", newest.lines().last().unwrap_or_default());
+        let whole = words(messages_api, &line);
+        let (head, tail) = whole.split_at(whole.len() - if messages_api { 3 } else { 2 });
+        stream_open(&mut socket, head);
+        for word in 0..30 {
+            std::thread::sleep(std::time::Duration::from_millis(100));
+            let piece = json!({"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": format!("w{word} ")}});
+            if socket.write_all(event(&piece).as_bytes()).is_err() {
+                return;
+            }
+        }
+        for event in tail {
+            let _ = socket.write_all(event.as_bytes());
+        }
         return;
     }
     if hangs {
@@ -131,9 +177,14 @@ fn serve(mut socket: TcpStream, memory: &Mutex<Memory>) {
         memory.lock().expect("whole").open.push(socket);
         return;
     }
-    match newest.contains("TOOL") && !result {
-        true => stream(&mut socket, &call(messages_api, tool)),
-        false => stream(&mut socket, &words(messages_api, &format!("Heard: {}", newest.lines().last().unwrap_or_default()))),
+    let questions = json!({"questions": [{"question": "Which colour?", "header": "Colour", "multiSelect": false,
+        "options": [{"label": "Red", "description": "warm"}, {"label": "Blue", "description": "cold"}]}]});
+    let task = json!({"description": "Look around", "subagent_type": "general-purpose", "prompt": "SUBTASK SLOW look around"});
+    match result {
+        false if newest.contains("TOOL") => stream(&mut socket, &call(messages_api, tool)),
+        false if newest.contains("ASK") => stream(&mut socket, &call_of(tool, "AskUserQuestion", &questions)),
+        false if newest.contains("AGENT") => stream(&mut socket, &call_of(tool, "Agent", &task)),
+        _ => stream(&mut socket, &words(messages_api, &format!("Heard: {}", newest.lines().last().unwrap_or_default()))),
     }
 }
 
@@ -189,6 +240,24 @@ fn words(messages_api: bool, text: &str) -> Vec<String> {
         event(&json!({"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": text}})),
     ];
     events.extend(end("end_turn"));
+    events
+}
+
+fn refuse(socket: &mut TcpStream, status: &str, body: &Value) {
+    let text = body.to_string();
+    let head = format!("HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", text.len());
+    let _ = socket.write_all((head + &text).as_bytes());
+}
+
+/// A call of any tool, in the Messages API.
+fn call_of(number: u64, name: &str, input: &Value) -> Vec<String> {
+    let mut events = vec![
+        begin(),
+        event(&json!({"type": "content_block_start", "index": 0,
+            "content_block": {"type": "tool_use", "id": format!("toolu_{number}"), "name": name, "input": {}}})),
+        event(&json!({"type": "content_block_delta", "index": 0, "delta": {"type": "input_json_delta", "partial_json": input.to_string()}})),
+    ];
+    events.extend(end("tool_use"));
     events
 }
 

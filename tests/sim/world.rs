@@ -1095,7 +1095,7 @@ impl World {
                         self.after_ms(later, Action::ProviderDies { runner, process, code: 0 });
                     }
                 }
-                Effect::Reply { .. } => {}
+                Effect::Reply { .. } | Effect::Stay { .. } | Effect::Say { .. } | Effect::Part { .. } => {}
                 Effect::Log { text, level, .. } => {
                     if self.tell {
                         println!("{:>12} r{runner} {level}: {text}", self.now.tick.0);
@@ -1139,7 +1139,7 @@ impl World {
         let resume = self.seed.is_multiple_of(2);
         let demo = DemoAgent::new(Abilities { load: true, resume });
         state.process = Some(Process { number, order, session: AcpSession::new(settings), demo, dead: false });
-        let event = Event::Provider(ProviderEvent::Spawned { pid: number as u32 + 100, start: number });
+        let event = Event::Provider(ProviderEvent::Spawned { pid: number as u32 + 100, start: number, terminal: None });
         self.send(format!("provider{runner}.{life}"), 5, Action::Agent { runner, life, lane: lane::PROVIDER, event });
     }
 
@@ -1153,6 +1153,7 @@ impl World {
                     let event = Event::Provider(ProviderEvent::Signal(signal));
                     self.send(format!("provider{runner}.{life}"), 2, Action::Agent { runner, life, lane: lane::PROVIDER, event });
                 }
+                other => panic!("an ACP session has no use for {other:?}"),
             }
         }
     }
@@ -1272,6 +1273,10 @@ fn config(runner: usize, life: u64, wall: i64) -> AgentConfig {
         shutdown_timeout: Duration::from_secs(5),
         restart: RestartPolicy { exits_max: 1000, ..Default::default() },
         reply_mode: ReplyMode::Auto,
+        apart: runner % 2 == 1,
+        takes_urgent: false,
+        judges: false,
+        terminal_dir: None,
         started_at: wall,
     }
 }

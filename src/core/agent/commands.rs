@@ -40,6 +40,8 @@ pub(super) struct Commands {
 
 /// How long a session may take to answer a verb.
 const VERB_TIMEOUT: Duration = Duration::from_secs(15);
+/// The same where a running turn is waited for first, and a model writes a summary.
+const BOUNDARY_TIMEOUT: Duration = Duration::from_secs(610);
 /// How long a provider may take to come back after a restart.
 const RESTART_TIMEOUT: Duration = Duration::from_secs(90);
 
@@ -153,7 +155,7 @@ impl Agent {
                 self.end_command(now, &id, Ok(Value::Null));
             }
             "agent.interrupt" => self.ask_session(now, id, Verb::Interrupt),
-            "agent.compact" => self.ask_session(now, id, Verb::Compact),
+            "agent.compact" => self.ask_session(now, id, Verb::Compact { instructions: text("instructions").filter(|t| !t.trim().is_empty()) }),
             "agent.clearContext" => self.ask_session(now, id, Verb::Clear),
             "agent.injectContext" => match text("content").map(|t| t.trim().to_string()).filter(|t| !t.is_empty()) {
                 Some(content) => {
@@ -170,7 +172,10 @@ impl Agent {
                     (_, None) => {
                         self.end_command(now, &id, Err("decision must be approve, approve-session, deny, or abort".into()));
                     }
-                    (Some(approval), Some(decision)) => self.ask_session(now, id, Verb::Decide { approval, decision }),
+                    (Some(approval), Some(decision)) => {
+                        let answers = command.params.get("answers").filter(|answers| answers.is_object()).cloned();
+                        self.ask_session(now, id, Verb::Decide { approval, decision, reason: text("reason"), answers });
+                    }
                 }
             }
         }
@@ -181,8 +186,12 @@ impl Agent {
             self.end_command(now, &command, Err("provider process is unavailable".into()));
             return;
         }
+        let patience = match verb {
+            Verb::Compact { .. } | Verb::Clear => BOUNDARY_TIMEOUT,
+            _ => VERB_TIMEOUT,
+        };
         let (number, order) = self.life.verb(verb);
-        self.commands.asked.insert(number, (command, now.tick + VERB_TIMEOUT));
+        self.commands.asked.insert(number, (command, now.tick + patience));
         self.after.push(order);
     }
 

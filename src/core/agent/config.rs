@@ -39,6 +39,14 @@ pub struct AgentConfig {
     pub restart: RestartPolicy,
     /// Whether final texts become replies (D-41).
     pub reply_mode: ReplyMode,
+    /// The provider treats the words of people and of others differently: a batch holds only one kind.
+    pub apart: bool,
+    /// The session takes urgent messages into a running turn.
+    pub takes_urgent: bool,
+    /// The session itself judges whether a turn runs; a bare status post is only a hint to it.
+    pub judges: bool,
+    /// Folder where the terminal server has its sockets, if it is not the usual one.
+    pub terminal_dir: Option<String>,
     /// Runner start, ms.
     pub started_at: i64,
 }

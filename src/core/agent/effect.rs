@@ -66,6 +66,10 @@ pub enum Effect {
         process: u64,
         /// Fresh random id of this provider process.
         provider_session: String,
+        /// Conversation to go on with; empty: none.
+        conversation: String,
+        /// Id for a new one, where the provider lets us choose.
+        fresh: String,
         /// Token for its environment.
         token: Option<Secret>,
         /// What the store says of the last provider.
@@ -96,6 +100,23 @@ pub enum Effect {
         status: u16,
         /// JSON body.
         body: Value,
+    },
+    /// Let a request of the control port stay, as a stream or a WebSocket.
+    Stay {
+        /// Which one; from now on the number of the peer.
+        ticket: u64,
+    },
+    /// A text for one that stayed.
+    Say {
+        /// Whom.
+        peer: u64,
+        /// The text.
+        text: String,
+    },
+    /// Ends what stayed.
+    Part {
+        /// Whom.
+        peer: u64,
     },
     /// A line for the log.
     Log {

@@ -168,6 +168,8 @@ pub enum ProviderEvent {
         pid: u32,
         /// Start time in clock ticks since boot: with the pid it names the process for good.
         start: u64,
+        /// Socket of its terminal, if it has one (D-23).
+        terminal: Option<String>,
     },
     /// It cannot be started.
     SpawnFailed {
@@ -203,8 +205,28 @@ pub enum ControlRequest {
     },
     /// `GET /reply-obligations`.
     Obligations,
+    /// `GET /terminal/attach-spec`.
+    AttachSpec,
     /// `POST /stop`: what `--replace` asks for (D-25).
     Stop,
+    /// `POST /hook/<event>`: a hook of the provider with all that it was told.
+    Hook {
+        /// Name of the event.
+        event: String,
+        /// `{providerSessionId?, payload}`.
+        body: Value,
+        /// The provider waits for a decision.
+        waits: bool,
+    },
+    /// `/monitor`: a monitor of the provider connects (R-69 to R-71a).
+    Monitor {
+        /// Provider process that it belongs to, if it says so.
+        session: Option<String>,
+    },
+    /// A text of a monitor.
+    MonitorSaid(String),
+    /// A hook that waited or a monitor has gone.
+    Gone,
 }
 
 impl ControlRequest {
@@ -215,7 +237,12 @@ impl ControlRequest {
             ControlRequest::StatusPosted(_) => "status-posted",
             ControlRequest::HookFatal { .. } => "hook-fatal",
             ControlRequest::Obligations => "reply-obligations",
+            ControlRequest::AttachSpec => "attach-spec",
             ControlRequest::Stop => "stop",
+            ControlRequest::Hook { .. } => "hook",
+            ControlRequest::Monitor { .. } => "monitor",
+            ControlRequest::MonitorSaid(_) => "monitor-said",
+            ControlRequest::Gone => "gone",
         }
     }
 }
@@ -225,6 +252,8 @@ impl ControlRequest {
 pub enum StopReason {
     /// SIGINT or SIGTERM.
     Signal,
+    /// Somebody ended the provider at its own terminal (R-135a).
+    Left,
     /// `--replace` of another runner (D-25).
     Replaced,
 }

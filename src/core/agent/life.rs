@@ -52,6 +52,8 @@ pub(super) struct Life {
     pub agent: String,
     pub model: Option<String>,
     pub has_evidence: bool,
+    /// Socket of the terminal that hosts the provider.
+    pub terminal: Option<String>,
     verbs: u64,
     processes: u64,
 }
@@ -74,6 +76,7 @@ impl Life {
             agent: String::new(),
             model: None,
             has_evidence: true,
+            terminal: None,
             verbs: 0,
             processes: 0,
         }
@@ -87,6 +90,11 @@ impl Life {
 
     pub fn is_ready(&self) -> bool {
         matches!(self.state, State::Ready { .. })
+    }
+
+    /// A process is there, ready or not.
+    pub fn is_alive(&self) -> bool {
+        matches!(self.state, State::Opening | State::Ready { .. } | State::Ending)
     }
 
     pub fn is_ending(&self) -> bool {
@@ -144,12 +152,14 @@ impl Agent {
         let process = self.life.processes;
         self.status.touch();
         self.status.forget_facts();
-        self.after.push(Effect::Spawn { process, provider_session, token: self.tokens.for_provider(), leftover });
+        let (conversation, fresh) = (self.life.record.session.clone(), self.rng.uuid());
+        let token = self.tokens.for_provider();
+        self.after.push(Effect::Spawn { process, provider_session, conversation, fresh, token, leftover });
     }
 
     pub(super) fn on_provider(&mut self, now: Now, event: ProviderEvent) {
         match event {
-            ProviderEvent::Spawned { pid, start } => self.on_spawned(pid, start),
+            ProviderEvent::Spawned { pid, start, terminal } => self.on_spawned(pid, start, terminal),
             ProviderEvent::SpawnFailed { reason, permanent } => {
                 self.log("error", "lifecycle", format!("the provider cannot be started: {reason}"));
                 self.on_provider_gone(now, reason, permanent);
@@ -167,7 +177,8 @@ impl Agent {
     }
 
     /// Recorded before it is used (D-23): the conversation is opened only once pid and start time are on disk.
-    fn on_spawned(&mut self, pid: u32, start: u64) {
+    fn on_spawned(&mut self, pid: u32, start: u64, terminal: Option<String>) {
+        self.life.terminal = terminal;
         self.life.record.pid = pid;
         self.life.record.start = start;
         self.ops.push(StoreOp::ProviderPut(self.life.record.clone()));
@@ -206,6 +217,16 @@ impl Agent {
         self.on_restart_done(now, Ok(()));
     }
 
+    /// The conversation goes on under another id.
+    pub(super) fn on_moved(&mut self, session: String) {
+        if self.life.record.session != session {
+            self.log("info", "lifecycle", format!("the conversation is {session} now"));
+            self.life.record.session = session;
+            self.ops.push(StoreOp::ProviderPut(self.life.record.clone()));
+            self.status.touch();
+        }
+    }
+
     pub(super) fn on_open_failed(&mut self, now: Now, reason: String, permanent: bool) {
         if self.life.state != State::Opening {
             return; // it is being ended already
@@ -237,8 +258,9 @@ impl Agent {
         (self.life.record.pid, self.life.record.provider_session) = (0, String::new());
         self.ops.push(StoreOp::ProviderPut(self.life.record.clone()));
         self.tracker.clear_work(TURN);
-        self.tracker.clear_work("subagent");
+        self.tracker.clear_all_work();
         self.approvals.clear();
+        self.hooks_part();
         self.fail_verbs(now, "the provider ended");
         self.on_turn_lost(now);
         self.status.touch();

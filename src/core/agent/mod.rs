@@ -8,6 +8,7 @@
 mod calls;
 mod commands;
 pub mod config;
+mod hooks;
 pub mod effect;
 pub mod event;
 mod inbox;
@@ -19,6 +20,7 @@ mod stop;
 pub mod store;
 #[cfg(test)]
 mod tests;
+mod text;
 mod tokens;
 mod turn;
 
@@ -63,6 +65,7 @@ pub struct Agent {
     tokens: tokens::Tokens,
     tracker: Tracker,
     approvals: Vec<Approval>,
+    hooks: hooks::Hooks,
     status: status::Publisher,
     stop: Option<stop::Stop>,
     obligations: Vec<crate::wire::api::Obligation>,
@@ -99,6 +102,7 @@ impl Agent {
             commands: commands::Commands::default(),
             tracker: Tracker::default(),
             approvals: Vec::new(),
+            hooks: hooks::Hooks::default(),
             stop: None,
             obligations: Vec::new(),
             obligations_at: None,
@@ -185,8 +189,15 @@ impl Agent {
         match signal {
             Signal::Opened(opened) => self.on_opened(now, opened),
             Signal::OpenFailed { reason, permanent } => self.on_open_failed(now, reason, permanent),
-            Signal::Taken { batch, evidence } => self.on_taken(batch, &evidence),
+            Signal::Taken { batch, key, evidence } => self.on_taken(batch, &key, &evidence),
             Signal::TurnStarted => self.on_turn_started(),
+            Signal::Evidence(text) => self.status.set_evidence(now, text),
+            Signal::Work { kind, id, label, runs } => self.on_work(kind, id, label, runs),
+            Signal::Timeline(status) => self.status.timeline(status, now),
+            Signal::Moved { session } => self.on_moved(session),
+            Signal::Left { reason } => self.on_left(now, &reason),
+            Signal::HookAnswer { ticket, answer } => self.on_hook_answer(ticket, answer),
+            Signal::Announce { batch } => self.announce(batch),
             Signal::ProviderState(state) => self.on_provider_state(state),
             Signal::TurnEnded { batch, end, text } => self.on_turn_ended(now, batch, end, text),
             Signal::Mirror(mirror) => self.on_mirror(now, mirror),

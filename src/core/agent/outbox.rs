@@ -190,12 +190,15 @@ impl Agent {
         let mut payload = serde_json::Map::new();
         payload.insert("session".into(), session);
         self.mirrored += 1;
-        let key = format!("{}:session:{}:{}", self.config.agent_id, self.config.instance_id, self.mirrored);
+        let key = match &mirror.key {
+            Some(key) => format!("{}:session:{key}", self.config.agent_id),
+            None => format!("{}:session:{}:{}", self.config.agent_id, self.config.instance_id, self.mirrored),
+        };
         let message = NewMessage {
             from: Some(self.config.agent_id.clone()),
             to: USER.into(),
             kind: "session".into(),
-            body: super::turn::cut(&mirror.body, MIRROR_BODY_BYTES_MAX),
+            body: super::text::cut(&mirror.body, MIRROR_BODY_BYTES_MAX),
             payload,
             reply_expected: Some(false),
             idempotency_key: Some(key.clone()),
@@ -214,7 +217,7 @@ impl Agent {
         let payload = json!({
             "sessionId": self.life.record.provider_session, "project": self.config.registration.meta.get("cwd"),
             "agentId": self.config.agent_id, "signal": "hook_fatal",
-            "value": {"hook": hook, "error": super::turn::cut(error, 4096)}, "source": "server", "occurredAt": now.wall.0,
+            "value": {"hook": hook, "error": super::text::cut(error, 4096)}, "source": "server", "occurredAt": now.wall.0,
         });
         self.mirrored += 1;
         let key = format!("{}:insight:{}:{}", self.config.agent_id, self.config.instance_id, self.mirrored);

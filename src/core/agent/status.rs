@@ -10,6 +10,7 @@ use super::effect::Effect;
 use super::event::ControlRequest;
 use super::life::State;
 use crate::core::limits::*;
+use crate::core::session::TERMINAL_SESSION;
 use crate::core::time::{Now, Tick};
 use crate::core::tracker::{Status, TURN, Work};
 use crate::wire::bus::ClientFrame;
@@ -26,6 +27,8 @@ pub(super) struct Publisher {
     context: Value,
     /// Mode, plan and whatever else a session tells of itself.
     facts: Map<String, Value>,
+    /// How it is known that the provider is busy or idle, since when (wall clock, ms).
+    evidence: Option<(String, i64)>,
     silent: bool,
     logged: VecDeque<(String, Tick)>,
 }
@@ -46,6 +49,11 @@ impl Publisher {
         self.dirty = true;
     }
 
+    pub fn set_evidence(&mut self, now: Now, text: String) {
+        self.evidence = Some((text, now.wall.0));
+        self.dirty = true;
+    }
+
     pub fn set_fact(&mut self, name: &str, value: Value) {
         self.facts.insert(name.into(), value);
         self.dirty = true;
@@ -54,6 +62,7 @@ impl Publisher {
     /// A new process: what the old one told says nothing about it.
     pub fn forget_facts(&mut self) {
         self.facts.clear();
+        self.evidence = None;
         self.context = Value::Null;
         self.dirty = true;
     }
@@ -110,11 +119,15 @@ impl Agent {
 
     fn why(&self) -> String {
         match self.word() {
-            "idle" => "no turn, no claim, no work".into(),
-            "busy" => format!("work: {}", self.tracker.reasons().join(", ")),
+            "idle" => format!("no turn, no claim, no work{}", self.evidence()),
+            "busy" => format!("work: {}{}", self.tracker.reasons().join(", "), self.evidence()),
             "blocked" => format!("waits for {} approval(s)", self.approvals.len()),
             _ => self.life.why.clone(),
         }
+    }
+
+    fn evidence(&self) -> String {
+        self.status.evidence.as_ref().map(|(text, _)| format!(" ({text})")).unwrap_or_default()
     }
 
     pub(super) fn registration_meta(&self) -> Map<String, Value> {
@@ -169,11 +182,16 @@ impl Agent {
         meta.insert("statusWhy".into(), json!(self.why()));
         meta.insert("busyReasons".into(), json!(self.tracker.reasons()));
         meta.insert("activeWork".into(), json!(self.tracker.work_json()));
-        meta.insert("activeSubagents".into(), json!([]));
+        let subagents: Vec<Value> = self.tracker.work_json().into_iter().filter(|work| work["kind"] == "subagent").collect();
+        meta.insert("activeSubagents".into(), json!(subagents));
+        if let Some(socket) = &self.life.terminal {
+            meta.insert("tmuxSocket".into(), json!(socket));
+            meta.insert("tmuxSession".into(), json!(TERMINAL_SESSION));
+        }
         meta.insert("activeSubagentCount".into(), json!(self.tracker.count("subagent")));
         let state = match self.approvals.is_empty() {
             true => self.tracker.provider_state(),
-            false => json!({"state": "blocked", "detail": "waitingOnApproval"}),
+            false => json!({"state": "blocked", "reason": "waitingOnApproval", "detail": "waitingOnApproval"}),
         };
         meta.insert("providerState".into(), state);
         let approvals = self.approvals_json();
@@ -193,7 +211,15 @@ impl Agent {
     }
 
     fn approvals_json(&self) -> Vec<Value> {
-        let show = |a: &crate::core::session::Approval| json!({"approvalId": a.id, "title": a.title, "kind": a.kind, "input": a.input, "options": a.options});
+        let show = |a: &crate::core::session::Approval| {
+            let mut view = a.detail.clone();
+            for (field, value) in
+                [("approvalId", json!(a.id)), ("title", json!(a.title)), ("kind", json!(a.kind)), ("input", a.input.clone()), ("options", json!(a.options))]
+            {
+                view.insert(field.into(), value);
+            }
+            Value::Object(view)
+        };
         self.approvals.iter().map(show).collect()
     }
 
@@ -242,12 +268,34 @@ impl Agent {
                 let mode = if self.config.reply_mode == ReplyMode::Explicit { "explicit" } else { "auto" };
                 (200, json!({"obligations": self.obligations, "replyMode": mode}))
             }
+            ControlRequest::AttachSpec => self.attach_spec(),
             ControlRequest::Stop => {
                 self.begin_stop(now, super::stop::Why::Asked(super::event::StopReason::Replaced));
                 (202, json!({"ok": true}))
             }
+            ControlRequest::Hook { event, body, waits } => return self.on_hook(ticket, event, body, waits),
+            ControlRequest::Monitor { session } => return self.on_monitor(ticket, session),
+            ControlRequest::MonitorSaid(text) => return self.on_monitor_said(&text),
+            ControlRequest::Gone => return self.on_gone(ticket),
         };
         self.out.push(Effect::Reply { ticket, status, body });
+    }
+
+    /// How a person attaches to the provider's terminal (R-59, P-35).
+    fn attach_spec(&self) -> (u16, Value) {
+        match &self.life.terminal {
+            _ if !self.life.is_alive() => (409, json!({"error": "provider process is unavailable"})),
+            None => (409, json!({"error": "provider does not support terminal attach"})),
+            Some(socket) => {
+                let command = ["tmux", "-u", "-L", socket, "attach-session", "-t", TERMINAL_SESSION];
+                let cwd = self.config.registration.meta.get("cwd");
+                let mut env = Map::new();
+                if let Some(dir) = &self.config.terminal_dir {
+                    env.insert("TMUX_TMPDIR".into(), json!(dir));
+                }
+                (200, json!({"mode": "guest", "provider": self.config.provider, "cwd": cwd, "command": command, "env": env, "title": self.config.agent_id}))
+            }
+        }
     }
 
     /// A hook says what the provider does.
@@ -268,6 +316,12 @@ impl Agent {
                 timeline["timestamp"] = json!(now.wall.0);
             }
             self.status.timeline = Some(timeline);
+        }
+        if self.config.judges && reason == TURN {
+            // The bare word of a hook whose program could not be run: one more hint for the session.
+            self.tell_hook(0, status.word().to_string(), Value::Null);
+            self.status.touch();
+            return accepted;
         }
         match status {
             Status::Busy => {
@@ -304,8 +358,10 @@ impl Agent {
             "agentId": self.config.agent_id, "runnerId": self.config.runner_id, "provider": self.config.provider,
             "status": self.word(), "why": self.why(),
             "since": since.map(|(_, wall)| wall), "sinceMs": since.map(|(at, _)| ago(at)),
+            "evidence": self.status.evidence.as_ref().map(|(text, at)| json!({"text": text, "since": at})),
             "agentStatus": self.wire_status(), "ready": self.wire_status() != "offline",
             "work": self.tracker.work_json(), "claims": self.tracker.claims_json(now.tick),
+            "terminal": self.life.terminal.as_ref().map(|socket| json!({"tmuxSocket": socket, "tmuxSession": TERMINAL_SESSION})),
             "approvals": self.approvals_json(), "turn": self.turn.summary(),
             "queues": {
                 "inboxWaiting": waiting, "inboxMoreInStore": more, "readsToTell": unread,

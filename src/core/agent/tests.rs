@@ -28,7 +28,7 @@ impl Bench {
         bench.tell(Event::Bus(BusEvent::Connected));
         let registered = Registered { epoch: 1, ..Default::default() };
         bench.tell(Event::Bus(BusEvent::Framed(RelayFrame::Registered { id: "f1".into(), registered })));
-        bench.tell(Event::Provider(ProviderEvent::Spawned { pid: 7, start: 1 }));
+        bench.tell(Event::Provider(ProviderEvent::Spawned { pid: 7, start: 1, terminal: None }));
         bench.commit();
         let opened = Opened { session: "s".into(), how: How::New, agent: "demo".into(), model: None, has_evidence: true };
         bench.signal(Signal::Opened(opened));
@@ -54,6 +54,10 @@ impl Bench {
             shutdown_timeout: Duration::from_secs(5),
             restart: RestartPolicy::default(),
             reply_mode: ReplyMode::Auto,
+            apart: false,
+            takes_urgent: false,
+            judges: false,
+            terminal_dir: None,
             started_at: 0,
         };
         let mut bench = Bench { agent: Agent::new(config, 1), now: Now { tick: Tick(1_000_000), wall: Wall(1_000_000) } };
@@ -84,12 +88,17 @@ impl Bench {
     }
 }
 
+/// Key of a batch that holds only message 1.
+fn key_of_first() -> String {
+    super::text::key("a", &[&Message { id: 1, ..Default::default() }])
+}
+
 fn is_ack(effect: &Effect) -> bool {
     matches!(effect, Effect::Send(ClientFrame::Ack { .. }))
 }
 
 fn delivers(effect: &Effect) -> bool {
-    matches!(effect, Effect::Verb { verb: Verb::Deliver { .. }, .. })
+    matches!(effect, Effect::Verb { verb: Verb::Deliver(_), .. })
 }
 
 fn statuses(effects: &[Effect]) -> Vec<String> {
@@ -140,7 +149,7 @@ fn reply_and_batch_done_are_one_transaction() {
     let mut bench = Bench::ready();
     bench.message(1);
     bench.commit();
-    bench.signal(Signal::Taken { batch: 1, evidence: "seen".into() });
+    bench.signal(Signal::Taken { batch: 1, key: key_of_first(), evidence: "seen".into() });
     bench.commit();
     let mut effects = bench.signal(Signal::TurnEnded { batch: Some(1), end: TurnEnd::Completed, text: "done".into() });
     // The relay is asked which answers are owed; it does not answer, so all are sent.
@@ -161,7 +170,7 @@ fn reply_and_batch_done_are_one_transaction() {
 #[test]
 fn a_flood_without_a_disk_is_not_taken() {
     let mut bench = Bench::ready();
-    let mirror = || Signal::Mirror(Mirror { kind: "tool", body: "x".into(), label: None, status: None, turn: 1 });
+    let mirror = || Signal::Mirror(Mirror { kind: "tool", body: "x".into(), label: None, status: None, turn: 1, key: None });
     let mut taken = 0;
     while bench.agent.may_take(lane::PROVIDER) {
         bench.signal(mirror());
@@ -223,7 +232,7 @@ fn the_restart_budget_parks() {
         let mut effects = bench.agent.wake(bench.now);
         effects.extend(bench.commit());
         starts += effects.iter().filter(|e| matches!(e, Effect::Spawn { .. })).count();
-        bench.tell(Event::Provider(ProviderEvent::Spawned { pid: 8, start: 2 }));
+        bench.tell(Event::Provider(ProviderEvent::Spawned { pid: 8, start: 2, terminal: None }));
         bench.commit();
     }
     // Five exits in ten minutes: four starts, then it waits for a person (D-24).

@@ -15,7 +15,8 @@ use super::config::ReplyMode;
 use super::store::{InboxState, OutboxRow, StoreOp, Unsettled};
 use crate::core::Cause;
 use crate::core::limits::*;
-use crate::core::session::{Fate, How, RESTART_MARK, Trace, TurnEnd, Verb};
+use super::text::{self, cut, trace};
+use crate::core::session::{Fate, How, Parcel, RESTART_MARK, Trace, TurnEnd, Verb};
 use crate::core::time::{Now, Tick, sooner};
 use crate::core::tracker::{Claim, ClaimKind, TURN, Work};
 use crate::wire::api::{Message, NewMessage, path, task_is_final};
@@ -43,6 +44,14 @@ struct Entry {
     claimed: bool,
     read: bool,
     confirmed: bool,
+    /// Key of the parcel that it travels in.
+    key: String,
+}
+
+impl Entry {
+    fn new(message: Message) -> Entry {
+        Entry { claimed: !message.claimable, message, read: false, confirmed: false, key: String::new() }
+    }
 }
 
 #[derive(Debug)]
@@ -57,6 +66,8 @@ struct Batch {
 #[derive(Debug, Default)]
 pub(super) struct Turns {
     batch: Option<Batch>,
+    /// Urgent messages of the last batch that its turn did not take: the next turn does.
+    tail: Option<Batch>,
     number: u64,
     retry_at: Option<Tick>,
     renew_at: Option<Tick>,
@@ -71,18 +82,21 @@ const SETTLE_WAIT: Duration = Duration::from_secs(5);
 
 impl Turns {
     pub fn holds(&self, id: u64) -> bool {
-        self.batch.as_ref().is_some_and(|batch| batch.entries.iter().any(|entry| entry.message.id == id))
+        self.entries().any(|entry| entry.message.id == id)
     }
 
     pub fn note_read(&mut self, id: u64) {
-        for entry in self.batch.iter_mut().flat_map(|batch| batch.entries.iter_mut()) {
+        for entry in self.batch.iter_mut().chain(&mut self.tail).flat_map(|batch| batch.entries.iter_mut()) {
             entry.read |= entry.message.id == id;
         }
     }
 
     pub fn unread_ids(&self) -> impl Iterator<Item = u64> {
-        let entries = self.batch.iter().flat_map(|batch| batch.entries.iter());
-        entries.filter(|entry| entry.confirmed && !entry.read).map(|entry| entry.message.id)
+        self.entries().filter(|entry| entry.confirmed && !entry.read).map(|entry| entry.message.id)
+    }
+
+    fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.batch.iter().chain(&self.tail).flat_map(|batch| batch.entries.iter())
     }
 
     pub fn next_deadline(&self) -> Option<Tick> {
@@ -121,9 +135,7 @@ impl Agent {
             .map(|row| Entry {
                 confirmed: row.state == InboxState::Confirmed,
                 // A claim may have lapsed meanwhile: it is made again before the message is.
-                claimed: !row.message.claimable,
-                message: row.message,
-                read: false,
+                ..Entry::new(row.message)
             })
             .collect();
         self.turn.batch = Some(Batch { number, phase: Phase::Unsettled, entries, end: None });
@@ -131,13 +143,13 @@ impl Agent {
 
     /// How the unsettled messages can be recognised in the provider's record.
     pub(super) fn traces(&self) -> Vec<Trace> {
-        let entries = self.turn.batch.iter().flat_map(|batch| batch.entries.iter());
-        entries.map(|entry| trace(&entry.message)).collect()
+        self.turn.entries().map(|entry| trace(&entry.message)).collect()
     }
 
     /// Starts the next batch if there is something to deliver and somebody to take it.
     pub(super) fn drain(&mut self, now: Now) {
         self.fetch_inbox();
+        self.drain_urgent();
         let free = self.turn.batch.is_none() && self.life.is_ready() && !self.turn.running && self.stop.is_none();
         if !free || self.turn.retry_at.is_some_and(|at| at > now.tick) {
             return;
@@ -152,28 +164,65 @@ impl Agent {
                 return;
             }
         }
-        let mut bytes = 0;
-        let ids: Vec<u64> = self
-            .inbox
-            .waiting()
-            .take(BATCH_MESSAGES_MAX)
-            .take_while(|message| {
-                bytes += message.body.len().min(PREVIEW_CHARS_MAX * 4) + 256;
-                bytes <= crate::wire::FRAME_BYTES_MAX
-            })
-            .map(|message| message.id)
-            .collect();
+        let ids = self.next_ids();
         if ids.is_empty() {
             return;
         }
         self.turn.number += 1;
-        let entries: Vec<Entry> = ids
-            .into_iter()
-            .filter_map(|id| self.inbox.take(id))
-            .map(|message| Entry { claimed: !message.claimable, message, read: false, confirmed: false })
-            .collect();
+        let entries: Vec<Entry> = ids.into_iter().filter_map(|id| self.inbox.take(id)).map(Entry::new).collect();
         self.turn.batch = Some(Batch { number: self.turn.number, phase: Phase::Claiming, entries, end: None });
         self.claim_batch();
+    }
+
+    /// The waiting messages that make the next batch: lowest ids first, and where the provider treats the words of people
+    /// and of others differently, only as far as one kind goes.
+    fn next_ids(&self) -> Vec<u64> {
+        let mut kind = None;
+        let one_kind = |message: &&Message| {
+            !self.config.apart || *kind.get_or_insert_with(|| text::is_of_person(message)) == text::is_of_person(message)
+        };
+        self.inbox.waiting().take(BATCH_MESSAGES_MAX).take_while(one_kind).map(|message| message.id).collect()
+    }
+
+    /// Urgent messages go into the turn that runs, if the session can do that; claimable ones wait for their claim.
+    fn drain_urgent(&mut self) {
+        let runs = self.turn.running && self.turn.tail.is_none() && self.life.is_ready() && self.stop.is_none();
+        let joins = self.turn.batch.as_ref().is_none_or(|batch| matches!(batch.phase, Phase::Sent | Phase::Taken));
+        if !runs || !joins || !self.config.takes_urgent {
+            return;
+        }
+        let urgent = |message: &&Message| message.is_urgent() && !message.claimable;
+        let Some(first) = self.inbox.waiting().find(urgent) else { return };
+        let person = text::is_of_person(first);
+        let same = |message: &&Message| urgent(message) && (!self.config.apart || text::is_of_person(message) == person);
+        let ids: Vec<u64> = self.inbox.waiting().filter(same).take(BATCH_MESSAGES_MAX).map(|message| message.id).collect();
+        if self.turn.batch.is_none() {
+            self.turn.number += 1;
+            self.turn.batch = Some(Batch { number: self.turn.number, phase: Phase::Sent, entries: Vec::new(), end: None });
+        }
+        let entries: Vec<Entry> = ids.into_iter().filter_map(|id| self.inbox.take(id)).map(Entry::new).collect();
+        self.hand_over(entries, true);
+    }
+
+    /// `delivering` is made durable, then the provider gets the text; the entries join the batch.
+    fn hand_over(&mut self, mut entries: Vec<Entry>, urgent: bool) {
+        let Some(batch) = self.turn.batch.as_mut() else { return };
+        let messages: Vec<&Message> = entries.iter().map(|entry| &entry.message).collect();
+        let parcel = Parcel {
+            batch: batch.number,
+            key: text::key(&self.config.agent_id, &messages),
+            text: text::of_batch(&messages),
+            person: messages.iter().all(|message| text::is_of_person(message)),
+            urgent,
+        };
+        for entry in &mut entries {
+            entry.key = parcel.key.clone();
+            let (id, state, batch) = (entry.message.id, InboxState::Delivering, batch.number);
+            self.ops.push(StoreOp::InboxMark { id, state, batch, evidence: String::new() });
+        }
+        batch.entries.append(&mut entries);
+        let (_, order) = self.life.verb(Verb::Deliver(parcel));
+        self.after.push(order);
     }
 
     /// Makes the claims that the batch lacks, then sends it.
@@ -271,19 +320,9 @@ impl Agent {
             return;
         }
         batch.phase = Phase::Sent;
-        let number = batch.number;
-        for entry in &batch.entries {
-            self.ops.push(StoreOp::InboxMark {
-                id: entry.message.id,
-                state: InboxState::Delivering,
-                batch: number,
-                evidence: String::new(),
-            });
-        }
-        let text = batch.entries.iter().map(|entry| text_for_provider(&entry.message)).collect::<Vec<_>>().join("\n\n");
+        let entries = std::mem::take(&mut batch.entries);
         self.turn.running = true;
-        let (_, order) = self.life.verb(Verb::Deliver { batch: number, text });
-        self.after.push(order);
+        self.hand_over(entries, false);
         self.start_turn_work();
     }
 
@@ -309,29 +348,30 @@ impl Agent {
     }
 
     /// The provider has the batch: durable as `confirmed`, then told to the relay as read (R-106).
-    pub(super) fn on_taken(&mut self, number: u64, evidence: &str) {
-        let Some(batch) = self.turn.batch.as_mut() else {
+    pub(super) fn on_taken(&mut self, number: u64, key: &str, evidence: &str) {
+        let mut batches = self.turn.batch.iter_mut().chain(&mut self.turn.tail);
+        let Some(batch) = batches.find(|batch| batch.number == number && matches!(batch.phase, Phase::Sent | Phase::Taken)) else {
             return;
         };
-        if batch.number != number || !matches!(batch.phase, Phase::Sent | Phase::Taken) {
-            return;
-        }
         batch.phase = Phase::Taken;
-        self.confirm(evidence);
+        self.confirm(Some(key), evidence);
     }
 
-    fn confirm(&mut self, evidence: &str) {
-        let Some(batch) = self.turn.batch.as_mut() else {
+    /// Entries of that parcel, or all of the batch.
+    fn confirm(&mut self, key: Option<&str>, evidence: &str) {
+        let wanted = |entry: &Entry| key.is_none_or(|key| key == entry.key);
+        let mut batches = self.turn.batch.iter_mut().chain(&mut self.turn.tail);
+        let Some(batch) = batches.find(|batch| batch.entries.iter().any(wanted)) else {
             return;
         };
         let number = batch.number;
         let mut ids = Vec::new();
-        for entry in batch.entries.iter_mut().filter(|entry| !entry.confirmed) {
+        for entry in batch.entries.iter_mut().filter(|entry| !entry.confirmed && wanted(entry)) {
             entry.confirmed = true;
             let mark = StoreOp::InboxMark { id: entry.message.id, state: InboxState::Confirmed, batch: number, evidence: evidence.into() };
             self.ops.push(mark);
         }
-        for entry in &batch.entries {
+        for entry in batch.entries.iter().filter(|entry| wanted(entry)) {
             if !entry.read {
                 ids.push(entry.message.id);
             }
@@ -349,12 +389,30 @@ impl Agent {
         self.tracker.finish_work(TURN, TURN);
         self.status.touch();
         let mine = self.turn.batch.as_ref().is_some_and(|batch| Some(batch.number) == number);
+        if let (true, Some(tail)) = (mine, self.turn.tail.as_mut()) {
+            // The batch before it is being settled; then this one is.
+            tail.end = Some((end, text));
+            return;
+        }
         if mine && end == TurnEnd::Cancelled && self.life.is_ending() {
             // Cut off by a stop or restart of ours, not by anybody's wish: the next conversation goes on with it.
             self.on_turn_lost(now);
         } else if mine {
-            self.confirm("the provider ended the turn");
+            self.part_tail();
+            self.confirm(None, "the provider ended the turn");
             self.end_batch(now, end, text);
+        }
+    }
+
+    /// Urgent messages that the turn did not take any more are the provider's next turn.
+    fn part_tail(&mut self) {
+        let Some(batch) = self.turn.batch.as_mut() else { return };
+        let main = batch.entries.first().map(|entry| entry.key.clone()).unwrap_or_default();
+        let (stay, rest) = std::mem::take(&mut batch.entries).into_iter().partition(|entry| entry.confirmed || entry.key == main);
+        batch.entries = stay;
+        if !rest.is_empty() {
+            self.turn.tail = Some(Batch { number: batch.number, phase: Phase::Sent, entries: rest, end: None });
+            self.turn.running = true;
         }
     }
 
@@ -387,6 +445,7 @@ impl Agent {
             return;
         };
         self.turn.settle_by = None;
+        self.turn.batch = self.turn.tail.take();
         let (end, text) = batch.end.unwrap_or((TurnEnd::Completed, String::new()));
         let owed: BTreeSet<u64> = self.obligations.iter().map(|owed| owed.message_id).collect();
         // A message that the relay does not count as read yet cannot stand among the obligations.
@@ -414,6 +473,10 @@ impl Agent {
             self.tracker.finish_claim(ClaimKind::Message, &entry.message.id.to_string());
         }
         self.status.touch();
+        if let Some((end, text)) = self.turn.batch.as_mut().and_then(|batch| batch.end.take()) {
+            self.confirm(None, "the provider ended the turn");
+            self.end_batch(now, end, text);
+        }
     }
 
     /// One chat message per sender, answering the newest of its messages; its key makes it exactly one (D-10).
@@ -466,31 +529,92 @@ impl Agent {
     /// The provider ended while a batch was with it.
     pub(super) fn on_turn_lost(&mut self, _now: Now) {
         self.turn.running = false;
-        if let Some(batch) = self.turn.batch.as_mut().filter(|batch| matches!(batch.phase, Phase::Sent | Phase::Taken)) {
-            batch.phase = Phase::Unsettled;
+        for batch in self.turn.batch.iter_mut().chain(&mut self.turn.tail) {
+            if matches!(batch.phase, Phase::Sent | Phase::Taken) {
+                batch.phase = Phase::Unsettled;
+            }
         }
     }
 
     /// A conversation is open: what became of the batch that was under way (D-11)?
     pub(super) fn on_conversation(&mut self, now: Now, how: How) {
-        let Some(batch) = self.turn.batch.as_mut().filter(|batch| batch.phase == Phase::Unsettled) else {
+        if self.turn.batch.as_ref().is_none_or(|batch| batch.phase != Phase::Unsettled) {
+            self.free_tail();
             return;
+        }
+        // What was not in the record goes back, unless nothing was; the rest has one fate.
+        let fate = match how {
+            How::Loaded(fates) => self.part_unseen(fates),
+            ref other => return self.on_unproven(now, other),
         };
-        let confirmed = batch.entries.iter().all(|entry| entry.confirmed);
-        match how {
-            How::Loaded(Fate::Unseen) => self.send_again(),
-            How::Loaded(Fate::Unanswered) => self.nudge("replay of the conversation"),
-            How::Loaded(Fate::Answered(text)) => {
-                batch.phase = Phase::Taken;
-                self.confirm("replay of the conversation");
+        match fate {
+            Fate::Unseen => self.send_again(),
+            Fate::Unanswered => self.nudge("the record of the conversation"),
+            Fate::Answered(text) => {
+                self.set_taken();
+                self.confirm(None, "the record of the conversation");
                 self.end_batch(now, TurnEnd::Completed, text);
             }
+        }
+    }
+
+    /// The batch that the provider has not confirmed yet, as monitors are told of it.
+    pub(super) fn unconfirmed(&self) -> Option<(u64, Vec<Value>)> {
+        let batch = self.turn.batch.as_ref().filter(|batch| batch.phase == Phase::Sent)?;
+        let show = |entry: &Entry| {
+            let message = &entry.message;
+            json!({"id": message.id, "from": message.from, "subject": message.subject, "bytes": message.body.len(),
+                   "replyExpected": message.expects_reply()})
+        };
+        Some((batch.number, batch.entries.iter().map(show).collect()))
+    }
+
+    fn set_taken(&mut self) {
+        if let Some(batch) = self.turn.batch.as_mut() {
+            batch.phase = Phase::Taken;
+        }
+    }
+
+    /// Messages that the record does not hold wait again, if it holds others of the batch; gives the fate of what stays.
+    fn part_unseen(&mut self, fates: Vec<Fate>) -> Fate {
+        let tail = self.turn.tail.take().map(|batch| batch.entries).unwrap_or_default();
+        let Some(batch) = self.turn.batch.as_mut() else { return Fate::Unseen };
+        batch.entries.extend(tail);
+        // Fewer fates than messages (a session that tells one for all) count for all of them.
+        let fate_of = |at: usize| fates.get(at).or(fates.last()).cloned().unwrap_or(Fate::Unseen);
+        let all: Vec<Fate> = (0..batch.entries.len()).map(fate_of).collect();
+        let Some(last) = all.iter().rev().find(|fate| **fate != Fate::Unseen).cloned() else { return Fate::Unseen };
+        let (mut stay, mut back) = (Vec::new(), Vec::new());
+        for (entry, fate) in std::mem::take(&mut batch.entries).into_iter().zip(all) {
+            if fate == Fate::Unseen { back.push(entry) } else { stay.push(entry) }
+        }
+        batch.entries = stay;
+        back.into_iter().for_each(|entry| self.wait_again(entry));
+        last
+    }
+
+    fn wait_again(&mut self, entry: Entry) {
+        self.ops.push(StoreOp::InboxMark { id: entry.message.id, state: InboxState::Received, batch: 0, evidence: String::new() });
+        self.inbox.put_back(entry.message);
+    }
+
+    /// The batch itself is settled; what was to follow it starts anew.
+    fn free_tail(&mut self) {
+        if let Some(tail) = self.turn.tail.take_if(|tail| tail.phase == Phase::Unsettled) {
+            tail.entries.into_iter().for_each(|entry| self.wait_again(entry));
+        }
+    }
+
+    /// No record tells what became of the batch.
+    fn on_unproven(&mut self, now: Now, how: &How) {
+        let confirmed = self.turn.batch.iter().flat_map(|batch| &batch.entries).all(|entry| entry.confirmed);
+        match how {
             How::Resumed if confirmed => self.nudge("seen before the restart"),
             // Nobody can say: at least once (D-11).
             How::Resumed => self.send_again(),
-            How::New | How::Lost(_) if !confirmed => self.send_again(),
-            How::New | How::Lost(_) => {
-                batch.phase = Phase::Taken;
+            _ if !confirmed => self.send_again(),
+            _ => {
+                self.set_taken();
                 let reason =
                     "the conversation was lost in a restart; the message was seen but not answered, send it again if it still matters";
                 self.end_batch(now, TurnEnd::Failed(reason.into()), String::new());
@@ -509,7 +633,7 @@ impl Agent {
 
     /// The messages stand in the record, their answer does not: never sent twice, but the agent is told to go on.
     fn nudge(&mut self, evidence: &str) {
-        self.confirm(evidence);
+        self.confirm(None, evidence);
         let Some(batch) = self.turn.batch.as_mut() else {
             return;
         };
@@ -522,9 +646,12 @@ impl Agent {
             "{RESTART_MARK} while you worked on relay message {ids}. It stands in the conversation above; \
              please go on and answer it."
         );
-        let number = batch.number;
+        let key = self.rng.uuid();
+        let person = batch.entries.iter().all(|entry| text::is_of_person(&entry.message));
+        let parcel = Parcel { batch: batch.number, key: key.clone(), text, person, urgent: false };
+        batch.entries.iter_mut().for_each(|entry| entry.key = key.clone());
         self.turn.running = true;
-        let (_, order) = self.life.verb(Verb::Deliver { batch: number, text });
+        let (_, order) = self.life.verb(Verb::Deliver(parcel));
         self.after.push(order);
         self.start_turn_work();
     }
@@ -539,8 +666,7 @@ impl Agent {
         }
         if self.turn.renew_at.is_some_and(|at| at <= now.tick) {
             self.turn.renew_at = None;
-            let tasks = self.turn.batch.iter().flat_map(|batch| batch.entries.iter());
-            let ids: Vec<u64> = tasks.filter(|e| e.message.claimable && e.message.task_id().is_some()).map(|e| e.message.id).collect();
+            let ids: Vec<u64> = self.turn.entries().filter(|e| e.message.claimable && e.message.task_id().is_some()).map(|e| e.message.id).collect();
             for id in ids {
                 let body = json!({"agentId": self.config.agent_id});
                 self.ask(Purpose::RenewClaim(id), "POST", path::message_part(id, "claim/renew"), Some(body));
@@ -551,65 +677,9 @@ impl Agent {
 
     pub(super) fn on_claim_renewed(&mut self, now: Now, id: u64, result: Result<(u16, Value), Cause>) {
         let Ok((status, body)) = result else { return };
-        let message = self.turn.batch.iter().flat_map(|b| b.entries.iter()).find(|e| e.message.id == id).map(|e| e.message.clone());
+        let message = self.turn.entries().find(|e| e.message.id == id).map(|e| e.message.clone());
         if let (true, Some(message)) = (status < 300, message) {
             self.start_claims(now, &message, body.get("claimExpiresAt").and_then(Value::as_i64));
         }
     }
-}
-
-/// Header line of a message for the provider (P-8).
-fn header(message: &Message) -> String {
-    format!("[relay message #{} from {}]", message.id, message.from)
-}
-
-/// A body whose lines cannot be taken for the header of another message.
-fn unforged(body: &str) -> std::borrow::Cow<'_, str> {
-    const HEADER: &str = "[relay message #";
-    if !body.contains(HEADER) {
-        return body.into();
-    }
-    let quote = |line: &str| if line.trim_start().starts_with(HEADER) { format!("> {line}") } else { line.to_string() };
-    body.split('\n').map(quote).collect::<Vec<_>>().join("\n").into()
-}
-
-fn trace(message: &Message) -> Trace {
-    Trace { header: header(message), start: unforged(&message.body).chars().take(200).collect() }
-}
-
-/// What the provider reads of one message (P-8, P-9, P-11).
-fn text_for_provider(message: &Message) -> String {
-    let mut text = header(message);
-    if let Some(subject) = message.subject.as_deref().filter(|subject| !subject.trim().is_empty()) {
-        let line: Vec<&str> = subject.split_whitespace().collect();
-        text.push_str(&format!("\nSubject: {}", line.join(" ")));
-    }
-    text.push('\n');
-    let body = unforged(&message.body);
-    if body.chars().count() > PREVIEW_CHARS_MAX {
-        text.extend(body.chars().take(PREVIEW_CHARS_MAX));
-        text.push_str(&format!(
-            "\n[cut after {PREVIEW_CHARS_MAX} characters; read the whole message with: agent-relay get-message {}]",
-            message.id
-        ));
-    } else {
-        text.push_str(&body);
-    }
-    if !message.expects_reply() {
-        text.push_str("\n[notification: no reply needed]");
-    }
-    text
-}
-
-/// Cuts a text at a character border.
-pub(super) fn cut(text: &str, bytes_max: usize) -> String {
-    if text.len() <= bytes_max {
-        return text.to_string();
-    }
-    const NOTICE: &str = "\n[cut]";
-    let mut end = bytes_max - NOTICE.len();
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    format!("{}{NOTICE}", &text[..end])
 }

@@ -30,12 +30,3 @@ pub(super) fn short(text: &str, chars_max: usize) -> String {
     let flat: String = text.chars().take(chars_max).collect();
     flat.replace(['\n', '\r'], " ")
 }
-
-pub(super) fn push_bounded(to: &mut String, text: &str, bytes_max: usize) {
-    let room = bytes_max.saturating_sub(to.len());
-    let mut end = text.len().min(room);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    to.push_str(&text[..end]);
-}

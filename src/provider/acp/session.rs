@@ -58,7 +58,8 @@ enum Stage {
 #[derive(Debug, Default)]
 struct Turn {
     number: u64,
-    batch: Option<u64>,
+    /// Batch and key of the parcel.
+    batch: Option<(u64, String)>,
     taken: bool,
     /// Text of the current message, and of all messages.
     message: String,
@@ -113,7 +114,7 @@ pub struct AcpSession {
     replay: Option<Replay>,
     turn: Option<Turn>,
     turns: u64,
-    queue: VecDeque<(Option<u64>, String)>,
+    queue: VecDeque<(Option<(u64, String)>, String)>,
     held: BTreeMap<String, Held>,
     approvals: u64,
     cancel: Option<(Vec<u64>, Tick)>,
@@ -204,8 +205,8 @@ impl AcpSession {
                 });
                 self.request(Request::Initialize, "initialize", params);
             }
-            Verb::Deliver { batch, text } => {
-                self.queue.push_back((Some(batch), text));
+            Verb::Deliver(parcel) => {
+                self.queue.push_back((Some((parcel.batch, parcel.key)), parcel.text));
                 self.next_turn();
             }
             Verb::Inject { text } => {
@@ -220,9 +221,9 @@ impl AcpSession {
                 self.next_turn();
             }
             Verb::Interrupt => self.interrupt(now, number),
-            Verb::Compact => self.signal(Signal::Answered { verb: number, result: Err("provider does not support compact".into()) }),
+            Verb::Compact { .. } => self.signal(Signal::Answered { verb: number, result: Err("provider does not support compact".into()) }),
             Verb::Clear => self.signal(Signal::Answered { verb: number, result: Err("provider does not support clearContext".into()) }),
-            Verb::Decide { approval, decision } => {
+            Verb::Decide { approval, decision, .. } => {
                 let result = match self.held.contains_key(&approval) {
                     true => Ok(json!({"approvalId": approval})),
                     false => Err(format!("no approval {approval} is open; it may have been answered or withdrawn")),
@@ -237,6 +238,9 @@ impl AcpSession {
                 let state = if self.turn.is_some() { "busy" } else { "idle" };
                 self.signal(Signal::Answered { verb: number, result: Ok(json!({"activity": state})) });
             }
+            // These agents have no hooks of ours.
+            Verb::Hook { ticket, .. } if ticket != 0 => self.signal(Signal::HookAnswer { ticket, answer: None }),
+            Verb::Hook { .. } | Verb::HookGone { .. } => {}
             Verb::Stop => {
                 self.queue.clear();
                 let held: Vec<String> = self.held.keys().cloned().collect();
@@ -429,7 +433,7 @@ impl AcpSession {
         self.resume = None;
         self.note(true, format!("the earlier conversation is lost: {}", error.text));
         let body = format!("[agent-relay] The earlier conversation could not be restored ({}); a new one starts here.", error.text);
-        self.signal(Signal::Mirror(Mirror { kind: "response", body, label: None, status: None, turn: 0 }));
+        self.signal(Signal::Mirror(Mirror { kind: "response", body, label: None, status: None, key: None, turn: 0 }));
         self.lost = Some(error.text);
         self.deadline = Some(now.tick + OPEN_TIMEOUT);
         self.open_session();
@@ -500,11 +504,11 @@ impl AcpSession {
     }
 
     /// What the replay says about the messages asked for (D-11).
-    fn fate(&self) -> Fate {
+    fn fate(&self) -> Vec<Fate> {
         let (Some(replay), Some(resume)) = (&self.replay, &self.resume) else {
-            return Fate::Unseen;
+            return vec![Fate::Unseen];
         };
-        replay.fate(&resume.evidence_for)
+        vec![replay.fate(&resume.evidence_for)]
     }
 
     // ---- requests of the agent
@@ -553,6 +557,7 @@ impl AcpSession {
                     kind: short(text("kind"), 40),
                     input: if input.to_string().len() > 4096 { json!(short(&input.to_string(), 4096)) } else { input },
                     options: names.take(16).map(|name| short(name, 100)).collect(),
+                    detail: serde_json::Map::new(),
                 };
                 self.signal(Signal::ApprovalOpened(approval));
             }
@@ -588,7 +593,7 @@ impl AcpSession {
         let Some(turn) = self.turn.take() else { return };
         if !turn.notice.trim().is_empty() {
             let body = turn.notice.clone();
-            self.signal(Signal::Mirror(Mirror { kind: "reasoning", body, label: Some("notice".into()), status: None, turn: turn.number }));
+            self.signal(Signal::Mirror(Mirror { kind: "reasoning", body, label: Some("notice".into()), status: None, key: None, turn: turn.number }));
         }
         for (_, tool) in turn.tools.iter().filter(|(_, tool)| !tool.shown) {
             let mirror = Mirror {
@@ -597,6 +602,7 @@ impl AcpSession {
                 label: Some(tool.kind.clone()),
                 status: Some("ended".into()),
                 turn: turn.number,
+                key: None,
             };
             self.signal(Signal::Mirror(mirror));
         }
@@ -625,9 +631,9 @@ impl AcpSession {
         };
         if !text.is_empty() {
             let body = text.clone();
-            self.signal(Signal::Mirror(Mirror { kind: "response", body, label: None, status: None, turn: turn.number }));
+            self.signal(Signal::Mirror(Mirror { kind: "response", body, label: None, status: None, key: None, turn: turn.number }));
         }
-        self.signal(Signal::TurnEnded { batch: turn.batch, end, text });
+        self.signal(Signal::TurnEnded { batch: turn.batch.map(|(batch, _)| batch), end, text });
         if let Some((verbs, _)) = self.cancel.take() {
             for verb in verbs {
                 self.signal(Signal::Answered { verb, result: Ok(json!({"wasRunning": true})) });
@@ -688,6 +694,9 @@ impl Session for AcpSession {
                 }
             }
             Input::Closed => self.on_closed(),
+            // Nothing of this is asked for.
+            Input::Born { .. } | Input::Grown(_) | Input::Caught | Input::Rewound | Input::File { .. } | Input::Drawn => {}
+            Input::Screen(_) | Input::TermFailed(_) | Input::Posted { .. } | Input::Mail(_) => {}
             Input::Verb(number, verb) => self.on_verb(now, number, verb),
             Input::Wake => self.on_wake(now),
         }

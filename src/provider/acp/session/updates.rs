@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 use super::{AcpSession, MODE_UPDATE, PLAN_STEPS_MAX, TOOLS_MAX};
 use crate::core::limits::{MIRROR_BODY_BYTES_MAX, REPLY_BODY_BYTES_MAX};
 use crate::core::session::{Mirror, Signal};
-use crate::provider::acp::frames::{push_bounded, short};
+use crate::provider::acp::frames::short;
+use crate::provider::text::push_bounded;
 use crate::provider::acp::replay::Side;
 
 impl AcpSession {
@@ -89,7 +90,7 @@ impl AcpSession {
         turn.plan = body.clone();
         let turn = turn.number;
         self.flush_text();
-        self.signal(Signal::Mirror(Mirror { kind: "reasoning", body, label: Some("plan".into()), status: None, turn }));
+        self.signal(Signal::Mirror(Mirror { kind: "reasoning", body, label: Some("plan".into()), status: None, key: None, turn }));
     }
 
     /// One adapter ends a turn as if all were well after its engine failed; its engine's state says the truth (section 1,
@@ -130,8 +131,8 @@ impl AcpSession {
             return;
         };
         turn.taken = true;
-        if let Some(batch) = turn.batch {
-            self.signal(Signal::Taken { batch, evidence: format!("the agent sent {kind}") });
+        if let Some((batch, key)) = turn.batch.clone() {
+            self.signal(Signal::Taken { batch, key, evidence: format!("the agent sent {kind}") });
         }
     }
 
@@ -180,7 +181,7 @@ impl AcpSession {
         }
         for body in [thought, message] {
             if !body.trim().is_empty() {
-                self.signal(Signal::Mirror(Mirror { kind: "reasoning", body, label: None, status: None, turn: number }));
+                self.signal(Signal::Mirror(Mirror { kind: "reasoning", body, label: None, status: None, key: None, turn: number }));
             }
         }
     }
@@ -214,6 +215,7 @@ impl AcpSession {
                 label: Some(tool.kind.clone()),
                 status: Some(status.into()),
                 turn: number,
+                key: None,
             };
             self.signal(Signal::Mirror(mirror));
         }

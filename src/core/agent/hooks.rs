@@ -1,0 +1,125 @@
+//! Hooks and monitors of the provider: what they say goes to the session, what they wait for comes from it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Value, json};
+
+use super::Agent;
+use super::effect::Effect;
+use super::event::StopReason;
+use super::stop::Why;
+use crate::core::limits::CONTROL_HELD_MAX;
+use crate::core::session::Verb;
+use crate::core::time::Now;
+use crate::core::tracker::Work;
+
+/// Who is connected to the control port for longer than a request.
+#[derive(Debug, Default)]
+pub(super) struct Hooks {
+    waiting: BTreeSet<u64>,
+    /// Monitors by peer, with the batch that was announced to them last.
+    monitors: BTreeMap<u64, u64>,
+}
+
+/// Monitors of one agent; more than one is a mistake somewhere, but a harmless one.
+const MONITORS_MAX: usize = 8;
+
+impl Agent {
+    /// A hook reports. One that waits stays connected until the session answers; the others were answered at the gate.
+    pub(super) fn on_hook(&mut self, ticket: u64, event: String, body: Value, waits: bool) {
+        let of = body.get("providerSessionId").and_then(Value::as_str).filter(|id| !id.is_empty());
+        let stale = of.is_some_and(|id| id != self.life.record.provider_session) || !self.life.is_alive();
+        if waits {
+            self.out.push(Effect::Stay { ticket });
+            if stale || self.hooks.waiting.len() >= CONTROL_HELD_MAX {
+                self.out.push(Effect::Part { peer: ticket });
+                return;
+            }
+            self.hooks.waiting.insert(ticket);
+        }
+        if !stale {
+            let payload = body.get("payload").cloned().unwrap_or(Value::Null);
+            self.tell_hook(if waits { ticket } else { 0 }, event, payload);
+        }
+    }
+
+    pub(super) fn tell_hook(&mut self, ticket: u64, event: String, payload: Value) {
+        let (_, order) = self.life.verb(Verb::Hook { ticket, event, payload });
+        self.after.push(order);
+    }
+
+    pub(super) fn on_hook_answer(&mut self, ticket: u64, answer: Option<Value>) {
+        if self.hooks.waiting.remove(&ticket) {
+            let said = answer.map(|answer| Effect::Say { peer: ticket, text: format!("data: {answer}\n\n") });
+            self.out.extend(said);
+            self.out.push(Effect::Part { peer: ticket });
+        }
+    }
+
+    /// The process that they belong to is gone.
+    pub(super) fn hooks_part(&mut self) {
+        let monitors = std::mem::take(&mut self.hooks.monitors).into_keys();
+        let all: Vec<u64> = std::mem::take(&mut self.hooks.waiting).into_iter().chain(monitors).collect();
+        self.out.extend(all.into_iter().map(|peer| Effect::Part { peer }));
+    }
+
+    pub(super) fn on_gone(&mut self, ticket: u64) {
+        self.hooks.monitors.remove(&ticket);
+        if self.hooks.waiting.remove(&ticket) {
+            let (_, order) = self.life.verb(Verb::HookGone { ticket });
+            self.after.push(order);
+        }
+    }
+
+    /// A monitor of another process of the provider is sent away; one that names none is of an older plugin (R-71a).
+    pub(super) fn on_monitor(&mut self, ticket: u64, session: Option<String>) {
+        self.out.push(Effect::Stay { ticket });
+        let stale = session.is_some_and(|session| session != self.life.record.provider_session);
+        if stale || self.hooks.monitors.len() >= MONITORS_MAX {
+            self.out.push(Effect::Part { peer: ticket });
+            return;
+        }
+        self.hooks.monitors.insert(ticket, 0);
+        if let Some((batch, messages)) = self.unconfirmed() {
+            self.announce_to(ticket, batch, messages);
+        }
+    }
+
+    /// That a monitor printed something proves nothing; it is only noted.
+    pub(super) fn on_monitor_said(&mut self, text: &str) {
+        let kind = serde_json::from_str::<Value>(text).ok().and_then(|frame| frame.get("type").and_then(Value::as_str).map(str::to_string));
+        if kind.as_deref() == Some("message.delivered") {
+            self.log("debug", "provider", "a monitor has printed what waits");
+        }
+    }
+
+    /// Tells every monitor which messages wait.
+    pub(super) fn announce(&mut self, batch: u64) {
+        let Some((_, messages)) = self.unconfirmed().filter(|(number, _)| *number == batch) else { return };
+        let untold: Vec<u64> = self.hooks.monitors.iter().filter(|(_, told)| **told != batch).map(|(peer, _)| *peer).collect();
+        for peer in untold {
+            self.announce_to(peer, batch, messages.clone());
+        }
+    }
+
+    fn announce_to(&mut self, peer: u64, batch: u64, messages: Vec<Value>) {
+        self.hooks.monitors.insert(peer, batch);
+        let frame = json!({"type": "message.deliver", "deliveryId": format!("batch-{batch}"), "messages": messages});
+        self.out.push(Effect::Say { peer, text: frame.to_string() });
+    }
+
+    /// Subagents and the like; they keep the agent busy, but no message waits for them.
+    pub(super) fn on_work(&mut self, kind: &str, id: String, label: String, runs: bool) {
+        match runs {
+            true => self.tracker.start_work(Work { kind: kind.into(), id, label: Some(label), metadata: json!({}) }),
+            false => self.tracker.finish_work(kind, &id),
+        }
+        self.status.touch();
+    }
+
+    /// A person ended the provider at its terminal: so the runner ends too (R-135a).
+    pub(super) fn on_left(&mut self, now: Now, reason: &str) {
+        self.log("info", "lifecycle", format!("the provider was left: {reason}"));
+        self.begin_stop(now, Why::Asked(StopReason::Left));
+    }
+}

@@ -1,0 +1,142 @@
+//! The words of messages on their way to the provider, and how they are known again.
+
+use crate::core::limits::*;
+use crate::core::session::Trace;
+use crate::wire::api::Message;
+
+/// Characters of a body by which a message is known again; a preview is never shorter.
+const TRACE_CHARS: usize = 100;
+/// A batch of so many messages gets a line that sums them up.
+const SUMMARY_FROM: usize = 8;
+
+/// Header line of a message for the provider (P-8).
+fn header(message: &Message) -> String {
+    format!("[relay message #{} from {}]", message.id, message.from)
+}
+
+/// A body whose lines cannot be taken for the header of another message.
+fn unforged(body: &str) -> std::borrow::Cow<'_, str> {
+    const HEADER: &str = "[relay message #";
+    if !body.contains(HEADER) {
+        return body.into();
+    }
+    let quote = |line: &str| if line.trim_start().starts_with(HEADER) { format!("> {line}") } else { line.to_string() };
+    body.split('\n').map(quote).collect::<Vec<_>>().join("\n").into()
+}
+
+pub(super) fn trace(message: &Message) -> Trace {
+    Trace { header: header(message), start: unforged(&message.body).chars().take(TRACE_CHARS).collect() }
+}
+
+/// What the provider reads of one message (P-8, P-9, P-11).
+fn of_message(message: &Message, preview_chars: usize) -> String {
+    let mut text = header(message);
+    if let Some(subject) = message.subject.as_deref().filter(|subject| !subject.trim().is_empty()) {
+        let line: Vec<&str> = subject.split_whitespace().collect();
+        text.push_str(&format!("\nSubject: {}", line.join(" ")));
+    }
+    text.push('\n');
+    let body = unforged(&message.body);
+    if body.chars().count() > preview_chars {
+        text.extend(body.chars().take(preview_chars));
+        text.push_str(&format!(
+            "\n[cut after {preview_chars} characters; read the whole message with: agent-relay get-message {}]",
+            message.id
+        ));
+    } else {
+        text.push_str(&body);
+    }
+    if !message.expects_reply() {
+        text.push_str("\n[notification: no reply needed]");
+    }
+    text
+}
+
+/// What the provider reads of a batch. Many messages share the room, and a line tells how many they are.
+pub(super) fn of_batch(messages: &[&Message]) -> String {
+    let room = (BATCH_CHARS_MAX / messages.len().max(1)).clamp(TRACE_CHARS + 20, PREVIEW_CHARS_MAX);
+    let mut parts: Vec<String> = messages.iter().map(|message| of_message(message, room)).collect();
+    if let ([first, .., last], true) = (messages, messages.len() >= SUMMARY_FROM) {
+        let owed = messages.iter().filter(|message| message.expects_reply()).count();
+        let count = messages.len();
+        parts.push(format!(
+            "[agent-relay] These were {count} messages, #{} to #{}, oldest first; {owed} of them expect a reply.",
+            first.id, last.id
+        ));
+    }
+    parts.join("\n\n")
+}
+
+/// From a person, whose words count as the user's; else from another agent or a system (D-5).
+pub(super) fn is_of_person(message: &Message) -> bool {
+    let name = message.from.split(':').next().unwrap_or_default();
+    matches!(name, "user" | "operator") && message.kind != "system"
+}
+
+/// The same messages for the same agent have the same key: a UUID of the hash of both.
+pub(super) fn key(agent_id: &str, messages: &[&Message]) -> String {
+    let ids: Vec<String> = messages.iter().map(|message| message.id.to_string()).collect();
+    let text = format!("{agent_id}\0{}", ids.join(","));
+    // FNV-1a twice with different starts: 128 bits that only have to differ, nobody gains by forging them.
+    let hash = |start: u64| text.bytes().fold(start, |sum, byte| (sum ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
+    let (a, b) = (hash(0xcbf2_9ce4_8422_2325), hash(0x9e37_79b9_7f4a_7c15));
+    let version = (a & !0xf000) | 0x8000;
+    let variant = (b & !(0b11 << 62)) | (0b10 << 62);
+    let hex = format!("{version:016x}{variant:016x}");
+    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
+}
+
+/// Cuts a text at a character border.
+pub(super) fn cut(text: &str, bytes_max: usize) -> String {
+    if text.len() <= bytes_max {
+        return text.to_string();
+    }
+    const NOTICE: &str = "\n[cut]";
+    let mut end = bytes_max - NOTICE.len();
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    format!("{}{NOTICE}", &text[..end])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(id: u64, from: &str, body: &str) -> Message {
+        Message { id, from: from.into(), body: body.into(), ..Default::default() }
+    }
+
+    #[test]
+    fn many_messages_share_the_room_in_order() {
+        let all: Vec<Message> = (1..=1000).map(|id| message(id, "user", &"x".repeat(5000))).collect();
+        let text = of_batch(&all.iter().collect::<Vec<_>>());
+        assert!(text.chars().count() < 3 * BATCH_CHARS_MAX, "{}", text.len());
+        let ids: Vec<u64> =
+            text.lines().filter_map(|line| line.strip_prefix("[relay message #")?.split(' ').next()?.parse().ok()).collect();
+        assert_eq!(ids, (1..=1000).collect::<Vec<u64>>());
+        assert!(text.ends_with("[agent-relay] These were 1000 messages, #1 to #1000, oldest first; 1000 of them expect a reply."));
+        let few = of_batch(&[&all[0], &all[1]]);
+        assert!(few.contains("[cut after 4000 characters; read the whole message with: agent-relay get-message 2]") && !few.contains("These were"));
+    }
+
+    #[test]
+    fn keys_are_stable_uuids() {
+        let (one, two) = (message(1, "user", "a"), message(2, "user", "b"));
+        let key_of = |messages: &[&Message]| key("a", messages);
+        assert_eq!(key_of(&[&one, &two]), key_of(&[&one, &two]));
+        assert_ne!(key_of(&[&one]), key_of(&[&two]));
+        assert_ne!(key("b", &[&one]), key_of(&[&one]));
+        let key = key_of(&[&one]);
+        assert!(key.len() == 36 && key.as_bytes()[14] == b'8' && b"89ab".contains(&key.as_bytes()[19]), "{key}");
+    }
+
+    #[test]
+    fn people_are_told_from_agents() {
+        for (from, kind, person) in
+            [("user", "chat", true), ("user:ann", "chat", true), ("operator", "chat", true), ("web", "chat", false), ("user", "system", false), ("users", "chat", false)]
+        {
+            assert_eq!(is_of_person(&Message { kind: kind.into(), ..message(1, from, "") }), person, "{from} {kind}");
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! Files that the provider writes: one that grows is followed, small ones are watched. inotify tells when to look; what
+//! is read is bounded, and nothing is read while nothing changes.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{Read, Seek, SeekFrom};
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
+
+use crate::core::session::{Input, WATCHED_BYTES_MAX};
+
+/// Bytes of one piece.
+const PIECE_BYTES: usize = 64 << 10;
+/// Pieces in one look; then orders have their turn.
+const PIECES_MAX: usize = 64;
+
+/// Looks at the files of one provider process.
+pub struct Eyes {
+    inotify: Option<OwnedFd>,
+    followed: Option<Followed>,
+    watched: BTreeMap<PathBuf, Option<String>>,
+    /// More can be read at once.
+    pub more: bool,
+}
+
+struct Followed {
+    path: PathBuf,
+    file: Option<File>,
+    offset: u64,
+    /// Where to begin when the file is opened for the first time.
+    whole: bool,
+    caught: bool,
+}
+
+impl Eyes {
+    /// Eyes that look at nothing yet.
+    pub fn new() -> Eyes {
+        let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).ok();
+        Eyes { inotify, followed: None, watched: BTreeMap::new(), more: false }
+    }
+
+    /// Readable when something may have changed.
+    pub fn descriptor(&self) -> Option<&OwnedFd> {
+        self.inotify.as_ref().filter(|_| self.followed.is_some() || !self.watched.is_empty())
+    }
+
+    /// Follows this file instead of another.
+    pub fn follow(&mut self, path: &str, whole: bool) {
+        let path = PathBuf::from(path);
+        let file = File::open(&path).ok();
+        // A file that is not there yet is read from its beginning when it comes.
+        let offset = match (&file, whole) {
+            (Some(file), false) => file.metadata().map(|meta| meta.len()).unwrap_or(0),
+            _ => 0,
+        };
+        self.followed = Some(Followed { path, file, offset, whole, caught: false });
+        self.more = true;
+    }
+
+    /// Follows nothing any more.
+    pub fn unfollow(&mut self) {
+        self.followed = None;
+    }
+
+    /// Watches this file too; its content is told at the next look.
+    pub fn watch(&mut self, path: &str) {
+        self.watched.insert(PathBuf::from(path), Some("\u{0}never read".into()));
+        self.more = true;
+    }
+
+    /// Notes what inotify says, without a look.
+    pub fn clear(&mut self) {
+        if let Some(fd) = &self.inotify {
+            let mut buffer = [MaybeUninit::uninit(); 4096];
+            let mut reader = inotify::Reader::new(fd, &mut buffer);
+            while reader.next().is_ok() {}
+        }
+    }
+
+    /// What is new, bounded; `more` tells whether to look again at once.
+    pub fn look(&mut self) -> Vec<Input> {
+        self.more = false;
+        self.attend();
+        let mut seen = Vec::new();
+        for (path, known) in &mut self.watched {
+            let text = read_small(path);
+            if text != *known {
+                *known = text.clone();
+                seen.push(Input::File { path: path.to_string_lossy().into_owned(), text });
+            }
+        }
+        if let Some(followed) = &mut self.followed {
+            self.more = followed.read(&mut seen);
+        }
+        seen
+    }
+
+    /// Directories of all files, or of what exists above them; a watch that is there already stays.
+    fn attend(&self) {
+        let Some(fd) = &self.inotify else { return };
+        let flags = WatchFlags::CREATE | WatchFlags::MODIFY | WatchFlags::MOVED_TO | WatchFlags::DELETE | WatchFlags::ONLYDIR;
+        for path in self.watched.keys().chain(self.followed.iter().map(|followed| &followed.path)) {
+            for folder in path.ancestors().skip(1) {
+                if inotify::add_watch(fd, folder, flags).is_ok() {
+                    break;
+                }
+            }
+        }
+    }
+}
+
+impl Followed {
+    /// Reads what has come; true: there is more.
+    fn read(&mut self, seen: &mut Vec<Input>) -> bool {
+        let there = fs::metadata(&self.path).ok();
+        let open = self.file.as_ref().and_then(|file| file.metadata().ok());
+        let same = matches!((&there, &open), (Some(a), Some(b)) if a.ino() == b.ino() && a.dev() == b.dev());
+        let cut = there.as_ref().is_some_and(|meta| meta.len() < self.offset);
+        if there.is_some() && (!same || cut) {
+            if self.file.is_some() {
+                seen.push(Input::Rewound);
+            }
+            self.file = File::open(&self.path).ok();
+            self.offset = 0;
+        }
+        let Some(file) = &mut self.file else {
+            self.tell_caught(seen);
+            return false;
+        };
+        if file.seek(SeekFrom::Start(self.offset)).is_err() {
+            return false;
+        }
+        let mut piece = vec![0u8; PIECE_BYTES];
+        for _ in 0..PIECES_MAX {
+            match file.read(&mut piece) {
+                Ok(0) => {
+                    self.tell_caught(seen);
+                    return false;
+                }
+                Ok(size) => {
+                    self.offset += size as u64;
+                    seen.push(Input::Grown(piece[..size].to_vec()));
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(_) => return false,
+            }
+        }
+        true
+    }
+
+    fn tell_caught(&mut self, seen: &mut Vec<Input>) {
+        if !self.caught {
+            self.caught = true;
+            self.whole = false;
+            seen.push(Input::Caught);
+        }
+    }
+}
+
+fn read_small(path: &Path) -> Option<String> {
+    let mut bytes = Vec::new();
+    File::open(path).ok()?.take(WATCHED_BYTES_MAX as u64).read_to_end(&mut bytes).ok()?;
+    Some(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    fn text_of(inputs: &[Input]) -> String {
+        let show = |input: &Input| match input {
+            Input::Grown(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+            Input::Caught => "<caught>".into(),
+            Input::Rewound => "<rewound>".into(),
+            Input::File { text, .. } => format!("<file {text:?}>"),
+            other => format!("{other:?}"),
+        };
+        inputs.iter().map(show).collect()
+    }
+
+    #[test]
+    fn a_file_is_followed_through_growth_replacement_and_cuts() {
+        let dir = std::env::temp_dir().join(format!("agent-relay-eyes-{}", std::process::id()));
+        let path = dir.join("later/log");
+        fs::create_dir_all(&dir).expect("folder");
+        let mut eyes = Eyes::new();
+        eyes.follow(&path.to_string_lossy(), false);
+        assert_eq!(text_of(&eyes.look()), "<caught>", "not there yet");
+        fs::create_dir_all(path.parent().expect("has one")).expect("folder");
+        fs::write(&path, "one\n").expect("writes");
+        assert_eq!(text_of(&eyes.look()), "one\n", "read from its beginning when it comes");
+        File::options().append(true).open(&path).and_then(|mut file| file.write_all(b"two\n")).expect("writes");
+        assert_eq!(text_of(&eyes.look()), "two\n");
+        assert_eq!(text_of(&eyes.look()), "");
+        fs::write(&path, "3\n").expect("cut");
+        assert_eq!(text_of(&eyes.look()), "<rewound>3\n");
+        let other = dir.join("other");
+        fs::write(&other, "new file\n").expect("writes");
+        fs::rename(&other, &path).expect("replaced");
+        assert_eq!(text_of(&eyes.look()), "<rewound>new file\n");
+        eyes.follow(&path.to_string_lossy(), false);
+        assert_eq!(text_of(&eyes.look()), "<caught>", "from its end");
+        eyes.follow(&path.to_string_lossy(), true);
+        assert_eq!(text_of(&eyes.look()), "new file\n<caught>", "from its beginning");
+        let small = dir.join("small");
+        eyes.watch(&small.to_string_lossy());
+        assert_eq!(text_of(&eyes.look()), "<file None>");
+        fs::write(&small, "x").expect("writes");
+        assert_eq!(text_of(&eyes.look()), "<file Some(\"x\")>");
+        assert_eq!(text_of(&eyes.look()), "");
+        fs::remove_dir_all(&dir).expect("clean up");
+    }
+}

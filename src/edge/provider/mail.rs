@@ -1,0 +1,92 @@
+//! Lines for a local socket of the provider, and a socket of our own where its answers come in.
+
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::core::session::Input;
+
+/// Connections that are read at once.
+const CALLERS_MAX: usize = 16;
+/// Bytes of one of them.
+const LETTER_BYTES_MAX: usize = 256 << 10;
+/// A line must be taken in that time.
+const POST_TIME: Duration = Duration::from_secs(2);
+
+/// Our own socket and who is connected to it.
+pub struct Mailbox {
+    path: PathBuf,
+    listener: UnixListener,
+    callers: Vec<(UnixStream, Vec<u8>)>,
+}
+
+impl Mailbox {
+    /// Listens; what an earlier life left there goes.
+    pub fn open(path: &Path) -> std::io::Result<Mailbox> {
+        let _ = std::fs::remove_file(path);
+        let listener = UnixListener::bind(path)?;
+        listener.set_nonblocking(true)?;
+        Ok(Mailbox { path: path.to_path_buf(), listener, callers: Vec::new() })
+    }
+
+    /// What may become readable.
+    pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        std::iter::once(self.listener.as_fd()).chain(self.callers.iter().map(|(socket, _)| socket.as_fd()))
+    }
+
+    /// Reads what has come.
+    pub fn collect(&mut self) -> Vec<Input> {
+        while self.callers.len() < CALLERS_MAX {
+            let Ok((socket, _)) = self.listener.accept() else { break };
+            if socket.set_nonblocking(true).is_ok() {
+                self.callers.push((socket, Vec::new()));
+            }
+        }
+        let mut seen = Vec::new();
+        self.callers.retain_mut(|(socket, bytes)| {
+            let mut piece = [0u8; 4096];
+            loop {
+                match socket.read(&mut piece) {
+                    Ok(0) => {
+                        seen.extend(lines(bytes));
+                        return false;
+                    }
+                    Ok(size) if bytes.len() + size <= LETTER_BYTES_MAX => bytes.extend_from_slice(&piece[..size]),
+                    Ok(_) => return false,
+                    Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                    Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                        // Whole lines count at once: the sender may keep the connection.
+                        if let Some(end) = bytes.iter().rposition(|byte| *byte == b'\n') {
+                            let whole: Vec<u8> = bytes.drain(..=end).collect();
+                            seen.extend(lines(&whole));
+                        }
+                        return true;
+                    }
+                    Err(_) => return false,
+                }
+            }
+        });
+        seen
+    }
+}
+
+impl Drop for Mailbox {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+fn lines(bytes: &[u8]) -> Vec<Input> {
+    let text = String::from_utf8_lossy(bytes);
+    text.lines().filter(|line| !line.trim().is_empty()).map(|line| Input::Mail(line.to_string())).collect()
+}
+
+/// Writes one line to a socket and hangs up.
+pub fn post(path: &str, line: &str) -> Result<(), String> {
+    let say = |error: std::io::Error| format!("{path}: {error}");
+    let mut socket = UnixStream::connect(path).map_err(say)?;
+    socket.set_write_timeout(Some(POST_TIME)).map_err(say)?;
+    socket.write_all(line.as_bytes()).map_err(say)
+}

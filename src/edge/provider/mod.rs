@@ -1,0 +1,826 @@
+//! Thread `provider`: one child process and its session machine.
+//!
+//! It lives as long as the process, since the kernel's promise to end the child with its parent belongs to the thread
+//! that spawned (D-23). It waits in poll(2) on the child's pipes, its pidfd and a wake descriptor. Bytes go through the
+//! session machine here, so a flooding provider never reaches the state thread faster than that thread takes it.
+
+mod eyes;
+mod mail;
+mod tmux;
+
+use std::collections::VecDeque;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, TryRecvError};
+use rustix::event::{PollFd, PollFlags};
+use rustix::process::{Pid, PidfdFlags, Signal as OsSignal, pidfd_open};
+
+use self::eyes::Eyes;
+use self::mail::Mailbox;
+use self::tmux::{Tmux, Told};
+use crate::clock::Clock;
+use crate::core::agent::event::{Event, ProviderEvent};
+use crate::core::agent::store::ProviderRecord;
+use crate::core::session::{Input, Output, Screen, Session, Verb};
+use crate::os::{self, Waker};
+use crate::secret::Secret;
+use crate::wire::control::{ENV_CONTROL_TOKEN, ENV_PORT, ENV_PROVIDER_SESSION};
+
+pub use self::tmux::socket_path;
+
+/// Bytes read at once.
+const READ_BYTES: usize = 64 << 10;
+/// Bytes that wait for the child's input before verbs wait too.
+const UNWRITTEN_MAX: usize = 8 << 20;
+/// Last words that are kept from standard error.
+const STDERR_KEPT: usize = 4096;
+/// After SIGTERM this long until SIGKILL (ACP FACTS section 8: 3 s after closing the input, then 2 s).
+const TERM_WAIT: Duration = Duration::from_secs(2);
+/// Closing the input gets at most this share of the patience.
+const CLOSE_WAIT: Duration = Duration::from_secs(3);
+/// The last picture of a terminal whose program has ended may take this long.
+const LAST_LOOK: Duration = Duration::from_secs(1);
+/// Lines of it that are told.
+const LAST_LINES: usize = 12;
+
+/// One order.
+#[derive(Debug)]
+pub enum Order {
+    /// End what is left of an earlier life, then start.
+    Spawn {
+        /// Number of the process.
+        process: u64,
+        /// Random id of this provider process.
+        provider_session: String,
+        /// Conversation to go on with; empty: none.
+        conversation: String,
+        /// Id for a new one, where the provider lets us choose.
+        fresh: String,
+        /// Token for its environment.
+        token: Option<Secret>,
+        /// Record of the earlier life.
+        leftover: Option<ProviderRecord>,
+    },
+    /// A verb for the session of that process; dropped if it is another one by now.
+    Verb {
+        /// Number of the process.
+        process: u64,
+        /// Number for the answer.
+        number: u64,
+        /// The verb.
+        verb: Verb,
+    },
+    /// Stop, politely for so many ms.
+    Stop {
+        /// 0 = by force at once.
+        grace_ms: u64,
+    },
+}
+
+/// Who hosts the provider's standard streams.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Host {
+    /// Pipes of ours.
+    Pipes,
+    /// A terminal server of our own.
+    Tmux {
+        /// Name of its socket.
+        socket: String,
+        /// Folder for small files, closed to others.
+        dir: PathBuf,
+    },
+    /// The terminal that we were started in, with its foreground group and its signals.
+    Inherited,
+}
+
+/// One start of the provider.
+pub struct Plan {
+    /// Program and arguments.
+    pub command: Vec<String>,
+    /// Environment of the provider configuration and of the runner.
+    pub env: Vec<(String, String)>,
+    /// Variables that it must not inherit.
+    pub unset: Vec<String>,
+    /// Where the provider's answers to [`Output::Post`] come in.
+    pub mailbox: Option<PathBuf>,
+    /// Its machine.
+    pub session: Box<dyn Session>,
+}
+
+/// Why the provider cannot be started.
+pub struct Refusal {
+    /// One sentence with the cure.
+    pub reason: String,
+    /// Trying again is pointless.
+    pub permanent: bool,
+}
+
+/// Makes the plan of a start from the conversation to go on with (empty: none) and the id for a new one; lays out the files
+/// that the provider needs.
+pub type Planner = Box<dyn Fn(&str, &str) -> Result<Plan, Refusal> + Send>;
+
+/// What does not change between starts.
+pub struct Launch {
+    /// Working directory.
+    pub cwd: PathBuf,
+    /// Who hosts it.
+    pub host: Host,
+    /// Makes the plan of each start.
+    pub plan: Planner,
+    /// Port and token of the control server.
+    pub control: (u16, Secret),
+    /// Tells `main` which process to end if everything else dies: pid, start time and session id.
+    pub custody: Sender<Option<(u32, u64, String)>>,
+    /// Clock of the process.
+    pub clock: Clock,
+}
+
+struct Running {
+    process: u64,
+    /// Child of ours: the provider, or the server of its terminal.
+    child: Child,
+    /// The provider: the child, or the process in the terminal.
+    pid: u32,
+    start: u64,
+    provider_session: String,
+    /// Exit of the child, and of the provider where that is another process.
+    pidfds: Vec<OwnedFd>,
+    stdin: Option<ChildStdin>,
+    stdout: Option<std::process::ChildStdout>,
+    stderr: Option<std::process::ChildStderr>,
+    unwritten: VecDeque<u8>,
+    last_words: Vec<u8>,
+    session: Box<dyn Session>,
+    stop: Option<Stop>,
+    tmux: Option<Tmux>,
+    /// The provider in the terminal has ended: its last words are read until then.
+    dying: Option<Instant>,
+    exit: Option<i32>,
+    eyes: Eyes,
+    mailbox: Option<Mailbox>,
+}
+
+struct Stop {
+    term_at: Instant,
+    kill_at: Instant,
+    termed: bool,
+    killed: bool,
+}
+
+/// What became readable.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Ready {
+    Woken,
+    Died,
+    Output,
+    Errors,
+    Input,
+    Files,
+    Mail,
+}
+
+/// Body of the thread.
+pub fn run(launch: Launch, orders: Receiver<Order>, waker: Waker, lane: Sender<Event>) {
+    let mut edge = Provider { launch, orders, waker, lane, running: None };
+    while edge.turn() {}
+    // Nobody gives orders any more: nothing is left behind.
+    if let Some(running) = edge.running.take() {
+        end_everything(&running.provider_session, running.child.id());
+        reap(running.child);
+    }
+    let _ = edge.launch.custody.send(None);
+}
+
+struct Provider {
+    launch: Launch,
+    orders: Receiver<Order>,
+    waker: Waker,
+    lane: Sender<Event>,
+    running: Option<Running>,
+}
+
+impl Running {
+    /// When something is due although nothing becomes readable.
+    fn timeout(&self, clock: &Clock) -> Option<Duration> {
+        if self.eyes.more {
+            return Some(Duration::ZERO);
+        }
+        let now = clock.now();
+        let session = self.session.next_deadline().map(|at| at - now.tick);
+        let stop = self.stop.as_ref().filter(|stop| !stop.killed).map(|stop| if stop.termed { stop.kill_at } else { stop.term_at });
+        let next = [stop, self.dying].into_iter().flatten().min();
+        let next = next.map(|at| at.saturating_duration_since(Instant::now()));
+        session.into_iter().chain(next).min()
+    }
+
+    /// Waits for all that may happen.
+    fn wait(&self, waker: &Waker, timeout: Option<Duration>) -> Vec<Ready> {
+        let mut sources: Vec<(Ready, BorrowedFd<'_>, PollFlags)> = vec![(Ready::Woken, waker.as_fd(), PollFlags::IN)];
+        if self.dying.is_none() {
+            sources.extend(self.pidfds.iter().map(|fd| (Ready::Died, fd.as_fd(), PollFlags::IN)));
+        }
+        let output = self.stdout.as_ref().map(AsFd::as_fd).or(self.tmux.as_ref().map(|tmux| tmux.output.as_fd()));
+        sources.extend(output.map(|fd| (Ready::Output, fd, PollFlags::IN)));
+        sources.extend(self.stderr.as_ref().map(|fd| (Ready::Errors, fd.as_fd(), PollFlags::IN)));
+        let stdin = self.stdin.as_ref().filter(|_| !self.unwritten.is_empty());
+        sources.extend(stdin.map(|fd| (Ready::Input, fd.as_fd(), PollFlags::OUT)));
+        sources.extend(self.eyes.descriptor().map(|fd| (Ready::Files, fd.as_fd(), PollFlags::IN)));
+        sources.extend(self.mailbox.iter().flat_map(Mailbox::descriptors).map(|fd| (Ready::Mail, fd, PollFlags::IN)));
+        let mut fds: Vec<PollFd<'_>> = sources.iter().map(|(_, fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)).collect();
+        os::wait(&mut fds, timeout);
+        let ready = sources.iter().zip(&fds).filter(|(_, fd)| !fd.revents().is_empty()).map(|((ready, ..), _)| *ready);
+        ready.collect()
+    }
+}
+
+impl Provider {
+    fn turn(&mut self) -> bool {
+        let Some(running) = &mut self.running else {
+            return match self.orders.recv() {
+                Ok(order) => self.carry_out(order),
+                Err(_) => false,
+            };
+        };
+        let timeout = running.timeout(&self.launch.clock);
+        let ready = running.wait(&self.waker, timeout);
+        if ready.contains(&Ready::Woken) {
+            self.waker.clear();
+            loop {
+                match self.orders.try_recv() {
+                    Ok(order) => {
+                        if !self.carry_out(order) {
+                            return false;
+                        }
+                    }
+                    Err(TryRecvError::Empty) => break,
+                    Err(TryRecvError::Disconnected) => return false,
+                }
+            }
+        }
+        if ready.contains(&Ready::Input) {
+            self.write();
+        }
+        if ready.contains(&Ready::Errors) {
+            self.read_stderr();
+        }
+        if ready.contains(&Ready::Output) && !self.read_output() {
+            return false;
+        }
+        if (ready.contains(&Ready::Files) || self.running.as_ref().is_some_and(|running| running.eyes.more)) && !self.look_at_files() {
+            return false;
+        }
+        if ready.contains(&Ready::Mail) {
+            let mail = self.running.as_mut().and_then(|running| running.mailbox.as_mut()).map(Mailbox::collect).unwrap_or_default();
+            if !self.feed_all(mail) {
+                return false;
+            }
+        }
+        if let Some(running) = &mut self.running {
+            let now = self.launch.clock.now();
+            if running.session.next_deadline().is_some_and(|at| at <= now.tick) && !self.feed(Input::Wake) {
+                return false;
+            }
+        }
+        self.escalate();
+        // The exit status counts, not the end of the pipe: a child's child may hold it open (FACTS section 8).
+        if ready.contains(&Ready::Died) && !self.on_death() {
+            return false;
+        }
+        let over = |running: &Running| running.dying.is_some_and(|until| running.exit.is_some() || until <= Instant::now());
+        if self.running.as_ref().is_some_and(over) { self.on_exit() } else { true }
+    }
+
+    fn report(&mut self, event: ProviderEvent) -> bool {
+        let mut late = Vec::new();
+        let alive = super::report(&self.lane, &self.orders, Event::Provider(event), |order| late.push(order));
+        late.into_iter().all(|order| self.carry_out(order)) && alive
+    }
+
+    /// Gives something to the session and carries out what it wants.
+    fn feed(&mut self, input: Input) -> bool {
+        let now = self.launch.clock.now();
+        let Some(running) = &mut self.running else {
+            return true;
+        };
+        let outputs = running.session.handle(now, input);
+        self.carry_outputs(outputs)
+    }
+
+    fn feed_all(&mut self, inputs: Vec<Input>) -> bool {
+        inputs.into_iter().all(|input| self.feed(input))
+    }
+
+    fn look_at_files(&mut self) -> bool {
+        let Some(running) = &mut self.running else {
+            return true;
+        };
+        running.eyes.clear();
+        let seen = running.eyes.look();
+        self.feed_all(seen)
+    }
+
+    fn carry_out(&mut self, order: Order) -> bool {
+        match order {
+            Order::Spawn { process, provider_session, conversation, fresh, token, leftover } => {
+                if let Some(record) = leftover {
+                    end_leftover(&record);
+                }
+                self.spawn(process, provider_session, (&conversation, &fresh), token)
+            }
+            Order::Verb { process, number, verb } => {
+                let Some(running) = self.running.as_mut().filter(|running| running.process == process) else {
+                    return true;
+                };
+                // What the provider wrote before its hook ran is seen before the hook is heard.
+                let hooked = matches!(verb, Verb::Hook { .. }) && running.eyes.descriptor().is_some();
+                (!hooked || self.look_at_files()) && self.feed(Input::Verb(number, verb))
+            }
+            Order::Stop { grace_ms } => {
+                if let Some(running) = &mut self.running {
+                    let grace = Duration::from_millis(grace_ms);
+                    let now = Instant::now();
+                    let term_at = now + grace.min(CLOSE_WAIT).min(grace.saturating_sub(TERM_WAIT));
+                    running.stop = Some(Stop { term_at, kill_at: now + grace, termed: false, killed: false });
+                    if grace.is_zero() {
+                        self.escalate();
+                    }
+                }
+                true
+            }
+        }
+    }
+
+    fn spawn(&mut self, process: u64, provider_session: String, (conversation, fresh): (&str, &str), token: Option<Secret>) -> bool {
+        let started = (self.launch.plan)(conversation, fresh).and_then(|plan| self.start(plan, &provider_session, token));
+        match started {
+            Ok((mut running, terminal)) => {
+                running.process = process;
+                let (pid, start) = (running.pid, running.start);
+                let _ = self.launch.custody.send(Some((running.child.id(), os::start_time(running.child.id()).unwrap_or_default(), provider_session)));
+                let hosted = running.tmux.is_some() || self.launch.host == Host::Inherited;
+                self.running = Some(running);
+                (!hosted || self.feed(Input::Born { pid })) && self.report(ProviderEvent::Spawned { pid, start, terminal })
+            }
+            Err(Refusal { reason, permanent }) => self.report(ProviderEvent::SpawnFailed { reason, permanent }),
+        }
+    }
+
+    fn start(&mut self, plan: Plan, provider_session: &str, token: Option<Secret>) -> Result<(Running, Option<String>), Refusal> {
+        let Some((program, arguments)) = plan.command.split_first() else {
+            return Err(Refusal { reason: "no command was given".into(), permanent: true });
+        };
+        let prepare = |command: &mut Command| {
+            for name in ["AGENT_RELAY_CRASH_AT", "AGENT_RELAY_TOKEN"].into_iter().chain(plan.unset.iter().map(String::as_str)) {
+                command.env_remove(name);
+            }
+            command.envs(plan.env.iter().map(|(k, v)| (k, v)));
+            command.env(ENV_PORT, self.launch.control.0.to_string());
+            command.env(ENV_CONTROL_TOKEN, self.launch.control.1.expose());
+            command.env(ENV_PROVIDER_SESSION, provider_session);
+            if let Some(token) = token.as_ref().filter(|token| !token.expose().is_empty()) {
+                command.env("AGENT_RELAY_TOKEN", token.expose());
+            }
+            os::prepare_child(command, self.launch.host != Host::Inherited);
+        };
+        let mut child = match &self.launch.host {
+            Host::Tmux { socket, dir } => {
+                let known = PathBuf::from(program);
+                let there = if known.components().count() > 1 { known.is_file() } else { on_path(program, &plan.env) };
+                if !there {
+                    return Err(not_found(program));
+                }
+                let terminal = tmux::Plan { socket, dir, cwd: &self.launch.cwd, command: &plan.command };
+                let (mut server, client) = tmux::server(&terminal, prepare).map_err(|reason| Refusal { reason, permanent: true })?;
+                return match Tmux::connect(&terminal, &mut server, client).and_then(|tmux| first_pane(tmux).map_err(|e| e.to_string())) {
+                    Ok((tmux, pid)) => {
+                        let terminal = Some(tmux.socket().to_string());
+                        let running = self.running(plan, provider_session, server, pid, Some(tmux))?;
+                        Ok((running, terminal))
+                    }
+                    Err(reason) => {
+                        end_everything(provider_session, server.id());
+                        reap(server);
+                        Err(Refusal { reason, permanent: false })
+                    }
+                };
+            }
+            host => {
+                let mut command = Command::new(program);
+                command.args(arguments).current_dir(&self.launch.cwd);
+                let stream = || if *host == Host::Inherited { Stdio::inherit() } else { Stdio::piped() };
+                command.stdin(stream()).stdout(stream()).stderr(stream());
+                prepare(&mut command);
+                command.spawn().map_err(|error| self.why_not(program, &error))?
+            }
+        };
+        let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+        for fd in
+            [stdin.as_ref().map(AsFd::as_fd), stdout.as_ref().map(AsFd::as_fd), stderr.as_ref().map(AsFd::as_fd)].into_iter().flatten()
+        {
+            let _ = rustix::io::ioctl_fionbio(fd, true);
+        }
+        let pid = child.id();
+        let running = self.running(plan, provider_session, child, pid, None)?;
+        Ok((Running { stdin, stdout, stderr, ..running }, None))
+    }
+
+    fn running(&self, plan: Plan, provider_session: &str, mut child: Child, pid: u32, tmux: Option<Tmux>) -> Result<Running, Refusal> {
+        let watch = |pid: u32| {
+            let found = Pid::from_raw(pid as i32).ok_or(rustix::io::Errno::SRCH);
+            found.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()))
+        };
+        let mut pids = vec![child.id()];
+        pids.extend((pid != child.id()).then_some(pid));
+        let pidfds = match pids.into_iter().map(watch).collect::<Result<Vec<OwnedFd>, _>>() {
+            Ok(pidfds) => pidfds,
+            Err(error) => {
+                let _ = child.kill();
+                end_everything(provider_session, child.id());
+                reap(child);
+                return Err(Refusal { reason: format!("cannot watch the child: {error}"), permanent: false });
+            }
+        };
+        let mailbox = plan.mailbox.as_ref().and_then(|path| {
+            let opened = Mailbox::open(path);
+            opened.inspect_err(|error| log::warn!(target: "provider", "cannot listen at {}: {error}", path.display())).ok()
+        });
+        Ok(Running {
+            process: 0,
+            child,
+            pid,
+            start: os::start_time(pid).unwrap_or_default(),
+            provider_session: provider_session.into(),
+            pidfds,
+            stdin: None,
+            stdout: None,
+            stderr: None,
+            unwritten: VecDeque::new(),
+            last_words: Vec::new(),
+            session: plan.session,
+            stop: None,
+            tmux,
+            dying: None,
+            exit: None,
+            eyes: Eyes::new(),
+            mailbox,
+        })
+    }
+
+    fn why_not(&self, program: &str, error: &std::io::Error) -> Refusal {
+        use std::io::ErrorKind::{InvalidInput, NotFound, PermissionDenied};
+        if error.kind() == NotFound && self.launch.cwd.is_dir() {
+            return not_found(program);
+        }
+        let permanent = matches!(error.kind(), NotFound | PermissionDenied | InvalidInput);
+        let reason = match error.kind() {
+            NotFound => format!("the working directory {} does not exist", self.launch.cwd.display()),
+            _ => format!("cannot start {program:?}: {error}"),
+        };
+        Refusal { reason, permanent }
+    }
+
+    fn carry_outputs(&mut self, outputs: Vec<Output>) -> bool {
+        for output in outputs {
+            let Some(running) = &mut self.running else {
+                return true;
+            };
+            match output {
+                Output::Write(bytes) => {
+                    if running.unwritten.len() + bytes.len() > UNWRITTEN_MAX {
+                        log::error!(target: "provider", "the provider does not read its input; ending it");
+                        os::kill_group(running.child.id(), OsSignal::KILL);
+                        return true;
+                    }
+                    running.unwritten.extend(bytes);
+                    self.write();
+                }
+                // In a terminal the polite way to end is the signal.
+                Output::CloseInput if running.tmux.is_some() || self.launch.host == Host::Inherited => {
+                    os::kill(running.pid, running.start, OsSignal::TERM);
+                }
+                Output::CloseInput => {
+                    if running.unwritten.is_empty() {
+                        running.stdin = None;
+                    }
+                }
+                Output::Signal(signal) => {
+                    if !self.report(ProviderEvent::Signal(signal)) {
+                        return false;
+                    }
+                }
+                Output::Look => self.at_terminal(Tmux::look),
+                Output::Paste(text) => self.at_terminal(|tmux| tmux.paste(&text)),
+                Output::Press(key) => self.at_terminal(|tmux| tmux.press(key)),
+                Output::Follow { path, whole } => running.eyes.follow(&path, whole),
+                Output::Unfollow => running.eyes.unfollow(),
+                Output::Watch { path } => running.eyes.watch(&path),
+                Output::Post { number, path, line } => {
+                    let result = mail::post(&path, &line);
+                    if !self.feed(Input::Posted { number, result }) {
+                        return false;
+                    }
+                }
+            }
+        }
+        true
+    }
+
+    fn at_terminal(&mut self, ask: impl FnOnce(&mut Tmux) -> std::io::Result<()>) {
+        let failed = match self.running.as_mut().and_then(|running| running.tmux.as_mut()) {
+            Some(tmux) => ask(tmux).err().map(|error| error.to_string()),
+            None => Some("the provider has no terminal of ours".into()),
+        };
+        if let Some(failed) = failed {
+            self.feed(Input::TermFailed(failed));
+        }
+    }
+
+    fn read_output(&mut self) -> bool {
+        let Some(running) = &mut self.running else {
+            return true;
+        };
+        let Some(tmux) = &mut running.tmux else {
+            return self.read_stdout();
+        };
+        let mut buffer = vec![0u8; READ_BYTES];
+        let told = match tmux.output.read(&mut buffer) {
+            Ok(size @ 1..) => tmux.hear(&buffer[..size]),
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => Vec::new(),
+            _ => {
+                // The server is gone or throws us out: so does the program in it.
+                running.tmux = None;
+                end_everything(&running.provider_session, running.child.id());
+                Vec::new()
+            }
+        };
+        self.on_told(told)
+    }
+
+    fn on_told(&mut self, told: Vec<Told>) -> bool {
+        for told in told {
+            let Some(running) = &mut self.running else { return true };
+            let input = match told {
+                Told::Drawn => Input::Drawn,
+                Told::Screen(screen, code) if running.dying.is_some() => {
+                    match (screen.dead, &mut running.tmux) {
+                        (true, _) => {
+                            running.exit = code.or(Some(0));
+                            running.last_words = last_words(&screen);
+                        }
+                        // The server has not noticed yet; it is asked until the limit.
+                        (false, Some(tmux)) => {
+                            let _ = tmux.look();
+                        }
+                        (false, None) => {}
+                    }
+                    Input::Screen(screen)
+                }
+                Told::Screen(screen, _) => Input::Screen(screen),
+                Told::Failed(text) => Input::TermFailed(text),
+                Told::Pane(_) | Told::Pasted => continue,
+            };
+            if !self.feed(input) {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// The provider or the server of its terminal has ended.
+    fn on_death(&mut self) -> bool {
+        let Some(running) = &mut self.running else {
+            return true;
+        };
+        match &mut running.tmux {
+            Some(tmux) => {
+                let asked = tmux.last_look().is_ok();
+                running.dying = asked.then(|| Instant::now() + LAST_LOOK);
+                if asked { true } else { self.on_exit() }
+            }
+            None => self.on_exit(),
+        }
+    }
+
+    fn write(&mut self) {
+        let Some(running) = &mut self.running else {
+            return;
+        };
+        while let (Some(stdin), false) = (&mut running.stdin, running.unwritten.is_empty()) {
+            let (front, _) = running.unwritten.as_slices();
+            match stdin.write(front) {
+                Ok(0) => return,
+                Ok(size) => {
+                    running.unwritten.drain(..size);
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(_) => {
+                    running.stdin = None; // it reads no more; its exit follows
+                    return;
+                }
+            }
+        }
+        if running.stop.is_some() {
+            running.stdin = None;
+        }
+    }
+
+    fn read_stdout(&mut self) -> bool {
+        let mut buffer = vec![0u8; READ_BYTES];
+        let Some(running) = &mut self.running else {
+            return true;
+        };
+        let Some(stdout) = &mut running.stdout else {
+            return true;
+        };
+        match stdout.read(&mut buffer) {
+            Ok(0) => {
+                running.stdout = None;
+                if running.stop.is_none() {
+                    // Nothing can come from it any more: if it does not end by itself, it is ended.
+                    let now = Instant::now();
+                    running.last_words.extend_from_slice(b"\n[agent-relay] the agent closed its standard output");
+                    running.stop = Some(Stop { term_at: now + TERM_WAIT, kill_at: now + TERM_WAIT * 2, termed: false, killed: false });
+                }
+                true
+            }
+            Ok(size) => self.feed(Input::Bytes(buffer[..size].to_vec())),
+            Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::Interrupted) => true,
+            Err(_) => {
+                running.stdout = None;
+                true
+            }
+        }
+    }
+
+    fn read_stderr(&mut self) {
+        let mut buffer = [0u8; 4096];
+        let Some(running) = &mut self.running else {
+            return;
+        };
+        let Some(stderr) = &mut running.stderr else {
+            return;
+        };
+        match stderr.read(&mut buffer) {
+            Ok(0) => running.stderr = None,
+            Ok(size) => {
+                running.last_words.extend_from_slice(&buffer[..size]);
+                let surplus = running.last_words.len().saturating_sub(STDERR_KEPT);
+                running.last_words.drain(..surplus);
+            }
+            Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::Interrupted) => {}
+            Err(_) => running.stderr = None,
+        }
+    }
+
+    /// Polite first, then firmer: input closed, SIGTERM to the group, SIGKILL to everything it started.
+    fn escalate(&mut self) {
+        let Some(running) = &mut self.running else {
+            return;
+        };
+        let Some(stop) = &mut running.stop else {
+            return;
+        };
+        let (pid, now) = (running.pid, Instant::now());
+        if !stop.termed && now >= stop.term_at {
+            stop.termed = true;
+            // A stopped child could not die. In the terminal that we were started in, it shares our own group.
+            let inherited = self.launch.host == Host::Inherited;
+            for signal in [OsSignal::CONT, OsSignal::TERM] {
+                if inherited { os::kill(pid, running.start, signal) } else { os::kill_group(pid, signal) }
+            }
+        }
+        if stop.termed && !stop.killed && now >= stop.kill_at {
+            stop.killed = true;
+            // The server of a terminal stays for the last words; it ends with everything else afterwards.
+            match running.tmux {
+                Some(_) => os::kill(pid, running.start, OsSignal::KILL),
+                None => end_everything(&running.provider_session, pid),
+            }
+        }
+    }
+
+    fn on_exit(&mut self) -> bool {
+        // What it said last still counts: the pipes are read to the end, but never waited for.
+        for _ in 0..1024 {
+            let Some(running) = &mut self.running else {
+                return true;
+            };
+            let Some(stdout) = running.stdout.as_ref().filter(|_| running.tmux.is_none()) else { break };
+            let mut fds = [PollFd::new(stdout, PollFlags::IN)];
+            os::wait(&mut fds, Some(Duration::ZERO));
+            if !os::is_ready(&fds[0]) {
+                break;
+            }
+            if !self.read_stdout() {
+                return false;
+            }
+        }
+        self.read_stderr();
+        if !self.look_at_files() || !self.feed(Input::Closed) {
+            return false;
+        }
+        let Some(mut running) = self.running.take() else {
+            return true;
+        };
+        // Also after a clean exit: stragglers (FACTS section 8), and the server of the terminal.
+        running.tmux = None;
+        end_everything(&running.provider_session, running.child.id());
+        let code = reap(running.child);
+        let code = running.exit.unwrap_or(code);
+        let _ = self.launch.custody.send(None);
+        log::debug!(target: "provider", "child gone start={} code={code}", running.start);
+        let stderr = String::from_utf8_lossy(&running.last_words).into_owned();
+        self.report(ProviderEvent::Exited { code, stderr })
+    }
+}
+
+/// The process in the terminal, and what else was said until it was known.
+fn first_pane(mut tmux: Tmux) -> std::io::Result<(Tmux, u32)> {
+    let until = Instant::now() + Duration::from_secs(5);
+    loop {
+        let mut fds = [PollFd::new(&tmux.output, PollFlags::IN)];
+        os::wait(&mut fds, Some(until.saturating_duration_since(Instant::now())));
+        if !os::is_ready(&fds[0]) {
+            return Err(std::io::Error::other("tmux did not tell the process of its pane in time"));
+        }
+        let mut buffer = vec![0u8; READ_BYTES];
+        let size = tmux.output.read(&mut buffer)?;
+        if size == 0 {
+            return Err(std::io::Error::other("tmux ended at once; it must be version 3.2 or newer"));
+        }
+        let pid = tmux.hear(&buffer[..size]).into_iter().find_map(|told| match told {
+            Told::Pane(pid) => Some(pid),
+            _ => None,
+        });
+        if let Some(pid) = pid {
+            return Ok((tmux, pid));
+        }
+    }
+}
+
+/// Last lines of a terminal, without colours.
+fn last_words(screen: &Screen) -> Vec<u8> {
+    let text = crate::core::screen::plain(&screen.text);
+    let lines: Vec<&str> = text.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
+    lines[lines.len().saturating_sub(LAST_LINES)..].join("\n").into_bytes()
+}
+
+fn on_path(program: &str, env: &[(String, String)]) -> bool {
+    let set = env.iter().rev().find(|(name, _)| name == "PATH").map(|(_, value)| value.clone());
+    let path = set.or_else(|| std::env::var("PATH").ok()).unwrap_or_default();
+    std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
+}
+
+fn not_found(program: &str) -> Refusal {
+    Refusal { reason: format!("the command {program:?} was not found; check the name and PATH"), permanent: true }
+}
+
+fn reap(mut child: Child) -> i32 {
+    use std::os::unix::process::ExitStatusExt;
+    match child.wait() {
+        Ok(status) => status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default()),
+        Err(_) => 255,
+    }
+}
+
+/// Ends a process, its group, and whatever else carries the session id in its environment. New processes may appear
+/// while the old ones are being ended, hence the rounds.
+pub fn end_everything(provider_session: &str, pid: u32) {
+    let inherited = rustix::process::getpgid(Pid::from_raw(pid as i32)).is_ok_and(|group| group == rustix::process::getpgrp());
+    if !inherited {
+        os::kill_group(pid, OsSignal::KILL);
+    }
+    for _ in 0..5 {
+        let rest = os::processes_with_env(ENV_PROVIDER_SESSION, provider_session);
+        if rest.is_empty() {
+            return;
+        }
+        for (pid, start) in rest {
+            os::kill(pid, start, OsSignal::KILL);
+        }
+    }
+}
+
+/// What an earlier life left: that very process by pid and start time, and everything with its session id.
+fn end_leftover(record: &ProviderRecord) {
+    if os::is_alive(record.pid, record.start) {
+        log::warn!(target: "lifecycle", "ending the provider of an earlier runner pid={}", record.pid);
+        os::kill_group(record.pid, OsSignal::KILL);
+        os::kill(record.pid, record.start, OsSignal::KILL);
+    }
+    for _ in 0..20 {
+        let rest = os::processes_with_env(ENV_PROVIDER_SESSION, &record.provider_session);
+        if rest.is_empty() && !os::is_alive(record.pid, record.start) {
+            return;
+        }
+        for (pid, start) in rest {
+            os::kill(pid, start, OsSignal::KILL);
+        }
+        std::thread::sleep(Duration::from_millis(10)); // the kernel is taking them down
+    }
+}

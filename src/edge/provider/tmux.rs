@@ -1,0 +1,269 @@
+//! A terminal server of our own: `tmux -D` as our child, so that it ends with us, and a control client on pipes that
+//! carries our requests and tells when something was drawn. Nothing is asked while nothing is drawn.
+
+use std::io::{self, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::core::session::{Screen, TERMINAL_SESSION};
+use crate::os;
+
+/// Size that the provider draws for, whoever looks on (issue: canonical size).
+const COLUMNS: &str = "200";
+const ROWS: &str = "50";
+/// The server must accept by then.
+const START_TIME: Duration = Duration::from_secs(5);
+/// Bytes of one line of the control client; what is longer is only output of the pane.
+const LINE_BYTES_MAX: usize = 1 << 20;
+
+/// Settings of the server. The dead pane stays until its last words are read.
+const CONF: &str = "\
+set -g remain-on-exit on
+set -g remain-on-exit-format ''
+set -g status off
+set -g default-size 200x50
+set -g exit-empty off
+set -g mouse off
+set -g focus-events on
+set -g escape-time 0
+set -g history-limit 2000
+set -g default-terminal xterm-256color
+set -g destroy-unattached off
+set -g update-environment ''
+setw -g allow-rename off
+";
+
+/// What the server says.
+#[derive(Debug, PartialEq)]
+pub enum Told {
+    /// The pane has drawn something.
+    Drawn,
+    /// Process of the pane.
+    Pane(u32),
+    /// What the pane shows; with the exit of the program in it, if it has ended.
+    Screen(Screen, Option<i32>),
+    /// The text of a paste is in the terminal.
+    Pasted,
+    /// A request failed.
+    Failed(String),
+}
+
+/// How to start it.
+pub struct Plan<'a> {
+    /// Name of the server's socket.
+    pub socket: &'a str,
+    /// Folder for small files, closed to others.
+    pub dir: &'a Path,
+    /// Working directory.
+    pub cwd: &'a Path,
+    /// Program and arguments.
+    pub command: &'a [String],
+}
+
+/// The control client.
+pub struct Tmux {
+    socket: String,
+    socket_path: PathBuf,
+    client: Child,
+    input: ChildStdin,
+    /// Where the client speaks.
+    pub output: ChildStdout,
+    tail: Vec<u8>,
+    /// The reply that is being read: fields of its beginning, and its lines.
+    block: Option<(String, Vec<String>)>,
+    /// The head of a look, until its picture comes.
+    head: Option<(bool, Option<i32>, bool, String)>,
+    paste_file: PathBuf,
+}
+
+fn quote(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "'\\''"))
+}
+
+/// Path of a server's socket.
+pub fn socket_path(socket: &str) -> PathBuf {
+    let base = std::env::var_os("TMUX_TMPDIR").map(PathBuf::from).unwrap_or_else(|| PathBuf::from("/tmp"));
+    base.join(format!("tmux-{}", rustix::process::getuid().as_raw())).join(socket)
+}
+
+/// The server process, with the environment that the provider gets.
+pub fn server(plan: &Plan, prepare: impl FnOnce(&mut Command)) -> Result<(Child, Command), String> {
+    os::make_private_dir(plan.dir).map_err(|error| format!("cannot make {}: {error}", plan.dir.display()))?;
+    let (conf, script) = (plan.dir.join("tmux.conf"), plan.dir.join("launch.sh"));
+    let words: Vec<String> = plan.command.iter().map(|word| quote(word)).collect();
+    // A file of its own: the client's message to the server is limited to 16 kB.
+    let launch = format!("#!/bin/sh\nexec {}\n", words.join(" "));
+    for (path, text) in [(&conf, CONF), (&script, launch.as_str())] {
+        os::replace_private_file(path, text, false).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
+    }
+    let mut server = Command::new("tmux");
+    server.args(["-u", "-D", "-L", plan.socket, "-f"]).arg(&conf).current_dir(plan.cwd);
+    server.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    prepare(&mut server);
+    server.env_remove("TMUX").env_remove("TMUX_PANE");
+    let child = server.spawn().map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => "tmux was not found; install it with: sudo apt-get install tmux (3.2 or newer)".to_string(),
+        _ => format!("cannot start tmux: {error}"),
+    })?;
+    let mut client = Command::new("tmux");
+    client.args(["-u", "-N", "-L", plan.socket, "-C", "new-session", "-s", TERMINAL_SESSION, "-x", COLUMNS, "-y", ROWS, "-c"]);
+    // The size stays, whoever looks on; set in the configuration, 3.3a dies of it.
+    client.arg(plan.cwd).args(["/bin/sh", &script.to_string_lossy(), ";", "set", "-w", "window-size", "manual"]);
+    client.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).env_remove("TMUX").env_remove("TMUX_PANE");
+    client.env("TERM", "xterm-256color").env("LC_ALL", "C.UTF-8");
+    Ok((child, client))
+}
+
+impl Tmux {
+    /// Connects to the server; it starts the program.
+    pub fn connect(plan: &Plan, server: &mut Child, mut client: Command) -> Result<Tmux, String> {
+        let path = socket_path(plan.socket);
+        let until = Instant::now() + START_TIME;
+        while UnixStream::connect(&path).is_err() {
+            if Instant::now() > until || server.try_wait().is_ok_and(|status| status.is_some()) {
+                return Err(format!("tmux does not serve at {}; it must be 3.2 or newer, and its folder writable", path.display()));
+            }
+            std::thread::sleep(Duration::from_millis(2)); // a socket file cannot be waited for
+        }
+        let mut client = client.spawn().map_err(|error| format!("cannot start tmux: {error}"))?;
+        let (Some(input), Some(output)) = (client.stdin.take(), client.stdout.take()) else {
+            return Err("tmux has no pipes".into());
+        };
+        let paste_file = plan.dir.join("paste");
+        let mut tmux =
+            Tmux { socket: plan.socket.into(), socket_path: path, client, input, output, tail: Vec::new(), block: None, head: None, paste_file };
+        tmux.say(&format!("display-message -p -t {TERMINAL_SESSION} '@pane #{{pane_pid}}'")).map_err(|error| error.to_string())?;
+        Ok(tmux)
+    }
+
+    /// Name of the server's socket.
+    pub fn socket(&self) -> &str {
+        &self.socket
+    }
+
+    /// One request. The pipe holds 64 kB and tmux reads it at once, so a full pipe means that tmux is stuck.
+    fn say(&mut self, line: &str) -> io::Result<()> {
+        self.input.write_all(format!("{line}\n").as_bytes())
+    }
+
+    /// Asks for the picture; title and state come first.
+    pub fn look(&mut self) -> io::Result<()> {
+        let format = "@look #{pane_dead} #{pane_dead_status},#{pane_dead_signal} #{session_attached} #{pane_title}";
+        self.say(&format!("display-message -p -t {TERMINAL_SESSION} '{format}'\ncapture-pane -p -e -t {TERMINAL_SESSION}"))
+    }
+
+    /// The picture of a program that has ended: any further child makes this server notice the end of the first (seen in
+    /// 3.3a: without it the exit status may stay empty for ever).
+    pub fn last_look(&mut self) -> io::Result<()> {
+        self.say("run-shell true")?;
+        self.look()
+    }
+
+    /// A bracketed paste: one text whatever line breaks it has (Claude FACTS section 7).
+    pub fn paste(&mut self, text: &str) -> io::Result<()> {
+        os::replace_private_file(&self.paste_file, text, false)?;
+        let file = quote(&self.paste_file.to_string_lossy());
+        self.say(&format!(
+            "load-buffer -b agent-relay {file}\npaste-buffer -p -d -b agent-relay -t {TERMINAL_SESSION}\ndisplay-message -p '@pasted'"
+        ))
+    }
+
+    /// Presses a key.
+    pub fn press(&mut self, key: &str) -> io::Result<()> {
+        self.say(&format!("send-keys -t {TERMINAL_SESSION} {key}"))
+    }
+
+    /// Takes what the client says.
+    pub fn hear(&mut self, bytes: &[u8]) -> Vec<Told> {
+        let mut told = Vec::new();
+        for byte in bytes.split_inclusive(|byte| *byte == b'\n') {
+            if self.tail.len() + byte.len() <= LINE_BYTES_MAX {
+                self.tail.extend_from_slice(byte);
+            }
+            if byte.last() == Some(&b'\n') {
+                let line = std::mem::take(&mut self.tail);
+                let line = line.strip_suffix(b"\n").unwrap_or(&line);
+                self.on_line(&String::from_utf8_lossy(line), &mut told);
+            }
+        }
+        told
+    }
+
+    fn on_line(&mut self, line: &str, told: &mut Vec<Told>) {
+        let line = line.trim_end_matches('\r');
+        if let Some((fields, _)) = &self.block {
+            // What a pane shows may look like the end of a block: the fields of its beginning tell.
+            let ends = line.strip_prefix("%end ") == Some(fields.as_str());
+            if !ends && line.strip_prefix("%error ") != Some(fields.as_str()) {
+                if let Some((_, block)) = &mut self.block {
+                    block.push(line.to_string());
+                }
+                return;
+            }
+            let (_, block) = self.block.take().unwrap_or_default();
+            match ends {
+                true => self.on_block(block, told),
+                false => told.push(Told::Failed(block.join(" "))),
+            }
+        } else if let Some(fields) = line.strip_prefix("%begin ") {
+            self.block = Some((fields.to_string(), Vec::new()));
+        } else if line.starts_with("%output ") && !told.contains(&Told::Drawn) {
+            told.push(Told::Drawn);
+        }
+    }
+
+    fn on_block(&mut self, block: Vec<String>, told: &mut Vec<Told>) {
+        let first = block.first().map(String::as_str).unwrap_or_default();
+        if let Some(pid) = first.strip_prefix("@pane ") {
+            told.extend(pid.trim().parse().map(Told::Pane));
+        } else if let Some(rest) = first.strip_prefix("@look ") {
+            let mut parts = rest.splitn(4, ' ');
+            let mut next = || parts.next().unwrap_or_default();
+            let (dead, exit, attached, title) = (next() == "1", next(), next(), next());
+            let (status, signal) = exit.split_once(',').unwrap_or((exit, ""));
+            let code = status.parse().ok().or_else(|| signal_number(signal).map(|n| 128 + n)).filter(|_| dead);
+            self.head = Some((dead, code, attached.parse::<u32>().is_ok_and(|n| n > 1), title.to_string()));
+        } else if first == "@pasted" {
+            let _ = std::fs::remove_file(&self.paste_file);
+            told.push(Told::Pasted);
+        } else if let Some((dead, code, attended, title)) = self.head.take() {
+            told.push(Told::Screen(Screen { text: block.join("\n"), title, attended, dead }, code));
+        }
+    }
+}
+
+/// tmux tells a signal by number or by name.
+fn signal_number(text: &str) -> Option<i32> {
+    let known = [("hup", 1), ("int", 2), ("quit", 3), ("abrt", 6), ("kill", 9), ("segv", 11), ("pipe", 13), ("term", 15)];
+    let word = text.trim().to_ascii_lowercase();
+    let name = word.strip_prefix("sig").unwrap_or(&word);
+    known.iter().find(|(known, _)| *known == name).map(|(_, n)| *n).or_else(|| name.parse().ok())
+}
+
+impl Drop for Tmux {
+    fn drop(&mut self) {
+        let _ = self.client.kill();
+        let _ = self.client.wait();
+        let _ = std::fs::remove_file(&self.socket_path);
+        let _ = std::fs::remove_file(&self.paste_file);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_of_a_script_stay_whole() {
+        assert_eq!(quote("it's $HOME"), "'it'\\''s $HOME'");
+    }
+
+    #[test]
+    fn signals_have_names_or_numbers() {
+        for (text, want) in [("9", Some(9)), ("SIGTERM", Some(15)), ("term", Some(15)), ("", None)] {
+            assert_eq!(signal_number(text), want, "{text}");
+        }
+    }
+}

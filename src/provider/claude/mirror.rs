@@ -1,0 +1,38 @@
+//! Steps of a turn as the session mirror shows them: what was thought, said on the way, and done.
+
+use serde_json::{Map, Value};
+
+use super::transcript::{Answer, Block};
+use crate::core::session::Mirror;
+
+/// Characters of a tool's summary.
+const SUMMARY_CHARS_MAX: usize = 300;
+
+/// The input of a tool that says most about it, in this order.
+const TELLING: [&str; 12] =
+    ["command", "file_path", "path", "pattern", "url", "query", "prompt", "description", "skill", "to", "name", "subject"];
+
+/// One line about a call of a tool; only string inputs are used.
+pub fn summary(name: &str, input: &Map<String, Value>) -> String {
+    let told = TELLING.iter().find_map(|field| input.get(*field).and_then(Value::as_str).filter(|text| !text.trim().is_empty()));
+    let told = told.or_else(|| input.values().find_map(Value::as_str)).unwrap_or_default();
+    let line: Vec<&str> = told.split_whitespace().collect();
+    let line: String = line.join(" ").chars().take(SUMMARY_CHARS_MAX).collect();
+    if line.is_empty() { name.to_string() } else { format!("{name}: {line}") }
+}
+
+/// Mirror events of a piece of an answer. The last text of a turn is not among them: it is the response.
+pub fn steps(answer: &Answer, turn: u64) -> Vec<Mirror> {
+    let last = answer.ends_turn();
+    let all = answer.blocks.iter().enumerate().filter_map(|(at, block)| {
+        let key = (!answer.uuid.is_empty()).then(|| format!("{}:{at}", answer.uuid));
+        let (kind, body, label) = match block {
+            Block::Thinking(text) => ("reasoning", text.clone(), None),
+            Block::Text(text) if !last => ("reasoning", text.clone(), Some("narration".to_string())),
+            Block::Text(_) => return None,
+            Block::Tool { name, input, .. } => ("tool", summary(name, input), Some(name.clone())),
+        };
+        (!body.trim().is_empty()).then_some(Mirror { kind, body, label, status: None, turn, key })
+    });
+    all.collect()
+}

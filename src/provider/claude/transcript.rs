@@ -1,0 +1,412 @@
+//! The transcript of a session, line by line (Claude FACTS section 11): what was said, by whom, and what it proves.
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use crate::core::session::{Fate, RESTART_MARK, Trace};
+
+/// Longest line that is read; what is longer is skipped, so that memory stays bounded.
+pub const LINE_BYTES_MAX: usize = 4 << 20;
+
+/// What a line tells.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Entry {
+    /// Text that opens or joins a turn.
+    Prompt(Prompt),
+    /// One content block or more of an answer.
+    Answer(Answer),
+    /// Results of tools: ids of the calls, and whether each failed.
+    Results(Vec<(String, bool)>),
+    /// Somebody interrupted the turn.
+    Interrupted,
+    /// The context was shortened; the turn may go on if that was automatic.
+    Compacted {
+        /// `manual` or `auto`.
+        trigger: String,
+    },
+    /// A text waits in the program's own queue.
+    Enqueued(String),
+    /// Bookkeeping after the end of a turn.
+    TurnOver,
+}
+
+/// Text for the model.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Prompt {
+    /// Of the entry; ours where the channel keeps it.
+    pub uuid: String,
+    /// What was said.
+    pub text: String,
+    /// A person said it at the terminal (or we did, by a paste).
+    pub human: bool,
+    /// It joined a turn that was running.
+    pub joined: bool,
+}
+
+/// A piece of an answer.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Answer {
+    /// Of the entry.
+    pub uuid: String,
+    /// Of the message: one message is several entries.
+    pub message: String,
+    /// Model that gave it.
+    pub model: String,
+    /// Its blocks.
+    pub blocks: Vec<Block>,
+    /// `end_turn` and the like; the final one on every entry.
+    pub stop_reason: String,
+    /// Tokens in the context: input, cached and new ones, and the answer.
+    pub tokens: u64,
+    /// The text is an error of the API.
+    pub is_error: bool,
+}
+
+/// One block of an answer.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Block {
+    /// Said.
+    Text(String),
+    /// Thought.
+    Thinking(String),
+    /// A call of a tool.
+    Tool {
+        /// Of the call.
+        id: String,
+        /// Of the tool.
+        name: String,
+        /// What it is called with.
+        input: Map<String, Value>,
+    },
+}
+
+impl Answer {
+    /// The turn is over with this message (R-197).
+    pub fn ends_turn(&self) -> bool {
+        !matches!(self.stop_reason.as_str(), "" | "tool_use" | "pause_turn")
+    }
+
+    /// All its text.
+    pub fn text(&self) -> String {
+        let texts = self.blocks.iter().filter_map(|block| match block {
+            Block::Text(text) => Some(text.as_str()),
+            _ => None,
+        });
+        texts.collect::<Vec<_>>().join("\n")
+    }
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default, rename_all = "camelCase")]
+struct Line {
+    r#type: String,
+    subtype: Option<String>,
+    uuid: Option<String>,
+    is_sidechain: bool,
+    is_meta: bool,
+    is_compact_summary: bool,
+    is_api_error_message: bool,
+    prompt_source: Option<String>,
+    origin: Option<Origin>,
+    message: Option<Message>,
+    attachment: Option<Attachment>,
+    operation: Option<String>,
+    content: Option<Value>,
+    compact_metadata: Option<Compaction>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Origin {
+    kind: String,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Compaction {
+    trigger: String,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Message {
+    id: Option<String>,
+    model: Option<String>,
+    content: Value,
+    stop_reason: Option<String>,
+    usage: Option<Usage>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Usage {
+    input_tokens: u64,
+    cache_creation_input_tokens: u64,
+    cache_read_input_tokens: u64,
+    output_tokens: u64,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Attachment {
+    r#type: String,
+    prompt: Option<Value>,
+    source_uuid: Option<String>,
+    origin: Option<Origin>,
+}
+
+/// Lines that begin like this are long and tell nothing.
+const SKIPPED: [&str; 6] =
+    ["{\"type\":\"api-request", "{\"type\":\"file-history", "{\"type\":\"cost-state", "{\"type\":\"tools-used", "{\"type\":\"mode\"", "{\"type\":\"last-prompt"];
+/// A kind of attachment that holds the whole system prompt (63 kB).
+const SNAPSHOT: &str = "\"attachment\":{\"type\":\"prompt_snapshot\"";
+/// Where that kind is looked for.
+const HEAD_BYTES: usize = 400;
+
+/// Reads one line; `None`: it tells nothing, or is no line of a transcript.
+pub fn read(line: &[u8]) -> Option<Entry> {
+    if SKIPPED.iter().any(|start| line.starts_with(start.as_bytes())) {
+        return None;
+    }
+    let head = &line[..line.len().min(HEAD_BYTES)];
+    if head.windows(SNAPSHOT.len()).any(|window| window == SNAPSHOT.as_bytes()) {
+        return None;
+    }
+    let line: Line = serde_json::from_slice(line).ok()?;
+    if line.is_sidechain {
+        return None;
+    }
+    match line.r#type.as_str() {
+        "user" => read_user(line),
+        "assistant" => read_assistant(line),
+        "attachment" => read_attachment(line),
+        "system" => match line.subtype.as_deref()? {
+            "turn_duration" | "stop_hook_summary" => Some(Entry::TurnOver),
+            "compact_boundary" => Some(Entry::Compacted { trigger: line.compact_metadata.unwrap_or_default().trigger }),
+            _ => None,
+        },
+        "queue-operation" if line.operation.as_deref() == Some("enqueue") => {
+            Some(Entry::Enqueued(line.content?.as_str()?.to_string()))
+        }
+        _ => None,
+    }
+}
+
+/// Text of a content field: a string, or its text blocks.
+fn text_of(content: &Value) -> String {
+    match content {
+        Value::String(text) => text.clone(),
+        Value::Array(blocks) => blocks.iter().filter_map(|block| block.get("text")?.as_str()).collect::<Vec<_>>().join("\n"),
+        _ => String::new(),
+    }
+}
+
+fn read_user(line: Line) -> Option<Entry> {
+    let content = line.message?.content;
+    let results: Vec<(String, bool)> = content
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter(|block| block.get("type").and_then(Value::as_str) == Some("tool_result"))
+        .filter_map(|block| {
+            Some((block.get("tool_use_id")?.as_str()?.to_string(), block.get("is_error").and_then(Value::as_bool).unwrap_or(false)))
+        })
+        .collect();
+    if !results.is_empty() {
+        return Some(Entry::Results(results));
+    }
+    let text = text_of(&content);
+    let begins = |words: &[&str]| words.iter().any(|word| text.trim_start().starts_with(word));
+    if begins(&["[Request interrupted"]) {
+        return Some(Entry::Interrupted);
+    }
+    let origin = line.origin.unwrap_or_default().kind;
+    // Another session's words and notices of the program are meta, and yet open a turn.
+    let told = matches!(origin.as_str(), "peer" | "task-notification");
+    if line.is_compact_summary || (line.is_meta && !told) || begins(&["<command-name>", "<command-message>", "<local-command-"]) {
+        return None;
+    }
+    let human = !told && line.prompt_source.as_deref() != Some("system");
+    Some(Entry::Prompt(Prompt { uuid: line.uuid.unwrap_or_default(), text, human, joined: false }))
+}
+
+fn read_assistant(line: Line) -> Option<Entry> {
+    let message = line.message?;
+    let blocks = message.content.as_array().into_iter().flatten().filter_map(|block| {
+        let text = |field: &str| block.get(field).and_then(Value::as_str).unwrap_or_default().to_string();
+        match block.get("type")?.as_str()? {
+            "text" => Some(Block::Text(text("text"))),
+            "thinking" => Some(Block::Thinking(text("thinking"))),
+            "tool_use" => {
+                let input = block.get("input").and_then(Value::as_object).cloned().unwrap_or_default();
+                Some(Block::Tool { id: text("id"), name: text("name"), input })
+            }
+            _ => None,
+        }
+    });
+    let usage = message.usage.unwrap_or_default();
+    Some(Entry::Answer(Answer {
+        uuid: line.uuid.unwrap_or_default(),
+        message: message.id.unwrap_or_default(),
+        model: message.model.unwrap_or_default(),
+        blocks: blocks.collect(),
+        stop_reason: message.stop_reason.unwrap_or_default(),
+        tokens: [usage.input_tokens, usage.cache_creation_input_tokens, usage.cache_read_input_tokens, usage.output_tokens]
+            .into_iter()
+            .fold(0, u64::saturating_add),
+        is_error: line.is_api_error_message,
+    }))
+}
+
+/// A text that was taken into a running turn.
+fn read_attachment(line: Line) -> Option<Entry> {
+    let attachment = line.attachment?;
+    if attachment.r#type != "queued_command" {
+        return None;
+    }
+    let origin = attachment.origin.unwrap_or_default().kind;
+    let uuid = attachment.source_uuid.or(line.uuid).unwrap_or_default();
+    let human = !matches!(origin.as_str(), "peer" | "task-notification");
+    Some(Entry::Prompt(Prompt { uuid, text: text_of(&attachment.prompt?), human, joined: true }))
+}
+
+/// What was sent as a paste, without the wrapper that the program puts around several lines (FACTS section 7).
+pub fn unwrapped(text: &str) -> &str {
+    let trimmed = text.trim();
+    let Some(rest) = trimmed.strip_prefix("<pasted_content id=") else { return trimmed };
+    let (Some(start), Some(end)) = (rest.find('>'), rest.rfind("</pasted_content")) else { return trimmed };
+    rest.get(start + 1..end).unwrap_or(trimmed).trim()
+}
+
+/// Text without white space: tabs and line breaks change on their way through a terminal.
+pub fn squeezed(text: &str) -> String {
+    text.chars().filter(|c| !c.is_whitespace()).collect()
+}
+
+/// What became of messages, gathered while a transcript is read from its beginning (D-11).
+#[derive(Debug)]
+pub struct Evidence {
+    /// Header and start of each message, squeezed.
+    wanted: Vec<(String, String)>,
+    /// Whether each was seen.
+    seen: Vec<bool>,
+    /// The end of the answer after the newest of them.
+    answer: Option<String>,
+    /// The turn of the newest of them is the last one.
+    open: bool,
+}
+
+impl Evidence {
+    /// Looks for these.
+    pub fn new(traces: &[Trace]) -> Evidence {
+        let wanted: Vec<(String, String)> = traces.iter().map(|trace| (squeezed(&trace.header), squeezed(&trace.start))).collect();
+        Evidence { seen: vec![false; wanted.len()], wanted, answer: None, open: false }
+    }
+
+    /// Takes the next entry.
+    pub fn take(&mut self, entry: &Entry) {
+        match entry {
+            Entry::Prompt(prompt) => {
+                let text = squeezed(&prompt.text);
+                let mut mine = false;
+                for (wanted, seen) in self.wanted.iter().zip(&mut self.seen) {
+                    if text.contains(&wanted.0) && text.contains(&wanted.1) {
+                        (*seen, mine) = (true, true);
+                    }
+                }
+                if mine {
+                    (self.open, self.answer) = (true, None);
+                } else if prompt.text.contains(RESTART_MARK) {
+                    self.answer = None; // a nudge belongs to the turn before it
+                } else if !prompt.joined {
+                    self.open = false;
+                }
+            }
+            Entry::Answer(answer) if self.open => {
+                let ended = answer.ends_turn() && !answer.is_error && answer.model != SYNTHETIC;
+                self.answer = ended.then(|| answer.text()).filter(|text| !text.trim().is_empty()).or(match ended {
+                    // The text of a message may stand in an entry before its last one.
+                    true => self.answer.take(),
+                    false => None,
+                });
+            }
+            Entry::Results(_) if self.open => self.answer = None,
+            _ => {}
+        }
+    }
+
+    /// One fate for each message.
+    pub fn fates(&self) -> Vec<Fate> {
+        let fate = |seen: &bool| match (seen, &self.answer) {
+            (false, _) => Fate::Unseen,
+            (true, Some(text)) => Fate::Answered(text.clone()),
+            (true, None) => Fate::Unanswered,
+        };
+        self.seen.iter().map(fate).collect()
+    }
+}
+
+/// Model of what the program says itself in the model's place.
+pub const SYNTHETIC: &str = "<synthetic>";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(text: &str) -> Option<Entry> {
+        read(text.as_bytes())
+    }
+
+    #[test]
+    fn prompts_are_told_from_what_only_looks_like_one() {
+        for (line, human) in [
+            (r#"{"type":"user","uuid":"u","message":{"content":"hi"},"origin":{"kind":"human"},"promptSource":"typed"}"#, Some(true)),
+            (r#"{"type":"user","uuid":"u","message":{"content":"hi"},"promptSource":"sdk"}"#, Some(true)),
+            (r#"{"type":"user","isMeta":true,"message":{"content":[{"type":"text","text":"hi"}]},"origin":{"kind":"peer"},"promptSource":"system"}"#, Some(false)),
+            (r#"{"type":"user","message":{"content":"x"},"origin":{"kind":"task-notification"}}"#, Some(false)),
+            (r#"{"type":"user","isMeta":true,"message":{"content":"caveat"}}"#, None),
+            (r#"{"type":"user","isSidechain":true,"message":{"content":"hi"}}"#, None),
+            (r#"{"type":"user","isCompactSummary":true,"message":{"content":"summary"}}"#, None),
+            (r#"{"type":"user","message":{"content":"<command-name>/compact</command-name>"}}"#, None),
+            ("not json", None),
+            ("{}", None),
+        ] {
+            let found = entry(line).map(|entry| match entry {
+                Entry::Prompt(prompt) => prompt.human,
+                other => panic!("{line}: {other:?}"),
+            });
+            assert_eq!(found, human, "{line}");
+        }
+        assert_eq!(entry(r#"{"type":"user","message":{"content":[{"type":"text","text":"[Request interrupted by user]"}]}}"#), Some(Entry::Interrupted));
+    }
+
+    #[test]
+    fn pastes_are_unwrapped() {
+        assert_eq!(unwrapped("\n\n<pasted_content id=\"f622\">\na\nb\n</pasted_content id=\"f622\">\n"), "a\nb");
+        assert_eq!(unwrapped(" plain "), "plain");
+        assert_eq!(unwrapped("<pasted_content id="), "<pasted_content id=");
+    }
+
+    #[test]
+    fn the_record_decides_about_each_message() {
+        let traces: Vec<Trace> = [7, 8].iter().map(|id| Trace { header: format!("[relay message #{id} from user]"), start: "do it".into() }).collect();
+        let prompt = |text: &str, joined: bool| Entry::Prompt(Prompt { text: text.into(), human: true, joined, ..Default::default() });
+        let answer = |text: &str, stop: &str| {
+            Entry::Answer(Answer { blocks: vec![Block::Text(text.into())], stop_reason: stop.into(), ..Default::default() })
+        };
+        let seven = || prompt("[relay message #7 from user]\ndo  it", false);
+        let fates = |entries: &[Entry]| {
+            let mut evidence = Evidence::new(&traces);
+            entries.iter().for_each(|entry| evidence.take(entry));
+            evidence.fates()
+        };
+        use Fate::{Answered, Unanswered, Unseen};
+        assert_eq!(fates(&[prompt("[relay message #7 from user]\nelse", false)]), [Unseen, Unseen]);
+        assert_eq!(fates(&[seven()]), [Unanswered, Unseen]);
+        assert_eq!(fates(&[seven(), answer("half", "tool_use")]), [Unanswered, Unseen]);
+        assert_eq!(fates(&[seven(), answer("done", "end_turn")]), [Answered("done".into()), Unseen]);
+        assert_eq!(fates(&[seven(), answer("done", "end_turn"), prompt("other", false), answer("x", "end_turn")])[0], Answered("done".into()));
+        assert_eq!(fates(&[seven(), prompt("[relay message #8 from user]\ndo it", true), answer("both", "end_turn")]), [Answered("both".into()), Answered("both".into())]);
+        assert_eq!(fates(&[seven(), answer("half", "end_turn"), prompt(&format!("{RESTART_MARK} x"), false)])[0], Unanswered);
+    }
+}

@@ -1,0 +1,596 @@
+//! A session in a terminal: ours (tmux), or the one that a person sits at.
+//!
+//! Nothing tells all: hooks say when a turn begins and ends, but not after Escape; the program's registry file says busy or
+//! idle, a little late; the transcript proves what reached the model, a tenth of a second later still; the screen shows
+//! dialogs and the input box. Here they are fused. Rules: a hook or the registry begins a turn; a hook ends it at once, the
+//! registry and the screen together after a second; only transcript, prompt hook or receipts prove a delivery.
+
+mod hooks;
+mod send;
+mod witness;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use self::send::{Item, Sending, Sent};
+use self::witness::Registry;
+use super::pane::{Dialog, Look};
+use super::permission::Ask;
+use super::transcript::{Answer, Evidence, LINE_BYTES_MAX};
+use super::{TESTED, too_old};
+use crate::core::limits::REPLY_BODY_BYTES_MAX;
+use crate::core::session::{Decision, Fate, How, Input, Mirror, Opened, Output, Resume, Session, Signal, TurnEnd, Verb};
+use crate::core::time::{Now, Tick, sooner};
+use crate::provider::lines::Lines;
+use crate::provider::text::push_bounded;
+use crate::provider::{SessionSettings, Start};
+
+/// The session must be ready by then.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(60);
+/// A dialog that stands in the way of the start is told after this.
+const DIALOG_TIME: Duration = Duration::from_secs(4);
+/// A turn must end this long after an interrupt.
+const INTERRUPT_TIMEOUT: Duration = Duration::from_secs(10);
+/// A summary may take this long.
+const BOUNDARY_TIMEOUT: Duration = Duration::from_secs(600);
+/// A boundary that left no trace this long after the session went idle has failed.
+const BOUNDARY_SILENCE: Duration = Duration::from_secs(4);
+/// Registry and screen must agree on idle that long before they end a turn that no hook ended.
+const IDLE_TIME: Duration = Duration::from_secs(1);
+/// Pauses between looks at a screen that keeps changing.
+const LOOK_PAUSE: Duration = Duration::from_millis(400);
+/// Waiting texts of the runner itself.
+const INJECTED_MAX: usize = 16;
+
+/// A turn that runs.
+#[derive(Debug, Default)]
+struct Turn {
+    number: u64,
+    batch: Option<u64>,
+    /// Wall clock of its begin, ms.
+    began: i64,
+    /// Text of the last message, and of all, as far as the transcript has them.
+    last: String,
+    whole: String,
+    /// The transcript has the last message of it.
+    answered: bool,
+    /// Somebody pressed Escape.
+    interrupted: bool,
+    /// A compaction or a fresh start.
+    local: bool,
+    /// What the provider state was told as.
+    state: &'static str,
+}
+
+/// How the last turn ended; evidence for its texts may come after it.
+#[derive(Debug)]
+struct Ended {
+    end: TurnEnd,
+    text: String,
+    /// Wall clock, ms.
+    at: i64,
+}
+
+#[derive(Debug)]
+struct Held {
+    ticket: u64,
+    ask: Ask,
+    event: String,
+    /// Subagent that asks; empty: the session itself.
+    agent: String,
+    deadline: Tick,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Boundary {
+    Compact,
+    Clear,
+}
+
+/// A compaction or a fresh start that was asked for.
+#[derive(Debug)]
+struct Crossing {
+    verb: u64,
+    kind: Boundary,
+    deadline: Tick,
+    /// The command was submitted.
+    begun: bool,
+    /// The session is idle since, and nothing proves it.
+    silent: Option<Tick>,
+}
+
+/// The machine.
+pub struct TuiSession {
+    settings: SessionSettings,
+    start: Start,
+    out: Vec<Output>,
+    pid: u32,
+    // ---- start
+    opening: Option<Tick>,
+    evidence: Option<Evidence>,
+    fates: Option<Vec<Fate>>,
+    open: bool,
+    over: bool,
+    dialog_since: Option<(Dialog, Tick)>,
+    left: Option<String>,
+    // ---- who it is
+    session: String,
+    transcript: Option<String>,
+    version: String,
+    model: Option<String>,
+    // ---- witnesses
+    lines: Lines,
+    registry: Option<Registry>,
+    look: Option<Look>,
+    last_text: String,
+    look_due: Option<Tick>,
+    looking: bool,
+    looked_at: Option<Tick>,
+    idle_since: Option<Tick>,
+    /// The registry says busy, perhaps only late; then it is looked at again.
+    doubt: Option<Tick>,
+    hooked: bool,
+    // ---- turn
+    turn: Option<Turn>,
+    turns: u64,
+    ended: Option<Ended>,
+    interrupting: Option<(Vec<u64>, Tick)>,
+    crossing: Option<Crossing>,
+    background: BTreeMap<String, &'static str>,
+    // ---- texts
+    queue: VecDeque<Item>,
+    sending: Option<Sending>,
+    sent: Vec<Sent>,
+    posts: u64,
+    socket_off: Option<String>,
+    socket_pause: Option<Tick>,
+    /// First lines of what we put in, so that it is not mirrored as a person's prompt.
+    ours: VecDeque<String>,
+    // ---- approvals
+    held: BTreeMap<String, Held>,
+    approvals: u64,
+}
+
+impl TuiSession {
+    /// A session that waits for [`Input::Born`] and [`Verb::Open`].
+    pub fn new(settings: SessionSettings, start: Start) -> TuiSession {
+        TuiSession {
+            session: start.session.clone(),
+            transcript: start.transcript.clone(),
+            settings,
+            start,
+            out: Vec::new(),
+            pid: 0,
+            opening: None,
+            evidence: None,
+            fates: None,
+            open: false,
+            over: false,
+            dialog_since: None,
+            left: None,
+            version: String::new(),
+            model: None,
+            lines: Lines::up_to(LINE_BYTES_MAX),
+            registry: None,
+            look: None,
+            last_text: String::new(),
+            look_due: None,
+            looking: false,
+            looked_at: None,
+            idle_since: None,
+            doubt: None,
+            hooked: false,
+            turn: None,
+            turns: 0,
+            ended: None,
+            interrupting: None,
+            crossing: None,
+            background: BTreeMap::new(),
+            queue: VecDeque::new(),
+            sending: None,
+            sent: Vec::new(),
+            posts: 0,
+            socket_off: None,
+            socket_pause: None,
+            ours: VecDeque::new(),
+            held: BTreeMap::new(),
+            approvals: 0,
+        }
+    }
+
+    fn signal(&mut self, signal: Signal) {
+        self.out.push(Output::Signal(signal));
+    }
+
+    fn note(&mut self, warn: bool, text: impl Into<String>) {
+        self.signal(Signal::Note { warn, text: text.into() });
+    }
+
+    fn answer(&mut self, verb: u64, result: Result<Value, String>) {
+        self.signal(Signal::Answered { verb, result });
+    }
+
+    // ---- verbs
+
+    fn on_verb(&mut self, now: Now, number: u64, verb: Verb) {
+        match verb {
+            Verb::Open { resume } => self.on_open(now, resume),
+            Verb::Deliver(parcel) => {
+                self.queue.push_back(Item::of_parcel(parcel));
+                self.next_item(now);
+            }
+            Verb::Inject { text } => {
+                let room = self.queue.len() < INJECTED_MAX;
+                let result = if room { Ok(json!({"queued": self.turn.is_some()})) } else { Err("too many texts wait for the end of the turn".into()) };
+                self.answer(number, result);
+                if room {
+                    self.queue.push_back(Item::of_text(text));
+                    self.next_item(now);
+                }
+            }
+            Verb::Interrupt => self.interrupt(now, number),
+            Verb::Compact { instructions } => {
+                let words = instructions.map(|words| words.split_whitespace().collect::<Vec<_>>().join(" ")).unwrap_or_default();
+                self.cross(now, number, Boundary::Compact, format!("/compact {words}").trim_end().to_string());
+            }
+            Verb::Clear => self.cross(now, number, Boundary::Clear, "/clear".into()),
+            Verb::Decide { approval, decision, reason, answers } => {
+                let result = match self.held.get(&approval).map(|held| held.ask.objection(decision, answers.as_ref())) {
+                    None => Err(format!("no approval {approval} is open; it may have been answered or withdrawn")),
+                    Some(Some(objection)) => Err(objection),
+                    Some(None) => {
+                        self.decide(now, &approval, decision, reason.as_deref(), answers.as_ref(), "decided");
+                        Ok(json!({"approvalId": approval}))
+                    }
+                };
+                self.answer(number, result);
+            }
+            Verb::Probe => {
+                let state = if self.turn.is_some() { "busy" } else { "idle" };
+                self.answer(number, Ok(json!({"activity": state})));
+            }
+            Verb::Hook { ticket, event, payload } => self.on_hook(now, ticket, &event, &payload),
+            Verb::HookGone { ticket } => self.on_hook_gone(ticket),
+            Verb::Stop => {
+                self.queue.clear();
+                self.sending = None;
+                for id in self.held.keys().cloned().collect::<Vec<_>>() {
+                    self.withdraw(&id, "the runner stops");
+                }
+                // Its own way to end: SIGTERM, in any state and without a key (FACTS section 10).
+                self.out.push(Output::CloseInput);
+            }
+        }
+    }
+
+    fn on_born(&mut self, pid: u32) {
+        self.pid = pid;
+        let path = format!("{}/sessions/{pid}.json", self.start.config_dir);
+        self.out.push(Output::Watch { path });
+    }
+
+    fn on_open(&mut self, now: Now, resume: Option<Resume>) {
+        let traces = resume.map(|resume| resume.evidence_for).unwrap_or_default();
+        if !traces.is_empty() {
+            match &self.start.transcript {
+                Some(_) => self.evidence = Some(Evidence::new(&traces)),
+                // There is no record: nothing of it was ever written down.
+                None => self.fates = Some(vec![Fate::Unseen; traces.len()]),
+            }
+        }
+        if let Some(path) = self.start.transcript.clone() {
+            self.out.push(Output::Follow { path, whole: self.evidence.is_some() });
+        }
+        self.opening = self.start.terminal.then_some(now.tick + OPEN_TIMEOUT);
+        self.look_soon(now, Duration::from_millis(200));
+    }
+
+    /// Ready to be typed into: the registry says idle and the input box is on the screen (FACTS section 7; seen: what is
+    /// pasted before that loses its Enter).
+    fn open_if_ready(&mut self, now: Now) {
+        if self.open || self.over || self.opening.is_none() && self.start.terminal || self.evidence.is_some() {
+            return;
+        }
+        let idle = self.registry.as_ref().is_some_and(Registry::is_idle);
+        let shown = self.look.as_ref().is_some_and(Look::is_open) || !self.start.terminal;
+        if !idle || !shown {
+            return;
+        }
+        if let Some(reason) = too_old(&self.version) {
+            return self.fail_open(reason, true);
+        }
+        if !self.version.is_empty() && self.version != TESTED {
+            self.note(false, format!("Claude Code {} runs; {TESTED} is the version that was tested", self.version));
+        }
+        self.open = true;
+        self.opening = None;
+        let how = match self.fates.take() {
+            Some(fates) => How::Loaded(fates),
+            None if self.start.resumes => How::Resumed,
+            None => How::New,
+        };
+        let agent = format!("Claude Code {}", self.version).trim().to_string();
+        let (session, model) = (self.session.clone(), self.model.clone());
+        self.signal(Signal::Evidence("the session registry says idle and the input box is shown".into()));
+        self.signal(Signal::Opened(Opened { session, how, agent, model, has_evidence: true }));
+        let transport = if self.start.terminal { "terminal: attach to it with `agent-relay attach`" } else { "the terminal that it was started in" };
+        self.signal(Signal::Fact { name: "transport", value: json!(transport) });
+        self.next_item(now);
+    }
+
+    fn fail_open(&mut self, reason: String, permanent: bool) {
+        if !self.open && !self.over {
+            self.over = true;
+            self.opening = None;
+            self.signal(Signal::OpenFailed { reason, permanent });
+        }
+    }
+
+    // ---- turns
+
+    fn begin_turn(&mut self, now: Now, evidence: &str) {
+        self.idle_since = None;
+        if self.turn.is_some() || !self.open {
+            return;
+        }
+        self.turns += 1;
+        let local = self.crossing.as_ref().is_some_and(|crossing| crossing.begun);
+        self.turn = Some(Turn { number: self.turns, began: now.wall.0, local, ..Default::default() });
+        self.signal(Signal::Evidence(evidence.into()));
+        self.signal(Signal::TurnStarted);
+    }
+
+    /// The end of the turn; `text` is what the hook says was said last.
+    fn end_turn(&mut self, now: Now, end: TurnEnd, text: Option<&str>, evidence: &str) {
+        self.idle_since = None;
+        let Some(turn) = self.turn.take() else { return };
+        for id in self.held.keys().cloned().collect::<Vec<_>>() {
+            if self.held.get(&id).is_some_and(|held| held.agent.is_empty()) {
+                self.withdraw(&id, "the turn is over");
+            }
+        }
+        let last = text.filter(|text| !text.trim().is_empty()).unwrap_or(&turn.last).to_string();
+        let mut whole = turn.whole;
+        if !last.trim().is_empty() && !whole.trim_end().ends_with(last.trim()) {
+            let between = if whole.is_empty() { "" } else { "\n" };
+            push_bounded(&mut whole, between, REPLY_BODY_BYTES_MAX);
+            push_bounded(&mut whole, &last, REPLY_BODY_BYTES_MAX);
+        }
+        let said = if self.settings.capture_full { whole } else { last };
+        let failed = matches!(end, TurnEnd::Failed(_));
+        if !turn.local && !failed && !said.trim().is_empty() {
+            let body = said.clone();
+            self.signal(Signal::Mirror(Mirror { kind: "response", body, label: None, status: None, turn: turn.number, key: None }));
+        }
+        let text = if failed || turn.local { String::new() } else { said };
+        self.signal(Signal::Evidence(evidence.into()));
+        self.ended = Some(Ended { end: end.clone(), text: text.clone(), at: now.wall.0 });
+        self.signal(Signal::TurnEnded { batch: turn.batch, end, text });
+        for verb in self.interrupting.take().map(|(verbs, _)| verbs).unwrap_or_default() {
+            self.answer(verb, Ok(json!({"wasRunning": true})));
+        }
+        if let Some(crossing) = self.crossing.as_mut().filter(|crossing| crossing.begun) {
+            crossing.silent.get_or_insert(now.tick + BOUNDARY_SILENCE);
+        }
+        self.look_soon(now, Duration::from_millis(60));
+        self.next_item(now);
+    }
+
+    /// A piece of an answer, from the transcript.
+    fn on_answer(&mut self, answer: &Answer) {
+        if answer.model != super::transcript::SYNTHETIC && self.model.as_deref() != Some(&answer.model) && !answer.model.is_empty() {
+            self.model = Some(answer.model.clone());
+            self.signal(Signal::Fact { name: "model", value: json!(answer.model) });
+        }
+        let number = self.turn.as_ref().map_or(self.turns, |turn| turn.number);
+        if let Some(turn) = self.turn.as_mut() {
+            let text = answer.text();
+            if !text.is_empty() && !answer.is_error {
+                turn.last = text.clone();
+                let between = if turn.whole.is_empty() { "" } else { "\n" };
+                push_bounded(&mut turn.whole, between, REPLY_BODY_BYTES_MAX);
+                push_bounded(&mut turn.whole, &text, REPLY_BODY_BYTES_MAX);
+            }
+            turn.answered = answer.ends_turn() && !answer.is_error;
+        }
+        if !answer.is_error {
+            for step in super::mirror::steps(answer, number) {
+                self.signal(Signal::Mirror(step));
+            }
+        }
+    }
+
+    fn provider_state(&mut self, state: &'static str, value: Value) {
+        if let Some(turn) = self.turn.as_mut().filter(|turn| turn.state != state) {
+            turn.state = state;
+            self.signal(Signal::ProviderState(value));
+        }
+    }
+
+    // ---- interrupt, compact, clear
+
+    fn interrupt(&mut self, now: Now, number: u64) {
+        self.queue.retain(|item| item.parcel.is_some());
+        let Some(turn) = self.turn.as_mut() else {
+            return self.answer(number, Ok(json!({"wasRunning": false})));
+        };
+        if !self.start.terminal {
+            return self.answer(number, Err("this session runs in a terminal of its own: interrupt it there".into()));
+        }
+        // Once and only while it runs: a second Escape would open a menu that takes all keys.
+        if !turn.interrupted {
+            turn.interrupted = true;
+            self.out.push(Output::Press("Escape"));
+        }
+        let (verbs, _) = self.interrupting.get_or_insert((Vec::new(), now.tick + INTERRUPT_TIMEOUT));
+        verbs.push(number);
+        self.look_soon(now, Duration::from_millis(100));
+    }
+
+    fn cross(&mut self, now: Now, verb: u64, kind: Boundary, text: String) {
+        if !self.start.terminal {
+            let name = if kind == Boundary::Compact { "compact" } else { "clearContext" };
+            return self.answer(verb, Err(format!("provider does not support {name} in a terminal that is not the runner's")));
+        }
+        if self.crossing.is_some() {
+            return self.answer(verb, Err("a compaction or a fresh start is under way already".into()));
+        }
+        self.crossing = Some(Crossing { verb, kind, deadline: now.tick + BOUNDARY_TIMEOUT, begun: false, silent: None });
+        self.queue.push_front(Item::of_command(text));
+        self.next_item(now);
+    }
+
+    /// The command was submitted.
+    fn crossing_begins(&mut self) {
+        if let Some(crossing) = &mut self.crossing {
+            crossing.begun = true;
+            let moment = if crossing.kind == Boundary::Compact { "compacting" } else { "clearing-context" };
+            self.signal(Signal::Timeline(moment));
+        }
+    }
+
+    /// Its effect was seen, or not.
+    fn crossed(&mut self, kind: Boundary, result: Result<(), String>) {
+        let Some(crossing) = self.crossing.take_if(|crossing| crossing.kind == kind) else {
+            return;
+        };
+        let (moment, word) = if kind == Boundary::Compact { ("compacted", "/compact") } else { ("context-cleared", "/clear") };
+        if result.is_ok() {
+            self.signal(Signal::Timeline(moment));
+        }
+        let session = self.session.clone();
+        self.answer(crossing.verb, result.map(|()| json!({"method": word, "session": session})));
+    }
+
+    // ---- approvals
+
+    fn decide(&mut self, now: Now, id: &str, decision: Decision, reason: Option<&str>, answers: Option<&Value>, why: &str) {
+        let Some(held) = self.held.remove(id) else { return };
+        let answer = held.ask.answer(decision, reason, answers).for_hook(&held.event);
+        self.signal(Signal::HookAnswer { ticket: held.ticket, answer: Some(answer) });
+        self.signal(Signal::ApprovalClosed { id: id.into(), reason: why.into() });
+        if decision == Decision::Abort
+            && let Some(turn) = self.turn.as_mut()
+        {
+            // Like Escape: no hook follows (FACTS section 6).
+            turn.interrupted = true;
+            self.look_soon(now, Duration::from_millis(100));
+        }
+    }
+
+    /// The question is gone, whoever answered it.
+    fn withdraw(&mut self, id: &str, why: &str) {
+        let Some(held) = self.held.remove(id) else { return };
+        self.signal(Signal::HookAnswer { ticket: held.ticket, answer: None });
+        self.signal(Signal::ApprovalClosed { id: id.into(), reason: why.into() });
+    }
+
+    // ---- end and time
+
+    fn on_closed(&mut self) {
+        if let Some((reason, permanent)) = witness::refusal(&self.last_text) {
+            self.fail_open(reason, permanent);
+        }
+        self.over = true;
+        let verbs = self.interrupting.take().map(|(verbs, _)| verbs).unwrap_or_default();
+        let crossing = self.crossing.take().map(|crossing| crossing.verb);
+        for verb in verbs.into_iter().chain(crossing) {
+            self.answer(verb, Err("the provider ended".into()));
+        }
+        if let Some(reason) = self.left.take().filter(|_| self.open) {
+            self.signal(Signal::Left { reason });
+        }
+    }
+
+    fn on_wake(&mut self, now: Now) {
+        let due = |at: Option<Tick>| at.is_some_and(|at| at <= now.tick);
+        if due(self.look_due) {
+            self.look_due = None;
+            self.look_now(now);
+        }
+        if let Some((dialog, since)) = self.dialog_since
+            && now.tick - since >= DIALOG_TIME
+        {
+            self.dialog_since = None;
+            let permanent = !matches!(dialog, Dialog::NoNetwork | Dialog::Other | Dialog::Held | Dialog::Permission);
+            self.fail_open(format!("Claude Code does not get ready: {}", dialog.cure()), permanent);
+        }
+        if due(self.opening) {
+            let seen = if self.registry.is_some() { "its session is registered, but no input box is shown" } else { "it has not registered a session" };
+            self.fail_open(format!("Claude Code did not get ready within {} s: {seen}", OPEN_TIMEOUT.as_secs()), false);
+        }
+        let late: Vec<String> = self.held.iter().filter(|(_, held)| held.deadline <= now.tick).map(|(id, _)| id.clone()).collect();
+        for id in late {
+            self.note(true, format!("approval {id} was not answered in time and is denied"));
+            self.decide(now, &id, Decision::Deny, Some("Nobody answered in time."), None, "nobody answered in time");
+        }
+        if let Some((verbs, _)) = self.interrupting.take_if(|(_, at)| *at <= now.tick) {
+            for verb in verbs {
+                self.answer(verb, Err(format!("the session did not end its turn within {} s", INTERRUPT_TIMEOUT.as_secs())));
+            }
+        }
+        if let Some(crossing) = &self.crossing {
+            let (kind, silent) = (crossing.kind, due(crossing.silent));
+            if silent || crossing.deadline <= now.tick {
+                let why = if silent { "the session did not do it; the screen may say why (agent-relay attach)" } else { "the session did not come to it in time" };
+                self.drop_command();
+                self.crossed(kind, Err(why.into()));
+            }
+        }
+        if self.idle_since.is_some_and(|since| now.tick - since >= IDLE_TIME) {
+            self.end_by_witness(now);
+        }
+        self.settle_doubt(now);
+        self.wake_sending(now);
+        self.next_item(now);
+    }
+}
+
+impl Session for TuiSession {
+    fn handle(&mut self, now: Now, input: Input) -> Vec<Output> {
+        match input {
+            Input::Verb(number, verb) => self.on_verb(now, number, verb),
+            Input::Born { pid } => self.on_born(pid),
+            Input::Grown(bytes) => self.on_grown(now, &bytes),
+            Input::Caught => {
+                if let Some(evidence) = self.evidence.take() {
+                    self.fates = Some(evidence.fates());
+                }
+                self.open_if_ready(now);
+            }
+            Input::Rewound => self.lines = Lines::up_to(LINE_BYTES_MAX),
+            Input::File { text, .. } => self.on_registry(now, text.as_deref()),
+            Input::Drawn => {
+                let pause = self.looked_at.map_or(Duration::ZERO, |at| LOOK_PAUSE.saturating_sub(now.tick - at));
+                let pause = if self.sending.is_some() || !self.open { Duration::from_millis(20) } else { pause };
+                self.look_soon(now, pause);
+            }
+            Input::Screen(screen) => self.on_screen(now, &screen),
+            Input::TermFailed(text) => self.on_term_failed(now, &text),
+            Input::Posted { number, result } => self.on_posted(now, number, result),
+            Input::Mail(line) => self.on_mail(now, &line),
+            Input::Closed => self.on_closed(),
+            Input::Wake => self.on_wake(now),
+            Input::Bytes(_) => {}
+        }
+        std::mem::take(&mut self.out)
+    }
+
+    fn next_deadline(&self) -> Option<Tick> {
+        let all = [
+            self.look_due,
+            self.opening,
+            self.dialog_since.map(|(_, since)| since + DIALOG_TIME),
+            self.held.values().map(|held| held.deadline).min(),
+            self.interrupting.as_ref().map(|(_, at)| *at),
+            self.crossing.as_ref().map(|crossing| crossing.deadline),
+            self.crossing.as_ref().and_then(|crossing| crossing.silent),
+            self.idle_since.map(|since| since + IDLE_TIME),
+            self.doubt,
+            self.sending_deadline(),
+        ];
+        all.into_iter().fold(None, sooner)
+    }
+}

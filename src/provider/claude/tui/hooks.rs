@@ -1,0 +1,236 @@
+//! What the hooks tell (Claude FACTS section 5).
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::{Boundary, Held, TuiSession};
+use crate::core::limits::APPROVALS_MAX;
+use crate::core::session::{Output, Signal, TurnEnd};
+use crate::core::time::Now;
+use crate::provider::claude::permission::Ask;
+use crate::provider::claude::transcript::{LINE_BYTES_MAX, unwrapped};
+use crate::provider::lines::Lines;
+
+/// Things that work beside the turn.
+const BACKGROUND_MAX: usize = 256;
+
+impl TuiSession {
+    /// A hook with its payload; one with a ticket waits for an answer.
+    pub(super) fn on_hook(&mut self, now: Now, ticket: u64, event: &str, payload: &Value) {
+        let text = |field: &str| payload.get(field).and_then(Value::as_str).unwrap_or_default();
+        let name = payload.get("hook_event_name").and_then(Value::as_str).unwrap_or(event);
+        let of_subagent = !text("agent_id").is_empty();
+        let trigger = text("trigger");
+        match name {
+            "PermissionRequest" => return self.on_permission(now, ticket, payload),
+            "SessionStart" => self.on_session_start(now, payload),
+            "SessionEnd" if text("reason") == "prompt_input_exit" => self.left = Some("it was ended at its terminal".into()),
+            "UserPromptSubmit" if !of_subagent => {
+                self.hooked = true;
+                self.begin_turn(now, "hook UserPromptSubmit");
+                self.on_prompt_hook(now, unwrapped(text("prompt")));
+            }
+            "Stop" if !of_subagent => {
+                self.on_background(payload);
+                self.end_turn(now, TurnEnd::Completed, Some(text("last_assistant_message")), "hook Stop");
+            }
+            "StopFailure" if !of_subagent => {
+                let said = text("last_assistant_message");
+                let error = if said.is_empty() { text("error") } else { said };
+                self.end_turn(now, TurnEnd::Failed(error.chars().take(2000).collect()), None, "hook StopFailure");
+            }
+            "SubagentStart" => self.on_work(text("agent_id"), "subagent", text("agent_type"), true),
+            // A compaction fires one too, without a type and without a start (FACTS section 5).
+            "SubagentStop" if !text("agent_type").is_empty() => {
+                self.on_work(text("agent_id"), "subagent", "", false);
+                self.on_background(payload);
+            }
+            "PreCompact" if !of_subagent => {
+                self.begin_turn(now, "hook PreCompact");
+                self.provider_state("compacting", json!({"state": "compacting"}));
+                if self.crossing.is_none() {
+                    self.signal(Signal::Timeline("compacting"));
+                }
+            }
+            "PostCompact" if !of_subagent => {
+                if self.crossing.is_none() {
+                    self.signal(Signal::Timeline("compacted"));
+                }
+                self.crossed(Boundary::Compact, Ok(()));
+                // An automatic one stands inside a turn that goes on.
+                if trigger != "auto" {
+                    self.end_turn(now, TurnEnd::Completed, None, "hook PostCompact");
+                }
+            }
+            "Notification" if text("notification_type") == "permission_prompt" => {
+                self.provider_state("waiting", json!({"state": "blocked", "reason": "waitingOnApproval"}));
+            }
+            "fetched" => {
+                let ids = payload.get("ids").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_u64);
+                self.on_fetched(now, &ids.take(1000).collect::<Vec<u64>>());
+            }
+            "status-line" => self.on_status_line(payload),
+            // Bare words of a hook whose program could not be run; the others witness is asked for the truth.
+            "busy" => self.begin_turn(now, "bare status post of a hook"),
+            "idle" => self.look_soon(now, Duration::ZERO),
+            _ => {}
+        }
+        if ticket != 0 {
+            self.signal(Signal::HookAnswer { ticket, answer: None });
+        }
+    }
+
+    fn on_session_start(&mut self, now: Now, payload: &Value) {
+        let text = |field: &str| payload.get(field).and_then(Value::as_str).unwrap_or_default();
+        let model = text("model");
+        if !model.is_empty() {
+            self.model = Some(model.to_string());
+            self.signal(Signal::Fact { name: "model", value: json!(model) });
+        }
+        self.on_session_id(now, text("session_id"));
+        self.follow(text("transcript_path"));
+        if !self.open {
+            self.look_soon(now, Duration::from_millis(50));
+        }
+    }
+
+    /// `/clear` gives the session another id in the same process (FACTS section 0, item 7).
+    pub(super) fn on_session_id(&mut self, now: Now, session: &str) {
+        if session.is_empty() || session == self.session || session.len() > 100 {
+            return;
+        }
+        self.session = session.to_string();
+        if self.open {
+            self.signal(Signal::Moved { session: session.to_string() });
+            self.crossed(Boundary::Clear, Ok(()));
+            self.end_turn(now, TurnEnd::Completed, None, "the session was cleared");
+        }
+        // The hook names the transcript; without it the file lies beside the old one.
+        let beside = self.transcript.as_deref().and_then(|path| path.rsplit_once('/')).map(|(folder, _)| format!("{folder}/{session}.jsonl"));
+        if let Some(path) = beside {
+            self.follow(&path);
+        }
+    }
+
+    fn follow(&mut self, path: &str) {
+        if path.is_empty() || self.transcript.as_deref() == Some(path) || !path.ends_with(".jsonl") {
+            return;
+        }
+        // A new one is read from its beginning: it holds only what this session said.
+        let whole = !self.start.resumes || self.open;
+        self.transcript = Some(path.to_string());
+        self.lines = Lines::up_to(LINE_BYTES_MAX);
+        self.out.push(Output::Follow { path: path.to_string(), whole });
+    }
+
+    fn on_work(&mut self, id: &str, kind: &'static str, label: &str, runs: bool) {
+        if id.is_empty() || (runs && self.background.len() >= BACKGROUND_MAX) {
+            return;
+        }
+        let known = match runs {
+            true => self.background.insert(id.to_string(), kind).is_some(),
+            false => self.background.remove(id).is_none(),
+        };
+        if !known {
+            self.signal(Signal::Work { kind, id: id.into(), label: label.chars().take(200).collect(), runs });
+        }
+    }
+
+    /// The whole list of what works beside the turn, as Stop tells it.
+    fn on_background(&mut self, payload: &Value) {
+        let Some(tasks) = payload.get("background_tasks").and_then(Value::as_array) else { return };
+        let stopped = payload.get("hook_event_name").and_then(Value::as_str) == Some("SubagentStop");
+        let own = payload.get("agent_id").and_then(Value::as_str).unwrap_or_default();
+        let mut now: BTreeMap<&str, (&'static str, &str)> = BTreeMap::new();
+        for task in tasks.iter().take(BACKGROUND_MAX) {
+            let text = |field: &str| task.get(field).and_then(Value::as_str).unwrap_or_default();
+            let kind = match text("type") {
+                "subagent" => "subagent",
+                "shell" => "shell",
+                _ => continue,
+            };
+            // The list that comes with its end still holds the one that ended.
+            if text("status") == "running" && !(stopped && text("id") == own) {
+                now.insert(text("id"), (kind, text("description")));
+            }
+        }
+        for id in self.background.keys().cloned().collect::<Vec<_>>() {
+            if !now.contains_key(id.as_str()) {
+                let kind = self.background[&id];
+                self.on_work(&id, kind, "", false);
+            }
+        }
+        for (id, (kind, label)) in now {
+            self.on_work(id, kind, label, true);
+        }
+    }
+
+    /// The registry says that no shell works any more.
+    pub(super) fn no_shells(&mut self) {
+        for id in self.background.iter().filter(|(_, kind)| **kind == "shell").map(|(id, _)| id.clone()).collect::<Vec<_>>() {
+            self.on_work(&id, "shell", "", false);
+        }
+    }
+
+    // ---- permissions
+
+    fn on_permission(&mut self, now: Now, ticket: u64, payload: &Value) {
+        if ticket == 0 {
+            return;
+        }
+        let ask = Ask::read(payload, "tool_input");
+        let agent = payload.get("agent_id").and_then(Value::as_str).unwrap_or_default().to_string();
+        // One dialog at a time for each: a new one means that the one before was answered (P-42).
+        let before = self.held.iter().find(|(_, held)| held.agent == agent).map(|(id, _)| id.clone());
+        if let Some(id) = before {
+            self.withdraw(&id, "it was answered at the terminal");
+        }
+        if self.settings.rejects_all() && !ask.is_question() {
+            let answer = ask.answer(crate::core::session::Decision::Deny, Some("This agent is read-only: its runner allows no tool that asks."), None);
+            self.signal(Signal::HookAnswer { ticket, answer: Some(answer.for_hook("PermissionRequest")) });
+            return;
+        }
+        if self.held.len() >= APPROVALS_MAX {
+            self.signal(Signal::HookAnswer { ticket, answer: None });
+            return;
+        }
+        self.begin_turn(now, "hook PermissionRequest");
+        self.approvals += 1;
+        let id = format!("{}-{}", self.start.nonce.get(..8).unwrap_or("approval"), self.approvals);
+        self.signal(Signal::ApprovalOpened(ask.view(&id)));
+        let deadline = now.tick + self.settings.approval_timeout;
+        self.held.insert(id, Held { ticket, ask, event: "PermissionRequest".into(), agent, deadline });
+    }
+
+    pub(super) fn on_hook_gone(&mut self, ticket: u64) {
+        let gone = self.held.iter().find(|(_, held)| held.ticket == ticket).map(|(id, _)| id.clone());
+        if let Some(id) = gone {
+            self.held.remove(&id);
+            self.signal(Signal::ApprovalClosed { id, reason: "the session withdrew the question".into() });
+        }
+    }
+
+    /// The program no longer waits for a key: somebody answered at the terminal.
+    pub(super) fn answered_at_terminal(&mut self) {
+        if let ([id], _) = (self.held.keys().cloned().collect::<Vec<_>>().as_slice(), ()) {
+            self.withdraw(id, "it was answered at the terminal");
+        }
+    }
+
+    /// Use of the context, as the status line is told it.
+    fn on_status_line(&mut self, payload: &Value) {
+        let number = |at: &str| payload.pointer(at).and_then(Value::as_f64);
+        let window = number("/context_window/context_window_size").filter(|size| *size > 0.0);
+        let usage = |field: &str| number(&format!("/context_window/current_usage/{field}")).unwrap_or(0.0);
+        let used = ["input_tokens", "output_tokens", "cache_creation_input_tokens", "cache_read_input_tokens"].map(usage).iter().sum::<f64>();
+        let model = payload.pointer("/model/id").and_then(Value::as_str).unwrap_or_default();
+        if let (Some(window), true) = (window, used > 0.0) {
+            self.signal(Signal::Context(json!({
+                "utilization": used / window, "lifecycleState": "active", "source": "statusline", "confidence": "reported",
+                "usedTokens": used, "windowTokens": window, "model": model
+            })));
+        }
+    }
+}

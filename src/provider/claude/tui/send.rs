@@ -1,0 +1,470 @@
+//! Texts on their way into the session, and the proof that they arrived (Claude FACTS sections 7 and 14.1).
+//!
+//! What people say is pasted: look, keep a person's draft away with the program's own stash, paste, look whether the text
+//! stands in the box, Enter. What agents and systems say goes through the session's own socket, which frames it as such.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::witness::Registry;
+use super::TuiSession;
+use crate::core::session::{Mirror, Output, Parcel, Signal};
+use crate::core::time::{Now, Tick, sooner};
+use crate::provider::claude::pane::InputBox;
+use crate::provider::claude::transcript::{Prompt, squeezed, unwrapped};
+
+/// An arrival that nothing proves is looked into after this.
+const PROOF_TIME: Duration = Duration::from_secs(15);
+/// A box that still holds our text this long after Enter did not get the Enter.
+const ENTER_TIME: Duration = Duration::from_millis(1500);
+/// The text must show in the box this long after the paste.
+const PASTE_TIME: Duration = Duration::from_secs(3);
+/// Between looks while something is being typed.
+const STEP_TIME: Duration = Duration::from_millis(25);
+/// A person's second draft, with one stashed already, is waited for.
+const DRAFT_PAUSE: Duration = Duration::from_millis(500);
+/// Rounds of wiping before it is given up and tried later.
+const WIPES_MAX: u32 = 12;
+/// Wait after the socket said that it was too much.
+const SOCKET_PAUSE: Duration = Duration::from_secs(5);
+/// First lines that are remembered as ours.
+const OURS_MAX: usize = 64;
+/// Characters of a first line that are compared.
+const FIRST_CHARS: usize = 120;
+
+/// A text that waits.
+#[derive(Debug, Clone)]
+pub(super) struct Item {
+    pub parcel: Option<Parcel>,
+    text: String,
+    /// A command of the program, not a text for the model.
+    pub command: bool,
+    tries: u32,
+}
+
+impl Item {
+    pub fn of_parcel(parcel: Parcel) -> Item {
+        Item { text: typeable(&parcel.text), parcel: Some(parcel), command: false, tries: 0 }
+    }
+
+    pub fn of_text(text: String) -> Item {
+        let text = typeable(&text);
+        // These signs have a meaning of their own at the beginning.
+        let text = if text.starts_with(['/', '!', '@', '#']) { format!("[prompt] {text}") } else { text };
+        Item { text, parcel: None, command: false, tries: 0 }
+    }
+
+    pub fn of_command(text: String) -> Item {
+        Item { text: typeable(&text), parcel: None, command: true, tries: 0 }
+    }
+
+    fn is_urgent(&self) -> bool {
+        self.parcel.as_ref().is_some_and(|parcel| parcel.urgent)
+    }
+
+    fn is_of_person(&self) -> bool {
+        self.parcel.as_ref().is_none_or(|parcel| parcel.person)
+    }
+
+    fn first(&self) -> String {
+        squeezed(self.text.lines().next().unwrap_or_default()).chars().take(FIRST_CHARS).collect()
+    }
+}
+
+/// Without control characters: one of them could end the paste and press keys.
+fn typeable(text: &str) -> String {
+    let text = text.replace("\r\n", "\n").replace('\r', "\n");
+    text.chars().filter(|c| matches!(c, '\n' | '\t') || !c.is_control()).collect()
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Step {
+    /// The box must be seen empty.
+    Look,
+    /// The text must be seen in it.
+    Pasted,
+}
+
+/// A text that is being typed.
+#[derive(Debug)]
+pub(super) struct Sending {
+    item: Item,
+    step: Step,
+    since: Tick,
+    wipes: u32,
+    stashing: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Channel {
+    Paste,
+    Socket,
+    /// A monitor names it; the session fetches it.
+    Monitor,
+}
+
+/// A text that was submitted and is not proven yet.
+#[derive(Debug)]
+pub(super) struct Sent {
+    item: Item,
+    first: String,
+    by: Channel,
+    /// Wall clock, ms.
+    at: i64,
+    check_at: Tick,
+    enter_at: Option<Tick>,
+    /// It went into a running turn: there, a prompt hook says only that it waits.
+    joined: bool,
+    queued: bool,
+    post: u64,
+}
+
+impl TuiSession {
+    /// Takes the next text that may go now.
+    pub(super) fn next_item(&mut self, now: Now) {
+        if !self.open || self.over || self.sending.is_some() {
+            return;
+        }
+        let quiet = self.turn.is_none() && self.sent.is_empty();
+        let urgent = self.turn.is_some().then(|| self.queue.iter().position(Item::is_urgent)).flatten();
+        let at = match (quiet, urgent) {
+            (true, _) if !self.queue.is_empty() => 0,
+            (false, Some(at)) => at,
+            _ => return,
+        };
+        let channel = self.channel(&self.queue[at]);
+        if channel == Channel::Socket && self.socket_pause.is_some_and(|until| until > now.tick) {
+            return;
+        }
+        let Some(item) = self.queue.remove(at) else { return };
+        self.remember(item.first());
+        match channel {
+            Channel::Socket => self.post(now, item),
+            Channel::Monitor => {
+                let batch = item.parcel.as_ref().map_or(0, |parcel| parcel.batch);
+                self.submitted(now, item, Channel::Monitor, 0);
+                self.signal(Signal::Announce { batch });
+            }
+            Channel::Paste => {
+                self.sending = Some(Sending { item, step: Step::Look, since: now.tick, wipes: 0, stashing: false });
+                self.look_now(now);
+            }
+        }
+    }
+
+    fn channel(&self, item: &Item) -> Channel {
+        let socket = self.start.mailbox.is_some() && self.socket_path().is_some() && self.socket_off.is_none() && item.parcel.is_some();
+        match (self.start.terminal, socket) {
+            (true, true) if !item.is_of_person() => Channel::Socket,
+            (true, _) => Channel::Paste,
+            (false, true) => Channel::Socket,
+            (false, false) => Channel::Monitor,
+        }
+    }
+
+    fn socket_path(&self) -> Option<String> {
+        self.registry.as_ref().and_then(|registry| registry.socket.clone()).or_else(|| self.start.socket.clone())
+    }
+
+    fn remember(&mut self, first: String) {
+        if !self.ours.contains(&first) {
+            self.ours.push_back(first);
+            if self.ours.len() > OURS_MAX {
+                self.ours.pop_front();
+            }
+        }
+    }
+
+    fn is_ours(&self, text: &str) -> bool {
+        let text = squeezed(text);
+        let start: String = text.chars().take(40).collect();
+        !start.is_empty() && self.ours.iter().any(|first| first.starts_with(&start) || start.starts_with(first.as_str()))
+    }
+
+    // ---- by the socket
+
+    fn post(&mut self, now: Now, item: Item) {
+        let (Some(path), Some(mailbox), Some(parcel)) = (self.socket_path(), self.start.mailbox.clone(), item.parcel.as_ref()) else {
+            return;
+        };
+        let line = json!({"type": "user", "message": {"role": "user", "content": item.text}, "uuid": parcel.key, "msg_id": parcel.key,
+            "from": format!("uds:{mailbox}")});
+        self.posts += 1;
+        let number = self.posts;
+        self.submitted(now, item, Channel::Socket, number);
+        self.out.push(Output::Post { number, path, line: format!("{line}\n") });
+    }
+
+    pub(super) fn on_posted(&mut self, now: Now, number: u64, result: Result<(), String>) {
+        let (Err(error), Some(at)) = (result, self.sent.iter().position(|sent| sent.post == number)) else {
+            return;
+        };
+        self.note(true, format!("the session's socket cannot be written to: {error}"));
+        self.socket_off = Some(error);
+        self.send_again(now, at);
+    }
+
+    /// A receipt: only refusals have one.
+    pub(super) fn on_mail(&mut self, now: Now, line: &str) {
+        let Ok(frame) = serde_json::from_str::<Value>(line) else { return };
+        let text = |field: &str| frame.get(field).and_then(Value::as_str).unwrap_or_default();
+        if text("action") != "peer_message_status" {
+            return;
+        }
+        let more = frame.get("dropped_msg_ids").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
+        let keys: Vec<String> = std::iter::once(text("orig_msg_id")).chain(more).filter(|key| !key.is_empty()).map(str::to_string).collect();
+        let (status, reason) = (text("status").to_string(), text("drop_reason").to_string());
+        match status.as_str() {
+            "delivered" => return,
+            "dropped" => self.socket_pause = Some(now.tick + SOCKET_PAUSE),
+            _ => self.socket_off = Some(format!("the session answered {status} {}", text("status_detail"))),
+        }
+        self.note(true, format!("the session refused a message by its socket: {status} {reason}"));
+        for key in keys {
+            if let Some(at) = self.sent.iter().position(|sent| sent.item.parcel.as_ref().is_some_and(|parcel| parcel.key == key)) {
+                self.send_again(now, at);
+            }
+        }
+    }
+
+    // ---- by paste
+
+    /// A fresh look at the screen: the next step, if it may be made.
+    pub(super) fn step_sending(&mut self, now: Now) {
+        let (Some(look), Some(sending)) = (&self.look, &self.sending) else { return };
+        let idle = self.registry.as_ref().is_none_or(Registry::is_idle);
+        let may = look.is_open() && (sending.item.is_urgent() || (idle && !look.busy && self.turn.is_none()));
+        let (step, input) = (sending.step, look.input.clone());
+        if !may && step == Step::Look {
+            // A dialog is open or a turn has begun: typing now would answer it, or be queued.
+            if self.turn.is_some() && !self.sending.as_ref().is_some_and(|sending| sending.item.is_urgent()) {
+                self.put_back(now);
+            } else {
+                self.look_soon(now, DRAFT_PAUSE);
+            }
+            return;
+        }
+        match (step, input) {
+            (Step::Look, Some(InputBox::Empty)) => {
+                let Some(sending) = &mut self.sending else { return };
+                (sending.step, sending.since) = (Step::Pasted, now.tick);
+                let text = sending.item.text.clone();
+                self.out.push(Output::Paste(text));
+                self.look_soon(now, STEP_TIME);
+            }
+            (Step::Look, Some(InputBox::Text(text))) => self.on_draft(now, &text),
+            (Step::Pasted, Some(InputBox::Text(_))) if may || idle => self.enter(now),
+            (Step::Pasted, _) => {
+                let late = self.sending.as_ref().is_some_and(|sending| now.tick - sending.since >= PASTE_TIME);
+                if late {
+                    // Swallowed by something that was on the screen for a moment.
+                    self.put_back(now);
+                }
+                self.look_soon(now, STEP_TIME);
+            }
+            (Step::Look, None) => self.look_soon(now, DRAFT_PAUSE),
+        }
+    }
+
+    /// Something stands in the box: ours is wiped, a person's is stashed and comes back by itself after our Enter.
+    fn on_draft(&mut self, now: Now, text: &str) {
+        let ours = self.is_ours(text);
+        let stashed = self.look.as_ref().is_some_and(|look| look.stashed);
+        let Some(sending) = &mut self.sending else { return };
+        if ours && sending.wipes < WIPES_MAX {
+            sending.wipes += 1;
+            for key in ["C-e", "C-u", "C-u", "C-u", "C-u", "C-k"] {
+                self.out.push(Output::Press(key));
+            }
+            return self.look_soon(now, STEP_TIME * 2);
+        }
+        if !stashed && !sending.stashing {
+            sending.stashing = true;
+            self.out.push(Output::Press("C-s"));
+            return self.look_soon(now, STEP_TIME * 2);
+        }
+        // A second draft: stashing it would lose the first. The person is waited for.
+        sending.stashing = stashed;
+        if now.tick - sending.since >= PROOF_TIME {
+            sending.since = now.tick;
+            self.signal(Signal::Fact { name: "delivery", value: json!("waits: somebody's draft stands in the input box") });
+        }
+        self.look_soon(now, DRAFT_PAUSE);
+    }
+
+    fn enter(&mut self, now: Now) {
+        let Some(sending) = self.sending.take() else { return };
+        self.out.push(Output::Press("Enter"));
+        self.signal(Signal::Fact { name: "delivery", value: Value::Null });
+        if sending.item.command {
+            self.crossing_begins();
+            return self.look_soon(now, STEP_TIME * 4);
+        }
+        self.submitted(now, sending.item, Channel::Paste, 0);
+        self.look_soon(now, ENTER_TIME);
+    }
+
+    fn submitted(&mut self, now: Now, item: Item, by: Channel, post: u64) {
+        let enter_at = (by == Channel::Paste).then_some(now.tick + ENTER_TIME);
+        let sent = Sent {
+            first: item.first(),
+            item,
+            by,
+            at: now.wall.0,
+            check_at: now.tick + PROOF_TIME,
+            enter_at,
+            joined: self.turn.is_some(),
+            queued: false,
+            post,
+        };
+        self.sent.push(sent);
+    }
+
+    /// The text waits again, first in line.
+    fn put_back(&mut self, now: Now) {
+        if let Some(sending) = self.sending.take() {
+            self.queue.push_front(sending.item);
+            self.look_soon(now, DRAFT_PAUSE);
+        }
+    }
+
+    fn send_again(&mut self, now: Now, at: usize) {
+        let sent = self.sent.remove(at);
+        self.queue.push_front(Item { tries: sent.item.tries + 1, ..sent.item });
+        self.next_item(now);
+    }
+
+    pub(super) fn on_term_failed(&mut self, now: Now, text: &str) {
+        self.looking = false;
+        self.note(true, format!("the terminal: {text}"));
+        self.look_soon(now, DRAFT_PAUSE);
+    }
+
+    // ---- proof
+
+    /// The prompt hook: proof, unless the text was pasted into a running turn, where it only waits.
+    pub(super) fn on_prompt_hook(&mut self, now: Now, prompt: &str) {
+        let text = squeezed(prompt);
+        let Some(at) = self.sent.iter().position(|sent| text.contains(&sent.first)) else { return };
+        match self.sent[at].joined && self.sent[at].by == Channel::Paste {
+            true => self.sent[at].queued = true,
+            false => self.prove(now, at, "hook UserPromptSubmit"),
+        }
+    }
+
+    /// The transcript has it: always proof. What is not ours is mirrored.
+    pub(super) fn on_prompt_entry(&mut self, now: Now, prompt: &Prompt) {
+        let text = squeezed(unwrapped(&prompt.text));
+        if let Some(at) = self.sent.iter().position(|sent| text.contains(&sent.first)) {
+            return self.prove(now, at, "transcript");
+        }
+        if prompt.human && !self.ours.iter().any(|first| text.starts_with(first.as_str())) && !text.is_empty() {
+            let (body, turn) = (unwrapped(&prompt.text).to_string(), self.turn.as_ref().map_or(self.turns, |turn| turn.number));
+            let key = (!prompt.uuid.is_empty()).then(|| prompt.uuid.clone());
+            self.signal(Signal::Mirror(Mirror { kind: "prompt", body, label: None, status: None, turn, key }));
+        }
+    }
+
+    /// The session has read them with its own tool.
+    pub(super) fn on_fetched(&mut self, now: Now, ids: &[u64]) {
+        let heads: Vec<String> = ids.iter().map(|id| squeezed(&format!("[relay message #{id} from"))).collect();
+        let found = |sent: &Sent| sent.by == Channel::Monitor && heads.iter().any(|head| squeezed(&sent.item.text).contains(head));
+        if let Some(at) = self.sent.iter().position(found) {
+            self.prove(now, at, "the session fetched it");
+        }
+    }
+
+    fn prove(&mut self, now: Now, at: usize, evidence: &str) {
+        let sent = self.sent.remove(at);
+        let Some(Parcel { batch, key, .. }) = sent.item.parcel else {
+            return self.next_item(now);
+        };
+        self.signal(Signal::Taken { batch, key, evidence: evidence.into() });
+        let late = self.ended.as_ref().filter(|ended| self.turn.is_none() && ended.at >= sent.at);
+        match (&mut self.turn, late) {
+            (Some(turn), _) => turn.batch = Some(batch),
+            // Its turn was over before the proof was on disk.
+            (None, Some(ended)) => {
+                let (end, text) = (ended.end.clone(), ended.text.clone());
+                self.signal(Signal::TurnEnded { batch: Some(batch), end, text });
+            }
+            (None, None) => {
+                self.begin_turn(now, evidence);
+                if let Some(turn) = &mut self.turn {
+                    turn.batch = Some(batch);
+                }
+            }
+        }
+        self.next_item(now);
+    }
+
+    pub(super) fn on_enqueued(&mut self, text: &str) {
+        let text = squeezed(unwrapped(text));
+        for sent in self.sent.iter_mut().filter(|sent| text.contains(&sent.first)) {
+            sent.queued = true;
+        }
+    }
+
+    pub(super) fn sending_deadline(&self) -> Option<Tick> {
+        let checks = self.sent.iter().map(|sent| sent.enter_at.map_or(sent.check_at, |at| at.min(sent.check_at))).min();
+        let pause = self.socket_pause.filter(|_| !self.queue.is_empty());
+        sooner(checks, pause)
+    }
+
+    /// What is not proven in time is looked into: it waits, its Enter was lost, or it never arrived.
+    pub(super) fn wake_sending(&mut self, now: Now) {
+        if self.socket_pause.is_some_and(|until| until <= now.tick) {
+            self.socket_pause = None;
+        }
+        let Some(at) = self.sent.iter().position(|sent| sent.check_at <= now.tick || sent.enter_at.is_some_and(|at| at <= now.tick)) else {
+            return;
+        };
+        let box_text = match self.look.as_ref().and_then(|look| look.input.clone()) {
+            Some(InputBox::Text(text)) => Some(text),
+            _ => None,
+        };
+        let in_box = box_text.as_deref().is_some_and(|text| self.is_ours(text) || text.trim_start().starts_with("[Pasted text"));
+        let idle = self.turn.is_none() && self.registry.as_ref().is_some_and(Registry::is_idle);
+        let open = self.look.as_ref().is_some_and(crate::provider::claude::pane::Look::is_open);
+        let sent = &mut self.sent[at];
+        if sent.enter_at.take_if(|at| *at <= now.tick).is_some() {
+            if in_box && idle && open {
+                sent.enter_at = Some(now.tick + ENTER_TIME);
+                self.out.push(Output::Press("Enter"));
+                self.look_soon(now, ENTER_TIME);
+            }
+            return;
+        }
+        sent.check_at = now.tick + PROOF_TIME;
+        let (by, queued, tries) = (sent.by, sent.queued, sent.item.tries);
+        self.look_soon(now, Duration::ZERO);
+        if queued || !idle || by == Channel::Monitor || (by == Channel::Paste && (!open || in_box)) {
+            let why = if queued { "it waits in the session's own queue" } else { "the session is not at its prompt" };
+            self.signal(Signal::Fact { name: "delivery", value: json!(format!("not proven yet: {why}")) });
+            return;
+        }
+        self.note(true, format!("a text did not arrive (try {}), it is sent again", tries + 1));
+        self.send_again(now, at);
+    }
+
+    /// The command never came to it: it leaves the queue.
+    pub(super) fn drop_command(&mut self) {
+        self.queue.retain(|item| !item.command);
+        if self.sending.as_ref().is_some_and(|sending| sending.item.command) {
+            self.sending = None;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_that_is_typed_can_press_keys() {
+        assert_eq!(typeable("a\u{1b}[201~\r\nb\tc\u{9b}\u{7f}"), "a[201~\nb\tc");
+        assert_eq!(Item::of_text("/exit".into()).text, "[prompt] /exit");
+        assert_eq!(Item::of_parcel(Parcel { text: "[relay message #1 from user]\nx".into(), ..Default::default() }).first(), "[relaymessage#1fromuser]");
+    }
+}

@@ -1,0 +1,253 @@
+//! The other witnesses: the program's registry file, the transcript, the screen (Claude FACTS sections 8, 9 and 11).
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::{Boundary, Turn, TuiSession};
+use crate::core::screen::plain;
+use crate::core::session::{Output, Screen, TurnEnd};
+use crate::core::time::{Now, sooner};
+use crate::provider::claude::pane::Look;
+use crate::provider::claude::transcript::{self, Entry};
+
+/// What the program writes about itself in `sessions/<pid>.json`.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(super) struct Registry {
+    status: String,
+    waiting_for: String,
+    pub session: String,
+    pub version: String,
+    pub socket: Option<String>,
+    /// When the status changed, ms.
+    at: i64,
+}
+
+impl Registry {
+    fn read(text: &str) -> Option<Registry> {
+        let record: Value = serde_json::from_str(text).ok()?;
+        let text = |field: &str| record.get(field).and_then(Value::as_str).unwrap_or_default().to_string();
+        Some(Registry {
+            status: text("status"),
+            waiting_for: text("waitingFor"),
+            session: text("sessionId"),
+            version: text("version"),
+            socket: Some(text("messagingSocketPath")).filter(|path| path.starts_with('/')),
+            at: record.get("statusUpdatedAt").and_then(Value::as_i64).unwrap_or(0),
+        })
+    }
+
+    /// At its prompt; a background shell or a monitor may work.
+    pub fn is_idle(&self) -> bool {
+        matches!(self.status.as_str(), "idle" | "shell")
+    }
+
+    fn is_waiting(&self) -> bool {
+        self.status == "waiting"
+    }
+}
+
+/// A registry that still says busy so long after the end of a turn means it.
+const LAG: Duration = Duration::from_millis(500);
+
+impl TuiSession {
+    pub(super) fn on_registry(&mut self, now: Now, text: Option<&str>) {
+        let Some(found) = text.and_then(Registry::read) else {
+            if text.is_none() {
+                self.registry = None;
+            }
+            return;
+        };
+        let before = self.registry.replace(found.clone());
+        self.version = found.version.clone();
+        if before.as_ref().is_some_and(Registry::is_waiting) && !found.is_waiting() {
+            self.answered_at_terminal();
+            self.provider_state("", json!({"state": "running"}));
+        }
+        if !self.open {
+            self.look_soon(now, Duration::from_millis(10));
+            return self.open_if_ready(now);
+        }
+        self.on_session_id(now, &found.session);
+        match found.status.as_str() {
+            "idle" | "shell" => {
+                if found.status == "idle" {
+                    self.no_shells();
+                }
+                self.on_idle_witness(now, &found);
+                self.next_item(now);
+            }
+            "" => {}
+            _ => {
+                self.idle_since = None;
+                let fresh = self.ended.as_ref().is_none_or(|ended| found.at > ended.at);
+                if fresh {
+                    self.begin_turn(now, "the session registry says busy");
+                } else if self.turn.is_none() {
+                    self.doubt = Some(now.tick + LAG);
+                }
+                if found.is_waiting() {
+                    self.provider_state("waiting", json!({"state": "blocked", "reason": "waitingOnApproval", "detail": found.waiting_for}));
+                }
+            }
+        }
+    }
+
+    /// The registry says idle although a turn is believed to run.
+    fn on_idle_witness(&mut self, now: Now, registry: &Registry) {
+        let Some(turn) = &self.turn else { return };
+        if registry.at < turn.began {
+            return; // it has not noticed the turn yet
+        }
+        if turn.interrupted {
+            return self.end_turn(now, TurnEnd::Cancelled, None, "the session registry says idle after an interrupt");
+        }
+        self.idle_since.get_or_insert(now.tick);
+        self.look_soon(now, Duration::from_millis(500));
+    }
+
+    /// Registry and screen have agreed for long enough: no hook will come.
+    pub(super) fn end_by_witness(&mut self, now: Now) {
+        self.idle_since = None;
+        let agree = self.registry.as_ref().is_none_or(Registry::is_idle) && self.look.as_ref().is_none_or(|look| !look.busy);
+        let Some(turn) = &self.turn else { return };
+        if !agree {
+            self.idle_since = Some(now.tick);
+            return self.look_soon(now, Duration::ZERO);
+        }
+        let end = match turn {
+            Turn { interrupted: true, .. } => TurnEnd::Cancelled,
+            Turn { answered: true, .. } | Turn { local: true, .. } => TurnEnd::Completed,
+            _ => TurnEnd::Cancelled,
+        };
+        self.end_turn(now, end, None, "the session registry and the screen say idle");
+    }
+
+    /// The registry said busy just after the end of a turn, and still does.
+    pub(super) fn settle_doubt(&mut self, now: Now) {
+        if self.doubt.take_if(|at| *at <= now.tick).is_some() && self.registry.as_ref().is_some_and(|registry| !registry.is_idle()) {
+            self.begin_turn(now, "the session registry says busy");
+        }
+    }
+
+    // ---- transcript
+
+    pub(super) fn on_grown(&mut self, now: Now, bytes: &[u8]) {
+        let mut entries = Vec::new();
+        self.lines.push(bytes, |line| entries.extend(transcript::read(line)));
+        for entry in entries {
+            match &mut self.evidence {
+                Some(evidence) => evidence.take(&entry),
+                None => self.on_entry(now, entry),
+            }
+        }
+    }
+
+    fn on_entry(&mut self, now: Now, entry: Entry) {
+        match entry {
+            Entry::Prompt(prompt) => self.on_prompt_entry(now, &prompt),
+            Entry::Answer(answer) => self.on_answer(&answer),
+            Entry::Interrupted => {
+                // It is written a little late; what began meanwhile is another turn.
+                if let Some(turn) = self.turn.as_mut().filter(|turn| now.wall.0 - turn.began > 600) {
+                    turn.interrupted = true;
+                    if let Some(registry) = self.registry.clone().filter(Registry::is_idle) {
+                        self.on_idle_witness(now, &registry);
+                    }
+                }
+            }
+            Entry::Compacted { trigger } if trigger == "manual" => self.crossed(Boundary::Compact, Ok(())),
+            Entry::Enqueued(text) => self.on_enqueued(&text),
+            Entry::TurnOver => {
+                let idle = self.registry.as_ref().is_some_and(|registry| registry.is_idle() && self.turn.as_ref().is_some_and(|turn| registry.at >= turn.began));
+                if idle && self.turn.as_ref().is_some_and(|turn| turn.answered) {
+                    self.end_turn(now, TurnEnd::Completed, None, "the transcript tells the end of the turn");
+                }
+            }
+            Entry::Compacted { .. } | Entry::Results(_) => {}
+        }
+    }
+
+    // ---- screen
+
+    pub(super) fn look_soon(&mut self, now: Now, pause: Duration) {
+        if self.start.terminal && !self.over {
+            self.look_due = sooner(self.look_due, Some(now.tick + pause));
+        }
+    }
+
+    pub(super) fn look_now(&mut self, now: Now) {
+        if self.start.terminal && !self.looking && !self.over {
+            self.looking = true;
+            self.looked_at = Some(now.tick);
+            self.out.push(Output::Look);
+        }
+    }
+
+    pub(super) fn on_screen(&mut self, now: Now, screen: &Screen) {
+        self.looking = false;
+        self.last_text = plain(&screen.text);
+        if screen.dead {
+            return;
+        }
+        let look = Look::read(screen);
+        if !self.open {
+            let known = self.dialog_since.map(|(dialog, _)| dialog);
+            if look.dialog != known {
+                self.dialog_since = look.dialog.map(|dialog| (dialog, now.tick));
+            }
+        }
+        if let Some(line) = &look.retrying {
+            let detail: String = line.chars().take(200).collect();
+            self.provider_state("retrying", json!({"state": "retrying", "detail": detail}));
+        } else if self.turn.as_ref().is_some_and(|turn| turn.state == "retrying") {
+            self.provider_state("", json!({"state": "running"}));
+        }
+        let busy = look.busy;
+        let shown = look.is_open();
+        self.look = Some(look);
+        if !self.open {
+            return self.open_if_ready(now);
+        }
+        // Without its registry the screen is the only witness beside the hooks.
+        if self.registry.is_none() {
+            if busy {
+                self.begin_turn(now, "the screen shows a running turn");
+            } else if self.turn.is_some() && shown {
+                self.idle_since.get_or_insert(now.tick);
+            }
+        } else if busy && self.idle_since.is_some() {
+            self.idle_since = Some(now.tick);
+        }
+        self.step_sending(now);
+        self.next_item(now);
+    }
+}
+
+/// The sentence that helps, for last words that tell a refused start.
+pub(super) fn refusal(text: &str) -> Option<(String, bool)> {
+    let known: [(&str, &str, bool); 6] = [
+        ("cannot be used with root/sudo", "bypass mode is not possible as root: run as another user, choose --approval guarded, or set IS_SANDBOX=1 in a container", true),
+        ("No conversation found with session ID", "the conversation is gone", false),
+        ("is already in use", "the session id is in use by another Claude Code; end that one", false),
+        ("Unable to connect to Anthropic services", "it cannot reach its vendor: check the network, proxies and ANTHROPIC_BASE_URL", false),
+        ("Invalid session ID", "it refuses the session id", true),
+        ("unknown option", "it does not know an option; its version may be too old (`claude --version`)", true),
+    ];
+    let (_, cure, permanent) = known.iter().find(|(mark, ..)| text.contains(mark))?;
+    Some((format!("Claude Code refused to start: {cure}"), *permanent))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn registries_are_read_leniently() {
+        let text = r#"{"status":"shell","sessionId":"s","version":"2.1.329","messagingSocketPath":"/t/1.sock","statusUpdatedAt":5}"#;
+        let registry = Registry::read(text).expect("reads");
+        assert!(registry.is_idle() && registry.at == 5 && registry.socket.as_deref() == Some("/t/1.sock"));
+        assert_eq!(Registry::read("{\"status\":7}"), Some(Registry::default()));
+        assert_eq!(Registry::read("half"), None);
+    }
+}
