@@ -336,7 +336,10 @@ fn answers(words: &[String], approval: &Value) -> Result<Value, Failure> {
             (None, [only]) => (only, word.as_str()),
             (None, []) => return Err(Failure::usage("this approval is no question; leave --answer out".to_string())),
             (None, _) => {
-                return Err(Failure::usage(format!("say which question: --answer \"<question>=<choice>\"; there are: {}", questions.join(" | "))));
+                return Err(Failure::usage(format!(
+                    "say which question: --answer \"<question>=<choice>\"; there are: {}",
+                    questions.join(" | ")
+                )));
             }
         };
         // Several choices of one question are a list.

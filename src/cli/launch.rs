@@ -74,9 +74,8 @@ pub(super) fn want(settings: &Settings) -> Want {
         false => std::env::temp_dir().join(format!("agent-relay-{}-{}", rustix::process::getuid().as_raw(), short_name(settings))),
     };
     let added = environment(settings);
-    let mut all: BTreeMap<String, String> = std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-        .collect();
+    let mut all: BTreeMap<String, String> =
+        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))).collect();
     all.extend(added);
     Want {
         session: SessionSettings {
@@ -117,7 +116,8 @@ pub(super) fn planner(provider: &'static Provider, want: Want) -> Planner {
         let layout = (provider.layout)(&want, &RealDisk).map_err(|(reason, permanent)| Refusal { reason, permanent })?;
         let Layout { command, env, unset, files, mailbox, session } = layout;
         for laid in &files {
-            lay(laid).map_err(|error| Refusal { reason: format!("cannot prepare the start of the provider: {error}"), permanent: false })?;
+            lay(laid)
+                .map_err(|error| Refusal { reason: format!("cannot prepare the start of the provider: {error}"), permanent: false })?;
         }
         let unset: Vec<String> = unset;
         let mut all: Vec<(String, String)> = common.iter().filter(|(name, _)| !unset.contains(name)).cloned().collect();

@@ -32,7 +32,9 @@ const FRAME_TIME: Duration = Duration::from_secs(10);
 /// `monitor`
 pub fn monitor() -> Outcome {
     // Without a session to end with it would stay for ever.
-    let session = env("CLAUDE_PID").and_then(|pid| pid.parse::<i32>().ok()).or_else(|| rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get()));
+    let session = env("CLAUDE_PID")
+        .and_then(|pid| pid.parse::<i32>().ok())
+        .or_else(|| rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get()));
     let Some(alive) = session.and_then(Pid::from_raw).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()) else {
         return Ok(OK);
     };
@@ -109,7 +111,8 @@ fn told(frame: &str) -> Option<(String, Value)> {
     let messages = frame.get("messages").filter(|_| frame["type"] == "message.deliver")?.as_array()?;
     let ids: Vec<u64> = messages.iter().filter_map(|message| message["id"].as_u64()).collect();
     let first = ids.first()?;
-    let names: Vec<String> = messages.iter().map(|message| format!("#{} from {}", message["id"], message["from"].as_str().unwrap_or("?"))).collect();
+    let names: Vec<String> =
+        messages.iter().map(|message| format!("#{} from {}", message["id"], message["from"].as_str().unwrap_or("?"))).collect();
     let command = if ids.len() == 1 { format!("agent-relay get-message {first}") } else { "agent-relay inbox".to_string() };
     let tail = format!("; read and answer with: {command}");
     let head = format!("{} relay message(s) wait: {}", ids.len(), names.join(", "));

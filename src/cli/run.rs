@@ -305,8 +305,8 @@ fn transport(typed: &Typed, provider: &provider::Provider, config: &ProviderConf
     if let Some(word) = said {
         let names: Vec<&str> = provider.transports.iter().map(|transport| transport.word()).collect();
         let found = Transport::parse(&word).filter(|transport| provider.transports.contains(transport));
-        let found = found
-            .ok_or_else(|| Failure::usage(format!("{} has no transport {word:?}; use {}", provider.name, names.join(", "))))?;
+        let found =
+            found.ok_or_else(|| Failure::usage(format!("{} has no transport {word:?}; use {}", provider.name, names.join(", "))))?;
         if found == Transport::Terminal && !at_terminal() {
             return Err(Failure::usage("--transport terminal needs a terminal; without one use tmux or stream"));
         }

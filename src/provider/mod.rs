@@ -12,15 +12,17 @@ use std::time::Duration;
 
 use crate::core::session::Session;
 
+/// Makes the plan of a start; `Err`: a sentence with the cure, and whether trying again is pointless.
+pub type LayoutFn = fn(&Want, &dyn Disk) -> Result<Layout, (String, bool)>;
+
 /// A provider that this program can supervise.
 pub struct Provider {
     /// Word on the command line, in ids, tags and file names.
     pub name: &'static str,
     /// What it is, for help texts.
     pub about: &'static str,
-    /// Makes the plan of a start from what is wanted and what is on disk; `Err`: a sentence with the cure, and whether
-    /// trying again is pointless.
-    pub layout: fn(&Want, &dyn Disk) -> Result<Layout, (String, bool)>,
+    /// Makes the plan of a start from what is wanted and what is on disk.
+    pub layout: LayoutFn,
     /// How it can be talked to, the usual way first.
     pub transports: &'static [Transport],
     /// The words of people and of others reach it differently: a batch holds only one kind.

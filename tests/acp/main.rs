@@ -193,7 +193,10 @@ impl Replay {
                 let Some(text) = frame.pointer("/params/prompt/0/text").and_then(Value::as_str) else { return };
                 self.recorded.push_back((id, "session/prompt".into()));
                 self.batches += 1;
-                self.input(Input::Verb(self.batches, Verb::Deliver(Parcel { batch: self.batches, text: text.into(), ..Default::default() })));
+                self.input(Input::Verb(
+                    self.batches,
+                    Verb::Deliver(Parcel { batch: self.batches, text: text.into(), ..Default::default() }),
+                ));
             }
             (Some("session/cancel"), _) if self.ready => self.input(Input::Verb(1000, Verb::Interrupt)),
             (None, Some(id)) => self.decided(id, frame),

@@ -94,6 +94,16 @@ impl Session {
         self.answer_of(id)
     }
 
+    /// As another agent, with a token of its own.
+    #[track_caller]
+    pub fn send_as(&self, agent: &str, text: &str) {
+        let made = self.machine.ok(&["token", "create", "--agent", agent, "--json"]);
+        let token = serde_json::from_str::<Value>(&made).expect("JSON")["token"].as_str().expect("a token").to_string();
+        let sent =
+            self.machine.command(super::support::BIN).args(["send", "a", text]).env("AGENT_RELAY_TOKEN", token).output().expect("runs");
+        assert!(sent.status.success(), "{sent:?}");
+    }
+
     #[track_caller]
     pub fn answer_of(&self, id: u64) -> String {
         self.waits(&format!("the answer to {id}"), || {
@@ -177,7 +187,7 @@ fn answers_questions(session: &Session) {
     let approval = session.approval();
     assert_eq!((approval["kind"].as_str(), approval["questions"][0]["question"].as_str()), (Some("question"), Some("Which colour?")));
     let refused = session.machine.run(&["approvals", "approve", approval["approvalId"].as_str().expect("id")]);
-    assert!(!refused.status.success() && String::from_utf8_lossy(&refused.stderr).contains("--answer"), "{refused:?}");
+    assert!(!refused.status.success() && String::from_utf8_lossy(&refused.stdout).contains("--answer"), "{refused:?}");
     session.machine.ok(&["approvals", "approve", approval["approvalId"].as_str().expect("id"), "--answer", "Blue"]);
     session.answer_of(id);
     let told = session.model.asked().iter().any(|asked| asked.body.to_string().contains("\\\"Which colour?\\\"=\\\"Blue\\\""));
@@ -250,7 +260,7 @@ fn survives_kills(session: &mut Session) {
 fn tells_people_from_agents(session: &Session) {
     let id = session.machine.send("a", "MARK-PERSON hello");
     session.answer_of(id);
-    session.machine.ok(&["send", "a", "--from", "helper", "MARK-PEER hello"]);
+    session.send_as("helper", "MARK-PEER hello");
     session.wait_asked("MARK-PEER");
     session.wait("idle");
     once(session, "MARK-PERSON");
@@ -325,7 +335,7 @@ fn story(transport: &'static str) {
     let restart = json!({"firstMs": 100, "mostMs": 500, "exitsMax": 50});
     let Some(mut session) = Session::start(transport, Hooks::All, restart) else { return };
     let began = std::time::Instant::now();
-    let mut step = |name: &str| println!("interop: claude {transport} {:.1} s {name}", began.elapsed().as_secs_f32());
+    let step = |name: &str| println!("interop: claude {transport} {:.1} s {name}", began.elapsed().as_secs_f32());
     step("talks");
     talks(&session);
     step("permissions");

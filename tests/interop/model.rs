@@ -130,21 +130,26 @@ fn serve(mut socket: TcpStream, memory: &Mutex<Memory>) {
     }
     let newest = said_by_people(&body).pop().unwrap_or_default();
     let result = has_tool_result(&body);
-    let (hangs, mute, busy, tool) = {
+    let (hangs, mute, busy, agent, tool) = {
         let mut memory = memory.lock().expect("whole");
         memory.asked.push(Asked { body, newest: newest.clone() });
         memory.tools += 1;
         let mut once = |word: &str, mark: &str| newest.contains(word) && memory.hung.insert(format!("{mark}{newest}"));
         let (hangs, mute) = (once("HANG", ""), once("MUTE", ""));
         let busy = once("ERR529", "1") || once("ERR529", "2");
-        (hangs, mute, busy, memory.tools)
+        let agent = once("AGENT", "a");
+        (hangs, mute, busy, agent, memory.tools)
     };
     if mute {
         memory.lock().expect("whole").open.push(socket);
         return;
     }
     if busy {
-        return refuse(&mut socket, "529 Overloaded", &json!({"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}));
+        return refuse(
+            &mut socket,
+            "529 Overloaded",
+            &json!({"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}),
+        );
     }
     if newest.contains("ERR400") {
         let text = match messages_api {
@@ -183,7 +188,7 @@ fn serve(mut socket: TcpStream, memory: &Mutex<Memory>) {
     match result {
         false if newest.contains("TOOL") => stream(&mut socket, &call(messages_api, tool)),
         false if newest.contains("ASK") => stream(&mut socket, &call_of(tool, "AskUserQuestion", &questions)),
-        false if newest.contains("AGENT") => stream(&mut socket, &call_of(tool, "Agent", &task)),
+        false if agent => stream(&mut socket, &call_of(tool, "Agent", &task)),
         _ => stream(&mut socket, &words(messages_api, &format!("Heard: {}", newest.lines().last().unwrap_or_default()))),
     }
 }
@@ -245,7 +250,8 @@ fn words(messages_api: bool, text: &str) -> Vec<String> {
 
 fn refuse(socket: &mut TcpStream, status: &str, body: &Value) {
     let text = body.to_string();
-    let head = format!("HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", text.len());
+    let head =
+        format!("HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", text.len());
     let _ = socket.write_all((head + &text).as_bytes());
 }
 
@@ -255,7 +261,9 @@ fn call_of(number: u64, name: &str, input: &Value) -> Vec<String> {
         begin(),
         event(&json!({"type": "content_block_start", "index": 0,
             "content_block": {"type": "tool_use", "id": format!("toolu_{number}"), "name": name, "input": {}}})),
-        event(&json!({"type": "content_block_delta", "index": 0, "delta": {"type": "input_json_delta", "partial_json": input.to_string()}})),
+        event(
+            &json!({"type": "content_block_delta", "index": 0, "delta": {"type": "input_json_delta", "partial_json": input.to_string()}}),
+        ),
     ];
     events.extend(end("tool_use"));
     events

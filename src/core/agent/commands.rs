@@ -155,7 +155,9 @@ impl Agent {
                 self.end_command(now, &id, Ok(Value::Null));
             }
             "agent.interrupt" => self.ask_session(now, id, Verb::Interrupt),
-            "agent.compact" => self.ask_session(now, id, Verb::Compact { instructions: text("instructions").filter(|t| !t.trim().is_empty()) }),
+            "agent.compact" => {
+                self.ask_session(now, id, Verb::Compact { instructions: text("instructions").filter(|t| !t.trim().is_empty()) })
+            }
             "agent.clearContext" => self.ask_session(now, id, Verb::Clear),
             "agent.injectContext" => match text("content").map(|t| t.trim().to_string()).filter(|t| !t.is_empty()) {
                 Some(content) => {

@@ -8,9 +8,9 @@
 mod calls;
 mod commands;
 pub mod config;
-mod hooks;
 pub mod effect;
 pub mod event;
+mod hooks;
 mod inbox;
 mod life;
 mod link;

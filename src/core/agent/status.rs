@@ -213,9 +213,13 @@ impl Agent {
     fn approvals_json(&self) -> Vec<Value> {
         let show = |a: &crate::core::session::Approval| {
             let mut view = a.detail.clone();
-            for (field, value) in
-                [("approvalId", json!(a.id)), ("title", json!(a.title)), ("kind", json!(a.kind)), ("input", a.input.clone()), ("options", json!(a.options))]
-            {
+            for (field, value) in [
+                ("approvalId", json!(a.id)),
+                ("title", json!(a.title)),
+                ("kind", json!(a.kind)),
+                ("input", a.input.clone()),
+                ("options", json!(a.options)),
+            ] {
                 view.insert(field.into(), value);
             }
             Value::Object(view)
@@ -293,7 +297,10 @@ impl Agent {
                 if let Some(dir) = &self.config.terminal_dir {
                     env.insert("TMUX_TMPDIR".into(), json!(dir));
                 }
-                (200, json!({"mode": "guest", "provider": self.config.provider, "cwd": cwd, "command": command, "env": env, "title": self.config.agent_id}))
+                (
+                    200,
+                    json!({"mode": "guest", "provider": self.config.provider, "cwd": cwd, "command": command, "env": env, "title": self.config.agent_id}),
+                )
             }
         }
     }

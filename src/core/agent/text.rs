@@ -117,7 +117,10 @@ mod tests {
         assert_eq!(ids, (1..=1000).collect::<Vec<u64>>());
         assert!(text.ends_with("[agent-relay] These were 1000 messages, #1 to #1000, oldest first; 1000 of them expect a reply."));
         let few = of_batch(&[&all[0], &all[1]]);
-        assert!(few.contains("[cut after 4000 characters; read the whole message with: agent-relay get-message 2]") && !few.contains("These were"));
+        assert!(
+            few.contains("[cut after 4000 characters; read the whole message with: agent-relay get-message 2]")
+                && !few.contains("These were")
+        );
     }
 
     #[test]
@@ -133,9 +136,14 @@ mod tests {
 
     #[test]
     fn people_are_told_from_agents() {
-        for (from, kind, person) in
-            [("user", "chat", true), ("user:ann", "chat", true), ("operator", "chat", true), ("web", "chat", false), ("user", "system", false), ("users", "chat", false)]
-        {
+        for (from, kind, person) in [
+            ("user", "chat", true),
+            ("user:ann", "chat", true),
+            ("operator", "chat", true),
+            ("web", "chat", false),
+            ("user", "system", false),
+            ("users", "chat", false),
+        ] {
             assert_eq!(is_of_person(&Message { kind: kind.into(), ..message(1, from, "") }), person, "{from} {kind}");
         }
     }

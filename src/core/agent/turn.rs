@@ -13,9 +13,9 @@ use super::Agent;
 use super::calls::Purpose;
 use super::config::ReplyMode;
 use super::store::{InboxState, OutboxRow, StoreOp, Unsettled};
+use super::text::{self, cut, trace};
 use crate::core::Cause;
 use crate::core::limits::*;
-use super::text::{self, cut, trace};
 use crate::core::session::{Fate, How, Parcel, RESTART_MARK, Trace, TurnEnd, Verb};
 use crate::core::time::{Now, Tick, sooner};
 use crate::core::tracker::{Claim, ClaimKind, TURN, Work};
@@ -75,6 +75,8 @@ pub(super) struct Turns {
     pub prompt_done: bool,
     /// A turn of the provider is running, whoever started it.
     running: bool,
+    /// How that is known has been told.
+    told: bool,
 }
 
 /// The relay may take this long to say which answers are owed; then all are sent.
@@ -327,6 +329,10 @@ impl Agent {
     }
 
     fn start_turn_work(&mut self) {
+        if !self.turn.told {
+            self.turn.told = true;
+            self.status.set_evidence(self.now, "the runner handed messages over".into());
+        }
         let label = self.turn.batch.as_ref().map(|batch| match batch.entries.len() {
             1 => format!("message #{}", batch.entries[0].message.id),
             n => format!("{n} messages from #{}", batch.entries.first().map(|e| e.message.id).unwrap_or_default()),
@@ -337,6 +343,7 @@ impl Agent {
 
     pub(super) fn on_turn_started(&mut self) {
         self.turn.running = true;
+        self.turn.told = true;
         self.start_turn_work();
     }
 
@@ -386,6 +393,7 @@ impl Agent {
 
     pub(super) fn on_turn_ended(&mut self, now: Now, number: Option<u64>, end: TurnEnd, text: String) {
         self.turn.running = false;
+        self.turn.told = false;
         self.tracker.finish_work(TURN, TURN);
         self.status.touch();
         let mine = self.turn.batch.as_ref().is_some_and(|batch| Some(batch.number) == number);
@@ -666,7 +674,8 @@ impl Agent {
         }
         if self.turn.renew_at.is_some_and(|at| at <= now.tick) {
             self.turn.renew_at = None;
-            let ids: Vec<u64> = self.turn.entries().filter(|e| e.message.claimable && e.message.task_id().is_some()).map(|e| e.message.id).collect();
+            let ids: Vec<u64> =
+                self.turn.entries().filter(|e| e.message.claimable && e.message.task_id().is_some()).map(|e| e.message.id).collect();
             for id in ids {
                 let body = json!({"agentId": self.config.agent_id});
                 self.ask(Purpose::RenewClaim(id), "POST", path::message_part(id, "claim/renew"), Some(body));

@@ -360,7 +360,11 @@ impl Provider {
             Ok((mut running, terminal)) => {
                 running.process = process;
                 let (pid, start) = (running.pid, running.start);
-                let _ = self.launch.custody.send(Some((running.child.id(), os::start_time(running.child.id()).unwrap_or_default(), provider_session)));
+                let _ = self.launch.custody.send(Some((
+                    running.child.id(),
+                    os::start_time(running.child.id()).unwrap_or_default(),
+                    provider_session,
+                )));
                 let hosted = running.tmux.is_some() || self.launch.host == Host::Inherited;
                 self.running = Some(running);
                 (!hosted || self.feed(Input::Born { pid })) && self.report(ProviderEvent::Spawned { pid, start, terminal })

@@ -132,8 +132,17 @@ impl Tmux {
             return Err("tmux has no pipes".into());
         };
         let paste_file = plan.dir.join("paste");
-        let mut tmux =
-            Tmux { socket: plan.socket.into(), socket_path: path, client, input, output, tail: Vec::new(), block: None, head: None, paste_file };
+        let mut tmux = Tmux {
+            socket: plan.socket.into(),
+            socket_path: path,
+            client,
+            input,
+            output,
+            tail: Vec::new(),
+            block: None,
+            head: None,
+            paste_file,
+        };
         tmux.say(&format!("display-message -p -t {TERMINAL_SESSION} '@pane #{{pane_pid}}'")).map_err(|error| error.to_string())?;
         Ok(tmux)
     }

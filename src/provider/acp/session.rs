@@ -593,7 +593,14 @@ impl AcpSession {
         let Some(turn) = self.turn.take() else { return };
         if !turn.notice.trim().is_empty() {
             let body = turn.notice.clone();
-            self.signal(Signal::Mirror(Mirror { kind: "reasoning", body, label: Some("notice".into()), status: None, key: None, turn: turn.number }));
+            self.signal(Signal::Mirror(Mirror {
+                kind: "reasoning",
+                body,
+                label: Some("notice".into()),
+                status: None,
+                key: None,
+                turn: turn.number,
+            }));
         }
         for (_, tool) in turn.tools.iter().filter(|(_, tool)| !tool.shown) {
             let mirror = Mirror {

@@ -81,7 +81,9 @@ pub fn layout(want: &Want, disk: &dyn Disk) -> Result<Layout, (String, bool)> {
     for dir in want.plugin_dirs.iter().filter(|dir| **dir != plugin_dir) {
         add(&["--plugin-dir", dir]);
     }
-    let said = |names: &[&str]| want.args.iter().chain(&want.default_args).any(|word| names.iter().any(|name| word.split('=').next() == Some(*name)));
+    let said = |names: &[&str]| {
+        want.args.iter().chain(&want.default_args).any(|word| names.iter().any(|name| word.split('=').next() == Some(*name)))
+    };
     if !said(&["--permission-mode", "--dangerously-skip-permissions"]) {
         match (&want.session.mode, want.session.approval_mode) {
             (Some(mode), _) => add(&["--permission-mode", mode]),
@@ -132,7 +134,8 @@ pub fn layout(want: &Want, disk: &dyn Disk) -> Result<Layout, (String, bool)> {
 }
 
 fn bypasses(want: &Want) -> bool {
-    let said = |word: &str| want.args.iter().chain(&want.default_args).any(|arg| arg == word || arg == &format!("--permission-mode={word}"));
+    let said =
+        |word: &str| want.args.iter().chain(&want.default_args).any(|arg| arg == word || arg == &format!("--permission-mode={word}"));
     let mode = want.session.mode.as_deref();
     said("--dangerously-skip-permissions")
         || said("bypassPermissions")
@@ -181,7 +184,10 @@ fn find_transcript(disk: &dyn Disk, config_dir: &str, conversation: &str) -> Opt
 /// program has written there since is kept; login is linked, never copied.
 fn profile(want: &Want, disk: &dyn Disk, dir: &str, api_key: Option<&str>, bypasses: bool) -> Vec<Laid> {
     let record = |path: &str| -> Map<String, Value> {
-        disk.read(path).and_then(|text| serde_json::from_str::<Value>(&text).ok()).and_then(|value| value.as_object().cloned()).unwrap_or_default()
+        disk.read(path)
+            .and_then(|text| serde_json::from_str::<Value>(&text).ok())
+            .and_then(|value| value.as_object().cloned())
+            .unwrap_or_default()
     };
     let (state_path, settings_path) = (format!("{dir}/.claude.json"), format!("{dir}/settings.json"));
     let mut state = record(&state_path);
@@ -240,7 +246,13 @@ mod tests {
 
     fn want(transport: Transport, approval_mode: ApprovalMode) -> Want {
         Want {
-            session: SessionSettings { cwd: "/w".into(), approval_mode, mode: None, approval_timeout: Duration::from_secs(1), capture_full: false },
+            session: SessionSettings {
+                cwd: "/w".into(),
+                approval_mode,
+                mode: None,
+                approval_timeout: Duration::from_secs(1),
+                capture_full: false,
+            },
             transport,
             command: None,
             rig: None,
@@ -295,7 +307,9 @@ mod tests {
     fn the_profile_is_whole_and_keeps_what_was_there() {
         let state = r#"{"numStartups": 3, "projects": {"/other": {"hasTrustDialogAccepted": true}}}"#;
         let disk = Files(
-            [("/h/agents/a/claude/.claude.json", state), ("/u/.claude/.credentials.json", "{}")].map(|(a, b)| (a.to_string(), b.to_string())).into(),
+            [("/h/agents/a/claude/.claude.json", state), ("/u/.claude/.credentials.json", "{}")]
+                .map(|(a, b)| (a.to_string(), b.to_string()))
+                .into(),
         );
         let laid = layout(&want(Transport::Tmux, ApprovalMode::Guarded), &disk).map_err(|(reason, _)| reason).expect("a layout").files;
         let text = laid.iter().find_map(|laid| match laid {
@@ -306,6 +320,8 @@ mod tests {
         assert_eq!(text["customApiKeyResponses"]["approved"], json!(["123456789-0123456789"]));
         assert_eq!((text["numStartups"].clone(), text["projects"]["/w"]["hasTrustDialogAccepted"].clone()), (json!(3), json!(true)));
         assert!(text["projects"]["/other"].is_object());
-        assert!(laid.contains(&Laid::Link { path: "/h/agents/a/claude/.credentials.json".into(), to: "/u/.claude/.credentials.json".into() }));
+        assert!(
+            laid.contains(&Laid::Link { path: "/h/agents/a/claude/.credentials.json".into(), to: "/u/.claude/.credentials.json".into() })
+        );
     }
 }

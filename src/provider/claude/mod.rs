@@ -28,7 +28,9 @@ pub fn too_old(version: &str) -> Option<String> {
 mod tests {
     #[test]
     fn old_versions_are_told() {
-        for (version, old) in [("2.1.329", false), ("2.1.299", true), ("1.9.999", true), ("3.0.0-beta", false), ("x", false), ("2.1", false)] {
+        for (version, old) in
+            [("2.1.329", false), ("2.1.299", true), ("1.9.999", true), ("3.0.0-beta", false), ("x", false), ("2.1", false)]
+        {
             assert_eq!(super::too_old(version).is_some(), old, "{version}");
         }
     }

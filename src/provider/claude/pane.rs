@@ -94,7 +94,8 @@ impl Look {
         let above: Vec<&String> = lines[..top].iter().filter(|line| !line.trim().is_empty()).collect();
         let above = &above[above.len().saturating_sub(STATUS_LINES)..];
         look.stashed = above.iter().any(|line| line.contains("draft stashed"));
-        look.retrying = above.iter().find(|line| line.contains("retrying in") && starts_with_glyph(line)).map(|line| line.trim().to_string());
+        look.retrying =
+            above.iter().find(|line| line.contains("retrying in") && starts_with_glyph(line)).map(|line| line.trim().to_string());
         let counts = |line: &&String| starts_with_glyph(line) && line.split_once("… (").is_some_and(|(_, rest)| rest.contains('s'));
         look.busy = footer.contains("esc to interrupt") || look.retrying.is_some() || above.iter().any(counts);
         look

@@ -82,7 +82,8 @@ impl Ask {
 
     /// What is suggested, for this session only; without a suggestion the tool itself. Changes of the mode are no rules.
     fn session_rules(&self) -> Vec<Value> {
-        let mut rules: Vec<Value> = self.suggestions.iter().filter(|rule| rule.get("type").and_then(Value::as_str) != Some("setMode")).cloned().collect();
+        let mut rules: Vec<Value> =
+            self.suggestions.iter().filter(|rule| rule.get("type").and_then(Value::as_str) != Some("setMode")).cloned().collect();
         for rule in &mut rules {
             if let Some(rule) = rule.as_object_mut() {
                 rule.insert("destination".into(), json!("session"));
@@ -203,7 +204,11 @@ mod tests {
         assert_eq!((view.title.as_str(), view.kind.as_str()), ("Bash: touch x", "execute"));
         assert_eq!(view.input["api_token"], "********");
         assert_eq!(Ask::read(&json!({"tool_name": 5, "tool_input": "x"}), "tool_input"), Ask { tool: "Tool".into(), ..Default::default() });
-        let long = Ask { tool: "Bash".into(), input: [("command".to_string(), json!("x".repeat(9000)))].into_iter().collect(), ..Default::default() };
+        let long = Ask {
+            tool: "Bash".into(),
+            input: [("command".to_string(), json!("x".repeat(9000)))].into_iter().collect(),
+            ..Default::default()
+        };
         assert!(long.view("p").input["command"].as_str().is_some_and(|text| text.chars().count() == FIELD_CHARS_MAX + 1));
     }
 
@@ -214,9 +219,17 @@ mod tests {
             Answer::Allow { rules, .. } => rules,
             other => panic!("{other:?}"),
         };
-        assert_eq!(rules, [json!({"type": "addRules", "rules": [{"toolName": "Bash", "ruleContent": "touch *"}], "behavior": "allow", "destination": "session"})]);
+        assert_eq!(
+            rules,
+            [
+                json!({"type": "addRules", "rules": [{"toolName": "Bash", "ruleContent": "touch *"}], "behavior": "allow", "destination": "session"})
+            ]
+        );
         let denied = ask.answer(Decision::Deny, Some("not now"), None);
-        assert_eq!(denied.for_hook("PermissionRequest")["hookSpecificOutput"]["decision"], json!({"behavior": "deny", "message": "not now", "interrupt": false}));
+        assert_eq!(
+            denied.for_hook("PermissionRequest")["hookSpecificOutput"]["decision"],
+            json!({"behavior": "deny", "message": "not now", "interrupt": false})
+        );
         assert_eq!(ask.answer(Decision::Abort, None, None).decision()["interrupt"], true);
     }
 

@@ -24,7 +24,9 @@ mod tests {
                 assert_eq!(record["agentRelayContracts"]["providerPluginProtocol"], 1, "{path}");
                 assert_eq!(record["version"], crate::wire::VERSION, "{path} carries the version of the binary");
             }
-            for hook in record["hooks"].as_object().into_iter().flatten().flat_map(|(_, groups)| groups.as_array().cloned().unwrap_or_default()) {
+            for hook in
+                record["hooks"].as_object().into_iter().flatten().flat_map(|(_, groups)| groups.as_array().cloned().unwrap_or_default())
+            {
                 assert!(hook["hooks"][0]["timeout"].as_u64().is_some_and(|seconds| seconds > 0), "{hook}");
                 let command = hook["hooks"][0]["command"].as_str().unwrap_or_default();
                 assert!(command.starts_with("\"${CLAUDE_PLUGIN_ROOT}\"/hooks/relay-hook.sh "), "{command}");

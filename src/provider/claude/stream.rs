@@ -164,7 +164,11 @@ impl StreamSession {
             }
             Verb::Inject { text } => {
                 let room = self.queue.len() < INJECTED_MAX;
-                let result = if room { Ok(json!({"queued": self.turn.is_some()})) } else { Err("too many texts wait for the end of the turn".into()) };
+                let result = if room {
+                    Ok(json!({"queued": self.turn.is_some()}))
+                } else {
+                    Err("too many texts wait for the end of the turn".into())
+                };
                 self.answer(number, result);
                 if room {
                     self.queue.push_back((None, text));
@@ -253,11 +257,9 @@ impl StreamSession {
             None => self.fresh_uuid(),
         };
         self.user_line(&uuid, &text);
-        let batch = parcel.as_ref().map(|parcel| parcel.batch);
         self.sent.insert(uuid, Sent { parcel, started: false });
-        if self.turn.is_none() {
-            self.begin_turn(batch, "line written to the session");
-        }
+        // Whose turn it is shows when the line is begun: the session may have begun one by itself just now.
+        self.begin_turn("line written to the session");
     }
 
     fn user_line(&mut self, uuid: &str, text: &str) {
@@ -272,9 +274,12 @@ impl StreamSession {
         format!("{base}{:012x}", self.numbers)
     }
 
-    fn begin_turn(&mut self, batch: Option<u64>, evidence: &str) {
+    fn begin_turn(&mut self, evidence: &str) {
+        if self.turn.is_some() {
+            return;
+        }
         self.turns += 1;
-        self.turn = Some(Turn { number: self.turns, batch, ..Default::default() });
+        self.turn = Some(Turn { number: self.turns, ..Default::default() });
         self.signal(Signal::Evidence(evidence.into()));
         self.signal(Signal::TurnStarted);
     }
@@ -304,7 +309,9 @@ impl StreamSession {
         };
         *begun = true;
         let (text, moment) = match boundary {
-            Boundary::Compact { instructions: Some(words) } => (format!("/compact {}", words.split_whitespace().collect::<Vec<_>>().join(" ")), "compacting"),
+            Boundary::Compact { instructions: Some(words) } => {
+                (format!("/compact {}", words.split_whitespace().collect::<Vec<_>>().join(" ")), "compacting")
+            }
             Boundary::Compact { instructions: None } => ("/compact".to_string(), "compacting"),
             Boundary::Clear => ("/clear".to_string(), "clearing-context"),
         };
@@ -312,7 +319,7 @@ impl StreamSession {
         let uuid = self.fresh_uuid();
         self.user_line(&uuid, &text);
         self.sent.insert(uuid, Sent { parcel: None, started: false });
-        self.begin_turn(None, moment);
+        self.begin_turn(moment);
         if let Some(turn) = &mut self.turn {
             turn.local = true;
         }
@@ -327,7 +334,8 @@ impl StreamSession {
             Boundary::Compact { .. } => ("compacted", "compact"),
             Boundary::Clear => ("context-cleared", "clear"),
         };
-        let result = self.outcome.take().unwrap_or_else(|| Err(if said.is_empty() { format!("the session did not {what}") } else { said.into() }));
+        let result =
+            self.outcome.take().unwrap_or_else(|| Err(if said.is_empty() { format!("the session did not {what}") } else { said.into() }));
         if result.is_ok() {
             self.signal(Signal::Timeline(moment));
         }
@@ -425,9 +433,7 @@ impl StreamSession {
             "started" => {
                 sent.started = true;
                 let taken = sent.parcel.as_ref().map(|parcel| (parcel.batch, parcel.key.clone()));
-                if self.turn.is_none() {
-                    self.begin_turn(taken.as_ref().map(|(batch, _)| *batch), "the session took a line");
-                }
+                self.begin_turn("the session took a line");
                 if let (Some(turn), Some((batch, key))) = (self.turn.as_mut(), taken) {
                     turn.batch = Some(batch);
                     self.signal(Signal::Taken { batch, key, evidence: "the session says that it has begun with the line".into() });
@@ -460,9 +466,7 @@ impl StreamSession {
         let text = |at: &str| frame.pointer(at).and_then(Value::as_str).unwrap_or_default();
         match kind {
             "init" => {
-                if self.turn.is_none() {
-                    self.begin_turn(None, "the session began a turn by itself");
-                }
+                self.begin_turn("the session began a turn by itself");
                 let model = text("/model");
                 if !model.is_empty() && self.model.as_deref() != Some(model) {
                     self.model = Some(model.to_string());
@@ -498,7 +502,9 @@ impl StreamSession {
     fn on_background(&mut self, frame: &Value) {
         let mut now: BTreeMap<String, (&'static str, String)> = BTreeMap::new();
         for task in frame.get("tasks").and_then(Value::as_array).into_iter().flatten().take(256) {
-            let text = |fields: [&str; 2]| fields.iter().find_map(|field| task.get(*field).and_then(Value::as_str)).unwrap_or_default().to_string();
+            let text = |fields: [&str; 2]| {
+                fields.iter().find_map(|field| task.get(*field).and_then(Value::as_str)).unwrap_or_default().to_string()
+            };
             let kind = if text(["task_type", "type"]).contains("agent") { "subagent" } else { "shell" };
             now.insert(text(["task_id", "id"]), (kind, text(["description", "summary"])));
         }
@@ -566,7 +572,9 @@ impl StreamSession {
         let aborted = text("/terminal_reason").starts_with("aborted");
         let end = match frame.get("is_error").and_then(Value::as_bool) {
             _ if aborted => TurnEnd::Cancelled,
-            Some(true) => TurnEnd::Failed(turn.error.clone().filter(|text| !text.is_empty()).unwrap_or_else(|| text("/result").to_string())),
+            Some(true) => {
+                TurnEnd::Failed(turn.error.clone().filter(|text| !text.is_empty()).unwrap_or_else(|| text("/result").to_string()))
+            }
             _ => TurnEnd::Completed,
         };
         for id in self.held.keys().cloned().collect::<Vec<_>>() {
@@ -584,8 +592,13 @@ impl StreamSession {
         self.signal(Signal::Evidence("the session told the end of the turn".into()));
         let spoken = if matches!(end, TurnEnd::Failed(_)) { String::new() } else { spoken };
         self.signal(Signal::TurnEnded { batch: turn.batch, end, text: spoken });
-        if turn.local {
+        // A command's own end says so; another turn may have ended just before it.
+        if turn.local && (frame.get("local_command").is_some() || self.outcome.is_some()) {
             self.end_boundary(&said);
+        } else if turn.local {
+            self.begin_turn("the command waits");
+            self.turn.iter_mut().for_each(|turn| turn.local = true);
+            return;
         }
         for verb in self.interrupting.take().map(|(verbs, _)| verbs).unwrap_or_default() {
             self.answer(verb, Ok(json!({"wasRunning": true})));

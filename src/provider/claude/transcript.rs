@@ -18,7 +18,10 @@ pub enum Entry {
     /// Results of tools: ids of the calls, and whether each failed.
     Results(Vec<(String, bool)>),
     /// Somebody interrupted the turn.
-    Interrupted,
+    Interrupted {
+        /// When, ms; 0: it does not say.
+        at: i64,
+    },
     /// The context was shortened; the turn may go on if that was automatic.
     Compacted {
         /// `manual` or `auto`.
@@ -27,7 +30,10 @@ pub enum Entry {
     /// A text waits in the program's own queue.
     Enqueued(String),
     /// Bookkeeping after the end of a turn.
-    TurnOver,
+    TurnOver {
+        /// When, ms; 0: it does not say.
+        at: i64,
+    },
 }
 
 /// Text for the model.
@@ -60,6 +66,8 @@ pub struct Answer {
     pub tokens: u64,
     /// The text is an error of the API.
     pub is_error: bool,
+    /// When, ms; 0: it does not say.
+    pub at: i64,
 }
 
 /// One block of an answer.
@@ -101,6 +109,7 @@ impl Answer {
 struct Line {
     r#type: String,
     subtype: Option<String>,
+    timestamp: Option<String>,
     uuid: Option<String>,
     is_sidechain: bool,
     is_meta: bool,
@@ -156,8 +165,14 @@ struct Attachment {
 }
 
 /// Lines that begin like this are long and tell nothing.
-const SKIPPED: [&str; 6] =
-    ["{\"type\":\"api-request", "{\"type\":\"file-history", "{\"type\":\"cost-state", "{\"type\":\"tools-used", "{\"type\":\"mode\"", "{\"type\":\"last-prompt"];
+const SKIPPED: [&str; 6] = [
+    "{\"type\":\"api-request",
+    "{\"type\":\"file-history",
+    "{\"type\":\"cost-state",
+    "{\"type\":\"tools-used",
+    "{\"type\":\"mode\"",
+    "{\"type\":\"last-prompt",
+];
 /// A kind of attachment that holds the whole system prompt (63 kB).
 const SNAPSHOT: &str = "\"attachment\":{\"type\":\"prompt_snapshot\"";
 /// Where that kind is looked for.
@@ -176,20 +191,33 @@ pub fn read(line: &[u8]) -> Option<Entry> {
     if line.is_sidechain {
         return None;
     }
+    let at = line.timestamp.as_deref().and_then(millis).unwrap_or(0);
     match line.r#type.as_str() {
-        "user" => read_user(line),
-        "assistant" => read_assistant(line),
+        "user" => read_user(line, at),
+        "assistant" => read_assistant(line, at),
         "attachment" => read_attachment(line),
         "system" => match line.subtype.as_deref()? {
-            "turn_duration" | "stop_hook_summary" => Some(Entry::TurnOver),
+            "turn_duration" | "stop_hook_summary" => Some(Entry::TurnOver { at }),
             "compact_boundary" => Some(Entry::Compacted { trigger: line.compact_metadata.unwrap_or_default().trigger }),
             _ => None,
         },
-        "queue-operation" if line.operation.as_deref() == Some("enqueue") => {
-            Some(Entry::Enqueued(line.content?.as_str()?.to_string()))
-        }
+        "queue-operation" if line.operation.as_deref() == Some("enqueue") => Some(Entry::Enqueued(line.content?.as_str()?.to_string())),
         _ => None,
     }
+}
+
+/// A moment in the program's spelling (`2026-11-21T07:42:18.733Z`) as ms since 1970.
+fn millis(text: &str) -> Option<i64> {
+    let number = |from: usize, to: usize| text.get(from..to)?.parse::<i64>().ok();
+    let (year, month, day) = (number(0, 4)?, number(5, 7)?, number(8, 10)?);
+    let (hour, minute, second, milli) = (number(11, 13)?, number(14, 16)?, number(17, 19)?, number(20, 23).unwrap_or(0));
+    if !(1..=12).contains(&month) || !text.ends_with('Z') {
+        return None;
+    }
+    // Days since 1970 of a date of the Gregorian calendar: years begin in March, so a leap day is the last of its year.
+    let (y, m) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let days = 365 * y + y / 4 - y / 100 + y / 400 + (153 * m + 2) / 5 + day - 1 - 719_468;
+    Some((((days * 24 + hour) * 60 + minute) * 60 + second) * 1000 + milli)
 }
 
 /// Text of a content field: a string, or its text blocks.
@@ -201,7 +229,7 @@ fn text_of(content: &Value) -> String {
     }
 }
 
-fn read_user(line: Line) -> Option<Entry> {
+fn read_user(line: Line, at: i64) -> Option<Entry> {
     let content = line.message?.content;
     let results: Vec<(String, bool)> = content
         .as_array()
@@ -218,7 +246,7 @@ fn read_user(line: Line) -> Option<Entry> {
     let text = text_of(&content);
     let begins = |words: &[&str]| words.iter().any(|word| text.trim_start().starts_with(word));
     if begins(&["[Request interrupted"]) {
-        return Some(Entry::Interrupted);
+        return Some(Entry::Interrupted { at });
     }
     let origin = line.origin.unwrap_or_default().kind;
     // Another session's words and notices of the program are meta, and yet open a turn.
@@ -230,7 +258,7 @@ fn read_user(line: Line) -> Option<Entry> {
     Some(Entry::Prompt(Prompt { uuid: line.uuid.unwrap_or_default(), text, human, joined: false }))
 }
 
-fn read_assistant(line: Line) -> Option<Entry> {
+fn read_assistant(line: Line, at: i64) -> Option<Entry> {
     let message = line.message?;
     let blocks = message.content.as_array().into_iter().flatten().filter_map(|block| {
         let text = |field: &str| block.get(field).and_then(Value::as_str).unwrap_or_default().to_string();
@@ -255,6 +283,7 @@ fn read_assistant(line: Line) -> Option<Entry> {
             .into_iter()
             .fold(0, u64::saturating_add),
         is_error: line.is_api_error_message,
+        at,
     }))
 }
 
@@ -362,7 +391,10 @@ mod tests {
         for (line, human) in [
             (r#"{"type":"user","uuid":"u","message":{"content":"hi"},"origin":{"kind":"human"},"promptSource":"typed"}"#, Some(true)),
             (r#"{"type":"user","uuid":"u","message":{"content":"hi"},"promptSource":"sdk"}"#, Some(true)),
-            (r#"{"type":"user","isMeta":true,"message":{"content":[{"type":"text","text":"hi"}]},"origin":{"kind":"peer"},"promptSource":"system"}"#, Some(false)),
+            (
+                r#"{"type":"user","isMeta":true,"message":{"content":[{"type":"text","text":"hi"}]},"origin":{"kind":"peer"},"promptSource":"system"}"#,
+                Some(false),
+            ),
             (r#"{"type":"user","message":{"content":"x"},"origin":{"kind":"task-notification"}}"#, Some(false)),
             (r#"{"type":"user","isMeta":true,"message":{"content":"caveat"}}"#, None),
             (r#"{"type":"user","isSidechain":true,"message":{"content":"hi"}}"#, None),
@@ -377,7 +409,24 @@ mod tests {
             });
             assert_eq!(found, human, "{line}");
         }
-        assert_eq!(entry(r#"{"type":"user","message":{"content":[{"type":"text","text":"[Request interrupted by user]"}]}}"#), Some(Entry::Interrupted));
+        assert_eq!(
+            entry(r#"{"type":"user","message":{"content":[{"type":"text","text":"[Request interrupted by user]"}]}}"#),
+            Some(Entry::Interrupted { at: 0 })
+        );
+    }
+
+    #[test]
+    fn moments_are_read() {
+        for (text, want) in [
+            ("1970-01-01T00:00:00.000Z", Some(0)),
+            ("2026-11-21T07:42:18.733Z", Some(1_795_246_938_733)),
+            ("2024-02-29T23:59:59Z", Some(1_709_251_199_000)),
+            ("2024-13-01T00:00:00Z", None),
+            ("soon", None),
+            ("", None),
+        ] {
+            assert_eq!(millis(text), want, "{text}");
+        }
     }
 
     #[test]
@@ -389,7 +438,8 @@ mod tests {
 
     #[test]
     fn the_record_decides_about_each_message() {
-        let traces: Vec<Trace> = [7, 8].iter().map(|id| Trace { header: format!("[relay message #{id} from user]"), start: "do it".into() }).collect();
+        let traces: Vec<Trace> =
+            [7, 8].iter().map(|id| Trace { header: format!("[relay message #{id} from user]"), start: "do it".into() }).collect();
         let prompt = |text: &str, joined: bool| Entry::Prompt(Prompt { text: text.into(), human: true, joined, ..Default::default() });
         let answer = |text: &str, stop: &str| {
             Entry::Answer(Answer { blocks: vec![Block::Text(text.into())], stop_reason: stop.into(), ..Default::default() })
@@ -405,8 +455,14 @@ mod tests {
         assert_eq!(fates(&[seven()]), [Unanswered, Unseen]);
         assert_eq!(fates(&[seven(), answer("half", "tool_use")]), [Unanswered, Unseen]);
         assert_eq!(fates(&[seven(), answer("done", "end_turn")]), [Answered("done".into()), Unseen]);
-        assert_eq!(fates(&[seven(), answer("done", "end_turn"), prompt("other", false), answer("x", "end_turn")])[0], Answered("done".into()));
-        assert_eq!(fates(&[seven(), prompt("[relay message #8 from user]\ndo it", true), answer("both", "end_turn")]), [Answered("both".into()), Answered("both".into())]);
+        assert_eq!(
+            fates(&[seven(), answer("done", "end_turn"), prompt("other", false), answer("x", "end_turn")])[0],
+            Answered("done".into())
+        );
+        assert_eq!(
+            fates(&[seven(), prompt("[relay message #8 from user]\ndo it", true), answer("both", "end_turn")]),
+            [Answered("both".into()), Answered("both".into())]
+        );
         assert_eq!(fates(&[seven(), answer("half", "end_turn"), prompt(&format!("{RESTART_MARK} x"), false)])[0], Unanswered);
     }
 }

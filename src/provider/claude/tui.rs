@@ -223,7 +223,11 @@ impl TuiSession {
             }
             Verb::Inject { text } => {
                 let room = self.queue.len() < INJECTED_MAX;
-                let result = if room { Ok(json!({"queued": self.turn.is_some()})) } else { Err("too many texts wait for the end of the turn".into()) };
+                let result = if room {
+                    Ok(json!({"queued": self.turn.is_some()}))
+                } else {
+                    Err("too many texts wait for the end of the turn".into())
+                };
                 self.answer(number, result);
                 if room {
                     self.queue.push_back(Item::of_text(text));
@@ -315,7 +319,8 @@ impl TuiSession {
         let (session, model) = (self.session.clone(), self.model.clone());
         self.signal(Signal::Evidence("the session registry says idle and the input box is shown".into()));
         self.signal(Signal::Opened(Opened { session, how, agent, model, has_evidence: true }));
-        let transport = if self.start.terminal { "terminal: attach to it with `agent-relay attach`" } else { "the terminal that it was started in" };
+        let transport =
+            if self.start.terminal { "terminal: attach to it with `agent-relay attach`" } else { "the terminal that it was started in" };
         self.signal(Signal::Fact { name: "transport", value: json!(transport) });
         self.next_item(now);
     }
@@ -345,7 +350,13 @@ impl TuiSession {
     /// The end of the turn; `text` is what the hook says was said last.
     fn end_turn(&mut self, now: Now, end: TurnEnd, text: Option<&str>, evidence: &str) {
         self.idle_since = None;
-        let Some(turn) = self.turn.take() else { return };
+        let Some(turn) = self.turn.take() else {
+            // It was over before anybody saw it begin: a proof of delivery may still come for it.
+            if !self.sent.is_empty() {
+                self.ended = Some(Ended { end, text: text.unwrap_or_default().to_string(), at: now.wall.0 });
+            }
+            return;
+        };
         for id in self.held.keys().cloned().collect::<Vec<_>>() {
             if self.held.get(&id).is_some_and(|held| held.agent.is_empty()) {
                 self.withdraw(&id, "the turn is over");
@@ -384,8 +395,10 @@ impl TuiSession {
             self.model = Some(answer.model.clone());
             self.signal(Signal::Fact { name: "model", value: json!(answer.model) });
         }
-        let number = self.turn.as_ref().map_or(self.turns, |turn| turn.number);
-        if let Some(turn) = self.turn.as_mut() {
+        // What was said before the turn began is the end of the one before it, written late.
+        let early = self.turn.as_ref().is_some_and(|turn| answer.at != 0 && answer.at < turn.began);
+        let number = self.turn.as_ref().filter(|_| !early).map_or(self.turns - u64::from(early), |turn| turn.number);
+        if let Some(turn) = self.turn.as_mut().filter(|_| !early) {
             let text = answer.text();
             if !text.is_empty() && !answer.is_error {
                 turn.last = text.clone();
@@ -518,7 +531,11 @@ impl TuiSession {
             self.fail_open(format!("Claude Code does not get ready: {}", dialog.cure()), permanent);
         }
         if due(self.opening) {
-            let seen = if self.registry.is_some() { "its session is registered, but no input box is shown" } else { "it has not registered a session" };
+            let seen = if self.registry.is_some() {
+                "its session is registered, but no input box is shown"
+            } else {
+                "it has not registered a session"
+            };
             self.fail_open(format!("Claude Code did not get ready within {} s: {seen}", OPEN_TIMEOUT.as_secs()), false);
         }
         let late: Vec<String> = self.held.iter().filter(|(_, held)| held.deadline <= now.tick).map(|(id, _)| id.clone()).collect();
@@ -534,7 +551,11 @@ impl TuiSession {
         if let Some(crossing) = &self.crossing {
             let (kind, silent) = (crossing.kind, due(crossing.silent));
             if silent || crossing.deadline <= now.tick {
-                let why = if silent { "the session did not do it; the screen may say why (agent-relay attach)" } else { "the session did not come to it in time" };
+                let why = if silent {
+                    "the session did not do it; the screen may say why (agent-relay attach)"
+                } else {
+                    "the session did not come to it in time"
+                };
                 self.drop_command();
                 self.crossed(kind, Err(why.into()));
             }

@@ -6,8 +6,8 @@ use super::{AcpSession, MODE_UPDATE, PLAN_STEPS_MAX, TOOLS_MAX};
 use crate::core::limits::{MIRROR_BODY_BYTES_MAX, REPLY_BODY_BYTES_MAX};
 use crate::core::session::{Mirror, Signal};
 use crate::provider::acp::frames::short;
-use crate::provider::text::push_bounded;
 use crate::provider::acp::replay::Side;
+use crate::provider::text::push_bounded;
 
 impl AcpSession {
     pub(super) fn on_update(&mut self, update: &Value) {

@@ -108,7 +108,8 @@ impl TuiSession {
             self.end_turn(now, TurnEnd::Completed, None, "the session was cleared");
         }
         // The hook names the transcript; without it the file lies beside the old one.
-        let beside = self.transcript.as_deref().and_then(|path| path.rsplit_once('/')).map(|(folder, _)| format!("{folder}/{session}.jsonl"));
+        let beside =
+            self.transcript.as_deref().and_then(|path| path.rsplit_once('/')).map(|(folder, _)| format!("{folder}/{session}.jsonl"));
         if let Some(path) = beside {
             self.follow(&path);
         }
@@ -188,7 +189,11 @@ impl TuiSession {
             self.withdraw(&id, "it was answered at the terminal");
         }
         if self.settings.rejects_all() && !ask.is_question() {
-            let answer = ask.answer(crate::core::session::Decision::Deny, Some("This agent is read-only: its runner allows no tool that asks."), None);
+            let answer = ask.answer(
+                crate::core::session::Decision::Deny,
+                Some("This agent is read-only: its runner allows no tool that asks."),
+                None,
+            );
             self.signal(Signal::HookAnswer { ticket, answer: Some(answer.for_hook("PermissionRequest")) });
             return;
         }
@@ -224,7 +229,8 @@ impl TuiSession {
         let number = |at: &str| payload.pointer(at).and_then(Value::as_f64);
         let window = number("/context_window/context_window_size").filter(|size| *size > 0.0);
         let usage = |field: &str| number(&format!("/context_window/current_usage/{field}")).unwrap_or(0.0);
-        let used = ["input_tokens", "output_tokens", "cache_creation_input_tokens", "cache_read_input_tokens"].map(usage).iter().sum::<f64>();
+        let used =
+            ["input_tokens", "output_tokens", "cache_creation_input_tokens", "cache_read_input_tokens"].map(usage).iter().sum::<f64>();
         let model = payload.pointer("/model/id").and_then(Value::as_str).unwrap_or_default();
         if let (Some(window), true) = (window, used > 0.0) {
             self.signal(Signal::Context(json!({

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::witness::Registry;
 use super::TuiSession;
+use super::witness::Registry;
 use crate::core::session::{Mirror, Output, Parcel, Signal};
 use crate::core::time::{Now, Tick, sooner};
 use crate::provider::claude::pane::InputBox;
@@ -126,7 +126,8 @@ impl TuiSession {
         if !self.open || self.over || self.sending.is_some() {
             return;
         }
-        let quiet = self.turn.is_none() && self.sent.is_empty();
+        let idle = self.registry.as_ref().is_none_or(Registry::is_idle);
+        let quiet = self.turn.is_none() && self.sent.is_empty() && idle;
         let urgent = self.turn.is_some().then(|| self.queue.iter().position(Item::is_urgent)).flatten();
         let at = match (quiet, urgent) {
             (true, _) if !self.queue.is_empty() => 0,
@@ -213,7 +214,8 @@ impl TuiSession {
             return;
         }
         let more = frame.get("dropped_msg_ids").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
-        let keys: Vec<String> = std::iter::once(text("orig_msg_id")).chain(more).filter(|key| !key.is_empty()).map(str::to_string).collect();
+        let keys: Vec<String> =
+            std::iter::once(text("orig_msg_id")).chain(more).filter(|key| !key.is_empty()).map(str::to_string).collect();
         let (status, reason) = (text("status").to_string(), text("drop_reason").to_string());
         match status.as_str() {
             "delivered" => return,
@@ -392,7 +394,7 @@ impl TuiSession {
             (None, None) => {
                 self.begin_turn(now, evidence);
                 if let Some(turn) = &mut self.turn {
-                    turn.batch = Some(batch);
+                    (turn.batch, turn.began) = (Some(batch), sent.at);
                 }
             }
         }
@@ -465,6 +467,9 @@ mod tests {
     fn nothing_that_is_typed_can_press_keys() {
         assert_eq!(typeable("a\u{1b}[201~\r\nb\tc\u{9b}\u{7f}"), "a[201~\nb\tc");
         assert_eq!(Item::of_text("/exit".into()).text, "[prompt] /exit");
-        assert_eq!(Item::of_parcel(Parcel { text: "[relay message #1 from user]\nx".into(), ..Default::default() }).first(), "[relaymessage#1fromuser]");
+        assert_eq!(
+            Item::of_parcel(Parcel { text: "[relay message #1 from user]\nx".into(), ..Default::default() }).first(),
+            "[relaymessage#1fromuser]"
+        );
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{Boundary, Turn, TuiSession};
+use super::{Boundary, TuiSession, Turn};
 use crate::core::screen::plain;
 use crate::core::session::{Output, Screen, TurnEnd};
 use crate::core::time::{Now, sooner};
@@ -80,8 +80,9 @@ impl TuiSession {
             "" => {}
             _ => {
                 self.idle_since = None;
-                let fresh = self.ended.as_ref().is_none_or(|ended| found.at > ended.at);
-                if fresh {
+                // Just after a turn the file may still tell of that one (seen: it is written with a delay).
+                let late = self.ended.as_ref().is_some_and(|ended| now.wall.0 - ended.at < LAG.as_millis() as i64);
+                if !late || !self.sent.is_empty() {
                     self.begin_turn(now, "the session registry says busy");
                 } else if self.turn.is_none() {
                     self.doubt = Some(now.tick + LAG);
@@ -147,9 +148,9 @@ impl TuiSession {
         match entry {
             Entry::Prompt(prompt) => self.on_prompt_entry(now, &prompt),
             Entry::Answer(answer) => self.on_answer(&answer),
-            Entry::Interrupted => {
+            Entry::Interrupted { at } => {
                 // It is written a little late; what began meanwhile is another turn.
-                if let Some(turn) = self.turn.as_mut().filter(|turn| now.wall.0 - turn.began > 600) {
+                if let Some(turn) = self.turn.as_mut().filter(|turn| at >= turn.began) {
                     turn.interrupted = true;
                     if let Some(registry) = self.registry.clone().filter(Registry::is_idle) {
                         self.on_idle_witness(now, &registry);
@@ -158,8 +159,12 @@ impl TuiSession {
             }
             Entry::Compacted { trigger } if trigger == "manual" => self.crossed(Boundary::Compact, Ok(())),
             Entry::Enqueued(text) => self.on_enqueued(&text),
-            Entry::TurnOver => {
-                let idle = self.registry.as_ref().is_some_and(|registry| registry.is_idle() && self.turn.as_ref().is_some_and(|turn| registry.at >= turn.began));
+            Entry::TurnOver { at } if self.turn.as_ref().is_none_or(|turn| at < turn.began) => {}
+            Entry::TurnOver { .. } => {
+                let idle = self
+                    .registry
+                    .as_ref()
+                    .is_some_and(|registry| registry.is_idle() && self.turn.as_ref().is_some_and(|turn| registry.at >= turn.began));
                 if idle && self.turn.as_ref().is_some_and(|turn| turn.answered) {
                     self.end_turn(now, TurnEnd::Completed, None, "the transcript tells the end of the turn");
                 }
@@ -227,7 +232,11 @@ impl TuiSession {
 /// The sentence that helps, for last words that tell a refused start.
 pub(super) fn refusal(text: &str) -> Option<(String, bool)> {
     let known: [(&str, &str, bool); 6] = [
-        ("cannot be used with root/sudo", "bypass mode is not possible as root: run as another user, choose --approval guarded, or set IS_SANDBOX=1 in a container", true),
+        (
+            "cannot be used with root/sudo",
+            "bypass mode is not possible as root: run as another user, choose --approval guarded, or set IS_SANDBOX=1 in a container",
+            true,
+        ),
         ("No conversation found with session ID", "the conversation is gone", false),
         ("is already in use", "the session id is in use by another Claude Code; end that one", false),
         ("Unable to connect to Anthropic services", "it cannot reach its vendor: check the network, proxies and ANTHROPIC_BASE_URL", false),
