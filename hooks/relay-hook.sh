@@ -3,8 +3,8 @@
 # For any provider that can run a command at an event; `agent-relay hook --help` lists the events.
 # It leaves quietly where no runner is, and falls back to the bare status where the binary cannot be run.
 [ -n "${AGENT_RELAY_RUNNER_PORT-}" ] || exit 0
-# A session that speaks over its standard streams tells all but what the end of a turn may need.
-case ${AGENT_RELAY_HOOKS-all} in all | "$1") ;; *) exit 0 ;; esac
+# A list of the events that are told; a session over its standard streams needs no other than stop.
+case " ${AGENT_RELAY_HOOKS-$1} " in *" $1 "*) ;; *) exit 0 ;; esac
 bin=${AGENT_RELAY_BIN:-agent-relay}
 command -v "$bin" >/dev/null 2>&1 && exec "$bin" hook "$1"
 case $1 in

@@ -114,7 +114,7 @@ pub(super) fn planner(provider: &'static Provider, want: Want) -> Planner {
     Box::new(move |conversation, fresh| {
         let want = Want { conversation: conversation.into(), fresh: fresh.into(), ..want.clone() };
         let layout = (provider.layout)(&want, &RealDisk).map_err(|(reason, permanent)| Refusal { reason, permanent })?;
-        let Layout { command, env, unset, files, mailbox, session } = layout;
+        let Layout { command, env, unset, files, mailbox, session, hint } = layout;
         for laid in &files {
             lay(laid)
                 .map_err(|error| Refusal { reason: format!("cannot prepare the start of the provider: {error}"), permanent: false })?;
@@ -122,7 +122,7 @@ pub(super) fn planner(provider: &'static Provider, want: Want) -> Planner {
         let unset: Vec<String> = unset;
         let mut all: Vec<(String, String)> = common.iter().filter(|(name, _)| !unset.contains(name)).cloned().collect();
         all.extend(env);
-        Ok(Plan { command, env: all, unset, mailbox: mailbox.map(PathBuf::from), session })
+        Ok(Plan { command, env: all, unset, mailbox: mailbox.map(PathBuf::from), session, hint })
     })
 }
 

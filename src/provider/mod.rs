@@ -86,7 +86,15 @@ pub const PROVIDERS: &[Provider] = &[
         about: "any agent that speaks the Agent Client Protocol on its standard input and output",
         layout: |want, _| {
             let session = Box::new(acp::session::AcpSession::new(want.session.clone()));
-            Ok(Layout { command: want.args.clone(), env: Vec::new(), unset: Vec::new(), files: Vec::new(), mailbox: None, session })
+            Ok(Layout {
+                command: want.args.clone(),
+                env: Vec::new(),
+                unset: Vec::new(),
+                files: Vec::new(),
+                mailbox: None,
+                session,
+                hint: "check the name and PATH",
+            })
         },
         transports: &[Transport::Stream],
         apart: false,
@@ -223,6 +231,8 @@ pub struct Layout {
     pub mailbox: Option<String>,
     /// Its machine.
     pub session: Box<dyn Session>,
+    /// What helps when the program is missing.
+    pub hint: &'static str,
 }
 
 /// What a session machine knows of its own start.

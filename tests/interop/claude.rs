@@ -20,7 +20,7 @@ pub struct Session {
 #[derive(Clone, Copy, PartialEq)]
 pub enum Hooks {
     All,
-    /// The prompt hook is taken out of the plugin.
+    /// The prompt hook tells nothing.
     NoPrompt,
 }
 
@@ -39,18 +39,20 @@ impl Session {
         machine.set("TMUX_TMPDIR", &temporary.to_string_lossy());
         machine.set("LANG", "C.UTF-8");
         let hub = machine.hub();
-        let env = json!({"ANTHROPIC_BASE_URL": format!("http://127.0.0.1:{}", model.port), "ANTHROPIC_API_KEY": "sk-fake-0123456789abcdef0123",
+        let mut env = json!({"ANTHROPIC_BASE_URL": format!("http://127.0.0.1:{}", model.port), "ANTHROPIC_API_KEY": "sk-fake-0123456789abcdef0123",
             "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1", "DISABLE_TELEMETRY": "1",
             "HTTPS_PROXY": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9", "NO_PROXY": "127.0.0.1,localhost"});
+        if hooks == Hooks::NoPrompt {
+            env["AGENT_RELAY_HOOKS"] = json!(
+                "session-start stop stop-failure subagent-start subagent-stop pre-compact post-compact session-end permission-request"
+            );
+        }
         let providers = machine.home.join("providers");
         std::fs::create_dir_all(&providers).expect("folder");
         let config = json!({"env": env, "isolated": true, "transport": transport, "restart": restart});
         std::fs::write(providers.join("claude.json"), config.to_string()).expect("config");
         let mut session = Session { transport, machine, model, hub: Some(hub), runner: None };
         session.run();
-        if hooks == Hooks::NoPrompt {
-            session.take_prompt_hook();
-        }
         Some(session)
     }
 
@@ -59,16 +61,39 @@ impl Session {
         self.wait("idle");
     }
 
-    /// The plugin that was laid out, without that hook; the runner lays it out anew only if a file differs, so its copy is
-    /// named by the configuration instead.
-    fn take_prompt_hook(&mut self) {
-        let plugin = self.machine.home.join("plugins/claude").join(env!("CARGO_PKG_VERSION"));
-        let path = plugin.join("hooks/hooks.json");
-        let mut hooks: Value = serde_json::from_str(&std::fs::read_to_string(&path).expect("laid out")).expect("JSON");
-        hooks["hooks"].as_object_mut().expect("hooks").remove("UserPromptSubmit");
-        std::fs::write(&path, hooks.to_string()).expect("writes");
-        // Claude Code watches its plugins no more than at the start: the session begins anew without the runner's hand in it.
-        self.machine.set("AGENT_RELAY_TEST_KEEP_PLUGIN", "1");
+    pub fn kill_runner(&mut self) {
+        let pid = self.pid();
+        self.runner.take().expect("runs").kill();
+        let gone = || os::start_time(pid).is_none_or(|start| !os::is_alive(pid, start)).then_some(());
+        wait_for("the end of its provider", 20, gone);
+    }
+
+    /// All of these are answered, each or together with others (one answer for a batch).
+    #[track_caller]
+    pub fn settled(&self, ids: &[u64]) {
+        self.waits("answers to all", || {
+            let inbox = self.machine.ok(&["inbox", "--all", "--json", "--limit", "1000"]);
+            let messages: Vec<Value> = inbox.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+            let answered = |id: &u64| {
+                messages.iter().any(|message| {
+                    let also = message["payload"]["answers"].as_array().is_some_and(|ids| ids.contains(&json!(id)));
+                    message["replyTo"] == *id || also
+                })
+            };
+            ids.iter().all(answered).then_some(())
+        });
+    }
+
+    /// Shut down; nothing of it is left.
+    pub fn end(self) {
+        let environment = std::fs::read(format!("/proc/{}/environ", self.pid())).expect("lives");
+        let name = "AGENT_RELAY_PROVIDER_SESSION_ID";
+        let id = String::from_utf8_lossy(&environment)
+            .split('\0')
+            .find_map(|variable| variable.strip_prefix(name)?.strip_prefix('=').map(str::to_string))
+            .expect("a session");
+        self.machine.ok(&["command", "a", "shutdown"]);
+        wait_for("the end of all its processes", 30, || os::processes_with_env(name, &id).is_empty().then_some(()));
     }
 
     #[track_caller]
@@ -248,10 +273,8 @@ fn survives_kills(session: &mut Session) {
     }
     let id = session.machine.send("a", "MARK-RUNNER HANG");
     session.wait_asked("MARK-RUNNER");
-    let pid = session.pid();
-    session.runner.take().expect("runs").kill();
-    wait_for("the end of its provider", 20, || os::start_time(pid).is_none_or(|start| !os::is_alive(pid, start)).then_some(()));
-    session.runner = Some(session.machine.start(&["run", "claude", "--headless", "--agent-id", "a"]));
+    session.kill_runner();
+    session.run();
     session.answer_of(id);
     session.wait("idle");
     once(session, "MARK-RUNNER");
@@ -320,17 +343,6 @@ fn is_typed_at(session: &Session) {
     once(session, "MARK-LONG");
 }
 
-fn ends(session: Session) {
-    let environment = std::fs::read(format!("/proc/{}/environ", session.pid())).expect("lives");
-    let name = "AGENT_RELAY_PROVIDER_SESSION_ID";
-    let id = String::from_utf8_lossy(&environment)
-        .split('\0')
-        .find_map(|variable| variable.strip_prefix(name)?.strip_prefix('=').map(str::to_string))
-        .expect("a session");
-    session.machine.ok(&["command", "a", "shutdown"]);
-    wait_for("the end of all its processes", 30, || os::processes_with_env(name, &id).is_empty().then_some(()));
-}
-
 fn story(transport: &'static str) {
     let restart = json!({"firstMs": 100, "mostMs": 500, "exitsMax": 50});
     let Some(mut session) = Session::start(transport, Hooks::All, restart) else { return };
@@ -359,7 +371,7 @@ fn story(transport: &'static str) {
     step("compact and clear");
     is_compacted_and_cleared(&session);
     step("end");
-    ends(session);
+    session.end();
 }
 
 #[test]

@@ -6,6 +6,7 @@
 mod support;
 
 mod claude;
+mod long;
 mod model;
 
 use std::path::PathBuf;

@@ -217,11 +217,11 @@ fn the_control_port_demands_its_token_and_tells_the_truth() {
 #[test]
 fn the_program_acts_by_its_name() {
     let machine = Machine::new("name");
-    let link = machine.work.join("claude-relay");
+    let link = machine.work.join("codex-relay");
     std::os::unix::fs::symlink(crate::support::BIN, &link).expect("links");
     let output = machine.command(&link.to_string_lossy()).args(["--odd", "x"]).output().expect("runs");
     assert_eq!(output.status.code(), Some(2));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("cannot run claude"));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("cannot run codex"));
     let output = machine.command(&link.to_string_lossy()).args(["--help"]).output().expect("runs");
-    assert!(output.status.success() && String::from_utf8_lossy(&output.stdout).starts_with("Usage: claude-relay"));
+    assert!(output.status.success() && String::from_utf8_lossy(&output.stdout).starts_with("Usage: codex-relay"));
 }

@@ -109,6 +109,8 @@ pub struct Plan {
     pub mailbox: Option<PathBuf>,
     /// Its machine.
     pub session: Box<dyn Session>,
+    /// What helps when the program is missing.
+    pub hint: &'static str,
 }
 
 /// Why the provider cannot be started.
@@ -395,7 +397,7 @@ impl Provider {
                 let known = PathBuf::from(program);
                 let there = if known.components().count() > 1 { known.is_file() } else { on_path(program, &plan.env) };
                 if !there {
-                    return Err(not_found(program));
+                    return Err(not_found(program, plan.hint));
                 }
                 let terminal = tmux::Plan { socket, dir, cwd: &self.launch.cwd, command: &plan.command };
                 let (mut server, client) = tmux::server(&terminal, prepare).map_err(|reason| Refusal { reason, permanent: true })?;
@@ -418,7 +420,7 @@ impl Provider {
                 let stream = || if *host == Host::Inherited { Stdio::inherit() } else { Stdio::piped() };
                 command.stdin(stream()).stdout(stream()).stderr(stream());
                 prepare(&mut command);
-                command.spawn().map_err(|error| self.why_not(program, &error))?
+                command.spawn().map_err(|error| self.why_not(program, plan.hint, &error))?
             }
         };
         let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
@@ -474,10 +476,10 @@ impl Provider {
         })
     }
 
-    fn why_not(&self, program: &str, error: &std::io::Error) -> Refusal {
+    fn why_not(&self, program: &str, hint: &str, error: &std::io::Error) -> Refusal {
         use std::io::ErrorKind::{InvalidInput, NotFound, PermissionDenied};
         if error.kind() == NotFound && self.launch.cwd.is_dir() {
-            return not_found(program);
+            return not_found(program, hint);
         }
         let permanent = matches!(error.kind(), NotFound | PermissionDenied | InvalidInput);
         let reason = match error.kind() {
@@ -780,8 +782,8 @@ fn on_path(program: &str, env: &[(String, String)]) -> bool {
     std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
 }
 
-fn not_found(program: &str) -> Refusal {
-    Refusal { reason: format!("the command {program:?} was not found; check the name and PATH"), permanent: true }
+fn not_found(program: &str, hint: &str) -> Refusal {
+    Refusal { reason: format!("the command {program:?} was not found; {hint}"), permanent: true }
 }
 
 fn reap(mut child: Child) -> i32 {

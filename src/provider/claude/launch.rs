@@ -114,6 +114,9 @@ pub fn layout(want: &Want, disk: &dyn Disk) -> Result<Layout, (String, bool)> {
         }
     };
     unless_set("CLAUDE_CODE_SESSIONEND_HOOKS_TIMEOUT_MS", "10000");
+    if want.transport == Transport::Stream {
+        unless_set("AGENT_RELAY_HOOKS", "stop");
+    }
     if want.transport != Transport::Terminal {
         // Each suggestion for a person would cost a request of its own.
         unless_set("CLAUDE_CODE_ENABLE_PROMPT_SUGGESTION", "false");
@@ -122,15 +125,13 @@ pub fn layout(want: &Want, disk: &dyn Disk) -> Result<Layout, (String, bool)> {
     if want.isolated {
         env.push(("CLAUDE_CONFIG_DIR".into(), config_dir.clone()));
     }
-    if want.transport == Transport::Stream {
-        env.push(("AGENT_RELAY_HOOKS".into(), "stop".into()));
-    }
     let start = Start { session, resumes, transcript, nonce: want.fresh.clone(), config_dir, mailbox: mailbox.clone(), socket, terminal };
     let session: Box<dyn crate::core::session::Session> = match want.transport {
         Transport::Stream => Box::new(StreamSession::new(want.session.clone(), start)),
         _ => Box::new(TuiSession::new(want.session.clone(), start)),
     };
-    Ok(Layout { command, env, unset: INHERITED.map(String::from).into(), files, mailbox, session })
+    let hint = "install Claude Code with: curl -fsSL https://claude.ai/install.sh | bash, or: npm install -g @anthropic-ai/claude-code";
+    Ok(Layout { command, env, unset: INHERITED.map(String::from).into(), files, mailbox, session, hint })
 }
 
 fn bypasses(want: &Want) -> bool {

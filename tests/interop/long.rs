@@ -1,0 +1,211 @@
+//! Many turns with bad luck: interrupts, compactions, kills of provider and runner at random moments, the relay away. Exactly
+//! once is judged by the model server's record alone. `make interop` runs short ones, `make afternoon` a long one.
+
+use std::time::Instant;
+
+use agent_relay::core::rng::Rng;
+use serde_json::json;
+
+use super::claude::{Hooks, Session};
+use super::support::pause;
+
+/// How much of each kind.
+#[derive(Debug, Clone, Copy)]
+pub struct Plan {
+    pub turns: usize,
+    pub interrupts: usize,
+    pub compactions: usize,
+    pub provider_kills: usize,
+    pub runner_kills: usize,
+    pub outages: usize,
+    /// How long the relay is away, seconds.
+    pub outage_seconds: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Luck {
+    Good,
+    Interrupt,
+    Compact,
+    ProviderKill,
+    RunnerKill,
+    Outage,
+}
+
+/// What came of it.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    pub messages: usize,
+    pub lost: Vec<String>,
+    pub twice: Vec<String>,
+    pub seconds: u64,
+}
+
+fn lucks(plan: Plan, rng: &mut Rng) -> Vec<Luck> {
+    let kinds = [
+        (plan.interrupts, Luck::Interrupt),
+        (plan.compactions, Luck::Compact),
+        (plan.provider_kills, Luck::ProviderKill),
+        (plan.runner_kills, Luck::RunnerKill),
+        (plan.outages, Luck::Outage),
+    ];
+    let mut all: Vec<Luck> = kinds.iter().flat_map(|(count, luck)| std::iter::repeat_n(*luck, *count)).collect();
+    all.resize(plan.turns.max(all.len()), Luck::Good);
+    for at in (1..all.len()).rev() {
+        all.swap(at, rng.below(at as u64 + 1) as usize);
+    }
+    // A compaction needs something to compact.
+    if let Some(at) = all.iter().position(|luck| *luck == Luck::Good) {
+        all.swap(0, at);
+    }
+    all
+}
+
+/// Runs the plan; panics when something does not come.
+pub fn run(transport: &'static str, hooks: Hooks, plan: Plan, seed: u64) -> Option<Outcome> {
+    let restart = json!({"firstMs": 100, "mostMs": 500, "exitsMax": 1000});
+    let mut session = Session::start(transport, hooks, restart)?;
+    let mut rng = Rng::new(seed);
+    let began = Instant::now();
+    let mut marks = Vec::new();
+    for (turn, luck) in lucks(plan, &mut rng).into_iter().enumerate() {
+        let mark = format!("MARK-{turn:04}.");
+        marks.push(mark.clone());
+        one_turn(&mut session, luck, &mark, plan, &mut rng);
+        if luck == Luck::Good && rng.below(6) == 0 {
+            // Several at once.
+            let more: Vec<String> = (0..3).map(|n| format!("MARK-{turn:04}-{n}.")).collect();
+            let ids: Vec<u64> = more.iter().map(|mark| session.machine.send("a", mark)).collect();
+            marks.extend(more);
+            session.settled(&ids);
+        }
+        session.wait("idle");
+        if turn % 25 == 24 {
+            println!("afternoon: {transport} seed {seed}: {} turns in {} s", turn + 1, began.elapsed().as_secs());
+        }
+    }
+    let mut outcome = Outcome { messages: marks.len(), seconds: began.elapsed().as_secs(), ..Default::default() };
+    for mark in marks {
+        match session.model.most(&mark) {
+            0 => outcome.lost.push(mark),
+            1 => {}
+            _ => outcome.twice.push(mark),
+        }
+    }
+    if !outcome.lost.is_empty() || !outcome.twice.is_empty() {
+        println!("{}", session.machine.logs());
+    }
+    session.end();
+    Some(outcome)
+}
+
+fn one_turn(session: &mut Session, luck: Luck, mark: &str, plan: Plan, rng: &mut Rng) {
+    match luck {
+        Luck::Good if rng.below(4) == 0 => {
+            let id = session.machine.send("a", &format!("{mark} TOOL"));
+            let approval = session.approval();
+            session.machine.ok(&["approvals", "approve", approval["approvalId"].as_str().expect("id")]);
+            session.answer_of(id);
+        }
+        Luck::Good => {
+            let heard = session.asks(mark);
+            assert!(heard.contains(mark), "{mark}: {heard}");
+        }
+        Luck::Interrupt => {
+            let word = if rng.below(3) == 0 { "MUTE" } else { "HANG" };
+            let id = session.machine.send("a", &format!("{mark} {word}"));
+            session.wait_asked(mark);
+            session.wait("busy");
+            pause(rng.below(300));
+            match session.transport == "tmux" && rng.below(2) == 0 {
+                true => session.keys(&["Escape"]),
+                false => {
+                    session.machine.ok(&["command", "a", "interrupt"]);
+                }
+            }
+            session.answer_of(id);
+        }
+        Luck::Compact => {
+            session.asks(mark);
+            session.wait("idle");
+            session.machine.ok(&["command", "a", "compact"]);
+        }
+        Luck::ProviderKill => {
+            // Killed before it reached the model, a text that hangs would hang in the next life.
+            let reached = rng.below(4) > 0;
+            let id = session.machine.send("a", &format!("{mark} {}", if reached { "HANG" } else { "SLOW" }));
+            if reached {
+                session.wait_asked(mark);
+            }
+            pause(rng.below(400));
+            session.kill_provider();
+            session.answer_of(id);
+        }
+        Luck::RunnerKill => {
+            // Killed before it reached the model, a text that hangs would hang in the next life.
+            let reached = rng.below(4) > 0;
+            let id = session.machine.send("a", &format!("{mark} {}", if reached { "HANG" } else { "SLOW" }));
+            if reached {
+                session.wait_asked(mark);
+            }
+            pause(rng.below(400));
+            session.kill_runner();
+            session.run();
+            session.answer_of(id);
+        }
+        Luck::Outage => {
+            let id = session.machine.send("a", &format!("{mark} SLOW"));
+            session.wait_asked(mark);
+            session.hub.take().expect("runs").kill();
+            pause(plan.outage_seconds * 1000);
+            session.hub = Some(session.machine.hub());
+            let heard = session.answer_of(id);
+            assert!(heard.contains(mark), "{mark}: {heard}");
+        }
+    }
+}
+
+fn short(transport: &'static str, seed: u64) {
+    let plan = Plan { turns: 20, interrupts: 2, compactions: 1, provider_kills: 2, runner_kills: 2, outages: 1, outage_seconds: 2 };
+    let hooks = if seed.is_multiple_of(3) { Hooks::NoPrompt } else { Hooks::All };
+    let Some(outcome) = run(transport, hooks, plan, seed) else { return };
+    println!("interop: claude {transport} seed {seed}: {outcome:?}");
+    assert!(outcome.lost.is_empty() && outcome.twice.is_empty(), "{outcome:?}");
+}
+
+#[test]
+fn bad_luck_stream() {
+    short("stream", 1);
+}
+
+#[test]
+fn bad_luck_tmux() {
+    (1..=2).for_each(|seed| short("tmux", seed));
+}
+
+/// In a third of the runs the prompt hook is missing: then the transcript is the proof.
+#[test]
+fn bad_luck_tmux_without_the_prompt_hook() {
+    short("tmux", 3);
+}
+
+/// `make afternoon PROVIDER=claude`
+#[test]
+fn afternoon() {
+    let Ok(wanted) = std::env::var("AFTERNOON") else { return };
+    assert_eq!(wanted, "claude", "AFTERNOON names the provider");
+    let seed = std::env::var("AFTERNOON_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
+    let plan = Plan { turns: 200, interrupts: 50, compactions: 20, provider_kills: 20, runner_kills: 20, outages: 10, outage_seconds: 60 };
+    let both = ["stream", "tmux"].map(|transport| std::thread::spawn(move || run(transport, Hooks::All, plan, seed)));
+    for (transport, outcome) in ["stream", "tmux"].into_iter().zip(both) {
+        let outcome = outcome.join().expect("a run that ends").expect("INTEROP_DIR is set");
+        println!(
+            "| claude {transport} | {seed} | {plan:?} | {} | {} | {} | {} s |",
+            outcome.messages,
+            outcome.lost.len(),
+            outcome.twice.len(),
+            outcome.seconds
+        );
+        assert!(outcome.lost.is_empty() && outcome.twice.is_empty(), "{outcome:?}");
+    }
+}
