@@ -1,0 +1,418 @@
+//! Whole orders of events, as they were seen, and with pieces lost, late or doubled.
+
+use agent_relay::core::session::{Decision, Fate, How, Resume, Signal, TurnEnd, Verb};
+use serde_json::{Value, json};
+
+use crate::terminal::{EMPTY, Terminal, start, trace};
+
+const BUSY: &str = "· Thinking… (2s · ↓ 3 tokens)\n────────────\n\u{276f}\u{a0}\n────────────\n  ⏸ manual mode on · esc to interrupt\n";
+const PERMISSION: &str =
+    "────────────\n Bash command\n Do you want to proceed?\n \u{276f} 1. Yes\n   4. No\n\n Esc to cancel · Tab to amend\n";
+
+fn acts(terminal: &Terminal) -> String {
+    terminal.acts.join(", ")
+}
+
+/// A message of a person is pasted, seen in the box, submitted, proven and answered.
+fn delivered(hook: bool, stop: bool) -> Terminal {
+    let mut terminal = Terminal::ready();
+    terminal.deliver(5, true, false);
+    terminal.pass(100);
+    assert_eq!(acts(&terminal), "paste [relay message #5 from user], press Enter");
+    terminal.status("busy");
+    terminal.shown = BUSY.into();
+    if hook {
+        terminal.event("UserPromptSubmit", json!({"prompt": "\n\n<pasted_content id=\"f\">\n[relay message #5 from user]\ndo 5\n</pasted_content id=\"f\">\n"}));
+        assert!(terminal.taken(5));
+    }
+    terminal.pass(150);
+    terminal.prompt_entry("[relay message #5 from user]\ndo 5", "human");
+    assert!(terminal.taken(5));
+    terminal.pass(400);
+    terminal.shown = EMPTY.into();
+    if stop {
+        terminal.event("Stop", json!({"last_assistant_message": "Done.", "background_tasks": []}));
+    }
+    terminal.pass(30);
+    terminal.status("idle");
+    terminal.pass(100);
+    let answer = json!({"type": "assistant", "uuid": "x", "message": {"id": "m", "model": "m", "stop_reason": "end_turn", "content": [{"type": "text", "text": "Done."}]}});
+    terminal.grown(&format!("{answer}\n"));
+    terminal.pass(2000);
+    terminal
+}
+
+#[test]
+fn a_message_is_proven_and_answered_whatever_hook_is_lost() {
+    for (hook, stop) in [(true, true), (false, true), (true, false), (false, false)] {
+        let terminal = delivered(hook, stop);
+        assert_eq!(terminal.ended(Some(5)).as_deref(), Some("Completed Done."), "hook={hook} stop={stop}: {:?}", terminal.signals);
+        let taken = terminal.signals.iter().filter(|signal| matches!(signal, Signal::Taken { .. })).count();
+        let ended = terminal.signals.iter().filter(|signal| matches!(signal, Signal::TurnEnded { .. })).count();
+        assert_eq!((taken, ended), (1, 1), "hook={hook} stop={stop}");
+        assert!(!terminal.has(|signal| matches!(signal, Signal::Mirror(m) if m.kind == "prompt")), "our own text is no echo");
+    }
+}
+
+#[test]
+fn a_proof_that_comes_after_the_end_still_counts() {
+    let mut terminal = Terminal::ready();
+    terminal.deliver(5, true, false);
+    terminal.pass(100);
+    terminal.status("busy");
+    terminal.pass(20);
+    terminal.event("Stop", json!({"last_assistant_message": "Quick."}));
+    terminal.status("idle");
+    assert!(!terminal.taken(5), "nothing proves it yet");
+    terminal.pass(100);
+    terminal.prompt_entry("[relay message #5 from user]\ndo 5", "human");
+    assert!(terminal.taken(5));
+    assert_eq!(terminal.ended(Some(5)).as_deref(), Some("Completed Quick."));
+}
+
+#[test]
+fn nothing_is_typed_while_a_dialog_is_open() {
+    let mut terminal = Terminal::ready();
+    terminal.shown = PERMISSION.into();
+    terminal.deliver(5, true, false);
+    terminal.pass(5000);
+    assert_eq!(acts(&terminal), "");
+    // It opens just as the text is pasted: Enter is never pressed.
+    terminal.shown = EMPTY.into();
+    terminal.pass(500);
+    assert_eq!(acts(&terminal), "paste [relay message #5 from user]");
+    terminal.shown = PERMISSION.into();
+    terminal.pass(2500);
+    assert_eq!(acts(&terminal), "paste [relay message #5 from user]");
+    terminal.shown = EMPTY.into();
+    terminal.pass(2000);
+    assert_eq!(acts(&terminal), "paste [relay message #5 from user], paste [relay message #5 from user], press Enter");
+}
+
+#[test]
+fn a_draft_is_put_away_and_a_second_one_is_waited_for() {
+    let mut terminal = Terminal::ready();
+    terminal.shown = EMPTY.replace("\u{276f}\u{a0}", "\u{276f}\u{a0}my draft");
+    terminal.deliver(5, true, false);
+    terminal.pass(200);
+    assert_eq!(acts(&terminal), "press C-s, paste [relay message #5 from user], press Enter");
+    let mut terminal = Terminal::ready();
+    terminal.shown = format!("  · draft stashed\n{}", EMPTY.replace("\u{276f}\u{a0}", "\u{276f}\u{a0}another"));
+    terminal.deliver(5, true, false);
+    terminal.pass(30_000);
+    assert_eq!(acts(&terminal), "", "stashing it would lose the first");
+    terminal.shown = EMPTY.into();
+    terminal.pass(1000);
+    assert!(acts(&terminal).ends_with("press Enter"));
+}
+
+#[test]
+fn an_enter_that_was_lost_is_pressed_again() {
+    let mut terminal = Terminal::ready();
+    terminal.deliver(5, true, false);
+    terminal.pass(100);
+    terminal.shown = EMPTY.replace("\u{276f}\u{a0}", "\u{276f}\u{a0}[relay message #5 from user]");
+    terminal.input(agent_relay::core::session::Input::Drawn);
+    terminal.pass(4000);
+    assert!(acts(&terminal).matches("press Enter").count() >= 2, "{}", acts(&terminal));
+    assert_eq!(acts(&terminal).matches("paste").count(), 1, "{}", acts(&terminal));
+}
+
+#[test]
+fn a_text_that_left_no_trace_is_sent_again_and_one_that_waits_is_not() {
+    let mut terminal = Terminal::ready();
+    terminal.deliver(5, true, false);
+    terminal.pass(16_000);
+    assert_eq!(acts(&terminal).matches("paste").count(), 2, "{}", acts(&terminal));
+    let mut terminal = Terminal::ready();
+    terminal.deliver(5, true, false);
+    terminal.pass(100);
+    let line = json!({"type": "queue-operation", "operation": "enqueue", "content": "[relay message #5 from user]\ndo 5"});
+    terminal.grown(&format!("{line}\n"));
+    terminal.pass(60_000);
+    assert_eq!(acts(&terminal).matches("paste").count(), 1, "{}", acts(&terminal));
+}
+
+#[test]
+fn agents_go_by_the_socket_and_refusals_are_heard() {
+    let mut terminal = Terminal::ready();
+    let parcel = terminal.deliver(5, false, false);
+    assert_eq!(acts(&terminal), "post [relay message #5 from web]");
+    terminal.mail(&json!({"type": "control", "action": "peer_message_status", "status": "dropped", "drop_reason": "rate-limited", "orig_msg_id": parcel.key}).to_string());
+    terminal.pass(1000);
+    assert_eq!(acts(&terminal).matches("post").count(), 1, "it was told to be slower");
+    terminal.pass(6000);
+    assert_eq!(acts(&terminal).matches("post").count(), 2);
+    terminal.mail(&json!({"action": "peer_message_status", "status": "expired", "status_detail": "refused", "orig_msg_id": parcel.key}).to_string());
+    terminal.pass(1000);
+    assert!(acts(&terminal).ends_with("paste [relay message #5 from web], press Enter"), "{}", acts(&terminal));
+}
+
+#[test]
+fn without_a_terminal_people_go_by_the_socket_too_and_without_both_a_monitor_names_it() {
+    let mut terminal = Terminal::ready_with(start(false), None);
+    terminal.deliver(5, true, false);
+    assert_eq!(acts(&terminal), "post [relay message #5 from user]");
+    let mut bare = start(false);
+    (bare.mailbox, bare.socket) = (None, None);
+    let mut terminal = Terminal::ready_with(bare, None);
+    terminal.deliver(5, true, false);
+    assert!(terminal.has(|signal| matches!(signal, Signal::Announce { batch: 5 })));
+    terminal.hook(0, "fetched", json!({"ids": [5]}));
+    assert!(terminal.taken(5));
+}
+
+#[test]
+fn escape_ends_a_turn_without_any_hook() {
+    let mut terminal = Terminal::ready();
+    terminal.event("UserPromptSubmit", json!({"prompt": "typed"}));
+    terminal.shown = BUSY.into();
+    terminal.pass(2000);
+    terminal.shown = EMPTY.into();
+    terminal.status("idle");
+    terminal.pass(2500);
+    assert_eq!(terminal.ended(None).as_deref(), Some("Cancelled "), "{:?}", terminal.signals);
+}
+
+#[test]
+fn an_interrupt_of_ours_is_answered_when_its_effect_is_seen() {
+    let mut terminal = Terminal::ready();
+    terminal.event("UserPromptSubmit", json!({"prompt": "typed"}));
+    terminal.shown = BUSY.into();
+    let first = terminal.verb(Verb::Interrupt);
+    terminal.verb(Verb::Interrupt);
+    assert_eq!(acts(&terminal), "press Escape", "a second one would open a menu");
+    assert!(!terminal.has(|signal| matches!(signal, Signal::Answered { .. })));
+    terminal.pass(100);
+    terminal.status("idle");
+    assert!(terminal.has(|signal| matches!(signal, Signal::Answered { verb, result: Ok(_) } if *verb == first)));
+    let idle = terminal.verb(Verb::Interrupt);
+    assert!(terminal.has(|signal| matches!(signal, Signal::Answered { verb, result: Ok(result) } if *verb == idle && result["wasRunning"] == false)));
+    assert_eq!(acts(&terminal), "press Escape");
+}
+
+#[test]
+fn the_end_of_the_turn_before_is_not_taken_for_this_one() {
+    let mut terminal = delivered(true, true);
+    terminal.signals.clear();
+    terminal.acts.clear();
+    terminal.deliver(6, true, false);
+    terminal.pass(100);
+    terminal.status("busy");
+    terminal.shown = BUSY.into();
+    terminal.event("UserPromptSubmit", json!({"prompt": "[relay message #6 from user]\ndo 6"}));
+    // What the turn before left comes late, and a registry that lags.
+    let old = json!({"type": "assistant", "uuid": "o", "timestamp": "2026-01-01T00:00:00.000Z", "message": {"id": "m", "model": "m", "stop_reason": "end_turn", "content": [{"type": "text", "text": "Old."}]}});
+    let over = json!({"type": "system", "subtype": "turn_duration", "timestamp": "2026-01-01T00:00:00.000Z"});
+    terminal.grown(&format!("{old}\n{over}\n"));
+    terminal.pass(5000);
+    assert_eq!(terminal.ended(Some(6)), None, "{:?}", terminal.signals);
+    terminal.event("Stop", json!({"last_assistant_message": "New."}));
+    assert_eq!(terminal.ended(Some(6)).as_deref(), Some("Completed New."));
+}
+
+#[test]
+fn a_manual_compaction_has_neither_prompt_nor_stop() {
+    let mut terminal = Terminal::ready();
+    let verb = terminal.verb(Verb::Compact { instructions: Some("keep\nnames".into()) });
+    terminal.pass(100);
+    assert_eq!(acts(&terminal), "paste /compact keep names, press Enter");
+    terminal.event("PreCompact", json!({"trigger": "manual"}));
+    terminal.status("busy");
+    terminal.pass(500);
+    terminal.event("SubagentStop", json!({"agent_id": "x", "agent_type": ""}));
+    terminal.event("SessionStart", json!({"source": "compact", "session_id": "00000000-0000-4000-8000-000000000000"}));
+    assert!(!terminal.has(|signal| matches!(signal, Signal::Answered { .. })));
+    terminal.event("PostCompact", json!({"trigger": "manual"}));
+    terminal.status("idle");
+    assert!(terminal.has(|signal| matches!(signal, Signal::Answered { verb: found, result: Ok(_) } if *found == verb)));
+    terminal.pass(3000);
+    assert!(terminal.ended(None).is_some_and(|end| end.starts_with("Completed")));
+    assert_eq!(terminal.signals.iter().filter(|signal| matches!(signal, Signal::TurnStarted)).count(), 1);
+}
+
+#[test]
+fn a_compaction_that_does_nothing_fails_with_a_reason() {
+    let mut terminal = Terminal::ready();
+    let verb = terminal.verb(Verb::Compact { instructions: None });
+    terminal.pass(100);
+    terminal.status("busy");
+    terminal.pass(50);
+    terminal.status("idle");
+    terminal.pass(10_000);
+    assert!(terminal.has(|signal| matches!(signal, Signal::Answered { verb: found, result: Err(_) } if *found == verb)), "{:?}", terminal.signals);
+}
+
+#[test]
+fn an_automatic_compaction_stands_inside_its_turn() {
+    let mut terminal = Terminal::ready();
+    terminal.event("UserPromptSubmit", json!({"prompt": "typed"}));
+    terminal.event("PreCompact", json!({"trigger": "auto"}));
+    terminal.event("PostCompact", json!({"trigger": "auto"}));
+    assert_eq!(terminal.ended(None), None);
+    terminal.event("Stop", json!({"last_assistant_message": "x"}));
+    assert!(terminal.ended(None).is_some());
+}
+
+#[test]
+fn a_cleared_session_has_another_id_and_file() {
+    let mut terminal = Terminal::ready();
+    let verb = terminal.verb(Verb::Clear);
+    terminal.pass(100);
+    assert_eq!(acts(&terminal), "paste /clear, press Enter");
+    terminal.event("SessionEnd", json!({"reason": "clear"}));
+    terminal.event("SessionStart", json!({"source": "clear", "session_id": "22222222-0000-4000-8000-000000000000", "transcript_path": "/p/22222222-0000-4000-8000-000000000000.jsonl"}));
+    assert!(terminal.has(|signal| matches!(signal, Signal::Moved { session } if session.starts_with("22222222"))));
+    assert!(terminal.has(|signal| matches!(signal, Signal::Answered { verb: found, result: Ok(_) } if *found == verb)));
+    assert!(acts(&terminal).contains("follow 22222222-0000-4000-8000-000000000000.jsonl whole=true"), "{}", acts(&terminal));
+    terminal.pass(5000);
+    assert!(!terminal.has(|signal| matches!(signal, Signal::Left { .. })));
+}
+
+fn asked(terminal: &mut Terminal, ticket: u64) -> String {
+    terminal.hook(ticket, "permission-request", json!({"hook_event_name": "PermissionRequest", "tool_name": "Bash", "tool_input": {"command": "x"}}));
+    let id = terminal.signals.iter().rev().find_map(|signal| match signal {
+        Signal::ApprovalOpened(approval) => Some(approval.id.clone()),
+        _ => None,
+    });
+    id.expect("an approval")
+}
+
+#[test]
+fn a_permission_is_answered_by_whoever_is_first() {
+    let closed = |terminal: &Terminal, id: &str| terminal.has(|signal| matches!(signal, Signal::ApprovalClosed { id: found, .. } if found == id));
+    let answer = |terminal: &Terminal, ticket: u64| {
+        terminal.signals.iter().find_map(|signal| match signal {
+            Signal::HookAnswer { ticket: found, answer } if *found == ticket => Some(answer.clone()),
+            _ => None,
+        })
+    };
+    // Decided at the relay.
+    let mut terminal = Terminal::ready();
+    terminal.event("UserPromptSubmit", json!({"prompt": "typed"}));
+    let id = asked(&mut terminal, 4);
+    terminal.verb(Verb::Decide { approval: id.clone(), decision: Decision::Deny, reason: Some("no".into()), answers: None });
+    let said: Value = answer(&terminal, 4).flatten().expect("an answer");
+    assert_eq!(said["hookSpecificOutput"]["decision"]["message"], "no");
+    assert!(closed(&terminal, &id));
+    terminal.verb(Verb::Decide { approval: id, decision: Decision::Approve, reason: None, answers: None });
+    assert!(terminal.has(|signal| matches!(signal, Signal::Answered { result: Err(error), .. } if error.contains("no approval"))));
+    // At the terminal: the registry no longer waits.
+    let mut terminal = Terminal::ready();
+    terminal.event("UserPromptSubmit", json!({"prompt": "typed"}));
+    let id = asked(&mut terminal, 4);
+    terminal.status("waiting");
+    terminal.pass(100);
+    terminal.status("busy");
+    assert!(closed(&terminal, &id) && answer(&terminal, 4) == Some(None));
+    // By nobody.
+    let mut terminal = Terminal::ready();
+    terminal.event("UserPromptSubmit", json!({"prompt": "typed"}));
+    let id = asked(&mut terminal, 4);
+    terminal.shown = PERMISSION.into();
+    terminal.status("waiting");
+    terminal.pass(601_000);
+    assert!(closed(&terminal, &id) && answer(&terminal, 4).flatten().is_some_and(|said| said.to_string().contains("Nobody answered")));
+    // The hook is gone.
+    let mut terminal = Terminal::ready();
+    let id = asked(&mut terminal, 4);
+    terminal.verb(Verb::HookGone { ticket: 4 });
+    assert!(closed(&terminal, &id) && answer(&terminal, 4).is_none());
+}
+
+#[test]
+fn what_works_beside_the_turn_is_told_until_it_ends() {
+    let mut terminal = Terminal::ready();
+    let runs = |terminal: &Terminal, wanted: bool| terminal.signals.iter().filter(|signal| matches!(signal, Signal::Work { runs, .. } if *runs == wanted)).count();
+    terminal.event("UserPromptSubmit", json!({"prompt": "typed"}));
+    terminal.event("SubagentStart", json!({"agent_id": "s1", "agent_type": "Explore"}));
+    let tasks = json!([{"id": "s1", "type": "subagent", "status": "running", "description": "look"}, {"id": "b1", "type": "shell", "status": "running", "description": "sleep"}, {"id": "m", "type": "monitor", "status": "running"}]);
+    terminal.event("Stop", json!({"last_assistant_message": "x", "background_tasks": tasks}));
+    assert_eq!((runs(&terminal, true), runs(&terminal, false)), (2, 0));
+    terminal.event("SubagentStop", json!({"agent_id": "s1", "agent_type": "Explore", "background_tasks": tasks}));
+    assert_eq!(runs(&terminal, false), 1);
+    terminal.status("idle");
+    assert_eq!(runs(&terminal, false), 2, "idle without a shell");
+}
+
+#[test]
+fn urgent_messages_join_the_turn_and_others_wait() {
+    let mut terminal = Terminal::ready();
+    terminal.event("UserPromptSubmit", json!({"prompt": "typed"}));
+    terminal.status("busy");
+    terminal.shown = BUSY.into();
+    terminal.deliver(5, true, false);
+    terminal.pass(3000);
+    assert_eq!(acts(&terminal), "");
+    terminal.deliver(6, true, true);
+    terminal.pass(200);
+    assert_eq!(acts(&terminal), "paste [relay message #6 from user], press Enter");
+    // The prompt hook only says that it waits; the transcript proves it.
+    terminal.event("UserPromptSubmit", json!({"prompt": "[relay message #6 from user]\ndo 6"}));
+    assert!(!terminal.taken(6));
+    let line = json!({"type": "attachment", "attachment": {"type": "queued_command", "prompt": "[relay message #6 from user]\ndo 6", "source_uuid": "s", "origin": {"kind": "human"}}});
+    terminal.grown(&format!("{line}\n"));
+    assert!(terminal.taken(6));
+}
+
+#[test]
+fn the_record_decides_after_a_restart() {
+    let fates = |text: &str| {
+        let mut start = start(true);
+        (start.resumes, start.transcript) = (true, Some("/p/s.jsonl".into()));
+        let resume = Resume { session: "s".into(), evidence_for: vec![trace(5), trace(6)] };
+        let mut terminal = Terminal::new(start, Some(resume));
+        terminal.grown(text);
+        terminal.input(agent_relay::core::session::Input::Caught);
+        terminal.status("idle");
+        terminal.pass(500);
+        terminal.signals.iter().find_map(|signal| match signal {
+            Signal::Opened(opened) => Some(opened.how.clone()),
+            _ => None,
+        })
+    };
+    let line = |id: u64| format!("{}\n", json!({"type": "user", "uuid": "u", "message": {"content": format!("[relay message #{id} from user]\ndo {id}")}}));
+    assert_eq!(fates(""), Some(How::Loaded(vec![Fate::Unseen, Fate::Unseen])));
+    assert_eq!(fates(&line(5)), Some(How::Loaded(vec![Fate::Unanswered, Fate::Unseen])));
+    let torn = format!("{}{{\"type\":\"user\",\"mess", line(5));
+    assert_eq!(fates(&torn), Some(How::Loaded(vec![Fate::Unanswered, Fate::Unseen])), "a torn last line is no line");
+}
+
+#[test]
+fn a_start_that_hangs_in_a_dialog_is_told_with_its_cure() {
+    for (name, word) in [("dialog-trust", "trusted"), ("dialog-api-key", "ANTHROPIC_API_KEY"), ("dialog-bypass-permissions", "bypass")] {
+        let text = std::fs::read_to_string(crate::fixtures().join(format!("panes/{name}.txt"))).expect("reads");
+        let mut terminal = Terminal::new(start(true), None);
+        terminal.shown = text;
+        terminal.pass(9000);
+        let failed = terminal.signals.iter().find_map(|signal| match signal {
+            Signal::OpenFailed { reason, permanent } => Some((reason.clone(), *permanent)),
+            _ => None,
+        });
+        assert!(failed.as_ref().is_some_and(|(reason, permanent)| reason.contains(word) && *permanent), "{name}: {failed:?}");
+    }
+}
+
+#[test]
+fn an_old_version_is_refused() {
+    let mut terminal = Terminal::new(start(true), None);
+    terminal.registry(&json!({"status": "idle", "version": "2.0.1"}).to_string());
+    terminal.pass(1000);
+    assert!(terminal.has(|signal| matches!(signal, Signal::OpenFailed { reason, permanent: true } if reason.contains("update it"))));
+}
+
+/// A whole day at the terminal, with a bare status post in between: never idle in the middle, never busy at the end.
+#[test]
+fn bare_words_are_only_hints() {
+    let mut terminal = Terminal::ready();
+    terminal.hook(0, "busy", Value::Null);
+    terminal.shown = BUSY.into();
+    terminal.status("busy");
+    terminal.hook(0, "idle", Value::Null);
+    terminal.pass(3000);
+    assert_eq!(terminal.ended(None), None, "the screen and the registry say that it works");
+    terminal.shown = EMPTY.into();
+    terminal.status("idle");
+    terminal.pass(2000);
+    assert!(terminal.has(|signal| matches!(signal, Signal::TurnEnded { end: TurnEnd::Cancelled, .. })));
+}

@@ -1,0 +1,143 @@
+//! The recorded stream of `claude -p` through its machine.
+
+use agent_relay::core::session::{Input, Output, Parcel, Session, Signal, Verb};
+use agent_relay::core::time::{Now, Tick, Wall};
+use agent_relay::provider::claude::stream::StreamSession;
+use serde_json::{Value, json};
+
+use crate::terminal::{settings, start};
+use crate::{expect, fixtures, line_of};
+
+struct Stream {
+    session: StreamSession,
+    now: Now,
+    signals: Vec<Signal>,
+    written: Vec<Value>,
+    verbs: u64,
+}
+
+impl Stream {
+    fn open() -> Stream {
+        let now = Now { tick: Tick(1_000_000_000), wall: Wall(1_795_000_000_000) };
+        let session = StreamSession::new(settings(), start(false));
+        let mut stream = Stream { session, now, signals: Vec::new(), written: Vec::new(), verbs: 0 };
+        stream.verb(Verb::Open { resume: None });
+        stream.line(&json!({"type": "control_response", "response": {"subtype": "success", "response": {"claude_code_version": "2.1.329"}}}));
+        stream
+    }
+
+    fn verb(&mut self, verb: Verb) {
+        self.verbs += 1;
+        self.input(Input::Verb(self.verbs, verb));
+    }
+
+    fn input(&mut self, input: Input) {
+        for output in self.session.handle(self.now, input) {
+            match output {
+                Output::Signal(signal) => self.signals.push(signal),
+                Output::Write(bytes) => self.written.push(serde_json::from_slice(&bytes).expect("JSON lines")),
+                _ => {}
+            }
+        }
+    }
+
+    fn line(&mut self, line: &Value) {
+        self.input(Input::Bytes(format!("{line}\n").into_bytes()));
+    }
+
+    fn deliver(&mut self, batch: u64, key: &str) {
+        self.verb(Verb::Deliver(Parcel { batch, key: key.into(), text: format!("[relay message #{batch} from user]\nx"), person: true, urgent: false }));
+    }
+
+    fn lifecycle(&mut self, key: &str, state: &str) {
+        self.line(&json!({"type": "command_lifecycle", "command_uuid": key, "state": state}));
+    }
+
+    fn result(&mut self, more: Value) {
+        let mut line = json!({"type": "result", "subtype": "success", "is_error": false, "result": "Done.", "terminal_reason": "completed"});
+        line.as_object_mut().expect("object").extend(more.as_object().cloned().unwrap_or_default());
+        self.line(&line);
+    }
+
+    fn ended(&self) -> Vec<String> {
+        let ends = self.signals.iter().filter(|signal| matches!(signal, Signal::TurnEnded { .. }));
+        ends.map(line_of).collect()
+    }
+}
+
+#[test]
+fn the_recorded_stream_gives_its_signals() {
+    let text = std::fs::read_to_string(fixtures().join("stream-json/stdout.jsonl")).expect("reads");
+    let mut stream = Stream::open();
+    let mut table = String::new();
+    for line in text.lines() {
+        let line: Value = serde_json::from_str(line).expect("JSON");
+        stream.signals.clear();
+        stream.line(&line);
+        for signal in &stream.signals {
+            let kind = line["subtype"].as_str().or(line["type"].as_str()).unwrap_or_default();
+            table.push_str(&format!("{kind}: {}\n", line_of(signal)));
+        }
+    }
+    expect("stream-json.signals", &table);
+}
+
+#[test]
+fn a_turn_that_the_session_began_by_itself_is_not_ours() {
+    let mut stream = Stream::open();
+    stream.deliver(5, "k5");
+    // A notification was faster than our line.
+    stream.line(&json!({"type": "system", "subtype": "init", "session_id": "00000000-0000-4000-8000-000000000000"}));
+    stream.result(json!({"result": "Noted.", "origin": {"kind": "task-notification"}}));
+    assert_eq!(stream.ended(), ["turn ended batch=None Completed \"Noted.\""]);
+    stream.lifecycle("k5", "started");
+    stream.result(json!({}));
+    stream.lifecycle("k5", "completed");
+    assert_eq!(stream.ended().last().map(String::as_str), Some("turn ended batch=Some(5) Completed \"Done.\""));
+    assert!(stream.signals.iter().any(|signal| matches!(signal, Signal::Taken { batch: 5, .. })));
+}
+
+#[test]
+fn a_line_that_the_session_knew_is_followed_by_a_word_to_go_on() {
+    let mut stream = Stream::open();
+    stream.deliver(5, "k5");
+    stream.written.clear();
+    stream.lifecycle("k5", "completed");
+    assert_eq!(stream.written.len(), 1);
+    assert!(stream.written[0]["message"]["content"].as_str().is_some_and(|text| text.contains("go on")), "{:?}", stream.written);
+    let key = stream.written[0]["uuid"].as_str().expect("a uuid").to_string();
+    assert_ne!(key, "k5");
+    stream.lifecycle(&key, "started");
+    stream.result(json!({}));
+    assert_eq!(stream.ended().last().map(String::as_str), Some("turn ended batch=Some(5) Completed \"Done.\""));
+}
+
+#[test]
+fn an_interrupt_while_idle_is_not_sent() {
+    let mut stream = Stream::open();
+    stream.written.clear();
+    stream.verb(Verb::Interrupt);
+    assert!(stream.written.is_empty(), "it would end what works in the background");
+    stream.deliver(5, "k5");
+    stream.lifecycle("k5", "started");
+    stream.verb(Verb::Interrupt);
+    assert_eq!(stream.written.last().map(|line| line["request"]["subtype"].clone()), Some(json!("interrupt")));
+    stream.result(json!({"subtype": "error_during_execution", "is_error": true, "terminal_reason": "aborted_streaming"}));
+    assert!(stream.ended().last().is_some_and(|line| line.contains("Cancelled")));
+}
+
+#[test]
+fn compaction_waits_for_the_turn_and_tells_its_failure() {
+    let mut stream = Stream::open();
+    stream.deliver(5, "k5");
+    stream.lifecycle("k5", "started");
+    stream.written.clear();
+    stream.verb(Verb::Compact { instructions: None });
+    assert!(stream.written.is_empty());
+    stream.result(json!({}));
+    stream.lifecycle("k5", "completed");
+    assert_eq!(stream.written.last().map(|line| line["message"]["content"].clone()), Some(json!("/compact")));
+    stream.line(&json!({"type": "system", "subtype": "status", "status": null, "compact_result": "failed", "compact_error": "Not enough messages to compact."}));
+    stream.result(json!({"local_command": "compact", "result": "Not enough messages to compact."}));
+    assert!(stream.signals.iter().any(|signal| matches!(signal, Signal::Answered { result: Err(error), .. } if error.contains("Not enough"))));
+}

@@ -1,0 +1,197 @@
+//! A terminal session with its witnesses in hand.
+
+use std::time::Duration;
+
+use agent_relay::core::session::{Input, Output, Parcel, Resume, Screen, Session, Signal, Trace, Verb};
+use agent_relay::core::time::{Now, Tick, Wall};
+use agent_relay::provider::claude::tui::TuiSession;
+use agent_relay::provider::{ApprovalMode, SessionSettings, Start};
+use serde_json::{Value, json};
+
+pub const EMPTY: &str = "────────────\n\u{276f}\u{a0}\n────────────\n  ⏸ manual mode on\n";
+
+pub struct Terminal {
+    pub session: TuiSession,
+    pub now: Now,
+    pub signals: Vec<Signal>,
+    /// What is done to the terminal and the sockets.
+    pub acts: Vec<String>,
+    verbs: u64,
+    /// What the screen shows when it is looked at.
+    pub shown: String,
+}
+
+pub fn settings() -> SessionSettings {
+    SessionSettings {
+        cwd: "/workspace/demo".into(),
+        approval_mode: ApprovalMode::Guarded,
+        mode: None,
+        approval_timeout: Duration::from_secs(600),
+        capture_full: false,
+    }
+}
+
+pub fn start(terminal: bool) -> Start {
+    Start {
+        session: "00000000-0000-4000-8000-000000000000".into(),
+        nonce: "11111111-0000-4000-8000-000000000000".into(),
+        config_dir: "/home/user/.claude".into(),
+        mailbox: Some("/run/relay.sock".into()),
+        socket: Some("/run/claude.sock".into()),
+        terminal,
+        ..Default::default()
+    }
+}
+
+impl Terminal {
+    pub fn new(start: Start, resume: Option<Resume>) -> Terminal {
+        let now = Now { tick: Tick(1_000_000_000), wall: Wall(1_795_000_000_000) };
+        let session = TuiSession::new(settings(), start);
+        let mut terminal = Terminal { session, now, signals: Vec::new(), acts: Vec::new(), verbs: 0, shown: EMPTY.into() };
+        terminal.input(Input::Born { pid: 7 });
+        terminal.verb(Verb::Open { resume });
+        terminal
+    }
+
+    /// At its prompt.
+    pub fn ready() -> Terminal {
+        Terminal::ready_with(start(true), None)
+    }
+
+    pub fn ready_with(start: Start, resume: Option<Resume>) -> Terminal {
+        let mut terminal = Terminal::new(start, resume);
+        terminal.status("idle");
+        terminal.input(Input::Caught);
+        terminal.pass(300);
+        assert!(terminal.signals.iter().any(|signal| matches!(signal, Signal::Opened(_))), "{:?}", terminal.signals);
+        terminal.signals.clear();
+        terminal.acts.clear();
+        terminal
+    }
+
+    pub fn input(&mut self, input: Input) {
+        let outputs = self.session.handle(self.now, input);
+        for output in outputs {
+            match output {
+                Output::Signal(signal) => self.signals.push(signal),
+                Output::Look => {
+                    let screen = Screen { text: self.shown.clone(), ..Default::default() };
+                    self.input(Input::Screen(screen));
+                }
+                Output::Paste(text) => {
+                    self.acts.push(format!("paste {}", text.lines().next().unwrap_or_default()));
+                    self.shown = EMPTY.replace("\u{276f}\u{a0}", &format!("\u{276f}\u{a0}{}", text.lines().next().unwrap_or_default()));
+                }
+                Output::Press(key) => {
+                    self.acts.push(format!("press {key}"));
+                    match key {
+                        "C-s" => self.shown = format!("  · draft stashed\n{EMPTY}"),
+                        "Enter" | "C-u" => self.shown = EMPTY.into(),
+                        _ => {}
+                    }
+                }
+                Output::Post { number, line, .. } => {
+                    let line: Value = serde_json::from_str(&line).expect("JSON");
+                    let text = line["message"]["content"].as_str().unwrap_or_default().lines().next().unwrap_or_default().to_string();
+                    self.acts.push(format!("post {text}"));
+                    self.input(Input::Posted { number, result: Ok(()) });
+                }
+                Output::Follow { path, whole } => self.acts.push(format!("follow {} whole={whole}", path.rsplit('/').next().unwrap_or_default())),
+                Output::Watch { .. } | Output::Unfollow | Output::Write(_) => {}
+                Output::CloseInput => self.acts.push("close".into()),
+            }
+        }
+    }
+
+    pub fn verb(&mut self, verb: Verb) -> u64 {
+        self.verbs += 1;
+        self.input(Input::Verb(self.verbs, verb));
+        self.verbs
+    }
+
+    /// Time passes; deadlines are kept.
+    pub fn pass(&mut self, ms: u64) {
+        let until = self.now.tick + Duration::from_millis(ms);
+        for _ in 0..10_000 {
+            let next = self.session.next_deadline().filter(|at| *at <= until);
+            let Some(at) = next else { break };
+            let at = at.max(self.now.tick);
+            self.now.wall.0 += (at - self.now.tick).as_millis() as i64;
+            self.now.tick = at;
+            self.input(Input::Wake);
+        }
+        self.now.wall.0 += (until - self.now.tick).as_millis() as i64;
+        self.now.tick = until;
+    }
+
+    pub fn registry(&mut self, text: &str) {
+        self.input(Input::File { path: "/home/user/.claude/sessions/7.json".into(), text: Some(text.into()) });
+    }
+
+    pub fn status(&mut self, status: &str) {
+        let session = "00000000-0000-4000-8000-000000000000";
+        self.registry(&json!({"status": status, "sessionId": session, "version": "2.1.329", "statusUpdatedAt": self.now.wall.0}).to_string());
+    }
+
+    pub fn hook(&mut self, ticket: u64, event: &str, payload: Value) {
+        self.verb(Verb::Hook { ticket, event: event.into(), payload });
+    }
+
+    pub fn event(&mut self, name: &str, more: Value) {
+        let mut payload = more;
+        payload["hook_event_name"] = json!(name);
+        self.hook(0, "event", payload);
+    }
+
+    pub fn grown(&mut self, text: &str) {
+        self.input(Input::Grown(text.as_bytes().to_vec()));
+    }
+
+    pub fn mail(&mut self, line: &str) {
+        self.input(Input::Mail(line.into()));
+    }
+
+    pub fn screen(&mut self, text: &str) {
+        self.shown = text.into();
+        self.input(Input::Drawn);
+        self.pass(500);
+    }
+
+    pub fn deliver(&mut self, id: u64, person: bool, urgent: bool) -> Parcel {
+        let from = if person { "user" } else { "web" };
+        let parcel = Parcel {
+            batch: id,
+            key: format!("00000000-0000-8000-8000-{id:012}"),
+            text: format!("[relay message #{id} from {from}]\ndo {id}"),
+            person,
+            urgent,
+        };
+        self.verb(Verb::Deliver(parcel.clone()));
+        parcel
+    }
+
+    /// A prompt in the transcript.
+    pub fn prompt_entry(&mut self, text: &str, origin: &str) {
+        let line = json!({"type": "user", "uuid": "u", "isMeta": origin != "human", "origin": {"kind": origin}, "message": {"content": text}});
+        self.grown(&format!("{line}\n"));
+    }
+
+    pub fn has(&self, wanted: impl Fn(&Signal) -> bool) -> bool {
+        self.signals.iter().any(wanted)
+    }
+
+    pub fn taken(&self, batch: u64) -> bool {
+        self.has(|signal| matches!(signal, Signal::Taken { batch: found, .. } if *found == batch))
+    }
+
+    pub fn ended(&self, batch: Option<u64>) -> Option<String> {
+        self.signals.iter().find_map(|signal| match signal {
+            Signal::TurnEnded { batch: found, end, text } if *found == batch => Some(format!("{end:?} {text}")),
+            _ => None,
+        })
+    }
+}
+
+pub fn trace(id: u64) -> Trace {
+    Trace { header: format!("[relay message #{id} from user]"), start: format!("do {id}") }
+}
