@@ -22,6 +22,8 @@ const LIMIT: Duration = Duration::from_secs(2);
 const OWED_LIMIT: Duration = Duration::from_millis(500);
 /// Bytes of a payload; what is longer is cut off and counts as unreadable.
 const PAYLOAD_BYTES_MAX: u64 = 4 << 20;
+/// Bytes of a body that the control port takes.
+const BODY_BYTES_MAX: usize = 1 << 20;
 /// Bytes of one field of a payload.
 const TEXT_BYTES_MAX: usize = 256 << 10;
 /// Bytes of an answer of the runner.
@@ -235,10 +237,22 @@ fn trimmed(mut payload: Value) -> Value {
     payload
 }
 
+/// A payload whose tool input is too long to be shown: its texts are cut, and it says so.
+fn cut_input(mut payload: Value) -> Value {
+    payload[crate::wire::control::CUT] = json!(true);
+    if let Some(input) = payload.get_mut("tool_input").map(Value::take) {
+        payload["tool_input"] = trimmed(input);
+    }
+    trimmed(payload)
+}
+
 /// A permission is asked for: the connection stays open until it is decided, and what comes is printed. Whatever fails,
 /// nothing is printed: then the provider asks at its own terminal.
 fn permission(runner: &Runner) -> Outcome {
-    let Ok(payload) = payload(Instant::now() + LIMIT) else { return Ok(OK) };
+    let Ok(mut payload) = payload(Instant::now() + LIMIT) else { return Ok(OK) };
+    if payload.to_string().len() > BODY_BYTES_MAX {
+        payload = cut_input(payload);
+    }
     let mut body = json!({"payload": payload});
     if let Some(session) = env(ENV_PROVIDER_SESSION) {
         body["providerSessionId"] = json!(session);

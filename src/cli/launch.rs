@@ -65,7 +65,7 @@ pub(super) fn host(settings: &Settings) -> Host {
 }
 
 /// What every start has in common.
-pub(super) fn want(settings: &Settings) -> Want {
+fn want(settings: &Settings) -> Want {
     let text = |path: &Path| path.to_string_lossy().into_owned();
     let dir = agent_dir(&settings.global.home, &settings.agent_id);
     let near = dir.join("run");
@@ -109,8 +109,8 @@ pub(super) fn want(settings: &Settings) -> Want {
 }
 
 /// Makes the plan of each start, and lays out its files.
-pub(super) fn planner(provider: &'static Provider, want: Want) -> Planner {
-    let common: Vec<(String, String)> = want.env.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
+pub(super) fn planner(provider: &'static Provider, settings: &Settings) -> Planner {
+    let (want, common) = (want(settings), environment(settings));
     Box::new(move |conversation, fresh| {
         let want = Want { conversation: conversation.into(), fresh: fresh.into(), ..want.clone() };
         let layout = (provider.layout)(&want, &RealDisk).map_err(|(reason, permanent)| Refusal { reason, permanent })?;
@@ -119,7 +119,6 @@ pub(super) fn planner(provider: &'static Provider, want: Want) -> Planner {
             lay(laid)
                 .map_err(|error| Refusal { reason: format!("cannot prepare the start of the provider: {error}"), permanent: false })?;
         }
-        let unset: Vec<String> = unset;
         let mut all: Vec<(String, String)> = common.iter().filter(|(name, _)| !unset.contains(name)).cloned().collect();
         all.extend(env);
         Ok(Plan { command, env: all, unset, mailbox: mailbox.map(PathBuf::from), session, hint })

@@ -442,7 +442,7 @@ fn start(typed: Typed, provider: &'static provider::Provider) -> Outcome {
     let launch = Launch {
         cwd: settings.cwd.clone(),
         host: launch::host(&settings),
-        plan: launch::planner(provider, launch::want(&settings)),
+        plan: launch::planner(provider, &settings),
         control: (port, control_token.clone()),
         custody: custody_in,
         clock,

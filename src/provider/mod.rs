@@ -246,6 +246,8 @@ pub struct Start {
     pub transcript: Option<String>,
     /// Fresh UUID of this start.
     pub nonce: String,
+    /// Where the record of a new conversation usually lies.
+    pub usual_transcript: String,
     /// Folder where the provider keeps its own files.
     pub config_dir: String,
     /// Socket of ours for the provider's answers.

@@ -12,7 +12,7 @@ use agent_relay::provider::claude::pane::Look;
 use agent_relay::provider::claude::transcript::{self, Entry};
 use terminal::Terminal;
 
-pub fn fixtures() -> PathBuf {
+fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/claude")
 }
 
@@ -33,7 +33,7 @@ fn files(folder: &str, ending: &str) -> Vec<(String, String)> {
 }
 
 /// Compares with what stands beside the recordings.
-pub fn expect(name: &str, found: &str) {
+fn expect(name: &str, found: &str) {
     let path = fixtures().join(name);
     if std::env::var_os("UPDATE_FIXTURES").is_some() {
         std::fs::write(&path, found).expect("writes");
@@ -46,12 +46,12 @@ pub fn expect(name: &str, found: &str) {
     assert_eq!(found.lines().count(), wanted.lines().count(), "{name}");
 }
 
-pub fn short(text: &str) -> String {
+fn short(text: &str) -> String {
     text.chars().take(100).collect::<String>().replace('\n', "\\n")
 }
 
 /// A signal in one line, without what differs from run to run.
-pub fn line_of(signal: &Signal) -> String {
+fn line_of(signal: &Signal) -> String {
     match signal {
         Signal::Opened(opened) => format!("opened {} how={:?} model={:?}", opened.agent, opened.how, opened.model),
         Signal::Mirror(m) => format!("mirror {} {:?} turn={} key={} {:?}", m.kind, m.label, m.turn, m.key.is_some(), short(&m.body)),
@@ -92,7 +92,16 @@ fn every_pane_is_read() {
 fn panes_are_never_misjudged() {
     for (name, text) in files("panes", ".txt") {
         let look = Look::read(&Screen { text, ..Default::default() });
-        let dialog = ["dialog", "permission-prompt-bash", "permission-hook", "ask-user-question", "model-switch", "double-escape", "auto-mode", "held"];
+        let dialog = [
+            "dialog",
+            "permission-prompt-bash",
+            "permission-hook",
+            "ask-user-question",
+            "model-switch",
+            "double-escape",
+            "auto-mode",
+            "held",
+        ];
         let answered = ["answered", "escaped", "denied"];
         if dialog.iter().any(|word| name.contains(word)) && !answered.iter().any(|word| name.contains(word)) {
             assert!(!look.is_open(), "{name} is open to typing");
@@ -137,7 +146,9 @@ fn every_transcript_is_read() {
     for (name, text) in all.into_iter().filter(|(name, _)| name != "print-stream-json") {
         for entry in text.lines().filter_map(|line| transcript::read(line.as_bytes())) {
             let line = match entry {
-                Entry::Prompt(prompt) => format!("prompt human={} joined={} uuid={} {:?}", prompt.human, prompt.joined, prompt.uuid.len(), short(&prompt.text)),
+                Entry::Prompt(prompt) => {
+                    format!("prompt human={} joined={} uuid={} {:?}", prompt.human, prompt.joined, prompt.uuid.len(), short(&prompt.text))
+                }
                 Entry::Answer(answer) => format!(
                     "answer {} ends={} error={} tokens={} {}",
                     answer.model,
@@ -163,7 +174,9 @@ fn hostile_bytes_are_an_ordinary_branch() {
         transcript::read(&bytes);
         Look::read(&Screen { text: text.clone(), ..Default::default() });
         let mut terminal = Terminal::ready();
-        terminal.grown(&format!("{text}\n{{\"type\":\"user\",\"message\":5}}\n{{\"type\":\"assistant\",\"message\":{{\"content\":[{{\"type\":\"text\"}}]}}}}\n"));
+        terminal.grown(&format!(
+            "{text}\n{{\"type\":\"user\",\"message\":5}}\n{{\"type\":\"assistant\",\"message\":{{\"content\":[{{\"type\":\"text\"}}]}}}}\n"
+        ));
         terminal.registry(&text);
         terminal.mail(&text);
         terminal.screen(&text);

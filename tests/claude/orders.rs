@@ -22,7 +22,10 @@ fn delivered(hook: bool, stop: bool) -> Terminal {
     terminal.status("busy");
     terminal.shown = BUSY.into();
     if hook {
-        terminal.event("UserPromptSubmit", json!({"prompt": "\n\n<pasted_content id=\"f\">\n[relay message #5 from user]\ndo 5\n</pasted_content id=\"f\">\n"}));
+        terminal.event(
+            "UserPromptSubmit",
+            json!({"prompt": "\n\n<pasted_content id=\"f\">\n[relay message #5 from user]\ndo 5\n</pasted_content id=\"f\">\n"}),
+        );
         assert!(terminal.taken(5));
     }
     terminal.pass(150);
@@ -121,16 +124,51 @@ fn an_enter_that_was_lost_is_pressed_again() {
 #[test]
 fn a_text_that_left_no_trace_is_sent_again_and_one_that_waits_is_not() {
     let mut terminal = Terminal::ready();
+    terminal.event("Notification", json!({"notification_type": "idle_prompt"}));
     terminal.deliver(5, true, false);
     terminal.pass(16_000);
     assert_eq!(acts(&terminal).matches("paste").count(), 2, "{}", acts(&terminal));
+    // Where nothing ever tells anything, sent again it would be said twice.
+    let mut terminal = Terminal::ready();
+    terminal.deliver(5, true, false);
+    terminal.pass(100);
+    terminal.status("busy");
+    terminal.shown = BUSY.into();
+    terminal.pass(2000);
+    terminal.shown = EMPTY.into();
+    terminal.status("idle");
+    terminal.pass(60_000);
+    assert_eq!(acts(&terminal).matches("paste").count(), 1, "{}", acts(&terminal));
+    assert!(terminal.taken(5) && terminal.ended(Some(5)).is_some(), "{:?}", terminal.signals);
     let mut terminal = Terminal::ready();
     terminal.deliver(5, true, false);
     terminal.pass(100);
     let line = json!({"type": "queue-operation", "operation": "enqueue", "content": "[relay message #5 from user]\ndo 5"});
     terminal.grown(&format!("{line}\n"));
+    terminal.status("busy");
     terminal.pass(60_000);
     assert_eq!(acts(&terminal).matches("paste").count(), 1, "{}", acts(&terminal));
+}
+
+/// Seen in a long run: the file says busy when the turn that it means is over, and its idle is older than our belief.
+#[test]
+fn a_registry_that_lags_never_leaves_a_session_busy() {
+    let mut terminal = delivered(true, true);
+    terminal.signals.clear();
+    let old = terminal.now.wall.0;
+    terminal.pass(300);
+    terminal.registry(&json!({"status": "busy", "sessionId": "00000000-0000-4000-8000-000000000000", "statusUpdatedAt": old}).to_string());
+    terminal.pass(250);
+    terminal
+        .registry(&json!({"status": "idle", "sessionId": "00000000-0000-4000-8000-000000000000", "statusUpdatedAt": old + 1}).to_string());
+    terminal.pass(6000);
+    let last = terminal.signals.iter().rev().find(|signal| matches!(signal, Signal::TurnStarted | Signal::TurnEnded { .. }));
+    assert!(matches!(last, None | Some(Signal::TurnEnded { .. })), "{:?}", terminal.signals);
+    // The same for a prompt hook that comes twice.
+    terminal.event("UserPromptSubmit", json!({"prompt": "again"}));
+    terminal.pass(6000);
+    let last = terminal.signals.iter().rev().find(|signal| matches!(signal, Signal::TurnStarted | Signal::TurnEnded { .. }));
+    assert!(matches!(last, Some(Signal::TurnEnded { .. })), "{:?}", terminal.signals);
 }
 
 #[test]
@@ -143,7 +181,9 @@ fn agents_go_by_the_socket_and_refusals_are_heard() {
     assert_eq!(acts(&terminal).matches("post").count(), 1, "it was told to be slower");
     terminal.pass(6000);
     assert_eq!(acts(&terminal).matches("post").count(), 2);
-    terminal.mail(&json!({"action": "peer_message_status", "status": "expired", "status_detail": "refused", "orig_msg_id": parcel.key}).to_string());
+    terminal.mail(
+        &json!({"action": "peer_message_status", "status": "expired", "status_detail": "refused", "orig_msg_id": parcel.key}).to_string(),
+    );
     terminal.pass(1000);
     assert!(acts(&terminal).ends_with("paste [relay message #5 from web], press Enter"), "{}", acts(&terminal));
 }
@@ -187,7 +227,11 @@ fn an_interrupt_of_ours_is_answered_when_its_effect_is_seen() {
     terminal.status("idle");
     assert!(terminal.has(|signal| matches!(signal, Signal::Answered { verb, result: Ok(_) } if *verb == first)));
     let idle = terminal.verb(Verb::Interrupt);
-    assert!(terminal.has(|signal| matches!(signal, Signal::Answered { verb, result: Ok(result) } if *verb == idle && result["wasRunning"] == false)));
+    assert!(
+        terminal.has(
+            |signal| matches!(signal, Signal::Answered { verb, result: Ok(result) } if *verb == idle && result["wasRunning"] == false)
+        )
+    );
     assert_eq!(acts(&terminal), "press Escape");
 }
 
@@ -240,7 +284,11 @@ fn a_compaction_that_does_nothing_fails_with_a_reason() {
     terminal.pass(50);
     terminal.status("idle");
     terminal.pass(10_000);
-    assert!(terminal.has(|signal| matches!(signal, Signal::Answered { verb: found, result: Err(_) } if *found == verb)), "{:?}", terminal.signals);
+    assert!(
+        terminal.has(|signal| matches!(signal, Signal::Answered { verb: found, result: Err(_) } if *found == verb)),
+        "{:?}",
+        terminal.signals
+    );
 }
 
 #[test]
@@ -270,7 +318,11 @@ fn a_cleared_session_has_another_id_and_file() {
 }
 
 fn asked(terminal: &mut Terminal, ticket: u64) -> String {
-    terminal.hook(ticket, "permission-request", json!({"hook_event_name": "PermissionRequest", "tool_name": "Bash", "tool_input": {"command": "x"}}));
+    terminal.hook(
+        ticket,
+        "permission-request",
+        json!({"hook_event_name": "PermissionRequest", "tool_name": "Bash", "tool_input": {"command": "x"}}),
+    );
     let id = terminal.signals.iter().rev().find_map(|signal| match signal {
         Signal::ApprovalOpened(approval) => Some(approval.id.clone()),
         _ => None,
@@ -280,7 +332,8 @@ fn asked(terminal: &mut Terminal, ticket: u64) -> String {
 
 #[test]
 fn a_permission_is_answered_by_whoever_is_first() {
-    let closed = |terminal: &Terminal, id: &str| terminal.has(|signal| matches!(signal, Signal::ApprovalClosed { id: found, .. } if found == id));
+    let closed =
+        |terminal: &Terminal, id: &str| terminal.has(|signal| matches!(signal, Signal::ApprovalClosed { id: found, .. } if found == id));
     let answer = |terminal: &Terminal, ticket: u64| {
         terminal.signals.iter().find_map(|signal| match signal {
             Signal::HookAnswer { ticket: found, answer } if *found == ticket => Some(answer.clone()),
@@ -323,7 +376,9 @@ fn a_permission_is_answered_by_whoever_is_first() {
 #[test]
 fn what_works_beside_the_turn_is_told_until_it_ends() {
     let mut terminal = Terminal::ready();
-    let runs = |terminal: &Terminal, wanted: bool| terminal.signals.iter().filter(|signal| matches!(signal, Signal::Work { runs, .. } if *runs == wanted)).count();
+    let runs = |terminal: &Terminal, wanted: bool| {
+        terminal.signals.iter().filter(|signal| matches!(signal, Signal::Work { runs, .. } if *runs == wanted)).count()
+    };
     terminal.event("UserPromptSubmit", json!({"prompt": "typed"}));
     terminal.event("SubagentStart", json!({"agent_id": "s1", "agent_type": "Explore"}));
     let tasks = json!([{"id": "s1", "type": "subagent", "status": "running", "description": "look"}, {"id": "b1", "type": "shell", "status": "running", "description": "sleep"}, {"id": "m", "type": "monitor", "status": "running"}]);
@@ -371,7 +426,9 @@ fn the_record_decides_after_a_restart() {
             _ => None,
         })
     };
-    let line = |id: u64| format!("{}\n", json!({"type": "user", "uuid": "u", "message": {"content": format!("[relay message #{id} from user]\ndo {id}")}}));
+    let line = |id: u64| {
+        format!("{}\n", json!({"type": "user", "uuid": "u", "message": {"content": format!("[relay message #{id} from user]\ndo {id}")}}))
+    };
     assert_eq!(fates(""), Some(How::Loaded(vec![Fate::Unseen, Fate::Unseen])));
     assert_eq!(fates(&line(5)), Some(How::Loaded(vec![Fate::Unanswered, Fate::Unseen])));
     let torn = format!("{}{{\"type\":\"user\",\"mess", line(5));

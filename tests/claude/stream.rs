@@ -22,7 +22,8 @@ impl Stream {
         let session = StreamSession::new(settings(), start(false));
         let mut stream = Stream { session, now, signals: Vec::new(), written: Vec::new(), verbs: 0 };
         stream.verb(Verb::Open { resume: None });
-        stream.line(&json!({"type": "control_response", "response": {"subtype": "success", "response": {"claude_code_version": "2.1.329"}}}));
+        stream
+            .line(&json!({"type": "control_response", "response": {"subtype": "success", "response": {"claude_code_version": "2.1.329"}}}));
         stream
     }
 
@@ -46,7 +47,13 @@ impl Stream {
     }
 
     fn deliver(&mut self, batch: u64, key: &str) {
-        self.verb(Verb::Deliver(Parcel { batch, key: key.into(), text: format!("[relay message #{batch} from user]\nx"), person: true, urgent: false }));
+        self.verb(Verb::Deliver(Parcel {
+            batch,
+            key: key.into(),
+            text: format!("[relay message #{batch} from user]\nx"),
+            person: true,
+            urgent: false,
+        }));
     }
 
     fn lifecycle(&mut self, key: &str, state: &str) {
@@ -54,7 +61,8 @@ impl Stream {
     }
 
     fn result(&mut self, more: Value) {
-        let mut line = json!({"type": "result", "subtype": "success", "is_error": false, "result": "Done.", "terminal_reason": "completed"});
+        let mut line =
+            json!({"type": "result", "subtype": "success", "is_error": false, "result": "Done.", "terminal_reason": "completed"});
         line.as_object_mut().expect("object").extend(more.as_object().cloned().unwrap_or_default());
         self.line(&line);
     }
@@ -139,5 +147,7 @@ fn compaction_waits_for_the_turn_and_tells_its_failure() {
     assert_eq!(stream.written.last().map(|line| line["message"]["content"].clone()), Some(json!("/compact")));
     stream.line(&json!({"type": "system", "subtype": "status", "status": null, "compact_result": "failed", "compact_error": "Not enough messages to compact."}));
     stream.result(json!({"local_command": "compact", "result": "Not enough messages to compact."}));
-    assert!(stream.signals.iter().any(|signal| matches!(signal, Signal::Answered { result: Err(error), .. } if error.contains("Not enough"))));
+    assert!(
+        stream.signals.iter().any(|signal| matches!(signal, Signal::Answered { result: Err(error), .. } if error.contains("Not enough")))
+    );
 }

@@ -96,7 +96,9 @@ impl Terminal {
                     self.acts.push(format!("post {text}"));
                     self.input(Input::Posted { number, result: Ok(()) });
                 }
-                Output::Follow { path, whole } => self.acts.push(format!("follow {} whole={whole}", path.rsplit('/').next().unwrap_or_default())),
+                Output::Follow { path, whole } => {
+                    self.acts.push(format!("follow {} whole={whole}", path.rsplit('/').next().unwrap_or_default()))
+                }
                 Output::Watch { .. } | Output::Unfollow | Output::Write(_) => {}
                 Output::CloseInput => self.acts.push("close".into()),
             }
@@ -130,7 +132,9 @@ impl Terminal {
 
     pub fn status(&mut self, status: &str) {
         let session = "00000000-0000-4000-8000-000000000000";
-        self.registry(&json!({"status": status, "sessionId": session, "version": "2.1.329", "statusUpdatedAt": self.now.wall.0}).to_string());
+        self.registry(
+            &json!({"status": status, "sessionId": session, "version": "2.1.329", "statusUpdatedAt": self.now.wall.0}).to_string(),
+        );
     }
 
     pub fn hook(&mut self, ticket: u64, event: &str, payload: Value) {
@@ -172,7 +176,8 @@ impl Terminal {
 
     /// A prompt in the transcript.
     pub fn prompt_entry(&mut self, text: &str, origin: &str) {
-        let line = json!({"type": "user", "uuid": "u", "isMeta": origin != "human", "origin": {"kind": origin}, "message": {"content": text}});
+        let line =
+            json!({"type": "user", "uuid": "u", "isMeta": origin != "human", "origin": {"kind": origin}, "message": {"content": text}});
         self.grown(&format!("{line}\n"));
     }
 

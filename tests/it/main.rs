@@ -1,6 +1,7 @@
 //! Scenarios with the built binary: real processes, sockets and files, judged by the receiver's own record (D-40).
 
 mod chaos;
+mod claude;
 mod commands;
 mod outage;
 mod quirks;

@@ -1,6 +1,6 @@
 //! Hooks and monitors of the provider: what they say goes to the session, what they wait for comes from it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
@@ -17,8 +17,10 @@ use crate::core::tracker::Work;
 #[derive(Debug, Default)]
 pub(super) struct Hooks {
     waiting: BTreeSet<u64>,
-    /// Monitors by peer, with the batch that was announced to them last.
-    monitors: BTreeMap<u64, u64>,
+    /// Monitors by peer.
+    monitors: BTreeSet<u64>,
+    /// The batch that the session wants to have announced.
+    announced: Option<u64>,
 }
 
 /// Monitors of one agent; more than one is a mistake somewhere, but a harmless one.
@@ -58,7 +60,8 @@ impl Agent {
 
     /// The process that they belong to is gone.
     pub(super) fn hooks_part(&mut self) {
-        let monitors = std::mem::take(&mut self.hooks.monitors).into_keys();
+        self.hooks.announced = None;
+        let monitors = std::mem::take(&mut self.hooks.monitors);
         let all: Vec<u64> = std::mem::take(&mut self.hooks.waiting).into_iter().chain(monitors).collect();
         self.out.extend(all.into_iter().map(|peer| Effect::Part { peer }));
     }
@@ -79,9 +82,9 @@ impl Agent {
             self.out.push(Effect::Part { peer: ticket });
             return;
         }
-        self.hooks.monitors.insert(ticket, 0);
-        if let Some((batch, messages)) = self.unconfirmed() {
-            self.announce_to(ticket, batch, messages);
+        self.hooks.monitors.insert(ticket);
+        if let Some((batch, messages)) = self.unconfirmed().filter(|(batch, _)| self.hooks.announced == Some(*batch)) {
+            self.announce_to(ticket, batch, &messages);
         }
     }
 
@@ -95,17 +98,16 @@ impl Agent {
 
     /// Tells every monitor which messages wait.
     pub(super) fn announce(&mut self, batch: u64) {
+        self.hooks.announced = Some(batch);
         let Some((_, messages)) = self.unconfirmed().filter(|(number, _)| *number == batch) else { return };
-        let untold: Vec<u64> = self.hooks.monitors.iter().filter(|(_, told)| **told != batch).map(|(peer, _)| *peer).collect();
-        for peer in untold {
-            self.announce_to(peer, batch, messages.clone());
+        for peer in self.hooks.monitors.iter().copied().collect::<Vec<_>>() {
+            self.announce_to(peer, batch, &messages);
         }
     }
 
-    fn announce_to(&mut self, peer: u64, batch: u64, messages: Vec<Value>) {
-        self.hooks.monitors.insert(peer, batch);
+    fn announce_to(&mut self, peer: u64, batch: u64, messages: &[Value]) {
         let frame = json!({"type": "message.deliver", "deliveryId": format!("batch-{batch}"), "messages": messages});
-        self.out.push(Effect::Say { peer, text: frame.to_string() });
+        self.after.push(Effect::Say { peer, text: frame.to_string() });
     }
 
     /// Subagents and the like; they keep the agent busy, but no message waits for them.

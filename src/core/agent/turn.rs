@@ -4,7 +4,7 @@
 //! turn has ended write replies and "batch done" in one transaction. A batch whose provider died stays unsettled; the
 //! next conversation is asked what its record says.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
@@ -68,6 +68,8 @@ pub(super) struct Turns {
     batch: Option<Batch>,
     /// Urgent messages of the last batch that its turn did not take: the next turn does.
     tail: Option<Batch>,
+    /// Messages that the record was asked for, in order.
+    asked: Vec<u64>,
     number: u64,
     retry_at: Option<Tick>,
     renew_at: Option<Tick>,
@@ -144,7 +146,9 @@ impl Agent {
     }
 
     /// How the unsettled messages can be recognised in the provider's record.
-    pub(super) fn traces(&self) -> Vec<Trace> {
+    pub(super) fn traces(&mut self) -> Vec<Trace> {
+        // What is asked for may be settled, or followed by others, when the answer comes.
+        self.turn.asked = self.turn.entries().map(|entry| entry.message.id).collect();
         self.turn.entries().map(|entry| trace(&entry.message)).collect()
     }
 
@@ -481,9 +485,14 @@ impl Agent {
             self.tracker.finish_claim(ClaimKind::Message, &entry.message.id.to_string());
         }
         self.status.touch();
-        if let Some((end, text)) = self.turn.batch.as_mut().and_then(|batch| batch.end.take()) {
-            self.confirm(None, "the provider ended the turn");
-            self.end_batch(now, end, text);
+        match self.turn.batch.as_mut().map(|batch| (batch.end.take(), batch.phase)) {
+            Some((Some((end, text)), _)) => {
+                self.confirm(None, "the provider ended the turn");
+                self.end_batch(now, end, text);
+            }
+            // The record holds it and no answer to it.
+            Some((None, Phase::Unsettled)) if self.life.is_ready() => self.nudge("the record of the conversation"),
+            _ => {}
         }
     }
 
@@ -544,21 +553,40 @@ impl Agent {
         }
     }
 
-    /// A conversation is open: what became of the batch that was under way (D-11)?
+    /// A conversation is open: what became of what was under way (D-11)?
     pub(super) fn on_conversation(&mut self, now: Now, how: How) {
-        if self.turn.batch.as_ref().is_none_or(|batch| batch.phase != Phase::Unsettled) {
-            self.free_tail();
-            return;
-        }
-        // What was not in the record goes back, unless nothing was; the rest has one fate.
-        let fate = match how {
-            How::Loaded(fates) => self.part_unseen(fates),
-            ref other => return self.on_unproven(now, other),
+        let fates = match &how {
+            How::Loaded(fates) => Some(self.fates_by_id(fates)),
+            _ => None,
         };
+        if self.turn.batch.as_ref().is_none_or(|batch| batch.phase != Phase::Unsettled) {
+            return self.judge_tail(fates);
+        }
+        let tail = self.turn.tail.take().map(|batch| batch.entries).unwrap_or_default();
+        if let Some(batch) = self.turn.batch.as_mut() {
+            batch.entries.extend(tail);
+        }
+        let Some(fates) = fates else {
+            return self.on_unproven(now, &how);
+        };
+        let Some(mut batch) = self.turn.batch.take() else { return };
+        let (fate, stay, back) = part(std::mem::take(&mut batch.entries), &fates);
+        batch.entries = stay;
+        self.turn.batch = Some(batch);
         match fate {
-            Fate::Unseen => self.send_again(),
-            Fate::Unanswered => self.nudge("the record of the conversation"),
+            // Nothing of it is there: all is sent again, as one.
+            Fate::Unseen => {
+                if let Some(batch) = self.turn.batch.as_mut() {
+                    batch.entries = back;
+                }
+                self.send_again();
+            }
+            Fate::Unanswered => {
+                back.into_iter().for_each(|entry| self.wait_again(entry));
+                self.nudge("the record of the conversation");
+            }
             Fate::Answered(text) => {
+                back.into_iter().for_each(|entry| self.wait_again(entry));
                 self.set_taken();
                 self.confirm(None, "the record of the conversation");
                 self.end_batch(now, TurnEnd::Completed, text);
@@ -566,51 +594,31 @@ impl Agent {
         }
     }
 
-    /// The batch that the provider has not confirmed yet, as monitors are told of it.
-    pub(super) fn unconfirmed(&self) -> Option<(u64, Vec<Value>)> {
-        let batch = self.turn.batch.as_ref().filter(|batch| batch.phase == Phase::Sent)?;
-        let show = |entry: &Entry| {
-            let message = &entry.message;
-            json!({"id": message.id, "from": message.from, "subject": message.subject, "bytes": message.body.len(),
-                   "replyExpected": message.expects_reply()})
-        };
-        Some((batch.number, batch.entries.iter().map(show).collect()))
-    }
-
-    fn set_taken(&mut self) {
-        if let Some(batch) = self.turn.batch.as_mut() {
-            batch.phase = Phase::Taken;
-        }
-    }
-
-    /// Messages that the record does not hold wait again, if it holds others of the batch; gives the fate of what stays.
-    fn part_unseen(&mut self, fates: Vec<Fate>) -> Fate {
-        let tail = self.turn.tail.take().map(|batch| batch.entries).unwrap_or_default();
-        let Some(batch) = self.turn.batch.as_mut() else { return Fate::Unseen };
-        batch.entries.extend(tail);
-        // Fewer fates than messages (a session that tells one for all) count for all of them.
+    /// Fate by message; one that a session tells for all counts for all.
+    fn fates_by_id(&mut self, fates: &[Fate]) -> BTreeMap<u64, Fate> {
+        let asked = std::mem::take(&mut self.turn.asked);
         let fate_of = |at: usize| fates.get(at).or(fates.last()).cloned().unwrap_or(Fate::Unseen);
-        let all: Vec<Fate> = (0..batch.entries.len()).map(fate_of).collect();
-        let Some(last) = all.iter().rev().find(|fate| **fate != Fate::Unseen).cloned() else { return Fate::Unseen };
-        let (mut stay, mut back) = (Vec::new(), Vec::new());
-        for (entry, fate) in std::mem::take(&mut batch.entries).into_iter().zip(all) {
-            if fate == Fate::Unseen { back.push(entry) } else { stay.push(entry) }
-        }
-        batch.entries = stay;
+        asked.into_iter().enumerate().map(|(at, id)| (id, fate_of(at))).collect()
+    }
+
+    /// The batch itself is being settled; what was to follow it is judged by the record, or starts anew.
+    fn judge_tail(&mut self, fates: Option<BTreeMap<u64, Fate>>) {
+        let Some(mut tail) = self.turn.tail.take_if(|tail| tail.phase == Phase::Unsettled) else { return };
+        let (fate, stay, back) = part(std::mem::take(&mut tail.entries), &fates.unwrap_or_default());
         back.into_iter().for_each(|entry| self.wait_again(entry));
-        last
+        if let Fate::Answered(text) = fate {
+            tail.end = Some((TurnEnd::Completed, text));
+        }
+        if !stay.is_empty() {
+            // It becomes the batch when the one before it is settled.
+            tail.entries = stay;
+            self.turn.tail = Some(tail);
+        }
     }
 
     fn wait_again(&mut self, entry: Entry) {
         self.ops.push(StoreOp::InboxMark { id: entry.message.id, state: InboxState::Received, batch: 0, evidence: String::new() });
         self.inbox.put_back(entry.message);
-    }
-
-    /// The batch itself is settled; what was to follow it starts anew.
-    fn free_tail(&mut self) {
-        if let Some(tail) = self.turn.tail.take_if(|tail| tail.phase == Phase::Unsettled) {
-            tail.entries.into_iter().for_each(|entry| self.wait_again(entry));
-        }
     }
 
     /// No record tells what became of the batch.
@@ -627,6 +635,24 @@ impl Agent {
                     "the conversation was lost in a restart; the message was seen but not answered, send it again if it still matters";
                 self.end_batch(now, TurnEnd::Failed(reason.into()), String::new());
             }
+        }
+    }
+
+    /// The batch that the provider has not confirmed yet, as monitors are told of it.
+    pub(super) fn unconfirmed(&self) -> Option<(u64, Vec<Value>)> {
+        let batch = self.turn.batch.as_ref().filter(|batch| matches!(batch.phase, Phase::Sent | Phase::Taken))?;
+        let show = |entry: &Entry| {
+            let message = &entry.message;
+            json!({"id": message.id, "from": message.from, "subject": message.subject, "bytes": message.body.len(),
+                   "replyExpected": message.expects_reply()})
+        };
+        let waiting: Vec<Value> = batch.entries.iter().filter(|entry| !entry.confirmed).map(show).collect();
+        (!waiting.is_empty()).then_some((batch.number, waiting))
+    }
+
+    fn set_taken(&mut self) {
+        if let Some(batch) = self.turn.batch.as_mut() {
+            batch.phase = Phase::Taken;
         }
     }
 
@@ -691,4 +717,12 @@ impl Agent {
             self.start_claims(now, &message, body.get("claimExpiresAt").and_then(Value::as_i64));
         }
     }
+}
+
+/// Parts entries by their fate: the fate of the newest one that the record holds, those that it holds, and the others.
+fn part(entries: Vec<Entry>, fates: &BTreeMap<u64, Fate>) -> (Fate, Vec<Entry>, Vec<Entry>) {
+    let fate_of = |entry: &Entry| fates.get(&entry.message.id).cloned().unwrap_or(Fate::Unseen);
+    let fate = entries.iter().rev().map(fate_of).find(|fate| *fate != Fate::Unseen).unwrap_or(Fate::Unseen);
+    let (stay, back) = entries.into_iter().partition(|entry| fate_of(entry) != Fate::Unseen);
+    (fate, stay, back)
 }

@@ -380,10 +380,11 @@ impl Provider {
             return Err(Refusal { reason: "no command was given".into(), permanent: true });
         };
         let prepare = |command: &mut Command| {
+            command.envs(plan.env.iter().map(|(k, v)| (k, v)));
+            // Last, whoever set them: what is an operator's does not go to an agent (D-3).
             for name in ["AGENT_RELAY_CRASH_AT", "AGENT_RELAY_TOKEN"].into_iter().chain(plan.unset.iter().map(String::as_str)) {
                 command.env_remove(name);
             }
-            command.envs(plan.env.iter().map(|(k, v)| (k, v)));
             command.env(ENV_PORT, self.launch.control.0.to_string());
             command.env(ENV_CONTROL_TOKEN, self.launch.control.1.expose());
             command.env(ENV_PROVIDER_SESSION, provider_session);
@@ -759,12 +760,13 @@ fn first_pane(mut tmux: Tmux) -> std::io::Result<(Tmux, u32)> {
         if size == 0 {
             return Err(std::io::Error::other("tmux ended at once; it must be version 3.2 or newer"));
         }
-        let pid = tmux.hear(&buffer[..size]).into_iter().find_map(|told| match told {
-            Told::Pane(pid) => Some(pid),
-            _ => None,
-        });
-        if let Some(pid) = pid {
-            return Ok((tmux, pid));
+        for told in tmux.hear(&buffer[..size]) {
+            match told {
+                Told::Pane(pid) => return Ok((tmux, pid)),
+                // The question was faster than the session; it is asked again.
+                Told::Failed(_) => tmux.ask_pane()?,
+                _ => {}
+            }
         }
     }
 }

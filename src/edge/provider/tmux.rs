@@ -143,8 +143,13 @@ impl Tmux {
             head: None,
             paste_file,
         };
-        tmux.say(&format!("display-message -p -t {TERMINAL_SESSION} '@pane #{{pane_pid}}'")).map_err(|error| error.to_string())?;
+        tmux.ask_pane().map_err(|error| error.to_string())?;
         Ok(tmux)
+    }
+
+    /// Asks for the process of the pane.
+    pub fn ask_pane(&mut self) -> io::Result<()> {
+        self.say(&format!("display-message -p -t {TERMINAL_SESSION} '@pane #{{pane_pid}}'"))
     }
 
     /// Name of the server's socket.
@@ -181,7 +186,8 @@ impl Tmux {
 
     /// Presses a key.
     pub fn press(&mut self, key: &str) -> io::Result<()> {
-        self.say(&format!("send-keys -t {TERMINAL_SESSION} {key}"))
+        // Somebody may be looking back in copy mode, which would take the key.
+        self.say(&format!("copy-mode -q -t {TERMINAL_SESSION}\nsend-keys -t {TERMINAL_SESSION} {key}"))
     }
 
     /// Takes what the client says.
@@ -225,7 +231,10 @@ impl Tmux {
 
     fn on_block(&mut self, block: Vec<String>, told: &mut Vec<Told>) {
         let first = block.first().map(String::as_str).unwrap_or_default();
-        if let Some(pid) = first.strip_prefix("@pane ") {
+        // Behind the head of a look comes its picture, whatever that shows.
+        if let Some((dead, code, attended, title)) = self.head.take() {
+            told.push(Told::Screen(Screen { text: block.join("\n"), title, attended, dead }, code));
+        } else if let Some(pid) = first.strip_prefix("@pane ") {
             told.extend(pid.trim().parse().map(Told::Pane));
         } else if let Some(rest) = first.strip_prefix("@look ") {
             let mut parts = rest.splitn(4, ' ');
@@ -237,8 +246,6 @@ impl Tmux {
         } else if first == "@pasted" {
             let _ = std::fs::remove_file(&self.paste_file);
             told.push(Told::Pasted);
-        } else if let Some((dead, code, attended, title)) = self.head.take() {
-            told.push(Told::Screen(Screen { text: block.join("\n"), title, attended, dead }, code));
         }
     }
 }

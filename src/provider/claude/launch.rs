@@ -125,7 +125,19 @@ pub fn layout(want: &Want, disk: &dyn Disk) -> Result<Layout, (String, bool)> {
     if want.isolated {
         env.push(("CLAUDE_CONFIG_DIR".into(), config_dir.clone()));
     }
-    let start = Start { session, resumes, transcript, nonce: want.fresh.clone(), config_dir, mailbox: mailbox.clone(), socket, terminal };
+    let folder: String = want.session.cwd.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+    let usual_transcript = format!("{config_dir}/projects/{folder}/{session}.jsonl");
+    let start = Start {
+        session,
+        resumes,
+        transcript,
+        usual_transcript,
+        nonce: want.fresh.clone(),
+        config_dir,
+        mailbox: mailbox.clone(),
+        socket,
+        terminal,
+    };
     let session: Box<dyn crate::core::session::Session> = match want.transport {
         Transport::Stream => Box::new(StreamSession::new(want.session.clone(), start)),
         _ => Box::new(TuiSession::new(want.session.clone(), start)),

@@ -4,6 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::mirror::summary;
 use crate::core::session::{Approval, Decision};
+use crate::wire::control::CUT;
 
 /// The tool that asks a person.
 pub const QUESTION: &str = "AskUserQuestion";
@@ -21,6 +22,8 @@ pub struct Ask {
     pub input: Map<String, Value>,
     /// What the program suggests to allow from now on.
     pub suggestions: Vec<Value>,
+    /// The input was too long and is cut here: it must not be given back.
+    pub is_cut: bool,
 }
 
 impl Ask {
@@ -30,6 +33,7 @@ impl Ask {
             tool: record.get("tool_name").and_then(Value::as_str).unwrap_or("Tool").chars().take(200).collect(),
             input: record.get(input_field).and_then(Value::as_object).cloned().unwrap_or_default(),
             suggestions: record.get("permission_suggestions").and_then(Value::as_array).cloned().unwrap_or_default(),
+            is_cut: record.get(CUT).is_some(),
         }
     }
 
@@ -75,9 +79,14 @@ impl Ask {
                 }
                 None => refusal("The person did not choose an answer; go on as you think best.", false),
             },
-            Decision::Approve => Answer::Allow { input: self.input.clone(), rules: Vec::new() },
-            Decision::ApproveSession => Answer::Allow { input: self.input.clone(), rules: self.session_rules() },
+            Decision::Approve => Answer::Allow { input: self.own_input(), rules: Vec::new() },
+            Decision::ApproveSession => Answer::Allow { input: self.own_input(), rules: self.session_rules() },
         }
+    }
+
+    /// The input as it was; empty where only a part of it is known.
+    fn own_input(&self) -> Map<String, Value> {
+        if self.is_cut { Map::new() } else { self.input.clone() }
     }
 
     /// What is suggested, for this session only; without a suggestion the tool itself. Changes of the mode are no rules.
@@ -135,8 +144,16 @@ impl Answer {
     /// As decision of a PermissionRequest hook, or response to `can_use_tool`: both have the same fields.
     pub fn decision(&self) -> Value {
         match self {
-            Answer::Allow { input, rules } if rules.is_empty() => json!({"behavior": "allow", "updatedInput": input}),
-            Answer::Allow { input, rules } => json!({"behavior": "allow", "updatedInput": input, "updatedPermissions": rules}),
+            Answer::Allow { input, rules } => {
+                let mut decision = json!({"behavior": "allow"});
+                if !input.is_empty() {
+                    decision["updatedInput"] = json!(input);
+                }
+                if !rules.is_empty() {
+                    decision["updatedPermissions"] = json!(rules);
+                }
+                decision
+            }
             Answer::Deny { message, interrupt } => json!({"behavior": "deny", "message": message, "interrupt": interrupt}),
         }
     }

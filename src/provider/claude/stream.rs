@@ -48,6 +48,8 @@ struct Turn {
     error: Option<String>,
     /// It is a command of ours, not a conversation.
     local: bool,
+    /// The API is being asked again.
+    retries: bool,
 }
 
 #[derive(Debug)]
@@ -484,6 +486,7 @@ impl StreamSession {
             }
             "api_retry" => {
                 let detail = format!("{} attempt {} of {}", text("/error"), frame["attempt"], frame["max_retries"]);
+                self.turn.iter_mut().for_each(|turn| turn.retries = true);
                 self.signal(Signal::ProviderState(json!({"state": "retrying", "detail": detail})));
             }
             "status" => match text("/compact_result") {
@@ -528,6 +531,9 @@ impl StreamSession {
         }
         let Some(Entry::Answer(mut answer)) = transcript::read(line) else { return };
         let Some(turn) = self.turn.as_mut().filter(|turn| !turn.local) else { return };
+        if std::mem::take(&mut turn.retries) {
+            self.out.push(Output::Signal(Signal::ProviderState(json!({"state": "running"}))));
+        }
         let number = turn.number;
         if frame.get("is_api_error_message").and_then(Value::as_bool) == Some(true) || frame.get("error").is_some_and(Value::is_string) {
             turn.error = Some(answer.text());
@@ -577,10 +583,7 @@ impl StreamSession {
             }
             _ => TurnEnd::Completed,
         };
-        for id in self.held.keys().cloned().collect::<Vec<_>>() {
-            self.held.remove(&id);
-            self.signal(Signal::ApprovalClosed { id, reason: "the turn is over".into() });
-        }
+        // What still asks is a subagent in the background; the session itself takes back its own questions.
         let said = text("/result").to_string();
         let spoken = if self.settings.capture_full { turn.whole.clone() } else { turn.last.clone() };
         let spoken = if spoken.trim().is_empty() && end == TurnEnd::Completed && !turn.local { said.clone() } else { spoken };

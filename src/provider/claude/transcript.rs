@@ -16,7 +16,12 @@ pub enum Entry {
     /// One content block or more of an answer.
     Answer(Answer),
     /// Results of tools: ids of the calls, and whether each failed.
-    Results(Vec<(String, bool)>),
+    Results {
+        /// Call and failure, in order.
+        calls: Vec<(String, bool)>,
+        /// When, ms; 0: it does not say.
+        at: i64,
+    },
     /// Somebody interrupted the turn.
     Interrupted {
         /// When, ms; 0: it does not say.
@@ -47,6 +52,10 @@ pub struct Prompt {
     pub human: bool,
     /// It joined a turn that was running.
     pub joined: bool,
+    /// It waited in the program's queue for a turn of its own.
+    pub queued: bool,
+    /// When, ms; 0: it does not say.
+    pub at: i64,
 }
 
 /// A piece of an answer.
@@ -241,7 +250,7 @@ fn read_user(line: Line, at: i64) -> Option<Entry> {
         })
         .collect();
     if !results.is_empty() {
-        return Some(Entry::Results(results));
+        return Some(Entry::Results { calls: results, at });
     }
     let text = text_of(&content);
     let begins = |words: &[&str]| words.iter().any(|word| text.trim_start().starts_with(word));
@@ -255,7 +264,8 @@ fn read_user(line: Line, at: i64) -> Option<Entry> {
         return None;
     }
     let human = !told && line.prompt_source.as_deref() != Some("system");
-    Some(Entry::Prompt(Prompt { uuid: line.uuid.unwrap_or_default(), text, human, joined: false }))
+    let queued = line.prompt_source.as_deref() == Some("queued");
+    Some(Entry::Prompt(Prompt { uuid: line.uuid.unwrap_or_default(), text, human, joined: false, queued, at }))
 }
 
 fn read_assistant(line: Line, at: i64) -> Option<Entry> {
@@ -296,7 +306,7 @@ fn read_attachment(line: Line) -> Option<Entry> {
     let origin = attachment.origin.unwrap_or_default().kind;
     let uuid = attachment.source_uuid.or(line.uuid).unwrap_or_default();
     let human = !matches!(origin.as_str(), "peer" | "task-notification");
-    Some(Entry::Prompt(Prompt { uuid, text: text_of(&attachment.prompt?), human, joined: true }))
+    Some(Entry::Prompt(Prompt { uuid, text: text_of(&attachment.prompt?), human, joined: true, ..Default::default() }))
 }
 
 /// What was sent as a paste, without the wrapper that the program puts around several lines (FACTS section 7).
@@ -307,9 +317,11 @@ pub fn unwrapped(text: &str) -> &str {
     rest.get(start + 1..end).unwrap_or(trimmed).trim()
 }
 
-/// Text without white space: tabs and line breaks change on their way through a terminal.
+/// Text without what changes on its way through a terminal: white space, control characters (never typed), and invisible
+/// ones (the program removes them).
 pub fn squeezed(text: &str) -> String {
-    text.chars().filter(|c| !c.is_whitespace()).collect()
+    let invisible = |c: char| matches!(c, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{e0000}'..='\u{e0fff}');
+    text.chars().filter(|c| !c.is_whitespace() && !c.is_control() && !invisible(*c)).collect()
 }
 
 /// What became of messages, gathered while a transcript is read from its beginning (D-11).
@@ -359,7 +371,7 @@ impl Evidence {
                     false => None,
                 });
             }
-            Entry::Results(_) if self.open => self.answer = None,
+            Entry::Results { .. } if self.open => self.answer = None,
             _ => {}
         }
     }

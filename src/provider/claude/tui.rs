@@ -35,10 +35,14 @@ const DIALOG_TIME: Duration = Duration::from_secs(4);
 const INTERRUPT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A summary may take this long.
 const BOUNDARY_TIMEOUT: Duration = Duration::from_secs(600);
+/// A boundary command that begins nothing within that time was not taken.
+const BOUNDARY_START: Duration = Duration::from_secs(10);
 /// A boundary that left no trace this long after the session went idle has failed.
 const BOUNDARY_SILENCE: Duration = Duration::from_secs(4);
 /// Registry and screen must agree on idle that long before they end a turn that no hook ended.
 const IDLE_TIME: Duration = Duration::from_secs(1);
+/// A turn that only a hook has told of is believed that much longer.
+const HOOK_LAG: Duration = Duration::from_secs(2);
 /// Pauses between looks at a screen that keeps changing.
 const LOOK_PAUSE: Duration = Duration::from_millis(400);
 /// Waiting texts of the runner itself.
@@ -80,6 +84,8 @@ struct Held {
     event: String,
     /// Subagent that asks; empty: the session itself.
     agent: String,
+    /// Wall clock, ms.
+    at: i64,
     deadline: Tick,
 }
 
@@ -146,6 +152,10 @@ pub struct TuiSession {
     posts: u64,
     socket_off: Option<String>,
     socket_pause: Option<Tick>,
+    /// A paste of ours was left in the box.
+    left_ours: bool,
+    /// A hook or the transcript has told something: proofs can come.
+    heard: bool,
     /// First lines of what we put in, so that it is not mirrored as a person's prompt.
     ours: VecDeque<String>,
     // ---- approvals
@@ -194,6 +204,8 @@ impl TuiSession {
             posts: 0,
             socket_off: None,
             socket_pause: None,
+            left_ours: false,
+            heard: false,
             ours: VecDeque::new(),
             held: BTreeMap::new(),
             approvals: 0,
@@ -284,9 +296,10 @@ impl TuiSession {
                 None => self.fates = Some(vec![Fate::Unseen; traces.len()]),
             }
         }
-        if let Some(path) = self.start.transcript.clone() {
-            self.out.push(Output::Follow { path, whole: self.evidence.is_some() });
-        }
+        // Without hooks nobody names the transcript of a new session: it is looked for where it usually lies.
+        let path = self.start.transcript.clone().unwrap_or_else(|| self.start.usual_transcript.clone());
+        self.out.push(Output::Follow { path: path.clone(), whole: self.evidence.is_some() || self.start.transcript.is_none() });
+        self.transcript = Some(path);
         self.opening = self.start.terminal.then_some(now.tick + OPEN_TIMEOUT);
         self.look_soon(now, Duration::from_millis(200));
     }
@@ -336,9 +349,15 @@ impl TuiSession {
     // ---- turns
 
     fn begin_turn(&mut self, now: Now, evidence: &str) {
-        self.idle_since = None;
         if self.turn.is_some() || !self.open {
             return;
+        }
+        // A hook may be late or doubled: a registry that stays idle ends what never ran.
+        let idle = self.registry.as_ref().is_some_and(Registry::is_idle);
+        self.idle_since = idle.then_some(now.tick + HOOK_LAG);
+        self.doubt = None;
+        if let Some(crossing) = &mut self.crossing {
+            crossing.silent = None;
         }
         self.turns += 1;
         let local = self.crossing.as_ref().is_some_and(|crossing| crossing.begun);
@@ -384,6 +403,10 @@ impl TuiSession {
         }
         if let Some(crossing) = self.crossing.as_mut().filter(|crossing| crossing.begun) {
             crossing.silent.get_or_insert(now.tick + BOUNDARY_SILENCE);
+        }
+        if self.registry.as_ref().is_some_and(|registry| !registry.is_idle()) {
+            // It may go on at once with what was queued; then the file says nothing new.
+            self.doubt = Some(now.tick + witness::LAG);
         }
         self.look_soon(now, Duration::from_millis(60));
         self.next_item(now);
@@ -456,9 +479,10 @@ impl TuiSession {
     }
 
     /// The command was submitted.
-    fn crossing_begins(&mut self) {
+    fn crossing_begins(&mut self, now: Now) {
         if let Some(crossing) = &mut self.crossing {
             crossing.begun = true;
+            crossing.silent = Some(now.tick + BOUNDARY_START);
             let moment = if crossing.kind == Boundary::Compact { "compacting" } else { "clearing-context" };
             self.signal(Signal::Timeline(moment));
         }
@@ -466,7 +490,7 @@ impl TuiSession {
 
     /// Its effect was seen, or not.
     fn crossed(&mut self, kind: Boundary, result: Result<(), String>) {
-        let Some(crossing) = self.crossing.take_if(|crossing| crossing.kind == kind) else {
+        let Some(crossing) = self.crossing.take_if(|crossing| crossing.kind == kind && (crossing.begun || result.is_err())) else {
             return;
         };
         let (moment, word) = if kind == Boundary::Compact { ("compacted", "/compact") } else { ("context-cleared", "/clear") };
@@ -547,6 +571,8 @@ impl TuiSession {
             for verb in verbs {
                 self.answer(verb, Err(format!("the session did not end its turn within {} s", INTERRUPT_TIMEOUT.as_secs())));
             }
+            // Escape was eaten by something: the next wish presses it again.
+            self.turn.iter_mut().for_each(|turn| turn.interrupted = false);
         }
         if let Some(crossing) = &self.crossing {
             let (kind, silent) = (crossing.kind, due(crossing.silent));

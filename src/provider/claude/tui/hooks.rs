@@ -23,6 +23,10 @@ impl TuiSession {
         let name = payload.get("hook_event_name").and_then(Value::as_str).unwrap_or(event);
         let of_subagent = !text("agent_id").is_empty();
         let trigger = text("trigger");
+        self.heard |= name != event;
+        if !of_subagent && (name != event || event == "status-line") && text("session_id") == self.session {
+            self.follow(text("transcript_path"));
+        }
         match name {
             "PermissionRequest" => return self.on_permission(now, ticket, payload),
             "SessionStart" => self.on_session_start(now, payload),
@@ -44,6 +48,7 @@ impl TuiSession {
             "SubagentStart" => self.on_work(text("agent_id"), "subagent", text("agent_type"), true),
             // A compaction fires one too, without a type and without a start (FACTS section 5).
             "SubagentStop" if !text("agent_type").is_empty() => {
+                self.withdraw_of(text("agent_id"));
                 self.on_work(text("agent_id"), "subagent", "", false);
                 self.on_background(payload);
             }
@@ -119,6 +124,11 @@ impl TuiSession {
         if path.is_empty() || self.transcript.as_deref() == Some(path) || !path.ends_with(".jsonl") {
             return;
         }
+        // The same file in another spelling, while its evidence is being read.
+        let name = |path: &str| path.rsplit('/').next().map(str::to_string);
+        if self.evidence.is_some() && self.transcript.as_deref().and_then(name) == name(path) {
+            return;
+        }
         // A new one is read from its beginning: it holds only what this session said.
         let whole = !self.start.resumes || self.open;
         self.transcript = Some(path.to_string());
@@ -184,10 +194,7 @@ impl TuiSession {
         let ask = Ask::read(payload, "tool_input");
         let agent = payload.get("agent_id").and_then(Value::as_str).unwrap_or_default().to_string();
         // One dialog at a time for each: a new one means that the one before was answered (P-42).
-        let before = self.held.iter().find(|(_, held)| held.agent == agent).map(|(id, _)| id.clone());
-        if let Some(id) = before {
-            self.withdraw(&id, "it was answered at the terminal");
-        }
+        self.withdraw_of(&agent);
         if self.settings.rejects_all() && !ask.is_question() {
             let answer = ask.answer(
                 crate::core::session::Decision::Deny,
@@ -201,12 +208,14 @@ impl TuiSession {
             self.signal(Signal::HookAnswer { ticket, answer: None });
             return;
         }
-        self.begin_turn(now, "hook PermissionRequest");
+        if agent.is_empty() {
+            self.begin_turn(now, "hook PermissionRequest");
+        }
         self.approvals += 1;
         let id = format!("{}-{}", self.start.nonce.get(..8).unwrap_or("approval"), self.approvals);
         self.signal(Signal::ApprovalOpened(ask.view(&id)));
         let deadline = now.tick + self.settings.approval_timeout;
-        self.held.insert(id, Held { ticket, ask, event: "PermissionRequest".into(), agent, deadline });
+        self.held.insert(id, Held { ticket, ask, event: "PermissionRequest".into(), agent, at: now.wall.0, deadline });
     }
 
     pub(super) fn on_hook_gone(&mut self, ticket: u64) {
@@ -217,10 +226,28 @@ impl TuiSession {
         }
     }
 
-    /// The program no longer waits for a key: somebody answered at the terminal.
-    pub(super) fn answered_at_terminal(&mut self) {
-        if let ([id], _) = (self.held.keys().cloned().collect::<Vec<_>>().as_slice(), ()) {
+    /// The question of the session itself (no name) or of one subagent is over.
+    fn withdraw_of(&mut self, agent: &str) {
+        let open = self.held.iter().find(|(_, held)| held.agent == agent).map(|(id, _)| id.clone());
+        if let Some(id) = open {
+            self.withdraw(&id, "it was answered at the terminal");
+        }
+    }
+
+    /// The program no longer waits for a key, since `at` (ms): somebody answered at the terminal. What was asked later is
+    /// another question; of several nobody can say which it was.
+    pub(super) fn answered_at_terminal(&mut self, at: i64) {
+        let asked: Vec<String> = self.held.iter().filter(|(_, held)| held.at <= at).map(|(id, _)| id.clone()).collect();
+        if let ([id], 1) = (asked.as_slice(), self.held.len()) {
             self.withdraw(id, "it was answered at the terminal");
+        }
+    }
+
+    /// A tool of the session itself has its result, written at that time (ms).
+    pub(super) fn on_results(&mut self, at: i64) {
+        let mine = self.held.iter().find(|(_, held)| held.agent.is_empty() && at > held.at).map(|(id, _)| id.clone());
+        if let Some(id) = mine {
+            self.withdraw(&id, "it was answered at the terminal");
         }
     }
 

@@ -20,6 +20,8 @@ const PROOF_TIME: Duration = Duration::from_secs(15);
 const ENTER_TIME: Duration = Duration::from_millis(1500);
 /// The text must show in the box this long after the paste.
 const PASTE_TIME: Duration = Duration::from_secs(3);
+/// What a monitor has named and nobody has fetched is named again after this; each naming wakes the model.
+const MONITOR_TIME: Duration = Duration::from_secs(120);
 /// Between looks while something is being typed.
 const STEP_TIME: Duration = Duration::from_millis(25);
 /// A person's second draft, with one stashed already, is waited for.
@@ -28,6 +30,8 @@ const DRAFT_PAUSE: Duration = Duration::from_millis(500);
 const WIPES_MAX: u32 = 12;
 /// Wait after the socket said that it was too much.
 const SOCKET_PAUSE: Duration = Duration::from_secs(5);
+/// From so many bytes on the beginning of a text is taken for its mark.
+const DISTINCT_BYTES: usize = 8;
 /// First lines that are remembered as ours.
 const OURS_MAX: usize = 64;
 /// Characters of a first line that are compared.
@@ -67,8 +71,16 @@ impl Item {
         self.parcel.as_ref().is_none_or(|parcel| parcel.person)
     }
 
+    /// Its first line with anything in it, squeezed.
     fn first(&self) -> String {
-        squeezed(self.text.lines().next().unwrap_or_default()).chars().take(FIRST_CHARS).collect()
+        let line = self.text.lines().map(squeezed).find(|line| !line.is_empty());
+        line.unwrap_or_default().chars().take(FIRST_CHARS).collect()
+    }
+
+    /// Numbers of the messages in it.
+    fn numbers(&self) -> Vec<u64> {
+        let heads = self.text.lines().filter_map(|line| line.strip_prefix("[relay message #"));
+        heads.filter_map(|rest| rest.split(' ').next()?.parse().ok()).collect()
     }
 }
 
@@ -118,12 +130,16 @@ pub(super) struct Sent {
     joined: bool,
     queued: bool,
     post: u64,
+    /// Numbers of its messages that the session has not fetched.
+    unfetched: Vec<u64>,
 }
 
 impl TuiSession {
     /// Takes the next text that may go now.
     pub(super) fn next_item(&mut self, now: Now) {
-        if !self.open || self.over || self.sending.is_some() {
+        // What comes while the conversation is being shortened or dropped could fall on either side.
+        let crosses = self.crossing.as_ref().is_some_and(|crossing| crossing.begun);
+        if !self.open || self.over || self.sending.is_some() || crosses {
             return;
         }
         let idle = self.registry.as_ref().is_none_or(Registry::is_idle);
@@ -180,7 +196,9 @@ impl TuiSession {
     fn is_ours(&self, text: &str) -> bool {
         let text = squeezed(text);
         let start: String = text.chars().take(40).collect();
-        !start.is_empty() && self.ours.iter().any(|first| first.starts_with(&start) || start.starts_with(first.as_str()))
+        // A short line of ours could be the beginning of anybody's draft: there the whole text must be the same.
+        let begins = |first: &String| first.starts_with(&start) || (first.len() >= DISTINCT_BYTES && start.starts_with(first.as_str()));
+        start.len() >= DISTINCT_BYTES && self.ours.iter().any(begins) || self.ours.iter().any(|first| *first == text && !first.is_empty())
     }
 
     // ---- by the socket
@@ -219,6 +237,14 @@ impl TuiSession {
         let (status, reason) = (text("status").to_string(), text("drop_reason").to_string());
         match status.as_str() {
             "delivered" => return,
+            // A person is asked at the terminal; the text waits there.
+            "held" => {
+                for sent in self.sent.iter_mut().filter(|sent| sent.item.parcel.as_ref().is_some_and(|parcel| keys.contains(&parcel.key))) {
+                    sent.queued = true;
+                }
+                return self
+                    .signal(Signal::Fact { name: "delivery", value: json!("held by the session: allow it with `agent-relay attach`") });
+            }
             "dropped" => self.socket_pause = Some(now.tick + SOCKET_PAUSE),
             _ => self.socket_off = Some(format!("the session answered {status} {}", text("status_detail"))),
         }
@@ -271,7 +297,7 @@ impl TuiSession {
 
     /// Something stands in the box: ours is wiped, a person's is stashed and comes back by itself after our Enter.
     fn on_draft(&mut self, now: Now, text: &str) {
-        let ours = self.is_ours(text);
+        let ours = self.is_ours(text) || (self.left_ours && text.trim_start().starts_with("[Pasted text"));
         let stashed = self.look.as_ref().is_some_and(|look| look.stashed);
         let Some(sending) = &mut self.sending else { return };
         if ours && sending.wipes < WIPES_MAX {
@@ -297,10 +323,11 @@ impl TuiSession {
 
     fn enter(&mut self, now: Now) {
         let Some(sending) = self.sending.take() else { return };
+        self.left_ours = false;
         self.out.push(Output::Press("Enter"));
         self.signal(Signal::Fact { name: "delivery", value: Value::Null });
         if sending.item.command {
-            self.crossing_begins();
+            self.crossing_begins(now);
             return self.look_soon(now, STEP_TIME * 4);
         }
         self.submitted(now, sending.item, Channel::Paste, 0);
@@ -311,6 +338,7 @@ impl TuiSession {
         let enter_at = (by == Channel::Paste).then_some(now.tick + ENTER_TIME);
         let sent = Sent {
             first: item.first(),
+            unfetched: item.numbers(),
             item,
             by,
             at: now.wall.0,
@@ -326,6 +354,7 @@ impl TuiSession {
     /// The text waits again, first in line.
     fn put_back(&mut self, now: Now) {
         if let Some(sending) = self.sending.take() {
+            self.left_ours |= sending.step == Step::Pasted;
             self.queue.push_front(sending.item);
             self.look_soon(now, DRAFT_PAUSE);
         }
@@ -351,7 +380,7 @@ impl TuiSession {
         let Some(at) = self.sent.iter().position(|sent| text.contains(&sent.first)) else { return };
         match self.sent[at].joined && self.sent[at].by == Channel::Paste {
             true => self.sent[at].queued = true,
-            false => self.prove(now, at, "hook UserPromptSubmit"),
+            false => self.prove(now, at, "hook UserPromptSubmit", false),
         }
     }
 
@@ -359,7 +388,10 @@ impl TuiSession {
     pub(super) fn on_prompt_entry(&mut self, now: Now, prompt: &Prompt) {
         let text = squeezed(unwrapped(&prompt.text));
         if let Some(at) = self.sent.iter().position(|sent| text.contains(&sent.first)) {
-            return self.prove(now, at, "transcript");
+            // Its turn may be over already, unless it waited in the queue for a turn of its own.
+            let over = |ended: &super::Ended| prompt.joined || (!prompt.queued && (prompt.at == 0 || prompt.at <= ended.at));
+            let late = self.ended.as_ref().is_some_and(over);
+            return self.prove(now, at, "transcript", late);
         }
         if prompt.human && !self.ours.iter().any(|first| text.starts_with(first.as_str())) && !text.is_empty() {
             let (body, turn) = (unwrapped(&prompt.text).to_string(), self.turn.as_ref().map_or(self.turns, |turn| turn.number));
@@ -370,20 +402,22 @@ impl TuiSession {
 
     /// The session has read them with its own tool.
     pub(super) fn on_fetched(&mut self, now: Now, ids: &[u64]) {
-        let heads: Vec<String> = ids.iter().map(|id| squeezed(&format!("[relay message #{id} from"))).collect();
-        let found = |sent: &Sent| sent.by == Channel::Monitor && heads.iter().any(|head| squeezed(&sent.item.text).contains(head));
-        if let Some(at) = self.sent.iter().position(found) {
-            self.prove(now, at, "the session fetched it");
+        for sent in self.sent.iter_mut().filter(|sent| sent.by == Channel::Monitor) {
+            sent.unfetched.retain(|id| !ids.contains(id));
+        }
+        if let Some(at) = self.sent.iter().position(|sent| sent.by == Channel::Monitor && sent.unfetched.is_empty()) {
+            self.prove(now, at, "the session fetched it", false);
         }
     }
 
-    fn prove(&mut self, now: Now, at: usize, evidence: &str) {
+    /// `late`: the turn that ended last may have been its own.
+    fn prove(&mut self, now: Now, at: usize, evidence: &str, late: bool) {
         let sent = self.sent.remove(at);
         let Some(Parcel { batch, key, .. }) = sent.item.parcel else {
             return self.next_item(now);
         };
         self.signal(Signal::Taken { batch, key, evidence: evidence.into() });
-        let late = self.ended.as_ref().filter(|ended| self.turn.is_none() && ended.at >= sent.at);
+        let late = self.ended.as_ref().filter(|ended| late && self.turn.is_none() && ended.at >= sent.at);
         match (&mut self.turn, late) {
             (Some(turn), _) => turn.batch = Some(batch),
             // Its turn was over before the proof was on disk.
@@ -438,12 +472,26 @@ impl TuiSession {
             }
             return;
         }
-        sent.check_at = now.tick + PROOF_TIME;
-        let (by, queued, tries) = (sent.by, sent.queued, sent.item.tries);
+        sent.check_at = now.tick + if sent.by == Channel::Monitor { MONITOR_TIME } else { PROOF_TIME };
+        let (by, queued, tries, submitted) = (sent.by, sent.queued, sent.item.tries, sent.at);
+        // An idle program has no queue: somebody took the text back, or it is proven by the next look.
+        sent.queued &= !idle;
         self.look_soon(now, Duration::ZERO);
         if queued || !idle || by == Channel::Monitor || (by == Channel::Paste && (!open || in_box)) {
             let why = if queued { "it waits in the session's own queue" } else { "the session is not at its prompt" };
             self.signal(Signal::Fact { name: "delivery", value: json!(format!("not proven yet: {why}")) });
+            if by == Channel::Monitor {
+                let batch = self.sent[at].item.parcel.as_ref().map_or(0, |parcel| parcel.batch);
+                self.signal(Signal::Announce { batch });
+            }
+            return;
+        }
+        if !self.heard {
+            // Neither hook nor transcript ever told anything: sent again it would be said twice. A turn that ran is all
+            // the proof there can be.
+            if self.ended.as_ref().is_some_and(|ended| ended.at >= submitted) {
+                self.prove(now, at, "a turn ran just after it; this session has neither hooks nor a transcript", true);
+            }
             return;
         }
         self.note(true, format!("a text did not arrive (try {}), it is sent again", tries + 1));

@@ -48,7 +48,10 @@ impl Registry {
 }
 
 /// A registry that still says busy so long after the end of a turn means it.
-const LAG: Duration = Duration::from_millis(500);
+pub(super) const LAG: Duration = Duration::from_millis(200);
+
+/// A look is answered within a millisecond; one that was not by then is asked again.
+const LOOK_TIME: Duration = Duration::from_secs(5);
 
 impl TuiSession {
     pub(super) fn on_registry(&mut self, now: Now, text: Option<&str>) {
@@ -61,7 +64,7 @@ impl TuiSession {
         let before = self.registry.replace(found.clone());
         self.version = found.version.clone();
         if before.as_ref().is_some_and(Registry::is_waiting) && !found.is_waiting() {
-            self.answered_at_terminal();
+            self.answered_at_terminal(found.at);
             self.provider_state("", json!({"state": "running"}));
         }
         if !self.open {
@@ -97,13 +100,12 @@ impl TuiSession {
     /// The registry says idle although a turn is believed to run.
     fn on_idle_witness(&mut self, now: Now, registry: &Registry) {
         let Some(turn) = &self.turn else { return };
-        if registry.at < turn.began {
-            return; // it has not noticed the turn yet
-        }
-        if turn.interrupted {
+        // An idle from before the turn: the program has not noticed it yet, or there is none.
+        let old = registry.at < turn.began;
+        if turn.interrupted && !old {
             return self.end_turn(now, TurnEnd::Cancelled, None, "the session registry says idle after an interrupt");
         }
-        self.idle_since.get_or_insert(now.tick);
+        self.idle_since.get_or_insert(if old { now.tick + super::HOOK_LAG } else { now.tick });
         self.look_soon(now, Duration::from_millis(500));
     }
 
@@ -134,6 +136,7 @@ impl TuiSession {
     // ---- transcript
 
     pub(super) fn on_grown(&mut self, now: Now, bytes: &[u8]) {
+        self.heard = true;
         let mut entries = Vec::new();
         self.lines.push(bytes, |line| entries.extend(transcript::read(line)));
         for entry in entries {
@@ -169,7 +172,8 @@ impl TuiSession {
                     self.end_turn(now, TurnEnd::Completed, None, "the transcript tells the end of the turn");
                 }
             }
-            Entry::Compacted { .. } | Entry::Results(_) => {}
+            Entry::Results { at, .. } => self.on_results(at),
+            Entry::Compacted { .. } => {}
         }
     }
 
@@ -182,7 +186,9 @@ impl TuiSession {
     }
 
     pub(super) fn look_now(&mut self, now: Now) {
-        if self.start.terminal && !self.looking && !self.over {
+        // A look that was lost somewhere must not be the last one.
+        let lost = self.looked_at.is_some_and(|at| now.tick - at >= LOOK_TIME);
+        if self.start.terminal && (!self.looking || lost) && !self.over {
             self.looking = true;
             self.looked_at = Some(now.tick);
             self.out.push(Output::Look);
