@@ -20,7 +20,7 @@ ARM := aarch64-unknown-linux-gnu
 ARM_LINKER := $(shell command -v aarch64-linux-gnu-gcc)
 ARM_TARGET := $(shell rustup target list --installed 2>/dev/null | grep -x $(ARM))
 
-.PHONY: help run build static statics test check fmt clippy defects sim chaos bench interop install dist need
+.PHONY: help run build static statics test check fmt clippy defects sim chaos bench interop afternoon install dist need
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -59,16 +59,23 @@ sim: need ## more seeds of the simulation: make sim SEEDS=100000
 	@SIM_FIRST=$(FIRST) SIM_SEEDS=$(SEEDS) $(CARGO) test --release --locked --test sim -- --nocapture every_seed
 
 chaos: need ## more random kills of real processes: make chaos CHAOS=500
+	@$(CARGO) build --locked --examples
 	@CHAOS_SEEDS=$(CHAOS) $(CARGO) test --locked --test it -- --nocapture random_kills
 
 bench: static ## print the table of figures
-	@BENCH_BIN="$(abspath $(BIN))" $(CARGO) bench --locked --bench figures
+	@BENCH_BIN="$(abspath $(BIN))" INTEROP_DIR="$(INTEROP_DIR)" $(CARGO) bench --locked --bench figures
 
 # Without npm it is skipped with a word, and fails where CI is set.
-interop: need ## real agents from their packages (INTEROP_DIR), against a model server on loopback
+interop: need ## real agents from their packages (INTEROP_DIR), Claude Code among them, against a model server on loopback
 	@code=0; INTEROP_DIR="$(INTEROP_DIR)" sh tests/interop/install.sh || code=$$?; \
 	if [ $$code = 3 ] && [ -z "$$CI" ]; then echo "interop: 0 run, 2 skipped"; exit 0; fi; \
 	[ $$code = 0 ] && INTEROP_DIR="$(abspath $(INTEROP_DIR))" $(CARGO) test --locked --test interop -- --nocapture
+
+PROVIDER ?= claude
+SEED ?= 1
+afternoon: need ## a long run of a real provider with kills, outages and interrupts: make afternoon PROVIDER=claude
+	@INTEROP_DIR="$(INTEROP_DIR)" sh tests/interop/install.sh
+	@INTEROP_DIR="$(abspath $(INTEROP_DIR))" AFTERNOON="$(PROVIDER)" AFTERNOON_SEED="$(SEED)" $(CARGO) test --locked --test interop -- --nocapture afternoon
 
 # What is installed below a prefix: $(call layout,binary,prefix,a binary that runs here)
 define layout

@@ -2,7 +2,11 @@
 //!
 //! `figures start idle` runs only the rows named. The release binary must be built before.
 
+mod claude;
 mod fleet;
+#[path = "../interop/model.rs"]
+#[allow(dead_code)]
+mod model;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -54,6 +58,12 @@ fn main() {
     }
     if on("hook") {
         hook();
+    }
+    if on("claude") {
+        claude::prompt();
+    }
+    if on("follow") {
+        claude::follow();
     }
     if on("idle") {
         idle();

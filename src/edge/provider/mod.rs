@@ -4,7 +4,7 @@
 //! that spawned (D-23). It waits in poll(2) on the child's pipes, its pidfd and a wake descriptor. Bytes go through the
 //! session machine here, so a flooding provider never reaches the state thread faster than that thread takes it.
 
-mod eyes;
+pub mod eyes;
 mod mail;
 mod tmux;
 

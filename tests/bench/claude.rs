@@ -1,0 +1,136 @@
+//! Claude Code: how long a message takes to the model, and how fast a transcript is followed.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use agent_relay::core::session::{Input, Resume, Session, Trace, Verb};
+use agent_relay::core::time::{Now, Tick, Wall};
+use agent_relay::edge::provider::eyes::Eyes;
+use agent_relay::provider::claude::tui::TuiSession;
+use agent_relay::provider::{ApprovalMode, SessionSettings, Start};
+use serde_json::{Value, json};
+
+use super::model::Model;
+use super::{Folder, Running, command, ms, percentile, row};
+
+/// Messages of one figure.
+const MESSAGES: usize = 60;
+/// Bytes of the transcript, and of one line.
+const TRANSCRIPT: (usize, usize) = (500 << 20, 1 << 20);
+
+/// send → the model server sees the prompt, beside what the program itself needs for a prompt that is typed.
+pub fn prompt() {
+    let Some(dir) = std::env::var_os("INTEROP_DIR").map(PathBuf::from).filter(|dir| dir.join("bin/claude").exists()) else {
+        return row("send → the model sees the prompt (Claude)", "–", "not measured: INTEROP_DIR holds no claude (make interop installs it)".into());
+    };
+    let dir = dir.canonicalize().expect("a folder");
+    for transport in ["stream", "tmux"] {
+        let folder = Folder::new(&format!("claude-{transport}"));
+        let model = Model::start();
+        let tmux = folder.0.join("t");
+        std::fs::create_dir_all(&tmux).expect("folder");
+        std::fs::create_dir_all(folder.0.join("providers")).expect("folder");
+        let env = json!({"ANTHROPIC_BASE_URL": format!("http://127.0.0.1:{}", model.port), "ANTHROPIC_API_KEY": "sk-fake-0123456789abcdef0123",
+            "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1", "DISABLE_TELEMETRY": "1"});
+        std::fs::write(folder.0.join("providers/claude.json"), json!({"env": env, "isolated": true}).to_string()).expect("config");
+        let path = format!("{}:/usr/bin:/bin", dir.join("bin").display());
+        let start = |words: &[&str]| {
+            let mut command = command(&folder.0);
+            command.args(words).env("PATH", &path).env("TMUX_TMPDIR", &tmux).env("LANG", "C.UTF-8");
+            Running(command.spawn().expect("starts"))
+        };
+        let _hub = start(&["hub", "--port", "0"]);
+        wait_until(Duration::from_secs(20), || folder.0.join("hub/hub.json").exists() && folder.0.join("config.json").exists());
+        let _runner = start(&["run", "claude", "--headless", "--agent-id", "a", "--transport", transport]);
+        let run = |words: &[&str]| {
+            let output = command(&folder.0).args(words).stdout(std::process::Stdio::piped()).output().expect("runs");
+            String::from_utf8_lossy(&output.stdout).into_owned()
+        };
+        let idle = || serde_json::from_str::<Value>(&run(&["status", "a", "--json"])).is_ok_and(|status| status["status"] == "idle");
+        wait_until(Duration::from_secs(60), idle);
+        let mut times = Vec::new();
+        for n in 0..MESSAGES {
+            let mark = format!("MARK-{n}.");
+            let begin = Instant::now();
+            run(&["send", "a", &mark]);
+            while !model.asked().last().is_some_and(|asked| asked.newest.contains(&mark)) {
+                assert!(begin.elapsed() < Duration::from_secs(30), "{mark} never came");
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            times.push(begin.elapsed());
+            wait_until(Duration::from_secs(30), idle);
+        }
+        let (p50, p99) = (percentile(&mut times, 0.5), percentile(&mut times, 0.99));
+        row(&format!("send → Claude's model sees the prompt, {transport}: p50 (p99)"), "–", format!("{} ({})", ms(p50), ms(p99)));
+        run(&["command", "a", "kill"]);
+    }
+}
+
+fn wait_until(limit: Duration, mut is_so: impl FnMut() -> bool) {
+    let until = Instant::now() + limit;
+    while !is_so() {
+        assert!(Instant::now() < until, "waited in vain");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A transcript of 500 MB with lines of 1 MB is read for evidence.
+pub fn follow() {
+    let folder = Folder::new("follow");
+    std::fs::create_dir_all(&folder.0).expect("folder");
+    let path = folder.0.join("t.jsonl");
+    let mut file = std::io::BufWriter::new(std::fs::File::create(&path).expect("creates"));
+    let result = json!({"type": "user", "uuid": "u", "message": {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t", "content": "x".repeat(TRANSCRIPT.1)}]}});
+    let answer = json!({"type": "assistant", "uuid": "a", "message": {"id": "m", "model": "m", "stop_reason": "tool_use", "content": [{"type": "text", "text": "working on it"}]}});
+    let (result, answer) = (format!("{result}\n"), format!("{answer}\n"));
+    for _ in 0..TRANSCRIPT.0 / (result.len() + answer.len()) {
+        file.write_all(result.as_bytes()).and_then(|()| file.write_all(answer.as_bytes())).expect("writes");
+    }
+    file.flush().expect("writes");
+    drop(file);
+    let settings = SessionSettings {
+        cwd: "/w".into(),
+        approval_mode: ApprovalMode::Guarded,
+        mode: None,
+        approval_timeout: Duration::from_secs(60),
+        capture_full: false,
+    };
+    let path = path.to_string_lossy().into_owned();
+    let start = Start { resumes: true, transcript: Some(path.clone()), terminal: true, ..Default::default() };
+    let mut session = TuiSession::new(settings, start);
+    let now = Now { tick: Tick(1), wall: Wall(1) };
+    let evidence_for = vec![Trace { header: "[relay message #5 from user]".into(), start: "x".into() }];
+    session.handle(now, Input::Verb(1, Verb::Open { resume: Some(Resume { session: "s".into(), evidence_for }) }));
+    let mut eyes = Eyes::new();
+    eyes.follow(&path, true);
+    let memory = || {
+        let text = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap_or_default();
+        line.trim().trim_end_matches(" kB").trim().parse::<u64>().unwrap_or(0)
+    };
+    let _ = std::fs::write("/proc/self/clear_refs", "5");
+    let before = memory();
+    let begin = Instant::now();
+    let mut bytes = 0;
+    loop {
+        let seen = eyes.look();
+        let caught = seen.contains(&Input::Caught);
+        for input in seen {
+            if let Input::Grown(piece) = &input {
+                bytes += piece.len();
+            }
+            session.handle(now, input);
+        }
+        if caught {
+            break;
+        }
+    }
+    let (took, more) = (begin.elapsed(), memory().saturating_sub(before));
+    let rate = bytes as f64 / 1e6 / took.as_secs_f64();
+    row(
+        "transcript of 500 MB with lines of 1 MB: followed; memory at most",
+        "≤ 8 MB",
+        format!("{rate:.0} MB/s; {:.1} MB more", more as f64 / 1e3),
+    );
+}
