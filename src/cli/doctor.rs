@@ -230,16 +230,16 @@ fn read_first_line(child: &mut std::process::Child, limit: Duration) -> Result<S
 
 fn providers(findings: &mut Findings) {
     let mut found = 0;
-    for preset in provider::PROVIDERS.iter().flat_map(|provider| (provider.presets)()) {
-        let Some(program) = preset.command.first().filter(|program| **program != "agent-relay") else { continue };
+    let own = provider::PROVIDERS.iter().filter_map(|provider| provider.program.map(|(program, version)| (provider.name, program, version)));
+    let presets = provider::PROVIDERS.iter().flat_map(|provider| (provider.presets)());
+    let presets = presets.filter_map(|preset| Some((preset.name, *preset.command.first()?, preset.version)));
+    for (name, program, version) in own.chain(presets).filter(|(_, program, _)| *program != "agent-relay") {
         let Some(path) = find_program(program) else { continue };
         found += 1;
-        let tested = if preset.version.is_empty() { "not tested here".to_string() } else { format!("tested: {}", preset.version) };
+        let tested = if version.is_empty() { "not tested here".to_string() } else { format!("tested: {version}") };
         match first_line(&path, &["--version"], VERSION_TIME) {
-            Ok(version) => findings.fine("provider", format!("{}: {path} {version} ({tested})", preset.name)),
-            Err(error) => {
-                findings.weak("provider", format!("{}: {path}: {error}", preset.name), format!("run `{program} --version` by hand"))
-            }
+            Ok(version) => findings.fine("provider", format!("{name}: {path} {version} ({tested})")),
+            Err(error) => findings.weak("provider", format!("{name}: {path}: {error}"), format!("run `{program} --version` by hand")),
         }
     }
     if found == 0 {

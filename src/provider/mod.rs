@@ -31,6 +31,8 @@ pub struct Provider {
     pub takes_urgent: bool,
     /// Its session judges whether a turn runs.
     pub judges: bool,
+    /// Its own program and the version that was tested, where it has one.
+    pub program: Option<(&'static str, &'static str)>,
     /// Whether the command must be given, after `--` or by a preset.
     pub needs_command: bool,
     /// Agents that are known by name.
@@ -78,6 +80,7 @@ pub const PROVIDERS: &[Provider] = &[
         apart: true,
         takes_urgent: true,
         judges: true,
+        program: Some(("claude", claude::TESTED)),
         needs_command: false,
         presets: Vec::new,
     },
@@ -100,6 +103,7 @@ pub const PROVIDERS: &[Provider] = &[
         apart: false,
         takes_urgent: false,
         judges: false,
+        program: None,
         needs_command: true,
         presets: || acp::presets::all().collect(),
     },

@@ -10,7 +10,7 @@ use super::event::{BusEvent, ControlRequest, Event, ProviderEvent, StopReason, S
 use super::store::StoreOp;
 use super::*;
 use crate::core::matching::Identity;
-use crate::core::session::{How, Mirror, Opened, TurnEnd, Verb};
+use crate::core::session::{Fate, Parcel, RESTART_MARK, How, Mirror, Opened, TurnEnd, Verb};
 use crate::core::time::Wall;
 use crate::secret::Secret;
 use crate::wire::api::{Command, Message};
@@ -265,4 +265,130 @@ fn a_token_is_renewed_in_time_and_never_ends_the_session() {
     let left = (due - bench.now.tick).as_secs();
     assert!((2500..=2880).contains(&left), "{left}");
     assert!(bench.agent.life.is_ready(), "the provider was never touched");
+}
+
+/// What is delivered by these effects.
+fn parcels(effects: &[Effect]) -> Vec<Parcel> {
+    let parcel = |effect: &Effect| match effect {
+        Effect::Verb { verb: Verb::Deliver(parcel), .. } => Some(parcel.clone()),
+        _ => None,
+    };
+    effects.iter().filter_map(parcel).collect()
+}
+
+impl Bench {
+    /// The provider ends and comes back; its record tells these fates.
+    fn come_back(&mut self, fates: Vec<Fate>) -> Vec<Effect> {
+        self.tell(Event::Provider(ProviderEvent::Exited { code: 9, stderr: String::new() }));
+        self.commit();
+        self.now.tick = self.now.tick + Duration::from_secs(61);
+        self.agent.wake(self.now);
+        self.commit();
+        self.tell(Event::Provider(ProviderEvent::Spawned { pid: 8, start: 2, terminal: None }));
+        self.commit();
+        let opened = Opened { session: "s".into(), how: How::Loaded(fates), agent: "demo".into(), model: None, has_evidence: true };
+        let mut effects = self.signal(Signal::Opened(opened));
+        effects.extend(self.commit());
+        effects
+    }
+
+    /// Two messages in one batch.
+    fn with_two(&mut self) {
+        self.signal(Signal::TurnStarted);
+        self.message(1);
+        self.message(2);
+        self.commit();
+        self.signal(Signal::TurnEnded { batch: None, end: TurnEnd::Completed, text: String::new() });
+        let effects = self.commit();
+        let [parcel] = parcels(&effects).try_into().expect("one batch");
+        assert!(parcel.text.contains("#1") && parcel.text.contains("#2"), "{}", parcel.text);
+    }
+}
+
+#[test]
+fn after_a_restart_each_message_has_a_fate_of_its_own() {
+    let mut bench = Bench::ready();
+    bench.with_two();
+    let mut effects = bench.come_back(vec![Fate::Answered("done".into()), Fate::Unseen]);
+    // The relay does not say which answers are owed: all are sent.
+    bench.now.tick = bench.now.tick + Duration::from_secs(6);
+    effects.extend(bench.agent.wake(bench.now));
+    effects.extend(bench.commit());
+    let keys: Vec<&str> = effects
+        .iter()
+        .flat_map(|effect| match effect {
+            Effect::Commit { ops, .. } => ops.as_slice(),
+            _ => &[],
+        })
+        .filter_map(|op| match op {
+            StoreOp::OutboxAppend(row) if row.kind == "message" => Some(row.key.as_str()),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(keys, ["reply:a:1"], "only what was answered is");
+    let again = parcels(&effects);
+    assert!(again.len() == 1 && again[0].text.contains("#2") && !again[0].text.contains("#1"), "{again:?}");
+}
+
+#[test]
+fn what_the_record_holds_unanswered_is_never_said_again() {
+    let mut bench = Bench::ready();
+    bench.with_two();
+    let effects = bench.come_back(vec![Fate::Unanswered, Fate::Unanswered]);
+    let [nudge] = parcels(&effects).try_into().expect("a word to go on");
+    assert!(nudge.text.starts_with(RESTART_MARK) && !nudge.text.contains("do it"), "{}", nudge.text);
+    let effects = bench.come_back(vec![Fate::Unanswered, Fate::Unanswered]);
+    let [second] = parcels(&effects).try_into().expect("a word to go on");
+    assert_ne!(nudge.key, second.key, "a session that knows a key says nothing to it");
+}
+
+#[test]
+fn an_urgent_message_joins_the_turn_and_outlives_it() {
+    let mut bench = Bench::ready();
+    bench.agent.config.takes_urgent = true;
+    bench.message(1);
+    bench.commit();
+    bench.signal(Signal::Taken { batch: 1, key: key_of_first(), evidence: "seen".into() });
+    bench.commit();
+    let mut payload = serde_json::Map::new();
+    payload.insert("urgent".into(), json!(true));
+    let urgent = Message { id: 2, from: "user".into(), to: "a".into(), kind: "chat".into(), body: "now".into(), payload, ..Default::default() };
+    let data = serde_json::to_value(urgent).expect("plain data");
+    bench.tell(Event::Bus(BusEvent::Framed(RelayFrame::Event { seq: 102, event: "message.new".into(), data, at: 0 })));
+    let effects = bench.commit();
+    let [parcel] = parcels(&effects).try_into().expect("it joins");
+    assert!(parcel.urgent && parcel.batch == 1);
+    // The turn ends before it was taken: it is the next turn, and is answered by that.
+    bench.signal(Signal::TurnEnded { batch: Some(1), end: TurnEnd::Completed, text: "first".into() });
+    bench.now.tick = bench.now.tick + Duration::from_secs(6);
+    bench.agent.wake(bench.now);
+    bench.commit();
+    bench.signal(Signal::TurnStarted);
+    bench.signal(Signal::Taken { batch: 1, key: parcel.key, evidence: "seen".into() });
+    bench.commit();
+    bench.signal(Signal::TurnEnded { batch: Some(1), end: TurnEnd::Completed, text: "second".into() });
+    bench.now.tick = bench.now.tick + Duration::from_secs(6);
+    let effects = bench.agent.wake(bench.now);
+    let replied = effects.iter().any(|effect| match effect {
+        Effect::Commit { ops, .. } => ops.iter().any(|op| matches!(op, StoreOp::OutboxAppend(row) if row.key == "reply:a:2" && row.payload["body"] == "second")),
+        _ => false,
+    });
+    assert!(replied, "{effects:?}");
+}
+
+#[test]
+fn words_of_people_and_of_agents_travel_apart() {
+    let mut bench = Bench::ready();
+    bench.agent.config.apart = true;
+    bench.signal(Signal::TurnStarted);
+    for (id, from) in [(1, "user"), (2, "user"), (3, "web"), (4, "user")] {
+        let message = Message { id, from: from.into(), to: "a".into(), kind: "chat".into(), body: "do it".into(), ..Default::default() };
+        let data = serde_json::to_value(message).expect("plain data");
+        bench.tell(Event::Bus(BusEvent::Framed(RelayFrame::Event { seq: 100 + id, event: "message.new".into(), data, at: 0 })));
+    }
+    bench.commit();
+    bench.signal(Signal::TurnEnded { batch: None, end: TurnEnd::Completed, text: String::new() });
+    let effects = bench.commit();
+    let [first] = parcels(&effects).try_into().expect("one batch");
+    assert!(first.person && first.text.contains("#2") && !first.text.contains("#3"), "{}", first.text);
 }
