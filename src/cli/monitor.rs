@@ -1,6 +1,6 @@
 //! `monitor`: names waiting messages for a session whose terminal belongs to a person (runner specification section 9).
 //!
-//! What it prints may be cut, dropped and is told to the model as "not user input" (Claude FACTS section 4); so it prints
+//! What it prints may be cut, dropped and is told to the model as "not user input" (FACTS section 4 of the provider that starts it); so it prints
 //! one short line that says what to run, and its acknowledgement proves nothing. Its end would wake the model: it
 //! reconnects for ever and ends with the session.
 
@@ -18,6 +18,7 @@ use super::exit::{OK, Outcome};
 use super::print;
 use crate::config::env;
 use crate::os;
+use crate::provider::SESSION_PID_ENV;
 use crate::wire::control::{ENV_CONTROL_TOKEN, ENV_PORT, ENV_PROVIDER_SESSION};
 
 /// Pause before the next attempt: first, longest.
@@ -32,7 +33,7 @@ const FRAME_TIME: Duration = Duration::from_secs(10);
 /// `monitor`
 pub fn monitor() -> Outcome {
     // Without a session to end with it would stay for ever.
-    let session = env("CLAUDE_PID")
+    let session = env(SESSION_PID_ENV)
         .and_then(|pid| pid.parse::<i32>().ok())
         .or_else(|| rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get()));
     let Some(alive) = session.and_then(Pid::from_raw).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()) else {

@@ -109,6 +109,9 @@ pub const PROVIDERS: &[Provider] = &[
     },
 ];
 
+/// Environment of what a session starts: the session's own process.
+pub const SESSION_PID_ENV: &str = "CLAUDE_PID";
+
 /// How a provider is talked to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Transport {

@@ -36,6 +36,12 @@ struct Followed {
     caught: bool,
 }
 
+impl Default for Eyes {
+    fn default() -> Eyes {
+        Eyes::new()
+    }
+}
+
 impl Eyes {
     /// Eyes that look at nothing yet.
     pub fn new() -> Eyes {
