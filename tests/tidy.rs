@@ -68,7 +68,10 @@ fn some_words_stand_in_their_room_only() {
         ("println!(", &[]),
         ("unbounded()", &["runtime/crew.rs", "runtime/agent.rs", "hub/run.rs", "cli/run.rs"]),
         (".unwrap()", &[]),
-        ("thread::sleep", &["edge/provider/mod.rs", "edge/provider/tmux.rs", "cli/run.rs", "cli/up.rs", "cli/messages.rs", "cli/client.rs"]),
+        (
+            "thread::sleep",
+            &["edge/provider/mod.rs", "edge/provider/tmux.rs", "cli/run.rs", "cli/up.rs", "cli/messages.rs", "cli/client.rs"],
+        ),
         ("process::exit", &["main.rs", "cli/print.rs", "demo/run.rs"]),
     ];
     for (name, text) in sources() {

@@ -230,7 +230,8 @@ fn read_first_line(child: &mut std::process::Child, limit: Duration) -> Result<S
 
 fn providers(findings: &mut Findings) {
     let mut found = 0;
-    let own = provider::PROVIDERS.iter().filter_map(|provider| provider.program.map(|(program, version)| (provider.name, program, version)));
+    let own =
+        provider::PROVIDERS.iter().filter_map(|provider| provider.program.map(|(program, version)| (provider.name, program, version)));
     let presets = provider::PROVIDERS.iter().flat_map(|provider| (provider.presets)());
     let presets = presets.filter_map(|preset| Some((preset.name, *preset.command.first()?, preset.version)));
     for (name, program, version) in own.chain(presets).filter(|(_, program, _)| *program != "agent-relay") {

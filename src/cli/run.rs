@@ -428,7 +428,9 @@ fn start(typed: Typed, provider: &'static provider::Provider) -> Outcome {
     if let Err(error) = os::replace_private_file(&info_file, &text, false) {
         log::error!(target: "runner", "cannot write the runner info file {}: {error}", info_file.display());
     }
-    if !typed.quiet {
+    // In a person's own terminal not a word: the provider draws there.
+    let quiet = typed.quiet || settings.transport == Transport::Terminal;
+    if !quiet {
         let _ = writeln!(
             std::io::stderr(),
             "agent-relay: agent {} on {}; `agent-relay status {} --why` tells how it is",
@@ -455,7 +457,7 @@ fn start(typed: Typed, provider: &'static provider::Provider) -> Outcome {
         true => Ok(outcome.code),
         false if outcome.code == OK => {
             log::info!(target: "runner", "{}", outcome.message);
-            if !typed.quiet {
+            if !quiet {
                 print::complain(&outcome.message);
             }
             Ok(OK)
@@ -579,6 +581,7 @@ fn agent_config(typed: &Typed, settings: &Settings, kind: &provider::Provider, s
         apart: kind.apart,
         takes_urgent: kind.takes_urgent,
         judges: kind.judges,
+        personal: settings.transport == Transport::Terminal,
         terminal_dir: env("TMUX_TMPDIR"),
         started_at,
     }

@@ -22,7 +22,11 @@ const TRANSCRIPT: (usize, usize) = (500 << 20, 1 << 20);
 /// send → the model server sees the prompt, beside what the program itself needs for a prompt that is typed.
 pub fn prompt() {
     let Some(dir) = std::env::var_os("INTEROP_DIR").map(PathBuf::from).filter(|dir| dir.join("bin/claude").exists()) else {
-        return row("send → the model sees the prompt (Claude)", "–", "not measured: INTEROP_DIR holds no claude (make interop installs it)".into());
+        return row(
+            "send → the model sees the prompt (Claude)",
+            "–",
+            "not measured: INTEROP_DIR holds no claude (make interop installs it)".into(),
+        );
     };
     let dir = dir.canonicalize().expect("a folder");
     for transport in ["stream", "tmux"] {

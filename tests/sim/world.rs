@@ -1276,6 +1276,7 @@ fn config(runner: usize, life: u64, wall: i64) -> AgentConfig {
         apart: runner % 2 == 1,
         takes_urgent: false,
         judges: false,
+        personal: false,
         terminal_dir: None,
         started_at: wall,
     }

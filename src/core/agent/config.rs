@@ -45,6 +45,8 @@ pub struct AgentConfig {
     pub takes_urgent: bool,
     /// The session itself judges whether a turn runs; a bare status post is only a hint to it.
     pub judges: bool,
+    /// It runs in a person's own terminal: a clean end there is that person's wish (R-135a).
+    pub personal: bool,
     /// Folder where the terminal server has its sockets, if it is not the usual one.
     pub terminal_dir: Option<String>,
     /// Runner start, ms.

@@ -169,6 +169,9 @@ impl Agent {
                 let tail: String = stderr.lines().last().unwrap_or_default().chars().take(300).collect();
                 let said = if tail.is_empty() { String::new() } else { format!(", last words: {tail}") };
                 let expected = self.life.state == State::Ending;
+                if code == 0 && self.config.personal && self.life.is_ready() {
+                    self.on_left(now, "it ended in its own terminal");
+                }
                 let text = format!("the provider ended with code {code}{said}");
                 self.log(if expected { "info" } else { "warn" }, "lifecycle", text.clone());
                 self.on_provider_gone(now, text, false);

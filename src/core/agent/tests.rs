@@ -10,7 +10,7 @@ use super::event::{BusEvent, ControlRequest, Event, ProviderEvent, StopReason, S
 use super::store::StoreOp;
 use super::*;
 use crate::core::matching::Identity;
-use crate::core::session::{Fate, Parcel, RESTART_MARK, How, Mirror, Opened, TurnEnd, Verb};
+use crate::core::session::{Fate, How, Mirror, Opened, Parcel, RESTART_MARK, TurnEnd, Verb};
 use crate::core::time::Wall;
 use crate::secret::Secret;
 use crate::wire::api::{Command, Message};
@@ -57,6 +57,7 @@ impl Bench {
             apart: false,
             takes_urgent: false,
             judges: false,
+            personal: false,
             terminal_dir: None,
             started_at: 0,
         };
@@ -352,7 +353,8 @@ fn an_urgent_message_joins_the_turn_and_outlives_it() {
     bench.commit();
     let mut payload = serde_json::Map::new();
     payload.insert("urgent".into(), json!(true));
-    let urgent = Message { id: 2, from: "user".into(), to: "a".into(), kind: "chat".into(), body: "now".into(), payload, ..Default::default() };
+    let urgent =
+        Message { id: 2, from: "user".into(), to: "a".into(), kind: "chat".into(), body: "now".into(), payload, ..Default::default() };
     let data = serde_json::to_value(urgent).expect("plain data");
     bench.tell(Event::Bus(BusEvent::Framed(RelayFrame::Event { seq: 102, event: "message.new".into(), data, at: 0 })));
     let effects = bench.commit();
@@ -370,7 +372,9 @@ fn an_urgent_message_joins_the_turn_and_outlives_it() {
     bench.now.tick = bench.now.tick + Duration::from_secs(6);
     let effects = bench.agent.wake(bench.now);
     let replied = effects.iter().any(|effect| match effect {
-        Effect::Commit { ops, .. } => ops.iter().any(|op| matches!(op, StoreOp::OutboxAppend(row) if row.key == "reply:a:2" && row.payload["body"] == "second")),
+        Effect::Commit { ops, .. } => {
+            ops.iter().any(|op| matches!(op, StoreOp::OutboxAppend(row) if row.key == "reply:a:2" && row.payload["body"] == "second"))
+        }
         _ => false,
     });
     assert!(replied, "{effects:?}");

@@ -9,8 +9,8 @@ pub mod stream;
 pub mod transcript;
 pub mod tui;
 
-/// Oldest version that was tested; an older one is refused with that sentence.
-pub const OLDEST: (u32, u32, u32) = (2, 1, 300);
+/// Oldest version that was tested; an older one is refused with a sentence.
+pub const OLDEST: (u32, u32, u32) = (2, 1, 329);
 /// The version that all facts were taken from.
 pub const TESTED: &str = "2.1.329";
 
@@ -28,9 +28,15 @@ pub fn too_old(version: &str) -> Option<String> {
 mod tests {
     #[test]
     fn old_versions_are_told() {
-        for (version, old) in
-            [("2.1.329", false), ("2.1.299", true), ("1.9.999", true), ("3.0.0-beta", false), ("x", false), ("2.1", false)]
-        {
+        for (version, old) in [
+            ("2.1.329", false),
+            ("2.1.328", true),
+            ("2.2.0", false),
+            ("1.9.999", true),
+            ("3.0.0-beta", false),
+            ("x", false),
+            ("2.1", false),
+        ] {
             assert_eq!(super::too_old(version).is_some(), old, "{version}");
         }
     }
