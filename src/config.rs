@@ -153,13 +153,73 @@ pub struct ProviderConfig {
     pub approval_timeout: Duration,
     /// Bound of the outbox.
     pub outbox_bytes_max: u64,
+    /// A sentence for each setting that nobody knows or whose type is wrong.
+    pub strange: Vec<String>,
+}
+
+/// All settings of a provider file: name, and a sign for its type (`s`tring, `n`umber, `b`ool, `l`ist of texts, `m`ap, `e`nvironment).
+const PROVIDER_SETTINGS: &[(&str, char)] = &[
+    ("command", 's'),
+    ("defaultArgs", 'l'),
+    ("env", 'e'),
+    ("pluginDirs", 'l'),
+    ("defaultCapabilities", 'l'),
+    ("defaultApprovalMode", 's'),
+    ("defaultTags", 'l'),
+    ("headless", 'm'),
+    ("headless.tmuxPrefix", 's'),
+    ("headless.shutdownTimeoutMs", 'n'),
+    ("chatCaptureMode", 's'),
+    ("restart", 'm'),
+    ("restart.firstMs", 'n'),
+    ("restart.mostMs", 'n'),
+    ("restart.exitsMax", 'n'),
+    ("restart.windowMs", 'n'),
+    ("restart.healthyMs", 'n'),
+    ("replyMode", 's'),
+    ("permissionMode", 's'),
+    ("approvalTimeoutMs", 'n'),
+    ("outboxMaxBytes", 'n'),
+    ("transport", 's'),
+    ("isolated", 'b'),
+    ("model", 's'),
+    ("effort", 's'),
+    ("rig", 's'),
+];
+
+/// What is wrong with a provider file, one sentence each; the defaults are used instead.
+fn strange_settings(record: &Map<String, Value>, prefix: &str, all: &mut Vec<String>) {
+    for (name, value) in record {
+        let name = format!("{prefix}{name}");
+        match PROVIDER_SETTINGS.iter().find(|(known, _)| *known == name) {
+            None => all.push(format!("the setting {name:?} is not known and has no effect")),
+            Some((_, kind)) => {
+                let fits = match kind {
+                    's' => value.is_string(),
+                    'n' => value.as_u64().is_some_and(|n| n > 0),
+                    'b' => value.is_boolean(),
+                    'e' => value.as_object().is_some_and(|map| map.values().all(Value::is_string)),
+                    'l' => value.as_array().is_some_and(|list| list.iter().all(Value::is_string)),
+                    _ => value.is_object(),
+                };
+                if !fits && !value.is_null() {
+                    all.push(format!("the setting {name:?} has a value of the wrong kind and has no effect"));
+                }
+                if let ('m', Some(inner)) = (*kind, value.as_object()) {
+                    strange_settings(inner, &format!("{name}."), all);
+                }
+            }
+        }
+    }
 }
 
 impl ProviderConfig {
     /// Reads `<home>/providers/<provider>.json`.
     pub fn load(home: &Path, provider: &str) -> Result<ProviderConfig, String> {
-        let record = read_record(&home.join("providers").join(format!("{provider}.json")))?;
-        Ok(ProviderConfig::read(&record))
+        let path = home.join("providers").join(format!("{provider}.json"));
+        let mut config = ProviderConfig::read(&read_record(&path)?);
+        config.strange.iter_mut().for_each(|text| *text = format!("{}: {text}", path.display()));
+        Ok(config)
     }
 
     fn read(record: &Map<String, Value>) -> ProviderConfig {
@@ -183,7 +243,10 @@ impl ProviderConfig {
             window: ms(&restart, "windowMs").unwrap_or(standard.window),
             healthy: ms(&restart, "healthyMs").unwrap_or(standard.healthy),
         };
+        let mut strange = Vec::new();
+        strange_settings(record, "", &mut strange);
         ProviderConfig {
+            strange,
             command: text(record, "command"),
             default_args: texts("defaultArgs").unwrap_or_default(),
             env: env.unwrap_or_default(),
@@ -236,6 +299,7 @@ mod tests {
         });
         let config = ProviderConfig::read(record.as_object().expect("object"));
         assert_eq!((config.command, config.default_args.len(), config.env.len()), (None, 0, 0));
+        assert_eq!(config.strange.len(), 5, "{:?}", config.strange);
         assert_eq!(config.default_tags, ["x"]);
         assert_eq!(config.shutdown_timeout, Duration::from_secs(10));
         assert_eq!((config.restart.exits_max, config.restart.first), (9, Duration::from_millis(500)));

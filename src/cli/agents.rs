@@ -288,7 +288,8 @@ pub fn approvals(approvals: &Approvals) -> Outcome {
                 print::line(&print::harmless(&format!("{}  {agent} wants: {}", text(approval, "/approvalId"), text(approval, "/title"))));
                 for question in approval["questions"].as_array().into_iter().flatten() {
                     let labels = question["options"].as_array().into_iter().flatten().filter_map(|option| option["label"].as_str());
-                    let line = format!("    {} [{}]", text(question, "/question"), labels.collect::<Vec<_>>().join(" | "));
+                    let several = if question["multiSelect"] == true { ", several may be chosen" } else { "" };
+                    let line = format!("    {} [{}]{several}", text(question, "/question"), labels.collect::<Vec<_>>().join(" | "));
                     print::line(&print::harmless(&line));
                 }
             }

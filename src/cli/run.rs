@@ -163,7 +163,7 @@ fn help(name: &str) -> String {
     for provider in provider::PROVIDERS {
         text.push_str(&format!("  {:<24}{}\n", provider.name, provider.about));
     }
-    for provider in provider::PROVIDERS {
+    for provider in provider::PROVIDERS.iter().filter(|provider| !(provider.presets)().is_empty()) {
         text.push_str(&format!("\nPresets of {}:\n", provider.name));
         for preset in (provider.presets)() {
             text.push_str(&format!("  {:<24}{}: {}\n", preset.name, preset.command.join(" "), preset.about));
@@ -273,6 +273,9 @@ fn settings(typed: &Typed, provider: &provider::Provider) -> Result<Settings, Fa
     }
     let suffix = u32::from_le_bytes(os::random_bytes::<4>());
     let runner_id = format!("{host}-{}-{part}-{suffix:08x}", provider.name);
+    if let Some(objection) = (provider.objection)(&typed.provider_args) {
+        return Err(Failure::usage(objection));
+    }
     let transport = transport(typed, provider, &config)?;
     let isolated = typed.isolated || config.isolated || profile_isolates();
     let (model, effort) = (value("--model").or_else(|| config.model.clone()), value("--effort").or_else(|| config.effort.clone()));
@@ -340,7 +343,8 @@ fn preset(provider: &provider::Provider, name: Option<&str>) -> Result<Option<&'
         Some(preset) => Ok(Some(preset)),
         None => {
             let names: Vec<&str> = known.iter().map(|preset| preset.name).collect();
-            Err(Failure::usage(format!("no preset is called {name:?}; there are {}", names.join(", "))))
+            let there = if names.is_empty() { format!("{} has none", provider.name) } else { format!("there are {}", names.join(", ")) };
+            Err(Failure::usage(format!("no preset is called {name:?}; {there}")))
         }
     }
 }
@@ -438,6 +442,12 @@ fn start(typed: Typed, provider: &'static provider::Provider) -> Outcome {
             base.url,
             settings.agent_id
         );
+    }
+    for strange in &settings.config.strange {
+        log::warn!(target: "runner", "{strange}");
+        if !quiet {
+            print::complain(strange);
+        }
     }
     let (custody_in, custody) = unbounded();
     let agent_config = agent_config(&typed, &settings, provider, started_at);

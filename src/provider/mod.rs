@@ -31,6 +31,8 @@ pub struct Provider {
     pub takes_urgent: bool,
     /// Its session judges whether a turn runs.
     pub judges: bool,
+    /// Why these arguments cannot be passed on to it.
+    pub objection: fn(&[String]) -> Option<String>,
     /// Its own program and the version that was tested, where it has one.
     pub program: Option<(&'static str, &'static str)>,
     /// Whether the command must be given, after `--` or by a preset.
@@ -80,6 +82,7 @@ pub const PROVIDERS: &[Provider] = &[
         apart: true,
         takes_urgent: true,
         judges: true,
+        objection: claude::objection,
         program: Some(("claude", claude::TESTED)),
         needs_command: false,
         presets: Vec::new,
@@ -103,6 +106,7 @@ pub const PROVIDERS: &[Provider] = &[
         apart: false,
         takes_urgent: false,
         judges: false,
+        objection: |_| None,
         program: None,
         needs_command: true,
         presets: || acp::presets::all().collect(),

@@ -157,12 +157,13 @@ fn what_people_and_agents_say_arrives_once() {
     claude.once("MARK-PEER");
     let framed = |mark: &str| claude.prompts().iter().any(|prompt| prompt.contains(mark) && prompt.contains("Another Claude session"));
     assert!(framed("MARK-PEER") && !framed("MARK-ONE"));
-    for text in ["/exit MARK-SLASH", "!ls MARK-BANG", "@x MARK-AT", "#y MARK-HASH", "\u{1b}[201~\rMARK-ESC"] {
-        let mark = text.split(['-', ' ']).next_back().expect("a word");
+    for text in ["/exit MARK-SLASH", "!ls MARK-BANG", "@x MARK-AT", "@/etc/hostname MARK-FILE", "ends with a backslash MARK-BACK\\", "#y MARK-HASH", "\u{1b}[201~\rMARK-ESC"] {
+        let mark = text.trim_end_matches('\\').split(['-', ' ']).next_back().expect("a word");
         claude.asks(text);
         claude.once(mark);
     }
     assert!(!claude.seen().contains("COMMAND"), "{}", claude.seen());
+    assert!(!claude.prompts().iter().any(|prompt| prompt.contains("@/etc")), "a file that is named is not read");
     let long = format!("MARK-LONG {}\nend \u{1f600}", "\u{e4}\u{5e9} zeile\n".repeat(700));
     claude.asks(&long);
     claude.once("MARK-LONG");

@@ -120,9 +120,20 @@ impl Agent {
     fn why(&self) -> String {
         match self.word() {
             "idle" => format!("no turn, no claim, no work{}", self.evidence()),
-            "busy" => format!("work: {}{}", self.tracker.reasons().join(", "), self.evidence()),
+            "busy" => format!("work: {}{}{}", self.tracker.reasons().join(", "), self.state_text(), self.evidence()),
             "blocked" => format!("waits for {} approval(s)", self.approvals.len()),
             _ => self.life.why.clone(),
+        }
+    }
+
+    /// What the provider does in its turn, if it says so.
+    fn state_text(&self) -> String {
+        let state = self.tracker.provider_state();
+        let text = |field: &str| state.get(field).and_then(Value::as_str).unwrap_or_default();
+        match (text("state"), text("detail")) {
+            ("" | "running", _) => String::new(),
+            (word, "") => format!(", {word}"),
+            (word, detail) => format!(", {word}: {detail}"),
         }
     }
 

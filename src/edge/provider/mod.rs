@@ -764,7 +764,10 @@ fn first_pane(mut tmux: Tmux) -> std::io::Result<(Tmux, u32)> {
             match told {
                 Told::Pane(pid) => return Ok((tmux, pid)),
                 // The question was faster than the session; it is asked again.
-                Told::Failed(_) => tmux.ask_pane()?,
+                Told::Failed(_) => {
+                    std::thread::sleep(Duration::from_millis(2));
+                    tmux.ask_pane()?;
+                }
                 _ => {}
             }
         }

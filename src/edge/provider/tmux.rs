@@ -108,9 +108,10 @@ pub fn server(plan: &Plan, prepare: impl FnOnce(&mut Command)) -> Result<(Child,
         _ => format!("cannot start tmux: {error}"),
     })?;
     let mut client = Command::new("tmux");
-    client.args(["-u", "-N", "-L", plan.socket, "-C", "new-session", "-s", TERMINAL_SESSION, "-x", COLUMNS, "-y", ROWS, "-c"]);
+    client.args(["-u", "-N", "-L", plan.socket, "-C", "new-session", "-s", TERMINAL_SESSION, "-x", COLUMNS, "-y", ROWS]);
     // The size stays, whoever looks on; set in the configuration, 3.3a dies of it.
-    client.arg(plan.cwd).args(["/bin/sh", &script.to_string_lossy(), ";", "set", "-w", "window-size", "manual"]);
+    // The folder is the client's own: in an argument tmux would read signs of its own into it.
+    client.current_dir(plan.cwd).args(["/bin/sh", &script.to_string_lossy(), ";", "set", "-w", "window-size", "manual"]);
     client.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).env_remove("TMUX").env_remove("TMUX_PANE");
     client.env("TERM", "xterm-256color").env("LC_ALL", "C.UTF-8");
     Ok((child, client))
@@ -234,8 +235,9 @@ impl Tmux {
         // Behind the head of a look comes its picture, whatever that shows.
         if let Some((dead, code, attended, title)) = self.head.take() {
             told.push(Told::Screen(Screen { text: block.join("\n"), title, attended, dead }, code));
-        } else if let Some(pid) = first.strip_prefix("@pane ") {
-            told.extend(pid.trim().parse().map(Told::Pane));
+        } else if let Some(pid) = first.strip_prefix("@pane") {
+            // Before the session is there, the answer is empty and no error.
+            told.push(pid.trim().parse().map_or_else(|_| Told::Failed("no pane yet".into()), Told::Pane));
         } else if let Some(rest) = first.strip_prefix("@look ") {
             let mut parts = rest.splitn(4, ' ');
             let mut next = || parts.next().unwrap_or_default();

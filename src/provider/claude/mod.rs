@@ -8,11 +8,32 @@ pub mod plugin;
 pub mod stream;
 pub mod transcript;
 pub mod tui;
+pub mod words;
 
 /// Oldest version that was tested; an older one is refused with a sentence.
 pub const OLDEST: (u32, u32, u32) = (2, 1, 329);
 /// The version that all facts were taken from.
 pub const TESTED: &str = "2.1.329";
+
+/// Words that make another program of it: a session is what we supervise, and its conversation is ours to choose.
+const OTHER_PROGRAMS: [&str; 9] = ["mcp", "config", "update", "doctor", "install", "migrate-installer", "setup-token", "plugin", "agents"];
+const OTHER_WAYS: [&str; 12] =
+    ["-p", "--print", "-v", "--version", "-h", "--help", "-c", "--continue", "-r", "--resume", "--session-id", "--fork-session"];
+
+/// Why these arguments cannot be passed on.
+pub fn objection(args: &[String]) -> Option<String> {
+    let first = args.first().map(String::as_str).unwrap_or_default();
+    if OTHER_PROGRAMS.contains(&first) {
+        return Some(format!("`claude {first}` is no session to supervise; run it by itself"));
+    }
+    let way = args.iter().find(|arg| OTHER_WAYS.contains(&arg.split('=').next().unwrap_or_default()))?;
+    Some(match way.as_str() {
+        "-p" | "--print" | "-v" | "--version" | "-h" | "--help" => format!("`claude {way}` is no session to supervise; run it by itself"),
+        _ => format!(
+            "leave {way} out: the runner chooses the conversation and goes on with it by itself; another --agent-id or --cwd begins a new one"
+        ),
+    })
+}
 
 /// Says why that version will not do; `None`: it will, or nobody can say.
 pub fn too_old(version: &str) -> Option<String> {
@@ -26,6 +47,16 @@ pub fn too_old(version: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn only_sessions_are_supervised() {
+        let words = |text: &str| text.split(' ').map(str::to_string).collect::<Vec<_>>();
+        for (text, refused) in
+            [("-p hi", true), ("mcp list", true), ("--resume=x", true), ("--model sonnet", false), ("--add-dir /x hello", false)]
+        {
+            assert_eq!(super::objection(&words(text)).is_some(), refused, "{text}");
+        }
+    }
+
     #[test]
     fn old_versions_are_told() {
         for (version, old) in [

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use super::mirror;
 use super::permission::{Answer, Ask};
 use super::transcript::{self, Block, Entry, Evidence, LINE_BYTES_MAX};
+use super::words::unmentioned;
 use super::{TESTED, too_old};
 use crate::core::limits::{APPROVALS_MAX, REPLY_BODY_BYTES_MAX};
 use crate::core::session::{Decision, Fate, How, Input, Mirror, Opened, Output, Parcel, Resume, Session, Signal, TurnEnd, Verb};
@@ -159,7 +160,7 @@ impl StreamSession {
         match verb {
             Verb::Open { resume } => self.on_open(now, resume),
             Verb::Deliver(parcel) => {
-                let text = parcel.text.clone();
+                let text = unmentioned(&parcel.text);
                 let urgent = parcel.urgent;
                 self.queue.push_back((Some(parcel), text));
                 self.next_line(urgent);

@@ -45,6 +45,10 @@ const IDLE_TIME: Duration = Duration::from_secs(1);
 const HOOK_LAG: Duration = Duration::from_secs(2);
 /// Pauses between looks at a screen that keeps changing.
 const LOOK_PAUSE: Duration = Duration::from_millis(400);
+/// A prompt that was withdrawn stands in the box again within that time.
+const GIVEN_BACK_TIME: Duration = Duration::from_secs(3);
+/// A dialog that only a person can answer is waited for so long at the start.
+const PERSON_TIME: Duration = Duration::from_secs(600);
 /// Waiting texts of the runner itself.
 const INJECTED_MAX: usize = 16;
 
@@ -66,6 +70,8 @@ struct Turn {
     local: bool,
     /// What the provider state was told as.
     state: &'static str,
+    /// First line of the text of ours that it took, squeezed.
+    ours: String,
 }
 
 /// How the last turn ended; evidence for its texts may come after it.
@@ -154,6 +160,8 @@ pub struct TuiSession {
     socket_pause: Option<Tick>,
     /// A paste of ours was left in the box.
     left_ours: bool,
+    /// The last turn ended without an answer: until then the box may hold its prompt again.
+    given_back: Option<Tick>,
     /// A hook or the transcript has told something: proofs can come.
     heard: bool,
     /// First lines of what we put in, so that it is not mirrored as a person's prompt.
@@ -205,6 +213,7 @@ impl TuiSession {
             socket_off: None,
             socket_pause: None,
             left_ours: false,
+            given_back: None,
             heard: false,
             ours: VecDeque::new(),
             held: BTreeMap::new(),
@@ -323,6 +332,7 @@ impl TuiSession {
         }
         self.open = true;
         self.opening = None;
+        self.signal(Signal::Fact { name: "start", value: Value::Null });
         let how = match self.fates.take() {
             Some(fates) => How::Loaded(fates),
             None if self.start.resumes => How::Resumed,
@@ -390,6 +400,9 @@ impl TuiSession {
         }
         let said = if self.settings.capture_full { whole } else { last };
         let failed = matches!(end, TurnEnd::Failed(_));
+        if end != TurnEnd::Completed && !turn.ours.is_empty() && !turn.answered {
+            self.given_back = Some(now.tick + GIVEN_BACK_TIME);
+        }
         if !turn.local && !failed && !said.trim().is_empty() {
             let body = said.clone();
             self.signal(Signal::Mirror(Mirror { kind: "response", body, label: None, status: None, turn: turn.number, key: None }));
@@ -551,8 +564,14 @@ impl TuiSession {
             && now.tick - since >= DIALOG_TIME
         {
             self.dialog_since = None;
-            let permanent = !matches!(dialog, Dialog::NoNetwork | Dialog::Other | Dialog::Held | Dialog::Permission);
-            self.fail_open(format!("Claude Code does not get ready: {}", dialog.cure()), permanent);
+            if matches!(dialog, Dialog::Other | Dialog::Held | Dialog::Permission) {
+                // Nobody can say what it asks: a person is waited for.
+                self.opening = Some(now.tick + PERSON_TIME);
+                self.note(true, format!("Claude Code does not get ready: {}", dialog.cure()));
+                self.signal(Signal::Fact { name: "start", value: json!(dialog.cure()) });
+            } else {
+                self.fail_open(format!("Claude Code does not get ready: {}", dialog.cure()), dialog != Dialog::NoNetwork);
+            }
         }
         if due(self.opening) {
             let seen = if self.registry.is_some() {
@@ -560,7 +579,7 @@ impl TuiSession {
             } else {
                 "it has not registered a session"
             };
-            self.fail_open(format!("Claude Code did not get ready within {} s: {seen}", OPEN_TIMEOUT.as_secs()), false);
+            self.fail_open(format!("Claude Code did not get ready in time: {seen}"), false);
         }
         let late: Vec<String> = self.held.iter().filter(|(_, held)| held.deadline <= now.tick).map(|(id, _)| id.clone()).collect();
         for id in late {

@@ -13,6 +13,7 @@ use crate::core::session::{Mirror, Output, Parcel, Signal};
 use crate::core::time::{Now, Tick, sooner};
 use crate::provider::claude::pane::InputBox;
 use crate::provider::claude::transcript::{Prompt, squeezed, unwrapped};
+use crate::provider::claude::words::unmentioned;
 
 /// An arrival that nothing proves is looked into after this.
 const PROOF_TIME: Duration = Duration::from_secs(15);
@@ -49,7 +50,7 @@ pub(super) struct Item {
 
 impl Item {
     pub fn of_parcel(parcel: Parcel) -> Item {
-        Item { text: typeable(&parcel.text), parcel: Some(parcel), command: false, tries: 0 }
+        Item { text: typeable(&unmentioned(&parcel.text)), parcel: Some(parcel), command: false, tries: 0 }
     }
 
     pub fn of_text(text: String) -> Item {
@@ -87,7 +88,12 @@ impl Item {
 /// Without control characters: one of them could end the paste and press keys.
 fn typeable(text: &str) -> String {
     let text = text.replace("\r\n", "\n").replace('\r', "\n");
-    text.chars().filter(|c| matches!(c, '\n' | '\t') || !c.is_control()).collect()
+    let mut text: String = text.chars().filter(|c| matches!(c, '\n' | '\t') || !c.is_control()).collect();
+    if text.ends_with('\\') {
+        // With Enter it would be a line break.
+        text.push(' ');
+    }
+    text
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -419,7 +425,10 @@ impl TuiSession {
         self.signal(Signal::Taken { batch, key, evidence: evidence.into() });
         let late = self.ended.as_ref().filter(|ended| late && self.turn.is_none() && ended.at >= sent.at);
         match (&mut self.turn, late) {
-            (Some(turn), _) => turn.batch = Some(batch),
+            (Some(turn), _) => {
+                turn.batch = Some(batch);
+                turn.ours = sent.first;
+            }
             // Its turn was over before the proof was on disk.
             (None, Some(ended)) => {
                 let (end, text) = (ended.end.clone(), ended.text.clone());
@@ -428,7 +437,7 @@ impl TuiSession {
             (None, None) => {
                 self.begin_turn(now, evidence);
                 if let Some(turn) = &mut self.turn {
-                    (turn.batch, turn.began) = (Some(batch), sent.at);
+                    (turn.batch, turn.began, turn.ours) = (Some(batch), sent.at, sent.first);
                 }
             }
         }
@@ -498,6 +507,21 @@ impl TuiSession {
         self.send_again(now, at);
     }
 
+    /// A prompt of ours that was given back is taken out of the box, so that nobody sends it by mistake.
+    pub(super) fn tidy_box(&mut self, now: Now) {
+        let Some(InputBox::Text(text)) = self.look.as_ref().filter(|look| look.is_open()).and_then(|look| look.input.clone()) else {
+            return;
+        };
+        let idle = self.turn.is_none() && self.sending.is_none() && self.registry.as_ref().is_some_and(Registry::is_idle);
+        let ours = self.is_ours(&text) || text.trim_start().starts_with("[Pasted text");
+        if idle && ours && self.given_back.take_if(|until| *until > now.tick).is_some() {
+            for key in ["C-e", "C-u", "C-u", "C-u", "C-u", "C-u", "C-k"] {
+                self.out.push(Output::Press(key));
+            }
+            self.look_soon(now, STEP_TIME * 2);
+        }
+    }
+
     /// The command never came to it: it leaves the queue.
     pub(super) fn drop_command(&mut self) {
         self.queue.retain(|item| !item.command);
@@ -514,6 +538,7 @@ mod tests {
     #[test]
     fn nothing_that_is_typed_can_press_keys() {
         assert_eq!(typeable("a\u{1b}[201~\r\nb\tc\u{9b}\u{7f}"), "a[201~\nb\tc");
+        assert_eq!(typeable("C:\\"), "C:\\ ");
         assert_eq!(Item::of_text("/exit".into()).text, "[prompt] /exit");
         assert_eq!(
             Item::of_parcel(Parcel { text: "[relay message #1 from user]\nx".into(), ..Default::default() }).first(),

@@ -6,9 +6,9 @@ use serde_json::{Value, json};
 
 use super::{Boundary, TuiSession, Turn};
 use crate::core::screen::plain;
-use crate::core::session::{Output, Screen, TurnEnd};
+use crate::core::session::{Output, Screen, Signal, TurnEnd};
 use crate::core::time::{Now, sooner};
-use crate::provider::claude::pane::Look;
+use crate::provider::claude::pane::{InputBox, Look};
 use crate::provider::claude::transcript::{self, Entry};
 
 /// What the program writes about itself in `sessions/<pid>.json`.
@@ -81,6 +81,13 @@ impl TuiSession {
                 self.next_item(now);
             }
             "" => {}
+            // A dialog of the program's own, opened by a person: no turn, but nothing can be typed.
+            "waiting" if self.turn.is_none() && found.waiting_for.contains("dialog") => {
+                self.signal(Signal::Fact {
+                    name: "delivery",
+                    value: json!("a dialog is open in the terminal: `agent-relay attach` shows it"),
+                });
+            }
             _ => {
                 self.idle_since = None;
                 // Just after a turn the file may still tell of that one (seen: it is written with a delay).
@@ -121,9 +128,19 @@ impl TuiSession {
         let end = match turn {
             Turn { interrupted: true, .. } => TurnEnd::Cancelled,
             Turn { answered: true, .. } | Turn { local: true, .. } => TurnEnd::Completed,
+            // The prompt stands in the box again although nobody interrupted: a hook of the session's owner blocked it.
+            turn if !turn.ours.is_empty() && self.box_holds(&turn.ours) => {
+                TurnEnd::Failed("the session gave the prompt back: a hook of its own blocked it".into())
+            }
             _ => TurnEnd::Cancelled,
         };
         self.end_turn(now, end, None, "the session registry and the screen say idle");
+    }
+
+    fn box_holds(&self, first: &str) -> bool {
+        let Some(InputBox::Text(text)) = self.look.as_ref().and_then(|look| look.input.as_ref()) else { return false };
+        let text = transcript::squeezed(text);
+        text.starts_with("[Pastedtext") || first.starts_with(&text.chars().take(40).collect::<String>()) && !text.is_empty()
     }
 
     /// The registry said busy just after the end of a turn, and still does.
@@ -230,6 +247,7 @@ impl TuiSession {
         } else if busy && self.idle_since.is_some() {
             self.idle_since = Some(now.tick);
         }
+        self.tidy_box(now);
         self.step_sending(now);
         self.next_item(now);
     }
