@@ -109,7 +109,7 @@ fn one_turn(session: &mut Session, luck: Luck, mark: &str, plan: Plan, rng: &mut
         }
         Luck::Good => {
             let heard = session.asks(mark);
-            assert!(heard.contains(mark), "{mark}: {heard}");
+            assert!(heard.contains(mark), "{mark}: {heard}\n{}", session.machine.logs());
         }
         Luck::Interrupt => {
             let word = if rng.below(3) == 0 { "MUTE" } else { "HANG" };

@@ -157,7 +157,15 @@ fn what_people_and_agents_say_arrives_once() {
     claude.once("MARK-PEER");
     let framed = |mark: &str| claude.prompts().iter().any(|prompt| prompt.contains(mark) && prompt.contains("Another Claude session"));
     assert!(framed("MARK-PEER") && !framed("MARK-ONE"));
-    for text in ["/exit MARK-SLASH", "!ls MARK-BANG", "@x MARK-AT", "@/etc/hostname MARK-FILE", "ends with a backslash MARK-BACK\\", "#y MARK-HASH", "\u{1b}[201~\rMARK-ESC"] {
+    for text in [
+        "/exit MARK-SLASH",
+        "!ls MARK-BANG",
+        "@x MARK-AT",
+        "@/etc/hostname MARK-FILE",
+        "ends with a backslash MARK-BACK\\",
+        "#y MARK-HASH",
+        "\u{1b}[201~\rMARK-ESC",
+    ] {
         let mark = text.trim_end_matches('\\').split(['-', ' ']).next_back().expect("a word");
         claude.asks(text);
         claude.once(mark);

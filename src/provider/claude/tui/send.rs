@@ -395,7 +395,13 @@ impl TuiSession {
         let text = squeezed(unwrapped(&prompt.text));
         if let Some(at) = self.sent.iter().position(|sent| text.contains(&sent.first)) {
             // Its turn may be over already, unless it waited in the queue for a turn of its own.
-            let over = |ended: &super::Ended| prompt.joined || (!prompt.queued && (prompt.at == 0 || prompt.at <= ended.at));
+            // A turn that runs by now may be another one, or only a belief.
+            let runs = self.turn.is_some();
+            let over = |ended: &super::Ended| match (prompt.queued, prompt.at) {
+                (true, _) => false,
+                (false, 0) => !runs,
+                (false, at) => at <= ended.at,
+            };
             let late = self.ended.as_ref().is_some_and(over);
             return self.prove(now, at, "transcript", late);
         }
@@ -423,16 +429,16 @@ impl TuiSession {
             return self.next_item(now);
         };
         self.signal(Signal::Taken { batch, key, evidence: evidence.into() });
-        let late = self.ended.as_ref().filter(|ended| late && self.turn.is_none() && ended.at >= sent.at);
+        let late = self.ended.as_ref().filter(|ended| late && ended.at >= sent.at);
         match (&mut self.turn, late) {
-            (Some(turn), _) => {
-                turn.batch = Some(batch);
-                turn.ours = sent.first;
-            }
             // Its turn was over before the proof was on disk.
-            (None, Some(ended)) => {
+            (_, Some(ended)) => {
                 let (end, text) = (ended.end.clone(), ended.text.clone());
                 self.signal(Signal::TurnEnded { batch: Some(batch), end, text });
+            }
+            (Some(turn), None) => {
+                turn.batch = Some(batch);
+                turn.ours = sent.first;
             }
             (None, None) => {
                 self.begin_turn(now, evidence);
