@@ -52,7 +52,9 @@ impl Session {
         let config = json!({"env": env, "isolated": true, "transport": transport, "restart": restart});
         std::fs::write(providers.join("claude.json"), config.to_string()).expect("config");
         let mut session = Session { transport, machine, model, hub: Some(hub), runner: None };
-        session.run();
+        if transport != "terminal" {
+            session.run();
+        }
         Some(session)
     }
 
@@ -382,4 +384,42 @@ fn claude_stream() {
 #[test]
 fn claude_tmux() {
     story("tmux");
+}
+
+/// In a person's own terminal (a tmux that is not the runner's): messages come by the socket, what is typed is the person's,
+/// and `/exit` ends the runner too.
+#[test]
+fn claude_in_a_persons_terminal() {
+    let Some(session) = Session::start("terminal", Hooks::All, json!({})) else { return };
+    let personal = |words: &[&str]| {
+        let output = session.machine.command("tmux").args(["-L", "personal", "-f", "/dev/null"]).args(words).output().expect("tmux runs");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let code = session.machine.home.join("code");
+    let run = format!("{} run claude --agent-id a; echo $? >{}", super::support::BIN, code.display());
+    personal(&["new-session", "-d", "-x", "160", "-y", "45", &run]);
+    session.wait("idle");
+    assert!(session.asks("MARK-ONE").starts_with("Heard:"));
+    once(&session, "MARK-ONE");
+    session.send_as("helper", "MARK-PEER");
+    session.wait_asked("MARK-PEER");
+    session.wait("idle");
+    let pane = || personal(&["capture-pane", "-p"]);
+    assert!(!pane().contains("agent-relay:"), "the runner writes nothing there: {}", pane());
+    personal(&["send-keys", "-l", "MARK-TYPED by hand"]);
+    personal(&["send-keys", "Enter"]);
+    session.wait_asked("MARK-TYPED");
+    session.wait("idle");
+    let id = session.machine.send("a", "MARK-ASKS TOOL");
+    let approval = session.approval();
+    session.machine.ok(&["approvals", "approve", approval["approvalId"].as_str().expect("id")]);
+    session.answer_of(id);
+    session.wait("idle");
+    let refused = session.machine.run(&["command", "a", "compact"]);
+    assert!(String::from_utf8_lossy(&refused.stdout).contains("does not support compact"), "{refused:?}");
+    personal(&["send-keys", "-l", "/exit"]);
+    personal(&["send-keys", "Enter"]);
+    let ended = wait_for("the end of the runner", 30, || std::fs::read_to_string(&code).ok().filter(|text| text.ends_with('\n')));
+    assert_eq!(ended.trim(), "0", "{}", session.machine.logs());
+    personal(&["kill-server"]);
 }
