@@ -145,7 +145,7 @@ pub(super) fn find_runner(agent: Option<&str>) -> Result<RunnerInfo, Failure> {
     let global = Global::load(None, None)?;
     let mut runners = local_runners(&global);
     if let Some(agent) = agent {
-        let own = super::run::info_path(&global.home, agent);
+        let own = super::settings::info_path(&global.home, agent);
         let text = std::fs::read_to_string(own).ok();
         runners.extend(text.and_then(|text| serde_json::from_str::<RunnerInfo>(&text).ok()));
         runners.retain(|info| info.agent_id == agent);
@@ -180,7 +180,7 @@ pub fn status(status: &Status) -> Outcome {
     let global = Global::load(None, None)?;
     let mut runners = local_runners(&global);
     if let Some(agent) = &status.agent {
-        let own = super::run::info_path(&global.home, agent);
+        let own = super::settings::info_path(&global.home, agent);
         if let Some(info) = std::fs::read_to_string(own).ok().and_then(|text| serde_json::from_str::<RunnerInfo>(&text).ok()) {
             runners.push(info);
         }

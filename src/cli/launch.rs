@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use super::run::{Settings, agent_dir};
+use super::settings::{Settings, agent_dir};
 use crate::config::env;
 use crate::core::agent::config::ReplyMode;
 use crate::edge::provider::{Host, Plan, Planner, Refusal};

@@ -14,6 +14,7 @@ pub mod messages;
 pub mod monitor;
 pub mod print;
 pub mod run;
+mod settings;
 pub mod token;
 pub mod up;
 

@@ -6,6 +6,7 @@
 
 pub mod eyes;
 mod mail;
+mod process;
 mod tmux;
 
 use std::collections::VecDeque;
@@ -25,11 +26,13 @@ use self::tmux::{Tmux, Told};
 use crate::clock::Clock;
 use crate::core::agent::event::{Event, ProviderEvent};
 use crate::core::agent::store::ProviderRecord;
-use crate::core::session::{Input, Output, Screen, Session, Verb};
+use crate::core::session::{Input, Output, Session, Verb};
 use crate::os::{self, Waker};
 use crate::secret::Secret;
 use crate::wire::control::{ENV_CONTROL_TOKEN, ENV_PORT, ENV_PROVIDER_SESSION};
 
+pub use self::process::end_everything;
+use self::process::{end_leftover, first_pane, last_words, not_found, on_path, reap};
 pub use self::tmux::socket_path;
 
 /// Bytes read at once.
@@ -44,8 +47,6 @@ const TERM_WAIT: Duration = Duration::from_secs(2);
 const CLOSE_WAIT: Duration = Duration::from_secs(3);
 /// The last picture of a terminal whose program has ended may take this long.
 const LAST_LOOK: Duration = Duration::from_secs(1);
-/// Lines of it that are told.
-const LAST_LINES: usize = 12;
 
 /// One order.
 #[derive(Debug)]
@@ -743,95 +744,5 @@ impl Provider {
         log::debug!(target: "provider", "child gone start={} code={code}", running.start);
         let stderr = String::from_utf8_lossy(&running.last_words).into_owned();
         self.report(ProviderEvent::Exited { code, stderr })
-    }
-}
-
-/// The process in the terminal, and what else was said until it was known.
-fn first_pane(mut tmux: Tmux) -> std::io::Result<(Tmux, u32)> {
-    let until = Instant::now() + Duration::from_secs(5);
-    loop {
-        let mut fds = [PollFd::new(&tmux.output, PollFlags::IN)];
-        os::wait(&mut fds, Some(until.saturating_duration_since(Instant::now())));
-        if !os::is_ready(&fds[0]) {
-            return Err(std::io::Error::other("tmux did not tell the process of its pane in time"));
-        }
-        let mut buffer = vec![0u8; READ_BYTES];
-        let size = tmux.output.read(&mut buffer)?;
-        if size == 0 {
-            return Err(std::io::Error::other("tmux ended at once; it must be version 3.2 or newer"));
-        }
-        for told in tmux.hear(&buffer[..size]) {
-            match told {
-                Told::Pane(pid) => return Ok((tmux, pid)),
-                // The question was faster than the session; it is asked again.
-                Told::Failed(_) => {
-                    std::thread::sleep(Duration::from_millis(2));
-                    tmux.ask_pane()?;
-                }
-                _ => {}
-            }
-        }
-    }
-}
-
-/// Last lines of a terminal, without colours.
-fn last_words(screen: &Screen) -> Vec<u8> {
-    let text = crate::core::screen::plain(&screen.text);
-    let lines: Vec<&str> = text.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
-    lines[lines.len().saturating_sub(LAST_LINES)..].join("\n").into_bytes()
-}
-
-fn on_path(program: &str, env: &[(String, String)]) -> bool {
-    let set = env.iter().rev().find(|(name, _)| name == "PATH").map(|(_, value)| value.clone());
-    let path = set.or_else(|| std::env::var("PATH").ok()).unwrap_or_default();
-    std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
-}
-
-fn not_found(program: &str, hint: &str) -> Refusal {
-    Refusal { reason: format!("the command {program:?} was not found; {hint}"), permanent: true }
-}
-
-fn reap(mut child: Child) -> i32 {
-    use std::os::unix::process::ExitStatusExt;
-    match child.wait() {
-        Ok(status) => status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default()),
-        Err(_) => 255,
-    }
-}
-
-/// Ends a process, its group, and whatever else carries the session id in its environment. New processes may appear
-/// while the old ones are being ended, hence the rounds.
-pub fn end_everything(provider_session: &str, pid: u32) {
-    let inherited = rustix::process::getpgid(Pid::from_raw(pid as i32)).is_ok_and(|group| group == rustix::process::getpgrp());
-    if !inherited {
-        os::kill_group(pid, OsSignal::KILL);
-    }
-    for _ in 0..5 {
-        let rest = os::processes_with_env(ENV_PROVIDER_SESSION, provider_session);
-        if rest.is_empty() {
-            return;
-        }
-        for (pid, start) in rest {
-            os::kill(pid, start, OsSignal::KILL);
-        }
-    }
-}
-
-/// What an earlier life left: that very process by pid and start time, and everything with its session id.
-fn end_leftover(record: &ProviderRecord) {
-    if os::is_alive(record.pid, record.start) {
-        log::warn!(target: "lifecycle", "ending the provider of an earlier runner pid={}", record.pid);
-        os::kill_group(record.pid, OsSignal::KILL);
-        os::kill(record.pid, record.start, OsSignal::KILL);
-    }
-    for _ in 0..20 {
-        let rest = os::processes_with_env(ENV_PROVIDER_SESSION, &record.provider_session);
-        if rest.is_empty() && !os::is_alive(record.pid, record.start) {
-            return;
-        }
-        for (pid, start) in rest {
-            os::kill(pid, start, OsSignal::KILL);
-        }
-        std::thread::sleep(Duration::from_millis(10)); // the kernel is taking them down
     }
 }

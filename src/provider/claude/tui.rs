@@ -433,7 +433,7 @@ impl TuiSession {
         }
         // What was said before the turn began is the end of the one before it, written late.
         let early = self.turn.as_ref().is_some_and(|turn| answer.at != 0 && answer.at < turn.began);
-        let number = self.turn.as_ref().filter(|_| !early).map_or(self.turns - u64::from(early), |turn| turn.number);
+        let number = self.turn.as_ref().filter(|_| !early).map_or(self.turns.saturating_sub(u64::from(early)), |turn| turn.number);
         if let Some(turn) = self.turn.as_mut().filter(|_| !early) {
             let text = answer.text();
             if !text.is_empty() && !answer.is_error {

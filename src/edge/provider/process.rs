@@ -1,0 +1,109 @@
+//! How a provider begins and ends as processes: what is on PATH, the first pane, last words, and the end of everything that
+//! it has started.
+
+use std::io::Read;
+use std::process::Child;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags};
+use rustix::process::{Pid, Signal as OsSignal};
+
+use super::tmux::{Tmux, Told};
+use super::{READ_BYTES, Refusal};
+use crate::core::agent::store::ProviderRecord;
+use crate::core::session::Screen;
+use crate::os;
+use crate::wire::control::ENV_PROVIDER_SESSION;
+
+/// Lines of the last picture that are told.
+const LAST_LINES: usize = 12;
+
+/// The process in the terminal, and what else was said until it was known.
+pub(super) fn first_pane(mut tmux: Tmux) -> std::io::Result<(Tmux, u32)> {
+    let until = Instant::now() + Duration::from_secs(5);
+    loop {
+        let mut fds = [PollFd::new(&tmux.output, PollFlags::IN)];
+        os::wait(&mut fds, Some(until.saturating_duration_since(Instant::now())));
+        if !os::is_ready(&fds[0]) {
+            return Err(std::io::Error::other("tmux did not tell the process of its pane in time"));
+        }
+        let mut buffer = vec![0u8; READ_BYTES];
+        let size = tmux.output.read(&mut buffer)?;
+        if size == 0 {
+            return Err(std::io::Error::other("tmux ended at once; it must be version 3.2 or newer"));
+        }
+        for told in tmux.hear(&buffer[..size]) {
+            match told {
+                Told::Pane(pid) => return Ok((tmux, pid)),
+                // The question was faster than the session; it is asked again.
+                Told::Failed(_) => {
+                    std::thread::sleep(Duration::from_millis(2));
+                    tmux.ask_pane()?;
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Last lines of a terminal, without colours.
+pub(super) fn last_words(screen: &Screen) -> Vec<u8> {
+    let text = crate::core::screen::plain(&screen.text);
+    let lines: Vec<&str> = text.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
+    lines[lines.len().saturating_sub(LAST_LINES)..].join("\n").into_bytes()
+}
+
+pub(super) fn on_path(program: &str, env: &[(String, String)]) -> bool {
+    let set = env.iter().rev().find(|(name, _)| name == "PATH").map(|(_, value)| value.clone());
+    let path = set.or_else(|| std::env::var("PATH").ok()).unwrap_or_default();
+    std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
+}
+
+pub(super) fn not_found(program: &str, hint: &str) -> Refusal {
+    Refusal { reason: format!("the command {program:?} was not found; {hint}"), permanent: true }
+}
+
+pub(super) fn reap(mut child: Child) -> i32 {
+    use std::os::unix::process::ExitStatusExt;
+    match child.wait() {
+        Ok(status) => status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default()),
+        Err(_) => 255,
+    }
+}
+
+/// Ends a process, its group, and whatever else carries the session id in its environment. New processes may appear
+/// while the old ones are being ended, hence the rounds.
+pub fn end_everything(provider_session: &str, pid: u32) {
+    let inherited = rustix::process::getpgid(Pid::from_raw(pid as i32)).is_ok_and(|group| group == rustix::process::getpgrp());
+    if !inherited {
+        os::kill_group(pid, OsSignal::KILL);
+    }
+    for _ in 0..5 {
+        let rest = os::processes_with_env(ENV_PROVIDER_SESSION, provider_session);
+        if rest.is_empty() {
+            return;
+        }
+        for (pid, start) in rest {
+            os::kill(pid, start, OsSignal::KILL);
+        }
+    }
+}
+
+/// What an earlier life left: that very process by pid and start time, and everything with its session id.
+pub(super) fn end_leftover(record: &ProviderRecord) {
+    if os::is_alive(record.pid, record.start) {
+        log::warn!(target: "lifecycle", "ending the provider of an earlier runner pid={}", record.pid);
+        os::kill_group(record.pid, OsSignal::KILL);
+        os::kill(record.pid, record.start, OsSignal::KILL);
+    }
+    for _ in 0..20 {
+        let rest = os::processes_with_env(ENV_PROVIDER_SESSION, &record.provider_session);
+        if rest.is_empty() && !os::is_alive(record.pid, record.start) {
+            return;
+        }
+        for (pid, start) in rest {
+            os::kill(pid, start, OsSignal::KILL);
+        }
+        std::thread::sleep(Duration::from_millis(10)); // the kernel is taking them down
+    }
+}
