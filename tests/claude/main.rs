@@ -122,7 +122,11 @@ fn panes_are_never_misjudged() {
 fn every_hook_is_heard() {
     let mut table = String::new();
     for (name, text) in files("hooks", ".json") {
-        let payload: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        let mut payload: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        if !name.starts_with("SessionStart") {
+            // They were recorded in several sessions; another session's hooks are not heard.
+            payload["session_id"] = serde_json::json!("00000000-0000-4000-8000-000000000000");
+        }
         for during_turn in [false, true] {
             let mut terminal = Terminal::ready();
             if during_turn {

@@ -493,3 +493,98 @@ fn bare_words_are_only_hints() {
     terminal.pass(2000);
     assert!(terminal.has(|signal| matches!(signal, Signal::TurnEnded { end: TurnEnd::Cancelled, .. })));
 }
+
+/// A message that quotes a dialog, or a status line, changes nothing.
+#[test]
+fn what_the_conversation_quotes_is_not_believed() {
+    let mut terminal = Terminal::ready();
+    for quoted in [
+        "Unable to connect to Anthropic services",
+        "Select login method",
+        "Held message from another session\n \u{276f} Deny — drop it",
+        "* Compacting conversation… (2s)",
+    ] {
+        terminal.acts.clear();
+        terminal.shown = format!("\u{276f} {quoted}\n{}", EMPTY.replace("manual mode on", "bypass permissions on"));
+        let id = 50 + quoted.len() as u64;
+        terminal.deliver(id, true, false);
+        terminal.pass(1000);
+        assert!(acts(&terminal).ends_with("press Enter"), "{quoted}: {}", acts(&terminal));
+        terminal.event("UserPromptSubmit", json!({"prompt": format!("[relay message #{id} from user]")}));
+        terminal.event("Stop", json!({"last_assistant_message": "x"}));
+        terminal.pass(300);
+    }
+}
+
+/// Only what begins as our texts do is ours; anything else is a person's draft, also one that looks like an old command.
+#[test]
+fn a_persons_draft_is_never_wiped() {
+    let mut terminal = Terminal::ready();
+    terminal.verb(Verb::Compact { instructions: None });
+    terminal.pass(100);
+    terminal.event("PreCompact", json!({"trigger": "manual"}));
+    terminal.event("PostCompact", json!({"trigger": "manual"}));
+    terminal.pass(500);
+    for draft in ["/compact keep the API part", "[Pasted text #1 +9 lines]", "\u{65e5}\u{672c}\u{8a9e}"] {
+        terminal.acts.clear();
+        terminal.shown = EMPTY.replace("\u{276f}\u{a0}", &format!("\u{276f}\u{a0}{draft}"));
+        terminal.input(agent_relay::core::session::Input::Drawn);
+        terminal.pass(500);
+        assert_eq!(acts(&terminal), "", "{draft}");
+        terminal.deliver(70 + draft.len() as u64, true, false);
+        terminal.pass(300);
+        assert!(acts(&terminal).starts_with("press C-s, paste"), "{draft}: {}", acts(&terminal));
+        terminal.event("UserPromptSubmit", json!({"prompt": format!("[relay message #{} from user]", 70 + draft.len())}));
+        terminal.event("Stop", json!({"last_assistant_message": "x"}));
+        terminal.shown = EMPTY.into();
+        terminal.input(agent_relay::core::session::Input::Drawn);
+        terminal.pass(500);
+    }
+}
+
+/// A notice woke the session just before our Enter: the prompt hook says only that our text waits.
+#[test]
+fn a_turn_that_began_before_our_enter_is_not_ours() {
+    let mut terminal = Terminal::ready();
+    terminal.deliver(5, true, false);
+    terminal.pass(20);
+    terminal.event("UserPromptSubmit", json!({"prompt": "<task-notification>done</task-notification>"}));
+    terminal.pass(60);
+    terminal.event("UserPromptSubmit", json!({"prompt": "[relay message #5 from user]\ndo 5"}));
+    assert!(!terminal.taken(5), "{:?}", terminal.signals);
+    terminal.event("Stop", json!({"last_assistant_message": "Noted."}));
+    assert_eq!(terminal.ended(Some(5)), None);
+}
+
+/// Hooks of another session in the same terminal (a `claude` that a tool has started) say nothing of ours.
+#[test]
+fn hooks_of_another_session_are_not_heard() {
+    let mut terminal = Terminal::ready();
+    terminal.status("idle");
+    terminal.event("UserPromptSubmit", json!({"prompt": "typed", "session_id": "00000000-0000-4000-8000-000000000000"}));
+    terminal.event("Stop", json!({"last_assistant_message": "x", "session_id": "99999999-0000-4000-8000-000000000000"}));
+    assert_eq!(terminal.ended(None), None);
+    terminal.event("Stop", json!({"last_assistant_message": "x", "session_id": "00000000-0000-4000-8000-000000000000"}));
+    assert!(terminal.ended(None).is_some());
+}
+
+/// With two calls in one reply, the result of the one that needed no permission answers nothing.
+#[test]
+fn a_result_withdraws_only_its_own_question() {
+    let mut terminal = Terminal::ready();
+    terminal.event("UserPromptSubmit", json!({"prompt": "typed"}));
+    let block = |id: &str, command: &str| json!({"type": "tool_use", "id": id, "name": "Bash", "input": {"command": command}});
+    let answer = json!({"type": "assistant", "uuid": "x", "message": {"id": "m", "model": "m", "stop_reason": "tool_use", "content": [block("t1", "y"), block("t2", "x")]}});
+    terminal.grown(&format!("{answer}\n"));
+    let id = asked(&mut terminal, 4);
+    terminal.pass(1000);
+    let result = |id: &str| {
+        let line = json!({"type": "user", "timestamp": "2030-01-01T00:00:00.000Z", "message": {"content": [{"type": "tool_result", "tool_use_id": id, "content": "ok"}]}});
+        format!("{line}\n")
+    };
+    let closed = |terminal: &Terminal| terminal.has(|signal| matches!(signal, Signal::ApprovalClosed { id: found, .. } if *found == id));
+    terminal.grown(&result("t1"));
+    assert!(!closed(&terminal));
+    terminal.grown(&result("t2"));
+    assert!(closed(&terminal));
+}

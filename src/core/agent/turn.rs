@@ -280,7 +280,8 @@ impl Agent {
 
     fn start_claims(&mut self, now: Now, message: &Message, expires_at: Option<i64>) {
         // By the server's time at receipt: a wall clock jump later does not move the deadline (D-15).
-        let left = expires_at.map(|end| Duration::from_millis((end - now.wall.0).clamp(0, 3_600_000) as u64)).unwrap_or(CLAIM_LEASE);
+        let left =
+            expires_at.map(|end| Duration::from_millis(end.saturating_sub(now.wall.0).clamp(0, 3_600_000) as u64)).unwrap_or(CLAIM_LEASE);
         let expires = Some(now.tick + left);
         self.tracker.start_claim(Claim { kind: ClaimKind::Message, id: message.id.to_string(), expires });
         if let Some(task) = message.task_id() {
@@ -419,8 +420,11 @@ impl Agent {
     /// Urgent messages that the turn did not take any more are the provider's next turn.
     fn part_tail(&mut self) {
         let Some(batch) = self.turn.batch.as_mut() else { return };
-        let main = batch.entries.first().map(|entry| entry.key.clone()).unwrap_or_default();
-        let (stay, rest) = std::mem::take(&mut batch.entries).into_iter().partition(|entry| entry.confirmed || entry.key == main);
+        // Only where nothing was confirmed does the end of the turn itself prove the first parcel.
+        let proven = batch.entries.iter().any(|entry| entry.confirmed);
+        let main = batch.entries.first().filter(|_| !proven).map(|entry| entry.key.clone());
+        let (stay, rest) =
+            std::mem::take(&mut batch.entries).into_iter().partition(|entry| entry.confirmed || main.as_ref() == Some(&entry.key));
         batch.entries = stay;
         if !rest.is_empty() {
             self.turn.tail = Some(Batch { number: batch.number, phase: Phase::Sent, entries: rest, end: None });
@@ -547,7 +551,8 @@ impl Agent {
     pub(super) fn on_turn_lost(&mut self, _now: Now) {
         self.turn.running = false;
         for batch in self.turn.batch.iter_mut().chain(&mut self.turn.tail) {
-            if matches!(batch.phase, Phase::Sent | Phase::Taken) {
+            // One whose turn has ended only waits to be settled.
+            if matches!(batch.phase, Phase::Sent | Phase::Taken) && batch.end.is_none() {
                 batch.phase = Phase::Unsettled;
             }
         }
@@ -647,6 +652,8 @@ impl Agent {
                    "replyExpected": message.expects_reply()})
         };
         let waiting: Vec<Value> = batch.entries.iter().filter(|entry| !entry.confirmed).map(show).collect();
+        // A word to go on has no message of its own: it names those that it is about.
+        let waiting = if waiting.is_empty() { batch.entries.iter().map(show).collect() } else { waiting };
         (!waiting.is_empty()).then_some((batch.number, waiting))
     }
 

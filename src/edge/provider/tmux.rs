@@ -221,7 +221,10 @@ impl Tmux {
             let (_, block) = self.block.take().unwrap_or_default();
             match ends {
                 true => self.on_block(block, told),
-                false => told.push(Told::Failed(block.join(" "))),
+                false => {
+                    self.head = None;
+                    told.push(Told::Failed(block.join(" ")));
+                }
             }
         } else if let Some(fields) = line.strip_prefix("%begin ") {
             self.block = Some((fields.to_string(), Vec::new()));

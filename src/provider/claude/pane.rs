@@ -83,8 +83,11 @@ impl Look {
         let filled: Vec<&str> = lines.iter().map(String::as_str).filter(|line| !line.trim().is_empty()).collect();
         let last = |count: usize| &filled[filled.len().saturating_sub(count)..];
         let bottom = last(2).join("\n");
-        let mut look = Look { dialog: dialog(&filled, &bottom), ..Default::default() };
-        let Some((top, low)) = frame(&lines) else {
+        let frame = frame(&lines);
+        // Where the input box is, the conversation above it may quote whatever a dialog says.
+        let boxed = frame.is_some_and(|(top, low)| low > top + 1 && lines[top + 1].trim_start().starts_with(['❯', '!']));
+        let mut look = Look { dialog: dialog(&filled, &bottom, boxed), ..Default::default() };
+        let Some((top, low)) = frame else {
             return look;
         };
         let footer: String = lines[low + 1..].join("\n");
@@ -96,8 +99,8 @@ impl Look {
         look.stashed = above.iter().any(|line| line.contains("draft stashed"));
         look.retrying =
             above.iter().find(|line| line.contains("retrying in") && starts_with_glyph(line)).map(|line| line.trim().to_string());
-        let counts = |line: &&String| starts_with_glyph(line) && line.split_once("… (").is_some_and(|(_, rest)| rest.contains('s'));
-        look.busy = footer.contains("esc to interrupt") || look.retrying.is_some() || above.iter().any(counts);
+        // The footer cannot be quoted; it hides this while text stands in the box, where the registry has to tell.
+        look.busy = footer.contains("esc to interrupt");
         look
     }
 
@@ -140,7 +143,7 @@ fn input(lines: &[String], coloured: &[&str]) -> Option<InputBox> {
     Some(if text.is_empty() || hinted || queue_hint { InputBox::Empty } else { InputBox::Text(text) })
 }
 
-fn dialog(filled: &[&str], bottom: &str) -> Option<Dialog> {
+fn dialog(filled: &[&str], bottom: &str, boxed: bool) -> Option<Dialog> {
     let recent = filled[filled.len().saturating_sub(24)..].join("\n");
     let known: [(&str, Dialog); 7] = [
         ("Yes, I trust this folder", Dialog::Trust),
@@ -154,6 +157,7 @@ fn dialog(filled: &[&str], bottom: &str) -> Option<Dialog> {
     let waits = bottom.contains("Esc to cancel") || bottom.contains("Enter to confirm") || bottom.contains("Enter to select");
     let found = known.iter().find(|(text, _)| recent.contains(text)).map(|(_, dialog)| *dialog);
     match found {
+        _ if boxed && !waits => None,
         Some(Dialog::NoNetwork | Dialog::Onboarding) if !bottom.contains("mode on") => found,
         Some(Dialog::Held) if filled.iter().rev().take(8).any(|line| line.contains("Deny — drop it")) => found,
         _ if !waits => None,

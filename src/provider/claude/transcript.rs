@@ -204,7 +204,7 @@ pub fn read(line: &[u8]) -> Option<Entry> {
     match line.r#type.as_str() {
         "user" => read_user(line, at),
         "assistant" => read_assistant(line, at),
-        "attachment" => read_attachment(line),
+        "attachment" => read_attachment(line, at),
         "system" => match line.subtype.as_deref()? {
             "turn_duration" | "stop_hook_summary" => Some(Entry::TurnOver { at }),
             "compact_boundary" => Some(Entry::Compacted { trigger: line.compact_metadata.unwrap_or_default().trigger }),
@@ -298,7 +298,7 @@ fn read_assistant(line: Line, at: i64) -> Option<Entry> {
 }
 
 /// A text that was taken into a running turn.
-fn read_attachment(line: Line) -> Option<Entry> {
+fn read_attachment(line: Line, at: i64) -> Option<Entry> {
     let attachment = line.attachment?;
     if attachment.r#type != "queued_command" {
         return None;
@@ -306,7 +306,7 @@ fn read_attachment(line: Line) -> Option<Entry> {
     let origin = attachment.origin.unwrap_or_default().kind;
     let uuid = attachment.source_uuid.or(line.uuid).unwrap_or_default();
     let human = !matches!(origin.as_str(), "peer" | "task-notification");
-    Some(Entry::Prompt(Prompt { uuid, text: text_of(&attachment.prompt?), human, joined: true, ..Default::default() }))
+    Some(Entry::Prompt(Prompt { uuid, text: text_of(&attachment.prompt?), human, joined: true, at, ..Default::default() }))
 }
 
 /// What was sent as a paste, without the wrapper that the program puts around several lines (FACTS section 7).

@@ -49,6 +49,8 @@ const LOOK_PAUSE: Duration = Duration::from_millis(400);
 const GIVEN_BACK_TIME: Duration = Duration::from_secs(3);
 /// A dialog that only a person can answer is waited for so long at the start.
 const PERSON_TIME: Duration = Duration::from_secs(600);
+/// Calls of tools that are remembered, to know whose result comes.
+const TOOLS_MAX: usize = 64;
 /// Waiting texts of the runner itself.
 const INJECTED_MAX: usize = 16;
 
@@ -72,6 +74,10 @@ struct Turn {
     state: &'static str,
     /// First line of the text of ours that it took, squeezed.
     ours: String,
+    /// The model has said or done something.
+    spoke: bool,
+    /// A prompt began it that is not ours.
+    foreign: bool,
 }
 
 /// How the last turn ended; evidence for its texts may come after it.
@@ -126,9 +132,12 @@ pub struct TuiSession {
     open: bool,
     over: bool,
     dialog_since: Option<(Dialog, Tick)>,
+    dialog_told: bool,
     left: Option<String>,
     // ---- who it is
     session: String,
+    /// The id before, which the registry may still name for a moment.
+    left_session: String,
     transcript: Option<String>,
     version: String,
     model: Option<String>,
@@ -151,6 +160,8 @@ pub struct TuiSession {
     interrupting: Option<(Vec<u64>, Tick)>,
     crossing: Option<Crossing>,
     background: BTreeMap<String, &'static str>,
+    /// Calls of tools, newest last: id, name and input.
+    tools: VecDeque<(String, Ask)>,
     // ---- texts
     queue: VecDeque<Item>,
     sending: Option<Sending>,
@@ -160,6 +171,8 @@ pub struct TuiSession {
     socket_pause: Option<Tick>,
     /// A paste of ours was left in the box.
     left_ours: bool,
+    /// The next picture tells whether an Enter was lost.
+    check_enter: bool,
     /// The last turn ended without an answer: until then the box may hold its prompt again.
     given_back: Option<Tick>,
     /// A hook or the transcript has told something: proofs can come.
@@ -176,6 +189,7 @@ impl TuiSession {
     pub fn new(settings: SessionSettings, start: Start) -> TuiSession {
         TuiSession {
             session: start.session.clone(),
+            left_session: String::new(),
             transcript: start.transcript.clone(),
             settings,
             start,
@@ -187,6 +201,7 @@ impl TuiSession {
             open: false,
             over: false,
             dialog_since: None,
+            dialog_told: false,
             left: None,
             version: String::new(),
             model: None,
@@ -206,6 +221,7 @@ impl TuiSession {
             interrupting: None,
             crossing: None,
             background: BTreeMap::new(),
+            tools: VecDeque::new(),
             queue: VecDeque::new(),
             sending: None,
             sent: Vec::new(),
@@ -213,6 +229,7 @@ impl TuiSession {
             socket_off: None,
             socket_pause: None,
             left_ours: false,
+            check_enter: false,
             given_back: None,
             heard: false,
             ours: VecDeque::new(),
@@ -249,7 +266,16 @@ impl TuiSession {
                 } else {
                     Err("too many texts wait for the end of the turn".into())
                 };
+                let room = room && self.has_way_in();
+                let result = if self.has_way_in() {
+                    result
+                } else {
+                    Err("this session can be told nothing: it has no terminal of ours and no socket".into())
+                };
                 self.answer(number, result);
+                if !room {
+                    self.give_up_injected();
+                }
                 if room {
                     self.queue.push_back(Item::of_text(text));
                     self.next_item(now);
@@ -311,6 +337,13 @@ impl TuiSession {
         self.transcript = Some(path);
         self.opening = self.start.terminal.then_some(now.tick + OPEN_TIMEOUT);
         self.look_soon(now, Duration::from_millis(200));
+    }
+
+    /// A text of the runner's own goes nowhere: whoever waits for its turn need not.
+    fn give_up_injected(&mut self) {
+        if self.turn.is_none() && self.sent.is_empty() {
+            self.signal(Signal::TurnEnded { batch: None, end: TurnEnd::Cancelled, text: String::new() });
+        }
     }
 
     /// Ready to be typed into: the registry says idle and the input box is on the screen (FACTS section 7; seen: what is
@@ -400,7 +433,7 @@ impl TuiSession {
         }
         let said = if self.settings.capture_full { whole } else { last };
         let failed = matches!(end, TurnEnd::Failed(_));
-        if end != TurnEnd::Completed && !turn.ours.is_empty() && !turn.answered {
+        if end != TurnEnd::Completed && !turn.ours.is_empty() && !turn.spoke {
             self.given_back = Some(now.tick + GIVEN_BACK_TIME);
         }
         if !turn.local && !failed && !said.trim().is_empty() {
@@ -442,7 +475,16 @@ impl TuiSession {
                 push_bounded(&mut turn.whole, between, REPLY_BODY_BYTES_MAX);
                 push_bounded(&mut turn.whole, &text, REPLY_BODY_BYTES_MAX);
             }
+            turn.spoke = true;
             turn.answered = answer.ends_turn() && !answer.is_error;
+        }
+        for block in &answer.blocks {
+            if let super::transcript::Block::Tool { id, name, input } = block {
+                self.tools.push_back((id.clone(), Ask { tool: name.clone(), input: input.clone(), ..Default::default() }));
+                if self.tools.len() > TOOLS_MAX {
+                    self.tools.pop_front();
+                }
+            }
         }
         if !answer.is_error {
             for step in super::mirror::steps(answer, number) {
@@ -461,7 +503,11 @@ impl TuiSession {
     // ---- interrupt, compact, clear
 
     fn interrupt(&mut self, now: Now, number: u64) {
-        self.queue.retain(|item| item.parcel.is_some());
+        let before = self.queue.len();
+        self.queue.retain(|item| item.parcel.is_some() || item.command);
+        if self.queue.len() < before {
+            self.give_up_injected();
+        }
         let Some(turn) = self.turn.as_mut() else {
             return self.answer(number, Ok(json!({"wasRunning": false})));
         };
@@ -562,10 +608,12 @@ impl TuiSession {
         }
         if let Some((dialog, since)) = self.dialog_since
             && now.tick - since >= DIALOG_TIME
+            && !self.dialog_told
         {
             self.dialog_since = None;
             if matches!(dialog, Dialog::Other | Dialog::Held | Dialog::Permission) {
                 // Nobody can say what it asks: a person is waited for.
+                self.dialog_told = true;
                 self.opening = Some(now.tick + PERSON_TIME);
                 self.note(true, format!("Claude Code does not get ready: {}", dialog.cure()));
                 self.signal(Signal::Fact { name: "start", value: json!(dialog.cure()) });
@@ -574,6 +622,7 @@ impl TuiSession {
             }
         }
         if due(self.opening) {
+            self.opening = None;
             let seen = if self.registry.is_some() {
                 "its session is registered, but no input box is shown"
             } else {
@@ -648,7 +697,7 @@ impl Session for TuiSession {
         let all = [
             self.look_due,
             self.opening,
-            self.dialog_since.map(|(_, since)| since + DIALOG_TIME),
+            self.dialog_since.filter(|_| !self.dialog_told).map(|(_, since)| since + DIALOG_TIME),
             self.held.values().map(|held| held.deadline).min(),
             self.interrupting.as_ref().map(|(_, at)| *at),
             self.crossing.as_ref().map(|crossing| crossing.deadline),

@@ -22,6 +22,13 @@ impl TuiSession {
         let text = |field: &str| payload.get(field).and_then(Value::as_str).unwrap_or_default();
         let name = payload.get("hook_event_name").and_then(Value::as_str).unwrap_or(event);
         let of_subagent = !text("agent_id").is_empty();
+        // Of another session in this terminal: one that was left, or one that a tool has started.
+        let of = text("session_id");
+        let moved = self.registry.as_ref().is_none_or(|registry| registry.session == of);
+        let foreign = !of.is_empty() && of != self.session && self.open && !(moved && of != self.left_session);
+        if foreign && matches!(name, "UserPromptSubmit" | "Stop" | "StopFailure" | "PreCompact" | "PostCompact") {
+            return;
+        }
         let trigger = text("trigger");
         self.heard |= name != event;
         if !of_subagent && (name != event || event == "status-line") && text("session_id") == self.session {
@@ -33,8 +40,12 @@ impl TuiSession {
             "SessionEnd" if text("reason") == "prompt_input_exit" => self.left = Some("it was ended at its terminal".into()),
             "UserPromptSubmit" if !of_subagent => {
                 self.hooked = true;
+                let ran = self.turn.is_some();
                 self.begin_turn(now, "hook UserPromptSubmit");
-                self.on_prompt_hook(now, unwrapped(text("prompt")));
+                let ours = self.on_prompt_hook(now, unwrapped(text("prompt")));
+                if let Some(turn) = self.turn.as_mut().filter(|_| !ran && !ours) {
+                    turn.foreign = true;
+                }
             }
             "Stop" if !of_subagent => {
                 self.on_background(payload);
@@ -103,10 +114,10 @@ impl TuiSession {
 
     /// `/clear` gives the session another id in the same process (FACTS section 0, item 7).
     pub(super) fn on_session_id(&mut self, now: Now, session: &str) {
-        if session.is_empty() || session == self.session || session.len() > 100 {
+        if session.is_empty() || session == self.session || session == self.left_session || session.len() > 100 {
             return;
         }
-        self.session = session.to_string();
+        self.left_session = std::mem::replace(&mut self.session, session.to_string());
         if self.open {
             self.signal(Signal::Moved { session: session.to_string() });
             self.crossed(Boundary::Clear, Ok(()));
@@ -243,9 +254,15 @@ impl TuiSession {
         }
     }
 
-    /// A tool of the session itself has its result, written at that time (ms).
-    pub(super) fn on_results(&mut self, at: i64) {
-        let mine = self.held.iter().find(|(_, held)| held.agent.is_empty() && at > held.at).map(|(id, _)| id.clone());
+    /// Tools of the session itself have their results: what was asked for one of them is answered.
+    pub(super) fn on_results(&mut self, calls: &[(String, bool)], at: i64) {
+        if let Some(turn) = self.turn.as_mut() {
+            turn.spoke = true;
+        }
+        let done: Vec<Ask> =
+            self.tools.iter().filter(|(id, _)| calls.iter().any(|(call, _)| call == id)).map(|(_, ask)| ask.clone()).collect();
+        let same = |held: &Held| done.iter().any(|ask| ask.tool == held.ask.tool && ask.input == held.ask.input);
+        let mine = self.held.iter().find(|(_, held)| held.agent.is_empty() && at > held.at && same(held)).map(|(id, _)| id.clone());
         if let Some(id) = mine {
             self.withdraw(&id, "it was answered at the terminal");
         }

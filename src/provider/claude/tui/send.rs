@@ -31,8 +31,9 @@ const DRAFT_PAUSE: Duration = Duration::from_millis(500);
 const WIPES_MAX: u32 = 12;
 /// Wait after the socket said that it was too much.
 const SOCKET_PAUSE: Duration = Duration::from_secs(5);
-/// From so many bytes on the beginning of a text is taken for its mark.
-const DISTINCT_BYTES: usize = 8;
+/// How texts of ours begin, squeezed.
+const MESSAGE_MARK: &str = "[relaymessage#";
+const RUNNER_MARK: &str = "[agent-relay]";
 /// First lines that are remembered as ours.
 const OURS_MAX: usize = 64;
 /// Characters of a first line that are compared.
@@ -81,7 +82,13 @@ impl Item {
     /// Numbers of the messages in it.
     fn numbers(&self) -> Vec<u64> {
         let heads = self.text.lines().filter_map(|line| line.strip_prefix("[relay message #"));
-        heads.filter_map(|rest| rest.split(' ').next()?.parse().ok()).collect()
+        let all: Vec<u64> = heads.filter_map(|rest| rest.split(' ').next()?.parse().ok()).collect();
+        if !all.is_empty() {
+            return all;
+        }
+        // A word to go on names them within its line.
+        let named = self.text.split('#').skip(1);
+        named.filter_map(|rest| rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()).collect()
     }
 }
 
@@ -138,6 +145,8 @@ pub(super) struct Sent {
     post: u64,
     /// Numbers of its messages that the session has not fetched.
     unfetched: Vec<u64>,
+    /// What the box showed when Enter was pressed.
+    box_text: Option<String>,
 }
 
 impl TuiSession {
@@ -161,7 +170,9 @@ impl TuiSession {
             return;
         }
         let Some(item) = self.queue.remove(at) else { return };
-        self.remember(item.first());
+        if !item.command {
+            self.remember(item.first());
+        }
         match channel {
             Channel::Socket => self.post(now, item),
             Channel::Monitor => {
@@ -177,13 +188,22 @@ impl TuiSession {
     }
 
     fn channel(&self, item: &Item) -> Channel {
-        let socket = self.start.mailbox.is_some() && self.socket_path().is_some() && self.socket_off.is_none() && item.parcel.is_some();
+        let socket = self.has_socket();
         match (self.start.terminal, socket) {
             (true, true) if !item.is_of_person() => Channel::Socket,
             (true, _) => Channel::Paste,
             (false, true) => Channel::Socket,
             (false, false) => Channel::Monitor,
         }
+    }
+
+    fn has_socket(&self) -> bool {
+        self.start.mailbox.is_some() && self.socket_path().is_some() && self.socket_off.is_none()
+    }
+
+    /// A text without messages can reach the session.
+    pub(super) fn has_way_in(&self) -> bool {
+        self.start.terminal || self.has_socket()
     }
 
     fn socket_path(&self) -> Option<String> {
@@ -202,21 +222,24 @@ impl TuiSession {
     fn is_ours(&self, text: &str) -> bool {
         let text = squeezed(text);
         let start: String = text.chars().take(40).collect();
-        // A short line of ours could be the beginning of anybody's draft: there the whole text must be the same.
-        let begins = |first: &String| first.starts_with(&start) || (first.len() >= DISTINCT_BYTES && start.starts_with(first.as_str()));
-        start.len() >= DISTINCT_BYTES && self.ours.iter().any(begins) || self.ours.iter().any(|first| *first == text && !first.is_empty())
+        // Anything else could be the beginning of anybody's draft: there the whole text must be the same.
+        let marked = [MESSAGE_MARK, RUNNER_MARK].iter().any(|mark| start.starts_with(mark));
+        let begins = |first: &String| marked && (first.starts_with(&start) || start.starts_with(first.as_str()));
+        self.ours.iter().any(|first| !first.is_empty() && (begins(first) || *first == text))
     }
 
     // ---- by the socket
 
     fn post(&mut self, now: Now, item: Item) {
-        let (Some(path), Some(mailbox), Some(parcel)) = (self.socket_path(), self.start.mailbox.clone(), item.parcel.as_ref()) else {
+        let (Some(path), Some(mailbox)) = (self.socket_path(), self.start.mailbox.clone()) else {
             return;
         };
-        let line = json!({"type": "user", "message": {"role": "user", "content": item.text}, "uuid": parcel.key, "msg_id": parcel.key,
-            "from": format!("uds:{mailbox}")});
         self.posts += 1;
         let number = self.posts;
+        let own = format!("{}{number:012x}", self.start.nonce.get(..24).unwrap_or("00000000-0000-4000-8000-"));
+        let key = item.parcel.as_ref().map_or(own, |parcel| parcel.key.clone());
+        let line = json!({"type": "user", "message": {"role": "user", "content": item.text}, "uuid": key, "msg_id": key,
+            "from": format!("uds:{mailbox}")});
         self.submitted(now, item, Channel::Socket, number);
         self.out.push(Output::Post { number, path, line: format!("{line}\n") });
     }
@@ -342,7 +365,12 @@ impl TuiSession {
 
     fn submitted(&mut self, now: Now, item: Item, by: Channel, post: u64) {
         let enter_at = (by == Channel::Paste).then_some(now.tick + ENTER_TIME);
+        let box_text = match self.look.as_ref().and_then(|look| look.input.clone()).filter(|_| by == Channel::Paste) {
+            Some(InputBox::Text(text)) => Some(text),
+            _ => None,
+        };
         let sent = Sent {
+            box_text,
             first: item.first(),
             unfetched: item.numbers(),
             item,
@@ -360,7 +388,8 @@ impl TuiSession {
     /// The text waits again, first in line.
     fn put_back(&mut self, now: Now) {
         if let Some(sending) = self.sending.take() {
-            self.left_ours |= sending.step == Step::Pasted;
+            let holds_text = matches!(self.look.as_ref().and_then(|look| look.input.as_ref()), Some(InputBox::Text(_)));
+            self.left_ours |= sending.step == Step::Pasted && holds_text;
             self.queue.push_front(sending.item);
             self.look_soon(now, DRAFT_PAUSE);
         }
@@ -381,19 +410,24 @@ impl TuiSession {
     // ---- proof
 
     /// The prompt hook: proof, unless the text was pasted into a running turn, where it only waits.
-    pub(super) fn on_prompt_hook(&mut self, now: Now, prompt: &str) {
+    /// False: the prompt is not ours.
+    pub(super) fn on_prompt_hook(&mut self, now: Now, prompt: &str) -> bool {
         let text = squeezed(prompt);
-        let Some(at) = self.sent.iter().position(|sent| text.contains(&sent.first)) else { return };
-        match self.sent[at].joined && self.sent[at].by == Channel::Paste {
+        let Some(at) = self.sent.iter().position(|sent| text.contains(&sent.first)) else { return false };
+        // A turn of somebody else began just before our Enter: then too.
+        let foreign = self.turn.as_ref().is_some_and(|turn| turn.foreign);
+        match (self.sent[at].joined || foreign) && self.sent[at].by == Channel::Paste {
             true => self.sent[at].queued = true,
             false => self.prove(now, at, "hook UserPromptSubmit", false),
         }
+        true
     }
 
     /// The transcript has it: always proof. What is not ours is mirrored.
     pub(super) fn on_prompt_entry(&mut self, now: Now, prompt: &Prompt) {
         let text = squeezed(unwrapped(&prompt.text));
-        if let Some(at) = self.sent.iter().position(|sent| text.contains(&sent.first)) {
+        let is_it = |sent: &Sent| text.contains(&sent.first) || sent.item.parcel.as_ref().is_some_and(|parcel| parcel.key == prompt.uuid);
+        if let Some(at) = self.sent.iter().position(is_it) {
             // Its turn may be over already, unless it waited in the queue for a turn of its own.
             // A turn that runs by now may be another one, or only a belief.
             let runs = self.turn.is_some();
@@ -426,6 +460,10 @@ impl TuiSession {
     fn prove(&mut self, now: Now, at: usize, evidence: &str, late: bool) {
         let sent = self.sent.remove(at);
         let Some(Parcel { batch, key, .. }) = sent.item.parcel else {
+            let over = late && self.ended.as_ref().is_some_and(|ended| ended.at >= sent.at);
+            if !over {
+                self.begin_turn(now, evidence);
+            }
             return self.next_item(now);
         };
         self.signal(Signal::Taken { batch, key, evidence: evidence.into() });
@@ -435,10 +473,16 @@ impl TuiSession {
             (_, Some(ended)) => {
                 let (end, text) = (ended.end.clone(), ended.text.clone());
                 self.signal(Signal::TurnEnded { batch: Some(batch), end, text });
+                if self.turn.is_some() {
+                    self.signal(Signal::TurnStarted); // another one runs
+                }
             }
             (Some(turn), None) => {
                 turn.batch = Some(batch);
                 turn.ours = sent.first;
+                if !sent.joined {
+                    turn.began = turn.began.min(sent.at);
+                }
             }
             (None, None) => {
                 self.begin_turn(now, evidence);
@@ -475,17 +519,15 @@ impl TuiSession {
             Some(InputBox::Text(text)) => Some(text),
             _ => None,
         };
-        let in_box = box_text.as_deref().is_some_and(|text| self.is_ours(text) || text.trim_start().starts_with("[Pasted text"));
+        let same = self.sent[at].box_text.clone();
+        let in_box = box_text.is_some() && (box_text == same || box_text.as_deref().is_some_and(|text| self.is_ours(text)));
         let idle = self.turn.is_none() && self.registry.as_ref().is_some_and(Registry::is_idle);
         let open = self.look.as_ref().is_some_and(crate::provider::claude::pane::Look::is_open);
         let sent = &mut self.sent[at];
         if sent.enter_at.take_if(|at| *at <= now.tick).is_some() {
-            if in_box && idle && open {
-                sent.enter_at = Some(now.tick + ENTER_TIME);
-                self.out.push(Output::Press("Enter"));
-                self.look_soon(now, ENTER_TIME);
-            }
-            return;
+            // Decided with a fresh picture.
+            self.check_enter = true;
+            return self.look_now(now);
         }
         sent.check_at = now.tick + if sent.by == Channel::Monitor { MONITOR_TIME } else { PROOF_TIME };
         let (by, queued, tries, submitted) = (sent.by, sent.queued, sent.item.tries, sent.at);
@@ -509,8 +551,28 @@ impl TuiSession {
             }
             return;
         }
+        if tries > 0 && self.ended.as_ref().is_some_and(|ended| ended.at >= submitted) {
+            // It ran twice into a turn and was recognised neither time: once more would be too often.
+            return self.prove(now, at, "a turn ran just after it, twice", true);
+        }
         self.note(true, format!("a text did not arrive (try {}), it is sent again", tries + 1));
         self.send_again(now, at);
+    }
+
+    /// A fresh picture: if our text still stands in the box of an idle session, its Enter was lost.
+    pub(super) fn enter_again(&mut self, now: Now) {
+        if !std::mem::take(&mut self.check_enter) || self.sending.is_some() {
+            return;
+        }
+        let Some(look) = self.look.as_ref().filter(|look| look.is_open() && !look.busy) else { return };
+        let Some(InputBox::Text(text)) = look.input.clone() else { return };
+        let idle = self.turn.is_none() && self.registry.as_ref().is_some_and(Registry::is_idle);
+        let ours = self.is_ours(&text);
+        let waits = |sent: &&mut Sent| sent.by == Channel::Paste && (ours || sent.box_text.as_deref() == Some(text.as_str()));
+        if let Some(sent) = self.sent.iter_mut().find(waits).filter(|_| idle) {
+            sent.enter_at = Some(now.tick + ENTER_TIME);
+            self.out.push(Output::Press("Enter"));
+        }
     }
 
     /// A prompt of ours that was given back is taken out of the box, so that nobody sends it by mistake.

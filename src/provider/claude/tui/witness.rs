@@ -189,7 +189,7 @@ impl TuiSession {
                     self.end_turn(now, TurnEnd::Completed, None, "the transcript tells the end of the turn");
                 }
             }
-            Entry::Results { at, .. } => self.on_results(at),
+            Entry::Results { calls, at } => self.on_results(&calls, at),
             Entry::Compacted { .. } => {}
         }
     }
@@ -225,7 +225,7 @@ impl TuiSession {
                 self.dialog_since = look.dialog.map(|dialog| (dialog, now.tick));
             }
         }
-        if let Some(line) = &look.retrying {
+        if let Some(line) = look.retrying.as_ref().filter(|_| look.busy) {
             let detail: String = line.chars().take(200).collect();
             self.provider_state("retrying", json!({"state": "retrying", "detail": detail}));
         } else if self.turn.as_ref().is_some_and(|turn| turn.state == "retrying") {
@@ -233,6 +233,9 @@ impl TuiSession {
         }
         let busy = look.busy;
         let shown = look.is_open();
+        if look.input == Some(InputBox::Empty) {
+            (self.left_ours, self.given_back) = (false, None);
+        }
         self.look = Some(look);
         if !self.open {
             return self.open_if_ready(now);
@@ -248,6 +251,7 @@ impl TuiSession {
             self.idle_since = Some(now.tick);
         }
         self.tidy_box(now);
+        self.enter_again(now);
         self.step_sending(now);
         self.next_item(now);
     }
