@@ -45,6 +45,7 @@ struct Fake {
     seen: Vec<String>,
     rng: Rng,
     numbers: u64,
+    prompt_id: String,
 }
 
 fn ms() -> i64 {
@@ -98,6 +99,9 @@ impl Fake {
     fn hook(&mut self, event: &str, more: Value, wait: bool) -> Option<Child> {
         let mut payload = json!({"session_id": self.session, "transcript_path": self.transcript().to_string_lossy(), "cwd": ".",
             "hook_event_name": event});
+        if !self.prompt_id.is_empty() {
+            payload["prompt_id"] = json!(self.prompt_id);
+        }
         payload.as_object_mut().expect("object").extend(more.as_object().cloned().unwrap_or_default());
         let log = std::fs::File::options().append(true).create(true).open(self.state.join("hooks.log"));
         let _ = log.and_then(|mut file| writeln!(file, "{payload}"));
@@ -235,6 +239,7 @@ impl Fake {
 
     fn begin(&mut self, text: String, from: Option<Value>, hook: bool) {
         self.registry("busy");
+        self.prompt_id = self.uuid();
         let content = match &from {
             Some(_) => format!("Another Claude session sent a message:\n{text}\n\nThis came from another Claude session"),
             None => text.clone(),
@@ -250,7 +255,7 @@ impl Fake {
             None => self.uuid(),
         };
         let origin = if from.is_some() { "peer" } else { "human" };
-        self.write(json!({"type": "user", "uuid": uuid, "timestamp": stamp(), "isMeta": from.is_some(), "origin": {"kind": origin},
+        self.write(json!({"type": "user", "uuid": uuid, "timestamp": stamp(), "isMeta": from.is_some(), "promptId": self.prompt_id, "origin": {"kind": origin},
             "message": {"role": "user", "content": content}}));
         let key = agent_relay::os::sha256_hex(&text);
         let hung = self.state.join(format!("hung-{}", &key[..16]));
@@ -432,6 +437,7 @@ fn main() {
         seen: Vec::new(),
         rng: Rng::new(seed),
         numbers: 0,
+        prompt_id: String::new(),
     };
     print!("\u{1b}[?1049h\u{1b}[?2004h");
     if fake.dialog.is_none() {

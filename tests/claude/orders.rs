@@ -588,3 +588,26 @@ fn a_result_withdraws_only_its_own_question() {
     terminal.grown(&result("t2"));
     assert!(closed(&terminal));
 }
+
+/// Seen with hooks that come late: a Stop of the turn before, in the middle of one that asks for a permission.
+#[test]
+fn a_late_stop_ends_nothing() {
+    let mut terminal = Terminal::ready();
+    terminal.event("UserPromptSubmit", json!({"prompt": "one", "prompt_id": "p1"}));
+    terminal.event("Stop", json!({"last_assistant_message": "x", "prompt_id": "p1"}));
+    terminal.pass(300);
+    terminal.signals.clear();
+    terminal.event("UserPromptSubmit", json!({"prompt": "two", "prompt_id": "p2"}));
+    terminal.event("Stop", json!({"last_assistant_message": "x", "prompt_id": "p1"}));
+    assert_eq!(terminal.ended(None), None);
+    let id = asked(&mut terminal, 4);
+    terminal.shown = PERMISSION.into();
+    terminal.pass(20);
+    terminal.status("waiting");
+    terminal.event("Stop", json!({"last_assistant_message": "x", "prompt_id": "unknown"}));
+    assert!(!terminal.has(|signal| matches!(signal, Signal::ApprovalClosed { id: found, .. } if *found == id)));
+    terminal.shown = EMPTY.into();
+    terminal.status("busy");
+    terminal.event("Stop", json!({"last_assistant_message": "y", "prompt_id": "p2"}));
+    assert_eq!(terminal.ended(None).as_deref(), Some("Completed y"));
+}

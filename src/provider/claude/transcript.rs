@@ -56,6 +56,8 @@ pub struct Prompt {
     pub queued: bool,
     /// When, ms; 0: it does not say.
     pub at: i64,
+    /// Id of the prompt, as hooks name it too.
+    pub prompt_id: String,
 }
 
 /// A piece of an answer.
@@ -125,6 +127,7 @@ struct Line {
     is_compact_summary: bool,
     is_api_error_message: bool,
     prompt_source: Option<String>,
+    prompt_id: Option<String>,
     origin: Option<Origin>,
     message: Option<Message>,
     attachment: Option<Attachment>,
@@ -265,7 +268,15 @@ fn read_user(line: Line, at: i64) -> Option<Entry> {
     }
     let human = !told && line.prompt_source.as_deref() != Some("system");
     let queued = line.prompt_source.as_deref() == Some("queued");
-    Some(Entry::Prompt(Prompt { uuid: line.uuid.unwrap_or_default(), text, human, joined: false, queued, at }))
+    Some(Entry::Prompt(Prompt {
+        uuid: line.uuid.unwrap_or_default(),
+        text,
+        human,
+        joined: false,
+        queued,
+        at,
+        prompt_id: line.prompt_id.unwrap_or_default(),
+    }))
 }
 
 fn read_assistant(line: Line, at: i64) -> Option<Entry> {

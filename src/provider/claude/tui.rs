@@ -49,6 +49,8 @@ const LOOK_PAUSE: Duration = Duration::from_millis(400);
 const GIVEN_BACK_TIME: Duration = Duration::from_secs(3);
 /// A dialog that only a person can answer is waited for so long at the start.
 const PERSON_TIME: Duration = Duration::from_secs(600);
+/// Prompts whose turns have ended that are remembered, to know a late hook of theirs.
+const PROMPTS_MAX: usize = 8;
 /// Calls of tools that are remembered, to know whose result comes.
 const TOOLS_MAX: usize = 64;
 /// Waiting texts of the runner itself.
@@ -78,6 +80,8 @@ struct Turn {
     spoke: bool,
     /// A prompt began it that is not ours.
     foreign: bool,
+    /// Id of its prompt, as soon as a hook or the transcript has told it.
+    prompt_id: String,
 }
 
 /// How the last turn ended; evidence for its texts may come after it.
@@ -157,6 +161,8 @@ pub struct TuiSession {
     turn: Option<Turn>,
     turns: u64,
     ended: Option<Ended>,
+    /// Ids of the prompts whose turns have ended, newest last.
+    over_prompts: VecDeque<String>,
     interrupting: Option<(Vec<u64>, Tick)>,
     crossing: Option<Crossing>,
     background: BTreeMap<String, &'static str>,
@@ -218,6 +224,7 @@ impl TuiSession {
             turn: None,
             turns: 0,
             ended: None,
+            over_prompts: VecDeque::new(),
             interrupting: None,
             crossing: None,
             background: BTreeMap::new(),
@@ -422,6 +429,12 @@ impl TuiSession {
         for id in self.held.keys().cloned().collect::<Vec<_>>() {
             if self.held.get(&id).is_some_and(|held| held.agent.is_empty()) {
                 self.withdraw(&id, "the turn is over");
+            }
+        }
+        if !turn.prompt_id.is_empty() {
+            self.over_prompts.push_back(turn.prompt_id.clone());
+            if self.over_prompts.len() > PROMPTS_MAX {
+                self.over_prompts.pop_front();
             }
         }
         let last = text.filter(|text| !text.trim().is_empty()).unwrap_or(&turn.last).to_string();

@@ -34,6 +34,9 @@ impl TuiSession {
         if !of_subagent && (name != event || event == "status-line") && text("session_id") == self.session {
             self.follow(text("transcript_path"));
         }
+        if matches!(name, "Stop" | "StopFailure") && !of_subagent && self.is_late(text("prompt_id")) {
+            return;
+        }
         match name {
             "PermissionRequest" => return self.on_permission(now, ticket, payload),
             "SessionStart" => self.on_session_start(now, payload),
@@ -43,8 +46,9 @@ impl TuiSession {
                 let ran = self.turn.is_some();
                 self.begin_turn(now, "hook UserPromptSubmit");
                 let ours = self.on_prompt_hook(now, unwrapped(text("prompt")));
-                if let Some(turn) = self.turn.as_mut().filter(|_| !ran && !ours) {
-                    turn.foreign = true;
+                if let Some(turn) = self.turn.as_mut().filter(|_| !ran) {
+                    turn.foreign = !ours;
+                    turn.prompt_id = text("prompt_id").to_string();
                 }
             }
             "Stop" if !of_subagent => {
@@ -96,6 +100,15 @@ impl TuiSession {
         if ticket != 0 {
             self.signal(Signal::HookAnswer { ticket, answer: None });
         }
+    }
+
+    /// A Stop that comes late or twice, for a turn that is over, or while the turn itself still waits for an answer.
+    fn is_late(&self, prompt_id: &str) -> bool {
+        let Some(turn) = &self.turn else { return false };
+        let over = turn.prompt_id != prompt_id && self.over_prompts.iter().any(|over| over == prompt_id);
+        // A question of a subagent in the background holds up nobody else.
+        let asks = self.held.values().any(|held| held.agent.is_empty());
+        over || (asks && self.registry.as_ref().is_some_and(|registry| registry.waits_since(turn.began)))
     }
 
     fn on_session_start(&mut self, now: Now, payload: &Value) {

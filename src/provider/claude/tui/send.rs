@@ -437,7 +437,14 @@ impl TuiSession {
                 (false, at) => at <= ended.at,
             };
             let late = self.ended.as_ref().is_some_and(over);
-            return self.prove(now, at, "transcript", late);
+            if late && !prompt.prompt_id.is_empty() {
+                self.over_prompts.push_back(prompt.prompt_id.clone());
+            }
+            self.prove(now, at, "transcript", late);
+            if let Some(turn) = self.turn.as_mut().filter(|turn| !late && turn.prompt_id.is_empty()) {
+                turn.prompt_id = prompt.prompt_id.clone();
+            }
+            return;
         }
         if prompt.human && !self.ours.iter().any(|first| text.starts_with(first.as_str())) && !text.is_empty() {
             let (body, turn) = (unwrapped(&prompt.text).to_string(), self.turn.as_ref().map_or(self.turns, |turn| turn.number));

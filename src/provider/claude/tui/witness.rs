@@ -45,6 +45,11 @@ impl Registry {
     fn is_waiting(&self) -> bool {
         self.status == "waiting"
     }
+
+    /// Somebody must answer a dialog that has opened since that time (ms).
+    pub fn waits_since(&self, at: i64) -> bool {
+        self.is_waiting() && self.at >= at
+    }
 }
 
 /// A registry that still says busy so long after the end of a turn means it.
