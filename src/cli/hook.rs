@@ -263,11 +263,11 @@ fn permission(runner: &Runner) -> Outcome {
     Ok(OK)
 }
 
-/// The session has read these messages with its own tool: told to its runner, if there is one.
-pub(super) fn fetched(ids: &[u64]) {
+/// The session has done this (`fetched`, `replied`) to messages with its own tool: told to its runner, if there is one.
+pub(super) fn done_by_session(what: &str, ids: &[u64]) {
     let Some(runner) = Runner::from_env(Instant::now() + OWED_LIMIT) else { return };
     let body = json!({"payload": {"ids": ids}, "providerSessionId": env(ENV_PROVIDER_SESSION)});
-    runner.ask("POST", "/hook/fetched", &body.to_string(), OWED_LIMIT);
+    runner.ask("POST", &format!("/hook/{what}"), &body.to_string(), OWED_LIMIT);
 }
 
 /// What makes the provider go on, if it owes answers and is to give them itself.

@@ -115,7 +115,7 @@ pub fn inbox(inbox: &Inbox) -> Outcome {
     }
     let ids: Vec<u64> = messages.iter().map(|message| message.id).collect();
     if !ids.is_empty() {
-        super::hook::fetched(&ids);
+        super::hook::done_by_session("fetched", &ids);
     }
     if messages.is_empty() && !inbox.json {
         print::line(&format!("no {}messages for {whose}", if inbox.all { "" } else { "unread " }));
@@ -227,7 +227,7 @@ pub fn get_message(id: u64, as_json: bool) -> Outcome {
     let message: Message =
         serde_json::from_value(body).map_err(|error| Failure::no(format!("the relay's answer makes no sense: {error}")))?;
     show(&message, None);
-    super::hook::fetched(&[message.id]);
+    super::hook::done_by_session("fetched", &[message.id]);
     for reaction in &message.reactions {
         let text = |field: &str| reaction[field].as_str().unwrap_or("?").to_string();
         print::line(&print::harmless(&format!("  {} by {}", text("emoji"), text("agentId"))));
@@ -339,6 +339,7 @@ pub fn reply(reply: Reply) -> Outcome {
     let to = asked["from"].as_str().unwrap_or(USER).to_string();
     let message = NewMessage { to, body, reply_to: Some(reply.id), reply_expected: Some(false), ..Default::default() };
     let sent = client.call("POST", path::MESSAGES, Some(&json!(message)))?;
+    super::hook::done_by_session("replied", &[reply.id]);
     match reply.json {
         true => print::line(&sent.to_string()),
         false => print::line(&format!("message #{} to {}", sent["id"], sent["to"].as_str().unwrap_or_default())),

@@ -22,6 +22,8 @@ pub enum Hooks {
     All,
     /// The prompt hook tells nothing.
     NoPrompt,
+    /// All, and the agent answers itself (D-41).
+    Explicit,
 }
 
 impl Session {
@@ -49,7 +51,8 @@ impl Session {
         }
         let providers = machine.home.join("providers");
         std::fs::create_dir_all(&providers).expect("folder");
-        let config = json!({"env": env, "isolated": true, "transport": transport, "restart": restart});
+        let mode = if hooks == Hooks::Explicit { "explicit" } else { "auto" };
+        let config = json!({"env": env, "isolated": true, "transport": transport, "restart": restart, "replyMode": mode});
         std::fs::write(providers.join("claude.json"), config.to_string()).expect("config");
         let mut session = Session { transport, machine, model, hub: Some(hub), runner: None };
         if transport != "terminal" {
@@ -422,4 +425,22 @@ fn claude_in_a_persons_terminal() {
     let ended = wait_for("the end of the runner", 30, || std::fs::read_to_string(&code).ok().filter(|text| text.ends_with('\n')));
     assert_eq!(ended.trim(), "0", "{}", session.machine.logs());
     personal(&["kill-server"]);
+}
+
+/// Where the agent answers itself, its Stop hook holds it back once for what it owes.
+#[test]
+fn claude_answers_itself_when_it_is_to() {
+    for transport in ["stream", "tmux"] {
+        let Some(session) = Session::start(transport, Hooks::Explicit, json!({})) else { return };
+        let id = session.machine.send("a", "MARK-OWED");
+        let approval = session.approval();
+        assert!(approval["title"].as_str().is_some_and(|title| title.contains(&format!("reply {id}"))), "{approval}");
+        session.machine.ok(&["approvals", "approve", approval["approvalId"].as_str().expect("id")]);
+        assert_eq!(session.answer_of(id), "my-own-answer");
+        session.wait("idle");
+        once(&session, "MARK-OWED");
+        let inbox = session.machine.ok(&["inbox", "--all", "--json", "--limit", "1000"]);
+        assert_eq!(inbox.lines().filter(|line| line.contains("\"replyTo\"")).count(), 1, "the runner adds none: {inbox}");
+        session.end();
+    }
 }

@@ -185,7 +185,11 @@ fn serve(mut socket: TcpStream, memory: &Mutex<Memory>) {
     let questions = json!({"questions": [{"question": "Which colour?", "header": "Colour", "multiSelect": false,
         "options": [{"label": "Red", "description": "warm"}, {"label": "Blue", "description": "cold"}]}]});
     let task = json!({"description": "Look around", "subagent_type": "general-purpose", "prompt": "SUBTASK SLOW look around"});
+    // A Stop hook that says what is owed: it is given.
+    let owed = newest.split("You owe an answer to relay message #").nth(1).and_then(|rest| rest.split(' ').next()?.parse::<u64>().ok());
+    let reply = json!({"command": format!("\"$AGENT_RELAY_BIN\" reply {} my-own-answer", owed.unwrap_or(0)), "description": "replies"});
     match result {
+        false if owed.is_some() => stream(&mut socket, &call_of(tool, "Bash", &reply)),
         false if newest.contains("TOOL") => stream(&mut socket, &call(messages_api, tool)),
         false if newest.contains("ASK") => stream(&mut socket, &call_of(tool, "AskUserQuestion", &questions)),
         false if agent => stream(&mut socket, &call_of(tool, "Agent", &task)),

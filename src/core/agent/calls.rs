@@ -192,6 +192,7 @@ impl Agent {
         let fresh = match result {
             Ok((status, body)) if status < 300 => {
                 self.obligations = crate::wire::api::obligations_of(&body);
+                self.note_owed();
                 true
             }
             _ => false,

@@ -1,6 +1,6 @@
 //! Hooks and monitors of the provider: what they say goes to the session, what they wait for comes from it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 
 use serde_json::{Value, json};
 
@@ -12,6 +12,7 @@ use crate::core::limits::CONTROL_HELD_MAX;
 use crate::core::session::Verb;
 use crate::core::time::Now;
 use crate::core::tracker::Work;
+use crate::wire::api::Obligation;
 
 /// Who is connected to the control port for longer than a request.
 #[derive(Debug, Default)]
@@ -21,8 +22,15 @@ pub(super) struct Hooks {
     monitors: BTreeSet<u64>,
     /// The batch that the session wants to have announced.
     announced: Option<u64>,
+    /// Messages that the agent has answered with its own tool, or that the relay has told as owed once, newest last: of
+    /// these the snapshot knows better than we.
+    known: VecDeque<u64>,
+    /// Those that it has answered.
+    replied: VecDeque<u64>,
 }
 
+/// Answered and owed messages that are remembered.
+const KNOWN_MAX: usize = 512;
 /// Monitors of one agent; more than one is a mistake somewhere, but a harmless one.
 const MONITORS_MAX: usize = 8;
 
@@ -39,10 +47,43 @@ impl Agent {
             }
             self.hooks.waiting.insert(ticket);
         }
+        if event == "replied" {
+            let ids = body.pointer("/payload/ids").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_u64);
+            self.hooks.replied.extend(ids.take(KNOWN_MAX));
+            let surplus = self.hooks.replied.len().saturating_sub(KNOWN_MAX);
+            self.hooks.replied.drain(..surplus);
+            return;
+        }
         if !stale {
             let payload = body.get("payload").cloned().unwrap_or(Value::Null);
             self.tell_hook(if waits { ticket } else { 0 }, event, payload);
         }
+    }
+
+    /// The relay has told what is owed.
+    pub(super) fn note_owed(&mut self) {
+        for owed in &self.obligations {
+            if !self.hooks.known.contains(&owed.message_id) {
+                self.hooks.known.push_back(owed.message_id);
+            }
+        }
+        let surplus = self.hooks.known.len().saturating_sub(KNOWN_MAX);
+        self.hooks.known.drain(..surplus);
+    }
+
+    /// What the agent owes: the snapshot, and what came since and the relay has not told yet, without what it has answered.
+    /// From memory alone: a turn may be over before the relay was asked.
+    pub(super) fn owed(&self) -> Vec<Obligation> {
+        let mut all = self.obligations.clone();
+        let here = self.under_way().filter(|message| message.expects_reply() && !self.hooks.known.contains(&message.id));
+        all.extend(here.map(|message| Obligation {
+            message_id: message.id,
+            from: message.from.clone(),
+            subject: message.subject.clone(),
+            created_at: message.created_at,
+        }));
+        all.retain(|owed| !self.hooks.replied.contains(&owed.message_id));
+        all
     }
 
     pub(super) fn tell_hook(&mut self, ticket: u64, event: String, payload: Value) {

@@ -280,8 +280,11 @@ impl Agent {
                 (200, json!({"ok": true}))
             }
             ControlRequest::Obligations => {
-                let mode = if self.config.reply_mode == ReplyMode::Explicit { "explicit" } else { "auto" };
-                (200, json!({"obligations": self.obligations, "replyMode": mode}))
+                let (mode, owed) = match self.config.reply_mode {
+                    ReplyMode::Explicit => ("explicit", self.owed()),
+                    ReplyMode::Auto => ("auto", self.obligations.clone()),
+                };
+                (200, json!({"obligations": owed, "replyMode": mode}))
             }
             ControlRequest::AttachSpec => self.attach_spec(),
             ControlRequest::Stop => {

@@ -657,6 +657,11 @@ impl Agent {
         (!waiting.is_empty()).then_some((batch.number, waiting))
     }
 
+    /// Messages that are with the provider.
+    pub(super) fn under_way(&self) -> impl Iterator<Item = &Message> {
+        self.turn.entries().map(|entry| &entry.message)
+    }
+
     fn set_taken(&mut self) {
         if let Some(batch) = self.turn.batch.as_mut() {
             batch.phase = Phase::Taken;
