@@ -5,6 +5,7 @@
 //! dialogs and the input box. Here they are fused. Rules: a hook or the registry begins a turn; a hook ends it at once, the
 //! registry and the screen together after a second; only transcript, prompt hook or receipts prove a delivery.
 
+mod control;
 mod hooks;
 mod send;
 mod witness;
@@ -511,89 +512,6 @@ impl TuiSession {
             turn.state = state;
             self.signal(Signal::ProviderState(value));
         }
-    }
-
-    // ---- interrupt, compact, clear
-
-    fn interrupt(&mut self, now: Now, number: u64) {
-        let before = self.queue.len();
-        self.queue.retain(|item| item.parcel.is_some() || item.command);
-        if self.queue.len() < before {
-            self.give_up_injected();
-        }
-        let Some(turn) = self.turn.as_mut() else {
-            return self.answer(number, Ok(json!({"wasRunning": false})));
-        };
-        if !self.start.terminal {
-            return self.answer(number, Err("this session runs in a terminal of its own: interrupt it there".into()));
-        }
-        // Once and only while it runs: a second Escape would open a menu that takes all keys.
-        if !turn.interrupted {
-            turn.interrupted = true;
-            self.out.push(Output::Press("Escape"));
-        }
-        let (verbs, _) = self.interrupting.get_or_insert((Vec::new(), now.tick + INTERRUPT_TIMEOUT));
-        verbs.push(number);
-        self.look_soon(now, Duration::from_millis(100));
-    }
-
-    fn cross(&mut self, now: Now, verb: u64, kind: Boundary, text: String) {
-        if !self.start.terminal {
-            let name = if kind == Boundary::Compact { "compact" } else { "clearContext" };
-            return self.answer(verb, Err(format!("provider does not support {name} in a terminal that is not the runner's")));
-        }
-        if self.crossing.is_some() {
-            return self.answer(verb, Err("a compaction or a fresh start is under way already".into()));
-        }
-        self.crossing = Some(Crossing { verb, kind, deadline: now.tick + BOUNDARY_TIMEOUT, begun: false, silent: None });
-        self.queue.push_front(Item::of_command(text));
-        self.next_item(now);
-    }
-
-    /// The command was submitted.
-    fn crossing_begins(&mut self, now: Now) {
-        if let Some(crossing) = &mut self.crossing {
-            crossing.begun = true;
-            crossing.silent = Some(now.tick + BOUNDARY_START);
-            let moment = if crossing.kind == Boundary::Compact { "compacting" } else { "clearing-context" };
-            self.signal(Signal::Timeline(moment));
-        }
-    }
-
-    /// Its effect was seen, or not.
-    fn crossed(&mut self, kind: Boundary, result: Result<(), String>) {
-        let Some(crossing) = self.crossing.take_if(|crossing| crossing.kind == kind && (crossing.begun || result.is_err())) else {
-            return;
-        };
-        let (moment, word) = if kind == Boundary::Compact { ("compacted", "/compact") } else { ("context-cleared", "/clear") };
-        if result.is_ok() {
-            self.signal(Signal::Timeline(moment));
-        }
-        let session = self.session.clone();
-        self.answer(crossing.verb, result.map(|()| json!({"method": word, "session": session})));
-    }
-
-    // ---- approvals
-
-    fn decide(&mut self, now: Now, id: &str, decision: Decision, reason: Option<&str>, answers: Option<&Value>, why: &str) {
-        let Some(held) = self.held.remove(id) else { return };
-        let answer = held.ask.answer(decision, reason, answers).for_hook(&held.event);
-        self.signal(Signal::HookAnswer { ticket: held.ticket, answer: Some(answer) });
-        self.signal(Signal::ApprovalClosed { id: id.into(), reason: why.into() });
-        if decision == Decision::Abort
-            && let Some(turn) = self.turn.as_mut()
-        {
-            // Like Escape: no hook follows (FACTS section 6).
-            turn.interrupted = true;
-            self.look_soon(now, Duration::from_millis(100));
-        }
-    }
-
-    /// The question is gone, whoever answered it.
-    fn withdraw(&mut self, id: &str, why: &str) {
-        let Some(held) = self.held.remove(id) else { return };
-        self.signal(Signal::HookAnswer { ticket: held.ticket, answer: None });
-        self.signal(Signal::ApprovalClosed { id: id.into(), reason: why.into() });
     }
 
     // ---- end and time
