@@ -186,6 +186,9 @@ pub struct Send {
     /// make a task that the first agent to claim it works on
     #[argh(switch)]
     pub task: bool,
+    /// let it join the turn that runs, where the agent can do that (Claude Code can); else it waits for the end of that turn
+    #[argh(switch)]
+    pub urgent: bool,
     /// wait so many seconds for the answer and print it
     #[argh(option)]
     pub wait: Option<u64>,

@@ -11,7 +11,7 @@ use super::exit::{Failure, OK, Outcome};
 use super::print;
 use crate::config::{Global, env};
 use crate::wire::MESSAGE_BODY_BYTES_MAX;
-use crate::wire::api::{Message, NewMessage, USER, encode, messages_of, path};
+use crate::wire::api::{Message, NewMessage, URGENT, USER, encode, messages_of, path};
 use crate::wire::bus::RelayFrame;
 
 /// Text of the command line or of standard input.
@@ -41,6 +41,9 @@ pub fn own_name() -> String {
 
 /// `send`
 pub fn send(send: Send) -> Outcome {
+    if send.task && send.urgent {
+        return Err(Failure::usage("a task waits until it is claimed: leave out --task or --urgent"));
+    }
     let body = text(send.text, send.stdin, "send")?;
     let client = Client::new(&Global::load(None, None)?)?;
     let own = own_name();
@@ -64,6 +67,7 @@ pub fn send(send: Send) -> Outcome {
         body,
         reply_expected: send.no_reply.then_some(false),
         idempotency_key: send.key,
+        payload: send.urgent.then(|| (URGENT.to_string(), json!(true))).into_iter().collect(),
         ..Default::default()
     };
     let sent = client.call("POST", path::MESSAGES, Some(&json!(message)))?;

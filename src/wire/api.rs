@@ -18,6 +18,9 @@ pub const AGENT_ID_RULE: &str = "1 to 200 letters, digits or any of -_.@+/~=,% a
 /// The reserved recipient for people (D-5).
 pub const USER: &str = "user";
 
+/// The field of a message's payload that lets it join a running turn.
+pub const URGENT: &str = "urgent";
+
 /// Paths, one function or constant per call, so that a relay with other paths costs one file.
 pub mod path {
     /// Health, open to everybody.
@@ -165,7 +168,7 @@ impl Message {
 
     /// Whether it need not wait for the end of a turn.
     pub fn is_urgent(&self) -> bool {
-        self.payload.get("urgent") == Some(&Value::Bool(true))
+        self.payload.get(URGENT) == Some(&Value::Bool(true))
     }
 
     /// Whether it only shows a provider session and is never delivered into one (R-96).

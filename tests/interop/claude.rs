@@ -444,3 +444,36 @@ fn claude_answers_itself_when_it_is_to() {
         session.end();
     }
 }
+
+/// Nobody is asked in open mode (as root it must be said that this is a sandbox), and an urgent message joins the turn that runs.
+#[test]
+fn claude_in_open_mode() {
+    for transport in ["stream", "tmux"] {
+        let Some(mut session) = Session::start("terminal", Hooks::All, json!({})) else { return };
+        session.transport = transport;
+        let arguments = ["run", "claude", "--headless", "--transport", transport, "--agent-id", "a", "--approval", "open"];
+        let refused = session.machine.run(&arguments);
+        let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+        if rustix::process::geteuid().is_root() {
+            assert!(refused.status.code() == Some(1) && told.contains("IS_SANDBOX=1"), "{refused:?}");
+        }
+        session.machine.set("IS_SANDBOX", "1");
+        session.runner = Some(session.machine.start(&arguments));
+        session.wait("idle");
+        let slow = session.machine.send("a", "MARK-NAP NAP");
+        session.waits("the tool", || session.machine.work.join("napping").exists().then_some(()));
+        let sent = session.machine.ok(&["send", "a", "--urgent", "--json", "MARK-URGENT"]);
+        let urgent = serde_json::from_str::<Value>(&sent).expect("JSON")["id"].as_u64().expect("an id");
+        session.settled(&[slow, urgent]);
+        session.wait("idle");
+        once(&session, "MARK-NAP");
+        once(&session, "MARK-URGENT");
+        let asked = session.model.asked();
+        let first = asked.iter().find(|asked| asked.body.to_string().contains("MARK-URGENT")).expect("asked");
+        assert!(!first.body.to_string().contains("Heard:"), "it did not wait for the end of the turn");
+        let heard = session.asks("MARK-FREE TOOL");
+        assert!(heard.contains("MARK-FREE"), "{heard}");
+        assert!(session.machine.work.join("made.txt").exists(), "done without a question");
+        session.end();
+    }
+}

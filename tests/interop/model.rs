@@ -1,6 +1,6 @@
 //! A model server on loopback that says what the newest message asks for, and remembers every request.
 //!
-//! Words in a message: `TOOL` (call a shell command first), `ASK` (ask a question first), `AGENT` (start a subagent first),
+//! Words in a message: `TOOL` (call a shell command first), `NAP` (one that takes three seconds), `ASK` (ask a question first), `AGENT` (start a subagent first),
 //! `HANG` (say a word, then nothing, once for each message), `MUTE` (nothing at all, once), `SLOW` (three seconds of words),
 //! `ERR400`, `ERR529` (twice, then well).
 
@@ -184,6 +184,7 @@ fn serve(mut socket: TcpStream, memory: &Mutex<Memory>) {
     }
     let questions = json!({"questions": [{"question": "Which colour?", "header": "Colour", "multiSelect": false,
         "options": [{"label": "Red", "description": "warm"}, {"label": "Blue", "description": "cold"}]}]});
+    let nap = json!({"command": "touch napping; sleep 3", "description": "sleeps"});
     let task = json!({"description": "Look around", "subagent_type": "general-purpose", "prompt": "SUBTASK SLOW look around"});
     // A Stop hook that says what is owed: it is given.
     let owed = newest.split("You owe an answer to relay message #").nth(1).and_then(|rest| rest.split(' ').next()?.parse::<u64>().ok());
@@ -191,6 +192,7 @@ fn serve(mut socket: TcpStream, memory: &Mutex<Memory>) {
     match result {
         false if owed.is_some() => stream(&mut socket, &call_of(tool, "Bash", &reply)),
         false if newest.contains("TOOL") => stream(&mut socket, &call(messages_api, tool)),
+        false if newest.contains("NAP") => stream(&mut socket, &call_of(tool, "Bash", &nap)),
         false if newest.contains("ASK") => stream(&mut socket, &call_of(tool, "AskUserQuestion", &questions)),
         false if agent => stream(&mut socket, &call_of(tool, "Agent", &task)),
         _ => stream(&mut socket, &words(messages_api, &format!("Heard: {}", newest.lines().last().unwrap_or_default()))),
