@@ -60,7 +60,9 @@ pub fn layout(want: &Want, disk: &dyn Disk) -> Result<Layout, (String, bool)> {
         path: plugin_dir.clone(),
         files: plugin::FILES.iter().map(|(path, text, program)| (path.to_string(), text.to_string(), *program)).collect(),
     }];
-    files.push(Laid::File { path: settings_file.clone(), text: settings(want).to_string() + "\n" });
+    let mut words: Vec<String> = want.default_args.iter().chain(&want.args).cloned().collect();
+    let settings = settings(want, own_settings(&mut words, &want.session.cwd, disk)?);
+    files.push(Laid::File { path: settings_file.clone(), text: Value::Object(settings).to_string() + "\n" });
     if socket.is_some() {
         files.push(Laid::Folder(want.runtime_dir.clone()));
     }
@@ -81,9 +83,7 @@ pub fn layout(want: &Want, disk: &dyn Disk) -> Result<Layout, (String, bool)> {
     for dir in want.plugin_dirs.iter().filter(|dir| **dir != plugin_dir) {
         add(&["--plugin-dir", dir]);
     }
-    let said = |names: &[&str]| {
-        want.args.iter().chain(&want.default_args).any(|word| names.iter().any(|name| word.split('=').next() == Some(*name)))
-    };
+    let said = |names: &[&str]| words.iter().any(|word| names.iter().any(|name| word.split('=').next() == Some(*name)));
     if !said(&["--permission-mode", "--dangerously-skip-permissions"]) {
         match (&want.session.mode, want.session.approval_mode) {
             (Some(mode), _) => add(&["--permission-mode", mode]),
@@ -92,9 +92,7 @@ pub fn layout(want: &Want, disk: &dyn Disk) -> Result<Layout, (String, bool)> {
             (None, ApprovalMode::ReadOnly) => add(&["--permission-mode", "plan"]),
         }
     }
-    if !said(&["--settings"]) {
-        add(&["--settings", &settings_file]);
-    }
+    add(&["--settings", &settings_file]);
     if let Some(socket) = &socket {
         add(&["--messaging-socket-path", socket]);
     }
@@ -105,7 +103,7 @@ pub fn layout(want: &Want, disk: &dyn Disk) -> Result<Layout, (String, bool)> {
     }
     add(&["--append-system-prompt", &system_prompt(want)]);
     add(&[if resumes { "--resume" } else { "--session-id" }, &session]);
-    command.extend(want.default_args.iter().chain(&want.args).cloned());
+    command.extend(words);
 
     let mut env = vec![("AGENT_RELAY_PROVIDER".to_string(), "claude".to_string())];
     let mut unless_set = |name: &str, value: &str| {
@@ -175,14 +173,36 @@ fn system_prompt(want: &Want) -> String {
 }
 
 /// Settings of this start only. Messages by the socket are taken in, also in bypass mode (FACTS section 14.1); the status
-/// line tells the use of the context, where nobody would miss his own.
-fn settings(want: &Want) -> Value {
-    let mut all = json!({"crossSessionInbound": "accept"});
+/// line tells the use of the context, where nobody would miss his own. What the user's own `--settings` say counts more.
+fn settings(want: &Want, own: Map<String, Value>) -> Map<String, Value> {
+    let mut all = Map::new();
+    all.insert("crossSessionInbound".into(), json!("accept"));
     if want.transport == Transport::Tmux {
         let quoted = format!("'{}'", want.bin.replace('\'', "'\\''"));
-        all["statusLine"] = json!({"type": "command", "command": format!("{quoted} hook status-line")});
+        all.insert("statusLine".into(), json!({"type": "command", "command": format!("{quoted} hook status-line")}));
     }
+    all.extend(own);
     all
+}
+
+/// Takes `--settings` (a file, or JSON itself) out of the arguments: the program knows one such option.
+fn own_settings(words: &mut Vec<String>, cwd: &str, disk: &dyn Disk) -> Result<Map<String, Value>, (String, bool)> {
+    let mut own = Map::new();
+    while let Some(at) = words.iter().position(|word| word == "--settings" || word.starts_with("--settings=")) {
+        let word = words.remove(at);
+        let value = match word.split_once('=') {
+            Some((_, value)) => value.to_string(),
+            None if at < words.len() => words.remove(at),
+            None => return Err(("--settings needs a file or JSON".into(), true)),
+        };
+        let text = match value.trim_start().starts_with('{') {
+            true => Some(value.clone()),
+            false => disk.read(&std::path::Path::new(cwd).join(&value).to_string_lossy()),
+        };
+        let record = text.and_then(|text| serde_json::from_str::<Map<String, Value>>(&text).ok());
+        own = record.ok_or_else(|| ("the --settings given to claude are no JSON object and no file that holds one".to_string(), true))?;
+    }
+    Ok(own)
 }
 
 /// The transcript of a conversation, in whatever project folder it lies.
@@ -303,6 +323,28 @@ mod tests {
         assert!(command(&Want { is_root: false, ..want(Transport::Tmux, Open) }, &[]).contains("--dangerously-skip-permissions"));
         let own = Want { args: vec!["--permission-mode".into(), "dontAsk".into()], ..want(Transport::Tmux, Guarded) };
         assert_eq!(command(&own, &[]).matches("--permission-mode").count(), 1);
+    }
+
+    /// The program takes the last of several `--settings`, so there is one, and it holds both.
+    #[test]
+    fn own_settings_are_joined_with_ours() {
+        let disk = Files([("/w/mine.json".to_string(), r#"{"model": "x", "statusLine": 1}"#.to_string())].into());
+        for words in [vec!["--settings", "mine.json", "--debug"], vec![r#"--settings={"model": "x", "statusLine": 1}"#, "--debug"]] {
+            let want = Want { args: words.iter().map(|word| word.to_string()).collect(), ..want(Transport::Tmux, ApprovalMode::Guarded) };
+            let plan = layout(&want, &disk).unwrap_or_else(|(reason, _)| panic!("{reason}"));
+            assert_eq!(plan.command.iter().filter(|word| word.starts_with("--settings")).count(), 1);
+            assert_eq!(plan.command.last().map(String::as_str), Some("--debug"));
+            let written = plan.files.iter().find_map(|file| match file {
+                Laid::File { path, text } if path.ends_with("claude-settings.json") => serde_json::from_str::<Value>(text).ok(),
+                _ => None,
+            });
+            assert_eq!(written, Some(json!({"crossSessionInbound": "accept", "model": "x", "statusLine": 1})));
+        }
+        for words in [vec!["--settings", "missing.json"], vec!["--settings"], vec!["--settings", "[]"]] {
+            let want = Want { args: words.iter().map(|word| word.to_string()).collect(), ..want(Transport::Stream, ApprovalMode::Guarded) };
+            assert!(command(&want, &[]).contains("--settings"), "a sentence, not a start");
+            assert!(layout(&want, &disk).is_err());
+        }
     }
 
     #[test]
