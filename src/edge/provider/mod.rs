@@ -7,46 +7,44 @@
 pub mod eyes;
 mod mail;
 mod process;
+mod start;
+mod stop;
+mod streams;
 mod tmux;
 
 use std::collections::VecDeque;
-use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, ChildStdin};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use rustix::event::{PollFd, PollFlags};
-use rustix::process::{Pid, PidfdFlags, Signal as OsSignal, pidfd_open};
+use rustix::process::Signal as OsSignal;
 
 use self::eyes::Eyes;
 use self::mail::Mailbox;
-use self::tmux::{Tmux, Told};
+use self::stop::Stop;
+use self::tmux::Tmux;
 use crate::clock::Clock;
 use crate::core::agent::event::{Event, ProviderEvent};
 use crate::core::agent::store::ProviderRecord;
 use crate::core::session::{Input, Output, Session, Verb};
 use crate::os::{self, Waker};
 use crate::secret::Secret;
-use crate::wire::control::{ENV_CONTROL_TOKEN, ENV_PORT, ENV_PROVIDER_SESSION};
 
 pub use self::process::end_everything;
-use self::process::{end_leftover, first_pane, last_words, not_found, on_path, reap};
+use self::process::{end_leftover, reap};
 pub use self::tmux::socket_path;
 
 /// Bytes read at once.
 const READ_BYTES: usize = 64 << 10;
 /// Bytes that wait for the child's input before verbs wait too.
 const UNWRITTEN_MAX: usize = 8 << 20;
-/// Last words that are kept from standard error.
-const STDERR_KEPT: usize = 4096;
 /// After SIGTERM this long until SIGKILL (ACP FACTS section 8: 3 s after closing the input, then 2 s).
 const TERM_WAIT: Duration = Duration::from_secs(2);
 /// Closing the input gets at most this share of the patience.
 const CLOSE_WAIT: Duration = Duration::from_secs(3);
-/// The last picture of a terminal whose program has ended may take this long.
-const LAST_LOOK: Duration = Duration::from_secs(1);
 
 /// One order.
 #[derive(Debug)]
@@ -165,13 +163,6 @@ struct Running {
     exit: Option<i32>,
     eyes: Eyes,
     mailbox: Option<Mailbox>,
-}
-
-struct Stop {
-    term_at: Instant,
-    kill_at: Instant,
-    termed: bool,
-    killed: bool,
 }
 
 /// What became readable.
@@ -357,140 +348,6 @@ impl Provider {
         }
     }
 
-    fn spawn(&mut self, process: u64, provider_session: String, (conversation, fresh): (&str, &str), token: Option<Secret>) -> bool {
-        let started = (self.launch.plan)(conversation, fresh).and_then(|plan| self.start(plan, &provider_session, token));
-        match started {
-            Ok((mut running, terminal)) => {
-                running.process = process;
-                let (pid, start) = (running.pid, running.start);
-                let _ = self.launch.custody.send(Some((
-                    running.child.id(),
-                    os::start_time(running.child.id()).unwrap_or_default(),
-                    provider_session,
-                )));
-                let hosted = running.tmux.is_some() || self.launch.host == Host::Inherited;
-                self.running = Some(running);
-                (!hosted || self.feed(Input::Born { pid })) && self.report(ProviderEvent::Spawned { pid, start, terminal })
-            }
-            Err(Refusal { reason, permanent }) => self.report(ProviderEvent::SpawnFailed { reason, permanent }),
-        }
-    }
-
-    fn start(&mut self, plan: Plan, provider_session: &str, token: Option<Secret>) -> Result<(Running, Option<String>), Refusal> {
-        let Some((program, arguments)) = plan.command.split_first() else {
-            return Err(Refusal { reason: "no command was given".into(), permanent: true });
-        };
-        let prepare = |command: &mut Command| {
-            command.envs(plan.env.iter().map(|(k, v)| (k, v)));
-            // Last, whoever set them: what is an operator's does not go to an agent (D-3).
-            for name in ["AGENT_RELAY_CRASH_AT", "AGENT_RELAY_TOKEN"].into_iter().chain(plan.unset.iter().map(String::as_str)) {
-                command.env_remove(name);
-            }
-            command.env(ENV_PORT, self.launch.control.0.to_string());
-            command.env(ENV_CONTROL_TOKEN, self.launch.control.1.expose());
-            command.env(ENV_PROVIDER_SESSION, provider_session);
-            if let Some(token) = token.as_ref().filter(|token| !token.expose().is_empty()) {
-                command.env("AGENT_RELAY_TOKEN", token.expose());
-            }
-            os::prepare_child(command, self.launch.host != Host::Inherited);
-        };
-        let mut child = match &self.launch.host {
-            Host::Tmux { socket, dir } => {
-                let known = PathBuf::from(program);
-                let there = if known.components().count() > 1 { known.is_file() } else { on_path(program, &plan.env) };
-                if !there {
-                    return Err(not_found(program, plan.hint));
-                }
-                let terminal = tmux::Plan { socket, dir, cwd: &self.launch.cwd, command: &plan.command };
-                let (mut server, client) = tmux::server(&terminal, prepare).map_err(|reason| Refusal { reason, permanent: true })?;
-                return match Tmux::connect(&terminal, &mut server, client).and_then(|tmux| first_pane(tmux).map_err(|e| e.to_string())) {
-                    Ok((tmux, pid)) => {
-                        let terminal = Some(tmux.socket().to_string());
-                        let running = self.running(plan, provider_session, server, pid, Some(tmux))?;
-                        Ok((running, terminal))
-                    }
-                    Err(reason) => {
-                        end_everything(provider_session, server.id());
-                        reap(server);
-                        Err(Refusal { reason, permanent: false })
-                    }
-                };
-            }
-            host => {
-                let mut command = Command::new(program);
-                command.args(arguments).current_dir(&self.launch.cwd);
-                let stream = || if *host == Host::Inherited { Stdio::inherit() } else { Stdio::piped() };
-                command.stdin(stream()).stdout(stream()).stderr(stream());
-                prepare(&mut command);
-                command.spawn().map_err(|error| self.why_not(program, plan.hint, &error))?
-            }
-        };
-        let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-        for fd in
-            [stdin.as_ref().map(AsFd::as_fd), stdout.as_ref().map(AsFd::as_fd), stderr.as_ref().map(AsFd::as_fd)].into_iter().flatten()
-        {
-            let _ = rustix::io::ioctl_fionbio(fd, true);
-        }
-        let pid = child.id();
-        let running = self.running(plan, provider_session, child, pid, None)?;
-        Ok((Running { stdin, stdout, stderr, ..running }, None))
-    }
-
-    fn running(&self, plan: Plan, provider_session: &str, mut child: Child, pid: u32, tmux: Option<Tmux>) -> Result<Running, Refusal> {
-        let watch = |pid: u32| {
-            let found = Pid::from_raw(pid as i32).ok_or(rustix::io::Errno::SRCH);
-            found.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()))
-        };
-        let mut pids = vec![child.id()];
-        pids.extend((pid != child.id()).then_some(pid));
-        let pidfds = match pids.into_iter().map(watch).collect::<Result<Vec<OwnedFd>, _>>() {
-            Ok(pidfds) => pidfds,
-            Err(error) => {
-                let _ = child.kill();
-                end_everything(provider_session, child.id());
-                reap(child);
-                return Err(Refusal { reason: format!("cannot watch the child: {error}"), permanent: false });
-            }
-        };
-        let mailbox = plan.mailbox.as_ref().and_then(|path| {
-            let opened = Mailbox::open(path);
-            opened.inspect_err(|error| log::warn!(target: "provider", "cannot listen at {}: {error}", path.display())).ok()
-        });
-        Ok(Running {
-            process: 0,
-            child,
-            pid,
-            start: os::start_time(pid).unwrap_or_default(),
-            provider_session: provider_session.into(),
-            pidfds,
-            stdin: None,
-            stdout: None,
-            stderr: None,
-            unwritten: VecDeque::new(),
-            last_words: Vec::new(),
-            session: plan.session,
-            stop: None,
-            tmux,
-            dying: None,
-            exit: None,
-            eyes: Eyes::new(),
-            mailbox,
-        })
-    }
-
-    fn why_not(&self, program: &str, hint: &str, error: &std::io::Error) -> Refusal {
-        use std::io::ErrorKind::{InvalidInput, NotFound, PermissionDenied};
-        if error.kind() == NotFound && self.launch.cwd.is_dir() {
-            return not_found(program, hint);
-        }
-        let permanent = matches!(error.kind(), NotFound | PermissionDenied | InvalidInput);
-        let reason = match error.kind() {
-            NotFound => format!("the working directory {} does not exist", self.launch.cwd.display()),
-            _ => format!("cannot start {program:?}: {error}"),
-        };
-        Refusal { reason, permanent }
-    }
-
     fn carry_outputs(&mut self, outputs: Vec<Output>) -> bool {
         for output in outputs {
             let Some(running) = &mut self.running else {
@@ -545,204 +402,5 @@ impl Provider {
         if let Some(failed) = failed {
             self.feed(Input::TermFailed(failed));
         }
-    }
-
-    fn read_output(&mut self) -> bool {
-        let Some(running) = &mut self.running else {
-            return true;
-        };
-        let Some(tmux) = &mut running.tmux else {
-            return self.read_stdout();
-        };
-        let mut buffer = vec![0u8; READ_BYTES];
-        let told = match tmux.output.read(&mut buffer) {
-            Ok(size @ 1..) => tmux.hear(&buffer[..size]),
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => Vec::new(),
-            _ => {
-                // The server is gone or throws us out: so does the program in it.
-                running.tmux = None;
-                end_everything(&running.provider_session, running.child.id());
-                Vec::new()
-            }
-        };
-        self.on_told(told)
-    }
-
-    fn on_told(&mut self, told: Vec<Told>) -> bool {
-        for told in told {
-            let Some(running) = &mut self.running else { return true };
-            let input = match told {
-                Told::Drawn => Input::Drawn,
-                Told::Screen(screen, code) if running.dying.is_some() => {
-                    match (screen.dead, &mut running.tmux) {
-                        (true, _) => {
-                            running.exit = code.or(Some(0));
-                            running.last_words = last_words(&screen);
-                        }
-                        // The server has not noticed yet; it is asked until the limit.
-                        (false, Some(tmux)) => {
-                            let _ = tmux.look();
-                        }
-                        (false, None) => {}
-                    }
-                    Input::Screen(screen)
-                }
-                Told::Screen(screen, _) => Input::Screen(screen),
-                Told::Failed(text) => Input::TermFailed(text),
-                Told::Pane(_) | Told::Pasted => continue,
-            };
-            if !self.feed(input) {
-                return false;
-            }
-        }
-        true
-    }
-
-    /// The provider or the server of its terminal has ended.
-    fn on_death(&mut self) -> bool {
-        let Some(running) = &mut self.running else {
-            return true;
-        };
-        match &mut running.tmux {
-            Some(tmux) => {
-                let asked = tmux.last_look().is_ok();
-                running.dying = asked.then(|| Instant::now() + LAST_LOOK);
-                if asked { true } else { self.on_exit() }
-            }
-            None => self.on_exit(),
-        }
-    }
-
-    fn write(&mut self) {
-        let Some(running) = &mut self.running else {
-            return;
-        };
-        while let (Some(stdin), false) = (&mut running.stdin, running.unwritten.is_empty()) {
-            let (front, _) = running.unwritten.as_slices();
-            match stdin.write(front) {
-                Ok(0) => return,
-                Ok(size) => {
-                    running.unwritten.drain(..size);
-                }
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return,
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(_) => {
-                    running.stdin = None; // it reads no more; its exit follows
-                    return;
-                }
-            }
-        }
-        if running.stop.is_some() {
-            running.stdin = None;
-        }
-    }
-
-    fn read_stdout(&mut self) -> bool {
-        let mut buffer = vec![0u8; READ_BYTES];
-        let Some(running) = &mut self.running else {
-            return true;
-        };
-        let Some(stdout) = &mut running.stdout else {
-            return true;
-        };
-        match stdout.read(&mut buffer) {
-            Ok(0) => {
-                running.stdout = None;
-                if running.stop.is_none() {
-                    // Nothing can come from it any more: if it does not end by itself, it is ended.
-                    let now = Instant::now();
-                    running.last_words.extend_from_slice(b"\n[agent-relay] the agent closed its standard output");
-                    running.stop = Some(Stop { term_at: now + TERM_WAIT, kill_at: now + TERM_WAIT * 2, termed: false, killed: false });
-                }
-                true
-            }
-            Ok(size) => self.feed(Input::Bytes(buffer[..size].to_vec())),
-            Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::Interrupted) => true,
-            Err(_) => {
-                running.stdout = None;
-                true
-            }
-        }
-    }
-
-    fn read_stderr(&mut self) {
-        let mut buffer = [0u8; 4096];
-        let Some(running) = &mut self.running else {
-            return;
-        };
-        let Some(stderr) = &mut running.stderr else {
-            return;
-        };
-        match stderr.read(&mut buffer) {
-            Ok(0) => running.stderr = None,
-            Ok(size) => {
-                running.last_words.extend_from_slice(&buffer[..size]);
-                let surplus = running.last_words.len().saturating_sub(STDERR_KEPT);
-                running.last_words.drain(..surplus);
-            }
-            Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::Interrupted) => {}
-            Err(_) => running.stderr = None,
-        }
-    }
-
-    /// Polite first, then firmer: input closed, SIGTERM to the group, SIGKILL to everything it started.
-    fn escalate(&mut self) {
-        let Some(running) = &mut self.running else {
-            return;
-        };
-        let Some(stop) = &mut running.stop else {
-            return;
-        };
-        let (pid, now) = (running.pid, Instant::now());
-        if !stop.termed && now >= stop.term_at {
-            stop.termed = true;
-            // A stopped child could not die. In the terminal that we were started in, it shares our own group.
-            let inherited = self.launch.host == Host::Inherited;
-            for signal in [OsSignal::CONT, OsSignal::TERM] {
-                if inherited { os::kill(pid, running.start, signal) } else { os::kill_group(pid, signal) }
-            }
-        }
-        if stop.termed && !stop.killed && now >= stop.kill_at {
-            stop.killed = true;
-            // The server of a terminal stays for the last words; it ends with everything else afterwards.
-            match running.tmux {
-                Some(_) => os::kill(pid, running.start, OsSignal::KILL),
-                None => end_everything(&running.provider_session, pid),
-            }
-        }
-    }
-
-    fn on_exit(&mut self) -> bool {
-        // What it said last still counts: the pipes are read to the end, but never waited for.
-        for _ in 0..1024 {
-            let Some(running) = &mut self.running else {
-                return true;
-            };
-            let Some(stdout) = running.stdout.as_ref().filter(|_| running.tmux.is_none()) else { break };
-            let mut fds = [PollFd::new(stdout, PollFlags::IN)];
-            os::wait(&mut fds, Some(Duration::ZERO));
-            if !os::is_ready(&fds[0]) {
-                break;
-            }
-            if !self.read_stdout() {
-                return false;
-            }
-        }
-        self.read_stderr();
-        if !self.look_at_files() || !self.feed(Input::Closed) {
-            return false;
-        }
-        let Some(mut running) = self.running.take() else {
-            return true;
-        };
-        // Also after a clean exit: stragglers (FACTS section 8), and the server of the terminal.
-        running.tmux = None;
-        end_everything(&running.provider_session, running.child.id());
-        let code = reap(running.child);
-        let code = running.exit.unwrap_or(code);
-        let _ = self.launch.custody.send(None);
-        log::debug!(target: "provider", "child gone start={} code={code}", running.start);
-        let stderr = String::from_utf8_lossy(&running.last_words).into_owned();
-        self.report(ProviderEvent::Exited { code, stderr })
     }
 }

@@ -1,0 +1,161 @@
+//! Starts the provider: its plan, its environment, its host, and what is watched of it.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use super::eyes::Eyes;
+use super::mail::Mailbox;
+use super::process::{end_everything, first_pane, not_found, on_path, reap};
+use super::tmux::{self, Tmux};
+use super::{Host, Plan, Provider, Refusal, Running};
+use crate::core::agent::event::ProviderEvent;
+use crate::core::session::Input;
+use crate::os;
+use crate::secret::Secret;
+use crate::wire::control::{ENV_CONTROL_TOKEN, ENV_PORT, ENV_PROVIDER_SESSION};
+
+impl Provider {
+    pub(super) fn spawn(
+        &mut self,
+        process: u64,
+        provider_session: String,
+        (conversation, fresh): (&str, &str),
+        token: Option<Secret>,
+    ) -> bool {
+        let started = (self.launch.plan)(conversation, fresh).and_then(|plan| self.start(plan, &provider_session, token));
+        match started {
+            Ok((mut running, terminal)) => {
+                running.process = process;
+                let (pid, start) = (running.pid, running.start);
+                let _ = self.launch.custody.send(Some((
+                    running.child.id(),
+                    os::start_time(running.child.id()).unwrap_or_default(),
+                    provider_session,
+                )));
+                let hosted = running.tmux.is_some() || self.launch.host == Host::Inherited;
+                self.running = Some(running);
+                (!hosted || self.feed(Input::Born { pid })) && self.report(ProviderEvent::Spawned { pid, start, terminal })
+            }
+            Err(Refusal { reason, permanent }) => self.report(ProviderEvent::SpawnFailed { reason, permanent }),
+        }
+    }
+
+    fn start(&mut self, plan: Plan, provider_session: &str, token: Option<Secret>) -> Result<(Running, Option<String>), Refusal> {
+        let Some((program, arguments)) = plan.command.split_first() else {
+            return Err(Refusal { reason: "no command was given".into(), permanent: true });
+        };
+        let prepare = |command: &mut Command| {
+            command.envs(plan.env.iter().map(|(k, v)| (k, v)));
+            // Last, whoever set them: what is an operator's does not go to an agent (D-3).
+            for name in ["AGENT_RELAY_CRASH_AT", "AGENT_RELAY_TOKEN"].into_iter().chain(plan.unset.iter().map(String::as_str)) {
+                command.env_remove(name);
+            }
+            command.env(ENV_PORT, self.launch.control.0.to_string());
+            command.env(ENV_CONTROL_TOKEN, self.launch.control.1.expose());
+            command.env(ENV_PROVIDER_SESSION, provider_session);
+            if let Some(token) = token.as_ref().filter(|token| !token.expose().is_empty()) {
+                command.env("AGENT_RELAY_TOKEN", token.expose());
+            }
+            os::prepare_child(command, self.launch.host != Host::Inherited);
+        };
+        let mut child = match &self.launch.host {
+            Host::Tmux { socket, dir } => {
+                let known = PathBuf::from(program);
+                let there = if known.components().count() > 1 { known.is_file() } else { on_path(program, &plan.env) };
+                if !there {
+                    return Err(not_found(program, plan.hint));
+                }
+                let terminal = tmux::Plan { socket, dir, cwd: &self.launch.cwd, command: &plan.command };
+                let (mut server, client) = tmux::server(&terminal, prepare).map_err(|reason| Refusal { reason, permanent: true })?;
+                return match Tmux::connect(&terminal, &mut server, client).and_then(|tmux| first_pane(tmux).map_err(|e| e.to_string())) {
+                    Ok((tmux, pid)) => {
+                        let terminal = Some(tmux.socket().to_string());
+                        let running = self.running(plan, provider_session, server, pid, Some(tmux))?;
+                        Ok((running, terminal))
+                    }
+                    Err(reason) => {
+                        end_everything(provider_session, server.id());
+                        reap(server);
+                        Err(Refusal { reason, permanent: false })
+                    }
+                };
+            }
+            host => {
+                let mut command = Command::new(program);
+                command.args(arguments).current_dir(&self.launch.cwd);
+                let stream = || if *host == Host::Inherited { Stdio::inherit() } else { Stdio::piped() };
+                command.stdin(stream()).stdout(stream()).stderr(stream());
+                prepare(&mut command);
+                command.spawn().map_err(|error| self.why_not(program, plan.hint, &error))?
+            }
+        };
+        let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+        for fd in
+            [stdin.as_ref().map(AsFd::as_fd), stdout.as_ref().map(AsFd::as_fd), stderr.as_ref().map(AsFd::as_fd)].into_iter().flatten()
+        {
+            let _ = rustix::io::ioctl_fionbio(fd, true);
+        }
+        let pid = child.id();
+        let running = self.running(plan, provider_session, child, pid, None)?;
+        Ok((Running { stdin, stdout, stderr, ..running }, None))
+    }
+
+    fn running(&self, plan: Plan, provider_session: &str, mut child: Child, pid: u32, tmux: Option<Tmux>) -> Result<Running, Refusal> {
+        let watch = |pid: u32| {
+            let found = Pid::from_raw(pid as i32).ok_or(rustix::io::Errno::SRCH);
+            found.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()))
+        };
+        let mut pids = vec![child.id()];
+        pids.extend((pid != child.id()).then_some(pid));
+        let pidfds = match pids.into_iter().map(watch).collect::<Result<Vec<OwnedFd>, _>>() {
+            Ok(pidfds) => pidfds,
+            Err(error) => {
+                let _ = child.kill();
+                end_everything(provider_session, child.id());
+                reap(child);
+                return Err(Refusal { reason: format!("cannot watch the child: {error}"), permanent: false });
+            }
+        };
+        let mailbox = plan.mailbox.as_ref().and_then(|path| {
+            let opened = Mailbox::open(path);
+            opened.inspect_err(|error| log::warn!(target: "provider", "cannot listen at {}: {error}", path.display())).ok()
+        });
+        Ok(Running {
+            process: 0,
+            child,
+            pid,
+            start: os::start_time(pid).unwrap_or_default(),
+            provider_session: provider_session.into(),
+            pidfds,
+            stdin: None,
+            stdout: None,
+            stderr: None,
+            unwritten: VecDeque::new(),
+            last_words: Vec::new(),
+            session: plan.session,
+            stop: None,
+            tmux,
+            dying: None,
+            exit: None,
+            eyes: Eyes::new(),
+            mailbox,
+        })
+    }
+
+    fn why_not(&self, program: &str, hint: &str, error: &std::io::Error) -> Refusal {
+        use std::io::ErrorKind::{InvalidInput, NotFound, PermissionDenied};
+        if error.kind() == NotFound && self.launch.cwd.is_dir() {
+            return not_found(program, hint);
+        }
+        let permanent = matches!(error.kind(), NotFound | PermissionDenied | InvalidInput);
+        let reason = match error.kind() {
+            NotFound => format!("the working directory {} does not exist", self.launch.cwd.display()),
+            _ => format!("cannot start {program:?}: {error}"),
+        };
+        Refusal { reason, permanent }
+    }
+}

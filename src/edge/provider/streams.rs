@@ -1,0 +1,138 @@
+//! What goes in and out: pipes, and what the terminal tells.
+
+use std::io::{Read, Write};
+use std::time::Instant;
+
+use super::process::{end_everything, last_words};
+use super::stop::Stop;
+use super::tmux::Told;
+use super::{Provider, READ_BYTES, TERM_WAIT};
+use crate::core::session::Input;
+
+/// Last words that are kept from standard error.
+const STDERR_KEPT: usize = 4096;
+
+impl Provider {
+    pub(super) fn read_output(&mut self) -> bool {
+        let Some(running) = &mut self.running else {
+            return true;
+        };
+        let Some(tmux) = &mut running.tmux else {
+            return self.read_stdout();
+        };
+        let mut buffer = vec![0u8; READ_BYTES];
+        let told = match tmux.output.read(&mut buffer) {
+            Ok(size @ 1..) => tmux.hear(&buffer[..size]),
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => Vec::new(),
+            _ => {
+                // The server is gone or throws us out: so does the program in it.
+                running.tmux = None;
+                end_everything(&running.provider_session, running.child.id());
+                Vec::new()
+            }
+        };
+        self.on_told(told)
+    }
+
+    fn on_told(&mut self, told: Vec<Told>) -> bool {
+        for told in told {
+            let Some(running) = &mut self.running else { return true };
+            let input = match told {
+                Told::Drawn => Input::Drawn,
+                Told::Screen(screen, code) if running.dying.is_some() => {
+                    match (screen.dead, &mut running.tmux) {
+                        (true, _) => {
+                            running.exit = code.or(Some(0));
+                            running.last_words = last_words(&screen);
+                        }
+                        // The server has not noticed yet; it is asked until the limit.
+                        (false, Some(tmux)) => {
+                            let _ = tmux.look();
+                        }
+                        (false, None) => {}
+                    }
+                    Input::Screen(screen)
+                }
+                Told::Screen(screen, _) => Input::Screen(screen),
+                Told::Failed(text) => Input::TermFailed(text),
+                Told::Pane(_) | Told::Pasted => continue,
+            };
+            if !self.feed(input) {
+                return false;
+            }
+        }
+        true
+    }
+
+    pub(super) fn write(&mut self) {
+        let Some(running) = &mut self.running else {
+            return;
+        };
+        while let (Some(stdin), false) = (&mut running.stdin, running.unwritten.is_empty()) {
+            let (front, _) = running.unwritten.as_slices();
+            match stdin.write(front) {
+                Ok(0) => return,
+                Ok(size) => {
+                    running.unwritten.drain(..size);
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(_) => {
+                    running.stdin = None; // it reads no more; its exit follows
+                    return;
+                }
+            }
+        }
+        if running.stop.is_some() {
+            running.stdin = None;
+        }
+    }
+
+    pub(super) fn read_stdout(&mut self) -> bool {
+        let mut buffer = vec![0u8; READ_BYTES];
+        let Some(running) = &mut self.running else {
+            return true;
+        };
+        let Some(stdout) = &mut running.stdout else {
+            return true;
+        };
+        match stdout.read(&mut buffer) {
+            Ok(0) => {
+                running.stdout = None;
+                if running.stop.is_none() {
+                    // Nothing can come from it any more: if it does not end by itself, it is ended.
+                    let now = Instant::now();
+                    running.last_words.extend_from_slice(b"\n[agent-relay] the agent closed its standard output");
+                    running.stop = Some(Stop { term_at: now + TERM_WAIT, kill_at: now + TERM_WAIT * 2, termed: false, killed: false });
+                }
+                true
+            }
+            Ok(size) => self.feed(Input::Bytes(buffer[..size].to_vec())),
+            Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::Interrupted) => true,
+            Err(_) => {
+                running.stdout = None;
+                true
+            }
+        }
+    }
+
+    pub(super) fn read_stderr(&mut self) {
+        let mut buffer = [0u8; 4096];
+        let Some(running) = &mut self.running else {
+            return;
+        };
+        let Some(stderr) = &mut running.stderr else {
+            return;
+        };
+        match stderr.read(&mut buffer) {
+            Ok(0) => running.stderr = None,
+            Ok(size) => {
+                running.last_words.extend_from_slice(&buffer[..size]);
+                let surplus = running.last_words.len().saturating_sub(STDERR_KEPT);
+                running.last_words.drain(..surplus);
+            }
+            Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::Interrupted) => {}
+            Err(_) => running.stderr = None,
+        }
+    }
+}
