@@ -37,6 +37,10 @@ pub const CALLS_WAITING_MAX: usize = 512;
 pub const CONTROL_HELD_MAX: usize = 64;
 /// Open approvals of one agent.
 pub const APPROVALS_MAX: usize = 64;
+/// Bytes of the input of an open approval, and of its further details, as JSON: all of them stand in one status frame.
+pub const APPROVAL_PART_BYTES_MAX: usize = 5 << 10;
+/// Characters of a text in an open approval.
+pub const FIELD_CHARS_MAX: usize = 2000;
 /// Characters of a message body that a provider gets; the rest is fetched by id (P-9).
 pub const PREVIEW_CHARS_MAX: usize = 4000;
 /// Bytes of one mirrored text.
@@ -116,4 +120,5 @@ pub const LOG_THROTTLE: Duration = Duration::from_secs(300);
 const _: () = assert!(UNACKED_PER_PEER_MAX < SETTLED_IDS_MAX);
 const _: () = assert!(PUMP_BYTES_MAX < crate::wire::FRAME_BYTES_MAX);
 const _: () = assert!(REPLY_BODY_BYTES_MAX <= crate::wire::MESSAGE_BODY_BYTES_MAX);
+const _: () = assert!((APPROVALS_MAX + 1) * (APPROVAL_PART_BYTES_MAX * 2 + 4096) < crate::wire::FRAME_BYTES_MAX);
 const _: () = assert!(PUMP_ROWS_MAX <= crate::wire::BATCH_ROWS_MAX);

@@ -5,6 +5,7 @@
 pub mod acp;
 pub mod claude;
 pub mod lines;
+pub mod shown;
 pub mod text;
 
 use std::collections::BTreeMap;

@@ -16,6 +16,7 @@ use super::replay::Replay;
 use crate::core::session::{Approval, Decision, Fate, How, Input, Mirror, Opened, Output, Resume, Session, Signal, TurnEnd, Verb};
 use crate::core::time::{Now, Tick, sooner};
 use crate::provider::lines::Lines;
+use crate::provider::shown::{covered, shown};
 use crate::provider::{ApprovalMode, SessionSettings};
 
 /// `initialize` may take this long: a first start in a fresh home took up to 14 s (FACTS section 8).
@@ -553,9 +554,9 @@ impl AcpSession {
                 let input = call.get("rawInput").cloned().unwrap_or(Value::Null);
                 let approval = Approval {
                     id: approval,
-                    title: short(&title, 300),
+                    title: short(&covered(&title), 300),
                     kind: short(text("kind"), 40),
-                    input: if input.to_string().len() > 4096 { json!(short(&input.to_string(), 4096)) } else { input },
+                    input: shown(&input),
                     options: names.take(16).map(|name| short(name, 100)).collect(),
                     detail: serde_json::Map::new(),
                 };

@@ -4,6 +4,7 @@ use serde_json::{Map, Value};
 
 use super::transcript::{Answer, Block};
 use crate::core::session::Mirror;
+use crate::provider::shown::{covered, cut};
 
 /// Characters of a tool's summary.
 const SUMMARY_CHARS_MAX: usize = 300;
@@ -12,12 +13,14 @@ const SUMMARY_CHARS_MAX: usize = 300;
 const TELLING: [&str; 12] =
     ["command", "file_path", "path", "pattern", "url", "query", "prompt", "description", "skill", "to", "name", "subject"];
 
-/// One line about a call of a tool; only string inputs are used.
+/// One line about a call of a tool; only string inputs are used, and secrets are covered.
 pub fn summary(name: &str, input: &Map<String, Value>) -> String {
     let told = TELLING.iter().find_map(|field| input.get(*field).and_then(Value::as_str).filter(|text| !text.trim().is_empty()));
     let told = told.or_else(|| input.values().find_map(Value::as_str)).unwrap_or_default();
-    let line: Vec<&str> = told.split_whitespace().collect();
-    let line: String = line.join(" ").chars().take(SUMMARY_CHARS_MAX).collect();
+    // What is covered lies within a line; no more is looked at than can be shown.
+    let head: String = told.chars().take(SUMMARY_CHARS_MAX * 4).collect();
+    let line: Vec<&str> = head.split_whitespace().collect();
+    let line = cut(&covered(&line.join(" ")), SUMMARY_CHARS_MAX);
     if line.is_empty() { name.to_string() } else { format!("{name}: {line}") }
 }
 

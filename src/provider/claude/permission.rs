@@ -4,14 +4,13 @@ use serde_json::{Map, Value, json};
 
 use super::mirror::summary;
 use crate::core::session::{Approval, Decision};
+use crate::provider::shown::{covered, cut, shown};
 use crate::wire::control::CUT;
 
 /// The tool that asks a person.
 pub const QUESTION: &str = "AskUserQuestion";
-/// Characters of a text in a view.
-const FIELD_CHARS_MAX: usize = 2000;
-/// Words that mark a field whose value nobody may see.
-const SECRET: [&str; 5] = ["token", "secret", "password", "api_key", "authorization"];
+/// Characters of a title.
+const TITLE_CHARS_MAX: usize = 300;
 
 /// A request for permission.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -46,23 +45,21 @@ impl Ask {
     pub fn view(&self, id: &str) -> Approval {
         let mut detail = Map::new();
         detail.insert("tool".into(), json!(self.tool));
-        let title = match self.is_question() {
+        let (title, options) = match self.is_question() {
             true => {
-                detail.insert("questions".into(), shown(&self.input.get("questions").cloned().unwrap_or_default(), ""));
-                let first = self.input.get("questions").and_then(|questions| questions.pointer("/0/question")).and_then(Value::as_str);
-                first.unwrap_or("a question").to_string()
+                let questions = self.input.get("questions").cloned().unwrap_or_default();
+                let first = questions.pointer("/0/question").and_then(Value::as_str).unwrap_or("a question");
+                let title = covered(&first.split_whitespace().collect::<Vec<_>>().join(" "));
+                detail.insert("questions".into(), shown(&questions));
+                (title, ["answer", "deny", "abort"].map(String::from).to_vec())
             }
-            false => summary(&self.tool, &self.input),
+            false => (summary(&self.tool, &self.input), ["approve", "approve-session", "deny", "abort"].map(String::from).to_vec()),
         };
-        if !self.suggestions.is_empty() {
-            detail.insert("suggestions".into(), shown(&json!(self.suggestions), ""));
+        if !self.suggestions.is_empty() && !self.is_question() {
+            detail.insert("suggestions".into(), shown(&json!(self.suggestions)));
         }
-        let options = match self.is_question() {
-            true => ["answer", "deny", "abort"].map(String::from).into(),
-            false => ["approve", "approve-session", "deny", "abort"].map(String::from).into(),
-        };
-        let input = shown(&Value::Object(self.input.clone()), "");
-        Approval { id: id.into(), title: cut(&title, 300), kind: kind(&self.tool).into(), input, options, detail }
+        let input = shown(&Value::Object(self.input.clone()));
+        Approval { id: id.into(), title: cut(&title, TITLE_CHARS_MAX), kind: kind(&self.tool).into(), input, options, detail }
     }
 
     /// The answer to a decision (P-39, P-40).
@@ -89,7 +86,8 @@ impl Ask {
         if self.is_cut { Map::new() } else { self.input.clone() }
     }
 
-    /// What is suggested, for this session only; without a suggestion the tool itself. Changes of the mode are no rules.
+    /// What is suggested, for this session only; without a suggestion a rule for just this (P-40). Changes of the mode are
+    /// no rules: they would allow more than was asked.
     fn session_rules(&self) -> Vec<Value> {
         let mut rules: Vec<Value> =
             self.suggestions.iter().filter(|rule| rule.get("type").and_then(Value::as_str) != Some("setMode")).cloned().collect();
@@ -98,11 +96,34 @@ impl Ask {
                 rule.insert("destination".into(), json!("session"));
             }
         }
-        rules.retain(Value::is_object);
+        rules.retain(|rule| rule.is_object() && rule.get("behavior").is_none_or(|behavior| behavior == "allow"));
         if !rules.iter().any(|rule| rule["type"] == "addRules") {
-            rules.push(json!({"type": "addRules", "rules": [{"toolName": self.tool}], "behavior": "allow", "destination": "session"}));
+            let rule = self.own_rule();
+            rules.extend(rule.map(|rule| json!({"type": "addRules", "rules": [rule], "behavior": "allow", "destination": "session"})));
         }
         rules
+    }
+
+    /// A rule that allows this and nothing else; `None`: there is no such rule, and it is allowed this once.
+    fn own_rule(&self) -> Option<Value> {
+        let text = |field: &str| self.input.get(field).and_then(Value::as_str).filter(|text| !text.trim().is_empty() && !self.is_cut);
+        // In a rule, these signs stand for more than themselves.
+        let exact = |text: &&str| !text.contains(['*', '?', '[', '{', '!', '\\']);
+        let (tool, content) = match self.tool.as_str() {
+            "Bash" => ("Bash", text("command").filter(|command| !command.contains('*') && !command.contains('\\'))?.to_string()),
+            "Read" => ("Read", format!("/{}", text("file_path").filter(exact).filter(|path| path.starts_with('/'))?)),
+            "Edit" | "Write" | "MultiEdit" => {
+                ("Edit", format!("/{}", text("file_path").filter(exact).filter(|path| path.starts_with('/'))?))
+            }
+            "WebFetch" => {
+                let host = text("url")?.split_once("://")?.1.split(['/', '?', '#', ':']).next().filter(|host| !host.contains('@'))?;
+                ("WebFetch", format!("domain:{}", Some(host).filter(exact)?))
+            }
+            // Tools of servers have no finer rule (the program itself offers none).
+            name if name.starts_with("mcp__") => return Some(json!({"toolName": name})),
+            _ => return None,
+        };
+        Some(json!({"toolName": tool, "ruleContent": content}))
     }
 
     /// Why a decision cannot be carried out, before it is.
@@ -185,28 +206,10 @@ fn kind(tool: &str) -> &'static str {
     }
 }
 
-fn cut(text: &str, chars_max: usize) -> String {
-    match text.char_indices().nth(chars_max) {
-        Some((at, _)) => format!("{}…", &text[..at]),
-        None => text.to_string(),
-    }
-}
-
-/// A value for people.
-fn shown(value: &Value, name: &str) -> Value {
-    let name = name.to_ascii_lowercase();
-    match value {
-        Value::String(_) if SECRET.iter().any(|word| name.contains(word)) => json!("********"),
-        Value::String(text) => json!(cut(text, FIELD_CHARS_MAX)),
-        Value::Array(items) => items.iter().take(64).map(|item| shown(item, &name)).collect(),
-        Value::Object(map) => map.iter().take(64).map(|(key, value)| (key.clone(), shown(value, key))).collect(),
-        other => other.clone(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::limits::FIELD_CHARS_MAX;
 
     fn bash() -> Ask {
         let record = json!({"tool_name": "Bash", "tool_input": {"command": "touch x", "api_token": "abc"},
@@ -227,6 +230,48 @@ mod tests {
             ..Default::default()
         };
         assert!(long.view("p").input["command"].as_str().is_some_and(|text| text.chars().count() == FIELD_CHARS_MAX + 1));
+    }
+
+    #[test]
+    fn a_session_is_allowed_no_more_than_was_asked() {
+        let rules = |tool: &str, input: Value, suggestions: Value| {
+            let record = json!({"tool_name": tool, "tool_input": input, "permission_suggestions": suggestions});
+            match Ask::read(&record, "tool_input").answer(Decision::ApproveSession, None, None) {
+                Answer::Allow { rules, .. } => json!(rules),
+                other => panic!("{other:?}"),
+            }
+        };
+        let rule = |tool: &str, content: &str| json!([{"type": "addRules", "rules": [{"toolName": tool, "ruleContent": content}], "behavior": "allow", "destination": "session"}]);
+        let none = || json!([]);
+        for (tool, input, want) in [
+            ("Bash", json!({"command": "touch x1"}), rule("Bash", "touch x1")),
+            // With these signs it would be a pattern.
+            ("Bash", json!({"command": "rm *"}), none()),
+            ("Bash", json!({"command": "git log:*"}), none()),
+            ("Bash", json!({}), none()),
+            ("Write", json!({"file_path": "/w/a.txt"}), rule("Edit", "//w/a.txt")),
+            ("Edit", json!({"file_path": "/w/**"}), none()),
+            ("Read", json!({"file_path": "/etc/x"}), rule("Read", "//etc/x")),
+            ("WebFetch", json!({"url": "https://a.example:8/x?y"}), rule("WebFetch", "domain:a.example")),
+            ("WebFetch", json!({"url": "https://a@b/x"}), none()),
+            (
+                "mcp__s__t",
+                json!({}),
+                json!([{"type": "addRules", "rules": [{"toolName": "mcp__s__t"}], "behavior": "allow", "destination": "session"}]),
+            ),
+            ("Agent", json!({"prompt": "x"}), none()),
+        ] {
+            assert_eq!(rules(tool, input.clone(), none()), want, "{tool} {input}");
+        }
+        let cut = json!({"tool_name": "Bash", "tool_input": {"command": "long"}, CUT: true});
+        assert_eq!(Ask::read(&cut, "tool_input").session_rules(), Vec::<Value>::new());
+        // The recorded request suggests a folder and a mode, and no rule.
+        let recorded = include_str!("../../../tests/fixtures/claude/hooks/PermissionRequest.json");
+        let ask = Ask::read(&serde_json::from_str(recorded).expect("recording"), "tool_input");
+        assert_eq!(
+            json!(ask.session_rules()),
+            json!([{"type": "addDirectories", "directories": ["/workspace"], "destination": "session"}, rule("Bash", "touch /workspace/x1")[0]])
+        );
     }
 
     #[test]
