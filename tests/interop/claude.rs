@@ -212,6 +212,30 @@ fn asks_before_it_acts(session: &Session) {
     assert!(session.machine.ok(&["approvals", "--json"]).trim().is_empty(), "nothing is open any more");
 }
 
+/// What is approved for the session is not asked again; anything else is.
+fn remembers_for_the_session(session: &Session) {
+    let folder = session.machine.work.display().to_string();
+    let (one, two) = (format!("WRITE {folder}/one.txt"), format!("WRITE {folder}/two.txt"));
+    for (mark, word) in [("MARK-SESSION", "MAKE"), ("MARK-WRITES", one.as_str())] {
+        let id = session.machine.send("a", &format!("{mark}A {word}"));
+        let approval = session.approval();
+        session.machine.ok(&["approvals", "approve-session", approval["approvalId"].as_str().expect("id")]);
+        session.answer_of(id);
+        session.wait("idle");
+        // It would stand blocked for ever if it asked.
+        assert!(session.asks(&format!("{mark}B {word}")).contains(mark));
+        session.wait("idle");
+    }
+    let id = session.machine.send("a", &format!("MARK-OTHER {two}"));
+    let approval = session.approval();
+    assert!(approval["title"].as_str().is_some_and(|title| title.contains("two.txt")), "{approval}");
+    session.machine.ok(&["approvals", "deny", approval["approvalId"].as_str().expect("id")]);
+    session.answer_of(id);
+    session.wait("idle");
+    let read = |name: &str| std::fs::read_to_string(session.machine.work.join(name)).ok();
+    assert!(read("one.txt").is_some_and(|text| text.contains("MARK-WRITESB")) && read("two.txt").is_none());
+}
+
 fn answers_questions(session: &Session) {
     let id = session.machine.send("a", "MARK-ASK ASK");
     let approval = session.approval();
@@ -357,6 +381,8 @@ fn story(transport: &'static str) {
     talks(&session);
     step("permissions");
     asks_before_it_acts(&session);
+    step("permissions for the session");
+    remembers_for_the_session(&session);
     step("questions");
     answers_questions(&session);
     step("interrupts");

@@ -192,6 +192,11 @@ fn serve(mut socket: TcpStream, memory: &Mutex<Memory>) {
     match result {
         false if owed.is_some() => stream(&mut socket, &call_of(tool, "Bash", &reply)),
         false if newest.contains("TOOL") => stream(&mut socket, &call(messages_api, tool)),
+        false if newest.contains("WRITE ") => {
+            let path = newest.split("WRITE ").nth(1).and_then(|rest| rest.split_whitespace().next()).unwrap_or_default();
+            stream(&mut socket, &call_of(tool, "Write", &json!({"file_path": path, "content": newest.lines().last()})))
+        }
+        false if newest.contains("MAKE") => stream(&mut socket, &call_of(tool, "Bash", &json!({"command": "make -s nothing"}))),
         false if newest.contains("NAP") => stream(&mut socket, &call_of(tool, "Bash", &nap)),
         false if newest.contains("ASK") => stream(&mut socket, &call_of(tool, "AskUserQuestion", &questions)),
         false if agent => stream(&mut socket, &call_of(tool, "Agent", &task)),

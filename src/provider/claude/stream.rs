@@ -174,7 +174,7 @@ impl StreamSession {
                 };
                 self.answer(number, result);
                 if room {
-                    self.queue.push_back((None, text));
+                    self.queue.push_back((None, unmentioned(&text)));
                     self.next_line(false);
                 }
             }

@@ -51,11 +51,11 @@ pub(super) struct Item {
 
 impl Item {
     pub fn of_parcel(parcel: Parcel) -> Item {
-        Item { text: typeable(&unmentioned(&parcel.text)), parcel: Some(parcel), command: false, tries: 0 }
+        Item { text: unmentioned(&typeable(&parcel.text)), parcel: Some(parcel), command: false, tries: 0 }
     }
 
     pub fn of_text(text: String) -> Item {
-        let text = typeable(&text);
+        let text = unmentioned(&typeable(&text));
         // These signs have a meaning of their own at the beginning.
         let text = if text.starts_with(['/', '!', '@', '#']) { format!("[prompt] {text}") } else { text };
         Item { text, parcel: None, command: false, tries: 0 }
