@@ -131,6 +131,11 @@ fn every_hook_is_heard() {
             let mut terminal = Terminal::ready();
             if during_turn {
                 terminal.hook(0, "user-prompt-submit", serde_json::json!({"hook_event_name": "UserPromptSubmit", "prompt": "x"}));
+                if name.starts_with("Notification") {
+                    // Where the registry file says it too, it is nothing new.
+                    terminal
+                        .input(agent_relay::core::session::Input::File { path: "/home/user/.claude/sessions/7.json".into(), text: None });
+                }
                 terminal.signals.clear();
             }
             let ticket = if name.starts_with("PermissionRequest") { 9 } else { 0 };

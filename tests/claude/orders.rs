@@ -1,6 +1,6 @@
 //! Whole orders of events, as they were seen, and with pieces lost, late or doubled.
 
-use agent_relay::core::session::{Decision, Fate, How, Resume, Signal, TurnEnd, Verb};
+use agent_relay::core::session::{Decision, Fate, How, Input, Resume, Signal, TurnEnd, Verb};
 use serde_json::{Value, json};
 
 use crate::terminal::{EMPTY, Terminal, start, trace};
@@ -566,6 +566,132 @@ fn hooks_of_another_session_are_not_heard() {
     assert_eq!(terminal.ended(None), None);
     terminal.event("Stop", json!({"last_assistant_message": "x", "session_id": "00000000-0000-4000-8000-000000000000"}));
     assert!(terminal.ended(None).is_some());
+}
+
+const A: &str = "00000000-0000-4000-8000-000000000000";
+const B: &str = "22222222-0000-4000-8000-000000000000";
+
+/// The registry file of the process says which session is in it now.
+fn names(terminal: &mut Terminal, session: &str) {
+    let record = json!({"status": "idle", "sessionId": session, "version": "2.1.329", "statusUpdatedAt": terminal.now.wall.0});
+    terminal.registry(&record.to_string());
+}
+
+fn moves(terminal: &Terminal) -> Vec<String> {
+    let moved = |signal: &Signal| match signal {
+        Signal::Moved { session } => Some(session.clone()),
+        _ => None,
+    };
+    terminal.signals.iter().filter_map(moved).collect()
+}
+
+/// A `claude` that a tool has started says that it begins; a hostile one says whatever it likes.
+#[test]
+fn no_other_session_is_taken_for_ours() {
+    for (source, session, path) in [
+        ("startup", B, format!("/p/{B}.jsonl")),
+        ("resume", B, format!("/p/{B}.jsonl")),
+        ("clear", "../../etc/x", "/p/x.jsonl".into()),
+        ("clear", "--version", "/p/x.jsonl".into()),
+        ("clear", "", "/etc/shadow".into()),
+    ] {
+        let mut terminal = Terminal::ready();
+        terminal.event("SessionStart", json!({"source": source, "session_id": session, "transcript_path": path}));
+        terminal.pass(3000);
+        assert!(moves(&terminal).is_empty() && acts(&terminal).is_empty(), "{session}: {}", acts(&terminal));
+        terminal.event("SessionEnd", json!({"reason": "prompt_input_exit", "session_id": B}));
+        terminal.input(Input::Closed);
+        assert!(!terminal.has(|signal| matches!(signal, Signal::Left { .. })));
+    }
+    let mut terminal = Terminal::ready();
+    terminal.event("Stop", json!({"session_id": A, "transcript_path": "/etc/shadow"}));
+    terminal.event("Stop", json!({"session_id": A, "transcript_path": format!("/p/../{A}.jsonl")}));
+    assert_eq!(acts(&terminal), "");
+}
+
+/// `/clear` by a person, then `/resume` of what was left: its hooks count again, and its history is not mirrored.
+#[test]
+fn a_person_goes_back_to_the_session_before() {
+    for hooked in [true, false] {
+        let mut terminal = Terminal::ready();
+        if hooked {
+            terminal.event("SessionStart", json!({"source": "clear", "session_id": B, "transcript_path": format!("/p/{B}.jsonl")}));
+        }
+        names(&mut terminal, A); // still
+        names(&mut terminal, B);
+        terminal.pass(5000);
+        if hooked {
+            terminal.event("SessionStart", json!({"source": "resume", "session_id": A, "transcript_path": format!("/p/{A}.jsonl")}));
+        }
+        names(&mut terminal, A);
+        assert_eq!(moves(&terminal), [B, A]);
+        if hooked {
+            assert!(acts(&terminal).contains(&format!("follow {A}.jsonl whole=false")), "{}", acts(&terminal));
+        }
+        terminal.event("UserPromptSubmit", json!({"prompt": "typed", "session_id": A}));
+        terminal.event("Stop", json!({"last_assistant_message": "x", "session_id": A}));
+        assert!(terminal.ended(None).is_some());
+    }
+}
+
+/// Two subagents ask; a person answers both at the terminal. While one dialog follows the other nobody can say whose it is.
+#[test]
+fn several_questions_are_over_when_the_session_waits_for_no_key() {
+    let mut terminal = Terminal::ready();
+    terminal.event("UserPromptSubmit", json!({"prompt": "typed"}));
+    for (ticket, agent) in [(4, "s1"), (5, "s2")] {
+        terminal.hook(
+            ticket,
+            "permission-request",
+            json!({"hook_event_name": "PermissionRequest", "tool_name": "Bash", "agent_id": agent, "tool_input": {"command": agent}}),
+        );
+    }
+    let closed = |terminal: &Terminal| terminal.signals.iter().filter(|signal| matches!(signal, Signal::ApprovalClosed { .. })).count();
+    terminal.pass(100);
+    for status in ["waiting", "busy", "waiting"] {
+        terminal.status(status);
+        terminal.pass(500);
+    }
+    assert_eq!(closed(&terminal), 0, "the second dialog stands");
+    terminal.status("busy");
+    terminal.pass(1500);
+    assert_eq!(closed(&terminal), 2);
+}
+
+#[test]
+fn what_the_session_does_in_its_turn_does_not_stick() {
+    let state = |terminal: &Terminal| {
+        terminal.signals.iter().rev().find_map(|signal| match signal {
+            Signal::ProviderState(state) => Some(state["state"].as_str().unwrap_or_default().to_string()),
+            _ => None,
+        })
+    };
+    let mut terminal = Terminal::ready();
+    terminal.event("UserPromptSubmit", json!({"prompt": "typed"}));
+    terminal.event("PreCompact", json!({"trigger": "auto"}));
+    assert_eq!(state(&terminal).as_deref(), Some("compacting"));
+    terminal.event("PostCompact", json!({"trigger": "auto"}));
+    assert_eq!(state(&terminal).as_deref(), Some("running"));
+    // The notification of a dialog comes seconds after it.
+    terminal.status("waiting");
+    assert_eq!(state(&terminal).as_deref(), Some("blocked"));
+    terminal.status("busy");
+    terminal.event("Notification", json!({"notification_type": "permission_prompt"}));
+    assert_eq!(state(&terminal).as_deref(), Some("running"));
+}
+
+/// A prompt among its arguments: it works before it was ever idle.
+#[test]
+fn a_session_that_works_from_the_start_is_ready() {
+    let mut terminal = Terminal::new(start(true), None);
+    terminal.input(Input::Caught);
+    terminal.shown = BUSY.into();
+    terminal.status("busy");
+    terminal.pass(2000);
+    assert!(terminal.has(|signal| matches!(signal, Signal::Opened(_))) && terminal.has(|signal| *signal == Signal::TurnStarted));
+    terminal.deliver(1, true, false);
+    terminal.pass(2000);
+    assert_eq!(acts(&terminal), "follow  whole=true", "nothing is typed into it");
 }
 
 /// With two calls in one reply, the result of the one that needed no permission answers nothing.

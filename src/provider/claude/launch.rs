@@ -19,8 +19,13 @@ const ANSWER_AUTO: &str = " Your last text of a turn goes to the sender as the a
 /// Who answers, where the session does.
 const ANSWER_EXPLICIT: &str = " Answer yourself with `agent-relay reply <number> --stdin`; nobody sends your last text.";
 
+/// Which events the hooks of a session tell; not set: all.
+const HOOKS: &str = "AGENT_RELAY_HOOKS";
+
 /// Variables that a session sets for what runs in it; a session of its own must not inherit them (FACTS section 14.1).
-const INHERITED: [&str; 10] = [
+const INHERITED: [&str; 11] = [
+    // Ours, of a session over its standard streams that this runner may have been started in.
+    HOOKS,
     "CLAUDECODE",
     "CLAUDE_PID",
     "CLAUDE_EFFORT",
@@ -49,7 +54,7 @@ pub fn layout(want: &Want, disk: &dyn Disk) -> Result<Layout, (String, bool)> {
     }
     let transcript = find_transcript(disk, &config_dir, &want.conversation);
     let resumes = transcript.is_some();
-    let session = if want.conversation.is_empty() { want.fresh.clone() } else { want.conversation.clone() };
+    let session = if is_safe(&want.conversation) { want.conversation.clone() } else { want.fresh.clone() };
     let terminal = want.transport == Transport::Tmux;
     let socket = (want.transport != Transport::Stream).then(|| format!("{}/claude.sock", want.runtime_dir));
     let mailbox = socket.is_some().then(|| format!("{}/relay.sock", want.runtime_dir));
@@ -112,9 +117,6 @@ pub fn layout(want: &Want, disk: &dyn Disk) -> Result<Layout, (String, bool)> {
         }
     };
     unless_set("CLAUDE_CODE_SESSIONEND_HOOKS_TIMEOUT_MS", "10000");
-    if want.transport == Transport::Stream {
-        unless_set("AGENT_RELAY_HOOKS", "stop");
-    }
     if want.transport != Transport::Terminal {
         // Each suggestion for a person would cost a request of its own.
         unless_set("CLAUDE_CODE_ENABLE_PROMPT_SUGGESTION", "false");
@@ -122,6 +124,11 @@ pub fn layout(want: &Want, disk: &dyn Disk) -> Result<Layout, (String, bool)> {
     }
     if want.isolated {
         env.push(("CLAUDE_CONFIG_DIR".into(), config_dir.clone()));
+    }
+    let mut unset: Vec<String> = INHERITED.map(String::from).into();
+    if want.transport == Transport::Stream {
+        env.push((HOOKS.into(), "stop".into()));
+        unset.retain(|name| name != HOOKS);
     }
     let folder: String = want.session.cwd.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
     let usual_transcript = format!("{config_dir}/projects/{folder}/{session}.jsonl");
@@ -141,7 +148,7 @@ pub fn layout(want: &Want, disk: &dyn Disk) -> Result<Layout, (String, bool)> {
         _ => Box::new(TuiSession::new(want.session.clone(), start)),
     };
     let hint = "install Claude Code with: curl -fsSL https://claude.ai/install.sh | bash, or: npm install -g @anthropic-ai/claude-code";
-    Ok(Layout { command, env, unset: INHERITED.map(String::from).into(), files, mailbox, session, hint })
+    Ok(Layout { command, env, unset, files, mailbox, session, hint })
 }
 
 fn bypasses(want: &Want) -> bool {
@@ -205,10 +212,14 @@ fn own_settings(words: &mut Vec<String>, cwd: &str, disk: &dyn Disk) -> Result<M
     Ok(own)
 }
 
+/// An id that may stand in a file name and a command line.
+fn is_safe(conversation: &str) -> bool {
+    !conversation.is_empty() && !conversation.starts_with('-') && conversation.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
+}
+
 /// The transcript of a conversation, in whatever project folder it lies.
 fn find_transcript(disk: &dyn Disk, config_dir: &str, conversation: &str) -> Option<String> {
-    let safe = !conversation.is_empty() && conversation.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
-    let folders = safe.then(|| disk.list(&format!("{config_dir}/projects")))?;
+    let folders = is_safe(conversation).then(|| disk.list(&format!("{config_dir}/projects")))?;
     let path = |folder: &String| format!("{config_dir}/projects/{folder}/{conversation}.jsonl");
     folders.iter().map(path).find(|path| disk.exists(path))
 }
@@ -247,10 +258,10 @@ fn profile(want: &Want, disk: &dyn Disk, dir: &str, api_key: Option<&str>, bypas
         Laid::File { path: state_path, text: text(state) },
         Laid::File { path: settings_path, text: text(settings) },
     ];
-    let login = format!("{}/.claude/.credentials.json", want.user_home);
-    if disk.exists(&login) {
-        laid.push(Laid::Link { path: format!("{dir}/.credentials.json"), to: login });
-    }
+    let folders = [want.env.get("CLAUDE_CONFIG_DIR").cloned(), Some(format!("{}/.claude", want.user_home))];
+    let logins = folders.into_iter().flatten().filter(|folder| !folder.is_empty() && folder != dir);
+    let login = logins.map(|folder| format!("{folder}/.credentials.json")).find(|login| disk.exists(login));
+    laid.extend(login.map(|to| Laid::Link { path: format!("{dir}/.credentials.json"), to }));
     laid
 }
 
@@ -355,7 +366,7 @@ mod tests {
         assert!(command(&old, &there).contains("--resume c-1"));
         assert!(command(&want(Transport::Tmux, ApprovalMode::Guarded), &there).contains("--session-id f"));
         let evil = Want { conversation: "../x".into(), ..want(Transport::Stream, ApprovalMode::Guarded) };
-        assert!(!command(&evil, &[("/h/agents/a/claude/projects/-w/../x.jsonl", "")]).contains("--resume"));
+        assert!(command(&evil, &[("/h/agents/a/claude/projects/-w/../x.jsonl", "")]).contains("--session-id f"));
     }
 
     #[test]
@@ -375,8 +386,33 @@ mod tests {
         assert_eq!(text["customApiKeyResponses"]["approved"], json!(["123456789-0123456789"]));
         assert_eq!((text["numStartups"].clone(), text["projects"]["/w"]["hasTrustDialogAccepted"].clone()), (json!(3), json!(true)));
         assert!(text["projects"]["/other"].is_object());
+        let link = |to: &str| Laid::Link { path: "/h/agents/a/claude/.credentials.json".into(), to: to.into() };
+        assert!(laid.contains(&link("/u/.claude/.credentials.json")));
+        let mut elsewhere = want(Transport::Tmux, ApprovalMode::Guarded);
+        elsewhere.env.insert("CLAUDE_CONFIG_DIR".into(), "/data/claude".into());
+        let disk =
+            Files([("/data/claude/.credentials.json", ""), ("/u/.claude/.credentials.json", "")].map(|(a, b)| (a.into(), b.into())).into());
         assert!(
-            laid.contains(&Laid::Link { path: "/h/agents/a/claude/.credentials.json".into(), to: "/u/.claude/.credentials.json".into() })
+            layout(&elsewhere, &disk)
+                .map_err(|(reason, _)| reason)
+                .expect("a layout")
+                .files
+                .contains(&link("/data/claude/.credentials.json"))
         );
+    }
+
+    #[test]
+    fn hooks_of_an_outer_session_silence_nobody() {
+        let plan = |transport: Transport| {
+            let mut want = want(transport, ApprovalMode::Guarded);
+            want.env.insert(HOOKS.into(), "stop".into());
+            layout(&want, &Files(BTreeMap::new())).map_err(|(reason, _)| reason).expect("a layout")
+        };
+        for transport in [Transport::Tmux, Transport::Terminal] {
+            let plan = plan(transport);
+            assert!(plan.unset.iter().any(|name| name == HOOKS) && !plan.env.iter().any(|(name, _)| name == HOOKS));
+        }
+        let plan = plan(Transport::Stream);
+        assert!(!plan.unset.iter().any(|name| name == HOOKS) && plan.env.contains(&(HOOKS.into(), "stop".into())));
     }
 }

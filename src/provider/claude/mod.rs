@@ -26,6 +26,9 @@ pub fn objection(args: &[String]) -> Option<String> {
     if OTHER_PROGRAMS.contains(&first) {
         return Some(format!("`claude {first}` is no session to supervise; run it by itself"));
     }
+    if !first.is_empty() && !first.starts_with('-') {
+        return Some("a first prompt among claude's own arguments would be said again at every restart: give it with --prompt".into());
+    }
     let way = args.iter().find(|arg| OTHER_WAYS.contains(&arg.split('=').next().unwrap_or_default()))?;
     Some(match way.as_str() {
         "-p" | "--print" | "-v" | "--version" | "-h" | "--help" => format!("`claude {way}` is no session to supervise; run it by itself"),
@@ -51,7 +54,7 @@ mod tests {
     fn only_sessions_are_supervised() {
         let words = |text: &str| text.split(' ').map(str::to_string).collect::<Vec<_>>();
         for (text, refused) in
-            [("-p hi", true), ("mcp list", true), ("--resume=x", true), ("--model sonnet", false), ("--add-dir /x hello", false)]
+            [("-p hi", true), ("mcp list", true), ("--resume=x", true), ("--model sonnet", false), ("--add-dir /x", false), ("hello", true)]
         {
             assert_eq!(super::objection(&words(text)).is_some(), refused, "{text}");
         }

@@ -143,6 +143,9 @@ pub struct TuiSession {
     session: String,
     /// The id before, which the registry may still name for a moment.
     left_session: String,
+    left_until: Option<Tick>,
+    /// A hook has told of another session, which the registry does not name yet; whether it was there before.
+    announced: Option<(String, bool)>,
     transcript: Option<String>,
     version: String,
     model: Option<String>,
@@ -188,6 +191,8 @@ pub struct TuiSession {
     ours: VecDeque<String>,
     // ---- approvals
     held: BTreeMap<String, Held>,
+    /// What was asked until that time (ms) is answered, unless another question opens by then.
+    answered: Option<(i64, Tick)>,
     approvals: u64,
 }
 
@@ -197,6 +202,8 @@ impl TuiSession {
         TuiSession {
             session: start.session.clone(),
             left_session: String::new(),
+            left_until: None,
+            announced: None,
             transcript: start.transcript.clone(),
             settings,
             start,
@@ -242,6 +249,7 @@ impl TuiSession {
             heard: false,
             ours: VecDeque::new(),
             held: BTreeMap::new(),
+            answered: None,
             approvals: 0,
         }
     }
@@ -361,8 +369,10 @@ impl TuiSession {
             return;
         }
         let idle = self.registry.as_ref().is_some_and(Registry::is_idle);
+        // A prompt among its arguments, or something that it goes on with: it works already.
+        let works = self.registry.is_some() && self.look.as_ref().is_some_and(|look| look.busy);
         let shown = self.look.as_ref().is_some_and(Look::is_open) || !self.start.terminal;
-        if !idle || !shown {
+        if !(idle || works) || !shown {
             return;
         }
         if let Some(reason) = too_old(&self.version) {
@@ -386,6 +396,9 @@ impl TuiSession {
         let transport =
             if self.start.terminal { "terminal: attach to it with `agent-relay attach`" } else { "the terminal that it was started in" };
         self.signal(Signal::Fact { name: "transport", value: json!(transport) });
+        if !idle {
+            self.begin_turn(now, "the screen shows a running turn");
+        }
         self.next_item(now);
     }
 
@@ -589,6 +602,7 @@ impl TuiSession {
             self.end_by_witness(now);
         }
         self.settle_doubt(now);
+        self.settle_answered(now);
         self.wake_sending(now);
         self.next_item(now);
     }
@@ -635,6 +649,7 @@ impl Session for TuiSession {
             self.crossing.as_ref().and_then(|crossing| crossing.silent),
             self.idle_since.map(|since| since + IDLE_TIME),
             self.doubt,
+            self.answered.map(|(_, until)| until),
             self.sending_deadline(),
         ];
         all.into_iter().fold(None, sooner)

@@ -15,6 +15,15 @@ use crate::provider::lines::Lines;
 
 /// Things that work beside the turn.
 const BACKGROUND_MAX: usize = 256;
+/// So long after a session was left, its registry file may still name it.
+const LEFT_TIME: Duration = Duration::from_secs(2);
+/// A session that waits for no key any more for so long has no question open.
+const ANSWERED_TIME: Duration = Duration::from_secs(1);
+
+/// A session's id, as it may stand in a command line and a file name.
+pub(super) fn is_id(text: &str) -> bool {
+    (8..=64).contains(&text.len()) && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') && !text.starts_with('-')
+}
 
 impl TuiSession {
     /// A hook with its payload; one with a ticket waits for an answer.
@@ -22,17 +31,20 @@ impl TuiSession {
         let text = |field: &str| payload.get(field).and_then(Value::as_str).unwrap_or_default();
         let name = payload.get("hook_event_name").and_then(Value::as_str).unwrap_or(event);
         let of_subagent = !text("agent_id").is_empty();
-        // Of another session in this terminal: one that was left, or one that a tool has started.
+        // Of another session: one that was left, or one that a tool has started in this environment.
         let of = text("session_id");
         let moved = self.registry.as_ref().is_none_or(|registry| registry.session == of);
         let foreign = !of.is_empty() && of != self.session && self.open && !(moved && of != self.left_session);
-        if foreign && matches!(name, "UserPromptSubmit" | "Stop" | "StopFailure" | "PreCompact" | "PostCompact") {
+        if foreign && !matches!(name, "PermissionRequest" | "SessionStart") {
+            if ticket != 0 {
+                self.signal(Signal::HookAnswer { ticket, answer: None });
+            }
             return;
         }
         let trigger = text("trigger");
         self.heard |= name != event;
         if !of_subagent && (name != event || event == "status-line") && text("session_id") == self.session {
-            self.follow(text("transcript_path"));
+            self.follow_hooked(text("session_id"), text("transcript_path"), false);
         }
         if matches!(name, "Stop" | "StopFailure") && !of_subagent && self.is_late(text("prompt_id")) {
             return;
@@ -79,12 +91,17 @@ impl TuiSession {
                     self.signal(Signal::Timeline("compacted"));
                 }
                 self.crossed(Boundary::Compact, Ok(()));
+                self.provider_state("", json!({"state": "running"}));
                 // An automatic one stands inside a turn that goes on.
                 if trigger != "auto" {
                     self.end_turn(now, TurnEnd::Completed, None, "hook PostCompact");
                 }
             }
-            "Notification" if text("notification_type") == "permission_prompt" => {
+            // It comes seconds after the dialog: perhaps somebody has answered by then.
+            "Notification"
+                if text("notification_type") == "permission_prompt"
+                    && self.registry.as_ref().is_none_or(|registry| registry.waits_since(i64::MIN)) =>
+            {
                 self.provider_state("waiting", json!({"state": "blocked", "reason": "waitingOnApproval"}));
             }
             "fetched" => {
@@ -113,24 +130,37 @@ impl TuiSession {
 
     fn on_session_start(&mut self, now: Now, payload: &Value) {
         let text = |field: &str| payload.get(field).and_then(Value::as_str).unwrap_or_default();
+        let (of, source) = (text("session_id"), text("source"));
+        if source == "resume" && of == self.left_session {
+            self.left_session.clear(); // a person has gone back to it
+        }
+        // One that a tool has started can say so too, but is never cleared: of ours, the registry file says it as well.
+        let ours = of == self.session || source == "clear" || self.registry.as_ref().is_none_or(|registry| registry.names(of));
+        if !ours {
+            self.announced = Some((of.to_string(), source == "resume"));
+            return;
+        }
         let model = text("model");
         if !model.is_empty() {
             self.model = Some(model.to_string());
             self.signal(Signal::Fact { name: "model", value: json!(model) });
         }
-        self.on_session_id(now, text("session_id"));
-        self.follow(text("transcript_path"));
+        self.on_session_id(now, of, source == "resume");
+        self.follow_hooked(of, text("transcript_path"), source == "resume");
         if !self.open {
             self.look_soon(now, Duration::from_millis(50));
         }
     }
 
-    /// `/clear` gives the session another id in the same process (FACTS section 0, item 7).
-    pub(super) fn on_session_id(&mut self, now: Now, session: &str) {
-        if session.is_empty() || session == self.session || session == self.left_session || session.len() > 100 {
+    /// `/clear` gives the session another id in the same process (FACTS section 0, item 7), `/resume` one that was there before.
+    pub(super) fn on_session_id(&mut self, now: Now, session: &str, old: bool) {
+        let left = session == self.left_session && self.left_until.is_some_and(|until| now.tick < until);
+        if session == self.session || left || !is_id(session) {
             return;
         }
         self.left_session = std::mem::replace(&mut self.session, session.to_string());
+        self.left_until = Some(now.tick + LEFT_TIME);
+        let resumed = self.announced.take().is_some_and(|(of, resumed)| resumed && of == session);
         if self.open {
             self.signal(Signal::Moved { session: session.to_string() });
             self.crossed(Boundary::Clear, Ok(()));
@@ -140,12 +170,22 @@ impl TuiSession {
         let beside =
             self.transcript.as_deref().and_then(|path| path.rsplit_once('/')).map(|(folder, _)| format!("{folder}/{session}.jsonl"));
         if let Some(path) = beside {
-            self.follow(&path);
+            self.follow(&path, old || resumed);
         }
     }
 
-    fn follow(&mut self, path: &str) {
-        if path.is_empty() || self.transcript.as_deref() == Some(path) || !path.ends_with(".jsonl") {
+    /// The transcript that a hook names, if that can be the one of the session.
+    fn follow_hooked(&mut self, session: &str, path: &str, old: bool) {
+        let fits = path.strip_suffix(".jsonl").and_then(|path| path.strip_suffix(session)).is_some_and(|folder| folder.ends_with('/'));
+        if fits && path.starts_with('/') && !path.contains("/../") {
+            self.follow(path, old);
+        }
+    }
+
+    /// `old`: what the file holds already was said by others, or before. A file that is still to come is read from its
+    /// beginning in any case.
+    fn follow(&mut self, path: &str, old: bool) {
+        if path.is_empty() || self.transcript.as_deref() == Some(path) {
             return;
         }
         // The same file in another spelling, while its evidence is being read.
@@ -153,8 +193,7 @@ impl TuiSession {
         if self.evidence.is_some() && self.transcript.as_deref().and_then(name) == name(path) {
             return;
         }
-        // A new one is read from its beginning: it holds only what this session said.
-        let whole = !self.start.resumes || self.open;
+        let whole = !old && (!self.start.resumes || self.open);
         self.transcript = Some(path.to_string());
         self.lines = Lines::up_to(LINE_BYTES_MAX);
         self.out.push(Output::Follow { path: path.to_string(), whole });
@@ -259,11 +298,21 @@ impl TuiSession {
     }
 
     /// The program no longer waits for a key, since `at` (ms): somebody answered at the terminal. What was asked later is
-    /// another question; of several nobody can say which it was.
-    pub(super) fn answered_at_terminal(&mut self, at: i64) {
+    /// another question; of several, the next one may open in a moment.
+    pub(super) fn answered_at_terminal(&mut self, now: Now, at: i64) {
         let asked: Vec<String> = self.held.iter().filter(|(_, held)| held.at <= at).map(|(id, _)| id.clone()).collect();
-        if let ([id], 1) = (asked.as_slice(), self.held.len()) {
-            self.withdraw(id, "it was answered at the terminal");
+        match (asked.as_slice(), self.held.len()) {
+            ([id], 1) => self.withdraw(id, "it was answered at the terminal"),
+            ([], _) => {}
+            _ => self.answered = Some((at, now.tick + ANSWERED_TIME)),
+        }
+    }
+
+    /// It has waited for no key for long enough: of all that was asked before, nothing is open.
+    pub(super) fn settle_answered(&mut self, now: Now) {
+        let Some((at, _)) = self.answered.take_if(|(_, until)| *until <= now.tick) else { return };
+        for id in self.held.iter().filter(|(_, held)| held.at <= at).map(|(id, _)| id.clone()).collect::<Vec<_>>() {
+            self.withdraw(&id, "it was answered at the terminal");
         }
     }
 

@@ -37,6 +37,11 @@ impl Registry {
         })
     }
 
+    /// The session, as far as it says which.
+    pub fn names(&self, session: &str) -> bool {
+        self.session.is_empty() || self.session == session
+    }
+
     /// At its prompt; a background shell or a monitor may work.
     pub fn is_idle(&self) -> bool {
         matches!(self.status.as_str(), "idle" | "shell")
@@ -68,15 +73,17 @@ impl TuiSession {
         };
         let before = self.registry.replace(found.clone());
         self.version = found.version.clone();
-        if before.as_ref().is_some_and(Registry::is_waiting) && !found.is_waiting() {
-            self.answered_at_terminal(found.at);
+        if found.is_waiting() {
+            self.answered = None;
+        } else if before.as_ref().is_some_and(Registry::is_waiting) {
+            self.answered_at_terminal(now, found.at);
             self.provider_state("", json!({"state": "running"}));
         }
+        self.on_session_id(now, &found.session, false);
         if !self.open {
             self.look_soon(now, Duration::from_millis(10));
             return self.open_if_ready(now);
         }
-        self.on_session_id(now, &found.session);
         match found.status.as_str() {
             "idle" | "shell" => {
                 if found.status == "idle" {
