@@ -104,12 +104,15 @@ fn nothing_is_typed_while_a_dialog_is_open() {
     terminal.shown = EMPTY.into();
     terminal.pass(500);
     assert_eq!(acts(&terminal), "paste [relay message #5 from user]");
-    terminal.shown = PERMISSION.into();
-    terminal.pass(2500);
-    assert_eq!(acts(&terminal), "paste [relay message #5 from user]");
-    terminal.shown = EMPTY.into();
+    terminal.screen(PERMISSION);
     terminal.pass(2000);
-    assert_eq!(acts(&terminal), "paste [relay message #5 from user], paste [relay message #5 from user], press Enter");
+    assert_eq!(acts(&terminal), "paste [relay message #5 from user]");
+    terminal.screen(EMPTY);
+    terminal.pass(2000);
+    // What was swallowed might still come up: it is wiped first.
+    let wiped = "paste [relay message #5 from user], press C-e, press C-u, press C-u, press C-u, press C-u, press C-k, \
+                 paste [relay message #5 from user], press Enter";
+    assert_eq!(acts(&terminal), wiped);
 }
 
 #[test]
@@ -139,6 +142,69 @@ fn an_enter_that_was_lost_is_pressed_again() {
     terminal.pass(4000);
     assert!(acts(&terminal).matches("press Enter").count() >= 2, "{}", acts(&terminal));
     assert_eq!(acts(&terminal).matches("paste").count(), 1, "{}", acts(&terminal));
+}
+
+/// Its Enter is eaten again and again, or the text given back: whoever sent it is told, and the next one has its turn.
+#[test]
+fn a_text_that_stays_in_the_box_is_given_up_at_last() {
+    let mut terminal = Terminal::ready();
+    terminal.deliver(5, true, false);
+    terminal.deliver(6, true, false);
+    terminal.pass(100);
+    for _ in 0..200 {
+        if !terminal.taken(5) {
+            terminal.shown = EMPTY.replace("\u{276f}\u{a0}", "\u{276f}\u{a0}[relay message #5 from user]");
+        }
+        terminal.pass(300);
+    }
+    assert!(terminal.ended(Some(5)).is_some_and(|end| end.contains("stays in its input box")), "{}", acts(&terminal));
+    let all = acts(&terminal);
+    let (first, rest) = all.split_once("paste [relay message #6").expect("the next one");
+    assert_eq!((first.matches("press Enter").count(), first.matches("paste").count()), (3, 1), "{all}");
+    assert!(rest.contains("press Enter"));
+}
+
+/// An Enter that a dialog may have eaten is pressed again when the dialog is gone, not only right after it.
+#[test]
+fn a_dialog_only_delays_the_enter() {
+    let mut terminal = Terminal::ready();
+    terminal.deliver(5, true, false);
+    terminal.pass(100);
+    terminal.screen(PERMISSION);
+    terminal.pass(6000);
+    assert_eq!(acts(&terminal).matches("press Enter").count(), 1);
+    terminal.screen(&EMPTY.replace("\u{276f}\u{a0}", "\u{276f}\u{a0}[relay message #5 from user]"));
+    terminal.pass(1000);
+    assert_eq!(acts(&terminal), "paste [relay message #5 from user], press Enter, press Enter");
+}
+
+/// A program that draws nothing for seconds (swap, a busy machine) gets the text once.
+#[test]
+fn a_slow_program_is_waited_for() {
+    let mut terminal = Terminal::ready();
+    terminal.frozen = true;
+    terminal.deliver(5, true, false);
+    terminal.pass(12_000);
+    assert_eq!(acts(&terminal), "paste [relay message #5 from user]");
+    terminal.frozen = false;
+    terminal.screen(&EMPTY.replace("\u{276f}\u{a0}", "\u{276f}\u{a0}[relay message #5 from user]"));
+    assert_eq!(acts(&terminal), "paste [relay message #5 from user], press Enter");
+}
+
+/// Asked between Enter and the first sign of the turn.
+#[test]
+fn an_interrupt_ends_a_turn_that_is_about_to_begin() {
+    let mut terminal = Terminal::ready();
+    terminal.deliver(5, true, false);
+    terminal.pass(100);
+    let verb = terminal.verb(Verb::Interrupt);
+    let answered = |terminal: &Terminal| terminal.has(|signal| matches!(signal, Signal::Answered { verb: found, .. } if *found == verb));
+    assert!(!answered(&terminal) && !acts(&terminal).contains("Escape"));
+    terminal.event("UserPromptSubmit", json!({"prompt": "[relay message #5 from user]\ndo 5"}));
+    assert!(acts(&terminal).ends_with("press Escape"), "{}", acts(&terminal));
+    terminal.pass(100);
+    terminal.status("idle");
+    assert!(answered(&terminal) && terminal.ended(Some(5)).is_some_and(|end| end.contains("Cancelled")), "{:?}", terminal.signals);
 }
 
 #[test]
@@ -206,6 +272,21 @@ fn agents_go_by_the_socket_and_refusals_are_heard() {
     );
     terminal.pass(1000);
     assert!(acts(&terminal).ends_with("paste [relay message #5 from web], press Enter"), "{}", acts(&terminal));
+}
+
+/// What a person at the terminal refuses is not said in his own name then.
+#[test]
+fn a_message_that_was_refused_is_not_typed_instead() {
+    let mut terminal = Terminal::ready();
+    let parcel = terminal.deliver(5, false, false);
+    let line = |status: &str| {
+        json!({"type": "control", "action": "peer_message_status", "status": status, "orig_msg_id": parcel.key.clone()}).to_string()
+    };
+    terminal.mail(&line("held"));
+    terminal.mail(&line("denied"));
+    terminal.pass(30_000);
+    assert_eq!(acts(&terminal), "post [relay message #5 from web]");
+    assert!(terminal.taken(5) && terminal.ended(Some(5)).is_some_and(|end| end.contains("refused")), "{:?}", terminal.signals);
 }
 
 #[test]
@@ -421,10 +502,8 @@ fn urgent_messages_join_the_turn_and_others_wait() {
     assert_eq!(acts(&terminal), "");
     terminal.deliver(6, true, true);
     terminal.pass(200);
-    assert_eq!(acts(&terminal), "paste [relay message #6 from user], press Enter");
-    // The prompt hook only says that it waits; the transcript proves it.
-    terminal.event("UserPromptSubmit", json!({"prompt": "[relay message #6 from user]\ndo 6"}));
-    assert!(!terminal.taken(6));
+    // Never typed: a dialog could open just before our Enter.
+    assert_eq!(acts(&terminal), "post [relay message #6 from user]");
     let line = json!({"type": "attachment", "attachment": {"type": "queued_command", "prompt": "[relay message #6 from user]\ndo 6", "source_uuid": "s", "origin": {"kind": "human"}}});
     terminal.grown(&format!("{line}\n"));
     assert!(terminal.taken(6));

@@ -19,6 +19,8 @@ pub struct Terminal {
     verbs: u64,
     /// What the screen shows when it is looked at.
     pub shown: String,
+    /// It takes what is typed and shows nothing of it yet.
+    pub frozen: bool,
 }
 
 pub fn settings() -> SessionSettings {
@@ -47,7 +49,7 @@ impl Terminal {
     pub fn new(start: Start, resume: Option<Resume>) -> Terminal {
         let now = Now { tick: Tick(1_000_000_000), wall: Wall(1_795_000_000_000) };
         let session = TuiSession::new(settings(), start);
-        let mut terminal = Terminal { session, now, signals: Vec::new(), acts: Vec::new(), verbs: 0, shown: EMPTY.into() };
+        let mut terminal = Terminal { session, now, signals: Vec::new(), acts: Vec::new(), verbs: 0, shown: EMPTY.into(), frozen: false };
         terminal.input(Input::Born { pid: 7 });
         terminal.verb(Verb::Open { resume });
         terminal
@@ -80,6 +82,9 @@ impl Terminal {
                 }
                 Output::Paste(text) => {
                     self.acts.push(format!("paste {}", text.lines().next().unwrap_or_default()));
+                    if self.frozen {
+                        continue;
+                    }
                     self.shown = EMPTY.replace("\u{276f}\u{a0}", &format!("\u{276f}\u{a0}{}", text.lines().next().unwrap_or_default()));
                 }
                 Output::Press(key) => {

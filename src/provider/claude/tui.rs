@@ -181,6 +181,9 @@ pub struct TuiSession {
     socket_pause: Option<Tick>,
     /// A paste of ours was left in the box.
     left_ours: bool,
+    /// A paste of ours was never seen in the box; it may still appear there.
+    unseen_paste: bool,
+    drawn_at: Option<Tick>,
     /// The next picture tells whether an Enter was lost.
     check_enter: bool,
     /// The last turn ended without an answer: until then the box may hold its prompt again.
@@ -244,6 +247,8 @@ impl TuiSession {
             socket_off: None,
             socket_pause: None,
             left_ours: false,
+            unseen_paste: false,
+            drawn_at: None,
             check_enter: false,
             given_back: None,
             heard: false,
@@ -428,6 +433,9 @@ impl TuiSession {
         self.turn = Some(Turn { number: self.turns, began: now.wall.0, local, ..Default::default() });
         self.signal(Signal::Evidence(evidence.into()));
         self.signal(Signal::TurnStarted);
+        if self.interrupting.is_some() {
+            self.escape();
+        }
     }
 
     /// The end of the turn; `text` is what the hook says was said last.
@@ -623,6 +631,7 @@ impl Session for TuiSession {
             Input::Rewound => self.lines = Lines::up_to(LINE_BYTES_MAX),
             Input::File { text, .. } => self.on_registry(now, text.as_deref()),
             Input::Drawn => {
+                self.drawn_at = Some(now.tick);
                 let pause = self.looked_at.map_or(Duration::ZERO, |at| LOOK_PAUSE.saturating_sub(now.tick - at));
                 let pause = if self.sending.is_some() || !self.open { Duration::from_millis(20) } else { pause };
                 self.look_soon(now, pause);

@@ -18,20 +18,25 @@ impl TuiSession {
         if self.queue.len() < before {
             self.give_up_injected();
         }
-        let Some(turn) = self.turn.as_mut() else {
+        if self.turn.is_none() && !self.has_submitted(now) {
             return self.answer(number, Ok(json!({"wasRunning": false})));
-        };
+        }
         if !self.start.terminal {
             return self.answer(number, Err("this session runs in a terminal of its own: interrupt it there".into()));
         }
-        // Once and only while it runs: a second Escape would open a menu that takes all keys.
-        if !turn.interrupted {
-            turn.interrupted = true;
-            self.out.push(Output::Press("Escape"));
-        }
+        self.escape();
         let (verbs, _) = self.interrupting.get_or_insert((Vec::new(), now.tick + INTERRUPT_TIMEOUT));
         verbs.push(number);
         self.look_soon(now, Duration::from_millis(100));
+    }
+
+    /// Once and only while a turn runs: a second Escape would open a menu that takes all keys. One that was submitted and is
+    /// not seen yet is ended when it is.
+    pub(super) fn escape(&mut self) {
+        if let Some(turn) = self.turn.as_mut().filter(|turn| !turn.interrupted) {
+            turn.interrupted = true;
+            self.out.push(Output::Press("Escape"));
+        }
     }
 
     pub(super) fn cross(&mut self, now: Now, verb: u64, kind: Boundary, text: String) {

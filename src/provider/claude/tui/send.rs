@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::TuiSession;
 use super::witness::Registry;
-use crate::core::session::{Mirror, Output, Parcel, Signal};
+use crate::core::session::{Mirror, Output, Parcel, Signal, TurnEnd};
 use crate::core::time::{Now, Tick, sooner};
 use crate::provider::claude::pane::InputBox;
 use crate::provider::claude::transcript::{Prompt, squeezed, unwrapped};
@@ -23,6 +23,12 @@ const ENTER_TIME: Duration = Duration::from_millis(1500);
 const PASTE_TIME: Duration = Duration::from_secs(3);
 /// What a monitor has named and nobody has fetched is named again after this; each naming wakes the model.
 const MONITOR_TIME: Duration = Duration::from_secs(120);
+/// … and so long where the program does not draw anything.
+const FROZEN_TIME: Duration = Duration::from_secs(20);
+/// What was submitted begins its turn within that time.
+const BEGIN_TIME: Duration = Duration::from_secs(3);
+/// Times that Enter is pressed for one text.
+const ENTERS_MAX: u32 = 3;
 /// Between looks while something is being typed.
 const STEP_TIME: Duration = Duration::from_millis(25);
 /// A person's second draft, with one stashed already, is waited for.
@@ -139,6 +145,7 @@ pub(super) struct Sent {
     at: i64,
     check_at: Tick,
     enter_at: Option<Tick>,
+    enters: u32,
     /// It went into a running turn: there, a prompt hook says only that it waits.
     joined: bool,
     queued: bool,
@@ -160,12 +167,13 @@ impl TuiSession {
         let idle = self.registry.as_ref().is_none_or(Registry::is_idle);
         let quiet = self.turn.is_none() && self.sent.is_empty() && idle;
         let urgent = self.turn.is_some().then(|| self.queue.iter().position(Item::is_urgent)).flatten();
-        let at = match (quiet, urgent) {
-            (true, _) if !self.queue.is_empty() => 0,
-            (false, Some(at)) => at,
+        let (at, channel) = match (quiet, urgent) {
+            (true, _) if !self.queue.is_empty() => (0, self.channel(&self.queue[0])),
+            // Into a running turn nothing is typed: a dialog may open at any moment, and our Enter would answer it.
+            (false, Some(at)) if self.has_socket() => (at, Channel::Socket),
+            (false, Some(at)) if !self.start.terminal => (at, Channel::Monitor),
             _ => return,
         };
-        let channel = self.channel(&self.queue[at]);
         if channel == Channel::Socket && self.socket_pause.is_some_and(|until| until > now.tick) {
             return;
         }
@@ -199,6 +207,12 @@ impl TuiSession {
 
     fn has_socket(&self) -> bool {
         self.start.mailbox.is_some() && self.socket_path().is_some() && self.socket_off.is_none()
+    }
+
+    /// A turn of our own is about to begin.
+    pub(super) fn has_submitted(&self, now: Now) -> bool {
+        let fresh = |sent: &Sent| now.wall.0 - sent.at < BEGIN_TIME.as_millis() as i64;
+        self.sent.iter().any(|sent| sent.by != Channel::Monitor && !sent.queued && fresh(sent))
     }
 
     /// A text without messages can reach the session.
@@ -274,6 +288,13 @@ impl TuiSession {
                 return self
                     .signal(Signal::Fact { name: "delivery", value: json!("held by the session: allow it with `agent-relay attach`") });
             }
+            "denied" => {
+                for key in keys {
+                    let at = self.sent.iter().position(|sent| sent.item.parcel.as_ref().is_some_and(|parcel| parcel.key == key));
+                    at.into_iter().for_each(|at| self.refuse(now, at, "a person at the session's terminal refused the message"));
+                }
+                return;
+            }
             "dropped" => self.socket_pause = Some(now.tick + SOCKET_PAUSE),
             _ => self.socket_off = Some(format!("the session answered {status} {}", text("status_detail"))),
         }
@@ -291,11 +312,11 @@ impl TuiSession {
     pub(super) fn step_sending(&mut self, now: Now) {
         let (Some(look), Some(sending)) = (&self.look, &self.sending) else { return };
         let idle = self.registry.as_ref().is_none_or(Registry::is_idle);
-        let may = look.is_open() && (sending.item.is_urgent() || (idle && !look.busy && self.turn.is_none()));
+        let may = look.is_open() && idle && !look.busy && self.turn.is_none();
         let (step, input) = (sending.step, look.input.clone());
         if !may && step == Step::Look {
             // A dialog is open or a turn has begun: typing now would answer it, or be queued.
-            if self.turn.is_some() && !self.sending.as_ref().is_some_and(|sending| sending.item.is_urgent()) {
+            if self.turn.is_some() {
                 self.put_back(now);
             } else {
                 self.look_soon(now, DRAFT_PAUSE);
@@ -303,6 +324,11 @@ impl TuiSession {
             return;
         }
         match (step, input) {
+            (Step::Look, Some(InputBox::Empty)) if std::mem::take(&mut self.unseen_paste) => {
+                // A slow program may show the paste before this one only now: then this goes behind it and wipes it.
+                self.wipe();
+                self.look_soon(now, STEP_TIME * 2);
+            }
             (Step::Look, Some(InputBox::Empty)) => {
                 let Some(sending) = &mut self.sending else { return };
                 (sending.step, sending.since) = (Step::Pasted, now.tick);
@@ -313,12 +339,13 @@ impl TuiSession {
             (Step::Look, Some(InputBox::Text(text))) => self.on_draft(now, &text),
             (Step::Pasted, Some(InputBox::Text(_))) if may || idle => self.enter(now),
             (Step::Pasted, _) => {
-                let late = self.sending.as_ref().is_some_and(|sending| now.tick - sending.since >= PASTE_TIME);
-                if late {
-                    // Swallowed by something that was on the screen for a moment.
+                let waited = self.sending.as_ref().map_or(Duration::ZERO, |sending| now.tick - sending.since);
+                // Swallowed by something that was on the screen for a moment; or the program draws nothing at all.
+                let drew = self.drawn_at.is_some_and(|at| self.sending.as_ref().is_some_and(|sending| at > sending.since + PASTE_TIME / 6));
+                if waited >= if drew { PASTE_TIME } else { FROZEN_TIME } {
                     self.put_back(now);
                 }
-                self.look_soon(now, STEP_TIME);
+                self.look_soon(now, if waited < PASTE_TIME { STEP_TIME } else { DRAFT_PAUSE });
             }
             (Step::Look, None) => self.look_soon(now, DRAFT_PAUSE),
         }
@@ -326,14 +353,12 @@ impl TuiSession {
 
     /// Something stands in the box: ours is wiped, a person's is stashed and comes back by itself after our Enter.
     fn on_draft(&mut self, now: Now, text: &str) {
-        let ours = self.is_ours(text) || (self.left_ours && text.trim_start().starts_with("[Pasted text"));
+        let ours = self.is_ours(text) || ((self.left_ours || self.unseen_paste) && text.trim_start().starts_with("[Pasted text"));
         let stashed = self.look.as_ref().is_some_and(|look| look.stashed);
         let Some(sending) = &mut self.sending else { return };
         if ours && sending.wipes < WIPES_MAX {
             sending.wipes += 1;
-            for key in ["C-e", "C-u", "C-u", "C-u", "C-u", "C-k"] {
-                self.out.push(Output::Press(key));
-            }
+            self.wipe();
             return self.look_soon(now, STEP_TIME * 2);
         }
         if !stashed && !sending.stashing {
@@ -350,9 +375,15 @@ impl TuiSession {
         self.look_soon(now, DRAFT_PAUSE);
     }
 
+    fn wipe(&mut self) {
+        for key in ["C-e", "C-u", "C-u", "C-u", "C-u", "C-k"] {
+            self.out.push(Output::Press(key));
+        }
+    }
+
     fn enter(&mut self, now: Now) {
         let Some(sending) = self.sending.take() else { return };
-        self.left_ours = false;
+        (self.left_ours, self.unseen_paste) = (false, false);
         self.out.push(Output::Press("Enter"));
         self.signal(Signal::Fact { name: "delivery", value: Value::Null });
         if sending.item.command {
@@ -378,6 +409,7 @@ impl TuiSession {
             at: now.wall.0,
             check_at: now.tick + PROOF_TIME,
             enter_at,
+            enters: u32::from(by == Channel::Paste),
             joined: self.turn.is_some(),
             queued: false,
             post,
@@ -390,6 +422,7 @@ impl TuiSession {
         if let Some(sending) = self.sending.take() {
             let holds_text = matches!(self.look.as_ref().and_then(|look| look.input.as_ref()), Some(InputBox::Text(_)));
             self.left_ours |= sending.step == Step::Pasted && holds_text;
+            self.unseen_paste |= sending.step == Step::Pasted && !holds_text;
             self.queue.push_front(sending.item);
             self.look_soon(now, DRAFT_PAUSE);
         }
@@ -480,6 +513,9 @@ impl TuiSession {
             (_, Some(ended)) => {
                 let (end, text) = (ended.end.clone(), ended.text.clone());
                 self.signal(Signal::TurnEnded { batch: Some(batch), end, text });
+                for verb in self.interrupting.take().map(|(verbs, _)| verbs).unwrap_or_default() {
+                    self.answer(verb, Ok(json!({"wasRunning": true})));
+                }
                 if self.turn.is_some() {
                     self.signal(Signal::TurnStarted); // another one runs
                 }
@@ -541,6 +577,9 @@ impl TuiSession {
         // An idle program has no queue: somebody took the text back, or it is proven by the next look.
         sent.queued &= !idle;
         self.look_soon(now, Duration::ZERO);
+        if by == Channel::Paste && idle && open && in_box && !queued {
+            return self.stuck_in_box(now, at);
+        }
         if queued || !idle || by == Channel::Monitor || (by == Channel::Paste && (!open || in_box)) {
             let why = if queued { "it waits in the session's own queue" } else { "the session is not at its prompt" };
             self.signal(Signal::Fact { name: "delivery", value: json!(format!("not proven yet: {why}")) });
@@ -566,18 +605,47 @@ impl TuiSession {
         self.send_again(now, at);
     }
 
-    /// A fresh picture: if our text still stands in the box of an idle session, its Enter was lost.
+    /// It stands in the box of an idle session, long after its Enter: something ate that, or gives the text back.
+    fn stuck_in_box(&mut self, now: Now, at: usize) {
+        if self.sent[at].enters < ENTERS_MAX {
+            self.check_enter = true;
+            return self.look_now(now);
+        }
+        self.given_back = Some(now.tick + super::GIVEN_BACK_TIME);
+        self.refuse(now, at, "the session does not take the text: it stays in its input box (a hook of its own may block it)");
+    }
+
+    /// It will not arrive, and whoever sent it is told so.
+    fn refuse(&mut self, now: Now, at: usize, why: &str) {
+        let sent = self.sent.remove(at);
+        self.note(true, why);
+        match sent.item.parcel {
+            Some(Parcel { batch, key, .. }) => {
+                self.signal(Signal::Taken { batch, key, evidence: why.into() });
+                if self.turn.is_none() {
+                    self.signal(Signal::TurnEnded { batch: Some(batch), end: TurnEnd::Failed(why.into()), text: String::new() });
+                }
+            }
+            None => self.give_up_injected(),
+        }
+        self.next_item(now);
+    }
+
+    /// A fresh picture: if our text still stands in the box of an idle session, its Enter was lost. A dialog or a turn in
+    /// between only delays the answer.
     pub(super) fn enter_again(&mut self, now: Now) {
-        if !std::mem::take(&mut self.check_enter) || self.sending.is_some() {
+        if !self.check_enter || self.sending.is_some() {
             return;
         }
-        let Some(look) = self.look.as_ref().filter(|look| look.is_open() && !look.busy) else { return };
-        let Some(InputBox::Text(text)) = look.input.clone() else { return };
         let idle = self.turn.is_none() && self.registry.as_ref().is_some_and(Registry::is_idle);
+        let Some(look) = self.look.as_ref().filter(|look| idle && look.is_open() && !look.busy) else { return };
+        self.check_enter = false;
+        let Some(InputBox::Text(text)) = look.input.clone() else { return };
         let ours = self.is_ours(&text);
         let waits = |sent: &&mut Sent| sent.by == Channel::Paste && (ours || sent.box_text.as_deref() == Some(text.as_str()));
-        if let Some(sent) = self.sent.iter_mut().find(waits).filter(|_| idle) {
+        if let Some(sent) = self.sent.iter_mut().find(waits).filter(|sent| sent.enters < ENTERS_MAX) {
             sent.enter_at = Some(now.tick + ENTER_TIME);
+            sent.enters += 1;
             self.out.push(Output::Press("Enter"));
         }
     }
