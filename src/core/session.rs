@@ -23,10 +23,12 @@ pub enum Verb {
     },
     /// Put a batch into the conversation; answered by [`Signal::Taken`] and [`Signal::TurnEnded`].
     Deliver(Parcel),
-    /// Put a text of the runner into the conversation as soon as no turn runs.
+    /// Put a text of the runner into the conversation as soon as no turn runs; answered when the conversation has it.
     Inject {
         /// What the provider reads.
         text: String,
+        /// A person says it; else the system does.
+        person: bool,
     },
     /// End the running turn.
     Interrupt,

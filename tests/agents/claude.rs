@@ -2,7 +2,7 @@
 //! transcript that is written a tenth of a second late, messaging socket, dialogs. Its transcript is what its "model" saw.
 //!
 //! Words in a prompt: `SLOW` (0.6 s), `HANG` (until Escape or the end, once), `PERM` (asks for a permission), else at once.
-//! FAKE_SOCKET: `refuse`, `hold`, `drop`, `missing`. FAKE_HOOKS: `lossy` (a seeded share of the hooks is lost, late or doubled).
+//! FAKE_SOCKET: `refuse`, `hold`, `deny`, `drop`, `missing`. FAKE_SEED: the same luck again, for each start another. FAKE_HOOKS: `lossy` (a seeded share of the hooks is lost, late or doubled).
 //! FAKE_DIALOG: `trust` (a dialog at the start). FAKE_STATE: folder for what it remembers and logs.
 
 use std::collections::VecDeque;
@@ -347,10 +347,18 @@ impl Fake {
             };
             match env("FAKE_SOCKET").as_str() {
                 "refuse" => refuse("expired", ""),
-                "hold" => {
-                    // A person is asked, and says no.
+                // A person is asked, and says no.
+                "deny" => {
                     refuse("held", "");
                     refuse("denied", "");
+                }
+                // … or yes.
+                "hold" if !self.state.join("held").exists() => {
+                    let _ = std::fs::write(self.state.join("held"), "");
+                    refuse("held", "");
+                    std::thread::sleep(Duration::from_millis(300));
+                    refuse("delivered", "");
+                    self.begin(content, Some(line.clone()), true);
                 }
                 "drop" if !self.state.join("dropped").exists() => {
                     let _ = std::fs::write(self.state.join("dropped"), "");
@@ -420,7 +428,12 @@ fn main() {
         terminal.make_raw();
         let _ = tcsetattr(&stdin, OptionalActions::Now, &terminal);
     }
-    let seed = u64::from_le_bytes(os::random_bytes::<8>());
+    let starts = std::fs::read_to_string(state.join("starts")).ok().and_then(|text| text.parse::<u64>().ok()).unwrap_or(0) + 1;
+    let _ = std::fs::write(state.join("starts"), starts.to_string());
+    let seed = match env("FAKE_SEED").parse::<u64>() {
+        Ok(seed) => seed.wrapping_mul(1000).wrapping_add(starts),
+        Err(_) => u64::from_le_bytes(os::random_bytes::<8>()),
+    };
     let mut fake = Fake {
         config,
         state,

@@ -214,6 +214,20 @@ fn a_socket_that_fails_is_replaced_by_a_paste() {
     }
 }
 
+/// A person at the terminal says no to an agent's message: it is not typed as his own word then, and the next one comes.
+#[test]
+fn what_a_person_refuses_is_not_typed() {
+    if !has_tmux() {
+        return;
+    }
+    let claude = Claude::start("claude-socket-deny", &[("FAKE_SOCKET", "deny")]);
+    claude.send_as("helper", "MARK-PEER");
+    wait_for("the refusal", 10, || claude.machine.logs().contains("refused the message").then_some(()));
+    assert!(claude.asks("MARK-PERSON").contains("MARK-PERSON"));
+    assert!(!claude.seen().contains("MARK-PEER"), "{}", claude.seen());
+    claude.machine.wait_status("a", "idle");
+}
+
 #[test]
 fn permissions_are_decided_at_the_relay_or_at_the_terminal() {
     if !has_tmux() {
@@ -435,7 +449,7 @@ fn the_stand_in_speaks_as_the_recordings_do() {
 }
 
 fn one(seed: u64) {
-    let mut claude = Claude::start(&format!("claude-chaos{seed}"), &[("FAKE_HOOKS", "lossy")]);
+    let mut claude = Claude::start(&format!("claude-chaos{seed}"), &[("FAKE_HOOKS", "lossy"), ("FAKE_SEED", &seed.to_string())]);
     let mut rng = Rng::new(seed);
     let (mut ids, mut story) = (Vec::new(), Vec::new());
     for n in 0..10 {

@@ -161,9 +161,9 @@ impl Agent {
             "agent.clearContext" => self.ask_session(now, id, Verb::Clear),
             "agent.injectContext" => match text("content").map(|t| t.trim().to_string()).filter(|t| !t.is_empty()) {
                 Some(content) => {
-                    let inject =
-                        Verb::Inject { text: format!("[relay message #0 from system]\nSubject: Agent Relay memory context\n{content}") };
-                    self.ask_session(now, id, inject);
+                    let content = super::text::unforged(&content);
+                    let text = format!("[relay message #0 from system]\nSubject: Agent Relay memory context\n{content}");
+                    self.ask_session(now, id, Verb::Inject { text, person: false });
                 }
                 None => self.end_command(now, &id, Err("content required".into())),
             },
@@ -189,7 +189,8 @@ impl Agent {
             return;
         }
         let patience = match verb {
-            Verb::Compact { .. } | Verb::Clear => BOUNDARY_TIMEOUT,
+            // They wait for the end of the turn.
+            Verb::Compact { .. } | Verb::Clear | Verb::Inject { .. } => BOUNDARY_TIMEOUT,
             _ => VERB_TIMEOUT,
         };
         let (number, order) = self.life.verb(verb);
@@ -198,6 +199,7 @@ impl Agent {
     }
 
     pub(super) fn on_answered(&mut self, now: Now, verb: u64, result: Result<Value, String>) {
+        self.on_prompt_answered(verb, &result);
         if let Some((command, _)) = self.commands.asked.remove(&verb) {
             self.end_command(now, &command, result);
         }
@@ -245,7 +247,12 @@ impl Agent {
         };
         let command = &mut known.command;
         match result {
-            Ok(provider_result) => {
+            Ok(mut provider_result) => {
+                if command.kind == "agent.injectContext" {
+                    let all = command.params.get("memoryIds").and_then(Value::as_array).into_iter().flatten();
+                    let ids: Vec<&str> = all.filter_map(Value::as_str).collect();
+                    provider_result = json!({"memoryIds": ids, "injectedMemoryCount": ids.len()});
+                }
                 let meta = &self.config.registration.meta;
                 let mut record = json!({
                     "action": command.kind, "agentId": self.config.agent_id, "runnerId": self.config.runner_id,

@@ -15,6 +15,7 @@ mod inbox;
 mod life;
 mod link;
 mod outbox;
+mod prompt;
 mod status;
 mod stop;
 pub mod store;
@@ -57,6 +58,7 @@ pub struct Agent {
     finished: bool,
     inbox: inbox::Inbox,
     turn: turn::Turns,
+    prompt: prompt::FirstPrompt,
     link: link::Link,
     calls: calls::Calls,
     outbox: outbox::Outbox,
@@ -96,6 +98,7 @@ impl Agent {
             finished: false,
             inbox: inbox::Inbox::default(),
             turn: turn::Turns::default(),
+            prompt: Default::default(),
             link: link::Link::default(),
             calls: calls::Calls::default(),
             outbox: outbox::Outbox::default(),
@@ -179,7 +182,7 @@ impl Agent {
         self.life.restore(snapshot.provider);
         self.link.restore(&snapshot.notes);
         self.tokens.restore(now, &self.config, &snapshot.notes);
-        self.turn.prompt_done = snapshot.notes.iter().any(|(key, _)| key == turn::PROMPT_NOTE);
+        self.restore_prompt(&snapshot.notes);
         self.begin_tokens(now);
         self.begin_life(now);
         self.status.touch();

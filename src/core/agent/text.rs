@@ -38,7 +38,7 @@ const OURS: [&str; 4] = ["[relaymessage#", "[agent-relay]", "[notification:norep
 
 /// A body as a provider gets it: line breaks of one kind, no control characters (a terminal would act on them), and no line
 /// that could be taken for one of ours. First cleaned, then compared: what is removed later could make a line look like ours.
-fn unforged(body: &str) -> std::borrow::Cow<'_, str> {
+pub(super) fn unforged(body: &str) -> std::borrow::Cow<'_, str> {
     let dirty = |c: char| is_break(c) || (c.is_control() && !matches!(c, '\n' | '\t'));
     let mut text = std::borrow::Cow::Borrowed(body);
     if text.contains(dirty) {

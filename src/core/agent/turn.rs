@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json};
 use super::Agent;
 use super::calls::Purpose;
 use super::config::ReplyMode;
+use super::prompt::PROMPT_ID;
 use super::store::{InboxState, OutboxRow, StoreOp, Unsettled};
 use super::text::{self, cut, trace};
 use crate::core::Cause;
@@ -20,9 +21,6 @@ use crate::core::session::{Fate, How, Parcel, RESTART_MARK, Trace, TurnEnd, Verb
 use crate::core::time::{Now, Tick, sooner};
 use crate::core::tracker::{Claim, ClaimKind, TURN, Work};
 use crate::wire::api::{Message, NewMessage, path, task_is_final};
-
-/// Name of the note that says that the first prompt was handed over.
-pub(super) const PROMPT_NOTE: &str = "prompt";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
@@ -74,7 +72,6 @@ pub(super) struct Turns {
     retry_at: Option<Tick>,
     renew_at: Option<Tick>,
     settle_by: Option<Tick>,
-    pub prompt_done: bool,
     /// A turn of the provider is running, whoever started it.
     running: bool,
     /// How that is known has been told.
@@ -148,8 +145,9 @@ impl Agent {
     /// How the unsettled messages can be recognised in the provider's record.
     pub(super) fn traces(&mut self) -> Vec<Trace> {
         // What is asked for may be settled, or followed by others, when the answer comes.
-        self.turn.asked = self.turn.entries().map(|entry| entry.message.id).collect();
-        self.turn.entries().map(|entry| trace(&entry.message)).collect()
+        let prompt = self.prompt_trace();
+        self.turn.asked = prompt.iter().map(|_| PROMPT_ID).chain(self.turn.entries().map(|entry| entry.message.id)).collect();
+        prompt.into_iter().chain(self.turn.entries().map(|entry| trace(&entry.message))).collect()
     }
 
     /// Starts the next batch if there is something to deliver and somebody to take it.
@@ -160,15 +158,9 @@ impl Agent {
         if !free || self.turn.retry_at.is_some_and(|at| at > now.tick) {
             return;
         }
-        if !self.turn.prompt_done {
-            self.turn.prompt_done = true;
-            if let Some(text) = self.config.prompt.clone().filter(|text| !text.trim().is_empty()) {
-                self.ops.push(StoreOp::Note { key: PROMPT_NOTE.into(), value: Some("delivered".into()) });
-                let (_, order) = self.life.verb(Verb::Inject { text });
-                self.after.push(order);
-                self.turn.running = true;
-                return;
-            }
+        if self.begin_prompt() {
+            self.turn.running = true;
+            return;
         }
         let ids = self.next_ids();
         if ids.is_empty() {
@@ -401,6 +393,9 @@ impl Agent {
         self.turn.told = false;
         self.tracker.finish_work(TURN, TURN);
         self.status.touch();
+        if number.is_none() {
+            self.on_prompt_turn(&end);
+        }
         let mine = self.turn.batch.as_ref().is_some_and(|batch| Some(batch.number) == number);
         if let (true, Some(tail)) = (mine, self.turn.tail.as_mut()) {
             // The batch before it is being settled; then this one is.
@@ -564,6 +559,7 @@ impl Agent {
             How::Loaded(fates) => Some(self.fates_by_id(fates)),
             _ => None,
         };
+        self.judge_prompt(&how, fates.as_ref().and_then(|fates| fates.get(&PROMPT_ID).cloned()));
         if self.turn.batch.as_ref().is_none_or(|batch| batch.phase != Phase::Unsettled) {
             return self.judge_tail(fates);
         }

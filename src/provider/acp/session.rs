@@ -210,7 +210,7 @@ impl AcpSession {
                 self.queue.push_back((Some((parcel.batch, parcel.key)), parcel.text));
                 self.next_turn();
             }
-            Verb::Inject { text } => {
+            Verb::Inject { text, .. } => {
                 let result = match self.queue.len() < INJECTED_MAX {
                     true => Ok(json!({"queued": self.turn.is_some()})),
                     false => Err("too many texts wait for the end of the turn".to_string()),

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::mirror;
 use super::permission::{Answer, Ask};
 use super::transcript::{self, Block, Entry, Evidence, LINE_BYTES_MAX};
-use super::words::unmentioned;
+use super::words::{guarded, unmentioned};
 use super::{TESTED, too_old};
 use crate::core::limits::{APPROVALS_MAX, REPLY_BODY_BYTES_MAX};
 use crate::core::session::{Decision, Fate, How, Input, Mirror, Opened, Output, Parcel, Resume, Session, Signal, TurnEnd, Verb};
@@ -30,10 +30,23 @@ const BOUNDARY_TIMEOUT: Duration = Duration::from_secs(600);
 /// Waiting texts of the runner itself.
 const INJECTED_MAX: usize = 16;
 
+/// Leads what others than the user say.
+const OTHERS: &str = "[agent-relay] Not from your user: another agent or a system says this.";
+
+/// A text that waits for its turn.
+#[derive(Debug)]
+struct Waiting {
+    parcel: Option<Parcel>,
+    /// Who is told that it arrived, where it is no parcel.
+    verb: Option<u64>,
+    text: String,
+}
+
 /// A line of ours that is not over yet.
 #[derive(Debug)]
 struct Sent {
     parcel: Option<Parcel>,
+    verb: Option<u64>,
     /// The program has begun with it.
     started: bool,
 }
@@ -85,7 +98,7 @@ pub struct StreamSession {
     window: u64,
     tokens: u64,
     sent: BTreeMap<String, Sent>,
-    queue: VecDeque<(Option<Parcel>, String)>,
+    queue: VecDeque<Waiting>,
     turn: Option<Turn>,
     turns: u64,
     numbers: u64,
@@ -160,23 +173,22 @@ impl StreamSession {
         match verb {
             Verb::Open { resume } => self.on_open(now, resume),
             Verb::Deliver(parcel) => {
-                let text = unmentioned(&parcel.text);
+                // There is one way in, and it is the user's: what others say is marked as theirs.
+                let text = match parcel.person {
+                    true => unmentioned(&parcel.text),
+                    false => format!("{OTHERS}\n\n{}", unmentioned(&parcel.text)),
+                };
                 let urgent = parcel.urgent;
-                self.queue.push_back((Some(parcel), text));
+                self.queue.push_back(Waiting { parcel: Some(parcel), verb: None, text });
                 self.next_line(urgent);
             }
-            Verb::Inject { text } => {
-                let room = self.queue.len() < INJECTED_MAX;
-                let result = if room {
-                    Ok(json!({"queued": self.turn.is_some()}))
-                } else {
-                    Err("too many texts wait for the end of the turn".into())
-                };
-                self.answer(number, result);
-                if room {
-                    self.queue.push_back((None, unmentioned(&text)));
-                    self.next_line(false);
+            Verb::Inject { text, person } => {
+                if self.queue.iter().filter(|waiting| waiting.verb.is_some()).count() >= INJECTED_MAX {
+                    return self.answer(number, Err("too many texts wait for the end of the turn".into()));
                 }
+                let text = if person { guarded(&text) } else { format!("{OTHERS}\n\n{}", unmentioned(&text)) };
+                self.queue.push_back(Waiting { parcel: None, verb: Some(number), text });
+                self.next_line(false);
             }
             Verb::Interrupt => match self.turn.is_some() {
                 true => self.interrupt(now, Some(number)),
@@ -251,8 +263,12 @@ impl StreamSession {
         if !self.open || self.over || !(free || urgent) {
             return;
         }
-        let at = if urgent { self.queue.iter().position(|(parcel, _)| parcel.as_ref().is_some_and(|p| p.urgent)) } else { Some(0) };
-        let Some((parcel, text)) = at.and_then(|at| self.queue.remove(at)) else {
+        let at = if urgent {
+            self.queue.iter().position(|waiting| waiting.parcel.as_ref().is_some_and(|parcel| parcel.urgent))
+        } else {
+            Some(0)
+        };
+        let Some(Waiting { parcel, verb, text }) = at.and_then(|at| self.queue.remove(at)) else {
             return;
         };
         let uuid = match &parcel {
@@ -260,7 +276,7 @@ impl StreamSession {
             None => self.fresh_uuid(),
         };
         self.user_line(&uuid, &text);
-        self.sent.insert(uuid, Sent { parcel, started: false });
+        self.sent.insert(uuid, Sent { parcel, verb, started: false });
         // Whose turn it is shows when the line is begun: the session may have begun one by itself just now.
         self.begin_turn("line written to the session");
     }
@@ -288,7 +304,9 @@ impl StreamSession {
     }
 
     fn interrupt(&mut self, now: Now, verb: Option<u64>) {
-        self.queue.retain(|(parcel, _)| parcel.is_some());
+        let dropped: Vec<u64> = self.queue.iter().filter_map(|waiting| waiting.verb).collect();
+        self.queue.retain(|waiting| waiting.verb.is_none());
+        dropped.into_iter().for_each(|verb| self.answer(verb, Err("an interrupt came before it".into())));
         self.control(json!({"subtype": "interrupt"}));
         let (verbs, _) = self.interrupting.get_or_insert((Vec::new(), now.tick + INTERRUPT_TIMEOUT));
         verbs.extend(verb);
@@ -321,7 +339,7 @@ impl StreamSession {
         self.outcome = None;
         let uuid = self.fresh_uuid();
         self.user_line(&uuid, &text);
-        self.sent.insert(uuid, Sent { parcel: None, started: false });
+        self.sent.insert(uuid, Sent { parcel: None, verb: None, started: false });
         self.begin_turn(moment);
         if let Some(turn) = &mut self.turn {
             turn.local = true;
@@ -435,7 +453,9 @@ impl StreamSession {
         match state {
             "started" => {
                 sent.started = true;
+                let told = sent.verb.take();
                 let taken = sent.parcel.as_ref().map(|parcel| (parcel.batch, parcel.key.clone()));
+                told.into_iter().for_each(|verb| self.answer(verb, Ok(Value::Null)));
                 self.begin_turn("the session took a line");
                 if let (Some(turn), Some((batch, key))) = (self.turn.as_mut(), taken) {
                     turn.batch = Some(batch);
@@ -462,7 +482,7 @@ impl StreamSession {
         let fresh = self.fresh_uuid();
         let text = format!("{} while you worked on the messages above. Please go on and answer them.", crate::core::session::RESTART_MARK);
         self.user_line(&fresh, &text);
-        self.sent.insert(fresh, Sent { parcel: Some(parcel), started: false });
+        self.sent.insert(fresh, Sent { parcel: Some(parcel), verb: None, started: false });
     }
 
     fn on_system(&mut self, kind: &str, frame: &Value) {

@@ -280,26 +280,23 @@ impl TuiSession {
                 self.queue.push_back(Item::of_parcel(parcel));
                 self.next_item(now);
             }
-            Verb::Inject { text } => {
-                let room = self.queue.len() < INJECTED_MAX;
-                let result = if room {
-                    Ok(json!({"queued": self.turn.is_some()}))
+            Verb::Inject { text, person } => {
+                let refusal = if !self.has_way_in() {
+                    Some("this session can be told nothing: it has no terminal of ours and no socket")
+                } else if self.queue.iter().filter(|item| item.verb.is_some()).count() >= INJECTED_MAX {
+                    Some("too many texts wait for the end of the turn")
                 } else {
-                    Err("too many texts wait for the end of the turn".into())
+                    None
                 };
-                let room = room && self.has_way_in();
-                let result = if self.has_way_in() {
-                    result
-                } else {
-                    Err("this session can be told nothing: it has no terminal of ours and no socket".into())
-                };
-                self.answer(number, result);
-                if !room {
-                    self.give_up_injected();
-                }
-                if room {
-                    self.queue.push_back(Item::of_text(text));
-                    self.next_item(now);
+                match refusal {
+                    Some(refusal) => {
+                        self.answer(number, Err(refusal.into()));
+                        self.give_up_injected();
+                    }
+                    None => {
+                        self.queue.push_back(Item::of_text(number, &text, person));
+                        self.next_item(now);
+                    }
                 }
             }
             Verb::Interrupt => self.interrupt(now, number),

@@ -1,5 +1,11 @@
 //! What a message may not do: the program reads signs of its own into texts.
 
+/// A text of the runner, which has no header before it: these signs have a meaning of their own at the beginning.
+pub fn guarded(text: &str) -> String {
+    let text = unmentioned(text);
+    if text.trim_start().starts_with(['/', '!', '@', '#']) { format!("[prompt] {text}") } else { text }
+}
+
 /// A text that names files outside of the project with an at-sign would have the program read them, unasked, before the
 /// model sees it. A space behind the sign makes it a text again; names without a path (`@Override`, `@scope/name`) stay.
 pub fn unmentioned(text: &str) -> String {

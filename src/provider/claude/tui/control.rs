@@ -13,9 +13,10 @@ impl TuiSession {
     // ---- interrupt, compact, clear
 
     pub(super) fn interrupt(&mut self, now: Now, number: u64) {
-        let before = self.queue.len();
-        self.queue.retain(|item| item.parcel.is_some() || item.command);
-        if self.queue.len() < before {
+        let dropped: Vec<u64> = self.queue.iter().filter_map(|item| item.verb).collect();
+        self.queue.retain(|item| item.verb.is_none());
+        if !dropped.is_empty() {
+            dropped.into_iter().for_each(|verb| self.answer(verb, Err("an interrupt came before it".into())));
             self.give_up_injected();
         }
         if self.turn.is_none() && !self.has_submitted(now) {

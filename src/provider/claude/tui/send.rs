@@ -13,7 +13,7 @@ use crate::core::session::{Mirror, Output, Parcel, Signal, TurnEnd};
 use crate::core::time::{Now, Tick, sooner};
 use crate::provider::claude::pane::InputBox;
 use crate::provider::claude::transcript::{Prompt, squeezed, unwrapped};
-use crate::provider::claude::words::unmentioned;
+use crate::provider::claude::words::{guarded, unmentioned};
 
 /// An arrival that nothing proves is looked into after this.
 const PROOF_TIME: Duration = Duration::from_secs(15);
@@ -46,10 +46,14 @@ const OURS_MAX: usize = 64;
 const FIRST_CHARS: usize = 120;
 
 /// A text that waits.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Item {
     pub parcel: Option<Parcel>,
     text: String,
+    /// A person says it.
+    person: bool,
+    /// Who is told that it arrived, where it is no parcel.
+    pub verb: Option<u64>,
     /// A command of the program, not a text for the model.
     pub command: bool,
     tries: u32,
@@ -57,26 +61,20 @@ pub(super) struct Item {
 
 impl Item {
     pub fn of_parcel(parcel: Parcel) -> Item {
-        Item { text: unmentioned(&typeable(&parcel.text)), parcel: Some(parcel), command: false, tries: 0 }
+        Item { text: unmentioned(&typeable(&parcel.text)), person: parcel.person, parcel: Some(parcel), ..Item::default() }
     }
 
-    pub fn of_text(text: String) -> Item {
-        let text = unmentioned(&typeable(&text));
-        // These signs have a meaning of their own at the beginning.
-        let text = if text.starts_with(['/', '!', '@', '#']) { format!("[prompt] {text}") } else { text };
-        Item { text, parcel: None, command: false, tries: 0 }
+    /// A text of the runner, and who is told that it arrived.
+    pub fn of_text(verb: u64, text: &str, person: bool) -> Item {
+        Item { text: guarded(&typeable(text)), person, verb: Some(verb), ..Item::default() }
     }
 
     pub fn of_command(text: String) -> Item {
-        Item { text: typeable(&text), parcel: None, command: true, tries: 0 }
+        Item { text: typeable(&text), person: true, command: true, ..Item::default() }
     }
 
     fn is_urgent(&self) -> bool {
         self.parcel.as_ref().is_some_and(|parcel| parcel.urgent)
-    }
-
-    fn is_of_person(&self) -> bool {
-        self.parcel.as_ref().is_none_or(|parcel| parcel.person)
     }
 
     /// Its first line with anything in it, squeezed.
@@ -150,6 +148,8 @@ pub(super) struct Sent {
     joined: bool,
     queued: bool,
     post: u64,
+    /// Its UUID, where it went by the socket.
+    key: String,
     /// Numbers of its messages that the session has not fetched.
     unfetched: Vec<u64>,
     /// What the box showed when Enter was pressed.
@@ -198,7 +198,7 @@ impl TuiSession {
     fn channel(&self, item: &Item) -> Channel {
         let socket = self.has_socket();
         match (self.start.terminal, socket) {
-            (true, true) if !item.is_of_person() => Channel::Socket,
+            (true, true) if !item.person => Channel::Socket,
             (true, _) => Channel::Paste,
             (false, true) => Channel::Socket,
             (false, false) => Channel::Monitor,
@@ -255,6 +255,7 @@ impl TuiSession {
         let line = json!({"type": "user", "message": {"role": "user", "content": item.text}, "uuid": key, "msg_id": key,
             "from": format!("uds:{mailbox}")});
         self.submitted(now, item, Channel::Socket, number);
+        self.sent.iter_mut().filter(|sent| sent.post == number).for_each(|sent| sent.key = key.clone());
         self.out.push(Output::Post { number, path, line: format!("{line}\n") });
     }
 
@@ -282,7 +283,7 @@ impl TuiSession {
             "delivered" => return,
             // A person is asked at the terminal; the text waits there.
             "held" => {
-                for sent in self.sent.iter_mut().filter(|sent| sent.item.parcel.as_ref().is_some_and(|parcel| keys.contains(&parcel.key))) {
+                for sent in self.sent.iter_mut().filter(|sent| keys.contains(&sent.key)) {
                     sent.queued = true;
                 }
                 return self
@@ -290,7 +291,7 @@ impl TuiSession {
             }
             "denied" => {
                 for key in keys {
-                    let at = self.sent.iter().position(|sent| sent.item.parcel.as_ref().is_some_and(|parcel| parcel.key == key));
+                    let at = self.sent.iter().position(|sent| sent.key == key);
                     at.into_iter().for_each(|at| self.refuse(now, at, "a person at the session's terminal refused the message"));
                 }
                 return;
@@ -300,7 +301,7 @@ impl TuiSession {
         }
         self.note(true, format!("the session refused a message by its socket: {status} {reason}"));
         for key in keys {
-            if let Some(at) = self.sent.iter().position(|sent| sent.item.parcel.as_ref().is_some_and(|parcel| parcel.key == key)) {
+            if let Some(at) = self.sent.iter().position(|sent| sent.key == key) {
                 self.send_again(now, at);
             }
         }
@@ -413,6 +414,7 @@ impl TuiSession {
             joined: self.turn.is_some(),
             queued: false,
             post,
+            key: String::new(),
         };
         self.sent.push(sent);
     }
@@ -459,7 +461,7 @@ impl TuiSession {
     /// The transcript has it: always proof. What is not ours is mirrored.
     pub(super) fn on_prompt_entry(&mut self, now: Now, prompt: &Prompt) {
         let text = squeezed(unwrapped(&prompt.text));
-        let is_it = |sent: &Sent| text.contains(&sent.first) || sent.item.parcel.as_ref().is_some_and(|parcel| parcel.key == prompt.uuid);
+        let is_it = |sent: &Sent| text.contains(&sent.first) || (!sent.key.is_empty() && sent.key == prompt.uuid);
         if let Some(at) = self.sent.iter().position(is_it) {
             // Its turn may be over already, unless it waited in the queue for a turn of its own.
             // A turn that runs by now may be another one, or only a belief.
@@ -500,6 +502,7 @@ impl TuiSession {
     fn prove(&mut self, now: Now, at: usize, evidence: &str, late: bool) {
         let sent = self.sent.remove(at);
         let Some(Parcel { batch, key, .. }) = sent.item.parcel else {
+            sent.item.verb.into_iter().for_each(|verb| self.answer(verb, Ok(Value::Null)));
             let over = late && self.ended.as_ref().is_some_and(|ended| ended.at >= sent.at);
             if !over {
                 self.begin_turn(now, evidence);
@@ -626,7 +629,10 @@ impl TuiSession {
                     self.signal(Signal::TurnEnded { batch: Some(batch), end: TurnEnd::Failed(why.into()), text: String::new() });
                 }
             }
-            None => self.give_up_injected(),
+            None => {
+                sent.item.verb.into_iter().for_each(|verb| self.answer(verb, Err(why.into())));
+                self.give_up_injected();
+            }
         }
         self.next_item(now);
     }
@@ -682,7 +688,7 @@ mod tests {
     fn nothing_that_is_typed_can_press_keys() {
         assert_eq!(typeable("a\u{1b}[201~\r\nb\tc\u{9b}\u{7f}"), "a[201~\nb\tc");
         assert_eq!(typeable("C:\\"), "C:\\ ");
-        assert_eq!(Item::of_text("/exit".into()).text, "[prompt] /exit");
+        assert_eq!(Item::of_text(1, "/exit", true).text, "[prompt] /exit");
         assert_eq!(
             Item::of_parcel(Parcel { text: "[relay message #1 from user]\nx".into(), ..Default::default() }).first(),
             "[relaymessage#1fromuser]"
