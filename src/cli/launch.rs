@@ -11,7 +11,7 @@ use crate::core::agent::config::ReplyMode;
 use crate::edge::provider::{Host, Plan, Planner, Refusal};
 use crate::os;
 use crate::provider::{Disk, Laid, Layout, Provider, SessionSettings, Transport, Want};
-use crate::wire::control::ENV_REPLY_MODE;
+use crate::wire::control::{ENV_HOOKS, ENV_REPLY_MODE};
 
 /// Longest path of a socket that leaves room for its name (108 bytes in all).
 const RUNTIME_DIR_MAX: usize = 84;
@@ -76,6 +76,7 @@ fn want(settings: &Settings) -> Want {
     let added = environment(settings);
     let mut all: BTreeMap<String, String> =
         std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))).collect();
+    all.remove(ENV_HOOKS); // of a session that this runner was started in
     all.extend(added);
     Want {
         session: SessionSettings {
@@ -114,10 +115,14 @@ pub(super) fn planner(provider: &'static Provider, settings: &Settings) -> Plann
     Box::new(move |conversation, fresh| {
         let want = Want { conversation: conversation.into(), fresh: fresh.into(), ..want.clone() };
         let layout = (provider.layout)(&want, &RealDisk).map_err(|(reason, permanent)| Refusal { reason, permanent })?;
-        let Layout { command, env, unset, files, mailbox, session, hint } = layout;
+        let Layout { command, env, mut unset, files, mailbox, session, hint } = layout;
         for laid in &files {
             lay(laid)
                 .map_err(|error| Refusal { reason: format!("cannot prepare the start of the provider: {error}"), permanent: false })?;
+        }
+        // Of an agent that this runner was started by.
+        if !common.iter().any(|(name, _)| name == ENV_REPLY_MODE) {
+            unset.push(ENV_REPLY_MODE.into());
         }
         let mut all: Vec<(String, String)> = common.iter().filter(|(name, _)| !unset.contains(name)).cloned().collect();
         all.extend(env);

@@ -36,6 +36,8 @@ pub const ENV_CONTROL_TOKEN: &str = "AGENT_RELAY_RUNNER_TOKEN";
 pub const ENV_PROVIDER_SESSION: &str = "AGENT_RELAY_PROVIDER_SESSION_ID";
 /// Environment of the provider: `explicit` where the agent answers itself (D-41); only then a hook looks what it owes.
 pub const ENV_REPLY_MODE: &str = "AGENT_RELAY_REPLY_MODE";
+/// Environment of the provider: which events its hooks tell, by their words; not set: all.
+pub const ENV_HOOKS: &str = "AGENT_RELAY_HOOKS";
 /// Field of a hook's payload whose texts the hook program had to cut.
 pub const CUT: &str = "agentRelayCut";
 /// Levels of `/log-level`, lowest first.

@@ -503,3 +503,23 @@ fn claude_in_open_mode() {
         session.end();
     }
 }
+
+/// Read-only: what would ask is refused, in the terminal too, and the next message has its turn.
+#[test]
+fn claude_in_read_only_mode() {
+    for transport in ["stream", "tmux"] {
+        let Some(mut session) = Session::start("terminal", Hooks::All, json!({})) else { return };
+        session.transport = transport;
+        let arguments = ["run", "claude", "--headless", "--transport", transport, "--agent-id", "a", "--approval", "read-only"];
+        session.runner = Some(session.machine.start(&arguments));
+        session.wait("idle");
+        for mark in ["MARK-LOOK", "MARK-AGAIN"] {
+            let heard = session.asks(&format!("{mark} TOOL"));
+            assert!(heard.contains(mark), "{heard}");
+            once(&session, mark);
+        }
+        session.wait("idle");
+        assert!(!session.machine.work.join("made.txt").exists(), "nothing is done");
+        session.end();
+    }
+}

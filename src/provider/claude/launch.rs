@@ -6,6 +6,7 @@ use super::plugin;
 use super::stream::StreamSession;
 use super::tui::TuiSession;
 use crate::provider::{ApprovalMode, Disk, Laid, Layout, Start, Transport, Want};
+use crate::wire::control::ENV_HOOKS;
 
 /// What the session is told about its messages (R-225). It stands in the system prompt, where it survives a compaction.
 const RELAY_TEXT: &str = "\
@@ -19,13 +20,8 @@ const ANSWER_AUTO: &str = " Your last text of a turn goes to the sender as the a
 /// Who answers, where the session does.
 const ANSWER_EXPLICIT: &str = " Answer yourself with `agent-relay reply <number> --stdin`; nobody sends your last text.";
 
-/// Which events the hooks of a session tell; not set: all.
-const HOOKS: &str = "AGENT_RELAY_HOOKS";
-
 /// Variables that a session sets for what runs in it; a session of its own must not inherit them (FACTS section 14.1).
-const INHERITED: [&str; 11] = [
-    // Ours, of a session over its standard streams that this runner may have been started in.
-    HOOKS,
+const INHERITED: [&str; 10] = [
     "CLAUDECODE",
     "CLAUDE_PID",
     "CLAUDE_EFFORT",
@@ -126,9 +122,11 @@ pub fn layout(want: &Want, disk: &dyn Disk) -> Result<Layout, (String, bool)> {
         env.push(("CLAUDE_CONFIG_DIR".into(), config_dir.clone()));
     }
     let mut unset: Vec<String> = INHERITED.map(String::from).into();
-    if want.transport == Transport::Stream {
-        env.push((HOOKS.into(), "stop".into()));
-        unset.retain(|name| name != HOOKS);
+    // Said by the configuration, or else by the transport; never by a session that this runner was started in.
+    match (want.env.contains_key(ENV_HOOKS), want.transport) {
+        (true, _) => {}
+        (false, Transport::Stream) => env.push((ENV_HOOKS.into(), "stop".into())),
+        (false, _) => unset.push(ENV_HOOKS.into()),
     }
     let folder: String = want.session.cwd.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
     let usual_transcript = format!("{config_dir}/projects/{folder}/{session}.jsonl");
@@ -184,6 +182,8 @@ fn system_prompt(want: &Want) -> String {
 fn settings(want: &Want, own: Map<String, Value>) -> Map<String, Value> {
     let mut all = Map::new();
     all.insert("crossSessionInbound".into(), json!("accept"));
+    // Else plan mode has a classifier ask, in a dialog of its own that no hook is told of (seen behind a gateway).
+    all.insert("useAutoModeDuringPlan".into(), json!(false));
     if want.transport == Transport::Tmux {
         let quoted = format!("'{}'", want.bin.replace('\'', "'\\''"));
         all.insert("statusLine".into(), json!({"type": "command", "command": format!("{quoted} hook status-line")}));
@@ -349,7 +349,10 @@ mod tests {
                 Laid::File { path, text } if path.ends_with("claude-settings.json") => serde_json::from_str::<Value>(text).ok(),
                 _ => None,
             });
-            assert_eq!(written, Some(json!({"crossSessionInbound": "accept", "model": "x", "statusLine": 1})));
+            assert_eq!(
+                written,
+                Some(json!({"crossSessionInbound": "accept", "useAutoModeDuringPlan": false, "model": "x", "statusLine": 1}))
+            );
         }
         for words in [vec!["--settings", "missing.json"], vec!["--settings"], vec!["--settings", "[]"]] {
             let want = Want { args: words.iter().map(|word| word.to_string()).collect(), ..want(Transport::Stream, ApprovalMode::Guarded) };
@@ -404,15 +407,17 @@ mod tests {
     #[test]
     fn hooks_of_an_outer_session_silence_nobody() {
         let plan = |transport: Transport| {
-            let mut want = want(transport, ApprovalMode::Guarded);
-            want.env.insert(HOOKS.into(), "stop".into());
-            layout(&want, &Files(BTreeMap::new())).map_err(|(reason, _)| reason).expect("a layout")
+            layout(&want(transport, ApprovalMode::Guarded), &Files(BTreeMap::new())).map_err(|(reason, _)| reason).expect("a layout")
         };
         for transport in [Transport::Tmux, Transport::Terminal] {
             let plan = plan(transport);
-            assert!(plan.unset.iter().any(|name| name == HOOKS) && !plan.env.iter().any(|(name, _)| name == HOOKS));
+            assert!(plan.unset.iter().any(|name| name == ENV_HOOKS) && !plan.env.iter().any(|(name, _)| name == ENV_HOOKS));
         }
         let plan = plan(Transport::Stream);
-        assert!(!plan.unset.iter().any(|name| name == HOOKS) && plan.env.contains(&(HOOKS.into(), "stop".into())));
+        assert!(!plan.unset.iter().any(|name| name == ENV_HOOKS) && plan.env.contains(&(ENV_HOOKS.into(), "stop".into())));
+        let mut own = want(Transport::Tmux, ApprovalMode::Guarded);
+        own.env.insert(ENV_HOOKS.into(), "stop".into());
+        let plan = layout(&own, &Files(BTreeMap::new())).map_err(|(reason, _)| reason).expect("a layout");
+        assert!(!plan.unset.iter().any(|name| name == ENV_HOOKS));
     }
 }
