@@ -352,6 +352,22 @@ fn is_typed_at(session: &Session) {
     session.waits("the draft again", || session.screen().contains("a draft of mine").then_some(()));
     assert!(session.model.asked().iter().all(|asked| !asked.body.to_string().contains("a draft of mine")));
     session.keys(&["C-u"]);
+    // Somebody looks on with a small terminal: he sees the input box, and messages still arrive.
+    let personal = |words: &[&str]| {
+        let output = session.machine.command("tmux").args(["-L", "onlooker", "-f", "/dev/null"]).args(words).output().expect("tmux runs");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let size = || session.tmux(&["display", "-p", "-t", "agent", "#{window_width}x#{window_height}"]).trim().to_string();
+    personal(&["new-session", "-d", "-x", "90", "-y", "24", &format!("{} attach a", super::support::BIN)]);
+    session.waits("the small size", || (size() == "90x24").then_some(()));
+    personal(&["send-keys", "-l", "seen by me"]);
+    session.waits("what is typed", || personal(&["capture-pane", "-p"]).contains("seen by me").then_some(()));
+    session.asks("MARK-WATCHED\nin a small\nterminal");
+    once(session, "MARK-WATCHED");
+    session.waits("the draft", || personal(&["capture-pane", "-p"]).contains("seen by me").then_some(()));
+    session.keys(&["C-u"]);
+    personal(&["kill-server"]);
+    session.waits("the canonical size", || (size() == "200x50").then_some(()));
     // A prompt that is typed is mirrored, and is nobody's message.
     session.keys(&["-l", "MARK-TYPED by hand"]);
     session.keys(&["Enter"]);

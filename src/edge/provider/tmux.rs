@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::core::session::{Screen, TERMINAL_SESSION};
 use crate::os;
 
-/// Size that the provider draws for, whoever looks on (issue: canonical size).
+/// Size that the provider draws for while nobody looks on (issue: canonical size).
 const COLUMNS: &str = "200";
 const ROWS: &str = "50";
 /// The server must accept by then.
@@ -18,7 +18,8 @@ const START_TIME: Duration = Duration::from_secs(5);
 /// Bytes of one line of the control client; what is longer is only output of the pane.
 const LINE_BYTES_MAX: usize = 1 << 20;
 
-/// Settings of the server. The dead pane stays until its last words are read.
+/// Settings of the server. The dead pane stays until its last words are read. While a person looks on, the program draws for
+/// his terminal, else its input box could lie out of his sight; afterwards for the canonical size again.
 const CONF: &str = "\
 set -g remain-on-exit on
 set -g remain-on-exit-format ''
@@ -33,6 +34,8 @@ set -g default-terminal xterm-256color
 set -g destroy-unattached off
 set -g update-environment ''
 setw -g allow-rename off
+set-hook -g client-attached 'if -F \"#{client_control_mode}\" \"\" \"set -w window-size latest\"'
+set-hook -g client-detached 'if -F \"#{e|<=|:#{session_attached},1}\" \"resize-window -x 200 -y 50\"'
 ";
 
 /// What the server says.
@@ -109,7 +112,7 @@ pub fn server(plan: &Plan, prepare: impl FnOnce(&mut Command)) -> Result<(Child,
     })?;
     let mut client = Command::new("tmux");
     client.args(["-u", "-N", "-L", plan.socket, "-C", "new-session", "-s", TERMINAL_SESSION, "-x", COLUMNS, "-y", ROWS]);
-    // The size stays, whoever looks on; set in the configuration, 3.3a dies of it.
+    // The size stays until somebody looks on; set in the configuration, 3.3a dies of it.
     // The folder is the client's own: in an argument tmux would read signs of its own into it.
     client.current_dir(plan.cwd).args(["/bin/sh", &script.to_string_lossy(), ";", "set", "-w", "window-size", "manual"]);
     client.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).env_remove("TMUX").env_remove("TMUX_PANE");
