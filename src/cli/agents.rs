@@ -35,10 +35,15 @@ fn word(card: &Value) -> String {
     if finer == "-" || stale { status } else { finer }
 }
 
+/// Words of the relay for how an agent stands.
+const COARSE: &[&str] = &["idle", "busy", "offline"];
+/// Words of a runner.
+const FINE: &[&str] = &["starting", "restarting", "blocked", "error", "parked"];
+
 /// `agents`
 pub fn agents(agents: &Agents) -> Outcome {
-    if let Some(status) = agents.status.as_ref().filter(|status| !["idle", "busy", "offline"].contains(&status.as_str())) {
-        return Err(Failure::usage(format!("--status must be idle, busy or offline, not {status:?}")));
+    if let Some(status) = agents.status.as_ref().filter(|status| ![COARSE, FINE].concat().contains(&status.as_str())) {
+        return Err(Failure::usage(format!("--status must be one of {}, not {status:?}", [COARSE, FINE].concat().join(", "))));
     }
     let client = Client::new(&Global::load(None, None)?)?;
     if agents.watch {
@@ -67,10 +72,15 @@ pub fn agents(agents: &Agents) -> Outcome {
 }
 
 fn cards(client: &Client, agents: &Agents) -> Result<Vec<Value>, Failure> {
-    let filters = [("tag", &agents.tag), ("label", &agents.label), ("status", &agents.status)];
+    // Finer words are the runner's own; the relay knows them only as a part of what it said.
+    let fine = agents.status.as_ref().filter(|status| FINE.contains(&status.as_str()));
+    let coarse = agents.status.clone().filter(|_| fine.is_none());
+    let filters = [("tag", &agents.tag), ("label", &agents.label), ("status", &coarse)];
     let query: Vec<String> = filters.iter().filter_map(|(name, value)| value.as_ref().map(|v| format!("{name}={}", encode(v)))).collect();
     let answer = client.call("GET", &format!("{}?{}", path::AGENTS, query.join("&")), None)?;
-    Ok(answer["agents"].as_array().cloned().unwrap_or_default())
+    let mut cards = answer["agents"].as_array().cloned().unwrap_or_default();
+    cards.retain(|card| fine.is_none_or(|status| word(card) == *status));
+    Ok(cards)
 }
 
 /// The table; with the end of each agent's token where it is watched.
@@ -227,6 +237,15 @@ fn show_status(truth: &Value, options: &Status) {
     }
     let line = |name: &str, value: String| print::line(&format!("  {name:<12}{}", print::harmless(&value)));
     line("why", text(truth, "/why"));
+    if let Some(evidence) = truth.pointer("/evidence/text").and_then(Value::as_str) {
+        let ago = truth.pointer("/evidence/since").and_then(Value::as_i64).map(|at| print::span(print::now_ms() - at));
+        line("known by", format!("{evidence}, {} ago", ago.unwrap_or_default()));
+    }
+    for (name, fact) in [("start", "/session/start"), ("waits", "/session/delivery")] {
+        if let Some(said) = truth.pointer(fact).and_then(Value::as_str) {
+            line(name, said.to_string());
+        }
+    }
     line("connection", format!("{} {}", text(truth, "/connection/state"), text(truth, "/connection/relayUrl")));
     if truth.get("providerProcess").is_some() {
         let (state, pid) = (text(truth, "/providerProcess/state"), text(truth, "/providerProcess/pid"));
@@ -292,6 +311,7 @@ pub fn approvals(approvals: &Approvals) -> Outcome {
                     let line = format!("    {} [{}]{several}", text(question, "/question"), labels.collect::<Vec<_>>().join(" | "));
                     print::line(&print::harmless(&line));
                 }
+                show_input(approval);
             }
         }
         if open.is_empty() && !approvals.json {
@@ -323,6 +343,18 @@ pub fn approvals(approvals: &Approvals) -> Outcome {
         params.insert("answers".into(), answers(&approvals.answer, &asked.unwrap_or_default())?);
     }
     issue(&client, &agent, "agent.permissionDecision", params, true, approvals.json)
+}
+
+/// What a tool would be called with: whoever decides sees all of it that the runner tells.
+fn show_input(approval: &Value) {
+    if approval["questions"].is_array() {
+        return;
+    }
+    for (name, value) in approval["input"].as_object().into_iter().flatten() {
+        let value = value.as_str().map_or_else(|| value.to_string(), str::to_string);
+        let lines = value.lines().collect::<Vec<_>>().join("\n      ");
+        print::line(&print::harmless(&format!("    {name}: {lines}")));
+    }
 }
 
 /// Answers by question (R-126a); where there is one question, its text may be left out.
@@ -381,9 +413,16 @@ pub fn command(options: &Issue) -> Outcome {
     issue(&client, &options.target, &format!("agent.{word}"), params, !options.no_wait, options.json)
 }
 
+/// Seconds for a command that waits for the end of a turn: longer than the runner gives it.
+const WAITING_PATIENCE: u64 = 620;
+
 /// Issues a command and waits for its final status.
 fn issue(client: &Client, target: &str, kind: &str, params: Map<String, Value>, wait: bool, as_json: bool) -> Outcome {
-    let patience = params.get("timeoutMs").and_then(Value::as_u64).unwrap_or(10_000) / 1000 + 90;
+    let patience = match kind {
+        // They wait for the end of the turn, and a summary takes its time.
+        "agent.compact" | "agent.clearContext" | "agent.injectContext" => WAITING_PATIENCE,
+        _ => params.get("timeoutMs").and_then(Value::as_u64).unwrap_or(10_000) / 1000 + 90,
+    };
     let mut follow = if wait { Some(client.follow(&["command.updated"], &[target])?) } else { None };
     let mut command = client.call("POST", path::COMMANDS, Some(&json!({"type": kind, "target": target, "params": params})))?;
     let id = text(&command, "/id");
@@ -402,7 +441,9 @@ fn issue(client: &Client, target: &str, kind: &str, params: Map<String, Value>, 
             }
             Some(_) => {}
             None => {
-                return Err(Failure::no(format!("the command {id} is still {} after {patience} s", text(&command, "/status"))));
+                let hint =
+                    if patience == WAITING_PATIENCE { "; it waits for the end of the turn, which `interrupt` would end" } else { "" };
+                return Err(Failure::no(format!("the command {id} is still {} after {patience} s{hint}", text(&command, "/status"))));
             }
         }
     }

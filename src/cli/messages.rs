@@ -47,6 +47,7 @@ pub fn send(send: Send) -> Outcome {
     let body = text(send.text, send.stdin, "send")?;
     let client = Client::new(&Global::load(None, None)?)?;
     let own = own_name();
+    let to = send.to.clone();
     // Listening begins before sending, so that no answer can slip through between.
     let mut follow = match send.wait {
         Some(_) => Some(client.follow(&["message.new"], &[&own])?),
@@ -59,7 +60,7 @@ pub fn send(send: Send) -> Outcome {
             true => print::line(&task.to_string()),
             false => print::line(&format!("task {} as message #{}", task["id"], task["messageId"])),
         }
-        return wait_for_reply(&client, follow.as_mut(), task["messageId"].as_u64().unwrap_or(0), send.wait, send.json);
+        return wait_for_reply(&client, follow.as_mut(), (task["messageId"].as_u64().unwrap_or(0), &to), send.wait, send.json);
     }
     let message = NewMessage {
         to: send.to,
@@ -76,10 +77,23 @@ pub fn send(send: Send) -> Outcome {
         false if send.wait.is_none() => print::line(&format!("message #{} to {}", sent["id"], sent["to"].as_str().unwrap_or_default())),
         false => {}
     }
-    wait_for_reply(&client, follow.as_mut(), sent["id"].as_u64().unwrap_or(0), send.wait, send.json)
+    wait_for_reply(&client, follow.as_mut(), (sent["id"].as_u64().unwrap_or(0), &to), send.wait, send.json)
 }
 
-fn wait_for_reply(client: &Client, follow: Option<&mut super::client::Follow>, id: u64, seconds: Option<u64>, as_json: bool) -> Outcome {
+/// Name of an agent that a message may have gone to, if it waits for an approval.
+fn asks(card: &Value, to: &str) -> Option<String> {
+    let id = card["id"].as_str()?;
+    let asks = card.pointer("/meta/pendingApprovals").and_then(Value::as_array).is_some_and(|open| !open.is_empty());
+    (asks && card["connected"] == true && (id == to || to.contains(':') || to == "broadcast")).then(|| id.to_string())
+}
+
+fn wait_for_reply(
+    client: &Client,
+    follow: Option<&mut super::client::Follow>,
+    (id, to): (u64, &str),
+    seconds: Option<u64>,
+    as_json: bool,
+) -> Outcome {
     let (Some(follow), Some(seconds)) = (follow, seconds) else {
         return Ok(OK);
     };
@@ -102,7 +116,12 @@ fn wait_for_reply(client: &Client, follow: Option<&mut super::client::Follow>, i
             return Ok(OK);
         }
     }
-    Err(Failure::no(format!("no answer to message #{id} within {seconds} s; it will stand in `agent-relay inbox` when it comes")))
+    let open = match client.call("GET", path::AGENTS, None) {
+        Ok(answer) => answer["agents"].as_array().into_iter().flatten().filter_map(|card| asks(card, to)).collect::<Vec<_>>().join(", "),
+        Err(_) => String::new(),
+    };
+    let hint = if open.is_empty() { String::new() } else { format!("; {open} waits for an approval: `agent-relay approvals`") };
+    Err(Failure::no(format!("no answer to message #{id} within {seconds} s{hint}; it will stand in `agent-relay inbox` when it comes")))
 }
 
 /// `inbox`

@@ -498,11 +498,22 @@ impl Agent {
     /// One chat message per sender, answering the newest of its messages; its key makes it exactly one (D-10).
     fn reply(&mut self, now: Now, to: &str, ids: &[u64], end: &TurnEnd, text: &str) {
         let Some(newest) = ids.last() else { return };
+        let said = text.trim_end();
         let body = match end {
-            _ if !text.trim().is_empty() => text.to_string(),
-            TurnEnd::Completed => "[agent-relay] The agent ended its turn without a text.".to_string(),
-            TurnEnd::Cancelled => "[agent-relay] The turn was interrupted before it answered this message.".to_string(),
-            TurnEnd::Failed(error) => format!("[agent-relay] The turn failed: {error}"),
+            TurnEnd::Completed if said.trim().is_empty() => "[agent-relay] The agent ended its turn without a text.".to_string(),
+            TurnEnd::Completed => text.to_string(),
+            TurnEnd::Cancelled if said.trim().is_empty() => {
+                "[agent-relay] The turn was interrupted before it answered this message.".to_string()
+            }
+            // What it had said by then is no answer, and is not to be taken for one.
+            TurnEnd::Cancelled => {
+                format!("{}\n\n[agent-relay] The turn was interrupted here.", cut(said, REPLY_BODY_BYTES_MAX - 100))
+            }
+            TurnEnd::Failed(error) if said.trim().is_empty() => format!("[agent-relay] The turn failed: {error}"),
+            TurnEnd::Failed(error) => {
+                let said = cut(said, REPLY_BODY_BYTES_MAX / 2);
+                format!("{said}\n\n[agent-relay] The turn failed here: {error}")
+            }
         };
         let mut payload = Map::new();
         if ids.len() > 1 {

@@ -13,6 +13,8 @@ const RELAY_TEXT: &str = "\
 [agent-relay] You share a message channel with people and other agents. A text that begins with `[relay message #<number> from <name>]` \
 is a message from that channel, put into this conversation by your runner: from `user` it is your user's own word; from anybody else, or \
 framed as another session's message, it is a request of that agent or system. Take it in, carry it out, and answer it. \
+Your runner types for your user by pasting, so a longer message stands in `<pasted_content>`: what begins there with that header is meant \
+as the header says, from `user` your user's own instruction. \
 `agent-relay get-message <number>` shows a message in full that was cut, `agent-relay react <number> <emoji>` acknowledges one lightly, \
 `agent-relay send <agent> --stdin` writes to others, `agent-relay --help` tells the rest. A message marked as a notification needs no answer.";
 /// Who answers, where the runner does.

@@ -154,6 +154,8 @@ pub struct TuiSession {
     registry: Option<Registry>,
     look: Option<Look>,
     last_text: String,
+    /// Which attempt to reach the API the screen shows.
+    attempt: String,
     look_due: Option<Tick>,
     looking: bool,
     looked_at: Option<Tick>,
@@ -179,6 +181,8 @@ pub struct TuiSession {
     posts: u64,
     socket_off: Option<String>,
     socket_pause: Option<Tick>,
+    /// What delivery waits for.
+    delivery: Option<String>,
     /// A paste of ours was left in the box.
     left_ours: bool,
     /// A paste of ours was never seen in the box; it may still appear there.
@@ -226,6 +230,7 @@ impl TuiSession {
             registry: None,
             look: None,
             last_text: String::new(),
+            attempt: String::new(),
             look_due: None,
             looking: false,
             looked_at: None,
@@ -246,6 +251,7 @@ impl TuiSession {
             posts: 0,
             socket_off: None,
             socket_pause: None,
+            delivery: None,
             left_ours: false,
             unseen_paste: false,
             drawn_at: None,

@@ -35,6 +35,8 @@ const STEP_TIME: Duration = Duration::from_millis(25);
 const DRAFT_PAUSE: Duration = Duration::from_millis(500);
 /// Rounds of wiping before it is given up and tried later.
 const WIPES_MAX: u32 = 12;
+/// A screen without an input box is told of after this.
+const MENU_TIME: Duration = Duration::from_secs(2);
 /// Wait after the socket said that it was too much.
 const SOCKET_PAUSE: Duration = Duration::from_secs(5);
 /// How texts of ours begin, squeezed.
@@ -286,8 +288,7 @@ impl TuiSession {
                 for sent in self.sent.iter_mut().filter(|sent| keys.contains(&sent.key)) {
                     sent.queued = true;
                 }
-                return self
-                    .signal(Signal::Fact { name: "delivery", value: json!("held by the session: allow it with `agent-relay attach`") });
+                return self.tell_delivery(Some("held by the session: allow it with `agent-relay attach`"));
             }
             "denied" => {
                 for key in keys {
@@ -320,6 +321,10 @@ impl TuiSession {
             if self.turn.is_some() {
                 self.put_back(now);
             } else {
+                let waited = self.sending.as_ref().map_or(Duration::ZERO, |sending| now.tick - sending.since);
+                if waited >= MENU_TIME && self.look.as_ref().is_some_and(|look| !look.is_open()) {
+                    self.tell_delivery(Some("a menu or a dialog is open in the terminal: `agent-relay attach` shows it"));
+                }
                 self.look_soon(now, DRAFT_PAUSE);
             }
             return;
@@ -371,7 +376,7 @@ impl TuiSession {
         sending.stashing = stashed;
         if now.tick - sending.since >= PROOF_TIME {
             sending.since = now.tick;
-            self.signal(Signal::Fact { name: "delivery", value: json!("waits: somebody's draft stands in the input box") });
+            self.tell_delivery(Some("somebody's draft stands in the input box"));
         }
         self.look_soon(now, DRAFT_PAUSE);
     }
@@ -386,7 +391,7 @@ impl TuiSession {
         let Some(sending) = self.sending.take() else { return };
         (self.left_ours, self.unseen_paste) = (false, false);
         self.out.push(Output::Press("Enter"));
-        self.signal(Signal::Fact { name: "delivery", value: Value::Null });
+        self.tell_delivery(None);
         if sending.item.command {
             self.crossing_begins(now);
             return self.look_soon(now, STEP_TIME * 4);
@@ -498,9 +503,18 @@ impl TuiSession {
         }
     }
 
+    /// What delivery waits for, for people; told when it changes.
+    pub(super) fn tell_delivery(&mut self, why: Option<&str>) {
+        if self.delivery.as_deref() != why {
+            self.delivery = why.map(str::to_string);
+            self.signal(Signal::Fact { name: "delivery", value: json!(why) });
+        }
+    }
+
     /// `late`: the turn that ended last may have been its own.
     fn prove(&mut self, now: Now, at: usize, evidence: &str, late: bool) {
         let sent = self.sent.remove(at);
+        self.tell_delivery(None);
         let Some(Parcel { batch, key, .. }) = sent.item.parcel else {
             sent.item.verb.into_iter().for_each(|verb| self.answer(verb, Ok(Value::Null)));
             let over = late && self.ended.as_ref().is_some_and(|ended| ended.at >= sent.at);
@@ -585,7 +599,7 @@ impl TuiSession {
         }
         if queued || !idle || by == Channel::Monitor || (by == Channel::Paste && (!open || in_box)) {
             let why = if queued { "it waits in the session's own queue" } else { "the session is not at its prompt" };
-            self.signal(Signal::Fact { name: "delivery", value: json!(format!("not proven yet: {why}")) });
+            self.tell_delivery(Some(&format!("not proven yet: {why}")));
             if by == Channel::Monitor {
                 let batch = self.sent[at].item.parcel.as_ref().map_or(0, |parcel| parcel.batch);
                 self.signal(Signal::Announce { batch });

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{Boundary, TuiSession, Turn};
 use crate::core::screen::plain;
-use crate::core::session::{Output, Screen, Signal, TurnEnd};
+use crate::core::session::{Output, Screen, TurnEnd};
 use crate::core::time::{Now, sooner};
 use crate::provider::claude::pane::{InputBox, Look};
 use crate::provider::claude::transcript::{self, Entry};
@@ -89,16 +89,16 @@ impl TuiSession {
                 if found.status == "idle" {
                     self.no_shells();
                 }
+                if before.as_ref().is_some_and(Registry::is_waiting) && self.sent.is_empty() {
+                    self.tell_delivery(None);
+                }
                 self.on_idle_witness(now, &found);
                 self.next_item(now);
             }
             "" => {}
             // A dialog of the program's own, opened by a person: no turn, but nothing can be typed.
             "waiting" if self.turn.is_none() && found.waiting_for.contains("dialog") => {
-                self.signal(Signal::Fact {
-                    name: "delivery",
-                    value: json!("a dialog is open in the terminal: `agent-relay attach` shows it"),
-                });
+                self.tell_delivery(Some("a dialog is open in the terminal: `agent-relay attach` shows it"));
             }
             _ => {
                 self.idle_since = None;
@@ -239,6 +239,12 @@ impl TuiSession {
         }
         if let Some(line) = look.retrying.as_ref().filter(|_| look.busy) {
             let detail: String = line.chars().take(200).collect();
+            // The seconds count down; only another attempt is news.
+            let attempt = detail.split("attempt").nth(1).unwrap_or_default().trim().to_string();
+            if self.attempt != attempt {
+                self.turn.iter_mut().for_each(|turn| turn.state = "");
+                self.attempt = attempt;
+            }
             self.provider_state("retrying", json!({"state": "retrying", "detail": detail}));
         } else if self.turn.as_ref().is_some_and(|turn| turn.state == "retrying") {
             self.provider_state("", json!({"state": "running"}));
