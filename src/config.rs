@@ -150,7 +150,7 @@ pub struct ProviderConfig {
     /// Permission mode to set instead of the known one.
     pub mode: Option<String>,
     /// An approval that nobody answers in that time is denied (D-20).
-    pub approval_timeout: Duration,
+    pub approval_timeout: Option<Duration>,
     /// Bound of the outbox.
     pub outbox_bytes_max: u64,
     /// A sentence for each setting that nobody knows or whose type is wrong.
@@ -245,6 +245,22 @@ impl ProviderConfig {
         };
         let mut strange = Vec::new();
         strange_settings(record, "", &mut strange);
+        let known = [
+            ("replyMode", &["auto", "explicit"][..]),
+            ("chatCaptureMode", &["final", "full"]),
+            ("transport", &["tmux", "stream", "terminal"]),
+            ("defaultApprovalMode", &["open", "guarded", "read-only"]),
+        ];
+        for (name, words) in known {
+            if let Some(word) = text(record, name).filter(|word| !words.contains(&word.as_str())) {
+                strange.push(format!("{name} is {word:?}; it must be one of {}", words.join(", ")));
+            }
+        }
+        for dir in texts("pluginDirs").unwrap_or_default() {
+            if !Path::new(&dir).is_dir() {
+                strange.push(format!("pluginDirs names {dir:?}, which is no folder"));
+            }
+        }
         ProviderConfig {
             strange,
             command: text(record, "command"),
@@ -267,7 +283,7 @@ impl ProviderConfig {
             rig: text(record, "rig"),
             plugin_dirs: texts("pluginDirs").unwrap_or_default(),
             mode: text(record, "permissionMode"),
-            approval_timeout: ms(record, "approvalTimeoutMs").unwrap_or(Duration::from_secs(600)),
+            approval_timeout: ms(record, "approvalTimeoutMs"),
             outbox_bytes_max: record
                 .get("outboxMaxBytes")
                 .and_then(Value::as_u64)

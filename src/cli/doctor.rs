@@ -12,7 +12,7 @@ use super::args::Doctor;
 use super::client::Client;
 use super::exit::{NO, OK, Outcome};
 use super::print;
-use crate::config::{Global, env};
+use crate::config::{Global, ProviderConfig, env};
 use crate::edge::http::Http;
 use crate::os;
 use crate::provider;
@@ -66,11 +66,13 @@ pub fn doctor(options: &Doctor) -> Outcome {
     match Global::load(None, None) {
         Ok(global) => {
             files(&mut findings, &global);
+            provider_files(&mut findings, &global);
             relay(&mut findings, &global);
         }
         Err(error) => findings.broken("settings", error, "mend or remove the file; see `agent-relay --help`"),
     }
     providers(&mut findings);
+    login(&mut findings);
     tmux(&mut findings);
     systemd(&mut findings);
     let broken = findings.0.iter().any(|finding| finding.grade == Grade::Broken);
@@ -246,6 +248,36 @@ fn providers(findings: &mut Findings) {
     if found == 0 {
         let cure = "install one, for example `npm install -g opencode-ai`; `agent-relay run --help` lists the presets";
         findings.weak("provider", "no known agent is in PATH", cure);
+    }
+}
+
+/// A provider may start without a login and look ready; only its first turn fails.
+fn login(findings: &mut Findings) {
+    for provider in provider::PROVIDERS {
+        let Some(login) = provider.login.as_ref().filter(|_| provider.program.is_some_and(|(program, _)| find_program(program).is_some()))
+        else {
+            continue;
+        };
+        let folders = [env(login.folder_env), env("HOME").map(|home| format!("{home}/{}", login.folder))];
+        let linked = folders.iter().flatten().any(|folder| Path::new(folder).join(login.file).is_file());
+        match (linked, login.env.iter().find(|name| env(name).is_some())) {
+            (true, _) => findings.fine("login", format!("{}: logged in", provider.name)),
+            (false, Some(name)) => findings.fine("login", format!("{}: {name} is set", provider.name)),
+            (false, None) => findings.weak("login", format!("{}: neither a login nor a key was found here", provider.name), login.cure),
+        }
+    }
+}
+
+fn provider_files(findings: &mut Findings, global: &Global) {
+    for provider in provider::PROVIDERS {
+        match ProviderConfig::load(&global.home, provider.name) {
+            Ok(config) => {
+                for strange in config.strange {
+                    findings.weak("settings", strange, format!("see providers/{}.json in the README", provider.name));
+                }
+            }
+            Err(error) => findings.broken("settings", error, "mend or remove the file"),
+        }
     }
 }
 

@@ -5,6 +5,8 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+
 use super::settings::{Settings, agent_dir};
 use crate::config::env;
 use crate::core::agent::config::ReplyMode;
@@ -83,7 +85,7 @@ fn want(settings: &Settings) -> Want {
             cwd: text(&settings.cwd),
             approval_mode: settings.approval,
             mode: settings.config.mode.clone(),
-            approval_timeout: settings.config.approval_timeout,
+            approval_timeout: settings.approval_timeout,
             capture_full: settings.config.capture_full,
         },
         transport: settings.transport,
@@ -189,6 +191,13 @@ fn lay_tree(path: &Path, files: &[(String, String, bool)]) -> std::io::Result<()
         fs::write(&file, text)?;
         fs::set_permissions(&file, fs::Permissions::from_mode(if *program { 0o700 } else { 0o600 }))?;
     }
+    // In one step: a session that starts just now finds the one or the other.
+    let flags = if path.exists() { RenameFlags::EXCHANGE } else { RenameFlags::NOREPLACE };
+    if renameat_with(CWD, &beside, CWD, path, flags).is_ok() {
+        let _ = fs::remove_dir_all(&beside);
+        return Ok(());
+    }
+    // A file system that cannot do that, or another runner was faster.
     let old = path.with_file_name(format!(".{name}.{}.old", std::process::id()));
     let _ = fs::rename(path, &old);
     let moved = fs::rename(&beside, path);

@@ -239,6 +239,9 @@ fn start(typed: Typed, provider: &'static provider::Provider) -> Outcome {
             settings.agent_id
         );
     }
+    if !quiet {
+        tell_if_away(&base);
+    }
     for strange in &settings.config.strange {
         log::warn!(target: "runner", "{strange}");
         if !quiet {
@@ -270,6 +273,18 @@ fn start(typed: Typed, provider: &'static provider::Provider) -> Outcome {
         }
         false => Err(Failure { code: outcome.code, text: outcome.message }),
     }
+}
+
+/// A word on standard error if nobody listens at the relay's address: else a person who made a mistake there sees nothing
+/// at all. A thread of its own, so that neither the start nor the runner waits for it.
+fn tell_if_away(base: &Base) {
+    let (host, port, url) = (base.host.clone(), base.port, base.url.clone());
+    let look = move || {
+        if let Err(error) = crate::edge::stream::Stream::connect(&host, port, false, Duration::from_secs(5)) {
+            print::complain(&format!("cannot reach the relay at {url} ({error}); it is tried on. Start one with `agent-relay hub`"));
+        }
+    };
+    let _ = std::thread::Builder::new().name("look".into()).stack_size(256 << 10).spawn(look);
 }
 
 /// One runner per agent and machine (D-25).

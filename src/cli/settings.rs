@@ -1,6 +1,7 @@
 //! From words, environment and files to the settings of one agent (R-2 to R-15, D-1, D-4).
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -30,6 +31,7 @@ pub(super) struct Settings {
     pub label: Option<String>,
     pub cwd: PathBuf,
     pub approval: ApprovalMode,
+    pub approval_timeout: Duration,
     pub config: ProviderConfig,
     pub global: Global,
     pub command: Vec<String>,
@@ -107,6 +109,7 @@ pub(super) fn settings(typed: &Typed, provider: &provider::Provider) -> Result<S
         label,
         cwd: real,
         approval,
+        approval_timeout: config.approval_timeout.unwrap_or(provider.approval_timeout).min(provider.approval_timeout_max),
         config,
         global,
         command,

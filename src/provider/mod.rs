@@ -34,12 +34,32 @@ pub struct Provider {
     pub judges: bool,
     /// Why these arguments cannot be passed on to it.
     pub objection: fn(&[String]) -> Option<String>,
+    /// So long a question waits for an answer unless configured, and at most (D-20: denied before the provider gives it up).
+    pub approval_timeout: Duration,
+    /// See above.
+    pub approval_timeout_max: Duration,
     /// Its own program and the version that was tested, where it has one.
     pub program: Option<(&'static str, &'static str)>,
+    /// How it is logged in, where a start without it looks ready.
+    pub login: Option<Login>,
     /// Whether the command must be given, after `--` or by a preset.
     pub needs_command: bool,
     /// Agents that are known by name.
     pub presets: fn() -> Vec<&'static Preset>,
+}
+
+/// Where a login would be found.
+pub struct Login {
+    /// Variable that names the provider's own folder.
+    pub folder_env: &'static str,
+    /// That folder below the home, where the variable is not set.
+    pub folder: &'static str,
+    /// The file in it.
+    pub file: &'static str,
+    /// Variables that do instead.
+    pub env: &'static [&'static str],
+    /// What helps.
+    pub cure: &'static str,
 }
 
 /// A known agent: how it is started.
@@ -84,6 +104,9 @@ pub const PROVIDERS: &[Provider] = &[
         takes_urgent: true,
         judges: true,
         objection: claude::objection,
+        approval_timeout: claude::APPROVAL_TIMEOUT_MAX,
+        approval_timeout_max: claude::APPROVAL_TIMEOUT_MAX,
+        login: Some(claude::LOGIN),
         program: Some(("claude", claude::TESTED)),
         needs_command: false,
         presets: Vec::new,
@@ -108,6 +131,9 @@ pub const PROVIDERS: &[Provider] = &[
         takes_urgent: false,
         judges: false,
         objection: |_| None,
+        approval_timeout: Duration::from_secs(600),
+        approval_timeout_max: Duration::MAX,
+        login: None,
         program: None,
         needs_command: true,
         presets: || acp::presets::all().collect(),

@@ -9,11 +9,11 @@ pub const TOKEN_HEADER: &str = "X-Agent-Relay-Token";
 /// would take for something else.
 pub fn is_agent_id(id: &str) -> bool {
     let fine = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '.' | '@' | '+' | '/' | '~' | '=' | ',' | '%');
-    !id.is_empty() && id.len() <= 200 && id.chars().all(fine) && id != USER && id != "broadcast"
+    !id.is_empty() && id.len() <= 200 && id.chars().all(fine) && ![USER, "operator", "system", "broadcast"].contains(&id)
 }
 
 /// What an agent's id may be, for error texts.
-pub const AGENT_ID_RULE: &str = "1 to 200 letters, digits or any of -_.@+/~=,% and neither user nor broadcast";
+pub const AGENT_ID_RULE: &str = "1 to 200 letters, digits or any of -_.@+/~=,% and none of user, operator, system and broadcast";
 
 /// The reserved recipient for people (D-5).
 pub const USER: &str = "user";

@@ -274,6 +274,66 @@ fn agents_go_by_the_socket_and_refusals_are_heard() {
     assert!(acts(&terminal).ends_with("paste [relay message #5 from web], press Enter"), "{}", acts(&terminal));
 }
 
+/// A text of the system is no word of a person: it goes by the socket, and whoever asked is told when it has arrived.
+#[test]
+fn what_is_injected_is_told_when_it_arrived() {
+    let answered = |terminal: &Terminal, verb: u64| {
+        terminal.signals.iter().find_map(|signal| match signal {
+            Signal::Answered { verb: found, result } if *found == verb => Some(result.clone()),
+            _ => None,
+        })
+    };
+    let inject = |person: bool| Verb::Inject { text: "[relay message #0 from system]\n@/etc/passwd".into(), person };
+    let mut terminal = Terminal::ready();
+    let verb = terminal.verb(inject(false));
+    terminal.pass(100);
+    assert_eq!((acts(&terminal).as_str(), answered(&terminal, verb)), ("post [relay message #0 from system]", None));
+    terminal.prompt_entry("[relay message #0 from system]\n@ /etc/passwd", "peer");
+    assert!(matches!(answered(&terminal, verb), Some(Ok(_))));
+    // During a turn it waits; an interrupt drops it, and says so.
+    terminal.status("busy");
+    terminal.shown = BUSY.into();
+    let verb = terminal.verb(inject(false));
+    terminal.pass(5000);
+    assert_eq!(answered(&terminal, verb), None);
+    terminal.verb(Verb::Interrupt);
+    assert!(matches!(answered(&terminal, verb), Some(Err(why)) if why.contains("interrupt")));
+    let mut terminal = Terminal::ready();
+    terminal.verb(inject(true));
+    terminal.pass(100);
+    assert!(acts(&terminal).starts_with("paste"), "{}", acts(&terminal));
+}
+
+/// All that was said, where that is wanted; and the use of the context without a status line.
+#[test]
+fn the_whole_turn_is_told_where_it_is_wanted() {
+    for (full, want) in [(false, "Completed done"), (true, "Completed first\ndone")] {
+        let mut terminal = Terminal::ready();
+        terminal.session = agent_relay::provider::claude::tui::TuiSession::new(
+            agent_relay::provider::SessionSettings { capture_full: full, ..crate::terminal::settings() },
+            start(true),
+        );
+        terminal.input(Input::Born { pid: 7 });
+        terminal.verb(Verb::Open { resume: None });
+        terminal.status("idle");
+        terminal.input(Input::Caught);
+        terminal.pass(300);
+        terminal.event("UserPromptSubmit", json!({"prompt": "typed"}));
+        for (id, text, stop) in [("m1", "first", "tool_use"), ("m2", "done", "end_turn")] {
+            let line = json!({"type": "assistant", "uuid": id, "message": {"id": id, "model": "m", "stop_reason": stop,
+                "content": [{"type": "text", "text": text}], "usage": {"input_tokens": 90_000, "output_tokens": 10_000}}});
+            terminal.grown(&format!("{line}\n"));
+        }
+        terminal.event("Stop", json!({"last_assistant_message": "done"}));
+        assert_eq!(terminal.ended(None).as_deref(), Some(want));
+        let used = terminal.signals.iter().find_map(|signal| match signal {
+            Signal::Context(context) => context["utilization"].as_f64(),
+            _ => None,
+        });
+        assert_eq!(used, Some(0.5));
+    }
+}
+
 /// What a person at the terminal refuses is not said in his own name then.
 #[test]
 fn a_message_that_was_refused_is_not_typed_instead() {

@@ -257,7 +257,10 @@ impl Agent {
     fn on_provider_gone(&mut self, now: Now, reason: String, permanent: bool) {
         let state = std::mem::replace(&mut self.life.state, State::Down);
         // Why the conversation did not open says more than how the process ended afterwards.
-        let reason = self.life.open_failure.take().unwrap_or(reason);
+        let reason = match (self.life.open_failure.take(), reason.split_once("last words: ")) {
+            (Some(failure), Some((_, words))) => format!("{failure}; it said: {words}"),
+            (failure, _) => failure.unwrap_or(reason),
+        };
         (self.life.record.pid, self.life.record.provider_session) = (0, String::new());
         self.ops.push(StoreOp::ProviderPut(self.life.record.clone()));
         self.tracker.clear_work(TURN);

@@ -6,8 +6,9 @@ use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 
@@ -16,7 +17,9 @@ use crate::core::session::{Input, WATCHED_BYTES_MAX};
 /// Bytes of one piece.
 const PIECE_BYTES: usize = 64 << 10;
 /// Pieces in one look; then orders have their turn.
-const PIECES_MAX: usize = 64;
+const PIECES_MAX: usize = 16;
+/// Between looks where nothing tells when to look.
+pub const BLIND_PAUSE: Duration = Duration::from_millis(500);
 
 /// Looks at the files of one provider process.
 pub struct Eyes {
@@ -25,6 +28,8 @@ pub struct Eyes {
     watched: BTreeMap<PathBuf, Option<String>>,
     /// More can be read at once.
     pub more: bool,
+    /// The kernel tells of no changes (its limits are used up): files are looked at now and then.
+    blind: bool,
 }
 
 struct Followed {
@@ -46,7 +51,7 @@ impl Eyes {
     /// Eyes that look at nothing yet.
     pub fn new() -> Eyes {
         let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).ok();
-        Eyes { inotify, followed: None, watched: BTreeMap::new(), more: false }
+        Eyes { inotify, followed: None, watched: BTreeMap::new(), more: false, blind: false }
     }
 
     /// Readable when something may have changed.
@@ -57,7 +62,7 @@ impl Eyes {
     /// Follows this file instead of another.
     pub fn follow(&mut self, path: &str, whole: bool) {
         let path = PathBuf::from(path);
-        let file = File::open(&path).ok();
+        let file = open_plain(&path);
         // A file that is not there yet is read from its beginning when it comes.
         let offset = match (&file, whole) {
             (Some(file), false) => file.metadata().map(|meta| meta.len()).unwrap_or(0),
@@ -76,6 +81,11 @@ impl Eyes {
     pub fn watch(&mut self, path: &str) {
         self.watched.insert(PathBuf::from(path), Some("\u{0}never read".into()));
         self.more = true;
+    }
+
+    /// When to look although nothing tells of a change.
+    pub fn pause(&self) -> Option<Duration> {
+        (self.blind && (self.followed.is_some() || !self.watched.is_empty())).then_some(BLIND_PAUSE)
     }
 
     /// Notes what inotify says, without a look.
@@ -106,16 +116,24 @@ impl Eyes {
     }
 
     /// Directories of all files, or of what exists above them; a watch that is there already stays.
-    fn attend(&self) {
-        let Some(fd) = &self.inotify else { return };
-        let flags = WatchFlags::CREATE | WatchFlags::MODIFY | WatchFlags::MOVED_TO | WatchFlags::DELETE | WatchFlags::ONLYDIR;
-        for path in self.watched.keys().chain(self.followed.iter().map(|followed| &followed.path)) {
-            for folder in path.ancestors().skip(1) {
-                if inotify::add_watch(fd, folder, flags).is_ok() {
-                    break;
-                }
-            }
+    fn attend(&mut self) {
+        let attended = self.try_attend();
+        if !attended && !self.blind {
+            log::warn!(
+                target: "provider",
+                "the kernel tells of no changes of files: raise fs.inotify.max_user_instances and max_user_watches; they are looked at \
+                 every {} ms instead",
+                BLIND_PAUSE.as_millis()
+            );
         }
+        self.blind = !attended;
+    }
+
+    fn try_attend(&self) -> bool {
+        let Some(fd) = &self.inotify else { return false };
+        let flags = WatchFlags::CREATE | WatchFlags::MODIFY | WatchFlags::MOVED_TO | WatchFlags::DELETE | WatchFlags::ONLYDIR;
+        let mut paths = self.watched.keys().chain(self.followed.iter().map(|followed| &followed.path));
+        paths.all(|path| path.ancestors().skip(1).any(|folder| inotify::add_watch(fd, folder, flags).is_ok()))
     }
 }
 
@@ -127,26 +145,37 @@ impl Followed {
         let same = matches!((&there, &open), (Some(a), Some(b)) if a.ino() == b.ino() && a.dev() == b.dev());
         let cut = there.as_ref().is_some_and(|meta| meta.len() < self.offset);
         if there.is_some() && (!same || cut) {
+            // What was still to be read of the one before; its rest is no line of the new one.
+            if !same && self.read_on(seen) {
+                return true;
+            }
             if self.file.is_some() {
                 seen.push(Input::Rewound);
             }
-            self.file = File::open(&self.path).ok();
+            self.file = open_plain(&self.path);
             self.offset = 0;
         }
-        let Some(file) = &mut self.file else {
-            self.tell_caught(seen);
-            return false;
-        };
+        if self.read_on(seen) {
+            return true;
+        }
+        if !self.caught {
+            self.caught = true;
+            self.whole = false;
+            seen.push(Input::Caught);
+        }
+        false
+    }
+
+    /// Reads on in the file that is open; true: there is more.
+    fn read_on(&mut self, seen: &mut Vec<Input>) -> bool {
+        let Some(file) = &mut self.file else { return false };
         if file.seek(SeekFrom::Start(self.offset)).is_err() {
             return false;
         }
         let mut piece = vec![0u8; PIECE_BYTES];
         for _ in 0..PIECES_MAX {
             match file.read(&mut piece) {
-                Ok(0) => {
-                    self.tell_caught(seen);
-                    return false;
-                }
+                Ok(0) => return false,
                 Ok(size) => {
                     self.offset += size as u64;
                     seen.push(Input::Grown(piece[..size].to_vec()));
@@ -157,19 +186,18 @@ impl Followed {
         }
         true
     }
+}
 
-    fn tell_caught(&mut self, seen: &mut Vec<Input>) {
-        if !self.caught {
-            self.caught = true;
-            self.whole = false;
-            seen.push(Input::Caught);
-        }
-    }
+/// Opens a plain file; anything else (a pipe would make us wait for its writer) counts as not there.
+fn open_plain(path: &Path) -> Option<File> {
+    let flags = rustix::fs::OFlags::NONBLOCK.bits() as i32;
+    let file = File::options().read(true).custom_flags(flags).open(path).ok()?;
+    file.metadata().is_ok_and(|meta| meta.is_file()).then_some(file)
 }
 
 fn read_small(path: &Path) -> Option<String> {
     let mut bytes = Vec::new();
-    File::open(path).ok()?.take(WATCHED_BYTES_MAX as u64).read_to_end(&mut bytes).ok()?;
+    open_plain(path)?.take(WATCHED_BYTES_MAX as u64).read_to_end(&mut bytes).ok()?;
     Some(String::from_utf8_lossy(&bytes).into_owned())
 }
 
@@ -214,6 +242,19 @@ mod tests {
         assert_eq!(text_of(&eyes.look()), "<caught>", "from its end");
         eyes.follow(&path.to_string_lossy(), true);
         assert_eq!(text_of(&eyes.look()), "new file\n<caught>", "from its beginning");
+        // The rest of a file that is replaced is not lost.
+        File::options().append(true).open(&path).and_then(|mut file| file.write_all(b"the rest\n")).expect("writes");
+        fs::write(&other, "a newer one\n").expect("writes");
+        fs::rename(&other, &path).expect("replaced");
+        assert_eq!(text_of(&eyes.look()), "the rest\n<rewound>a newer one\n");
+        // Neither a pipe nor a folder is waited for.
+        let pipe = dir.join("pipe");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR).expect("a pipe");
+        for path in [&pipe, &dir] {
+            eyes.follow(&path.to_string_lossy(), true);
+            assert_eq!(text_of(&eyes.look()), "<caught>");
+        }
+        eyes.unfollow();
         let small = dir.join("small");
         eyes.watch(&small.to_string_lossy());
         assert_eq!(text_of(&eyes.look()), "<file None>");

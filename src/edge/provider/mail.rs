@@ -40,8 +40,11 @@ impl Mailbox {
 
     /// Reads what has come.
     pub fn collect(&mut self) -> Vec<Input> {
-        while self.callers.len() < CALLERS_MAX {
+        for _ in 0..CALLERS_MAX {
             let Ok((socket, _)) = self.listener.accept() else { break };
+            if self.callers.len() >= CALLERS_MAX {
+                self.callers.remove(0); // whoever says nothing for so long makes room
+            }
             if socket.set_nonblocking(true).is_ok() {
                 self.callers.push((socket, Vec::new()));
             }
@@ -85,10 +88,21 @@ fn lines(bytes: &[u8]) -> Vec<Input> {
     text.lines().filter(|line| !line.trim().is_empty()).map(|line| Input::Mail(line.to_string())).collect()
 }
 
+/// Connects without waiting for a listener that takes nobody.
+fn connect(path: &str) -> std::io::Result<UnixStream> {
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+    let socket = UnixStream::from(socket);
+    socket.set_nonblocking(false)?;
+    Ok(socket)
+}
+
 /// Writes one line to a socket and hangs up.
 pub fn post(path: &str, line: &str) -> Result<(), String> {
     let say = |error: std::io::Error| format!("{path}: {error}");
-    let mut socket = UnixStream::connect(path).map_err(say)?;
+    let mut socket = connect(path).map_err(say)?;
     socket.set_write_timeout(Some(POST_TIME)).map_err(say)?;
     socket.write_all(line.as_bytes()).map_err(say)
 }

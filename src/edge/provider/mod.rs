@@ -208,7 +208,7 @@ impl Running {
         let stop = self.stop.as_ref().filter(|stop| !stop.killed).map(|stop| if stop.termed { stop.kill_at } else { stop.term_at });
         let next = [stop, self.dying].into_iter().flatten().min();
         let next = next.map(|at| at.saturating_duration_since(Instant::now()));
-        session.into_iter().chain(next).min()
+        session.into_iter().chain(next).chain(self.eyes.pause()).min()
     }
 
     /// Waits for all that may happen.
@@ -264,7 +264,8 @@ impl Provider {
         if ready.contains(&Ready::Output) && !self.read_output() {
             return false;
         }
-        if (ready.contains(&Ready::Files) || self.running.as_ref().is_some_and(|running| running.eyes.more)) && !self.look_at_files() {
+        let due = |running: &Running| running.eyes.more || running.eyes.pause().is_some();
+        if (ready.contains(&Ready::Files) || self.running.as_ref().is_some_and(due)) && !self.look_at_files() {
             return false;
         }
         if ready.contains(&Ready::Mail) {

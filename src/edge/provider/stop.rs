@@ -12,7 +12,7 @@ use crate::core::session::Input;
 use crate::os;
 
 /// The last picture of a terminal whose program has ended may take this long.
-const LAST_LOOK: Duration = Duration::from_secs(1);
+const LAST_LOOK: Duration = Duration::from_millis(500);
 
 /// A stop under way.
 pub(super) struct Stop {

@@ -25,8 +25,9 @@ impl Provider {
             Ok(size @ 1..) => tmux.hear(&buffer[..size]),
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => Vec::new(),
             _ => {
-                // The server is gone or throws us out: so does the program in it.
+                // The server is gone or throws us out: so does the program in it, and no last look will be answered.
                 running.tmux = None;
+                running.dying = running.dying.map(|_| Instant::now());
                 end_everything(&running.provider_session, running.child.id());
                 Vec::new()
             }

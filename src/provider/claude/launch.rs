@@ -2,9 +2,9 @@
 
 use serde_json::{Map, Value, json};
 
-use super::plugin;
 use super::stream::StreamSession;
 use super::tui::TuiSession;
+use super::{LOGIN, plugin};
 use crate::provider::{ApprovalMode, Disk, Laid, Layout, Start, Transport, Want};
 use crate::wire::control::ENV_HOOKS;
 
@@ -147,7 +147,10 @@ pub fn layout(want: &Want, disk: &dyn Disk) -> Result<Layout, (String, bool)> {
         Transport::Stream => Box::new(StreamSession::new(want.session.clone(), start)),
         _ => Box::new(TuiSession::new(want.session.clone(), start)),
     };
-    let hint = "install Claude Code with: curl -fsSL https://claude.ai/install.sh | bash, or: npm install -g @anthropic-ai/claude-code";
+    let hint = match want.rig {
+        None => "install Claude Code with: curl -fsSL https://claude.ai/install.sh | bash, or: npm install -g @anthropic-ai/claude-code",
+        Some(_) => "install claude-rig, name it by \"command\" in providers/claude.json, or leave --rig out",
+    };
     Ok(Layout { command, env, unset, files, mailbox, session, hint })
 }
 
@@ -262,8 +265,8 @@ fn profile(want: &Want, disk: &dyn Disk, dir: &str, api_key: Option<&str>, bypas
     ];
     let folders = [want.env.get("CLAUDE_CONFIG_DIR").cloned(), Some(format!("{}/.claude", want.user_home))];
     let logins = folders.into_iter().flatten().filter(|folder| !folder.is_empty() && folder != dir);
-    let login = logins.map(|folder| format!("{folder}/.credentials.json")).find(|login| disk.exists(login));
-    laid.extend(login.map(|to| Laid::Link { path: format!("{dir}/.credentials.json"), to }));
+    let login = logins.map(|folder| format!("{folder}/{}", LOGIN.file)).find(|login| disk.exists(login));
+    laid.extend(login.map(|to| Laid::Link { path: format!("{dir}/{}", LOGIN.file), to }));
     laid
 }
 

@@ -12,6 +12,23 @@ pub mod words;
 
 /// Oldest version that was tested; an older one is refused with a sentence.
 pub const OLDEST: (u32, u32, u32) = (2, 1, 329);
+/// Where its login is (FACTS section 1).
+pub const LOGIN: super::Login = super::Login {
+    folder_env: "CLAUDE_CONFIG_DIR",
+    folder: ".claude",
+    file: ".credentials.json",
+    env: &[
+        "ANTHROPIC_API_KEY",
+        "ANTHROPIC_AUTH_TOKEN",
+        "CLAUDE_CODE_OAUTH_TOKEN",
+        "CLAUDE_CODE_USE_BEDROCK",
+        "CLAUDE_CODE_USE_VERTEX",
+        "CLAUDE_CODE_USE_FOUNDRY",
+    ],
+    cure: "start `claude` once and log in, or set ANTHROPIC_API_KEY (for runners: in `env` of providers/claude.json)",
+};
+/// A question waits as long as its hook may (a day, in the plugin's `hooks.json`), less the time to answer it.
+pub const APPROVAL_TIMEOUT_MAX: std::time::Duration = std::time::Duration::from_secs(86_400 - 100);
 /// The version that all facts were taken from.
 pub const TESTED: &str = "2.1.329";
 

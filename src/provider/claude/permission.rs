@@ -1,5 +1,8 @@
 //! Permissions and questions: what people see, and the answers in the program's words (Claude FACTS section 6).
 
+use std::collections::hash_map::DefaultHasher;
+use std::hash::{Hash, Hasher};
+
 use serde_json::{Map, Value, json};
 
 use super::mirror::summary;
@@ -192,6 +195,13 @@ impl Answer {
         };
         json!({"hookSpecificOutput": output})
     }
+}
+
+/// The same call of the same tool has the same number.
+pub fn number(tool: &str, input: &Map<String, Value>) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (tool, Value::Object(input.clone()).to_string()).hash(&mut hasher);
+    hasher.finish()
 }
 
 fn kind(tool: &str) -> &'static str {

@@ -1,6 +1,7 @@
 //! The transcript of a session, line by line (Claude FACTS section 11): what was said, by whom, and what it proves.
 
-use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
 use crate::core::session::{Fate, RESTART_MARK, Trace};
@@ -115,22 +116,38 @@ impl Answer {
     }
 }
 
+/// A field of another type than ours, or `null`, is an empty one; the line still counts.
+fn lenient<'de, D: Deserializer<'de>, T: DeserializeOwned + Default>(deserializer: D) -> Result<T, D::Error> {
+    Ok(serde_json::from_value(Value::deserialize(deserializer)?).unwrap_or_default())
+}
+
 #[derive(Deserialize, Default)]
 #[serde(default, rename_all = "camelCase")]
 struct Line {
+    #[serde(deserialize_with = "lenient")]
     r#type: String,
+    #[serde(deserialize_with = "lenient")]
     subtype: Option<String>,
+    #[serde(deserialize_with = "lenient")]
     timestamp: Option<String>,
+    #[serde(deserialize_with = "lenient")]
     uuid: Option<String>,
+    #[serde(deserialize_with = "lenient")]
     is_sidechain: bool,
+    #[serde(deserialize_with = "lenient")]
     is_meta: bool,
+    #[serde(deserialize_with = "lenient")]
     is_compact_summary: bool,
+    #[serde(deserialize_with = "lenient")]
     is_api_error_message: bool,
+    #[serde(deserialize_with = "lenient")]
     prompt_source: Option<String>,
+    #[serde(deserialize_with = "lenient")]
     prompt_id: Option<String>,
     origin: Option<Origin>,
     message: Option<Message>,
     attachment: Option<Attachment>,
+    #[serde(deserialize_with = "lenient")]
     operation: Option<String>,
     content: Option<Value>,
     compact_metadata: Option<Compaction>,
@@ -139,21 +156,26 @@ struct Line {
 #[derive(Deserialize, Default)]
 #[serde(default)]
 struct Origin {
+    #[serde(deserialize_with = "lenient")]
     kind: String,
 }
 
 #[derive(Deserialize, Default)]
 #[serde(default)]
 struct Compaction {
+    #[serde(deserialize_with = "lenient")]
     trigger: String,
 }
 
 #[derive(Deserialize, Default)]
 #[serde(default)]
 struct Message {
+    #[serde(deserialize_with = "lenient")]
     id: Option<String>,
+    #[serde(deserialize_with = "lenient")]
     model: Option<String>,
     content: Value,
+    #[serde(deserialize_with = "lenient")]
     stop_reason: Option<String>,
     usage: Option<Usage>,
 }
@@ -161,17 +183,23 @@ struct Message {
 #[derive(Deserialize, Default)]
 #[serde(default)]
 struct Usage {
+    #[serde(deserialize_with = "lenient")]
     input_tokens: u64,
+    #[serde(deserialize_with = "lenient")]
     cache_creation_input_tokens: u64,
+    #[serde(deserialize_with = "lenient")]
     cache_read_input_tokens: u64,
+    #[serde(deserialize_with = "lenient")]
     output_tokens: u64,
 }
 
 #[derive(Deserialize, Default)]
 #[serde(default)]
 struct Attachment {
+    #[serde(deserialize_with = "lenient")]
     r#type: String,
     prompt: Option<Value>,
+    #[serde(deserialize_with = "lenient")]
     source_uuid: Option<String>,
     origin: Option<Origin>,
 }
@@ -423,6 +451,10 @@ mod tests {
             (r#"{"type":"user","isSidechain":true,"message":{"content":"hi"}}"#, None),
             (r#"{"type":"user","isCompactSummary":true,"message":{"content":"summary"}}"#, None),
             (r#"{"type":"user","message":{"content":"<command-name>/compact</command-name>"}}"#, None),
+            (
+                r#"{"type":"user","uuid":7,"isMeta":null,"isSidechain":"no","timestamp":5,"message":{"content":"hi"},"promptSource":null}"#,
+                Some(true),
+            ),
             ("not json", None),
             ("{}", None),
         ] {
@@ -436,6 +468,17 @@ mod tests {
             entry(r#"{"type":"user","message":{"content":[{"type":"text","text":"[Request interrupted by user]"}]}}"#),
             Some(Entry::Interrupted { at: 0 })
         );
+    }
+
+    #[test]
+    fn odd_numbers_lose_no_answer() {
+        for usage in
+            [r#"{"input_tokens":null,"output_tokens":7}"#, r#"{"input_tokens":"x","output_tokens":7.5}"#, r#"{"input_tokens":-1}"#, "{}"]
+        {
+            let line =
+                format!(r#"{{"type":"assistant","message":{{"id":null,"content":[{{"type":"text","text":"hi"}}],"usage":{usage}}}}}"#);
+            assert!(matches!(entry(&line), Some(Entry::Answer(answer)) if answer.text() == "hi"), "{usage}");
+        }
     }
 
     #[test]

@@ -149,6 +149,9 @@ pub struct TuiSession {
     transcript: Option<String>,
     version: String,
     model: Option<String>,
+    /// Use of the context, by the transcript, since it was told last.
+    tokens: u64,
+    has_status_line: bool,
     // ---- witnesses
     lines: Lines,
     registry: Option<Registry>,
@@ -172,8 +175,8 @@ pub struct TuiSession {
     interrupting: Option<(Vec<u64>, Tick)>,
     crossing: Option<Crossing>,
     background: BTreeMap<String, &'static str>,
-    /// Calls of tools, newest last: id, name and input.
-    tools: VecDeque<(String, Ask)>,
+    /// Calls of tools, newest last: id, and name with input as a number.
+    tools: VecDeque<(String, u64)>,
     // ---- texts
     queue: VecDeque<Item>,
     sending: Option<Sending>,
@@ -226,6 +229,8 @@ impl TuiSession {
             left: None,
             version: String::new(),
             model: None,
+            tokens: 0,
+            has_status_line: false,
             lines: Lines::up_to(LINE_BYTES_MAX),
             registry: None,
             look: None,
@@ -482,6 +487,7 @@ impl TuiSession {
         self.signal(Signal::Evidence(evidence.into()));
         self.ended = Some(Ended { end: end.clone(), text: text.clone(), at: now.wall.0 });
         self.signal(Signal::TurnEnded { batch: turn.batch, end, text });
+        self.estimate_context();
         for verb in self.interrupting.take().map(|(verbs, _)| verbs).unwrap_or_default() {
             self.answer(verb, Ok(json!({"wasRunning": true})));
         }
@@ -513,12 +519,13 @@ impl TuiSession {
                 push_bounded(&mut turn.whole, between, REPLY_BODY_BYTES_MAX);
                 push_bounded(&mut turn.whole, &text, REPLY_BODY_BYTES_MAX);
             }
+            self.tokens = if answer.is_error { self.tokens } else { answer.tokens };
             turn.spoke = true;
             turn.answered = answer.ends_turn() && !answer.is_error;
         }
         for block in &answer.blocks {
             if let super::transcript::Block::Tool { id, name, input } = block {
-                self.tools.push_back((id.clone(), Ask { tool: name.clone(), input: input.clone(), ..Default::default() }));
+                self.tools.push_back((id.clone(), super::permission::number(name, input)));
                 if self.tools.len() > TOOLS_MAX {
                     self.tools.pop_front();
                 }

@@ -9,12 +9,15 @@ use super::{Boundary, Held, TuiSession};
 use crate::core::limits::APPROVALS_MAX;
 use crate::core::session::{Output, Signal, TurnEnd};
 use crate::core::time::Now;
-use crate::provider::claude::permission::Ask;
+use crate::provider::claude::permission::{Ask, number};
 use crate::provider::claude::transcript::{LINE_BYTES_MAX, unwrapped};
 use crate::provider::lines::Lines;
 
 /// Things that work beside the turn.
 const BACKGROUND_MAX: usize = 256;
+/// Tokens of a usual context window, and of a large one.
+const WINDOW: u64 = 200_000;
+const LARGE_WINDOW: u64 = 1_000_000;
 /// So long after a session was left, its registry file may still name it.
 const LEFT_TIME: Duration = Duration::from_secs(2);
 /// A session that waits for no key any more for so long has no question open.
@@ -321,13 +324,26 @@ impl TuiSession {
         if let Some(turn) = self.turn.as_mut() {
             turn.spoke = true;
         }
-        let done: Vec<Ask> =
-            self.tools.iter().filter(|(id, _)| calls.iter().any(|(call, _)| call == id)).map(|(_, ask)| ask.clone()).collect();
-        let same = |held: &Held| done.iter().any(|ask| ask.tool == held.ask.tool && ask.input == held.ask.input);
+        let done: Vec<u64> = self.tools.iter().filter(|(id, _)| calls.iter().any(|(call, _)| call == id)).map(|(_, call)| *call).collect();
+        let same = |held: &Held| done.contains(&number(&held.ask.tool, &held.ask.input));
         let mine = self.held.iter().find(|(_, held)| held.agent.is_empty() && at > held.at && same(held)).map(|(id, _)| id.clone());
         if let Some(id) = mine {
             self.withdraw(&id, "it was answered at the terminal");
         }
+    }
+
+    /// Use of the context by what the transcript says, where no status line of ours tells more: the window is a guess.
+    pub(super) fn estimate_context(&mut self) {
+        if self.has_status_line || self.tokens == 0 {
+            return;
+        }
+        let large = self.tokens > WINDOW || self.model.as_deref().is_some_and(|model| model.contains("[1m]"));
+        let window = if large { LARGE_WINDOW } else { WINDOW };
+        let (used, model) = (std::mem::take(&mut self.tokens), self.model.clone());
+        self.signal(Signal::Context(json!({
+            "utilization": (used as f64 / window as f64).min(1.0), "lifecycleState": "active", "source": "estimate", "confidence": "estimated",
+            "usedTokens": used, "windowTokens": window, "model": model
+        })));
     }
 
     /// Use of the context, as the status line is told it.
@@ -339,6 +355,7 @@ impl TuiSession {
             ["input_tokens", "output_tokens", "cache_creation_input_tokens", "cache_read_input_tokens"].map(usage).iter().sum::<f64>();
         let model = payload.pointer("/model/id").and_then(Value::as_str).unwrap_or_default();
         if let (Some(window), true) = (window, used > 0.0) {
+            self.has_status_line = true;
             self.signal(Signal::Context(json!({
                 "utilization": used / window, "lifecycleState": "active", "source": "statusline", "confidence": "reported",
                 "usedTokens": used, "windowTokens": window, "model": model

@@ -42,6 +42,8 @@ const SOCKET_PAUSE: Duration = Duration::from_secs(5);
 /// How texts of ours begin, squeezed.
 const MESSAGE_MARK: &str = "[relaymessage#";
 const RUNNER_MARK: &str = "[agent-relay]";
+/// A first line without a mark that is known again by itself.
+const UNMARKED_MIN: usize = 40;
 /// First lines that are remembered as ours.
 const OURS_MAX: usize = 64;
 /// Characters of a first line that are compared.
@@ -96,6 +98,10 @@ impl Item {
         let named = self.text.split('#').skip(1);
         named.filter_map(|rest| rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()).collect()
     }
+}
+
+fn is_marked(squeezed: &str) -> bool {
+    [MESSAGE_MARK, RUNNER_MARK].iter().any(|mark| squeezed.starts_with(mark))
 }
 
 /// Without control characters: one of them could end the paste and press keys.
@@ -239,7 +245,7 @@ impl TuiSession {
         let text = squeezed(text);
         let start: String = text.chars().take(40).collect();
         // Anything else could be the beginning of anybody's draft: there the whole text must be the same.
-        let marked = [MESSAGE_MARK, RUNNER_MARK].iter().any(|mark| start.starts_with(mark));
+        let marked = is_marked(&start);
         let begins = |first: &String| marked && (first.starts_with(&start) || start.starts_with(first.as_str()));
         self.ours.iter().any(|first| !first.is_empty() && (begins(first) || *first == text))
     }
@@ -486,7 +492,10 @@ impl TuiSession {
             }
             return;
         }
-        if prompt.human && !self.ours.iter().any(|first| text.starts_with(first.as_str())) && !text.is_empty() {
+        // What has no mark of ours is ours only as a whole: a person may begin with the same words.
+        let is_ours =
+            |first: &String| text == *first || (text.starts_with(first.as_str()) && (is_marked(first) || first.len() >= UNMARKED_MIN));
+        if prompt.human && !self.ours.iter().any(is_ours) && !text.is_empty() {
             let (body, turn) = (unwrapped(&prompt.text).to_string(), self.turn.as_ref().map_or(self.turns, |turn| turn.number));
             let key = (!prompt.uuid.is_empty()).then(|| prompt.uuid.clone());
             self.signal(Signal::Mirror(Mirror { kind: "prompt", body, label: None, status: None, turn, key }));
