@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
@@ -128,7 +128,7 @@ pub(super) fn planner(provider: &'static Provider, settings: &Settings) -> Plann
         }
         let mut all: Vec<(String, String)> = common.iter().filter(|(name, _)| !unset.contains(name)).cloned().collect();
         all.extend(env);
-        Ok(Plan { command, env: all, unset, mailbox: mailbox.map(PathBuf::from), session, hint })
+        Ok(Plan { command, env: all, unset, mailbox: mailbox.map(|(ours, theirs)| (ours.into(), theirs.into())), session, hint })
     })
 }
 

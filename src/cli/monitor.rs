@@ -66,17 +66,6 @@ fn ended(alive: &OwnedFd, pause: Duration) -> bool {
 fn serve(alive: &OwnedFd) -> Option<()> {
     let Some(mut socket) = connect() else { return Some(()) };
     loop {
-        let (over, speaks) = {
-            let mut fds = [PollFd::new(alive, PollFlags::IN), PollFd::new(socket.get_ref(), PollFlags::IN)];
-            os::wait(&mut fds, None);
-            (os::is_ready(&fds[0]), os::is_ready(&fds[1]))
-        };
-        if over {
-            return None;
-        }
-        if !speaks {
-            continue;
-        }
         match socket.read() {
             Ok(Message::Text(text)) => {
                 let Some((line, answer)) = told(text.as_str()) else { continue };
@@ -88,8 +77,17 @@ fn serve(alive: &OwnedFd) -> Option<()> {
                     return None;
                 }
             }
-            Ok(Message::Close(_)) | Err(_) => return Some(()),
+            Ok(Message::Close(_)) => return Some(()),
             Ok(_) => {}
+            // All that has come is read, also what came together with another frame.
+            Err(tungstenite::Error::Io(error)) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                let mut fds = [PollFd::new(alive, PollFlags::IN), PollFd::new(socket.get_ref(), PollFlags::IN)];
+                os::wait(&mut fds, None);
+                if os::is_ready(&fds[0]) {
+                    return None;
+                }
+            }
+            Err(_) => return Some(()),
         }
     }
 }
@@ -103,7 +101,9 @@ fn connect() -> Option<WebSocket<TcpStream>> {
     let mut request = format!("ws://127.0.0.1:{port}/monitor?session={session}").into_client_request().ok()?;
     let token = format!("Bearer {}", env(ENV_CONTROL_TOKEN).unwrap_or_default());
     request.headers_mut().insert("Authorization", token.parse().ok()?);
-    tungstenite::client(request, stream).ok().map(|(socket, _)| socket)
+    let (socket, _) = tungstenite::client(request, stream).ok()?;
+    socket.get_ref().set_nonblocking(true).ok()?;
+    Some(socket)
 }
 
 /// The line for a delivery, and its acknowledgement.

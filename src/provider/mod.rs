@@ -265,8 +265,8 @@ pub struct Layout {
     pub unset: Vec<String>,
     /// What must be on disk before.
     pub files: Vec<Laid>,
-    /// Socket of ours for its answers.
-    pub mailbox: Option<String>,
+    /// Socket of ours for its answers, and the one that it listens at: neither outlives it.
+    pub mailbox: Option<(String, String)>,
     /// Its machine.
     pub session: Box<dyn Session>,
     /// What helps when the program is missing.

@@ -19,18 +19,20 @@ const POST_TIME: Duration = Duration::from_secs(2);
 /// Our own socket and who is connected to it.
 pub struct Mailbox {
     path: PathBuf,
+    /// Socket of the provider, which leaves it behind when it is killed.
+    theirs: PathBuf,
     listener: UnixListener,
     callers: Vec<(UnixStream, Vec<u8>)>,
 }
 
 impl Mailbox {
     /// Listens; what an earlier life left there goes.
-    pub fn open(path: &Path) -> std::io::Result<Mailbox> {
+    pub fn open(path: &Path, theirs: &Path) -> std::io::Result<Mailbox> {
         let _ = std::fs::remove_file(path);
         let listener = UnixListener::bind(path)?;
         listener.set_nonblocking(true)?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-        Ok(Mailbox { path: path.to_path_buf(), listener, callers: Vec::new() })
+        Ok(Mailbox { path: path.to_path_buf(), theirs: theirs.to_path_buf(), listener, callers: Vec::new() })
     }
 
     /// What may become readable.
@@ -80,6 +82,7 @@ impl Mailbox {
 impl Drop for Mailbox {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.path);
+        let _ = std::fs::remove_file(&self.theirs);
     }
 }
 

@@ -104,8 +104,8 @@ pub struct Plan {
     pub env: Vec<(String, String)>,
     /// Variables that it must not inherit.
     pub unset: Vec<String>,
-    /// Where the provider's answers to [`Output::Post`] come in.
-    pub mailbox: Option<PathBuf>,
+    /// Where the provider's answers to [`Output::Post`] come in, and where it listens itself.
+    pub mailbox: Option<(PathBuf, PathBuf)>,
     /// Its machine.
     pub session: Box<dyn Session>,
     /// What helps when the program is missing.

@@ -120,8 +120,8 @@ impl Provider {
                 return Err(Refusal { reason: format!("cannot watch the child: {error}"), permanent: false });
             }
         };
-        let mailbox = plan.mailbox.as_ref().and_then(|path| {
-            let opened = Mailbox::open(path);
+        let mailbox = plan.mailbox.as_ref().and_then(|(path, theirs)| {
+            let opened = Mailbox::open(path, theirs);
             opened.inspect_err(|error| log::warn!(target: "provider", "cannot listen at {}: {error}", path.display())).ok()
         });
         Ok(Running {

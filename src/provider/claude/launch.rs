@@ -140,7 +140,7 @@ pub fn layout(want: &Want, disk: &dyn Disk) -> Result<Layout, (String, bool)> {
         nonce: want.fresh.clone(),
         config_dir,
         mailbox: mailbox.clone(),
-        socket,
+        socket: socket.clone(),
         terminal,
     };
     let session: Box<dyn crate::core::session::Session> = match want.transport {
@@ -151,7 +151,7 @@ pub fn layout(want: &Want, disk: &dyn Disk) -> Result<Layout, (String, bool)> {
         None => "install Claude Code with: curl -fsSL https://claude.ai/install.sh | bash, or: npm install -g @anthropic-ai/claude-code",
         Some(_) => "install claude-rig, name it by \"command\" in providers/claude.json, or leave --rig out",
     };
-    Ok(Layout { command, env, unset, files, mailbox, session, hint })
+    Ok(Layout { command, env, unset, files, mailbox: mailbox.zip(socket), session, hint })
 }
 
 fn bypasses(want: &Want) -> bool {
