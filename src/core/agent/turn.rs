@@ -4,23 +4,24 @@
 //! turn has ended write replies and "batch done" in one transaction. A batch whose provider died stays unsettled; the
 //! next conversation is asked what its record says.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod recover;
+mod settle;
+
 use std::time::Duration;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::Agent;
 use super::calls::Purpose;
-use super::config::ReplyMode;
 use super::prompt::PROMPT_ID;
 use super::store::{InboxState, OutboxRow, StoreOp, Unsettled};
-use super::text::{self, cut, trace};
+use super::text::{self, trace};
 use crate::core::Cause;
 use crate::core::limits::*;
-use crate::core::session::{Fate, How, Parcel, RESTART_MARK, Trace, TurnEnd, Verb};
+use crate::core::session::{Parcel, Trace, TurnEnd, Verb};
 use crate::core::time::{Now, Tick, sooner};
 use crate::core::tracker::{Claim, ClaimKind, TURN, Work};
-use crate::wire::api::{Message, NewMessage, path, task_is_final};
+use crate::wire::api::{Message, path};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
@@ -388,268 +389,6 @@ impl Agent {
         }
     }
 
-    pub(super) fn on_turn_ended(&mut self, now: Now, number: Option<u64>, end: TurnEnd, text: String) {
-        self.turn.running = false;
-        self.turn.told = false;
-        self.tracker.finish_work(TURN, TURN);
-        self.status.touch();
-        if number.is_none() {
-            self.on_prompt_turn(&end);
-        }
-        let mine = self.turn.batch.as_ref().is_some_and(|batch| Some(batch.number) == number);
-        if let (true, Some(tail)) = (mine, self.turn.tail.as_mut()) {
-            // The batch before it is being settled; then this one is.
-            tail.end = Some((end, text));
-            return;
-        }
-        if mine && end == TurnEnd::Cancelled && self.life.is_ending() {
-            // Cut off by a stop or restart of ours, not by anybody's wish: the next conversation goes on with it.
-            self.on_turn_lost(now);
-        } else if mine {
-            self.part_tail();
-            self.confirm(None, "the provider ended the turn");
-            self.end_batch(now, end, text);
-        }
-    }
-
-    /// Urgent messages that the turn did not take any more are the provider's next turn.
-    fn part_tail(&mut self) {
-        let Some(batch) = self.turn.batch.as_mut() else { return };
-        // Only where nothing was confirmed does the end of the turn itself prove the first parcel.
-        let proven = batch.entries.iter().any(|entry| entry.confirmed);
-        let main = batch.entries.first().filter(|_| !proven).map(|entry| entry.key.clone());
-        let (stay, rest) =
-            std::mem::take(&mut batch.entries).into_iter().partition(|entry| entry.confirmed || main.as_ref() == Some(&entry.key));
-        batch.entries = stay;
-        if !rest.is_empty() {
-            self.turn.tail = Some(Batch { number: batch.number, phase: Phase::Sent, entries: rest, end: None });
-            self.turn.running = true;
-        }
-    }
-
-    /// The turn is over. Who still waits for an answer is asked first, so that nobody is answered twice (D-10).
-    fn end_batch(&mut self, now: Now, end: TurnEnd, text: String) {
-        let reachable = self.tokens.is_decided();
-        let Some(batch) = self.turn.batch.as_mut() else {
-            return;
-        };
-        batch.end = Some((end, text));
-        batch.phase = Phase::Settling;
-        let may_be_answered = batch.entries.iter().any(|entry| entry.message.expects_reply());
-        if may_be_answered && reachable && self.config.reply_mode == ReplyMode::Auto {
-            self.turn.settle_by = Some(now.tick + SETTLE_WAIT);
-            self.ask_obligations();
-        } else {
-            self.settle_batch(now, false);
-        }
-    }
-
-    pub(super) fn on_obligations_known(&mut self, now: Now, fresh: bool) {
-        if self.turn.batch.as_ref().is_some_and(|batch| batch.phase == Phase::Settling) {
-            self.settle_batch(now, fresh);
-        }
-    }
-
-    /// Replies and "batch done" in one transaction (D-10). `fresh`: the relay has just said which answers are owed.
-    fn settle_batch(&mut self, now: Now, fresh: bool) {
-        let Some(batch) = self.turn.batch.take() else {
-            return;
-        };
-        self.turn.settle_by = None;
-        self.turn.batch = self.turn.tail.take();
-        let (end, text) = batch.end.unwrap_or((TurnEnd::Completed, String::new()));
-        let owed: BTreeSet<u64> = self.obligations.iter().map(|owed| owed.message_id).collect();
-        // A message that the relay does not count as read yet cannot stand among the obligations.
-        let is_owed = |entry: &Entry| entry.message.expects_reply() && !(fresh && entry.read && !owed.contains(&entry.message.id));
-        if self.config.reply_mode == ReplyMode::Auto {
-            let mut senders: Vec<&str> = Vec::new();
-            let waiting: Vec<&Entry> = batch.entries.iter().filter(|entry| is_owed(entry)).collect();
-            for entry in &waiting {
-                if !senders.contains(&entry.message.from.as_str()) {
-                    senders.push(&entry.message.from);
-                }
-            }
-            for sender in senders {
-                let ids: Vec<u64> = waiting.iter().filter(|e| e.message.from == sender).map(|e| e.message.id).collect();
-                self.reply(now, sender, &ids, &end, &text);
-            }
-        }
-        for entry in &batch.entries {
-            let settled = self.settle_task(now, &entry.message, &end, &text);
-            if settled {
-                self.settle_message(entry.message.id, entry.read);
-            } else {
-                self.forget_message(entry.message.id);
-            }
-            self.tracker.finish_claim(ClaimKind::Message, &entry.message.id.to_string());
-        }
-        self.status.touch();
-        match self.turn.batch.as_mut().map(|batch| (batch.end.take(), batch.phase)) {
-            Some((Some((end, text)), _)) => {
-                self.confirm(None, "the provider ended the turn");
-                self.end_batch(now, end, text);
-            }
-            // The record holds it and no answer to it.
-            Some((None, Phase::Unsettled)) if self.life.is_ready() => self.nudge("the record of the conversation"),
-            _ => {}
-        }
-    }
-
-    /// One chat message per sender, answering the newest of its messages; its key makes it exactly one (D-10).
-    fn reply(&mut self, now: Now, to: &str, ids: &[u64], end: &TurnEnd, text: &str) {
-        let Some(newest) = ids.last() else { return };
-        let said = text.trim_end();
-        let body = match end {
-            TurnEnd::Completed if said.trim().is_empty() => "[agent-relay] The agent ended its turn without a text.".to_string(),
-            TurnEnd::Completed => text.to_string(),
-            TurnEnd::Cancelled if said.trim().is_empty() => {
-                "[agent-relay] The turn was interrupted before it answered this message.".to_string()
-            }
-            // What it had said by then is no answer, and is not to be taken for one.
-            TurnEnd::Cancelled => {
-                format!("{}\n\n[agent-relay] The turn was interrupted here.", cut(said, REPLY_BODY_BYTES_MAX - 100))
-            }
-            TurnEnd::Failed(error) if said.trim().is_empty() => format!("[agent-relay] The turn failed: {error}"),
-            TurnEnd::Failed(error) => {
-                let said = cut(said, REPLY_BODY_BYTES_MAX / 2);
-                format!("{said}\n\n[agent-relay] The turn failed here: {error}")
-            }
-        };
-        let mut payload = Map::new();
-        if ids.len() > 1 {
-            payload.insert("answers".into(), json!(ids));
-        }
-        let key = format!("reply:{}:{newest}", self.config.agent_id);
-        let message = NewMessage {
-            from: Some(self.config.agent_id.clone()),
-            to: to.to_string(),
-            kind: "chat".into(),
-            body: cut(&body, REPLY_BODY_BYTES_MAX),
-            payload,
-            reply_to: Some(*newest),
-            reply_expected: Some(false),
-            idempotency_key: Some(key.clone()),
-            occurred_at: Some(now.wall.0),
-            ..Default::default()
-        };
-        let payload = serde_json::to_value(message).expect("plain data");
-        self.append(OutboxRow { kind: "message".into(), key, occurred_at: now.wall.0, payload });
-    }
-
-    /// The task of a message at the end of its turn (R-111 with its hazards closed). False: it is not settled, and the
-    /// relay will offer it again.
-    fn settle_task(&mut self, now: Now, message: &Message, end: &TurnEnd, text: &str) -> bool {
-        let Some(task) = message.task_id().filter(|_| message.claimable) else {
-            return true;
-        };
-        self.tracker.finish_claim(ClaimKind::Task, &task.to_string());
-        let (status, body) = match end {
-            TurnEnd::Completed => ("done", format!("Runner observed provider completion for message #{}", message.id)),
-            TurnEnd::Failed(error) => ("failed", error.clone()),
-            TurnEnd::Cancelled => return false,
-        };
-        debug_assert!(task_is_final(status) && text.len() < usize::MAX);
-        self.report_task(now, task, message.id, status, Some(body));
-        true
-    }
-
-    /// The provider ended while a batch was with it.
-    pub(super) fn on_turn_lost(&mut self, _now: Now) {
-        self.turn.running = false;
-        for batch in self.turn.batch.iter_mut().chain(&mut self.turn.tail) {
-            // One whose turn has ended only waits to be settled.
-            if matches!(batch.phase, Phase::Sent | Phase::Taken) && batch.end.is_none() {
-                batch.phase = Phase::Unsettled;
-            }
-        }
-    }
-
-    /// A conversation is open: what became of what was under way (D-11)?
-    pub(super) fn on_conversation(&mut self, now: Now, how: How) {
-        let fates = match &how {
-            How::Loaded(fates) => Some(self.fates_by_id(fates)),
-            _ => None,
-        };
-        self.judge_prompt(&how, fates.as_ref().and_then(|fates| fates.get(&PROMPT_ID).cloned()));
-        if self.turn.batch.as_ref().is_none_or(|batch| batch.phase != Phase::Unsettled) {
-            return self.judge_tail(fates);
-        }
-        let tail = self.turn.tail.take().map(|batch| batch.entries).unwrap_or_default();
-        if let Some(batch) = self.turn.batch.as_mut() {
-            batch.entries.extend(tail);
-        }
-        let Some(fates) = fates else {
-            return self.on_unproven(now, &how);
-        };
-        let Some(mut batch) = self.turn.batch.take() else { return };
-        let (fate, stay, back) = part(std::mem::take(&mut batch.entries), &fates);
-        batch.entries = stay;
-        self.turn.batch = Some(batch);
-        match fate {
-            // Nothing of it is there: all is sent again, as one.
-            Fate::Unseen => {
-                if let Some(batch) = self.turn.batch.as_mut() {
-                    batch.entries = back;
-                }
-                self.send_again();
-            }
-            Fate::Unanswered => {
-                back.into_iter().for_each(|entry| self.wait_again(entry));
-                self.nudge("the record of the conversation");
-            }
-            Fate::Answered(text) => {
-                back.into_iter().for_each(|entry| self.wait_again(entry));
-                self.set_taken();
-                self.confirm(None, "the record of the conversation");
-                self.end_batch(now, TurnEnd::Completed, text);
-            }
-        }
-    }
-
-    /// Fate by message; one that a session tells for all counts for all.
-    fn fates_by_id(&mut self, fates: &[Fate]) -> BTreeMap<u64, Fate> {
-        let asked = std::mem::take(&mut self.turn.asked);
-        let fate_of = |at: usize| fates.get(at).or(fates.last()).cloned().unwrap_or(Fate::Unseen);
-        asked.into_iter().enumerate().map(|(at, id)| (id, fate_of(at))).collect()
-    }
-
-    /// The batch itself is being settled; what was to follow it is judged by the record, or starts anew.
-    fn judge_tail(&mut self, fates: Option<BTreeMap<u64, Fate>>) {
-        let Some(mut tail) = self.turn.tail.take_if(|tail| tail.phase == Phase::Unsettled) else { return };
-        let (fate, stay, back) = part(std::mem::take(&mut tail.entries), &fates.unwrap_or_default());
-        back.into_iter().for_each(|entry| self.wait_again(entry));
-        if let Fate::Answered(text) = fate {
-            tail.end = Some((TurnEnd::Completed, text));
-        }
-        if !stay.is_empty() {
-            // It becomes the batch when the one before it is settled.
-            tail.entries = stay;
-            self.turn.tail = Some(tail);
-        }
-    }
-
-    fn wait_again(&mut self, entry: Entry) {
-        self.ops.push(StoreOp::InboxMark { id: entry.message.id, state: InboxState::Received, batch: 0, evidence: String::new() });
-        self.inbox.put_back(entry.message);
-    }
-
-    /// No record tells what became of the batch.
-    fn on_unproven(&mut self, now: Now, how: &How) {
-        let confirmed = self.turn.batch.iter().flat_map(|batch| &batch.entries).all(|entry| entry.confirmed);
-        match how {
-            How::Resumed if confirmed => self.nudge("seen before the restart"),
-            // Nobody can say: at least once (D-11).
-            How::Resumed => self.send_again(),
-            _ if !confirmed => self.send_again(),
-            _ => {
-                self.set_taken();
-                let reason =
-                    "the conversation was lost in a restart; the message was seen but not answered, send it again if it still matters";
-                self.end_batch(now, TurnEnd::Failed(reason.into()), String::new());
-            }
-        }
-    }
-
     /// The batch that the provider has not confirmed yet, as monitors are told of it.
     pub(super) fn unconfirmed(&self) -> Option<(u64, Vec<Value>)> {
         let batch = self.turn.batch.as_ref().filter(|batch| matches!(batch.phase, Phase::Sent | Phase::Taken))?;
@@ -667,46 +406,6 @@ impl Agent {
     /// Messages that are with the provider.
     pub(super) fn under_way(&self) -> impl Iterator<Item = &Message> {
         self.turn.entries().map(|entry| &entry.message)
-    }
-
-    fn set_taken(&mut self) {
-        if let Some(batch) = self.turn.batch.as_mut() {
-            batch.phase = Phase::Taken;
-        }
-    }
-
-    fn send_again(&mut self) {
-        if let Some(batch) = self.turn.batch.as_mut() {
-            for entry in batch.entries.iter_mut() {
-                entry.confirmed = false;
-            }
-        }
-        self.claim_batch();
-    }
-
-    /// The messages stand in the record, their answer does not: never sent twice, but the agent is told to go on.
-    fn nudge(&mut self, evidence: &str) {
-        self.confirm(None, evidence);
-        let Some(batch) = self.turn.batch.as_mut() else {
-            return;
-        };
-        batch.phase = Phase::Taken;
-        if batch.entries.iter().any(|entry| entry.message.claimable) {
-            self.turn.renew_at = Some(self.now.tick);
-        }
-        let ids = batch.entries.iter().map(|entry| format!("#{}", entry.message.id)).collect::<Vec<_>>().join(", ");
-        let text = format!(
-            "{RESTART_MARK} while you worked on relay message {ids}. It stands in the conversation above; \
-             please go on and answer it."
-        );
-        let key = self.rng.uuid();
-        let person = batch.entries.iter().all(|entry| text::is_of_person(&entry.message));
-        let parcel = Parcel { batch: batch.number, key: key.clone(), text, person, urgent: false };
-        batch.entries.iter_mut().for_each(|entry| entry.key = key.clone());
-        self.turn.running = true;
-        let (_, order) = self.life.verb(Verb::Deliver(parcel));
-        self.after.push(order);
-        self.start_turn_work();
     }
 
     pub(super) fn wake_turn(&mut self, now: Now) {
@@ -736,12 +435,4 @@ impl Agent {
             self.start_claims(now, &message, body.get("claimExpiresAt").and_then(Value::as_i64));
         }
     }
-}
-
-/// Parts entries by their fate: the fate of the newest one that the record holds, those that it holds, and the others.
-fn part(entries: Vec<Entry>, fates: &BTreeMap<u64, Fate>) -> (Fate, Vec<Entry>, Vec<Entry>) {
-    let fate_of = |entry: &Entry| fates.get(&entry.message.id).cloned().unwrap_or(Fate::Unseen);
-    let fate = entries.iter().rev().map(fate_of).find(|fate| *fate != Fate::Unseen).unwrap_or(Fate::Unseen);
-    let (stay, back) = entries.into_iter().partition(|entry| fate_of(entry) != Fate::Unseen);
-    (fate, stay, back)
 }

@@ -1,0 +1,158 @@
+//! What was under way when the provider ended: its record decides, message by message (D-11).
+
+use std::collections::BTreeMap;
+
+use super::{Entry, Phase};
+use crate::core::agent::Agent;
+use crate::core::agent::prompt::PROMPT_ID;
+use crate::core::agent::store::{InboxState, StoreOp};
+use crate::core::agent::text;
+use crate::core::session::{Fate, How, Parcel, RESTART_MARK, TurnEnd, Verb};
+use crate::core::time::Now;
+
+impl Agent {
+    /// The provider ended while a batch was with it.
+    pub(in crate::core::agent) fn on_turn_lost(&mut self, _now: Now) {
+        self.turn.running = false;
+        for batch in self.turn.batch.iter_mut().chain(&mut self.turn.tail) {
+            // One whose turn has ended only waits to be settled.
+            if matches!(batch.phase, Phase::Sent | Phase::Taken) && batch.end.is_none() {
+                batch.phase = Phase::Unsettled;
+            }
+        }
+    }
+
+    /// A conversation is open: what became of what was under way (D-11)?
+    pub(in crate::core::agent) fn on_conversation(&mut self, now: Now, how: How) {
+        let fates = match &how {
+            How::Loaded(fates) => Some(self.fates_by_id(fates)),
+            _ => None,
+        };
+        self.judge_prompt(&how, fates.as_ref().and_then(|fates| fates.get(&PROMPT_ID).cloned()));
+        if self.turn.batch.as_ref().is_none_or(|batch| batch.phase != Phase::Unsettled) {
+            return self.judge_tail(fates);
+        }
+        let tail = self.turn.tail.take().map(|batch| batch.entries).unwrap_or_default();
+        if let Some(batch) = self.turn.batch.as_mut() {
+            batch.entries.extend(tail);
+        }
+        let Some(fates) = fates else {
+            return self.on_unproven(now, &how);
+        };
+        let Some(mut batch) = self.turn.batch.take() else { return };
+        let (fate, stay, back) = part(std::mem::take(&mut batch.entries), &fates);
+        batch.entries = stay;
+        self.turn.batch = Some(batch);
+        match fate {
+            // Nothing of it is there: all is sent again, as one.
+            Fate::Unseen => {
+                if let Some(batch) = self.turn.batch.as_mut() {
+                    batch.entries = back;
+                }
+                self.send_again();
+            }
+            Fate::Unanswered => {
+                back.into_iter().for_each(|entry| self.wait_again(entry));
+                self.nudge("the record of the conversation");
+            }
+            Fate::Answered(text) => {
+                back.into_iter().for_each(|entry| self.wait_again(entry));
+                self.set_taken();
+                self.confirm(None, "the record of the conversation");
+                self.end_batch(now, TurnEnd::Completed, text);
+            }
+        }
+    }
+
+    /// Fate by message; one that a session tells for all counts for all.
+    pub(super) fn fates_by_id(&mut self, fates: &[Fate]) -> BTreeMap<u64, Fate> {
+        let asked = std::mem::take(&mut self.turn.asked);
+        let fate_of = |at: usize| fates.get(at).or(fates.last()).cloned().unwrap_or(Fate::Unseen);
+        asked.into_iter().enumerate().map(|(at, id)| (id, fate_of(at))).collect()
+    }
+
+    /// The batch itself is being settled; what was to follow it is judged by the record, or starts anew.
+    pub(super) fn judge_tail(&mut self, fates: Option<BTreeMap<u64, Fate>>) {
+        let Some(mut tail) = self.turn.tail.take_if(|tail| tail.phase == Phase::Unsettled) else { return };
+        let (fate, stay, back) = part(std::mem::take(&mut tail.entries), &fates.unwrap_or_default());
+        back.into_iter().for_each(|entry| self.wait_again(entry));
+        if let Fate::Answered(text) = fate {
+            tail.end = Some((TurnEnd::Completed, text));
+        }
+        if !stay.is_empty() {
+            // It becomes the batch when the one before it is settled.
+            tail.entries = stay;
+            self.turn.tail = Some(tail);
+        }
+    }
+
+    pub(super) fn wait_again(&mut self, entry: Entry) {
+        self.ops.push(StoreOp::InboxMark { id: entry.message.id, state: InboxState::Received, batch: 0, evidence: String::new() });
+        self.inbox.put_back(entry.message);
+    }
+
+    /// No record tells what became of the batch.
+    pub(super) fn on_unproven(&mut self, now: Now, how: &How) {
+        let confirmed = self.turn.batch.iter().flat_map(|batch| &batch.entries).all(|entry| entry.confirmed);
+        match how {
+            How::Resumed if confirmed => self.nudge("seen before the restart"),
+            // Nobody can say: at least once (D-11).
+            How::Resumed => self.send_again(),
+            _ if !confirmed => self.send_again(),
+            _ => {
+                self.set_taken();
+                let reason =
+                    "the conversation was lost in a restart; the message was seen but not answered, send it again if it still matters";
+                self.end_batch(now, TurnEnd::Failed(reason.into()), String::new());
+            }
+        }
+    }
+
+    pub(super) fn set_taken(&mut self) {
+        if let Some(batch) = self.turn.batch.as_mut() {
+            batch.phase = Phase::Taken;
+        }
+    }
+
+    pub(super) fn send_again(&mut self) {
+        if let Some(batch) = self.turn.batch.as_mut() {
+            for entry in batch.entries.iter_mut() {
+                entry.confirmed = false;
+            }
+        }
+        self.claim_batch();
+    }
+
+    /// The messages stand in the record, their answer does not: never sent twice, but the agent is told to go on.
+    pub(super) fn nudge(&mut self, evidence: &str) {
+        self.confirm(None, evidence);
+        let Some(batch) = self.turn.batch.as_mut() else {
+            return;
+        };
+        batch.phase = Phase::Taken;
+        if batch.entries.iter().any(|entry| entry.message.claimable) {
+            self.turn.renew_at = Some(self.now.tick);
+        }
+        let ids = batch.entries.iter().map(|entry| format!("#{}", entry.message.id)).collect::<Vec<_>>().join(", ");
+        let text = format!(
+            "{RESTART_MARK} while you worked on relay message {ids}. It stands in the conversation above; \
+             please go on and answer it."
+        );
+        let key = self.rng.uuid();
+        let person = batch.entries.iter().all(|entry| text::is_of_person(&entry.message));
+        let parcel = Parcel { batch: batch.number, key: key.clone(), text, person, urgent: false };
+        batch.entries.iter_mut().for_each(|entry| entry.key = key.clone());
+        self.turn.running = true;
+        let (_, order) = self.life.verb(Verb::Deliver(parcel));
+        self.after.push(order);
+        self.start_turn_work();
+    }
+}
+
+/// Parts entries by their fate: the fate of the newest one that the record holds, those that it holds, and the others.
+fn part(entries: Vec<Entry>, fates: &BTreeMap<u64, Fate>) -> (Fate, Vec<Entry>, Vec<Entry>) {
+    let fate_of = |entry: &Entry| fates.get(&entry.message.id).cloned().unwrap_or(Fate::Unseen);
+    let fate = entries.iter().rev().map(fate_of).find(|fate| *fate != Fate::Unseen).unwrap_or(Fate::Unseen);
+    let (stay, back) = entries.into_iter().partition(|entry| fate_of(entry) != Fate::Unseen);
+    (fate, stay, back)
+}

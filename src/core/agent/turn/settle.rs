@@ -1,0 +1,183 @@
+//! The end of a turn: who is answered, and what becomes of messages and tasks.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Map, json};
+
+use super::{Batch, Entry, Phase, SETTLE_WAIT};
+use crate::core::agent::Agent;
+use crate::core::agent::config::ReplyMode;
+use crate::core::agent::store::OutboxRow;
+use crate::core::agent::text::cut;
+use crate::core::limits::REPLY_BODY_BYTES_MAX;
+use crate::core::session::TurnEnd;
+use crate::core::time::Now;
+use crate::core::tracker::{ClaimKind, TURN};
+use crate::wire::api::{Message, NewMessage, task_is_final};
+
+impl Agent {
+    pub(in crate::core::agent) fn on_turn_ended(&mut self, now: Now, number: Option<u64>, end: TurnEnd, text: String) {
+        self.turn.running = false;
+        self.turn.told = false;
+        self.tracker.finish_work(TURN, TURN);
+        self.status.touch();
+        if number.is_none() {
+            self.on_prompt_turn(&end);
+        }
+        let mine = self.turn.batch.as_ref().is_some_and(|batch| Some(batch.number) == number);
+        if let (true, Some(tail)) = (mine, self.turn.tail.as_mut()) {
+            // The batch before it is being settled; then this one is.
+            tail.end = Some((end, text));
+            return;
+        }
+        if mine && end == TurnEnd::Cancelled && self.life.is_ending() {
+            // Cut off by a stop or restart of ours, not by anybody's wish: the next conversation goes on with it.
+            self.on_turn_lost(now);
+        } else if mine {
+            self.part_tail();
+            self.confirm(None, "the provider ended the turn");
+            self.end_batch(now, end, text);
+        }
+    }
+
+    /// Urgent messages that the turn did not take any more are the provider's next turn.
+    pub(super) fn part_tail(&mut self) {
+        let Some(batch) = self.turn.batch.as_mut() else { return };
+        // Only where nothing was confirmed does the end of the turn itself prove the first parcel.
+        let proven = batch.entries.iter().any(|entry| entry.confirmed);
+        let main = batch.entries.first().filter(|_| !proven).map(|entry| entry.key.clone());
+        let (stay, rest) =
+            std::mem::take(&mut batch.entries).into_iter().partition(|entry| entry.confirmed || main.as_ref() == Some(&entry.key));
+        batch.entries = stay;
+        if !rest.is_empty() {
+            self.turn.tail = Some(Batch { number: batch.number, phase: Phase::Sent, entries: rest, end: None });
+            self.turn.running = true;
+        }
+    }
+
+    /// The turn is over. Who still waits for an answer is asked first, so that nobody is answered twice (D-10).
+    pub(super) fn end_batch(&mut self, now: Now, end: TurnEnd, text: String) {
+        let reachable = self.tokens.is_decided();
+        let Some(batch) = self.turn.batch.as_mut() else {
+            return;
+        };
+        batch.end = Some((end, text));
+        batch.phase = Phase::Settling;
+        let may_be_answered = batch.entries.iter().any(|entry| entry.message.expects_reply());
+        if may_be_answered && reachable && self.config.reply_mode == ReplyMode::Auto {
+            self.turn.settle_by = Some(now.tick + SETTLE_WAIT);
+            self.ask_obligations();
+        } else {
+            self.settle_batch(now, false);
+        }
+    }
+
+    pub(in crate::core::agent) fn on_obligations_known(&mut self, now: Now, fresh: bool) {
+        if self.turn.batch.as_ref().is_some_and(|batch| batch.phase == Phase::Settling) {
+            self.settle_batch(now, fresh);
+        }
+    }
+
+    /// Replies and "batch done" in one transaction (D-10). `fresh`: the relay has just said which answers are owed.
+    pub(super) fn settle_batch(&mut self, now: Now, fresh: bool) {
+        let Some(batch) = self.turn.batch.take() else {
+            return;
+        };
+        self.turn.settle_by = None;
+        self.turn.batch = self.turn.tail.take();
+        let (end, text) = batch.end.unwrap_or((TurnEnd::Completed, String::new()));
+        let owed: BTreeSet<u64> = self.obligations.iter().map(|owed| owed.message_id).collect();
+        // A message that the relay does not count as read yet cannot stand among the obligations.
+        let is_owed = |entry: &Entry| entry.message.expects_reply() && !(fresh && entry.read && !owed.contains(&entry.message.id));
+        if self.config.reply_mode == ReplyMode::Auto {
+            let mut senders: Vec<&str> = Vec::new();
+            let waiting: Vec<&Entry> = batch.entries.iter().filter(|entry| is_owed(entry)).collect();
+            for entry in &waiting {
+                if !senders.contains(&entry.message.from.as_str()) {
+                    senders.push(&entry.message.from);
+                }
+            }
+            for sender in senders {
+                let ids: Vec<u64> = waiting.iter().filter(|e| e.message.from == sender).map(|e| e.message.id).collect();
+                self.reply(now, sender, &ids, &end, &text);
+            }
+        }
+        for entry in &batch.entries {
+            let settled = self.settle_task(now, &entry.message, &end, &text);
+            if settled {
+                self.settle_message(entry.message.id, entry.read);
+            } else {
+                self.forget_message(entry.message.id);
+            }
+            self.tracker.finish_claim(ClaimKind::Message, &entry.message.id.to_string());
+        }
+        self.status.touch();
+        match self.turn.batch.as_mut().map(|batch| (batch.end.take(), batch.phase)) {
+            Some((Some((end, text)), _)) => {
+                self.confirm(None, "the provider ended the turn");
+                self.end_batch(now, end, text);
+            }
+            // The record holds it and no answer to it.
+            Some((None, Phase::Unsettled)) if self.life.is_ready() => self.nudge("the record of the conversation"),
+            _ => {}
+        }
+    }
+
+    /// One chat message per sender, answering the newest of its messages; its key makes it exactly one (D-10).
+    pub(super) fn reply(&mut self, now: Now, to: &str, ids: &[u64], end: &TurnEnd, text: &str) {
+        let Some(newest) = ids.last() else { return };
+        let said = text.trim_end();
+        let body = match end {
+            TurnEnd::Completed if said.trim().is_empty() => "[agent-relay] The agent ended its turn without a text.".to_string(),
+            TurnEnd::Completed => text.to_string(),
+            TurnEnd::Cancelled if said.trim().is_empty() => {
+                "[agent-relay] The turn was interrupted before it answered this message.".to_string()
+            }
+            // What it had said by then is no answer, and is not to be taken for one.
+            TurnEnd::Cancelled => {
+                format!("{}\n\n[agent-relay] The turn was interrupted here.", cut(said, REPLY_BODY_BYTES_MAX - 100))
+            }
+            TurnEnd::Failed(error) if said.trim().is_empty() => format!("[agent-relay] The turn failed: {error}"),
+            TurnEnd::Failed(error) => {
+                let said = cut(said, REPLY_BODY_BYTES_MAX / 2);
+                format!("{said}\n\n[agent-relay] The turn failed here: {error}")
+            }
+        };
+        let mut payload = Map::new();
+        if ids.len() > 1 {
+            payload.insert("answers".into(), json!(ids));
+        }
+        let key = format!("reply:{}:{newest}", self.config.agent_id);
+        let message = NewMessage {
+            from: Some(self.config.agent_id.clone()),
+            to: to.to_string(),
+            kind: "chat".into(),
+            body: cut(&body, REPLY_BODY_BYTES_MAX),
+            payload,
+            reply_to: Some(*newest),
+            reply_expected: Some(false),
+            idempotency_key: Some(key.clone()),
+            occurred_at: Some(now.wall.0),
+            ..Default::default()
+        };
+        let payload = serde_json::to_value(message).expect("plain data");
+        self.append(OutboxRow { kind: "message".into(), key, occurred_at: now.wall.0, payload });
+    }
+
+    /// The task of a message at the end of its turn (R-111 with its hazards closed). False: it is not settled, and the
+    /// relay will offer it again.
+    pub(super) fn settle_task(&mut self, now: Now, message: &Message, end: &TurnEnd, text: &str) -> bool {
+        let Some(task) = message.task_id().filter(|_| message.claimable) else {
+            return true;
+        };
+        self.tracker.finish_claim(ClaimKind::Task, &task.to_string());
+        let (status, body) = match end {
+            TurnEnd::Completed => ("done", format!("Runner observed provider completion for message #{}", message.id)),
+            TurnEnd::Failed(error) => ("failed", error.clone()),
+            TurnEnd::Cancelled => return false,
+        };
+        debug_assert!(task_is_final(status) && text.len() < usize::MAX);
+        self.report_task(now, task, message.id, status, Some(body));
+        true
+    }
+}

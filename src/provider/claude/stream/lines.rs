@@ -1,0 +1,252 @@
+//! What the program says, line by line.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use super::{Boundary, Sent, StreamSession};
+use crate::core::limits::REPLY_BODY_BYTES_MAX;
+use crate::core::session::{Mirror, Output, RESTART_MARK, Signal, TurnEnd};
+use crate::core::time::Now;
+use crate::provider::claude::mirror;
+use crate::provider::claude::transcript::{self, Block, Entry};
+use crate::provider::claude::{TESTED, too_old};
+use crate::provider::text::push_bounded;
+
+impl StreamSession {
+    pub(super) fn on_line(&mut self, now: Now, line: &[u8]) {
+        let Ok(frame @ Value::Object(_)) = serde_json::from_slice::<Value>(line) else {
+            return;
+        };
+        let text = |at: &str| frame.pointer(at).and_then(Value::as_str).unwrap_or_default();
+        match text("/type") {
+            "control_response" => self.on_response(&frame),
+            "control_request" if text("/request/subtype") == "can_use_tool" => {
+                self.on_ask(now, text("/request_id"), &frame["request"]);
+            }
+            "control_request" => {
+                let response = json!({"subtype": "error", "request_id": text("/request_id"), "error": "not supported by this client"});
+                self.write(&json!({"type": "control_response", "response": response}));
+            }
+            "control_cancel_request" => {
+                let gone = self.held.iter().find(|(_, held)| held.request == text("/request_id")).map(|(id, _)| id.clone());
+                if let Some(id) = gone {
+                    self.held.remove(&id);
+                    self.signal(Signal::ApprovalClosed { id, reason: "answered elsewhere or withdrawn".into() });
+                }
+            }
+            "command_lifecycle" => self.on_lifecycle(text("/command_uuid"), text("/state")),
+            "system" => self.on_system(text("/subtype"), &frame),
+            "assistant" | "user" => self.on_conversation(&frame, line),
+            "result" => self.on_result(&frame),
+            _ => {}
+        }
+    }
+
+    pub(super) fn on_response(&mut self, frame: &Value) {
+        let Some(found) = frame.pointer("/response/response/claude_code_version").and_then(Value::as_str) else {
+            return;
+        };
+        self.version = found.chars().take(40).collect();
+        if let Some(reason) = too_old(found) {
+            return self.fail_open(reason, true);
+        }
+        if self.version != TESTED {
+            self.note(false, format!("Claude Code {found} runs; {TESTED} is the version that was tested"));
+        }
+        self.initialized = true;
+        self.open_if_ready();
+    }
+
+    pub(super) fn on_lifecycle(&mut self, uuid: &str, state: &str) {
+        let Some(sent) = self.sent.get_mut(uuid) else { return };
+        match state {
+            "started" => {
+                sent.started = true;
+                let told = sent.verb.take();
+                let taken = sent.parcel.as_ref().map(|parcel| (parcel.batch, parcel.key.clone()));
+                told.into_iter().for_each(|verb| self.answer(verb, Ok(Value::Null)));
+                self.begin_turn("the session took a line");
+                if let (Some(turn), Some((batch, key))) = (self.turn.as_mut(), taken) {
+                    turn.batch = Some(batch);
+                    self.signal(Signal::Taken { batch, key, evidence: "the session says that it has begun with the line".into() });
+                }
+            }
+            "completed" | "cancelled" if !sent.started && state == "completed" => self.on_suppressed(uuid),
+            "completed" | "cancelled" => {
+                self.sent.remove(uuid);
+                self.go_on();
+            }
+            _ => {}
+        }
+    }
+
+    /// The program knew the line from before and says nothing to it: it is told to go on.
+    pub(super) fn on_suppressed(&mut self, uuid: &str) {
+        let Some(Sent { parcel: Some(parcel), .. }) = self.sent.remove(uuid) else {
+            return;
+        };
+        self.note(true, format!("the session knew a line of batch {} already", parcel.batch));
+        let (batch, key) = (parcel.batch, parcel.key.clone());
+        self.signal(Signal::Taken { batch, key, evidence: "the session knew the line already".into() });
+        let fresh = self.fresh_uuid();
+        let text = format!("{} while you worked on the messages above. Please go on and answer them.", RESTART_MARK);
+        self.user_line(&fresh, &text);
+        self.sent.insert(fresh, Sent { parcel: Some(parcel), verb: None, started: false });
+    }
+
+    pub(super) fn on_system(&mut self, kind: &str, frame: &Value) {
+        let text = |at: &str| frame.pointer(at).and_then(Value::as_str).unwrap_or_default();
+        match kind {
+            "init" => {
+                self.begin_turn("the session began a turn by itself");
+                let model = text("/model");
+                if !model.is_empty() && self.model.as_deref() != Some(model) {
+                    self.model = Some(model.to_string());
+                    self.signal(Signal::Fact { name: "model", value: json!(model) });
+                }
+                self.signal(Signal::Fact { name: "mode", value: json!(text("/permissionMode")) });
+                let session = text("/session_id").to_string();
+                if !session.is_empty() && session != self.session {
+                    self.session = session.clone();
+                    self.signal(Signal::Moved { session });
+                    if matches!(self.boundary, Some((_, Boundary::Clear, ..))) {
+                        self.outcome = Some(Ok(()));
+                    }
+                }
+            }
+            "api_retry" => {
+                let detail = format!("{} attempt {} of {}", text("/error"), frame["attempt"], frame["max_retries"]);
+                self.turn.iter_mut().for_each(|turn| turn.retries = true);
+                self.signal(Signal::ProviderState(json!({"state": "retrying", "detail": detail})));
+            }
+            "status" => match text("/compact_result") {
+                "success" => self.outcome = Some(Ok(())),
+                "failed" => self.outcome = Some(Err(text("/compact_error").to_string())),
+                _ if text("/status") == "compacting" && self.boundary.is_none() => self.signal(Signal::Timeline("compacting")),
+                _ => {}
+            },
+            "compact_boundary" if self.boundary.is_none() => self.signal(Signal::Timeline("compacted")),
+            "background_tasks_changed" => self.on_background(frame),
+            _ => {}
+        }
+    }
+
+    /// The whole list of what works beside the turn.
+    pub(super) fn on_background(&mut self, frame: &Value) {
+        let mut now: BTreeMap<String, (&'static str, String)> = BTreeMap::new();
+        for task in frame.get("tasks").and_then(Value::as_array).into_iter().flatten().take(256) {
+            let text = |fields: [&str; 2]| {
+                fields.iter().find_map(|field| task.get(*field).and_then(Value::as_str)).unwrap_or_default().to_string()
+            };
+            let kind = if text(["task_type", "type"]).contains("agent") { "subagent" } else { "shell" };
+            now.insert(text(["task_id", "id"]), (kind, text(["description", "summary"])));
+        }
+        for (id, kind) in std::mem::take(&mut self.background) {
+            if !now.contains_key(&id) {
+                self.signal(Signal::Work { kind, id, label: String::new(), runs: false });
+            }
+        }
+        for (id, (kind, label)) in now {
+            self.background.insert(id.clone(), kind);
+            self.signal(Signal::Work { kind, id, label, runs: true });
+        }
+    }
+
+    pub(super) fn on_conversation(&mut self, frame: &Value, line: &[u8]) {
+        if frame.get("parent_tool_use_id").is_some_and(|id| !id.is_null()) {
+            return; // of a subagent
+        }
+        if frame.get("isReplay").and_then(Value::as_bool) == Some(true) {
+            return;
+        }
+        let Some(Entry::Answer(mut answer)) = transcript::read(line) else { return };
+        let Some(turn) = self.turn.as_mut().filter(|turn| !turn.local) else { return };
+        if std::mem::take(&mut turn.retries) {
+            self.out.push(Output::Signal(Signal::ProviderState(json!({"state": "running"}))));
+        }
+        let number = turn.number;
+        if frame.get("is_api_error_message").and_then(Value::as_bool) == Some(true) || frame.get("error").is_some_and(Value::is_string) {
+            turn.error = Some(answer.text());
+            return;
+        }
+        self.tokens = answer.tokens.max(self.tokens);
+        // Whether a message was the last one shows with the next: what was said before is narration.
+        let begins = turn.message != answer.message;
+        let before = if begins { std::mem::take(&mut turn.last) } else { String::new() };
+        turn.message = answer.message.clone();
+        for block in &answer.blocks {
+            if let Block::Text(text) = block {
+                for place in [&mut turn.last, &mut turn.whole] {
+                    let between = if place.is_empty() { "" } else { "\n" };
+                    push_bounded(place, between, REPLY_BODY_BYTES_MAX);
+                    push_bounded(place, text, REPLY_BODY_BYTES_MAX);
+                }
+            }
+        }
+        if !before.trim().is_empty() {
+            let label = Some("narration".into());
+            self.signal(Signal::Mirror(Mirror { kind: "reasoning", body: before, label, status: None, turn: number, key: None }));
+        }
+        answer.stop_reason = "end_turn".into();
+        for step in mirror::steps(&answer, number) {
+            self.signal(Signal::Mirror(step));
+        }
+    }
+
+    pub(super) fn on_result(&mut self, frame: &Value) {
+        let text = |at: &str| frame.pointer(at).and_then(Value::as_str).unwrap_or_default();
+        let Some(turn) = self.turn.take() else {
+            if !self.open {
+                let said = frame.pointer("/errors/0").and_then(Value::as_str).unwrap_or("the session ended before it began");
+                self.fail_open(said.to_string(), false);
+            }
+            return;
+        };
+        let usage = frame.get("modelUsage").and_then(Value::as_object);
+        let window = usage.into_iter().flatten().filter_map(|(_, usage)| usage.get("contextWindow")?.as_u64()).max();
+        self.window = window.unwrap_or(self.window);
+        let aborted = text("/terminal_reason").starts_with("aborted");
+        let end = match frame.get("is_error").and_then(Value::as_bool) {
+            _ if aborted => TurnEnd::Cancelled,
+            Some(true) => {
+                TurnEnd::Failed(turn.error.clone().filter(|text| !text.is_empty()).unwrap_or_else(|| text("/result").to_string()))
+            }
+            _ => TurnEnd::Completed,
+        };
+        // What still asks is a subagent in the background; the session itself takes back its own questions.
+        let said = text("/result").to_string();
+        let spoken = if self.settings.capture_full { turn.whole.clone() } else { turn.last.clone() };
+        let spoken = if spoken.trim().is_empty() && end == TurnEnd::Completed && !turn.local { said.clone() } else { spoken };
+        if !turn.local && !spoken.trim().is_empty() {
+            let body = spoken.clone();
+            self.signal(Signal::Mirror(Mirror { kind: "response", body, label: None, status: None, turn: turn.number, key: None }));
+        }
+        self.tell_context();
+        self.signal(Signal::Evidence("the session told the end of the turn".into()));
+        let spoken = if matches!(end, TurnEnd::Failed(_)) { String::new() } else { spoken };
+        self.signal(Signal::TurnEnded { batch: turn.batch, end, text: spoken });
+        // A command's own end says so; another turn may have ended just before it.
+        if turn.local && (frame.get("local_command").is_some() || self.outcome.is_some()) {
+            self.end_boundary(&said);
+        } else if turn.local {
+            self.begin_turn("the command waits");
+            self.turn.iter_mut().for_each(|turn| turn.local = true);
+            return;
+        }
+        for verb in self.interrupting.take().map(|(verbs, _)| verbs).unwrap_or_default() {
+            self.answer(verb, Ok(json!({"wasRunning": true})));
+        }
+        self.go_on();
+    }
+
+    pub(super) fn tell_context(&mut self) {
+        if self.window > 0 && self.tokens > 0 {
+            let utilization = self.tokens as f64 / self.window as f64;
+            let context = json!({"utilization": utilization, "lifecycleState": "active", "source": "api", "confidence": "reported",
+                "usedTokens": self.tokens, "windowTokens": self.window, "model": self.model});
+            self.tokens = 0;
+            self.signal(Signal::Context(context));
+        }
+    }
+}
