@@ -101,6 +101,21 @@ pub struct Trace {
     pub header: String,
     /// Start of the text after it.
     pub start: String,
+    /// There is no header, and the text is no longer than its start.
+    pub is_whole: bool,
+}
+
+impl Trace {
+    /// Whether a text of the record is this one. `squeeze` takes away what changes on the way. Without a header the text
+    /// itself must begin so, or be the same.
+    pub fn is_in(&self, text: &str, squeeze: fn(&str) -> String) -> bool {
+        let (header, start) = (squeeze(&self.header), squeeze(&self.start));
+        if !header.is_empty() {
+            return text.contains(&header) && text.contains(&start);
+        }
+        let text = text.strip_prefix("[prompt]").unwrap_or(text);
+        if self.is_whole { text == start } else { text.starts_with(&start) }
+    }
 }
 
 /// A decision on an approval.
@@ -149,6 +164,15 @@ pub enum Signal {
         key: String,
         /// Words for people.
         evidence: String,
+    },
+    /// The parcel will never reach the provider; whoever sent it is told so.
+    Refused {
+        /// Which batch.
+        batch: u64,
+        /// Key of the parcel.
+        key: String,
+        /// Why, for people.
+        why: String,
     },
     /// A turn began.
     TurnStarted,

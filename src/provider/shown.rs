@@ -14,6 +14,8 @@ const SECRET: [&str; 10] =
     ["token", "secret", "password", "passwd", "passphrase", "apikey", "authorization", "cookie", "credential", "privatekey"];
 /// Beginnings of well-known keys.
 const KEYS: [&str; 9] = ["sk-", "ghp_", "gho_", "ghs_", "github_pat_", "glpat-", "xoxb-", "xoxp-", "AKIA"];
+/// Signs that a shell acts on.
+const SHELL: [char; 11] = ['$', '`', '(', ')', ';', '|', '&', '<', '>', '{', '}'];
 /// A word is a secret only from this length on.
 const SECRET_CHARS_MIN: usize = 6;
 /// A word behind a colon, which may be prose, only from this length on.
@@ -120,14 +122,17 @@ pub fn covered(text: &str) -> String {
         let scheme = ["bearer", "basic"].contains(&bare.to_ascii_lowercase().as_str());
         let least = if next == Next::Header { PROSE_CHARS_MIN } else { SECRET_CHARS_MIN };
         match next {
-            Next::Secret | Next::Header if !scheme && is_value(bare, least) => out.push_str(&word.replacen(bare, COVER, 1)),
+            Next::Secret | Next::Header if !scheme && is_value(bare, least) => out.push_str(&covering(word, 0, bare)),
             _ => out.push_str(&of_word(word)),
         }
-        out.push_str(&piece[word.len()..]);
+        let gap = &piece[word.len()..];
+        out.push_str(gap);
         next = match bare {
+            // Behind a sign of the shell, and on the next line, another command begins.
+            _ if word.contains(SHELL) || gap.contains(['\n', '\r']) => Next::Plain,
             _ if scheme => Next::Secret,
-            _ if bare.starts_with('-') && !bare.contains('=') && is_secret(bare) => Next::Secret,
-            _ if bare.ends_with(':') && is_secret(bare) => Next::Header,
+            _ if bare.starts_with('-') && !bare.contains('=') && names_secret(bare) => Next::Secret,
+            _ if bare.ends_with(':') && names_secret(bare) => Next::Header,
             _ => Next::Plain,
         };
     }
@@ -138,15 +143,32 @@ pub fn covered(text: &str) -> String {
 fn is_value(word: &str, least: usize) -> bool {
     word.chars().count() >= least
         && !word.chars().all(|c| c.is_ascii_digit())
-        && !word.contains(['$', '`', '(', ')', ';', '|', '&', '<', '>', '{', '}'])
+        && !word.contains(SHELL)
+        // It could be a program.
+        && !word.contains('/')
+        && !word.starts_with('!')
+}
+
+/// A word with a cover over what stands in it behind `from`.
+fn covering(word: &str, from: usize, secret: &str) -> String {
+    match word[from..].find(secret).map(|at| from + at) {
+        Some(at) => format!("{}{COVER}{}", &word[..at], &word[at + secret.len()..]),
+        None => word.to_string(),
+    }
+}
+
+/// The name of a secret in a text; a name of a program or a file for one is shown with what it names.
+fn names_secret(name: &str) -> bool {
+    let lower = name.to_ascii_lowercase();
+    is_secret(name) && !["helper", "command", "file", "path", "dir", "program"].iter().any(|word| lower.contains(word))
 }
 
 /// A word that says itself that it holds a secret: a setting, an address with a password, a well-known key.
 fn of_word(word: &str) -> String {
     if let Some((name, value)) = word.split_once(['=', ':']) {
         let bare = value.trim_matches(['"', '\'', ',']);
-        if is_secret(name) && !bare.starts_with("//") && is_value(bare, SECRET_CHARS_MIN) {
-            return word.replacen(bare, COVER, 1);
+        if names_secret(name) && is_value(bare, SECRET_CHARS_MIN) {
+            return covering(word, name.len() + 1, bare);
         }
     }
     if let Some((head, rest)) = word.split_once("://")
@@ -183,6 +205,15 @@ mod tests {
             // What a shell acts on is shown.
             ("echo --password $(rm -rf ~)", "echo --password $(rm -rf ~)"),
             ("TOKEN=$(cat x) run", "TOKEN=$(cat x) run"),
+            ("true --token; /tmp/evil.sh", "true --token; /tmp/evil.sh"),
+            ("true --token; evilprogram", "true --token; evilprogram"),
+            ("x --password\nevilprogram", "x --password\nevilprogram"),
+            ("echo basic\r\nevilprogram", "echo basic\r\nevilprogram"),
+            ("git -c credential.helper=evilprogram push", "git -c credential.helper=evilprogram push"),
+            ("restic --password-command=evilprogram b", "restic --password-command=evilprogram b"),
+            ("x --password-command evilprogram", "x --password-command evilprogram"),
+            ("run --token /tmp/evil", "run --token /tmp/evil"),
+            ("PASSWORD=PASSWORD x", "PASSWORD=******** x"),
             // Neither names nor counts are secrets.
             (
                 "cat token.txt; run --max-tokens 500000 https://tokens.example/x",

@@ -8,7 +8,9 @@ pub const TOKEN_HEADER: &str = "X-Agent-Relay-Token";
 /// Whether a text can be an agent's id: it stands in paths, targets and command lines, so it holds nothing that those
 /// would take for something else.
 pub fn is_agent_id(id: &str) -> bool {
-    let fine = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '.' | '@' | '+' | '/' | '~' | '=' | ',' | '%');
+    // Letters that nobody sees would let a name look like another one.
+    let unseen = |c: char| matches!(c, '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{3164}' | '\u{ffa0}');
+    let fine = |c: char| (c.is_alphanumeric() && !unseen(c)) || matches!(c, '-' | '_' | '.' | '@' | '+' | '/' | '~' | '=' | ',' | '%');
     !id.is_empty() && id.len() <= 200 && id.chars().all(fine) && ![USER, "operator", "system", "broadcast"].contains(&id)
 }
 

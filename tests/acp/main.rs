@@ -131,6 +131,7 @@ impl Replay {
             }
             Signal::OpenFailed { reason, permanent } => format!("open failed permanent={permanent}: {}", cut(&reason)),
             Signal::Taken { batch, evidence, .. } => format!("taken {batch}: {evidence}"),
+            Signal::Refused { batch, why, .. } => format!("refused {batch} {why}"),
             Signal::TurnStarted => "turn started".into(),
             Signal::ProviderState(state) => format!("state {state}"),
             Signal::TurnEnded { batch, end, text } => format!("turn ended {batch:?} {end:?} text={:?}", cut(&text)),
@@ -240,7 +241,7 @@ fn resume_of(rest: &[Value]) -> Option<Resume> {
     })?;
     let session = opens.pointer("/params/sessionId")?.as_str()?.to_string();
     let wants_evidence = opens["method"] == json!("session/load");
-    let trace = Trace { header: "Hello there".into(), start: String::new() };
+    let trace = Trace { header: "Hello there".into(), start: String::new(), is_whole: false };
     Some(Resume { session, evidence_for: if wants_evidence { vec![trace] } else { Vec::new() } })
 }
 

@@ -104,7 +104,7 @@ pub fn follow() {
     let start = Start { resumes: true, transcript: Some(path.clone()), terminal: true, ..Default::default() };
     let mut session = TuiSession::new(settings, start);
     let now = Now { tick: Tick(1), wall: Wall(1) };
-    let evidence_for = vec![Trace { header: "[relay message #5 from user]".into(), start: "x".into() }];
+    let evidence_for = vec![Trace { header: "[relay message #5 from user]".into(), start: "x".into(), is_whole: false }];
     session.handle(now, Input::Verb(1, Verb::Open { resume: Some(Resume { session: "s".into(), evidence_for }) }));
     let mut eyes = Eyes::new();
     eyes.follow(&path, true);

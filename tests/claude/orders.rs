@@ -152,12 +152,12 @@ fn a_text_that_stays_in_the_box_is_given_up_at_last() {
     terminal.deliver(6, true, false);
     terminal.pass(100);
     for _ in 0..200 {
-        if !terminal.taken(5) {
+        if !terminal.has(|signal| matches!(signal, Signal::Refused { .. })) {
             terminal.shown = EMPTY.replace("\u{276f}\u{a0}", "\u{276f}\u{a0}[relay message #5 from user]");
         }
         terminal.pass(300);
     }
-    assert!(terminal.ended(Some(5)).is_some_and(|end| end.contains("stays in its input box")), "{}", acts(&terminal));
+    assert!(terminal.has(|signal| matches!(signal, Signal::Refused { batch: 5, why, .. } if why.contains("stays in its input box"))));
     let all = acts(&terminal);
     let (first, rest) = all.split_once("paste [relay message #6").expect("the next one");
     assert_eq!((first.matches("press Enter").count(), first.matches("paste").count()), (3, 1), "{all}");
@@ -346,7 +346,7 @@ fn a_message_that_was_refused_is_not_typed_instead() {
     terminal.mail(&line("denied"));
     terminal.pass(30_000);
     assert_eq!(acts(&terminal), "post [relay message #5 from web]");
-    assert!(terminal.taken(5) && terminal.ended(Some(5)).is_some_and(|end| end.contains("refused")), "{:?}", terminal.signals);
+    assert!(!terminal.taken(5) && terminal.has(|signal| matches!(signal, Signal::Refused { batch: 5, .. })), "{:?}", terminal.signals);
 }
 
 #[test]

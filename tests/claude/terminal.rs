@@ -203,5 +203,5 @@ impl Terminal {
 }
 
 pub fn trace(id: u64) -> Trace {
-    Trace { header: format!("[relay message #{id} from user]"), start: format!("do {id}") }
+    Trace { header: format!("[relay message #{id} from user]"), start: format!("do {id}"), is_whole: false }
 }

@@ -193,6 +193,7 @@ impl Agent {
             Signal::Opened(opened) => self.on_opened(now, opened),
             Signal::OpenFailed { reason, permanent } => self.on_open_failed(now, reason, permanent),
             Signal::Taken { batch, key, evidence } => self.on_taken(batch, &key, &evidence),
+            Signal::Refused { batch, key, why } => self.on_refused(now, batch, &key, &why),
             Signal::TurnStarted => self.on_turn_started(),
             Signal::Evidence(text) => self.status.set_evidence(now, text),
             Signal::Work { kind, id, label, runs } => self.on_work(kind, id, label, runs),

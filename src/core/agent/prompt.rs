@@ -22,6 +22,8 @@ pub(super) struct FirstPrompt {
     done: bool,
     /// Our question to the session, until the session has it.
     asked: Option<u64>,
+    /// The session has it: the end of a turn is the end of its own.
+    taken: bool,
     /// It stands in the record, unanswered.
     seen: bool,
 }
@@ -55,12 +57,16 @@ impl Agent {
     /// How it is known again in the provider's record, while nobody knows whether it arrived.
     pub(super) fn prompt_trace(&self) -> Option<Trace> {
         let text = self.first_prompt().filter(|_| self.prompt.handed)?;
-        Some(Trace { header: String::new(), start: text.chars().take(TRACE_CHARS).collect() })
+        Some(Trace {
+            header: String::new(),
+            start: text.chars().take(TRACE_CHARS).collect(),
+            is_whole: text.chars().count() <= TRACE_CHARS,
+        })
     }
 
     /// A conversation is open: what became of it?
     pub(super) fn judge_prompt(&mut self, how: &How, fate: Option<Fate>) {
-        self.prompt.asked = None;
+        (self.prompt.asked, self.prompt.taken) = (None, false);
         if self.first_prompt().is_none() || !self.prompt.handed {
             return;
         }
@@ -74,18 +80,20 @@ impl Agent {
 
     /// The session has it; `Err`: it was taken back, for example by an interrupt.
     pub(super) fn on_prompt_answered(&mut self, verb: u64, result: &Result<serde_json::Value, String>) {
-        if self.prompt.asked == Some(verb)
-            && let Err(error) = result
-        {
-            self.log("warn", "provider", format!("the first prompt went nowhere: {error}"));
-            self.note_prompt(DONE);
+        match (self.prompt.asked == Some(verb), result) {
+            (false, _) => {}
+            (true, Ok(_)) => self.prompt.taken = true,
+            (true, Err(error)) => {
+                self.log("warn", "provider", format!("the first prompt went nowhere: {error}"));
+                self.note_prompt(DONE);
+            }
         }
     }
 
-    /// The turn without messages that was its own.
+    /// A turn has ended: its own, perhaps with messages that joined it.
     pub(super) fn on_prompt_turn(&mut self, end: &TurnEnd) {
         let lost = *end == TurnEnd::Cancelled && self.life.is_ending();
-        if self.prompt.asked.is_some() && !lost {
+        if std::mem::take(&mut self.prompt.taken) && !lost {
             self.note_prompt(DONE);
         }
     }

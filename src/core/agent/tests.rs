@@ -396,3 +396,65 @@ fn words_of_people_and_of_agents_travel_apart() {
     let [first] = parcels(&effects).try_into().expect("one batch");
     assert!(first.person && first.text.contains("#2") && !first.text.contains("#3"), "{}", first.text);
 }
+
+/// The first prompt is asked for in the record until its turn is over, also if a message joined that turn.
+#[test]
+fn the_first_prompt_survives_a_crash_and_is_said_once() {
+    let injected = |effects: &[Effect]| {
+        effects.iter().find_map(|effect| match effect {
+            Effect::Verb { number, verb: Verb::Inject { text, .. }, .. } => Some((*number, text.clone())),
+            _ => None,
+        })
+    };
+    for (fate, want) in [
+        (Fate::Unseen, Some("begin the work".to_string())),
+        (Fate::Unanswered, Some(RESTART_MARK.to_string())),
+        (Fate::Answered("done".into()), None),
+    ] {
+        let mut bench = Bench::ready();
+        bench.agent.config.prompt = Some("begin the work".into());
+        bench.signal(Signal::TurnStarted);
+        bench.signal(Signal::TurnEnded { batch: None, end: TurnEnd::Completed, text: String::new() });
+        let effects = bench.commit();
+        assert_eq!(injected(&effects).map(|(_, text)| text).as_deref(), Some("begin the work"));
+        // It dies before anything is known; the record is asked.
+        let asked = bench.agent.prompt_trace().expect("asked for");
+        assert!(asked.is_whole && asked.is_in("beginthework", |text| text.replace(' ', "")));
+        assert!(!asked.is_in("pleasebeginthework", |text| text.replace(' ', "")), "another text that holds the same words");
+        let again = injected(&bench.come_back(vec![fate]));
+        assert_eq!(again.as_ref().map(|(_, text)| text.starts_with(want.as_deref().unwrap_or("?"))), want.map(|_| true));
+        let Some((number, _)) = again else { continue };
+        // A turn that ends before the session has it is not its own.
+        bench.signal(Signal::TurnEnded { batch: None, end: TurnEnd::Completed, text: String::new() });
+        assert!(bench.agent.prompt_trace().is_some());
+        bench.signal(Signal::Answered { verb: number, result: Ok(json!(null)) });
+        bench.signal(Signal::TurnEnded { batch: Some(7), end: TurnEnd::Completed, text: String::new() });
+        assert!(bench.agent.prompt_trace().is_none(), "over, with messages that joined it");
+    }
+}
+
+/// What never reached the agent is told to its sender, also where the agent answers itself, and is not told as read.
+#[test]
+fn a_refused_message_is_told_to_its_sender_and_holds_up_nobody() {
+    let mut bench = Bench::ready();
+    bench.agent.config.reply_mode = ReplyMode::Explicit;
+    bench.message(1);
+    bench.commit();
+    bench.signal(Signal::TurnStarted); // of a person, at the terminal
+    let effects = bench.signal(Signal::Refused { batch: 1, key: key_of_first(), why: "no".into() });
+    let told = effects.iter().any(|effect| match effect {
+        Effect::Commit { ops, .. } => {
+            ops.iter().any(|op| matches!(op, StoreOp::OutboxAppend(row) if row.payload["body"].as_str().is_some_and(|body| body.contains("did not reach"))))
+        }
+        _ => false,
+    });
+    assert!(told, "{effects:?}");
+    let effects = bench.signal(Signal::TurnEnded { batch: None, end: TurnEnd::Completed, text: String::new() });
+    let all = [bench.commit(), effects].concat();
+    let read = |effect: &Effect| format!("{effect:?}").contains("/read");
+    assert!(!all.iter().any(read), "{all:?}");
+    assert!(!bench.agent.turn.holds(1));
+    bench.message(2);
+    let effects = bench.commit();
+    assert_eq!(parcels(&effects).len(), 1, "the next one has its turn: {effects:?}");
+}

@@ -18,7 +18,7 @@ fn header(message: &Message) -> String {
 fn line(text: &str) -> String {
     let words: Vec<&str> =
         text.split(|c: char| c.is_whitespace() || c.is_control() || is_break(c)).filter(|word| !word.is_empty()).collect();
-    words.join(" ").replace('[', "(").replace(']', ")")
+    words.join(" ").replace('[', "(").replace(']', ")").chars().filter(|c| !is_invisible(*c)).collect()
 }
 
 /// Breaks a line for some readers.
@@ -58,7 +58,7 @@ pub(super) fn unforged(body: &str) -> std::borrow::Cow<'_, str> {
 }
 
 pub(super) fn trace(message: &Message) -> Trace {
-    Trace { header: header(message), start: unforged(&message.body).chars().take(TRACE_CHARS).collect() }
+    Trace { header: header(message), start: unforged(&message.body).chars().take(TRACE_CHARS).collect(), is_whole: false }
 }
 
 /// What the provider reads of one message (P-8, P-9, P-11).

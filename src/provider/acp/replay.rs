@@ -38,7 +38,7 @@ impl Replay {
     pub fn fate(&self, traces: &[Trace]) -> Fate {
         let seen = |text: &str| {
             let squeezed = squeeze(text);
-            traces.iter().any(|trace| squeezed.contains(&squeeze(&trace.header)) && squeezed.contains(&squeeze(&trace.start)))
+            traces.iter().any(|trace| trace.is_in(&squeezed, squeeze))
         };
         let Some(at) = self.pieces.iter().rposition(|(side, text)| *side == Side::User && seen(text)) else {
             return Fate::Unseen;
@@ -71,7 +71,7 @@ mod tests {
     fn fate(pieces: &[(Side, &str)]) -> Fate {
         let mut replay = Replay::default();
         pieces.iter().for_each(|(side, text)| replay.push(*side, text));
-        replay.fate(&[Trace { header: "[relay message #7 from user]".into(), start: "do  it".into() }])
+        replay.fate(&[Trace { header: "[relay message #7 from user]".into(), start: "do  it".into(), is_whole: false }])
     }
 
     #[test]

@@ -119,7 +119,8 @@ impl Ask {
                 ("Edit", format!("/{}", text("file_path").filter(exact).filter(|path| path.starts_with('/'))?))
             }
             "WebFetch" => {
-                let host = text("url")?.split_once("://")?.1.split(['/', '?', '#', ':']).next().filter(|host| !host.contains('@'))?;
+                let host = text("url")?.split_once("://")?.1.split(['/', '?', '#', '\\']).next().filter(|host| !host.contains('@'))?;
+                let host = host.split(':').next().filter(|host| !host.is_empty())?;
                 ("WebFetch", format!("domain:{}", Some(host).filter(exact)?))
             }
             // Tools of servers have no finer rule (the program itself offers none).
@@ -264,6 +265,7 @@ mod tests {
             ("Read", json!({"file_path": "/etc/x"}), rule("Read", "//etc/x")),
             ("WebFetch", json!({"url": "https://a.example:8/x?y"}), rule("WebFetch", "domain:a.example")),
             ("WebFetch", json!({"url": "https://a@b/x"}), none()),
+            ("WebFetch", json!({"url": "https://good.example:pw@evil.example/"}), none()),
             (
                 "mcp__s__t",
                 json!({}),

@@ -366,8 +366,8 @@ pub fn squeezed(text: &str) -> String {
 /// What became of messages, gathered while a transcript is read from its beginning (D-11).
 #[derive(Debug)]
 pub struct Evidence {
-    /// Header and start of each message, squeezed.
-    wanted: Vec<(String, String)>,
+    /// The messages.
+    wanted: Vec<Trace>,
     /// Whether each was seen.
     seen: Vec<bool>,
     /// The end of the answer after the newest of them.
@@ -379,18 +379,17 @@ pub struct Evidence {
 impl Evidence {
     /// Looks for these.
     pub fn new(traces: &[Trace]) -> Evidence {
-        let wanted: Vec<(String, String)> = traces.iter().map(|trace| (squeezed(&trace.header), squeezed(&trace.start))).collect();
-        Evidence { seen: vec![false; wanted.len()], wanted, answer: None, open: false }
+        Evidence { seen: vec![false; traces.len()], wanted: traces.to_vec(), answer: None, open: false }
     }
 
     /// Takes the next entry.
     pub fn take(&mut self, entry: &Entry) {
         match entry {
             Entry::Prompt(prompt) => {
-                let text = squeezed(&prompt.text);
+                let text = squeezed(unwrapped(&prompt.text));
                 let mut mine = false;
                 for (wanted, seen) in self.wanted.iter().zip(&mut self.seen) {
-                    if text.contains(&wanted.0) && text.contains(&wanted.1) {
+                    if wanted.is_in(&text, squeezed) {
                         (*seen, mine) = (true, true);
                     }
                 }
@@ -504,8 +503,10 @@ mod tests {
 
     #[test]
     fn the_record_decides_about_each_message() {
-        let traces: Vec<Trace> =
-            [7, 8].iter().map(|id| Trace { header: format!("[relay message #{id} from user]"), start: "do it".into() }).collect();
+        let traces: Vec<Trace> = [7, 8]
+            .iter()
+            .map(|id| Trace { header: format!("[relay message #{id} from user]"), start: "do it".into(), is_whole: false })
+            .collect();
         let prompt = |text: &str, joined: bool| Entry::Prompt(Prompt { text: text.into(), human: true, joined, ..Default::default() });
         let answer = |text: &str, stop: &str| {
             Entry::Answer(Answer { blocks: vec![Block::Text(text.into())], stop_reason: stop.into(), ..Default::default() })

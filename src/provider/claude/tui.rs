@@ -129,6 +129,8 @@ pub struct TuiSession {
     start: Start,
     out: Vec<Output>,
     pid: u32,
+    /// Wall clock of the program's begin, ms.
+    born_at: i64,
     // ---- start
     opening: Option<Tick>,
     evidence: Option<Evidence>,
@@ -202,6 +204,8 @@ pub struct TuiSession {
     held: BTreeMap<String, Held>,
     /// What was asked until that time (ms) is answered, unless another question opens by then.
     answered: Option<(i64, Tick)>,
+    /// One was decided by us while the session waited: its end is no answer to another.
+    decided: bool,
     approvals: u64,
 }
 
@@ -218,6 +222,7 @@ impl TuiSession {
             start,
             out: Vec::new(),
             pid: 0,
+            born_at: 0,
             opening: None,
             evidence: None,
             fates: None,
@@ -265,6 +270,7 @@ impl TuiSession {
             ours: VecDeque::new(),
             held: BTreeMap::new(),
             answered: None,
+            decided: false,
             approvals: 0,
         }
     }
@@ -344,8 +350,8 @@ impl TuiSession {
         }
     }
 
-    fn on_born(&mut self, pid: u32) {
-        self.pid = pid;
+    fn on_born(&mut self, now: Now, pid: u32) {
+        (self.pid, self.born_at) = (pid, now.wall.0);
         let path = format!("{}/sessions/{pid}.json", self.start.config_dir);
         self.out.push(Output::Watch { path });
     }
@@ -507,7 +513,7 @@ impl Session for TuiSession {
     fn handle(&mut self, now: Now, input: Input) -> Vec<Output> {
         match input {
             Input::Verb(number, verb) => self.on_verb(now, number, verb),
-            Input::Born { pid } => self.on_born(pid),
+            Input::Born { pid } => self.on_born(now, pid),
             Input::Grown(bytes) => self.on_grown(now, &bytes),
             Input::Caught => {
                 if let Some(evidence) = self.evidence.take() {

@@ -21,9 +21,7 @@ impl Agent {
         self.turn.told = false;
         self.tracker.finish_work(TURN, TURN);
         self.status.touch();
-        if number.is_none() {
-            self.on_prompt_turn(&end);
-        }
+        self.on_prompt_turn(&end);
         let mine = self.turn.batch.as_ref().is_some_and(|batch| Some(batch.number) == number);
         if let (true, Some(tail)) = (mine, self.turn.tail.as_mut()) {
             // The batch before it is being settled; then this one is.
@@ -102,16 +100,7 @@ impl Agent {
                 self.reply(now, sender, &ids, &end, &text);
             }
         }
-        for entry in &batch.entries {
-            let settled = self.settle_task(now, &entry.message, &end, &text);
-            if settled {
-                self.settle_message(entry.message.id, entry.read);
-            } else {
-                self.forget_message(entry.message.id);
-            }
-            self.tracker.finish_claim(ClaimKind::Message, &entry.message.id.to_string());
-        }
-        self.status.touch();
+        self.settle_entries(now, &batch.entries, &end, &text);
         match self.turn.batch.as_mut().map(|batch| (batch.end.take(), batch.phase)) {
             Some((Some((end, text)), _)) => {
                 self.confirm(None, "the provider ended the turn");
@@ -121,6 +110,41 @@ impl Agent {
             Some((None, Phase::Unsettled)) if self.life.is_ready() => self.nudge("the record of the conversation"),
             _ => {}
         }
+    }
+
+    fn settle_entries(&mut self, now: Now, entries: &[Entry], end: &TurnEnd, text: &str) {
+        for entry in entries {
+            if self.settle_task(now, &entry.message, end, text) {
+                self.settle_message(entry.message.id, entry.read);
+            } else {
+                self.forget_message(entry.message.id);
+            }
+            self.tracker.finish_claim(ClaimKind::Message, &entry.message.id.to_string());
+        }
+        self.status.touch();
+    }
+
+    /// A part of a batch will never reach the provider: its senders are told, whoever answers otherwise, and nobody is told
+    /// that it was read.
+    pub(in crate::core::agent) fn on_refused(&mut self, now: Now, number: u64, key: &str, why: &str) {
+        let mut refused = Vec::new();
+        for batch in self.turn.batch.iter_mut().chain(&mut self.turn.tail).filter(|batch| batch.number == number) {
+            let (gone, stay) = std::mem::take(&mut batch.entries).into_iter().partition(|entry| entry.key == key && !entry.confirmed);
+            refused.extend::<Vec<Entry>>(gone);
+            batch.entries = stay;
+        }
+        self.turn.tail.take_if(|tail| tail.entries.is_empty());
+        if self.turn.batch.as_ref().is_some_and(|batch| batch.entries.is_empty()) {
+            self.turn.batch = self.turn.tail.take();
+        }
+        let end = TurnEnd::Failed(format!("the message did not reach the agent: {why}"));
+        let mut senders: Vec<String> = refused.iter().map(|entry| entry.message.from.clone()).collect();
+        senders.dedup();
+        for sender in senders {
+            let ids: Vec<u64> = refused.iter().filter(|entry| entry.message.from == sender).map(|entry| entry.message.id).collect();
+            self.reply(now, &sender, &ids, &end, "");
+        }
+        self.settle_entries(now, &refused, &end, "");
     }
 
     /// One chat message per sender, answering the newest of its messages; its key makes it exactly one (D-10).

@@ -80,6 +80,7 @@ impl TuiSession {
 
     pub(super) fn decide(&mut self, now: Now, id: &str, decision: Decision, reason: Option<&str>, answers: Option<&Value>, why: &str) {
         let Some(held) = self.held.remove(id) else { return };
+        self.decided = true;
         let answer = held.ask.answer(decision, reason, answers).for_hook(&held.event);
         self.signal(Signal::HookAnswer { ticket: held.ticket, answer: Some(answer) });
         self.signal(Signal::ApprovalClosed { id: id.into(), reason: why.into() });

@@ -161,8 +161,10 @@ impl TuiSession {
         if session == self.session || left || !is_id(session) {
             return;
         }
-        self.left_session = std::mem::replace(&mut self.session, session.to_string());
-        self.left_until = Some(now.tick + LEFT_TIME);
+        let before = std::mem::replace(&mut self.session, session.to_string());
+        if self.open {
+            (self.left_session, self.left_until) = (before, Some(now.tick + LEFT_TIME));
+        }
         let resumed = self.announced.take().is_some_and(|(of, resumed)| resumed && of == session);
         if self.open {
             self.signal(Signal::Moved { session: session.to_string() });
@@ -305,10 +307,11 @@ impl TuiSession {
     pub(super) fn answered_at_terminal(&mut self, now: Now, at: i64) {
         let asked: Vec<String> = self.held.iter().filter(|(_, held)| held.at <= at).map(|(id, _)| id.clone()).collect();
         match (asked.as_slice(), self.held.len()) {
-            ([id], 1) => self.withdraw(id, "it was answered at the terminal"),
+            ([id], 1) if !self.decided => self.withdraw(id, "it was answered at the terminal"),
             ([], _) => {}
             _ => self.answered = Some((at, now.tick + ANSWERED_TIME)),
         }
+        self.decided = false;
     }
 
     /// It has waited for no key for long enough: of all that was asked before, nothing is open.

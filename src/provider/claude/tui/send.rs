@@ -44,10 +44,10 @@ const SOCKET_PAUSE: Duration = Duration::from_secs(5);
 /// How texts of ours begin, squeezed.
 const MESSAGE_MARK: &str = "[relaymessage#";
 const RUNNER_MARK: &str = "[agent-relay]";
-/// A first line without a mark that is known again by itself.
-const UNMARKED_MIN: usize = 40;
 /// First lines that are remembered as ours.
 const OURS_MAX: usize = 64;
+/// Characters of a text without a header that are remembered.
+const MARK_CHARS: usize = 4000;
 /// Characters of a first line that are compared.
 const FIRST_CHARS: usize = 120;
 
@@ -87,6 +87,12 @@ impl Item {
     fn first(&self) -> String {
         let line = self.text.lines().map(squeezed).find(|line| !line.is_empty());
         line.unwrap_or_default().chars().take(FIRST_CHARS).collect()
+    }
+
+    /// What it is known by in the box and in the transcript: its header, or where it has none, all of it.
+    fn mark(&self) -> String {
+        let first = self.first();
+        if is_marked(&first) { first } else { squeezed(&self.text).chars().take(MARK_CHARS).collect() }
     }
 
     /// Numbers of the messages in it.
@@ -189,7 +195,7 @@ impl TuiSession {
         }
         let Some(item) = self.queue.remove(at) else { return };
         if !item.command {
-            self.remember(item.first());
+            self.remember(item.mark());
         }
         match channel {
             Channel::Socket => self.post(now, item),
@@ -430,6 +436,7 @@ impl TuiSession {
             key: String::new(),
         };
         self.sent.push(sent);
+        self.check_enter = false;
     }
 
     /// The text waits again, first in line.
@@ -446,6 +453,7 @@ impl TuiSession {
     fn send_again(&mut self, now: Now, at: usize) {
         let sent = self.sent.remove(at);
         self.queue.push_front(Item { tries: sent.item.tries + 1, ..sent.item });
+        self.settle_interrupt(now);
         self.next_item(now);
     }
 

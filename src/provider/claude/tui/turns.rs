@@ -31,7 +31,7 @@ impl TuiSession {
         self.turn = Some(Turn { number: self.turns, began: now.wall.0, local, ..Default::default() });
         self.signal(Signal::Evidence(evidence.into()));
         self.signal(Signal::TurnStarted);
-        if self.interrupting.is_some() {
+        if self.interrupting.is_some() && self.has_submitted(now) {
             self.escape();
         }
     }
@@ -44,6 +44,7 @@ impl TuiSession {
             if !self.sent.is_empty() {
                 self.ended = Some(Ended { end, text: text.unwrap_or_default().to_string(), at: now.wall.0 });
             }
+            self.settle_interrupt(now);
             return;
         };
         for id in self.held.keys().cloned().collect::<Vec<_>>() {
@@ -67,7 +68,7 @@ impl TuiSession {
         let said = if self.settings.capture_full { whole } else { last };
         let failed = matches!(end, TurnEnd::Failed(_));
         if end != TurnEnd::Completed && !turn.ours.is_empty() && !turn.spoke {
-            self.given_back = Some(now.tick + GIVEN_BACK_TIME);
+            (self.given_back, self.left_ours) = (Some(now.tick + GIVEN_BACK_TIME), true);
         }
         if !turn.local && !failed && !said.trim().is_empty() {
             let body = said.clone();

@@ -57,6 +57,9 @@ impl Registry {
     }
 }
 
+/// The file's own clock against ours, ms.
+const CLOCK_SLACK_MS: i64 = 2000;
+
 /// A registry that still says busy so long after the end of a turn means it.
 pub(super) const LAG: Duration = Duration::from_millis(200);
 
@@ -77,9 +80,15 @@ impl TuiSession {
             self.answered = None;
         } else if before.as_ref().is_some_and(Registry::is_waiting) {
             self.answered_at_terminal(now, found.at);
+            if self.sent.is_empty() {
+                self.tell_delivery(None);
+            }
             self.provider_state("", json!({"state": "running"}));
         }
-        self.on_session_id(now, &found.session, false);
+        // A file that a killed process with the same pid has left says nothing of this one.
+        if self.open || found.at == 0 || found.at >= self.born_at - CLOCK_SLACK_MS {
+            self.on_session_id(now, &found.session, false);
+        }
         if !self.open {
             self.look_soon(now, Duration::from_millis(10));
             return self.open_if_ready(now);
@@ -88,9 +97,6 @@ impl TuiSession {
             "idle" | "shell" => {
                 if found.status == "idle" {
                     self.no_shells();
-                }
-                if before.as_ref().is_some_and(Registry::is_waiting) && self.sent.is_empty() {
-                    self.tell_delivery(None);
                 }
                 self.on_idle_witness(now, &found);
                 self.next_item(now);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{Channel, ENTER_TIME, ENTERS_MAX, MONITOR_TIME, PROOF_TIME, STEP_TIME, Sent, UNMARKED_MIN, is_marked};
+use super::{Channel, ENTER_TIME, ENTERS_MAX, MARK_CHARS, MONITOR_TIME, PROOF_TIME, STEP_TIME, Sent, is_marked};
 use crate::core::session::{Mirror, Output, Parcel, Signal, TurnEnd};
 use crate::core::time::{Now, Tick, sooner};
 use crate::provider::claude::pane::{InputBox, Look};
@@ -52,7 +52,7 @@ impl TuiSession {
         }
         // What has no mark of ours is ours only as a whole: a person may begin with the same words.
         let is_ours =
-            |first: &String| text == *first || (text.starts_with(first.as_str()) && (is_marked(first) || first.len() >= UNMARKED_MIN));
+            |mark: &String| text == *mark || (text.starts_with(mark.as_str()) && (is_marked(mark) || mark.chars().count() >= MARK_CHARS));
         if prompt.human && !self.ours.iter().any(is_ours) && !text.is_empty() {
             let (body, turn) = (unwrapped(&prompt.text).to_string(), self.turn.as_ref().map_or(self.turns, |turn| turn.number));
             let key = (!prompt.uuid.is_empty()).then(|| prompt.uuid.clone());
@@ -88,6 +88,7 @@ impl TuiSession {
             if !over {
                 self.begin_turn(now, evidence);
             }
+            self.settle_interrupt(now);
             return self.next_item(now);
         };
         self.signal(Signal::Taken { batch, key, evidence: evidence.into() });
@@ -195,7 +196,7 @@ impl TuiSession {
             self.check_enter = true;
             return self.look_now(now);
         }
-        self.given_back = Some(now.tick + GIVEN_BACK_TIME);
+        (self.given_back, self.left_ours) = (Some(now.tick + GIVEN_BACK_TIME), true);
         self.refuse(now, at, "the session does not take the text: it stays in its input box (a hook of its own may block it)");
     }
 
@@ -203,11 +204,12 @@ impl TuiSession {
     pub(super) fn refuse(&mut self, now: Now, at: usize, why: &str) {
         let sent = self.sent.remove(at);
         self.note(true, why);
+        self.tell_delivery(None);
         match sent.item.parcel {
             Some(Parcel { batch, key, .. }) => {
-                self.signal(Signal::Taken { batch, key, evidence: why.into() });
+                self.signal(Signal::Refused { batch, key, why: why.into() });
                 if self.turn.is_none() {
-                    self.signal(Signal::TurnEnded { batch: Some(batch), end: TurnEnd::Failed(why.into()), text: String::new() });
+                    self.signal(Signal::TurnEnded { batch: None, end: TurnEnd::Cancelled, text: String::new() });
                 }
             }
             None => {
@@ -215,7 +217,17 @@ impl TuiSession {
                 self.give_up_injected();
             }
         }
+        self.settle_interrupt(now);
         self.next_item(now);
+    }
+
+    /// An interrupt waited for a turn of ours that will not come any more.
+    pub(in crate::provider::claude::tui) fn settle_interrupt(&mut self, now: Now) {
+        if self.turn.is_none() && !self.has_submitted(now) {
+            for verb in self.interrupting.take().map(|(verbs, _)| verbs).unwrap_or_default() {
+                self.answer(verb, Ok(json!({"wasRunning": false})));
+            }
+        }
     }
 
     /// A fresh picture: if our text still stands in the box of an idle session, its Enter was lost. A dialog or a turn in
@@ -229,7 +241,9 @@ impl TuiSession {
         self.check_enter = false;
         let Some(InputBox::Text(text)) = look.input.clone() else { return };
         let ours = self.is_ours(&text);
-        let waits = |sent: &&mut Sent| sent.by == Channel::Paste && (ours || sent.box_text.as_deref() == Some(text.as_str()));
+        let waits = |sent: &&mut Sent| {
+            sent.by == Channel::Paste && sent.enter_at.is_none() && (ours || sent.box_text.as_deref() == Some(text.as_str()))
+        };
         if let Some(sent) = self.sent.iter_mut().find(waits).filter(|sent| sent.enters < ENTERS_MAX) {
             sent.enter_at = Some(now.tick + ENTER_TIME);
             sent.enters += 1;
