@@ -285,6 +285,22 @@ fn is_compacted_and_cleared(session: &Session) {
     assert!(session.asks("MARK-AFTER-CLEAR").contains("MARK-AFTER-CLEAR"));
     let last = session.model.asked().last().map(|asked| asked.body.to_string()).unwrap_or_default();
     assert!(!last.contains("MARK-ONE"), "what was cleared is gone");
+    if session.transport != "tmux" {
+        return;
+    }
+    // A person goes back to what was cleared: the session is the old one again, and is heard and reached there.
+    let old = before.and_then(|before| before.as_str().map(str::to_string)).expect("an id");
+    session.keys(&["-l", &format!("/resume {old}")]);
+    session.keys(&["Enter"]);
+    session.waits("the old session", || {
+        let now = session.machine.status("a").pointer("/providerProcess/session").cloned();
+        (now.as_ref().and_then(Value::as_str) == Some(old.as_str())).then_some(())
+    });
+    session.wait("idle");
+    assert!(session.asks("MARK-BACK").contains("MARK-BACK"));
+    let last = session.model.asked().last().map(|asked| asked.body.to_string()).unwrap_or_default();
+    assert!(last.contains("MARK-AFTER-COMPACT") && !last.contains("MARK-AFTER-CLEAR"), "it is the conversation before");
+    once(session, "MARK-BACK");
 }
 
 fn survives_kills(session: &mut Session) {
