@@ -5,7 +5,7 @@ PREFIX ?= $(HOME)/.local
 INTEROP_DIR ?= target/interop
 SEEDS ?= 20000
 FIRST ?= 1
-CHAOS ?= 200
+CHAOS ?= 500
 
 # The binary is static: with musl where that target and its compiler are installed, else with the system's own libc.
 HOST := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
@@ -58,7 +58,7 @@ defects: need ## plant each known defect and see that its test catches it
 sim: need ## more seeds of the simulation: make sim SEEDS=100000
 	@SIM_FIRST=$(FIRST) SIM_SEEDS=$(SEEDS) $(CARGO) test --release --locked --test sim -- --nocapture every_seed
 
-chaos: need ## more random kills of real processes: make chaos CHAOS=500
+chaos: need ## random kills of real processes, 500 seeds: make chaos CHAOS=500
 	@$(CARGO) build --locked --examples
 	@CHAOS_SEEDS=$(CHAOS) $(CARGO) test --locked --test it -- --nocapture random_kills
 
