@@ -39,6 +39,8 @@ struct Fake {
     dialog: Option<&'static str>,
     turn: Option<Turn>,
     queue: VecDeque<(String, Option<Value>)>,
+    /// A text from the socket that a person will allow then.
+    held: Option<(Instant, String, Value)>,
     /// Lines on their way to the disk.
     unwritten: Vec<String>,
     flush_at: Option<Instant>,
@@ -340,11 +342,7 @@ impl Fake {
         for line in text.lines() {
             let Ok(line) = serde_json::from_str::<Value>(line) else { continue };
             let content = line["message"]["content"].as_str().unwrap_or_default().to_string();
-            let refuse = |status: &str, reason: &str| {
-                let receipt = json!({"type": "control", "action": "peer_message_status", "status": status, "drop_reason": reason, "orig_msg_id": line["msg_id"]});
-                let from = line["from"].as_str().unwrap_or_default().trim_start_matches("uds:").to_string();
-                let _ = UnixStream::connect(from).and_then(|mut socket| writeln!(socket, "{receipt}"));
-            };
+            let refuse = |status: &str, reason: &str| receipt(&line, status, reason);
             match env("FAKE_SOCKET").as_str() {
                 "refuse" => refuse("expired", ""),
                 // A person is asked, and says no.
@@ -356,9 +354,7 @@ impl Fake {
                 "hold" if !self.state.join("held").exists() => {
                     let _ = std::fs::write(self.state.join("held"), "");
                     refuse("held", "");
-                    std::thread::sleep(Duration::from_millis(300));
-                    refuse("delivered", "");
-                    self.begin(content, Some(line.clone()), true);
+                    self.held = Some((Instant::now() + Duration::from_millis(300), content, line.clone()));
                 }
                 "drop" if !self.state.join("dropped").exists() => {
                     let _ = std::fs::write(self.state.join("dropped"), "");
@@ -395,9 +391,18 @@ impl Fake {
     fn deadline(&self) -> Option<Duration> {
         let turn = self.turn.as_ref();
         let hook = turn.filter(|turn| turn.hook.is_some()).map(|_| Instant::now() + Duration::from_millis(20));
-        let next = [self.flush_at, turn.and_then(|turn| turn.until), hook].into_iter().flatten().min();
+        let next =
+            [self.held.as_ref().map(|(at, ..)| *at), self.flush_at, turn.and_then(|turn| turn.until), hook].into_iter().flatten().min();
         next.map(|at| at.saturating_duration_since(Instant::now()))
     }
+}
+
+/// Tells the sender of a line what became of it.
+fn receipt(line: &Value, status: &str, reason: &str) {
+    let receipt =
+        json!({"type": "control", "action": "peer_message_status", "status": status, "drop_reason": reason, "orig_msg_id": line["msg_id"]});
+    let from = line["from"].as_str().unwrap_or_default().trim_start_matches("uds:").to_string();
+    let _ = UnixStream::connect(from).and_then(|mut socket| writeln!(socket, "{receipt}"));
 }
 
 /// Now, in the program's spelling.
@@ -447,6 +452,7 @@ fn main() {
         queue: VecDeque::new(),
         unwritten: Vec::new(),
         flush_at: None,
+        held: None,
         seen: Vec::new(),
         rng: Rng::new(seed),
         numbers: 0,
@@ -487,6 +493,10 @@ fn main() {
             fake.mail();
         }
         fake.turn_step();
+        if let Some((_, text, line)) = fake.held.take_if(|(at, ..)| *at <= Instant::now()) {
+            receipt(&line, "delivered", "");
+            fake.begin(text, Some(line), true);
+        }
         if fake.flush_at.is_some_and(|at| at <= Instant::now()) {
             fake.flush();
         }

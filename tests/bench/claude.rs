@@ -85,11 +85,16 @@ pub fn follow() {
     std::fs::create_dir_all(&folder.0).expect("folder");
     let path = folder.0.join("t.jsonl");
     let mut file = std::io::BufWriter::new(std::fs::File::create(&path).expect("creates"));
-    let result = json!({"type": "user", "uuid": "u", "message": {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t", "content": "x".repeat(TRANSCRIPT.1)}]}});
+    // In small pieces: what this process has held once would hide what is held later.
+    const PIECE: [u8; 4096] = [b'x'; 4096];
+    let head = r#"{"type":"user","uuid":"u","message":{"role":"user","content":[{"type":"tool_result","tool_use_id":"t","content":""#;
+    let (pieces, tail) = (TRANSCRIPT.1 / PIECE.len(), "\"}]}}\n");
     let answer = json!({"type": "assistant", "uuid": "a", "message": {"id": "m", "model": "m", "stop_reason": "tool_use", "content": [{"type": "text", "text": "working on it"}]}});
-    let (result, answer) = (format!("{result}\n"), format!("{answer}\n"));
-    for _ in 0..TRANSCRIPT.0 / (result.len() + answer.len()) {
-        file.write_all(result.as_bytes()).and_then(|()| file.write_all(answer.as_bytes())).expect("writes");
+    let answer = format!("{answer}\n");
+    for _ in 0..TRANSCRIPT.0 / (head.len() + pieces * PIECE.len() + tail.len() + answer.len()) {
+        file.write_all(head.as_bytes()).expect("writes");
+        (0..pieces).for_each(|_| file.write_all(&PIECE).expect("writes"));
+        file.write_all(tail.as_bytes()).and_then(|()| file.write_all(answer.as_bytes())).expect("writes");
     }
     file.flush().expect("writes");
     drop(file);

@@ -615,6 +615,16 @@ fn an_old_version_is_refused() {
     terminal.registry(&json!({"status": "idle", "version": "2.0.1"}).to_string());
     terminal.pass(1000);
     assert!(terminal.has(|signal| matches!(signal, Signal::OpenFailed { reason, permanent: true } if reason.contains("update it"))));
+    // One that has no registry file says so on its screen; the tested one says nothing wrong.
+    let recorded = include_str!("../fixtures/claude/panes/after-clear.txt");
+    for (banner, refused) in [(recorded.replace("v2.1.329", "v2.0.14"), true), (recorded.to_string(), false)] {
+        assert!(banner.contains("Claude Code v2."));
+        let mut terminal = Terminal::new(start(true), None);
+        terminal.screen(&banner);
+        terminal.pass(5000);
+        let told = |signal: &Signal| matches!(signal, Signal::OpenFailed { reason, permanent: true } if reason.contains("update it"));
+        assert_eq!(terminal.has(told), refused);
+    }
 }
 
 /// A whole day at the terminal, with a bare status post in between: never idle in the middle, never busy at the end.

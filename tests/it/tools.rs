@@ -139,7 +139,97 @@ fn a_doctor_names_what_is_wrong_and_the_cure() {
     let ill = String::from_utf8_lossy(&machine.run(&["doctor", "--json"]).stdout).into_owned();
     assert!(finding(&ill, "modes")["cure"].as_str().is_some_and(|cure| cure.contains("chmod")), "{ill}");
     assert_eq!(finding(&ill, "token")["grade"], "fail");
+    // A provider's file that cannot be read, and a word that nobody knows.
+    let providers = machine.home.join("providers");
+    std::fs::create_dir_all(&providers).expect("folder");
+    for (text, grade, word) in [("garbage{", "fail", "claude.json"), (r#"{"replyMode": "sometimes"}"#, "warn", "replyMode")] {
+        std::fs::write(providers.join("claude.json"), text).expect("writes");
+        let ill = String::from_utf8_lossy(&machine.run(&["doctor", "--json"]).stdout).into_owned();
+        let said = lines(&ill).into_iter().any(|finding| {
+            finding["check"] == "settings"
+                && finding["grade"] == grade
+                && finding["found"].as_str().is_some_and(|found| found.contains(word))
+        });
+        assert!(said, "{ill}");
+    }
     drop(hub);
+}
+
+/// A mistake in the address, or a hub that is not there: a person at the terminal sees it at once, with the cure.
+#[test]
+fn a_runner_says_that_its_relay_is_away() {
+    let machine = Machine::new("away");
+    let mut command = machine.command(BIN);
+    command.args(["run", "acp", "--agent-id", "lost", "--relay-url", "http://127.0.0.1:1", "--", "cat"]);
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("starts");
+    let stderr = child.stderr.take().expect("piped");
+    let mut running = Running { child };
+    let said = BufReader::new(stderr).lines().map_while(Result::ok).find(|line| line.contains("cannot reach the relay"));
+    assert!(said.is_some_and(|line| line.contains("127.0.0.1:1") && line.contains("agent-relay hub")));
+    running.terminate();
+    running.wait(20);
+}
+
+/// One request to the control port, as far as a hook's script needs it.
+fn post_of(listener: &std::net::TcpListener) -> Option<String> {
+    let (mut socket, _) = listener.accept().ok()?;
+    socket.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+    let (mut text, mut piece) = (String::new(), [0u8; 4096]);
+    while !text.ends_with('}') {
+        let size = std::io::Read::read(&mut socket, &mut piece).ok().filter(|size| *size > 0)?;
+        text.push_str(&String::from_utf8_lossy(&piece[..size]));
+    }
+    socket.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").ok()?;
+    Some(text)
+}
+
+/// The script of the hooks, in every shell that is here: where the binary is missing or cannot be run, the bare status is
+/// posted to the runner alone, and the session never hears of it.
+#[test]
+fn a_hooks_script_falls_back_to_the_bare_status() {
+    let machine = Machine::new("script");
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/hooks/relay-hook.sh");
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
+    let port = listener.local_addr().expect("address").port().to_string();
+    let (damaged, alien) = (machine.work.join("damaged"), machine.work.join("alien"));
+    for (path, text) in [(&damaged, "\u{7f}ELFdamaged"), (&alien, "#!/no/such/loader\n")] {
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::write(path, text).expect("writes");
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).expect("chmod");
+    }
+    let has = |program: &str| ["/bin", "/usr/bin"].iter().any(|folder| std::path::Path::new(folder).join(program).exists());
+    let bins = [damaged.display().to_string(), alien.display().to_string(), "/no/such/binary".to_string()];
+    for shell in ["sh", "bash", "dash"].into_iter().filter(|shell| has(shell)) {
+        let run = |bin: &str, event: &str, port: &str| {
+            let mut command = std::process::Command::new(shell);
+            command.args([script, event]).env_clear().env("PATH", "/usr/bin:/bin").env("AGENT_RELAY_BIN", bin);
+            command.env("AGENT_RELAY_RUNNER_PORT", port).env("AGENT_RELAY_RUNNER_TOKEN", "secret-token");
+            command.env("AGENT_RELAY_PROVIDER_SESSION_ID", "s1").env("http_proxy", "http://127.0.0.1:1");
+            command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts")
+        };
+        let quiet = |child: std::process::Child, what: &str| {
+            let output = child.wait_with_output().expect("ends");
+            let silent = output.stdout.is_empty() && output.stderr.is_empty();
+            assert!(output.status.success() && silent, "{shell} {what}: {output:?}");
+        };
+        // No runner, and an event that has no bare status: nothing at all.
+        quiet(run("/no/such/binary", "stop", ""), "no runner");
+        quiet(run("/no/such/binary", "permission-request", &port), "no bare status");
+        if !has("curl") {
+            println!("curl is not here: what the script posts is not seen; install it with: sudo apt-get install curl");
+            continue;
+        }
+        for bin in &bins {
+            for (event, status) in [("stop", "idle"), ("user-prompt-submit", "busy"), ("session-end", "offline")] {
+                let child = run(bin, event, &port);
+                let post = post_of(&listener).expect("a post");
+                assert!(post.starts_with("POST /status "), "{post}");
+                assert!(post.contains("Authorization: Bearer secret-token"), "{post}");
+                assert!(post.ends_with(&format!(r#"{{"status":"{status}","providerSessionId":"s1"}}"#)), "{shell} {bin}: {post}");
+                quiet(child, event);
+            }
+        }
+    }
 }
 
 /// Runs `hook` as a provider would.

@@ -9,6 +9,7 @@ use crate::core::screen::plain;
 use crate::core::session::{Output, Screen, TurnEnd};
 use crate::core::time::{Now, sooner};
 use crate::provider::claude::pane::{InputBox, Look};
+use crate::provider::claude::too_old;
 use crate::provider::claude::transcript::{self, Entry};
 
 /// What the program writes about itself in `sessions/<pid>.json`.
@@ -57,6 +58,8 @@ impl Registry {
     }
 }
 
+/// Lines of text at the top of the screen that hold the banner.
+const BANNER_LINES: usize = 4;
 /// The file's own clock against ours, ms.
 const CLOCK_SLACK_MS: i64 = 2000;
 
@@ -238,6 +241,11 @@ impl TuiSession {
         }
         let look = Look::read(screen);
         if !self.open {
+            // Versions before the registry file say who they are in their banner.
+            let banner = self.registry.is_none().then(|| banner_version(&self.last_text)).flatten();
+            if let Some(reason) = banner.and_then(too_old) {
+                return self.fail_open(reason, true);
+            }
             let known = self.dialog_since.map(|(dialog, _)| dialog);
             if look.dialog != known {
                 self.dialog_since = look.dialog.map(|dialog| (dialog, now.tick));
@@ -279,6 +287,13 @@ impl TuiSession {
         self.step_sending(now);
         self.next_item(now);
     }
+}
+
+/// The version in the banner at the top of the screen.
+fn banner_version(text: &str) -> Option<&str> {
+    const BANNER: &str = "Claude Code v";
+    let head = text.lines().filter(|line| !line.trim().is_empty()).take(BANNER_LINES);
+    head.filter_map(|line| line.split_once(BANNER)).find_map(|(_, rest)| rest.split_whitespace().next())
 }
 
 /// The sentence that helps, for last words that tell a refused start.
