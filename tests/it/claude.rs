@@ -348,6 +348,37 @@ fn after_a_kill_of_the_runner_nothing_is_left_and_the_next_one_goes_on() {
     });
 }
 
+/// The relay knows within a second that the program, or the terminal's server with it, is gone.
+#[test]
+fn a_killed_provider_is_offline_at_once() {
+    if !has_tmux() {
+        return;
+    }
+    for server in [false, true] {
+        let mut claude = Claude::prepared(&format!("claude-gone-{server}"), &[]);
+        let file = claude.machine.home.join("providers/claude.json");
+        let mut config: Value = serde_json::from_slice(&std::fs::read(&file).expect("reads")).expect("JSON");
+        config["restart"] = json!({"firstMs": 60_000, "mostMs": 60_000});
+        std::fs::write(&file, config.to_string()).expect("writes");
+        claude.run();
+        claude.machine.wait_status("a", "idle");
+        claude.asks("MARK-ONE");
+        claude.machine.wait_status("a", "idle");
+        let pid = claude.pid();
+        let begin = std::time::Instant::now();
+        match server {
+            true => drop(claude.tmux(&["kill-server"])),
+            false => os::kill(pid, os::start_time(pid).expect("alive"), Signal::KILL),
+        }
+        wait_for("offline at the relay", 10, || {
+            let cards = claude.machine.ok(&["agents", "--json"]);
+            let card: Value = serde_json::from_str(cards.lines().next()?).ok()?;
+            (card["status"] == "offline").then_some(())
+        });
+        assert!(begin.elapsed() < std::time::Duration::from_secs(1), "server={server}: {:?}", begin.elapsed());
+    }
+}
+
 /// In a person's own terminal, without the socket: monitors name what waits, the session's own tool fetches it.
 #[test]
 fn at_a_persons_terminal_monitors_name_what_waits() {
