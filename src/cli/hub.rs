@@ -66,7 +66,7 @@ fn serve(options: &Hub) -> Outcome {
     let url = options.url.clone().unwrap_or_else(|| format!("{scheme}://{place}"));
     let opened = run::open(&home, &url)?;
     std::panic::set_hook(Box::new(|info| {
-        let recent = crate::runtime::turn::recent().join("; ");
+        let recent = crate::runtime::event_loop::recent().join("; ");
         log::error!(target: "hub", "\u{1}fatal {info}; last events: {recent}");
     }));
     let said = format!("agent-relay hub listens on {scheme}://{address} (data in {})", home.display());

@@ -199,7 +199,7 @@ fn start(typed: Typed, provider: &'static provider::Provider) -> Outcome {
     let name = crate::log::safe_name(&settings.agent_id);
     crate::log::start(Some(home.join("logs").join(format!("session-mirror-{name}.log"))), false);
     std::panic::set_hook(Box::new(|info| {
-        let recent = crate::runtime::turn::recent().join("; ");
+        let recent = crate::runtime::event_loop::recent().join("; ");
         log::error!(target: "runner", "\u{1}fatal {info}; last events: {recent}");
         print::complain(&format!("{info}\nlast events: {recent}"));
     }));

@@ -21,7 +21,7 @@ use crate::edge::gate::{Gate, Happening, Limits, Order as GateOrder, Orders, Ver
 use crate::edge::{Port, signals};
 use crate::os::{self, Waker};
 use crate::runtime::crew::{Bell, Crew};
-use crate::runtime::turn;
+use crate::runtime::event_loop;
 use crate::wire::api::TokenRecord;
 
 /// Events that wait for the hub's state thread, by lane.
@@ -182,7 +182,7 @@ pub fn serve(opened: Opened, listening: Listening, ready: impl FnOnce()) -> Resu
         let config = HubConfig { id, hash: os::sha256_hex, secret: Box::new(os::secret) };
         let mut hub = Hub::new(config, u64::from_le_bytes(os::random_bytes::<8>()));
         let mut code = 0;
-        turn::run(&mut hub, clock, &lanes, summary, |effects| dispatch(&ports, effects, &mut code));
+        event_loop::run(&mut hub, clock, &lanes[..], summary, |effects| dispatch(&ports, effects, &mut code));
         let _ = done.send(code);
     });
 

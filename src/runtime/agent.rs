@@ -8,7 +8,7 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
 use super::control::{self, NO_TICKET};
 use super::crew::Crew;
-use super::turn;
+use super::event_loop;
 use crate::clock::Clock;
 use crate::core::agent::Agent;
 use crate::core::agent::config::AgentConfig;
@@ -108,11 +108,11 @@ pub fn run(parts: Parts) -> Result<Outcome, String> {
         log::debug!(target: "runner", "seed {seed}");
         let mut agent = Agent::new(config, seed);
         let mut outcome = None;
-        turn::run(&mut agent, clock, &lanes, Event::summary, |effects| {
+        event_loop::run(&mut agent, clock, &lanes[..], Event::summary, |effects| {
             let finished = dispatch(&ports, effects);
             outcome = finished.or(outcome.take());
             if outcome.as_ref().is_some_and(|outcome| outcome.code == 70) {
-                log::error!(target: "runner", "last events: {}", turn::recent().join("; "));
+                log::error!(target: "runner", "last events: {}", event_loop::recent().join("; "));
             }
             outcome.is_none() && hurried.try_recv().is_err()
         });

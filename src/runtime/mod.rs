@@ -1,6 +1,6 @@
-//! Threads, channels and the turn: connects the pure machines with the edges.
+//! Threads, channels and the event loop: connects the pure machines with the edges.
 
 pub mod agent;
 pub mod control;
 pub mod crew;
-pub mod turn;
+pub mod event_loop;
