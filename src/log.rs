@@ -127,6 +127,11 @@ pub fn timestamp() -> String {
     iso(since.as_millis() as i64)
 }
 
+/// The time in UTC as a part of a file's name: `20260131-235959`.
+pub fn file_stamp() -> String {
+    timestamp().chars().take(19).filter(|c| *c != '-' && *c != ':').map(|c| if c == 'T' { '-' } else { c }).collect()
+}
+
 /// ISO time of a moment in milliseconds.
 pub fn iso(wall_ms: i64) -> String {
     let (days, ms) = (wall_ms.div_euclid(86_400_000), wall_ms.rem_euclid(86_400_000));
@@ -169,6 +174,8 @@ mod tests {
         assert_eq!(iso(1_709_251_200_000), "2024-03-01T00:00:00.000Z");
         assert_eq!(line("T", "INFO", "bus", "a\r\nb\nc"), "[T] INFO  [bus] a ⏎ b ⏎ c\n");
         assert_eq!(line("T", "ERROR", "x", "\u{1}fatal y"), "[T] FATAL [x] y\n");
+        let stamp = file_stamp();
+        assert!(stamp.len() == 15 && stamp.as_bytes()[8] == b'-', "{stamp}");
         assert_eq!(safe_name("a b//ü.c"), "a_b_.c");
     }
 }

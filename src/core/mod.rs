@@ -8,6 +8,7 @@ pub mod agent;
 pub mod backoff;
 pub mod http;
 pub mod hub;
+pub mod ids;
 pub mod limits;
 pub mod matching;
 pub mod rng;

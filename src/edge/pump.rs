@@ -81,6 +81,10 @@ fn error_of(body: &Value) -> String {
     body.get("error").and_then(Value::as_str).unwrap_or("no reason given").to_string()
 }
 
+fn code_of(body: &Value) -> String {
+    body.get("code").and_then(Value::as_str).unwrap_or_default().to_string()
+}
+
 fn post_batch(http: &Http, rows: &[Batch], token: &Secret, batches: &mut bool) -> Result<Vec<RowAnswer>, Cause> {
     let messages: Vec<&Value> = rows.iter().map(|row| &row.row.payload).collect();
     let (status, body) = http.call("POST", path::BATCH, Some(&json!({"messages": messages})), token)?;
@@ -98,6 +102,7 @@ fn post_batch(http: &Http, rows: &[Batch], token: &Secret, batches: &mut bool) -
     let answer = |(row, result): (&Batch, &Value)| RowAnswer {
         seq: row.seq,
         status: result.get("status").and_then(Value::as_u64).unwrap_or(500) as u16,
+        code: code_of(result),
         error: error_of(result),
     };
     Ok(rows.iter().zip(&results).map(answer).collect())
@@ -113,5 +118,5 @@ fn post_one(http: &Http, batch: &Batch, token: &Secret) -> Result<RowAnswer, Cau
         "insight" => http.call("POST", path::INSIGHTS, Some(&row.payload), token)?,
         _ => http.call("POST", path::MESSAGES, Some(&row.payload), token)?,
     };
-    Ok(RowAnswer { seq: batch.seq, status, error: error_of(&body) })
+    Ok(RowAnswer { seq: batch.seq, status, code: code_of(&body), error: error_of(&body) })
 }

@@ -9,17 +9,24 @@ use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
 use crate::core::Cause;
 use crate::core::agent::event::{Event, StoreEvent};
-use crate::core::agent::store::{Batch, InboxState, OutboxRow, ProviderRecord, Snapshot, StoreOp, Unsettled, outbox_class};
+use crate::core::agent::store::{
+    Batch, Generation, InboxMessage, InboxState, OutboxRow, ProviderRecord, Settled, Snapshot, StoreOp, TaskEnd, Unsettled, outbox_class,
+};
+use crate::core::ids::MessageRef;
 use crate::core::limits::*;
 use crate::os;
-use crate::wire::api::{Command, Message};
+use crate::wire::api::Command;
 
 /// Commits that are put into one transaction.
 const GROUP_MAX: usize = 256;
 /// Rows that are dropped at once when the bound is reached.
 const DROP_BLOCK: u64 = 64;
 
-const SCHEMA: &str = "
+/// Steps from nothing to the newest version.
+const SCHEMAS: &[&str] = &[FIRST, GENERATIONS];
+
+/// Version 1.
+const FIRST: &str = "
 CREATE TABLE IF NOT EXISTS inbox (
   id INTEGER PRIMARY KEY, doc TEXT, state INTEGER NOT NULL, batch INTEGER NOT NULL DEFAULT 0,
   evidence TEXT NOT NULL DEFAULT '', told INTEGER NOT NULL DEFAULT 0, settled INTEGER NOT NULL DEFAULT 0);
@@ -40,6 +47,31 @@ CREATE TABLE IF NOT EXISTS provider (
 CREATE TABLE IF NOT EXISTS notes (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 ";
 
+/// Version 2: rows are kept by generation and id. What was there belongs to the relay that was noted then.
+const GENERATIONS: &str = "
+CREATE TABLE generations (number INTEGER PRIMARY KEY, family INTEGER NOT NULL, name TEXT NOT NULL UNIQUE, told TEXT);
+INSERT INTO generations (number, family, name)
+  SELECT 1, 1, coalesce((SELECT value FROM notes WHERE key = 'relay'), '') WHERE EXISTS (SELECT 1 FROM inbox)
+    OR EXISTS (SELECT 1 FROM outbox) OR EXISTS (SELECT 1 FROM notes WHERE key = 'relay');
+ALTER TABLE inbox RENAME TO inbox_by_id;
+DROP INDEX inbox_received;
+DROP INDEX inbox_active;
+DROP INDEX inbox_settled;
+CREATE TABLE inbox (
+  generation INTEGER NOT NULL, id INTEGER NOT NULL, family INTEGER NOT NULL, doc TEXT, state INTEGER NOT NULL,
+  batch INTEGER NOT NULL DEFAULT 0, evidence TEXT NOT NULL DEFAULT '', told INTEGER NOT NULL DEFAULT 0,
+  settled INTEGER NOT NULL DEFAULT 0, task INTEGER, ended TEXT);
+CREATE UNIQUE INDEX inbox_place ON inbox(generation, id);
+CREATE INDEX inbox_received ON inbox(family, id, generation) WHERE state = 0;
+CREATE INDEX inbox_active ON inbox(family, id, generation) WHERE state IN (1, 2);
+CREATE INDEX inbox_settled ON inbox(settled) WHERE state = 3;
+INSERT INTO inbox (generation, id, family, doc, state, batch, evidence, told, settled)
+  SELECT 1, id, 1, doc, state, batch, evidence, told, settled FROM inbox_by_id;
+DROP TABLE inbox_by_id;
+ALTER TABLE outbox ADD COLUMN generation INTEGER NOT NULL DEFAULT 0;
+UPDATE outbox SET generation = 1 WHERE kind = 'task-update' OR json_extract(payload, '$.replyTo') IS NOT NULL;
+";
+
 /// One order.
 #[derive(Debug)]
 pub enum Order {
@@ -54,8 +86,8 @@ pub enum Order {
     Retry,
     /// Bring waiting messages.
     FetchInbox {
-        /// Only ids above this one.
-        after: u64,
+        /// Only those behind this one in the order of delivery.
+        after: MessageRef,
         /// How many.
         limit: usize,
     },
@@ -130,7 +162,7 @@ pub fn cause_of(error: rusqlite::Error) -> Cause {
 impl Store {
     /// Opens or makes the file.
     pub fn open(path: &Path, outbox_bytes_max: u64) -> Result<Store, String> {
-        let db = open_database(path, &[SCHEMA])?;
+        let db = open_database(path, SCHEMAS)?;
         let mut store = Store { db, path: path.into(), outbox_bytes_max, rows: 0, poisoned: 0, bytes: 0, settled: 0, deletions: 0 };
         store.read_counters().map_err(|error| format!("cannot read the store {}: {error}", path.display()))?;
         Ok(store)
@@ -139,7 +171,7 @@ impl Store {
     /// A store without a file, for the simulation: it has exactly what was committed.
     pub fn in_memory() -> rusqlite::Result<Store> {
         let db = Connection::open_in_memory()?;
-        db.execute_batch(SCHEMA)?;
+        SCHEMAS.iter().try_for_each(|schema| db.execute_batch(schema))?;
         let path = PathBuf::from("/");
         Ok(Store { db, path, outbox_bytes_max: OUTBOX_BYTES_MAX, rows: 0, poisoned: 0, bytes: 0, settled: 0, deletions: 0 })
     }
@@ -161,21 +193,46 @@ impl Store {
 
     /// All that an agent starts from.
     pub fn snapshot(&self) -> rusqlite::Result<Snapshot> {
-        let (waiting, more_waiting) = self.inbox(0, INBOX_CACHED_MAX)?;
-        let mut statement = self.db.prepare("SELECT doc, state, batch FROM inbox WHERE state IN (1, 2) ORDER BY id")?;
+        let (waiting, more_waiting) = self.inbox(MessageRef::default(), INBOX_CACHED_MAX)?;
+        let mut statement = self
+            .db
+            .prepare("SELECT family, id, generation, doc, state, batch FROM inbox WHERE state IN (1, 2) ORDER BY family, id, generation")?;
         let unsettled = statement
-            .query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?)))?
+            .query_map([], |row| Ok((place_of(row)?, row.get::<_, String>(3)?, row.get::<_, i64>(4)?, row.get::<_, i64>(5)?)))?
             .filter_map(|row| row.ok())
-            .filter_map(|(doc, state, batch)| {
+            .filter_map(|(at, doc, state, batch)| {
                 let state = if state == 2 { InboxState::Confirmed } else { InboxState::Delivering };
-                Some(Unsettled { message: serde_json::from_str(&doc).ok()?, state, batch: batch as u64 })
+                Some(Unsettled { at, message: serde_json::from_str(&doc).ok()?, state, batch: batch as u64 })
             })
             .collect();
-        let mut statement = self.db.prepare("SELECT id, told FROM inbox WHERE state = 3 ORDER BY settled DESC LIMIT ?1")?;
-        let mut settled: Vec<(u64, bool)> = statement
-            .query_map([SETTLED_IDS_MAX as i64], |row| Ok((row.get::<_, i64>(0)? as u64, row.get(1)?)))?
+        let mut statement = self
+            .db
+            .prepare("SELECT family, id, generation, told, task, ended FROM inbox WHERE state = 3 ORDER BY settled DESC LIMIT ?1")?;
+        let mut settled: Vec<Settled> = statement
+            .query_map([SETTLED_IDS_MAX as i64], |row| {
+                let task: Option<i64> = row.get(4)?;
+                let status: Option<String> = row.get(5)?;
+                let ended = task.zip(status).map(|(task, status)| TaskEnd { task: task as u64, status });
+                Ok(Settled { at: place_of(row)?, read: row.get(3)?, ended })
+            })?
             .collect::<Result<_, _>>()?;
         settled.reverse();
+        let mut statement = self.db.prepare(
+            "SELECT number, family, name, told, coalesce((SELECT max(id) FROM inbox WHERE generation = number), 0)
+             FROM generations ORDER BY number",
+        )?;
+        let generations = statement
+            .query_map([], |row| {
+                let (number, family, highest): (i64, i64, i64) = (row.get(0)?, row.get(1)?, row.get(4)?);
+                Ok(Generation {
+                    number: number as u32,
+                    family: family as u32,
+                    name: row.get(2)?,
+                    told: row.get(3)?,
+                    highest: highest as u64,
+                })
+            })?
+            .collect::<Result<_, _>>()?;
         let mut statement = self.db.prepare("SELECT doc, reported FROM commands ORDER BY seq")?;
         let commands = statement
             .query_map([], |row| Ok((row.get::<_, String>(0)?, row.get(1)?)))?
@@ -196,6 +253,7 @@ impl Store {
         let mut statement = self.db.prepare("SELECT key, value FROM notes")?;
         let notes = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?;
         Ok(Snapshot {
+            generations,
             waiting,
             more_waiting,
             unsettled,
@@ -208,20 +266,25 @@ impl Store {
         })
     }
 
-    /// Waiting messages above an id.
-    pub fn inbox(&self, after: u64, limit: usize) -> rusqlite::Result<(Vec<Message>, bool)> {
-        let mut statement = self.db.prepare_cached("SELECT doc FROM inbox WHERE state = 0 AND id > ?1 ORDER BY id LIMIT ?2")?;
-        let docs: Vec<String> =
-            statement.query_map(params![after as i64, limit as i64 + 1], |row| row.get(0))?.collect::<Result<_, _>>()?;
-        let more = docs.len() > limit;
-        Ok((docs.iter().take(limit).filter_map(|doc| serde_json::from_str(doc).ok()).collect(), more))
+    /// Waiting messages behind a place, in order of delivery.
+    pub fn inbox(&self, after: MessageRef, limit: usize) -> rusqlite::Result<(Vec<InboxMessage>, bool)> {
+        let mut statement = self.db.prepare_cached(
+            "SELECT family, id, generation, doc FROM inbox WHERE state = 0 AND (family, id, generation) > (?1, ?2, ?3)
+             ORDER BY family, id, generation LIMIT ?4",
+        )?;
+        let rows: Vec<(MessageRef, String)> = statement
+            .query_map(params![after.family, after.id as i64, after.generation, limit as i64 + 1], |row| Ok((place_of(row)?, row.get(3)?)))?
+            .collect::<Result<_, _>>()?;
+        let more = rows.len() > limit;
+        let read = |(at, doc): &(MessageRef, String)| Some(InboxMessage { at: *at, message: serde_json::from_str(doc).ok()? });
+        Ok((rows.iter().take(limit).filter_map(read).collect(), more))
     }
 
     /// The head of the outbox, as much as one exchange takes.
     pub fn outbox(&self) -> rusqlite::Result<Vec<Batch>> {
-        let mut statement = self
-            .db
-            .prepare_cached("SELECT seq, kind, key, occurred_at, payload FROM outbox WHERE poisoned IS NULL ORDER BY seq LIMIT ?1")?;
+        let mut statement = self.db.prepare_cached(
+            "SELECT seq, kind, key, occurred_at, payload, generation FROM outbox WHERE poisoned IS NULL ORDER BY seq LIMIT ?1",
+        )?;
         let mut rows = statement.query([PUMP_ROWS_MAX as i64])?;
         let (mut head, mut bytes) = (Vec::new(), 0);
         while let Some(row) = rows.next()? {
@@ -231,7 +294,8 @@ impl Store {
                 break;
             }
             let payload = serde_json::from_str(&payload).unwrap_or_default();
-            let outbox = OutboxRow { kind: row.get(1)?, key: row.get(2)?, occurred_at: row.get(3)?, payload };
+            let generation = row.get(5)?;
+            let outbox = OutboxRow { kind: row.get(1)?, key: row.get(2)?, occurred_at: row.get(3)?, payload, generation };
             head.push(Batch { seq: row.get::<_, i64>(0)? as u64, row: outbox });
         }
         Ok(head)
@@ -290,35 +354,34 @@ struct Counts {
 
 fn apply(db: &Transaction<'_>, op: &StoreOp, counts: &mut Counts) -> rusqlite::Result<()> {
     match op {
-        StoreOp::InboxPut(message) => {
+        StoreOp::GenerationPut(generation) => put_generation(db, generation)?,
+        StoreOp::InboxPut(InboxMessage { at, message }) => {
             let doc = serde_json::to_string(message).expect("plain data");
-            db.prepare_cached("INSERT OR IGNORE INTO inbox (id, doc, state) VALUES (?1, ?2, 0)")?
-                .execute(params![message.id as i64, doc])?;
+            db.prepare_cached("INSERT OR IGNORE INTO inbox (generation, id, family, doc, state) VALUES (?1, ?2, ?3, ?4, 0)")?
+                .execute(params![at.generation, at.id as i64, at.family, doc])?;
         }
-        StoreOp::InboxMark { id, state, batch, evidence } => {
+        StoreOp::InboxMark { at, state, batch, evidence } => {
             let state = match state {
                 InboxState::Received => 0,
                 InboxState::Delivering => 1,
                 InboxState::Confirmed => 2,
             };
-            db.prepare_cached("UPDATE inbox SET state = ?2, batch = ?3, evidence = ?4 WHERE id = ?1")?.execute(params![
-                *id as i64,
-                state,
-                *batch as i64,
-                evidence
-            ])?;
+            db.prepare_cached("UPDATE inbox SET state = ?3, batch = ?4, evidence = ?5 WHERE generation = ?1 AND id = ?2")?
+                .execute(params![at.generation, at.id as i64, state, *batch as i64, evidence])?;
         }
-        StoreOp::InboxSettle { id, read } => {
+        StoreOp::InboxSettle { at, read, ended } => {
             counts.settled += 1;
+            let (task, status) = ended.as_ref().map(|end| (end.task as i64, end.status.as_str())).unzip();
             db.prepare_cached(
-                "INSERT INTO inbox (id, state, told, settled) VALUES (?1, 3, ?2, ?3)
-                 ON CONFLICT (id) DO UPDATE SET doc = NULL, state = 3, told = ?2, settled = CASE settled WHEN 0 THEN ?3 ELSE settled END",
+                "INSERT INTO inbox (generation, id, family, state, told, settled, task, ended) VALUES (?1, ?2, ?3, 3, ?4, ?5, ?6, ?7)
+                 ON CONFLICT (generation, id) DO UPDATE SET doc = NULL, state = 3, told = ?4, task = coalesce(?6, task), ended = coalesce(?7, ended),
+                   settled = CASE settled WHEN 0 THEN ?5 ELSE settled END",
             )?
-            .execute(params![*id as i64, read, counts.settled])?;
+            .execute(params![at.generation, at.id as i64, at.family, read, counts.settled, task, status])?;
         }
-        StoreOp::InboxForget { id } => {
+        StoreOp::InboxForget { at } => {
             counts.deleted += 1;
-            db.prepare_cached("DELETE FROM inbox WHERE id = ?1")?.execute([*id as i64])?;
+            db.prepare_cached("DELETE FROM inbox WHERE generation = ?1 AND id = ?2")?.execute(params![at.generation, at.id as i64])?;
         }
         StoreOp::CommandPut(command) => {
             let doc = serde_json::to_string(command).expect("plain data");
@@ -342,8 +405,8 @@ fn apply(db: &Transaction<'_>, op: &StoreOp, counts: &mut Counts) -> rusqlite::R
             let payload = row.payload.to_string();
             counts.rows += 1;
             counts.bytes += payload.len() as u64;
-            db.prepare_cached("INSERT INTO outbox (kind, class, key, occurred_at, payload) VALUES (?1, ?2, ?3, ?4, ?5)")?
-                .execute(params![row.kind, outbox_class(&row.kind), row.key, row.occurred_at, payload])?;
+            db.prepare_cached("INSERT INTO outbox (kind, class, key, occurred_at, payload, generation) VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?
+                .execute(params![row.kind, outbox_class(&row.kind), row.key, row.occurred_at, payload, row.generation])?;
         }
         StoreOp::OutboxDelete(seqs) => {
             let mut statement = db.prepare_cached("DELETE FROM outbox WHERE seq = ?1 RETURNING length(CAST(payload AS BLOB))")?;
@@ -374,6 +437,23 @@ fn apply(db: &Transaction<'_>, op: &StoreOp, counts: &mut Counts) -> rusqlite::R
         }
     }
     Ok(())
+}
+
+/// Columns family, id and generation, in this order.
+fn place_of(row: &rusqlite::Row<'_>) -> rusqlite::Result<MessageRef> {
+    Ok(MessageRef { family: row.get(0)?, id: row.get::<_, i64>(1)? as u64, generation: row.get(2)? })
+}
+
+/// A generation is noted; those that nothing belongs to any more go.
+fn put_generation(db: &Transaction<'_>, generation: &Generation) -> rusqlite::Result<()> {
+    db.prepare_cached(
+        "DELETE FROM generations WHERE number NOT IN (SELECT generation FROM inbox UNION SELECT generation FROM outbox)
+           AND name <> coalesce((SELECT value FROM notes WHERE key = 'relay'), '')",
+    )?
+    .execute([])?;
+    db.prepare_cached("INSERT OR REPLACE INTO generations (number, family, name, told) VALUES (?1, ?2, ?3, ?4)")?
+        .execute(params![generation.number, generation.family, generation.name, generation.told])
+        .map(|_| ())
 }
 
 /// Over the bound: poisoned rows go first, then the highest class (mirror), oldest first, in blocks.
@@ -492,9 +572,11 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::wire::api::Message;
 
     fn row(kind: &str, size: usize) -> StoreOp {
-        StoreOp::OutboxAppend(OutboxRow { kind: kind.into(), key: "k".into(), occurred_at: 1, payload: json!({"body": "x".repeat(size)}) })
+        let payload = json!({"body": "x".repeat(size)});
+        StoreOp::OutboxAppend(OutboxRow { kind: kind.into(), key: "k".into(), occurred_at: 1, payload, generation: 0 })
     }
 
     fn kinds(store: &Store) -> Vec<String> {
@@ -544,22 +626,76 @@ mod tests {
         assert_eq!(store.rows, 2);
     }
 
+    fn at(generation: u32, id: u64) -> MessageRef {
+        MessageRef { family: generation, id, generation }
+    }
+
+    fn put(generation: u32, id: u64) -> StoreOp {
+        StoreOp::InboxPut(InboxMessage { at: at(generation, id), message: Message { id, body: format!("m{id}"), ..Default::default() } })
+    }
+
     #[test]
     fn messages_go_through_their_states() {
         let mut store = Store::in_memory().expect("memory");
-        let put = |id| StoreOp::InboxPut(Message { id, body: format!("m{id}"), ..Default::default() });
-        let mark = |id, state| StoreOp::InboxMark { id, state, batch: 4, evidence: "seen".into() };
-        store.commit(&[(0, vec![put(3), put(1), put(2), put(2)])]).expect("commits");
-        let (rows, more) = store.inbox(1, 1).expect("reads");
-        assert_eq!((rows.len(), rows[0].id, more), (1, 2, true));
-        let ops = vec![mark(1, InboxState::Delivering), mark(2, InboxState::Confirmed), StoreOp::InboxSettle { id: 3, read: false }];
+        let mark = |id, state| StoreOp::InboxMark { at: at(1, id), state, batch: 4, evidence: "seen".into() };
+        store.commit(&[(0, vec![put(1, 3), put(1, 1), put(1, 2), put(1, 2)])]).expect("commits");
+        let (rows, more) = store.inbox(at(1, 1), 1).expect("reads");
+        assert_eq!((rows.len(), rows[0].at, more), (1, at(1, 2), true));
+        let ended = Some(TaskEnd { task: 9, status: "done".into() });
+        let settle = StoreOp::InboxSettle { at: at(1, 3), read: false, ended: ended.clone() };
+        let ops = vec![mark(1, InboxState::Delivering), mark(2, InboxState::Confirmed), settle];
         store.commit(&[(1, ops)]).expect("commits");
         let snapshot = store.snapshot().expect("reads");
-        let unsettled: Vec<_> = snapshot.unsettled.iter().map(|row| (row.message.id, row.state, row.batch)).collect();
+        let unsettled: Vec<_> = snapshot.unsettled.iter().map(|row| (row.at.id, row.state, row.batch)).collect();
         assert_eq!(unsettled, [(1, InboxState::Delivering, 4), (2, InboxState::Confirmed, 4)]);
-        assert_eq!((snapshot.waiting.len(), snapshot.settled), (0, vec![(3, false)]));
-        // A settled message does not come back by a repeated put.
-        store.commit(&[(2, vec![put(3), StoreOp::InboxForget { id: 1 }])]).expect("commits");
-        assert_eq!(store.inbox(0, 9).expect("reads").0.len(), 0);
+        assert_eq!((snapshot.waiting.len(), snapshot.settled), (0, vec![Settled { at: at(1, 3), read: false, ended: ended.clone() }]));
+        // A settled message does not come back by a repeated put, and how its task ended is not forgotten when it is read.
+        let read = StoreOp::InboxSettle { at: at(1, 3), read: true, ended: None };
+        store.commit(&[(2, vec![put(1, 3), StoreOp::InboxForget { at: at(1, 1) }, read])]).expect("commits");
+        assert_eq!(store.inbox(MessageRef::default(), 9).expect("reads").0.len(), 0);
+        assert_eq!(store.snapshot().expect("reads").settled, [Settled { at: at(1, 3), read: true, ended }]);
+    }
+
+    #[test]
+    fn the_same_id_of_two_generations_is_two_messages() {
+        let mut store = Store::in_memory().expect("memory");
+        let known = |number: u32, name: &str| {
+            StoreOp::GenerationPut(Generation { number, family: number, name: name.into(), told: Some(name.into()), highest: 0 })
+        };
+        store.commit(&[(0, vec![known(1, "old"), put(1, 7), put(1, 8), known(2, "new"), put(2, 7)])]).expect("commits");
+        store.commit(&[(1, vec![StoreOp::InboxSettle { at: at(1, 7), read: true, ended: None }])]).expect("commits");
+        let waiting: Vec<MessageRef> = store.inbox(MessageRef::default(), 9).expect("reads").0.iter().map(|row| row.at).collect();
+        assert_eq!(waiting, [at(1, 8), at(2, 7)], "what an earlier relay gave comes first");
+        let generations: Vec<_> = store.snapshot().expect("reads").generations.into_iter().map(|g| (g.number, g.name, g.highest)).collect();
+        assert_eq!(generations, [(1, "old".to_string(), 8), (2, "new".to_string(), 7)]);
+        // One that nothing belongs to any more goes with the next one that is noted.
+        let done = [(1, 7), (1, 8)].map(|(generation, id)| StoreOp::InboxForget { at: at(generation, id) });
+        store.commit(&[(2, [&done[..], &[known(3, "newest")]].concat())]).expect("commits");
+        let left: Vec<u32> = store.snapshot().expect("reads").generations.iter().map(|g| g.number).collect();
+        assert_eq!(left, [2, 3]);
+    }
+
+    #[test]
+    fn rows_of_an_older_file_belong_to_the_relay_that_was_noted() {
+        let dir = std::env::temp_dir().join(format!("agent-relay-runner-store-{}", std::process::id()));
+        let path = dir.join("store.sqlite");
+        {
+            let db = open_database(&path, &SCHEMAS[..1]).expect("opens");
+            db.execute_batch(
+                "INSERT INTO notes VALUES ('relay', 'hub-1'); INSERT INTO inbox (id, doc, state) VALUES (5, '{\"id\": 5}', 0);
+                 INSERT INTO inbox (id, state, told, settled) VALUES (4, 3, 0, 1);
+                 INSERT INTO outbox (kind, class, key, occurred_at, payload) VALUES
+                   ('message', 0, 'reply:a:4', 1, '{\"replyTo\": 4}'), ('session-message', 2, 'k', 1, '{}');",
+            )
+            .expect("fills");
+        }
+        let snapshot = Store::open(&path, 1 << 20).expect("opens").snapshot().expect("reads");
+        let generation = Generation { number: 1, family: 1, name: "hub-1".into(), told: None, highest: 5 };
+        assert_eq!(snapshot.generations, [generation]);
+        assert_eq!(snapshot.waiting.iter().map(|row| row.at).collect::<Vec<_>>(), [at(1, 5)]);
+        assert_eq!(snapshot.settled, [Settled { at: at(1, 4), read: false, ended: None }]);
+        let rows = Store::open(&path, 1 << 20).expect("opens").outbox().expect("reads");
+        assert_eq!(rows.iter().map(|row| row.row.generation).collect::<Vec<_>>(), [1, 0]);
+        std::fs::remove_dir_all(&dir).expect("clean up");
     }
 }

@@ -102,13 +102,14 @@ impl View<'_> {
                        (SELECT 1 FROM messages m WHERE m.id = t.message AND m.sender = ?2)) ORDER BY id DESC LIMIT 500",
                     &[status, viewer],
                 )?;
-                ReadAnswer::Json(json!({"tasks": tasks}))
+                ReadAnswer::Json(json!({"tasks": self.with_generation(tasks)?}))
             }
             Query::Task { id, viewer } => {
                 let sql = "SELECT doc FROM tasks t WHERE id = ?1 AND (?2 IS NULL OR EXISTS
                      (SELECT 1 FROM recipients r WHERE r.recipient = ?2 AND r.message = t.message) OR EXISTS
                      (SELECT 1 FROM messages m WHERE m.id = t.message AND m.sender = ?2))";
-                ReadAnswer::Json(self.docs(sql, &[&(*id as i64), viewer])?.pop().unwrap_or(Value::Null))
+                let found = self.docs(sql, &[&(*id as i64), viewer])?;
+                ReadAnswer::Json(self.with_generation(found)?.pop().unwrap_or(Value::Null))
             }
             Query::Commands { target, status, own } => {
                 let (agent, runner) = own.clone().unzip();
@@ -170,6 +171,9 @@ impl View<'_> {
             let Ok(mut message) = serde_json::from_str::<Message>(&doc) else {
                 continue;
             };
+            if message.generation.is_none() {
+                message.generation = self.first_generation()?;
+            }
             message.claimed_by = claimed_by;
             message.claim_expires_at = claim_expires_at;
             let mut readers = self.db.prepare_cached(
@@ -185,6 +189,19 @@ impl View<'_> {
             messages.push(message);
         }
         Ok(messages)
+    }
+
+    /// Tasks, each with its generation.
+    fn with_generation(&self, mut tasks: Vec<Value>) -> rusqlite::Result<Vec<Value>> {
+        for task in tasks.iter_mut().filter(|task| task["generation"].is_null()) {
+            task["generation"] = json!(self.first_generation()?);
+        }
+        Ok(tasks)
+    }
+
+    /// What was stored before there were generations belongs to the first one.
+    fn first_generation(&self) -> rusqlite::Result<Option<String>> {
+        self.db.prepare_cached("SELECT name FROM generations ORDER BY number LIMIT 1")?.query_row([], |row| row.get(0)).optional()
     }
 
     fn may_see(&self, message: &Message, viewer: Option<&str>) -> rusqlite::Result<bool> {

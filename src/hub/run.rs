@@ -11,6 +11,7 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use rustls::ServerConfig;
 use serde_json::{Value, json};
 
+use super::mark::MarkFile;
 use super::read::{HubReader, run as run_reader};
 use super::store::{HubStore, Order as StoreOrder, run as run_store};
 use crate::clock::Clock;
@@ -56,6 +57,7 @@ pub struct Opened {
     lock: File,
     store: HubStore,
     reader: HubReader,
+    mark: MarkFile,
     info: PathBuf,
     id: String,
 }
@@ -71,10 +73,12 @@ pub fn open(home: &Path, url: &str) -> Result<Opened, String> {
         return Err(format!("a hub{who} already runs on {}; stop it, or set another AGENT_RELAY_HOME", home.display()));
     };
     let file = dir.join("hub.sqlite");
+    let mark = MarkFile::open(home).map_err(|error| format!("cannot read {}: {error}", MarkFile::path(home).display()))?;
+    super::store::leave_foreign_log(&file, mark.found().as_ref()).map_err(|error| format!("cannot look at {}: {error}", file.display()))?;
     let mut store = HubStore::open(&file)?;
     let id = first_tokens(home, &mut store, url)?;
     let reader = HubReader::open(&file)?;
-    Ok(Opened { lock, store, reader, info: dir.join("hub.json"), id })
+    Ok(Opened { lock, store, reader, mark, info: dir.join("hub.json"), id })
 }
 
 /// Root token into its file only, operator token into `config.json`; both only if there is none that works. Gives the
@@ -115,7 +119,9 @@ fn first_tokens(home: &Path, store: &mut HubStore, url: &str) -> Result<String, 
     } else if text("relayUrl") != url {
         crate::config::write_global(home, &[("relayUrl", url)])?;
     }
-    store.commit(&[(0, ops)]).map_err(|error| format!("cannot write the hub's store: {error}"))?;
+    if !ops.is_empty() {
+        store.commit(&[(0, ops)]).map_err(|error| format!("cannot write the hub's store: {error}"))?;
+    }
     // New data, new root token, new identity.
     Ok(format!("hub-{}", &os::sha256_hex(&format!("id of {root}"))[..16]))
 }
@@ -153,7 +159,7 @@ pub struct Listening {
 /// Serves until it is told to stop. Returns the exit code.
 pub fn serve(opened: Opened, listening: Listening, ready: impl FnOnce()) -> Result<u8, String> {
     let Listening { listener, tls, url } = listening;
-    let Opened { mut lock, store, reader, info, id } = opened;
+    let Opened { mut lock, store, reader, mark, info, id } = opened;
     let clock = Clock::start();
     let mut crew = Crew::new();
     let bells = crew.bells();
@@ -168,7 +174,7 @@ pub fn serve(opened: Opened, listening: Listening, ready: impl FnOnce()) -> Resu
     let gate = Gate::new(listener, tls, Limits::default(), handler, gate_orders, waker, to(Lane::Gate))
         .map_err(|error| format!("cannot watch the listening socket: {error}"))?;
     let (store_lane, read_lane) = (to(Lane::Store), to(Lane::Store));
-    crew.spawn("hub-store", move || run_store(store, store_orders, store_lane));
+    crew.spawn("hub-store", move || run_store(store, mark, store_orders, store_lane));
     crew.spawn("hub-read", move || run_reader(reader, read_orders, read_lane));
     let (started, start) = bounded::<()>(1);
     crew.spawn("hub-gate", move || {

@@ -1,20 +1,23 @@
 //! Thread `hub-store`: the hub's SQLite file. The only writer, with group commit.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crossbeam_channel::{Receiver, Sender};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, params};
 use serde_json::Value;
 
+use super::mark::MarkFile;
 use super::read::View;
-use crate::core::hub::event::{Event, HubOp, HubSnapshot, Query, ReadAnswer, Retired, StoreEvent, StoredAgent, StoredOffer};
+use crate::core::Cause;
+use crate::core::hub::event::{Event, HubOp, HubSnapshot, Query, ReadAnswer, Retired, StoreEvent, StoredAgent, StoredOffer, StoredTask};
+use crate::core::hub::generations::{DataState, Mark, RESTORED, StoredGeneration};
 use crate::edge::store::{cause_of, give_back, open_database};
 use crate::os::crash_point;
 use crate::wire::api::{Command, Message, Task, TokenRecord, USER, command_is_final, task_is_final};
 
 /// Commits that are put into one transaction.
 const GROUP_MAX: usize = 256;
-const SCHEMAS: &[&str] = &[FIRST, MIRROR_AND_RETENTION, INDEXES_OF_RETENTION];
+const SCHEMAS: &[&str] = &[FIRST, MIRROR_AND_RETENTION, INDEXES_OF_RETENTION, GENERATIONS];
 
 /// Version 1.
 const FIRST: &str = "
@@ -70,6 +73,15 @@ DELETE FROM reactions WHERE rowid NOT IN (SELECT min(rowid) FROM reactions GROUP
 CREATE UNIQUE INDEX reactions_once ON reactions(message, agent, emoji);
 ";
 
+/// Version 4: the past of the data (`core/hub/generations.rs`).
+const GENERATIONS: &str = "
+CREATE TABLE generations (
+  number INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, first_message INTEGER NOT NULL, first_task INTEGER NOT NULL,
+  follows_message INTEGER NOT NULL, follows_task INTEGER NOT NULL, at INTEGER NOT NULL);
+CREATE TABLE facts (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+ALTER TABLE tasks ADD COLUMN restored INTEGER NOT NULL DEFAULT 0;
+";
+
 /// One order of the writer.
 #[derive(Debug)]
 pub enum Order {
@@ -114,10 +126,23 @@ impl HubStore {
         crate::edge::store::rows_of(&self.db)
     }
 
+    /// Newest message and newest task.
+    pub fn highest_ids(&self) -> rusqlite::Result<(u64, u64)> {
+        let highest = |table: &str| {
+            self.db.query_row(&format!("SELECT coalesce(max(id), 0) FROM {table}"), [], |row| row.get::<_, i64>(0)).map(|id| id as u64)
+        };
+        Ok((highest("messages")?, highest("tasks")?))
+    }
+
+    /// Marks the store as a backup in which no hub has run.
+    pub fn set_copied(&mut self) -> rusqlite::Result<()> {
+        put_facts(&self.db, &[("copied", 1)])
+    }
+
     /// All that a hub starts from: live indexes only (D-33).
     pub fn snapshot(&self) -> rusqlite::Result<HubSnapshot> {
         let db = &self.db;
-        let highest = |table: &str| db.query_row(&format!("SELECT coalesce(max(id), 0) FROM {table}"), [], |row| row.get::<_, i64>(0));
+        let (last_message, last_task) = self.highest_ids()?;
         let mut unacknowledged: Vec<(String, Vec<u64>)> = Vec::new();
         let mut statement = db.prepare(
             "SELECT recipient, message FROM recipients WHERE acked = 0 AND session = 0 AND recipient <> 'user' ORDER BY recipient, message",
@@ -166,9 +191,12 @@ impl HubStore {
             offer.recipients = recipients.into_iter().map(|(recipient, _)| recipient).collect();
         }
         let mut statement =
-            db.prepare("SELECT id, message, status FROM tasks WHERE status NOT IN ('done', 'failed', 'cancelled') ORDER BY id")?;
+            db.prepare("SELECT id, message, status, restored FROM tasks WHERE status NOT IN ('done', 'failed', 'cancelled') ORDER BY id")?;
         let tasks = statement
-            .query_map([], |row| Ok((row.get::<_, i64>(0)? as u64, row.get::<_, i64>(1)? as u64, row.get(2)?)))?
+            .query_map([], |row| {
+                let (id, message): (i64, i64) = (row.get(0)?, row.get(1)?);
+                Ok(StoredTask { id: id as u64, message: message as u64, status: row.get(2)?, restored: row.get(3)? })
+            })?
             .collect::<Result<_, _>>()?;
         let mut statement = db.prepare(
             "SELECT id, target, claimable, sender, unresolved_until FROM messages WHERE unresolved_until IS NOT NULL ORDER BY id",
@@ -184,8 +212,10 @@ impl HubStore {
             .filter_map(|(hash, record): (String, String)| Some((hash, serde_json::from_str::<TokenRecord>(&record).ok()?)))
             .collect();
         Ok(HubSnapshot {
-            last_message: highest("messages")? as u64,
-            last_task: highest("tasks")? as u64,
+            data: data_state(db)?,
+            mark: None,
+            last_message,
+            last_task,
             unacknowledged,
             agents,
             offers,
@@ -205,7 +235,7 @@ impl HubStore {
                 HubOp::Retain { session_before, before, limit } => {
                     retain(&transaction, *session_before, *before, *limit, &mut committed.retired)?;
                 }
-                op => apply(&transaction, op, &mut committed.existing)?,
+                op => apply(&transaction, op, &mut committed)?,
             }
         }
         transaction.commit()?;
@@ -268,11 +298,51 @@ pub fn backup(from: &Path, to: &Path) -> Result<u64, String> {
     })
 }
 
+/// Sets a write-ahead log aside that belongs to another file: somebody has put a copy in the place of a store whose hub was
+/// killed. SQLite would play the log into the copy without a word and damage it.
+pub fn leave_foreign_log(file: &Path, mark: Option<&Mark>) -> std::io::Result<()> {
+    let beside = |end: &str| {
+        let mut name = file.as_os_str().to_os_string();
+        name.push(end);
+        PathBuf::from(name)
+    };
+    let (log, index) = (beside("-wal"), beside("-shm"));
+    if std::fs::metadata(&log).map_or(0, |meta| meta.len()) == 0 {
+        return Ok(());
+    }
+    // The file alone, without its log: each start writes itself down there before anything else happens.
+    let alone = || -> rusqlite::Result<DataState> {
+        let name = crate::wire::api::encode(&file.to_string_lossy()).replace("%2F", "/");
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
+        data_state(&Connection::open_with_flags(format!("file:{name}?immutable=1"), flags)?)
+    };
+    let starts_here = mark.map_or(0, |mark| mark.starts);
+    let foreign = match alone() {
+        Ok(data) => data.copied || data.starts < starts_here,
+        // A store from before such facts, or an empty or damaged file: only where a newer hub ran here is the log another's.
+        Err(_) => starts_here > 0,
+    };
+    if !foreign {
+        return Ok(());
+    }
+    let aside = log.with_file_name(format!("aside-{}", crate::log::file_stamp()));
+    crate::os::make_private_dir(&aside)?;
+    for path in [&log, &index] {
+        if path.exists() {
+            std::fs::rename(path, aside.join(path.file_name().unwrap_or_default()))?;
+        }
+    }
+    log::warn!(target: "hub", "{} belongs to another file than {}; it was moved to {}", log.display(), file.display(), aside.display());
+    Ok(())
+}
+
 /// What a commit tells besides being durable.
 #[derive(Debug, Default)]
 pub struct Committed {
     /// Messages that were there before under their key: new id, first message.
     pub existing: Vec<(u64, Message)>,
+    /// Messages that were stored without the message that they answer: it is not there.
+    pub unattached: Vec<u64>,
     /// What the retention took away.
     pub retired: Retired,
 }
@@ -341,8 +411,17 @@ fn put_message(
     message: &Message,
     recipients: &[String],
     key: Option<&str>,
-    existing: &mut Vec<(u64, Message)>,
+    committed: &mut Committed,
 ) -> rusqlite::Result<()> {
+    let mut message = std::borrow::Cow::Borrowed(message);
+    if let Some(id) = message.reply_to
+        && !db.prepare_cached("SELECT 1 FROM messages WHERE id = ?1")?.exists([id as i64])?
+    {
+        // It is kept, but it hangs on nothing.
+        message.to_mut().reply_to = None;
+        committed.unattached.push(message.id);
+    }
+    let message = message.as_ref();
     let reply_to = message.reply_to.map(|id| id as i64);
     // Whoever cannot see a message does not join its thread.
     let mut statement = db.prepare_cached(
@@ -378,7 +457,7 @@ fn put_message(
         let mut statement = db.prepare_cached("SELECT doc FROM messages WHERE sender = ?1 AND key = ?2")?;
         let first: Option<String> = statement.query_row(params![message.from, key], |row| row.get(0)).optional()?;
         if let Some(first) = first.and_then(|doc| serde_json::from_str(&doc).ok()) {
-            existing.push((message.id, first));
+            committed.existing.push((message.id, first));
         }
         return Ok(());
     }
@@ -403,10 +482,28 @@ fn add_recipient(db: &Transaction<'_>, message: u64, recipient: &str, mirror: bo
         .map(|_| ())
 }
 
-fn apply(db: &Transaction<'_>, op: &HubOp, existing: &mut Vec<(u64, Message)>) -> rusqlite::Result<()> {
+fn apply(db: &Transaction<'_>, op: &HubOp, committed: &mut Committed) -> rusqlite::Result<()> {
     let run = |sql: &str, values: &[&dyn rusqlite::ToSql]| db.prepare_cached(sql)?.execute(values).map(|_| ());
     match op {
-        HubOp::MessagePut { message, recipients, key } => put_message(db, message, recipients, key.as_deref(), existing),
+        HubOp::MessagePut { message, recipients, key } => put_message(db, message, recipients, key.as_deref(), committed),
+        HubOp::Adopt { generation, messages_end, tasks_end, starts, copy, at } => {
+            if let Some(generation) = generation {
+                run(
+                    "INSERT INTO generations (name, first_message, first_task, follows_message, follows_task, at) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                    &[
+                        &generation.name,
+                        &(generation.first_message as i64),
+                        &(generation.first_task as i64),
+                        &(generation.follows_message as i64),
+                        &(generation.follows_task as i64),
+                        at,
+                    ],
+                )?;
+            }
+            put_facts(db, &[("messages_end", *messages_end), ("tasks_end", *tasks_end), ("starts", *starts), ("copied", 0)])?;
+            if *copy { end_what_was_under_way(db, *at) } else { Ok(()) }
+        }
+        HubOp::Reserve { messages_end, tasks_end } => put_facts(db, &[("messages_end", *messages_end), ("tasks_end", *tasks_end)]),
         HubOp::RecipientAdd { message, recipient } => add_recipient(db, *message, recipient, false),
         HubOp::Acked { message, recipient } => {
             run("UPDATE recipients SET acked = 1 WHERE recipient = ?1 AND message = ?2", &[recipient, &(*message as i64)])
@@ -489,9 +586,67 @@ fn apply(db: &Transaction<'_>, op: &HubOp, existing: &mut Vec<(u64, Message)>) -
             let record = serde_json::to_string(record).expect("plain data");
             run("INSERT OR REPLACE INTO tokens (hash, record) VALUES (?1, ?2)", &[hash, &record])
         }
-        HubOp::TokenDelete { hash } => run("DELETE FROM tokens WHERE hash = ?1", &[hash]),
+        HubOp::TokenDelete { hash } | HubOp::TokenRevoke { hash, .. } => run("DELETE FROM tokens WHERE hash = ?1", &[hash]),
         HubOp::Retain { .. } => Ok(()), // by the caller, who tells what went
     }
+}
+
+fn put_facts(db: &Connection, facts: &[(&str, u64)]) -> rusqlite::Result<()> {
+    let mut statement = db.prepare_cached("INSERT OR REPLACE INTO facts (name, value) VALUES (?1, ?2)")?;
+    facts.iter().try_for_each(|(name, value)| statement.execute(params![name, *value as i64]).map(|_| ()))
+}
+
+/// What the store knows of its own past.
+pub(super) fn data_state(db: &Connection) -> rusqlite::Result<DataState> {
+    let fact = |name: &str| -> rusqlite::Result<u64> {
+        let value: Option<i64> = db.query_row("SELECT value FROM facts WHERE name = ?1", [name], |row| row.get(0)).optional()?;
+        Ok(value.unwrap_or(0) as u64)
+    };
+    let mut statement =
+        db.prepare("SELECT name, first_message, first_task, follows_message, follows_task FROM generations ORDER BY number")?;
+    let generations = statement
+        .query_map([], |row| {
+            let id = |at: usize| row.get::<_, i64>(at).map(|id| id as u64);
+            Ok(StoredGeneration {
+                name: row.get(0)?,
+                first_message: id(1)?,
+                first_task: id(2)?,
+                follows_message: id(3)?,
+                follows_task: id(4)?,
+            })
+        })?
+        .collect::<Result<_, _>>()?;
+    Ok(DataState {
+        generations,
+        messages_end: fact("messages_end")?,
+        tasks_end: fact("tasks_end")?,
+        starts: fact("starts")?,
+        copied: fact("copied")? > 0,
+    })
+}
+
+/// The data are a copy: tasks wait for a person, claims end, commands expire.
+fn end_what_was_under_way(db: &Transaction<'_>, at: i64) -> rusqlite::Result<()> {
+    let mut open = db.prepare("SELECT id, doc FROM tasks WHERE status NOT IN ('done', 'failed', 'cancelled')")?;
+    let open: Vec<(i64, String)> = open.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?;
+    for (id, doc) in open {
+        let Ok(mut task) = serde_json::from_str::<Task>(&doc) else { continue };
+        task.status = "blocked".into();
+        task.updated_at = at;
+        task.history.push(serde_json::json!({"status": "blocked", "at": at, "by": null, "body": RESTORED}));
+        let doc = serde_json::to_string(&task).expect("plain data");
+        db.prepare_cached("UPDATE tasks SET doc = ?2, status = 'blocked', restored = 1 WHERE id = ?1")?.execute(params![id, doc])?;
+    }
+    db.execute("UPDATE messages SET claimed_by = NULL, claim_expires_at = NULL WHERE offered = 1", [])?;
+    let mut pending = db.prepare("SELECT seq, doc FROM commands WHERE status IN ('pending', 'accepted', 'running')")?;
+    let pending: Vec<(i64, String)> = pending.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?;
+    for (seq, doc) in pending {
+        let Ok(mut command) = serde_json::from_str::<Command>(&doc) else { continue };
+        (command.status, command.error, command.updated_at) = ("expired".into(), Some("the hub's data were put back".into()), at);
+        let doc = serde_json::to_string(&command).expect("plain data");
+        db.prepare_cached("UPDATE commands SET doc = ?2, status = 'expired' WHERE seq = ?1")?.execute(params![seq, doc])?;
+    }
+    Ok(())
 }
 
 fn mark_task(db: &Transaction<'_>, id: u64, status: &str, agent: Option<&str>, entry: &Value, at: i64) -> rusqlite::Result<()> {
@@ -507,7 +662,7 @@ fn mark_task(db: &Transaction<'_>, id: u64, status: &str, agent: Option<&str>, e
         task.history.push(entry.clone());
     }
     let doc = serde_json::to_string(&task).expect("plain data");
-    db.prepare_cached("UPDATE tasks SET doc = ?2, status = ?3 WHERE id = ?1")?.execute(params![id as i64, doc, status])?;
+    db.prepare_cached("UPDATE tasks SET doc = ?2, status = ?3, restored = 0 WHERE id = ?1")?.execute(params![id as i64, doc, status])?;
     if task_is_final(status) {
         // A finished task owes nothing (protocol section 4).
         db.prepare_cached("DELETE FROM obligations WHERE agent = ?1 AND message = ?2")?.execute(params![agent, task.message_id as i64])?;
@@ -515,14 +670,63 @@ fn mark_task(db: &Transaction<'_>, id: u64, status: &str, agent: Option<&str>, e
     Ok(())
 }
 
+/// A group is durable when its changes stand in the store and what the mark must know of them stands there.
+enum Pending {
+    /// Nothing of it is durable.
+    All,
+    /// The store has so many of the groups, the mark does not know yet.
+    Mark(Committed, usize),
+}
+
+/// Makes a group durable, in the order that [`crate::core::hub::generations`] demands: the end of a block of ids in the store, then in
+/// the mark, then what uses them. Gives how many of the groups that was.
+fn persist(
+    store: &mut HubStore,
+    mark: &mut MarkFile,
+    groups: &[(u64, Vec<HubOp>)],
+    pending: &mut Pending,
+) -> Result<(Committed, usize), Cause> {
+    let failed = |error: std::io::Error| Cause::Failed(format!("the hub's mark cannot be written: {error}"));
+    if let Pending::Mark(..) = pending {
+        mark.save().map_err(failed)?;
+        if let Pending::Mark(committed, count) = std::mem::replace(pending, Pending::All) {
+            return Ok((committed, count));
+        }
+    }
+    let ops = || groups.iter().flat_map(|(_, ops)| ops);
+    if let Some(reserve) = ops().rfind(|op| matches!(op, HubOp::Reserve { .. })) {
+        store.commit(&[(0, vec![reserve.clone()])]).map_err(cause_of)?;
+        mark.note(reserve);
+        mark.save().map_err(failed)?;
+    }
+    let committed = store.commit(groups).map_err(cause_of)?;
+    let mut noted = false;
+    for op in ops().filter(|op| !matches!(op, HubOp::Reserve { .. })) {
+        if let HubOp::Adopt { .. } = op {
+            // The main file itself says from now on which start it belongs to: a log beside it that is of another one is told by that.
+            let _ = store.db.execute_batch("PRAGMA wal_checkpoint(TRUNCATE);");
+        }
+        noted |= mark.note(op);
+    }
+    if noted && let Err(error) = mark.save() {
+        *pending = Pending::Mark(committed, groups.len());
+        return Err(failed(error));
+    }
+    Ok((committed, groups.len()))
+}
+
 /// Body of the writer's thread.
-pub fn run(mut store: HubStore, orders: Receiver<Order>, lane: Sender<Event>) {
+pub fn run(mut store: HubStore, mut mark: MarkFile, orders: Receiver<Order>, lane: Sender<Event>) {
     let send = |event: StoreEvent| lane.send(Event::Store(event)).is_ok();
     match store.snapshot() {
-        Ok(snapshot) => send(StoreEvent::Restored(Box::new(snapshot))),
+        Ok(mut snapshot) => {
+            snapshot.mark = mark.found();
+            send(StoreEvent::Restored(Box::new(snapshot)))
+        }
         Err(error) => panic!("the hub's store cannot be read: {error}"),
     };
     let mut stalled: Vec<(u64, Vec<HubOp>)> = Vec::new();
+    let mut pending = Pending::All;
     // Size of the file when a vacuum began that is under way.
     let mut vacuum: Option<u64> = None;
     loop {
@@ -567,21 +771,30 @@ pub fn run(mut store: HubStore, orders: Receiver<Order>, lane: Sender<Event>) {
         if stalled.is_empty() || (was_stalled && !retry) {
             continue;
         }
-        let upto = stalled.last().map(|(number, _)| *number).unwrap_or_default();
-        crash_point("hub-before-commit");
-        let event = match store.commit(&stalled) {
-            Ok(Committed { existing, retired }) => {
-                crash_point("hub-after-commit");
-                stalled.clear();
-                StoreEvent::Committed { upto, existing, retired }
+        let mut listens = true;
+        while listens && !stalled.is_empty() {
+            crash_point("hub-before-commit");
+            match persist(&mut store, &mut mark, &stalled, &mut pending) {
+                Ok((Committed { existing, unattached, retired }, count)) => {
+                    crash_point("hub-after-commit");
+                    let upto = stalled.drain(..count).next_back().map_or(0, |(number, _)| number);
+                    listens = send(StoreEvent::Committed { upto, existing, unattached, retired });
+                }
+                Err(cause) => {
+                    listens = send(StoreEvent::Stalled(cause));
+                    break;
+                }
             }
-            Err(error) => StoreEvent::Stalled(cause_of(error)),
-        };
-        if !send(event) {
+        }
+        if !listens {
             break;
         }
     }
     let _ = store.db.execute_batch("PRAGMA wal_checkpoint(TRUNCATE);");
+    // What was not made durable was promised to nobody.
+    if let Ok(newest) = store.highest_ids() {
+        mark.end(newest);
+    }
 }
 
 #[cfg(test)]

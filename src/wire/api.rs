@@ -20,6 +20,12 @@ pub const AGENT_ID_RULE: &str = "1 to 200 letters, digits or any of -_.@+/~=,% a
 /// The reserved recipient for people (D-5).
 pub const USER: &str = "user";
 
+/// Code of a 409: the message or task with this id is of another generation than the call says; nothing was changed.
+pub const OTHER_GENERATION: &str = "other_generation";
+
+/// Longest name of a generation, bytes.
+pub const GENERATION_BYTES_MAX: usize = 200;
+
 /// The field of a message's payload that lets it join a running turn.
 pub const URGENT: &str = "urgent";
 
@@ -155,6 +161,9 @@ pub struct Message {
     /// When it happened at the sender, ms.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub occurred_at: Option<i64>,
+    /// Generation of the relay's data in which its id was given; it never changes. Absent where a relay has none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub generation: Option<String>,
 }
 
 impl Message {
@@ -216,6 +225,9 @@ pub struct NewMessage {
     /// Answered message.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reply_to: Option<u64>,
+    /// Generation that the id in `reply_to` belongs to; absent = whatever has that id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub generation: Option<String>,
     /// `false` for a notification.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reply_expected: Option<bool>,
@@ -247,6 +259,9 @@ pub struct Task {
     pub severity: Option<String>,
     /// The claimable message that carries it.
     pub message_id: u64,
+    /// Generation of the relay's data in which its id was given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub generation: Option<String>,
     /// Who works on it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub agent_id: Option<String>,

@@ -1,13 +1,15 @@
 //! What must hold after every step, and at the end.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use agent_relay::core::agent::store::{InboxMessage, StoreOp};
 use agent_relay::core::hub::event::{Query, ReadAnswer};
 use agent_relay::core::limits::COMMITS_IN_FLIGHT_MAX;
-use agent_relay::wire::api::messages_of;
+use agent_relay::wire::api::{Message, messages_of};
 use serde_json::Value;
 
-use crate::world::{World, agent_name};
+use crate::restores::{attached_to, named_in};
+use crate::world::{Runner, World, agent_name};
 
 impl World {
     /// Invariants that every step keeps.
@@ -23,6 +25,12 @@ impl World {
             return Err("the hub has too many commits under way".into());
         }
         Ok(())
+    }
+
+    /// Its task waits for a person.
+    fn is_blocked(&self, message: &Message) -> bool {
+        let task = message.task_id().map(|id| self.query(Query::Task { id, viewer: None }));
+        task.is_some_and(|task| task["status"] == "blocked")
     }
 
     fn query(&self, query: Query) -> Value {
@@ -60,14 +68,15 @@ impl World {
                     snapshot.unsettled.iter().map(|u| u.message.id).collect::<Vec<_>>()
                 ));
             }
-            let unread = messages_of(&self.query(Query::Unread { recipient: agent_name(at), since: 0, limit: 1000, mirror: true }));
+            let mut unread = messages_of(&self.query(Query::Unread { recipient: agent_name(at), since: 0, limit: 1000, mirror: true }));
+            unread.retain(|message| !self.is_blocked(message));
             if !unread.is_empty() {
                 open.push(format!("agent {at} has unread {:?}", unread.iter().map(|m| m.id).collect::<Vec<_>>()));
             }
         }
         let tasks = self.query(Query::Tasks { status: None, viewer: None });
         for task in tasks["tasks"].as_array().into_iter().flatten() {
-            if !matches!(task["status"].as_str(), Some("done" | "failed")) {
+            if !matches!(task["status"].as_str(), Some("done" | "failed")) && !(self.restores.happened && task["status"] == "blocked") {
                 open.push(format!("task {} is {}", task["id"], task["status"]));
             }
         }
@@ -80,53 +89,113 @@ impl World {
         open.join("; ")
     }
 
-    /// Everything that was accepted was delivered once and answered once.
+    /// Everything that was accepted was delivered once and answered once. Of what was lost with the hub's data, what a runner had
+    /// acknowledged was delivered all the same.
     pub fn check_end(&mut self) -> Result<(), String> {
         for (at, runner) in self.runners.iter().enumerate() {
             if runner.finished.is_some() {
                 return Err(format!("runner {at} ended by itself"));
             }
-            let mut seen: BTreeMap<String, u32> = BTreeMap::new();
-            for line in runner.record.log.iter().flat_map(|text| text.lines()).filter(|line| line.starts_with("[relay message #")) {
-                *seen.entry(line.to_string()).or_default() += 1;
+            let mut seen: BTreeMap<Delivered, u32> = BTreeMap::new();
+            for one in delivered(runner) {
+                *seen.entry(one).or_default() += 1;
             }
             if let Some((line, times)) = seen.iter().find(|(_, times)| **times > 1) {
-                return Err(format!("runner {at} delivered {line} {times} times"));
+                return Err(format!("runner {at} delivered {line:?} {times} times"));
             }
+            self.check_acknowledged(at)?;
         }
         let replies = messages_of(&self.query(Query::Inbox { recipient: "user".into(), since: 0, limit: 100_000, mirror: false }));
-        for sending in &self.sendings {
-            let Some(id) = sending.id.filter(|id| *id < u64::MAX) else { continue };
-            if sending.body.get("command").is_some() {
-                continue;
-            }
-            let header = format!("[relay message #{id} from user]");
-            let receivers: Vec<usize> = (0..self.runners.len())
-                .filter(|at| self.runners[*at].record.log.iter().any(|text| text.lines().any(|line| line == header)))
-                .collect();
-            let to = sending.body["to"].as_str().unwrap_or_default();
-            let want = match (sending.task, to) {
-                (true, _) => 1,
-                (false, "broadcast" | "tag:acp") => receivers.len().max(1),
-                (false, _) => 1,
+        for index in 0..self.sendings.len() {
+            self.check_sending(index, &replies)?;
+        }
+        for reply in replies.iter().filter(|reply| reply.kind == "chat") {
+            let had = |id: u64| {
+                self.runners.iter().enumerate().any(|(at, runner)| agent_name(at) == reply.from && delivered(runner).any(|d| d.0 == id))
             };
-            if receivers.len() != want {
-                return Err(format!("#{id} to {to} was received by {receivers:?}, wanted {want}"));
-            }
-            let answered = |from: &str| {
-                let answers = |m: &&agent_relay::wire::api::Message| {
-                    let more = m.payload.get("answers").and_then(Value::as_array);
-                    m.kind == "chat" && m.from == from && (m.reply_to == Some(id) || more.is_some_and(|ids| ids.contains(&id.into())))
-                };
-                replies.iter().filter(answers).count()
-            };
-            for receiver in receivers {
-                let times = answered(&agent_name(receiver));
-                if times != 1 {
-                    return Err(format!("#{id} was answered {times} times by agent {receiver}"));
-                }
+            if let Some(id) = attached_to(reply).into_iter().find(|id| !had(*id)) {
+                return Err(format!("an answer of {} hangs on #{id}, which it never got", reply.from));
             }
         }
         Ok(())
     }
+
+    /// What stood in a runner's store once was delivered, whatever became of the hub.
+    fn check_acknowledged(&self, at: usize) -> Result<(), String> {
+        let runner = &self.runners[at];
+        let got: BTreeSet<u64> = delivered(runner).map(|one| one.0).collect();
+        for op in runner.trace.iter().flatten() {
+            if let StoreOp::InboxPut(InboxMessage { message, .. }) = op
+                && !message.claimable
+                && !got.contains(&message.id)
+            {
+                return Err(format!("runner {at} acknowledged #{} and never delivered it", message.id));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_sending(&self, index: usize, replies: &[Message]) -> Result<(), String> {
+        let sending = &self.sendings[index];
+        let Some(id) = sending.id.filter(|id| *id < u64::MAX) else { return Ok(()) };
+        if sending.body.get("command").is_some() {
+            return Ok(());
+        }
+        let text = match sending.task {
+            true => format!("Subject: {}", sending.body["title"].as_str().unwrap_or_default()),
+            false => sending.body["body"].as_str().unwrap_or_default().to_string(),
+        };
+        let one: Delivered = (id, text);
+        let receivers: Vec<usize> = (0..self.runners.len()).filter(|at| delivered(&self.runners[*at]).any(|d| d == one)).collect();
+        let to = sending.body["to"].as_str().unwrap_or_default();
+        let is_lost = self.restores.lost.contains(&(sending.generation.clone(), id));
+        let most = match (sending.task, to) {
+            (false, "broadcast" | "tag:acp") => receivers.len().max(1),
+            _ => 1,
+        };
+        // A message that nobody had is what is missing after a restore. A task that was lost or blocked by one runs at most once.
+        let may_be_missing = is_lost || (sending.task && self.restores.happened);
+        if receivers.len() > most || (receivers.len() < most && !may_be_missing) {
+            return Err(format!("#{id} to {to} was received by {receivers:?}, wanted {most}"));
+        }
+        for receiver in receivers {
+            let name = agent_name(receiver);
+            let answers = |reply: &&Message| {
+                let attached = attached_to(reply).contains(&id) && !is_lost;
+                reply.kind == "chat" && reply.from == name && (attached || named_in(reply).contains(&id))
+            };
+            let times = replies.iter().filter(answers).count();
+            let before = self.restores.lost_answers.iter().any(|(from, to)| *from == name && *to == id);
+            // Ids may be given again in another generation: then an answer may name either.
+            let twins = self.sendings.iter().filter(|other| other.id == Some(id)).count();
+            if times > twins || (times == 0 && !before) {
+                let told: Vec<String> =
+                    replies.iter().map(|r| format!("{} {:?} {:?}", r.from, r.reply_to, r.body.lines().next())).collect();
+                self.story_end(&told);
+                return Err(format!("#{id} (lost: {is_lost}) was answered {times} times by agent {receiver}"));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl World {
+    fn story_end(&self, lines: &[String]) {
+        if self.tells() {
+            lines.iter().for_each(|line| println!("reply: {line}"));
+        }
+    }
+}
+
+/// A message in the receiver's own record: its number, and the line below its header, which no two messages share.
+type Delivered = (u64, String);
+
+fn delivered(runner: &Runner) -> impl Iterator<Item = Delivered> {
+    let read = |text: &String| -> Vec<Delivered> {
+        let lines: Vec<&str> = text.lines().collect();
+        let pairs = lines.windows(2);
+        let number = |line: &str| line.strip_prefix("[relay message #")?.split(' ').next()?.parse().ok();
+        pairs.filter_map(|pair| Some((number(pair[0])?, pair[1].to_string()))).collect()
+    };
+    runner.record.log.iter().flat_map(read)
 }

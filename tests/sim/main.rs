@@ -8,6 +8,7 @@
 
 mod checks;
 mod faults;
+mod restores;
 mod trace;
 mod world;
 

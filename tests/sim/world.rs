@@ -29,6 +29,7 @@ use agent_relay::wire::bus::{Registration, RelayFrame};
 use serde_json::{Value, json};
 
 use crate::faults::Faults;
+use crate::restores::Restores;
 
 pub const OPERATOR: &str = "operator-token";
 /// Length of the phase with faults.
@@ -139,6 +140,8 @@ pub struct Sending {
     pub task: bool,
     /// Id once accepted.
     pub id: Option<u64>,
+    /// Generation in which it was given.
+    pub generation: String,
 }
 
 /// The demo agent's disk: survives everything.
@@ -228,6 +231,7 @@ pub struct World {
     hub_stalled: bool,
     hub_stall_told: bool,
     pub hub_trace: Vec<Vec<HubOp>>,
+    pub restores: Restores,
     tickets: HashMap<u64, (From, bool)>,
     next_ticket: u64,
     conns: BTreeMap<u64, Conn>,
@@ -271,6 +275,7 @@ impl World {
             hub_stalled: false,
             hub_stall_told: false,
             hub_trace: vec![first],
+            restores: Restores::draw(&mut rng.fork("restores")),
             tickets: HashMap::new(),
             next_ticket: 0,
             conns: BTreeMap::new(),
@@ -328,7 +333,7 @@ impl World {
                 true => json!({"to": to, "title": format!("t{index}"), "body": body}),
                 false => json!({"to": to, "body": body, "idempotencyKey": format!("k{index}")}),
             };
-            self.sendings.push(Sending { body, task, id: None });
+            self.sendings.push(Sending { body, task, id: None, generation: String::new() });
         }
     }
 
@@ -341,6 +346,11 @@ impl World {
             self.story.drain(..2000);
         }
         self.story.push(line);
+    }
+
+    /// Whether the story is printed.
+    pub fn tells(&self) -> bool {
+        self.tell
     }
 
     /// The same for the same seed.
@@ -555,7 +565,8 @@ impl World {
             format!("secret-{number}")
         };
         self.hub = Some(Hub::new(HubConfig { id: "hub".into(), hash, secret: Box::new(secret) }, self.rng.bits()));
-        let snapshot = self.hub_store.snapshot().expect("memory");
+        let mut snapshot = self.hub_store.snapshot().expect("memory");
+        snapshot.mark = self.restores.mark.clone();
         let event = HubEvent::Store(HubStoreEvent::Restored(Box::new(snapshot)));
         self.send(format!("hub{life}"), 5, Action::Hub { life, lane: HubLane::Store as usize, event });
     }
@@ -569,9 +580,11 @@ impl World {
         // What was being written may or may not have reached the disk: a prefix did.
         let reached = self.rng.below(self.hub_pending.len() as u64 + 1) as usize;
         let done: Vec<_> = self.hub_pending.drain(..).take(reached).collect();
-        for (number, ops) in done.into_iter().filter(|_| !self.hub_stalled) {
-            self.hub_trace.push(ops.clone());
-            self.hub_store.commit(&[(number, ops)]).expect("memory");
+        let stalled = self.hub_stalled;
+        for (number, ops) in done.into_iter().filter(|_| !stalled) {
+            // The mark may have been written by then or not.
+            let marked = self.rng.percent(50);
+            self.hub_persist(&[(number, ops)], marked);
         }
         self.hub_stall_told = false;
         let waiting: Vec<From> = self.tickets.drain().map(|(_, (from, _))| from).collect();
@@ -584,6 +597,7 @@ impl World {
         }
         let later = 100 + self.rng.below(5000);
         self.after_ms(later, Action::StartHub);
+        self.note_stopped_copy();
     }
 
     fn start_runner(&mut self, runner: usize) {
@@ -665,7 +679,7 @@ impl World {
         // Agents that were given up are asked to try again, as a person would.
         for runner in 0..self.runners.len() {
             let body = json!({"type": "agent.restart", "target": agent_name(runner)});
-            self.sendings.push(Sending { body: json!({"command": body}), task: false, id: None });
+            self.sendings.push(Sending { body: json!({"command": body}), task: false, id: None, generation: String::new() });
         }
     }
 
@@ -676,6 +690,7 @@ impl World {
         let next = 200 + self.rng.below(2500);
         self.after_ms(next, Action::Trouble);
         let faults = self.faults.clone();
+        self.trouble_with_copies();
         let runner = self.rng.below(self.runners.len() as u64) as usize;
         if self.rng.percent(faults.crash_runner) {
             self.crash_runner(runner);
@@ -772,9 +787,8 @@ impl World {
         } else {
             let groups: Vec<_> = self.hub_pending.drain(..).collect();
             self.hub_stall_told = false;
-            self.hub_trace.extend(groups.iter().map(|(_, ops)| ops.clone()));
-            let Committed { existing, retired } = self.hub_store.commit(&groups).expect("memory");
-            HubStoreEvent::Committed { upto: groups.last().expect("not empty").0, existing, retired }
+            let Committed { existing, unattached, retired } = self.hub_persist(&groups, true);
+            HubStoreEvent::Committed { upto: groups.last().expect("not empty").0, existing, unattached, retired }
         };
         let event = HubEvent::Store(event);
         self.send(format!("hub{life}"), 2, Action::Hub { life, lane: HubLane::Store as usize, event });
@@ -871,13 +885,14 @@ impl World {
         let Some((rows, answers, _)) = self.runners[runner].pumping.as_mut() else { return };
         let at = answers.len();
         let outcome = match result {
-            Ok((status, _)) if single => Ok(vec![RowAnswer { seq: rows[at].seq, status, error: String::new() }]),
+            Ok((status, body)) if single => Ok(vec![RowAnswer { seq: rows[at].seq, status, code: code_of(&body), error: String::new() }]),
             Ok((status, body)) if status < 300 => {
                 let results = body["results"].as_array().cloned().unwrap_or_default();
                 assert_eq!(results.len(), count, "a result per row");
                 let answer = |(row, result): (&Batch, &Value)| RowAnswer {
                     seq: row.seq,
                     status: result["status"].as_u64().unwrap_or(500) as u16,
+                    code: code_of(result),
                     error: result["error"].to_string(),
                 };
                 Ok(rows[at..at + count].iter().zip(&results).map(answer).collect())
@@ -949,6 +964,7 @@ impl World {
                 let id = body["messageId"].as_u64().or_else(|| body["id"].as_u64()).unwrap_or(u64::MAX);
                 self.say(format!("accepted #{id}: {}", self.sendings[index].body));
                 self.sendings[index].id = Some(id);
+                self.sendings[index].generation = body["generation"].as_str().unwrap_or_default().to_string();
             }
             // Not known whether it arrived: forget it, nobody may rely on it.
             Err(_) if careful => self.sendings[index].id = Some(u64::MAX),
@@ -1244,6 +1260,10 @@ pub fn agent_name(runner: usize) -> String {
 
 pub fn hash(token: &str) -> String {
     format!("#{token}")
+}
+
+fn code_of(body: &Value) -> String {
+    body["code"].as_str().unwrap_or_default().to_string()
 }
 
 fn config(runner: usize, life: u64, wall: i64) -> AgentConfig {

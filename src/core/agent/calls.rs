@@ -8,18 +8,19 @@ use serde_json::Value;
 use super::Agent;
 use super::effect::Effect;
 use crate::core::Cause;
+use crate::core::ids::MessageRef;
 use crate::core::limits::*;
 use crate::core::time::{Now, Tick};
-use crate::wire::api::path;
+use crate::wire::api::{OTHER_GENERATION, path};
 
 /// Why a call is made; the answer is handled by it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Purpose {
     MakeToken,
     RenewToken,
-    Claim(u64),
-    RenewClaim(u64),
-    Read(u64),
+    Claim(MessageRef),
+    RenewClaim(MessageRef),
+    Read(MessageRef),
     Obligations,
     Unread,
     /// Steps of one liveness round.
@@ -47,9 +48,13 @@ pub(super) struct Calls {
     flying: Option<(u64, Purpose)>,
     waiting: VecDeque<Waiting>,
     retry_at: Option<Tick>,
+    /// What is unread has to be asked again: the answer was lost, or there was more.
+    unread_open: bool,
     pub last_error: Option<(String, Tick)>,
 }
 
+/// Messages that one fetch of what is unread brings.
+pub(super) const UNREAD_PAGE: usize = 100;
 /// Pause before calls that failed are made again while the relay looks reachable.
 const CALLS_RETRY: Duration = Duration::from_secs(5);
 
@@ -120,22 +125,35 @@ impl Agent {
         match purpose {
             Purpose::MakeToken => self.on_token_made(now, result),
             Purpose::RenewToken => self.on_token_renewed(now, result),
-            Purpose::Claim(id) => self.on_claim_answer(now, id, result),
-            Purpose::RenewClaim(id) => self.on_claim_renewed(now, id, result),
-            Purpose::Read(id) => match &result {
-                Ok((status, _)) if *status < 300 || (*status >= 400 && *status < 500 && ![401, 403, 408, 429].contains(status)) => {
-                    self.on_read_told(id);
+            Purpose::Claim(at) => self.on_claim_answer(now, at, result),
+            Purpose::RenewClaim(at) => self.on_claim_renewed(now, at, result),
+            Purpose::Read(at) => match &result {
+                Ok((status, body)) if *status < 300 || (*status >= 400 && *status < 500 && ![401, 403, 408, 429].contains(status)) => {
+                    let other = *status == 409 && body.get("code").and_then(Value::as_str) == Some(OTHER_GENERATION);
+                    if *status == 404 || other {
+                        self.turn.note_gone(at);
+                    }
+                    self.on_read_told(at);
                 }
                 _ => self.retry_calls(now),
             },
             Purpose::Obligations => self.on_obligations(now, result),
             Purpose::Unread => match result {
                 Ok((status, body)) if status < 300 => {
-                    for message in crate::wire::api::messages_of(&body) {
+                    let unread = crate::wire::api::messages_of(&body);
+                    let (page_is_full, told_before) = (unread.len() >= UNREAD_PAGE, self.inbox.counts().2);
+                    for message in unread {
                         self.on_message(message, None);
                     }
+                    // Those that are done here are told as read now; others may stand behind them.
+                    if page_is_full && self.inbox.counts().2 > told_before {
+                        self.ask_unread_again(now);
+                    }
                 }
-                other => self.log_trouble(now, "unread fetch", &other),
+                other => {
+                    self.log_trouble(now, "unread fetch", &other);
+                    self.ask_unread_again(now);
+                }
             },
             Purpose::PutStatus | Purpose::PutReady | Purpose::Heartbeat | Purpose::Register => {
                 self.on_liveness_step(now, purpose, result);
@@ -167,6 +185,11 @@ impl Agent {
         }
     }
 
+    fn ask_unread_again(&mut self, now: Now) {
+        self.calls.unread_open = true;
+        self.retry_calls(now);
+    }
+
     pub(super) fn retry_calls(&mut self, now: Now) {
         self.calls.retry_at.get_or_insert(now.tick + CALLS_RETRY);
     }
@@ -175,6 +198,10 @@ impl Agent {
         if self.calls.retry_at.is_some_and(|at| at <= now.tick) {
             self.calls.retry_at = None;
             self.tell_reads_again(now);
+            // Without the bus each liveness round asks anyway.
+            if std::mem::take(&mut self.calls.unread_open) && self.link.is_registered() {
+                self.ask_unread();
+            }
         }
     }
 
@@ -191,6 +218,7 @@ impl Agent {
     pub(super) fn on_obligations(&mut self, now: Now, result: Result<(u16, Value), Cause>) {
         let fresh = match result {
             Ok((status, body)) if status < 300 => {
+                self.note_server_in(&body);
                 self.obligations = crate::wire::api::obligations_of(&body);
                 self.note_owed();
                 true

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::store::{Batch, ProviderRecord, StoreOp};
+use crate::core::ids::MessageRef;
 use crate::core::session::Verb;
 use crate::secret::Secret;
 use crate::wire::bus::ClientFrame;
@@ -19,10 +20,10 @@ pub enum Effect {
     },
     /// Try the stalled commit again.
     RetryStore,
-    /// Bring waiting messages above an id.
+    /// Bring waiting messages.
     FetchInbox {
-        /// Only ids above this one.
-        after: u64,
+        /// Only those behind this one in the order of delivery.
+        after: MessageRef,
         /// How many.
         limit: usize,
     },

@@ -2,11 +2,11 @@
 
 use serde_json::Value;
 
-use super::store::{Batch, Snapshot};
+use super::store::{Batch, InboxMessage, Snapshot};
 use crate::core::Cause;
+use crate::core::ids::MessageRef;
 use crate::core::session::Signal;
 use crate::secret::Secret;
-use crate::wire::api::Message;
 use crate::wire::bus::RelayFrame;
 
 /// Lanes of the state thread, one per edge, served round robin.
@@ -121,12 +121,12 @@ pub enum StoreEvent {
     },
     /// The commit does not succeed for now; the store tries again when told to.
     Stalled(Cause),
-    /// Waiting messages, lowest ids first.
+    /// Waiting messages in order of delivery.
     InboxRows {
-        /// Only ids above this one were asked for.
-        after: u64,
+        /// Only those behind this one were asked for.
+        after: MessageRef,
         /// At most as many as were asked for.
-        rows: Vec<Message>,
+        rows: Vec<InboxMessage>,
         /// Whether there are more.
         more: bool,
     },
@@ -155,6 +155,8 @@ pub struct RowAnswer {
     pub seq: u64,
     /// HTTP status of that row.
     pub status: u16,
+    /// Code of the error, if any.
+    pub code: String,
     /// Text of the error, if any.
     pub error: String,
 }

@@ -1,4 +1,4 @@
-//! Messages on their way to the provider. The store holds all of them; memory holds the next ones and the ids that
+//! Messages on their way to the provider. The store holds all of them; memory holds the next ones and the places of those that
 //! were settled lately (R-97a, R-109).
 
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use super::Agent;
 use super::calls::Purpose;
 use super::effect::Effect;
-use super::store::StoreOp;
+use super::store::{InboxMessage, OutboxRow, Settled, StoreOp, TaskEnd};
+use crate::core::ids::MessageRef;
 use crate::core::limits::*;
 use crate::core::matching;
 use crate::core::time::Now;
@@ -16,83 +17,84 @@ use crate::wire::bus::ClientFrame;
 /// The part of the inbox that is in memory.
 #[derive(Debug, Default)]
 pub(super) struct Inbox {
-    waiting: BTreeMap<u64, Message>,
+    waiting: BTreeMap<MessageRef, Message>,
     waiting_bytes: usize,
     /// More received rows stand in the store than in `waiting`.
     more: bool,
     fetching: bool,
     stored_meanwhile: bool,
-    settled: VecDeque<u64>,
-    settled_ids: HashSet<u64>,
+    /// In the order in which they were settled, with how the task of each ended.
+    settled: VecDeque<(MessageRef, Option<TaskEnd>)>,
+    settled_places: HashSet<MessageRef>,
     /// Messages whose reading the relay does not know of yet.
-    unread: BTreeSet<u64>,
+    unread: BTreeSet<MessageRef>,
 }
 
 impl Inbox {
-    pub fn restore(&mut self, waiting: Vec<Message>, more: bool, settled: Vec<(u64, bool)>) {
+    pub fn restore(&mut self, waiting: Vec<InboxMessage>, more: bool, settled: Vec<Settled>) {
         self.more = more;
-        for message in waiting {
-            self.cache(message);
+        for InboxMessage { at, message } in waiting {
+            self.cache(at, message);
         }
-        for (id, read) in settled {
-            self.settled.push_back(id);
-            self.settled_ids.insert(id);
+        for Settled { at, read, ended } in settled {
+            self.settled_places.insert(at);
+            self.settled.push_back((at, ended));
             if !read {
-                self.unread.insert(id);
+                self.unread.insert(at);
             }
         }
     }
 
-    fn cache(&mut self, message: Message) {
+    fn cache(&mut self, at: MessageRef, message: Message) {
         self.waiting_bytes += message.body.len();
-        if let Some(old) = self.waiting.insert(message.id, message) {
+        if let Some(old) = self.waiting.insert(at, message) {
             self.waiting_bytes -= old.body.len();
         }
     }
 
     /// Keeps a stored message for delivery, in memory if there is room.
-    fn keep(&mut self, message: Message) {
+    fn keep(&mut self, at: MessageRef, message: Message) {
         let full = self.waiting.len() >= INBOX_CACHED_MAX || self.waiting_bytes >= INBOX_CACHED_BYTES_MAX;
-        // One below the cached ones (offered again) would be passed by when the next ones are fetched.
-        let below = self.waiting.keys().next_back().is_some_and(|last| message.id < *last);
-        if (self.more || full) && !below {
+        // One before the cached ones (offered again) would be passed by when the next ones are fetched.
+        let before = self.waiting.keys().next_back().is_some_and(|last| at < *last);
+        if (self.more || full) && !before {
             self.more = true;
             self.stored_meanwhile = true;
         } else {
-            self.cache(message);
+            self.cache(at, message);
         }
     }
 
-    pub fn knows(&self, id: u64) -> bool {
-        self.waiting.contains_key(&id) || self.settled_ids.contains(&id)
+    pub fn knows(&self, at: MessageRef) -> bool {
+        self.waiting.contains_key(&at) || self.is_settled(at)
     }
 
-    pub fn is_settled(&self, id: u64) -> bool {
-        self.settled_ids.contains(&id)
+    pub fn is_settled(&self, at: MessageRef) -> bool {
+        self.settled_places.contains(&at)
     }
 
-    pub fn waiting(&self) -> impl Iterator<Item = &Message> {
-        self.waiting.values()
+    pub fn waiting(&self) -> impl Iterator<Item = (MessageRef, &Message)> {
+        self.waiting.iter().map(|(at, message)| (*at, message))
     }
 
-    pub fn take(&mut self, id: u64) -> Option<Message> {
-        let message = self.waiting.remove(&id)?;
+    pub fn take(&mut self, at: MessageRef) -> Option<(MessageRef, Message)> {
+        let message = self.waiting.remove(&at)?;
         self.waiting_bytes -= message.body.len();
-        Some(message)
+        Some((at, message))
     }
 
-    pub fn put_back(&mut self, message: Message) {
-        self.cache(message);
+    pub fn put_back(&mut self, at: MessageRef, message: Message) {
+        self.cache(at, message);
     }
 
     /// What to fetch next, if the memory has room again.
-    pub fn wants_fetch(&mut self) -> Option<(u64, usize)> {
+    pub fn wants_fetch(&mut self) -> Option<(MessageRef, usize)> {
         if !self.more || self.fetching || self.waiting.len() > INBOX_CACHED_MAX / 2 {
             return None;
         }
         self.fetching = true;
         self.stored_meanwhile = false;
-        let after = self.waiting.keys().next_back().copied().unwrap_or(0);
+        let after = self.waiting.keys().next_back().copied().unwrap_or_default();
         Some((after, INBOX_CACHED_MAX))
     }
 
@@ -105,40 +107,42 @@ impl Agent {
     /// A message of the bus or of the unread fetch. `frame` is acknowledged once the message is durable.
     pub(super) fn on_message(&mut self, message: Message, frame: Option<String>) {
         let ack = frame.map(|frame_id| Effect::Send(ClientFrame::Ack { frame_id }));
-        if message.id == 0 || message.is_session_mirror() || !matching::matches(&self.config.identity, &message) {
+        if message.id == 0 {
             self.after.extend(ack);
-            self.decline(message.id, "not for this agent");
+            return;
+        }
+        let at = self.place_of(&message);
+        if message.is_session_mirror() || !matching::matches(&self.config.identity, &message) {
+            self.after.extend(ack);
+            self.ask_read(at, Some("not for this agent"));
             return;
         }
         // Known: in memory, in a batch, or settled. The acknowledgement still waits for the newest commit, since the
         // first copy may not be on disk yet.
-        if self.inbox.knows(message.id) || self.turn.holds(message.id) {
-            if self.inbox.is_settled(message.id) {
-                self.inbox.unread.insert(message.id);
-                self.ask_read(message.id, None);
+        if self.inbox.knows(at) || self.turn.holds(at) {
+            if self.inbox.is_settled(at) {
+                self.inbox.unread.insert(at);
+                // A relay whose data were put back does not know the answer any more, and is not to ask for another.
+                let again = (!self.generations.is_current(at.generation)).then_some("handled before the relay's data were put back");
+                self.ask_read(at, again);
             }
             self.after.extend(ack);
             return;
         }
-        self.ops.push(StoreOp::InboxPut(message.clone()));
-        self.inbox.keep(message);
+        self.note_place(at);
+        self.ops.push(StoreOp::InboxPut(InboxMessage { at, message: message.clone() }));
+        self.inbox.keep(at, message);
         self.after.extend(ack);
         self.mark_obligations_dirty();
         self.status.touch();
     }
 
-    fn decline(&mut self, id: u64, reason: &str) {
-        if id != 0 {
-            self.ask_read(id, Some(reason));
-        }
-    }
-
-    pub(super) fn on_inbox_rows(&mut self, after: u64, rows: Vec<Message>, more: bool) {
+    pub(super) fn on_inbox_rows(&mut self, after: MessageRef, rows: Vec<InboxMessage>, more: bool) {
         self.inbox.fetching = false;
-        let newest = rows.last().map(|message| message.id).unwrap_or(after);
-        for message in rows {
-            if !self.inbox.knows(message.id) && !self.turn.holds(message.id) {
-                self.inbox.cache(message);
+        let newest = rows.last().map(|row| row.at).unwrap_or(after);
+        for InboxMessage { at, message } in rows {
+            if !self.inbox.knows(at) && !self.turn.holds(at) {
+                self.inbox.cache(at, message);
             }
         }
         self.inbox.more = more || self.inbox.stored_meanwhile;
@@ -152,64 +156,100 @@ impl Agent {
         }
     }
 
-    /// The message is done: body gone, id kept until the window moves on and the relay knows that it is read.
-    pub(super) fn settle_message(&mut self, id: u64, read: bool) {
-        self.ops.push(StoreOp::InboxSettle { id, read });
-        if self.inbox.settled_ids.insert(id) {
-            self.inbox.settled.push_back(id);
+    /// The message is done: body gone, place kept until the window moves on and the relay knows that it is read.
+    pub(super) fn settle_message(&mut self, at: MessageRef, read: bool, ended: Option<TaskEnd>) {
+        self.ops.push(StoreOp::InboxSettle { at, read, ended: ended.clone() });
+        if self.inbox.settled_places.insert(at) {
+            self.inbox.settled.push_back((at, ended));
         }
         if !read {
-            self.inbox.unread.insert(id);
-            self.ask_read(id, None);
+            self.inbox.unread.insert(at);
+            self.ask_read(at, None);
         }
         while self.inbox.settled.len() > SETTLED_IDS_MAX {
-            let oldest = *self.inbox.settled.front().expect("longer than the limit");
+            let (oldest, _) = *self.inbox.settled.front().expect("longer than the limit");
             if self.inbox.unread.contains(&oldest) {
                 break;
             }
             self.inbox.settled.pop_front();
-            self.inbox.settled_ids.remove(&oldest);
-            self.ops.push(StoreOp::InboxForget { id: oldest });
-        }
-    }
-
-    /// The ids of settled messages belong to another relay.
-    pub(super) fn forget_settled(&mut self) {
-        self.inbox.unread.clear();
-        self.inbox.settled_ids.clear();
-        for id in std::mem::take(&mut self.inbox.settled) {
-            self.ops.push(StoreOp::InboxForget { id });
+            self.inbox.settled_places.remove(&oldest);
+            self.ops.push(StoreOp::InboxForget { at: oldest });
         }
     }
 
     /// The message leaves without a trace, so that the relay may offer it again.
-    pub(super) fn forget_message(&mut self, id: u64) {
-        self.inbox.unread.remove(&id);
-        self.ops.push(StoreOp::InboxForget { id });
+    pub(super) fn forget_message(&mut self, at: MessageRef) {
+        self.inbox.unread.remove(&at);
+        self.ops.push(StoreOp::InboxForget { at });
     }
 
     /// Tells the relay that the message was read.
-    pub(super) fn ask_read(&mut self, id: u64, reason: Option<&str>) {
+    pub(super) fn ask_read(&mut self, at: MessageRef, reason: Option<&str>) {
+        let Some(told) = self.generations.on_wire(at.generation) else {
+            // That relay is gone; this one would take the id for another message.
+            return self.on_read_told(at);
+        };
         let mut body = serde_json::json!({"agentId": self.config.agent_id});
+        if let Some(told) = told {
+            body["generation"] = serde_json::json!(told);
+        }
         if let Some(reason) = reason {
             body["reason"] = serde_json::json!(reason);
         }
-        self.ask(Purpose::Read(id), "POST", path::message_part(id, "read"), Some(body));
+        self.ask(Purpose::Read(at), "POST", path::message_part(at.id, "read"), Some(body));
     }
 
-    pub(super) fn on_read_told(&mut self, id: u64) {
-        self.inbox.unread.remove(&id);
-        if self.inbox.is_settled(id) {
-            self.ops.push(StoreOp::InboxSettle { id, read: true });
+    pub(super) fn on_read_told(&mut self, at: MessageRef) {
+        self.inbox.unread.remove(&at);
+        if self.inbox.is_settled(at) {
+            self.ops.push(StoreOp::InboxSettle { at, read: true, ended: None });
         }
-        self.turn.note_read(id);
+        self.turn.note_read(at);
     }
 
     /// The relay is back: everything that it does not know yet is told again.
     pub(super) fn tell_reads_again(&mut self, _now: Now) {
-        let ids: Vec<u64> = self.inbox.unread.iter().copied().chain(self.turn.unread_ids()).take(CALLS_WAITING_MAX / 2).collect();
-        for id in ids {
-            self.ask_read(id, None);
+        let all: Vec<MessageRef> = self.inbox.unread.iter().copied().chain(self.turn.unread_places()).take(CALLS_WAITING_MAX / 2).collect();
+        for at in all {
+            self.ask_read(at, None);
         }
+    }
+
+    /// A relay whose data were put back does not know how tasks ended since the copy was made. The records here do.
+    pub(super) fn report_ended_tasks_again(&mut self, newest: u32) {
+        let ended: Vec<(MessageRef, TaskEnd)> =
+            self.inbox.settled.iter().filter(|(at, _)| at.generation != newest).filter_map(|(at, end)| Some((*at, end.clone()?))).collect();
+        for (at, TaskEnd { task, status }) in ended {
+            if self.generations.on_wire(at.generation).is_some() {
+                self.report_task(self.now, task, at, &status, Some("reported again: the relay's data were put back".into()));
+            }
+        }
+    }
+
+    /// A task that waited here and that its relay no longer has is not started; whoever sent it is told.
+    pub(super) fn tell_not_started(&mut self, at: MessageRef, message: &Message) {
+        let title = message.subject.as_deref().unwrap_or_default();
+        let body = format!(
+            "[agent-relay] The task of your message {at} ({title:?}) was not started: the relay's data were put back and it no longer has it. Send it \
+             again if it still matters."
+        );
+        let key = format!("not-started:{}:{}:{}", self.config.agent_id, self.generations.name(at.generation), at.id);
+        let note = crate::wire::api::NewMessage {
+            from: Some(self.config.agent_id.clone()),
+            to: message.from.clone(),
+            kind: "system".into(),
+            body: super::text::cut(&body, REPLY_BODY_BYTES_MAX),
+            reply_expected: Some(false),
+            idempotency_key: Some(key.clone()),
+            occurred_at: Some(self.now.wall.0),
+            ..Default::default()
+        };
+        let payload = serde_json::to_value(note).expect("plain data");
+        self.log(
+            "warn",
+            "task",
+            format!("not started, the relay no longer has it: message {at} of {}", self.generations.name(at.generation)),
+        );
+        self.append(OutboxRow { kind: "message".into(), key, occurred_at: self.now.wall.0, payload, generation: 0 });
     }
 }

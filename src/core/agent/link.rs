@@ -3,11 +3,11 @@
 use serde_json::{Value, json};
 
 use super::Agent;
-use super::calls::{Purpose, text_of};
+use super::calls::{Purpose, UNREAD_PAGE, text_of};
 use super::effect::Effect;
 use super::event::BusEvent;
+use super::generations::Highest;
 use super::stop::Why;
-use super::store::StoreOp;
 use crate::core::limits::*;
 use crate::core::time::{Now, Tick, sooner};
 use crate::core::{Cause, backoff};
@@ -32,9 +32,6 @@ enum Conn {
     },
 }
 
-/// Name of the note that holds the relay's identity.
-const RELAY_NOTE: &str = "relay";
-
 /// State of the connection.
 #[derive(Debug, Default)]
 pub(super) struct Link {
@@ -49,15 +46,11 @@ pub(super) struct Link {
     auth_trouble: bool,
     /// The relay has registered this very instance.
     known_instance: bool,
-    /// Identity of the relay that the stored message ids belong to.
-    relay: Option<String>,
+    /// What stood here when the registration was sent.
+    asked_at: Highest,
 }
 
 impl Link {
-    pub fn restore(&mut self, notes: &[(String, String)]) {
-        self.relay = notes.iter().find(|(key, _)| key == RELAY_NOTE).map(|(_, relay)| relay.clone());
-    }
-
     pub fn is_registered(&self) -> bool {
         matches!(self.conn, Conn::Registered { .. })
     }
@@ -139,6 +132,7 @@ impl Agent {
         match (event, &self.link.conn) {
             (BusEvent::Connected, Conn::Connecting) => {
                 self.link.conn = Conn::Registering { until: now.tick + REGISTER_TIMEOUT };
+                self.link.asked_at = self.generations.highest();
                 let mut registration = self.config.registration.clone();
                 registration.protocol = PROTOCOL;
                 registration.meta = self.registration_meta();
@@ -193,7 +187,8 @@ impl Agent {
         self.link.conn = Conn::Registered { since: now.tick };
         self.tokens.note_accepted();
         self.link.known_instance = true;
-        self.note_relay(registered.server.get("id").and_then(Value::as_str));
+        let asked_at = std::mem::take(&mut self.link.asked_at);
+        self.note_relay(&registered.server, Some(&asked_at));
         self.link.epoch = registered.epoch;
         self.link.liveness_at = None;
         let interval = match registered.heartbeat_interval_ms {
@@ -209,20 +204,6 @@ impl Agent {
         self.ask_unread();
     }
 
-    /// Message ids mean something only together with the relay that gave them: with another one (or the same with new
-    /// data) the ids of settled messages would hide new messages.
-    fn note_relay(&mut self, told: Option<&str>) {
-        let relay = told.unwrap_or(&self.config.relay_url).to_string();
-        if self.link.relay.as_ref().is_some_and(|known| *known != relay) {
-            self.log("warn", "runner", format!("this is another relay ({relay}); message ids begin anew"));
-            self.forget_settled();
-        }
-        if self.link.relay.as_ref() != Some(&relay) {
-            self.ops.push(StoreOp::Note { key: RELAY_NOTE.into(), value: Some(relay.clone()) });
-            self.link.relay = Some(relay);
-        }
-    }
-
     /// The relay answers: everything that waited for it goes out.
     pub(super) fn on_relay_back(&mut self, now: Now) {
         self.tell_reads_again(now);
@@ -232,7 +213,7 @@ impl Agent {
     }
 
     pub(super) fn ask_unread(&mut self) {
-        let query = format!("{}?for={}&unread=true&limit=100", path::MESSAGES, crate::wire::api::encode(&self.config.agent_id));
+        let query = format!("{}?for={}&unread=true&limit={UNREAD_PAGE}", path::MESSAGES, crate::wire::api::encode(&self.config.agent_id));
         self.ask(Purpose::Unread, "GET", query, None);
     }
 
@@ -322,6 +303,7 @@ impl Agent {
                 Purpose::PutStatus => self.liveness_step(Purpose::PutReady),
                 Purpose::PutReady => self.liveness_step(Purpose::Heartbeat),
                 Purpose::Heartbeat => {
+                    self.note_server_in(&body);
                     let pending = body.get("commands").and_then(Value::as_array).cloned().unwrap_or_default();
                     for id in pending.iter().filter_map(Value::as_str) {
                         if !self.commands.knows(id) {
@@ -332,6 +314,7 @@ impl Agent {
                     self.ask_unread();
                 }
                 _ => {
+                    self.note_server_in(&body);
                     self.link.known_instance = true;
                     self.liveness_step(Purpose::PutStatus);
                 }

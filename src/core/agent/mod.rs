@@ -10,6 +10,7 @@ mod commands;
 pub mod config;
 pub mod effect;
 pub mod event;
+mod generations;
 mod hooks;
 mod inbox;
 mod life;
@@ -56,6 +57,7 @@ pub struct Agent {
     store_retry_at: Option<Tick>,
     restored: bool,
     finished: bool,
+    generations: generations::Generations,
     inbox: inbox::Inbox,
     turn: turn::Turns,
     prompt: prompt::FirstPrompt,
@@ -96,6 +98,7 @@ impl Agent {
             store_retry_at: None,
             restored: false,
             finished: false,
+            generations: generations::Generations::default(),
             inbox: inbox::Inbox::default(),
             turn: turn::Turns::default(),
             prompt: Default::default(),
@@ -176,11 +179,11 @@ impl Agent {
     fn on_restored(&mut self, now: Now, snapshot: Snapshot) {
         self.restored = true;
         self.outbox.restore(snapshot.outbox_pending, snapshot.outbox_poisoned);
+        self.generations.restore(snapshot.generations, &snapshot.notes);
         self.inbox.restore(snapshot.waiting, snapshot.more_waiting, snapshot.settled);
         self.restore_turn(snapshot.unsettled);
         self.restore_commands(now, snapshot.commands);
         self.life.restore(snapshot.provider);
-        self.link.restore(&snapshot.notes);
         self.tokens.restore(now, &self.config, &snapshot.notes);
         self.restore_prompt(&snapshot.notes);
         self.begin_tokens(now);

@@ -4,6 +4,8 @@
 //! (no answer, 5xx, 408, 429, 401, 403) never poisons a row: it waits. Only a row that the relay can never take (other
 //! 4xx) is set aside, logged and counted (R-164a).
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 
 use super::Agent;
@@ -14,7 +16,7 @@ use crate::core::limits::*;
 use crate::core::session::Mirror;
 use crate::core::time::{Now, Tick};
 use crate::core::{Cause, backoff};
-use crate::wire::api::{NewMessage, USER};
+use crate::wire::api::{NewMessage, OTHER_GENERATION, USER};
 
 #[derive(Debug, Default, PartialEq)]
 enum Pump {
@@ -41,6 +43,10 @@ pub(super) struct Outbox {
     heard: bool,
     /// Rows that are with the pump.
     flying: usize,
+    /// Those of them that report about tasks.
+    reports: Vec<u64>,
+    /// Answers whose message the relay has not got any more, as it said itself.
+    unattached: BTreeSet<u64>,
     pub last_error: Option<(String, Tick)>,
 }
 
@@ -98,10 +104,13 @@ impl Agent {
                 return self.wait_outbox(now);
             }
         };
+        let rows = self.for_this_relay(rows);
         match (rows.is_empty(), self.tokens.for_call(false)) {
             (false, Some(token)) => {
                 self.outbox.pump = Pump::Posting;
                 self.outbox.flying = rows.len();
+                self.outbox.reports = rows.iter().filter(|batch| batch.row.kind == "task-update").map(|batch| batch.seq).collect();
+
                 self.out.push(Effect::Pump { rows, token });
             }
             (false, None) => self.wait_outbox(now),
@@ -111,6 +120,37 @@ impl Agent {
                 self.outbox.pending = 0;
             }
         }
+    }
+
+    /// Rows about earlier generations: an answer tells in words what it answers, since the relay may no longer have that; a
+    /// report about a task of a relay without generations has nobody to reach.
+    fn for_this_relay(&mut self, rows: Vec<Batch>) -> Vec<Batch> {
+        let mut wanted = Vec::with_capacity(rows.len());
+        for mut batch in rows {
+            let Batch { seq, row } = &mut batch;
+            let told = self.generations.on_wire(row.generation).is_some();
+            if row.generation != 0 && row.kind == "task-update" && !told {
+                let name = self.generations.name(row.generation);
+                let text = format!("row {seq} is dropped: the task is one of another relay ({name})");
+                self.log("warn", "outbox", text);
+                self.outbox.pending = self.outbox.pending.saturating_sub(1);
+                self.ops.push(StoreOp::OutboxDelete(vec![*seq]));
+                continue;
+            }
+            let unattached = self.outbox.unattached.contains(seq);
+            if row.generation != 0 && row.kind == "message" && (unattached || !self.generations.is_current(row.generation)) {
+                let attached = std::mem::take(&mut row.payload);
+                row.payload = self.without_reply_to(&attached, row.generation);
+                if told && !unattached {
+                    // It may have it: the reference goes along, and the key stays.
+                    for field in ["replyTo", "generation", "idempotencyKey", "payload"] {
+                        row.payload[field] = attached.get(field).cloned().unwrap_or(Value::Null);
+                    }
+                }
+            }
+            wanted.push(batch);
+        }
+        wanted
     }
 
     fn wait_outbox(&mut self, now: Now) {
@@ -137,9 +177,21 @@ impl Agent {
         };
         let mut arrived = Vec::new();
         let mut waits = false;
-        for RowAnswer { seq, status, error } in answers {
+        for RowAnswer { seq, status, code, error } in answers {
             match status {
-                200..=299 | 409 => arrived.push(seq),
+                // Only an answer names a message; a report about a task that is not there any more has nobody to reach.
+                409 if code == OTHER_GENERATION && self.outbox.unattached.insert(seq) => {
+                    self.log("warn", "outbox", format!("row {seq} goes again without the message that it answers: {error}"));
+                }
+                // The task is not there any more: nobody waits for the report.
+                404 if self.outbox.reports.contains(&seq) => {
+                    self.log("warn", "outbox", format!("row {seq} ends here, its task is not there any more: {error}"));
+                    arrived.push(seq);
+                }
+                200..=299 | 409 => {
+                    self.outbox.unattached.remove(&seq);
+                    arrived.push(seq);
+                }
                 408 | 425 | 429 | 500.. | 401 | 403 => {
                     self.outbox.last_error = Some((format!("row {seq}: {error} (HTTP {status})"), now.tick));
                     if matches!(status, 401 | 403) {
@@ -206,7 +258,7 @@ impl Agent {
             ..Default::default()
         };
         let payload = serde_json::to_value(message).expect("plain data");
-        self.append(OutboxRow { kind: "session-message".into(), key, occurred_at: now.wall.0, payload });
+        self.append(OutboxRow { kind: "session-message".into(), key, occurred_at: now.wall.0, payload, generation: 0 });
     }
 
     /// A hook broke: reported once the relay can be reached.
@@ -221,6 +273,6 @@ impl Agent {
         });
         self.mirrored += 1;
         let key = format!("{}:insight:{}:{}", self.config.agent_id, self.config.instance_id, self.mirrored);
-        self.append(OutboxRow { kind: "insight".into(), key, occurred_at: now.wall.0, payload });
+        self.append(OutboxRow { kind: "insight".into(), key, occurred_at: now.wall.0, payload, generation: 0 });
     }
 }

@@ -2,6 +2,7 @@
 
 use super::Agent;
 use super::store::StoreOp;
+use crate::core::ids::MessageRef;
 use crate::core::session::{Fate, How, RESTART_MARK, Trace, TurnEnd, Verb};
 
 /// Name of the note that tells how it stands.
@@ -11,7 +12,7 @@ const HANDED: &str = "handed";
 /// Its turn is over.
 const DONE: &str = "delivered";
 /// Stands for it among the messages that the record is asked for; those have higher numbers.
-pub(super) const PROMPT_ID: u64 = 0;
+pub(super) const PROMPT: MessageRef = MessageRef { family: 0, id: 0, generation: 0 };
 /// Characters by which it is known again.
 const TRACE_CHARS: usize = 100;
 

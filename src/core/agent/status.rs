@@ -390,6 +390,7 @@ impl Agent {
             },
             "connection": {
                 "state": self.link.word(), "relayUrl": self.config.relay_url, "epoch": self.link.epoch,
+                "relay": self.generations.summary(),
                 "forMs": self.link.since().map(ago), "attempts": self.link.attempts(),
             },
             "providerProcess": self.life_json(now), "session": self.status.facts, "context": self.status.context,

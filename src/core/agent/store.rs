@@ -2,17 +2,20 @@
 
 use serde_json::Value;
 
+use crate::core::ids::MessageRef;
 use crate::wire::api::{Command, Message};
 
 /// One change of the store. The operations of one commit are one transaction.
 #[derive(Debug, Clone, PartialEq)]
 pub enum StoreOp {
-    /// A message arrived; repeated ids are ignored.
-    InboxPut(Message),
+    /// A generation of a relay's data is known, or more is known of it.
+    GenerationPut(Generation),
+    /// A message arrived; a repeated one is ignored.
+    InboxPut(InboxMessage),
     /// A message moved on.
     InboxMark {
-        /// Message id.
-        id: u64,
+        /// Which message.
+        at: MessageRef,
         /// New state.
         state: InboxState,
         /// Batch that it travels in.
@@ -22,15 +25,17 @@ pub enum StoreOp {
     },
     /// A message is done: its body goes, its id stays.
     InboxSettle {
-        /// Message id.
-        id: u64,
+        /// Which message.
+        at: MessageRef,
         /// Whether the relay knows that it is read.
         read: bool,
+        /// How its task ended, if it carried one and this runner reported its end.
+        ended: Option<TaskEnd>,
     },
     /// The row goes altogether.
     InboxForget {
-        /// Message id.
-        id: u64,
+        /// Which message.
+        at: MessageRef,
     },
     /// A command arrived.
     CommandPut(Command),
@@ -107,6 +112,8 @@ pub struct OutboxRow {
     pub occurred_at: i64,
     /// Body of the call.
     pub payload: Value,
+    /// Number of the generation that the ids in the body belong to; 0: it names none.
+    pub generation: u32,
 }
 
 /// Which rows go first when the bound is reached: a higher class is dropped earlier.
@@ -140,9 +147,56 @@ pub struct ProviderRecord {
     pub session: String,
 }
 
+/// A generation of a relay's data, as this runner keeps it.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Generation {
+    /// Its number here, from 1; never reused.
+    pub number: u32,
+    /// Generations of one family never reuse ids, and are ordered by them.
+    pub family: u32,
+    /// What the relay calls it; the relay's id or URL where it has no generations. Unique: a second relay that says the same name has a
+    /// suffix.
+    pub name: String,
+    /// The name as it stands on the wire, for relays that have generations.
+    pub told: Option<String>,
+    /// Highest message id of it in the store.
+    pub highest: u64,
+}
+
+/// A message with its place.
+#[derive(Debug, Clone, PartialEq)]
+pub struct InboxMessage {
+    /// Its place.
+    pub at: MessageRef,
+    /// The message.
+    pub message: Message,
+}
+
+/// How a task ended, as this runner reported it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TaskEnd {
+    /// The relay's id of the task.
+    pub task: u64,
+    /// `done` or `failed`.
+    pub status: String,
+}
+
+/// A message that is done.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settled {
+    /// Its place.
+    pub at: MessageRef,
+    /// Whether the relay knows that it is read.
+    pub read: bool,
+    /// How its task ended.
+    pub ended: Option<TaskEnd>,
+}
+
 /// A message that was in a batch when the last life ended.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Unsettled {
+    /// Its place.
+    pub at: MessageRef,
     /// The message.
     pub message: Message,
     /// Delivering or confirmed.
@@ -154,14 +208,16 @@ pub struct Unsettled {
 /// All that an agent starts from.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Snapshot {
-    /// Waiting messages, lowest ids first, at most `INBOX_CACHED_MAX`.
-    pub waiting: Vec<Message>,
+    /// Generations of relays' data that rows belong to.
+    pub generations: Vec<Generation>,
+    /// Waiting messages in order of delivery, at most `INBOX_CACHED_MAX`.
+    pub waiting: Vec<InboxMessage>,
     /// Whether more wait in the store.
     pub more_waiting: bool,
     /// Messages in a batch.
     pub unsettled: Vec<Unsettled>,
-    /// Ids of settled messages, oldest first, with whether the relay knows that they are read.
-    pub settled: Vec<(u64, bool)>,
+    /// Settled messages, oldest first.
+    pub settled: Vec<Settled>,
     /// Command log, oldest first, with whether the relay knows the status.
     pub commands: Vec<(Command, bool)>,
     /// Rows that wait in the outbox.

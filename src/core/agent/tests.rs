@@ -159,7 +159,7 @@ fn reply_and_batch_done_are_one_transaction() {
     let together = effects.iter().any(|effect| match effect {
         Effect::Commit { ops, .. } => {
             let reply = ops.iter().any(|op| matches!(op, StoreOp::OutboxAppend(row) if row.kind == "message" && row.key == "reply:a:1"));
-            reply && ops.iter().any(|op| matches!(op, StoreOp::InboxSettle { id: 1, .. }))
+            reply && ops.iter().any(|op| matches!(op, StoreOp::InboxSettle { at, .. } if at.id == 1))
         }
         _ => false,
     });
@@ -453,7 +453,7 @@ fn a_refused_message_is_told_to_its_sender_and_holds_up_nobody() {
     let all = [bench.commit(), effects].concat();
     let read = |effect: &Effect| format!("{effect:?}").contains("/read");
     assert!(!all.iter().any(read), "{all:?}");
-    assert!(!bench.agent.turn.holds(1));
+    assert!(!bench.agent.turn.unread_places().any(|at| at.id == 1));
     bench.message(2);
     let effects = bench.commit();
     assert_eq!(parcels(&effects).len(), 1, "the next one has its turn: {effects:?}");

@@ -13,15 +13,16 @@ use serde_json::{Value, json};
 
 use super::Agent;
 use super::calls::Purpose;
-use super::prompt::PROMPT_ID;
+use super::prompt::PROMPT;
 use super::store::{InboxState, OutboxRow, StoreOp, Unsettled};
 use super::text::{self, trace};
 use crate::core::Cause;
+use crate::core::ids::MessageRef;
 use crate::core::limits::*;
 use crate::core::session::{Parcel, Trace, TurnEnd, Verb};
 use crate::core::time::{Now, Tick, sooner};
 use crate::core::tracker::{Claim, ClaimKind, TURN, Work};
-use crate::wire::api::{Message, path};
+use crate::wire::api::{Message, OTHER_GENERATION, path};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
@@ -39,17 +40,20 @@ enum Phase {
 
 #[derive(Debug)]
 struct Entry {
+    at: MessageRef,
     message: Message,
     claimed: bool,
     read: bool,
+    /// The relay has said that it does not have this message any more.
+    gone: bool,
     confirmed: bool,
     /// Key of the parcel that it travels in.
     key: String,
 }
 
 impl Entry {
-    fn new(message: Message) -> Entry {
-        Entry { claimed: !message.claimable, message, read: false, confirmed: false, key: String::new() }
+    fn new((at, message): (MessageRef, Message)) -> Entry {
+        Entry { at, claimed: !message.claimable, message, read: false, gone: false, confirmed: false, key: String::new() }
     }
 }
 
@@ -68,7 +72,7 @@ pub(super) struct Turns {
     /// Urgent messages of the last batch that its turn did not take: the next turn does.
     tail: Option<Batch>,
     /// Messages that the record was asked for, in order.
-    asked: Vec<u64>,
+    asked: Vec<MessageRef>,
     number: u64,
     retry_at: Option<Tick>,
     renew_at: Option<Tick>,
@@ -83,18 +87,34 @@ pub(super) struct Turns {
 const SETTLE_WAIT: Duration = Duration::from_secs(5);
 
 impl Turns {
-    pub fn holds(&self, id: u64) -> bool {
-        self.entries().any(|entry| entry.message.id == id)
+    pub fn holds(&self, at: MessageRef) -> bool {
+        self.entries().any(|entry| entry.at == at)
     }
 
-    pub fn note_read(&mut self, id: u64) {
-        for entry in self.batch.iter_mut().chain(&mut self.tail).flat_map(|batch| batch.entries.iter_mut()) {
-            entry.read |= entry.message.id == id;
+    fn entry(&mut self, at: MessageRef) -> Option<&mut Entry> {
+        self.batch.iter_mut().chain(&mut self.tail).flat_map(|batch| batch.entries.iter_mut()).find(|entry| entry.at == at)
+    }
+
+    pub fn note_read(&mut self, at: MessageRef) {
+        if let Some(entry) = self.entry(at) {
+            entry.read = true;
         }
     }
 
-    pub fn unread_ids(&self) -> impl Iterator<Item = u64> {
-        self.entries().filter(|entry| entry.confirmed && !entry.read).map(|entry| entry.message.id)
+    /// Whether the relay knows what was read is not known any more.
+    pub fn forget_reads(&mut self) {
+        self.batch.iter_mut().chain(&mut self.tail).flat_map(|batch| batch.entries.iter_mut()).for_each(|entry| entry.read = false);
+    }
+
+    /// The relay does not have this message any more: its answer cannot hang on it.
+    pub fn note_gone(&mut self, at: MessageRef) {
+        if let Some(entry) = self.entry(at) {
+            entry.gone = true;
+        }
+    }
+
+    pub fn unread_places(&self) -> impl Iterator<Item = MessageRef> {
+        self.entries().filter(|entry| entry.confirmed && !entry.read).map(|entry| entry.at)
     }
 
     fn entries(&self) -> impl Iterator<Item = &Entry> {
@@ -137,7 +157,7 @@ impl Agent {
             .map(|row| Entry {
                 confirmed: row.state == InboxState::Confirmed,
                 // A claim may have lapsed meanwhile: it is made again before the message is.
-                ..Entry::new(row.message)
+                ..Entry::new((row.at, row.message))
             })
             .collect();
         self.turn.batch = Some(Batch { number, phase: Phase::Unsettled, entries, end: None });
@@ -147,7 +167,7 @@ impl Agent {
     pub(super) fn traces(&mut self) -> Vec<Trace> {
         // What is asked for may be settled, or followed by others, when the answer comes.
         let prompt = self.prompt_trace();
-        self.turn.asked = prompt.iter().map(|_| PROMPT_ID).chain(self.turn.entries().map(|entry| entry.message.id)).collect();
+        self.turn.asked = prompt.iter().map(|_| PROMPT).chain(self.turn.entries().map(|entry| entry.at)).collect();
         prompt.into_iter().chain(self.turn.entries().map(|entry| trace(&entry.message))).collect()
     }
 
@@ -163,24 +183,24 @@ impl Agent {
             self.turn.running = true;
             return;
         }
-        let ids = self.next_ids();
-        if ids.is_empty() {
+        let next = self.next_messages();
+        if next.is_empty() {
             return;
         }
         self.turn.number += 1;
-        let entries: Vec<Entry> = ids.into_iter().filter_map(|id| self.inbox.take(id)).map(Entry::new).collect();
+        let entries: Vec<Entry> = next.into_iter().filter_map(|at| self.inbox.take(at)).map(Entry::new).collect();
         self.turn.batch = Some(Batch { number: self.turn.number, phase: Phase::Claiming, entries, end: None });
         self.claim_batch();
     }
 
-    /// The waiting messages that make the next batch: lowest ids first, and where the provider treats the words of people
+    /// The waiting messages that make the next batch: in order, and where the provider treats the words of people
     /// and of others differently, only as far as one kind goes.
-    fn next_ids(&self) -> Vec<u64> {
+    fn next_messages(&self) -> Vec<MessageRef> {
         let mut kind = None;
-        let one_kind = |message: &&Message| {
+        let one_kind = |(_, message): &(MessageRef, &Message)| {
             !self.config.apart || *kind.get_or_insert_with(|| text::is_of_person(message)) == text::is_of_person(message)
         };
-        self.inbox.waiting().take(BATCH_MESSAGES_MAX).take_while(one_kind).map(|message| message.id).collect()
+        self.inbox.waiting().take(BATCH_MESSAGES_MAX).take_while(one_kind).map(|(at, _)| at).collect()
     }
 
     /// Urgent messages go into the turn that runs, if the session can do that; claimable ones wait for their claim.
@@ -190,16 +210,16 @@ impl Agent {
         if !runs || !joins || !self.config.takes_urgent {
             return;
         }
-        let urgent = |message: &&Message| message.is_urgent() && !message.claimable;
-        let Some(first) = self.inbox.waiting().find(urgent) else { return };
+        let urgent = |(_, message): &(MessageRef, &Message)| message.is_urgent() && !message.claimable;
+        let Some((_, first)) = self.inbox.waiting().find(urgent) else { return };
         let person = text::is_of_person(first);
-        let same = |message: &&Message| urgent(message) && (!self.config.apart || text::is_of_person(message) == person);
-        let ids: Vec<u64> = self.inbox.waiting().filter(same).take(BATCH_MESSAGES_MAX).map(|message| message.id).collect();
+        let same = |one: &(MessageRef, &Message)| urgent(one) && (!self.config.apart || text::is_of_person(one.1) == person);
+        let joining: Vec<MessageRef> = self.inbox.waiting().filter(same).take(BATCH_MESSAGES_MAX).map(|(at, _)| at).collect();
         if self.turn.batch.is_none() {
             self.turn.number += 1;
             self.turn.batch = Some(Batch { number: self.turn.number, phase: Phase::Sent, entries: Vec::new(), end: None });
         }
-        let entries: Vec<Entry> = ids.into_iter().filter_map(|id| self.inbox.take(id)).map(Entry::new).collect();
+        let entries: Vec<Entry> = joining.into_iter().filter_map(|at| self.inbox.take(at)).map(Entry::new).collect();
         self.hand_over(entries, true);
     }
 
@@ -216,8 +236,8 @@ impl Agent {
         };
         for entry in &mut entries {
             entry.key = parcel.key.clone();
-            let (id, state, batch) = (entry.message.id, InboxState::Delivering, batch.number);
-            self.ops.push(StoreOp::InboxMark { id, state, batch, evidence: String::new() });
+            let (at, state, batch) = (entry.at, InboxState::Delivering, batch.number);
+            self.ops.push(StoreOp::InboxMark { at, state, batch, evidence: String::new() });
         }
         batch.entries.append(&mut entries);
         let (_, order) = self.life.verb(Verb::Deliver(parcel));
@@ -230,41 +250,66 @@ impl Agent {
             return;
         };
         batch.phase = Phase::Claiming;
-        let ids: Vec<u64> = batch.entries.iter().filter(|entry| !entry.claimed).map(|entry| entry.message.id).collect();
-        for id in ids {
-            let body = json!({"agentId": self.config.agent_id, "instanceId": self.config.instance_id});
-            self.ask(Purpose::Claim(id), "POST", path::message_part(id, "claim"), Some(body));
+        let wanted: Vec<MessageRef> = batch.entries.iter().filter(|entry| !entry.claimed).map(|entry| entry.at).collect();
+        for at in wanted {
+            let Some(mut body) = self.body_about(at) else {
+                self.drop_claimable(at, true);
+                continue;
+            };
+            body["instanceId"] = json!(self.config.instance_id);
+            self.ask(Purpose::Claim(at), "POST", path::message_part(at.id, "claim"), Some(body));
         }
         self.deliver_if_claimed();
     }
 
+    /// The body of a call about a message; `None`: this relay would take its id for another one.
+    fn body_about(&self, at: MessageRef) -> Option<Value> {
+        let told = self.generations.on_wire(at.generation)?;
+        let mut body = json!({"agentId": self.config.agent_id});
+        if let Some(told) = told {
+            body["generation"] = json!(told);
+        }
+        Some(body)
+    }
+
+    /// A message that cannot be claimed leaves its batch without a trace: the relay offers it again if need be. `lost`: the relay
+    /// does not have it any more, and nobody else will ever offer it.
+    fn drop_claimable(&mut self, at: MessageRef, lost: bool) {
+        let Some(batch) = self.turn.batch.as_mut() else { return };
+        let Some(place) = batch.entries.iter().position(|entry| entry.at == at) else { return };
+        let entry = batch.entries.remove(place);
+        if lost {
+            self.tell_not_started(at, &entry.message);
+        }
+        self.forget_message(at);
+    }
+
     /// One claim answered: ours, somebody else's, or unknown for now.
-    pub(super) fn on_claim_answer(&mut self, now: Now, id: u64, result: Result<(u16, Value), Cause>) {
+    pub(super) fn on_claim_answer(&mut self, now: Now, at: MessageRef, result: Result<(u16, Value), Cause>) {
         let Some(batch) = self.turn.batch.as_mut().filter(|batch| batch.phase == Phase::Claiming) else {
             return;
         };
-        let Some(at) = batch.entries.iter().position(|entry| entry.message.id == id) else {
+        let Some(place) = batch.entries.iter().position(|entry| entry.at == at) else {
             return;
         };
         match result {
             Ok((status, body)) if status < 300 => {
-                batch.entries[at].claimed = true;
-                let message = batch.entries[at].message.clone();
+                batch.entries[place].claimed = true;
+                let message = batch.entries[place].message.clone();
                 self.start_claims(now, &message, body.get("claimExpiresAt").and_then(Value::as_i64));
                 if let Some(task) = message.task_id() {
-                    self.report_task(now, task, message.id, "in_progress", None);
+                    self.report_task(now, task, at, "in_progress", None);
                 }
             }
-            // Somebody else has it, or it is gone: leave without a trace, the relay offers it again if need be.
-            Ok((404 | 409 | 410 | 422, _)) => {
-                batch.entries.remove(at);
-                self.forget_message(id);
-            }
+            Ok((404, _)) => self.drop_claimable(at, true),
+            Ok((409, body)) => self.drop_claimable(at, body.get("code").and_then(Value::as_str) == Some(OTHER_GENERATION)),
+            // Somebody else has it, or it cannot be claimed.
+            Ok((410 | 422, _)) => self.drop_claimable(at, false),
             _ => {
-                let entry = batch.entries.remove(at);
+                let entry = batch.entries.remove(place);
                 let state = InboxState::Received;
-                self.ops.push(StoreOp::InboxMark { id, state, batch: 0, evidence: String::new() });
-                self.inbox.put_back(entry.message);
+                self.ops.push(StoreOp::InboxMark { at, state, batch: 0, evidence: String::new() });
+                self.inbox.put_back(at, entry.message);
                 self.turn.retry_at = Some(now.tick + DELIVERY_RETRY);
             }
         }
@@ -284,16 +329,20 @@ impl Agent {
         self.status.touch();
     }
 
-    fn report_task(&mut self, now: Now, task: u64, message: u64, status: &str, body: Option<String>) {
+    pub(super) fn report_task(&mut self, now: Now, task: u64, at: MessageRef, status: &str, body: Option<String>) {
         let mut payload = json!({
             "taskId": task, "status": status, "agentId": self.config.agent_id,
-            "metadata": {"messageId": message, "completedBy": "runner"}
+            "metadata": {"messageId": at.id, "completedBy": "runner"}
         });
         if let Some(body) = body {
             payload["body"] = json!(body);
         }
-        let key = format!("task:{}:{task}:{message}:{status}", self.config.agent_id);
-        self.append(OutboxRow { kind: "task-update".into(), key, occurred_at: now.wall.0, payload });
+        if let Some(Some(told)) = self.generations.on_wire(at.generation) {
+            payload["generation"] = json!(told);
+        }
+        let key = format!("task:{}:{task}:{}:{status}", self.config.agent_id, at.id);
+        let generation = at.generation;
+        self.append(OutboxRow { kind: "task-update".into(), key, occurred_at: now.wall.0, payload, generation });
     }
 
     fn deliver_if_claimed(&mut self) {
@@ -370,22 +419,22 @@ impl Agent {
             return;
         };
         let number = batch.number;
-        let mut ids = Vec::new();
+        let mut unread = Vec::new();
         for entry in batch.entries.iter_mut().filter(|entry| !entry.confirmed && wanted(entry)) {
             entry.confirmed = true;
-            let mark = StoreOp::InboxMark { id: entry.message.id, state: InboxState::Confirmed, batch: number, evidence: evidence.into() };
-            self.ops.push(mark);
+            let (at, state, batch) = (entry.at, InboxState::Confirmed, number);
+            self.ops.push(StoreOp::InboxMark { at, state, batch, evidence: evidence.into() });
         }
         for entry in batch.entries.iter().filter(|entry| wanted(entry)) {
             if !entry.read {
-                ids.push(entry.message.id);
+                unread.push(entry.at);
             }
             if entry.message.task_id().is_none() {
                 self.tracker.finish_claim(ClaimKind::Message, &entry.message.id.to_string());
             }
         }
-        for id in ids {
-            self.ask_read(id, None);
+        for at in unread {
+            self.ask_read(at, None);
         }
     }
 
@@ -418,19 +467,19 @@ impl Agent {
         }
         if self.turn.renew_at.is_some_and(|at| at <= now.tick) {
             self.turn.renew_at = None;
-            let ids: Vec<u64> =
-                self.turn.entries().filter(|e| e.message.claimable && e.message.task_id().is_some()).map(|e| e.message.id).collect();
-            for id in ids {
-                let body = json!({"agentId": self.config.agent_id});
-                self.ask(Purpose::RenewClaim(id), "POST", path::message_part(id, "claim/renew"), Some(body));
+            let held: Vec<MessageRef> =
+                self.turn.entries().filter(|e| e.message.claimable && e.message.task_id().is_some()).map(|e| e.at).collect();
+            for at in held {
+                let Some(body) = self.body_about(at) else { continue };
+                self.ask(Purpose::RenewClaim(at), "POST", path::message_part(at.id, "claim/renew"), Some(body));
                 self.turn.renew_at = Some(now.tick + CLAIM_RENEWAL_INTERVAL);
             }
         }
     }
 
-    pub(super) fn on_claim_renewed(&mut self, now: Now, id: u64, result: Result<(u16, Value), Cause>) {
+    pub(super) fn on_claim_renewed(&mut self, now: Now, at: MessageRef, result: Result<(u16, Value), Cause>) {
         let Ok((status, body)) = result else { return };
-        let message = self.turn.entries().find(|e| e.message.id == id).map(|e| e.message.clone());
+        let message = self.turn.entries().find(|e| e.at == at).map(|e| e.message.clone());
         if let (true, Some(message)) = (status < 300, message) {
             self.start_claims(now, &message, body.get("claimExpiresAt").and_then(Value::as_i64));
         }

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::Hub;
 use super::Refusal;
 use super::event::{After, Effect, HubOp, Query, ReadAnswer, ReadFor};
+use super::generations::{Named, told_in};
 use super::routes::{Access, Call, Found, Route, find, spec};
 use super::tokens::allows;
 use crate::core::http::{Body, Request};
@@ -134,6 +135,14 @@ impl Hub {
         Answer::Later
     }
 
+    /// What the relay says of itself to whoever registers.
+    pub(super) fn server(&self) -> Value {
+        json!({
+            "name": "agent-relay hub", "id": self.config.id, "version": VERSION, "protocol": PROTOCOL,
+            "generation": self.generations.newest(), "lastMessageId": self.last_message,
+        })
+    }
+
     fn health(&self) -> Value {
         let uptime = self.started.map(|start| (self.now.tick - start).as_millis() as u64);
         json!({"ok": true, "version": VERSION, "protocol": PROTOCOL, "uptimeMs": uptime, "serverTime": self.now.wall.0})
@@ -165,7 +174,8 @@ impl Hub {
             Call::GetAgent | Call::DeleteAgent => self.on_agent(actor, call, first),
             Call::Obligations => {
                 own(actor, first)?;
-                self.ask(ticket, Query::Obligations { agent: first.to_string() })
+                self.read(Query::Obligations { agent: first.to_string() }, ReadFor::Obligations(ticket));
+                Ok(Answer::Later)
             }
             Call::PutStatus | Call::PutReady | Call::Heartbeat | Call::PutLabel => {
                 self.on_agent_part(actor, call, first, &object(request)?)
@@ -261,6 +271,10 @@ impl Hub {
                 self.refuse(ticket, 404, "not_found", "there is no such thing, or it is not yours to see");
             }
             (Some(ReadFor::Ticket(ticket)), ReadAnswer::Json(body)) => self.respond(ticket, 200, body),
+            (Some(ReadFor::Obligations(ticket)), ReadAnswer::Json(mut body)) => {
+                body["server"] = self.server();
+                self.respond(ticket, 200, body);
+            }
             (Some(ReadFor::Ticket(ticket)), ReadAnswer::Messages(messages)) => self.respond(ticket, 200, json!({"messages": messages})),
             (Some(ReadFor::Figures { ticket, gate, prometheus }), ReadAnswer::Json(store)) => match prometheus {
                 true => {
@@ -272,7 +286,7 @@ impl Hub {
                     self.respond(ticket, 200, info);
                 }
             },
-            (Some(ReadFor::Ticket(ticket) | ReadFor::Figures { ticket, .. }), ReadAnswer::Failed(text)) => {
+            (Some(ReadFor::Ticket(ticket) | ReadFor::Obligations(ticket) | ReadFor::Figures { ticket, .. }), ReadAnswer::Failed(text)) => {
                 self.refuse(ticket, 500, "internal", &text);
             }
             (Some(ReadFor::Deliver(agent, ids)), ReadAnswer::Messages(messages)) => self.on_delivery_read(&agent, &ids, messages),
@@ -282,7 +296,7 @@ impl Hub {
                     agent.loading = false;
                 }
             }
-            (Some(ReadFor::Figures { ticket, .. }), ReadAnswer::Messages(_)) => {
+            (Some(ReadFor::Figures { ticket, .. } | ReadFor::Obligations(ticket)), ReadAnswer::Messages(_)) => {
                 self.refuse(ticket, 500, "internal", "the store gave something else")
             }
             (None, _) => {}
@@ -326,7 +340,9 @@ impl Hub {
         };
         own(actor, &id)?;
         self.register(&id, registration, None)?;
-        Ok(Answer::Durable(200, self.card(&id)))
+        let mut card = self.card(&id);
+        card["server"] = self.server();
+        Ok(Answer::Durable(200, card))
     }
 
     fn on_agent(&mut self, actor: &TokenRecord, call: Call, id: &str) -> Routed {
@@ -366,7 +382,7 @@ impl Hub {
                     super::agents::merge_meta(&mut agent.meta, meta.clone());
                 }
                 self.seen(id);
-                return Ok(Answer::Now(200, json!({"ok": true, "commands": self.pending_for(id)})));
+                return Ok(Answer::Now(200, json!({"ok": true, "commands": self.pending_for(id), "server": self.server()})));
             }
             _ => {
                 let label = match body.get("label") {
@@ -434,6 +450,7 @@ impl Hub {
         {
             return Err((403, "forbidden", format!("this token acts as {own}, not as {told}")));
         }
+        self.check_generation(told_in(body), Named::Message(id))?;
         if id > self.last_message {
             return Err((404, "not_found", format!("there is no message {id}")));
         }

@@ -52,6 +52,9 @@ impl Hub {
         let Some(offer) = self.offers.get(&message) else {
             return Err((409, "already_claimed", "the message is settled or cannot be claimed".into()));
         };
+        if offer.task.and_then(|task| self.tasks.get(&task)).is_some_and(|open| open.status == "blocked") {
+            return Err((409, "blocked", "the task is blocked; `agent-relay tasks reopen ID` offers it again".into()));
+        }
         if let Some(claim) = offer.claim.as_ref().filter(|claim| claim.agent != agent && claim.until > self.now.tick) {
             return Err((409, "already_claimed", format!("{} holds this message", claim.agent)));
         }
@@ -134,6 +137,11 @@ impl Hub {
         {
             self.tasks.remove(&task);
         }
+    }
+
+    /// The claim ends and nothing is offered again.
+    pub(super) fn end_claim_silently(&mut self, message: u64) {
+        self.set_claim(message, None);
     }
 
     fn end_claim(&mut self, message: u64) {

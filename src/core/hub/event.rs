@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::generations::{DataState, Mark, StoredGeneration};
 use crate::core::Cause;
 use crate::core::http::{Body, Figures, Request};
 use crate::core::time::Tick;
@@ -75,6 +76,8 @@ pub enum StoreEvent {
         upto: u64,
         /// Messages that were not stored because their key was seen before: new id, first message.
         existing: Vec<(u64, Message)>,
+        /// Messages that were stored without the message that they answer: it is not there.
+        unattached: Vec<u64>,
         /// What the retention took away.
         retired: Retired,
     },
@@ -119,6 +122,8 @@ pub enum ReadAnswer {
 #[allow(missing_docs)] // the fields are what they are called
 #[derive(Debug, Clone, PartialEq)]
 pub enum ReadFor {
+    /// What an agent owes; the answer tells whose data that is.
+    Obligations(u64),
     /// To answer a request.
     Ticket(u64),
     /// To send these messages to an agent over the bus.
@@ -222,6 +227,11 @@ pub struct Sent {
 #[allow(missing_docs)] // the fields are what they are called
 #[derive(Debug, Clone, PartialEq)]
 pub enum HubOp {
+    /// A hub starts with these data: blocks of ids are reserved. `generation`: a new one begins. `copy`: what was under way in the data has
+    /// gone on since they were copied; unfinished tasks are blocked, claims end, commands expire.
+    Adopt { generation: Option<StoredGeneration>, messages_end: u64, tasks_end: u64, starts: u64, copy: bool, at: i64 },
+    /// Ids up to these ends may be given.
+    Reserve { messages_end: u64, tasks_end: u64 },
     /// A message with its recipients; nothing happens when sender and key were seen before.
     MessagePut { message: Message, recipients: Vec<String>, key: Option<String> },
     /// A recipient more, found later.
@@ -255,6 +265,8 @@ pub enum HubOp {
     TokenPut { hash: String, record: TokenRecord },
     /// A token is gone.
     TokenDelete { hash: String },
+    /// A token is gone, and must not come back with a copy of the data. Times in seconds.
+    TokenRevoke { hash: String, jti: String, expires_at: Option<i64>, at: i64 },
     /// Takes away at most `limit` messages of each class that are older than told, and final commands (D-17).
     Retain { session_before: i64, before: i64, limit: u64 },
 }
@@ -274,6 +286,19 @@ pub struct StoredAgent {
     pub last_seen: i64,
 }
 
+/// A task that is not final.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct StoredTask {
+    /// Its id.
+    pub id: u64,
+    /// Its message.
+    pub message: u64,
+    /// Its status.
+    pub status: String,
+    /// It is blocked since it stood in a copy of the data.
+    pub restored: bool,
+}
+
 /// A claimable message that is not settled.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct StoredOffer {
@@ -290,6 +315,10 @@ pub struct StoredOffer {
 /// All that a hub starts from.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct HubSnapshot {
+    /// What the store knows of its own past.
+    pub data: DataState,
+    /// What stands beside the hub's folder, if anything does.
+    pub mark: Option<Mark>,
     /// Highest message id.
     pub last_message: u64,
     /// Highest task id.
@@ -300,8 +329,8 @@ pub struct HubSnapshot {
     pub agents: Vec<StoredAgent>,
     /// Claimable messages that are not settled.
     pub offers: Vec<StoredOffer>,
-    /// Tasks that are not final: id, message, status.
-    pub tasks: Vec<(u64, u64, String)>,
+    /// Tasks that are not final.
+    pub tasks: Vec<StoredTask>,
     /// Messages that wait for a match: id, target, claimable, sender, until.
     pub unresolved: Vec<(u64, String, bool, String, i64)>,
     /// Commands that are not final.

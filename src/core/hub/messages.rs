@@ -3,10 +3,11 @@
 use serde_json::{Value, json};
 
 use super::event::{After, HubOp, Sent};
+use super::generations::Named;
 use super::tokens::allows;
 use super::{Hub, Refusal};
 use crate::core::limits::QUEUED_FOR;
-use crate::wire::api::{Message, NewMessage, TokenRecord, USER};
+use crate::wire::api::{Message, NewMessage, OTHER_GENERATION, TokenRecord, USER};
 use crate::wire::{FRAME_BYTES_MAX, MESSAGE_BODY_BYTES_MAX};
 
 /// A message that matches nobody yet.
@@ -39,9 +40,13 @@ impl Hub {
             known @ ("chat" | "task" | "system" | "session") => known.to_string(),
             _ => "chat".into(),
         };
+        if let (Some(id), Some(told)) = (new.reply_to, new.generation.as_deref()) {
+            // Its sender knows the number that it answers and can say it in words, which is more than an answer to nothing.
+            let lost = |(status, code, text): Refusal| if status == 404 { (409, OTHER_GENERATION, text) } else { (status, code, text) };
+            self.check_generation(Some(told), Named::Message(id)).map_err(lost)?;
+        }
         let recipients = self.resolve(&new.to, &from)?;
-        self.last_message += 1;
-        let id = self.last_message;
+        let id = self.next_message_id();
         let resolved = match recipients.as_slice() {
             [one] if new.to.starts_with("policy:") => Some(one.clone()),
             _ => None,
@@ -61,11 +66,12 @@ impl Hub {
             resolved_to_agent: resolved,
             created_at: self.now.wall.0,
             occurred_at: new.occurred_at,
+            generation: Some(self.generations.newest().to_string()),
             ..Default::default()
         };
         let size = serde_json::to_string(&message).map_or(usize::MAX, |text| text.len());
         if size > FRAME_BYTES_MAX - 8192 {
-            self.last_message -= 1;
+            self.last_message -= 1; // nobody has seen it
             return Err((
                 413,
                 "message_too_large",
@@ -200,17 +206,31 @@ impl Hub {
     }
 
     /// Answers and routes what a commit made durable.
-    pub(super) fn release(&mut self, after: Vec<After>, existing: &[(u64, Message)]) {
+    /// `existing`: messages that were there before under their key. `unattached`: those that were stored without the message that
+    /// they answer.
+    pub(super) fn release(&mut self, after: Vec<After>, existing: &[(u64, Message)], unattached: &[u64]) {
+        let detach = |sent: &mut Sent| {
+            let alone = unattached.contains(&sent.message.id);
+            if alone {
+                sent.message.reply_to = None;
+            }
+            alone
+        };
         let first = |sent: &Sent| existing.iter().find(|(id, _)| *id == sent.message.id).map(|(_, first)| first.clone());
         for item in after {
             match item {
                 After::Effect(effect) => self.out.push(effect),
                 After::Event { event, subject, data } => self.publish(event, subject, data),
                 After::Answer { ticket, status, body } => self.respond(ticket, status, body),
-                After::Sent { ticket, sent } => match first(&sent) {
+                After::Sent { ticket, mut sent } => match first(&sent) {
                     Some(message) => self.respond(ticket, 200, json!(message)),
                     None => {
-                        self.respond(ticket, 201, json!(sent.message));
+                        let alone = detach(&mut sent);
+                        let mut answer = json!(sent.message);
+                        if alone {
+                            answer["replyToUnknown"] = json!(true);
+                        }
+                        self.respond(ticket, 201, answer);
                         self.route(&sent);
                     }
                 },
@@ -219,21 +239,27 @@ impl Hub {
                     for row in rows {
                         results.push(match row {
                             Err((status, error)) => {
-                                json!({"status": status, "error": error["error"]})
+                                json!({"status": status, "error": error["error"], "code": error["code"]})
                             }
-                            Ok(sent) => match first(&sent) {
+                            Ok(mut sent) => match first(&sent) {
                                 Some(message) => json!({"status": 200, "message": brief(&message)}),
                                 None => {
+                                    let alone = detach(&mut sent);
                                     self.route(&sent);
-                                    json!({"status": 201, "message": brief(&sent.message)})
+                                    let mut message = brief(&sent.message);
+                                    if alone {
+                                        message["replyToUnknown"] = json!(true);
+                                    }
+                                    json!({"status": 201, "message": message})
                                 }
                             },
                         });
                     }
                     self.respond(ticket, 200, json!({"results": results}));
                 }
-                After::Route { sent } => {
+                After::Route { mut sent } => {
                     if first(&sent).is_none() {
+                        detach(&mut sent);
                         self.route(&sent);
                     }
                 }
@@ -251,7 +277,7 @@ impl Hub {
         } else if !self.after.is_empty() {
             // What routing tells is durable already.
             let after = std::mem::take(&mut self.after);
-            self.release(after, &[]);
+            self.release(after, &[], &[]);
         }
     }
 }

@@ -9,6 +9,7 @@ mod api;
 mod claims;
 mod commands;
 pub mod event;
+pub mod generations;
 mod messages;
 mod metrics;
 mod peers;
@@ -69,6 +70,9 @@ pub struct Hub {
     queues: HashMap<String, agents::Queue>,
     last_message: u64,
     last_task: u64,
+    generations: generations::Generations,
+    /// Why the data were taken for a copy at the start.
+    notice: Option<String>,
     offers: HashMap<u64, claims::Offer>,
     tasks: HashMap<u64, tasks::Open>,
     unresolved: Vec<messages::Unresolved>,
@@ -121,6 +125,8 @@ impl Hub {
             queues: HashMap::new(),
             last_message: 0,
             last_task: 0,
+            generations: generations::Generations::default(),
+            notice: None,
             offers: HashMap::new(),
             tasks: HashMap::new(),
             unresolved: Vec::new(),
@@ -161,7 +167,7 @@ impl Hub {
             let after = std::mem::take(&mut self.after);
             match self.commits.back_mut() {
                 Some((_, _, waiting)) => waiting.extend(after),
-                None => self.release(after, &[]),
+                None => self.release(after, &[], &[]),
             }
         }
         self.finish_if_stopped();
@@ -178,7 +184,7 @@ impl Hub {
     fn on_store(&mut self, event: StoreEvent) {
         match event {
             StoreEvent::Restored(snapshot) => self.on_restored(*snapshot),
-            StoreEvent::Committed { upto, existing, retired } => {
+            StoreEvent::Committed { upto, existing, unattached, retired } => {
                 if self.store_trouble.take().is_some() {
                     self.log("warn", "store accepts changes again");
                 }
@@ -186,7 +192,7 @@ impl Hub {
                 while self.commits.front().is_some_and(|(number, ..)| *number <= upto) {
                     let (_, since, after) = self.commits.pop_front().expect("looked at above");
                     self.meter.commit_time.observe(self.now.tick - since);
-                    self.release(after, &existing);
+                    self.release(after, &existing, &unattached);
                 }
                 self.on_retired(retired);
             }
@@ -202,24 +208,23 @@ impl Hub {
         }
     }
 
-    fn on_restored(&mut self, snapshot: HubSnapshot) {
+    fn on_restored(&mut self, mut snapshot: HubSnapshot) {
         self.started = Some(self.now.tick);
         self.last_message = snapshot.last_message;
         self.last_task = snapshot.last_task;
-        for (recipient, ids) in snapshot.unacknowledged {
+        for (recipient, ids) in std::mem::take(&mut snapshot.unacknowledged) {
             self.queues.entry(recipient).or_default().ids.extend(ids);
         }
-        for agent in snapshot.agents {
+        for agent in std::mem::take(&mut snapshot.agents) {
             self.restore_agent(agent);
         }
-        for offer in snapshot.offers {
+        for offer in std::mem::take(&mut snapshot.offers) {
             self.restore_offer(offer);
         }
-        for (id, message, status) in snapshot.tasks {
-            self.tasks.insert(id, tasks::Open { message, status });
+        for task in std::mem::take(&mut snapshot.tasks) {
+            self.tasks.insert(task.id, tasks::Open { message: task.message, status: task.status, restored: task.restored });
         }
-        self.unresolved = snapshot
-            .unresolved
+        self.unresolved = std::mem::take(&mut snapshot.unresolved)
             .into_iter()
             .map(|(id, target, claimable, sender, until)| messages::Unresolved {
                 id,
@@ -230,8 +235,9 @@ impl Hub {
                 matched: Vec::new(),
             })
             .collect();
-        self.commands = snapshot.commands.into_iter().map(|command| (command.id.clone(), command)).collect();
-        self.tokens = snapshot.tokens.into_iter().map(|(hash, record)| (hash, Arc::new(record))).collect();
+        self.commands = std::mem::take(&mut snapshot.commands).into_iter().map(|command| (command.id.clone(), command)).collect();
+        self.tokens = std::mem::take(&mut snapshot.tokens).into_iter().map(|(hash, record)| (hash, Arc::new(record))).collect();
+        self.adopt(&snapshot);
         // Epochs of events must not repeat over a restart, or an old acknowledgement would fit a new frame.
         self.seq = self.now.wall.0.max(0) as u64 * 1000;
         self.next_sweep = Some(self.now.tick + PING_INTERVAL);

@@ -11,7 +11,6 @@ use crate::core::http::Request;
 use crate::core::limits::*;
 use crate::wire::api::{Message, TokenRecord};
 use crate::wire::bus::{CLOSE_SUPERSEDED, CLOSE_UNAUTHORIZED, ClientFrame, FrameError, Registered, Registration, RelayFrame};
-use crate::wire::{PROTOCOL, VERSION};
 
 /// A connection.
 #[derive(Debug, Default)]
@@ -220,7 +219,7 @@ impl Hub {
             peer.in_flight.clear();
             peer.in_flight_bytes = 0;
         }
-        let server = json!({"name": "agent-relay hub", "id": self.config.id, "version": VERSION, "protocol": PROTOCOL});
+        let server = self.server();
         let registered = Registered {
             agent_id: wanted.clone(),
             epoch,

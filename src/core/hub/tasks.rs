@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::Hub;
 use super::Refusal;
 use super::event::{HubOp, Sent};
+use super::generations::{Named, told_in};
 use crate::wire::api::{NewMessage, Task, TokenRecord, task_is_final};
 
 /// A task that is not final.
@@ -12,6 +13,8 @@ use crate::wire::api::{NewMessage, Task, TokenRecord, task_is_final};
 pub(super) struct Open {
     pub message: u64,
     pub status: String,
+    /// It is blocked since it stood in a copy of the data: who worked on it then may still tell how it ended.
+    pub restored: bool,
 }
 
 const STATUSES: [&str; 7] = ["open", "claimed", "in_progress", "blocked", "done", "failed", "cancelled"];
@@ -39,7 +42,7 @@ impl Hub {
             ..Default::default()
         };
         let sent = self.prepare(actor, new)?;
-        self.last_task = id;
+        self.take_task_id();
         let now = self.now.wall.0;
         let task = Task {
             id,
@@ -48,12 +51,13 @@ impl Hub {
             status: "open".into(),
             severity: Some(text("severity")).filter(|s| !s.is_empty()),
             message_id: sent.message.id,
+            generation: sent.message.generation.clone(),
             agent_id: None,
             created_at: now,
             updated_at: now,
             history: vec![json!({"status": "open", "at": now, "by": sent.message.from})],
         };
-        self.tasks.insert(id, Open { message: task.message_id, status: "open".into() });
+        self.tasks.insert(id, Open { message: task.message_id, status: "open".into(), restored: false });
         self.ops.push(HubOp::TaskPut(task.clone()));
         Ok((task, sent))
     }
@@ -66,6 +70,7 @@ impl Hub {
             return Err((400, "bad_status", format!("\"status\" must be one of {}", STATUSES.join(", "))));
         };
         let agent = actor.agent_id.clone().or_else(|| text("agentId"));
+        self.check_generation(told_in(body), Named::Task(id))?;
         let Some(open) = self.tasks.get(&id) else {
             let code = if id > 0 && id <= self.last_task {
                 (409, "task_is_final", "the task is settled")
@@ -105,6 +110,7 @@ impl Hub {
             self.tasks.remove(&id);
         } else if let Some(open) = self.tasks.get_mut(&id) {
             open.status = status.into();
+            open.restored = false;
         }
         self.emit("task.updated", agent.as_deref().unwrap_or_default(), json!({"taskId": id, "status": status}));
     }

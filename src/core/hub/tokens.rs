@@ -184,16 +184,13 @@ impl Hub {
         }
         // Whoever renewed a token that got into wrong hands must not stay: the whole line goes.
         let line = line_of(&record).to_string();
-        let whole: Vec<(String, String)> = self
-            .tokens
-            .iter()
-            .filter(|(_, record)| line_of(record) == line)
-            .map(|(hash, record)| (hash.clone(), record.jti.clone()))
-            .collect();
-        for (hash, jti) in whole {
+        let whole: Vec<(String, Arc<TokenRecord>)> =
+            self.tokens.iter().filter(|(_, record)| line_of(record) == line).map(|(hash, record)| (hash.clone(), record.clone())).collect();
+        let at = self.now.wall.0 / 1000;
+        for (hash, record) in whole {
             self.tokens.remove(&hash);
-            self.ops.push(HubOp::TokenDelete { hash });
-            self.close_peers_of(&jti);
+            self.ops.push(HubOp::TokenRevoke { hash, jti: record.jti.clone(), expires_at: record.expires_at, at });
+            self.close_peers_of(&record.jti);
         }
         Ok(())
     }

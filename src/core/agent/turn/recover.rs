@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use super::{Entry, Phase};
 use crate::core::agent::Agent;
-use crate::core::agent::prompt::PROMPT_ID;
+use crate::core::agent::prompt::PROMPT;
 use crate::core::agent::store::{InboxState, StoreOp};
 use crate::core::agent::text;
+use crate::core::ids::MessageRef;
 use crate::core::session::{Fate, How, Parcel, RESTART_MARK, TurnEnd, Verb};
 use crate::core::time::Now;
 
@@ -28,7 +29,7 @@ impl Agent {
             How::Loaded(fates) => Some(self.fates_by_id(fates)),
             _ => None,
         };
-        self.judge_prompt(&how, fates.as_ref().and_then(|fates| fates.get(&PROMPT_ID).cloned()));
+        self.judge_prompt(&how, fates.as_ref().and_then(|fates| fates.get(&PROMPT).cloned()));
         if self.turn.batch.as_ref().is_none_or(|batch| batch.phase != Phase::Unsettled) {
             return self.judge_tail(fates);
         }
@@ -65,14 +66,14 @@ impl Agent {
     }
 
     /// Fate by message; one that a session tells for all counts for all.
-    pub(super) fn fates_by_id(&mut self, fates: &[Fate]) -> BTreeMap<u64, Fate> {
+    pub(super) fn fates_by_id(&mut self, fates: &[Fate]) -> BTreeMap<MessageRef, Fate> {
         let asked = std::mem::take(&mut self.turn.asked);
-        let fate_of = |at: usize| fates.get(at).or(fates.last()).cloned().unwrap_or(Fate::Unseen);
-        asked.into_iter().enumerate().map(|(at, id)| (id, fate_of(at))).collect()
+        let fate_of = |number: usize| fates.get(number).or(fates.last()).cloned().unwrap_or(Fate::Unseen);
+        asked.into_iter().enumerate().map(|(number, at)| (at, fate_of(number))).collect()
     }
 
     /// The batch itself is being settled; what was to follow it is judged by the record, or starts anew.
-    pub(super) fn judge_tail(&mut self, fates: Option<BTreeMap<u64, Fate>>) {
+    pub(super) fn judge_tail(&mut self, fates: Option<BTreeMap<MessageRef, Fate>>) {
         let Some(mut tail) = self.turn.tail.take_if(|tail| tail.phase == Phase::Unsettled) else { return };
         let (fate, stay, back) = part(std::mem::take(&mut tail.entries), &fates.unwrap_or_default());
         back.into_iter().for_each(|entry| self.wait_again(entry));
@@ -87,8 +88,8 @@ impl Agent {
     }
 
     pub(super) fn wait_again(&mut self, entry: Entry) {
-        self.ops.push(StoreOp::InboxMark { id: entry.message.id, state: InboxState::Received, batch: 0, evidence: String::new() });
-        self.inbox.put_back(entry.message);
+        self.ops.push(StoreOp::InboxMark { at: entry.at, state: InboxState::Received, batch: 0, evidence: String::new() });
+        self.inbox.put_back(entry.at, entry.message);
     }
 
     /// No record tells what became of the batch.
@@ -150,8 +151,8 @@ impl Agent {
 }
 
 /// Parts entries by their fate: the fate of the newest one that the record holds, those that it holds, and the others.
-fn part(entries: Vec<Entry>, fates: &BTreeMap<u64, Fate>) -> (Fate, Vec<Entry>, Vec<Entry>) {
-    let fate_of = |entry: &Entry| fates.get(&entry.message.id).cloned().unwrap_or(Fate::Unseen);
+fn part(entries: Vec<Entry>, fates: &BTreeMap<MessageRef, Fate>) -> (Fate, Vec<Entry>, Vec<Entry>) {
+    let fate_of = |entry: &Entry| fates.get(&entry.at).cloned().unwrap_or(Fate::Unseen);
     let fate = entries.iter().rev().map(fate_of).find(|fate| *fate != Fate::Unseen).unwrap_or(Fate::Unseen);
     let (stay, back) = entries.into_iter().partition(|entry| fate_of(entry) != Fate::Unseen);
     (fate, stay, back)

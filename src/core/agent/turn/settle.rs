@@ -7,13 +7,16 @@ use serde_json::{Map, json};
 use super::{Batch, Entry, Phase, SETTLE_WAIT};
 use crate::core::agent::Agent;
 use crate::core::agent::config::ReplyMode;
+use crate::core::agent::generations::old_answer;
 use crate::core::agent::store::OutboxRow;
+use crate::core::agent::store::TaskEnd;
 use crate::core::agent::text::cut;
+use crate::core::ids::MessageRef;
 use crate::core::limits::REPLY_BODY_BYTES_MAX;
 use crate::core::session::TurnEnd;
 use crate::core::time::Now;
 use crate::core::tracker::{ClaimKind, TURN};
-use crate::wire::api::{Message, NewMessage, task_is_final};
+use crate::wire::api::{NewMessage, task_is_final};
 
 impl Agent {
     pub(in crate::core::agent) fn on_turn_ended(&mut self, now: Now, number: Option<u64>, end: TurnEnd, text: String) {
@@ -86,19 +89,12 @@ impl Agent {
         let (end, text) = batch.end.unwrap_or((TurnEnd::Completed, String::new()));
         let owed: BTreeSet<u64> = self.obligations.iter().map(|owed| owed.message_id).collect();
         // A message that the relay does not count as read yet cannot stand among the obligations.
-        let is_owed = |entry: &Entry| entry.message.expects_reply() && !(fresh && entry.read && !owed.contains(&entry.message.id));
+        // Of what the relay does not have any more it cannot say whether it is owed.
+        let is_owed =
+            |entry: &Entry| entry.message.expects_reply() && (entry.gone || !(fresh && entry.read && !owed.contains(&entry.message.id)));
         if self.config.reply_mode == ReplyMode::Auto {
-            let mut senders: Vec<&str> = Vec::new();
             let waiting: Vec<&Entry> = batch.entries.iter().filter(|entry| is_owed(entry)).collect();
-            for entry in &waiting {
-                if !senders.contains(&entry.message.from.as_str()) {
-                    senders.push(&entry.message.from);
-                }
-            }
-            for sender in senders {
-                let ids: Vec<u64> = waiting.iter().filter(|e| e.message.from == sender).map(|e| e.message.id).collect();
-                self.reply(now, sender, &ids, &end, &text);
-            }
+            self.reply_to_all(now, &waiting, &end, &text);
         }
         self.settle_entries(now, &batch.entries, &end, &text);
         match self.turn.batch.as_mut().map(|batch| (batch.end.take(), batch.phase)) {
@@ -114,10 +110,9 @@ impl Agent {
 
     fn settle_entries(&mut self, now: Now, entries: &[Entry], end: &TurnEnd, text: &str) {
         for entry in entries {
-            if self.settle_task(now, &entry.message, end, text) {
-                self.settle_message(entry.message.id, entry.read);
-            } else {
-                self.forget_message(entry.message.id);
+            match self.settle_task(now, entry, end, text) {
+                Ok(ended) => self.settle_message(entry.at, entry.read, ended),
+                Err(NotSettled) => self.forget_message(entry.at),
             }
             self.tracker.finish_claim(ClaimKind::Message, &entry.message.id.to_string());
         }
@@ -138,18 +133,32 @@ impl Agent {
             self.turn.batch = self.turn.tail.take();
         }
         let end = TurnEnd::Failed(format!("the message did not reach the agent: {why}"));
-        let mut senders: Vec<String> = refused.iter().map(|entry| entry.message.from.clone()).collect();
-        senders.dedup();
-        for sender in senders {
-            let ids: Vec<u64> = refused.iter().filter(|entry| entry.message.from == sender).map(|entry| entry.message.id).collect();
-            self.reply(now, &sender, &ids, &end, "");
-        }
+        self.reply_to_all(now, &refused.iter().collect::<Vec<_>>(), &end, "");
         self.settle_entries(now, &refused, &end, "");
     }
 
-    /// One chat message per sender, answering the newest of its messages; its key makes it exactly one (D-10).
-    pub(super) fn reply(&mut self, now: Now, to: &str, ids: &[u64], end: &TurnEnd, text: &str) {
-        let Some(newest) = ids.last() else { return };
+    /// One answer for each sender, and for each generation that the ids of its messages belong to.
+    fn reply_to_all(&mut self, now: Now, entries: &[&Entry], end: &TurnEnd, text: &str) {
+        let mut groups: Vec<(&str, u32, bool)> = Vec::new();
+        let group_of = |entry: &&Entry| -> (String, u32, bool) { (entry.message.from.clone(), entry.at.generation, entry.gone) };
+        for entry in entries {
+            let group = (entry.message.from.as_str(), entry.at.generation, entry.gone);
+            if !groups.contains(&group) {
+                groups.push(group);
+            }
+        }
+        for (sender, generation, gone) in groups {
+            let same = |entry: &&&Entry| group_of(entry) == (sender.to_string(), generation, gone);
+            let answered: Vec<MessageRef> = entries.iter().filter(same).map(|entry| entry.at).collect();
+            self.reply(now, sender, &answered, gone, end, text);
+        }
+    }
+
+    /// One chat message, answering the newest of a sender's messages; its key makes it exactly one (D-10). `gone`: the relay does not
+    /// have them any more.
+    fn reply(&mut self, now: Now, to: &str, answered: &[MessageRef], gone: bool, end: &TurnEnd, text: &str) {
+        let Some(newest) = answered.last() else { return };
+        let told = self.generations.on_wire(newest.generation).filter(|_| !gone);
         let said = text.trim_end();
         let body = match end {
             TurnEnd::Completed if said.trim().is_empty() => "[agent-relay] The agent ended its turn without a text.".to_string(),
@@ -168,40 +177,56 @@ impl Agent {
             }
         };
         let mut payload = Map::new();
-        if ids.len() > 1 {
-            payload.insert("answers".into(), json!(ids));
+        let mut body = cut(&body, REPLY_BODY_BYTES_MAX);
+        match told {
+            Some(_) if answered.len() > 1 => {
+                payload.insert("answers".into(), json!(answered.iter().map(|at| at.id).collect::<Vec<_>>()));
+            }
+            Some(_) => {}
+            None => body = old_answer(&answered.iter().map(|at| at.id).collect::<Vec<_>>(), &body),
         }
-        let key = format!("reply:{}:{newest}", self.config.agent_id);
+        let generation = told.flatten().map(str::to_string);
+        // Ids of one relay never repeat, those of two do.
+        let key = match (&generation, told) {
+            (_, None) => format!("reply:{}:{}:{}", self.config.agent_id, self.generations.name(newest.generation), newest.id),
+            (Some(generation), _) => format!("reply:{}:{generation}:{}", self.config.agent_id, newest.id),
+            (None, _) => format!("reply:{}:{}", self.config.agent_id, newest.id),
+        };
         let message = NewMessage {
             from: Some(self.config.agent_id.clone()),
             to: to.to_string(),
             kind: "chat".into(),
-            body: cut(&body, REPLY_BODY_BYTES_MAX),
+            body,
             payload,
-            reply_to: Some(*newest),
+            reply_to: told.map(|_| newest.id),
+            generation,
             reply_expected: Some(false),
             idempotency_key: Some(key.clone()),
             occurred_at: Some(now.wall.0),
             ..Default::default()
         };
         let payload = serde_json::to_value(message).expect("plain data");
-        self.append(OutboxRow { kind: "message".into(), key, occurred_at: now.wall.0, payload });
+        let generation = told.map_or(0, |_| newest.generation);
+        self.append(OutboxRow { kind: "message".into(), key, occurred_at: now.wall.0, payload, generation });
     }
 
-    /// The task of a message at the end of its turn (R-111 with its hazards closed). False: it is not settled, and the
-    /// relay will offer it again.
-    pub(super) fn settle_task(&mut self, now: Now, message: &Message, end: &TurnEnd, text: &str) -> bool {
+    /// The task of a message at the end of its turn (R-111 with its hazards closed): how it ended, if there is one.
+    fn settle_task(&mut self, now: Now, entry: &Entry, end: &TurnEnd, text: &str) -> Result<Option<TaskEnd>, NotSettled> {
+        let message = &entry.message;
         let Some(task) = message.task_id().filter(|_| message.claimable) else {
-            return true;
+            return Ok(None);
         };
         self.tracker.finish_claim(ClaimKind::Task, &task.to_string());
         let (status, body) = match end {
             TurnEnd::Completed => ("done", format!("Runner observed provider completion for message #{}", message.id)),
             TurnEnd::Failed(error) => ("failed", error.clone()),
-            TurnEnd::Cancelled => return false,
+            TurnEnd::Cancelled => return Err(NotSettled),
         };
         debug_assert!(task_is_final(status) && text.len() < usize::MAX);
-        self.report_task(now, task, message.id, status, Some(body));
-        true
+        self.report_task(now, task, entry.at, status, Some(body));
+        Ok(Some(TaskEnd { task, status: status.into() }))
     }
 }
+
+/// The message is not done: the relay will offer it again.
+struct NotSettled;

@@ -1,0 +1,364 @@
+//! Generations of the hub's data, and which ids belong to which.
+//!
+//! A backup that is put back, a copied file, an emptied folder: whatever is not the data that ran here last gets a new generation and
+//! goes on above all ids that were ever given here, so that no id means two things. What was given before keeps its own. That it is
+//! another is known by a mark, a small file beside the hub's folder: ids are reserved in blocks, and a block's end stands in the store
+//! first, then in the mark, before an id of the block is visible. So the mark is never ahead of the store that belongs to it, whatever
+//! is killed at any moment, and no message needs a second write.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::event::{HubOp, HubSnapshot};
+use super::{Hub, Refusal};
+use crate::wire::api::{OTHER_GENERATION, task_is_final};
+
+/// Message ids that are reserved at once; after an unclean end the rest of a block stays unused.
+pub const MESSAGE_BLOCK: u64 = 256;
+/// The same for tasks.
+pub const TASK_BLOCK: u64 = 64;
+/// Revoked tokens that a mark remembers, the newest ones; each only until it would have ended.
+pub const REVOKED_MAX: usize = 10_000;
+/// What a task of a copy says.
+pub const RESTORED: &str = "restored; `agent-relay tasks reopen ID|--all` offers it again";
+
+/// A generation with the first ids of it. Its ids end where the next one begins.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct StoredGeneration {
+    /// Random text; of a store that is older than generations the id of its hub.
+    pub name: String,
+    /// First message id.
+    pub first_message: u64,
+    /// First task id.
+    pub first_task: u64,
+    /// Newest message that stood in the data when it began: ids between this and its first one were given and are not there.
+    pub follows_message: u64,
+    /// The same for tasks.
+    pub follows_task: u64,
+}
+
+/// What the store knows of its own past.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct DataState {
+    /// Oldest first.
+    pub generations: Vec<StoredGeneration>,
+    /// End of the block of message ids that is reserved.
+    pub messages_end: u64,
+    /// End of the block of task ids that is reserved.
+    pub tasks_end: u64,
+    /// How often a hub has started with it.
+    pub starts: u64,
+    /// It is a backup in which no hub has run yet.
+    pub copied: bool,
+}
+
+/// A token that was revoked: it must not come back with a copy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Revoked {
+    /// Its id.
+    pub jti: String,
+    /// When it would have ended, seconds; absent = never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<i64>,
+}
+
+/// The newest ids at an orderly end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OrderlyEnd {
+    /// Newest message.
+    pub last_message_id: u64,
+    /// Newest task.
+    pub last_task_id: u64,
+}
+
+/// What stands beside the hub's folder.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Mark {
+    /// The newest generation.
+    pub generation: String,
+    /// End of the reserved block of message ids.
+    pub message_block_end: u64,
+    /// End of the reserved block of task ids.
+    pub task_block_end: u64,
+    /// How often a hub has started here.
+    pub starts: u64,
+    /// Absent while a hub runs, and after an unclean end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub orderly_end: Option<OrderlyEnd>,
+    /// Tokens that were revoked.
+    pub revoked: Vec<Revoked>,
+}
+
+impl Mark {
+    /// Takes over what was made durable in the store. True: the mark has to be written.
+    pub fn note(&mut self, op: &HubOp) -> bool {
+        match op {
+            HubOp::Adopt { generation, messages_end, tasks_end, starts, .. } => {
+                if let Some(generation) = generation {
+                    self.generation = generation.name.clone();
+                }
+                (self.message_block_end, self.task_block_end, self.starts) = (*messages_end, *tasks_end, *starts);
+                self.orderly_end = None;
+                true
+            }
+            HubOp::Reserve { messages_end, tasks_end } => {
+                (self.message_block_end, self.task_block_end) = (*messages_end, *tasks_end);
+                true
+            }
+            HubOp::TokenRevoke { jti, expires_at, at, .. } => {
+                self.revoked.retain(|revoked| revoked.expires_at.is_none_or(|end| end > *at));
+                self.revoked.push(Revoked { jti: jti.clone(), expires_at: *expires_at });
+                let surplus = self.revoked.len().saturating_sub(REVOKED_MAX);
+                self.revoked.drain(..surplus);
+                true
+            }
+            _ => false,
+        }
+    }
+}
+
+/// Why the data are not those that ran here last; `None`: they are.
+pub fn foreign(data: &DataState, last_message: u64, last_task: u64, mark: Option<&Mark>) -> Option<&'static str> {
+    if data.copied {
+        return Some("a backup was put in its place");
+    }
+    let mark = mark.filter(|mark| !mark.generation.is_empty())?;
+    if data.generations.is_empty() && last_message == 0 && last_task == 0 {
+        return Some("the store is empty, although a hub has run here before");
+    }
+    if !data.generations.iter().any(|generation| generation.name == mark.generation) {
+        return Some("the store is not the one that ran here before");
+    }
+    let older = data.starts < mark.starts || data.messages_end < mark.message_block_end || data.tasks_end < mark.task_block_end;
+    let shorter = mark
+        .orderly_end
+        .is_some_and(|end| data.starts == mark.starts && (last_message < end.last_message_id || last_task < end.last_task_id));
+    (older || shorter).then_some("the store is an older copy of the one that ran here before")
+}
+
+/// Generations in the machine, and the ids that are reserved.
+#[derive(Debug, Default)]
+pub(super) struct Generations {
+    all: Vec<StoredGeneration>,
+    messages_end: u64,
+    tasks_end: u64,
+}
+
+impl Generations {
+    /// The newest one.
+    pub fn newest(&self) -> &str {
+        self.all.last().map(|generation| generation.name.as_str()).unwrap_or_default()
+    }
+
+    /// The generation that an id was given in; `None`: it was given here once and is not in the data, or never was.
+    fn of(&self, named: Named) -> Option<&str> {
+        let id = match named {
+            Named::Message(id) | Named::Task(id) => id,
+        };
+        let span = |generation: &StoredGeneration| match named {
+            Named::Message(_) => (generation.first_message, generation.follows_message),
+            Named::Task(_) => (generation.first_task, generation.follows_task),
+        };
+        let at = self.all.iter().rposition(|generation| span(generation).0 <= id)?;
+        let is_missing = self.all.get(at + 1).is_some_and(|next| id > span(next).1);
+        (!is_missing).then_some(self.all[at].name.as_str())
+    }
+}
+
+/// Which kind of id a call names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Named {
+    Message(u64),
+    Task(u64),
+}
+
+impl Hub {
+    /// Decides at the start whether these are the data that ran here last, and reserves the first ids.
+    pub(super) fn adopt(&mut self, snapshot: &HubSnapshot) {
+        let (data, mark) = (&snapshot.data, snapshot.mark.as_ref());
+        let why = foreign(data, snapshot.last_message, snapshot.last_task, mark);
+        let of_mark = mark.map_or((0, 0), |mark| (mark.message_block_end, mark.task_block_end));
+        let top_message = snapshot.last_message.max(data.messages_end).max(of_mark.0);
+        let top_task = snapshot.last_task.max(data.tasks_end).max(of_mark.1);
+        let in_order = why.is_none() && mark.is_some_and(|mark| mark.orderly_end.is_some() && mark.starts == data.starts);
+        if !in_order && !data.generations.is_empty() || why.is_some() {
+            // The rest of the blocks is left alone: ids of it may have been seen.
+            (self.last_message, self.last_task) = (top_message, top_task);
+        }
+        self.generations.all = data.generations.clone();
+        let name = match (why, data.generations.is_empty()) {
+            (None, false) => None,
+            // A store from before generations goes on under the name by which its relay was known.
+            (None, true) if snapshot.last_message > 0 => Some(self.config.id.clone()),
+            _ => Some(format!("g{}", &self.rng.uuid().replace('-', "")[..15])),
+        };
+        let generation = name.map(|name| {
+            let first = if data.generations.is_empty() && why.is_none() { (1, 1) } else { (self.last_message + 1, self.last_task + 1) };
+            let (follows_message, follows_task) = (snapshot.last_message, snapshot.last_task);
+            StoredGeneration { name, first_message: first.0, first_task: first.1, follows_message, follows_task }
+        });
+        self.generations.all.extend(generation.clone());
+        (self.generations.messages_end, self.generations.tasks_end) = (self.last_message + MESSAGE_BLOCK, self.last_task + TASK_BLOCK);
+        let starts = data.starts.max(mark.map_or(0, |mark| mark.starts)) + 1;
+        let (messages_end, tasks_end) = (self.generations.messages_end, self.generations.tasks_end);
+        self.ops.push(HubOp::Adopt { generation, messages_end, tasks_end, starts, copy: why.is_some(), at: self.now.wall.0 });
+        if let Some(why) = why {
+            self.on_copy(why, snapshot);
+        }
+    }
+
+    /// What was under way in a copy has gone on since: tasks wait for a person, claims end, commands expire, revoked tokens stay so.
+    fn on_copy(&mut self, why: &str, snapshot: &HubSnapshot) {
+        let first = self.last_message + 1;
+        self.log(
+            "warn",
+            format!(
+                "{why}; new ids begin at #{first}, and what was accepted after the copy was made is not in it. Unfinished tasks are blocked: \
+                 `agent-relay tasks` shows them. If this was not meant, stop the hub and put the right data back with `agent-relay hub restore FILE`"
+            ),
+        );
+        self.notice = Some(why.to_string());
+        for open in self.tasks.values_mut().filter(|open| !task_is_final(&open.status)) {
+            open.status = "blocked".into();
+            open.restored = true;
+        }
+        let held: Vec<u64> = self.offers.keys().copied().collect();
+        for message in held {
+            self.end_claim_silently(message);
+        }
+        self.commands.clear();
+        let revoked: Vec<&str> = snapshot.mark.iter().flat_map(|mark| &mark.revoked).map(|revoked| revoked.jti.as_str()).collect();
+        let unknown_past = snapshot.mark.is_none();
+        let gone: Vec<String> = self
+            .tokens
+            .iter()
+            .filter(|(_, record)| {
+                revoked.contains(&record.jti.as_str()) || (unknown_past && !matches!(record.profile_id.as_str(), "root" | "operator"))
+            })
+            .map(|(hash, _)| hash.clone())
+            .collect();
+        for hash in gone {
+            self.tokens.remove(&hash);
+            self.ops.push(HubOp::TokenDelete { hash });
+        }
+    }
+
+    /// The next message id; the next block is reserved in time.
+    pub(super) fn next_message_id(&mut self) -> u64 {
+        self.last_message += 1;
+        self.reserve();
+        self.last_message
+    }
+
+    /// The next task id is used.
+    pub(super) fn take_task_id(&mut self) {
+        self.last_task += 1;
+        self.reserve();
+    }
+
+    fn reserve(&mut self) {
+        let generations = &mut self.generations;
+        let (messages, tasks) = (generations.messages_end, generations.tasks_end);
+        if self.last_message + MESSAGE_BLOCK / 2 > generations.messages_end {
+            generations.messages_end += MESSAGE_BLOCK;
+        }
+        if self.last_task + TASK_BLOCK / 2 > generations.tasks_end {
+            generations.tasks_end += TASK_BLOCK;
+        }
+        if (messages, tasks) != (generations.messages_end, generations.tasks_end) {
+            self.ops.push(HubOp::Reserve { messages_end: generations.messages_end, tasks_end: generations.tasks_end });
+        }
+    }
+
+    /// A call that says which generation it means is refused where the id belongs to another one: nothing is changed.
+    pub(super) fn check_generation(&self, told: Option<&str>, named: Named) -> Result<(), Refusal> {
+        let (what, id) = match named {
+            Named::Message(id) => ("message", id),
+            Named::Task(id) => ("task", id),
+        };
+        match (self.generations.of(named), told) {
+            (None, _) => Err((404, "not_found", format!("there is no {what} {id}"))),
+            (Some(own), Some(told)) if own != told => {
+                let text = format!("{what} {id} is not of the generation {told}: the hub's data were put back or replaced since");
+                Err((409, OTHER_GENERATION, text))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The generation that a body names.
+pub(super) fn told_in(body: &Value) -> Option<&str> {
+    body.get("generation").and_then(Value::as_str).filter(|told| !told.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn data(names: &[&str], end: u64, starts: u64) -> DataState {
+        let named = |name: &&str| StoredGeneration { name: name.to_string(), first_message: 1, first_task: 1, ..Default::default() };
+        let generations = names.iter().map(named).collect();
+        DataState { generations, messages_end: end, tasks_end: 64, starts, copied: false }
+    }
+
+    fn mark(name: &str, end: u64, starts: u64, last: Option<u64>) -> Mark {
+        let orderly_end = last.map(|last| OrderlyEnd { last_message_id: last, last_task_id: 0 });
+        Mark { generation: name.into(), message_block_end: end, task_block_end: 64, starts, orderly_end, revoked: Vec::new() }
+    }
+
+    #[test]
+    fn whose_data_these_are() {
+        let copied = DataState { copied: true, ..data(&["g1"], 512, 3) };
+        for (what, data, last, mark, is_foreign) in [
+            ("the first start", DataState::default(), 0, None, false),
+            ("a store from before generations", DataState::default(), 40, None, false),
+            ("the same, with a mark of newer data", DataState::default(), 40, Some(mark("g1", 256, 1, None)), true),
+            ("a moved machine", data(&["g1"], 256, 3), 40, None, false),
+            ("after an orderly end", data(&["g1"], 256, 3), 40, Some(mark("g1", 256, 3, Some(40))), false),
+            ("after a kill", data(&["g1"], 256, 3), 40, Some(mark("g1", 256, 3, None)), false),
+            ("killed between store and mark, with a new block", data(&["g1"], 512, 3), 300, Some(mark("g1", 256, 3, None)), false),
+            ("killed between store and mark, at a start", data(&["g1"], 256, 4), 40, Some(mark("g1", 256, 3, None)), false),
+            (
+                "killed between store and mark, with a new generation",
+                data(&["g1", "g2"], 768, 4),
+                40,
+                Some(mark("g1", 512, 3, None)),
+                false,
+            ),
+            ("a backup", copied, 40, Some(mark("g1", 512, 3, None)), true),
+            ("a copy of an earlier block", data(&["g1"], 256, 3), 40, Some(mark("g1", 512, 3, None)), true),
+            ("a copy of an earlier start", data(&["g1"], 512, 2), 40, Some(mark("g1", 512, 3, None)), true),
+            ("a copy of the same block, after an orderly end", data(&["g1"], 256, 3), 40, Some(mark("g1", 256, 3, Some(41))), true),
+            ("an empty file", DataState::default(), 0, Some(mark("g1", 256, 3, Some(40))), true),
+            ("another machine's mark", data(&["g1"], 256, 3), 40, Some(mark("h1", 128, 1, None)), true),
+            ("a copy from before the last restore", data(&["g1"], 900, 9), 40, Some(mark("g2", 512, 3, None)), true),
+        ] {
+            assert_eq!(foreign(&data, last, 0, mark.as_ref()).is_some(), is_foreign, "{what}");
+        }
+    }
+
+    #[test]
+    fn an_id_belongs_to_the_generation_in_which_it_was_given() {
+        let all = vec![
+            StoredGeneration { name: "g1".into(), first_message: 1, first_task: 1, ..Default::default() },
+            StoredGeneration { name: "g2".into(), first_message: 513, first_task: 65, follows_message: 300, follows_task: 9 },
+        ];
+        let generations = Generations { all, ..Default::default() };
+        for (id, own) in [(1, Some("g1")), (300, Some("g1")), (301, None), (512, None), (513, Some("g2")), (9999, Some("g2"))] {
+            assert_eq!(generations.of(Named::Message(id)), own, "{id}");
+        }
+        assert_eq!((generations.of(Named::Task(9)), generations.of(Named::Task(10)), generations.newest()), (Some("g1"), None, "g2"));
+    }
+
+    #[test]
+    fn a_mark_remembers_revoked_tokens_until_they_would_have_ended() {
+        let mut mark = Mark::default();
+        let revoke = |jti: &str, end, at| HubOp::TokenRevoke { hash: "h".into(), jti: jti.into(), expires_at: end, at };
+        assert!(mark.note(&revoke("a", Some(100), 10)) && mark.note(&revoke("b", None, 20)) && mark.note(&revoke("c", Some(300), 150)));
+        assert_eq!(mark.revoked.iter().map(|revoked| revoked.jti.as_str()).collect::<Vec<_>>(), ["b", "c"]);
+    }
+}

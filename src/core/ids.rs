@@ -1,0 +1,24 @@
+//! Names of things, so that a number of one kind is never taken for one of another.
+
+use std::fmt;
+
+/// A message in a runner's own records. Ids of messages mean something only together with the generation of the relay's data
+/// that gave them: a relay whose data were put back, or another relay, may give the same id to something else.
+///
+/// The order is that of delivery: what an earlier relay gave comes first, then ascending by id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct MessageRef {
+    /// Counts up with each relay, or state of a relay's data, that the runner met; generations within one never reuse ids.
+    pub family: u32,
+    /// The relay's id.
+    pub id: u64,
+    /// Number of the generation among those that this runner knows.
+    pub generation: u32,
+}
+
+/// As people know it.
+impl fmt::Display for MessageRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "#{}", self.id)
+    }
+}
