@@ -19,10 +19,35 @@ fn sources() -> Vec<(String, String)> {
     files
 }
 
-/// Code without its tests and comments.
+/// Code without its tests and comments. Tests are an inline module, which ends where its brace closes in the first column,
+/// or one line that names a file of theirs.
 fn code(text: &str) -> String {
-    let text = text.split("#[cfg(test)]").next().unwrap_or_default();
-    text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
+    let mut code = Vec::new();
+    let mut lines = text.lines();
+    while let Some(line) = lines.next() {
+        if line.trim() != "#[cfg(test)]" {
+            code.extend((!line.trim_start().starts_with("//")).then_some(line));
+            continue;
+        }
+        match lines.next() {
+            Some("mod tests;") => {}
+            Some("mod tests {") => assert!(lines.any(|line| line == "}"), "the tests of a file end"),
+            other => panic!("only a module `tests` stands behind #[cfg(test)], not {other:?}"),
+        }
+    }
+    code.join("\n")
+}
+
+#[test]
+fn only_tests_and_comments_are_left_out() {
+    let module = "use a;\n\n#[cfg(test)]\nmod tests {\n    // b\n    fn c() {}\n}\nfn d() {}\n// e\n    /// f\nfn g() {} // h";
+    assert_eq!(code(module), "use a;\n\nfn d() {}\nfn g() {} // h");
+    assert_eq!(code("mod a;\n#[cfg(test)]\nmod tests;\nmod b;"), "mod a;\nmod b;");
+    // Both machines name their tests at the top, with all of their decisions below.
+    for machine in ["core/agent/mod.rs", "core/hub/mod.rs"] {
+        let (_, text) = sources().into_iter().find(|(name, _)| name == machine).expect("both machines stand there");
+        assert!(code(&text).contains("fn handle(&mut self"), "nothing of {machine} is looked at");
+    }
 }
 
 #[test]
