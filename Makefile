@@ -52,8 +52,8 @@ statics: static ## the static binary by itself: names, certificates, an empty ch
 
 check: fmt clippy test statics interop ## what CI runs
 
-defects: need ## plant each known defect and see that its test catches it
-	@CARGO="$(CARGO)" sh tests/defects/run.sh
+defects: need ## plant each known defect and see that its test catches it; RECORD=1 writes tests/RESULTS.md, NAMES="..." takes some
+	@CARGO="$(CARGO)" RECORD="$(RECORD)" sh tests/defects/run.sh $(NAMES)
 
 sim: need ## more seeds of the simulation: make sim SEEDS=100000
 	@SIM_FIRST=$(FIRST) SIM_SEEDS=$(SEEDS) $(CARGO) test --release --locked --test sim -- --nocapture every_seed

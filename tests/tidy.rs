@@ -1,5 +1,6 @@
 //! House rules as tests: who may use whom, and what stands only in its room.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 fn sources() -> Vec<(String, String)> {
@@ -73,6 +74,9 @@ fn rooms_are_used_in_one_direction_only() {
     }
 }
 
+/// What a decision depends on is passed in. One exception is made: every room may ask `crate::planted`, which is the constant
+/// `false` but in the build of `make defects`, and there the same answer for the whole life of a process. A defect has to
+/// stand where it would be made, and nothing that is decided may have to carry it there.
 #[test]
 fn pure_rooms_are_pure() {
     let banned =
@@ -116,6 +120,41 @@ fn vendors_are_named_in_their_room_only() {
             assert!(!text.contains(word), "{name} names {word}");
         }
     }
+}
+
+/// Rows of the table of planted defects: name, clause, arguments of the test, and a patch where no switch works.
+fn planted() -> Vec<Vec<String>> {
+    let table = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/defects/table.txt");
+    let text = std::fs::read_to_string(table).expect("committed");
+    let rows = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
+    rows.map(|row| row.split('|').map(|cell| cell.trim().to_string()).collect()).collect()
+}
+
+#[test]
+fn planted_defects_stand_in_the_table_and_in_the_source() {
+    let (mut switches, mut patches) = (BTreeSet::new(), BTreeSet::new());
+    for row in planted() {
+        assert!((3..=4).contains(&row.len()) && row.iter().all(|cell| !cell.is_empty()), "name | clause | test [| patch]: {row:?}");
+        let is_plain = row[0].chars().all(|c| c.is_ascii_lowercase() || c == '-');
+        assert!(is_plain, "a name has small letters and hyphens only: {row:?}");
+        let target: Vec<&str> = row[2].split(' ').collect();
+        assert!(matches!(target[..], ["--lib", _] | ["--test", _, _]), "`--lib NAME` or `--test BINARY NAME`: {row:?}");
+        let names = if row.len() == 4 { &mut patches } else { &mut switches };
+        assert!(names.insert(row[0].clone()), "{} stands twice in the table", row[0]);
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/defects");
+        assert!(row.get(3).is_none_or(|patch| folder.join(patch).is_file()), "the patch is missing: {row:?}");
+    }
+    assert!(switches.is_disjoint(&patches), "a defect is a switch or a patch");
+    let mut found = BTreeSet::new();
+    for (name, text) in sources().into_iter().filter(|(name, _)| name != "planted.rs") {
+        let text = code(&text);
+        assert!(!text.contains("cfg(planted)"), "{name}: only planted.rs knows how it is built; ask planted::is");
+        for rest in text.split("planted::is(").skip(1) {
+            let asked = rest.strip_prefix('"').and_then(|rest| rest.split_once('"'));
+            found.insert(asked.unwrap_or_else(|| panic!("{name}: planted::is takes a name in quotes")).0.to_string());
+        }
+    }
+    assert_eq!(found, switches, "what the source asks (left) and tests/defects/table.txt (right) differ");
 }
 
 #[test]

@@ -121,7 +121,10 @@ impl Stream {
     pub fn has_decrypted(&mut self) -> bool {
         match self {
             Stream::Plain(_) => false,
-            Stream::Tls(tls) => tls.session.process_new_packets().is_ok_and(|state| state.plaintext_bytes_to_read() > 0),
+            Stream::Tls(tls) => {
+                let decrypted = tls.session.process_new_packets().is_ok_and(|state| state.plaintext_bytes_to_read() > 0);
+                decrypted && !crate::planted::is("decrypted-unseen")
+            }
         }
     }
 

@@ -359,7 +359,8 @@ pub(super) fn sizes(db: &Connection) -> rusqlite::Result<(u64, u64)> {
 fn retain(db: &Transaction<'_>, session_before: i64, before: i64, limit: u64, retired: &mut Retired) -> rusqlite::Result<()> {
     let newest: i64 = db.query_row("SELECT coalesce(max(id), 0) FROM messages", [], |row| row.get(0))?;
     let oldest = |class: &str, before: i64| -> rusqlite::Result<Vec<i64>> {
-        let sql = format!("SELECT id, created_at FROM messages WHERE {class} AND id < ?1 ORDER BY id LIMIT ?2");
+        let below = if crate::planted::is("reused-id") { "<=" } else { "<" };
+        let sql = format!("SELECT id, created_at FROM messages WHERE {class} AND id {below} ?1 ORDER BY id LIMIT ?2");
         let mut statement = db.prepare_cached(&sql)?;
         let rows: Vec<(i64, i64)> =
             statement.query_map([newest, limit as i64], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?;

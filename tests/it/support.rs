@@ -106,7 +106,7 @@ impl Machine {
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);
         command.env_clear().env("PATH", "/usr/bin:/bin").env("HOME", &self.home).env("AGENT_RELAY_HOME", &self.home);
-        command.env("AGENT_RELAY_LOG_LEVEL", "debug").envs(&self.env).current_dir(&self.work);
+        command.env("AGENT_RELAY_LOG_LEVEL", "debug").envs(&self.env).envs(agent_relay::planted::env()).current_dir(&self.work);
         command
     }
 

@@ -203,6 +203,7 @@ fn a_hooks_script_falls_back_to_the_bare_status() {
         let run = |bin: &str, event: &str, port: &str| {
             let mut command = std::process::Command::new(shell);
             command.args([script, event]).env_clear().env("PATH", "/usr/bin:/bin").env("AGENT_RELAY_BIN", bin);
+            command.envs(agent_relay::planted::env());
             command.env("AGENT_RELAY_RUNNER_PORT", port).env("AGENT_RELAY_RUNNER_TOKEN", "secret-token");
             command.env("AGENT_RELAY_PROVIDER_SESSION_ID", "s1").env("http_proxy", "http://127.0.0.1:1");
             command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts")

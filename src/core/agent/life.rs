@@ -84,7 +84,8 @@ impl Life {
 
     pub fn restore(&mut self, record: Option<ProviderRecord>) {
         let Some(record) = record else { return };
-        self.leftover = (!record.provider_session.is_empty()).then(|| record.clone());
+        let is_left = !record.provider_session.is_empty() && !crate::planted::is("forgotten-leftover");
+        self.leftover = is_left.then(|| record.clone());
         self.record = ProviderRecord { session: record.session, ..Default::default() };
     }
 

@@ -266,7 +266,9 @@ impl Agent {
         }
         let ready = Some(agent_status != "offline");
         self.out.push(Effect::Send(ClientFrame::Status { agent_status: agent_status.into(), ready, meta: Some(meta) }));
-        if self.stop.is_some() {
+        if crate::planted::is("status-after-offline") {
+            self.status.silent = false;
+        } else if self.stop.is_some() {
             self.status.silent = true;
         }
     }

@@ -46,7 +46,11 @@ pub(super) fn unforged(body: &str) -> std::borrow::Cow<'_, str> {
         text = broken.chars().filter(|c| !dirty(*c)).collect::<String>().into();
     }
     let is_ours = |line: &str| {
-        let mut seen = line.chars().filter(|c| !c.is_whitespace() && !is_invisible(*c)).map(|c| c.to_ascii_lowercase());
+        let is_seen = |c: &char| match crate::planted::is("forged-header") {
+            true => *c != ' ',
+            false => !c.is_whitespace() && !is_invisible(*c),
+        };
+        let mut seen = line.chars().filter(is_seen).map(|c| c.to_ascii_lowercase());
         let start: String = seen.by_ref().take(24).collect();
         OURS.iter().any(|mark| start.starts_with(mark))
     };

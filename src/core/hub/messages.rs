@@ -78,7 +78,7 @@ impl Hub {
                 format!("a message may have {} bytes with its payload, this one has {size}", FRAME_BYTES_MAX - 8192),
             ));
         }
-        let key = new.idempotency_key.filter(|key| !key.is_empty());
+        let key = new.idempotency_key.filter(|key| key.is_empty() == crate::planted::is("forgotten-key"));
         self.ops.push(HubOp::MessagePut { message: message.clone(), recipients: recipients.clone(), key });
         if recipients.is_empty() {
             // In the same commit: a message that waits for a match must not be forgotten by a crash.

@@ -231,7 +231,10 @@ impl Hub {
         // Behind the commit: a registration that a crash forgets would make the older instance look like the newer one.
         let text = RelayFrame::Registered { id, registered }.to_text();
         let agent = wanted.filter(|_| is_agent);
-        self.after.push(super::event::After::Registered { peer: number, agent, text });
+        match crate::planted::is("registered-before-commit") {
+            true => self.on_registration_durable(number, agent, text),
+            false => self.after.push(super::event::After::Registered { peer: number, agent, text }),
+        }
     }
 
     /// The registration is durable: the peer is told, and gets what waits for it.

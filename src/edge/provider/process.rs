@@ -78,7 +78,8 @@ pub fn end_everything(provider_session: &str, pid: u32) {
     if !inherited {
         os::kill_group(pid, OsSignal::KILL);
     }
-    for _ in 0..5 {
+    let rounds = if crate::planted::is("forgotten-group") { 0 } else { 5 };
+    for _ in 0..rounds {
         let rest = os::processes_with_env(ENV_PROVIDER_SESSION, provider_session);
         if rest.is_empty() {
             return;

@@ -623,7 +623,7 @@ impl AcpSession {
         let end = match result {
             // Any reply after our cancel is a cancel (section 6).
             _ if turn.cancelled => TurnEnd::Cancelled,
-            Ok(_) if turn.engine_failed => {
+            Ok(_) if turn.engine_failed && (turn.number == 0 || !crate::planted::is("hidden-engine-error")) => {
                 // Without a record of its own the error is the last thing that was said, behind warnings.
                 let spoken = if turn.notice.trim().is_empty() { &text } else { &turn.notice };
                 let last = spoken.rsplit("\n\n").find(|part| !part.trim().is_empty()).unwrap_or("the agent's engine failed");

@@ -310,6 +310,9 @@ impl TuiSession {
                         self.give_up_injected();
                     }
                     None => {
+                        if crate::planted::is("blind-injection") {
+                            self.answer(number, Ok(Value::Null));
+                        }
                         self.queue.push_back(Item::of_text(number, &text, person));
                         self.next_item(now);
                     }

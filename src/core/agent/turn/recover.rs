@@ -54,7 +54,10 @@ impl Agent {
             }
             Fate::Unanswered => {
                 back.into_iter().for_each(|entry| self.wait_again(entry));
-                self.nudge("the record of the conversation");
+                match crate::planted::is("evidence-ignored") {
+                    true => self.send_again(),
+                    false => self.nudge("the record of the conversation"),
+                }
             }
             Fate::Answered(text) => {
                 back.into_iter().for_each(|entry| self.wait_again(entry));
@@ -68,7 +71,9 @@ impl Agent {
     /// Fate by message; one that a session tells for all counts for all.
     pub(super) fn fates_by_id(&mut self, fates: &[Fate]) -> BTreeMap<MessageRef, Fate> {
         let asked = std::mem::take(&mut self.turn.asked);
-        let fate_of = |number: usize| fates.get(number).or(fates.last()).cloned().unwrap_or(Fate::Unseen);
+        let fate_of = |number: usize| {
+            fates.get(if crate::planted::is("one-fate-for-all") { 0 } else { number }).or(fates.last()).cloned().unwrap_or(Fate::Unseen)
+        };
         asked.into_iter().enumerate().map(|(number, at)| (at, fate_of(number))).collect()
     }
 

@@ -79,6 +79,17 @@ impl Agent {
         }
     }
 
+    /// A planted defect: the batch is settled in a commit of its own, before its reply.
+    fn settle_early(&mut self, entries: &[Entry]) {
+        for entry in entries {
+            self.settle_message(entry.at, entry.read, None);
+        }
+        self.commit_number += 1;
+        let early = std::mem::take(&mut self.ops);
+        self.out.push(crate::core::agent::effect::Effect::Commit { number: self.commit_number, ops: early });
+        self.commits.push_back((self.commit_number, Vec::new()));
+    }
+
     /// Replies and "batch done" in one transaction (D-10). `fresh`: the relay has just said which answers are owed.
     pub(super) fn settle_batch(&mut self, now: Now, fresh: bool) {
         let Some(batch) = self.turn.batch.take() else {
@@ -92,6 +103,9 @@ impl Agent {
         // Of what the relay does not have any more it cannot say whether it is owed.
         let is_owed =
             |entry: &Entry| entry.message.expects_reply() && (entry.gone || !(fresh && entry.read && !owed.contains(&entry.message.id)));
+        if crate::planted::is("reply-without-transaction") {
+            self.settle_early(&batch.entries);
+        }
         if self.config.reply_mode == ReplyMode::Auto {
             let waiting: Vec<&Entry> = batch.entries.iter().filter(|entry| is_owed(entry)).collect();
             self.reply_to_all(now, &waiting, &end, &text);

@@ -139,7 +139,7 @@ impl TuiSession {
         }
         // One that a tool has started can say so too, but is never cleared: of ours, the registry file says it as well.
         let ours = of == self.session || source == "clear" || self.registry.as_ref().is_none_or(|registry| registry.names(of));
-        if !ours {
+        if !ours && !(crate::planted::is("foreign-session") && !of.is_empty()) {
             self.announced = Some((of.to_string(), source == "resume"));
             return;
         }

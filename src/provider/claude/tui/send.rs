@@ -115,7 +115,8 @@ fn is_marked(squeezed: &str) -> bool {
 /// Without control characters: one of them could end the paste and press keys.
 fn typeable(text: &str) -> String {
     let text = text.replace("\r\n", "\n").replace('\r', "\n");
-    let mut text: String = text.chars().filter(|c| matches!(c, '\n' | '\t') || !c.is_control()).collect();
+    let harmless = |c: &char| matches!(c, '\n' | '\t') || !c.is_control() || crate::planted::is("escaped-paste");
+    let mut text: String = text.chars().filter(harmless).collect();
     if text.ends_with('\\') {
         // With Enter it would be a line break.
         text.push(' ');
@@ -186,6 +187,7 @@ impl TuiSession {
         let (at, channel) = match (quiet, urgent) {
             (true, _) if !self.queue.is_empty() => (0, self.channel(&self.queue[0])),
             // Into a running turn nothing is typed: a dialog may open at any moment, and our Enter would answer it.
+            (false, Some(at)) if self.has_socket() && crate::planted::is("typed-into-a-turn") => (at, Channel::Paste),
             (false, Some(at)) if self.has_socket() => (at, Channel::Socket),
             (false, Some(at)) if !self.start.terminal => (at, Channel::Monitor),
             _ => return,
@@ -328,7 +330,7 @@ impl TuiSession {
     pub(super) fn step_sending(&mut self, now: Now) {
         let (Some(look), Some(sending)) = (&self.look, &self.sending) else { return };
         let idle = self.registry.as_ref().is_none_or(Registry::is_idle);
-        let may = look.is_open() && idle && !look.busy && self.turn.is_none();
+        let may = (look.is_open() && idle && !look.busy && self.turn.is_none()) || crate::planted::is("typed-into-a-turn");
         let (step, input) = (sending.step, look.input.clone());
         if !may && step == Step::Look {
             // A dialog is open or a turn has begun: typing now would answer it, or be queued.
@@ -357,6 +359,7 @@ impl TuiSession {
                 self.look_soon(now, STEP_TIME);
             }
             (Step::Look, Some(InputBox::Text(text))) => self.on_draft(now, &text),
+            (Step::Pasted, _) if crate::planted::is("typed-into-a-dialog") => self.enter(now),
             (Step::Pasted, Some(InputBox::Text(_))) if may || idle => self.enter(now),
             (Step::Pasted, _) => {
                 let waited = self.sending.as_ref().map_or(Duration::ZERO, |sending| now.tick - sending.since);

@@ -130,6 +130,10 @@ impl TuiSession {
         let Some(turn) = &self.turn else { return };
         // An idle from before the turn: the program has not noticed it yet, or there is none.
         let old = registry.at < turn.began;
+        if old && crate::planted::is("registry-lag") {
+            self.idle_since = None;
+            return;
+        }
         if turn.interrupted && !old {
             return self.end_turn(now, TurnEnd::Cancelled, None, "the session registry says idle after an interrupt");
         }

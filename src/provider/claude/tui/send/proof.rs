@@ -20,7 +20,11 @@ impl TuiSession {
         let Some(at) = self.sent.iter().position(|sent| text.contains(&sent.first)) else { return false };
         // A turn of somebody else began just before our Enter: then too.
         let foreign = self.turn.as_ref().is_some_and(|turn| turn.foreign);
-        match (self.sent[at].joined || foreign) && self.sent[at].by == Channel::Paste {
+        let only_waits = match crate::planted::is("queued-is-no-proof") {
+            true => foreign && self.sent[at].by == Channel::Monitor,
+            false => (self.sent[at].joined || foreign) && self.sent[at].by == Channel::Paste,
+        };
+        match only_waits {
             true => self.sent[at].queued = true,
             false => self.prove(now, at, "hook UserPromptSubmit", false),
         }
