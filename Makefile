@@ -20,7 +20,7 @@ ARM := aarch64-unknown-linux-gnu
 ARM_LINKER := $(shell command -v aarch64-linux-gnu-gcc)
 ARM_TARGET := $(shell rustup target list --installed 2>/dev/null | grep -x $(ARM))
 
-.PHONY: help run build static statics test check fmt clippy defects sim chaos bench interop afternoon install dist need
+.PHONY: help run build static statics test faults check fmt clippy defects sim chaos bench interop afternoon install dist need
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -50,7 +50,13 @@ clippy: need
 statics: static ## the static binary by itself: names, certificates, an empty chroot
 	@STATIC_BIN="$(abspath $(BIN))" $(CARGO) test --locked --test static -- --nocapture
 
-check: fmt clippy test statics interop ## what CI runs
+# Within `make check` all tests have run already: there it is enough that each named one exists once and is not ignored.
+FAULTS := run
+faults: need ## run the test of each fault in tests/FAULTS.md (make check only demands that each one exists)
+	@CARGO="$(CARGO)" INTEROP_DIR="$(abspath $(INTEROP_DIR))" sh tests/faults.sh $(FAULTS)
+
+check: FAULTS := list
+check: fmt clippy test faults statics interop ## what CI runs
 
 defects: need ## plant each known defect and see that its test catches it; RECORD=1 writes tests/RESULTS.md, NAMES="..." takes some
 	@CARGO="$(CARGO)" RECORD="$(RECORD)" sh tests/defects/run.sh $(NAMES)

@@ -1,0 +1,83 @@
+#!/bin/sh
+# The faults of FAULTS.md and their tests. Usage: faults.sh list|run
+# list: each test exists exactly once and is not ignored (whoever has just run all tests needs no more).
+# run: runs them all. LIMIT: seconds per test binary.
+set -eu
+here=$(cd "$(dirname "$0")" && pwd)
+cargo=${CARGO:-cargo}
+limit=${LIMIT:-1800}
+mode=${1:-}
+case $mode in list | run) ;; *) echo "usage: faults.sh list|run"; exit 2 ;; esac
+cd "$here/.."
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+trap 'exit 130' INT TERM
+bad=0
+wrong() {
+  echo "tests/FAULTS.md: $1"
+  bad=$((bad + 1))
+}
+
+# Rows behind the head of the table, as "tests|proof", and from them "binary name".
+sed -n '/^| --- /,$ { /^| --- /d; /^|/p; }' tests/FAULTS.md >"$scratch/rows"
+[ -s "$scratch/rows" ] || { wrong "it has not one row"; exit 1; }
+: >"$scratch/tests"
+while IFS= read -r row; do
+  case $row in
+    '| '*' | `'*'` | '*' |') ;;
+    *) wrong "a row is \"| fault | \`binary::path::name\` | seen to fail |\", not: $row"; continue ;;
+  esac
+  if [ "$(printf '%s' "$row" | tr -cd '|' | wc -c)" -ne 4 ]; then
+    wrong "a row has three cells: $row"
+    continue
+  fi
+  tests=$(printf '%s\n' "$row" | cut -d'|' -f3 | tr -d '` ' | tr ',' '\n')
+  for test in $tests; do
+    case $test in
+      lib::?* | it::?* | sim::?* | abuse::?* | claude::?* | acp::?* | interop::?* | tls::?* | static::?* | tidy::?*)
+        echo "${test%%::*} ${test#*::}" >>"$scratch/tests" ;;
+      *) wrong "$test does not begin with the name of a test binary" ;;
+    esac
+  done
+  proof=$(printf '%s\n' "$row" | cut -d'|' -f4)
+  for defect in $(printf '%s\n' "$proof" | grep -o 'planted defect `[^`]*`' | cut -d'`' -f2); do
+    grep -q "^$defect |" tests/defects/table.txt || wrong "$defect is not a planted defect of tests/defects/table.txt"
+  done
+done <"$scratch/rows"
+sort -u "$scratch/tests" -o "$scratch/tests"
+
+log() { tail -n 60 "$scratch/log" | sed 's/^/    /'; }
+for binary in $(cut -d' ' -f1 "$scratch/tests" | uniq); do
+  case $binary in lib) target=--lib ;; *) target="--test $binary" ;; esac
+  names=$(sed -n "s/^$binary //p" "$scratch/tests")
+  count=$(echo "$names" | wc -l)
+  if ! $cargo test --locked $target -- --list >"$scratch/list" 2>"$scratch/log" ||
+    ! $cargo test --locked $target -- --list --ignored >"$scratch/ignored" 2>"$scratch/log"; then
+    wrong "cargo test $target does not list its tests"
+    log
+    continue
+  fi
+  good=1
+  for name in $names; do
+    times=$(grep -cxF "$name: test" "$scratch/list" || :)
+    [ "$times" = 1 ] || { good=0; wrong "$binary::$name names $times tests instead of one"; }
+    ! grep -qxF "$name: test" "$scratch/ignored" || { good=0; wrong "$binary::$name is ignored"; }
+  done
+  [ "$mode$good" = run1 ] || continue
+  # What a test says to be skipped for want of a tool stands in its output.
+  code=0
+  timeout -k 10 "$limit" $cargo test --locked $target -- --nocapture --exact $names </dev/null >"$scratch/log" 2>&1 || code=$?
+  if [ "$code" -ne 0 ]; then
+    wrong "cargo test $target fails (code $code; 124: not over after $limit s)"
+    log
+  elif ! grep -q "^test result: ok. $count passed; 0 failed; 0 ignored;" "$scratch/log"; then
+    wrong "cargo test $target did not run each of its $count tests"
+    log
+  elif grep -w skipped "$scratch/log" && [ -n "${CI:-}" ]; then
+    wrong "cargo test $target skipped something"
+  fi
+done
+total=$(wc -l <"$scratch/tests")
+[ "$mode" = list ] && done='stand there' || done='ran'
+[ "$bad" -eq 0 ] || { echo "faults: $bad wrong"; exit 1; }
+echo "faults: $(wc -l <"$scratch/rows") with $total tests, all $done"
