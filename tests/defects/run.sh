@@ -64,12 +64,12 @@ while read -r target; do
 done <"$scratch/targets"
 
 # A copy of the tree with a patch: for what no switch reaches.
-patched() {
+patched() { # patch, the part to build
   rm -rf "$scratch/tree"
   mkdir "$scratch/tree"
   (cd "$top" && git ls-files -z -co --exclude-standard | xargs -0 tar cf - --ignore-failed-read 2>/dev/null) | tar xf - -C "$scratch/tree"
   (cd "$scratch/tree" && git apply --whitespace=nowarn "$here/$1") >"$scratch/log" 2>&1 || { fail "$1 does not apply"; return 1; }
-  run 3600 "$scratch/tree" --no-run || { fail "$1 does not build"; return 1; }
+  run 3600 "$scratch/tree" $2 --no-run || { fail "$1 does not build"; return 1; }
 }
 
 caught=0 missed=0
@@ -78,7 +78,7 @@ while IFS='|' read -r name clause target test patch; do
   began=$(date +%s)
   folder=$top
   if [ -n "$patch" ]; then
-    patched "$patch" || { missed=$((missed + 1)); continue; }
+    patched "$patch" "$target" || { missed=$((missed + 1)); continue; }
     folder=$scratch/tree
   else
     export AGENT_RELAY_PLANTED="$name"

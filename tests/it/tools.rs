@@ -172,7 +172,8 @@ fn a_runner_says_that_its_relay_is_away() {
 
 /// One request to the control port, as far as a hook's script needs it.
 fn post_of(listener: &std::net::TcpListener) -> Option<String> {
-    let (mut socket, _) = listener.accept().ok()?;
+    listener.set_nonblocking(true).ok()?;
+    let (mut socket, _) = wait_for("the script to post", 20, || listener.accept().ok());
     socket.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
     let (mut text, mut piece) = (String::new(), [0u8; 4096]);
     while !text.ends_with('}') {
