@@ -63,13 +63,18 @@ while read -r target; do
     { fail "not each of these is one test that runs: cargo test $target -- --exact $(echo $tests)"; exit 1; }
 done <"$scratch/targets"
 
-# A copy of the tree with a patch: for what no switch reaches.
+# A copy of the tree with a patch: for what no switch reaches. It has a target folder of its own, since Cargo takes programs of
+# two copies of a tree for the same ones, and its files are always newer than what was built of it before.
+built=$CARGO_TARGET_DIR
+tree=$CARGO_TARGET_DIR/patched/tree
 patched() { # patch, the part to build
-  rm -rf "$scratch/tree"
-  mkdir "$scratch/tree"
-  (cd "$top" && git ls-files -z -co --exclude-standard | xargs -0 tar cf - --ignore-failed-read 2>/dev/null) | tar xf - -C "$scratch/tree"
-  (cd "$scratch/tree" && git apply --whitespace=nowarn "$here/$1") >"$scratch/log" 2>&1 || { fail "$1 does not apply"; return 1; }
-  run 3600 "$scratch/tree" $2 --no-run || { fail "$1 does not build"; return 1; }
+  rm -rf "$tree"
+  mkdir -p "$tree"
+  (cd "$top" && git ls-files -z -co --exclude-standard | xargs -0 tar cf - --ignore-failed-read 2>/dev/null) | tar xmf - -C "$tree"
+  (cd "$tree" && GIT_CEILING_DIRECTORIES="$built/patched" git apply --whitespace=nowarn "$here/$1") >"$scratch/log" 2>&1 ||
+    { fail "$1 does not apply"; return 1; }
+  export CARGO_TARGET_DIR="$built/patched"
+  run 3600 "$tree" $2 --no-run || { fail "$1 does not build"; return 1; }
 }
 
 caught=0 missed=0
@@ -77,9 +82,10 @@ caught=0 missed=0
 while IFS='|' read -r name clause target test patch; do
   began=$(date +%s)
   folder=$top
+  export CARGO_TARGET_DIR="$built"
   if [ -n "$patch" ]; then
     patched "$patch" "$target" || { missed=$((missed + 1)); continue; }
-    folder=$scratch/tree
+    folder=$tree
   else
     export AGENT_RELAY_PLANTED="$name"
   fi
