@@ -246,6 +246,9 @@ fn show_status(truth: &Value, options: &Status) {
             line(name, said.to_string());
         }
     }
+    if truth.get("prompt").is_some_and(Value::is_object) {
+        line("prompt", format!("{} ({})", text(truth, "/prompt/state"), text(truth, "/prompt/decision")));
+    }
     line("connection", format!("{} {}", text(truth, "/connection/state"), text(truth, "/connection/relayUrl")));
     if truth.get("providerProcess").is_some() {
         let (state, pid) = (text(truth, "/providerProcess/state"), text(truth, "/providerProcess/pid"));

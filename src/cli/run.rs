@@ -13,6 +13,7 @@ use super::{launch, print};
 use crate::clock::Clock;
 use crate::config::env;
 use crate::core::agent::config::AgentConfig;
+use crate::core::agent::prompt::{Prompt, StartKey};
 use crate::core::matching::Identity;
 use crate::edge::gate;
 use crate::edge::http::{Base, Http};
@@ -44,7 +45,7 @@ const OPTIONS: &[(&str, &str, &str)] = &[
     ("--approval", "MODE", "open, guarded or read-only (default guarded)"),
     ("--label", "NAME", "label that messages can be sent to"),
     ("--agent-id", "ID", "agent id (default: stable, made of host, provider, label or folder)"),
-    ("--prompt", "TEXT", "first prompt"),
+    ("--prompt", "TEXT", "first prompt: at a terminal said at every start, else once; --prompt-again repeats it"),
     ("--transport", "WAY", "how the provider is talked to: tmux, stream or terminal (claude; default tmux, terminal where you sit at one)"),
     ("--model", "NAME", "model (for acp: for the record)"),
     ("--effort", "LEVEL", "effort (for acp: for the record)"),
@@ -60,6 +61,7 @@ const SWITCHES: &[(&str, &str)] = &[
     ("--headless", "no terminal of yours is used; the agent is marked as headless"),
     ("--isolated", "the provider gets a home of its own instead of yours; your login is linked (claude)"),
     ("--replace", "ask a runner of the same agent on this machine to stop first"),
+    ("--prompt-again", "say the first prompt at this start whatever was delivered before"),
     ("--quiet", "no lines on standard error but errors"),
     ("--help", "this text"),
 ];
@@ -95,6 +97,7 @@ fn parse(default_provider: &str, arguments: &[String], unknown: Unknown) -> Resu
             "--replace" => typed.replace = true,
             "--quiet" => typed.quiet = true,
             "--isolated" => typed.isolated = true,
+            "--prompt-again" => typed.prompt_again = true,
             "--help" | "-h" => {
                 typed.help = true;
                 return Ok(typed);
@@ -188,6 +191,9 @@ pub fn from_arguments(default_provider: &str, arguments: &[String], unknown: Unk
     let Some(provider) = provider::by_name(&typed.provider) else {
         return Err(Failure::usage(format!("this version cannot run {}; it can run: {}", typed.provider, provider::names())));
     };
+    if typed.prompt_again && !typed.values.contains_key("--prompt") {
+        return Err(Failure::usage("--prompt-again repeats a first prompt: say which one with --prompt TEXT"));
+    }
     start(typed, provider)
 }
 
@@ -258,8 +264,19 @@ fn start(typed: Typed, provider: &'static provider::Provider) -> Outcome {
         custody: custody_in,
         clock,
     };
-    let parts =
-        Parts { config: agent_config, base, config_file: settings.global.file(), store, launch, control, control_token, custody, clock };
+    let tell: fn(&str) = if quiet { |_| {} } else { print::complain };
+    let parts = Parts {
+        config: agent_config,
+        base,
+        config_file: settings.global.file(),
+        store,
+        launch,
+        control,
+        control_token,
+        custody,
+        clock,
+        tell,
+    };
     let outcome = run(parts)?;
     let _ = std::fs::remove_file(&info_file);
     match outcome.message.is_empty() {
@@ -391,7 +408,7 @@ fn agent_config(typed: &Typed, settings: &Settings, kind: &provider::Provider, s
         identity: Identity { agent_id: settings.agent_id.clone(), label: settings.label.clone(), tags, capabilities, broad_targets },
         registration,
         approval_mode: settings.approval.word().into(),
-        prompt: value("--prompt"),
+        prompt: value("--prompt").map(|text| first_prompt(text, typed.prompt_again)),
         relay_url: settings.global.relay_url.clone(),
         token: settings.global.token.clone(),
         token_profile: env("AGENT_RELAY_TOKEN_PROFILE"),
@@ -406,6 +423,18 @@ fn agent_config(typed: &Typed, settings: &Settings, kind: &provider::Provider, s
         terminal_dir: env("TMUX_TMPDIR"),
         started_at,
     }
+}
+
+/// The first prompt, and what makes it a new wish: an orchestrator keeps its request's id through recovery and restart; each
+/// start by a person is one; a unit, a container or a script repeats nothing but a changed text.
+fn first_prompt(text: String, again: bool) -> Prompt {
+    let at_terminal = rustix::termios::isatty(std::io::stdin()) || rustix::termios::isatty(std::io::stderr());
+    let key = match env("AGENT_RELAY_SPAWN_REQUEST_ID") {
+        Some(id) => StartKey::Request(id),
+        None if at_terminal => StartKey::Person,
+        None => StartKey::Text,
+    };
+    Prompt { digest: os::sha256_hex(&text), text, key, again }
 }
 
 /// R-37; absent values are null, not omitted.

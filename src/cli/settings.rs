@@ -20,6 +20,7 @@ pub(super) struct Typed {
     pub replace: bool,
     pub quiet: bool,
     pub isolated: bool,
+    pub prompt_again: bool,
     pub help: bool,
     pub provider_args: Vec<String>,
 }

@@ -42,6 +42,8 @@ pub struct Parts {
     pub custody: Receiver<Option<(u32, u64, String)>>,
     /// Clock of the process.
     pub clock: Clock,
+    /// Says a sentence to whoever started the runner.
+    pub tell: fn(&str),
 }
 
 /// Capacities of the lanes: events of one edge that wait for the state thread.
@@ -68,7 +70,7 @@ pub fn run(parts: Parts) -> Result<Outcome, String> {
     let bells = crew.bells();
     let (lanes_in, lanes_out): (Vec<Sender<Event>>, Vec<Receiver<Event>>) = LANE_CAPACITY.iter().map(|n| bounded(*n)).unzip();
     let waker = || Waker::new().map_err(|error| format!("cannot make a wake descriptor: {error}"));
-    let Parts { config, base, config_file, store: file, launch, control, control_token, custody, clock } = parts;
+    let Parts { config, base, config_file, store: file, launch, control, control_token, custody, clock, tell } = parts;
 
     let (store_port, store_orders) = bounded(COMMITS_IN_FLIGHT_MAX + 16);
     let (bus_port, bus_orders) = bounded(BUS_ORDERS);
@@ -109,7 +111,7 @@ pub fn run(parts: Parts) -> Result<Outcome, String> {
         let mut agent = Agent::new(config, seed);
         let mut outcome = None;
         event_loop::run(&mut agent, clock, &lanes[..], Event::summary, |effects| {
-            let finished = dispatch(&ports, effects);
+            let finished = dispatch(&ports, effects, tell);
             outcome = finished.or(outcome.take());
             if outcome.as_ref().is_some_and(|outcome| outcome.code == 70) {
                 log::error!(target: "runner", "last events: {}", event_loop::recent().join("; "));
@@ -175,7 +177,7 @@ fn control_limits() -> Limits {
 }
 
 /// Carries out the effects of one event; returns the outcome when the machine has finished.
-fn dispatch(ports: &Ports, effects: Vec<Effect>) -> Option<Outcome> {
+fn dispatch(ports: &Ports, effects: Vec<Effect>, tell: fn(&str)) -> Option<Outcome> {
     let mut answers: Orders = Vec::new();
     let mut outcome = None;
     for effect in effects {
@@ -203,6 +205,7 @@ fn dispatch(ports: &Ports, effects: Vec<Effect>) -> Option<Outcome> {
             Effect::Say { peer, text } => answers.push(GateOrder::PeerSend { peer, text }),
             Effect::Part { peer } => answers.push(GateOrder::PeerClose { peer, code: 1000, reason: String::new() }),
             Effect::Log { level, component, text } => crate::log::write(level, &component, &text),
+            Effect::Tell(text) => tell(&text),
             Effect::Finish(finished) => outcome = Some(finished),
         }
     }

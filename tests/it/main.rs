@@ -4,6 +4,7 @@ mod chaos;
 mod claude;
 mod commands;
 mod outage;
+mod prompt;
 mod quirks;
 mod support;
 mod tools;

@@ -1111,7 +1111,7 @@ impl World {
                         self.after_ms(later, Action::ProviderDies { runner, process, code: 0 });
                     }
                 }
-                Effect::Reply { .. } | Effect::Stay { .. } | Effect::Say { .. } | Effect::Part { .. } => {}
+                Effect::Reply { .. } | Effect::Stay { .. } | Effect::Say { .. } | Effect::Part { .. } | Effect::Tell(_) => {}
                 Effect::Log { text, level, .. } => {
                     if self.tell {
                         println!("{:>12} r{runner} {level}: {text}", self.now.tick.0);

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::prompt::Prompt;
 use crate::core::matching::Identity;
 use crate::secret::Secret;
 use crate::wire::bus::Registration;
@@ -24,7 +25,7 @@ pub struct AgentConfig {
     /// `open`, `guarded` or `read-only`.
     pub approval_mode: String,
     /// First prompt, if any.
-    pub prompt: Option<String>,
+    pub prompt: Option<Prompt>,
     /// URL of the relay, to tell a stored token of another relay apart.
     pub relay_url: String,
     /// Token that was handed in.

@@ -128,6 +128,8 @@ pub enum Effect {
         /// Text.
         text: String,
     },
+    /// A sentence for whoever started the runner.
+    Tell(String),
     /// Always last.
     Finish(Outcome),
 }

@@ -395,6 +395,7 @@ impl Agent {
                 "relay": self.generations.summary(),
                 "forMs": self.link.since().map(ago), "attempts": self.link.attempts(),
             },
+            "prompt": self.prompt_json(),
             "providerProcess": self.life_json(now), "session": self.status.facts, "context": self.status.context,
             "token": {"profileId": self.tokens.record().profile_id, "expiresAt": self.tokens.record().expires_at},
             "lastErrors": {

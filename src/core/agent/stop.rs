@@ -113,6 +113,9 @@ impl Agent {
                 Phase::Provider if self.life.is_gone() || late => {
                     self.tracker.set_terminal(Some(Status::Offline));
                     self.end_stop_command(now);
+                    if !matches!(self.stop.as_ref().map(|stop| &stop.why), Some(Why::Bug(_))) {
+                        self.note_orderly_end();
+                    }
                     self.set_phase(Phase::Flush, Some(now.tick + FLUSH));
                 }
                 Phase::Flush if self.commands.has_ending() => self.end_stop_command(now),

@@ -7,6 +7,7 @@ use serde_json::json;
 use super::config::{AgentConfig, ReplyMode, RestartPolicy};
 use super::effect::Effect;
 use super::event::{BusEvent, ControlRequest, Event, ProviderEvent, StopReason, StoreEvent, lane};
+use super::prompt::{Prompt, StartKey};
 use super::store::StoreOp;
 use super::*;
 use crate::core::matching::Identity;
@@ -412,7 +413,7 @@ fn the_first_prompt_survives_a_crash_and_is_said_once() {
         (Fate::Answered("done".into()), None),
     ] {
         let mut bench = Bench::ready();
-        bench.agent.config.prompt = Some("begin the work".into());
+        bench.agent.config.prompt = Some(Prompt { text: "begin the work".into(), digest: "d".into(), key: StartKey::Text, again: false });
         bench.signal(Signal::TurnStarted);
         bench.signal(Signal::TurnEnded { batch: None, end: TurnEnd::Completed, text: String::new() });
         let effects = bench.commit();
