@@ -35,6 +35,12 @@ fn word(card: &Value) -> String {
     if finer == "-" || stale { status } else { finer }
 }
 
+/// Whether it is connected, or heard of lately: without a bus a runner polls, and the relay counts it as offline after a
+/// minute of silence.
+pub(super) fn is_there(card: &Value) -> bool {
+    card["connected"] == true || card["status"].as_str().is_some_and(|status| status != "offline")
+}
+
 /// Words of the relay for how an agent stands.
 const COARSE: &[&str] = &["idle", "busy", "offline"];
 /// Words of a runner.
@@ -216,10 +222,15 @@ pub fn status(status: &Status) -> Outcome {
         return Ok(OK);
     };
     let card = Client::new(&global)?.call("GET", &path::agent(agent), None)?;
+    let state = match (card["connected"] == true, is_there(&card)) {
+        (true, _) => "registered",
+        (false, true) => "polling",
+        (false, false) => "away",
+    };
     let why = if word(&card) == "offline" { "no runner is connected for it".into() } else { text(&card, "/meta/statusWhy") };
     let remote = json!({
         "agentId": agent, "status": word(&card), "why": why, "since": card.pointer("/meta/statusSince"),
-        "connection": {"state": if card["connected"] == true { "registered" } else { "away" }}, "card": card,
+        "connection": {"state": state}, "card": card,
     });
     show_status(&remote, status);
     Ok(OK)
@@ -289,7 +300,7 @@ pub fn approvals(approvals: &Approvals) -> Outcome {
     let client = Client::new(&Global::load(None, None)?)?;
     let answer = client.call("GET", path::AGENTS, None)?;
     let mut open: Vec<(String, Value)> = Vec::new();
-    for card in answer["agents"].as_array().into_iter().flatten().filter(|card| card["connected"] == true) {
+    for card in answer["agents"].as_array().into_iter().flatten().filter(|card| is_there(card)) {
         let agent = text(card, "/id");
         for approval in card.pointer("/meta/pendingApprovals").and_then(Value::as_array).into_iter().flatten() {
             if approvals.agent.as_ref().is_none_or(|wanted| *wanted == agent) {
@@ -431,7 +442,7 @@ fn issue(client: &Client, target: &str, kind: &str, params: Map<String, Value>, 
     let id = text(&command, "/id");
     let card = client.raw("GET", &path::agent(target), None)?.1;
     // Without a bus it may still poll; only an offline one is really away.
-    if card["connected"] == false && card["status"] == "offline" {
+    if !is_there(&card) {
         let line = format!("{kind} pending: {target} is not connected; it gets the command if it comes back within 10 minutes");
         print::line(&if as_json { command.to_string() } else { line });
         return Ok(OK);

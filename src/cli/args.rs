@@ -308,7 +308,8 @@ pub struct React {
     example = "agent-relay tasks --status open",
     example = "agent-relay tasks show 3",
     example = "agent-relay tasks done 3 \"Fixed in the last commit\"",
-    note = "Make one with `agent-relay send TARGET --task TEXT`. Actions: show, start, block, done, fail, cancel, reopen."
+    example = "agent-relay tasks reopen 3",
+    note = "Make one with `agent-relay send TARGET --task TEXT`. Actions: show, start, block, done, fail, cancel, reopen. A task whose turn was interrupted is blocked: nobody works on it until you, or who sent it, reopen it; then all that it was meant for are offered it again."
 )]
 pub struct Tasks {
     /// nothing = list; else an action, a task id, and for some a text
@@ -317,6 +318,9 @@ pub struct Tasks {
     /// only in this status: open, claimed, in_progress, blocked, done, failed, cancelled
     #[argh(option)]
     pub status: Option<String>,
+    /// with reopen: every task that is blocked
+    #[argh(switch)]
+    pub all: bool,
     /// print JSON, one task a line
     #[argh(switch)]
     pub json: bool,

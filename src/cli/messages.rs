@@ -84,7 +84,7 @@ pub fn send(send: Send) -> Outcome {
 fn asks(card: &Value, to: &str) -> Option<String> {
     let id = card["id"].as_str()?;
     let asks = card.pointer("/meta/pendingApprovals").and_then(Value::as_array).is_some_and(|open| !open.is_empty());
-    (asks && card["connected"] == true && (id == to || to.contains(':') || to == "broadcast")).then(|| id.to_string())
+    (asks && super::agents::is_there(card) && (id == to || to.contains(':') || to == "broadcast")).then(|| id.to_string())
 }
 
 fn wait_for_reply(
@@ -317,6 +317,7 @@ pub fn tasks(tasks: &Tasks) -> Outcome {
             }
             Ok(OK)
         }
+        Some("reopen") if tasks.all => reopen_all(&client, &words[1..].join(" ")),
         Some(word) => {
             let Some((_, status)) = MOVES.iter().find(|(known, _)| *known == word) else {
                 let known: Vec<&str> = ["show"].into_iter().chain(MOVES.iter().map(|(word, _)| *word)).collect();
@@ -351,7 +352,37 @@ fn list_tasks(tasks: &[Value], as_json: bool) -> Outcome {
         rows.push(vec![task["id"].to_string(), text("status"), since, text("agentId"), format!("#{}", task["messageId"]), text("title")]);
     }
     print::table(&rows);
+    // What waits for a person says why, and what the person can do.
+    for task in tasks.iter().filter(|task| task["status"] == "blocked") {
+        let last = task["history"].as_array().into_iter().flatten().rfind(|entry| entry["status"] == "blocked");
+        let why = last.and_then(|entry| entry["body"].as_str()).map(|why| format!(": {why}")).unwrap_or_default();
+        let why = why.lines().next().unwrap_or_default();
+        let id = &task["id"];
+        print::line(&print::harmless(&format!("task {id} is blocked{why}; `agent-relay tasks reopen {id}` offers it again")));
+    }
     Ok(OK)
+}
+
+/// `tasks reopen --all`
+fn reopen_all(client: &Client, note: &str) -> Outcome {
+    let mut opened = 0;
+    loop {
+        let answer = client.call("GET", &format!("{}?status=blocked", path::TASKS), None)?;
+        let ids: Vec<u64> = answer["tasks"].as_array().into_iter().flatten().filter_map(|task| task["id"].as_u64()).collect();
+        if ids.is_empty() {
+            print::line(if opened == 0 { "no task is blocked" } else { "no further task is blocked" });
+            return Ok(OK);
+        }
+        for id in ids {
+            let mut change = json!({"status": "open", "agentId": own_name()});
+            if !note.is_empty() {
+                change["body"] = json!(note);
+            }
+            client.call("PATCH", &path::task(id), Some(&change))?;
+            print::line(&format!("task {id} is open"));
+            opened += 1;
+        }
+    }
 }
 
 /// `reply`

@@ -282,7 +282,8 @@ impl Store {
 
     /// The head of the outbox, as much as one exchange takes.
     pub fn outbox(&self) -> rusqlite::Result<Vec<Batch>> {
-        const HEAD: &str = "SELECT seq, kind, key, occurred_at, payload, generation FROM outbox WHERE poisoned IS NULL ORDER BY seq LIMIT ?1";
+        const HEAD: &str =
+            "SELECT seq, kind, key, occurred_at, payload, generation FROM outbox WHERE poisoned IS NULL ORDER BY seq LIMIT ?1";
         let mut statement = match crate::planted::is("lost-row") {
             true => self.db.prepare_cached(&HEAD.replace("IS NULL", "IS NULL AND seq % 7 <> 3"))?,
             false => self.db.prepare_cached(HEAD)?,

@@ -190,12 +190,14 @@ impl HubStore {
             }
             offer.recipients = recipients.into_iter().map(|(recipient, _)| recipient).collect();
         }
-        let mut statement =
-            db.prepare("SELECT id, message, status, restored FROM tasks WHERE status NOT IN ('done', 'failed', 'cancelled') ORDER BY id")?;
+        let mut statement = db.prepare(
+            "SELECT t.id, t.message, t.status, t.restored, coalesce(m.sender, '') FROM tasks t LEFT JOIN messages m ON m.id = t.message
+             WHERE t.status NOT IN ('done', 'failed', 'cancelled') ORDER BY t.id",
+        )?;
         let tasks = statement
             .query_map([], |row| {
                 let (id, message): (i64, i64) = (row.get(0)?, row.get(1)?);
-                Ok(StoredTask { id: id as u64, message: message as u64, status: row.get(2)?, restored: row.get(3)? })
+                Ok(StoredTask { id: id as u64, message: message as u64, status: row.get(2)?, restored: row.get(3)?, sender: row.get(4)? })
             })?
             .collect::<Result<_, _>>()?;
         let mut statement = db.prepare(
@@ -368,8 +370,9 @@ fn retain(db: &Transaction<'_>, session_before: i64, before: i64, limit: u64, re
     };
     let session = oldest("kind = 'session' AND offered = 0", session_before)?;
     let other = oldest("kind <> 'session' AND offered = 0", before)?;
-    // Offered all that time, and nobody holds them.
-    let offers = oldest("offered = 1 AND claimed_by IS NULL", before)?;
+    // Offered all that time, and nobody holds them. What is blocked waits for a person, however long.
+    let blocked = "EXISTS (SELECT 1 FROM tasks t WHERE t.message = messages.id AND t.status = 'blocked')";
+    let offers = oldest(&format!("offered = 1 AND claimed_by IS NULL AND NOT {blocked}"), before)?;
     retired.more |= [&session, &other, &offers].iter().any(|ids| ids.len() as u64 == limit);
     retired.offers.extend(offers.iter().map(|id| *id as u64));
     for id in session.iter().chain(&other).chain(&offers) {
@@ -552,6 +555,12 @@ fn apply(db: &Transaction<'_>, op: &HubOp, committed: &mut Committed) -> rusqlit
             }
             run("UPDATE messages SET claimed_by = NULL, claim_expires_at = NULL WHERE id = ?1", &[&id])?;
             run("UPDATE recipients SET acked = 0, read_at = NULL, reason = NULL WHERE message = ?1", &[&id])
+        }
+        HubOp::OfferHeld { message, at } => {
+            let id = *message as i64;
+            run("UPDATE messages SET claimed_by = NULL, claim_expires_at = NULL WHERE id = ?1", &[&id])?;
+            run("DELETE FROM obligations WHERE message = ?1", &[&id])?;
+            run("UPDATE recipients SET acked = 1, read_at = ?2, reason = 'blocked' WHERE message = ?1 AND read_at IS NULL", &[&id, at])
         }
         HubOp::Unresolved { message, until } => {
             run("UPDATE messages SET unresolved_until = ?2 WHERE id = ?1", &[&(*message as i64), until])
@@ -856,6 +865,44 @@ mod tests {
         store.commit(&[(0, vec![HubOp::ClaimEnd { message: 1, reoffer: false, at: 5 }])]).expect("memory");
         retain(&mut store, 100, 100, 200);
         assert_eq!(ids(&store), [4]);
+    }
+
+    /// Nobody is offered it, nobody owes anything for it, no retention takes it away; opened again it is unread for all.
+    #[test]
+    fn a_held_offer_stays_and_comes_back_unread() {
+        let mut store = HubStore::in_memory().expect("memory");
+        let payload = serde_json::json!({"taskId": 1}).as_object().cloned().unwrap_or_default();
+        let message =
+            Message { id: 1, from: "x".into(), to: "tag:t".into(), kind: "task".into(), claimable: true, payload, ..Default::default() };
+        let task = Task { id: 1, status: "open".into(), message_id: 1, ..Default::default() };
+        let mark = |status: &str| HubOp::TaskMark { id: 1, status: status.into(), agent: None, entry: Value::Null, at: 5 };
+        let recipients = vec!["a".to_string(), "b".to_string()];
+        store.commit(&[(0, vec![HubOp::MessagePut { message, recipients, key: None }, HubOp::TaskPut(task)])]).expect("memory");
+        let work = vec![
+            HubOp::ClaimPut { message: 1, agent: "a".into(), expires_at: 50 },
+            HubOp::Acked { message: 1, recipient: "a".into() },
+            HubOp::Read { message: 1, recipient: "a".into(), at: 3, reason: None },
+        ];
+        store.commit(&[(0, work)]).expect("memory");
+        let owed: i64 = store.db.query_row("SELECT count(*) FROM obligations", [], |row| row.get(0)).expect("counts");
+        assert_eq!(owed, 1);
+        store.commit(&[(0, vec![mark("blocked"), HubOp::OfferHeld { message: 1, at: 5 }])]).expect("memory");
+        put(&mut store, 2, "chat", "a", 0);
+        for _ in 0..2 {
+            let snapshot = store.snapshot().expect("reads");
+            assert!(snapshot.unacknowledged.iter().all(|(_, ids)| !ids.contains(&1)), "{:?}", snapshot.unacknowledged);
+            assert_eq!((snapshot.offers[0].message, snapshot.offers[0].claim.clone()), (1, None));
+            assert_eq!(snapshot.tasks, [(1, 1, "blocked".to_string(), "x".to_string())]);
+            let owed: i64 = store.db.query_row("SELECT count(*) FROM obligations", [], |row| row.get(0)).expect("counts");
+            assert_eq!(owed, 0);
+            put(&mut store, 3, "chat", "a", 0);
+            assert_eq!(retain(&mut store, 100, 100, 200).offers, Vec::<u64>::new());
+        }
+        store.commit(&[(0, vec![mark("open"), HubOp::ClaimEnd { message: 1, reoffer: true, at: 7 }])]).expect("memory");
+        let snapshot = store.snapshot().expect("reads");
+        for recipient in ["a", "b"] {
+            assert!(snapshot.unacknowledged.iter().any(|(who, ids)| who == recipient && ids.contains(&1)), "{recipient}");
+        }
     }
 
     #[test]

@@ -154,11 +154,9 @@ impl Hub {
             "idle" | "busy" | "offline" => status,
             _ => "idle",
         };
-        let changed = agent.status != word || meta.is_some();
+        let before = (agent.status.clone(), agent.ready, agent.meta.clone());
         agent.status = word.to_string();
-        if let Some(ready) = ready {
-            agent.ready = ready;
-        }
+        agent.ready = ready.unwrap_or(agent.ready);
         if let Some(meta) = meta {
             // Of what stands there only in some states, the absence tells too.
             for name in ["terminalStatus", "context"].into_iter().filter(|name| !meta.contains_key(*name)) {
@@ -166,6 +164,8 @@ impl Hub {
             }
             merge_meta(&mut agent.meta, meta);
         }
+        // Whoever only polls tells the same again and again.
+        let changed = before != (agent.status.clone(), agent.ready, agent.meta.clone());
         self.seen(id);
         if changed {
             let card = self.card(id);

@@ -374,12 +374,19 @@ impl Hub {
                 let Some(ready) = body.get("ready").and_then(Value::as_bool) else {
                     return Err((400, "no_ready", "\"ready\" must be true or false".into()));
                 };
-                agent.ready = ready;
-                self.seen(id);
+                // The same effect as the status frame of the bus has.
+                let (status, meta) = (agent.status.clone(), body.get("meta").and_then(Value::as_object).cloned());
+                self.set_status(id, &status, Some(ready), meta);
             }
             Call::Heartbeat => {
-                if let Some(meta) = body.get("meta").and_then(Value::as_object) {
-                    super::agents::merge_meta(&mut agent.meta, meta.clone());
+                match body.get("meta").and_then(Value::as_object).cloned() {
+                    // A whole status, as the status frame of the bus carries it.
+                    Some(meta) if meta.contains_key("status") => {
+                        let status = agent.status.clone();
+                        self.set_status(id, &status, None, Some(meta));
+                    }
+                    Some(meta) => super::agents::merge_meta(&mut agent.meta, meta),
+                    None => {}
                 }
                 self.seen(id);
                 return Ok(Answer::Now(200, json!({"ok": true, "commands": self.pending_for(id), "server": self.server()})));
@@ -473,6 +480,9 @@ impl Hub {
             }
             Call::MarkRead => {
                 let reason = body.get("reason").and_then(Value::as_str).map(str::to_string);
+                if reason.is_none() && self.is_task_of_others(id, &reader) {
+                    return Ok(Answer::Durable(204, Value::Null));
+                }
                 self.note_claim_read(id, &reader);
                 if let Some(queue) = self.queues.get_mut(&reader) {
                     // What is read need not be delivered any more.

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::Hub;
 use super::Refusal;
 use super::event::{After, HubOp, StoredOffer};
+use super::tasks::is_blocked;
 use crate::core::limits::*;
 use crate::core::time::Tick;
 use crate::wire::api::task_is_final;
@@ -52,8 +53,8 @@ impl Hub {
         let Some(offer) = self.offers.get(&message) else {
             return Err((409, "already_claimed", "the message is settled or cannot be claimed".into()));
         };
-        if offer.task.and_then(|task| self.tasks.get(&task)).is_some_and(|open| open.status == "blocked") {
-            return Err((409, "blocked", "the task is blocked; `agent-relay tasks reopen ID` offers it again".into()));
+        if let Some(task) = offer.task.filter(|_| self.is_blocked_task(offer.task)) {
+            return Err(is_blocked(task));
         }
         if let Some(claim) = offer.claim.as_ref().filter(|claim| claim.agent != agent && claim.until > self.now.tick) {
             return Err((409, "already_claimed", format!("{} holds this message", claim.agent)));
@@ -108,6 +109,12 @@ impl Hub {
         }
     }
 
+    /// A task is unread for everybody but whoever works on it: a late word of one who did must not hide a new offer.
+    pub(super) fn is_task_of_others(&self, message: u64, agent: &str) -> bool {
+        let holds = |offer: &Offer| offer.claim.as_ref().is_some_and(|claim| claim.agent == agent);
+        self.offers.get(&message).is_some_and(|offer| offer.task.is_some() && !holds(offer))
+    }
+
     /// The claimer has read it. Without a task that settles the message, once its claim ends.
     pub(super) fn note_claim_read(&mut self, message: u64, agent: &str) {
         if let Some(claim) = self.offers.get_mut(&message).and_then(|offer| offer.claim.as_mut())
@@ -156,24 +163,42 @@ impl Hub {
         }
     }
 
+    /// The claim ends and nobody is offered the message until somebody opens its task again.
+    pub(super) fn hold_offer(&mut self, message: u64) {
+        self.set_claim(message, None);
+        let Some(offer) = self.offers.get(&message) else { return };
+        for recipient in &offer.recipients {
+            if let Some(queue) = self.queues.get_mut(recipient) {
+                queue.ids.remove(&message);
+            }
+        }
+        self.ops.push(HubOp::OfferHeld { message, at: self.now.wall.0 });
+    }
+
     /// Unread and unacknowledged again for everybody, also for whoever held it.
+    pub(super) fn offer_again(&mut self, message: u64) {
+        self.set_claim(message, None);
+        let Some(offer) = self.offers.get(&message) else { return };
+        let recipients = offer.recipients.clone();
+        self.ops.push(HubOp::ClaimEnd { message, reoffer: true, at: self.now.wall.0 });
+        for recipient in &recipients {
+            self.queues.entry(recipient.clone()).or_default().ids.insert(message);
+        }
+        self.after.push(After::Offer { recipients });
+    }
+
     fn reoffer(&mut self, message: u64) {
         let Some(offer) = self.offers.get(&message) else {
             return;
         };
         let holder = offer.claim.as_ref().map(|claim| claim.agent.clone()).unwrap_or_default();
-        let (recipients, task) = (offer.recipients.clone(), offer.task);
-        self.set_claim(message, None);
-        self.ops.push(HubOp::ClaimEnd { message, reoffer: true, at: self.now.wall.0 });
-        for recipient in &recipients {
-            self.queues.entry(recipient.clone()).or_default().ids.insert(message);
-        }
+        let task = offer.task;
+        self.offer_again(message);
         if let Some(task) = task.filter(|task| self.tasks.get(task).is_some_and(|open| !task_is_final(&open.status))) {
             self.mark_task(task, "open", None, json!({"reason": "the claim ended"}));
         }
         self.log("info", format!("claim ended message={message} agent={holder}; offered again"));
         self.emit("message.claim_released", &holder, json!({"messageId": message, "agentId": holder}));
-        self.after.push(After::Offer { recipients });
     }
 
     pub(super) fn next_claim_end(&self) -> Option<Tick> {

@@ -247,6 +247,8 @@ pub enum HubOp {
     /// A claim is gone. `reoffer`: the message is unread and unacknowledged again for everybody; else it is settled, and
     /// nobody needs to read it any more.
     ClaimEnd { message: u64, reoffer: bool, at: i64 },
+    /// The claim is gone and the message is offered to nobody, though it is not settled.
+    OfferHeld { message: u64, at: i64 },
     /// The message waits for a match until then; `None` ends the waiting.
     Unresolved { message: u64, until: Option<i64> },
     /// A new task; its message carries it.
@@ -295,6 +297,8 @@ pub struct StoredTask {
     pub message: u64,
     /// Its status.
     pub status: String,
+    /// Who made it.
+    pub sender: String,
     /// It is blocked since it stood in a copy of the data.
     pub restored: bool,
 }

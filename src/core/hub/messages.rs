@@ -161,6 +161,11 @@ impl Hub {
                     && let Some(offer) = self.offers.get_mut(&message.id)
                 {
                     offer.recipients.push(id.to_string());
+                    let task = offer.task;
+                    if self.is_blocked_task(task) {
+                        // It is offered when somebody opens it again.
+                        self.hold_offer(message.id);
+                    }
                 }
             }
             // One agent is enough for a policy; others go on waiting for further matches.

@@ -25,7 +25,7 @@ pub use tokens::scopes_of;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
-use self::event::{After, Effect, Event, HubOp, HubSnapshot, Lane, StoreEvent};
+use self::event::{After, Effect, Event, HubOp, HubSnapshot, Lane, StoreEvent, StoredTask};
 use super::limits::*;
 use super::rng::Rng;
 use super::time::{Now, Tick, sooner};
@@ -222,7 +222,8 @@ impl Hub {
             self.restore_offer(offer);
         }
         for task in std::mem::take(&mut snapshot.tasks) {
-            self.tasks.insert(task.id, tasks::Open { message: task.message, status: task.status, restored: task.restored });
+            let StoredTask { id, message, status, sender, restored } = task;
+            self.tasks.insert(id, tasks::Open { message, status, sender, restored });
         }
         self.unresolved = std::mem::take(&mut snapshot.unresolved)
             .into_iter()
@@ -238,6 +239,7 @@ impl Hub {
         self.commands = std::mem::take(&mut snapshot.commands).into_iter().map(|command| (command.id.clone(), command)).collect();
         self.tokens = std::mem::take(&mut snapshot.tokens).into_iter().map(|(hash, record)| (hash, Arc::new(record))).collect();
         self.adopt(&snapshot);
+        self.hold_blocked();
         // Epochs of events must not repeat over a restart, or an old acknowledgement would fit a new frame.
         self.seq = self.now.wall.0.max(0) as u64 * 1000;
         self.next_sweep = Some(self.now.tick + PING_INTERVAL);

@@ -8,14 +8,23 @@ use super::event::{HubOp, Sent};
 use super::generations::{Named, told_in};
 use crate::wire::api::{NewMessage, Task, TokenRecord, task_is_final};
 
+pub(super) fn is_blocked(id: u64) -> Refusal {
+    (409, "blocked", format!("task {id} is blocked; `agent-relay tasks reopen {id}` offers it again"))
+}
+
 /// A task that is not final.
 #[derive(Debug, Clone)]
 pub(super) struct Open {
     pub message: u64,
     pub status: String,
+    /// Who made it.
+    pub sender: String,
     /// It is blocked since it stood in a copy of the data: who worked on it then may still tell how it ended.
     pub restored: bool,
 }
+
+/// It waits for a person, or for who sent it.
+pub(super) const BLOCKED: &str = "blocked";
 
 const STATUSES: [&str; 7] = ["open", "claimed", "in_progress", "blocked", "done", "failed", "cancelled"];
 
@@ -57,12 +66,13 @@ impl Hub {
             updated_at: now,
             history: vec![json!({"status": "open", "at": now, "by": sent.message.from})],
         };
-        self.tasks.insert(id, Open { message: task.message_id, status: "open".into(), restored: false });
+        let sender = sent.message.from.clone();
+        self.tasks.insert(id, Open { message: task.message_id, status: "open".into(), sender, restored: false });
         self.ops.push(HubOp::TaskPut(task.clone()));
         Ok((task, sent))
     }
 
-    /// `PATCH`: a final status never changes; repeating it is harmless.
+    /// `PATCH`: a final status never changes; repeating it is harmless. What is blocked only a person or its sender moves.
     pub(super) fn patch_task(&mut self, actor: &TokenRecord, id: u64, body: &Value) -> Result<(), Refusal> {
         let text = |field: &str| body.get(field).and_then(Value::as_str).map(str::to_string);
         let status = text("status").filter(|s| STATUSES.contains(&s.as_str()));
@@ -71,7 +81,7 @@ impl Hub {
         };
         let agent = actor.agent_id.clone().or_else(|| text("agentId"));
         self.check_generation(told_in(body), Named::Task(id))?;
-        let Some(open) = self.tasks.get(&id) else {
+        let Some(open) = self.tasks.get(&id).cloned() else {
             let code = if id > 0 && id <= self.last_task {
                 (409, "task_is_final", "the task is settled")
             } else {
@@ -80,8 +90,20 @@ impl Hub {
             return Err((code.0, code.1, code.2.to_string()));
         };
         let message = open.message;
+        let entry = json!({"body": body.get("body"), "metadata": body.get("metadata")});
+        // What a runner observes decides nothing, also where its agent sent the task to itself.
+        let by_runner = body.pointer("/metadata/completedBy").is_some_and(|who| who == "runner");
+        let decides = !by_runner && actor.agent_id.as_ref().is_none_or(|own| *own == open.sender);
+        if open.status == BLOCKED && decides {
+            return self.move_blocked(id, message, &status, agent, entry);
+        }
         if let Some(own) = &actor.agent_id {
             self.must_be_offered(message, own)?;
+        }
+        // Blocked only because the data were put back: whoever had ended it by then says so again.
+        let ended_before = open.restored && by_runner && task_is_final(&status);
+        if open.status == BLOCKED && !ended_before {
+            return if status == BLOCKED { Ok(()) } else { Err(is_blocked(id)) };
         }
         let holder = self.offers.get(&message).and_then(|offer| offer.claim.as_ref()).map(|claim| claim.agent.clone());
         if let (Some(own), Some(holder)) = (&actor.agent_id, &holder)
@@ -89,12 +111,51 @@ impl Hub {
         {
             return Err((409, "already_claimed", format!("{holder} works on this task")));
         }
-        let entry = json!({"body": body.get("body"), "metadata": body.get("metadata")});
+        if status == BLOCKED && holder.is_none() && (actor.agent_id.is_some() || by_runner) {
+            // Late, or repeated after somebody has opened it again: it is not this agent's to withhold.
+            return Err((409, "not_claimed", "this agent does not hold the task".into()));
+        }
         self.mark_task(id, &status, agent, entry);
-        if task_is_final(&status) {
-            self.settle_offer(message);
+        match status.as_str() {
+            BLOCKED => self.hold_offer(message),
+            status if task_is_final(status) => self.settle_offer(message),
+            _ => {}
         }
         Ok(())
+    }
+
+    /// A person, or who sent it, moves a task that was blocked.
+    fn move_blocked(&mut self, id: u64, message: u64, status: &str, agent: Option<String>, entry: Value) -> Result<(), Refusal> {
+        match status {
+            BLOCKED => {}
+            "open" => {
+                self.mark_task(id, status, agent, entry);
+                self.offer_again(message);
+            }
+            status if task_is_final(status) => {
+                self.mark_task(id, status, agent, entry);
+                self.settle_offer(message);
+            }
+            _ => return Err(is_blocked(id)),
+        }
+        Ok(())
+    }
+
+    /// What an older hub left claimed or offered although it was blocked.
+    pub(super) fn hold_blocked(&mut self) {
+        let blocked = self.tasks.values().filter(|open| open.status == BLOCKED).map(|open| open.message);
+        let loose = |message: &u64| {
+            let Some(offer) = self.offers.get(message) else { return false };
+            let waits = |recipient: &String| self.queues.get(recipient).is_some_and(|queue| queue.ids.contains(message));
+            offer.claim.is_some() || offer.recipients.iter().any(waits)
+        };
+        for message in blocked.filter(loose).collect::<Vec<_>>() {
+            self.hold_offer(message);
+        }
+    }
+
+    pub(super) fn is_blocked_task(&self, task: Option<u64>) -> bool {
+        task.and_then(|task| self.tasks.get(&task)).is_some_and(|open| open.status == BLOCKED)
     }
 
     pub(super) fn mark_task(&mut self, id: u64, status: &str, agent: Option<String>, mut entry: Value) {

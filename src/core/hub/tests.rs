@@ -453,3 +453,5 @@ fn a_hub_that_stops_says_so_and_keeps_what_it_took() {
     assert!(last.iter().any(|e| matches!(e, Effect::Respond { status: 201, .. })), "{last:?}");
     assert!(last.iter().any(|e| matches!(e, Effect::PeerClose { peer: 90, .. })) && last.last() == Some(&Effect::Finish), "{last:?}");
 }
+
+mod blocked;
