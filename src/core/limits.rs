@@ -62,6 +62,14 @@ pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(30);
 pub const GOOD_CONNECTION: Duration = Duration::from_secs(30);
 /// Liveness over HTTP while the bus is away (R-140, D-22).
 pub const LIVENESS_INTERVAL: Duration = Duration::from_secs(20);
+/// The first round of liveness if the bus is not registered by then, however long its attempt takes.
+pub const LIVENESS_FIRST: Duration = Duration::from_secs(5);
+/// Without the bus: changes of status within this time are told together.
+pub const STATUS_SETTLES: Duration = Duration::from_millis(200);
+/// Without the bus: a status is told at most this often.
+pub const STATUS_PAUSE: Duration = Duration::from_secs(2);
+/// Interrupted tasks whose claims are kept for a relay that would offer them again.
+pub const HELD_TASKS_MAX: usize = 64;
 /// Renewal of task claims.
 pub const CLAIM_RENEWAL_INTERVAL: Duration = Duration::from_secs(300);
 /// Life of a claim at the hub.

@@ -892,7 +892,8 @@ mod tests {
             let snapshot = store.snapshot().expect("reads");
             assert!(snapshot.unacknowledged.iter().all(|(_, ids)| !ids.contains(&1)), "{:?}", snapshot.unacknowledged);
             assert_eq!((snapshot.offers[0].message, snapshot.offers[0].claim.clone()), (1, None));
-            assert_eq!(snapshot.tasks, [(1, 1, "blocked".to_string(), "x".to_string())]);
+            let task = StoredTask { id: 1, message: 1, status: "blocked".into(), sender: "x".into(), restored: false };
+            assert_eq!(snapshot.tasks, [task]);
             let owed: i64 = store.db.query_row("SELECT count(*) FROM obligations", [], |row| row.get(0)).expect("counts");
             assert_eq!(owed, 0);
             put(&mut store, 3, "chat", "a", 0);

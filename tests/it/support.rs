@@ -1,7 +1,8 @@
 //! One small machine per test: a home of its own, real processes, and waiting for states.
 
 use std::collections::BTreeMap;
-use std::io::Read;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -37,6 +38,8 @@ pub struct Machine {
     pub work: PathBuf,
     env: BTreeMap<String, String>,
     shared: bool,
+    /// Runners reach the relay by this URL, and by polling only.
+    detour: Option<String>,
 }
 
 /// A process that is killed and reaped with its value.
@@ -82,7 +85,7 @@ impl Machine {
         let root = std::env::temp_dir().join(format!("agent-relay-it-{}-{number}-{name}", std::process::id()));
         let (home, work) = (root.join("home"), root.join("work"));
         std::fs::create_dir_all(&work).expect("temp dir");
-        Machine { home, work, env: BTreeMap::new(), shared: false }
+        Machine { home, work, env: BTreeMap::new(), shared: false, detour: None }
     }
 
     /// Another home that talks to the same relay.
@@ -91,7 +94,7 @@ impl Machine {
         let config = self.config();
         std::fs::create_dir_all(&home).expect("temp dir");
         std::fs::write(home.join("config.json"), config.to_string()).expect("config");
-        Machine { home, work: self.work.clone(), env: self.env.clone(), shared: true }
+        Machine { home, work: self.work.clone(), env: self.env.clone(), shared: true, detour: None }
     }
 
     pub fn set(&mut self, name: &str, value: &str) {
@@ -151,6 +154,21 @@ impl Machine {
         running
     }
 
+    /// From here on runners find a middleman between them and the hub who lets no WebSocket through; tools still go straight.
+    pub fn shut_the_bus(&mut self) {
+        let url = self.config()["relayUrl"].as_str().expect("a hub was started").to_string();
+        let to = url.trim_start_matches("http://").to_string();
+        let listener = TcpListener::bind("127.0.0.1:0").expect("binds");
+        let port = listener.local_addr().expect("bound").port();
+        std::thread::spawn(move || {
+            for client in listener.incoming().map_while(Result::ok) {
+                let to = to.clone();
+                std::thread::spawn(move || pass_on(client, &to));
+            }
+        });
+        self.detour = Some(format!("http://127.0.0.1:{port}"));
+    }
+
     /// A runner of the demo agent.
     pub fn runner(&self, agent: &str) -> Running {
         self.runner_with(agent, &[], &[])
@@ -160,6 +178,7 @@ impl Machine {
         let state = self.home.join("demo").to_string_lossy().into_owned();
         let mut arguments = vec!["run", "acp", "--agent-id", agent, "--approval", "open"];
         arguments.extend(options);
+        arguments.extend(self.detour.iter().flat_map(|url| ["--relay-url", url.as_str()]));
         arguments.extend(["--", BIN, "demo-agent", "--state", &state]);
         arguments.extend(demo);
         self.start(&arguments)
@@ -173,13 +192,14 @@ impl Machine {
     #[track_caller]
     pub fn wait_status(&self, agent: &str, word: &str) {
         let mut last = Value::Null;
-        let until = Instant::now() + Duration::from_secs(30);
+        let until = Instant::now() + Duration::from_secs(40);
+        let connected = if self.detour.is_some() { "polling" } else { "registered" };
         while Instant::now() < until {
             last = self.status(agent);
-            if last["status"] == word && last["connection"]["state"] == "registered" {
+            if last["status"] == word && last["connection"]["state"] == connected {
                 return;
             }
-            pause(15);
+            pause(if self.detour.is_some() { 60 } else { 15 });
         }
         panic!("{agent} is not {word} but {last}\n{}", self.logs());
     }
@@ -248,6 +268,24 @@ impl Machine {
     pub fn left_over(&self) -> Vec<(u32, u64)> {
         os::processes_with_env("AGENT_RELAY_HOME", &self.home.to_string_lossy())
     }
+}
+
+/// A middleman that knows no WebSockets: what asks for the bus is hung up on, all else goes through.
+fn pass_on(mut client: TcpStream, to: &str) {
+    let mut first = [0u8; 4096];
+    let size = client.read(&mut first).unwrap_or(0);
+    if size == 0 || String::from_utf8_lossy(&first[..size]).contains("GET /bus") {
+        return;
+    }
+    let Ok(mut server) = TcpStream::connect(to) else { return };
+    let _ = server.write_all(&first[..size]);
+    let (Ok(mut from), Ok(mut back)) = (client.try_clone(), server.try_clone()) else { return };
+    std::thread::spawn(move || {
+        let _ = std::io::copy(&mut back, &mut client);
+        let _ = client.shutdown(std::net::Shutdown::Both);
+    });
+    let _ = std::io::copy(&mut from, &mut server);
+    let _ = server.shutdown(std::net::Shutdown::Both);
 }
 
 impl Drop for Machine {

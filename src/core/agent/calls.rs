@@ -30,6 +30,12 @@ pub(super) enum Purpose {
     Register,
     FetchCommand(String),
     PatchCommand(String),
+    /// That a command is under way, while there is no bus to tell it.
+    CommandProgress(String),
+    /// How an interrupted task stands at a relay that would offer it again.
+    HeldTask(MessageRef),
+    /// The claim of such a task is given back.
+    ReleaseHeld(MessageRef),
     Goodbye,
 }
 
@@ -67,7 +73,7 @@ impl Calls {
         self.flying.is_none() && self.waiting.is_empty()
     }
 
-    fn has(&self, purpose: &Purpose) -> bool {
+    pub fn has(&self, purpose: &Purpose) -> bool {
         self.flying.as_ref().is_some_and(|(_, flying)| flying == purpose) || self.waiting.iter().any(|w| w.purpose == *purpose)
     }
 
@@ -80,7 +86,7 @@ impl Calls {
 impl Agent {
     pub(super) fn ask(&mut self, purpose: Purpose, method: &'static str, path: String, body: Option<Value>) {
         // Reads and updates are many, and told again when the relay is back; the others are few and each is waited for.
-        let many = matches!(purpose, Purpose::Read(_) | Purpose::FetchCommand(_) | Purpose::PatchCommand(_));
+        let many = matches!(purpose, Purpose::Read(_) | Purpose::FetchCommand(_) | Purpose::PatchCommand(_) | Purpose::CommandProgress(_));
         if self.calls.has(&purpose) || (many && self.calls.waiting.len() >= CALLS_WAITING_MAX) {
             return;
         }
@@ -170,6 +176,8 @@ impl Agent {
                     self.on_update_known(&id);
                 }
             }
+            Purpose::CommandProgress(_) | Purpose::ReleaseHeld(_) => {}
+            Purpose::HeldTask(at) => self.on_held_task(at, result),
             Purpose::Goodbye => self.on_goodbye_said(),
         }
     }

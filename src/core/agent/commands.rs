@@ -36,6 +36,8 @@ pub(super) struct Commands {
     /// Commands that end with the next ready provider, with their deadline.
     restarting: Vec<(String, Tick)>,
     ending: Vec<String>,
+    /// Commands that are told as running once the commit with this number is durable, where there is no bus.
+    begun: VecDeque<(u64, String)>,
 }
 
 /// How long a session may take to answer a verb.
@@ -132,6 +134,9 @@ impl Agent {
         for status in ["accepted", "running"] {
             self.send_progress(&id, status);
         }
+        if !self.link.is_registered() {
+            self.commands.begun.push_back((self.commit_number + 1, id.clone()));
+        }
         self.execute(now, &command);
     }
 
@@ -154,7 +159,10 @@ impl Agent {
                 self.status.send_again();
                 self.end_command(now, &id, Ok(Value::Null));
             }
-            "agent.interrupt" => self.ask_session(now, id, Verb::Interrupt),
+            "agent.interrupt" => {
+                self.note_interrupt("interrupted", &command.issued_by, text("reason"));
+                self.ask_session(now, id, Verb::Interrupt);
+            }
             "agent.compact" => {
                 self.ask_session(now, id, Verb::Compact { instructions: text("instructions").filter(|t| !t.trim().is_empty()) })
             }
@@ -175,6 +183,9 @@ impl Agent {
                         self.end_command(now, &id, Err("decision must be approve, approve-session, deny, or abort".into()));
                     }
                     (Some(approval), Some(decision)) => {
+                        if decision == Decision::Abort {
+                            self.note_interrupt("an approval was aborted", &command.issued_by, text("reason"));
+                        }
                         let answers = command.params.get("answers").filter(|answers| answers.is_object()).cloned();
                         self.ask_session(now, id, Verb::Decide { approval, decision, reason: text("reason"), answers });
                     }
@@ -285,6 +296,18 @@ impl Agent {
         self.tracker.finish_claim(ClaimKind::Command, id);
         self.status.touch();
         self.send_update(id);
+    }
+
+    /// Durable now: where the bus did not tell the relay that they run, a call does.
+    pub(super) fn tell_begun(&mut self, upto: u64) {
+        while self.commands.begun.front().is_some_and(|(number, _)| *number <= upto) {
+            let (_, id) = self.commands.begun.pop_front().expect("looked at above");
+            let runs = self.commands.known.get(&id).is_some_and(|known| !command_is_final(&known.command.status));
+            if runs && !self.link.is_registered() {
+                let body = serde_json::json!({"status": "running"});
+                self.ask(Purpose::CommandProgress(id.clone()), "PATCH", path::command(&id), Some(body));
+            }
+        }
     }
 
     fn send_progress(&mut self, id: &str, status: &str) {

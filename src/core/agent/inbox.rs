@@ -117,6 +117,12 @@ impl Agent {
             self.ask_read(at, Some("not for this agent"));
             return;
         }
+        self.let_go(at);
+        if message.claimable && message.task_id().is_some() && self.inbox.is_settled(at) {
+            // Opened again, or what we reported of it is not known yet: the claim will tell, once that has arrived.
+            self.unsettle_message(at);
+            self.outbox.hold_tasks();
+        }
         // Known: in memory, in a batch, or settled. The acknowledgement still waits for the newest commit, since the
         // first copy may not be on disk yet.
         let known = match crate::planted::is("skipped-dedup") {
@@ -184,9 +190,17 @@ impl Agent {
         }
     }
 
+    /// A settled message is new again.
+    fn unsettle_message(&mut self, at: MessageRef) {
+        self.inbox.settled.retain(|(settled, _)| *settled != at);
+        self.inbox.settled_places.remove(&at);
+        self.forget_message(at);
+    }
+
     /// The message leaves without a trace, so that the relay may offer it again.
     pub(super) fn forget_message(&mut self, at: MessageRef) {
         self.inbox.unread.remove(&at);
+        self.calls.forget(&Purpose::Read(at));
         self.ops.push(StoreOp::InboxForget { at });
     }
 

@@ -1,9 +1,7 @@
 //! The connection to the relay: bus, reconnects, and the liveness rounds over HTTP while the bus is away.
 
-use serde_json::{Value, json};
-
 use super::Agent;
-use super::calls::{Purpose, UNREAD_PAGE, text_of};
+use super::calls::{Purpose, UNREAD_PAGE};
 use super::effect::Effect;
 use super::event::BusEvent;
 use super::generations::Highest;
@@ -39,13 +37,16 @@ pub(super) struct Link {
     attempt: u32,
     heartbeat_at: Option<Tick>,
     heartbeat_every: Option<std::time::Duration>,
-    liveness_at: Option<Tick>,
+    pub(super) liveness_at: Option<Tick>,
+    /// An attempt at the bus has failed since it was last registered: a round over HTTP has followed it at once.
+    hurried: bool,
+    pub polling: super::polling::Polling,
     pub last_error: Option<(String, Tick)>,
     pub epoch: u64,
     frames: u64,
-    auth_trouble: bool,
+    pub auth_trouble: bool,
     /// The relay has registered this very instance.
-    known_instance: bool,
+    pub known_instance: bool,
     /// What stood here when the registration was sent.
     asked_at: Highest,
 }
@@ -59,13 +60,18 @@ impl Link {
         self.conn == Conn::Off
     }
 
+    /// The relay hears what is said: over the bus, or over HTTP while that has no bus.
+    pub fn is_reached(&self) -> bool {
+        self.is_registered() || self.polling.works
+    }
     pub fn next_deadline(&self) -> Option<Tick> {
         let conn = match self.conn {
             Conn::Waiting { until } | Conn::Registering { until } => Some(until),
             Conn::Off | Conn::Connecting | Conn::Registered { .. } => None,
         };
         let heartbeat = self.heartbeat_at.filter(|_| self.is_registered());
-        let liveness = self.liveness_at.filter(|_| !self.is_registered() && !self.auth_trouble);
+        let round = sooner(self.liveness_at, self.polling.tell_at);
+        let liveness = round.filter(|_| !self.is_registered() && !self.auth_trouble);
         sooner(sooner(conn, heartbeat), liveness)
     }
 
@@ -73,6 +79,7 @@ impl Link {
     pub fn word(&self) -> &'static str {
         match self.conn {
             Conn::Off => "off",
+            Conn::Waiting { .. } | Conn::Connecting | Conn::Registering { .. } if self.polling.works => "polling",
             Conn::Waiting { .. } => "waiting",
             Conn::Connecting => "connecting",
             Conn::Registering { .. } => "registering",
@@ -100,6 +107,7 @@ impl Link {
     pub fn switch_off(&mut self) {
         self.conn = Conn::Off;
         self.liveness_at = None;
+        self.polling = Default::default();
     }
 }
 
@@ -114,7 +122,8 @@ impl Agent {
         };
         self.link.conn = Conn::Connecting;
         self.link.auth_trouble = false;
-        self.link.liveness_at.get_or_insert(now.tick + LIVENESS_INTERVAL);
+        let patience = if self.link.known_instance { LIVENESS_INTERVAL } else { LIVENESS_FIRST };
+        self.link.liveness_at.get_or_insert(now.tick + patience);
         self.out.push(Effect::Connect { token });
     }
 
@@ -152,6 +161,9 @@ impl Agent {
                 self.link.attempt = 0;
             }
             self.link.liveness_at = Some(now.tick + LIVENESS_INTERVAL);
+        } else if !std::mem::replace(&mut self.link.hurried, true) {
+            // Perhaps only the bus is shut: one round at once, and no further one before its time if the relay is away.
+            self.link.liveness_at = Some(now.tick);
         }
         self.link.last_error = Some((cause.to_string(), now.tick));
         if self.status.may_log(now, &format!("bus: {cause}")) {
@@ -187,6 +199,8 @@ impl Agent {
         self.link.conn = Conn::Registered { since: now.tick };
         self.tokens.note_accepted();
         self.link.known_instance = true;
+        self.link.hurried = false;
+        self.stop_polling();
         let asked_at = std::mem::take(&mut self.link.asked_at);
         self.note_relay(&registered.server, Some(&asked_at));
         self.link.epoch = registered.epoch;
@@ -267,71 +281,9 @@ impl Agent {
         if !self.link.is_registered() && !self.link.auth_trouble && self.link.liveness_at.is_some_and(|at| at <= now.tick) {
             self.link.liveness_at = Some(now.tick + LIVENESS_INTERVAL);
             if self.stop.is_none() {
-                // The relay may still know an older instance of this agent: before it knows this one, its refusal would
-                // mean nothing.
-                self.liveness_step(if self.link.known_instance { Purpose::PutStatus } else { Purpose::Register });
+                self.begin_round(true);
             }
         }
-    }
-
-    fn liveness_step(&mut self, step: Purpose) {
-        let id = &self.config.agent_id;
-        let instance = &self.config.instance_id;
-        let status = self.wire_status();
-        let (method, path, body) = match step {
-            Purpose::PutStatus => ("PUT", path::agent_part(id, "status"), json!({"status": status, "instanceId": instance})),
-            Purpose::PutReady => ("PUT", path::agent_part(id, "ready"), json!({"ready": status != "offline", "instanceId": instance})),
-            Purpose::Heartbeat => {
-                ("POST", path::agent_part(id, "heartbeat"), json!({"instanceId": instance, "meta": self.heartbeat_meta()}))
-            }
-            _ => {
-                let mut registration = self.config.registration.clone();
-                registration.protocol = PROTOCOL;
-                registration.meta = self.registration_meta();
-                let mut body = serde_json::to_value(registration).expect("plain data");
-                body["id"] = json!(id);
-                ("POST", path::AGENTS.to_string(), body)
-            }
-        };
-        self.ask(step, method, path, Some(body));
-    }
-
-    /// One answer of a liveness round; the first failure ends the round (R-140, R-140a).
-    pub(super) fn on_liveness_step(&mut self, now: Now, step: Purpose, result: Result<(u16, Value), Cause>) {
-        match result {
-            Ok((status, body)) if status < 300 => match step {
-                Purpose::PutStatus => self.liveness_step(Purpose::PutReady),
-                Purpose::PutReady => self.liveness_step(Purpose::Heartbeat),
-                Purpose::Heartbeat => {
-                    self.note_server_in(&body);
-                    let pending = body.get("commands").and_then(Value::as_array).cloned().unwrap_or_default();
-                    for id in pending.iter().filter_map(Value::as_str) {
-                        if !self.commands.knows(id) {
-                            self.ask(Purpose::FetchCommand(id.into()), "GET", path::command(id), None);
-                        }
-                    }
-                    self.on_relay_back(now);
-                    self.ask_unread();
-                }
-                _ => {
-                    self.note_server_in(&body);
-                    self.link.known_instance = true;
-                    self.liveness_step(Purpose::PutStatus);
-                }
-            },
-            Ok((404, _)) if step != Purpose::Register => self.liveness_step(Purpose::Register),
-            Ok((409, _)) if self.stop.is_none() => {
-                self.begin_stop(now, Why::Displaced("another runner registered this agent".into()));
-            }
-            Ok((status, body)) => self.note_liveness(now, text_of(status, &body)),
-            Err(cause) => self.note_liveness(now, cause.to_string()),
-        }
-    }
-
-    fn note_liveness(&mut self, now: Now, text: String) {
-        let line = format!("liveness: {text}");
-        if self.status.may_log(now, &line) {
-            self.log("warn", "runner", line);
-        }
+        self.wake_polling(now);
     }
 }

@@ -16,6 +16,7 @@ mod inbox;
 mod life;
 mod link;
 mod outbox;
+mod polling;
 pub mod prompt;
 mod status;
 mod stop;
@@ -162,6 +163,7 @@ impl Agent {
                     let (_, effects) = self.commits.pop_front().expect("looked at above");
                     self.out.extend(effects);
                 }
+                self.tell_begun(upto);
                 self.on_outbox_dropped(dropped);
             }
             StoreEvent::Stalled(cause) => {
@@ -182,6 +184,7 @@ impl Agent {
         self.generations.restore(snapshot.generations, &snapshot.notes);
         self.inbox.restore(snapshot.waiting, snapshot.more_waiting, snapshot.settled);
         self.restore_turn(snapshot.unsettled);
+        self.restore_held(now, &snapshot.notes);
         self.restore_commands(now, snapshot.commands);
         self.restore_prompt(&snapshot.notes, snapshot.provider.as_ref());
         self.life.restore(snapshot.provider);

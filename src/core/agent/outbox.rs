@@ -47,6 +47,8 @@ pub(super) struct Outbox {
     reports: Vec<u64>,
     /// Answers whose message the relay has not got any more, as it said itself.
     unattached: BTreeSet<u64>,
+    /// How a task ended may stand among the rows: no task is claimed until all have arrived.
+    tasks_wait: bool,
     pub last_error: Option<(String, Tick)>,
 }
 
@@ -54,6 +56,7 @@ impl Outbox {
     pub fn restore(&mut self, pending: u64, poisoned: u64) {
         self.pending = pending;
         self.poisoned = poisoned;
+        self.tasks_wait = pending > 0;
     }
 
     pub fn next_deadline(&self) -> Option<Tick> {
@@ -72,6 +75,15 @@ impl Outbox {
         }
     }
 
+    /// From here on no task is claimed until every row has arrived.
+    pub fn hold_tasks(&mut self) {
+        self.tasks_wait = true;
+    }
+
+    pub fn reports_wait(&self) -> bool {
+        self.tasks_wait && self.pending > 0
+    }
+
     pub fn summary(&self) -> Value {
         json!({"pending": self.pending, "poisoned": self.poisoned, "dropped": self.dropped, "inFlight": self.flying})
     }
@@ -85,6 +97,7 @@ impl Agent {
     }
 
     pub(super) fn pump_outbox(&mut self, _now: Now) {
+        self.outbox.tasks_wait &= self.outbox.pending > 0;
         let idle = self.outbox.pump == Pump::Idle && self.outbox.pending > 0;
         if idle && self.tokens.is_decided() && self.outbox.heard {
             self.outbox.pump = Pump::Fetching;

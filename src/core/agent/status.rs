@@ -73,6 +73,26 @@ impl Publisher {
         self.dirty = true;
     }
 
+    /// Whether it differs from what the relay was told last.
+    pub fn is_news(&self, (word, meta): &(&'static str, Map<String, Value>)) -> bool {
+        self.again || self.timeline.is_some() || self.sent.as_ref() != Some(&json!([word, meta]))
+    }
+
+    /// What has changed until now is on its way, or known.
+    pub fn is_told(&mut self) {
+        self.dirty = false;
+    }
+
+    /// The relay has it.
+    pub fn note_told(&mut self, (word, meta): (&'static str, Map<String, Value>)) {
+        self.again = false;
+        self.sent = Some(json!([word, meta]));
+    }
+
+    pub fn take_timeline(&mut self) -> Option<Value> {
+        self.timeline.take()
+    }
+
     /// After the goodbye no status goes out any more.
     pub fn fall_silent(&mut self) {
         self.silent = true;
@@ -238,6 +258,15 @@ impl Agent {
         self.approvals.iter().map(show).collect()
     }
 
+    /// The status of now as the relay is told it: the word of the wire, and the record beside it.
+    pub(super) fn status_told(&self) -> (&'static str, Map<String, Value>) {
+        let mut meta = self.status_meta();
+        if let Some((_, wall)) = self.status.since {
+            meta.insert("statusSince".into(), json!(wall));
+        }
+        (self.wire_status(), meta)
+    }
+
     /// Sends the newest status if it differs from what was sent last. Last value wins; nothing after the goodbye.
     pub(super) fn publish(&mut self, now: Now) {
         let word = self.word();
@@ -246,24 +275,20 @@ impl Agent {
             self.status.since = Some((now.tick, now.wall.0));
             self.log("info", "runner", format!("status {word}: {}", self.why()));
         }
-        if !self.status.dirty || !self.link.is_registered() || self.status.silent {
+        if !self.status.dirty || self.status.silent {
             return;
         }
-        self.status.dirty = false;
-        let mut meta = self.status_meta();
-        if let Some((_, wall)) = self.status.since {
-            meta.insert("statusSince".into(), json!(wall));
+        if !self.link.is_registered() {
+            return self.plan_telling(now);
         }
-        let agent_status = self.wire_status();
-        let told = json!([agent_status, meta]);
-        if !self.status.again && self.status.timeline.is_none() && self.status.sent.as_ref() == Some(&told) {
+        self.status.is_told();
+        let told = self.status_told();
+        if !self.status.is_news(&told) {
             return;
         }
-        self.status.again = false;
-        self.status.sent = Some(told);
-        if let Some(event) = self.status.timeline.take() {
-            meta.insert("timelineEvent".into(), event);
-        }
+        self.status.note_told(told.clone());
+        let (agent_status, mut meta) = told;
+        meta.extend(self.status.take_timeline().map(|event| ("timelineEvent".to_string(), event)));
         let ready = Some(agent_status != "offline");
         self.out.push(Effect::Send(ClientFrame::Status { agent_status: agent_status.into(), ready, meta: Some(meta) }));
         if crate::planted::is("status-after-offline") {

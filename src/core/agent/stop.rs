@@ -122,7 +122,7 @@ impl Agent {
                 Phase::Flush if late || flush_over || self.is_flushed() => {
                     self.status.fall_silent();
                     let removes = matches!(self.stop.as_ref().map(|s| &s.why), Some(Why::Command { .. }));
-                    if removes && self.link.is_registered() && !late {
+                    if removes && self.link.is_reached() && !late {
                         self.ask(Purpose::Goodbye, "DELETE", path::agent(&self.config.agent_id), None);
                         self.launch_call(now);
                         self.set_phase(Phase::Goodbye, Some(now.tick + FLUSH));
@@ -151,12 +151,12 @@ impl Agent {
     fn is_flushed(&self) -> bool {
         // A failure is told if the relay is there at all: nobody else will tell it.
         let failed = self.stop.as_ref().is_some_and(|stop| stop.failure().is_some() && !matches!(stop.why, Why::Refused(_)));
-        if failed && !self.link.is_registered() && !self.link.is_off() {
+        if failed && !self.link.is_reached() && !self.link.is_off() {
             return false;
         }
         let quiet = self.commits.is_empty() && self.ops.is_empty();
         let heard = self.outbox.is_empty() && self.commands.all_reported() && self.calls.is_quiet() && self.turn.is_quiet();
-        quiet && (heard || !self.link.is_registered())
+        quiet && (heard || !self.link.is_reached())
     }
 
     pub(super) fn on_goodbye_said(&mut self) {

@@ -459,3 +459,6 @@ fn a_refused_message_is_told_to_its_sender_and_holds_up_nobody() {
     let effects = bench.commit();
     assert_eq!(parcels(&effects).len(), 1, "the next one has its turn: {effects:?}");
 }
+
+mod polling;
+mod tasks;

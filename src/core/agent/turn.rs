@@ -4,9 +4,11 @@
 //! turn has ended write replies and "batch done" in one transaction. A batch whose provider died stays unsettled; the
 //! next conversation is asked what its record says.
 
+mod held;
 mod recover;
 mod settle;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -47,13 +49,16 @@ struct Entry {
     /// The relay has said that it does not have this message any more.
     gone: bool,
     confirmed: bool,
+    /// The relay says that the claim is not ours any more.
+    lost: bool,
     /// Key of the parcel that it travels in.
     key: String,
 }
 
 impl Entry {
     fn new((at, message): (MessageRef, Message)) -> Entry {
-        Entry { at, claimed: !message.claimable, message, read: false, gone: false, confirmed: false, key: String::new() }
+        let claimed = !message.claimable;
+        Entry { at, claimed, message, read: false, gone: false, confirmed: false, lost: false, key: String::new() }
     }
 }
 
@@ -81,6 +86,10 @@ pub(super) struct Turns {
     running: bool,
     /// How that is known has been told.
     told: bool,
+    /// Who wanted the running turn to end, and why.
+    interrupt: Option<String>,
+    /// Interrupted tasks whose claims are kept: message and task.
+    held: BTreeMap<MessageRef, u64>,
 }
 
 /// The relay may take this long to say which answers are owed; then all are sent.
@@ -200,7 +209,10 @@ impl Agent {
         let one_kind = |(_, message): &(MessageRef, &Message)| {
             !self.config.apart || *kind.get_or_insert_with(|| text::is_of_person(message)) == text::is_of_person(message)
         };
-        self.inbox.waiting().take(BATCH_MESSAGES_MAX).take_while(one_kind).map(|(at, _)| at).collect()
+        // What was reported of a task must be known before it is claimed again: the claim would answer for the new offer.
+        let waits = self.outbox.reports_wait();
+        let ready = |(_, message): &(MessageRef, &Message)| !(waits && message.claimable && message.task_id().is_some());
+        self.inbox.waiting().filter(ready).take(BATCH_MESSAGES_MAX).take_while(one_kind).map(|(at, _)| at).collect()
     }
 
     /// Urgent messages go into the turn that runs, if the session can do that; claimable ones wait for their claim.
@@ -340,6 +352,9 @@ impl Agent {
         if let Some(Some(told)) = self.generations.on_wire(at.generation) {
             payload["generation"] = json!(told);
         }
+        if status != "in_progress" {
+            self.outbox.hold_tasks();
+        }
         let key = format!("task:{}:{task}:{}:{status}", self.config.agent_id, at.id);
         let generation = at.generation;
         self.append(OutboxRow { kind: "task-update".into(), key, occurred_at: now.wall.0, payload, generation });
@@ -467,9 +482,9 @@ impl Agent {
         }
         if self.turn.renew_at.is_some_and(|at| at <= now.tick) {
             self.turn.renew_at = None;
-            let held: Vec<MessageRef> =
-                self.turn.entries().filter(|e| e.message.claimable && e.message.task_id().is_some()).map(|e| e.at).collect();
-            for at in held {
+            let mut claimed = self.renew_held();
+            claimed.extend(self.turn.entries().filter(|e| e.message.claimable && e.message.task_id().is_some()).map(|e| e.at));
+            for at in claimed {
                 let Some(body) = self.body_about(at) else { continue };
                 self.ask(Purpose::RenewClaim(at), "POST", path::message_part(at.id, "claim/renew"), Some(body));
                 self.turn.renew_at = Some(now.tick + CLAIM_RENEWAL_INTERVAL);
@@ -479,6 +494,14 @@ impl Agent {
 
     pub(super) fn on_claim_renewed(&mut self, now: Now, at: MessageRef, result: Result<(u16, Value), Cause>) {
         let Ok((status, body)) = result else { return };
+        if matches!(status, 404 | 409 | 410) {
+            self.let_go(at);
+            // Of a task from before the relay's data were put back the end is told all the same: there it only waits for that.
+            let lost = self.generations.is_current(at.generation);
+            if let Some(entry) = self.turn.entry(at) {
+                entry.lost = lost;
+            }
+        }
         let message = self.turn.entries().find(|e| e.at == at).map(|e| e.message.clone());
         if let (true, Some(message)) = (status < 300, message) {
             self.start_claims(now, &message, body.get("claimExpiresAt").and_then(Value::as_i64));

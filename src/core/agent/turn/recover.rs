@@ -15,6 +15,7 @@ impl Agent {
     /// The provider ended while a batch was with it.
     pub(in crate::core::agent) fn on_turn_lost(&mut self, _now: Now) {
         self.turn.running = false;
+        self.turn.interrupt = None;
         for batch in self.turn.batch.iter_mut().chain(&mut self.turn.tail) {
             // One whose turn has ended only waits to be settled.
             if matches!(batch.phase, Phase::Sent | Phase::Taken) && batch.end.is_none() {

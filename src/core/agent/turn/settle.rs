@@ -16,7 +16,7 @@ use crate::core::limits::REPLY_BODY_BYTES_MAX;
 use crate::core::session::TurnEnd;
 use crate::core::time::Now;
 use crate::core::tracker::{ClaimKind, TURN};
-use crate::wire::api::{NewMessage, task_is_final};
+use crate::wire::api::{Message, NewMessage, task_is_final};
 
 impl Agent {
     pub(in crate::core::agent) fn on_turn_ended(&mut self, now: Now, number: Option<u64>, end: TurnEnd, text: String) {
@@ -25,6 +25,9 @@ impl Agent {
         self.tracker.finish_work(TURN, TURN);
         self.status.touch();
         self.on_prompt_turn(&end);
+        if number.is_none() {
+            self.turn.interrupt = None;
+        }
         let mine = self.turn.batch.as_ref().is_some_and(|batch| Some(batch.number) == number);
         if let (true, Some(tail)) = (mine, self.turn.tail.as_mut()) {
             // The batch before it is being settled; then this one is.
@@ -100,9 +103,11 @@ impl Agent {
         let (end, text) = batch.end.unwrap_or((TurnEnd::Completed, String::new()));
         let owed: BTreeSet<u64> = self.obligations.iter().map(|owed| owed.message_id).collect();
         // A message that the relay does not count as read yet cannot stand among the obligations.
+        // A task that was interrupted is not over: whoever goes on with it answers.
+        let is_over = |entry: &Entry| end != TurnEnd::Cancelled || task_of(&entry.message).is_none();
         // Of what the relay does not have any more it cannot say whether it is owed.
-        let is_owed =
-            |entry: &Entry| entry.message.expects_reply() && (entry.gone || !(fresh && entry.read && !owed.contains(&entry.message.id)));
+        let is_open = |entry: &Entry| entry.gone || !(fresh && entry.read && !owed.contains(&entry.message.id));
+        let is_owed = |entry: &Entry| is_over(entry) && entry.message.expects_reply() && is_open(entry);
         if crate::planted::is("reply-without-transaction") {
             self.settle_early(&batch.entries);
         }
@@ -110,7 +115,8 @@ impl Agent {
             let waiting: Vec<&Entry> = batch.entries.iter().filter(|entry| is_owed(entry)).collect();
             self.reply_to_all(now, &waiting, &end, &text);
         }
-        self.settle_entries(now, &batch.entries, &end, &text);
+        self.settle_entries(now, &batch.entries, &end);
+        self.turn.interrupt = None;
         match self.turn.batch.as_mut().map(|batch| (batch.end.take(), batch.phase)) {
             Some((Some((end, text)), _)) => {
                 self.confirm(None, "the provider ended the turn");
@@ -122,9 +128,9 @@ impl Agent {
         }
     }
 
-    fn settle_entries(&mut self, now: Now, entries: &[Entry], end: &TurnEnd, text: &str) {
+    fn settle_entries(&mut self, now: Now, entries: &[Entry], end: &TurnEnd) {
         for entry in entries {
-            match self.settle_task(now, entry, end, text) {
+            match self.settle_task(now, entry, end) {
                 Ok(ended) => self.settle_message(entry.at, entry.read, ended),
                 Err(NotSettled) => self.forget_message(entry.at),
             }
@@ -148,7 +154,7 @@ impl Agent {
         }
         let end = TurnEnd::Failed(format!("the message did not reach the agent: {why}"));
         self.reply_to_all(now, &refused.iter().collect::<Vec<_>>(), &end, "");
-        self.settle_entries(now, &refused, &end, "");
+        self.settle_entries(now, &refused, &end);
     }
 
     /// One answer for each sender, and for each generation that the ids of its messages belong to.
@@ -225,22 +231,33 @@ impl Agent {
     }
 
     /// The task of a message at the end of its turn (R-111 with its hazards closed): how it ended, if there is one.
-    fn settle_task(&mut self, now: Now, entry: &Entry, end: &TurnEnd, text: &str) -> Result<Option<TaskEnd>, NotSettled> {
+    fn settle_task(&mut self, now: Now, entry: &Entry, end: &TurnEnd) -> Result<Option<TaskEnd>, NotSettled> {
         let message = &entry.message;
-        let Some(task) = message.task_id().filter(|_| message.claimable) else {
+        let Some(task) = task_of(message) else {
             return Ok(None);
         };
         self.tracker.finish_claim(ClaimKind::Task, &task.to_string());
+        if entry.lost {
+            self.log("info", "task", format!("task {task} is not this agent's any more; its end is not reported"));
+            return Err(NotSettled);
+        }
         let (status, body) = match end {
             TurnEnd::Completed => ("done", format!("Runner observed provider completion for message #{}", message.id)),
             TurnEnd::Failed(error) => ("failed", error.clone()),
-            TurnEnd::Cancelled => return Err(NotSettled),
+            TurnEnd::Cancelled => {
+                self.block_task(now, task, entry.at);
+                return Err(NotSettled);
+            }
         };
-        debug_assert!(task_is_final(status) && text.len() < usize::MAX);
+        debug_assert!(task_is_final(status));
         self.report_task(now, task, entry.at, status, Some(body));
         Ok(Some(TaskEnd { task, status: status.into() }))
     }
 }
 
-/// The message is not done: the relay will offer it again.
+/// The message is not done; if the relay offers it again, it is new.
 struct NotSettled;
+
+fn task_of(message: &Message) -> Option<u64> {
+    message.task_id().filter(|_| message.claimable)
+}

@@ -95,7 +95,7 @@ fn a_restart_of_the_hub_keeps_a_task_blocked() {
             agents: vec![stored("a"), stored("b")],
             unacknowledged: if claim.is_some() { vec![("b".into(), vec![7])] } else { Vec::new() },
             offers: vec![StoredOffer { message: 7, task: Some(3), recipients: vec!["a".into(), "b".into()], claim }],
-            tasks: vec![(3, 7, "blocked".into(), "user".into())],
+            tasks: vec![super::StoredTask { id: 3, message: 7, status: "blocked".into(), sender: "user".into(), restored: false }],
             tokens: bench.hub.tokens.iter().map(|(hash, record)| (hash.clone(), (**record).clone())).collect(),
             ..Default::default()
         };

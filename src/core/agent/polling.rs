@@ -1,0 +1,177 @@
+//! Without the bus: rounds of liveness over HTTP, and a change of status soon after it happened. Whatever the bus would
+//! tell, these calls tell.
+
+use serde_json::{Map, Value, json};
+
+use super::Agent;
+use super::calls::{Purpose, text_of};
+use super::stop::Why;
+use crate::core::Cause;
+use crate::core::limits::*;
+use crate::core::time::{Now, Tick};
+use crate::wire::PROTOCOL;
+use crate::wire::api::path;
+
+/// How the relay is reached while there is no bus.
+#[derive(Debug, Default)]
+pub(super) struct Polling {
+    /// The relay has answered a round since the bus was lost.
+    pub works: bool,
+    /// A changed status is told then.
+    pub tell_at: Option<Tick>,
+    /// When a status was last told.
+    told_at: Option<Tick>,
+    /// The round under way brings everything; else it only tells the status.
+    whole: bool,
+    /// Another round was wanted while one was under way.
+    again: bool,
+    /// The status that the round under way tells: the word of the wire, and the record beside it.
+    telling: Option<(&'static str, Map<String, Value>)>,
+}
+
+/// Steps of a round.
+const STEPS: [Purpose; 4] = [Purpose::Register, Purpose::PutStatus, Purpose::PutReady, Purpose::Heartbeat];
+
+impl Agent {
+    /// A whole round, or one that only tells the status; while one is under way the next waits for its end.
+    pub(super) fn begin_round(&mut self, whole: bool) {
+        self.link.polling.whole |= whole;
+        self.link.polling.tell_at = None;
+        if STEPS.iter().any(|step| self.calls.has(step)) {
+            self.link.polling.again = true;
+            return;
+        }
+        // The relay may still know an older instance of this agent: before it knows this one, its refusal would mean nothing.
+        self.liveness_step(if self.link.known_instance { Purpose::PutStatus } else { Purpose::Register });
+    }
+
+    /// The bus is registered: what is under way over HTTP is not gone on with, and the bus tells the newest status.
+    pub(super) fn stop_polling(&mut self) {
+        self.link.polling = Polling::default();
+        STEPS.iter().for_each(|step| self.calls.forget(step));
+    }
+
+    pub(super) fn wake_polling(&mut self, now: Now) {
+        let due = self.link.polling.tell_at.is_some_and(|at| at <= now.tick);
+        if due && !self.link.is_registered() && !self.link.auth_trouble {
+            self.begin_round(false);
+        }
+    }
+
+    /// The status has changed and there is no bus: it is told soon, together with what else changes in a moment; the last
+    /// one before the end at once.
+    pub(super) fn plan_telling(&mut self, now: Now) {
+        if !self.link.polling.works {
+            return; // the next round tells
+        }
+        if !self.status.is_news(&self.status_told()) {
+            self.status.is_told();
+        } else if self.stop.is_some() {
+            self.status.fall_silent();
+            self.begin_round(false);
+        } else {
+            let soon = now.tick + STATUS_SETTLES;
+            let at = self.link.polling.told_at.map_or(soon, |told| soon.max(told + STATUS_PAUSE));
+            self.link.polling.tell_at.get_or_insert(at);
+        }
+    }
+
+    fn liveness_step(&mut self, step: Purpose) {
+        let id = &self.config.agent_id;
+        let instance = &self.config.instance_id;
+        let (method, path, body) = match step {
+            Purpose::PutStatus => {
+                let told = self.status_told();
+                self.status.is_told();
+                let body = json!({"status": told.0, "instanceId": instance});
+                let path = path::agent_part(id, "status");
+                self.link.polling.telling = Some(told);
+                ("PUT", path, body)
+            }
+            Purpose::PutReady => {
+                let (status, mut meta) = self.link.polling.telling.clone().unwrap_or_else(|| self.status_told());
+                meta.extend(self.status.take_timeline().map(|event| ("timelineEvent".to_string(), event)));
+                let body = json!({"ready": status != "offline", "instanceId": instance, "meta": meta});
+                ("PUT", path::agent_part(id, "ready"), body)
+            }
+            Purpose::Heartbeat => {
+                ("POST", path::agent_part(id, "heartbeat"), json!({"instanceId": instance, "meta": self.heartbeat_meta()}))
+            }
+            _ => {
+                let mut registration = self.config.registration.clone();
+                registration.protocol = PROTOCOL;
+                registration.meta = self.registration_meta();
+                let mut body = serde_json::to_value(registration).expect("plain data");
+                body["id"] = json!(id);
+                ("POST", path::AGENTS.to_string(), body)
+            }
+        };
+        self.ask(step, method, path, Some(body));
+    }
+
+    /// One answer of a liveness round; the first failure ends the round (R-140, R-140a).
+    pub(super) fn on_liveness_step(&mut self, now: Now, step: Purpose, result: Result<(u16, Value), Cause>) {
+        match result {
+            // The bus is back: whatever this step told may be older than what the bus told, so that tells it once more.
+            Ok((status, _)) if status < 300 && self.link.is_registered() => self.status.send_again(),
+            Ok((status, body)) if status < 300 => self.on_step_done(now, step, &body),
+            Ok((404, _)) if step != Purpose::Register => self.liveness_step(Purpose::Register),
+            Ok((409, _)) if self.stop.is_none() => {
+                self.begin_stop(now, Why::Displaced("another runner registered this agent".into()));
+            }
+            Ok((status, body)) => self.on_round_failed(now, text_of(status, &body)),
+            Err(cause) => self.on_round_failed(now, cause.to_string()),
+        }
+    }
+
+    fn on_step_done(&mut self, now: Now, step: Purpose, body: &Value) {
+        match step {
+            Purpose::PutStatus => self.liveness_step(Purpose::PutReady),
+            Purpose::PutReady => {
+                self.link.polling.works = true;
+                self.link.polling.told_at = Some(now.tick);
+                if let Some(told) = self.link.polling.telling.take() {
+                    self.status.note_told(told);
+                }
+                match self.link.polling.whole {
+                    true => self.liveness_step(Purpose::Heartbeat),
+                    false => self.end_round(),
+                }
+            }
+            Purpose::Heartbeat => {
+                self.note_server_in(body);
+                let pending = body.get("commands").and_then(Value::as_array).cloned().unwrap_or_default();
+                for id in pending.iter().filter_map(Value::as_str) {
+                    if !self.commands.knows(id) {
+                        self.ask(Purpose::FetchCommand(id.into()), "GET", path::command(id), None);
+                    }
+                }
+                self.on_relay_back(now);
+                self.ask_unread();
+                self.link.polling.whole = false;
+                self.end_round();
+            }
+            _ => {
+                self.note_server_in(body);
+                self.link.known_instance = true;
+                self.liveness_step(Purpose::PutStatus);
+            }
+        }
+    }
+
+    fn end_round(&mut self) {
+        if std::mem::take(&mut self.link.polling.again) {
+            self.begin_round(false);
+        }
+    }
+
+    fn on_round_failed(&mut self, now: Now, text: String) {
+        // The next whole round tries again, and tells the status of then.
+        self.link.polling = Polling::default();
+        self.status.send_again();
+        let line = format!("liveness: {text}");
+        if self.status.may_log(now, &line) {
+            self.log("warn", "runner", line);
+        }
+    }
+}
