@@ -8,4 +8,5 @@ mod prompt;
 mod quirks;
 mod support;
 mod tools;
+mod ways;
 mod words;

@@ -1,5 +1,7 @@
 //! The simulated world: one event at a time, in the order of simulated time.
 
+mod person;
+
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, VecDeque};
 use std::time::Duration;
 
@@ -100,6 +102,8 @@ enum Action {
     HealDisk {
         runner: Option<usize>,
     },
+    /// The person looks what there is to do.
+    Person,
 }
 
 /// Who made an HTTP request.
@@ -241,6 +245,7 @@ pub struct World {
     pub faults: Faults,
     partition: BTreeSet<usize>,
     pub healed: bool,
+    pub person: person::Person,
     pub story: Vec<String>,
     steps: u64,
 }
@@ -285,6 +290,7 @@ impl World {
             faults,
             partition: BTreeSet::new(),
             healed: false,
+            person: person::Person::new(rng.fork("person")),
             story: Vec::new(),
             steps: 0,
         };
@@ -315,6 +321,7 @@ impl World {
         world.start_hub();
         world.after_ms(4000, Action::SendNext);
         world.after_ms(3000, Action::Trouble);
+        world.after_ms(5000, Action::Person);
         world
     }
 
@@ -542,6 +549,7 @@ impl World {
             Action::Answer { from, result } => self.answer_arrives(from, result),
             Action::SendNext => self.send_next(),
             Action::Trouble => self.trouble(),
+            Action::Person => self.person_acts(),
             Action::EndPartition => self.partition.clear(),
             Action::HealDisk { runner } => match runner {
                 Some(runner) => self.runners[runner].stalled = false,
