@@ -262,6 +262,32 @@ fn permissions_are_decided_at_the_relay_or_at_the_terminal() {
     wait_for("no approvals", 20, || claude.machine.ok(&["approvals", "--json"]).trim().is_empty().then_some(()));
     claude.machine.wait_status("a", "idle");
 }
+/// Escape at the terminal in the turn of a task: the task waits, and nobody starts it again but who asks for that.
+#[test]
+fn escape_at_the_terminal_blocks_the_task() {
+    if !has_tmux() {
+        return;
+    }
+    let claude = Claude::start("escape-task", &[]);
+    let task: Value =
+        serde_json::from_str(&claude.machine.ok(&["send", "a", "--task", "--json", "--subject", "t", "MARK-TASK HANG"])).expect("JSON");
+    claude.once("MARK-TASK");
+    claude.machine.wait_status("a", "busy");
+    claude.keys(&["Escape"]);
+    let blocked = wait_for("the task to be blocked", 30, || {
+        let shown: Value = serde_json::from_str(&claude.machine.ok(&["tasks", "show", &task["id"].to_string(), "--json"])).expect("JSON");
+        (shown["status"] == "blocked").then_some(shown)
+    });
+    let last = blocked["history"].as_array().and_then(|entries| entries.last()).cloned().unwrap_or_default();
+    assert_eq!((last["body"].as_str(), last["by"].as_str()), (Some("interrupted at the agent's terminal"), Some("a")), "{blocked}");
+    claude.machine.wait_status("a", "idle");
+    claude.asks("hello meanwhile");
+    assert_eq!(claude.count("MARK-TASK"), 1);
+    claude.machine.ok(&["tasks", "reopen", &task["id"].to_string()]);
+    // The stand-in hangs once only.
+    wait_for("the task to be done", 30, || claude.machine.ok(&["tasks", "--json"]).contains("\"status\":\"done\"").then_some(()));
+    assert_eq!(claude.count("MARK-TASK"), 2);
+}
 
 #[test]
 fn commands_succeed_when_their_effect_is_seen() {

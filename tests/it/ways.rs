@@ -21,13 +21,16 @@ const SECONDS: u64 = 60;
 /// A change of status is told within seconds by either way.
 const SOON: u64 = 12;
 
+type Scenario = (&'static str, fn(Way));
+
 /// Every scenario with its name.
-const SCENARIOS: &[(&str, fn(Way))] = &[
+const SCENARIOS: &[Scenario] = &[
     ("a message and its answer", message_and_answer),
     ("a task is claimed and done", task),
     ("an approval is shown and decided", approval),
     ("an interrupt", interrupt),
     ("an interrupted task waits and is opened again", interrupted_task),
+    ("an aborted approval blocks its task", aborted_approval),
     ("a restart goes on with the turn", restart),
     ("a shutdown", shutdown),
     ("a signal ends the runner", signal),
@@ -200,6 +203,18 @@ fn interrupted_task(way: Way) {
     // It runs for ten minutes: whoever sent it may end it instead.
     scene.machine.ok(&["tasks", "cancel", &task]);
     assert_eq!(scene.task_is(&task, "cancelled")["status"], "cancelled");
+}
+
+fn aborted_approval(way: Way) {
+    let scene = Scene::new("aborted", way, &["--approval", "guarded"]);
+    let (task, message) = scene.task("ask");
+    scene.received(message);
+    scene.seen_as("blocked", SOON);
+    let open: Value = serde_json::from_str(&scene.machine.ok(&["approvals", "--json"])).expect("one is open");
+    scene.machine.ok(&["approvals", "abort", open["approvalId"].as_str().expect("an id"), "--reason", "too dangerous"]);
+    let blocked = scene.task_is(&task, "blocked");
+    let why = blocked["history"].as_array().and_then(|entries| entries.last()).map(|entry| entry["body"].clone()).unwrap_or_default();
+    assert_eq!(why, "an approval was aborted by user: too dangerous", "{blocked}");
 }
 
 fn restart(way: Way) {

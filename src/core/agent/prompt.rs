@@ -352,8 +352,9 @@ mod tests {
         let (first, second) = (StartKey::Request("r1".into()), StartKey::Request("r2".into()));
         let (person, text) = (StartKey::Person, StartKey::Text);
         let none: &[Start] = &[];
+        type Row<'a> = (&'a StartKey, &'a str, &'a str, Vec<Start>, bool, Want);
         #[rustfmt::skip]
-        let rows: Vec<(&StartKey, &str, &str, Vec<Start>, bool, Want)> = vec![
+        let rows: Vec<Row> = vec![
             // key, text of this start, word of the store, prompts before, last end in order
             // The first start of all.
             (&person, "a", "", none.to_vec(), true, Deliver),

@@ -5,6 +5,19 @@ use serde_json::Value;
 use super::*;
 
 impl Bench {
+    /// The bus is lost, if it was there, and registered by the next attempt, with what the relay says of itself.
+    pub(super) fn register_anew(&mut self, server: Value) {
+        self.tell(Event::Bus(BusEvent::Lost(Cause::Offline("cut".into()))));
+        while !self.agent.link.is_registered() {
+            self.now.tick = self.agent.next_deadline().expect("an attempt").max(self.now.tick);
+            self.agent.wake(self.now);
+            self.tell(Event::Bus(BusEvent::Connected));
+            let server = server.as_object().cloned().unwrap_or_default();
+            let registered = Registered { epoch: 1, server, ..Default::default() };
+            self.tell(Event::Bus(BusEvent::Framed(RelayFrame::Registered { id: "f9".into(), registered })));
+        }
+    }
+
     /// Ready, with every call answered.
     pub(super) fn quiet() -> Bench {
         let mut bench = Bench::ready();
@@ -124,13 +137,7 @@ fn the_bus_takes_over_in_the_middle_of_a_round() {
     let (call, what, _) = Bench::next_call(&effects).expect("a round");
     assert!(what.ends_with("/status"), "{what}");
     // By then it was connecting again.
-    while !bench.agent.link.is_registered() {
-        bench.now.tick = bench.agent.next_deadline().expect("an attempt").max(bench.now.tick);
-        bench.agent.wake(bench.now);
-        bench.tell(Event::Bus(BusEvent::Connected));
-        let registered = Registered { epoch: 1, ..Default::default() };
-        bench.tell(Event::Bus(BusEvent::Framed(RelayFrame::Registered { id: "f9".into(), registered })));
-    }
+    bench.register_anew(json!({}));
     let effects = bench.tell(Event::Called { call, result: works("") });
     assert_eq!(statuses(&effects), ["idle"], "said once more: the call may have come later than the frame");
     assert!(!effects.iter().any(|effect| matches!(effect, Effect::Call { path, .. } if path.ends_with("/ready"))), "{effects:?}");
