@@ -88,13 +88,15 @@ pub fn up(options: Up) -> Outcome {
     };
     let mut runner = start_runner(&program, &options, demo, &command)?;
     let agent = runner.agent.clone();
+    let own = agent.clone();
     let chat = Chat { client, agent, options, tty: std::io::stdin().is_terminal(), seen: HashSet::new(), waiting: HashSet::new() };
     let outcome = chat.run(&mut runner.process, heard, &happenings);
     drop(runner);
     if let Some(mut hub) = hub {
         // Others may have come to rely on it (D-30).
         let others = Client::new(&global).and_then(|client| client.call("GET", path::AGENTS, None)).ok();
-        let used = others.is_some_and(|answer| answer["agents"].as_array().into_iter().flatten().any(|card| card["connected"] == true));
+        let other = |card: &Value| card["id"] != own.as_str() && super::agents::is_there(card);
+        let used = others.is_some_and(|answer| answer["agents"].as_array().into_iter().flatten().any(other));
         match used {
             true => {
                 print::line("other agents are connected: the hub goes on (stop it with SIGTERM to the pid in hub/hub.json)");
@@ -333,7 +335,7 @@ impl Chat {
         loop {
             if let (200, card) = self.client.raw("GET", &path::agent(&self.agent), None)? {
                 let word = card.pointer("/meta/status").and_then(Value::as_str).unwrap_or_default();
-                if card["connected"] == true && matches!(word, "idle" | "busy" | "blocked") {
+                if super::agents::is_there(&card) && matches!(word, "idle" | "busy" | "blocked") {
                     return Ok(None);
                 }
             }

@@ -31,6 +31,7 @@ const SCENARIOS: &[Scenario] = &[
     ("an interrupt", interrupt),
     ("an interrupted task waits and is opened again", interrupted_task),
     ("an aborted approval blocks its task", aborted_approval),
+    ("what the agent says of its task stays", said_by_the_agent),
     ("a restart goes on with the turn", restart),
     ("a shutdown", shutdown),
     ("a signal ends the runner", signal),
@@ -215,6 +216,29 @@ fn aborted_approval(way: Way) {
     let blocked = scene.task_is(&task, "blocked");
     let why = blocked["history"].as_array().and_then(|entries| entries.last()).map(|entry| entry["body"].clone()).unwrap_or_default();
     assert_eq!(why, "an approval was aborted by user: too dangerous", "{blocked}");
+}
+
+fn said_by_the_agent(way: Way) {
+    let scene = Scene::new("said", way, &[]);
+    let made = scene.machine.ok(&["token", "create", "--agent", "a", "--json"]);
+    let token = serde_json::from_str::<Value>(&made).expect("JSON")["token"].as_str().expect("a token").to_string();
+    let (task, message) = scene.task("slow 4");
+    scene.received(message);
+    scene.task_is(&task, "in_progress");
+    let mut tool = scene.machine.command(crate::support::BIN);
+    let said = tool.env("AGENT_RELAY_TOKEN", token).args(["tasks", "block", &task, "needs a key"]).output().expect("runs");
+    assert!(said.status.success(), "{said:?}");
+    scene.seen_as("idle", SECONDS);
+    // The runner's own report has come and gone by the time that a later message is answered.
+    let other = scene.machine.send("a", "hello");
+    scene.machine.settle(&[other], SECONDS);
+    let shown = scene.task_is(&task, "blocked");
+    let words: Vec<&str> = shown["history"].as_array().expect("a history").iter().filter_map(|entry| entry["status"].as_str()).collect();
+    assert_eq!(words, ["open", "claimed", "in_progress", "blocked"], "{shown}");
+    assert!(scene.machine.ok(&["tasks"]).contains("needs a key"));
+    scene.machine.ok(&["tasks", "reopen", "--all"]);
+    scene.task_is(&task, "done");
+    assert_eq!(scene.deliveries(message), 2);
 }
 
 fn restart(way: Way) {
