@@ -1091,6 +1091,9 @@ impl World {
                     }
                 }
                 Effect::Call { call, method, path, body, token } => {
+                    if self.tell {
+                        println!("{:>12} r{runner} -> call {call} {method} {path}", self.now.tick.0);
+                    }
                     let (path, query) = path.split_once('?').map_or((path.clone(), String::new()), |(p, q)| (p.into(), q.into()));
                     let body = body.map(|body| body.to_string().into_bytes()).unwrap_or_default();
                     let request = Request { method: method.into(), path, query, token: token.expose().into(), body, ..Default::default() };

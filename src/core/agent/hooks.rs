@@ -82,8 +82,13 @@ impl Agent {
             subject: message.subject.clone(),
             created_at: message.created_at,
         }));
-        all.retain(|owed| !self.hooks.replied.contains(&owed.message_id));
+        all.retain(|owed| !self.has_replied(owed.message_id));
         all
+    }
+
+    /// The agent has answered it with its own tool.
+    pub(super) fn has_replied(&self, id: u64) -> bool {
+        self.hooks.replied.contains(&id)
     }
 
     pub(super) fn tell_hook(&mut self, ticket: u64, event: String, payload: Value) {

@@ -135,6 +135,8 @@ impl Agent {
                 // A relay whose data were put back does not know the answer any more, and is not to ask for another.
                 let again = (!self.generations.is_current(at.generation)).then_some("handled before the relay's data were put back");
                 self.ask_read(at, again);
+            } else if self.turn.note_offered_again(at) {
+                self.ask_read(at, None);
             }
             self.after.extend(ack);
             return;

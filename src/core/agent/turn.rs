@@ -110,6 +110,15 @@ impl Turns {
         }
     }
 
+    /// The relay offers a message that is under way, so it does not count it as read any more. True: the provider has it.
+    pub fn note_offered_again(&mut self, at: MessageRef) -> bool {
+        let entry = self.entry(at);
+        entry.is_some_and(|entry| {
+            entry.read = false;
+            entry.confirmed
+        })
+    }
+
     /// Whether the relay knows what was read is not known any more.
     pub fn forget_reads(&mut self) {
         self.batch.iter_mut().chain(&mut self.tail).flat_map(|batch| batch.entries.iter_mut()).for_each(|entry| entry.read = false);

@@ -360,7 +360,11 @@ impl Hub {
             return Err((404, "unknown_agent", format!("there is no agent {id}")));
         };
         let told = body.get("instanceId").and_then(Value::as_str);
-        if call != Call::PutLabel && told.is_some_and(|told| told != agent.stored.registration.instance_id) {
+        let known = agent.stored.registration.instance_id.as_str();
+        if call != Call::PutLabel && told.is_some() && known.is_empty() && agent.stored.epoch > 0 {
+            return Err((404, "unknown_agent", format!("no instance of {id} is registered; register it")));
+        }
+        if call != Call::PutLabel && told.is_some_and(|told| told != known) {
             return Err((409, "superseded", "another instance registered this agent".into()));
         }
         match call {

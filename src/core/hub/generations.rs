@@ -230,6 +230,11 @@ impl Hub {
             self.end_claim_silently(message);
         }
         self.commands.clear();
+        // The instances of then are not those of now: what a living one says must not be taken for that of a dead one.
+        for agent in self.agents.values_mut() {
+            agent.stored.registration.instance_id.clear();
+            self.ops.push(HubOp::AgentPut(agent.stored.clone()));
+        }
         let revoked: Vec<&str> = snapshot.mark.iter().flat_map(|mark| &mark.revoked).map(|revoked| revoked.jti.as_str()).collect();
         let unknown_past = snapshot.mark.is_none();
         let gone: Vec<String> = self

@@ -101,16 +101,19 @@ impl Agent {
         self.turn.settle_by = None;
         self.turn.batch = self.turn.tail.take();
         let (end, text) = batch.end.unwrap_or((TurnEnd::Completed, String::new()));
+        if crate::planted::is("reply-without-transaction") {
+            self.settle_early(&batch.entries);
+        }
         let owed: BTreeSet<u64> = self.obligations.iter().map(|owed| owed.message_id).collect();
         // A message that the relay does not count as read yet cannot stand among the obligations.
         // A task that was interrupted is not over: whoever goes on with it answers.
         let is_over = |entry: &Entry| end != TurnEnd::Cancelled || task_of(&entry.message).is_none();
-        // Of what the relay does not have any more it cannot say whether it is owed.
-        let is_open = |entry: &Entry| entry.gone || !(fresh && entry.read && !owed.contains(&entry.message.id));
+        // Of what the relay does not have any more, or holds back since its data were put back, it cannot say whether it is owed.
+        let is_open = |entry: &Entry| match entry.gone || !self.generations.is_current(entry.at.generation) {
+            true => !self.has_replied(entry.message.id),
+            false => !(fresh && entry.read && !owed.contains(&entry.message.id)),
+        };
         let is_owed = |entry: &Entry| is_over(entry) && entry.message.expects_reply() && is_open(entry);
-        if crate::planted::is("reply-without-transaction") {
-            self.settle_early(&batch.entries);
-        }
         if self.config.reply_mode == ReplyMode::Auto {
             let waiting: Vec<&Entry> = batch.entries.iter().filter(|entry| is_owed(entry)).collect();
             self.reply_to_all(now, &waiting, &end, &text);
