@@ -1,5 +1,8 @@
 //! Exit codes (D-26) and failures as people read them.
 
+use crate::core::store::{StoreError, StoreKind};
+use crate::hub::Trouble;
+
 /// Done.
 pub const OK: u8 = 0;
 /// The answer is no, or the provider failed for good.
@@ -40,6 +43,32 @@ impl From<String> for Failure {
     fn from(text: String) -> Failure {
         Failure::usage(text)
     }
+}
+
+impl From<Trouble> for Failure {
+    fn from(trouble: Trouble) -> Failure {
+        match trouble {
+            Trouble::Use(text) => Failure::usage(text),
+            Trouble::Store(error) => store_failure(error),
+        }
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Failure {
+        store_failure(error)
+    }
+}
+
+/// A store that cannot be used ends a command: a damaged one for good, a newer one as wrong use, and what the operating
+/// system refuses with a code that says: trying again may help.
+pub fn store_failure(error: StoreError) -> Failure {
+    let code = match error.kind {
+        StoreKind::TooNew => USAGE,
+        StoreKind::Corrupt => NO,
+        StoreKind::Full | StoreKind::Busy | StoreKind::Denied | StoreKind::Failed => 71,
+    };
+    Failure { code, text: error.text }
 }
 
 /// What a command gives.

@@ -10,6 +10,7 @@ use super::args::Hub;
 use super::client::Client;
 use super::exit::{Failure, OK, Outcome};
 use super::print;
+use crate::edge::database::error_of;
 use crate::edge::http::Base;
 use crate::edge::{gate, stream};
 use crate::hub::run::{self, Listening};
@@ -135,7 +136,7 @@ fn status(as_json: bool) -> Outcome {
 /// `hub backup FILE`: a consistent copy by SQLite itself, while the hub runs or not.
 fn backup(to: &Path) -> Outcome {
     let file = run::directory(&crate::config::home()?).join("hub.sqlite");
-    let bytes = store::backup(&file, to).map_err(Failure::usage)?;
+    let bytes = store::backup(&file, to)?;
     print::line(&format!("{} ({:.1} MB); restore it as {} while no hub runs", to.display(), bytes as f64 / 1e6, file.display()));
     Ok(OK)
 }
@@ -155,7 +156,8 @@ fn vacuum() -> Outcome {
         let Some(_lock) = lock else {
             return Err(Failure::usage("a hub is just starting or stopping; try again"));
         };
-        store::HubStore::open(&dir.join("hub.sqlite"))?.vacuum().map_err(|error| Failure::usage(format!("cannot vacuum: {error}")))?
+        let mut store = store::HubStore::open(&dir.join("hub.sqlite"))?;
+        store.vacuum().map_err(|error| error_of("cannot vacuum the hub's store", &error))?
     };
     print::line(&format!("{:.1} MB before, {:.1} MB after", before as f64 / 1e6, after as f64 / 1e6));
     Ok(OK)

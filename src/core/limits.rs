@@ -102,6 +102,8 @@ pub const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
 pub const COMMAND_TIMEOUT_MAX: Duration = Duration::from_secs(60);
 /// A failed commit is tried again after this.
 pub const STORE_RETRY: Duration = Duration::from_millis(500);
+/// The same, where nothing heals by itself.
+pub const STORE_RETRY_SLOW: Duration = Duration::from_secs(5);
 /// Failed deliveries are tried again after this.
 pub const DELIVERY_RETRY: Duration = Duration::from_secs(1);
 /// Session messages are kept this long (D-17).

@@ -14,6 +14,7 @@ pub mod matching;
 pub mod rng;
 pub mod screen;
 pub mod session;
+pub mod store;
 pub mod time;
 pub mod tracker;
 
@@ -49,6 +50,8 @@ pub enum Cause {
     Protocol(String),
     /// Anything the operating system said no to.
     Failed(String),
+    /// A store has trouble.
+    Store(store::StoreError),
 }
 
 impl std::fmt::Display for Cause {
@@ -56,6 +59,7 @@ impl std::fmt::Display for Cause {
         match self {
             Cause::Offline(text) | Cause::TimedOut(text) | Cause::Protocol(text) | Cause::Failed(text) => f.write_str(text),
             Cause::Refused(status, text) => write!(f, "{text} (HTTP {status})"),
+            Cause::Store(error) => f.write_str(&error.text),
         }
     }
 }

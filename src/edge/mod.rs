@@ -5,6 +5,7 @@
 //! full lane waits there, but still hears its orders, so a flood becomes backpressure on its own edge only.
 
 pub mod bus;
+pub mod database;
 pub mod gate;
 pub mod heartbeat;
 pub mod http;

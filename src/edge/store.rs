@@ -14,6 +14,8 @@ use crate::core::agent::store::{
 };
 use crate::core::ids::MessageRef;
 use crate::core::limits::*;
+use crate::core::store::StoreError;
+use crate::edge::database::{error_of, give_back, open_database, rows_of};
 use crate::os;
 use crate::wire::api::Command;
 
@@ -107,64 +109,17 @@ pub struct Store {
     deletions: u64,
 }
 
-/// Opens a SQLite file for one writer: private, WAL, FULL, incremental vacuum. `schemas` are the steps from nothing to the
-/// newest version; `user_version` counts those that are done.
-pub fn open_database(path: &Path, schemas: &[&str]) -> Result<Connection, String> {
-    let version = schemas.len() as i64;
-    let say = |error: &dyn std::fmt::Display| format!("cannot open the store {}: {error}", path.display());
-    if let Some(parent) = path.parent() {
-        os::make_private_dir(parent).map_err(|error| say(&error))?;
-    }
-    // Made by us first, so that nobody else ever sees it with wider rights; SQLite gives -wal and -shm the same mode.
-    let file = {
-        use std::os::unix::fs::OpenOptionsExt;
-        std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path)
-    };
-    drop(file.map_err(|error| say(&error))?);
-    let db = Connection::open(path).map_err(|error| say(&error))?;
-    let prepare = || -> rusqlite::Result<i64> {
-        let found: i64 = db.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-        if found == 0 {
-            db.execute_batch("PRAGMA auto_vacuum = INCREMENTAL;")?;
-        }
-        db.execute_batch(
-            "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA busy_timeout = 2000;
-             PRAGMA journal_size_limit = 4194304; PRAGMA temp_store = MEMORY; PRAGMA cache_size = -1024;",
-        )?;
-        let missing = schemas.get(found.max(0) as usize..).unwrap_or_default();
-        if !missing.is_empty() {
-            db.execute_batch(&format!("BEGIN IMMEDIATE; {} PRAGMA user_version = {version}; COMMIT;", missing.concat()))?;
-        }
-        Ok(found)
-    };
-    match prepare() {
-        Ok(found) if found <= version => Ok(db),
-        Ok(found) => {
-            Err(say(&format!("it was written by a newer agent-relay (schema {found}, this one knows {version}); update agent-relay")))
-        }
-        Err(error) => Err(say(&error)),
-    }
-}
-
-/// Gives at most so many free pages back to the disk. The statement yields once for each page, so it is run to its end.
-pub fn give_back(db: &Connection, pages: u32) -> rusqlite::Result<()> {
-    let mut statement = db.prepare(&format!("PRAGMA incremental_vacuum({pages})"))?;
-    let mut rows = statement.query([])?;
-    while rows.next()?.is_some() {}
-    Ok(())
-}
-
 /// An operating error as the state thread branches on it.
-pub fn cause_of(error: rusqlite::Error) -> Cause {
-    Cause::Failed(error.to_string())
+fn cause_of(error: rusqlite::Error) -> Cause {
+    error_of("the runner's store", &error).into()
 }
 
 impl Store {
     /// Opens or makes the file.
-    pub fn open(path: &Path, outbox_bytes_max: u64) -> Result<Store, String> {
+    pub fn open(path: &Path, outbox_bytes_max: u64) -> Result<Store, StoreError> {
         let db = open_database(path, SCHEMAS)?;
         let mut store = Store { db, path: path.into(), outbox_bytes_max, rows: 0, poisoned: 0, bytes: 0, settled: 0, deletions: 0 };
-        store.read_counters().map_err(|error| format!("cannot read the store {}: {error}", path.display()))?;
+        store.read_counters().map_err(|error| error_of(format!("cannot read the store {}", path.display()), &error))?;
         Ok(store)
     }
 
@@ -491,26 +446,6 @@ fn enforce_bound(db: &Transaction<'_>, counts: &mut Counts, bound: u64) -> rusql
         }
     }
     Ok(dropped.into_iter().collect())
-}
-
-/// Every row of every table as text, ordered.
-pub fn rows_of(db: &Connection) -> rusqlite::Result<Vec<String>> {
-    let mut tables = db.prepare("SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%' ORDER BY name")?;
-    let names: Vec<String> = tables.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
-    let mut all = Vec::new();
-    for name in names {
-        let mut statement = db.prepare(&format!("SELECT * FROM {name}"))?;
-        let columns = statement.column_count();
-        let mut rows = statement.query([])?;
-        let mut found = Vec::new();
-        while let Some(row) = rows.next()? {
-            let cells: Vec<String> = (0..columns).map(|at| row.get_ref(at).map(|cell| format!("{cell:?}"))).collect::<Result<_, _>>()?;
-            found.push(format!("{name}: {}", cells.join(", ")));
-        }
-        found.sort();
-        all.extend(found);
-    }
-    Ok(all)
 }
 
 /// Body of the thread.

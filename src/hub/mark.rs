@@ -4,8 +4,11 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::store::{Committed, HubStore, cause_of};
+use crate::core::Cause;
 use crate::core::hub::event::HubOp;
 use crate::core::hub::generations::{Mark, OrderlyEnd};
+use crate::edge::database::io_error_of;
 use crate::os;
 
 /// The file with its content.
@@ -66,4 +69,54 @@ impl MarkFile {
             log::warn!(target: "hub", "cannot write {}: {error}", self.path.display());
         }
     }
+}
+
+/// A group is durable when its changes stand in the store and what the mark must know of them stands there.
+pub enum Pending {
+    /// Nothing of it is durable.
+    All,
+    /// The store has so many of the groups, the mark does not know yet.
+    Mark(Committed, usize),
+}
+
+/// Makes a group durable, in the order that [`crate::core::hub::generations`] demands: the end of a block of ids in the store, then in
+/// the mark, then what uses them. Gives how many of the groups that was.
+pub fn persist(
+    store: &mut HubStore,
+    mark: &mut MarkFile,
+    groups: &[(u64, Vec<HubOp>)],
+    pending: &mut Pending,
+) -> Result<(Committed, usize), Cause> {
+    let failed = |error: io::Error| Cause::from(io_error_of("the hub's mark cannot be written", &error));
+    if let Pending::Mark(..) = pending {
+        mark.save().map_err(failed)?;
+        if let Pending::Mark(committed, count) = std::mem::replace(pending, Pending::All) {
+            return Ok((committed, count));
+        }
+    }
+    let ops = || groups.iter().flat_map(|(_, ops)| ops);
+    if let Some(reserve) = ops().rfind(|op| matches!(op, HubOp::Reserve { .. })) {
+        mark.note(reserve);
+        if crate::planted::is("mark-before-block") {
+            mark.save().map_err(failed)?;
+        } else {
+            store.commit(&[(0, vec![reserve.clone()])]).map_err(|error| cause_of(&error))?;
+        }
+        os::crash_point("hub-between-block-and-mark");
+        mark.save().map_err(failed)?;
+    }
+    let committed = store.commit(groups).map_err(|error| cause_of(&error))?;
+    let mut noted = false;
+    for op in ops().filter(|op| !matches!(op, HubOp::Reserve { .. })) {
+        if let HubOp::Adopt { .. } = op {
+            // The main file itself says from now on which start it belongs to: a log beside it that is of another one is told by that.
+            store.checkpoint();
+        }
+        noted |= mark.note(op);
+    }
+    if noted && let Err(error) = mark.save() {
+        *pending = Pending::Mark(committed, groups.len());
+        return Err(failed(error));
+    }
+    Ok((committed, groups.len()))
 }

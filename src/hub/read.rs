@@ -3,12 +3,14 @@
 use std::path::Path;
 
 use crossbeam_channel::{Receiver, Sender};
-use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde_json::{Value, json};
 
 use super::store::sizes;
 use crate::core::hub::event::{Event, Query, ReadAnswer, StoreEvent};
 use crate::core::limits::UNACKED_BYTES_MAX;
+use crate::core::store::StoreError;
+use crate::edge::database::{error_of, open_for_reading};
 use crate::wire::api::{Message, USER};
 
 /// Bytes of messages in one answer; a single larger one is given all the same.
@@ -28,10 +30,10 @@ pub(super) struct View<'a> {
 
 impl HubReader {
     /// Opens the file for reading only; the writer has made it.
-    pub fn open(path: &Path) -> Result<HubReader, String> {
-        let db = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)
-            .and_then(|db| db.execute_batch("PRAGMA busy_timeout = 2000; PRAGMA cache_size = -2048;").map(|_| db))
-            .map_err(|error| format!("cannot open {} for reading: {error}", path.display()))?;
+    pub fn open(path: &Path) -> Result<HubReader, StoreError> {
+        let db = open_for_reading(path)?;
+        let small = db.execute_batch("PRAGMA cache_size = -2048;");
+        small.map_err(|error| error_of(format!("cannot open {} for reading", path.display()), &error))?;
         Ok(HubReader { db })
     }
 
@@ -43,7 +45,7 @@ impl HubReader {
 
 impl View<'_> {
     pub(super) fn answer(&self, query: &Query) -> ReadAnswer {
-        self.try_answer(query).unwrap_or_else(|error| ReadAnswer::Failed(format!("cannot read the store: {error}")))
+        self.try_answer(query).unwrap_or_else(|error| ReadAnswer::Failed(error_of("cannot read the hub's store", &error)))
     }
 
     fn try_answer(&self, query: &Query) -> rusqlite::Result<ReadAnswer> {

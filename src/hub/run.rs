@@ -11,6 +11,7 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use rustls::ServerConfig;
 use serde_json::{Value, json};
 
+use super::Trouble;
 use super::mark::MarkFile;
 use super::read::{HubReader, run as run_reader};
 use super::store::{HubStore, Order as StoreOrder, run as run_store};
@@ -18,6 +19,7 @@ use crate::clock::Clock;
 use crate::core::hub::event::{Effect, Event, HubOp, LANES, Lane, Query};
 use crate::core::hub::{Hub, HubConfig};
 use crate::core::limits::COMMITS_IN_FLIGHT_MAX;
+use crate::edge::database::{error_of, io_error_of};
 use crate::edge::gate::{Gate, Happening, Limits, Order as GateOrder, Orders, Verdict};
 use crate::edge::{Port, signals};
 use crate::os::{self, Waker};
@@ -63,18 +65,19 @@ pub struct Opened {
 }
 
 /// Takes the lock, opens the store, makes the first tokens (D-3).
-pub fn open(home: &Path, url: &str) -> Result<Opened, String> {
+pub fn open(home: &Path, url: &str) -> Result<Opened, Trouble> {
     let dir = directory(home);
-    os::make_private_dir(&dir).map_err(|error| format!("cannot make {}: {error}", dir.display()))?;
+    os::make_private_dir(&dir).map_err(|error| io_error_of(format!("cannot make {}", dir.display()), &error))?;
     let path = dir.join("lock");
-    let lock = os::lock(&path).map_err(|error| format!("cannot lock {}: {error}", path.display()))?;
+    let lock = os::lock(&path).map_err(|error| io_error_of(format!("cannot lock {}", path.display()), &error))?;
     let Some(lock) = lock else {
         let who = live_pid(home).map(|pid| format!(" (pid {pid})")).unwrap_or_default();
-        return Err(format!("a hub{who} already runs on {}; stop it, or set another AGENT_RELAY_HOME", home.display()));
+        return Err(format!("a hub{who} already runs on {}; stop it, or set another AGENT_RELAY_HOME", home.display()).into());
     };
     let file = dir.join("hub.sqlite");
-    let mark = MarkFile::open(home).map_err(|error| format!("cannot read {}: {error}", MarkFile::path(home).display()))?;
-    super::store::leave_foreign_log(&file, mark.found().as_ref()).map_err(|error| format!("cannot look at {}: {error}", file.display()))?;
+    let mark = MarkFile::open(home).map_err(|error| io_error_of(format!("cannot read {}", MarkFile::path(home).display()), &error))?;
+    super::restore::leave_foreign_log(&file, mark.found().as_ref())
+        .map_err(|error| io_error_of(format!("cannot look at {}", file.display()), &error))?;
     let mut store = HubStore::open(&file)?;
     let id = first_tokens(home, &mut store, url)?;
     let reader = HubReader::open(&file)?;
@@ -83,8 +86,8 @@ pub fn open(home: &Path, url: &str) -> Result<Opened, String> {
 
 /// Root token into its file only, operator token into `config.json`; both only if there is none that works. Gives the
 /// identity of the hub's data.
-fn first_tokens(home: &Path, store: &mut HubStore, url: &str) -> Result<String, String> {
-    let known = store.snapshot().map_err(|error| format!("cannot read the hub's store: {error}"))?.tokens;
+fn first_tokens(home: &Path, store: &mut HubStore, url: &str) -> Result<String, Trouble> {
+    let known = store.snapshot().map_err(|error| error_of("cannot read the hub's store", &error))?.tokens;
     let works = |token: &str, profile: &str| {
         let hash = os::sha256_hex(token);
         known.iter().any(|(stored, record)| *stored == hash && record.profile_id == profile)
@@ -97,7 +100,7 @@ fn first_tokens(home: &Path, store: &mut HubStore, url: &str) -> Result<String, 
         false => {
             let token = os::secret();
             os::write_private_file(&root_file, &format!("{token}\n"))
-                .map_err(|error| format!("cannot write {}: {error}", root_file.display()))?;
+                .map_err(|error| io_error_of(format!("cannot write {}", root_file.display()), &error))?;
             ops.push(token_op(&token, "root"));
             token
         }
@@ -120,7 +123,7 @@ fn first_tokens(home: &Path, store: &mut HubStore, url: &str) -> Result<String, 
         crate::config::write_global(home, &[("relayUrl", url)])?;
     }
     if !ops.is_empty() {
-        store.commit(&[(0, ops)]).map_err(|error| format!("cannot write the hub's store: {error}"))?;
+        store.commit(&[(0, ops)]).map_err(|error| error_of("cannot write the hub's store", &error))?;
     }
     // New data, new root token, new identity.
     Ok(format!("hub-{}", &os::sha256_hex(&format!("id of {root}"))[..16]))

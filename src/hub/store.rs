@@ -1,17 +1,18 @@
 //! Thread `hub-store`: the hub's SQLite file. The only writer, with group commit.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crossbeam_channel::{Receiver, Sender};
-use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, params};
+use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use serde_json::Value;
 
-use super::mark::MarkFile;
+use super::Trouble;
+use super::mark::{MarkFile, Pending, persist};
 use super::read::View;
-use crate::core::Cause;
 use crate::core::hub::event::{Event, HubOp, HubSnapshot, Query, ReadAnswer, Retired, StoreEvent, StoredAgent, StoredOffer, StoredTask};
-use crate::core::hub::generations::{DataState, Mark, RESTORED, StoredGeneration};
-use crate::edge::store::{cause_of, give_back, open_database};
+use crate::core::hub::generations::{DataState, RESTORED, StoredGeneration};
+use crate::core::store::StoreError;
+use crate::edge::database::{copy_checked, error_of, give_back, open_database, open_for_reading, rows_of};
 use crate::os::crash_point;
 use crate::wire::api::{Command, Message, Task, TokenRecord, USER, command_is_final, task_is_final};
 
@@ -105,7 +106,7 @@ pub struct HubStore {
 
 impl HubStore {
     /// Opens or makes the file.
-    pub fn open(path: &Path) -> Result<HubStore, String> {
+    pub fn open(path: &Path) -> Result<HubStore, StoreError> {
         open_database(path, SCHEMAS).map(|db| HubStore { db })
     }
 
@@ -123,7 +124,7 @@ impl HubStore {
 
     /// Every row of every table, for comparisons in tests.
     pub fn rows(&self) -> rusqlite::Result<Vec<String>> {
-        crate::edge::store::rows_of(&self.db)
+        rows_of(&self.db)
     }
 
     /// Newest message and newest task.
@@ -132,6 +133,11 @@ impl HubStore {
             self.db.query_row(&format!("SELECT coalesce(max(id), 0) FROM {table}"), [], |row| row.get::<_, i64>(0)).map(|id| id as u64)
         };
         Ok((highest("messages")?, highest("tasks")?))
+    }
+
+    /// Brings everything into the main file.
+    pub(super) fn checkpoint(&self) {
+        let _ = self.db.execute_batch("PRAGMA wal_checkpoint(TRUNCATE);");
     }
 
     /// Marks the store as a backup in which no hub has run.
@@ -270,72 +276,16 @@ impl HubStore {
 /// Pages that one step of a vacuum moves: other commits wait no longer than that.
 const VACUUM_PAGES: u32 = 500;
 
-/// Copies the store into a new file that only its owner may read, consistent and durable, also while a hub writes.
-pub fn backup(from: &Path, to: &Path) -> Result<u64, String> {
-    let failed = |error: &dyn std::fmt::Display| format!("cannot copy {} to {}: {error}", from.display(), to.display());
+/// Copies the store into a new file that only its owner may read, consistent, checked and durable, also while a hub writes.
+pub fn backup(from: &Path, to: &Path) -> Result<u64, Trouble> {
+    let what = format!("cannot copy {} to {}", from.display(), to.display());
     if !from.is_file() {
-        return Err(failed(&"there is no hub's store; start a hub first, or set AGENT_RELAY_HOME"));
+        return Err(format!("{what}: there is no hub's store; start a hub first, or set AGENT_RELAY_HOME").into());
     }
     if to.exists() {
-        return Err(failed(&"the file exists already; name another one or remove it"));
+        return Err(format!("{what}: the file exists already; name another one or remove it").into());
     }
-    let mut name = to.file_name().ok_or_else(|| failed(&"that is no file name"))?.to_os_string();
-    name.push(format!(".{}.tmp", std::process::id()));
-    let temporary = to.with_file_name(name);
-    let copy = || -> Result<u64, String> {
-        use std::os::unix::fs::OpenOptionsExt;
-        let file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary).map_err(|error| failed(&error))?;
-        let db = Connection::open_with_flags(from, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(|error| failed(&error))?;
-        let target = temporary.to_str().ok_or_else(|| failed(&"the file name must be UTF-8"))?;
-        db.execute("VACUUM INTO ?1", [target]).map_err(|error| failed(&error))?;
-        file.sync_all().map_err(|error| failed(&error))?;
-        std::fs::rename(&temporary, to).map_err(|error| failed(&error))?;
-        Ok(file.metadata().map_or(0, |metadata| metadata.len()))
-    };
-    copy().inspect_err(|_| {
-        let mut journal = temporary.clone().into_os_string();
-        journal.push("-journal");
-        let _ = std::fs::remove_file(&temporary);
-        let _ = std::fs::remove_file(journal);
-    })
-}
-
-/// Sets a write-ahead log aside that belongs to another file: somebody has put a copy in the place of a store whose hub was
-/// killed. SQLite would play the log into the copy without a word and damage it.
-pub fn leave_foreign_log(file: &Path, mark: Option<&Mark>) -> std::io::Result<()> {
-    let beside = |end: &str| {
-        let mut name = file.as_os_str().to_os_string();
-        name.push(end);
-        PathBuf::from(name)
-    };
-    let (log, index) = (beside("-wal"), beside("-shm"));
-    if std::fs::metadata(&log).map_or(0, |meta| meta.len()) == 0 {
-        return Ok(());
-    }
-    // The file alone, without its log: each start writes itself down there before anything else happens.
-    let alone = || -> rusqlite::Result<DataState> {
-        let name = crate::wire::api::encode(&file.to_string_lossy()).replace("%2F", "/");
-        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
-        data_state(&Connection::open_with_flags(format!("file:{name}?immutable=1"), flags)?)
-    };
-    let starts_here = mark.map_or(0, |mark| mark.starts);
-    let foreign = match alone() {
-        Ok(data) => data.copied || data.starts < starts_here,
-        // A store from before such facts, or an empty or damaged file: only where a newer hub ran here is the log another's.
-        Err(_) => starts_here > 0,
-    };
-    if !foreign {
-        return Ok(());
-    }
-    let aside = log.with_file_name(format!("aside-{}", crate::log::file_stamp()));
-    crate::os::make_private_dir(&aside)?;
-    for path in [&log, &index] {
-        if path.exists() {
-            std::fs::rename(path, aside.join(path.file_name().unwrap_or_default()))?;
-        }
-    }
-    log::warn!(target: "hub", "{} belongs to another file than {}; it was moved to {}", log.display(), file.display(), aside.display());
-    Ok(())
+    Ok(copy_checked(&open_for_reading(from)?, to, &what)?)
 }
 
 /// What a commit tells besides being durable.
@@ -680,49 +630,8 @@ fn mark_task(db: &Transaction<'_>, id: u64, status: &str, agent: Option<&str>, e
     Ok(())
 }
 
-/// A group is durable when its changes stand in the store and what the mark must know of them stands there.
-enum Pending {
-    /// Nothing of it is durable.
-    All,
-    /// The store has so many of the groups, the mark does not know yet.
-    Mark(Committed, usize),
-}
-
-/// Makes a group durable, in the order that [`crate::core::hub::generations`] demands: the end of a block of ids in the store, then in
-/// the mark, then what uses them. Gives how many of the groups that was.
-fn persist(
-    store: &mut HubStore,
-    mark: &mut MarkFile,
-    groups: &[(u64, Vec<HubOp>)],
-    pending: &mut Pending,
-) -> Result<(Committed, usize), Cause> {
-    let failed = |error: std::io::Error| Cause::Failed(format!("the hub's mark cannot be written: {error}"));
-    if let Pending::Mark(..) = pending {
-        mark.save().map_err(failed)?;
-        if let Pending::Mark(committed, count) = std::mem::replace(pending, Pending::All) {
-            return Ok((committed, count));
-        }
-    }
-    let ops = || groups.iter().flat_map(|(_, ops)| ops);
-    if let Some(reserve) = ops().rfind(|op| matches!(op, HubOp::Reserve { .. })) {
-        store.commit(&[(0, vec![reserve.clone()])]).map_err(cause_of)?;
-        mark.note(reserve);
-        mark.save().map_err(failed)?;
-    }
-    let committed = store.commit(groups).map_err(cause_of)?;
-    let mut noted = false;
-    for op in ops().filter(|op| !matches!(op, HubOp::Reserve { .. })) {
-        if let HubOp::Adopt { .. } = op {
-            // The main file itself says from now on which start it belongs to: a log beside it that is of another one is told by that.
-            let _ = store.db.execute_batch("PRAGMA wal_checkpoint(TRUNCATE);");
-        }
-        noted |= mark.note(op);
-    }
-    if noted && let Err(error) = mark.save() {
-        *pending = Pending::Mark(committed, groups.len());
-        return Err(failed(error));
-    }
-    Ok((committed, groups.len()))
+pub(super) fn cause_of(error: &rusqlite::Error) -> crate::core::Cause {
+    error_of("the hub's store", error).into()
 }
 
 /// Body of the writer's thread.
@@ -749,7 +658,7 @@ pub fn run(mut store: HubStore, mut mark: MarkFile, orders: Receiver<Order>, lan
             };
             if let Some(outcome) = outcome {
                 vacuum = None;
-                if !send(StoreEvent::Vacuumed(outcome.map_err(|error| cause_of(error).to_string()))) {
+                if !send(StoreEvent::Vacuumed(outcome.map_err(|error| cause_of(&error).to_string()))) {
                     break;
                 }
             }
@@ -800,7 +709,7 @@ pub fn run(mut store: HubStore, mut mark: MarkFile, orders: Receiver<Order>, lan
             break;
         }
     }
-    let _ = store.db.execute_batch("PRAGMA wal_checkpoint(TRUNCATE);");
+    store.checkpoint();
     // What was not made durable was promised to nobody.
     if let Ok(newest) = store.highest_ids() {
         mark.end(newest);
@@ -987,7 +896,8 @@ mod tests {
         let copy = dir.join("copy.sqlite");
         assert!(backup(&path, &copy).expect("copies") > 0);
         assert_eq!(HubStore::open(&copy).expect("opens").rows().expect("reads"), store.rows().expect("reads"));
-        assert!(backup(&path, &copy).expect_err("exists").contains("exists already"));
+        let Err(Trouble::Use(text)) = backup(&path, &copy) else { panic!("the file exists") };
+        assert!(text.contains("exists already"));
         std::fs::remove_dir_all(&dir).expect("clean up");
     }
 }

@@ -286,8 +286,8 @@ impl Hub {
                     self.respond(ticket, 200, info);
                 }
             },
-            (Some(ReadFor::Ticket(ticket) | ReadFor::Obligations(ticket) | ReadFor::Figures { ticket, .. }), ReadAnswer::Failed(text)) => {
-                self.refuse(ticket, 500, "internal", &text);
+            (Some(ReadFor::Ticket(ticket) | ReadFor::Obligations(ticket) | ReadFor::Figures { ticket, .. }), ReadAnswer::Failed(error)) => {
+                self.refuse(ticket, 500, "internal", &error.text);
             }
             (Some(ReadFor::Deliver(agent, ids)), ReadAnswer::Messages(messages)) => self.on_delivery_read(&agent, &ids, messages),
             (Some(ReadFor::Deliver(agent, _)), other) => {

@@ -5,6 +5,7 @@ use serde_json::Value;
 use super::generations::{DataState, Mark, StoredGeneration};
 use crate::core::Cause;
 use crate::core::http::{Body, Figures, Request};
+use crate::core::store::StoreError;
 use crate::core::time::Tick;
 use crate::wire::api::{Command, Message, Task, TokenRecord};
 use crate::wire::bus::Registration;
@@ -115,7 +116,7 @@ pub enum ReadAnswer {
     /// Messages for the bus.
     Messages(Vec<Message>),
     /// It did not work.
-    Failed(String),
+    Failed(StoreError),
 }
 
 /// Why a read was asked.

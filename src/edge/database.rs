@@ -1,0 +1,357 @@
+//! SQLite files: opened, checked and told about in one place, for every store.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, bounded};
+use rusqlite::{Connection, ErrorCode, OpenFlags, ffi};
+use rustix::io::Errno;
+
+use crate::core::store::{StoreError, StoreKind};
+use crate::os;
+
+/// A statement waits this long for another process.
+const BUSY_TIME: Duration = Duration::from_secs(2);
+/// A start waits this long for another process.
+const BUSY_TIME_AT_START: Duration = Duration::from_secs(10);
+/// A schema that is newer by more than this was never written by anybody.
+const VERSIONS_MAX: i64 = 10_000;
+/// Bytes of a write-ahead log that are looked through before a newer file is opened.
+const LOG_BYTES_MAX: u64 = 256 << 20;
+
+/// An operating error as the machines branch on it. The only place where codes of SQLite are read; called right where it
+/// came up, since the kernel's last error tells a full quota from a broken disk.
+pub fn error_of(what: impl std::fmt::Display, error: &rusqlite::Error) -> StoreError {
+    let last = io::Error::last_os_error().raw_os_error().map(Errno::from_raw_os_error);
+    StoreError::new(kind_of(error, last), what, error)
+}
+
+/// The same for a call of the operating system.
+pub fn io_error_of(what: impl std::fmt::Display, error: &io::Error) -> StoreError {
+    let kind = error.raw_os_error().map(Errno::from_raw_os_error).and_then(kind_of_errno).unwrap_or(StoreKind::Failed);
+    StoreError::new(kind, what, error)
+}
+
+fn kind_of_errno(errno: Errno) -> Option<StoreKind> {
+    match errno {
+        Errno::NOSPC | Errno::DQUOT | Errno::FBIG => Some(StoreKind::Full),
+        Errno::ROFS | Errno::ACCESS | Errno::PERM | Errno::ISDIR | Errno::NOTDIR | Errno::LOOP => Some(StoreKind::Denied),
+        _ => None,
+    }
+}
+
+fn kind_of(error: &rusqlite::Error, last: Option<Errno>) -> StoreKind {
+    let Some(failure) = error.sqlite_error() else { return StoreKind::Failed };
+    match (failure.code, failure.extended_code) {
+        (ErrorCode::DiskFull, _) => StoreKind::Full,
+        (ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked, _) => StoreKind::Busy,
+        (ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase, _) => StoreKind::Corrupt,
+        (_, ffi::SQLITE_IOERR_CORRUPTFS | ffi::SQLITE_IOERR_DATA) => StoreKind::Corrupt,
+        (ErrorCode::ReadOnly | ErrorCode::PermissionDenied | ErrorCode::AuthorizationForStatementDenied, _) => StoreKind::Denied,
+        (ErrorCode::CannotOpen, _) => last.and_then(kind_of_errno).unwrap_or(StoreKind::Denied),
+        // SQLite itself knows a disk without room; what else keeps a page from being written is a quota or a limit of file
+        // sizes, unless the kernel says that the disk is broken.
+        (_, ffi::SQLITE_IOERR_WRITE | ffi::SQLITE_IOERR_SHMSIZE | ffi::SQLITE_IOERR_TRUNCATE | ffi::SQLITE_IOERR_FSYNC) => match last {
+            Some(Errno::IO) => StoreKind::Failed,
+            Some(errno) => kind_of_errno(errno).unwrap_or(match failure.extended_code {
+                ffi::SQLITE_IOERR_WRITE | ffi::SQLITE_IOERR_SHMSIZE => StoreKind::Full,
+                _ => StoreKind::Failed,
+            }),
+            None => StoreKind::Failed,
+        },
+        (ErrorCode::SystemIoFailure, _) => {
+            last.and_then(kind_of_errno).filter(|kind| *kind == StoreKind::Full).unwrap_or(StoreKind::Failed)
+        }
+        _ => StoreKind::Failed,
+    }
+}
+
+/// Opens a SQLite file for one writer: private, WAL, FULL, incremental vacuum. `schemas` are the steps from nothing to the
+/// newest version; `user_version` counts those that are done. A file of a newer version is not touched at all.
+pub fn open_database(path: &Path, schemas: &[&str]) -> Result<Connection, StoreError> {
+    let what = format!("cannot open the store {}", path.display());
+    let version = schemas.len() as i64;
+    if let Some(parent) = path.parent() {
+        os::make_private_dir(parent).map_err(|error| io_error_of(&what, &error))?;
+    }
+    // Made by us first, so that nobody else ever sees it with wider rights; SQLite gives -wal and -shm the same mode.
+    let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path).map_err(|error| io_error_of(&what, &error))?;
+    drop(file);
+    let newer = |found: i64| {
+        let said = format!("it was written by a newer agent-relay (schema {found}, this one knows {version})");
+        StoreError::new(StoreKind::TooNew, &what, said)
+    };
+    let found = version_before_opening(path).unwrap_or(0);
+    if found > version && found < VERSIONS_MAX {
+        return Err(newer(found));
+    }
+    let db = Connection::open(path).map_err(|error| error_of(&what, &error))?;
+    prepare(&db, &what, schemas)?;
+    Ok(db)
+}
+
+fn prepare(db: &Connection, what: &str, schemas: &[&str]) -> Result<(), StoreError> {
+    let version = schemas.len() as i64;
+    let step = || -> rusqlite::Result<Option<String>> {
+        db.busy_timeout(BUSY_TIME_AT_START)?;
+        let found: i64 = db.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+        let tables: i64 = db.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+        if found < 0 || found > version || (found == 0) != (tables == 0) {
+            return Ok(Some(format!("it is damaged (schema {found}, {tables} tables and indexes)")));
+        }
+        if found == 0 {
+            db.execute_batch("PRAGMA auto_vacuum = INCREMENTAL;")?;
+        }
+        db.execute_batch(
+            "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;
+             PRAGMA journal_size_limit = 4194304; PRAGMA temp_store = MEMORY; PRAGMA cache_size = -1024;",
+        )?;
+        let missing = schemas.get(found as usize..).unwrap_or_default();
+        if !missing.is_empty() {
+            db.execute_batch(&format!("BEGIN IMMEDIATE; {} PRAGMA user_version = {version}; COMMIT;", missing.concat()))?;
+        }
+        db.busy_timeout(BUSY_TIME)?;
+        Ok(None)
+    };
+    match step() {
+        Ok(None) => Ok(()),
+        Ok(Some(said)) => Err(StoreError::new(StoreKind::Corrupt, what, said)),
+        Err(error) => Err(error_of(what, &error)),
+    }
+}
+
+/// The schema version as the bytes of the file and of its write-ahead log tell it: SQLite would change a file by opening it.
+fn version_before_opening(path: &Path) -> Option<i64> {
+    let number = |bytes: &[u8]| bytes.first_chunk::<4>().map(|four| u32::from_be_bytes(*four));
+    let mut head = [0u8; 64];
+    let mut version = None;
+    if File::open(path).ok()?.read_exact(&mut head).is_ok() && head.starts_with(b"SQLite format 3\0") {
+        version = number(&head[60..]);
+    }
+    // The newest first page may still stand in the log only.
+    if let Ok(mut log) = File::open(beside(path, "-wal")) {
+        let mut head = [0u8; 32];
+        if log.read_exact(&mut head).is_ok() {
+            let page = u64::from(number(&head[8..])?);
+            let salts = head[16..24].to_vec();
+            let mut at = 32;
+            while at < LOG_BYTES_MAX {
+                let mut frame = [0u8; 24 + 64];
+                if log.seek(SeekFrom::Start(at)).and_then(|_| log.read_exact(&mut frame)).is_err() || frame[8..16] != salts[..] {
+                    break;
+                }
+                if number(&frame) == Some(1) {
+                    version = number(&frame[24 + 60..]);
+                }
+                at += 24 + page;
+            }
+        }
+    }
+    version.map(i64::from)
+}
+
+/// A file that belongs to another one: `-wal`, `-shm`.
+pub fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_os_string();
+    name.push(suffix);
+    name.into()
+}
+
+/// Opens a file for reading only; its writer has made it.
+pub fn open_for_reading(path: &Path) -> Result<Connection, StoreError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let open = || Connection::open_with_flags(path, flags).and_then(|db| db.busy_timeout(BUSY_TIME).map(|_| db));
+    open().map_err(|error| error_of(format!("cannot open {} for reading", path.display()), &error))
+}
+
+/// Which file this is, whatever it is called: device and inode.
+pub fn identity(path: &Path) -> Option<(u64, u64)> {
+    std::fs::metadata(path).ok().map(|meta| (meta.dev(), meta.ino()))
+}
+
+/// What a look at the pages of a file found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Check {
+    /// Nothing is wrong.
+    Fine,
+    /// Something is; what SQLite says of it.
+    Damaged(String),
+    /// Time ran out before the end; nothing wrong so far.
+    Unfinished,
+}
+
+/// Looks at every page of a file, table by table so that no long read keeps the log from shrinking, for at most `budget`.
+/// `ended`: a channel whose end ends the look.
+pub fn quick_check(db: &Connection, budget: Duration, ended: &Receiver<()>) -> Result<Check, StoreError> {
+    let interrupt = db.get_interrupt_handle();
+    let (done, watched) = bounded::<()>(0);
+    std::thread::scope(|scope| {
+        let watch = scope.spawn(move || {
+            let late = crossbeam_channel::after(budget);
+            crossbeam_channel::select! {
+                recv(watched) -> _ => false,
+                recv(late) -> _ => true,
+                recv(ended) -> _ => true,
+            }
+            .then(|| interrupt.interrupt())
+        });
+        let found = check_tables(db);
+        drop(done);
+        match found {
+            Ok(None) => Ok(Check::Fine),
+            Ok(Some(said)) => Ok(Check::Damaged(said)),
+            Err(error) => match error_of("cannot check the store", &error) {
+                StoreError { kind: StoreKind::Corrupt, .. } => Ok(Check::Damaged(error.to_string())),
+                _ if watch.join().is_ok_and(|interrupted| interrupted.is_some()) => Ok(Check::Unfinished),
+                other => Err(other),
+            },
+        }
+    })
+}
+
+fn check_tables(db: &Connection) -> rusqlite::Result<Option<String>> {
+    let mut tables = db.prepare("SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'")?;
+    let names: Vec<String> = tables.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
+    for name in names {
+        let said: String = db.query_row(&format!("PRAGMA quick_check(\"{}\")", name.replace('"', "\"\"")), [], |row| row.get(0))?;
+        if said != "ok" {
+            return Ok(Some(format!("table {name}: {}", said.lines().last().unwrap_or_default())));
+        }
+    }
+    Ok(None)
+}
+
+/// Copies an open database into a new file that only its owner may read: consistent, also while others write or when the
+/// file has no name any more; checked and durable before it gets its name. Gives its bytes.
+pub fn copy_checked(db: &Connection, to: &Path, what: &str) -> Result<u64, StoreError> {
+    let say = |error: rusqlite::Error| error_of(what, &error);
+    let say_io = |error: io::Error| io_error_of(what, &error);
+    let temporary = beside(to, &format!(".{}.tmp", std::process::id()));
+    let copy = || -> Result<u64, StoreError> {
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary).map_err(say_io)?;
+        let Some(target) = temporary.to_str() else {
+            return Err(StoreError::new(StoreKind::Failed, what, "the file name must be UTF-8"));
+        };
+        db.execute("VACUUM INTO ?1", [target]).map_err(say)?;
+        let copied = open_for_reading(&temporary)?;
+        if let Check::Damaged(said) = quick_check(&copied, Duration::MAX, &crossbeam_channel::never())? {
+            return Err(StoreError::new(StoreKind::Corrupt, what, format!("the copy is damaged ({said})")));
+        }
+        drop(copied);
+        file.sync_all().map_err(say_io)?;
+        std::fs::rename(&temporary, to).map_err(say_io)?;
+        sync_folder(to);
+        Ok(file.metadata().map_or(0, |metadata| metadata.len()))
+    };
+    copy().inspect_err(|_| ["", "-journal", "-wal", "-shm"].iter().for_each(|end| drop(std::fs::remove_file(beside(&temporary, end)))))
+}
+
+/// A new name survives a power cut; where the file system cannot promise that, it is as good as it gets.
+pub fn sync_folder(path: &Path) {
+    let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let _ = File::open(folder).and_then(|folder| folder.sync_all());
+}
+
+/// Gives at most so many free pages back to the disk. The statement yields once for each page, so it is run to its end.
+pub fn give_back(db: &Connection, pages: u32) -> rusqlite::Result<()> {
+    let mut statement = db.prepare(&format!("PRAGMA incremental_vacuum({pages})"))?;
+    let mut rows = statement.query([])?;
+    while rows.next()?.is_some() {}
+    Ok(())
+}
+
+/// Every row of every table as text, ordered.
+pub fn rows_of(db: &Connection) -> rusqlite::Result<Vec<String>> {
+    let mut tables = db.prepare("SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%' ORDER BY name")?;
+    let names: Vec<String> = tables.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
+    let mut all = Vec::new();
+    for name in names {
+        let mut statement = db.prepare(&format!("SELECT * FROM {name}"))?;
+        let columns = statement.column_count();
+        let mut rows = statement.query([])?;
+        let mut found = Vec::new();
+        while let Some(row) = rows.next()? {
+            let cells: Vec<String> = (0..columns).map(|at| row.get_ref(at).map(|cell| format!("{cell:?}"))).collect::<Result<_, _>>()?;
+            found.push(format!("{name}: {}", cells.join(", ")));
+        }
+        found.sort();
+        all.extend(found);
+    }
+    Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failure(code: i32) -> rusqlite::Error {
+        rusqlite::Error::SqliteFailure(ffi::Error::new(code), None)
+    }
+
+    #[test]
+    fn every_code_has_its_kind() {
+        for (code, errno, kind) in [
+            (ffi::SQLITE_FULL, None, StoreKind::Full),
+            (ffi::SQLITE_IOERR_WRITE, Some(Errno::DQUOT), StoreKind::Full),
+            (ffi::SQLITE_IOERR_WRITE, Some(Errno::FBIG), StoreKind::Full),
+            (ffi::SQLITE_IOERR_WRITE, Some(Errno::IO), StoreKind::Failed),
+            (ffi::SQLITE_IOERR_WRITE, Some(Errno::ROFS), StoreKind::Denied),
+            (ffi::SQLITE_IOERR_SHMSIZE, Some(Errno::NOSPC), StoreKind::Full),
+            (ffi::SQLITE_IOERR_FSYNC, Some(Errno::DQUOT), StoreKind::Full),
+            (ffi::SQLITE_IOERR_FSYNC, Some(Errno::IO), StoreKind::Failed),
+            (ffi::SQLITE_IOERR_READ, Some(Errno::IO), StoreKind::Failed),
+            (ffi::SQLITE_CANTOPEN, Some(Errno::NOSPC), StoreKind::Full),
+            (ffi::SQLITE_CANTOPEN, Some(Errno::ACCESS), StoreKind::Denied),
+            (ffi::SQLITE_BUSY, None, StoreKind::Busy),
+            (ffi::SQLITE_BUSY_RECOVERY, None, StoreKind::Busy),
+            (ffi::SQLITE_LOCKED, None, StoreKind::Busy),
+            (ffi::SQLITE_CORRUPT, None, StoreKind::Corrupt),
+            (ffi::SQLITE_CORRUPT_INDEX, None, StoreKind::Corrupt),
+            (ffi::SQLITE_NOTADB, None, StoreKind::Corrupt),
+            (ffi::SQLITE_IOERR_CORRUPTFS, None, StoreKind::Corrupt),
+            (ffi::SQLITE_READONLY, None, StoreKind::Denied),
+            (ffi::SQLITE_READONLY_DIRECTORY, None, StoreKind::Denied),
+            (ffi::SQLITE_ERROR, None, StoreKind::Failed),
+        ] {
+            assert_eq!(kind_of(&failure(code), errno), kind, "{code} {errno:?}");
+        }
+        assert_eq!(kind_of(&rusqlite::Error::QueryReturnedNoRows, None), StoreKind::Failed);
+        for (errno, kind) in [(Errno::NOSPC, StoreKind::Full), (Errno::ROFS, StoreKind::Denied), (Errno::MFILE, StoreKind::Failed)] {
+            assert_eq!(io_error_of("x", &io::Error::from_raw_os_error(errno.raw_os_error())).kind, kind);
+        }
+    }
+
+    #[test]
+    fn a_newer_file_is_not_touched() {
+        let dir = std::env::temp_dir().join(format!("agent-relay-newer-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).expect("temp dir");
+        let path = dir.join("x.sqlite");
+        let schemas = ["CREATE TABLE a (x);", "CREATE TABLE b (x);"];
+        let listing = || -> Vec<(String, Vec<u8>)> {
+            let entries = std::fs::read_dir(&dir).expect("reads").flatten();
+            let mut all: Vec<_> =
+                entries.map(|e| (e.file_name().to_string_lossy().into_owned(), std::fs::read(e.path()).expect("reads"))).collect();
+            all.sort();
+            all
+        };
+        drop(open_database(&path, &schemas).expect("opens"));
+        let before = listing();
+        let refused = open_database(&path, &schemas[..1]).expect_err("too new");
+        assert_eq!((refused.kind, refused.text.contains("update agent-relay")), (StoreKind::TooNew, true), "{refused}");
+        assert_eq!(listing(), before);
+        // The newer version stands in the log only: its writer was killed.
+        let other = dir.join("y.sqlite");
+        drop(open_database(&other, &schemas[..1]).expect("opens"));
+        let writer = open_database(&other, &schemas).expect("opens");
+        std::fs::copy(&other, dir.join("z.sqlite")).expect("copies");
+        std::fs::copy(beside(&other, "-wal"), dir.join("z.sqlite-wal")).expect("copies");
+        drop(writer);
+        let before = listing();
+        assert_eq!(open_database(&dir.join("z.sqlite"), &schemas[..1]).expect_err("too new").kind, StoreKind::TooNew);
+        assert_eq!(listing(), before);
+        std::fs::remove_dir_all(&dir).expect("clean up");
+    }
+}
