@@ -281,6 +281,9 @@ fn show_status(truth: &Value, options: &Status) {
         let (poisoned, dropped) = (text(truth, "/queues/outbox/poisoned"), text(truth, "/queues/outbox/dropped"));
         line("queues", format!("inbox {inbox}{more}, outbox {outbox} ({poisoned} set aside, {dropped} dropped)"));
     }
+    if let Some(note) = truth.get("storeNote").and_then(Value::as_str) {
+        line("store", note.to_string());
+    }
     for approval in truth.get("approvals").and_then(Value::as_array).into_iter().flatten() {
         line("approval", format!("{}: {}", text(approval, "/approvalId"), text(approval, "/title")));
     }

@@ -65,7 +65,7 @@ impl From<StoreError> for Failure {
 pub fn store_failure(error: StoreError) -> Failure {
     let code = match error.kind {
         StoreKind::TooNew => USAGE,
-        StoreKind::Corrupt => NO,
+        StoreKind::Corrupt | StoreKind::Gone => NO,
         StoreKind::Full | StoreKind::Busy | StoreKind::Denied | StoreKind::Failed => 71,
     };
     Failure { code, text: error.text }

@@ -15,10 +15,9 @@ use crate::config::env;
 use crate::core::agent::config::AgentConfig;
 use crate::core::agent::prompt::{Prompt, StartKey};
 use crate::core::matching::Identity;
-use crate::edge::gate;
 use crate::edge::http::{Base, Http};
 use crate::edge::provider::Launch;
-use crate::edge::store::Store;
+use crate::edge::{aside, gate};
 use crate::os;
 use crate::provider::{self, ApprovalMode, Transport};
 use crate::runtime::agent::{Parts, run};
@@ -214,7 +213,11 @@ fn start(typed: Typed, provider: &'static provider::Provider) -> Outcome {
     os::make_private_dir(&dir).map_err(|error| format!("cannot make {}: {error}", dir.display()))?;
     let info_file = info_path(&home, &settings.agent_id);
     let _lock = take_lock(&dir, &info_file, &settings.agent_id, typed.replace)?;
-    let store = Store::open(&dir.join("store.sqlite"), settings.config.outbox_bytes_max)?;
+    let (store, said) = aside::open_or_set_aside(&dir.join("store.sqlite"), settings.config.outbox_bytes_max)?;
+    if let Some(said) = &said {
+        log::error!(target: "runner", "{said}");
+        print::complain(said);
+    }
     let control = gate::listen("127.0.0.1:0").map_err(|error| format!("cannot open the control port: {error}"))?;
     let port = control.local_addr().map_err(|error| format!("cannot open the control port: {error}"))?.port();
     let control_token = Secret::new(os::secret());
@@ -255,7 +258,8 @@ fn start(typed: Typed, provider: &'static provider::Provider) -> Outcome {
         }
     }
     let (custody_in, custody) = unbounded();
-    let agent_config = agent_config(&typed, &settings, provider, started_at);
+    let mut agent_config = agent_config(&typed, &settings, provider, started_at);
+    agent_config.store_note = said.or_else(|| aside::note(&dir));
     let launch = Launch {
         cwd: settings.cwd.clone(),
         host: launch::host(&settings),
@@ -421,6 +425,7 @@ fn agent_config(typed: &Typed, settings: &Settings, kind: &provider::Provider, s
         judges: kind.judges,
         personal: settings.transport == Transport::Terminal,
         terminal_dir: env("TMUX_TMPDIR"),
+        store_note: None,
         started_at,
     }
 }

@@ -14,6 +14,7 @@ use super::limits::{STORE_RETRY, STORE_RETRY_SLOW};
 /// | `Denied` | exit 71 | nothing new is accepted, tried again every 5 s |
 /// | `Failed` | exit 71 | nothing new is accepted, tried again every 5 s |
 /// | `Corrupt` | hub: what is readable is saved, exit 1; runner: set aside, saved, goes on | orderly stop, exit 1; the next start does the rest |
+/// | `Gone` | begins anew, and says so if there was something | what is still open is saved; orderly stop, exit 1 |
 /// | `TooNew` | refused untouched, exit 2 | cannot be |
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StoreKind {
@@ -21,8 +22,10 @@ pub enum StoreKind {
     Full,
     /// Another process holds it.
     Busy,
-    /// The file is damaged, gone, or not ours.
+    /// The file is damaged, or not ours.
     Corrupt,
+    /// The open file was deleted, or another one stands in its place.
+    Gone,
     /// The operating system does not let us.
     Denied,
     /// Written by a newer version.
@@ -37,7 +40,7 @@ impl StoreKind {
         match self {
             StoreKind::Full => "free space on its disk, or raise the quota or the limit of file sizes",
             StoreKind::Busy => "another process holds it: end that one, for example a sqlite shell in a transaction",
-            StoreKind::Corrupt => "`agent-relay doctor` tells what can be saved",
+            StoreKind::Corrupt | StoreKind::Gone => "`agent-relay doctor` tells what was saved",
             StoreKind::Denied => "make the file and its folder writable for this user, and the file system too",
             StoreKind::TooNew => "update agent-relay",
             StoreKind::Failed => "look at the disk and at the system's log",
@@ -49,7 +52,7 @@ impl StoreKind {
         match self {
             StoreKind::Full | StoreKind::Busy => Some(STORE_RETRY),
             StoreKind::Denied | StoreKind::Failed => Some(STORE_RETRY_SLOW),
-            StoreKind::Corrupt | StoreKind::TooNew => None,
+            StoreKind::Corrupt | StoreKind::Gone | StoreKind::TooNew => None,
         }
     }
 }
@@ -59,6 +62,8 @@ impl StoreKind {
 pub struct StoreError {
     /// What the machines branch on.
     pub kind: StoreKind,
+    /// What was found, without a cure.
+    pub said: String,
     /// For people.
     pub text: String,
 }
@@ -66,7 +71,13 @@ pub struct StoreError {
 impl StoreError {
     /// The usual sentence: what was wanted, what was said, and the cure of that kind.
     pub fn new(kind: StoreKind, what: impl std::fmt::Display, said: impl std::fmt::Display) -> StoreError {
-        StoreError { kind, text: format!("{what}: {said}; {}", kind.cure()) }
+        StoreError { kind, said: said.to_string(), text: format!("{what}: {said}; {}", kind.cure()) }
+    }
+
+    /// A sentence of its own.
+    pub fn whole(kind: StoreKind, text: impl Into<String>) -> StoreError {
+        let text = text.into();
+        StoreError { kind, said: text.clone(), text }
     }
 }
 

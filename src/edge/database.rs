@@ -25,14 +25,17 @@ const LOG_BYTES_MAX: u64 = 256 << 20;
 /// An operating error as the machines branch on it. The only place where codes of SQLite are read; called right where it
 /// came up, since the kernel's last error tells a full quota from a broken disk.
 pub fn error_of(what: impl std::fmt::Display, error: &rusqlite::Error) -> StoreError {
-    let last = io::Error::last_os_error().raw_os_error().map(Errno::from_raw_os_error);
-    StoreError::new(kind_of(error, last), what, error)
+    StoreError::new(kind_of(error, errno_of(&io::Error::last_os_error())), what, error)
 }
 
 /// The same for a call of the operating system.
 pub fn io_error_of(what: impl std::fmt::Display, error: &io::Error) -> StoreError {
-    let kind = error.raw_os_error().map(Errno::from_raw_os_error).and_then(kind_of_errno).unwrap_or(StoreKind::Failed);
-    StoreError::new(kind, what, error)
+    StoreError::new(errno_of(error).and_then(kind_of_errno).unwrap_or(StoreKind::Failed), what, error)
+}
+
+/// None where nothing has failed yet.
+fn errno_of(error: &io::Error) -> Option<Errno> {
+    error.raw_os_error().filter(|number| *number > 0).map(Errno::from_raw_os_error)
 }
 
 fn kind_of_errno(errno: Errno) -> Option<StoreKind> {
@@ -69,9 +72,18 @@ fn kind_of(error: &rusqlite::Error, last: Option<Errno>) -> StoreKind {
     }
 }
 
+/// An open file.
+pub struct Opened {
+    /// The writer's connection.
+    pub db: Connection,
+    /// There was no room for the index that connections share: as long as this one is open, no other can be.
+    pub alone: bool,
+}
+
 /// Opens a SQLite file for one writer: private, WAL, FULL, incremental vacuum. `schemas` are the steps from nothing to the
-/// newest version; `user_version` counts those that are done. A file of a newer version is not touched at all.
-pub fn open_database(path: &Path, schemas: &[&str]) -> Result<Connection, StoreError> {
+/// newest version; `user_version` counts those that are done. A file of a newer version is not touched at all; one of an
+/// older version is copied before it is changed. On a full disk a file is opened all the same, so that it can be read.
+pub fn open_database(path: &Path, schemas: &[&str]) -> Result<Opened, StoreError> {
     let what = format!("cannot open the store {}", path.display());
     let version = schemas.len() as i64;
     if let Some(parent) = path.parent() {
@@ -88,15 +100,29 @@ pub fn open_database(path: &Path, schemas: &[&str]) -> Result<Connection, StoreE
     if found > version && found < VERSIONS_MAX {
         return Err(newer(found));
     }
-    let db = Connection::open(path).map_err(|error| error_of(&what, &error))?;
-    prepare(&db, &what, schemas)?;
-    Ok(db)
+    let open = || Connection::open(path).map_err(|error| error_of(&what, &error));
+    let db = open()?;
+    match prepare(&db, &what, schemas, path, false) {
+        Ok(()) => Ok(Opened { db, alone: false }),
+        Err(error) if error.kind == StoreKind::Full => {
+            drop(db);
+            let db = open()?;
+            prepare(&db, &what, schemas, path, true)?;
+            log::warn!(target: "store", "{error}; it is open to be read, and by this process alone until it is started anew");
+            Ok(Opened { db, alone: true })
+        }
+        Err(error) => Err(error),
+    }
 }
 
-fn prepare(db: &Connection, what: &str, schemas: &[&str]) -> Result<(), StoreError> {
+fn prepare(db: &Connection, what: &str, schemas: &[&str], path: &Path, alone: bool) -> Result<(), StoreError> {
     let version = schemas.len() as i64;
-    let step = || -> rusqlite::Result<Option<String>> {
+    let step = || -> Result<Option<String>, Prepared> {
         db.busy_timeout(BUSY_TIME_AT_START)?;
+        if alone {
+            // The index of the log stands in memory then, which needs no room on the disk.
+            db.execute_batch("PRAGMA locking_mode = EXCLUSIVE;")?;
+        }
         let found: i64 = db.query_row("PRAGMA user_version", [], |row| row.get(0))?;
         let tables: i64 = db.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
         if found < 0 || found > version || (found == 0) != (tables == 0) {
@@ -111,6 +137,9 @@ fn prepare(db: &Connection, what: &str, schemas: &[&str]) -> Result<(), StoreErr
         )?;
         let missing = schemas.get(found as usize..).unwrap_or_default();
         if !missing.is_empty() {
+            if found > 0 {
+                keep_copy(db, path, version)?;
+            }
             db.execute_batch(&format!("BEGIN IMMEDIATE; {} PRAGMA user_version = {version}; COMMIT;", missing.concat()))?;
         }
         db.busy_timeout(BUSY_TIME)?;
@@ -119,8 +148,45 @@ fn prepare(db: &Connection, what: &str, schemas: &[&str]) -> Result<(), StoreErr
     match step() {
         Ok(None) => Ok(()),
         Ok(Some(said)) => Err(StoreError::new(StoreKind::Corrupt, what, said)),
-        Err(error) => Err(error_of(what, &error)),
+        Err(Prepared::Sqlite(error)) => Err(error_of(what, &error)),
+        Err(Prepared::Store(error)) => Err(error),
     }
+}
+
+enum Prepared {
+    Sqlite(rusqlite::Error),
+    Store(StoreError),
+}
+
+impl From<rusqlite::Error> for Prepared {
+    fn from(error: rusqlite::Error) -> Prepared {
+        Prepared::Sqlite(error)
+    }
+}
+
+/// Where the copy of a file lies that was brought to this version.
+fn copy_before(path: &Path, version: i64) -> PathBuf {
+    beside(path, &format!(".before-{version}"))
+}
+
+/// A change of the schema can be undone until the first orderly end: the older file stays as a copy.
+fn keep_copy(db: &Connection, path: &Path, version: i64) -> Result<(), Prepared> {
+    let copy = copy_before(path, version);
+    if copy.exists() {
+        return Ok(()); // of a start that did not come to its end
+    }
+    let rows: i64 = db.query_row("PRAGMA page_count", [], |row| row.get(0))?;
+    let what = format!("cannot keep a copy of {} before it is brought up to date", path.display());
+    if rows > 1 {
+        let bytes = copy_checked(db, &copy, &what).map_err(Prepared::Store)?;
+        log::info!(target: "store", "{} ({bytes} bytes) is the store as it was before this version", copy.display());
+    }
+    Ok(())
+}
+
+/// An orderly end: what this version made of the file is good, and the copy of the older one goes.
+pub fn drop_copies(path: &Path, version: usize) {
+    (1..=version as i64).for_each(|version| drop(std::fs::remove_file(copy_before(path, version))));
 }
 
 /// The schema version as the bytes of the file and of its write-ahead log tell it: SQLite would change a file by opening it.
@@ -170,6 +236,62 @@ pub fn open_for_reading(path: &Path) -> Result<Connection, StoreError> {
 /// Which file this is, whatever it is called: device and inode.
 pub fn identity(path: &Path) -> Option<(u64, u64)> {
     std::fs::metadata(path).ok().map(|meta| (meta.dev(), meta.ino()))
+}
+
+/// Where an open file must stay: whoever writes into one that was deleted or replaced writes for nobody.
+#[derive(Debug, Default)]
+pub struct Place {
+    path: PathBuf,
+    file: Option<(u64, u64)>,
+    log: Option<(u64, u64)>,
+}
+
+/// What became of an open file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Moved {
+    /// Nothing has its name.
+    Deleted,
+    /// Another file has its name.
+    Replaced,
+    /// Its write-ahead log was deleted or replaced.
+    LogGone,
+}
+
+impl Moved {
+    /// For people.
+    pub fn told(self) -> &'static str {
+        match self {
+            Moved::Deleted => "was deleted",
+            Moved::Replaced => "was replaced by another file",
+            Moved::LogGone => "lost its write-ahead log (a file that ends in -wal)",
+        }
+    }
+}
+
+impl Place {
+    /// Of a file that was just opened; an empty path: of none.
+    pub fn of(path: &Path) -> Place {
+        Place { path: path.into(), file: identity(path), log: identity(&beside(path, "-wal")) }
+    }
+
+    /// The path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Two looks at the folder, no read of the file. `None`: all is where it was.
+    pub fn look(&mut self) -> Option<Moved> {
+        self.file?;
+        let (file, log) = (identity(&self.path), identity(&beside(&self.path, "-wal")));
+        // The log is made by the first change.
+        self.log = self.log.or(log);
+        match () {
+            () if file.is_none() => Some(Moved::Deleted),
+            () if file != self.file => Some(Moved::Replaced),
+            () if log != self.log => Some(Moved::LogGone),
+            () => None,
+        }
+    }
 }
 
 /// What a look at the pages of a file found.
@@ -339,7 +461,7 @@ mod tests {
         };
         drop(open_database(&path, &schemas).expect("opens"));
         let before = listing();
-        let refused = open_database(&path, &schemas[..1]).expect_err("too new");
+        let refused = open_database(&path, &schemas[..1]).err().expect("too new");
         assert_eq!((refused.kind, refused.text.contains("update agent-relay")), (StoreKind::TooNew, true), "{refused}");
         assert_eq!(listing(), before);
         // The newer version stands in the log only: its writer was killed.
@@ -350,7 +472,7 @@ mod tests {
         std::fs::copy(beside(&other, "-wal"), dir.join("z.sqlite-wal")).expect("copies");
         drop(writer);
         let before = listing();
-        assert_eq!(open_database(&dir.join("z.sqlite"), &schemas[..1]).expect_err("too new").kind, StoreKind::TooNew);
+        assert_eq!(open_database(&dir.join("z.sqlite"), &schemas[..1]).err().expect("too new").kind, StoreKind::TooNew);
         assert_eq!(listing(), before);
         std::fs::remove_dir_all(&dir).expect("clean up");
     }

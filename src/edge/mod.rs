@@ -4,6 +4,7 @@
 //! An edge may wait for the state thread; the state thread waits for nobody. An edge that cannot put an event into its
 //! full lane waits there, but still hears its orders, so a flood becomes backpressure on its own edge only.
 
+pub mod aside;
 pub mod bus;
 pub mod database;
 pub mod gate;
@@ -11,6 +12,7 @@ pub mod heartbeat;
 pub mod http;
 pub mod provider;
 pub mod pump;
+pub mod salvage;
 pub mod signals;
 pub mod store;
 pub mod stream;

@@ -2,7 +2,7 @@
 //! without timers), WAL, synchronous FULL. Every statement is O(1) in the backlog.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crossbeam_channel::{Receiver, Sender};
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
@@ -14,8 +14,9 @@ use crate::core::agent::store::{
 };
 use crate::core::ids::MessageRef;
 use crate::core::limits::*;
-use crate::core::store::StoreError;
-use crate::edge::database::{error_of, give_back, open_database, rows_of};
+use crate::core::store::{StoreError, StoreKind};
+use crate::edge::aside::{put_back, suspect};
+use crate::edge::database::{Place, drop_copies, error_of, give_back, open_database, rows_of};
 use crate::os;
 use crate::wire::api::Command;
 
@@ -25,7 +26,7 @@ const GROUP_MAX: usize = 256;
 const DROP_BLOCK: u64 = 64;
 
 /// Steps from nothing to the newest version.
-const SCHEMAS: &[&str] = &[FIRST, GENERATIONS];
+pub(super) const SCHEMAS: &[&str] = &[FIRST, GENERATIONS];
 
 /// Version 1.
 const FIRST: &str = "
@@ -100,7 +101,7 @@ pub enum Order {
 /// The open file.
 pub struct Store {
     db: Connection,
-    path: PathBuf,
+    place: Place,
     outbox_bytes_max: u64,
     rows: u64,
     poisoned: u64,
@@ -117,8 +118,8 @@ fn cause_of(error: rusqlite::Error) -> Cause {
 impl Store {
     /// Opens or makes the file.
     pub fn open(path: &Path, outbox_bytes_max: u64) -> Result<Store, StoreError> {
-        let db = open_database(path, SCHEMAS)?;
-        let mut store = Store { db, path: path.into(), outbox_bytes_max, rows: 0, poisoned: 0, bytes: 0, settled: 0, deletions: 0 };
+        let db = open_database(path, SCHEMAS)?.db;
+        let mut store = Store { db, place: Place::of(path), outbox_bytes_max, rows: 0, poisoned: 0, bytes: 0, settled: 0, deletions: 0 };
         store.read_counters().map_err(|error| error_of(format!("cannot read the store {}", path.display()), &error))?;
         Ok(store)
     }
@@ -127,8 +128,8 @@ impl Store {
     pub fn in_memory() -> rusqlite::Result<Store> {
         let db = Connection::open_in_memory()?;
         SCHEMAS.iter().try_for_each(|schema| db.execute_batch(schema))?;
-        let path = PathBuf::from("/");
-        Ok(Store { db, path, outbox_bytes_max: OUTBOX_BYTES_MAX, rows: 0, poisoned: 0, bytes: 0, settled: 0, deletions: 0 })
+        let place = Place::default();
+        Ok(Store { db, place, outbox_bytes_max: OUTBOX_BYTES_MAX, rows: 0, poisoned: 0, bytes: 0, settled: 0, deletions: 0 })
     }
 
     /// Every row of every table, for comparisons in tests.
@@ -271,7 +272,7 @@ impl Store {
 
     fn try_commit(&mut self, groups: &[(u64, Vec<StoreOp>)]) -> rusqlite::Result<Vec<(String, u64)>> {
         let before = (self.rows, self.poisoned, self.bytes, self.settled);
-        let free = os::free_bytes(&self.path).unwrap_or(u64::MAX);
+        let free = os::free_bytes(self.place.path()).unwrap_or(u64::MAX);
         let transaction = self.db.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
         let mut counts = Counts { rows: self.rows, poisoned: self.poisoned, bytes: self.bytes, settled: self.settled, deleted: 0 };
         for op in groups.iter().flat_map(|(_, ops)| ops) {
@@ -448,13 +449,33 @@ fn enforce_bound(db: &Transaction<'_>, counts: &mut Counts, bound: u64) -> rusql
     Ok(dropped.into_iter().collect())
 }
 
+/// The next start looks at the file.
+fn damage(event: &StoreEvent) -> bool {
+    let cause = match event {
+        StoreEvent::Broken(error) => return error.kind == StoreKind::Corrupt,
+        StoreEvent::Stalled(cause) | StoreEvent::OutboxRows { rows: Err(cause) } => cause,
+        _ => return false,
+    };
+    matches!(cause, Cause::Store(error) if error.kind == StoreKind::Corrupt)
+}
+
 /// Body of the thread.
 pub fn run(mut store: Store, orders: Receiver<Order>, lane: Sender<Event>) {
-    let send = |event: StoreEvent| lane.send(Event::Store(event)).is_ok();
+    let path = store.place.path().to_path_buf();
+    let send = |event: StoreEvent| {
+        if damage(&event) {
+            suspect(&path);
+        }
+        lane.send(Event::Store(event)).is_ok()
+    };
     match store.snapshot() {
         Ok(snapshot) => send(StoreEvent::Restored(Box::new(snapshot))),
-        Err(error) => panic!("the store cannot be read: {error}"),
+        Err(error) => {
+            send(StoreEvent::Broken(error_of("the runner's store", &error)));
+            return orders.iter().for_each(drop);
+        }
     };
+    let mut broken = false;
     let mut stalled: Vec<(u64, Vec<StoreOp>)> = Vec::new();
     while let Ok(first) = orders.recv() {
         let (mut retry, mut fetches) = (false, Vec::new());
@@ -477,7 +498,10 @@ pub fn run(mut store: Store, orders: Receiver<Order>, lane: Sender<Event>) {
                 Ok(dropped) => {
                     os::crash_point("after-commit");
                     stalled.clear();
-                    if !send(StoreEvent::Committed { upto, dropped }) {
+                    // What went into a file that nobody will find again is not called durable.
+                    let gone = store.place.look().map(|moved| put_back(&store.db, store.place.path(), moved));
+                    broken |= gone.is_some();
+                    if !send(gone.map_or(StoreEvent::Committed { upto, dropped }, StoreEvent::Broken)) {
                         break;
                     }
                 }
@@ -490,10 +514,13 @@ pub fn run(mut store: Store, orders: Receiver<Order>, lane: Sender<Event>) {
         }
         for fetch in fetches {
             let event = match fetch {
-                Order::FetchInbox { after, limit } => {
-                    let (rows, more) = store.inbox(after, limit).unwrap_or((Vec::new(), true));
-                    StoreEvent::InboxRows { after, rows, more }
-                }
+                Order::FetchInbox { after, limit } => match store.inbox(after, limit) {
+                    Ok((rows, more)) => StoreEvent::InboxRows { after, rows, more },
+                    Err(error) => match error_of("the runner's store", &error) {
+                        error if error.kind.retry().is_none() => StoreEvent::Broken(error),
+                        _ => StoreEvent::InboxRows { after, rows: Vec::new(), more: true },
+                    },
+                },
                 _ => StoreEvent::OutboxRows { rows: store.outbox().map_err(cause_of) },
             };
             if !send(event) {
@@ -502,7 +529,9 @@ pub fn run(mut store: Store, orders: Receiver<Order>, lane: Sender<Event>) {
         }
     }
     // The orders are over; what was accepted is on disk. A tidy file starts faster.
-    let _ = store.db.execute_batch("PRAGMA wal_checkpoint(TRUNCATE);");
+    if !broken && store.db.execute_batch("PRAGMA wal_checkpoint(TRUNCATE);").is_ok() {
+        drop_copies(store.place.path(), SCHEMAS.len());
+    }
 }
 
 #[cfg(test)]
@@ -618,7 +647,7 @@ mod tests {
         let dir = std::env::temp_dir().join(format!("agent-relay-runner-store-{}", std::process::id()));
         let path = dir.join("store.sqlite");
         {
-            let db = open_database(&path, &SCHEMAS[..1]).expect("opens");
+            let db = open_database(&path, &SCHEMAS[..1]).expect("opens").db;
             db.execute_batch(
                 "INSERT INTO notes VALUES ('relay', 'hub-1'); INSERT INTO inbox (id, doc, state) VALUES (5, '{\"id\": 5}', 0);
                  INSERT INTO inbox (id, state, told, settled) VALUES (4, 3, 0, 1);

@@ -4,6 +4,7 @@ pub mod mark;
 pub mod read;
 pub mod restore;
 pub mod run;
+pub mod salvage;
 pub mod store;
 
 use crate::core::store::StoreError;

@@ -11,15 +11,16 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use rustls::ServerConfig;
 use serde_json::{Value, json};
 
-use super::Trouble;
 use super::mark::MarkFile;
 use super::read::{HubReader, run as run_reader};
 use super::store::{HubStore, Order as StoreOrder, run as run_store};
+use super::{Trouble, salvage};
 use crate::clock::Clock;
-use crate::core::hub::event::{Effect, Event, HubOp, LANES, Lane, Query};
+use crate::core::hub::event::{Effect, Event, HubOp, LANES, Lane, Query, StoreEvent};
 use crate::core::hub::{Hub, HubConfig};
 use crate::core::limits::COMMITS_IN_FLIGHT_MAX;
-use crate::edge::database::{error_of, io_error_of};
+use crate::core::store::{StoreError, StoreKind};
+use crate::edge::database::{Check, beside, error_of, io_error_of, open_for_reading, quick_check};
 use crate::edge::gate::{Gate, Happening, Limits, Order as GateOrder, Orders, Verdict};
 use crate::edge::{Port, signals};
 use crate::os::{self, Waker};
@@ -58,10 +59,23 @@ pub fn live_pid(home: &Path) -> Option<u32> {
 pub struct Opened {
     lock: File,
     store: HubStore,
-    reader: HubReader,
+    /// None: the store's connection is the only one that can be.
+    reader: Option<HubReader>,
     mark: MarkFile,
+    dir: PathBuf,
     info: PathBuf,
     id: String,
+    /// What a person should hear at the start.
+    said: Option<String>,
+    /// The last hub did not end in order.
+    unclean: bool,
+}
+
+impl Opened {
+    /// What a person should hear at the start.
+    pub fn said(&self) -> Option<&str> {
+        self.said.as_deref()
+    }
 }
 
 /// Takes the lock, opens the store, makes the first tokens (D-3).
@@ -74,14 +88,30 @@ pub fn open(home: &Path, url: &str) -> Result<Opened, Trouble> {
         let who = live_pid(home).map(|pid| format!(" (pid {pid})")).unwrap_or_default();
         return Err(format!("a hub{who} already runs on {}; stop it, or set another AGENT_RELAY_HOME", home.display()).into());
     };
+    if let Some(known) = salvage::known_damage(&dir) {
+        return Err(known.into());
+    }
     let file = dir.join("hub.sqlite");
+    let said = salvage::found_empty(home, &dir);
+    if let Some(said) = &said {
+        log::warn!(target: "hub", "{said}");
+    }
+    // An orderly end leaves no log behind.
+    let unclean = std::fs::metadata(beside(&file, "-wal")).is_ok_and(|meta| meta.len() > 0);
     let mark = MarkFile::open(home).map_err(|error| io_error_of(format!("cannot read {}", MarkFile::path(home).display()), &error))?;
     super::restore::leave_foreign_log(&file, mark.found().as_ref())
         .map_err(|error| io_error_of(format!("cannot look at {}", file.display()), &error))?;
-    let mut store = HubStore::open(&file)?;
-    let id = first_tokens(home, &mut store, url)?;
-    let reader = HubReader::open(&file)?;
-    Ok(Opened { lock, store, reader, mark, info: dir.join("hub.json"), id })
+    let open = || -> Result<(HubStore, Option<HubReader>, String), Trouble> {
+        let mut store = HubStore::open(&file)?;
+        let id = first_tokens(home, &mut store, url)?;
+        let reader = if store.is_alone() { None } else { Some(HubReader::open(&file)?) };
+        Ok((store, reader, id))
+    };
+    match open() {
+        Ok((store, reader, id)) => Ok(Opened { lock, store, reader, mark, info: dir.join("hub.json"), dir, id, said, unclean }),
+        Err(Trouble::Store(error)) if error.kind == StoreKind::Corrupt => Err(salvage::save_damaged(&dir, &error).into()),
+        Err(other) => Err(other),
+    }
 }
 
 /// Root token into its file only, operator token into `config.json`; both only if there is none that works. Gives the
@@ -119,8 +149,11 @@ fn first_tokens(home: &Path, store: &mut HubStore, url: &str) -> Result<String, 
         let token = os::secret();
         ops.push(token_op(&token, "operator"));
         crate::config::write_global(home, &[("relayUrl", url), ("token", &token)])?;
-    } else if text("relayUrl") != url {
-        crate::config::write_global(home, &[("relayUrl", url)])?;
+    } else if text("relayUrl") != url
+        && let Err(error) = crate::config::write_global(home, &[("relayUrl", url)])
+    {
+        // A full disk does not keep a hub from being read.
+        log::error!(target: "hub", "{error}; commands on this machine may ask another address than {url}");
     }
     if !ops.is_empty() {
         store.commit(&[(0, ops)]).map_err(|error| error_of("cannot write the hub's store", &error))?;
@@ -145,7 +178,7 @@ fn token_op(token: &str, profile: &str) -> HubOp {
 
 struct Ports {
     store: Port<StoreOrder>,
-    reader: Port<(u64, Query)>,
+    reader: Option<Port<(u64, Query)>>,
     gate: Port<Orders>,
 }
 
@@ -160,25 +193,32 @@ pub struct Listening {
 }
 
 /// Serves until it is told to stop. Returns the exit code.
-pub fn serve(opened: Opened, listening: Listening, ready: impl FnOnce()) -> Result<u8, String> {
+pub fn serve(opened: Opened, listening: Listening, ready: impl FnOnce()) -> Result<u8, Trouble> {
     let Listening { listener, tls, url } = listening;
-    let Opened { mut lock, store, reader, mark, info, id } = opened;
+    let Opened { mut lock, store, reader, mark, dir, info, id, unclean, .. } = opened;
     let clock = Clock::start();
     let mut crew = Crew::new();
     let bells = crew.bells();
     let (lanes_in, lanes_out): (Vec<Sender<Event>>, Vec<Receiver<Event>>) = LANE_CAPACITY.iter().map(|n| bounded(*n)).unzip();
     let to = |lane: Lane| lanes_in[lane as usize].clone();
     let waker = Waker::new().map_err(|error| format!("cannot make a wake descriptor: {error}"))?;
-    let (store_port, store_orders) = bounded(COMMITS_IN_FLIGHT_MAX * 2);
+    let (store_port, store_orders) = bounded(COMMITS_IN_FLIGHT_MAX * 2 + READS_MAX);
     let (read_port, read_orders) = bounded(READS_MAX);
     let (gate_port, gate_orders) = bounded(GATE_ORDERS);
-    let ports = Ports { store: Port::plain(store_port), reader: Port::plain(read_port), gate: Port::waking(gate_port, waker.clone()) };
+    let ports = Ports {
+        store: Port::plain(store_port),
+        reader: reader.as_ref().map(|_| Port::plain(read_port)),
+        gate: Port::waking(gate_port, waker.clone()),
+    };
 
     let gate = Gate::new(listener, tls, Limits::default(), handler, gate_orders, waker, to(Lane::Gate))
         .map_err(|error| format!("cannot watch the listening socket: {error}"))?;
     let (store_lane, read_lane) = (to(Lane::Store), to(Lane::Store));
     crew.spawn("hub-store", move || run_store(store, mark, store_orders, store_lane));
-    crew.spawn("hub-read", move || run_reader(reader, read_orders, read_lane));
+    let check = unclean && reader.is_some();
+    if let Some(reader) = reader {
+        crew.spawn("hub-read", move || run_reader(reader, read_orders, read_lane));
+    }
     let (started, start) = bounded::<()>(1);
     crew.spawn("hub-gate", move || {
         let _ = start.recv();
@@ -190,15 +230,18 @@ pub fn serve(opened: Opened, listening: Listening, ready: impl FnOnce()) -> Resu
     crew.spawn("hub-state", move || {
         let config = HubConfig { id, hash: os::sha256_hex, secret: Box::new(os::secret) };
         let mut hub = Hub::new(config, u64::from_le_bytes(os::random_bytes::<8>()));
-        let mut code = 0;
-        event_loop::run(&mut hub, clock, &lanes[..], summary, |effects| dispatch(&ports, effects, &mut code));
-        let _ = done.send(code);
+        let mut end = End::default();
+        event_loop::run(&mut hub, clock, &lanes[..], summary, |effects| dispatch(&ports, effects, &mut end));
+        let _ = done.send(end);
     });
 
     let text = json!({"pid": std::process::id(), "startTime": os::start_time(std::process::id()), "url": url}).to_string();
-    os::write_private_file(&info, &text).map_err(|error| format!("cannot write {}: {error}", info.display()))?;
+    if let Err(error) = os::write_private_file(&info, &text) {
+        // A full disk does not keep a hub from being read.
+        log::error!(target: "hub", "cannot write {}: {error}", info.display());
+    }
     let _ = lock.set_len(0).and_then(|_| lock.rewind()).and_then(|_| writeln!(lock, "{}", std::process::id()));
-    let (stop, notice) = (to(Lane::Main), to(Lane::Main));
+    let (stop, notice, checked) = (to(Lane::Main), to(Lane::Main), to(Lane::Store));
     drop(lanes_in);
     let (hurry, _hurried) = unbounded();
     signals::watch(move |signal| {
@@ -209,25 +252,61 @@ pub fn serve(opened: Opened, listening: Listening, ready: impl FnOnce()) -> Resu
     .map_err(|error| format!("cannot watch signals: {error}"))?;
     let _ = started.send(());
     ready();
+    let check = if check { check_pages(dir.join("hub.sqlite"), checked) } else { None };
 
-    let code = attend(&bells, &outcome, notice);
+    let end = attend(&bells, &outcome, notice);
+    drop(check);
     for late in crew.join(JOIN_LIMIT, || lanes_out.iter().for_each(|lane| while lane.try_recv().is_ok() {})) {
         log::warn!(target: "hub", "thread {late} did not end in time");
     }
     let _ = std::fs::remove_file(&info);
     let mut rest = String::new();
     let _ = lock.read_to_string(&mut rest);
-    Ok(code)
+    match end.broken {
+        Some(error) if error.kind == StoreKind::Corrupt => Err(salvage::save_damaged(&dir, &error).into()),
+        Some(error) => Err(error.into()),
+        None => Ok(end.code),
+    }
 }
 
-fn attend(bells: &Receiver<Bell>, outcome: &Receiver<u8>, notice: Sender<Event>) -> u8 {
+/// How a hub ended.
+#[derive(Default)]
+struct End {
+    code: u8,
+    broken: Option<StoreError>,
+}
+
+impl End {
+    fn bug() -> End {
+        End { code: 70, broken: None }
+    }
+}
+
+/// Looks at all pages while the hub serves already; the end of what is given back ends the look.
+fn check_pages(file: PathBuf, lane: Sender<Event>) -> Option<Sender<()>> {
+    let (ended, watched) = bounded(0);
+    let look = move || {
+        let found = open_for_reading(&file).and_then(|db| quick_check(&db, salvage::CHECK_TIME, &watched));
+        match found {
+            Ok(Check::Damaged(said)) => {
+                let error = StoreError::new(StoreKind::Corrupt, "the hub's store", said);
+                let _ = lane.send(Event::Store(StoreEvent::Broken(error)));
+            }
+            Ok(found) => log::info!(target: "hub", "the last hub did not end in order; its store was checked: {found:?}"),
+            Err(error) => log::warn!(target: "hub", "the last hub did not end in order, and its store cannot be checked: {error}"),
+        }
+    };
+    std::thread::Builder::new().name("hub-check".into()).stack_size(1 << 20).spawn(look).ok().map(|_| ended)
+}
+
+fn attend(bells: &Receiver<Bell>, outcome: &Receiver<End>, notice: Sender<Event>) -> End {
     loop {
-        let Ok(bell) = bells.recv() else { return 70 };
+        let Ok(bell) = bells.recv() else { return End::bug() };
         if bell.name == "hub-state" {
             if let Some(panic) = &bell.panic {
                 log::error!(target: "hub", "the state thread died: {panic}; this is a bug, please report it");
             }
-            return outcome.try_recv().unwrap_or(70);
+            return outcome.try_recv().unwrap_or_else(|_| End::bug());
         }
         let _ = notice.try_send(Event::ThreadEnded { name: bell.name, panic: bell.panic });
     }
@@ -253,7 +332,7 @@ fn summary(event: &Event) -> String {
 }
 
 /// Carries out the effects of one event. False: the machine has finished.
-fn dispatch(ports: &Ports, effects: Vec<Effect>, code: &mut u8) -> bool {
+fn dispatch(ports: &Ports, effects: Vec<Effect>, end: &mut End) -> bool {
     let mut orders: Orders = Vec::new();
     let mut goes_on = true;
     for effect in effects {
@@ -261,7 +340,11 @@ fn dispatch(ports: &Ports, effects: Vec<Effect>, code: &mut u8) -> bool {
             Effect::Commit { number, ops } => ports.store.order(StoreOrder::Commit { number, ops }),
             Effect::RetryStore => ports.store.order(StoreOrder::Retry),
             Effect::Vacuum => ports.store.order(StoreOrder::Vacuum),
-            Effect::Read { number, query } => ports.reader.order((number, query)),
+            Effect::LookAtStore => ports.store.order(StoreOrder::Look),
+            Effect::Read { number, query } => match &ports.reader {
+                Some(reader) => reader.order((number, query)),
+                None => ports.store.order(StoreOrder::Read { number, query }),
+            },
             Effect::Respond { ticket, status, body } => orders.push(GateOrder::Respond { ticket, status, body }),
             Effect::Accept { ticket } => orders.push(GateOrder::Accept { ticket }),
             Effect::PeerSend { peer, text } => orders.push(GateOrder::PeerSend { peer, text }),
@@ -269,8 +352,9 @@ fn dispatch(ports: &Ports, effects: Vec<Effect>, code: &mut u8) -> bool {
             Effect::Log { level, text } => crate::log::write(level, "hub", &text),
             Effect::Failed(text) => {
                 log::error!(target: "hub", "{text}");
-                *code = 70;
+                end.code = 70;
             }
+            Effect::Broken(error) => end.broken = Some(error),
             Effect::Finish => goes_on = false,
         }
     }

@@ -12,13 +12,13 @@ use super::read::View;
 use crate::core::hub::event::{Event, HubOp, HubSnapshot, Query, ReadAnswer, Retired, StoreEvent, StoredAgent, StoredOffer, StoredTask};
 use crate::core::hub::generations::{DataState, RESTORED, StoredGeneration};
 use crate::core::store::StoreError;
-use crate::edge::database::{copy_checked, error_of, give_back, open_database, open_for_reading, rows_of};
+use crate::edge::database::{Opened, Place, copy_checked, drop_copies, error_of, give_back, open_database, open_for_reading, rows_of};
 use crate::os::crash_point;
 use crate::wire::api::{Command, Message, Task, TokenRecord, USER, command_is_final, task_is_final};
 
 /// Commits that are put into one transaction.
 const GROUP_MAX: usize = 256;
-const SCHEMAS: &[&str] = &[FIRST, MIRROR_AND_RETENTION, INDEXES_OF_RETENTION, GENERATIONS];
+pub(super) const SCHEMAS: &[&str] = &[FIRST, MIRROR_AND_RETENTION, INDEXES_OF_RETENTION, GENERATIONS];
 
 /// Version 1.
 const FIRST: &str = "
@@ -97,24 +97,47 @@ pub enum Order {
     Retry,
     /// Give free pages back to the disk.
     Vacuum,
+    /// See whether the file is still where it was.
+    Look,
+    /// Answer a question: no reader could be opened beside the writer.
+    Read {
+        /// Number for the answer.
+        number: u64,
+        /// The question.
+        query: Query,
+    },
 }
 
 /// The writer's connection.
 pub struct HubStore {
     db: Connection,
+    place: Place,
+    alone: bool,
 }
 
 impl HubStore {
     /// Opens or makes the file.
     pub fn open(path: &Path) -> Result<HubStore, StoreError> {
-        open_database(path, SCHEMAS).map(|db| HubStore { db })
+        let Opened { db, alone } = open_database(path, SCHEMAS)?;
+        Ok(HubStore { db, place: Place::of(path), alone })
+    }
+
+    /// No other connection can open the file while this one has it.
+    pub fn is_alone(&self) -> bool {
+        self.alone
+    }
+
+    /// Whether the file is still where it was; else what it holds is saved.
+    pub fn look(&mut self) -> Option<StoreError> {
+        let moved = self.place.look()?;
+        Some(super::salvage::save_open(&self.db, self.place.path(), moved))
     }
 
     /// A store without a file, for the simulation: it has exactly what was committed.
     pub fn in_memory() -> rusqlite::Result<HubStore> {
         let db = Connection::open_in_memory()?;
         SCHEMAS.iter().try_for_each(|schema| db.execute_batch(schema))?;
-        Ok(HubStore { db })
+        Ok(HubStore { db, place: Place::default(), alone: true })
     }
 
     /// Answers a question on the writer's own connection.
@@ -135,9 +158,9 @@ impl HubStore {
         Ok((highest("messages")?, highest("tasks")?))
     }
 
-    /// Brings everything into the main file.
-    pub(super) fn checkpoint(&self) {
-        let _ = self.db.execute_batch("PRAGMA wal_checkpoint(TRUNCATE);");
+    /// Brings everything into the main file. False: that was not possible now.
+    pub(super) fn checkpoint(&self) -> bool {
+        self.db.execute_batch("PRAGMA wal_checkpoint(TRUNCATE);").is_ok()
     }
 
     /// Marks the store as a backup in which no hub has run.
@@ -642,10 +665,14 @@ pub fn run(mut store: HubStore, mut mark: MarkFile, orders: Receiver<Order>, lan
             snapshot.mark = mark.found();
             send(StoreEvent::Restored(Box::new(snapshot)))
         }
-        Err(error) => panic!("the hub's store cannot be read: {error}"),
+        Err(error) => {
+            send(StoreEvent::Broken(error_of("the hub's store", &error)));
+            return orders.iter().for_each(drop);
+        }
     };
     let mut stalled: Vec<(u64, Vec<HubOp>)> = Vec::new();
     let mut pending = Pending::All;
+    let mut broken = false;
     // Size of the file when a vacuum began that is under way.
     let mut vacuum: Option<u64> = None;
     loop {
@@ -674,17 +701,29 @@ pub fn run(mut store: HubStore, mut mark: MarkFile, orders: Receiver<Order>, lan
                 Err(crossbeam_channel::TryRecvError::Disconnected) => break,
             },
         };
-        let mut retry = false;
+        let (mut retry, mut looks, mut reads) = (false, false, Vec::new());
         let was_stalled = !stalled.is_empty();
         let mut next = Some(first);
         while let Some(order) = next.take() {
             match order {
                 Order::Commit { number, ops } => stalled.push((number, ops)),
                 Order::Retry => retry = true,
+                Order::Look => looks = true,
+                Order::Read { number, query } => reads.push((number, query)),
                 Order::Vacuum => vacuum = vacuum.or(sizes(&store.db).ok().map(|(bytes, _)| bytes)).or(Some(0)),
             }
-            if stalled.len() < GROUP_MAX {
+            if stalled.len() < GROUP_MAX && reads.len() < GROUP_MAX {
                 next = orders.try_recv().ok();
+            }
+        }
+        if looks && let Some(error) = store.look() {
+            send(StoreEvent::Broken(error));
+            return orders.iter().for_each(drop);
+        }
+        for (number, query) in reads {
+            let answer = store.answer(&query);
+            if !send(StoreEvent::Read { number, answer }) {
+                return;
             }
         }
         if stalled.is_empty() || (was_stalled && !retry) {
@@ -693,23 +732,35 @@ pub fn run(mut store: HubStore, mut mark: MarkFile, orders: Receiver<Order>, lan
         let mut listens = true;
         while listens && !stalled.is_empty() {
             crash_point("hub-before-commit");
-            match persist(&mut store, &mut mark, &stalled, &mut pending) {
+            let event = match persist(&mut store, &mut mark, &stalled, &mut pending) {
                 Ok((Committed { existing, unattached, retired }, count)) => {
                     crash_point("hub-after-commit");
                     let upto = stalled.drain(..count).next_back().map_or(0, |(number, _)| number);
-                    listens = send(StoreEvent::Committed { upto, existing, unattached, retired });
+                    // What went into a file that nobody will find again is not called durable.
+                    match store.look() {
+                        Some(error) => StoreEvent::Broken(error),
+                        None => StoreEvent::Committed { upto, existing, unattached, retired },
+                    }
                 }
-                Err(cause) => {
-                    listens = send(StoreEvent::Stalled(cause));
-                    break;
-                }
+                Err(cause) => StoreEvent::Stalled(cause),
+            };
+            broken |= matches!(event, StoreEvent::Broken(_));
+            let goes_on = matches!(event, StoreEvent::Committed { .. });
+            listens = send(event);
+            if !goes_on {
+                break;
             }
         }
         if !listens {
             break;
         }
     }
-    store.checkpoint();
+    if broken {
+        return;
+    }
+    if store.checkpoint() {
+        drop_copies(store.place.path(), SCHEMAS.len());
+    }
     // What was not made durable was promised to nobody.
     if let Ok(newest) = store.highest_ids() {
         mark.end(newest);
@@ -882,7 +933,7 @@ mod tests {
         std::fs::create_dir_all(&dir).expect("temp dir");
         let path = dir.join("hub.sqlite");
         {
-            let db = open_database(&path, &SCHEMAS[..1]).expect("opens");
+            let db = open_database(&path, &SCHEMAS[..1]).expect("opens").db;
             db.execute_batch(
                 "INSERT INTO messages (id, doc, sender, kind, target, thread, wants_reply, claimable, created_at)
                  VALUES (1, '{}', 'a', 'session', 'user', 1, 0, 0, 0), (2, '{}', 'a', 'chat', 'user', 2, 0, 0, 0);

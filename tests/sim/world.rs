@@ -1001,7 +1001,7 @@ impl World {
                     let answer = self.hub_store.answer(&query);
                     self.send(format!("hubread{life}"), 3, Action::HubRead { life, number, answer });
                 }
-                HubEffect::Vacuum => {}
+                HubEffect::Vacuum | HubEffect::LookAtStore => {}
                 HubEffect::Respond { ticket, status, body } => {
                     let body = match body {
                         Body::Json(body) => body,
@@ -1031,6 +1031,7 @@ impl World {
                     }
                 }
                 HubEffect::Failed(text) => panic!("hub failed: {text}"),
+                HubEffect::Broken(error) => panic!("hub's store broke: {error}"),
                 HubEffect::Finish => self.hub = None,
             }
         }
@@ -1281,6 +1282,7 @@ fn config(runner: usize, life: u64, wall: i64) -> AgentConfig {
     let id = agent_name(runner);
     let tags = vec!["acp".to_string()];
     AgentConfig {
+        store_note: None,
         agent_id: id.clone(),
         runner_id: format!("runner{runner}.{life}"),
         instance_id: format!("instance{runner}.{life}"),

@@ -50,6 +50,8 @@ pub struct AgentConfig {
     pub personal: bool,
     /// Folder where the terminal server has its sockets, if it is not the usual one.
     pub terminal_dir: Option<String>,
+    /// What a person should know of the store: a damaged one was set aside.
+    pub store_note: Option<String>,
     /// Runner start, ms.
     pub started_at: i64,
 }

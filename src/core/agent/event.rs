@@ -6,6 +6,7 @@ use super::store::{Batch, InboxMessage, Snapshot};
 use crate::core::Cause;
 use crate::core::ids::MessageRef;
 use crate::core::session::Signal;
+use crate::core::store::StoreError;
 use crate::secret::Secret;
 use crate::wire::bus::RelayFrame;
 
@@ -71,6 +72,7 @@ impl Event {
                 format!("store committed upto={upto}")
             }
             Event::Store(StoreEvent::Stalled(cause)) => format!("store stalled: {cause}"),
+            Event::Store(StoreEvent::Broken(error)) => format!("store broken: {error}"),
             Event::Store(StoreEvent::InboxRows { rows, .. }) => {
                 format!("store inbox rows={}", rows.len())
             }
@@ -121,6 +123,8 @@ pub enum StoreEvent {
     },
     /// The commit does not succeed for now; the store tries again when told to.
     Stalled(Cause),
+    /// The store is damaged or gone: nothing more is durable.
+    Broken(StoreError),
     /// Waiting messages in order of delivery.
     InboxRows {
         /// Only those behind this one were asked for.

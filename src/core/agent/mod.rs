@@ -36,6 +36,7 @@ use self::store::{Snapshot, StoreOp};
 use super::limits::*;
 use super::rng::Rng;
 use super::session::{Approval, Signal};
+use super::store::StoreError;
 use super::time::{Now, Tick, sooner};
 use super::tracker::Tracker;
 use super::{Cause, Machine};
@@ -166,16 +167,30 @@ impl Agent {
                 self.tell_begun(upto);
                 self.on_outbox_dropped(dropped);
             }
+            StoreEvent::Broken(error) => self.on_store_broken(now, error),
+            StoreEvent::Stalled(Cause::Store(error)) if error.kind.retry().is_none() => self.on_store_broken(now, error),
             StoreEvent::Stalled(cause) => {
+                let pause = cause.store_retry().unwrap_or(STORE_RETRY);
                 if self.store_trouble.is_none() {
                     self.log("error", "runner", format!("store cannot be written: {cause}; nothing new is accepted until it can"));
                     self.store_trouble = Some((cause, now.tick));
                 }
-                self.store_retry_at = Some(now.tick + STORE_RETRY);
+                self.store_retry_at = Some(now.tick + pause);
             }
             StoreEvent::InboxRows { after, rows, more } => self.on_inbox_rows(after, rows, more),
             StoreEvent::OutboxRows { rows } => self.on_outbox_rows(now, rows),
         }
+    }
+
+    /// Nothing that waits for the disk was called done. The next start sets a damaged file aside and goes on.
+    fn on_store_broken(&mut self, now: Now, error: StoreError) {
+        self.log("error", "runner", error.text.clone());
+        self.store_retry_at = None;
+        self.store_trouble = Some((error.clone().into(), now.tick));
+        if !self.restored {
+            return self.finish(1, error.text);
+        }
+        self.begin_stop(now, stop::Why::StoreBroken(error.text));
     }
 
     fn on_restored(&mut self, now: Now, snapshot: Snapshot) {

@@ -114,6 +114,11 @@ impl Agent {
             Ok(rows) => rows,
             Err(cause) => {
                 self.outbox.last_error = Some((cause.to_string(), now.tick));
+                if let Cause::Store(error) = cause
+                    && error.kind.retry().is_none()
+                {
+                    return self.on_store_broken(now, error);
+                }
                 return self.wait_outbox(now);
             }
         };

@@ -428,7 +428,7 @@ impl Agent {
                 "outbox": trouble(&self.outbox.last_error), "provider": trouble(&self.life.last_exit),
                 "store": self.store_trouble.as_ref().map(|(cause, at)| json!({"text": cause.to_string(), "agoMs": ago(*at)})),
             },
-            "approvalMode": self.config.approval_mode,
+            "approvalMode": self.config.approval_mode, "storeNote": self.config.store_note,
         })
     }
 }

@@ -23,6 +23,8 @@ pub(super) enum Why {
     Refused(String),
     /// The provider failed for good before it ever worked.
     ProviderFailed(String),
+    /// The store is damaged or gone.
+    StoreBroken(String),
     /// A thread of ours ended.
     Bug(String),
 }
@@ -72,7 +74,7 @@ impl Stop {
     /// Why it ends although nobody asked for it: that stays visible as an error (D-9).
     pub fn failure(&self) -> Option<&str> {
         match &self.why {
-            Why::Refused(reason) | Why::ProviderFailed(reason) | Why::Bug(reason) => Some(reason),
+            Why::Refused(reason) | Why::ProviderFailed(reason) | Why::StoreBroken(reason) | Why::Bug(reason) => Some(reason),
             Why::Asked(_) | Why::Command { .. } | Why::Displaced(_) => None,
         }
     }
@@ -166,7 +168,7 @@ impl Agent {
     fn end_now(&mut self) {
         let (code, message) = match self.stop.as_ref().map(|stop| stop.why.clone()) {
             Some(Why::Refused(message)) => (2, message),
-            Some(Why::ProviderFailed(message)) => (1, message),
+            Some(Why::ProviderFailed(message) | Why::StoreBroken(message)) => (1, message),
             Some(Why::Bug(message)) => (70, message),
             Some(Why::Displaced(message)) => (0, format!("stopped: {message}")),
             Some(Why::Asked(_) | Why::Command { .. }) | None => (0, String::new()),

@@ -40,6 +40,7 @@ impl Bench {
 
     fn restored() -> Bench {
         let config = AgentConfig {
+            store_note: None,
             agent_id: "a".into(),
             runner_id: "r".into(),
             instance_id: "i".into(),

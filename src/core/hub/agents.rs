@@ -284,6 +284,7 @@ impl Hub {
         self.expire_commands();
         self.expire_tokens();
         self.rates.forget_full(self.now.tick);
+        self.look_at_store();
     }
 
     /// Connections end with their token, not some time later.

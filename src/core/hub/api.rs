@@ -287,13 +287,16 @@ impl Hub {
                 }
             },
             (Some(ReadFor::Ticket(ticket) | ReadFor::Obligations(ticket) | ReadFor::Figures { ticket, .. }), ReadAnswer::Failed(error)) => {
-                self.refuse(ticket, 500, "internal", &error.text);
+                self.on_read_failed(Some(ticket), error);
             }
             (Some(ReadFor::Deliver(agent, ids)), ReadAnswer::Messages(messages)) => self.on_delivery_read(&agent, &ids, messages),
             (Some(ReadFor::Deliver(agent, _)), other) => {
                 self.log("error", format!("cannot read messages for {agent}: {other:?}"));
                 if let Some(agent) = self.agents.get_mut(&agent) {
                     agent.loading = false;
+                }
+                if let ReadAnswer::Failed(error) = other {
+                    self.on_read_failed(None, error);
                 }
             }
             (Some(ReadFor::Figures { ticket, .. } | ReadFor::Obligations(ticket)), ReadAnswer::Messages(_)) => {

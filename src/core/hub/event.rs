@@ -84,6 +84,8 @@ pub enum StoreEvent {
     },
     /// The commit does not succeed for now.
     Stalled(Cause),
+    /// The store is damaged or gone: nothing more is durable.
+    Broken(StoreError),
     /// Free pages were given back: bytes of the file before and after.
     Vacuumed(Result<(u64, u64), String>),
     /// A read came back.
@@ -173,6 +175,8 @@ pub enum Effect {
     RetryStore,
     /// Give free pages of the store back to the disk.
     Vacuum,
+    /// See whether the store's file is still where it was; the answer is [`StoreEvent::Broken`] or none.
+    LookAtStore,
     /// Ask the reader.
     Read { number: u64, query: Query },
     /// Answer a request.
@@ -187,6 +191,8 @@ pub enum Effect {
     Log { level: &'static str, text: String },
     /// A thread died: exit code 70.
     Failed(String),
+    /// The store is damaged or gone: exit code 1.
+    Broken(StoreError),
     /// Always last.
     Finish,
 }

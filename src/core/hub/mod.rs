@@ -15,6 +15,7 @@ mod metrics;
 mod peers;
 mod rates;
 pub mod routes;
+mod stalled;
 mod tasks;
 #[cfg(test)]
 mod tests;
@@ -196,13 +197,9 @@ impl Hub {
                 }
                 self.on_retired(retired);
             }
-            StoreEvent::Stalled(cause) => {
-                if self.store_trouble.is_none() {
-                    self.log("error", format!("store cannot be written: {cause}; nothing new is accepted until it can"));
-                }
-                self.store_trouble = Some(cause);
-                self.store_retry_at = Some(self.now.tick + STORE_RETRY);
-            }
+            StoreEvent::Stalled(Cause::Store(error)) if error.kind.retry().is_none() => self.on_store_broken(error),
+            StoreEvent::Stalled(cause) => self.on_store_stalled(cause),
+            StoreEvent::Broken(error) => self.on_store_broken(error),
             StoreEvent::Vacuumed(outcome) => self.on_vacuumed(outcome),
             StoreEvent::Read { number, answer } => self.on_read(number, answer),
         }
