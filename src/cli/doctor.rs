@@ -11,7 +11,7 @@ use serde_json::json;
 use super::args::Doctor;
 use super::client::Client;
 use super::exit::{NO, OK, Outcome};
-use super::print;
+use super::{health, print};
 use crate::config::{Global, ProviderConfig, env};
 use crate::edge::http::Http;
 use crate::os;
@@ -66,6 +66,7 @@ pub fn doctor(options: &Doctor) -> Outcome {
     match Global::load(None, None) {
         Ok(global) => {
             files(&mut findings, &global);
+            stores(&mut findings, &global);
             provider_files(&mut findings, &global);
             relay(&mut findings, &global);
         }
@@ -121,6 +122,20 @@ fn files(findings: &mut Findings, global: &Global) {
     match free >= FREE_BYTES_MIN {
         true => findings.fine("disk", told),
         false => findings.broken("disk", told, format!("free space on the disk of {shown}; stores stop taking messages without it")),
+    }
+}
+
+/// The stores of this home, whether or not anybody has them open.
+fn stores(findings: &mut Findings, global: &Global) {
+    let until = Instant::now() + health::BUDGET;
+    let hub = health::hub(&global.home, until).into_iter().map(|seen| ("hub store", seen));
+    let agents = health::agents(&global.home, until).into_iter().map(|seen| ("stores", seen));
+    for (check, seen) in hub.chain(agents) {
+        match seen.grade {
+            health::Grade::Fine => findings.fine(check, seen.found),
+            health::Grade::Weak => findings.weak(check, seen.found, seen.cure),
+            health::Grade::Broken => findings.broken(check, seen.found, seen.cure),
+        }
     }
 }
 

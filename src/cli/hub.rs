@@ -3,13 +3,14 @@
 use std::io::Write;
 use std::net::TcpListener;
 use std::path::Path;
+use std::time::Instant;
 
 use serde_json::Value;
 
 use super::args::Hub;
 use super::client::Client;
-use super::exit::{Failure, OK, Outcome};
-use super::print;
+use super::exit::{Failure, NO, OK, Outcome};
+use super::{health, print};
 use crate::edge::database::error_of;
 use crate::edge::http::Base;
 use crate::edge::{gate, stream};
@@ -70,6 +71,9 @@ fn serve(options: &Hub) -> Outcome {
         let recent = crate::runtime::event_loop::recent().join("; ");
         log::error!(target: "hub", "\u{1}fatal {info}; last events: {recent}");
     }));
+    if let Some(said) = opened.said() {
+        print::complain(said);
+    }
     let said = format!("agent-relay hub listens on {scheme}://{address} (data in {})", home.display());
     let code = run::serve(opened, Listening { listener, tls, url }, move || {
         let mut out = std::io::stdout().lock();
@@ -97,13 +101,19 @@ fn listen(options: &Hub) -> Result<TcpListener, Failure> {
 fn status(as_json: bool) -> Outcome {
     let home = crate::config::home()?;
     let client = Client::of_hub(&home)?;
-    let info = client.call("GET", "/api/hub", None)?;
+    let seen = health::hub(&home, Instant::now() + health::BUDGET);
+    let broken = seen.iter().any(|seen| seen.grade == health::Grade::Broken);
+    let info = match client.call("GET", "/api/hub", None) {
+        Ok(info) => info,
+        Err(failure) => return offline_status(&home, as_json, &seen, failure),
+    };
     let process = run::read_info(&home).filter(|_| run::live_pid(&home).is_some()).unwrap_or(Value::Null);
     if as_json {
         let mut info = info;
         info["process"] = process;
+        info["files"] = health::hub_json(&home, &seen);
         print::line(&info.to_string());
-        return Ok(OK);
+        return Ok(if broken { NO } else { OK });
     }
     let number = |at: &str| info.pointer(at).and_then(Value::as_u64).unwrap_or(0);
     let pid = process["pid"].as_u64().map(|pid| format!(", pid {pid}")).unwrap_or_default();
@@ -130,7 +140,33 @@ fn status(as_json: bool) -> Outcome {
     );
     let mb = |at: &str| format!("{:.1} MB", number(at) as f64 / 1e6);
     line("store", format!("{} ({} free inside; `agent-relay hub vacuum` gives that back)", mb("/store/bytes"), mb("/store/freeBytes")));
-    Ok(OK)
+    show_files(&home, &seen);
+    Ok(if broken { NO } else { OK })
+}
+
+/// No hub answers: what its files tell all the same.
+fn offline_status(home: &Path, as_json: bool, seen: &[health::Seen], failure: Failure) -> Outcome {
+    match as_json {
+        _ if seen.is_empty() => {}
+        true => print::line(&serde_json::json!({"process": null, "files": health::hub_json(home, seen)}).to_string()),
+        false => {
+            print::line(&format!("no hub answers; its files in {}:", run::directory(home).display()));
+            show_files(home, seen);
+        }
+    }
+    Err(failure)
+}
+
+fn show_files(home: &Path, seen: &[health::Seen]) {
+    for seen in seen {
+        print::line(&print::harmless(&format!("  {:<14}{}", "file", seen.found)));
+        if !seen.cure.is_empty() {
+            print::line(&print::harmless(&format!("  {:<14}cure: {}", "", seen.cure)));
+        }
+    }
+    if let Some(free) = crate::os::free_bytes(&run::directory(home)).filter(|_| !seen.is_empty()) {
+        print::line(&format!("  {:<14}{:.1} GB free", "disk", free as f64 / 1e9));
+    }
 }
 
 /// `hub backup FILE`: a consistent copy by SQLite itself, while the hub runs or not.

@@ -7,6 +7,7 @@ pub mod client;
 pub mod doctor;
 pub mod exit;
 pub mod generate;
+mod health;
 pub mod hook;
 pub mod hub;
 mod launch;
