@@ -70,6 +70,8 @@ pub const STATUS_SETTLES: Duration = Duration::from_millis(200);
 pub const STATUS_PAUSE: Duration = Duration::from_secs(2);
 /// Interrupted tasks whose claims are kept for a relay that would offer them again.
 pub const HELD_TASKS_MAX: usize = 64;
+/// Tasks of which is remembered how often an agent had them.
+pub const TASK_ROUNDS_MAX: usize = 256;
 /// Renewal of task claims.
 pub const CLAIM_RENEWAL_INTERVAL: Duration = Duration::from_secs(300);
 /// Life of a claim at the hub.

@@ -105,7 +105,7 @@ impl Inbox {
 
 impl Agent {
     /// A message of the bus or of the unread fetch. `frame` is acknowledged once the message is durable.
-    pub(super) fn on_message(&mut self, message: Message, frame: Option<String>) {
+    pub(super) fn on_message(&mut self, mut message: Message, frame: Option<String>) {
         let ack = frame.map(|frame_id| Effect::Send(ClientFrame::Ack { frame_id }));
         if message.id == 0 {
             self.after.extend(ack);
@@ -121,8 +121,10 @@ impl Agent {
         if message.claimable && message.task_id().is_some() && self.inbox.is_settled(at) {
             // Opened again, or what we reported of it is not known yet: the claim will tell, once that has arrived.
             self.unsettle_message(at);
+            self.note_round(at);
             self.outbox.hold_tasks();
         }
+        self.mark_round(at, &mut message);
         // Known: in memory, in a batch, or settled. The acknowledgement still waits for the newest commit, since the
         // first copy may not be on disk yet.
         let known = match crate::planted::is("skipped-dedup") {

@@ -9,9 +9,22 @@ const TRACE_CHARS: usize = 100;
 /// A batch of so many messages gets a line that sums them up.
 const SUMMARY_FROM: usize = 8;
 
-/// Header line of a message for the provider (P-8).
+/// Field that the runner itself puts into the payload of a task which this agent had before: how often.
+pub(super) const ROUNDS: &str = "earlierRounds";
+
+/// How often this agent was given a task before.
+fn rounds(message: &Message) -> u64 {
+    message.payload.get(ROUNDS).and_then(serde_json::Value::as_u64).unwrap_or(0)
+}
+
+/// Header line of a message for the provider (P-8). A task that comes once more says so: in the record of the conversation it
+/// must not be taken for the time before.
 fn header(message: &Message) -> String {
-    format!("[relay message #{} from {}]", message.id, line(&message.from))
+    let header = format!("[relay message #{} from {}]", message.id, line(&message.from));
+    match rounds(message) {
+        0 => header,
+        rounds => format!("{header}\n[agent-relay] You were given this task before; it was opened again ({}).", rounds + 1),
+    }
 }
 
 /// A name or a subject: one line, without what could end the header.
@@ -111,7 +124,11 @@ pub(super) fn is_of_person(message: &Message) -> bool {
 
 /// The same messages for the same agent have the same key: a UUID of the hash of both.
 pub(super) fn key(agent_id: &str, messages: &[&Message]) -> String {
-    let ids: Vec<String> = messages.iter().map(|message| message.id.to_string()).collect();
+    let id = |message: &&Message| match rounds(message) {
+        0 => message.id.to_string(),
+        rounds => format!("{}+{rounds}", message.id),
+    };
+    let ids: Vec<String> = messages.iter().map(id).collect();
     let text = format!("{agent_id}\0{}", ids.join(","));
     // FNV-1a twice with different starts: 128 bits that only have to differ, nobody gains by forging them.
     let hash = |start: u64| text.bytes().fold(start, |sum, byte| (sum ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));

@@ -90,6 +90,8 @@ pub(super) struct Turns {
     interrupt: Option<String>,
     /// Interrupted tasks whose claims are kept: message and task.
     held: BTreeMap<MessageRef, u64>,
+    /// How often this agent was given the task of a message and it left without an end that the relay took.
+    rounds: BTreeMap<MessageRef, u64>,
 }
 
 /// The relay may take this long to say which answers are owed; then all are sent.

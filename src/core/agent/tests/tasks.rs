@@ -114,10 +114,17 @@ fn an_interrupted_task_is_blocked_by_one_report_with_who_and_why() {
         assert_eq!(reports(&rows), [("blocked".to_string(), want.to_string())]);
         assert!(!rows.iter().any(|row| row.kind == "message"), "whoever goes on with the task answers: {rows:?}");
         assert!(!bench.holds(5) && !bench.agent.inbox.knows(place(5)));
-        // Offered again it is new.
+        // Offered again it is new, and another one than before for the provider and for its record.
+        let before = bench.agent.turn.summary();
+        assert!(before.is_null());
         let effects = bench.offer(5, 9);
         let (asked, _) = bench.settle_all(effects, &[]);
         assert!(asked.iter().any(|what| what == "POST /api/messages/5/claim"), "{asked:?}");
+        let trace = bench.agent.traces().pop().expect("under way");
+        assert!(trace.header.starts_with("[relay message #5 from user]\n[agent-relay] You were given this task before"), "{trace:?}");
+        let message = bench.agent.under_way().next().expect("under way").clone();
+        let first = Message { payload: Default::default(), ..message.clone() };
+        assert_ne!(super::super::text::key("a", &[&message]), super::super::text::key("a", &[&first]));
     }
 }
 

@@ -1,28 +1,29 @@
 //! Interrupted tasks. The task becomes `blocked` and waits for a person or for who sent it. A relay that knows this rule
 //! ends the claim and offers the task to nobody; at any other the claim is kept, since its end would start the task again.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 
 use crate::core::Cause;
 use crate::core::agent::Agent;
 use crate::core::agent::calls::Purpose;
 use crate::core::agent::store::StoreOp;
+use crate::core::agent::text::ROUNDS;
 use crate::core::ids::MessageRef;
-use crate::core::limits::{CLAIM_RENEWAL_INTERVAL, HELD_TASKS_MAX};
+use crate::core::limits::{CLAIM_RENEWAL_INTERVAL, HELD_TASKS_MAX, TASK_ROUNDS_MAX};
 use crate::core::time::Now;
-use crate::wire::api::{path, task_is_final};
+use crate::wire::api::{Message, path, task_is_final};
 
-/// Name of the note that lists the claims that are kept: family, id and generation of the message, and its task.
+/// Name of the note that lists the claims that are kept: messages and their tasks.
 const HELD_NOTE: &str = "heldTasks";
+/// Name of the note that tells how often this agent had a task before: messages and times.
+const ROUNDS_NOTE: &str = "taskRounds";
 
 impl Agent {
     pub(in crate::core::agent) fn restore_held(&mut self, now: Now, notes: &[(String, String)]) {
-        let noted = notes
-            .iter()
-            .find(|(key, _)| key == HELD_NOTE)
-            .and_then(|(_, text)| serde_json::from_str::<Vec<(u32, u64, u32, u64)>>(text).ok());
-        let place = |(family, id, generation, task)| (MessageRef { family, id, generation }, task);
-        self.turn.held = noted.unwrap_or_default().into_iter().map(place).collect();
+        self.turn.rounds = noted(notes, ROUNDS_NOTE);
+        self.turn.held = noted(notes, HELD_NOTE);
         if !self.turn.held.is_empty() {
             self.turn.renew_at = Some(now.tick);
         }
@@ -57,10 +58,25 @@ impl Agent {
         }
     }
 
+    /// The provider had the task and may be given it again: its record holds the time before.
+    pub(in crate::core::agent) fn note_round(&mut self, at: MessageRef) {
+        *self.turn.rounds.entry(at).or_default() += 1;
+        while self.turn.rounds.len() > TASK_ROUNDS_MAX {
+            self.turn.rounds.pop_first();
+        }
+        self.ops.push(StoreOp::Note { key: ROUNDS_NOTE.into(), value: note(&self.turn.rounds) });
+    }
+
+    /// A task comes; only we know whether it was here before.
+    pub(in crate::core::agent) fn mark_round(&self, at: MessageRef, message: &mut Message) {
+        message.payload.remove(ROUNDS);
+        if let Some(rounds) = self.turn.rounds.get(&at).filter(|_| message.claimable) {
+            message.payload.insert(ROUNDS.into(), json!(rounds));
+        }
+    }
+
     fn note_held(&mut self) {
-        let held: Vec<(u32, u64, u32, u64)> = self.turn.held.iter().map(|(at, task)| (at.family, at.id, at.generation, *task)).collect();
-        let value = (!held.is_empty()).then(|| json!(held).to_string());
-        self.ops.push(StoreOp::Note { key: HELD_NOTE.into(), value });
+        self.ops.push(StoreOp::Note { key: HELD_NOTE.into(), value: note(&self.turn.held) });
     }
 
     /// The claim is not ours to keep any more. False: it was not.
@@ -90,4 +106,16 @@ impl Agent {
             self.ask(Purpose::ReleaseHeld(at), "DELETE", path::message_part(at.id, "claim"), Some(body));
         }
     }
+}
+
+/// Numbers by message, as a note holds them: family, id, generation, number.
+fn note(numbers: &BTreeMap<MessageRef, u64>) -> Option<String> {
+    let all: Vec<(u32, u64, u32, u64)> = numbers.iter().map(|(at, number)| (at.family, at.id, at.generation, *number)).collect();
+    (!all.is_empty()).then(|| json!(all).to_string())
+}
+
+fn noted(notes: &[(String, String)], name: &str) -> BTreeMap<MessageRef, u64> {
+    let text = notes.iter().find(|(key, _)| key == name).map(|(_, text)| text.as_str());
+    let all: Vec<(u32, u64, u32, u64)> = text.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+    all.into_iter().map(|(family, id, generation, number)| (MessageRef { family, id, generation }, number)).collect()
 }

@@ -135,7 +135,10 @@ impl Agent {
         for entry in entries {
             match self.settle_task(now, entry, end) {
                 Ok(ended) => self.settle_message(entry.at, entry.read, ended),
-                Err(NotSettled) => self.forget_message(entry.at),
+                Err(NotSettled) => {
+                    self.forget_message(entry.at);
+                    self.note_round(entry.at);
+                }
             }
             self.tracker.finish_claim(ClaimKind::Message, &entry.message.id.to_string());
         }
