@@ -8,12 +8,11 @@ use crossbeam_channel::unbounded;
 use serde_json::{Map, Value, json};
 
 use super::exit::{Failure, OK, Outcome};
-use super::settings::{Settings, Typed, info_path, settings, store_dir};
+use super::settings::{Settings, Typed, first_prompt, info_path, settings, store_dir};
 use super::{launch, print};
 use crate::clock::Clock;
 use crate::config::env;
 use crate::core::agent::config::AgentConfig;
-use crate::core::agent::prompt::{Prompt, StartKey};
 use crate::core::matching::Identity;
 use crate::edge::http::{Base, Http};
 use crate::edge::provider::Launch;
@@ -428,18 +427,6 @@ fn agent_config(typed: &Typed, settings: &Settings, kind: &provider::Provider, s
         store_note: None,
         started_at,
     }
-}
-
-/// The first prompt, and what makes it a new wish: an orchestrator keeps its request's id through recovery and restart; each
-/// start by a person is one; a unit, a container or a script repeats nothing but a changed text.
-fn first_prompt(text: String, again: bool) -> Prompt {
-    let at_terminal = rustix::termios::isatty(std::io::stdin()) || rustix::termios::isatty(std::io::stderr());
-    let key = match env("AGENT_RELAY_SPAWN_REQUEST_ID") {
-        Some(id) => StartKey::Request(id),
-        None if at_terminal => StartKey::Person,
-        None => StartKey::Text,
-    };
-    Prompt { digest: os::sha256_hex(&text), text, key, again }
 }
 
 /// R-37; absent values are null, not omitted.

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::exit::Failure;
 use crate::config::{Global, ProviderConfig, env};
+use crate::core::agent::prompt::{Prompt, StartKey};
 use crate::os;
 use crate::provider::{self, ApprovalMode, Preset, Transport};
 use crate::wire::api::{AGENT_ID_RULE, is_agent_id};
@@ -146,6 +147,18 @@ fn transport(typed: &Typed, provider: &provider::Provider, config: &ProviderConf
 
 fn at_terminal() -> bool {
     rustix::termios::isatty(std::io::stdin()) && rustix::termios::isatty(std::io::stdout())
+}
+
+/// The first prompt, and what makes it a new wish: an orchestrator keeps its request's id through recovery and restart; each
+/// start by a person is one; a unit, a container or a script repeats nothing but a changed text.
+pub(super) fn first_prompt(text: String, again: bool) -> Prompt {
+    let at_terminal = rustix::termios::isatty(std::io::stdin()) || rustix::termios::isatty(std::io::stderr());
+    let key = match env("AGENT_RELAY_SPAWN_REQUEST_ID") {
+        Some(id) => StartKey::Request(id),
+        None if at_terminal => StartKey::Person,
+        None => StartKey::Text,
+    };
+    Prompt { digest: os::sha256_hex(&text), text, key, again }
 }
 
 /// An agent profile may want a home of its own for the provider.

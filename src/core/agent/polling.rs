@@ -109,7 +109,7 @@ impl Agent {
         self.ask(step, method, path, Some(body));
     }
 
-    /// One answer of a liveness round; the first failure ends the round (R-140, R-140a).
+    /// One answer of a liveness round; the first failure ends the round.
     pub(super) fn on_liveness_step(&mut self, now: Now, step: Purpose, result: Result<(u16, Value), Cause>) {
         match result {
             // The bus is back: whatever this step told may be older than what the bus told, so that tells it once more.

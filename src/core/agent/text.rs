@@ -17,7 +17,7 @@ fn rounds(message: &Message) -> u64 {
     message.payload.get(ROUNDS).and_then(serde_json::Value::as_u64).unwrap_or(0)
 }
 
-/// Header line of a message for the provider (P-8). A task that comes once more says so: in the record of the conversation it
+/// Header line of a message for the provider. A task that comes once more says so: in the record of the conversation it
 /// must not be taken for the time before.
 fn header(message: &Message) -> String {
     let header = format!("[relay message #{} from {}]", message.id, line(&message.from));

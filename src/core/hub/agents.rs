@@ -173,6 +173,22 @@ impl Hub {
         }
     }
 
+    /// What a call tells besides the word: the record of a status has the effect that it has on the bus, a part of it is added
+    /// to what is known.
+    pub(super) fn on_liveness_told(&mut self, id: &str, ready: Option<bool>, meta: Option<&Value>) {
+        let Some(agent) = self.agents.get_mut(id) else {
+            return;
+        };
+        match meta.and_then(Value::as_object).cloned() {
+            Some(part) if ready.is_none() && !part.contains_key("status") => merge_meta(&mut agent.meta, part),
+            meta => {
+                let status = agent.status.clone();
+                self.set_status(id, &status, ready, meta);
+            }
+        }
+        self.seen(id);
+    }
+
     pub(super) fn seen(&mut self, id: &str) {
         let Some(agent) = self.agents.get_mut(id) else {
             return;

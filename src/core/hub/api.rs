@@ -381,21 +381,10 @@ impl Hub {
                 let Some(ready) = body.get("ready").and_then(Value::as_bool) else {
                     return Err((400, "no_ready", "\"ready\" must be true or false".into()));
                 };
-                // The same effect as the status frame of the bus has.
-                let (status, meta) = (agent.status.clone(), body.get("meta").and_then(Value::as_object).cloned());
-                self.set_status(id, &status, Some(ready), meta);
+                self.on_liveness_told(id, Some(ready), body.get("meta"));
             }
             Call::Heartbeat => {
-                match body.get("meta").and_then(Value::as_object).cloned() {
-                    // A whole status, as the status frame of the bus carries it.
-                    Some(meta) if meta.contains_key("status") => {
-                        let status = agent.status.clone();
-                        self.set_status(id, &status, None, Some(meta));
-                    }
-                    Some(meta) => super::agents::merge_meta(&mut agent.meta, meta),
-                    None => {}
-                }
-                self.seen(id);
+                self.on_liveness_told(id, None, body.get("meta"));
                 return Ok(Answer::Now(200, json!({"ok": true, "commands": self.pending_for(id), "server": self.server()})));
             }
             _ => {

@@ -236,7 +236,7 @@ impl Agent {
         self.append(OutboxRow { kind: "message".into(), key, occurred_at: now.wall.0, payload, generation });
     }
 
-    /// The task of a message at the end of its turn (R-111 with its hazards closed): how it ended, if there is one.
+    /// The task of a message at the end of its turn: how it ended, if there is one.
     fn settle_task(&mut self, now: Now, entry: &Entry, end: &TurnEnd) -> Result<Option<TaskEnd>, NotSettled> {
         let message = &entry.message;
         let Some(task) = task_of(message) else {
