@@ -284,8 +284,10 @@ fn escape_at_the_terminal_blocks_the_task() {
     claude.asks("hello meanwhile");
     assert_eq!(claude.count("MARK-TASK"), 1);
     claude.machine.ok(&["tasks", "reopen", &task["id"].to_string()]);
-    // The stand-in hangs once only.
-    wait_for("the task to be done", 30, || claude.machine.ok(&["tasks", "--json"]).contains("\"status\":\"done\"").then_some(()));
+    wait_for("the task to come once more", 30, || (claude.count("MARK-TASK") == 2).then_some(()));
+    // It says that it does, so the stand-in hangs anew: whoever sent it ends it.
+    assert!(claude.prompts().iter().any(|prompt| prompt.contains("You were given this task before")), "{:?}", claude.prompts());
+    claude.machine.ok(&["tasks", "cancel", &task["id"].to_string()]);
     assert_eq!(claude.count("MARK-TASK"), 2);
 }
 
