@@ -329,7 +329,7 @@ fn bodies_of(text: &str) -> Vec<String> {
         if line.starts_with("[relay message #") {
             any = true;
             bodies.push(String::new());
-        } else if line.starts_with("Subject: ") && bodies.last().is_some_and(String::is_empty) {
+        } else if ["Subject: ", "[agent-relay] "].iter().any(|mark| line.starts_with(mark)) && bodies.last().is_some_and(String::is_empty) {
         } else if let Some(body) = bodies.last_mut() {
             if !body.is_empty() {
                 body.push('\n');

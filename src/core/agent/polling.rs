@@ -61,7 +61,7 @@ impl Agent {
     /// The status has changed and there is no bus: it is told soon, together with what else changes in a moment; the last
     /// one before the end at once.
     pub(super) fn plan_telling(&mut self, now: Now) {
-        if !self.link.polling.works {
+        if !self.link.polling.works || (self.link.polling.tell_at.is_some() && self.stop.is_none()) {
             return; // the next round tells
         }
         if !self.status.is_news(&self.status_told()) {

@@ -98,6 +98,9 @@ impl Agent {
 
     pub(in crate::core::agent) fn on_held_task(&mut self, at: MessageRef, result: Result<(u16, Value), Cause>) {
         let Ok((status, body)) = result else { return };
+        if self.outbox.reports_wait() {
+            return; // the relay may not know yet that it is blocked
+        }
         let word = body.get("status").and_then(Value::as_str).unwrap_or_default();
         if status == 404 || task_is_final(word) {
             self.let_go(at);
