@@ -20,28 +20,49 @@ pub fn env(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
+/// Why settings cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Trouble {
+    /// They are wrong: trying again without a change is in vain.
+    Broken(String),
+    /// The operating system refused to read or write them: trying again may help.
+    System(String),
+}
+
+impl std::fmt::Display for Trouble {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (Trouble::Broken(text) | Trouble::System(text)) = self;
+        f.write_str(text)
+    }
+}
+
 /// Root of everything: `AGENT_RELAY_HOME`, else `~/.agent-relay` (D-2).
-pub fn home() -> Result<PathBuf, String> {
+pub fn home() -> Result<PathBuf, Trouble> {
     if let Some(home) = env("AGENT_RELAY_HOME") {
-        return std::path::absolute(&home).map_err(|error| format!("AGENT_RELAY_HOME {home:?} is no usable path: {error}"));
+        return std::path::absolute(&home)
+            .map_err(|error| Trouble::Broken(format!("AGENT_RELAY_HOME {home:?} is not a usable path: {error}")));
     }
     match env("HOME") {
         Some(home) => Ok(PathBuf::from(home).join(".agent-relay")),
-        None => Err("neither AGENT_RELAY_HOME nor HOME is set; set one of them".into()),
+        None => Err(Trouble::Broken("neither AGENT_RELAY_HOME nor HOME is set; set one of them".into())),
     }
 }
 
 /// Reads a JSON record; missing = empty, broken = an error that names the place.
-pub fn read_record(path: &Path) -> Result<Map<String, Value>, String> {
+pub fn read_record(path: &Path) -> Result<Map<String, Value>, Trouble> {
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Map::new()),
-        Err(error) => return Err(format!("cannot read {}: {error}", path.display())),
+        // Foreign bytes, or a folder: no second try reads those.
+        Err(error) if matches!(error.kind(), std::io::ErrorKind::InvalidData | std::io::ErrorKind::IsADirectory) => {
+            return Err(Trouble::Broken(format!("cannot read {}: {error}; mend the file or remove it", path.display())));
+        }
+        Err(error) => return Err(Trouble::System(format!("cannot read {}: {error}", path.display()))),
     };
     match serde_json::from_str::<Value>(&text) {
         Ok(Value::Object(record)) => Ok(record),
-        Ok(_) => Err(format!("{}:1: the file must hold a JSON object {{…}}", path.display())),
-        Err(error) => Err(format!("{}:{}: {error}; mend the file or remove it", path.display(), error.line())),
+        Ok(_) => Err(Trouble::Broken(format!("{}:1: the file must hold a JSON object {{…}}", path.display()))),
+        Err(error) => Err(Trouble::Broken(format!("{}:{}: {error}; mend the file or remove it", path.display(), error.line()))),
     }
 }
 
@@ -64,23 +85,24 @@ pub struct Global {
 
 impl Global {
     /// Reads file and environment; flags come from the caller.
-    pub fn load(url_flag: Option<String>, token_flag: Option<String>) -> Result<Global, String> {
+    pub fn load(url_flag: Option<String>, token_flag: Option<String>) -> Result<Global, Trouble> {
         let home = home()?;
         let file = read_record(&home.join("config.json"))?;
         for field in ["relayUrl", "token", "defaultCwd"] {
             if file.get(field).is_some_and(|value| !value.is_string() && !value.is_null()) {
-                return Err(format!("{}: \"{field}\" must be a text in quotes; mend it or remove it", home.join("config.json").display()));
+                let file = home.join("config.json");
+                return Err(Trouble::Broken(format!("{}: \"{field}\" must be a text in quotes; mend it or remove it", file.display())));
             }
         }
         if let Some(token) = std::env::var_os("AGENT_RELAY_TOKEN").filter(|token| token.to_str().is_none()) {
-            return Err(format!("AGENT_RELAY_TOKEN is no UTF-8 text ({} bytes); set it anew", token.len()));
+            return Err(Trouble::Broken(format!("AGENT_RELAY_TOKEN is not UTF-8 text ({} bytes); set it anew", token.len())));
         }
         let relay_url = url_flag.or_else(|| env("AGENT_RELAY_URL")).or_else(|| text(&file, "relayUrl"));
         let token = token_flag.or_else(|| env("AGENT_RELAY_TOKEN")).or_else(|| text(&file, "token"));
         if token.as_ref().is_some_and(|token| token.chars().any(|c| c.is_whitespace() || c.is_control())) {
-            return Err(
-                "the token holds white space or control characters; check --token, AGENT_RELAY_TOKEN or \"token\" in config.json".into()
-            );
+            return Err(Trouble::Broken(
+                "the token holds white space or control characters; check --token, AGENT_RELAY_TOKEN or \"token\" in config.json".into(),
+            ));
         }
         Ok(Global {
             relay_url: relay_url.unwrap_or_else(|| DEFAULT_RELAY_URL.into()),
@@ -97,14 +119,14 @@ impl Global {
 }
 
 /// Sets fields of the global file, keeping the others; 0600, atomically.
-pub fn write_global(home: &Path, fields: &[(&str, &str)]) -> Result<(), String> {
+pub fn write_global(home: &Path, fields: &[(&str, &str)]) -> Result<(), Trouble> {
     let path = home.join("config.json");
     let mut record = read_record(&path)?;
     for (field, value) in fields {
         record.insert(field.to_string(), Value::String(value.to_string()));
     }
     let text = serde_json::to_string_pretty(&record).expect("plain data") + "\n";
-    crate::os::write_private_file(&path, &text).map_err(|error| format!("cannot write {}: {error}", path.display()))
+    crate::os::write_private_file(&path, &text).map_err(|error| Trouble::System(format!("cannot write {}: {error}", path.display())))
 }
 
 /// The token in a configuration file, if it can be read (R-147a).
@@ -215,7 +237,7 @@ fn strange_settings(record: &Map<String, Value>, prefix: &str, all: &mut Vec<Str
 
 impl ProviderConfig {
     /// Reads `<home>/providers/<provider>.json`.
-    pub fn load(home: &Path, provider: &str) -> Result<ProviderConfig, String> {
+    pub fn load(home: &Path, provider: &str) -> Result<ProviderConfig, Trouble> {
         let path = home.join("providers").join(format!("{provider}.json"));
         let mut config = ProviderConfig::read(&read_record(&path)?);
         config.strange.iter_mut().for_each(|text| *text = format!("{}: {text}", path.display()));
@@ -328,7 +350,7 @@ mod tests {
         std::fs::create_dir_all(&dir).expect("temp dir");
         let path = dir.join("config.json");
         std::fs::write(&path, "{\n  \"token\": oops\n}").expect("write");
-        let error = read_record(&path).expect_err("broken");
+        let error = read_record(&path).expect_err("broken").to_string();
         assert!(error.contains("config.json:2:"), "{error}");
         assert!(read_record(&dir.join("none.json")).expect("missing is empty").is_empty());
         std::fs::remove_dir_all(&dir).expect("clean up");

@@ -50,13 +50,13 @@ struct Target {
 }
 
 impl Target {
-    fn open(path: &Path) -> Option<(File, u64)> {
+    fn open(path: &Path) -> std::io::Result<(File, u64)> {
         if let Some(parent) = path.parent() {
-            crate::os::make_private_dir(parent).ok()?;
+            crate::os::make_private_dir(parent)?;
         }
-        let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path).ok()?;
+        let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
         let size = file.metadata().map(|meta| meta.len()).unwrap_or(0);
-        Some((file, size))
+        Ok((file, size))
     }
 
     fn write(&mut self, line: &str, is_error: bool) {
@@ -74,9 +74,10 @@ impl Target {
     }
 }
 
-/// Starts logging into a file, or to standard error when there is none. `echo`: also to standard error.
-pub fn start(path: Option<PathBuf>, echo: bool) {
-    let opened = path.as_deref().and_then(Target::open);
+/// Starts logging into a file, or to standard error when there is none. `echo`: also to standard error. A file that cannot
+/// be opened is an error, and nothing is logged.
+pub fn start(path: Option<PathBuf>, echo: bool) -> std::io::Result<()> {
+    let opened = path.as_deref().map(Target::open).transpose()?;
     let (file, written) = opened.map_or((None, 0), |(file, size)| (Some(file), size));
     let echo = echo || path.is_none();
     let target = Mutex::new(Target { path, file, written, echo });
@@ -98,6 +99,7 @@ pub fn start(path: Option<PathBuf>, echo: bool) {
         .build();
     let _ = log::set_boxed_logger(Box::new(logger));
     log::set_max_level(start_level());
+    Ok(())
 }
 
 /// one line, breaks shown as a sign.

@@ -182,7 +182,7 @@ pub(super) fn find_runner(agent: Option<&str>) -> Result<RunnerInfo, Failure> {
 
 /// Asks a runner itself; `None` when it is gone.
 fn ask_runner(info: &RunnerInfo) -> Result<Option<Value>, Failure> {
-    let http = Http::new(Base::parse(&info.control_url)?, Duration::from_secs(5));
+    let http = Http::new(Base::parse(&info.control_url).map_err(Failure::usage)?, Duration::from_secs(5));
     match http.call_bearer("GET", "/status", None, &Secret::new(info.control_token.clone())) {
         Ok((200, body)) => Ok(Some(body)),
         // Another process may have the port by now: its refusal says that our runner is gone.

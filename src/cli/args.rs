@@ -13,7 +13,8 @@ use argh::{ArgsInfo, FromArgs};
     error_code(1, "the answer is no, or the provider failed for good"),
     error_code(2, "wrong use or configuration"),
     error_code(3, "the other side cannot be reached"),
-    error_code(70, "a bug")
+    error_code(70, "a bug"),
+    error_code(71, "the system refused something at the start (disk, descriptors, memory, permissions): trying again may help")
 )]
 pub struct Top {
     /// the command

@@ -16,7 +16,7 @@ use crate::secret::Secret;
 /// `attach`
 pub fn attach(options: &Attach) -> Outcome {
     let info = find_runner(options.agent.as_deref())?;
-    let http = Http::new(Base::parse(&info.control_url)?, Duration::from_secs(5));
+    let http = Http::new(Base::parse(&info.control_url).map_err(Failure::usage)?, Duration::from_secs(5));
     let answer = http.call_bearer("GET", "/terminal/attach-spec", None, &Secret::new(info.control_token));
     let spec = match answer {
         Ok((200, spec)) => spec,

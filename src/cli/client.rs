@@ -33,7 +33,7 @@ pub struct Client {
 impl Client {
     /// From the settings.
     pub fn new(global: &Global) -> Result<Client, Failure> {
-        let base = Base::parse(&global.relay_url)?;
+        let base = Base::parse(&global.relay_url).map_err(Failure::usage)?;
         Ok(Client { http: Http::new(base.clone(), CALL_LIMIT), base, token: global.token.clone().unwrap_or_default() })
     }
 

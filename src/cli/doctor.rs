@@ -70,7 +70,7 @@ pub fn doctor(options: &Doctor) -> Outcome {
             provider_files(&mut findings, &global);
             relay(&mut findings, &global);
         }
-        Err(error) => findings.broken("settings", error, "mend or remove the file; see `agent-relay --help`"),
+        Err(error) => findings.broken("settings", error.to_string(), "mend or remove the file; see `agent-relay --help`"),
     }
     providers(&mut findings);
     login(&mut findings);
@@ -291,7 +291,7 @@ fn provider_files(findings: &mut Findings, global: &Global) {
                     findings.weak("settings", strange, format!("see providers/{}.json in the README", provider.name));
                 }
             }
-            Err(error) => findings.broken("settings", error, "mend or remove the file"),
+            Err(error) => findings.broken("settings", error.to_string(), "mend or remove the file"),
         }
     }
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags};
 use serde_json::{Value, json};
 
-use super::exit::{Failure, NO, OK, Outcome};
+use super::exit::{Failure, OK, Outcome};
 use super::print;
 use crate::config::env;
 use crate::os;
@@ -180,7 +180,7 @@ pub fn hook(event: &str) -> Outcome {
     let until = Instant::now() + LIMIT;
     // A typing mistake must show where somebody looks, also where no runner is; 2 would stop some providers.
     if post_for(event, &Value::Null).is_none() {
-        return Err(Failure { code: NO, text: format!("there is no hook event {event:?}; `agent-relay hook --help` lists them") });
+        return Err(Failure::no(format!("there is no hook event {event:?}; `agent-relay hook --help` lists them")));
     }
     let Some(runner) = Runner::from_env(until) else {
         return Ok(OK);

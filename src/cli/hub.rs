@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::args::Hub;
 use super::client::Client;
-use super::exit::{Failure, NO, OK, Outcome};
+use super::exit::{Failure, NO, OK, Outcome, path_failure};
 use super::{health, print};
 use crate::edge::database::error_of;
 use crate::edge::http::Base;
@@ -42,7 +42,7 @@ fn serve(options: &Hub) -> Outcome {
         )));
     }
     let tls = match (&options.tls_cert, &options.tls_key) {
-        (Some(certificate), Some(key)) => Some(stream::server_config(Path::new(certificate), Path::new(key))?),
+        (Some(certificate), Some(key)) => Some(certificate_of(Path::new(certificate), Path::new(key))?),
         (None, None) => None,
         _ => return Err(Failure::usage("--tls-cert and --tls-key belong together")),
     };
@@ -53,11 +53,12 @@ fn serve(options: &Hub) -> Outcome {
         )));
     }
     if let Some(url) = &options.url {
-        Base::parse(url)?;
+        Base::parse(url).map_err(Failure::usage)?;
     }
-    crate::log::start(Some(home.join("logs").join("hub.log")), false);
+    let log = home.join("logs").join("hub.log");
+    crate::log::start(Some(log.clone()), false).map_err(|error| Failure::system(format!("cannot write {}: {error}", log.display())))?;
     let listener = listen(options)?;
-    let address = listener.local_addr().map_err(|error| format!("cannot listen: {error}"))?;
+    let address = listener.local_addr().map_err(|error| Failure::system(format!("cannot listen: {error}")))?;
     let scheme = if tls.is_some() { "https" } else { "http" };
     // A wildcard address is no place to connect to.
     let place = match address.ip().is_unspecified() {
@@ -82,18 +83,26 @@ fn serve(options: &Hub) -> Outcome {
     Ok(code)
 }
 
+/// The certificate and its key. A file that cannot be opened although it is there may be readable later.
+fn certificate_of(certificate: &Path, key: &Path) -> Result<std::sync::Arc<rustls::ServerConfig>, Failure> {
+    for path in [certificate, key] {
+        std::fs::File::open(path).map_err(|error| path_failure(&error, format!("cannot use {}: {error}", path.display())))?;
+    }
+    stream::server_config(certificate, key).map_err(Failure::usage)
+}
+
 fn listen(options: &Hub) -> Result<TcpListener, Failure> {
     let at = |port: u16| std::net::SocketAddr::new(options.listen, port).to_string();
     match gate::listen(&at(options.port)) {
         Ok(listener) => Ok(listener),
         Err(error) if error.kind() == std::io::ErrorKind::AddrInUse && options.any_port => {
-            gate::listen(&at(0)).map_err(|error| Failure::usage(format!("cannot listen on any port: {error}")))
+            gate::listen(&at(0)).map_err(|error| Failure::system(format!("cannot listen on any port: {error}")))
         }
         Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
             let who = holder(options.port).map(|pid| format!(" by the process {pid}")).unwrap_or_default();
             Err(Failure::usage(format!("port {} is taken{who}; stop that one, or use --port N or --any-port", options.port)))
         }
-        Err(error) => Err(Failure::usage(format!("cannot listen on {}: {error}", at(options.port)))),
+        Err(error) => Err(Failure::system(format!("cannot listen on {}: {error}", at(options.port)))),
     }
 }
 
@@ -188,7 +197,8 @@ fn vacuum() -> Outcome {
         if !dir.join("hub.sqlite").is_file() {
             return Err(Failure::usage(format!("there is no hub's store in {}", dir.display())));
         }
-        let lock = crate::os::lock(&dir.join("lock")).map_err(|error| format!("cannot lock {}: {error}", dir.display()))?;
+        let lock =
+            crate::os::lock(&dir.join("lock")).map_err(|error| Failure::system(format!("cannot lock {}: {error}", dir.display())))?;
         let Some(_lock) = lock else {
             return Err(Failure::usage("a hub is just starting or stopping; try again"));
         };

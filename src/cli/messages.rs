@@ -184,7 +184,7 @@ fn follow_inbox(client: &Client, inbox: &Inbox, whose: &str) -> Outcome {
     loop {
         let lost = match follow_once(client, inbox, whose, &mut shown, &mut away) {
             Ok(never) => match never {},
-            Err(failure) if failure.code == super::exit::UNREACHABLE => failure,
+            Err(failure) if failure.kind == super::exit::Kind::Unreachable => failure,
             Err(failure) => return Err(failure),
         };
         if !away {

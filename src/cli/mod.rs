@@ -24,7 +24,7 @@ use std::ffi::OsString;
 use argh::{ArgsInfo, FromArgs};
 
 use self::args::{Command, Top};
-use self::exit::{Failure, OK, Outcome, USAGE};
+use self::exit::{Failure, Kind, OK, Outcome, USAGE};
 use crate::demo::agent::Abilities;
 
 /// Runs the program; returns its exit code.
@@ -47,9 +47,9 @@ pub fn main(words: Vec<OsString>) -> u8 {
     };
     match outcome {
         Ok(code) => code,
-        Err(Failure { code, text }) => {
-            print::complain(&text);
-            code
+        Err(failure) => {
+            print::complain(&failure.text);
+            failure.code()
         }
     }
 }
@@ -81,7 +81,7 @@ fn dispatch(mut arguments: Vec<String>) -> Outcome {
                     print::line(early.output.trim_end());
                     Ok(OK)
                 }
-                Err(()) => Err(Failure { code: if hook { exit::NO } else { USAGE }, text: misuse(&early.output, &words) }),
+                Err(()) => Err(Failure::new(if hook { Kind::No } else { Kind::Usage }, misuse(&early.output, &words))),
             };
         }
     };

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::unbounded;
 use serde_json::{Map, Value, json};
 
-use super::exit::{Failure, OK, Outcome};
+use super::exit::{Failure, Kind, OK, Outcome};
 use super::settings::{Settings, Typed, first_prompt, info_path, settings, store_dir};
 use super::{launch, print};
 use crate::clock::Clock;
@@ -167,7 +167,8 @@ fn help(name: &str) -> String {
     text.push_str(
         "\nExamples:\n  agent-relay run claude --headless --label web\n  agent-relay run claude --transport stream\n  agent-relay run acp --preset opencode\n  agent-relay run acp --label web --approval open -- gemini --acp\n  \
          agent-relay run acp --agent-id demo -- agent-relay demo-agent\n\nExit codes: 0 stopped as asked, 1 the provider failed for good, \
-         2 wrong use or configuration, 3 the other side cannot be reached, 70 a bug.",
+         2 wrong use or configuration, 3 the other side cannot be reached, 70 a bug, \
+         71 the system refused something at the start (disk, descriptors, memory, permissions): trying again may help.",
     );
     text
 }
@@ -198,10 +199,11 @@ pub fn from_arguments(default_provider: &str, arguments: &[String], unknown: Unk
 fn start(typed: Typed, provider: &'static provider::Provider) -> Outcome {
     let clock = Clock::start();
     let settings = settings(&typed, provider)?;
-    let base = Base::parse(&settings.global.relay_url)?;
+    let base = Base::parse(&settings.global.relay_url).map_err(Failure::usage)?;
     let home = settings.global.home.clone();
     let name = crate::log::safe_name(&settings.agent_id);
-    crate::log::start(Some(home.join("logs").join(format!("session-mirror-{name}.log"))), false);
+    let log = home.join("logs").join(format!("session-mirror-{name}.log"));
+    crate::log::start(Some(log.clone()), false).map_err(|error| Failure::system(format!("cannot write {}: {error}", log.display())))?;
     std::panic::set_hook(Box::new(|info| {
         let recent = crate::runtime::event_loop::recent().join("; ");
         log::error!(target: "runner", "\u{1}fatal {info}; last events: {recent}");
@@ -209,7 +211,7 @@ fn start(typed: Typed, provider: &'static provider::Provider) -> Outcome {
     }));
 
     let dir = store_dir(&home, &settings.agent_id);
-    os::make_private_dir(&dir).map_err(|error| format!("cannot make {}: {error}", dir.display()))?;
+    os::make_private_dir(&dir).map_err(|error| Failure::system(format!("cannot make {}: {error}", dir.display())))?;
     let info_file = info_path(&home, &settings.agent_id);
     let _lock = take_lock(&dir, &info_file, &settings.agent_id, typed.replace)?;
     let (store, said) = aside::open_or_set_aside(&dir.join("store.sqlite"), settings.config.outbox_bytes_max)?;
@@ -217,8 +219,9 @@ fn start(typed: Typed, provider: &'static provider::Provider) -> Outcome {
         log::error!(target: "runner", "{said}");
         print::complain(said);
     }
-    let control = gate::listen("127.0.0.1:0").map_err(|error| format!("cannot open the control port: {error}"))?;
-    let port = control.local_addr().map_err(|error| format!("cannot open the control port: {error}"))?.port();
+    let no_port = |error: std::io::Error| Failure::system(format!("cannot open the control port: {error}"));
+    let control = gate::listen("127.0.0.1:0").map_err(no_port)?;
+    let port = control.local_addr().map_err(no_port)?.port();
     let control_token = Secret::new(os::secret());
 
     let started_at = clock.now().wall.0;
@@ -233,9 +236,9 @@ fn start(typed: Typed, provider: &'static provider::Provider) -> Outcome {
         ..Default::default()
     };
     let text = serde_json::to_string_pretty(&info).expect("plain data") + "\n";
-    if let Err(error) = os::replace_private_file(&info_file, &text, false) {
-        log::error!(target: "runner", "cannot write the runner info file {}: {error}", info_file.display());
-    }
+    // Without it neither tools nor people find this runner.
+    os::replace_private_file(&info_file, &text, false)
+        .map_err(|error| Failure::system(format!("cannot write the runner info file {}: {error}", info_file.display())))?;
     // In a person's own terminal not a word: the provider draws there.
     let quiet = typed.quiet || settings.transport == Transport::Terminal;
     if !quiet {
@@ -280,8 +283,9 @@ fn start(typed: Typed, provider: &'static provider::Provider) -> Outcome {
         clock,
         tell,
     };
-    let outcome = run(parts)?;
+    let outcome = run(parts);
     let _ = std::fs::remove_file(&info_file);
+    let outcome = outcome.map_err(Failure::system)?;
     match outcome.message.is_empty() {
         true => Ok(outcome.code),
         false if outcome.code == OK => {
@@ -291,7 +295,7 @@ fn start(typed: Typed, provider: &'static provider::Provider) -> Outcome {
             }
             Ok(OK)
         }
-        false => Err(Failure { code: outcome.code, text: outcome.message }),
+        false => Err(Failure::new(Kind::of(outcome.code), outcome.message)),
     }
 }
 
@@ -310,7 +314,7 @@ fn tell_if_away(base: &Base) {
 /// One runner per agent and machine (D-25).
 fn take_lock(dir: &Path, info_file: &Path, agent_id: &str, replace: bool) -> Result<std::fs::File, Failure> {
     let path = dir.join("lock");
-    let say = |error: std::io::Error| Failure::usage(format!("cannot lock {}: {error}", path.display()));
+    let say = |error: std::io::Error| Failure::system(format!("cannot lock {}: {error}", path.display()));
     let other = || -> Option<RunnerInfo> { serde_json::from_str(&std::fs::read_to_string(info_file).ok()?).ok() };
     let mut asked = false;
     let until = Instant::now() + Duration::from_secs(75);
@@ -333,7 +337,7 @@ fn take_lock(dir: &Path, info_file: &Path, agent_id: &str, replace: bool) -> Res
                     info_file.display()
                 )));
             };
-            let base = Base::parse(&info.control_url)?;
+            let base = Base::parse(&info.control_url).map_err(Failure::usage)?;
             let http = Http::new(base, Duration::from_secs(5));
             let stop = http.call_bearer("POST", "/stop", Some(&json!({})), &Secret::new(info.control_token));
             match stop {
@@ -493,7 +497,7 @@ mod tests {
         ] {
             let failure = parse("", &words(line), Unknown::Refuse).expect_err(line);
             assert!(failure.text.contains(hint), "{line}: {}", failure.text);
-            assert_eq!(failure.code, 2);
+            assert_eq!(failure.code(), 2);
         }
     }
 }

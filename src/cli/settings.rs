@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::exit::Failure;
+use super::exit::{Failure, path_failure};
 use crate::config::{Global, ProviderConfig, env};
 use crate::core::agent::prompt::{Prompt, StartKey};
 use crate::os;
@@ -51,11 +51,12 @@ pub(super) fn settings(typed: &Typed, provider: &provider::Provider) -> Result<S
     let value = |name: &str| typed.values.get(name).cloned();
     let global = Global::load(value("--relay-url"), value("--token"))?;
     let config = ProviderConfig::load(&global.home, provider.name)?;
-    let here = std::env::current_dir().map_err(|error| Failure::usage(format!("the current folder cannot be used: {error}")))?;
+    let here = std::env::current_dir().map_err(|error| path_failure(&error, format!("the current folder cannot be used: {error}")))?;
     let cwd = value("--cwd").map(PathBuf::from).or_else(|| global.default_cwd.clone()).unwrap_or_else(|| here.clone());
     let cwd = here.join(cwd);
-    let real =
-        cwd.canonicalize().map_err(|error| Failure::usage(format!("the working directory {} cannot be used: {error}", cwd.display())))?;
+    let real = cwd
+        .canonicalize()
+        .map_err(|error| path_failure(&error, format!("the working directory {} cannot be used: {error}", cwd.display())))?;
     if !real.is_dir() {
         return Err(Failure::usage(format!("the working directory {} is no directory", cwd.display())));
     }

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::args::Up;
 use super::client::Client;
-use super::exit::{Failure, NO, OK, Outcome};
+use super::exit::{Failure, Kind, NO, OK, Outcome};
 use super::print;
 use crate::config::Global;
 use crate::edge::signals;
@@ -72,10 +72,11 @@ impl Drop for Started {
 
 /// `up`
 pub fn up(options: Up) -> Outcome {
-    let program = std::env::current_exe().map_err(|error| Failure::usage(format!("cannot find my own program file: {error}")))?;
+    let program = std::env::current_exe().map_err(|error| Failure::system(format!("cannot find my own program file: {error}")))?;
     let (heard, happenings) = bounded(256);
     let on_signal = heard.clone();
-    signals::watch(move |_| on_signal.send(Happening::Signal).is_ok()).map_err(|error| format!("cannot watch signals: {error}"))?;
+    signals::watch(move |_| on_signal.send(Happening::Signal).is_ok())
+        .map_err(|error| Failure::system(format!("cannot watch signals: {error}")))?;
 
     print::stay();
     let hub = start_hub(&program)?;
@@ -136,15 +137,18 @@ fn start_hub(program: &Path) -> Result<Option<Started>, Failure> {
         .stdout(Stdio::piped())
         .process_group_of_its_own()
         .spawn()
-        .map_err(|error| Failure::usage(format!("cannot start the hub: {error}")))?;
+        .map_err(|error| Failure::system(format!("cannot start the hub: {error}")))?;
     let stdout = child.stdout.take();
-    let started = Started { child, what: "hub" };
+    let mut started = Started { child, what: "hub" };
     let mut line = String::new();
     if let Some(stdout) = stdout {
         let _ = BufReader::new(stdout).read_line(&mut line);
     }
     if line.is_empty() {
-        return Err(Failure::usage("the hub did not start; its log is in logs/hub.log of the home directory".to_string()));
+        // It has said why on standard error.
+        let code = started.child.wait().ok().and_then(|status| status.code()).unwrap_or(1);
+        let text = "the hub did not start; its log is in logs/hub.log of the home directory";
+        return Err(Failure::new(Kind::of(code.clamp(0, 255) as u8), text));
     }
     if !line.contains(&format!(":{} ", client.base.port)) {
         print::line(&format!("port {} is taken; {}", client.base.port, line.trim()));
@@ -183,7 +187,7 @@ fn start_runner(program: &Path, options: &Up, demo: bool, agent_command: &[Strin
     command.arg("--").args(agent_command).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     // The runner goes with this process, also after a SIGKILL; its work goes on at the next start.
     os::prepare_child(&mut command, true);
-    let mut child = command.spawn().map_err(|error| Failure::usage(format!("cannot start the runner: {error}")))?;
+    let mut child = command.spawn().map_err(|error| Failure::system(format!("cannot start the runner: {error}")))?;
     let stderr = child.stderr.take();
     let mut process = Started { child, what: "runner" };
     // The first line names the agent, or says why there is none.
@@ -205,7 +209,7 @@ fn start_runner(program: &Path, options: &Up, demo: bool, agent_command: &[Strin
                 text => text.strip_prefix("agent-relay: ").unwrap_or(text),
             };
             let text = text.to_string();
-            Err(Failure { code, text })
+            Err(Failure::new(Kind::of(code), text))
         }
     }
 }
@@ -272,7 +276,7 @@ impl Chat {
                     }
                     Ok(Happening::RelayBack) => self.catch_up()?,
                     Ok(Happening::RunnerEnded(code)) => {
-                        return Err(Failure { code: code.unwrap_or(1).clamp(0, 255) as u8, text: "the runner ended".into() });
+                        return Err(Failure::new(Kind::of(code.unwrap_or(1).clamp(0, 255) as u8), "the runner ended"));
                     }
                     Ok(Happening::Signal) | Err(_) => return Ok(OK),
                 },

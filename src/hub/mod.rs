@@ -16,11 +16,15 @@ pub enum Trouble {
     Use(String),
     /// Its store.
     Store(StoreError),
+    /// The operating system refused something: a thread, a descriptor, a signal.
+    System(String),
+    /// `config.json` is broken or cannot be written.
+    Settings(crate::config::Trouble),
 }
 
-impl From<String> for Trouble {
-    fn from(text: String) -> Trouble {
-        Trouble::Use(text)
+impl From<crate::config::Trouble> for Trouble {
+    fn from(trouble: crate::config::Trouble) -> Trouble {
+        Trouble::Settings(trouble)
     }
 }
 

@@ -86,7 +86,8 @@ pub fn open(home: &Path, url: &str) -> Result<Opened, Trouble> {
     let lock = os::lock(&path).map_err(|error| io_error_of(format!("cannot lock {}", path.display()), &error))?;
     let Some(lock) = lock else {
         let who = live_pid(home).map(|pid| format!(" (pid {pid})")).unwrap_or_default();
-        return Err(format!("a hub{who} already runs on {}; stop it, or set another AGENT_RELAY_HOME", home.display()).into());
+        let text = format!("a hub{who} already runs on {}; stop it, or set another AGENT_RELAY_HOME", home.display());
+        return Err(Trouble::Use(text));
     };
     if let Some(known) = salvage::known_damage(&dir) {
         return Err(known.into());
@@ -201,7 +202,7 @@ pub fn serve(opened: Opened, listening: Listening, ready: impl FnOnce()) -> Resu
     let bells = crew.bells();
     let (lanes_in, lanes_out): (Vec<Sender<Event>>, Vec<Receiver<Event>>) = LANE_CAPACITY.iter().map(|n| bounded(*n)).unzip();
     let to = |lane: Lane| lanes_in[lane as usize].clone();
-    let waker = Waker::new().map_err(|error| format!("cannot make a wake descriptor: {error}"))?;
+    let waker = Waker::new().map_err(|error| Trouble::System(format!("cannot make a wake descriptor: {error}")))?;
     let (store_port, store_orders) = bounded(COMMITS_IN_FLIGHT_MAX * 2 + READS_MAX);
     let (read_port, read_orders) = bounded(READS_MAX);
     let (gate_port, gate_orders) = bounded(GATE_ORDERS);
@@ -212,18 +213,21 @@ pub fn serve(opened: Opened, listening: Listening, ready: impl FnOnce()) -> Resu
     };
 
     let gate = Gate::new(listener, tls, Limits::default(), handler, gate_orders, waker, to(Lane::Gate))
-        .map_err(|error| format!("cannot watch the listening socket: {error}"))?;
+        .map_err(|error| Trouble::System(format!("cannot watch the listening socket: {error}")))?;
+    let thread = |error: std::io::Error| Trouble::System(format!("cannot start a thread: {error}"));
     let (store_lane, read_lane) = (to(Lane::Store), to(Lane::Store));
-    crew.spawn("hub-store", move || run_store(store, mark, store_orders, store_lane));
+    crew.spawn("hub-store", move || run_store(store, mark, store_orders, store_lane)).map_err(thread)?;
     let check = unclean && reader.is_some();
     if let Some(reader) = reader {
-        crew.spawn("hub-read", move || run_reader(reader, read_orders, read_lane));
+        crew.spawn("hub-read", move || run_reader(reader, read_orders, read_lane)).map_err(thread)?;
     }
     let (started, start) = bounded::<()>(1);
     crew.spawn("hub-gate", move || {
-        let _ = start.recv();
-        gate.run();
-    });
+        if start.recv().is_ok() {
+            gate.run();
+        }
+    })
+    .map_err(thread)?;
 
     let (done, outcome) = bounded(1);
     let lanes = lanes_out.clone();
@@ -233,7 +237,8 @@ pub fn serve(opened: Opened, listening: Listening, ready: impl FnOnce()) -> Resu
         let mut end = End::default();
         event_loop::run(&mut hub, clock, &lanes[..], summary, |effects| dispatch(&ports, effects, &mut end));
         let _ = done.send(end);
-    });
+    })
+    .map_err(thread)?;
 
     let text = json!({"pid": std::process::id(), "startTime": os::start_time(std::process::id()), "url": url}).to_string();
     if let Err(error) = os::write_private_file(&info, &text) {
@@ -249,7 +254,7 @@ pub fn serve(opened: Opened, listening: Listening, ready: impl FnOnce()) -> Resu
         let _ = stop.try_send(Event::StopRequested);
         hurry.send(()).is_ok()
     })
-    .map_err(|error| format!("cannot watch signals: {error}"))?;
+    .map_err(|error| Trouble::System(format!("cannot watch signals: {error}")))?;
     let _ = started.send(());
     ready();
     let check = if check { check_pages(dir.join("hub.sqlite"), checked) } else { None };

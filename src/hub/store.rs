@@ -303,10 +303,10 @@ const VACUUM_PAGES: u32 = 500;
 pub fn backup(from: &Path, to: &Path) -> Result<u64, Trouble> {
     let what = format!("cannot copy {} to {}", from.display(), to.display());
     if !from.is_file() {
-        return Err(format!("{what}: there is no hub's store; start a hub first, or set AGENT_RELAY_HOME").into());
+        return Err(Trouble::Use(format!("{what}: there is no hub's store; start a hub first, or set AGENT_RELAY_HOME")));
     }
     if to.exists() {
-        return Err(format!("{what}: the file exists already; name another one or remove it").into());
+        return Err(Trouble::Use(format!("{what}: the file exists already; name another one or remove it")));
     }
     Ok(copy_checked(&open_for_reading(from)?, to, &what)?)
 }

@@ -64,7 +64,8 @@ struct Ports {
     control: Port<Orders>,
 }
 
-/// Runs until the machine has finished; nothing of it is left behind.
+/// Runs until the machine has finished; nothing of it is left behind. An error is a refusal of the operating system
+/// (threads, descriptors, signals) before anything was done.
 pub fn run(parts: Parts) -> Result<Outcome, String> {
     let mut crew = Crew::new();
     let bells = crew.bells();
@@ -95,15 +96,26 @@ pub fn run(parts: Parts) -> Result<Outcome, String> {
     let (store_lane, bus_lane, beat_lane) = (to(lane::STORE), to(lane::BUS), to(lane::HEARTBEAT));
     let (pump_lane, provider_lane) = (to(lane::PUMP), to(lane::PROVIDER));
     let (bus_base, beat_base, pump_base) = (base.clone(), base.clone(), base);
-    crew.spawn("store", move || store::run(file, store_orders, store_lane));
-    crew.spawn("bus", move || bus::run(bus_base, bus_orders, bus_waker, bus_lane));
-    crew.spawn("heartbeat", move || heartbeat::run(beat_base, config_file, heartbeat_orders, beat_lane));
-    crew.spawn("pump", move || pump::run(pump_base, pump_orders, pump_lane));
-    crew.spawn("provider", move || provider::run(launch, provider_orders, provider_waker, provider_lane));
-    crew.spawn("control", move || gate.run());
+    let thread = |error: std::io::Error| format!("cannot start a thread: {error}");
+    crew.spawn("store", move || store::run(file, store_orders, store_lane)).map_err(thread)?;
+    crew.spawn("bus", move || bus::run(bus_base, bus_orders, bus_waker, bus_lane)).map_err(thread)?;
+    crew.spawn("heartbeat", move || heartbeat::run(beat_base, config_file, heartbeat_orders, beat_lane)).map_err(thread)?;
+    crew.spawn("pump", move || pump::run(pump_base, pump_orders, pump_lane)).map_err(thread)?;
+    crew.spawn("provider", move || provider::run(launch, provider_orders, provider_waker, provider_lane)).map_err(thread)?;
+    crew.spawn("control", move || gate.run()).map_err(thread)?;
 
     let (done, outcome) = bounded(1);
     let (hurry, hurried) = unbounded();
+    let (main_lane, notice) = (to(lane::MAIN), to(lane::MAIN));
+    let second = std::sync::atomic::AtomicBool::new(false);
+    signals::watch(move |signal| {
+        log::info!(target: "runner", "signal {signal}");
+        let again = second.swap(true, std::sync::atomic::Ordering::Relaxed);
+        let _ = main_lane.try_send(Event::StopRequested(StopReason::Signal));
+        // The second one is impatient: the state thread leaves after its next event.
+        !again || hurry.send(()).is_ok()
+    })
+    .map_err(|error| format!("cannot watch signals: {error}"))?;
     let lanes = lanes_out.clone();
     crew.spawn("state", move || {
         let seed = u64::from_le_bytes(os::random_bytes::<8>());
@@ -119,20 +131,10 @@ pub fn run(parts: Parts) -> Result<Outcome, String> {
             outcome.is_none() && hurried.try_recv().is_err()
         });
         let _ = done.send(outcome.unwrap_or(Outcome { code: 0, message: String::new() }));
-    });
-
-    let (main_lane, notice) = (to(lane::MAIN), to(lane::MAIN));
-    drop(lanes_in);
-    let second = std::sync::atomic::AtomicBool::new(false);
-    signals::watch(move |signal| {
-        log::info!(target: "runner", "signal {signal}");
-        let again = second.swap(true, std::sync::atomic::Ordering::Relaxed);
-        let _ = main_lane.try_send(Event::StopRequested(StopReason::Signal));
-        // The second one is impatient: the state thread leaves after its next event.
-        !again || hurry.send(()).is_ok()
     })
-    .map_err(|error| format!("cannot watch signals: {error}"))?;
+    .map_err(thread)?;
 
+    drop(lanes_in);
     let outcome = attend(&bells, &outcome, notice);
     for late in crew.join(JOIN_LIMIT, || lanes_out.iter().for_each(|lane| while lane.try_recv().is_ok() {})) {
         log::warn!(target: "runner", "thread {late} did not end in time");

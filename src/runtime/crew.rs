@@ -39,14 +39,15 @@ impl Crew {
         Crew { ring, bells, members: Vec::new() }
     }
 
-    /// Starts a thread.
-    pub fn spawn(&mut self, name: &str, body: impl FnOnce() + Send + 'static) {
+    /// Starts a thread; the system may have none left.
+    pub fn spawn(&mut self, name: &str, body: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
         let (ring, bell) = (self.ring.clone(), name.to_string());
         let thread = std::thread::Builder::new().name(name.to_string()).stack_size(STACK_BYTES).spawn(move || {
             let panic = catch_unwind(AssertUnwindSafe(body)).err().map(|cause| text_of(&*cause));
             let _ = ring.send(Bell { name: bell, panic });
         });
-        self.members.push((name.to_string(), thread.expect("the system starts threads")));
+        self.members.push((name.to_string(), thread?));
+        Ok(())
     }
 
     /// Where bells are heard.
