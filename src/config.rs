@@ -79,6 +79,10 @@ pub struct Global {
     pub relay_url: String,
     /// Token, if any.
     pub token: Option<Secret>,
+    /// The relay was named by a flag or the environment: what the file says of it later does not matter.
+    pub url_by_hand: bool,
+    /// The same for the token.
+    pub token_by_hand: bool,
     /// Working directory of providers, if set.
     pub default_cwd: Option<PathBuf>,
 }
@@ -97,8 +101,10 @@ impl Global {
         if let Some(token) = std::env::var_os("AGENT_RELAY_TOKEN").filter(|token| token.to_str().is_none()) {
             return Err(Trouble::Broken(format!("AGENT_RELAY_TOKEN is not UTF-8 text ({} bytes); set it anew", token.len())));
         }
-        let relay_url = url_flag.or_else(|| env("AGENT_RELAY_URL")).or_else(|| text(&file, "relayUrl"));
-        let token = token_flag.or_else(|| env("AGENT_RELAY_TOKEN")).or_else(|| text(&file, "token"));
+        let (url, token) = (url_flag.or_else(|| env("AGENT_RELAY_URL")), token_flag.or_else(|| env("AGENT_RELAY_TOKEN")));
+        let (url_by_hand, token_by_hand) = (url.is_some(), token.is_some());
+        let relay_url = url.or_else(|| text(&file, "relayUrl"));
+        let token = token.or_else(|| text(&file, "token"));
         if token.as_ref().is_some_and(|token| token.chars().any(|c| c.is_whitespace() || c.is_control())) {
             return Err(Trouble::Broken(
                 "the token holds white space or control characters; check --token, AGENT_RELAY_TOKEN or \"token\" in config.json".into(),
@@ -107,6 +113,8 @@ impl Global {
         Ok(Global {
             relay_url: relay_url.unwrap_or_else(|| DEFAULT_RELAY_URL.into()),
             token: token.map(Secret::new),
+            url_by_hand,
+            token_by_hand,
             default_cwd: text(&file, "defaultCwd").map(PathBuf::from),
             home,
         })
@@ -129,9 +137,10 @@ pub fn write_global(home: &Path, fields: &[(&str, &str)]) -> Result<(), Trouble>
     crate::os::write_private_file(&path, &text).map_err(|error| Trouble::System(format!("cannot write {}: {error}", path.display())))
 }
 
-/// The token in a configuration file, if it can be read (R-147a).
-pub fn token_in(path: &Path) -> Option<Secret> {
-    read_record(path).ok().and_then(|record| text(&record, "token")).map(Secret::new)
+/// Relay and token in a configuration file, if it can be read: one look, so both are of one writer.
+pub fn relay_in(path: &Path) -> (Option<String>, Option<Secret>) {
+    let record = read_record(path).unwrap_or_default();
+    (text(&record, "relayUrl"), text(&record, "token").map(Secret::new))
 }
 
 /// Settings of one provider (R-23, D-24, D-41).

@@ -417,6 +417,8 @@ fn agent_config(typed: &Typed, settings: &Settings, kind: &provider::Provider, s
         approval_mode: settings.approval.word().into(),
         prompt: value("--prompt").map(|text| first_prompt(text, typed.prompt_again)),
         relay_url: settings.global.relay_url.clone(),
+        url_by_hand: settings.global.url_by_hand,
+        token_by_hand: settings.global.token_by_hand,
         token: settings.global.token.clone(),
         token_profile: env("AGENT_RELAY_TOKEN_PROFILE"),
         token_expires_at: env("AGENT_RELAY_TOKEN_EXPIRES_AT").and_then(|text| text.parse().ok()).filter(|end| *end > 0),

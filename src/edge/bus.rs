@@ -30,8 +30,8 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 /// One order.
 #[derive(Debug)]
 pub enum Order {
-    /// Open the bus.
-    Connect(Secret),
+    /// Open the bus of a relay.
+    Connect(Base, Secret),
     /// Send a frame.
     Send(String),
     /// Close with a normal close frame.
@@ -49,8 +49,8 @@ pub fn ws_config(unsent_max: usize) -> WebSocketConfig {
 }
 
 /// Body of the thread.
-pub fn run(base: Base, orders: Receiver<Order>, waker: Waker, lane: Sender<Event>) {
-    let mut edge = Bus { base, orders, waker, lane, live: None };
+pub fn run(orders: Receiver<Order>, waker: Waker, lane: Sender<Event>) {
+    let mut edge = Bus { orders, waker, lane, live: None };
     while edge.turn() {}
 }
 
@@ -62,7 +62,6 @@ struct Live {
 }
 
 struct Bus {
-    base: Base,
     orders: Receiver<Order>,
     waker: Waker,
     lane: Sender<Event>,
@@ -169,9 +168,9 @@ impl Bus {
 
     fn carry_out(&mut self, order: Order) -> bool {
         match order {
-            Order::Connect(token) => {
+            Order::Connect(base, token) => {
                 self.live = None;
-                match connect(&self.base, &token) {
+                match connect(&base, &token) {
                     Ok(socket) => {
                         self.live = Some(Live { socket, heard: Instant::now(), pinged: false, unflushed: false });
                         self.report(BusEvent::Connected)

@@ -29,21 +29,29 @@ pub enum Order {
         body: Option<Value>,
         /// Token.
         token: Secret,
+        /// The relay.
+        base: Base,
     },
-    /// Look for a token in the configuration file (R-147a).
+    /// Look for relay and token in the configuration file.
     ReadConfigToken,
 }
 
 /// Body of the thread.
-pub fn run(base: Base, config_file: PathBuf, orders: Receiver<Order>, lane: Sender<Event>) {
-    let mut http = None;
+pub fn run(config_file: PathBuf, orders: Receiver<Order>, lane: Sender<Event>) {
+    let mut http: Option<(Base, Http)> = None;
     for order in orders {
         let event = match order {
-            Order::Call { call, method, path, body, token } => {
-                let http = http.get_or_insert_with(|| Http::new(base.clone(), CALL_LIMIT));
+            Order::Call { call, method, path, body, token, base } => {
+                if http.as_ref().is_none_or(|(known, _)| *known != base) {
+                    http = Some((base.clone(), Http::new(base, CALL_LIMIT)));
+                }
+                let (_, http) = http.as_ref().expect("made above");
                 Event::Called { call, result: http.call(method, &path, body.as_ref(), &token) }
             }
-            Order::ReadConfigToken => Event::ConfigToken(crate::config::token_in(&config_file)),
+            Order::ReadConfigToken => {
+                let (url, token) = crate::config::relay_in(&config_file);
+                Event::ConfigToken { url: url.filter(|url| Base::parse(url).is_ok()), token }
+            }
         };
         if lane.send(event).is_err() {
             return;

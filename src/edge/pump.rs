@@ -21,14 +21,20 @@ pub struct Order {
     pub rows: Vec<Batch>,
     /// Token.
     pub token: Secret,
+    /// The relay.
+    pub base: Base,
 }
 
 /// Body of the thread.
-pub fn run(base: Base, orders: Receiver<Order>, lane: Sender<Event>) {
-    let mut http: Option<Http> = None;
+pub fn run(orders: Receiver<Order>, lane: Sender<Event>) {
+    let mut http: Option<(Base, Http)> = None;
     let mut batches = true;
-    for Order { rows, token } in orders {
-        let http = http.get_or_insert_with(|| Http::new(base.clone(), POST_LIMIT));
+    for Order { rows, token, base } in orders {
+        if http.as_ref().is_none_or(|(known, _)| *known != base) {
+            http = Some((base.clone(), Http::new(base, POST_LIMIT)));
+            batches = true;
+        }
+        let (_, http) = http.as_ref().expect("made above");
         let result = post(http, &rows, &token, &mut batches);
         if lane.send(Event::Pumped(result)).is_err() {
             return;

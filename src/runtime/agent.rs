@@ -62,6 +62,8 @@ struct Ports {
     pump: Port<pump::Order>,
     provider: Port<provider::Order>,
     control: Port<Orders>,
+    /// The relay that calls and connections go to.
+    relay: Base,
 }
 
 /// Runs until the machine has finished; nothing of it is left behind. An error is a refusal of the operating system
@@ -80,13 +82,14 @@ pub fn run(parts: Parts) -> Result<Outcome, String> {
     let (provider_port, provider_orders) = bounded(PROVIDER_ORDERS);
     let (control_port, control_orders) = bounded(CONTROL_HELD_MAX * 4);
     let (bus_waker, provider_waker, control_waker) = (waker()?, waker()?, waker()?);
-    let ports = Ports {
+    let mut ports = Ports {
         store: Port::plain(store_port),
         bus: Port::waking(bus_port, bus_waker.clone()),
         heartbeat: Port::plain(heartbeat_port),
         pump: Port::plain(pump_port),
         provider: Port::waking(provider_port, provider_waker.clone()),
         control: Port::waking(control_port, control_waker.clone()),
+        relay: base,
     };
 
     let to = |at: usize| lanes_in[at].clone();
@@ -95,12 +98,11 @@ pub fn run(parts: Parts) -> Result<Outcome, String> {
             .map_err(|error| format!("cannot watch the control port: {error}"))?;
     let (store_lane, bus_lane, beat_lane) = (to(lane::STORE), to(lane::BUS), to(lane::HEARTBEAT));
     let (pump_lane, provider_lane) = (to(lane::PUMP), to(lane::PROVIDER));
-    let (bus_base, beat_base, pump_base) = (base.clone(), base.clone(), base);
     let thread = |error: std::io::Error| format!("cannot start a thread: {error}");
     crew.spawn("store", move || store::run(file, store_orders, store_lane)).map_err(thread)?;
-    crew.spawn("bus", move || bus::run(bus_base, bus_orders, bus_waker, bus_lane)).map_err(thread)?;
-    crew.spawn("heartbeat", move || heartbeat::run(beat_base, config_file, heartbeat_orders, beat_lane)).map_err(thread)?;
-    crew.spawn("pump", move || pump::run(pump_base, pump_orders, pump_lane)).map_err(thread)?;
+    crew.spawn("bus", move || bus::run(bus_orders, bus_waker, bus_lane)).map_err(thread)?;
+    crew.spawn("heartbeat", move || heartbeat::run(config_file, heartbeat_orders, beat_lane)).map_err(thread)?;
+    crew.spawn("pump", move || pump::run(pump_orders, pump_lane)).map_err(thread)?;
     crew.spawn("provider", move || provider::run(launch, provider_orders, provider_waker, provider_lane)).map_err(thread)?;
     crew.spawn("control", move || gate.run()).map_err(thread)?;
 
@@ -123,7 +125,7 @@ pub fn run(parts: Parts) -> Result<Outcome, String> {
         let mut agent = Agent::new(config, seed);
         let mut outcome = None;
         event_loop::run(&mut agent, clock, &lanes[..], Event::summary, |effects| {
-            let finished = dispatch(&ports, effects, tell);
+            let finished = dispatch(&mut ports, effects, tell);
             outcome = finished.or(outcome.take());
             if outcome.as_ref().is_some_and(|outcome| outcome.code == 70) {
                 log::error!(target: "runner", "last events: {}", event_loop::recent().join("; "));
@@ -179,7 +181,7 @@ fn control_limits() -> Limits {
 }
 
 /// Carries out the effects of one event; returns the outcome when the machine has finished.
-fn dispatch(ports: &Ports, effects: Vec<Effect>, tell: fn(&str)) -> Option<Outcome> {
+fn dispatch(ports: &mut Ports, effects: Vec<Effect>, tell: fn(&str)) -> Option<Outcome> {
     let mut answers: Orders = Vec::new();
     let mut outcome = None;
     for effect in effects {
@@ -188,16 +190,22 @@ fn dispatch(ports: &Ports, effects: Vec<Effect>, tell: fn(&str)) -> Option<Outco
             Effect::RetryStore => ports.store.order(store::Order::Retry),
             Effect::FetchInbox { after, limit } => ports.store.order(store::Order::FetchInbox { after, limit }),
             Effect::FetchOutbox => ports.store.order(store::Order::FetchOutbox),
-            Effect::Connect { token } => ports.bus.order(bus::Order::Connect(token)),
+            Effect::Connect { token } => ports.bus.order(bus::Order::Connect(ports.relay.clone(), token)),
             Effect::Send(frame) => ports.bus.order(bus::Order::Send(frame.to_text())),
             Effect::Disconnect { reason } => ports.bus.order(bus::Order::Disconnect(reason)),
             Effect::Call { call, method, path, body, token } => {
-                ports.heartbeat.order(heartbeat::Order::Call { call, method, path, body, token });
+                ports.heartbeat.order(heartbeat::Order::Call { call, method, path, body, token, base: ports.relay.clone() });
             }
+            Effect::Relay { url } => match Base::parse(&url) {
+                Ok(relay) => ports.relay = relay,
+                Err(error) => log::error!(target: "runner", "{error}"),
+            },
+            Effect::Tell { text } => tell(&text),
             Effect::ReadConfigToken => ports.heartbeat.order(heartbeat::Order::ReadConfigToken),
-            Effect::Pump { rows, token } => ports.pump.order(pump::Order { rows, token }),
+            Effect::Pump { rows, token } => ports.pump.order(pump::Order { rows, token, base: ports.relay.clone() }),
             Effect::Spawn { process, provider_session, conversation, fresh, token, leftover } => {
-                ports.provider.order(provider::Order::Spawn { process, provider_session, conversation, fresh, token, leftover });
+                let relay = ports.relay.url.clone();
+                ports.provider.order(provider::Order::Spawn { process, provider_session, conversation, fresh, token, leftover, relay });
             }
             Effect::Verb { process, number, verb } => ports.provider.order(provider::Order::Verb { process, number, verb }),
             Effect::StopProvider { grace_ms } => ports.provider.order(provider::Order::Stop { grace_ms }),
@@ -207,7 +215,6 @@ fn dispatch(ports: &Ports, effects: Vec<Effect>, tell: fn(&str)) -> Option<Outco
             Effect::Say { peer, text } => answers.push(GateOrder::PeerSend { peer, text }),
             Effect::Part { peer } => answers.push(GateOrder::PeerClose { peer, code: 1000, reason: String::new() }),
             Effect::Log { level, component, text } => crate::log::write(level, &component, &text),
-            Effect::Tell(text) => tell(&text),
             Effect::Finish(finished) => outcome = Some(finished),
         }
     }

@@ -2,7 +2,9 @@
 
 use std::process::{Output, Stdio};
 
-use crate::support::{BIN, Machine};
+use agent_relay::core::rng::Rng;
+
+use crate::support::{BIN, Machine, wait_for};
 
 /// Runs the program behind a line of shell that takes something away from it.
 fn deprived(machine: &Machine, before: &str, arguments: &[&str]) -> Output {
@@ -71,4 +73,86 @@ fn wrong_settings_stay_2_for_every_command() {
         let text = machine.fails(2, &arguments);
         assert!(text.contains("config.json:2:"), "{arguments:?}: {text}");
     }
+}
+
+/// A port that nobody listens on just now.
+fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port()
+}
+
+/// Agents that the relay has registered.
+fn registered(machine: &Machine) -> usize {
+    let output = machine.run(&["agents", "--json"]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    text.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok()).filter(|card| card["connected"] == true).count()
+}
+
+#[test]
+fn hub_and_runners_in_any_order_all_end_up_registered() {
+    let seed = std::env::var("START_SEED").ok().and_then(|text| text.parse().ok());
+    let seed: u64 = seed.unwrap_or_else(|| u64::from_le_bytes(agent_relay::os::random_bytes::<8>()));
+    println!("START_SEED={seed}");
+    let mut rng = Rng::new(seed);
+    for round in 0..30 {
+        let machine = Machine::new("any-order");
+        let port = free_port();
+        let mut order: Vec<usize> = (0..6).collect();
+        for at in (1..order.len()).rev() {
+            order.swap(at, rng.below(at as u64 + 1) as usize);
+        }
+        // A shell starts them all at once, each with a small delay of its own; 0 is the hub.
+        let mut line = String::new();
+        for who in &order {
+            let ms = rng.below(60);
+            let what = match who {
+                0 => format!("hub --port {port}"),
+                n => format!("run acp --agent-id a{n} --approval open -- $0 demo-agent --state $HOME/demo"),
+            };
+            line.push_str(&format!("(sleep 0.{ms:03}; exec $0 {what} >>out-{who} 2>&1) &\n"));
+        }
+        let status = machine.command("/bin/sh").args(["-c", &line, BIN]).stdin(Stdio::null()).status().expect("a shell");
+        assert!(status.success());
+        wait_for(&format!("five agents (seed {seed}, round {round}, order {order:?}){}", machine.logs()), 60, || {
+            (registered(&machine) == 5).then_some(())
+        });
+        for (pid, start) in machine.left_over() {
+            agent_relay::os::kill(pid, start, rustix::process::Signal::TERM);
+        }
+        wait_for(&format!("nothing left behind (seed {seed}, round {round})"), 30, || machine.left_over().is_empty().then_some(()));
+    }
+}
+
+#[test]
+fn runners_wait_for_the_first_hub_on_another_port_and_say_so_once() {
+    let machine = Machine::new("hub-comes-later");
+    let mut runner = machine.runner("a");
+    wait_for("the provider without a relay", 30, || (machine.status("a")["providerProcess"]["state"] == "ready").then_some(()));
+    // Its first hub listens elsewhere than a runner looks by itself, and writes that down.
+    let _hub = machine.hub();
+    machine.wait_status("a", "idle");
+    let id = machine.send("a", "hello");
+    machine.settle(&[id], 60);
+    runner.terminate();
+    let (code, text) = runner.wait(30);
+    assert_eq!(code, 0, "{text}");
+}
+
+#[test]
+fn a_stale_token_in_the_file_is_waited_out_until_it_is_mended() {
+    let machine = Machine::new("stale-token");
+    let hub = machine.hub();
+    let right = machine.config();
+    let mut wrong = right.clone();
+    wrong["token"] = "stale".into();
+    std::fs::write(machine.home.join("config.json"), wrong.to_string()).expect("config");
+    let mut runner = machine.runner("a");
+    let log = || std::fs::read_to_string(machine.home.join("logs/session-mirror-a.log")).unwrap_or_default();
+    wait_for("the word about it", 30, || log().contains("config.json is looked at again").then_some(()));
+    std::fs::write(machine.home.join("config.json"), right.to_string()).expect("config");
+    machine.wait_status("a", "idle");
+    runner.terminate();
+    let (code, text) = runner.wait(30);
+    assert_eq!(code, 0, "{text}");
+    assert_eq!(text.matches("config.json is looked at again").count(), 1, "said once: {text}");
+    drop(hub);
 }

@@ -1101,9 +1101,11 @@ impl World {
                     self.http(From::Call { runner, life, call }, request);
                 }
                 Effect::ReadConfigToken => {
-                    let event = Event::ConfigToken(Some(Secret::new(OPERATOR)));
+                    let event = Event::ConfigToken { url: None, token: Some(Secret::new(OPERATOR)) };
                     self.after_ms(1, Action::Agent { runner, life, lane: lane::HEARTBEAT, event });
                 }
+                Effect::Relay { url } => unreachable!("nothing names another relay, but {url}"),
+                Effect::Tell { .. } => {}
                 Effect::Pump { rows, token } => {
                     assert!(self.runners[runner].pumping.is_none(), "one exchange at a time");
                     self.runners[runner].pumping = Some((rows, Vec::new(), token));
@@ -1123,7 +1125,7 @@ impl World {
                         self.after_ms(later, Action::ProviderDies { runner, process, code: 0 });
                     }
                 }
-                Effect::Reply { .. } | Effect::Stay { .. } | Effect::Say { .. } | Effect::Part { .. } | Effect::Tell(_) => {}
+                Effect::Reply { .. } | Effect::Stay { .. } | Effect::Say { .. } | Effect::Part { .. } => {}
                 Effect::Log { text, level, .. } => {
                     if self.tell {
                         println!("{:>12} r{runner} {level}: {text}", self.now.tick.0);
@@ -1300,6 +1302,8 @@ fn config(runner: usize, life: u64, wall: i64) -> AgentConfig {
         approval_mode: "open".into(),
         prompt: None,
         relay_url: "http://hub".into(),
+        url_by_hand: false,
+        token_by_hand: false,
         token: Some(Secret::new(OPERATOR)),
         token_profile: None,
         token_expires_at: None,

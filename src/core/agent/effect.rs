@@ -93,6 +93,16 @@ pub enum Effect {
     },
     /// Look for a token in the configuration file (R-147a).
     ReadConfigToken,
+    /// From now on connections and calls go to another relay.
+    Relay {
+        /// Its URL; it was checked.
+        url: String,
+    },
+    /// Something that whoever started the runner has to know: a line on standard error.
+    Tell {
+        /// One sentence.
+        text: String,
+    },
     /// Answer a request of the control port.
     Reply {
         /// Which one.
@@ -128,8 +138,6 @@ pub enum Effect {
         /// Text.
         text: String,
     },
-    /// A sentence for whoever started the runner.
-    Tell(String),
     /// Always last.
     Finish(Outcome),
 }

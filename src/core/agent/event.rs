@@ -51,7 +51,12 @@ pub enum Event {
     /// From the provider.
     Provider(ProviderEvent),
     /// The token in the configuration file, looked up after ours expired (R-147a).
-    ConfigToken(Option<Secret>),
+    ConfigToken {
+        /// The relay that it names, if it can be used.
+        url: Option<String>,
+        /// Its token.
+        token: Option<Secret>,
+    },
     /// Somebody wants the runner to end.
     StopRequested(StopReason),
     /// A thread ended although nobody told it to.
@@ -102,7 +107,7 @@ impl Event {
                 format!("provider {}", text.split(['(', ' ', '{']).next().unwrap_or_default())
             }
             Event::Provider(event) => format!("provider {event:?}").chars().take(120).collect(),
-            Event::ConfigToken(token) => format!("config token found={}", token.is_some()),
+            Event::ConfigToken { url, token } => format!("config read relay={} token={}", url.is_some(), token.is_some()),
             Event::StopRequested(reason) => format!("stop requested: {reason:?}"),
             Event::ThreadEnded { name, .. } => format!("thread ended: {name}"),
         }

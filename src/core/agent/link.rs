@@ -104,6 +104,11 @@ impl Link {
         format!("f{}", self.frames)
     }
 
+    /// The next attempt begins the pauses anew.
+    pub fn forget_attempts(&mut self) {
+        self.attempt = 0;
+    }
+
     pub fn switch_off(&mut self) {
         self.conn = Conn::Off;
         self.liveness_at = None;
@@ -173,8 +178,9 @@ impl Agent {
         self.link.attempt = self.link.attempt.saturating_add(1);
         self.link.conn = Conn::Waiting { until: now.tick + pause };
         self.status.touch();
-        if let Cause::Refused(401 | 403, _) = cause {
-            self.on_auth_trouble(now, "bus");
+        match cause {
+            Cause::Refused(401 | 403, _) => self.on_auth_trouble(now, "bus"),
+            _ => self.look_while_away(),
         }
     }
 
@@ -198,6 +204,7 @@ impl Agent {
         }
         self.link.conn = Conn::Registered { since: now.tick };
         self.tokens.note_accepted();
+        self.begin_life(now);
         self.link.known_instance = true;
         self.link.hurried = false;
         self.stop_polling();

@@ -262,7 +262,7 @@ impl Machine for Agent {
             Event::Called { call, result } => self.on_called(now, call, result),
             Event::Pumped(result) => self.on_pumped(now, result),
             Event::Provider(event) => self.on_provider(now, event),
-            Event::ConfigToken(token) => self.on_config_token(now, token),
+            Event::ConfigToken { url, token } => self.on_config(now, url, token),
             Event::StopRequested(reason) => self.begin_stop(now, stop::Why::Asked(reason)),
             Event::ThreadEnded { name, panic } => {
                 let said = panic.map(|text| format!(" ({text})")).unwrap_or_default();

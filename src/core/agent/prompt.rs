@@ -189,7 +189,7 @@ impl Agent {
                 if self.prompt.noted.starts.is_empty() {
                     self.remember_start(&prompt, None);
                 }
-                self.out.push(Effect::Tell(self.prompt.why.clone()));
+                self.out.push(Effect::Tell { text: self.prompt.why.clone() });
             }
         }
         self.log("info", "runner", format!("first prompt: {}", self.prompt.why));

@@ -10,6 +10,8 @@ use super::event::{BusEvent, ControlRequest, Event, ProviderEvent, StopReason, S
 use super::prompt::{Prompt, StartKey};
 use super::store::StoreOp;
 use super::*;
+
+mod first;
 use crate::core::matching::Identity;
 use crate::core::session::{Fate, How, Mirror, Opened, Parcel, RESTART_MARK, TurnEnd, Verb};
 use crate::core::time::Wall;
@@ -39,7 +41,11 @@ impl Bench {
     }
 
     fn restored() -> Bench {
-        let config = AgentConfig {
+        Bench::restored_with(|_| {})
+    }
+
+    fn restored_with(change: impl FnOnce(&mut AgentConfig)) -> Bench {
+        let mut config = AgentConfig {
             store_note: None,
             agent_id: "a".into(),
             runner_id: "r".into(),
@@ -50,6 +56,8 @@ impl Bench {
             approval_mode: "open".into(),
             prompt: None,
             relay_url: "http://x".into(),
+            url_by_hand: true,
+            token_by_hand: true,
             token: Some(Secret::new("t")),
             token_profile: Some("provider-agent".into()),
             token_expires_at: None,
@@ -63,6 +71,7 @@ impl Bench {
             terminal_dir: None,
             started_at: 0,
         };
+        change(&mut config);
         let mut bench = Bench { agent: Agent::new(config, 1), now: Now { tick: Tick(1_000_000), wall: Wall(1_000_000) } };
         bench.tell(Event::Store(StoreEvent::Restored(Box::default())));
         bench

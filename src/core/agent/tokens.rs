@@ -21,6 +21,8 @@ use crate::wire::api::{TokenRecord, path};
 const TOKEN_NOTE: &str = "token";
 /// A stored token is used again only if it lives this much longer.
 const REUSE_LEFT_MS: i64 = 600_000;
+/// The first look into the configuration file after a refusal.
+const FIRST_LOOK: Duration = Duration::from_millis(50);
 /// The provider is started without a token if the relay does not give one by then (D-21).
 const TOKEN_WAIT: Duration = Duration::from_secs(2);
 
@@ -44,8 +46,14 @@ pub(super) struct Tokens {
     give_up_waiting_at: Option<Tick>,
     recovered_at: Option<Tick>,
     look_at: Option<Tick>,
-    /// The configuration file was looked at since the last token that worked.
-    looked: bool,
+    /// How often the configuration file was looked at since the last token that worked.
+    looks: u32,
+    /// It is being read; one look at a time.
+    reading: bool,
+    /// The relay refused what we have, or wants a token where we have none.
+    refused: bool,
+    /// No token was given; the first start of a hub may write one at any moment.
+    hopes: bool,
 }
 
 impl Tokens {
@@ -66,7 +74,10 @@ impl Tokens {
             give_up_waiting_at: None,
             recovered_at: None,
             look_at: None,
-            looked: false,
+            looks: 0,
+            reading: false,
+            refused: false,
+            hopes: config.token.is_none(),
         }
     }
 
@@ -107,10 +118,16 @@ impl Tokens {
     /// The relay took it.
     pub fn note_accepted(&mut self) {
         self.accepted_once = true;
+        (self.refused, self.hopes) = (false, false);
     }
 
     pub fn is_decided(&self) -> bool {
         !self.make || self.own.is_some()
+    }
+
+    /// The provider would better wait a moment for its token.
+    fn is_awaited(&self) -> bool {
+        !self.is_decided() || (self.hopes && self.own.is_none())
     }
 
     pub fn record(&self) -> &TokenRecord {
@@ -118,18 +135,20 @@ impl Tokens {
     }
 
     pub fn next_deadline(&self) -> Option<Tick> {
-        let waits = self.give_up_waiting_at.filter(|_| !self.is_decided());
+        let waits = self.give_up_waiting_at.filter(|_| self.is_awaited());
         [self.retry_at, self.renew_at, self.look_at].into_iter().fold(waits, sooner)
     }
 }
 
 impl Agent {
     pub(super) fn begin_tokens(&mut self, now: Now) {
+        if self.tokens.is_awaited() {
+            self.tokens.give_up_waiting_at = Some(now.tick + TOKEN_WAIT);
+        }
         if self.tokens.is_decided() {
             self.schedule_renewal(now);
             self.connect(now);
         } else {
-            self.tokens.give_up_waiting_at = Some(now.tick + TOKEN_WAIT);
             self.make_token();
         }
     }
@@ -154,8 +173,14 @@ impl Agent {
                 self.on_auth_restored(now);
                 self.begin_life(now);
             }
-            Ok((401, body)) if !self.tokens.accepted_once && self.link.epoch == 0 && !self.life.was_ready() => {
+            Ok((401, body)) if self.was_never_served() => {
                 let text = body.get("error").and_then(Value::as_str).unwrap_or("unknown token").to_string();
+                if !self.config.token_by_hand {
+                    return self.seek_token(now, &format!("refuses the token of config.json ({text})"));
+                }
+                if self.life.was_ready() {
+                    return self.look_again(now);
+                }
                 let message = format!(
                     "the relay {} refuses the token: {text}; check --token, AGENT_RELAY_TOKEN or \"token\" in config.json",
                     self.config.relay_url
@@ -164,10 +189,7 @@ impl Agent {
             }
             Ok((401, _)) => {
                 self.log("warn", "runner", "the relay refuses the token; looking for another one in the configuration file");
-                // The first look is made at once: the hub may have new data and its new token stands there already.
-                let pause = if self.tokens.looked { TOKEN_RETRY } else { Duration::from_millis(50) };
-                self.tokens.looked = true;
-                self.tokens.look_at = Some(now.tick + pause);
+                self.look_again(now);
             }
             other => {
                 let text = match other {
@@ -178,6 +200,7 @@ impl Agent {
                     self.log("warn", "runner", format!("cannot get a token from {}: {text}", self.config.relay_url));
                 }
                 self.link.last_error = Some((text, now.tick));
+                self.look_while_away();
                 let pause = backoff::reconnect(self.tokens.attempt, &mut self.rng).max(Duration::from_millis(100));
                 self.tokens.attempt = self.tokens.attempt.saturating_add(1);
                 self.tokens.retry_at = Some(now.tick + pause);
@@ -206,7 +229,8 @@ impl Agent {
         self.tokens.attempt = 0;
         self.tokens.retry_at = None;
         self.tokens.look_at = None;
-        self.tokens.looked = false;
+        self.tokens.looks = 0;
+        (self.tokens.refused, self.tokens.hopes) = (false, false);
         self.schedule_renewal(now);
         self.status.touch();
         self.on_auth_restored(now);
@@ -274,21 +298,86 @@ impl Agent {
             // A stored or handed-in token that never worked in this life: start over from what was handed in.
             self.make_token();
         } else {
-            self.begin_stop_if_never_accepted(now);
+            self.seek_token(now, "wants a token, and there is none");
         }
     }
 
-    fn begin_stop_if_never_accepted(&mut self, now: Now) {
-        if self.link.epoch == 0 {
-            let message =
-                format!("the relay {} wants a token; set \"token\" in config.json, AGENT_RELAY_TOKEN or --token", self.config.relay_url);
-            self.begin_stop(now, Why::Refused(message));
-        } else {
-            self.tokens.look_at = Some(now.tick + TOKEN_RETRY);
+    /// No relay has taken us in this life.
+    fn was_never_served(&self) -> bool {
+        !self.tokens.accepted_once && self.link.epoch == 0
+    }
+
+    /// Whoever was served before looks again after a minute; the first look is made at once: the hub may have new data and
+    /// its new token stands there already.
+    fn look_again(&mut self, now: Now) {
+        let pause = if self.tokens.looks > 0 { TOKEN_RETRY } else { FIRST_LOOK };
+        self.tokens.looks = self.tokens.looks.saturating_add(1);
+        self.tokens.look_at = Some(now.tick + pause);
+    }
+
+    /// Before the first registration nothing is lost by waiting: a hub's first start writes relay and token, perhaps just
+    /// now, perhaps tomorrow. Looks at once, then with growing pauses; says so once.
+    fn seek_token(&mut self, now: Now, trouble: &str) {
+        if self.tokens.look_at.is_some() || self.tokens.reading {
+            return; // on its way
+        }
+        if self.tokens.looks == 1 {
+            let text = format!(
+                "the relay {} {trouble}; config.json is looked at again until it holds one that works (the hub's first start \
+                 writes it; else set AGENT_RELAY_TOKEN or --token)",
+                self.config.relay_url
+            );
+            self.log("warn", "runner", text.clone());
+            self.out.push(Effect::Tell { text });
+        }
+        let pause = match self.tokens.looks {
+            0 => FIRST_LOOK,
+            looks => backoff::reconnect(looks, &mut self.rng).max(FIRST_LOOK * 2),
+        };
+        self.tokens.looks = self.tokens.looks.saturating_add(1);
+        self.tokens.look_at = Some(now.tick + pause);
+    }
+
+    /// A relay that was never reached may be another one by now: its hub writes where it listens.
+    pub(super) fn look_while_away(&mut self) {
+        if self.was_never_served() && !(self.config.url_by_hand && self.config.token_by_hand) && self.stop.is_none() {
+            self.read_config();
         }
     }
 
-    pub(super) fn on_config_token(&mut self, now: Now, token: Option<Secret>) {
+    fn read_config(&mut self) {
+        if !self.tokens.reading {
+            self.tokens.reading = true;
+            self.out.push(Effect::ReadConfigToken);
+        }
+    }
+
+    /// What the configuration file says by now.
+    pub(super) fn on_config(&mut self, now: Now, url: Option<String>, token: Option<Secret>) {
+        self.tokens.reading = false;
+        if self.stop.is_some() {
+            return;
+        }
+        let news = url.filter(|url| !self.config.url_by_hand && self.was_never_served() && *url != self.config.relay_url);
+        if let Some(url) = news {
+            self.log("info", "runner", format!("config.json names another relay by now: {url}"));
+            self.config.relay_url = url.clone();
+            self.out.push(Effect::Relay { url });
+            self.link.forget_attempts();
+            self.tokens.attempt = 0;
+            self.tokens.retry_at = self.tokens.retry_at.map(|_| now.tick);
+            self.reconnect(now, "another relay");
+        }
+        let other = token.is_some() && token != self.tokens.given && !self.config.token_by_hand;
+        if self.tokens.refused || (other && self.was_never_served()) {
+            self.on_config_token(now, token);
+        }
+    }
+
+    fn on_config_token(&mut self, now: Now, token: Option<Secret>) {
+        if token.is_none() && self.was_never_served() && !self.config.token_by_hand {
+            return self.seek_token(now, "wants a token, and there is none");
+        }
         match token {
             Some(token) if Some(&token) != self.tokens.given.as_ref() => {
                 self.log("info", "runner", "found another token in the configuration file");
@@ -296,7 +385,8 @@ impl Agent {
                 self.tokens.look_at = None;
                 self.make_token();
             }
-            // The same one: it may work again, for example after the relay was restored.
+            // The same one: it may work again, for example after the relay was restored. Its answer tells when to look again.
+            Some(_) if self.was_never_served() => self.make_token(),
             Some(_) => {
                 self.tokens.look_at = Some(now.tick + TOKEN_RETRY);
                 self.make_token();
@@ -317,7 +407,8 @@ impl Agent {
         }
         if due(self.tokens.look_at) {
             self.tokens.look_at = None;
-            self.out.push(Effect::ReadConfigToken);
+            self.tokens.refused = true;
+            self.read_config();
         }
         if due(self.tokens.give_up_waiting_at) {
             self.tokens.give_up_waiting_at = None;
@@ -327,6 +418,6 @@ impl Agent {
 
     /// Whether the provider may be started: the token is decided, or it took too long.
     pub(super) fn may_spawn_without_token(&self) -> bool {
-        self.tokens.is_decided() || self.tokens.give_up_waiting_at.is_none()
+        !self.tokens.is_awaited() || self.tokens.give_up_waiting_at.is_none()
     }
 }

@@ -63,6 +63,8 @@ pub enum Order {
         token: Option<Secret>,
         /// Record of the earlier life.
         leftover: Option<ProviderRecord>,
+        /// URL of the relay.
+        relay: String,
     },
     /// A verb for the session of that process; dropped if it is another one by now.
     Verb {
@@ -320,11 +322,11 @@ impl Provider {
 
     fn carry_out(&mut self, order: Order) -> bool {
         match order {
-            Order::Spawn { process, provider_session, conversation, fresh, token, leftover } => {
+            Order::Spawn { process, provider_session, conversation, fresh, token, leftover, relay } => {
                 if let Some(record) = leftover {
                     end_leftover(&record);
                 }
-                self.spawn(process, provider_session, (&conversation, &fresh), token)
+                self.spawn(process, provider_session, (&conversation, &fresh), (&relay, token))
             }
             Order::Verb { process, number, verb } => {
                 let Some(running) = self.running.as_mut().filter(|running| running.process == process) else {

@@ -24,9 +24,9 @@ impl Provider {
         process: u64,
         provider_session: String,
         (conversation, fresh): (&str, &str),
-        token: Option<Secret>,
+        (relay, token): (&str, Option<Secret>),
     ) -> bool {
-        let started = (self.launch.plan)(conversation, fresh).and_then(|plan| self.start(plan, &provider_session, token));
+        let started = (self.launch.plan)(conversation, fresh).and_then(|plan| self.start(plan, &provider_session, (relay, token)));
         match started {
             Ok((mut running, terminal)) => {
                 running.process = process;
@@ -44,7 +44,12 @@ impl Provider {
         }
     }
 
-    fn start(&mut self, plan: Plan, provider_session: &str, token: Option<Secret>) -> Result<(Running, Option<String>), Refusal> {
+    fn start(
+        &mut self,
+        plan: Plan,
+        provider_session: &str,
+        (relay, token): (&str, Option<Secret>),
+    ) -> Result<(Running, Option<String>), Refusal> {
         let Some((program, arguments)) = plan.command.split_first() else {
             return Err(Refusal { reason: "no command was given".into(), permanent: true });
         };
@@ -54,6 +59,8 @@ impl Provider {
             for name in ["AGENT_RELAY_CRASH_AT", "AGENT_RELAY_TOKEN"].into_iter().chain(plan.unset.iter().map(String::as_str)) {
                 command.env_remove(name);
             }
+            // Where the relay is by now: the runner may have been started before it was known.
+            command.env("AGENT_RELAY_URL", relay);
             command.env(ENV_PORT, self.launch.control.0.to_string());
             command.env(ENV_CONTROL_TOKEN, self.launch.control.1.expose());
             command.env(ENV_PROVIDER_SESSION, provider_session);
