@@ -94,7 +94,8 @@ define layout
 	"$(3)" generate bash >"$(2)/share/bash-completion/completions/agent-relay"
 	"$(3)" generate zsh >"$(2)/share/zsh/site-functions/_agent-relay"
 	"$(3)" generate fish >"$(2)/share/fish/vendor_completions.d/agent-relay.fish"
-	"$(3)" generate unit >"$(2)/share/agent-relay/agent-relay@.service"
+	"$(3)" generate unit agent | sed 's|^ExecStart="[^"]*"|ExecStart=%h/.local/bin/agent-relay|' >"$(2)/share/agent-relay/agent-relay@.service"
+	"$(3)" generate unit hub | sed 's|^ExecStart="[^"]*"|ExecStart=%h/.local/bin/agent-relay|' >"$(2)/share/agent-relay/agent-relay-hub.service"
 	install -m 755 hooks/relay-hook.sh "$(2)/share/agent-relay/relay-hook.sh"
 endef
 

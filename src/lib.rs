@@ -22,6 +22,7 @@ pub mod provider;
 pub mod clock;
 pub mod config;
 pub mod log;
+pub mod notify;
 pub mod os;
 pub mod planted;
 pub mod secret;

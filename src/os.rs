@@ -167,6 +167,8 @@ pub fn prepare_child(command: &mut std::process::Command, apart: bool) {
     if apart {
         command.process_group(0);
     }
+    // A child that tells the service manager something would speak as this process.
+    command.env_remove(crate::notify::NOTIFY_SOCKET);
     let parent = std::process::id();
     let descriptors = STARTED_WITH.get().copied();
     // SAFETY: between fork and exec only three system calls are made; none allocates or takes a lock.

@@ -74,6 +74,8 @@ pub enum Command {
     Hook(Hook),
     /// `generate`
     Generate(Generate),
+    /// `service`
+    Service(Service),
     /// `demo-agent`
     DemoAgent(DemoAgent),
     /// `version`
@@ -417,12 +419,36 @@ pub struct Hook {
     subcommand,
     name = "generate",
     example = "agent-relay generate bash >~/.local/share/bash-completion/completions/agent-relay",
-    example = "agent-relay generate man | man -l -"
+    example = "agent-relay generate man | man -l -",
+    example = "agent-relay generate unit hub >~/.config/systemd/user/agent-relay-hub.service"
 )]
 pub struct Generate {
     /// bash, zsh, fish, man or unit
     #[argh(positional)]
     pub what: String,
+    /// unit: hub or agent
+    #[argh(positional)]
+    pub which: Option<String>,
+}
+
+/// Run the hub or an agent as a service of your user's systemd.
+#[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(
+    subcommand,
+    name = "service",
+    example = "agent-relay service install hub",
+    example = "A hub with options:\n    agent-relay service install hub -- --port 4860",
+    example = "An agent that works in a folder:\n    agent-relay service install web -- acp --preset opencode --cwd ~/project",
+    example = "agent-relay service remove web",
+    note = "The name is the agent id. What follows -- goes to `agent-relay run`. A service is started again after failures, but not after wrong use (exit code 2)."
+)]
+pub struct Service {
+    /// install NAME -- what to run, install hub, list, or remove NAME
+    #[argh(positional)]
+    pub action: Vec<String>,
+    /// print JSON, one service a line (list)
+    #[argh(switch)]
+    pub json: bool,
 }
 
 /// List the agents that the relay knows.

@@ -7,13 +7,16 @@ use super::exit::{Failure, OK, Outcome};
 use super::{print, run};
 
 /// `generate`
-pub fn generate(what: &str) -> Outcome {
+pub fn generate(what: &str, which: Option<&str>) -> Outcome {
+    if let Some(more) = which.filter(|_| what != "unit") {
+        return Err(Failure::usage(format!("{more:?} is too much; see `agent-relay generate --help`")));
+    }
     let text = match what {
         "bash" => bash(),
         "zsh" => zsh(),
         "fish" => fish(),
         "man" => man(),
-        "unit" => include_str!("unit.service").to_string(),
+        "unit" => super::service::generate(which)?,
         other => return Err(Failure::usage(format!("cannot generate {other:?}; it can be bash, zsh, fish, man or unit"))),
     };
     print::line(text.trim_end());
@@ -69,7 +72,8 @@ fn words(command: &str) -> &'static [&'static str] {
         "approvals" => &["approve", "approve-session", "deny", "abort"],
         "token" => &["create", "list", "revoke"],
         "hook" => super::hook::EVENTS,
-        "generate" => &["bash", "zsh", "fish", "man", "unit"],
+        "generate" => &["bash", "zsh", "fish", "man", "unit", "hub", "agent"],
+        "service" => &["install", "list", "remove", "hub"],
         _ => &[],
     }
 }

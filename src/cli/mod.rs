@@ -15,6 +15,7 @@ pub mod messages;
 pub mod monitor;
 pub mod print;
 pub mod run;
+mod service;
 mod settings;
 pub mod token;
 pub mod up;
@@ -60,6 +61,17 @@ fn dispatch(mut arguments: Vec<String>) -> Outcome {
         arguments[0] = name;
     }
     match arguments.first().map(String::as_str) {
+        // What a service runs may have options of any name: nothing of it is moved.
+        Some("service") if arguments.get(1).is_some_and(|word| word == "install") && arguments.len() > 2 => {
+            if !arguments[2..].iter().any(|word| word == "--help") {
+                let mut action = arguments.split_off(1);
+                if action.get(2).is_some_and(|word| word == "--") {
+                    action.remove(2);
+                }
+                return service::service(&args::Service { action, json: false });
+            }
+            arguments = vec!["service".into(), "--help".into()];
+        }
         // Without the table of commands: a hook is to cost as little as can be.
         Some("hook") if arguments.len() == 2 && !arguments[1].starts_with('-') => return hook::hook(&arguments[1]),
         Some("run") => return run::from_arguments("", &arguments[1..], run::Unknown::Refuse),
@@ -112,7 +124,8 @@ fn dispatch(mut arguments: Vec<String>) -> Outcome {
         Command::Token(options) => token::token(&options),
         Command::Doctor(options) => doctor::doctor(&options),
         Command::Hook(options) => hook::hook(&options.event),
-        Command::Generate(options) => generate::generate(&options.what),
+        Command::Generate(options) => generate::generate(&options.what, options.which.as_deref()),
+        Command::Service(options) => service::service(&options),
         Command::DemoAgent(demo) => {
             let dir = match demo.state {
                 Some(dir) => dir.into(),

@@ -136,6 +136,7 @@ fn start_hub(program: &Path) -> Result<Option<Started>, Failure> {
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .process_group_of_its_own()
+        .env_remove(crate::notify::NOTIFY_SOCKET)
         .spawn()
         .map_err(|error| Failure::system(format!("cannot start the hub: {error}")))?;
     let stdout = child.stdout.take();

@@ -240,6 +240,7 @@ pub fn serve(opened: Opened, listening: Listening, ready: impl FnOnce()) -> Resu
     })
     .map_err(thread)?;
 
+    let reached = url.clone();
     let text = json!({"pid": std::process::id(), "startTime": os::start_time(std::process::id()), "url": url}).to_string();
     if let Err(error) = os::write_private_file(&info, &text) {
         // A full disk does not keep a hub from being read.
@@ -251,12 +252,14 @@ pub fn serve(opened: Opened, listening: Listening, ready: impl FnOnce()) -> Resu
     let (hurry, _hurried) = unbounded();
     signals::watch(move |signal| {
         log::info!(target: "hub", "signal {signal}");
+        crate::notify::stopping();
         let _ = stop.try_send(Event::StopRequested);
         hurry.send(()).is_ok()
     })
     .map_err(|error| Trouble::System(format!("cannot watch signals: {error}")))?;
     let _ = started.send(());
     ready();
+    crate::notify::ready(&format!("listens; clients reach it at {reached}"));
     let check = if check { check_pages(dir.join("hub.sqlite"), checked) } else { None };
 
     let end = attend(&bells, &outcome, notice);

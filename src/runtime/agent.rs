@@ -98,6 +98,7 @@ pub fn run(parts: Parts) -> Result<Outcome, String> {
             .map_err(|error| format!("cannot watch the control port: {error}"))?;
     let (store_lane, bus_lane, beat_lane) = (to(lane::STORE), to(lane::BUS), to(lane::HEARTBEAT));
     let (pump_lane, provider_lane) = (to(lane::PUMP), to(lane::PROVIDER));
+    let whoami = format!("agent {}; `agent-relay status {0} --why` tells how it is", config.agent_id);
     let thread = |error: std::io::Error| format!("cannot start a thread: {error}");
     crew.spawn("store", move || store::run(file, store_orders, store_lane)).map_err(thread)?;
     crew.spawn("bus", move || bus::run(bus_orders, bus_waker, bus_lane)).map_err(thread)?;
@@ -112,6 +113,7 @@ pub fn run(parts: Parts) -> Result<Outcome, String> {
     let second = std::sync::atomic::AtomicBool::new(false);
     signals::watch(move |signal| {
         log::info!(target: "runner", "signal {signal}");
+        crate::notify::stopping();
         let again = second.swap(true, std::sync::atomic::Ordering::Relaxed);
         let _ = main_lane.try_send(Event::StopRequested(StopReason::Signal));
         // The second one is impatient: the state thread leaves after its next event.
@@ -137,6 +139,8 @@ pub fn run(parts: Parts) -> Result<Outcome, String> {
     .map_err(thread)?;
 
     drop(lanes_in);
+    // The store and the control port are open: that is all that others may count on. The relay may be away for days.
+    crate::notify::ready(&whoami);
     let outcome = attend(&bells, &outcome, notice);
     for late in crew.join(JOIN_LIMIT, || lanes_out.iter().for_each(|lane| while lane.try_recv().is_ok() {})) {
         log::warn!(target: "runner", "thread {late} did not end in time");

@@ -332,11 +332,13 @@ fn a_hub_is_looked_after() {
 #[test]
 fn texts_for_shells_and_manuals_are_made() {
     let machine = Machine::new("generate");
-    for (what, word) in
-        [("bash", "complete -o default"), ("zsh", "#compdef"), ("fish", "complete -c"), ("man", ".TH"), ("unit", "[Service]")]
-    {
+    for (what, word) in [("bash", "complete -o default"), ("zsh", "#compdef"), ("fish", "complete -c"), ("man", ".TH")] {
         assert!(machine.ok(&["generate", what]).contains(word), "{what}");
     }
+    for which in ["hub", "agent"] {
+        assert!(machine.ok(&["generate", "unit", which]).contains("Type=notify"), "{which}");
+    }
+    assert!(machine.fails(2, &["generate", "unit"]).contains("hub"));
     assert!(machine.fails(2, &["generate", "csh"]).contains("bash, zsh, fish, man or unit"));
     let script = machine.home.join("completion.bash");
     std::fs::create_dir_all(&machine.home).expect("folder");

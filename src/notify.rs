@@ -1,0 +1,58 @@
+//! Telling a service manager how we are: `READY=1`, `STATUS=…` and `STOPPING=1` as datagrams to `NOTIFY_SOCKET`.
+//!
+//! Without that variable nothing happens. Nothing here ever fails aloud: a manager that does not listen is not our trouble.
+
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+
+/// The variable that names the socket; it is ours alone and goes to no child.
+pub const NOTIFY_SOCKET: &str = "NOTIFY_SOCKET";
+
+/// Everything is up: who waits for us may go on. With one line about how it is.
+pub fn ready(status: &str) {
+    send(&format!("READY=1\nSTATUS={}", one_line(status)));
+}
+
+/// We are about to end.
+pub fn stopping() {
+    send("STOPPING=1\nSTATUS=stopping");
+}
+
+fn one_line(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(200).collect()
+}
+
+fn send(text: &str) {
+    let Some(name) = std::env::var_os(NOTIFY_SOCKET).filter(|name| !name.is_empty()) else { return };
+    let told = address(name.as_bytes()).and_then(|address| {
+        let socket = UnixDatagram::unbound()?;
+        socket.set_nonblocking(true)?;
+        socket.send_to_addr(text.as_bytes(), &address)
+    });
+    if let Err(error) = told {
+        log::debug!(target: "runner", "cannot tell the service manager: {error}");
+    }
+}
+
+/// A path, or an abstract name after `@`.
+fn address(name: &[u8]) -> std::io::Result<SocketAddr> {
+    match name.split_first() {
+        Some((b'@', rest)) => SocketAddr::from_abstract_name(rest),
+        _ => SocketAddr::from_pathname(std::ffi::OsStr::from_bytes(name)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_kinds_of_addresses_are_understood() {
+        let path = address(b"/run/x/notify").expect("a path");
+        assert_eq!(path.as_pathname(), Some(std::path::Path::new("/run/x/notify")));
+        let hidden = address(b"@agent-relay/test").expect("an abstract name");
+        assert_eq!(hidden.as_abstract_name(), Some(&b"agent-relay/test"[..]));
+        assert_eq!(one_line("a\nREADY=0"), "a READY=0");
+    }
+}

@@ -1,0 +1,173 @@
+//! Services: what a service manager is told, and units under a real user manager.
+
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use agent_relay::os;
+
+use crate::support::{BIN, Machine, wait_for};
+
+/// What is told on the socket until a line comes that begins so.
+fn told(socket: &UnixDatagram, wanted: &str) -> String {
+    socket.set_read_timeout(Some(Duration::from_secs(30))).expect("a limit");
+    let mut buffer = [0u8; 4096];
+    loop {
+        let size = socket.recv(&mut buffer).unwrap_or_else(|error| panic!("{wanted} was not told: {error}"));
+        let text = String::from_utf8_lossy(&buffer[..size]).into_owned();
+        if text.lines().any(|line| line == wanted) {
+            return text;
+        }
+    }
+}
+
+#[test]
+fn a_manager_is_told_when_hub_and_runner_are_ready_and_stop() {
+    let mut machine = Machine::new("notify");
+    let path = machine.work.join("notify");
+    let socket = UnixDatagram::bind(&path).expect("binds");
+    machine.set("NOTIFY_SOCKET", &path.to_string_lossy());
+    // The relay is away: a runner is ready all the same.
+    let mut runner = machine.runner("a");
+    let text = told(&socket, "READY=1");
+    assert!(text.contains("STATUS=agent a"), "{text}");
+    let demo = wait_for("the provider", 30, || {
+        let status = machine.status("a");
+        (status["providerProcess"]["state"] == "ready").then(|| os::processes_with_env("AGENT_RELAY_ID", "a"))
+    });
+    assert!(!demo.is_empty(), "a provider runs");
+    for (pid, _) in demo {
+        let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        assert!(!String::from_utf8_lossy(&environment).contains("NOTIFY_SOCKET="), "no provider speaks as the runner");
+    }
+    runner.terminate();
+    told(&socket, "STOPPING=1");
+    assert_eq!(runner.wait(30).0, 0);
+    let mut hub = machine.start(&["hub", "--port", "0"]);
+    let text = told(&socket, "READY=1");
+    assert!(text.contains("http://127.0.0.1:"), "{text}");
+    assert!(machine.config()["token"].is_string(), "ready means that others can use it");
+    hub.terminate();
+    told(&socket, "STOPPING=1");
+    assert_eq!(hub.wait(30).0, 0);
+}
+
+/// A systemd user manager of this test alone.
+struct Manager {
+    process: Child,
+    groups: Vec<PathBuf>,
+    runtime: PathBuf,
+}
+
+impl Manager {
+    /// `None`: this machine cannot; said, and a failure where `CI` is set.
+    fn start(machine: &mut Machine) -> Option<Manager> {
+        let program = Path::new("/lib/systemd/systemd");
+        if !program.exists() || !rustix::process::geteuid().is_root() {
+            assert!(std::env::var_os("CI").is_none(), "systemd is missing, or this is not root; install it with: apt-get install systemd");
+            println!("skipped 1 scenario (real user manager): it needs root and systemd; install it with: sudo apt-get install systemd");
+            return None;
+        }
+        let name = format!("agent-relay-test-{}", std::process::id());
+        let mut groups: Vec<PathBuf> = ["systemd", "unified"].map(|kind| Path::new("/sys/fs/cgroup").join(kind)).into();
+        groups.retain(|group| group.is_dir());
+        if groups.is_empty() {
+            groups.push("/sys/fs/cgroup".into());
+        }
+        let groups: Vec<PathBuf> = groups.into_iter().map(|group| group.join(&name)).collect();
+        let runtime = machine.work.join("run");
+        os::make_private_dir(&runtime).expect("a runtime folder");
+        std::fs::create_dir_all("/run/systemd/system").expect("the sign of systemd");
+        let mut line = String::new();
+        for group in &groups {
+            std::fs::create_dir_all(group).expect("a group of its own");
+            line.push_str(&format!("echo $$ >{}/cgroup.procs; ", group.display()));
+        }
+        line.push_str("exec /lib/systemd/systemd --user --log-target=null");
+        machine.set("XDG_RUNTIME_DIR", &runtime.to_string_lossy());
+        let mut command = machine.command("/bin/sh");
+        command.env_remove("AGENT_RELAY_HOME").env("LANG", "C.UTF-8").args(["-c", &line]);
+        let process = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("starts");
+        let manager = Manager { process, groups, runtime };
+        wait_for("the user manager", 30, || {
+            let said = machine.command("systemctl").args(["--user", "is-system-running"]).output().ok()?;
+            matches!(String::from_utf8_lossy(&said.stdout).trim(), "running" | "degraded").then_some(())
+        });
+        Some(manager)
+    }
+}
+
+impl Drop for Manager {
+    fn drop(&mut self) {
+        let _ = Command::new("systemctl").args(["--user", "exit"]).env("XDG_RUNTIME_DIR", &self.runtime).output();
+        let until = std::time::Instant::now() + Duration::from_secs(20);
+        while !matches!(self.process.try_wait(), Ok(Some(_))) && std::time::Instant::now() < until {
+            crate::support::pause(20);
+        }
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        for group in &self.groups {
+            let _ = Command::new("find").arg(group).args(["-depth", "-type", "d", "-exec", "rmdir", "{}", ";"]).output();
+        }
+    }
+}
+
+fn systemctl(machine: &Machine, arguments: &[&str]) -> String {
+    let output = machine.command("systemctl").arg("--user").args(arguments).output().expect("runs");
+    String::from_utf8_lossy(&output.stdout).trim().to_string()
+}
+
+fn connected(machine: &Machine) -> usize {
+    let output = machine.run(&["agents", "--json"]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    text.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok()).filter(|card| card["connected"] == true).count()
+}
+
+#[test]
+fn services_start_in_any_order_under_a_real_user_manager() {
+    let mut machine = Machine::new("services");
+    let Some(_manager) = Manager::start(&mut machine) else { return };
+    let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port().to_string();
+    let agents = ["a1", "a2", "a3", "a4", "a5"];
+    // An agent first: its relay is away, and it becomes active all the same.
+    for agent in agents {
+        machine.ok(&["service", "install", agent, "--", "acp", "--approval", "open", "--", BIN, "demo-agent"]);
+        let unit = format!("agent-relay-agent-{agent}.service");
+        assert_eq!(systemctl(&machine, &["show", &unit, "-p", "ActiveState", "--value"]), "active");
+    }
+    machine.ok(&["service", "install", "hub", "--", "--port", &port]);
+    wait_for("five agents", 60, || (connected(&machine) == 5).then_some(()));
+    assert_eq!(machine.ok(&["service", "list", "--json"]).lines().filter(|line| line.contains("\"active\"")).count(), 6);
+    let mut units: Vec<String> = agents.iter().map(|agent| format!("agent-relay-agent-{agent}.service")).collect();
+    units.push("agent-relay-hub.service".into());
+    let mut orders = 0;
+    for turn in 0..4 {
+        let mut all: Vec<&str> = vec!["stop"];
+        all.extend(units.iter().map(String::as_str));
+        systemctl(&machine, &all);
+        for what in ["config.json", "hub", "agents"] {
+            let path = machine.home.join(what);
+            let _ = std::fs::remove_dir_all(&path);
+            let _ = std::fs::remove_file(&path);
+        }
+        units.rotate_left(turn + 1);
+        let mut all: Vec<&str> = vec!["start"];
+        all.extend(units.iter().map(String::as_str));
+        systemctl(&machine, &all);
+        wait_for(&format!("five agents in the order {units:?}"), 60, || (connected(&machine) == 5).then_some(()));
+        orders += 1;
+    }
+    for agent in agents {
+        machine.ok(&["service", "remove", agent]);
+    }
+    assert!(os::processes_with_env("AGENT_RELAY_ID", "a1").is_empty(), "a stop ends everything in the unit");
+    machine.ok(&["service", "remove", "hub"]);
+    assert_eq!(machine.ok(&["service", "list", "--json"]), "");
+    // Wrong use is not tried again, a refusal of the system is, until the limit is reached.
+    let broken = machine.fails(1, &["service", "install", "bad", "--", "acp", "--nonsense"]);
+    assert!(broken.contains("failed"), "{broken}");
+    let show = |what: &str| systemctl(&machine, &["show", "agent-relay-agent-bad.service", "-p", what, "--value"]);
+    assert_eq!((show("NRestarts").as_str(), show("ExecMainStatus").as_str()), ("0", "2"));
+    println!("start orders under a real user manager: {orders}");
+}
