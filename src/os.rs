@@ -225,6 +225,11 @@ pub fn lock(path: &Path) -> io::Result<Option<File>> {
     }
 }
 
+/// A file that can be run.
+pub fn is_program(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+}
+
 /// Free bytes on the disk that holds a path.
 pub fn free_bytes(path: &Path) -> Option<u64> {
     rustix::fs::statvfs(path).ok().map(|stat| stat.f_bavail.saturating_mul(stat.f_frsize))

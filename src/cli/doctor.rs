@@ -193,12 +193,7 @@ fn token(findings: &mut Findings, client: &Client, token: Secret) {
 
 /// The first file of that name in PATH that can be run.
 fn find_program(name: &str) -> Option<String> {
-    use std::os::unix::fs::PermissionsExt;
-    let paths = env("PATH")?;
-    let mut found = std::env::split_paths(&paths).map(|dir| dir.join(name));
-    let runnable =
-        |path: &std::path::PathBuf| std::fs::metadata(path).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0);
-    found.find(runnable).map(|path| path.to_string_lossy().into_owned())
+    crate::edge::provider::find_command(name, &[])
 }
 
 /// Runs a program to its end, bounded; its first line.

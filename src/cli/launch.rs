@@ -10,7 +10,7 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 use super::settings::{Settings, agent_dir};
 use crate::config::env;
 use crate::core::agent::config::ReplyMode;
-use crate::edge::provider::{Host, Plan, Planner, Refusal};
+use crate::edge::provider::{Host, Plan, Planner, Refusal, find_command};
 use crate::os;
 use crate::provider::{Disk, Laid, Layout, Provider, SessionSettings, Transport, Want};
 use crate::wire::control::{ENV_HOOKS, ENV_REPLY_MODE};
@@ -130,6 +130,16 @@ pub(super) fn planner(provider: &'static Provider, settings: &Settings) -> Plann
         all.extend(env);
         Ok(Plan { command, env: all, unset, mailbox: mailbox.map(|(ours, theirs)| (ours.into(), theirs.into())), session, hint })
     })
+}
+
+/// The sentence for a command that is nowhere: known before anything is started. What cannot be laid out is told later.
+pub(super) fn missing_command(provider: &'static Provider, settings: &Settings) -> Option<String> {
+    let want = Want { fresh: "0".into(), ..want(settings) };
+    let layout = (provider.layout)(&want, &RealDisk).ok()?;
+    let mut env = environment(settings);
+    env.extend(layout.env);
+    let program = layout.command.first()?;
+    find_command(program, &env).is_none().then(|| crate::edge::provider::missing_command(program, &env, layout.hint))
 }
 
 struct RealDisk;

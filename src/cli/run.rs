@@ -200,6 +200,9 @@ fn start(typed: Typed, provider: &'static provider::Provider) -> Outcome {
     let clock = Clock::start();
     let settings = settings(&typed, provider)?;
     let base = Base::parse(&settings.global.relay_url).map_err(Failure::usage)?;
+    if let Some(text) = launch::missing_command(provider, &settings) {
+        return Err(Failure::usage(text));
+    }
     let home = settings.global.home.clone();
     let name = crate::log::safe_name(&settings.agent_id);
     let log = home.join("logs").join(format!("session-mirror-{name}.log"));

@@ -20,7 +20,6 @@ const AGENT_PREFIX: &str = "agent-relay-agent-";
 /// What all units have: try again on everything but wrong use (2), and give up when that is in vain.
 const COMMON: &str = "Type=notify
 NotifyAccess=main
-Environment=PATH=%h/.local/bin:%h/bin:%h/.claude/local:%h/.bun/bin:%h/.npm-global/bin:%h/.cargo/bin:/usr/local/bin:/usr/bin:/bin
 Restart=on-failure
 RestartSec=2
 # 2: wrong use or configuration; starting again would not help.
@@ -32,6 +31,12 @@ LimitNOFILE=65536
 /// Ten failed starts within five minutes are enough: that limit is reached, since two seconds lie between them.
 const LIMIT: &str = "StartLimitIntervalSec=300\nStartLimitBurst=10\n";
 const INSTALL: &str = "\n[Install]\nWantedBy=default.target\n";
+
+/// PATH of a service: what a login shell of the user would have.
+fn path() -> String {
+    let usual = crate::provider::USUAL_PLACES.map(|place| place.replace('~', "%h")).join(":");
+    format!("Environment=PATH={usual}:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin\n")
+}
 
 /// One word of a command line in a unit: quoted, and nothing in it means anything to systemd.
 fn word(text: &str) -> String {
@@ -45,14 +50,16 @@ fn program() -> Result<String, Failure> {
 }
 
 fn hub_text(program: &str, rest: &[&str], settings: &str) -> String {
+    let path = path();
     let words = [program, "hub"].into_iter().chain(rest.iter().copied());
     let start = words.map(word).collect::<Vec<_>>().join(" ");
-    format!("[Unit]\nDescription=agent-relay hub\n{LIMIT}\n[Service]\nExecStart={start}\n{COMMON}{settings}{INSTALL}")
+    format!("[Unit]\nDescription=agent-relay hub\n{LIMIT}\n[Service]\nExecStart={start}\n{COMMON}{path}{settings}{INSTALL}")
 }
 
 fn agent_text(about: &str, near: bool, start: &str, settings: &str) -> String {
+    let path = path();
     let hub = if near { format!("Wants={HUB_UNIT}\nAfter={HUB_UNIT}\n") } else { String::new() };
-    format!("[Unit]\nDescription=agent-relay agent {about}\n{hub}{LIMIT}\n[Service]\nExecStart={start}\n{COMMON}{settings}{INSTALL}")
+    format!("[Unit]\nDescription=agent-relay agent {about}\n{hub}{LIMIT}\n[Service]\nExecStart={start}\n{COMMON}{path}{settings}{INSTALL}")
 }
 
 /// `generate unit hub|agent`; without a word it says which there are.

@@ -93,6 +93,10 @@ impl Preset {
     }
 }
 
+/// Where installers put programs of a user; looked at after PATH, since services and cron have a short one. `~/` is the home.
+pub const USUAL_PLACES: [&str; 7] =
+    ["~/.local/bin", "~/bin", "/usr/local/bin", "~/.claude/local", "~/.bun/bin", "~/.npm-global/bin", "~/.cargo/bin"];
+
 /// All providers.
 pub const PROVIDERS: &[Provider] = &[
     Provider {

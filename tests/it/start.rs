@@ -156,3 +156,21 @@ fn a_stale_token_in_the_file_is_waited_out_until_it_is_mended() {
     assert_eq!(text.matches("config.json is looked at again").count(), 1, "said once: {text}");
     drop(hub);
 }
+
+#[test]
+fn a_command_that_is_nowhere_is_wrong_use_and_one_in_a_usual_place_is_found() {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    let machine = Machine::new("usual-places");
+    let text = machine.fails(2, &["run", "acp", "--quiet", "--agent-id", "a", "--", "no-such-agent"]);
+    assert!(text.contains("no-such-agent") && text.contains("PATH is \"/usr/bin:/bin\"") && text.contains("~/.local/bin"), "{text}");
+    // HOME of a test machine is its home.
+    let folder = machine.home.join(".local/bin");
+    std::fs::create_dir_all(&folder).expect("folder");
+    std::fs::write(folder.join("not-a-program"), "").expect("file");
+    std::fs::set_permissions(folder.join("not-a-program"), std::fs::Permissions::from_mode(0o600)).expect("mode");
+    machine.fails(2, &["run", "acp", "--quiet", "--agent-id", "a", "--", "not-a-program"]);
+    symlink(BIN, folder.join("my-agent")).expect("link");
+    let _hub = machine.hub();
+    let _runner = machine.start(&["run", "acp", "--agent-id", "a", "--", "my-agent", "demo-agent"]);
+    machine.wait_status("a", "idle");
+}

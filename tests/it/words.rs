@@ -135,12 +135,12 @@ fn misuse_gives_one_clear_sentence() {
 }
 
 #[test]
-fn commands_that_fail_for_good_end_with_one() {
+fn commands_that_are_nowhere_end_with_two() {
     let machine = Machine::new("nosuch");
     let _hub = machine.hub();
     let mut runner = machine.start(&["run", "acp", "--quiet", "--agent-id", "a", "--", "/no/such/agent"]);
     let (code, text) = runner.wait(20);
-    assert_eq!(code, 1, "{text}");
+    assert_eq!(code, 2, "{text}");
     assert!(text.contains("was not found"), "{text}");
 }
 

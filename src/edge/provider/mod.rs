@@ -33,7 +33,7 @@ use crate::core::session::{Input, Output, Session, Verb};
 use crate::os::{self, Waker};
 use crate::secret::Secret;
 
-pub use self::process::end_everything;
+pub use self::process::{end_everything, find_command, missing_command};
 use self::process::{end_leftover, reap};
 pub use self::tmux::socket_path;
 

@@ -2,6 +2,7 @@
 //! it has started.
 
 use std::io::Read;
+use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,7 @@ use super::{READ_BYTES, Refusal};
 use crate::core::agent::store::ProviderRecord;
 use crate::core::session::Screen;
 use crate::os;
+use crate::provider::USUAL_PLACES;
 use crate::wire::control::ENV_PROVIDER_SESSION;
 
 /// Lines of the last picture that are told.
@@ -53,14 +55,34 @@ pub(super) fn last_words(screen: &Screen) -> Vec<u8> {
     lines[lines.len().saturating_sub(LAST_LINES)..].join("\n").into_bytes()
 }
 
-pub(super) fn on_path(program: &str, env: &[(String, String)]) -> bool {
+fn path_of(env: &[(String, String)]) -> String {
     let set = env.iter().rev().find(|(name, _)| name == "PATH").map(|(_, value)| value.clone());
-    let path = set.or_else(|| std::env::var("PATH").ok()).unwrap_or_default();
-    std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
+    set.or_else(|| std::env::var("PATH").ok()).unwrap_or_default()
 }
 
-pub(super) fn not_found(program: &str, hint: &str) -> Refusal {
-    Refusal { reason: format!("the command {program:?} was not found; {hint}"), permanent: true }
+/// Where a command is: a path as it is, a name by PATH, else in the places that installers of programs use. Services and
+/// cron have a short PATH.
+pub fn find_command(program: &str, env: &[(String, String)]) -> Option<String> {
+    if program.contains('/') {
+        return Path::new(program).is_file().then(|| program.to_string());
+    }
+    let home = std::env::var("HOME").ok().filter(|home| !home.is_empty());
+    let usual = USUAL_PLACES.iter().filter_map(|place| match place.strip_prefix("~/") {
+        Some(below) => home.as_ref().map(|home| Path::new(home).join(below)),
+        None => Some(PathBuf::from(place)),
+    });
+    let path = path_of(env);
+    let found = std::env::split_paths(&path).chain(usual).map(|folder| folder.join(program)).find(|file| os::is_program(file));
+    found.map(|file| file.to_string_lossy().into_owned())
+}
+
+/// What a person is told about a command that is nowhere.
+pub fn missing_command(program: &str, env: &[(String, String)], hint: &str) -> String {
+    format!("the command {program:?} was not found; {hint} (PATH is {:?}; {} were looked at too)", path_of(env), USUAL_PLACES.join(", "))
+}
+
+pub(super) fn not_found(program: &str, env: &[(String, String)], hint: &str) -> Refusal {
+    Refusal { reason: missing_command(program, env, hint), permanent: true }
 }
 
 pub(super) fn reap(mut child: Child) -> i32 {

@@ -2,14 +2,13 @@
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::eyes::Eyes;
 use super::mail::Mailbox;
-use super::process::{end_everything, first_pane, not_found, on_path, reap};
+use super::process::{end_everything, find_command, first_pane, not_found, reap};
 use super::tmux::{self, Tmux};
 use super::{Host, Plan, Provider, Refusal, Running};
 use crate::core::agent::event::ProviderEvent;
@@ -53,6 +52,8 @@ impl Provider {
         let Some((program, arguments)) = plan.command.split_first() else {
             return Err(Refusal { reason: "no command was given".into(), permanent: true });
         };
+        let found = find_command(program, &plan.env);
+        let program = found.as_deref().unwrap_or(program);
         let prepare = |command: &mut Command| {
             command.envs(plan.env.iter().map(|(k, v)| (k, v)));
             // Last, whoever set them: what is an operator's does not go to an agent (D-3).
@@ -71,12 +72,11 @@ impl Provider {
         };
         let mut child = match &self.launch.host {
             Host::Tmux { socket, dir } => {
-                let known = PathBuf::from(program);
-                let there = if known.components().count() > 1 { known.is_file() } else { on_path(program, &plan.env) };
-                if !there {
-                    return Err(not_found(program, plan.hint));
+                if found.is_none() {
+                    return Err(not_found(program, &plan.env, plan.hint));
                 }
-                let terminal = tmux::Plan { socket, dir, cwd: &self.launch.cwd, command: &plan.command };
+                let command: Vec<String> = [program.to_string()].into_iter().chain(arguments.iter().cloned()).collect();
+                let terminal = tmux::Plan { socket, dir, cwd: &self.launch.cwd, command: &command };
                 let (mut server, client) = tmux::server(&terminal, prepare).map_err(|reason| Refusal { reason, permanent: true })?;
                 return match Tmux::connect(&terminal, &mut server, client).and_then(|tmux| first_pane(tmux).map_err(|e| e.to_string())) {
                     Ok((tmux, pid)) => {
@@ -97,7 +97,7 @@ impl Provider {
                 let stream = || if *host == Host::Inherited { Stdio::inherit() } else { Stdio::piped() };
                 command.stdin(stream()).stdout(stream()).stderr(stream());
                 prepare(&mut command);
-                command.spawn().map_err(|error| self.why_not(program, plan.hint, &error))?
+                command.spawn().map_err(|error| self.why_not(program, &plan, &error))?
             }
         };
         let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
@@ -153,10 +153,10 @@ impl Provider {
         })
     }
 
-    fn why_not(&self, program: &str, hint: &str, error: &std::io::Error) -> Refusal {
+    fn why_not(&self, program: &str, plan: &Plan, error: &std::io::Error) -> Refusal {
         use std::io::ErrorKind::{InvalidInput, NotFound, PermissionDenied};
         if error.kind() == NotFound && self.launch.cwd.is_dir() {
-            return not_found(program, hint);
+            return not_found(program, &plan.env, plan.hint);
         }
         let permanent = matches!(error.kind(), NotFound | PermissionDenied | InvalidInput);
         let reason = match error.kind() {

@@ -74,7 +74,7 @@ fn a_missing_token_is_looked_for_with_growing_pauses_and_said_once() {
     let (mut said, mut pauses, mut all) = (Vec::new(), Vec::new(), 0);
     while all < 40 {
         let before = bench.now.tick;
-        let effects = bench.until(|effects| looks(effects));
+        let effects = bench.until(looks);
         pauses.push(bench.now.tick - before);
         assert!(!ended(&effects), "{effects:?}");
         let effects = bench.tell(config(None, None));
@@ -88,7 +88,7 @@ fn a_missing_token_is_looked_for_with_growing_pauses_and_said_once() {
     assert!(late.iter().sum::<std::time::Duration>() > std::time::Duration::from_secs(60), "no fast polling: {pauses:?}");
     assert!(late.iter().all(|pause| *pause <= std::time::Duration::from_secs(16)), "bounded: {pauses:?}");
     // There it is.
-    bench.until(|effects| looks(effects));
+    bench.until(looks);
     let effects = bench.tell(config(None, Some("operator")));
     let (call, token) = call_to(&effects, "/api/tokens").expect("makes its own from it");
     assert_eq!(token, "operator");
@@ -111,7 +111,7 @@ fn a_token_of_the_file_that_is_refused_is_looked_for_and_one_by_hand_ends_the_st
         bench.commit();
         assert_eq!(bench.agent.stop.is_some(), by_hand);
         if !by_hand {
-            bench.until(|effects| looks(effects));
+            bench.until(looks);
             let effects = bench.tell(config(None, Some("new")));
             assert_eq!(call_to(&effects, "/api/tokens").map(|(_, token)| token).as_deref(), Some("new"));
         }
