@@ -109,18 +109,19 @@ pub struct Up {
     pub command: Vec<String>,
 }
 
-/// Run the relay of this machine in the foreground, or look after it: status, backup FILE, vacuum.
+/// Run the relay of this machine in the foreground, or look after it: status, backup FILE, restore FILE, vacuum.
 #[derive(FromArgs, ArgsInfo, Debug)]
 #[argh(
     subcommand,
     name = "hub",
     example = "As a service of the user manager:\n    systemd-run --user --unit agent-relay-hub agent-relay hub",
     example = "How is it, and a copy of its data while it runs:\n    agent-relay hub status\n    agent-relay hub backup /backup/hub.sqlite",
+    example = "Put a backup back, while no hub runs:\n    agent-relay hub restore /backup/hub.sqlite",
     example = "For other machines, with a certificate of its own:\n    agent-relay hub --listen 0.0.0.0 --tls-cert chain.pem --tls-key key.pem --url https://relay.example:4850",
     note = "Anything but a loopback address needs --tls-cert and --tls-key, or --behind-tls-proxy."
 )]
 pub struct Hub {
-    /// nothing = run; status, backup FILE or vacuum
+    /// nothing = run; status, backup FILE, restore FILE or vacuum
     #[argh(positional)]
     pub action: Vec<String>,
     /// port (default 4850; 0 = any free one)

@@ -66,7 +66,7 @@ fn entry(info: &CommandInfoWithArgs) -> Entry {
 /// Words that a command knows beyond its options.
 fn words(command: &str) -> &'static [&'static str] {
     match command {
-        "hub" => &["status", "backup", "vacuum"],
+        "hub" => &["status", "backup", "restore", "vacuum"],
         "run" => &["acp"],
         "tasks" => &["show", "start", "block", "done", "fail", "cancel", "reopen"],
         "approvals" => &["approve", "approve-session", "deny", "abort"],

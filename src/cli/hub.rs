@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::time::Instant;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::args::Hub;
 use super::client::Client;
@@ -25,11 +25,15 @@ pub fn hub(options: &Hub) -> Outcome {
         ["status"] => status(options.json),
         ["backup", file] => backup(Path::new(file)),
         ["backup"] => Err(Failure::usage("say where to: `agent-relay hub backup FILE`")),
+        ["restore", file] => restore(Path::new(file), options.json),
+        ["restore"] => Err(Failure::usage("say from where: `agent-relay hub restore FILE`, a file that `hub backup` has made")),
         ["vacuum"] => vacuum(),
-        ["status" | "vacuum", more, ..] | ["backup", _, more, ..] => {
+        ["status" | "vacuum", more, ..] | ["backup" | "restore", _, more, ..] => {
             Err(Failure::usage(format!("{more:?} is too much; see `agent-relay hub --help`")))
         }
-        [word, ..] => Err(Failure::usage(format!("a hub knows status, backup FILE and vacuum, not {word:?}; without a word it runs"))),
+        [word, ..] => {
+            Err(Failure::usage(format!("a hub knows status, backup FILE, restore FILE and vacuum, not {word:?}; without a word it runs")))
+        }
     }
 }
 
@@ -182,7 +186,52 @@ fn show_files(home: &Path, seen: &[health::Seen]) {
 fn backup(to: &Path) -> Outcome {
     let file = run::directory(&crate::config::home()?).join("hub.sqlite");
     let bytes = store::backup(&file, to)?;
-    print::line(&format!("{} ({:.1} MB); restore it as {} while no hub runs", to.display(), bytes as f64 / 1e6, file.display()));
+    let shown = to.display();
+    print::line(&format!("{shown} ({:.1} MB); `agent-relay hub restore {shown}` puts it back while no hub runs", bytes as f64 / 1e6));
+    Ok(OK)
+}
+
+/// `hub restore FILE`: a backup in the place of the store, while no hub runs.
+fn restore(from: &Path, as_json: bool) -> Outcome {
+    let home = crate::config::home()?;
+    let restored = crate::hub::restore::restore(&home, from)?;
+    let span = |missing: Option<(u64, u64)>| missing.map(|(first, last)| json!({"first": first, "last": last}));
+    if as_json {
+        let record = json!({
+            "restored": from, "formerFiles": restored.aside, "newestMessageAt": restored.newest_at,
+            "lastMessageId": restored.last.0, "lastTaskId": restored.last.1, "exact": restored.exact,
+            "missingMessages": span(restored.missing_messages), "missingTasks": span(restored.missing_tasks),
+            "agentsWithoutToken": restored.agents_without_token,
+        });
+        print::line(&record.to_string());
+        return Ok(OK);
+    }
+    let until = match restored.newest_at {
+        0 => "it holds no message".to_string(),
+        at => format!("its newest message, #{}, was accepted at {}", restored.last.0, crate::log::iso(at)),
+    };
+    print::line(&format!("{} is the hub's store now; {until}", from.display()));
+    let about = if restored.exact { "" } else { " at most" };
+    let gap = |what: &str, (first, last): (u64, u64)| {
+        let ids = if first == last { format!("#{first}") } else { format!("#{first} to #{last}") };
+        print::line(&format!(
+            "  not in it:{about} {what} {ids}, accepted after the backup was made; what an agent had of them by then it still has"
+        ));
+    };
+    restored.missing_messages.into_iter().for_each(|missing| gap("messages", missing));
+    restored.missing_tasks.into_iter().for_each(|missing| gap("tasks", missing));
+    if let Some(aside) = &restored.aside {
+        print::line(&format!("  the former files are in {}", aside.display()));
+    }
+    print::line(
+        "  when a hub runs again, unfinished tasks are blocked: `agent-relay tasks --status blocked`, then `tasks reopen ID` or `--all`",
+    );
+    if !restored.agents_without_token.is_empty() {
+        print::line("  runners with an operator's token make themselves new tokens; others need one:");
+        for agent in &restored.agents_without_token {
+            print::line(&print::harmless(&format!("    agent-relay token create --agent {agent}")));
+        }
+    }
     Ok(OK)
 }
 

@@ -1,13 +1,18 @@
 //! A copy in the place of the hub's store: what belongs to another file is set aside, and a backup is put back.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags};
 
-use super::store::data_state;
+use super::Trouble;
+use super::mark::MarkFile;
+use super::run::{directory, live_pid};
+use super::store::{HubStore, data_state};
 use crate::core::hub::generations::{DataState, Mark};
-use crate::edge::database::beside;
+use crate::core::store::{StoreError, StoreKind};
+use crate::edge::database::{beside, copy_checked, drop_copies, error_of, identity, io_error_of, open_for_reading, sync_folder};
 use crate::os;
+use crate::wire::api::TokenRecord;
 
 /// Sets a write-ahead log aside that belongs to another file: somebody has put a copy in the place of a store whose hub was
 /// killed. SQLite would play the log into the copy without a word and damage it.
@@ -25,7 +30,9 @@ pub fn leave_foreign_log(file: &Path, mark: Option<&Mark>) -> std::io::Result<()
     let starts_here = mark.map_or(0, |mark| mark.starts);
     let foreign = match alone() {
         Ok(data) => data.copied || data.starts < starts_here,
-        // A store from before such facts, or an empty or damaged file: only where a newer hub ran here is the log another's.
+        // A damaged file needs its log: what is readable of both is saved.
+        Err(error) if matches!(error.sqlite_error_code(), Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt)) => false,
+        // A store from before such facts, or an empty file: only where a newer hub ran here is the log another's.
         Err(_) => starts_here > 0,
     };
     if !foreign {
@@ -40,4 +47,146 @@ pub fn leave_foreign_log(file: &Path, mark: Option<&Mark>) -> std::io::Result<()
     }
     log::warn!(target: "hub", "{} belongs to another file than {}; it was moved to {}", log.display(), file.display(), aside.display());
     Ok(())
+}
+
+/// What putting a backup back has changed.
+#[derive(Debug, Default, PartialEq)]
+pub struct Restored {
+    /// Where the former files are now, if there were any.
+    pub aside: Option<PathBuf>,
+    /// When the newest message of the backup was accepted, ms; 0 = it has none.
+    pub newest_at: i64,
+    /// Newest message and task of the backup.
+    pub last: (u64, u64),
+    /// Messages and tasks that were given after the backup was made, first and last; only as exact as the second field says.
+    pub missing_messages: Option<(u64, u64)>,
+    /// See `missing_messages`.
+    pub missing_tasks: Option<(u64, u64)>,
+    /// The former store was readable, so the ends above are exact; else they are the ends of reserved blocks.
+    pub exact: bool,
+    /// Agents whose tokens do not work any more.
+    pub agents_without_token: Vec<String>,
+}
+
+/// Puts a backup in the place of the hub's store. The former files are kept. No hub may run on this home; the next one
+/// gives the data a new generation and goes on above all ids that were ever given here.
+pub fn restore(home: &Path, from: &Path) -> Result<Restored, Trouble> {
+    let dir = directory(home);
+    let say = |what: &str| format!("cannot {what} {}", dir.display());
+    os::make_private_dir(&dir).map_err(|error| io_error_of(say("make"), &error))?;
+    let lock = os::lock(&dir.join("lock")).map_err(|error| io_error_of(say("lock"), &error))?;
+    let Some(_lock) = lock else {
+        let who = live_pid(home).map(|pid| format!(" (pid {pid})")).unwrap_or_default();
+        return Err(Trouble::Use(format!("a hub{who} runs on {}; stop it first, then restore", home.display())));
+    };
+    if !from.is_file() {
+        return Err(Trouble::Use(format!("there is no file {}; `agent-relay hub backup FILE` makes one", from.display())));
+    }
+    let (file, fresh) = (dir.join("hub.sqlite"), dir.join("hub.sqlite.restoring"));
+    if identity(from).is_some() && identity(from) == identity(&file) {
+        return Err(Trouble::Use(format!("{} is the hub's own store; name a backup", from.display())));
+    }
+    for end in ["", "-wal", "-shm", "-journal"] {
+        let _ = std::fs::remove_file(beside(&fresh, end)); // of a restore that was killed
+    }
+    let mark =
+        MarkFile::open(home).map_err(|error| io_error_of(format!("cannot read {}", MarkFile::path(home).display()), &error))?.found();
+    let copy = copy_of(from, &fresh)?;
+    let former = former_of(&file);
+    let mut restored = Restored { newest_at: copy.newest_at, last: copy.last, exact: former.is_some(), ..Default::default() };
+    let reserved = mark.as_ref().map(|mark| match mark.orderly_end {
+        Some(end) => (end.last_message_id, end.last_task_id),
+        None => (mark.message_block_end, mark.task_block_end),
+    });
+    if let Some(top) = former.as_ref().map(|former| former.last).or(reserved) {
+        let missing = |last: u64, top: u64| (top > last).then_some((last + 1, top));
+        restored.missing_messages = missing(copy.last.0, top.0);
+        restored.missing_tasks = missing(copy.last.1, top.1);
+    }
+    restored.agents_without_token = lost_tokens(&copy, former.as_ref(), mark.as_ref());
+    restored.aside =
+        exchange(&dir, &file, &fresh).map_err(|error| io_error_of(format!("cannot put {} in place", file.display()), &error))?;
+    Ok(restored)
+}
+
+/// What has to be known of a store.
+struct Seen {
+    last: (u64, u64),
+    newest_at: i64,
+    tokens: Vec<TokenRecord>,
+}
+
+fn seen(store: &HubStore) -> rusqlite::Result<Seen> {
+    let tokens = store.snapshot()?.tokens.into_iter().map(|(_, record)| record).collect();
+    Ok(Seen { last: store.highest_ids()?, newest_at: store.newest_at()?, tokens })
+}
+
+/// A checked, durable copy of this version, marked so that no hub takes it for the data that ran here last.
+fn copy_of(from: &Path, to: &Path) -> Result<Seen, Trouble> {
+    let what = format!("cannot restore {}", from.display());
+    let source = open_for_reading(from)?;
+    let tables = "SELECT count(*) FROM sqlite_schema WHERE name IN ('messages', 'recipients', 'tokens')";
+    let is_ours = source.query_row(tables, [], |row| row.get::<_, i64>(0)).is_ok_and(|count| count == 3);
+    if !is_ours {
+        return Err(Trouble::Use(format!("{what}: it is not a backup of a hub; `agent-relay hub backup FILE` makes one")));
+    }
+    copy_checked(&source, to, &what)?;
+    drop(source);
+    let prepare = || -> Result<Seen, StoreError> {
+        let mut store = HubStore::open(to)?;
+        store.set_copied().map_err(|error| error_of(&what, &error))?;
+        let seen = seen(&store).map_err(|error| error_of(&what, &error))?;
+        match store.checkpoint() {
+            true => Ok(seen),
+            false => Err(StoreError::new(StoreKind::Failed, &what, "the copy cannot be written")),
+        }
+    };
+    let seen = prepare();
+    drop_copies(to, super::store::SCHEMAS.len());
+    for end in ["-wal", "-shm"] {
+        let _ = std::fs::remove_file(beside(to, end));
+    }
+    Ok(seen.inspect_err(|_| drop(std::fs::remove_file(to)))?)
+}
+
+/// The store that is to be replaced, as far as it can be read; it is not changed.
+fn former_of(file: &Path) -> Option<Seen> {
+    let db = open_for_reading(file).ok()?;
+    let highest = |table: &str| db.query_row(&format!("SELECT coalesce(max(id), 0) FROM {table}"), [], |row| row.get::<_, i64>(0)).ok();
+    let last = (highest("messages")? as u64, highest("tasks")? as u64);
+    let mut records = db.prepare("SELECT record FROM tokens").ok()?;
+    let records = records.query_map([], |row| row.get::<_, String>(0)).ok()?;
+    let tokens = records.filter_map(|record| serde_json::from_str(&record.ok()?).ok()).collect();
+    Some(Seen { last, newest_at: 0, tokens })
+}
+
+/// Agents that have no token any more: what was made after the backup is not in it, and without a mark nobody knows what was revoked.
+fn lost_tokens(copy: &Seen, former: Option<&Seen>, mark: Option<&Mark>) -> Vec<String> {
+    let kept = |record: &TokenRecord| mark.is_some() && copy.tokens.iter().any(|there| there.jti == record.jti);
+    let all = former.map_or(&copy.tokens, |former| &former.tokens);
+    let mut agents: Vec<String> = all.iter().filter(|record| !kept(record)).filter_map(|record| record.agent_id.clone()).collect();
+    agents.sort();
+    agents.dedup();
+    agents
+}
+
+/// At every moment one of both stands there: the former file gets a second name, then the new one takes its place in one step. A log that is
+/// left over by a kill right behind that is told as foreign at the next start.
+fn exchange(dir: &Path, file: &Path, fresh: &Path) -> std::io::Result<Option<PathBuf>> {
+    let aside = dir.join(format!("aside-{}", crate::log::file_stamp()));
+    let there = file.exists();
+    if there {
+        os::make_private_dir(&aside)?;
+        std::fs::hard_link(file, aside.join("hub.sqlite")).or_else(|_| std::fs::copy(file, aside.join("hub.sqlite")).map(|_| ()))?;
+    }
+    std::fs::rename(fresh, file)?;
+    sync_folder(file);
+    for end in ["-wal", "-shm"] {
+        let old = beside(file, end);
+        if there && old.exists() {
+            std::fs::rename(&old, aside.join(format!("hub.sqlite{end}")))?;
+        }
+    }
+    sync_folder(file);
+    Ok(there.then_some(aside))
 }

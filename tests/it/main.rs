@@ -6,6 +6,7 @@ mod commands;
 mod outage;
 mod prompt;
 mod quirks;
+mod restores;
 mod service;
 mod start;
 mod stores;
