@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 use rusqlite::{Connection, ErrorCode, OpenFlags, ffi};
 use rustix::io::Errno;
 
@@ -17,6 +17,8 @@ use crate::os;
 const BUSY_TIME: Duration = Duration::from_secs(2);
 /// A start waits this long for another process.
 const BUSY_TIME_AT_START: Duration = Duration::from_secs(10);
+/// A look that is over is interrupted so often until it ends.
+const INTERRUPT_AGAIN: Duration = Duration::from_millis(5);
 /// A schema that is newer by more than this was never written by anybody.
 const VERSIONS_MAX: i64 = 10_000;
 /// Bytes of a write-ahead log that are looked through before a newer file is opened.
@@ -313,12 +315,16 @@ pub fn quick_check(db: &Connection, budget: Duration, ended: &Receiver<()>) -> R
     std::thread::scope(|scope| {
         let watch = scope.spawn(move || {
             let late = crossbeam_channel::after(budget);
-            crossbeam_channel::select! {
+            let over = crossbeam_channel::select! {
                 recv(watched) -> _ => false,
                 recv(late) -> _ => true,
                 recv(ended) -> _ => true,
+            };
+            // One that falls between two statements is lost.
+            while over && watched.recv_timeout(INTERRUPT_AGAIN) == Err(RecvTimeoutError::Timeout) {
+                interrupt.interrupt();
             }
-            .then(|| interrupt.interrupt())
+            over
         });
         let found = check_tables(db);
         drop(done);
@@ -327,7 +333,7 @@ pub fn quick_check(db: &Connection, budget: Duration, ended: &Receiver<()>) -> R
             Ok(Some(said)) => Ok(Check::Damaged(said)),
             Err(error) => match error_of("cannot check the store", &error) {
                 StoreError { kind: StoreKind::Corrupt, .. } => Ok(Check::Damaged(error.to_string())),
-                _ if watch.join().is_ok_and(|interrupted| interrupted.is_some()) => Ok(Check::Unfinished),
+                _ if watch.join().is_ok_and(|over| over) => Ok(Check::Unfinished),
                 other => Err(other),
             },
         }
@@ -406,74 +412,4 @@ pub fn rows_of(db: &Connection) -> rusqlite::Result<Vec<String>> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn failure(code: i32) -> rusqlite::Error {
-        rusqlite::Error::SqliteFailure(ffi::Error::new(code), None)
-    }
-
-    #[test]
-    fn every_code_has_its_kind() {
-        for (code, errno, kind) in [
-            (ffi::SQLITE_FULL, None, StoreKind::Full),
-            (ffi::SQLITE_IOERR_WRITE, Some(Errno::DQUOT), StoreKind::Full),
-            (ffi::SQLITE_IOERR_WRITE, Some(Errno::FBIG), StoreKind::Full),
-            (ffi::SQLITE_IOERR_WRITE, Some(Errno::IO), StoreKind::Failed),
-            (ffi::SQLITE_IOERR_WRITE, Some(Errno::ROFS), StoreKind::Denied),
-            (ffi::SQLITE_IOERR_SHMSIZE, Some(Errno::NOSPC), StoreKind::Full),
-            (ffi::SQLITE_IOERR_FSYNC, Some(Errno::DQUOT), StoreKind::Full),
-            (ffi::SQLITE_IOERR_FSYNC, Some(Errno::IO), StoreKind::Failed),
-            (ffi::SQLITE_IOERR_READ, Some(Errno::IO), StoreKind::Failed),
-            (ffi::SQLITE_CANTOPEN, Some(Errno::NOSPC), StoreKind::Full),
-            (ffi::SQLITE_CANTOPEN, Some(Errno::ACCESS), StoreKind::Denied),
-            (ffi::SQLITE_BUSY, None, StoreKind::Busy),
-            (ffi::SQLITE_BUSY_RECOVERY, None, StoreKind::Busy),
-            (ffi::SQLITE_LOCKED, None, StoreKind::Busy),
-            (ffi::SQLITE_CORRUPT, None, StoreKind::Corrupt),
-            (ffi::SQLITE_CORRUPT_INDEX, None, StoreKind::Corrupt),
-            (ffi::SQLITE_NOTADB, None, StoreKind::Corrupt),
-            (ffi::SQLITE_IOERR_CORRUPTFS, None, StoreKind::Corrupt),
-            (ffi::SQLITE_READONLY, None, StoreKind::Denied),
-            (ffi::SQLITE_READONLY_DIRECTORY, None, StoreKind::Denied),
-            (ffi::SQLITE_ERROR, None, StoreKind::Failed),
-        ] {
-            assert_eq!(kind_of(&failure(code), errno), kind, "{code} {errno:?}");
-        }
-        assert_eq!(kind_of(&rusqlite::Error::QueryReturnedNoRows, None), StoreKind::Failed);
-        for (errno, kind) in [(Errno::NOSPC, StoreKind::Full), (Errno::ROFS, StoreKind::Denied), (Errno::MFILE, StoreKind::Failed)] {
-            assert_eq!(io_error_of("x", &io::Error::from_raw_os_error(errno.raw_os_error())).kind, kind);
-        }
-    }
-
-    #[test]
-    fn a_newer_file_is_not_touched() {
-        let dir = std::env::temp_dir().join(format!("agent-relay-newer-{}", std::process::id()));
-        std::fs::create_dir_all(&dir).expect("temp dir");
-        let path = dir.join("x.sqlite");
-        let schemas = ["CREATE TABLE a (x);", "CREATE TABLE b (x);"];
-        let listing = || -> Vec<(String, Vec<u8>)> {
-            let entries = std::fs::read_dir(&dir).expect("reads").flatten();
-            let mut all: Vec<_> =
-                entries.map(|e| (e.file_name().to_string_lossy().into_owned(), std::fs::read(e.path()).expect("reads"))).collect();
-            all.sort();
-            all
-        };
-        drop(open_database(&path, &schemas).expect("opens"));
-        let before = listing();
-        let refused = open_database(&path, &schemas[..1]).err().expect("too new");
-        assert_eq!((refused.kind, refused.text.contains("update agent-relay")), (StoreKind::TooNew, true), "{refused}");
-        assert_eq!(listing(), before);
-        // The newer version stands in the log only: its writer was killed.
-        let other = dir.join("y.sqlite");
-        drop(open_database(&other, &schemas[..1]).expect("opens"));
-        let writer = open_database(&other, &schemas).expect("opens");
-        std::fs::copy(&other, dir.join("z.sqlite")).expect("copies");
-        std::fs::copy(beside(&other, "-wal"), dir.join("z.sqlite-wal")).expect("copies");
-        drop(writer);
-        let before = listing();
-        assert_eq!(open_database(&dir.join("z.sqlite"), &schemas[..1]).err().expect("too new").kind, StoreKind::TooNew);
-        assert_eq!(listing(), before);
-        std::fs::remove_dir_all(&dir).expect("clean up");
-    }
-}
+mod tests;

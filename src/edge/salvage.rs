@@ -16,6 +16,8 @@ use crate::core::store::StoreError;
 
 /// Largest page of a SQLite file.
 const PAGE_MAX: usize = 65_536;
+/// Places of one table where a read goes on behind damage.
+const ROUNDS_MAX: usize = 100_000;
 /// Page size of the files that we make.
 const PAGE: usize = 4096;
 
@@ -343,7 +345,12 @@ impl Reader<'_> {
             match rows.next() {
                 Ok(Some(row)) => {
                     let cells: rusqlite::Result<Vec<Value>> = (0..count).map(|at| row.get(at)).collect();
-                    last = row.get(count).ok().or(last);
+                    let Ok(here) = row.get::<_, Value>(count) else { return Ok((last, false)) };
+                    // Keys come in order, or they come from a damaged page; one that leads to itself would never end.
+                    if !last.as_ref().is_none_or(|last| comes_behind(last, &here, rest.ends_with("DESC"))) {
+                        return Ok((last, false));
+                    }
+                    last = Some(here);
                     match cells.map(|cells| insert.execute(params_from_iter(cells))) {
                         Ok(Err(error)) if error.sqlite_error_code() != Some(rusqlite::ErrorCode::ConstraintViolation) => return Err(error),
                         _ => {}
@@ -362,7 +369,7 @@ impl Reader<'_> {
             std::iter::once(Value::Integer(after)).chain(prefix.map(|(_, name)| Value::Text(name.into()))).collect()
         };
         let mut after = i64::MIN;
-        loop {
+        for _ in 0..ROUNDS_MAX {
             let rest = format!("WHERE {condition}{key} > ?1 ORDER BY {key}");
             let (last, ended) = self.copy(&rest, &values(after), key)?;
             if ended {
@@ -378,7 +385,9 @@ impl Reader<'_> {
                 let sql = format!("SELECT {key} FROM {} NOT INDEXED WHERE {condition}{key} > ?1 ORDER BY {key} LIMIT 1", self.table.name);
                 let mut statement = self.source.prepare(&sql)?;
                 let mut rows = statement.query(params_from_iter(values(at)))?;
-                rows.next()?.map(|row| row.get::<_, i64>(0)).transpose()
+                let next = rows.next()?.map(|row| row.get::<_, i64>(0)).transpose()?;
+                // A key that is not where it must be comes from a damaged page.
+                if next.is_some_and(|next| next <= at) { Err(rusqlite::Error::InvalidQuery) } else { Ok(next) }
             };
             if let Ok(Some(next)) = probe(base) {
                 after = next; // its key can be read, the rest of that row cannot
@@ -399,12 +408,13 @@ impl Reader<'_> {
             }
             after = high;
         }
+        Ok(())
     }
 
     /// Along a key of texts, from both ends.
     fn texts(&mut self, key: &str) -> rusqlite::Result<()> {
         let mut after = String::new();
-        loop {
+        for _ in 0..ROUNDS_MAX {
             let (last, ended) = self.copy(&format!("WHERE {key} > ?1 ORDER BY {key}"), &[Value::Text(after.clone())], key)?;
             if ended {
                 break;
@@ -439,19 +449,29 @@ impl Reader<'_> {
             rows.next()?.map(|row| row.get(0)).transpose()
         };
         let (mut found, mut after) = (Vec::new(), String::new());
-        loop {
+        for _ in 0..ROUNDS_MAX {
             match next(&after) {
-                Ok(Some(name)) => {
+                Ok(Some(name)) if name > after => {
                     after.clone_from(&name);
                     found.push(name);
                 }
                 Ok(None) => return found,
-                Err(_) => match steps(&after).into_iter().find(|at| self.reads(&sql, at)) {
+                _ => match steps(&after).into_iter().find(|at| self.reads(&sql, at)) {
                     Some(at) => after = at,
                     None => return found,
                 },
             }
         }
+        found
+    }
+}
+
+fn comes_behind(last: &Value, here: &Value, falling: bool) -> bool {
+    let (low, high) = if falling { (here, last) } else { (last, here) };
+    match (low, high) {
+        (Value::Integer(low), Value::Integer(high)) => low < high,
+        (Value::Text(low), Value::Text(high)) => low < high,
+        _ => false,
     }
 }
 
@@ -475,3 +495,6 @@ pub fn dated(folder: &Path, start: &str, end: &str) -> PathBuf {
         .find(|path| !path.exists())
         .unwrap_or_else(|| name(String::new()))
 }
+
+#[cfg(test)]
+mod tests;

@@ -231,6 +231,28 @@ fn a_stalled_disk_releases_nothing_and_is_tried_again() {
 }
 
 #[test]
+fn damage_of_the_store_ends_the_runner_so_that_its_next_start_mends_it() {
+    let broken = crate::core::store::StoreError::new(crate::core::store::StoreKind::Corrupt, "the store", "malformed");
+    for event in [StoreEvent::Broken(broken.clone()), StoreEvent::Stalled(broken.clone().into())] {
+        let mut bench = Bench::ready();
+        bench.message(1);
+        let mut effects = bench.tell(Event::Store(event));
+        assert!(effects.iter().any(|effect| matches!(effect, Effect::StopProvider { .. })), "{effects:?}");
+        bench.tell(Event::Provider(ProviderEvent::Exited { code: 0, stderr: String::new() }));
+        for _ in 0..60 {
+            bench.now.tick = bench.now.tick + Duration::from_secs(1);
+            effects = bench.agent.wake(bench.now);
+            assert!(!effects.contains(&Effect::RetryStore), "damage is not tried again");
+            if let Some(Effect::Finish(outcome)) = effects.last() {
+                assert_eq!((outcome.code, outcome.message.contains("malformed")), (1, true));
+                break;
+            }
+        }
+        assert!(matches!(effects.last(), Some(Effect::Finish(_))), "it ends in time");
+    }
+}
+
+#[test]
 fn the_restart_budget_parks() {
     let mut bench = Bench::ready();
     let mut starts = 0;

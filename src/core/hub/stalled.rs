@@ -84,3 +84,90 @@ impl Hub {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use serde_json::json;
+
+    use super::super::event::{Event, ReadAnswer, StoreEvent};
+    use super::super::tests::Bench;
+    use super::*;
+    use crate::core::http::Body;
+    use crate::core::limits::PING_INTERVAL;
+
+    fn trouble(kind: StoreKind) -> StoreError {
+        StoreError::new(kind, "the hub's store", "it says so")
+    }
+
+    fn answers(effects: &[Effect]) -> Vec<(u16, String)> {
+        let answer = |effect: &Effect| match effect {
+            Effect::Respond { status, body: Body::Json(body), .. } => Some((*status, body.to_string())),
+            Effect::Respond { status, .. } => Some((*status, String::new())),
+            _ => None,
+        };
+        effects.iter().filter_map(answer).collect()
+    }
+
+    #[test]
+    fn who_waits_for_a_full_disk_hears_so_at_once_and_only_once() {
+        let mut bench = Bench::new();
+        bench.ask("operator", "POST", "/api/messages", json!({"to": "a", "body": "x"}));
+        let batch = json!({"messages": [{"to": "a", "body": "y"}, {"to": "a", "body": "z"}]});
+        bench.ask("operator", "POST", "/api/messages/batch", batch);
+        bench.ask("operator", "POST", "/api/tasks", json!({"title": "t", "to": "a"}));
+        let heard = answers(&bench.tell(Event::Store(StoreEvent::Stalled(trouble(StoreKind::Full).into()))));
+        assert_eq!(heard.len(), 3, "{heard:?}");
+        assert!(heard.iter().all(|(status, text)| *status == 503 && text.contains("may still be carried out")), "{heard:?}");
+        let effects = bench.later(Duration::from_millis(500));
+        assert!(effects.contains(&Effect::RetryStore), "{effects:?}");
+        assert_eq!(answers(&bench.commit()), [], "no second answer; what was asked is there");
+        let effects = bench.ask("operator", "GET", "/api/hub", json!({}));
+        assert!(effects.iter().any(|effect| matches!(effect, Effect::Read { .. })), "{effects:?}");
+    }
+
+    #[test]
+    fn what_does_not_heal_by_itself_is_tried_rarely_and_damage_never() {
+        for (kind, soon, late) in [(StoreKind::Busy, true, true), (StoreKind::Denied, false, true), (StoreKind::Failed, false, true)] {
+            let mut bench = Bench::new();
+            bench.ask("operator", "POST", "/api/messages", json!({"to": "a", "body": "x"}));
+            bench.tell(Event::Store(StoreEvent::Stalled(trouble(kind).into())));
+            let retried = bench.later(Duration::from_millis(500)).contains(&Effect::RetryStore);
+            let again = retried || bench.later(Duration::from_millis(4500)).contains(&Effect::RetryStore);
+            assert_eq!((retried, again), (soon, late), "{kind:?}");
+        }
+        for kind in [StoreKind::Corrupt, StoreKind::Gone] {
+            let mut bench = Bench::new();
+            bench.ask("operator", "POST", "/api/messages", json!({"to": "a", "body": "x"}));
+            let effects = bench.tell(Event::Store(StoreEvent::Stalled(trouble(kind).into())));
+            assert_eq!(answers(&effects).iter().map(|(status, _)| *status).collect::<Vec<_>>(), [503], "{effects:?}");
+            assert!(effects.contains(&Effect::Broken(trouble(kind))) && effects.last() == Some(&Effect::Finish), "{effects:?}");
+        }
+    }
+
+    #[test]
+    fn a_read_over_damage_ends_the_hub_and_another_failed_read_does_not() {
+        for (kind, status, ends) in [(StoreKind::Corrupt, 503, true), (StoreKind::Busy, 503, false), (StoreKind::Failed, 500, false)] {
+            let mut bench = Bench::new();
+            let effects = bench.ask("operator", "GET", "/api/messages/1", json!({}));
+            let number = effects.iter().find_map(|effect| match effect {
+                Effect::Read { number, .. } => Some(*number),
+                _ => None,
+            });
+            let answer = ReadAnswer::Failed(trouble(kind));
+            let effects = bench.tell(Event::Store(StoreEvent::Read { number: number.unwrap_or_default(), answer }));
+            assert_eq!(answers(&effects).first().map(|(status, _)| *status), Some(status), "{effects:?}");
+            assert_eq!(effects.contains(&Effect::Finish), ends, "{kind:?}: {effects:?}");
+        }
+    }
+
+    #[test]
+    fn the_file_is_looked_at_with_the_sweep_while_nothing_is_under_way() {
+        let mut bench = Bench::new();
+        bench.commit();
+        assert!(bench.later(PING_INTERVAL).contains(&Effect::LookAtStore));
+        bench.ask("operator", "POST", "/api/messages", json!({"to": "a", "body": "x"}));
+        assert!(!bench.later(PING_INTERVAL).contains(&Effect::LookAtStore), "the commit looks by itself");
+    }
+}

@@ -10,14 +10,14 @@ use crate::core::http::{Body, Request};
 use crate::core::time::Wall;
 use crate::wire::api::TokenRecord;
 
-struct Bench {
+pub(super) struct Bench {
     hub: Hub,
     now: Now,
     tickets: u64,
 }
 
 impl Bench {
-    fn new() -> Bench {
+    pub(super) fn new() -> Bench {
         let config = HubConfig { id: "hub".into(), hash: |token| format!("#{token}"), secret: Box::new(|| "secret".into()) };
         let mut bench = Bench { hub: Hub::new(config, 1), now: Now { tick: Tick(1_000_000), wall: Wall(1_000_000) }, tickets: 0 };
         let token = |profile: &str, agent: Option<&str>| TokenRecord {
@@ -40,16 +40,16 @@ impl Bench {
         bench
     }
 
-    fn tell(&mut self, event: Event) -> Vec<Effect> {
+    pub(super) fn tell(&mut self, event: Event) -> Vec<Effect> {
         self.hub.handle(self.now, event)
     }
 
-    fn commit(&mut self) -> Vec<Effect> {
+    pub(super) fn commit(&mut self) -> Vec<Effect> {
         let upto = self.hub.commit_number;
         self.tell(Event::Store(StoreEvent::Committed { upto, existing: Vec::new(), unattached: Vec::new(), retired: Retired::default() }))
     }
 
-    fn ask(&mut self, token: &str, method: &str, path: &str, body: Value) -> Vec<Effect> {
+    pub(super) fn ask(&mut self, token: &str, method: &str, path: &str, body: Value) -> Vec<Effect> {
         self.tickets += 1;
         let body = body.to_string().into_bytes();
         let request =
@@ -70,7 +70,7 @@ impl Bench {
         answer.expect("an answer")
     }
 
-    fn later(&mut self, time: Duration) -> Vec<Effect> {
+    pub(super) fn later(&mut self, time: Duration) -> Vec<Effect> {
         self.now.tick = self.now.tick + time;
         self.now.wall.0 += time.as_millis() as i64;
         self.hub.wake(self.now)
