@@ -106,6 +106,7 @@ pub fn restore(home: &Path, from: &Path) -> Result<Restored, Trouble> {
     restored.agents_without_token = lost_tokens(&copy, former.as_ref(), mark.as_ref());
     restored.aside =
         exchange(&dir, &file, &fresh).map_err(|error| io_error_of(format!("cannot put {} in place", file.display()), &error))?;
+    super::salvage::forget_damage(&dir);
     Ok(restored)
 }
 

@@ -47,6 +47,13 @@ fn mark_of(path: &Path) -> Option<Value> {
     Some(json!({"inode": meta.ino(), "bytes": meta.len(), "changed": [meta.mtime(), meta.mtime_nsec()]}))
 }
 
+/// What was found belongs to a file that is replaced.
+pub fn forget_damage(dir: &Path) {
+    for file in [record_file(dir), emptied_file(dir)] {
+        let _ = std::fs::remove_file(file);
+    }
+}
+
 /// The sentence about the very file that lies there, if it was found damaged before.
 pub fn known_damage(dir: &Path) -> Option<StoreError> {
     let record: Value = serde_json::from_str(&std::fs::read_to_string(record_file(dir)).ok()?).ok()?;
