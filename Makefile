@@ -72,10 +72,11 @@ bench: static ## print the table of figures
 	@BENCH_BIN="$(abspath $(BIN))" INTEROP_DIR="$(INTEROP_DIR)" $(CARGO) bench --locked --bench figures
 
 # Without npm it is skipped with a word, and fails where CI is set.
-interop: need ## real agents from their packages (INTEROP_DIR), Claude Code among them, against a model server on loopback
+interop: need ## real agents from their packages (INTEROP_DIR), Claude Code among them, and an older version of ours in every pair with this one
 	@code=0; INTEROP_DIR="$(INTEROP_DIR)" sh tests/interop/install.sh || code=$$?; \
 	if [ $$code = 3 ] && [ -z "$$CI" ]; then echo "interop: 0 run, 2 skipped"; exit 0; fi; \
-	[ $$code = 0 ] && INTEROP_DIR="$(abspath $(INTEROP_DIR))" $(CARGO) test --locked --test interop -- --nocapture
+	[ $$code = 0 ] && INTEROP_DIR="$(INTEROP_DIR)" CARGO="$(CARGO)" sh tests/interop/old.sh && \
+	INTEROP_DIR="$(abspath $(INTEROP_DIR))" $(CARGO) test --locked --test interop -- --nocapture
 
 PROVIDER ?= claude
 SEED ?= 1

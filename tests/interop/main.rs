@@ -8,6 +8,7 @@ mod support;
 mod claude;
 mod long;
 mod model;
+mod versions;
 
 use std::path::PathBuf;
 
