@@ -64,9 +64,9 @@ defects: need ## plant each known defect and see that its test catches it; RECOR
 sim: need ## more seeds of the simulation: make sim SEEDS=100000
 	@SIM_FIRST=$(FIRST) SIM_SEEDS=$(SEEDS) $(CARGO) test --release --locked --test sim -- --nocapture every_seed
 
-chaos: need ## random kills of real processes, 500 seeds: make chaos CHAOS=500
+chaos: need ## random kills of real processes, and backups put back meanwhile, 500 seeds: make chaos CHAOS=500
 	@$(CARGO) build --locked --examples
-	@CHAOS_SEEDS=$(CHAOS) $(CARGO) test --locked --test it -- --nocapture random_kills
+	@CHAOS_SEEDS=$(CHAOS) $(CARGO) test --locked --test it -- --nocapture chaos::random_ random_kills
 
 bench: static ## print the table of figures
 	@BENCH_BIN="$(abspath $(BIN))" INTEROP_DIR="$(INTEROP_DIR)" $(CARGO) bench --locked --bench figures

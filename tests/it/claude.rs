@@ -346,7 +346,7 @@ fn a_start_that_cannot_be_is_an_error_with_its_cure() {
     std::fs::write(&file, json!({"command": "no-such-claude"}).to_string()).expect("writes");
     missing.run();
     let (code, text) = missing.runner.as_mut().expect("runs").wait(20);
-    assert!(code == 1 && text.contains("npm install -g @anthropic-ai/claude-code"), "{code} {text}");
+    assert!(code == 2 && text.contains("npm install -g @anthropic-ai/claude-code"), "{code} {text}");
 }
 
 #[test]
