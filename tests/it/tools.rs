@@ -315,16 +315,13 @@ fn a_hub_is_looked_after() {
         (status["now"]["lastMessageId"].as_u64(), status["process"]["pid"].as_u64()),
         (ids.last().copied(), Some(hub.child.id() as u64))
     );
-    assert!(machine.fails(2, &["hub", "stats"]).contains("status, backup FILE and vacuum"));
+    assert!(machine.fails(2, &["hub", "stats"]).contains("status, backup FILE, restore FILE and vacuum"));
     assert!(machine.fails(2, &["hub", "--listen", "0.0.0.0", "--port", "0"]).contains("already runs"));
     drop(hub);
     assert!(machine.fails(2, &["hub", "--listen", "0.0.0.0", "--port", "0"]).contains("--tls-cert"));
     machine.ok(&["hub", "vacuum"]);
     // A hub on the copy knows everything that was stored by then.
-    std::fs::rename(&copy, machine.home.join("hub/hub.sqlite")).expect("restores");
-    for rest in ["hub.sqlite-wal", "hub.sqlite-shm"] {
-        let _ = std::fs::remove_file(machine.home.join("hub").join(rest));
-    }
+    machine.ok(&["hub", "restore", &copy]);
     let _hub = machine.hub();
     assert_eq!(lines(&machine.ok(&["inbox", "--all", "--json", "--limit", "100"])).len(), 50);
 }
@@ -354,11 +351,17 @@ fn texts_for_shells_and_manuals_are_made() {
 fn a_provider_that_cannot_start_is_an_error_for_everybody() {
     let machine = Machine::new("no-provider");
     let _hub = machine.hub();
-    let mut runner = machine.start(&["run", "acp", "--agent-id", "a", "--", "/nonexistent/program"]);
+    // A command that is there and cannot run: one that is nowhere ends the start before anybody hears of it.
+    let program = machine.home.join("program");
+    std::fs::write(&program, "#!/nonexistent/interpreter\n").expect("writes");
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o700)).expect("sets");
+    let program = program.to_string_lossy().into_owned();
+    let mut runner = machine.start(&["run", "acp", "--agent-id", "a", "--", &program]);
     let (code, text) = runner.wait(20);
-    assert!(code == 1 && text.contains("/nonexistent/program"), "{code} {text}");
+    assert!(code == 1 && text.contains(&program), "{code} {text}");
     let table = machine.ok(&["agents"]);
-    assert!(table.contains("error") && table.contains("/nonexistent/program"), "{table}");
+    assert!(table.contains("error") && table.contains(&program), "{table}");
 }
 
 #[test]
