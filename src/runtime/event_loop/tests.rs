@@ -210,7 +210,6 @@ fn every_pushed_event_is_handled_in_every_order_of_pushes_and_wake_ups() {
     // Two pushes before their wake-ups, as two senders of one lane do.
     orders += every_order(&[&[Push(1), Push(2), Wake, Wake], &[Push(11), Wake]], 0);
     assert!(orders > 10_000, "only {orders} orders were tried");
-    println!("{orders} orders");
 }
 
 /// A sender that is held up at random, as an edge is that loses its core in the middle of its work.
