@@ -130,6 +130,9 @@ pub struct Hub {
     /// take any free port when the wanted one is taken
     #[argh(switch)]
     pub any_port: bool,
+    /// for a while only: the URL in config.json stays as it is
+    #[argh(switch)]
+    pub temporary: bool,
     /// address to listen on (default 127.0.0.1)
     #[argh(option, default = "std::net::IpAddr::from([127, 0, 0, 1])")]
     pub listen: std::net::IpAddr,

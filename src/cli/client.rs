@@ -1,5 +1,6 @@
 //! The command line's side of the relay: HTTP calls with clear errors, and following the bus.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
@@ -7,6 +8,7 @@ use serde_json::{Value, json};
 use tungstenite::{Error as WsError, Message as WsMessage, WebSocket};
 
 use super::exit::Failure;
+use super::listener;
 use crate::config::Global;
 use crate::core::Cause;
 use crate::core::limits::SILENCE_MAX;
@@ -22,19 +24,28 @@ const LIMITED_TRIES: usize = 5;
 /// One call of the command line may take this long.
 const CALL_LIMIT: Duration = Duration::from_secs(15);
 
+/// The same for what only reads from a relay on this machine.
+const READ_LIMIT: Duration = Duration::from_secs(3);
+
 /// A relay with a token.
 pub struct Client {
     /// The relay.
     pub base: Base,
     http: Http,
     token: Secret,
+    home: PathBuf,
 }
 
 impl Client {
     /// From the settings.
     pub fn new(global: &Global) -> Result<Client, Failure> {
         let base = Base::parse(&global.relay_url).map_err(Failure::usage)?;
-        Ok(Client { http: Http::new(base.clone(), CALL_LIMIT), base, token: global.token.clone().unwrap_or_default() })
+        Ok(Client {
+            http: Http::new(base.clone(), CALL_LIMIT),
+            base,
+            token: global.token.clone().unwrap_or_default(),
+            home: global.home.clone(),
+        })
     }
 
     /// The hub of this home with its root token if both are at hand, else the relay of the settings: for what needs `admin`.
@@ -51,10 +62,27 @@ impl Client {
 
     /// Status and body, whatever the status is.
     pub fn raw(&self, method: &str, path: &str, body: Option<&Value>) -> Result<(u16, Value), Failure> {
-        self.http.call(method, path, body, &self.token).map_err(|cause| {
-            let hint = "start one with `agent-relay hub` or `agent-relay up`, or set AGENT_RELAY_URL";
-            Failure::unreachable(format!("{cause}; {hint}"))
-        })
+        let answer = match method == "GET" && self.base.is_loopback() {
+            true => self.http.get_within(path, &self.token, READ_LIMIT),
+            false => self.http.call(method, path, body, &self.token),
+        };
+        answer.map_err(|cause| self.unreachable(&cause))
+    }
+
+    /// Nobody answers: who is silent, or how there is one who answers.
+    fn unreachable(&self, cause: &Cause) -> Failure {
+        let hint = match cause {
+            Cause::TimedOut(_) => listener::silent(&self.base),
+            _ => None,
+        };
+        let hint = hint.unwrap_or_else(|| "start one with `agent-relay hub` or `agent-relay up`, or set AGENT_RELAY_URL".into());
+        Failure::unreachable(format!("{cause}; {hint}"))
+    }
+
+    /// The relay does not know the token.
+    fn stranger(&self, text: &str) -> Failure {
+        let whose = listener::whose(&self.base, &self.home);
+        Failure::usage(format!("{text}{whose}; set \"token\" in config.json or AGENT_RELAY_TOKEN"))
     }
 
     /// The body of a success; everything else is a failure with the relay's own sentence.
@@ -74,7 +102,7 @@ impl Client {
         }
         let text = body.get("error").and_then(Value::as_str).unwrap_or("the relay gave no reason").to_string();
         Err(match status {
-            401 => Failure::usage(format!("{text}; set \"token\" in config.json or AGENT_RELAY_TOKEN")),
+            401 => self.stranger(&text),
             400 | 403 | 413 | 422 => Failure::usage(text),
             404 | 409 => Failure::no(text),
             _ => Failure::unreachable(format!("{text} (HTTP {status})")),
@@ -93,8 +121,8 @@ impl Client {
     /// Listens to events on the bus.
     pub fn follow(&self, events: &[&str], scopes: &[&str]) -> Result<Follow, Failure> {
         let refused = |cause: Cause| match cause {
-            Cause::Refused(401 | 403, text) => Failure::usage(format!("{text}; set \"token\" in config.json or AGENT_RELAY_TOKEN")),
-            other => Failure::unreachable(other.to_string()),
+            Cause::Refused(401 | 403, text) => self.stranger(&text),
+            other => self.unreachable(&other),
         };
         let socket = crate::edge::bus::connect(&self.base, &self.token).map_err(refused)?;
         let mut follow = Follow { socket, heard: Instant::now() };

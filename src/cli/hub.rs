@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::args::Hub;
 use super::client::Client;
 use super::exit::{Failure, NO, OK, Outcome, path_failure};
-use super::{health, print};
+use super::{health, listener, print};
 use crate::edge::database::error_of;
 use crate::edge::http::Base;
 use crate::edge::{gate, stream};
@@ -71,7 +71,7 @@ fn serve(options: &Hub) -> Outcome {
         false => address.to_string(),
     };
     let url = options.url.clone().unwrap_or_else(|| format!("{scheme}://{place}"));
-    let opened = run::open(&home, &url)?;
+    let opened = run::open(&home, &url, !options.temporary)?;
     std::panic::set_hook(Box::new(|info| {
         let recent = crate::runtime::event_loop::recent().join("; ");
         log::error!(target: "hub", "\u{1}fatal {info}; last events: {recent}");
@@ -103,7 +103,7 @@ fn listen(options: &Hub) -> Result<TcpListener, Failure> {
             gate::listen(&at(0)).map_err(|error| Failure::system(format!("cannot listen on any port: {error}")))
         }
         Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
-            let who = holder(options.port).map(|pid| format!(" by the process {pid}")).unwrap_or_default();
+            let who = listener::holder(options.port).map(|pid| format!(" by the process {pid}")).unwrap_or_default();
             Err(Failure::usage(format!("port {} is taken{who}; stop that one, or use --port N or --any-port", options.port)))
         }
         Err(error) => Err(Failure::system(format!("cannot listen on {}: {error}", at(options.port)))),
@@ -256,26 +256,4 @@ fn vacuum() -> Outcome {
     };
     print::line(&format!("{:.1} MB before, {:.1} MB after", before as f64 / 1e6, after as f64 / 1e6));
     Ok(OK)
-}
-
-/// The process that listens on a port, if it can be seen.
-fn holder(port: u16) -> Option<u32> {
-    let wanted = format!(":{port:04X}");
-    let table = std::fs::read_to_string("/proc/net/tcp").ok()?;
-    let inode = table.lines().skip(1).find_map(|line| {
-        let fields: Vec<&str> = line.split_whitespace().collect();
-        (fields.get(1)?.ends_with(&wanted) && *fields.get(3)? == "0A").then(|| fields.get(9).map(|inode| inode.to_string()))?
-    })?;
-    let wanted = format!("socket:[{inode}]");
-    for entry in std::fs::read_dir("/proc").ok()?.flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|text| text.parse::<u32>().ok()) else {
-            continue;
-        };
-        for fd in std::fs::read_dir(entry.path().join("fd")).into_iter().flatten().flatten() {
-            if std::fs::read_link(fd.path()).is_ok_and(|link| link.to_string_lossy() == wanted) {
-                return Some(pid);
-            }
-        }
-    }
-    None
 }

@@ -11,6 +11,7 @@ mod health;
 pub mod hook;
 pub mod hub;
 mod launch;
+mod listener;
 pub mod messages;
 pub mod monitor;
 pub mod print;

@@ -16,7 +16,9 @@ use super::exit::{Failure, Kind, NO, OK, Outcome};
 use super::print;
 use crate::config::Global;
 use crate::edge::signals;
+use crate::hub::run;
 use crate::os;
+use crate::secret::Secret;
 use crate::wire::api::{Message, NewMessage, USER, encode, messages_of, path};
 use crate::wire::bus::RelayFrame;
 
@@ -80,17 +82,18 @@ pub fn up(options: Up) -> Outcome {
 
     print::stay();
     let hub = start_hub(&program)?;
-    let global = Global::load(None, None)?;
+    let global = if hub.is_some() { of_our_hub()? } else { Global::load(None, None)? };
     let client = Client::new(&global)?;
     let demo = options.command.is_empty();
     let command = match demo {
         true => vec![program.to_string_lossy().into_owned(), "demo-agent".into()],
         false => options.command.clone(),
     };
-    let mut runner = start_runner(&program, &options, demo, &command)?;
+    let mut runner = start_runner(&program, &options, demo, &command, &global)?;
     let agent = runner.agent.clone();
     let own = agent.clone();
-    let chat = Chat { client, agent, options, tty: std::io::stdin().is_terminal(), seen: HashSet::new(), waiting: HashSet::new() };
+    let tty = std::io::stdin().is_terminal();
+    let chat = Chat { client, global: global.clone(), agent, options, tty, seen: HashSet::new(), waiting: HashSet::new() };
     let outcome = chat.run(&mut runner.process, heard, &happenings);
     drop(runner);
     if let Some(mut hub) = hub {
@@ -131,7 +134,7 @@ fn start_hub(program: &Path) -> Result<Option<Started>, Failure> {
         Err(_) => {}
     }
     let mut command = Command::new(program);
-    command.args(["hub", "--any-port", "--port", &client.base.port.to_string()]);
+    command.args(["hub", "--any-port", "--temporary", "--port", &client.base.port.to_string()]);
     let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -157,6 +160,20 @@ fn start_hub(program: &Path) -> Result<Option<Started>, Failure> {
     Ok(Some(started))
 }
 
+/// The settings with the hub that we have started, wherever it listens: `config.json` is for the one that comes after us.
+fn of_our_hub() -> Result<Global, Failure> {
+    let mut global = Global::load(None, None)?;
+    let url = run::read_info(&global.home).and_then(|info| Some(info.get("url")?.as_str()?.to_string()));
+    global.relay_url = url.ok_or_else(|| Failure::system("the hub has started and its hub/hub.json cannot be read"))?;
+    // A token of another relay in config.json stays there, and is none here.
+    if !matches!(Client::new(&global)?.raw("GET", path::AGENTS, None), Ok((200, _))) {
+        let file = run::directory(&global.home).join("root-token");
+        let root = std::fs::read_to_string(&file).map_err(|error| Failure::system(format!("cannot read {}: {error}", file.display())))?;
+        global.token = Some(Secret::new(root.trim().to_string()));
+    }
+    Ok(global)
+}
+
 trait OwnGroup {
     fn process_group_of_its_own(&mut self) -> &mut Self;
 }
@@ -173,7 +190,7 @@ struct Runner {
     agent: String,
 }
 
-fn start_runner(program: &Path, options: &Up, demo: bool, agent_command: &[String]) -> Result<Runner, Failure> {
+fn start_runner(program: &Path, options: &Up, demo: bool, agent_command: &[String], global: &Global) -> Result<Runner, Failure> {
     let mut command = Command::new(program);
     command.args(["run", "acp"]);
     if let Some(id) = &options.agent_id {
@@ -184,6 +201,10 @@ fn start_runner(program: &Path, options: &Up, demo: bool, agent_command: &[Strin
     }
     if let Some(mode) = &options.approval {
         command.args(["--approval", mode]);
+    }
+    command.env("AGENT_RELAY_URL", &global.relay_url);
+    if let Some(token) = &global.token {
+        command.env("AGENT_RELAY_TOKEN", token.expose());
     }
     command.arg("--").args(agent_command).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     // The runner goes with this process, also after a SIGKILL; its work goes on at the next start.
@@ -217,6 +238,7 @@ fn start_runner(program: &Path, options: &Up, demo: bool, agent_command: &[Strin
 
 struct Chat {
     client: Client,
+    global: Global,
     agent: String,
     options: Up,
     tty: bool,
@@ -292,7 +314,7 @@ impl Chat {
     fn follow(&self, heard: Sender<Happening>) -> Result<(), Failure> {
         const EVENTS: [&str; 3] = ["message.new", "agent.status", "agent.registered"];
         let mut follow = self.client.follow(&EVENTS, &[USER, &self.agent])?;
-        let (client, agent) = (Client::new(&Global::load(None, None)?)?, self.agent.clone());
+        let (client, agent) = (Client::new(&self.global)?, self.agent.clone());
         std::thread::spawn(move || {
             loop {
                 match follow.next(Duration::from_secs(3600)) {

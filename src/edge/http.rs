@@ -114,15 +114,27 @@ impl Http {
 
     /// One exchange: status and JSON body (null if there is none).
     pub fn call(&self, method: &str, path: &str, body: Option<&Value>, token: &Secret) -> Result<(u16, Value), Cause> {
-        self.exchange(method, path, body, TOKEN_HEADER, token.expose().to_string())
+        self.exchange(method, path, body, (TOKEN_HEADER, token.expose().to_string()), None)
+    }
+
+    /// The same with a limit of its own.
+    pub fn get_within(&self, path: &str, token: &Secret, limit: Duration) -> Result<(u16, Value), Cause> {
+        self.exchange("GET", path, None, (TOKEN_HEADER, token.expose().to_string()), Some(limit))
     }
 
     /// The same with `Authorization: Bearer`, as control ports want it (D-7).
     pub fn call_bearer(&self, method: &str, path: &str, body: Option<&Value>, token: &Secret) -> Result<(u16, Value), Cause> {
-        self.exchange(method, path, body, "Authorization", format!("Bearer {}", token.expose()))
+        self.exchange(method, path, body, ("Authorization", format!("Bearer {}", token.expose())), None)
     }
 
-    fn exchange(&self, method: &str, path: &str, body: Option<&Value>, header: &str, token: String) -> Result<(u16, Value), Cause> {
+    fn exchange(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<&Value>,
+        (header, token): (&str, String),
+        limit: Option<Duration>,
+    ) -> Result<(u16, Value), Cause> {
         let request = ureq::http::Request::builder().method(method).uri(format!("{}{path}", self.base.url));
         let request = match token.as_str() {
             "" => request,
@@ -131,7 +143,7 @@ impl Http {
         let failed = |error: ureq::Error| {
             let text = format!("cannot reach the relay at {}: {error}", self.base.url);
             match error {
-                ureq::Error::Timeout(_) => Cause::TimedOut(text),
+                ureq::Error::Timeout(_) => Cause::TimedOut(format!("the relay at {} gave no answer in time", self.base.url)),
                 ureq::Error::Protocol(_) | ureq::Error::Http(_) | ureq::Error::BadUri(_) => Cause::Protocol(text),
                 _ => Cause::Offline(text),
             }
@@ -144,7 +156,13 @@ impl Http {
                 let request = request.header("Content-Type", "application/json").body(text).map_err(bad)?;
                 self.agent.run(request)
             }
-            None => self.agent.run(request.body(()).map_err(bad)?),
+            None => {
+                let request = request.body(()).map_err(bad)?;
+                match limit {
+                    Some(limit) => self.agent.run(self.agent.configure_request(request).timeout_global(Some(limit)).build()),
+                    None => self.agent.run(request),
+                }
+            }
         };
         let mut response = result.map_err(failed)?;
         let status = response.status().as_u16();

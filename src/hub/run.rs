@@ -78,8 +78,9 @@ impl Opened {
     }
 }
 
-/// Takes the lock, opens the store, makes the first tokens (D-3).
-pub fn open(home: &Path, url: &str) -> Result<Opened, Trouble> {
+/// Takes the lock, opens the store, makes the first tokens (D-3). `lasting`: `config.json` gets the URL, for all that is
+/// started later.
+pub fn open(home: &Path, url: &str, lasting: bool) -> Result<Opened, Trouble> {
     let dir = directory(home);
     os::make_private_dir(&dir).map_err(|error| io_error_of(format!("cannot make {}", dir.display()), &error))?;
     let path = dir.join("lock");
@@ -104,7 +105,7 @@ pub fn open(home: &Path, url: &str) -> Result<Opened, Trouble> {
         .map_err(|error| io_error_of(format!("cannot look at {}", file.display()), &error))?;
     let open = || -> Result<(HubStore, Option<HubReader>, String), Trouble> {
         let mut store = HubStore::open(&file)?;
-        let id = first_tokens(home, &mut store, url)?;
+        let id = first_tokens(home, &mut store, url, lasting)?;
         let reader = if store.is_alone() { None } else { Some(HubReader::open(&file)?) };
         Ok((store, reader, id))
     };
@@ -117,7 +118,7 @@ pub fn open(home: &Path, url: &str) -> Result<Opened, Trouble> {
 
 /// Root token into its file only, operator token into `config.json`; both only if there is none that works. Gives the
 /// identity of the hub's data.
-fn first_tokens(home: &Path, store: &mut HubStore, url: &str) -> Result<String, Trouble> {
+fn first_tokens(home: &Path, store: &mut HubStore, url: &str, lasting: bool) -> Result<String, Trouble> {
     let known = store.snapshot().map_err(|error| error_of("cannot read the hub's store", &error))?.tokens;
     let works = |token: &str, profile: &str| {
         let hash = os::sha256_hex(token);
@@ -149,8 +150,10 @@ fn first_tokens(home: &Path, store: &mut HubStore, url: &str) -> Result<String, 
     } else if !operator_works {
         let token = os::secret();
         ops.push(token_op(&token, "operator"));
-        crate::config::write_global(home, &[("relayUrl", url), ("token", &token)])?;
-    } else if text("relayUrl") != url
+        let fields = [("token", token.as_str()), ("relayUrl", url)];
+        crate::config::write_global(home, if lasting { &fields } else { &fields[..1] })?;
+    } else if lasting
+        && text("relayUrl") != url
         && let Err(error) = crate::config::write_global(home, &[("relayUrl", url)])
     {
         // A full disk does not keep a hub from being read.

@@ -17,7 +17,8 @@ use std::sync::{Arc, Condvar, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
 use agent_relay::core::agent::event::{Event, StoreEvent};
-use agent_relay::core::agent::store::{OutboxRow, StoreOp};
+use agent_relay::core::agent::store::{InboxMessage, OutboxRow, StoreOp};
+use agent_relay::core::ids::MessageRef;
 use agent_relay::edge::http::{Base, Http};
 use agent_relay::edge::store::{Order, Store, run as run_store};
 use agent_relay::secret::Secret;
@@ -157,7 +158,7 @@ fn commit_time() -> Duration {
     let mut times: Vec<Duration> = (0..300)
         .map(|id| {
             let at = Instant::now();
-            store.commit(&[(id, vec![StoreOp::InboxPut(message(id + 1))])]).expect("commits");
+            store.commit(&[(id, vec![stored(message(id + 1))])]).expect("commits");
             at.elapsed()
         })
         .collect();
@@ -178,6 +179,11 @@ fn commit_time() -> Duration {
         us(percentile(&mut raw, 0.99))
     );
     commit
+}
+
+/// What a runner keeps of a message that came from its relay.
+fn stored(message: Message) -> StoreOp {
+    StoreOp::InboxPut(InboxMessage { at: MessageRef { family: 1, id: message.id, generation: 1 }, message })
 }
 
 fn message(id: u64) -> Message {
@@ -478,9 +484,7 @@ fn producers(store: Store, first: u64, seconds: u64) -> (f64, f64, Duration) {
                     let mine = {
                         let mut number = number.lock().expect("lock");
                         *number += 1;
-                        orders
-                            .send(Order::Commit { number: *number, ops: vec![StoreOp::InboxPut(message(first + *number))] })
-                            .expect("sends");
+                        orders.send(Order::Commit { number: *number, ops: vec![stored(message(first + *number))] }).expect("sends");
                         *number
                     };
                     let mut upto = done.0.lock().expect("lock");
@@ -528,7 +532,7 @@ fn enqueue(commit: Duration) {
     row("durable enqueue, 16 producers", "≥ 0.35 × (rows per commit ÷ fdatasync)", here);
     let mut store = open("full.sqlite");
     for block in 0..1000u64 {
-        let ops = (0..1000).map(|n| StoreOp::InboxPut(message(block * 1000 + n + 1))).collect();
+        let ops = (0..1000).map(|n| stored(message(block * 1000 + n + 1))).collect();
         store.commit(&[(block, ops)]).expect("commits");
     }
     drop(store);
@@ -551,6 +555,7 @@ fn drain() {
                 key: format!("k{block}-{n}"),
                 occurred_at: 1,
                 payload: payload.clone(),
+                generation: 0,
             };
             store.commit(&[(block, (0..1000).map(|n| StoreOp::OutboxAppend(row(n))).collect())]).expect("commits");
         }

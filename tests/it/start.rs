@@ -3,6 +3,7 @@
 use std::process::{Output, Stdio};
 
 use agent_relay::core::rng::Rng;
+use serde_json::Value;
 
 use crate::support::{BIN, Machine, wait_for};
 
@@ -173,4 +174,64 @@ fn a_command_that_is_nowhere_is_wrong_use_and_one_in_a_usual_place_is_found() {
     let _hub = machine.hub();
     let _runner = machine.start(&["run", "acp", "--agent-id", "a", "--", "my-agent", "demo-agent"]);
     machine.wait_status("a", "idle");
+}
+
+/// `config.json` of the test's machine with only the URL of another hub.
+fn look_at(machine: &Machine, other: &Machine) -> String {
+    let url = other.config()["relayUrl"].as_str().expect("a hub was started").to_string();
+    std::fs::create_dir_all(&machine.home).expect("folder");
+    std::fs::write(machine.home.join("config.json"), serde_json::json!({ "relayUrl": &url }).to_string()).expect("config");
+    url
+}
+
+#[test]
+fn up_beside_the_hub_of_somebody_else_leaves_no_address_behind() {
+    let (machine, other) = (Machine::new("up-beside"), Machine::new("somebody-else"));
+    let strange = other.hub();
+    let url = look_at(&machine, &other);
+    let text = machine.ok(&["up", "--say", "hello"]);
+    assert!(text.contains("is taken") && text.contains("You wrote: hello"), "{text}");
+    assert_eq!(machine.left_over(), [], "{}", machine.logs());
+    assert_eq!(machine.config()["relayUrl"], url.as_str(), "what stood there before");
+    // Its token is of no use there, and the sentence says whose hub that is.
+    let text = machine.fails(2, &["agents"]);
+    assert!(text.contains(&format!("process {} listens there", strange.child.id())), "{text}");
+    assert!(text.contains(&format!("not the hub of {}", machine.home.display())), "{text}");
+    // With a hub of its own elsewhere, the way there is told.
+    let own = machine.start(&["hub", "--port", "0", "--temporary"]);
+    let info = || serde_json::from_str::<Value>(&std::fs::read_to_string(machine.home.join("hub/hub.json")).ok()?).ok();
+    let info = wait_for("the hub to listen", 20, || info().filter(|info| info["pid"] == own.child.id()));
+    let own_url = info["url"].as_str().expect("url");
+    let text = machine.fails(2, &["agents"]);
+    assert!(text.contains(&format!("the hub of this home listens on {own_url}: set AGENT_RELAY_URL")), "{text}");
+    let output = machine.command(BIN).env("AGENT_RELAY_URL", own_url).args(["agents", "--json"]).output().expect("runs");
+    assert!(output.status.success(), "{output:?}");
+}
+
+#[test]
+fn up_needs_no_settings_of_another_relay() {
+    let machine = Machine::new("up-foreign-token");
+    let port = free_port();
+    std::fs::create_dir_all(&machine.home).expect("folder");
+    let config = serde_json::json!({"relayUrl": format!("http://127.0.0.1:{port}"), "token": "of-somewhere-else"});
+    std::fs::write(machine.home.join("config.json"), config.to_string()).expect("config");
+    let text = machine.ok(&["up", "--say", "hello"]);
+    assert!(text.contains("You wrote: hello"), "{text}");
+    assert_eq!(machine.left_over(), [], "{}", machine.logs());
+}
+
+#[test]
+fn a_hub_that_hangs_is_named_soon() {
+    let machine = Machine::new("hangs");
+    let hub = machine.hub();
+    let pid = rustix::process::Pid::from_child(&hub.child);
+    rustix::process::kill_process(pid, rustix::process::Signal::STOP).expect("stops");
+    let asked = std::time::Instant::now();
+    let text = machine.fails(3, &["agents"]);
+    let took = asked.elapsed();
+    rustix::process::kill_process(pid, rustix::process::Signal::CONT).expect("goes on");
+    assert!(text.contains("gave no answer in time") && text.contains(&format!("process {} listens there", hub.child.id())), "{text}");
+    // The longest call has 15 s; this is no measurement, but which of the two limits it was.
+    assert!(took.as_secs() < 12, "{took:?}");
+    assert!(machine.ok(&["agents"]).contains("no agents"));
 }

@@ -223,7 +223,7 @@ impl Held {
         for _ in 0..self.rng.below(3) {
             match self.rng.below(4) {
                 0 => std::thread::yield_now(),
-                1 => std::thread::sleep(Duration::from_micros(self.rng.below(60))),
+                1 => std::thread::park_timeout(Duration::from_micros(self.rng.below(60))),
                 _ => (0..self.rng.below(400)).for_each(|_| std::hint::spin_loop()),
             }
         }
