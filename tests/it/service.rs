@@ -69,7 +69,7 @@ impl Manager {
             println!("skipped 1 scenario (real user manager): it needs root and systemd; install it with: sudo apt-get install systemd");
             return None;
         }
-        let name = format!("agent-relay-test-{}", std::process::id());
+        let name = machine.work.parent().and_then(Path::file_name).expect("a folder").to_string_lossy().into_owned();
         let mut groups: Vec<PathBuf> = ["systemd", "unified"].map(|kind| Path::new("/sys/fs/cgroup").join(kind)).into();
         groups.retain(|group| group.is_dir());
         if groups.is_empty() {
@@ -170,4 +170,63 @@ fn services_start_in_any_order_under_a_real_user_manager() {
     let show = |what: &str| systemctl(&machine, &["show", "agent-relay-agent-bad.service", "-p", what, "--value"]);
     assert_eq!((show("NRestarts").as_str(), show("ExecMainStatus").as_str()), ("0", "2"));
     println!("start orders under a real user manager: {orders}");
+}
+
+/// The commands in the head of a printed unit.
+fn commands_in(unit: &str) -> String {
+    let head = unit.lines().skip(1).take_while(|line| line.starts_with('#'));
+    let commands: Vec<&str> = head.filter_map(|line| line.strip_prefix("#   ")).filter(|line| !line.starts_with("loginctl")).collect();
+    assert!(commands.len() >= 4, "{unit}");
+    commands.join("\n")
+}
+
+#[test]
+fn printed_units_are_installed_by_the_commands_in_their_heads() {
+    let mut machine = Machine::new("printed");
+    let home = machine.home.join(".agent-relay");
+    machine.set("AGENT_RELAY_HOME", &home.to_string_lossy());
+    let bin = machine.home.join(".local/bin");
+    std::fs::create_dir_all(&bin).expect("folder");
+    std::os::unix::fs::symlink(BIN, bin.join("agent-relay")).expect("link");
+    machine.set("PATH", &format!("{}:/usr/bin:/bin", bin.display()));
+    let Some(_manager) = Manager::start(&mut machine) else { return };
+    let shell = |line: &str| {
+        let output = machine.command("/bin/sh").env_remove("AGENT_RELAY_HOME").args(["-ec", line]).output().expect("a shell");
+        assert!(output.status.success(), "{line}\n{}", String::from_utf8_lossy(&output.stderr));
+    };
+    // As printed, but for the port, which others on this machine may have, and the agent.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port();
+    let hub = commands_in(&machine.ok(&["generate", "unit", "hub"]));
+    shell(&hub.replace("unit hub >", &format!("unit hub | sed '/^ExecStart/s/$/ --port {port}/' >")));
+    let agent = commands_in(&machine.ok(&["generate", "unit", "agent"]));
+    let arguments = "acp --preset opencode --cwd /home/me/project";
+    assert!(agent.contains(arguments), "{agent}");
+    shell(&agent.replace(arguments, &format!("acp --approval open -- {BIN} demo-agent")));
+    wait_for("the agent", 60, || (connected(&machine) == 1).then_some(()));
+    for unit in ["agent-relay-hub.service", "agent-relay@my-agent.service"] {
+        let show = |what: &str| systemctl(&machine, &["show", unit, "-p", what, "--value"]);
+        assert_eq!((show("ActiveState"), show("UnitFileState")), ("active".into(), "enabled".into()), "{unit}");
+    }
+    let id = machine.send("my-agent", "hello");
+    wait_for("the answer", 30, || (machine.answered().get(&id) == Some(&1)).then_some(()));
+
+    // An agent that fails each time is given up after the burst: what the unit says of it is reached in its interval.
+    let unit = machine.ok(&["generate", "unit", "agent"]);
+    let number = |name: &str| -> u64 {
+        unit.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('=')).and_then(|value| value.parse().ok()).expect(name)
+    };
+    assert!(number("StartLimitBurst") * (number("RestartSec") + 5) < number("StartLimitIntervalSec"), "{unit}");
+    let config = r#"{"restart": {"firstMs": 1, "mostMs": 1, "exitsMax": 1}}"#;
+    std::fs::create_dir_all(home.join("providers")).expect("folder");
+    std::fs::write(home.join("providers/acp.json"), config).expect("writes");
+    shell(
+        "d=~/.config/systemd/user/agent-relay@fails.service.d; mkdir -p $d; printf '[Service]\\nRestartSec=100ms\\n' >$d/soon.conf
+         echo 'AGENT_RELAY_ARGUMENTS=acp -- /bin/false' >~/.agent-relay/units/fails.env
+         systemctl --user daemon-reload; systemctl --user start agent-relay@fails.service || :",
+    );
+    let show = |what: &str| systemctl(&machine, &["show", "agent-relay@fails.service", "-p", what, "--value"]);
+    wait_for("the unit to be given up", 60, || (show("ActiveState") == "failed").then_some(()));
+    assert_eq!((show("NRestarts"), show("ExecMainStatus")), (number("StartLimitBurst").to_string(), "1".into()));
+    let again = machine.command("systemctl").args(["--user", "start", "agent-relay@fails.service"]).output().expect("runs");
+    assert!(!again.status.success(), "the limit holds until `systemctl reset-failed`");
 }
