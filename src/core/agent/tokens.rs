@@ -321,6 +321,9 @@ impl Agent {
         if self.tokens.look_at.is_some() || self.tokens.reading {
             return; // on its way
         }
+        if crate::planted::is("hopeless-start") {
+            return self.begin_stop(now, Why::Refused(trouble.to_string()));
+        }
         if self.tokens.looks == 1 {
             let text = format!(
                 "the relay {} {trouble}; config.json is looked at again until it holds one that works (the hub's first start \
