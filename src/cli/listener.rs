@@ -1,7 +1,8 @@
 //! Who listens where on this machine: what a person needs to hear when the relay is silent or a stranger's.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use super::print;
 use crate::edge::http::Base;
 use crate::hub::run;
 
@@ -11,12 +12,26 @@ pub fn whose(base: &Base, home: &Path) -> String {
         return String::new();
     }
     let own = run::live_pid(home).and_then(|_| run::read_info(home)?.get("url")?.as_str().map(str::to_string));
-    let who = holder(base.port).map_or_else(|| "another hub".to_string(), |pid| format!("the process {pid}"));
+    let pid = holder(base.port);
+    let who = pid.map_or_else(|| "another hub".to_string(), |pid| format!("the process {pid}"));
+    let of = pid.and_then(home_of).map(|other| print::harmless(&format!(" (the hub of {})", other.display()))).unwrap_or_default();
     match own {
         Some(url) if Base::parse(&url).is_ok_and(|own| own.port == base.port) => String::new(),
-        Some(url) => format!("; {who} listens there; the hub of this home listens on {url}: set AGENT_RELAY_URL to that"),
-        None => format!("; {who} listens there, which is not the hub of {}", home.display()),
+        Some(url) => format!("; {who} listens there{of}; the hub of this home listens on {url}: set AGENT_RELAY_URL to that"),
+        None => format!("; {who} listens there{of}, which is not the hub of {}", home.display()),
     }
+}
+
+/// The home of a hub's process, if its environment can be read and what stands in that home names the same process.
+fn home_of(pid: u32) -> Option<PathBuf> {
+    let environment = std::fs::read(format!("/proc/{pid}/environ")).ok()?;
+    let variable = |name: &str| {
+        let mut all = environment.split(|byte| *byte == 0);
+        let value = all.find_map(|variable| variable.strip_prefix(name.as_bytes())?.strip_prefix(b"="))?;
+        (!value.is_empty()).then(|| PathBuf::from(String::from_utf8_lossy(value).into_owned()))
+    };
+    let home = variable("AGENT_RELAY_HOME").or_else(|| Some(variable("HOME")?.join(".agent-relay")))?;
+    (home.is_absolute() && run::live_pid(&home) == Some(pid)).then_some(home)
 }
 
 /// What to do about a relay on this machine that takes connections and says nothing; none for another machine, and where

@@ -195,7 +195,8 @@ fn up_beside_the_hub_of_somebody_else_leaves_no_address_behind() {
     assert_eq!(machine.config()["relayUrl"], url.as_str(), "what stood there before");
     // Its token is of no use there, and the sentence says whose hub that is.
     let text = machine.fails(2, &["agents"]);
-    assert!(text.contains(&format!("process {} listens there", strange.child.id())), "{text}");
+    let whose = format!("process {} listens there (the hub of {})", strange.child.id(), other.home.display());
+    assert!(text.contains(&whose), "{text}");
     assert!(text.contains(&format!("not the hub of {}", machine.home.display())), "{text}");
     // With a hub of its own elsewhere, the way there is told.
     let own = machine.start(&["hub", "--port", "0", "--temporary"]);
