@@ -22,6 +22,14 @@ fn told(socket: &UnixDatagram, wanted: &str) -> String {
     }
 }
 
+/// Processes of an agent of this machine: tests beside this one have agents of the same name.
+fn of_agent(machine: &Machine, agent: &str) -> Vec<(u32, u64)> {
+    let mut all = os::processes_with_env("AGENT_RELAY_ID", agent);
+    let place = format!("{}/", machine.work.parent().expect("a folder").display());
+    all.retain(|(pid, _)| String::from_utf8_lossy(&std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default()).contains(&place));
+    all
+}
+
 #[test]
 fn a_manager_is_told_when_hub_and_runner_are_ready_and_stop() {
     let mut machine = Machine::new("notify");
@@ -34,7 +42,7 @@ fn a_manager_is_told_when_hub_and_runner_are_ready_and_stop() {
     assert!(text.contains("STATUS=agent a"), "{text}");
     let demo = wait_for("the provider", 30, || {
         let status = machine.status("a");
-        (status["providerProcess"]["state"] == "ready").then(|| os::processes_with_env("AGENT_RELAY_ID", "a"))
+        (status["providerProcess"]["state"] == "ready").then(|| of_agent(&machine, "a"))
     });
     assert!(!demo.is_empty(), "a provider runs");
     for (pid, _) in demo {
@@ -159,9 +167,10 @@ fn services_start_in_any_order_under_a_real_user_manager() {
         orders += 1;
     }
     for agent in agents {
+        wait_for("its provider", 30, || (!of_agent(&machine, agent).is_empty()).then_some(()));
         machine.ok(&["service", "remove", agent]);
+        assert_eq!(of_agent(&machine, agent), [], "a stop ends everything in the unit of {agent}");
     }
-    assert!(os::processes_with_env("AGENT_RELAY_ID", "a1").is_empty(), "a stop ends everything in the unit");
     machine.ok(&["service", "remove", "hub"]);
     assert_eq!(machine.ok(&["service", "list", "--json"]), "");
     // Wrong use is not tried again, a refusal of the system is, until the limit is reached.
