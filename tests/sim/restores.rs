@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::world::World;
 
-/// How an answer begins whose message its relay no longer has.
+/// How an answer begins whose message its relay may no longer have.
 const OLD_ANSWER: &str = "[agent-relay] This answers message";
 
 /// What stands beside the hub's store, the copies that were made of it, and what was lost with the data that they replaced.

@@ -14,7 +14,7 @@ use super::store::{Generation, StoreOp};
 use crate::core::ids::MessageRef;
 use crate::wire::api::{GENERATION_BYTES_MAX, Message};
 
-/// How an answer begins whose message the relay no longer has; the numbers follow.
+/// How an answer begins whose message the relay may no longer have; the numbers follow.
 const OLD_ANSWER: &str = "[agent-relay] This answers message";
 
 /// Name of the note that holds the relay that was met last.
@@ -101,7 +101,7 @@ impl Generations {
 /// An answer that cannot hang on what it answers says so in words.
 pub(super) fn old_answer(answered: &[u64], body: &str) -> String {
     let numbers = answered.iter().map(|id| format!("#{id}")).collect::<Vec<_>>().join(", ");
-    format!("{OLD_ANSWER} {numbers}, which this relay no longer has.\n\n{body}")
+    format!("{OLD_ANSWER} {numbers} from before the relay's data were put back or replaced.\n\n{body}")
 }
 
 /// The generation that a record of the wire names.

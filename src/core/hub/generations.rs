@@ -188,6 +188,11 @@ impl Hub {
             // The rest of the blocks is left alone: ids of it may have been seen.
             (self.last_message, self.last_task) = (top_message, top_task);
         }
+        if let Some(newest) = data.generations.last() {
+            // It may have no message or task yet; an id below its first one would be of an older generation.
+            self.last_message = self.last_message.max(newest.first_message.saturating_sub(1));
+            self.last_task = self.last_task.max(newest.first_task.saturating_sub(1));
+        }
         self.generations.all = data.generations.clone();
         let name = match (why, data.generations.is_empty()) {
             (None, false) => None,

@@ -18,6 +18,11 @@ pub(super) struct Bench {
 
 impl Bench {
     pub(super) fn new() -> Bench {
+        Bench::with(HubSnapshot::default())
+    }
+
+    /// On these data, with tokens for an operator and for `a` and `b`, who are registered.
+    fn with(snapshot: HubSnapshot) -> Bench {
         let config = HubConfig { id: "hub".into(), hash: |token| format!("#{token}"), secret: Box::new(|| "secret".into()) };
         let mut bench = Bench { hub: Hub::new(config, 1), now: Now { tick: Tick(1_000_000), wall: Wall(1_000_000) }, tickets: 0 };
         let token = |profile: &str, agent: Option<&str>| TokenRecord {
@@ -31,7 +36,7 @@ impl Bench {
             ("#a".to_string(), token("provider-agent", Some("a"))),
             ("#b".to_string(), token("provider-agent", Some("b"))),
         ];
-        let snapshot = HubSnapshot { tokens, ..Default::default() };
+        let snapshot = HubSnapshot { tokens, ..snapshot };
         bench.tell(Event::Store(StoreEvent::Restored(Box::new(snapshot))));
         for agent in ["a", "b"] {
             let (status, _) = bench.call(agent, "POST", "/api/agents", json!({"id": agent, "role": "provider", "instanceId": agent}));
@@ -455,3 +460,36 @@ fn a_hub_that_stops_says_so_and_keeps_what_it_took() {
 }
 
 mod blocked;
+
+/// A copy was put back, and the hub ended in order before anything was accepted: nothing in the store is of the new generation.
+#[test]
+fn ids_never_fall_back_into_an_older_generation() {
+    use super::generations::{DataState, Mark, OrderlyEnd, StoredGeneration};
+    let generation = |name: &str, first: u64| StoredGeneration {
+        name: name.into(),
+        first_message: first,
+        first_task: first,
+        follows_message: first / 20,
+        follows_task: 0,
+    };
+    let data = DataState {
+        generations: vec![generation("g1", 1), generation("g2", 257)],
+        messages_end: 512,
+        tasks_end: 320,
+        starts: 2,
+        copied: false,
+    };
+    let mark = Mark {
+        generation: "g2".into(),
+        message_block_end: 512,
+        task_block_end: 320,
+        starts: 2,
+        orderly_end: Some(OrderlyEnd { last_message_id: 12, last_task_id: 0 }),
+        revoked: Vec::new(),
+    };
+    let mut bench = Bench::with(HubSnapshot { data, mark: Some(mark), last_message: 12, ..Default::default() });
+    let (_, task) = bench.call("operator", "POST", "/api/tasks", json!({"title": "t", "to": "a"}));
+    assert_eq!((task["id"].as_u64(), task["messageId"].as_u64()), (Some(257), Some(257)), "{task}");
+    let done = json!({"status": "done", "generation": task["generation"]});
+    assert_eq!(bench.call("operator", "PATCH", &format!("/api/tasks/{}", task["id"]), done).0, 200);
+}

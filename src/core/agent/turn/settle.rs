@@ -218,6 +218,11 @@ impl Agent {
             (Some(generation), _) => format!("reply:{}:{generation}:{}", self.config.agent_id, newest.id),
             (None, _) => format!("reply:{}:{}", self.config.agent_id, newest.id),
         };
+        // The answer to a task that was opened again is another one than that to its first run.
+        let key = match self.turn.rounds.get(newest) {
+            Some(rounds) => format!("{key}:round-{rounds}"),
+            None => key,
+        };
         let message = NewMessage {
             from: Some(self.config.agent_id.clone()),
             to: to.to_string(),
