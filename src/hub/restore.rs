@@ -98,7 +98,10 @@ pub fn restore(home: &Path, from: &Path) -> Result<Restored, Trouble> {
         Some(end) => (end.last_message_id, end.last_task_id),
         None => (mark.message_block_end, mark.task_block_end),
     });
-    if let Some(top) = former.as_ref().map(|former| former.last).or(reserved) {
+    // The former file may be a copy itself, put there before.
+    let ended = mark.as_ref().and_then(|mark| mark.orderly_end).map_or((0, 0), |end| (end.last_message_id, end.last_task_id));
+    let last = |former: &Seen| (former.last.0.max(ended.0), former.last.1.max(ended.1));
+    if let Some(top) = former.as_ref().map(last).or(reserved) {
         let missing = |last: u64, top: u64| (top > last).then_some((last + 1, top));
         restored.missing_messages = missing(copy.last.0, top.0);
         restored.missing_tasks = missing(copy.last.1, top.1);
