@@ -2,6 +2,46 @@
 
 use std::fmt;
 
+/// Numbers that one runner or hub gives itself, each kind in a type of its own.
+macro_rules! numbers {
+    ($($(#[$meaning:meta])* $name:ident)*) => {$(
+        $(#[$meaning])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+        pub struct $name(pub u64);
+
+        /// As a number: what it numbers is told by the field that it stands in.
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+
+        impl $name {
+            /// The one that follows.
+            pub fn next(self) -> $name {
+                $name(self.0 + 1)
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+    )*};
+}
+
+numbers! {
+    /// A call of a runner to its relay, within one life of the runner.
+    CallNumber
+    /// A verb to the provider session, within one life of the runner.
+    VerbNumber
+    /// Messages that travel to the provider together; durable, counts up for the life of the store.
+    BatchNumber
+    /// A start of the provider, within one life of the runner.
+    ProcessNumber
+}
+
 /// A message in a runner's own records. Ids of messages mean something only together with the generation of the relay's data
 /// that gave them: a relay whose data were put back, or another relay, may give the same id to something else.
 ///

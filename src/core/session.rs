@@ -3,6 +3,7 @@
 //! A provider session is a machine of its own (`provider/<name>/session`): bytes, timers and verbs go in, writes and
 //! signals come out. The agent speaks verbs and hears signals; no vendor's spelling crosses this line.
 
+use crate::core::ids::{BatchNumber, VerbNumber};
 use serde_json::{Map, Value};
 
 use super::time::{Now, Tick};
@@ -74,7 +75,7 @@ pub enum Verb {
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Parcel {
     /// Number of the batch that it belongs to.
-    pub batch: u64,
+    pub batch: BatchNumber,
     /// A UUID that stays the same when the same messages are delivered again.
     pub key: String,
     /// What the provider reads.
@@ -159,7 +160,7 @@ pub enum Signal {
     /// The provider has the parcel; evidence names how that is known (D-11).
     Taken {
         /// Which batch.
-        batch: u64,
+        batch: BatchNumber,
         /// Key of the parcel.
         key: String,
         /// Words for people.
@@ -168,7 +169,7 @@ pub enum Signal {
     /// The parcel will never reach the provider; whoever sent it is told so.
     Refused {
         /// Which batch.
-        batch: u64,
+        batch: BatchNumber,
         /// Key of the parcel.
         key: String,
         /// Why, for people.
@@ -211,14 +212,14 @@ pub enum Signal {
     /// Tell the monitors of this provider process that the batch waits.
     Announce {
         /// Which batch.
-        batch: u64,
+        batch: BatchNumber,
     },
     /// What the provider does during the turn: record with `state` (P-4).
     ProviderState(Value),
     /// The turn is over.
     TurnEnded {
         /// The batch that started it.
-        batch: Option<u64>,
+        batch: Option<BatchNumber>,
         /// How it ended.
         end: TurnEnd,
         /// Final text.
@@ -247,7 +248,7 @@ pub enum Signal {
     /// Answer to a verb.
     Answered {
         /// Number that came with the verb.
-        verb: u64,
+        verb: VerbNumber,
         /// Record, or the error text.
         result: Result<Value, String>,
     },
@@ -352,7 +353,7 @@ pub enum Input {
     /// The provider closed its output or died.
     Closed,
     /// A verb with its number.
-    Verb(u64, Verb),
+    Verb(VerbNumber, Verb),
     /// A deadline has passed.
     Wake,
     /// Who the provider is, told before anything else where a terminal hosts it.

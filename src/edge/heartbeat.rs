@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::http::{Base, Http};
 use crate::core::agent::event::Event;
+use crate::core::ids::CallNumber;
 use crate::secret::Secret;
 
 /// One exchange may take this long.
@@ -20,7 +21,7 @@ pub enum Order {
     /// Make a call.
     Call {
         /// Number for the answer.
-        call: u64,
+        call: CallNumber,
         /// Method.
         method: &'static str,
         /// Path with query.

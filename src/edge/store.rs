@@ -12,7 +12,7 @@ use crate::core::agent::event::{Event, StoreEvent};
 use crate::core::agent::store::{
     Batch, Generation, InboxMessage, InboxState, OutboxRow, ProviderRecord, Settled, Snapshot, StoreOp, TaskEnd, Unsettled, outbox_class,
 };
-use crate::core::ids::MessageRef;
+use crate::core::ids::{BatchNumber, MessageRef};
 use crate::core::limits::*;
 use crate::core::store::{StoreError, StoreKind};
 use crate::edge::aside::{put_back, suspect};
@@ -158,7 +158,7 @@ impl Store {
             .filter_map(|row| row.ok())
             .filter_map(|(at, doc, state, batch)| {
                 let state = if state == 2 { InboxState::Confirmed } else { InboxState::Delivering };
-                Some(Unsettled { at, message: serde_json::from_str(&doc).ok()?, state, batch: batch as u64 })
+                Some(Unsettled { at, message: serde_json::from_str(&doc).ok()?, state, batch: BatchNumber(batch as u64) })
             })
             .collect();
         let mut statement = self
@@ -326,7 +326,7 @@ fn apply(db: &Transaction<'_>, op: &StoreOp, counts: &mut Counts) -> rusqlite::R
                 InboxState::Confirmed => 2,
             };
             db.prepare_cached("UPDATE inbox SET state = ?3, batch = ?4, evidence = ?5 WHERE generation = ?1 AND id = ?2")?
-                .execute(params![at.generation, at.id as i64, state, *batch as i64, evidence])?;
+                .execute(params![at.generation, at.id as i64, state, batch.0 as i64, evidence])?;
         }
         StoreOp::InboxSettle { at, read, ended } => {
             counts.settled += 1;
@@ -604,7 +604,7 @@ mod tests {
     #[test]
     fn messages_go_through_their_states() {
         let mut store = Store::in_memory().expect("memory");
-        let mark = |id, state| StoreOp::InboxMark { at: at(1, id), state, batch: 4, evidence: "seen".into() };
+        let mark = |id, state| StoreOp::InboxMark { at: at(1, id), state, batch: BatchNumber(4), evidence: "seen".into() };
         store.commit(&[(0, vec![put(1, 3), put(1, 1), put(1, 2), put(1, 2)])]).expect("commits");
         let (rows, more) = store.inbox(at(1, 1), 1).expect("reads");
         assert_eq!((rows.len(), rows[0].at, more), (1, at(1, 2), true));
@@ -614,7 +614,7 @@ mod tests {
         store.commit(&[(1, ops)]).expect("commits");
         let snapshot = store.snapshot().expect("reads");
         let unsettled: Vec<_> = snapshot.unsettled.iter().map(|row| (row.at.id, row.state, row.batch)).collect();
-        assert_eq!(unsettled, [(1, InboxState::Delivering, 4), (2, InboxState::Confirmed, 4)]);
+        assert_eq!(unsettled, [(1, InboxState::Delivering, BatchNumber(4)), (2, InboxState::Confirmed, BatchNumber(4))]);
         assert_eq!((snapshot.waiting.len(), snapshot.settled), (0, vec![Settled { at: at(1, 3), read: false, ended: ended.clone() }]));
         // A settled message does not come back by a repeated put, and how its task ended is not forgotten when it is read.
         let read = StoreOp::InboxSettle { at: at(1, 3), read: true, ended: None };

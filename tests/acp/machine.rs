@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use agent_relay::core::ids::{BatchNumber, VerbNumber};
 use agent_relay::core::session::{Decision, Input, Output, Parcel, Session, Signal, TurnEnd, Verb};
 use agent_relay::core::time::{Now, Tick, Wall};
 use agent_relay::provider::acp::session::AcpSession;
@@ -21,7 +22,7 @@ impl Bench {
             SessionSettings { cwd: "/w".into(), approval_mode, mode: None, approval_timeout: Duration::from_secs(60), capture_full: false };
         let now = Now { tick: Tick(1_000_000), wall: Wall(5) };
         let mut bench = Bench { session: AcpSession::new(settings), now, written: Vec::new(), signals: Vec::new() };
-        bench.input(Input::Verb(1, Verb::Open { resume: None }));
+        bench.input(Input::Verb(VerbNumber(1), Verb::Open { resume: None }));
         bench
     }
 
@@ -30,7 +31,8 @@ impl Bench {
         let mut bench = Bench::new(approval_mode);
         bench.line(json!({"id": 0, "result": {"protocolVersion": 1, "agentInfo": {"name": "x", "version": "1"}}}));
         bench.line(json!({"id": 1, "result": {"sessionId": "s"}}));
-        bench.input(Input::Verb(2, Verb::Deliver(Parcel { batch: 7, text: "do it".into(), ..Default::default() })));
+        bench
+            .input(Input::Verb(VerbNumber(2), Verb::Deliver(Parcel { batch: BatchNumber(7), text: "do it".into(), ..Default::default() })));
         bench.signals.clear();
         bench.written.clear();
         bench
@@ -95,20 +97,20 @@ fn an_approval_that_nobody_answers_is_denied() {
     assert!(bench.signals.iter().any(|s| matches!(s, Signal::ApprovalClosed { reason, .. } if reason.contains("in time"))));
     // A decision that comes too late fails with a reason.
     let approval = bench.approval();
-    bench.input(Input::Verb(5, Verb::Decide { approval, decision: Decision::Approve, reason: None, answers: None }));
-    assert!(bench.signals.iter().any(|s| matches!(s, Signal::Answered { verb: 5, result: Err(_) })));
+    bench.input(Input::Verb(VerbNumber(5), Verb::Decide { approval, decision: Decision::Approve, reason: None, answers: None }));
+    assert!(bench.signals.iter().any(|s| matches!(s, Signal::Answered { verb: VerbNumber(5), result: Err(_) })));
 }
 
 #[test]
 fn a_question_that_crosses_the_cancel_is_never_allowed() {
     for mode in [ApprovalMode::Open, ApprovalMode::Guarded] {
         let mut bench = Bench::busy(mode);
-        bench.input(Input::Verb(5, Verb::Interrupt));
+        bench.input(Input::Verb(VerbNumber(5), Verb::Interrupt));
         bench.ask(9);
         assert_eq!(bench.answer(9).as_deref(), Some("cancelled"), "{mode:?}");
         bench.line(json!({"id": 2, "result": {"stopReason": "end_turn"}}));
-        assert!(bench.signals.contains(&Signal::TurnEnded { batch: Some(7), end: TurnEnd::Cancelled, text: String::new() }));
-        assert!(bench.signals.iter().any(|s| matches!(s, Signal::Answered { verb: 5, result: Ok(_) })));
+        assert!(bench.signals.contains(&Signal::TurnEnded { batch: Some(BatchNumber(7)), end: TurnEnd::Cancelled, text: String::new() }));
+        assert!(bench.signals.iter().any(|s| matches!(s, Signal::Answered { verb: VerbNumber(5), result: Ok(_) })));
     }
 }
 
@@ -116,12 +118,17 @@ fn a_question_that_crosses_the_cancel_is_never_allowed() {
 fn an_interrupt_answers_open_questions_first_and_fails_when_the_agent_is_deaf() {
     let mut bench = Bench::busy(ApprovalMode::Guarded);
     bench.ask(9);
-    bench.input(Input::Verb(5, Verb::Interrupt));
+    bench.input(Input::Verb(VerbNumber(5), Verb::Interrupt));
     assert_eq!(bench.answer(9).as_deref(), Some("cancelled"));
     assert_eq!(bench.written.last().map(|frame| frame["method"].clone()), Some(json!("session/cancel")));
     bench.now.tick = bench.session.next_deadline().expect("a limit");
     bench.input(Input::Wake);
-    assert!(bench.signals.iter().any(|s| matches!(s, Signal::Answered { verb: 5, result: Err(text) } if text.contains("did not end"))));
+    assert!(
+        bench
+            .signals
+            .iter()
+            .any(|s| matches!(s, Signal::Answered { verb: VerbNumber(5), result: Err(text) } if text.contains("did not end")))
+    );
 }
 
 #[test]
@@ -134,7 +141,7 @@ fn an_old_decision_does_not_fit_a_new_question() {
     second.now.tick = second.now.tick + Duration::from_secs(3);
     second.ask(9);
     assert_ne!(second.approval(), old);
-    second.input(Input::Verb(5, Verb::Decide { approval: old, decision: Decision::Approve, reason: None, answers: None }));
+    second.input(Input::Verb(VerbNumber(5), Verb::Decide { approval: old, decision: Decision::Approve, reason: None, answers: None }));
     assert_eq!(second.answer(9), None);
 }
 
@@ -182,5 +189,5 @@ fn hostile_lines_are_ordinary() {
     bench.line(json!({"id": "x", "method": "fs/read_text_file", "params": {}}));
     assert!(bench.written.iter().any(|frame| frame["error"]["code"] == -32601 && frame["id"] == "x"));
     bench.line(json!({"id": 2, "result": {"stopReason": "something_new"}}));
-    assert!(bench.signals.contains(&Signal::TurnEnded { batch: Some(7), end: TurnEnd::Completed, text: String::new() }));
+    assert!(bench.signals.contains(&Signal::TurnEnded { batch: Some(BatchNumber(7)), end: TurnEnd::Completed, text: String::new() }));
 }

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use agent_relay::core::ids::{BatchNumber, VerbNumber};
 use agent_relay::core::session::{Decision, Input, Output, Parcel, Resume, Session, Signal, Trace, Verb};
 use agent_relay::core::time::{Now, Tick, Wall};
 use agent_relay::provider::acp::session::AcpSession;
@@ -174,7 +175,7 @@ impl Replay {
             capture_full: false,
         };
         self.session = Some(AcpSession::new(settings));
-        self.input(Input::Verb(0, Verb::Open { resume }));
+        self.input(Input::Verb(VerbNumber(0), Verb::Open { resume }));
     }
 
     /// One recorded line of the client: what a runner would have asked for.
@@ -195,11 +196,11 @@ impl Replay {
                 self.recorded.push_back((id, "session/prompt".into()));
                 self.batches += 1;
                 self.input(Input::Verb(
-                    self.batches,
-                    Verb::Deliver(Parcel { batch: self.batches, text: text.into(), ..Default::default() }),
+                    VerbNumber(self.batches),
+                    Verb::Deliver(Parcel { batch: BatchNumber(self.batches), text: text.into(), ..Default::default() }),
                 ));
             }
-            (Some("session/cancel"), _) if self.ready => self.input(Input::Verb(1000, Verb::Interrupt)),
+            (Some("session/cancel"), _) if self.ready => self.input(Input::Verb(VerbNumber(1000), Verb::Interrupt)),
             (None, Some(id)) => self.decided(id, frame),
             _ => {}
         }
@@ -215,7 +216,7 @@ impl Replay {
             Some("allow_always") => Decision::ApproveSession,
             _ => Decision::Deny,
         };
-        self.input(Input::Verb(2000, Verb::Decide { approval, decision, reason: None, answers: None }));
+        self.input(Input::Verb(VerbNumber(2000), Verb::Decide { approval, decision, reason: None, answers: None }));
     }
 
     /// One recorded line of the agent.

@@ -4,6 +4,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use agent_relay::core::ids::VerbNumber;
 use agent_relay::core::session::{Input, Resume, Session, Trace, Verb};
 use agent_relay::core::time::{Now, Tick, Wall};
 use agent_relay::edge::provider::eyes::Eyes;
@@ -110,7 +111,7 @@ pub fn follow() {
     let mut session = TuiSession::new(settings, start);
     let now = Now { tick: Tick(1), wall: Wall(1) };
     let evidence_for = vec![Trace { header: "[relay message #5 from user]".into(), start: "x".into(), is_whole: false }];
-    session.handle(now, Input::Verb(1, Verb::Open { resume: Some(Resume { session: "s".into(), evidence_for }) }));
+    session.handle(now, Input::Verb(VerbNumber(1), Verb::Open { resume: Some(Resume { session: "s".into(), evidence_for }) }));
     let mut eyes = Eyes::new();
     eyes.follow(&path, true);
     let memory = || {

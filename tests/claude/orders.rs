@@ -1,5 +1,6 @@
 //! Whole orders of events, as they were seen, and with pieces lost, late or doubled.
 
+use agent_relay::core::ids::{BatchNumber, VerbNumber};
 use agent_relay::core::session::{Decision, Fate, How, Input, Resume, Signal, TurnEnd, Verb};
 use serde_json::{Value, json};
 
@@ -157,7 +158,10 @@ fn a_text_that_stays_in_the_box_is_given_up_at_last() {
         }
         terminal.pass(300);
     }
-    assert!(terminal.has(|signal| matches!(signal, Signal::Refused { batch: 5, why, .. } if why.contains("stays in its input box"))));
+    assert!(
+        terminal
+            .has(|signal| matches!(signal, Signal::Refused { batch: BatchNumber(5), why, .. } if why.contains("stays in its input box")))
+    );
     let all = acts(&terminal);
     let (first, rest) = all.split_once("paste [relay message #6").expect("the next one");
     assert_eq!((first.matches("press Enter").count(), first.matches("paste").count()), (3, 1), "{all}");
@@ -277,7 +281,7 @@ fn agents_go_by_the_socket_and_refusals_are_heard() {
 /// A text of the system is no word of a person: it goes by the socket, and whoever asked is told when it has arrived.
 #[test]
 fn what_is_injected_is_told_when_it_arrived() {
-    let answered = |terminal: &Terminal, verb: u64| {
+    let answered = |terminal: &Terminal, verb: VerbNumber| {
         terminal.signals.iter().find_map(|signal| match signal {
             Signal::Answered { verb: found, result } if *found == verb => Some(result.clone()),
             _ => None,
@@ -346,7 +350,11 @@ fn a_message_that_was_refused_is_not_typed_instead() {
     terminal.mail(&line("denied"));
     terminal.pass(30_000);
     assert_eq!(acts(&terminal), "post [relay message #5 from web]");
-    assert!(!terminal.taken(5) && terminal.has(|signal| matches!(signal, Signal::Refused { batch: 5, .. })), "{:?}", terminal.signals);
+    assert!(
+        !terminal.taken(5) && terminal.has(|signal| matches!(signal, Signal::Refused { batch: BatchNumber(5), .. })),
+        "{:?}",
+        terminal.signals
+    );
 }
 
 #[test]
@@ -358,7 +366,7 @@ fn without_a_terminal_people_go_by_the_socket_too_and_without_both_a_monitor_nam
     (bare.mailbox, bare.socket) = (None, None);
     let mut terminal = Terminal::ready_with(bare, None);
     terminal.deliver(5, true, false);
-    assert!(terminal.has(|signal| matches!(signal, Signal::Announce { batch: 5 })));
+    assert!(terminal.has(|signal| matches!(signal, Signal::Announce { batch: BatchNumber(5) })));
     terminal.hook(0, "fetched", json!({"ids": [5]}));
     assert!(terminal.taken(5));
 }

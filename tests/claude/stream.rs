@@ -1,5 +1,6 @@
 //! The recorded stream of `claude -p` through its machine.
 
+use agent_relay::core::ids::{BatchNumber, VerbNumber};
 use agent_relay::core::session::{Input, Output, Parcel, Session, Signal, Verb};
 use agent_relay::core::time::{Now, Tick, Wall};
 use agent_relay::provider::claude::stream::StreamSession;
@@ -13,14 +14,14 @@ struct Stream {
     now: Now,
     signals: Vec<Signal>,
     written: Vec<Value>,
-    verbs: u64,
+    verbs: VerbNumber,
 }
 
 impl Stream {
     fn open() -> Stream {
         let now = Now { tick: Tick(1_000_000_000), wall: Wall(1_795_000_000_000) };
         let session = StreamSession::new(settings(), start(false));
-        let mut stream = Stream { session, now, signals: Vec::new(), written: Vec::new(), verbs: 0 };
+        let mut stream = Stream { session, now, signals: Vec::new(), written: Vec::new(), verbs: VerbNumber::default() };
         stream.verb(Verb::Open { resume: None });
         stream
             .line(&json!({"type": "control_response", "response": {"subtype": "success", "response": {"claude_code_version": "2.1.329"}}}));
@@ -28,7 +29,7 @@ impl Stream {
     }
 
     fn verb(&mut self, verb: Verb) {
-        self.verbs += 1;
+        self.verbs = self.verbs.next();
         self.input(Input::Verb(self.verbs, verb));
     }
 
@@ -48,7 +49,7 @@ impl Stream {
 
     fn deliver(&mut self, batch: u64, key: &str) {
         self.verb(Verb::Deliver(Parcel {
-            batch,
+            batch: BatchNumber(batch),
             key: key.into(),
             text: format!("[relay message #{batch} from user]\nx"),
             person: true,
@@ -102,7 +103,7 @@ fn a_turn_that_the_session_began_by_itself_is_not_ours() {
     stream.result(json!({}));
     stream.lifecycle("k5", "completed");
     assert_eq!(stream.ended().last().map(String::as_str), Some("turn ended batch=Some(5) Completed \"Done.\""));
-    assert!(stream.signals.iter().any(|signal| matches!(signal, Signal::Taken { batch: 5, .. })));
+    assert!(stream.signals.iter().any(|signal| matches!(signal, Signal::Taken { batch: BatchNumber(5), .. })));
 }
 
 #[test]

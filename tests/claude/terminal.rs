@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use agent_relay::core::ids::{BatchNumber, VerbNumber};
 use agent_relay::core::session::{Input, Output, Parcel, Resume, Screen, Session, Signal, Trace, Verb};
 use agent_relay::core::time::{Now, Tick, Wall};
 use agent_relay::provider::claude::tui::TuiSession;
@@ -16,7 +17,7 @@ pub struct Terminal {
     pub signals: Vec<Signal>,
     /// What is done to the terminal and the sockets.
     pub acts: Vec<String>,
-    verbs: u64,
+    verbs: VerbNumber,
     /// What the screen shows when it is looked at.
     pub shown: String,
     /// It takes what is typed and shows nothing of it yet.
@@ -49,7 +50,15 @@ impl Terminal {
     pub fn new(start: Start, resume: Option<Resume>) -> Terminal {
         let now = Now { tick: Tick(1_000_000_000), wall: Wall(1_795_000_000_000) };
         let session = TuiSession::new(settings(), start);
-        let mut terminal = Terminal { session, now, signals: Vec::new(), acts: Vec::new(), verbs: 0, shown: EMPTY.into(), frozen: false };
+        let mut terminal = Terminal {
+            session,
+            now,
+            signals: Vec::new(),
+            acts: Vec::new(),
+            verbs: VerbNumber::default(),
+            shown: EMPTY.into(),
+            frozen: false,
+        };
         terminal.input(Input::Born { pid: 7 });
         terminal.verb(Verb::Open { resume });
         terminal
@@ -110,8 +119,8 @@ impl Terminal {
         }
     }
 
-    pub fn verb(&mut self, verb: Verb) -> u64 {
-        self.verbs += 1;
+    pub fn verb(&mut self, verb: Verb) -> VerbNumber {
+        self.verbs = self.verbs.next();
         self.input(Input::Verb(self.verbs, verb));
         self.verbs
     }
@@ -169,7 +178,7 @@ impl Terminal {
     pub fn deliver(&mut self, id: u64, person: bool, urgent: bool) -> Parcel {
         let from = if person { "user" } else { "web" };
         let parcel = Parcel {
-            batch: id,
+            batch: BatchNumber(id),
             key: format!("00000000-0000-8000-8000-{id:012}"),
             text: format!("[relay message #{id} from {from}]\ndo {id}"),
             person,
@@ -191,12 +200,12 @@ impl Terminal {
     }
 
     pub fn taken(&self, batch: u64) -> bool {
-        self.has(|signal| matches!(signal, Signal::Taken { batch: found, .. } if *found == batch))
+        self.has(|signal| matches!(signal, Signal::Taken { batch: found, .. } if found.0 == batch))
     }
 
     pub fn ended(&self, batch: Option<u64>) -> Option<String> {
         self.signals.iter().find_map(|signal| match signal {
-            Signal::TurnEnded { batch: found, end, text } if *found == batch => Some(format!("{end:?} {text}")),
+            Signal::TurnEnded { batch: found, end, text } if found.map(|number| number.0) == batch => Some(format!("{end:?} {text}")),
             _ => None,
         })
     }

@@ -15,6 +15,7 @@ use agent_relay::core::hub::event::{
     Effect as HubEffect, Event as HubEvent, HubOp, LANES as HUB_LANES, Lane as HubLane, ReadAnswer, StoreEvent as HubStoreEvent,
 };
 use agent_relay::core::hub::{Hub, HubConfig, scopes_of};
+use agent_relay::core::ids::{CallNumber, ProcessNumber};
 use agent_relay::core::matching::Identity;
 use agent_relay::core::rng::Rng;
 use agent_relay::core::session::{Input, Output, Session};
@@ -109,7 +110,7 @@ enum Action {
 /// Who made an HTTP request.
 #[derive(Debug, Clone)]
 pub enum From {
-    Call { runner: usize, life: u64, call: u64 },
+    Call { runner: usize, life: u64, call: CallNumber },
     Pump { runner: usize, life: u64, rows: usize, single: bool },
     Sender { index: usize },
 }
@@ -182,7 +183,7 @@ impl Disk for Record {
 struct Process {
     number: u64,
     /// Number in the life of its runner.
-    order: u64,
+    order: ProcessNumber,
     session: AcpSession,
     demo: DemoAgent,
     dead: bool,
@@ -1149,7 +1150,7 @@ impl World {
         }
     }
 
-    fn spawn(&mut self, runner: usize, order: u64, knows_leftover: bool) {
+    fn spawn(&mut self, runner: usize, order: ProcessNumber, knows_leftover: bool) {
         let life = self.runners[runner].life;
         if self.runners[runner].orphan.is_some() {
             assert!(knows_leftover, "a provider of an earlier life was forgotten: runner {runner}");

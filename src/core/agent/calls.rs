@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::Agent;
 use super::effect::Effect;
 use crate::core::Cause;
-use crate::core::ids::MessageRef;
+use crate::core::ids::{CallNumber, MessageRef};
 use crate::core::limits::*;
 use crate::core::time::{Now, Tick};
 use crate::wire::api::{OTHER_GENERATION, path};
@@ -50,8 +50,8 @@ struct Waiting {
 /// The queue.
 #[derive(Debug, Default)]
 pub(super) struct Calls {
-    number: u64,
-    flying: Option<(u64, Purpose)>,
+    number: CallNumber,
+    flying: Option<(CallNumber, Purpose)>,
     waiting: VecDeque<Waiting>,
     retry_at: Option<Tick>,
     /// What is unread has to be asked again: the answer was lost, or there was more.
@@ -107,12 +107,12 @@ impl Agent {
             return;
         };
         let Waiting { purpose, method, path, body } = self.calls.waiting.pop_front().expect("not empty");
-        self.calls.number += 1;
+        self.calls.number = self.calls.number.next();
         self.calls.flying = Some((self.calls.number, purpose));
         self.out.push(Effect::Call { call: self.calls.number, method, path, body, token });
     }
 
-    pub(super) fn on_called(&mut self, now: Now, call: u64, result: Result<(u16, Value), Cause>) {
+    pub(super) fn on_called(&mut self, now: Now, call: CallNumber, result: Result<(u16, Value), Cause>) {
         let Some((_, purpose)) = self.calls.flying.take_if(|(number, _)| *number == call) else {
             return;
         };

@@ -10,6 +10,7 @@ use super::calls::Purpose;
 use super::effect::Effect;
 use super::stop::Why;
 use super::store::StoreOp;
+use crate::core::ids::VerbNumber;
 use crate::core::limits::*;
 use crate::core::session::{Decision, Verb};
 use crate::core::time::{Now, Tick};
@@ -32,7 +33,7 @@ pub(super) struct Commands {
     known: BTreeMap<String, Known>,
     order: VecDeque<String>,
     /// Verb number → command and deadline.
-    asked: BTreeMap<u64, (String, Tick)>,
+    asked: BTreeMap<VerbNumber, (String, Tick)>,
     /// Commands that end with the next ready provider, with their deadline.
     restarting: Vec<(String, Tick)>,
     ending: Vec<String>,
@@ -209,7 +210,7 @@ impl Agent {
         self.after.push(order);
     }
 
-    pub(super) fn on_answered(&mut self, now: Now, verb: u64, result: Result<Value, String>) {
+    pub(super) fn on_answered(&mut self, now: Now, verb: VerbNumber, result: Result<Value, String>) {
         self.on_prompt_answered(verb, &result);
         if let Some((command, _)) = self.commands.asked.remove(&verb) {
             self.end_command(now, &command, result);
@@ -230,7 +231,7 @@ impl Agent {
     }
 
     pub(super) fn wake_commands(&mut self, now: Now) {
-        let late: Vec<u64> = self.commands.asked.iter().filter(|(_, (_, until))| *until <= now.tick).map(|(n, _)| *n).collect();
+        let late: Vec<VerbNumber> = self.commands.asked.iter().filter(|(_, (_, until))| *until <= now.tick).map(|(n, _)| *n).collect();
         for verb in late {
             let (command, _) = self.commands.asked.remove(&verb).expect("listed above");
             self.end_command(now, &command, Err("the provider did not answer in time".into()));

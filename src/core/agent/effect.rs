@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::store::{Batch, ProviderRecord, StoreOp};
-use crate::core::ids::MessageRef;
+use crate::core::ids::{CallNumber, MessageRef, ProcessNumber, VerbNumber};
 use crate::core::session::Verb;
 use crate::secret::Secret;
 use crate::wire::bus::ClientFrame;
@@ -44,7 +44,7 @@ pub enum Effect {
     /// Make one HTTP call; one attempt.
     Call {
         /// Number for the answer.
-        call: u64,
+        call: CallNumber,
         /// `GET`, `POST`, `PUT`, `PATCH` or `DELETE`.
         method: &'static str,
         /// Path with query.
@@ -64,7 +64,7 @@ pub enum Effect {
     /// End what an earlier life left, then start the provider.
     Spawn {
         /// Number of the process in this runner's life.
-        process: u64,
+        process: ProcessNumber,
         /// Fresh random id of this provider process.
         provider_session: String,
         /// Conversation to go on with; empty: none.
@@ -80,9 +80,9 @@ pub enum Effect {
     /// next one.
     Verb {
         /// Number of the process.
-        process: u64,
+        process: ProcessNumber,
         /// Number for the answer.
-        number: u64,
+        number: VerbNumber,
         /// The verb.
         verb: Verb,
     },

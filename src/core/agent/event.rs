@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::store::{Batch, InboxMessage, Snapshot};
 use crate::core::Cause;
-use crate::core::ids::MessageRef;
+use crate::core::ids::{CallNumber, MessageRef};
 use crate::core::session::Signal;
 use crate::core::store::StoreError;
 use crate::secret::Secret;
@@ -42,7 +42,7 @@ pub enum Event {
     /// An HTTP call came back.
     Called {
         /// Number of the call.
-        call: u64,
+        call: CallNumber,
         /// Status and body, or why there is none.
         result: Result<(u16, Value), Cause>,
     },

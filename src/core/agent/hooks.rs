@@ -8,6 +8,7 @@ use super::Agent;
 use super::effect::Effect;
 use super::event::StopReason;
 use super::stop::Why;
+use crate::core::ids::BatchNumber;
 use crate::core::limits::CONTROL_HELD_MAX;
 use crate::core::session::Verb;
 use crate::core::time::Now;
@@ -21,7 +22,7 @@ pub(super) struct Hooks {
     /// Monitors by peer.
     monitors: BTreeSet<u64>,
     /// The batch that the session wants to have announced.
-    announced: Option<u64>,
+    announced: Option<BatchNumber>,
     /// Messages that the agent has answered with its own tool, or that the relay has told as owed once, newest last: of
     /// these the snapshot knows better than we.
     known: VecDeque<u64>,
@@ -143,7 +144,7 @@ impl Agent {
     }
 
     /// Tells every monitor which messages wait.
-    pub(super) fn announce(&mut self, batch: u64) {
+    pub(super) fn announce(&mut self, batch: BatchNumber) {
         self.hooks.announced = Some(batch);
         let Some((_, messages)) = self.unconfirmed().filter(|(number, _)| *number == batch) else { return };
         for peer in self.hooks.monitors.iter().copied().collect::<Vec<_>>() {
@@ -151,7 +152,7 @@ impl Agent {
         }
     }
 
-    fn announce_to(&mut self, peer: u64, batch: u64, messages: &[Value]) {
+    fn announce_to(&mut self, peer: u64, batch: BatchNumber, messages: &[Value]) {
         let frame = json!({"type": "message.deliver", "deliveryId": format!("batch-{batch}"), "messages": messages});
         self.after.push(Effect::Say { peer, text: frame.to_string() });
     }

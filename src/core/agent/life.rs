@@ -10,6 +10,7 @@ use super::effect::Effect;
 use super::event::ProviderEvent;
 use super::store::{ProviderRecord, StoreOp};
 use crate::core::backoff;
+use crate::core::ids::{ProcessNumber, VerbNumber};
 use crate::core::session::{Opened, Resume, Verb};
 use crate::core::time::{Now, Tick};
 use crate::core::tracker::{Status, TURN};
@@ -54,8 +55,8 @@ pub(super) struct Life {
     pub has_evidence: bool,
     /// Socket of the terminal that hosts the provider.
     pub terminal: Option<String>,
-    verbs: u64,
-    processes: u64,
+    verbs: VerbNumber,
+    processes: ProcessNumber,
 }
 
 impl Life {
@@ -77,8 +78,8 @@ impl Life {
             model: None,
             has_evidence: true,
             terminal: None,
-            verbs: 0,
-            processes: 0,
+            verbs: VerbNumber::default(),
+            processes: ProcessNumber::default(),
         }
     }
 
@@ -122,8 +123,8 @@ impl Life {
     }
 
     /// A verb for the process at hand, with its number.
-    pub fn verb(&mut self, verb: Verb) -> (u64, Effect) {
-        self.verbs += 1;
+    pub fn verb(&mut self, verb: Verb) -> (VerbNumber, Effect) {
+        self.verbs = self.verbs.next();
         (self.verbs, Effect::Verb { process: self.processes, number: self.verbs, verb })
     }
 
@@ -149,7 +150,7 @@ impl Agent {
         self.ops.push(StoreOp::ProviderPut(self.life.record.clone()));
         self.life.why = "the provider is being started".into();
         let leftover = self.life.leftover.take();
-        self.life.processes += 1;
+        self.life.processes = self.life.processes.next();
         let process = self.life.processes;
         self.status.touch();
         self.status.forget_facts();

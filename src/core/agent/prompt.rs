@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::Agent;
 use super::effect::Effect;
 use super::store::{ProviderRecord, StoreOp};
-use crate::core::ids::MessageRef;
+use crate::core::ids::{MessageRef, VerbNumber};
 use crate::core::session::{Fate, How, RESTART_MARK, Trace, TurnEnd, Verb};
 
 /// Name of the note that tells how the newest prompt stands.
@@ -160,7 +160,7 @@ pub(super) struct FirstPrompt {
     handed: bool,
     done: bool,
     /// Our question to the session, until the session has it.
-    asked: Option<u64>,
+    asked: Option<VerbNumber>,
     /// The session has it: the end of a turn is the end of its own.
     taken: bool,
     /// It stands in the record, unanswered.
@@ -257,7 +257,7 @@ impl Agent {
     }
 
     /// The session has it; `Err`: it was taken back, for example by an interrupt.
-    pub(super) fn on_prompt_answered(&mut self, verb: u64, result: &Result<serde_json::Value, String>) {
+    pub(super) fn on_prompt_answered(&mut self, verb: VerbNumber, result: &Result<serde_json::Value, String>) {
         match (self.prompt.asked == Some(verb), result) {
             (false, _) => {}
             (true, Ok(_)) => self.prompt.taken = true,

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::core::ids::MessageRef;
+use crate::core::ids::{BatchNumber, MessageRef};
 use crate::wire::api::{Command, Message};
 
 /// One change of the store. The operations of one commit are one transaction.
@@ -19,7 +19,7 @@ pub enum StoreOp {
         /// New state.
         state: InboxState,
         /// Batch that it travels in.
-        batch: u64,
+        batch: BatchNumber,
         /// How the state is known.
         evidence: String,
     },
@@ -202,7 +202,7 @@ pub struct Unsettled {
     /// Delivering or confirmed.
     pub state: InboxState,
     /// Its batch.
-    pub batch: u64,
+    pub batch: BatchNumber,
 }
 
 /// All that an agent starts from.

@@ -12,6 +12,7 @@ use super::store::StoreOp;
 use super::*;
 
 mod first;
+use crate::core::ids::{BatchNumber, CallNumber};
 use crate::core::matching::Identity;
 use crate::core::session::{Fate, How, Mirror, Opened, Parcel, RESTART_MARK, TurnEnd, Verb};
 use crate::core::time::Wall;
@@ -161,9 +162,9 @@ fn reply_and_batch_done_are_one_transaction() {
     let mut bench = Bench::ready();
     bench.message(1);
     bench.commit();
-    bench.signal(Signal::Taken { batch: 1, key: key_of_first(), evidence: "seen".into() });
+    bench.signal(Signal::Taken { batch: BatchNumber(1), key: key_of_first(), evidence: "seen".into() });
     bench.commit();
-    let mut effects = bench.signal(Signal::TurnEnded { batch: Some(1), end: TurnEnd::Completed, text: "done".into() });
+    let mut effects = bench.signal(Signal::TurnEnded { batch: Some(BatchNumber(1)), end: TurnEnd::Completed, text: "done".into() });
     // The relay is asked which answers are owed; it does not answer, so all are sent.
     bench.now.tick = bench.now.tick + Duration::from_secs(6);
     effects.extend(bench.agent.wake(bench.now));
@@ -287,7 +288,7 @@ fn a_token_is_renewed_in_time_and_never_ends_the_session() {
     let refused = Cause::Refused(401, "expired".into());
     let mut effects = bench.tell(Event::Bus(BusEvent::Lost(refused)));
     // The unread fetch of the registration is still under way.
-    effects.extend(bench.tell(Event::Called { call: 1, result: Ok((200, json!({"messages": []}))) }));
+    effects.extend(bench.tell(Event::Called { call: CallNumber(1), result: Ok((200, json!({"messages": []}))) }));
     let (call, old) = call_of(&effects, "/api/tokens/renew").expect("a renewal");
     assert_eq!(old.expose(), "t");
     let in_an_hour = bench.now.wall.0 / 1000 + 3600;
@@ -382,7 +383,7 @@ fn an_urgent_message_joins_the_turn_and_outlives_it() {
     bench.agent.config.takes_urgent = true;
     bench.message(1);
     bench.commit();
-    bench.signal(Signal::Taken { batch: 1, key: key_of_first(), evidence: "seen".into() });
+    bench.signal(Signal::Taken { batch: BatchNumber(1), key: key_of_first(), evidence: "seen".into() });
     bench.commit();
     let mut payload = serde_json::Map::new();
     payload.insert("urgent".into(), json!(true));
@@ -392,16 +393,16 @@ fn an_urgent_message_joins_the_turn_and_outlives_it() {
     bench.tell(Event::Bus(BusEvent::Framed(RelayFrame::Event { seq: 102, event: "message.new".into(), data, at: 0 })));
     let effects = bench.commit();
     let [parcel] = parcels(&effects).try_into().expect("it joins");
-    assert!(parcel.urgent && parcel.batch == 1);
+    assert!(parcel.urgent && parcel.batch == BatchNumber(1));
     // The turn ends before it was taken: it is the next turn, and is answered by that.
-    bench.signal(Signal::TurnEnded { batch: Some(1), end: TurnEnd::Completed, text: "first".into() });
+    bench.signal(Signal::TurnEnded { batch: Some(BatchNumber(1)), end: TurnEnd::Completed, text: "first".into() });
     bench.now.tick = bench.now.tick + Duration::from_secs(6);
     bench.agent.wake(bench.now);
     bench.commit();
     bench.signal(Signal::TurnStarted);
-    bench.signal(Signal::Taken { batch: 1, key: parcel.key, evidence: "seen".into() });
+    bench.signal(Signal::Taken { batch: BatchNumber(1), key: parcel.key, evidence: "seen".into() });
     bench.commit();
-    bench.signal(Signal::TurnEnded { batch: Some(1), end: TurnEnd::Completed, text: "second".into() });
+    bench.signal(Signal::TurnEnded { batch: Some(BatchNumber(1)), end: TurnEnd::Completed, text: "second".into() });
     bench.now.tick = bench.now.tick + Duration::from_secs(6);
     let effects = bench.agent.wake(bench.now);
     let replied = effects.iter().any(|effect| match effect {
@@ -461,7 +462,7 @@ fn the_first_prompt_survives_a_crash_and_is_said_once() {
         bench.signal(Signal::TurnEnded { batch: None, end: TurnEnd::Completed, text: String::new() });
         assert!(bench.agent.prompt_trace().is_some());
         bench.signal(Signal::Answered { verb: number, result: Ok(json!(null)) });
-        bench.signal(Signal::TurnEnded { batch: Some(7), end: TurnEnd::Completed, text: String::new() });
+        bench.signal(Signal::TurnEnded { batch: Some(BatchNumber(7)), end: TurnEnd::Completed, text: String::new() });
         assert!(bench.agent.prompt_trace().is_none(), "over, with messages that joined it");
     }
 }
@@ -474,7 +475,7 @@ fn a_refused_message_is_told_to_its_sender_and_holds_up_nobody() {
     bench.message(1);
     bench.commit();
     bench.signal(Signal::TurnStarted); // of a person, at the terminal
-    let effects = bench.signal(Signal::Refused { batch: 1, key: key_of_first(), why: "no".into() });
+    let effects = bench.signal(Signal::Refused { batch: BatchNumber(1), key: key_of_first(), why: "no".into() });
     let told = effects.iter().any(|effect| match effect {
         Effect::Commit { ops, .. } => {
             ops.iter().any(|op| matches!(op, StoreOp::OutboxAppend(row) if row.payload["body"].as_str().is_some_and(|body| body.contains("did not reach"))))

@@ -19,7 +19,7 @@ use super::prompt::PROMPT;
 use super::store::{InboxState, OutboxRow, StoreOp, Unsettled};
 use super::text::{self, trace};
 use crate::core::Cause;
-use crate::core::ids::MessageRef;
+use crate::core::ids::{BatchNumber, MessageRef};
 use crate::core::limits::*;
 use crate::core::session::{Parcel, Trace, TurnEnd, Verb};
 use crate::core::time::{Now, Tick, sooner};
@@ -64,7 +64,7 @@ impl Entry {
 
 #[derive(Debug)]
 struct Batch {
-    number: u64,
+    number: BatchNumber,
     phase: Phase,
     entries: Vec<Entry>,
     end: Option<(TurnEnd, String)>,
@@ -78,7 +78,7 @@ pub(super) struct Turns {
     tail: Option<Batch>,
     /// Messages that the record was asked for, in order.
     asked: Vec<MessageRef>,
-    number: u64,
+    number: BatchNumber,
     retry_at: Option<Tick>,
     renew_at: Option<Tick>,
     settle_by: Option<Tick>,
@@ -154,7 +154,7 @@ impl Turns {
         match &self.batch {
             None => Value::Null,
             Some(batch) => json!({
-                "batch": batch.number,
+                "batch": batch.number.0,
                 "phase": format!("{:?}", batch.phase).to_lowercase(),
                 "messages": batch.entries.iter().map(|entry| entry.message.id).collect::<Vec<_>>(),
             }),
@@ -207,7 +207,7 @@ impl Agent {
         if next.is_empty() {
             return;
         }
-        self.turn.number += 1;
+        self.turn.number = self.turn.number.next();
         let entries: Vec<Entry> = next.into_iter().filter_map(|at| self.inbox.take(at)).map(Entry::new).collect();
         self.turn.batch = Some(Batch { number: self.turn.number, phase: Phase::Claiming, entries, end: None });
         self.claim_batch();
@@ -239,7 +239,7 @@ impl Agent {
         let same = |one: &(MessageRef, &Message)| urgent(one) && (!self.config.apart || text::is_of_person(one.1) == person);
         let joining: Vec<MessageRef> = self.inbox.waiting().filter(same).take(BATCH_MESSAGES_MAX).map(|(at, _)| at).collect();
         if self.turn.batch.is_none() {
-            self.turn.number += 1;
+            self.turn.number = self.turn.number.next();
             self.turn.batch = Some(Batch { number: self.turn.number, phase: Phase::Sent, entries: Vec::new(), end: None });
         }
         let entries: Vec<Entry> = joining.into_iter().filter_map(|at| self.inbox.take(at)).map(Entry::new).collect();
@@ -331,7 +331,7 @@ impl Agent {
             _ => {
                 let entry = batch.entries.remove(place);
                 let state = InboxState::Received;
-                self.ops.push(StoreOp::InboxMark { at, state, batch: 0, evidence: String::new() });
+                self.ops.push(StoreOp::InboxMark { at, state, batch: BatchNumber::default(), evidence: String::new() });
                 self.inbox.put_back(at, entry.message);
                 self.turn.retry_at = Some(now.tick + DELIVERY_RETRY);
             }
@@ -428,7 +428,7 @@ impl Agent {
     }
 
     /// The provider has the batch: durable as `confirmed`, then told to the relay as read.
-    pub(super) fn on_taken(&mut self, number: u64, key: &str, evidence: &str) {
+    pub(super) fn on_taken(&mut self, number: BatchNumber, key: &str, evidence: &str) {
         let mut batches = self.turn.batch.iter_mut().chain(&mut self.turn.tail);
         let Some(batch) = batches.find(|batch| batch.number == number && matches!(batch.phase, Phase::Sent | Phase::Taken)) else {
             return;
@@ -465,7 +465,7 @@ impl Agent {
     }
 
     /// The batch that the provider has not confirmed yet, as monitors are told of it.
-    pub(super) fn unconfirmed(&self) -> Option<(u64, Vec<Value>)> {
+    pub(super) fn unconfirmed(&self) -> Option<(BatchNumber, Vec<Value>)> {
         let batch = self.turn.batch.as_ref().filter(|batch| matches!(batch.phase, Phase::Sent | Phase::Taken))?;
         let show = |entry: &Entry| {
             let message = &entry.message;

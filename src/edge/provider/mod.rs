@@ -29,6 +29,7 @@ use self::tmux::Tmux;
 use crate::clock::Clock;
 use crate::core::agent::event::{Event, ProviderEvent};
 use crate::core::agent::store::ProviderRecord;
+use crate::core::ids::{ProcessNumber, VerbNumber};
 use crate::core::session::{Input, Output, Session, Verb};
 use crate::os::{self, Waker};
 use crate::secret::Secret;
@@ -52,7 +53,7 @@ pub enum Order {
     /// End what is left of an earlier life, then start.
     Spawn {
         /// Number of the process.
-        process: u64,
+        process: ProcessNumber,
         /// Random id of this provider process.
         provider_session: String,
         /// Conversation to go on with; empty: none.
@@ -69,9 +70,9 @@ pub enum Order {
     /// A verb for the session of that process; dropped if it is another one by now.
     Verb {
         /// Number of the process.
-        process: u64,
+        process: ProcessNumber,
         /// Number for the answer.
-        number: u64,
+        number: VerbNumber,
         /// The verb.
         verb: Verb,
     },
@@ -143,7 +144,7 @@ pub struct Launch {
 }
 
 struct Running {
-    process: u64,
+    process: ProcessNumber,
     /// Child of ours: the provider, or the server of its terminal.
     child: Child,
     /// The provider: the child, or the process in the terminal.

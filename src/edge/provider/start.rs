@@ -12,6 +12,7 @@ use super::process::{end_everything, find_command, first_pane, not_found, reap};
 use super::tmux::{self, Tmux};
 use super::{Host, Plan, Provider, Refusal, Running};
 use crate::core::agent::event::ProviderEvent;
+use crate::core::ids::ProcessNumber;
 use crate::core::session::Input;
 use crate::os;
 use crate::secret::Secret;
@@ -20,7 +21,7 @@ use crate::wire::control::{ENV_CONTROL_TOKEN, ENV_PORT, ENV_PROVIDER_SESSION};
 impl Provider {
     pub(super) fn spawn(
         &mut self,
-        process: u64,
+        process: ProcessNumber,
         provider_session: String,
         (conversation, fresh): (&str, &str),
         (relay, token): (&str, Option<Secret>),
@@ -132,7 +133,7 @@ impl Provider {
             opened.inspect_err(|error| log::warn!(target: "provider", "cannot listen at {}: {error}", path.display())).ok()
         });
         Ok(Running {
-            process: 0,
+            process: ProcessNumber::default(),
             child,
             pid,
             start: os::start_time(pid).unwrap_or_default(),

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use super::frames::{RpcError, short};
 use super::presets::{mode_for, older_than_tested};
 use super::replay::Replay;
+use crate::core::ids::{BatchNumber, VerbNumber};
 use crate::core::session::{Approval, Decision, Fate, How, Input, Mirror, Opened, Output, Resume, Session, Signal, TurnEnd, Verb};
 use crate::core::time::{Now, Tick, sooner};
 use crate::provider::lines::Lines;
@@ -60,7 +61,7 @@ enum Stage {
 struct Turn {
     number: u64,
     /// Batch and key of the parcel.
-    batch: Option<(u64, String)>,
+    batch: Option<(BatchNumber, String)>,
     taken: bool,
     /// Text of the current message, and of all messages.
     message: String,
@@ -115,10 +116,10 @@ pub struct AcpSession {
     replay: Option<Replay>,
     turn: Option<Turn>,
     turns: u64,
-    queue: VecDeque<(Option<(u64, String)>, String)>,
+    queue: VecDeque<(Option<(BatchNumber, String)>, String)>,
     held: BTreeMap<String, Held>,
     approvals: u64,
-    cancel: Option<(Vec<u64>, Tick)>,
+    cancel: Option<(Vec<VerbNumber>, Tick)>,
     strange: u64,
     facts: BTreeMap<&'static str, Value>,
 }
@@ -192,7 +193,7 @@ impl AcpSession {
 
     // ---- verbs
 
-    fn on_verb(&mut self, now: Now, number: u64, verb: Verb) {
+    fn on_verb(&mut self, now: Now, number: VerbNumber, verb: Verb) {
         match verb {
             Verb::Open { resume } => {
                 self.resume = resume;
@@ -254,7 +255,7 @@ impl AcpSession {
         }
     }
 
-    fn interrupt(&mut self, now: Now, number: u64) {
+    fn interrupt(&mut self, now: Now, number: VerbNumber) {
         self.queue.retain(|(batch, _)| batch.is_some());
         if self.turn.is_none() {
             self.signal(Signal::Answered { verb: number, result: Ok(json!({"wasRunning": false})) });

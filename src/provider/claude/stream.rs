@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use super::permission::{Answer, Ask};
 use super::transcript::{self, Evidence, LINE_BYTES_MAX};
 use super::words::{guarded, unmentioned};
+use crate::core::ids::{BatchNumber, VerbNumber};
 use crate::core::limits::APPROVALS_MAX;
 use crate::core::session::{Decision, Fate, How, Input, Opened, Output, Parcel, Resume, Session, Signal, Verb};
 use crate::core::time::{Now, Tick, sooner};
@@ -37,7 +38,7 @@ const OTHERS: &str = "[agent-relay] Not from your user: another agent or a syste
 struct Waiting {
     parcel: Option<Parcel>,
     /// Who is told that it arrived, where it is no parcel.
-    verb: Option<u64>,
+    verb: Option<VerbNumber>,
     text: String,
 }
 
@@ -45,7 +46,7 @@ struct Waiting {
 #[derive(Debug)]
 struct Sent {
     parcel: Option<Parcel>,
-    verb: Option<u64>,
+    verb: Option<VerbNumber>,
     /// The program has begun with it.
     started: bool,
 }
@@ -53,7 +54,7 @@ struct Sent {
 #[derive(Debug, Default)]
 struct Turn {
     number: u64,
-    batch: Option<u64>,
+    batch: Option<BatchNumber>,
     /// Text of the last message, and of all.
     last: String,
     whole: String,
@@ -103,9 +104,9 @@ pub struct StreamSession {
     numbers: u64,
     held: BTreeMap<String, Held>,
     approvals: u64,
-    interrupting: Option<(Vec<u64>, Tick)>,
+    interrupting: Option<(Vec<VerbNumber>, Tick)>,
     /// A compaction or a fresh start that waits or is under way.
-    boundary: Option<(u64, Boundary, Tick, bool)>,
+    boundary: Option<(VerbNumber, Boundary, Tick, bool)>,
     outcome: Option<Result<(), String>>,
     background: BTreeMap<String, &'static str>,
 }
@@ -162,13 +163,13 @@ impl StreamSession {
         self.write(&line);
     }
 
-    fn answer(&mut self, verb: u64, result: Result<Value, String>) {
+    fn answer(&mut self, verb: VerbNumber, result: Result<Value, String>) {
         self.signal(Signal::Answered { verb, result });
     }
 
     // ---- verbs
 
-    fn on_verb(&mut self, now: Now, number: u64, verb: Verb) {
+    fn on_verb(&mut self, now: Now, number: VerbNumber, verb: Verb) {
         match verb {
             Verb::Open { resume } => self.on_open(now, resume),
             Verb::Deliver(parcel) => {
@@ -302,8 +303,8 @@ impl StreamSession {
         self.signal(Signal::TurnStarted);
     }
 
-    fn interrupt(&mut self, now: Now, verb: Option<u64>) {
-        let dropped: Vec<u64> = self.queue.iter().filter_map(|waiting| waiting.verb).collect();
+    fn interrupt(&mut self, now: Now, verb: Option<VerbNumber>) {
+        let dropped: Vec<VerbNumber> = self.queue.iter().filter_map(|waiting| waiting.verb).collect();
         self.queue.retain(|waiting| waiting.verb.is_none());
         dropped.into_iter().for_each(|verb| self.answer(verb, Err("an interrupt came before it".into())));
         self.control(json!({"subtype": "interrupt"}));
@@ -313,7 +314,7 @@ impl StreamSession {
 
     // ---- compact and clear
 
-    fn begin_boundary(&mut self, now: Now, number: u64, boundary: Boundary) {
+    fn begin_boundary(&mut self, now: Now, number: VerbNumber, boundary: Boundary) {
         if self.boundary.is_some() {
             return self.answer(number, Err("a compaction or a fresh start is under way already".into()));
         }

@@ -22,6 +22,7 @@ use super::pane::{Dialog, Look};
 use super::permission::Ask;
 use super::transcript::{Evidence, LINE_BYTES_MAX};
 use super::{TESTED, too_old};
+use crate::core::ids::{BatchNumber, VerbNumber};
 use crate::core::session::{Decision, Fate, How, Input, Opened, Output, Resume, Session, Signal, TurnEnd, Verb};
 use crate::core::time::{Now, Tick, sooner};
 use crate::provider::lines::Lines;
@@ -60,7 +61,7 @@ const INJECTED_MAX: usize = 16;
 #[derive(Debug, Default)]
 struct Turn {
     number: u64,
-    batch: Option<u64>,
+    batch: Option<BatchNumber>,
     /// Wall clock of its begin, ms.
     began: i64,
     /// Text of the last message, and of all, as far as the transcript has them.
@@ -114,7 +115,7 @@ enum Boundary {
 /// A compaction or a fresh start that was asked for.
 #[derive(Debug)]
 struct Crossing {
-    verb: u64,
+    verb: VerbNumber,
     kind: Boundary,
     deadline: Tick,
     /// The command was submitted.
@@ -173,7 +174,7 @@ pub struct TuiSession {
     ended: Option<Ended>,
     /// Ids of the prompts whose turns have ended, newest last.
     over_prompts: VecDeque<String>,
-    interrupting: Option<(Vec<u64>, Tick)>,
+    interrupting: Option<(Vec<VerbNumber>, Tick)>,
     crossing: Option<Crossing>,
     background: BTreeMap<String, &'static str>,
     /// Calls of tools, newest last: id, and name with input as a number.
@@ -283,13 +284,13 @@ impl TuiSession {
         self.signal(Signal::Note { warn, text: text.into() });
     }
 
-    fn answer(&mut self, verb: u64, result: Result<Value, String>) {
+    fn answer(&mut self, verb: VerbNumber, result: Result<Value, String>) {
         self.signal(Signal::Answered { verb, result });
     }
 
     // ---- verbs
 
-    fn on_verb(&mut self, now: Now, number: u64, verb: Verb) {
+    fn on_verb(&mut self, now: Now, number: VerbNumber, verb: Verb) {
         match verb {
             Verb::Open { resume } => self.on_open(now, resume),
             Verb::Deliver(parcel) => {

@@ -4,6 +4,7 @@ use super::Bench;
 use crate::core::agent::config::AgentConfig;
 use crate::core::agent::effect::Effect;
 use crate::core::agent::event::{BusEvent, Event};
+use crate::core::ids::CallNumber;
 use crate::core::{Cause, Machine};
 use crate::secret::Secret;
 use serde_json::json;
@@ -56,7 +57,7 @@ fn ended(effects: &[Effect]) -> bool {
     effects.iter().any(|effect| matches!(effect, Effect::Finish(_) | Effect::StopProvider { .. }))
 }
 
-fn call_to(effects: &[Effect], wanted: &str) -> Option<(u64, String)> {
+fn call_to(effects: &[Effect], wanted: &str) -> Option<(CallNumber, String)> {
     effects.iter().find_map(|effect| match effect {
         Effect::Call { call, path, token, .. } if path == wanted => Some((*call, token.expose().to_string())),
         _ => None,
@@ -107,7 +108,7 @@ fn a_token_of_the_file_that_is_refused_is_looked_for_and_one_by_hand_ends_the_st
             (config.token, config.token_by_hand) = (Some(Secret::new("old")), by_hand);
         });
         // Its first call asks for a token of its own.
-        bench.tell(Event::Called { call: 1, result: Ok((401, json!({"error": "unknown token"}))) });
+        bench.tell(Event::Called { call: CallNumber(1), result: Ok((401, json!({"error": "unknown token"}))) });
         bench.commit();
         assert_eq!(bench.agent.stop.is_some(), by_hand);
         if !by_hand {

@@ -1,5 +1,6 @@
 //! Without the bus: what is asked over HTTP, and how often.
 
+use crate::core::ids::CallNumber;
 use serde_json::Value;
 
 use super::*;
@@ -21,7 +22,7 @@ impl Bench {
     /// Ready, with every call answered.
     pub(super) fn quiet() -> Bench {
         let mut bench = Bench::ready();
-        for call in 1..20 {
+        for call in (1..20).map(CallNumber) {
             bench.tell(Event::Called { call, result: works("unread") });
         }
         bench.commit();
@@ -29,7 +30,7 @@ impl Bench {
         bench
     }
 
-    fn next_call(effects: &[Effect]) -> Option<(u64, String, Value)> {
+    fn next_call(effects: &[Effect]) -> Option<(CallNumber, String, Value)> {
         effects.iter().rev().find_map(|effect| match effect {
             Effect::Call { call, method, path, body, .. } => Some((*call, format!("{method} {path}"), body.clone().unwrap_or_default())),
             _ => None,

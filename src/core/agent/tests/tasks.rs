@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::core::agent::store::OutboxRow;
+use crate::core::ids::BatchNumber;
 
 /// The place of a message of the first relay that was met.
 fn place(id: u64) -> crate::core::ids::MessageRef {
@@ -83,7 +84,7 @@ impl Bench {
 
     fn end(&mut self, end: TurnEnd, refuse: &[&str]) -> (Vec<String>, Vec<OutboxRow>) {
         let batch = self.agent.turn.summary()["batch"].as_u64();
-        let effects = self.signal(Signal::TurnEnded { batch, end, text: "so far".into() });
+        let effects = self.signal(Signal::TurnEnded { batch: batch.map(BatchNumber), end, text: "so far".into() });
         self.settle_all(effects, refuse)
     }
 }

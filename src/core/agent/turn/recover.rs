@@ -7,7 +7,7 @@ use crate::core::agent::Agent;
 use crate::core::agent::prompt::PROMPT;
 use crate::core::agent::store::{InboxState, StoreOp};
 use crate::core::agent::text;
-use crate::core::ids::MessageRef;
+use crate::core::ids::{BatchNumber, MessageRef};
 use crate::core::session::{Fate, How, Parcel, RESTART_MARK, TurnEnd, Verb};
 use crate::core::time::Now;
 
@@ -94,7 +94,12 @@ impl Agent {
     }
 
     pub(super) fn wait_again(&mut self, entry: Entry) {
-        self.ops.push(StoreOp::InboxMark { at: entry.at, state: InboxState::Received, batch: 0, evidence: String::new() });
+        self.ops.push(StoreOp::InboxMark {
+            at: entry.at,
+            state: InboxState::Received,
+            batch: BatchNumber::default(),
+            evidence: String::new(),
+        });
         self.inbox.put_back(entry.at, entry.message);
     }
 

@@ -11,7 +11,7 @@ use crate::core::agent::generations::old_answer;
 use crate::core::agent::store::OutboxRow;
 use crate::core::agent::store::TaskEnd;
 use crate::core::agent::text::cut;
-use crate::core::ids::MessageRef;
+use crate::core::ids::{BatchNumber, MessageRef};
 use crate::core::limits::REPLY_BODY_BYTES_MAX;
 use crate::core::session::TurnEnd;
 use crate::core::time::Now;
@@ -19,7 +19,7 @@ use crate::core::tracker::{ClaimKind, TURN};
 use crate::wire::api::{Message, NewMessage, task_is_final};
 
 impl Agent {
-    pub(in crate::core::agent) fn on_turn_ended(&mut self, now: Now, number: Option<u64>, end: TurnEnd, text: String) {
+    pub(in crate::core::agent) fn on_turn_ended(&mut self, now: Now, number: Option<BatchNumber>, end: TurnEnd, text: String) {
         self.turn.running = false;
         self.turn.told = false;
         self.tracker.finish_work(TURN, TURN);
@@ -147,7 +147,7 @@ impl Agent {
 
     /// A part of a batch will never reach the provider: its senders are told, whoever answers otherwise, and nobody is told
     /// that it was read.
-    pub(in crate::core::agent) fn on_refused(&mut self, now: Now, number: u64, key: &str, why: &str) {
+    pub(in crate::core::agent) fn on_refused(&mut self, now: Now, number: BatchNumber, key: &str, why: &str) {
         let mut refused = Vec::new();
         for batch in self.turn.batch.iter_mut().chain(&mut self.turn.tail).filter(|batch| batch.number == number) {
             let (gone, stay) = std::mem::take(&mut batch.entries).into_iter().partition(|entry| entry.key == key && !entry.confirmed);

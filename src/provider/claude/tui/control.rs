@@ -6,14 +6,15 @@ use serde_json::{Value, json};
 
 use super::send::Item;
 use super::{BOUNDARY_START, BOUNDARY_TIMEOUT, Boundary, Crossing, INTERRUPT_TIMEOUT, TuiSession};
+use crate::core::ids::VerbNumber;
 use crate::core::session::{Decision, Output, Signal};
 use crate::core::time::Now;
 
 impl TuiSession {
     // ---- interrupt, compact, clear
 
-    pub(super) fn interrupt(&mut self, now: Now, number: u64) {
-        let dropped: Vec<u64> = self.queue.iter().filter_map(|item| item.verb).collect();
+    pub(super) fn interrupt(&mut self, now: Now, number: VerbNumber) {
+        let dropped: Vec<VerbNumber> = self.queue.iter().filter_map(|item| item.verb).collect();
         self.queue.retain(|item| item.verb.is_none());
         if !dropped.is_empty() {
             dropped.into_iter().for_each(|verb| self.answer(verb, Err("an interrupt came before it".into())));
@@ -40,7 +41,7 @@ impl TuiSession {
         }
     }
 
-    pub(super) fn cross(&mut self, now: Now, verb: u64, kind: Boundary, text: String) {
+    pub(super) fn cross(&mut self, now: Now, verb: VerbNumber, kind: Boundary, text: String) {
         if !self.start.terminal {
             let name = if kind == Boundary::Compact { "compact" } else { "clearContext" };
             return self.answer(verb, Err(format!("provider does not support {name} in a terminal that is not the runner's")));

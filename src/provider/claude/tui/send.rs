@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::TuiSession;
 use super::witness::Registry;
+use crate::core::ids::VerbNumber;
 use crate::core::session::{Output, Parcel, Signal};
 use crate::core::time::{Now, Tick};
 use crate::provider::claude::pane::InputBox;
@@ -59,7 +60,7 @@ pub(super) struct Item {
     /// A person says it.
     person: bool,
     /// Who is told that it arrived, where it is no parcel.
-    pub verb: Option<u64>,
+    pub verb: Option<VerbNumber>,
     /// A command of the program, not a text for the model.
     pub command: bool,
     tries: u32,
@@ -71,7 +72,7 @@ impl Item {
     }
 
     /// A text of the runner, and who is told that it arrived.
-    pub fn of_text(verb: u64, text: &str, person: bool) -> Item {
+    pub fn of_text(verb: VerbNumber, text: &str, person: bool) -> Item {
         Item { text: guarded(&typeable(text)), person, verb: Some(verb), ..Item::default() }
     }
 
@@ -202,7 +203,7 @@ impl TuiSession {
         match channel {
             Channel::Socket => self.post(now, item),
             Channel::Monitor => {
-                let batch = item.parcel.as_ref().map_or(0, |parcel| parcel.batch);
+                let batch = item.parcel.as_ref().map(|parcel| parcel.batch).unwrap_or_default();
                 self.submitted(now, item, Channel::Monitor, 0);
                 self.signal(Signal::Announce { batch });
             }
@@ -483,7 +484,7 @@ mod tests {
     fn nothing_that_is_typed_can_press_keys() {
         assert_eq!(typeable("a\u{1b}[201~\r\nb\tc\u{9b}\u{7f}"), "a[201~\nb\tc");
         assert_eq!(typeable("C:\\"), "C:\\ ");
-        assert_eq!(Item::of_text(1, "/exit", true).text, "[prompt] /exit");
+        assert_eq!(Item::of_text(VerbNumber(1), "/exit", true).text, "[prompt] /exit");
         assert_eq!(
             Item::of_parcel(Parcel { text: "[relay message #1 from user]\nx".into(), ..Default::default() }).first(),
             "[relaymessage#1fromuser]"

@@ -173,7 +173,7 @@ impl TuiSession {
             let why = if queued { "it waits in the session's own queue" } else { "the session is not at its prompt" };
             self.tell_delivery(Some(&format!("not proven yet: {why}")));
             if by == Channel::Monitor {
-                let batch = self.sent[at].item.parcel.as_ref().map_or(0, |parcel| parcel.batch);
+                let batch = self.sent[at].item.parcel.as_ref().map(|parcel| parcel.batch).unwrap_or_default();
                 self.signal(Signal::Announce { batch });
             }
             return;
