@@ -93,8 +93,9 @@ impl World {
             for one in delivered(runner) {
                 *seen.entry(one).or_default() += 1;
             }
-            // A task that was opened again may come to the same agent once more.
-            let most = |one: &Delivered| 1 + self.reopened(one.0);
+            // A task that was opened again may come to the same agent once more, and so may what was lost with the hub's data before
+            // its sender heard of it: it is sent again, and may get the same id in another generation.
+            let most = |one: &Delivered| self.given(one.0) as u32 + self.reopened(one.0);
             if let Some((one, times)) = seen.iter().find(|(one, times)| **times > most(one)) {
                 return Err(format!("runner {at} delivered {one:?} {times} times"));
             }
@@ -155,7 +156,7 @@ impl World {
             return Err(format!("#{id} to {to} was received by {receivers:?}, wanted {least}"));
         }
         // Ids may be given again in another generation: then an answer may name either.
-        let twins = self.sendings.iter().filter(|other| other.id == Some(id)).count();
+        let twins = self.given(id);
         let (mut all, mut lost) = (0, 0);
         for receiver in &receivers {
             let name = agent_name(*receiver);
@@ -185,6 +186,13 @@ impl World {
     /// How often a person has opened its task again.
     fn reopened(&self, id: u64) -> u32 {
         self.person.reopened.get(&id).copied().unwrap_or(0)
+    }
+
+    /// In how many generations a message got this id, those included that were lost before their senders heard of it.
+    fn given(&self, id: u64) -> usize {
+        let known = self.sendings.iter().filter(|sending| sending.id == Some(id)).map(|sending| sending.generation.as_str());
+        let lost = self.restores.lost.iter().filter(|(_, lost)| *lost == id).map(|(generation, _)| generation.as_str());
+        known.chain(lost).collect::<BTreeSet<&str>>().len().max(1)
     }
 
     fn tell_replies(&self, replies: &[Message]) {
