@@ -39,12 +39,25 @@ impl Party<'_> {
     }
 }
 
-fn one(seed: u64) {
-    let machine = Machine::new(&format!("chaos{seed}"));
+/// A machine whose providers are started again soon and as often as it takes.
+fn prepared(name: &str, seed: u64) -> (Machine, Rng) {
+    let machine = Machine::new(&format!("{name}{seed}"));
     let config = r#"{"restart": {"firstMs": 50, "mostMs": 200, "exitsMax": 1000}}"#;
     std::fs::create_dir_all(machine.home.join("providers")).expect("dir");
     std::fs::write(machine.home.join("providers/acp.json"), config).expect("writes");
-    let mut rng = Rng::new(seed);
+    (machine, Rng::new(seed))
+}
+
+/// A person repeats under the same key until the hub has it.
+fn send(machine: &Machine, key: &str, text: &str) -> u64 {
+    wait_for("the hub to take the message", 40, || {
+        let output = machine.run(&["send", "a", "--json", "--key", key, text]);
+        serde_json::from_slice::<serde_json::Value>(&output.stdout).ok()?["id"].as_u64()
+    })
+}
+
+fn one(seed: u64) {
+    let (machine, mut rng) = prepared("chaos", seed);
     let mut party = Party { machine: &machine, hub: Some(machine.hub()), runner: Some(machine.runner("a")) };
     machine.wait_status("a", "idle");
     let mut ids = Vec::new();
@@ -52,12 +65,7 @@ fn one(seed: u64) {
     for n in 0..12 {
         let words = ["hello", "work 0", "garbage", "slow 1", "x"];
         let text = format!("{} {n}", words[rng.below(words.len() as u64) as usize]);
-        // A person repeats under the same key until the hub has it.
-        let sent = wait_for("the hub to take the message", 20, || {
-            let output = machine.run(&["send", "a", "--json", "--key", &format!("k{seed}-{n}"), &text]);
-            serde_json::from_slice::<serde_json::Value>(&output.stdout).ok()
-        });
-        ids.push(sent["id"].as_u64().expect("id"));
+        ids.push(send(&machine, &format!("k{seed}-{n}"), &text));
         pause(rng.below(60));
         if rng.percent(45) {
             story.push(party.kill_one(&mut rng));
@@ -81,11 +89,7 @@ fn random_kills_lose_nothing() {
 
 /// Backups, kills, and backups that are put back, in the middle of traffic.
 fn one_with_restores(seed: u64) {
-    let machine = Machine::new(&format!("restores{seed}"));
-    let config = r#"{"restart": {"firstMs": 50, "mostMs": 200, "exitsMax": 1000}}"#;
-    std::fs::create_dir_all(machine.home.join("providers")).expect("dir");
-    std::fs::write(machine.home.join("providers/acp.json"), config).expect("writes");
-    let mut rng = Rng::new(seed);
+    let (machine, mut rng) = prepared("restores", seed);
     let mut party = Party { machine: &machine, hub: Some(machine.hub()), runner: Some(machine.runner("a")) };
     machine.wait_status("a", "idle");
     let (mut ids, mut story, mut backups) = (Vec::new(), Vec::new(), Vec::new());
@@ -94,11 +98,7 @@ fn one_with_restores(seed: u64) {
     let mut since = 0;
     for n in 0..16 {
         let text = format!("{} {n}", ["hello", "work 0", "slow 1", "x"][rng.below(4) as usize]);
-        let sent = wait_for("the hub to take the message", 40, || {
-            let output = machine.run(&["send", "a", "--json", "--key", &format!("k{seed}-{n}"), &text]);
-            serde_json::from_slice::<serde_json::Value>(&output.stdout).ok()
-        });
-        ids.push(sent["id"].as_u64().expect("id"));
+        ids.push(send(&machine, &format!("k{seed}-{n}"), &text));
         pause(rng.below(60));
         if rng.percent(35) {
             let file = machine.home.join(format!("backup-{n}.sqlite"));

@@ -126,12 +126,6 @@ fn systemctl(machine: &Machine, arguments: &[&str]) -> String {
     String::from_utf8_lossy(&output.stdout).trim().to_string()
 }
 
-fn connected(machine: &Machine) -> usize {
-    let output = machine.run(&["agents", "--json"]);
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    text.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok()).filter(|card| card["connected"] == true).count()
-}
-
 #[test]
 fn services_start_in_any_order_under_a_real_user_manager() {
     let mut machine = Machine::new("services");
@@ -145,7 +139,7 @@ fn services_start_in_any_order_under_a_real_user_manager() {
         assert_eq!(systemctl(&machine, &["show", &unit, "-p", "ActiveState", "--value"]), "active");
     }
     machine.ok(&["service", "install", "hub", "--", "--port", &port]);
-    wait_for("five agents", 60, || (connected(&machine) == 5).then_some(()));
+    wait_for("five agents", 60, || (machine.connected() == 5).then_some(()));
     assert_eq!(machine.ok(&["service", "list", "--json"]).lines().filter(|line| line.contains("\"active\"")).count(), 6);
     let mut units: Vec<String> = agents.iter().map(|agent| format!("agent-relay-agent-{agent}.service")).collect();
     units.push("agent-relay-hub.service".into());
@@ -163,7 +157,7 @@ fn services_start_in_any_order_under_a_real_user_manager() {
         let mut all: Vec<&str> = vec!["start"];
         all.extend(units.iter().map(String::as_str));
         systemctl(&machine, &all);
-        wait_for(&format!("five agents in the order {units:?}"), 60, || (connected(&machine) == 5).then_some(()));
+        wait_for(&format!("five agents in the order {units:?}"), 60, || (machine.connected() == 5).then_some(()));
         orders += 1;
     }
     for agent in agents {
@@ -211,7 +205,7 @@ fn printed_units_are_installed_by_the_commands_in_their_heads() {
     let arguments = "acp --preset opencode --cwd /home/me/project";
     assert!(agent.contains(arguments), "{agent}");
     shell(&agent.replace(arguments, &format!("acp --approval open -- {BIN} demo-agent")));
-    wait_for("the agent", 60, || (connected(&machine) == 1).then_some(()));
+    wait_for("the agent", 60, || (machine.connected() == 1).then_some(()));
     for unit in ["agent-relay-hub.service", "agent-relay@my-agent.service"] {
         let show = |what: &str| systemctl(&machine, &["show", unit, "-p", what, "--value"]);
         assert_eq!((show("ActiveState"), show("UnitFileState")), ("active".into(), "enabled".into()), "{unit}");

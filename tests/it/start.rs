@@ -81,13 +81,6 @@ fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port()
 }
 
-/// Agents that the relay has registered.
-fn registered(machine: &Machine) -> usize {
-    let output = machine.run(&["agents", "--json"]);
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    text.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok()).filter(|card| card["connected"] == true).count()
-}
-
 #[test]
 fn hub_and_runners_in_any_order_all_end_up_registered() {
     let seed = std::env::var("START_SEED").ok().and_then(|text| text.parse().ok());
@@ -114,7 +107,7 @@ fn hub_and_runners_in_any_order_all_end_up_registered() {
         let status = machine.command("/bin/sh").args(["-c", &line, BIN]).stdin(Stdio::null()).status().expect("a shell");
         assert!(status.success());
         wait_for(&format!("five agents (seed {seed}, round {round}, order {order:?}){}", machine.logs()), 60, || {
-            (registered(&machine) == 5).then_some(())
+            (machine.connected() == 5).then_some(())
         });
         for (pid, start) in machine.left_over() {
             agent_relay::os::kill(pid, start, rustix::process::Signal::TERM);

@@ -169,6 +169,13 @@ impl Machine {
         self.detour = Some(format!("http://127.0.0.1:{port}"));
     }
 
+    /// How many agents are connected to the relay.
+    pub fn connected(&self) -> usize {
+        let output = self.run(&["agents", "--json"]);
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()).filter(|card| card["connected"] == true).count()
+    }
+
     /// A runner of the demo agent.
     pub fn runner(&self, agent: &str) -> Running {
         self.runner_with(agent, &[], &[])
