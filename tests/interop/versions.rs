@@ -9,12 +9,13 @@ use serde_json::Value;
 use super::installed;
 use super::support::{BIN, Machine, Running, wait_for};
 
-/// The older version, as `tests/interop/old.sh` has built it.
+/// The older version: `OLD_BIN`, or what `tests/interop/old.sh` has built. `make test` alone does not build it; `make interop` does, and
+/// fails where it cannot, except in a clone without history.
 fn old() -> Option<PathBuf> {
-    let found = installed().map(|dir| dir.join("old/agent-relay-08d390c")).filter(|path| path.is_file());
-    assert!(found.is_some() || std::env::var_os("CI").is_none(), "the older version is not there; `make interop` builds it");
+    let built = || installed().map(|dir| dir.join("old/agent-relay-08d390c")).filter(|path| path.is_file());
+    let found = std::env::var_os("OLD_BIN").map(PathBuf::from).or_else(built);
     if found.is_none() {
-        println!("interop: the older version is not built; the pairs of versions are skipped (make interop runs them)");
+        println!("interop: no older version is built; the pairs of versions are skipped (make interop runs them)");
     }
     found
 }
