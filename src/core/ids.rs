@@ -40,6 +40,27 @@ numbers! {
     BatchNumber
     /// A start of the provider, within one life of the runner.
     ProcessNumber
+    /// A request at the hub or at the control port that waits for its answer, within one life of that server.
+    Ticket
+    /// Somebody connected over WebSocket to the hub or the control port; the number is that of the ticket that asked for it.
+    PeerId
+}
+
+impl Ticket {
+    /// Nobody waits for the answer.
+    pub const NOBODY: Ticket = Ticket(0);
+
+    /// The peer that a request becomes when its upgrade to WebSocket is accepted.
+    pub fn peer(self) -> PeerId {
+        PeerId(self.0)
+    }
+}
+
+impl PeerId {
+    /// The ticket that the peer came with.
+    pub fn ticket(self) -> Ticket {
+        Ticket(self.0)
+    }
 }
 
 /// A message in a runner's own records. Ids of messages mean something only together with the generation of the relay's data

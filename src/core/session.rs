@@ -3,7 +3,7 @@
 //! A provider session is a machine of its own (`provider/<name>/session`): bytes, timers and verbs go in, writes and
 //! signals come out. The agent speaks verbs and hears signals; no vendor's spelling crosses this line.
 
-use crate::core::ids::{BatchNumber, VerbNumber};
+use crate::core::ids::{BatchNumber, Ticket, VerbNumber};
 use serde_json::{Map, Value};
 
 use super::time::{Now, Tick};
@@ -54,7 +54,7 @@ pub enum Verb {
     /// A hook of the provider reports an event.
     Hook {
         /// Who waits for [`Signal::HookAnswer`]; 0: nobody.
-        ticket: u64,
+        ticket: Ticket,
         /// Name of the event, as the hook program says it.
         event: String,
         /// What the provider told the hook.
@@ -63,7 +63,7 @@ pub enum Verb {
     /// The hook that waited has gone.
     HookGone {
         /// Which one.
-        ticket: u64,
+        ticket: Ticket,
     },
     /// Say whether a turn runs.
     Probe,
@@ -205,7 +205,7 @@ pub enum Signal {
     /// Answer to a hook that waits; `None` leaves the matter to the provider.
     HookAnswer {
         /// Ticket of the hook.
-        ticket: u64,
+        ticket: Ticket,
         /// What the hook prints.
         answer: Option<Value>,
     },

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
-use super::control::{self, NO_TICKET};
+use super::control;
 use super::crew::Crew;
 use super::event_loop;
 use crate::clock::Clock;
@@ -14,6 +14,7 @@ use crate::core::agent::Agent;
 use crate::core::agent::config::AgentConfig;
 use crate::core::agent::effect::{Effect, Outcome};
 use crate::core::agent::event::{Event, StopReason, lane};
+use crate::core::ids::Ticket;
 use crate::core::limits::{COMMITS_IN_FLIGHT_MAX, CONTROL_HELD_MAX};
 use crate::edge::gate::{Gate, Limits, Order as GateOrder, Orders};
 use crate::edge::http::Base;
@@ -213,7 +214,7 @@ fn dispatch(ports: &mut Ports, effects: Vec<Effect>, tell: fn(&str)) -> Option<O
             }
             Effect::Verb { process, number, verb } => ports.provider.order(provider::Order::Verb { process, number, verb }),
             Effect::StopProvider { grace_ms } => ports.provider.order(provider::Order::Stop { grace_ms }),
-            Effect::Reply { ticket: NO_TICKET, .. } => {}
+            Effect::Reply { ticket: Ticket::NOBODY, .. } => {}
             Effect::Reply { ticket, status, body } => answers.push(GateOrder::Respond { ticket, status, body: body.into() }),
             Effect::Stay { ticket } => answers.push(GateOrder::Accept { ticket }),
             Effect::Say { peer, text } => answers.push(GateOrder::PeerSend { peer, text }),

@@ -4,14 +4,12 @@ use serde_json::{Value, json};
 
 use crate::core::agent::event::{ControlRequest, Event};
 use crate::core::http::Request;
+use crate::core::ids::Ticket;
 use crate::core::tracker::Status;
 use crate::edge::gate::{Happening, Verdict};
 use crate::secret::Secret;
 use crate::wire::api::error_body;
 use crate::wire::control::LOG_LEVELS;
-
-/// A request that is answered already.
-pub const NO_TICKET: u64 = 0;
 
 /// Paths with their methods.
 const PATHS: &[(&str, &[&str])] = &[
@@ -33,7 +31,7 @@ const HOOK: &str = "/hook/";
 const EVENT_BYTES_MAX: usize = 40;
 
 /// A hook that reports; one that asks for a permission stays until it is decided.
-fn hook(ticket: u64, event: &str, body: Value) -> Verdict<Event> {
+fn hook(ticket: Ticket, event: &str, body: Value) -> Verdict<Event> {
     let known = event.len() <= EVENT_BYTES_MAX && !event.is_empty() && event.bytes().all(|b| b.is_ascii_lowercase() || b == b'-');
     if !known {
         return answer(400, error_body("bad_request", "an event is lower-case letters and dashes"));
@@ -42,7 +40,7 @@ fn hook(ticket: u64, event: &str, body: Value) -> Verdict<Event> {
     match event == "permission-request" {
         true => Verdict::Event(Event::Control(ticket, ControlRequest::Hook { event, body, waits: true })),
         false => {
-            let told = Event::Control(NO_TICKET, ControlRequest::Hook { event, body, waits: false });
+            let told = Event::Control(Ticket::NOBODY, ControlRequest::Hook { event, body, waits: false });
             Verdict::Tell(told, 200, json!({"ok": true}).into())
         }
     }
@@ -82,9 +80,9 @@ pub fn handler(token: Secret) -> impl FnMut(Happening) -> Verdict<Event> + Send 
             Happening::Request(ticket, request) => (ticket, request, false),
             Happening::Upgrade(ticket, request) => (ticket, request, true),
             Happening::PeerText(_, text) => {
-                return Verdict::Event(Event::Control(NO_TICKET, ControlRequest::MonitorSaid(text)));
+                return Verdict::Event(Event::Control(Ticket::NOBODY, ControlRequest::MonitorSaid(text)));
             }
-            Happening::PeerClosed(ticket) => return Verdict::Event(Event::Control(ticket, ControlRequest::Gone)),
+            Happening::PeerClosed(peer) => return Verdict::Event(Event::Control(peer.ticket(), ControlRequest::Gone)),
         };
         if request.path == "/health" {
             return answer(200, json!({"ok": true}));
@@ -99,7 +97,7 @@ pub fn handler(token: Secret) -> impl FnMut(Happening) -> Verdict<Event> + Send 
     }
 }
 
-fn route(ticket: u64, request: &Request, body: Value, upgrade: bool) -> Verdict<Event> {
+fn route(ticket: Ticket, request: &Request, body: Value, upgrade: bool) -> Verdict<Event> {
     let ask = |request| Verdict::Event(Event::Control(ticket, request));
     match (request.method.as_str(), request.path.as_str()) {
         ("GET", "/status") => ask(ControlRequest::Status),
@@ -109,7 +107,7 @@ fn route(ticket: u64, request: &Request, body: Value, upgrade: bool) -> Verdict<
             match known {
                 Some(status) => {
                     let answer = json!({"ok": true, "status": status.word()});
-                    Verdict::Tell(Event::Control(NO_TICKET, ControlRequest::StatusPosted(body)), 200, answer.into())
+                    Verdict::Tell(Event::Control(Ticket::NOBODY, ControlRequest::StatusPosted(body)), 200, answer.into())
                 }
                 None => answer(400, json!({"error": "status must be idle, busy, offline, or error"})),
             }

@@ -5,6 +5,7 @@ mod orders;
 mod stream;
 mod terminal;
 
+use agent_relay::core::ids::Ticket;
 use std::path::{Path, PathBuf};
 
 use agent_relay::core::session::{Screen, Signal};
@@ -130,7 +131,7 @@ fn every_hook_is_heard() {
         for during_turn in [false, true] {
             let mut terminal = Terminal::ready();
             if during_turn {
-                terminal.hook(0, "user-prompt-submit", serde_json::json!({"hook_event_name": "UserPromptSubmit", "prompt": "x"}));
+                terminal.hook(Ticket(0), "user-prompt-submit", serde_json::json!({"hook_event_name": "UserPromptSubmit", "prompt": "x"}));
                 if name.starts_with("Notification") {
                     // Where the registry file says it too, it is nothing new.
                     terminal
@@ -138,7 +139,7 @@ fn every_hook_is_heard() {
                 }
                 terminal.signals.clear();
             }
-            let ticket = if name.starts_with("PermissionRequest") { 9 } else { 0 };
+            let ticket = if name.starts_with("PermissionRequest") { Ticket(9) } else { Ticket::NOBODY };
             terminal.hook(ticket, "event", payload.clone());
             let lines: Vec<String> = terminal.signals.iter().map(line_of).collect();
             table.push_str(&format!("{name} {}: {}\n", if during_turn { "busy" } else { "idle" }, lines.join(" | ")));
@@ -189,6 +190,10 @@ fn hostile_bytes_are_an_ordinary_branch() {
         terminal.registry(&text);
         terminal.mail(&text);
         terminal.screen(&text);
-        terminal.hook(3, &text, serde_json::json!({"hook_event_name": text, "tool_input": 5, "background_tasks": [5, {"type": "shell"}]}));
+        terminal.hook(
+            Ticket(3),
+            &text,
+            serde_json::json!({"hook_event_name": text, "tool_input": 5, "background_tasks": [5, {"type": "shell"}]}),
+        );
     }
 }

@@ -1,6 +1,6 @@
 //! Whole orders of events, as they were seen, and with pieces lost, late or doubled.
 
-use agent_relay::core::ids::{BatchNumber, VerbNumber};
+use agent_relay::core::ids::{BatchNumber, Ticket, VerbNumber};
 use agent_relay::core::session::{Decision, Fate, How, Input, Resume, Signal, TurnEnd, Verb};
 use serde_json::{Value, json};
 
@@ -367,7 +367,7 @@ fn without_a_terminal_people_go_by_the_socket_too_and_without_both_a_monitor_nam
     let mut terminal = Terminal::ready_with(bare, None);
     terminal.deliver(5, true, false);
     assert!(terminal.has(|signal| matches!(signal, Signal::Announce { batch: BatchNumber(5) })));
-    terminal.hook(0, "fetched", json!({"ids": [5]}));
+    terminal.hook(Ticket(0), "fetched", json!({"ids": [5]}));
     assert!(terminal.taken(5));
 }
 
@@ -486,7 +486,7 @@ fn a_cleared_session_has_another_id_and_file() {
     assert!(!terminal.has(|signal| matches!(signal, Signal::Left { .. })));
 }
 
-fn asked(terminal: &mut Terminal, ticket: u64) -> String {
+fn asked(terminal: &mut Terminal, ticket: Ticket) -> String {
     terminal.hook(
         ticket,
         "permission-request",
@@ -503,7 +503,7 @@ fn asked(terminal: &mut Terminal, ticket: u64) -> String {
 fn a_permission_is_answered_by_whoever_is_first() {
     let closed =
         |terminal: &Terminal, id: &str| terminal.has(|signal| matches!(signal, Signal::ApprovalClosed { id: found, .. } if found == id));
-    let answer = |terminal: &Terminal, ticket: u64| {
+    let answer = |terminal: &Terminal, ticket: Ticket| {
         terminal.signals.iter().find_map(|signal| match signal {
             Signal::HookAnswer { ticket: found, answer } if *found == ticket => Some(answer.clone()),
             _ => None,
@@ -512,9 +512,9 @@ fn a_permission_is_answered_by_whoever_is_first() {
     // Decided at the relay.
     let mut terminal = Terminal::ready();
     terminal.event("UserPromptSubmit", json!({"prompt": "typed"}));
-    let id = asked(&mut terminal, 4);
+    let id = asked(&mut terminal, Ticket(4));
     terminal.verb(Verb::Decide { approval: id.clone(), decision: Decision::Deny, reason: Some("no".into()), answers: None });
-    let said: Value = answer(&terminal, 4).flatten().expect("an answer");
+    let said: Value = answer(&terminal, Ticket(4)).flatten().expect("an answer");
     assert_eq!(said["hookSpecificOutput"]["decision"]["message"], "no");
     assert!(closed(&terminal, &id));
     terminal.verb(Verb::Decide { approval: id, decision: Decision::Approve, reason: None, answers: None });
@@ -522,24 +522,26 @@ fn a_permission_is_answered_by_whoever_is_first() {
     // At the terminal: the registry no longer waits.
     let mut terminal = Terminal::ready();
     terminal.event("UserPromptSubmit", json!({"prompt": "typed"}));
-    let id = asked(&mut terminal, 4);
+    let id = asked(&mut terminal, Ticket(4));
     terminal.status("waiting");
     terminal.pass(100);
     terminal.status("busy");
-    assert!(closed(&terminal, &id) && answer(&terminal, 4) == Some(None));
+    assert!(closed(&terminal, &id) && answer(&terminal, Ticket(4)) == Some(None));
     // By nobody.
     let mut terminal = Terminal::ready();
     terminal.event("UserPromptSubmit", json!({"prompt": "typed"}));
-    let id = asked(&mut terminal, 4);
+    let id = asked(&mut terminal, Ticket(4));
     terminal.shown = PERMISSION.into();
     terminal.status("waiting");
     terminal.pass(601_000);
-    assert!(closed(&terminal, &id) && answer(&terminal, 4).flatten().is_some_and(|said| said.to_string().contains("Nobody answered")));
+    assert!(
+        closed(&terminal, &id) && answer(&terminal, Ticket(4)).flatten().is_some_and(|said| said.to_string().contains("Nobody answered"))
+    );
     // The hook is gone.
     let mut terminal = Terminal::ready();
-    let id = asked(&mut terminal, 4);
-    terminal.verb(Verb::HookGone { ticket: 4 });
-    assert!(closed(&terminal, &id) && answer(&terminal, 4).is_none());
+    let id = asked(&mut terminal, Ticket(4));
+    terminal.verb(Verb::HookGone { ticket: Ticket(4) });
+    assert!(closed(&terminal, &id) && answer(&terminal, Ticket(4)).is_none());
 }
 
 #[test]
@@ -639,10 +641,10 @@ fn an_old_version_is_refused() {
 #[test]
 fn bare_words_are_only_hints() {
     let mut terminal = Terminal::ready();
-    terminal.hook(0, "busy", Value::Null);
+    terminal.hook(Ticket(0), "busy", Value::Null);
     terminal.shown = BUSY.into();
     terminal.status("busy");
-    terminal.hook(0, "idle", Value::Null);
+    terminal.hook(Ticket(0), "idle", Value::Null);
     terminal.pass(3000);
     assert_eq!(terminal.ended(None), None, "the screen and the registry say that it works");
     terminal.shown = EMPTY.into();
@@ -796,7 +798,7 @@ fn a_person_goes_back_to_the_session_before() {
 fn several_questions_are_over_when_the_session_waits_for_no_key() {
     let mut terminal = Terminal::ready();
     terminal.event("UserPromptSubmit", json!({"prompt": "typed"}));
-    for (ticket, agent) in [(4, "s1"), (5, "s2")] {
+    for (ticket, agent) in [(Ticket(4), "s1"), (Ticket(5), "s2")] {
         terminal.hook(
             ticket,
             "permission-request",
@@ -859,7 +861,7 @@ fn a_result_withdraws_only_its_own_question() {
     let block = |id: &str, command: &str| json!({"type": "tool_use", "id": id, "name": "Bash", "input": {"command": command}});
     let answer = json!({"type": "assistant", "uuid": "x", "message": {"id": "m", "model": "m", "stop_reason": "tool_use", "content": [block("t1", "y"), block("t2", "x")]}});
     terminal.grown(&format!("{answer}\n"));
-    let id = asked(&mut terminal, 4);
+    let id = asked(&mut terminal, Ticket(4));
     terminal.pass(1000);
     let result = |id: &str| {
         let line = json!({"type": "user", "timestamp": "2030-01-01T00:00:00.000Z", "message": {"content": [{"type": "tool_result", "tool_use_id": id, "content": "ok"}]}});
@@ -883,7 +885,7 @@ fn a_late_stop_ends_nothing() {
     terminal.event("UserPromptSubmit", json!({"prompt": "two", "prompt_id": "p2"}));
     terminal.event("Stop", json!({"last_assistant_message": "x", "prompt_id": "p1"}));
     assert_eq!(terminal.ended(None), None);
-    let id = asked(&mut terminal, 4);
+    let id = asked(&mut terminal, Ticket(4));
     terminal.shown = PERMISSION.into();
     terminal.pass(20);
     terminal.status("waiting");

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use agent_relay::core::ids::{BatchNumber, VerbNumber};
+use agent_relay::core::ids::{BatchNumber, Ticket, VerbNumber};
 use agent_relay::core::session::{Input, Output, Parcel, Resume, Screen, Session, Signal, Trace, Verb};
 use agent_relay::core::time::{Now, Tick, Wall};
 use agent_relay::provider::claude::tui::TuiSession;
@@ -151,14 +151,14 @@ impl Terminal {
         );
     }
 
-    pub fn hook(&mut self, ticket: u64, event: &str, payload: Value) {
+    pub fn hook(&mut self, ticket: Ticket, event: &str, payload: Value) {
         self.verb(Verb::Hook { ticket, event: event.into(), payload });
     }
 
     pub fn event(&mut self, name: &str, more: Value) {
         let mut payload = more;
         payload["hook_event_name"] = json!(name);
-        self.hook(0, "event", payload);
+        self.hook(Ticket(0), "event", payload);
     }
 
     pub fn grown(&mut self, text: &str) {

@@ -15,7 +15,7 @@ use agent_relay::core::hub::event::{
     Effect as HubEffect, Event as HubEvent, HubOp, LANES as HUB_LANES, Lane as HubLane, ReadAnswer, StoreEvent as HubStoreEvent,
 };
 use agent_relay::core::hub::{Hub, HubConfig, scopes_of};
-use agent_relay::core::ids::{CallNumber, ProcessNumber};
+use agent_relay::core::ids::{CallNumber, PeerId, ProcessNumber, Ticket};
 use agent_relay::core::matching::Identity;
 use agent_relay::core::rng::Rng;
 use agent_relay::core::session::{Input, Output, Session};
@@ -761,7 +761,7 @@ impl World {
         }
         if tell_hub {
             let life = self.hub_life;
-            let event = HubEvent::PeerClosed { peer: number };
+            let event = HubEvent::PeerClosed { peer: PeerId(number) };
             self.send(format!("up{number}"), self.faults.delay_ms_max, Action::Hub { life, lane: HubLane::Gate as usize, event });
         }
     }
@@ -834,7 +834,7 @@ impl World {
         let ticket = self.next_ticket;
         self.tickets.insert(ticket, (from, answer));
         let life = self.hub_life;
-        self.act(Action::Hub { life, lane: HubLane::Gate as usize, event: HubEvent::Request { ticket, request } });
+        self.act(Action::Hub { life, lane: HubLane::Gate as usize, event: HubEvent::Request { ticket: Ticket(ticket), request } });
     }
 
     fn send_answer(&mut self, from: From, result: Result<(u16, Value), Cause>) {
@@ -1008,14 +1008,14 @@ impl World {
                         Body::Json(body) => body,
                         Body::Empty | Body::Text(..) => Value::Null,
                     };
-                    match self.tickets.remove(&ticket) {
+                    match self.tickets.remove(&ticket.0) {
                         Some((from, true)) => self.send_answer(from, Ok((status, body))),
                         Some((_, false)) => {}
-                        None => self.refuse_upgrade(ticket, status, body),
+                        None => self.refuse_upgrade(ticket.peer(), status, body),
                     }
                 }
                 HubEffect::Accept { ticket: peer } => {
-                    let told = self.conns.get_mut(&peer).map(|conn| {
+                    let told = self.conns.get_mut(&peer.0).map(|conn| {
                         conn.accepted = true;
                         (conn.runner, conn.life)
                     });
@@ -1025,7 +1025,7 @@ impl World {
                     }
                 }
                 HubEffect::PeerSend { peer, text } => self.frame_down(peer, &text),
-                HubEffect::PeerClose { peer, .. } => self.cut(peer, true, false),
+                HubEffect::PeerClose { peer, .. } => self.cut(peer.0, true, false),
                 HubEffect::Log { text, .. } => {
                     if self.tell {
                         println!("{:>12} hub: {text}", self.now.tick.0);
@@ -1038,16 +1038,16 @@ impl World {
         }
     }
 
-    fn refuse_upgrade(&mut self, peer: u64, status: u16, body: Value) {
-        if let Some(conn) = self.conns.remove(&peer) {
+    fn refuse_upgrade(&mut self, peer: PeerId, status: u16, body: Value) {
+        if let Some(conn) = self.conns.remove(&peer.0) {
             let text = body["error"].as_str().unwrap_or_default().to_string();
             let event = Event::Bus(BusEvent::Lost(Cause::Refused(status, text)));
             self.after_ms(1, Action::Agent { runner: conn.runner, life: conn.life, lane: lane::BUS, event });
         }
     }
 
-    fn frame_down(&mut self, peer: u64, text: &str) {
-        let Some(conn) = self.conns.get(&peer).filter(|conn| !conn.dead) else { return };
+    fn frame_down(&mut self, peer: PeerId, text: &str) {
+        let Some(conn) = self.conns.get(&peer.0).filter(|conn| !conn.dead) else { return };
         let (runner, life) = (conn.runner, conn.life);
         let frame = RelayFrame::parse(text).expect("our own frame");
         let repeat = self.rng.percent(self.faults.repeat_frame) && matches!(frame, RelayFrame::Event { .. } | RelayFrame::Command { .. });
@@ -1221,7 +1221,7 @@ impl World {
         self.runners[runner].conn = Some(peer);
         let request = Request { method: "GET".into(), path: "/bus".into(), token: token.expose().into(), ..Default::default() };
         let (hub_life, lane) = (self.hub_life, HubLane::Gate as usize);
-        let event = HubEvent::Upgrade { ticket: peer, request };
+        let event = HubEvent::Upgrade { ticket: Ticket(peer), request };
         self.send(format!("up{peer}"), self.faults.delay_ms_max, Action::Hub { life: hub_life, lane, event });
     }
 
@@ -1244,7 +1244,7 @@ impl World {
         let repeat =
             self.rng.percent(self.faults.repeat_frame) && matches!(frame, ClientFrame::Ack { .. } | ClientFrame::CommandUpdate { .. });
         for _ in 0..1 + usize::from(repeat) {
-            let event = HubEvent::PeerText { peer, text: frame.to_text() };
+            let event = HubEvent::PeerText { peer: PeerId(peer), text: frame.to_text() };
             self.send(format!("up{peer}"), self.faults.delay_ms_max, Action::Hub { life, lane: HubLane::Gate as usize, event });
         }
     }

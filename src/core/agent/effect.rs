@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::store::{Batch, ProviderRecord, StoreOp};
-use crate::core::ids::{CallNumber, MessageRef, ProcessNumber, VerbNumber};
+use crate::core::ids::{CallNumber, MessageRef, PeerId, ProcessNumber, Ticket, VerbNumber};
 use crate::core::session::Verb;
 use crate::secret::Secret;
 use crate::wire::bus::ClientFrame;
@@ -106,7 +106,7 @@ pub enum Effect {
     /// Answer a request of the control port.
     Reply {
         /// Which one.
-        ticket: u64,
+        ticket: Ticket,
         /// HTTP status.
         status: u16,
         /// JSON body.
@@ -115,19 +115,19 @@ pub enum Effect {
     /// Let a request of the control port stay, as a stream or a WebSocket.
     Stay {
         /// Which one; from now on the number of the peer.
-        ticket: u64,
+        ticket: Ticket,
     },
     /// A text for one that stayed.
     Say {
         /// Whom.
-        peer: u64,
+        peer: PeerId,
         /// The text.
         text: String,
     },
     /// Ends what stayed.
     Part {
         /// Whom.
-        peer: u64,
+        peer: PeerId,
     },
     /// A line for the log.
     Log {

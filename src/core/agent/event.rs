@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::store::{Batch, InboxMessage, Snapshot};
 use crate::core::Cause;
-use crate::core::ids::{CallNumber, MessageRef};
+use crate::core::ids::{CallNumber, MessageRef, Ticket};
 use crate::core::session::Signal;
 use crate::core::store::StoreError;
 use crate::secret::Secret;
@@ -36,7 +36,7 @@ pub enum Event {
     /// From the store.
     Store(StoreEvent),
     /// From the control port; the ticket is answered by an effect.
-    Control(u64, ControlRequest),
+    Control(Ticket, ControlRequest),
     /// From the bus.
     Bus(BusEvent),
     /// An HTTP call came back.

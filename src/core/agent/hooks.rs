@@ -8,7 +8,7 @@ use super::Agent;
 use super::effect::Effect;
 use super::event::StopReason;
 use super::stop::Why;
-use crate::core::ids::BatchNumber;
+use crate::core::ids::{BatchNumber, PeerId, Ticket};
 use crate::core::limits::CONTROL_HELD_MAX;
 use crate::core::session::Verb;
 use crate::core::time::Now;
@@ -18,9 +18,9 @@ use crate::wire::api::Obligation;
 /// Who is connected to the control port for longer than a request.
 #[derive(Debug, Default)]
 pub(super) struct Hooks {
-    waiting: BTreeSet<u64>,
+    waiting: BTreeSet<Ticket>,
     /// Monitors by peer.
-    monitors: BTreeSet<u64>,
+    monitors: BTreeSet<PeerId>,
     /// The batch that the session wants to have announced.
     announced: Option<BatchNumber>,
     /// Messages that the agent has answered with its own tool, or that the relay has told as owed once, newest last: of
@@ -37,13 +37,13 @@ const MONITORS_MAX: usize = 8;
 
 impl Agent {
     /// A hook reports. One that waits stays connected until the session answers; the others were answered at the gate.
-    pub(super) fn on_hook(&mut self, ticket: u64, event: String, body: Value, waits: bool) {
+    pub(super) fn on_hook(&mut self, ticket: Ticket, event: String, body: Value, waits: bool) {
         let of = body.get("providerSessionId").and_then(Value::as_str).filter(|id| !id.is_empty());
         let stale = of.is_some_and(|id| id != self.life.record.provider_session) || !self.life.is_alive();
         if waits {
             self.out.push(Effect::Stay { ticket });
             if stale || self.hooks.waiting.len() >= CONTROL_HELD_MAX {
-                self.out.push(Effect::Part { peer: ticket });
+                self.out.push(Effect::Part { peer: ticket.peer() });
                 return;
             }
             self.hooks.waiting.insert(ticket);
@@ -57,7 +57,7 @@ impl Agent {
         }
         if !stale {
             let payload = body.get("payload").cloned().unwrap_or(Value::Null);
-            self.tell_hook(if waits { ticket } else { 0 }, event, payload);
+            self.tell_hook(if waits { ticket } else { Ticket::NOBODY }, event, payload);
         }
     }
 
@@ -92,16 +92,16 @@ impl Agent {
         self.hooks.replied.contains(&id)
     }
 
-    pub(super) fn tell_hook(&mut self, ticket: u64, event: String, payload: Value) {
+    pub(super) fn tell_hook(&mut self, ticket: Ticket, event: String, payload: Value) {
         let (_, order) = self.life.verb(Verb::Hook { ticket, event, payload });
         self.after.push(order);
     }
 
-    pub(super) fn on_hook_answer(&mut self, ticket: u64, answer: Option<Value>) {
+    pub(super) fn on_hook_answer(&mut self, ticket: Ticket, answer: Option<Value>) {
         if self.hooks.waiting.remove(&ticket) {
-            let said = answer.map(|answer| Effect::Say { peer: ticket, text: format!("data: {answer}\n\n") });
+            let said = answer.map(|answer| Effect::Say { peer: ticket.peer(), text: format!("data: {answer}\n\n") });
             self.out.extend(said);
-            self.out.push(Effect::Part { peer: ticket });
+            self.out.push(Effect::Part { peer: ticket.peer() });
         }
     }
 
@@ -109,12 +109,13 @@ impl Agent {
     pub(super) fn hooks_part(&mut self) {
         self.hooks.announced = None;
         let monitors = std::mem::take(&mut self.hooks.monitors);
-        let all: Vec<u64> = std::mem::take(&mut self.hooks.waiting).into_iter().chain(monitors).collect();
+        let waiting = std::mem::take(&mut self.hooks.waiting).into_iter().map(Ticket::peer);
+        let all: Vec<PeerId> = waiting.chain(monitors).collect();
         self.out.extend(all.into_iter().map(|peer| Effect::Part { peer }));
     }
 
-    pub(super) fn on_gone(&mut self, ticket: u64) {
-        self.hooks.monitors.remove(&ticket);
+    pub(super) fn on_gone(&mut self, ticket: Ticket) {
+        self.hooks.monitors.remove(&ticket.peer());
         if self.hooks.waiting.remove(&ticket) {
             let (_, order) = self.life.verb(Verb::HookGone { ticket });
             self.after.push(order);
@@ -122,16 +123,16 @@ impl Agent {
     }
 
     /// A monitor of another process of the provider is sent away; one that names none is of an older plugin (R-71a).
-    pub(super) fn on_monitor(&mut self, ticket: u64, session: Option<String>) {
+    pub(super) fn on_monitor(&mut self, ticket: Ticket, session: Option<String>) {
         self.out.push(Effect::Stay { ticket });
         let stale = session.is_some_and(|session| session != self.life.record.provider_session);
         if stale || self.hooks.monitors.len() >= MONITORS_MAX {
-            self.out.push(Effect::Part { peer: ticket });
+            self.out.push(Effect::Part { peer: ticket.peer() });
             return;
         }
-        self.hooks.monitors.insert(ticket);
+        self.hooks.monitors.insert(ticket.peer());
         if let Some((batch, messages)) = self.unconfirmed().filter(|(batch, _)| self.hooks.announced == Some(*batch)) {
-            self.announce_to(ticket, batch, &messages);
+            self.announce_to(ticket.peer(), batch, &messages);
         }
     }
 
@@ -152,7 +153,7 @@ impl Agent {
         }
     }
 
-    fn announce_to(&mut self, peer: u64, batch: BatchNumber, messages: &[Value]) {
+    fn announce_to(&mut self, peer: PeerId, batch: BatchNumber, messages: &[Value]) {
         let frame = json!({"type": "message.deliver", "deliveryId": format!("batch-{batch}"), "messages": messages});
         self.after.push(Effect::Say { peer, text: frame.to_string() });
     }

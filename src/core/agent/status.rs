@@ -9,6 +9,7 @@ use super::config::ReplyMode;
 use super::effect::Effect;
 use super::event::ControlRequest;
 use super::life::State;
+use crate::core::ids::Ticket;
 use crate::core::limits::*;
 use crate::core::session::TERMINAL_SESSION;
 use crate::core::time::{Now, Tick};
@@ -298,7 +299,7 @@ impl Agent {
         }
     }
 
-    pub(super) fn on_control(&mut self, now: Now, ticket: u64, request: ControlRequest) {
+    pub(super) fn on_control(&mut self, now: Now, ticket: Ticket, request: ControlRequest) {
         let (status, body) = match request {
             ControlRequest::Status => (200, self.truth(now)),
             ControlRequest::StatusPosted(body) => self.on_status_posted(now, &body),
@@ -367,7 +368,7 @@ impl Agent {
         }
         if self.config.judges && reason == TURN {
             // The bare word of a hook whose program could not be run: one more hint for the session.
-            self.tell_hook(0, status.word().to_string(), Value::Null);
+            self.tell_hook(Ticket::NOBODY, status.word().to_string(), Value::Null);
             self.status.touch();
             return accepted;
         }

@@ -12,7 +12,7 @@ use super::store::StoreOp;
 use super::*;
 
 mod first;
-use crate::core::ids::{BatchNumber, CallNumber};
+use crate::core::ids::{BatchNumber, CallNumber, Ticket};
 use crate::core::matching::Identity;
 use crate::core::session::{Fate, How, Mirror, Opened, Parcel, RESTART_MARK, TurnEnd, Verb};
 use crate::core::time::Wall;
@@ -192,7 +192,7 @@ fn a_flood_without_a_disk_is_not_taken() {
     }
     // The store and a person at the control port are still heard.
     assert!(bench.agent.may_take(lane::STORE) && bench.agent.may_take(lane::CONTROL) && !bench.agent.may_take(lane::BUS));
-    bench.tell(Event::Control(9, ControlRequest::Status));
+    bench.tell(Event::Control(Ticket(9), ControlRequest::Status));
     assert!(bench.agent.commits_in_flight() <= COMMITS_IN_FLIGHT_MAX);
     bench.commit();
     assert!(bench.agent.may_take(lane::PROVIDER) && bench.agent.may_take(lane::BUS));
@@ -205,7 +205,7 @@ fn no_status_follows_the_last_offline() {
     assert_eq!(statuses(&effects), ["offline"]);
     let busy = json!({"status": "busy", "reason": "x"});
     for event in [
-        Event::Control(1, ControlRequest::StatusPosted(busy)),
+        Event::Control(Ticket(1), ControlRequest::StatusPosted(busy)),
         Event::Provider(ProviderEvent::Signal(Signal::TurnStarted)),
         Event::Provider(ProviderEvent::Exited { code: 0, stderr: String::new() }),
     ] {

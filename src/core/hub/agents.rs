@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::Hub;
 use super::event::{Effect, HubOp, StoredAgent};
+use crate::core::ids::PeerId;
 use crate::core::limits::*;
 use crate::core::time::{Tick, sooner};
 use crate::wire::bus::{CLOSE_DELETED, CLOSE_SUPERSEDED, Registration, RelayFrame};
@@ -48,7 +49,7 @@ fn is_older(new: &Registration, known: &Registration) -> bool {
 #[derive(Debug)]
 pub(super) struct Agent {
     pub stored: StoredAgent,
-    pub peer: Option<u64>,
+    pub peer: Option<PeerId>,
     pub status: String,
     pub ready: bool,
     pub meta: serde_json::Map<String, Value>,
@@ -88,7 +89,12 @@ impl Hub {
     }
 
     /// Registers an agent over bus (with a peer) or HTTP. The newer registration wins (D-25).
-    pub(super) fn register(&mut self, id: &str, registration: Registration, peer: Option<u64>) -> Result<u64, (u16, &'static str, String)> {
+    pub(super) fn register(
+        &mut self,
+        id: &str,
+        registration: Registration,
+        peer: Option<PeerId>,
+    ) -> Result<u64, (u16, &'static str, String)> {
         if !crate::wire::api::is_agent_id(id) {
             return Err((422, "bad_agent_id", format!("{id:?} cannot be an agent id: {}", crate::wire::api::AGENT_ID_RULE)));
         }

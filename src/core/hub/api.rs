@@ -11,6 +11,7 @@ use super::generations::{Named, told_in};
 use super::routes::{Access, Call, Found, Route, find, spec};
 use super::tokens::allows;
 use crate::core::http::{Body, Request};
+use crate::core::ids::Ticket;
 use crate::core::limits::READS_IN_FLIGHT_MAX;
 use crate::wire::api::{NewMessage, TokenRecord, USER, decode, error_body};
 use crate::wire::bus::Registration;
@@ -52,23 +53,23 @@ fn text<'a>(body: &'a Value, field: &str) -> &'a str {
 }
 
 impl Hub {
-    pub(super) fn respond(&mut self, ticket: u64, status: u16, body: impl Into<Body>) {
+    pub(super) fn respond(&mut self, ticket: Ticket, status: u16, body: impl Into<Body>) {
         self.after_answer(ticket, status);
         self.out.push(Effect::Respond { ticket, status, body: body.into() });
     }
 
-    fn after_answer(&mut self, ticket: u64, status: u16) {
+    fn after_answer(&mut self, ticket: Ticket, status: u16) {
         if let Some(since) = self.tickets.remove(&ticket) {
             self.meter.request_time.observe(self.now.tick - since);
         }
         self.meter.answers[usize::from(status / 100).min(5)] += 1;
     }
 
-    pub(super) fn refuse(&mut self, ticket: u64, status: u16, code: &str, sentence: &str) {
+    pub(super) fn refuse(&mut self, ticket: Ticket, status: u16, code: &str, sentence: &str) {
         self.respond(ticket, status, error_body(code, sentence));
     }
 
-    pub(super) fn on_request(&mut self, ticket: u64, request: Request) {
+    pub(super) fn on_request(&mut self, ticket: Ticket, request: Request) {
         self.tickets.insert(ticket, self.now.tick);
         if self.stopping {
             return self.refuse(ticket, 503, "stopping", "the hub is stopping");
@@ -85,7 +86,7 @@ impl Hub {
         }
     }
 
-    fn route_request(&mut self, ticket: u64, request: &Request) -> Routed {
+    fn route_request(&mut self, ticket: Ticket, request: &Request) -> Routed {
         let parts: Vec<String> = request.path.trim_matches('/').split('/').map(decode).collect();
         let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
         let found = find(&request.method, &parts);
@@ -129,7 +130,7 @@ impl Hub {
     }
 
     /// The description, made once and told as text.
-    fn describe(&mut self, ticket: u64) -> Answer {
+    fn describe(&mut self, ticket: Ticket) -> Answer {
         let text = self.spec.get_or_insert_with(|| spec().to_string()).clone();
         self.respond(ticket, 200, Body::Text("application/json", text));
         Answer::Later
@@ -148,7 +149,7 @@ impl Hub {
         json!({"ok": true, "version": VERSION, "protocol": PROTOCOL, "uptimeMs": uptime, "serverTime": self.now.wall.0})
     }
 
-    fn carry_out(&mut self, ticket: u64, call: Call, actor: &Arc<TokenRecord>, request: &Request, parameters: &[&str]) -> Routed {
+    fn carry_out(&mut self, ticket: Ticket, call: Call, actor: &Arc<TokenRecord>, request: &Request, parameters: &[&str]) -> Routed {
         let first = parameters.first().copied().unwrap_or_default();
         let viewer = actor.agent_id.clone();
         match call {
@@ -229,13 +230,13 @@ impl Hub {
                 let since = Some(&request.last_event_id).filter(|id| !id.is_empty()).cloned().or_else(|| query(request, "since"));
                 let since = since.and_then(|text| text.trim_start_matches('e').parse().ok());
                 self.tickets.remove(&ticket);
-                self.open_stream(ticket, actor.clone(), since);
+                self.open_stream(ticket.peer(), actor.clone(), since);
                 Ok(Answer::Later)
             }
         }
     }
 
-    fn ask_commands(&mut self, ticket: u64, call: Call, id: &str, actor: &TokenRecord, request: &Request) -> Routed {
+    fn ask_commands(&mut self, ticket: Ticket, call: Call, id: &str, actor: &TokenRecord, request: &Request) -> Routed {
         // An agent sees its own; whoever acts for nobody must have to do with commands.
         if actor.agent_id.is_none() && !allows(actor, "command:issue") {
             scope(actor, "command:update")?;
@@ -254,7 +255,7 @@ impl Hub {
         Some((agent, runner.unwrap_or_default()))
     }
 
-    fn ask(&mut self, ticket: u64, query: Query) -> Routed {
+    fn ask(&mut self, ticket: Ticket, query: Query) -> Routed {
         self.read(query, ReadFor::Ticket(ticket));
         Ok(Answer::Later)
     }
@@ -405,7 +406,7 @@ impl Hub {
         Ok(Answer::Now(200, self.card(id)))
     }
 
-    fn send_one(&mut self, ticket: u64, actor: &TokenRecord, body: Value) -> Routed {
+    fn send_one(&mut self, ticket: Ticket, actor: &TokenRecord, body: Value) -> Routed {
         let new: NewMessage = serde_json::from_value(body).map_err(|error| (400, "bad_message", error.to_string()))?;
         let sent = self.prepare(actor, plain(new))?;
         if crate::planted::is("visible-before-durable") {
@@ -417,7 +418,7 @@ impl Hub {
         Ok(Answer::Later)
     }
 
-    fn send_batch(&mut self, ticket: u64, actor: &TokenRecord, body: &Value) -> Routed {
+    fn send_batch(&mut self, ticket: Ticket, actor: &TokenRecord, body: &Value) -> Routed {
         let Some(list) = body.get("messages").and_then(Value::as_array) else {
             return Err((400, "no_messages", "the body must hold \"messages\", a list".into()));
         };
@@ -434,7 +435,7 @@ impl Hub {
         Ok(Answer::Later)
     }
 
-    fn poll(&mut self, ticket: u64, actor: &TokenRecord, request: &Request) -> Routed {
+    fn poll(&mut self, ticket: Ticket, actor: &TokenRecord, request: &Request) -> Routed {
         let own_name = actor.agent_id.clone().unwrap_or_else(|| USER.into());
         let recipient = query(request, "for").unwrap_or_else(|| own_name.clone());
         if actor.agent_id.is_some() && recipient != own_name {

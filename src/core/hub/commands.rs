@@ -6,6 +6,7 @@ use super::Hub;
 use super::Refusal;
 use super::event::{After, Effect, HubOp};
 use super::tokens::allows;
+use crate::core::ids::PeerId;
 use crate::core::limits::*;
 use crate::wire::api::{Command, TokenRecord, command_is_final};
 use crate::wire::bus::RelayFrame;
@@ -71,7 +72,7 @@ impl Hub {
     }
 
     /// After a registration everything that is not taken over yet is sent again.
-    pub(super) fn send_commands_again(&mut self, agent: &str, peer: u64) {
+    pub(super) fn send_commands_again(&mut self, agent: &str, peer: PeerId) {
         let pending: Vec<Command> = self.commands.values().filter(|c| c.status == "pending" && self.is_for(c, agent)).cloned().collect();
         for command in pending {
             let text = RelayFrame::Command { id: command.id.clone(), command }.to_text();

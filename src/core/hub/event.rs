@@ -5,6 +5,7 @@ use serde_json::Value;
 use super::generations::{DataState, Mark, StoredGeneration};
 use crate::core::Cause;
 use crate::core::http::{Body, Figures, Request};
+use crate::core::ids::{PeerId, Ticket};
 use crate::core::store::StoreError;
 use crate::core::time::Tick;
 use crate::wire::api::{Command, Message, Task, TokenRecord};
@@ -32,28 +33,28 @@ pub enum Event {
     /// A request that is answered by [`Effect::Respond`].
     Request {
         /// Which one.
-        ticket: u64,
+        ticket: Ticket,
         /// What it says.
         request: Request,
     },
     /// Somebody wants the bus; answered by [`Effect::Accept`] or [`Effect::Respond`].
     Upgrade {
         /// Which request; also the number that the peer will have.
-        ticket: u64,
+        ticket: Ticket,
         /// Head.
         request: Request,
     },
     /// A text frame of a peer.
     PeerText {
         /// Whose.
-        peer: u64,
+        peer: PeerId,
         /// The text.
         text: String,
     },
     /// A peer is gone.
     PeerClosed {
         /// Which one.
-        peer: u64,
+        peer: PeerId,
     },
     /// SIGINT or SIGTERM.
     StopRequested,
@@ -126,13 +127,13 @@ pub enum ReadAnswer {
 #[derive(Debug, Clone, PartialEq)]
 pub enum ReadFor {
     /// What an agent owes; the answer tells whose data that is.
-    Obligations(u64),
+    Obligations(Ticket),
     /// To answer a request.
-    Ticket(u64),
+    Ticket(Ticket),
     /// To send these messages to an agent over the bus.
     Deliver(String, Vec<u64>),
     /// To tell how the hub is, as text for Prometheus or as JSON.
-    Figures { ticket: u64, gate: Figures, prometheus: bool },
+    Figures { ticket: Ticket, gate: Figures, prometheus: bool },
 }
 
 /// A read-only question.
@@ -180,13 +181,13 @@ pub enum Effect {
     /// Ask the reader.
     Read { number: u64, query: Query },
     /// Answer a request.
-    Respond { ticket: u64, status: u16, body: Body },
+    Respond { ticket: Ticket, status: u16, body: Body },
     /// Let a request stay, on the bus or as a reader of events; its ticket is its number as a peer.
-    Accept { ticket: u64 },
+    Accept { ticket: Ticket },
     /// Send a text frame.
-    PeerSend { peer: u64, text: String },
+    PeerSend { peer: PeerId, text: String },
     /// Close a peer.
-    PeerClose { peer: u64, code: u16, reason: String },
+    PeerClose { peer: PeerId, code: u16, reason: String },
     /// For the log.
     Log { level: &'static str, text: String },
     /// A thread died: exit code 70.
@@ -206,15 +207,15 @@ pub enum After {
     /// An event for subscribers.
     Event { event: &'static str, subject: String, data: Value },
     /// The answer to a request.
-    Answer { ticket: u64, status: u16, body: Value },
+    Answer { ticket: Ticket, status: u16, body: Value },
     /// A message was sent: answer and route it.
-    Sent { ticket: u64, sent: Sent },
+    Sent { ticket: Ticket, sent: Sent },
     /// A batch was sent: answer row by row and route.
-    Batch { ticket: u64, rows: Vec<Result<Sent, (u16, Value)>> },
+    Batch { ticket: Ticket, rows: Vec<Result<Sent, (u16, Value)>> },
     /// A message that nobody waits for an answer of.
     Route { sent: Sent },
     /// A registration: the peer is told and gets what waits for it.
-    Registered { peer: u64, agent: Option<String>, text: String },
+    Registered { peer: PeerId, agent: Option<String>, text: String },
     /// Messages went back into queues.
     Offer { recipients: Vec<String> },
 }

@@ -31,6 +31,7 @@ use super::limits::*;
 use super::rng::Rng;
 use super::time::{Now, Tick, sooner};
 use super::{Cause, Machine};
+use crate::core::ids::{PeerId, Ticket};
 use crate::wire::api::{Command, TokenRecord};
 
 /// An error answer: status, code, sentence.
@@ -66,7 +67,7 @@ pub struct Hub {
     stop_by: Option<Tick>,
     finished: bool,
     agents: BTreeMap<String, agents::Agent>,
-    peers: HashMap<u64, peers::Peer>,
+    peers: HashMap<PeerId, peers::Peer>,
     /// Unacknowledged messages by recipient; survives the agent's record (D-16).
     queues: HashMap<String, agents::Queue>,
     last_message: u64,
@@ -81,16 +82,16 @@ pub struct Hub {
     tokens: HashMap<String, Arc<TokenRecord>>,
     rates: rates::Rates,
     /// Requests that wait for an answer, since when.
-    tickets: HashMap<u64, Tick>,
+    tickets: HashMap<Ticket, Tick>,
     /// Requests that wait for the vacuum.
-    vacuums: Vec<u64>,
+    vacuums: Vec<Ticket>,
     meter: metrics::Meter,
     /// When agents count as offline, soonest first.
     presence: BTreeSet<(Tick, String)>,
     /// When claims end, soonest first.
     leases: BTreeSet<(Tick, u64)>,
     /// Peers that asked for events.
-    subscribers: BTreeSet<u64>,
+    subscribers: BTreeSet<PeerId>,
     /// Agents whose delivery waits for room among the reads.
     unserved: BTreeSet<String>,
     /// The description, made once.
@@ -247,7 +248,7 @@ impl Hub {
         let late = self.stop_by.is_some_and(|by| by <= self.now.tick);
         if self.stopping && (self.commits.is_empty() || late) && !self.finished {
             self.finished = true;
-            let peers: Vec<u64> = self.peers.keys().copied().collect();
+            let peers: Vec<PeerId> = self.peers.keys().copied().collect();
             for peer in peers {
                 self.out.push(Effect::PeerClose { peer, code: crate::wire::bus::CLOSE_GOING, reason: "the relay stops".into() });
             }

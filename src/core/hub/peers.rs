@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use super::Hub;
 use super::event::{Effect, HubOp, Query, ReadFor, Sent};
 use crate::core::http::Request;
+use crate::core::ids::{PeerId, Ticket};
 use crate::core::limits::*;
 use crate::wire::api::{Message, TokenRecord};
 use crate::wire::bus::{CLOSE_SUPERSEDED, CLOSE_UNAUTHORIZED, ClientFrame, FrameError, Registered, Registration, RelayFrame};
@@ -40,7 +41,7 @@ impl Peer {
 }
 
 impl Hub {
-    pub(super) fn on_upgrade(&mut self, ticket: u64, request: &Request) {
+    pub(super) fn on_upgrade(&mut self, ticket: Ticket, request: &Request) {
         if self.stopping {
             return self.refuse(ticket, 503, "stopping", "the hub is stopping");
         }
@@ -48,24 +49,24 @@ impl Hub {
             return self.refuse(ticket, 401, "unauthorized", "the token is unknown or has expired");
         };
         self.sweep_at_end_of(token.expires_at);
-        self.peers.insert(ticket, Peer { token, ..Default::default() });
+        self.peers.insert(ticket.peer(), Peer { token, ..Default::default() });
         self.out.push(Effect::Accept { ticket });
     }
 
     /// A reader of server-sent events: everything that happens, for an agent's token what concerns that agent.
-    pub(super) fn open_stream(&mut self, number: u64, token: Arc<TokenRecord>, since: Option<u64>) {
+    pub(super) fn open_stream(&mut self, number: PeerId, token: Arc<TokenRecord>, since: Option<u64>) {
         self.sweep_at_end_of(token.expires_at);
         let scopes = token.agent_id.iter().cloned().collect();
         let peer = Peer { token, stream: true, registered: true, events: vec!["*".into()], scopes, ..Default::default() };
         self.peers.insert(number, peer);
         self.subscribers.insert(number);
-        self.out.push(Effect::Accept { ticket: number });
+        self.out.push(Effect::Accept { ticket: number.ticket() });
         if let Some(since) = since {
             self.send_missed(number, since);
         }
     }
 
-    pub(super) fn on_peer_closed(&mut self, peer: u64) {
+    pub(super) fn on_peer_closed(&mut self, peer: PeerId) {
         let Some(id) = self.drop_peer(peer).and_then(|gone| gone.agent) else {
             return;
         };
@@ -73,7 +74,7 @@ impl Hub {
     }
 
     /// An agent is not on this connection any more.
-    fn leave(&mut self, id: &str, peer: u64) {
+    fn leave(&mut self, id: &str, peer: PeerId) {
         let Some(agent) = self.agents.get_mut(id).filter(|agent| agent.peer == Some(peer)) else {
             return;
         };
@@ -85,12 +86,12 @@ impl Hub {
     }
 
     /// Forgets a connection.
-    pub(super) fn drop_peer(&mut self, peer: u64) -> Option<Peer> {
+    pub(super) fn drop_peer(&mut self, peer: PeerId) -> Option<Peer> {
         self.subscribers.remove(&peer);
         self.peers.remove(&peer)
     }
 
-    pub(super) fn on_peer_text(&mut self, peer: u64, text: &str) {
+    pub(super) fn on_peer_text(&mut self, peer: PeerId, text: &str) {
         if !self.peers.contains_key(&peer) {
             return;
         }
@@ -101,7 +102,7 @@ impl Hub {
         }
     }
 
-    fn send(&mut self, peer: u64, frame: &RelayFrame) {
+    fn send(&mut self, peer: PeerId, frame: &RelayFrame) {
         // A reader of events knows no frames.
         if let (true, RelayFrame::Error { code, message, .. }) = (self.peers.get(&peer).is_some_and(|peer| peer.stream), frame) {
             let text = format!("event: error\ndata: {}\n\n", json!({"code": code, "message": message}));
@@ -110,12 +111,12 @@ impl Hub {
         self.out.push(Effect::PeerSend { peer, text: frame.to_text() });
     }
 
-    pub(super) fn send_error(&mut self, peer: u64, id: Option<String>, code: &str, message: &str) {
+    pub(super) fn send_error(&mut self, peer: PeerId, id: Option<String>, code: &str, message: &str) {
         let retryable = code != "superseded" && code != "agent_deleted";
         self.send(peer, &RelayFrame::Error { id, code: code.into(), message: message.into(), retryable });
     }
 
-    fn on_frame(&mut self, number: u64, frame: ClientFrame) {
+    fn on_frame(&mut self, number: PeerId, frame: ClientFrame) {
         let (agent, registered) = self.peers.get(&number).map(|p| (p.agent.clone(), p.registered)).unwrap_or_default();
         match frame {
             ClientFrame::Register { id, registration } => self.on_register(number, id, registration),
@@ -158,13 +159,13 @@ impl Hub {
         }
     }
 
-    fn issuer(&self, peer: u64) -> String {
+    fn issuer(&self, peer: PeerId) -> String {
         let peer = self.peers.get(&peer);
         peer.and_then(|p| p.token.agent_id.clone()).unwrap_or_else(|| crate::wire::api::USER.into())
     }
 
     /// Behind the commit: the sender may forget it then.
-    fn acknowledge(&mut self, peer: u64, frame_id: String) {
+    fn acknowledge(&mut self, peer: PeerId, frame_id: String) {
         let text = RelayFrame::Ack { frame_id }.to_text();
         self.after.push(super::event::After::Effect(Effect::PeerSend { peer, text }));
     }
@@ -180,7 +181,7 @@ impl Hub {
         }
     }
 
-    fn on_register(&mut self, number: u64, id: String, registration: Registration) {
+    fn on_register(&mut self, number: PeerId, id: String, registration: Registration) {
         let Some(peer) = self.peers.get(&number) else {
             return;
         };
@@ -238,7 +239,7 @@ impl Hub {
     }
 
     /// The registration is durable: the peer is told, and gets what waits for it.
-    pub(super) fn on_registration_durable(&mut self, number: u64, agent: Option<String>, text: String) {
+    pub(super) fn on_registration_durable(&mut self, number: PeerId, agent: Option<String>, text: String) {
         let Some(peer) = self.peers.get_mut(&number) else { return };
         peer.registered = true;
         self.out.push(Effect::PeerSend { peer: number, text });
@@ -249,7 +250,7 @@ impl Hub {
         }
     }
 
-    fn on_subscribe(&mut self, number: u64, id: String, events: Vec<String>, scopes: Vec<String>) {
+    fn on_subscribe(&mut self, number: PeerId, id: String, events: Vec<String>, scopes: Vec<String>) {
         let Some(peer) = self.peers.get_mut(&number) else {
             return;
         };
@@ -271,7 +272,7 @@ impl Hub {
         self.acknowledge(number, id);
     }
 
-    fn on_ack(&mut self, number: u64, frame_id: &str) {
+    fn on_ack(&mut self, number: PeerId, frame_id: &str) {
         let Some(peer) = self.peers.get_mut(&number) else {
             return;
         };
@@ -380,7 +381,7 @@ impl Hub {
         self.seq += 1;
         let (seq, at) = (self.seq, self.now.wall.0);
         let wants = |peer: &Peer| peer.registered && peer.wants(event, &subject);
-        let wanting: Vec<u64> = self.subscribers.iter().filter(|n| self.peers.get(n).is_some_and(wants)).copied().collect();
+        let wanting: Vec<PeerId> = self.subscribers.iter().filter(|n| self.peers.get(n).is_some_and(wants)).copied().collect();
         for peer in wanting {
             let text = self.event_text(peer, seq, event, &data, at);
             self.out.push(Effect::PeerSend { peer, text });
@@ -394,7 +395,7 @@ impl Hub {
         let (seq, at) = (self.seq, self.now.wall.0);
         let concerns = |peer: &Peer, recipient: &String| peer.wants("message.new", recipient) && peer.agent.as_deref() != Some(recipient);
         let wants = |peer: &Peer| peer.registered && recipients.iter().any(|recipient| concerns(peer, recipient));
-        let wanting: Vec<u64> = self.subscribers.iter().filter(|n| self.peers.get(n).is_some_and(wants)).copied().collect();
+        let wanting: Vec<PeerId> = self.subscribers.iter().filter(|n| self.peers.get(n).is_some_and(wants)).copied().collect();
         if !wanting.is_empty() {
             let mut data = serde_json::to_value(message).expect("plain data");
             if let [one] = recipients
@@ -421,7 +422,7 @@ impl Hub {
     }
 
     /// What a subscriber missed, as far as it is remembered.
-    fn send_missed(&mut self, number: u64, since: u64) {
+    fn send_missed(&mut self, number: PeerId, since: u64) {
         let Some(peer) = self.peers.get(&number) else { return };
         let missed: Vec<KeptEvent> = self
             .events
@@ -436,7 +437,7 @@ impl Hub {
     }
 
     /// An event as its reader wants it: a frame, or a server-sent event.
-    fn event_text(&self, peer: u64, seq: u64, event: &str, data: &Value, at: i64) -> String {
+    fn event_text(&self, peer: PeerId, seq: u64, event: &str, data: &Value, at: i64) -> String {
         match self.peers.get(&peer).is_some_and(|peer| peer.stream) {
             true => format!("id: {seq}\nevent: {event}\ndata: {}\n\n", json!({"seq": seq, "event": event, "data": data, "at": at})),
             false => RelayFrame::Event { seq, event: event.into(), data: data.clone(), at }.to_text(),

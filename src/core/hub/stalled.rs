@@ -4,6 +4,7 @@ use super::Hub;
 use super::STOP_LIMIT;
 use super::event::{After, Effect};
 use crate::core::Cause;
+use crate::core::ids::Ticket;
 use crate::core::limits::STORE_RETRY;
 use crate::core::store::{StoreError, StoreKind};
 
@@ -64,7 +65,7 @@ impl Hub {
     }
 
     /// A read that failed: damage ends the hub, all else only that read.
-    pub(super) fn on_read_failed(&mut self, ticket: Option<u64>, error: StoreError) {
+    pub(super) fn on_read_failed(&mut self, ticket: Option<Ticket>, error: StoreError) {
         let (status, code) = match error.kind {
             StoreKind::Failed => (500, "internal"),
             _ => (503, "store_unavailable"),

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::event::{Effect, Event, HubOp, HubSnapshot, Retired, StoreEvent};
 use super::*;
 use crate::core::http::{Body, Request};
+use crate::core::ids::{PeerId, Ticket};
 use crate::core::time::Wall;
 use crate::wire::api::TokenRecord;
 
@@ -59,14 +60,14 @@ impl Bench {
         let body = body.to_string().into_bytes();
         let request =
             Request { method: method.into(), path: path.into(), query: String::new(), token: token.into(), body, ..Default::default() };
-        self.tell(Event::Request { ticket: self.tickets, request })
+        self.tell(Event::Request { ticket: Ticket(self.tickets), request })
     }
 
     /// Asks and commits; the status and body of the answer.
     fn call(&mut self, token: &str, method: &str, path: &str, body: Value) -> (u16, Value) {
         let mut effects = self.ask(token, method, path, body);
         effects.extend(self.commit());
-        let ticket = self.tickets;
+        let ticket = Ticket(self.tickets);
         let answer = effects.into_iter().find_map(|effect| match effect {
             Effect::Respond { ticket: t, status, body: Body::Json(body) } if t == ticket => Some((status, body)),
             Effect::Respond { ticket: t, status, .. } if t == ticket => Some((status, Value::Null)),
@@ -98,9 +99,9 @@ fn a_message_is_visible_only_when_it_is_durable() {
 fn a_registration_is_confirmed_only_when_it_is_durable() {
     let mut bench = Bench::new();
     let request = Request { path: "/bus".into(), token: "a".into(), ..Default::default() };
-    bench.tell(Event::Upgrade { ticket: 50, request });
+    bench.tell(Event::Upgrade { ticket: Ticket(50), request });
     let text = json!({"type": "register", "id": "r", "payload": {"role": "provider", "agentId": "a", "instanceId": "new"}}).to_string();
-    let effects = bench.tell(Event::PeerText { peer: 50, text });
+    let effects = bench.tell(Event::PeerText { peer: PeerId(50), text });
     assert!(!visible(&effects), "{effects:?}");
     assert!(visible(&bench.commit()));
 }
@@ -210,16 +211,16 @@ fn a_revoked_token_ends_its_connection() {
     let mut bench = Bench::new();
     let (_, made) = bench.call("operator", "POST", "/api/tokens", json!({"profileId": "provider-agent", "agentId": "c"}));
     let request = Request { path: "/bus".into(), token: "secret".into(), ..Default::default() };
-    bench.tell(Event::Upgrade { ticket: 50, request });
+    bench.tell(Event::Upgrade { ticket: Ticket(50), request });
     let path = format!("/api/tokens/{}", made["record"]["jti"].as_str().expect("jti"));
     let effects = bench.ask("operator", "DELETE", &path, json!({}));
-    assert!(effects.iter().any(|e| matches!(e, Effect::PeerClose { peer: 50, code: 4001, .. })), "{effects:?}");
+    assert!(effects.iter().any(|e| matches!(e, Effect::PeerClose { peer: PeerId(50), code: 4001, .. })), "{effects:?}");
 }
 
 #[test]
 fn events_are_streamed_from_where_the_reader_was() {
     let mut bench = Bench::new();
-    let sent = |effects: &[Effect], peer: u64| -> Vec<String> {
+    let sent = |effects: &[Effect], peer: PeerId| -> Vec<String> {
         let texts = effects.iter().filter_map(|effect| match effect {
             Effect::PeerSend { peer: p, text } if *p == peer => Some(text.clone()),
             _ => None,
@@ -227,25 +228,25 @@ fn events_are_streamed_from_where_the_reader_was() {
         texts.collect()
     };
     // The reader of an agent's token hears what concerns that agent.
-    for (ticket, token) in [(70, "operator"), (71, "b")] {
+    for (ticket, token) in [(Ticket(70), "operator"), (Ticket(71), "b")] {
         let request = Request { method: "GET".into(), path: "/api/events".into(), token: token.into(), ..Default::default() };
         let effects = bench.tell(Event::Request { ticket, request });
         assert_eq!(effects.first(), Some(&Effect::Accept { ticket }));
     }
     let mut effects = bench.ask("operator", "POST", "/api/messages", json!({"to": "a", "body": "line\nbreak"}));
     effects.extend(bench.commit());
-    let heard = sent(&effects, 70);
+    let heard = sent(&effects, PeerId(70));
     assert_eq!(heard.len(), 1, "{heard:?}");
     assert!(heard[0].starts_with("id: ") && heard[0].contains("\nevent: message.new\ndata: {") && heard[0].ends_with("}\n\n"), "{heard:?}");
     assert_eq!(heard[0].trim_end().lines().count(), 3, "a line break of a body does not break the event");
-    assert!(sent(&effects, 71).is_empty());
+    assert!(sent(&effects, PeerId(71)).is_empty());
     // Who comes back names the last event that it has seen.
     let seen = heard[0].lines().next().expect("id").trim_start_matches("id: ").to_string();
     bench.ask("a", "PUT", "/api/agents/a/status", json!({"status": "busy"}));
-    bench.tell(Event::PeerClosed { peer: 70 });
+    bench.tell(Event::PeerClosed { peer: PeerId(70) });
     let request =
         Request { method: "GET".into(), path: "/api/events".into(), token: "operator".into(), last_event_id: seen, ..Default::default() };
-    let missed = sent(&bench.tell(Event::Request { ticket: 72, request }), 72);
+    let missed = sent(&bench.tell(Event::Request { ticket: Ticket(72), request }), PeerId(72));
     assert_eq!(missed.len(), 1, "{missed:?}");
     assert!(missed[0].contains("event: agent.status"), "{missed:?}");
 }
@@ -303,9 +304,9 @@ fn a_message_that_the_store_lost_does_not_hold_up_the_next() {
         bench.call("operator", "POST", "/api/messages", json!({"to": "a", "body": body}));
     }
     let request = Request { path: "/bus".into(), token: "a".into(), ..Default::default() };
-    bench.tell(Event::Upgrade { ticket: 50, request });
+    bench.tell(Event::Upgrade { ticket: Ticket(50), request });
     let text = json!({"type": "register", "id": "r", "payload": {"role": "provider", "agentId": "a", "instanceId": "a"}}).to_string();
-    bench.tell(Event::PeerText { peer: 50, text });
+    bench.tell(Event::PeerText { peer: PeerId(50), text });
     let effects = bench.commit();
     let read = effects.iter().find_map(|effect| match effect {
         Effect::Read { number, query: event::Query::Deliver { ids, .. } } => Some((*number, ids.clone())),
@@ -368,11 +369,11 @@ fn a_connection_ends_with_its_token() {
     let record = TokenRecord { jti: "short".into(), expires_at: Some(end), ..(*bench.hub.tokens["#a"]).clone() };
     bench.hub.tokens.insert("#short".into(), Arc::new(record));
     let request = Request { method: "GET".into(), path: "/api/events".into(), token: "short".into(), ..Default::default() };
-    bench.tell(Event::Request { ticket: 80, request });
+    bench.tell(Event::Request { ticket: Ticket(80), request });
     let left = bench.hub.next_deadline().expect("a deadline") - bench.now.tick;
     assert!(left <= Duration::from_secs(2), "{left:?}");
     let effects = bench.later(Duration::from_millis(2100));
-    assert!(effects.iter().any(|effect| matches!(effect, Effect::PeerClose { peer: 80, .. })), "{effects:?}");
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::PeerClose { peer: PeerId(80), .. })), "{effects:?}");
     assert!(
         effects.iter().any(|effect| matches!(effect, Effect::PeerSend { text, .. } if text.starts_with("event: error"))),
         "{effects:?}"
@@ -387,9 +388,9 @@ fn a_policy_means_one_agent_a_connected_one_first() {
         assert_eq!(bench.call(agent, "POST", "/api/agents", body).0, 200);
     }
     let request = Request { path: "/bus".into(), token: "b".into(), ..Default::default() };
-    bench.tell(Event::Upgrade { ticket: 50, request });
+    bench.tell(Event::Upgrade { ticket: Ticket(50), request });
     let registration = json!({"role": "provider", "agentId": "b", "instanceId": "b", "meta": {"policyName": "night"}});
-    bench.tell(Event::PeerText { peer: 50, text: json!({"type": "register", "id": "r", "payload": registration}).to_string() });
+    bench.tell(Event::PeerText { peer: PeerId(50), text: json!({"type": "register", "id": "r", "payload": registration}).to_string() });
     bench.commit();
     let (status, message) = bench.call("operator", "POST", "/api/messages", json!({"to": "policy:night", "body": "x"}));
     assert_eq!((status, message["resolvedToAgent"].as_str()), (201, Some("b")));
@@ -428,27 +429,27 @@ fn a_revoked_token_takes_its_renewals_along() {
 #[test]
 fn a_registration_that_was_on_its_way_when_its_process_died_drives_nobody_out() {
     let mut bench = Bench::new();
-    let mut register = |ticket: u64, instance: &str, boot: &str, ticks: u64| {
+    let mut register = |ticket: Ticket, instance: &str, boot: &str, ticks: u64| {
         let request = Request { path: "/bus".into(), token: "a".into(), ..Default::default() };
         bench.tell(Event::Upgrade { ticket, request });
         let start = json!({"processStart": {"boot": boot, "ticks": ticks}});
         let payload = json!({"role": "provider", "agentId": "a", "instanceId": instance, "meta": start});
         let text = json!({"type": "register", "id": "r", "payload": payload}).to_string();
-        let mut effects = bench.tell(Event::PeerText { peer: ticket, text });
+        let mut effects = bench.tell(Event::PeerText { peer: ticket.peer(), text });
         effects.extend(bench.commit());
-        effects.iter().any(|e| matches!(e, Effect::PeerSend { peer, text } if *peer == ticket && text.contains("\"registered\"")))
+        effects.iter().any(|e| matches!(e, Effect::PeerSend { peer, text } if *peer == ticket.peer() && text.contains("\"registered\"")))
     };
-    assert!(register(60, "young", "boot", 20));
-    assert!(!register(61, "old", "boot", 10), "the older process is told that it is superseded");
-    assert!(register(62, "younger", "boot", 30));
-    assert!(register(63, "elsewhere", "another boot", 1), "nothing is known about other machines: the newer registration wins");
+    assert!(register(Ticket(60), "young", "boot", 20));
+    assert!(!register(Ticket(61), "old", "boot", 10), "the older process is told that it is superseded");
+    assert!(register(Ticket(62), "younger", "boot", 30));
+    assert!(register(Ticket(63), "elsewhere", "another boot", 1), "nothing is known about other machines: the newer registration wins");
 }
 
 #[test]
 fn a_hub_that_stops_says_so_and_keeps_what_it_took() {
     let mut bench = Bench::new();
     let request = Request { method: "GET".into(), path: "/api/events".into(), token: "operator".into(), ..Default::default() };
-    bench.tell(Event::Request { ticket: 90, request });
+    bench.tell(Event::Request { ticket: Ticket(90), request });
     let taken = bench.ask("operator", "POST", "/api/messages", json!({"to": "a", "body": "x"}));
     assert!(!visible(&taken));
     assert!(!bench.tell(Event::StopRequested).contains(&Effect::Finish), "what was taken is stored first");
@@ -456,7 +457,10 @@ fn a_hub_that_stops_says_so_and_keeps_what_it_took() {
     assert!(refused.iter().any(|e| matches!(e, Effect::Respond { status: 503, .. })), "{refused:?}");
     let last = bench.commit();
     assert!(last.iter().any(|e| matches!(e, Effect::Respond { status: 201, .. })), "{last:?}");
-    assert!(last.iter().any(|e| matches!(e, Effect::PeerClose { peer: 90, .. })) && last.last() == Some(&Effect::Finish), "{last:?}");
+    assert!(
+        last.iter().any(|e| matches!(e, Effect::PeerClose { peer: PeerId(90), .. })) && last.last() == Some(&Effect::Finish),
+        "{last:?}"
+    );
 }
 
 mod blocked;

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::Hub;
 use super::Refusal;
 use super::event::{Effect, HubOp};
+use crate::core::ids::PeerId;
 use crate::core::limits::OLD_TOKEN_LIFE;
 use crate::wire::api::TokenRecord;
 use crate::wire::bus::CLOSE_UNAUTHORIZED;
@@ -197,7 +198,7 @@ impl Hub {
 
     /// Connections of a token that is gone.
     fn close_peers_of(&mut self, jti: &str) {
-        let peers: Vec<u64> = self.peers.iter().filter(|(_, peer)| peer.token.jti == jti).map(|(number, _)| *number).collect();
+        let peers: Vec<PeerId> = self.peers.iter().filter(|(_, peer)| peer.token.jti == jti).map(|(number, _)| *number).collect();
         for peer in peers {
             self.send_error(peer, None, "token_expired", "the token was revoked or has expired");
             self.on_peer_closed(peer);

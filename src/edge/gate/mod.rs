@@ -26,6 +26,7 @@ use self::conn::{Conn, State, Then};
 use self::head::{Head, parse_head, response, upgrade_answer};
 use super::stream::Stream;
 use crate::core::http::{Body, Figures, Request};
+use crate::core::ids::{PeerId, Ticket};
 use crate::os::Waker;
 use crate::wire::api::error_body;
 
@@ -103,13 +104,13 @@ pub enum Verdict<E> {
 #[derive(Debug)]
 pub enum Happening {
     /// A request.
-    Request(u64, Request),
+    Request(Ticket, Request),
     /// Somebody wants the bus; ticket and number of the peer are the same.
-    Upgrade(u64, Request),
+    Upgrade(Ticket, Request),
     /// A text frame.
-    PeerText(u64, String),
+    PeerText(PeerId, String),
     /// One who stayed is gone.
-    PeerClosed(u64),
+    PeerClosed(PeerId),
 }
 
 /// One order.
@@ -118,7 +119,7 @@ pub enum Order {
     /// Answer a request.
     Respond {
         /// Which one.
-        ticket: u64,
+        ticket: Ticket,
         /// HTTP status.
         status: u16,
         /// Body.
@@ -127,19 +128,19 @@ pub enum Order {
     /// Let a request stay: as a WebSocket if it asked for one, else as a stream of events.
     Accept {
         /// Its ticket, and from now on its number as a peer.
-        ticket: u64,
+        ticket: Ticket,
     },
     /// Send a text frame, or text into a stream of events.
     PeerSend {
         /// To whom.
-        peer: u64,
+        peer: PeerId,
         /// The text.
         text: String,
     },
     /// Close a peer.
     PeerClose {
         /// Whom.
-        peer: u64,
+        peer: PeerId,
         /// WebSocket close code.
         code: u16,
         /// Reason.
@@ -293,10 +294,10 @@ impl<E, H: FnMut(Happening) -> Verdict<E>> Gate<E, H> {
     fn carry_out(&mut self, orders: Orders) {
         for order in orders {
             match order {
-                Order::Respond { ticket, status, body } => self.respond(ticket, status, &body),
-                Order::Accept { ticket } => self.accept_peer(ticket),
-                Order::PeerSend { peer, text } => self.send_peer(peer, text),
-                Order::PeerClose { peer, code, reason } => self.close_peer(peer, code, &reason),
+                Order::Respond { ticket, status, body } => self.respond(ticket.0, status, &body),
+                Order::Accept { ticket } => self.accept_peer(ticket.0),
+                Order::PeerSend { peer, text } => self.send_peer(peer.0, text),
+                Order::PeerClose { peer, code, reason } => self.close_peer(peer.0, code, &reason),
             }
         }
     }
@@ -391,7 +392,7 @@ impl<E, H: FnMut(Happening) -> Verdict<E>> Gate<E, H> {
         self.figures.held_bytes -= conn.held as u64;
         self.more.remove(&id);
         if matches!(conn.state, State::Peer(_) | State::Events(_)) {
-            self.tell(Happening::PeerClosed(id));
+            self.tell(Happening::PeerClosed(PeerId(id)));
         }
     }
 
@@ -451,7 +452,7 @@ impl<E, H: FnMut(Happening) -> Verdict<E>> Gate<E, H> {
     /// Hands something to the state thread, or answers it at once.
     fn tell(&mut self, happening: Happening) {
         let ticket = match &happening {
-            Happening::Request(ticket, _) | Happening::Upgrade(ticket, ..) => Some(*ticket),
+            Happening::Request(ticket, _) | Happening::Upgrade(ticket, ..) => Some(ticket.0),
             Happening::PeerText(..) | Happening::PeerClosed(_) => None,
         };
         match ((self.handler)(happening), ticket) {
@@ -611,8 +612,8 @@ impl<E, H: FnMut(Happening) -> Verdict<E>> Gate<E, H> {
         }
         self.set_deadline(id, Instant::now() + self.limits.answer_time);
         match is_upgrade {
-            true => self.tell(Happening::Upgrade(id, request)),
-            false => self.tell(Happening::Request(id, request)),
+            true => self.tell(Happening::Upgrade(Ticket(id), request)),
+            false => self.tell(Happening::Request(Ticket(id), request)),
         }
     }
 

@@ -9,6 +9,7 @@ use tungstenite::{Error as WsError, Message};
 use super::conn::{Budget, Conn, Events, Peer, State};
 use super::head::STREAM_HEAD;
 use super::{Gate, Happening, Verdict};
+use crate::core::ids::PeerId;
 use crate::core::limits::{PING_INTERVAL, SILENCE_MAX};
 use crate::edge::bus::ws_config;
 use crate::wire::bus::{CLOSE_SILENT, CLOSE_TOO_LARGE};
@@ -28,7 +29,7 @@ impl<E, H: FnMut(Happening) -> Verdict<E>> Gate<E, H> {
                 return;
             }
             // It went while it waited: the state thread counts it already.
-            return self.tell(Happening::PeerClosed(id));
+            return self.tell(Happening::PeerClosed(PeerId(id)));
         };
         let now = Instant::now();
         match std::mem::replace(&mut conn.state, State::Gone) {
@@ -46,7 +47,7 @@ impl<E, H: FnMut(Happening) -> Verdict<E>> Gate<E, H> {
             State::Waiting { upgrade: None, head_only: true, .. } => {
                 let _ = conn.socket.write(STREAM_HEAD.as_bytes());
                 self.remove(id);
-                return self.tell(Happening::PeerClosed(id));
+                return self.tell(Happening::PeerClosed(PeerId(id)));
             }
             State::Waiting { upgrade: None, .. } => {
                 conn.state = State::Events(Events { bytes: STREAM_HEAD.into(), at: 0, closing: false });
@@ -54,7 +55,7 @@ impl<E, H: FnMut(Happening) -> Verdict<E>> Gate<E, H> {
             }
             _ => {
                 self.remove(id);
-                return self.tell(Happening::PeerClosed(id));
+                return self.tell(Happening::PeerClosed(PeerId(id)));
             }
         }
         self.set_deadline(id, now + PING_INTERVAL);
@@ -92,7 +93,7 @@ impl<E, H: FnMut(Happening) -> Verdict<E>> Gate<E, H> {
                         peer.heard = now;
                     }
                     match message {
-                        Message::Text(text) => self.tell(Happening::PeerText(id, text.to_string())),
+                        Message::Text(text) => self.tell(Happening::PeerText(PeerId(id), text.to_string())),
                         // A pong or a close answer may wait.
                         _ => self.flush_peer(id),
                     }

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::frames::{RpcError, short};
 use super::presets::{mode_for, older_than_tested};
 use super::replay::Replay;
-use crate::core::ids::{BatchNumber, VerbNumber};
+use crate::core::ids::{BatchNumber, Ticket, VerbNumber};
 use crate::core::session::{Approval, Decision, Fate, How, Input, Mirror, Opened, Output, Resume, Session, Signal, TurnEnd, Verb};
 use crate::core::time::{Now, Tick, sooner};
 use crate::provider::lines::Lines;
@@ -241,7 +241,7 @@ impl AcpSession {
                 self.signal(Signal::Answered { verb: number, result: Ok(json!({"activity": state})) });
             }
             // These agents have no hooks of ours.
-            Verb::Hook { ticket, .. } if ticket != 0 => self.signal(Signal::HookAnswer { ticket, answer: None }),
+            Verb::Hook { ticket, .. } if ticket != Ticket::NOBODY => self.signal(Signal::HookAnswer { ticket, answer: None }),
             Verb::Hook { .. } | Verb::HookGone { .. } => {}
             Verb::Stop => {
                 self.queue.clear();

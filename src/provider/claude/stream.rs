@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::permission::{Answer, Ask};
 use super::transcript::{self, Evidence, LINE_BYTES_MAX};
 use super::words::{guarded, unmentioned};
-use crate::core::ids::{BatchNumber, VerbNumber};
+use crate::core::ids::{BatchNumber, Ticket, VerbNumber};
 use crate::core::limits::APPROVALS_MAX;
 use crate::core::session::{Decision, Fate, How, Input, Opened, Output, Parcel, Resume, Session, Signal, Verb};
 use crate::core::time::{Now, Tick, sooner};
@@ -213,7 +213,7 @@ impl StreamSession {
                 self.answer(number, Ok(json!({"activity": state})));
             }
             // Permissions come as messages here; a hook that asks too has no answer from us.
-            Verb::Hook { ticket, .. } if ticket != 0 => self.signal(Signal::HookAnswer { ticket, answer: None }),
+            Verb::Hook { ticket, .. } if ticket != Ticket::NOBODY => self.signal(Signal::HookAnswer { ticket, answer: None }),
             Verb::Hook { .. } | Verb::HookGone { .. } => {}
             Verb::Stop => {
                 self.queue.clear();

@@ -22,7 +22,7 @@ use super::pane::{Dialog, Look};
 use super::permission::Ask;
 use super::transcript::{Evidence, LINE_BYTES_MAX};
 use super::{TESTED, too_old};
-use crate::core::ids::{BatchNumber, VerbNumber};
+use crate::core::ids::{BatchNumber, Ticket, VerbNumber};
 use crate::core::session::{Decision, Fate, How, Input, Opened, Output, Resume, Session, Signal, TurnEnd, Verb};
 use crate::core::time::{Now, Tick, sooner};
 use crate::provider::lines::Lines;
@@ -96,7 +96,7 @@ struct Ended {
 
 #[derive(Debug)]
 struct Held {
-    ticket: u64,
+    ticket: Ticket,
     ask: Ask,
     event: String,
     /// Subagent that asks; empty: the session itself.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::{Boundary, Held, TuiSession};
+use crate::core::ids::Ticket;
 use crate::core::limits::APPROVALS_MAX;
 use crate::core::session::{Output, Signal, TurnEnd};
 use crate::core::time::Now;
@@ -30,7 +31,7 @@ pub(super) fn is_id(text: &str) -> bool {
 
 impl TuiSession {
     /// A hook with its payload; one with a ticket waits for an answer.
-    pub(super) fn on_hook(&mut self, now: Now, ticket: u64, event: &str, payload: &Value) {
+    pub(super) fn on_hook(&mut self, now: Now, ticket: Ticket, event: &str, payload: &Value) {
         let text = |field: &str| payload.get(field).and_then(Value::as_str).unwrap_or_default();
         let name = payload.get("hook_event_name").and_then(Value::as_str).unwrap_or(event);
         let of_subagent = !text("agent_id").is_empty();
@@ -39,7 +40,7 @@ impl TuiSession {
         let moved = self.registry.as_ref().is_none_or(|registry| registry.session == of);
         let foreign = !of.is_empty() && of != self.session && self.open && !(moved && of != self.left_session);
         if foreign && !matches!(name, "PermissionRequest" | "SessionStart") {
-            if ticket != 0 {
+            if ticket != Ticket::NOBODY {
                 self.signal(Signal::HookAnswer { ticket, answer: None });
             }
             return;
@@ -117,7 +118,7 @@ impl TuiSession {
             "idle" => self.look_soon(now, Duration::ZERO),
             _ => {}
         }
-        if ticket != 0 {
+        if ticket != Ticket::NOBODY {
             self.signal(Signal::HookAnswer { ticket, answer: None });
         }
     }
@@ -255,8 +256,8 @@ impl TuiSession {
 
     // ---- permissions
 
-    fn on_permission(&mut self, now: Now, ticket: u64, payload: &Value) {
-        if ticket == 0 {
+    fn on_permission(&mut self, now: Now, ticket: Ticket, payload: &Value) {
+        if ticket == Ticket::NOBODY {
             return;
         }
         let ask = Ask::read(payload, "tool_input");
@@ -286,7 +287,7 @@ impl TuiSession {
         self.held.insert(id, Held { ticket, ask, event: "PermissionRequest".into(), agent, at: now.wall.0, deadline });
     }
 
-    pub(super) fn on_hook_gone(&mut self, ticket: u64) {
+    pub(super) fn on_hook_gone(&mut self, ticket: Ticket) {
         let gone = self.held.iter().find(|(_, held)| held.ticket == ticket).map(|(id, _)| id.clone());
         if let Some(id) = gone {
             self.held.remove(&id);
