@@ -1,5 +1,6 @@
 //! The operating system in small words: random bytes, hashes, wake-ups, processes by pid and start time.
 
+use crate::core::ids::ProcessRef;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -84,9 +85,14 @@ pub fn boot_id() -> Option<String> {
     fs::read_to_string("/proc/sys/kernel/random/boot_id").ok().map(|id| id.trim().to_string())
 }
 
-/// Start time of a process in clock ticks since boot: with its pid it names the process for good.
-pub fn start_time(pid: u32) -> Option<u64> {
+/// Start time of a process in clock ticks since boot.
+fn start_time(pid: u32) -> Option<u64> {
     stat(pid)?.get(19)?.parse().ok()
+}
+
+/// The process that has this pid now; if there is none, one that is not alive.
+pub fn process(pid: u32) -> ProcessRef {
+    ProcessRef { pid, start: start_time(pid).unwrap_or_default() }
 }
 
 /// Fields of `/proc/<pid>/stat` after the command name, state first.
@@ -97,15 +103,16 @@ fn stat(pid: u32) -> Option<Vec<String>> {
 }
 
 /// Whether that very process lives; a zombie does not.
-pub fn is_alive(pid: u32, start: u64) -> bool {
-    stat(pid).is_some_and(|fields| {
-        fields.first().is_some_and(|state| state != "Z" && state != "X") && fields.get(19).map(String::as_str) == Some(&start.to_string())
+pub fn is_alive(process: ProcessRef) -> bool {
+    stat(process.pid).is_some_and(|fields| {
+        let runs = fields.first().is_some_and(|state| state != "Z" && state != "X");
+        runs && fields.get(19).map(String::as_str) == Some(&process.start.to_string())
     })
 }
 
-/// All processes that carry `name=value` in their environment, with their start times. A child cannot lose it by
+/// All processes that carry `name=value` in their environment. A child cannot lose it by
 /// changing its process group, so this finds what a provider left behind anywhere.
-pub fn processes_with_env(name: &str, value: &str) -> Vec<(u32, u64)> {
+pub fn processes_with_env(name: &str, value: &str) -> Vec<ProcessRef> {
     let wanted = format!("{name}={value}");
     let own = std::process::id();
     let mut found = Vec::new();
@@ -120,18 +127,19 @@ pub fn processes_with_env(name: &str, value: &str) -> Vec<(u32, u64)> {
             continue;
         };
         if environment.split(|byte| *byte == 0).any(|variable| variable == wanted.as_bytes())
-            && let Some(start) = start_time(pid).filter(|start| is_alive(pid, *start))
+            && let process = process(pid)
+            && is_alive(process)
         {
-            found.push((pid, start));
+            found.push(process);
         }
     }
     found
 }
 
 /// Kills that very process, if it lives.
-pub fn kill(pid: u32, start: u64, signal: Signal) {
-    if is_alive(pid, start)
-        && let Some(pid) = Pid::from_raw(pid as i32)
+pub fn kill(process: ProcessRef, signal: Signal) {
+    if is_alive(process)
+        && let Some(pid) = Pid::from_raw(process.pid as i32)
     {
         let _ = kill_process(pid, signal);
     }

@@ -51,8 +51,7 @@ impl Started {
         if matches!(self.child.try_wait(), Ok(Some(_))) {
             return;
         }
-        let (pid, start) = (self.child.id(), os::start_time(self.child.id()).unwrap_or_default());
-        os::kill(pid, start, Signal::TERM);
+        os::kill(os::process(self.child.id()), Signal::TERM);
         let until = Instant::now() + STOP_LIMIT;
         while Instant::now() < until {
             if matches!(self.child.try_wait(), Ok(Some(_)) | Err(_)) {
@@ -345,11 +344,11 @@ impl Chat {
     }
 
     fn watch_runner(&self, runner: &Started, heard: Sender<Happening>) {
-        let (pid, start) = (runner.child.id(), os::start_time(runner.child.id()).unwrap_or_default());
+        let process = os::process(runner.child.id());
         std::thread::spawn(move || {
-            let raw = rustix::process::Pid::from_raw(pid as i32);
+            let raw = rustix::process::Pid::from_raw(process.pid as i32);
             let pidfd = raw.and_then(|pid| rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok());
-            if let Some(pidfd) = pidfd.filter(|_| os::is_alive(pid, start)) {
+            if let Some(pidfd) = pidfd.filter(|_| os::is_alive(process)) {
                 os::wait(&mut [rustix::event::PollFd::new(&pidfd, rustix::event::PollFlags::IN)], None);
             }
             let _ = heard.send(Happening::RunnerEnded(None));

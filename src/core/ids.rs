@@ -63,6 +63,15 @@ impl PeerId {
     }
 }
 
+/// A process of this boot of the machine: pids are used again, a pid with its start time is not. The default is one that is not alive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct ProcessRef {
+    /// Process id; 0: none.
+    pub pid: u32,
+    /// Start time in clock ticks since boot.
+    pub start: u64,
+}
+
 /// A message in a runner's own records. Ids of messages mean something only together with the generation of the relay's data
 /// that gave them: a relay whose data were put back, or another relay, may give the same id to something else.
 ///

@@ -12,7 +12,7 @@ use crate::core::agent::event::{Event, StoreEvent};
 use crate::core::agent::store::{
     Batch, Generation, InboxMessage, InboxState, OutboxRow, ProviderRecord, Settled, Snapshot, StoreOp, TaskEnd, Unsettled, outbox_class,
 };
-use crate::core::ids::{BatchNumber, MessageRef};
+use crate::core::ids::{BatchNumber, MessageRef, ProcessRef};
 use crate::core::limits::*;
 use crate::core::store::{StoreError, StoreKind};
 use crate::edge::aside::{put_back, suspect};
@@ -199,8 +199,7 @@ impl Store {
             .db
             .query_row("SELECT pid, start, provider_session, session FROM provider", [], |row| {
                 Ok(ProviderRecord {
-                    pid: row.get::<_, i64>(0)? as u32,
-                    start: row.get::<_, i64>(1)? as u64,
+                    process: ProcessRef { pid: row.get::<_, i64>(0)? as u32, start: row.get::<_, i64>(1)? as u64 },
                     provider_session: row.get(2)?,
                     session: row.get(3)?,
                 })
@@ -386,7 +385,7 @@ fn apply(db: &Transaction<'_>, op: &StoreOp, counts: &mut Counts) -> rusqlite::R
         }
         StoreOp::ProviderPut(record) => {
             db.prepare_cached("INSERT OR REPLACE INTO provider (one, pid, start, provider_session, session) VALUES (1, ?1, ?2, ?3, ?4)")?
-                .execute(params![record.pid as i64, record.start as i64, record.provider_session, record.session])?;
+                .execute(params![record.process.pid as i64, record.process.start as i64, record.provider_session, record.session])?;
         }
         StoreOp::Note { key, value: Some(value) } => {
             db.prepare_cached("INSERT OR REPLACE INTO notes (key, value) VALUES (?1, ?2)")?.execute(params![key, value])?;

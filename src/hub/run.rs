@@ -18,6 +18,7 @@ use super::{Trouble, salvage};
 use crate::clock::Clock;
 use crate::core::hub::event::{Effect, Event, HubOp, LANES, Lane, Query, StoreEvent};
 use crate::core::hub::{Hub, HubConfig};
+use crate::core::ids::ProcessRef;
 use crate::core::limits::COMMITS_IN_FLIGHT_MAX;
 use crate::core::store::{StoreError, StoreKind};
 use crate::edge::database::{Check, beside, error_of, io_error_of, open_for_reading, quick_check};
@@ -51,8 +52,8 @@ pub fn read_info(home: &Path) -> Option<Value> {
 /// The process id of a live hub on this home.
 pub fn live_pid(home: &Path) -> Option<u32> {
     let info = read_info(home)?;
-    let (pid, start) = (info.get("pid")?.as_u64()? as u32, info.get("startTime")?.as_u64()?);
-    os::is_alive(pid, start).then_some(pid)
+    let process = ProcessRef { pid: info.get("pid")?.as_u64()? as u32, start: info.get("startTime")?.as_u64()? };
+    os::is_alive(process).then_some(process.pid)
 }
 
 /// An opened hub that is about to listen.
@@ -244,7 +245,7 @@ pub fn serve(opened: Opened, listening: Listening, ready: impl FnOnce()) -> Resu
     .map_err(thread)?;
 
     let reached = url.clone();
-    let text = json!({"pid": std::process::id(), "startTime": os::start_time(std::process::id()), "url": url}).to_string();
+    let text = json!({"pid": std::process::id(), "startTime": os::process(std::process::id()).start, "url": url}).to_string();
     if let Err(error) = os::write_private_file(&info, &text) {
         // A full disk does not keep a hub from being read.
         log::error!(target: "hub", "cannot write {}: {error}", info.display());

@@ -14,7 +14,7 @@ use crate::core::agent::Agent;
 use crate::core::agent::config::AgentConfig;
 use crate::core::agent::effect::{Effect, Outcome};
 use crate::core::agent::event::{Event, StopReason, lane};
-use crate::core::ids::Ticket;
+use crate::core::ids::{ProcessRef, Ticket};
 use crate::core::limits::{COMMITS_IN_FLIGHT_MAX, CONTROL_HELD_MAX};
 use crate::edge::gate::{Gate, Limits, Order as GateOrder, Orders};
 use crate::edge::http::Base;
@@ -40,7 +40,7 @@ pub struct Parts {
     /// Token of the control server (D-7).
     pub control_token: Secret,
     /// Where the provider thread tells what it runs.
-    pub custody: Receiver<Option<(u32, u64, String)>>,
+    pub custody: Receiver<Option<(ProcessRef, String)>>,
     /// Clock of the process.
     pub clock: Clock,
     /// Says a sentence to whoever started the runner.
@@ -168,16 +168,16 @@ fn attend(bells: &Receiver<super::crew::Bell>, outcome: &Receiver<Outcome>, noti
 }
 
 /// If everything else died, the provider still ends.
-fn last_kill(custody: &Receiver<Option<(u32, u64, String)>>) {
+fn last_kill(custody: &Receiver<Option<(ProcessRef, String)>>) {
     let mut last = None;
     while let Ok(told) = custody.try_recv() {
         last = told;
     }
-    if let Some((pid, start, session)) = last
-        && os::is_alive(pid, start)
+    if let Some((process, session)) = last
+        && os::is_alive(process)
     {
-        log::error!(target: "lifecycle", "ending the provider pid={pid} from main");
-        provider::end_everything(&session, pid);
+        log::error!(target: "lifecycle", "ending the provider pid={} from main", process.pid);
+        provider::end_everything(&session, process.pid);
     }
 }
 

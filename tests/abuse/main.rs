@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use agent_relay::core::ids::ProcessRef;
 use agent_relay::os;
 use serde_json::{Value, json};
 use support::{Machine, Running, wait_for};
@@ -27,8 +28,7 @@ const RSS_KB_MAX: u64 = 160 << 10;
 struct Target {
     name: &'static str,
     address: String,
-    pid: u32,
-    start: u64,
+    process: ProcessRef,
     /// Path that needs a token, and the header with it.
     path: &'static str,
     header: String,
@@ -56,8 +56,7 @@ impl Target {
         Target {
             name: "hub",
             address: config["relayUrl"].as_str().expect("url").trim_start_matches("http://").into(),
-            pid,
-            start: os::start_time(pid).expect("lives"),
+            process: os::process(pid),
             path: "/api/agents",
             header: format!("X-Agent-Relay-Token: {}", config["token"].as_str().expect("token")),
             _hub: running,
@@ -77,8 +76,7 @@ impl Target {
         Target {
             name: "control",
             address: info["controlUrl"].as_str().expect("url").trim_start_matches("http://").into(),
-            pid,
-            start: os::start_time(pid).expect("lives"),
+            process: os::process(pid),
             path: "/status",
             header: format!("Authorization: Bearer {}", info["controlToken"].as_str().expect("token")),
             _hub: hub,
@@ -111,12 +109,12 @@ impl Target {
         assert!(answers.iter().all(|(status, _)| *status == 200), "{} {during}: {answers:?}", self.name);
         let late = answers.iter().filter(|(_, took)| *took > ANSWER).count();
         assert!(late <= 2, "{} {during}: {answers:?}", self.name);
-        assert!(os::is_alive(self.pid, self.start), "{} {during}: the process is gone\n{}", self.name, self.machine.logs());
+        assert!(os::is_alive(self.process), "{} {during}: the process is gone\n{}", self.name, self.machine.logs());
         assert!(self.rss_kb() < RSS_KB_MAX, "{} {during}: {} kB", self.name, self.rss_kb());
     }
 
     fn rss_kb(&self) -> u64 {
-        let text = std::fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap_or_default();
+        let text = std::fs::read_to_string(format!("/proc/{}/status", self.process.pid)).unwrap_or_default();
         let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
         line.trim().trim_end_matches(" kB").parse().expect("a number")
     }

@@ -111,7 +111,7 @@ struct Running(Child);
 impl Drop for Running {
     fn drop(&mut self) {
         let pid = self.0.id();
-        agent_relay::os::kill(pid, agent_relay::os::start_time(pid).unwrap_or_default(), rustix::process::Signal::TERM);
+        agent_relay::os::kill(agent_relay::os::process(pid), rustix::process::Signal::TERM);
         let until = Instant::now() + Duration::from_secs(15);
         while matches!(self.0.try_wait(), Ok(None)) && Instant::now() < until {
             std::thread::sleep(Duration::from_millis(2));

@@ -69,7 +69,7 @@ impl Session {
     pub fn kill_runner(&mut self) {
         let pid = self.pid();
         self.runner.take().expect("runs").kill();
-        let gone = || os::start_time(pid).is_none_or(|start| !os::is_alive(pid, start)).then_some(());
+        let gone = || (!os::is_alive(os::process(pid))).then_some(());
         wait_for("the end of its provider", 20, gone);
     }
 
@@ -159,9 +159,7 @@ impl Session {
 
     pub fn kill_provider(&self) {
         let pid = self.pid();
-        if let Some(start) = os::start_time(pid) {
-            os::kill(pid, start, rustix::process::Signal::KILL);
-        }
+        os::kill(os::process(pid), rustix::process::Signal::KILL);
     }
 
     fn tmux(&self, words: &[&str]) -> String {

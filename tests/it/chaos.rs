@@ -30,8 +30,8 @@ impl Party<'_> {
             }
             _ => {
                 let pid = self.machine.status("a")["providerProcess"]["pid"].as_u64().unwrap_or(0) as u32;
-                if let Some(start) = agent_relay::os::start_time(pid).filter(|_| pid > 1) {
-                    agent_relay::os::kill(pid, start, rustix::process::Signal::KILL);
+                if pid > 1 {
+                    agent_relay::os::kill(agent_relay::os::process(pid), rustix::process::Signal::KILL);
                 }
                 "provider"
             }

@@ -361,9 +361,9 @@ fn after_a_kill_of_the_runner_nothing_is_left_and_the_next_one_goes_on() {
     let session = claude.machine.status("a").pointer("/providerProcess/session").cloned();
     let pid = claude.pid();
     claude.runner = None;
-    wait_for("the end of the program", 10, || os::start_time(pid).is_none_or(|start| !os::is_alive(pid, start)).then_some(()));
+    wait_for("the end of the program", 10, || (!os::is_alive(os::process(pid))).then_some(()));
     wait_for("the end of all", 10, || {
-        claude.machine.left_over().iter().all(|(pid, _)| Some(*pid) == claude.hub.as_ref().map(|hub| hub.child.id())).then_some(())
+        claude.machine.left_over().iter().all(|process| Some(process.pid) == claude.hub.as_ref().map(|hub| hub.child.id())).then_some(())
     });
     claude.run();
     assert!(claude.answered(id).contains("Heard:"));
@@ -396,7 +396,7 @@ fn a_killed_provider_is_offline_at_once() {
         let begin = std::time::Instant::now();
         match server {
             true => drop(claude.tmux(&["kill-server"])),
-            false => os::kill(pid, os::start_time(pid).expect("alive"), Signal::KILL),
+            false => os::kill(os::process(pid), Signal::KILL),
         }
         wait_for("offline at the relay", 10, || {
             let cards = claude.machine.ok(&["agents", "--json"]);
@@ -525,8 +525,8 @@ fn one(seed: u64) {
             }
             1 | 2 => {
                 let pid = claude.pid();
-                if let Some(start) = os::start_time(pid).filter(|_| pid > 1) {
-                    os::kill(pid, start, Signal::KILL);
+                if pid > 1 {
+                    os::kill(os::process(pid), Signal::KILL);
                 }
                 story.push("provider killed".into());
             }

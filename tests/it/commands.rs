@@ -62,7 +62,7 @@ fn kill_leaves_no_process() {
     machine.wait_status("a", "busy");
     assert!(machine.ok(&["command", "a", "kill"]).contains("succeeded"));
     assert_eq!(runner.wait(20).0, 0);
-    let left: Vec<u32> = machine.left_over().into_iter().map(|(pid, _)| pid).filter(|pid| *pid != hub.child.id()).collect();
+    let left: Vec<u32> = machine.left_over().into_iter().map(|process| process.pid).filter(|pid| *pid != hub.child.id()).collect();
     assert!(left.is_empty(), "{left:?} {}", machine.logs());
 }
 

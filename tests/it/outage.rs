@@ -214,7 +214,7 @@ fn a_bug_ends_with_seventy_and_leaves_nothing() {
         let (code, text) = runner.wait(1);
         assert_eq!(code, 70, "{place}: {text}");
         assert!(text.contains("this is a bug") && machine.logs().contains("last events:"), "{text}");
-        let left: Vec<u32> = machine.left_over().into_iter().map(|(pid, _)| pid).filter(|pid| *pid != hub.child.id()).collect();
+        let left: Vec<u32> = machine.left_over().into_iter().map(|process| process.pid).filter(|pid| *pid != hub.child.id()).collect();
         assert!(left.is_empty(), "{place}: {left:?}");
         let _runner = machine.runner("a");
         machine.wait_status("a", "idle");

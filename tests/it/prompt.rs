@@ -129,9 +129,9 @@ fn a_person_is_heard_at_every_start() {
     };
     let end = |signal: rustix::process::Signal| {
         let pid = wait_for("the runner's pid", 20, pid_of_runner);
-        let began = agent_relay::os::start_time(pid).expect("it lives");
-        agent_relay::os::kill(pid, began, signal);
-        wait_for("the runner's end", 30, || (!agent_relay::os::is_alive(pid, began)).then_some(()));
+        let process = agent_relay::os::process(pid);
+        agent_relay::os::kill(process, signal);
+        wait_for("the runner's end", 30, || (!agent_relay::os::is_alive(process)).then_some(()));
     };
     for want in 1..=2 {
         let terminal = at_terminal();

@@ -85,6 +85,6 @@ fn an_agent_that_is_deaf_to_everything_is_ended_all_the_same() {
     machine.settle(&ids, 30);
     machine.ok(&["command", "a", "shutdown", "--timeout-ms", "3000"]);
     assert_eq!(runner.wait(20).0, 0);
-    let left: Vec<u32> = machine.left_over().into_iter().map(|(pid, _)| pid).collect();
+    let left: Vec<u32> = machine.left_over().into_iter().map(|process| process.pid).collect();
     assert_eq!(left, [hub.child.id()], "only the hub is left");
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use agent_relay::core::ids::ProcessRef;
 use agent_relay::os;
 
 use crate::support::{BIN, Machine, wait_for};
@@ -23,10 +24,12 @@ fn told(socket: &UnixDatagram, wanted: &str) -> String {
 }
 
 /// Processes of an agent of this machine: tests beside this one have agents of the same name.
-fn of_agent(machine: &Machine, agent: &str) -> Vec<(u32, u64)> {
+fn of_agent(machine: &Machine, agent: &str) -> Vec<ProcessRef> {
     let mut all = os::processes_with_env("AGENT_RELAY_ID", agent);
     let place = format!("{}/", machine.work.parent().expect("a folder").display());
-    all.retain(|(pid, _)| String::from_utf8_lossy(&std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default()).contains(&place));
+    all.retain(|process| {
+        String::from_utf8_lossy(&std::fs::read(format!("/proc/{}/environ", process.pid)).unwrap_or_default()).contains(&place)
+    });
     all
 }
 
@@ -45,7 +48,7 @@ fn a_manager_is_told_when_hub_and_runner_are_ready_and_stop() {
         (status["providerProcess"]["state"] == "ready").then(|| of_agent(&machine, "a"))
     });
     assert!(!demo.is_empty(), "a provider runs");
-    for (pid, _) in demo {
+    for ProcessRef { pid, .. } in demo {
         let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
         assert!(!String::from_utf8_lossy(&environment).contains("NOTIFY_SOCKET="), "no provider speaks as the runner");
     }

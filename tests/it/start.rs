@@ -109,8 +109,8 @@ fn hub_and_runners_in_any_order_all_end_up_registered() {
         wait_for(&format!("five agents (seed {seed}, round {round}, order {order:?}){}", machine.logs()), 60, || {
             (machine.connected() == 5).then_some(())
         });
-        for (pid, start) in machine.left_over() {
-            agent_relay::os::kill(pid, start, rustix::process::Signal::TERM);
+        for process in machine.left_over() {
+            agent_relay::os::kill(process, rustix::process::Signal::TERM);
         }
         wait_for(&format!("nothing left behind (seed {seed}, round {round})"), 30, || machine.left_over().is_empty().then_some(()));
     }

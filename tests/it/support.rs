@@ -8,6 +8,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use agent_relay::core::ids::ProcessRef;
 use agent_relay::os;
 use rustix::process::Signal;
 use serde_json::Value;
@@ -55,7 +56,7 @@ impl Running {
 
     pub fn terminate(&mut self) {
         let pid = self.child.id();
-        os::kill(pid, os::start_time(pid).unwrap_or_default(), Signal::TERM);
+        os::kill(os::process(pid), Signal::TERM);
     }
 
     /// Exit code and standard error.
@@ -272,7 +273,7 @@ impl Machine {
     }
 
     /// Processes of this machine that still live.
-    pub fn left_over(&self) -> Vec<(u32, u64)> {
+    pub fn left_over(&self) -> Vec<ProcessRef> {
         os::processes_with_env("AGENT_RELAY_HOME", &self.home.to_string_lossy())
     }
 }
@@ -297,8 +298,8 @@ fn pass_on(mut client: TcpStream, to: &str) {
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        for (pid, start) in self.left_over() {
-            os::kill(pid, start, Signal::KILL);
+        for process in self.left_over() {
+            os::kill(process, Signal::KILL);
         }
         if !self.shared && !std::thread::panicking() {
             let _ = std::fs::remove_dir_all(self.home.parent().unwrap_or(Path::new("/nonexistent")));

@@ -1,5 +1,6 @@
 //! Conversations, and how the command line speaks when it is misused.
 
+use agent_relay::core::ids::ProcessRef;
 use std::io::Write;
 use std::process::Stdio;
 
@@ -154,7 +155,7 @@ fn secrets_stay_secret() {
     machine.settle(&[id], 30);
     let token = machine.config()["token"].as_str().expect("operator token").to_string();
     assert!(!machine.logs().contains(&token));
-    for (pid, _) in machine.left_over() {
+    for ProcessRef { pid, .. } in machine.left_over() {
         let arguments = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         assert!(!arguments.contains(&token));
         // The operator's token never reaches the agent (D-3).

@@ -15,7 +15,7 @@ use agent_relay::core::hub::event::{
     Effect as HubEffect, Event as HubEvent, HubOp, LANES as HUB_LANES, Lane as HubLane, ReadAnswer, StoreEvent as HubStoreEvent,
 };
 use agent_relay::core::hub::{Hub, HubConfig, scopes_of};
-use agent_relay::core::ids::{CallNumber, PeerId, ProcessNumber, Ticket};
+use agent_relay::core::ids::{CallNumber, PeerId, ProcessNumber, ProcessRef, Ticket};
 use agent_relay::core::matching::Identity;
 use agent_relay::core::rng::Rng;
 use agent_relay::core::session::{Input, Output, Session};
@@ -1170,7 +1170,8 @@ impl World {
         let resume = self.seed.is_multiple_of(2);
         let demo = DemoAgent::new(Abilities { load: true, resume });
         state.process = Some(Process { number, order, session: AcpSession::new(settings), demo, dead: false });
-        let event = Event::Provider(ProviderEvent::Spawned { pid: number as u32 + 100, start: number, terminal: None });
+        let event =
+            Event::Provider(ProviderEvent::Spawned { process: ProcessRef { pid: number as u32 + 100, start: number }, terminal: None });
         self.send(format!("provider{runner}.{life}"), 5, Action::Agent { runner, life, lane: lane::PROVIDER, event });
     }
 

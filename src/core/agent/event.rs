@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::store::{Batch, InboxMessage, Snapshot};
 use crate::core::Cause;
-use crate::core::ids::{CallNumber, MessageRef, Ticket};
+use crate::core::ids::{CallNumber, MessageRef, ProcessRef, Ticket};
 use crate::core::session::Signal;
 use crate::core::store::StoreError;
 use crate::secret::Secret;
@@ -175,10 +175,8 @@ pub struct RowAnswer {
 pub enum ProviderEvent {
     /// It runs.
     Spawned {
-        /// Process id, also that of its group.
-        pid: u32,
-        /// Start time in clock ticks since boot: with the pid it names the process for good.
-        start: u64,
+        /// The process, whose pid is also that of its group.
+        process: ProcessRef,
         /// Socket of its terminal, if it has one (D-23).
         terminal: Option<String>,
     },

@@ -10,7 +10,7 @@ use super::effect::Effect;
 use super::event::ProviderEvent;
 use super::store::{ProviderRecord, StoreOp};
 use crate::core::backoff;
-use crate::core::ids::{ProcessNumber, VerbNumber};
+use crate::core::ids::{ProcessNumber, ProcessRef, VerbNumber};
 use crate::core::session::{Opened, Resume, Verb};
 use crate::core::time::{Now, Tick};
 use crate::core::tracker::{Status, TURN};
@@ -145,7 +145,7 @@ impl Agent {
         let provider_session = self.rng.uuid();
         self.life.state = State::Spawning;
         self.life.record.provider_session = provider_session.clone();
-        (self.life.record.pid, self.life.record.start) = (0, 0);
+        self.life.record.process = ProcessRef::default();
         // Known before it exists (D-23): whatever carries this id is ours to end, even if we die before we learn its pid.
         self.ops.push(StoreOp::ProviderPut(self.life.record.clone()));
         self.life.why = "the provider is being started".into();
@@ -161,7 +161,7 @@ impl Agent {
 
     pub(super) fn on_provider(&mut self, now: Now, event: ProviderEvent) {
         match event {
-            ProviderEvent::Spawned { pid, start, terminal } => self.on_spawned(pid, start, terminal),
+            ProviderEvent::Spawned { process, terminal } => self.on_spawned(process, terminal),
             ProviderEvent::SpawnFailed { reason, permanent } => {
                 self.log("error", "lifecycle", format!("the provider cannot be started: {reason}"));
                 self.on_provider_gone(now, reason, permanent);
@@ -182,10 +182,9 @@ impl Agent {
     }
 
     /// Recorded before it is used (D-23): the conversation is opened only once pid and start time are on disk.
-    fn on_spawned(&mut self, pid: u32, start: u64, terminal: Option<String>) {
+    fn on_spawned(&mut self, process: ProcessRef, terminal: Option<String>) {
         self.life.terminal = terminal;
-        self.life.record.pid = pid;
-        self.life.record.start = start;
+        self.life.record.process = process;
         self.ops.push(StoreOp::ProviderPut(self.life.record.clone()));
         if self.life.state != State::Spawning {
             // Told to end while it was being started: the word came before it could be heard.
@@ -263,7 +262,7 @@ impl Agent {
             (Some(failure), Some((_, words))) => format!("{failure}; it said: {words}"),
             (failure, _) => failure.unwrap_or(reason),
         };
-        (self.life.record.pid, self.life.record.provider_session) = (0, String::new());
+        (self.life.record.process.pid, self.life.record.provider_session) = (0, String::new());
         self.ops.push(StoreOp::ProviderPut(self.life.record.clone()));
         self.tracker.clear_work(TURN);
         self.tracker.clear_all_work();
@@ -382,7 +381,7 @@ impl Agent {
         let ago = |at: Tick| (now.tick - at).as_millis() as u64;
         json!({
             "state": format!("{:?}", self.life.state).split([' ', '{']).next().unwrap_or_default().to_lowercase(),
-            "pid": self.life.record.pid,
+            "pid": self.life.record.process.pid,
             "session": self.life.record.session,
             "agent": self.life.agent,
             "model": self.life.model,

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::core::ids::{BatchNumber, MessageRef};
+use crate::core::ids::{BatchNumber, MessageRef, ProcessRef};
 use crate::wire::api::{Command, Message};
 
 /// One change of the store. The operations of one commit are one transaction.
@@ -137,10 +137,8 @@ pub struct Batch {
 /// The provider process and its conversation.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct ProviderRecord {
-    /// Process id and process group; 0 when none runs.
-    pub pid: u32,
-    /// Start time of that process.
-    pub start: u64,
+    /// The process, whose pid is also that of its group; the default when none runs.
+    pub process: ProcessRef,
     /// Random id that stands in the environment of everything it started.
     pub provider_session: String,
     /// Session id of the provider's conversation; empty if there is none yet.

@@ -12,7 +12,7 @@ use super::store::StoreOp;
 use super::*;
 
 mod first;
-use crate::core::ids::{BatchNumber, CallNumber, Ticket};
+use crate::core::ids::{BatchNumber, CallNumber, ProcessRef, Ticket};
 use crate::core::matching::Identity;
 use crate::core::session::{Fate, How, Mirror, Opened, Parcel, RESTART_MARK, TurnEnd, Verb};
 use crate::core::time::Wall;
@@ -32,7 +32,7 @@ impl Bench {
         bench.tell(Event::Bus(BusEvent::Connected));
         let registered = Registered { epoch: 1, ..Default::default() };
         bench.tell(Event::Bus(BusEvent::Framed(RelayFrame::Registered { id: "f1".into(), registered })));
-        bench.tell(Event::Provider(ProviderEvent::Spawned { pid: 7, start: 1, terminal: None }));
+        bench.tell(Event::Provider(ProviderEvent::Spawned { process: ProcessRef { pid: 7, start: 1 }, terminal: None }));
         bench.commit();
         let opened = Opened { session: "s".into(), how: How::New, agent: "demo".into(), model: None, has_evidence: true };
         bench.signal(Signal::Opened(opened));
@@ -267,7 +267,7 @@ fn the_restart_budget_parks() {
         let mut effects = bench.agent.wake(bench.now);
         effects.extend(bench.commit());
         starts += effects.iter().filter(|e| matches!(e, Effect::Spawn { .. })).count();
-        bench.tell(Event::Provider(ProviderEvent::Spawned { pid: 8, start: 2, terminal: None }));
+        bench.tell(Event::Provider(ProviderEvent::Spawned { process: ProcessRef { pid: 8, start: 2 }, terminal: None }));
         bench.commit();
     }
     // Five exits in ten minutes: four starts, then it waits for a person (D-24).
@@ -319,7 +319,7 @@ impl Bench {
         self.now.tick = self.now.tick + Duration::from_secs(61);
         self.agent.wake(self.now);
         self.commit();
-        self.tell(Event::Provider(ProviderEvent::Spawned { pid: 8, start: 2, terminal: None }));
+        self.tell(Event::Provider(ProviderEvent::Spawned { process: ProcessRef { pid: 8, start: 2 }, terminal: None }));
         self.commit();
         let opened = Opened { session: "s".into(), how: How::Loaded(fates), agent: "demo".into(), model: None, has_evidence: true };
         let mut effects = self.signal(Signal::Opened(opened));

@@ -29,7 +29,7 @@ use self::tmux::Tmux;
 use crate::clock::Clock;
 use crate::core::agent::event::{Event, ProviderEvent};
 use crate::core::agent::store::ProviderRecord;
-use crate::core::ids::{ProcessNumber, VerbNumber};
+use crate::core::ids::{ProcessNumber, ProcessRef, VerbNumber};
 use crate::core::session::{Input, Output, Session, Verb};
 use crate::os::{self, Waker};
 use crate::secret::Secret;
@@ -137,19 +137,18 @@ pub struct Launch {
     pub plan: Planner,
     /// Port and token of the control server.
     pub control: (u16, Secret),
-    /// Tells `main` which process to end if everything else dies: pid, start time and session id.
-    pub custody: Sender<Option<(u32, u64, String)>>,
+    /// Tells `main` which process to end if everything else dies, with its session id.
+    pub custody: Sender<Option<(ProcessRef, String)>>,
     /// Clock of the process.
     pub clock: Clock,
 }
 
 struct Running {
-    process: ProcessNumber,
+    number: ProcessNumber,
     /// Child of ours: the provider, or the server of its terminal.
     child: Child,
     /// The provider: the child, or the process in the terminal.
-    pid: u32,
-    start: u64,
+    process: ProcessRef,
     provider_session: String,
     /// Exit of the child, and of the provider where that is another process.
     pidfds: Vec<OwnedFd>,
@@ -330,7 +329,7 @@ impl Provider {
                 self.spawn(process, provider_session, (&conversation, &fresh), (&relay, token))
             }
             Order::Verb { process, number, verb } => {
-                let Some(running) = self.running.as_mut().filter(|running| running.process == process) else {
+                let Some(running) = self.running.as_mut().filter(|running| running.number == process) else {
                     return true;
                 };
                 // What the provider wrote before its hook ran is seen before the hook is heard.
@@ -369,7 +368,7 @@ impl Provider {
                 }
                 // In a terminal the polite way to end is the signal.
                 Output::CloseInput if running.tmux.is_some() || self.launch.host == Host::Inherited => {
-                    os::kill(running.pid, running.start, OsSignal::TERM);
+                    os::kill(running.process, OsSignal::TERM);
                 }
                 Output::CloseInput => {
                     if running.unwritten.is_empty() {

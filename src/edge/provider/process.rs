@@ -106,26 +106,26 @@ pub fn end_everything(provider_session: &str, pid: u32) {
         if rest.is_empty() {
             return;
         }
-        for (pid, start) in rest {
-            os::kill(pid, start, OsSignal::KILL);
+        for process in rest {
+            os::kill(process, OsSignal::KILL);
         }
     }
 }
 
 /// What an earlier life left: that very process by pid and start time, and everything with its session id.
 pub(super) fn end_leftover(record: &ProviderRecord) {
-    if os::is_alive(record.pid, record.start) {
-        log::warn!(target: "lifecycle", "ending the provider of an earlier runner pid={}", record.pid);
-        os::kill_group(record.pid, OsSignal::KILL);
-        os::kill(record.pid, record.start, OsSignal::KILL);
+    if os::is_alive(record.process) {
+        log::warn!(target: "lifecycle", "ending the provider of an earlier runner pid={}", record.process.pid);
+        os::kill_group(record.process.pid, OsSignal::KILL);
+        os::kill(record.process, OsSignal::KILL);
     }
     for _ in 0..20 {
         let rest = os::processes_with_env(ENV_PROVIDER_SESSION, &record.provider_session);
-        if rest.is_empty() && !os::is_alive(record.pid, record.start) {
+        if rest.is_empty() && !os::is_alive(record.process) {
             return;
         }
-        for (pid, start) in rest {
-            os::kill(pid, start, OsSignal::KILL);
+        for process in rest {
+            os::kill(process, OsSignal::KILL);
         }
         std::thread::sleep(Duration::from_millis(10)); // the kernel is taking them down
     }

@@ -21,7 +21,7 @@ use crate::wire::control::{ENV_CONTROL_TOKEN, ENV_PORT, ENV_PROVIDER_SESSION};
 impl Provider {
     pub(super) fn spawn(
         &mut self,
-        process: ProcessNumber,
+        number: ProcessNumber,
         provider_session: String,
         (conversation, fresh): (&str, &str),
         (relay, token): (&str, Option<Secret>),
@@ -29,16 +29,12 @@ impl Provider {
         let started = (self.launch.plan)(conversation, fresh).and_then(|plan| self.start(plan, &provider_session, (relay, token)));
         match started {
             Ok((mut running, terminal)) => {
-                running.process = process;
-                let (pid, start) = (running.pid, running.start);
-                let _ = self.launch.custody.send(Some((
-                    running.child.id(),
-                    os::start_time(running.child.id()).unwrap_or_default(),
-                    provider_session,
-                )));
+                running.number = number;
+                let process = running.process;
+                let _ = self.launch.custody.send(Some((os::process(running.child.id()), provider_session)));
                 let hosted = running.tmux.is_some() || self.launch.host == Host::Inherited;
                 self.running = Some(running);
-                (!hosted || self.feed(Input::Born { pid })) && self.report(ProviderEvent::Spawned { pid, start, terminal })
+                (!hosted || self.feed(Input::Born { pid: process.pid })) && self.report(ProviderEvent::Spawned { process, terminal })
             }
             Err(Refusal { reason, permanent }) => self.report(ProviderEvent::SpawnFailed { reason, permanent }),
         }
@@ -133,10 +129,9 @@ impl Provider {
             opened.inspect_err(|error| log::warn!(target: "provider", "cannot listen at {}: {error}", path.display())).ok()
         });
         Ok(Running {
-            process: ProcessNumber::default(),
+            number: ProcessNumber::default(),
             child,
-            pid,
-            start: os::start_time(pid).unwrap_or_default(),
+            process: os::process(pid),
             provider_session: provider_session.into(),
             pidfds,
             stdin: None,

@@ -46,21 +46,21 @@ impl Provider {
         let Some(stop) = &mut running.stop else {
             return;
         };
-        let (pid, now) = (running.pid, Instant::now());
+        let (process, now) = (running.process, Instant::now());
         if !stop.termed && now >= stop.term_at {
             stop.termed = true;
             // A stopped child could not die. In the terminal that we were started in, it shares our own group.
             let inherited = self.launch.host == Host::Inherited;
             for signal in [OsSignal::CONT, OsSignal::TERM] {
-                if inherited { os::kill(pid, running.start, signal) } else { os::kill_group(pid, signal) }
+                if inherited { os::kill(process, signal) } else { os::kill_group(process.pid, signal) }
             }
         }
         if stop.termed && !stop.killed && now >= stop.kill_at {
             stop.killed = true;
             // The server of a terminal stays for the last words; it ends with everything else afterwards.
             match running.tmux {
-                Some(_) => os::kill(pid, running.start, OsSignal::KILL),
-                None => end_everything(&running.provider_session, pid),
+                Some(_) => os::kill(process, OsSignal::KILL),
+                None => end_everything(&running.provider_session, process.pid),
             }
         }
     }
@@ -94,7 +94,7 @@ impl Provider {
         let code = reap(running.child);
         let code = running.exit.unwrap_or(code);
         let _ = self.launch.custody.send(None);
-        log::debug!(target: "provider", "child gone start={} code={code}", running.start);
+        log::debug!(target: "provider", "child gone start={} code={code}", running.process.start);
         let stderr = String::from_utf8_lossy(&running.last_words).into_owned();
         self.report(ProviderEvent::Exited { code, stderr })
     }
