@@ -1,5 +1,6 @@
 //! What can be typed. Values follow their flag after a space.
 
+use crate::core::ids::MessageId;
 use argh::{ArgsInfo, FromArgs};
 
 /// Keeps coding agents alive and reachable: runs them, connects them to a relay, talks to them.
@@ -242,7 +243,7 @@ pub struct Inbox {
 pub struct GetMessage {
     /// message id
     #[argh(positional)]
-    pub id: u64,
+    pub id: MessageId,
     /// print JSON
     #[argh(switch)]
     pub json: bool,
@@ -259,7 +260,7 @@ pub struct GetMessage {
 pub struct Reply {
     /// id of the message to answer
     #[argh(positional)]
-    pub id: u64,
+    pub id: MessageId,
     /// the text
     #[argh(positional, greedy)]
     pub text: Vec<String>,
@@ -277,7 +278,7 @@ pub struct Reply {
 pub struct ShowMessage {
     /// message id
     #[argh(positional)]
-    pub id: u64,
+    pub id: MessageId,
     /// print JSON
     #[argh(switch)]
     pub json: bool,
@@ -289,7 +290,7 @@ pub struct ShowMessage {
 pub struct Thread {
     /// id of any message in it
     #[argh(positional)]
-    pub id: u64,
+    pub id: MessageId,
     /// print JSON, one message a line
     #[argh(switch)]
     pub json: bool,
@@ -301,7 +302,7 @@ pub struct Thread {
 pub struct React {
     /// message id
     #[argh(positional)]
-    pub id: u64,
+    pub id: MessageId,
     /// one emoji or a short word
     #[argh(positional)]
     pub emoji: String,

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use super::exit::{Failure, OK, Outcome};
 use super::print;
 use crate::config::env;
+use crate::core::ids::MessageId;
 use crate::os;
 use crate::wire::control::{ENV_CONTROL_TOKEN, ENV_PORT, ENV_PROVIDER_SESSION, ENV_REPLY_MODE};
 
@@ -265,7 +266,7 @@ fn permission(runner: &Runner) -> Outcome {
 }
 
 /// The session has done this (`fetched`, `replied`) to messages with its own tool: told to its runner, if there is one.
-pub(super) fn done_by_session(what: &str, ids: &[u64]) {
+pub(super) fn done_by_session(what: &str, ids: &[MessageId]) {
     let Some(runner) = Runner::from_env(Instant::now() + OWED_LIMIT) else { return };
     let body = json!({"payload": {"ids": ids}, "providerSessionId": env(ENV_PROVIDER_SESSION)});
     runner.ask("POST", &format!("/hook/{what}"), &body.to_string(), OWED_LIMIT);
@@ -311,12 +312,15 @@ mod tests {
 
     #[test]
     fn only_an_agent_that_answers_itself_is_held_back() {
-        let owed = |mode: &str, ids: &[u64]| {
+        let owed = |mode: &str, ids: &[MessageId]| {
             let list: Vec<Value> = ids.iter().map(|id| json!({"messageId": id, "from": "user"})).collect();
             json!({"obligations": list, "replyMode": mode})
         };
-        assert!(decision(&owed("explicit", &[12])).is_some_and(|d| d["decision"] == "block" && d["reason"].to_string().contains("#12")));
-        for owed in [owed("auto", &[12]), owed("explicit", &[]), json!({}), Value::Null] {
+        assert!(
+            decision(&owed("explicit", &[MessageId(12)]))
+                .is_some_and(|d| d["decision"] == "block" && d["reason"].to_string().contains("#12"))
+        );
+        for owed in [owed("auto", &[MessageId(12)]), owed("explicit", &[]), json!({}), Value::Null] {
             assert_eq!(decision(&owed), None, "{owed}");
         }
     }

@@ -10,6 +10,7 @@ use super::client::Client;
 use super::exit::{Failure, OK, Outcome};
 use super::print;
 use crate::config::{Global, env};
+use crate::core::ids::{MessageId, TaskId};
 use crate::wire::MESSAGE_BODY_BYTES_MAX;
 use crate::wire::api::{Message, NewMessage, URGENT, USER, encode, messages_of, path};
 use crate::wire::bus::RelayFrame;
@@ -60,7 +61,7 @@ pub fn send(send: Send) -> Outcome {
             true => print::line(&task.to_string()),
             false => print::line(&format!("task {} as message #{}", task["id"], task["messageId"])),
         }
-        return wait_for_reply(&client, follow.as_mut(), (task["messageId"].as_u64().unwrap_or(0), &to), send.wait, send.json);
+        return wait_for_reply(&client, follow.as_mut(), (MessageId(task["messageId"].as_u64().unwrap_or(0)), &to), send.wait, send.json);
     }
     let message = NewMessage {
         to: send.to,
@@ -77,7 +78,7 @@ pub fn send(send: Send) -> Outcome {
         false if send.wait.is_none() => print::line(&format!("message #{} to {}", sent["id"], sent["to"].as_str().unwrap_or_default())),
         false => {}
     }
-    wait_for_reply(&client, follow.as_mut(), (sent["id"].as_u64().unwrap_or(0), &to), send.wait, send.json)
+    wait_for_reply(&client, follow.as_mut(), (MessageId(sent["id"].as_u64().unwrap_or(0)), &to), send.wait, send.json)
 }
 
 /// Name of an agent that a message may have gone to, if it waits for an approval.
@@ -90,7 +91,7 @@ fn asks(card: &Value, to: &str) -> Option<String> {
 fn wait_for_reply(
     client: &Client,
     follow: Option<&mut super::client::Follow>,
-    (id, to): (u64, &str),
+    (id, to): (MessageId, &str),
     seconds: Option<u64>,
     as_json: bool,
 ) -> Outcome {
@@ -131,12 +132,12 @@ pub fn inbox(inbox: &Inbox) -> Outcome {
     if inbox.follow {
         return follow_inbox(&client, inbox, &whose);
     }
-    let messages = fetch(&client, inbox, &whose, 0)?;
+    let messages = fetch(&client, inbox, &whose, MessageId(0))?;
     for message in &messages {
         show_line(inbox, message);
         mark(&client, inbox, &whose, message)?;
     }
-    let ids: Vec<u64> = messages.iter().map(|message| message.id).collect();
+    let ids: Vec<MessageId> = messages.iter().map(|message| message.id).collect();
     if !ids.is_empty() {
         super::hook::done_by_session("fetched", &ids);
     }
@@ -146,11 +147,11 @@ pub fn inbox(inbox: &Inbox) -> Outcome {
     Ok(OK)
 }
 
-/// A page of an inbox; behind a message if `since` is not 0.
-fn fetch(client: &Client, inbox: &Inbox, whose: &str, since: u64) -> Result<Vec<Message>, Failure> {
+/// A page of an inbox; behind a message if `since` names one.
+fn fetch(client: &Client, inbox: &Inbox, whose: &str, since: MessageId) -> Result<Vec<Message>, Failure> {
     let unread = if inbox.all { "" } else { "&unread=true" };
     let mirror = if inbox.mirror { "" } else { "&mirror=false" };
-    let since = if since > 0 { format!("&since={since}") } else { String::new() };
+    let since = if !since.is_none() { format!("&since={since}") } else { String::new() };
     let query = format!("{}?for={}&limit={}{unread}{mirror}{since}", path::MESSAGES, encode(whose), inbox.limit.clamp(1, 1000));
     let mut messages = messages_of(&client.call("GET", &query, None)?);
     // A relay that does not know the wish sends the mirror all the same.
@@ -179,7 +180,7 @@ const FOLLOW_RETRY: Duration = Duration::from_secs(2);
 /// Shows what is there and what comes, over outages of the relay too.
 fn follow_inbox(client: &Client, inbox: &Inbox, whose: &str) -> Outcome {
     // The highest id that was shown: ids ascend, so what comes has a higher one.
-    let mut shown = 0;
+    let mut shown = MessageId(0);
     let mut away = false;
     loop {
         let lost = match follow_once(client, inbox, whose, &mut shown, &mut away) {
@@ -195,12 +196,18 @@ fn follow_inbox(client: &Client, inbox: &Inbox, whose: &str) -> Outcome {
     }
 }
 
-fn follow_once(client: &Client, inbox: &Inbox, whose: &str, shown: &mut u64, away: &mut bool) -> Result<std::convert::Infallible, Failure> {
+fn follow_once(
+    client: &Client,
+    inbox: &Inbox,
+    whose: &str,
+    shown: &mut MessageId,
+    away: &mut bool,
+) -> Result<std::convert::Infallible, Failure> {
     // Listening begins before looking, so that nothing slips through between.
     let mut follow = client.follow(&["message.new"], &[whose])?;
     *away = false;
     // What was shown when the relay went may not be marked yet.
-    let mut since = if inbox.read && !inbox.all { 0 } else { *shown };
+    let mut since = if inbox.read && !inbox.all { MessageId(0) } else { *shown };
     loop {
         // Page by page until there is no more: an event only says that it is time to look, so none can be missed.
         loop {
@@ -240,7 +247,7 @@ fn show(message: &Message, chars_max: Option<usize>) {
 }
 
 /// `get-message` and `message`
-pub fn get_message(id: u64, as_json: bool) -> Outcome {
+pub fn get_message(id: MessageId, as_json: bool) -> Outcome {
     let client = Client::new(&Global::load(None, None)?)?;
     let body = client.call("GET", &path::message(id), None)?;
     if as_json {
@@ -287,7 +294,7 @@ const MOVES: [(&str, &str); 6] =
 pub fn tasks(tasks: &Tasks) -> Outcome {
     let client = Client::new(&Global::load(None, None)?)?;
     let words: Vec<&str> = tasks.action.iter().map(String::as_str).collect();
-    let id = |word: Option<&&str>| -> Result<u64, Failure> {
+    let id = |word: Option<&&str>| -> Result<TaskId, Failure> {
         let word = word.ok_or_else(|| Failure::usage("say which task: `agent-relay tasks` lists them"))?;
         word.trim_start_matches('#').parse().map_err(|_| Failure::usage(format!("{word:?} is no task id")))
     };
@@ -368,7 +375,8 @@ fn reopen_all(client: &Client, note: &str) -> Outcome {
     let mut opened = 0;
     loop {
         let answer = client.call("GET", &format!("{}?status=blocked", path::TASKS), None)?;
-        let ids: Vec<u64> = answer["tasks"].as_array().into_iter().flatten().filter_map(|task| task["id"].as_u64()).collect();
+        let listed = answer["tasks"].as_array().into_iter().flatten();
+        let ids: Vec<TaskId> = listed.filter_map(|task| task["id"].as_u64()).map(TaskId).collect();
         if ids.is_empty() {
             print::line(if opened == 0 { "no task is blocked" } else { "no further task is blocked" });
             return Ok(OK);

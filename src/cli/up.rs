@@ -15,6 +15,7 @@ use super::client::Client;
 use super::exit::{Failure, Kind, NO, OK, Outcome};
 use super::print;
 use crate::config::Global;
+use crate::core::ids::MessageId;
 use crate::edge::signals;
 use crate::hub::run;
 use crate::os;
@@ -92,7 +93,8 @@ pub fn up(options: Up) -> Outcome {
     let agent = runner.agent.clone();
     let own = agent.clone();
     let tty = std::io::stdin().is_terminal();
-    let chat = Chat { client, global: global.clone(), agent, options, tty, seen: HashSet::new(), waiting: HashSet::new() };
+    let chat =
+        Chat { client, global: global.clone(), agent, options, tty, seen: HashSet::new(), asked: HashSet::new(), waiting: HashSet::new() };
     let outcome = chat.run(&mut runner.process, heard, &happenings);
     drop(runner);
     if let Some(mut hub) = hub {
@@ -241,8 +243,12 @@ struct Chat {
     agent: String,
     options: Up,
     tty: bool,
-    seen: HashSet<u64>,
-    waiting: HashSet<u64>,
+    /// Messages that were shown.
+    seen: HashSet<MessageId>,
+    /// Approvals that were shown.
+    asked: HashSet<String>,
+    /// Messages that have no answer yet.
+    waiting: HashSet<MessageId>,
 }
 
 impl Chat {
@@ -385,7 +391,7 @@ impl Chat {
     fn say(&mut self, text: &str) -> Result<(), Failure> {
         let message = NewMessage { to: self.agent.clone(), body: text.into(), ..Default::default() };
         let sent = self.client.call("POST", path::MESSAGES, Some(&json!(message)))?;
-        self.waiting.extend(sent["id"].as_u64());
+        self.waiting.extend(sent["id"].as_u64().map(MessageId));
         if !self.tty {
             print::line(&format!("you: {}", print::harmless(text)));
         }
@@ -441,7 +447,7 @@ impl Chat {
 
     /// After a gap in the connection: what came meanwhile stands in the inbox.
     fn catch_up(&mut self) -> Result<(), Failure> {
-        let mut since = 0;
+        let mut since = MessageId(0);
         loop {
             let query = format!("{}?for={}&unread=true&mirror=false&limit=100&since={since}", path::MESSAGES, encode(USER));
             let page = messages_of(&self.client.call("GET", &query, None)?);
@@ -468,7 +474,8 @@ impl Chat {
             return Ok(());
         }
         print::line(&format!("{}: {body}", self.agent));
-        let answers = message.payload.get("answers").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_u64);
+        let answers =
+            message.payload.get("answers").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_u64).map(MessageId);
         for id in answers.chain(message.reply_to) {
             self.waiting.remove(&id);
         }
@@ -486,8 +493,7 @@ impl Chat {
                     self.agent
                 )));
             }
-            let key = id.bytes().fold(1u64 << 60, |hash, byte| hash.wrapping_mul(31).wrapping_add(byte.into()));
-            if self.seen.insert(key) {
+            if self.asked.insert(id.to_string()) {
                 print::line(&format!("{} asks for permission: {title}\n  type /approve, /approve-session, /deny or /abort", self.agent));
             }
         }

@@ -1,35 +1,10 @@
-//! Names of things, so that a number of one kind is never taken for one of another.
+//! Names of things, so that a number of one kind is never taken for one of another. They count from 1; 0, the default, is none.
 
 use std::fmt;
+use std::str::FromStr;
 
-/// Numbers that one runner or hub gives itself, each kind in a type of its own.
-macro_rules! numbers {
-    ($($(#[$meaning:meta])* $name:ident)*) => {$(
-        $(#[$meaning])*
-        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-        pub struct $name(pub u64);
-
-        /// As a number: what it numbers is told by the field that it stands in.
-        impl fmt::Debug for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                self.0.fmt(f)
-            }
-        }
-
-        impl $name {
-            /// The one that follows.
-            pub fn next(self) -> $name {
-                $name(self.0 + 1)
-            }
-        }
-
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                self.0.fmt(f)
-            }
-        }
-    )*};
-}
+use crate::wire::ids::numbers;
+pub use crate::wire::ids::{MessageId, TaskId};
 
 numbers! {
     /// A call of a runner to its relay, within one life of the runner.
@@ -81,7 +56,7 @@ pub struct MessageRef {
     /// Counts up with each relay, or state of a relay's data, that the runner met; generations within one never reuse ids.
     pub family: u32,
     /// The relay's id.
-    pub id: u64,
+    pub id: MessageId,
     /// Number of the generation among those that this runner knows.
     pub generation: u32,
 }

@@ -7,9 +7,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
-use rusqlite::{Connection, ErrorCode, OpenFlags, ffi};
+use rusqlite::types::{FromSql, FromSqlResult, ToSqlOutput, ValueRef};
+use rusqlite::{Connection, ErrorCode, OpenFlags, ToSql, ffi};
 use rustix::io::Errno;
 
+use crate::core::ids::{MessageId, TaskId};
 use crate::core::store::{StoreError, StoreKind};
 use crate::os;
 
@@ -23,6 +25,25 @@ const INTERRUPT_AGAIN: Duration = Duration::from_millis(5);
 const VERSIONS_MAX: i64 = 10_000;
 /// Bytes of a write-ahead log that are looked through before a newer file is opened.
 const LOG_BYTES_MAX: u64 = 256 << 20;
+
+/// Ids are SQLite's integers.
+macro_rules! integers {
+    ($($name:ident)*) => {$(
+        impl ToSql for $name {
+            fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+                Ok((self.0 as i64).into())
+            }
+        }
+
+        impl FromSql for $name {
+            fn column_result(value: ValueRef<'_>) -> FromSqlResult<$name> {
+                i64::column_result(value).map(|id| $name(id as u64))
+            }
+        }
+    )*};
+}
+
+integers!(MessageId TaskId);
 
 /// An operating error as the machines branch on it. The only place where codes of SQLite are read; called right where it
 /// came up, since the kernel's last error tells a full quota from a broken disk.

@@ -12,7 +12,7 @@ use crate::core::agent::event::{Event, StoreEvent};
 use crate::core::agent::store::{
     Batch, Generation, InboxMessage, InboxState, OutboxRow, ProviderRecord, Settled, Snapshot, StoreOp, TaskEnd, Unsettled, outbox_class,
 };
-use crate::core::ids::{BatchNumber, MessageRef, ProcessRef};
+use crate::core::ids::{BatchNumber, MessageId, MessageRef, ProcessRef, TaskId};
 use crate::core::limits::*;
 use crate::core::store::{StoreError, StoreKind};
 use crate::edge::aside::{put_back, suspect};
@@ -166,9 +166,9 @@ impl Store {
             .prepare("SELECT family, id, generation, told, task, ended FROM inbox WHERE state = 3 ORDER BY settled DESC LIMIT ?1")?;
         let mut settled: Vec<Settled> = statement
             .query_map([SETTLED_IDS_MAX as i64], |row| {
-                let task: Option<i64> = row.get(4)?;
+                let task: Option<TaskId> = row.get(4)?;
                 let status: Option<String> = row.get(5)?;
-                let ended = task.zip(status).map(|(task, status)| TaskEnd { task: task as u64, status });
+                let ended = task.zip(status).map(|(task, status)| TaskEnd { task, status });
                 Ok(Settled { at: place_of(row)?, read: row.get(3)?, ended })
             })?
             .collect::<Result<_, _>>()?;
@@ -179,14 +179,8 @@ impl Store {
         )?;
         let generations = statement
             .query_map([], |row| {
-                let (number, family, highest): (i64, i64, i64) = (row.get(0)?, row.get(1)?, row.get(4)?);
-                Ok(Generation {
-                    number: number as u32,
-                    family: family as u32,
-                    name: row.get(2)?,
-                    told: row.get(3)?,
-                    highest: highest as u64,
-                })
+                let (number, family, highest): (i64, i64, MessageId) = (row.get(0)?, row.get(1)?, row.get(4)?);
+                Ok(Generation { number: number as u32, family: family as u32, name: row.get(2)?, told: row.get(3)?, highest })
             })?
             .collect::<Result<_, _>>()?;
         let mut statement = self.db.prepare("SELECT doc, reported FROM commands ORDER BY seq")?;
@@ -228,7 +222,7 @@ impl Store {
              ORDER BY family, id, generation LIMIT ?4",
         )?;
         let rows: Vec<(MessageRef, String)> = statement
-            .query_map(params![after.family, after.id as i64, after.generation, limit as i64 + 1], |row| Ok((place_of(row)?, row.get(3)?)))?
+            .query_map(params![after.family, after.id, after.generation, limit as i64 + 1], |row| Ok((place_of(row)?, row.get(3)?)))?
             .collect::<Result<_, _>>()?;
         let more = rows.len() > limit;
         let read = |(at, doc): &(MessageRef, String)| Some(InboxMessage { at: *at, message: serde_json::from_str(doc).ok()? });
@@ -316,7 +310,7 @@ fn apply(db: &Transaction<'_>, op: &StoreOp, counts: &mut Counts) -> rusqlite::R
         StoreOp::InboxPut(InboxMessage { at, message }) => {
             let doc = serde_json::to_string(message).expect("plain data");
             db.prepare_cached("INSERT OR IGNORE INTO inbox (generation, id, family, doc, state) VALUES (?1, ?2, ?3, ?4, 0)")?
-                .execute(params![at.generation, at.id as i64, at.family, doc])?;
+                .execute(params![at.generation, at.id, at.family, doc])?;
         }
         StoreOp::InboxMark { at, state, batch, evidence } => {
             let state = match state {
@@ -325,21 +319,21 @@ fn apply(db: &Transaction<'_>, op: &StoreOp, counts: &mut Counts) -> rusqlite::R
                 InboxState::Confirmed => 2,
             };
             db.prepare_cached("UPDATE inbox SET state = ?3, batch = ?4, evidence = ?5 WHERE generation = ?1 AND id = ?2")?
-                .execute(params![at.generation, at.id as i64, state, batch.0 as i64, evidence])?;
+                .execute(params![at.generation, at.id, state, batch.0 as i64, evidence])?;
         }
         StoreOp::InboxSettle { at, read, ended } => {
             counts.settled += 1;
-            let (task, status) = ended.as_ref().map(|end| (end.task as i64, end.status.as_str())).unzip();
+            let (task, status) = ended.as_ref().map(|end| (end.task, end.status.as_str())).unzip();
             db.prepare_cached(
                 "INSERT INTO inbox (generation, id, family, state, told, settled, task, ended) VALUES (?1, ?2, ?3, 3, ?4, ?5, ?6, ?7)
                  ON CONFLICT (generation, id) DO UPDATE SET doc = NULL, state = 3, told = ?4, task = coalesce(?6, task), ended = coalesce(?7, ended),
                    settled = CASE settled WHEN 0 THEN ?5 ELSE settled END",
             )?
-            .execute(params![at.generation, at.id as i64, at.family, read, counts.settled, task, status])?;
+            .execute(params![at.generation, at.id, at.family, read, counts.settled, task, status])?;
         }
         StoreOp::InboxForget { at } => {
             counts.deleted += 1;
-            db.prepare_cached("DELETE FROM inbox WHERE generation = ?1 AND id = ?2")?.execute(params![at.generation, at.id as i64])?;
+            db.prepare_cached("DELETE FROM inbox WHERE generation = ?1 AND id = ?2")?.execute(params![at.generation, at.id])?;
         }
         StoreOp::CommandPut(command) => {
             let doc = serde_json::to_string(command).expect("plain data");
@@ -399,7 +393,7 @@ fn apply(db: &Transaction<'_>, op: &StoreOp, counts: &mut Counts) -> rusqlite::R
 
 /// Columns family, id and generation, in this order.
 fn place_of(row: &rusqlite::Row<'_>) -> rusqlite::Result<MessageRef> {
-    Ok(MessageRef { family: row.get(0)?, id: row.get::<_, i64>(1)? as u64, generation: row.get(2)? })
+    Ok(MessageRef { family: row.get(0)?, id: row.get(1)?, generation: row.get(2)? })
 }
 
 /// A generation is noted; those that nothing belongs to any more go.
@@ -593,11 +587,14 @@ mod tests {
     }
 
     fn at(generation: u32, id: u64) -> MessageRef {
-        MessageRef { family: generation, id, generation }
+        MessageRef { family: generation, id: MessageId(id), generation }
     }
 
     fn put(generation: u32, id: u64) -> StoreOp {
-        StoreOp::InboxPut(InboxMessage { at: at(generation, id), message: Message { id, body: format!("m{id}"), ..Default::default() } })
+        StoreOp::InboxPut(InboxMessage {
+            at: at(generation, id),
+            message: Message { id: MessageId(id), body: format!("m{id}"), ..Default::default() },
+        })
     }
 
     #[test]
@@ -607,13 +604,16 @@ mod tests {
         store.commit(&[(0, vec![put(1, 3), put(1, 1), put(1, 2), put(1, 2)])]).expect("commits");
         let (rows, more) = store.inbox(at(1, 1), 1).expect("reads");
         assert_eq!((rows.len(), rows[0].at, more), (1, at(1, 2), true));
-        let ended = Some(TaskEnd { task: 9, status: "done".into() });
+        let ended = Some(TaskEnd { task: TaskId(9), status: "done".into() });
         let settle = StoreOp::InboxSettle { at: at(1, 3), read: false, ended: ended.clone() };
         let ops = vec![mark(1, InboxState::Delivering), mark(2, InboxState::Confirmed), settle];
         store.commit(&[(1, ops)]).expect("commits");
         let snapshot = store.snapshot().expect("reads");
         let unsettled: Vec<_> = snapshot.unsettled.iter().map(|row| (row.at.id, row.state, row.batch)).collect();
-        assert_eq!(unsettled, [(1, InboxState::Delivering, BatchNumber(4)), (2, InboxState::Confirmed, BatchNumber(4))]);
+        assert_eq!(
+            unsettled,
+            [(MessageId(1), InboxState::Delivering, BatchNumber(4)), (MessageId(2), InboxState::Confirmed, BatchNumber(4))]
+        );
         assert_eq!((snapshot.waiting.len(), snapshot.settled), (0, vec![Settled { at: at(1, 3), read: false, ended: ended.clone() }]));
         // A settled message does not come back by a repeated put, and how its task ended is not forgotten when it is read.
         let read = StoreOp::InboxSettle { at: at(1, 3), read: true, ended: None };
@@ -626,14 +626,14 @@ mod tests {
     fn the_same_id_of_two_generations_is_two_messages() {
         let mut store = Store::in_memory().expect("memory");
         let known = |number: u32, name: &str| {
-            StoreOp::GenerationPut(Generation { number, family: number, name: name.into(), told: Some(name.into()), highest: 0 })
+            StoreOp::GenerationPut(Generation { number, family: number, name: name.into(), told: Some(name.into()), highest: MessageId(0) })
         };
         store.commit(&[(0, vec![known(1, "old"), put(1, 7), put(1, 8), known(2, "new"), put(2, 7)])]).expect("commits");
         store.commit(&[(1, vec![StoreOp::InboxSettle { at: at(1, 7), read: true, ended: None }])]).expect("commits");
         let waiting: Vec<MessageRef> = store.inbox(MessageRef::default(), 9).expect("reads").0.iter().map(|row| row.at).collect();
         assert_eq!(waiting, [at(1, 8), at(2, 7)], "what an earlier relay gave comes first");
         let generations: Vec<_> = store.snapshot().expect("reads").generations.into_iter().map(|g| (g.number, g.name, g.highest)).collect();
-        assert_eq!(generations, [(1, "old".to_string(), 8), (2, "new".to_string(), 7)]);
+        assert_eq!(generations, [(1, "old".to_string(), MessageId(8)), (2, "new".to_string(), MessageId(7))]);
         // One that nothing belongs to any more goes with the next one that is noted.
         let done = [(1, 7), (1, 8)].map(|(generation, id)| StoreOp::InboxForget { at: at(generation, id) });
         store.commit(&[(2, [&done[..], &[known(3, "newest")]].concat())]).expect("commits");
@@ -656,7 +656,7 @@ mod tests {
             .expect("fills");
         }
         let snapshot = Store::open(&path, 1 << 20).expect("opens").snapshot().expect("reads");
-        let generation = Generation { number: 1, family: 1, name: "hub-1".into(), told: None, highest: 5 };
+        let generation = Generation { number: 1, family: 1, name: "hub-1".into(), told: None, highest: MessageId(5) };
         assert_eq!(snapshot.generations, [generation]);
         assert_eq!(snapshot.waiting.iter().map(|row| row.at).collect::<Vec<_>>(), [at(1, 5)]);
         assert_eq!(snapshot.settled, [Settled { at: at(1, 4), read: false, ended: None }]);

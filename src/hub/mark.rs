@@ -8,6 +8,7 @@ use super::store::{Committed, HubStore, cause_of};
 use crate::core::Cause;
 use crate::core::hub::event::HubOp;
 use crate::core::hub::generations::{Mark, OrderlyEnd};
+use crate::core::ids::{MessageId, TaskId};
 use crate::edge::database::io_error_of;
 use crate::os;
 
@@ -63,7 +64,7 @@ impl MarkFile {
     }
 
     /// The hub ends in order: what it gave last. If that cannot be written, the next start leaves the rest of the block alone.
-    pub fn end(&mut self, (last_message_id, last_task_id): (u64, u64)) {
+    pub fn end(&mut self, (last_message_id, last_task_id): (MessageId, TaskId)) {
         self.mark.orderly_end = Some(OrderlyEnd { last_message_id, last_task_id });
         if let Err(error) = self.save() {
             log::warn!(target: "hub", "cannot write {}: {error}", self.path.display());

@@ -53,14 +53,14 @@ impl View<'_> {
         Ok(match query {
             Query::Unread { recipient, since, limit, mirror } => {
                 let rows = rows_of_recipient(recipient, *mirror, true);
-                let values = params![recipient, *since as i64, *limit as i64];
+                let values = params![recipient, since, *limit as i64];
                 list(self.messages(&format!("{rows} ORDER BY r.message LIMIT ?3"), values, Some(recipient))?)
             }
             Query::Inbox { recipient, since, limit, mirror } => {
                 let rows = rows_of_recipient(recipient, *mirror, false);
-                let values = params![recipient, *since as i64, *limit as i64];
+                let values = params![recipient, since, *limit as i64];
                 // The newest ones; for whoever goes on from somewhere, the next ones.
-                let order = if *since > 0 { "ASC" } else { "DESC" };
+                let order = if !since.is_none() { "ASC" } else { "DESC" };
                 let mut messages = self.messages(&format!("{rows} ORDER BY r.message {order} LIMIT ?3"), values, Some(recipient))?;
                 messages.sort_by_key(|message| message.id);
                 list(messages)
@@ -71,7 +71,7 @@ impl View<'_> {
                 None,
             )?),
             Query::Message { id, viewer } => {
-                let found = self.messages("FROM messages m WHERE m.id = ?1", params![*id as i64], viewer.as_deref())?;
+                let found = self.messages("FROM messages m WHERE m.id = ?1", params![id], viewer.as_deref())?;
                 match found.into_iter().find(|message| self.may_see(message, viewer.as_deref()).unwrap_or(false)) {
                     Some(message) => ReadAnswer::Json(json!(message)),
                     None => ReadAnswer::Json(Value::Null),
@@ -79,7 +79,7 @@ impl View<'_> {
             }
             Query::Thread { id, viewer } => {
                 let thread: Option<i64> =
-                    self.db.query_row("SELECT thread FROM messages WHERE id = ?1", [*id as i64], |row| row.get(0)).optional()?;
+                    self.db.query_row("SELECT thread FROM messages WHERE id = ?1", [id], |row| row.get(0)).optional()?;
                 let Some(thread) = thread else { return Ok(ReadAnswer::Json(Value::Null)) };
                 let mut messages =
                     self.messages("FROM messages m WHERE m.thread = ?1 ORDER BY m.id LIMIT ?2", params![thread, THREAD_MAX], None)?;
@@ -93,7 +93,7 @@ impl View<'_> {
                         break; // the rest is asked for again
                     }
                     bytes += messages.last().map_or(0, |message| message.body.len());
-                    messages.extend(self.messages("FROM messages m WHERE m.id = ?1", params![*id as i64], Some(recipient))?);
+                    messages.extend(self.messages("FROM messages m WHERE m.id = ?1", params![id], Some(recipient))?);
                 }
                 ReadAnswer::Messages(messages)
             }
@@ -110,7 +110,7 @@ impl View<'_> {
                 let sql = "SELECT doc FROM tasks t WHERE id = ?1 AND (?2 IS NULL OR EXISTS
                      (SELECT 1 FROM recipients r WHERE r.recipient = ?2 AND r.message = t.message) OR EXISTS
                      (SELECT 1 FROM messages m WHERE m.id = t.message AND m.sender = ?2))";
-                let found = self.docs(sql, &[&(*id as i64), viewer])?;
+                let found = self.docs(sql, &[id, viewer])?;
                 ReadAnswer::Json(self.with_generation(found)?.pop().unwrap_or(Value::Null))
             }
             Query::Commands { target, status, own } => {
@@ -181,10 +181,10 @@ impl View<'_> {
             let mut readers = self.db.prepare_cached(
                 "SELECT recipient FROM recipients WHERE message = ?1 AND read_at IS NOT NULL ORDER BY recipient LIMIT 1000",
             )?;
-            message.read_by = readers.query_map([message.id as i64], |row| row.get(0))?.collect::<Result<_, _>>()?;
+            message.read_by = readers.query_map([message.id], |row| row.get(0))?.collect::<Result<_, _>>()?;
             let mut reactions = self.db.prepare_cached("SELECT agent, emoji FROM reactions WHERE message = ?1 LIMIT 1000")?;
             let reaction = |row: &Row<'_>| Ok(json!({"agentId": row.get::<_, String>(0)?, "emoji": row.get::<_, String>(1)?}));
-            message.reactions = reactions.query_map([message.id as i64], reaction)?.collect::<Result<_, _>>()?;
+            message.reactions = reactions.query_map([message.id], reaction)?.collect::<Result<_, _>>()?;
             if let Some(viewer) = viewer.filter(|viewer| *viewer != USER) {
                 message.resolved_to_agent = Some(viewer.to_string());
             }
@@ -214,7 +214,7 @@ impl View<'_> {
             return Ok(true);
         }
         let mut statement = self.db.prepare_cached("SELECT 1 FROM recipients WHERE recipient = ?1 AND message = ?2")?;
-        statement.exists(params![viewer, message.id as i64])
+        statement.exists(params![viewer, message.id])
     }
 }
 

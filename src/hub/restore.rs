@@ -9,6 +9,7 @@ use super::mark::MarkFile;
 use super::run::{directory, live_pid};
 use super::store::{HubStore, data_state};
 use crate::core::hub::generations::{DataState, Mark};
+use crate::core::ids::{MessageId, TaskId};
 use crate::core::store::{StoreError, StoreKind};
 use crate::edge::database::{beside, copy_checked, drop_copies, error_of, identity, io_error_of, open_for_reading, sync_folder};
 use crate::os;
@@ -57,7 +58,7 @@ pub struct Restored {
     /// When the newest message of the backup was accepted, ms; 0 = it has none.
     pub newest_at: i64,
     /// Newest message and task of the backup.
-    pub last: (u64, u64),
+    pub last: (MessageId, TaskId),
     /// Messages and tasks that were given after the backup was made, first and last; only as exact as the second field says.
     pub missing_messages: Option<(u64, u64)>,
     /// See `missing_messages`.
@@ -99,12 +100,12 @@ pub fn restore(home: &Path, from: &Path) -> Result<Restored, Trouble> {
         None => (mark.message_block_end, mark.task_block_end),
     });
     // The former file may be a copy itself, put there before.
-    let ended = mark.as_ref().and_then(|mark| mark.orderly_end).map_or((0, 0), |end| (end.last_message_id, end.last_task_id));
+    let ended = mark.as_ref().and_then(|mark| mark.orderly_end).map(|end| (end.last_message_id, end.last_task_id)).unwrap_or_default();
     let last = |former: &Seen| (former.last.0.max(ended.0), former.last.1.max(ended.1));
     if let Some(top) = former.as_ref().map(last).or(reserved) {
         let missing = |last: u64, top: u64| (top > last).then_some((last + 1, top));
-        restored.missing_messages = missing(copy.last.0, top.0);
-        restored.missing_tasks = missing(copy.last.1, top.1);
+        restored.missing_messages = missing(copy.last.0.0, top.0.0);
+        restored.missing_tasks = missing(copy.last.1.0, top.1.0);
     }
     restored.agents_without_token = lost_tokens(&copy, former.as_ref(), mark.as_ref());
     restored.aside =
@@ -115,7 +116,7 @@ pub fn restore(home: &Path, from: &Path) -> Result<Restored, Trouble> {
 
 /// What has to be known of a store.
 struct Seen {
-    last: (u64, u64),
+    last: (MessageId, TaskId),
     newest_at: i64,
     tokens: Vec<TokenRecord>,
 }
@@ -156,8 +157,7 @@ fn copy_of(from: &Path, to: &Path) -> Result<Seen, Trouble> {
 /// The store that is to be replaced, as far as it can be read; it is not changed.
 fn former_of(file: &Path) -> Option<Seen> {
     let db = open_for_reading(file).ok()?;
-    let highest = |table: &str| db.query_row(&format!("SELECT coalesce(max(id), 0) FROM {table}"), [], |row| row.get::<_, i64>(0)).ok();
-    let last = (highest("messages")? as u64, highest("tasks")? as u64);
+    let last = super::store::highest_ids(&db).ok()?;
     let mut records = db.prepare("SELECT record FROM tokens").ok()?;
     let records = records.query_map([], |row| row.get::<_, String>(0)).ok()?;
     let tokens = records.filter_map(|record| serde_json::from_str(&record.ok()?).ok()).collect();

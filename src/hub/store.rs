@@ -11,6 +11,7 @@ use super::mark::{MarkFile, Pending, persist};
 use super::read::View;
 use crate::core::hub::event::{Event, HubOp, HubSnapshot, Query, ReadAnswer, Retired, StoreEvent, StoredAgent, StoredOffer, StoredTask};
 use crate::core::hub::generations::{DataState, RESTORED, StoredGeneration};
+use crate::core::ids::{MessageId, TaskId};
 use crate::core::store::StoreError;
 use crate::edge::database::{Opened, Place, copy_checked, drop_copies, error_of, give_back, open_database, open_for_reading, rows_of};
 use crate::os::crash_point;
@@ -151,11 +152,8 @@ impl HubStore {
     }
 
     /// Newest message and newest task.
-    pub fn highest_ids(&self) -> rusqlite::Result<(u64, u64)> {
-        let highest = |table: &str| {
-            self.db.query_row(&format!("SELECT coalesce(max(id), 0) FROM {table}"), [], |row| row.get::<_, i64>(0)).map(|id| id as u64)
-        };
-        Ok((highest("messages")?, highest("tasks")?))
+    pub fn highest_ids(&self) -> rusqlite::Result<(MessageId, TaskId)> {
+        highest_ids(&self.db)
     }
 
     /// Brings everything into the main file. False: that was not possible now.
@@ -181,16 +179,16 @@ impl HubStore {
     pub fn snapshot(&self) -> rusqlite::Result<HubSnapshot> {
         let db = &self.db;
         let (last_message, last_task) = self.highest_ids()?;
-        let mut unacknowledged: Vec<(String, Vec<u64>)> = Vec::new();
+        let mut unacknowledged: Vec<(String, Vec<MessageId>)> = Vec::new();
         let mut statement = db.prepare(
             "SELECT recipient, message FROM recipients WHERE acked = 0 AND session = 0 AND recipient <> 'user' ORDER BY recipient, message",
         )?;
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
-            let (recipient, id): (String, i64) = (row.get(0)?, row.get(1)?);
+            let (recipient, id): (String, MessageId) = (row.get(0)?, row.get(1)?);
             match unacknowledged.last_mut() {
-                Some((last, ids)) if *last == recipient => ids.push(id as u64),
-                _ => unacknowledged.push((recipient, vec![id as u64])),
+                Some((last, ids)) if *last == recipient => ids.push(id),
+                _ => unacknowledged.push((recipient, vec![id])),
             }
         }
         let mut statement = db.prepare("SELECT id, registration, epoch, label, last_seen FROM agents ORDER BY id")?;
@@ -211,8 +209,8 @@ impl HubStore {
             .query_map([], |row| {
                 let claimed_by: Option<String> = row.get(2)?;
                 Ok(StoredOffer {
-                    message: row.get::<_, i64>(0)? as u64,
-                    task: row.get::<_, Option<i64>>(1)?.map(|id| id as u64),
+                    message: row.get(0)?,
+                    task: row.get(1)?,
                     recipients: Vec::new(),
                     claim: claimed_by.map(|agent| (agent, row.get(3).unwrap_or(0), false)),
                 })
@@ -222,7 +220,7 @@ impl HubStore {
             let mut statement =
                 db.prepare_cached("SELECT recipient, read_at IS NOT NULL FROM recipients WHERE message = ?1 ORDER BY recipient")?;
             let recipients: Vec<(String, bool)> =
-                statement.query_map([offer.message as i64], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?;
+                statement.query_map([offer.message], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?;
             if let Some((agent, _, read)) = &mut offer.claim {
                 *read = recipients.iter().any(|(recipient, read)| recipient == agent && *read);
             }
@@ -234,15 +232,14 @@ impl HubStore {
         )?;
         let tasks = statement
             .query_map([], |row| {
-                let (id, message): (i64, i64) = (row.get(0)?, row.get(1)?);
-                Ok(StoredTask { id: id as u64, message: message as u64, status: row.get(2)?, restored: row.get(3)?, sender: row.get(4)? })
+                Ok(StoredTask { id: row.get(0)?, message: row.get(1)?, status: row.get(2)?, restored: row.get(3)?, sender: row.get(4)? })
             })?
             .collect::<Result<_, _>>()?;
         let mut statement = db.prepare(
             "SELECT id, target, claimable, sender, unresolved_until FROM messages WHERE unresolved_until IS NOT NULL ORDER BY id",
         )?;
         let unresolved = statement
-            .query_map([], |row| Ok((row.get::<_, i64>(0)? as u64, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?)))?
+            .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?)))?
             .collect::<Result<_, _>>()?;
         let commands = docs::<Command>(db, "SELECT doc FROM commands WHERE status IN ('pending', 'accepted', 'running') ORDER BY seq")?;
         let mut statement = db.prepare("SELECT hash, record FROM tokens ORDER BY hash")?;
@@ -328,9 +325,9 @@ pub fn backup(from: &Path, to: &Path) -> Result<u64, Trouble> {
 #[derive(Debug, Default)]
 pub struct Committed {
     /// Messages that were there before under their key: new id, first message.
-    pub existing: Vec<(u64, Message)>,
+    pub existing: Vec<(MessageId, Message)>,
     /// Messages that were stored without the message that they answer: it is not there.
-    pub unattached: Vec<u64>,
+    pub unattached: Vec<MessageId>,
     /// What the retention took away.
     pub retired: Retired,
 }
@@ -345,13 +342,13 @@ pub(super) fn sizes(db: &Connection) -> rusqlite::Result<(u64, u64)> {
 /// Takes old messages away with all that hangs on them. The newest message and task stay: their ids are the mark from
 /// which further ids go on. What is offered stays until it is settled.
 fn retain(db: &Transaction<'_>, session_before: i64, before: i64, limit: u64, retired: &mut Retired) -> rusqlite::Result<()> {
-    let newest: i64 = db.query_row("SELECT coalesce(max(id), 0) FROM messages", [], |row| row.get(0))?;
-    let oldest = |class: &str, before: i64| -> rusqlite::Result<Vec<i64>> {
+    let newest: MessageId = db.query_row("SELECT coalesce(max(id), 0) FROM messages", [], |row| row.get(0))?;
+    let oldest = |class: &str, before: i64| -> rusqlite::Result<Vec<MessageId>> {
         let below = if crate::planted::is("reused-id") { "<=" } else { "<" };
         let sql = format!("SELECT id, created_at FROM messages WHERE {class} AND id {below} ?1 ORDER BY id LIMIT ?2");
         let mut statement = db.prepare_cached(&sql)?;
-        let rows: Vec<(i64, i64)> =
-            statement.query_map([newest, limit as i64], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?;
+        let rows: Vec<(MessageId, i64)> =
+            statement.query_map(params![newest, limit as i64], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?;
         Ok(rows.into_iter().take_while(|(_, created)| *created < before).map(|(id, _)| id).collect())
     };
     let session = oldest("kind = 'session' AND offered = 0", session_before)?;
@@ -360,11 +357,11 @@ fn retain(db: &Transaction<'_>, session_before: i64, before: i64, limit: u64, re
     let blocked = "EXISTS (SELECT 1 FROM tasks t WHERE t.message = messages.id AND t.status = 'blocked')";
     let offers = oldest(&format!("offered = 1 AND claimed_by IS NULL AND NOT {blocked}"), before)?;
     retired.more |= [&session, &other, &offers].iter().any(|ids| ids.len() as u64 == limit);
-    retired.offers.extend(offers.iter().map(|id| *id as u64));
+    retired.offers.extend(offers.iter().copied());
     for id in session.iter().chain(&other).chain(&offers) {
         let mut waiting = db.prepare_cached("SELECT recipient FROM recipients WHERE message = ?1 AND acked = 0 AND session = 0")?;
         let waiting: Vec<String> = waiting.query_map([id], |row| row.get(0))?.collect::<Result<_, _>>()?;
-        retired.unacknowledged.extend(waiting.into_iter().map(|recipient| (recipient, *id as u64)));
+        retired.unacknowledged.extend(waiting.into_iter().map(|recipient| (recipient, *id)));
         for sql in [
             "DELETE FROM recipients WHERE message = ?1",
             "DELETE FROM reactions WHERE message = ?1",
@@ -405,24 +402,24 @@ fn put_message(
 ) -> rusqlite::Result<()> {
     let mut message = std::borrow::Cow::Borrowed(message);
     if let Some(id) = message.reply_to
-        && !db.prepare_cached("SELECT 1 FROM messages WHERE id = ?1")?.exists([id as i64])?
+        && !db.prepare_cached("SELECT 1 FROM messages WHERE id = ?1")?.exists([id])?
     {
         // It is kept, but it hangs on nothing.
         message.to_mut().reply_to = None;
         committed.unattached.push(message.id);
     }
     let message = message.as_ref();
-    let reply_to = message.reply_to.map(|id| id as i64);
+    let reply_to = message.reply_to;
     // Whoever cannot see a message does not join its thread.
     let mut statement = db.prepare_cached(
         "SELECT thread FROM messages m WHERE m.id = ?1 AND (?2 = 'user' OR m.sender = ?2
            OR EXISTS (SELECT 1 FROM recipients r WHERE r.recipient = ?2 AND r.message = ?1))",
     )?;
     let thread = match reply_to {
-        Some(id) => statement.query_row(params![id, message.from], |row| row.get::<_, i64>(0)).optional()?,
+        Some(id) => statement.query_row(params![id, message.from], |row| row.get(0)).optional()?,
         None => None,
     };
-    let thread = thread.unwrap_or(message.id as i64);
+    let thread = thread.unwrap_or(message.id);
     let doc = serde_json::to_string(message).expect("plain data");
     let inserted = db
         .prepare_cached(
@@ -430,7 +427,7 @@ fn put_message(
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?10, ?12)",
         )?
         .execute(params![
-            message.id as i64,
+            message.id,
             doc,
             message.from,
             message.kind,
@@ -440,7 +437,7 @@ fn put_message(
             thread,
             message.expects_reply(),
             message.claimable,
-            message.task_id().map(|id| id as i64),
+            message.task_id(),
             message.created_at,
         ])?;
     if inserted == 0 {
@@ -466,9 +463,9 @@ fn put_message(
 }
 
 /// `session` marks rows that nobody has to acknowledge: the mirror, and whatever people get.
-fn add_recipient(db: &Transaction<'_>, message: u64, recipient: &str, mirror: bool) -> rusqlite::Result<()> {
+fn add_recipient(db: &Transaction<'_>, message: MessageId, recipient: &str, mirror: bool) -> rusqlite::Result<()> {
     db.prepare_cached("INSERT OR IGNORE INTO recipients (recipient, message, session, mirror) VALUES (?1, ?2, ?3, ?4)")?
-        .execute(params![recipient, message as i64, mirror || recipient == USER, mirror])
+        .execute(params![recipient, message, mirror || recipient == USER, mirror])
         .map(|_| ())
 }
 
@@ -482,27 +479,26 @@ fn apply(db: &Transaction<'_>, op: &HubOp, committed: &mut Committed) -> rusqlit
                     "INSERT INTO generations (name, first_message, first_task, follows_message, follows_task, at) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
                     &[
                         &generation.name,
-                        &(generation.first_message as i64),
-                        &(generation.first_task as i64),
-                        &(generation.follows_message as i64),
-                        &(generation.follows_task as i64),
+                        &generation.first_message,
+                        &generation.first_task,
+                        &generation.follows_message,
+                        &generation.follows_task,
                         at,
                     ],
                 )?;
             }
-            put_facts(db, &[("messages_end", *messages_end), ("tasks_end", *tasks_end), ("starts", *starts), ("copied", 0)])?;
+            put_facts(db, &[("messages_end", messages_end.0), ("tasks_end", tasks_end.0), ("starts", *starts), ("copied", 0)])?;
             if *copy { end_what_was_under_way(db, *at) } else { Ok(()) }
         }
-        HubOp::Reserve { messages_end, tasks_end } => put_facts(db, &[("messages_end", *messages_end), ("tasks_end", *tasks_end)]),
+        HubOp::Reserve { messages_end, tasks_end } => put_facts(db, &[("messages_end", messages_end.0), ("tasks_end", tasks_end.0)]),
         HubOp::RecipientAdd { message, recipient } => add_recipient(db, *message, recipient, false),
         HubOp::Acked { message, recipient } => {
-            run("UPDATE recipients SET acked = 1 WHERE recipient = ?1 AND message = ?2", &[recipient, &(*message as i64)])
+            run("UPDATE recipients SET acked = 1 WHERE recipient = ?1 AND message = ?2", &[recipient, message])
         }
         HubOp::Read { message, recipient, at, reason } => {
-            let id = *message as i64;
             run(
                 "UPDATE recipients SET read_at = coalesce(read_at, ?3), acked = 1, reason = coalesce(?4, reason) WHERE recipient = ?1 AND message = ?2",
-                &[recipient, &id, at, reason],
+                &[recipient, message, at, reason],
             )?;
             if reason.is_some() || recipient == USER {
                 return Ok(());
@@ -514,48 +510,43 @@ fn apply(db: &Transaction<'_>, op: &HubOp, committed: &mut Committed) -> rusqlit
                    AND EXISTS (SELECT 1 FROM recipients r WHERE r.recipient = ?1 AND r.message = ?2)
                    AND NOT EXISTS (SELECT 1 FROM messages a WHERE a.reply_to = ?2 AND a.sender = ?1)
                    AND NOT EXISTS (SELECT 1 FROM reactions x WHERE x.message = ?2 AND x.agent = ?1)",
-                &[recipient, &id],
+                &[recipient, message],
             )
         }
         HubOp::Reacted { message, agent, emoji, at } => {
-            let id = *message as i64;
             // To what it can see, and once.
             run(
                 "INSERT OR IGNORE INTO reactions (message, agent, emoji, at) SELECT ?1, ?2, ?3, ?4 FROM messages m WHERE m.id = ?1 AND
                    (?2 = 'user' OR m.sender = ?2 OR EXISTS (SELECT 1 FROM recipients r WHERE r.recipient = ?2 AND r.message = ?1))",
-                &[&id, agent, emoji, at],
+                &[message, agent, emoji, at],
             )?;
-            run("DELETE FROM obligations WHERE agent = ?1 AND message = ?2", &[agent, &id])
+            run("DELETE FROM obligations WHERE agent = ?1 AND message = ?2", &[agent, message])
         }
         HubOp::ClaimPut { message, agent, expires_at } => {
-            run("UPDATE messages SET claimed_by = ?2, claim_expires_at = ?3 WHERE id = ?1", &[&(*message as i64), agent, expires_at])
+            run("UPDATE messages SET claimed_by = ?2, claim_expires_at = ?3 WHERE id = ?1", &[message, agent, expires_at])
         }
         HubOp::ClaimEnd { message, reoffer, at } => {
-            let id = *message as i64;
             if !reoffer {
-                run("UPDATE messages SET offered = 0 WHERE id = ?1", &[&id])?;
+                run("UPDATE messages SET offered = 0 WHERE id = ?1", &[message])?;
                 return run(
                     "UPDATE recipients SET acked = 1, read_at = ?2, reason = 'settled' WHERE message = ?1 AND read_at IS NULL",
-                    &[&id, at],
+                    &[message, at],
                 );
             }
-            run("UPDATE messages SET claimed_by = NULL, claim_expires_at = NULL WHERE id = ?1", &[&id])?;
-            run("UPDATE recipients SET acked = 0, read_at = NULL, reason = NULL WHERE message = ?1", &[&id])
+            run("UPDATE messages SET claimed_by = NULL, claim_expires_at = NULL WHERE id = ?1", &[message])?;
+            run("UPDATE recipients SET acked = 0, read_at = NULL, reason = NULL WHERE message = ?1", &[message])
         }
         HubOp::OfferHeld { message, at } => {
-            let id = *message as i64;
-            run("UPDATE messages SET claimed_by = NULL, claim_expires_at = NULL WHERE id = ?1", &[&id])?;
-            run("DELETE FROM obligations WHERE message = ?1", &[&id])?;
-            run("UPDATE recipients SET acked = 1, read_at = ?2, reason = 'blocked' WHERE message = ?1 AND read_at IS NULL", &[&id, at])
+            run("UPDATE messages SET claimed_by = NULL, claim_expires_at = NULL WHERE id = ?1", &[message])?;
+            run("DELETE FROM obligations WHERE message = ?1", &[message])?;
+            run("UPDATE recipients SET acked = 1, read_at = ?2, reason = 'blocked' WHERE message = ?1 AND read_at IS NULL", &[message, at])
         }
-        HubOp::Unresolved { message, until } => {
-            run("UPDATE messages SET unresolved_until = ?2 WHERE id = ?1", &[&(*message as i64), until])
-        }
+        HubOp::Unresolved { message, until } => run("UPDATE messages SET unresolved_until = ?2 WHERE id = ?1", &[message, until]),
         HubOp::TaskPut(task) => {
             let doc = serde_json::to_string(task).expect("plain data");
             run(
                 "INSERT OR IGNORE INTO tasks (id, doc, status, message) VALUES (?1, ?2, ?3, ?4)",
-                &[&(task.id as i64), &doc, &task.status, &(task.message_id as i64)],
+                &[&task.id, &doc, &task.status, &task.message_id],
             )
         }
         HubOp::TaskMark { id, status, agent, entry, at } => mark_task(db, *id, status, agent.as_deref(), entry, *at),
@@ -587,6 +578,13 @@ fn apply(db: &Transaction<'_>, op: &HubOp, committed: &mut Committed) -> rusqlit
     }
 }
 
+/// Newest message and newest task.
+pub(super) fn highest_ids(db: &Connection) -> rusqlite::Result<(MessageId, TaskId)> {
+    let message = db.query_row("SELECT coalesce(max(id), 0) FROM messages", [], |row| row.get(0))?;
+    let task = db.query_row("SELECT coalesce(max(id), 0) FROM tasks", [], |row| row.get(0))?;
+    Ok((message, task))
+}
+
 fn put_facts(db: &Connection, facts: &[(&str, u64)]) -> rusqlite::Result<()> {
     let mut statement = db.prepare_cached("INSERT OR REPLACE INTO facts (name, value) VALUES (?1, ?2)")?;
     facts.iter().try_for_each(|(name, value)| statement.execute(params![name, *value as i64]).map(|_| ()))
@@ -602,20 +600,19 @@ pub(super) fn data_state(db: &Connection) -> rusqlite::Result<DataState> {
         db.prepare("SELECT name, first_message, first_task, follows_message, follows_task FROM generations ORDER BY number")?;
     let generations = statement
         .query_map([], |row| {
-            let id = |at: usize| row.get::<_, i64>(at).map(|id| id as u64);
             Ok(StoredGeneration {
                 name: row.get(0)?,
-                first_message: id(1)?,
-                first_task: id(2)?,
-                follows_message: id(3)?,
-                follows_task: id(4)?,
+                first_message: row.get(1)?,
+                first_task: row.get(2)?,
+                follows_message: row.get(3)?,
+                follows_task: row.get(4)?,
             })
         })?
         .collect::<Result<_, _>>()?;
     Ok(DataState {
         generations,
-        messages_end: fact("messages_end")?,
-        tasks_end: fact("tasks_end")?,
+        messages_end: MessageId(fact("messages_end")?),
+        tasks_end: TaskId(fact("tasks_end")?),
         starts: fact("starts")?,
         copied: fact("copied")? > 0,
     })
@@ -645,9 +642,9 @@ fn end_what_was_under_way(db: &Transaction<'_>, at: i64) -> rusqlite::Result<()>
     Ok(())
 }
 
-fn mark_task(db: &Transaction<'_>, id: u64, status: &str, agent: Option<&str>, entry: &Value, at: i64) -> rusqlite::Result<()> {
+fn mark_task(db: &Transaction<'_>, id: TaskId, status: &str, agent: Option<&str>, entry: &Value, at: i64) -> rusqlite::Result<()> {
     let mut statement = db.prepare_cached("SELECT doc FROM tasks WHERE id = ?1")?;
-    let doc: Option<String> = statement.query_row([id as i64], |row| row.get(0)).optional()?;
+    let doc: Option<String> = statement.query_row([id], |row| row.get(0)).optional()?;
     let Some(mut task) = doc.and_then(|doc| serde_json::from_str::<Task>(&doc).ok()) else {
         return Ok(());
     };
@@ -658,10 +655,10 @@ fn mark_task(db: &Transaction<'_>, id: u64, status: &str, agent: Option<&str>, e
         task.history.push(entry.clone());
     }
     let doc = serde_json::to_string(&task).expect("plain data");
-    db.prepare_cached("UPDATE tasks SET doc = ?2, status = ?3, restored = 0 WHERE id = ?1")?.execute(params![id as i64, doc, status])?;
+    db.prepare_cached("UPDATE tasks SET doc = ?2, status = ?3, restored = 0 WHERE id = ?1")?.execute(params![id, doc, status])?;
     if task_is_final(status) {
         // A finished task owes nothing (protocol section 4).
-        db.prepare_cached("DELETE FROM obligations WHERE agent = ?1 AND message = ?2")?.execute(params![agent, task.message_id as i64])?;
+        db.prepare_cached("DELETE FROM obligations WHERE agent = ?1 AND message = ?2")?.execute(params![agent, task.message_id])?;
     }
     Ok(())
 }
@@ -786,8 +783,15 @@ mod tests {
     use super::*;
 
     fn put(store: &mut HubStore, id: u64, kind: &str, to: &str, created_at: i64) {
-        let message =
-            Message { id, from: "x".into(), to: to.into(), kind: kind.into(), body: "b".into(), created_at, ..Default::default() };
+        let message = Message {
+            id: MessageId(id),
+            from: "x".into(),
+            to: to.into(),
+            kind: kind.into(),
+            body: "b".into(),
+            created_at,
+            ..Default::default()
+        };
         let op = HubOp::MessagePut { message, recipients: vec![to.into()], key: Some(format!("k{id}")) };
         store.commit(&[(0, vec![op])]).expect("memory");
     }
@@ -812,7 +816,7 @@ mod tests {
         let retired = retain(&mut store, 90, 40, 200);
         assert_eq!(ids(&store), [5, 7, 9, 10]);
         assert_eq!((retired.count, retired.more), (6, false));
-        assert_eq!(retired.unacknowledged, [("a".to_string(), 1), ("a".to_string(), 3)]);
+        assert_eq!(retired.unacknowledged, [("a".to_string(), MessageId(1)), ("a".to_string(), MessageId(3))]);
         // The newest id stays for ever: what follows counts on from it.
         let retired = retain(&mut store, 1000, 1000, 2);
         assert_eq!((ids(&store), retired.more), (vec![9, 10], true));
@@ -820,22 +824,22 @@ mod tests {
         assert_eq!(ids(&store), [10]);
         let left: i64 = store.db.query_row("SELECT count(*) FROM recipients", [], |row| row.get(0)).expect("counts");
         assert_eq!(left, 1);
-        assert_eq!(store.snapshot().expect("reads").last_message, 10);
+        assert_eq!(store.snapshot().expect("reads").last_message, MessageId(10));
     }
 
     #[test]
     fn what_somebody_holds_stays_and_what_nobody_wants_goes() {
         let mut store = HubStore::in_memory().expect("memory");
         for id in [1, 2] {
-            let message = Message { id, from: "x".into(), to: "a".into(), claimable: true, ..Default::default() };
+            let message = Message { id: MessageId(id), from: "x".into(), to: "a".into(), claimable: true, ..Default::default() };
             store.commit(&[(0, vec![HubOp::MessagePut { message, recipients: vec!["a".into()], key: None }])]).expect("memory");
         }
-        store.commit(&[(0, vec![HubOp::ClaimPut { message: 1, agent: "a".into(), expires_at: 5 }])]).expect("memory");
+        store.commit(&[(0, vec![HubOp::ClaimPut { message: MessageId(1), agent: "a".into(), expires_at: 5 }])]).expect("memory");
         put(&mut store, 3, "chat", "a", 0);
         put(&mut store, 4, "chat", "a", 0);
         let retired = retain(&mut store, 100, 100, 200);
-        assert_eq!((ids(&store), retired.offers), (vec![1, 4], vec![2]));
-        store.commit(&[(0, vec![HubOp::ClaimEnd { message: 1, reoffer: false, at: 5 }])]).expect("memory");
+        assert_eq!((ids(&store), retired.offers), (vec![1, 4], vec![MessageId(2)]));
+        store.commit(&[(0, vec![HubOp::ClaimEnd { message: MessageId(1), reoffer: false, at: 5 }])]).expect("memory");
         retain(&mut store, 100, 100, 200);
         assert_eq!(ids(&store), [4]);
     }
@@ -845,37 +849,44 @@ mod tests {
     fn a_held_offer_stays_and_comes_back_unread() {
         let mut store = HubStore::in_memory().expect("memory");
         let payload = serde_json::json!({"taskId": 1}).as_object().cloned().unwrap_or_default();
-        let message =
-            Message { id: 1, from: "x".into(), to: "tag:t".into(), kind: "task".into(), claimable: true, payload, ..Default::default() };
-        let task = Task { id: 1, status: "open".into(), message_id: 1, ..Default::default() };
-        let mark = |status: &str| HubOp::TaskMark { id: 1, status: status.into(), agent: None, entry: Value::Null, at: 5 };
+        let message = Message {
+            id: MessageId(1),
+            from: "x".into(),
+            to: "tag:t".into(),
+            kind: "task".into(),
+            claimable: true,
+            payload,
+            ..Default::default()
+        };
+        let task = Task { id: TaskId(1), status: "open".into(), message_id: MessageId(1), ..Default::default() };
+        let mark = |status: &str| HubOp::TaskMark { id: TaskId(1), status: status.into(), agent: None, entry: Value::Null, at: 5 };
         let recipients = vec!["a".to_string(), "b".to_string()];
         store.commit(&[(0, vec![HubOp::MessagePut { message, recipients, key: None }, HubOp::TaskPut(task)])]).expect("memory");
         let work = vec![
-            HubOp::ClaimPut { message: 1, agent: "a".into(), expires_at: 50 },
-            HubOp::Acked { message: 1, recipient: "a".into() },
-            HubOp::Read { message: 1, recipient: "a".into(), at: 3, reason: None },
+            HubOp::ClaimPut { message: MessageId(1), agent: "a".into(), expires_at: 50 },
+            HubOp::Acked { message: MessageId(1), recipient: "a".into() },
+            HubOp::Read { message: MessageId(1), recipient: "a".into(), at: 3, reason: None },
         ];
         store.commit(&[(0, work)]).expect("memory");
         let owed: i64 = store.db.query_row("SELECT count(*) FROM obligations", [], |row| row.get(0)).expect("counts");
         assert_eq!(owed, 1);
-        store.commit(&[(0, vec![mark("blocked"), HubOp::OfferHeld { message: 1, at: 5 }])]).expect("memory");
+        store.commit(&[(0, vec![mark("blocked"), HubOp::OfferHeld { message: MessageId(1), at: 5 }])]).expect("memory");
         put(&mut store, 2, "chat", "a", 0);
         for _ in 0..2 {
             let snapshot = store.snapshot().expect("reads");
-            assert!(snapshot.unacknowledged.iter().all(|(_, ids)| !ids.contains(&1)), "{:?}", snapshot.unacknowledged);
-            assert_eq!((snapshot.offers[0].message, snapshot.offers[0].claim.clone()), (1, None));
-            let task = StoredTask { id: 1, message: 1, status: "blocked".into(), sender: "x".into(), restored: false };
+            assert!(snapshot.unacknowledged.iter().all(|(_, ids)| !ids.contains(&MessageId(1))), "{:?}", snapshot.unacknowledged);
+            assert_eq!((snapshot.offers[0].message, snapshot.offers[0].claim.clone()), (MessageId(1), None));
+            let task = StoredTask { id: TaskId(1), message: MessageId(1), status: "blocked".into(), sender: "x".into(), restored: false };
             assert_eq!(snapshot.tasks, [task]);
             let owed: i64 = store.db.query_row("SELECT count(*) FROM obligations", [], |row| row.get(0)).expect("counts");
             assert_eq!(owed, 0);
             put(&mut store, 3, "chat", "a", 0);
-            assert_eq!(retain(&mut store, 100, 100, 200).offers, Vec::<u64>::new());
+            assert_eq!(retain(&mut store, 100, 100, 200).offers, Vec::<MessageId>::new());
         }
-        store.commit(&[(0, vec![mark("open"), HubOp::ClaimEnd { message: 1, reoffer: true, at: 7 }])]).expect("memory");
+        store.commit(&[(0, vec![mark("open"), HubOp::ClaimEnd { message: MessageId(1), reoffer: true, at: 7 }])]).expect("memory");
         let snapshot = store.snapshot().expect("reads");
         for recipient in ["a", "b"] {
-            assert!(snapshot.unacknowledged.iter().any(|(who, ids)| who == recipient && ids.contains(&1)), "{recipient}");
+            assert!(snapshot.unacknowledged.iter().any(|(who, ids)| who == recipient && ids.contains(&MessageId(1))), "{recipient}");
         }
     }
 
@@ -888,8 +899,8 @@ mod tests {
         let ask = |recipient: &str, mirror: bool, unread: bool| -> Vec<u64> {
             let (recipient, since, limit) = (recipient.to_string(), 0, 10);
             let query = match unread {
-                true => Query::Unread { recipient, since, limit, mirror },
-                false => Query::Inbox { recipient, since, limit, mirror },
+                true => Query::Unread { recipient, since: MessageId(since), limit, mirror },
+                false => Query::Inbox { recipient, since: MessageId(since), limit, mirror },
             };
             let ReadAnswer::Json(answer) = store.answer(&query) else { panic!() };
             answer["messages"].as_array().expect("messages").iter().filter_map(|message| message["id"].as_u64()).collect()
@@ -927,8 +938,15 @@ mod tests {
         let mut store = HubStore::open(&dir.join("hub.sqlite")).expect("opens");
         for id in 1..=400 {
             let body = "x".repeat(20_000);
-            let message =
-                Message { id, from: "x".into(), to: "user".into(), kind: "chat".into(), body, created_at: 0, ..Default::default() };
+            let message = Message {
+                id: MessageId(id),
+                from: "x".into(),
+                to: "user".into(),
+                kind: "chat".into(),
+                body,
+                created_at: 0,
+                ..Default::default()
+            };
             store.commit(&[(0, vec![HubOp::MessagePut { message, recipients: vec!["user".into()], key: None }])]).expect("commits");
         }
         while retain(&mut store, 100, 100, 200).more {}

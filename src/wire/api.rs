@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::wire::ids::{MessageId, TaskId};
+
 /// Header that carries the relay token on every request and on the WebSocket upgrade (protocol section 1).
 pub const TOKEN_HEADER: &str = "X-Agent-Relay-Token";
 /// Whether a text can be an agent's id: it stands in paths, targets and command lines, so it holds nothing that those
@@ -31,6 +33,8 @@ pub const URGENT: &str = "urgent";
 
 /// Paths, one function or constant per call, so that a relay with other paths costs one file.
 pub mod path {
+    use crate::wire::ids::{MessageId, TaskId};
+
     /// Health, open to everybody.
     pub const HEALTH: &str = "/api/health";
     /// Agents: list and register.
@@ -61,11 +65,11 @@ pub mod path {
         format!("{AGENTS}/{}/{part}", super::encode(id))
     }
     /// One message.
-    pub fn message(id: u64) -> String {
+    pub fn message(id: MessageId) -> String {
         format!("{MESSAGES}/{id}")
     }
     /// One part of a message: `thread`, `claim`, `claim/renew`, `read`, `reactions`.
-    pub fn message_part(id: u64, part: &str) -> String {
+    pub fn message_part(id: MessageId, part: &str) -> String {
         format!("{MESSAGES}/{id}/{part}")
     }
     /// One command.
@@ -73,7 +77,7 @@ pub mod path {
         format!("{COMMANDS}/{}", super::encode(id))
     }
     /// One task.
-    pub fn task(id: u64) -> String {
+    pub fn task(id: TaskId) -> String {
         format!("{TASKS}/{id}")
     }
 }
@@ -116,7 +120,7 @@ pub fn decode(text: &str) -> String {
 #[serde(rename_all = "camelCase", default)]
 pub struct Message {
     /// Positive, at most 2^53-1; 0 only for context that a runner makes up itself.
-    pub id: u64,
+    pub id: MessageId,
     /// Sender.
     pub from: String,
     /// Target: an agent id, `user`, `broadcast`, `label:`, `tag:`, `cap:` or `policy:`.
@@ -136,7 +140,7 @@ pub struct Message {
     pub payload: Map<String, Value>,
     /// The message that this one answers.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub reply_to: Option<u64>,
+    pub reply_to: Option<MessageId>,
     /// `false` marks a notification.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reply_expected: Option<bool>,
@@ -168,8 +172,8 @@ pub struct Message {
 
 impl Message {
     /// The task that a message carries: `payload.taskId`, a safe integer other than 0.
-    pub fn task_id(&self) -> Option<u64> {
-        self.payload.get("taskId").and_then(Value::as_u64).filter(|id| *id > 0 && *id < (1 << 53))
+    pub fn task_id(&self) -> Option<TaskId> {
+        self.payload.get("taskId").and_then(Value::as_u64).filter(|id| *id > 0 && *id < (1 << 53)).map(TaskId)
     }
 
     /// Whether the sender waits for an answer: `chat` or `task` and not marked otherwise (P-11a).
@@ -224,7 +228,7 @@ pub struct NewMessage {
     pub payload: Map<String, Value>,
     /// Answered message.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub reply_to: Option<u64>,
+    pub reply_to: Option<MessageId>,
     /// Generation that the id in `reply_to` belongs to; absent = whatever has that id.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub generation: Option<String>,
@@ -247,7 +251,7 @@ pub struct NewMessage {
 #[serde(rename_all = "camelCase", default)]
 pub struct Task {
     /// Positive integer.
-    pub id: u64,
+    pub id: TaskId,
     /// One line.
     pub title: String,
     /// What to do.
@@ -258,7 +262,7 @@ pub struct Task {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub severity: Option<String>,
     /// The claimable message that carries it.
-    pub message_id: u64,
+    pub message_id: MessageId,
     /// Generation of the relay's data in which its id was given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub generation: Option<String>,
@@ -343,7 +347,7 @@ pub struct TokenRecord {
 #[serde(rename_all = "camelCase", default)]
 pub struct Obligation {
     /// The message that waits for an answer.
-    pub message_id: u64,
+    pub message_id: MessageId,
     /// Its sender.
     pub from: String,
     /// Its subject.
@@ -391,7 +395,7 @@ mod tests {
             "id": 7, "from": "a", "to": "b", "payload": null, "newer": {"x": 1}, "replyExpected": false
         }))
         .expect("lenient");
-        assert_eq!((read.id, read.expects_reply(), read.payload.len()), (7, false, 0));
+        assert_eq!((read.id, read.expects_reply(), read.payload.len()), (MessageId(7), false, 0));
         assert_eq!(messages_of(&serde_json::json!([{"id": 1}, 5, {"id": 2}])).len(), 2);
     }
 }

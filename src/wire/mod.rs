@@ -1,12 +1,13 @@
 //! Shapes of everything that crosses a process boundary, and nothing else.
 //!
 //! All names of `protocol.md` live in this room: [`bus`] holds the frames, [`api`] the HTTP paths and bodies,
-//! [`control`] what a runner's control port speaks. Parsing is lenient (unknown fields and enum values are kept
+//! [`control`] what a runner's control port speaks, [`ids`] the types of ids. Parsing is lenient (unknown fields and enum values are kept
 //! out of the way, missing optional fields get their documented default), writing is strict.
 
 pub mod api;
 pub mod bus;
 pub mod control;
+pub mod ids;
 
 /// Version of the relay protocol that this program speaks (D-43).
 pub const PROTOCOL: u32 = 1;

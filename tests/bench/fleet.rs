@@ -440,8 +440,8 @@ pub fn history() {
         for block in 0..1000u64 {
             let mut ops = Vec::new();
             for row in 1..=1000u64 {
-                let id = begin + block * 1000 + row;
-                let to = format!("agent-{}", id % agents);
+                let id = begin.plus(block * 1000 + row);
+                let to = format!("agent-{}", id.0 % agents);
                 let message = Message {
                     id,
                     from: "user".into(),

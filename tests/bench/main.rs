@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use agent_relay::core::agent::event::{Event, StoreEvent};
 use agent_relay::core::agent::store::{InboxMessage, OutboxRow, StoreOp};
-use agent_relay::core::ids::MessageRef;
+use agent_relay::core::ids::{MessageId, MessageRef};
 use agent_relay::edge::http::{Base, Http};
 use agent_relay::edge::store::{Order, Store, run as run_store};
 use agent_relay::secret::Secret;
@@ -187,7 +187,7 @@ fn stored(message: Message) -> StoreOp {
 }
 
 fn message(id: u64) -> Message {
-    Message { id, from: "user".into(), to: "a".into(), kind: "chat".into(), body: "x".repeat(500), ..Default::default() }
+    Message { id: MessageId(id), from: "user".into(), to: "a".into(), kind: "chat".into(), body: "x".repeat(500), ..Default::default() }
 }
 
 // ---- start

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use agent_relay::core::agent::store::{InboxMessage, StoreOp};
 use agent_relay::core::hub::event::{Query, ReadAnswer};
+use agent_relay::core::ids::MessageId;
 use agent_relay::core::limits::COMMITS_IN_FLIGHT_MAX;
 use agent_relay::wire::api::{Message, messages_of};
 use serde_json::Value;
@@ -62,7 +63,8 @@ impl World {
                     snapshot.unsettled.iter().map(|u| u.message.id).collect::<Vec<_>>()
                 ));
             }
-            let unread = messages_of(&self.query(Query::Unread { recipient: agent_name(at), since: 0, limit: 1000, mirror: true }));
+            let unread =
+                messages_of(&self.query(Query::Unread { recipient: agent_name(at), since: MessageId(0), limit: 1000, mirror: true }));
             if !unread.is_empty() {
                 open.push(format!("agent {at} has unread {:?}", unread.iter().map(|m| m.id).collect::<Vec<_>>()));
             }
@@ -101,7 +103,8 @@ impl World {
             }
             self.check_acknowledged(at)?;
         }
-        let replies = messages_of(&self.query(Query::Inbox { recipient: "user".into(), since: 0, limit: 100_000, mirror: false }));
+        let replies =
+            messages_of(&self.query(Query::Inbox { recipient: "user".into(), since: MessageId(0), limit: 100_000, mirror: false }));
         for index in 0..self.sendings.len() {
             self.check_sending(index, &replies)?;
         }
@@ -123,7 +126,7 @@ impl World {
         for op in runner.trace.iter().flatten() {
             if let StoreOp::InboxPut(InboxMessage { message, .. }) = op
                 && !message.claimable
-                && !got.contains(&message.id)
+                && !got.contains(&message.id.0)
             {
                 return Err(format!("runner {at} acknowledged #{} and never delivered it", message.id));
             }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use agent_relay::core::hub::event::HubOp;
 use agent_relay::core::hub::generations::{Mark, OrderlyEnd};
+use agent_relay::core::ids::{MessageId, TaskId};
 use agent_relay::core::rng::Rng;
 use agent_relay::hub::store::{Committed, HubStore};
 use agent_relay::wire::api::Message;
@@ -46,7 +47,7 @@ impl Restores {
 /// The messages that an answer hangs on.
 pub fn attached_to(message: &Message) -> BTreeSet<u64> {
     let more = message.payload.get("answers").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_u64);
-    message.reply_to.into_iter().chain(more).collect()
+    message.reply_to.map(|id| id.0).into_iter().chain(more).collect()
 }
 
 /// The messages that an answer only names, since its relay no longer has them.
@@ -121,7 +122,7 @@ impl World {
         let dropped: Vec<HubOp> = self.hub_trace[kept.len()..].iter().flatten().cloned().collect();
         for op in dropped {
             if let HubOp::MessagePut { message, .. } = op {
-                self.restores.lost.insert((message.generation.clone().unwrap_or_default(), message.id));
+                self.restores.lost.insert((message.generation.clone().unwrap_or_default(), message.id.0));
                 let from = message.from.clone();
                 self.restores.lost_answers.extend(answered_by(&message).into_iter().map(|id| (from.clone(), id)));
             }
@@ -137,8 +138,8 @@ impl World {
                 let ends = 40 + self.rng.below(60);
                 self.restores.mark = Some(Mark {
                     generation: "another".into(),
-                    message_block_end: ends,
-                    task_block_end: ends,
+                    message_block_end: MessageId(ends),
+                    task_block_end: TaskId(ends),
                     starts: 1,
                     ..Default::default()
                 });

@@ -15,7 +15,7 @@ use agent_relay::core::hub::event::{
     Effect as HubEffect, Event as HubEvent, HubOp, LANES as HUB_LANES, Lane as HubLane, ReadAnswer, StoreEvent as HubStoreEvent,
 };
 use agent_relay::core::hub::{Hub, HubConfig, scopes_of};
-use agent_relay::core::ids::{CallNumber, PeerId, ProcessNumber, ProcessRef, Ticket};
+use agent_relay::core::ids::{CallNumber, PeerId, ProcessNumber, ProcessRef, TaskId, Ticket};
 use agent_relay::core::matching::Identity;
 use agent_relay::core::rng::Rng;
 use agent_relay::core::session::{Input, Output, Session};
@@ -881,7 +881,7 @@ impl World {
         } else {
             let row = &rows[at].row;
             match row.kind.as_str() {
-                "task-update" => ("PATCH", path::task(row.payload["taskId"].as_u64().unwrap_or(0)), row.payload.clone(), 1, true),
+                "task-update" => ("PATCH", path::task(TaskId(row.payload["taskId"].as_u64().unwrap_or(0))), row.payload.clone(), 1, true),
                 _ => ("POST", path::INSIGHTS.to_string(), row.payload.clone(), 1, true),
             }
         };

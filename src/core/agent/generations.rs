@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use super::Agent;
 use super::store::{Generation, StoreOp};
-use crate::core::ids::MessageRef;
+use crate::core::ids::{MessageId, MessageRef};
 use crate::wire::api::{GENERATION_BYTES_MAX, Message};
 
 /// How an answer begins whose message the relay may no longer have; the numbers follow.
@@ -21,7 +21,7 @@ const OLD_ANSWER: &str = "[agent-relay] This answers message";
 const RELAY_NOTE: &str = "relay";
 
 /// Highest message id by number of generation.
-pub(super) type Highest = BTreeMap<u32, u64>;
+pub(super) type Highest = BTreeMap<u32, MessageId>;
 
 /// Generations that are known, and the one of the relay that is talked to.
 #[derive(Debug, Default)]
@@ -99,7 +99,7 @@ impl Generations {
 }
 
 /// An answer that cannot hang on what it answers says so in words.
-pub(super) fn old_answer(answered: &[u64], body: &str) -> String {
+pub(super) fn old_answer(answered: &[MessageId], body: &str) -> String {
     let numbers = answered.iter().map(|id| format!("#{id}")).collect::<Vec<_>>().join(", ");
     format!("{OLD_ANSWER} {numbers} from before the relay's data were put back or replaced.\n\n{body}")
 }
@@ -113,7 +113,7 @@ impl Agent {
     /// Adds a generation; one of the same family shares its order.
     fn add_generation(&mut self, name: String, told: Option<String>, family: Option<u32>) -> u32 {
         let number = self.generations.known.iter().map(|generation| generation.number).max().unwrap_or(0) + 1;
-        let generation = Generation { number, family: family.unwrap_or(number), name, told, highest: 0 };
+        let generation = Generation { number, family: family.unwrap_or(number), name, told, highest: MessageId::default() };
         self.ops.push(StoreOp::GenerationPut(generation.clone()));
         self.generations.known.push(generation);
         number
@@ -145,7 +145,7 @@ impl Agent {
         let text = |field: &str| server.get(field).and_then(Value::as_str);
         let told = told_in(text("generation"));
         let name = told.clone().or_else(|| text("id").map(str::to_string)).unwrap_or_else(|| self.config.relay_url.clone());
-        let last = server.get("lastMessageId").and_then(Value::as_u64);
+        let last = server.get("lastMessageId").and_then(Value::as_u64).map(MessageId);
         let by_name = || self.generations.named(&name).map(|generation| generation.number);
         let found = told.as_deref().and_then(|told| self.generations.told(told)).map(|generation| generation.number).or_else(by_name);
         let Some(number) = found else {
@@ -154,7 +154,7 @@ impl Agent {
             return self.set_current_generation(number);
         };
         self.tell_generation(number, &told);
-        let highest = asked_at.and_then(|highest| highest.get(&number)).copied().unwrap_or(0);
+        let highest = asked_at.and_then(|highest| highest.get(&number)).copied().unwrap_or_default();
         match (told, last) {
             // It has forgotten what it once gave: the ids that follow are not those that are known here.
             (Some(told), Some(last)) if last < highest => {
@@ -230,13 +230,13 @@ impl Agent {
     pub(super) fn without_reply_to(&self, payload: &Value, generation: u32) -> Value {
         let mut payload = payload.clone();
         let Some(message) = payload.as_object_mut() else { return payload };
-        let newest = message.remove("replyTo").and_then(|id| id.as_u64());
+        let newest = message.remove("replyTo").and_then(|id| id.as_u64()).map(MessageId);
         message.remove("generation");
         let record = message.get_mut("payload").and_then(Value::as_object_mut);
         let all = record
             .and_then(|record| record.remove("answers"))
-            .and_then(|ids| Some(ids.as_array()?.iter().filter_map(Value::as_u64).collect()));
-        let answered: Vec<u64> = all.unwrap_or_else(|| newest.into_iter().collect());
+            .and_then(|ids| Some(ids.as_array()?.iter().filter_map(Value::as_u64).map(MessageId).collect()));
+        let answered: Vec<MessageId> = all.unwrap_or_else(|| newest.into_iter().collect());
         let body = message.get("body").and_then(Value::as_str).unwrap_or_default().to_string();
         if !answered.is_empty() && !body.starts_with(OLD_ANSWER) {
             message.insert("body".into(), json!(old_answer(&answered, &body)));

@@ -8,7 +8,7 @@ use super::Agent;
 use super::effect::Effect;
 use super::event::StopReason;
 use super::stop::Why;
-use crate::core::ids::{BatchNumber, PeerId, Ticket};
+use crate::core::ids::{BatchNumber, MessageId, PeerId, Ticket};
 use crate::core::limits::CONTROL_HELD_MAX;
 use crate::core::session::Verb;
 use crate::core::time::Now;
@@ -25,9 +25,9 @@ pub(super) struct Hooks {
     announced: Option<BatchNumber>,
     /// Messages that the agent has answered with its own tool, or that the relay has told as owed once, newest last: of
     /// these the snapshot knows better than we.
-    known: VecDeque<u64>,
+    known: VecDeque<MessageId>,
     /// Those that it has answered.
-    replied: VecDeque<u64>,
+    replied: VecDeque<MessageId>,
 }
 
 /// Answered and owed messages that are remembered.
@@ -49,7 +49,7 @@ impl Agent {
             self.hooks.waiting.insert(ticket);
         }
         if event == "replied" {
-            let ids = body.pointer("/payload/ids").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_u64);
+            let ids = body.pointer("/payload/ids").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_u64).map(MessageId);
             self.hooks.replied.extend(ids.take(KNOWN_MAX));
             let surplus = self.hooks.replied.len().saturating_sub(KNOWN_MAX);
             self.hooks.replied.drain(..surplus);
@@ -88,7 +88,7 @@ impl Agent {
     }
 
     /// The agent has answered it with its own tool.
-    pub(super) fn has_replied(&self, id: u64) -> bool {
+    pub(super) fn has_replied(&self, id: MessageId) -> bool {
         self.hooks.replied.contains(&id)
     }
 

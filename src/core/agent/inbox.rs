@@ -107,7 +107,7 @@ impl Agent {
     /// A message of the bus or of the unread fetch. `frame` is acknowledged once the message is durable.
     pub(super) fn on_message(&mut self, mut message: Message, frame: Option<String>) {
         let ack = frame.map(|frame_id| Effect::Send(ClientFrame::Ack { frame_id }));
-        if message.id == 0 {
+        if message.id.is_none() {
             self.after.extend(ack);
             return;
         }

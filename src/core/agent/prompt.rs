@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::Agent;
 use super::effect::Effect;
 use super::store::{ProviderRecord, StoreOp};
-use crate::core::ids::{MessageRef, VerbNumber};
+use crate::core::ids::{MessageId, MessageRef, VerbNumber};
 use crate::core::session::{Fate, How, RESTART_MARK, Trace, TurnEnd, Verb};
 
 /// Name of the note that tells how the newest prompt stands.
@@ -30,7 +30,7 @@ const ORDERLY: &str = "orderly";
 /// Prompts that are remembered.
 const STARTS_MAX: usize = 32;
 /// Stands for it among the messages that the record is asked for; those have higher numbers.
-pub(super) const PROMPT: MessageRef = MessageRef { family: 0, id: 0, generation: 0 };
+pub(super) const PROMPT: MessageRef = MessageRef { family: 0, id: MessageId(0), generation: 0 };
 /// Characters by which it is known again.
 const TRACE_CHARS: usize = 100;
 

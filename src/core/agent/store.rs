@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::core::ids::{BatchNumber, MessageRef, ProcessRef};
+use crate::core::ids::{BatchNumber, MessageId, MessageRef, ProcessRef, TaskId};
 use crate::wire::api::{Command, Message};
 
 /// One change of the store. The operations of one commit are one transaction.
@@ -158,7 +158,7 @@ pub struct Generation {
     /// The name as it stands on the wire, for relays that have generations.
     pub told: Option<String>,
     /// Highest message id of it in the store.
-    pub highest: u64,
+    pub highest: MessageId,
 }
 
 /// A message with its place.
@@ -174,7 +174,7 @@ pub struct InboxMessage {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TaskEnd {
     /// The relay's id of the task.
-    pub task: u64,
+    pub task: TaskId,
     /// `done` or `failed`.
     pub status: String,
 }

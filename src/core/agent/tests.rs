@@ -12,7 +12,7 @@ use super::store::StoreOp;
 use super::*;
 
 mod first;
-use crate::core::ids::{BatchNumber, CallNumber, ProcessRef, Ticket};
+use crate::core::ids::{BatchNumber, CallNumber, MessageId, ProcessRef, Ticket};
 use crate::core::matching::Identity;
 use crate::core::session::{Fate, How, Mirror, Opened, Parcel, RESTART_MARK, TurnEnd, Verb};
 use crate::core::time::Wall;
@@ -94,7 +94,14 @@ impl Bench {
     }
 
     fn message(&mut self, id: u64) -> Vec<Effect> {
-        let message = Message { id, from: "user".into(), to: "a".into(), kind: "chat".into(), body: "do it".into(), ..Default::default() };
+        let message = Message {
+            id: MessageId(id),
+            from: "user".into(),
+            to: "a".into(),
+            kind: "chat".into(),
+            body: "do it".into(),
+            ..Default::default()
+        };
         let data = serde_json::to_value(message).expect("plain data");
         let frame = RelayFrame::Event { seq: 100 + id, event: "message.new".into(), data, at: 0 };
         self.tell(Event::Bus(BusEvent::Framed(frame)))
@@ -103,7 +110,7 @@ impl Bench {
 
 /// Key of a batch that holds only message 1.
 fn key_of_first() -> String {
-    super::text::key("a", &[&Message { id: 1, ..Default::default() }])
+    super::text::key("a", &[&Message { id: MessageId(1), ..Default::default() }])
 }
 
 fn is_ack(effect: &Effect) -> bool {
@@ -171,7 +178,7 @@ fn reply_and_batch_done_are_one_transaction() {
     let together = effects.iter().any(|effect| match effect {
         Effect::Commit { ops, .. } => {
             let reply = ops.iter().any(|op| matches!(op, StoreOp::OutboxAppend(row) if row.kind == "message" && row.key == "reply:a:1"));
-            reply && ops.iter().any(|op| matches!(op, StoreOp::InboxSettle { at, .. } if at.id == 1))
+            reply && ops.iter().any(|op| matches!(op, StoreOp::InboxSettle { at, .. } if at.id == MessageId(1)))
         }
         _ => false,
     });
@@ -387,8 +394,15 @@ fn an_urgent_message_joins_the_turn_and_outlives_it() {
     bench.commit();
     let mut payload = serde_json::Map::new();
     payload.insert("urgent".into(), json!(true));
-    let urgent =
-        Message { id: 2, from: "user".into(), to: "a".into(), kind: "chat".into(), body: "now".into(), payload, ..Default::default() };
+    let urgent = Message {
+        id: MessageId(2),
+        from: "user".into(),
+        to: "a".into(),
+        kind: "chat".into(),
+        body: "now".into(),
+        payload,
+        ..Default::default()
+    };
     let data = serde_json::to_value(urgent).expect("plain data");
     bench.tell(Event::Bus(BusEvent::Framed(RelayFrame::Event { seq: 102, event: "message.new".into(), data, at: 0 })));
     let effects = bench.commit();
@@ -420,7 +434,14 @@ fn words_of_people_and_of_agents_travel_apart() {
     bench.agent.config.apart = true;
     bench.signal(Signal::TurnStarted);
     for (id, from) in [(1, "user"), (2, "user"), (3, "web"), (4, "user")] {
-        let message = Message { id, from: from.into(), to: "a".into(), kind: "chat".into(), body: "do it".into(), ..Default::default() };
+        let message = Message {
+            id: MessageId(id),
+            from: from.into(),
+            to: "a".into(),
+            kind: "chat".into(),
+            body: "do it".into(),
+            ..Default::default()
+        };
         let data = serde_json::to_value(message).expect("plain data");
         bench.tell(Event::Bus(BusEvent::Framed(RelayFrame::Event { seq: 100 + id, event: "message.new".into(), data, at: 0 })));
     }
@@ -487,7 +508,7 @@ fn a_refused_message_is_told_to_its_sender_and_holds_up_nobody() {
     let all = [bench.commit(), effects].concat();
     let read = |effect: &Effect| format!("{effect:?}").contains("/read");
     assert!(!all.iter().any(read), "{all:?}");
-    assert!(!bench.agent.turn.unread_places().any(|at| at.id == 1));
+    assert!(!bench.agent.turn.unread_places().any(|at| at.id == MessageId(1)));
     bench.message(2);
     let effects = bench.commit();
     assert_eq!(parcels(&effects).len(), 1, "the next one has its turn: {effects:?}");

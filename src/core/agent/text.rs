@@ -155,9 +155,10 @@ pub(super) fn cut(text: &str, bytes_max: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::ids::MessageId;
 
     fn message(id: u64, from: &str, body: &str) -> Message {
-        Message { id, from: from.into(), body: body.into(), ..Default::default() }
+        Message { id: MessageId(id), from: from.into(), body: body.into(), ..Default::default() }
     }
 
     #[test]

@@ -19,7 +19,7 @@ use super::prompt::PROMPT;
 use super::store::{InboxState, OutboxRow, StoreOp, Unsettled};
 use super::text::{self, trace};
 use crate::core::Cause;
-use crate::core::ids::{BatchNumber, MessageRef};
+use crate::core::ids::{BatchNumber, MessageRef, TaskId};
 use crate::core::limits::*;
 use crate::core::session::{Parcel, Trace, TurnEnd, Verb};
 use crate::core::time::{Now, Tick, sooner};
@@ -89,7 +89,7 @@ pub(super) struct Turns {
     /// Who wanted the running turn to end, and why.
     interrupt: Option<String>,
     /// Interrupted tasks whose claims are kept: message and task.
-    held: BTreeMap<MessageRef, u64>,
+    held: BTreeMap<MessageRef, TaskId>,
     /// How often this agent was given the task of a message and it left without an end that the relay took.
     rounds: BTreeMap<MessageRef, u64>,
 }
@@ -352,7 +352,7 @@ impl Agent {
         self.status.touch();
     }
 
-    pub(super) fn report_task(&mut self, now: Now, task: u64, at: MessageRef, status: &str, body: Option<String>) {
+    pub(super) fn report_task(&mut self, now: Now, task: TaskId, at: MessageRef, status: &str, body: Option<String>) {
         let mut payload = json!({
             "taskId": task, "status": status, "agentId": self.config.agent_id,
             "metadata": {"messageId": at.id, "completedBy": "runner"}

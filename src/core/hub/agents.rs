@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::Hub;
 use super::event::{Effect, HubOp, StoredAgent};
-use crate::core::ids::PeerId;
+use crate::core::ids::{MessageId, PeerId};
 use crate::core::limits::*;
 use crate::core::time::{Tick, sooner};
 use crate::wire::bus::{CLOSE_DELETED, CLOSE_SUPERSEDED, Registration, RelayFrame};
@@ -14,7 +14,7 @@ use crate::wire::bus::{CLOSE_DELETED, CLOSE_SUPERSEDED, Registration, RelayFrame
 /// Unacknowledged messages of one recipient, ascending (D-12, D-13).
 #[derive(Debug, Default)]
 pub(super) struct Queue {
-    pub ids: BTreeSet<u64>,
+    pub ids: BTreeSet<MessageId>,
     /// When the queue of a deleted agent goes.
     pub until: Option<i64>,
 }

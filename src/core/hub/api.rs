@@ -11,7 +11,7 @@ use super::generations::{Named, told_in};
 use super::routes::{Access, Call, Found, Route, find, spec};
 use super::tokens::allows;
 use crate::core::http::{Body, Request};
-use crate::core::ids::Ticket;
+use crate::core::ids::{MessageId, TaskId, Ticket};
 use crate::core::limits::READS_IN_FLIGHT_MAX;
 use crate::wire::api::{NewMessage, TokenRecord, USER, decode, error_body};
 use crate::wire::bus::Registration;
@@ -185,10 +185,10 @@ impl Hub {
             Call::SendBatch => self.send_batch(ticket, actor, &object(request)?),
             Call::Poll => self.poll(ticket, actor, request),
             Call::Queued => self.ask(ticket, Query::Queued { limit: 1000 }),
-            Call::GetMessage => self.ask(ticket, Query::Message { id: number(first)?, viewer }),
-            Call::Thread => self.ask(ticket, Query::Thread { id: number(first)?, viewer }),
+            Call::GetMessage => self.ask(ticket, Query::Message { id: MessageId(number(first)?), viewer }),
+            Call::Thread => self.ask(ticket, Query::Thread { id: MessageId(number(first)?), viewer }),
             Call::Claim | Call::RenewClaim | Call::ReleaseClaim | Call::MarkRead | Call::React => {
-                self.on_message_part(actor, call, number(first)?, &object(request)?)
+                self.on_message_part(actor, call, MessageId(number(first)?), &object(request)?)
             }
             Call::MakeTask => {
                 let (task, sent) = self.make_task(actor, &object(request)?)?;
@@ -196,9 +196,9 @@ impl Hub {
                 Ok(Answer::Durable(201, json!(task)))
             }
             Call::ListTasks => self.ask(ticket, Query::Tasks { status: query(request, "status"), viewer }),
-            Call::GetTask => self.ask(ticket, Query::Task { id: number(first)?, viewer }),
+            Call::GetTask => self.ask(ticket, Query::Task { id: TaskId(number(first)?), viewer }),
             Call::PatchTask => {
-                self.patch_task(actor, number(first)?, &object(request)?)?;
+                self.patch_task(actor, TaskId(number(first)?), &object(request)?)?;
                 Ok(Answer::Durable(200, json!({"ok": true, "id": number(first)?})))
             }
             Call::IssueCommand => {
@@ -442,7 +442,7 @@ impl Hub {
             return Err((403, "forbidden", "an agent's token reads its own messages only".into()));
         }
         let limit = query(request, "limit").and_then(|text| text.parse().ok()).unwrap_or(100).clamp(1, 1000);
-        let since = query(request, "since").and_then(|text| text.parse().ok()).unwrap_or(0);
+        let since = query(request, "since").and_then(|text| text.parse().ok()).map_or(MessageId(0), MessageId);
         // Ours: a reader of mail need not wade through the mirror of sessions.
         let mirror = query(request, "mirror").as_deref() != Some("false");
         match query(request, "unread").as_deref() {
@@ -451,7 +451,7 @@ impl Hub {
         }
     }
 
-    fn on_message_part(&mut self, actor: &TokenRecord, call: Call, id: u64, body: &Value) -> Routed {
+    fn on_message_part(&mut self, actor: &TokenRecord, call: Call, id: MessageId, body: &Value) -> Routed {
         let told = body.get("agentId").and_then(Value::as_str).map(str::to_string);
         let reader = actor.agent_id.clone().or(told.clone()).unwrap_or_else(|| USER.into());
         if let (Some(own), Some(told)) = (&actor.agent_id, &told)

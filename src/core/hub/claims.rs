@@ -6,6 +6,7 @@ use super::Hub;
 use super::Refusal;
 use super::event::{After, HubOp, StoredOffer};
 use super::tasks::is_blocked;
+use crate::core::ids::{MessageId, TaskId};
 use crate::core::limits::*;
 use crate::core::time::Tick;
 use crate::wire::api::task_is_final;
@@ -13,7 +14,7 @@ use crate::wire::api::task_is_final;
 /// A claimable message that is not settled.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Offer {
-    pub task: Option<u64>,
+    pub task: Option<TaskId>,
     pub recipients: Vec<String>,
     pub claim: Option<Claim>,
 }
@@ -38,7 +39,7 @@ impl Hub {
     }
 
     /// Who holds a message, and with it when that ends.
-    fn set_claim(&mut self, message: u64, claim: Option<Claim>) {
+    fn set_claim(&mut self, message: MessageId, claim: Option<Claim>) {
         let Some(offer) = self.offers.get_mut(&message) else {
             return;
         };
@@ -49,7 +50,7 @@ impl Hub {
         self.leases.extend(until.map(|until| (until, message)));
     }
 
-    pub(super) fn claim(&mut self, message: u64, agent: &str) -> Result<Value, Refusal> {
+    pub(super) fn claim(&mut self, message: MessageId, agent: &str) -> Result<Value, Refusal> {
         let Some(offer) = self.offers.get(&message) else {
             return Err((409, "already_claimed", "the message is settled or cannot be claimed".into()));
         };
@@ -76,7 +77,7 @@ impl Hub {
     }
 
     /// A runtime token claims and works on what its agent was offered, and nothing else.
-    pub(super) fn must_be_offered(&self, message: u64, agent: &str) -> Result<(), Refusal> {
+    pub(super) fn must_be_offered(&self, message: MessageId, agent: &str) -> Result<(), Refusal> {
         match self.offers.get(&message) {
             Some(offer) if !offer.recipients.iter().any(|recipient| recipient == agent) => {
                 Err((403, "forbidden", format!("message {message} was not offered to {agent}")))
@@ -86,7 +87,7 @@ impl Hub {
     }
 
     /// The claim is given back: the message is offered again at once.
-    pub(super) fn release_claim(&mut self, message: u64, agent: &str) -> Result<(), Refusal> {
+    pub(super) fn release_claim(&mut self, message: MessageId, agent: &str) -> Result<(), Refusal> {
         let held = self.offers.get(&message).and_then(|offer| offer.claim.as_ref()).is_some_and(|claim| claim.agent == agent);
         match held {
             true => {
@@ -98,7 +99,7 @@ impl Hub {
     }
 
     pub(super) fn release_claims_of(&mut self, agent: &str) {
-        let held: Vec<u64> = self
+        let held: Vec<MessageId> = self
             .offers
             .iter()
             .filter(|(_, offer)| offer.claim.as_ref().is_some_and(|claim| claim.agent == agent))
@@ -110,13 +111,13 @@ impl Hub {
     }
 
     /// A task is unread for everybody but whoever works on it: a late word of one who did must not hide a new offer.
-    pub(super) fn is_task_of_others(&self, message: u64, agent: &str) -> bool {
+    pub(super) fn is_task_of_others(&self, message: MessageId, agent: &str) -> bool {
         let holds = |offer: &Offer| offer.claim.as_ref().is_some_and(|claim| claim.agent == agent);
         self.offers.get(&message).is_some_and(|offer| offer.task.is_some() && !holds(offer))
     }
 
     /// The claimer has read it. Without a task that settles the message, once its claim ends.
-    pub(super) fn note_claim_read(&mut self, message: u64, agent: &str) {
+    pub(super) fn note_claim_read(&mut self, message: MessageId, agent: &str) {
         if let Some(claim) = self.offers.get_mut(&message).and_then(|offer| offer.claim.as_mut())
             && claim.agent == agent
         {
@@ -125,7 +126,7 @@ impl Hub {
     }
 
     /// A final task status, or the end of a claim that was read, settles the message for everybody.
-    pub(super) fn settle_offer(&mut self, message: u64) {
+    pub(super) fn settle_offer(&mut self, message: MessageId) {
         self.set_claim(message, None);
         let Some(offer) = self.offers.remove(&message) else { return };
         for recipient in &offer.recipients {
@@ -137,7 +138,7 @@ impl Hub {
     }
 
     /// The store has taken it away: nobody wanted it in all that time.
-    pub(super) fn forget_offer(&mut self, message: u64) {
+    pub(super) fn forget_offer(&mut self, message: MessageId) {
         self.set_claim(message, None);
         if let Some(offer) = self.offers.remove(&message)
             && let Some(task) = offer.task
@@ -147,11 +148,11 @@ impl Hub {
     }
 
     /// The claim ends and nothing is offered again.
-    pub(super) fn end_claim_silently(&mut self, message: u64) {
+    pub(super) fn end_claim_silently(&mut self, message: MessageId) {
         self.set_claim(message, None);
     }
 
-    fn end_claim(&mut self, message: u64) {
+    fn end_claim(&mut self, message: MessageId) {
         let Some(offer) = self.offers.get(&message) else {
             return;
         };
@@ -164,7 +165,7 @@ impl Hub {
     }
 
     /// The claim ends and nobody is offered the message until somebody opens its task again.
-    pub(super) fn hold_offer(&mut self, message: u64) {
+    pub(super) fn hold_offer(&mut self, message: MessageId) {
         self.set_claim(message, None);
         let Some(offer) = self.offers.get(&message) else { return };
         for recipient in &offer.recipients {
@@ -176,7 +177,7 @@ impl Hub {
     }
 
     /// Unread and unacknowledged again for everybody, also for whoever held it.
-    pub(super) fn offer_again(&mut self, message: u64) {
+    pub(super) fn offer_again(&mut self, message: MessageId) {
         self.set_claim(message, None);
         let Some(offer) = self.offers.get(&message) else { return };
         let recipients = offer.recipients.clone();
@@ -187,7 +188,7 @@ impl Hub {
         self.after.push(After::Offer { recipients });
     }
 
-    fn reoffer(&mut self, message: u64) {
+    fn reoffer(&mut self, message: MessageId) {
         let Some(offer) = self.offers.get(&message) else {
             return;
         };

@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::generations::{DataState, Mark, StoredGeneration};
 use crate::core::Cause;
 use crate::core::http::{Body, Figures, Request};
-use crate::core::ids::{PeerId, Ticket};
+use crate::core::ids::{MessageId, PeerId, TaskId, Ticket};
 use crate::core::store::StoreError;
 use crate::core::time::Tick;
 use crate::wire::api::{Command, Message, Task, TokenRecord};
@@ -77,9 +77,9 @@ pub enum StoreEvent {
         /// Newest commit.
         upto: u64,
         /// Messages that were not stored because their key was seen before: new id, first message.
-        existing: Vec<(u64, Message)>,
+        existing: Vec<(MessageId, Message)>,
         /// Messages that were stored without the message that they answer: it is not there.
-        unattached: Vec<u64>,
+        unattached: Vec<MessageId>,
         /// What the retention took away.
         retired: Retired,
     },
@@ -104,9 +104,9 @@ pub struct Retired {
     /// How many messages.
     pub count: u64,
     /// Those that somebody had not acknowledged: recipient and message.
-    pub unacknowledged: Vec<(String, u64)>,
+    pub unacknowledged: Vec<(String, MessageId)>,
     /// Offers that nobody took in all that time.
-    pub offers: Vec<u64>,
+    pub offers: Vec<MessageId>,
     /// There is more to take away.
     pub more: bool,
 }
@@ -131,7 +131,7 @@ pub enum ReadFor {
     /// To answer a request.
     Ticket(Ticket),
     /// To send these messages to an agent over the bus.
-    Deliver(String, Vec<u64>),
+    Deliver(String, Vec<MessageId>),
     /// To tell how the hub is, as text for Prometheus or as JSON.
     Figures { ticket: Ticket, gate: Figures, prometheus: bool },
 }
@@ -141,21 +141,21 @@ pub enum ReadFor {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Query {
     /// Unread messages of a recipient.
-    Unread { recipient: String, since: u64, limit: u64, mirror: bool },
+    Unread { recipient: String, since: MessageId, limit: u64, mirror: bool },
     /// All messages of a recipient, newest last.
-    Inbox { recipient: String, since: u64, limit: u64, mirror: bool },
+    Inbox { recipient: String, since: MessageId, limit: u64, mirror: bool },
     /// Unacknowledged messages of everybody.
     Queued { limit: u64 },
     /// One message; `viewer` sees only what it sent or got.
-    Message { id: u64, viewer: Option<String> },
+    Message { id: MessageId, viewer: Option<String> },
     /// A thread, oldest first.
-    Thread { id: u64, viewer: Option<String> },
+    Thread { id: MessageId, viewer: Option<String> },
     /// Messages by id, as a recipient sees them.
-    Deliver { recipient: String, ids: Vec<u64> },
+    Deliver { recipient: String, ids: Vec<MessageId> },
     /// Tasks.
     Tasks { status: Option<String>, viewer: Option<String> },
     /// One task.
-    Task { id: u64, viewer: Option<String> },
+    Task { id: TaskId, viewer: Option<String> },
     /// Commands.
     Commands { target: Option<String>, status: Option<String>, own: Option<(String, String)> },
     /// One command.
@@ -237,32 +237,32 @@ pub struct Sent {
 pub enum HubOp {
     /// A hub starts with these data: blocks of ids are reserved. `generation`: a new one begins. `copy`: what was under way in the data has
     /// gone on since they were copied; unfinished tasks are blocked, claims end, commands expire.
-    Adopt { generation: Option<StoredGeneration>, messages_end: u64, tasks_end: u64, starts: u64, copy: bool, at: i64 },
+    Adopt { generation: Option<StoredGeneration>, messages_end: MessageId, tasks_end: TaskId, starts: u64, copy: bool, at: i64 },
     /// Ids up to these ends may be given.
-    Reserve { messages_end: u64, tasks_end: u64 },
+    Reserve { messages_end: MessageId, tasks_end: TaskId },
     /// A message with its recipients; nothing happens when sender and key were seen before.
     MessagePut { message: Message, recipients: Vec<String>, key: Option<String> },
     /// A recipient more, found later.
-    RecipientAdd { message: u64, recipient: String },
+    RecipientAdd { message: MessageId, recipient: String },
     /// The recipient has it in its own store.
-    Acked { message: u64, recipient: String },
+    Acked { message: MessageId, recipient: String },
     /// The recipient has read it.
-    Read { message: u64, recipient: String, at: i64, reason: Option<String> },
+    Read { message: MessageId, recipient: String, at: i64, reason: Option<String> },
     /// A reaction.
-    Reacted { message: u64, agent: String, emoji: String, at: i64 },
+    Reacted { message: MessageId, agent: String, emoji: String, at: i64 },
     /// A claim is held.
-    ClaimPut { message: u64, agent: String, expires_at: i64 },
+    ClaimPut { message: MessageId, agent: String, expires_at: i64 },
     /// A claim is gone. `reoffer`: the message is unread and unacknowledged again for everybody; else it is settled, and
     /// nobody needs to read it any more.
-    ClaimEnd { message: u64, reoffer: bool, at: i64 },
+    ClaimEnd { message: MessageId, reoffer: bool, at: i64 },
     /// The claim is gone and the message is offered to nobody, though it is not settled.
-    OfferHeld { message: u64, at: i64 },
+    OfferHeld { message: MessageId, at: i64 },
     /// The message waits for a match until then; `None` ends the waiting.
-    Unresolved { message: u64, until: Option<i64> },
+    Unresolved { message: MessageId, until: Option<i64> },
     /// A new task; its message carries it.
     TaskPut(Task),
     /// A task moved on.
-    TaskMark { id: u64, status: String, agent: Option<String>, entry: Value, at: i64 },
+    TaskMark { id: TaskId, status: String, agent: Option<String>, entry: Value, at: i64 },
     /// A command is known.
     CommandPut(Command),
     /// An agent is known.
@@ -300,9 +300,9 @@ pub struct StoredAgent {
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct StoredTask {
     /// Its id.
-    pub id: u64,
+    pub id: TaskId,
     /// Its message.
-    pub message: u64,
+    pub message: MessageId,
     /// Its status.
     pub status: String,
     /// Who made it.
@@ -315,9 +315,9 @@ pub struct StoredTask {
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct StoredOffer {
     /// The message.
-    pub message: u64,
+    pub message: MessageId,
     /// Its task.
-    pub task: Option<u64>,
+    pub task: Option<TaskId>,
     /// Who was offered it.
     pub recipients: Vec<String>,
     /// Claim: agent, end in ms, whether the claimer has read it.
@@ -332,11 +332,11 @@ pub struct HubSnapshot {
     /// What stands beside the hub's folder, if anything does.
     pub mark: Option<Mark>,
     /// Highest message id.
-    pub last_message: u64,
+    pub last_message: MessageId,
     /// Highest task id.
-    pub last_task: u64,
+    pub last_task: TaskId,
     /// Unacknowledged ids by recipient.
-    pub unacknowledged: Vec<(String, Vec<u64>)>,
+    pub unacknowledged: Vec<(String, Vec<MessageId>)>,
     /// Agents.
     pub agents: Vec<StoredAgent>,
     /// Claimable messages that are not settled.
@@ -344,7 +344,7 @@ pub struct HubSnapshot {
     /// Tasks that are not final.
     pub tasks: Vec<StoredTask>,
     /// Messages that wait for a match: id, target, claimable, sender, until.
-    pub unresolved: Vec<(u64, String, bool, String, i64)>,
+    pub unresolved: Vec<(MessageId, String, bool, String, i64)>,
     /// Commands that are not final.
     pub commands: Vec<Command>,
     /// Tokens by hash.

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use super::event::{HubOp, HubSnapshot};
 use super::{Hub, Refusal};
+use crate::core::ids::{MessageId, TaskId};
 use crate::wire::api::{OTHER_GENERATION, task_is_final};
 
 /// Message ids that are reserved at once; after an unclean end the rest of a block stays unused.
@@ -28,13 +29,13 @@ pub struct StoredGeneration {
     /// Random text; of a store that is older than generations the id of its hub.
     pub name: String,
     /// First message id.
-    pub first_message: u64,
+    pub first_message: MessageId,
     /// First task id.
-    pub first_task: u64,
+    pub first_task: TaskId,
     /// Newest message that stood in the data when it began: ids between this and its first one were given and are not there.
-    pub follows_message: u64,
+    pub follows_message: MessageId,
     /// The same for tasks.
-    pub follows_task: u64,
+    pub follows_task: TaskId,
 }
 
 /// What the store knows of its own past.
@@ -43,9 +44,9 @@ pub struct DataState {
     /// Oldest first.
     pub generations: Vec<StoredGeneration>,
     /// End of the block of message ids that is reserved.
-    pub messages_end: u64,
+    pub messages_end: MessageId,
     /// End of the block of task ids that is reserved.
-    pub tasks_end: u64,
+    pub tasks_end: TaskId,
     /// How often a hub has started with it.
     pub starts: u64,
     /// It is a backup in which no hub has run yet.
@@ -68,9 +69,9 @@ pub struct Revoked {
 #[serde(rename_all = "camelCase")]
 pub struct OrderlyEnd {
     /// Newest message.
-    pub last_message_id: u64,
+    pub last_message_id: MessageId,
     /// Newest task.
-    pub last_task_id: u64,
+    pub last_task_id: TaskId,
 }
 
 /// What stands beside the hub's folder.
@@ -80,9 +81,9 @@ pub struct Mark {
     /// The newest generation.
     pub generation: String,
     /// End of the reserved block of message ids.
-    pub message_block_end: u64,
+    pub message_block_end: MessageId,
     /// End of the reserved block of task ids.
-    pub task_block_end: u64,
+    pub task_block_end: TaskId,
     /// How often a hub has started here.
     pub starts: u64,
     /// Absent while a hub runs, and after an unclean end.
@@ -121,12 +122,12 @@ impl Mark {
 }
 
 /// Why the data are not those that ran here last; `None`: they are.
-pub fn foreign(data: &DataState, last_message: u64, last_task: u64, mark: Option<&Mark>) -> Option<&'static str> {
+pub fn foreign(data: &DataState, last_message: MessageId, last_task: TaskId, mark: Option<&Mark>) -> Option<&'static str> {
     if data.copied {
         return Some("a backup was put in its place");
     }
     let mark = mark.filter(|mark| !mark.generation.is_empty())?;
-    if data.generations.is_empty() && last_message == 0 && last_task == 0 {
+    if data.generations.is_empty() && last_message.is_none() && last_task.is_none() {
         return Some("the store is empty, although a hub has run here before");
     }
     if !data.generations.iter().any(|generation| generation.name == mark.generation) {
@@ -143,8 +144,8 @@ pub fn foreign(data: &DataState, last_message: u64, last_task: u64, mark: Option
 #[derive(Debug, Default)]
 pub(super) struct Generations {
     all: Vec<StoredGeneration>,
-    messages_end: u64,
-    tasks_end: u64,
+    messages_end: MessageId,
+    tasks_end: TaskId,
 }
 
 impl Generations {
@@ -155,15 +156,15 @@ impl Generations {
 
     /// The generation that an id was given in; `None`: it was given here once and is not in the data, or never was.
     fn of(&self, named: Named) -> Option<&str> {
-        let id = match named {
-            Named::Message(id) | Named::Task(id) => id,
+        let begins = |generation: &StoredGeneration| match named {
+            Named::Message(id) => generation.first_message <= id,
+            Named::Task(id) => generation.first_task <= id,
         };
-        let span = |generation: &StoredGeneration| match named {
-            Named::Message(_) => (generation.first_message, generation.follows_message),
-            Named::Task(_) => (generation.first_task, generation.follows_task),
-        };
-        let at = self.all.iter().rposition(|generation| span(generation).0 <= id)?;
-        let is_missing = self.all.get(at + 1).is_some_and(|next| id > span(next).1);
+        let at = self.all.iter().rposition(begins)?;
+        let is_missing = self.all.get(at + 1).is_some_and(|next| match named {
+            Named::Message(id) => id > next.follows_message,
+            Named::Task(id) => id > next.follows_task,
+        });
         (!is_missing).then_some(self.all[at].name.as_str())
     }
 }
@@ -171,8 +172,8 @@ impl Generations {
 /// Which kind of id a call names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Named {
-    Message(u64),
-    Task(u64),
+    Message(MessageId),
+    Task(TaskId),
 }
 
 impl Hub {
@@ -180,7 +181,7 @@ impl Hub {
     pub(super) fn adopt(&mut self, snapshot: &HubSnapshot) {
         let (data, mark) = (&snapshot.data, snapshot.mark.as_ref());
         let why = foreign(data, snapshot.last_message, snapshot.last_task, mark);
-        let of_mark = mark.map_or((0, 0), |mark| (mark.message_block_end, mark.task_block_end));
+        let of_mark = mark.map(|mark| (mark.message_block_end, mark.task_block_end)).unwrap_or_default();
         let top_message = snapshot.last_message.max(data.messages_end).max(of_mark.0);
         let top_task = snapshot.last_task.max(data.tasks_end).max(of_mark.1);
         let in_order = why.is_none() && mark.is_some_and(|mark| mark.orderly_end.is_some() && mark.starts == data.starts);
@@ -190,23 +191,25 @@ impl Hub {
         }
         if let Some(newest) = data.generations.last() {
             // It may have no message or task yet; an id below its first one would be of an older generation.
-            self.last_message = self.last_message.max(newest.first_message.saturating_sub(1));
-            self.last_task = self.last_task.max(newest.first_task.saturating_sub(1));
+            self.last_message = self.last_message.max(newest.first_message.previous());
+            self.last_task = self.last_task.max(newest.first_task.previous());
         }
         self.generations.all = data.generations.clone();
         let name = match (why, data.generations.is_empty()) {
             (None, false) => None,
             // A store from before generations goes on under the name by which its relay was known.
-            (None, true) if snapshot.last_message > 0 => Some(self.config.id.clone()),
+            (None, true) if !snapshot.last_message.is_none() => Some(self.config.id.clone()),
             _ => Some(format!("g{}", &self.rng.uuid().replace('-', "")[..15])),
         };
         let generation = name.map(|name| {
-            let first = if data.generations.is_empty() && why.is_none() { (1, 1) } else { (self.last_message + 1, self.last_task + 1) };
+            let is_first = data.generations.is_empty() && why.is_none();
+            let (message, task) = if is_first { Default::default() } else { (self.last_message, self.last_task) };
             let (follows_message, follows_task) = (snapshot.last_message, snapshot.last_task);
-            StoredGeneration { name, first_message: first.0, first_task: first.1, follows_message, follows_task }
+            StoredGeneration { name, first_message: message.next(), first_task: task.next(), follows_message, follows_task }
         });
         self.generations.all.extend(generation.clone());
-        (self.generations.messages_end, self.generations.tasks_end) = (self.last_message + MESSAGE_BLOCK, self.last_task + TASK_BLOCK);
+        (self.generations.messages_end, self.generations.tasks_end) =
+            (self.last_message.plus(MESSAGE_BLOCK), self.last_task.plus(TASK_BLOCK));
         let starts = data.starts.max(mark.map_or(0, |mark| mark.starts)) + 1;
         let (messages_end, tasks_end) = (self.generations.messages_end, self.generations.tasks_end);
         self.ops.push(HubOp::Adopt { generation, messages_end, tasks_end, starts, copy: why.is_some(), at: self.now.wall.0 });
@@ -217,7 +220,7 @@ impl Hub {
 
     /// What was under way in a copy has gone on since: tasks wait for a person, claims end, commands expire, revoked tokens stay so.
     fn on_copy(&mut self, why: &str, snapshot: &HubSnapshot) {
-        let first = self.last_message + 1;
+        let first = self.last_message.next();
         self.log(
             "warn",
             format!(
@@ -230,7 +233,7 @@ impl Hub {
             open.status = "blocked".into();
             open.restored = true;
         }
-        let held: Vec<u64> = self.offers.keys().copied().collect();
+        let held: Vec<MessageId> = self.offers.keys().copied().collect();
         for message in held {
             self.end_claim_silently(message);
         }
@@ -257,26 +260,26 @@ impl Hub {
     }
 
     /// The next message id; the next block is reserved in time.
-    pub(super) fn next_message_id(&mut self) -> u64 {
-        self.last_message += 1;
+    pub(super) fn next_message_id(&mut self) -> MessageId {
+        self.last_message = self.last_message.next();
         self.reserve();
         self.last_message
     }
 
     /// The next task id is used.
     pub(super) fn take_task_id(&mut self) {
-        self.last_task += 1;
+        self.last_task = self.last_task.next();
         self.reserve();
     }
 
     fn reserve(&mut self) {
         let generations = &mut self.generations;
         let (messages, tasks) = (generations.messages_end, generations.tasks_end);
-        if self.last_message + MESSAGE_BLOCK / 2 > generations.messages_end {
-            generations.messages_end += MESSAGE_BLOCK;
+        if self.last_message.plus(MESSAGE_BLOCK / 2) > generations.messages_end {
+            generations.messages_end = generations.messages_end.plus(MESSAGE_BLOCK);
         }
-        if self.last_task + TASK_BLOCK / 2 > generations.tasks_end {
-            generations.tasks_end += TASK_BLOCK;
+        if self.last_task.plus(TASK_BLOCK / 2) > generations.tasks_end {
+            generations.tasks_end = generations.tasks_end.plus(TASK_BLOCK);
         }
         if (messages, tasks) != (generations.messages_end, generations.tasks_end) {
             self.ops.push(HubOp::Reserve { messages_end: generations.messages_end, tasks_end: generations.tasks_end });
@@ -286,8 +289,8 @@ impl Hub {
     /// A call that says which generation it means is refused where the id belongs to another one: nothing is changed.
     pub(super) fn check_generation(&self, told: Option<&str>, named: Named) -> Result<(), Refusal> {
         let (what, id) = match named {
-            Named::Message(id) => ("message", id),
-            Named::Task(id) => ("task", id),
+            Named::Message(id) => ("message", id.0),
+            Named::Task(id) => ("task", id.0),
         };
         match (self.generations.of(named), told) {
             (None, _) => Err((404, "not_found", format!("there is no {what} {id}"))),
@@ -310,14 +313,26 @@ mod tests {
     use super::*;
 
     fn data(names: &[&str], end: u64, starts: u64) -> DataState {
-        let named = |name: &&str| StoredGeneration { name: name.to_string(), first_message: 1, first_task: 1, ..Default::default() };
+        let named = |name: &&str| StoredGeneration {
+            name: name.to_string(),
+            first_message: MessageId(1),
+            first_task: TaskId(1),
+            ..Default::default()
+        };
         let generations = names.iter().map(named).collect();
-        DataState { generations, messages_end: end, tasks_end: 64, starts, copied: false }
+        DataState { generations, messages_end: MessageId(end), tasks_end: TaskId(64), starts, copied: false }
     }
 
     fn mark(name: &str, end: u64, starts: u64, last: Option<u64>) -> Mark {
-        let orderly_end = last.map(|last| OrderlyEnd { last_message_id: last, last_task_id: 0 });
-        Mark { generation: name.into(), message_block_end: end, task_block_end: 64, starts, orderly_end, revoked: Vec::new() }
+        let orderly_end = last.map(|last| OrderlyEnd { last_message_id: MessageId(last), last_task_id: TaskId(0) });
+        Mark {
+            generation: name.into(),
+            message_block_end: MessageId(end),
+            task_block_end: TaskId(64),
+            starts,
+            orderly_end,
+            revoked: Vec::new(),
+        }
     }
 
     #[test]
@@ -347,21 +362,30 @@ mod tests {
             ("another machine's mark", data(&["g1"], 256, 3), 40, Some(mark("h1", 128, 1, None)), true),
             ("a copy from before the last restore", data(&["g1"], 900, 9), 40, Some(mark("g2", 512, 3, None)), true),
         ] {
-            assert_eq!(foreign(&data, last, 0, mark.as_ref()).is_some(), is_foreign, "{what}");
+            assert_eq!(foreign(&data, MessageId(last), TaskId(0), mark.as_ref()).is_some(), is_foreign, "{what}");
         }
     }
 
     #[test]
     fn an_id_belongs_to_the_generation_in_which_it_was_given() {
         let all = vec![
-            StoredGeneration { name: "g1".into(), first_message: 1, first_task: 1, ..Default::default() },
-            StoredGeneration { name: "g2".into(), first_message: 513, first_task: 65, follows_message: 300, follows_task: 9 },
+            StoredGeneration { name: "g1".into(), first_message: MessageId(1), first_task: TaskId(1), ..Default::default() },
+            StoredGeneration {
+                name: "g2".into(),
+                first_message: MessageId(513),
+                first_task: TaskId(65),
+                follows_message: MessageId(300),
+                follows_task: TaskId(9),
+            },
         ];
         let generations = Generations { all, ..Default::default() };
         for (id, own) in [(1, Some("g1")), (300, Some("g1")), (301, None), (512, None), (513, Some("g2")), (9999, Some("g2"))] {
-            assert_eq!(generations.of(Named::Message(id)), own, "{id}");
+            assert_eq!(generations.of(Named::Message(MessageId(id))), own, "{id}");
         }
-        assert_eq!((generations.of(Named::Task(9)), generations.of(Named::Task(10)), generations.newest()), (Some("g1"), None, "g2"));
+        assert_eq!(
+            (generations.of(Named::Task(TaskId(9))), generations.of(Named::Task(TaskId(10))), generations.newest()),
+            (Some("g1"), None, "g2")
+        );
     }
 
     #[test]

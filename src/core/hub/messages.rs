@@ -6,6 +6,7 @@ use super::event::{After, HubOp, Sent};
 use super::generations::Named;
 use super::tokens::allows;
 use super::{Hub, Refusal};
+use crate::core::ids::MessageId;
 use crate::core::limits::QUEUED_FOR;
 use crate::wire::api::{Message, NewMessage, OTHER_GENERATION, TokenRecord, USER};
 use crate::wire::{FRAME_BYTES_MAX, MESSAGE_BODY_BYTES_MAX};
@@ -13,7 +14,7 @@ use crate::wire::{FRAME_BYTES_MAX, MESSAGE_BODY_BYTES_MAX};
 /// A message that matches nobody yet.
 #[derive(Debug, Clone)]
 pub(super) struct Unresolved {
-    pub id: u64,
+    pub id: MessageId,
     pub target: String,
     pub claimable: bool,
     pub sender: String,
@@ -71,7 +72,7 @@ impl Hub {
         };
         let size = serde_json::to_string(&message).map_or(usize::MAX, |text| text.len());
         if size > FRAME_BYTES_MAX - 8192 {
-            self.last_message -= 1; // nobody has seen it
+            self.last_message = self.last_message.previous(); // nobody has seen it
             return Err((
                 413,
                 "message_too_large",
@@ -213,7 +214,7 @@ impl Hub {
     /// Answers and routes what a commit made durable.
     /// `existing`: messages that were there before under their key. `unattached`: those that were stored without the message that
     /// they answer.
-    pub(super) fn release(&mut self, after: Vec<After>, existing: &[(u64, Message)], unattached: &[u64]) {
+    pub(super) fn release(&mut self, after: Vec<After>, existing: &[(MessageId, Message)], unattached: &[MessageId]) {
         let detach = |sent: &mut Sent| {
             let alone = unattached.contains(&sent.message.id);
             if alone {

@@ -85,7 +85,7 @@ impl Hub {
             ("reads_in_flight", "Reads under way", count(self.reads.len())),
             ("requests_in_flight", "Requests that wait for an answer", count(self.tickets.len())),
             ("store_unavailable", "1 while the store cannot be written", u64::from(self.store_trouble.is_some())),
-            ("last_message_id", "Newest message id", self.last_message),
+            ("last_message_id", "Newest message id", self.last_message.0),
             ("connections", "Open connections, all kinds", gate.open),
             ("connections_headless", "Connections without a complete request", gate.headless),
             ("connection_bytes", "Bytes of bodies and answers that are held", gate.held_bytes),

@@ -31,7 +31,7 @@ use super::limits::*;
 use super::rng::Rng;
 use super::time::{Now, Tick, sooner};
 use super::{Cause, Machine};
-use crate::core::ids::{PeerId, Ticket};
+use crate::core::ids::{MessageId, PeerId, TaskId, Ticket};
 use crate::wire::api::{Command, TokenRecord};
 
 /// An error answer: status, code, sentence.
@@ -70,13 +70,13 @@ pub struct Hub {
     peers: HashMap<PeerId, peers::Peer>,
     /// Unacknowledged messages by recipient; survives the agent's record (D-16).
     queues: HashMap<String, agents::Queue>,
-    last_message: u64,
-    last_task: u64,
+    last_message: MessageId,
+    last_task: TaskId,
     generations: generations::Generations,
     /// Why the data were taken for a copy at the start.
     notice: Option<String>,
-    offers: HashMap<u64, claims::Offer>,
-    tasks: HashMap<u64, tasks::Open>,
+    offers: HashMap<MessageId, claims::Offer>,
+    tasks: HashMap<TaskId, tasks::Open>,
     unresolved: Vec<messages::Unresolved>,
     commands: BTreeMap<String, Command>,
     tokens: HashMap<String, Arc<TokenRecord>>,
@@ -89,7 +89,7 @@ pub struct Hub {
     /// When agents count as offline, soonest first.
     presence: BTreeSet<(Tick, String)>,
     /// When claims end, soonest first.
-    leases: BTreeSet<(Tick, u64)>,
+    leases: BTreeSet<(Tick, MessageId)>,
     /// Peers that asked for events.
     subscribers: BTreeSet<PeerId>,
     /// Agents whose delivery waits for room among the reads.
@@ -125,8 +125,8 @@ impl Hub {
             agents: BTreeMap::new(),
             peers: HashMap::new(),
             queues: HashMap::new(),
-            last_message: 0,
-            last_task: 0,
+            last_message: MessageId(0),
+            last_task: TaskId(0),
             generations: generations::Generations::default(),
             notice: None,
             offers: HashMap::new(),

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use super::Hub;
 use super::event::{Effect, HubOp, Query, ReadFor, Sent};
 use crate::core::http::Request;
-use crate::core::ids::{PeerId, Ticket};
+use crate::core::ids::{MessageId, PeerId, Ticket};
 use crate::core::limits::*;
 use crate::wire::api::{Message, TokenRecord};
 use crate::wire::bus::{CLOSE_SUPERSEDED, CLOSE_UNAUTHORIZED, ClientFrame, FrameError, Registered, Registration, RelayFrame};
@@ -23,7 +23,7 @@ pub(super) struct Peer {
     pub component: String,
     registered: bool,
     /// Unacknowledged frames: event number → message id and bytes.
-    in_flight: BTreeMap<u64, (u64, usize)>,
+    in_flight: BTreeMap<u64, (MessageId, usize)>,
     in_flight_bytes: usize,
     events: Vec<String>,
     scopes: Vec<String>,
@@ -311,8 +311,8 @@ impl Hub {
             return;
         }
         let room = UNACKED_PER_PEER_MAX - peer.in_flight.len();
-        let sent: Vec<u64> = peer.in_flight.values().map(|(id, _)| *id).collect();
-        let ids: Vec<u64> = queue.ids.iter().filter(|id| !sent.contains(id)).take(room).copied().collect();
+        let sent: Vec<MessageId> = peer.in_flight.values().map(|(id, _)| *id).collect();
+        let ids: Vec<MessageId> = queue.ids.iter().filter(|id| !sent.contains(id)).take(room).copied().collect();
         match (ids.as_slice(), fresh) {
             ([], _) => {}
             ([id], Some(sent)) if sent.message.id == *id => {
@@ -329,7 +329,7 @@ impl Hub {
         }
     }
 
-    pub(super) fn on_delivery_read(&mut self, agent_id: &str, ids: &[u64], messages: Vec<Message>) {
+    pub(super) fn on_delivery_read(&mut self, agent_id: &str, ids: &[MessageId], messages: Vec<Message>) {
         let Some(agent) = self.agents.get_mut(agent_id) else {
             return;
         };
@@ -337,7 +337,7 @@ impl Hub {
             return; // the connection changed meanwhile; its registration starts over
         }
         // Of an answer that was cut short, the rest is asked for again; what the store does not have, nobody can deliver.
-        let last = messages.last().map_or(u64::MAX, |message| message.id);
+        let last = messages.last().map_or(MessageId(u64::MAX), |message| message.id);
         let gone = ids.iter().filter(|id| **id <= last && !messages.iter().any(|message| message.id == **id));
         if let Some(queue) = self.queues.get_mut(agent_id) {
             gone.for_each(|id| {

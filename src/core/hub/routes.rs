@@ -256,6 +256,7 @@ fn operation(route: &Route) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::ids::MessageId;
     use crate::wire::api::{Command, Message, NewMessage, Task, TokenRecord};
 
     #[test]
@@ -307,7 +308,7 @@ mod tests {
                 json!(Message {
                     channel: some(),
                     subject: some(),
-                    reply_to: Some(1),
+                    reply_to: Some(MessageId(1)),
                     reply_expected: Some(true),
                     claimable: true,
                     claimed_by: some(),
@@ -325,7 +326,7 @@ mod tests {
                     channel: some(),
                     subject: some(),
                     payload: record(json!({"a": 1})),
-                    reply_to: Some(1),
+                    reply_to: Some(MessageId(1)),
                     reply_expected: Some(true),
                     claimable: true,
                     idempotency_key: some(),

@@ -6,16 +6,17 @@ use super::Hub;
 use super::Refusal;
 use super::event::{HubOp, Sent};
 use super::generations::{Named, told_in};
+use crate::core::ids::{MessageId, TaskId};
 use crate::wire::api::{NewMessage, Task, TokenRecord, task_is_final};
 
-pub(super) fn is_blocked(id: u64) -> Refusal {
+pub(super) fn is_blocked(id: TaskId) -> Refusal {
     (409, "blocked", format!("task {id} is blocked; `agent-relay tasks reopen {id}` offers it again"))
 }
 
 /// A task that is not final.
 #[derive(Debug, Clone)]
 pub(super) struct Open {
-    pub message: u64,
+    pub message: MessageId,
     pub status: String,
     /// Who made it.
     pub sender: String,
@@ -37,7 +38,7 @@ impl Hub {
             return Err((400, "no_title", "a task needs a \"title\"".into()));
         }
         let to = Some(text("to")).filter(|to| !to.is_empty()).unwrap_or_else(|| "broadcast".into());
-        let id = self.last_task + 1;
+        let id = self.last_task.next();
         let mut payload = serde_json::Map::new();
         payload.insert("taskId".into(), json!(id));
         let new = NewMessage {
@@ -73,7 +74,7 @@ impl Hub {
     }
 
     /// `PATCH`: a final status never changes; repeating it is harmless. What is blocked only a person or its sender moves.
-    pub(super) fn patch_task(&mut self, actor: &TokenRecord, id: u64, body: &Value) -> Result<(), Refusal> {
+    pub(super) fn patch_task(&mut self, actor: &TokenRecord, id: TaskId, body: &Value) -> Result<(), Refusal> {
         let text = |field: &str| body.get(field).and_then(Value::as_str).map(str::to_string);
         let status = text("status").filter(|s| STATUSES.contains(&s.as_str()));
         let Some(status) = status else {
@@ -82,7 +83,7 @@ impl Hub {
         let agent = actor.agent_id.clone().or_else(|| text("agentId"));
         self.check_generation(told_in(body), Named::Task(id))?;
         let Some(open) = self.tasks.get(&id).cloned() else {
-            let code = if id > 0 && id <= self.last_task {
+            let code = if !id.is_none() && id <= self.last_task {
                 (409, "task_is_final", "the task is settled")
             } else {
                 (404, "not_found", "there is no such task")
@@ -125,7 +126,7 @@ impl Hub {
     }
 
     /// A person, or who sent it, moves a task that was blocked.
-    fn move_blocked(&mut self, id: u64, message: u64, status: &str, agent: Option<String>, entry: Value) -> Result<(), Refusal> {
+    fn move_blocked(&mut self, id: TaskId, message: MessageId, status: &str, agent: Option<String>, entry: Value) -> Result<(), Refusal> {
         match status {
             BLOCKED => {}
             "open" => {
@@ -144,7 +145,7 @@ impl Hub {
     /// What an older hub left claimed or offered although it was blocked.
     pub(super) fn hold_blocked(&mut self) {
         let blocked = self.tasks.values().filter(|open| open.status == BLOCKED).map(|open| open.message);
-        let loose = |message: &u64| {
+        let loose = |message: &MessageId| {
             let Some(offer) = self.offers.get(message) else { return false };
             let waits = |recipient: &String| self.queues.get(recipient).is_some_and(|queue| queue.ids.contains(message));
             offer.claim.is_some() || offer.recipients.iter().any(waits)
@@ -154,11 +155,11 @@ impl Hub {
         }
     }
 
-    pub(super) fn is_blocked_task(&self, task: Option<u64>) -> bool {
+    pub(super) fn is_blocked_task(&self, task: Option<TaskId>) -> bool {
         task.and_then(|task| self.tasks.get(&task)).is_some_and(|open| open.status == BLOCKED)
     }
 
-    pub(super) fn mark_task(&mut self, id: u64, status: &str, agent: Option<String>, mut entry: Value) {
+    pub(super) fn mark_task(&mut self, id: TaskId, status: &str, agent: Option<String>, mut entry: Value) {
         let at = self.now.wall.0;
         if !entry.is_object() {
             entry = json!({});

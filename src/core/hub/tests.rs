@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::event::{Effect, Event, HubOp, HubSnapshot, Retired, StoreEvent};
 use super::*;
 use crate::core::http::{Body, Request};
-use crate::core::ids::{PeerId, Ticket};
+use crate::core::ids::{MessageId, PeerId, TaskId, Ticket};
 use crate::core::time::Wall;
 use crate::wire::api::TokenRecord;
 
@@ -265,10 +265,10 @@ fn what_retention_took_is_not_delivered_any_more() {
     let now = bench.now.wall.0;
     let (session, other) = (now - SESSION_KEPT.as_millis() as i64, now - MESSAGES_KEPT.as_millis() as i64);
     assert_eq!(op, Some(&HubOp::Retain { session_before: session, before: other, limit: RETENTION_BATCH }));
-    let retired = Retired { count: 1, unacknowledged: vec![("a".into(), 1)], more: true, ..Default::default() };
+    let retired = Retired { count: 1, unacknowledged: vec![("a".into(), MessageId(1))], more: true, ..Default::default() };
     let upto = bench.hub.commit_number;
     bench.tell(Event::Store(StoreEvent::Committed { upto, existing: Vec::new(), unattached: Vec::new(), retired }));
-    assert_eq!(bench.hub.queues["a"].ids.iter().copied().collect::<Vec<_>>(), [2]);
+    assert_eq!(bench.hub.queues["a"].ids.iter().copied().collect::<Vec<_>>(), [MessageId(2)]);
     let effects = bench.later(RETENTION_AGAIN);
     assert!(effects.iter().any(|effect| matches!(effect, Effect::Commit { .. })), "more is taken away soon");
 }
@@ -313,12 +313,12 @@ fn a_message_that_the_store_lost_does_not_hold_up_the_next() {
         _ => None,
     });
     let (number, ids) = read.expect("a read");
-    assert_eq!(ids, [1, 2, 3]);
-    let message = crate::wire::api::Message { id: 3, to: "a".into(), ..Default::default() };
+    assert_eq!(ids, [1, 2, 3].map(MessageId));
+    let message = crate::wire::api::Message { id: MessageId(3), to: "a".into(), ..Default::default() };
     let answer = event::ReadAnswer::Messages(vec![message]);
     let effects = bench.tell(Event::Store(StoreEvent::Read { number, answer }));
     assert!(effects.iter().any(|effect| matches!(effect, Effect::PeerSend { .. })), "{effects:?}");
-    assert_eq!(bench.hub.queues["a"].ids.iter().copied().collect::<Vec<_>>(), [3]);
+    assert_eq!(bench.hub.queues["a"].ids.iter().copied().collect::<Vec<_>>(), [MessageId(3)]);
 }
 
 #[test]
@@ -471,27 +471,27 @@ fn ids_never_fall_back_into_an_older_generation() {
     use super::generations::{DataState, Mark, OrderlyEnd, StoredGeneration};
     let generation = |name: &str, first: u64| StoredGeneration {
         name: name.into(),
-        first_message: first,
-        first_task: first,
-        follows_message: first / 20,
-        follows_task: 0,
+        first_message: MessageId(first),
+        first_task: TaskId(first),
+        follows_message: MessageId(first / 20),
+        follows_task: TaskId(0),
     };
     let data = DataState {
         generations: vec![generation("g1", 1), generation("g2", 257)],
-        messages_end: 512,
-        tasks_end: 320,
+        messages_end: MessageId(512),
+        tasks_end: TaskId(320),
         starts: 2,
         copied: false,
     };
     let mark = Mark {
         generation: "g2".into(),
-        message_block_end: 512,
-        task_block_end: 320,
+        message_block_end: MessageId(512),
+        task_block_end: TaskId(320),
         starts: 2,
-        orderly_end: Some(OrderlyEnd { last_message_id: 12, last_task_id: 0 }),
+        orderly_end: Some(OrderlyEnd { last_message_id: MessageId(12), last_task_id: TaskId(0) }),
         revoked: Vec::new(),
     };
-    let mut bench = Bench::with(HubSnapshot { data, mark: Some(mark), last_message: 12, ..Default::default() });
+    let mut bench = Bench::with(HubSnapshot { data, mark: Some(mark), last_message: MessageId(12), ..Default::default() });
     let (_, task) = bench.call("operator", "POST", "/api/tasks", json!({"title": "t", "to": "a"}));
     assert_eq!((task["id"].as_u64(), task["messageId"].as_u64()), (Some(257), Some(257)), "{task}");
     let done = json!({"status": "done", "generation": task["generation"]});

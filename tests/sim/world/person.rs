@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use agent_relay::core::http::Request;
 use agent_relay::core::hub::event::{Query, ReadAnswer};
+use agent_relay::core::ids::TaskId;
 use agent_relay::core::rng::Rng;
 use agent_relay::wire::api::path;
 use serde_json::{Value, json};
@@ -42,7 +43,7 @@ impl World {
             if self.healed || self.person.rng.percent(50) {
                 self.say(format!("the person opens task {task} again"));
                 *self.person.reopened.entry(message).or_default() += 1;
-                self.ask_as_person("PATCH", path::task(task), json!({"status": "open", "agentId": "user"}));
+                self.ask_as_person("PATCH", path::task(TaskId(task)), json!({"status": "open", "agentId": "user"}));
             }
         }
     }

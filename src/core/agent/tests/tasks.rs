@@ -2,11 +2,11 @@
 
 use super::*;
 use crate::core::agent::store::OutboxRow;
-use crate::core::ids::BatchNumber;
+use crate::core::ids::{BatchNumber, MessageId};
 
 /// The place of a message of the first relay that was met.
 fn place(id: u64) -> crate::core::ids::MessageRef {
-    crate::core::ids::MessageRef { family: 1, id, generation: 1 }
+    crate::core::ids::MessageRef { family: 1, id: MessageId(id), generation: 1 }
 }
 
 impl Bench {
@@ -16,7 +16,7 @@ impl Bench {
 
     fn offer(&mut self, id: u64, task: u64) -> Vec<Effect> {
         let message = Message {
-            id,
+            id: MessageId(id),
             from: "user".into(),
             to: "a".into(),
             kind: "task".into(),

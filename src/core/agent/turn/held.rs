@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::core::Cause;
@@ -10,7 +12,7 @@ use crate::core::agent::Agent;
 use crate::core::agent::calls::Purpose;
 use crate::core::agent::store::StoreOp;
 use crate::core::agent::text::ROUNDS;
-use crate::core::ids::MessageRef;
+use crate::core::ids::{MessageId, MessageRef, TaskId};
 use crate::core::limits::{CLAIM_RENEWAL_INTERVAL, HELD_TASKS_MAX, TASK_ROUNDS_MAX};
 use crate::core::time::Now;
 use crate::wire::api::{Message, path, task_is_final};
@@ -39,7 +41,7 @@ impl Agent {
     }
 
     /// The turn of a task was interrupted: nobody starts it again but who asks for that.
-    pub(super) fn block_task(&mut self, now: Now, task: u64, at: MessageRef) {
+    pub(super) fn block_task(&mut self, now: Now, task: TaskId, at: MessageRef) {
         let unsaid = match self.life.terminal.is_some() || self.config.personal {
             true => "interrupted at the agent's terminal",
             false => "the agent ended its turn as cancelled",
@@ -112,13 +114,13 @@ impl Agent {
 }
 
 /// Numbers by message, as a note holds them: family, id, generation, number.
-fn note(numbers: &BTreeMap<MessageRef, u64>) -> Option<String> {
-    let all: Vec<(u32, u64, u32, u64)> = numbers.iter().map(|(at, number)| (at.family, at.id, at.generation, *number)).collect();
+fn note<N: Copy + Serialize>(numbers: &BTreeMap<MessageRef, N>) -> Option<String> {
+    let all: Vec<(u32, MessageId, u32, N)> = numbers.iter().map(|(at, number)| (at.family, at.id, at.generation, *number)).collect();
     (!all.is_empty()).then(|| json!(all).to_string())
 }
 
-fn noted(notes: &[(String, String)], name: &str) -> BTreeMap<MessageRef, u64> {
+fn noted<N: DeserializeOwned>(notes: &[(String, String)], name: &str) -> BTreeMap<MessageRef, N> {
     let text = notes.iter().find(|(key, _)| key == name).map(|(_, text)| text.as_str());
-    let all: Vec<(u32, u64, u32, u64)> = text.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+    let all: Vec<(u32, MessageId, u32, N)> = text.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
     all.into_iter().map(|(family, id, generation, number)| (MessageRef { family, id, generation }, number)).collect()
 }

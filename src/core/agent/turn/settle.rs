@@ -11,7 +11,7 @@ use crate::core::agent::generations::old_answer;
 use crate::core::agent::store::OutboxRow;
 use crate::core::agent::store::TaskEnd;
 use crate::core::agent::text::cut;
-use crate::core::ids::{BatchNumber, MessageRef};
+use crate::core::ids::{BatchNumber, MessageId, MessageRef, TaskId};
 use crate::core::limits::REPLY_BODY_BYTES_MAX;
 use crate::core::session::TurnEnd;
 use crate::core::time::Now;
@@ -104,7 +104,7 @@ impl Agent {
         if crate::planted::is("reply-without-transaction") {
             self.settle_early(&batch.entries);
         }
-        let owed: BTreeSet<u64> = self.obligations.iter().map(|owed| owed.message_id).collect();
+        let owed: BTreeSet<MessageId> = self.obligations.iter().map(|owed| owed.message_id).collect();
         // A message that the relay does not count as read yet cannot stand among the obligations.
         // A task that was interrupted is not over: whoever goes on with it answers.
         let is_over = |entry: &Entry| end != TurnEnd::Cancelled || task_of(&entry.message).is_none();
@@ -269,6 +269,6 @@ impl Agent {
 /// The message is not done; if the relay offers it again, it is new.
 struct NotSettled;
 
-fn task_of(message: &Message) -> Option<u64> {
+fn task_of(message: &Message) -> Option<TaskId> {
     message.task_id().filter(|_| message.claimable)
 }

@@ -10,7 +10,7 @@ fn task_for(bench: &mut Bench, sender: &str, to: &str) -> (u64, String, String) 
 }
 
 fn waits_for(bench: &Bench, agent: &str, message: u64) -> bool {
-    bench.hub.queues.get(agent).is_some_and(|queue| queue.ids.contains(&message))
+    bench.hub.queues.get(agent).is_some_and(|queue| queue.ids.contains(&MessageId(message)))
 }
 
 fn code(answer: &(u16, Value)) -> (u16, &str) {
@@ -90,12 +90,18 @@ fn a_restart_of_the_hub_keeps_a_task_blocked() {
         let mut bench = Bench::new();
         let stored = |id: &str| StoredAgent { id: id.into(), ..Default::default() };
         let snapshot = HubSnapshot {
-            last_message: 7,
-            last_task: 3,
+            last_message: MessageId(7),
+            last_task: TaskId(3),
             agents: vec![stored("a"), stored("b")],
-            unacknowledged: if claim.is_some() { vec![("b".into(), vec![7])] } else { Vec::new() },
-            offers: vec![StoredOffer { message: 7, task: Some(3), recipients: vec!["a".into(), "b".into()], claim }],
-            tasks: vec![super::StoredTask { id: 3, message: 7, status: "blocked".into(), sender: "user".into(), restored: false }],
+            unacknowledged: if claim.is_some() { vec![("b".into(), vec![MessageId(7)])] } else { Vec::new() },
+            offers: vec![StoredOffer { message: MessageId(7), task: Some(TaskId(3)), recipients: vec!["a".into(), "b".into()], claim }],
+            tasks: vec![super::StoredTask {
+                id: TaskId(3),
+                message: MessageId(7),
+                status: "blocked".into(),
+                sender: "user".into(),
+                restored: false,
+            }],
             tokens: bench.hub.tokens.iter().map(|(hash, record)| (hash.clone(), (**record).clone())).collect(),
             ..Default::default()
         };
