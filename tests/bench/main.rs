@@ -1,19 +1,21 @@
 //! The figures of the README, measured side by side in one run: `make bench`. A benchmark, never a timed test.
 //!
-//! `figures start idle` runs only the rows named. The release binary must be built before.
+//! `figures start idle` runs only the rows named. The release binary must be built before. `OLD_BIN` names an older release binary, which
+//! is measured right beside it, group by group.
 
 mod claude;
 mod fleet;
 #[path = "../interop/model.rs"]
 #[allow(dead_code)]
 mod model;
+mod table;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, LazyLock, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use agent_relay::core::agent::event::{Event, StoreEvent};
@@ -26,59 +28,40 @@ use agent_relay::wire::api::{Message, path};
 use agent_relay::wire::bus::{ClientFrame, Registered, Registration, RelayFrame};
 use crossbeam_channel::bounded;
 use serde_json::{Value, json};
+use table::{BIN, OLD_BIN, bin, measure, row};
 use tungstenite::Message as Frame;
-
-static BIN: LazyLock<String> = LazyLock::new(|| {
-    std::env::var("BENCH_BIN").unwrap_or_else(|_| concat!(env!("CARGO_MANIFEST_DIR"), "/target/release/agent-relay").into())
-});
 
 fn main() {
     if let Ok(path) = std::env::var("BENCH_PROVIDER") {
         return provider(Path::new(&path));
     }
     let wanted: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
-    let on = |name: &str| wanted.is_empty() || wanted.iter().any(|word| word == name);
-    assert!(Path::new(&*BIN).exists(), "build the release binary first: make build");
+    for path in [Some(&*BIN), OLD_BIN.as_ref()].into_iter().flatten() {
+        assert!(Path::new(path).exists(), "{path} is not there; `make build` builds the release binary");
+    }
     println!("{}", machine());
     let commit = commit_time();
-    println!("| figure | goal | here |\n| --- | --- | --- |");
-    if on("start") {
-        start();
+    match &*OLD_BIN {
+        None => println!("| figure | goal | here |\n| --- | --- | --- |"),
+        Some(_) => println!("| figure | goal | here | older | here : older |\n| --- | --- | --- | --- | --- |"),
     }
-    if on("latency") {
-        latency(commit);
+    // What runs our own code in this process, or writes the store that the hub then opens, has no older side.
+    let groups: &[(&str, bool, &dyn Fn())] = &[
+        ("start", true, &start),
+        ("latency", true, &|| latency(commit)),
+        ("enqueue", false, &|| enqueue(commit)),
+        ("drain", false, &drain),
+        ("post", true, &post),
+        ("hook", true, &hook),
+        ("claude", true, &claude::prompt),
+        ("follow", true, &claude::follow),
+        ("idle", true, &idle),
+        ("fleet", true, &fleet::fleet),
+        ("history", false, &fleet::history),
+    ];
+    for (name, has_older, run) in groups.iter().filter(|(name, ..)| wanted.is_empty() || wanted.iter().any(|word| word == name)) {
+        measure(*has_older, *run, name);
     }
-    if on("enqueue") {
-        enqueue(commit);
-    }
-    if on("drain") {
-        drain();
-    }
-    if on("post") {
-        post();
-    }
-    if on("hook") {
-        hook();
-    }
-    if on("claude") {
-        claude::prompt();
-    }
-    if on("follow") {
-        claude::follow();
-    }
-    if on("idle") {
-        idle();
-    }
-    if on("fleet") {
-        fleet::fleet();
-    }
-    if on("history") {
-        fleet::history();
-    }
-}
-
-fn row(figure: &str, goal: &str, here: String) {
-    println!("| {figure} | {goal} | {here} |");
 }
 
 fn machine() -> String {
@@ -122,7 +105,7 @@ impl Drop for Running {
 }
 
 fn command(home: &Path) -> Command {
-    let mut command = Command::new(&*BIN);
+    let mut command = Command::new(bin());
     command.env_clear().env("PATH", "/usr/bin:/bin").env("HOME", home).env("AGENT_RELAY_HOME", home);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     command
@@ -276,7 +259,7 @@ fn start() {
             if let Some(path) = certificate {
                 command.env("SSL_CERT_FILE", path);
             }
-            command.args(["run", "acp", "--agent-id", "a", "--", &BIN, "demo-agent"]);
+            command.args(["run", "acp", "--agent-id", "a", "--", bin(), "demo-agent"]);
             let at = Instant::now();
             let running = Running(command.spawn().expect("starts"));
             let registered = told.recv_timeout(Duration::from_secs(10)).expect("registers");
@@ -426,7 +409,7 @@ fn latency(commit: Duration) {
 }
 
 fn idle() {
-    let setup = setup("idle", &[&BIN, "demo-agent"], &[]);
+    let setup = setup("idle", &[bin(), "demo-agent"], &[]);
     std::thread::sleep(Duration::from_secs(3));
     for (name, pid, goal) in
         [("runner", setup.pids.1, "≤ 8 MB PSS; ≤ 20 a minute besides heartbeats and pings"), ("hub", setup.pids.0, "–")]
@@ -592,7 +575,7 @@ fn one_shot(port: u16, token: &str) -> Duration {
 }
 
 fn post() {
-    let setup = setup("post", &[&BIN, "demo-agent"], &[]);
+    let setup = setup("post", &[bin(), "demo-agent"], &[]);
     let info: Value =
         serde_json::from_str(&std::fs::read_to_string(setup.folder.0.join("agents/a/runner.json")).expect("info")).expect("JSON");
     let port: u16 = info["controlUrl"].as_str().and_then(|url| url.rsplit(':').next()).and_then(|p| p.parse().ok()).expect("port");
@@ -694,7 +677,7 @@ fn kept(port: u16, token: &str) -> (u64, Duration) {
 
 /// What a hook costs as a whole process, beside a shell that posts with curl; and what starting costs.
 fn hook() {
-    let setup = setup("hook", &[&BIN, "demo-agent"], &[]);
+    let setup = setup("hook", &[bin(), "demo-agent"], &[]);
     let info: Value =
         serde_json::from_str(&std::fs::read_to_string(setup.folder.0.join("agents/a/runner.json")).expect("info")).expect("JSON");
     let port = info["controlUrl"].as_str().and_then(|url| url.rsplit(':').next()).expect("port").to_string();
@@ -708,16 +691,16 @@ fn hook() {
     std::fs::write(&payload, json!({"session_id": "s", "hook_event_name": "Stop", "stop_hook_active": false}).to_string()).expect("writes");
     let runs: [(&str, Vec<&str>); 5] = [
         ("bash and curl", vec!["/bin/bash", "-c", &curl]),
-        ("hook stop, direct", vec![&BIN, "hook", "stop"]),
+        ("hook stop, direct", vec![bin(), "hook", "stop"]),
         ("hook stop, through the shell script", vec!["/bin/sh", script, "stop"]),
-        ("agent-relay version", vec![&BIN, "version"]),
+        ("agent-relay version", vec![bin(), "version"]),
         ("/bin/true", vec!["/bin/true"]),
     ];
     let mut times: Vec<Vec<Duration>> = vec![Vec::new(); runs.len()];
     for round in 0..210 {
         for (at, (name, words)) in runs.iter().enumerate() {
             let mut command = command(&setup.folder.0);
-            command.env("AGENT_RELAY_RUNNER_PORT", &port).env("AGENT_RELAY_RUNNER_TOKEN", &token).env("AGENT_RELAY_BIN", &*BIN);
+            command.env("AGENT_RELAY_RUNNER_PORT", &port).env("AGENT_RELAY_RUNNER_TOKEN", &token).env("AGENT_RELAY_BIN", bin());
             // As the provider's own process would: a post of another session is dropped, which costs the same.
             command.env("AGENT_RELAY_PROVIDER_SESSION_ID", "bench").stdin(std::fs::File::open(&payload).expect("payload"));
             let mut real = Command::new(words[0]);
