@@ -14,7 +14,9 @@ MUSL := $(shell command -v musl-gcc >/dev/null && rustup target list --installed
 TARGET ?= $(or $(MUSL),$(HOST))
 BIN := target/$(TARGET)/release/agent-relay
 # Random bytes by the system call: a static binary would look for /dev/urandom, which an empty chroot does not have.
-STATIC := RUSTFLAGS='-C target-feature=+crt-static --cfg getrandom_backend="linux_getrandom"'
+# Relocations in their short form (0.2 MB) where the C library that is linked in can read them.
+SHORT := $(if $(MUSL),,$(shell getconf GNU_LIBC_VERSION 2>/dev/null | awk '{ split($$2, v, "."); if (v[1] > 2 || v[2] >= 36) print "-C link-arg=-Wl,-z,pack-relative-relocs" }'))
+STATIC := RUSTFLAGS='-C target-feature=+crt-static --cfg getrandom_backend="linux_getrandom" $(SHORT)'
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
 ARM := aarch64-unknown-linux-gnu
 ARM_LINKER := $(shell command -v aarch64-linux-gnu-gcc)
