@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::Connection;
 
-use super::database::{Check, Moved, beside, copy_checked, error_of, io_error_of, open_for_reading, quick_check, sync_folder};
+use super::database::{Check, Moved, beside, copy_checked, error_of, io_error_of, sync_folder};
 use super::salvage::{Plan, dated, salvage};
 use super::store::{SCHEMAS, Store};
 use crate::core::store::{StoreError, StoreKind};
@@ -32,7 +32,7 @@ pub fn open_or_set_aside(path: &Path, outbox_bytes_max: u64) -> Result<(Store, O
     let unclean = std::fs::metadata(beside(path, "-wal")).is_ok_and(|meta| meta.len() > 0);
     let opened = Store::open(path, outbox_bytes_max).and_then(|store| {
         if unclean || damage_file(path).exists() {
-            sound(path)?;
+            sound(&store, path)?;
         }
         store.snapshot().map_err(|error| error_of(format!("cannot read the store {}", path.display()), &error))?;
         Ok(store)
@@ -61,10 +61,9 @@ pub fn suspect(path: &Path) {
     let _ = std::fs::write(damage_file(path), "");
 }
 
-fn sound(path: &Path) -> Result<(), StoreError> {
+fn sound(store: &Store, path: &Path) -> Result<(), StoreError> {
     let budget = if damage_file(path).exists() { CHECK_TIME * 20 } else { CHECK_TIME };
-    let Ok(db) = open_for_reading(path) else { return Ok(()) };
-    match quick_check(&db, budget, &crossbeam_channel::never()) {
+    match store.check(budget) {
         Ok(Check::Damaged(said)) => Err(StoreError::new(StoreKind::Corrupt, format!("the store {}", path.display()), said)),
         Ok(_) => Ok(()),
         Err(error) if error.kind == StoreKind::Corrupt => Err(error),

@@ -1,7 +1,7 @@
 //! SQLite files: opened, checked and told about in one place, for every store.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, BufReader, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -23,6 +23,10 @@ const BUSY_TIME_AT_START: Duration = Duration::from_secs(10);
 const INTERRUPT_AGAIN: Duration = Duration::from_millis(5);
 /// A schema that is newer by more than this was never written by anybody.
 const VERSIONS_MAX: i64 = 10_000;
+/// Bytes that are read of it at a time.
+const LOG_CHUNK: usize = 64 << 10;
+/// Pages that are looked at so quickly that nobody needs to watch the time.
+const PAGES_FEW: i64 = 256;
 /// Bytes of a write-ahead log that are looked through before a newer file is opened.
 const LOG_BYTES_MAX: u64 = 256 << 20;
 
@@ -221,7 +225,8 @@ fn version_before_opening(path: &Path) -> Option<i64> {
         version = number(&head[60..]);
     }
     // The newest first page may still stand in the log only.
-    if let Ok(mut log) = File::open(beside(path, "-wal")) {
+    if let Ok(log) = File::open(beside(path, "-wal")) {
+        let mut log = BufReader::with_capacity(LOG_CHUNK, log);
         let mut head = [0u8; 32];
         if log.read_exact(&mut head).is_ok() {
             let page = u64::from(number(&head[8..])?);
@@ -229,13 +234,16 @@ fn version_before_opening(path: &Path) -> Option<i64> {
             let mut at = 32;
             while at < LOG_BYTES_MAX {
                 let mut frame = [0u8; 24 + 64];
-                if log.seek(SeekFrom::Start(at)).and_then(|_| log.read_exact(&mut frame)).is_err() || frame[8..16] != salts[..] {
+                if log.read_exact(&mut frame).is_err() || frame[8..16] != salts[..] {
                     break;
                 }
                 if number(&frame) == Some(1) {
                     version = number(&frame[24 + 60..]);
                 }
                 at += 24 + page;
+                if log.seek_relative(page as i64 - 64).is_err() {
+                    break;
+                }
             }
         }
     }
@@ -328,6 +336,15 @@ pub enum Check {
     Unfinished,
 }
 
+/// The look at a store before it is used, on its own connection: a small one is through at once.
+pub fn quick_check_at_start(db: &Connection, budget: Duration) -> Result<Check, StoreError> {
+    let pages: i64 = db.query_row("PRAGMA page_count", [], |row| row.get(0)).unwrap_or(i64::MAX);
+    if pages > PAGES_FEW {
+        return quick_check(db, budget, &crossbeam_channel::never());
+    }
+    told(check_tables(db), Err)
+}
+
 /// Looks at every page of a file, table by table so that no long read keeps the log from shrinking, for at most `budget`.
 /// `ended`: a channel whose end ends the look.
 pub fn quick_check(db: &Connection, budget: Duration, ended: &Receiver<()>) -> Result<Check, StoreError> {
@@ -349,16 +366,23 @@ pub fn quick_check(db: &Connection, budget: Duration, ended: &Receiver<()>) -> R
         });
         let found = check_tables(db);
         drop(done);
-        match found {
-            Ok(None) => Ok(Check::Fine),
-            Ok(Some(said)) => Ok(Check::Damaged(said)),
-            Err(error) => match error_of("cannot check the store", &error) {
-                StoreError { kind: StoreKind::Corrupt, .. } => Ok(Check::Damaged(error.to_string())),
-                _ if watch.join().is_ok_and(|over| over) => Ok(Check::Unfinished),
-                other => Err(other),
-            },
-        }
+        told(found, |error| if watch.join().is_ok_and(|over| over) { Ok(Check::Unfinished) } else { Err(error) })
     })
+}
+
+/// What was found; `otherwise` says what an error means that is no damage.
+fn told(
+    found: rusqlite::Result<Option<String>>,
+    otherwise: impl FnOnce(StoreError) -> Result<Check, StoreError>,
+) -> Result<Check, StoreError> {
+    match found {
+        Ok(None) => Ok(Check::Fine),
+        Ok(Some(said)) => Ok(Check::Damaged(said)),
+        Err(error) => match error_of("cannot check the store", &error) {
+            StoreError { kind: StoreKind::Corrupt, .. } => Ok(Check::Damaged(error.to_string())),
+            other => otherwise(other),
+        },
+    }
 }
 
 fn check_tables(db: &Connection) -> rusqlite::Result<Option<String>> {

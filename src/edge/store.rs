@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
@@ -16,7 +17,7 @@ use crate::core::ids::{BatchNumber, MessageId, MessageRef, ProcessRef, TaskId};
 use crate::core::limits::*;
 use crate::core::store::{StoreError, StoreKind};
 use crate::edge::aside::{put_back, suspect};
-use crate::edge::database::{Place, drop_copies, error_of, give_back, open_database, rows_of};
+use crate::edge::database::{Check, Place, drop_copies, error_of, give_back, open_database, quick_check_at_start, rows_of};
 use crate::os;
 use crate::wire::api::Command;
 
@@ -145,6 +146,11 @@ impl Store {
         drop(statement);
         (self.rows, self.poisoned, self.bytes, self.settled) = (rows as u64, poisoned as u64, bytes as u64, settled);
         Ok(())
+    }
+
+    /// Looks at every page before the store is used, for at most so long.
+    pub fn check(&self, budget: Duration) -> Result<Check, StoreError> {
+        quick_check_at_start(&self.db, budget)
     }
 
     /// All that an agent starts from.

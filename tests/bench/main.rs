@@ -77,7 +77,10 @@ struct Folder(PathBuf);
 
 impl Folder {
     fn new(name: &str) -> Folder {
-        let dir = std::env::temp_dir().join(format!("agent-relay-bench-{}-{name}", std::process::id()));
+        // What an older binary finds must not be a newer one's.
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let dir = std::env::temp_dir().join(format!("agent-relay-bench-{}-{count}-{name}", std::process::id()));
         std::fs::create_dir_all(&dir).expect("temp dir");
         Folder(dir)
     }
