@@ -30,13 +30,16 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 /// One order.
 #[derive(Debug)]
 pub enum Order {
-    /// Open the bus of a relay.
-    Connect(Base, Secret),
+    /// Open the bus of a relay. Boxed: the queue has a place of this size for each order that it can hold.
+    Connect(Box<(Base, Secret)>),
     /// Send a frame.
     Send(String),
     /// Close with a normal close frame.
     Disconnect(String),
 }
+
+// Thousands of places.
+const _: () = assert!(size_of::<Order>() <= 32);
 
 /// Limits of a WebSocket: small buffers, so that a thousand cost little.
 pub fn ws_config(unsent_max: usize) -> WebSocketConfig {
@@ -168,7 +171,8 @@ impl Bus {
 
     fn carry_out(&mut self, order: Order) -> bool {
         match order {
-            Order::Connect(base, token) => {
+            Order::Connect(to) => {
+                let (base, token) = *to;
                 self.live = None;
                 match connect(&base, &token) {
                     Ok(socket) => {

@@ -355,7 +355,7 @@ fn dispatch(ports: &Ports, effects: Vec<Effect>, end: &mut End) -> bool {
             Effect::LookAtStore => ports.store.order(StoreOrder::Look),
             Effect::Read { number, query } => match &ports.reader {
                 Some(reader) => reader.order((number, query)),
-                None => ports.store.order(StoreOrder::Read { number, query }),
+                None => ports.store.order(StoreOrder::Read { number, query: Box::new(query) }),
             },
             Effect::Respond { ticket, status, body } => orders.push(GateOrder::Respond { ticket, status, body }),
             Effect::Accept { ticket } => orders.push(GateOrder::Accept { ticket }),

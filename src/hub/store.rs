@@ -104,10 +104,13 @@ pub enum Order {
     Read {
         /// Number for the answer.
         number: u64,
-        /// The question.
-        query: Query,
+        /// The question. Boxed: the queue has a place of this size for each order that it can hold.
+        query: Box<Query>,
     },
 }
+
+// Thousands of places.
+const _: () = assert!(size_of::<Order>() <= 32);
 
 /// The writer's connection.
 pub struct HubStore {
@@ -719,7 +722,7 @@ pub fn run(mut store: HubStore, mut mark: MarkFile, orders: Receiver<Order>, lan
                 Order::Commit { number, ops } => stalled.push((number, ops)),
                 Order::Retry => retry = true,
                 Order::Look => looks = true,
-                Order::Read { number, query } => reads.push((number, query)),
+                Order::Read { number, query } => reads.push((number, *query)),
                 Order::Vacuum => vacuum = vacuum.or(sizes(&store.db).ok().map(|(bytes, _)| bytes)).or(Some(0)),
             }
             if stalled.len() < GROUP_MAX && reads.len() < GROUP_MAX {

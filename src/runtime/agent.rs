@@ -195,7 +195,7 @@ fn dispatch(ports: &mut Ports, effects: Vec<Effect>, tell: fn(&str)) -> Option<O
             Effect::RetryStore => ports.store.order(store::Order::Retry),
             Effect::FetchInbox { after, limit } => ports.store.order(store::Order::FetchInbox { after, limit }),
             Effect::FetchOutbox => ports.store.order(store::Order::FetchOutbox),
-            Effect::Connect { token } => ports.bus.order(bus::Order::Connect(ports.relay.clone(), token)),
+            Effect::Connect { token } => ports.bus.order(bus::Order::Connect(Box::new((ports.relay.clone(), token)))),
             Effect::Send(frame) => ports.bus.order(bus::Order::Send(frame.to_text())),
             Effect::Disconnect { reason } => ports.bus.order(bus::Order::Disconnect(reason)),
             Effect::Call { call, method, path, body, token } => {
