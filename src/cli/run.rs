@@ -239,6 +239,8 @@ fn start(typed: Typed, provider: &'static provider::Provider) -> Outcome {
         ..Default::default()
     };
     let text = serde_json::to_string_pretty(&info).expect("plain data") + "\n";
+    // That of an earlier life tells nothing true any more, and on a full disk this one has no other place.
+    let _ = std::fs::remove_file(&info_file);
     // Without it neither tools nor people find this runner.
     os::replace_private_file(&info_file, &text, false)
         .map_err(|error| Failure::system(format!("cannot write the runner info file {}: {error}", info_file.display())))?;
