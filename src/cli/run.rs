@@ -452,7 +452,7 @@ fn registration_meta(typed: &Typed, settings: &Settings, provider: &str, started
         "package": {"name": "agent-relay-runner", "version": VERSION},
         "version": VERSION, "provider": provider, "model": settings.model, "effort": settings.effort,
         "transport": settings.transport.word(), "profile": value("--profile").or_else(|| env("AGENT_RELAY_AGENT_PROFILE")), "agentProfile": null,
-        "processStart": {"boot": os::boot_id(), "ticks": os::process(std::process::id()).start},
+        "processStart": {"boot": os::boot_id(), "ticks": Some(os::process(std::process::id()).start).filter(|ticks| *ticks > 0)},
         "runnerId": settings.runner_id, "startedAt": started_at, "tmuxSession": env("AGENT_RELAY_TMUX_SESSION"), "tmuxSocket": null,
         "policyName": env("AGENT_RELAY_POLICY"), "spawnRequestId": env("AGENT_RELAY_SPAWN_REQUEST_ID"),
         "automationId": env("AGENT_RELAY_AUTOMATION_ID"), "automationRunId": env("AGENT_RELAY_AUTOMATION_RUN_ID"),

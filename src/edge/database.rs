@@ -23,7 +23,7 @@ const BUSY_TIME_AT_START: Duration = Duration::from_secs(10);
 const INTERRUPT_AGAIN: Duration = Duration::from_millis(5);
 /// A schema that is newer by more than this was never written by anybody.
 const VERSIONS_MAX: i64 = 10_000;
-/// Bytes that are read of it at a time.
+/// Bytes of a write-ahead log that are read at a time.
 const LOG_CHUNK: usize = 64 << 10;
 /// Pages that are looked at so quickly that nobody needs to watch the time.
 const PAGES_FEW: i64 = 256;

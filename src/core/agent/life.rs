@@ -262,7 +262,7 @@ impl Agent {
             (Some(failure), Some((_, words))) => format!("{failure}; it said: {words}"),
             (failure, _) => failure.unwrap_or(reason),
         };
-        (self.life.record.process.pid, self.life.record.provider_session) = (0, String::new());
+        (self.life.record.process, self.life.record.provider_session) = Default::default();
         self.ops.push(StoreOp::ProviderPut(self.life.record.clone()));
         self.tracker.clear_work(TURN);
         self.tracker.clear_all_work();
