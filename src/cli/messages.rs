@@ -296,7 +296,7 @@ pub fn tasks(tasks: &Tasks) -> Outcome {
     let words: Vec<&str> = tasks.action.iter().map(String::as_str).collect();
     let id = |word: Option<&&str>| -> Result<TaskId, Failure> {
         let word = word.ok_or_else(|| Failure::usage("say which task: `agent-relay tasks` lists them"))?;
-        word.trim_start_matches('#').parse().map_err(|_| Failure::usage(format!("{word:?} is no task id")))
+        word.parse().map_err(|_| Failure::usage(format!("{word:?} is no task id")))
     };
     match words.first().copied() {
         None => {

@@ -41,11 +41,13 @@ macro_rules! numbers {
             }
         }
 
+        /// As people write it, also with the sign that they are shown it with.
         impl FromStr for $name {
-            type Err = std::num::ParseIntError;
+            type Err = &'static str;
 
             fn from_str(text: &str) -> Result<$name, Self::Err> {
-                text.parse().map($name)
+                let number = text.strip_prefix('#').unwrap_or(text).parse().ok();
+                number.filter(|number| *number > 0).map($name).ok_or("an id is a number, such as 12")
             }
         }
 
@@ -66,4 +68,19 @@ numbers! {
     /// A task, as a relay numbers it, likewise.
     #[derive(Serialize, Deserialize)]
     TaskId
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_read_as_people_write_them() {
+        for (text, id) in
+            [("12", Some(12)), ("#12", Some(12)), ("0", None), ("", None), ("#", None), ("##1", None), ("-1", None), ("x", None)]
+        {
+            assert_eq!(text.parse::<MessageId>().ok(), id.map(MessageId), "{text:?}");
+        }
+        assert_eq!("99999999999999999999".parse::<TaskId>(), Err("an id is a number, such as 12"));
+    }
 }
