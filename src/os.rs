@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use ring::rand::{SecureRandom, SystemRandom};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
-use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, kill_process_group, setrlimit};
+use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, Signal, getrlimit, kill_process, kill_process_group, pidfd_open, setrlimit};
 
 /// Random bytes for ids, tokens and seeds.
 pub fn random_bytes<const N: usize>() -> [u8; N] {
@@ -226,14 +226,27 @@ pub fn replace_private_file(path: &Path, text: &str, durable: bool) -> io::Resul
     written().inspect_err(|_| drop(fs::remove_file(&temporary)))
 }
 
-/// Takes an exclusive lock that lasts as long as the file is open; `None`: somebody has it.
+/// A killed holder of a lock is waited for at most so long.
+const LOCK_TIME: Duration = Duration::from_secs(2);
+
+/// Takes an exclusive lock that lasts as long as the file is open; `None`: somebody has it. Whoever was killed has it until the
+/// last of its threads has ended, a moment after it counts as dead: that is waited for, by the pid that holders write into it.
 pub fn lock(path: &Path) -> io::Result<Option<File>> {
     let file = OpenOptions::new().create(true).read(true).write(true).truncate(false).mode(0o600).open(path)?;
-    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(Some(file)),
-        Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
-        Err(error) => Err(error.into()),
+    let try_lock = || match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(true),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
+        Err(error) => Err(io::Error::from(error)),
+    };
+    let mut locked = try_lock()?;
+    let holder = || fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok());
+    if !locked && let Some(pid) = holder().filter(|pid| !is_alive(process(*pid))) {
+        if let Some(end) = Pid::from_raw(pid as i32).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()) {
+            wait(&mut [PollFd::new(&end, PollFlags::IN)], Some(LOCK_TIME));
+        }
+        locked = try_lock()?;
     }
+    Ok(locked.then_some(file))
 }
 
 /// A file that can be run.
