@@ -172,11 +172,9 @@ fn token_op(token: &str, profile: &str) -> HubOp {
     let record = TokenRecord {
         jti: format!("{profile}-{}", &os::sha256_hex(token)[..12]),
         profile_id: profile.into(),
-        agent_id: None,
-        renewed_from: None,
         scopes: crate::core::hub::scopes_of(profile).iter().map(|scope| scope.to_string()).collect(),
         issued_at: now,
-        expires_at: None,
+        ..Default::default()
     };
     HubOp::TokenPut { hash: os::sha256_hex(token), record }
 }

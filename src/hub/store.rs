@@ -17,9 +17,11 @@ use crate::edge::database::{Opened, Place, copy_checked, drop_copies, error_of, 
 use crate::os::crash_point;
 use crate::wire::api::{Command, Message, Task, TokenRecord, USER, command_is_final, task_is_final};
 
+/// Messages that one message can answer.
+const ANSWERS_MAX: usize = 4096;
 /// Commits that are put into one transaction.
 const GROUP_MAX: usize = 256;
-pub(super) const SCHEMAS: &[&str] = &[FIRST, MIRROR_AND_RETENTION, INDEXES_OF_RETENTION, GENERATIONS];
+pub(super) const SCHEMAS: &[&str] = &[FIRST, MIRROR_AND_RETENTION, INDEXES_OF_RETENTION, GENERATIONS, RIGHTS];
 
 /// Version 1.
 const FIRST: &str = "
@@ -82,6 +84,18 @@ CREATE TABLE generations (
   follows_message INTEGER NOT NULL, follows_task INTEGER NOT NULL, at INTEGER NOT NULL);
 CREATE TABLE facts (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 ALTER TABLE tasks ADD COLUMN restored INTEGER NOT NULL DEFAULT 0;
+";
+
+/// Version 5: what an agent's token says of it, and whose component ids are. An operator's token with all the scopes that there
+/// were goes on having all; one that was made with fewer keeps just those.
+const RIGHTS: &str = "
+ALTER TABLE agents ADD COLUMN policy TEXT;
+ALTER TABLE agents ADD COLUMN spawned_by TEXT;
+ALTER TABLE agents ADD COLUMN components TEXT NOT NULL DEFAULT '[]';
+UPDATE tokens SET record = json_insert(record, '$.scopes[#]', 'insight:write', '$.scopes[#]', 'token:issue')
+  WHERE record ->> '$.profileId' = 'operator' AND (SELECT count(DISTINCT value) FROM json_each(record, '$.scopes') WHERE value IN
+    ('agent:self', 'message:send', 'message:read', 'message:claim', 'task:update', 'command:issue', 'command:update', 'artifact:read',
+     'artifact:write', 'spawn')) = 10;
 ";
 
 /// One order of the writer.
@@ -194,19 +208,28 @@ impl HubStore {
                 _ => unacknowledged.push((recipient, vec![id])),
             }
         }
-        let mut statement = db.prepare("SELECT id, registration, epoch, label, last_seen FROM agents ORDER BY id")?;
+        let mut statement =
+            db.prepare("SELECT id, registration, epoch, label, last_seen, policy, spawned_by, components FROM agents ORDER BY id")?;
         let agents = statement
             .query_map([], |row| {
-                let registration: String = row.get(1)?;
+                let (registration, components): (String, String) = (row.get(1)?, row.get(7)?);
                 Ok(StoredAgent {
                     id: row.get(0)?,
                     registration: serde_json::from_str(&registration).unwrap_or_default(),
                     epoch: row.get::<_, i64>(2)? as u64,
                     label: row.get(3)?,
                     last_seen: row.get(4)?,
+                    policy: row.get(5)?,
+                    spawned_by: row.get(6)?,
+                    components: serde_json::from_str(&components).unwrap_or_default(),
                 })
             })?
             .collect::<Result<_, _>>()?;
+        let mut statement = db.prepare(
+            "SELECT DISTINCT m.sender FROM recipients r JOIN messages m ON m.id = r.message
+             WHERE r.acked = 0 AND r.session = 0 AND r.recipient <> 'user' AND m.sender <> 'user'",
+        )?;
+        let senders = statement.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
         let mut statement = db.prepare("SELECT id, task, claimed_by, claim_expires_at FROM messages WHERE offered = 1 ORDER BY id")?;
         let mut offers: Vec<StoredOffer> = statement
             .query_map([], |row| {
@@ -258,6 +281,7 @@ impl HubStore {
             last_task,
             unacknowledged,
             agents,
+            senders,
             offers,
             tasks,
             unresolved,
@@ -329,8 +353,8 @@ pub fn backup(from: &Path, to: &Path) -> Result<u64, Trouble> {
 pub struct Committed {
     /// Messages that were there before under their key: new id, first message.
     pub existing: Vec<(MessageId, Message)>,
-    /// Messages that were stored without the message that they answer: it is not there.
-    pub unattached: Vec<MessageId>,
+    /// Messages as they were stored without what they answer: it is not there, or not for their sender to see.
+    pub unattached: Vec<Message>,
     /// What the retention took away.
     pub retired: Retired,
 }
@@ -400,28 +424,44 @@ fn put_message(
     db: &Transaction<'_>,
     message: &Message,
     recipients: &[String],
-    key: Option<&str>,
+    (key, sees_all): (Option<&str>, bool),
     committed: &mut Committed,
 ) -> rusqlite::Result<()> {
-    let mut message = std::borrow::Cow::Borrowed(message);
-    if let Some(id) = message.reply_to
-        && !db.prepare_cached("SELECT 1 FROM messages WHERE id = ?1")?.exists([id])?
-    {
-        // It is kept, but it hangs on nothing.
-        message.to_mut().reply_to = None;
-        committed.unattached.push(message.id);
-    }
-    let message = message.as_ref();
-    let reply_to = message.reply_to;
-    // Whoever cannot see a message does not join its thread.
-    let mut statement = db.prepare_cached(
-        "SELECT thread FROM messages m WHERE m.id = ?1 AND (?2 = 'user' OR m.sender = ?2
+    // Whoever cannot see a message neither answers it nor joins its thread.
+    let mut visible = db.prepare_cached(
+        "SELECT thread FROM messages m WHERE m.id = ?1 AND (?3 OR m.sender = ?2
            OR EXISTS (SELECT 1 FROM recipients r WHERE r.recipient = ?2 AND r.message = ?1))",
     )?;
-    let thread = match reply_to {
-        Some(id) => statement.query_row(params![id, message.from], |row| row.get(0)).optional()?,
-        None => None,
+    let mut thread_of = |id: MessageId| -> rusqlite::Result<Option<MessageId>> {
+        visible.query_row(params![id, message.from, sees_all], |row| row.get(0)).optional()
     };
+    let mut thread = None;
+    let mut stored = std::borrow::Cow::Borrowed(message);
+    if let Some(id) = message.reply_to {
+        thread = thread_of(id)?;
+        if thread.is_none() {
+            stored.to_mut().reply_to = None;
+        }
+    }
+    if let Some(answers) = message.payload.get("answers").and_then(Value::as_array) {
+        let mut seen = Vec::with_capacity(answers.len());
+        for id in answers.iter().take(ANSWERS_MAX) {
+            let known = match id.as_u64() {
+                Some(id) => thread_of(MessageId(id))?.is_some(),
+                None => false,
+            };
+            seen.extend(known.then(|| id.clone()));
+        }
+        if seen.len() < answers.len() {
+            stored.to_mut().payload.insert("answers".into(), Value::Array(seen));
+        }
+    }
+    if let std::borrow::Cow::Owned(alone) = &stored {
+        // It is kept, but it hangs on nothing.
+        committed.unattached.push(alone.clone());
+    }
+    let message = stored.as_ref();
+    let reply_to = message.reply_to;
     let thread = thread.unwrap_or(message.id);
     let doc = serde_json::to_string(message).expect("plain data");
     let inserted = db
@@ -475,7 +515,9 @@ fn add_recipient(db: &Transaction<'_>, message: MessageId, recipient: &str, mirr
 fn apply(db: &Transaction<'_>, op: &HubOp, committed: &mut Committed) -> rusqlite::Result<()> {
     let run = |sql: &str, values: &[&dyn rusqlite::ToSql]| db.prepare_cached(sql)?.execute(values).map(|_| ());
     match op {
-        HubOp::MessagePut { message, recipients, key } => put_message(db, message, recipients, key.as_deref(), committed),
+        HubOp::MessagePut { message, recipients, key, sees_all } => {
+            put_message(db, message, recipients, (key.as_deref(), *sees_all), committed)
+        }
         HubOp::Adopt { generation, messages_end, tasks_end, starts, copy, at } => {
             if let Some(generation) = generation {
                 run(
@@ -564,8 +606,18 @@ fn apply(db: &Transaction<'_>, op: &HubOp, committed: &mut Committed) -> rusqlit
         HubOp::AgentPut(agent) => {
             let registration = serde_json::to_string(&agent.registration).expect("plain data");
             run(
-                "INSERT OR REPLACE INTO agents (id, registration, epoch, label, last_seen) VALUES (?1, ?2, ?3, ?4, ?5)",
-                &[&agent.id, &registration, &(agent.epoch as i64), &agent.label, &agent.last_seen],
+                "INSERT OR REPLACE INTO agents (id, registration, epoch, label, last_seen, policy, spawned_by, components)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+                &[
+                    &agent.id,
+                    &registration,
+                    &(agent.epoch as i64),
+                    &agent.label,
+                    &agent.last_seen,
+                    &agent.policy,
+                    &agent.spawned_by,
+                    &serde_json::to_string(&agent.components).expect("plain data"),
+                ],
             )
         }
         HubOp::AgentDelete { id } => run("DELETE FROM agents WHERE id = ?1", &[id]),
@@ -784,6 +836,7 @@ pub fn run(mut store: HubStore, mut mark: MarkFile, orders: Receiver<Order>, lan
 mod tests {
     use super::super::read::rows_of_recipient;
     use super::*;
+    use serde_json::json;
 
     fn put(store: &mut HubStore, id: u64, kind: &str, to: &str, created_at: i64) {
         let message = Message {
@@ -795,7 +848,7 @@ mod tests {
             created_at,
             ..Default::default()
         };
-        let op = HubOp::MessagePut { message, recipients: vec![to.into()], key: Some(format!("k{id}")) };
+        let op = HubOp::MessagePut { message, recipients: vec![to.into()], key: Some(format!("k{id}")), sees_all: true };
         store.commit(&[(0, vec![op])]).expect("memory");
     }
 
@@ -835,7 +888,9 @@ mod tests {
         let mut store = HubStore::in_memory().expect("memory");
         for id in [1, 2] {
             let message = Message { id: MessageId(id), from: "x".into(), to: "a".into(), claimable: true, ..Default::default() };
-            store.commit(&[(0, vec![HubOp::MessagePut { message, recipients: vec!["a".into()], key: None }])]).expect("memory");
+            store
+                .commit(&[(0, vec![HubOp::MessagePut { message, recipients: vec!["a".into()], key: None, sees_all: true }])])
+                .expect("memory");
         }
         store.commit(&[(0, vec![HubOp::ClaimPut { message: MessageId(1), agent: "a".into(), expires_at: 5 }])]).expect("memory");
         put(&mut store, 3, "chat", "a", 0);
@@ -864,7 +919,9 @@ mod tests {
         let task = Task { id: TaskId(1), status: "open".into(), message_id: MessageId(1), ..Default::default() };
         let mark = |status: &str| HubOp::TaskMark { id: TaskId(1), status: status.into(), agent: None, entry: Value::Null, at: 5 };
         let recipients = vec!["a".to_string(), "b".to_string()];
-        store.commit(&[(0, vec![HubOp::MessagePut { message, recipients, key: None }, HubOp::TaskPut(task)])]).expect("memory");
+        store
+            .commit(&[(0, vec![HubOp::MessagePut { message, recipients, key: None, sees_all: true }, HubOp::TaskPut(task)])])
+            .expect("memory");
         let work = vec![
             HubOp::ClaimPut { message: MessageId(1), agent: "a".into(), expires_at: 50 },
             HubOp::Acked { message: MessageId(1), recipient: "a".into() },
@@ -950,7 +1007,9 @@ mod tests {
                 created_at: 0,
                 ..Default::default()
             };
-            store.commit(&[(0, vec![HubOp::MessagePut { message, recipients: vec!["user".into()], key: None }])]).expect("commits");
+            store
+                .commit(&[(0, vec![HubOp::MessagePut { message, recipients: vec!["user".into()], key: None, sees_all: true }])])
+                .expect("commits");
         }
         while retain(&mut store, 100, 100, 200).more {}
         let (bytes, free) = sizes(&store.db).expect("sizes");
@@ -958,6 +1017,69 @@ mod tests {
         assert!(store.vacuum_step().expect("a step"), "it takes more than one");
         let (before, after) = store.vacuum().expect("vacuums");
         assert!(after < bytes / 4 && before > after && sizes(&store.db).expect("sizes").1 == 0, "{before} {after}");
+        std::fs::remove_dir_all(&dir).expect("clean up");
+    }
+
+    /// Whoever names the id of a message that it cannot see answers nothing; what it says is kept.
+    #[test]
+    fn an_answer_hangs_only_on_what_its_sender_can_see() {
+        for (from, sees_all, reply, answers) in [
+            ("boss", false, Some(1), json!([1])),
+            ("worker", false, Some(1), json!([1])),
+            ("stranger", false, None, json!([])),
+            ("user", true, Some(1), json!([1, 2])),
+            ("bridge", true, Some(1), json!([1, 2])),
+        ] {
+            let mut store = HubStore::in_memory().expect("memory");
+            let message = |id: u64, from: &str, to: &str| Message {
+                id: MessageId(id),
+                from: from.into(),
+                to: to.into(),
+                kind: "chat".into(),
+                body: "b".into(),
+                ..Default::default()
+            };
+            let put = |message: Message, to: &str| HubOp::MessagePut { message, recipients: vec![to.into()], key: None, sees_all };
+            let mut answer = message(3, from, "boss");
+            answer.reply_to = Some(MessageId(1));
+            answer.payload.insert("answers".into(), json!([1, 2, 99, "x"]));
+            let ops = vec![put(message(1, "boss", "worker"), "worker"), put(message(2, "else", "other"), "other"), put(answer, "boss")];
+            let committed = store.commit(&[(0, ops)]).expect("memory");
+            let stored = committed.unattached.first().expect("two of the answered are unknown");
+            assert_eq!((stored.reply_to.map(|id| id.0), &stored.payload["answers"]), (reply, &answers), "{from}");
+            let ReadAnswer::Json(kept) = store.answer(&Query::Message { id: MessageId(3), viewer: None }) else { panic!("kept") };
+            assert_eq!((kept["replyTo"].as_u64(), &kept["payload"]["answers"]), (reply, &answers), "{from}");
+            let ReadAnswer::Json(thread) = store.answer(&Query::Thread { id: MessageId(1), viewer: None }) else { panic!("a thread") };
+            assert_eq!(thread["messages"].as_array().map(Vec::len), Some(1 + usize::from(reply.is_some())), "{from}");
+        }
+    }
+
+    #[test]
+    fn an_older_operators_token_keeps_all_scopes_if_it_had_all() {
+        let dir = std::env::temp_dir().join(format!("agent-relay-hub-scopes-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).expect("temp dir");
+        let path = dir.join("hub.sqlite");
+        let before: Vec<&str> =
+            crate::core::hub::scopes_of("operator").iter().copied().filter(|s| !matches!(*s, "insight:write" | "token:issue")).collect();
+        {
+            let db = open_database(&path, &SCHEMAS[..4]).expect("opens").db;
+            for (hash, profile, scopes) in [
+                ("full", "operator", before.clone()),
+                ("other-order", "operator", before.iter().rev().copied().collect()),
+                ("narrow", "operator", before[1..].to_vec()),
+                ("twice", "operator", vec!["spawn"; before.len()]),
+                ("agent", "provider-agent", before.clone()),
+            ] {
+                let record = json!({"jti": hash, "profileId": profile, "scopes": scopes}).to_string();
+                db.execute("INSERT INTO tokens (hash, record) VALUES (?1, ?2)", [hash, &record]).expect("fills");
+            }
+        }
+        let tokens = HubStore::open(&path).expect("opens").snapshot().expect("reads").tokens;
+        for (hash, record) in tokens {
+            let more = record.scopes.iter().filter(|scope| matches!(scope.as_str(), "insight:write" | "token:issue")).count();
+            let full = hash == "full" || hash == "other-order";
+            assert_eq!(more, if full { 2 } else { 0 }, "{hash}: {:?}", record.scopes);
+        }
         std::fs::remove_dir_all(&dir).expect("clean up");
     }
 

@@ -333,6 +333,15 @@ pub struct TokenRecord {
     /// Id of the token that the first renewal came from; all of that line are revoked together.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub renewed_from: Option<String>,
+    /// What people call it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The policy that its agent serves: only a token says so, since an agent could claim any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub policy_name: Option<String>,
+    /// Whose wish its agent was made for: another agent or an orchestrator.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub spawned_by: Option<String>,
     /// What it may do.
     pub scopes: Vec<String>,
     /// Seconds.

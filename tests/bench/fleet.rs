@@ -451,7 +451,7 @@ pub fn history() {
                     created_at: super::now_ms(),
                     ..Default::default()
                 };
-                ops.push(HubOp::MessagePut { message, recipients: vec![to.clone()], key: Some(format!("k{id}")) });
+                ops.push(HubOp::MessagePut { message, recipients: vec![to.clone()], key: Some(format!("k{id}")), sees_all: true });
                 // One of ten still waits.
                 if !block.is_multiple_of(10) {
                     ops.push(HubOp::Read { message: id, recipient: to, at: 1, reason: Some("bench".into()) });

@@ -1,14 +1,16 @@
 //! Who is there: agents, their presence and their queues (D-14, D-16).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
-use super::Hub;
 use super::event::{Effect, HubOp, StoredAgent};
+use super::rights::{self, line_of};
+use super::{Hub, Refusal};
 use crate::core::ids::{MessageId, PeerId};
 use crate::core::limits::*;
 use crate::core::time::{Tick, sooner};
+use crate::wire::api::{AGENT_ID_RULE, TokenRecord, USER, is_agent_id};
 use crate::wire::bus::{CLOSE_DELETED, CLOSE_SUPERSEDED, Registration, RelayFrame};
 
 /// Unacknowledged messages of one recipient, ascending (D-12, D-13).
@@ -30,6 +32,24 @@ pub(super) fn merge_meta(known: &mut serde_json::Map<String, Value>, told: serde
     if (grows || told.len() > 64) && size(known) > META_BYTES_MAX {
         *known = if size(&told) > META_BYTES_MAX { Default::default() } else { told };
     }
+}
+
+/// Bytes of a component id.
+const COMPONENT_BYTES_MAX: usize = 400;
+/// Component ids that stay an agent's own.
+const COMPONENTS_KEPT_MAX: usize = 16;
+/// Senders without a registration that are remembered.
+const SENDERS_KEPT_MAX: usize = AGENTS_MAX;
+
+/// What others see of a card.
+const OPEN_FIELDS: [&str; 7] = ["id", "label", "tags", "capabilities", "status", "connected", "spawnedBy"];
+
+/// A card as it is shown to whoever sees the whole of it, or to others.
+pub(super) fn narrowed(mut card: Value, whole: bool) -> Value {
+    if let Some(fields) = card.as_object_mut().filter(|_| !whole) {
+        fields.retain(|name, _| OPEN_FIELDS.contains(&name.as_str()));
+    }
+    card
 }
 
 /// Whether a registration comes from a process that started before that of another one, on the same boot of the same
@@ -57,6 +77,8 @@ pub(super) struct Agent {
     pub offline_at: Option<Tick>,
     /// A read for its bus connection is under way.
     pub loading: bool,
+    /// The token, with its renewals, that registered it last.
+    pub by: String,
 }
 
 impl Agent {
@@ -65,10 +87,14 @@ impl Agent {
         self.stored.label.as_deref().or(told)
     }
 
-    pub fn policy(&self) -> Option<&str> {
-        self.stored.registration.meta.get("policyName").and_then(Value::as_str)
+    /// Its profile may want only what is addressed to itself: direct messages, its label, its policy.
+    pub fn is_narrow(&self) -> bool {
+        self.stored.registration.meta.get("broadTargets") == Some(&Value::Bool(false))
     }
 }
+
+/// Names that have sent something without being registered, with the time until which answers find them, ms.
+pub(super) type Senders = BTreeMap<String, i64>;
 
 impl Hub {
     pub(super) fn restore_agent(&mut self, mut stored: StoredAgent) {
@@ -76,6 +102,10 @@ impl Hub {
         let soon = self.now.wall.0 - FORGOTTEN_AFTER.as_millis() as i64 * 6 / 7;
         stored.last_seen = stored.last_seen.max(soon);
         let id = stored.id.clone();
+        if stored.components.is_empty() {
+            stored.components.extend(Some(stored.registration.component_id.clone()).filter(|component| !component.is_empty()));
+        }
+        self.components.extend(stored.components.iter().map(|component| (component.clone(), id.clone())));
         let agent = Agent {
             stored,
             peer: None,
@@ -84,31 +114,57 @@ impl Hub {
             meta: Default::default(),
             offline_at: None,
             loading: false,
+            by: String::new(),
         };
         self.agents.insert(id, agent);
+    }
+
+    /// What a registration may not say: another agent's names, or a role that its token does not have.
+    fn check_registration(&self, actor: &TokenRecord, id: &str, registration: &Registration) -> Result<(), Refusal> {
+        rights::own(actor, id)?;
+        rights::role(actor, &registration.role)?;
+        if !is_agent_id(id) {
+            return Err((422, "bad_agent_id", format!("{id:?} cannot be an agent id: {AGENT_ID_RULE}")));
+        }
+        // Commands are routed by component id too: nobody takes one that another agent has or had, nor an agent's id.
+        let component = registration.component_id.as_str();
+        let taken = |name: &str| self.components.get(name).is_some_and(|owner| owner != id);
+        if taken(component) || (component != id && self.agents.contains_key(component)) {
+            return Err((422, "component_taken", format!("the componentId {component:?} belongs to another agent")));
+        }
+        if taken(id) {
+            return Err((422, "component_taken", format!("{id:?} is the componentId of another agent")));
+        }
+        if component.len() > COMPONENT_BYTES_MAX {
+            return Err((422, "bad_component", format!("a componentId may have {COMPONENT_BYTES_MAX} bytes")));
+        }
+        if !self.agents.contains_key(id) && self.agents.len() >= AGENTS_MAX {
+            return Err((503, "too_many_agents", format!("this hub knows {AGENTS_MAX} agents already")));
+        }
+        Ok(())
+    }
+
+    /// The component id is this agent's from now on; of those that it had, the last few stay its own.
+    fn keep_component(&mut self, id: &str, component: &str) {
+        let Some(agent) = self.agents.get_mut(id).filter(|_| !component.is_empty()) else { return };
+        let own = &mut agent.stored.components;
+        own.retain(|known| known != component);
+        own.push(component.to_string());
+        self.components.insert(component.to_string(), id.to_string());
+        if own.len() > COMPONENTS_KEPT_MAX {
+            self.components.remove(&own.remove(0));
+        }
     }
 
     /// Registers an agent over bus (with a peer) or HTTP. The newer registration wins (D-25).
     pub(super) fn register(
         &mut self,
+        actor: &TokenRecord,
         id: &str,
         registration: Registration,
         peer: Option<PeerId>,
-    ) -> Result<u64, (u16, &'static str, String)> {
-        if !crate::wire::api::is_agent_id(id) {
-            return Err((422, "bad_agent_id", format!("{id:?} cannot be an agent id: {}", crate::wire::api::AGENT_ID_RULE)));
-        }
-        // Commands are routed by runner id too: nobody takes another agent's.
-        let component = registration.component_id.as_str();
-        let taken = |(other, agent): (&String, &Agent)| {
-            other != id && !component.is_empty() && (other == component || agent.stored.registration.component_id == component)
-        };
-        if registration.role != "orchestrator" && self.agents.iter().any(taken) {
-            return Err((422, "component_taken", format!("the componentId {component:?} belongs to another agent")));
-        }
-        if !self.agents.contains_key(id) && self.agents.len() >= AGENTS_MAX {
-            return Err((503, "too_many_agents", format!("this hub knows {AGENTS_MAX} agents already")));
-        }
+    ) -> Result<u64, Refusal> {
+        self.check_registration(actor, id, &registration)?;
         if !self.agents.contains_key(id) {
             self.restore_agent(StoredAgent { id: id.into(), ..Default::default() });
         }
@@ -118,6 +174,7 @@ impl Hub {
         if is_here && is_older(&registration, &agent.stored.registration) {
             return Err((409, "superseded", "a younger process of this machine registered this agent".into()));
         }
+        let component = registration.component_id.clone();
         let same = agent.stored.registration.instance_id == registration.instance_id;
         if !same || agent.stored.epoch == 0 {
             agent.stored.epoch += 1;
@@ -126,6 +183,9 @@ impl Hub {
         agent.meta = registration.meta.clone();
         agent.stored.registration = registration;
         agent.stored.last_seen = self.now.wall.0;
+        agent.stored.policy = actor.policy_name.clone();
+        agent.stored.spawned_by = actor.spawned_by.clone();
+        agent.by = line_of(actor).to_string();
         agent.loading = false;
         agent.peer = peer.or(agent.peer);
         let offline_at = agent.peer.is_none().then(|| self.now.tick + OFFLINE_AFTER_SILENCE);
@@ -133,8 +193,11 @@ impl Hub {
         if agent.status == "offline" {
             agent.status = "idle".into();
         }
-        let (epoch, stored) = (agent.stored.epoch, agent.stored.clone());
+        let epoch = agent.stored.epoch;
+        self.keep_component(id, &component);
+        let stored = self.agents[id].stored.clone();
         self.ops.push(HubOp::AgentPut(stored));
+        self.senders.remove(id);
         self.set_offline_at(id, offline_at);
         if let Some(old) = old_peer.filter(|old| Some(*old) != peer) {
             let why = if same { "connected anew" } else { "another instance registered this agent" };
@@ -222,6 +285,9 @@ impl Hub {
         let Some(agent) = self.agents.remove(id) else {
             return false;
         };
+        agent.stored.components.iter().for_each(|component| {
+            self.components.remove(component);
+        });
         self.ops.push(HubOp::AgentDelete { id: id.to_string() });
         if let Some(queue) = self.queues.get_mut(id) {
             queue.until = Some(self.now.wall.0 + QUEUED_FOR.as_millis() as i64);
@@ -242,7 +308,30 @@ impl Hub {
         true
     }
 
-    /// What the API shows of an agent.
+    /// An answer finds a sender that is not registered, as long as what it answers is kept.
+    pub(super) fn note_sender(&mut self, name: &str) {
+        let known = name == USER || self.agents.contains_key(name);
+        if !known && (self.senders.contains_key(name) || self.senders.len() < SENDERS_KEPT_MAX) {
+            self.senders.insert(name.to_string(), self.now.wall.0 + MESSAGES_KEPT.as_millis() as i64);
+        }
+    }
+
+    /// Whether a message to this name can be fetched by somebody: an agent, who may register as it, or who has sent something.
+    pub(super) fn has_mailbox(&self, name: &str) -> bool {
+        let lives = |record: &TokenRecord| record.expires_at.is_none_or(|end| end * 1000 > self.now.wall.0);
+        self.agents.contains_key(name)
+            || self.senders.contains_key(name)
+            || self.tokens.values().any(|record| record.agent_id.as_deref() == Some(name) && lives(record))
+    }
+
+    /// What the API shows of an agent to this token. Others than people and the agent itself see no more than they need to
+    /// write to it: what it waits for, where it works and what it runs is not theirs.
+    pub(super) fn card_for(&self, actor: &TokenRecord, id: &str) -> Value {
+        let maker = self.agents.get(id).and_then(|agent| agent.stored.spawned_by.as_deref());
+        narrowed(self.card(id), rights::sees_whole(actor, id, maker))
+    }
+
+    /// All that is known of an agent.
     pub(super) fn card(&self, id: &str) -> Value {
         let Some(agent) = self.agents.get(id) else {
             return Value::Null;
@@ -254,6 +343,7 @@ impl Hub {
             "connected": agent.peer.is_some(), "tags": registration.tags, "capabilities": registration.capabilities,
             "machine": registration.machine, "role": registration.role, "runnerId": registration.component_id,
             "instanceId": registration.instance_id, "epoch": agent.stored.epoch, "lastSeenAt": agent.stored.last_seen,
+            "policyName": agent.stored.policy, "spawnedBy": agent.stored.spawned_by,
             "queued": self.queues.get(id).map(|queue| queue.ids.len()).unwrap_or(0), "meta": agent.meta,
         })
     }
@@ -303,6 +393,7 @@ impl Hub {
         for message in gone {
             self.ops.push(HubOp::Unresolved { message: message.id, until: None });
         }
+        self.senders.retain(|_, until| *until > wall);
         self.expire_commands();
         self.expire_tokens();
         self.rates.forget_full(self.now.tick);

@@ -8,8 +8,8 @@ use super::Hub;
 use super::Refusal;
 use super::event::{After, Effect, HubOp, Query, ReadAnswer, ReadFor};
 use super::generations::{Named, told_in};
+use super::rights::{COMMAND_ISSUE, allows, own, scope};
 use super::routes::{Access, Call, Found, Route, find, spec};
-use super::tokens::allows;
 use crate::core::http::{Body, Request};
 use crate::core::ids::{MessageId, TaskId, Ticket};
 use crate::core::limits::READS_IN_FLIGHT_MAX;
@@ -171,7 +171,7 @@ impl Hub {
                 Ok(Answer::Later)
             }
             Call::Register => self.register_over_http(actor, &object(request)?),
-            Call::ListAgents => Ok(Answer::Now(200, self.list_agents(request))),
+            Call::ListAgents => Ok(Answer::Now(200, self.list_agents(actor, request))),
             Call::GetAgent | Call::DeleteAgent => self.on_agent(actor, call, first),
             Call::Obligations => {
                 own(actor, first)?;
@@ -237,8 +237,8 @@ impl Hub {
     }
 
     fn ask_commands(&mut self, ticket: Ticket, call: Call, id: &str, actor: &TokenRecord, request: &Request) -> Routed {
-        // An agent sees its own; whoever acts for nobody must have to do with commands.
-        if actor.agent_id.is_none() && !allows(actor, "command:issue") {
+        // An agent sees its own; and whoever asks must have to do with commands.
+        if !allows(actor, COMMAND_ISSUE) {
             scope(actor, "command:update")?;
         }
         let own = self.own_targets(actor);
@@ -321,7 +321,7 @@ impl Hub {
         }
     }
 
-    fn list_agents(&self, request: &Request) -> Value {
+    fn list_agents(&self, actor: &TokenRecord, request: &Request) -> Value {
         let wanted: Vec<(&str, String)> =
             ["tag", "cap", "label", "status"].into_iter().filter_map(|name| query(request, name).map(|value| (name, value))).collect();
         let fits = |card: &Value| {
@@ -331,7 +331,7 @@ impl Hub {
                 other => card[other] == json!(value),
             })
         };
-        let cards: Vec<Value> = self.agents.keys().map(|id| self.card(id)).filter(fits).collect();
+        let cards: Vec<Value> = self.agents.keys().map(|id| self.card_for(actor, id)).filter(fits).collect();
         json!({"agents": cards})
     }
 
@@ -342,9 +342,8 @@ impl Hub {
         let Some(id) = id else {
             return Err((400, "no_id", "a registration needs an \"id\"".into()));
         };
-        own(actor, &id)?;
-        self.register(&id, registration, None)?;
-        let mut card = self.card(&id);
+        self.register(actor, &id, registration, None)?;
+        let mut card = self.card_for(actor, &id);
         card["server"] = self.server();
         Ok(Answer::Durable(200, card))
     }
@@ -352,7 +351,7 @@ impl Hub {
     fn on_agent(&mut self, actor: &TokenRecord, call: Call, id: &str) -> Routed {
         let unknown = || (404, "unknown_agent", format!("there is no agent {id}"));
         if call == Call::GetAgent {
-            return if self.agents.contains_key(id) { Ok(Answer::Now(200, self.card(id))) } else { Err(unknown()) };
+            return if self.agents.contains_key(id) { Ok(Answer::Now(200, self.card_for(actor, id))) } else { Err(unknown()) };
         }
         own(actor, id)?;
         if self.delete_agent(id) { Ok(Answer::Durable(204, Value::Null)) } else { Err(unknown()) }
@@ -400,10 +399,10 @@ impl Hub {
                 let stored = agent.stored.clone();
                 self.ops.push(HubOp::AgentPut(stored));
                 self.resolve_for(id);
-                return Ok(Answer::Durable(200, self.card(id)));
+                return Ok(Answer::Durable(200, self.card_for(actor, id)));
             }
         }
-        Ok(Answer::Now(200, self.card(id)))
+        Ok(Answer::Now(200, self.card_for(actor, id)))
     }
 
     fn send_one(&mut self, ticket: Ticket, actor: &TokenRecord, body: Value) -> Routed {
@@ -508,19 +507,4 @@ fn plain(mut new: NewMessage) -> NewMessage {
         new.payload.remove("taskId");
     }
     new
-}
-
-fn scope(actor: &TokenRecord, scope: &str) -> Result<(), Refusal> {
-    match allows(actor, scope) {
-        true => Ok(()),
-        false => Err((403, "forbidden", format!("the token lacks the scope {scope}"))),
-    }
-}
-
-/// A runtime token acts only as its own agent.
-fn own(actor: &TokenRecord, id: &str) -> Result<(), Refusal> {
-    match &actor.agent_id {
-        Some(own) if own != id => Err((403, "forbidden", format!("this token acts as {own}, not as {id}"))),
-        _ => scope(actor, "agent:self"),
-    }
 }

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use super::Hub;
 use super::Refusal;
 use super::event::{After, Effect, HubOp};
-use super::tokens::allows;
+use super::rights::{ADMIN, COMMAND_ISSUE, allows, forbidden, line_of};
 use crate::core::ids::PeerId;
 use crate::core::limits::*;
 use crate::wire::api::{Command, TokenRecord, command_is_final};
@@ -26,7 +26,8 @@ impl Hub {
         if self.agents.contains_key(target) {
             return Some(target.to_string());
         }
-        self.agents.iter().find(|(_, a)| a.stored.registration.component_id == target).map(|(id, _)| id.clone())
+        let owner = self.components.get(target)?;
+        self.agents.get(owner).filter(|agent| agent.stored.registration.component_id == target).map(|_| owner.clone())
     }
 
     pub(super) fn issue_command(&mut self, kind: &str, target: &str, params: Map<String, Value>, issuer: &str) -> Result<Command, Refusal> {
@@ -117,10 +118,14 @@ impl Hub {
             return Err((404, "not_found", "there is no such open command".into()));
         };
         let own = actor.agent_id.as_deref().or(agent);
-        let mine = own.is_some_and(|own| self.is_for(&command, own));
-        let may_cancel = status == "cancelled" && allows(actor, "command:issue");
-        if !(mine && allows(actor, "command:update")) && !may_cancel && !allows(actor, "admin") {
-            return Err((403, "forbidden", "the token may not update this command".into()));
+        let mine = match own {
+            Some(own) => self.is_for(&command, own),
+            // A token without an agent speaks for the agent that it has registered.
+            None => self.agent_of_target(&command.target).is_some_and(|id| self.agents[&id].by == line_of(actor)),
+        };
+        let may_cancel = status == "cancelled" && allows(actor, COMMAND_ISSUE);
+        if !(mine && allows(actor, "command:update")) && !may_cancel && !allows(actor, ADMIN) {
+            return Err(forbidden("the token may not update this command"));
         }
         if rank(status) <= rank(&command.status) {
             return Ok(Some(command));

@@ -78,8 +78,8 @@ pub enum StoreEvent {
         upto: u64,
         /// Messages that were not stored because their key was seen before: new id, first message.
         existing: Vec<(MessageId, Message)>,
-        /// Messages that were stored without the message that they answer: it is not there.
-        unattached: Vec<MessageId>,
+        /// Messages as they were stored: what they answer is not there, or not for their sender to see.
+        unattached: Vec<Message>,
         /// What the retention took away.
         retired: Retired,
     },
@@ -240,8 +240,9 @@ pub enum HubOp {
     Adopt { generation: Option<StoredGeneration>, messages_end: MessageId, tasks_end: TaskId, starts: u64, copy: bool, at: i64 },
     /// Ids up to these ends may be given.
     Reserve { messages_end: MessageId, tasks_end: TaskId },
-    /// A message with its recipients; nothing happens when sender and key were seen before.
-    MessagePut { message: Message, recipients: Vec<String>, key: Option<String> },
+    /// A message with its recipients; nothing happens when sender and key were seen before. It answers only what its sender can see;
+    /// `sees_all`: who holds the token sees everything, whatever name the message has.
+    MessagePut { message: Message, recipients: Vec<String>, key: Option<String>, sees_all: bool },
     /// A recipient more, found later.
     RecipientAdd { message: MessageId, recipient: String },
     /// The recipient has it in its own store.
@@ -292,6 +293,12 @@ pub struct StoredAgent {
     pub epoch: u64,
     /// Label that was set over HTTP.
     pub label: Option<String>,
+    /// The policy that it serves, by its token.
+    pub policy: Option<String>,
+    /// Whose wish it was made for, by its token.
+    pub spawned_by: Option<String>,
+    /// Component ids that are its own, oldest first.
+    pub components: Vec<String>,
     /// ms.
     pub last_seen: i64,
 }
@@ -339,6 +346,8 @@ pub struct HubSnapshot {
     pub unacknowledged: Vec<(String, Vec<MessageId>)>,
     /// Agents.
     pub agents: Vec<StoredAgent>,
+    /// Who sent something that waits.
+    pub senders: Vec<String>,
     /// Claimable messages that are not settled.
     pub offers: Vec<StoredOffer>,
     /// Tasks that are not final.

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::event::{After, HubOp, Sent};
 use super::generations::Named;
-use super::tokens::allows;
+use super::rights::{ADMIN, allows};
 use super::{Hub, Refusal};
 use crate::core::ids::MessageId;
 use crate::core::limits::QUEUED_FOR;
@@ -80,7 +80,10 @@ impl Hub {
             ));
         }
         let key = new.idempotency_key.filter(|key| key.is_empty() == crate::planted::is("forgotten-key"));
-        self.ops.push(HubOp::MessagePut { message: message.clone(), recipients: recipients.clone(), key });
+        // A person sees everything; an agent, and whoever may not read, answers only what was sent to it.
+        let sees_all = actor.agent_id.is_none() && allows(actor, "message:read");
+        self.note_sender(&from);
+        self.ops.push(HubOp::MessagePut { message: message.clone(), recipients: recipients.clone(), key, sees_all });
         if recipients.is_empty() {
             // In the same commit: a message that waits for a match must not be forgotten by a crash.
             self.ops.push(HubOp::Unresolved { message: id, until: Some(self.unresolved_until()) });
@@ -98,7 +101,7 @@ impl Hub {
         let own = actor.agent_id.as_deref().unwrap_or(USER);
         match wanted.filter(|from| !from.is_empty()) {
             None => Ok(own.to_string()),
-            Some(from) if from == own || allows(actor, "admin") => Ok(from.to_string()),
+            Some(from) if from == own || allows(actor, ADMIN) => Ok(from.to_string()),
             Some(from) => Err((403, "forbidden", format!("this token sends as {own}, not as {from}"))),
         }
     }
@@ -108,7 +111,7 @@ impl Hub {
         if to == USER {
             return Ok(vec![USER.into()]);
         }
-        if self.agents.contains_key(to) {
+        if self.has_mailbox(to) {
             return Ok(vec![to.to_string()]);
         }
         if to.split_once(':').is_some_and(|(_, name)| name.trim().is_empty()) {
@@ -133,12 +136,16 @@ impl Hub {
             return false;
         };
         let registration = &agent.stored.registration;
+        let broad = to == "broadcast" || to.starts_with("tag:") || to.starts_with("cap:");
+        if broad && agent.is_narrow() {
+            return false;
+        }
         match to.split_once(':') {
             None => to == "broadcast" && registration.role == "provider",
             Some(("label", label)) => agent.label() == Some(label),
             Some(("tag", tag)) => registration.tags.iter().any(|t| t == tag),
             Some(("cap", cap)) => registration.capabilities.iter().any(|c| c == cap),
-            Some(("policy", policy)) => agent.policy() == Some(policy),
+            Some(("policy", policy)) => agent.stored.policy.as_deref() == Some(policy),
             Some(_) => false,
         }
     }
@@ -214,13 +221,13 @@ impl Hub {
     /// Answers and routes what a commit made durable.
     /// `existing`: messages that were there before under their key. `unattached`: those that were stored without the message that
     /// they answer.
-    pub(super) fn release(&mut self, after: Vec<After>, existing: &[(MessageId, Message)], unattached: &[MessageId]) {
+    pub(super) fn release(&mut self, after: Vec<After>, existing: &[(MessageId, Message)], unattached: &[Message]) {
         let detach = |sent: &mut Sent| {
-            let alone = unattached.contains(&sent.message.id);
-            if alone {
-                sent.message.reply_to = None;
+            let stored = unattached.iter().find(|stored| stored.id == sent.message.id);
+            if let Some(stored) = stored {
+                sent.message = stored.clone();
             }
-            alone
+            stored.is_some()
         };
         let first = |sent: &Sent| existing.iter().find(|(id, _)| *id == sent.message.id).map(|(_, first)| first.clone());
         for item in after {

@@ -14,6 +14,7 @@ mod messages;
 mod metrics;
 mod peers;
 mod rates;
+mod rights;
 pub mod routes;
 mod stalled;
 mod tasks;
@@ -21,7 +22,7 @@ mod tasks;
 mod tests;
 mod tokens;
 
-pub use tokens::scopes_of;
+pub use rights::scopes_of;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -67,6 +68,10 @@ pub struct Hub {
     stop_by: Option<Tick>,
     finished: bool,
     agents: BTreeMap<String, agents::Agent>,
+    /// Whose component ids are.
+    components: HashMap<String, String>,
+    /// Names that have a mailbox although no agent of that name may ever have registered.
+    senders: agents::Senders,
     peers: HashMap<PeerId, peers::Peer>,
     /// Unacknowledged messages by recipient; survives the agent's record (D-16).
     queues: HashMap<String, agents::Queue>,
@@ -123,6 +128,8 @@ impl Hub {
             stop_by: None,
             finished: false,
             agents: BTreeMap::new(),
+            components: HashMap::new(),
+            senders: agents::Senders::default(),
             peers: HashMap::new(),
             queues: HashMap::new(),
             last_message: MessageId(0),
@@ -215,6 +222,9 @@ impl Hub {
         }
         for agent in std::mem::take(&mut snapshot.agents) {
             self.restore_agent(agent);
+        }
+        for sender in std::mem::take(&mut snapshot.senders) {
+            self.note_sender(&sender);
         }
         for offer in std::mem::take(&mut snapshot.offers) {
             self.restore_offer(offer);

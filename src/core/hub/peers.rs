@@ -1,17 +1,20 @@
 //! The bus, seen from the relay: registrations, acknowledgements, deliveries, subscriptions.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
-use super::Hub;
+use super::agents::narrowed;
 use super::event::{Effect, HubOp, Query, ReadFor, Sent};
+use super::rights::{self, allows};
+use super::{Hub, Refusal};
 use crate::core::http::Request;
 use crate::core::ids::{MessageId, PeerId, Ticket};
 use crate::core::limits::*;
 use crate::wire::api::{Message, TokenRecord};
-use crate::wire::bus::{CLOSE_SUPERSEDED, CLOSE_UNAUTHORIZED, ClientFrame, FrameError, Registered, Registration, RelayFrame};
+use crate::wire::bus::{CLOSE_SUPERSEDED, ClientFrame, FrameError, Registered, Registration, RelayFrame};
 
 /// A connection.
 #[derive(Debug, Default)]
@@ -20,7 +23,6 @@ pub(super) struct Peer {
     /// A reader of server-sent events instead of a WebSocket.
     pub stream: bool,
     pub agent: Option<String>,
-    pub component: String,
     registered: bool,
     /// Unacknowledged frames: event number → message id and bytes.
     in_flight: BTreeMap<u64, (MessageId, usize)>,
@@ -133,7 +135,7 @@ impl Hub {
             }
             ClientFrame::Command { id, command_type, target, params } => {
                 let issuer = self.issuer(number);
-                let allowed = self.peers.get(&number).is_some_and(|p| super::tokens::allows(&p.token, "command:issue"));
+                let allowed = self.peers.get(&number).is_some_and(|p| allows(&p.token, rights::COMMAND_ISSUE));
                 match allowed {
                     true => match self.issue_command(&command_type, &target, params, &issuer) {
                         Ok(_) => self.acknowledge(number, id),
@@ -182,27 +184,17 @@ impl Hub {
     }
 
     fn on_register(&mut self, number: PeerId, id: String, registration: Registration) {
-        let Some(peer) = self.peers.get(&number) else {
+        let Some((token, former)) = self.peers.get(&number).map(|peer| (peer.token.clone(), peer.agent.clone())) else {
             return;
         };
-        let own = peer.token.agent_id.clone();
         let wanted = registration.agent_id.clone();
-        let may = super::tokens::allows(&peer.token, "agent:self") && (own.is_none() || wanted.is_none() || own == wanted);
-        if !may {
-            self.send_error(number, Some(id), "unauthorized", "the token may not register this agent");
-            self.drop_peer(number);
-            self.out.push(Effect::PeerClose { peer: number, code: CLOSE_UNAUTHORIZED, reason: "not your agent".into() });
-            return;
-        }
-        // The same connection as somebody else: the former one has left it.
-        if let Some(former) = peer.agent.clone().filter(|former| wanted.as_ref() != Some(former)) {
-            self.leave(&former, number);
-        }
-        let component = registration.component_id.clone();
         let is_agent = matches!(registration.role.as_str(), "provider" | "orchestrator");
+        if let Err((_, code, text)) = may_register(&token, &registration, former.as_deref()) {
+            return self.send_error(number, Some(id), code, &text);
+        }
         let mut epoch = 1;
         if let (Some(agent), true) = (&wanted, is_agent) {
-            match self.register(agent, registration, Some(number)) {
+            match self.register(&token, agent, registration, Some(number)) {
                 Ok(told) => epoch = told,
                 Err((_, code, text)) => {
                     self.send_error(number, Some(id), code, &text);
@@ -215,7 +207,6 @@ impl Hub {
             }
         }
         if let Some(peer) = self.peers.get_mut(&number) {
-            peer.component = component;
             peer.agent = wanted.clone().filter(|_| is_agent);
             peer.in_flight.clear();
             peer.in_flight_bytes = 0;
@@ -255,7 +246,7 @@ impl Hub {
             return;
         };
         let mail = events.iter().any(|event| event == "*" || event.starts_with("message."));
-        if mail && !super::tokens::allows(&peer.token, "message:read") {
+        if mail && !allows(&peer.token, "message:read") {
             return self.send_error(number, Some(id), "forbidden", "the token may not read messages");
         }
         // A runtime token sees its own agent only.
@@ -383,7 +374,7 @@ impl Hub {
         let wants = |peer: &Peer| peer.registered && peer.wants(event, &subject);
         let wanting: Vec<PeerId> = self.subscribers.iter().filter(|n| self.peers.get(n).is_some_and(wants)).copied().collect();
         for peer in wanting {
-            let text = self.event_text(peer, seq, event, &data, at);
+            let text = self.event_text(peer, seq, event, &self.data_for(peer, event, &subject, &data), at);
             self.out.push(Effect::PeerSend { peer, text });
         }
         self.remember_event(KeptEvent { seq, event, subjects: vec![subject], data, at });
@@ -431,8 +422,19 @@ impl Hub {
             .cloned()
             .collect();
         for kept in missed {
-            let text = self.event_text(number, kept.seq, kept.event, &kept.data, kept.at);
+            let subject = kept.subjects.first().map(String::as_str).unwrap_or_default();
+            let text = self.event_text(number, kept.seq, kept.event, &self.data_for(number, kept.event, subject, &kept.data), kept.at);
             self.out.push(Effect::PeerSend { peer: number, text });
+        }
+    }
+
+    /// What this reader may see of an event: a card of a foreign agent is no more on the bus than it is over HTTP.
+    fn data_for<'a>(&self, peer: PeerId, event: &str, subject: &str, data: &'a Value) -> Cow<'a, Value> {
+        let maker = self.agents.get(subject).and_then(|agent| agent.stored.spawned_by.as_deref());
+        let whole = |peer: &Peer| rights::sees_whole(&peer.token, subject, maker);
+        match event == "agent.status" && !self.peers.get(&peer).is_some_and(whole) {
+            true => Cow::Owned(narrowed(data.clone(), false)),
+            false => Cow::Borrowed(data),
         }
     }
 
@@ -442,6 +444,19 @@ impl Hub {
             true => format!("id: {seq}\nevent: {event}\ndata: {}\n\n", json!({"seq": seq, "event": event, "data": data, "at": at})),
             false => RelayFrame::Event { seq, event: event.into(), data: data.clone(), at }.to_text(),
         }
+    }
+}
+
+/// As what and as whom a connection may register. One connection is one agent; who only listens needs no agent at all.
+fn may_register(token: &TokenRecord, registration: &Registration, former: Option<&str>) -> Result<(), Refusal> {
+    rights::role(token, &registration.role)?;
+    let Some(wanted) = registration.agent_id.as_deref() else {
+        return if registration.role == "channel" { Ok(()) } else { rights::scope(token, "agent:self") };
+    };
+    rights::own(token, wanted)?;
+    match former {
+        Some(former) if former != wanted => Err(rights::forbidden(format!("this connection is {former}; open another one for {wanted}"))),
+        _ => Ok(()),
     }
 }
 

@@ -1,8 +1,8 @@
-//! Rate limits: a bucket of requests for each token, one for all who have none.
+//! Rate limits: a bucket of requests for each token with its renewals, one for all who have none.
 
 use std::collections::HashMap;
 
-use super::tokens::is_runtime;
+use super::rights::{is_runtime, line_of};
 use crate::core::limits::*;
 use crate::core::time::Tick;
 use crate::wire::api::TokenRecord;
@@ -41,10 +41,10 @@ impl Rates {
             return self.strangers.get_or_insert(Bucket { left: STRANGER_RATE.1 * 1000, at: now }).take(now, STRANGER_RATE);
         };
         let rate = if is_runtime(&token.profile_id) { AGENT_RATE } else { OPERATOR_RATE };
-        if let Some(bucket) = self.known.get_mut(&token.jti) {
+        if let Some(bucket) = self.known.get_mut(line_of(token)) {
             return bucket.take(now, rate);
         }
-        self.known.entry(token.jti.clone()).or_insert(Bucket { left: rate.1 * 1000, at: now }).take(now, rate)
+        self.known.entry(line_of(token).to_string()).or_insert(Bucket { left: rate.1 * 1000, at: now }).take(now, rate)
     }
 
     /// A full bucket says nothing that a missing one does not.
@@ -69,6 +69,8 @@ mod tests {
         assert_eq!(taken(&mut rates, start, Some(&agent)), AGENT_RATE.1);
         assert_eq!(taken(&mut rates, start + Duration::from_millis(500), Some(&agent)), AGENT_RATE.0 / 2);
         assert_eq!(taken(&mut rates, start, Some(&other)), AGENT_RATE.1, "others are not slowed down");
+        let renewed = TokenRecord { jti: "c".into(), renewed_from: Some("b".into()), ..other.clone() };
+        assert_eq!(taken(&mut rates, start, Some(&renewed)), 0, "a renewal is the same line");
         assert_eq!(taken(&mut rates, start, None), STRANGER_RATE.1);
         rates.forget_full(start + Duration::from_secs(61));
         assert_eq!(taken(&mut rates, start + Duration::from_secs(61), Some(&agent)), AGENT_RATE.1);

@@ -130,12 +130,12 @@ pub const ROUTES: &[Route] = &[
     route!(ListCommands, "GET" "/api/commands", Token, ["target", "status"], "" => 200 "Commands", [], "List commands, newest first"),
     route!(GetCommand, "GET" "/api/commands/{id}", Token, [], "" => 200 "Command", [404], "One command"),
     route!(PatchCommand, "PATCH" "/api/commands/{id}", Token, [], "CommandChange" => 200 "Command", [404], "Report how a command goes"),
-    route!(MakeToken, "POST" "/api/tokens", Token, [], "NewToken" => 201 "TokenAnswer", [422], "Make a token (admin; operators: for agents)"),
-    route!(ListTokens, "GET" "/api/tokens", Token, [], "" => 200 "Tokens", [403], "List tokens without their secrets (admin: all; operators: those of agents)"),
+    route!(MakeToken, "POST" "/api/tokens", Token, [], "NewToken" => 201 "TokenAnswer", [422], "Make a token (token:issue: for agents; admin: any)"),
+    route!(ListTokens, "GET" "/api/tokens", Token, [], "" => 200 "Tokens", [403], "List tokens without their secrets (token:issue: those of agents; admin: all)"),
     route!(OwnToken, "GET" "/api/tokens/self", Token, [], "" => 200 "TokenRecord", [], "The record of the token that asks"),
     route!(RenewToken, "POST" "/api/tokens/renew", Token, [], "" => 200 "TokenAnswer", [], "Renew the token that asks (agents only)"),
     route!(DeleteToken, "DELETE" "/api/tokens/{jti}", Token, [], "" => 204 "", [404], "Revoke a token"),
-    route!(Observe, "POST" "/api/insights/observations", Token, [], "Any" => 202 "", [409], "An observation; 409 while the hub keeps none"),
+    route!(Observe, "POST" "/api/insights/observations", Scope("insight:write"), [], "Any" => 202 "", [409], "An observation; 409 while the hub keeps none"),
     route!(Events, "GET" "/api/events", Scope("message:read"), ["since"], "" => 200 "EventStream", [], "Server-sent events, one for each bus event"),
 ];
 
@@ -336,7 +336,18 @@ mod tests {
             ),
             ("Task", json!(Task { severity: some(), agent_id: some(), ..Default::default() })),
             ("Command", json!(Command { result: Some(json!({})), error: some(), ..Default::default() })),
-            ("TokenRecord", json!(TokenRecord { agent_id: some(), renewed_from: some(), expires_at: Some(1), ..Default::default() })),
+            (
+                "TokenRecord",
+                json!(TokenRecord {
+                    agent_id: some(),
+                    renewed_from: some(),
+                    name: some(),
+                    policy_name: some(),
+                    spawned_by: some(),
+                    expires_at: Some(1),
+                    ..Default::default()
+                }),
+            ),
         ];
         for (name, sample) in full {
             let told: Vec<String> = record(sample).keys().cloned().collect();

@@ -27,6 +27,7 @@ impl Bench {
         let config = HubConfig { id: "hub".into(), hash: |token| format!("#{token}"), secret: Box::new(|| "secret".into()) };
         let mut bench = Bench { hub: Hub::new(config, 1), now: Now { tick: Tick(1_000_000), wall: Wall(1_000_000) }, tickets: 0 };
         let token = |profile: &str, agent: Option<&str>| TokenRecord {
+            jti: agent.unwrap_or(profile).into(),
             profile_id: profile.into(),
             agent_id: agent.map(str::to_string),
             scopes: scopes_of(profile).iter().map(|scope| scope.to_string()).collect(),
@@ -322,23 +323,6 @@ fn a_message_that_the_store_lost_does_not_hold_up_the_next() {
 }
 
 #[test]
-fn nobody_takes_what_belongs_to_another_agent() {
-    let mut bench = Bench::new();
-    let register = |id: &str, component: &str| json!({"id": id, "role": "provider", "instanceId": id, "componentId": component});
-    assert_eq!(bench.call("a", "POST", "/api/agents", register("a", "runner-a")).0, 200);
-    // Neither another agent's runner id nor its own id: commands are routed by both.
-    for component in ["runner-a", "a"] {
-        assert_eq!(bench.call("b", "POST", "/api/agents", register("b", component)).0, 422, "{component}");
-    }
-    assert_eq!(bench.call("a", "POST", "/api/agents", register("a", "runner-a2")).0, 200, "a new runner of the same agent");
-    assert_eq!(bench.call("b", "POST", "/api/agents", register("b", "runner-a")).0, 200, "the former id is free");
-    // Ids stand in command lines and paths.
-    for id in ["$(touch x)", "a b", "a;b", "a:b", "user", "", "a\u{1b}b"] {
-        assert_eq!(bench.call("operator", "POST", "/api/agents", register(id, "")).0, 422, "{id:?}");
-    }
-}
-
-#[test]
 fn wrong_types_are_errors_not_wider_rights() {
     let mut bench = Bench::new();
     for (body, want) in [
@@ -378,31 +362,6 @@ fn a_connection_ends_with_its_token() {
         effects.iter().any(|effect| matches!(effect, Effect::PeerSend { text, .. } if text.starts_with("event: error"))),
         "{effects:?}"
     );
-}
-
-#[test]
-fn a_policy_means_one_agent_a_connected_one_first() {
-    let mut bench = Bench::new();
-    for agent in ["a", "b"] {
-        let body = json!({"id": agent, "role": "provider", "instanceId": agent, "meta": {"policyName": "night"}});
-        assert_eq!(bench.call(agent, "POST", "/api/agents", body).0, 200);
-    }
-    let request = Request { path: "/bus".into(), token: "b".into(), ..Default::default() };
-    bench.tell(Event::Upgrade { ticket: Ticket(50), request });
-    let registration = json!({"role": "provider", "agentId": "b", "instanceId": "b", "meta": {"policyName": "night"}});
-    bench.tell(Event::PeerText { peer: PeerId(50), text: json!({"type": "register", "id": "r", "payload": registration}).to_string() });
-    bench.commit();
-    let (status, message) = bench.call("operator", "POST", "/api/messages", json!({"to": "policy:night", "body": "x"}));
-    assert_eq!((status, message["resolvedToAgent"].as_str()), (201, Some("b")));
-    // Nobody yet: it waits for the first who comes with that policy, and for no second one.
-    let (status, _) = bench.call("operator", "POST", "/api/messages", json!({"to": "policy:day", "body": "y"}));
-    assert_eq!(status, 201);
-    for agent in ["a", "b"] {
-        let body = json!({"id": agent, "role": "provider", "instanceId": agent, "meta": {"policyName": "day"}});
-        bench.call(agent, "POST", "/api/agents", body);
-    }
-    let waiting: Vec<usize> = ["a", "b"].iter().map(|agent| bench.hub.queues[*agent].ids.len()).collect();
-    assert_eq!(waiting, [1, 1], "the first took the second message, the other keeps the first");
 }
 
 #[test]
@@ -464,6 +423,7 @@ fn a_hub_that_stops_says_so_and_keeps_what_it_took() {
 }
 
 mod blocked;
+mod rights;
 
 /// A copy was put back, and the hub ended in order before anything was accepted: nothing in the store is of the new generation.
 #[test]

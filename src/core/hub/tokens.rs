@@ -7,60 +7,16 @@ use serde_json::{Value, json};
 use super::Hub;
 use super::Refusal;
 use super::event::{Effect, HubOp};
+use super::rights::{ADMIN, TOKEN_ISSUE, allows, forbidden, is_runtime, line_of, name_of, scopes_for};
 use crate::core::ids::PeerId;
 use crate::core::limits::OLD_TOKEN_LIFE;
 use crate::wire::api::TokenRecord;
 use crate::wire::bus::CLOSE_UNAUTHORIZED;
 
-/// Scopes of a profile.
-pub fn scopes_of(profile: &str) -> &'static [&'static str] {
-    match profile {
-        "root" => &["admin"],
-        "operator" => &[
-            "agent:self",
-            "message:send",
-            "message:read",
-            "message:claim",
-            "task:update",
-            "command:issue",
-            "command:update",
-            "artifact:read",
-            "artifact:write",
-            "spawn",
-        ],
-        "orchestrator" => &["agent:self", "message:send", "message:read", "command:issue", "command:update", "spawn"],
-        "provider-agent" | "provider-interactive" => &[
-            "agent:self",
-            "message:send",
-            "message:read",
-            "message:claim",
-            "task:update",
-            "command:update",
-            "artifact:read",
-            "artifact:write",
-            "insight:write",
-        ],
-        _ => &[],
-    }
-}
-
-/// Whether a token has a scope; `admin` has all.
-pub fn allows(token: &TokenRecord, scope: &str) -> bool {
-    token.scopes.iter().any(|own| own == scope || own == "admin")
-}
-
-/// Whether a profile is an agent's.
-pub(super) fn is_runtime(profile: &str) -> bool {
-    matches!(profile, "provider-agent" | "provider-interactive")
-}
-
-/// What all renewals of one token have in common.
-fn line_of(record: &TokenRecord) -> &str {
-    record.renewed_from.as_deref().unwrap_or(&record.jti)
-}
-
 /// Longest life of a token that is not the root's, seconds.
 const TTL_SECONDS_MAX: i64 = 366 * 24 * 3600;
+/// Longest name, policy and maker in a token's record.
+const WORD_BYTES_MAX: usize = 200;
 
 impl Hub {
     /// The record of a live token.
@@ -77,24 +33,14 @@ impl Hub {
         let text = |field: &str| body.get(field).and_then(Value::as_str).unwrap_or_default();
         let profile = text("profileId");
         let runtime = is_runtime(profile);
-        let may = allows(actor, "admin") || (runtime && actor.profile_id == "operator");
-        if !may {
-            return Err((403, "forbidden", "making this token needs an operator's token (runtime profiles) or the root token".into()));
-        }
         if !runtime && !matches!(profile, "operator" | "orchestrator") {
             let text = "\"profileId\" must be provider-agent, provider-interactive, orchestrator or operator";
             return Err((422, "bad_profile", text.into()));
         }
-        let agent = Some(text("agentId")).filter(|id| !id.is_empty()).map(str::to_string);
-        if runtime && agent.is_none() {
-            return Err((422, "no_agent", "a runtime token needs an \"agentId\"".into()));
+        if !allows(actor, if runtime { TOKEN_ISSUE } else { ADMIN }) {
+            return Err(forbidden("making this token needs the scope token:issue (tokens of agents) or admin"));
         }
-        if !runtime && agent.is_some() {
-            return Err((422, "no_agent", format!("a token of the profile {profile} acts as no agent; leave \"agentId\" out")));
-        }
-        if let Some(agent) = agent.as_ref().filter(|agent| !crate::wire::api::is_agent_id(agent)) {
-            return Err((422, "bad_agent_id", format!("{agent:?} cannot be an agent id: {}", crate::wire::api::AGENT_ID_RULE)));
-        }
+        let agent = self.agent_of_token(actor, runtime, text("agentId"), profile)?;
         let ttl = match body.get("ttlSeconds").filter(|ttl| !ttl.is_null()) {
             None => 24 * 3600,
             Some(ttl) => ttl.as_i64().ok_or((400, "bad_ttl", "\"ttlSeconds\" must be a whole number".to_string()))?,
@@ -102,36 +48,69 @@ impl Hub {
         if !(1..=TTL_SECONDS_MAX).contains(&ttl) {
             return Err((422, "bad_ttl", format!("\"ttlSeconds\" must be 1 to {TTL_SECONDS_MAX}")));
         }
-        let all = scopes_of(profile);
-        let scopes = match body.get("scopes").filter(|scopes| !scopes.is_null()) {
-            None => all.iter().map(|s| s.to_string()).collect(),
-            // Less than the profile has, never more; a slip of the pen must not make a token that can do nothing.
+        let wanted = match body.get("scopes").filter(|scopes| !scopes.is_null()) {
+            None => None,
             Some(told) => {
-                let list = told.as_array().ok_or((400, "bad_scopes", "\"scopes\" must be a list of texts".to_string()))?;
-                let known = |scope: &Value| scope.as_str().filter(|scope| all.contains(scope)).map(str::to_string);
-                let unknown = list.iter().find(|scope| known(scope).is_none());
-                if let Some(unknown) = unknown {
-                    let text = format!("the profile {profile} does not have the scope {unknown}; it has {}", all.join(", "));
-                    return Err((422, "bad_scopes", text));
-                }
-                list.iter().filter_map(known).collect()
+                let texts = told.as_array().and_then(|list| list.iter().map(Value::as_str).collect::<Option<Vec<&str>>>());
+                Some(texts.ok_or((400, "bad_scopes", "\"scopes\" must be a list of texts".to_string()))?)
             }
         };
-        Ok(self.put_token(profile, agent.filter(|_| runtime), scopes, ttl, None))
+        let scopes = scopes_for(actor, profile, wanted.as_deref())?;
+        let mut words = [None, None, None];
+        for (word, field) in words.iter_mut().zip(["name", "policyName", "spawnedBy"]) {
+            let told = text(field);
+            if told.len() > WORD_BYTES_MAX || told.chars().any(char::is_control) {
+                return Err((422, "bad_word", format!("{field:?} must be a text of one line, at most {WORD_BYTES_MAX} bytes")));
+            }
+            *word = Some(told).filter(|told| !told.is_empty()).map(str::to_string);
+        }
+        let [name, policy_name, spawned_by] = words;
+        let spawned_by = match actor.profile_id == "orchestrator" {
+            true => Some(name_of(actor).to_string()),
+            false => spawned_by,
+        };
+        let record =
+            TokenRecord { profile_id: profile.into(), agent_id: agent, scopes, name, policy_name, spawned_by, ..Default::default() };
+        Ok(self.put_token(record, ttl))
     }
 
-    fn put_token(&mut self, profile: &str, agent_id: Option<String>, scopes: Vec<String>, ttl: i64, renewed_from: Option<String>) -> Value {
+    /// The agent that a new token acts as. An orchestrator makes tokens for the agents that it has made, and for new ones.
+    fn agent_of_token(&self, actor: &TokenRecord, runtime: bool, agent: &str, profile: &str) -> Result<Option<String>, Refusal> {
+        match (runtime, agent) {
+            (false, "") => return Ok(None),
+            (true, "") => return Err((422, "no_agent", "a runtime token needs an \"agentId\"".into())),
+            (false, _) => {
+                return Err((422, "no_agent", format!("a token of the profile {profile} acts as no agent; leave \"agentId\" out")));
+            }
+            (true, id) if !crate::wire::api::is_agent_id(id) => {
+                return Err((422, "bad_agent_id", format!("{id:?} cannot be an agent id: {}", crate::wire::api::AGENT_ID_RULE)));
+            }
+            (true, _) => {}
+        }
+        if actor.profile_id == "orchestrator" {
+            let own = Some(name_of(actor));
+            let known = self.agents.get(agent).is_some_and(|known| known.stored.spawned_by.as_deref() != own);
+            let others = |record: &Arc<TokenRecord>| record.agent_id.as_deref() == Some(agent) && record.spawned_by.as_deref() != own;
+            if known || self.tokens.values().any(others) {
+                return Err(forbidden(format!("{agent} was not made by this orchestrator")));
+            }
+        }
+        Ok(Some(agent.to_string()))
+    }
+
+    /// Whether this token may list and revoke that one.
+    fn may_manage(&self, actor: &TokenRecord, record: &TokenRecord) -> bool {
+        if allows(actor, ADMIN) {
+            return true;
+        }
+        let spawned = actor.profile_id != "orchestrator" || record.spawned_by.as_deref() == Some(name_of(actor));
+        allows(actor, TOKEN_ISSUE) && is_runtime(&record.profile_id) && spawned
+    }
+
+    fn put_token(&mut self, record: TokenRecord, ttl: i64) -> Value {
         let token = (self.config.secret)();
         let now = self.now.wall.0 / 1000;
-        let record = TokenRecord {
-            jti: self.rng.uuid(),
-            profile_id: profile.into(),
-            agent_id,
-            renewed_from,
-            scopes,
-            issued_at: now,
-            expires_at: Some(now + ttl),
-        };
+        let record = TokenRecord { jti: self.rng.uuid(), issued_at: now, expires_at: Some(now + ttl), ..record };
         let hash = (self.config.hash)(&token);
         self.tokens.insert(hash.clone(), Arc::new(record.clone()));
         self.ops.push(HubOp::TokenPut { hash, record: record.clone() });
@@ -149,7 +128,15 @@ impl Hub {
         }
         let now = self.now.wall.0 / 1000;
         let ttl = old.expires_at.map_or(24 * 3600, |end| end - old.issued_at).max(1);
-        let answer = self.put_token(&old.profile_id, old.agent_id.clone(), old.scopes.clone(), ttl, Some(line_of(&old).to_string()));
+        // A line has the newest token and the one before; what an answer that got lost had brought goes.
+        let line = line_of(&old).to_string();
+        let others: Vec<(String, Arc<TokenRecord>)> = self.tokens_where(|record| line_of(record) == line && record.jti != old.jti);
+        for (hash, record) in others {
+            self.tokens.remove(&hash);
+            self.ops.push(HubOp::TokenDelete { hash });
+            self.close_peers_of(&record.jti);
+        }
+        let answer = self.put_token(TokenRecord { renewed_from: Some(line), ..TokenRecord::clone(&old) }, ttl);
         let end = old.expires_at.unwrap_or(i64::MAX).min(now + OLD_TOKEN_LIFE.as_secs() as i64);
         let record = TokenRecord { expires_at: Some(end), ..TokenRecord::clone(&old) };
         // Connections made with the old one end with it.
@@ -162,31 +149,33 @@ impl Hub {
         Ok(answer)
     }
 
-    /// Records without their secrets: all for `admin`, those of agents for operators.
+    fn tokens_where(&self, fits: impl Fn(&TokenRecord) -> bool) -> Vec<(String, Arc<TokenRecord>)> {
+        self.tokens.iter().filter(|(_, record)| fits(record)).map(|(hash, record)| (hash.clone(), record.clone())).collect()
+    }
+
+    /// Records without their secrets: all for `admin`, those of agents for who may make them.
     pub(super) fn list_tokens(&self, actor: &TokenRecord) -> Result<Value, Refusal> {
-        let all = allows(actor, "admin");
-        if !all && actor.profile_id != "operator" {
-            return Err((403, "forbidden", "listing tokens needs an operator's token or the root token".into()));
+        if !allows(actor, TOKEN_ISSUE) {
+            return Err(forbidden("listing tokens needs the scope token:issue or admin"));
         }
-        let mut records: Vec<&TokenRecord> =
-            self.tokens.values().map(|record| &**record).filter(|record| all || is_runtime(&record.profile_id)).collect();
-        records.sort_by(|a, b| (a.issued_at, &a.jti).cmp(&(b.issued_at, &b.jti)));
-        Ok(json!({"tokens": records}))
+        let mut records = self.tokens_where(|record| self.may_manage(actor, record));
+        records.sort_by(|(_, a), (_, b)| (a.issued_at, &a.jti).cmp(&(b.issued_at, &b.jti)));
+        Ok(json!({"tokens": records.iter().map(|(_, record)| &**record).collect::<Vec<_>>()}))
     }
 
     pub(super) fn delete_token(&mut self, actor: &TokenRecord, jti: &str) -> Result<(), Refusal> {
-        let found = self.tokens.iter().find(|(_, record)| record.jti == jti).map(|(hash, record)| (hash.clone(), record.clone()));
-        let Some((_, record)) = found else {
+        if !allows(actor, TOKEN_ISSUE) {
+            return Err(forbidden("revoking tokens needs the scope token:issue or admin"));
+        }
+        let Some((_, record)) = self.tokens_where(|record| record.jti == jti).pop() else {
             return Err((404, "not_found", "there is no such token".into()));
         };
-        let runtime = is_runtime(&record.profile_id);
-        if !allows(actor, "admin") && !(runtime && actor.profile_id == "operator") {
-            return Err((403, "forbidden", "revoking this token needs the root token".into()));
+        if !self.may_manage(actor, &record) {
+            return Err(forbidden("revoking this token needs the root token"));
         }
         // Whoever renewed a token that got into wrong hands must not stay: the whole line goes.
         let line = line_of(&record).to_string();
-        let whole: Vec<(String, Arc<TokenRecord>)> =
-            self.tokens.iter().filter(|(_, record)| line_of(record) == line).map(|(hash, record)| (hash.clone(), record.clone())).collect();
+        let whole = self.tokens_where(|record| line_of(record) == line);
         let at = self.now.wall.0 / 1000;
         for (hash, record) in whole {
             self.tokens.remove(&hash);
