@@ -7,7 +7,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde_json::{Value, json};
 
 use super::store::sizes;
-use crate::core::hub::event::{Event, Query, ReadAnswer, StoreEvent};
+use crate::core::hub::event::{Event, Party, Query, ReadAnswer, StoreEvent};
 use crate::core::limits::UNACKED_BYTES_MAX;
 use crate::core::store::StoreError;
 use crate::edge::database::{error_of, open_for_reading};
@@ -84,7 +84,7 @@ impl View<'_> {
                 let mut messages =
                     self.messages("FROM messages m WHERE m.thread = ?1 ORDER BY m.id LIMIT ?2", params![thread, THREAD_MAX], None)?;
                 messages.retain(|message| self.may_see(message, viewer.as_deref()).unwrap_or(false));
-                list(messages)
+                if messages.is_empty() { ReadAnswer::Json(Value::Null) } else { list(messages) }
             }
             Query::Deliver { recipient, ids } => {
                 let (mut messages, mut bytes): (Vec<Message>, usize) = (Vec::new(), 0);
@@ -114,18 +114,21 @@ impl View<'_> {
                 ReadAnswer::Json(self.with_generation(found)?.pop().unwrap_or(Value::Null))
             }
             Query::Commands { target, status, own } => {
-                let (agent, runner) = own.clone().unzip();
+                let whose = |part: fn(&Party) -> &String| own.as_ref().map(part);
                 let commands = self.docs(
                     "SELECT doc FROM commands WHERE (?1 IS NULL OR target = ?1) AND (?2 IS NULL OR status = ?2)
-                       AND (?3 IS NULL OR target IN (?3, ?4)) ORDER BY seq DESC LIMIT 500",
-                    &[target, status, &agent, &runner],
+                       AND (?3 IS NULL OR target IN (?3, ?4) OR doc ->> '$.issuedBy' = ?5) ORDER BY seq DESC LIMIT 500",
+                    &[target, status, &whose(|own| &own.agent), &whose(|own| &own.component), &whose(|own| &own.issuer)],
                 )?;
                 ReadAnswer::Json(json!({"commands": commands}))
             }
             Query::Command { id, own } => {
-                let (agent, runner) = own.clone().unzip();
-                let sql = "SELECT doc FROM commands WHERE id = ?1 AND (?2 IS NULL OR target IN (?2, ?3))";
-                ReadAnswer::Json(self.docs(sql, &[id, &agent, &runner])?.pop().unwrap_or(Value::Null))
+                let whose = |part: fn(&Party) -> &String| own.as_ref().map(part);
+                let sql = "SELECT doc FROM commands
+                     WHERE id = ?1 AND (?2 IS NULL OR target IN (?2, ?3) OR doc ->> '$.issuedBy' = ?4)";
+                let values: [&dyn rusqlite::ToSql; 4] =
+                    [id, &whose(|own| &own.agent), &whose(|own| &own.component), &whose(|own| &own.issuer)];
+                ReadAnswer::Json(self.docs(sql, &values)?.pop().unwrap_or(Value::Null))
             }
             Query::Figures => {
                 let (bytes, free) = sizes(self.db)?;

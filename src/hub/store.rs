@@ -355,6 +355,8 @@ pub struct Committed {
     pub existing: Vec<(MessageId, Message)>,
     /// Messages as they were stored without what they answer: it is not there, or not for their sender to see.
     pub unattached: Vec<Message>,
+    /// Reactions to what their sender cannot see: message and agent.
+    pub unseen: Vec<(MessageId, String)>,
     /// What the retention took away.
     pub retired: Retired,
 }
@@ -428,10 +430,7 @@ fn put_message(
     committed: &mut Committed,
 ) -> rusqlite::Result<()> {
     // Whoever cannot see a message neither answers it nor joins its thread.
-    let mut visible = db.prepare_cached(
-        "SELECT thread FROM messages m WHERE m.id = ?1 AND (?3 OR m.sender = ?2
-           OR EXISTS (SELECT 1 FROM recipients r WHERE r.recipient = ?2 AND r.message = ?1))",
-    )?;
+    let mut visible = db.prepare_cached(&format!("SELECT thread {SEEN}"))?;
     let mut thread_of = |id: MessageId| -> rusqlite::Result<Option<MessageId>> {
         visible.query_row(params![id, message.from, sees_all], |row| row.get(0)).optional()
     };
@@ -505,6 +504,10 @@ fn put_message(
     Ok(())
 }
 
+/// A message, if it was sent by or to somebody, or by whom all is seen.
+const SEEN: &str = "FROM messages m WHERE m.id = ?1 AND (?3 OR m.sender = ?2
+  OR EXISTS (SELECT 1 FROM recipients r WHERE r.recipient = ?2 AND r.message = ?1))";
+
 /// `session` marks rows that nobody has to acknowledge: the mirror, and whatever people get.
 fn add_recipient(db: &Transaction<'_>, message: MessageId, recipient: &str, mirror: bool) -> rusqlite::Result<()> {
     db.prepare_cached("INSERT OR IGNORE INTO recipients (recipient, message, session, mirror) VALUES (?1, ?2, ?3, ?4)")?
@@ -558,13 +561,13 @@ fn apply(db: &Transaction<'_>, op: &HubOp, committed: &mut Committed) -> rusqlit
                 &[recipient, message],
             )
         }
-        HubOp::Reacted { message, agent, emoji, at } => {
-            // To what it can see, and once.
-            run(
-                "INSERT OR IGNORE INTO reactions (message, agent, emoji, at) SELECT ?1, ?2, ?3, ?4 FROM messages m WHERE m.id = ?1 AND
-                   (?2 = 'user' OR m.sender = ?2 OR EXISTS (SELECT 1 FROM recipients r WHERE r.recipient = ?2 AND r.message = ?1))",
-                &[message, agent, emoji, at],
-            )?;
+        HubOp::Reacted { message, agent, emoji, at, sees_all } => {
+            let sees = db.prepare_cached(&format!("SELECT 1 {SEEN}"))?.exists(params![message, agent, sees_all])?;
+            if !sees {
+                committed.unseen.push((*message, agent.clone()));
+                return Ok(());
+            }
+            run("INSERT OR IGNORE INTO reactions (message, agent, emoji, at) VALUES (?1, ?2, ?3, ?4)", &[message, agent, emoji, at])?;
             run("DELETE FROM obligations WHERE agent = ?1 AND message = ?2", &[agent, message])
         }
         HubOp::ClaimPut { message, agent, expires_at } => {
@@ -798,13 +801,13 @@ pub fn run(mut store: HubStore, mut mark: MarkFile, orders: Receiver<Order>, lan
         while listens && !stalled.is_empty() {
             crash_point("hub-before-commit");
             let event = match persist(&mut store, &mut mark, &stalled, &mut pending) {
-                Ok((Committed { existing, unattached, retired }, count)) => {
+                Ok((Committed { existing, unattached, unseen, retired }, count)) => {
                     crash_point("hub-after-commit");
                     let upto = stalled.drain(..count).next_back().map_or(0, |(number, _)| number);
                     // What went into a file that nobody will find again is not called durable.
                     match store.look() {
                         Some(error) => StoreEvent::Broken(error),
-                        None => StoreEvent::Committed { upto, existing, unattached, retired },
+                        None => StoreEvent::Committed { upto, existing, unattached, unseen, retired },
                     }
                 }
                 Err(cause) => StoreEvent::Stalled(cause),

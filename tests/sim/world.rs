@@ -796,8 +796,8 @@ impl World {
         } else {
             let groups: Vec<_> = self.hub_pending.drain(..).collect();
             self.hub_stall_told = false;
-            let Committed { existing, unattached, retired } = self.hub_persist(&groups, true);
-            HubStoreEvent::Committed { upto: groups.last().expect("not empty").0, existing, unattached, retired }
+            let Committed { existing, unattached, unseen, retired } = self.hub_persist(&groups, true);
+            HubStoreEvent::Committed { upto: groups.last().expect("not empty").0, existing, unattached, unseen, retired }
         };
         let event = HubEvent::Store(event);
         self.send(format!("hub{life}"), 2, Action::Hub { life, lane: HubLane::Store as usize, event });

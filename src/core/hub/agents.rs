@@ -119,9 +119,27 @@ impl Hub {
         self.agents.insert(id, agent);
     }
 
+    /// Whether an orchestrator has made this agent, or is it.
+    fn is_of_orchestrator(&self, actor: &TokenRecord, id: &str) -> bool {
+        let its = |agent: &Agent| agent.by == line_of(actor) || agent.stored.spawned_by.as_deref() == Some(rights::name_of(actor));
+        self.agents.get(id).is_some_and(its)
+    }
+
+    /// Whether a token may act as, or upon, an agent: an agent's as itself, an orchestrator's upon what it has made, people's upon all.
+    pub(super) fn may_act(&self, actor: &TokenRecord, id: &str) -> Result<(), Refusal> {
+        rights::own(actor, id)?;
+        match actor.profile_id == rights::ORCHESTRATOR && !self.is_of_orchestrator(actor, id) {
+            true => Err(rights::forbidden(format!("{id} was not made by this orchestrator"))),
+            false => Ok(()),
+        }
+    }
+
     /// What a registration may not say: another agent's names, or a role that its token does not have.
     fn check_registration(&self, actor: &TokenRecord, id: &str, registration: &Registration) -> Result<(), Refusal> {
-        rights::own(actor, id)?;
+        match self.agents.contains_key(id) {
+            true => self.may_act(actor, id)?,
+            false => rights::own(actor, id)?,
+        }
         rights::role(actor, &registration.role)?;
         if !is_agent_id(id) {
             return Err((422, "bad_agent_id", format!("{id:?} cannot be an agent id: {AGENT_ID_RULE}")));
@@ -327,8 +345,12 @@ impl Hub {
     /// What the API shows of an agent to this token. Others than people and the agent itself see no more than they need to
     /// write to it: what it waits for, where it works and what it runs is not theirs.
     pub(super) fn card_for(&self, actor: &TokenRecord, id: &str) -> Value {
+        narrowed(self.card(id), self.sees_whole(actor, id))
+    }
+
+    pub(super) fn sees_whole(&self, actor: &TokenRecord, id: &str) -> bool {
         let maker = self.agents.get(id).and_then(|agent| agent.stored.spawned_by.as_deref());
-        narrowed(self.card(id), rights::sees_whole(actor, id, maker))
+        rights::sees_whole(actor, id, maker) || (actor.profile_id == rights::ORCHESTRATOR && self.is_of_orchestrator(actor, id))
     }
 
     /// All that is known of an agent.

@@ -6,9 +6,9 @@ use serde_json::{Value, json};
 
 use super::Hub;
 use super::Refusal;
-use super::event::{After, Effect, HubOp, Query, ReadAnswer, ReadFor};
+use super::event::{After, Effect, HubOp, Party, Query, ReadAnswer, ReadFor};
 use super::generations::{Named, told_in};
-use super::rights::{COMMAND_ISSUE, allows, own, scope};
+use super::rights::{COMMAND_ISSUE, acts_as, allows, everything, forbidden, line_of, scope};
 use super::routes::{Access, Call, Found, Route, find, spec};
 use crate::core::http::{Body, Request};
 use crate::core::ids::{MessageId, TaskId, Ticket};
@@ -97,7 +97,10 @@ impl Hub {
             self.limit(None)?;
             return Ok(self.describe(ticket));
         }
-        let actor = self.token_of(&request.token);
+        let mut actor = self.token_of(&request.token);
+        if crate::planted::is("unchecked-rights") {
+            actor = Some(everything());
+        }
         self.limit(actor.as_deref())?;
         let Some(actor) = actor else {
             let text = match request.token.is_empty() {
@@ -151,12 +154,12 @@ impl Hub {
 
     fn carry_out(&mut self, ticket: Ticket, call: Call, actor: &Arc<TokenRecord>, request: &Request, parameters: &[&str]) -> Routed {
         let first = parameters.first().copied().unwrap_or_default();
-        let viewer = actor.agent_id.clone();
+        let viewer = acts_as(actor).map(str::to_string);
         match call {
             Call::Health => Ok(Answer::Now(200, self.health())),
             Call::Spec => Ok(self.describe(ticket)),
-            Call::Metrics | Call::HubInfo if viewer.is_some() => {
-                Err((403, "forbidden", "how the hub is is not told to agents; use an operator's token".into()))
+            Call::Metrics | Call::HubInfo if actor.agent_id.is_some() => {
+                Err(forbidden("how the hub is is not told to agents; use an operator's token"))
             }
             Call::Metrics | Call::HubInfo => {
                 self.read(Query::Figures, ReadFor::Figures { ticket, gate: request.gate, prometheus: call == Call::Metrics });
@@ -174,7 +177,7 @@ impl Hub {
             Call::ListAgents => Ok(Answer::Now(200, self.list_agents(actor, request))),
             Call::GetAgent | Call::DeleteAgent => self.on_agent(actor, call, first),
             Call::Obligations => {
-                own(actor, first)?;
+                self.may_act(actor, first)?;
                 self.read(Query::Obligations { agent: first.to_string() }, ReadFor::Obligations(ticket));
                 Ok(Answer::Later)
             }
@@ -184,11 +187,12 @@ impl Hub {
             Call::Send => self.send_one(ticket, actor, object(request)?),
             Call::SendBatch => self.send_batch(ticket, actor, &object(request)?),
             Call::Poll => self.poll(ticket, actor, request),
+            Call::Queued if viewer.is_some() => Err(forbidden("what waits for others is for people to see")),
             Call::Queued => self.ask(ticket, Query::Queued { limit: 1000 }),
             Call::GetMessage => self.ask(ticket, Query::Message { id: MessageId(number(first)?), viewer }),
             Call::Thread => self.ask(ticket, Query::Thread { id: MessageId(number(first)?), viewer }),
             Call::Claim | Call::RenewClaim | Call::ReleaseClaim | Call::MarkRead | Call::React => {
-                self.on_message_part(actor, call, MessageId(number(first)?), &object(request)?)
+                self.on_message_part(ticket, actor, call, MessageId(number(first)?), &object(request)?)
             }
             Call::MakeTask => {
                 let (task, sent) = self.make_task(actor, &object(request)?)?;
@@ -204,8 +208,7 @@ impl Hub {
             Call::IssueCommand => {
                 let body = object(request)?;
                 let params = body.get("params").and_then(Value::as_object).cloned().unwrap_or_default();
-                let issuer = viewer.unwrap_or_else(|| USER.into());
-                let command = self.issue_command(text(&body, "type"), text(&body, "target"), params, &issuer)?;
+                let command = self.issue_command(actor, text(&body, "type"), text(&body, "target"), params)?;
                 Ok(Answer::Durable(201, json!(command)))
             }
             Call::ListCommands | Call::GetCommand => self.ask_commands(ticket, call, first, actor, request),
@@ -248,11 +251,13 @@ impl Hub {
         }
     }
 
-    /// What a runtime token may see of commands: those for its own agent and runner.
-    fn own_targets(&self, actor: &TokenRecord) -> Option<(String, String)> {
-        let agent = actor.agent_id.clone()?;
-        let runner = self.agents.get(&agent).map(|known| known.stored.registration.component_id.clone());
-        Some((agent, runner.unwrap_or_default()))
+    /// What others than people may see of commands: those for their own agent and component, and those that they have issued.
+    fn own_targets(&self, actor: &TokenRecord) -> Option<Party> {
+        let issuer = acts_as(actor)?.to_string();
+        let registered = || self.agents.iter().find(|(_, agent)| agent.by == line_of(actor)).map(|(id, _)| id.clone());
+        let agent = actor.agent_id.clone().or_else(registered).unwrap_or_default();
+        let component = self.agents.get(&agent).map(|known| known.stored.registration.component_id.clone()).unwrap_or_default();
+        Some(Party { agent, component, issuer })
     }
 
     fn ask(&mut self, ticket: Ticket, query: Query) -> Routed {
@@ -353,12 +358,12 @@ impl Hub {
         if call == Call::GetAgent {
             return if self.agents.contains_key(id) { Ok(Answer::Now(200, self.card_for(actor, id))) } else { Err(unknown()) };
         }
-        own(actor, id)?;
+        self.may_act(actor, id).map_err(|refusal| if self.agents.contains_key(id) { refusal } else { unknown() })?;
         if self.delete_agent(id) { Ok(Answer::Durable(204, Value::Null)) } else { Err(unknown()) }
     }
 
     fn on_agent_part(&mut self, actor: &TokenRecord, call: Call, id: &str, body: &Value) -> Routed {
-        own(actor, id)?;
+        self.may_act(actor, id)?;
         let Some(agent) = self.agents.get_mut(id) else {
             return Err((404, "unknown_agent", format!("there is no agent {id}")));
         };
@@ -435,10 +440,10 @@ impl Hub {
     }
 
     fn poll(&mut self, ticket: Ticket, actor: &TokenRecord, request: &Request) -> Routed {
-        let own_name = actor.agent_id.clone().unwrap_or_else(|| USER.into());
-        let recipient = query(request, "for").unwrap_or_else(|| own_name.clone());
-        if actor.agent_id.is_some() && recipient != own_name {
-            return Err((403, "forbidden", "an agent's token reads its own messages only".into()));
+        let own = acts_as(actor);
+        let recipient = query(request, "for").unwrap_or_else(|| own.unwrap_or(USER).to_string());
+        if own.is_some_and(|own| own != recipient) {
+            return Err(forbidden("an agent's token reads its own messages only"));
         }
         let limit = query(request, "limit").and_then(|text| text.parse().ok()).unwrap_or(100).clamp(1, 1000);
         let since = query(request, "since").and_then(|text| text.parse().ok()).map_or(MessageId(0), MessageId);
@@ -450,14 +455,15 @@ impl Hub {
         }
     }
 
-    fn on_message_part(&mut self, actor: &TokenRecord, call: Call, id: MessageId, body: &Value) -> Routed {
+    fn on_message_part(&mut self, ticket: Ticket, actor: &TokenRecord, call: Call, id: MessageId, body: &Value) -> Routed {
         let told = body.get("agentId").and_then(Value::as_str).map(str::to_string);
-        let reader = actor.agent_id.clone().or(told.clone()).unwrap_or_else(|| USER.into());
-        if let (Some(own), Some(told)) = (&actor.agent_id, &told)
+        let own = acts_as(actor);
+        if let (Some(own), Some(told)) = (own, &told)
             && own != told
         {
-            return Err((403, "forbidden", format!("this token acts as {own}, not as {told}")));
+            return Err(forbidden(format!("this token acts as {own}, not as {told}")));
         }
+        let reader = own.map(str::to_string).or(told).unwrap_or_else(|| USER.into());
         self.check_generation(told_in(body), Named::Message(id))?;
         if id > self.last_message {
             return Err((404, "not_found", format!("there is no message {id}")));
@@ -493,9 +499,10 @@ impl Hub {
                 if emoji.is_empty() {
                     return Err((400, "no_emoji", "a reaction needs an \"emoji\"".into()));
                 }
-                self.ops.push(HubOp::Reacted { message: id, agent: reader.clone(), emoji, at: self.now.wall.0 });
-                self.emit("message.updated", &reader, json!({"messageId": id, "agentId": reader}));
-                Ok(Answer::Durable(204, Value::Null))
+                let sees_all = own.is_none();
+                self.ops.push(HubOp::Reacted { message: id, agent: reader.clone(), emoji, at: self.now.wall.0, sees_all });
+                self.after.push(After::Reacted { ticket, message: id, agent: reader });
+                Ok(Answer::Later)
             }
         }
     }

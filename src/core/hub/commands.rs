@@ -5,10 +5,10 @@ use serde_json::{Map, Value, json};
 use super::Hub;
 use super::Refusal;
 use super::event::{After, Effect, HubOp};
-use super::rights::{ADMIN, COMMAND_ISSUE, allows, forbidden, line_of};
+use super::rights::{ADMIN, COMMAND_ISSUE, ORCHESTRATOR, acts_as, allows, forbidden, line_of};
 use crate::core::ids::PeerId;
 use crate::core::limits::*;
-use crate::wire::api::{Command, TokenRecord, command_is_final};
+use crate::wire::api::{Command, TokenRecord, USER, command_is_final};
 use crate::wire::bus::RelayFrame;
 
 fn rank(status: &str) -> u8 {
@@ -30,13 +30,22 @@ impl Hub {
         self.agents.get(owner).filter(|agent| agent.stored.registration.component_id == target).map(|_| owner.clone())
     }
 
-    pub(super) fn issue_command(&mut self, kind: &str, target: &str, params: Map<String, Value>, issuer: &str) -> Result<Command, Refusal> {
+    pub(super) fn issue_command(
+        &mut self,
+        actor: &TokenRecord,
+        kind: &str,
+        target: &str,
+        params: Map<String, Value>,
+    ) -> Result<Command, Refusal> {
         if kind.is_empty() {
             return Err((400, "no_type", "a command needs a \"type\"".into()));
         }
         let Some(agent) = self.agent_of_target(target) else {
             return Err((422, "no_such_target", format!("there is no agent or runner {target:?}")));
         };
+        if actor.profile_id == ORCHESTRATOR {
+            self.may_act(actor, &agent)?;
+        }
         if self.commands.len() >= COMMANDS_PENDING_MAX {
             return Err((503, "too_many_commands", format!("{COMMANDS_PENDING_MAX} commands wait already")));
         }
@@ -47,7 +56,7 @@ impl Hub {
             target: target.into(),
             params,
             status: "pending".into(),
-            issued_by: issuer.into(),
+            issued_by: acts_as(actor).unwrap_or(USER).into(),
             created_at: now,
             updated_at: now,
             expires_at: now + COMMAND_LIFE.as_millis() as i64,
@@ -123,7 +132,8 @@ impl Hub {
             // A token without an agent speaks for the agent that it has registered.
             None => self.agent_of_target(&command.target).is_some_and(|id| self.agents[&id].by == line_of(actor)),
         };
-        let may_cancel = status == "cancelled" && allows(actor, COMMAND_ISSUE);
+        let its_own = acts_as(actor).is_none_or(|own| own == command.issued_by);
+        let may_cancel = status == "cancelled" && allows(actor, COMMAND_ISSUE) && its_own;
         if !(mine && allows(actor, "command:update")) && !may_cancel && !allows(actor, ADMIN) {
             return Err(forbidden("the token may not update this command"));
         }

@@ -80,6 +80,8 @@ pub enum StoreEvent {
         existing: Vec<(MessageId, Message)>,
         /// Messages as they were stored: what they answer is not there, or not for their sender to see.
         unattached: Vec<Message>,
+        /// Reactions to what their sender cannot see: message and agent.
+        unseen: Vec<(MessageId, String)>,
         /// What the retention took away.
         retired: Retired,
     },
@@ -136,6 +138,17 @@ pub enum ReadFor {
     Figures { ticket: Ticket, gate: Figures, prometheus: bool },
 }
 
+/// Whose commands are asked for; an empty text is nobody.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Party {
+    /// Commands for this agent,
+    pub agent: String,
+    /// or for its component,
+    pub component: String,
+    /// or issued under this name.
+    pub issuer: String,
+}
+
 /// A read-only question.
 #[allow(missing_docs)] // the fields are what they are called
 #[derive(Debug, Clone, PartialEq)]
@@ -157,9 +170,9 @@ pub enum Query {
     /// One task.
     Task { id: TaskId, viewer: Option<String> },
     /// Commands.
-    Commands { target: Option<String>, status: Option<String>, own: Option<(String, String)> },
+    Commands { target: Option<String>, status: Option<String>, own: Option<Party> },
     /// One command.
-    Command { id: String, own: Option<(String, String)> },
+    Command { id: String, own: Option<Party> },
     /// What an agent owes.
     Obligations { agent: String },
     /// Size of the store.
@@ -212,6 +225,8 @@ pub enum After {
     Sent { ticket: Ticket, sent: Sent },
     /// A batch was sent: answer row by row and route.
     Batch { ticket: Ticket, rows: Vec<Result<Sent, (u16, Value)>> },
+    /// A reaction: told to subscribers if its sender can see the message.
+    Reacted { ticket: Ticket, message: MessageId, agent: String },
     /// A message that nobody waits for an answer of.
     Route { sent: Sent },
     /// A registration: the peer is told and gets what waits for it.
@@ -249,8 +264,8 @@ pub enum HubOp {
     Acked { message: MessageId, recipient: String },
     /// The recipient has read it.
     Read { message: MessageId, recipient: String, at: i64, reason: Option<String> },
-    /// A reaction.
-    Reacted { message: MessageId, agent: String, emoji: String, at: i64 },
+    /// A reaction to what its sender can see; `sees_all`: a person, whatever name it reacts under.
+    Reacted { message: MessageId, agent: String, emoji: String, at: i64, sees_all: bool },
     /// A claim is held.
     ClaimPut { message: MessageId, agent: String, expires_at: i64 },
     /// A claim is gone. `reoffer`: the message is unread and unacknowledged again for everybody; else it is settled, and

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::event::{After, HubOp, Sent};
 use super::generations::Named;
-use super::rights::{ADMIN, allows};
+use super::rights::{ADMIN, acts_as, allows};
 use super::{Hub, Refusal};
 use crate::core::ids::MessageId;
 use crate::core::limits::QUEUED_FOR;
@@ -21,6 +21,15 @@ pub(super) struct Unresolved {
     pub until: i64,
     /// Who got it already.
     pub matched: Vec<String>,
+}
+
+/// What a commit tells besides being durable: messages that were there before under their key, those that were stored without
+/// what they answer, and reactions to what their sender cannot see.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Told<'a> {
+    pub existing: &'a [(MessageId, Message)],
+    pub unattached: &'a [Message],
+    pub unseen: &'a [(MessageId, String)],
 }
 
 impl Hub {
@@ -80,8 +89,8 @@ impl Hub {
             ));
         }
         let key = new.idempotency_key.filter(|key| key.is_empty() == crate::planted::is("forgotten-key"));
-        // A person sees everything; an agent, and whoever may not read, answers only what was sent to it.
-        let sees_all = actor.agent_id.is_none() && allows(actor, "message:read");
+        // A person sees everything; all others, and whoever may not read, answer only what was sent to them.
+        let sees_all = acts_as(actor).is_none() && allows(actor, "message:read");
         self.note_sender(&from);
         self.ops.push(HubOp::MessagePut { message: message.clone(), recipients: recipients.clone(), key, sees_all });
         if recipients.is_empty() {
@@ -98,7 +107,7 @@ impl Hub {
 
     /// D-5: operators speak as `user`, an agent only as itself, anything else needs `admin`.
     fn sender(&self, actor: &TokenRecord, wanted: Option<&str>) -> Result<String, Refusal> {
-        let own = actor.agent_id.as_deref().unwrap_or(USER);
+        let own = acts_as(actor).unwrap_or(USER);
         match wanted.filter(|from| !from.is_empty()) {
             None => Ok(own.to_string()),
             Some(from) if from == own || allows(actor, ADMIN) => Ok(from.to_string()),
@@ -219,9 +228,8 @@ impl Hub {
     }
 
     /// Answers and routes what a commit made durable.
-    /// `existing`: messages that were there before under their key. `unattached`: those that were stored without the message that
-    /// they answer.
-    pub(super) fn release(&mut self, after: Vec<After>, existing: &[(MessageId, Message)], unattached: &[Message]) {
+    pub(super) fn release(&mut self, after: Vec<After>, told: Told<'_>) {
+        let Told { existing, unattached, unseen } = told;
         let detach = |sent: &mut Sent| {
             let stored = unattached.iter().find(|stored| stored.id == sent.message.id);
             if let Some(stored) = stored {
@@ -276,6 +284,14 @@ impl Hub {
                         self.route(&sent);
                     }
                 }
+                After::Reacted { ticket, message, agent } => match unseen.iter().any(|(id, who)| *id == message && *who == agent) {
+                    true => self.refuse(ticket, 404, "not_found", "there is no such message, or it is not yours to see"),
+                    false => {
+                        self.respond(ticket, 204, Value::Null);
+                        let data = json!({"messageId": message, "agentId": agent});
+                        self.publish("message.updated", agent, data);
+                    }
+                },
                 After::Registered { peer, agent, text } => self.on_registration_durable(peer, agent, text),
                 After::Offer { recipients } => {
                     for recipient in recipients {
@@ -290,7 +306,7 @@ impl Hub {
         } else if !self.after.is_empty() {
             // What routing tells is durable already.
             let after = std::mem::take(&mut self.after);
-            self.release(after, &[], &[]);
+            self.release(after, Told::default());
         }
     }
 }

@@ -28,6 +28,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use self::event::{After, Effect, Event, HubOp, HubSnapshot, Lane, StoreEvent, StoredTask};
+use self::messages::Told;
 use super::limits::*;
 use super::rng::Rng;
 use super::time::{Now, Tick, sooner};
@@ -176,7 +177,7 @@ impl Hub {
             let after = std::mem::take(&mut self.after);
             match self.commits.back_mut() {
                 Some((_, _, waiting)) => waiting.extend(after),
-                None => self.release(after, &[], &[]),
+                None => self.release(after, Told::default()),
             }
         }
         self.finish_if_stopped();
@@ -193,7 +194,7 @@ impl Hub {
     fn on_store(&mut self, event: StoreEvent) {
         match event {
             StoreEvent::Restored(snapshot) => self.on_restored(*snapshot),
-            StoreEvent::Committed { upto, existing, unattached, retired } => {
+            StoreEvent::Committed { upto, existing, unattached, unseen, retired } => {
                 if self.store_trouble.take().is_some() {
                     self.log("warn", "store accepts changes again");
                 }
@@ -201,7 +202,7 @@ impl Hub {
                 while self.commits.front().is_some_and(|(number, ..)| *number <= upto) {
                     let (_, since, after) = self.commits.pop_front().expect("looked at above");
                     self.meter.commit_time.observe(self.now.tick - since);
-                    self.release(after, &existing, &unattached);
+                    self.release(after, Told { existing: &existing, unattached: &unattached, unseen: &unseen });
                 }
                 self.on_retired(retired);
             }

@@ -1,7 +1,9 @@
 //! Who may do what: scopes of profiles, and what a token that is made may have. Scopes decide; a profile only says which
 //! scopes a token has when nobody names any.
 
-use crate::core::hub::Refusal;
+use std::sync::Arc;
+
+use super::Refusal;
 use crate::wire::api::TokenRecord;
 
 /// Everything: root has it, and whoever root gives it to.
@@ -12,6 +14,9 @@ pub const TOKEN_ISSUE: &str = "token:issue";
 pub const APPROVE_SPAWNED: &str = "approve:spawned";
 /// Give orders to agents; whoever has it sees whole cards, since what is to be approved stands there.
 pub const COMMAND_ISSUE: &str = "command:issue";
+
+/// The profile of what starts and stops agents on a machine. It has to do with its own agents, and with those alone.
+pub(super) const ORCHESTRATOR: &str = "orchestrator";
 
 /// Scopes of a profile.
 pub fn scopes_of(profile: &str) -> &'static [&'static str] {
@@ -31,7 +36,7 @@ pub fn scopes_of(profile: &str) -> &'static [&'static str] {
             "spawn",
             TOKEN_ISSUE,
         ],
-        "orchestrator" => &["agent:self", "message:send", "message:read", COMMAND_ISSUE, "command:update", "spawn", TOKEN_ISSUE],
+        ORCHESTRATOR => &["agent:self", "message:send", "message:read", COMMAND_ISSUE, "command:update", "spawn", TOKEN_ISSUE],
         "provider-agent" | "provider-interactive" => &[
             "agent:self",
             "message:send",
@@ -76,6 +81,11 @@ pub(super) fn name_of(record: &TokenRecord) -> &str {
     record.name.as_deref().unwrap_or_else(|| line_of(record))
 }
 
+/// The record of a token that may do everything; only a planted defect uses it.
+pub(super) fn everything() -> Arc<TokenRecord> {
+    Arc::new(TokenRecord { profile_id: "root".into(), scopes: vec![ADMIN.into()], ..Default::default() })
+}
+
 pub(super) fn forbidden(text: impl Into<String>) -> Refusal {
     (403, "forbidden", text.into())
 }
@@ -88,7 +98,16 @@ pub(super) fn scope(actor: &TokenRecord, scope: &str) -> Result<(), Refusal> {
     }
 }
 
-/// A runtime token acts only as its own agent.
+/// As whom a token speaks and what it sees messages as: an agent as itself, an orchestrator under its name, people as nobody
+/// in particular: they see everything that their scopes let them see, and speak as the user.
+pub(super) fn acts_as(record: &TokenRecord) -> Option<&str> {
+    match record.profile_id.as_str() {
+        ORCHESTRATOR => Some(name_of(record)),
+        _ => record.agent_id.as_deref(),
+    }
+}
+
+/// A token of an agent acts only as that agent. What an orchestrator may do about agents depends on whose they are.
 pub(super) fn own(actor: &TokenRecord, id: &str) -> Result<(), Refusal> {
     match &actor.agent_id {
         Some(own) if own != id => Err(forbidden(format!("this token acts as {own}, not as {id}"))),
@@ -99,7 +118,7 @@ pub(super) fn own(actor: &TokenRecord, id: &str) -> Result<(), Refusal> {
 /// As what a token may register: its profile says so, never the frame. An older client may leave the role out.
 pub(super) fn role(actor: &TokenRecord, role: &str) -> Result<(), Refusal> {
     let may = match actor.profile_id.as_str() {
-        "orchestrator" => matches!(role, "" | "orchestrator" | "channel"),
+        ORCHESTRATOR => matches!(role, "" | "orchestrator" | "channel"),
         profile if is_runtime(profile) => matches!(role, "" | "provider" | "channel"),
         _ => role != "orchestrator",
     };
@@ -112,16 +131,18 @@ pub(super) fn role(actor: &TokenRecord, role: &str) -> Result<(), Refusal> {
 /// Whether a token sees the whole card of an agent: pending approvals with their input, folders, sockets. `maker`: whose
 /// wish that agent was made for.
 pub(super) fn sees_whole(actor: &TokenRecord, agent: &str, maker: Option<&str>) -> bool {
-    let own = actor.agent_id.as_deref();
-    let spawned = own.is_some() && maker == own && allows(actor, APPROVE_SPAWNED);
-    own == Some(agent) || spawned || allows(actor, COMMAND_ISSUE)
+    match acts_as(actor) {
+        None => allows(actor, COMMAND_ISSUE),
+        Some(own) if actor.profile_id == ORCHESTRATOR => maker == Some(own),
+        Some(own) => own == agent || (maker == Some(own) && allows(actor, APPROVE_SPAWNED)),
+    }
 }
 
 /// The scopes of a token that is made: those of its profile or those that are wanted, never more than its maker has. An
 /// orchestrator gives its agents exactly what agents have, though it lacks some of that itself.
 pub(super) fn scopes_for(actor: &TokenRecord, profile: &str, wanted: Option<&[&str]>) -> Result<Vec<String>, Refusal> {
     let (all, further) = (scopes_of(profile), further_scopes_of(profile));
-    let spawns = actor.profile_id == "orchestrator" && is_runtime(profile);
+    let spawns = actor.profile_id == ORCHESTRATOR && is_runtime(profile);
     let has = |scope: &str| allows(actor, scope) || (spawns && all.contains(&scope));
     let Some(wanted) = wanted else {
         return Ok(all.iter().filter(|scope| has(scope)).map(|scope| scope.to_string()).collect());
@@ -197,7 +218,10 @@ mod tests {
         let parent = token("provider-agent", &[APPROVE_SPAWNED], Some("a"));
         let reader = token("operator", &["message:read"], None);
         let operator = token("operator", scopes_of("operator"), None);
+        let boss = TokenRecord { name: Some("boss".into()), ..token(ORCHESTRATOR, scopes_of(ORCHESTRATOR), None) };
         for (actor, agent, maker, whole) in [
+            (&boss, "b", None, false),
+            (&boss, "b", Some("boss"), true),
             (&plain, "a", None, true),
             (&plain, "b", None, false),
             (&plain, "b", Some("a"), false),

@@ -53,7 +53,13 @@ impl Bench {
 
     pub(super) fn commit(&mut self) -> Vec<Effect> {
         let upto = self.hub.commit_number;
-        self.tell(Event::Store(StoreEvent::Committed { upto, existing: Vec::new(), unattached: Vec::new(), retired: Retired::default() }))
+        self.tell(Event::Store(StoreEvent::Committed {
+            upto,
+            existing: Vec::new(),
+            unattached: Vec::new(),
+            unseen: Vec::new(),
+            retired: Retired::default(),
+        }))
     }
 
     pub(super) fn ask(&mut self, token: &str, method: &str, path: &str, body: Value) -> Vec<Effect> {
@@ -268,7 +274,7 @@ fn what_retention_took_is_not_delivered_any_more() {
     assert_eq!(op, Some(&HubOp::Retain { session_before: session, before: other, limit: RETENTION_BATCH }));
     let retired = Retired { count: 1, unacknowledged: vec![("a".into(), MessageId(1))], more: true, ..Default::default() };
     let upto = bench.hub.commit_number;
-    bench.tell(Event::Store(StoreEvent::Committed { upto, existing: Vec::new(), unattached: Vec::new(), retired }));
+    bench.tell(Event::Store(StoreEvent::Committed { upto, existing: Vec::new(), unattached: Vec::new(), unseen: Vec::new(), retired }));
     assert_eq!(bench.hub.queues["a"].ids.iter().copied().collect::<Vec<_>>(), [MessageId(2)]);
     let effects = bench.later(RETENTION_AGAIN);
     assert!(effects.iter().any(|effect| matches!(effect, Effect::Commit { .. })), "more is taken away soon");

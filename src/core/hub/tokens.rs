@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::Hub;
 use super::Refusal;
 use super::event::{Effect, HubOp};
-use super::rights::{ADMIN, TOKEN_ISSUE, allows, forbidden, is_runtime, line_of, name_of, scopes_for};
+use super::rights::{ADMIN, ORCHESTRATOR, TOKEN_ISSUE, allows, forbidden, is_runtime, line_of, name_of, scopes_for};
 use crate::core::ids::PeerId;
 use crate::core::limits::OLD_TOKEN_LIFE;
 use crate::wire::api::TokenRecord;
@@ -65,7 +65,7 @@ impl Hub {
             *word = Some(told).filter(|told| !told.is_empty()).map(str::to_string);
         }
         let [name, policy_name, spawned_by] = words;
-        let spawned_by = match actor.profile_id == "orchestrator" {
+        let spawned_by = match actor.profile_id == ORCHESTRATOR {
             true => Some(name_of(actor).to_string()),
             false => spawned_by,
         };
@@ -87,7 +87,7 @@ impl Hub {
             }
             (true, _) => {}
         }
-        if actor.profile_id == "orchestrator" {
+        if actor.profile_id == ORCHESTRATOR {
             let own = Some(name_of(actor));
             let known = self.agents.get(agent).is_some_and(|known| known.stored.spawned_by.as_deref() != own);
             let others = |record: &Arc<TokenRecord>| record.agent_id.as_deref() == Some(agent) && record.spawned_by.as_deref() != own;
@@ -103,7 +103,7 @@ impl Hub {
         if allows(actor, ADMIN) {
             return true;
         }
-        let spawned = actor.profile_id != "orchestrator" || record.spawned_by.as_deref() == Some(name_of(actor));
+        let spawned = actor.profile_id != ORCHESTRATOR || record.spawned_by.as_deref() == Some(name_of(actor));
         allows(actor, TOKEN_ISSUE) && is_runtime(&record.profile_id) && spawned
     }
 
