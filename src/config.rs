@@ -91,6 +91,12 @@ impl Global {
     /// Reads file and environment; flags come from the caller.
     pub fn load(url_flag: Option<String>, token_flag: Option<String>) -> Result<Global, Trouble> {
         let home = home()?;
+        // Whoever may write there could name another relay, which would get the token.
+        if let Some(why) = crate::os::exposed(&home) {
+            return Err(Trouble::Broken(format!(
+                "the files of agent-relay are not safe: {why}, or set AGENT_RELAY_HOME to another folder"
+            )));
+        }
         let file = read_record(&home.join("config.json"))?;
         for field in ["relayUrl", "token", "defaultCwd"] {
             if file.get(field).is_some_and(|value| !value.is_string() && !value.is_null()) {

@@ -4,7 +4,7 @@ use crate::core::ids::ProcessRef;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
@@ -196,6 +196,36 @@ pub fn prepare_child(command: &mut std::process::Command, apart: bool) {
     }
 }
 
+/// Opens a file of ours, for its owner only (0600) where it is made; never through a symbolic link: whoever may write the folder
+/// could lead us to another file.
+pub fn open_private(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
+    options.mode(0o600).custom_flags(rustix::fs::OFlags::NOFOLLOW.bits() as i32).open(path).map_err(|error| {
+        match fs::symlink_metadata(path).is_ok_and(|meta| meta.is_symlink()) {
+            true => io::Error::new(io::ErrorKind::InvalidInput, "it is a symbolic link, where there must be a file of ours; remove it"),
+            false => error,
+        }
+    })
+}
+
+/// Why the files below a folder are not safe from other users of this machine: everybody may write it or a folder above it, and
+/// could put other files in their place. In folders that are shared by design (`/tmp`) nobody can replace what is not his own.
+pub fn exposed(folder: &Path) -> Option<String> {
+    let real = folder.canonicalize().unwrap_or_else(|_| folder.to_path_buf());
+    let is_open = |path: &&Path| {
+        let mode = fs::metadata(path).map_or(0, |meta| meta.mode());
+        let shared = mode & 0o1000 != 0 && **path != *real;
+        mode & 0o002 != 0 && !shared
+    };
+    let open = folder.ancestors().chain(real.ancestors()).find(is_open)?.display();
+    Some(format!("every user of this machine may write {open} and put other files there; close it with `chmod o-w {open}`"))
+}
+
+/// The folder on the way to this one that another user owns, root apart: its owner can put other files there.
+pub fn foreign_folder(folder: &Path) -> Option<&Path> {
+    let own = rustix::process::geteuid().as_raw();
+    folder.ancestors().find(|path| fs::metadata(path).is_ok_and(|meta| meta.uid() != own && meta.uid() != 0))
+}
+
 /// Makes a directory with all parents, closed to others (0700).
 pub fn make_private_dir(path: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
@@ -215,8 +245,9 @@ pub fn replace_private_file(path: &Path, text: &str, durable: bool) -> io::Resul
     name.push(format!(".{}.tmp", std::process::id()));
     let temporary = path.with_file_name(name);
     let written = || {
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-        file.set_permissions(fs::Permissions::from_mode(0o600))?;
+        // What lies there is of a process that died; never written through, whatever it is.
+        let _ = fs::remove_file(&temporary);
+        let mut file = open_private(&temporary, OpenOptions::new().write(true).create_new(true))?;
         file.write_all(text.as_bytes())?;
         if durable {
             file.sync_all()?;
@@ -232,7 +263,7 @@ const LOCK_TIME: Duration = Duration::from_secs(2);
 /// Takes an exclusive lock that lasts as long as the file is open; `None`: somebody has it. Whoever was killed has it until the
 /// last of its threads has ended, a moment after it counts as dead: that is waited for, by the pid that holders write into it.
 pub fn lock(path: &Path) -> io::Result<Option<File>> {
-    let file = OpenOptions::new().create(true).read(true).write(true).truncate(false).mode(0o600).open(path)?;
+    let file = open_private(path, OpenOptions::new().create(true).read(true).write(true).truncate(false))?;
     let try_lock = || match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(true),
         Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),

@@ -9,6 +9,7 @@ use super::database::{Check, Moved, beside, copy_checked, error_of, io_error_of,
 use super::salvage::{Plan, dated, salvage};
 use super::store::{SCHEMAS, Store};
 use crate::core::store::{StoreError, StoreKind};
+use crate::os;
 
 /// After an unclean end the pages of a store are looked at for at most so long before the runner starts.
 const CHECK_TIME: std::time::Duration = std::time::Duration::from_millis(500);
@@ -58,7 +59,7 @@ fn damage_file(path: &Path) -> PathBuf {
 
 /// Notes for the next start that the file is damaged.
 pub fn suspect(path: &Path) {
-    let _ = std::fs::write(damage_file(path), "");
+    let _ = os::replace_private_file(&damage_file(path), "", false);
 }
 
 fn sound(store: &Store, path: &Path) -> Result<(), StoreError> {

@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufReader, Read};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -117,7 +117,7 @@ pub fn open_database(path: &Path, schemas: &[&str]) -> Result<Opened, StoreError
         os::make_private_dir(parent).map_err(|error| io_error_of(&what, &error))?;
     }
     // Made by us first, so that nobody else ever sees it with wider rights; SQLite gives -wal and -shm the same mode.
-    let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path).map_err(|error| io_error_of(&what, &error))?;
+    let file = os::open_private(path, OpenOptions::new().create(true).append(true)).map_err(|error| io_error_of(&what, &error))?;
     drop(file);
     let newer = |found: i64| {
         let said = format!("it was written by a newer agent-relay (schema {found}, this one knows {version})");
@@ -404,7 +404,7 @@ pub fn copy_checked(db: &Connection, to: &Path, what: &str) -> Result<u64, Store
     let say_io = |error: io::Error| io_error_of(what, &error);
     let temporary = beside(to, &format!(".{}.tmp", std::process::id()));
     let copy = || -> Result<u64, StoreError> {
-        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary).map_err(say_io)?;
+        let file = os::open_private(&temporary, OpenOptions::new().write(true).create_new(true)).map_err(say_io)?;
         let Some(target) = temporary.to_str() else {
             return Err(StoreError::new(StoreKind::Failed, what, "the file name must be UTF-8"));
         };

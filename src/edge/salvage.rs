@@ -13,6 +13,7 @@ use rusqlite::{Connection, params_from_iter};
 
 use super::database::{beside, error_of, io_error_of, open_database, sync_folder};
 use crate::core::store::StoreError;
+use crate::os;
 
 /// Largest page of a SQLite file.
 const PAGE_MAX: usize = 65_536;
@@ -120,9 +121,8 @@ fn remove(path: &Path) {
 }
 
 fn copy_private(from: &Path, to: &Path) -> std::io::Result<()> {
-    use std::os::unix::fs::OpenOptionsExt;
     let mut source = File::open(from)?;
-    let mut target = OpenOptions::new().write(true).create_new(true).mode(0o600).open(to)?;
+    let mut target = os::open_private(to, OpenOptions::new().write(true).create_new(true))?;
     std::io::copy(&mut source, &mut target).map(|_| ())
 }
 
@@ -134,7 +134,7 @@ fn page_size(head: &[u8]) -> Option<usize> {
 
 /// Writes a sound head where the file's own cannot be one; the tables' pages are left as they are.
 fn mend_head(path: &Path) -> std::io::Result<()> {
-    let mut file = OpenOptions::new().read(true).write(true).open(path)?;
+    let mut file = os::open_private(path, OpenOptions::new().read(true).write(true))?;
     let mut head = [0u8; 108];
     let mut got = 0;
     while got < head.len() {
@@ -175,7 +175,7 @@ fn empty_first_page(path: &Path, fresh: &Path) -> std::io::Result<()> {
         File::open(fresh)?.read_exact(&mut head)?;
         page_size(&head).unwrap_or(PAGE)
     };
-    let mut file = OpenOptions::new().write(true).open(path)?;
+    let mut file = os::open_private(path, OpenOptions::new().write(true))?;
     let pages = file.metadata()?.len().div_ceil(size as u64) as u32;
     let mut page = vec![0u8; size];
     page[..100].copy_from_slice(&sound_head(pages.max(1)));

@@ -83,6 +83,9 @@ impl Opened {
 /// started later.
 pub fn open(home: &Path, url: &str, lasting: bool) -> Result<Opened, Trouble> {
     let dir = directory(home);
+    if let Some(why) = os::exposed(&dir) {
+        return Err(Trouble::Use(format!("the hub's files would not be safe: {why}, or set AGENT_RELAY_HOME to another folder")));
+    }
     os::make_private_dir(&dir).map_err(|error| io_error_of(format!("cannot make {}", dir.display()), &error))?;
     let path = dir.join("lock");
     let lock = os::lock(&path).map_err(|error| io_error_of(format!("cannot lock {}", path.display()), &error))?;

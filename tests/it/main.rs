@@ -3,6 +3,7 @@
 mod chaos;
 mod claude;
 mod commands;
+mod files;
 mod outage;
 mod prompt;
 mod quirks;
