@@ -4,6 +4,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
+use crate::core::chars::is_invisible;
 use crate::core::session::{Fate, RESTART_MARK, Trace};
 
 /// Longest line that is read; what is longer is skipped, so that memory stays bounded.
@@ -359,8 +360,7 @@ pub fn unwrapped(text: &str) -> &str {
 /// Text without what changes on its way through a terminal: white space, control characters (never typed), and invisible
 /// ones (the program removes them).
 pub fn squeezed(text: &str) -> String {
-    let invisible = |c: char| matches!(c, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{e0000}'..='\u{e0fff}');
-    text.chars().filter(|c| !c.is_whitespace() && !c.is_control() && !invisible(*c)).collect()
+    text.chars().filter(|c| !c.is_whitespace() && !is_invisible(*c)).collect()
 }
 
 /// What became of messages, gathered while a transcript is read from its beginning (D-11).
