@@ -11,6 +11,8 @@ use std::sync::Mutex;
 
 use log::LevelFilter;
 
+use crate::core::chars::one_line;
+
 /// The file is replaced when it grows beyond this.
 const FILE_BYTES_MAX: u64 = 16 << 20;
 
@@ -102,14 +104,13 @@ pub fn start(path: Option<PathBuf>, echo: bool) -> std::io::Result<()> {
     Ok(())
 }
 
-/// one line, breaks shown as a sign.
+/// One line, whatever a stranger's text in it holds: breaks are shown as a sign, what acts on a terminal as `\u{…}`.
 fn line(time: &str, level: &str, component: &str, text: &str) -> String {
     let (level, text) = match text.strip_prefix("\u{1}fatal ") {
         Some(text) => ("FATAL", text),
         None => (level, text),
     };
-    let flat = text.replace("\r\n", "\n").replace('\n', " ⏎ ");
-    format!("[{time}] {level:<5} [{component}] {flat}\n")
+    format!("[{time}] {level:<5} [{component}] {}\n", one_line(text))
 }
 
 /// Writes a line of an effect; `fatal` is an error with its own word.
@@ -175,6 +176,7 @@ mod tests {
         assert_eq!(iso(1_709_164_799_999), "2024-02-28T23:59:59.999Z");
         assert_eq!(iso(1_709_251_200_000), "2024-03-01T00:00:00.000Z");
         assert_eq!(line("T", "INFO", "bus", "a\r\nb\nc"), "[T] INFO  [bus] a ⏎ b ⏎ c\n");
+        assert_eq!(line("T", "INFO", "bus", "a\r[T] ERROR b\u{1b}[2J\u{202e}\n"), "[T] INFO  [bus] a ⏎ [T] ERROR b\\u{1b}[2J\\u{202e}\n");
         assert_eq!(line("T", "ERROR", "x", "\u{1}fatal y"), "[T] FATAL [x] y\n");
         let stamp = file_stamp();
         assert!(stamp.len() == 15 && stamp.as_bytes()[8] == b'-', "{stamp}");

@@ -6,12 +6,14 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
+use crate::core::chars;
+
 /// The variable that names the socket; it is ours alone and goes to no child.
 pub const NOTIFY_SOCKET: &str = "NOTIFY_SOCKET";
 
 /// Everything is up: who waits for us may go on. With one line about how it is.
 pub fn ready(status: &str) {
-    send(&format!("READY=1\nSTATUS={}", one_line(status)));
+    send(&format!("READY=1\nSTATUS={}", short(status)));
 }
 
 /// We are about to end.
@@ -19,8 +21,11 @@ pub fn stopping() {
     send("STOPPING=1\nSTATUS=stopping");
 }
 
-fn one_line(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(200).collect()
+/// Characters of a status.
+const STATUS_CHARS_MAX: usize = 200;
+
+fn short(text: &str) -> String {
+    chars::one_line(text).chars().take(STATUS_CHARS_MAX).collect()
 }
 
 fn send(text: &str) {
@@ -53,6 +58,6 @@ mod tests {
         assert_eq!(path.as_pathname(), Some(std::path::Path::new("/run/x/notify")));
         let hidden = address(b"@agent-relay/test").expect("an abstract name");
         assert_eq!(hidden.as_abstract_name(), Some(&b"agent-relay/test"[..]));
-        assert_eq!(one_line("a\nREADY=0"), "a READY=0");
+        assert_eq!(short("a\nREADY=0"), "a ⏎ READY=0");
     }
 }
