@@ -94,7 +94,7 @@ fn pure_rooms_are_pure() {
 fn some_words_stand_in_their_room_only() {
     let rules: &[(&str, &[&str])] = &[
         ("unsafe {", &["os.rs"]),
-        ("println!(", &[]),
+        ("print::own(", &["cli/mod.rs", "cli/run.rs", "cli/generate.rs", "cli/hook.rs"]),
         ("unbounded()", &["runtime/crew.rs", "runtime/agent.rs", "hub/run.rs", "cli/run.rs"]),
         (".unwrap()", &[]),
         (
@@ -108,6 +108,45 @@ fn some_words_stand_in_their_room_only() {
         for (word, rooms) in rules {
             assert!(!text.contains(word) || rooms.contains(&name.as_str()), "{name} uses {word}");
         }
+    }
+}
+
+/// How code reaches standard output or standard error by itself, if it does: by a macro, by an open descriptor of that name, or
+/// by its path. A pipe of a child is not meant.
+fn printing(code: &str) -> Option<&str> {
+    let words =
+        ["print!", "println!", "dbg!", "io::stdout", "io::stderr", "stdio::stdout", "stdio::stderr", "/dev/tty", "/dev/std", "/dev/fd/"];
+    let lists = ["io::{", "stdio::{"].into_iter().flat_map(|list| code.split(list).skip(1)).filter_map(|rest| rest.split('}').next());
+    let listed = lists.flat_map(|list| list.split(',')).map(|name| name.split(" as ").next().unwrap_or(name).trim());
+    words.into_iter().find(|word| code.contains(word)).or(listed.into_iter().find(|name| ["stdout", "stderr"].contains(name)))
+}
+
+#[test]
+fn printing_is_noticed() {
+    for (code, want) in [
+        ("println!(\"x\")", Some("println!")),
+        ("eprint!(\"x\")", Some("print!")),
+        ("std::io::stderr().write_all(b)", Some("io::stderr")),
+        ("use std::io::stdout;", Some("io::stdout")),
+        ("use std::io::{\n    Read, stderr as other,\n};", Some("stderr")),
+        ("rustix::io::write(rustix::stdio::stdout(), b)", Some("io::stdout")),
+        ("use rustix::stdio::{stdin, stdout};", Some("stdout")),
+        ("File::create(\"/dev/tty\")", Some("/dev/tty")),
+        ("child.stdout.take(); command.stdout(Stdio::piped()).stderr(Stdio::piped()); self.read_stdout();", None),
+        ("use std::io::{Read, Write};\nlet stdout = child.stdout;\nprint::line(stdout)", None),
+    ] {
+        assert_eq!(printing(code), want, "{code}");
+    }
+}
+
+/// What reaches a terminal goes through a place that makes it harmless: the command line's, and the log's. The demo agent
+/// speaks its protocol on standard output.
+#[test]
+fn nobody_prints_beside_the_printer() {
+    let printers = ["cli/print.rs", "log.rs", "demo/run.rs"];
+    let found: Vec<(String, bool)> = sources().into_iter().map(|(name, text)| (name, printing(&code(&text)).is_some())).collect();
+    for (name, prints) in found {
+        assert_eq!(prints, printers.contains(&name.as_str()), "{name}: print by crate::cli::print, or log");
     }
 }
 

@@ -57,11 +57,11 @@ pub fn agents(agents: &Agents) -> Outcome {
     }
     let cards = cards(&client, agents)?;
     if agents.ids {
-        cards.iter().for_each(|card| print::line(&print::harmless(&text(card, "/id"))));
+        cards.iter().for_each(|card| print::line(&text(card, "/id")));
         return Ok(OK);
     }
     if agents.json {
-        cards.iter().for_each(|card| print::line(&card.to_string()));
+        cards.iter().for_each(print::json);
         return Ok(OK);
     }
     if cards.is_empty() {
@@ -116,17 +116,18 @@ const REDRAW: (Duration, Duration) = (Duration::from_millis(250), Duration::from
 
 /// `agents --watch`: drawn again whenever something happened; on a terminal in its place, else below.
 fn watch(client: &Client, agents: &Agents) -> Outcome {
-    let terminal = rustix::termios::isatty(std::io::stdout());
+    let terminal = print::is_seen();
     let events = ["agent.registered", "agent.status", "agent.removed", "message.new", "message.read"];
     let mut follow = client.follow(&events, &[])?;
     let mut last: Vec<Value> = Vec::new();
     loop {
         let cards = cards(client, agents)?;
         match (agents.json, terminal) {
-            (true, _) => cards.iter().filter(|card| !last.contains(card)).for_each(|card| print::line(&card.to_string())),
+            (true, _) => cards.iter().filter(|card| !last.contains(card)).for_each(print::json),
             (false, true) => {
                 let summary = format!("{} agents at {}; Ctrl-C ends", cards.len(), client.base.url);
-                print::line(&format!("\u{1b}[H\u{1b}[2J{summary}"));
+                print::clear();
+                print::line(&summary);
                 print::table(&rows(&cards, true));
             }
             (false, false) if cards != last => print::table(&rows(&cards, true)),
@@ -238,15 +239,15 @@ pub fn status(status: &Status) -> Outcome {
 
 fn show_status(truth: &Value, options: &Status) {
     if options.json {
-        return print::line(&truth.to_string());
+        return print::json(truth);
     }
     let since = truth.get("since").and_then(Value::as_i64).map(|at| format!(" for {}", print::span(print::now_ms() - at)));
     let since = since.unwrap_or_default();
-    print::line(&print::harmless(&format!("{}: {}{since}", text(truth, "/agentId"), text(truth, "/status"))));
+    print::line(&format!("{}: {}{since}", text(truth, "/agentId"), text(truth, "/status")));
     if !options.why {
         return;
     }
-    let line = |name: &str, value: String| print::line(&format!("  {name:<12}{}", print::harmless(&value)));
+    let line = |name: &str, value: String| print::line(&format!("  {name:<12}{value}"));
     line("why", text(truth, "/why"));
     if let Some(evidence) = truth.pointer("/evidence/text").and_then(Value::as_str) {
         let ago = truth.pointer("/evidence/since").and_then(Value::as_i64).map(|at| print::span(print::now_ms() - at));
@@ -285,7 +286,7 @@ fn show_status(truth: &Value, options: &Status) {
         line("store", note.to_string());
     }
     for approval in truth.get("approvals").and_then(Value::as_array).into_iter().flatten() {
-        line("approval", format!("{}: {}", text(approval, "/approvalId"), text(approval, "/title")));
+        line("approval", format!("{}: {}", text(approval, "/approvalId"), print::asked(&text(approval, "/title"))));
     }
     for (edge, error) in truth.get("lastErrors").and_then(Value::as_object).into_iter().flatten() {
         if !error.is_null() {
@@ -316,19 +317,13 @@ pub fn approvals(approvals: &Approvals) -> Outcome {
     }
     let Some(decision) = approvals.decision.first() else {
         for (agent, approval) in &open {
-            if approvals.json {
-                let mut record = approval.clone();
-                record["agentId"] = json!(agent);
-                print::line(&record.to_string());
-            } else {
-                print::line(&print::harmless(&format!("{}  {agent} wants: {}", text(approval, "/approvalId"), text(approval, "/title"))));
-                for question in approval["questions"].as_array().into_iter().flatten() {
-                    let labels = question["options"].as_array().into_iter().flatten().filter_map(|option| option["label"].as_str());
-                    let several = if question["multiSelect"] == true { ", several may be chosen" } else { "" };
-                    let line = format!("    {} [{}]{several}", text(question, "/question"), labels.collect::<Vec<_>>().join(" | "));
-                    print::line(&print::harmless(&line));
+            match approvals.json {
+                true => {
+                    let mut record = approval.clone();
+                    record["agentId"] = json!(agent);
+                    print::json(&record);
                 }
-                show_input(approval);
+                false => show_approval(agent, approval),
             }
         }
         if open.is_empty() && !approvals.json {
@@ -362,15 +357,22 @@ pub fn approvals(approvals: &Approvals) -> Outcome {
     issue(&client, &agent, "agent.permissionDecision", params, true, approvals.json)
 }
 
-/// What a tool would be called with: whoever decides sees all of it that the runner tells.
-fn show_input(approval: &Value) {
+/// What is asked for: whoever decides sees all of it that the runner tells, and as it is. One line at the margin is one
+/// approval.
+fn show_approval(agent: &str, approval: &Value) {
+    print::line(&print::asked(&format!("{}  {agent} wants: {}", text(approval, "/approvalId"), text(approval, "/title"))));
+    for question in approval["questions"].as_array().into_iter().flatten() {
+        let labels = question["options"].as_array().into_iter().flatten().filter_map(|option| option["label"].as_str());
+        let several = if question["multiSelect"] == true { ", several may be chosen" } else { "" };
+        let line = format!("    {} [{}]{several}", text(question, "/question"), labels.collect::<Vec<_>>().join(" | "));
+        print::line(&print::asked(&line));
+    }
     if approval["questions"].is_array() {
         return;
     }
     for (name, value) in approval["input"].as_object().into_iter().flatten() {
         let value = value.as_str().map_or_else(|| value.to_string(), str::to_string);
-        let lines = value.lines().collect::<Vec<_>>().join("\n      ");
-        print::line(&print::harmless(&format!("    {name}: {lines}")));
+        print::block(&print::asked(&format!("    {name}: ")), "      ", &print::asked(&value));
     }
 }
 
@@ -465,10 +467,10 @@ fn issue(client: &Client, target: &str, kind: &str, params: Map<String, Value>, 
         }
     }
     if as_json {
-        print::line(&command.to_string());
+        print::json(&command);
     } else {
         let error = command.get("error").and_then(Value::as_str).map(|error| format!(": {error}")).unwrap_or_default();
-        print::line(&print::harmless(&format!("{kind} {}{error}", text(&command, "/status"))));
+        print::line(&format!("{kind} {}{error}", text(&command, "/status")));
     }
     let failed = matches!(command["status"].as_str(), Some("failed" | "expired" | "cancelled"));
     Ok(if failed { NO } else { OK })

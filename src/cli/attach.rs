@@ -27,7 +27,7 @@ pub fn attach(options: &Attach) -> Outcome {
         Err(cause) => return Err(Failure::unreachable(format!("the runner of {} does not answer: {cause}", info.agent_id))),
     };
     if options.json {
-        print::line(&spec.to_string());
+        print::json(&spec);
         return Ok(OK);
     }
     let words: Vec<&str> = spec["command"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();

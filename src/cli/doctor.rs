@@ -85,12 +85,12 @@ pub fn doctor(options: &Doctor) -> Outcome {
         };
         if options.json {
             let cure = Some(&finding.cure).filter(|cure| !cure.is_empty());
-            print::line(&json!({"check": finding.check, "grade": word.to_lowercase(), "found": finding.found, "cure": cure}).to_string());
+            print::json(&json!({"check": finding.check, "grade": word.to_lowercase(), "found": finding.found, "cure": cure}));
             continue;
         }
-        print::line(&print::harmless(&format!("{word:<5} {:<10} {}", finding.check, finding.found)));
+        print::line(&format!("{word:<5} {:<10} {}", finding.check, finding.found));
         if !finding.cure.is_empty() {
-            print::line(&print::harmless(&format!("                 cure: {}", finding.cure)));
+            print::line(&format!("                 cure: {}", finding.cure));
         }
     }
     Ok(if broken { NO } else { OK })

@@ -19,7 +19,7 @@ pub fn generate(what: &str, which: Option<&str>) -> Outcome {
         "unit" => super::service::generate(which)?,
         other => return Err(Failure::usage(format!("cannot generate {other:?}; it can be bash, zsh, fish, man or unit"))),
     };
-    print::line(text.trim_end());
+    print::own(text.trim_end());
     Ok(OK)
 }
 

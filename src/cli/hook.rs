@@ -200,7 +200,7 @@ pub fn hook(event: &str) -> Outcome {
         // Only where the agent answers itself is it held back, once, for what it owes (D-41, R-181).
         let owed = runner.ask("GET", "/reply-obligations", "", OWED_LIMIT).map(|(_, owed)| owed).unwrap_or_default();
         if let Some(decision) = decision(&owed) {
-            print::line(&decision.to_string());
+            print::json(&decision);
             return Ok(OK);
         }
     }
@@ -260,7 +260,7 @@ fn permission(runner: &Runner) -> Outcome {
         body["providerSessionId"] = json!(session);
     }
     if let Some(answer) = runner.wait_for("/hook/permission-request", &body.to_string()) {
-        print::line(&answer);
+        print::own(&answer);
     }
     Ok(OK)
 }

@@ -1,6 +1,5 @@
 //! `hub`: the relay of this machine in the foreground (D-29), and what looks after it.
 
-use std::io::Write;
 use std::net::TcpListener;
 use std::path::Path;
 use std::time::Instant;
@@ -77,13 +76,10 @@ fn serve(options: &Hub) -> Outcome {
         log::error!(target: "hub", "\u{1}fatal {info}; last events: {recent}");
     }));
     if let Some(said) = opened.said() {
-        print::complain(said);
+        print::note(said);
     }
     let said = format!("agent-relay hub listens on {scheme}://{address} (data in {})", home.display());
-    let code = run::serve(opened, Listening { listener, tls, url }, move || {
-        let mut out = std::io::stdout().lock();
-        let _ = writeln!(out, "{said}").and_then(|_| out.flush());
-    })?;
+    let code = run::serve(opened, Listening { listener, tls, url }, move || print::heedless_line(&said))?;
     Ok(code)
 }
 
@@ -125,7 +121,7 @@ fn status(as_json: bool) -> Outcome {
         let mut info = info;
         info["process"] = process;
         info["files"] = health::hub_json(&home, &seen);
-        print::line(&info.to_string());
+        print::json(&info);
         return Ok(if broken { NO } else { OK });
     }
     let number = |at: &str| info.pointer(at).and_then(Value::as_u64).unwrap_or(0);
@@ -161,7 +157,7 @@ fn status(as_json: bool) -> Outcome {
 fn offline_status(home: &Path, as_json: bool, seen: &[health::Seen], failure: Failure) -> Outcome {
     match as_json {
         _ if seen.is_empty() => {}
-        true => print::line(&serde_json::json!({"process": null, "files": health::hub_json(home, seen)}).to_string()),
+        true => print::json(&serde_json::json!({"process": null, "files": health::hub_json(home, seen)})),
         false => {
             print::line(&format!("no hub answers; its files in {}:", run::directory(home).display()));
             show_files(home, seen);
@@ -172,9 +168,9 @@ fn offline_status(home: &Path, as_json: bool, seen: &[health::Seen], failure: Fa
 
 fn show_files(home: &Path, seen: &[health::Seen]) {
     for seen in seen {
-        print::line(&print::harmless(&format!("  {:<14}{}", "file", seen.found)));
+        print::line(&format!("  {:<14}{}", "file", seen.found));
         if !seen.cure.is_empty() {
-            print::line(&print::harmless(&format!("  {:<14}cure: {}", "", seen.cure)));
+            print::line(&format!("  {:<14}cure: {}", "", seen.cure));
         }
     }
     if let Some(free) = crate::os::free_bytes(&run::directory(home)).filter(|_| !seen.is_empty()) {
@@ -203,7 +199,7 @@ fn restore(from: &Path, as_json: bool) -> Outcome {
             "missingMessages": span(restored.missing_messages), "missingTasks": span(restored.missing_tasks),
             "agentsWithoutToken": restored.agents_without_token,
         });
-        print::line(&record.to_string());
+        print::json(&record);
         return Ok(OK);
     }
     let until = match restored.newest_at {
@@ -229,7 +225,7 @@ fn restore(from: &Path, as_json: bool) -> Outcome {
     if !restored.agents_without_token.is_empty() {
         print::line("  runners with an operator's token make themselves new tokens; others need one:");
         for agent in &restored.agents_without_token {
-            print::line(&print::harmless(&format!("    agent-relay token create --agent {agent}")));
+            print::line(&format!("    agent-relay token create --agent {agent}"));
         }
     }
     Ok(OK)

@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use super::print;
 use crate::edge::http::Base;
 use crate::hub::run;
 
@@ -14,7 +13,7 @@ pub fn whose(base: &Base, home: &Path) -> String {
     let own = run::live_pid(home).and_then(|_| run::read_info(home)?.get("url")?.as_str().map(str::to_string));
     let pid = holder(base.port);
     let who = pid.map_or_else(|| "another hub".to_string(), |pid| format!("the process {pid}"));
-    let of = pid.and_then(home_of).map(|other| print::harmless(&format!(" (the hub of {})", other.display()))).unwrap_or_default();
+    let of = pid.and_then(home_of).map(|other| format!(" (the hub of {})", other.display())).unwrap_or_default();
     match own {
         Some(url) if Base::parse(&url).is_ok_and(|own| own.port == base.port) => String::new(),
         Some(url) => format!("; {who} listens there{of}; the hub of this home listens on {url}: set AGENT_RELAY_URL to that"),

@@ -58,7 +58,7 @@ pub fn send(send: Send) -> Outcome {
         let title = send.subject.clone().unwrap_or_else(|| body.lines().next().unwrap_or_default().chars().take(80).collect());
         let task = client.call("POST", path::TASKS, Some(&json!({"to": send.to, "title": title, "body": body})))?;
         match send.json {
-            true => print::line(&task.to_string()),
+            true => print::json(&task),
             false => print::line(&format!("task {} as message #{}", task["id"], task["messageId"])),
         }
         return wait_for_reply(&client, follow.as_mut(), (MessageId(task["messageId"].as_u64().unwrap_or(0)), &to), send.wait, send.json);
@@ -74,7 +74,7 @@ pub fn send(send: Send) -> Outcome {
     };
     let sent = client.call("POST", path::MESSAGES, Some(&json!(message)))?;
     match send.json {
-        true => print::line(&sent.to_string()),
+        true => print::json(&sent),
         false if send.wait.is_none() => print::line(&format!("message #{} to {}", sent["id"], sent["to"].as_str().unwrap_or_default())),
         false => {}
     }
@@ -111,8 +111,8 @@ fn wait_for_reply(
             let body = json!({"agentId": own_name()});
             client.call("POST", &path::message_part(message.id, "read"), Some(&body))?;
             match as_json {
-                true => print::line(&json!(message).to_string()),
-                false => print::line(&print::harmless(&message.body)),
+                true => print::json(&json!(message)),
+                false => print::block("", "", &message.body),
             }
             return Ok(OK);
         }
@@ -161,7 +161,7 @@ fn fetch(client: &Client, inbox: &Inbox, whose: &str, since: MessageId) -> Resul
 
 fn show_line(inbox: &Inbox, message: &Message) {
     match inbox.json {
-        true => print::line(&json!(message).to_string()),
+        true => print::json(&json!(message)),
         false => show(message, Some(300)),
     }
 }
@@ -189,7 +189,7 @@ fn follow_inbox(client: &Client, inbox: &Inbox, whose: &str) -> Outcome {
             Err(failure) => return Err(failure),
         };
         if !away {
-            print::complain(&format!("{}; waiting for it", lost.text.split(';').next().unwrap_or_default()));
+            print::note(&format!("{}; waiting for it", lost.text.split(';').next().unwrap_or_default()));
             away = true;
         }
         std::thread::sleep(FOLLOW_RETRY);
@@ -228,19 +228,20 @@ fn follow_once(
     }
 }
 
+/// In front of what others wrote, deeper than what we say about it.
+const BODY: &str = "    ";
+
 /// One message as people read it.
 fn show(message: &Message, chars_max: Option<usize>) {
     let age = print::span(print::now_ms() - message.created_at);
     let reply = message.reply_to.map(|id| format!(", answers #{id}")).unwrap_or_default();
-    print::line(&print::harmless(&format!("#{} from {} to {} ({age} ago{reply})", message.id, message.from, message.to)));
+    print::line(&format!("#{} from {} to {} ({age} ago{reply})", message.id, message.from, message.to));
     if let Some(subject) = &message.subject {
-        print::line(&print::harmless(&format!("  Subject: {subject}")));
+        print::line(&format!("  Subject: {subject}"));
     }
     let limit = chars_max.unwrap_or(usize::MAX);
     let body: String = message.body.chars().take(limit).collect();
-    for line in body.lines() {
-        print::line(&format!("  {}", print::harmless(line)));
-    }
+    print::block(BODY, BODY, &body);
     if message.body.chars().count() > limit {
         print::line(&format!("  … all of it: agent-relay get-message {}", message.id));
     }
@@ -251,7 +252,7 @@ pub fn get_message(id: MessageId, as_json: bool) -> Outcome {
     let client = Client::new(&Global::load(None, None)?)?;
     let body = client.call("GET", &path::message(id), None)?;
     if as_json {
-        print::line(&body.to_string());
+        print::json(&body);
         return Ok(OK);
     }
     let message: Message =
@@ -260,7 +261,7 @@ pub fn get_message(id: MessageId, as_json: bool) -> Outcome {
     super::hook::done_by_session("fetched", &[message.id]);
     for reaction in &message.reactions {
         let text = |field: &str| reaction[field].as_str().unwrap_or("?").to_string();
-        print::line(&print::harmless(&format!("  {} by {}", text("emoji"), text("agentId"))));
+        print::line(&format!("  {} by {}", text("emoji"), text("agentId")));
     }
     Ok(OK)
 }
@@ -270,7 +271,7 @@ pub fn thread(thread: &Thread) -> Outcome {
     let client = Client::new(&Global::load(None, None)?)?;
     for message in messages_of(&client.call("GET", &path::message_part(thread.id, "thread"), None)?) {
         match thread.json {
-            true => print::line(&json!(message).to_string()),
+            true => print::json(&json!(message)),
             false => show(&message, None),
         }
     }
@@ -282,7 +283,7 @@ pub fn react(react: &React) -> Outcome {
     let client = Client::new(&Global::load(None, None)?)?;
     let body = json!({"agentId": own_name(), "emoji": react.emoji});
     client.call("POST", &path::message_part(react.id, "reactions"), Some(&body))?;
-    print::line(&print::harmless(&format!("{} on message #{}", react.emoji, react.id)));
+    print::line(&format!("{} on message #{}", react.emoji, react.id));
     Ok(OK)
 }
 
@@ -311,16 +312,16 @@ pub fn tasks(tasks: &Tasks) -> Outcome {
         Some("show") => {
             let task = client.call("GET", &path::task(id(words.get(1))?), None)?;
             if tasks.json {
-                print::line(&task.to_string());
+                print::json(&task);
                 return Ok(OK);
             }
             list_tasks(std::slice::from_ref(&task), false)?;
             let text = |value: &Value, field: &str| value[field].as_str().unwrap_or("-").to_string();
-            print::line(&print::harmless(&format!("  {}", text(&task, "body"))));
+            print::block(BODY, BODY, &text(&task, "body"));
             for entry in task["history"].as_array().into_iter().flatten() {
                 let age = print::span(print::now_ms() - entry["at"].as_i64().unwrap_or(0));
                 let said = entry["body"].as_str().map(|body| format!(": {body}")).unwrap_or_default();
-                print::line(&print::harmless(&format!("  {age} ago {} by {}{said}", text(entry, "status"), text(entry, "by"))));
+                print::line(&format!("  {age} ago {} by {}{said}", text(entry, "status"), text(entry, "by")));
             }
             Ok(OK)
         }
@@ -345,7 +346,7 @@ pub fn tasks(tasks: &Tasks) -> Outcome {
 
 fn list_tasks(tasks: &[Value], as_json: bool) -> Outcome {
     if as_json {
-        tasks.iter().for_each(|task| print::line(&task.to_string()));
+        tasks.iter().for_each(print::json);
         return Ok(OK);
     }
     if tasks.is_empty() {
@@ -365,7 +366,7 @@ fn list_tasks(tasks: &[Value], as_json: bool) -> Outcome {
         let why = last.and_then(|entry| entry["body"].as_str()).map(|why| format!(": {why}")).unwrap_or_default();
         let why = why.lines().next().unwrap_or_default();
         let id = &task["id"];
-        print::line(&print::harmless(&format!("task {id} is blocked{why}; `agent-relay tasks reopen {id}` offers it again")));
+        print::line(&format!("task {id} is blocked{why}; `agent-relay tasks reopen {id}` offers it again"));
     }
     Ok(OK)
 }
@@ -403,7 +404,7 @@ pub fn reply(reply: Reply) -> Outcome {
     let sent = client.call("POST", path::MESSAGES, Some(&json!(message)))?;
     super::hook::done_by_session("replied", &[reply.id]);
     match reply.json {
-        true => print::line(&sent.to_string()),
+        true => print::json(&sent),
         false => print::line(&format!("message #{} to {}", sent["id"], sent["to"].as_str().unwrap_or_default())),
     }
     Ok(OK)

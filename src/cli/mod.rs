@@ -91,7 +91,7 @@ fn dispatch(mut arguments: Vec<String>) -> Outcome {
             let hook = words.first() == Some(&"hook");
             return match early.status {
                 Ok(()) => {
-                    print::line(early.output.trim_end());
+                    print::own(early.output.trim_end());
                     Ok(OK)
                 }
                 Err(()) => Err(Failure::new(if hook { Kind::No } else { Kind::Usage }, misuse(&early.output, &words))),
@@ -111,7 +111,7 @@ fn dispatch(mut arguments: Vec<String>) -> Outcome {
         Command::Tasks(tasks) => messages::tasks(&tasks),
         Command::Whoami(whoami) => token::whoami(&whoami),
         Command::Guide(_) => {
-            print::line(include_str!("guide.txt").trim_end());
+            print::own(include_str!("guide.txt").trim_end());
             Ok(OK)
         }
         Command::Reply(reply) => messages::reply(reply),
@@ -137,7 +137,7 @@ fn dispatch(mut arguments: Vec<String>) -> Outcome {
         }
         Command::Version(version) => {
             match version.json {
-                true => print::line(&serde_json::json!({"version": crate::wire::VERSION, "protocol": crate::wire::PROTOCOL}).to_string()),
+                true => print::json(&serde_json::json!({"version": crate::wire::VERSION, "protocol": crate::wire::PROTOCOL})),
                 false => print::line(&format!("agent-relay {} (relay protocol {})", crate::wire::VERSION, crate::wire::PROTOCOL)),
             }
             Ok(OK)

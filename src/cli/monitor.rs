@@ -17,6 +17,7 @@ use tungstenite::{Message, WebSocket};
 use super::exit::{OK, Outcome};
 use super::print;
 use crate::config::env;
+use crate::core::chars::one_line;
 use crate::os;
 use crate::provider::SESSION_PID_ENV;
 use crate::wire::control::{ENV_CONTROL_TOKEN, ENV_PORT, ENV_PROVIDER_SESSION};
@@ -117,7 +118,7 @@ fn told(frame: &str) -> Option<(String, Value)> {
     let command = if ids.len() == 1 { format!("agent-relay get-message {first}") } else { "agent-relay inbox".to_string() };
     let tail = format!("; read and answer with: {command}");
     let head = format!("{} relay message(s) wait: {}", ids.len(), names.join(", "));
-    let head: String = head.chars().filter(|c| !c.is_control()).take(LINE_CHARS_MAX - tail.len()).collect();
+    let head: String = one_line(&head).chars().take(LINE_CHARS_MAX - tail.len()).collect();
     let id = frame["deliveryId"].as_str().unwrap_or_default();
     Some((head + &tail, json!({"type": "message.delivered", "deliveryId": id, "messageIds": ids})))
 }

@@ -178,7 +178,7 @@ pub fn from_arguments(default_provider: &str, arguments: &[String], unknown: Unk
     let typed = parse(default_provider, arguments, unknown)?;
     let name = if default_provider.is_empty() { "agent-relay run <provider>".to_string() } else { format!("{default_provider}-relay") };
     if typed.help {
-        print::line(&help(&name));
+        print::own(&help(&name));
         return Ok(OK);
     }
     if typed.provider.is_empty() {
@@ -210,7 +210,8 @@ fn start(typed: Typed, provider: &'static provider::Provider) -> Outcome {
     std::panic::set_hook(Box::new(|info| {
         let recent = crate::runtime::event_loop::recent().join("; ");
         log::error!(target: "runner", "\u{1}fatal {info}; last events: {recent}");
-        print::complain(&format!("{info}\nlast events: {recent}"));
+        print::complain(&info.to_string());
+        print::complain(&format!("last events: {recent}"));
     }));
 
     let dir = store_dir(&home, &settings.agent_id);
@@ -220,7 +221,7 @@ fn start(typed: Typed, provider: &'static provider::Provider) -> Outcome {
     let (store, said) = aside::open_or_set_aside(&dir.join("store.sqlite"), settings.config.outbox_bytes_max)?;
     if let Some(said) = &said {
         log::error!(target: "runner", "{said}");
-        print::complain(said);
+        print::note(said);
     }
     let no_port = |error: std::io::Error| Failure::system(format!("cannot open the control port: {error}"));
     let control = gate::listen("127.0.0.1:0").map_err(no_port)?;
@@ -247,21 +248,13 @@ fn start(typed: Typed, provider: &'static provider::Provider) -> Outcome {
     // In a person's own terminal not a word: the provider draws there.
     let quiet = typed.quiet || settings.transport == Transport::Terminal;
     if !quiet {
-        let _ = writeln!(
-            std::io::stderr(),
-            "agent-relay: agent {} on {}; `agent-relay status {} --why` tells how it is",
-            settings.agent_id,
-            base.url,
-            settings.agent_id
-        );
-    }
-    if !quiet {
+        print::note(&format!("agent {0} on {1}; `agent-relay status {0} --why` tells how it is", settings.agent_id, base.url));
         tell_if_away(&base);
     }
     for strange in &settings.config.strange {
         log::warn!(target: "runner", "{strange}");
         if !quiet {
-            print::complain(strange);
+            print::note(strange);
         }
     }
     let (custody_in, custody) = unbounded();
@@ -275,7 +268,7 @@ fn start(typed: Typed, provider: &'static provider::Provider) -> Outcome {
         custody: custody_in,
         clock,
     };
-    let tell: fn(&str) = if quiet { |_| {} } else { print::complain };
+    let tell: fn(&str) = if quiet { |_| {} } else { print::note };
     let parts = Parts {
         config: agent_config,
         base,
@@ -296,7 +289,7 @@ fn start(typed: Typed, provider: &'static provider::Provider) -> Outcome {
         false if outcome.code == OK => {
             log::info!(target: "runner", "{}", outcome.message);
             if !quiet {
-                print::complain(&outcome.message);
+                print::note(&outcome.message);
             }
             Ok(OK)
         }
@@ -310,7 +303,7 @@ fn tell_if_away(base: &Base) {
     let (host, port, url) = (base.host.clone(), base.port, base.url.clone());
     let look = move || {
         if let Err(error) = crate::edge::stream::Stream::connect(&host, port, false, Duration::from_secs(5)) {
-            print::complain(&format!("cannot reach the relay at {url} ({error}); it is tried on. Start one with `agent-relay hub`"));
+            print::note(&format!("cannot reach the relay at {url} ({error}); it is tried on. Start one with `agent-relay hub`"));
         }
     };
     let _ = std::thread::Builder::new().name("look".into()).stack_size(256 << 10).spawn(look);

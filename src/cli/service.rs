@@ -216,7 +216,7 @@ fn list(as_json: bool) -> Outcome {
         let unit = unit_of(&name);
         let state = systemctl(&["show", &unit, "-p", "ActiveState", "--value"]).unwrap_or_else(|_| "unknown".into());
         match as_json {
-            true => print::line(&json!({"name": name, "unit": unit, "state": state}).to_string()),
+            true => print::json(&json!({"name": name, "unit": unit, "state": state})),
             false => rows.push(vec![name, unit, state]),
         }
     }

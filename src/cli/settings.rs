@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::exit::{Failure, path_failure};
+use super::print;
 use crate::config::{Global, ProviderConfig, env};
 use crate::core::agent::prompt::{Prompt, StartKey};
 use crate::os;
@@ -147,13 +148,13 @@ fn transport(typed: &Typed, provider: &provider::Provider, config: &ProviderConf
 }
 
 fn at_terminal() -> bool {
-    rustix::termios::isatty(std::io::stdin()) && rustix::termios::isatty(std::io::stdout())
+    rustix::termios::isatty(std::io::stdin()) && print::is_seen()
 }
 
 /// The first prompt, and what makes it a new wish: an orchestrator keeps its request's id through recovery and restart; each
 /// start by a person is one; a unit, a container or a script repeats nothing but a changed text.
 pub(super) fn first_prompt(text: String, again: bool) -> Prompt {
-    let at_terminal = rustix::termios::isatty(std::io::stdin()) || rustix::termios::isatty(std::io::stderr());
+    let at_terminal = rustix::termios::isatty(std::io::stdin()) || print::is_heard();
     let key = match env("AGENT_RELAY_SPAWN_REQUEST_ID") {
         Some(id) => StartKey::Request(id),
         None if at_terminal => StartKey::Person,

@@ -56,11 +56,11 @@ fn create(client: &Client, token: &Token) -> Outcome {
     }
     let made = client.call("POST", path::TOKENS, Some(&body))?;
     match token.json {
-        true => print::line(&made.to_string()),
+        true => print::json(&made),
         // Alone on standard output, for a pipe into a file of its own; the rest is for people.
         false => {
             let record: TokenRecord = serde_json::from_value(made["record"].clone()).unwrap_or_default();
-            print::complain(&format!("{} {}, {}", record.profile_id, record.jti, ends(&record)));
+            print::note(&format!("{} {}, {}", record.profile_id, record.jti, ends(&record)));
             print::line(made["token"].as_str().unwrap_or_default());
         }
     }
@@ -79,7 +79,7 @@ fn list(client: &Client, as_json: bool) -> Outcome {
     let answer = client.call("GET", path::TOKENS, None)?;
     let tokens = answer["tokens"].as_array().cloned().unwrap_or_default();
     if as_json {
-        tokens.iter().for_each(|token| print::line(&token.to_string()));
+        tokens.iter().for_each(print::json);
         return Ok(OK);
     }
     let mut rows = vec![["ID", "PROFILE", "AGENT", "AGE", "END"].map(String::from).to_vec()];
@@ -108,10 +108,10 @@ pub fn whoami(whoami: &Whoami) -> Outcome {
     let record: TokenRecord = if status == 200 { serde_json::from_value(record).unwrap_or_default() } else { TokenRecord::default() };
     let name = record.agent_id.clone().or_else(|| env("AGENT_RELAY_ID")).unwrap_or_else(|| crate::wire::api::USER.into());
     if whoami.json {
-        print::line(&json!({"id": name, "relayUrl": global.relay_url, "home": global.home, "token": record}).to_string());
+        print::json(&json!({"id": name, "relayUrl": global.relay_url, "home": global.home, "token": record}));
         return Ok(OK);
     }
-    print::line(&print::harmless(&format!("{name} at {}", global.relay_url)));
+    print::line(&format!("{name} at {}", global.relay_url));
     if !record.profile_id.is_empty() {
         print::line(&format!("  token   {} {}, {}", record.profile_id, record.jti, ends(&record)));
         print::line(&format!("  scopes  {}", record.scopes.join(", ")));
@@ -130,6 +130,6 @@ pub fn label(label: &Label) -> Outcome {
     let client = Client::new(&Global::load(None, None)?)?;
     let card = client.call("PUT", &path::agent_part(&label.agent, "label"), Some(&json!({"label": new})))?;
     let now = card["label"].as_str().map(|name| format!("has the label {name}")).unwrap_or_else(|| "has no label".into());
-    print::line(&print::harmless(&format!("{} {now}", label.agent)));
+    print::line(&format!("{} {now}", label.agent));
     Ok(OK)
 }

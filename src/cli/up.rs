@@ -1,7 +1,7 @@
 //! `up`: a hub if none runs, a runner, and this terminal as chat (D-30).
 
 use std::collections::HashSet;
-use std::io::{BufRead, BufReader, IsTerminal, Write};
+use std::io::{BufRead, BufReader, IsTerminal};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -60,7 +60,7 @@ impl Started {
             }
             std::thread::sleep(Duration::from_millis(10)); // a wait with a limit
         }
-        print::complain(&format!("the {} did not stop in time; ending it", self.what));
+        print::note(&format!("the {} did not stop in time; ending it", self.what));
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -220,7 +220,7 @@ fn start_runner(program: &Path, options: &Up, demo: bool, agent_command: &[Strin
     let agent = first.strip_prefix("agent-relay: agent ").and_then(|rest| rest.split(' ').next()).map(str::to_string);
     std::thread::spawn(move || {
         for line in reader.lines().map_while(Result::ok) {
-            let _ = writeln!(std::io::stderr(), "{line}");
+            print::pass_on(&line);
         }
     });
     match agent {
@@ -300,7 +300,7 @@ impl Chat {
                         }
                     }
                     Ok(Happening::RelayLost(text)) => {
-                        print::complain(&format!("{text}; connecting again"));
+                        print::note(&format!("{text}; connecting again"));
                     }
                     Ok(Happening::RelayBack) => self.catch_up()?,
                     Ok(Happening::RunnerEnded(code)) => {
@@ -393,7 +393,7 @@ impl Chat {
         let sent = self.client.call("POST", path::MESSAGES, Some(&json!(message)))?;
         self.waiting.extend(sent["id"].as_u64().map(MessageId));
         if !self.tty {
-            print::line(&format!("you: {}", print::harmless(text)));
+            print::block("you: ", "  ", text);
         }
         Ok(())
     }
@@ -464,16 +464,15 @@ impl Chat {
             return Ok(());
         }
         self.client.call("POST", &path::message_part(message.id, "read"), Some(&json!({"agentId": USER})))?;
-        let body = print::harmless(&message.body);
         if message.is_session_mirror() {
             let kind = message.payload.get("session").and_then(|s| s["type"].as_str()).unwrap_or_default().to_string();
             if matches!(kind.as_str(), "tool" | "reasoning") {
-                let short: String = body.lines().next().unwrap_or_default().chars().take(100).collect();
+                let short: String = message.body.lines().next().unwrap_or_default().chars().take(100).collect();
                 print::line(&format!("  · {kind}: {short}"));
             }
             return Ok(());
         }
-        print::line(&format!("{}: {body}", self.agent));
+        print::block(&format!("{}: ", self.agent), "  ", &message.body);
         let answers =
             message.payload.get("answers").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_u64).map(MessageId);
         for id in answers.chain(message.reply_to) {
@@ -486,7 +485,7 @@ impl Chat {
     fn on_status(&mut self, card: &Value) -> Result<Option<u8>, Failure> {
         for approval in card.pointer("/meta/pendingApprovals").and_then(Value::as_array).into_iter().flatten() {
             let id = approval["approvalId"].as_str().unwrap_or_default();
-            let title = print::harmless(approval["title"].as_str().unwrap_or_default());
+            let title = print::asked(approval["title"].as_str().unwrap_or_default());
             if !self.tty {
                 return Err(Failure::no(format!(
                     "{} asks for permission ({title}) and there is no terminal to answer; run `agent-relay up` in a terminal, or with --approval open",
@@ -494,7 +493,8 @@ impl Chat {
                 )));
             }
             if self.asked.insert(id.to_string()) {
-                print::line(&format!("{} asks for permission: {title}\n  type /approve, /approve-session, /deny or /abort", self.agent));
+                print::line(&format!("{} asks for permission: {title}", self.agent));
+                print::line("  type /approve, /approve-session, /deny or /abort");
             }
         }
         Ok(None)

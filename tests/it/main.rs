@@ -9,6 +9,7 @@ mod prompt;
 mod quirks;
 mod restores;
 mod service;
+mod shown;
 mod start;
 mod stores;
 mod support;
