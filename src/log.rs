@@ -5,7 +5,6 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
@@ -56,7 +55,7 @@ impl Target {
         if let Some(parent) = path.parent() {
             crate::os::make_private_dir(parent)?;
         }
-        let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
+        let file = crate::os::open_private(path, OpenOptions::new().create(true).append(true))?;
         let size = file.metadata().map(|meta| meta.len()).unwrap_or(0);
         Ok((file, size))
     }

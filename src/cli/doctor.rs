@@ -97,7 +97,6 @@ pub fn doctor(options: &Doctor) -> Outcome {
 }
 
 fn files(findings: &mut Findings, global: &Global) {
-    use std::os::unix::fs::PermissionsExt;
     let home = &global.home;
     let shown = home.display();
     if let Err(error) = os::make_private_dir(home) {
@@ -110,18 +109,32 @@ fn files(findings: &mut Findings, global: &Global) {
         Ok(()) => findings.fine("home", shown.to_string()),
         Err(error) => findings.broken("home", format!("{shown} cannot be written: {error}"), "free space there, or set AGENT_RELAY_HOME"),
     }
-    let open = |path: &Path| std::fs::metadata(path).map(|meta| meta.permissions().mode() & 0o077).unwrap_or(0) != 0;
-    let secrets = ["config.json", "hub/root-token", "hub/hub.sqlite", "hub", "agents"].map(|name| home.join(name));
-    let wide: Vec<String> = secrets.iter().filter(|path| open(path)).map(|path| path.display().to_string()).collect();
-    match wide.is_empty() {
-        true => findings.fine("modes", "only you can read tokens and stores"),
-        false => findings.broken("modes", format!("others may read {}", wide.join(", ")), format!("chmod go-rwx {}", wide.join(" "))),
-    }
+    modes(findings, home);
     let free = os::free_bytes(home).unwrap_or(u64::MAX);
     let told = format!("{:.1} GB free", free as f64 / 1e9);
     match free >= FREE_BYTES_MIN {
         true => findings.fine("disk", told),
         false => findings.broken("disk", told, format!("free space on the disk of {shown}; stores stop taking messages without it")),
+    }
+}
+
+/// Who may read our secrets, and who could put other files in our place.
+fn modes(findings: &mut Findings, home: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    let mode = |path: &Path| std::fs::metadata(path).map(|meta| meta.permissions().mode()).unwrap_or(0);
+    let secrets = ["config.json", "hub/root-token", "hub/hub.sqlite", "hub", "agents"].map(|name| home.join(name));
+    let wide: Vec<String> = secrets.iter().filter(|path| mode(path) & 0o077 != 0).map(|path| path.display().to_string()).collect();
+    let shared: Vec<String> = home.ancestors().filter(|path| mode(path) & 0o1022 == 0o020).map(|path| path.display().to_string()).collect();
+    if !wide.is_empty() {
+        findings.broken("modes", format!("others may read {}", wide.join(", ")), format!("chmod go-rwx {}", wide.join(" ")));
+    } else if !shared.is_empty() {
+        let cure = format!("chmod g-w {}, unless you trust everybody in that group", shared.join(" "));
+        findings.weak("modes", format!("a group may write {}", shared.join(", ")), cure);
+    } else if let Some(folder) = os::foreign_folder(home).map(Path::display) {
+        let found = format!("{folder} belongs to another user, who can put other files in the place of ours");
+        findings.weak("modes", found, "set AGENT_RELAY_HOME to a folder below your own");
+    } else {
+        findings.fine("modes", "only you can read tokens and stores, or put others in their place");
     }
 }
 

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::agent::{Abilities, DemoAgent, Disk, Entry, Output};
 use crate::core::time::{Now, Tick, Wall};
+use crate::os::{make_private_dir, open_private};
 use crate::provider::lines::Lines;
 
 /// Conversations as one file each, and one log of everything that was received: the receiver's own record (D-40).
@@ -21,8 +22,8 @@ pub struct FileDisk {
 impl FileDisk {
     /// Opens or makes the directory.
     pub fn open(dir: PathBuf) -> std::io::Result<FileDisk> {
-        fs::create_dir_all(&dir)?;
-        let log = OpenOptions::new().create(true).append(true).open(dir.join("log.jsonl"))?;
+        make_private_dir(&dir)?;
+        let log = open_private(&dir.join("log.jsonl"), OpenOptions::new().create(true).append(true))?;
         Ok(FileDisk { dir, log })
     }
 
@@ -45,7 +46,7 @@ impl Disk for FileDisk {
         if entry.user {
             let _ = self.log.write_all(line.as_bytes());
         }
-        if let Ok(mut file) = OpenOptions::new().create(true).append(true).open(self.path(session)) {
+        if let Ok(mut file) = open_private(&self.path(session), OpenOptions::new().create(true).append(true)) {
             let _ = file.write_all(line.as_bytes());
         }
     }
@@ -60,7 +61,7 @@ impl Disk for FileDisk {
 
     fn new_session(&mut self) -> String {
         let session = format!("demo-{:016x}", u64::from_le_bytes(crate::os::random_bytes::<8>()));
-        let _ = File::create(self.path(&session));
+        let _ = open_private(&self.path(&session), OpenOptions::new().create(true).write(true));
         session
     }
 }
