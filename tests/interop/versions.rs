@@ -97,6 +97,27 @@ impl Mixed {
         }
     }
 
+    /// The operator's token of the older store may do all that there is to do now, so runners of either version make theirs with
+    /// it and register; and an older tool with an agent's token shows the others' cards.
+    fn takes_runners_of_both_versions(&self, old: &Path) {
+        let own = &self.lines(&["whoami", "--json"])[0]["token"];
+        let scopes = own["scopes"].as_array().expect("scopes");
+        assert!(own["profileId"] == "operator" && scopes.iter().any(|scope| scope == "token:issue"), "{own}");
+        for (name, program) in [("older", old), ("newer", Path::new(BIN))] {
+            let demo = program.to_string_lossy().into_owned();
+            let mut runner = self.start(program, &["run", "acp", "--quiet", "--agent-id", name, "--", &demo, "demo-agent"]);
+            let card = || self.lines(&["agents", "--json"]).into_iter().find(|card| card["id"] == name && card["connected"] == true);
+            wait_for("the agent at the hub", 60, card);
+            runner.terminate();
+            runner.wait(30);
+        }
+        let token = self.say(&["token", "create", "--agent", "older"]);
+        let mut command = self.machine.command(&old.to_string_lossy());
+        let output = command.args(["agents"]).env("AGENT_RELAY_TOKEN", token.trim()).stdin(Stdio::null()).output().expect("runs");
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success() && said.lines().any(|line| line.starts_with("a ")), "{said}");
+    }
+
     /// Messages, a task, a command, and a hub that dies while messages are in flight.
     fn works(&self) {
         let mut hub = self.start_hub();
@@ -156,6 +177,7 @@ fn an_update_in_the_middle_of_traffic_loses_nothing_and_cannot_be_taken_back_by_
     let mut runner = mixed.start_runner();
     ids.push(mixed.send("after the update"));
     mixed.settle(&ids);
+    mixed.takes_runners_of_both_versions(&old);
     for running in [&mut runner, &mut hub] {
         running.terminate();
         running.wait(30);
