@@ -170,7 +170,8 @@ pub struct Run {
     name = "send",
     example = "To an agent, and wait up to a minute for its answer:\n    agent-relay send web-agent --wait 60 \"Is the build green?\"",
     example = "From a pipe:\n    git diff | agent-relay send reviewer --stdin --subject \"Please review\"",
-    note = "Targets: an agent id, user, broadcast, label:L, tag:T, cap:C, policy:P."
+    note = "Targets: an agent id, user, broadcast, label:L, tag:T, cap:C, policy:P. Labels, tags and capabilities are what agents say of themselves; \
+            policies stand in their tokens."
 )]
 pub struct Send {
     /// who gets it
@@ -369,6 +370,7 @@ pub struct Label {
     subcommand,
     name = "token",
     example = "For an agent on another machine, for a week:\n    agent-relay token create --agent web-agent --ttl 604800",
+    example = "For an agent that gets what is sent to policy:deploy:\n    agent-relay token create --agent deployer --policy deploy",
     example = "agent-relay token list",
     example = "agent-relay token revoke JTI",
     note = "On the hub's own machine its root token is used; elsewhere the token of the settings."
@@ -386,9 +388,15 @@ pub struct Token {
     /// create: life in seconds (default a day for agents, a year for others)
     #[argh(option)]
     pub ttl: Option<u64>,
-    /// create: fewer scopes than the profile has, separated by commas
+    /// create: fewer scopes than the profile has, separated by commas; or further ones: admin (operator), approve:spawned (agents)
     #[argh(option)]
     pub scopes: Option<String>,
+    /// create: what people call it
+    #[argh(option)]
+    pub name: Option<String>,
+    /// create: the policy that its agent serves; messages to policy:P go to agents whose token says so
+    #[argh(option)]
+    pub policy: Option<String>,
     /// print JSON
     #[argh(switch)]
     pub json: bool,

@@ -75,7 +75,15 @@ pub fn send(send: Send) -> Outcome {
     let sent = client.call("POST", path::MESSAGES, Some(&json!(message)))?;
     match send.json {
         true => print::json(&sent),
-        false if send.wait.is_none() => print::line(&format!("message #{} to {}", sent["id"], sent["to"].as_str().unwrap_or_default())),
+        false if send.wait.is_none() => {
+            let many = match sent["recipients"].as_u64() {
+                None => String::new(),
+                Some(0) => " (nobody yet; it waits a day for who comes)".into(),
+                Some(1) => " (one agent)".into(),
+                Some(n) => format!(" ({n} agents)"),
+            };
+            print::line(&format!("message #{} to {}{many}", sent["id"], sent["to"].as_str().unwrap_or_default()));
+        }
         false => {}
     }
     wait_for_reply(&client, follow.as_mut(), (MessageId(sent["id"].as_u64().unwrap_or(0)), &to), send.wait, send.json)

@@ -176,7 +176,7 @@ fn options_first(arguments: Vec<String>) -> Vec<String> {
         Some("reply" | "react") => &[],
         Some("tasks") => &["--status"],
         Some("hub") => &["--port", "--listen", "--tls-cert", "--tls-key", "--url"],
-        Some("token") => &["--agent", "--profile", "--ttl", "--scopes"],
+        Some("token") => &["--agent", "--profile", "--ttl", "--scopes", "--name", "--policy"],
         Some("up") => &["--say", "--agent-id", "--approval", "--wait"],
         _ => return arguments,
     };

@@ -54,6 +54,11 @@ fn create(client: &Client, token: &Token) -> Outcome {
     if let Some(scopes) = &token.scopes {
         body["scopes"] = json!(scopes.split(',').map(str::trim).filter(|scope| !scope.is_empty()).collect::<Vec<_>>());
     }
+    for (field, word) in [("name", &token.name), ("policyName", &token.policy)] {
+        if let Some(word) = word {
+            body[field] = json!(word);
+        }
+    }
     let made = client.call("POST", path::TOKENS, Some(&body))?;
     match token.json {
         true => print::json(&made),

@@ -36,6 +36,13 @@ fn threads_reactions_tasks_and_labels() {
     assert!(machine.ok(&["label", "a", "web"]).contains("has the label web"));
     let id = machine.send("label:web", "by label");
     machine.settle(&[id], 20);
+    // Labels are self-declared, so a sender sees how many have taken his words.
+    assert!(machine.ok(&["send", "label:web", "--no-reply", "x"]).ends_with("to label:web (one agent)"));
+    assert!(machine.ok(&["send", "policy:web", "--no-reply", "x"]).contains("to policy:web (nobody yet"));
+    let named = ["token", "create", "--json", "--agent", "p", "--policy", "web", "--name", "the web's", "--scopes", "approve:spawned"];
+    let made = &lines(&machine.ok(&named))[0]["record"];
+    assert_eq!((made["policyName"].as_str(), made["name"].as_str()), (Some("web"), Some("the web's")));
+    assert_eq!(made["scopes"], json!(["approve:spawned"]));
     assert!(machine.ok(&["label", "a", "--clear"]).contains("has no label"));
     machine.fails(2, &["label", "a"]);
     machine.fails(1, &["label", "nobody", "x"]);

@@ -248,6 +248,10 @@ impl Hub {
                     None => {
                         let alone = detach(&mut sent);
                         let mut answer = json!(sent.message);
+                        if sent.message.to.contains(':') || sent.message.to == "broadcast" {
+                            // Labels and tags are what agents say of themselves: a sender sees how many took his words.
+                            answer["recipients"] = json!(sent.recipients.len());
+                        }
                         if alone {
                             answer["replyToUnknown"] = json!(true);
                         }
