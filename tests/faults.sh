@@ -1,5 +1,5 @@
 #!/bin/sh
-# The faults of FAULTS.md and their tests. Usage: faults.sh list|run
+# The faults of FAULTS.md and the threats of ARCHITECTURE.md, and their tests. Usage: faults.sh list|run
 # list: each test exists exactly once and is not ignored (whoever has just run all tests needs no more).
 # run: runs them all. LIMIT: seconds per test binary.
 set -eu
@@ -34,7 +34,7 @@ while IFS= read -r row; do
   tests=$(printf '%s\n' "$row" | cut -d'|' -f3 | tr -d '` ' | tr ',' '\n')
   for test in $tests; do
     case $test in
-      lib::?* | it::?* | sim::?* | abuse::?* | claude::?* | acp::?* | interop::?* | tls::?* | static::?* | tidy::?*)
+      lib::?* | it::?* | sim::?* | abuse::?* | claude::?* | acp::?* | interop::?* | tls::?* | static::?* | tidy::?* | rights::?*)
         echo "${test%%::*} ${test#*::}" >>"$scratch/tests" ;;
       *) wrong "$test does not begin with the name of a test binary" ;;
     esac
@@ -44,6 +44,11 @@ while IFS= read -r row; do
     grep -q "^$defect |" tests/defects/table.txt || wrong "$defect is not a planted defect of tests/defects/table.txt"
   done
 done <"$scratch/rows"
+# Tests that the threats are named with; there each stands in backquotes of its own.
+sed -n '/^## Threats/,/^## Choices/p' ARCHITECTURE.md | grep -oE '`[a-z]+::[a-z_:]+`' | tr -d '`' |
+  sed 's/^\([a-z]*\)::/\1 /' >"$scratch/threats"
+[ -s "$scratch/threats" ] || wrong "ARCHITECTURE.md names no test of a threat"
+cat "$scratch/threats" >>"$scratch/tests"
 sort -u "$scratch/tests" -o "$scratch/tests"
 
 log() { tail -n 60 "$scratch/log" | sed 's/^/    /'; }
