@@ -8,6 +8,7 @@ mod outage;
 mod prompt;
 mod quirks;
 mod restores;
+mod rights;
 mod secrets;
 mod service;
 mod shown;
