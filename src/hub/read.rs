@@ -78,13 +78,20 @@ impl View<'_> {
                 }
             }
             Query::Thread { id, viewer } => {
-                let thread: Option<i64> =
-                    self.db.query_row("SELECT thread FROM messages WHERE id = ?1", [id], |row| row.get(0)).optional()?;
-                let Some(thread) = thread else { return Ok(ReadAnswer::Json(Value::Null)) };
+                let found: Option<(i64, String)> = self
+                    .db
+                    .query_row("SELECT thread, sender FROM messages WHERE id = ?1", [id], |row| Ok((row.get(0)?, row.get(1)?)))
+                    .optional()?;
+                // Whoever asks by what is not his to see does not hear which thread that is in.
+                let asked = |from: &str| self.may_see(&Message { id: *id, from: from.into(), ..Default::default() }, viewer.as_deref());
+                let Some((thread, sender)) = found else { return Ok(ReadAnswer::Json(Value::Null)) };
+                if !asked(&sender)? {
+                    return Ok(ReadAnswer::Json(Value::Null));
+                }
                 let mut messages =
                     self.messages("FROM messages m WHERE m.thread = ?1 ORDER BY m.id LIMIT ?2", params![thread, THREAD_MAX], None)?;
                 messages.retain(|message| self.may_see(message, viewer.as_deref()).unwrap_or(false));
-                if messages.is_empty() { ReadAnswer::Json(Value::Null) } else { list(messages) }
+                list(messages)
             }
             Query::Deliver { recipient, ids } => {
                 let (mut messages, mut bytes): (Vec<Message>, usize) = (Vec::new(), 0);
@@ -117,7 +124,8 @@ impl View<'_> {
                 let whose = |part: fn(&Party) -> &String| own.as_ref().map(part);
                 let commands = self.docs(
                     "SELECT doc FROM commands WHERE (?1 IS NULL OR target = ?1) AND (?2 IS NULL OR status = ?2)
-                       AND (?3 IS NULL OR target IN (?3, ?4) OR doc ->> '$.issuedBy' = ?5) ORDER BY seq DESC LIMIT 500",
+                       AND (?3 IS NULL OR coalesce(doc ->> '$.agentId' = ?3, target IN (?3, ?4)) OR doc ->> '$.issuedBy' = ?5)
+                     ORDER BY seq DESC LIMIT 500",
                     &[target, status, &whose(|own| &own.agent), &whose(|own| &own.component), &whose(|own| &own.issuer)],
                 )?;
                 ReadAnswer::Json(json!({"commands": commands}))
@@ -125,7 +133,7 @@ impl View<'_> {
             Query::Command { id, own } => {
                 let whose = |part: fn(&Party) -> &String| own.as_ref().map(part);
                 let sql = "SELECT doc FROM commands
-                     WHERE id = ?1 AND (?2 IS NULL OR target IN (?2, ?3) OR doc ->> '$.issuedBy' = ?4)";
+                     WHERE id = ?1 AND (?2 IS NULL OR coalesce(doc ->> '$.agentId' = ?2, target IN (?2, ?3)) OR doc ->> '$.issuedBy' = ?4)";
                 let values: [&dyn rusqlite::ToSql; 4] =
                     [id, &whose(|own| &own.agent), &whose(|own| &own.component), &whose(|own| &own.issuer)];
                 ReadAnswer::Json(self.docs(sql, &values)?.pop().unwrap_or(Value::Null))
@@ -188,7 +196,7 @@ impl View<'_> {
             let mut reactions = self.db.prepare_cached("SELECT agent, emoji FROM reactions WHERE message = ?1 LIMIT 1000")?;
             let reaction = |row: &Row<'_>| Ok(json!({"agentId": row.get::<_, String>(0)?, "emoji": row.get::<_, String>(1)?}));
             message.reactions = reactions.query_map([message.id], reaction)?.collect::<Result<_, _>>()?;
-            if let Some(viewer) = viewer.filter(|viewer| *viewer != USER) {
+            if let Some(viewer) = viewer.filter(|viewer| *viewer != USER && (*viewer != message.from || *viewer == message.to)) {
                 message.resolved_to_agent = Some(viewer.to_string());
             }
             messages.push(message);

@@ -304,6 +304,9 @@ pub struct Command {
     /// Why it failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// The agent that it is for: of those that have the target's name one after the other, the one that had it then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub agent_id: Option<String>,
     /// Who asked.
     pub issued_by: String,
     /// ms.

@@ -134,3 +134,27 @@ fn renewals_are_one_line() {
     let live = tokens.iter().filter(|token| scene.call(token, "GET", "/api/tokens/self", json!({})).0 == 200).count();
     assert_eq!(live, 2, "the newest and the one before");
 }
+
+/// Also a token that had been renewed away before its line was revoked.
+#[test]
+fn a_line_that_was_revoked_does_not_come_back_with_a_backup() {
+    let mut scene = Scene::new();
+    let made: Value = serde_json::from_str(&scene.machine.ok(&["token", "create", "--agent", "alice", "--json"])).expect("JSON");
+    let first = Secret::new(made["token"].as_str().expect("a token"));
+    let copy = scene.machine.work.join("copy.sqlite").to_string_lossy().into_owned();
+    scene.machine.ok(&["hub", "backup", &copy]);
+    let mut newest = first.clone();
+    for _ in 0..2 {
+        let (status, renewed) = scene.call(&newest, "POST", "/api/tokens/renew", json!({}));
+        assert_eq!(status, 200);
+        newest = Secret::new(renewed["token"].as_str().expect("a token"));
+    }
+    // By the id that its maker knows, though that token is long gone.
+    scene.machine.ok(&["token", "revoke", made["record"]["jti"].as_str().expect("id")]);
+    assert_eq!(scene.call(&newest, "GET", "/api/tokens/self", json!({})).0, 401);
+    scene._hub.terminate();
+    scene._hub.wait(20);
+    scene.machine.ok(&["hub", "restore", &copy]);
+    let _again = scene.machine.hub();
+    assert_eq!(scene.call(&first, "GET", "/api/tokens/self", json!({})).0, 401);
+}

@@ -203,6 +203,7 @@ fn request(name: &str) -> (&'static str, &'static str, Value) {
         "GET /api/messages/{id}" => ("", "/api/messages/1", json!({})),
         "GET /api/messages/{id}/thread" => ("", "/api/messages/1/thread", json!({})),
         "POST /api/messages/{id}/claim" => ("", "/api/messages/2/claim", json!({"agentId": "a"})),
+        "POST /api/messages/{id}/claim {as itself}" => ("", "/api/messages/2/claim", json!({})),
         "POST /api/messages/{id}/claim/renew" => ("claim", "/api/messages/2/claim/renew", json!({"agentId": "a"})),
         "DELETE /api/messages/{id}/claim" => ("claim", "/api/messages/2/claim", json!({"agentId": "a"})),
         "POST /api/messages/{id}/read" => ("", "/api/messages/1/read", json!({"agentId": "a"})),

@@ -41,6 +41,14 @@ const COMPONENTS_KEPT_MAX: usize = 16;
 /// Senders without a registration that are remembered.
 const SENDERS_KEPT_MAX: usize = AGENTS_MAX;
 
+/// Bytes of a label, a tag or a capability.
+const LABEL_BYTES_MAX: usize = 200;
+
+/// A label, a tag or a capability: one line, not too long.
+pub(super) fn is_label(text: &str) -> bool {
+    text.len() <= LABEL_BYTES_MAX && !text.chars().any(char::is_control)
+}
+
 /// What others see of a card.
 const OPEN_FIELDS: [&str; 7] = ["id", "label", "tags", "capabilities", "status", "connected", "spawnedBy"];
 
@@ -84,7 +92,7 @@ pub(super) struct Agent {
 impl Agent {
     pub fn label(&self) -> Option<&str> {
         let told = self.stored.registration.meta.get("label").and_then(Value::as_str);
-        self.stored.label.as_deref().or(told)
+        self.stored.label.as_deref().or(told).filter(|label| is_label(label))
     }
 
     /// Its profile may want only what is addressed to itself: direct messages, its label, its policy.
@@ -134,11 +142,34 @@ impl Hub {
         }
     }
 
+    /// An orchestrator takes no name that somebody has: an agent's, a token's, a sender's, another orchestrator's, or one that mail
+    /// waits for.
+    pub(super) fn must_be_new(&self, actor: &TokenRecord, id: &str) -> Result<(), Refusal> {
+        let own = Some(rights::name_of(actor));
+        let its = |record: &TokenRecord| record.spawned_by.as_deref() == own;
+        let others = |record: &TokenRecord| record.agent_id.as_deref() == Some(id) && !its(record);
+        let waited_for = self.queues.get(id).is_some_and(|queue| !queue.ids.is_empty());
+        let made = self.tokens.values().any(|record| record.agent_id.as_deref() == Some(id) && its(record));
+        let taken = self.senders.contains_key(id) || waited_for || self.tokens.values().any(|record| others(record));
+        match taken && !made || self.is_orchestrators_name(id) {
+            true => Err(rights::forbidden(format!("{id} was not made by this orchestrator"))),
+            false => Ok(()),
+        }
+    }
+
+    /// A name under which an orchestrator speaks.
+    pub(super) fn is_orchestrators_name(&self, name: &str) -> bool {
+        self.tokens.values().any(|record| record.profile_id == rights::ORCHESTRATOR && rights::name_of(record) == name)
+    }
+
     /// What a registration may not say: another agent's names, or a role that its token does not have.
     fn check_registration(&self, actor: &TokenRecord, id: &str, registration: &Registration) -> Result<(), Refusal> {
         match self.agents.contains_key(id) {
             true => self.may_act(actor, id)?,
             false => rights::own(actor, id)?,
+        }
+        if actor.profile_id == rights::ORCHESTRATOR && !self.agents.contains_key(id) {
+            self.must_be_new(actor, id)?;
         }
         rights::role(actor, &registration.role)?;
         if !is_agent_id(id) {
@@ -147,10 +178,11 @@ impl Hub {
         // Commands are routed by component id too: nobody takes one that another agent has or had, nor an agent's id.
         let component = registration.component_id.as_str();
         let taken = |name: &str| self.components.get(name).is_some_and(|owner| owner != id);
-        if taken(component) || (component != id && self.agents.contains_key(component)) {
+        if taken(component) || (component != id && (component == USER || self.has_mailbox(component))) {
             return Err((422, "component_taken", format!("the componentId {component:?} belongs to another agent")));
         }
-        if taken(id) {
+        // Whose token says so is that agent, whatever others call their components.
+        if taken(id) && actor.agent_id.as_deref() != Some(id) {
             return Err((422, "component_taken", format!("{id:?} is the componentId of another agent")));
         }
         if component.len() > COMPONENT_BYTES_MAX {
@@ -183,6 +215,12 @@ impl Hub {
         peer: Option<PeerId>,
     ) -> Result<u64, Refusal> {
         self.check_registration(actor, id, &registration)?;
+        let mut registration = registration;
+        registration.tags.retain(|tag| is_label(tag));
+        registration.capabilities.retain(|capability| is_label(capability));
+        if self.components.get(id).is_some_and(|owner| owner != id) {
+            self.components.remove(id);
+        }
         if !self.agents.contains_key(id) {
             self.restore_agent(StoredAgent { id: id.into(), ..Default::default() });
         }
@@ -311,6 +349,7 @@ impl Hub {
             queue.until = Some(self.now.wall.0 + QUEUED_FOR.as_millis() as i64);
         }
         self.release_claims_of(id);
+        self.cancel_commands_of(id);
         if let Some(peer) = agent.peer {
             let error = RelayFrame::Error {
                 id: None,

@@ -6,9 +6,10 @@ use serde_json::{Value, json};
 
 use super::Hub;
 use super::Refusal;
+use super::agents::is_label;
 use super::event::{After, Effect, HubOp, Party, Query, ReadAnswer, ReadFor};
 use super::generations::{Named, told_in};
-use super::rights::{COMMAND_ISSUE, acts_as, allows, everything, forbidden, line_of, scope};
+use super::rights::{ADMIN, COMMAND_ISSUE, acts_as, allows, everything, forbidden, line_of, scope};
 use super::routes::{Access, Call, Found, Route, find, spec};
 use crate::core::http::{Body, Request};
 use crate::core::ids::{MessageId, TaskId, Ticket};
@@ -395,9 +396,7 @@ impl Hub {
             _ => {
                 let label = match body.get("label") {
                     Some(Value::Null) => None,
-                    Some(Value::String(label)) if label.len() <= 200 && !label.chars().any(char::is_control) => {
-                        Some(label.trim().to_string()).filter(|label| !label.is_empty())
-                    }
+                    Some(Value::String(label)) if is_label(label) => Some(label.trim().to_string()).filter(|label| !label.is_empty()),
                     _ => return Err((400, "bad_label", "\"label\" must be a text of one line, at most 200 bytes, or null".into())),
                 };
                 agent.stored.label = label;
@@ -464,14 +463,22 @@ impl Hub {
             return Err(forbidden(format!("this token acts as {own}, not as {told}")));
         }
         let reader = own.map(str::to_string).or(told).unwrap_or_else(|| USER.into());
+        let in_own_name = own.is_some() || reader == USER;
+        if !in_own_name {
+            // A person looks after an agent's mail; what it says is said as oneself, unless one may speak for everybody.
+            scope(actor, if call == Call::React { ADMIN } else { "agent:self" })?;
+            if !self.agents.contains_key(&reader) && !allows(actor, ADMIN) {
+                return Err((404, "unknown_agent", format!("there is no agent {reader}")));
+            }
+        }
         self.check_generation(told_in(body), Named::Message(id))?;
         if id > self.last_message {
             return Err((404, "not_found", format!("there is no message {id}")));
         }
         match call {
             Call::Claim | Call::RenewClaim => {
-                if let Some(own) = &actor.agent_id {
-                    self.must_be_offered(id, own)?;
+                if reader != USER {
+                    self.must_be_offered(id, &reader)?;
                 }
                 let answer = self.claim(id, &reader)?;
                 Ok(Answer::Durable(200, answer))
@@ -499,7 +506,7 @@ impl Hub {
                 if emoji.is_empty() {
                     return Err((400, "no_emoji", "a reaction needs an \"emoji\"".into()));
                 }
-                let sees_all = own.is_none();
+                let sees_all = own.is_none() && allows(actor, "message:read");
                 self.ops.push(HubOp::Reacted { message: id, agent: reader.clone(), emoji, at: self.now.wall.0, sees_all });
                 self.after.push(After::Reacted { ticket, message: id, agent: reader });
                 Ok(Answer::Later)

@@ -54,6 +54,7 @@ impl Hub {
             id: format!("cmd-{}", self.rng.uuid()),
             kind: kind.into(),
             target: target.into(),
+            agent_id: Some(agent.clone()),
             params,
             status: "pending".into(),
             issued_by: acts_as(actor).unwrap_or(USER).into(),
@@ -64,14 +65,33 @@ impl Hub {
         };
         self.commands.insert(command.id.clone(), command.clone());
         self.ops.push(HubOp::CommandPut(command.clone()));
-        if let Some(peer) = self.agents.get(&agent).and_then(|a| a.peer) {
+        if let Some(peer) = self.agents.get(&agent).and_then(|a| a.peer).filter(|peer| self.takes_commands(*peer)) {
             let text = RelayFrame::Command { id: command.id.clone(), command: command.clone() }.to_text();
             self.after.push(After::Effect(Effect::PeerSend { peer, text }));
         }
         Ok(command)
     }
 
+    /// Who may not report how a command goes does not get it.
+    fn takes_commands(&self, peer: PeerId) -> bool {
+        self.peers.get(&peer).is_some_and(|peer| allows(&peer.token, "command:update"))
+    }
+
+    /// A deleted agent does nothing more: what it has not taken over goes, whoever has its name next.
+    pub(super) fn cancel_commands_of(&mut self, agent: &str) {
+        let waiting = |command: &&Command| command.status == "pending" && command.agent_id.as_deref() == Some(agent);
+        let waiting: Vec<Command> = self.commands.values().filter(waiting).cloned().collect();
+        for command in waiting {
+            let error = Some(format!("{agent} was deleted"));
+            self.store_command(Command { status: "cancelled".into(), error, updated_at: self.now.wall.0, ..command });
+        }
+    }
+
     fn is_for(&self, command: &Command, agent: &str) -> bool {
+        if let Some(owner) = &command.agent_id {
+            return owner == agent;
+        }
+        // One that an older hub has stored.
         let runner = self.agents.get(agent).map(|a| a.stored.registration.component_id.as_str());
         command.target == agent || runner == Some(command.target.as_str())
     }
@@ -83,6 +103,9 @@ impl Hub {
 
     /// After a registration everything that is not taken over yet is sent again.
     pub(super) fn send_commands_again(&mut self, agent: &str, peer: PeerId) {
+        if !self.takes_commands(peer) {
+            return;
+        }
         let pending: Vec<Command> = self.commands.values().filter(|c| c.status == "pending" && self.is_for(c, agent)).cloned().collect();
         for command in pending {
             let text = RelayFrame::Command { id: command.id.clone(), command }.to_text();

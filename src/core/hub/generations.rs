@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::event::{HubOp, HubSnapshot};
+use super::rights::line_of;
 use super::{Hub, Refusal};
 use crate::core::ids::{MessageId, TaskId};
 use crate::wire::api::{OTHER_GENERATION, task_is_final};
@@ -111,6 +112,7 @@ impl Mark {
             }
             HubOp::TokenRevoke { jti, expires_at, at, .. } => {
                 self.revoked.retain(|revoked| revoked.expires_at.is_none_or(|end| end > *at));
+                self.revoked.retain(|revoked| revoked.jti != *jti);
                 self.revoked.push(Revoked { jti: jti.clone(), expires_at: *expires_at });
                 let surplus = self.revoked.len().saturating_sub(REVOKED_MAX);
                 self.revoked.drain(..surplus);
@@ -249,7 +251,9 @@ impl Hub {
             .tokens
             .iter()
             .filter(|(_, record)| {
-                revoked.contains(&record.jti.as_str()) || (unknown_past && !matches!(record.profile_id.as_str(), "root" | "operator"))
+                revoked.contains(&record.jti.as_str())
+                    || revoked.contains(&line_of(record))
+                    || (unknown_past && !matches!(record.profile_id.as_str(), "root" | "operator"))
             })
             .map(|(hash, _)| hash.clone())
             .collect();

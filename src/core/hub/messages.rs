@@ -120,13 +120,13 @@ impl Hub {
         if to == USER {
             return Ok(vec![USER.into()]);
         }
-        if self.has_mailbox(to) {
+        let group = to == "broadcast" || ["label:", "tag:", "cap:", "policy:"].iter().any(|prefix| to.starts_with(prefix));
+        if !group && self.has_mailbox(to) {
             return Ok(vec![to.to_string()]);
         }
         if to.split_once(':').is_some_and(|(_, name)| name.trim().is_empty()) {
             return Err((422, "no_such_target", format!("the target {to:?} names nobody")));
         }
-        let group = to == "broadcast" || ["label:", "tag:", "cap:", "policy:"].iter().any(|prefix| to.starts_with(prefix));
         if !group {
             let text = format!("there is no agent {to}; `agent-relay agents` lists those that are known");
             return Err((422, "no_such_target", text));

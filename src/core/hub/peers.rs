@@ -32,6 +32,11 @@ pub(super) struct Peer {
 }
 
 impl Peer {
+    /// It may read, and holds not too much that it has not acknowledged.
+    fn takes_mail(&self) -> bool {
+        self.registered && self.has_room() && allows(&self.token, "message:read")
+    }
+
     fn has_room(&self) -> bool {
         self.in_flight.len() < UNACKED_PER_PEER_MAX && self.in_flight_bytes < UNACKED_BYTES_MAX
     }
@@ -287,7 +292,7 @@ impl Hub {
         let Some(agent) = self.agents.get(agent_id).filter(|agent| !agent.loading) else {
             return;
         };
-        let Some(peer) = agent.peer.and_then(|number| self.peers.get(&number)).filter(|peer| peer.registered && peer.has_room()) else {
+        let Some(peer) = agent.peer.and_then(|number| self.peers.get(&number)).filter(|peer| peer.takes_mail()) else {
             return;
         };
         let Some(queue) = self.queues.get(agent_id) else {
@@ -446,12 +451,16 @@ impl Hub {
 /// As what and as whom a connection may register. One connection is one agent; who only listens needs no agent at all.
 fn may_register(token: &TokenRecord, registration: &Registration, former: Option<&str>) -> Result<(), Refusal> {
     rights::role(token, &registration.role)?;
-    let Some(wanted) = registration.agent_id.as_deref() else {
-        return if registration.role == "channel" { Ok(()) } else { rights::scope(token, "agent:self") };
-    };
-    rights::own(token, wanted)?;
+    let wanted = registration.agent_id.as_deref();
+    match wanted {
+        Some(wanted) => rights::own(token, wanted)?,
+        None if registration.role == "channel" => {}
+        None => rights::scope(token, "agent:self")?,
+    }
     match former {
-        Some(former) if former != wanted => Err(rights::forbidden(format!("this connection is {former}; open another one for {wanted}"))),
+        Some(former) if wanted != Some(former) || registration.role == "channel" => {
+            Err(rights::forbidden(format!("this connection is {former}; open another one for anything else")))
+        }
         _ => Ok(()),
     }
 }

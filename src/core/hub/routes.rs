@@ -335,7 +335,7 @@ mod tests {
                 }),
             ),
             ("Task", json!(Task { severity: some(), agent_id: some(), ..Default::default() })),
-            ("Command", json!(Command { result: Some(json!({})), error: some(), ..Default::default() })),
+            ("Command", json!(Command { result: Some(json!({})), error: some(), agent_id: some(), ..Default::default() })),
             (
                 "TokenRecord",
                 json!(TokenRecord {

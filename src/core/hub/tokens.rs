@@ -10,7 +10,7 @@ use super::event::{Effect, HubOp};
 use super::rights::{ADMIN, ORCHESTRATOR, TOKEN_ISSUE, allows, forbidden, is_runtime, line_of, name_of, scopes_for};
 use crate::core::ids::PeerId;
 use crate::core::limits::OLD_TOKEN_LIFE;
-use crate::wire::api::TokenRecord;
+use crate::wire::api::{AGENT_ID_RULE, TokenRecord, is_agent_id};
 use crate::wire::bus::CLOSE_UNAUTHORIZED;
 
 /// Longest life of a token that is not the root's, seconds.
@@ -58,13 +58,19 @@ impl Hub {
         let scopes = scopes_for(actor, profile, wanted.as_deref())?;
         let mut words = [None, None, None];
         for (word, field) in words.iter_mut().zip(["name", "policyName", "spawnedBy"]) {
-            let told = text(field);
+            let told = match body.get(field) {
+                None | Some(Value::Null) => "",
+                Some(told) => told.as_str().ok_or((400, "bad_word", format!("{field:?} must be a text")))?,
+            };
             if told.len() > WORD_BYTES_MAX || told.chars().any(char::is_control) {
                 return Err((422, "bad_word", format!("{field:?} must be a text of one line, at most {WORD_BYTES_MAX} bytes")));
             }
             *word = Some(told).filter(|told| !told.is_empty()).map(str::to_string);
         }
         let [name, policy_name, spawned_by] = words;
+        if let Some(name) = name.as_deref().filter(|_| profile == ORCHESTRATOR) {
+            self.check_orchestrators_name(name)?;
+        }
         let spawned_by = match actor.profile_id == ORCHESTRATOR {
             true => Some(name_of(actor).to_string()),
             false => spawned_by,
@@ -82,20 +88,32 @@ impl Hub {
             (false, _) => {
                 return Err((422, "no_agent", format!("a token of the profile {profile} acts as no agent; leave \"agentId\" out")));
             }
-            (true, id) if !crate::wire::api::is_agent_id(id) => {
-                return Err((422, "bad_agent_id", format!("{id:?} cannot be an agent id: {}", crate::wire::api::AGENT_ID_RULE)));
+            (true, id) if !is_agent_id(id) => {
+                return Err((422, "bad_agent_id", format!("{id:?} cannot be an agent id: {AGENT_ID_RULE}")));
             }
             (true, _) => {}
         }
+        if self.is_orchestrators_name(agent) {
+            return Err((422, "name_taken", format!("{agent} is the name of an orchestrator")));
+        }
         if actor.profile_id == ORCHESTRATOR {
-            let own = Some(name_of(actor));
-            let known = self.agents.get(agent).is_some_and(|known| known.stored.spawned_by.as_deref() != own);
-            let others = |record: &Arc<TokenRecord>| record.agent_id.as_deref() == Some(agent) && record.spawned_by.as_deref() != own;
-            if known || self.tokens.values().any(others) {
-                return Err(forbidden(format!("{agent} was not made by this orchestrator")));
+            match self.agents.contains_key(agent) {
+                true => self.may_act(actor, agent)?,
+                false => self.must_be_new(actor, agent)?,
             }
         }
         Ok(Some(agent.to_string()))
+    }
+
+    /// An orchestrator speaks and gets mail under its name, so nobody else may have it.
+    fn check_orchestrators_name(&self, name: &str) -> Result<(), Refusal> {
+        if !is_agent_id(name) {
+            return Err((422, "bad_name", format!("{name:?} cannot be an orchestrator's name: {AGENT_ID_RULE}")));
+        }
+        match self.has_mailbox(name) || self.is_orchestrators_name(name) {
+            true => Err((422, "name_taken", format!("{name} is the name of an agent or of another orchestrator"))),
+            false => Ok(()),
+        }
     }
 
     /// Whether this token may list and revoke that one.
@@ -127,7 +145,10 @@ impl Hub {
             return Err((403, "not_renewable", format!("tokens of the profile {} cannot be renewed", old.profile_id)));
         }
         let now = self.now.wall.0 / 1000;
-        let ttl = old.expires_at.map_or(24 * 3600, |end| end - old.issued_at).max(1);
+        // The life that its line was given: that of an older token may have been cut short by an earlier renewal.
+        let life = |record: &TokenRecord| record.expires_at.map_or(24 * 3600, |end| end - record.issued_at);
+        let of_line = |record: &TokenRecord| line_of(record) == line_of(&old);
+        let ttl = self.tokens.values().filter(|record| of_line(record)).map(|record| life(record)).max().unwrap_or(1).max(1);
         // A line has the newest token and the one before; what an answer that got lost had brought goes.
         let line = line_of(&old).to_string();
         let others: Vec<(String, Arc<TokenRecord>)> = self.tokens_where(|record| line_of(record) == line && record.jti != old.jti);
@@ -167,7 +188,8 @@ impl Hub {
         if !allows(actor, TOKEN_ISSUE) {
             return Err(forbidden("revoking tokens needs the scope token:issue or admin"));
         }
-        let Some((_, record)) = self.tokens_where(|record| record.jti == jti).pop() else {
+        // Also by the id of the first one, which is what its maker knows.
+        let Some((_, record)) = self.tokens_where(|record| record.jti == jti || line_of(record) == jti).pop() else {
             return Err((404, "not_found", "there is no such token".into()));
         };
         if !self.may_manage(actor, &record) {
@@ -177,9 +199,11 @@ impl Hub {
         let line = line_of(&record).to_string();
         let whole = self.tokens_where(|record| line_of(record) == line);
         let at = self.now.wall.0 / 1000;
+        // A copy of the data may hold ones of the line that are not known any more; none of them lives longer than the longest.
+        let expires_at = whole.iter().map(|(_, record)| record.expires_at.unwrap_or(i64::MAX)).max().filter(|end| *end < i64::MAX);
         for (hash, record) in whole {
             self.tokens.remove(&hash);
-            self.ops.push(HubOp::TokenRevoke { hash, jti: record.jti.clone(), expires_at: record.expires_at, at });
+            self.ops.push(HubOp::TokenRevoke { hash, jti: line.clone(), expires_at, at });
             self.close_peers_of(&record.jti);
         }
         Ok(())

@@ -261,3 +261,161 @@ fn scopes_decide_about_tokens_too() {
     assert_eq!(bench.call("boss", "POST", "/api/tokens", json!({"profileId": "operator"})).0, 403);
     assert_eq!(bench.call("operator", "GET", "/api/tokens", json!({})).0, 200);
 }
+
+/// A name belongs to whom a token says, also before that agent was ever there.
+#[test]
+fn nobody_takes_the_name_of_an_agent_that_is_not_there_yet() {
+    let mut bench = Bench::new();
+    make_token(&mut bench, "late", profile("provider-agent", Some("late")));
+    let register = |id: &str, component: &str| json!({"id": id, "role": "provider", "instanceId": id, "componentId": component});
+    for component in ["late", "user"] {
+        assert_eq!(bench.call("b", "POST", "/api/agents", register("b", component)).0, 422, "{component}");
+    }
+    // What an older hub has let through does not keep the agent out.
+    assert_eq!(bench.call("b", "POST", "/api/agents", register("b", "early")).0, 200);
+    make_token(&mut bench, "early", profile("provider-agent", Some("early")));
+    assert_eq!(bench.call("early", "POST", "/api/agents", register("early", "")).0, 200);
+    let (_, command) = bench.call("operator", "POST", "/api/commands", json!({"type": "agent.kill", "target": "early"}));
+    assert_eq!(command["agentId"], "early");
+    // Nor does an orchestrator become somebody who has a token, a sender, or mail.
+    make_token(&mut bench, "boss", profile("orchestrator", None));
+    make_token(&mut bench, "other", TokenRecord { name: Some("other".into()), ..profile("orchestrator", None) });
+    make_token(&mut bench, "bob", profile("provider-agent", Some("bob")));
+    assert_eq!(bench.call("operator", "POST", "/api/messages", json!({"to": "bob", "body": "secret"})).0, 201);
+    for name in ["bob", "other"] {
+        let body = json!({"id": name, "role": "orchestrator", "instanceId": "i"});
+        assert_eq!(bench.call("boss", "POST", "/api/agents", body).0, 403, "{name}");
+    }
+    bench.hub.tokens.remove("#bob");
+    for id in ["bob", "other"] {
+        let wanted = json!({"profileId": "provider-agent", "agentId": id});
+        assert!(bench.call("boss", "POST", "/api/tokens", wanted).0 >= 403, "{id}: mail waits, or it is a name");
+    }
+    let free = json!({"id": "boss-1", "role": "orchestrator", "instanceId": "i"});
+    assert_eq!(bench.call("boss", "POST", "/api/agents", free).0, 200);
+}
+
+#[test]
+fn an_orchestrators_name_is_one_that_nobody_has() {
+    let mut bench = Bench::new();
+    make_token(&mut bench, "root", profile("root", None));
+    make_token(&mut bench, "late", profile("provider-agent", Some("late")));
+    for (name, want) in [
+        (json!("a"), 422),
+        (json!("late"), 422),
+        (json!("user"), 422),
+        (json!("broadcast"), 422),
+        (json!("label:ops"), 422),
+        (json!(5), 400),
+        (json!("host-1"), 201),
+        (json!("host-1"), 422),
+    ] {
+        let wanted = json!({"profileId": "orchestrator", "name": name});
+        assert_eq!(bench.call("root", "POST", "/api/tokens", wanted).0, want, "{name}");
+    }
+}
+
+/// A command is for the agent that it was issued for, whoever has its names later.
+#[test]
+fn commands_of_a_deleted_agent_are_inherited_by_nobody() {
+    let mut bench = Bench::new();
+    let register = |id: &str, component: &str| json!({"id": id, "role": "provider", "instanceId": id, "componentId": component});
+    assert_eq!(bench.call("a", "POST", "/api/agents", register("a", "runner-a")).0, 200);
+    let issue = |bench: &mut Bench| bench.call("operator", "POST", "/api/commands", json!({"type": "agent.kill", "target": "runner-a"})).1;
+    let (waits, taken) = (issue(&mut bench), issue(&mut bench));
+    let path = |command: &Value| format!("/api/commands/{}", command["id"].as_str().expect("id"));
+    assert_eq!(bench.call("a", "PATCH", &path(&taken), json!({"status": "running"})).0, 200);
+    assert_eq!(bench.call("operator", "DELETE", "/api/agents/a", json!({})).0, 204);
+    bench.hub.tokens.remove("#a");
+    assert_eq!(bench.call("b", "POST", "/api/agents", register("b", "runner-a")).0, 200, "the component is free");
+    assert!(bench.hub.pending_for("b").is_empty(), "what waited is cancelled");
+    for command in [&waits, &taken] {
+        assert!(bench.call("b", "PATCH", &path(command), json!({"status": "succeeded"})).0 >= 403, "{command}");
+    }
+}
+
+/// The bus gives no more than HTTP: mail needs the right to read, commands the right to report.
+#[test]
+fn scopes_decide_on_the_bus_too() {
+    for (scopes, mail, commands) in [
+        (&["agent:self"][..], false, false),
+        (&["agent:self", "message:read"], true, false),
+        (&["agent:self", "command:update"], false, true),
+    ] {
+        let mut bench = Bench::new();
+        let scopes: Vec<String> = scopes.iter().map(|scope| scope.to_string()).collect();
+        make_token(&mut bench, "narrow", TokenRecord { scopes: scopes.clone(), ..profile("provider-agent", Some("a")) });
+        on_bus(&mut bench, 50, "narrow", &[register("provider", Some("a"), "")]);
+        let mut effects = bench.ask("operator", "POST", "/api/messages", json!({"to": "a", "body": "x"}));
+        effects.extend(bench.commit());
+        effects.extend(bench.ask("operator", "POST", "/api/commands", json!({"type": "agent.kill", "target": "a"})));
+        effects.extend(bench.commit());
+        let got: Vec<Value> = heard(&effects, 50);
+        assert_eq!(got.iter().any(|frame| frame["type"] == "event"), mail, "{scopes:?}: {got:?}");
+        assert_eq!(got.iter().any(|frame| frame["type"] == "command"), commands, "{scopes:?}: {got:?}");
+    }
+}
+
+#[test]
+fn a_connection_that_is_an_agent_stays_that_until_it_ends() {
+    let mut bench = Bench::new();
+    let frames = [register("provider", Some("a"), ""), register("channel", Some("a"), ""), register("channel", None, "")];
+    let got = on_bus(&mut bench, 50, "a", &frames);
+    assert_eq!(got.iter().filter(|frame| frame["payload"]["code"] == "forbidden").count(), 2, "{got:?}");
+    bench.tell(Event::PeerClosed { peer: PeerId(50) });
+    assert!(bench.hub.agents["a"].peer.is_none());
+}
+
+#[test]
+fn a_line_ends_by_the_id_that_its_maker_knows_and_keeps_its_life() {
+    let mut bench = Bench::new();
+    let mut number = 0;
+    bench.hub.config.secret = Box::new(move || {
+        number += 1;
+        format!("s{number}")
+    });
+    let (_, made) =
+        bench.call("operator", "POST", "/api/tokens", json!({"profileId": "provider-agent", "agentId": "a", "ttlSeconds": 3600}));
+    let jti = made["record"]["jti"].as_str().expect("id").to_string();
+    let life = |answer: &Value| answer["record"]["expiresAt"].as_i64().unwrap_or(0) - answer["record"]["issuedAt"].as_i64().unwrap_or(0);
+    // The first answer got lost: the same token renews once more.
+    assert_eq!(life(&bench.call("s1", "POST", "/api/tokens/renew", Value::Null).1), 3600);
+    assert_eq!(life(&bench.call("s1", "POST", "/api/tokens/renew", Value::Null).1), 3600);
+    assert_eq!(life(&bench.call("s3", "POST", "/api/tokens/renew", Value::Null).1), 3600);
+    let mut effects = bench.ask("operator", "DELETE", &format!("/api/tokens/{jti}"), json!({}));
+    effects.extend(bench.commit());
+    assert_eq!(bench.call("s4", "GET", "/api/tokens/self", Value::Null).0, 401);
+    // Whatever of the line comes back with a copy is revoked as well: the line is noted, not only those of it that were left.
+    let revoked = |op: &HubOp| matches!(op, HubOp::TokenRevoke { jti: noted, .. } if *noted == jti);
+    let is_noted = |effect: &Effect| matches!(effect, Effect::Commit { ops, .. } if ops.iter().any(revoked));
+    assert!(effects.iter().any(is_noted), "{effects:?}");
+}
+
+#[test]
+fn words_that_break_a_line_are_nobodys_label() {
+    let mut bench = Bench::new();
+    let body = json!({"id": "a", "role": "provider", "instanceId": "a", "tags": ["fine", "a\nb"], "capabilities": ["c\u{1b}"],
+        "meta": {"label": "boss\n#1 from boss"}});
+    assert_eq!(bench.call("a", "POST", "/api/agents", body).0, 200);
+    let (_, card) = bench.call("b", "GET", "/api/agents/a", json!({}));
+    assert_eq!((&card["label"], &card["tags"], &card["capabilities"]), (&Value::Null, &json!(["fine"]), &json!([])), "{card}");
+}
+
+/// A person looks after an agent's mail only with the right to act as one, and says nothing in its name.
+#[test]
+fn a_person_with_one_scope_acts_as_no_agent() {
+    let mut bench = Bench::new();
+    bench.call("operator", "POST", "/api/messages", json!({"to": "a", "body": "x"}));
+    bench.call("operator", "POST", "/api/tasks", json!({"to": "a", "title": "t"}));
+    for (scope, path, body, want) in [
+        ("message:send", "/api/messages/1/reactions", json!({"agentId": "a", "emoji": "+"}), 403),
+        ("message:read", "/api/messages/1/read", json!({"agentId": "a"}), 403),
+        ("message:claim", "/api/messages/2/claim", json!({"agentId": "ghost"}), 403),
+    ] {
+        make_token(&mut bench, "one", TokenRecord { scopes: vec![scope.into()], ..profile("operator", None) });
+        assert_eq!(bench.call("one", "POST", path, body).0, want, "{scope}");
+    }
+    assert_eq!(bench.call("operator", "POST", "/api/messages/2/claim", json!({"agentId": "ghost"})).0, 404);
+    assert_eq!(bench.call("operator", "POST", "/api/messages/1/read", json!({"agentId": "a"})).0, 204);
+    assert_eq!(bench.call("operator", "POST", "/api/messages/1/reactions", json!({"agentId": "a", "emoji": "+"})).0, 403);
+}
