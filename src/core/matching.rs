@@ -46,34 +46,50 @@ pub fn matches(identity: &Identity, message: &Message) -> bool {
 mod tests {
     use super::*;
 
+    /// Each row with two verdicts: of an agent that broad targets reach, and of a narrow one. Where two rules disagree the first
+    /// one that hits wins.
     #[test]
     fn first_hit_decides() {
-        let identity = |broad| Identity {
+        let identity = |broad, label: Option<&str>| Identity {
             agent_id: "a1".into(),
-            label: Some("web".into()),
+            label: label.map(str::to_string),
             tags: vec!["acp".into(), "env-tag".into()],
             capabilities: vec!["code".into()],
             broad_targets: broad,
         };
         let rows = [
             ("a1", None, true, true),
+            ("a1", Some("a2"), true, true),
             ("a2", Some("a1"), true, true),
             ("a2", None, false, false),
             ("label:web", None, true, true),
+            ("label:web", Some("a2"), true, true),
             ("label:other", None, false, false),
+            ("label:other", Some("a1"), true, true),
+            ("label:", None, false, false),
             ("broadcast", None, true, false),
+            ("broadcast", Some("a1"), true, true),
+            ("broadcast", Some("a2"), true, false),
             ("tag:acp", None, true, false),
             ("tag:env-tag", None, true, false),
+            ("tag:code", None, false, false),
             ("tag:none", None, false, false),
+            ("tag:none", Some("a1"), true, true),
             ("cap:code", None, true, false),
+            ("cap:acp", None, false, false),
             ("cap:fly", None, false, false),
+            ("cap:fly", Some("a1"), true, true),
             ("policy:p", None, false, false),
             ("policy:p", Some("a1"), true, true),
+            ("policy:p", Some("a2"), false, false),
         ];
         for (to, resolved, broad, narrow) in rows {
             let message = Message { to: to.into(), resolved_to_agent: resolved.map(str::to_string), ..Default::default() };
-            assert_eq!(matches(&identity(true), &message), broad, "{to} broad");
-            assert_eq!(matches(&identity(false), &message), narrow, "{to} narrow");
+            assert_eq!(matches(&identity(true, Some("web")), &message), broad, "{to} {resolved:?} broad");
+            assert_eq!(matches(&identity(false, Some("web")), &message), narrow, "{to} {resolved:?} narrow");
+            // Without a label no target of labels is a hit by itself; all else is as before.
+            let unlabelled = to.starts_with("label:") && resolved != Some("a1");
+            assert_eq!(matches(&identity(true, None), &message), broad && !unlabelled, "{to} {resolved:?} without a label");
         }
     }
 }
