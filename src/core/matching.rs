@@ -13,41 +13,33 @@ pub struct Identity {
     pub tags: Vec<String>,
     /// Registered capabilities.
     pub capabilities: Vec<String>,
-    /// False exactly when the profile has `relay.context` = false.
+    /// False exactly when the profile has `relay.context` = false: the agent is narrow.
     pub broad_targets: bool,
 }
 
-/// Whether the message is for the agent; first hit decides.
-pub fn matches(identity: &Identity, message: &Message) -> bool {
-    if message.resolved_to_agent.as_deref() == Some(&identity.agent_id) || message.to == identity.agent_id {
-        return true;
+/// Whether the message is for the agent, else why not; first hit decides. To whom the relay resolved it is one of the hits, but it
+/// opens no narrow agent to a broad target: a relay that does not know of narrow agents resolves those to everybody.
+pub fn judge(identity: &Identity, message: &Message) -> Result<(), &'static str> {
+    let to = message.to.as_str();
+    let broad = to == "broadcast" || to.starts_with("tag:") || to.starts_with("cap:");
+    if broad && !identity.broad_targets {
+        return Err("this agent takes no messages for broadcast, tag: or cap:");
     }
-    if let (Some(label), Some(wanted)) = (&identity.label, message.to.strip_prefix("label:"))
-        && label == wanted
-    {
-        return true;
-    }
-    if !identity.broad_targets {
-        return false;
-    }
-    if message.to == "broadcast" {
-        return true;
-    }
-    if let Some(tag) = message.to.strip_prefix("tag:") {
-        return identity.tags.iter().any(|t| t == tag);
-    }
-    if let Some(capability) = message.to.strip_prefix("cap:") {
-        return identity.capabilities.iter().any(|c| c == capability);
-    }
-    false
+    let hit = message.resolved_to_agent.as_deref() == Some(&identity.agent_id)
+        || to == identity.agent_id
+        || to == "broadcast"
+        || matches!((&identity.label, to.strip_prefix("label:")), (Some(label), Some(wanted)) if label == wanted)
+        || to.strip_prefix("tag:").is_some_and(|tag| identity.tags.iter().any(|t| t == tag))
+        || to.strip_prefix("cap:").is_some_and(|capability| identity.capabilities.iter().any(|c| c == capability));
+    if hit { Ok(()) } else { Err("not for this agent") }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Each row with two verdicts: of an agent that broad targets reach, and of a narrow one. Where two rules disagree the first
-    /// one that hits wins.
+    /// Each row with two verdicts: of an agent that broad targets reach, and of a narrow one, to whom a broad target is refused
+    /// whatever the relay resolved it to. Where two other rules disagree the first one that hits wins.
     #[test]
     fn first_hit_decides() {
         let identity = |broad, label: Option<&str>| Identity {
@@ -68,28 +60,29 @@ mod tests {
             ("label:other", Some("a1"), true, true),
             ("label:", None, false, false),
             ("broadcast", None, true, false),
-            ("broadcast", Some("a1"), true, true),
+            ("broadcast", Some("a1"), true, false),
             ("broadcast", Some("a2"), true, false),
             ("tag:acp", None, true, false),
             ("tag:env-tag", None, true, false),
             ("tag:code", None, false, false),
             ("tag:none", None, false, false),
-            ("tag:none", Some("a1"), true, true),
+            ("tag:none", Some("a1"), true, false),
             ("cap:code", None, true, false),
             ("cap:acp", None, false, false),
             ("cap:fly", None, false, false),
-            ("cap:fly", Some("a1"), true, true),
+            ("cap:fly", Some("a1"), true, false),
             ("policy:p", None, false, false),
             ("policy:p", Some("a1"), true, true),
             ("policy:p", Some("a2"), false, false),
         ];
         for (to, resolved, broad, narrow) in rows {
             let message = Message { to: to.into(), resolved_to_agent: resolved.map(str::to_string), ..Default::default() };
-            assert_eq!(matches(&identity(true, Some("web")), &message), broad, "{to} {resolved:?} broad");
-            assert_eq!(matches(&identity(false, Some("web")), &message), narrow, "{to} {resolved:?} narrow");
+            let hits = |identity: Identity| judge(&identity, &message).is_ok();
+            assert_eq!(hits(identity(true, Some("web"))), broad, "{to} {resolved:?} broad");
+            assert_eq!(hits(identity(false, Some("web"))), narrow, "{to} {resolved:?} narrow");
             // Without a label no target of labels is a hit by itself; all else is as before.
             let unlabelled = to.starts_with("label:") && resolved != Some("a1");
-            assert_eq!(matches(&identity(true, None), &message), broad && !unlabelled, "{to} {resolved:?} without a label");
+            assert_eq!(hits(identity(true, None)), broad && !unlabelled, "{to} {resolved:?} without a label");
         }
     }
 }

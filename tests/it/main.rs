@@ -10,6 +10,7 @@ mod quirks;
 mod restores;
 mod rights;
 mod secrets;
+mod senders;
 mod service;
 mod shown;
 mod start;

@@ -112,9 +112,11 @@ impl Agent {
             return;
         }
         let at = self.place_of(&message);
-        if message.is_session_mirror() || !matching::matches(&self.config.identity, &message) {
+        let verdict =
+            if message.is_session_mirror() { Err("not for this agent") } else { matching::judge(&self.config.identity, &message) };
+        if let Err(reason) = verdict {
             self.after.extend(ack);
-            self.ask_read(at, Some("not for this agent"));
+            self.ask_read(at, Some(reason));
             return;
         }
         self.let_go(at);

@@ -165,6 +165,9 @@ impl Agent {
     pub(super) fn registration_meta(&self) -> Map<String, Value> {
         let mut meta = self.config.registration.meta.clone();
         meta.extend(self.status_meta());
+        if !self.config.identity.broad_targets {
+            meta.insert("broadTargets".into(), json!(false));
+        }
         if let Some(model) = &self.life.model {
             meta.insert("model".into(), json!(model));
         }
