@@ -50,7 +50,8 @@ pub struct ProcessRef {
 /// A message in a runner's own records. Ids of messages mean something only together with the generation of the relay's data
 /// that gave them: a relay whose data were put back, or another relay, may give the same id to something else.
 ///
-/// The order is that of delivery: what an earlier relay gave comes first, then ascending by id.
+/// The order is that of delivery to a provider, which holds for each sender: what an earlier relay gave comes first, then ascending
+/// by id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct MessageRef {
     /// Counts up with each relay, or state of a relay's data, that the runner met; generations within one never reuse ids.

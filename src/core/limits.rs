@@ -12,13 +12,13 @@ pub const COMMITS_IN_FLIGHT_MAX: usize = 256;
 pub const READS_IN_FLIGHT_MAX: usize = 2048;
 /// Further commits kept back for what a person asks at the control port.
 pub const COMMITS_RESERVED: usize = 32;
-/// Waiting inbox messages whose bodies are kept in memory; the rest waits in the store.
-pub const INBOX_CACHED_MAX: usize = 1024;
+/// Waiting inbox messages whose bodies are kept in memory; the rest waits in the store. Half of them may be of one sender.
+pub const INBOX_CACHED_MAX: usize = 2048;
 /// Bytes of those bodies.
 pub const INBOX_CACHED_BYTES_MAX: usize = 4 << 20;
-/// Messages in one batch for the provider.
+/// Messages in one batch for the provider: of short ones [`BATCH_CHARS_MAX`] ends it sooner.
 pub const BATCH_MESSAGES_MAX: usize = 1024;
-/// Characters of bodies in one batch; many messages share it. Well below what providers were seen to take whole (200 kB).
+/// Characters of one batch. Well below what providers were seen to take whole (200 kB).
 pub const BATCH_CHARS_MAX: usize = 100_000;
 /// Ids of settled messages that are remembered, so that a repeated frame is dropped. Far more than
 /// [`UNACKED_PER_PEER_MAX`], and a message leaves the window only after the relay knows that it is read.
@@ -129,6 +129,7 @@ pub const STRANGER_RATE: (u64, u64) = (200, 1000);
 /// Repeated trouble is logged at most this often.
 pub const LOG_THROTTLE: Duration = Duration::from_secs(300);
 
+const _: () = assert!(BATCH_MESSAGES_MAX <= INBOX_CACHED_MAX / 2);
 const _: () = assert!(UNACKED_PER_PEER_MAX < SETTLED_IDS_MAX);
 const _: () = assert!(PUMP_BYTES_MAX < crate::wire::FRAME_BYTES_MAX);
 const _: () = assert!(REPLY_BODY_BYTES_MAX <= crate::wire::MESSAGE_BODY_BYTES_MAX);

@@ -7,6 +7,7 @@ use rusqlite::Connection;
 
 use super::database::{Check, Moved, beside, copy_checked, error_of, io_error_of, sync_folder};
 use super::salvage::{Plan, dated, salvage};
+use super::store::inbox::count_senders;
 use super::store::{SCHEMAS, Store};
 use crate::core::store::{StoreError, StoreKind};
 use crate::os;
@@ -18,14 +19,18 @@ const CHECK_TIME: std::time::Duration = std::time::Duration::from_millis(500);
 const PLAN: Plan = Plan {
     schemas: SCHEMAS,
     hints: "SELECT '' WHERE 0",
-    tidy: "DELETE FROM inbox WHERE state <> 3 AND (doc IS NULL OR NOT json_valid(doc));
-           DELETE FROM outbox WHERE NOT json_valid(payload);
+    tidy: concat!(
+        "DELETE FROM inbox WHERE state <> 3 AND (doc IS NULL OR NOT json_valid(doc));
+           DELETE FROM senders;",
+        count_senders!(),
+        "DELETE FROM outbox WHERE NOT json_valid(payload);
            DELETE FROM commands WHERE NOT json_valid(doc);
            INSERT OR REPLACE INTO counters (name, value) VALUES
              ('rows', (SELECT count(*) FROM outbox WHERE poisoned IS NULL)),
              ('poisoned', (SELECT count(*) FROM outbox WHERE poisoned IS NOT NULL)),
              ('bytes', (SELECT coalesce(sum(length(CAST(payload AS BLOB))), 0) FROM outbox)),
-             ('settled', (SELECT coalesce(max(settled), 0) FROM inbox));",
+             ('settled', (SELECT coalesce(max(settled), 0) FROM inbox));"
+    ),
 };
 
 /// Opens a runner's store; a damaged one is set aside first, with what came of it as one sentence.

@@ -1,6 +1,8 @@
 //! Thread `store`: the agent's SQLite file. The only owner; one commit for everything that is queued (group commit
 //! without timers), WAL, synchronous FULL. Every statement is O(1) in the backlog.
 
+pub(super) mod inbox;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
@@ -11,15 +13,17 @@ use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use crate::core::Cause;
 use crate::core::agent::event::{Event, StoreEvent};
 use crate::core::agent::store::{
-    Batch, Generation, InboxMessage, InboxState, OutboxRow, ProviderRecord, Settled, Snapshot, StoreOp, TaskEnd, Unsettled, outbox_class,
+    Batch, Choice, Generation, InboxMessage, InboxState, OutboxRow, ProviderRecord, Settled, Snapshot, StoreOp, TaskEnd, Unsettled,
+    outbox_class,
 };
-use crate::core::ids::{BatchNumber, MessageId, MessageRef, ProcessRef, TaskId};
+use crate::core::ids::{BatchNumber, MessageId, ProcessRef, TaskId};
 use crate::core::limits::*;
 use crate::core::store::{StoreError, StoreKind};
 use crate::edge::aside::{put_back, suspect};
 use crate::edge::database::{Check, Place, drop_copies, error_of, give_back, open_database, quick_check_at_start, rows_of};
 use crate::os;
 use crate::wire::api::Command;
+use inbox::{note_sender, place_of};
 
 /// Commits that are put into one transaction.
 const GROUP_MAX: usize = 256;
@@ -27,7 +31,7 @@ const GROUP_MAX: usize = 256;
 const DROP_BLOCK: u64 = 64;
 
 /// Steps from nothing to the newest version.
-pub(super) const SCHEMAS: &[&str] = &[FIRST, GENERATIONS];
+pub(super) const SCHEMAS: &[&str] = &[FIRST, GENERATIONS, inbox::SCHEMA];
 
 /// Version 1.
 const FIRST: &str = "
@@ -89,12 +93,7 @@ pub enum Order {
     /// Try the stalled commit again.
     Retry,
     /// Bring waiting messages.
-    FetchInbox {
-        /// Only those behind this one in the order of delivery.
-        after: MessageRef,
-        /// How many.
-        limit: usize,
-    },
+    FetchInbox(Choice),
     /// Bring the head of the outbox.
     FetchOutbox,
 }
@@ -155,7 +154,7 @@ impl Store {
 
     /// All that an agent starts from.
     pub fn snapshot(&self) -> rusqlite::Result<Snapshot> {
-        let (waiting, more_waiting) = self.inbox(MessageRef::default(), INBOX_CACHED_MAX)?;
+        let (waiting, more_waiting) = self.inbox(&Choice::InOrder)?;
         let mut statement = self
             .db
             .prepare("SELECT family, id, generation, doc, state, batch FROM inbox WHERE state IN (1, 2) ORDER BY family, id, generation")?;
@@ -221,18 +220,9 @@ impl Store {
         })
     }
 
-    /// Waiting messages behind a place, in order of delivery.
-    pub fn inbox(&self, after: MessageRef, limit: usize) -> rusqlite::Result<(Vec<InboxMessage>, bool)> {
-        let mut statement = self.db.prepare_cached(
-            "SELECT family, id, generation, doc FROM inbox WHERE state = 0 AND (family, id, generation) > (?1, ?2, ?3)
-             ORDER BY family, id, generation LIMIT ?4",
-        )?;
-        let rows: Vec<(MessageRef, String)> = statement
-            .query_map(params![after.family, after.id, after.generation, limit as i64 + 1], |row| Ok((place_of(row)?, row.get(3)?)))?
-            .collect::<Result<_, _>>()?;
-        let more = rows.len() > limit;
-        let read = |(at, doc): &(MessageRef, String)| Some(InboxMessage { at: *at, message: serde_json::from_str(doc).ok()? });
-        Ok((rows.iter().take(limit).filter_map(read).collect(), more))
+    /// Waiting messages, as many as memory takes, and whether there are more.
+    pub fn inbox(&self, choice: &Choice) -> rusqlite::Result<(Vec<InboxMessage>, bool)> {
+        inbox::read(&self.db, choice)
     }
 
     /// The head of the outbox, as much as one exchange takes.
@@ -315,8 +305,9 @@ fn apply(db: &Transaction<'_>, op: &StoreOp, counts: &mut Counts) -> rusqlite::R
         StoreOp::GenerationPut(generation) => put_generation(db, generation)?,
         StoreOp::InboxPut(InboxMessage { at, message }) => {
             let doc = serde_json::to_string(message).expect("plain data");
-            db.prepare_cached("INSERT OR IGNORE INTO inbox (generation, id, family, doc, state) VALUES (?1, ?2, ?3, ?4, 0)")?
-                .execute(params![at.generation, at.id, at.family, doc])?;
+            db.prepare_cached("INSERT OR IGNORE INTO inbox (generation, id, family, doc, state, sender) VALUES (?1, ?2, ?3, ?4, 0, ?5)")?
+                .execute(params![at.generation, at.id, at.family, doc, message.from])?;
+            note_sender(db, &message.from)?;
         }
         StoreOp::InboxMark { at, state, batch, evidence } => {
             let state = match state {
@@ -324,22 +315,25 @@ fn apply(db: &Transaction<'_>, op: &StoreOp, counts: &mut Counts) -> rusqlite::R
                 InboxState::Delivering => 1,
                 InboxState::Confirmed => 2,
             };
-            db.prepare_cached("UPDATE inbox SET state = ?3, batch = ?4, evidence = ?5 WHERE generation = ?1 AND id = ?2")?
-                .execute(params![at.generation, at.id, state, batch.0 as i64, evidence])?;
+            let mut statement = db.prepare_cached(
+                "UPDATE inbox SET state = ?3, batch = ?4, evidence = ?5 WHERE generation = ?1 AND id = ?2 RETURNING sender",
+            )?;
+            moved(db, &mut statement, params![at.generation, at.id, state, batch.0 as i64, evidence])?;
         }
         StoreOp::InboxSettle { at, read, ended } => {
             counts.settled += 1;
             let (task, status) = ended.as_ref().map(|end| (end.task, end.status.as_str())).unzip();
-            db.prepare_cached(
+            let mut statement = db.prepare_cached(
                 "INSERT INTO inbox (generation, id, family, state, told, settled, task, ended) VALUES (?1, ?2, ?3, 3, ?4, ?5, ?6, ?7)
                  ON CONFLICT (generation, id) DO UPDATE SET doc = NULL, state = 3, told = ?4, task = coalesce(?6, task), ended = coalesce(?7, ended),
-                   settled = CASE settled WHEN 0 THEN ?5 ELSE settled END",
-            )?
-            .execute(params![at.generation, at.id, at.family, read, counts.settled, task, status])?;
+                   settled = CASE settled WHEN 0 THEN ?5 ELSE settled END RETURNING sender",
+            )?;
+            moved(db, &mut statement, params![at.generation, at.id, at.family, read, counts.settled, task, status])?;
         }
         StoreOp::InboxForget { at } => {
             counts.deleted += 1;
-            db.prepare_cached("DELETE FROM inbox WHERE generation = ?1 AND id = ?2")?.execute(params![at.generation, at.id])?;
+            let mut statement = db.prepare_cached("DELETE FROM inbox WHERE generation = ?1 AND id = ?2 RETURNING sender")?;
+            moved(db, &mut statement, params![at.generation, at.id])?;
         }
         StoreOp::CommandPut(command) => {
             let doc = serde_json::to_string(command).expect("plain data");
@@ -397,9 +391,10 @@ fn apply(db: &Transaction<'_>, op: &StoreOp, counts: &mut Counts) -> rusqlite::R
     Ok(())
 }
 
-/// Columns family, id and generation, in this order.
-fn place_of(row: &rusqlite::Row<'_>) -> rusqlite::Result<MessageRef> {
-    Ok(MessageRef { family: row.get(0)?, id: row.get(1)?, generation: row.get(2)? })
+/// Changes a row of the inbox, by a statement that returns its sender.
+fn moved(db: &Transaction<'_>, statement: &mut rusqlite::Statement<'_>, params: &[&dyn rusqlite::ToSql]) -> rusqlite::Result<()> {
+    let sender: Option<String> = statement.query_row(params, |row| row.get(0)).optional()?;
+    sender.map_or(Ok(()), |sender| note_sender(db, &sender))
 }
 
 /// A generation is noted; those that nothing belongs to any more go.
@@ -513,11 +508,11 @@ pub fn run(mut store: Store, orders: Receiver<Order>, lane: Sender<Event>) {
         }
         for fetch in fetches {
             let event = match fetch {
-                Order::FetchInbox { after, limit } => match store.inbox(after, limit) {
-                    Ok((rows, more)) => StoreEvent::InboxRows { after, rows, more },
+                Order::FetchInbox(choice) => match store.inbox(&choice) {
+                    Ok((rows, more)) => StoreEvent::InboxRows { rows, more },
                     Err(error) => match error_of("the runner's store", &error) {
                         error if error.kind.retry().is_none() => StoreEvent::Broken(error),
-                        _ => StoreEvent::InboxRows { after, rows: Vec::new(), more: true },
+                        _ => StoreEvent::InboxRows { rows: Vec::new(), more: true },
                     },
                 },
                 _ => StoreEvent::OutboxRows { rows: store.outbox().map_err(cause_of) },
@@ -538,6 +533,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::core::ids::MessageRef;
     use crate::wire::api::Message;
 
     fn row(kind: &str, size: usize) -> StoreOp {
@@ -608,8 +604,8 @@ mod tests {
         let mut store = Store::in_memory().expect("memory");
         let mark = |id, state| StoreOp::InboxMark { at: at(1, id), state, batch: BatchNumber(4), evidence: "seen".into() };
         store.commit(&[(0, vec![put(1, 3), put(1, 1), put(1, 2), put(1, 2)])]).expect("commits");
-        let (rows, more) = store.inbox(at(1, 1), 1).expect("reads");
-        assert_eq!((rows.len(), rows[0].at, more), (1, at(1, 2), true));
+        let (rows, more) = store.inbox(&Choice::InOrder).expect("reads");
+        assert_eq!((rows.iter().map(|row| row.at).collect::<Vec<_>>(), more), (vec![at(1, 1), at(1, 2), at(1, 3)], false));
         let ended = Some(TaskEnd { task: TaskId(9), status: "done".into() });
         let settle = StoreOp::InboxSettle { at: at(1, 3), read: false, ended: ended.clone() };
         let ops = vec![mark(1, InboxState::Delivering), mark(2, InboxState::Confirmed), settle];
@@ -624,7 +620,7 @@ mod tests {
         // A settled message does not come back by a repeated put, and how its task ended is not forgotten when it is read.
         let read = StoreOp::InboxSettle { at: at(1, 3), read: true, ended: None };
         store.commit(&[(2, vec![put(1, 3), StoreOp::InboxForget { at: at(1, 1) }, read])]).expect("commits");
-        assert_eq!(store.inbox(MessageRef::default(), 9).expect("reads").0.len(), 0);
+        assert_eq!(store.inbox(&Choice::InOrder).expect("reads").0.len(), 0);
         assert_eq!(store.snapshot().expect("reads").settled, [Settled { at: at(1, 3), read: true, ended }]);
     }
 
@@ -636,7 +632,7 @@ mod tests {
         };
         store.commit(&[(0, vec![known(1, "old"), put(1, 7), put(1, 8), known(2, "new"), put(2, 7)])]).expect("commits");
         store.commit(&[(1, vec![StoreOp::InboxSettle { at: at(1, 7), read: true, ended: None }])]).expect("commits");
-        let waiting: Vec<MessageRef> = store.inbox(MessageRef::default(), 9).expect("reads").0.iter().map(|row| row.at).collect();
+        let waiting: Vec<MessageRef> = store.inbox(&Choice::InOrder).expect("reads").0.iter().map(|row| row.at).collect();
         assert_eq!(waiting, [at(1, 8), at(2, 7)], "what an earlier relay gave comes first");
         let generations: Vec<_> = store.snapshot().expect("reads").generations.into_iter().map(|g| (g.number, g.name, g.highest)).collect();
         assert_eq!(generations, [(1, "old".to_string(), MessageId(8)), (2, "new".to_string(), MessageId(7))]);

@@ -193,7 +193,7 @@ fn dispatch(ports: &mut Ports, effects: Vec<Effect>, tell: fn(&str)) -> Option<O
         match effect {
             Effect::Commit { number, ops } => ports.store.order(store::Order::Commit { number, ops }),
             Effect::RetryStore => ports.store.order(store::Order::Retry),
-            Effect::FetchInbox { after, limit } => ports.store.order(store::Order::FetchInbox { after, limit }),
+            Effect::FetchInbox(choice) => ports.store.order(store::Order::FetchInbox(choice)),
             Effect::FetchOutbox => ports.store.order(store::Order::FetchOutbox),
             Effect::Connect { token } => ports.bus.order(bus::Order::Connect(Box::new((ports.relay.clone(), token)))),
             Effect::Send(frame) => ports.bus.order(bus::Order::Send(frame.to_text())),

@@ -31,6 +31,9 @@ pub const GENERATION_BYTES_MAX: usize = 200;
 /// The field of a message's payload that lets it join a running turn.
 pub const URGENT: &str = "urgent";
 
+/// The field of a reply's payload that says `false` where the reply is no answer: its turn was answered to another sender.
+pub const ANSWERED: &str = "answered";
+
 /// Paths, one function or constant per call, so that a relay with other paths costs one file.
 pub mod path {
     use crate::wire::ids::{MessageId, TaskId};

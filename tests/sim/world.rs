@@ -1072,11 +1072,11 @@ impl World {
                     }
                 }
                 Effect::RetryStore => self.send(format!("disk{runner}.{life}"), 3, Action::Commit { runner, life }),
-                Effect::FetchInbox { after, limit } => {
+                Effect::FetchInbox(choice) => {
                     // The real store reads behind the commits that were ordered before.
                     self.settle_disk(runner);
-                    let (rows, more) = self.runners[runner].store.inbox(after, limit).expect("memory");
-                    let event = Event::Store(StoreEvent::InboxRows { after, rows, more });
+                    let (rows, more) = self.runners[runner].store.inbox(&choice).expect("memory");
+                    let event = Event::Store(StoreEvent::InboxRows { rows, more });
                     self.send(format!("store{runner}.{life}"), 2, Action::Agent { runner, life, lane: lane::STORE, event });
                 }
                 Effect::FetchOutbox => {

@@ -2,8 +2,8 @@
 
 use serde_json::Value;
 
-use super::store::{Batch, ProviderRecord, StoreOp};
-use crate::core::ids::{CallNumber, MessageRef, PeerId, ProcessNumber, Ticket, VerbNumber};
+use super::store::{Batch, Choice, ProviderRecord, StoreOp};
+use crate::core::ids::{CallNumber, PeerId, ProcessNumber, Ticket, VerbNumber};
 use crate::core::session::Verb;
 use crate::secret::Secret;
 use crate::wire::bus::ClientFrame;
@@ -20,13 +20,8 @@ pub enum Effect {
     },
     /// Try the stalled commit again.
     RetryStore,
-    /// Bring waiting messages.
-    FetchInbox {
-        /// Only those behind this one in the order of delivery.
-        after: MessageRef,
-        /// How many.
-        limit: usize,
-    },
+    /// Bring waiting messages, as many as memory takes.
+    FetchInbox(Choice),
     /// Bring the head of the outbox, as many rows as one exchange takes.
     FetchOutbox,
     /// Open the bus.

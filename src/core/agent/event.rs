@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::store::{Batch, InboxMessage, Snapshot};
 use crate::core::Cause;
-use crate::core::ids::{CallNumber, MessageRef, ProcessRef, Ticket};
+use crate::core::ids::{CallNumber, ProcessRef, Ticket};
 use crate::core::session::Signal;
 use crate::core::store::StoreError;
 use crate::secret::Secret;
@@ -130,11 +130,9 @@ pub enum StoreEvent {
     Stalled(Cause),
     /// The store is damaged or gone: nothing more is durable.
     Broken(StoreError),
-    /// Waiting messages in order of delivery.
+    /// Waiting messages, as they were asked for.
     InboxRows {
-        /// Only those behind this one were asked for.
-        after: MessageRef,
-        /// At most as many as were asked for.
+        /// As many as memory takes; those of one sender are his oldest, in order.
         rows: Vec<InboxMessage>,
         /// Whether there are more.
         more: bool,

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use super::Agent;
 use super::calls::Purpose;
 use super::effect::Effect;
-use super::store::{InboxMessage, OutboxRow, Settled, StoreOp, TaskEnd};
+use super::store::{Choice, InboxMessage, OutboxRow, Settled, StoreOp, TaskEnd};
 use crate::core::ids::MessageRef;
 use crate::core::limits::*;
 use crate::core::matching;
@@ -14,15 +14,31 @@ use crate::core::time::Now;
 use crate::wire::api::{Message, path};
 use crate::wire::bus::ClientFrame;
 
+/// Urgent messages that are kept in memory while it is full of others.
+const URGENT_KEPT_MAX: usize = 32;
+
+/// How much of what waits is in memory.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum View {
+    /// All of it.
+    #[default]
+    Whole,
+    /// A part, and perhaps not that which is next: the store is asked before the next batch.
+    Partial,
+    /// The store is being asked. `stale`: something has come or gone back since.
+    Asked { stale: bool },
+    /// The store has just told what is next.
+    Fresh,
+}
+
 /// The part of the inbox that is in memory.
 #[derive(Debug, Default)]
 pub(super) struct Inbox {
+    view: View,
     waiting: BTreeMap<MessageRef, Message>,
     waiting_bytes: usize,
-    /// More received rows stand in the store than in `waiting`.
-    more: bool,
-    fetching: bool,
-    stored_meanwhile: bool,
+    /// Of what came while memory was full: messages that need not wait for their turn.
+    urgent: BTreeMap<MessageRef, Message>,
     /// In the order in which they were settled, with how the task of each ended.
     settled: VecDeque<(MessageRef, Option<TaskEnd>)>,
     settled_places: HashSet<MessageRef>,
@@ -32,7 +48,7 @@ pub(super) struct Inbox {
 
 impl Inbox {
     pub fn restore(&mut self, waiting: Vec<InboxMessage>, more: bool, settled: Vec<Settled>) {
-        self.more = more;
+        self.view = if more { View::Partial } else { View::Whole };
         for InboxMessage { at, message } in waiting {
             self.cache(at, message);
         }
@@ -55,13 +71,13 @@ impl Inbox {
     /// Keeps a stored message for delivery, in memory if there is room.
     fn keep(&mut self, at: MessageRef, message: Message) {
         let full = self.waiting.len() >= INBOX_CACHED_MAX || self.waiting_bytes >= INBOX_CACHED_BYTES_MAX;
-        // One before the cached ones (offered again) would be passed by when the next ones are fetched.
-        let before = self.waiting.keys().next_back().is_some_and(|last| at < *last);
-        if (self.more || full) && !before {
-            self.more = true;
-            self.stored_meanwhile = true;
-        } else {
-            self.cache(at, message);
+        match self.view {
+            View::Whole if !full => return self.cache(at, message),
+            View::Asked { .. } => self.view = View::Asked { stale: true },
+            _ => self.view = View::Partial,
+        }
+        if message.is_urgent() && self.urgent.len() < URGENT_KEPT_MAX {
+            self.urgent.insert(at, message);
         }
     }
 
@@ -77,29 +93,53 @@ impl Inbox {
         self.waiting.iter().map(|(at, message)| (*at, message))
     }
 
+    /// Those that need not wait for their turn.
+    pub fn urgent(&self) -> impl Iterator<Item = (MessageRef, &Message)> {
+        self.waiting().chain(self.urgent.iter().map(|(at, message)| (*at, message))).filter(|(_, message)| message.is_urgent())
+    }
+
     pub fn take(&mut self, at: MessageRef) -> Option<(MessageRef, Message)> {
-        let message = self.waiting.remove(&at)?;
-        self.waiting_bytes -= message.body.len();
-        Some((at, message))
+        let urgent = self.urgent.remove(&at);
+        let message = self.waiting.remove(&at);
+        self.waiting_bytes -= message.as_ref().map_or(0, |message| message.body.len());
+        Some((at, message.or(urgent)?))
     }
 
     pub fn put_back(&mut self, at: MessageRef, message: Message) {
+        if let View::Asked { stale } = &mut self.view {
+            *stale = true;
+        }
         self.cache(at, message);
     }
 
-    /// What to fetch next, if the memory has room again.
-    pub fn wants_fetch(&mut self) -> Option<(MessageRef, usize)> {
-        if !self.more || self.fetching || self.waiting.len() > INBOX_CACHED_MAX / 2 {
-            return None;
+    /// Whether what is next is in memory; what the store has told counts once.
+    pub fn knows_next(&mut self) -> bool {
+        let known = matches!(self.view, View::Whole | View::Fresh);
+        if self.view == View::Fresh {
+            self.view = View::Partial;
         }
-        self.fetching = true;
-        self.stored_meanwhile = false;
-        let after = self.waiting.keys().next_back().copied().unwrap_or_default();
-        Some((after, INBOX_CACHED_MAX))
+        known
+    }
+
+    /// Whether the store is to be asked what is next.
+    pub fn is_partial(&self) -> bool {
+        self.view == View::Partial
+    }
+
+    /// The store has told.
+    fn refill(&mut self, rows: Vec<InboxMessage>, more: bool) {
+        let stale = self.view == View::Asked { stale: true };
+        self.view = if more || stale { View::Fresh } else { View::Whole };
+        self.waiting.clear();
+        self.waiting_bytes = 0;
+        rows.into_iter().for_each(|row| self.cache(row.at, row.message));
+        if self.view == View::Whole {
+            self.urgent.clear();
+        }
     }
 
     pub fn counts(&self) -> (usize, bool, usize) {
-        (self.waiting.len(), self.more, self.unread.len())
+        (self.waiting.len(), self.view != View::Whole, self.unread.len())
     }
 }
 
@@ -156,23 +196,15 @@ impl Agent {
         self.status.touch();
     }
 
-    pub(super) fn on_inbox_rows(&mut self, after: MessageRef, rows: Vec<InboxMessage>, more: bool) {
-        self.inbox.fetching = false;
-        let newest = rows.last().map(|row| row.at).unwrap_or(after);
-        for InboxMessage { at, message } in rows {
-            if !self.inbox.knows(at) && !self.turn.holds(at) {
-                self.inbox.cache(at, message);
-            }
-        }
-        self.inbox.more = more || self.inbox.stored_meanwhile;
-        debug_assert!(newest >= after);
+    pub(super) fn on_inbox_rows(&mut self, mut rows: Vec<InboxMessage>, more: bool) {
+        rows.retain(|row| !self.inbox.is_settled(row.at) && !self.turn.holds(row.at));
+        self.inbox.refill(rows, more);
     }
 
-    pub(super) fn fetch_inbox(&mut self) {
-        if let Some((after, limit)) = self.inbox.wants_fetch() {
-            // Behind the commits that are under way, so that the rows of those are seen.
-            self.out.push(Effect::FetchInbox { after, limit });
-        }
+    /// Asks the store what is next, behind all that is not durable yet: the answer knows of it.
+    pub(super) fn fetch_inbox(&mut self, choice: Choice) {
+        self.inbox.view = View::Asked { stale: false };
+        self.after.push(Effect::FetchInbox(choice));
     }
 
     /// The message is done: body gone, place kept until the window moves on and the relay knows that it is read.

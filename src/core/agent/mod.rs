@@ -177,7 +177,7 @@ impl Agent {
                 }
                 self.store_retry_at = Some(now.tick + pause);
             }
-            StoreEvent::InboxRows { after, rows, more } => self.on_inbox_rows(after, rows, more),
+            StoreEvent::InboxRows { rows, more } => self.on_inbox_rows(rows, more),
             StoreEvent::OutboxRows { rows } => self.on_outbox_rows(now, rows),
         }
     }
@@ -200,6 +200,7 @@ impl Agent {
         self.inbox.restore(snapshot.waiting, snapshot.more_waiting, snapshot.settled);
         self.restore_turn(snapshot.unsettled);
         self.restore_held(now, &snapshot.notes);
+        self.restore_last(&snapshot.notes);
         self.restore_commands(now, snapshot.commands);
         self.restore_prompt(&snapshot.notes, snapshot.provider.as_ref());
         self.life.restore(snapshot.provider);

@@ -190,6 +190,18 @@ pub struct Settled {
     pub ended: Option<TaskEnd>,
 }
 
+/// Which of the waiting messages are brought first when memory cannot hold all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Choice {
+    /// The oldest, whoever sent them.
+    InOrder,
+    /// Sender by sender, each with his oldest, beginning with the sender of whom the oldest waits.
+    BySender {
+        /// These come behind all others.
+        last: Vec<String>,
+    },
+}
+
 /// A message that was in a batch when the last life ended.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Unsettled {
@@ -208,7 +220,7 @@ pub struct Unsettled {
 pub struct Snapshot {
     /// Generations of relays' data that rows belong to.
     pub generations: Vec<Generation>,
-    /// Waiting messages in order of delivery, at most `INBOX_CACHED_MAX`.
+    /// The oldest of the waiting messages, at most `INBOX_CACHED_MAX`.
     pub waiting: Vec<InboxMessage>,
     /// Whether more wait in the store.
     pub more_waiting: bool,

@@ -514,6 +514,7 @@ fn a_refused_message_is_told_to_its_sender_and_holds_up_nobody() {
     assert_eq!(parcels(&effects).len(), 1, "the next one has its turn: {effects:?}");
 }
 
+mod fair;
 mod narrow;
 mod polling;
 mod tasks;

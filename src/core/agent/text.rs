@@ -100,9 +100,21 @@ fn of_message(message: &Message, preview_chars: usize) -> String {
     text
 }
 
-/// What the provider reads of a batch. Many messages share the room, and a line tells how many they are.
+/// Characters that a message takes in a batch, or a few more.
+pub(super) fn size(message: &Message) -> usize {
+    // Line breaks, the notice that no reply is needed, and the line of a body that is cut.
+    const AROUND: usize = 50;
+    const CUT_NOTICE: usize = 100;
+    let subject = message.subject.as_ref().map_or(0, String::len);
+    header(message).len() + subject + message.body.chars().take(PREVIEW_CHARS_MAX + CUT_NOTICE).count() + AROUND
+}
+
+/// What the provider reads of a batch. Messages that are too many share the room, and a line tells how many they are.
 pub(super) fn of_batch(messages: &[&Message]) -> String {
-    let room = (BATCH_CHARS_MAX / messages.len().max(1)).clamp(TRACE_CHARS + 20, PREVIEW_CHARS_MAX);
+    let room = match messages.iter().map(|message| size(message)).sum::<usize>() {
+        0..=BATCH_CHARS_MAX => PREVIEW_CHARS_MAX,
+        _ => (BATCH_CHARS_MAX / messages.len()).clamp(TRACE_CHARS + 20, PREVIEW_CHARS_MAX),
+    };
     let mut parts: Vec<String> = messages.iter().map(|message| of_message(message, room)).collect();
     if let ([first, .., last], true) = (messages, messages.len() >= SUMMARY_FROM) {
         let owed = messages.iter().filter(|message| message.expects_reply()).count();

@@ -5,10 +5,11 @@
 //! next conversation is asked what its record says.
 
 mod held;
+mod next;
 mod recover;
 mod settle;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -79,6 +80,9 @@ pub(super) struct Turns {
     /// Messages that the record was asked for, in order.
     asked: Vec<MessageRef>,
     number: BatchNumber,
+    /// Senders of the last batch: others come first.
+    last: BTreeSet<String>,
+    /// Nothing is claimed, and the store is not asked for more, before that.
     retry_at: Option<Tick>,
     renew_at: Option<Tick>,
     settle_by: Option<Tick>,
@@ -191,61 +195,6 @@ impl Agent {
         prompt.into_iter().chain(self.turn.entries().map(|entry| trace(&entry.message))).collect()
     }
 
-    /// Starts the next batch if there is something to deliver and somebody to take it.
-    pub(super) fn drain(&mut self, now: Now) {
-        self.fetch_inbox();
-        self.drain_urgent();
-        let free = self.turn.batch.is_none() && self.life.is_ready() && !self.turn.running && self.stop.is_none();
-        if !free || self.turn.retry_at.is_some_and(|at| at > now.tick) {
-            return;
-        }
-        if self.begin_prompt() {
-            self.turn.running = true;
-            return;
-        }
-        let next = self.next_messages();
-        if next.is_empty() {
-            return;
-        }
-        self.turn.number = self.turn.number.next();
-        let entries: Vec<Entry> = next.into_iter().filter_map(|at| self.inbox.take(at)).map(Entry::new).collect();
-        self.turn.batch = Some(Batch { number: self.turn.number, phase: Phase::Claiming, entries, end: None });
-        self.claim_batch();
-    }
-
-    /// The waiting messages that make the next batch: in order, and where the provider treats the words of people
-    /// and of others differently, only as far as one kind goes.
-    fn next_messages(&self) -> Vec<MessageRef> {
-        let mut kind = None;
-        let one_kind = |(_, message): &(MessageRef, &Message)| {
-            !self.config.apart || *kind.get_or_insert_with(|| text::is_of_person(message)) == text::is_of_person(message)
-        };
-        // What was reported of a task must be known before it is claimed again: the claim would answer for the new offer.
-        let waits = self.outbox.reports_wait();
-        let ready = |(_, message): &(MessageRef, &Message)| !(waits && message.claimable && message.task_id().is_some());
-        self.inbox.waiting().filter(ready).take(BATCH_MESSAGES_MAX).take_while(one_kind).map(|(at, _)| at).collect()
-    }
-
-    /// Urgent messages go into the turn that runs, if the session can do that; claimable ones wait for their claim.
-    fn drain_urgent(&mut self) {
-        let runs = self.turn.running && self.turn.tail.is_none() && self.life.is_ready() && self.stop.is_none();
-        let joins = self.turn.batch.as_ref().is_none_or(|batch| matches!(batch.phase, Phase::Sent | Phase::Taken));
-        if !runs || !joins || !self.config.takes_urgent {
-            return;
-        }
-        let urgent = |(_, message): &(MessageRef, &Message)| message.is_urgent() && !message.claimable;
-        let Some((_, first)) = self.inbox.waiting().find(urgent) else { return };
-        let person = text::is_of_person(first);
-        let same = |one: &(MessageRef, &Message)| urgent(one) && (!self.config.apart || text::is_of_person(one.1) == person);
-        let joining: Vec<MessageRef> = self.inbox.waiting().filter(same).take(BATCH_MESSAGES_MAX).map(|(at, _)| at).collect();
-        if self.turn.batch.is_none() {
-            self.turn.number = self.turn.number.next();
-            self.turn.batch = Some(Batch { number: self.turn.number, phase: Phase::Sent, entries: Vec::new(), end: None });
-        }
-        let entries: Vec<Entry> = joining.into_iter().filter_map(|at| self.inbox.take(at)).map(Entry::new).collect();
-        self.hand_over(entries, true);
-    }
-
     /// `delivering` is made durable, then the provider gets the text; the entries join the batch.
     fn hand_over(&mut self, mut entries: Vec<Entry>, urgent: bool) {
         let Some(batch) = self.turn.batch.as_mut() else { return };
@@ -263,6 +212,7 @@ impl Agent {
             self.ops.push(StoreOp::InboxMark { at, state, batch, evidence: String::new() });
         }
         batch.entries.append(&mut entries);
+        self.note_last();
         let (_, order) = self.life.verb(Verb::Deliver(parcel));
         self.after.push(order);
     }

@@ -10,13 +10,13 @@ use crate::core::agent::config::ReplyMode;
 use crate::core::agent::generations::old_answer;
 use crate::core::agent::store::OutboxRow;
 use crate::core::agent::store::TaskEnd;
-use crate::core::agent::text::cut;
+use crate::core::agent::text::{cut, is_of_person};
 use crate::core::ids::{BatchNumber, MessageId, MessageRef, TaskId};
 use crate::core::limits::REPLY_BODY_BYTES_MAX;
 use crate::core::session::TurnEnd;
 use crate::core::time::Now;
 use crate::core::tracker::{ClaimKind, TURN};
-use crate::wire::api::{Message, NewMessage, task_is_final};
+use crate::wire::api::{ANSWERED, Message, NewMessage, task_is_final};
 
 impl Agent {
     pub(in crate::core::agent) fn on_turn_ended(&mut self, now: Now, number: Option<BatchNumber>, end: TurnEnd, text: String) {
@@ -116,7 +116,7 @@ impl Agent {
         let is_owed = |entry: &Entry| is_over(entry) && entry.message.expects_reply() && is_open(entry);
         if self.config.reply_mode == ReplyMode::Auto {
             let waiting: Vec<&Entry> = batch.entries.iter().filter(|entry| is_owed(entry)).collect();
-            self.reply_to_all(now, &waiting, &end, &text);
+            self.answer(now, waiting, &end, &text);
         }
         self.settle_entries(now, &batch.entries, &end);
         self.turn.interrupt = None;
@@ -159,12 +159,25 @@ impl Agent {
             self.turn.batch = self.turn.tail.take();
         }
         let end = TurnEnd::Failed(format!("the message did not reach the agent: {why}"));
-        self.reply_to_all(now, &refused.iter().collect::<Vec<_>>(), &end, "");
+        self.reply_to_all(now, &refused.iter().collect::<Vec<_>>(), &Answer::Turn(&end, ""));
         self.settle_entries(now, &refused, &end);
     }
 
+    /// What a turn said is for one sender. Where several wait (one of them was urgent, or an older version made the batch) a person
+    /// gets it, else whoever waited longest, and the others are told to ask again, without a word of it.
+    fn answer(&mut self, now: Now, mut waiting: Vec<&Entry>, end: &TurnEnd, text: &str) {
+        waiting.sort_by_key(|entry| entry.at);
+        let person = waiting.iter().find(|entry| is_of_person(&entry.message));
+        let Some(one) = person.or(waiting.first()).map(|entry| entry.message.from.as_str()) else { return };
+        // That it said nothing may be told to all; why it failed is in the provider's words.
+        let is_silent = text.trim().is_empty() && !matches!(end, TurnEnd::Failed(_));
+        let (his, of_others): (Vec<_>, Vec<_>) = waiting.iter().partition(|entry| is_silent || entry.message.from == one);
+        self.reply_to_all(now, &his, &Answer::Turn(end, text));
+        self.reply_to_all(now, &of_others, &Answer::WentToAnother);
+    }
+
     /// One answer for each sender, and for each generation that the ids of its messages belong to.
-    fn reply_to_all(&mut self, now: Now, entries: &[&Entry], end: &TurnEnd, text: &str) {
+    fn reply_to_all(&mut self, now: Now, entries: &[&Entry], answer: &Answer<'_>) {
         let mut groups: Vec<(&str, u32, bool)> = Vec::new();
         let group_of = |entry: &&Entry| -> (String, u32, bool) { (entry.message.from.clone(), entry.at.generation, entry.gone) };
         for entry in entries {
@@ -176,34 +189,20 @@ impl Agent {
         for (sender, generation, gone) in groups {
             let same = |entry: &&&Entry| group_of(entry) == (sender.to_string(), generation, gone);
             let answered: Vec<MessageRef> = entries.iter().filter(same).map(|entry| entry.at).collect();
-            self.reply(now, sender, &answered, gone, end, text);
+            self.reply(now, sender, &answered, gone, answer);
         }
     }
 
     /// One chat message, answering the newest of a sender's messages; its key makes it exactly one (D-10). `gone`: the relay does not
     /// have them any more.
-    fn reply(&mut self, now: Now, to: &str, answered: &[MessageRef], gone: bool, end: &TurnEnd, text: &str) {
+    fn reply(&mut self, now: Now, to: &str, answered: &[MessageRef], gone: bool, answer: &Answer<'_>) {
         let Some(newest) = answered.last() else { return };
         let told = self.generations.on_wire(newest.generation).filter(|_| !gone);
-        let said = text.trim_end();
-        let body = match end {
-            TurnEnd::Completed if said.trim().is_empty() => "[agent-relay] The agent ended its turn without a text.".to_string(),
-            TurnEnd::Completed => text.to_string(),
-            TurnEnd::Cancelled if said.trim().is_empty() => {
-                "[agent-relay] The turn was interrupted before it answered this message.".to_string()
-            }
-            // What it had said by then is no answer, and is not to be taken for one.
-            TurnEnd::Cancelled => {
-                format!("{}\n\n[agent-relay] The turn was interrupted here.", cut(said, REPLY_BODY_BYTES_MAX - 100))
-            }
-            TurnEnd::Failed(error) if said.trim().is_empty() => format!("[agent-relay] The turn failed: {error}"),
-            TurnEnd::Failed(error) => {
-                let said = cut(said, REPLY_BODY_BYTES_MAX / 2);
-                format!("{said}\n\n[agent-relay] The turn failed here: {error}")
-            }
-        };
         let mut payload = Map::new();
-        let mut body = cut(&body, REPLY_BODY_BYTES_MAX);
+        let mut body = cut(&answer.body(), REPLY_BODY_BYTES_MAX);
+        if matches!(answer, Answer::WentToAnother) {
+            payload.insert(ANSWERED.into(), json!(false));
+        }
         match told {
             Some(_) if answered.len() > 1 => {
                 payload.insert("answers".into(), json!(answered.iter().map(|at| at.id).collect::<Vec<_>>()));
@@ -263,6 +262,40 @@ impl Agent {
         debug_assert!(task_is_final(status));
         self.report_task(now, task, entry.at, status, Some(body));
         Ok(Some(TaskEnd { task, status: status.into() }))
+    }
+}
+
+/// What a sender is told at the end of the turn that had his message.
+enum Answer<'a> {
+    /// How it ended, and what it said.
+    Turn(&'a TurnEnd, &'a str),
+    /// It had messages of several senders, and somebody else gets what it said.
+    WentToAnother,
+}
+
+impl Answer<'_> {
+    fn body(&self) -> String {
+        let (end, text) = match *self {
+            Answer::Turn(end, text) => (end, text),
+            Answer::WentToAnother => {
+                return "[agent-relay] Your message was read in a turn whose answer went to another sender; please ask again.".into();
+            }
+        };
+        let said = text.trim_end();
+        match end {
+            TurnEnd::Completed if said.is_empty() => "[agent-relay] The agent ended its turn without a text.".to_string(),
+            TurnEnd::Completed => text.to_string(),
+            TurnEnd::Cancelled if said.is_empty() => "[agent-relay] The turn was interrupted before it answered this message.".to_string(),
+            // What it had said by then is no answer, and is not to be taken for one.
+            TurnEnd::Cancelled => {
+                format!("{}\n\n[agent-relay] The turn was interrupted here.", cut(said, REPLY_BODY_BYTES_MAX - 100))
+            }
+            TurnEnd::Failed(error) if said.is_empty() => format!("[agent-relay] The turn failed: {error}"),
+            TurnEnd::Failed(error) => {
+                let said = cut(said, REPLY_BODY_BYTES_MAX / 2);
+                format!("{said}\n\n[agent-relay] The turn failed here: {error}")
+            }
+        }
     }
 }
 
