@@ -102,18 +102,53 @@ impl World {
                 return Err(format!("runner {at} delivered {one:?} {times} times"));
             }
             self.check_acknowledged(at)?;
+            self.check_order(at)?;
         }
-        let replies =
-            messages_of(&self.query(Query::Inbox { recipient: "user".into(), since: MessageId(0), limit: 100_000, mirror: false }));
+        let inbox =
+            |recipient: String| messages_of(&self.query(Query::Inbox { recipient, since: MessageId(0), limit: 100_000, mirror: false }));
+        let agents = (0..self.runners.len()).map(agent_name);
+        let replies: Vec<Message> = agents.chain(["user".to_string()]).flat_map(inbox).collect();
         for index in 0..self.sendings.len() {
             self.check_sending(index, &replies)?;
         }
         for reply in replies.iter().filter(|reply| reply.kind == "chat") {
+            self.check_words(reply)?;
             let had = |id: u64| {
                 self.runners.iter().enumerate().any(|(at, runner)| agent_name(at) == reply.from && delivered(runner).any(|d| d.0 == id))
             };
             if let Some(id) = attached_to(reply).into_iter().find(|id| !had(*id)) {
                 return Err(format!("an answer of {} hangs on #{id}, which it never got", reply.from));
+            }
+        }
+        Ok(())
+    }
+
+    /// The simulated provider says at the end of a turn which messages it had. None of it reaches anybody who did not write them.
+    fn check_words(&self, reply: &Message) -> Result<(), String> {
+        for (index, sending) in self.sendings.iter().enumerate() {
+            let words: Vec<&str> = reply.body.split_whitespace().collect();
+            let is_of_it = words.contains(&format!("n{index}").as_str());
+            let is_it = sending.body["body"] == reply.body;
+            if is_of_it && !is_it && reply.to != sending.from() {
+                return Err(format!("#{} of {} tells {} what {} wrote: {:?}", reply.id, reply.from, reply.to, sending.from(), reply.body));
+            }
+        }
+        Ok(())
+    }
+
+    /// The order of each sender holds. Whatever is claimed first (a task) may come later.
+    fn check_order(&self, at: usize) -> Result<(), String> {
+        if self.restores.happened {
+            return Ok(()); // ids begin anew
+        }
+        let mut newest: BTreeMap<&str, u64> = BTreeMap::new();
+        let lines: Vec<&str> = self.runners[at].record.log.iter().flat_map(|text| text.lines()).collect();
+        for pair in lines.windows(2).filter(|pair| !pair[1].starts_with("Subject: ") && !pair[1].starts_with("[agent-relay] You were")) {
+            let header = pair[0].strip_prefix("[relay message #").and_then(|rest| rest.trim_end_matches(']').split_once(" from "));
+            let Some((id, sender)) = header else { continue };
+            let id: u64 = id.parse().expect("a number");
+            if newest.insert(sender, id).is_some_and(|before| before > id) {
+                return Err(format!("runner {at} delivered #{id} of {sender} late"));
             }
         }
         Ok(())
@@ -165,12 +200,14 @@ impl World {
             let name = agent_name(*receiver);
             let answers = |reply: &&Message| {
                 let attached = attached_to(reply).contains(&id) && !is_lost;
-                reply.kind == "chat" && reply.from == name && (attached || named_in(reply).contains(&id))
+                let is_for_sender = reply.kind == "chat" && reply.from == name && reply.to == sending.from();
+                is_for_sender && (attached || named_in(reply).contains(&id))
             };
             let times = replies.iter().filter(answers).count();
             let before = self.restores.lost_answers.iter().filter(|(from, to)| *from == name && *to == id).count();
-            // Of a task that was interrupted and then lost nobody says anything more.
-            let silent = sending.task && is_lost;
+            // Of a task that was interrupted and then lost nobody says anything more, and of an agent that was lost with the hub's data
+            // the hub knows nothing until it registers anew: nobody can answer it then.
+            let silent = (sending.task && is_lost) || (self.restores.happened && sending.from() != "user");
             if reopened == 0 && (times > twins || (times == 0 && before == 0 && !silent)) {
                 self.tell_replies(replies);
                 return Err(format!("#{id} (lost: {is_lost}) was answered {times} times by agent {receiver}"));

@@ -6,6 +6,7 @@
 //! `SIM_SEED=42` repeats one seed with its story, `SIM_SEEDS=100000` runs more. Seeds that once failed stand in
 //! `kept.txt` and are always run.
 
+mod backlog;
 mod checks;
 mod faults;
 mod restores;

@@ -35,6 +35,8 @@ use crate::faults::Faults;
 use crate::restores::Restores;
 
 pub const OPERATOR: &str = "operator-token";
+/// May speak as anybody.
+const ROOT: &str = "root-token";
 /// Length of the phase with faults.
 const TROUBLE: Duration = Duration::from_secs(120);
 /// Everything must be quiet this long after healing.
@@ -206,6 +208,8 @@ pub struct Runner {
     pumping: Option<(Vec<Batch>, Vec<RowAnswer>, Secret)>,
     /// Instances that have said goodbye.
     pub silent: bool,
+    /// The hub has registered it once.
+    known: bool,
     pub trace: Vec<Vec<StoreOp>>,
     pub finished: Option<u8>,
 }
@@ -251,19 +255,25 @@ pub struct World {
     steps: u64,
 }
 
+impl Sending {
+    /// Who sends it.
+    pub fn from(&self) -> &str {
+        self.body["from"].as_str().unwrap_or("user")
+    }
+}
+
 impl World {
     pub fn new(seed: u64, tell: bool) -> World {
         let rng = Rng::new(seed);
         let mut draw = rng.fork("faults");
         let faults = Faults::draw(&mut draw);
         let mut hub_store = HubStore::in_memory().expect("memory");
-        let record = TokenRecord {
-            jti: "operator".into(),
-            profile_id: "operator".into(),
-            scopes: scopes_of("operator").iter().map(|s| s.to_string()).collect(),
-            ..Default::default()
+        let token = |profile: &str, token: &str| {
+            let scopes = scopes_of(profile).iter().map(|s| s.to_string()).collect();
+            let record = TokenRecord { jti: profile.into(), profile_id: profile.into(), scopes, ..Default::default() };
+            HubOp::TokenPut { hash: hash(token), record }
         };
-        let first = vec![HubOp::TokenPut { hash: hash(OPERATOR), record }];
+        let first = vec![token("operator", OPERATOR), token("root", ROOT)];
         hub_store.commit(&[(0, first.clone())]).expect("memory");
         let mut world = World {
             seed,
@@ -312,13 +322,14 @@ impl World {
                 conn: None,
                 pumping: None,
                 silent: false,
+                known: false,
                 trace: Vec::new(),
                 finished: None,
             });
             let after = world.rng.below(3000);
             world.after_ms(after, Action::StartRunner { runner });
         }
-        world.plan_sendings(&mut draw);
+        world.plan_sendings(&mut draw, &mut rng.fork("senders"));
         world.start_hub();
         world.after_ms(4000, Action::SendNext);
         world.after_ms(3000, Action::Trouble);
@@ -326,7 +337,7 @@ impl World {
         world
     }
 
-    fn plan_sendings(&mut self, draw: &mut Rng) {
+    fn plan_sendings(&mut self, draw: &mut Rng, senders: &mut Rng) {
         let words = ["hello", "work 1", "slow 1", "garbage", "how are you", "work 2", "crash", "error", "x"];
         for index in 0..8 + draw.below(25) {
             let word = words[draw.below(words.len() as u64) as usize];
@@ -337,10 +348,15 @@ impl World {
                 _ => agent_name(draw.below(self.runners.len() as u64) as usize),
             };
             let task = draw.percent(25);
-            let body = match task {
+            let mut body = match task {
                 true => json!({"to": to, "title": format!("t{index}"), "body": body}),
                 false => json!({"to": to, "body": body, "idempotencyKey": format!("k{index}")}),
             };
+            // Agents write to each other too; what they get as answers expects none.
+            let from = agent_name(senders.below(self.runners.len() as u64) as usize);
+            if !task && from != to && senders.percent(50) && self.runners.len() > 1 {
+                body["from"] = json!(from);
+            }
             self.sendings.push(Sending { body, task, id: None, generation: String::new() });
         }
     }
@@ -938,6 +954,12 @@ impl World {
 
     fn submit(&mut self, index: usize) {
         let sending = &self.sendings[index];
+        let agent = sending.body["from"].as_str().map(str::to_string);
+        let knows = |from: &String| self.runners.iter().enumerate().any(|(at, runner)| runner.known && agent_name(at) == *from);
+        if agent.as_ref().is_some_and(|from| !knows(from)) {
+            // Nobody could answer it yet.
+            return self.after_ms(1000, Action::SendNext);
+        }
         let (path, body) = match (sending.body.get("command"), sending.task) {
             (Some(command), _) => (path::COMMANDS, command.clone()),
             (None, true) => (path::TASKS, sending.body.clone()),
@@ -946,7 +968,7 @@ impl World {
         let request = Request {
             method: "POST".into(),
             path: path.into(),
-            token: OPERATOR.into(),
+            token: if agent.is_some() { ROOT } else { OPERATOR }.into(),
             body: body.to_string().into_bytes(),
             ..Default::default()
         };
@@ -1050,6 +1072,7 @@ impl World {
         let Some(conn) = self.conns.get(&peer.0).filter(|conn| !conn.dead) else { return };
         let (runner, life) = (conn.runner, conn.life);
         let frame = RelayFrame::parse(text).expect("our own frame");
+        self.runners[runner].known |= matches!(frame, RelayFrame::Registered { .. });
         let repeat = self.rng.percent(self.faults.repeat_frame) && matches!(frame, RelayFrame::Event { .. } | RelayFrame::Command { .. });
         for _ in 0..1 + usize::from(repeat) {
             let event = Event::Bus(BusEvent::Framed(frame.clone()));
@@ -1282,7 +1305,7 @@ fn code_of(body: &Value) -> String {
     body["code"].as_str().unwrap_or_default().to_string()
 }
 
-fn config(runner: usize, life: u64, wall: i64) -> AgentConfig {
+pub fn config(runner: usize, life: u64, wall: i64) -> AgentConfig {
     let id = agent_name(runner);
     let tags = vec!["acp".to_string()];
     AgentConfig {

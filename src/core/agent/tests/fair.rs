@@ -330,7 +330,13 @@ fn a_backlog_that_memory_cannot_hold_is_asked_for() {
     let effects = bench.tell(Event::Store(StoreEvent::InboxRows { rows: Vec::new(), more: true }));
     assert_eq!((asked(&effects).len(), parcels(&effects).len()), (0, 0));
     bench.now.tick = bench.now.tick + DELIVERY_RETRY;
-    assert_eq!(asked(&bench.agent.wake(bench.now)).len(), 1);
+    // The question stands behind what the same event makes durable: the answer knows of it.
+    let message = Message { id: MessageId(4999), from: "a".into(), to: "a".into(), kind: "chat".into(), ..Default::default() };
+    let data = serde_json::to_value(message).expect("plain data");
+    let frame = RelayFrame::Event { seq: 9, event: "message.new".into(), data, at: 0 };
+    let effects = bench.tell(Event::Bus(BusEvent::Framed(frame)));
+    assert!(asked(&effects).is_empty() && effects.iter().any(|effect| matches!(effect, Effect::Commit { .. })), "{effects:?}");
+    assert_eq!(asked(&bench.commit()).len(), 1);
     let row = |id: u64, from: &str| {
         let message = Message { id: MessageId(id), from: from.into(), to: "a".into(), kind: "chat".into(), ..Default::default() };
         crate::core::agent::store::InboxMessage {

@@ -84,7 +84,7 @@ impl Agent {
 
     /// Whether a batch may hold messages of several senders.
     fn is_mixed(&self) -> bool {
-        self.config.reply_mode == ReplyMode::Explicit
+        self.config.reply_mode == ReplyMode::Explicit || crate::planted::is("mixed-batch")
     }
 
     /// The waiting messages that make the next batch, in order. `pauses`: nothing can be claimed for the moment.
