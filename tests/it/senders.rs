@@ -1,9 +1,11 @@
 //! Whose words reach whom: agents that broad targets do not reach, and senders who wait together.
 
+use std::process::Stdio;
+
 use agent_relay::wire::api::USER;
 use serde_json::Value;
 
-use crate::support::{Machine, wait_for};
+use crate::support::{BIN, Machine, wait_for};
 
 fn read_by(machine: &Machine, id: u64, agent: &str) -> bool {
     let message: Value = serde_json::from_str(&machine.ok(&["get-message", &id.to_string(), "--json"])).expect("JSON");
@@ -39,4 +41,44 @@ fn a_narrow_agent_gets_what_is_meant_for_it_and_no_more() {
     let after = machine.send("narrow", "and this");
     machine.settle(&[after], 30);
     assert!(!machine.delivered().contains_key(&tag), "{}", machine.logs());
+}
+
+/// What an agent's own tool sends.
+fn send_as(machine: &Machine, agent: &str, to: &str, text: &str) {
+    let token = machine.ok(&["token", "create", "--agent", agent]);
+    let url = machine.config()["relayUrl"].as_str().unwrap_or_default().to_string();
+    let mut command = machine.command(BIN);
+    command.env("AGENT_RELAY_TOKEN", &token).env("AGENT_RELAY_ID", agent).env("AGENT_RELAY_URL", url);
+    let sent = command.args(["send", to, text]).stdin(Stdio::null()).output().expect("runs");
+    assert!(sent.status.success(), "{}", String::from_utf8_lossy(&sent.stderr));
+}
+
+#[test]
+fn two_who_ask_at_once_read_only_their_own_words() {
+    let machine = Machine::new("senders");
+    let _hub = machine.hub();
+    let (_a, _b) = (machine.runner("a"), machine.runner("b"));
+    ["a", "b"].iter().for_each(|agent| machine.wait_status(agent, "idle"));
+    let works = machine.send("a", "work 3600");
+    wait_for("the delivery", 20, || machine.delivered().contains_key(&works).then_some(()));
+    // Both wait while it works.
+    let pin = machine.send("a", "my PIN is purple");
+    send_as(&machine, "b", "a", "my colour is green");
+    let more = machine.send("a", "my hat is purple too");
+    wait_for("all of it to wait", 20, || (machine.status("a")["queues"]["inboxWaiting"] == 3).then_some(()));
+    machine.ok(&["command", "a", "interrupt"]);
+    machine.settle(&[pin, more], 30);
+    // What both agents were given, each text a turn: the answers of one stand among the turns of the other.
+    let turns = || -> Vec<String> {
+        let log = std::fs::read_to_string(machine.home.join("demo/log.jsonl")).unwrap_or_default();
+        let text = |line: &str| serde_json::from_str::<Value>(line).ok()?["text"].as_str().map(str::to_string);
+        log.lines().filter_map(text).collect()
+    };
+    let answer = wait_for("the answer of the other agent", 20, || turns().into_iter().find(|text| text.contains(" from a]")));
+    assert!(answer.contains("You wrote: my colour is green") && !answer.contains("purple"), "{answer}");
+    assert!(!turns().iter().any(|text| text.contains("green") && text.contains("purple")), "{:?}", turns());
+    let of_user: Vec<String> = turns().into_iter().filter(|text| text.contains("purple")).collect();
+    assert!(of_user.len() == 1 && of_user[0].contains(&format!("#{pin} ")) && of_user[0].contains(&format!("#{more} ")), "{of_user:?}");
+    let inbox = machine.ok(&["inbox", "--all"]);
+    assert!(inbox.contains("You wrote 2 messages: my PIN is purple | my hat is purple too") && !inbox.contains("green"), "{inbox}");
 }
