@@ -7,12 +7,12 @@ use serde_json::{Value, json};
 
 use super::args::{Inbox, React, Reply, Send, Tasks, Thread};
 use super::client::Client;
-use super::exit::{Failure, OK, Outcome};
+use super::exit::{Failure, NO, OK, Outcome};
 use super::print;
 use crate::config::{Global, env};
 use crate::core::ids::{MessageId, TaskId};
 use crate::wire::MESSAGE_BODY_BYTES_MAX;
-use crate::wire::api::{Message, NewMessage, URGENT, USER, encode, messages_of, path};
+use crate::wire::api::{ANSWERED, Message, NewMessage, URGENT, USER, encode, messages_of, path};
 use crate::wire::bus::RelayFrame;
 
 /// Text of the command line or of standard input.
@@ -122,7 +122,8 @@ fn wait_for_reply(
                 true => print::json(&json!(message)),
                 false => print::block("", "", &message.body),
             }
-            return Ok(OK);
+            // The turn that had it was answered to another sender: this says so, and is no answer.
+            return Ok(if message.payload.get(ANSWERED) == Some(&json!(false)) { NO } else { OK });
         }
     }
     let open = match client.call("GET", path::AGENTS, None) {

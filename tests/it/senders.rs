@@ -1,9 +1,12 @@
 //! Whose words reach whom: agents that broad targets do not reach, and senders who wait together.
 
 use std::process::Stdio;
+use std::time::Duration;
 
+use agent_relay::edge::http::{Base, Http};
+use agent_relay::secret::Secret;
 use agent_relay::wire::api::USER;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::{BIN, Machine, wait_for};
 
@@ -81,4 +84,30 @@ fn two_who_ask_at_once_read_only_their_own_words() {
     assert!(of_user.len() == 1 && of_user[0].contains(&format!("#{pin} ")) && of_user[0].contains(&format!("#{more} ")), "{of_user:?}");
     let inbox = machine.ok(&["inbox", "--all"]);
     assert!(inbox.contains("You wrote 2 messages: my PIN is purple | my hat is purple too") && !inbox.contains("green"), "{inbox}");
+}
+
+/// A turn with the words of several senders answers one of them; to the others the runner says so, and that is no answer.
+#[test]
+fn who_waits_for_an_answer_that_went_to_another_is_told_and_fails() {
+    let machine = Machine::new("another");
+    let _hub = machine.hub();
+    let _runner = machine.runner("a");
+    machine.wait_status("a", "idle");
+    let url = machine.config()["relayUrl"].as_str().expect("a URL").to_string();
+    let http = Http::new(Base::parse(&url).expect("a URL"), Duration::from_secs(10));
+    let token = Secret::new(machine.ok(&["token", "create", "--agent", "a"]));
+    for (payload, code) in [(json!({"answered": false}), 1), (json!({}), 0), (json!({"answered": true}), 0)] {
+        let known = machine.delivered().len();
+        let mut waits = machine.command(BIN);
+        let waits =
+            waits.args(["send", "a", "--wait", "60", "work 3600"]).stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("starts");
+        let id = wait_for("the delivery", 20, || machine.delivered().into_keys().last().filter(|_| machine.delivered().len() > known));
+        let line = "[agent-relay] Ask again.";
+        let body = json!({"to": USER, "body": line, "replyTo": id, "replyExpected": false, "payload": payload});
+        assert_eq!(http.call("POST", "/api/messages", Some(&body), &token).expect("answers").0, 201);
+        let output = waits.wait_with_output().expect("ends");
+        assert_eq!((output.status.code(), String::from_utf8_lossy(&output.stdout).trim_end()), (Some(code), line), "{payload}");
+        machine.ok(&["command", "a", "interrupt"]);
+        machine.wait_status("a", "idle");
+    }
 }
