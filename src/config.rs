@@ -4,6 +4,7 @@
 //! absent, field by field (R-23). An empty environment variable counts as absent (R-22).
 
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use serde_json::{Map, Value};
 
 use crate::core::agent::config::{ReplyMode, RestartPolicy};
 use crate::secret::Secret;
+use crate::wire::control::{ENV_AGENT, ENV_TOKEN, ENV_TOKEN_FILE};
 
 /// Where a relay is when nobody says otherwise (protocol section 1).
 pub const DEFAULT_RELAY_URL: &str = "http://127.0.0.1:4850";
@@ -85,11 +87,53 @@ pub struct Global {
     pub token_by_hand: bool,
     /// Working directory of providers, if set.
     pub default_cwd: Option<PathBuf>,
+    /// The agent whose session this is, inside one.
+    pub session: Option<String>,
+}
+
+/// Longest token in a file, bytes.
+const TOKEN_BYTES_MAX: u64 = 4096;
+
+/// The relay token of the session that this process is in: that of the runner's file, else the first one; `None` = the relay
+/// has not given one yet. A file that cannot be read is an error: whoever may not read it is somebody else.
+pub fn session_token() -> Result<Option<String>, Trouble> {
+    let Some(path) = env(ENV_TOKEN_FILE).map(PathBuf::from) else { return Ok(env(ENV_TOKEN)) };
+    let unreadable = |error: std::io::Error| {
+        Trouble::Broken(format!(
+            "the file with this agent's relay token cannot be read: {}: {error}; run this as the user of the agent's runner, where that \
+             file can be seen",
+            path.display()
+        ))
+    };
+    let mut text = String::new();
+    match std::fs::File::open(&path).and_then(|file| file.take(TOKEN_BYTES_MAX).read_to_string(&mut text)) {
+        Ok(_) => {}
+        // Its folder is there as long as the runner is; where it is not, this is another place.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && path.parent().is_some_and(Path::is_dir) => {}
+        Err(error) => return Err(unreadable(error)),
+    }
+    let token = text.trim();
+    Ok(if token.is_empty() { env(ENV_TOKEN) } else { Some(token.to_string()) })
 }
 
 impl Global {
-    /// Reads file and environment; flags come from the caller.
+    /// Reads file and environment; flags come from the caller. Inside an agent's session the token is that agent's or none: never
+    /// the one of the file, which is a person's.
     pub fn load(url_flag: Option<String>, token_flag: Option<String>) -> Result<Global, Trouble> {
+        let Some(session) = env(ENV_AGENT) else { return Global::for_runner(url_flag, token_flag) };
+        let token = match token_flag {
+            None => session_token()?,
+            flag => flag,
+        };
+        Global::read(url_flag, token, Some(session))
+    }
+
+    /// The same for whoever starts a runner: a person, a service or an orchestrator.
+    pub fn for_runner(url_flag: Option<String>, token_flag: Option<String>) -> Result<Global, Trouble> {
+        Global::read(url_flag, token_flag.or_else(|| env(ENV_TOKEN)), None)
+    }
+
+    fn read(url: Option<String>, token: Option<String>, session: Option<String>) -> Result<Global, Trouble> {
         let home = home()?;
         // Whoever may write there could name another relay, which would get the token.
         if let Some(why) = crate::os::exposed(&home) {
@@ -104,13 +148,13 @@ impl Global {
                 return Err(Trouble::Broken(format!("{}: \"{field}\" must be a text in quotes; mend it or remove it", file.display())));
             }
         }
-        if let Some(token) = std::env::var_os("AGENT_RELAY_TOKEN").filter(|token| token.to_str().is_none()) {
+        if let Some(token) = std::env::var_os(ENV_TOKEN).filter(|token| token.to_str().is_none()) {
             return Err(Trouble::Broken(format!("AGENT_RELAY_TOKEN is not UTF-8 text ({} bytes); set it anew", token.len())));
         }
-        let (url, token) = (url_flag.or_else(|| env("AGENT_RELAY_URL")), token_flag.or_else(|| env("AGENT_RELAY_TOKEN")));
+        let url = url.or_else(|| env("AGENT_RELAY_URL"));
         let (url_by_hand, token_by_hand) = (url.is_some(), token.is_some());
         let relay_url = url.or_else(|| text(&file, "relayUrl"));
-        let token = token.or_else(|| text(&file, "token"));
+        let token = token.or_else(|| text(&file, "token").filter(|_| session.is_none()));
         if token.as_ref().is_some_and(|token| token.chars().any(|c| c.is_whitespace() || c.is_control())) {
             return Err(Trouble::Broken(
                 "the token holds white space or control characters; check --token, AGENT_RELAY_TOKEN or \"token\" in config.json".into(),
@@ -122,6 +166,7 @@ impl Global {
             url_by_hand,
             token_by_hand,
             default_cwd: text(&file, "defaultCwd").map(PathBuf::from),
+            session,
             home,
         })
     }

@@ -10,6 +10,7 @@ use argh::{ArgsInfo, FromArgs};
     example = "Supervise a real agent:\n    agent-relay hub &\n    agent-relay run acp -- opencode acp",
     example = "Send it something and wait for the answer:\n    agent-relay send my-agent --wait 60 \"What changed today?\"",
     note = "Files live under AGENT_RELAY_HOME (default ~/.agent-relay). Settings: flag, then environment, then config.json.",
+    note = "Inside an agent's session (AGENT_RELAY_ID is set) a command speaks as that agent; a person's commands need --as-operator there, before or behind the command.",
     error_code(0, "done, or stopped as asked"),
     error_code(1, "the answer is no, or the provider failed for good"),
     error_code(2, "wrong use or configuration"),

@@ -7,13 +7,13 @@ use std::path::Path;
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
-use super::settings::{Settings, agent_dir};
+use super::settings::{Settings, agent_dir, token_file};
 use crate::config::env;
 use crate::core::agent::config::ReplyMode;
 use crate::edge::provider::{Host, Plan, Planner, Refusal, find_command};
 use crate::os;
 use crate::provider::{Disk, Laid, Layout, Provider, SessionSettings, Transport, Want};
-use crate::wire::control::{ENV_HOOKS, ENV_REPLY_MODE};
+use crate::wire::control::{ENV_HOOKS, ENV_REPLY_MODE, ENV_TOKEN_FILE};
 
 /// Longest path of a socket that leaves room for its name (108 bytes in all).
 const RUNTIME_DIR_MAX: usize = 84;
@@ -43,6 +43,7 @@ fn environment(settings: &Settings) -> Vec<(String, String)> {
         ("AGENT_RELAY_APPROVAL", settings.approval.word().to_string()),
         ("AGENT_RELAY_HOME", settings.global.home.to_string_lossy().into_owned()),
         ("AGENT_RELAY_BIN", program),
+        (ENV_TOKEN_FILE, token_file(&settings.global.home, &settings.agent_id).to_string_lossy().into_owned()),
     ] {
         all.push((name.into(), value));
     }

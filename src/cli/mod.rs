@@ -10,6 +10,7 @@ pub mod generate;
 mod health;
 pub mod hook;
 pub mod hub;
+mod inside;
 mod launch;
 mod listener;
 pub mod messages;
@@ -27,6 +28,7 @@ use argh::{ArgsInfo, FromArgs};
 
 use self::args::{Command, Top};
 use self::exit::{Failure, Kind, OK, Outcome, USAGE};
+use self::inside::Reach;
 use crate::demo::agent::Abilities;
 
 /// Runs the program; returns its exit code.
@@ -43,10 +45,10 @@ pub fn main(words: Vec<OsString>) -> u8 {
         }
     }
     let program = if arguments.is_empty() { String::new() } else { arguments.remove(0) };
-    let outcome = match crate::provider::by_program(&program) {
+    let outcome = inside::leave(&program, &mut arguments).and_then(|()| match crate::provider::by_program(&program) {
         Some(provider) => run::from_arguments(provider, &arguments, run::Unknown::PassOn),
         None => dispatch(arguments),
-    };
+    });
     match outcome {
         Ok(code) => code,
         Err(failure) => {
@@ -69,6 +71,7 @@ fn dispatch(mut arguments: Vec<String>) -> Outcome {
                 if action.get(2).is_some_and(|word| word == "--") {
                     action.remove(2);
                 }
+                inside::check(Reach::Operator, "service")?;
                 return service::service(&args::Service { action, json: false });
             }
             arguments = vec!["service".into(), "--help".into()];
@@ -98,6 +101,7 @@ fn dispatch(mut arguments: Vec<String>) -> Outcome {
             };
         }
     };
+    inside::check(inside::reach(&top.command), words.first().copied().unwrap_or_default())?;
     match top.command {
         Command::Up(up) => up::up(up),
         Command::Hub(options) => hub::hub(&options),

@@ -8,22 +8,22 @@ use crossbeam_channel::unbounded;
 use serde_json::{Map, Value, json};
 
 use super::exit::{Failure, Kind, OK, Outcome};
-use super::settings::{Settings, Typed, first_prompt, info_path, settings, store_dir};
-use super::{launch, print};
+use super::settings::{Settings, Typed, first_prompt, info_path, settings, store_dir, token_file};
+use super::{inside, launch, print};
 use crate::clock::Clock;
 use crate::config::env;
 use crate::core::agent::config::AgentConfig;
 use crate::core::matching::Identity;
 use crate::edge::http::{Base, Http};
 use crate::edge::provider::Launch;
-use crate::edge::{aside, gate};
+use crate::edge::{aside, gate, heartbeat};
 use crate::os;
 use crate::provider::{self, ApprovalMode, Transport};
 use crate::runtime::agent::{Parts, run};
 use crate::secret::Secret;
 use crate::wire::VERSION;
 use crate::wire::bus::Registration;
-use crate::wire::control::RunnerInfo;
+use crate::wire::control::{ENV_AGENT, ENV_TOKEN, RunnerInfo};
 
 /// What happens to an unknown option before `--` (D-6).
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -60,6 +60,7 @@ const SWITCHES: &[(&str, &str)] = &[
     ("--isolated", "the provider gets a home of its own instead of yours; your login is linked (claude)"),
     ("--replace", "ask a runner of the same agent on this machine to stop first"),
     ("--prompt-again", "say the first prompt at this start whatever was delivered before"),
+    ("--as-operator", "inside an agent's session: start as outside of it, with your own settings"),
     ("--quiet", "no lines on standard error but errors"),
     ("--help", "this text"),
 ];
@@ -199,6 +200,10 @@ pub fn from_arguments(default_provider: &str, arguments: &[String], unknown: Unk
 fn start(typed: Typed, provider: &'static provider::Provider) -> Outcome {
     let clock = Clock::start();
     let settings = settings(&typed, provider)?;
+    // Inside the session of another agent its token and files are not ours to use; started by an orchestrator it is this agent.
+    if env(ENV_AGENT).is_some_and(|session| session != settings.agent_id) {
+        return Err(inside::refusal("run"));
+    }
     let base = Base::parse(&settings.global.relay_url).map_err(Failure::usage)?;
     if let Some(text) = launch::missing_command(provider, &settings) {
         return Err(Failure::usage(text));
@@ -217,6 +222,7 @@ fn start(typed: Typed, provider: &'static provider::Provider) -> Outcome {
     let dir = store_dir(&home, &settings.agent_id);
     os::make_private_dir(&dir).map_err(|error| Failure::system(format!("cannot make {}: {error}", dir.display())))?;
     let info_file = info_path(&home, &settings.agent_id);
+    let token_file = token_file(&home, &settings.agent_id);
     let _lock = take_lock(&dir, &info_file, &settings.agent_id, typed.replace)?;
     let (store, said) = aside::open_or_set_aside(&dir.join("store.sqlite"), settings.config.outbox_bytes_max)?;
     if let Some(said) = &said {
@@ -240,8 +246,9 @@ fn start(typed: Typed, provider: &'static provider::Provider) -> Outcome {
         ..Default::default()
     };
     let text = serde_json::to_string_pretty(&info).expect("plain data") + "\n";
-    // That of an earlier life tells nothing true any more, and on a full disk this one has no other place.
-    let _ = std::fs::remove_file(&info_file);
+    // What an earlier life told is not true any more, and on a full disk this one has no other place. Another agent's stays.
+    remove_info(&info_file, |told| told.agent_id == settings.agent_id);
+    let _ = std::fs::remove_file(&token_file);
     // Without it neither tools nor people find this runner.
     os::replace_private_file(&info_file, &text, false)
         .map_err(|error| Failure::system(format!("cannot write the runner info file {}: {error}", info_file.display())))?;
@@ -272,7 +279,7 @@ fn start(typed: Typed, provider: &'static provider::Provider) -> Outcome {
     let parts = Parts {
         config: agent_config,
         base,
-        config_file: settings.global.file(),
+        files: heartbeat::Files { config: settings.global.file(), token: token_file.clone() },
         store,
         launch,
         control,
@@ -282,7 +289,8 @@ fn start(typed: Typed, provider: &'static provider::Provider) -> Outcome {
         tell,
     };
     let outcome = run(parts);
-    let _ = std::fs::remove_file(&info_file);
+    remove_info(&info_file, |told| told.runner_id == settings.runner_id && told.pid == std::process::id());
+    let _ = std::fs::remove_file(&token_file);
     let outcome = outcome.map_err(Failure::system)?;
     match outcome.message.is_empty() {
         true => Ok(outcome.code),
@@ -294,6 +302,15 @@ fn start(typed: Typed, provider: &'static provider::Provider) -> Outcome {
             Ok(OK)
         }
         false => Err(Failure::new(Kind::of(outcome.code), outcome.message)),
+    }
+}
+
+/// Removes the runner info file if it is the one that is meant: somebody else may have written there meanwhile. One that says
+/// nothing is nobody's.
+fn remove_info(path: &Path, is_meant: impl Fn(&RunnerInfo) -> bool) {
+    let told = std::fs::read_to_string(path).ok().map(|text| serde_json::from_str::<RunnerInfo>(&text));
+    if told.is_some_and(|told| told.is_ok_and(|told| is_meant(&told))) {
+        let _ = std::fs::remove_file(path);
     }
 }
 
@@ -392,6 +409,9 @@ fn agent_config(typed: &Typed, settings: &Settings, kind: &provider::Provider, s
         list(&[&[provider.to_string()], &commas(env("AGENT_RELAY_TAGS")), &commas(value("--tags")), &config.default_tags, &headless]);
     let profile: Option<Value> = env("AGENT_RELAY_AGENT_PROFILE_JSON").and_then(|text| serde_json::from_str(&text).ok());
     let broad_targets = profile.as_ref().and_then(|p| p.pointer("/relay/context")) != Some(&json!(false));
+    // What the environment says of a token is about the one that stands beside it.
+    let described = env(ENV_TOKEN).map(Secret::new) == settings.global.token;
+    let said = |name: &str| env(name).filter(|_| described);
     let instance = os::random_bytes::<16>();
     let instance_id = crate::core::rng::Rng::new(u64::from_le_bytes(instance[..8].try_into().expect("8 bytes"))).uuid();
     let registration = Registration {
@@ -418,8 +438,8 @@ fn agent_config(typed: &Typed, settings: &Settings, kind: &provider::Provider, s
         url_by_hand: settings.global.url_by_hand,
         token_by_hand: settings.global.token_by_hand,
         token: settings.global.token.clone(),
-        token_profile: env("AGENT_RELAY_TOKEN_PROFILE"),
-        token_expires_at: env("AGENT_RELAY_TOKEN_EXPIRES_AT").and_then(|text| text.parse().ok()).filter(|end| *end > 0),
+        token_profile: said("AGENT_RELAY_TOKEN_PROFILE"),
+        token_expires_at: said("AGENT_RELAY_TOKEN_EXPIRES_AT").and_then(|text| text.parse().ok()).filter(|end| *end > 0),
         shutdown_timeout: config.shutdown_timeout,
         restart: config.restart.clone(),
         reply_mode: config.reply_mode,

@@ -50,7 +50,7 @@ pub(super) struct Settings {
 /// Reads flags, environment and files.
 pub(super) fn settings(typed: &Typed, provider: &provider::Provider) -> Result<Settings, Failure> {
     let value = |name: &str| typed.values.get(name).cloned();
-    let global = Global::load(value("--relay-url"), value("--token"))?;
+    let global = Global::for_runner(value("--relay-url"), value("--token"))?;
     let config = ProviderConfig::load(&global.home, provider.name)?;
     let here = std::env::current_dir().map_err(|error| path_failure(&error, format!("the current folder cannot be used: {error}")))?;
     let cwd = value("--cwd").map(PathBuf::from).or_else(|| global.default_cwd.clone()).unwrap_or_else(|| here.clone());
@@ -232,6 +232,11 @@ pub(super) fn store_dir(home: &Path, agent_id: &str) -> PathBuf {
         Some(beside) => beside.join(format!("{}.store", dir_name(agent_id))),
         None => agent_dir(home, agent_id),
     }
+}
+
+/// Where the tools inside the session find the agent's token. Only the runner that holds the store's lock writes there.
+pub(super) fn token_file(home: &Path, agent_id: &str) -> PathBuf {
+    store_dir(home, agent_id).join("relay-token")
 }
 
 #[cfg(test)]

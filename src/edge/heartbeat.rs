@@ -1,5 +1,5 @@
-//! Thread `heartbeat`: HTTP calls to the relay, one at a time, one attempt each. Ordered by the state thread, so a beat
-//! proves that the state thread turns.
+//! Thread `heartbeat`: HTTP calls to the relay, one at a time, one attempt each, and the files that hold relay tokens. Ordered
+//! by the state thread, so a beat proves that the state thread turns.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -35,10 +35,23 @@ pub enum Order {
     },
     /// Look for relay and token in the configuration file.
     ReadConfigToken,
+    /// Replace the file that tools inside the session read.
+    WriteToken {
+        /// The agent's own.
+        token: Secret,
+    },
+}
+
+/// Files that this thread reads and writes.
+pub struct Files {
+    /// The configuration, which may hold a token.
+    pub config: PathBuf,
+    /// The agent's token, for the tools inside its session.
+    pub token: PathBuf,
 }
 
 /// Body of the thread.
-pub fn run(config_file: PathBuf, orders: Receiver<Order>, lane: Sender<Event>) {
+pub fn run(files: Files, orders: Receiver<Order>, lane: Sender<Event>) {
     let mut http: Option<(Base, Http)> = None;
     for order in orders {
         let event = match order {
@@ -50,8 +63,12 @@ pub fn run(config_file: PathBuf, orders: Receiver<Order>, lane: Sender<Event>) {
                 Event::Called { call, result: http.call(method, &path, body.as_ref(), &token) }
             }
             Order::ReadConfigToken => {
-                let (url, token) = crate::config::relay_in(&config_file);
+                let (url, token) = crate::config::relay_in(&files.config);
                 Event::ConfigToken { url: url.filter(|url| Base::parse(url).is_ok()), token }
+            }
+            Order::WriteToken { token } => {
+                let written = crate::os::replace_private_file(&files.token, token.expose(), false);
+                Event::TokenWritten(written.map_err(|error| format!("{}: {error}", files.token.display())))
             }
         };
         if lane.send(event).is_err() {

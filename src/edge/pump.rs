@@ -9,7 +9,7 @@ use super::http::{Base, Http};
 use crate::core::Cause;
 use crate::core::agent::event::{Event, RowAnswer};
 use crate::core::agent::store::Batch;
-use crate::core::ids::TaskId;
+use crate::core::ids::{MessageId, TaskId};
 use crate::secret::Secret;
 use crate::wire::api::path;
 
@@ -121,6 +121,10 @@ fn post_one(http: &Http, batch: &Batch, token: &Secret) -> Result<RowAnswer, Cau
         "task-update" => {
             let task = row.payload.get("taskId").and_then(Value::as_u64).unwrap_or_default();
             http.call("PATCH", &path::task(TaskId(task)), Some(&row.payload), token)?
+        }
+        "reaction" => {
+            let message = row.payload.get("messageId").and_then(Value::as_u64).unwrap_or_default();
+            http.call("POST", &path::message_part(MessageId(message), "reactions"), Some(&row.payload), token)?
         }
         "insight" => http.call("POST", path::INSIGHTS, Some(&row.payload), token)?,
         _ => http.call("POST", path::MESSAGES, Some(&row.payload), token)?,

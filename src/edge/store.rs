@@ -166,15 +166,15 @@ impl Store {
                 Some(Unsettled { at, message: serde_json::from_str(&doc).ok()?, state, batch: BatchNumber(batch as u64) })
             })
             .collect();
-        let mut statement = self
-            .db
-            .prepare("SELECT family, id, generation, told, task, ended FROM inbox WHERE state = 3 ORDER BY settled DESC LIMIT ?1")?;
+        let mut statement = self.db.prepare(
+            "SELECT family, id, generation, told, task, ended, sender FROM inbox WHERE state = 3 ORDER BY settled DESC LIMIT ?1",
+        )?;
         let mut settled: Vec<Settled> = statement
             .query_map([SETTLED_IDS_MAX as i64], |row| {
                 let task: Option<TaskId> = row.get(4)?;
                 let status: Option<String> = row.get(5)?;
                 let ended = task.zip(status).map(|(task, status)| TaskEnd { task, status });
-                Ok(Settled { at: place_of(row)?, read: row.get(3)?, ended })
+                Ok(Settled { at: place_of(row)?, read: row.get(3)?, ended, from: row.get(6)? })
             })?
             .collect::<Result<_, _>>()?;
         settled.reverse();
@@ -595,7 +595,7 @@ mod tests {
     fn put(generation: u32, id: u64) -> StoreOp {
         StoreOp::InboxPut(InboxMessage {
             at: at(generation, id),
-            message: Message { id: MessageId(id), body: format!("m{id}"), ..Default::default() },
+            message: Message { id: MessageId(id), from: "x".into(), body: format!("m{id}"), ..Default::default() },
         })
     }
 
@@ -616,12 +616,15 @@ mod tests {
             unsettled,
             [(MessageId(1), InboxState::Delivering, BatchNumber(4)), (MessageId(2), InboxState::Confirmed, BatchNumber(4))]
         );
-        assert_eq!((snapshot.waiting.len(), snapshot.settled), (0, vec![Settled { at: at(1, 3), read: false, ended: ended.clone() }]));
+        assert_eq!(
+            (snapshot.waiting.len(), snapshot.settled),
+            (0, vec![Settled { at: at(1, 3), read: false, ended: ended.clone(), from: "x".into() }])
+        );
         // A settled message does not come back by a repeated put, and how its task ended is not forgotten when it is read.
         let read = StoreOp::InboxSettle { at: at(1, 3), read: true, ended: None };
         store.commit(&[(2, vec![put(1, 3), StoreOp::InboxForget { at: at(1, 1) }, read])]).expect("commits");
         assert_eq!(store.inbox(&Choice::InOrder).expect("reads").0.len(), 0);
-        assert_eq!(store.snapshot().expect("reads").settled, [Settled { at: at(1, 3), read: true, ended }]);
+        assert_eq!(store.snapshot().expect("reads").settled, [Settled { at: at(1, 3), read: true, ended, from: "x".into() }]);
     }
 
     #[test]
@@ -661,7 +664,7 @@ mod tests {
         let generation = Generation { number: 1, family: 1, name: "hub-1".into(), told: None, highest: MessageId(5) };
         assert_eq!(snapshot.generations, [generation]);
         assert_eq!(snapshot.waiting.iter().map(|row| row.at).collect::<Vec<_>>(), [at(1, 5)]);
-        assert_eq!(snapshot.settled, [Settled { at: at(1, 4), read: false, ended: None }]);
+        assert_eq!(snapshot.settled, [Settled { at: at(1, 4), read: false, ended: None, from: String::new() }]);
         let rows = Store::open(&path, 1 << 20).expect("opens").outbox().expect("reads");
         assert_eq!(rows.iter().map(|row| row.row.generation).collect::<Vec<_>>(), [1, 0]);
         std::fs::remove_dir_all(&dir).expect("clean up");

@@ -1,7 +1,6 @@
 //! A runner: all threads and channels of one agent, wired in one place.
 
 use std::net::TcpListener;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
@@ -29,8 +28,8 @@ pub struct Parts {
     pub config: AgentConfig,
     /// The relay.
     pub base: Base,
-    /// Where a replacement token may stand (R-147a).
-    pub config_file: PathBuf,
+    /// Where a replacement token may stand (R-147a), and where the agent's own is put for its tools.
+    pub files: heartbeat::Files,
     /// The open store.
     pub store: Store,
     /// How the provider is started.
@@ -74,7 +73,7 @@ pub fn run(parts: Parts) -> Result<Outcome, String> {
     let bells = crew.bells();
     let (lanes_in, lanes_out): (Vec<Sender<Event>>, Vec<Receiver<Event>>) = LANE_CAPACITY.iter().map(|n| bounded(*n)).unzip();
     let waker = || Waker::new().map_err(|error| format!("cannot make a wake descriptor: {error}"));
-    let Parts { config, base, config_file, store: file, launch, control, control_token, custody, clock, tell } = parts;
+    let Parts { config, base, files, store: file, launch, control, control_token, custody, clock, tell } = parts;
 
     let (store_port, store_orders) = bounded(COMMITS_IN_FLIGHT_MAX + 16);
     let (bus_port, bus_orders) = bounded(BUS_ORDERS);
@@ -103,7 +102,7 @@ pub fn run(parts: Parts) -> Result<Outcome, String> {
     let thread = |error: std::io::Error| format!("cannot start a thread: {error}");
     crew.spawn("store", move || store::run(file, store_orders, store_lane)).map_err(thread)?;
     crew.spawn("bus", move || bus::run(bus_orders, bus_waker, bus_lane)).map_err(thread)?;
-    crew.spawn("heartbeat", move || heartbeat::run(config_file, heartbeat_orders, beat_lane)).map_err(thread)?;
+    crew.spawn("heartbeat", move || heartbeat::run(files, heartbeat_orders, beat_lane)).map_err(thread)?;
     crew.spawn("pump", move || pump::run(pump_orders, pump_lane)).map_err(thread)?;
     crew.spawn("provider", move || provider::run(launch, provider_orders, provider_waker, provider_lane)).map_err(thread)?;
     crew.spawn("control", move || gate.run()).map_err(thread)?;
@@ -207,6 +206,7 @@ fn dispatch(ports: &mut Ports, effects: Vec<Effect>, tell: fn(&str)) -> Option<O
             },
             Effect::Tell { text } => tell(&text),
             Effect::ReadConfigToken => ports.heartbeat.order(heartbeat::Order::ReadConfigToken),
+            Effect::WriteToken { token } => ports.heartbeat.order(heartbeat::Order::WriteToken { token }),
             Effect::Pump { rows, token } => ports.pump.order(pump::Order { rows, token, base: ports.relay.clone() }),
             Effect::Spawn { process, provider_session, conversation, fresh, token, leftover } => {
                 let relay = ports.relay.url.clone();

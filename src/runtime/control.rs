@@ -4,18 +4,22 @@ use serde_json::{Value, json};
 
 use crate::core::agent::event::{ControlRequest, Event};
 use crate::core::http::Request;
-use crate::core::ids::Ticket;
+use crate::core::ids::{MessageId, Ticket};
 use crate::core::tracker::Status;
 use crate::edge::gate::{Happening, Verdict};
 use crate::secret::Secret;
 use crate::wire::api::error_body;
 use crate::wire::control::LOG_LEVELS;
 
-/// Paths with their methods.
+/// Paths with their methods; a part in braces is a number.
 const PATHS: &[(&str, &[&str])] = &[
     ("/status", &["GET", "POST"]),
     ("/reply-obligations", &["GET"]),
     ("/terminal/attach-spec", &["GET"]),
+    ("/messages", &["POST"]),
+    ("/messages/{id}", &["GET"]),
+    ("/messages/{id}/reactions", &["POST"]),
+    ("/token", &["PUT"]),
     ("/stop", &["POST"]),
     ("/hook-fatal", &["POST"]),
     ("/log-level", &["GET", "POST"]),
@@ -27,6 +31,8 @@ const PATHS: &[(&str, &[&str])] = &[
 ];
 /// A hook of the provider with all that it was told; the event stands behind it.
 const HOOK: &str = "/hook/";
+/// Longest relay token.
+const TOKEN_BYTES_MAX: usize = 512;
 /// Longest name of an event.
 const EVENT_BYTES_MAX: usize = 40;
 
@@ -69,6 +75,22 @@ fn older(path: &str, body: &Value) -> Option<(&'static str, Value)> {
     Some((event, json!({"providerSessionId": body.get("providerSessionId"), "payload": payload})))
 }
 
+/// Whether a path is one of the table.
+fn is_at(known: &str, path: &str) -> bool {
+    let fits = |(known, part): (&str, &str)| known == part || (known == "{id}" && part.parse::<MessageId>().is_ok());
+    known.split('/').count() == path.split('/').count() && known.split('/').zip(path.split('/')).all(fits)
+}
+
+/// The message that a call is about; true: it is a reaction to it.
+fn message_of(method: &str, path: &str) -> Option<(MessageId, bool)> {
+    let rest = path.strip_prefix("/messages/")?;
+    match (method, rest.strip_suffix("/reactions")) {
+        ("POST", Some(id)) => Some((id.parse().ok()?, true)),
+        ("GET", None) => Some((rest.parse().ok()?, false)),
+        _ => None,
+    }
+}
+
 fn answer(status: u16, body: Value) -> Verdict<Event> {
     Verdict::Answer(status, body.into())
 }
@@ -99,6 +121,11 @@ pub fn handler(token: Secret) -> impl FnMut(Happening) -> Verdict<Event> + Send 
 
 fn route(ticket: Ticket, request: &Request, body: Value, upgrade: bool) -> Verdict<Event> {
     let ask = |request| Verdict::Event(Event::Control(ticket, request));
+    match message_of(&request.method, &request.path) {
+        Some((message, true)) => return ask(ControlRequest::Reaction { message, body }),
+        Some((message, false)) => return ask(ControlRequest::Given(message)),
+        None => {}
+    }
     match (request.method.as_str(), request.path.as_str()) {
         ("GET", "/status") => ask(ControlRequest::Status),
         ("POST", "/status") => {
@@ -115,6 +142,14 @@ fn route(ticket: Ticket, request: &Request, body: Value, upgrade: bool) -> Verdi
         ("GET", "/terminal/attach-spec") => ask(ControlRequest::AttachSpec),
         ("GET", "/reply-obligations") => ask(ControlRequest::Obligations),
         ("POST", "/stop") => ask(ControlRequest::Stop),
+        ("POST", "/messages") => ask(ControlRequest::Message(body)),
+        ("PUT", "/token") => {
+            let token = body.get("token").and_then(Value::as_str).unwrap_or_default();
+            match !token.is_empty() && token.len() <= TOKEN_BYTES_MAX && token.bytes().all(|b| b.is_ascii_graphic()) {
+                true => ask(ControlRequest::TokenOffered(Secret::new(token))),
+                false => answer(400, error_body("bad_token", "the body must hold \"token\", a relay token")),
+            }
+        }
         ("POST", "/hook-fatal") => {
             let text = |field: &str| body.get(field).and_then(Value::as_str).map(str::to_string);
             let error = text("error").unwrap_or_else(|| "(no detail)".into());
@@ -141,7 +176,7 @@ fn route(ticket: Ticket, request: &Request, body: Value, upgrade: bool) -> Verdi
             log::info!(target: "logger", "level {previous} -> {word}");
             answer(200, json!({"ok": true, "level": word, "previous": previous}))
         }
-        (method, path) => match PATHS.iter().find(|(known, _)| *known == path) {
+        (method, path) => match PATHS.iter().find(|(known, _)| is_at(known, path)) {
             Some((_, methods)) => {
                 answer(405, error_body("method_not_allowed", &format!("{method} is not possible at {path}; use {}", methods.join(" or "))))
             }
@@ -153,4 +188,55 @@ fn route(ticket: Ticket, request: &Request, body: Value, upgrade: bool) -> Verdi
 /// Compares in a time that does not depend on where the texts differ.
 fn same(a: &[u8], b: &[u8]) -> bool {
     a.len() == b.len() && a.iter().zip(b).fold(0u8, |sum, (x, y)| sum | (x ^ y)) == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(method: &str, path: &str, token: &str, body: &str) -> Verdict<Event> {
+        let request =
+            Request { method: method.into(), path: path.into(), token: token.into(), body: body.as_bytes().to_vec(), ..Default::default() };
+        handler(Secret::new("right"))(Happening::Request(Ticket(1), request))
+    }
+
+    fn status(verdict: &Verdict<Event>) -> u16 {
+        match verdict {
+            Verdict::Answer(status, _) | Verdict::Tell(_, status, _) => *status,
+            Verdict::Event(_) => 0,
+        }
+    }
+
+    #[test]
+    fn every_path_needs_the_token_and_knows_its_methods() {
+        for (path, methods) in PATHS {
+            let path = path.replace("{id}", "12");
+            for method in ["GET", "POST", "PUT", "PATCH", "DELETE"] {
+                assert_eq!(status(&asked(method, &path, "wrong", "{}")), 401, "{method} {path}");
+                let got = status(&asked(method, &path, "right", "{}"));
+                assert_eq!(got == 405, !methods.contains(&method), "{method} {path}: {got}");
+                assert_ne!(got, 404, "{method} {path}");
+            }
+        }
+        for path in ["/messages/x", "/messages/12/read", "/messages/12/reactions/1", "/", "/tokens"] {
+            assert_eq!(status(&asked("GET", path, "right", "")), 404, "{path}");
+        }
+    }
+
+    #[test]
+    fn what_tools_say_becomes_an_event() {
+        let is = |verdict: Verdict<Event>, want: ControlRequest| matches!(verdict, Verdict::Event(Event::Control(Ticket(1), got)) if got == want);
+        let body = json!({"to": "b", "body": "x"});
+        assert!(is(asked("POST", "/messages", "right", &body.to_string()), ControlRequest::Message(body)));
+        let emoji = json!({"emoji": "x"});
+        let reaction = ControlRequest::Reaction { message: MessageId(12), body: emoji.clone() };
+        assert!(is(asked("POST", "/messages/12/reactions", "right", &emoji.to_string()), reaction));
+        assert!(is(asked("GET", "/messages/12", "right", ""), ControlRequest::Given(MessageId(12))));
+        assert!(is(asked("PUT", "/token", "right", "{\"token\": \"t\"}"), ControlRequest::TokenOffered(Secret::new("t"))));
+        for body in
+            ["", "{}", "{\"token\": \"\"}", "{\"token\": 5}", "{\"token\": \"a b\"}", &format!("{{\"token\": \"{}\"}}", "x".repeat(600))]
+        {
+            assert_eq!(status(&asked("PUT", "/token", "right", body)), 400, "{body}");
+        }
+    }
 }

@@ -54,6 +54,8 @@ pub mod path {
     pub const TASKS: &str = "/api/tasks";
     /// Tokens: make.
     pub const TOKENS: &str = "/api/tokens";
+    /// The record of the token that is used for the call.
+    pub const TOKEN_SELF: &str = "/api/tokens/self";
     /// Renewal of the token that is used for the call.
     pub const TOKEN_RENEW: &str = "/api/tokens/renew";
     /// Insight observations (D-18).

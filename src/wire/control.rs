@@ -32,6 +32,14 @@ pub struct RunnerInfo {
 pub const ENV_PORT: &str = "AGENT_RELAY_RUNNER_PORT";
 /// Environment of the provider: token of the control server (D-7).
 pub const ENV_CONTROL_TOKEN: &str = "AGENT_RELAY_RUNNER_TOKEN";
+/// Environment of the provider: the agent that it is.
+pub const ENV_AGENT: &str = "AGENT_RELAY_ID";
+/// Environment of the provider: its first relay token, if there was one at its start.
+pub const ENV_TOKEN: &str = "AGENT_RELAY_TOKEN";
+/// Environment of the provider: the file that holds the agent's token of now.
+pub const ENV_TOKEN_FILE: &str = "AGENT_RELAY_TOKEN_FILE";
+/// What is known of the token that a runner was started with: id, profile, end in seconds. It says nothing about later ones.
+pub const ENV_TOKEN_DATA: [&str; 3] = ["AGENT_RELAY_TOKEN_JTI", "AGENT_RELAY_TOKEN_PROFILE", "AGENT_RELAY_TOKEN_EXPIRES_AT"];
 /// Environment of the provider: random id of this provider process.
 pub const ENV_PROVIDER_SESSION: &str = "AGENT_RELAY_PROVIDER_SESSION_ID";
 /// Environment of the provider: `explicit` where the agent answers itself (D-41); only then a hook looks what it owes.

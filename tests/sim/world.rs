@@ -1128,6 +1128,10 @@ impl World {
                     let event = Event::ConfigToken { url: None, token: Some(Secret::new(OPERATOR)) };
                     self.after_ms(1, Action::Agent { runner, life, lane: lane::HEARTBEAT, event });
                 }
+                Effect::WriteToken { .. } => {
+                    let event = Event::TokenWritten(Ok(()));
+                    self.after_ms(1, Action::Agent { runner, life, lane: lane::HEARTBEAT, event });
+                }
                 Effect::Relay { url } => unreachable!("nothing names another relay, but {url}"),
                 Effect::Tell { .. } => {}
                 Effect::Pump { rows, token } => {

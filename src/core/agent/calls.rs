@@ -18,6 +18,10 @@ use crate::wire::api::{OTHER_GENERATION, path};
 pub(super) enum Purpose {
     MakeToken,
     RenewToken,
+    /// Whose is the token that was handed in?
+    CheckToken,
+    /// Whose is the token that was handed over at the control port?
+    CheckOffered,
     Claim(MessageRef),
     RenewClaim(MessageRef),
     Read(MessageRef),
@@ -93,7 +97,9 @@ impl Agent {
         let waiting = Waiting { purpose, method, path, body };
         // Nothing else can succeed before there is a token; a claim holds up a delivery.
         match waiting.purpose {
-            Purpose::MakeToken | Purpose::RenewToken | Purpose::Claim(_) => self.calls.waiting.push_front(waiting),
+            Purpose::MakeToken | Purpose::RenewToken | Purpose::CheckToken | Purpose::CheckOffered | Purpose::Claim(_) => {
+                self.calls.waiting.push_front(waiting)
+            }
             _ => self.calls.waiting.push_back(waiting),
         }
     }
@@ -102,8 +108,7 @@ impl Agent {
         if self.calls.flying.is_some() || self.calls.waiting.is_empty() {
             return;
         }
-        let making = matches!(self.calls.waiting[0].purpose, Purpose::MakeToken);
-        let Some(token) = self.tokens.for_call(making) else {
+        let Some(token) = self.tokens.for_purpose(&self.calls.waiting[0].purpose) else {
             return;
         };
         let Waiting { purpose, method, path, body } = self.calls.waiting.pop_front().expect("not empty");
@@ -117,9 +122,14 @@ impl Agent {
             return;
         };
         match &result {
-            Ok((401 | 403, _)) if !matches!(purpose, Purpose::MakeToken | Purpose::RenewToken | Purpose::Goodbye) => {
-                self.on_auth_trouble(now, "call");
-            }
+            // What the answer means for the token is decided where it is looked at.
+            Ok((401 | 403, _))
+                if matches!(
+                    purpose,
+                    Purpose::MakeToken | Purpose::RenewToken | Purpose::CheckToken | Purpose::CheckOffered | Purpose::Goodbye
+                ) => {}
+            Ok((403, _)) if purpose == Purpose::Register && !self.link.known_instance => {}
+            Ok((401 | 403, _)) => self.on_auth_trouble(now, "call"),
             Ok((status, body)) if *status >= 400 && *status != 404 && *status != 409 => {
                 self.calls.last_error = Some((text_of(*status, body), now.tick));
             }
@@ -131,6 +141,8 @@ impl Agent {
         match purpose {
             Purpose::MakeToken => self.on_token_made(now, result),
             Purpose::RenewToken => self.on_token_renewed(now, result),
+            Purpose::CheckToken => self.on_token_checked(now, result),
+            Purpose::CheckOffered => self.on_offer_checked(now, result),
             Purpose::Claim(at) => self.on_claim_answer(now, at, result),
             Purpose::RenewClaim(at) => self.on_claim_renewed(now, at, result),
             Purpose::Read(at) => match &result {

@@ -88,6 +88,11 @@ pub enum Effect {
     },
     /// Look for a token in the configuration file (R-147a).
     ReadConfigToken,
+    /// Put this token where the tools inside the session look for it; answered by `TokenWritten`.
+    WriteToken {
+        /// The agent's own.
+        token: Secret,
+    },
     /// From now on connections and calls go to another relay.
     Relay {
         /// Its URL; it was checked.

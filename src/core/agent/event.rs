@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::store::{Batch, InboxMessage, Snapshot};
 use crate::core::Cause;
-use crate::core::ids::{CallNumber, ProcessRef, Ticket};
+use crate::core::ids::{CallNumber, MessageId, ProcessRef, Ticket};
 use crate::core::session::Signal;
 use crate::core::store::StoreError;
 use crate::secret::Secret;
@@ -57,6 +57,8 @@ pub enum Event {
         /// Its token.
         token: Option<Secret>,
     },
+    /// The token stands where the tools inside the session look for it, or why not.
+    TokenWritten(Result<(), String>),
     /// Somebody wants the runner to end.
     StopRequested(StopReason),
     /// A thread ended although nobody told it to.
@@ -108,6 +110,7 @@ impl Event {
             }
             Event::Provider(event) => format!("provider {event:?}").chars().take(120).collect(),
             Event::ConfigToken { url, token } => format!("config read relay={} token={}", url.is_some(), token.is_some()),
+            Event::TokenWritten(result) => format!("token file written ok={}", result.is_ok()),
             Event::StopRequested(reason) => format!("stop requested: {reason:?}"),
             Event::ThreadEnded { name, .. } => format!("thread ended: {name}"),
         }
@@ -214,6 +217,19 @@ pub enum ControlRequest {
     Obligations,
     /// `GET /terminal/attach-spec`.
     AttachSpec,
+    /// `POST /messages`: the agent says something through its runner.
+    Message(Value),
+    /// `POST /messages/{id}/reactions`: the same for a reaction.
+    Reaction {
+        /// To which message.
+        message: MessageId,
+        /// Body of the relay's call.
+        body: Value,
+    },
+    /// `GET /messages/{id}`: which message of that number this agent was given.
+    Given(MessageId),
+    /// `PUT /token`: another relay token.
+    TokenOffered(Secret),
     /// `POST /stop`: what `--replace` asks for (D-25).
     Stop,
     /// `POST /hook/<event>`: a hook of the provider with all that it was told.
@@ -245,6 +261,10 @@ impl ControlRequest {
             ControlRequest::HookFatal { .. } => "hook-fatal",
             ControlRequest::Obligations => "reply-obligations",
             ControlRequest::AttachSpec => "attach-spec",
+            ControlRequest::Message(_) => "message",
+            ControlRequest::Reaction { .. } => "reaction",
+            ControlRequest::Given(_) => "given",
+            ControlRequest::TokenOffered(_) => "token-offered",
             ControlRequest::Stop => "stop",
             ControlRequest::Hook { .. } => "hook",
             ControlRequest::Monitor { .. } => "monitor",

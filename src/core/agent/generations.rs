@@ -73,6 +73,16 @@ impl Generations {
         }
     }
 
+    /// What its relay calls it, if it has a name for it.
+    pub fn told_name(&self, number: u32) -> Option<&str> {
+        self.numbered(number)?.told.as_deref()
+    }
+
+    /// Whether somebody means this one by that name.
+    pub fn is_called(&self, number: u32, name: &str) -> bool {
+        self.numbered(number).is_some_and(|generation| generation.told.as_deref() == Some(name) || generation.name == name)
+    }
+
     /// Whether it is the newest one of the relay that is talked to.
     pub fn is_current(&self, number: u32) -> bool {
         number == self.current

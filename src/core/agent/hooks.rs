@@ -7,8 +7,10 @@ use serde_json::{Value, json};
 use super::Agent;
 use super::effect::Effect;
 use super::event::StopReason;
+use super::outgoing::DONE;
 use super::stop::Why;
-use crate::core::ids::{BatchNumber, MessageId, PeerId, Ticket};
+use super::store::StoreOp;
+use crate::core::ids::{BatchNumber, MessageId, MessageRef, PeerId, Ticket};
 use crate::core::limits::CONTROL_HELD_MAX;
 use crate::core::session::Verb;
 use crate::core::time::Now;
@@ -26,12 +28,14 @@ pub(super) struct Hooks {
     /// Messages that the agent has answered with its own tool, or that the relay has told as owed once, newest last: of
     /// these the snapshot knows better than we.
     known: VecDeque<MessageId>,
-    /// Those that it has answered.
-    replied: VecDeque<MessageId>,
+    /// Those that it has answered, newest last; generation 0: not known of which relay's data.
+    replied: VecDeque<(MessageId, u32)>,
 }
 
 /// Answered and owed messages that are remembered.
 const KNOWN_MAX: usize = 512;
+/// Name of the note that lists the messages that the agent has answered itself and that are not settled yet.
+const ANSWERED_NOTE: &str = "answered";
 /// Monitors of one agent; more than one is a mistake somewhere, but a harmless one.
 const MONITORS_MAX: usize = 8;
 
@@ -50,10 +54,10 @@ impl Agent {
         }
         if event == "replied" {
             let ids = body.pointer("/payload/ids").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_u64).map(MessageId);
-            self.hooks.replied.extend(ids.take(KNOWN_MAX));
-            let surplus = self.hooks.replied.len().saturating_sub(KNOWN_MAX);
-            self.hooks.replied.drain(..surplus);
-            return;
+            let told = body.pointer("/payload/generation").and_then(Value::as_str);
+            let all: Vec<(MessageId, u32)> =
+                ids.take(KNOWN_MAX).map(|id| (id, self.meant(id, told).map_or(0, |at| at.generation))).collect();
+            return self.note_answered(all);
         }
         if !stale {
             let payload = body.get("payload").cloned().unwrap_or(Value::Null);
@@ -83,13 +87,43 @@ impl Agent {
             subject: message.subject.clone(),
             created_at: message.created_at,
         }));
-        all.retain(|owed| !self.has_replied(owed.message_id));
+        all.retain(|owed| !self.hooks.replied.iter().any(|(id, _)| *id == owed.message_id));
         all
     }
 
+    /// The agent has answered these with its own tool. Durable as long as they are not settled: after a crash nobody else
+    /// may be there to say so.
+    pub(super) fn note_answered(&mut self, all: Vec<(MessageId, u32)>) {
+        self.hooks.replied.retain(|known| !all.contains(known));
+        self.hooks.replied.extend(all);
+        let surplus = self.hooks.replied.len().saturating_sub(KNOWN_MAX);
+        self.hooks.replied.drain(..surplus);
+        self.keep_answered();
+    }
+
+    fn keep_answered(&mut self) {
+        let open = |(id, _): &&(MessageId, u32)| self.given(*id).iter().any(|given| given.state != DONE);
+        let open: Vec<&(MessageId, u32)> = self.hooks.replied.iter().filter(open).collect();
+        let value = (!open.is_empty()).then(|| json!(open).to_string());
+        self.ops.push(StoreOp::Note { key: ANSWERED_NOTE.into(), value });
+    }
+
+    pub(super) fn restore_answered(&mut self, notes: &[(String, String)]) {
+        let text = notes.iter().find(|(key, _)| key == ANSWERED_NOTE).map(|(_, text)| text.as_str());
+        self.hooks.replied = text.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+    }
+
     /// The agent has answered it with its own tool.
-    pub(super) fn has_replied(&self, id: MessageId) -> bool {
-        self.hooks.replied.contains(&id)
+    pub(super) fn has_answered(&self, at: MessageRef) -> bool {
+        self.hooks.replied.iter().any(|(id, generation)| *id == at.id && (*generation == 0 || *generation == at.generation))
+    }
+
+    /// It is given the same once more: what was said before does not answer that.
+    pub(super) fn forget_answered(&mut self, at: MessageRef) {
+        if self.has_answered(at) {
+            self.hooks.replied.retain(|(id, _)| *id != at.id);
+            self.keep_answered();
+        }
     }
 
     pub(super) fn tell_hook(&mut self, ticket: Ticket, event: String, payload: Value) {

@@ -7,7 +7,7 @@ use super::Agent;
 use super::calls::Purpose;
 use super::effect::Effect;
 use super::store::{Choice, InboxMessage, OutboxRow, Settled, StoreOp, TaskEnd};
-use crate::core::ids::MessageRef;
+use crate::core::ids::{MessageId, MessageRef};
 use crate::core::limits::*;
 use crate::core::matching;
 use crate::core::time::Now;
@@ -39,11 +39,20 @@ pub(super) struct Inbox {
     waiting_bytes: usize,
     /// Of what came while memory was full: messages that need not wait for their turn.
     urgent: BTreeMap<MessageRef, Message>,
-    /// In the order in which they were settled, with how the task of each ended.
-    settled: VecDeque<(MessageRef, Option<TaskEnd>)>,
+    /// In the order in which they were settled.
+    settled: VecDeque<Done>,
     settled_places: HashSet<MessageRef>,
     /// Messages whose reading the relay does not know of yet.
     unread: BTreeSet<MessageRef>,
+}
+
+/// A message that is done.
+#[derive(Debug)]
+struct Done {
+    at: MessageRef,
+    /// How its task ended.
+    ended: Option<TaskEnd>,
+    from: String,
 }
 
 impl Inbox {
@@ -52,9 +61,9 @@ impl Inbox {
         for InboxMessage { at, message } in waiting {
             self.cache(at, message);
         }
-        for Settled { at, read, ended } in settled {
+        for Settled { at, read, ended, from } in settled {
             self.settled_places.insert(at);
-            self.settled.push_back((at, ended));
+            self.settled.push_back(Done { at, ended, from });
             if !read {
                 self.unread.insert(at);
             }
@@ -87,6 +96,11 @@ impl Inbox {
 
     pub fn is_settled(&self, at: MessageRef) -> bool {
         self.settled_places.contains(&at)
+    }
+
+    /// Messages of that number that are done, with their senders.
+    pub fn done(&self, id: MessageId) -> impl Iterator<Item = (MessageRef, &str)> {
+        self.settled.iter().filter(move |done| done.at.id == id).map(|done| (done.at, done.from.as_str()))
     }
 
     pub fn waiting(&self) -> impl Iterator<Item = (MessageRef, &Message)> {
@@ -208,17 +222,17 @@ impl Agent {
     }
 
     /// The message is done: body gone, place kept until the window moves on and the relay knows that it is read.
-    pub(super) fn settle_message(&mut self, at: MessageRef, read: bool, ended: Option<TaskEnd>) {
+    pub(super) fn settle_message(&mut self, at: MessageRef, from: &str, read: bool, ended: Option<TaskEnd>) {
         self.ops.push(StoreOp::InboxSettle { at, read, ended: ended.clone() });
         if self.inbox.settled_places.insert(at) {
-            self.inbox.settled.push_back((at, ended));
+            self.inbox.settled.push_back(Done { at, ended, from: from.to_string() });
         }
         if !read {
             self.inbox.unread.insert(at);
             self.ask_read(at, None);
         }
         while self.inbox.settled.len() > SETTLED_IDS_MAX {
-            let (oldest, _) = *self.inbox.settled.front().expect("longer than the limit");
+            let oldest = self.inbox.settled.front().expect("longer than the limit").at;
             if self.inbox.unread.contains(&oldest) {
                 break;
             }
@@ -230,7 +244,7 @@ impl Agent {
 
     /// A settled message is new again.
     fn unsettle_message(&mut self, at: MessageRef) {
-        self.inbox.settled.retain(|(settled, _)| *settled != at);
+        self.inbox.settled.retain(|done| done.at != at);
         self.inbox.settled_places.remove(&at);
         self.forget_message(at);
     }
@@ -276,8 +290,8 @@ impl Agent {
 
     /// A relay whose data were put back does not know how tasks ended since the copy was made. The records here do.
     pub(super) fn report_ended_tasks_again(&mut self, newest: u32) {
-        let ended: Vec<(MessageRef, TaskEnd)> =
-            self.inbox.settled.iter().filter(|(at, _)| at.generation != newest).filter_map(|(at, end)| Some((*at, end.clone()?))).collect();
+        let old = self.inbox.settled.iter().filter(|done| done.at.generation != newest);
+        let ended: Vec<(MessageRef, TaskEnd)> = old.filter_map(|done| Some((done.at, done.ended.clone()?))).collect();
         for (at, TaskEnd { task, status }) in ended {
             if self.generations.on_wire(at.generation).is_some() {
                 self.report_task(self.now, task, at, &status, Some("reported again: the relay's data were put back".into()));

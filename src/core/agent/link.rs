@@ -41,6 +41,8 @@ pub(super) struct Link {
     /// An attempt at the bus has failed since it was last registered: a round over HTTP has followed it at once.
     hurried: bool,
     pub polling: super::polling::Polling,
+    /// The bus was refused with a 403, perhaps only by something on the way; the words of it.
+    pub bus_refused: Option<String>,
     pub last_error: Option<(String, Tick)>,
     pub epoch: u64,
     frames: u64,
@@ -122,7 +124,7 @@ impl Agent {
         if self.link.conn == Conn::Connecting || self.stop.as_ref().is_some_and(|stop| stop.said_goodbye()) {
             return;
         }
-        let Some(token) = self.tokens.for_call(false) else {
+        let Some(token) = self.tokens.for_call() else {
             return;
         };
         self.link.conn = Conn::Connecting;
@@ -179,6 +181,13 @@ impl Agent {
         self.link.conn = Conn::Waiting { until: now.tick + pause };
         self.status.touch();
         match cause {
+            // Where HTTP works it is the way to the bus that is shut, not the token.
+            Cause::Refused(403, _) if self.link.polling.works => {}
+            Cause::Refused(403, text) if !self.link.known_instance => {
+                // Who refuses, the relay or something before it? A registration over HTTP tells.
+                self.link.bus_refused = Some(text);
+                self.link.liveness_at = Some(now.tick);
+            }
             Cause::Refused(401 | 403, _) => self.on_auth_trouble(now, "bus"),
             _ => self.look_while_away(),
         }
@@ -206,7 +215,7 @@ impl Agent {
         self.tokens.note_accepted();
         self.begin_life(now);
         self.link.known_instance = true;
-        self.link.hurried = false;
+        (self.link.hurried, self.link.bus_refused) = (false, None);
         self.stop_polling();
         let asked_at = std::mem::take(&mut self.link.asked_at);
         self.note_relay(&registered.server, Some(&asked_at));
@@ -250,6 +259,7 @@ impl Agent {
                 self.begin_stop(now, Why::Displaced(why.into()));
             }
             "unauthorized" | "token_expired" => self.on_auth_trouble(now, "bus"),
+            "forbidden" if matches!(self.link.conn, Conn::Registering { .. }) => self.on_registration_refused(now, message),
             "unknown_agent" => self.reconnect(now, "register again"),
             _ => {}
         }

@@ -16,6 +16,7 @@ mod inbox;
 mod life;
 mod link;
 mod outbox;
+mod outgoing;
 mod polling;
 pub mod prompt;
 mod status;
@@ -201,6 +202,7 @@ impl Agent {
         self.restore_turn(snapshot.unsettled);
         self.restore_held(now, &snapshot.notes);
         self.restore_last(&snapshot.notes);
+        self.restore_answered(&snapshot.notes);
         self.restore_commands(now, snapshot.commands);
         self.restore_prompt(&snapshot.notes, snapshot.provider.as_ref());
         self.life.restore(snapshot.provider);
@@ -264,6 +266,7 @@ impl Machine for Agent {
             Event::Pumped(result) => self.on_pumped(now, result),
             Event::Provider(event) => self.on_provider(now, event),
             Event::ConfigToken { url, token } => self.on_config(now, url, token),
+            Event::TokenWritten(result) => self.on_token_written(now, result),
             Event::StopRequested(reason) => self.begin_stop(now, stop::Why::Asked(reason)),
             Event::ThreadEnded { name, panic } => {
                 let said = panic.map(|text| format!(" ({text})")).unwrap_or_default();

@@ -43,13 +43,18 @@ pub(super) struct Outbox {
     heard: bool,
     /// Rows that are with the pump.
     flying: usize,
-    /// Those of them that report about tasks.
+    /// Those of them that have nobody to reach where what they are about is gone: reports about tasks, reactions.
     reports: Vec<u64>,
     /// Answers whose message the relay has not got any more, as it said itself.
     unattached: BTreeSet<u64>,
     /// How a task ended may stand among the rows: no task is claimed until all have arrived.
     tasks_wait: bool,
     pub last_error: Option<(String, Tick)>,
+}
+
+/// Without the task or message that it is about the row says nothing.
+fn is_about(row: &OutboxRow) -> bool {
+    matches!(row.kind.as_str(), "task-update" | "reaction")
 }
 
 impl Outbox {
@@ -123,12 +128,11 @@ impl Agent {
             }
         };
         let rows = self.for_this_relay(rows);
-        match (rows.is_empty(), self.tokens.for_call(false)) {
+        match (rows.is_empty(), self.tokens.for_call()) {
             (false, Some(token)) => {
                 self.outbox.pump = Pump::Posting;
                 self.outbox.flying = rows.len();
-                self.outbox.reports = rows.iter().filter(|batch| batch.row.kind == "task-update").map(|batch| batch.seq).collect();
-
+                self.outbox.reports = rows.iter().filter(|batch| is_about(&batch.row)).map(|batch| batch.seq).collect();
                 self.out.push(Effect::Pump { rows, token });
             }
             (false, None) => self.wait_outbox(now),
@@ -147,9 +151,9 @@ impl Agent {
         for mut batch in rows {
             let Batch { seq, row } = &mut batch;
             let told = self.generations.on_wire(row.generation).is_some();
-            if row.generation != 0 && row.kind == "task-update" && !told {
+            if row.generation != 0 && is_about(row) && !told {
                 let name = self.generations.name(row.generation);
-                let text = format!("row {seq} is dropped: the task is one of another relay ({name})");
+                let text = format!("row {seq} is dropped: what it is about is of another relay ({name})");
                 self.log("warn", "outbox", text);
                 self.outbox.pending = self.outbox.pending.saturating_sub(1);
                 self.ops.push(StoreOp::OutboxDelete(vec![*seq]));
@@ -201,9 +205,9 @@ impl Agent {
                 409 if code == OTHER_GENERATION && self.outbox.unattached.insert(seq) => {
                     self.log("warn", "outbox", format!("row {seq} goes again without the message that it answers: {error}"));
                 }
-                // The task is not there any more: nobody waits for the report.
+                // What it is about is not there any more: nobody waits for it.
                 404 if self.outbox.reports.contains(&seq) => {
-                    self.log("warn", "outbox", format!("row {seq} ends here, its task is not there any more: {error}"));
+                    self.log("warn", "outbox", format!("row {seq} ends here, what it is about is not there any more: {error}"));
                     arrived.push(seq);
                 }
                 200..=299 | 409 => {

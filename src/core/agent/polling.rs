@@ -116,6 +116,15 @@ impl Agent {
             Ok((status, _)) if status < 300 && self.link.is_registered() => self.status.send_again(),
             Ok((status, body)) if status < 300 => self.on_step_done(now, step, &body),
             Ok((404, _)) if step != Purpose::Register => self.liveness_step(Purpose::Register),
+            Ok((403, body)) if step == Purpose::Register => {
+                let text = text_of(403, &body);
+                self.on_registration_refused(now, &text);
+                self.on_round_failed(now, text);
+            }
+            Ok((404 | 405, _)) if self.link.bus_refused.is_some() => {
+                let text = self.link.bus_refused.take().unwrap_or_default();
+                self.on_registration_refused(now, &text);
+            }
             Ok((409, _)) if self.stop.is_none() => {
                 self.begin_stop(now, Why::Displaced("another runner registered this agent".into()));
             }
@@ -154,6 +163,7 @@ impl Agent {
             _ => {
                 self.note_server_in(body);
                 self.link.known_instance = true;
+                self.link.bus_refused = None;
                 self.liveness_step(Purpose::PutStatus);
             }
         }

@@ -318,6 +318,19 @@ impl Agent {
                 (200, json!({"obligations": owed, "replyMode": mode}))
             }
             ControlRequest::AttachSpec => self.attach_spec(),
+            ControlRequest::Given(id) => self.given_json(id),
+            ControlRequest::Message(body) => match self.on_tool_message(now, ticket, body) {
+                Ok(()) => return,
+                Err(refusal) => refusal,
+            },
+            ControlRequest::Reaction { message, body } => match self.on_tool_reaction(now, ticket, message, &body) {
+                Ok(()) => return,
+                Err(refusal) => refusal,
+            },
+            ControlRequest::TokenOffered(token) => match self.on_token_offered(ticket, token) {
+                None => return,
+                Some(refusal) => refusal,
+            },
             ControlRequest::Stop => {
                 self.begin_stop(now, super::stop::Why::Asked(super::event::StopReason::Replaced));
                 (202, json!({"ok": true}))

@@ -23,7 +23,7 @@ pub enum StoreOp {
         /// How the state is known.
         evidence: String,
     },
-    /// A message is done: its body goes, its id stays.
+    /// A message is done: its body goes, its id and its sender stay.
     InboxSettle {
         /// Which message.
         at: MessageRef,
@@ -104,7 +104,7 @@ impl InboxState {
 /// A row for the outbox.
 #[derive(Debug, Clone, PartialEq)]
 pub struct OutboxRow {
-    /// `message`, `session-message`, `task-update` or `insight`.
+    /// `message`, `session-message`, `task-update`, `reaction` or `insight`.
     pub kind: String,
     /// Idempotency key.
     pub key: String,
@@ -119,7 +119,7 @@ pub struct OutboxRow {
 /// Which rows go first when the bound is reached: a higher class is dropped earlier.
 pub fn outbox_class(kind: &str) -> u8 {
     match kind {
-        "message" | "task-update" => 0,
+        "message" | "task-update" | "reaction" => 0,
         "insight" => 1,
         _ => 2,
     }
@@ -188,6 +188,8 @@ pub struct Settled {
     pub read: bool,
     /// How its task ended.
     pub ended: Option<TaskEnd>,
+    /// Who sent it; empty where that was not kept.
+    pub from: String,
 }
 
 /// Which of the waiting messages are brought first when memory cannot hold all.

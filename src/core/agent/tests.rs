@@ -23,6 +23,10 @@ use crate::wire::bus::{ClientFrame, Registered, Registration, RelayFrame};
 struct Bench {
     agent: Agent,
     now: Now,
+    /// What it wanted first.
+    begun: Vec<Effect>,
+    /// How it ended.
+    ended: Option<effect::Outcome>,
 }
 
 impl Bench {
@@ -46,6 +50,11 @@ impl Bench {
     }
 
     fn restored_with(change: impl FnOnce(&mut AgentConfig)) -> Bench {
+        Bench::begun(change, true)
+    }
+
+    /// `answers`: the relay says whose token was handed in.
+    fn begun(change: impl FnOnce(&mut AgentConfig), answers: bool) -> Bench {
         let mut config = AgentConfig {
             store_note: None,
             agent_id: "a".into(),
@@ -73,14 +82,28 @@ impl Bench {
             started_at: 0,
         };
         change(&mut config);
-        let mut bench = Bench { agent: Agent::new(config, 1), now: Now { tick: Tick(1_000_000), wall: Wall(1_000_000) } };
-        bench.tell(Event::Store(StoreEvent::Restored(Box::default())));
+        let mut bench = Bench {
+            agent: Agent::new(config, 1),
+            now: Now { tick: Tick(1_000_000), wall: Wall(1_000_000) },
+            begun: Vec::new(),
+            ended: None,
+        };
+        let effects = bench.tell(Event::Store(StoreEvent::Restored(Box::default())));
+        // The token that was handed in is this agent's own: the relay says so.
+        if let Some(call) = call_to(&effects, "/api/tokens/self").map(|(call, _)| call).filter(|_| answers) {
+            let record = json!({"jti": "j0", "profileId": "provider-agent", "agentId": "a"});
+            bench.tell(Event::Called { call, result: Ok((200, json!({"record": record}))) });
+        }
+        bench.begun = effects;
         bench
     }
 
     fn tell(&mut self, event: Event) -> Vec<Effect> {
         self.now.tick = self.now.tick + Duration::from_millis(1);
-        self.agent.handle(self.now, event)
+        let effects = self.agent.handle(self.now, event);
+        self.ended =
+            self.ended.take().or(effects.iter().find_map(|e| if let Effect::Finish(outcome) = e { Some(outcome.clone()) } else { None }));
+        effects
     }
 
     fn signal(&mut self, signal: Signal) -> Vec<Effect> {
@@ -111,6 +134,14 @@ impl Bench {
 /// Key of a batch that holds only message 1.
 fn key_of_first() -> String {
     super::text::key("a", &[&Message { id: MessageId(1), ..Default::default() }])
+}
+
+/// A call that is made, with its token.
+fn call_to(effects: &[Effect], wanted: &str) -> Option<(CallNumber, String)> {
+    effects.iter().find_map(|effect| match effect {
+        Effect::Call { call, path, token, .. } if path == wanted => Some((*call, token.expose().to_string())),
+        _ => None,
+    })
 }
 
 fn is_ack(effect: &Effect) -> bool {
@@ -285,19 +316,13 @@ fn the_restart_budget_parks() {
 fn a_token_is_renewed_in_time_and_never_ends_the_session() {
     let mut bench = Bench::ready();
     let answer = |end: i64| json!({"token": "new", "record": {"jti": "j", "profileId": "provider-agent", "expiresAt": end}});
-    let call_of = |effects: &[Effect], wanted: &str| {
-        effects.iter().find_map(|effect| match effect {
-            Effect::Call { call, path, token, .. } if path == wanted => Some((*call, token.clone())),
-            _ => None,
-        })
-    };
     // The relay refuses the token once: one renewal at once.
     let refused = Cause::Refused(401, "expired".into());
     let mut effects = bench.tell(Event::Bus(BusEvent::Lost(refused)));
     // The unread fetch of the registration is still under way.
-    effects.extend(bench.tell(Event::Called { call: CallNumber(1), result: Ok((200, json!({"messages": []}))) }));
-    let (call, old) = call_of(&effects, "/api/tokens/renew").expect("a renewal");
-    assert_eq!(old.expose(), "t");
+    effects.extend(bench.tell(Event::Called { call: CallNumber(2), result: Ok((200, json!({"messages": []}))) }));
+    let (call, old) = call_to(&effects, "/api/tokens/renew").expect("a renewal");
+    assert_eq!(old, "t");
     let in_an_hour = bench.now.wall.0 / 1000 + 3600;
     let effects = bench.tell(Event::Called { call, result: Ok((200, answer(in_an_hour))) });
     assert!(effects.iter().any(|e| matches!(e, Effect::Connect { token } if token.expose() == "new")), "{effects:?}");
@@ -517,4 +542,5 @@ fn a_refused_message_is_told_to_its_sender_and_holds_up_nobody() {
 mod fair;
 mod narrow;
 mod polling;
+mod session;
 mod tasks;

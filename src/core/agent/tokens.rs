@@ -1,6 +1,9 @@
 //! The relay token: made at the start from a stronger one (D-3), renewed in time, replaced after its
 //! end (R-147a). A runner never ends a live session because of a token.
 
+mod file;
+mod judged;
+
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -11,6 +14,7 @@ use super::config::AgentConfig;
 use super::effect::Effect;
 use super::stop::Why;
 use super::store::StoreOp;
+use crate::core::ids::Ticket;
 use crate::core::limits::*;
 use crate::core::time::{Now, Tick, sooner};
 use crate::core::{Cause, backoff};
@@ -37,9 +41,16 @@ pub(super) struct Tokens {
     /// A token must be made from `given` before anything else works.
     make: bool,
     refused_once: bool,
-    /// `own` was handed in and may be an operator's: not for the provider.
-    own_may_be_strong: bool,
+    /// `own` is this agent's and no more: it may go to the provider.
+    is_agents: bool,
     accepted_once: bool,
+    /// The relay does not let us name the policy of the agent.
+    without_policy: bool,
+    /// The relay has refused to make a token from `given`.
+    made_in_vain: bool,
+    /// A token that was handed over at the control port, while the relay is asked whose it is.
+    offered: Option<(Ticket, Secret)>,
+    file: file::TokenFile,
     attempt: u32,
     retry_at: Option<Tick>,
     renew_at: Option<Tick>,
@@ -56,18 +67,25 @@ pub(super) struct Tokens {
     hopes: bool,
 }
 
+/// Whether it is an agent's: only those are renewed.
+fn is_renewable(record: &TokenRecord) -> bool {
+    matches!(record.profile_id.as_str(), "provider-agent" | "provider-interactive")
+}
+
 impl Tokens {
     pub fn new(config: &AgentConfig) -> Tokens {
-        let profile = config.token_profile.clone().unwrap_or_default();
-        let is_runtime = matches!(profile.as_str(), "provider-agent" | "provider-interactive");
         Tokens {
             given: config.token.clone(),
-            own: if is_runtime { config.token.clone() } else { None },
-            record: TokenRecord { profile_id: profile, expires_at: config.token_expires_at, ..Default::default() },
-            make: config.token.is_some() && !is_runtime,
+            own: None,
+            record: judged::claimed(config),
+            make: config.token.is_some(),
             refused_once: false,
-            own_may_be_strong: false,
+            is_agents: false,
             accepted_once: false,
+            without_policy: false,
+            made_in_vain: false,
+            offered: None,
+            file: Default::default(),
             attempt: 0,
             retry_at: None,
             renew_at: None,
@@ -84,7 +102,8 @@ impl Tokens {
     /// A token of an earlier life spares the calls, if it is for the same relay and lives long enough.
     pub fn restore(&mut self, now: Now, config: &AgentConfig, notes: &[(String, String)]) {
         let stored = notes.iter().find(|(key, _)| key == TOKEN_NOTE).and_then(|(_, text)| serde_json::from_str::<Value>(text).ok());
-        let Some(stored) = stored.filter(|_| self.make) else {
+        // One that was handed in as this agent's own is meant to be used.
+        let Some(stored) = stored.filter(|_| self.make && !is_renewable(&self.record)) else {
             return;
         };
         let record: TokenRecord = serde_json::from_value(stored["record"].clone()).unwrap_or_default();
@@ -94,14 +113,21 @@ impl Tokens {
             self.own = Some(Secret::new(token));
             self.record = record;
             self.make = false;
+            self.is_agents = true;
+        }
+    }
+
+    /// The token for a call about tokens.
+    pub fn for_purpose(&self, purpose: &Purpose) -> Option<Secret> {
+        match purpose {
+            Purpose::MakeToken | Purpose::CheckToken => self.given.clone(),
+            Purpose::CheckOffered => self.offered.as_ref().map(|(_, token)| token.clone()),
+            _ => self.for_call(),
         }
     }
 
     /// The token for a call; `None` while it has to be made first. Without any token the calls go without.
-    pub fn for_call(&self, making: bool) -> Option<Secret> {
-        if making {
-            return self.given.clone();
-        }
+    pub fn for_call(&self) -> Option<Secret> {
         match &self.own {
             Some(own) => Some(own.clone()),
             None if self.make => None,
@@ -109,10 +135,12 @@ impl Tokens {
         }
     }
 
-    /// For the provider's environment: never the one that was handed in, unless it is a runtime token itself (D-3).
+    /// For the provider's environment and its file: never the one that was handed in, unless it is this agent's own (D-3).
     pub fn for_provider(&self) -> Option<Secret> {
-        let token = if crate::planted::is("open-token") { &self.given } else { &self.own };
-        token.clone().filter(|_| !self.own_may_be_strong)
+        if crate::planted::is("open-token") {
+            return self.given.clone();
+        }
+        self.own.clone().filter(|_| self.is_agents)
     }
 
     /// The relay took it.
@@ -136,7 +164,7 @@ impl Tokens {
 
     pub fn next_deadline(&self) -> Option<Tick> {
         let waits = self.give_up_waiting_at.filter(|_| self.is_awaited());
-        [self.retry_at, self.renew_at, self.look_at].into_iter().fold(waits, sooner)
+        [self.retry_at, self.renew_at, self.look_at, self.file.retry_at()].into_iter().fold(waits, sooner)
     }
 }
 
@@ -146,6 +174,7 @@ impl Agent {
             self.tokens.give_up_waiting_at = Some(now.tick + TOKEN_WAIT);
         }
         if self.tokens.is_decided() {
+            self.keep_token_file(now);
             self.schedule_renewal(now);
             self.connect(now);
         } else {
@@ -153,59 +182,82 @@ impl Agent {
         }
     }
 
+    /// From what was handed in to a token of this agent's own. One that is said to be that already is only looked at.
     fn make_token(&mut self) {
-        let body = json!({
+        self.tokens.made_in_vain = false;
+        match is_renewable(&judged::claimed(&self.config)) {
+            true => self.check_token(),
+            false => self.post_token(),
+        }
+    }
+
+    fn post_token(&mut self) {
+        let mut body = json!({
             "profileId": "provider-agent", "agentId": self.config.agent_id, "ttlSeconds": AGENT_TOKEN_LIFE.as_secs()
         });
+        if let Some(policy) = self.policy() {
+            body["policyName"] = policy;
+        }
         self.ask(Purpose::MakeToken, "POST", path::TOKENS.into(), Some(body));
+    }
+
+    /// The policy that the token is to name: messages are routed by what stands there, never by what a registration claims.
+    fn policy(&self) -> Option<Value> {
+        let policy = self.config.registration.meta.get("policyName").filter(|policy| policy.is_string());
+        policy.filter(|_| !self.tokens.without_policy).cloned()
     }
 
     pub(super) fn on_token_made(&mut self, now: Now, result: Result<(u16, Value), Cause>) {
         match result {
             Ok((200 | 201, body)) => self.take_token(now, &body),
-            // It may not make tokens: then it is a runtime token itself, or the relay knows no tokens.
-            Ok((status @ (403 | 404 | 405 | 422), _)) => {
-                // Only the refusal of a relay that makes tokens proves that this one is no operator's (D-3).
-                self.tokens.own_may_be_strong = status != 403;
-                self.tokens.own = self.tokens.given.clone();
-                self.tokens.make = false;
-                self.tokens.accepted_once = true;
-                self.on_auth_restored(now);
-                self.begin_life(now);
+            Ok((403, _)) if self.policy().is_some() => {
+                self.tokens.without_policy = true;
+                self.post_token();
             }
-            Ok((401, body)) if self.was_never_served() => {
-                let text = body.get("error").and_then(Value::as_str).unwrap_or("unknown token").to_string();
-                if !self.config.token_by_hand {
-                    return self.seek_token(now, &format!("refuses the token of config.json ({text})"));
-                }
-                if self.life.was_ready() {
-                    return self.look_again(now);
-                }
-                let message = format!(
-                    "the relay {} refuses the token: {text}; check --token, AGENT_RELAY_TOKEN or \"token\" in config.json",
-                    self.config.relay_url
-                );
-                self.begin_stop(now, Why::Refused(message));
+            // It may not make tokens, or the relay makes none: whose is it?
+            Ok((403 | 404 | 405 | 422, _)) => {
+                self.tokens.made_in_vain = true;
+                self.check_token();
             }
-            Ok((401, _)) => {
-                self.log("warn", "runner", "the relay refuses the token; looking for another one in the configuration file");
-                self.look_again(now);
-            }
-            other => {
-                let text = match other {
-                    Ok((status, body)) => text_of(status, &body),
-                    Err(cause) => cause.to_string(),
-                };
-                if self.status.may_log(now, &format!("token: {text}")) {
-                    self.log("warn", "runner", format!("cannot get a token from {}: {text}", self.config.relay_url));
-                }
-                self.link.last_error = Some((text, now.tick));
-                self.look_while_away();
-                let pause = backoff::reconnect(self.tokens.attempt, &mut self.rng).max(Duration::from_millis(100));
-                self.tokens.attempt = self.tokens.attempt.saturating_add(1);
-                self.tokens.retry_at = Some(now.tick + pause);
-            }
+            Ok((401, body)) => self.on_given_refused(now, &body),
+            other => self.on_no_token(now, other),
         }
+    }
+
+    /// The relay does not know what was handed in.
+    fn on_given_refused(&mut self, now: Now, body: &Value) {
+        if !self.was_never_served() {
+            self.log("warn", "runner", "the relay refuses the token; looking for another one in the configuration file");
+            return self.look_again(now);
+        }
+        let text = body.get("error").and_then(Value::as_str).unwrap_or("unknown token").to_string();
+        if !self.config.token_by_hand {
+            return self.seek_token(now, &format!("refuses the token of config.json ({text})"));
+        }
+        if self.life.was_ready() {
+            return self.look_again(now);
+        }
+        let message = format!(
+            "the relay {} refuses the token: {text}; check --token, AGENT_RELAY_TOKEN or \"token\" in config.json",
+            self.config.relay_url
+        );
+        self.begin_stop(now, Why::Refused(message));
+    }
+
+    /// Nothing is known of the token yet: again, after a moment.
+    fn on_no_token(&mut self, now: Now, result: Result<(u16, Value), Cause>) {
+        let text = match result {
+            Ok((status, body)) => text_of(status, &body),
+            Err(cause) => cause.to_string(),
+        };
+        if self.status.may_log(now, &format!("token: {text}")) {
+            self.log("warn", "runner", format!("cannot get a token from {}: {text}", self.config.relay_url));
+        }
+        self.link.last_error = Some((text, now.tick));
+        self.look_while_away();
+        let pause = backoff::reconnect(self.tokens.attempt, &mut self.rng).max(Duration::from_millis(100));
+        self.tokens.attempt = self.tokens.attempt.saturating_add(1);
+        self.tokens.retry_at = Some(now.tick + pause);
     }
 
     fn take_token(&mut self, now: Now, body: &Value) {
@@ -221,16 +273,22 @@ impl Agent {
         record.agent_id.get_or_insert_with(|| self.config.agent_id.clone());
         let note = json!({"token": token, "record": record, "url": self.config.relay_url}).to_string();
         self.ops.push(StoreOp::Note { key: TOKEN_NOTE.into(), value: Some(note) });
-        self.tokens.own = Some(Secret::new(token));
-        self.tokens.own_may_be_strong = false;
+        self.tokens.is_agents = true;
+        self.tokens.accepted_once = true;
+        self.use_token(now, Secret::new(token), record);
+    }
+
+    /// This one from now on, for calls, bus and, if it is this agent's, the provider.
+    fn use_token(&mut self, now: Now, token: Secret, record: TokenRecord) {
+        self.tokens.own = Some(token);
         self.tokens.record = record;
         self.tokens.make = false;
-        self.tokens.accepted_once = true;
         self.tokens.attempt = 0;
         self.tokens.retry_at = None;
         self.tokens.look_at = None;
         self.tokens.looks = 0;
         (self.tokens.refused, self.tokens.hopes) = (false, false);
+        self.keep_token_file(now);
         self.schedule_renewal(now);
         self.status.touch();
         self.on_auth_restored(now);
@@ -238,7 +296,7 @@ impl Agent {
     }
 
     fn schedule_renewal(&mut self, now: Now) {
-        let renewable = matches!(self.tokens.record.profile_id.as_str(), "provider-agent" | "provider-interactive");
+        let renewable = is_renewable(&self.tokens.record);
         let ttl = self.tokens.record.expires_at.filter(|_| renewable).map(|end| end * 1000 - now.wall.0);
         let delay = ttl.and_then(|ttl| backoff::token_renewal(ttl, self.rng.unit()));
         self.tokens.renew_at = delay.map(|delay| now.tick + delay);
@@ -292,7 +350,7 @@ impl Agent {
         }
         self.tokens.recovered_at = Some(now.tick);
         self.log("warn", "runner", format!("the relay refuses the token ({place}); trying to get another"));
-        if self.tokens.own.is_some() && self.tokens.accepted_once {
+        if self.tokens.own.is_some() && self.tokens.accepted_once && is_renewable(&self.tokens.record) {
             self.ask(Purpose::RenewToken, "POST", path::TOKEN_RENEW.into(), None);
         } else if self.tokens.given.is_some() {
             // A stored or handed-in token that never worked in this life: start over from what was handed in.
@@ -405,8 +463,14 @@ impl Agent {
             self.make_token();
         }
         if due(self.tokens.renew_at) {
-            self.tokens.renew_at = None;
-            self.ask(Purpose::RenewToken, "POST", path::TOKEN_RENEW.into(), None);
+            // Whether it is this agent's at all the relay has yet to say.
+            self.tokens.renew_at = (!self.tokens.accepted_once).then(|| now.tick + TOKEN_RETRY);
+            if self.tokens.accepted_once {
+                self.ask(Purpose::RenewToken, "POST", path::TOKEN_RENEW.into(), None);
+            }
+        }
+        if due(self.tokens.file.retry_at()) {
+            self.write_token_file();
         }
         if due(self.tokens.look_at) {
             self.tokens.look_at = None;

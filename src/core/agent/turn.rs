@@ -141,6 +141,11 @@ impl Turns {
         self.entries().filter(|entry| entry.confirmed && !entry.read).map(|entry| entry.at)
     }
 
+    /// Messages that are with the provider, with their places.
+    pub fn places(&self) -> impl Iterator<Item = (MessageRef, &Message)> {
+        self.entries().map(|entry| (entry.at, &entry.message))
+    }
+
     fn entries(&self) -> impl Iterator<Item = &Entry> {
         self.batch.iter().chain(&self.tail).flat_map(|batch| batch.entries.iter())
     }

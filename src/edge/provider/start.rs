@@ -16,7 +16,7 @@ use crate::core::ids::ProcessNumber;
 use crate::core::session::Input;
 use crate::os;
 use crate::secret::Secret;
-use crate::wire::control::{ENV_CONTROL_TOKEN, ENV_PORT, ENV_PROVIDER_SESSION};
+use crate::wire::control::{ENV_CONTROL_TOKEN, ENV_PORT, ENV_PROVIDER_SESSION, ENV_TOKEN, ENV_TOKEN_DATA};
 
 impl Provider {
     pub(super) fn spawn(
@@ -53,8 +53,10 @@ impl Provider {
         let program = found.as_deref().unwrap_or(program);
         let prepare = |command: &mut Command| {
             command.envs(plan.env.iter().map(|(k, v)| (k, v)));
-            // Last, whoever set them: what is an operator's does not go to an agent (D-3).
-            for name in ["AGENT_RELAY_CRASH_AT", "AGENT_RELAY_TOKEN"].into_iter().chain(plan.unset.iter().map(String::as_str)) {
+            // Last, whoever set them: what is an operator's does not go to an agent (D-3), and what was known of it says nothing
+            // about the agent's own token.
+            let secrets = ["AGENT_RELAY_CRASH_AT", ENV_TOKEN].into_iter().chain(ENV_TOKEN_DATA);
+            for name in secrets.chain(plan.unset.iter().map(String::as_str)) {
                 command.env_remove(name);
             }
             // Where the relay is by now: the runner may have been started before it was known.
@@ -63,7 +65,7 @@ impl Provider {
             command.env(ENV_CONTROL_TOKEN, self.launch.control.1.expose());
             command.env(ENV_PROVIDER_SESSION, provider_session);
             if let Some(token) = token.as_ref().filter(|token| !token.expose().is_empty()) {
-                command.env("AGENT_RELAY_TOKEN", token.expose());
+                command.env(ENV_TOKEN, token.expose());
             }
             os::prepare_child(command, self.launch.host != Host::Inherited);
         };

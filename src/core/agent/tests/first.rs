@@ -1,6 +1,6 @@
 //! Table tests of the first start: relay and token may be written only after the runner was started.
 
-use super::Bench;
+use super::{Bench, call_to};
 use crate::core::agent::config::AgentConfig;
 use crate::core::agent::effect::Effect;
 use crate::core::agent::event::{BusEvent, Event};
@@ -55,13 +55,6 @@ fn told(effects: &[Effect]) -> Vec<String> {
 
 fn ended(effects: &[Effect]) -> bool {
     effects.iter().any(|effect| matches!(effect, Effect::Finish(_) | Effect::StopProvider { .. }))
-}
-
-fn call_to(effects: &[Effect], wanted: &str) -> Option<(CallNumber, String)> {
-    effects.iter().find_map(|effect| match effect {
-        Effect::Call { call, path, token, .. } if path == wanted => Some((*call, token.expose().to_string())),
-        _ => None,
-    })
 }
 
 fn config(url: Option<&str>, token: Option<&str>) -> Event {

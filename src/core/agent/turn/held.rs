@@ -62,6 +62,7 @@ impl Agent {
 
     /// The provider had the task and may be given it again: its record holds the time before.
     pub(in crate::core::agent) fn note_round(&mut self, at: MessageRef) {
+        self.forget_answered(at);
         *self.turn.rounds.entry(at).or_default() += 1;
         while self.turn.rounds.len() > TASK_ROUNDS_MAX {
             self.turn.rounds.pop_first();

@@ -85,7 +85,7 @@ impl Agent {
     /// A planted defect: the batch is settled in a commit of its own, before its reply.
     fn settle_early(&mut self, entries: &[Entry]) {
         for entry in entries {
-            self.settle_message(entry.at, entry.read, None);
+            self.settle_message(entry.at, &entry.message.from, entry.read, None);
         }
         self.commit_number += 1;
         let early = std::mem::take(&mut self.ops);
@@ -109,10 +109,9 @@ impl Agent {
         // A task that was interrupted is not over: whoever goes on with it answers.
         let is_over = |entry: &Entry| end != TurnEnd::Cancelled || task_of(&entry.message).is_none();
         // Of what the relay does not have any more, or holds back since its data were put back, it cannot say whether it is owed.
-        let is_open = |entry: &Entry| match entry.gone || !self.generations.is_current(entry.at.generation) {
-            true => !self.has_replied(entry.message.id),
-            false => !(fresh && entry.read && !owed.contains(&entry.message.id)),
-        };
+        let tells = |entry: &Entry| fresh && entry.read && !entry.gone && self.generations.is_current(entry.at.generation);
+        // What the agent has said itself counts at once, also where it is still on its way to the relay.
+        let is_open = |entry: &Entry| !self.has_answered(entry.at) && !(tells(entry) && !owed.contains(&entry.message.id));
         let is_owed = |entry: &Entry| is_over(entry) && entry.message.expects_reply() && is_open(entry);
         if self.config.reply_mode == ReplyMode::Auto {
             let waiting: Vec<&Entry> = batch.entries.iter().filter(|entry| is_owed(entry)).collect();
@@ -134,7 +133,7 @@ impl Agent {
     fn settle_entries(&mut self, now: Now, entries: &[Entry], end: &TurnEnd) {
         for entry in entries {
             match self.settle_task(now, entry, end) {
-                Ok(ended) => self.settle_message(entry.at, entry.read, ended),
+                Ok(ended) => self.settle_message(entry.at, &entry.message.from, entry.read, ended),
                 Err(NotSettled) => {
                     self.forget_message(entry.at);
                     self.note_round(entry.at);

@@ -1,0 +1,146 @@
+//! Inside an agent's session a tool speaks as that agent or not at all. Which command does what there, and the way out.
+
+use std::os::unix::process::CommandExt;
+use std::process::Command as Process;
+
+use super::args::Command;
+use super::exit::Failure;
+use crate::config::env;
+use crate::wire::control::{ENV_AGENT, ENV_TOKEN_FILE};
+
+/// The switch that leads out of the session.
+pub const AS_OPERATOR: &str = "--as-operator";
+
+/// What a session has of ours and whoever is outside of it may have as well.
+const KEPT: [&str; 4] = ["AGENT_RELAY_HOME", "AGENT_RELAY_URL", "AGENT_RELAY_LOG_LEVEL", "AGENT_RELAY_CRASH_AT"];
+
+/// Whose word a command is, inside an agent's session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// The agent's: with its token, about its own things.
+    Agent,
+    /// Nobody's: no relay token is used, at most this session's runner is asked.
+    Local,
+    /// A person's.
+    Operator,
+}
+
+/// The column of the table of commands.
+pub fn reach(command: &Command) -> Reach {
+    match command {
+        Command::Send(_) | Command::Reply(_) | Command::React(_) => Reach::Agent,
+        Command::GetMessage(_) | Command::Message(_) | Command::Thread(_) | Command::Inbox(_) => Reach::Agent,
+        Command::Whoami(_) | Command::Tasks(_) => Reach::Agent,
+        Command::Label(label) if env(ENV_AGENT).as_deref() == Some(&label.agent) => Reach::Agent,
+        // `doctor` looks with the agent's token.
+        Command::Doctor(_) | Command::Hook(_) | Command::Monitor(_) => Reach::Local,
+        Command::Guide(_) | Command::Generate(_) | Command::Version(_) | Command::DemoAgent(_) => Reach::Local,
+        // But for a start of this very agent, which shows when the settings are known.
+        Command::Run(_) => Reach::Operator,
+        Command::Label(_) | Command::Up(_) | Command::Hub(_) | Command::Service(_) => Reach::Operator,
+        Command::Agents(_) | Command::Status(_) | Command::Attach(_) => Reach::Operator,
+        Command::Approvals(_) | Command::Command(_) | Command::Token(_) => Reach::Operator,
+    }
+}
+
+/// Why a person's command does not run in a session, and how it does.
+pub fn refusal(name: &str) -> Failure {
+    let agent = env(ENV_AGENT).unwrap_or_default();
+    Failure::usage(format!(
+        "`{name}` is a person's command, and this is the session of agent {agent} (AGENT_RELAY_ID); say it with {AS_OPERATOR}, or outside of the \
+         session: `env -u AGENT_RELAY_ID agent-relay {name} …`"
+    ))
+}
+
+/// A person's command in an agent's session is refused.
+pub fn check(reach: Reach, name: &str) -> Result<(), Failure> {
+    match reach == Reach::Operator && env(ENV_AGENT).is_some() {
+        true => Err(refusal(name)),
+        false => Ok(()),
+    }
+}
+
+/// Takes the switch out of the words; what follows `--` is somebody else's.
+fn take_switch(arguments: &mut Vec<String>) -> bool {
+    let end = arguments.iter().position(|word| word == "--").unwrap_or(arguments.len());
+    let found = arguments[..end].iter().position(|word| word == AS_OPERATOR);
+    found.map(|at| arguments.remove(at)).is_some()
+}
+
+/// Leaves the session if that was asked for, by the switch or by taking AGENT_RELAY_ID away: the program starts once more
+/// without anything that the session's runner has put into the environment. Then it is where a person would have started it.
+pub fn leave(program: &str, arguments: &mut Vec<String>) -> Result<(), Failure> {
+    let asked = take_switch(arguments);
+    // A hook or monitor of a session is that in any case.
+    let of_session = matches!(arguments.first().map(String::as_str), Some("hook" | "monitor"));
+    let left = env(ENV_AGENT).is_none() && env(ENV_TOKEN_FILE).is_some() && env("AGENT_RELAY_RUNNER_ID").is_some() && !of_session;
+    if !(left || (asked && env(ENV_AGENT).is_some())) {
+        return Ok(());
+    }
+    // By its descriptor: the file may have been replaced by a newer one since.
+    let mut again = Process::new("/proc/self/exe");
+    again.arg0(program).args(arguments.iter());
+    for (name, _) in std::env::vars_os() {
+        let name = name.to_string_lossy();
+        if name.starts_with("AGENT_RELAY_") && !KEPT.contains(&&*name) {
+            again.env_remove(&*name);
+        }
+    }
+    again.envs(crate::planted::env());
+    Err(Failure::system(format!("cannot start anew outside of the session: {}", again.exec())))
+}
+
+#[cfg(test)]
+mod tests {
+    use argh::{ArgsInfo, FromArgs};
+
+    use super::*;
+    use crate::cli::args::Top;
+
+    /// What a command needs to be read at all.
+    const NEEDED: &[(&str, &[&str])] = &[
+        ("send", &["x", "y"]),
+        ("get-message", &["1"]),
+        ("message", &["1"]),
+        ("thread", &["1"]),
+        ("reply", &["1", "y"]),
+        ("react", &["1", "y"]),
+        ("label", &["x", "y"]),
+        ("hook", &["busy"]),
+        ("generate", &["man"]),
+        ("command", &["x", "interrupt"]),
+    ];
+
+    #[test]
+    fn every_command_has_its_place_inside_a_session() {
+        let agent = ["send", "reply", "react", "get-message", "message", "thread", "inbox", "whoami", "tasks"];
+        let local = ["hook", "monitor", "guide", "generate", "version", "doctor", "demo-agent"];
+        let all = Top::get_args_info().commands;
+        assert!(all.len() > 20);
+        for command in all {
+            let needed = NEEDED.iter().find(|(name, _)| *name == command.name).map_or(&[][..], |(_, needed)| needed);
+            let words: Vec<&str> = [command.name].into_iter().chain(needed.iter().copied()).collect();
+            let top = Top::from_args(&["agent-relay"], &words).expect(command.name);
+            // What is not named is a person's.
+            let want = match command.name {
+                name if agent.contains(&name) => Reach::Agent,
+                name if local.contains(&name) => Reach::Local,
+                _ => Reach::Operator,
+            };
+            assert_eq!(reach(&top.command), want, "{}", command.name);
+        }
+    }
+
+    #[test]
+    fn the_switch_stands_anywhere_before_what_is_somebody_elses() {
+        for (line, taken, rest) in [
+            ("--as-operator agents", true, "agents"),
+            ("agents --json --as-operator", true, "agents --json"),
+            ("run acp -- x --as-operator", false, "run acp -- x --as-operator"),
+            ("agents", false, "agents"),
+        ] {
+            let mut words: Vec<String> = line.split(' ').map(String::from).collect();
+            assert_eq!((take_switch(&mut words), words.join(" ").as_str()), (taken, rest));
+        }
+    }
+}

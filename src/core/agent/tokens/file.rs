@@ -1,0 +1,59 @@
+//! The token as the tools inside the session find it: a file of the runner, written when the relay first gives one and at
+//! every renewal. An edge writes it, once the token is durable; here stands when.
+
+use std::time::Duration;
+
+use crate::core::agent::Agent;
+use crate::core::agent::effect::Effect;
+use crate::core::time::{Now, Tick};
+
+/// A write that failed is tried again after this.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// What is known of the file.
+#[derive(Debug, Default)]
+pub(super) struct TokenFile {
+    /// It does not hold the newest token yet.
+    stale: bool,
+    /// It is being written; one write at a time.
+    writing: bool,
+    retry_at: Option<Tick>,
+}
+
+impl TokenFile {
+    pub fn retry_at(&self) -> Option<Tick> {
+        self.retry_at
+    }
+}
+
+impl Agent {
+    /// There is another token.
+    pub(super) fn keep_token_file(&mut self, _now: Now) {
+        self.tokens.file.stale = true;
+        self.write_token_file();
+    }
+
+    pub(super) fn write_token_file(&mut self) {
+        self.tokens.file.retry_at = None;
+        let token = self.tokens.for_provider().filter(|token| !token.expose().is_empty());
+        let Some(token) = token.filter(|_| self.tokens.file.stale && !self.tokens.file.writing) else { return };
+        (self.tokens.file.stale, self.tokens.file.writing) = (false, true);
+        // Behind the commit that makes it durable: what stands there is what the next life of this runner knows.
+        self.after.push(Effect::WriteToken { token });
+    }
+
+    pub(in crate::core::agent) fn on_token_written(&mut self, now: Now, result: Result<(), String>) {
+        self.tokens.file.writing = false;
+        match result {
+            Ok(()) => self.write_token_file(),
+            Err(error) => {
+                let text = format!("the token file of the session cannot be written, it is tried again: {error}");
+                if self.status.may_log(now, &text) {
+                    self.log("error", "runner", text);
+                }
+                self.tokens.file.stale = true;
+                self.tokens.file.retry_at = Some(now.tick + RETRY);
+            }
+        }
+    }
+}
