@@ -1,5 +1,6 @@
 //! The command line's side of the relay: HTTP calls with clear errors, and following the bus.
 
+use std::cell::RefCell;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -9,14 +10,14 @@ use tungstenite::{Error as WsError, Message as WsMessage, WebSocket};
 
 use super::exit::Failure;
 use super::listener;
-use crate::config::Global;
+use crate::config::{Global, session_token};
 use crate::core::Cause;
 use crate::core::limits::SILENCE_MAX;
 use crate::edge::http::{Base, Http};
 use crate::edge::stream::Stream;
 use crate::os;
 use crate::secret::Secret;
-use crate::wire::api::path;
+use crate::wire::api::{TokenRecord, USER, path};
 use crate::wire::bus::{ClientFrame, Registration, RelayFrame};
 
 /// A relay that wants fewer requests is asked again so often, a second apart.
@@ -32,8 +33,10 @@ pub struct Client {
     /// The relay.
     pub base: Base,
     http: Http,
-    token: Secret,
+    token: RefCell<Secret>,
     home: PathBuf,
+    /// The agent in whose session this is.
+    session: Option<String>,
 }
 
 impl Client {
@@ -43,9 +46,31 @@ impl Client {
         Ok(Client {
             http: Http::new(base.clone(), CALL_LIMIT),
             base,
-            token: global.token.clone().unwrap_or_default(),
+            token: RefCell::new(global.token.clone().unwrap_or_default()),
             home: global.home.clone(),
+            session: global.session.clone(),
         })
+    }
+
+    /// The agent in whose session this is.
+    pub fn session(&self) -> Option<&str> {
+        self.session.as_deref()
+    }
+
+    /// Root of our files.
+    pub fn home(&self) -> &std::path::Path {
+        &self.home
+    }
+
+    /// Who the token speaks as: the agent of the session or of the token, else the user.
+    pub fn speaker(&self) -> Result<String, Failure> {
+        if let Some(agent) = &self.session {
+            return Ok(agent.clone());
+        }
+        // Other relays may not tell about tokens.
+        let (status, body) = self.raw("GET", path::TOKEN_SELF, None)?;
+        let own = TokenRecord::told(&body).agent_id.filter(|_| status == 200);
+        Ok(own.unwrap_or_else(|| USER.into()))
     }
 
     /// The hub of this home with its root token if both are at hand, else the relay of the settings: for what needs `admin`.
@@ -62,16 +87,47 @@ impl Client {
 
     /// Status and body, whatever the status is.
     pub fn raw(&self, method: &str, path: &str, body: Option<&Value>) -> Result<(u16, Value), Failure> {
+        if path != path::HEALTH && self.has_no_token() && !self.look_again()? {
+            return Err(Failure::unreachable(
+                "the relay has not given this agent a token yet; its runner goes on asking for one, try again in a moment",
+            ));
+        }
+        let answer = self.once(method, path, body)?;
+        match answer.0 == 401 && self.look_again()? {
+            true => self.once(method, path, body),
+            false => Ok(answer),
+        }
+    }
+
+    fn once(&self, method: &str, path: &str, body: Option<&Value>) -> Result<(u16, Value), Failure> {
+        let token = self.token.borrow().clone();
         let answer = match method == "GET" && self.base.is_loopback() {
-            true => self.http.get_within(path, &self.token, READ_LIMIT),
-            false => self.http.call(method, path, body, &self.token),
+            true => self.http.get_within(path, &token, READ_LIMIT),
+            false => self.http.call(method, path, body, &token),
         };
         answer.map_err(|cause| self.unreachable(&cause))
+    }
+
+    fn has_no_token(&self) -> bool {
+        self.session.is_some() && self.token.borrow().expose().is_empty()
+    }
+
+    /// Inside a session: whether its runner has another token by now. It may just have been renewed.
+    fn look_again(&self) -> Result<bool, Failure> {
+        if self.session.is_none() {
+            return Ok(false);
+        }
+        let token = Secret::new(session_token()?.unwrap_or_default());
+        let is_new = !token.expose().is_empty() && token != *self.token.borrow();
+        self.token.replace(token);
+        Ok(is_new)
     }
 
     /// Nobody answers: who is silent, or how there is one who answers.
     fn unreachable(&self, cause: &Cause) -> Failure {
         let hint = match cause {
+            // Not the agent's to mend.
+            _ if self.session.is_some() => Some("the relay is away, its runner tries on".to_string()),
             Cause::TimedOut(_) => listener::silent(&self.base),
             _ => None,
         };
@@ -81,6 +137,11 @@ impl Client {
 
     /// The relay does not know the token.
     fn stranger(&self, text: &str) -> Failure {
+        if self.session.is_some() {
+            return Failure::unreachable(format!(
+                "{text}: the relay does not take this agent's token; its runner gets another one, try again later"
+            ));
+        }
         let whose = listener::whose(&self.base, &self.home);
         Failure::usage(format!("{text}{whose}; set \"token\" in config.json or AGENT_RELAY_TOKEN"))
     }
@@ -96,7 +157,11 @@ impl Client {
             std::thread::sleep(Duration::from_secs(1));
             (status, answer) = self.raw(method, path, body)?;
         }
-        let body = answer;
+        self.judged(status, answer)
+    }
+
+    /// The body of a success, or the failure that a status means.
+    pub fn judged(&self, status: u16, body: Value) -> Result<Value, Failure> {
         if status < 300 {
             return Ok(body);
         }
@@ -124,7 +189,15 @@ impl Client {
             Cause::Refused(401 | 403, text) => self.stranger(&text),
             other => self.unreachable(&other),
         };
-        let socket = crate::edge::bus::connect(&self.base, &self.token).map_err(refused)?;
+        if self.has_no_token() {
+            self.raw("GET", path::AGENTS, None)?; // says so
+        }
+        let connect = || crate::edge::bus::connect(&self.base, &self.token.borrow());
+        let socket = match connect() {
+            Err(Cause::Refused(401, _)) if self.look_again()? => connect(),
+            connected => connected,
+        };
+        let socket = socket.map_err(refused)?;
         let mut follow = Follow { socket, heard: Instant::now() };
         let instance = format!("{:032x}", u128::from_le_bytes(os::random_bytes::<16>()));
         let registration = Registration {

@@ -176,18 +176,21 @@ fn relay(findings: &mut Findings, global: &Global) {
             }
         }
     }
-    if global.token.is_none() {
-        let cure = "on the hub's machine `agent-relay token create`, then set \"token\" in config.json or AGENT_RELAY_TOKEN";
-        return findings.broken("token", "none is set", cure);
+    let cure = match global.session.is_some() {
+        true => "the agent's runner gets one from the relay: look at its log, in the folder logs of its home",
+        false => "on the hub's machine `agent-relay token create`, then set \"token\" in config.json or AGENT_RELAY_TOKEN",
+    };
+    match global.token.clone() {
+        None => findings.broken("token", "none is set", cure),
+        Some(known) => token(findings, &client, known, cure),
     }
-    token(findings, &client, global.token.clone().unwrap_or_default());
 }
 
-fn token(findings: &mut Findings, client: &Client, token: Secret) {
+fn token(findings: &mut Findings, client: &Client, token: Secret, cure: &str) {
     let http = Http::new(client.base.clone(), Duration::from_secs(10));
-    match http.call("GET", &format!("{}/self", path::TOKENS), None, &token) {
+    match http.call("GET", path::TOKEN_SELF, None, &token) {
         Ok((200, record)) => {
-            let record: TokenRecord = serde_json::from_value(record).unwrap_or_default();
+            let record = TokenRecord::told(&record);
             let left = record.expires_at.map(|end| end * 1000 - print::now_ms());
             let ends = left.map_or("never ends".to_string(), |left| format!("ends in {}", print::span(left)));
             match left.is_some_and(|left| left < 24 * 3_600_000 && !record.profile_id.starts_with("provider-")) {
@@ -196,7 +199,6 @@ fn token(findings: &mut Findings, client: &Client, token: Secret) {
             }
         }
         Ok((401 | 403, _)) => {
-            let cure = "on the hub's machine `agent-relay token create`, then set \"token\" in config.json or AGENT_RELAY_TOKEN";
             findings.broken("token", "the relay does not know it, or it has expired", cure);
         }
         Ok(_) => findings.fine("token", "set; this relay does not tell about tokens"),

@@ -2,11 +2,18 @@
 
 use std::os::unix::process::CommandExt;
 use std::process::Command as Process;
+use std::time::Duration;
+
+use serde_json::Value;
 
 use super::args::Command;
-use super::exit::Failure;
+use super::client::Client;
+use super::exit::{Failure, Kind};
 use crate::config::env;
-use crate::wire::control::{ENV_AGENT, ENV_TOKEN_FILE};
+use crate::core::ids::MessageId;
+use crate::edge::http::{Base, Http};
+use crate::secret::Secret;
+use crate::wire::control::{ENV_AGENT, ENV_CONTROL_TOKEN, ENV_PORT, ENV_TOKEN_FILE, RunnerInfo};
 
 /// The switch that leads out of the session.
 pub const AS_OPERATOR: &str = "--as-operator";
@@ -88,6 +95,101 @@ pub fn leave(program: &str, arguments: &mut Vec<String>) -> Result<(), Failure> 
     }
     again.envs(crate::planted::env());
     Err(Failure::system(format!("cannot start anew outside of the session: {}", again.exec())))
+}
+
+/// The runner answers from memory and its disk.
+const RUNNER_TIME: Duration = Duration::from_secs(10);
+
+/// The control ports of this session's runner: the one that it was started with, and the one that its file tells.
+fn ports(client: &Client, agent: &str) -> Vec<(String, String)> {
+    let started = env(ENV_PORT).map(|port| (format!("http://127.0.0.1:{port}"), env(ENV_CONTROL_TOKEN).unwrap_or_default()));
+    let text = std::fs::read_to_string(super::settings::info_path(client.home(), agent)).ok();
+    let told = text.and_then(|text| serde_json::from_str::<RunnerInfo>(&text).ok()).filter(|told| told.agent_id == agent);
+    started.into_iter().chain(told.map(|told| (told.control_url, told.control_token))).collect()
+}
+
+/// One exchange with the runner of this session; `None`: there is none, or it does not answer.
+fn ask(client: &Client, method: &str, path: &str, body: Option<&Value>) -> Option<(u16, Value)> {
+    let agent = client.session()?;
+    ports(client, agent).into_iter().find_map(|(url, token)| {
+        let http = Http::new(Base::parse(&url).ok()?, RUNNER_TIME);
+        http.call_bearer(method, path, body, &Secret::new(token)).ok()
+    })
+}
+
+/// Whether the relay cannot take it now, or not yet, and the runner of this session can.
+pub fn is_away(client: &Client, failure: &Failure) -> bool {
+    client.session().is_some() && failure.kind == Kind::Unreachable
+}
+
+/// What the relay cannot take now goes to the runner, which sends it on; every other failure stays.
+pub fn through_runner(client: &Client, failure: Failure, path: &str, body: &Value) -> Result<Value, Failure> {
+    if is_away(client, &failure) { to_runner(client, failure, path, body) } else { Err(failure) }
+}
+
+/// To the runner, which puts it into its outbox.
+pub fn to_runner(client: &Client, failure: Failure, path: &str, body: &Value) -> Result<Value, Failure> {
+    if client.session().is_none() {
+        return Err(failure);
+    }
+    let text = |answer: &Value| answer["error"].as_str().unwrap_or("it gave no reason").to_string();
+    match ask(client, "POST", path, Some(body)) {
+        Some((202, answer)) => Ok(answer),
+        Some((400 | 403 | 413 | 422, answer)) => Err(Failure::usage(text(&answer))),
+        // An older runner takes nothing.
+        Some((404 | 405, _)) => Err(failure),
+        Some((_, answer)) => {
+            Err(Failure::new(failure.kind, format!("{}; its runner does not take it either: {}", failure.text, text(&answer))))
+        }
+        None => Err(Failure::new(failure.kind, format!("{}; its runner does not answer either", failure.text))),
+    }
+}
+
+/// The message of a number that this session's agent was given.
+pub struct Given {
+    /// Its sender; empty where that is not known any more.
+    pub from: String,
+    /// The generation of the relay's data that gave it the number.
+    pub generation: Option<String>,
+    current: bool,
+}
+
+/// A number that means two messages means none.
+fn twofold(id: MessageId, from: &[&str]) -> Failure {
+    let who = |name: &&str| if name.is_empty() { "somebody" } else { name }.to_string();
+    let names: Vec<String> = from.iter().map(|name| format!("one from {}", who(name))).collect();
+    Failure::no(format!(
+        "#{id} means two messages here, of two generations of the relay's data: {}; nothing was sent. Write to whom you mean: `agent-relay send {} …`",
+        names.join(", "),
+        from.last().map(who).unwrap_or_default()
+    ))
+}
+
+impl Given {
+    /// What the relay calls by that number must be what the agent was given.
+    pub fn must_be(&self, id: MessageId, told: &Value) -> Result<(), Failure> {
+        let other = match (&self.generation, told["generation"].as_str()) {
+            (Some(given), Some(told)) => given != told,
+            (None, Some(_)) => !self.current,
+            _ => false,
+        };
+        if other { Err(twofold(id, &[&self.from, told["from"].as_str().unwrap_or_default()])) } else { Ok(()) }
+    }
+}
+
+/// Which message of that number the agent of this session was given: its runner knows. `None`: it does not, or this is no session.
+pub fn given(client: &Client, id: MessageId) -> Result<Option<Given>, Failure> {
+    let Some((200, answer)) = ask(client, "GET", &format!("/messages/{id}"), None) else { return Ok(None) };
+    let all = answer["messages"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let from = |one: &Value| one["from"].as_str().unwrap_or_default().to_string();
+    match all {
+        [] => Ok(None),
+        [one] => {
+            let generation = one["generation"].as_str().map(str::to_string);
+            Ok(Some(Given { from: from(one), generation, current: one["current"] == true }))
+        }
+        more => Err(twofold(id, &more.iter().map(|one| one["from"].as_str().unwrap_or_default()).collect::<Vec<_>>())),
+    }
 }
 
 #[cfg(test)]

@@ -1,143 +1,25 @@
-//! `send`, `inbox`, `get-message`, `thread`, `reply`, `react`, `tasks`.
+//! `inbox`, `get-message`, `thread`, `tasks`.
 
-use std::io::Read;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::args::{Inbox, React, Reply, Send, Tasks, Thread};
+use super::args::{Inbox, Tasks, Thread};
 use super::client::Client;
-use super::exit::{Failure, NO, OK, Outcome};
-use super::print;
-use crate::config::{Global, env};
+use super::exit::{Failure, OK, Outcome};
+use super::{inside, print};
+use crate::config::Global;
 use crate::core::ids::{MessageId, TaskId};
-use crate::wire::MESSAGE_BODY_BYTES_MAX;
-use crate::wire::api::{ANSWERED, Message, NewMessage, URGENT, USER, encode, messages_of, path};
+use crate::wire::api::{Message, encode, messages_of, path};
 use crate::wire::bus::RelayFrame;
-
-/// Text of the command line or of standard input.
-fn text(words: Vec<String>, stdin: bool, what: &str) -> Result<String, Failure> {
-    let text = match stdin {
-        true => {
-            let mut text = String::new();
-            let read = std::io::stdin().take(MESSAGE_BODY_BYTES_MAX as u64 + 1).read_to_string(&mut text);
-            read.map_err(|error| Failure::usage(format!("standard input is no text: {error}")))?;
-            text.trim_end_matches('\n').to_string()
-        }
-        false => words.join(" "),
-    };
-    if text.trim().is_empty() {
-        return Err(Failure::usage(format!("there is nothing to {what}: give a text, or --stdin to read it from a pipe")));
-    }
-    if text.len() > MESSAGE_BODY_BYTES_MAX {
-        return Err(Failure::usage(format!("the text is longer than {} KiB", MESSAGE_BODY_BYTES_MAX >> 10)));
-    }
-    Ok(text)
-}
-
-/// Who this process speaks as: the agent inside an agent, else the user.
-pub fn own_name() -> String {
-    env("AGENT_RELAY_ID").unwrap_or_else(|| USER.into())
-}
-
-/// `send`
-pub fn send(send: Send) -> Outcome {
-    if send.task && send.urgent {
-        return Err(Failure::usage("a task waits until it is claimed: leave out --task or --urgent"));
-    }
-    let body = text(send.text, send.stdin, "send")?;
-    let client = Client::new(&Global::load(None, None)?)?;
-    let own = own_name();
-    let to = send.to.clone();
-    // Listening begins before sending, so that no answer can slip through between.
-    let mut follow = match send.wait {
-        Some(_) => Some(client.follow(&["message.new"], &[&own])?),
-        None => None,
-    };
-    if send.task {
-        let title = send.subject.clone().unwrap_or_else(|| body.lines().next().unwrap_or_default().chars().take(80).collect());
-        let task = client.call("POST", path::TASKS, Some(&json!({"to": send.to, "title": title, "body": body})))?;
-        match send.json {
-            true => print::json(&task),
-            false => print::line(&format!("task {} as message #{}", task["id"], task["messageId"])),
-        }
-        return wait_for_reply(&client, follow.as_mut(), (MessageId(task["messageId"].as_u64().unwrap_or(0)), &to), send.wait, send.json);
-    }
-    let message = NewMessage {
-        to: send.to,
-        subject: send.subject,
-        body,
-        reply_expected: send.no_reply.then_some(false),
-        idempotency_key: send.key,
-        payload: send.urgent.then(|| (URGENT.to_string(), json!(true))).into_iter().collect(),
-        ..Default::default()
-    };
-    let sent = client.call("POST", path::MESSAGES, Some(&json!(message)))?;
-    match send.json {
-        true => print::json(&sent),
-        false if send.wait.is_none() => {
-            let many = match sent["recipients"].as_u64() {
-                None => String::new(),
-                Some(0) => " (nobody yet; it waits a day for who comes)".into(),
-                Some(1) => " (one agent)".into(),
-                Some(n) => format!(" ({n} agents)"),
-            };
-            print::line(&format!("message #{} to {}{many}", sent["id"], sent["to"].as_str().unwrap_or_default()));
-        }
-        false => {}
-    }
-    wait_for_reply(&client, follow.as_mut(), (MessageId(sent["id"].as_u64().unwrap_or(0)), &to), send.wait, send.json)
-}
-
-/// Name of an agent that a message may have gone to, if it waits for an approval.
-fn asks(card: &Value, to: &str) -> Option<String> {
-    let id = card["id"].as_str()?;
-    let asks = card.pointer("/meta/pendingApprovals").and_then(Value::as_array).is_some_and(|open| !open.is_empty());
-    (asks && super::agents::is_there(card) && (id == to || to.contains(':') || to == "broadcast")).then(|| id.to_string())
-}
-
-fn wait_for_reply(
-    client: &Client,
-    follow: Option<&mut super::client::Follow>,
-    (id, to): (MessageId, &str),
-    seconds: Option<u64>,
-    as_json: bool,
-) -> Outcome {
-    let (Some(follow), Some(seconds)) = (follow, seconds) else {
-        return Ok(OK);
-    };
-    let until = Instant::now() + Duration::from_secs(seconds.min(365 * 24 * 3600));
-    while let Some(frame) = follow.next(until.saturating_duration_since(Instant::now()))? {
-        let RelayFrame::Event { event, data, .. } = frame else {
-            continue;
-        };
-        let Ok(message) = serde_json::from_value::<Message>(data) else {
-            continue;
-        };
-        let answers = |m: &Message| m.payload.get("answers").and_then(Value::as_array).is_some_and(|ids| ids.contains(&json!(id)));
-        if event == "message.new" && !message.is_session_mirror() && (message.reply_to == Some(id) || answers(&message)) {
-            let body = json!({"agentId": own_name()});
-            client.call("POST", &path::message_part(message.id, "read"), Some(&body))?;
-            match as_json {
-                true => print::json(&json!(message)),
-                false => print::block("", "", &message.body),
-            }
-            // The turn that had it was answered to another sender: this says so, and is no answer.
-            return Ok(if message.payload.get(ANSWERED) == Some(&json!(false)) { NO } else { OK });
-        }
-    }
-    let open = match client.call("GET", path::AGENTS, None) {
-        Ok(answer) => answer["agents"].as_array().into_iter().flatten().filter_map(|card| asks(card, to)).collect::<Vec<_>>().join(", "),
-        Err(_) => String::new(),
-    };
-    let hint = if open.is_empty() { String::new() } else { format!("; {open} waits for an approval: `agent-relay approvals`") };
-    Err(Failure::no(format!("no answer to message #{id} within {seconds} s{hint}; it will stand in `agent-relay inbox` when it comes")))
-}
 
 /// `inbox`
 pub fn inbox(inbox: &Inbox) -> Outcome {
     let client = Client::new(&Global::load(None, None)?)?;
-    let whose = inbox.whose.clone().unwrap_or_else(own_name);
+    let whose = match &inbox.whose {
+        Some(whose) => whose.clone(),
+        None => client.speaker()?,
+    };
     if inbox.follow {
         return follow_inbox(&client, inbox, &whose);
     }
@@ -259,7 +141,11 @@ fn show(message: &Message, chars_max: Option<usize>) {
 /// `get-message` and `message`
 pub fn get_message(id: MessageId, as_json: bool) -> Outcome {
     let client = Client::new(&Global::load(None, None)?)?;
+    let given = inside::given(&client, id)?;
     let body = client.call("GET", &path::message(id), None)?;
+    if let Some(given) = &given {
+        given.must_be(id, &body)?;
+    }
     if as_json {
         print::json(&body);
         return Ok(OK);
@@ -284,15 +170,6 @@ pub fn thread(thread: &Thread) -> Outcome {
             false => show(&message, None),
         }
     }
-    Ok(OK)
-}
-
-/// `react`
-pub fn react(react: &React) -> Outcome {
-    let client = Client::new(&Global::load(None, None)?)?;
-    let body = json!({"agentId": own_name(), "emoji": react.emoji});
-    client.call("POST", &path::message_part(react.id, "reactions"), Some(&body))?;
-    print::line(&format!("{} on message #{}", react.emoji, react.id));
     Ok(OK)
 }
 
@@ -342,7 +219,7 @@ pub fn tasks(tasks: &Tasks) -> Outcome {
             };
             let id = id(words.get(1))?;
             let note = words.get(2..).unwrap_or_default().join(" ");
-            let mut change = json!({"status": status, "agentId": own_name()});
+            let mut change = json!({"status": status, "agentId": client.speaker()?});
             if !note.is_empty() {
                 change["body"] = json!(note);
             }
@@ -383,6 +260,7 @@ fn list_tasks(tasks: &[Value], as_json: bool) -> Outcome {
 /// `tasks reopen --all`
 fn reopen_all(client: &Client, note: &str) -> Outcome {
     let mut opened = 0;
+    let own = client.speaker()?;
     loop {
         let answer = client.call("GET", &format!("{}?status=blocked", path::TASKS), None)?;
         let listed = answer["tasks"].as_array().into_iter().flatten();
@@ -392,7 +270,7 @@ fn reopen_all(client: &Client, note: &str) -> Outcome {
             return Ok(OK);
         }
         for id in ids {
-            let mut change = json!({"status": "open", "agentId": own_name()});
+            let mut change = json!({"status": "open", "agentId": own});
             if !note.is_empty() {
                 change["body"] = json!(note);
             }
@@ -401,20 +279,4 @@ fn reopen_all(client: &Client, note: &str) -> Outcome {
             opened += 1;
         }
     }
-}
-
-/// `reply`
-pub fn reply(reply: Reply) -> Outcome {
-    let body = text(reply.text, reply.stdin, "answer")?;
-    let client = Client::new(&Global::load(None, None)?)?;
-    let asked = client.call("GET", &path::message(reply.id), None)?;
-    let to = asked["from"].as_str().unwrap_or(USER).to_string();
-    let message = NewMessage { to, body, reply_to: Some(reply.id), reply_expected: Some(false), ..Default::default() };
-    let sent = client.call("POST", path::MESSAGES, Some(&json!(message)))?;
-    super::hook::done_by_session("replied", &[reply.id]);
-    match reply.json {
-        true => print::json(&sent),
-        false => print::line(&format!("message #{} to {}", sent["id"], sent["to"].as_str().unwrap_or_default())),
-    }
-    Ok(OK)
 }

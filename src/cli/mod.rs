@@ -17,6 +17,7 @@ pub mod messages;
 pub mod monitor;
 pub mod print;
 pub mod run;
+pub mod send;
 mod service;
 mod settings;
 pub mod token;
@@ -106,19 +107,19 @@ fn dispatch(mut arguments: Vec<String>) -> Outcome {
         Command::Up(up) => up::up(up),
         Command::Hub(options) => hub::hub(&options),
         Command::Run(run) => run::from_arguments("", &run.rest, run::Unknown::Refuse),
-        Command::Send(send) => messages::send(send),
+        Command::Send(send) => send::send(send),
         Command::Inbox(inbox) => messages::inbox(&inbox),
         Command::GetMessage(get) => messages::get_message(get.id, get.json),
         Command::Message(get) => messages::get_message(get.id, get.json),
         Command::Thread(thread) => messages::thread(&thread),
-        Command::React(react) => messages::react(&react),
+        Command::React(react) => send::react(&react),
         Command::Tasks(tasks) => messages::tasks(&tasks),
         Command::Whoami(whoami) => token::whoami(&whoami),
         Command::Guide(_) => {
             print::own(include_str!("guide.txt").trim_end());
             Ok(OK)
         }
-        Command::Reply(reply) => messages::reply(reply),
+        Command::Reply(reply) => send::reply(reply),
         Command::Agents(agents) => agents::agents(&agents),
         Command::Status(status) => agents::status(&status),
         Command::Attach(options) => attach::attach(&options),

@@ -6,8 +6,8 @@ use super::args::{Label, Token, Whoami};
 use super::client::Client;
 use super::exit::{Failure, OK, Outcome};
 use super::print;
-use crate::config::{Global, env};
-use crate::wire::api::{AGENT_ID_RULE, TokenRecord, encode, is_agent_id, path};
+use crate::config::Global;
+use crate::wire::api::{AGENT_ID_RULE, TokenRecord, USER, encode, is_agent_id, path};
 
 /// Life of an agent's token unless said otherwise, seconds.
 const AGENT_TTL: u64 = 24 * 3600;
@@ -102,21 +102,26 @@ fn list(client: &Client, as_json: bool) -> Outcome {
 pub fn whoami(whoami: &Whoami) -> Outcome {
     let global = Global::load(None, None)?;
     let client = Client::new(&global)?;
-    let (status, record) = client.raw("GET", &format!("{}/self", path::TOKENS), None)?;
+    // An agent knows its name before the relay has given it a token.
+    let waits = global.session.is_some() && global.token.is_none();
+    let (status, record) = if waits { (0, Value::Null) } else { client.raw("GET", path::TOKEN_SELF, None)? };
     if status == 401 {
         client.call("GET", path::AGENTS, None)?; // the relay's own sentence, with the cure
     }
-    if status != 200 {
+    if status != 200 && !waits {
         client.health()?; // whatever answers there may be no relay at all
     }
     // Other relays may not tell about tokens.
-    let record: TokenRecord = if status == 200 { serde_json::from_value(record).unwrap_or_default() } else { TokenRecord::default() };
-    let name = record.agent_id.clone().or_else(|| env("AGENT_RELAY_ID")).unwrap_or_else(|| crate::wire::api::USER.into());
+    let record = if status == 200 { TokenRecord::told(&record) } else { TokenRecord::default() };
+    let name = record.agent_id.clone().or(global.session).unwrap_or_else(|| USER.into());
     if whoami.json {
         print::json(&json!({"id": name, "relayUrl": global.relay_url, "home": global.home, "token": record}));
         return Ok(OK);
     }
     print::line(&format!("{name} at {}", global.relay_url));
+    if waits {
+        print::line("  token   none yet: its runner goes on asking the relay for one");
+    }
     if !record.profile_id.is_empty() {
         print::line(&format!("  token   {} {}, {}", record.profile_id, record.jti, ends(&record)));
         print::line(&format!("  scopes  {}", record.scopes.join(", ")));

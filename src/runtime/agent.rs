@@ -208,8 +208,8 @@ fn dispatch(ports: &mut Ports, effects: Vec<Effect>, tell: fn(&str)) -> Option<O
             Effect::ReadConfigToken => ports.heartbeat.order(heartbeat::Order::ReadConfigToken),
             Effect::WriteToken { token } => ports.heartbeat.order(heartbeat::Order::WriteToken { token }),
             Effect::Pump { rows, token } => ports.pump.order(pump::Order { rows, token, base: ports.relay.clone() }),
-            Effect::Spawn { process, provider_session, conversation, fresh, token, leftover } => {
-                let relay = ports.relay.url.clone();
+            Effect::Spawn { process, provider_session, conversation, fresh, token, relay_is_known, leftover } => {
+                let relay = relay_is_known.then(|| ports.relay.url.clone());
                 ports.provider.order(provider::Order::Spawn { process, provider_session, conversation, fresh, token, leftover, relay });
             }
             Effect::Verb { process, number, verb } => ports.provider.order(provider::Order::Verb { process, number, verb }),

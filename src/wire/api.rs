@@ -359,6 +359,13 @@ pub struct TokenRecord {
     pub expires_at: Option<i64>,
 }
 
+impl TokenRecord {
+    /// What a relay tells of the token that asks: `{"record": {…}}` or the bare record; one without a profile where it tells nothing.
+    pub fn told(body: &Value) -> TokenRecord {
+        TokenRecord::deserialize(body.get("record").unwrap_or(body)).unwrap_or_default()
+    }
+}
+
 /// One entry of an agent's reply obligations.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]

@@ -4,6 +4,7 @@ mod chaos;
 mod claude;
 mod commands;
 mod files;
+mod inside;
 mod outage;
 mod prompt;
 mod quirks;

@@ -68,6 +68,8 @@ pub enum Effect {
         fresh: String,
         /// Token for its environment.
         token: Option<Secret>,
+        /// Whether it is certain which relay that is; else its tools look into the configuration file, as the runner does.
+        relay_is_known: bool,
         /// What the store says of the last provider.
         leftover: Option<ProviderRecord>,
     },

@@ -156,7 +156,8 @@ impl Agent {
         self.status.forget_facts();
         let (conversation, fresh) = (self.life.record.session.clone(), self.rng.uuid());
         let token = self.tokens.for_provider();
-        self.after.push(Effect::Spawn { process, provider_session, conversation, fresh, token, leftover });
+        let relay_is_known = self.config.url_by_hand || self.link.known_instance;
+        self.after.push(Effect::Spawn { process, provider_session, conversation, fresh, token, relay_is_known, leftover });
     }
 
     pub(super) fn on_provider(&mut self, now: Now, event: ProviderEvent) {

@@ -64,8 +64,8 @@ pub enum Order {
         token: Option<Secret>,
         /// Record of the earlier life.
         leftover: Option<ProviderRecord>,
-        /// URL of the relay.
-        relay: String,
+        /// URL of the relay, as far as it is known.
+        relay: Option<String>,
     },
     /// A verb for the session of that process; dropped if it is another one by now.
     Verb {
@@ -326,7 +326,7 @@ impl Provider {
                 if let Some(record) = leftover {
                     end_leftover(&record);
                 }
-                self.spawn(process, provider_session, (&conversation, &fresh), (&relay, token))
+                self.spawn(process, provider_session, (&conversation, &fresh), (relay.as_deref(), token))
             }
             Order::Verb { process, number, verb } => {
                 let Some(running) = self.running.as_mut().filter(|running| running.number == process) else {

@@ -24,7 +24,7 @@ impl Provider {
         number: ProcessNumber,
         provider_session: String,
         (conversation, fresh): (&str, &str),
-        (relay, token): (&str, Option<Secret>),
+        (relay, token): (Option<&str>, Option<Secret>),
     ) -> bool {
         let started = (self.launch.plan)(conversation, fresh).and_then(|plan| self.start(plan, &provider_session, (relay, token)));
         match started {
@@ -44,7 +44,7 @@ impl Provider {
         &mut self,
         plan: Plan,
         provider_session: &str,
-        (relay, token): (&str, Option<Secret>),
+        (relay, token): (Option<&str>, Option<Secret>),
     ) -> Result<(Running, Option<String>), Refusal> {
         let Some((program, arguments)) = plan.command.split_first() else {
             return Err(Refusal { reason: "no command was given".into(), permanent: true });
@@ -60,7 +60,10 @@ impl Provider {
                 command.env_remove(name);
             }
             // Where the relay is by now: the runner may have been started before it was known.
-            command.env("AGENT_RELAY_URL", relay);
+            match relay {
+                Some(relay) => command.env("AGENT_RELAY_URL", relay),
+                None => command.env_remove("AGENT_RELAY_URL"),
+            };
             command.env(ENV_PORT, self.launch.control.0.to_string());
             command.env(ENV_CONTROL_TOKEN, self.launch.control.1.expose());
             command.env(ENV_PROVIDER_SESSION, provider_session);

@@ -33,13 +33,10 @@ enum Told {
 
 fn told(result: Result<(u16, Value), Cause>) -> Told {
     match result {
-        Ok((200, body)) => {
-            let record = body.get("record").unwrap_or(&body);
-            match serde_json::from_value::<TokenRecord>(record.clone()) {
-                Ok(record) if !record.profile_id.is_empty() => Told::Record(record),
-                _ => Told::Nothing,
-            }
-        }
+        Ok((200, body)) => match TokenRecord::told(&body) {
+            record if record.profile_id.is_empty() => Told::Nothing,
+            record => Told::Record(record),
+        },
         Ok((403 | 404 | 405, _)) => Told::Nothing,
         Ok((401, body)) => Told::Unknown(body),
         other => Told::Later(other),

@@ -1,0 +1,271 @@
+//! `send`, `reply`, `react`: what is said. Inside an agent's session the runner takes it where the relay cannot.
+
+use std::io::Read;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::args::{React, Reply, Send};
+use super::client::{Client, Follow};
+use super::exit::{Failure, Kind, NO, OK, Outcome};
+use super::inside::{self, Given};
+use super::print;
+use crate::config::Global;
+use crate::core::ids::MessageId;
+use crate::os;
+use crate::wire::MESSAGE_BODY_BYTES_MAX;
+use crate::wire::api::{ANSWERED, Message, NewMessage, URGENT, USER, path};
+use crate::wire::bus::RelayFrame;
+
+/// Text of the command line or of standard input.
+fn text(words: Vec<String>, stdin: bool, what: &str) -> Result<String, Failure> {
+    let text = match stdin {
+        true => {
+            let mut text = String::new();
+            let read = std::io::stdin().take(MESSAGE_BODY_BYTES_MAX as u64 + 1).read_to_string(&mut text);
+            read.map_err(|error| Failure::usage(format!("standard input is no text: {error}")))?;
+            text.trim_end_matches('\n').to_string()
+        }
+        false => words.join(" "),
+    };
+    if text.trim().is_empty() {
+        return Err(Failure::usage(format!("there is nothing to {what}: give a text, or --stdin to read it from a pipe")));
+    }
+    if text.len() > MESSAGE_BODY_BYTES_MAX {
+        return Err(Failure::usage(format!("the text is longer than {} KiB", MESSAGE_BODY_BYTES_MAX >> 10)));
+    }
+    Ok(text)
+}
+
+/// Said once, whichever way it goes: what the relay has taken although its answer was lost is the same message there.
+fn key(client: &Client, told: Option<String>) -> Option<String> {
+    let fresh = |agent: &str| format!("tool:{agent}:{}", os::sha256_hex(&os::secret()));
+    told.or_else(|| client.session().map(fresh))
+}
+
+/// To the relay; inside a session, where that cannot take it, to the runner.
+fn say(client: &Client, message: &NewMessage) -> Result<Value, Failure> {
+    let body = json!(message);
+    client.call("POST", path::MESSAGES, Some(&body)).or_else(|failure| inside::through_runner(client, failure, "/messages", &body))
+}
+
+/// What came of something that was said; true: the runner has it.
+fn tell_queued(answer: &Value, as_json: bool) -> bool {
+    let queued = answer["queued"] == true;
+    if queued && as_json {
+        print::json(answer);
+    } else if queued {
+        print::line("queued; sent when the relay is back");
+    }
+    queued
+}
+
+/// `send`
+pub fn send(send: Send) -> Outcome {
+    if send.task && send.urgent {
+        return Err(Failure::usage("a task waits until it is claimed: leave out --task or --urgent"));
+    }
+    let body = text(send.text, send.stdin, "send")?;
+    let client = Client::new(&Global::load(None, None)?)?;
+    // Listening begins before sending, so that no answer can slip through between.
+    let mut waiting = match send.wait {
+        Some(seconds) => Some(Waiting::begin(&client, &send.to, seconds, send.json)?),
+        None => None,
+    };
+    if send.task {
+        let title = send.subject.clone().unwrap_or_else(|| body.lines().next().unwrap_or_default().chars().take(80).collect());
+        let task = client.call("POST", path::TASKS, Some(&json!({"to": send.to, "title": title, "body": body})))?;
+        match send.json {
+            true => print::json(&task),
+            false => print::line(&format!("task {} as message #{}", task["id"], task["messageId"])),
+        }
+        return waiting.as_mut().map_or(Ok(OK), |waiting| waiting.wait(&task["messageId"]));
+    }
+    let message = NewMessage {
+        to: send.to,
+        subject: send.subject,
+        body,
+        reply_expected: send.no_reply.then_some(false),
+        idempotency_key: key(&client, send.key),
+        payload: send.urgent.then(|| (URGENT.to_string(), json!(true))).into_iter().collect(),
+        ..Default::default()
+    };
+    let Some(waiting) = &mut waiting else {
+        let sent = say(&client, &message)?;
+        return told(&sent, send.json);
+    };
+    let sent = client.call("POST", path::MESSAGES, Some(&json!(message)))?;
+    if send.json {
+        print::json(&sent);
+    }
+    if let Some(agent) = sent["resolvedToAgent"].as_str() {
+        waiting.to = agent.to_string();
+    }
+    waiting.wait(&sent["id"])
+}
+
+/// Says that something is sent, or on its way.
+fn told(sent: &Value, as_json: bool) -> Outcome {
+    if !tell_queued(sent, as_json) {
+        match as_json {
+            true => print::json(sent),
+            false => {
+                let many = match sent["recipients"].as_u64() {
+                    None => String::new(),
+                    Some(0) => " (nobody yet; it waits a day for who comes)".into(),
+                    Some(1) => " (one agent)".into(),
+                    Some(n) => format!(" ({n} agents)"),
+                };
+                print::line(&format!("message #{} to {}{many}", sent["id"], sent["to"].as_str().unwrap_or_default()));
+            }
+        }
+    }
+    Ok(OK)
+}
+
+/// Name of an agent that a message may have gone to, if it waits for an approval.
+fn asks(card: &Value, to: &str) -> Option<String> {
+    let id = card["id"].as_str()?;
+    let asks = card.pointer("/meta/pendingApprovals").and_then(Value::as_array).is_some_and(|open| !open.is_empty());
+    (asks && super::agents::is_there(card) && (id == to || is_group(to))).then(|| id.to_string())
+}
+
+/// Whether a target may mean several.
+fn is_group(to: &str) -> bool {
+    to.contains(':') || to == "broadcast"
+}
+
+/// Somebody waits for an answer.
+struct Waiting<'a> {
+    client: &'a Client,
+    follow: Follow,
+    own: String,
+    to: String,
+    seconds: u64,
+    json: bool,
+}
+
+impl<'a> Waiting<'a> {
+    fn begin(client: &'a Client, to: &str, seconds: u64, json: bool) -> Result<Waiting<'a>, Failure> {
+        let own = client.speaker()?;
+        let follow = client.follow(&["message.new"], &[&own])?;
+        Ok(Waiting { client, follow, own, to: to.into(), seconds, json })
+    }
+
+    /// Whether it answers that message, and comes from whom that can have gone to.
+    fn is_answer(&self, id: MessageId, message: &Message) -> bool {
+        let listed = message.payload.get("answers").and_then(Value::as_array).is_some_and(|ids| ids.contains(&json!(id)));
+        let from = if is_group(&self.to) { message.from != self.own } else { message.from == self.to };
+        from && !message.is_session_mirror() && (listed || message.reply_to == Some(id))
+    }
+
+    fn wait(&mut self, id: &Value) -> Outcome {
+        let id = MessageId(id.as_u64().unwrap_or(0));
+        let until = Instant::now() + Duration::from_secs(self.seconds.min(365 * 24 * 3600));
+        while let Some(frame) = self.follow.next(until.saturating_duration_since(Instant::now()))? {
+            let RelayFrame::Event { event, data, .. } = frame else {
+                continue;
+            };
+            match serde_json::from_value::<Message>(data) {
+                Ok(message) if event == "message.new" && self.is_answer(id, &message) => return self.show(&message),
+                _ => {}
+            }
+        }
+        let open = match self.client.call("GET", path::AGENTS, None) {
+            Ok(answer) => {
+                answer["agents"].as_array().into_iter().flatten().filter_map(|card| asks(card, &self.to)).collect::<Vec<_>>().join(", ")
+            }
+            Err(_) => String::new(),
+        };
+        let hint = if open.is_empty() { String::new() } else { format!("; {open} waits for an approval: `agent-relay approvals`") };
+        let text =
+            format!("no answer to message #{id} within {} s{hint}; it will stand in `agent-relay inbox` when it comes", self.seconds);
+        Err(Failure::no(text))
+    }
+
+    fn show(&self, message: &Message) -> Outcome {
+        self.client.call("POST", &path::message_part(message.id, "read"), Some(&json!({"agentId": self.own})))?;
+        match self.json {
+            true => print::json(&json!(message)),
+            false => {
+                print::note(&format!("message #{} from {}", message.id, message.from));
+                print::block("", "", &message.body);
+            }
+        }
+        // The turn that had it was answered to another sender: this says so, and is no answer.
+        Ok(if message.payload.get(ANSWERED) == Some(&json!(false)) { NO } else { OK })
+    }
+}
+
+/// Who is answered, and in which generation of the relay's data that message has its number.
+fn addressee(client: &Client, id: MessageId, given: Option<&Given>) -> Result<(String, Option<String>), Failure> {
+    let known = || given.filter(|given| !given.from.is_empty()).map(|given| (given.from.clone(), given.generation.clone()));
+    let (status, asked) = match client.raw("GET", &path::message(id), None) {
+        Ok(answer) => answer,
+        // The runner knows who wrote it.
+        Err(failure) => return known().filter(|_| inside::is_away(client, &failure)).ok_or(failure),
+    };
+    let text = |field: &str| asked[field].as_str().map(str::to_string);
+    match (status, known()) {
+        (200..=299, _) => {
+            if let Some(given) = given {
+                given.must_be(id, &asked)?;
+            }
+            Ok((text("from").unwrap_or_else(|| USER.into()), text("generation")))
+        }
+        // The relay has it no more, or takes the token no more: the agent was given it all the same.
+        (401 | 404, Some(known)) => Ok(known),
+        // Whoever may not see it does not answer it.
+        (403, _) => Err(Failure::no(text("error").unwrap_or_else(|| format!("message #{id} is not yours to see")))),
+        (404, None) => Err(Failure::no(format!("there is no message #{id}; nothing was sent"))),
+        _ => client.judged(status, asked).and(Err(Failure::no(format!("message #{id} cannot be seen")))),
+    }
+}
+
+/// `reply`
+pub fn reply(reply: Reply) -> Outcome {
+    let body = text(reply.text, reply.stdin, "answer")?;
+    let client = Client::new(&Global::load(None, None)?)?;
+    let given = inside::given(&client, reply.id)?;
+    let (to, generation) = addressee(&client, reply.id, given.as_ref())?;
+    let message = NewMessage {
+        to,
+        body,
+        reply_to: Some(reply.id),
+        generation,
+        reply_expected: Some(false),
+        idempotency_key: key(&client, None),
+        ..Default::default()
+    };
+    let sent = match say(&client, &message) {
+        // What it answers is of other data of the relay than those of now: the runner puts it into words.
+        Err(failure) if failure.kind == Kind::No && given.is_some() => inside::to_runner(&client, failure, "/messages", &json!(message)),
+        said => said,
+    }?;
+    if sent["queued"] != true {
+        super::hook::done_by_session("replied", &[reply.id]);
+    }
+    if sent["replyToUnknown"] == true {
+        print::note(&format!("the relay no longer has message #{}: the answer does not hang on it", reply.id));
+    }
+    told(&sent, reply.json)
+}
+
+/// `react`
+pub fn react(react: &React) -> Outcome {
+    let client = Client::new(&Global::load(None, None)?)?;
+    let given = inside::given(&client, react.id)?;
+    let mut body = json!({"agentId": client.speaker()?, "emoji": react.emoji});
+    if let Some(generation) = given.and_then(|given| given.generation) {
+        body["generation"] = json!(generation);
+    }
+    let way = format!("/messages/{}/reactions", react.id);
+    let answer = client
+        .call("POST", &path::message_part(react.id, "reactions"), Some(&body))
+        .or_else(|failure| inside::through_runner(&client, failure, &way, &body))?;
+    if !tell_queued(&answer, false) {
+        super::hook::done_by_session("replied", &[react.id]);
+        print::line(&format!("{} on message #{}", react.emoji, react.id));
+    }
+    Ok(OK)
+}
