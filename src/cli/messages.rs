@@ -16,13 +16,10 @@ use crate::wire::bus::RelayFrame;
 /// `inbox`
 pub fn inbox(inbox: &Inbox) -> Outcome {
     let client = Client::new(&Global::load(None, None)?)?;
-    let whose = match &inbox.whose {
-        Some(whose) => whose.clone(),
-        None => client.speaker()?,
-    };
     if inbox.follow {
-        return follow_inbox(&client, inbox, &whose);
+        return follow_inbox(&client, inbox);
     }
+    let whose = owner(&client, inbox)?;
     let messages = fetch(&client, inbox, &whose, MessageId(0))?;
     for message in &messages {
         show_line(inbox, message);
@@ -36,6 +33,11 @@ pub fn inbox(inbox: &Inbox) -> Outcome {
         print::line(&format!("no {}messages for {whose}", if inbox.all { "" } else { "unread " }));
     }
     Ok(OK)
+}
+
+/// Whose inbox: as said, else that of the session or of the token.
+fn owner(client: &Client, inbox: &Inbox) -> Result<String, Failure> {
+    inbox.whose.clone().map_or_else(|| client.speaker(), Ok)
 }
 
 /// A page of an inbox; behind a message if `since` names one.
@@ -69,12 +71,12 @@ fn mark(client: &Client, inbox: &Inbox, whose: &str, message: &Message) -> Resul
 const FOLLOW_RETRY: Duration = Duration::from_secs(2);
 
 /// Shows what is there and what comes, over outages of the relay too.
-fn follow_inbox(client: &Client, inbox: &Inbox, whose: &str) -> Outcome {
+fn follow_inbox(client: &Client, inbox: &Inbox) -> Outcome {
     // The highest id that was shown: ids ascend, so what comes has a higher one.
     let mut shown = MessageId(0);
     let mut away = false;
     loop {
-        let lost = match follow_once(client, inbox, whose, &mut shown, &mut away) {
+        let lost = match follow_once(client, inbox, &mut shown, &mut away) {
             Ok(never) => match never {},
             Err(failure) if failure.kind == super::exit::Kind::Unreachable => failure,
             Err(failure) => return Err(failure),
@@ -87,13 +89,8 @@ fn follow_inbox(client: &Client, inbox: &Inbox, whose: &str) -> Outcome {
     }
 }
 
-fn follow_once(
-    client: &Client,
-    inbox: &Inbox,
-    whose: &str,
-    shown: &mut MessageId,
-    away: &mut bool,
-) -> Result<std::convert::Infallible, Failure> {
+fn follow_once(client: &Client, inbox: &Inbox, shown: &mut MessageId, away: &mut bool) -> Result<std::convert::Infallible, Failure> {
+    let whose = &owner(client, inbox)?;
     // Listening begins before looking, so that nothing slips through between.
     let mut follow = client.follow(&["message.new"], &[whose])?;
     *away = false;

@@ -229,6 +229,7 @@ fn a_persons_commands_need_the_persons_word() {
     for arguments in [&["run", "--help"][..], &["agents", "--help"], &["guide"], &["generate", "man"], &["version"], &["hook", "busy"]] {
         session.ok(arguments);
     }
+    assert!(session.ok(&["doctor"]).contains("token      provider-agent"), "it looks with the agent's token");
     assert!(session.ok(&["label", "a", "web"]).contains("has the label web"));
     assert!(session.ok(&["guide"]).contains("AGENT_RELAY_TOKEN is only the first token"));
     assert!(session.ok(&["--help"]).contains("--as-operator"));

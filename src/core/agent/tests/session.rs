@@ -164,7 +164,8 @@ fn only_a_token_of_this_agent_goes_to_the_provider() {
     let agents = Some("provider-agent");
     // What is said of the token; what the relay answers when a token is to be made, and when it is asked whose this one is;
     // what the provider gets, or the words that end the runner.
-    let rows: Vec<(Option<&str>, u16, u16, &Value, Result<Option<&str>, &str>)> = vec![
+    type Row<'a> = (Option<&'a str>, u16, u16, &'a Value, Result<Option<&'a str>, &'a str>);
+    let rows: Vec<Row<'_>> = vec![
         (None, 403, 200, &own, Ok(Some("given"))),
         (None, 403, 200, &other, Err("a token of the agent b")),
         (None, 403, 200, &orchestrator, Err("profile orchestrator")),

@@ -37,7 +37,7 @@ fn told(result: Result<(u16, Value), Cause>) -> Told {
             record if record.profile_id.is_empty() => Told::Nothing,
             record => Told::Record(record),
         },
-        Ok((403 | 404 | 405, _)) => Told::Nothing,
+        Ok((403..=405, _)) => Told::Nothing,
         Ok((401, body)) => Told::Unknown(body),
         other => Told::Later(other),
     }
