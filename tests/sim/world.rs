@@ -1,6 +1,7 @@
 //! The simulated world: one event at a time, in the order of simulated time.
 
 mod person;
+mod tool;
 
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, VecDeque};
 use std::time::Duration;
@@ -18,7 +19,7 @@ use agent_relay::core::hub::{Hub, HubConfig, scopes_of};
 use agent_relay::core::ids::{CallNumber, PeerId, ProcessNumber, ProcessRef, TaskId, Ticket};
 use agent_relay::core::matching::Identity;
 use agent_relay::core::rng::Rng;
-use agent_relay::core::session::{Input, Output, Session};
+use agent_relay::core::session::{Input, Output, Session, Verb};
 use agent_relay::core::time::{Now, Tick, Wall};
 use agent_relay::core::{Cause, Machine};
 use agent_relay::demo::agent::{Abilities, DemoAgent, Disk, Entry, Output as DemoOutput};
@@ -251,6 +252,7 @@ pub struct World {
     partition: BTreeSet<usize>,
     pub healed: bool,
     pub person: person::Person,
+    tool: tool::Tool,
     pub story: Vec<String>,
     steps: u64,
 }
@@ -302,6 +304,7 @@ impl World {
             partition: BTreeSet::new(),
             healed: false,
             person: person::Person::new(rng.fork("person")),
+            tool: tool::Tool::new(rng.fork("tool")),
             story: Vec::new(),
             steps: 0,
         };
@@ -1143,6 +1146,9 @@ impl World {
                 Effect::Verb { process: order, number, verb } => {
                     let process = self.runners[runner].process.as_ref().filter(|p| !p.dead && p.order == order).map(|p| p.number);
                     if let Some(process) = process {
+                        if let Verb::Deliver(parcel) = &verb {
+                            self.use_tool(runner, parcel);
+                        }
                         let input = Input::Verb(number, verb);
                         self.send(format!("verb{runner}.{process}"), 1, Action::Session { runner, process, input });
                     }
