@@ -261,6 +261,14 @@ impl Agent {
             "unauthorized" | "token_expired" => self.on_auth_trouble(now, "bus"),
             "forbidden" if matches!(self.link.conn, Conn::Registering { .. }) => self.on_registration_refused(now, message),
             "unknown_agent" => self.reconnect(now, "register again"),
+            // It is tried again, perhaps in vain: whoever looks at the start must not believe that all is well.
+            _ if matches!(self.link.conn, Conn::Registering { .. }) => {
+                let text =
+                    format!("the relay {} does not register {}: {message}; it is tried again", self.config.relay_url, self.config.agent_id);
+                if self.status.may_log(now, &text) {
+                    self.out.push(Effect::Tell { text });
+                }
+            }
             _ => {}
         }
     }

@@ -44,7 +44,8 @@ impl Agent {
     pub(super) fn given(&self, id: MessageId) -> Vec<Given<'_>> {
         let done = self.inbox.done(id).map(|(at, from)| Given { at, from, subject: None, state: DONE });
         let delivered = self.turn.places().filter(|(at, _)| at.id == id).map(|(at, message)| (at, message, DELIVERED));
-        let waiting = self.inbox.waiting().chain(self.inbox.urgent()).filter(|(at, _)| at.id == id).map(|(at, message)| (at, message, WAITING));
+        let waiting =
+            self.inbox.waiting().chain(self.inbox.urgent()).filter(|(at, _)| at.id == id).map(|(at, message)| (at, message, WAITING));
         let mut all: Vec<Given<'_>> = done.collect();
         for (at, message, state) in delivered.chain(waiting) {
             // One that was opened again is under way once more.

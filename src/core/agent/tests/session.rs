@@ -229,6 +229,12 @@ fn a_refused_registration_ends_the_start_and_later_only_the_token() {
     bench.tell(Event::Bus(BusEvent::Framed(error("forbidden"))));
     let (code, message) = end(&mut bench).expect("ends");
     assert!(code == 2 && message.contains("refuses to register a: not yours"), "{message}");
+    // What is not about rights is said where the start is looked at, and tried again.
+    let mut bench = Bench::restored();
+    bench.tell(Event::Bus(BusEvent::Connected));
+    let effects = bench.tell(Event::Bus(BusEvent::Framed(error("component_taken"))));
+    let said = |effect: &Effect| matches!(effect, Effect::Tell { text } if text.contains("does not register a: not yours"));
+    assert!(effects.iter().any(said) && bench.agent.stop.is_none(), "{effects:?}");
     // Once it was registered the token is to blame, and a live session goes on.
     let mut bench = Bench::ready();
     bench.tell(Event::Bus(BusEvent::Lost(Cause::Offline("gone".into()))));
