@@ -534,6 +534,51 @@ fn claude_in_open_mode() {
     }
 }
 
+/// The tools of a session speak as its agent: long after the token that it was started with has ended, and while the relay is away.
+#[test]
+fn claude_tools_speak_as_the_agent_over_renewals_and_outages() {
+    for transport in ["stream", "tmux"] {
+        let Some(mut session) = Session::start("terminal", Hooks::All, json!({})) else { return };
+        session.transport = transport;
+        session.machine.set("IS_SANDBOX", "1");
+        let first = session.machine.ok(&["token", "create", "--agent", "a", "--ttl", "12"]);
+        let mut command = session.machine.command(super::support::BIN);
+        command.args(["run", "claude", "--headless", "--transport", transport, "--agent-id", "a", "--approval", "open"]);
+        let child = command.env("AGENT_RELAY_TOKEN", &first).stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null());
+        session.runner = Some(Running { child: child.stderr(std::process::Stdio::piped()).spawn().expect("starts") });
+        session.wait("idle");
+        let who = |session: &Session| -> Vec<Value> {
+            let text = std::fs::read_to_string(session.machine.work.join("who.txt")).unwrap_or_default();
+            text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+        };
+        session.asks("MARK-EARLY WHOAMI");
+        session.waits("the end of the first token", || {
+            let mut asked = session.machine.command(super::support::BIN);
+            (!asked.args(["whoami"]).env("AGENT_RELAY_TOKEN", &first).output().expect("runs").status.success()).then_some(())
+        });
+        session.asks("MARK-LATER WHOAMI");
+        let seen = who(&session);
+        assert_eq!(seen.len(), 2, "{seen:?}");
+        let jti = |at: usize| seen[at].pointer("/token/jti").and_then(Value::as_str).expect("a token").to_string();
+        assert!(seen.iter().all(|who| who["id"] == "a" && who["token"]["profileId"] == "provider-agent"), "{seen:?}");
+        assert_ne!(jti(0), jti(1), "with a newer token");
+        let id = session.machine.send("a", "MARK-AWAY LATE");
+        session.waits("the tool", || session.machine.work.join("waiting").exists().then_some(()));
+        session.hub = None;
+        std::fs::write(session.machine.work.join("go"), "").expect("writes");
+        let said = session.waits("the tool to have spoken", || {
+            std::fs::read_to_string(session.machine.work.join("late.txt")).ok().filter(|text| text.ends_with('\n'))
+        });
+        assert!(said.contains("queued"), "{said}");
+        session.hub = Some(session.machine.hub());
+        session.settled(&[id]);
+        let late = || session.machine.ok(&["inbox", "--all", "--json", "--limit", "1000"]).matches("late-words").count();
+        session.waits("the words", || (late() > 0).then_some(()));
+        assert_eq!(late(), 1);
+        session.end();
+    }
+}
+
 /// Read-only: what would ask is refused, in the terminal too, and the next message has its turn.
 #[test]
 fn claude_in_read_only_mode() {

@@ -1,6 +1,7 @@
 //! A model server on loopback that says what the newest message asks for, and remembers every request.
 //!
-//! Words in a message: `TOOL` (call a shell command first), `NAP` (one that takes three seconds), `ASK` (ask a question first), `AGENT` (start a subagent first),
+//! Words in a message: `TOOL` (call a shell command first), `NAP` (one that takes three seconds), `WHOAMI` (one that asks who
+//! the session is), `LATE` (one that waits for the file `go`, then sends something), `ASK` (ask a question first), `AGENT` (start a subagent first),
 //! `HANG` (say a word, then nothing, once for each message), `MUTE` (nothing at all, once), `SLOW` (three seconds of words),
 //! `ERR400`, `ERR529` (twice, then well).
 
@@ -184,6 +185,10 @@ fn serve(mut socket: TcpStream, memory: &Mutex<Memory>) {
     }
     let questions = json!({"questions": [{"question": "Which colour?", "header": "Colour", "multiSelect": false,
         "options": [{"label": "Red", "description": "warm"}, {"label": "Blue", "description": "cold"}]}]});
+    let whoami = json!({"command": "\"$AGENT_RELAY_BIN\" whoami --json >>who.txt", "description": "asks who it is"});
+    let wait = "touch waiting; while [ ! -e go ]; do sleep 0.05; done";
+    let late =
+        json!({"command": format!("{wait}; \"$AGENT_RELAY_BIN\" send user late-words >late.txt 2>&1"), "description": "tells later"});
     let nap = json!({"command": "touch napping; sleep 3", "description": "sleeps"});
     let task = json!({"description": "Look around", "subagent_type": "general-purpose", "prompt": "SUBTASK SLOW look around"});
     // A Stop hook that says what is owed: it is given.
@@ -197,6 +202,8 @@ fn serve(mut socket: TcpStream, memory: &Mutex<Memory>) {
             stream(&mut socket, &call_of(tool, "Write", &json!({"file_path": path, "content": newest.lines().last()})))
         }
         false if newest.contains("MAKE") => stream(&mut socket, &call_of(tool, "Bash", &json!({"command": "make -s nothing"}))),
+        false if newest.contains("WHOAMI") => stream(&mut socket, &call_of(tool, "Bash", &whoami)),
+        false if newest.contains("LATE") => stream(&mut socket, &call_of(tool, "Bash", &late)),
         false if newest.contains("NAP") => stream(&mut socket, &call_of(tool, "Bash", &nap)),
         false if newest.contains("ASK") => stream(&mut socket, &call_of(tool, "AskUserQuestion", &questions)),
         false if agent => stream(&mut socket, &call_of(tool, "Agent", &task)),

@@ -70,7 +70,7 @@ impl Scan {
             }
             let name = path.display().to_string();
             let is_log = path.extension().is_some_and(|end| end == "log" || end == "old");
-            if meta.is_file() && (is_log || mode & 0o044 != 0) {
+            if meta.is_file() && (is_log || (open && mode & 0o044 != 0)) {
                 let bytes = fs::read(&path).unwrap_or_default();
                 self.look(&name, &bytes, |_| true);
             }

@@ -25,8 +25,11 @@ impl World {
     /// A parcel reaches a provider: perhaps its tool says at once what there is to say. The same words under the same key,
     /// should it come once more.
     pub(super) fn use_tool(&mut self, runner: usize, parcel: &Parcel) {
-        let number = |line: &str| line.strip_prefix("[relay message #")?.split(' ').next()?.parse::<u64>().ok();
-        for id in parcel.text.lines().filter_map(number) {
+        let header = |line: &str| -> Option<(u64, String)> {
+            let (id, from) = line.strip_prefix("[relay message #")?.strip_suffix(']')?.split_once(" from ")?;
+            Some((id.parse().ok()?, from.to_string()))
+        };
+        for (id, sender) in parcel.text.lines().filter_map(header) {
             // The end of a task is an answer of its own kind.
             let task = self.sendings.iter().any(|sending| sending.task && sending.id == Some(id));
             let unknown = !self.sendings.iter().any(|sending| sending.id == Some(id));
@@ -36,7 +39,7 @@ impl World {
             self.say(format!("a tool of runner {runner} answers #{id}"));
             let life = self.runners[runner].life;
             let key = format!("tool:{runner}:{id}");
-            let body = json!({"to": "user", "body": "by the tool", "replyTo": id, "replyExpected": false, "idempotencyKey": key});
+            let body = json!({"to": sender, "body": "by the tool", "replyTo": id, "replyExpected": false, "idempotencyKey": key});
             let event = Event::Control(Ticket(1), ControlRequest::Message(body));
             self.after_ms(0, Action::Agent { runner, life, lane: lane::CONTROL, event });
         }
