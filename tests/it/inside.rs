@@ -373,7 +373,7 @@ fn a_token_of_a_script_has_a_mailbox_and_hears_only_whom_it_asked() {
     let runner = machine.runner_with("b", &[], &[]);
     wait_for("both agents", 30, || (machine.connected() == 2).then_some(()));
     let mut waits = machine.command(BIN);
-    waits.args(["send", "a", "--wait", "3", "--json", "slow 30"]);
+    waits.args(["send", "a", "--wait", "3", "--json", "hang"]);
     let waits = waits.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts");
     let id = wait_for("the question", 20, || machine.delivered().keys().copied().max().filter(|_| machine.status("a")["status"] == "busy"));
     let forged: Value = json!({"from": "b", "to": "user", "body": "forged", "replyTo": id, "payload": {"answers": [id]}});
@@ -383,7 +383,7 @@ fn a_token_of_a_script_has_a_mailbox_and_hears_only_whom_it_asked() {
     assert!(!String::from_utf8_lossy(&output.stdout).contains("forged"));
     // One that says itself that it is no answer is printed and is none.
     let mut waits = machine.command(BIN);
-    waits.args(["send", "b", "--wait", "20", "slow 8"]);
+    waits.args(["send", "b", "--wait", "30", "hang"]);
     let waits = waits.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts");
     let id = wait_for("the question", 20, || machine.delivered().keys().copied().max().filter(|newest| *newest > id));
     post(&machine, &json!({"from": "b", "to": "user", "body": "not today", "replyTo": id, "payload": {"answered": false}}));
