@@ -552,16 +552,16 @@ fn claude_tools_speak_as_the_agent_over_renewals_and_outages() {
             text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
         };
         session.asks("MARK-EARLY WHOAMI");
-        session.waits("the end of the first token", || {
-            let mut asked = session.machine.command(super::support::BIN);
-            (!asked.args(["whoami"]).env("AGENT_RELAY_TOKEN", &first).output().expect("runs").status.success()).then_some(())
-        });
+        let jti = |at: usize| who(&session)[at].pointer("/token/jti").and_then(Value::as_str).expect("a token").to_string();
+        let used = jti(0);
+        session.waits("the end of the token that was used", || (!session.machine.ok(&["token", "list"]).contains(&used)).then_some(()));
+        let mut asked = session.machine.command(super::support::BIN);
+        assert!(!asked.args(["whoami"]).env("AGENT_RELAY_TOKEN", &first).output().expect("runs").status.success(), "nor does the first");
         session.asks("MARK-LATER WHOAMI");
         let seen = who(&session);
         assert_eq!(seen.len(), 2, "{seen:?}");
-        let jti = |at: usize| seen[at].pointer("/token/jti").and_then(Value::as_str).expect("a token").to_string();
         assert!(seen.iter().all(|who| who["id"] == "a" && who["token"]["profileId"] == "provider-agent"), "{seen:?}");
-        assert_ne!(jti(0), jti(1), "with a newer token");
+        assert_ne!(used, jti(1), "with a newer token");
         let id = session.machine.send("a", "MARK-AWAY LATE");
         session.waits("the tool", || session.machine.work.join("waiting").exists().then_some(()));
         session.hub = None;

@@ -135,7 +135,7 @@ fn while_the_relay_is_away_an_answer_of_a_tool_is_the_answer() {
     let _runner = machine.runner("a");
     machine.wait_status("a", "idle");
     let session = Session::of(&machine, "a");
-    let slow = machine.send("a", "slow 4");
+    let slow = machine.send("a", "slow 12");
     wait_for("the turn", 20, || machine.delivered().contains_key(&slow).then_some(()));
     hub.kill();
     let number = slow.to_string();

@@ -222,7 +222,12 @@ impl Hub {
             }
             Call::MakeToken => Ok(Answer::Durable(201, self.make_token(actor, &object(request)?)?)),
             Call::ListTokens => Ok(Answer::Now(200, self.list_tokens(actor)?)),
-            Call::OwnToken => Ok(Answer::Now(200, json!(**actor))),
+            Call::OwnToken => {
+                let mut answer = json!(**actor);
+                // Ours in the first place; older tools read it bare.
+                answer["record"] = answer.clone();
+                Ok(Answer::Now(200, answer))
+            }
             Call::RenewToken => Ok(Answer::Durable(200, self.renew_token(&request.token)?)),
             Call::DeleteToken => {
                 self.delete_token(actor, first)?;
