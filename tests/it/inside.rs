@@ -433,3 +433,42 @@ fn a_number_of_two_hubs_is_no_number_to_answer() {
         assert_eq!(text.matches("one from user").count(), 2, "{text}");
     }
 }
+
+/// Another user, or a sandbox without network: an error with its reason, never another token.
+#[test]
+fn a_sandbox_or_another_user_is_told_why_and_speaks_as_nobody() {
+    let works = |words: &[&str]| Command::new(words[0]).args(&words[1..]).args(["true"]).output().is_ok_and(|out| out.status.success());
+    let machine = Machine::new("sandbox");
+    let _hub = machine.hub();
+    let _runner = machine.runner("a");
+    machine.wait_status("a", "idle");
+    let session = Session::of(&machine, "a");
+    // Where it can be read by others, only the file of the token refuses them: not the way to it.
+    let home = machine.home.clone();
+    for folder in [home.clone(), home.join("agents"), session.token_file().parent().expect("a folder").to_path_buf()] {
+        std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o711)).expect("mode");
+    }
+    let rows: [(&[&str], i32, &str); 2] = [
+        (&["unshare", "--user", "--map-current-user", "--net"], 3, "its runner does not answer either"),
+        (&["setpriv", "--reuid", "65534", "--clear-groups"], 2, "relay token cannot be read"),
+    ];
+    for (words, code, reason) in rows {
+        if !works(words) {
+            // A matter of the machine's kernel and rights, which nothing can install.
+            println!("{} is not possible here: skipped", words.join(" "));
+            continue;
+        }
+        let said = |arguments: &[&str]| {
+            let mut command = Command::new(words[0]);
+            command.args(&words[1..]).arg(BIN).args(arguments).env_clear().envs(&session.env).stdin(Stdio::null()).current_dir("/");
+            let output = command.output().expect("runs");
+            assert!(output.stdout.is_empty(), "{arguments:?}: {output:?}");
+            (output.status.code(), String::from_utf8_lossy(&output.stderr).trim().to_string())
+        };
+        let (got, text) = said(&["send", "user", "x"]);
+        assert!(got == Some(code) && text.contains(reason), "{words:?}: {got:?} {text}");
+        let (got, text) = said(&["whoami"]);
+        assert!(got == Some(code) && !text.contains("config.json"), "{words:?}: {got:?} {text}");
+    }
+    assert!(mail(&machine).is_empty(), "nothing was sent");
+}
