@@ -9,7 +9,7 @@ mod next;
 mod recover;
 mod settle;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -81,7 +81,7 @@ pub(super) struct Turns {
     asked: Vec<MessageRef>,
     number: BatchNumber,
     /// Senders of the last batch: others come first.
-    last: BTreeSet<String>,
+    last: Vec<String>,
     /// Nothing is claimed, and the store is not asked for more, before that.
     retry_at: Option<Tick>,
     renew_at: Option<Tick>,

@@ -3,8 +3,6 @@
 //! Table `senders` holds, for each sender of whom something waits, the place of the oldest, so that neither the next sender nor
 //! his messages are looked for among those of others.
 
-use std::collections::BTreeSet;
-
 use rusqlite::{Connection, Row, Rows, params};
 
 use crate::core::agent::store::{Choice, InboxMessage};
@@ -108,13 +106,12 @@ pub(super) fn read(db: &Connection, choice: &Choice) -> rusqlite::Result<(Vec<In
             window.fill(statement.query([INBOX_CACHED_MAX as i64 + 1])?, INBOX_CACHED_MAX, INBOX_CACHED_BYTES_MAX)?;
         }
         Choice::BySender { last } => {
-            let last: BTreeSet<&str> = last.iter().map(String::as_str).collect();
             for of_last in [false, true] {
                 let mut statement = db.prepare_cached(SENDERS)?;
                 let mut senders = statement.query([])?;
                 while let Some(row) = senders.next()? {
                     let sender = row.get_ref(0)?.as_str()?;
-                    if last.contains(sender) != of_last {
+                    if last.iter().any(|name| name == sender) != of_last {
                         continue;
                     }
                     if window.is_full(INBOX_CACHED_MAX, INBOX_CACHED_BYTES_MAX) {

@@ -4,8 +4,6 @@
 //! reads the words of another one in an answer of his. Next is whoever waits longest; who had the last batch only if nobody else
 //! waits. Where the agent answers by itself batches are mixed, in the order in which the messages came.
 
-use std::collections::BTreeSet;
-
 use serde_json::json;
 
 use super::{Batch, Entry, Phase};
@@ -63,7 +61,7 @@ impl Agent {
         let pauses = self.turn.retry_at.is_some_and(|at| at > now.tick);
         if !known {
             if self.inbox.is_partial() && !pauses {
-                let last = self.turn.last.iter().cloned().collect();
+                let last = self.turn.last.clone();
                 self.fetch_inbox(if self.is_mixed() { Choice::InOrder } else { Choice::BySender { last } });
             }
             return;
@@ -111,11 +109,12 @@ impl Agent {
         }
         let (mut batch, mut chars) = (Vec::new(), 0);
         // The order of each sender holds: nothing goes past something else of the same one.
-        let mut behind: BTreeSet<&str> = BTreeSet::new();
+        let mut behind: Vec<&str> = Vec::new();
         for (at, message) in waiting().filter(|(_, message)| kind == Kind::Notice || message.from == first.from) {
             let belongs = kind_of(message) == kind && same_voice(message);
-            if !belongs || behind.contains(message.from.as_str()) {
-                behind.insert(&message.from);
+            let waits = behind.contains(&message.from.as_str());
+            if !belongs || waits {
+                behind.extend((!waits).then_some(message.from.as_str()));
                 continue;
             }
             chars += text::size(message);
@@ -149,13 +148,17 @@ impl Agent {
 
     /// The senders of the batch under way come last from now on, also after a restart.
     pub(super) fn note_last(&mut self) {
-        let entries = self.turn.batch.iter().flat_map(|batch| &batch.entries);
-        let senders: BTreeSet<String> = entries.map(|entry| entry.message.from.clone()).collect();
+        let mut senders: Vec<String> = Vec::new();
+        for entry in self.turn.batch.iter().flat_map(|batch| &batch.entries) {
+            if !senders.contains(&entry.message.from) {
+                senders.push(entry.message.from.clone());
+            }
+        }
         if self.is_mixed() || self.turn.last == senders {
             return;
         }
-        let noted: Vec<&String> = senders.iter().take(LAST_NOTED_MAX).collect();
-        self.ops.push(StoreOp::Note { key: LAST_NOTE.into(), value: Some(json!(noted).to_string()) });
+        let noted = json!(senders[..senders.len().min(LAST_NOTED_MAX)]);
+        self.ops.push(StoreOp::Note { key: LAST_NOTE.into(), value: Some(noted.to_string()) });
         self.turn.last = senders;
     }
 }

@@ -164,10 +164,9 @@ impl Agent {
 
     /// What a turn said is for one sender. Where several wait (one of them was urgent, or an older version made the batch) a person
     /// gets it, else whoever waited longest, and the others are told to ask again, without a word of it.
-    fn answer(&mut self, now: Now, mut waiting: Vec<&Entry>, end: &TurnEnd, text: &str) {
-        waiting.sort_by_key(|entry| entry.at);
-        let person = waiting.iter().find(|entry| is_of_person(&entry.message));
-        let Some(one) = person.or(waiting.first()).map(|entry| entry.message.from.as_str()) else { return };
+    fn answer(&mut self, now: Now, waiting: Vec<&Entry>, end: &TurnEnd, text: &str) {
+        let first = waiting.iter().min_by_key(|entry| (!is_of_person(&entry.message), entry.at));
+        let Some(one) = first.map(|entry| entry.message.from.as_str()) else { return };
         // That it said nothing may be told to all; why it failed is in the provider's words.
         let is_silent = text.trim().is_empty() && !matches!(end, TurnEnd::Failed(_));
         let (his, of_others): (Vec<_>, Vec<_>) = waiting.iter().partition(|entry| is_silent || entry.message.from == one);
