@@ -106,7 +106,7 @@ pub fn session_token() -> Result<Option<String>, Trouble> {
         ))
     };
     let mut text = String::new();
-    match std::fs::File::open(&path).and_then(|file| file.take(TOKEN_BYTES_MAX).read_to_string(&mut text)) {
+    match crate::os::open_file(&path).and_then(|file| file.take(TOKEN_BYTES_MAX).read_to_string(&mut text)) {
         Ok(_) => {}
         // Its folder is there as long as the runner is; where it is not, this is another place.
         Err(error) if error.kind() == std::io::ErrorKind::NotFound && path.parent().is_some_and(Path::is_dir) => {}

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use ring::rand::{SecureRandom, SystemRandom};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::fs::OFlags;
 use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, Signal, getrlimit, kill_process, kill_process_group, pidfd_open, setrlimit};
 
 /// Random bytes for ids, tokens and seeds.
@@ -199,12 +200,21 @@ pub fn prepare_child(command: &mut std::process::Command, apart: bool) {
 /// Opens a file of ours, for its owner only (0600) where it is made; never through a symbolic link: whoever may write the folder
 /// could lead us to another file.
 pub fn open_private(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
-    options.mode(0o600).custom_flags(rustix::fs::OFlags::NOFOLLOW.bits() as i32).open(path).map_err(|error| {
+    options.mode(0o600).custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32).open(path).map_err(|error| {
         match fs::symlink_metadata(path).is_ok_and(|meta| meta.is_symlink()) {
             true => io::Error::new(io::ErrorKind::InvalidInput, "it is a symbolic link, where there must be a file of ours; remove it"),
             false => error,
         }
     })
+}
+
+/// Opens a file of ours for reading: a file, and neither a link to one nor something that would keep its reader waiting.
+pub fn open_file(path: &Path) -> io::Result<File> {
+    let file = open_private(path, OpenOptions::new().read(true))?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no file")),
+    }
 }
 
 /// Why the files below a folder are not safe from other users of this machine: everybody may write it or a folder above it, and

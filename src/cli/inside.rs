@@ -1,5 +1,6 @@
 //! Inside an agent's session a tool speaks as that agent or not at all. Which command does what there, and the way out.
 
+use std::io::Read;
 use std::os::unix::process::CommandExt;
 use std::process::Command as Process;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use super::exit::{Failure, Kind};
 use crate::config::env;
 use crate::core::ids::MessageId;
 use crate::edge::http::{Base, Http};
+use crate::os;
 use crate::secret::Secret;
 use crate::wire::control::{ENV_AGENT, ENV_CONTROL_TOKEN, ENV_PORT, ENV_TOKEN_FILE, RunnerInfo};
 
@@ -100,21 +102,25 @@ pub fn leave(program: &str, arguments: &mut Vec<String>) -> Result<(), Failure> 
 /// The runner answers from memory and its disk.
 const RUNNER_TIME: Duration = Duration::from_secs(10);
 
-/// The control ports of this session's runner: the one that it was started with, and the one that its file tells.
-fn ports(client: &Client, agent: &str) -> Vec<(String, String)> {
-    let started = env(ENV_PORT).map(|port| (format!("http://127.0.0.1:{port}"), env(ENV_CONTROL_TOKEN).unwrap_or_default()));
-    let text = std::fs::read_to_string(super::settings::info_path(client.home(), agent)).ok();
-    let told = text.and_then(|text| serde_json::from_str::<RunnerInfo>(&text).ok()).filter(|told| told.agent_id == agent);
-    started.into_iter().chain(told.map(|told| (told.control_url, told.control_token))).collect()
+/// Longest runner info file, bytes.
+const INFO_BYTES_MAX: u64 = 64 << 10;
+
+/// The control port of this session's runner: where its file says, since after a restart somebody else may have the port that the
+/// session was started with, and would get what is said, with the token of the port.
+fn port(client: &Client, agent: &str) -> Option<(String, String)> {
+    let mut text = String::new();
+    let file = os::open_file(&super::settings::info_path(client.home(), agent));
+    let read = file.and_then(|file| file.take(INFO_BYTES_MAX).read_to_string(&mut text));
+    let told = serde_json::from_str::<RunnerInfo>(&text).ok().filter(|told| read.is_ok() && told.agent_id == agent);
+    let started = || Some((format!("http://127.0.0.1:{}", env(ENV_PORT)?), env(ENV_CONTROL_TOKEN).unwrap_or_default()));
+    told.map(|told| (told.control_url, told.control_token)).or_else(started)
 }
 
 /// One exchange with the runner of this session; `None`: there is none, or it does not answer.
 fn ask(client: &Client, method: &str, path: &str, body: Option<&Value>) -> Option<(u16, Value)> {
     let agent = client.session()?;
-    ports(client, agent).into_iter().find_map(|(url, token)| {
-        let http = Http::new(Base::parse(&url).ok()?, RUNNER_TIME);
-        http.call_bearer(method, path, body, &Secret::new(token)).ok()
-    })
+    let (url, token) = port(client, agent)?;
+    Http::new(Base::parse(&url).ok()?, RUNNER_TIME).call_bearer(method, path, body, &Secret::new(token)).ok()
 }
 
 /// Whether the relay cannot take it now, or not yet, and the runner of this session can.

@@ -82,6 +82,7 @@ pub fn send(send: Send) -> Outcome {
         return waiting.as_mut().map_or(Ok(OK), |waiting| waiting.wait(&task["messageId"]));
     }
     let message = NewMessage {
+        from: client.session().map(str::to_string),
         to: send.to,
         subject: send.subject,
         body,
@@ -229,6 +230,7 @@ pub fn reply(reply: Reply) -> Outcome {
     let given = inside::given(&client, reply.id)?;
     let (to, generation) = addressee(&client, reply.id, given.as_ref())?;
     let message = NewMessage {
+        from: client.session().map(str::to_string),
         to,
         body,
         reply_to: Some(reply.id),

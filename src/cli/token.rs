@@ -113,6 +113,12 @@ pub fn whoami(whoami: &Whoami) -> Outcome {
     }
     // Other relays may not tell about tokens.
     let record = if status == 200 { TokenRecord::told(&record) } else { TokenRecord::default() };
+    if let Some(agent) = global.session.as_ref().filter(|agent| status == 200 && record.agent_id.as_ref() != Some(agent)) {
+        let whose = record.agent_id.as_deref().unwrap_or(&record.profile_id);
+        return Err(Failure::usage(format!(
+            "this is the session of {agent}, but its token is one of {whose}; AGENT_RELAY_TOKEN_FILE names another file"
+        )));
+    }
     let name = record.agent_id.clone().or(global.session).unwrap_or_else(|| USER.into());
     if whoami.json {
         print::json(&json!({"id": name, "relayUrl": global.relay_url, "home": global.home, "token": record}));

@@ -372,10 +372,12 @@ fn a_token_of_a_script_has_a_mailbox_and_hears_only_whom_it_asked() {
     // Somebody else names the message: that is no answer of whom was asked.
     let runner = machine.runner_with("b", &[], &[]);
     wait_for("both agents", 30, || (machine.connected() == 2).then_some(()));
+    let newest = || machine.delivered().keys().copied().max();
+    let before = newest();
     let mut waits = machine.command(BIN);
     waits.args(["send", "a", "--wait", "3", "--json", "hang"]);
     let waits = waits.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts");
-    let id = wait_for("the question", 20, || machine.delivered().keys().copied().max().filter(|_| machine.status("a")["status"] == "busy"));
+    let id = wait_for("the question", 20, || newest().filter(|_| newest() > before));
     let forged: Value = json!({"from": "b", "to": "user", "body": "forged", "replyTo": id, "payload": {"answers": [id]}});
     post(&machine, &forged);
     let output = waits.wait_with_output().expect("ends");
@@ -385,7 +387,7 @@ fn a_token_of_a_script_has_a_mailbox_and_hears_only_whom_it_asked() {
     let mut waits = machine.command(BIN);
     waits.args(["send", "b", "--wait", "30", "hang"]);
     let waits = waits.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts");
-    let id = wait_for("the question", 20, || machine.delivered().keys().copied().max().filter(|newest| *newest > id));
+    let id = wait_for("the question", 20, || newest().filter(|newest| *newest > id));
     post(&machine, &json!({"from": "b", "to": "user", "body": "not today", "replyTo": id, "payload": {"answered": false}}));
     let output = waits.wait_with_output().expect("ends");
     assert_eq!((output.status.code(), String::from_utf8_lossy(&output.stdout).trim()), (Some(1), "not today"));
@@ -471,4 +473,49 @@ fn a_sandbox_or_another_user_is_told_why_and_speaks_as_nobody() {
         assert!(got == Some(code) && !text.contains("config.json"), "{words:?}: {got:?} {text}");
     }
     assert!(mail(&machine).is_empty(), "nothing was sent");
+}
+
+/// A token of somebody else in the place of the session's own: nothing is said with it, not even by root's.
+#[test]
+fn a_token_of_somebody_else_in_the_place_of_ones_own_is_not_used() {
+    let machine = Machine::new("foreign-file");
+    let _hub = machine.hub();
+    let _runner = machine.runner("a");
+    machine.wait_status("a", "idle");
+    let mut session = Session::of(&machine, "a");
+    let (other, fifo, link) = (machine.work.join("other"), machine.work.join("fifo"), machine.work.join("link"));
+    std::os::unix::fs::symlink(session.token_file(), &link).expect("links");
+    assert!(Command::new("mkfifo").arg(&fifo).status().expect("runs").success());
+    let foreign = machine.ok(&["token", "create", "--agent", "c"]);
+    for token in [foreign.as_str(), machine.config()["token"].as_str().expect("an operator's")] {
+        std::fs::write(&other, token).expect("writes");
+        session.env.insert("AGENT_RELAY_TOKEN_FILE".into(), other.to_string_lossy().into_owned());
+        assert!(session.fails(2, &["send", "user", "x"]).contains("not as a"));
+        assert!(session.fails(2, &["whoami"]).contains("this is the session of a"));
+    }
+    // Neither a link nor what keeps its reader waiting is a file of ours.
+    for path in [&link, &fifo] {
+        session.env.insert("AGENT_RELAY_TOKEN_FILE".into(), path.to_string_lossy().into_owned());
+        assert!(session.fails(2, &["send", "user", "x"]).contains("relay token cannot be read"));
+    }
+    assert!(mail(&machine).is_empty(), "nothing was sent");
+}
+
+/// After a restart somebody else may have the port that the session was started with.
+#[test]
+fn what_is_said_goes_to_the_own_runner_whoever_has_its_former_port() {
+    let machine = Machine::new("former-port");
+    let mut hub = machine.hub();
+    let _runner = machine.runner("a");
+    machine.wait_status("a", "idle");
+    let mut session = Session::of(&machine, "a");
+    let stranger = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
+    let port = stranger.local_addr().expect("bound").port().to_string();
+    session.env.insert("AGENT_RELAY_RUNNER_PORT".into(), port);
+    hub.kill();
+    assert_eq!(session.ok(&["send", "user", "for the person"]), "queued; sent when the relay is back");
+    stranger.set_nonblocking(true).expect("a listener");
+    assert!(stranger.accept().is_err(), "the stranger was not even asked");
+    let _hub = machine.hub();
+    wait_mail(&machine, "for the person");
 }

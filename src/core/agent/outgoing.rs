@@ -16,6 +16,8 @@ type Refusal = (u16, Value);
 
 /// Longest target, key, channel and subject.
 const FIELD_BYTES_MAX: usize = 1000;
+/// How the keys of a runner's own messages begin.
+const OWN_KEYS: [&str; 3] = ["reply:", "task:", "not-started:"];
 /// Characters of a reaction, as a hub keeps them.
 const EMOJI_CHARS_MAX: usize = 16;
 
@@ -91,6 +93,10 @@ impl Agent {
     /// The same checks as a hub's: what is taken here will be taken there.
     fn check_tool_message(&self, message: &NewMessage) -> Result<(), Refusal> {
         self.must_be_own(message.from.as_deref())?;
+        // The keys of what the runner itself says would make its words look as if they had been said.
+        if message.idempotency_key.as_ref().is_some_and(|key| OWN_KEYS.iter().any(|own| key.starts_with(own))) {
+            return Err(refuse(422, "bad_key", "keys that begin like the runner's own are its own"));
+        }
         if message.to.trim().is_empty() {
             return Err(refuse(400, "no_target", "the message has no \"to\""));
         }
@@ -135,6 +141,10 @@ impl Agent {
             return Err(refuse(413, "message_too_large", format!("a message may have {most} bytes with its payload, this one has {size}")));
         }
         let generation = at.map_or(0, |at| at.generation);
+        // What goes to somebody else leaves the one who asked without an answer.
+        let told = payload["to"].as_str().unwrap_or_default().to_string();
+        let asker = answered.and_then(|id| self.given(id).iter().find(|given| Some(given.at) == at).map(|given| given.from.to_string()));
+        let answered = answered.filter(|_| asker.is_none_or(|asker| asker.is_empty() || asker == told));
         self.append(OutboxRow { kind: "message".into(), key: key.clone(), occurred_at: now.wall.0, payload, generation });
         self.queued(ticket, key, answered.map(|id| (id, generation)));
         Ok(())

@@ -298,11 +298,17 @@ fn a_message_of_a_tool_is_durable_before_it_is_answered_and_counts_as_the_answer
         assert_eq!((status, &body["queued"], &body["key"]), (202, &json!(true), &json!(queued[0].key)));
         assert!(rows(&bench.end_turn()).is_empty(), "{how}: nothing more is said");
     }
-    // Without that the final text is the answer.
+    // Without that, or where the words go to somebody else, the final text is the answer.
+    for elsewhere in [json!({"to": "b", "body": "something else"}), json!({"to": "b", "body": "elsewhere", "replyTo": 1})] {
+        let mut bench = Bench::with_message();
+        bench.control(ControlRequest::Message(elsewhere));
+        bench.commit();
+        assert_eq!(rows(&bench.end_turn()).len(), 1);
+    }
+    // Nor does a tool take the place of that answer by its key.
     let mut bench = Bench::with_message();
-    bench.control(ControlRequest::Message(json!({"to": "b", "body": "something else"})));
-    bench.commit();
-    assert_eq!(rows(&bench.end_turn()).len(), 1);
+    let squats = json!({"to": "b", "body": "x", "idempotencyKey": "reply:a:1"});
+    assert_eq!(reply(&bench.control(ControlRequest::Message(squats))).map(|(status, _)| status), Some(422));
 }
 
 #[test]
