@@ -23,6 +23,33 @@ pub const fn is(_name: &str) -> bool {
     false
 }
 
+#[cfg(planted)]
+thread_local! {
+    static UNCHECKED: std::cell::RefCell<String> = const { std::cell::RefCell::new(String::new()) };
+}
+
+/// From here on this thread asks nobody for rights where the place of that name would; empty: nowhere.
+#[cfg(planted)]
+pub fn uncheck(place: &str) {
+    UNCHECKED.set(place.to_string());
+}
+
+/// From here on this thread asks nobody for rights where the place of that name would: nothing happens in this build.
+#[cfg(not(planted))]
+pub const fn uncheck(_place: &str) {}
+
+/// Whether the place of this name is to ask nobody for rights.
+#[cfg(planted)]
+pub fn is_unchecked(place: &str) -> bool {
+    UNCHECKED.with_borrow(|unchecked| !place.is_empty() && unchecked == place)
+}
+
+/// Whether the place of this name is to ask nobody for rights: never in this build.
+#[cfg(not(planted))]
+pub const fn is_unchecked(_place: &str) -> bool {
+    false
+}
+
 /// What a test hands on to a process that it starts with an environment of its own: `command.envs(planted::env())`.
 #[cfg(planted)]
 pub fn env() -> Option<(&'static str, &'static str)> {
