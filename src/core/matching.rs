@@ -13,7 +13,7 @@ pub struct Identity {
     pub tags: Vec<String>,
     /// Registered capabilities.
     pub capabilities: Vec<String>,
-    /// False exactly when the profile has `relay.context` = false: the agent is narrow.
+    /// False exactly when the profile has `relay.context` = false: the agent is narrow.
     pub broad_targets: bool,
 }
 

@@ -28,7 +28,7 @@ pub struct Parts {
     pub config: AgentConfig,
     /// The relay.
     pub base: Base,
-    /// Where a replacement token may stand (R-147a), and where the agent's own is put for its tools.
+    /// Where a replacement token may stand, and where the agent's own is put for its tools.
     pub files: heartbeat::Files,
     /// The open store.
     pub store: Store,

@@ -1,5 +1,5 @@
-//! The relay token: made at the start from a stronger one (D-3), renewed in time, replaced after its
-//! end (R-147a). A runner never ends a live session because of a token.
+//! The relay token: made at the start from a stronger one, renewed in time, replaced after its
+//! end. A runner never ends a live session because of a token.
 
 mod file;
 mod judged;
@@ -108,7 +108,11 @@ impl Tokens {
         };
         let record: TokenRecord = serde_json::from_value(stored["record"].clone()).unwrap_or_default();
         let lives = record.expires_at.is_some_and(|end| end * 1000 > now.wall.0 + REUSE_LEFT_MS);
-        let same = stored["url"] == json!(config.relay_url) && record.agent_id.as_deref() == Some(&config.agent_id);
+        // The relay routes by the policy that stands in the token: one that names another, or was made before that, is of no use.
+        let policy = config.registration.meta.get("policyName").and_then(Value::as_str);
+        let same = stored["url"] == json!(config.relay_url)
+            && record.agent_id.as_deref() == Some(&config.agent_id)
+            && record.policy_name.as_deref() == policy;
         if let (true, true, Some(token)) = (lives, same, stored["token"].as_str()) {
             self.own = Some(Secret::new(token));
             self.record = record;
@@ -135,7 +139,7 @@ impl Tokens {
         }
     }
 
-    /// For the provider's environment and its file: never the one that was handed in, unless it is this agent's own (D-3).
+    /// For the provider's environment and its file: never the one that was handed in, unless it is this agent's own.
     pub fn for_provider(&self) -> Option<Secret> {
         if crate::planted::is("open-token") {
             return self.given.clone();

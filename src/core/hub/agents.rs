@@ -178,7 +178,9 @@ impl Hub {
         // Commands are routed by component id too: nobody takes one that another agent has or had, nor an agent's id.
         let component = registration.component_id.as_str();
         let taken = |name: &str| self.components.get(name).is_some_and(|owner| owner != id);
-        if taken(component) || (component != id && (component == USER || self.has_mailbox(component))) {
+        // One that is its own already needs no look at all the others, as when everybody comes back at once.
+        let is_its = component.is_empty() || component == id || self.components.get(component).is_some_and(|owner| owner == id);
+        if taken(component) || (!is_its && (component == USER || self.has_mailbox(component))) {
             return Err((422, "component_taken", format!("the componentId {component:?} belongs to another agent")));
         }
         // Whose token says so is that agent, whatever others call their components.
@@ -206,7 +208,7 @@ impl Hub {
         }
     }
 
-    /// Registers an agent over bus (with a peer) or HTTP. The newer registration wins (D-25).
+    /// Registers an agent over bus (with a peer) or HTTP. The newer registration wins.
     pub(super) fn register(
         &mut self,
         actor: &TokenRecord,

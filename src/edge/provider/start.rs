@@ -53,7 +53,7 @@ impl Provider {
         let program = found.as_deref().unwrap_or(program);
         let prepare = |command: &mut Command| {
             command.envs(plan.env.iter().map(|(k, v)| (k, v)));
-            // Last, whoever set them: what is an operator's does not go to an agent (D-3), and what was known of it says nothing
+            // Last, whoever set them: what is an operator's does not go to an agent, and what was known of it says nothing
             // about the agent's own token.
             let secrets = ["AGENT_RELAY_CRASH_AT", ENV_TOKEN].into_iter().chain(ENV_TOKEN_DATA);
             for name in secrets.chain(plan.unset.iter().map(String::as_str)) {

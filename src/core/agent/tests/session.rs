@@ -437,3 +437,31 @@ fn where_the_relay_has_no_generations_an_answer_names_none() {
     let row = rows(&effects).remove(0);
     assert!(row.payload.get("generation").is_none() && row.generation == 1, "{row:?}");
 }
+
+#[test]
+fn a_stored_token_is_used_again_only_if_it_names_the_policy() {
+    for (wanted, named, used) in
+        [(None, None, true), (Some("deploy"), Some("deploy"), true), (Some("deploy"), None, false), (None, Some("deploy"), false)]
+    {
+        let bench = Bench::begun(
+            |config| {
+                plain(config);
+                config.registration.meta.extend(wanted.map(|policy| ("policyName".to_string(), json!(policy))));
+            },
+            false,
+        );
+        let config = &bench.agent.config;
+        let end = bench.now.wall.0 / 1000 + 86_400;
+        let record = crate::wire::api::TokenRecord {
+            profile_id: "provider-agent".into(),
+            agent_id: Some("a".into()),
+            policy_name: named.map(str::to_string),
+            expires_at: Some(end),
+            ..Default::default()
+        };
+        let note = json!({"token": "stored", "record": record, "url": "http://x"}).to_string();
+        let mut tokens = super::super::tokens::Tokens::new(config);
+        tokens.restore(bench.now, config, &[("token".into(), note)]);
+        assert_eq!(tokens.for_call().is_some(), used, "{wanted:?} is wanted, {named:?} is named");
+    }
+}
