@@ -7,6 +7,7 @@ mod files;
 mod inside;
 mod outage;
 mod prompt;
+mod published;
 mod quirks;
 mod restores;
 mod rights;
