@@ -7,6 +7,7 @@
 pub mod agent;
 pub mod backoff;
 pub mod chars;
+pub mod commit;
 pub mod http;
 pub mod hub;
 pub mod ids;

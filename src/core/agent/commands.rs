@@ -92,7 +92,7 @@ impl Agent {
             let Some(at) = self.commands.order.iter().position(|id| self.commands.known.get(id).is_none_or(over)) else { break };
             let oldest = self.commands.order.remove(at).expect("found above");
             self.commands.known.remove(&oldest);
-            self.ops.push(StoreOp::CommandForget { id: oldest });
+            self.commits.write(StoreOp::CommandForget { id: oldest });
         }
     }
 
@@ -116,27 +116,27 @@ impl Agent {
             )
         });
         if !mine || !known_type || command.id.is_empty() {
-            self.after.extend(ack);
+            self.commits.defer_all(ack);
             return;
         }
         if self.commands.knows(&command.id) {
-            self.after.extend(ack);
+            self.commits.defer_all(ack);
             self.send_update(&command.id);
             return;
         }
         let id = command.id.clone();
         self.log("info", "runner", format!("command {} id={id}", command.kind));
         let command = Command { status: "accepted".into(), ..command };
-        self.ops.push(StoreOp::CommandPut(command.clone()));
+        self.commits.write(StoreOp::CommandPut(command.clone()));
         self.remember(Known { command: command.clone(), reported: false, frame: None });
-        self.after.extend(ack);
+        self.commits.defer_all(ack);
         self.tracker.start_claim(Claim { kind: ClaimKind::Command, id: id.clone(), expires: None });
         self.status.touch();
         for status in ["accepted", "running"] {
             self.send_progress(&id, status);
         }
         if !self.link.is_registered() {
-            self.commands.begun.push_back((self.commit_number + 1, id.clone()));
+            self.commands.begun.push_back((self.commits.newest() + 1, id.clone()));
         }
         self.execute(now, &command);
     }
@@ -207,7 +207,7 @@ impl Agent {
         };
         let (number, order) = self.life.verb(verb);
         self.commands.asked.insert(number, (command, now.tick + patience));
-        self.after.push(order);
+        self.commits.defer(order);
     }
 
     pub(super) fn on_answered(&mut self, now: Now, verb: VerbNumber, result: Result<Value, String>) {
@@ -293,7 +293,7 @@ impl Agent {
             error: command.error.clone(),
             reported: false,
         };
-        self.ops.push(mark);
+        self.commits.write(mark);
         self.tracker.finish_claim(ClaimKind::Command, id);
         self.status.touch();
         self.send_update(id);
@@ -314,7 +314,7 @@ impl Agent {
     fn send_progress(&mut self, id: &str, status: &str) {
         if self.link.is_registered() {
             let frame = self.link.frame_id();
-            self.after.push(Effect::Send(ClientFrame::CommandUpdate {
+            self.commits.defer(Effect::Send(ClientFrame::CommandUpdate {
                 id: frame,
                 command_id: id.to_string(),
                 status: status.into(),
@@ -334,7 +334,7 @@ impl Agent {
             let frame = self.link.frame_id();
             known.frame = Some(frame.clone());
             let update = ClientFrame::CommandUpdate { id: frame, command_id: id.to_string(), status, result, error };
-            self.after.push(Effect::Send(update));
+            self.commits.defer(Effect::Send(update));
         } else if command_is_final(&status) {
             let body = json!({"status": status, "result": result, "error": error});
             self.ask(Purpose::PatchCommand(id.to_string()), "PATCH", path::command(id), Some(body));
@@ -371,6 +371,6 @@ impl Agent {
         }
         known.reported = true;
         let Command { status, result, error, .. } = known.command.clone();
-        self.ops.push(StoreOp::CommandMark { id: id.to_string(), status, result, error, reported: true });
+        self.commits.write(StoreOp::CommandMark { id: id.to_string(), status, result, error, reported: true });
     }
 }

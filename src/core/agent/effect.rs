@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::store::{Batch, Choice, ProviderRecord, StoreOp};
+use crate::core::commit::Commit;
 use crate::core::ids::{CallNumber, PeerId, ProcessNumber, Ticket, VerbNumber};
 use crate::core::session::Verb;
 use crate::secret::Secret;
@@ -151,4 +152,10 @@ pub struct Outcome {
     pub code: u8,
     /// One sentence, if there is something to say.
     pub message: String,
+}
+
+impl From<Commit<StoreOp>> for Effect {
+    fn from(Commit { number, ops }: Commit<StoreOp>) -> Effect {
+        Effect::Commit { number, ops }
+    }
 }

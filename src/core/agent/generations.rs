@@ -124,7 +124,7 @@ impl Agent {
     fn add_generation(&mut self, name: String, told: Option<String>, family: Option<u32>) -> u32 {
         let number = self.generations.known.iter().map(|generation| generation.number).max().unwrap_or(0) + 1;
         let generation = Generation { number, family: family.unwrap_or(number), name, told, highest: MessageId::default() };
-        self.ops.push(StoreOp::GenerationPut(generation.clone()));
+        self.commits.write(StoreOp::GenerationPut(generation.clone()));
         self.generations.known.push(generation);
         number
     }
@@ -136,7 +136,7 @@ impl Agent {
             return;
         }
         self.generations.current = number;
-        self.ops.push(StoreOp::Note { key: RELAY_NOTE.into(), value: Some(name.clone()) });
+        self.commits.write(StoreOp::Note { key: RELAY_NOTE.into(), value: Some(name.clone()) });
         if before != 0 {
             self.log(
                 "warn",
@@ -195,7 +195,7 @@ impl Agent {
         if let Some(generation) = known.filter(|generation| generation.told.is_none() && told.is_some()) {
             generation.told = told.clone();
             let changed = generation.clone();
-            self.ops.push(StoreOp::GenerationPut(changed));
+            self.commits.write(StoreOp::GenerationPut(changed));
         }
     }
 

@@ -105,7 +105,7 @@ impl Agent {
         let open = |(id, _): &&(MessageId, u32)| self.given(*id).iter().any(|given| given.state != DONE);
         let open: Vec<&(MessageId, u32)> = self.hooks.replied.iter().filter(open).collect();
         let value = (!open.is_empty()).then(|| json!(open).to_string());
-        self.ops.push(StoreOp::Note { key: ANSWERED_NOTE.into(), value });
+        self.commits.write(StoreOp::Note { key: ANSWERED_NOTE.into(), value });
     }
 
     pub(super) fn restore_answered(&mut self, notes: &[(String, String)]) {
@@ -128,7 +128,7 @@ impl Agent {
 
     pub(super) fn tell_hook(&mut self, ticket: Ticket, event: String, payload: Value) {
         let (_, order) = self.life.verb(Verb::Hook { ticket, event, payload });
-        self.after.push(order);
+        self.commits.defer(order);
     }
 
     pub(super) fn on_hook_answer(&mut self, ticket: Ticket, answer: Option<Value>) {
@@ -152,7 +152,7 @@ impl Agent {
         self.hooks.monitors.remove(&ticket.peer());
         if self.hooks.waiting.remove(&ticket) {
             let (_, order) = self.life.verb(Verb::HookGone { ticket });
-            self.after.push(order);
+            self.commits.defer(order);
         }
     }
 
@@ -189,7 +189,7 @@ impl Agent {
 
     fn announce_to(&mut self, peer: PeerId, batch: BatchNumber, messages: &[Value]) {
         let frame = json!({"type": "message.deliver", "deliveryId": format!("batch-{batch}"), "messages": messages});
-        self.after.push(Effect::Say { peer, text: frame.to_string() });
+        self.commits.defer(Effect::Say { peer, text: frame.to_string() });
     }
 
     /// Subagents and the like; they keep the agent busy, but no message waits for them.

@@ -162,14 +162,14 @@ impl Agent {
     pub(super) fn on_message(&mut self, mut message: Message, frame: Option<String>) {
         let ack = frame.map(|frame_id| Effect::Send(ClientFrame::Ack { frame_id }));
         if message.id.is_none() {
-            self.after.extend(ack);
+            self.commits.defer_all(ack);
             return;
         }
         let at = self.place_of(&message);
         let verdict =
             if message.is_session_mirror() { Err("not for this agent") } else { matching::judge(&self.config.identity, &message) };
         if let Err(reason) = verdict {
-            self.after.extend(ack);
+            self.commits.defer_all(ack);
             self.ask_read(at, Some(reason));
             return;
         }
@@ -196,15 +196,15 @@ impl Agent {
             } else if self.turn.note_offered_again(at) {
                 self.ask_read(at, None);
             }
-            self.after.extend(ack);
+            self.commits.defer_all(ack);
             return;
         }
         self.note_place(at);
-        self.ops.push(StoreOp::InboxPut(InboxMessage { at, message: message.clone() }));
+        self.commits.write(StoreOp::InboxPut(InboxMessage { at, message: message.clone() }));
         self.inbox.keep(at, message);
         match crate::planted::is("acknowledge-before-commit") {
             true => self.out.extend(ack),
-            false => self.after.extend(ack),
+            false => self.commits.defer_all(ack),
         }
         self.mark_obligations_dirty();
         self.status.touch();
@@ -218,12 +218,12 @@ impl Agent {
     /// Asks the store what is next, behind all that is not durable yet: the answer knows of it.
     pub(super) fn fetch_inbox(&mut self, choice: Choice) {
         self.inbox.view = View::Asked { stale: false };
-        self.after.push(Effect::FetchInbox(choice));
+        self.commits.defer(Effect::FetchInbox(choice));
     }
 
     /// The message is done: body gone, place kept until the window moves on and the relay knows that it is read.
     pub(super) fn settle_message(&mut self, at: MessageRef, from: &str, read: bool, ended: Option<TaskEnd>) {
-        self.ops.push(StoreOp::InboxSettle { at, read, ended: ended.clone() });
+        self.commits.write(StoreOp::InboxSettle { at, read, ended: ended.clone() });
         if self.inbox.settled_places.insert(at) {
             self.inbox.settled.push_back(Done { at, ended, from: from.to_string() });
         }
@@ -238,7 +238,7 @@ impl Agent {
             }
             self.inbox.settled.pop_front();
             self.inbox.settled_places.remove(&oldest);
-            self.ops.push(StoreOp::InboxForget { at: oldest });
+            self.commits.write(StoreOp::InboxForget { at: oldest });
         }
     }
 
@@ -253,7 +253,7 @@ impl Agent {
     pub(super) fn forget_message(&mut self, at: MessageRef) {
         self.inbox.unread.remove(&at);
         self.calls.forget(&Purpose::Read(at));
-        self.ops.push(StoreOp::InboxForget { at });
+        self.commits.write(StoreOp::InboxForget { at });
     }
 
     /// Tells the relay that the message was read.
@@ -275,7 +275,7 @@ impl Agent {
     pub(super) fn on_read_told(&mut self, at: MessageRef) {
         self.inbox.unread.remove(&at);
         if self.inbox.is_settled(at) {
-            self.ops.push(StoreOp::InboxSettle { at, read: true, ended: None });
+            self.commits.write(StoreOp::InboxSettle { at, read: true, ended: None });
         }
         self.turn.note_read(at);
     }

@@ -147,7 +147,7 @@ impl Agent {
         self.life.record.provider_session = provider_session.clone();
         self.life.record.process = ProcessRef::default();
         // Known before it exists (D-23): whatever carries this id is ours to end, even if we die before we learn its pid.
-        self.ops.push(StoreOp::ProviderPut(self.life.record.clone()));
+        self.commits.write(StoreOp::ProviderPut(self.life.record.clone()));
         self.life.why = "the provider is being started".into();
         let leftover = self.life.leftover.take();
         self.life.processes = self.life.processes.next();
@@ -157,7 +157,7 @@ impl Agent {
         let (conversation, fresh) = (self.life.record.session.clone(), self.rng.uuid());
         let token = self.tokens.for_provider();
         let relay_is_known = self.config.url_by_hand || self.link.known_instance;
-        self.after.push(Effect::Spawn { process, provider_session, conversation, fresh, token, relay_is_known, leftover });
+        self.commits.defer(Effect::Spawn { process, provider_session, conversation, fresh, token, relay_is_known, leftover });
     }
 
     pub(super) fn on_provider(&mut self, now: Now, event: ProviderEvent) {
@@ -186,7 +186,7 @@ impl Agent {
     fn on_spawned(&mut self, process: ProcessRef, terminal: Option<String>) {
         self.life.terminal = terminal;
         self.life.record.process = process;
-        self.ops.push(StoreOp::ProviderPut(self.life.record.clone()));
+        self.commits.write(StoreOp::ProviderPut(self.life.record.clone()));
         if self.life.state != State::Spawning {
             // Told to end while it was being started: the word came before it could be heard.
             return self.end_provider(0);
@@ -196,7 +196,7 @@ impl Agent {
         let resume = (!self.life.record.session.is_empty())
             .then(|| Resume { session: self.life.record.session.clone(), evidence_for: self.traces() });
         let (_, open) = self.life.verb(Verb::Open { resume });
-        self.after.push(open);
+        self.commits.defer(open);
         self.status.touch();
     }
 
@@ -214,7 +214,7 @@ impl Agent {
         self.tracker.set_terminal(None);
         if self.life.record.session != opened.session {
             self.life.record.session = opened.session.clone();
-            self.ops.push(StoreOp::ProviderPut(self.life.record.clone()));
+            self.commits.write(StoreOp::ProviderPut(self.life.record.clone()));
         }
         self.log("info", "lifecycle", format!("provider ready agent={:?} session={} how={:?}", opened.agent, opened.session, opened.how));
         self.status.touch();
@@ -227,7 +227,7 @@ impl Agent {
         if self.life.record.session != session {
             self.log("info", "lifecycle", format!("the conversation is {session} now"));
             self.life.record.session = session;
-            self.ops.push(StoreOp::ProviderPut(self.life.record.clone()));
+            self.commits.write(StoreOp::ProviderPut(self.life.record.clone()));
             self.status.touch();
         }
     }
@@ -264,7 +264,7 @@ impl Agent {
             (failure, _) => failure.unwrap_or(reason),
         };
         (self.life.record.process, self.life.record.provider_session) = Default::default();
-        self.ops.push(StoreOp::ProviderPut(self.life.record.clone()));
+        self.commits.write(StoreOp::ProviderPut(self.life.record.clone()));
         self.tracker.clear_work(TURN);
         self.tracker.clear_all_work();
         self.approvals.clear();

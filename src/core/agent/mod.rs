@@ -1,9 +1,7 @@
 //! The runner's machine: owns claims and status of one agent.
 //!
-//! Dispatch and the commit rule live here; each source of events has a file of its own. The commit rule: what an event
-//! makes durable goes out as one [`Effect::Commit`], and every effect in `after` waits until that commit is on disk
-//! ("durable first, visible after"). A commit that fails is tried again until it succeeds or the process dies, so the
-//! machine may think ahead of the disk while nobody outside ever sees it.
+//! Dispatch lives here; each source of events has a file of its own. What an event makes durable is one commit, and
+//! what tells of it waits for that ([`CommitQueue`]).
 
 mod calls;
 mod commands;
@@ -28,12 +26,11 @@ mod text;
 mod tokens;
 mod turn;
 
-use std::collections::VecDeque;
-
 use self::config::AgentConfig;
 use self::effect::{Effect, Outcome};
 use self::event::{Event, StoreEvent, lane};
 use self::store::{Snapshot, StoreOp};
+use super::commit::{Closed, CommitQueue};
 use super::limits::*;
 use super::rng::Rng;
 use super::session::{Approval, Signal};
@@ -50,14 +47,7 @@ pub struct Agent {
     rng: Rng,
     /// Effects of the event at hand that may go out at once.
     out: Vec<Effect>,
-    /// Changes of the event at hand.
-    ops: Vec<StoreOp>,
-    /// Effects of the event at hand that wait for its commit.
-    after: Vec<Effect>,
-    commits: VecDeque<(u64, Vec<Effect>)>,
-    commit_number: u64,
-    store_trouble: Option<(Cause, Tick)>,
-    store_retry_at: Option<Tick>,
+    commits: CommitQueue<StoreOp, Effect>,
     restored: bool,
     finished: bool,
     generations: generations::Generations,
@@ -93,12 +83,7 @@ impl Agent {
             now: Now::default(),
             rng,
             out: Vec::new(),
-            ops: Vec::new(),
-            after: Vec::new(),
-            commits: VecDeque::new(),
-            commit_number: 0,
-            store_trouble: None,
-            store_retry_at: None,
+            commits: CommitQueue::default(),
             restored: false,
             finished: false,
             generations: generations::Generations::default(),
@@ -121,7 +106,7 @@ impl Agent {
 
     /// Commits that are under way; never more than `COMMITS_IN_FLIGHT_MAX`.
     pub fn commits_in_flight(&self) -> usize {
-        self.commits.len()
+        self.commits.in_flight()
     }
 
     fn log(&mut self, level: &'static str, component: &str, text: impl Into<String>) {
@@ -137,19 +122,9 @@ impl Agent {
             self.publish(now);
             self.advance_stop(now);
         }
-        if !self.ops.is_empty() {
-            assert!(self.commits.len() < COMMITS_IN_FLIGHT_MAX, "a lane was served without credit");
-            self.commit_number += 1;
-            let ops = std::mem::take(&mut self.ops);
-            self.out.push(Effect::Commit { number: self.commit_number, ops });
-            self.commits.push_back((self.commit_number, std::mem::take(&mut self.after)));
-        } else if !self.after.is_empty() {
-            let after = std::mem::take(&mut self.after);
-            match self.commits.back_mut() {
-                Some((_, waiting)) => waiting.extend(after),
-                None => self.out.extend(after),
-            }
-        }
+        let Closed { commit, visible } = self.commits.close(now.tick);
+        self.out.extend(commit.map(Effect::from));
+        self.out.extend(visible);
         std::mem::take(&mut self.out)
     }
 
@@ -157,13 +132,11 @@ impl Agent {
         match event {
             StoreEvent::Restored(snapshot) => self.on_restored(now, *snapshot),
             StoreEvent::Committed { upto, dropped } => {
-                if self.store_trouble.take().is_some() {
+                if self.commits.on_accepted() {
                     self.log("warn", "runner", "store accepts changes again");
                 }
-                self.store_retry_at = None;
-                while self.commits.front().is_some_and(|(number, _)| *number <= upto) {
-                    let (_, effects) = self.commits.pop_front().expect("looked at above");
-                    self.out.extend(effects);
+                while let Some(durable) = self.commits.next_durable(upto, now.tick) {
+                    self.out.extend(durable.after);
                 }
                 self.tell_begun(upto);
                 self.on_outbox_dropped(dropped);
@@ -171,12 +144,10 @@ impl Agent {
             StoreEvent::Broken(error) => self.on_store_broken(now, error),
             StoreEvent::Stalled(Cause::Store(error)) if error.kind.retry().is_none() => self.on_store_broken(now, error),
             StoreEvent::Stalled(cause) => {
-                let pause = cause.store_retry().unwrap_or(STORE_RETRY);
-                if self.store_trouble.is_none() {
-                    self.log("error", "runner", format!("store cannot be written: {cause}; nothing new is accepted until it can"));
-                    self.store_trouble = Some((cause, now.tick));
+                let news = format!("store cannot be written: {cause}; nothing new is accepted until it can");
+                if self.commits.on_stalled(now.tick, cause) {
+                    self.log("error", "runner", news);
                 }
-                self.store_retry_at = Some(now.tick + pause);
             }
             StoreEvent::InboxRows { rows, more } => self.on_inbox_rows(rows, more),
             StoreEvent::OutboxRows { rows } => self.on_outbox_rows(now, rows),
@@ -186,8 +157,7 @@ impl Agent {
     /// Nothing that waits for the disk was called done. The next start sets a damaged file aside and goes on.
     fn on_store_broken(&mut self, now: Now, error: StoreError) {
         self.log("error", "runner", error.text.clone());
-        self.store_retry_at = None;
-        self.store_trouble = Some((error.clone().into(), now.tick));
+        self.commits.on_broken(now.tick, error.clone().into());
         if !self.restored {
             return self.finish(1, error.text);
         }
@@ -283,12 +253,12 @@ impl Machine for Agent {
         }
         self.now = now;
         let due = |deadline: Option<Tick>| deadline.is_some_and(|at| at <= now.tick);
-        if due(self.store_retry_at) {
-            self.store_retry_at = None;
+        if due(self.commits.retry_at()) {
+            self.commits.forget_retry();
             self.out.push(Effect::RetryStore);
         }
         // Only what needs no commit may fire while the store has no credit.
-        if self.has_credit(COMMITS_RESERVED) {
+        if self.commits.has_credit(COMMITS_RESERVED) {
             if due(self.obligations_at) {
                 self.obligations_at = None;
                 self.ask_obligations();
@@ -308,8 +278,8 @@ impl Machine for Agent {
         if self.finished {
             return None;
         }
-        let mut next = self.store_retry_at;
-        if self.has_credit(COMMITS_RESERVED) {
+        let mut next = self.commits.retry_at();
+        if self.commits.has_credit(COMMITS_RESERVED) {
             let all = [
                 self.obligations_at,
                 self.link.next_deadline(),
@@ -330,18 +300,13 @@ impl Machine for Agent {
         match lane {
             lane::STORE | lane::MAIN => true,
             _ if !self.restored => false,
-            lane::CONTROL => self.has_credit(1),
-            _ => self.has_credit(COMMITS_RESERVED) || crate::planted::is("unbounded-lane"),
+            lane::CONTROL => self.commits.has_credit(1),
+            _ => self.commits.has_credit(COMMITS_RESERVED) || crate::planted::is("unbounded-lane"),
         }
     }
 }
 
 impl Agent {
-    /// Room for a commit while `reserve` more stay free for others.
-    fn has_credit(&self, reserve: usize) -> bool {
-        self.commits.len() + reserve < COMMITS_IN_FLIGHT_MAX
-    }
-
     fn finish(&mut self, code: u8, message: impl Into<String>) {
         if !self.finished {
             self.finished = true;

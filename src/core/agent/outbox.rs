@@ -98,7 +98,7 @@ impl Agent {
     /// Adds a row; it is sent once it is durable.
     pub(super) fn append(&mut self, row: OutboxRow) {
         self.outbox.pending += 1;
-        self.ops.push(StoreOp::OutboxAppend(row));
+        self.commits.write(StoreOp::OutboxAppend(row));
     }
 
     pub(super) fn pump_outbox(&mut self, _now: Now) {
@@ -107,7 +107,7 @@ impl Agent {
         if idle && self.tokens.is_decided() && self.outbox.heard {
             self.outbox.pump = Pump::Fetching;
             // Behind the commit of this event, so that a row just appended is seen.
-            self.after.push(Effect::FetchOutbox);
+            self.commits.defer(Effect::FetchOutbox);
         }
     }
 
@@ -156,7 +156,7 @@ impl Agent {
                 let text = format!("row {seq} is dropped: what it is about is of another relay ({name})");
                 self.log("warn", "outbox", text);
                 self.outbox.pending = self.outbox.pending.saturating_sub(1);
-                self.ops.push(StoreOp::OutboxDelete(vec![*seq]));
+                self.commits.write(StoreOp::OutboxDelete(vec![*seq]));
                 continue;
             }
             let unattached = self.outbox.unattached.contains(seq);
@@ -226,13 +226,13 @@ impl Agent {
                     self.log("fatal", "outbox", format!("row {seq} can never be sent, set aside: {error} (HTTP {status})"));
                     self.outbox.poisoned += 1;
                     self.outbox.pending = self.outbox.pending.saturating_sub(1);
-                    self.ops.push(StoreOp::OutboxPoison { seq, reason: format!("{error} (HTTP {status})") });
+                    self.commits.write(StoreOp::OutboxPoison { seq, reason: format!("{error} (HTTP {status})") });
                 }
             }
         }
         if !arrived.is_empty() {
             self.outbox.pending = self.outbox.pending.saturating_sub(arrived.len() as u64);
-            self.ops.push(StoreOp::OutboxDelete(arrived));
+            self.commits.write(StoreOp::OutboxDelete(arrived));
             self.outbox.attempt = 0;
         }
         if waits {

@@ -179,6 +179,6 @@ impl Agent {
         if let Some(answered) = answered {
             self.note_answered(vec![answered]);
         }
-        self.after.push(Effect::Reply { ticket, status: 202, body: json!({"queued": true, "key": key}) });
+        self.commits.defer(Effect::Reply { ticket, status: 202, body: json!({"queued": true, "key": key}) });
     }
 }

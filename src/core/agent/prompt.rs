@@ -228,7 +228,7 @@ impl Agent {
         self.note_prompt(HANDED);
         let (number, order) = self.life.verb(Verb::Inject { text, person: true });
         self.prompt.asked = Some(number);
-        self.after.push(order);
+        self.commits.defer(order);
         true
     }
 
@@ -282,7 +282,7 @@ impl Agent {
         if let Some(prompt) = self.config.prompt.clone() {
             self.remember_start(&prompt, Some(self.now.wall.0));
         }
-        self.ops.push(StoreOp::Note { key: NOTE.into(), value: Some(word.into()) });
+        self.commits.write(StoreOp::Note { key: NOTE.into(), value: Some(word.into()) });
         self.status.touch();
     }
 
@@ -299,7 +299,7 @@ impl Agent {
         starts.drain(..surplus);
         let show = |start: &Start| json!({"digest": start.digest, "request": start.request, "at": start.at});
         let text = Value::Array(starts.iter().map(show).collect()).to_string();
-        self.ops.push(StoreOp::Note { key: STARTS_NOTE.into(), value: Some(text) });
+        self.commits.write(StoreOp::Note { key: STARTS_NOTE.into(), value: Some(text) });
     }
 
     /// The runner ends in order: the next start of a person is a wish of its own.
@@ -308,7 +308,7 @@ impl Agent {
     }
 
     fn note_end(&mut self, word: &str) {
-        self.ops.push(StoreOp::Note { key: END_NOTE.into(), value: Some(word.into()) });
+        self.commits.write(StoreOp::Note { key: END_NOTE.into(), value: Some(word.into()) });
     }
 }
 

@@ -430,7 +430,7 @@ impl Agent {
             "approvals": self.approvals_json(), "turn": self.turn.summary(),
             "queues": {
                 "inboxWaiting": waiting, "inboxMoreInStore": more, "readsToTell": unread,
-                "outbox": self.outbox.summary(), "commitsInFlight": self.commits.len(),
+                "outbox": self.outbox.summary(), "commitsInFlight": self.commits.in_flight(),
             },
             "connection": {
                 "state": self.link.word(), "relayUrl": self.config.relay_url, "epoch": self.link.epoch,
@@ -443,7 +443,7 @@ impl Agent {
             "lastErrors": {
                 "bus": trouble(&self.link.last_error), "heartbeat": trouble(&self.calls.last_error),
                 "outbox": trouble(&self.outbox.last_error), "provider": trouble(&self.life.last_exit),
-                "store": self.store_trouble.as_ref().map(|(cause, at)| json!({"text": cause.to_string(), "agoMs": ago(*at)})),
+                "store": self.commits.trouble().map(|it| json!({"text": it.cause.to_string(), "agoMs": ago(it.since)})),
             },
             "approvalMode": self.config.approval_mode, "storeNote": self.config.store_note,
         })

@@ -156,7 +156,7 @@ impl Agent {
         if failed && !self.link.is_reached() && !self.link.is_off() {
             return false;
         }
-        let quiet = self.commits.is_empty() && self.ops.is_empty();
+        let quiet = self.commits.is_durable();
         let heard = self.outbox.is_empty() && self.commands.all_reported() && self.calls.is_quiet() && self.turn.is_quiet();
         quiet && (heard || !self.link.is_reached())
     }

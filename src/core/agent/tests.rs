@@ -112,7 +112,7 @@ impl Bench {
 
     /// Everything that was ordered is on disk.
     fn commit(&mut self) -> Vec<Effect> {
-        let upto = self.agent.commit_number;
+        let upto = self.agent.commits.newest();
         self.tell(Event::Store(StoreEvent::Committed { upto, dropped: Vec::new() }))
     }
 

@@ -276,7 +276,7 @@ impl Agent {
         }
         record.agent_id.get_or_insert_with(|| self.config.agent_id.clone());
         let note = json!({"token": token, "record": record, "url": self.config.relay_url}).to_string();
-        self.ops.push(StoreOp::Note { key: TOKEN_NOTE.into(), value: Some(note) });
+        self.commits.write(StoreOp::Note { key: TOKEN_NOTE.into(), value: Some(note) });
         self.tokens.is_agents = true;
         self.tokens.accepted_once = true;
         self.use_token(now, Secret::new(token), record);

@@ -214,12 +214,12 @@ impl Agent {
         for entry in &mut entries {
             entry.key = parcel.key.clone();
             let (at, state, batch) = (entry.at, InboxState::Delivering, batch.number);
-            self.ops.push(StoreOp::InboxMark { at, state, batch, evidence: String::new() });
+            self.commits.write(StoreOp::InboxMark { at, state, batch, evidence: String::new() });
         }
         batch.entries.append(&mut entries);
         self.note_last();
         let (_, order) = self.life.verb(Verb::Deliver(parcel));
-        self.after.push(order);
+        self.commits.defer(order);
     }
 
     /// Makes the claims that the batch lacks, then sends it.
@@ -286,7 +286,7 @@ impl Agent {
             _ => {
                 let entry = batch.entries.remove(place);
                 let state = InboxState::Received;
-                self.ops.push(StoreOp::InboxMark { at, state, batch: BatchNumber::default(), evidence: String::new() });
+                self.commits.write(StoreOp::InboxMark { at, state, batch: BatchNumber::default(), evidence: String::new() });
                 self.inbox.put_back(at, entry.message);
                 self.turn.retry_at = Some(now.tick + DELIVERY_RETRY);
             }
@@ -404,7 +404,7 @@ impl Agent {
         for entry in batch.entries.iter_mut().filter(|entry| !entry.confirmed && wanted(entry)) {
             entry.confirmed = true;
             let (at, state, batch) = (entry.at, InboxState::Confirmed, number);
-            self.ops.push(StoreOp::InboxMark { at, state, batch, evidence: evidence.into() });
+            self.commits.write(StoreOp::InboxMark { at, state, batch, evidence: evidence.into() });
         }
         for entry in batch.entries.iter().filter(|entry| wanted(entry)) {
             if !entry.read {

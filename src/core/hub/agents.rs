@@ -254,7 +254,7 @@ impl Hub {
         let epoch = agent.stored.epoch;
         self.keep_component(id, &component);
         let stored = self.agents[id].stored.clone();
-        self.ops.push(HubOp::AgentPut(stored));
+        self.commits.write(HubOp::AgentPut(stored));
         self.senders.remove(id);
         self.set_offline_at(id, offline_at);
         if let Some(old) = old_peer.filter(|old| Some(*old) != peer) {
@@ -346,7 +346,7 @@ impl Hub {
         agent.stored.components.iter().for_each(|component| {
             self.components.remove(component);
         });
-        self.ops.push(HubOp::AgentDelete { id: id.to_string() });
+        self.commits.write(HubOp::AgentDelete { id: id.to_string() });
         if let Some(queue) = self.queues.get_mut(id) {
             queue.until = Some(self.now.wall.0 + QUEUED_FOR.as_millis() as i64);
         }
@@ -448,13 +448,13 @@ impl Hub {
             self.queues.iter().filter(|(_, q)| q.until.is_some_and(|until| until < wall)).map(|(id, _)| id.clone()).collect();
         for recipient in old {
             self.queues.remove(&recipient);
-            self.ops.push(HubOp::QueueDrop { recipient });
+            self.commits.write(HubOp::QueueDrop { recipient });
         }
         let (gone, kept) = std::mem::take(&mut self.unresolved).into_iter().partition(|u| u.until < wall);
         self.unresolved = kept;
         let gone: Vec<super::messages::Unresolved> = gone;
         for message in gone {
-            self.ops.push(HubOp::Unresolved { message: message.id, until: None });
+            self.commits.write(HubOp::Unresolved { message: message.id, until: None });
         }
         self.senders.retain(|_, until| *until > wall);
         self.expire_commands();
@@ -476,7 +476,7 @@ impl Hub {
         self.next_retention = Some(self.now.tick + RETENTION_INTERVAL);
         let before = |kept: std::time::Duration| self.now.wall.0 - kept.as_millis() as i64;
         let (session_before, before) = (before(SESSION_KEPT), before(MESSAGES_KEPT));
-        self.ops.push(HubOp::Retain { session_before, before, limit: RETENTION_BATCH });
+        self.commits.write(HubOp::Retain { session_before, before, limit: RETENTION_BATCH });
     }
 
     pub(super) fn on_retired(&mut self, retired: super::event::Retired) {

@@ -75,13 +75,14 @@ impl Hub {
         if self.stopping {
             return self.refuse(ticket, 503, "stopping", "the hub is stopping");
         }
-        if let Some(cause) = self.store_trouble.as_ref().filter(|_| request.method != "GET") {
+        if let Some(trouble) = self.commits.trouble().filter(|_| request.method != "GET") {
+            let cause = &trouble.cause;
             let text = format!("the hub cannot store anything for now ({cause}); nothing of this request was accepted");
             return self.refuse(ticket, 503, "store_unavailable", &text);
         }
         match self.route_request(ticket, &request) {
             Ok(Answer::Now(status, body)) => self.respond(ticket, status, body),
-            Ok(Answer::Durable(status, body)) => self.after.push(After::Answer { ticket, status, body }),
+            Ok(Answer::Durable(status, body)) => self.commits.defer(After::Answer { ticket, status, body }),
             Ok(Answer::Later) => {}
             Err((status, code, sentence)) => self.refuse(ticket, status, code, &sentence),
         }
@@ -200,7 +201,7 @@ impl Hub {
             }
             Call::MakeTask => {
                 let (task, sent) = self.make_task(actor, &object(request)?)?;
-                self.after.push(After::Route { sent });
+                self.commits.defer(After::Route { sent });
                 Ok(Answer::Durable(201, json!(task)))
             }
             Call::ListTasks => self.ask(ticket, Query::Tasks { status: query(request, "status"), viewer }),
@@ -409,7 +410,7 @@ impl Hub {
                 };
                 agent.stored.label = label;
                 let stored = agent.stored.clone();
-                self.ops.push(HubOp::AgentPut(stored));
+                self.commits.write(HubOp::AgentPut(stored));
                 self.resolve_for(id);
                 return Ok(Answer::Durable(200, self.card_for(actor, id)));
             }
@@ -420,12 +421,7 @@ impl Hub {
     fn send_one(&mut self, ticket: Ticket, actor: &TokenRecord, body: Value) -> Routed {
         let new: NewMessage = serde_json::from_value(body).map_err(|error| (400, "bad_message", error.to_string()))?;
         let sent = self.prepare(actor, plain(new))?;
-        if crate::planted::is("visible-before-durable") {
-            self.respond(ticket, 201, json!(sent.message));
-            self.route(&sent);
-            return Ok(Answer::Later);
-        }
-        self.after.push(After::Sent { ticket, sent });
+        self.commits.defer(After::Sent { ticket, sent });
         Ok(Answer::Later)
     }
 
@@ -442,7 +438,7 @@ impl Hub {
             let sent = new.and_then(|new| self.prepare(actor, plain(new)));
             rows.push(sent.map_err(|(status, code, sentence)| (status, error_body(code, &sentence))));
         }
-        self.after.push(After::Batch { ticket, rows });
+        self.commits.defer(After::Batch { ticket, rows });
         Ok(Answer::Later)
     }
 
@@ -505,7 +501,7 @@ impl Hub {
                     // What is read need not be delivered any more.
                     queue.ids.remove(&id);
                 }
-                self.ops.push(HubOp::Read { message: id, recipient: reader.clone(), at: self.now.wall.0, reason });
+                self.commits.write(HubOp::Read { message: id, recipient: reader.clone(), at: self.now.wall.0, reason });
                 self.emit("message.read", &reader, json!({"messageId": id, "agentId": reader}));
                 Ok(Answer::Durable(204, Value::Null))
             }
@@ -515,8 +511,8 @@ impl Hub {
                     return Err((400, "no_emoji", "a reaction needs an \"emoji\"".into()));
                 }
                 let sees_all = own.is_none() && allows(actor, "message:read");
-                self.ops.push(HubOp::Reacted { message: id, agent: reader.clone(), emoji, at: self.now.wall.0, sees_all });
-                self.after.push(After::Reacted { ticket, message: id, agent: reader });
+                self.commits.write(HubOp::Reacted { message: id, agent: reader.clone(), emoji, at: self.now.wall.0, sees_all });
+                self.commits.defer(After::Reacted { ticket, message: id, agent: reader });
                 Ok(Answer::Later)
             }
         }

@@ -66,7 +66,7 @@ impl Hub {
         let expires_at = self.now.wall.0 + CLAIM_LEASE.as_millis() as i64;
         let until = self.now.tick + CLAIM_LEASE;
         self.set_claim(message, Some(Claim { agent: agent.to_string(), until, read }));
-        self.ops.push(HubOp::ClaimPut { message, agent: agent.to_string(), expires_at });
+        self.commits.write(HubOp::ClaimPut { message, agent: agent.to_string(), expires_at });
         if !renewed {
             if let Some(task) = task.filter(|task| self.tasks.get(task).is_some_and(|open| open.status == "open")) {
                 self.mark_task(task, "claimed", Some(agent.to_string()), Value::Null);
@@ -134,7 +134,7 @@ impl Hub {
                 queue.ids.remove(&message);
             }
         }
-        self.ops.push(HubOp::ClaimEnd { message, reoffer: false, at: self.now.wall.0 });
+        self.commits.write(HubOp::ClaimEnd { message, reoffer: false, at: self.now.wall.0 });
     }
 
     /// The store has taken it away: nobody wanted it in all that time.
@@ -173,7 +173,7 @@ impl Hub {
                 queue.ids.remove(&message);
             }
         }
-        self.ops.push(HubOp::OfferHeld { message, at: self.now.wall.0 });
+        self.commits.write(HubOp::OfferHeld { message, at: self.now.wall.0 });
     }
 
     /// Unread and unacknowledged again for everybody, also for whoever held it.
@@ -181,11 +181,11 @@ impl Hub {
         self.set_claim(message, None);
         let Some(offer) = self.offers.get(&message) else { return };
         let recipients = offer.recipients.clone();
-        self.ops.push(HubOp::ClaimEnd { message, reoffer: true, at: self.now.wall.0 });
+        self.commits.write(HubOp::ClaimEnd { message, reoffer: true, at: self.now.wall.0 });
         for recipient in &recipients {
             self.queues.entry(recipient.clone()).or_default().ids.insert(message);
         }
-        self.after.push(After::Offer { recipients });
+        self.commits.defer(After::Offer { recipients });
     }
 
     fn reoffer(&mut self, message: MessageId) {

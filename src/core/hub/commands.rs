@@ -64,10 +64,10 @@ impl Hub {
             ..Default::default()
         };
         self.commands.insert(command.id.clone(), command.clone());
-        self.ops.push(HubOp::CommandPut(command.clone()));
+        self.commits.write(HubOp::CommandPut(command.clone()));
         if let Some(peer) = self.agents.get(&agent).and_then(|a| a.peer).filter(|peer| self.takes_commands(*peer)) {
             let text = RelayFrame::Command { id: command.id.clone(), command: command.clone() }.to_text();
-            self.after.push(After::Effect(Effect::PeerSend { peer, text }));
+            self.commits.defer(After::Effect(Effect::PeerSend { peer, text }));
         }
         Ok(command)
     }
@@ -124,7 +124,7 @@ impl Hub {
     }
 
     fn store_command(&mut self, command: Command) {
-        self.ops.push(HubOp::CommandPut(command.clone()));
+        self.commits.write(HubOp::CommandPut(command.clone()));
         self.emit("command.updated", &command.target, json!({"commandId": command.id, "status": command.status}));
         match command_is_final(&command.status) {
             true => self.commands.remove(&command.id),

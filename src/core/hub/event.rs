@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::generations::{DataState, Mark, StoredGeneration};
 use crate::core::Cause;
+use crate::core::commit::Commit;
 use crate::core::http::{Body, Figures, Request};
 use crate::core::ids::{MessageId, PeerId, TaskId, Ticket};
 use crate::core::store::StoreError;
@@ -209,6 +210,12 @@ pub enum Effect {
     Broken(StoreError),
     /// Always last.
     Finish,
+}
+
+impl From<Commit<HubOp>> for Effect {
+    fn from(Commit { number, ops }: Commit<HubOp>) -> Effect {
+        Effect::Commit { number, ops }
+    }
 }
 
 /// What waits for a commit.

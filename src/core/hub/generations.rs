@@ -214,7 +214,7 @@ impl Hub {
             (self.last_message.plus(MESSAGE_BLOCK), self.last_task.plus(TASK_BLOCK));
         let starts = data.starts.max(mark.map_or(0, |mark| mark.starts)) + 1;
         let (messages_end, tasks_end) = (self.generations.messages_end, self.generations.tasks_end);
-        self.ops.push(HubOp::Adopt { generation, messages_end, tasks_end, starts, copy: why.is_some(), at: self.now.wall.0 });
+        self.commits.write(HubOp::Adopt { generation, messages_end, tasks_end, starts, copy: why.is_some(), at: self.now.wall.0 });
         if let Some(why) = why {
             self.on_copy(why, snapshot);
         }
@@ -243,7 +243,7 @@ impl Hub {
         // The instances of then are not those of now: what a living one says must not be taken for that of a dead one.
         for agent in self.agents.values_mut() {
             agent.stored.registration.instance_id.clear();
-            self.ops.push(HubOp::AgentPut(agent.stored.clone()));
+            self.commits.write(HubOp::AgentPut(agent.stored.clone()));
         }
         let revoked: Vec<&str> = snapshot.mark.iter().flat_map(|mark| &mark.revoked).map(|revoked| revoked.jti.as_str()).collect();
         let unknown_past = snapshot.mark.is_none();
@@ -259,7 +259,7 @@ impl Hub {
             .collect();
         for hash in gone {
             self.tokens.remove(&hash);
-            self.ops.push(HubOp::TokenDelete { hash });
+            self.commits.write(HubOp::TokenDelete { hash });
         }
     }
 
@@ -286,7 +286,7 @@ impl Hub {
             generations.tasks_end = generations.tasks_end.plus(TASK_BLOCK);
         }
         if (messages, tasks) != (generations.messages_end, generations.tasks_end) {
-            self.ops.push(HubOp::Reserve { messages_end: generations.messages_end, tasks_end: generations.tasks_end });
+            self.commits.write(HubOp::Reserve { messages_end: generations.messages_end, tasks_end: generations.tasks_end });
         }
     }
 

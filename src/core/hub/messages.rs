@@ -92,10 +92,10 @@ impl Hub {
         // A person sees everything; all others, and whoever may not read, answer only what was sent to them.
         let sees_all = acts_as(actor).is_none() && allows(actor, "message:read");
         self.note_sender(&from);
-        self.ops.push(HubOp::MessagePut { message: message.clone(), recipients: recipients.clone(), key, sees_all });
+        self.commits.write(HubOp::MessagePut { message: message.clone(), recipients: recipients.clone(), key, sees_all });
         if recipients.is_empty() {
             // In the same commit: a message that waits for a match must not be forgotten by a crash.
-            self.ops.push(HubOp::Unresolved { message: id, until: Some(self.unresolved_until()) });
+            self.commits.write(HubOp::Unresolved { message: id, until: Some(self.unresolved_until()) });
         }
         self.meter.count_message(&message.kind);
         Ok(Sent { message, recipients, at: self.now.tick })
@@ -165,14 +165,14 @@ impl Hub {
         for mut message in waiting {
             if message.claimable && !self.offers.contains_key(&message.id) {
                 // Settled by somebody who matched earlier.
-                self.ops.push(HubOp::Unresolved { message: message.id, until: None });
+                self.commits.write(HubOp::Unresolved { message: message.id, until: None });
                 continue;
             }
             let known = message.matched.iter().any(|matched| matched == id);
             let meant = !known && message.sender != id && self.is_meant(id, &message.target);
             if meant {
                 message.matched.push(id.to_string());
-                self.ops.push(HubOp::RecipientAdd { message: message.id, recipient: id.to_string() });
+                self.commits.write(HubOp::RecipientAdd { message: message.id, recipient: id.to_string() });
                 self.queues.entry(id.to_string()).or_default().ids.insert(message.id);
                 if message.claimable
                     && let Some(offer) = self.offers.get_mut(&message.id)
@@ -188,11 +188,11 @@ impl Hub {
             // One agent is enough for a policy; others go on waiting for further matches.
             let settled = meant && message.target.starts_with("policy:");
             match settled {
-                true => self.ops.push(HubOp::Unresolved { message: message.id, until: None }),
+                true => self.commits.write(HubOp::Unresolved { message: message.id, until: None }),
                 false => self.unresolved.push(message),
             }
         }
-        self.after.push(After::Offer { recipients: vec![id.to_string()] });
+        self.commits.defer(After::Offer { recipients: vec![id.to_string()] });
     }
 
     /// Durable now: into the queues and onto the bus. False: the key was seen before.
@@ -305,11 +305,13 @@ impl Hub {
             }
         }
         // Routing may have made changes of its own, for example a message that waits for a match.
-        if !self.ops.is_empty() {
-            self.commit();
-        } else if !self.after.is_empty() {
-            // What routing tells is durable already.
-            let after = std::mem::take(&mut self.after);
+        if let Some(commit) = self.commits.commit(self.now.tick) {
+            self.out.push(commit.into());
+            return;
+        }
+        // What routing tells is durable already.
+        let after = self.commits.take_after();
+        if !after.is_empty() {
             self.release(after, Told::default());
         }
     }

@@ -81,10 +81,10 @@ impl Hub {
             ("tasks_open", "Tasks that are not final", count(self.tasks.len())),
             ("commands_open", "Commands that are not final", count(self.commands.len())),
             ("tokens", "Tokens", count(self.tokens.len())),
-            ("commits_in_flight", "Commits under way", count(self.commits.len())),
+            ("commits_in_flight", "Commits under way", count(self.commits.in_flight())),
             ("reads_in_flight", "Reads under way", count(self.reads.len())),
             ("requests_in_flight", "Requests that wait for an answer", count(self.tickets.len())),
-            ("store_unavailable", "1 while the store cannot be written", u64::from(self.store_trouble.is_some())),
+            ("store_unavailable", "1 while the store cannot be written", u64::from(self.commits.trouble().is_some())),
             ("last_message_id", "Newest message id", self.last_message.0),
             ("connections", "Open connections, all kinds", gate.open),
             ("connections_headless", "Connections without a complete request", gate.headless),
@@ -146,7 +146,7 @@ impl Hub {
         let gauges: serde_json::Map<String, Value> =
             self.gauges(gate).into_iter().map(|(name, _, value)| (camel(name), json!(value))).collect();
         json!({"id": self.config.id, "version": VERSION, "uptimeMs": uptime, "store": store,
-            "trouble": self.store_trouble.as_ref().map(|cause| cause.to_string()), "now": gauges})
+            "trouble": self.commits.trouble().map(|trouble| trouble.cause.to_string()), "now": gauges})
     }
 }
 

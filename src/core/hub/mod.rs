@@ -1,8 +1,8 @@
 //! The hub's machine: an embedded relay for one machine.
 //!
 //! It holds live indexes only (who is connected, what is unacknowledged, claims, open tasks, pending commands, tokens);
-//! bodies stay in the store, reads go to a read-only connection (D-33). The commit rule is the agent's: what a request
-//! changes is one commit, and answers and frames go out behind it.
+//! bodies stay in the store, reads go to a read-only connection . What a request changes is one commit, and
+//! answers and frames go out behind it ([`CommitQueue`]).
 
 mod agents;
 mod api;
@@ -29,6 +29,7 @@ use std::sync::Arc;
 
 use self::event::{After, Effect, Event, HubOp, HubSnapshot, Lane, StoreEvent, StoredTask};
 use self::messages::Told;
+use super::commit::{Closed, CommitQueue, Durable};
 use super::limits::*;
 use super::rng::Rng;
 use super::time::{Now, Tick, sooner};
@@ -59,12 +60,7 @@ pub struct Hub {
     started: Option<Tick>,
     rng: Rng,
     out: Vec<Effect>,
-    ops: Vec<HubOp>,
-    after: Vec<After>,
-    commits: VecDeque<(u64, Tick, Vec<After>)>,
-    commit_number: u64,
-    store_trouble: Option<Cause>,
-    store_retry_at: Option<Tick>,
+    commits: CommitQueue<HubOp, After>,
     stopping: bool,
     stop_by: Option<Tick>,
     finished: bool,
@@ -119,12 +115,7 @@ impl Hub {
             started: None,
             rng: Rng::new(seed),
             out: Vec::new(),
-            ops: Vec::new(),
-            after: Vec::new(),
-            commits: VecDeque::new(),
-            commit_number: 0,
-            store_trouble: None,
-            store_retry_at: None,
+            commits: CommitQueue::default(),
             stopping: false,
             stop_by: None,
             finished: false,
@@ -162,7 +153,7 @@ impl Hub {
 
     /// Commits that are under way; never more than `COMMITS_IN_FLIGHT_MAX`.
     pub fn commits_in_flight(&self) -> usize {
-        self.commits.len()
+        self.commits.in_flight()
     }
 
     fn log(&mut self, level: &'static str, text: impl Into<String>) {
@@ -170,38 +161,24 @@ impl Hub {
     }
 
     fn settle(&mut self) -> Vec<Effect> {
-        if !self.ops.is_empty() {
-            assert!(self.commits.len() < COMMITS_IN_FLIGHT_MAX, "a lane was served without credit");
-            self.commit();
-        } else if !self.after.is_empty() {
-            let after = std::mem::take(&mut self.after);
-            match self.commits.back_mut() {
-                Some((_, _, waiting)) => waiting.extend(after),
-                None => self.release(after, Told::default()),
-            }
+        let Closed { commit, visible } = self.commits.close(self.now.tick);
+        self.out.extend(commit.map(Effect::from));
+        if !visible.is_empty() {
+            self.release(visible, Told::default());
         }
         self.finish_if_stopped();
         std::mem::take(&mut self.out)
-    }
-
-    fn commit(&mut self) {
-        self.commit_number += 1;
-        let ops = std::mem::take(&mut self.ops);
-        self.out.push(Effect::Commit { number: self.commit_number, ops });
-        self.commits.push_back((self.commit_number, self.now.tick, std::mem::take(&mut self.after)));
     }
 
     fn on_store(&mut self, event: StoreEvent) {
         match event {
             StoreEvent::Restored(snapshot) => self.on_restored(*snapshot),
             StoreEvent::Committed { upto, existing, unattached, unseen, retired } => {
-                if self.store_trouble.take().is_some() {
+                if self.commits.on_accepted() {
                     self.log("warn", "store accepts changes again");
                 }
-                self.store_retry_at = None;
-                while self.commits.front().is_some_and(|(number, ..)| *number <= upto) {
-                    let (_, since, after) = self.commits.pop_front().expect("looked at above");
-                    self.meter.commit_time.observe(self.now.tick - since);
+                while let Some(Durable { took, after }) = self.commits.next_durable(upto, self.now.tick) {
+                    self.meter.commit_time.observe(took);
                     self.release(after, Told { existing: &existing, unattached: &unattached, unseen: &unseen });
                 }
                 self.on_retired(retired);
@@ -257,7 +234,7 @@ impl Hub {
 
     fn finish_if_stopped(&mut self) {
         let late = self.stop_by.is_some_and(|by| by <= self.now.tick);
-        if self.stopping && (self.commits.is_empty() || late) && !self.finished {
+        if self.stopping && (self.commits.is_idle() || late) && !self.finished {
             self.finished = true;
             let peers: Vec<PeerId> = self.peers.keys().copied().collect();
             for peer in peers {
@@ -298,11 +275,11 @@ impl Machine for Hub {
 
     fn wake(&mut self, now: Now) -> Vec<Effect> {
         self.now = now;
-        if self.store_retry_at.is_some_and(|at| at <= now.tick) {
-            self.store_retry_at = None;
+        if self.commits.retry_at().is_some_and(|at| at <= now.tick) {
+            self.commits.forget_retry();
             self.out.push(Effect::RetryStore);
         }
-        if self.commits.len() + COMMITS_RESERVED < COMMITS_IN_FLIGHT_MAX {
+        if self.commits.has_credit(COMMITS_RESERVED) {
             self.sweep_claims();
             self.sweep_presence();
             if self.next_sweep.is_some_and(|at| at <= now.tick) {
@@ -319,8 +296,8 @@ impl Machine for Hub {
         if self.finished {
             return None;
         }
-        let mut next = sooner(self.store_retry_at, self.stop_by);
-        if self.commits.len() + COMMITS_RESERVED < COMMITS_IN_FLIGHT_MAX {
+        let mut next = sooner(self.commits.retry_at(), self.stop_by);
+        if self.commits.has_credit(COMMITS_RESERVED) {
             next = [self.next_claim_end(), self.next_presence(), self.next_sweep, self.next_retention].into_iter().fold(next, sooner);
         }
         next
@@ -329,11 +306,7 @@ impl Machine for Hub {
     fn may_take(&self, lane: usize) -> bool {
         match lane {
             l if l == Lane::Store as usize || l == Lane::Main as usize => true,
-            _ => {
-                self.started.is_some()
-                    && self.reads.len() < READS_IN_FLIGHT_MAX
-                    && self.commits.len() + COMMITS_RESERVED < COMMITS_IN_FLIGHT_MAX
-            }
+            _ => self.started.is_some() && self.reads.len() < READS_IN_FLIGHT_MAX && self.commits.has_credit(COMMITS_RESERVED),
         }
     }
 }

@@ -177,7 +177,7 @@ impl Hub {
     /// Behind the commit: the sender may forget it then.
     fn acknowledge(&mut self, peer: PeerId, frame_id: String) {
         let text = RelayFrame::Ack { frame_id }.to_text();
-        self.after.push(super::event::After::Effect(Effect::PeerSend { peer, text }));
+        self.commits.defer(super::event::After::Effect(Effect::PeerSend { peer, text }));
     }
 
     fn on_heartbeat(&mut self, agent: &str, status: &str, meta: Option<Map<String, Value>>) {
@@ -233,7 +233,7 @@ impl Hub {
         let agent = wanted.filter(|_| is_agent);
         match crate::planted::is("registered-before-commit") {
             true => self.on_registration_durable(number, agent, text),
-            false => self.after.push(super::event::After::Registered { peer: number, agent, text }),
+            false => self.commits.defer(super::event::After::Registered { peer: number, agent, text }),
         }
     }
 
@@ -285,7 +285,7 @@ impl Hub {
                 queue.ids.remove(&message);
             }
             self.meter.acknowledged += 1;
-            self.ops.push(HubOp::Acked { message, recipient: agent.clone() });
+            self.commits.write(HubOp::Acked { message, recipient: agent.clone() });
             self.deliver(&agent, None);
         } else {
             self.command_acknowledged(&agent, frame_id);
@@ -372,7 +372,7 @@ impl Hub {
 
     /// An event for whoever subscribed to it, behind the commit of what it tells; `subject` is what scopes name.
     pub(super) fn emit(&mut self, event: &'static str, subject: &str, data: Value) {
-        self.after.push(super::event::After::Event { event, subject: subject.to_string(), data });
+        self.commits.defer(super::event::After::Event { event, subject: subject.to_string(), data });
     }
 
     /// What an event tells is durable: it gets its number, is sent and remembered.

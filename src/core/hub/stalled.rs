@@ -5,36 +5,33 @@ use super::STOP_LIMIT;
 use super::event::{After, Effect};
 use crate::core::Cause;
 use crate::core::ids::Ticket;
-use crate::core::limits::STORE_RETRY;
 use crate::core::store::{StoreError, StoreKind};
 
 impl Hub {
     /// The commit is tried again until it succeeds. Whoever waits for it hears at once that it may take long: the change
     /// stays queued, so it is not taken back, but nothing is called done that is not durable.
     pub(super) fn on_store_stalled(&mut self, cause: Cause) {
-        if self.store_trouble.is_none() {
-            self.log("error", format!("store cannot be written: {cause}; nothing new is accepted until it can"));
-        }
-        self.store_retry_at = Some(self.now.tick + cause.store_retry().unwrap_or(STORE_RETRY));
         let sentence = format!(
             "the hub cannot store anything for now ({cause}); this request waits in the hub and may still be carried out: \
              send it again under the same idempotency key, or look first"
         );
-        self.store_trouble = Some(cause);
+        let news = format!("store cannot be written: {cause}; nothing new is accepted until it can");
+        if self.commits.on_stalled(self.now.tick, cause) {
+            self.log("error", news);
+        }
         self.refuse_waiting(&sentence);
     }
 
     /// Nothing that waits was acknowledged; what was is durable, and saved by whoever ends the hub.
     pub(super) fn on_store_broken(&mut self, error: StoreError) {
-        if self.finished || matches!(&self.store_trouble, Some(Cause::Store(known)) if known.kind.retry().is_none()) {
+        let is_known = self.commits.trouble().is_some_and(|known| known.cause.store_retry().is_none());
+        if self.finished || is_known {
             return;
         }
         self.log("error", format!("the hub stops: {error}"));
         self.refuse_waiting(&format!("the hub stops: {error}; nothing of this request was stored"));
-        self.commits.clear();
-        self.ops.clear();
-        self.store_retry_at = None;
-        self.store_trouble = Some(Cause::Store(error.clone()));
+        self.commits.abandon();
+        self.commits.on_broken(self.now.tick, Cause::Store(error.clone()));
         self.out.push(Effect::Broken(error));
         self.stopping = true;
         self.stop_by.get_or_insert(self.now.tick + STOP_LIMIT);
@@ -43,7 +40,7 @@ impl Hub {
     /// Answers every request that waits for a commit; what the commit will bring about stays.
     fn refuse_waiting(&mut self, sentence: &str) {
         let mut tickets = Vec::new();
-        for (_, _, waiting) in &mut self.commits {
+        for waiting in self.commits.waiting() {
             for item in std::mem::take(waiting) {
                 match item {
                     After::Answer { ticket, .. } => tickets.push(ticket),
@@ -80,7 +77,7 @@ impl Hub {
 
     /// While nothing is under way: a commit looks by itself.
     pub(super) fn look_at_store(&mut self) {
-        if self.commits.is_empty() && self.vacuums.is_empty() && self.started.is_some() {
+        if self.commits.is_idle() && self.vacuums.is_empty() && self.started.is_some() {
             self.out.push(Effect::LookAtStore);
         }
     }

@@ -69,7 +69,7 @@ impl Hub {
         };
         let sender = sent.message.from.clone();
         self.tasks.insert(id, Open { message: task.message_id, status: "open".into(), sender, restored: false });
-        self.ops.push(HubOp::TaskPut(task.clone()));
+        self.commits.write(HubOp::TaskPut(task.clone()));
         Ok((task, sent))
     }
 
@@ -167,7 +167,7 @@ impl Hub {
         entry["status"] = json!(status);
         entry["at"] = json!(at);
         entry["by"] = json!(agent);
-        self.ops.push(HubOp::TaskMark { id, status: status.into(), agent: agent.clone(), entry, at });
+        self.commits.write(HubOp::TaskMark { id, status: status.into(), agent: agent.clone(), entry, at });
         if task_is_final(status) {
             self.tasks.remove(&id);
         } else if let Some(open) = self.tasks.get_mut(&id) {

@@ -52,7 +52,7 @@ impl Bench {
     }
 
     pub(super) fn commit(&mut self) -> Vec<Effect> {
-        let upto = self.hub.commit_number;
+        let upto = self.hub.commits.newest();
         self.tell(Event::Store(StoreEvent::Committed {
             upto,
             existing: Vec::new(),
@@ -258,6 +258,25 @@ fn events_are_streamed_from_where_the_reader_was() {
     assert!(missed[0].contains("event: agent.status"), "{missed:?}");
 }
 
+/// A status needs no commit; told at once it would come before the message that was sent earlier.
+#[test]
+fn what_needs_no_commit_does_not_overtake_one_that_is_under_way() {
+    let mut bench = Bench::new();
+    let events = Request { method: "GET".into(), path: "/api/events".into(), token: "operator".into(), ..Default::default() };
+    bench.tell(Event::Request { ticket: Ticket(70), request: events });
+    let mut early = bench.ask("operator", "POST", "/api/messages", json!({"to": "a", "body": "x"}));
+    early.extend(bench.ask("a", "PUT", "/api/agents/a/status", json!({"status": "busy"})));
+    let told = |effects: &[Effect]| -> Vec<String> {
+        let names = effects.iter().filter_map(|effect| match effect {
+            Effect::PeerSend { text, .. } => text.lines().find_map(|line| line.strip_prefix("event: ")).map(str::to_string),
+            _ => None,
+        });
+        names.collect()
+    };
+    assert_eq!(told(&early), [""; 0], "{early:?}");
+    assert_eq!(told(&bench.commit()), ["message.new", "agent.status"]);
+}
+
 #[test]
 fn what_retention_took_is_not_delivered_any_more() {
     let mut bench = Bench::new();
@@ -273,7 +292,7 @@ fn what_retention_took_is_not_delivered_any_more() {
     let (session, other) = (now - SESSION_KEPT.as_millis() as i64, now - MESSAGES_KEPT.as_millis() as i64);
     assert_eq!(op, Some(&HubOp::Retain { session_before: session, before: other, limit: RETENTION_BATCH }));
     let retired = Retired { count: 1, unacknowledged: vec![("a".into(), MessageId(1))], more: true, ..Default::default() };
-    let upto = bench.hub.commit_number;
+    let upto = bench.hub.commits.newest();
     bench.tell(Event::Store(StoreEvent::Committed { upto, existing: Vec::new(), unattached: Vec::new(), unseen: Vec::new(), retired }));
     assert_eq!(bench.hub.queues["a"].ids.iter().copied().collect::<Vec<_>>(), [MessageId(2)]);
     let effects = bench.later(RETENTION_AGAIN);

@@ -131,7 +131,7 @@ impl Hub {
         let record = TokenRecord { jti: self.rng.uuid(), issued_at: now, expires_at: Some(now + ttl), ..record };
         let hash = (self.config.hash)(&token);
         self.tokens.insert(hash.clone(), Arc::new(record.clone()));
-        self.ops.push(HubOp::TokenPut { hash, record: record.clone() });
+        self.commits.write(HubOp::TokenPut { hash, record: record.clone() });
         json!({"token": token, "record": record})
     }
 
@@ -154,7 +154,7 @@ impl Hub {
         let others: Vec<(String, Arc<TokenRecord>)> = self.tokens_where(|record| line_of(record) == line && record.jti != old.jti);
         for (hash, record) in others {
             self.tokens.remove(&hash);
-            self.ops.push(HubOp::TokenDelete { hash });
+            self.commits.write(HubOp::TokenDelete { hash });
             self.close_peers_of(&record.jti);
         }
         let answer = self.put_token(TokenRecord { renewed_from: Some(line), ..TokenRecord::clone(&old) }, ttl);
@@ -166,7 +166,7 @@ impl Hub {
             peer.token = shared.clone();
         }
         self.tokens.insert(hash.clone(), Arc::new(record.clone()));
-        self.ops.push(HubOp::TokenPut { hash, record });
+        self.commits.write(HubOp::TokenPut { hash, record });
         Ok(answer)
     }
 
@@ -203,7 +203,7 @@ impl Hub {
         let expires_at = whole.iter().map(|(_, record)| record.expires_at.unwrap_or(i64::MAX)).max().filter(|end| *end < i64::MAX);
         for (hash, record) in whole {
             self.tokens.remove(&hash);
-            self.ops.push(HubOp::TokenRevoke { hash, jti: line.clone(), expires_at, at });
+            self.commits.write(HubOp::TokenRevoke { hash, jti: line.clone(), expires_at, at });
             self.close_peers_of(&record.jti);
         }
         Ok(())
@@ -234,7 +234,7 @@ impl Hub {
             .collect();
         for hash in late {
             self.tokens.remove(&hash);
-            self.ops.push(HubOp::TokenDelete { hash });
+            self.commits.write(HubOp::TokenDelete { hash });
         }
     }
 }

@@ -152,11 +152,11 @@ fn a_command_that_runs_is_told_when_it_is_durable() {
     bench.live(10_000, works);
     let command = Command { id: "c1".into(), kind: "agent.interrupt".into(), target: "a".into(), ..Default::default() };
     bench.agent.calls.forget(&super::super::calls::Purpose::Unread);
-    let (number, now) = (bench.agent.commit_number, bench.now);
+    let (number, now) = (bench.agent.commits.newest(), bench.now);
     bench.agent.now = now;
     bench.agent.on_command(now, command, None);
     let effects = bench.agent.settle(now);
-    assert!(bench.agent.commit_number > number);
+    assert!(bench.agent.commits.newest() > number);
     let progress = |effects: &[Effect]| effects.iter().any(|e| matches!(e, Effect::Call { path, .. } if path.ends_with("/commands/c1")));
     assert!(!progress(&effects), "{effects:?}");
     assert!(progress(&bench.commit()));

@@ -39,7 +39,7 @@ impl Agent {
         let Some(token) = token.filter(|_| self.tokens.file.stale && !self.tokens.file.writing) else { return };
         (self.tokens.file.stale, self.tokens.file.writing) = (false, true);
         // Behind the commit that makes it durable: what stands there is what the next life of this runner knows.
-        self.after.push(Effect::WriteToken { token });
+        self.commits.defer(Effect::WriteToken { token });
     }
 
     pub(in crate::core::agent) fn on_token_written(&mut self, now: Now, result: Result<(), String>) {

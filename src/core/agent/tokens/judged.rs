@@ -162,7 +162,7 @@ impl Agent {
                 (503, error_body("unreachable", &format!("the relay cannot say whose token that is: {text}; try again")))
             }
         };
-        self.after.push(Effect::Reply { ticket, status, body });
+        self.commits.defer(Effect::Reply { ticket, status, body });
     }
 
     fn take_offered(&mut self, now: Now, token: &Secret, record: &TokenRecord, is_agents: bool) {

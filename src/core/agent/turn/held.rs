@@ -67,7 +67,7 @@ impl Agent {
         while self.turn.rounds.len() > TASK_ROUNDS_MAX {
             self.turn.rounds.pop_first();
         }
-        self.ops.push(StoreOp::Note { key: ROUNDS_NOTE.into(), value: note(&self.turn.rounds) });
+        self.commits.write(StoreOp::Note { key: ROUNDS_NOTE.into(), value: note(&self.turn.rounds) });
     }
 
     /// A task comes; only we know whether it was here before.
@@ -79,7 +79,7 @@ impl Agent {
     }
 
     fn note_held(&mut self) {
-        self.ops.push(StoreOp::Note { key: HELD_NOTE.into(), value: note(&self.turn.held) });
+        self.commits.write(StoreOp::Note { key: HELD_NOTE.into(), value: note(&self.turn.held) });
     }
 
     /// The claim is not ours to keep any more. False: it was not.

@@ -158,7 +158,7 @@ impl Agent {
             return;
         }
         let noted = json!(senders[..senders.len().min(LAST_NOTED_MAX)]);
-        self.ops.push(StoreOp::Note { key: LAST_NOTE.into(), value: Some(noted.to_string()) });
+        self.commits.write(StoreOp::Note { key: LAST_NOTE.into(), value: Some(noted.to_string()) });
         self.turn.last = senders;
     }
 }

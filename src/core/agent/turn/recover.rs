@@ -94,7 +94,7 @@ impl Agent {
     }
 
     pub(super) fn wait_again(&mut self, entry: Entry) {
-        self.ops.push(StoreOp::InboxMark {
+        self.commits.write(StoreOp::InboxMark {
             at: entry.at,
             state: InboxState::Received,
             batch: BatchNumber::default(),
@@ -156,7 +156,7 @@ impl Agent {
         batch.entries.iter_mut().for_each(|entry| entry.key = key.clone());
         self.turn.running = true;
         let (_, order) = self.life.verb(Verb::Deliver(parcel));
-        self.after.push(order);
+        self.commits.defer(order);
         self.start_turn_work();
     }
 }

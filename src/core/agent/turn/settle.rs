@@ -7,6 +7,7 @@ use serde_json::{Map, json};
 use super::{Batch, Entry, Phase, SETTLE_WAIT};
 use crate::core::agent::Agent;
 use crate::core::agent::config::ReplyMode;
+use crate::core::agent::effect::Effect;
 use crate::core::agent::generations::old_answer;
 use crate::core::agent::store::OutboxRow;
 use crate::core::agent::store::TaskEnd;
@@ -87,10 +88,8 @@ impl Agent {
         for entry in entries {
             self.settle_message(entry.at, &entry.message.from, entry.read, None);
         }
-        self.commit_number += 1;
-        let early = std::mem::take(&mut self.ops);
-        self.out.push(crate::core::agent::effect::Effect::Commit { number: self.commit_number, ops: early });
-        self.commits.push_back((self.commit_number, Vec::new()));
+        let early = self.commits.commit(self.now.tick);
+        self.out.extend(early.map(Effect::from));
     }
 
     /// Replies and "batch done" in one transaction (D-10). `fresh`: the relay has just said which answers are owed.
