@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::core::session::RESTART_MARK;
 use crate::core::time::{Now, Tick};
+use crate::provider::jsonrpc::{self, Frame, INTERNAL_ERROR, PARSE_ERROR};
 
 /// Where conversations are kept.
 pub trait Disk {
@@ -61,6 +62,9 @@ pub struct Abilities {
 /// Words that a message may begin with.
 pub const HELP: &str = "work [s], ask, slow [s], flood [MB], garbage, hang, crash, error, child, forget, uninvited, longline, deaf";
 
+/// The error of a conversation that is not there.
+const NO_SESSION: i64 = -32002;
+
 #[derive(Debug)]
 struct Turn {
     id: Value,
@@ -110,9 +114,11 @@ impl DemoAgent {
 
     /// One line of the client.
     pub fn line(&mut self, now: Now, line: &str, disk: &mut dyn Disk) -> Vec<Output> {
-        match serde_json::from_str::<Value>(line) {
-            Ok(frame @ Value::Object(_)) => self.frame(now, &frame, disk),
-            _ => self.send(json!({"jsonrpc": "2.0", "id": null, "error": {"code": -32700, "message": "Parse error"}})),
+        match Frame::parse(line) {
+            Some(Frame::Request { id, method, params }) => self.call(now, id, &method, &params, disk),
+            Some(Frame::Notification { method, params }) => self.call(now, Value::Null, &method, &params, disk),
+            Some(Frame::Reply { id, result }) => self.answered(now, id.as_ref(), &result.unwrap_or_default(), disk),
+            None => self.refuse(&Value::Null, PARSE_ERROR, "Parse error"),
         }
         std::mem::take(&mut self.out)
     }
@@ -138,42 +144,41 @@ impl DemoAgent {
     }
 
     fn reply(&mut self, id: &Value, result: Value) {
-        self.send(json!({"jsonrpc": "2.0", "id": id, "result": result}));
+        self.send(jsonrpc::result(id, result));
     }
 
     fn refuse(&mut self, id: &Value, code: i64, message: &str) {
-        self.send(json!({"jsonrpc": "2.0", "id": id, "error": {"code": code, "message": message}}));
+        self.send(jsonrpc::error(id, code, message));
     }
 
     fn update(&mut self, session: &str, update: Value) {
-        self.send(json!({"jsonrpc": "2.0", "method": "session/update", "params": {"sessionId": session, "update": update}}));
+        self.send(update_of(session, update));
     }
 
     fn say(&mut self, session: &str, kind: &str, text: &str) {
         self.update(session, json!({"sessionUpdate": kind, "content": {"type": "text", "text": text}}));
     }
 
-    fn frame(&mut self, now: Now, frame: &Value, disk: &mut dyn Disk) {
-        let id = frame.get("id").cloned().unwrap_or(Value::Null);
-        let params = frame.get("params").cloned().unwrap_or(Value::Null);
+    /// A request, or a notification: that one has a null id.
+    fn call(&mut self, now: Now, id: Value, method: &str, params: &Value, disk: &mut dyn Disk) {
         let session = params.get("sessionId").and_then(Value::as_str).unwrap_or_default().to_string();
         let modes = json!({"currentModeId": "ask", "availableModes": [{"id": "ask", "name": "Ask"}]});
-        match frame.get("method").and_then(Value::as_str) {
-            Some("initialize") => {
+        match method {
+            "initialize" => {
                 let resume = if self.abilities.resume { json!({"resume": {}}) } else { json!({}) };
                 let capabilities = json!({"loadSession": self.abilities.load, "sessionCapabilities": resume});
                 let info = json!({"name": "agent-relay-demo", "version": crate::wire::VERSION});
                 self.reply(&id, json!({"protocolVersion": 1, "agentCapabilities": capabilities, "agentInfo": info, "authMethods": []}));
             }
-            Some("session/new") => {
+            "session/new" => {
                 let session = disk.new_session();
                 self.sessions.insert(session.clone(), ());
                 self.reply(&id, json!({"sessionId": session, "modes": modes}));
             }
-            Some(method @ ("session/load" | "session/resume")) => {
+            "session/load" | "session/resume" => {
                 let offered = if method == "session/load" { self.abilities.load } else { self.abilities.resume };
                 let Some(record) = disk.load(&session).filter(|_| offered) else {
-                    return self.refuse(&id, -32002, &format!("no session {session}"));
+                    return self.refuse(&id, NO_SESSION, &format!("no session {session}"));
                 };
                 self.sessions.insert(session.clone(), ());
                 for entry in record.iter().filter(|_| method == "session/load") {
@@ -182,21 +187,20 @@ impl DemoAgent {
                 }
                 self.reply(&id, json!({"modes": modes}));
             }
-            Some("session/set_mode" | "session/set_config_option") => self.reply(&id, json!({})),
-            Some("session/prompt") => self.prompt(now, id, session, &params, disk),
-            Some("session/cancel") => self.cancel(),
-            Some(_) if id.is_null() => {}
-            Some(method) => self.refuse(&id, -32601, &format!("Method not found: {method}")),
-            None => self.answered(now, &id, frame, disk),
+            "session/set_mode" | "session/set_config_option" => self.reply(&id, json!({})),
+            "session/prompt" => self.prompt(now, id, session, params, disk),
+            "session/cancel" => self.cancel(),
+            _ if id.is_null() => {}
+            method => self.send(jsonrpc::method_not_found(&id, method)),
         }
     }
 
     fn prompt(&mut self, now: Now, id: Value, session: String, params: &Value, disk: &mut dyn Disk) {
         if !self.sessions.contains_key(&session) {
-            return self.refuse(&id, -32002, &format!("no session {session}"));
+            return self.refuse(&id, NO_SESSION, &format!("no session {session}"));
         }
         if self.turn.is_some() {
-            return self.refuse(&id, -32603, "a prompt is running already");
+            return self.refuse(&id, INTERNAL_ERROR, "a prompt is running already");
         }
         let blocks = params.get("prompt").and_then(Value::as_array).cloned().unwrap_or_default();
         let text: Vec<&str> = blocks.iter().filter_map(|block| block.get("text").and_then(Value::as_str)).collect();
@@ -248,7 +252,7 @@ impl DemoAgent {
                         {"optionId": "always", "kind": "allow_always", "name": "Always allow"},
                         {"optionId": "no", "kind": "reject_once", "name": "Reject"}]);
                     let params = json!({"sessionId": session, "toolCall": call, "options": options});
-                    self.send(json!({"jsonrpc": "2.0", "id": self.next_id, "method": "session/request_permission", "params": params}));
+                    self.send(jsonrpc::request(self.next_id, "session/request_permission", params));
                 }
                 Step::Slow(n) => {
                     for i in (0..n * 4).rev() {
@@ -263,8 +267,8 @@ impl DemoAgent {
                 Step::Garbage => {
                     self.out.push(Output::Line("this is no JSON".into()));
                     self.out.push(Output::Line("{\"jsonrpc\":\"2.0\",\"id\":null,\"result\":{}}".into()));
-                    self.send(json!({"jsonrpc": "2.0", "method": "demo/notify", "params": [1, 2]}));
-                    self.send(json!({"jsonrpc": "2.0", "id": 900, "method": "demo/unknown", "params": {}}));
+                    self.send(jsonrpc::notification("demo/notify", json!([1, 2])));
+                    self.send(jsonrpc::request(900, "demo/unknown", json!({})));
                     self.update(&session, json!({"sessionUpdate": "never_heard_of"}));
                     self.update(&session, json!(null));
                 }
@@ -285,7 +289,7 @@ impl DemoAgent {
                 Step::Error => {
                     let id = turn.id.clone();
                     self.turn = None;
-                    return self.refuse(&id, -32603, "the demo agent was asked to fail");
+                    return self.refuse(&id, INTERNAL_ERROR, "the demo agent was asked to fail");
                 }
             }
         }
@@ -306,12 +310,13 @@ impl DemoAgent {
     }
 
     /// The client answered the permission request.
-    fn answered(&mut self, now: Now, id: &Value, frame: &Value, disk: &mut dyn Disk) {
-        let Some(turn) = self.turn.as_mut().filter(|turn| turn.asked.is_some() && turn.asked == id.as_u64()) else {
+    fn answered(&mut self, now: Now, id: Option<&Value>, result: &Value, disk: &mut dyn Disk) {
+        let id = id.and_then(Value::as_u64);
+        let Some(turn) = self.turn.as_mut().filter(|turn| turn.asked.is_some() && turn.asked == id) else {
             return;
         };
         turn.asked = None;
-        let allowed = matches!(frame.pointer("/result/outcome/optionId").and_then(Value::as_str), Some("yes" | "always"));
+        let allowed = matches!(result.pointer("/outcome/optionId").and_then(Value::as_str), Some("yes" | "always"));
         let (status, words) = if allowed { ("completed", "You allowed it.") } else { ("failed", "You did not allow it.") };
         turn.answer = format!("{words} {}", turn.answer);
         let session = turn.session.clone();
@@ -319,6 +324,11 @@ impl DemoAgent {
         self.update(&session, done);
         self.go_on(now, disk);
     }
+}
+
+/// Something that happens in a conversation, as the client is told it.
+pub(super) fn update_of(session: &str, update: Value) -> Value {
+    jsonrpc::notification("session/update", json!({"sessionId": session, "update": update}))
 }
 
 /// The bodies of the relay messages in a prompt; a prompt without header lines is one body.

@@ -8,7 +8,7 @@ use std::time::Instant;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::{Value, json};
 
-use super::agent::{Abilities, DemoAgent, Disk, Entry, Output};
+use super::agent::{Abilities, DemoAgent, Disk, Entry, Output, update_of};
 use crate::core::time::{Now, Tick, Wall};
 use crate::os::{make_private_dir, open_private};
 use crate::provider::lines::Lines;
@@ -117,8 +117,7 @@ fn carry_out(item: Output, output: &mut impl Write) -> std::io::Result<()> {
         Output::Flood { session, bytes } => {
             let noise = "flood ".repeat(1000);
             let update = json!({"sessionUpdate": "agent_thought_chunk", "content": {"type": "text", "text": noise}});
-            let line =
-                json!({"jsonrpc": "2.0", "method": "session/update", "params": {"sessionId": session, "update": update}}).to_string();
+            let line = update_of(&session, update).to_string();
             for _ in 0..bytes / line.len() as u64 + 1 {
                 writeln!(output, "{line}")?;
             }

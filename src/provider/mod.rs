@@ -4,6 +4,7 @@
 
 pub mod acp;
 pub mod claude;
+pub mod jsonrpc;
 pub mod lines;
 pub mod shown;
 pub mod text;

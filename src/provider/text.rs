@@ -9,3 +9,9 @@ pub fn push_bounded(to: &mut String, text: &str, bytes_max: usize) {
     }
     to.push_str(&text[..end]);
 }
+
+/// The first characters of a text, on one line.
+pub fn one_line(text: &str, chars_max: usize) -> String {
+    let flat: String = text.chars().take(chars_max).collect();
+    flat.replace(['\n', '\r'], " ")
+}

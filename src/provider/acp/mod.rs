@@ -1,6 +1,5 @@
 //! Agents that speak the Agent Client Protocol, version 1, over stdio (ACP FACTS).
 
-mod frames;
 pub mod presets;
 mod replay;
 pub mod session;

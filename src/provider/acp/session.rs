@@ -10,14 +10,15 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::frames::{RpcError, short};
 use super::presets::{mode_for, older_than_tested};
 use super::replay::Replay;
 use crate::core::ids::{BatchNumber, Ticket, VerbNumber};
 use crate::core::session::{Approval, Decision, Fate, How, Input, Mirror, Opened, Output, Resume, Session, Signal, TurnEnd, Verb};
 use crate::core::time::{Now, Tick, sooner};
+use crate::provider::jsonrpc::{self, Frame, OpenRequests, RpcError};
 use crate::provider::lines::Lines;
 use crate::provider::shown::{covered, shown};
+use crate::provider::text::one_line;
 use crate::provider::{ApprovalMode, SessionSettings};
 
 /// `initialize` may take this long: a first start in a fresh home took up to 14 s (FACTS section 8).
@@ -34,6 +35,9 @@ const PLAN_STEPS_MAX: usize = 64;
 const MODE_UPDATE: &str = "[MODE_UPDATE]";
 /// Tool calls that are remembered in one turn.
 const TOOLS_MAX: usize = 1024;
+
+/// The error of an agent that wants a login first.
+const AUTH_REQUIRED: i64 = -32000;
 
 #[derive(Debug, Clone, PartialEq)]
 enum Request {
@@ -101,8 +105,7 @@ pub struct AcpSession {
     lines: Lines,
     stage: Stage,
     out: Vec<Output>,
-    next_id: u64,
-    pending: BTreeMap<u64, Request>,
+    requests: OpenRequests<Request>,
     deadline: Option<Tick>,
     resume: Option<Resume>,
     lost: Option<String>,
@@ -132,8 +135,7 @@ impl AcpSession {
             lines: Lines::default(),
             stage: Stage::Fresh,
             out: Vec::new(),
-            next_id: 0,
-            pending: BTreeMap::new(),
+            requests: OpenRequests::default(),
             deadline: None,
             resume: None,
             lost: None,
@@ -171,10 +173,8 @@ impl AcpSession {
     }
 
     fn request(&mut self, kind: Request, method: &str, params: Value) {
-        let id = self.next_id;
-        self.next_id += 1;
-        self.pending.insert(id, kind);
-        self.write(&json!({"jsonrpc": "2.0", "id": id, "method": method, "params": params}));
+        let frame = self.requests.open(kind, method, params);
+        self.write(&frame);
     }
 
     /// Something about the session that people want to see, told when it changes.
@@ -278,7 +278,7 @@ impl AcpSession {
             self.decide(&id, Decision::Abort, "the turn was interrupted");
         }
         let params = json!({"sessionId": self.session});
-        self.write(&json!({"jsonrpc": "2.0", "method": "session/cancel", "params": params}));
+        self.write(&jsonrpc::notification("session/cancel", params));
         self.cancel.get_or_insert((Vec::new(), now.tick + CANCEL_TIMEOUT));
     }
 
@@ -305,34 +305,27 @@ impl AcpSession {
         if text.is_empty() {
             return;
         }
-        let Ok(frame @ Value::Object(_)) = serde_json::from_str::<Value>(text) else {
+        let Some(frame) = Frame::parse(text) else {
             self.strange += 1;
             if self.strange == 1 {
                 self.note(true, "the agent wrote a line that is no JSON object; such lines are skipped");
             }
             return;
         };
-        let method = frame.get("method").and_then(Value::as_str);
-        match (method, frame.get("id").filter(|id| !id.is_null())) {
-            (Some(method), Some(id)) => self.on_request(now, method, id.clone(), frame.get("params").unwrap_or(&Value::Null)),
-            (Some("session/update"), None) => {
+        match frame {
+            Frame::Request { id, method, params } => self.on_request(now, &method, id, &params),
+            Frame::Notification { method, params } if method == "session/update" => {
                 // An agent may tell of other sessions of its own, for example of subagents.
-                let other = frame.pointer("/params/sessionId").and_then(Value::as_str).is_some_and(|id| id != self.session);
+                let other = params.get("sessionId").and_then(Value::as_str).is_some_and(|id| id != self.session);
                 if !other || self.session.is_empty() {
-                    self.on_update(frame.pointer("/params/update").unwrap_or(&Value::Null));
+                    self.on_update(params.get("update").unwrap_or(&Value::Null));
                 }
             }
-            (Some(_), None) => {}
-            (None, id) => {
-                // A reply may carry `id: null`: it belongs to no request (section 2).
-                let Some(request) = id.and_then(Value::as_u64).and_then(|id| self.pending.remove(&id)) else {
-                    return;
-                };
-                let result = match frame.get("error").filter(|error| error.is_object()) {
-                    Some(error) => Err(RpcError::read(error)),
-                    None => Ok(frame.get("result").cloned().unwrap_or(Value::Null)),
-                };
-                self.on_reply(now, request, result);
+            Frame::Notification { .. } => {}
+            Frame::Reply { id, result } => {
+                if let Some(request) = self.requests.close(id.as_ref()) {
+                    self.on_reply(now, request, result);
+                }
             }
         }
     }
@@ -428,7 +421,7 @@ impl AcpSession {
 
     /// Loading may fail although it was advertised: a new session, said openly (section 8).
     fn on_lost(&mut self, now: Now, error: RpcError) {
-        if error.needs_login() {
+        if error.code == AUTH_REQUIRED {
             return self.on_open_error(error);
         }
         self.replay = None;
@@ -442,7 +435,7 @@ impl AcpSession {
     }
 
     fn on_open_error(&mut self, error: RpcError) {
-        let login = error.needs_login();
+        let login = error.code == AUTH_REQUIRED;
         let cure = if login { "; log in with the agent's own command first, then start again" } else { "" };
         self.fail_open(format!("{}{cure}", error.text), login);
     }
@@ -461,7 +454,7 @@ impl AcpSession {
             .map(str::to_string);
         let mode = of_category("mode").and_then(|option| option.get("currentValue")).or_else(|| reply.pointer("/modes/currentModeId"));
         if let Some(mode) = mode.and_then(Value::as_str) {
-            self.fact("mode", json!(short(mode, 100)));
+            self.fact("mode", json!(one_line(mode, 100)));
         }
         let wanted = self.settings.mode.clone().or_else(|| mode_for(&self.agent_name, self.settings.approval_mode).map(str::to_string));
         let Some(mode) = wanted else {
@@ -517,12 +510,11 @@ impl AcpSession {
 
     fn on_request(&mut self, now: Now, method: &str, id: Value, params: &Value) {
         if method != "session/request_permission" {
-            let error = json!({"code": -32601, "message": format!("Method not found: {method}")});
-            return self.write(&json!({"jsonrpc": "2.0", "id": id, "error": error}));
+            return self.write(&jsonrpc::method_not_found(&id, method));
         }
         if self.turn.as_ref().is_none_or(|turn| turn.cancelled) {
             // It crossed our cancel: some agents end their turn only after this answer, and none may act on a yes.
-            return self.write(&json!({"jsonrpc": "2.0", "id": id, "result": {"outcome": {"outcome": "cancelled"}}}));
+            return self.write(&jsonrpc::result(&id, json!({"outcome": {"outcome": "cancelled"}})));
         }
         let list = params.get("options").and_then(Value::as_array).cloned().unwrap_or_default();
         let options: Vec<(String, String)> = list
@@ -555,10 +547,10 @@ impl AcpSession {
                 let input = call.get("rawInput").cloned().unwrap_or(Value::Null);
                 let approval = Approval {
                     id: approval,
-                    title: short(&covered(&title), 300),
-                    kind: short(text("kind"), 40),
+                    title: one_line(&covered(&title), 300),
+                    kind: one_line(text("kind"), 40),
                     input: shown(&input),
-                    options: names.take(16).map(|name| short(name, 100)).collect(),
+                    options: names.take(16).map(|name| one_line(name, 100)).collect(),
                     detail: serde_json::Map::new(),
                 };
                 self.signal(Signal::ApprovalOpened(approval));
@@ -582,7 +574,7 @@ impl AcpSession {
             Some((id, _)) => json!({"outcome": "selected", "optionId": id}),
             None => json!({"outcome": "cancelled"}),
         };
-        self.write(&json!({"jsonrpc": "2.0", "id": held.request, "result": {"outcome": outcome}}));
+        self.write(&jsonrpc::result(&held.request, json!({"outcome": outcome})));
         if self.settings.approval_mode == ApprovalMode::Guarded {
             self.signal(Signal::ApprovalClosed { id: approval.to_string(), reason: reason.to_string() });
         }
@@ -629,7 +621,7 @@ impl AcpSession {
                 let spoken = if turn.notice.trim().is_empty() { &text } else { &turn.notice };
                 let last = spoken.rsplit("\n\n").find(|part| !part.trim().is_empty()).unwrap_or("the agent's engine failed");
                 let said = if turn.engine_error.is_empty() { last } else { &turn.engine_error };
-                TurnEnd::Failed(short(said, 1000))
+                TurnEnd::Failed(one_line(said, 1000))
             }
             Ok(reply) => match reply.get("stopReason").and_then(Value::as_str) {
                 Some("cancelled") => TurnEnd::Cancelled,
@@ -654,7 +646,7 @@ impl AcpSession {
     fn on_closed(&mut self) {
         self.stage = Stage::Over;
         self.deadline = None;
-        self.pending.clear();
+        self.requests.forget();
         self.held.clear();
         self.turn = None;
         self.queue.clear();
@@ -668,7 +660,7 @@ impl AcpSession {
     fn on_wake(&mut self, now: Now) {
         let due = |at: Option<Tick>| at.is_some_and(|at| at <= now.tick);
         if due(self.deadline) && self.stage == Stage::Starting {
-            let open = self.pending.values().next().map(|request| format!("{request:?}")).unwrap_or_default();
+            let open = self.requests.first().map(|request| format!("{request:?}")).unwrap_or_default();
             self.fail_open(format!("the agent did not answer ({open}) within {} s", OPEN_TIMEOUT.as_secs()), false);
         }
         let late: Vec<String> = self.held.iter().filter(|(_, held)| held.deadline <= now.tick).map(|(id, _)| id.clone()).collect();

@@ -5,9 +5,8 @@ use serde_json::{Value, json};
 use super::{AcpSession, MODE_UPDATE, PLAN_STEPS_MAX, TOOLS_MAX};
 use crate::core::limits::{MIRROR_BODY_BYTES_MAX, REPLY_BODY_BYTES_MAX};
 use crate::core::session::{Mirror, Signal};
-use crate::provider::acp::frames::short;
 use crate::provider::acp::replay::Side;
-use crate::provider::text::push_bounded;
+use crate::provider::text::{one_line, push_bounded};
 
 impl AcpSession {
     pub(super) fn on_update(&mut self, update: &Value) {
@@ -26,7 +25,7 @@ impl AcpSession {
         match kind {
             // One agent says a change of mode in its own voice (section 3); that is no part of an answer.
             "agent_message_chunk" if text.starts_with(MODE_UPDATE) => {
-                self.fact("mode", json!(short(text.trim_start_matches(MODE_UPDATE).trim(), 100)));
+                self.fact("mode", json!(one_line(text.trim_start_matches(MODE_UPDATE).trim(), 100)));
             }
             "agent_message_chunk" | "agent_thought_chunk" => {
                 self.taken(kind);
@@ -52,14 +51,14 @@ impl AcpSession {
             }
             "current_mode_update" => {
                 if let Some(mode) = update.get("currentModeId").and_then(Value::as_str) {
-                    self.fact("mode", json!(short(mode, 100)));
+                    self.fact("mode", json!(one_line(mode, 100)));
                 }
             }
             "config_option_update" => {
                 let options = update.get("configOptions").and_then(Value::as_array).cloned().unwrap_or_default();
                 let mode = options.iter().find(|option| option.get("category").and_then(Value::as_str) == Some("mode"));
                 if let Some(mode) = mode.and_then(|option| option.get("currentValue")).and_then(Value::as_str) {
-                    self.fact("mode", json!(short(mode, 100)));
+                    self.fact("mode", json!(one_line(mode, 100)));
                 }
             }
             "session_info_update" => self.on_engine_state(update.pointer("/_meta/codex").unwrap_or(&Value::Null)),
@@ -73,7 +72,8 @@ impl AcpSession {
         let entries = update.get("entries").and_then(Value::as_array).cloned().unwrap_or_default();
         let text = |entry: &Value, field: &str| entry.get(field).and_then(Value::as_str).unwrap_or_default().to_string();
         let done = entries.iter().filter(|entry| text(entry, "status") == "completed").count();
-        let current = entries.iter().find(|entry| text(entry, "status") == "in_progress").map(|entry| short(&text(entry, "content"), 200));
+        let current =
+            entries.iter().find(|entry| text(entry, "status") == "in_progress").map(|entry| one_line(&text(entry, "content"), 200));
         self.fact("plan", json!({"steps": entries.len(), "done": done, "current": current}));
         let lines = entries.iter().take(PLAN_STEPS_MAX).map(|entry| {
             let mark = match text(entry, "status").as_str() {
@@ -81,7 +81,7 @@ impl AcpSession {
                 "in_progress" => ">",
                 _ => " ",
             };
-            format!("[{mark}] {}", short(&text(entry, "content"), 300))
+            format!("[{mark}] {}", one_line(&text(entry, "content"), 300))
         });
         let body = lines.collect::<Vec<_>>().join("\n");
         let Some(turn) = self.turn.as_mut().filter(|turn| turn.plan != body && !body.is_empty()) else {
@@ -102,10 +102,10 @@ impl AcpSession {
             let said =
                 [text("message"), text("additionalDetails")].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(": ");
             match error.get("willRetry").and_then(Value::as_bool) {
-                Some(true) => self.signal(Signal::ProviderState(json!({"state": "retrying", "detail": short(&said, 300)}))),
+                Some(true) => self.signal(Signal::ProviderState(json!({"state": "retrying", "detail": one_line(&said, 300)}))),
                 _ => {
                     if let Some(turn) = self.turn.as_mut() {
-                        turn.engine_error = short(&said, 1000);
+                        turn.engine_error = one_line(&said, 1000);
                     }
                 }
             }
@@ -199,10 +199,10 @@ impl AcpSession {
         let number = turn.number;
         let tool = turn.tools.entry(id.to_string()).or_default();
         if let Some(title) = text("title") {
-            tool.title = short(title, 300);
+            tool.title = one_line(title, 300);
         }
         if let Some(kind) = text("kind") {
-            tool.kind = short(kind, 40);
+            tool.kind = one_line(kind, 40);
         }
         let Some(status @ ("completed" | "failed")) = text("status") else {
             return;
