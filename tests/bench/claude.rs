@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use agent_relay::core::ids::VerbNumber;
 use agent_relay::core::session::{Input, Resume, Session, Trace, Verb};
 use agent_relay::core::time::{Now, Tick, Wall};
-use agent_relay::edge::provider::eyes::Eyes;
+use agent_relay::edge::provider::file_watcher::FileWatcher;
 use agent_relay::provider::claude::tui::TuiSession;
 use agent_relay::provider::{ApprovalMode, SessionSettings, Start};
 use serde_json::{Value, json};
@@ -112,8 +112,8 @@ pub fn follow() {
     let now = Now { tick: Tick(1), wall: Wall(1) };
     let evidence_for = vec![Trace { header: "[relay message #5 from user]".into(), start: "x".into(), is_whole: false }];
     session.handle(now, Input::Verb(VerbNumber(1), Verb::Open { resume: Some(Resume { session: "s".into(), evidence_for }) }));
-    let mut eyes = Eyes::new();
-    eyes.follow(&path, true);
+    let mut watcher = FileWatcher::new();
+    watcher.follow(&path, true);
     let memory = || {
         let text = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
         let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap_or_default();
@@ -124,7 +124,7 @@ pub fn follow() {
     let begin = Instant::now();
     let mut bytes = 0;
     loop {
-        let seen = eyes.look();
+        let seen = watcher.read_changes();
         let caught = seen.contains(&Input::Caught);
         for input in seen {
             if let Input::Grown(piece) = &input {

@@ -4,9 +4,9 @@
 //! that spawned (D-23). It waits in poll(2) on the child's pipes, its pidfd and a wake descriptor. Bytes go through the
 //! session machine here, so a flooding provider never reaches the state thread faster than that thread takes it.
 
-pub mod eyes;
-mod mail;
+pub mod file_watcher;
 mod process;
+mod reply_socket;
 mod start;
 mod stop;
 mod streams;
@@ -22,8 +22,8 @@ use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::Signal as OsSignal;
 
-use self::eyes::Eyes;
-use self::mail::Mailbox;
+use self::file_watcher::FileWatcher;
+use self::reply_socket::ReplySocket;
 use self::stop::Stop;
 use self::tmux::Tmux;
 use crate::clock::Clock;
@@ -163,8 +163,8 @@ struct Running {
     /// The provider in the terminal has ended: its last words are read until then.
     dying: Option<Instant>,
     exit: Option<i32>,
-    eyes: Eyes,
-    mailbox: Option<Mailbox>,
+    files: FileWatcher,
+    reply_socket: Option<ReplySocket>,
 }
 
 /// What became readable.
@@ -202,7 +202,7 @@ struct Provider {
 impl Running {
     /// When something is due although nothing becomes readable.
     fn timeout(&self, clock: &Clock) -> Option<Duration> {
-        if self.eyes.more {
+        if self.files.has_more {
             return Some(Duration::ZERO);
         }
         let now = clock.now();
@@ -210,7 +210,7 @@ impl Running {
         let stop = self.stop.as_ref().filter(|stop| !stop.killed).map(|stop| if stop.termed { stop.kill_at } else { stop.term_at });
         let next = [stop, self.dying].into_iter().flatten().min();
         let next = next.map(|at| at.saturating_duration_since(Instant::now()));
-        session.into_iter().chain(next).chain(self.eyes.pause()).min()
+        session.into_iter().chain(next).chain(self.files.poll_after()).min()
     }
 
     /// Waits for all that may happen.
@@ -224,8 +224,8 @@ impl Running {
         sources.extend(self.stderr.as_ref().map(|fd| (Ready::Errors, fd.as_fd(), PollFlags::IN)));
         let stdin = self.stdin.as_ref().filter(|_| !self.unwritten.is_empty());
         sources.extend(stdin.map(|fd| (Ready::Input, fd.as_fd(), PollFlags::OUT)));
-        sources.extend(self.eyes.descriptor().map(|fd| (Ready::Files, fd.as_fd(), PollFlags::IN)));
-        sources.extend(self.mailbox.iter().flat_map(Mailbox::descriptors).map(|fd| (Ready::Mail, fd, PollFlags::IN)));
+        sources.extend(self.files.descriptor().map(|fd| (Ready::Files, fd.as_fd(), PollFlags::IN)));
+        sources.extend(self.reply_socket.iter().flat_map(ReplySocket::descriptors).map(|fd| (Ready::Mail, fd, PollFlags::IN)));
         let mut fds: Vec<PollFd<'_>> = sources.iter().map(|(_, fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)).collect();
         os::wait(&mut fds, timeout);
         let ready = sources.iter().zip(&fds).filter(|(_, fd)| !fd.revents().is_empty()).map(|((ready, ..), _)| *ready);
@@ -266,12 +266,13 @@ impl Provider {
         if ready.contains(&Ready::Output) && !self.read_output() {
             return false;
         }
-        let due = |running: &Running| running.eyes.more || running.eyes.pause().is_some();
+        let due = |running: &Running| running.files.has_more || running.files.poll_after().is_some();
         if (ready.contains(&Ready::Files) || self.running.as_ref().is_some_and(due)) && !self.look_at_files() {
             return false;
         }
         if ready.contains(&Ready::Mail) {
-            let mail = self.running.as_mut().and_then(|running| running.mailbox.as_mut()).map(Mailbox::collect).unwrap_or_default();
+            let mail =
+                self.running.as_mut().and_then(|running| running.reply_socket.as_mut()).map(ReplySocket::read_lines).unwrap_or_default();
             if !self.feed_all(mail) {
                 return false;
             }
@@ -315,8 +316,8 @@ impl Provider {
         let Some(running) = &mut self.running else {
             return true;
         };
-        running.eyes.clear();
-        let seen = running.eyes.look();
+        running.files.drain_notices();
+        let seen = running.files.read_changes();
         self.feed_all(seen)
     }
 
@@ -333,7 +334,7 @@ impl Provider {
                     return true;
                 };
                 // What the provider wrote before its hook ran is seen before the hook is heard.
-                let hooked = matches!(verb, Verb::Hook { .. }) && running.eyes.descriptor().is_some();
+                let hooked = matches!(verb, Verb::Hook { .. }) && running.files.descriptor().is_some();
                 (!hooked || self.look_at_files()) && self.feed(Input::Verb(number, verb))
             }
             Order::Stop { grace_ms } => {
@@ -383,11 +384,11 @@ impl Provider {
                 Output::Look => self.at_terminal(Tmux::look),
                 Output::Paste(text) => self.at_terminal(|tmux| tmux.paste(&text)),
                 Output::Press(key) => self.at_terminal(|tmux| tmux.press(key)),
-                Output::Follow { path, whole } => running.eyes.follow(&path, whole),
-                Output::Unfollow => running.eyes.unfollow(),
-                Output::Watch { path } => running.eyes.watch(&path),
+                Output::Follow { path, whole } => running.files.follow(&path, whole),
+                Output::Unfollow => running.files.unfollow(),
+                Output::Watch { path } => running.files.watch(&path),
                 Output::Post { number, path, line } => {
-                    let result = mail::post(&path, &line);
+                    let result = reply_socket::post(&path, &line);
                     if !self.feed(Input::Posted { number, result }) {
                         return false;
                     }

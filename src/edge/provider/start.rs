@@ -6,9 +6,9 @@ use std::process::{Child, Command, Stdio};
 
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use super::eyes::Eyes;
-use super::mail::Mailbox;
+use super::file_watcher::FileWatcher;
 use super::process::{end_everything, find_command, first_pane, not_found, reap};
+use super::reply_socket::ReplySocket;
 use super::tmux::{self, Tmux};
 use super::{Host, Plan, Provider, Refusal, Running};
 use crate::core::agent::event::ProviderEvent;
@@ -129,8 +129,8 @@ impl Provider {
                 return Err(Refusal { reason: format!("cannot watch the child: {error}"), permanent: false });
             }
         };
-        let mailbox = plan.mailbox.as_ref().and_then(|(path, theirs)| {
-            let opened = Mailbox::open(path, theirs);
+        let reply_socket = plan.mailbox.as_ref().and_then(|(path, theirs)| {
+            let opened = ReplySocket::open(path, theirs);
             opened.inspect_err(|error| log::warn!(target: "provider", "cannot listen at {}: {error}", path.display())).ok()
         });
         Ok(Running {
@@ -149,8 +149,8 @@ impl Provider {
             tmux,
             dying: None,
             exit: None,
-            eyes: Eyes::new(),
-            mailbox,
+            files: FileWatcher::new(),
+            reply_socket,
         })
     }
 

@@ -10,49 +10,49 @@ use std::time::Duration;
 use crate::core::session::Input;
 
 /// Connections that are read at once.
-const CALLERS_MAX: usize = 16;
+const CLIENTS_MAX: usize = 16;
 /// Bytes of one of them.
-const LETTER_BYTES_MAX: usize = 256 << 10;
+const MESSAGE_BYTES_MAX: usize = 256 << 10;
 /// A line must be taken in that time.
-const POST_TIME: Duration = Duration::from_secs(2);
+const WRITE_LIMIT: Duration = Duration::from_secs(2);
 
 /// Our own socket and who is connected to it.
-pub struct Mailbox {
+pub struct ReplySocket {
     path: PathBuf,
     /// Socket of the provider, which leaves it behind when it is killed.
-    theirs: PathBuf,
+    peer_path: PathBuf,
     listener: UnixListener,
-    callers: Vec<(UnixStream, Vec<u8>)>,
+    clients: Vec<(UnixStream, Vec<u8>)>,
 }
 
-impl Mailbox {
+impl ReplySocket {
     /// Listens; what an earlier life left there goes.
-    pub fn open(path: &Path, theirs: &Path) -> std::io::Result<Mailbox> {
+    pub fn open(path: &Path, peer_path: &Path) -> std::io::Result<ReplySocket> {
         let _ = std::fs::remove_file(path);
         let listener = UnixListener::bind(path)?;
         listener.set_nonblocking(true)?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-        Ok(Mailbox { path: path.to_path_buf(), theirs: theirs.to_path_buf(), listener, callers: Vec::new() })
+        Ok(ReplySocket { path: path.to_path_buf(), peer_path: peer_path.to_path_buf(), listener, clients: Vec::new() })
     }
 
     /// What may become readable.
     pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        std::iter::once(self.listener.as_fd()).chain(self.callers.iter().map(|(socket, _)| socket.as_fd()))
+        std::iter::once(self.listener.as_fd()).chain(self.clients.iter().map(|(socket, _)| socket.as_fd()))
     }
 
     /// Reads what has come.
-    pub fn collect(&mut self) -> Vec<Input> {
-        for _ in 0..CALLERS_MAX {
+    pub fn read_lines(&mut self) -> Vec<Input> {
+        for _ in 0..CLIENTS_MAX {
             let Ok((socket, _)) = self.listener.accept() else { break };
-            if self.callers.len() >= CALLERS_MAX {
-                self.callers.remove(0); // whoever says nothing for so long makes room
+            if self.clients.len() >= CLIENTS_MAX {
+                self.clients.remove(0); // whoever says nothing for so long makes room
             }
             if socket.set_nonblocking(true).is_ok() {
-                self.callers.push((socket, Vec::new()));
+                self.clients.push((socket, Vec::new()));
             }
         }
         let mut seen = Vec::new();
-        self.callers.retain_mut(|(socket, bytes)| {
+        self.clients.retain_mut(|(socket, bytes)| {
             let mut piece = [0u8; 4096];
             loop {
                 match socket.read(&mut piece) {
@@ -60,7 +60,7 @@ impl Mailbox {
                         seen.extend(lines(bytes));
                         return false;
                     }
-                    Ok(size) if bytes.len() + size <= LETTER_BYTES_MAX => bytes.extend_from_slice(&piece[..size]),
+                    Ok(size) if bytes.len() + size <= MESSAGE_BYTES_MAX => bytes.extend_from_slice(&piece[..size]),
                     Ok(_) => return false,
                     Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
                     Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
@@ -79,10 +79,10 @@ impl Mailbox {
     }
 }
 
-impl Drop for Mailbox {
+impl Drop for ReplySocket {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.path);
-        let _ = std::fs::remove_file(&self.theirs);
+        let _ = std::fs::remove_file(&self.peer_path);
     }
 }
 
@@ -106,6 +106,6 @@ fn connect(path: &str) -> std::io::Result<UnixStream> {
 pub fn post(path: &str, line: &str) -> Result<(), String> {
     let say = |error: std::io::Error| format!("{path}: {error}");
     let mut socket = connect(path).map_err(say)?;
-    socket.set_write_timeout(Some(POST_TIME)).map_err(say)?;
+    socket.set_write_timeout(Some(WRITE_LIMIT)).map_err(say)?;
     socket.write_all(line.as_bytes()).map_err(say)
 }

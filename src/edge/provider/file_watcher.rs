@@ -16,20 +16,27 @@ use crate::core::session::{Input, WATCHED_BYTES_MAX};
 
 /// Bytes of one piece.
 const PIECE_BYTES: usize = 64 << 10;
-/// Pieces in one look; then orders have their turn.
+/// Pieces in one reading; then orders have their turn.
 const PIECES_MAX: usize = 16;
-/// Between looks where nothing tells when to look.
-pub const BLIND_PAUSE: Duration = Duration::from_millis(500);
+/// Between readings where the kernel tells of no changes.
+pub const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Looks at the files of one provider process.
-pub struct Eyes {
+/// Reads what changes in the files of one provider process.
+pub struct FileWatcher {
     inotify: Option<OwnedFd>,
     followed: Option<Followed>,
-    watched: BTreeMap<PathBuf, Option<String>>,
-    /// More can be read at once.
-    pub more: bool,
+    watched: BTreeMap<PathBuf, Told>,
+    /// More can be read at once: call [`FileWatcher::read_changes`] again.
+    pub has_more: bool,
     /// The kernel tells of no changes (its limits are used up): files are looked at now and then.
-    blind: bool,
+    polling: bool,
+}
+
+/// What the session was told of a watched file.
+enum Told {
+    Nothing,
+    /// Its content; `None`: it is not there.
+    Content(Option<String>),
 }
 
 struct Followed {
@@ -41,17 +48,17 @@ struct Followed {
     caught: bool,
 }
 
-impl Default for Eyes {
-    fn default() -> Eyes {
-        Eyes::new()
+impl Default for FileWatcher {
+    fn default() -> FileWatcher {
+        FileWatcher::new()
     }
 }
 
-impl Eyes {
-    /// Eyes that look at nothing yet.
-    pub fn new() -> Eyes {
+impl FileWatcher {
+    /// A watcher of nothing.
+    pub fn new() -> FileWatcher {
         let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).ok();
-        Eyes { inotify, followed: None, watched: BTreeMap::new(), more: false, blind: false }
+        FileWatcher { inotify, followed: None, watched: BTreeMap::new(), has_more: false, polling: false }
     }
 
     /// Readable when something may have changed.
@@ -69,7 +76,7 @@ impl Eyes {
             _ => 0,
         };
         self.followed = Some(Followed { path, file, offset, whole, caught: false });
-        self.more = true;
+        self.has_more = true;
     }
 
     /// Follows nothing any more.
@@ -77,19 +84,19 @@ impl Eyes {
         self.followed = None;
     }
 
-    /// Watches this file too; its content is told at the next look.
+    /// Watches this small file too; the next reading tells its content.
     pub fn watch(&mut self, path: &str) {
-        self.watched.insert(PathBuf::from(path), Some("\u{0}never read".into()));
-        self.more = true;
+        self.watched.insert(PathBuf::from(path), Told::Nothing);
+        self.has_more = true;
     }
 
-    /// When to look although nothing tells of a change.
-    pub fn pause(&self) -> Option<Duration> {
-        (self.blind && (self.followed.is_some() || !self.watched.is_empty())).then_some(BLIND_PAUSE)
+    /// After what time to read although nothing tells of a change.
+    pub fn poll_after(&self) -> Option<Duration> {
+        (self.polling && (self.followed.is_some() || !self.watched.is_empty())).then_some(POLL_INTERVAL)
     }
 
-    /// Notes what inotify says, without a look.
-    pub fn clear(&mut self) {
+    /// Takes the notices of inotify away, or its descriptor would stay readable.
+    pub fn drain_notices(&mut self) {
         if let Some(fd) = &self.inotify {
             let mut buffer = [MaybeUninit::uninit(); 4096];
             let mut reader = inotify::Reader::new(fd, &mut buffer);
@@ -97,39 +104,39 @@ impl Eyes {
         }
     }
 
-    /// What is new, bounded; `more` tells whether to look again at once.
-    pub fn look(&mut self) -> Vec<Input> {
-        self.more = false;
-        self.attend();
+    /// What is new, bounded; `has_more` tells whether to read again at once.
+    pub fn read_changes(&mut self) -> Vec<Input> {
+        self.has_more = false;
+        self.add_watches();
         let mut seen = Vec::new();
-        for (path, known) in &mut self.watched {
+        for (path, told) in &mut self.watched {
             let text = read_small(path);
-            if text != *known {
-                *known = text.clone();
+            if !matches!(told, Told::Content(before) if *before == text) {
+                *told = Told::Content(text.clone());
                 seen.push(Input::File { path: path.to_string_lossy().into_owned(), text });
             }
         }
         if let Some(followed) = &mut self.followed {
-            self.more = followed.read(&mut seen);
+            self.has_more = followed.read(&mut seen);
         }
         seen
     }
 
     /// Directories of all files, or of what exists above them; a watch that is there already stays.
-    fn attend(&mut self) {
-        let attended = self.try_attend();
-        if !attended && !self.blind {
+    fn add_watches(&mut self) {
+        let watched = self.try_add_watches();
+        if !watched && !self.polling {
             log::warn!(
                 target: "provider",
                 "the kernel tells of no changes of files: raise fs.inotify.max_user_instances and max_user_watches; they are looked at \
                  every {} ms instead",
-                BLIND_PAUSE.as_millis()
+                POLL_INTERVAL.as_millis()
             );
         }
-        self.blind = !attended;
+        self.polling = !watched;
     }
 
-    fn try_attend(&self) -> bool {
+    fn try_add_watches(&self) -> bool {
         let Some(fd) = &self.inotify else { return false };
         let flags = WatchFlags::CREATE | WatchFlags::MODIFY | WatchFlags::MOVED_TO | WatchFlags::DELETE | WatchFlags::ONLYDIR;
         let mut paths = self.watched.keys().chain(self.followed.iter().map(|followed| &followed.path));
@@ -220,47 +227,47 @@ mod tests {
 
     #[test]
     fn a_file_is_followed_through_growth_replacement_and_cuts() {
-        let dir = std::env::temp_dir().join(format!("agent-relay-eyes-{}", std::process::id()));
+        let dir = std::env::temp_dir().join(format!("agent-relay-file-watcher-{}", std::process::id()));
         let path = dir.join("later/log");
         fs::create_dir_all(&dir).expect("folder");
-        let mut eyes = Eyes::new();
-        eyes.follow(&path.to_string_lossy(), false);
-        assert_eq!(text_of(&eyes.look()), "<caught>", "not there yet");
+        let mut watcher = FileWatcher::new();
+        watcher.follow(&path.to_string_lossy(), false);
+        assert_eq!(text_of(&watcher.read_changes()), "<caught>", "not there yet");
         fs::create_dir_all(path.parent().expect("has one")).expect("folder");
         fs::write(&path, "one\n").expect("writes");
-        assert_eq!(text_of(&eyes.look()), "one\n", "read from its beginning when it comes");
+        assert_eq!(text_of(&watcher.read_changes()), "one\n", "read from its beginning when it comes");
         File::options().append(true).open(&path).and_then(|mut file| file.write_all(b"two\n")).expect("writes");
-        assert_eq!(text_of(&eyes.look()), "two\n");
-        assert_eq!(text_of(&eyes.look()), "");
+        assert_eq!(text_of(&watcher.read_changes()), "two\n");
+        assert_eq!(text_of(&watcher.read_changes()), "");
         fs::write(&path, "3\n").expect("cut");
-        assert_eq!(text_of(&eyes.look()), "<rewound>3\n");
+        assert_eq!(text_of(&watcher.read_changes()), "<rewound>3\n");
         let other = dir.join("other");
         fs::write(&other, "new file\n").expect("writes");
         fs::rename(&other, &path).expect("replaced");
-        assert_eq!(text_of(&eyes.look()), "<rewound>new file\n");
-        eyes.follow(&path.to_string_lossy(), false);
-        assert_eq!(text_of(&eyes.look()), "<caught>", "from its end");
-        eyes.follow(&path.to_string_lossy(), true);
-        assert_eq!(text_of(&eyes.look()), "new file\n<caught>", "from its beginning");
+        assert_eq!(text_of(&watcher.read_changes()), "<rewound>new file\n");
+        watcher.follow(&path.to_string_lossy(), false);
+        assert_eq!(text_of(&watcher.read_changes()), "<caught>", "from its end");
+        watcher.follow(&path.to_string_lossy(), true);
+        assert_eq!(text_of(&watcher.read_changes()), "new file\n<caught>", "from its beginning");
         // The rest of a file that is replaced is not lost.
         File::options().append(true).open(&path).and_then(|mut file| file.write_all(b"the rest\n")).expect("writes");
         fs::write(&other, "a newer one\n").expect("writes");
         fs::rename(&other, &path).expect("replaced");
-        assert_eq!(text_of(&eyes.look()), "the rest\n<rewound>a newer one\n");
+        assert_eq!(text_of(&watcher.read_changes()), "the rest\n<rewound>a newer one\n");
         // Neither a pipe nor a folder is waited for.
         let pipe = dir.join("pipe");
         rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR).expect("a pipe");
         for path in [&pipe, &dir] {
-            eyes.follow(&path.to_string_lossy(), true);
-            assert_eq!(text_of(&eyes.look()), "<caught>");
+            watcher.follow(&path.to_string_lossy(), true);
+            assert_eq!(text_of(&watcher.read_changes()), "<caught>");
         }
-        eyes.unfollow();
+        watcher.unfollow();
         let small = dir.join("small");
-        eyes.watch(&small.to_string_lossy());
-        assert_eq!(text_of(&eyes.look()), "<file None>");
+        watcher.watch(&small.to_string_lossy());
+        assert_eq!(text_of(&watcher.read_changes()), "<file None>");
         fs::write(&small, "x").expect("writes");
-        assert_eq!(text_of(&eyes.look()), "<file Some(\"x\")>");
-        assert_eq!(text_of(&eyes.look()), "");
+        assert_eq!(text_of(&watcher.read_changes()), "<file Some(\"x\")>");
+        assert_eq!(text_of(&watcher.read_changes()), "");
         fs::remove_dir_all(&dir).expect("clean up");
     }
 }
