@@ -31,7 +31,7 @@ const STOP_LIMIT: Duration = Duration::from_secs(20);
 const WAIT_SECONDS_MAX: u64 = 365 * 24 * 3600;
 
 /// What the chat waits for.
-enum Happening {
+enum ChatEvent {
     Typed(String),
     TypedEnd,
     Frame(Box<RelayFrame>),
@@ -75,9 +75,9 @@ impl Drop for Started {
 /// `up`
 pub fn up(options: Up) -> Outcome {
     let program = std::env::current_exe().map_err(|error| Failure::system(format!("cannot find my own program file: {error}")))?;
-    let (heard, happenings) = bounded(256);
+    let (heard, events) = bounded(256);
     let on_signal = heard.clone();
-    signals::watch(move |_| on_signal.send(Happening::Signal).is_ok())
+    signals::watch(move |_| on_signal.send(ChatEvent::Signal).is_ok())
         .map_err(|error| Failure::system(format!("cannot watch signals: {error}")))?;
 
     print::stay();
@@ -95,7 +95,7 @@ pub fn up(options: Up) -> Outcome {
     let tty = std::io::stdin().is_terminal();
     let chat =
         Chat { client, global: global.clone(), agent, options, tty, seen: HashSet::new(), asked: HashSet::new(), waiting: HashSet::new() };
-    let outcome = chat.run(&mut runner.process, heard, &happenings);
+    let outcome = chat.run(&mut runner.process, heard, &events);
     drop(runner);
     if let Some(mut hub) = hub {
         // Others may have come to rely on it (D-30).
@@ -252,10 +252,10 @@ struct Chat {
 }
 
 impl Chat {
-    fn run(mut self, runner: &mut Started, heard: Sender<Happening>, happenings: &Receiver<Happening>) -> Outcome {
+    fn run(mut self, runner: &mut Started, heard: Sender<ChatEvent>, events: &Receiver<ChatEvent>) -> Outcome {
         self.follow(heard.clone())?;
         self.watch_runner(runner, heard.clone());
-        if let Some(code) = self.wait_until_ready(happenings)? {
+        if let Some(code) = self.wait_until_ready(events)? {
             return Ok(code);
         }
         print::line(&format!("{} is ready.{}", self.agent, if self.tty { " Type a message; Ctrl-D or Ctrl-C ends." } else { "" }));
@@ -285,28 +285,28 @@ impl Chat {
             let limit =
                 if more && self.tty { after(Duration::from_secs(3600)) } else { after(until.saturating_duration_since(Instant::now())) };
             select! {
-                recv(happenings) -> happening => match happening {
-                    Ok(Happening::Typed(line)) => {
+                recv(events) -> happening => match happening {
+                    Ok(ChatEvent::Typed(line)) => {
                         if self.typed(line.trim())? {
                             said = true;
                             until = Instant::now() + patience;
                         }
                     }
-                    Ok(Happening::TypedEnd) if self.tty => return Ok(OK),
-                    Ok(Happening::TypedEnd) => more = false,
-                    Ok(Happening::Frame(frame)) => {
+                    Ok(ChatEvent::TypedEnd) if self.tty => return Ok(OK),
+                    Ok(ChatEvent::TypedEnd) => more = false,
+                    Ok(ChatEvent::Frame(frame)) => {
                         if let Some(code) = self.on_frame(*frame)? {
                             return Ok(code);
                         }
                     }
-                    Ok(Happening::RelayLost(text)) => {
+                    Ok(ChatEvent::RelayLost(text)) => {
                         print::note(&format!("{text}; connecting again"));
                     }
-                    Ok(Happening::RelayBack) => self.catch_up()?,
-                    Ok(Happening::RunnerEnded(code)) => {
+                    Ok(ChatEvent::RelayBack) => self.catch_up()?,
+                    Ok(ChatEvent::RunnerEnded(code)) => {
                         return Err(Failure::new(Kind::of(code.unwrap_or(1).clamp(0, 255) as u8), "the runner ended"));
                     }
-                    Ok(Happening::Signal) | Err(_) => return Ok(OK),
+                    Ok(ChatEvent::Signal) | Err(_) => return Ok(OK),
                 },
                 recv(limit) -> _ => {
                     return Err(Failure::no(format!("no answer within {} s", self.options.wait)));
@@ -316,7 +316,7 @@ impl Chat {
     }
 
     /// Listens on a thread of its own; connects again for ever.
-    fn follow(&self, heard: Sender<Happening>) -> Result<(), Failure> {
+    fn follow(&self, heard: Sender<ChatEvent>) -> Result<(), Failure> {
         const EVENTS: [&str; 3] = ["message.new", "agent.status", "agent.registered"];
         let mut follow = self.client.follow(&EVENTS, &[USER, &self.agent])?;
         let (client, agent) = (Client::new(&self.global)?, self.agent.clone());
@@ -324,13 +324,13 @@ impl Chat {
             loop {
                 match follow.next(Duration::from_secs(3600)) {
                     Ok(Some(frame)) => {
-                        if heard.send(Happening::Frame(Box::new(frame))).is_err() {
+                        if heard.send(ChatEvent::Frame(Box::new(frame))).is_err() {
                             return;
                         }
                     }
                     Ok(None) => {}
                     Err(failure) => {
-                        if heard.send(Happening::RelayLost(failure.text)).is_err() {
+                        if heard.send(ChatEvent::RelayLost(failure.text)).is_err() {
                             return;
                         }
                         follow = loop {
@@ -339,7 +339,7 @@ impl Chat {
                                 break follow;
                             }
                         };
-                        if heard.send(Happening::RelayBack).is_err() {
+                        if heard.send(ChatEvent::RelayBack).is_err() {
                             return;
                         }
                     }
@@ -349,7 +349,7 @@ impl Chat {
         Ok(())
     }
 
-    fn watch_runner(&self, runner: &Started, heard: Sender<Happening>) {
+    fn watch_runner(&self, runner: &Started, heard: Sender<ChatEvent>) {
         let process = os::process(runner.child.id());
         std::thread::spawn(move || {
             let raw = rustix::process::Pid::from_raw(process.pid as i32);
@@ -357,12 +357,12 @@ impl Chat {
             if let Some(pidfd) = pidfd.filter(|_| os::is_alive(process)) {
                 os::wait(&mut [rustix::event::PollFd::new(&pidfd, rustix::event::PollFlags::IN)], None);
             }
-            let _ = heard.send(Happening::RunnerEnded(None));
+            let _ = heard.send(ChatEvent::RunnerEnded(None));
         });
     }
 
     /// Until the agent is ready; `Some` = ended before.
-    fn wait_until_ready(&mut self, happenings: &Receiver<Happening>) -> Result<Option<u8>, Failure> {
+    fn wait_until_ready(&mut self, events: &Receiver<ChatEvent>) -> Result<Option<u8>, Failure> {
         let until = Instant::now() + START_LIMIT;
         loop {
             if let (200, card) = self.client.raw("GET", &path::agent(&self.agent), None)? {
@@ -371,10 +371,10 @@ impl Chat {
                     return Ok(None);
                 }
             }
-            match happenings.recv_timeout(until.saturating_duration_since(Instant::now())) {
-                Ok(Happening::Signal) => return Ok(Some(OK)),
+            match events.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Ok(ChatEvent::Signal) => return Ok(Some(OK)),
                 // Its own last line says why.
-                Ok(Happening::RunnerEnded(_)) => return Ok(Some(NO)),
+                Ok(ChatEvent::RunnerEnded(_)) => return Ok(Some(NO)),
                 Ok(_) => {}
                 Err(_) => {
                     let text = format!(
@@ -501,13 +501,13 @@ impl Chat {
     }
 }
 
-fn read_lines(heard: Sender<Happening>) {
+fn read_lines(heard: Sender<ChatEvent>) {
     std::thread::spawn(move || {
         for line in std::io::stdin().lock().lines().map_while(Result::ok) {
-            if heard.send(Happening::Typed(line)).is_err() {
+            if heard.send(ChatEvent::Typed(line)).is_err() {
                 return;
             }
         }
-        let _ = heard.send(Happening::TypedEnd);
+        let _ = heard.send(ChatEvent::TypedEnd);
     });
 }

@@ -18,12 +18,12 @@ pub struct Request {
     /// Body.
     pub body: Vec<u8>,
     /// How the gate was when the request came.
-    pub gate: Figures,
+    pub gate: GateStats,
 }
 
 /// Counts of a gate since its start, and what it holds now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Figures {
+pub struct GateStats {
     /// Open connections.
     pub open: u64,
     /// Connections without a complete head, idle ones included.

@@ -138,7 +138,7 @@ impl View<'_> {
                     [id, &whose(|own| &own.agent), &whose(|own| &own.component), &whose(|own| &own.issuer)];
                 ReadAnswer::Json(self.docs(sql, &values)?.pop().unwrap_or(Value::Null))
             }
-            Query::Figures => {
+            Query::StoreStats => {
                 let (bytes, free) = sizes(self.db)?;
                 ReadAnswer::Json(json!({"bytes": bytes, "freeBytes": free}))
             }

@@ -22,7 +22,7 @@ use crate::core::ids::ProcessRef;
 use crate::core::limits::COMMITS_IN_FLIGHT_MAX;
 use crate::core::store::{StoreError, StoreKind};
 use crate::edge::database::{Check, beside, error_of, io_error_of, open_for_reading, quick_check};
-use crate::edge::gate::{Gate, Happening, Limits, Order as GateOrder, Orders, Verdict};
+use crate::edge::gate::{Gate, GateEvent, Handled, Limits, Order as GateOrder, Orders};
 use crate::edge::{Port, signals};
 use crate::os::{self, Waker};
 use crate::runtime::crew::{Bell, Crew};
@@ -325,13 +325,13 @@ fn attend(bells: &Receiver<Bell>, outcome: &Receiver<End>, notice: Sender<Event>
     }
 }
 
-fn handler(happening: Happening) -> Verdict<Event> {
-    match happening {
-        Happening::Request(ticket, request) => Verdict::Event(Event::Request { ticket, request }),
-        Happening::Upgrade(ticket, request) if request.path.ends_with("/bus") => Verdict::Event(Event::Upgrade { ticket, request }),
-        Happening::Upgrade(..) => Verdict::Answer(404, crate::wire::api::error_body("not_found", "the bus is at /bus").into()),
-        Happening::PeerText(peer, text) => Verdict::Event(Event::PeerText { peer, text }),
-        Happening::PeerClosed(peer) => Verdict::Event(Event::PeerClosed { peer }),
+fn handler(event: GateEvent) -> Handled<Event> {
+    match event {
+        GateEvent::Request(ticket, request) => Handled::Forward(Event::Request { ticket, request }),
+        GateEvent::Upgrade(ticket, request) if request.path.ends_with("/bus") => Handled::Forward(Event::Upgrade { ticket, request }),
+        GateEvent::Upgrade(..) => Handled::Answer(404, crate::wire::api::error_body("not_found", "the bus is at /bus").into()),
+        GateEvent::PeerText(peer, text) => Handled::Forward(Event::PeerText { peer, text }),
+        GateEvent::PeerClosed(peer) => Handled::Forward(Event::PeerClosed { peer }),
     }
 }
 

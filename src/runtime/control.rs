@@ -6,7 +6,7 @@ use crate::core::agent::event::{ControlRequest, Event};
 use crate::core::http::Request;
 use crate::core::ids::{MessageId, Ticket};
 use crate::core::tracker::Status;
-use crate::edge::gate::{Happening, Verdict};
+use crate::edge::gate::{GateEvent, Handled};
 use crate::secret::Secret;
 use crate::wire::api::error_body;
 use crate::wire::control::LOG_LEVELS;
@@ -37,17 +37,17 @@ const TOKEN_BYTES_MAX: usize = 512;
 const EVENT_BYTES_MAX: usize = 40;
 
 /// A hook that reports; one that asks for a permission stays until it is decided.
-fn hook(ticket: Ticket, event: &str, body: Value) -> Verdict<Event> {
+fn hook(ticket: Ticket, event: &str, body: Value) -> Handled<Event> {
     let known = event.len() <= EVENT_BYTES_MAX && !event.is_empty() && event.bytes().all(|b| b.is_ascii_lowercase() || b == b'-');
     if !known {
         return answer(400, error_body("bad_request", "an event is lower-case letters and dashes"));
     }
     let event = event.to_string();
     match event == "permission-request" {
-        true => Verdict::Event(Event::Control(ticket, ControlRequest::Hook { event, body, waits: true })),
+        true => Handled::Forward(Event::Control(ticket, ControlRequest::Hook { event, body, waits: true })),
         false => {
             let told = Event::Control(Ticket::NOBODY, ControlRequest::Hook { event, body, waits: false });
-            Verdict::Tell(told, 200, json!({"ok": true}).into())
+            Handled::AnswerAndForward(told, 200, json!({"ok": true}).into())
         }
     }
 }
@@ -91,20 +91,20 @@ fn message_of(method: &str, path: &str) -> Option<(MessageId, bool)> {
     }
 }
 
-fn answer(status: u16, body: Value) -> Verdict<Event> {
-    Verdict::Answer(status, body.into())
+fn answer(status: u16, body: Value) -> Handled<Event> {
+    Handled::Answer(status, body.into())
 }
 
 /// What the gate of a control port asks for each thing that happens there.
-pub fn handler(token: Secret) -> impl FnMut(Happening) -> Verdict<Event> + Send + 'static {
-    move |happening| {
-        let (ticket, request, upgrade) = match happening {
-            Happening::Request(ticket, request) => (ticket, request, false),
-            Happening::Upgrade(ticket, request) => (ticket, request, true),
-            Happening::PeerText(_, text) => {
-                return Verdict::Event(Event::Control(Ticket::NOBODY, ControlRequest::MonitorSaid(text)));
+pub fn handler(token: Secret) -> impl FnMut(GateEvent) -> Handled<Event> + Send + 'static {
+    move |event| {
+        let (ticket, request, upgrade) = match event {
+            GateEvent::Request(ticket, request) => (ticket, request, false),
+            GateEvent::Upgrade(ticket, request) => (ticket, request, true),
+            GateEvent::PeerText(_, text) => {
+                return Handled::Forward(Event::Control(Ticket::NOBODY, ControlRequest::MonitorSaid(text)));
             }
-            Happening::PeerClosed(peer) => return Verdict::Event(Event::Control(peer.ticket(), ControlRequest::Gone)),
+            GateEvent::PeerClosed(peer) => return Handled::Forward(Event::Control(peer.ticket(), ControlRequest::Gone)),
         };
         if request.path == "/health" {
             return answer(200, json!({"ok": true}));
@@ -119,8 +119,8 @@ pub fn handler(token: Secret) -> impl FnMut(Happening) -> Verdict<Event> + Send 
     }
 }
 
-fn route(ticket: Ticket, request: &Request, body: Value, upgrade: bool) -> Verdict<Event> {
-    let ask = |request| Verdict::Event(Event::Control(ticket, request));
+fn route(ticket: Ticket, request: &Request, body: Value, upgrade: bool) -> Handled<Event> {
+    let ask = |request| Handled::Forward(Event::Control(ticket, request));
     match message_of(&request.method, &request.path) {
         Some((message, true)) => return ask(ControlRequest::Reaction { message, body }),
         Some((message, false)) => return ask(ControlRequest::Given(message)),
@@ -134,7 +134,7 @@ fn route(ticket: Ticket, request: &Request, body: Value, upgrade: bool) -> Verdi
             match known {
                 Some(status) => {
                     let answer = json!({"ok": true, "status": status.word()});
-                    Verdict::Tell(Event::Control(Ticket::NOBODY, ControlRequest::StatusPosted(body)), 200, answer.into())
+                    Handled::AnswerAndForward(Event::Control(Ticket::NOBODY, ControlRequest::StatusPosted(body)), 200, answer.into())
                 }
                 None => answer(400, json!({"error": "status must be idle, busy, offline, or error"})),
             }
@@ -194,16 +194,16 @@ fn same(a: &[u8], b: &[u8]) -> bool {
 mod tests {
     use super::*;
 
-    fn asked(method: &str, path: &str, token: &str, body: &str) -> Verdict<Event> {
+    fn asked(method: &str, path: &str, token: &str, body: &str) -> Handled<Event> {
         let request =
             Request { method: method.into(), path: path.into(), token: token.into(), body: body.as_bytes().to_vec(), ..Default::default() };
-        handler(Secret::new("right"))(Happening::Request(Ticket(1), request))
+        handler(Secret::new("right"))(GateEvent::Request(Ticket(1), request))
     }
 
-    fn status(verdict: &Verdict<Event>) -> u16 {
-        match verdict {
-            Verdict::Answer(status, _) | Verdict::Tell(_, status, _) => *status,
-            Verdict::Event(_) => 0,
+    fn status(handled: &Handled<Event>) -> u16 {
+        match handled {
+            Handled::Answer(status, _) | Handled::AnswerAndForward(_, status, _) => *status,
+            Handled::Forward(_) => 0,
         }
     }
 
@@ -225,7 +225,7 @@ mod tests {
 
     #[test]
     fn what_tools_say_becomes_an_event() {
-        let is = |verdict: Verdict<Event>, want: ControlRequest| matches!(verdict, Verdict::Event(Event::Control(Ticket(1), got)) if got == want);
+        let is = |handled: Handled<Event>, want: ControlRequest| matches!(handled, Handled::Forward(Event::Control(Ticket(1), got)) if got == want);
         let body = json!({"to": "b", "body": "x"});
         assert!(is(asked("POST", "/messages", "right", &body.to_string()), ControlRequest::Message(body)));
         let emoji = json!({"emoji": "x"});

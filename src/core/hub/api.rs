@@ -167,7 +167,7 @@ impl Hub {
                 Err(forbidden("how the hub is is not told to agents; use an operator's token"))
             }
             Call::Metrics | Call::HubInfo => {
-                self.read(Query::Figures, ReadFor::Figures { ticket, gate: request.gate, prometheus: call == Call::Metrics });
+                self.read(Query::StoreStats, ReadFor::StoreStats { ticket, gate: request.gate, prometheus: call == Call::Metrics });
                 Ok(Answer::Later)
             }
             Call::HubVacuum => {
@@ -292,7 +292,7 @@ impl Hub {
                 self.respond(ticket, 200, body);
             }
             (Some(ReadFor::Ticket(ticket)), ReadAnswer::Messages(messages)) => self.respond(ticket, 200, json!({"messages": messages})),
-            (Some(ReadFor::Figures { ticket, gate, prometheus }), ReadAnswer::Json(store)) => match prometheus {
+            (Some(ReadFor::StoreStats { ticket, gate, prometheus }), ReadAnswer::Json(store)) => match prometheus {
                 true => {
                     let text = self.metrics_text(gate, &store);
                     self.respond(ticket, 200, Body::Text("text/plain; version=0.0.4; charset=utf-8", text));
@@ -302,7 +302,10 @@ impl Hub {
                     self.respond(ticket, 200, info);
                 }
             },
-            (Some(ReadFor::Ticket(ticket) | ReadFor::Obligations(ticket) | ReadFor::Figures { ticket, .. }), ReadAnswer::Failed(error)) => {
+            (
+                Some(ReadFor::Ticket(ticket) | ReadFor::Obligations(ticket) | ReadFor::StoreStats { ticket, .. }),
+                ReadAnswer::Failed(error),
+            ) => {
                 self.on_read_failed(Some(ticket), error);
             }
             (Some(ReadFor::Deliver(agent, ids)), ReadAnswer::Messages(messages)) => self.on_delivery_read(&agent, &ids, messages),
@@ -315,7 +318,7 @@ impl Hub {
                     self.on_read_failed(None, error);
                 }
             }
-            (Some(ReadFor::Figures { ticket, .. } | ReadFor::Obligations(ticket)), ReadAnswer::Messages(_)) => {
+            (Some(ReadFor::StoreStats { ticket, .. } | ReadFor::Obligations(ticket)), ReadAnswer::Messages(_)) => {
                 self.refuse(ticket, 500, "internal", "the store gave something else")
             }
             (None, _) => {}

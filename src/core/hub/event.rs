@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::generations::{DataState, Mark, StoredGeneration};
 use crate::core::Cause;
 use crate::core::commit::Commit;
-use crate::core::http::{Body, Figures, Request};
+use crate::core::http::{Body, GateStats, Request};
 use crate::core::ids::{MessageId, PeerId, TaskId, Ticket};
 use crate::core::store::StoreError;
 use crate::core::time::Tick;
@@ -136,7 +136,7 @@ pub enum ReadFor {
     /// To send these messages to an agent over the bus.
     Deliver(String, Vec<MessageId>),
     /// To tell how the hub is, as text for Prometheus or as JSON.
-    Figures { ticket: Ticket, gate: Figures, prometheus: bool },
+    StoreStats { ticket: Ticket, gate: GateStats, prometheus: bool },
 }
 
 /// Whose commands are asked for; an empty text is nobody.
@@ -177,7 +177,7 @@ pub enum Query {
     /// What an agent owes.
     Obligations { agent: String },
     /// Size of the store.
-    Figures,
+    StoreStats,
 }
 
 /// One order of the hub.

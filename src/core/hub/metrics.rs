@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::Hub;
-use crate::core::http::Figures;
+use crate::core::http::GateStats;
 use crate::wire::VERSION;
 
 /// Upper bounds of the buckets, seconds.
@@ -66,7 +66,7 @@ impl Meter {
 
 impl Hub {
     /// What there is now, for people and for Prometheus.
-    pub(super) fn gauges(&self, gate: Figures) -> Vec<(&'static str, &'static str, u64)> {
+    pub(super) fn gauges(&self, gate: GateStats) -> Vec<(&'static str, &'static str, u64)> {
         let count = |n: usize| n as u64;
         let connected = self.agents.values().filter(|agent| agent.peer.is_some()).count();
         let streams = self.peers.values().filter(|peer| peer.stream).count();
@@ -92,7 +92,7 @@ impl Hub {
         ]
     }
 
-    pub(super) fn metrics_text(&self, gate: Figures, store: &Value) -> String {
+    pub(super) fn metrics_text(&self, gate: GateStats, store: &Value) -> String {
         let mut text = String::new();
         let _ = writeln!(text, "# TYPE agent_relay_hub_info gauge\nagent_relay_hub_info{{version=\"{VERSION}\"}} 1");
         for (name, about, value) in self.gauges(gate) {
@@ -141,7 +141,7 @@ impl Hub {
         text
     }
 
-    pub(super) fn info(&self, gate: Figures, store: &Value) -> Value {
+    pub(super) fn info(&self, gate: GateStats, store: &Value) -> Value {
         let uptime = self.started.map(|start| (self.now.tick - start).as_millis() as u64);
         let gauges: serde_json::Map<String, Value> =
             self.gauges(gate).into_iter().map(|(name, _, value)| (camel(name), json!(value))).collect();

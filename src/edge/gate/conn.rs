@@ -27,11 +27,11 @@ pub(super) enum State {
     /// Bytes of a head so far.
     Head(Vec<u8>),
     /// A head and its body so far.
-    Body { request: Request, upgrade: Option<Vec<u8>>, then: Then, body: BodyReader },
+    Body { request: Request, upgrade: Option<Vec<u8>>, then: AfterResponse, body: BodyReader },
     /// With the state thread; `upgrade` is the answer that makes it a WebSocket.
-    Waiting { then: Then, head_only: bool, rest: Vec<u8>, upgrade: Option<Vec<u8>>, body_bytes: usize },
+    Waiting { then: AfterResponse, head_only: bool, rest: Vec<u8>, upgrade: Option<Vec<u8>>, body_bytes: usize },
     /// An answer on its way out.
-    Writing { bytes: Vec<u8>, at: usize, then: Then, rest: Vec<u8> },
+    Writing { bytes: Vec<u8>, at: usize, then: AfterResponse, rest: Vec<u8> },
     /// Answered; what it still sends is thrown away for a moment, or the answer would be lost in a reset.
     Draining,
     /// On the bus.
@@ -44,9 +44,9 @@ pub(super) enum State {
 
 /// What follows an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Then {
+pub(super) enum AfterResponse {
     /// The next request.
-    Keep,
+    KeepAlive,
     /// The end.
     Close,
     /// The end, though the peer may still be sending.
@@ -73,12 +73,12 @@ pub(super) struct Events {
 }
 
 /// Reads no more than so much at a time: a message of endless empty pieces must not keep the loop for itself.
-pub(super) struct Budget<'a> {
+pub(super) struct BoundedReader<'a> {
     pub socket: &'a mut Stream,
     pub left: usize,
 }
 
-impl std::io::Read for Budget<'_> {
+impl std::io::Read for BoundedReader<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         if self.left == 0 {
             return Err(std::io::ErrorKind::WouldBlock.into());
@@ -90,7 +90,7 @@ impl std::io::Read for Budget<'_> {
     }
 }
 
-impl std::io::Write for Budget<'_> {
+impl std::io::Write for BoundedReader<'_> {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         self.socket.write(bytes)
     }

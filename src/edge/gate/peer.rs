@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use tungstenite::protocol::{CloseFrame, Role, WebSocketContext};
 use tungstenite::{Error as WsError, Message};
 
-use super::conn::{Budget, Conn, Events, Peer, State};
+use super::conn::{BoundedReader, Conn, Events, Peer, State};
 use super::head::STREAM_HEAD;
-use super::{Gate, Happening, Verdict};
+use super::{Gate, GateEvent, Handled};
 use crate::core::ids::PeerId;
 use crate::core::limits::{PING_INTERVAL, SILENCE_MAX};
 use crate::edge::bus::ws_config;
@@ -17,11 +17,11 @@ use crate::wire::bus::{CLOSE_SILENT, CLOSE_TOO_LARGE};
 /// Bytes that one peer may bring in one turn of the loop.
 const READ_BYTES_PER_TURN: usize = 256 << 10;
 /// A closing peer may answer the close frame that long.
-const GOODBYE: Duration = Duration::from_secs(2);
+const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 /// A comment that keeps a stream of events alive through proxies, and shows whether anybody is there.
 const STREAM_PING: &str = ": ping\n\n";
 
-impl<E, H: FnMut(Happening) -> Verdict<E>> Gate<E, H> {
+impl<E, H: FnMut(GateEvent) -> Handled<E>> Gate<E, H> {
     /// Lets a waiting request stay: a WebSocket if it asked for one, else a stream of events.
     pub(super) fn accept_peer(&mut self, id: u64) {
         let Some(conn) = self.conns.get_mut(&id) else {
@@ -29,7 +29,7 @@ impl<E, H: FnMut(Happening) -> Verdict<E>> Gate<E, H> {
                 return;
             }
             // It went while it waited: the state thread counts it already.
-            return self.tell(Happening::PeerClosed(PeerId(id)));
+            return self.on_event(GateEvent::PeerClosed(PeerId(id)));
         };
         let now = Instant::now();
         match std::mem::replace(&mut conn.state, State::Gone) {
@@ -42,12 +42,12 @@ impl<E, H: FnMut(Happening) -> Verdict<E>> Gate<E, H> {
                 if !conn.socket.write(&answer).is_ok_and(|size| size == answer.len()) {
                     return self.remove(id);
                 }
-                self.more.insert(id);
+                self.unread.insert(id);
             }
             State::Waiting { upgrade: None, head_only: true, .. } => {
                 let _ = conn.socket.write(STREAM_HEAD.as_bytes());
                 self.remove(id);
-                return self.tell(Happening::PeerClosed(PeerId(id)));
+                return self.on_event(GateEvent::PeerClosed(PeerId(id)));
             }
             State::Waiting { upgrade: None, .. } => {
                 conn.state = State::Events(Events { bytes: STREAM_HEAD.into(), at: 0, closing: false });
@@ -55,11 +55,11 @@ impl<E, H: FnMut(Happening) -> Verdict<E>> Gate<E, H> {
             }
             _ => {
                 self.remove(id);
-                return self.tell(Happening::PeerClosed(PeerId(id)));
+                return self.on_event(GateEvent::PeerClosed(PeerId(id)));
             }
         }
         self.set_deadline(id, now + PING_INTERVAL);
-        self.refresh(id);
+        self.update_interest(id);
     }
 
     pub(super) fn read_peer(&mut self, id: u64) {
@@ -69,12 +69,12 @@ impl<E, H: FnMut(Happening) -> Verdict<E>> Gate<E, H> {
                 return;
             };
             if peer.paused.is_some() {
-                return self.refresh(id);
+                return self.update_interest(id);
             }
-            let mut budget = Budget { socket, left };
-            let read = peer.socket.read(&mut budget);
-            let used = left - budget.left;
-            left = budget.left;
+            let mut reader = BoundedReader { socket, left };
+            let read = peer.socket.read(&mut reader);
+            let used = left - reader.left;
+            left = reader.left;
             let now = Instant::now();
             if now - peer.window >= Duration::from_secs(1) {
                 (peer.window, peer.frames, peer.bytes) = (now, 0, 0);
@@ -93,16 +93,16 @@ impl<E, H: FnMut(Happening) -> Verdict<E>> Gate<E, H> {
                         peer.heard = now;
                     }
                     match message {
-                        Message::Text(text) => self.tell(Happening::PeerText(PeerId(id), text.to_string())),
+                        Message::Text(text) => self.on_event(GateEvent::PeerText(PeerId(id), text.to_string())),
                         // A pong or a close answer may wait.
                         _ => self.flush_peer(id),
                     }
                 }
                 Err(WsError::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
                     if left == 0 {
-                        self.more.insert(id); // there may be more, in the next turn
+                        self.unread.insert(id); // there may be more, in the next turn
                     }
-                    return self.refresh(id);
+                    return self.update_interest(id);
                 }
                 Err(WsError::Capacity(_)) => {
                     self.close_peer(id, CLOSE_TOO_LARGE, "frame too large");
@@ -111,8 +111,8 @@ impl<E, H: FnMut(Happening) -> Verdict<E>> Gate<E, H> {
                 Err(_) => return self.remove(id),
             }
         }
-        self.more.insert(id);
-        self.refresh(id);
+        self.unread.insert(id);
+        self.update_interest(id);
     }
 
     /// A text for one who stays: a frame, or events as they are.
@@ -153,7 +153,7 @@ impl<E, H: FnMut(Happening) -> Verdict<E>> Gate<E, H> {
             Err(WsError::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => peer.unflushed = true,
             Err(_) => return self.remove(id),
         }
-        self.refresh(id);
+        self.update_interest(id);
     }
 
     pub(super) fn close_peer(&mut self, id: u64, code: u16, reason: &str) {
@@ -162,12 +162,12 @@ impl<E, H: FnMut(Happening) -> Verdict<E>> Gate<E, H> {
                 let frame = CloseFrame { code: code.into(), reason: reason.chars().take(100).collect::<String>().into() };
                 let _ = peer.socket.close(socket, Some(frame));
                 peer.closing = true;
-                self.set_deadline(id, Instant::now() + GOODBYE);
+                self.set_deadline(id, Instant::now() + CLOSE_LIMIT);
                 self.flush_peer(id);
             }
             Some(Conn { state: State::Events(events), .. }) => {
                 events.closing = true;
-                self.set_deadline(id, Instant::now() + GOODBYE);
+                self.set_deadline(id, Instant::now() + CLOSE_LIMIT);
                 self.write_events(id);
             }
             _ => {}
@@ -192,11 +192,11 @@ impl<E, H: FnMut(Happening) -> Verdict<E>> Gate<E, H> {
                 Err(_) => return self.remove(id),
             }
         }
-        self.refresh(id);
+        self.update_interest(id);
     }
 
     /// A reader of events, or one who has got its answer, has nothing to say: what it sends is dropped, its end is its end.
-    pub(super) fn read_away(&mut self, id: u64) {
+    pub(super) fn discard_input(&mut self, id: u64) {
         let mut buffer = [0u8; 16 << 10];
         let Some(conn) = self.conns.get_mut(&id) else { return };
         match conn.socket.read(&mut buffer) {
@@ -208,14 +208,14 @@ impl<E, H: FnMut(Happening) -> Verdict<E>> Gate<E, H> {
     }
 
     /// The time of one who stays is over: it may read again, is pinged, or is given up.
-    pub(super) fn on_stay_over(&mut self, id: u64, now: Instant) {
+    pub(super) fn on_peer_deadline(&mut self, id: u64, now: Instant) {
         match self.conns.get_mut(&id).map(|conn| &mut conn.state) {
             Some(State::Peer(peer)) if !peer.closing => {
                 if peer.paused.take().is_some() {
                     (peer.window, peer.frames, peer.bytes) = (now, 0, 0);
                     self.set_deadline(id, now + PING_INTERVAL);
-                    self.more.insert(id);
-                    return self.refresh(id);
+                    self.unread.insert(id);
+                    return self.update_interest(id);
                 }
                 let silent_at = peer.heard + SILENCE_MAX;
                 if silent_at <= now {

@@ -1,0 +1,196 @@
+//! Requests and their answers: from the first byte of a head to the last byte of a response (part of the gate, not a thread).
+
+use std::io::{self, Read, Write};
+use std::time::{Duration, Instant};
+
+use super::body::{BodyReader, Progress};
+use super::conn::{AfterResponse, State};
+use super::head::{Head, parse_head, response, upgrade_answer};
+use super::{Gate, GateEvent, Handled};
+use crate::core::http::{Body, GateStats};
+use crate::core::ids::Ticket;
+use crate::wire::api::error_body;
+
+/// After an answer that came early, the peer may go on sending that long.
+const DRAIN_LIMIT: Duration = Duration::from_secs(1);
+
+impl<E, H: FnMut(GateEvent) -> Handled<E>> Gate<E, H> {
+    pub(super) fn read_request(&mut self, id: u64) {
+        let mut buffer = [0u8; 16 << 10];
+        for _ in 0..64 {
+            let Some(conn) = self.conns.get_mut(&id) else {
+                return;
+            };
+            let (bytes, in_head) = match &mut conn.state {
+                State::Head(bytes) => (bytes, true),
+                State::Body { body, .. } => (body.input(), false),
+                _ => return,
+            };
+            match conn.socket.read(&mut buffer) {
+                Ok(0) => return self.remove(id),
+                Ok(size) => {
+                    let begins = in_head && bytes.is_empty();
+                    bytes.extend_from_slice(&buffer[..size]);
+                    if begins {
+                        // A kept connection may idle for long, but a head that has begun must come.
+                        let deadline = (Instant::now() + self.limits.head_time).min(conn.deadline);
+                        self.set_deadline(id, deadline);
+                    }
+                    self.advance(id);
+                    self.update_interest(id);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return self.update_interest(id),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return self.remove(id),
+            }
+        }
+        self.unread.insert(id);
+    }
+
+    /// Looks whether a head or a body is complete.
+    pub(super) fn advance(&mut self, id: u64) {
+        let Some(conn) = self.conns.get_mut(&id) else {
+            return;
+        };
+        let State::Head(bytes) = &mut conn.state else {
+            return self.advance_body(id);
+        };
+        match parse_head(bytes, self.limits.head_bytes_max, self.limits.body_bytes_max) {
+            Head::Partial => {
+                if bytes.len() > self.limits.head_bytes_max {
+                    self.fail(id, 431, "head_too_large", "the request head is too large");
+                }
+            }
+            Head::Bad(status, code, text) => self.fail(id, status, code, text),
+            Head::Complete { size, request, upgrade, framing, keep, expects } => {
+                let answer = if upgrade { upgrade_answer(&bytes[..size]) } else { None };
+                let body = BodyReader::new(framing, self.limits.body_bytes_max, &bytes[size..]);
+                let then = if keep { AfterResponse::KeepAlive } else { AfterResponse::Close };
+                conn.state = State::Body { request, upgrade: answer.clone(), then, body };
+                let since = Instant::now();
+                conn.body_since = Some(since);
+                self.bodies.insert((since, id));
+                self.headless.remove(&id);
+                if upgrade && answer.is_none() {
+                    return self.fail(id, 400, "bad_upgrade", "this is no proper WebSocket handshake (RFC 6455)");
+                }
+                if expects && let Some(conn) = self.conns.get_mut(&id) {
+                    let _ = conn.socket.write(b"HTTP/1.1 100 Continue\r\n\r\n");
+                }
+                self.set_deadline(id, Instant::now() + self.limits.body_time);
+                self.advance_body(id);
+            }
+        }
+    }
+
+    pub(super) fn advance_body(&mut self, id: u64) {
+        let Some(conn) = self.conns.get_mut(&id) else {
+            return;
+        };
+        let State::Body { body, .. } = &mut conn.state else {
+            return;
+        };
+        match body.advance() {
+            Progress::More => return,
+            Progress::Bad(status, code, text) => return self.fail(id, status, code, text),
+            Progress::Complete => {}
+        }
+        let State::Body { mut request, upgrade, then, body } = std::mem::replace(&mut conn.state, State::Gone) else {
+            return;
+        };
+        if let Some(since) = conn.body_since.take() {
+            self.bodies.remove(&(since, id));
+        }
+        let (bytes, rest) = body.finish();
+        let body_bytes = bytes.len();
+        request.body = bytes;
+        request.gate = GateStats { open: self.conns.len() as u64, headless: self.headless.len() as u64, ..self.stats };
+        let is_upgrade = upgrade.is_some();
+        let head_only = request.method == "HEAD";
+        if head_only {
+            request.method = "GET".into();
+        }
+        if let Some(conn) = self.conns.get_mut(&id) {
+            conn.state = State::Waiting { then, head_only, rest, upgrade, body_bytes };
+        }
+        self.set_deadline(id, Instant::now() + self.limits.answer_time);
+        if is_upgrade {
+            self.on_event(GateEvent::Upgrade(Ticket(id), request));
+        } else {
+            self.on_event(GateEvent::Request(Ticket(id), request));
+        }
+    }
+
+    /// Answers and closes: what comes behind cannot be understood any more.
+    pub(super) fn fail(&mut self, id: u64, status: u16, code: &str, text: &str) {
+        if let Some(conn) = self.conns.get_mut(&id) {
+            conn.state = State::Waiting { then: AfterResponse::Drain, head_only: false, rest: Vec::new(), upgrade: None, body_bytes: 0 };
+            if let Some(since) = conn.body_since.take() {
+                self.bodies.remove(&(since, id));
+            }
+            self.headless.remove(&id);
+            self.respond(id, status, &error_body(code, text).into());
+        }
+    }
+
+    pub(super) fn respond(&mut self, id: u64, status: u16, body: &Body) {
+        // Answered or gone: nothing to do.
+        let Some(conn) = self.conns.get_mut(&id).filter(|conn| matches!(conn.state, State::Waiting { .. })) else {
+            return;
+        };
+        let State::Waiting { then, head_only, rest, .. } = std::mem::replace(&mut conn.state, State::Gone) else {
+            return;
+        };
+        let bytes = response(status, body, then == AfterResponse::KeepAlive, head_only);
+        conn.state = State::Writing { bytes, at: 0, then, rest };
+        self.set_deadline(id, Instant::now() + self.limits.write_time);
+        self.write_response(id);
+    }
+
+    pub(super) fn write_response(&mut self, id: u64) {
+        loop {
+            let Some(conn) = self.conns.get_mut(&id) else {
+                return;
+            };
+            let State::Writing { bytes, at, then, rest } = &mut conn.state else {
+                return;
+            };
+            let written = if *at < bytes.len() { conn.socket.write(&bytes[*at..]) } else { conn.socket.flush().map(|()| 0) };
+            match written {
+                Ok(0) if *at == bytes.len() => {}
+                Ok(size) => {
+                    *at += size;
+                    continue;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return self.update_interest(id),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(_) => return self.remove(id),
+            }
+            match *then {
+                AfterResponse::KeepAlive => {}
+                AfterResponse::Close => {
+                    conn.socket.shut_write();
+                    return self.remove(id);
+                }
+                AfterResponse::Drain => {
+                    conn.socket.shut_write();
+                    conn.state = State::Draining;
+                    self.headless.insert(id);
+                    self.set_deadline(id, Instant::now() + DRAIN_LIMIT);
+                    return self.update_interest(id);
+                }
+            }
+            let rest = std::mem::take(rest);
+            if !rest.is_empty() || conn.socket.has_decrypted() {
+                // By the loop, never from here: a thousand requests in one packet must not become a thousand calls deep.
+                self.unread.insert(id);
+            }
+            // Between requests it may idle; a head that has begun must come.
+            let time = if rest.is_empty() { self.limits.idle_time } else { self.limits.head_time };
+            conn.state = State::Head(rest);
+            self.headless.insert(id);
+            self.set_deadline(id, Instant::now() + time);
+            return self.update_interest(id);
+        }
+    }
+}
