@@ -9,7 +9,7 @@ use agent_relay::core::ids::Ticket;
 use std::path::{Path, PathBuf};
 
 use agent_relay::core::session::{Screen, Signal};
-use agent_relay::provider::claude::pane::Look;
+use agent_relay::provider::claude::screen::ScreenState;
 use agent_relay::provider::claude::transcript::{self, Entry};
 use terminal::Terminal;
 
@@ -73,7 +73,7 @@ fn line_of(signal: &Signal) -> String {
 fn every_pane_is_read() {
     let mut table = String::new();
     for (name, text) in files("panes", ".txt") {
-        let look = Look::read(&Screen { text, ..Default::default() });
+        let look = ScreenState::read(&Screen { text, ..Default::default() });
         let input = look.input.as_ref().map(|input| short(&format!("{input:?}")));
         table.push_str(&format!(
             "{name}: open={} busy={} dialog={:?} stashed={} retrying={:?} input={}\n",
@@ -92,7 +92,7 @@ fn every_pane_is_read() {
 #[test]
 fn panes_are_never_misjudged() {
     for (name, text) in files("panes", ".txt") {
-        let look = Look::read(&Screen { text, ..Default::default() });
+        let look = ScreenState::read(&Screen { text, ..Default::default() });
         let dialog = [
             "dialog",
             "permission-prompt-bash",
@@ -182,7 +182,7 @@ fn hostile_bytes_are_an_ordinary_branch() {
         let bytes: Vec<u8> = (0..rng.below(120)).map(|_| rng.below(256) as u8).collect();
         let text = String::from_utf8_lossy(&bytes).into_owned();
         transcript::read(&bytes);
-        Look::read(&Screen { text: text.clone(), ..Default::default() });
+        ScreenState::read(&Screen { text: text.clone(), ..Default::default() });
         let mut terminal = Terminal::ready();
         terminal.grown(&format!(
             "{text}\n{{\"type\":\"user\",\"message\":5}}\n{{\"type\":\"assistant\",\"message\":{{\"content\":[{{\"type\":\"text\"}}]}}}}\n"

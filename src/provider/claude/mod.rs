@@ -1,14 +1,14 @@
 //! Claude Code: a session in a terminal (`tui`) or over its standard streams (`stream`).
 
+pub mod activity;
 pub mod launch;
-pub mod mirror;
-pub mod pane;
 pub mod permission;
 pub mod plugin;
+pub mod sanitize;
+pub mod screen;
 pub mod stream;
 pub mod transcript;
 pub mod tui;
-pub mod words;
 
 /// Oldest version that was tested; an older one is refused with a sentence.
 pub const OLDEST: (u32, u32, u32) = (2, 1, 329);

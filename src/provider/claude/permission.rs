@@ -5,7 +5,7 @@ use std::hash::{Hash, Hasher};
 
 use serde_json::{Map, Value, json};
 
-use super::mirror::summary;
+use super::activity::summary;
 use crate::core::session::{Approval, Decision};
 use crate::provider::shown::{covered, cut, shown};
 use crate::wire::control::CUT;

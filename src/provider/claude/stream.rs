@@ -12,8 +12,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::permission::{Answer, Ask};
+use super::sanitize::{escape_mentions, escape_prefix};
 use super::transcript::{self, Evidence, LINE_BYTES_MAX};
-use super::words::{guarded, unmentioned};
 use crate::core::ids::{BatchNumber, Ticket, VerbNumber};
 use crate::core::limits::APPROVALS_MAX;
 use crate::core::session::{Decision, Fate, How, Input, Opened, Output, Parcel, Resume, Session, Signal, Verb};
@@ -175,8 +175,8 @@ impl StreamSession {
             Verb::Deliver(parcel) => {
                 // There is one way in, and it is the user's: what others say is marked as theirs.
                 let text = match parcel.person {
-                    true => unmentioned(&parcel.text),
-                    false => format!("{OTHERS}\n\n{}", unmentioned(&parcel.text)),
+                    true => escape_mentions(&parcel.text),
+                    false => format!("{OTHERS}\n\n{}", escape_mentions(&parcel.text)),
                 };
                 let urgent = parcel.urgent;
                 self.queue.push_back(Waiting { parcel: Some(parcel), verb: None, text });
@@ -186,7 +186,7 @@ impl StreamSession {
                 if self.queue.iter().filter(|waiting| waiting.verb.is_some()).count() >= INJECTED_MAX {
                     return self.answer(number, Err("too many texts wait for the end of the turn".into()));
                 }
-                let text = if person { guarded(&text) } else { format!("{OTHERS}\n\n{}", unmentioned(&text)) };
+                let text = if person { escape_prefix(&text) } else { format!("{OTHERS}\n\n{}", escape_mentions(&text)) };
                 self.queue.push_back(Waiting { parcel: None, verb: Some(number), text });
                 self.next_line(false);
             }

@@ -18,8 +18,8 @@ use serde_json::{Value, json};
 
 use self::send::{Item, Sending, Sent};
 use self::witness::Registry;
-use super::pane::{Dialog, Look};
 use super::permission::Ask;
+use super::screen::{Dialog, ScreenState};
 use super::transcript::{Evidence, LINE_BYTES_MAX};
 use super::{TESTED, too_old};
 use crate::core::ids::{BatchNumber, Ticket, VerbNumber};
@@ -157,7 +157,7 @@ pub struct TuiSession {
     // ---- witnesses
     lines: Lines,
     registry: Option<Registry>,
-    look: Option<Look>,
+    look: Option<ScreenState>,
     last_text: String,
     /// Which attempt to reach the API the screen shows.
     attempt: String,
@@ -393,7 +393,7 @@ impl TuiSession {
         let idle = self.registry.as_ref().is_some_and(Registry::is_idle);
         // A prompt among its arguments, or something that it goes on with: it works already.
         let works = self.registry.is_some() && self.look.as_ref().is_some_and(|look| look.busy);
-        let shown = self.look.as_ref().is_some_and(Look::is_open) || !self.start.terminal;
+        let shown = self.look.as_ref().is_some_and(ScreenState::is_open) || !self.start.terminal;
         if !(idle || works) || !shown {
             return;
         }

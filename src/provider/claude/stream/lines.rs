@@ -8,7 +8,7 @@ use super::{Boundary, Sent, StreamSession};
 use crate::core::limits::REPLY_BODY_BYTES_MAX;
 use crate::core::session::{Mirror, Output, RESTART_MARK, Signal, TurnEnd};
 use crate::core::time::Now;
-use crate::provider::claude::mirror;
+use crate::provider::claude::activity;
 use crate::provider::claude::transcript::{self, Block, Entry};
 use crate::provider::claude::{TESTED, too_old};
 use crate::provider::text::push_bounded;
@@ -189,7 +189,7 @@ impl StreamSession {
             self.signal(Signal::Mirror(Mirror { kind: "reasoning", body: before, label, status: None, turn: number, key: None }));
         }
         answer.stop_reason = "end_turn".into();
-        for step in mirror::steps(&answer, number) {
+        for step in activity::steps(&answer, number) {
             self.signal(Signal::Mirror(step));
         }
     }

@@ -14,9 +14,9 @@ use super::witness::Registry;
 use crate::core::ids::VerbNumber;
 use crate::core::session::{Output, Parcel, Signal};
 use crate::core::time::{Now, Tick};
-use crate::provider::claude::pane::InputBox;
+use crate::provider::claude::sanitize::{escape_mentions, escape_prefix};
+use crate::provider::claude::screen::InputBox;
 use crate::provider::claude::transcript::squeezed;
-use crate::provider::claude::words::{guarded, unmentioned};
 
 /// An arrival that nothing proves is looked into after this.
 const PROOF_TIME: Duration = Duration::from_secs(15);
@@ -68,12 +68,12 @@ pub(super) struct Item {
 
 impl Item {
     pub fn of_parcel(parcel: Parcel) -> Item {
-        Item { text: unmentioned(&typeable(&parcel.text)), person: parcel.person, parcel: Some(parcel), ..Item::default() }
+        Item { text: escape_mentions(&typeable(&parcel.text)), person: parcel.person, parcel: Some(parcel), ..Item::default() }
     }
 
     /// A text of the runner, and who is told that it arrived.
     pub fn of_text(verb: VerbNumber, text: &str, person: bool) -> Item {
-        Item { text: guarded(&typeable(text)), person, verb: Some(verb), ..Item::default() }
+        Item { text: escape_prefix(&typeable(text)), person, verb: Some(verb), ..Item::default() }
     }
 
     pub fn of_command(text: String) -> Item {

@@ -9,7 +9,7 @@ use super::{BOUNDARY_SILENCE, Ended, GIVEN_BACK_TIME, HOOK_LAG, PROMPTS_MAX, TOO
 use crate::core::limits::REPLY_BODY_BYTES_MAX;
 use crate::core::session::{Mirror, Signal, TurnEnd};
 use crate::core::time::Now;
-use crate::provider::claude::mirror::steps;
+use crate::provider::claude::activity::steps;
 use crate::provider::claude::permission;
 use crate::provider::claude::transcript::{Answer, Block, SYNTHETIC};
 use crate::provider::text::push_bounded;

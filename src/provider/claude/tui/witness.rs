@@ -8,7 +8,7 @@ use super::{Boundary, TuiSession, Turn};
 use crate::core::screen::plain;
 use crate::core::session::{Output, Screen, TurnEnd};
 use crate::core::time::{Now, sooner};
-use crate::provider::claude::pane::{InputBox, Look};
+use crate::provider::claude::screen::{InputBox, ScreenState};
 use crate::provider::claude::too_old;
 use crate::provider::claude::transcript::{self, Entry};
 
@@ -243,7 +243,7 @@ impl TuiSession {
         if screen.dead {
             return;
         }
-        let look = Look::read(screen);
+        let look = ScreenState::read(screen);
         if !self.open {
             // Versions before the registry file say who they are in their banner.
             let banner = self.registry.is_none().then(|| banner_version(&self.last_text)).flatten();

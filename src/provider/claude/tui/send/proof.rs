@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::{Channel, ENTER_TIME, ENTERS_MAX, MARK_CHARS, MONITOR_TIME, PROOF_TIME, STEP_TIME, Sent, is_marked};
 use crate::core::session::{Mirror, Output, Parcel, Signal, TurnEnd};
 use crate::core::time::{Now, Tick, sooner};
-use crate::provider::claude::pane::{InputBox, Look};
+use crate::provider::claude::screen::{InputBox, ScreenState};
 use crate::provider::claude::transcript::{Prompt, squeezed, unwrapped};
 use crate::provider::claude::tui::witness::Registry;
 use crate::provider::claude::tui::{Ended, GIVEN_BACK_TIME, TuiSession};
@@ -154,7 +154,7 @@ impl TuiSession {
         let same = self.sent[at].box_text.clone();
         let in_box = box_text.is_some() && (box_text == same || box_text.as_deref().is_some_and(|text| self.is_ours(text)));
         let idle = self.turn.is_none() && self.registry.as_ref().is_some_and(Registry::is_idle);
-        let open = self.look.as_ref().is_some_and(Look::is_open);
+        let open = self.look.as_ref().is_some_and(ScreenState::is_open);
         let sent = &mut self.sent[at];
         if sent.enter_at.take_if(|at| *at <= now.tick).is_some() {
             // Decided with a fresh picture.

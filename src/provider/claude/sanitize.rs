@@ -1,14 +1,14 @@
-//! What a message may not do: the program reads signs of its own into texts.
+//! Takes their special meaning from signs in a text: the program would act on them before the model reads them.
 
 /// A text of the runner, which has no header before it: these signs have a meaning of their own at the beginning.
-pub fn guarded(text: &str) -> String {
-    let text = unmentioned(text);
+pub fn escape_prefix(text: &str) -> String {
+    let text = escape_mentions(text);
     if text.trim_start().starts_with(['/', '!', '@', '#']) { format!("[prompt] {text}") } else { text }
 }
 
 /// A text that names files outside of the project with an at-sign would have the program read them, unasked, before the
 /// model sees it. A space behind the sign makes it a text again; names without a path (`@Override`, `@scope/name`) stay.
-pub fn unmentioned(text: &str) -> String {
+pub fn escape_mentions(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 8);
     let mut before = None;
     let mut rest = text;
@@ -30,7 +30,7 @@ pub fn unmentioned(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::unmentioned;
+    use super::escape_mentions;
 
     #[test]
     fn only_paths_out_of_the_project_are_parted() {
@@ -43,7 +43,7 @@ mod tests {
             ("@", "@"),
             ("\u{e4}@/x \n(@/x", "\u{e4}@/x \n(@ /x"),
         ] {
-            assert_eq!(unmentioned(text), want, "{text}");
+            assert_eq!(escape_mentions(text), want, "{text}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Steps of a turn as the session mirror shows them: what was thought, said on the way, and done.
+//! Activity within a turn as the session mirror shows it: what was thought, said on the way, and done.
 
 use serde_json::{Map, Value};
 

@@ -1,5 +1,5 @@
-//! What the terminal shows (Claude FACTS sections 7 and 8). Only frame, footer and the last lines are read: what the
-//! conversation quotes must not count.
+//! What the terminal shows. Only frame, footer and the last lines are read: what the conversation quotes must not
+//! count.
 
 use crate::core::screen::{bright, plain};
 use crate::core::session::Screen;
@@ -57,9 +57,9 @@ impl Dialog {
     }
 }
 
-/// All that a look tells.
+/// All that one picture of the terminal tells.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub struct Look {
+pub struct ScreenState {
     /// Something waits for a key.
     pub dialog: Option<Dialog>,
     /// The input box, if it is there.
@@ -75,9 +75,9 @@ pub struct Look {
 /// Lines above the box that tell about the turn.
 const STATUS_LINES: usize = 6;
 
-impl Look {
+impl ScreenState {
     /// Reads a screen.
-    pub fn read(screen: &Screen) -> Look {
+    pub fn read(screen: &Screen) -> ScreenState {
         let coloured: Vec<&str> = screen.text.lines().collect();
         let lines: Vec<String> = coloured.iter().map(|line| plain(line).trim_end().to_string()).collect();
         let filled: Vec<&str> = lines.iter().map(String::as_str).filter(|line| !line.trim().is_empty()).collect();
@@ -86,22 +86,22 @@ impl Look {
         let frame = frame(&lines);
         // Where the input box is, the conversation above it may quote whatever a dialog says.
         let boxed = frame.is_some_and(|(top, low)| low > top + 1 && lines[top + 1].trim_start().starts_with(['❯', '!']));
-        let mut look = Look { dialog: dialog(&filled, &bottom, boxed), ..Default::default() };
+        let mut state = ScreenState { dialog: dialog(&filled, &bottom, boxed), ..Default::default() };
         let Some((top, low)) = frame else {
-            return look;
+            return state;
         };
         let footer: String = lines[low + 1..].join("\n");
-        if look.dialog.is_none() && !footer.contains("to navigate") {
-            look.input = input(&lines[top + 1..low], &coloured[top + 1..low]);
+        if state.dialog.is_none() && !footer.contains("to navigate") {
+            state.input = input(&lines[top + 1..low], &coloured[top + 1..low]);
         }
         let above: Vec<&String> = lines[..top].iter().filter(|line| !line.trim().is_empty()).collect();
         let above = &above[above.len().saturating_sub(STATUS_LINES)..];
-        look.stashed = above.iter().any(|line| line.contains("draft stashed"));
-        look.retrying =
+        state.stashed = above.iter().any(|line| line.contains("draft stashed"));
+        state.retrying =
             above.iter().find(|line| line.contains("retrying in") && starts_with_glyph(line)).map(|line| line.trim().to_string());
         // The footer cannot be quoted; it hides this while text stands in the box, where the registry has to tell.
-        look.busy = footer.contains("esc to interrupt");
-        look
+        state.busy = footer.contains("esc to interrupt");
+        state
     }
 
     /// Text may be put into the box.
