@@ -1,16 +1,17 @@
-//! HTTP paths and JSON bodies of the relay (protocol sections 3 to 6).
+//! HTTP paths and JSON bodies of the relay.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::wire::ids::{MessageId, TaskId};
 
-/// Header that carries the relay token on every request and on the WebSocket upgrade (protocol section 1).
+/// Header that carries the relay token on every request and on the WebSocket upgrade.
 pub const TOKEN_HEADER: &str = "X-Agent-Relay-Token";
-/// Whether a text can be an agent's id: it stands in paths, targets and command lines, so it holds nothing that those
-/// would take for something else.
+
+/// Whether a text can be an agent's id. Ids stand in paths, targets and command lines, so an id holds nothing that has a
+/// meaning there.
 pub fn is_agent_id(id: &str) -> bool {
-    // Letters that nobody sees would let a name look like another one.
+    // Invisible letters would make one name look like another.
     let unseen = |c: char| matches!(c, '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{3164}' | '\u{ffa0}');
     let fine = |c: char| (c.is_alphanumeric() && !unseen(c)) || matches!(c, '-' | '_' | '.' | '@' | '+' | '/' | '~' | '=' | ',' | '%');
     !id.is_empty() && id.len() <= 200 && id.chars().all(fine) && ![USER, "operator", "system", "broadcast"].contains(&id)
@@ -19,7 +20,7 @@ pub fn is_agent_id(id: &str) -> bool {
 /// What an agent's id may be, for error texts.
 pub const AGENT_ID_RULE: &str = "1 to 200 letters, digits or any of -_.@+/~=,% and none of user, operator, system and broadcast";
 
-/// The reserved recipient for people (D-5).
+/// The reserved recipient for people, with an inbox and read marks of its own.
 pub const USER: &str = "user";
 
 /// Code of a 409: the message or task with this id is of another generation than the call says; nothing was changed.
@@ -31,7 +32,7 @@ pub const GENERATION_BYTES_MAX: usize = 200;
 /// The field of a message's payload that lets it join a running turn.
 pub const URGENT: &str = "urgent";
 
-/// The field of a reply's payload that says `false` where the reply is no answer: its turn was answered to another sender.
+/// The field of a reply's payload that is `false` where the reply answers nobody: its turn was answered to another sender.
 pub const ANSWERED: &str = "answered";
 
 /// Paths, one function or constant per call, so that a relay with other paths costs one file.
@@ -44,7 +45,7 @@ pub mod path {
     pub const AGENTS: &str = "/api/agents";
     /// Messages: send and poll.
     pub const MESSAGES: &str = "/api/messages";
-    /// Many messages at once (D-32).
+    /// Send many messages at once.
     pub const BATCH: &str = "/api/messages/batch";
     /// Messages that wait for an agent.
     pub const QUEUED: &str = "/api/messages/queued";
@@ -58,7 +59,7 @@ pub mod path {
     pub const TOKEN_SELF: &str = "/api/tokens/self";
     /// Renewal of the token that is used for the call.
     pub const TOKEN_RENEW: &str = "/api/tokens/renew";
-    /// Insight observations (D-18).
+    /// Insight observations; this hub keeps none and answers 409.
     pub const INSIGHTS: &str = "/api/insights/observations";
 
     /// One agent.
@@ -120,27 +121,25 @@ pub fn decode(text: &str) -> String {
     String::from_utf8_lossy(&out).into_owned()
 }
 
-/// A message as it travels (protocol section 4).
+/// A message as it travels.
+#[allow(missing_docs)] // the names say it
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Message {
-    /// Positive, at most 2^53-1; 0 only for context that a runner makes up itself.
+    /// Positive, at most 2^53-1; 0 only for context that a runner makes up itself.
     pub id: MessageId,
-    /// Sender.
     pub from: String,
     /// Target: an agent id, `user`, `broadcast`, `label:`, `tag:`, `cap:` or `policy:`.
     pub to: String,
     /// `chat`, `task`, `system` or `session`; anything else counts as `chat`.
     pub kind: String,
-    /// Optional channel name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub channel: Option<String>,
-    /// Optional subject line.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub subject: Option<String>,
     /// Text, at most 512 KiB.
     pub body: String,
-    /// Free record.
+    /// A free record; anything else is read as an empty one.
     #[serde(deserialize_with = "record_or_empty")]
     pub payload: Map<String, Value>,
     /// The message that this one answers.
@@ -149,19 +148,18 @@ pub struct Message {
     /// `false` marks a notification.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reply_expected: Option<bool>,
-    /// The first claim wins it.
+    /// Offered to every match; the first claim wins.
     #[serde(skip_serializing_if = "is_false")]
     pub claimable: bool,
-    /// Who holds the claim.
+    /// The agent that holds the claim.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub claimed_by: Option<String>,
     /// End of the claim, ms.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub claim_expires_at: Option<i64>,
-    /// The receiver of this very copy (D-14).
+    /// The receiver of this copy: every recipient has a row of its own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resolved_to_agent: Option<String>,
-    /// Who has read it.
     pub read_by: Vec<String>,
     /// Light acknowledgements.
     pub reactions: Vec<Value>,
@@ -176,22 +174,22 @@ pub struct Message {
 }
 
 impl Message {
-    /// The task that a message carries: `payload.taskId`, a safe integer other than 0.
+    /// The task that a message carries: `payload.taskId`, a positive integer below 2^53.
     pub fn task_id(&self) -> Option<TaskId> {
         self.payload.get("taskId").and_then(Value::as_u64).filter(|id| *id > 0 && *id < (1 << 53)).map(TaskId)
     }
 
-    /// Whether the sender waits for an answer: `chat` or `task` and not marked otherwise (P-11a).
+    /// Whether the sender waits for an answer: it is `chat` or `task` and not marked as a notification.
     pub fn expects_reply(&self) -> bool {
         self.kind != "system" && self.kind != "session" && self.reply_expected != Some(false)
     }
 
-    /// Whether it need not wait for the end of a turn.
+    /// Whether it may join a running turn.
     pub fn is_urgent(&self) -> bool {
         self.payload.get(URGENT) == Some(&Value::Bool(true))
     }
 
-    /// Whether it only shows a provider session and is never delivered into one.
+    /// Whether it mirrors a conversation: shown to people, never delivered to an agent.
     pub fn is_session_mirror(&self) -> bool {
         self.kind == "session"
     }
@@ -209,41 +207,35 @@ fn record_or_empty<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Map<Stri
 }
 
 /// What a client sends to make a message: the message without what the relay decides.
+#[allow(missing_docs)] // the names say it
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct NewMessage {
-    /// Sender; the relay fills it in and checks it against the token (D-5).
+    /// The relay fills it in and checks it against the token: people send as `user`, an agent only as itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub from: Option<String>,
-    /// Target.
     pub to: String,
-    /// Kind, `chat` if empty.
+    /// `chat` if empty.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub kind: String,
-    /// Channel.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub channel: Option<String>,
-    /// Subject.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub subject: Option<String>,
-    /// Text.
     pub body: String,
-    /// Free record.
     #[serde(skip_serializing_if = "Map::is_empty", deserialize_with = "record_or_empty")]
     pub payload: Map<String, Value>,
-    /// Answered message.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reply_to: Option<MessageId>,
     /// Generation that the id in `reply_to` belongs to; absent = whatever has that id.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub generation: Option<String>,
-    /// `false` for a notification.
+    /// `false` marks a notification.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reply_expected: Option<bool>,
-    /// First claim wins.
     #[serde(skip_serializing_if = "is_false")]
     pub claimable: bool,
-    /// Sending twice under one key makes one message (per sender, D-17).
+    /// Sending twice under one key makes one message. Keys are per sender and kept as long as their message.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub idempotency_key: Option<String>,
     /// When it happened at the sender, ms.
@@ -251,19 +243,16 @@ pub struct NewMessage {
     pub occurred_at: Option<i64>,
 }
 
-/// A task (protocol section 4).
+/// A task: work that one agent claims, and its status.
+#[allow(missing_docs)] // the names say it
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Task {
-    /// Positive integer.
     pub id: TaskId,
-    /// One line.
     pub title: String,
-    /// What to do.
     pub body: String,
     /// `open`, `claimed`, `in_progress`, `blocked`, `done`, `failed`, `cancelled`.
     pub status: String,
-    /// Free word.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub severity: Option<String>,
     /// The claimable message that carries it.
@@ -271,12 +260,12 @@ pub struct Task {
     /// Generation of the relay's data in which its id was given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub generation: Option<String>,
-    /// Who works on it.
+    /// The agent that works on it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub agent_id: Option<String>,
-    /// ms.
+    /// ms since 1970.
     pub created_at: i64,
-    /// ms.
+    /// ms since 1970.
     pub updated_at: i64,
     /// Every change, oldest first.
     pub history: Vec<Value>,
@@ -287,38 +276,34 @@ pub fn task_is_final(status: &str) -> bool {
     matches!(status, "done" | "failed" | "cancelled")
 }
 
-/// A command (protocol section 5).
+/// A command for an agent. The hub routes, stores and expires it without looking into it.
+#[allow(missing_docs)] // the names say it
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Command {
-    /// Opaque.
     pub id: String,
     /// For example `agent.interrupt`.
     #[serde(rename = "type")]
     pub kind: String,
     /// Agent id, runner id or orchestrator id.
     pub target: String,
-    /// Parameters.
     #[serde(deserialize_with = "record_or_empty")]
     pub params: Map<String, Value>,
     /// `pending`, `accepted`, `running`, `succeeded`, `failed`, `cancelled`, `expired`.
     pub status: String,
-    /// What it brought.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub result: Option<Value>,
-    /// Why it failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// The agent that it is for: of those that have the target's name one after the other, the one that had it then.
+    /// The agent that had the target's name when the command was issued. A later holder of the name does not get it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub agent_id: Option<String>,
-    /// Who asked.
     pub issued_by: String,
-    /// ms.
+    /// ms since 1970.
     pub created_at: i64,
-    /// ms.
+    /// ms since 1970.
     pub updated_at: i64,
-    /// ms (not seconds, unlike a token's).
+    /// ms since 1970, not seconds as in a token's record.
     pub expires_at: i64,
 }
 
@@ -328,10 +313,11 @@ pub fn command_is_final(status: &str) -> bool {
 }
 
 /// The record of a token; the token itself is never part of it. Times are in **seconds**.
+#[allow(missing_docs)] // the names say it
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct TokenRecord {
-    /// Id of the token.
+    /// Id of the token, not the token.
     pub jti: String,
     /// `provider-agent`, `provider-interactive`, `orchestrator`, `operator` or `root`.
     pub profile_id: String,
@@ -341,47 +327,46 @@ pub struct TokenRecord {
     /// Id of the token that the first renewal came from; all of that line are revoked together.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub renewed_from: Option<String>,
-    /// What people call it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// The policy that its agent serves: only a token says so, since an agent could claim any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub policy_name: Option<String>,
-    /// Whose wish its agent was made for: another agent or an orchestrator.
+    /// The agent or orchestrator that asked for its agent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub spawned_by: Option<String>,
-    /// What it may do.
     pub scopes: Vec<String>,
-    /// Seconds.
+    /// Seconds since 1970.
     pub issued_at: i64,
-    /// Seconds; absent = never.
+    /// Seconds since 1970; absent: it never ends.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<i64>,
 }
 
 impl TokenRecord {
-    /// What a relay tells of the token that asks: `{"record": {…}}` or the bare record; one without a profile where it tells nothing.
+    /// Reads the answer of a relay about the token that asks: `{"record": {…}}` or the bare record. Without either the
+    /// record has no profile.
     pub fn told(body: &Value) -> TokenRecord {
         TokenRecord::deserialize(body.get("record").unwrap_or(body)).unwrap_or_default()
     }
 }
 
 /// One entry of an agent's reply obligations.
+#[allow(missing_docs)] // the names say it
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Obligation {
     /// The message that waits for an answer.
     pub message_id: MessageId,
-    /// Its sender.
+    /// Sender of that message.
     pub from: String,
-    /// Its subject.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub subject: Option<String>,
-    /// ms.
+    /// ms since 1970.
     pub created_at: i64,
 }
 
-/// Reads `{"obligations": [..]}` or the bare list; anything else is empty.
+/// Reads `{"obligations": [..]}` or the bare list; anything else is empty.
 pub fn obligations_of(value: &Value) -> Vec<Obligation> {
     list_of(value, "obligations")
 }
@@ -396,7 +381,7 @@ fn list_of<T: serde::de::DeserializeOwned>(value: &Value, field: &str) -> Vec<T>
     list.map(|items| items.iter().filter_map(|item| T::deserialize(item).ok()).collect()).unwrap_or_default()
 }
 
-/// The error body of every call.
+/// The error body of every call: a code for programs, a sentence for people.
 pub fn error_body(code: &str, sentence: &str) -> Value {
     serde_json::json!({"error": sentence, "code": code})
 }

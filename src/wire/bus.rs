@@ -1,4 +1,4 @@
-//! Frames of the bus (protocol section 2): envelope `{"type", "id"?, "payload"}`.
+//! Frames of the bus: envelope `{"type", "id"?, "payload"}`.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -18,7 +18,8 @@ pub const CLOSE_SILENT: u16 = 4008;
 /// Close code: frame too large.
 pub const CLOSE_TOO_LARGE: u16 = 4009;
 
-/// What a component says of itself when it registers (protocol section 2, R-34a).
+/// What a component says of itself when it registers; its token travels in the header.
+#[allow(missing_docs)] // the names say it
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Registration {
@@ -26,28 +27,28 @@ pub struct Registration {
     pub role: String,
     /// Runner id or another component's id.
     pub component_id: String,
-    /// The agent it stands for.
+    /// The agent that it stands for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub agent_id: Option<String>,
     /// Fresh for every process.
     pub instance_id: String,
-    ///
+    /// Texts of one line, without duplicates; self-declared.
     pub capabilities: Vec<String>,
-    ///
+    /// Likewise.
     pub tags: Vec<String>,
     /// Host name.
     pub machine: String,
-    ///
+    /// What people see of the agent; absent values are null.
     pub meta: Map<String, Value>,
     /// Protocol version of the sender.
     pub protocol: u32,
-    /// Newest event seen; only serves subscribed events (D-13).
+    /// Newest event seen. It only serves subscribed events: deliveries depend on acknowledgements alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub since: Option<u64>,
 }
 
-/// A frame from a client; its fields are those of the protocol's table.
-#[allow(missing_docs)]
+/// A frame from a client.
+#[allow(missing_docs)] // the names say it
 #[derive(Debug, Clone, PartialEq)]
 pub enum ClientFrame {
     /// First frame of a connection.
@@ -62,14 +63,14 @@ pub enum ClientFrame {
     CommandUpdate { id: String, command_id: String, status: String, result: Option<Value>, error: Option<String> },
     /// Asks for events by name.
     Subscribe { id: String, events: Vec<String>, scopes: Vec<String> },
-    /// The frame named is now the client's responsibility.
+    /// The named frame is now the client's responsibility: it stands in its durable store.
     Ack { frame_id: String },
     /// Asks for subscribed events again.
     Resume { id: String, since: u64 },
 }
 
-/// A frame from the relay; its fields are those of the protocol's table.
-#[allow(missing_docs)]
+/// A frame from the relay.
+#[allow(missing_docs)] // the names say it
 #[derive(Debug, Clone, PartialEq)]
 pub enum RelayFrame {
     /// Answer to `register`.
@@ -85,26 +86,27 @@ pub enum RelayFrame {
 }
 
 /// Payload of `registered`.
+#[allow(missing_docs)] // the names say it
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Registered {
     /// The agent as the relay knows it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub agent_id: Option<String>,
-    /// +1 for each new instance.
+    /// Counts the instances of this agent.
     pub epoch: u64,
-    /// Newest event.
+    /// Number of the newest event.
     pub seq: u64,
-    /// How often a heartbeat is wanted, ms.
+    /// The relay wants a heartbeat this often, ms.
     pub heartbeat_interval_ms: u64,
-    /// ms.
+    /// ms since 1970.
     pub server_time: i64,
-    /// Name, version, protocol.
+    /// Name, version and protocol of the relay; id and generation of its data, highest message id.
     pub server: Map<String, Value>,
 }
 
 /// Why a frame could not be read; it never ends the connection by itself.
-#[allow(missing_docs)]
+#[allow(missing_docs)] // the names say it
 #[derive(Debug, Clone, PartialEq)]
 pub enum FrameError {
     /// Not a JSON object, or it lacks what its type needs.
@@ -275,7 +277,7 @@ impl RelayFrame {
     }
 }
 
-/// The command of a frame: the whole object where it is there, else what the frame itself says.
+/// The command of a frame: the whole object where there is one; the frame's own fields fill what it lacks.
 fn command_of(payload: &Value, id: &Option<String>) -> Result<Command, FrameError> {
     let mut command = payload.get("command").and_then(|c| Command::deserialize(c).ok()).unwrap_or_default();
     let text = |field: &str| payload.get(field).and_then(Value::as_str).unwrap_or_default().to_string();
