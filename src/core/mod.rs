@@ -18,6 +18,7 @@ pub mod screen;
 pub mod session;
 pub mod store;
 pub mod time;
+pub(crate) mod timers;
 pub mod tracker;
 
 use time::{Now, Tick};

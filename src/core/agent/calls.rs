@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::Agent;
 use super::effect::Effect;
 use crate::core::Cause;
+use crate::core::agent::timer::Timer;
 use crate::core::ids::{CallNumber, MessageRef};
 use crate::core::limits::*;
 use crate::core::time::{Now, Tick};
@@ -57,7 +58,6 @@ pub(super) struct Calls {
     number: CallNumber,
     flying: Option<(CallNumber, Purpose)>,
     waiting: VecDeque<Waiting>,
-    retry_at: Option<Tick>,
     /// What is unread has to be asked again: the answer was lost, or there was more.
     unread_open: bool,
     pub last_error: Option<(String, Tick)>,
@@ -69,10 +69,6 @@ pub(super) const UNREAD_PAGE: usize = 100;
 const CALLS_RETRY: Duration = Duration::from_secs(5);
 
 impl Calls {
-    pub fn next_deadline(&self) -> Option<Tick> {
-        self.retry_at
-    }
-
     pub fn is_quiet(&self) -> bool {
         self.flying.is_none() && self.waiting.is_empty()
     }
@@ -211,23 +207,21 @@ impl Agent {
     }
 
     pub(super) fn retry_calls(&mut self, now: Now) {
-        self.calls.retry_at.get_or_insert(now.tick + CALLS_RETRY);
+        self.timers.set_once(Timer::CallsRetry, now.tick + CALLS_RETRY);
     }
 
-    pub(super) fn wake_calls(&mut self, now: Now) {
-        if self.calls.retry_at.is_some_and(|at| at <= now.tick) {
-            self.calls.retry_at = None;
-            self.tell_reads_again(now);
-            // Without the bus each liveness round asks anyway.
-            if std::mem::take(&mut self.calls.unread_open) && self.link.is_registered() {
-                self.ask_unread();
-            }
+    pub(super) fn on_calls_due(&mut self, now: Now) {
+        self.timers.clear(Timer::CallsRetry);
+        self.tell_reads_again(now);
+        // Without the bus each liveness round asks anyway.
+        if std::mem::take(&mut self.calls.unread_open) && self.link.is_registered() {
+            self.ask_unread();
         }
     }
 
     pub(super) fn mark_obligations_dirty(&mut self) {
-        if self.obligations_at.is_none() && self.link.is_registered() {
-            self.obligations_at = Some(self.now.tick + OBLIGATIONS_DEBOUNCE);
+        if self.link.is_registered() {
+            self.timers.set_once(Timer::Obligations, self.now.tick + OBLIGATIONS_DEBOUNCE);
         }
     }
 

@@ -53,7 +53,7 @@ impl Commands {
         self.known.contains_key(id)
     }
 
-    pub fn next_deadline(&self) -> Option<Tick> {
+    pub fn deadline(&self) -> Option<Tick> {
         let verbs = self.asked.values().map(|(_, until)| *until);
         verbs.chain(self.restarting.iter().map(|(_, until)| *until)).min()
     }
@@ -230,7 +230,7 @@ impl Agent {
         }
     }
 
-    pub(super) fn wake_commands(&mut self, now: Now) {
+    pub(super) fn on_command_late(&mut self, now: Now) {
         let late: Vec<VerbNumber> = self.commands.asked.iter().filter(|(_, (_, until))| *until <= now.tick).map(|(n, _)| *n).collect();
         for verb in late {
             let (command, _) = self.commands.asked.remove(&verb).expect("listed above");

@@ -115,7 +115,8 @@ impl Life {
         self.restarting
     }
 
-    pub fn next_deadline(&self) -> Option<Tick> {
+    /// When a provider that waits is started again.
+    pub fn deadline(&self) -> Option<Tick> {
         match self.state {
             State::Waiting { until } => Some(until),
             _ => None,
@@ -141,7 +142,7 @@ impl Agent {
         }
     }
 
-    fn spawn(&mut self) {
+    pub(super) fn spawn(&mut self) {
         let provider_session = self.rng.uuid();
         self.life.state = State::Spawning;
         self.life.record.provider_session = provider_session.clone();
@@ -362,13 +363,7 @@ impl Agent {
         }
     }
 
-    pub(super) fn wake_life(&mut self, now: Now) {
-        if let State::Waiting { until } = self.life.state
-            && until <= now.tick
-            && self.stop.is_none()
-        {
-            self.spawn();
-        }
+    pub(super) fn on_claims_lapsed(&mut self, now: Now) {
         let lapsed = self.tracker.sweep(now.tick);
         if !lapsed.is_empty() {
             for claim in &lapsed {

@@ -6,8 +6,9 @@ use super::effect::Effect;
 use super::event::BusEvent;
 use super::generations::Highest;
 use super::stop::Why;
+use crate::core::agent::timer::Timer;
 use crate::core::limits::*;
-use crate::core::time::{Now, Tick, sooner};
+use crate::core::time::{Now, Tick};
 use crate::core::{Cause, backoff};
 use crate::wire::PROTOCOL;
 use crate::wire::api::{Message, path};
@@ -35,9 +36,8 @@ enum Conn {
 pub(super) struct Link {
     conn: Conn,
     attempt: u32,
-    heartbeat_at: Option<Tick>,
-    heartbeat_every: Option<std::time::Duration>,
-    pub(super) liveness_at: Option<Tick>,
+    /// As the relay said at the last registration.
+    heartbeat_every: std::time::Duration,
     /// An attempt at the bus has failed since it was last registered: a round over HTTP has followed it at once.
     hurried: bool,
     pub polling: super::polling::Polling,
@@ -66,15 +66,18 @@ impl Link {
     pub fn is_reached(&self) -> bool {
         self.is_registered() || self.polling.works
     }
-    pub fn next_deadline(&self) -> Option<Tick> {
-        let conn = match self.conn {
+
+    /// When the state of the connection has lasted long enough.
+    pub fn deadline(&self) -> Option<Tick> {
+        match self.conn {
             Conn::Waiting { until } | Conn::Registering { until } => Some(until),
             Conn::Off | Conn::Connecting | Conn::Registered { .. } => None,
-        };
-        let heartbeat = self.heartbeat_at.filter(|_| self.is_registered());
-        let round = sooner(self.liveness_at, self.polling.tell_at);
-        let liveness = round.filter(|_| !self.is_registered() && !self.auth_trouble);
-        sooner(sooner(conn, heartbeat), liveness)
+        }
+    }
+
+    /// There is no bus, and calls over HTTP may tell what it would tell.
+    pub fn may_poll(&self) -> bool {
+        !self.is_registered() && !self.auth_trouble
     }
 
     /// Word for `/status` and for the status meta `transport`.
@@ -113,7 +116,6 @@ impl Link {
 
     pub fn switch_off(&mut self) {
         self.conn = Conn::Off;
-        self.liveness_at = None;
         self.polling = Default::default();
     }
 }
@@ -130,7 +132,7 @@ impl Agent {
         self.link.conn = Conn::Connecting;
         self.link.auth_trouble = false;
         let patience = if self.link.known_instance { LIVENESS_INTERVAL } else { LIVENESS_FIRST };
-        self.link.liveness_at.get_or_insert(now.tick + patience);
+        self.timers.set_once(Timer::LivenessRound, now.tick + patience);
         self.out.push(Effect::Connect { token });
     }
 
@@ -167,10 +169,10 @@ impl Agent {
             if now.tick - since >= GOOD_CONNECTION {
                 self.link.attempt = 0;
             }
-            self.link.liveness_at = Some(now.tick + LIVENESS_INTERVAL);
+            self.timers.set(Timer::LivenessRound, now.tick + LIVENESS_INTERVAL);
         } else if !std::mem::replace(&mut self.link.hurried, true) {
             // Perhaps only the bus is shut: one round at once, and no further one before its time if the relay is away.
-            self.link.liveness_at = Some(now.tick);
+            self.timers.set(Timer::LivenessRound, now.tick);
         }
         self.link.last_error = Some((cause.to_string(), now.tick));
         if self.status.may_log(now, &format!("bus: {cause}")) {
@@ -186,7 +188,7 @@ impl Agent {
             Cause::Refused(403, text) if !self.link.known_instance => {
                 // Who refuses, the relay or something before it? A registration over HTTP tells.
                 self.link.bus_refused = Some(text);
-                self.link.liveness_at = Some(now.tick);
+                self.timers.set(Timer::LivenessRound, now.tick);
             }
             Cause::Refused(401 | 403, _) => self.on_auth_trouble(now, "bus"),
             _ => self.look_while_away(),
@@ -220,13 +222,13 @@ impl Agent {
         let asked_at = std::mem::take(&mut self.link.asked_at);
         self.note_relay(&registered.server, Some(&asked_at));
         self.link.epoch = registered.epoch;
-        self.link.liveness_at = None;
+        self.timers.clear(Timer::LivenessRound);
         let interval = match registered.heartbeat_interval_ms {
             0 => HEARTBEAT_INTERVAL,
             told => std::time::Duration::from_millis(told.clamp(1000, 300_000)),
         };
-        self.link.heartbeat_every = Some(interval);
-        self.link.heartbeat_at = Some(now.tick + interval);
+        self.link.heartbeat_every = interval;
+        self.timers.set(Timer::Heartbeat, now.tick + interval);
         self.log("info", "bus", format!("registered agent={} epoch={}", self.config.agent_id, registered.epoch));
         self.status.send_again();
         self.on_relay_back(now);
@@ -239,7 +241,9 @@ impl Agent {
         self.tell_reads_again(now);
         self.tell_updates_again();
         self.outbox.relay_is_back();
-        self.turn.relay_is_back();
+        self.timers.clear(Timer::OutboxRetry);
+        // Claims that failed for want of a relay are tried again at once.
+        self.timers.clear(Timer::DeliveryRetry);
     }
 
     pub(super) fn ask_unread(&mut self) {
@@ -286,29 +290,31 @@ impl Agent {
         self.reconnect(now, "runtime token renewed");
     }
 
-    pub(super) fn wake_link(&mut self, now: Now) {
+    /// A pause between two attempts is over, or the relay did not answer.
+    pub(super) fn on_connection_due(&mut self, now: Now) {
         match self.link.conn {
-            Conn::Waiting { until } if until <= now.tick => self.connect(now),
-            Conn::Registering { until } if until <= now.tick => {
+            Conn::Waiting { .. } => self.connect(now),
+            Conn::Registering { .. } => {
                 self.out.push(Effect::Disconnect { reason: "no answer to register".into() });
                 self.on_bus_lost(now, Cause::TimedOut("relay did not answer the registration".into()));
             }
-            _ => {}
+            Conn::Off | Conn::Connecting | Conn::Registered { .. } => {}
         }
-        if self.link.is_registered() && self.link.heartbeat_at.is_some_and(|at| at <= now.tick) {
-            self.link.heartbeat_at = self.link.heartbeat_every.map(|every| now.tick + every);
-            if self.stop.is_none() {
-                let status = self.tracker.status().semantic().into();
-                let meta = Some(self.heartbeat_meta());
-                self.out.push(Effect::Send(ClientFrame::Heartbeat { status, meta }));
-            }
+    }
+
+    pub(super) fn on_heartbeat_due(&mut self, now: Now) {
+        self.timers.set(Timer::Heartbeat, now.tick + self.link.heartbeat_every);
+        if self.stop.is_none() {
+            let status = self.tracker.status().semantic().into();
+            let meta = Some(self.heartbeat_meta());
+            self.out.push(Effect::Send(ClientFrame::Heartbeat { status, meta }));
         }
-        if !self.link.is_registered() && !self.link.auth_trouble && self.link.liveness_at.is_some_and(|at| at <= now.tick) {
-            self.link.liveness_at = Some(now.tick + LIVENESS_INTERVAL);
-            if self.stop.is_none() {
-                self.begin_round(true);
-            }
+    }
+
+    pub(super) fn on_liveness_due(&mut self, now: Now) {
+        self.timers.set(Timer::LivenessRound, now.tick + LIVENESS_INTERVAL);
+        if self.stop.is_none() {
+            self.begin_round(true);
         }
-        self.wake_polling(now);
     }
 }

@@ -23,6 +23,7 @@ pub mod store;
 #[cfg(test)]
 mod tests;
 mod text;
+mod timer;
 mod tokens;
 mod turn;
 
@@ -30,12 +31,14 @@ use self::config::AgentConfig;
 use self::effect::{Effect, Outcome};
 use self::event::{Event, StoreEvent, lane};
 use self::store::{Snapshot, StoreOp};
+use self::timer::Timer;
 use super::commit::{Closed, CommitQueue};
 use super::limits::*;
 use super::rng::Rng;
 use super::session::{Approval, Signal};
 use super::store::StoreError;
-use super::time::{Now, Tick, sooner};
+use super::time::{Now, Tick};
+use super::timers::{Timed, Timers};
 use super::tracker::Tracker;
 use super::{Cause, Machine};
 
@@ -48,6 +51,7 @@ pub struct Agent {
     /// Effects of the event at hand that may go out at once.
     out: Vec<Effect>,
     commits: CommitQueue<StoreOp, Effect>,
+    timers: Timers<Timer, { Timer::COUNT }>,
     restored: bool,
     finished: bool,
     generations: generations::Generations,
@@ -66,7 +70,6 @@ pub struct Agent {
     status: status::Publisher,
     stop: Option<stop::Stop>,
     obligations: Vec<crate::wire::api::Obligation>,
-    obligations_at: Option<Tick>,
     /// Numbers the idempotency keys of this process.
     mirrored: u64,
 }
@@ -84,6 +87,7 @@ impl Agent {
             rng,
             out: Vec::new(),
             commits: CommitQueue::default(),
+            timers: Timers::default(),
             restored: false,
             finished: false,
             generations: generations::Generations::default(),
@@ -99,7 +103,6 @@ impl Agent {
             hooks: hooks::Hooks::default(),
             stop: None,
             obligations: Vec::new(),
-            obligations_at: None,
             mirrored: 0,
         }
     }
@@ -252,48 +255,12 @@ impl Machine for Agent {
             return Vec::new();
         }
         self.now = now;
-        let due = |deadline: Option<Tick>| deadline.is_some_and(|at| at <= now.tick);
-        if due(self.commits.retry_at()) {
-            self.commits.forget_retry();
-            self.out.push(Effect::RetryStore);
-        }
-        // Only what needs no commit may fire while the store has no credit.
-        if self.commits.has_credit(COMMITS_RESERVED) {
-            if due(self.obligations_at) {
-                self.obligations_at = None;
-                self.ask_obligations();
-            }
-            self.wake_link(now);
-            self.wake_tokens(now);
-            self.wake_life(now);
-            self.wake_turn(now);
-            self.wake_outbox(now);
-            self.wake_calls(now);
-            self.wake_commands(now);
-        }
+        self.fire_due(now.tick);
         self.settle(now)
     }
 
     fn next_deadline(&self) -> Option<Tick> {
-        if self.finished {
-            return None;
-        }
-        let mut next = self.commits.retry_at();
-        if self.commits.has_credit(COMMITS_RESERVED) {
-            let all = [
-                self.obligations_at,
-                self.link.next_deadline(),
-                self.tokens.next_deadline(),
-                self.life.next_deadline(),
-                self.turn.next_deadline(),
-                self.outbox.next_deadline(),
-                self.calls.next_deadline(),
-                self.commands.next_deadline(),
-                self.tracker.next_expiry(),
-            ];
-            next = all.into_iter().fold(next, sooner);
-        }
-        sooner(next, self.stop.as_ref().map(|stop| stop.deadline()))
+        if self.finished { None } else { self.first_deadline() }
     }
 
     fn may_take(&self, lane: usize) -> bool {

@@ -12,6 +12,7 @@ use super::Agent;
 use super::effect::Effect;
 use super::event::RowAnswer;
 use super::store::{Batch, OutboxRow, StoreOp};
+use crate::core::agent::timer::Timer;
 use crate::core::limits::*;
 use crate::core::session::Mirror;
 use crate::core::time::{Now, Tick};
@@ -38,7 +39,6 @@ pub(super) struct Outbox {
     poisoned: u64,
     dropped: u64,
     attempt: u32,
-    retry_at: Option<Tick>,
     /// The relay has answered in this life.
     heard: bool,
     /// Rows that are with the pump.
@@ -64,10 +64,6 @@ impl Outbox {
         self.tasks_wait = pending > 0;
     }
 
-    pub fn next_deadline(&self) -> Option<Tick> {
-        self.retry_at
-    }
-
     pub fn is_empty(&self) -> bool {
         self.pending == 0
     }
@@ -76,7 +72,6 @@ impl Outbox {
         self.heard = true;
         if self.pump == Pump::Waiting {
             self.pump = Pump::Idle;
-            self.retry_at = None;
         }
     }
 
@@ -178,7 +173,7 @@ impl Agent {
     fn wait_outbox(&mut self, now: Now) {
         self.outbox.pump = Pump::Waiting;
         self.outbox.attempt = self.outbox.attempt.saturating_add(1);
-        self.outbox.retry_at = Some(now.tick + backoff::outbox(self.outbox.attempt, &mut self.rng));
+        self.timers.set(Timer::OutboxRetry, now.tick + backoff::outbox(self.outbox.attempt, &mut self.rng));
     }
 
     /// The exchange is over. Order holds: after the first row that has to wait, the ones behind it wait too.
@@ -248,11 +243,10 @@ impl Agent {
         }
     }
 
-    pub(super) fn wake_outbox(&mut self, now: Now) {
-        if self.outbox.retry_at.is_some_and(|at| at <= now.tick) {
-            self.outbox.retry_at = None;
-            self.outbox.pump = Pump::Idle;
-        }
+    /// The pause after a failed exchange is over.
+    pub(super) fn on_outbox_due(&mut self) {
+        self.timers.clear(Timer::OutboxRetry);
+        self.outbox.pump = Pump::Idle;
     }
 
     /// A piece of the session, for people to see.

@@ -7,6 +7,7 @@ use super::Agent;
 use super::calls::{Purpose, text_of};
 use super::stop::Why;
 use crate::core::Cause;
+use crate::core::agent::timer::Timer;
 use crate::core::limits::*;
 use crate::core::time::{Now, Tick};
 use crate::wire::PROTOCOL;
@@ -17,8 +18,6 @@ use crate::wire::api::path;
 pub(super) struct Polling {
     /// The relay has answered a round since the bus was lost.
     pub works: bool,
-    /// A changed status is told then.
-    pub tell_at: Option<Tick>,
     /// When a status was last told.
     told_at: Option<Tick>,
     /// The round under way brings everything; else it only tells the status.
@@ -36,7 +35,7 @@ impl Agent {
     /// A whole round, or one that only tells the status; while one is under way the next waits for its end.
     pub(super) fn begin_round(&mut self, whole: bool) {
         self.link.polling.whole |= whole;
-        self.link.polling.tell_at = None;
+        self.timers.clear(Timer::TellStatus);
         if STEPS.iter().any(|step| self.calls.has(step)) {
             self.link.polling.again = true;
             return;
@@ -48,20 +47,14 @@ impl Agent {
     /// The bus is registered: what is under way over HTTP is not gone on with, and the bus tells the newest status.
     pub(super) fn stop_polling(&mut self) {
         self.link.polling = Polling::default();
+        self.timers.clear(Timer::TellStatus);
         STEPS.iter().for_each(|step| self.calls.forget(step));
-    }
-
-    pub(super) fn wake_polling(&mut self, now: Now) {
-        let due = self.link.polling.tell_at.is_some_and(|at| at <= now.tick);
-        if due && !self.link.is_registered() && !self.link.auth_trouble {
-            self.begin_round(false);
-        }
     }
 
     /// The status has changed and there is no bus: it is told soon, together with what else changes in a moment; the last
     /// one before the end at once.
     pub(super) fn plan_telling(&mut self, now: Now) {
-        if !self.link.polling.works || (self.link.polling.tell_at.is_some() && self.stop.is_none()) {
+        if !self.link.polling.works || (self.timers.is_set(Timer::TellStatus) && self.stop.is_none()) {
             return; // the next round tells
         }
         if !self.status.is_news(&self.status_told()) {
@@ -72,7 +65,7 @@ impl Agent {
         } else {
             let soon = now.tick + STATUS_SETTLES;
             let at = self.link.polling.told_at.map_or(soon, |told| soon.max(told + STATUS_PAUSE));
-            self.link.polling.tell_at.get_or_insert(at);
+            self.timers.set_once(Timer::TellStatus, at);
         }
     }
 
@@ -178,6 +171,7 @@ impl Agent {
     fn on_round_failed(&mut self, now: Now, text: String) {
         // The next whole round tries again, and tells the status of then.
         self.link.polling = Polling::default();
+        self.timers.clear(Timer::TellStatus);
         self.status.send_again();
         let line = format!("liveness: {text}");
         if self.status.may_log(now, &line) {

@@ -6,6 +6,7 @@ use super::Agent;
 use super::calls::Purpose;
 use super::effect::Effect;
 use super::event::StopReason;
+use crate::core::agent::timer::Timer;
 use crate::core::time::{Now, Tick};
 use crate::core::tracker::Status;
 use crate::wire::api::path;
@@ -176,6 +177,8 @@ impl Agent {
         if !self.link.is_off() {
             self.out.push(Effect::Disconnect { reason: "runner stopped".into() });
             self.link.switch_off();
+            self.timers.clear(Timer::LivenessRound);
+            self.timers.clear(Timer::TellStatus);
         }
         self.finish(code, message);
     }

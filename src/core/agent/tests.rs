@@ -328,7 +328,7 @@ fn a_token_is_renewed_in_time_and_never_ends_the_session() {
     assert!(effects.iter().any(|e| matches!(e, Effect::Connect { token } if token.expose() == "new")), "{effects:?}");
     bench.commit();
     // Four fifths of its life later the next renewal is due.
-    let due = bench.agent.tokens.next_deadline().expect("a renewal");
+    let due = bench.agent.timers.at(timer::Timer::TokenRenewal).expect("a renewal");
     let left = (due - bench.now.tick).as_secs();
     assert!((2500..=2880).contains(&left), "{left}");
     assert!(bench.agent.life.is_ready(), "the provider was never touched");

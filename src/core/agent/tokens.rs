@@ -14,9 +14,10 @@ use super::config::AgentConfig;
 use super::effect::Effect;
 use super::stop::Why;
 use super::store::StoreOp;
+use crate::core::agent::timer::Timer;
 use crate::core::ids::Ticket;
 use crate::core::limits::*;
-use crate::core::time::{Now, Tick, sooner};
+use crate::core::time::{Now, Tick};
 use crate::core::{Cause, backoff};
 use crate::secret::Secret;
 use crate::wire::api::{TokenRecord, path};
@@ -52,11 +53,7 @@ pub(super) struct Tokens {
     offered: Option<(Ticket, Secret)>,
     file: file::TokenFile,
     attempt: u32,
-    retry_at: Option<Tick>,
-    renew_at: Option<Tick>,
-    give_up_waiting_at: Option<Tick>,
     recovered_at: Option<Tick>,
-    look_at: Option<Tick>,
     /// How often the configuration file was looked at since the last token that worked.
     looks: u32,
     /// It is being read; one look at a time.
@@ -87,11 +84,7 @@ impl Tokens {
             offered: None,
             file: Default::default(),
             attempt: 0,
-            retry_at: None,
-            renew_at: None,
-            give_up_waiting_at: None,
             recovered_at: None,
-            look_at: None,
             looks: 0,
             reading: false,
             refused: false,
@@ -165,17 +158,12 @@ impl Tokens {
     pub fn record(&self) -> &TokenRecord {
         &self.record
     }
-
-    pub fn next_deadline(&self) -> Option<Tick> {
-        let waits = self.give_up_waiting_at.filter(|_| self.is_awaited());
-        [self.retry_at, self.renew_at, self.look_at, self.file.retry_at()].into_iter().fold(waits, sooner)
-    }
 }
 
 impl Agent {
     pub(super) fn begin_tokens(&mut self, now: Now) {
         if self.tokens.is_awaited() {
-            self.tokens.give_up_waiting_at = Some(now.tick + TOKEN_WAIT);
+            self.timers.set(Timer::TokenWait, now.tick + TOKEN_WAIT);
         }
         if self.tokens.is_decided() {
             self.keep_token_file(now);
@@ -187,7 +175,7 @@ impl Agent {
     }
 
     /// From what was handed in to a token of this agent's own. One that is said to be that already is only looked at.
-    fn make_token(&mut self) {
+    pub(super) fn make_token(&mut self) {
         self.tokens.made_in_vain = false;
         match is_renewable(&judged::claimed(&self.config)) {
             true => self.check_token(),
@@ -261,12 +249,12 @@ impl Agent {
         self.look_while_away();
         let pause = backoff::reconnect(self.tokens.attempt, &mut self.rng).max(Duration::from_millis(100));
         self.tokens.attempt = self.tokens.attempt.saturating_add(1);
-        self.tokens.retry_at = Some(now.tick + pause);
+        self.timers.set(Timer::TokenRetry, now.tick + pause);
     }
 
     fn take_token(&mut self, now: Now, body: &Value) {
         let Some(token) = body.get("token").and_then(Value::as_str) else {
-            self.tokens.retry_at = Some(now.tick + TOKEN_RETRY);
+            self.timers.set(Timer::TokenRetry, now.tick + TOKEN_RETRY);
             return;
         };
         let old_profile = std::mem::take(&mut self.tokens.record.profile_id);
@@ -288,8 +276,8 @@ impl Agent {
         self.tokens.record = record;
         self.tokens.make = false;
         self.tokens.attempt = 0;
-        self.tokens.retry_at = None;
-        self.tokens.look_at = None;
+        self.timers.clear(Timer::TokenRetry);
+        self.timers.clear(Timer::ConfigLook);
         self.tokens.looks = 0;
         (self.tokens.refused, self.tokens.hopes) = (false, false);
         self.keep_token_file(now);
@@ -303,9 +291,12 @@ impl Agent {
         let renewable = is_renewable(&self.tokens.record);
         let ttl = self.tokens.record.expires_at.filter(|_| renewable).map(|end| end * 1000 - now.wall.0);
         let delay = ttl.and_then(|ttl| backoff::token_renewal(ttl, self.rng.unit()));
-        self.tokens.renew_at = delay.map(|delay| now.tick + delay);
+        match delay {
+            Some(delay) => self.timers.set(Timer::TokenRenewal, now.tick + delay),
+            None => self.timers.clear(Timer::TokenRenewal),
+        }
         if ttl.is_some() && delay.is_none() {
-            self.tokens.look_at = Some(now.tick + TOKEN_RETRY);
+            self.timers.set(Timer::ConfigLook, now.tick + TOKEN_RETRY);
         }
     }
 
@@ -329,21 +320,21 @@ impl Agent {
                 if matches!(other, Ok((401 | 403, _))) {
                     self.replace_token(now);
                 } else {
-                    self.tokens.renew_at = Some(now.tick + TOKEN_RETRY);
+                    self.timers.set(Timer::TokenRenewal, now.tick + TOKEN_RETRY);
                 }
             }
         }
     }
 
     fn replace_token(&mut self, now: Now) {
-        self.tokens.renew_at = None;
+        self.timers.clear(Timer::TokenRenewal);
         let given_is_stronger = self.config.token_profile.as_deref().is_none_or(|p| !p.starts_with("provider-"));
         if self.tokens.given.is_some() && given_is_stronger && !self.tokens.refused_once {
             self.tokens.refused_once = true;
             self.make_token();
         } else {
             self.tokens.refused_once = false;
-            self.tokens.look_at = Some(now.tick + TOKEN_RETRY);
+            self.timers.set(Timer::ConfigLook, now.tick + TOKEN_RETRY);
         }
     }
 
@@ -374,13 +365,13 @@ impl Agent {
     fn look_again(&mut self, now: Now) {
         let pause = if self.tokens.looks > 0 { TOKEN_RETRY } else { FIRST_LOOK };
         self.tokens.looks = self.tokens.looks.saturating_add(1);
-        self.tokens.look_at = Some(now.tick + pause);
+        self.timers.set(Timer::ConfigLook, now.tick + pause);
     }
 
     /// Before the first registration nothing is lost by waiting: a hub's first start writes relay and token, perhaps just
     /// now, perhaps tomorrow. Looks at once, then with growing pauses; says so once.
     fn seek_token(&mut self, now: Now, trouble: &str) {
-        if self.tokens.look_at.is_some() || self.tokens.reading {
+        if self.timers.is_set(Timer::ConfigLook) || self.tokens.reading {
             return; // on its way
         }
         if crate::planted::is("hopeless-start") {
@@ -400,7 +391,7 @@ impl Agent {
             looks => backoff::reconnect(looks, &mut self.rng).max(FIRST_LOOK * 2),
         };
         self.tokens.looks = self.tokens.looks.saturating_add(1);
-        self.tokens.look_at = Some(now.tick + pause);
+        self.timers.set(Timer::ConfigLook, now.tick + pause);
     }
 
     /// A relay that was never reached may be another one by now: its hub writes where it listens.
@@ -430,7 +421,9 @@ impl Agent {
             self.out.push(Effect::Relay { url });
             self.link.forget_attempts();
             self.tokens.attempt = 0;
-            self.tokens.retry_at = self.tokens.retry_at.map(|_| now.tick);
+            if self.timers.is_set(Timer::TokenRetry) {
+                self.timers.set(Timer::TokenRetry, now.tick);
+            }
             self.reconnect(now, "another relay");
         }
         let other = token.is_some() && token != self.tokens.given && !self.config.token_by_hand;
@@ -447,48 +440,39 @@ impl Agent {
             Some(token) if Some(&token) != self.tokens.given.as_ref() => {
                 self.log("info", "runner", "found another token in the configuration file");
                 self.tokens.given = Some(token);
-                self.tokens.look_at = None;
+                self.timers.clear(Timer::ConfigLook);
                 self.make_token();
             }
             // The same one: it may work again, for example after the relay was restored. Its answer tells when to look again.
             Some(_) if self.was_never_served() => self.make_token(),
             Some(_) => {
-                self.tokens.look_at = Some(now.tick + TOKEN_RETRY);
+                self.timers.set(Timer::ConfigLook, now.tick + TOKEN_RETRY);
                 self.make_token();
             }
-            None => self.tokens.look_at = Some(now.tick + TOKEN_RETRY),
+            None => self.timers.set(Timer::ConfigLook, now.tick + TOKEN_RETRY),
         }
     }
 
-    pub(super) fn wake_tokens(&mut self, now: Now) {
-        let due = |at: Option<Tick>| at.is_some_and(|at| at <= now.tick);
-        if due(self.tokens.retry_at) {
-            self.tokens.retry_at = None;
-            self.make_token();
-        }
-        if due(self.tokens.renew_at) {
+    /// The token is old enough to be renewed.
+    pub(super) fn on_renewal_due(&mut self) {
+        if self.tokens.accepted_once {
+            self.timers.clear(Timer::TokenRenewal);
+            self.ask(Purpose::RenewToken, "POST", path::TOKEN_RENEW.into(), None);
+        } else {
             // Whether it is this agent's at all the relay has yet to say.
-            self.tokens.renew_at = (!self.tokens.accepted_once).then(|| now.tick + TOKEN_RETRY);
-            if self.tokens.accepted_once {
-                self.ask(Purpose::RenewToken, "POST", path::TOKEN_RENEW.into(), None);
-            }
+            self.timers.set(Timer::TokenRenewal, self.now.tick + TOKEN_RETRY);
         }
-        if due(self.tokens.file.retry_at()) {
-            self.write_token_file();
-        }
-        if due(self.tokens.look_at) {
-            self.tokens.look_at = None;
-            self.tokens.refused = true;
-            self.read_config();
-        }
-        if due(self.tokens.give_up_waiting_at) {
-            self.tokens.give_up_waiting_at = None;
-            self.begin_life(now);
-        }
+    }
+
+    /// It is time to look into the configuration file again.
+    pub(super) fn on_look_due(&mut self) {
+        self.timers.clear(Timer::ConfigLook);
+        self.tokens.refused = true;
+        self.read_config();
     }
 
     /// Whether the provider may be started: the token is decided, or it took too long.
     pub(super) fn may_spawn_without_token(&self) -> bool {
-        !self.tokens.is_awaited() || self.tokens.give_up_waiting_at.is_none()
+        !self.tokens.is_awaited() || !self.timers.is_set(Timer::TokenWait)
     }
 }

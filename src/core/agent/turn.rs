@@ -20,10 +20,11 @@ use super::prompt::PROMPT;
 use super::store::{InboxState, OutboxRow, StoreOp, Unsettled};
 use super::text::{self, trace};
 use crate::core::Cause;
+use crate::core::agent::timer::Timer;
 use crate::core::ids::{BatchNumber, MessageRef, TaskId};
 use crate::core::limits::*;
 use crate::core::session::{Parcel, Trace, TurnEnd, Verb};
-use crate::core::time::{Now, Tick, sooner};
+use crate::core::time::Now;
 use crate::core::tracker::{Claim, ClaimKind, TURN, Work};
 use crate::wire::api::{Message, OTHER_GENERATION, path};
 
@@ -83,9 +84,6 @@ pub(super) struct Turns {
     /// Senders of the last batch: others come first.
     last: Vec<String>,
     /// Nothing is claimed, and the store is not asked for more, before that.
-    retry_at: Option<Tick>,
-    renew_at: Option<Tick>,
-    settle_by: Option<Tick>,
     /// A turn of the provider is running, whoever started it.
     running: bool,
     /// How that is known has been told.
@@ -148,15 +146,6 @@ impl Turns {
 
     fn entries(&self) -> impl Iterator<Item = &Entry> {
         self.batch.iter().chain(&self.tail).flat_map(|batch| batch.entries.iter())
-    }
-
-    pub fn next_deadline(&self) -> Option<Tick> {
-        sooner(sooner(self.retry_at, self.renew_at), self.settle_by)
-    }
-
-    /// Claims that failed for want of a relay are tried again at once.
-    pub fn relay_is_back(&mut self) {
-        self.retry_at = None;
     }
 
     pub fn summary(&self) -> Value {
@@ -288,7 +277,7 @@ impl Agent {
                 let state = InboxState::Received;
                 self.commits.write(StoreOp::InboxMark { at, state, batch: BatchNumber::default(), evidence: String::new() });
                 self.inbox.put_back(at, entry.message);
-                self.turn.retry_at = Some(now.tick + DELIVERY_RETRY);
+                self.timers.set(Timer::DeliveryRetry, now.tick + DELIVERY_RETRY);
             }
         }
         self.deliver_if_claimed();
@@ -302,7 +291,7 @@ impl Agent {
         self.tracker.start_claim(Claim { kind: ClaimKind::Message, id: message.id.to_string(), expires });
         if let Some(task) = message.task_id() {
             self.tracker.start_claim(Claim { kind: ClaimKind::Task, id: task.to_string(), expires });
-            self.turn.renew_at.get_or_insert(now.tick + CLAIM_RENEWAL_INTERVAL);
+            self.timers.set_once(Timer::ClaimRenewal, now.tick + CLAIM_RENEWAL_INTERVAL);
         }
         self.status.touch();
     }
@@ -438,23 +427,21 @@ impl Agent {
         self.turn.entries().map(|entry| &entry.message)
     }
 
-    pub(super) fn wake_turn(&mut self, now: Now) {
-        if self.turn.retry_at.is_some_and(|at| at <= now.tick) {
-            self.turn.retry_at = None;
-        }
-        if self.turn.settle_by.is_some_and(|at| at <= now.tick) {
-            self.calls.forget(&Purpose::Obligations);
-            self.settle_batch(now, false);
-        }
-        if self.turn.renew_at.is_some_and(|at| at <= now.tick) {
-            self.turn.renew_at = None;
-            let mut claimed = self.renew_held();
-            claimed.extend(self.turn.entries().filter(|e| e.message.claimable && e.message.task_id().is_some()).map(|e| e.at));
-            for at in claimed {
-                let Some(body) = self.body_about(at) else { continue };
-                self.ask(Purpose::RenewClaim(at), "POST", path::message_part(at.id, "claim/renew"), Some(body));
-                self.turn.renew_at = Some(now.tick + CLAIM_RENEWAL_INTERVAL);
-            }
+    /// The relay did not say in time what is owed.
+    pub(super) fn on_settle_due(&mut self, now: Now) {
+        self.timers.clear(Timer::SettleBatch);
+        self.calls.forget(&Purpose::Obligations);
+        self.settle_batch(now, false);
+    }
+
+    pub(super) fn on_claim_renewal_due(&mut self, now: Now) {
+        self.timers.clear(Timer::ClaimRenewal);
+        let mut claimed = self.renew_held();
+        claimed.extend(self.turn.entries().filter(|e| e.message.claimable && e.message.task_id().is_some()).map(|e| e.at));
+        for at in claimed {
+            let Some(body) = self.body_about(at) else { continue };
+            self.ask(Purpose::RenewClaim(at), "POST", path::message_part(at.id, "claim/renew"), Some(body));
+            self.timers.set(Timer::ClaimRenewal, now.tick + CLAIM_RENEWAL_INTERVAL);
         }
     }
 

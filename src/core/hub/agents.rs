@@ -6,10 +6,11 @@ use serde_json::{Value, json};
 
 use super::event::{Effect, HubOp, StoredAgent};
 use super::rights::{self, line_of};
+use super::timer::Timer;
 use super::{Hub, Refusal};
 use crate::core::ids::{MessageId, PeerId};
 use crate::core::limits::*;
-use crate::core::time::{Tick, sooner};
+use crate::core::time::Tick;
 use crate::wire::api::{AGENT_ID_RULE, TokenRecord, USER, is_agent_id};
 use crate::wire::bus::{CLOSE_DELETED, CLOSE_SUPERSEDED, Registration, RelayFrame};
 
@@ -432,7 +433,7 @@ impl Hub {
     /// Rare work: forgotten agents, old queues, unresolved messages, expired commands and tokens.
     pub(super) fn sweep_rest(&mut self) {
         let soonest = self.peers.values().filter_map(|peer| peer.token.expires_at).min();
-        self.next_sweep = Some(self.now.tick + PING_INTERVAL);
+        self.timers.set(Timer::Sweep, self.now.tick + PING_INTERVAL);
         self.sweep_at_end_of(soonest);
         let wall = self.now.wall.0;
         let forgotten: Vec<String> = self
@@ -468,12 +469,12 @@ impl Hub {
         let Some(end) = expires_at else { return };
         let left = (end * 1000 - self.now.wall.0).clamp(50, PING_INTERVAL.as_millis() as i64) as u64;
         let at = self.now.tick + std::time::Duration::from_millis(left);
-        self.next_sweep = sooner(self.next_sweep, Some(at));
+        self.timers.set_by(Timer::Sweep, at);
     }
 
     /// Takes old messages away, a few at a time (D-17).
     pub(super) fn start_retention(&mut self) {
-        self.next_retention = Some(self.now.tick + RETENTION_INTERVAL);
+        self.timers.set(Timer::Retention, self.now.tick + RETENTION_INTERVAL);
         let before = |kept: std::time::Duration| self.now.wall.0 - kept.as_millis() as i64;
         let (session_before, before) = (before(SESSION_KEPT), before(MESSAGES_KEPT));
         self.commits.write(HubOp::Retain { session_before, before, limit: RETENTION_BATCH });
@@ -490,7 +491,7 @@ impl Hub {
             }
         }
         if retired.more {
-            self.next_retention = Some(self.now.tick + RETENTION_AGAIN);
+            self.timers.set(Timer::Retention, self.now.tick + RETENTION_AGAIN);
         }
     }
 }

@@ -20,6 +20,7 @@ mod stalled;
 mod tasks;
 #[cfg(test)]
 mod tests;
+mod timer;
 mod tokens;
 
 pub use rights::scopes_of;
@@ -29,10 +30,12 @@ use std::sync::Arc;
 
 use self::event::{After, Effect, Event, HubOp, HubSnapshot, Lane, StoreEvent, StoredTask};
 use self::messages::Told;
+use self::timer::Timer;
 use super::commit::{Closed, CommitQueue, Durable};
 use super::limits::*;
 use super::rng::Rng;
-use super::time::{Now, Tick, sooner};
+use super::time::{Now, Tick};
+use super::timers::{Timed, Timers};
 use super::{Cause, Machine};
 use crate::core::ids::{MessageId, PeerId, TaskId, Ticket};
 use crate::wire::api::{Command, TokenRecord};
@@ -61,8 +64,8 @@ pub struct Hub {
     rng: Rng,
     out: Vec<Effect>,
     commits: CommitQueue<HubOp, After>,
+    timers: Timers<Timer, { Timer::COUNT }>,
     stopping: bool,
-    stop_by: Option<Tick>,
     finished: bool,
     agents: BTreeMap<String, agents::Agent>,
     /// Whose component ids are.
@@ -102,8 +105,6 @@ pub struct Hub {
     read_number: u64,
     events: VecDeque<peers::KeptEvent>,
     seq: u64,
-    next_sweep: Option<Tick>,
-    next_retention: Option<Tick>,
 }
 
 impl Hub {
@@ -116,8 +117,8 @@ impl Hub {
             rng: Rng::new(seed),
             out: Vec::new(),
             commits: CommitQueue::default(),
+            timers: Timers::default(),
             stopping: false,
-            stop_by: None,
             finished: false,
             agents: BTreeMap::new(),
             components: HashMap::new(),
@@ -146,8 +147,6 @@ impl Hub {
             read_number: 0,
             events: VecDeque::new(),
             seq: 0,
-            next_sweep: None,
-            next_retention: None,
         }
     }
 
@@ -228,12 +227,12 @@ impl Hub {
         self.hold_blocked();
         // Epochs of events must not repeat over a restart, or an old acknowledgement would fit a new frame.
         self.seq = self.now.wall.0.max(0) as u64 * 1000;
-        self.next_sweep = Some(self.now.tick + PING_INTERVAL);
-        self.next_retention = Some(self.now.tick + RETENTION_FIRST);
+        self.timers.set(Timer::Sweep, self.now.tick + PING_INTERVAL);
+        self.timers.set(Timer::Retention, self.now.tick + RETENTION_FIRST);
     }
 
     fn finish_if_stopped(&mut self) {
-        let late = self.stop_by.is_some_and(|by| by <= self.now.tick);
+        let late = self.timers.at(Timer::StopLimit).is_some_and(|by| by <= self.now.tick);
         if self.stopping && (self.commits.is_idle() || late) && !self.finished {
             self.finished = true;
             let peers: Vec<PeerId> = self.peers.keys().copied().collect();
@@ -260,14 +259,14 @@ impl Machine for Hub {
             Event::StopRequested => {
                 self.stopping = true;
                 // A disk that stays full must not keep it from ending; nothing that waits was acknowledged.
-                self.stop_by.get_or_insert(now.tick + STOP_LIMIT);
+                self.timers.set_once(Timer::StopLimit, now.tick + STOP_LIMIT);
             }
             Event::ThreadEnded { name, panic } => {
                 let said = panic.map(|text| format!(" ({text})")).unwrap_or_default();
                 self.log("error", format!("thread {name} ended unexpectedly{said}; this is a bug, please report it"));
                 self.out.push(Effect::Failed(format!("thread {name} ended unexpectedly{said}")));
                 self.stopping = true;
-                self.stop_by.get_or_insert(now.tick + STOP_LIMIT);
+                self.timers.set_once(Timer::StopLimit, now.tick + STOP_LIMIT);
             }
         }
         self.settle()
@@ -275,32 +274,12 @@ impl Machine for Hub {
 
     fn wake(&mut self, now: Now) -> Vec<Effect> {
         self.now = now;
-        if self.commits.retry_at().is_some_and(|at| at <= now.tick) {
-            self.commits.forget_retry();
-            self.out.push(Effect::RetryStore);
-        }
-        if self.commits.has_credit(COMMITS_RESERVED) {
-            self.sweep_claims();
-            self.sweep_presence();
-            if self.next_sweep.is_some_and(|at| at <= now.tick) {
-                self.sweep_rest();
-            }
-            if self.next_retention.is_some_and(|at| at <= now.tick) {
-                self.start_retention();
-            }
-        }
+        self.fire_due(now.tick);
         self.settle()
     }
 
     fn next_deadline(&self) -> Option<Tick> {
-        if self.finished {
-            return None;
-        }
-        let mut next = sooner(self.commits.retry_at(), self.stop_by);
-        if self.commits.has_credit(COMMITS_RESERVED) {
-            next = [self.next_claim_end(), self.next_presence(), self.next_sweep, self.next_retention].into_iter().fold(next, sooner);
-        }
-        next
+        if self.finished { None } else { self.first_deadline() }
     }
 
     fn may_take(&self, lane: usize) -> bool {

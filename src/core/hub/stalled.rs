@@ -3,6 +3,7 @@
 use super::Hub;
 use super::STOP_LIMIT;
 use super::event::{After, Effect};
+use super::timer::Timer;
 use crate::core::Cause;
 use crate::core::ids::Ticket;
 use crate::core::store::{StoreError, StoreKind};
@@ -34,7 +35,7 @@ impl Hub {
         self.commits.on_broken(self.now.tick, Cause::Store(error.clone()));
         self.out.push(Effect::Broken(error));
         self.stopping = true;
-        self.stop_by.get_or_insert(self.now.tick + STOP_LIMIT);
+        self.timers.set_once(Timer::StopLimit, self.now.tick + STOP_LIMIT);
     }
 
     /// Answers every request that waits for a commit; what the commit will bring about stays.

@@ -133,7 +133,7 @@ fn the_bus_takes_over_in_the_middle_of_a_round() {
     let mut bench = Bench::quiet();
     bench.tell(Event::Bus(BusEvent::Lost(Cause::Offline("cut".into()))));
     bench.live(10_000, works);
-    bench.now.tick = bench.agent.link.liveness_at.expect("a round is due");
+    bench.now.tick = bench.agent.timers.at(Timer::LivenessRound).expect("a round is due");
     let effects = bench.agent.wake(bench.now);
     let (call, what, _) = Bench::next_call(&effects).expect("a round");
     assert!(what.ends_with("/status"), "{what}");

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use crate::core::agent::Agent;
 use crate::core::agent::effect::Effect;
-use crate::core::time::{Now, Tick};
+use crate::core::agent::timer::Timer;
+use crate::core::time::Now;
 
 /// A write that failed is tried again after this.
 const RETRY: Duration = Duration::from_secs(2);
@@ -17,13 +18,6 @@ pub(super) struct TokenFile {
     stale: bool,
     /// It is being written; one write at a time.
     writing: bool,
-    retry_at: Option<Tick>,
-}
-
-impl TokenFile {
-    pub fn retry_at(&self) -> Option<Tick> {
-        self.retry_at
-    }
 }
 
 impl Agent {
@@ -33,8 +27,8 @@ impl Agent {
         self.write_token_file();
     }
 
-    pub(super) fn write_token_file(&mut self) {
-        self.tokens.file.retry_at = None;
+    pub(in crate::core::agent) fn write_token_file(&mut self) {
+        self.timers.clear(Timer::TokenFileRetry);
         let token = self.tokens.for_provider().filter(|token| !token.expose().is_empty());
         let Some(token) = token.filter(|_| self.tokens.file.stale && !self.tokens.file.writing) else { return };
         (self.tokens.file.stale, self.tokens.file.writing) = (false, true);
@@ -52,7 +46,7 @@ impl Agent {
                     self.log("error", "runner", text);
                 }
                 self.tokens.file.stale = true;
-                self.tokens.file.retry_at = Some(now.tick + RETRY);
+                self.timers.set(Timer::TokenFileRetry, now.tick + RETRY);
             }
         }
     }

@@ -12,6 +12,7 @@ use crate::core::agent::Agent;
 use crate::core::agent::calls::Purpose;
 use crate::core::agent::store::StoreOp;
 use crate::core::agent::text::ROUNDS;
+use crate::core::agent::timer::Timer;
 use crate::core::ids::{MessageId, MessageRef, TaskId};
 use crate::core::limits::{CLAIM_RENEWAL_INTERVAL, HELD_TASKS_MAX, TASK_ROUNDS_MAX};
 use crate::core::time::Now;
@@ -27,7 +28,7 @@ impl Agent {
         self.turn.rounds = noted(notes, ROUNDS_NOTE);
         self.turn.held = noted(notes, HELD_NOTE);
         if !self.turn.held.is_empty() {
-            self.turn.renew_at = Some(now.tick);
+            self.timers.set(Timer::ClaimRenewal, now.tick);
         }
     }
 
@@ -55,7 +56,7 @@ impl Agent {
                 self.turn.held.pop_first();
             }
             self.turn.held.insert(at, task);
-            self.turn.renew_at.get_or_insert(now.tick + CLAIM_RENEWAL_INTERVAL);
+            self.timers.set_once(Timer::ClaimRenewal, now.tick + CLAIM_RENEWAL_INTERVAL);
             self.note_held();
         }
     }

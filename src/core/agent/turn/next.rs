@@ -11,6 +11,7 @@ use crate::core::agent::Agent;
 use crate::core::agent::config::ReplyMode;
 use crate::core::agent::store::{Choice, StoreOp};
 use crate::core::agent::text;
+use crate::core::agent::timer::Timer;
 use crate::core::ids::MessageRef;
 use crate::core::limits::*;
 use crate::core::time::Now;
@@ -58,7 +59,7 @@ impl Agent {
             self.turn.running = true;
             return;
         }
-        let pauses = self.turn.retry_at.is_some_and(|at| at > now.tick);
+        let pauses = self.timers.at(Timer::DeliveryRetry).is_some_and(|at| at > now.tick);
         if !known {
             if self.inbox.is_partial() && !pauses {
                 let last = self.turn.last.clone();
@@ -70,7 +71,7 @@ impl Agent {
         if next.is_empty() {
             if self.inbox.is_partial() {
                 // Nothing of what the store has told can go now, or it could not be read.
-                self.turn.retry_at.get_or_insert(now.tick + DELIVERY_RETRY);
+                self.timers.set_once(Timer::DeliveryRetry, now.tick + DELIVERY_RETRY);
             }
             return;
         }

@@ -7,6 +7,7 @@ use crate::core::agent::Agent;
 use crate::core::agent::prompt::PROMPT;
 use crate::core::agent::store::{InboxState, StoreOp};
 use crate::core::agent::text;
+use crate::core::agent::timer::Timer;
 use crate::core::ids::{BatchNumber, MessageRef};
 use crate::core::session::{Fate, How, Parcel, RESTART_MARK, TurnEnd, Verb};
 use crate::core::time::Now;
@@ -143,7 +144,7 @@ impl Agent {
         };
         batch.phase = Phase::Taken;
         if batch.entries.iter().any(|entry| entry.message.claimable) {
-            self.turn.renew_at = Some(self.now.tick);
+            self.timers.set(Timer::ClaimRenewal, self.now.tick);
         }
         let ids = batch.entries.iter().map(|entry| format!("#{}", entry.message.id)).collect::<Vec<_>>().join(", ");
         let text = format!(

@@ -12,6 +12,7 @@ use crate::core::agent::generations::old_answer;
 use crate::core::agent::store::OutboxRow;
 use crate::core::agent::store::TaskEnd;
 use crate::core::agent::text::{cut, is_of_person};
+use crate::core::agent::timer::Timer;
 use crate::core::ids::{BatchNumber, MessageId, MessageRef, TaskId};
 use crate::core::limits::REPLY_BODY_BYTES_MAX;
 use crate::core::session::TurnEnd;
@@ -70,7 +71,7 @@ impl Agent {
         batch.phase = Phase::Settling;
         let may_be_answered = batch.entries.iter().any(|entry| entry.message.expects_reply());
         if may_be_answered && reachable && self.config.reply_mode == ReplyMode::Auto {
-            self.turn.settle_by = Some(now.tick + SETTLE_WAIT);
+            self.timers.set(Timer::SettleBatch, now.tick + SETTLE_WAIT);
             self.ask_obligations();
         } else {
             self.settle_batch(now, false);
@@ -97,7 +98,7 @@ impl Agent {
         let Some(batch) = self.turn.batch.take() else {
             return;
         };
-        self.turn.settle_by = None;
+        self.timers.clear(Timer::SettleBatch);
         self.turn.batch = self.turn.tail.take();
         let (end, text) = batch.end.unwrap_or((TurnEnd::Completed, String::new()));
         if crate::planted::is("reply-without-transaction") {
