@@ -1,10 +1,10 @@
 #!/bin/sh
 # Reports an event of a provider session to its runner: relay-hook.sh EVENT, payload on standard input.
 # For any provider that can run a command at an event; `agent-relay hook --help` lists the events.
-# It leaves quietly where no runner is, and falls back to the bare status where the binary cannot be run.
+# Without a runner it exits with 0; where the binary cannot be run it posts the bare status.
 [ -n "${AGENT_RELAY_RUNNER_PORT-}" ] || exit 0
 event=$1
-# A list of the events that are told; a session over its standard streams needs no other than stop.
+# AGENT_RELAY_HOOKS lists the events that are reported; a session over its standard streams needs only stop.
 case " ${AGENT_RELAY_HOOKS:-$event} " in *" $event "*) ;; *) exit 0 ;; esac
 
 bare() {

@@ -14,7 +14,7 @@ impl Clock {
         Clock(Instant::now())
     }
 
-    /// Both clocks.
+    /// The time of both clocks.
     pub fn now(&self) -> Now {
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).map(|since| since.as_millis() as i64).unwrap_or(0);
         // Starts at one second, so that "long ago" can be expressed.

@@ -1,7 +1,7 @@
-//! Settings: flag > environment > file > default, for every one of them (D-1).
+//! Settings. For every one of them: flag before environment before file before default.
 //!
-//! A missing file is no error; a broken one is, with file, line and reason (D-8). A field of the wrong type counts as
-//! absent, field by field. An empty environment variable counts as absent.
+//! A missing file is not an error; a broken one is, and the error names file, line and reason. A field of the wrong type and
+//! an empty environment variable count as absent.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -14,7 +14,7 @@ use crate::core::agent::config::{ReplyMode, RestartPolicy};
 use crate::secret::Secret;
 use crate::wire::control::{ENV_AGENT, ENV_TOKEN, ENV_TOKEN_FILE};
 
-/// Where a relay is when nobody says otherwise (protocol section 1).
+/// The relay's URL unless something else is configured.
 pub const DEFAULT_RELAY_URL: &str = "http://127.0.0.1:4850";
 
 /// A variable of the environment that is not empty.
@@ -38,7 +38,7 @@ impl std::fmt::Display for Trouble {
     }
 }
 
-/// Root of everything: `AGENT_RELAY_HOME`, else `~/.agent-relay` (D-2).
+/// Root of everything, logs, records and sessions included: `AGENT_RELAY_HOME`, else `~/.agent-relay`.
 pub fn home() -> Result<PathBuf, Trouble> {
     if let Some(home) = env("AGENT_RELAY_HOME") {
         return std::path::absolute(&home)
@@ -73,29 +73,27 @@ fn text(record: &Map<String, Value>, field: &str) -> Option<String> {
 }
 
 /// The global settings.
+#[allow(missing_docs)] // the names say it
 #[derive(Debug, Clone)]
 pub struct Global {
-    /// Root of everything.
     pub home: PathBuf,
-    /// Relay.
     pub relay_url: String,
-    /// Token, if any.
     pub token: Option<Secret>,
-    /// The relay was named by a flag or the environment: what the file says of it later does not matter.
+    /// The URL came from a flag or the environment: the file does not count.
     pub url_by_hand: bool,
-    /// The same for the token.
+    /// Likewise.
     pub token_by_hand: bool,
     /// Working directory of providers, if set.
     pub default_cwd: Option<PathBuf>,
-    /// The agent whose session this is, inside one.
+    /// The agent in whose session this process runs, if it does.
     pub session: Option<String>,
 }
 
 /// Longest token in a file, bytes.
 const TOKEN_BYTES_MAX: u64 = 4096;
 
-/// The relay token of the session that this process is in: that of the runner's file, else the first one; `None` = the relay
-/// has not given one yet. A file that cannot be read is an error: whoever may not read it is somebody else.
+/// The relay token of the session that this process runs in: from the runner's file, else the first one. `None`: the relay
+/// has not given one yet. A file that cannot be read is an error: this process belongs to another user or place.
 pub fn session_token() -> Result<Option<String>, Trouble> {
     let Some(path) = env(ENV_TOKEN_FILE).map(PathBuf::from) else { return Ok(env(ENV_TOKEN)) };
     let unreadable = |error: std::io::Error| {
@@ -117,8 +115,8 @@ pub fn session_token() -> Result<Option<String>, Trouble> {
 }
 
 impl Global {
-    /// Reads file and environment; flags come from the caller. Inside an agent's session the token is that agent's or none: never
-    /// the one of the file, which is a person's.
+    /// Reads file and environment; flags come from the caller. Inside an agent's session the token is that agent's or none,
+    /// never that of the configuration file, which is a person's.
     pub fn load(url_flag: Option<String>, token_flag: Option<String>) -> Result<Global, Trouble> {
         let Some(session) = env(ENV_AGENT) else { return Global::for_runner(url_flag, token_flag) };
         let token = match token_flag {
@@ -128,7 +126,7 @@ impl Global {
         Global::read(url_flag, token, Some(session))
     }
 
-    /// The same for whoever starts a runner: a person, a service or an orchestrator.
+    /// The same for the start of a runner by a person, a service or an orchestrator.
     pub fn for_runner(url_flag: Option<String>, token_flag: Option<String>) -> Result<Global, Trouble> {
         Global::read(url_flag, token_flag.or_else(|| env(ENV_TOKEN)), None)
     }
@@ -194,48 +192,43 @@ pub fn relay_in(path: &Path) -> (Option<String>, Option<Secret>) {
     (text(&record, "relayUrl"), text(&record, "token").map(Secret::new))
 }
 
-/// Settings of one provider (R-23, D-24, D-41).
+/// Settings of one provider.
+#[allow(missing_docs)] // the names say it
 #[derive(Debug, Clone)]
 pub struct ProviderConfig {
-    /// Command, if set.
     pub command: Option<String>,
     /// Arguments before those of the command line.
     pub default_args: Vec<String>,
-    /// Environment.
     pub env: BTreeMap<String, String>,
-    ///
+    /// Registered with the relay.
     pub default_capabilities: Vec<String>,
     /// `open`, `guarded` or `read-only`.
     pub default_approval_mode: String,
-    ///
+    /// Registered with the relay.
     pub default_tags: Vec<String>,
-    /// Patience at a stop.
+    /// Time to end in order at a stop.
     pub shutdown_timeout: Duration,
-    /// `final` or `full`.
+    /// A final text is all text of a turn, not only its last message.
     pub capture_full: bool,
-    /// D-24.
+    /// When a provider that ended is started again.
     pub restart: RestartPolicy,
-    /// D-41.
+    /// Who answers messages: the runner with the final text, or the agent itself.
     pub reply_mode: ReplyMode,
     /// `tmux`, `stream` or `terminal`.
     pub transport: Option<String>,
-    /// The provider gets a home of its own.
+    /// The provider gets a home of its own, apart from the user's.
     pub isolated: bool,
-    /// Model, effort and rig, unless a flag says otherwise.
     pub model: Option<String>,
-    /// See `model`.
     pub effort: Option<String>,
-    /// See `model`.
     pub rig: Option<String>,
-    /// Further plugins (P-14).
+    /// Further plugin folders.
     pub plugin_dirs: Vec<String>,
     /// Permission mode to set instead of the known one.
     pub mode: Option<String>,
-    /// An approval that nobody answers in that time is denied (D-20).
+    /// An approval that nobody answers in this time is denied.
     pub approval_timeout: Option<Duration>,
-    /// Bound of the outbox.
     pub outbox_bytes_max: u64,
-    /// A sentence for each setting that nobody knows or whose type is wrong.
+    /// A sentence for each setting that is unknown or has a wrong type.
     pub strange: Vec<String>,
 }
 
@@ -269,7 +262,7 @@ const PROVIDER_SETTINGS: &[(&str, char)] = &[
     ("rig", 's'),
 ];
 
-/// What is wrong with a provider file, one sentence each; the defaults are used instead.
+/// What is wrong with a provider file, one sentence each; the defaults are used instead.
 fn strange_settings(record: &Map<String, Value>, prefix: &str, all: &mut Vec<String>) {
     for (name, value) in record {
         let name = format!("{prefix}{name}");
@@ -374,7 +367,7 @@ impl ProviderConfig {
         }
     }
 
-    /// The environment with `$env:NAME` resolved.
+    /// The environment, each value `$env:NAME` replaced by that variable of ours.
     pub fn resolved_env(&self) -> Vec<(String, String)> {
         let resolve = |value: &String| match value.strip_prefix("$env:") {
             Some(name) => std::env::var(name).unwrap_or_default(),

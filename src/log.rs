@@ -1,4 +1,4 @@
-//! The logger of a runner (runner specification section 18): one file, levels changeable at run time.
+//! The logger of a runner: one file, levels changeable at run time.
 //!
 //! `env_logger` does the filtering and dispatch; the line format and the file are ours. Logging never fails: what the
 //! file does not take goes to standard error if it is an error, and is lost otherwise.
@@ -26,14 +26,14 @@ pub fn level_of(word: &str) -> Option<LevelFilter> {
     })
 }
 
-/// Start level.
+/// The level at the start: `AGENT_RELAY_LOG_LEVEL`, else `debug` if `AGENT_RELAY_SESSION_DEBUG` is 1, else `info`.
 pub fn start_level() -> LevelFilter {
     let wanted = std::env::var("AGENT_RELAY_LOG_LEVEL").ok().and_then(|word| level_of(&word));
     let debug = std::env::var("AGENT_RELAY_SESSION_DEBUG").is_ok_and(|value| value == "1");
     wanted.unwrap_or(if debug { LevelFilter::Debug } else { LevelFilter::Info })
 }
 
-/// Word of the current level.
+/// Name of the current level.
 pub fn current_level() -> &'static str {
     match log::max_level() {
         LevelFilter::Debug | LevelFilter::Trace => "debug",
@@ -150,7 +150,7 @@ pub fn iso(wall_ms: i64) -> String {
     format!("{year:04}-{month:02}-{day:02}T{h:02}:{m:02}:{s:02}.{milli:03}Z")
 }
 
-/// A file name of an id.
+/// An id as part of a file name: at most 180 characters, others than `A-Za-z0-9_.-` as `_`.
 pub fn safe_name(id: &str) -> String {
     let mut name = String::new();
     for c in id.chars() {

@@ -1,6 +1,6 @@
-//! Telling a service manager how we are: `READY=1`, `STATUS=…` and `STOPPING=1` as datagrams to `NOTIFY_SOCKET`.
+//! Reports `READY=1`, `STATUS=…` and `STOPPING=1` to a service manager, as datagrams to `NOTIFY_SOCKET`.
 //!
-//! Without that variable nothing happens. Nothing here ever fails aloud: a manager that does not listen is not our trouble.
+//! Without that variable nothing happens. Errors are ignored: a manager that does not listen must not stop us.
 
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
@@ -8,20 +8,20 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 
 use crate::core::chars;
 
-/// The variable that names the socket; it is ours alone and goes to no child.
+/// The variable that names the socket; children do not get it.
 pub const NOTIFY_SOCKET: &str = "NOTIFY_SOCKET";
 
-/// Everything is up: who waits for us may go on. With one line about how it is.
+/// Everything is up: whatever waits for this service may start. `status`: one line for people.
 pub fn ready(status: &str) {
     send(&format!("READY=1\nSTATUS={}", short(status)));
 }
 
-/// We are about to end.
+/// The process is about to end.
 pub fn stopping() {
     send("STOPPING=1\nSTATUS=stopping");
 }
 
-/// Characters of a status.
+/// Most characters of a status.
 const STATUS_CHARS_MAX: usize = 200;
 
 fn short(text: &str) -> String {

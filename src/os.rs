@@ -1,4 +1,4 @@
-//! The operating system in small words: random bytes, hashes, wake-ups, processes by pid and start time.
+//! Thin wrappers of the operating system: random bytes, hashes, wake-ups, processes by pid and start time.
 
 use crate::core::ids::ProcessRef;
 use std::fs::{self, File, OpenOptions};
@@ -22,7 +22,7 @@ pub fn random_bytes<const N: usize>() -> [u8; N] {
     bytes
 }
 
-/// A fresh secret: 32 random bytes, base64url (protocol section 1).
+/// A fresh secret: 32 random bytes as base64url.
 pub fn secret() -> String {
     data_encoding::BASE64URL_NOPAD.encode(&random_bytes::<32>())
 }
@@ -103,7 +103,7 @@ fn stat(pid: u32) -> Option<Vec<String>> {
     Some(after.split_whitespace().map(str::to_string).collect())
 }
 
-/// Whether that very process lives; a zombie does not.
+/// Whether the process with this pid and start time lives; a zombie does not.
 pub fn is_alive(process: ProcessRef) -> bool {
     stat(process.pid).is_some_and(|fields| {
         let runs = fields.first().is_some_and(|state| state != "Z" && state != "X");
@@ -137,7 +137,7 @@ pub fn processes_with_env(name: &str, value: &str) -> Vec<ProcessRef> {
     found
 }
 
-/// Kills that very process, if it lives.
+/// Kills the process with this pid and start time, if it lives.
 pub fn kill(process: ProcessRef, signal: Signal) {
     if is_alive(process)
         && let Some(pid) = Pid::from_raw(process.pid as i32)
@@ -153,7 +153,7 @@ pub fn kill_group(group: u32, signal: Signal) {
     }
 }
 
-/// Raises the soft limit of descriptors to the hard one (at most [`DESCRIPTORS_WANTED`]) and gives it. What we start gets
+/// Raises the soft limit of descriptors to the hard one (at most `DESCRIPTORS_WANTED`) and returns it. What we start gets
 /// the limit that we were started with: some programs count on a small one.
 pub fn raise_descriptors() -> u64 {
     let limit = *STARTED_WITH.get_or_init(|| getrlimit(Resource::Nofile));
@@ -170,8 +170,7 @@ const DESCRIPTORS_WANTED: u64 = 65_536;
 /// The limit of descriptors before it was raised.
 static STARTED_WITH: OnceLock<Rlimit> = OnceLock::new();
 
-/// The kernel's promise to kill the child when the spawning thread ends (D-23): the thread must
-/// live as long as the process. `apart`: in a process group of its own.
+/// Has the kernel kill the child when the spawning thread ends, so that thread must live as long as the process. `apart`: in a process group of its own.
 pub fn prepare_child(command: &mut std::process::Command, apart: bool) {
     if apart {
         command.process_group(0);

@@ -96,7 +96,7 @@ enum Step {
     ToolDone,
 }
 
-/// The machine.
+/// The state of one process of the demo agent.
 pub struct DemoAgent {
     abilities: Abilities,
     sessions: BTreeMap<String, ()>,
@@ -281,7 +281,7 @@ impl DemoAgent {
                 Step::Forget => disk.forget(),
                 Step::Deaf => self.out.push(Output::GoDeaf),
                 Step::LongLine => {
-                    // One real agent lists its commands in a line of 560 kB (ACP FACTS section 1, item 9).
+                    // One real agent lists its commands in a line of 560 kB (see `provider/acp/FACTS.md`).
                     let command = json!({"name": "demo", "description": "d".repeat(1000)});
                     self.update(&session, json!({"sessionUpdate": "available_commands_update", "availableCommands": vec![command; 560]}));
                 }

@@ -13,7 +13,7 @@ use crate::core::time::{Now, Tick, Wall};
 use crate::os::{make_private_dir, open_private};
 use crate::provider::lines::Lines;
 
-/// Conversations as one file each, and one log of everything that was received: the receiver's own record (D-40).
+/// Conversations as one file each, and one log of everything that was received: the receiver's own record, by which tests judge deliveries.
 pub struct FileDisk {
     dir: PathBuf,
     log: File,
@@ -124,7 +124,7 @@ fn carry_out(item: Output, output: &mut impl Write) -> std::io::Result<()> {
         }
         Output::GoDeaf => {}
         Output::LeaveChild => {
-            // In a group of its own, like the shell commands of some real agents (ACP FACTS section 8).
+            // In a process group of its own, like the shell commands of some real agents.
             use std::os::unix::process::CommandExt;
             let mut child = std::process::Command::new("sleep");
             let _ = child.arg("600").process_group(0).stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null()).spawn();

@@ -12,7 +12,7 @@ use super::store::{SCHEMAS, Store};
 use crate::core::store::{StoreError, StoreKind};
 use crate::os;
 
-/// After an unclean end the pages of a store are looked at for at most so long before the runner starts.
+/// After an unclean end the pages of a store are checked for at most this long before the runner starts.
 const CHECK_TIME: std::time::Duration = std::time::Duration::from_millis(500);
 
 /// How a runner's store is saved. The counters are counted anew from what is there.
@@ -57,7 +57,7 @@ pub fn open_or_set_aside(path: &Path, outbox_bytes_max: u64) -> Result<(Store, O
     }
 }
 
-/// A runner that met damage leaves this, so that the next start looks.
+/// A runner that met damage leaves this file, so that the next start checks the store.
 fn damage_file(path: &Path) -> PathBuf {
     beside(path, ".suspect")
 }
@@ -73,7 +73,7 @@ fn sound(store: &Store, path: &Path) -> Result<(), StoreError> {
         Ok(Check::Damaged(said)) => Err(StoreError::new(StoreKind::Corrupt, format!("the store {}", path.display()), said)),
         Ok(_) => Ok(()),
         Err(error) if error.kind == StoreKind::Corrupt => Err(error),
-        Err(_) => Ok(()), // it cannot be looked at now, for example on a full disk
+        Err(_) => Ok(()), // it cannot be checked now, for example on a full disk
     }
 }
 
@@ -153,7 +153,7 @@ fn emptied_log(db: &Connection) -> bool {
     done.is_ok_and(|(busy, pages, moved)| busy == 0 && pages == moved)
 }
 
-/// The same for people.
+/// The same as a sentence.
 pub fn note(folder: &Path) -> Option<String> {
     let found = lying_there(folder);
     let names: Vec<String> = found.iter().map(|path| path.display().to_string()).collect();

@@ -20,25 +20,25 @@ use crate::wire::api::TOKEN_HEADER;
 use crate::wire::bus::{FrameError, RelayFrame};
 use crate::wire::{FRAME_BYTES_MAX, api};
 
-/// How long connecting, TLS and upgrade may take together.
+/// Connecting, TLS and upgrade together take at most this long.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// Bytes that wait for a slow relay before the connection counts as lost.
 const UNSENT_BYTES_MAX: usize = 8 << 20;
-/// How long the close handshake may take.
+/// The close handshake takes at most this long.
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 
-/// One order.
+/// An order of the state thread.
 #[derive(Debug)]
 pub enum Order {
     /// Open the bus of a relay. Boxed: the queue has a place of this size for each order that it can hold.
     Connect(Box<(Base, Secret)>),
-    /// Send a frame.
+    /// Send one frame.
     Send(String),
-    /// Close with a normal close frame.
+    /// Close in order, with this reason.
     Disconnect(String),
 }
 
-// Thousands of places.
+// The queue has thousands of places.
 const _: () = assert!(size_of::<Order>() <= 32);
 
 /// Limits of a WebSocket: small buffers, so that a thousand cost little.
@@ -72,7 +72,7 @@ struct Bus {
 }
 
 impl Bus {
-    /// One round: wait, read, carry out orders. False: the end.
+    /// One step: wait, read, carry out orders. False: nobody gives orders any more.
     fn turn(&mut self) -> bool {
         let Some(live) = &mut self.live else {
             // Nothing to watch: wait for an order.
@@ -81,7 +81,7 @@ impl Bus {
                 Err(_) => false,
             };
         };
-        // Ping after 20 s of silence, give up after 45 s (D-22): the relay pings by itself, so this is rare.
+        // Ping after 20 s of silence, give up after 45 s. The relay pings by itself, so this is rare.
         let silent = live.heard.elapsed();
         let limit = if live.pinged { SILENCE_MAX } else { PING_INTERVAL + Duration::from_secs(2) };
         if silent >= limit {
@@ -213,7 +213,7 @@ impl Bus {
         self.report(BusEvent::Lost(cause))
     }
 
-    /// Close frame out, answer in, at most a second.
+    /// Sends a close frame and waits for the answer, at most a second.
     fn close(&mut self, reason: &str) {
         let Some(mut live) = self.live.take() else {
             return;

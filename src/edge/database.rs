@@ -1,4 +1,4 @@
-//! SQLite files: opened, checked and told about in one place, for every store.
+//! SQLite files: opening, checking and errors, in one place for every store.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufReader, Read};
@@ -19,13 +19,13 @@ use crate::os;
 const BUSY_TIME: Duration = Duration::from_secs(2);
 /// A start waits this long for another process.
 const BUSY_TIME_AT_START: Duration = Duration::from_secs(10);
-/// A look that is over is interrupted so often until it ends.
+/// A check that is out of time is interrupted this often until it ends.
 const INTERRUPT_AGAIN: Duration = Duration::from_millis(5);
-/// A schema that is newer by more than this was never written by anybody.
+/// A schema version that is newer by more than this is damage, not a newer program.
 const VERSIONS_MAX: i64 = 10_000;
 /// Bytes of a write-ahead log that are read at a time.
 const LOG_CHUNK: usize = 64 << 10;
-/// Pages that are looked at so quickly that nobody needs to watch the time.
+/// Files up to this many pages are checked without a time limit.
 const PAGES_FEW: i64 = 256;
 /// Bytes of a write-ahead log that are looked through before a newer file is opened.
 const LOG_BYTES_MAX: u64 = 256 << 20;
@@ -116,7 +116,7 @@ pub fn open_database(path: &Path, schemas: &[&str]) -> Result<Opened, StoreError
     if let Some(parent) = path.parent() {
         os::make_private_dir(parent).map_err(|error| io_error_of(&what, &error))?;
     }
-    // Made by us first, so that nobody else ever sees it with wider rights; SQLite gives -wal and -shm the same mode.
+    // Created by us first, so that it never has wider rights; SQLite gives -wal and -shm the same mode.
     let file = os::open_private(path, OpenOptions::new().create(true).append(true)).map_err(|error| io_error_of(&what, &error))?;
     drop(file);
     let newer = |found: i64| {
@@ -191,16 +191,16 @@ impl From<rusqlite::Error> for Prepared {
     }
 }
 
-/// Where the copy of a file lies that was brought to this version.
+/// Path of the copy that was made before a file was migrated to this version.
 fn copy_before(path: &Path, version: i64) -> PathBuf {
     beside(path, &format!(".before-{version}"))
 }
 
-/// A change of the schema can be undone until the first orderly end: the older file stays as a copy.
+/// Keeps a copy of the older file until the first orderly end, so that a migration can be undone.
 fn keep_copy(db: &Connection, path: &Path, version: i64) -> Result<(), Prepared> {
     let copy = copy_before(path, version);
     if copy.exists() {
-        return Ok(()); // of a start that did not come to its end
+        return Ok(()); // left by a start that did not finish
     }
     let rows: i64 = db.query_row("PRAGMA page_count", [], |row| row.get(0))?;
     let what = format!("cannot keep a copy of {} before it is brought up to date", path.display());
@@ -211,7 +211,7 @@ fn keep_copy(db: &Connection, path: &Path, version: i64) -> Result<(), Prepared>
     Ok(())
 }
 
-/// An orderly end: what this version made of the file is good, and the copy of the older one goes.
+/// At an orderly end the copy of the older file is removed: this version has worked with the new one.
 pub fn drop_copies(path: &Path, version: usize) {
     (1..=version as i64).for_each(|version| drop(std::fs::remove_file(copy_before(path, version))));
 }
@@ -269,7 +269,7 @@ pub fn identity(path: &Path) -> Option<(u64, u64)> {
     std::fs::metadata(path).ok().map(|meta| (meta.dev(), meta.ino()))
 }
 
-/// Where an open file must stay: whoever writes into one that was deleted or replaced writes for nobody.
+/// Watches that an open file keeps its name: what is written into a deleted or replaced file is lost.
 #[derive(Debug, Default)]
 pub struct Place {
     path: PathBuf,
@@ -289,7 +289,7 @@ pub enum Moved {
 }
 
 impl Moved {
-    /// For people.
+    /// As a sentence.
     pub fn told(self) -> &'static str {
         match self {
             Moved::Deleted => "was deleted",
@@ -310,7 +310,7 @@ impl Place {
         &self.path
     }
 
-    /// Two looks at the folder, no read of the file. `None`: all is where it was.
+    /// Looks at the folder only, without reading the file. `None`: nothing has changed.
     pub fn look(&mut self) -> Option<Moved> {
         self.file?;
         let (file, log) = (identity(&self.path), identity(&beside(&self.path, "-wal")));
@@ -325,18 +325,18 @@ impl Place {
     }
 }
 
-/// What a look at the pages of a file found.
+/// What a check of the pages of a file found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Check {
     /// Nothing is wrong.
     Fine,
-    /// Something is; what SQLite says of it.
+    /// Damage, in SQLite's words.
     Damaged(String),
-    /// Time ran out before the end; nothing wrong so far.
+    /// Time ran out before the end; no damage so far.
     Unfinished,
 }
 
-/// The look at a store before it is used, on its own connection: a small one is through at once.
+/// The check of a store before it is used, on its own connection.
 pub fn quick_check_at_start(db: &Connection, budget: Duration) -> Result<Check, StoreError> {
     let pages: i64 = db.query_row("PRAGMA page_count", [], |row| row.get(0)).unwrap_or(i64::MAX);
     if pages > PAGES_FEW {
@@ -345,8 +345,8 @@ pub fn quick_check_at_start(db: &Connection, budget: Duration) -> Result<Check, 
     told(check_tables(db), Err)
 }
 
-/// Looks at every page of a file, table by table so that no long read keeps the log from shrinking, for at most `budget`.
-/// `ended`: a channel whose end ends the look.
+/// Checks every page of a file for at most `budget`, table by table so that no long read keeps the log from shrinking.
+/// `ended`: a channel whose end ends the check.
 pub fn quick_check(db: &Connection, budget: Duration, ended: &Receiver<()>) -> Result<Check, StoreError> {
     let interrupt = db.get_interrupt_handle();
     let (done, watched) = bounded::<()>(0);
@@ -370,7 +370,7 @@ pub fn quick_check(db: &Connection, budget: Duration, ended: &Receiver<()>) -> R
     })
 }
 
-/// What was found; `otherwise` says what an error means that is no damage.
+/// What was found; `otherwise` is for errors that are no damage.
 fn told(
     found: rusqlite::Result<Option<String>>,
     otherwise: impl FnOnce(StoreError) -> Result<Check, StoreError>,
@@ -422,13 +422,13 @@ pub fn copy_checked(db: &Connection, to: &Path, what: &str) -> Result<u64, Store
     copy().inspect_err(|_| ["", "-journal", "-wal", "-shm"].iter().for_each(|end| drop(std::fs::remove_file(beside(&temporary, end)))))
 }
 
-/// A new name survives a power cut; where the file system cannot promise that, it is as good as it gets.
+/// Makes a new name survive a power cut, as far as the file system can.
 pub fn sync_folder(path: &Path) {
     let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let _ = File::open(folder).and_then(|folder| folder.sync_all());
 }
 
-/// Gives at most so many free pages back to the disk. The statement yields once for each page, so it is run to its end.
+/// Gives at most this many free pages back to the disk. The statement yields once for each page, so it is run to its end.
 pub fn give_back(db: &Connection, pages: u32) -> rusqlite::Result<()> {
     let mut statement = db.prepare(&format!("PRAGMA incremental_vacuum({pages})"))?;
     let mut rows = statement.query([])?;

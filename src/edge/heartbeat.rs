@@ -1,5 +1,5 @@
-//! Thread `heartbeat`: HTTP calls to the relay, one at a time, one attempt each, and the files that hold relay tokens. Ordered
-//! by the state thread, so a beat proves that the state thread turns.
+//! Thread `heartbeat`: HTTP calls to the relay, one at a time, one attempt each, and the files that hold relay tokens. The
+//! state thread orders each call, so a heartbeat proves that it is alive.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -15,29 +15,26 @@ use crate::secret::Secret;
 /// One exchange may take this long.
 const CALL_LIMIT: Duration = Duration::from_secs(10);
 
-/// One order.
+/// An order of the state thread.
+#[allow(missing_docs)] // the names say it
 #[derive(Debug)]
 pub enum Order {
     /// Make a call.
     Call {
-        /// Number for the answer.
         call: CallNumber,
-        /// Method.
         method: &'static str,
-        /// Path with query.
+        /// With the query.
         path: String,
-        /// JSON body.
         body: Option<Value>,
-        /// Token.
         token: Secret,
-        /// The relay.
+        /// The relay to ask.
         base: Base,
     },
     /// Look for relay and token in the configuration file.
     ReadConfigToken,
     /// Replace the file that tools inside the session read.
     WriteToken {
-        /// The agent's own.
+        /// The agent's own relay token.
         token: Secret,
     },
 }

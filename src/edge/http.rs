@@ -1,4 +1,4 @@
-//! The one way to make HTTP requests (not a thread): timeouts, no redirects, no proxy for loopback, statuses as values.
+//! The HTTP client of the program (not a thread): timeouts, no redirects, no proxy for loopback, statuses as values.
 
 use std::io::Read;
 use std::time::Duration;
@@ -15,15 +15,14 @@ use crate::wire::api::TOKEN_HEADER;
 const ANSWER_BYTES_MAX: u64 = 64 << 20;
 
 /// A checked base URL.
+#[allow(missing_docs)] // the names say it
 #[derive(Debug, Clone, PartialEq)]
 pub struct Base {
     /// As given, without trailing slashes, query and user part.
     pub url: String,
     /// Host, without brackets.
     pub host: String,
-    /// Port.
     pub port: u16,
-    /// `https`.
     pub tls: bool,
     path: String,
 }
@@ -68,7 +67,7 @@ impl Base {
         Ok(Base { url: format!("{scheme}://{authority}{path}"), host: host.into(), port, tls, path })
     }
 
-    /// Bus URL.
+    /// URL of the bus: `ws` or `wss`, the path of the base URL with `/bus`, no query.
     pub fn bus_url(&self) -> String {
         let scheme = if self.tls { "wss" } else { "ws" };
         let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
@@ -122,7 +121,7 @@ impl Http {
         self.exchange("GET", path, None, (TOKEN_HEADER, token.expose().to_string()), Some(limit))
     }
 
-    /// The same with `Authorization: Bearer`, as control ports want it (D-7).
+    /// The same with `Authorization: Bearer`, as control ports want it.
     pub fn call_bearer(&self, method: &str, path: &str, body: Option<&Value>, token: &Secret) -> Result<(u16, Value), Cause> {
         self.exchange(method, path, body, ("Authorization", format!("Bearer {}", token.expose())), None)
     }
@@ -166,13 +165,13 @@ impl Http {
         };
         let mut response = result.map_err(failed)?;
         let status = response.status().as_u16();
-        // Read to the end, or the connection is not used again (performance FACTS section 2).
+        // Read to the end, or the client does not use the connection again.
         let mut bytes = Vec::new();
         let read = response.body_mut().as_reader().take(ANSWER_BYTES_MAX).read_to_end(&mut bytes);
         read.map_err(|error| Cause::Offline(format!("the answer of {} broke off: {error}", self.base.url)))?;
         match serde_json::from_slice(&bytes) {
             Ok(body) => Ok((status, body)),
-            // A success that is no JSON comes from something else than a relay: nothing was done.
+            // A success without JSON does not come from a relay: nothing was done.
             Err(_) if status < 300 && !bytes.iter().all(u8::is_ascii_whitespace) => {
                 Err(Cause::Protocol(format!("something that is no relay answers at {}", self.base.url)))
             }

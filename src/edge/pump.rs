@@ -1,4 +1,4 @@
-//! Thread `pump`: takes outbox rows to the relay, one exchange of up to 64 rows at a time, one attempt each (D-32).
+//! Thread `pump`: takes outbox rows to the relay, one exchange of up to 64 rows at a time, one attempt each.
 
 use std::time::Duration;
 
@@ -16,13 +16,11 @@ use crate::wire::api::path;
 /// One exchange may take this long.
 const POST_LIMIT: Duration = Duration::from_secs(20);
 
-/// Rows to send, with the token for it.
+/// Rows to send to a relay, in order.
+#[allow(missing_docs)] // the names say it
 pub struct Order {
-    /// In order.
     pub rows: Vec<Batch>,
-    /// Token.
     pub token: Secret,
-    /// The relay.
     pub base: Base,
 }
 
@@ -68,7 +66,7 @@ fn post(http: &Http, rows: &[Batch], token: &Secret, batches: &mut bool) -> Resu
             }
             // Something about the batch as a whole: row by row, so that one row cannot hold up the others for ever.
             Err(Cause::Refused(400 | 413 | 422, _)) if !singly => singly = true,
-            // What arrived before the line broke has arrived.
+            // What had arrived before the connection broke counts as sent.
             Err(_) if !answers.is_empty() => break,
             Err(cause) => return Err(cause),
         }

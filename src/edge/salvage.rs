@@ -1,6 +1,6 @@
-//! What is readable of a damaged SQLite file goes row by row into a new one.
+//! Saves what is readable of a damaged SQLite file, row by row, into a new one.
 //!
-//! The damaged file is only read: a copy of it is mended as far as SQLite needs to open it (the first hundred bytes, or the
+//! The damaged file is only read: a copy of it is repaired as far as SQLite needs to open it (the first hundred bytes, or the
 //! whole first page from a fresh file of the same schema), then every table is read along its key. Where a page cannot be
 //! read, the read goes on at the next key that can.
 
@@ -17,12 +17,12 @@ use crate::os;
 
 /// Largest page of a SQLite file.
 const PAGE_MAX: usize = 65_536;
-/// Places of one table where a read goes on behind damage.
+/// Most times that the read of one table continues behind damage.
 const ROUNDS_MAX: usize = 100_000;
 /// Page size of the files that we make.
 const PAGE: usize = 4096;
 
-/// What a store adds to the general way.
+/// What salvage must know of a store.
 #[derive(Debug, Clone, Copy)]
 pub struct Plan {
     /// Steps from nothing to the newest version.
@@ -47,7 +47,7 @@ impl Salvaged {
         self.rows.iter().map(|(_, rows)| rows).sum()
     }
 
-    /// For people.
+    /// As a sentence.
     pub fn told(&self) -> String {
         let rows: Vec<String> = self.rows.iter().filter(|(_, rows)| *rows > 0).map(|(table, rows)| format!("{rows} {table}")).collect();
         let gaps = match self.gaps.is_empty() {
@@ -257,7 +257,7 @@ fn fill(work: &Path, target: &Path, plan: Plan, version: usize, what: &str) -> R
     Ok(saved)
 }
 
-/// A table as its keys matter here.
+/// A table and its keys.
 struct Table {
     name: String,
     /// Name and declared type.
@@ -302,7 +302,7 @@ fn drop_nonsense(db: &Connection, table: &Table) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// One table on its way.
+/// The copy of one table, under way.
 struct Reader<'a> {
     source: &'a Connection,
     target: &'a Connection,

@@ -1,4 +1,4 @@
-//! Thread `signals`: SIGINT, SIGTERM and SIGHUP as events.
+//! Thread `signals`: SIGINT, SIGTERM and SIGHUP as events.
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;

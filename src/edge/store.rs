@@ -25,7 +25,7 @@ use crate::os;
 use crate::wire::api::Command;
 use inbox::{note_sender, place_of};
 
-/// Commits that are put into one transaction.
+/// Most commits in one transaction.
 const GROUP_MAX: usize = 256;
 /// Rows that are dropped at once when the bound is reached.
 const DROP_BLOCK: u64 = 64;
@@ -80,21 +80,17 @@ ALTER TABLE outbox ADD COLUMN generation INTEGER NOT NULL DEFAULT 0;
 UPDATE outbox SET generation = 1 WHERE kind = 'task-update' OR json_extract(payload, '$.replyTo') IS NOT NULL;
 ";
 
-/// One order.
+/// An order of the state thread.
+#[allow(missing_docs)] // the names say it
 #[derive(Debug)]
 pub enum Order {
     /// One transaction's worth of changes.
-    Commit {
-        /// Number for the answer.
-        number: u64,
-        /// Changes.
-        ops: Vec<StoreOp>,
-    },
+    Commit { number: u64, ops: Vec<StoreOp> },
     /// Try the stalled commit again.
     Retry,
-    /// Bring waiting messages.
+    /// Read waiting messages.
     FetchInbox(Choice),
-    /// Bring the head of the outbox.
+    /// Read the head of the outbox.
     FetchOutbox,
 }
 
@@ -397,7 +393,7 @@ fn moved(db: &Transaction<'_>, statement: &mut rusqlite::Statement<'_>, params: 
     sender.map_or(Ok(()), |sender| note_sender(db, &sender))
 }
 
-/// A generation is noted; those that nothing belongs to any more go.
+/// Notes a generation and removes those that no row belongs to.
 fn put_generation(db: &Transaction<'_>, generation: &Generation) -> rusqlite::Result<()> {
     db.prepare_cached(
         "DELETE FROM generations WHERE number NOT IN (SELECT generation FROM inbox UNION SELECT generation FROM outbox)
@@ -453,7 +449,7 @@ fn damage(event: &StoreEvent) -> bool {
     matches!(cause, Cause::Store(error) if error.kind == StoreKind::Corrupt)
 }
 
-/// Body of the thread.
+/// The thread; ends when nobody gives orders any more.
 pub fn run(mut store: Store, orders: Receiver<Order>, lane: Sender<Event>) {
     let path = store.place.path().to_path_buf();
     let send = |event: StoreEvent| {
@@ -522,7 +518,7 @@ pub fn run(mut store: Store, orders: Receiver<Order>, lane: Sender<Event>) {
             }
         }
     }
-    // The orders are over; what was accepted is on disk. A tidy file starts faster.
+    // What was accepted is on disk. A file without a log opens faster.
     if !broken && store.db.execute_batch("PRAGMA wal_checkpoint(TRUNCATE);").is_ok() {
         drop_copies(store.place.path(), SCHEMAS.len());
     }

@@ -16,9 +16,9 @@ use rustls::{ClientConfig, ClientConnection, Connection, RootCertStore, ServerCo
 
 /// A connected socket.
 pub enum Stream {
-    /// As it is.
+    /// Without TLS.
     Plain(TcpStream),
-    /// Through TLS.
+    /// With TLS.
     Tls(Box<Tls>),
 }
 
@@ -103,7 +103,7 @@ impl Stream {
         Ok(Stream::Tls(Box::new(Tls { session, socket })))
     }
 
-    /// No more will be written: the peer sees the end behind what it has got.
+    /// Ends the writing direction: the peer sees the end behind what was written.
     pub fn shut_write(&mut self) {
         if let Stream::Tls(tls) = self {
             tls.session.send_close_notify();
@@ -112,7 +112,7 @@ impl Stream {
         let _ = self.socket().shutdown(std::net::Shutdown::Write);
     }
 
-    /// From here on reads and writes say `WouldBlock`.
+    /// Makes reads and writes return `WouldBlock` from now on.
     pub fn unblock(&self) -> io::Result<()> {
         self.socket().set_nonblocking(true)
     }

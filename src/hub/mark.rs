@@ -1,4 +1,4 @@
-//! The mark beside the hub's folder, `hub-mark.json`: what was given here, whatever becomes of the store
+//! The file `hub-mark.json` beside the hub's folder: which ids were given here, whatever becomes of the store
 //! (`core/hub/generations.rs`).
 
 use std::io;
@@ -16,17 +16,17 @@ use crate::os;
 pub struct MarkFile {
     path: PathBuf,
     mark: Mark,
-    /// It was there, and readable.
+    /// The file existed and was readable.
     existed: bool,
 }
 
 impl MarkFile {
-    /// Where it stands: beside the folder, so that whoever puts another folder in its place does not put another mark there.
+    /// Its path: beside the folder, so that another folder in its place does not bring another mark.
     pub fn path(home: &Path) -> PathBuf {
         home.join("hub-mark.json")
     }
 
-    /// Reads it. A missing one is as good as none; one that cannot be understood is told and set aside.
+    /// Reads the file. One that cannot be parsed is reported and set aside, and counts as missing.
     pub fn open(home: &Path) -> io::Result<MarkFile> {
         let path = MarkFile::path(home);
         let text = match std::fs::read_to_string(&path) {
@@ -47,23 +47,23 @@ impl MarkFile {
         }
     }
 
-    /// What stood there at the start.
+    /// The content at the start.
     pub fn found(&self) -> Option<Mark> {
         self.existed.then(|| self.mark.clone())
     }
 
-    /// Takes over what is durable in the store. True: it has to be saved.
+    /// Takes over what is durable in the store. True: the file has to be saved.
     pub fn note(&mut self, op: &HubOp) -> bool {
         self.mark.note(op)
     }
 
-    /// Writes it, atomically and durably.
+    /// Writes the file, atomically and durably.
     pub fn save(&mut self) -> io::Result<()> {
         let text = serde_json::to_string_pretty(&self.mark).expect("plain data") + "\n";
         os::write_private_file(&self.path, &text)
     }
 
-    /// The hub ends in order: what it gave last. If that cannot be written, the next start leaves the rest of the block alone.
+    /// Notes the last ids at an orderly end. If that fails, the next start skips the rest of the reserved block.
     pub fn end(&mut self, (last_message_id, last_task_id): (MessageId, TaskId)) {
         self.mark.orderly_end = Some(OrderlyEnd { last_message_id, last_task_id });
         if let Err(error) = self.save() {
@@ -72,11 +72,11 @@ impl MarkFile {
     }
 }
 
-/// A group is durable when its changes stand in the store and what the mark must know of them stands there.
+/// How a commit of groups ended. A group is durable when its changes stand in the store and its ids in the mark.
 pub enum Pending {
     /// Nothing of it is durable.
     All,
-    /// The store has so many of the groups, the mark does not know yet.
+    /// This many groups stand in the store, but not in the mark yet.
     Mark(Committed, usize),
 }
 

@@ -14,7 +14,7 @@ use crate::core::store::StoreError;
 pub enum Trouble {
     /// Wrong use or configuration; one sentence that names the cure.
     Use(String),
-    /// Its store.
+    /// The store cannot be used.
     Store(StoreError),
     /// The operating system refused something: a thread, a descriptor, a signal.
     System(String),

@@ -164,7 +164,7 @@ impl View<'_> {
         Ok(rows.filter_map(|row| row.ok()).filter_map(|doc| serde_json::from_str(&doc).ok()).collect())
     }
 
-    /// Messages with what has happened to them since; `viewer` gets its own copy (D-14).
+    /// Messages with their claims, read marks and reactions; `viewer` gets the copy that was sent to it.
     fn messages(&self, rest: &str, values: impl rusqlite::Params, viewer: Option<&str>) -> rusqlite::Result<Vec<Message>> {
         let mut statement = self.db.prepare_cached(&format!("SELECT m.doc, m.claimed_by, m.claim_expires_at {rest}"))?;
         let read =

@@ -1,4 +1,4 @@
-//! A copy in the place of the hub's store: what belongs to another file is set aside, and a backup is put back.
+//! Restores: a foreign write-ahead log beside the hub's store is set aside, and a backup is put in its place.
 
 use std::path::{Path, PathBuf};
 
@@ -33,7 +33,7 @@ pub fn leave_foreign_log(file: &Path, mark: Option<&Mark>) -> std::io::Result<()
         Ok(data) => data.copied || data.starts < starts_here,
         // A damaged file needs its log: what is readable of both is saved.
         Err(error) if matches!(error.sqlite_error_code(), Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt)) => false,
-        // A store from before such facts, or an empty file: only where a newer hub ran here is the log another's.
+        // An older or an empty store: the log is foreign only where a newer hub ran here.
         Err(_) => starts_here > 0,
     };
     if !foreign {
@@ -50,18 +50,18 @@ pub fn leave_foreign_log(file: &Path, mark: Option<&Mark>) -> std::io::Result<()
     Ok(())
 }
 
-/// What putting a backup back has changed.
+/// What a restore has changed.
 #[derive(Debug, Default, PartialEq)]
 pub struct Restored {
     /// Where the former files are now, if there were any.
     pub aside: Option<PathBuf>,
-    /// When the newest message of the backup was accepted, ms; 0 = it has none.
+    /// When the newest message of the backup was accepted, ms since 1970; 0: it has none.
     pub newest_at: i64,
-    /// Newest message and task of the backup.
+    /// Highest ids of messages and tasks in the backup.
     pub last: (MessageId, TaskId),
-    /// Messages and tasks that were given after the backup was made, first and last; only as exact as the second field says.
+    /// First and last message that was accepted after the backup was made; see `exact`.
     pub missing_messages: Option<(u64, u64)>,
-    /// See `missing_messages`.
+    /// Likewise for tasks.
     pub missing_tasks: Option<(u64, u64)>,
     /// The former store was readable, so the ends above are exact; else they are the ends of reserved blocks.
     pub exact: bool,

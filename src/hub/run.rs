@@ -35,15 +35,15 @@ const LANE_CAPACITY: [usize; LANES] = [1024, 1024, 8];
 const READS_MAX: usize = 4096;
 /// Batches of orders for the gate.
 const GATE_ORDERS: usize = 4096;
-/// After the machine has finished, threads get this long.
+/// Threads get this long to end after the machine has finished.
 const JOIN_LIMIT: Duration = Duration::from_secs(3);
 
-/// Where a hub keeps its things.
+/// Folder of the hub below the root of everything.
 pub fn directory(home: &Path) -> PathBuf {
     home.join("hub")
 }
 
-/// What `hub/hub.json` tells (D-29).
+/// Content of `hub/hub.json`, which names the live hub of this home: pid, start time, URL.
 pub fn read_info(home: &Path) -> Option<Value> {
     let text = std::fs::read_to_string(directory(home).join("hub.json")).ok()?;
     serde_json::from_str(&text).ok()
@@ -60,26 +60,26 @@ pub fn live_pid(home: &Path) -> Option<u32> {
 pub struct Opened {
     lock: File,
     store: HubStore,
-    /// None: the store's connection is the only one that can be.
+    /// `None`: no second connection to the store is possible.
     reader: Option<HubReader>,
     mark: MarkFile,
     dir: PathBuf,
     info: PathBuf,
     id: String,
-    /// What a person should hear at the start.
+    /// A sentence about the start, for people.
     said: Option<String>,
     /// The last hub did not end in order.
     unclean: bool,
 }
 
 impl Opened {
-    /// What a person should hear at the start.
+    /// A sentence about the start, for people.
     pub fn said(&self) -> Option<&str> {
         self.said.as_deref()
     }
 }
 
-/// Takes the lock, opens the store, makes the first tokens (D-3). `lasting`: `config.json` gets the URL, for all that is
+/// Takes the lock, opens the store, makes the first tokens. `lasting`: `config.json` gets the URL, for all that is
 /// started later.
 pub fn open(home: &Path, url: &str, lasting: bool) -> Result<Opened, Trouble> {
     let dir = directory(home);
@@ -102,7 +102,7 @@ pub fn open(home: &Path, url: &str, lasting: bool) -> Result<Opened, Trouble> {
     if let Some(said) = &said {
         log::warn!(target: "hub", "{said}");
     }
-    // An orderly end leaves no log behind.
+    // After an orderly end there is no write-ahead log.
     let unclean = std::fs::metadata(beside(&file, "-wal")).is_ok_and(|meta| meta.len() > 0);
     let mark = MarkFile::open(home).map_err(|error| io_error_of(format!("cannot read {}", MarkFile::path(home).display()), &error))?;
     super::restore::leave_foreign_log(&file, mark.found().as_ref())
@@ -120,8 +120,8 @@ pub fn open(home: &Path, url: &str, lasting: bool) -> Result<Opened, Trouble> {
     }
 }
 
-/// Root token into its file only, operator token into `config.json`; both only if there is none that works. Gives the
-/// identity of the hub's data.
+/// Writes the root token into its own file only and an operator token into `config.json`, each only if there is none that
+/// works. Returns the identity of the hub's data.
 fn first_tokens(home: &Path, store: &mut HubStore, url: &str, lasting: bool) -> Result<String, Trouble> {
     let known = store.snapshot().map_err(|error| error_of("cannot read the hub's store", &error))?.tokens;
     let works = |token: &str, profile: &str| {
@@ -160,7 +160,7 @@ fn first_tokens(home: &Path, store: &mut HubStore, url: &str, lasting: bool) -> 
         && text("relayUrl") != url
         && let Err(error) = crate::config::write_global(home, &[("relayUrl", url)])
     {
-        // A full disk does not keep a hub from being read.
+        // A hub on a full disk can still be read.
         log::error!(target: "hub", "{error}; commands on this machine may ask another address than {url}");
     }
     if !ops.is_empty() {
@@ -248,7 +248,7 @@ pub fn serve(opened: Opened, listening: Listening, ready: impl FnOnce()) -> Resu
     let reached = url.clone();
     let text = json!({"pid": std::process::id(), "startTime": os::process(std::process::id()).start, "url": url}).to_string();
     if let Err(error) = os::write_private_file(&info, &text) {
-        // A full disk does not keep a hub from being read.
+        // A hub on a full disk can still be read.
         log::error!(target: "hub", "cannot write {}: {error}", info.display());
     }
     let _ = lock.set_len(0).and_then(|_| lock.rewind()).and_then(|_| writeln!(lock, "{}", std::process::id()));

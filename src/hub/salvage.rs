@@ -13,7 +13,7 @@ use crate::edge::database::{Moved, beside};
 use crate::edge::salvage::{Plan, dated, salvage};
 use crate::os;
 
-/// A look at all pages after an unclean end takes at most so long.
+/// The check of all pages after an unclean end takes at most this long.
 pub const CHECK_TIME: Duration = Duration::from_secs(600);
 
 /// How a hub's store is saved. A message whose recipients were lost goes to whom it was sent by name: better twice in a
@@ -54,7 +54,7 @@ pub fn forget_damage(dir: &Path) {
     }
 }
 
-/// The sentence about the very file that lies there, if it was found damaged before.
+/// The sentence about this file, if it was found damaged before.
 pub fn known_damage(dir: &Path) -> Option<StoreError> {
     let record: Value = serde_json::from_str(&std::fs::read_to_string(record_file(dir)).ok()?).ok()?;
     let mark = mark_of(&dir.join("hub.sqlite"))?;
@@ -86,7 +86,7 @@ pub fn save_damaged(dir: &Path, error: &StoreError) -> StoreError {
     StoreError::whole(StoreKind::Corrupt, sentence)
 }
 
-/// The open file has no name any more: all that it holds is saved, since it is still there as long as it is open.
+/// Saves the content of an open file that was deleted: it exists as long as it is open.
 pub fn save_open(db: &Connection, path: &Path, moved: Moved) -> StoreError {
     let found = format!("the hub's store {} {} while the hub ran", path.display(), moved.told());
     let spare = dated(path.parent().unwrap_or(path), "salvaged", ".sqlite");
@@ -125,7 +125,7 @@ pub fn emptied_file(dir: &Path) -> PathBuf {
 }
 
 /// The store holds nothing, though what lies beside it says that it did: the sentence, and a note for whoever looks later.
-/// Asked before the store is opened.
+/// Called before the store is opened.
 pub fn found_empty(home: &Path, dir: &Path) -> Option<String> {
     let path = dir.join("hub.sqlite");
     let bytes = std::fs::metadata(&path).map_or(0, |meta| meta.len());

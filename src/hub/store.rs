@@ -19,7 +19,7 @@ use crate::wire::api::{Command, Message, Task, TokenRecord, USER, command_is_fin
 
 /// Messages that one message can answer.
 const ANSWERS_MAX: usize = 4096;
-/// Commits that are put into one transaction.
+/// Most commits in one transaction.
 const GROUP_MAX: usize = 256;
 pub(super) const SCHEMAS: &[&str] = &[FIRST, MIRROR_AND_RETENTION, INDEXES_OF_RETENTION, GENERATIONS, RIGHTS];
 
@@ -98,16 +98,12 @@ UPDATE tokens SET record = json_insert(record, '$.scopes[#]', 'insight:write', '
      'artifact:write', 'spawn')) = 10;
 ";
 
-/// One order of the writer.
+/// An order for the writer.
+#[allow(missing_docs)] // the names say it
 #[derive(Debug)]
 pub enum Order {
     /// One transaction's worth of changes.
-    Commit {
-        /// Number for the answer.
-        number: u64,
-        /// Changes.
-        ops: Vec<HubOp>,
-    },
+    Commit { number: u64, ops: Vec<HubOp> },
     /// Try the stalled commit again.
     Retry,
     /// Give free pages back to the disk.
@@ -116,14 +112,13 @@ pub enum Order {
     Look,
     /// Answer a question: no reader could be opened beside the writer.
     Read {
-        /// Number for the answer.
         number: u64,
-        /// The question. Boxed: the queue has a place of this size for each order that it can hold.
+        /// Boxed: the queue reserves this size for each order that it can hold.
         query: Box<Query>,
     },
 }
 
-// Thousands of places.
+// The queue has thousands of places.
 const _: () = assert!(size_of::<Order>() <= 32);
 
 /// The writer's connection.
@@ -168,7 +163,7 @@ impl HubStore {
         rows_of(&self.db)
     }
 
-    /// Newest message and newest task.
+    /// Highest ids of messages and tasks.
     pub fn highest_ids(&self) -> rusqlite::Result<(MessageId, TaskId)> {
         highest_ids(&self.db)
     }
@@ -192,7 +187,7 @@ impl HubStore {
         put_facts(&self.db, &[("copied", 1)])
     }
 
-    /// All that a hub starts from: live indexes only (D-33).
+    /// All that a hub starts from: live indexes only; bodies stay in the file.
     pub fn snapshot(&self) -> rusqlite::Result<HubSnapshot> {
         let db = &self.db;
         let (last_message, last_task) = self.highest_ids()?;
@@ -313,7 +308,7 @@ impl HubStore {
         self.after_vacuum().map(|after| (before, after))
     }
 
-    /// Gives some pages back; false: nothing is left to give.
+    /// Gives some pages back; false: no free page is left.
     fn vacuum_step(&mut self) -> rusqlite::Result<bool> {
         let before = sizes(&self.db)?.1;
         give_back(&self.db, VACUUM_PAGES)?;
@@ -368,8 +363,8 @@ pub(super) fn sizes(db: &Connection) -> rusqlite::Result<(u64, u64)> {
     Ok(((pragma("page_count")? * page) as u64, (pragma("freelist_count")? * page) as u64))
 }
 
-/// Takes old messages away with all that hangs on them. The newest message and task stay: their ids are the mark from
-/// which further ids go on. What is offered stays until it is settled.
+/// Deletes old messages with their claims, marks and reactions. The newest message and task stay, since further ids continue
+/// from theirs. What is offered stays until it is settled.
 fn retain(db: &Transaction<'_>, session_before: i64, before: i64, limit: u64, retired: &mut Retired) -> rusqlite::Result<()> {
     let newest: MessageId = db.query_row("SELECT coalesce(max(id), 0) FROM messages", [], |row| row.get(0))?;
     let oldest = |class: &str, before: i64| -> rusqlite::Result<Vec<MessageId>> {
@@ -382,7 +377,7 @@ fn retain(db: &Transaction<'_>, session_before: i64, before: i64, limit: u64, re
     };
     let session = oldest("kind = 'session' AND offered = 0", session_before)?;
     let other = oldest("kind <> 'session' AND offered = 0", before)?;
-    // Offered all that time, and nobody holds them. What is blocked waits for a person, however long.
+    // Offered all that time, and nobody holds them. Blocked tasks wait for a person, however long.
     let blocked = "EXISTS (SELECT 1 FROM tasks t WHERE t.message = messages.id AND t.status = 'blocked')";
     let offers = oldest(&format!("offered = 1 AND claimed_by IS NULL AND NOT {blocked}"), before)?;
     retired.more |= [&session, &other, &offers].iter().any(|ids| ids.len() as u64 == limit);
@@ -715,7 +710,7 @@ fn mark_task(db: &Transaction<'_>, id: TaskId, status: &str, agent: Option<&str>
     let doc = serde_json::to_string(&task).expect("plain data");
     db.prepare_cached("UPDATE tasks SET doc = ?2, status = ?3, restored = 0 WHERE id = ?1")?.execute(params![id, doc, status])?;
     if task_is_final(status) {
-        // A finished task owes nothing (protocol section 4).
+        // Who finished a task owes no answer for it.
         db.prepare_cached("DELETE FROM obligations WHERE agent = ?1 AND message = ?2")?.execute(params![agent, task.message_id])?;
     }
     Ok(())
@@ -725,7 +720,7 @@ pub(super) fn cause_of(error: &rusqlite::Error) -> crate::core::Cause {
     error_of("the hub's store", error).into()
 }
 
-/// Body of the writer's thread.
+/// The writer's thread.
 pub fn run(mut store: HubStore, mut mark: MarkFile, orders: Receiver<Order>, lane: Sender<Event>) {
     let send = |event: StoreEvent| lane.send(Event::Store(event)).is_ok();
     match store.snapshot() {

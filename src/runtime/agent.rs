@@ -40,7 +40,6 @@ pub struct Parts {
     pub control_token: Secret,
     /// Where the provider thread tells what it runs.
     pub custody: Receiver<Option<(ProcessRef, String)>>,
-    /// Clock of the process.
     pub clock: Clock,
     /// Says a sentence to whoever started the runner.
     pub tell: fn(&str),

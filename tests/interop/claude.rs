@@ -22,7 +22,7 @@ pub enum Hooks {
     All,
     /// The prompt hook tells nothing.
     NoPrompt,
-    /// All, and the agent answers itself (D-41).
+    /// All, and the agent answers by itself (reply mode `explicit`).
     Explicit,
 }
 

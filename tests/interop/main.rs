@@ -1,5 +1,5 @@
 //! Real agents from their packages, through hub and runner, against a model server of our own on loopback. What counts is
-//! what the model saw (D-40). `make interop` installs them and sets INTEROP_DIR; without it nothing runs.
+//! what the model saw. `make interop` installs them and sets INTEROP_DIR; without it nothing runs.
 
 #[path = "../it/support.rs"]
 #[allow(dead_code)]

@@ -28,7 +28,7 @@ fn program() -> PathBuf {
     path
 }
 
-/// Scenarios need tmux; where it is missing they are skipped with a word, and fail in CI (D-34).
+/// Scenarios need tmux; where it is missing they are skipped with a line of output, and fail in CI.
 fn has_tmux() -> bool {
     let found = std::process::Command::new("tmux").arg("-V").output().is_ok_and(|output| output.status.success());
     assert!(found || std::env::var_os("CI").is_none(), "tmux is missing; install it with: sudo apt-get install tmux");

@@ -208,7 +208,7 @@ fn the_control_port_demands_its_token_and_tells_the_truth() {
     assert_eq!(call("POST", "/log-level", json!({"level": "loud"})).0, 400);
     assert_eq!(call("POST", "/hook-fatal", json!({"hook": " ", "error": 5})), (200, json!({"ok": true})));
     assert!(machine.logs().contains("FATAL [hook:unknown] (no detail)"));
-    // The report reaches the relay, which wants none: that counts as delivered (D-18).
+    // The report reaches the relay, which keeps none (409): that counts as delivered.
     wait_for("the outbox to be empty", 10, || (call("GET", "/status", Value::Null).1["queues"]["outbox"]["pending"] == 0).then_some(()));
     assert_eq!(call("GET", "/reply-obligations", Value::Null).1, json!({"obligations": [], "replyMode": "auto"}));
     assert_eq!(call("GET", "/nothing", Value::Null).0, 404);

@@ -103,7 +103,7 @@ fn a_half_open_socket_is_noticed() {
 
 #[test]
 fn a_full_disk_stops_acceptance_and_nothing_else() {
-    // The limit of a running process is set from outside (D-34): without the tool it is skipped here and fails in CI.
+    // The limit of a running process is set from outside. Where the tool is missing the test is skipped; in CI it fails.
     let has_tool = std::process::Command::new("prlimit").arg("--version").output().is_ok_and(|output| output.status.success());
     if !has_tool && std::env::var_os("CI").is_none() {
         println!("skipped 1 scenario (full disk): prlimit is missing; install it with: sudo apt-get install util-linux");

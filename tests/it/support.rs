@@ -217,7 +217,7 @@ impl Machine {
         sent["id"].as_u64().expect("id")
     }
 
-    /// The receiver's own record (D-40): how often each message was delivered.
+    /// The receiver's own record: how often each message was delivered.
     pub fn delivered(&self) -> BTreeMap<u64, u32> {
         let text = std::fs::read_to_string(self.home.join("demo/log.jsonl")).unwrap_or_default();
         let mut times = BTreeMap::new();

@@ -169,7 +169,7 @@ fn secrets_stay_secret() {
     for ProcessRef { pid, .. } in machine.left_over() {
         let arguments = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         assert!(!arguments.contains(&token));
-        // The operator's token never reaches the agent (D-3).
+        // The operator's token never reaches the agent: its runner makes one of its own.
         let environment = std::fs::read_to_string(format!("/proc/{pid}/environ")).unwrap_or_default();
         assert!(!environment.contains(&token));
     }

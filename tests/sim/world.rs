@@ -156,7 +156,7 @@ pub struct Sending {
 #[derive(Debug, Default, Clone)]
 pub struct Record {
     pub sessions: BTreeMap<String, Vec<Entry>>,
-    /// Every prompt that was received: the receiver's own record (D-40).
+    /// Every prompt that was received: the receiver's own record, by which deliveries are judged.
     pub log: Vec<String>,
     made: u64,
 }

@@ -43,7 +43,7 @@ pub enum Effect {
         call: CallNumber,
         /// `GET`, `POST`, `PUT`, `PATCH` or `DELETE`.
         method: &'static str,
-        /// Path with query.
+        /// With the query.
         path: String,
         /// JSON body.
         body: Option<Value>,
@@ -65,7 +65,7 @@ pub enum Effect {
         provider_session: String,
         /// Conversation to go on with; empty: none.
         conversation: String,
-        /// Id for a new one, where the provider lets us choose.
+        /// Id for a new conversation, where the provider lets us choose.
         fresh: String,
         /// Token for its environment.
         token: Option<Secret>,
@@ -93,7 +93,7 @@ pub enum Effect {
     ReadConfigToken,
     /// Put this token where the tools inside the session look for it; answered by `TokenWritten`.
     WriteToken {
-        /// The agent's own.
+        /// The agent's own relay token.
         token: Secret,
     },
     /// From now on connections and calls go to another relay.

@@ -3,30 +3,30 @@
 /// How a body is framed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Framing {
-    /// So many bytes.
+    /// By Content-Length: this many bytes.
     Length(usize),
-    /// Chunks (RFC 9112, section 7.1).
+    /// Chunked transfer coding of HTTP/1.1 (RFC 9112).
     Chunked,
 }
 
-/// What there is of a body.
+/// What has been read of a body.
 #[derive(Debug)]
 pub(super) struct BodyReader {
     step: Step,
     bytes_max: usize,
     overhead: usize,
-    /// As read, not looked at yet.
+    /// Bytes as read, not decoded yet.
     raw: Vec<u8>,
     done: Vec<u8>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
-    /// So many bytes are still to come, then it is over.
+    /// This many bytes are still to come, then the body is complete.
     Rest(usize),
     /// The line with the size of the next chunk.
     Size,
-    /// So many bytes of a chunk and its line end.
+    /// This many bytes of a chunk and its line end are still to come.
     Chunk(usize),
     /// Lines behind the last chunk; an empty one ends them.
     Trailer,
@@ -47,7 +47,7 @@ const LINE_BYTES_MAX: usize = 1024;
 const OVERHEAD_MAX: usize = 256 << 10;
 
 impl BodyReader {
-    /// `first` is what came together with the head.
+    /// `first`: bytes that came together with the head.
     pub fn new(framing: Framing, bytes_max: usize, first: &[u8]) -> BodyReader {
         let step = match framing {
             Framing::Length(0) => Step::Over,
@@ -57,7 +57,7 @@ impl BodyReader {
         BodyReader { step, bytes_max, overhead: 0, raw: first.to_vec(), done: Vec::new() }
     }
 
-    /// Where read bytes go.
+    /// The buffer that read bytes go into.
     pub fn input(&mut self) -> &mut Vec<u8> {
         &mut self.raw
     }
@@ -67,7 +67,7 @@ impl BodyReader {
         self.raw.capacity() + self.done.capacity()
     }
 
-    /// Works off what was read.
+    /// Decodes what was read.
     pub fn advance(&mut self) -> Progress {
         let mut at = 0;
         let progress = loop {
@@ -127,7 +127,7 @@ impl BodyReader {
         progress
     }
 
-    /// The body, and what came behind it.
+    /// The body, and the bytes behind it.
     pub fn finish(self) -> (Vec<u8>, Vec<u8>) {
         (self.done, self.raw)
     }

@@ -1,4 +1,4 @@
-//! One connection of the gate: its socket, where it stands, what it waits for (not a thread).
+//! One connection of the gate: its socket, its state and its deadline (not a thread).
 
 use std::time::Instant;
 
@@ -32,11 +32,11 @@ pub(super) enum State {
     Waiting { then: AfterResponse, head_only: bool, rest: Vec<u8>, upgrade: Option<Vec<u8>>, body_bytes: usize },
     /// An answer on its way out.
     Writing { bytes: Vec<u8>, at: usize, then: AfterResponse, rest: Vec<u8> },
-    /// Answered; what it still sends is thrown away for a moment, or the answer would be lost in a reset.
+    /// Answered. What it still sends is read and dropped for a moment, else the answer would be lost in a reset.
     Draining,
-    /// On the bus.
+    /// A WebSocket peer.
     Peer(Box<Peer>),
-    /// Hears server-sent events.
+    /// A reader of server-sent events.
     Events(Events),
     /// To be removed.
     Gone,
@@ -72,7 +72,7 @@ pub(super) struct Events {
     pub closing: bool,
 }
 
-/// Reads no more than so much at a time: a message of endless empty pieces must not keep the loop for itself.
+/// Bounds what is read at a time: a message of endless empty pieces must not occupy the loop.
 pub(super) struct BoundedReader<'a> {
     pub socket: &'a mut Stream,
     pub left: usize,

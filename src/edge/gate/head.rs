@@ -3,7 +3,7 @@
 use super::body::Framing;
 use crate::core::http::{Body, Request};
 
-/// What the bytes of a head amount to.
+/// What the bytes that were read so far are as a head.
 pub(super) enum Head {
     Partial,
     Bad(u16, &'static str, &'static str),
@@ -75,7 +75,7 @@ pub(super) fn parse_head(bytes: &[u8], head_bytes_max: usize, body_bytes_max: us
         }
     }
     let framing = match (chunked, length) {
-        // Whoever sends both may mean to smuggle a second request past somebody in between.
+        // Both lengths in one request: somebody in between may see another second request than we do (smuggling).
         (true, Some(_)) => return Head::Bad(400, "bad_length", "both Content-Length and chunks"),
         (true, None) => Framing::Chunked,
         (false, length) => Framing::Length(length.unwrap_or(0)),
@@ -83,7 +83,7 @@ pub(super) fn parse_head(bytes: &[u8], head_bytes_max: usize, body_bytes_max: us
     Head::Complete { size, request, upgrade, framing, keep, expects }
 }
 
-/// The answer to an upgrade, unless the request is no proper one.
+/// The answer to an upgrade; `None` if the request is not a valid one.
 pub(super) fn upgrade_answer(head: &[u8]) -> Option<Vec<u8>> {
     let mut storage = [httparse::EMPTY_HEADER; 64];
     let mut parsed = httparse::Request::new(&mut storage);
@@ -99,7 +99,7 @@ pub(super) fn upgrade_answer(head: &[u8]) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// One write for head and body: no Nagle stall (performance FACTS section 3, trap 6). `head_only` answers HEAD.
+/// Head and body in one write: two writes would wait for each other's acknowledgement (Nagle). `head_only` answers HEAD.
 pub(super) fn response(status: u16, body: &Body, keep: bool, head_only: bool) -> Vec<u8> {
     let reason = tungstenite::http::StatusCode::from_u16(status).ok().and_then(|code| code.canonical_reason()).unwrap_or("Status");
     let connection = if keep { "keep-alive" } else { "close" };
@@ -154,7 +154,7 @@ mod tests {
         assert!(matches!(read("GET / HT"), Head::Partial));
     }
 
-    /// A hub that stops, or a client that asks too much, is told when to come again (protocol section 1).
+    /// A client that is refused for now (503, 429) is told when to come again.
     #[test]
     fn refusals_for_a_while_say_when_to_come_again() {
         for (status, wanted) in [(503, true), (429, true), (500, false), (200, false)] {

@@ -1,5 +1,5 @@
 //! Thread `gate`: everything that listens. One epoll loop accepts, reads heads and bodies with limits and deadlines,
-//! hands requests to a handler, writes answers, and carries those who stay, all without blocking.
+//! hands requests to a handler, writes answers, and serves WebSocket peers and readers of events, all without blocking.
 //!
 //! A stalled or hostile connection costs its buffer and nothing else: there are no workers that it could hold. Requests
 //! wait in the table of connections until the state thread answers them. Connections, bytes and time are bounded; where
@@ -102,53 +102,40 @@ pub enum GateEvent {
     Upgrade(Ticket, Request),
     /// A text frame.
     PeerText(PeerId, String),
-    /// One who stayed is gone.
+    /// A peer or a reader of events is gone.
     PeerClosed(PeerId),
 }
 
-/// One order.
+/// An order of the state thread.
+#[allow(missing_docs)] // the names say it
 #[derive(Debug)]
 pub enum Order {
     /// Answer a request.
-    Respond {
-        /// Which one.
-        ticket: Ticket,
-        /// HTTP status.
-        status: u16,
-        /// Body.
-        body: Body,
-    },
+    Respond { ticket: Ticket, status: u16, body: Body },
     /// Let a request stay: as a WebSocket if it asked for one, else as a stream of events.
     Accept {
-        /// Its ticket, and from now on its number as a peer.
+        /// From now on also its number as a peer.
         ticket: Ticket,
     },
     /// Send a text frame, or text into a stream of events.
-    PeerSend {
-        /// To whom.
-        peer: PeerId,
-        /// The text.
-        text: String,
-    },
+    PeerSend { peer: PeerId, text: String },
     /// Close a peer.
     PeerClose {
-        /// Whom.
         peer: PeerId,
         /// WebSocket close code.
         code: u16,
-        /// Reason.
         reason: String,
     },
 }
 
-/// Orders of one turn.
+/// What one event of the state thread orders, in order.
 pub type Orders = Vec<Order>;
 
 const LISTENER: u64 = 0;
 const WAKER: u64 = 1;
 const FIRST: u64 = 2;
 
-/// The loop.
+/// The event loop of everything that listens; owns all its connections.
 pub struct Gate<E, H> {
     listener: TcpListener,
     tls: Option<Arc<ServerConfig>>,
@@ -315,7 +302,7 @@ impl<E, H: FnMut(GateEvent) -> Handled<E>> Gate<E, H> {
     }
 
     fn forward(&mut self, event: E) {
-        // Not carried out from here: they would overtake the rest of the orders that led here.
+        // Deferred: carried out here they would overtake the rest of the orders that led here.
         let deferred = &mut self.deferred;
         self.alive &= super::report(&self.lane, &self.orders, event, |orders| deferred.push_back(orders));
     }

@@ -1,4 +1,4 @@
-//! Those who stay: WebSocket peers of the bus and readers of server-sent events (part of the gate, not a thread).
+//! Long-lived connections: WebSocket peers of the bus and readers of server-sent events (part of the gate, not a thread).
 
 use std::io::{self, Read, Write};
 use std::time::{Duration, Instant};
@@ -14,9 +14,9 @@ use crate::core::limits::{PING_INTERVAL, SILENCE_MAX};
 use crate::edge::bus::ws_config;
 use crate::wire::bus::{CLOSE_SILENT, CLOSE_TOO_LARGE};
 
-/// Bytes that one peer may bring in one turn of the loop.
+/// Bytes that are read from one peer in one turn of the loop.
 const READ_BYTES_PER_TURN: usize = 256 << 10;
-/// A closing peer may answer the close frame that long.
+/// A closing peer has this long to answer the close frame.
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 /// A comment that keeps a stream of events alive through proxies, and shows whether anybody is there.
 const STREAM_PING: &str = ": ping\n\n";
@@ -28,7 +28,7 @@ impl<E, H: FnMut(GateEvent) -> Handled<E>> Gate<E, H> {
             if crate::planted::is("vanished-peer") {
                 return;
             }
-            // It went while it waited: the state thread counts it already.
+            // It is gone already, and the state thread knows a peer by its number: it must hear of the end.
             return self.on_event(GateEvent::PeerClosed(PeerId(id)));
         };
         let now = Instant::now();
@@ -82,7 +82,7 @@ impl<E, H: FnMut(GateEvent) -> Handled<E>> Gate<E, H> {
             peer.bytes += used;
             peer.frames += u32::from(read.is_ok());
             if peer.frames > self.limits.peer_frames_per_second_max || peer.bytes > self.limits.peer_bytes_per_second_max {
-                // It waits: nothing that it sent is lost, and nobody else is slowed down.
+                // Reading pauses: nothing that it sent is lost, and nobody else is slowed down.
                 let until = peer.window + Duration::from_secs(1);
                 peer.paused = Some(until);
                 self.set_deadline(id, until);
@@ -195,7 +195,7 @@ impl<E, H: FnMut(GateEvent) -> Handled<E>> Gate<E, H> {
         self.update_interest(id);
     }
 
-    /// A reader of events, or one who has got its answer, has nothing to say: what it sends is dropped, its end is its end.
+    /// Drops what a reader of events, or a client that has its answer, still sends; notices its end.
     pub(super) fn discard_input(&mut self, id: u64) {
         let mut buffer = [0u8; 16 << 10];
         let Some(conn) = self.conns.get_mut(&id) else { return };
@@ -207,7 +207,7 @@ impl<E, H: FnMut(GateEvent) -> Handled<E>> Gate<E, H> {
         }
     }
 
-    /// The time of one who stays is over: it may read again, is pinged, or is given up.
+    /// The deadline of a long-lived connection: reading goes on after a pause, it is pinged, or it is given up.
     pub(super) fn on_peer_deadline(&mut self, id: u64, now: Instant) {
         match self.conns.get_mut(&id).map(|conn| &mut conn.state) {
             Some(State::Peer(peer)) if !peer.closing => {

@@ -121,7 +121,7 @@ impl<E, H: FnMut(GateEvent) -> Handled<E>> Gate<E, H> {
         }
     }
 
-    /// Answers and closes: what comes behind cannot be understood any more.
+    /// Answers and closes: what follows on this connection cannot be parsed any more.
     pub(super) fn fail(&mut self, id: u64, status: u16, code: &str, text: &str) {
         if let Some(conn) = self.conns.get_mut(&id) {
             conn.state = State::Waiting { then: AfterResponse::Drain, head_only: false, rest: Vec::new(), upgrade: None, body_bytes: 0 };
@@ -182,7 +182,7 @@ impl<E, H: FnMut(GateEvent) -> Handled<E>> Gate<E, H> {
             }
             let rest = std::mem::take(rest);
             if !rest.is_empty() || conn.socket.has_decrypted() {
-                // By the loop, never from here: a thousand requests in one packet must not become a thousand calls deep.
+                // Left to the loop: a thousand requests in one packet must not become a thousand nested calls.
                 self.unread.insert(id);
             }
             // Between requests it may idle; a head that has begun must come.

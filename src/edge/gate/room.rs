@@ -79,7 +79,7 @@ impl<E, H: FnMut(GateEvent) -> Handled<E>> Gate<E, H> {
         true
     }
 
-    /// Closes the connection whose body takes longest; false: there is none.
+    /// Closes the connection whose body has been incomplete longest; false: there is none.
     pub(super) fn evict_body(&mut self) -> bool {
         let Some((_, longest)) = self.bodies.first().copied() else {
             return false;

@@ -1,7 +1,6 @@
 //! Thread `provider`: one child process and its session machine.
 //!
-//! It lives as long as the process, since the kernel's promise to end the child with its parent belongs to the thread
-//! that spawned (D-23). It waits in poll(2) on the child's pipes, its pidfd and a wake descriptor. Bytes go through the
+//! It lives as long as the process: the kernel ends the child when the thread that spawned it ends. It waits in poll(2) on the child's pipes, its pidfd and a wake descriptor. Bytes go through the
 //! session machine here, so a flooding provider never reaches the state thread faster than that thread takes it.
 
 pub mod file_watcher;
@@ -42,23 +41,23 @@ pub use self::tmux::socket_path;
 const READ_BYTES: usize = 64 << 10;
 /// Bytes that wait for the child's input before verbs wait too.
 const UNWRITTEN_MAX: usize = 8 << 20;
-/// After SIGTERM this long until SIGKILL (ACP FACTS section 8: 3 s after closing the input, then 2 s).
+/// From SIGTERM to SIGKILL. With 3 s after closing the input before it, this ended every agent that was tried.
 const TERM_WAIT: Duration = Duration::from_secs(2);
 /// Closing the input gets at most this share of the patience.
 const CLOSE_WAIT: Duration = Duration::from_secs(3);
 
-/// One order.
+/// An order of the state thread.
+#[allow(missing_docs)] // the names say it
 #[derive(Debug)]
 pub enum Order {
     /// End what is left of an earlier life, then start.
     Spawn {
-        /// Number of the process.
         process: ProcessNumber,
         /// Random id of this provider process.
         provider_session: String,
         /// Conversation to go on with; empty: none.
         conversation: String,
-        /// Id for a new one, where the provider lets us choose.
+        /// Id for a new conversation, where the provider lets us choose.
         fresh: String,
         /// Token for its environment.
         token: Option<Secret>,
@@ -67,30 +66,23 @@ pub enum Order {
         /// URL of the relay, as far as it is known.
         relay: Option<String>,
     },
-    /// A verb for the session of that process; dropped if it is another one by now.
-    Verb {
-        /// Number of the process.
-        process: ProcessNumber,
-        /// Number for the answer.
-        number: VerbNumber,
-        /// The verb.
-        verb: Verb,
-    },
-    /// Stop, politely for so many ms.
+    /// A verb for the session of that process; dropped if another process runs by now.
+    Verb { process: ProcessNumber, number: VerbNumber, verb: Verb },
+    /// Stop: by request, then by signal, then by force.
     Stop {
-        /// 0 = by force at once.
+        /// ms until force; 0: at once.
         grace_ms: u64,
     },
 }
 
 /// Who hosts the provider's standard streams.
+#[allow(missing_docs)] // the names say it
 #[derive(Debug, Clone, PartialEq)]
 pub enum Host {
     /// Pipes of ours.
     Pipes,
     /// A terminal server of our own.
     Tmux {
-        /// Name of its socket.
         socket: String,
         /// Folder for small files, closed to others.
         dir: PathBuf,
@@ -103,7 +95,7 @@ pub enum Host {
 pub struct Plan {
     /// Program and arguments.
     pub command: Vec<String>,
-    /// Environment of the provider configuration and of the runner.
+    /// Variables that the provider gets beside the runner's own environment.
     pub env: Vec<(String, String)>,
     /// Variables that it must not inherit.
     pub unset: Vec<String>,
@@ -127,11 +119,11 @@ pub struct Refusal {
 /// that the provider needs.
 pub type Planner = Box<dyn Fn(&str, &str) -> Result<Plan, Refusal> + Send>;
 
-/// What does not change between starts.
+/// What does not change between starts of a provider.
+#[allow(missing_docs)] // the names say it
 pub struct Launch {
-    /// Working directory.
+    /// Working directory of the provider.
     pub cwd: PathBuf,
-    /// Who hosts it.
     pub host: Host,
     /// Makes the plan of each start.
     pub plan: Planner,
@@ -139,7 +131,6 @@ pub struct Launch {
     pub control: (u16, Secret),
     /// Tells `main` which process to end if everything else dies, with its session id.
     pub custody: Sender<Option<(ProcessRef, String)>>,
-    /// Clock of the process.
     pub clock: Clock,
 }
 
@@ -284,7 +275,7 @@ impl Provider {
             }
         }
         self.escalate();
-        // The exit status counts, not the end of the pipe: a child's child may hold it open (FACTS section 8).
+        // The exit status counts, not the end of the pipe: a grandchild may hold it open.
         if ready.contains(&Ready::Died) && !self.on_death() {
             return false;
         }

@@ -1,5 +1,5 @@
-//! How a provider begins and ends as processes: what is on PATH, the first pane, last words, and the end of everything that
-//! it has started.
+//! The provider as processes: looking it up on PATH, the process in the terminal, last words, and the end of everything
+//! that it has started.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ use crate::os;
 use crate::provider::USUAL_PLACES;
 use crate::wire::control::ENV_PROVIDER_SESSION;
 
-/// Lines of the last picture that are told.
+/// Lines of the last screen that are reported.
 const LAST_LINES: usize = 12;
 
 /// The process in the terminal, and what else was said until it was known.
@@ -76,7 +76,7 @@ pub fn find_command(program: &str, env: &[(String, String)]) -> Option<String> {
     found.map(|file| file.to_string_lossy().into_owned())
 }
 
-/// What a person is told about a command that is nowhere.
+/// The sentence about a command that was not found.
 pub fn missing_command(program: &str, env: &[(String, String)], hint: &str) -> String {
     format!("the command {program:?} was not found; {hint} (PATH is {:?}; {} were looked at too)", path_of(env), USUAL_PLACES.join(", "))
 }
@@ -112,7 +112,7 @@ pub fn end_everything(provider_session: &str, pid: u32) {
     }
 }
 
-/// What an earlier life left: that very process by pid and start time, and everything with its session id.
+/// Ends what an earlier life left: the process with that pid and start time, and everything with its session id.
 pub(super) fn end_leftover(record: &ProviderRecord) {
     if os::is_alive(record.process) {
         log::warn!(target: "lifecycle", "ending the provider of an earlier runner pid={}", record.process.pid);
@@ -127,6 +127,6 @@ pub(super) fn end_leftover(record: &ProviderRecord) {
         for process in rest {
             os::kill(process, OsSignal::KILL);
         }
-        std::thread::sleep(Duration::from_millis(10)); // the kernel is taking them down
+        std::thread::sleep(Duration::from_millis(10)); // the kernel is ending them
     }
 }

@@ -1,4 +1,4 @@
-//! Starts the provider: its plan, its environment, its host, and what is watched of it.
+//! Starts the provider: plan, environment, host, and the files that are watched.
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};

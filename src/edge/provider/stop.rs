@@ -1,4 +1,4 @@
-//! Ends the provider: asked politely, then by force; and what is still heard when it is gone.
+//! Ends the provider, by request first and then by force, and reads what it said last.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use crate::core::agent::event::ProviderEvent;
 use crate::core::session::Input;
 use crate::os;
 
-/// The last picture of a terminal whose program has ended may take this long.
+/// The last screen of a terminal whose program has ended may take this long.
 const LAST_LOOK: Duration = Duration::from_millis(500);
 
 /// A stop under way.
@@ -88,7 +88,7 @@ impl Provider {
         let Some(mut running) = self.running.take() else {
             return true;
         };
-        // Also after a clean exit: stragglers (FACTS section 8), and the server of the terminal.
+        // Also after a clean exit: children that outlived the provider, and the server of the terminal.
         running.tmux = None;
         end_everything(&running.provider_session, running.child.id());
         let code = reap(running.child);

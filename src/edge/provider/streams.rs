@@ -1,4 +1,4 @@
-//! What goes in and out: pipes, and what the terminal tells.
+//! Input and output of the provider: its pipes, and what the terminal reports.
 
 use std::io::{Read, Write};
 use std::time::Instant;
@@ -9,7 +9,7 @@ use super::tmux::Told;
 use super::{Provider, READ_BYTES, TERM_WAIT};
 use crate::core::session::Input;
 
-/// Last words that are kept from standard error.
+/// Bytes of standard error that are kept for the report of an exit.
 const STDERR_KEPT: usize = 4096;
 
 impl Provider {

@@ -38,7 +38,7 @@ set-hook -g client-attached 'if -F \"#{client_control_mode}\" \"\" \"set -w wind
 set-hook -g client-detached 'if -F \"#{e|<=|:#{session_attached},1}\" \"resize-window -x 200 -y 50\"'
 ";
 
-/// What the server says.
+/// What the terminal server reports.
 #[derive(Debug, PartialEq)]
 pub enum Told {
     /// The pane has drawn something.
@@ -53,13 +53,12 @@ pub enum Told {
     Failed(String),
 }
 
-/// How to start it.
+/// What to start, and where.
+#[allow(missing_docs)] // the names say it
 pub struct Plan<'a> {
-    /// Name of the server's socket.
     pub socket: &'a str,
     /// Folder for small files, closed to others.
     pub dir: &'a Path,
-    /// Working directory.
     pub cwd: &'a Path,
     /// Program and arguments.
     pub command: &'a [String],
@@ -179,7 +178,7 @@ impl Tmux {
         self.look()
     }
 
-    /// A bracketed paste: one text whatever line breaks it has (Claude FACTS section 7).
+    /// A bracketed paste: the program takes it as one text, whatever line breaks it has.
     pub fn paste(&mut self, text: &str) -> io::Result<()> {
         os::replace_private_file(&self.paste_file, text, false)?;
         let file = quote(&self.paste_file.to_string_lossy());
