@@ -99,7 +99,15 @@ fn some_words_stand_in_their_room_only() {
         (".unwrap()", &[]),
         (
             "thread::sleep",
-            &["edge/provider/process.rs", "edge/provider/tmux.rs", "cli/run.rs", "cli/up.rs", "cli/messages.rs", "cli/client.rs"],
+            &[
+                "edge/provider/process.rs",
+                "edge/provider/tmux.rs",
+                "cli/run.rs",
+                "cli/up.rs",
+                "cli/up/chat.rs",
+                "cli/messages.rs",
+                "cli/client.rs",
+            ],
         ),
         ("process::exit", &["main.rs", "cli/print.rs", "demo/run.rs"]),
     ];
