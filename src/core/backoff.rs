@@ -4,25 +4,26 @@ use std::time::Duration;
 
 use super::rng::Rng;
 
-/// Reconnects of the bus: 250 ms doubling, full jitter, at most 15 s (protocol section 2, life of a connection).
+/// Reconnects of the bus: 250 ms doubling, full jitter, at most 15 s.
 pub fn reconnect(attempt: u32, rng: &mut Rng) -> Duration {
     let top = Duration::from_millis(250).saturating_mul(1 << attempt.min(10)).min(Duration::from_secs(15));
     Duration::from_micros(rng.below(top.as_micros() as u64 + 1))
 }
 
-/// Outbox attempts: 1 s doubling, at most 60 s, half of it jitter.
+/// Outbox attempts: 1 s doubling, at most 60 s, half of it jitter.
 pub fn outbox(attempt: u32, rng: &mut Rng) -> Duration {
     let top = Duration::from_secs(1).saturating_mul(1 << attempt.saturating_sub(1).min(10)).min(Duration::from_secs(60));
     top / 2 + Duration::from_micros(rng.below(top.as_micros() as u64 / 2 + 1))
 }
 
-/// Provider restarts: from `first` doubling to `most`, up to a fifth of jitter (D-24).
+/// Provider restarts: from `first` doubling to `most`, up to a fifth of jitter.
 pub fn restart(attempt: u32, first: Duration, most: Duration, rng: &mut Rng) -> Duration {
     let top = first.saturating_mul(1 << attempt.min(16)).min(most);
     top - Duration::from_micros(rng.below(top.as_micros() as u64 / 5 + 1))
 }
 
-/// Delay until a token is renewed; `None` when it has expired.
+/// Delay until a token is renewed: a fifth of its life (1 min to 1 h) before its end, less some jitter; `None` when it has
+/// expired.
 pub fn token_renewal(ttl_ms: i64, unit: f64) -> Option<Duration> {
     if ttl_ms <= 0 {
         return None;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// Messages that are unacknowledged on one connection (D-12).
+/// Messages that are unacknowledged on one connection.
 pub const UNACKED_PER_PEER_MAX: usize = 32;
 /// Bytes of unacknowledged messages on one connection, so that a peer's buffer stays bounded.
 pub const UNACKED_BYTES_MAX: usize = 2 << 20;
@@ -23,11 +23,11 @@ pub const BATCH_CHARS_MAX: usize = 100_000;
 /// Ids of settled messages that are remembered, so that a repeated frame is dropped. Far more than
 /// [`UNACKED_PER_PEER_MAX`], and a message leaves the window only after the relay knows that it is read.
 pub const SETTLED_IDS_MAX: usize = 4096;
-/// Finished commands that are remembered (R-113a).
+/// Finished commands that are remembered, so that a repeated one is not carried out again.
 pub const COMMANDS_KEPT_MAX: usize = 256;
 /// The outbox may hold this many bytes unless the configuration says otherwise.
 pub const OUTBOX_BYTES_MAX: u64 = 1 << 30;
-/// Rows that the pump gets at once (D-32).
+/// Rows that the pump gets at once.
 pub const PUMP_ROWS_MAX: usize = 64;
 /// Bytes that the pump gets at once: below the relay's body limit.
 pub const PUMP_BYTES_MAX: usize = 768 << 10;
@@ -41,7 +41,7 @@ pub const APPROVALS_MAX: usize = 64;
 pub const APPROVAL_PART_BYTES_MAX: usize = 5 << 10;
 /// Characters of a text in an open approval.
 pub const FIELD_CHARS_MAX: usize = 2000;
-/// Characters of a message body that a provider gets; the rest is fetched by id (P-9).
+/// Characters of a message body that a provider gets; the rest is fetched by id.
 pub const PREVIEW_CHARS_MAX: usize = 4000;
 /// Bytes of one mirrored text.
 pub const MIRROR_BODY_BYTES_MAX: usize = 64 << 10;
@@ -54,13 +54,13 @@ pub const AGENTS_MAX: usize = 10_000;
 /// Commands that wait at a hub.
 pub const COMMANDS_PENDING_MAX: usize = 10_000;
 
-/// How long `registered` may take (protocol, life of a connection).
+/// A client waits this long for `registered`.
 pub const REGISTER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Heartbeat unless the relay says otherwise.
 pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(30);
 /// A connection that lasted this long resets the backoff.
 pub const GOOD_CONNECTION: Duration = Duration::from_secs(30);
-/// Liveness over HTTP while the bus is away (R-140, D-22).
+/// Liveness over HTTP while the bus is away.
 pub const LIVENESS_INTERVAL: Duration = Duration::from_secs(20);
 /// The first round of liveness if the bus is not registered by then, however long its attempt takes.
 pub const LIVENESS_FIRST: Duration = Duration::from_secs(5);
@@ -72,33 +72,33 @@ pub const STATUS_PAUSE: Duration = Duration::from_secs(2);
 pub const HELD_TASKS_MAX: usize = 64;
 /// Tasks of which is remembered how often an agent had them.
 pub const TASK_ROUNDS_MAX: usize = 256;
-/// Renewal of task claims.
+/// Runners renew the claims of tasks this often.
 pub const CLAIM_RENEWAL_INTERVAL: Duration = Duration::from_secs(300);
 /// Life of a claim at the hub.
 pub const CLAIM_LEASE: Duration = Duration::from_secs(600);
-/// A peer that vanished without goodbye is offline after this (D-16).
+/// A peer that vanished without goodbye is offline after this.
 pub const OFFLINE_AFTER_LOSS: Duration = Duration::from_secs(10);
-/// An agent without bus and without liveness is offline after this (D-16).
+/// An agent without bus and without liveness is offline after this.
 pub const OFFLINE_AFTER_SILENCE: Duration = Duration::from_secs(60);
-/// An agent that nobody has seen is forgotten after this (D-16).
+/// An agent that nobody has seen is forgotten after this.
 pub const FORGOTTEN_AFTER: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Messages of a deleted agent, and messages that match nobody yet, wait this long.
 pub const QUEUED_FOR: Duration = Duration::from_secs(24 * 3600);
-/// A command waits in `pending` this long (protocol section 5).
+/// A command waits in `pending` this long, then it is `expired`.
 pub const COMMAND_LIFE: Duration = Duration::from_secs(600);
 /// Ping interval of both sides.
 pub const PING_INTERVAL: Duration = Duration::from_secs(20);
 /// A connection that is silent this long is dropped.
 pub const SILENCE_MAX: Duration = Duration::from_secs(45);
-/// An old token after a renewal (protocol section 6).
+/// An old token lives this long after a renewal.
 pub const OLD_TOKEN_LIFE: Duration = Duration::from_secs(300);
-/// Life of a runner's own token (D-3).
+/// Life of a token that a runner makes for its agent.
 pub const AGENT_TOKEN_LIFE: Duration = Duration::from_secs(24 * 3600);
-/// Second try of a token renewal (protocol section 6).
+/// A failed token renewal is tried again after this.
 pub const TOKEN_RETRY: Duration = Duration::from_secs(60);
-/// Obligation marks are answered together after this.
+/// Obligations are asked for this long after the first change, once for all changes until then.
 pub const OBLIGATIONS_DEBOUNCE: Duration = Duration::from_millis(400);
-/// Default and largest wait of shutdown and kill commands.
+/// Wait of shutdown and kill commands that name none.
 pub const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
 /// Largest wait of shutdown and kill commands.
 pub const COMMAND_TIMEOUT_MAX: Duration = Duration::from_secs(60);
@@ -106,19 +106,19 @@ pub const COMMAND_TIMEOUT_MAX: Duration = Duration::from_secs(60);
 pub const STORE_RETRY: Duration = Duration::from_millis(500);
 /// The same, where nothing heals by itself.
 pub const STORE_RETRY_SLOW: Duration = Duration::from_secs(5);
-/// Failed deliveries are tried again after this.
+/// Failed deliveries are tried again after this.
 pub const DELIVERY_RETRY: Duration = Duration::from_secs(1);
-/// Session messages are kept this long (D-17).
+/// Session messages are kept this long.
 pub const SESSION_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
-/// All other messages are kept this long (D-17).
+/// All other messages are kept this long.
 pub const MESSAGES_KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
-/// The first look at old messages after a start.
+/// The first removal of old messages after a start.
 pub const RETENTION_FIRST: Duration = Duration::from_secs(60);
-/// Further looks at old messages.
+/// Further removals of old messages.
 pub const RETENTION_INTERVAL: Duration = Duration::from_secs(600);
-/// The next look when there was more than one look may take.
+/// The next removal when there was more than one may take.
 pub const RETENTION_AGAIN: Duration = Duration::from_millis(100);
-/// Messages of each class that one look takes away, so that no commit takes long.
+/// Messages of each class that one removal takes, so that no commit takes long.
 pub const RETENTION_BATCH: u64 = 200;
 /// Requests in a second by one token of an agent, and how many may come at once.
 pub const AGENT_RATE: (u64, u64) = (1000, 5000);
@@ -126,7 +126,7 @@ pub const AGENT_RATE: (u64, u64) = (1000, 5000);
 pub const OPERATOR_RATE: (u64, u64) = (10_000, 50_000);
 /// The same for all requests without a valid token together.
 pub const STRANGER_RATE: (u64, u64) = (200, 1000);
-/// Repeated trouble is logged at most this often.
+/// Repeated trouble is logged at most this often.
 pub const LOG_THROTTLE: Duration = Duration::from_secs(300);
 
 const _: () = assert!(BATCH_MESSAGES_MAX <= INBOX_CACHED_MAX / 2);

@@ -1,17 +1,16 @@
-//! Which messages are for this agent.
+//! Which messages are for this agent.
 
 use crate::wire::api::Message;
 
 /// Who an agent is, as far as targets name it.
+#[allow(missing_docs)] // the names say it
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Identity {
-    /// Agent id.
     pub agent_id: String,
-    /// Label, if any.
     pub label: Option<String>,
-    /// Registered tags. All of them count, also those of the environment: closes the hazard of R-94.
+    /// All registered tags, those of the environment included.
     pub tags: Vec<String>,
-    /// Registered capabilities.
+    /// All registered capabilities.
     pub capabilities: Vec<String>,
     /// False exactly when the profile has `relay.context` = false: the agent is narrow.
     pub broad_targets: bool,

@@ -1,7 +1,7 @@
-//! The neutral words between an agent and its provider session.
+//! The vocabulary between an agent and its provider session, the same for every vendor.
 //!
 //! A provider session is a machine of its own (`provider/<name>/session`): bytes, timers and verbs go in, writes and
-//! signals come out. The agent speaks verbs and hears signals; no vendor's spelling crosses this line.
+//! signals come out. The agent sends verbs and receives signals; no vendor's spelling stands here.
 
 use crate::core::ids::{BatchNumber, Ticket, VerbNumber};
 use serde_json::{Map, Value};
@@ -15,6 +15,7 @@ pub const RESTART_MARK: &str = "[agent-relay] The session was restarted";
 pub const TERMINAL_SESSION: &str = "agent";
 
 /// What the agent asks of a session. Each verb but `Open` and `Deliver` is answered by [`Signal::Answered`].
+#[allow(missing_docs)] // the names say it
 #[derive(Debug, Clone, PartialEq)]
 pub enum Verb {
     /// Start the conversation; answered by [`Signal::Opened`] or [`Signal::OpenFailed`].
@@ -26,7 +27,6 @@ pub enum Verb {
     Deliver(Parcel),
     /// Put a text of the runner into the conversation as soon as no turn runs; answered when the conversation has it.
     Inject {
-        /// What the provider reads.
         text: String,
         /// A person says it; else the system does.
         person: bool,
@@ -35,20 +35,18 @@ pub enum Verb {
     Interrupt,
     /// Shorten the context.
     Compact {
-        /// What the summary should keep (R-123a).
+        /// What the summary should keep, for providers that can be told.
         instructions: Option<String>,
     },
     /// Drop the context.
     Clear,
     /// Answer an approval.
     Decide {
-        /// Which one.
         approval: String,
-        /// What was decided.
         decision: Decision,
         /// Words for the agent, with a refusal.
         reason: Option<String>,
-        /// Answers to a question, by question (R-126a).
+        /// Answers to a question: by question, a text or a list of texts.
         answers: Option<Value>,
     },
     /// A hook of the provider reports an event.
@@ -61,10 +59,7 @@ pub enum Verb {
         payload: Value,
     },
     /// The hook that waited has gone.
-    HookGone {
-        /// Which one.
-        ticket: Ticket,
-    },
+    HookGone { ticket: Ticket },
     /// Say whether a turn runs.
     Probe,
     /// Prepare for the end: no new turns, close the input.
@@ -72,9 +67,9 @@ pub enum Verb {
 }
 
 /// Text for the conversation that is delivered exactly once.
+#[allow(missing_docs)] // the names say it
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Parcel {
-    /// Number of the batch that it belongs to.
     pub batch: BatchNumber,
     /// A UUID that stays the same when the same messages are delivered again.
     pub key: String,
@@ -98,7 +93,7 @@ pub struct Resume {
 /// How a message can be recognised in a provider's record.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Trace {
-    /// The header line (P-8).
+    /// The header line that every delivered message begins with.
     pub header: String,
     /// Start of the text after it.
     pub start: String,
@@ -119,7 +114,7 @@ impl Trace {
     }
 }
 
-/// A decision on an approval.
+/// A decision on an approval.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Decision {
     /// This once.
@@ -145,32 +140,29 @@ impl Decision {
     }
 }
 
-/// What a session says.
+/// What a session tells the agent.
+#[allow(missing_docs)] // the names say it
 #[derive(Debug, Clone, PartialEq)]
 pub enum Signal {
     /// The conversation is open.
     Opened(Opened),
-    /// It cannot be opened.
+    /// The conversation cannot be opened.
     OpenFailed {
         /// One sentence with the cure.
         reason: String,
         /// Trying again is pointless (login, protocol).
         permanent: bool,
     },
-    /// The provider has the parcel; evidence names how that is known (D-11).
+    /// The provider has the parcel.
     Taken {
-        /// Which batch.
         batch: BatchNumber,
-        /// Key of the parcel.
         key: String,
-        /// Words for people.
+        /// How that is known, for people: the provider's own record counts, never a successful write.
         evidence: String,
     },
     /// The parcel will never reach the provider; whoever sent it is told so.
     Refused {
-        /// Which batch.
         batch: BatchNumber,
-        /// Key of the parcel.
         key: String,
         /// Why, for people.
         why: String,
@@ -181,70 +173,52 @@ pub enum Signal {
     Evidence(String),
     /// Something beside the turn runs, for example a subagent, or has ended.
     Work {
-        /// `subagent` and the like (P-5).
+        /// `subagent` and the like.
         kind: &'static str,
-        /// Which one.
         id: String,
-        /// Text for people.
         label: String,
         /// False: it has ended.
         runs: bool,
     },
-    /// A moment that people want to see in the agent's timeline (P-5).
+    /// An event for the agent's timeline, which people see.
     Timeline(&'static str),
     /// The conversation has another id from now on.
     Moved {
         /// Session id to resume later.
         session: String,
     },
-    /// Somebody at the provider's own terminal ended it on purpose (R-135a).
+    /// Somebody at the provider's own terminal ended it on purpose: the runner ends too, without a restart.
     Left {
-        /// How.
+        /// How it was ended, for people.
         reason: String,
     },
     /// Answer to a hook that waits; `None` leaves the matter to the provider.
     HookAnswer {
-        /// Ticket of the hook.
         ticket: Ticket,
         /// What the hook prints.
         answer: Option<Value>,
     },
     /// Tell the monitors of this provider process that the batch waits.
-    Announce {
-        /// Which batch.
-        batch: BatchNumber,
-    },
-    /// What the provider does during the turn: record with `state` (P-4).
+    Announce { batch: BatchNumber },
+    /// What the provider does during the turn: a record with `state`.
     ProviderState(Value),
     /// The turn is over.
     TurnEnded {
         /// The batch that started it.
         batch: Option<BatchNumber>,
-        /// How it ended.
         end: TurnEnd,
-        /// Final text.
         text: String,
     },
     /// Something to show in the session mirror.
     Mirror(Mirror),
     /// The provider asks for permission.
     ApprovalOpened(Approval),
-    /// The question is gone.
-    ApprovalClosed {
-        /// Which one.
-        id: String,
-        /// Why.
-        reason: String,
-    },
+    /// The provider does not wait for this decision any more.
+    ApprovalClosed { id: String, reason: String },
     /// Use of the context window.
     Context(Value),
     /// Something about the session that people want to see, for example its mode or its plan.
-    Fact {
-        /// Which one.
-        name: &'static str,
-        /// How it stands.
-        value: Value,
-    },
+    Fact { name: &'static str, value: Value },
     /// Answer to a verb.
     Answered {
         /// Number that came with the verb.
@@ -256,23 +230,22 @@ pub enum Signal {
     Note {
         /// True for trouble.
         warn: bool,
-        /// One line.
         text: String,
     },
 }
 
 /// How a conversation was opened.
+#[allow(missing_docs)] // the names say it
 #[derive(Debug, Clone, PartialEq)]
 pub struct Opened {
     /// Session id to resume later.
     pub session: String,
-    /// How.
+    /// Whether it is new, resumed or lost.
     pub how: How,
     /// Name and version of the provider program, for people.
     pub agent: String,
-    /// Model, if known.
     pub model: Option<String>,
-    /// Whether the record can prove a delivery after a crash (D-11).
+    /// Whether the record can prove a delivery after a crash; without it deliveries are at least once.
     pub has_evidence: bool,
 }
 
@@ -303,7 +276,7 @@ pub enum Fate {
 /// How a turn ended.
 #[derive(Debug, Clone, PartialEq)]
 pub enum TurnEnd {
-    /// As it should.
+    /// In order.
     Completed,
     /// Interrupted, by us or by the provider.
     Cancelled,
@@ -311,12 +284,12 @@ pub enum TurnEnd {
     Failed(String),
 }
 
-/// One mirrored piece.
+/// One piece of the conversation for the session mirror, which people see.
+#[allow(missing_docs)] // the names say it
 #[derive(Debug, Clone, PartialEq)]
 pub struct Mirror {
     /// `prompt`, `response`, `reasoning` or `tool`.
     pub kind: &'static str,
-    /// Text.
     pub body: String,
     /// Short title, for tools.
     pub label: Option<String>,
@@ -346,6 +319,7 @@ pub struct Approval {
 }
 
 /// What goes into a session machine.
+#[allow(missing_docs)] // the names say it
 #[derive(Debug, Clone, PartialEq)]
 pub enum Input {
     /// Bytes from the provider.
@@ -357,10 +331,7 @@ pub enum Input {
     /// A deadline has passed.
     Wake,
     /// Who the provider is, told before anything else where a terminal hosts it.
-    Born {
-        /// Its process.
-        pid: u32,
-    },
+    Born { pid: u32 },
     /// The followed file has grown.
     Grown(Vec<u8>),
     /// All that the followed file held when it was looked at has been given.
@@ -369,7 +340,6 @@ pub enum Input {
     Rewound,
     /// A watched file has changed; `None`: it is gone.
     File {
-        /// Which one.
         path: String,
         /// Its content, at most [`WATCHED_BYTES_MAX`].
         text: Option<String>,
@@ -408,13 +378,14 @@ pub struct Screen {
 }
 
 /// What comes out of a session machine.
+#[allow(missing_docs)] // the names say it
 #[derive(Debug, Clone, PartialEq)]
 pub enum Output {
     /// Bytes for the provider.
     Write(Vec<u8>),
     /// No more input for the provider.
     CloseInput,
-    /// A word for the agent.
+    /// For the agent.
     Signal(Signal),
     /// Show what the terminal shows; answered by [`Input::Screen`].
     Look,
@@ -438,9 +409,7 @@ pub enum Output {
     },
     /// Write a line to a socket; answered by [`Input::Posted`].
     Post {
-        /// Number for the answer.
         number: u64,
-        /// Path of the socket.
         path: String,
         /// The line, with its line break.
         line: String,
@@ -451,6 +420,6 @@ pub enum Output {
 pub trait Session: Send {
     /// Reacts to one input. Total: hostile bytes are an ordinary branch.
     fn handle(&mut self, now: Now, input: Input) -> Vec<Output>;
-    /// When it wants [`Input::Wake`].
+    /// When to give it [`Input::Wake`]; `None`: never.
     fn next_deadline(&self) -> Option<Tick>;
 }

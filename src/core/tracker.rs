@@ -1,10 +1,11 @@
-//! Claim tracker: terminal status, claims and work items, and the status that follows from them.
+//! Claim tracker: terminal status, claims and work items, and the status that follows from them: the terminal one if there is
+//! one, else busy while anything is claimed or worked on, else idle.
 
 use serde_json::{Value, json};
 
 use super::time::Tick;
 
-/// The four words of a provider's state. People see finer words, the wire fewer (D-9).
+/// The four words of a provider's state. People see finer words, the wire fewer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {
     /// Ready, nothing to do.
@@ -28,7 +29,7 @@ impl Status {
         }
     }
 
-    /// The word of the status frame: `error` travels as `offline`.
+    /// The word of the status frame: `error` travels as `offline`.
     pub fn agent_status(self) -> &'static str {
         match self {
             Status::Error => "offline",
@@ -36,7 +37,7 @@ impl Status {
         }
     }
 
-    /// The word of the heartbeat frame: terminal ones travel as `idle` (protocol section 2).
+    /// The word of the heartbeat frame: terminal ones travel as `idle`.
     pub fn semantic(self) -> &'static str {
         match self {
             Status::Busy => "busy",
@@ -72,30 +73,29 @@ impl ClaimKind {
 }
 
 /// One claim.
+#[allow(missing_docs)] // the names say it
 #[derive(Debug, Clone, PartialEq)]
 pub struct Claim {
-    /// What kind of thing.
     pub kind: ClaimKind,
-    /// Which one.
     pub id: String,
-    /// Local deadline, if it has one (D-15).
+    /// Deadline on our own clock, if it has one.
     pub expires: Option<Tick>,
 }
 
 /// One piece of work, for example the provider's turn.
+#[allow(missing_docs)] // the names say it
 #[derive(Debug, Clone, PartialEq)]
 pub struct Work {
-    /// `provider-turn`, `subagent` or another reason (P-5).
+    /// `provider-turn`, `subagent` or another reason.
     pub kind: String,
-    /// Which one.
     pub id: String,
     /// Text for people.
     pub label: Option<String>,
-    /// `providerState` and more.
+    /// A record with `providerState` and more.
     pub metadata: Value,
 }
 
-/// The reason that stands for the main turn (P-5).
+/// The reason that stands for the main turn.
 pub const TURN: &str = "provider-turn";
 
 /// Claims, work items and the terminal status.
@@ -107,7 +107,7 @@ pub struct Tracker {
 }
 
 impl Tracker {
-    ///
+    /// The status that follows from all of it.
     pub fn status(&self) -> Status {
         match self.terminal {
             Some(terminal) => terminal,
@@ -116,14 +116,14 @@ impl Tracker {
         }
     }
 
-    /// Sets or clears the terminal status; claims and work stay. Tells whether it changed.
+    /// Sets or clears the terminal status; claims and work stay. Returns whether it changed.
     pub fn set_terminal(&mut self, terminal: Option<Status>) -> bool {
         let changed = self.terminal != terminal;
         self.terminal = terminal;
         changed
     }
 
-    /// Starts or replaces a claim, in its place.
+    /// Starts a claim, or replaces it in its place.
     pub fn start_claim(&mut self, claim: Claim) {
         match self.claims.iter_mut().find(|c| c.kind == claim.kind && c.id == claim.id) {
             Some(old) => *old = claim,
@@ -136,7 +136,7 @@ impl Tracker {
         self.claims.retain(|c| c.kind != kind || c.id != id);
     }
 
-    /// Removes the claims whose deadline has come and names them.
+    /// Removes the claims whose deadline has come and returns them.
     pub fn sweep(&mut self, now: Tick) -> Vec<Claim> {
         let is_over = |end| if crate::planted::is("lease-off-by-one") { end < now } else { end <= now };
         let (gone, kept) = std::mem::take(&mut self.claims).into_iter().partition(|c| c.expires.is_some_and(is_over));
@@ -149,7 +149,7 @@ impl Tracker {
         self.claims.iter().filter_map(|c| c.expires).min()
     }
 
-    /// Starts or replaces a work item, in its place.
+    /// Starts a work item, or replaces it in its place.
     pub fn start_work(&mut self, work: Work) {
         match self.work.iter_mut().find(|w| w.kind == work.kind && w.id == work.id) {
             Some(old) => *old = work,
@@ -157,7 +157,7 @@ impl Tracker {
         }
     }
 
-    /// Ends a work item. An end of the main turn ends all items of that kind, with or without id (R-90a).
+    /// Ends a work item. An end of the main turn ends all items of that kind, with or without id: providers report one turn in several ways, and in order.
     pub fn finish_work(&mut self, kind: &str, id: &str) {
         self.work.retain(|w| w.kind != kind || (kind != TURN && w.id != id));
     }
@@ -172,7 +172,7 @@ impl Tracker {
         self.work.retain(|w| w.kind != kind);
     }
 
-    /// Distinct kinds, work first.
+    /// Distinct kinds, work first.
     pub fn reasons(&self) -> Vec<String> {
         let mut seen: Vec<String> = Vec::new();
         let kinds = self.work.iter().map(|w| w.kind.as_str()).chain(self.claims.iter().map(|c| c.kind.word()));
@@ -184,7 +184,7 @@ impl Tracker {
         seen
     }
 
-    /// Work items as `activeWork` shows them.
+    /// Work items as `activeWork` shows them.
     pub fn work_json(&self) -> Vec<Value> {
         let show = |w: &Work| json!({"kind": w.kind, "id": w.id, "label": w.label, "metadata": w.metadata});
         self.work.iter().map(show).collect()
@@ -201,7 +201,7 @@ impl Tracker {
         self.work.iter().filter(|w| w.kind == kind).count()
     }
 
-    /// `providerState` of the first main turn, if it is a record.
+    /// `providerState` of the first main turn, if it is a record.
     pub fn provider_state(&self) -> Value {
         let state = self.work.iter().find(|w| w.kind == TURN).and_then(|w| w.metadata.get("providerState"));
         state.filter(|s| s.is_object()).cloned().unwrap_or(Value::Null)

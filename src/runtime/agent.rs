@@ -23,8 +23,9 @@ use crate::os::{self, Waker};
 use crate::secret::Secret;
 
 /// Everything that a runner is built from.
+#[allow(missing_docs)] // the names say it
 pub struct Parts {
-    /// The machine's settings.
+    /// Settings of the machine.
     pub config: AgentConfig,
     /// The relay.
     pub base: Base,
@@ -36,12 +37,12 @@ pub struct Parts {
     pub launch: provider::Launch,
     /// Socket of the control server.
     pub control: TcpListener,
-    /// Token of the control server (D-7).
+    /// Token of the control server.
     pub control_token: Secret,
     /// Where the provider thread tells what it runs.
     pub custody: Receiver<Option<(ProcessRef, String)>>,
     pub clock: Clock,
-    /// Says a sentence to whoever started the runner.
+    /// Prints a sentence for whoever started the runner.
     pub tell: fn(&str),
 }
 

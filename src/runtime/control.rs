@@ -1,4 +1,4 @@
-//! Routes of a runner's control port (runner specification section 8). Only `/health` is open (D-42).
+//! Routes of a runner's control port. Only `/health` needs no token.
 
 use serde_json::{Value, json};
 
@@ -52,7 +52,7 @@ fn hook(ticket: Ticket, event: &str, body: Value) -> Handled<Event> {
     }
 }
 
-/// The bodies of the older endpoints, in the words of today's payloads.
+/// The bodies of the older endpoints, in the words of today's payloads.
 fn older(path: &str, body: &Value) -> Option<(&'static str, Value)> {
     let (event, fields): (&str, &[(&str, &str)]) = match path {
         "/user-prompt" => ("user-prompt-submit", &[("prompt", "prompt"), ("transcriptPath", "transcript_path")]),
@@ -113,7 +113,7 @@ pub fn handler(token: Secret) -> impl FnMut(GateEvent) -> Handled<Event> + Send 
             let text = "the control port needs its token: Authorization: Bearer <controlToken of the runner info file>";
             return answer(401, error_body("unauthorized", text));
         }
-        // what is no JSON counts as null.
+        // A body that is no JSON counts as null.
         let body = serde_json::from_slice::<Value>(&request.body).unwrap_or(Value::Null);
         route(ticket, &request, body, upgrade)
     }

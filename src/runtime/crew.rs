@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
-/// Stacks cost address space only; JSON, SQLite and TLS need more than 64 KiB (performance FACTS section 2).
+/// Stacks cost address space only; JSON, SQLite and TLS need more than 64 KiB.
 const STACK_BYTES: usize = 512 << 10;
 
 /// A thread that ended: its name, and what it said if it panicked.

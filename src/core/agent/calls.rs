@@ -28,7 +28,7 @@ pub(super) enum Purpose {
     Read(MessageRef),
     Obligations,
     Unread,
-    /// Steps of one liveness round.
+    /// Steps of one liveness round, in order; the first failure ends the round.
     PutStatus,
     PutReady,
     Heartbeat,
@@ -52,7 +52,7 @@ struct Waiting {
     body: Option<Value>,
 }
 
-/// The queue.
+/// Calls that wait, and the one under way.
 #[derive(Debug, Default)]
 pub(super) struct Calls {
     number: CallNumber,
@@ -77,7 +77,7 @@ impl Calls {
         self.flying.as_ref().is_some_and(|(_, flying)| flying == purpose) || self.waiting.iter().any(|w| w.purpose == *purpose)
     }
 
-    /// Drops what is pointless without a relay.
+    /// Drops calls that are pointless while the relay cannot be reached.
     pub fn forget(&mut self, purpose: &Purpose) {
         self.waiting.retain(|w| w.purpose != *purpose);
     }

@@ -1,4 +1,4 @@
-//! Remote commands (section 13 of the runner specification): durable before acknowledged, carried out once.
+//! Remote commands: durable before they are acknowledged, carried out once each.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -21,7 +21,7 @@ use crate::wire::bus::ClientFrame;
 #[derive(Debug, Clone)]
 struct Known {
     command: Command,
-    /// The relay has this status.
+    /// The relay knows this status.
     reported: bool,
     /// Frame that carries the update.
     frame: Option<String>,
@@ -217,7 +217,7 @@ impl Agent {
         }
     }
 
-    /// The session is gone: what it was asked fails.
+    /// The session is gone: the commands that it had not answered fail.
     pub(super) fn fail_verbs(&mut self, now: Now, why: &str) {
         for (command, _) in std::mem::take(&mut self.commands.asked).into_values() {
             self.end_command(now, &command, Err(why.to_string()));
@@ -246,7 +246,7 @@ impl Agent {
         }
     }
 
-    /// The stop that a shutdown or kill asked for is through.
+    /// The stop that a shutdown or kill asked for is complete.
     pub(super) fn end_stop_command(&mut self, now: Now) {
         for command in std::mem::take(&mut self.commands.ending) {
             self.end_command(now, &command, Ok(Value::Null));
@@ -324,7 +324,7 @@ impl Agent {
         }
     }
 
-    /// Tells the relay how a command stands: over the bus, else over HTTP (R-116a).
+    /// Tells the relay how a command stands: over the bus, else over HTTP.
     fn send_update(&mut self, id: &str) {
         let Some(known) = self.commands.known.get_mut(id) else {
             return;

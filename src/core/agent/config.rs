@@ -1,4 +1,4 @@
-//! What an agent machine must know about itself. Checked elsewhere; here it is plain data.
+//! Settings of an agent machine, as plain data that was checked before.
 
 use std::time::Duration;
 
@@ -10,21 +10,21 @@ use crate::wire::bus::Registration;
 /// All settings of one agent.
 #[derive(Debug, Clone)]
 pub struct AgentConfig {
-    /// Agent id (D-4).
+    /// Stable over restarts, so that a runner finds its store again.
     pub agent_id: String,
-    /// Runner id.
+    /// `<host>-<provider>-<label or folder>-<8 hex digits>`; new at every start.
     pub runner_id: String,
-    /// Fresh for every process.
+    /// Fresh for every process.
     pub instance_id: String,
     /// Name of the provider.
     pub provider: String,
     /// Who messages are matched against.
     pub identity: Identity,
-    /// What is registered; `meta` holds the fixed part of R-37.
+    /// What is registered; `meta` holds the part that never changes.
     pub registration: Registration,
     /// `open`, `guarded` or `read-only`.
     pub approval_mode: String,
-    /// First prompt, if any.
+    /// First prompt, if any.
     pub prompt: Option<Prompt>,
     /// URL of the relay, to tell a stored token of another relay apart.
     pub relay_url: String,
@@ -38,38 +38,38 @@ pub struct AgentConfig {
     pub token_profile: Option<String>,
     /// Its end in seconds, if known.
     pub token_expires_at: Option<i64>,
-    /// Patience with the provider at a normal stop.
+    /// Time that the provider has to end in order at a stop.
     pub shutdown_timeout: Duration,
-    /// Restart budget (D-24).
+    /// When a provider that ended is started again.
     pub restart: RestartPolicy,
-    /// Whether final texts become replies (D-41).
+    /// Whether final texts become replies.
     pub reply_mode: ReplyMode,
     /// The provider treats the words of people and of others differently: a batch holds only one kind.
     pub apart: bool,
     /// The session takes urgent messages into a running turn.
     pub takes_urgent: bool,
-    /// The session itself judges whether a turn runs; a bare status post is only a hint to it.
+    /// The session itself decides whether a turn runs; a bare status post is only a hint to it.
     pub judges: bool,
-    /// It runs in a person's own terminal: a clean end there is that person's wish (R-135a).
+    /// It runs in a person's own terminal: a clean end there is that person's wish.
     pub personal: bool,
     /// Folder where the terminal server has its sockets, if it is not the usual one.
     pub terminal_dir: Option<String>,
-    /// What a person should know of the store: a damaged one was set aside.
+    /// A sentence for people about the store, for example that a damaged one was set aside.
     pub store_note: Option<String>,
-    /// Runner start, ms.
+    /// Start of the runner, ms since 1970; restarts of the provider do not change it.
     pub started_at: i64,
 }
 
-/// Who answers a message that expects a reply (D-41).
+/// Who answers a message that expects a reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReplyMode {
-    /// The final text of the turn, unless the agent answered itself (D-10).
+    /// The runner, with the final text of the turn, unless the agent has answered by itself.
     Auto,
     /// Only the agent itself.
     Explicit,
 }
 
-/// When a provider that ended is started again (D-24).
+/// When a provider that ended is started again, and when it is given up (parked).
 #[derive(Debug, Clone, PartialEq)]
 pub struct RestartPolicy {
     /// First pause.
@@ -78,7 +78,7 @@ pub struct RestartPolicy {
     pub most: Duration,
     /// So many exits within `window` and the agent is parked.
     pub exits_max: usize,
-    /// See `exits_max`.
+    /// Time within which exits are counted.
     pub window: Duration,
     /// A run that lasted this long clears the count.
     pub healthy: Duration,

@@ -1,4 +1,4 @@
-//! What an agent wants done. Orders, imperative.
+//! What an agent wants done, as orders to the edges.
 
 use serde_json::Value;
 
@@ -21,9 +21,9 @@ pub enum Effect {
     },
     /// Try the stalled commit again.
     RetryStore,
-    /// Bring waiting messages, as many as memory takes.
+    /// Read waiting messages, as many as memory takes.
     FetchInbox(Choice),
-    /// Bring the head of the outbox, as many rows as one exchange takes.
+    /// Read the head of the outbox, as many rows as one exchange takes.
     FetchOutbox,
     /// Open the bus.
     Connect {
@@ -61,7 +61,7 @@ pub enum Effect {
     Spawn {
         /// Number of the process in this runner's life.
         process: ProcessNumber,
-        /// Fresh random id of this provider process.
+        /// Fresh random id of this provider process; it stands in the environment of everything that the provider starts.
         provider_session: String,
         /// Conversation to go on with; empty: none.
         conversation: String,
@@ -89,7 +89,7 @@ pub enum Effect {
         /// Patience.
         grace_ms: u64,
     },
-    /// Look for a token in the configuration file (R-147a).
+    /// Look for a token in the configuration file, after ours expired.
     ReadConfigToken,
     /// Put this token where the tools inside the session look for it; answered by `TokenWritten`.
     WriteToken {
@@ -115,19 +115,19 @@ pub enum Effect {
         /// JSON body.
         body: Value,
     },
-    /// Let a request of the control port stay, as a stream or a WebSocket.
+    /// Keep a request of the control port open, as a stream or a WebSocket.
     Stay {
         /// Which one; from now on the number of the peer.
         ticket: Ticket,
     },
-    /// A text for one that stayed.
+    /// Send a text to a peer of the control port.
     Say {
         /// Whom.
         peer: PeerId,
         /// The text.
         text: String,
     },
-    /// Ends what stayed.
+    /// Close a peer of the control port.
     Part {
         /// Whom.
         peer: PeerId,
@@ -136,7 +136,7 @@ pub enum Effect {
     Log {
         /// `debug`, `info`, `warn`, `error` or `fatal`.
         level: &'static str,
-        ///
+        /// Component of the log line, for example `bus`.
         component: String,
         /// Text.
         text: String,
@@ -145,7 +145,8 @@ pub enum Effect {
     Finish(Outcome),
 }
 
-/// How a runner ended (D-26).
+/// How a runner ended: 0 stopped as asked, 1 the provider failed for good or was given up, 2 wrong use, 70 a bug, 71 the
+/// system refused something at the start.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Outcome {
     /// Exit code.

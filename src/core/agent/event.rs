@@ -1,4 +1,4 @@
-//! What can happen to an agent. Facts, past tense.
+//! What can happen to an agent.
 
 use serde_json::Value;
 
@@ -50,7 +50,7 @@ pub enum Event {
     Pumped(Result<Vec<RowAnswer>, Cause>),
     /// From the provider.
     Provider(ProviderEvent),
-    /// The token in the configuration file, looked up after ours expired (R-147a).
+    /// The token in the configuration file, looked up after ours expired.
     ConfigToken {
         /// The relay that it names, if it can be used.
         url: Option<String>,
@@ -178,7 +178,7 @@ pub enum ProviderEvent {
     Spawned {
         /// The process, whose pid is also that of its group.
         process: ProcessRef,
-        /// Socket of its terminal, if it has one (D-23).
+        /// Socket of its terminal, if it has one.
         terminal: Option<String>,
     },
     /// It cannot be started.
@@ -202,20 +202,20 @@ pub enum ProviderEvent {
 /// What is asked at the control port.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ControlRequest {
-    /// `GET /status`: the whole truth.
+    /// `GET /status`: all that the runner knows of itself.
     Status,
-    /// `POST /status`.
+    /// `POST /status`: a hook says what the provider does.
     StatusPosted(Value),
-    /// `POST /hook-fatal`.
+    /// `POST /hook-fatal`: a hook broke.
     HookFatal {
         /// Which hook.
         hook: String,
         /// What happened.
         error: String,
     },
-    /// `GET /reply-obligations`.
+    /// `GET /reply-obligations`: answered at once, from memory.
     Obligations,
-    /// `GET /terminal/attach-spec`.
+    /// `GET /terminal/attach-spec`: how a person attaches to the terminal.
     AttachSpec,
     /// `POST /messages`: the agent says something through its runner.
     Message(Value),
@@ -230,7 +230,7 @@ pub enum ControlRequest {
     Given(MessageId),
     /// `PUT /token`: another relay token.
     TokenOffered(Secret),
-    /// `POST /stop`: what `--replace` asks for (D-25).
+    /// `POST /stop`: what `--replace` asks for.
     Stop,
     /// `POST /hook/<event>`: a hook of the provider with all that it was told.
     Hook {
@@ -241,7 +241,7 @@ pub enum ControlRequest {
         /// The provider waits for a decision.
         waits: bool,
     },
-    /// `/monitor`: a monitor of the provider connects (R-69 to R-71a).
+    /// `/monitor`: a monitor of the provider connects.
     Monitor {
         /// Provider process that it belongs to, if it says so.
         session: Option<String>,
@@ -277,10 +277,10 @@ impl ControlRequest {
 /// Why the runner is to end.
 #[derive(Debug, Clone, PartialEq)]
 pub enum StopReason {
-    /// SIGINT or SIGTERM.
+    /// SIGINT or SIGTERM.
     Signal,
-    /// Somebody ended the provider at its own terminal (R-135a).
+    /// Somebody ended the provider at its own terminal.
     Left,
-    /// `--replace` of another runner (D-25).
+    /// `--replace` of another runner.
     Replaced,
 }

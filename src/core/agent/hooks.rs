@@ -1,4 +1,4 @@
-//! Hooks and monitors of the provider: what they say goes to the session, what they wait for comes from it.
+//! Hooks and monitors of the provider: their reports go to the session, and the answers they wait for come from it.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -17,7 +17,7 @@ use crate::core::time::Now;
 use crate::core::tracker::Work;
 use crate::wire::api::Obligation;
 
-/// Who is connected to the control port for longer than a request.
+/// Hooks that wait and monitors: connections to the control port that outlast a request.
 #[derive(Debug, Default)]
 pub(super) struct Hooks {
     waiting: BTreeSet<Ticket>,
@@ -36,7 +36,7 @@ pub(super) struct Hooks {
 const KNOWN_MAX: usize = 512;
 /// Name of the note that lists the messages that the agent has answered itself and that are not settled yet.
 const ANSWERED_NOTE: &str = "answered";
-/// Monitors of one agent; more than one is a mistake somewhere, but a harmless one.
+/// Monitors of one agent; more than one is a mistake, but a harmless one.
 const MONITORS_MAX: usize = 8;
 
 impl Agent {
@@ -77,7 +77,7 @@ impl Agent {
     }
 
     /// What the agent owes: the snapshot, and what came since and the relay has not told yet, without what it has answered.
-    /// From memory alone: a turn may be over before the relay was asked.
+    /// From memory alone: a turn may be over before the relay was asked.
     pub(super) fn owed(&self) -> Vec<Obligation> {
         let mut all = self.obligations.clone();
         let here = self.under_way().filter(|message| message.expects_reply() && !self.hooks.known.contains(&message.id));
@@ -156,7 +156,7 @@ impl Agent {
         }
     }
 
-    /// A monitor of another process of the provider is sent away; one that names none is of an older plugin (R-71a).
+    /// A monitor of another process of the provider is sent away; one that names none is of an older plugin and stays.
     pub(super) fn on_monitor(&mut self, ticket: Ticket, session: Option<String>) {
         self.out.push(Effect::Stay { ticket });
         let stale = session.is_some_and(|session| session != self.life.record.provider_session);
@@ -170,7 +170,7 @@ impl Agent {
         }
     }
 
-    /// That a monitor printed something proves nothing; it is only noted.
+    /// That a monitor printed something does not prove that the model saw it; it is only logged.
     pub(super) fn on_monitor_said(&mut self, text: &str) {
         let kind = serde_json::from_str::<Value>(text).ok().and_then(|frame| frame.get("type").and_then(Value::as_str).map(str::to_string));
         if kind.as_deref() == Some("message.delivered") {
@@ -178,7 +178,7 @@ impl Agent {
         }
     }
 
-    /// Tells every monitor which messages wait.
+    /// Tells every monitor which messages wait.
     pub(super) fn announce(&mut self, batch: BatchNumber) {
         self.hooks.announced = Some(batch);
         let Some((_, messages)) = self.unconfirmed().filter(|(number, _)| *number == batch) else { return };
@@ -192,7 +192,7 @@ impl Agent {
         self.commits.defer(Effect::Say { peer, text: frame.to_string() });
     }
 
-    /// Subagents and the like; they keep the agent busy, but no message waits for them.
+    /// Subagents and the like; they keep the agent busy, but no message waits for them.
     pub(super) fn on_work(&mut self, kind: &str, id: String, label: String, runs: bool) {
         match runs {
             true => self.tracker.start_work(Work { kind: kind.into(), id, label: Some(label), metadata: json!({}) }),
@@ -201,7 +201,7 @@ impl Agent {
         self.status.touch();
     }
 
-    /// A person ended the provider at its terminal: so the runner ends too (R-135a).
+    /// A person ended the provider at its terminal, so the runner ends too.
     pub(super) fn on_left(&mut self, now: Now, reason: &str) {
         self.log("info", "lifecycle", format!("the provider was left: {reason}"));
         self.begin_stop(now, Why::Asked(StopReason::Left));

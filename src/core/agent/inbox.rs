@@ -1,5 +1,5 @@
 //! Messages on their way to the provider. The store holds all of them; memory holds the next ones and the places of those that
-//! were settled lately (R-97a, R-109).
+//! were settled lately. A message is acknowledged only once it is in the store, and known ones are dropped by id.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 
@@ -249,7 +249,7 @@ impl Agent {
         self.forget_message(at);
     }
 
-    /// The message leaves without a trace, so that the relay may offer it again.
+    /// Forgets the message, so that the relay may offer it again.
     pub(super) fn forget_message(&mut self, at: MessageRef) {
         self.inbox.unread.remove(&at);
         self.calls.forget(&Purpose::Read(at));

@@ -1,4 +1,4 @@
-//! Supervision of the provider: what is wanted, what is so, and when it is tried again (R-129 to R-138, D-23, D-24).
+//! Supervision of the provider: the wanted state, the actual state, and when to start it again.
 
 use std::collections::VecDeque;
 
@@ -15,7 +15,7 @@ use crate::core::session::{Opened, Resume, Verb};
 use crate::core::time::{Now, Tick};
 use crate::core::tracker::{Status, TURN};
 
-/// What is so.
+/// The actual state of the provider.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum State {
     /// Not running, nothing under way.
@@ -39,7 +39,7 @@ pub(super) enum State {
 pub(super) struct Life {
     policy: RestartPolicy,
     pub state: State,
-    /// Intent, apart from fact.
+    /// The wanted state, apart from the actual one.
     wanted: bool,
     restarting: bool,
     exits: VecDeque<Tick>,
@@ -147,7 +147,7 @@ impl Agent {
         self.life.state = State::Spawning;
         self.life.record.provider_session = provider_session.clone();
         self.life.record.process = ProcessRef::default();
-        // Known before it exists (D-23): whatever carries this id is ours to end, even if we die before we learn its pid.
+        // Durable before the process exists: whatever carries this id is ours to end, even if we die before we learn its pid.
         self.commits.write(StoreOp::ProviderPut(self.life.record.clone()));
         self.life.why = "the provider is being started".into();
         let leftover = self.life.leftover.take();
@@ -183,13 +183,13 @@ impl Agent {
         }
     }
 
-    /// Recorded before it is used (D-23): the conversation is opened only once pid and start time are on disk.
+    /// Recorded before it is used: the conversation is opened only once pid and start time are on disk.
     fn on_spawned(&mut self, process: ProcessRef, terminal: Option<String>) {
         self.life.terminal = terminal;
         self.life.record.process = process;
         self.commits.write(StoreOp::ProviderPut(self.life.record.clone()));
         if self.life.state != State::Spawning {
-            // Told to end while it was being started: the word came before it could be heard.
+            // It was told to end while it was being started, too early to be heard.
             return self.end_provider(0);
         }
         self.life.state = State::Opening;
@@ -329,7 +329,7 @@ impl Agent {
         }
     }
 
-    /// `agent.restart`: down and up again, also out of `parked` or in the middle of a crash.
+    /// `agent.restart`: down and up again, also out of `parked` or in the middle of a crash.
     pub(super) fn restart_provider(&mut self) {
         self.life.restarting = true;
         self.life.wanted = true;

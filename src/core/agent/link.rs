@@ -49,7 +49,7 @@ pub(super) struct Link {
     pub auth_trouble: bool,
     /// The relay has registered this very instance.
     pub known_instance: bool,
-    /// What stood here when the registration was sent.
+    /// Highest id of each generation when the registration was sent.
     asked_at: Highest,
 }
 
@@ -232,7 +232,7 @@ impl Agent {
         self.log("info", "bus", format!("registered agent={} epoch={}", self.config.agent_id, registered.epoch));
         self.status.send_again();
         self.on_relay_back(now);
-        // With the bus the unread fetch is made once after each registration (D-22).
+        // With the bus, unread messages are fetched only once after each registration.
         self.ask_unread();
     }
 
@@ -265,7 +265,7 @@ impl Agent {
             "unauthorized" | "token_expired" => self.on_auth_trouble(now, "bus"),
             "forbidden" if matches!(self.link.conn, Conn::Registering { .. }) => self.on_registration_refused(now, message),
             "unknown_agent" => self.reconnect(now, "register again"),
-            // It is tried again, perhaps in vain: whoever looks at the start must not believe that all is well.
+            // Tried again, perhaps in vain: whoever watches the start must not believe that all is well.
             _ if matches!(self.link.conn, Conn::Registering { .. }) => {
                 let text =
                     format!("the relay {} does not register {}: {message}; it is tried again", self.config.relay_url, self.config.agent_id);
@@ -277,13 +277,13 @@ impl Agent {
         }
     }
 
-    /// A 401 or 403 anywhere: liveness pauses until a renewal succeeds.
+    /// A 401 or 403 anywhere: liveness pauses until a renewal succeeds.
     pub(super) fn on_auth_trouble(&mut self, now: Now, place: &str) {
         self.link.auth_trouble = true;
         self.recover_token(now, place);
     }
 
-    /// A token works again: liveness may go on, the bus connects with it.
+    /// A token works again: liveness goes on, and the bus connects with it.
     pub(super) fn on_auth_restored(&mut self, now: Now) {
         self.link.auth_trouble = false;
         self.link.attempt = 0;

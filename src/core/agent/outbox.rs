@@ -1,8 +1,8 @@
-//! What must reach the relay, in order: replies, task reports, mirror, insights (section 16 with its hazards closed).
+//! What must reach the relay, in order: replies, task reports, mirror, insights.
 //!
 //! The store holds the rows; one exchange of up to 64 rows is under way at a time. Trouble of the line or of the server
 //! (no answer, 5xx, 408, 429, 401, 403) never poisons a row: it waits. Only a row that the relay can never take (other
-//! 4xx) is set aside, logged and counted (R-164a).
+//! 4xx) is set aside, logged and counted.
 
 use std::collections::BTreeSet;
 
@@ -43,9 +43,9 @@ pub(super) struct Outbox {
     heard: bool,
     /// Rows that are with the pump.
     flying: usize,
-    /// Those of them that have nobody to reach where what they are about is gone: reports about tasks, reactions.
+    /// Those of them that are pointless once the task or message that they are about is gone: task reports, reactions.
     reports: Vec<u64>,
-    /// Answers whose message the relay has not got any more, as it said itself.
+    /// Answers to messages that the relay no longer has, as it said itself.
     unattached: BTreeSet<u64>,
     /// How a task ended may stand among the rows: no task is claimed until all have arrived.
     tasks_wait: bool,
@@ -249,7 +249,7 @@ impl Agent {
         self.outbox.pump = Pump::Idle;
     }
 
-    /// A piece of the session, for people to see.
+    /// A piece of the conversation, for people to see.
     pub(super) fn on_mirror(&mut self, now: Now, mirror: Mirror) {
         let session = json!({
             "provider": self.config.provider, "type": mirror.kind, "origin": "provider",
@@ -277,7 +277,7 @@ impl Agent {
         self.append(OutboxRow { kind: "session-message".into(), key, occurred_at: now.wall.0, payload, generation: 0 });
     }
 
-    /// A hook broke: reported once the relay can be reached.
+    /// A hook broke: reported once the relay can be reached.
     pub(super) fn on_hook_fatal(&mut self, now: Now, hook: &str, error: &str) {
         let hook = hook.trim();
         let hook = if hook.is_empty() { "unknown" } else { hook };

@@ -153,7 +153,7 @@ impl Noted {
     }
 }
 
-/// How it stands.
+/// The state of the first prompt.
 #[derive(Debug, Default)]
 pub(super) struct FirstPrompt {
     noted: Noted,
@@ -203,7 +203,7 @@ impl Agent {
         text.filter(|text| !text.trim().is_empty() && !self.prompt.done)
     }
 
-    /// For `status`; null without a prompt.
+    /// The prompt as `GET /status` shows it; null without one.
     pub(super) fn prompt_json(&self) -> Value {
         if self.prompt.why.is_empty() {
             return Value::Null;
@@ -251,7 +251,7 @@ impl Agent {
         match (how, fate) {
             (_, Some(Fate::Answered(_))) => self.note_prompt(DONE),
             (How::Loaded(_), Some(Fate::Unanswered)) => self.prompt.seen = true,
-            // It never arrived, or nobody can say: at least once (D-11).
+            // It never arrived, or nobody can say: sent again, so that it arrives at least once.
             _ => {}
         }
     }

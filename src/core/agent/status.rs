@@ -1,4 +1,4 @@
-//! The truth about an agent: on the wire (R-92, D-9) and at the control port.
+//! The status of an agent, as the relay and the control port are told it. It is true during restarts too.
 
 use std::collections::VecDeque;
 
@@ -39,7 +39,7 @@ impl Publisher {
         self.dirty = true;
     }
 
-    /// After every `registered` the newest status is sent (protocol, life of a connection, point 5).
+    /// After every `registered` the newest status is sent.
     pub fn send_again(&mut self) {
         self.dirty = true;
         self.again = true;
@@ -68,7 +68,7 @@ impl Publisher {
         self.dirty = true;
     }
 
-    /// One entry waits for the next publication; a newer one replaces it.
+    /// One timeline entry waits for the next status; a newer one replaces it.
     pub fn timeline(&mut self, status: &str, now: Now) {
         self.timeline = Some(json!({"status": status, "timestamp": now.wall.0}));
         self.dirty = true;
@@ -99,7 +99,7 @@ impl Publisher {
         self.silent = true;
     }
 
-    /// The same trouble is logged at most every five minutes.
+    /// Whether to log this trouble: the same one at most every five minutes.
     pub fn may_log(&mut self, now: Now, key: &str) -> bool {
         self.logged.retain(|(_, at)| now.tick - *at < LOG_THROTTLE);
         if self.logged.iter().any(|(known, _)| known == key) {
@@ -114,7 +114,7 @@ impl Publisher {
 }
 
 impl Agent {
-    /// The word for people (D-9).
+    /// The status as people see it; the wire has fewer words.
     pub(super) fn word(&self) -> &'static str {
         match (&self.life.state, self.tracker.status()) {
             _ if self.stop.as_ref().is_some_and(|stop| stop.failure().is_some()) => "error",
@@ -129,7 +129,7 @@ impl Agent {
         }
     }
 
-    /// The word of the wire: an agent that is not ready is offline there, also during a restart (D-9).
+    /// The status on the wire: an agent that is not ready is offline there, also during a restart.
     pub(super) fn wire_status(&self) -> &'static str {
         match self.word() {
             "idle" => "idle",
@@ -262,7 +262,7 @@ impl Agent {
         self.approvals.iter().map(show).collect()
     }
 
-    /// The status of now as the relay is told it: the word of the wire, and the record beside it.
+    /// The current status as the relay is told it: the word of the wire, and the record beside it.
     pub(super) fn status_told(&self) -> (&'static str, Map<String, Value>) {
         let mut meta = self.status_meta();
         if let Some((_, wall)) = self.status.since {
@@ -343,7 +343,7 @@ impl Agent {
         self.out.push(Effect::Reply { ticket, status, body });
     }
 
-    /// How a person attaches to the provider's terminal (R-59, P-35).
+    /// How a person attaches to the provider's terminal.
     fn attach_spec(&self) -> (u16, Value) {
         match &self.life.terminal {
             _ if !self.life.is_alive() => (409, json!({"error": "provider process is unavailable"})),
@@ -363,7 +363,7 @@ impl Agent {
         }
     }
 
-    /// A hook says what the provider does.
+    /// A hook says what the provider does.
     fn on_status_posted(&mut self, now: Now, body: &Value) -> (u16, Value) {
         let text = |field: &str| body.get(field).and_then(Value::as_str).filter(|text| !text.is_empty());
         let Some(status) = text("status").and_then(Status::parse) else {
@@ -412,7 +412,7 @@ impl Agent {
         accepted
     }
 
-    /// The whole truth for `GET /status`.
+    /// The answer to `GET /status`: all that the runner knows of itself.
     fn truth(&self, now: Now) -> Value {
         let ago = |at: Tick| (now.tick - at).as_millis() as u64;
         let trouble = |e: &Option<(String, Tick)>| e.as_ref().map(|(text, at)| json!({"text": text, "agoMs": ago(*at)}));

@@ -1,4 +1,4 @@
-//! The end of a runner, in phases with one deadline (R-46, R-119, R-130, D-26).
+//! The end of a runner, in phases with one deadline.
 
 use std::time::Duration;
 
@@ -18,9 +18,9 @@ pub(super) enum Why {
     Asked(StopReason),
     /// `agent.shutdown`, `agent.kill`.
     Command { hard: bool, patience: Duration },
-    /// Superseded or deleted (R-229a).
+    /// Another instance registered this agent, or it was deleted.
     Displaced(String),
-    /// The relay refuses us at the start (D-21).
+    /// The relay refuses this agent at its start.
     Refused(String),
     /// The provider failed for good before it ever worked.
     ProviderFailed(String),
@@ -72,7 +72,7 @@ impl Stop {
         }
     }
 
-    /// Why it ends although nobody asked for it: that stays visible as an error (D-9).
+    /// Why it ends although nobody asked for it: that stays visible as an error.
     pub fn failure(&self) -> Option<&str> {
         match &self.why {
             Why::Refused(reason) | Why::ProviderFailed(reason) | Why::StoreBroken(reason) | Why::Bug(reason) => Some(reason),

@@ -1,4 +1,4 @@
-//! What an agent keeps durable, as plain data: operations, rows and the snapshot it starts from.
+//! What an agent keeps durable, as plain data: operations, rows and the snapshot that it starts from.
 
 use serde_json::Value;
 
@@ -6,6 +6,7 @@ use crate::core::ids::{BatchNumber, MessageId, MessageRef, ProcessRef, TaskId};
 use crate::wire::api::{Command, Message};
 
 /// One change of the store. The operations of one commit are one transaction.
+#[allow(missing_docs)] // the names say it
 #[derive(Debug, Clone, PartialEq)]
 pub enum StoreOp {
     /// A generation of a relay's data is known, or more is known of it.
@@ -14,7 +15,6 @@ pub enum StoreOp {
     InboxPut(InboxMessage),
     /// A message moved on.
     InboxMark {
-        /// Which message.
         at: MessageRef,
         /// New state.
         state: InboxState,
@@ -25,7 +25,6 @@ pub enum StoreOp {
     },
     /// A message is done: its body goes, its id and its sender stay.
     InboxSettle {
-        /// Which message.
         at: MessageRef,
         /// Whether the relay knows that it is read.
         read: bool,
@@ -33,17 +32,12 @@ pub enum StoreOp {
         ended: Option<TaskEnd>,
     },
     /// The row goes altogether.
-    InboxForget {
-        /// Which message.
-        at: MessageRef,
-    },
+    InboxForget { at: MessageRef },
     /// A command arrived.
     CommandPut(Command),
     /// A command moved on.
     CommandMark {
-        /// Command id.
         id: String,
-        /// New status.
         status: String,
         /// Result, if it succeeded.
         result: Option<Value>,
@@ -53,26 +47,17 @@ pub enum StoreOp {
         reported: bool,
     },
     /// The command leaves the log.
-    CommandForget {
-        /// Command id.
-        id: String,
-    },
+    CommandForget { id: String },
     /// Something that must reach the relay.
     OutboxAppend(OutboxRow),
     /// These rows have arrived.
     OutboxDelete(Vec<u64>),
     /// The relay will never take this row.
-    OutboxPoison {
-        /// Which row.
-        seq: u64,
-        /// Why.
-        reason: String,
-    },
-    /// The provider process and its conversation (D-23).
+    OutboxPoison { seq: u64, reason: String },
+    /// The provider process and its conversation.
     ProviderPut(ProviderRecord),
     /// A value by name.
     Note {
-        /// Name.
         key: String,
         /// Value; `None` removes it.
         value: Option<String>,

@@ -308,7 +308,7 @@ fn the_restart_budget_parks() {
         bench.tell(Event::Provider(ProviderEvent::Spawned { process: ProcessRef { pid: 8, start: 2 }, terminal: None }));
         bench.commit();
     }
-    // Five exits in ten minutes: four starts, then it waits for a person (D-24).
+    // Five exits in ten minutes: four starts, then it waits for a person.
     assert_eq!((starts, bench.agent.word(), bench.agent.wire_status()), (4, "parked", "offline"));
 }
 
@@ -316,7 +316,7 @@ fn the_restart_budget_parks() {
 fn a_token_is_renewed_in_time_and_never_ends_the_session() {
     let mut bench = Bench::ready();
     let answer = |end: i64| json!({"token": "new", "record": {"jti": "j", "profileId": "provider-agent", "expiresAt": end}});
-    // The relay refuses the token once: one renewal at once.
+    // The relay refuses the token once: one renewal at once.
     let refused = Cause::Refused(401, "expired".into());
     let mut effects = bench.tell(Event::Bus(BusEvent::Lost(refused)));
     // The unread fetch of the registration is still under way.
@@ -327,7 +327,7 @@ fn a_token_is_renewed_in_time_and_never_ends_the_session() {
     let effects = bench.tell(Event::Called { call, result: Ok((200, answer(in_an_hour))) });
     assert!(effects.iter().any(|e| matches!(e, Effect::Connect { token } if token.expose() == "new")), "{effects:?}");
     bench.commit();
-    // Four fifths of its life later the next renewal is due.
+    // Four fifths of its life later the next renewal is due.
     let due = bench.agent.timers.at(timer::Timer::TokenRenewal).expect("a renewal");
     let left = (due - bench.now.tick).as_secs();
     assert!((2500..=2880).contains(&left), "{left}");

@@ -1,4 +1,4 @@
-//! The words of messages on their way to the provider, and how they are known again.
+//! The text of messages for the provider, and how they are recognised in its record.
 
 use crate::core::chars::{self, is_break, is_invisible};
 use crate::core::limits::*;
@@ -77,7 +77,7 @@ pub(super) fn trace(message: &Message) -> Trace {
     Trace { header: header(message), start: unforged(&message.body).chars().take(TRACE_CHARS).collect(), is_whole: false }
 }
 
-/// What the provider reads of one message (P-8, P-9, P-11).
+/// What the provider reads of one message: header, body (cut to a preview), and a notice where no reply is needed.
 fn of_message(message: &Message, preview_chars: usize) -> String {
     let mut text = header(message);
     if let Some(subject) = message.subject.as_deref().filter(|subject| !subject.trim().is_empty()) {
@@ -127,7 +127,7 @@ pub(super) fn of_batch(messages: &[&Message]) -> String {
     parts.join("\n\n")
 }
 
-/// From a person, whose words count as the user's; else from another agent or a system (D-5).
+/// From a person, whose words count as the user's; else from another agent or a system.
 pub(super) fn is_of_person(message: &Message) -> bool {
     let name = message.from.split(':').next().unwrap_or_default();
     matches!(name, "user" | "operator") && message.kind != "system"
@@ -141,7 +141,7 @@ pub(super) fn key(agent_id: &str, messages: &[&Message]) -> String {
     };
     let ids: Vec<String> = messages.iter().map(id).collect();
     let text = format!("{agent_id}\0{}", ids.join(","));
-    // FNV-1a twice with different starts: 128 bits that only have to differ, nobody gains by forging them.
+    // FNV-1a twice with different starts: 128 bits that only have to differ; nobody gains by forging them.
     let hash = |start: u64| text.bytes().fold(start, |sum, byte| (sum ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
     let (a, b) = (hash(0xcbf2_9ce4_8422_2325), hash(0x9e37_79b9_7f4a_7c15));
     let version = (a & !0xf000) | 0x8000;

@@ -28,7 +28,7 @@ const TOKEN_NOTE: &str = "token";
 const REUSE_LEFT_MS: i64 = 600_000;
 /// The first look into the configuration file after a refusal.
 const FIRST_LOOK: Duration = Duration::from_millis(50);
-/// The provider is started without a token if the relay does not give one by then (D-21).
+/// The provider is started without a token if the relay does not give one by then: an absent relay stops no start.
 const TOKEN_WAIT: Duration = Duration::from_secs(2);
 
 /// What is known of the token.
@@ -150,7 +150,7 @@ impl Tokens {
         !self.make || self.own.is_some()
     }
 
-    /// The provider would better wait a moment for its token.
+    /// The start of the provider should wait a moment for its token.
     fn is_awaited(&self) -> bool {
         !self.is_decided() || (self.hopes && self.own.is_none())
     }
@@ -338,7 +338,7 @@ impl Agent {
         }
     }
 
-    /// one renewal at once, at most one such attempt in 60 s.
+    /// A call was refused: one renewal at once, at most one such attempt in 60 s.
     pub(super) fn recover_token(&mut self, now: Now, place: &str) {
         if self.tokens.recovered_at.is_some_and(|at| now.tick - at < TOKEN_RETRY) || self.stop.is_some() {
             return;

@@ -1,8 +1,8 @@
-//! From waiting messages to a settled batch (sections 11 and 12 of the runner specification, D-10, D-11).
+//! From waiting messages to a settled batch.
 //!
 //! One batch at a time: claim what is claimable, make `delivering` durable, hand over, hear the evidence, and when the
-//! turn has ended write replies and "batch done" in one transaction. A batch whose provider died stays unsettled; the
-//! next conversation is asked what its record says.
+//! turn has ended write replies and "batch done" in one transaction. Evidence is what the provider's own record shows. A batch
+//! whose provider died stays unsettled until the next conversation says what its record holds.
 
 mod held;
 mod next;
@@ -251,7 +251,7 @@ impl Agent {
         self.forget_message(at);
     }
 
-    /// One claim answered: ours, somebody else's, or unknown for now.
+    /// The answer to a claim: ours, somebody else's, or unknown for now.
     pub(super) fn on_claim_answer(&mut self, now: Now, at: MessageRef, result: Result<(u16, Value), Cause>) {
         let Some(batch) = self.turn.batch.as_mut().filter(|batch| batch.phase == Phase::Claiming) else {
             return;
@@ -284,7 +284,7 @@ impl Agent {
     }
 
     fn start_claims(&mut self, now: Now, message: &Message, expires_at: Option<i64>) {
-        // By the server's time at receipt: a wall clock jump later does not move the deadline (D-15).
+        // By the server's time at receipt: a wall clock jump later does not move the deadline.
         let left =
             expires_at.map(|end| Duration::from_millis(end.saturating_sub(now.wall.0).clamp(0, 3_600_000) as u64)).unwrap_or(CLAIM_LEASE);
         let expires = Some(now.tick + left);
@@ -371,7 +371,7 @@ impl Agent {
         }
     }
 
-    /// The provider has the batch: durable as `confirmed`, then told to the relay as read.
+    /// The provider has the batch: durable as `confirmed`, then told to the relay as read.
     pub(super) fn on_taken(&mut self, number: BatchNumber, key: &str, evidence: &str) {
         let mut batches = self.turn.batch.iter_mut().chain(&mut self.turn.tail);
         let Some(batch) = batches.find(|batch| batch.number == number && matches!(batch.phase, Phase::Sent | Phase::Taken)) else {

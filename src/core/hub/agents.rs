@@ -1,4 +1,4 @@
-//! Who is there: agents, their presence and their queues (D-14, D-16).
+//! Agents: registration, presence and queues.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,7 +14,7 @@ use crate::core::time::Tick;
 use crate::wire::api::{AGENT_ID_RULE, TokenRecord, USER, is_agent_id};
 use crate::wire::bus::{CLOSE_DELETED, CLOSE_SUPERSEDED, Registration, RelayFrame};
 
-/// Unacknowledged messages of one recipient, ascending (D-12, D-13).
+/// Unacknowledged messages of one recipient, ascending; after each registration they are delivered again.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     pub ids: BTreeSet<MessageId>,
@@ -472,7 +472,7 @@ impl Hub {
         self.timers.set_by(Timer::Sweep, at);
     }
 
-    /// Takes old messages away, a few at a time (D-17).
+    /// Removes messages whose time of retention is over, a few at a time.
     pub(super) fn start_retention(&mut self) {
         self.timers.set(Timer::Retention, self.now.tick + RETENTION_INTERVAL);
         let before = |kept: std::time::Duration| self.now.wall.0 - kept.as_millis() as i64;

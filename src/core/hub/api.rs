@@ -1,4 +1,4 @@
-//! The HTTP API (protocol section 3): the table of routes says what is asked, one match says what is done.
+//! The HTTP API: the table of routes says what is asked, one match says what is done.
 
 use std::sync::Arc;
 

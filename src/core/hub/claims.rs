@@ -1,4 +1,4 @@
-//! Claims with leases: the first claim wins, the same agent renews, a lapse offers the message again (D-15).
+//! Claims with leases: the first claim wins, the same agent renews, a lapse offers the message again.
 
 use serde_json::{Value, json};
 

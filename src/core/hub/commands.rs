@@ -1,4 +1,4 @@
-//! Commands: opaque to the hub, routed by target, stored, expired (protocol section 5, D-19).
+//! Commands: opaque to the hub, which routes them by target, stores and expires them.
 
 use serde_json::{Map, Value, json};
 

@@ -300,7 +300,7 @@ pub enum HubOp {
     TokenDelete { hash: String },
     /// A token is gone, and must not come back with a copy of the data. Times in seconds.
     TokenRevoke { hash: String, jti: String, expires_at: Option<i64>, at: i64 },
-    /// Takes away at most `limit` messages of each class that are older than told, and final commands (D-17).
+    /// Takes away at most `limit` messages of each class that are older than told, and final commands.
     Retain { session_before: i64, before: i64, limit: u64 },
 }
 

@@ -1,4 +1,4 @@
-//! Sending: who may say what as whom, who gets it, and when the sender is told (protocol section 4, D-5, D-14, D-32).
+//! Sending: who may say what as whom, who gets it, and when the sender is told.
 
 use serde_json::{Value, json};
 
@@ -105,7 +105,7 @@ impl Hub {
         self.now.wall.0 + QUEUED_FOR.as_millis() as i64
     }
 
-    /// D-5: operators speak as `user`, an agent only as itself, anything else needs `admin`.
+    /// The sender of a message: people speak as `user`, an agent only as itself, anything else needs `admin`.
     fn sender(&self, actor: &TokenRecord, wanted: Option<&str>) -> Result<String, Refusal> {
         let own = acts_as(actor).unwrap_or(USER);
         match wanted.filter(|from| !from.is_empty()) {
@@ -217,7 +217,7 @@ impl Hub {
             self.unresolved.push(waiting);
         }
         for recipient in &sent.recipients {
-            // A session message only shows something: agents never get it, and nobody has to acknowledge it.
+            // A session message only shows something: agents never get it, and nobody has to acknowledge it.
             let on_bus = recipient != USER && !message.is_session_mirror();
             if on_bus {
                 self.queues.entry(recipient.clone()).or_default().ids.insert(message.id);

@@ -73,7 +73,7 @@ pub struct Hub {
     /// Names that have a mailbox although no agent of that name may ever have registered.
     senders: agents::Senders,
     peers: HashMap<PeerId, peers::Peer>,
-    /// Unacknowledged messages by recipient; survives the agent's record (D-16).
+    /// Unacknowledged messages by recipient; survives the agent's record.
     queues: HashMap<String, agents::Queue>,
     last_message: MessageId,
     last_task: TaskId,

@@ -92,7 +92,7 @@ impl Hub {
         };
         agent.peer = None;
         agent.loading = false;
-        // Without goodbye it may be back in a moment (D-16).
+        // Without goodbye it may be back in a moment.
         let offline_at = (agent.status != "offline").then(|| self.now.tick + OFFLINE_AFTER_LOSS);
         self.set_offline_at(id, offline_at);
     }
@@ -292,7 +292,7 @@ impl Hub {
         }
     }
 
-    /// Sends what is next to an agent: ascending, at most as much as the connection may hold unacknowledged (D-12).
+    /// Sends what is next to an agent: ascending, at most as much as the connection may hold unacknowledged.
     /// `fresh` is a message whose body is at hand.
     pub(super) fn deliver(&mut self, agent_id: &str, fresh: Option<&Sent>) {
         let Some(agent) = self.agents.get(agent_id).filter(|agent| !agent.loading) else {

@@ -1,4 +1,4 @@
-//! The table of routes: what the hub serves is dispatched by it, and `/api/spec` is made from it (protocol section 3).
+//! The table of routes: what the hub serves is dispatched by it, and `/api/spec` is made from it.
 
 use serde_json::{Map, Value, json};
 

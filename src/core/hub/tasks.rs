@@ -1,4 +1,4 @@
-//! Tasks: claimable messages with a status (protocol section 4).
+//! Tasks: claimable messages with a status.
 
 use serde_json::{Value, json};
 

@@ -122,7 +122,7 @@ fn a_lease_ends_at_its_tick_and_not_before() {
     assert_eq!(bench.call("b", "POST", &claim, json!({})).0, 409);
     bench.later(CLAIM_LEASE - Duration::from_micros(1));
     assert_eq!(bench.call("b", "POST", &claim, json!({})).0, 409);
-    // The same agent renews (D-15): a whole lease from here.
+    // The same agent renews: a whole lease from here.
     assert_eq!(bench.call("a", "POST", &claim, json!({})).0, 200);
     bench.later(CLAIM_LEASE - Duration::from_micros(1));
     assert_eq!(bench.call("b", "POST", &claim, json!({})).0, 409);
@@ -181,7 +181,7 @@ fn presence_follows_silence() {
     assert_eq!(bench.call("operator", "GET", "/api/agents/a", json!({})).1["status"], "busy");
     bench.later(Duration::from_micros(1));
     assert_eq!(bench.call("operator", "GET", "/api/agents/a", json!({})).1["status"], "offline");
-    // A message to an agent that is offline waits for it (D-16).
+    // A message to an agent that is offline waits for it.
     assert_eq!(bench.call("operator", "POST", "/api/messages", json!({"to": "a", "body": "x"})).0, 201);
 }
 

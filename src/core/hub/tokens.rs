@@ -1,4 +1,4 @@
-//! Tokens and scopes (protocol sections 1 and 6, D-3). Only hashes are kept.
+//! Tokens: made, renewed, listed and revoked. Only their hashes are kept.
 
 use std::sync::Arc;
 
@@ -135,7 +135,7 @@ impl Hub {
         json!({"token": token, "record": record})
     }
 
-    /// The old token lives five more minutes, so that requests in flight succeed (protocol section 6).
+    /// The old token lives five more minutes, so that requests in flight succeed.
     pub(super) fn renew_token(&mut self, token: &str) -> Result<Value, Refusal> {
         let hash = (self.config.hash)(token);
         let Some(old) = self.tokens.get(&hash).cloned() else {

@@ -1,4 +1,4 @@
-//! Whose is a token? Its own record says so. What is not this agent's never goes to the provider, and is not used to register.
+//! Decides whose a token is, by its own record. A token that is not this agent's never goes to the provider and registers nothing.
 
 use serde_json::{Value, json};
 

@@ -1,4 +1,4 @@
-//! What was under way when the provider ended: its record decides, message by message (D-11).
+//! What was under way when the provider ended: the provider's record decides, message by message.
 
 use std::collections::BTreeMap;
 
@@ -25,7 +25,7 @@ impl Agent {
         }
     }
 
-    /// A conversation is open: what became of what was under way (D-11)?
+    /// A conversation is open: settles what was under way by what its record holds.
     pub(in crate::core::agent) fn on_conversation(&mut self, now: Now, how: How) {
         let fates = match &how {
             How::Loaded(fates) => Some(self.fates_by_id(fates)),
@@ -109,7 +109,7 @@ impl Agent {
         let confirmed = self.turn.batch.iter().flat_map(|batch| &batch.entries).all(|entry| entry.confirmed);
         match how {
             How::Resumed if confirmed => self.nudge("seen before the restart"),
-            // Nobody can say: at least once (D-11).
+            // Nobody can say: sent again, so that it arrives at least once.
             How::Resumed => self.send_again(),
             _ if !confirmed => self.send_again(),
             _ => {

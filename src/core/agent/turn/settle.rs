@@ -61,7 +61,7 @@ impl Agent {
         }
     }
 
-    /// The turn is over. Who still waits for an answer is asked first, so that nobody is answered twice (D-10).
+    /// The turn is over. Who still waits for an answer is asked first, so that nobody is answered twice.
     pub(super) fn end_batch(&mut self, now: Now, end: TurnEnd, text: String) {
         let reachable = self.tokens.is_decided();
         let Some(batch) = self.turn.batch.as_mut() else {
@@ -93,7 +93,7 @@ impl Agent {
         self.out.extend(early.map(Effect::from));
     }
 
-    /// Replies and "batch done" in one transaction (D-10). `fresh`: the relay has just said which answers are owed.
+    /// Replies and "batch done" in one transaction. `fresh`: the relay has just said which answers are owed.
     pub(super) fn settle_batch(&mut self, now: Now, fresh: bool) {
         let Some(batch) = self.turn.batch.take() else {
             return;
@@ -191,7 +191,7 @@ impl Agent {
         }
     }
 
-    /// One chat message, answering the newest of a sender's messages; its key makes it exactly one (D-10). `gone`: the relay does not
+    /// One chat message, answering the newest of a sender's messages; its key (`reply:<agent>:<message>`) makes it exactly one. `gone`: the relay does not
     /// have them any more.
     fn reply(&mut self, now: Now, to: &str, answered: &[MessageRef], gone: bool, answer: &Answer<'_>) {
         let Some(newest) = answered.last() else { return };
