@@ -25,7 +25,7 @@ fn text(value: &Value, at: &str) -> String {
     }
 }
 
-/// The word that people see: the finer one of the runner, while the relay agrees that it is there (D-9).
+/// The status that people see: the runner's finer word, while the relay agrees that it is there.
 fn word(card: &Value) -> String {
     let status = text(card, "/status");
     let finer = text(card, "/meta/status");
@@ -376,7 +376,7 @@ fn show_approval(agent: &str, approval: &Value) {
     }
 }
 
-/// Answers by question (R-126a); where there is one question, its text may be left out.
+/// Answers by question; where there is one question, its text may be left out.
 fn answers(words: &[String], approval: &Value) -> Result<Value, Failure> {
     let questions: Vec<String> =
         approval["questions"].as_array().into_iter().flatten().filter_map(|q| q["question"].as_str().map(str::to_string)).collect();

@@ -21,11 +21,11 @@ use crate::wire::api::{TokenRecord, path};
 
 /// A program may take this long to tell its version.
 const VERSION_TIME: Duration = Duration::from_secs(10);
-/// Less free space than this is trouble soon.
+/// Free space below this is a warning.
 const FREE_BYTES_MIN: u64 = 200 << 20;
-/// More skew than this makes times of messages confusing.
+/// A difference of clocks above this is a warning: times of messages get confusing.
 const SKEW_MS_MAX: i64 = 5_000;
-/// Oldest tmux that serves (D-28).
+/// Oldest version of tmux that works.
 const TMUX_MIN: (u32, u32) = (3, 2);
 
 #[derive(Clone, Copy, PartialEq)]

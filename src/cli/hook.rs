@@ -1,6 +1,6 @@
 //! `hook`: one process for one event of a provider session. It reads the payload, posts, prints the decision.
 //!
-//! It must never hold a session: everything together has [`LIMIT`], a missing runner is a quiet 0, and trouble of its own
+//! It must never hold a session: everything together takes at most `LIMIT`, a missing runner is a quiet 0, and trouble of its own
 //! is told to the runner, never to the provider. No file is read and no thread is started.
 
 use std::io::{Read, Write};
@@ -197,7 +197,7 @@ pub fn hook(event: &str) -> Outcome {
     };
     let explicit = env(ENV_REPLY_MODE).as_deref() == Some("explicit");
     if event == "stop" && explicit && payload.get("stop_hook_active") != Some(&json!(true)) && trouble.is_none() {
-        // Only where the agent answers itself is it held back, once, for what it owes (D-41, R-181).
+        // Only where the agent answers itself is it held back, once, for what it owes.
         let owed = runner.ask("GET", "/reply-obligations", "", OWED_LIMIT).map(|(_, owed)| owed).unwrap_or_default();
         if let Some(decision) = decision(&owed) {
             print::json(&decision);
@@ -216,7 +216,7 @@ pub fn hook(event: &str) -> Outcome {
     if let Some(session) = env(ENV_PROVIDER_SESSION) {
         post["providerSessionId"] = json!(session);
     }
-    // Whatever failed on the way: the status is posted.
+    // Whatever failed before: the status is posted.
     let told = runner.ask("POST", &path, &post.to_string(), LIMIT);
     if let (Some(trouble), Some(_)) = (trouble, told) {
         runner.ask("POST", "/hook-fatal", &json!({"hook": event, "error": trouble}).to_string(), LIMIT);

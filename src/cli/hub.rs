@@ -1,4 +1,4 @@
-//! `hub`: the relay of this machine in the foreground (D-29), and what looks after it.
+//! `hub`: the relay of this machine in the foreground, its status, backups and restores.
 
 use std::net::TcpListener;
 use std::path::Path;

@@ -18,7 +18,7 @@ use crate::wire::control::{ENV_HOOKS, ENV_REPLY_MODE, ENV_TOKEN_FILE};
 /// Longest path of a socket that leaves room for its name (108 bytes in all).
 const RUNTIME_DIR_MAX: usize = 84;
 
-/// R-29; the token and what changes at every spawn is added by the provider thread.
+/// The provider's variables; the provider thread adds the token and what changes at every start.
 fn environment(settings: &Settings) -> Vec<(String, String)> {
     let mut all = settings.config.resolved_env();
     // Flag and file come first, then what the environment has, then the preset's own.
@@ -50,7 +50,7 @@ fn environment(settings: &Settings) -> Vec<(String, String)> {
     all
 }
 
-/// Short name that only this agent of this home has: for sockets, whose paths are limited (D-28).
+/// Short name that only this agent of this home has: for sockets, whose paths are limited to 108 bytes.
 fn short_name(settings: &Settings) -> String {
     os::sha256_hex(&format!("{}\0{}", settings.global.home.display(), settings.agent_id))[..12].to_string()
 }

@@ -1,7 +1,6 @@
-//! `monitor`: names waiting messages for a session whose terminal belongs to a person (runner specification section 9).
+//! `monitor`: names waiting messages for a session whose terminal belongs to a person.
 //!
-//! What it prints may be cut, dropped and is told to the model as "not user input" (FACTS section 4 of the provider that starts it); so it prints
-//! one short line that says what to run, and its acknowledgement proves nothing. Its end would wake the model: it
+//! What it prints may be cut or dropped, and the model reads it as "not user input". So it prints one short line that says what to run, and its acknowledgement proves nothing. Its end would wake the model: it
 //! reconnects for ever and ends with the session.
 
 use std::net::TcpStream;
@@ -107,7 +106,7 @@ fn connect() -> Option<WebSocket<TcpStream>> {
     Some(socket)
 }
 
-/// The line for a delivery, and its acknowledgement.
+/// The line for a delivery, and its acknowledgement.
 fn told(frame: &str) -> Option<(String, Value)> {
     let frame: Value = serde_json::from_str(frame).ok()?;
     let messages = frame.get("messages").filter(|_| frame["type"] == "message.deliver")?.as_array()?;

@@ -2,7 +2,7 @@
 //! error.
 //!
 //! Nearly everything that is printed holds a text of somebody else: a sender, an agent, a relay, a file, whoever typed the
-//! arguments. So what goes through here stays what it was meant to be, whatever is in it: [`line`] prints one line, [`block`]
+//! arguments. So what goes through here stays what it was meant to be, whatever is in it: [`line()`] prints one line, [`block`]
 //! lines behind an indent, [`json`] one line with the same value, and nothing reaches the terminal that it would act on. What
 //! stands at the beginning of a line is ours; what a stranger wrote stands behind something of ours. Only [`own`] prints a text
 //! as it is, and no stranger has a say in that.
@@ -100,7 +100,7 @@ pub fn own(text: &str) {
     put(text);
 }
 
-/// What somebody is asked to permit, to be printed by [`line`] or [`block`]: every character that is not seen, or looks like a
+/// What somebody is asked to permit, to be printed by [`line()`] or [`block`]: every character that is not seen, or looks like a
 /// space or a line break and is none, becomes `\u{…}`.
 pub fn asked(text: &str) -> String {
     chars::bare(text)

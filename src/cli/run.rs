@@ -1,4 +1,4 @@
-//! `run`: from words, environment and files to a running runner (R-2 to R-15, D-1, D-3, D-4, D-25).
+//! `run`: from arguments, environment and files to a running runner.
 
 use std::io::Write;
 use std::path::Path;
@@ -25,10 +25,10 @@ use crate::wire::VERSION;
 use crate::wire::bus::Registration;
 use crate::wire::control::{ENV_AGENT, ENV_TOKEN, RunnerInfo};
 
-/// What happens to an unknown option before `--` (D-6).
+/// What happens to an unknown option before `--`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Unknown {
-    /// It goes to the provider.
+    /// It goes to the provider, behind what follows `--`: how `claude-relay` and `codex-relay` always did.
     PassOn,
     /// It is an error.
     Refuse,
@@ -79,7 +79,7 @@ fn parse(default_provider: &str, arguments: &[String], unknown: Unknown) -> Resu
     while let Some(word) = words.next() {
         let name = if word == "--approval-mode" { "--approval" } else { word.as_str() };
         if let Some((option, ..)) = OPTIONS.iter().find(|(option, ..)| *option == name) {
-            // the next word is the value whatever it looks like; without one the option is not recognised.
+            // The next word is the value whatever it looks like; without one the option is unknown.
             match words.next_if(|value| !value.is_empty()) {
                 Some(value) => {
                     typed.values.insert(option, value.clone());
@@ -326,7 +326,7 @@ fn tell_if_away(base: &Base) {
     let _ = std::thread::Builder::new().name("look".into()).stack_size(256 << 10).spawn(look);
 }
 
-/// One runner per agent and machine (D-25).
+/// One runner per agent and machine: takes the lock of its store; with `--replace` the other runner is asked to stop.
 fn take_lock(dir: &Path, info_file: &Path, agent_id: &str, replace: bool) -> Result<std::fs::File, Failure> {
     let path = dir.join("lock");
     let say = |error: std::io::Error| Failure::system(format!("cannot lock {}: {error}", path.display()));
@@ -453,7 +453,7 @@ fn agent_config(typed: &Typed, settings: &Settings, kind: &provider::Provider, s
     }
 }
 
-/// R-37; absent values are null, not omitted.
+/// The part of the registration's meta that never changes; absent values are null.
 fn registration_meta(typed: &Typed, settings: &Settings, provider: &str, started_at: i64) -> Map<String, Value> {
     let value = |name: &str| typed.values.get(name).cloned();
     let workspace: Option<Value> =

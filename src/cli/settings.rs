@@ -1,4 +1,4 @@
-//! From words, environment and files to the settings of one agent (R-2 to R-15, D-1, D-4).
+//! From arguments, environment and files to the settings of one agent.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::os;
 use crate::provider::{self, ApprovalMode, Preset, Transport};
 use crate::wire::api::{AGENT_ID_RULE, is_agent_id};
 
-/// What was typed.
+/// What was typed.
 #[derive(Debug, Default)]
 pub(super) struct Typed {
     pub provider: String,
@@ -163,7 +163,7 @@ pub(super) fn first_prompt(text: String, again: bool) -> Prompt {
     Prompt { digest: os::sha256_hex(&text), text, key, again }
 }
 
-/// An agent profile may want a home of its own for the provider.
+/// An agent profile may want a home of its own for the provider.
 fn profile_isolates() -> bool {
     let profile: Option<Value> = env("AGENT_RELAY_AGENT_PROFILE_JSON").and_then(|text| serde_json::from_str(&text).ok());
     let says = |field: &str| profile.as_ref().and_then(|profile| profile.get(field)).cloned().unwrap_or(Value::Null);
@@ -188,7 +188,7 @@ fn preset(provider: &provider::Provider, name: Option<&str>) -> Result<Option<&'
     }
 }
 
-///
+/// The label part of ids: the label, else the last part of the folder, in lower case, other signs as one `-`.
 fn label_part(label: Option<&str>, cwd: &Path) -> String {
     let text = cwd.to_string_lossy();
     let last = text.split('/').rfind(|part| !part.is_empty()).unwrap_or("workspace");
@@ -218,12 +218,12 @@ pub fn agent_dir(home: &Path, agent_id: &str) -> PathBuf {
     home.join("agents").join(dir_name(agent_id))
 }
 
-/// The runner info file of an agent.
+/// The runner info file of an agent.
 pub fn info_path(home: &Path, agent_id: &str) -> PathBuf {
     env("AGENT_RELAY_RUNNER_INFO_FILE").map(PathBuf::from).unwrap_or_else(|| agent_dir(home, agent_id).join("runner.json"))
 }
 
-/// Directory of the store: a variable, else beside the runner info file, else with the agent.
+/// Directory of the store: a variable, else beside the runner info file, else with the agent.
 pub(super) fn store_dir(home: &Path, agent_id: &str) -> PathBuf {
     if let Some(dir) = env("AGENT_RELAY_RUNNER_OUTBOX_DIR") {
         return PathBuf::from(dir).join(dir_name(agent_id));

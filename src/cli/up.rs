@@ -102,7 +102,7 @@ fn start_hub(program: &Path) -> Result<Option<Started>, Failure> {
     let is_loopback = client.base.is_loopback();
     match client.health() {
         Ok(_) if global.token.is_some() => return Ok(None),
-        // A relay that we have no token for is a stranger's: ours takes another port (D-29).
+        // A relay that takes no token of ours is somebody else's: our hub takes another port.
         Ok(_) if is_loopback => {}
         Ok(_) => {
             let text = format!(

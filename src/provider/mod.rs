@@ -1,6 +1,6 @@
 //! What each vendor writes and expects. Pure: no I/O in this room.
 //!
-//! One table supplies names, presets and argv[0] words to the rest of the program; nobody else knows a vendor's name.
+//! One table supplies names, presets and program names to the rest of the program; nobody else knows a vendor's name.
 
 pub mod acp;
 pub mod claude;
@@ -35,9 +35,9 @@ pub struct Provider {
     pub judges: bool,
     /// Why these arguments cannot be passed on to it.
     pub objection: fn(&[String]) -> Option<String>,
-    /// So long a question waits for an answer unless configured, and at most (D-20: denied before the provider gives it up).
+    /// A question waits this long for an answer unless configured; then it is denied, before the provider gives it up.
     pub approval_timeout: Duration,
-    /// See above.
+    /// Longest wait that can be configured.
     pub approval_timeout_max: Duration,
     /// Its own program and the version that was tested, where it has one.
     pub program: Option<(&'static str, &'static str)>,
@@ -184,7 +184,7 @@ pub struct Want {
     pub transport: Transport,
     /// Program instead of the usual one.
     pub command: Option<String>,
-    /// Rig for the launcher (P-17).
+    /// Rig for the launcher, where the provider has one.
     pub rig: Option<String>,
     /// Arguments of the configuration.
     pub default_args: Vec<String>,
@@ -198,7 +198,7 @@ pub struct Want {
     pub system_prompt: Option<String>,
     /// Further plugins.
     pub plugin_dirs: Vec<String>,
-    /// The agent answers its messages itself (D-41).
+    /// The agent answers its messages by itself; the runner sends no final texts.
     pub explicit_replies: bool,
     /// `AGENT_RELAY_HOME`.
     pub home: String,
@@ -210,7 +210,7 @@ pub struct Want {
     pub runtime_dir: String,
     /// Path of this program.
     pub bin: String,
-    /// The provider gets a home of its own.
+    /// The provider gets a home of its own, apart from the user's.
     pub isolated: bool,
     /// The user is root.
     pub is_root: bool,
@@ -310,9 +310,9 @@ pub struct SessionSettings {
     pub approval_mode: ApprovalMode,
     /// Permission mode to set, instead of the one from the table of the provider.
     pub mode: Option<String>,
-    /// An approval that nobody answers in that time is denied (D-20).
+    /// An approval that nobody answers in this time is denied.
     pub approval_timeout: Duration,
-    /// `full`: all text of a turn is its final text; else only the last message.
+    /// All text of a turn is its final text, not only its last message.
     pub capture_full: bool,
 }
 
@@ -365,7 +365,7 @@ pub fn names() -> String {
     PROVIDERS.iter().map(|provider| provider.name).collect::<Vec<_>>().join(", ")
 }
 
-/// The provider that the program's own name asks for: `claude-relay` and `codex-relay`.
+/// The provider that the program's own name asks for: `claude-relay` and `codex-relay`.
 pub fn by_program(name: &str) -> Option<&'static str> {
     let word = name.rsplit('/').next().unwrap_or_default();
     match word {

@@ -1,4 +1,4 @@
-//! What people see of a tool's input: bounded, and with secrets covered (R-126, P-40).
+//! What people see of a tool's input: bounded, and with secrets covered.
 //!
 //! Covering is a courtesy, not a wall: whoever may approve may also read the session. So it errs on the side of showing
 //! what could do harm: a word with a shell's own signs in it is never covered.

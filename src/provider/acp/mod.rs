@@ -1,4 +1,6 @@
-//! Agents that speak the Agent Client Protocol, version 1, over stdio (ACP FACTS).
+//! Agents that speak the Agent Client Protocol, version 1, over standard streams.
+//!
+#![doc = include_str!("FACTS.md")]
 
 pub mod presets;
 mod replay;

@@ -1,7 +1,7 @@
 //! Agents that are known: start command, permission modes, tested version, and what keeps them from asking by themselves.
 //!
 //! Default modes of some agents let a model judge commands, and one asks nothing unless it is told to, so "guarded" is
-//! only guarded when the mode and the environment are set (ACP FACTS sections 3, 5 and 11).
+//! only guarded when the mode and the environment are set.
 
 use crate::provider::{ApprovalMode, Preset};
 
@@ -79,7 +79,7 @@ pub fn mode_for(agent: &str, approval: ApprovalMode) -> Option<&'static str> {
     })
 }
 
-/// The tested version of an agent, if the one at hand is older: an old runtime silently installs an old agent (section 11).
+/// The tested version of an agent, if the one at hand is older: an old Node silently installs an old agent.
 pub fn older_than_tested(agent: &str, version: &str) -> Option<&'static str> {
     let known = TABLE.iter().find(|known| !known.agent.is_empty() && known.agent == agent)?;
     let parts = |text: &str| -> Option<Vec<u64>> { text.split(['.', '-']).take(3).map(|part| part.parse().ok()).collect() };

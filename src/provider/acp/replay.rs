@@ -1,4 +1,4 @@
-//! The record of a conversation while `session/load` is open: the evidence for what was delivered (D-11).
+//! The record of a conversation while `session/load` is open: the evidence for what was delivered.
 
 use crate::core::session::{Fate, RESTART_MARK, Trace};
 

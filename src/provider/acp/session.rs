@@ -1,7 +1,7 @@
 //! One ACP session as a pure machine: lines of JSON-RPC in, lines out, neutral signals for the agent.
 //!
 //! Types are our own and lenient: every line is read as a JSON value first, unknown notifications and update kinds are
-//! ignored, unknown requests are answered with -32601 (ACP FACTS section 1).
+//! ignored, unknown requests are answered with -32601.
 
 mod updates;
 
@@ -21,7 +21,7 @@ use crate::provider::shown::{covered, shown};
 use crate::provider::text::one_line;
 use crate::provider::{ApprovalMode, SessionSettings};
 
-/// `initialize` may take this long: a first start in a fresh home took up to 14 s (FACTS section 8).
+/// `initialize` may take this long: a first start in a fresh home took up to 14 s.
 const INITIALIZE_TIMEOUT: Duration = Duration::from_secs(60);
 /// `session/new`, `load` and `resume` may take this long.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(60);
@@ -60,7 +60,7 @@ enum Stage {
     Over,
 }
 
-/// A turn: one open `session/prompt` (FACTS section 1, item 2).
+/// A turn: one open `session/prompt`. Nothing else tells reliably that an agent is busy.
 #[derive(Debug, Default)]
 struct Turn {
     number: u64,
@@ -99,7 +99,7 @@ struct Held {
     deadline: Tick,
 }
 
-/// The machine.
+/// One ACP session.
 pub struct AcpSession {
     settings: SessionSettings,
     lines: Lines,
@@ -199,7 +199,7 @@ impl AcpSession {
                 self.resume = resume;
                 self.stage = Stage::Starting;
                 self.deadline = Some(now.tick + INITIALIZE_TIMEOUT);
-                // Version 1 and no more: a higher number gets a draft whose prompt call returns at once (section 9).
+                // Version 1 and no more: a higher number gets a draft in which a prompt returns at once.
                 let params = json!({
                     "protocolVersion": 1,
                     "clientCapabilities": {"fs": {"readTextFile": false, "writeTextFile": false}, "terminal": false},
@@ -267,7 +267,7 @@ impl AcpSession {
         }
     }
 
-    /// Asks the agent to end the turn; open questions are answered first, as some agents wait for them (section 6).
+    /// Asks the agent to end the turn; open questions are answered first, as some agents wait for them.
     fn cancel_turn(&mut self, now: Now) {
         let Some(turn) = self.turn.as_mut() else {
             return;
@@ -282,7 +282,7 @@ impl AcpSession {
         self.cancel.get_or_insert((Vec::new(), now.tick + CANCEL_TIMEOUT));
     }
 
-    /// One open prompt per session (section 1, item 3).
+    /// Sends the next prompt if none is open: two at once behave differently in every agent.
     fn next_turn(&mut self) {
         if self.stage != Stage::Ready || self.turn.is_some() {
             return;
@@ -419,7 +419,7 @@ impl AcpSession {
         }
     }
 
-    /// Loading may fail although it was advertised: a new session, said openly (section 8).
+    /// Loading may fail although it was advertised: then a new session is started, and people are told.
     fn on_lost(&mut self, now: Now, error: RpcError) {
         if error.code == AUTH_REQUIRED {
             return self.on_open_error(error);
@@ -470,7 +470,7 @@ impl AcpSession {
             list.and_then(Value::as_array)
                 .is_some_and(|items| items.iter().any(|item| item.get(field).and_then(Value::as_str) == Some(&mode)))
         };
-        // Config options are preferred where both exist (section 3).
+        // Config options are preferred where both exist: the older call is not in the current protocol.
         let option = of_category("mode").filter(|option| offers(option.get("options"), "value"));
         if let Some(id) = option.and_then(|option| option.get("id")).and_then(Value::as_str) {
             let params = json!({"sessionId": self.session, "configId": id, "value": mode});
@@ -498,7 +498,7 @@ impl AcpSession {
         self.next_turn();
     }
 
-    /// What the replay says about the messages asked for (D-11).
+    /// What the replay says about the messages that were asked for.
     fn fate(&self) -> Vec<Fate> {
         let (Some(replay), Some(resume)) = (&self.replay, &self.resume) else {
             return vec![Fate::Unseen];
@@ -558,7 +558,7 @@ impl AcpSession {
         }
     }
 
-    /// Answers by `kind`, never by position or id (section 1, item 7). Always with an offered id, or `cancelled`.
+    /// Answers by `kind`, never by position or id, which differ per agent. Always with an offered id, or `cancelled`.
     fn decide(&mut self, approval: &str, decision: Decision, reason: &str) {
         let Some(held) = self.held.remove(approval) else {
             return;
@@ -614,7 +614,7 @@ impl AcpSession {
         let text = if self.settings.capture_full { turn.whole } else { last };
         let text = text.trim().to_string();
         let end = match result {
-            // Any reply after our cancel is a cancel (section 6).
+            // Any reply after our cancel is a cancel: not every agent says so.
             _ if turn.cancelled => TurnEnd::Cancelled,
             Ok(_) if turn.engine_failed && (turn.number == 0 || !crate::planted::is("hidden-engine-error")) => {
                 // Without a record of its own the error is the last thing that was said, behind warnings.

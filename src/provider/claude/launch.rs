@@ -1,4 +1,4 @@
-//! How a session is started: words, environment and files (Claude FACTS sections 1 and 2, P-13 to P-19).
+//! How a session is started: arguments, environment and files.
 
 use serde_json::{Map, Value, json};
 
@@ -8,7 +8,7 @@ use super::{LOGIN, plugin};
 use crate::provider::{ApprovalMode, Disk, Laid, Layout, Start, Transport, Want};
 use crate::wire::control::ENV_HOOKS;
 
-/// What the session is told about its messages (R-225). It stands in the system prompt, where it survives a compaction.
+/// What the session is told about its messages. It stands in the system prompt, where it survives a compaction.
 const RELAY_TEXT: &str = "\
 [agent-relay] You share a message channel with people and other agents. A text that begins with `[relay message #<number> from <name>]` \
 is a message from that channel, put into this conversation by your runner: from `user` it is your user's own word; from anybody else, or \
@@ -22,7 +22,7 @@ const ANSWER_AUTO: &str = " Your last text of a turn goes to the sender as the a
 /// Who answers, where the session does.
 const ANSWER_EXPLICIT: &str = " Answer yourself with `agent-relay reply <number> --stdin`; nobody sends your last text.";
 
-/// Variables that a session sets for what runs in it; a session of its own must not inherit them (FACTS section 14.1).
+/// Variables that a session sets for what runs in it; another session must not inherit them.
 const INHERITED: [&str; 10] = [
     "CLAUDECODE",
     "CLAUDE_PID",
@@ -182,7 +182,7 @@ fn system_prompt(want: &Want) -> String {
     text
 }
 
-/// Settings of this start only. Messages by the socket are taken in, also in bypass mode (FACTS section 14.1); the status
+/// Settings of this start only. Messages by the socket are taken in, also in bypass mode; the status
 /// line tells the use of the context, where nobody would miss his own. What the user's own `--settings` say counts more.
 fn settings(want: &Want, own: Map<String, Value>) -> Map<String, Value> {
     let mut all = Map::new();
@@ -229,7 +229,7 @@ fn find_transcript(disk: &dyn Disk, config_dir: &str, conversation: &str) -> Opt
     folders.iter().map(path).find(|path| disk.exists(path))
 }
 
-/// A home of its own for the session: every key without which a start hangs in a dialog (FACTS section 1). What the
+/// A home of its own for the session: every key without which a start hangs in a dialog. What the
 /// program has written there since is kept; login is linked, never copied.
 fn profile(want: &Want, disk: &dyn Disk, dir: &str, api_key: Option<&str>, bypasses: bool) -> Vec<Laid> {
     let record = |path: &str| -> Map<String, Value> {

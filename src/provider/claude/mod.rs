@@ -1,4 +1,6 @@
 //! Claude Code: a session in a terminal (`tui`) or over its standard streams (`stream`).
+//!
+#![doc = include_str!("FACTS.md")]
 
 pub mod activity;
 pub mod launch;
@@ -12,7 +14,7 @@ pub mod tui;
 
 /// Oldest version that was tested; an older one is refused with a sentence.
 pub const OLDEST: (u32, u32, u32) = (2, 1, 329);
-/// Where its login is (FACTS section 1).
+/// Where its login is.
 pub const LOGIN: super::Login = super::Login {
     folder_env: "CLAUDE_CONFIG_DIR",
     folder: ".claude",
@@ -29,15 +31,15 @@ pub const LOGIN: super::Login = super::Login {
 };
 /// A question waits as long as its hook may (a day, in the plugin's `hooks.json`), less the time to answer it.
 pub const APPROVAL_TIMEOUT_MAX: std::time::Duration = std::time::Duration::from_secs(86_400 - 100);
-/// The version that all facts were taken from.
+/// The version that all facts of this page were taken from.
 pub const TESTED: &str = "2.1.329";
 
-/// Words that make another program of it: a session is what we supervise, and its conversation is ours to choose.
+/// Subcommands that are no session, and options that choose another conversation or none: the runner chooses it.
 const OTHER_PROGRAMS: [&str; 9] = ["mcp", "config", "update", "doctor", "install", "migrate-installer", "setup-token", "plugin", "agents"];
 const OTHER_WAYS: [&str; 12] =
     ["-p", "--print", "-v", "--version", "-h", "--help", "-c", "--continue", "-r", "--resume", "--session-id", "--fork-session"];
 
-/// Why these arguments cannot be passed on.
+/// Why these arguments cannot be passed on; one sentence with the cure.
 pub fn objection(args: &[String]) -> Option<String> {
     let first = args.first().map(String::as_str).unwrap_or_default();
     if OTHER_PROGRAMS.contains(&first) {
@@ -55,7 +57,7 @@ pub fn objection(args: &[String]) -> Option<String> {
     })
 }
 
-/// Says why that version will not do; `None`: it will, or nobody can say.
+/// Why this version cannot be supervised; `None`: it can, or nobody can say.
 pub fn too_old(version: &str) -> Option<String> {
     let mut parts = version.trim().split(['.', '-', '+', ' ']).map(|part| part.parse::<u32>().ok());
     let found = (parts.next()??, parts.next()??, parts.next()??);

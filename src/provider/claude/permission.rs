@@ -1,4 +1,4 @@
-//! Permissions and questions: what people see, and the answers in the program's words (Claude FACTS section 6).
+//! Permissions and questions: what people see, and the answers in the program's words.
 
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
@@ -29,7 +29,7 @@ pub struct Ask {
 }
 
 impl Ask {
-    /// From a hook's payload or a control request; wrong types count as missing (P-36).
+    /// From a hook's payload or a control request; wrong types count as missing.
     pub fn read(record: &Value, input_field: &str) -> Ask {
         Ask {
             tool: record.get("tool_name").and_then(Value::as_str).unwrap_or("Tool").chars().take(200).collect(),
@@ -65,7 +65,7 @@ impl Ask {
         Approval { id: id.into(), title: cut(&title, TITLE_CHARS_MAX), kind: kind(&self.tool).into(), input, options, detail }
     }
 
-    /// The answer to a decision (P-39, P-40).
+    /// The answer to a decision.
     pub fn answer(&self, decision: Decision, reason: Option<&str>, answers: Option<&Value>) -> Answer {
         let refusal = |text: &str, interrupt: bool| Answer::Deny { message: reason.unwrap_or(text).to_string(), interrupt };
         match decision {
@@ -89,7 +89,7 @@ impl Ask {
         if self.is_cut { Map::new() } else { self.input.clone() }
     }
 
-    /// What is suggested, for this session only; without a suggestion a rule for just this (P-40). Changes of the mode are
+    /// What is suggested, for this session only; without a suggestion a rule for just this. Changes of the mode are
     /// no rules: they would allow more than was asked.
     fn session_rules(&self) -> Vec<Value> {
         let mut rules: Vec<Value> =
@@ -152,14 +152,14 @@ impl Ask {
 /// An answer in neutral form.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Answer {
-    /// It may.
+    /// The call is allowed.
     Allow {
-        /// What it is called with.
+        /// The input to use.
         input: Map<String, Value>,
-        /// What it may from now on.
+        /// Rules that hold from now on.
         rules: Vec<Value>,
     },
-    /// It may not.
+    /// The call is denied.
     Deny {
         /// What the model is told.
         message: String,

@@ -1,4 +1,4 @@
-//! A session over its standard streams, one JSON object a line (Claude FACTS section 14.3): `claude -p` stays until its
+//! A session over its standard streams, one JSON object a line: `claude -p` stays until its
 //! input is closed, tells which of our lines it has taken by their `uuid`, and asks for permissions by messages.
 //!
 //! A line that is told as taken may still be missing on disk when the program is killed; so after a restart the
@@ -322,7 +322,7 @@ impl StreamSession {
         self.next_boundary();
     }
 
-    /// Begins when no turn runs.
+    /// Begins when no turn runs.
     fn next_boundary(&mut self) {
         let free = self.open && self.turn.is_none() && self.sent.is_empty();
         let Some((_, boundary, _, begun)) = self.boundary.as_mut().filter(|(.., begun)| free && !begun) else {

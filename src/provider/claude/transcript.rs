@@ -1,4 +1,4 @@
-//! The transcript of a session, line by line (Claude FACTS section 11): what was said, by whom, and what it proves.
+//! The transcript of a session, line by line: what was said, by whom, and what it proves.
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
@@ -102,7 +102,7 @@ pub enum Block {
 }
 
 impl Answer {
-    /// The turn is over with this message.
+    /// Whether the turn is over with this message: its `stop_reason` is there and names neither a tool nor a pause.
     pub fn ends_turn(&self) -> bool {
         !matches!(self.stop_reason.as_str(), "" | "tool_use" | "pause_turn")
     }
@@ -349,7 +349,7 @@ fn read_attachment(line: Line, at: i64) -> Option<Entry> {
     Some(Entry::Prompt(Prompt { uuid, text: text_of(&attachment.prompt?), human, joined: true, at, ..Default::default() }))
 }
 
-/// What was sent as a paste, without the wrapper that the program puts around several lines (FACTS section 7).
+/// What was sent as a paste, without the wrapper that the program puts around several lines.
 pub fn unwrapped(text: &str) -> &str {
     let trimmed = text.trim();
     let Some(rest) = trimmed.strip_prefix("<pasted_content id=") else { return trimmed };
@@ -363,7 +363,7 @@ pub fn squeezed(text: &str) -> String {
     text.chars().filter(|c| !c.is_whitespace() && !is_invisible(*c)).collect()
 }
 
-/// What became of messages, gathered while a transcript is read from its beginning (D-11).
+/// What became of messages, gathered while a transcript is read from its beginning.
 #[derive(Debug)]
 pub struct Evidence {
     /// The messages.

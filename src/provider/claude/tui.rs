@@ -348,7 +348,7 @@ impl TuiSession {
                 for id in self.held.keys().cloned().collect::<Vec<_>>() {
                     self.withdraw(&id, "the runner stops");
                 }
-                // Its own way to end: SIGTERM, in any state and without a key (FACTS section 10).
+                // Its own way to end: SIGTERM, in any state and without a key.
                 self.out.push(Output::CloseInput);
             }
         }
@@ -384,8 +384,8 @@ impl TuiSession {
         }
     }
 
-    /// Ready to be typed into: the registry says idle and the input box is on the screen (FACTS section 7; seen: what is
-    /// pasted before that loses its Enter).
+    /// Ready to be typed into: the registry says idle and the input box is on the screen. What is
+    /// pasted before that loses its Enter (seen).
     fn open_if_ready(&mut self, now: Now) {
         if self.open || self.over || self.opening.is_none() && self.start.terminal || self.evidence.is_some() {
             return;

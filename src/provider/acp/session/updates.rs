@@ -1,4 +1,4 @@
-//! What an agent tells during a turn: text, tools, plan, mode, use of the context (ACP FACTS section 4).
+//! What an agent tells during a turn: text, tools, plan, mode, use of the context.
 
 use serde_json::{Value, json};
 
@@ -13,7 +13,7 @@ impl AcpSession {
         let kind = update.get("sessionUpdate").and_then(Value::as_str).unwrap_or_default();
         let text = update.pointer("/content/text").and_then(Value::as_str).unwrap_or_default();
         if let Some(replay) = self.replay.as_mut() {
-            // Updates while a load is open are history (section 8): evidence, never mirrored again.
+            // Updates while a load is open are history: evidence, never mirrored again.
             match kind {
                 "user_message_chunk" => replay.push(Side::User, text),
                 "agent_message_chunk" => replay.push(Side::Agent, text),
@@ -23,7 +23,7 @@ impl AcpSession {
             return;
         }
         match kind {
-            // One agent says a change of mode in its own voice (section 3); that is no part of an answer.
+            // One agent tells a change of mode as a message; that is no part of an answer.
             "agent_message_chunk" if text.starts_with(MODE_UPDATE) => {
                 self.fact("mode", json!(one_line(text.trim_start_matches(MODE_UPDATE).trim(), 100)));
             }
@@ -62,12 +62,12 @@ impl AcpSession {
                 }
             }
             "session_info_update" => self.on_engine_state(update.pointer("/_meta/codex").unwrap_or(&Value::Null)),
-            // Unknown kinds and those that may come at any time say nothing about a turn (section 2).
+            // Unknown kinds and those that may come at any time say nothing about a turn.
             _ => {}
         }
     }
 
-    /// What the agent means to do, step by step.
+    /// The agent's plan, step by step.
     fn on_plan(&mut self, update: &Value) {
         let entries = update.get("entries").and_then(Value::as_array).cloned().unwrap_or_default();
         let text = |entry: &Value, field: &str| entry.get(field).and_then(Value::as_str).unwrap_or_default().to_string();
@@ -93,8 +93,7 @@ impl AcpSession {
         self.signal(Signal::Mirror(Mirror { kind: "reasoning", body, label: Some("plan".into()), status: None, key: None, turn }));
     }
 
-    /// One adapter ends a turn as if all were well after its engine failed; its engine's state says the truth (section 1,
-    /// item 8).
+    /// One adapter ends a turn with `end_turn` after its engine failed; the engine's own state tells the failure.
     fn on_engine_state(&mut self, engine: &Value) {
         let error = engine.get("error").filter(|error| error.is_object());
         if let Some(error) = error {

@@ -88,7 +88,7 @@ impl TuiSession {
         if decision == Decision::Abort
             && let Some(turn) = self.turn.as_mut()
         {
-            // Like Escape: no hook follows (FACTS section 6).
+            // As after Escape, no hook follows.
             turn.interrupted = true;
             self.look_soon(now, Duration::from_millis(100));
         }

@@ -1,4 +1,4 @@
-//! What the hooks tell (Claude FACTS section 5).
+//! What the hooks tell.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -77,7 +77,7 @@ impl TuiSession {
                 self.end_turn(now, TurnEnd::Failed(error.chars().take(2000).collect()), None, "hook StopFailure");
             }
             "SubagentStart" => self.on_work(text("agent_id"), "subagent", text("agent_type"), true),
-            // A compaction fires one too, without a type and without a start (FACTS section 5).
+            // A compaction fires one too, without a type and without a start.
             "SubagentStop" if !text("agent_type").is_empty() => {
                 self.withdraw_of(text("agent_id"));
                 self.on_work(text("agent_id"), "subagent", "", false);
@@ -113,7 +113,7 @@ impl TuiSession {
                 self.on_fetched(now, &ids.take(1000).collect::<Vec<u64>>());
             }
             "status-line" => self.on_status_line(payload),
-            // Bare words of a hook whose program could not be run; the others witness is asked for the truth.
+            // A bare word, of a hook whose program could not be run: the registry and the screen are asked.
             "busy" => self.begin_turn(now, "bare status post of a hook"),
             "idle" => self.look_soon(now, Duration::ZERO),
             _ => {}
@@ -156,7 +156,7 @@ impl TuiSession {
         }
     }
 
-    /// `/clear` gives the session another id in the same process (FACTS section 0, item 7), `/resume` one that was there before.
+    /// `/clear` gives the session a new id in the same process, `/resume` that of an earlier one.
     pub(super) fn on_session_id(&mut self, now: Now, session: &str, old: bool) {
         let left = session == self.left_session && self.left_until.is_some_and(|until| now.tick < until);
         if session == self.session || left || !is_id(session) {
@@ -262,7 +262,7 @@ impl TuiSession {
         }
         let ask = Ask::read(payload, "tool_input");
         let agent = payload.get("agent_id").and_then(Value::as_str).unwrap_or_default().to_string();
-        // One dialog at a time for each: a new one means that the one before was answered (P-42).
+        // One dialog at a time for each: a new one means that the one before was answered.
         self.withdraw_of(&agent);
         if self.settings.rejects_all() && !ask.is_question() {
             let answer = ask.answer(

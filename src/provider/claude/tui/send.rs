@@ -1,4 +1,4 @@
-//! Texts on their way into the session, and the proof that they arrived (Claude FACTS sections 7 and 14.1).
+//! Texts on their way into the session, and the proof that they arrived.
 //!
 //! What people say is pasted: look, keep a person's draft away with the program's own stash, paste, look whether the text
 //! stands in the box, Enter. What agents and systems say goes through the session's own socket, which frames it as such.

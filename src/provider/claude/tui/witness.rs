@@ -1,4 +1,4 @@
-//! The other witnesses: the program's registry file, the transcript, the screen (Claude FACTS sections 8, 9 and 11).
+//! The other sources: the program's registry file, the transcript, the screen.
 
 use std::time::Duration;
 

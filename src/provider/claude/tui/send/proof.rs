@@ -1,4 +1,4 @@
-//! The proof that a text arrived, and what is done about one that did not (Claude FACTS sections 7 and 14.1).
+//! The proof that a text arrived, and what is done about one that did not.
 
 use std::time::Duration;
 
