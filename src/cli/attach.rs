@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::agents::find_runner;
 use super::args::Attach;
 use super::exit::{Failure, OK, Outcome};
 use super::print;
+use super::status::find_runner;
 use crate::edge::http::{Base, Http};
 use crate::secret::Secret;
 

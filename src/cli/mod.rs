@@ -1,9 +1,12 @@
 //! Commands: what was typed, one match to what is done, exit codes.
 
 pub mod agents;
+pub mod approvals;
 pub mod args;
 pub mod attach;
+mod cards;
 pub mod client;
+pub mod command;
 pub mod doctor;
 pub mod exit;
 pub mod generate;
@@ -20,6 +23,7 @@ pub mod run;
 pub mod send;
 mod service;
 mod settings;
+pub mod status;
 pub mod token;
 pub mod up;
 
@@ -121,11 +125,11 @@ fn dispatch(mut arguments: Vec<String>) -> Outcome {
         }
         Command::Reply(reply) => send::reply(reply),
         Command::Agents(agents) => agents::agents(&agents),
-        Command::Status(status) => agents::status(&status),
+        Command::Status(status) => status::status(&status),
         Command::Attach(options) => attach::attach(&options),
         Command::Monitor(_) => monitor::monitor(),
-        Command::Approvals(approvals) => agents::approvals(&approvals),
-        Command::Command(issue) => agents::command(&issue),
+        Command::Approvals(approvals) => approvals::approvals(&approvals),
+        Command::Command(issue) => command::command(&issue),
         Command::Label(label) => token::label(&label),
         Command::Token(options) => token::token(&options),
         Command::Doctor(options) => doctor::doctor(&options),

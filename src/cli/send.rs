@@ -128,7 +128,7 @@ fn told(sent: &Value, as_json: bool) -> Outcome {
 fn asks(card: &Value, to: &str) -> Option<String> {
     let id = card["id"].as_str()?;
     let asks = card.pointer("/meta/pendingApprovals").and_then(Value::as_array).is_some_and(|open| !open.is_empty());
-    (asks && super::agents::is_there(card) && (id == to || is_group(to))).then(|| id.to_string())
+    (asks && super::cards::is_there(card) && (id == to || is_group(to))).then(|| id.to_string())
 }
 
 /// Whether a target may mean several.

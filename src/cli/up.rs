@@ -83,7 +83,7 @@ pub fn up(options: Up) -> Outcome {
     if let Some(mut hub) = hub {
         // Others may have come to rely on it.
         let others = Client::new(&global).and_then(|client| client.call("GET", path::AGENTS, None)).ok();
-        let other = |card: &Value| card["id"] != own.as_str() && super::agents::is_there(card);
+        let other = |card: &Value| card["id"] != own.as_str() && super::cards::is_there(card);
         let used = others.is_some_and(|answer| answer["agents"].as_array().into_iter().flatten().any(other));
         if used {
             print::line("other agents are connected: the hub goes on (stop it with SIGTERM to the pid in hub/hub.json)");

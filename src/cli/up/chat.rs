@@ -168,7 +168,7 @@ impl Chat {
         loop {
             if let (200, card) = self.client.raw("GET", &path::agent(&self.agent), None)? {
                 let word = card.pointer("/meta/status").and_then(Value::as_str).unwrap_or_default();
-                if crate::cli::agents::is_there(&card) && matches!(word, "idle" | "busy" | "blocked") {
+                if crate::cli::cards::is_there(&card) && matches!(word, "idle" | "busy" | "blocked") {
                     return Ok(None);
                 }
             }
