@@ -71,60 +71,84 @@ impl BodyReader {
     pub fn advance(&mut self) -> Progress {
         let mut at = 0;
         let progress = loop {
-            let input = &self.raw[at..];
-            match self.step {
-                Step::Over => break Progress::Complete,
-                Step::Rest(0) => self.step = Step::Over,
-                Step::Rest(left) | Step::Chunk(left)
-                    if !input.is_empty() && left > 2 * usize::from(matches!(self.step, Step::Chunk(_))) =>
-                {
-                    let is_chunk = matches!(self.step, Step::Chunk(_));
-                    let wanted = if is_chunk { left - 2 } else { left };
-                    let take = wanted.min(input.len());
-                    self.done.extend_from_slice(&input[..take]);
-                    at += take;
-                    self.step = if is_chunk { Step::Chunk(left - take) } else { Step::Rest(left - take) };
-                }
-                Step::Rest(_) => break Progress::More,
-                Step::Chunk(_) => match input {
-                    [b'\r', b'\n', ..] => {
-                        at += 2;
-                        self.step = Step::Size;
-                    }
-                    [] | [b'\r'] => break Progress::More,
-                    _ => break Progress::Bad(400, "bad_chunk", "a chunk is longer than it said"),
-                },
-                Step::Size => match httparse::parse_chunk_size(&input[..input.len().min(LINE_BYTES_MAX)]) {
-                    Ok(httparse::Status::Complete((used, size))) => {
-                        at += used;
-                        self.overhead += used;
-                        let bloated = self.overhead > OVERHEAD_MAX && !crate::planted::is("endless-chunks");
-                        if bloated || size > self.bytes_max.saturating_sub(self.done.len()) as u64 {
-                            break Progress::Bad(413, "body_too_large", "the request body is too large");
-                        }
-                        self.step = if size == 0 { Step::Trailer } else { Step::Chunk(size as usize + 2) };
-                    }
-                    Ok(httparse::Status::Partial) if input.len() < LINE_BYTES_MAX => break Progress::More,
-                    _ => break Progress::Bad(400, "bad_chunk", "the size of a chunk cannot be read"),
-                },
-                Step::Trailer => match input.iter().take(LINE_BYTES_MAX).position(|byte| *byte == b'\n') {
-                    Some(end) => {
-                        at += end + 1;
-                        self.overhead += end + 1;
-                        if self.overhead > OVERHEAD_MAX {
-                            break Progress::Bad(413, "body_too_large", "too many lines follow the last chunk");
-                        }
-                        if end == 0 || input[..end] == *b"\r" {
-                            self.step = Step::Over;
-                        }
-                    }
-                    None if input.len() < LINE_BYTES_MAX => break Progress::More,
-                    None => break Progress::Bad(400, "bad_chunk", "a line behind the last chunk is too long"),
-                },
+            match self.step(at) {
+                Ok(used) => at += used,
+                Err(progress) => break progress,
             }
         };
         self.raw.drain(..at);
         progress
+    }
+
+    /// One step from that byte on: how many were used, or why it does not go on.
+    fn step(&mut self, at: usize) -> Result<usize, Progress> {
+        let input = &self.raw[at..];
+        match self.step {
+            Step::Over => Err(Progress::Complete),
+            Step::Rest(0) => {
+                self.step = Step::Over;
+                Ok(0)
+            }
+            Step::Rest(_) | Step::Chunk(3..) if input.is_empty() => Err(Progress::More),
+            Step::Rest(left) => {
+                let take = left.min(input.len());
+                self.done.extend_from_slice(&input[..take]);
+                self.step = Step::Rest(left - take);
+                Ok(take)
+            }
+            Step::Chunk(left @ 3..) => {
+                let take = (left - 2).min(input.len());
+                self.done.extend_from_slice(&input[..take]);
+                self.step = Step::Chunk(left - take);
+                Ok(take)
+            }
+            Step::Chunk(_) => match input {
+                [b'\r', b'\n', ..] => {
+                    self.step = Step::Size;
+                    Ok(2)
+                }
+                [] | [b'\r'] => Err(Progress::More),
+                _ => Err(Progress::Bad(400, "bad_chunk", "a chunk is longer than it said")),
+            },
+            Step::Size => self.chunk_size(at),
+            Step::Trailer => self.trailer(at),
+        }
+    }
+
+    fn chunk_size(&mut self, at: usize) -> Result<usize, Progress> {
+        let input = &self.raw[at..];
+        match httparse::parse_chunk_size(&input[..input.len().min(LINE_BYTES_MAX)]) {
+            Ok(httparse::Status::Complete((used, size))) => {
+                self.overhead += used;
+                let bloated = self.overhead > OVERHEAD_MAX && !crate::planted::is("endless-chunks");
+                if bloated || size > self.bytes_max.saturating_sub(self.done.len()) as u64 {
+                    return Err(Progress::Bad(413, "body_too_large", "the request body is too large"));
+                }
+                self.step = if size == 0 { Step::Trailer } else { Step::Chunk(size as usize + 2) };
+                Ok(used)
+            }
+            Ok(httparse::Status::Partial) if input.len() < LINE_BYTES_MAX => Err(Progress::More),
+            _ => Err(Progress::Bad(400, "bad_chunk", "the size of a chunk cannot be read")),
+        }
+    }
+
+    fn trailer(&mut self, at: usize) -> Result<usize, Progress> {
+        let input = &self.raw[at..];
+        let Some(end) = input.iter().take(LINE_BYTES_MAX).position(|byte| *byte == b'\n') else {
+            return Err(if input.len() < LINE_BYTES_MAX {
+                Progress::More
+            } else {
+                Progress::Bad(400, "bad_chunk", "a line behind the last chunk is too long")
+            });
+        };
+        self.overhead += end + 1;
+        if self.overhead > OVERHEAD_MAX {
+            return Err(Progress::Bad(413, "body_too_large", "too many lines follow the last chunk"));
+        }
+        if end == 0 || input[..end] == *b"\r" {
+            self.step = Step::Over;
+        }
+        Ok(end + 1)
     }
 
     /// The body, and the bytes behind it.

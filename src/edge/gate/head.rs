@@ -10,6 +10,18 @@ pub(super) enum Head {
     Complete { size: usize, request: Request, upgrade: bool, framing: Framing, keep: bool, expects: bool },
 }
 
+/// Why a head is not acceptable: status, code and sentence of the answer.
+type Bad = (u16, &'static str, &'static str);
+
+/// What the header lines say, besides what stands in the request.
+struct Lines {
+    upgrade: bool,
+    length: Option<usize>,
+    chunked: bool,
+    expects: bool,
+    keep: bool,
+}
+
 pub(super) fn parse_head(bytes: &[u8], head_bytes_max: usize, body_bytes_max: usize) -> Head {
     if bytes.is_empty() {
         return Head::Partial;
@@ -25,62 +37,71 @@ pub(super) fn parse_head(bytes: &[u8], head_bytes_max: usize, body_bytes_max: us
         Err(_) if bytes[0] == 0x16 => {
             return Head::Bad(400, "tls_on_plain_port", "this port does not speak TLS; use http://");
         }
-        Err(_) => return Head::Bad(400, "bad_request", "this is no HTTP request"),
+        Err(_) => return Head::Bad(400, "bad_request", "this is not an HTTP request"),
     };
     let mut request = Request { method: parsed.method.unwrap_or_default().to_string(), ..Default::default() };
     let target = parsed.path.unwrap_or_default();
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     (request.path, request.query) = (path.to_string(), query.to_string());
-    let (mut upgrade, mut length, mut chunked, mut expects) = (false, None, false, false);
-    let mut keep = parsed.version == Some(1);
+    let keep = parsed.version == Some(1);
+    let mut lines = Lines { upgrade: false, length: None, chunked: false, expects: false, keep };
     for header in parsed.headers.iter() {
         let value = String::from_utf8_lossy(header.value);
-        let value = value.trim();
-        match header.name.to_ascii_lowercase().as_str() {
-            "x-agent-relay-token" => request.token = value.to_string(),
-            "authorization" if request.token.is_empty() => {
-                if let Some((_, token)) = value.split_once(' ').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")) {
-                    request.token = token.trim().to_string();
-                }
-            }
-            "content-length" => {
-                if length.is_some() {
-                    return Head::Bad(400, "bad_length", "more than one Content-Length");
-                }
-                // Checked before anything is reserved or read.
-                let digits = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
-                match value.parse::<u64>() {
-                    _ if !digits => return Head::Bad(400, "bad_length", "Content-Length is no number"),
-                    Ok(told) if told <= body_bytes_max as u64 => length = Some(told as usize),
-                    Ok(_) => {
-                        return Head::Bad(413, "body_too_large", "the request body is too large");
-                    }
-                    Err(_) => return Head::Bad(413, "body_too_large", "the request body is too large"),
-                }
-            }
-            "transfer-encoding" if value.eq_ignore_ascii_case("chunked") && !chunked => chunked = true,
-            "transfer-encoding" => return Head::Bad(501, "bad_encoding", "the only Transfer-Encoding here is chunked"),
-            "last-event-id" => request.last_event_id = value.chars().take(32).collect(),
-            "connection" => {
-                let words = value.to_ascii_lowercase();
-                if words.contains("close") {
-                    keep = false;
-                } else if words.contains("keep-alive") {
-                    keep = true;
-                }
-            }
-            "upgrade" if value.eq_ignore_ascii_case("websocket") => upgrade = true,
-            "expect" => expects = value.eq_ignore_ascii_case("100-continue"),
-            _ => {}
+        let name = header.name.to_ascii_lowercase();
+        if let Err((status, code, text)) = lines.take(&mut request, &name, value.trim(), body_bytes_max) {
+            return Head::Bad(status, code, text);
         }
     }
-    let framing = match (chunked, length) {
+    let framing = match (lines.chunked, lines.length) {
         // Both lengths in one request: somebody in between may see another second request than we do (smuggling).
         (true, Some(_)) => return Head::Bad(400, "bad_length", "both Content-Length and chunks"),
         (true, None) => Framing::Chunked,
         (false, length) => Framing::Length(length.unwrap_or(0)),
     };
+    let Lines { upgrade, expects, keep, .. } = lines;
     Head::Complete { size, request, upgrade, framing, keep, expects }
+}
+
+impl Lines {
+    /// Takes one header line; `name` in small letters.
+    fn take(&mut self, request: &mut Request, name: &str, value: &str, body_bytes_max: usize) -> Result<(), Bad> {
+        match name {
+            "x-agent-relay-token" => request.token = value.to_string(),
+            "authorization" if request.token.is_empty() => {
+                let scheme = value.split_once(' ');
+                if let Some((_, token)) = scheme.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")) {
+                    request.token = token.trim().to_string();
+                }
+            }
+            "content-length" if self.length.is_some() => return Err((400, "bad_length", "more than one Content-Length")),
+            "content-length" => self.length = Some(content_length(value, body_bytes_max)?),
+            "transfer-encoding" if value.eq_ignore_ascii_case("chunked") && !self.chunked => self.chunked = true,
+            "transfer-encoding" => return Err((501, "bad_encoding", "the only Transfer-Encoding here is chunked")),
+            "last-event-id" => request.last_event_id = value.chars().take(32).collect(),
+            "connection" => {
+                let words = value.to_ascii_lowercase();
+                if words.contains("close") {
+                    self.keep = false;
+                } else if words.contains("keep-alive") {
+                    self.keep = true;
+                }
+            }
+            "upgrade" if value.eq_ignore_ascii_case("websocket") => self.upgrade = true,
+            "expect" => self.expects = value.eq_ignore_ascii_case("100-continue"),
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// Checked before anything is reserved or read.
+fn content_length(value: &str, body_bytes_max: usize) -> Result<usize, Bad> {
+    if value.is_empty() || !value.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err((400, "bad_length", "Content-Length is not a number"));
+    }
+    // What has too many digits is too large as well.
+    let told = value.parse::<u64>().ok().filter(|told| *told <= body_bytes_max as u64);
+    told.map(|told| told as usize).ok_or((413, "body_too_large", "the request body is too large"))
 }
 
 /// The answer to an upgrade; `None` if the request is not a valid one.

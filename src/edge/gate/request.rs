@@ -72,7 +72,7 @@ impl<E, H: FnMut(GateEvent) -> Handled<E>> Gate<E, H> {
                 self.bodies.insert((since, id));
                 self.headless.remove(&id);
                 if upgrade && answer.is_none() {
-                    return self.fail(id, 400, "bad_upgrade", "this is no proper WebSocket handshake (RFC 6455)");
+                    return self.fail(id, 400, "bad_upgrade", "this is not a WebSocket handshake (RFC 6455)");
                 }
                 if expects && let Some(conn) = self.conns.get_mut(&id) {
                     let _ = conn.socket.write(b"HTTP/1.1 100 Continue\r\n\r\n");
