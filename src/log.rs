@@ -6,41 +6,52 @@
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 
 use log::LevelFilter;
 
 use crate::core::chars::one_line;
+use crate::wire::control::LogLevel;
 
 /// The file is replaced when it grows beyond this.
 const FILE_BYTES_MAX: u64 = 16 << 20;
 
-/// A level as people write it; `fatal` is an error that is never filtered.
-pub fn level_of(word: &str) -> Option<LevelFilter> {
-    Some(match word.trim().to_ascii_lowercase().as_str() {
-        "debug" => LevelFilter::Debug,
-        "info" => LevelFilter::Info,
-        "warn" => LevelFilter::Warn,
-        "error" | "fatal" => LevelFilter::Error,
-        _ => return None,
-    })
+/// Where lines go; set once, by [`start`].
+static TARGET: OnceLock<Mutex<Target>> = OnceLock::new();
+
+/// A level as people write it.
+pub fn level_of(word: &str) -> Option<LogLevel> {
+    LogLevel::parse(&word.trim().to_ascii_lowercase())
 }
 
-/// The level at the start: `AGENT_RELAY_LOG_LEVEL`, else `debug` if `AGENT_RELAY_SESSION_DEBUG` is 1, else `info`.
-pub fn start_level() -> LevelFilter {
+/// The level that the environment asks for.
+pub fn start_level() -> LogLevel {
     let wanted = std::env::var("AGENT_RELAY_LOG_LEVEL").ok().and_then(|word| level_of(&word));
     let debug = std::env::var("AGENT_RELAY_SESSION_DEBUG").is_ok_and(|value| value == "1");
-    wanted.unwrap_or(if debug { LevelFilter::Debug } else { LevelFilter::Info })
+    wanted.unwrap_or(if debug { LogLevel::Debug } else { LogLevel::Info })
 }
 
-/// Name of the current level.
-pub fn current_level() -> &'static str {
+/// From which level on lines are written.
+pub fn current_level() -> LogLevel {
     match log::max_level() {
-        LevelFilter::Debug | LevelFilter::Trace => "debug",
-        LevelFilter::Info => "info",
-        LevelFilter::Warn => "warn",
-        _ => "error",
+        LevelFilter::Debug | LevelFilter::Trace => LogLevel::Debug,
+        LevelFilter::Info => LogLevel::Info,
+        LevelFilter::Warn => LogLevel::Warn,
+        LevelFilter::Error => LogLevel::Error,
+        LevelFilter::Off => LogLevel::Fatal,
     }
+}
+
+/// From now on only lines of this level and above are written.
+pub fn set_level(level: LogLevel) {
+    log::set_max_level(match level {
+        LogLevel::Debug => LevelFilter::Debug,
+        LogLevel::Info => LevelFilter::Info,
+        LogLevel::Warn => LevelFilter::Warn,
+        LogLevel::Error => LevelFilter::Error,
+        // The `log` crate has no such level: these lines go past its filter.
+        LogLevel::Fatal => LevelFilter::Off,
+    });
 }
 
 struct Target {
@@ -81,45 +92,52 @@ pub fn start(path: Option<PathBuf>, echo: bool) -> std::io::Result<()> {
     let opened = path.as_deref().map(Target::open).transpose()?;
     let (file, written) = opened.map_or((None, 0), |(file, size)| (Some(file), size));
     let echo = echo || path.is_none();
-    let target = Mutex::new(Target { path, file, written, echo });
-    // Filtering is left to `log::set_max_level`, which can change while the program runs.
+    let _ = TARGET.set(Mutex::new(Target { path, file, written, echo }));
+    // Filtering is left to `set_level`, which can change while the program runs.
     let logger = env_logger::Builder::new()
         .filter_module("rustls", LevelFilter::Off)
         .filter_module("ureq", LevelFilter::Off)
         .filter_module("ureq_proto", LevelFilter::Off)
         .filter_module("tungstenite", LevelFilter::Off)
         .filter_level(LevelFilter::Debug)
-        .format(move |_, record| {
-            let level = record.level();
-            let line = line(&timestamp(), level.as_str(), record.target(), &record.args().to_string());
-            if let Ok(mut target) = target.lock() {
-                target.write(&line, level == log::Level::Error);
-            }
+        .format(|_, record| {
+            let level = match record.level() {
+                log::Level::Error => LogLevel::Error,
+                log::Level::Warn => LogLevel::Warn,
+                log::Level::Info => LogLevel::Info,
+                log::Level::Debug | log::Level::Trace => LogLevel::Debug,
+            };
+            put(level, record.target(), &record.args().to_string());
             Ok(())
         })
         .build();
     let _ = log::set_boxed_logger(Box::new(logger));
-    log::set_max_level(start_level());
+    set_level(start_level());
     Ok(())
 }
 
+/// Writes a line, whatever the level of the log is.
+fn put(level: LogLevel, component: &str, text: &str) {
+    let line = line(&timestamp(), level, component, text);
+    if let Some(mut target) = TARGET.get().and_then(|target| target.lock().ok()) {
+        target.write(&line, level >= LogLevel::Error);
+    }
+}
+
 /// One line, whatever a stranger's text in it holds: breaks are shown as a sign, what acts on a terminal as `\u{…}`.
-fn line(time: &str, level: &str, component: &str, text: &str) -> String {
-    let (level, text) = match text.strip_prefix("\u{1}fatal ") {
-        Some(text) => ("FATAL", text),
-        None => (level, text),
-    };
+fn line(time: &str, level: LogLevel, component: &str, text: &str) -> String {
+    let level = level.as_str().to_ascii_uppercase();
     format!("[{time}] {level:<5} [{component}] {}\n", one_line(text))
 }
 
-/// Writes a line of an effect; `fatal` is an error with its own word.
-pub fn write(level: &str, component: &str, text: &str) {
+/// Writes a line of an effect, if the level of the log lets it pass.
+pub fn write(level: LogLevel, component: &str, text: &str) {
     match level {
-        "fatal" => log::error!(target: component, "\u{1}fatal {text}"),
-        "error" => log::error!(target: component, "{text}"),
-        "warn" => log::warn!(target: component, "{text}"),
-        "info" => log::info!(target: component, "{text}"),
-        _ => log::debug!(target: component, "{text}"),
+        LogLevel::Fatal => put(level, component, text),
+        LogLevel::Error => log::error!(target: component, "{text}"),
+        LogLevel::Warn => log::warn!(target: component, "{text}"),
+        LogLevel::Info => log::info!(target: component, "{text}"),
+        LogLevel::Debug => log::debug!(target: component, "{text}"),
     }
 }
 
@@ -174,9 +192,12 @@ mod tests {
         assert_eq!(iso(0), "1970-01-01T00:00:00.000Z");
         assert_eq!(iso(1_709_164_799_999), "2024-02-28T23:59:59.999Z");
         assert_eq!(iso(1_709_251_200_000), "2024-03-01T00:00:00.000Z");
-        assert_eq!(line("T", "INFO", "bus", "a\r\nb\nc"), "[T] INFO  [bus] a ⏎ b ⏎ c\n");
-        assert_eq!(line("T", "INFO", "bus", "a\r[T] ERROR b\u{1b}[2J\u{202e}\n"), "[T] INFO  [bus] a ⏎ [T] ERROR b\\u{1b}[2J\\u{202e}\n");
-        assert_eq!(line("T", "ERROR", "x", "\u{1}fatal y"), "[T] FATAL [x] y\n");
+        assert_eq!(line("T", LogLevel::Info, "bus", "a\r\nb\nc"), "[T] INFO  [bus] a ⏎ b ⏎ c\n");
+        assert_eq!(
+            line("T", LogLevel::Info, "bus", "a\r[T] ERROR b\u{1b}[2J\u{202e}\n"),
+            "[T] INFO  [bus] a ⏎ [T] ERROR b\\u{1b}[2J\\u{202e}\n"
+        );
+        assert_eq!(line("T", LogLevel::Fatal, "x", "\u{1}fatal y"), "[T] FATAL [x] \\u{1}fatal y\n");
         let stamp = file_stamp();
         assert!(stamp.len() == 15 && stamp.as_bytes()[8] == b'-', "{stamp}");
         assert_eq!(safe_name("a b//ü.c"), "a_b_.c");

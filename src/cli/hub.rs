@@ -15,6 +15,7 @@ use crate::edge::http::Base;
 use crate::edge::{gate, stream};
 use crate::hub::run::{self, Listening};
 use crate::hub::store;
+use crate::wire::control::LogLevel;
 
 /// Runs the hub, or looks after it.
 pub fn hub(options: &Hub) -> Outcome {
@@ -73,7 +74,7 @@ fn serve(options: &Hub) -> Outcome {
     let opened = run::open(&home, &url, !options.temporary)?;
     std::panic::set_hook(Box::new(|info| {
         let recent = crate::runtime::event_loop::recent().join("; ");
-        log::error!(target: "hub", "\u{1}fatal {info}; last events: {recent}");
+        crate::log::write(LogLevel::Fatal, "hub", &format!("{info}; last events: {recent}"));
     }));
     if let Some(said) = opened.said() {
         print::note(said);

@@ -23,7 +23,7 @@ use crate::runtime::agent::{Parts, run};
 use crate::secret::Secret;
 use crate::wire::VERSION;
 use crate::wire::bus::Registration;
-use crate::wire::control::{ENV_AGENT, ENV_TOKEN, RunnerInfo};
+use crate::wire::control::{ENV_AGENT, ENV_TOKEN, LogLevel, RunnerInfo};
 
 /// What happens to an unknown option before `--`.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -214,7 +214,7 @@ fn start(typed: Typed, provider: &'static provider::Provider) -> Outcome {
     crate::log::start(Some(log.clone()), false).map_err(|error| Failure::system(format!("cannot write {}: {error}", log.display())))?;
     std::panic::set_hook(Box::new(|info| {
         let recent = crate::runtime::event_loop::recent().join("; ");
-        log::error!(target: "runner", "\u{1}fatal {info}; last events: {recent}");
+        crate::log::write(LogLevel::Fatal, "runner", &format!("{info}; last events: {recent}"));
         print::complain(&info.to_string());
         print::complain(&format!("last events: {recent}"));
     }));

@@ -9,7 +9,7 @@ use crate::core::tracker::Status;
 use crate::edge::gate::{GateEvent, Handled};
 use crate::secret::Secret;
 use crate::wire::api::error_body;
-use crate::wire::control::LOG_LEVELS;
+use crate::wire::control::LogLevel;
 
 /// Paths with their methods; a part in braces is a number.
 const PATHS: &[(&str, &[&str])] = &[
@@ -165,16 +165,16 @@ fn route(ticket: Ticket, request: &Request, body: Value, upgrade: bool) -> Handl
             ask(ControlRequest::Monitor { session: session.filter(|session| !session.is_empty()) })
         }
         ("GET", "/monitor") => answer(400, json!({"error": "WebSocket upgrade failed"})),
-        ("GET", "/log-level") => answer(200, json!({"level": crate::log::current_level(), "levels": LOG_LEVELS})),
+        ("GET", "/log-level") => answer(200, json!({"level": crate::log::current_level().as_str(), "levels": level_names()})),
         ("POST", "/log-level") => {
-            let word = body.get("level").and_then(Value::as_str).unwrap_or_default().trim().to_ascii_lowercase();
-            let Some(level) = crate::log::level_of(&word) else {
-                return answer(400, json!({"error": format!("level must be one of: {}", LOG_LEVELS.join(", "))}));
+            let word = body.get("level").and_then(Value::as_str).unwrap_or_default();
+            let Some(level) = crate::log::level_of(word) else {
+                return answer(400, json!({"error": format!("level must be one of: {}", level_names().join(", "))}));
             };
             let previous = crate::log::current_level();
-            log::set_max_level(level);
-            log::info!(target: "logger", "level {previous} -> {word}");
-            answer(200, json!({"ok": true, "level": word, "previous": previous}))
+            crate::log::set_level(level);
+            log::info!(target: "logger", "level {previous} -> {level}");
+            answer(200, json!({"ok": true, "level": level.as_str(), "previous": previous.as_str()}))
         }
         (method, path) => match PATHS.iter().find(|(known, _)| is_at(known, path)) {
             Some((_, methods)) => {
@@ -183,6 +183,11 @@ fn route(ticket: Ticket, request: &Request, body: Value, upgrade: bool) -> Handl
             None => answer(404, error_body("not_found", &format!("there is nothing at {path}"))),
         },
     }
+}
+
+/// Levels of the log, lowest first.
+fn level_names() -> Vec<&'static str> {
+    LogLevel::ALL.iter().map(|level| level.as_str()).collect()
 }
 
 /// Compares in a time that does not depend on where the texts differ.

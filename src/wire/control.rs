@@ -44,5 +44,15 @@ pub const ENV_REPLY_MODE: &str = "AGENT_RELAY_REPLY_MODE";
 pub const ENV_HOOKS: &str = "AGENT_RELAY_HOOKS";
 /// Field of a hook's payload that is set where the hook program had to cut texts.
 pub const CUT: &str = "agentRelayCut";
-/// Levels of `/log-level`, lowest first.
-pub const LOG_LEVELS: [&str; 5] = ["debug", "info", "warn", "error", "fatal"];
+
+super::words::words! {
+    /// How much a line of the log matters, and from where on lines are written; lowest first.
+    LogLevel {
+        Debug = "debug",
+        Info = "info",
+        Warn = "warn",
+        Error = "error",
+        /// What the process or a promise of it ends with; no setting leaves it out.
+        Fatal = "fatal",
+    }
+}

@@ -10,6 +10,7 @@ pub mod api;
 pub mod bus;
 pub mod control;
 pub mod ids;
+pub mod words;
 
 /// Version of the relay protocol that this program speaks. A peer with a higher number is served by what both know.
 pub const PROTOCOL: u32 = 1;

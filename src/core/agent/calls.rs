@@ -13,6 +13,7 @@ use crate::core::ids::{CallNumber, MessageRef};
 use crate::core::limits::*;
 use crate::core::time::{Now, Tick};
 use crate::wire::api::{OTHER_GENERATION, path};
+use crate::wire::control::LogLevel;
 
 /// Why a call is made; the answer is handled by it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -197,7 +198,7 @@ impl Agent {
         };
         let line = format!("{what}: {text}");
         if self.status.may_log(now, &line) {
-            self.log("warn", "runner", line);
+            self.log(LogLevel::Warn, "runner", line);
         }
     }
 

@@ -17,6 +17,7 @@ use crate::core::time::{Now, Tick};
 use crate::core::tracker::{Claim, ClaimKind};
 use crate::wire::api::{Command, command_is_final, path};
 use crate::wire::bus::ClientFrame;
+use crate::wire::control::LogLevel;
 
 #[derive(Debug, Clone)]
 struct Known {
@@ -125,7 +126,7 @@ impl Agent {
             return;
         }
         let id = command.id.clone();
-        self.log("info", "runner", format!("command {} id={id}", command.kind));
+        self.log(LogLevel::Info, "runner", format!("command {} id={id}", command.kind));
         let command = Command { status: "accepted".into(), ..command };
         self.commits.write(StoreOp::CommandPut(command.clone()));
         self.remember(Known { command: command.clone(), reported: false, frame: None });

@@ -8,6 +8,7 @@ use crate::core::ids::{CallNumber, PeerId, ProcessNumber, Ticket, VerbNumber};
 use crate::core::session::Verb;
 use crate::secret::Secret;
 use crate::wire::bus::ClientFrame;
+use crate::wire::control::LogLevel;
 
 /// One order of the agent.
 #[derive(Debug, Clone, PartialEq)]
@@ -134,8 +135,8 @@ pub enum Effect {
     },
     /// A line for the log.
     Log {
-        /// `debug`, `info`, `warn`, `error` or `fatal`.
-        level: &'static str,
+        /// Which lines of the log it stands among.
+        level: LogLevel,
         /// Component of the log line, for example `bus`.
         component: String,
         /// Text.

@@ -13,6 +13,7 @@ use super::Agent;
 use super::store::{Generation, StoreOp};
 use crate::core::ids::{MessageId, MessageRef};
 use crate::wire::api::{GENERATION_BYTES_MAX, Message};
+use crate::wire::control::LogLevel;
 
 /// How an answer begins whose message the relay may no longer have; the numbers follow.
 const OLD_ANSWER: &str = "[agent-relay] This answers message";
@@ -139,7 +140,7 @@ impl Agent {
         self.commits.write(StoreOp::Note { key: RELAY_NOTE.into(), value: Some(name.clone()) });
         if before != 0 {
             self.log(
-                "warn",
+                LogLevel::Warn,
                 "runner",
                 format!("this is another relay, or its data were put back ({name}); what waits is delivered all the same"),
             );
@@ -172,7 +173,7 @@ impl Agent {
                     "the relay's newest message is #{last}, but #{highest} came from it before: a copy of its machine or home runs; \
                      its ids are kept apart from those of the former one"
                 );
-                self.log("warn", "runner", text.clone());
+                self.log(LogLevel::Warn, "runner", text.clone());
                 self.generations.doubt = Some(text);
                 let alias = format!("{told}~{}", &self.rng.uuid()[..8]);
                 let number = self.add_generation(alias, Some(told), None);

@@ -16,6 +16,7 @@ use crate::core::session::Verb;
 use crate::core::time::Now;
 use crate::core::tracker::Work;
 use crate::wire::api::Obligation;
+use crate::wire::control::LogLevel;
 
 /// Hooks that wait and monitors: connections to the control port that outlast a request.
 #[derive(Debug, Default)]
@@ -174,7 +175,7 @@ impl Agent {
     pub(super) fn on_monitor_said(&mut self, text: &str) {
         let kind = serde_json::from_str::<Value>(text).ok().and_then(|frame| frame.get("type").and_then(Value::as_str).map(str::to_string));
         if kind.as_deref() == Some("message.delivered") {
-            self.log("debug", "provider", "a monitor has printed what waits");
+            self.log(LogLevel::Debug, "provider", "a monitor has printed what waits");
         }
     }
 
@@ -203,7 +204,7 @@ impl Agent {
 
     /// A person ended the provider at its terminal, so the runner ends too.
     pub(super) fn on_left(&mut self, now: Now, reason: &str) {
-        self.log("info", "lifecycle", format!("the provider was left: {reason}"));
+        self.log(LogLevel::Info, "lifecycle", format!("the provider was left: {reason}"));
         self.begin_stop(now, Why::Asked(StopReason::Left));
     }
 }

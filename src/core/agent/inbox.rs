@@ -13,6 +13,7 @@ use crate::core::matching;
 use crate::core::time::Now;
 use crate::wire::api::{Message, path};
 use crate::wire::bus::ClientFrame;
+use crate::wire::control::LogLevel;
 
 /// Urgent messages that are kept in memory while it is full of others.
 const URGENT_KEPT_MAX: usize = 32;
@@ -319,7 +320,7 @@ impl Agent {
         };
         let payload = serde_json::to_value(note).expect("plain data");
         self.log(
-            "warn",
+            LogLevel::Warn,
             "task",
             format!("not started, the relay no longer has it: message {at} of {}", self.generations.name(at.generation)),
         );

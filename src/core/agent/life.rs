@@ -14,6 +14,7 @@ use crate::core::ids::{ProcessNumber, ProcessRef, VerbNumber};
 use crate::core::session::{Opened, Resume, Verb};
 use crate::core::time::{Now, Tick};
 use crate::core::tracker::{Status, TURN};
+use crate::wire::control::LogLevel;
 
 /// The actual state of the provider.
 #[derive(Debug, Clone, PartialEq)]
@@ -165,7 +166,7 @@ impl Agent {
         match event {
             ProviderEvent::Spawned { process, terminal } => self.on_spawned(process, terminal),
             ProviderEvent::SpawnFailed { reason, permanent } => {
-                self.log("error", "lifecycle", format!("the provider cannot be started: {reason}"));
+                self.log(LogLevel::Error, "lifecycle", format!("the provider cannot be started: {reason}"));
                 self.on_provider_gone(now, reason, permanent);
             }
             ProviderEvent::Signal(signal) => self.on_signal(now, signal),
@@ -177,7 +178,7 @@ impl Agent {
                     self.on_left(now, "it ended in its own terminal");
                 }
                 let text = format!("the provider ended with code {code}{said}");
-                self.log(if expected { "info" } else { "warn" }, "lifecycle", text.clone());
+                self.log(if expected { LogLevel::Info } else { LogLevel::Warn }, "lifecycle", text.clone());
                 self.on_provider_gone(now, text, false);
             }
         }
@@ -217,7 +218,11 @@ impl Agent {
             self.life.record.session = opened.session.clone();
             self.commits.write(StoreOp::ProviderPut(self.life.record.clone()));
         }
-        self.log("info", "lifecycle", format!("provider ready agent={:?} session={} how={:?}", opened.agent, opened.session, opened.how));
+        self.log(
+            LogLevel::Info,
+            "lifecycle",
+            format!("provider ready agent={:?} session={} how={:?}", opened.agent, opened.session, opened.how),
+        );
         self.status.touch();
         self.on_conversation(now, opened.how);
         self.on_restart_done(now, Ok(()));
@@ -226,7 +231,7 @@ impl Agent {
     /// The conversation goes on under another id.
     pub(super) fn on_moved(&mut self, session: String) {
         if self.life.record.session != session {
-            self.log("info", "lifecycle", format!("the conversation is {session} now"));
+            self.log(LogLevel::Info, "lifecycle", format!("the conversation is {session} now"));
             self.life.record.session = session;
             self.commits.write(StoreOp::ProviderPut(self.life.record.clone()));
             self.status.touch();
@@ -239,7 +244,7 @@ impl Agent {
         }
         // From here on it is a failure like any other, with the pauses of the budget.
         self.life.restarting = false;
-        self.log("error", "lifecycle", format!("the conversation cannot be opened: {reason}"));
+        self.log(LogLevel::Error, "lifecycle", format!("the conversation cannot be opened: {reason}"));
         self.life.why = reason.clone();
         if permanent {
             self.life.wanted = false;
@@ -305,7 +310,7 @@ impl Agent {
         self.life.why = format!("{last_words}; next start in {:.1} s", pause.as_secs_f64());
         self.tracker.set_terminal(Some(Status::Offline));
         self.status.timeline("provider.restart_decision", now);
-        self.log("warn", "lifecycle", format!("restart in {} ms, exit {} in the window", pause.as_millis(), self.life.exits.len()));
+        self.log(LogLevel::Warn, "lifecycle", format!("restart in {} ms, exit {} in the window", pause.as_millis(), self.life.exits.len()));
     }
 
     /// Given up. An agent that never worked ends its runner with exit 1; one that did stays reachable, parked.
@@ -322,7 +327,7 @@ impl Agent {
         };
         self.tracker.set_terminal(Some(Status::Error));
         self.status.timeline("provider.parked", now);
-        self.log("error", "lifecycle", format!("parked: {}", self.life.why));
+        self.log(LogLevel::Error, "lifecycle", format!("parked: {}", self.life.why));
         self.on_restart_done(now, Err(reason.clone()));
         if !self.life.was_ready {
             self.begin_stop(now, super::stop::Why::ProviderFailed(reason));
@@ -367,7 +372,7 @@ impl Agent {
         let lapsed = self.tracker.sweep(now.tick);
         if !lapsed.is_empty() {
             for claim in &lapsed {
-                self.log("warn", "task", format!("claim lapsed kind={:?} id={}", claim.kind, claim.id));
+                self.log(LogLevel::Warn, "task", format!("claim lapsed kind={:?} id={}", claim.kind, claim.id));
             }
             self.status.touch();
         }

@@ -13,6 +13,7 @@ use crate::core::{Cause, backoff};
 use crate::wire::PROTOCOL;
 use crate::wire::api::{Message, path};
 use crate::wire::bus::{ClientFrame, Registered, RelayFrame};
+use crate::wire::control::LogLevel;
 
 #[derive(Debug, Default, PartialEq)]
 enum Conn {
@@ -176,7 +177,7 @@ impl Agent {
         }
         self.link.last_error = Some((cause.to_string(), now.tick));
         if self.status.may_log(now, &format!("bus: {cause}")) {
-            self.log("warn", "bus", format!("connection lost: {cause}"));
+            self.log(LogLevel::Warn, "bus", format!("connection lost: {cause}"));
         }
         let pause = backoff::reconnect(self.link.attempt, &mut self.rng);
         self.link.attempt = self.link.attempt.saturating_add(1);
@@ -200,7 +201,7 @@ impl Agent {
             RelayFrame::Registered { registered, .. } => self.on_registered(now, registered),
             RelayFrame::Event { seq, event, data, .. } if event == "message.new" => match serde_json::from_value::<Message>(data) {
                 Ok(message) => self.on_message(message, Some(format!("e{seq}"))),
-                Err(error) => self.log("debug", "bus", format!("event without a message: {error}")),
+                Err(error) => self.log(LogLevel::Debug, "bus", format!("event without a message: {error}")),
             },
             RelayFrame::Event { .. } => {}
             RelayFrame::Command { id, command } => self.on_command(now, command, Some(id)),
@@ -229,7 +230,7 @@ impl Agent {
         };
         self.link.heartbeat_every = interval;
         self.timers.set(Timer::Heartbeat, now.tick + interval);
-        self.log("info", "bus", format!("registered agent={} epoch={}", self.config.agent_id, registered.epoch));
+        self.log(LogLevel::Info, "bus", format!("registered agent={} epoch={}", self.config.agent_id, registered.epoch));
         self.status.send_again();
         self.on_relay_back(now);
         // With the bus, unread messages are fetched only once after each registration.
@@ -255,7 +256,7 @@ impl Agent {
         if self.stop.is_some() {
             return;
         }
-        self.log("error", "bus", format!("bus error {code}: {message}"));
+        self.log(LogLevel::Error, "bus", format!("bus error {code}: {message}"));
         self.link.last_error = Some((format!("{code}: {message}"), now.tick));
         match code {
             "superseded" | "agent_deleted" => {

@@ -41,6 +41,7 @@ use super::time::{Now, Tick};
 use super::timers::{Timed, Timers};
 use super::tracker::Tracker;
 use super::{Cause, Machine};
+use crate::wire::control::LogLevel;
 
 /// One agent.
 pub struct Agent {
@@ -112,7 +113,7 @@ impl Agent {
         self.commits.in_flight()
     }
 
-    fn log(&mut self, level: &'static str, component: &str, text: impl Into<String>) {
+    fn log(&mut self, level: LogLevel, component: &str, text: impl Into<String>) {
         self.out.push(Effect::Log { level, component: component.into(), text: text.into() });
     }
 
@@ -136,7 +137,7 @@ impl Agent {
             StoreEvent::Restored(snapshot) => self.on_restored(now, *snapshot),
             StoreEvent::Committed { upto, dropped } => {
                 if self.commits.on_accepted() {
-                    self.log("warn", "runner", "store accepts changes again");
+                    self.log(LogLevel::Warn, "runner", "store accepts changes again");
                 }
                 while let Some(durable) = self.commits.next_durable(upto, now.tick) {
                     self.out.extend(durable.after);
@@ -149,7 +150,7 @@ impl Agent {
             StoreEvent::Stalled(cause) => {
                 let news = format!("store cannot be written: {cause}; nothing new is accepted until it can");
                 if self.commits.on_stalled(now.tick, cause) {
-                    self.log("error", "runner", news);
+                    self.log(LogLevel::Error, "runner", news);
                 }
             }
             StoreEvent::InboxRows { rows, more } => self.on_inbox_rows(rows, more),
@@ -159,7 +160,7 @@ impl Agent {
 
     /// Nothing that waits for the disk was called done. The next start sets a damaged file aside and goes on.
     fn on_store_broken(&mut self, now: Now, error: StoreError) {
-        self.log("error", "runner", error.text.clone());
+        self.log(LogLevel::Error, "runner", error.text.clone());
         self.commits.on_broken(now.tick, error.clone().into());
         if !self.restored {
             return self.finish(1, error.text);
@@ -203,21 +204,21 @@ impl Agent {
             Signal::TurnEnded { batch, end, text } => self.on_turn_ended(now, batch, end, text),
             Signal::Mirror(mirror) => self.on_mirror(now, mirror),
             Signal::ApprovalOpened(approval) => {
-                self.log("info", "runner", format!("approval wanted id={} kind={}", approval.id, approval.kind));
+                self.log(LogLevel::Info, "runner", format!("approval wanted id={} kind={}", approval.id, approval.kind));
                 if self.approvals.len() < APPROVALS_MAX {
                     self.approvals.push(approval);
                 }
                 self.status.touch();
             }
             Signal::ApprovalClosed { id, reason } => {
-                self.log("info", "runner", format!("approval closed id={id} reason={reason}"));
+                self.log(LogLevel::Info, "runner", format!("approval closed id={id} reason={reason}"));
                 self.approvals.retain(|approval| approval.id != id);
                 self.status.touch();
             }
             Signal::Context(context) => self.status.set_context(context),
             Signal::Fact { name, value } => self.status.set_fact(name, value),
             Signal::Answered { verb, result } => self.on_answered(now, verb, result),
-            Signal::Note { warn, text } => self.log(if warn { "warn" } else { "info" }, "provider", text),
+            Signal::Note { warn, text } => self.log(if warn { LogLevel::Warn } else { LogLevel::Info }, "provider", text),
         }
     }
 }

@@ -18,6 +18,7 @@ use crate::core::session::Mirror;
 use crate::core::time::{Now, Tick};
 use crate::core::{Cause, backoff};
 use crate::wire::api::{NewMessage, OTHER_GENERATION, USER};
+use crate::wire::control::LogLevel;
 
 #[derive(Debug, Default, PartialEq)]
 enum Pump {
@@ -149,7 +150,7 @@ impl Agent {
             if row.generation != 0 && is_about(row) && !told {
                 let name = self.generations.name(row.generation);
                 let text = format!("row {seq} is dropped: what it is about is of another relay ({name})");
-                self.log("warn", "outbox", text);
+                self.log(LogLevel::Warn, "outbox", text);
                 self.outbox.pending = self.outbox.pending.saturating_sub(1);
                 self.commits.write(StoreOp::OutboxDelete(vec![*seq]));
                 continue;
@@ -187,7 +188,7 @@ impl Agent {
                 if let Cause::Refused(401 | 403, _) = cause {
                     self.on_auth_trouble(now, "outbox");
                 }
-                self.log("debug", "outbox", format!("exchange failed: {cause}"));
+                self.log(LogLevel::Debug, "outbox", format!("exchange failed: {cause}"));
                 self.wait_outbox(now);
                 return;
             }
@@ -198,11 +199,11 @@ impl Agent {
             match status {
                 // Only an answer names a message; a report about a task that is not there any more has nobody to reach.
                 409 if code == OTHER_GENERATION && self.outbox.unattached.insert(seq) => {
-                    self.log("warn", "outbox", format!("row {seq} goes again without the message that it answers: {error}"));
+                    self.log(LogLevel::Warn, "outbox", format!("row {seq} goes again without the message that it answers: {error}"));
                 }
                 // What it is about is not there any more: nobody waits for it.
                 404 if self.outbox.reports.contains(&seq) => {
-                    self.log("warn", "outbox", format!("row {seq} ends here, what it is about is not there any more: {error}"));
+                    self.log(LogLevel::Warn, "outbox", format!("row {seq} ends here, what it is about is not there any more: {error}"));
                     arrived.push(seq);
                 }
                 200..=299 | 409 => {
@@ -218,7 +219,7 @@ impl Agent {
                     break;
                 }
                 _ => {
-                    self.log("fatal", "outbox", format!("row {seq} can never be sent, set aside: {error} (HTTP {status})"));
+                    self.log(LogLevel::Fatal, "outbox", format!("row {seq} can never be sent, set aside: {error} (HTTP {status})"));
                     self.outbox.poisoned += 1;
                     self.outbox.pending = self.outbox.pending.saturating_sub(1);
                     self.commits.write(StoreOp::OutboxPoison { seq, reason: format!("{error} (HTTP {status})") });
@@ -239,7 +240,7 @@ impl Agent {
         for (kind, rows) in dropped {
             self.outbox.dropped += rows;
             // `pending` stays: rows that are with the pump would be taken off twice. An empty fetch puts it right.
-            self.log("warn", "outbox", format!("bound reached, dropped rows={rows} kind={kind}"));
+            self.log(LogLevel::Warn, "outbox", format!("bound reached, dropped rows={rows} kind={kind}"));
         }
     }
 
@@ -281,7 +282,7 @@ impl Agent {
     pub(super) fn on_hook_fatal(&mut self, now: Now, hook: &str, error: &str) {
         let hook = hook.trim();
         let hook = if hook.is_empty() { "unknown" } else { hook };
-        self.log("fatal", &format!("hook:{hook}"), error.to_string());
+        self.log(LogLevel::Fatal, &format!("hook:{hook}"), error.to_string());
         let payload = json!({
             "sessionId": self.life.record.provider_session, "project": self.config.registration.meta.get("cwd"),
             "agentId": self.config.agent_id, "signal": "hook_fatal",

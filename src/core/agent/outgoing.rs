@@ -9,6 +9,7 @@ use super::store::OutboxRow;
 use crate::core::ids::{MessageId, MessageRef, Ticket};
 use crate::core::time::Now;
 use crate::wire::api::{NewMessage, error_body};
+use crate::wire::control::LogLevel;
 use crate::wire::{FRAME_BYTES_MAX, MESSAGE_BODY_BYTES_MAX};
 
 /// Status and body of a refusal.
@@ -175,7 +176,7 @@ impl Agent {
 
     /// Answered once it is durable.
     fn queued(&mut self, ticket: Ticket, key: String, answered: Option<(MessageId, u32)>) {
-        self.log("info", "runner", format!("taken from a tool of the session for the relay: {key}"));
+        self.log(LogLevel::Info, "runner", format!("taken from a tool of the session for the relay: {key}"));
         if let Some(answered) = answered {
             self.note_answered(vec![answered]);
         }

@@ -12,6 +12,7 @@ use crate::core::limits::*;
 use crate::core::time::{Now, Tick};
 use crate::wire::PROTOCOL;
 use crate::wire::api::path;
+use crate::wire::control::LogLevel;
 
 /// How the relay is reached while there is no bus.
 #[derive(Debug, Default)]
@@ -175,7 +176,7 @@ impl Agent {
         self.status.send_again();
         let line = format!("liveness: {text}");
         if self.status.may_log(now, &line) {
-            self.log("warn", "runner", line);
+            self.log(LogLevel::Warn, "runner", line);
         }
     }
 }

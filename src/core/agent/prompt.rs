@@ -12,6 +12,7 @@ use super::effect::Effect;
 use super::store::{ProviderRecord, StoreOp};
 use crate::core::ids::{MessageId, MessageRef, VerbNumber};
 use crate::core::session::{Fate, How, RESTART_MARK, Trace, TurnEnd, Verb};
+use crate::wire::control::LogLevel;
 
 /// Name of the note that tells how the newest prompt stands.
 const NOTE: &str = "prompt";
@@ -195,7 +196,7 @@ impl Agent {
                 self.out.push(Effect::Tell { text: self.prompt.why.clone() });
             }
         }
-        self.log("info", "runner", format!("first prompt: {}", self.prompt.why));
+        self.log(LogLevel::Info, "runner", format!("first prompt: {}", self.prompt.why));
     }
 
     fn first_prompt(&self) -> Option<&str> {
@@ -262,7 +263,7 @@ impl Agent {
             (false, _) => {}
             (true, Ok(_)) => self.prompt.taken = true,
             (true, Err(error)) => {
-                self.log("warn", "provider", format!("the first prompt went nowhere: {error}"));
+                self.log(LogLevel::Warn, "provider", format!("the first prompt went nowhere: {error}"));
                 self.note_prompt(DONE);
             }
         }

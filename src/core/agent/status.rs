@@ -15,6 +15,7 @@ use crate::core::session::TERMINAL_SESSION;
 use crate::core::time::{Now, Tick};
 use crate::core::tracker::{Status, TURN, Work};
 use crate::wire::bus::ClientFrame;
+use crate::wire::control::LogLevel;
 
 /// What was told last, and what has changed since.
 #[derive(Debug, Default)]
@@ -277,7 +278,7 @@ impl Agent {
         if word != self.status.word {
             self.status.word = word;
             self.status.since = Some((now.tick, now.wall.0));
-            self.log("info", "runner", format!("status {word}: {}", self.why()));
+            self.log(LogLevel::Info, "runner", format!("status {word}: {}", self.why()));
         }
         if !self.status.dirty || self.status.silent {
             return;

@@ -10,6 +10,7 @@ use crate::core::agent::timer::Timer;
 use crate::core::time::{Now, Tick};
 use crate::core::tracker::Status;
 use crate::wire::api::path;
+use crate::wire::control::LogLevel;
 
 /// Why the runner ends.
 #[derive(Debug, Clone, PartialEq)]
@@ -95,7 +96,7 @@ impl Agent {
             Why::Command { patience, .. } => *patience,
             _ => self.config.shutdown_timeout,
         };
-        self.log("info", "lifecycle", format!("stopping: {why:?}"));
+        self.log(LogLevel::Info, "lifecycle", format!("stopping: {why:?}"));
         self.stop = Some(Stop { why, phase: Phase::Provider, deadline: now.tick + patience + AFTER_PROVIDER, flush_by: None });
         self.life.why = match self.stop.as_ref().and_then(Stop::failure) {
             Some(reason) => reason.to_string(),

@@ -21,6 +21,7 @@ use crate::core::time::{Now, Tick};
 use crate::core::{Cause, backoff};
 use crate::secret::Secret;
 use crate::wire::api::{TokenRecord, path};
+use crate::wire::control::LogLevel;
 
 /// Name of the stored token.
 const TOKEN_NOTE: &str = "token";
@@ -219,7 +220,7 @@ impl Agent {
     /// The relay does not know what was handed in.
     fn on_given_refused(&mut self, now: Now, body: &Value) {
         if !self.was_never_served() {
-            self.log("warn", "runner", "the relay refuses the token; looking for another one in the configuration file");
+            self.log(LogLevel::Warn, "runner", "the relay refuses the token; looking for another one in the configuration file");
             return self.look_again(now);
         }
         let text = body.get("error").and_then(Value::as_str).unwrap_or("unknown token").to_string();
@@ -243,7 +244,7 @@ impl Agent {
             Err(cause) => cause.to_string(),
         };
         if self.status.may_log(now, &format!("token: {text}")) {
-            self.log("warn", "runner", format!("cannot get a token from {}: {text}", self.config.relay_url));
+            self.log(LogLevel::Warn, "runner", format!("cannot get a token from {}: {text}", self.config.relay_url));
         }
         self.link.last_error = Some((text, now.tick));
         self.look_while_away();
@@ -303,7 +304,7 @@ impl Agent {
     pub(super) fn on_token_renewed(&mut self, now: Now, result: Result<(u16, Value), Cause>) {
         match result {
             Ok((status, body)) if status < 300 && body.get("token").is_some_and(Value::is_string) => {
-                self.log("info", "runner", "runtime token renewed");
+                self.log(LogLevel::Info, "runner", "runtime token renewed");
                 self.status.timeline("runtime-token-renewed", now);
                 self.take_token(now, &body);
             }
@@ -313,7 +314,7 @@ impl Agent {
                     Err(cause) => cause.to_string(),
                 };
                 if self.status.may_log(now, &format!("renewal: {text}")) {
-                    self.log("warn", "runner", format!("token renewal failed: {text}"));
+                    self.log(LogLevel::Warn, "runner", format!("token renewal failed: {text}"));
                 }
                 self.status.timeline("runtime-token-renewal-failed", now);
                 // A refused token cannot renew itself: make one anew from what was handed in, or look for another.
@@ -344,7 +345,7 @@ impl Agent {
             return;
         }
         self.tokens.recovered_at = Some(now.tick);
-        self.log("warn", "runner", format!("the relay refuses the token ({place}); trying to get another"));
+        self.log(LogLevel::Warn, "runner", format!("the relay refuses the token ({place}); trying to get another"));
         if self.tokens.own.is_some() && self.tokens.accepted_once && is_renewable(&self.tokens.record) {
             self.ask(Purpose::RenewToken, "POST", path::TOKEN_RENEW.into(), None);
         } else if self.tokens.given.is_some() {
@@ -383,7 +384,7 @@ impl Agent {
                  writes it; else set AGENT_RELAY_TOKEN or --token)",
                 self.config.relay_url
             );
-            self.log("warn", "runner", text.clone());
+            self.log(LogLevel::Warn, "runner", text.clone());
             self.out.push(Effect::Tell { text });
         }
         let pause = match self.tokens.looks {
@@ -416,7 +417,7 @@ impl Agent {
         }
         let news = url.filter(|url| !self.config.url_by_hand && self.was_never_served() && *url != self.config.relay_url);
         if let Some(url) = news {
-            self.log("info", "runner", format!("config.json names another relay by now: {url}"));
+            self.log(LogLevel::Info, "runner", format!("config.json names another relay by now: {url}"));
             self.config.relay_url = url.clone();
             self.out.push(Effect::Relay { url });
             self.link.forget_attempts();
@@ -438,7 +439,7 @@ impl Agent {
         }
         match token {
             Some(token) if Some(&token) != self.tokens.given.as_ref() => {
-                self.log("info", "runner", "found another token in the configuration file");
+                self.log(LogLevel::Info, "runner", "found another token in the configuration file");
                 self.tokens.given = Some(token);
                 self.timers.clear(Timer::ConfigLook);
                 self.make_token();

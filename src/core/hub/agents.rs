@@ -13,6 +13,7 @@ use crate::core::limits::*;
 use crate::core::time::Tick;
 use crate::wire::api::{AGENT_ID_RULE, TokenRecord, USER, is_agent_id};
 use crate::wire::bus::{CLOSE_DELETED, CLOSE_SUPERSEDED, Registration, RelayFrame};
+use crate::wire::control::LogLevel;
 
 /// Unacknowledged messages of one recipient, ascending; after each registration they are delivered again.
 #[derive(Debug, Default)]
@@ -423,7 +424,7 @@ impl Hub {
             agent.ready = false;
             if agent.status != "offline" {
                 agent.status = "offline".into();
-                self.log("info", format!("agent offline id={id}"));
+                self.log(LogLevel::Info, format!("agent offline id={id}"));
                 let card = self.card(&id);
                 self.emit("agent.status", &id, card);
             }

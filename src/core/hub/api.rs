@@ -16,6 +16,7 @@ use crate::core::ids::{MessageId, TaskId, Ticket};
 use crate::core::limits::READS_IN_FLIGHT_MAX;
 use crate::wire::api::{NewMessage, TokenRecord, USER, decode, error_body};
 use crate::wire::bus::Registration;
+use crate::wire::control::LogLevel;
 use crate::wire::{BATCH_ROWS_MAX, PROTOCOL, VERSION};
 
 /// What a route gives: an answer now, an answer behind the commit, or one that comes later by itself.
@@ -310,7 +311,7 @@ impl Hub {
             }
             (Some(ReadFor::Deliver(agent, ids)), ReadAnswer::Messages(messages)) => self.on_delivery_read(&agent, &ids, messages),
             (Some(ReadFor::Deliver(agent, _)), other) => {
-                self.log("error", format!("cannot read messages for {agent}: {other:?}"));
+                self.log(LogLevel::Error, format!("cannot read messages for {agent}: {other:?}"));
                 if let Some(agent) = self.agents.get_mut(&agent) {
                     agent.loading = false;
                 }

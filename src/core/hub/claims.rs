@@ -10,6 +10,7 @@ use crate::core::ids::{MessageId, TaskId};
 use crate::core::limits::*;
 use crate::core::time::Tick;
 use crate::wire::api::task_is_final;
+use crate::wire::control::LogLevel;
 
 /// A claimable message that is not settled.
 #[derive(Debug, Default, Clone)]
@@ -198,7 +199,7 @@ impl Hub {
         if let Some(task) = task.filter(|task| self.tasks.get(task).is_some_and(|open| !task_is_final(&open.status))) {
             self.mark_task(task, "open", None, json!({"reason": "the claim ended"}));
         }
-        self.log("info", format!("claim ended message={message} agent={holder}; offered again"));
+        self.log(LogLevel::Info, format!("claim ended message={message} agent={holder}; offered again"));
         self.emit("message.claim_released", &holder, json!({"messageId": message, "agentId": holder}));
     }
 

@@ -11,6 +11,7 @@ use crate::core::store::StoreError;
 use crate::core::time::Tick;
 use crate::wire::api::{Command, Message, Task, TokenRecord};
 use crate::wire::bus::Registration;
+use crate::wire::control::LogLevel;
 
 /// Lanes of the hub's state thread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -203,7 +204,7 @@ pub enum Effect {
     /// Close a peer.
     PeerClose { peer: PeerId, code: u16, reason: String },
     /// For the log.
-    Log { level: &'static str, text: String },
+    Log { level: LogLevel, text: String },
     /// A thread died: exit code 70.
     Failed(String),
     /// The store is damaged or gone: exit code 1.

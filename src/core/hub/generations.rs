@@ -14,6 +14,7 @@ use super::rights::line_of;
 use super::{Hub, Refusal};
 use crate::core::ids::{MessageId, TaskId};
 use crate::wire::api::{OTHER_GENERATION, task_is_final};
+use crate::wire::control::LogLevel;
 
 /// Message ids that are reserved at once; after an unclean end the rest of a block stays unused.
 pub const MESSAGE_BLOCK: u64 = 256;
@@ -224,7 +225,7 @@ impl Hub {
     fn on_copy(&mut self, why: &str, snapshot: &HubSnapshot) {
         let first = self.last_message.next();
         self.log(
-            "warn",
+            LogLevel::Warn,
             format!(
                 "{why}; new ids begin at #{first}, and what was accepted after the copy was made is not in it. Unfinished tasks are blocked: \
                  `agent-relay tasks` shows them. If this was not meant, stop the hub and put the right data back with `agent-relay hub restore FILE`"

@@ -39,6 +39,7 @@ use super::timers::{Timed, Timers};
 use super::{Cause, Machine};
 use crate::core::ids::{MessageId, PeerId, TaskId, Ticket};
 use crate::wire::api::{Command, TokenRecord};
+use crate::wire::control::LogLevel;
 
 /// An error answer: status, code, sentence.
 type Refusal = (u16, &'static str, String);
@@ -155,7 +156,7 @@ impl Hub {
         self.commits.in_flight()
     }
 
-    fn log(&mut self, level: &'static str, text: impl Into<String>) {
+    fn log(&mut self, level: LogLevel, text: impl Into<String>) {
         self.out.push(Effect::Log { level, text: text.into() });
     }
 
@@ -174,7 +175,7 @@ impl Hub {
             StoreEvent::Restored(snapshot) => self.on_restored(*snapshot),
             StoreEvent::Committed { upto, existing, unattached, unseen, retired } => {
                 if self.commits.on_accepted() {
-                    self.log("warn", "store accepts changes again");
+                    self.log(LogLevel::Warn, "store accepts changes again");
                 }
                 while let Some(Durable { took, after }) = self.commits.next_durable(upto, self.now.tick) {
                     self.meter.commit_time.observe(took);
@@ -263,7 +264,7 @@ impl Machine for Hub {
             }
             Event::ThreadEnded { name, panic } => {
                 let said = panic.map(|text| format!(" ({text})")).unwrap_or_default();
-                self.log("error", format!("thread {name} ended unexpectedly{said}; this is a bug, please report it"));
+                self.log(LogLevel::Error, format!("thread {name} ended unexpectedly{said}; this is a bug, please report it"));
                 self.out.push(Effect::Failed(format!("thread {name} ended unexpectedly{said}")));
                 self.stopping = true;
                 self.timers.set_once(Timer::StopLimit, now.tick + STOP_LIMIT);

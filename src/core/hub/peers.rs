@@ -15,6 +15,7 @@ use crate::core::ids::{MessageId, PeerId, Ticket};
 use crate::core::limits::*;
 use crate::wire::api::{Message, TokenRecord};
 use crate::wire::bus::{CLOSE_SUPERSEDED, ClientFrame, FrameError, Registered, Registration, RelayFrame};
+use crate::wire::control::LogLevel;
 
 /// A connection.
 #[derive(Debug, Default)]
@@ -116,7 +117,7 @@ impl Hub {
         match ClientFrame::parse(text) {
             Ok(frame) => self.on_frame(peer, frame),
             Err(FrameError::Malformed { id, reason }) => self.send_error(peer, id, "invalid_frame", &reason),
-            Err(FrameError::Unknown { kind }) => self.log("debug", format!("ignored a frame of unknown type {kind:?}")),
+            Err(FrameError::Unknown { kind }) => self.log(LogLevel::Debug, format!("ignored a frame of unknown type {kind:?}")),
         }
     }
 
@@ -243,7 +244,7 @@ impl Hub {
         peer.registered = true;
         self.out.push(Effect::PeerSend { peer: number, text });
         if let Some(agent) = agent.filter(|id| self.agents.get(id).is_some_and(|agent| agent.peer == Some(number))) {
-            self.log("info", format!("agent registered id={agent}"));
+            self.log(LogLevel::Info, format!("agent registered id={agent}"));
             self.send_commands_again(&agent, number);
             self.deliver(&agent, None);
         }

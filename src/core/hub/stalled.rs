@@ -7,6 +7,7 @@ use super::timer::Timer;
 use crate::core::Cause;
 use crate::core::ids::Ticket;
 use crate::core::store::{StoreError, StoreKind};
+use crate::wire::control::LogLevel;
 
 impl Hub {
     /// The commit is tried again until it succeeds. Whoever waits for it hears at once that it may take long: the change
@@ -18,7 +19,7 @@ impl Hub {
         );
         let news = format!("store cannot be written: {cause}; nothing new is accepted until it can");
         if self.commits.on_stalled(self.now.tick, cause) {
-            self.log("error", news);
+            self.log(LogLevel::Error, news);
         }
         self.refuse_waiting(&sentence);
     }
@@ -29,7 +30,7 @@ impl Hub {
         if self.finished || is_known {
             return;
         }
-        self.log("error", format!("the hub stops: {error}"));
+        self.log(LogLevel::Error, format!("the hub stops: {error}"));
         self.refuse_waiting(&format!("the hub stops: {error}; nothing of this request was stored"));
         self.commits.abandon();
         self.commits.on_broken(self.now.tick, Cause::Store(error.clone()));

@@ -16,6 +16,7 @@ use crate::core::{Cause, Machine};
 use crate::secret::Secret;
 use crate::wire::api::Message;
 use crate::wire::bus::RelayFrame;
+use crate::wire::control::LogLevel;
 
 /// Started with a token that may be anybody's.
 fn plain(config: &mut AgentConfig) {
@@ -147,7 +148,7 @@ fn a_write_that_fails_is_told_and_tried_again_with_the_newest() {
     bench.begin_with(first);
     assert_eq!(written(&bench.commit()), ["t0"]);
     let effects = bench.tell(Event::TokenWritten(Err("no space".into())));
-    let told = |effect: &Effect| matches!(effect, Effect::Log { level: "error", text, .. } if text.contains("no space"));
+    let told = |effect: &Effect| matches!(effect, Effect::Log { level: LogLevel::Error, text, .. } if text.contains("no space"));
     assert!(effects.iter().any(told) && written(&effects).is_empty(), "{effects:?}");
     bench.now.tick = bench.now.tick + Duration::from_secs(3);
     let mut effects = bench.agent.wake(bench.now);

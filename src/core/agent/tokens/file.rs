@@ -7,6 +7,7 @@ use crate::core::agent::Agent;
 use crate::core::agent::effect::Effect;
 use crate::core::agent::timer::Timer;
 use crate::core::time::Now;
+use crate::wire::control::LogLevel;
 
 /// A write that failed is tried again after this.
 const RETRY: Duration = Duration::from_secs(2);
@@ -43,7 +44,7 @@ impl Agent {
             Err(error) => {
                 let text = format!("the token file of the session cannot be written, it is tried again: {error}");
                 if self.status.may_log(now, &text) {
-                    self.log("error", "runner", text);
+                    self.log(LogLevel::Error, "runner", text);
                 }
                 self.tokens.file.stale = true;
                 self.timers.set(Timer::TokenFileRetry, now.tick + RETRY);

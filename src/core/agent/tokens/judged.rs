@@ -13,6 +13,7 @@ use crate::core::ids::Ticket;
 use crate::core::time::Now;
 use crate::secret::Secret;
 use crate::wire::api::{TokenRecord, error_body, path};
+use crate::wire::control::LogLevel;
 
 /// What whoever started the runner says of the token.
 pub(super) fn claimed(config: &AgentConfig) -> TokenRecord {
@@ -104,7 +105,7 @@ impl Agent {
             return self.begin_stop(now, Why::Refused(text));
         }
         if self.status.may_log(now, &text) {
-            self.log("warn", "runner", text);
+            self.log(LogLevel::Warn, "runner", text);
         }
         self.look_again(now);
     }
@@ -166,7 +167,7 @@ impl Agent {
     }
 
     fn take_offered(&mut self, now: Now, token: &Secret, record: &TokenRecord, is_agents: bool) {
-        self.log("info", "runner", "another relay token was handed over");
+        self.log(LogLevel::Info, "runner", "another relay token was handed over");
         // One that makes tokens stays what new ones are made from.
         if self.tokens.given.is_none() || is_renewable(&claimed(&self.config)) {
             self.tokens.given = Some(token.clone());

@@ -17,6 +17,7 @@ use crate::core::ids::{MessageId, MessageRef, TaskId};
 use crate::core::limits::{CLAIM_RENEWAL_INTERVAL, HELD_TASKS_MAX, TASK_ROUNDS_MAX};
 use crate::core::time::Now;
 use crate::wire::api::{Message, path, task_is_final};
+use crate::wire::control::LogLevel;
 
 /// Name of the note that lists the claims that are kept: messages and their tasks.
 const HELD_NOTE: &str = "heldTasks";
@@ -48,7 +49,7 @@ impl Agent {
             false => "the agent ended its turn as cancelled",
         };
         let why = self.turn.interrupt.clone().unwrap_or_else(|| unsaid.to_string());
-        self.log("info", "task", format!("task {task} is blocked: {why}"));
+        self.log(LogLevel::Info, "task", format!("task {task} is blocked: {why}"));
         self.report_task(now, task, at, "blocked", Some(why));
         // The rule came together with generations.
         if !self.generations.relay_has_them() {

@@ -19,6 +19,7 @@ use crate::core::session::TurnEnd;
 use crate::core::time::Now;
 use crate::core::tracker::{ClaimKind, TURN};
 use crate::wire::api::{ANSWERED, Message, NewMessage, task_is_final};
+use crate::wire::control::LogLevel;
 
 impl Agent {
     pub(in crate::core::agent) fn on_turn_ended(&mut self, now: Now, number: Option<BatchNumber>, end: TurnEnd, text: String) {
@@ -246,7 +247,7 @@ impl Agent {
         };
         self.tracker.finish_claim(ClaimKind::Task, &task.to_string());
         if entry.lost {
-            self.log("info", "task", format!("task {task} is not this agent's any more; its end is not reported"));
+            self.log(LogLevel::Info, "task", format!("task {task} is not this agent's any more; its end is not reported"));
             return Err(NotSettled);
         }
         let (status, body) = match end {
