@@ -278,7 +278,6 @@ fn start(typed: Typed, provider: &'static provider::Provider) -> Outcome {
     let tell: fn(&str) = if quiet { |_| {} } else { print::note };
     let parts = Parts {
         config: agent_config,
-        base,
         files: heartbeat::Files { config: settings.global.file(), token: token_file.clone() },
         store,
         launch,

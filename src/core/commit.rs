@@ -45,7 +45,7 @@ pub struct Trouble {
 }
 
 /// One transaction for the store.
-#[derive(Debug, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 #[allow(missing_docs)] // the names say it
 pub struct Commit<Op> {
     pub number: u64,

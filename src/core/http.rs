@@ -2,6 +2,8 @@
 
 use serde_json::Value;
 
+use super::ids::{PeerId, Ticket};
+
 /// An HTTP request, or the head of a WebSocket upgrade.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Request {
@@ -49,6 +51,21 @@ pub enum Body {
     Json(Value),
     /// Text of a media type.
     Text(&'static str, String),
+}
+
+/// A command to a gate: the hub's, or the control port of a runner.
+#[derive(Debug, Clone, PartialEq)]
+#[allow(missing_docs)] // the names say it
+pub enum GateCommand {
+    /// Answer a request.
+    Respond { ticket: Ticket, status: u16, body: Body },
+    /// Let a request stay: as a WebSocket if it asked for one, else as a stream of events. Its ticket
+    /// is its number as a peer from now on.
+    Accept { ticket: Ticket },
+    /// Send a text frame, or text into a stream of events.
+    PeerSend { peer: PeerId, text: String },
+    /// Close a peer, with the code of a WebSocket.
+    PeerClose { peer: PeerId, code: u16, reason: String },
 }
 
 impl From<Value> for Body {

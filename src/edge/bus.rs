@@ -12,11 +12,11 @@ use tungstenite::{Error as WsError, HandshakeError, Message, WebSocket};
 use super::http::Base;
 use super::stream::Stream;
 use crate::core::Cause;
+use crate::core::agent::effect::BusCommand;
 use crate::core::agent::event::{BusEvent, Event};
 use crate::core::limits::{PING_INTERVAL, SILENCE_MAX};
 use crate::os::{self, Waker};
 use crate::secret::Secret;
-use crate::wire::api::TOKEN_HEADER;
 use crate::wire::bus::{FrameError, RelayFrame};
 use crate::wire::{FRAME_BYTES_MAX, api};
 
@@ -27,19 +27,8 @@ const UNSENT_BYTES_MAX: usize = 8 << 20;
 /// The close handshake takes at most this long.
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 
-/// An order of the state thread.
-#[derive(Debug)]
-pub enum Order {
-    /// Open the bus of a relay. Boxed: the queue has a place of this size for each order that it can hold.
-    Connect(Box<(Base, Secret)>),
-    /// Send one frame.
-    Send(String),
-    /// Close in order, with this reason.
-    Disconnect(String),
-}
-
 // The queue has thousands of places.
-const _: () = assert!(size_of::<Order>() <= 32);
+const _: () = assert!(size_of::<BusCommand>() <= 32);
 
 /// Limits of a WebSocket: small buffers, so that a thousand cost little.
 pub fn ws_config(unsent_max: usize) -> WebSocketConfig {
@@ -52,7 +41,7 @@ pub fn ws_config(unsent_max: usize) -> WebSocketConfig {
 }
 
 /// Body of the thread.
-pub fn run(orders: Receiver<Order>, waker: Waker, lane: Sender<Event>) {
+pub fn run(orders: Receiver<BusCommand>, waker: Waker, lane: Sender<Event>) {
     let mut edge = Bus { orders, waker, lane, live: None };
     while edge.turn() {}
 }
@@ -65,7 +54,7 @@ struct Live {
 }
 
 struct Bus {
-    orders: Receiver<Order>,
+    orders: Receiver<BusCommand>,
     waker: Waker,
     lane: Sender<Event>,
     live: Option<Live>,
@@ -169,12 +158,12 @@ impl Bus {
         late.into_iter().all(|order| self.carry_out(order)) && alive
     }
 
-    fn carry_out(&mut self, order: Order) -> bool {
+    fn carry_out(&mut self, order: BusCommand) -> bool {
         match order {
-            Order::Connect(to) => {
-                let (base, token) = *to;
+            BusCommand::Connect(to) => {
                 self.live = None;
-                match connect(&base, &token) {
+                let base = Base::parse(&to.relay).map_err(Cause::Protocol);
+                match base.and_then(|base| connect(&base, &to.token)) {
                     Ok(socket) => {
                         self.live = Some(Live { socket, heard: Instant::now(), pinged: false, unflushed: false });
                         self.report(BusEvent::Connected)
@@ -182,7 +171,7 @@ impl Bus {
                     Err(cause) => self.report(BusEvent::Lost(cause)),
                 }
             }
-            Order::Send(text) => {
+            BusCommand::Send(text) => {
                 let Some(live) = &mut self.live else {
                     return true;
                 };
@@ -201,7 +190,7 @@ impl Bus {
                     Err(error) => self.lost(cause_of(error)),
                 }
             }
-            Order::Disconnect(reason) => {
+            BusCommand::Disconnect { reason } => {
                 self.close(&reason);
                 true
             }
@@ -251,7 +240,6 @@ pub fn connect(base: &Base, token: &Secret) -> Result<WebSocket<Stream>, Cause> 
         let value = token.expose().parse().map_err(|_| Cause::Protocol("the token holds characters that no header may have".into()))?;
         request.headers_mut().insert(api::TOKEN_HEADER, value);
     }
-    debug_assert_eq!(TOKEN_HEADER, api::TOKEN_HEADER);
     match tungstenite::client::client_with_config(request, stream, Some(ws_config(UNSENT_BYTES_MAX))) {
         Ok((socket, _)) => {
             socket.get_ref().unblock().map_err(offline)?;

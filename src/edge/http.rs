@@ -86,6 +86,34 @@ pub struct Http {
     agent: Agent,
 }
 
+/// A client of one relay, made anew when the calls go to another one.
+pub struct RelayClient {
+    limit: Duration,
+    made: Option<(String, Http)>,
+}
+
+impl RelayClient {
+    /// A client of none yet; `limit`: how long an exchange may take.
+    pub fn new(limit: Duration) -> RelayClient {
+        RelayClient { limit, made: None }
+    }
+
+    /// Whether the last call went to this relay.
+    pub fn is_of(&self, relay: &str) -> bool {
+        self.made.as_ref().is_some_and(|(known, _)| known == relay)
+    }
+
+    /// A client of this relay. An error is a URL that is not one of a relay.
+    pub fn of(&mut self, relay: &str) -> Result<&Http, Cause> {
+        if !self.is_of(relay) {
+            let base = Base::parse(relay).map_err(Cause::Protocol)?;
+            self.made = Some((relay.to_string(), Http::new(base, self.limit)));
+        }
+        let (_, http) = self.made.as_ref().expect("made above");
+        Ok(http)
+    }
+}
+
 impl Http {
     /// `limit` bounds each exchange as a whole.
     pub fn new(base: Base, limit: Duration) -> Http {

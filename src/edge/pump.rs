@@ -5,10 +5,11 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender};
 use serde_json::{Value, json};
 
-use super::http::{Base, Http};
+use super::http::{Http, RelayClient};
 use crate::core::Cause;
+use crate::core::agent::effect::PumpCommand;
 use crate::core::agent::event::{Event, RowAnswer};
-use crate::core::agent::store::Batch;
+use crate::core::agent::store::QueuedRow;
 use crate::core::ids::{MessageId, TaskId};
 use crate::secret::Secret;
 use crate::wire::api::path;
@@ -16,25 +17,15 @@ use crate::wire::api::path;
 /// One exchange may take this long.
 const POST_LIMIT: Duration = Duration::from_secs(20);
 
-/// Rows to send to a relay, in order.
-#[allow(missing_docs)] // the names say it
-pub struct Order {
-    pub rows: Vec<Batch>,
-    pub token: Secret,
-    pub base: Base,
-}
-
 /// Body of the thread.
-pub fn run(orders: Receiver<Order>, lane: Sender<Event>) {
-    let mut http: Option<(Base, Http)> = None;
+pub fn run(orders: Receiver<PumpCommand>, lane: Sender<Event>) {
+    let mut relay_client = RelayClient::new(POST_LIMIT);
     let mut batches = true;
-    for Order { rows, token, base } in orders {
-        if http.as_ref().is_none_or(|(known, _)| *known != base) {
-            http = Some((base.clone(), Http::new(base, POST_LIMIT)));
-            batches = true;
-        }
-        let (_, http) = http.as_ref().expect("made above");
-        let result = post(http, &rows, &token, &mut batches);
+    for PumpCommand { relay, rows, token } in orders {
+        // Another relay may know batches again.
+        batches |= !relay_client.is_of(&relay);
+        let http = relay_client.of(&relay);
+        let result = http.and_then(|http| post(http, &rows, &token, &mut batches));
         if lane.send(Event::Pumped(result)).is_err() {
             return;
         }
@@ -43,7 +34,7 @@ pub fn run(orders: Receiver<Order>, lane: Sender<Event>) {
 
 /// Messages go as batches where the relay offers them, everything else alone; order holds. Stops at the first row that
 /// has to wait: rows behind it get no answer and stay.
-fn post(http: &Http, rows: &[Batch], token: &Secret, batches: &mut bool) -> Result<Vec<RowAnswer>, Cause> {
+fn post(http: &Http, rows: &[QueuedRow], token: &Secret, batches: &mut bool) -> Result<Vec<RowAnswer>, Cause> {
     let mut answers: Vec<RowAnswer> = Vec::new();
     let mut at = 0;
     let mut singly = false;
@@ -90,7 +81,7 @@ fn code_of(body: &Value) -> String {
     body.get("code").and_then(Value::as_str).unwrap_or_default().to_string()
 }
 
-fn post_batch(http: &Http, rows: &[Batch], token: &Secret, batches: &mut bool) -> Result<Vec<RowAnswer>, Cause> {
+fn post_batch(http: &Http, rows: &[QueuedRow], token: &Secret, batches: &mut bool) -> Result<Vec<RowAnswer>, Cause> {
     let messages: Vec<&Value> = rows.iter().map(|row| &row.row.payload).collect();
     let (status, body) = http.call("POST", path::BATCH, Some(&json!({"messages": messages})), token)?;
     if matches!(status, 404 | 405) {
@@ -104,7 +95,7 @@ fn post_batch(http: &Http, rows: &[Batch], token: &Secret, batches: &mut bool) -
     if results.len() != rows.len() {
         return Err(Cause::Protocol(format!("the relay answered {} rows of {}", results.len(), rows.len())));
     }
-    let answer = |(row, result): (&Batch, &Value)| RowAnswer {
+    let answer = |(row, result): (&QueuedRow, &Value)| RowAnswer {
         seq: row.seq,
         status: result.get("status").and_then(Value::as_u64).unwrap_or(500) as u16,
         code: code_of(result),
@@ -113,8 +104,8 @@ fn post_batch(http: &Http, rows: &[Batch], token: &Secret, batches: &mut bool) -
     Ok(rows.iter().zip(&results).map(answer).collect())
 }
 
-fn post_one(http: &Http, batch: &Batch, token: &Secret) -> Result<RowAnswer, Cause> {
-    let row = &batch.row;
+fn post_one(http: &Http, queued: &QueuedRow, token: &Secret) -> Result<RowAnswer, Cause> {
+    let row = &queued.row;
     let (status, body) = match row.kind.as_str() {
         "task-update" => {
             let task = row.payload.get("taskId").and_then(Value::as_u64).unwrap_or_default();
@@ -127,5 +118,5 @@ fn post_one(http: &Http, batch: &Batch, token: &Secret) -> Result<RowAnswer, Cau
         "insight" => http.call("POST", path::INSIGHTS, Some(&row.payload), token)?,
         _ => http.call("POST", path::MESSAGES, Some(&row.payload), token)?,
     };
-    Ok(RowAnswer { seq: batch.seq, status, code: code_of(&body), error: error_of(&body) })
+    Ok(RowAnswer { seq: queued.seq, status, code: code_of(&body), error: error_of(&body) })
 }

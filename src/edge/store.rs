@@ -11,9 +11,10 @@ use crossbeam_channel::{Receiver, Sender};
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
 use crate::core::Cause;
+use crate::core::agent::effect::StoreCommand;
 use crate::core::agent::event::{Event, StoreEvent};
 use crate::core::agent::store::{
-    Batch, Choice, Generation, InboxMessage, InboxState, OutboxRow, ProviderRecord, Settled, Snapshot, StoreOp, TaskEnd, Unsettled,
+    Choice, Generation, InboxMessage, InboxState, OutboxRow, ProviderRecord, QueuedRow, Settled, Snapshot, StoreOp, TaskEnd, Unsettled,
     outbox_class,
 };
 use crate::core::ids::{BatchNumber, MessageId, ProcessRef, TaskId};
@@ -79,20 +80,6 @@ DROP TABLE inbox_by_id;
 ALTER TABLE outbox ADD COLUMN generation INTEGER NOT NULL DEFAULT 0;
 UPDATE outbox SET generation = 1 WHERE kind = 'task-update' OR json_extract(payload, '$.replyTo') IS NOT NULL;
 ";
-
-/// An order of the state thread.
-#[allow(missing_docs)] // the names say it
-#[derive(Debug)]
-pub enum Order {
-    /// One transaction's worth of changes.
-    Commit { number: u64, ops: Vec<StoreOp> },
-    /// Try the stalled commit again.
-    Retry,
-    /// Read waiting messages.
-    FetchInbox(Choice),
-    /// Read the head of the outbox.
-    FetchOutbox,
-}
 
 /// The open file.
 pub struct Store {
@@ -222,7 +209,7 @@ impl Store {
     }
 
     /// The head of the outbox, as much as one exchange takes.
-    pub fn outbox(&self) -> rusqlite::Result<Vec<Batch>> {
+    pub fn outbox(&self) -> rusqlite::Result<Vec<QueuedRow>> {
         const HEAD: &str =
             "SELECT seq, kind, key, occurred_at, payload, generation FROM outbox WHERE poisoned IS NULL ORDER BY seq LIMIT ?1";
         let mut statement = match crate::planted::is("lost-row") {
@@ -240,7 +227,7 @@ impl Store {
             let payload = serde_json::from_str(&payload).unwrap_or_default();
             let generation = row.get(5)?;
             let outbox = OutboxRow { kind: row.get(1)?, key: row.get(2)?, occurred_at: row.get(3)?, payload, generation };
-            head.push(Batch { seq: row.get::<_, i64>(0)? as u64, row: outbox });
+            head.push(QueuedRow { seq: row.get::<_, i64>(0)? as u64, row: outbox });
         }
         Ok(head)
     }
@@ -450,7 +437,7 @@ fn damage(event: &StoreEvent) -> bool {
 }
 
 /// The thread; ends when nobody gives orders any more.
-pub fn run(mut store: Store, orders: Receiver<Order>, lane: Sender<Event>) {
+pub fn run(mut store: Store, orders: Receiver<StoreCommand>, lane: Sender<Event>) {
     let path = store.place.path().to_path_buf();
     let send = |event: StoreEvent| {
         if damage(&event) {
@@ -473,8 +460,8 @@ pub fn run(mut store: Store, orders: Receiver<Order>, lane: Sender<Event>) {
         let was_stalled = !stalled.is_empty();
         while let Some(order) = next.take() {
             match order {
-                Order::Commit { number, ops } => stalled.push((number, ops)),
-                Order::Retry => retry = true,
+                StoreCommand::Commit(commit) => stalled.push((commit.number, commit.ops)),
+                StoreCommand::Retry => retry = true,
                 fetch => fetches.push(fetch),
             }
             if stalled.len() < GROUP_MAX {
@@ -504,7 +491,7 @@ pub fn run(mut store: Store, orders: Receiver<Order>, lane: Sender<Event>) {
         }
         for fetch in fetches {
             let event = match fetch {
-                Order::FetchInbox(choice) => match store.inbox(&choice) {
+                StoreCommand::FetchInbox(choice) => match store.inbox(&choice) {
                     Ok((rows, more)) => StoreEvent::InboxRows { rows, more },
                     Err(error) => match error_of("the runner's store", &error) {
                         error if error.kind.retry().is_none() => StoreEvent::Broken(error),

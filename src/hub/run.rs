@@ -1,5 +1,6 @@
 //! The hub's process: first start, threads and channels, end.
 
+use crate::core::hub::event::StoreCommand;
 use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::net::TcpListener;
@@ -13,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::mark::MarkFile;
 use super::read::{HubReader, run as run_reader};
-use super::store::{HubStore, Order as StoreOrder, run as run_store};
+use super::store::{HubStore, run as run_store};
 use super::{Trouble, salvage};
 use crate::clock::Clock;
 use crate::core::hub::event::{Effect, Event, HubOp, LANES, Lane, Query, StoreEvent};
@@ -22,7 +23,7 @@ use crate::core::ids::ProcessRef;
 use crate::core::limits::COMMITS_IN_FLIGHT_MAX;
 use crate::core::store::{StoreError, StoreKind};
 use crate::edge::database::{Check, beside, error_of, io_error_of, open_for_reading, quick_check};
-use crate::edge::gate::{Gate, GateEvent, Handled, Limits, Order as GateOrder, Orders};
+use crate::edge::gate::{Gate, GateEvent, Handled, Limits, Orders};
 use crate::edge::{Port, signals};
 use crate::os::{self, Waker};
 use crate::runtime::crew::{Bell, Crew};
@@ -183,7 +184,7 @@ fn token_op(token: &str, profile: &str) -> HubOp {
 }
 
 struct Ports {
-    store: Port<StoreOrder>,
+    store: Port<StoreCommand>,
     reader: Option<Port<(u64, Query)>>,
     gate: Port<Orders>,
 }
@@ -350,18 +351,12 @@ fn dispatch(ports: &Ports, effects: Vec<Effect>, end: &mut End) -> bool {
     let mut goes_on = true;
     for effect in effects {
         match effect {
-            Effect::Commit { number, ops } => ports.store.order(StoreOrder::Commit { number, ops }),
-            Effect::RetryStore => ports.store.order(StoreOrder::Retry),
-            Effect::Vacuum => ports.store.order(StoreOrder::Vacuum),
-            Effect::LookAtStore => ports.store.order(StoreOrder::Look),
+            Effect::Store(command) => ports.store.order(command),
             Effect::Read { number, query } => match &ports.reader {
                 Some(reader) => reader.order((number, query)),
-                None => ports.store.order(StoreOrder::Read { number, query: Box::new(query) }),
+                None => ports.store.order(StoreCommand::Read { number, query: Box::new(query) }),
             },
-            Effect::Respond { ticket, status, body } => orders.push(GateOrder::Respond { ticket, status, body }),
-            Effect::Accept { ticket } => orders.push(GateOrder::Accept { ticket }),
-            Effect::PeerSend { peer, text } => orders.push(GateOrder::PeerSend { peer, text }),
-            Effect::PeerClose { peer, code, reason } => orders.push(GateOrder::PeerClose { peer, code, reason }),
+            Effect::Gate(command) => orders.push(command),
             Effect::Log { level, text } => crate::log::write(level, "hub", &text),
             Effect::Failed(text) => {
                 log::error!(target: "hub", "{text}");

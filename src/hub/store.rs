@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::Trouble;
 use super::mark::{MarkFile, Pending, persist};
 use super::read::View;
+use crate::core::hub::event::StoreCommand;
 use crate::core::hub::event::{Event, HubOp, HubSnapshot, Query, ReadAnswer, Retired, StoreEvent, StoredAgent, StoredOffer, StoredTask};
 use crate::core::hub::generations::{DataState, RESTORED, StoredGeneration};
 use crate::core::ids::{MessageId, TaskId};
@@ -98,28 +99,8 @@ UPDATE tokens SET record = json_insert(record, '$.scopes[#]', 'insight:write', '
      'artifact:write', 'spawn')) = 10;
 ";
 
-/// An order for the writer.
-#[allow(missing_docs)] // the names say it
-#[derive(Debug)]
-pub enum Order {
-    /// One transaction's worth of changes.
-    Commit { number: u64, ops: Vec<HubOp> },
-    /// Try the stalled commit again.
-    Retry,
-    /// Give free pages back to the disk.
-    Vacuum,
-    /// See whether the file is still where it was.
-    Look,
-    /// Answer a question: no reader could be opened beside the writer.
-    Read {
-        number: u64,
-        /// Boxed: the queue reserves this size for each order that it can hold.
-        query: Box<Query>,
-    },
-}
-
 // The queue has thousands of places.
-const _: () = assert!(size_of::<Order>() <= 32);
+const _: () = assert!(size_of::<StoreCommand>() <= 32);
 
 /// The writer's connection.
 pub struct HubStore {
@@ -721,7 +702,7 @@ pub(super) fn cause_of(error: &rusqlite::Error) -> crate::core::Cause {
 }
 
 /// The writer's thread.
-pub fn run(mut store: HubStore, mut mark: MarkFile, orders: Receiver<Order>, lane: Sender<Event>) {
+pub fn run(mut store: HubStore, mut mark: MarkFile, orders: Receiver<StoreCommand>, lane: Sender<Event>) {
     let send = |event: StoreEvent| lane.send(Event::Store(event)).is_ok();
     match store.snapshot() {
         Ok(mut snapshot) => {
@@ -769,11 +750,11 @@ pub fn run(mut store: HubStore, mut mark: MarkFile, orders: Receiver<Order>, lan
         let mut next = Some(first);
         while let Some(order) = next.take() {
             match order {
-                Order::Commit { number, ops } => stalled.push((number, ops)),
-                Order::Retry => retry = true,
-                Order::Look => looks = true,
-                Order::Read { number, query } => reads.push((number, *query)),
-                Order::Vacuum => vacuum = vacuum.or(sizes(&store.db).ok().map(|(bytes, _)| bytes)).or(Some(0)),
+                StoreCommand::Commit(commit) => stalled.push((commit.number, commit.ops)),
+                StoreCommand::Retry => retry = true,
+                StoreCommand::Look => looks = true,
+                StoreCommand::Read { number, query } => reads.push((number, *query)),
+                StoreCommand::Vacuum => vacuum = vacuum.or(sizes(&store.db).ok().map(|(bytes, _)| bytes)).or(Some(0)),
             }
             if stalled.len() < GROUP_MAX && reads.len() < GROUP_MAX {
                 next = orders.try_recv().ok();

@@ -11,12 +11,11 @@ use super::event_loop;
 use crate::clock::Clock;
 use crate::core::agent::Agent;
 use crate::core::agent::config::AgentConfig;
-use crate::core::agent::effect::{Effect, Outcome};
+use crate::core::agent::effect::{BusCommand, Effect, HeartbeatCommand, Outcome, ProviderCommand, PumpCommand, StoreCommand};
 use crate::core::agent::event::{Event, StopReason, lane};
-use crate::core::ids::{ProcessRef, Ticket};
+use crate::core::ids::ProcessRef;
 use crate::core::limits::{COMMITS_IN_FLIGHT_MAX, CONTROL_HELD_MAX};
-use crate::edge::gate::{Gate, Limits, Order as GateOrder, Orders};
-use crate::edge::http::Base;
+use crate::edge::gate::{Gate, Limits, Orders};
 use crate::edge::store::Store;
 use crate::edge::{Port, bus, heartbeat, provider, pump, signals, store};
 use crate::os::{self, Waker};
@@ -27,8 +26,6 @@ use crate::secret::Secret;
 pub struct Parts {
     /// Settings of the machine.
     pub config: AgentConfig,
-    /// The relay.
-    pub base: Base,
     /// Where a replacement token may stand, and where the agent's own is put for its tools.
     pub files: heartbeat::Files,
     /// The open store.
@@ -56,14 +53,12 @@ const PROVIDER_ORDERS: usize = 1024;
 const JOIN_LIMIT: Duration = Duration::from_secs(3);
 
 struct Ports {
-    store: Port<store::Order>,
-    bus: Port<bus::Order>,
-    heartbeat: Port<heartbeat::Order>,
-    pump: Port<pump::Order>,
-    provider: Port<provider::Order>,
+    store: Port<StoreCommand>,
+    bus: Port<BusCommand>,
+    heartbeat: Port<HeartbeatCommand>,
+    pump: Port<PumpCommand>,
+    provider: Port<ProviderCommand>,
     control: Port<Orders>,
-    /// The relay that calls and connections go to.
-    relay: Base,
 }
 
 /// Runs until the machine has finished; nothing of it is left behind. An error is a refusal of the operating system
@@ -73,7 +68,7 @@ pub fn run(parts: Parts) -> Result<Outcome, String> {
     let bells = crew.bells();
     let (lanes_in, lanes_out): (Vec<Sender<Event>>, Vec<Receiver<Event>>) = LANE_CAPACITY.iter().map(|n| bounded(*n)).unzip();
     let waker = || Waker::new().map_err(|error| format!("cannot make a wake descriptor: {error}"));
-    let Parts { config, base, files, store: file, launch, control, control_token, custody, clock, tell } = parts;
+    let Parts { config, files, store: file, launch, control, control_token, custody, clock, tell } = parts;
 
     let (store_port, store_orders) = bounded(COMMITS_IN_FLIGHT_MAX + 16);
     let (bus_port, bus_orders) = bounded(BUS_ORDERS);
@@ -82,14 +77,13 @@ pub fn run(parts: Parts) -> Result<Outcome, String> {
     let (provider_port, provider_orders) = bounded(PROVIDER_ORDERS);
     let (control_port, control_orders) = bounded(CONTROL_HELD_MAX * 4);
     let (bus_waker, provider_waker, control_waker) = (waker()?, waker()?, waker()?);
-    let mut ports = Ports {
+    let ports = Ports {
         store: Port::plain(store_port),
         bus: Port::waking(bus_port, bus_waker.clone()),
         heartbeat: Port::plain(heartbeat_port),
         pump: Port::plain(pump_port),
         provider: Port::waking(provider_port, provider_waker.clone()),
         control: Port::waking(control_port, control_waker.clone()),
-        relay: base,
     };
 
     let to = |at: usize| lanes_in[at].clone();
@@ -127,7 +121,7 @@ pub fn run(parts: Parts) -> Result<Outcome, String> {
         let mut agent = Agent::new(config, seed);
         let mut outcome = None;
         event_loop::run(&mut agent, clock, &lanes[..], Event::summary, |effects| {
-            let finished = dispatch(&mut ports, effects, tell);
+            let finished = dispatch(&ports, effects, tell);
             outcome = finished.or(outcome.take());
             if outcome.as_ref().is_some_and(|outcome| outcome.code == 70) {
                 log::error!(target: "runner", "last events: {}", event_loop::recent().join("; "));
@@ -185,40 +179,18 @@ fn control_limits() -> Limits {
 }
 
 /// Carries out the effects of one event; returns the outcome when the machine has finished.
-fn dispatch(ports: &mut Ports, effects: Vec<Effect>, tell: fn(&str)) -> Option<Outcome> {
+fn dispatch(ports: &Ports, effects: Vec<Effect>, tell: fn(&str)) -> Option<Outcome> {
     let mut answers: Orders = Vec::new();
     let mut outcome = None;
     for effect in effects {
         match effect {
-            Effect::Commit { number, ops } => ports.store.order(store::Order::Commit { number, ops }),
-            Effect::RetryStore => ports.store.order(store::Order::Retry),
-            Effect::FetchInbox(choice) => ports.store.order(store::Order::FetchInbox(choice)),
-            Effect::FetchOutbox => ports.store.order(store::Order::FetchOutbox),
-            Effect::Connect { token } => ports.bus.order(bus::Order::Connect(Box::new((ports.relay.clone(), token)))),
-            Effect::Send(frame) => ports.bus.order(bus::Order::Send(frame.to_text())),
-            Effect::Disconnect { reason } => ports.bus.order(bus::Order::Disconnect(reason)),
-            Effect::Call { call, method, path, body, token } => {
-                ports.heartbeat.order(heartbeat::Order::Call { call, method, path, body, token, base: ports.relay.clone() });
-            }
-            Effect::Relay { url } => match Base::parse(&url) {
-                Ok(relay) => ports.relay = relay,
-                Err(error) => log::error!(target: "runner", "{error}"),
-            },
+            Effect::Store(command) => ports.store.order(command),
+            Effect::Bus(command) => ports.bus.order(command),
+            Effect::Heartbeat(command) => ports.heartbeat.order(command),
+            Effect::Pump(command) => ports.pump.order(command),
+            Effect::Provider(command) => ports.provider.order(command),
+            Effect::Gate(command) => answers.push(command),
             Effect::Tell { text } => tell(&text),
-            Effect::ReadConfigToken => ports.heartbeat.order(heartbeat::Order::ReadConfigToken),
-            Effect::WriteToken { token } => ports.heartbeat.order(heartbeat::Order::WriteToken { token }),
-            Effect::Pump { rows, token } => ports.pump.order(pump::Order { rows, token, base: ports.relay.clone() }),
-            Effect::Spawn { process, provider_session, conversation, fresh, token, relay_is_known, leftover } => {
-                let relay = relay_is_known.then(|| ports.relay.url.clone());
-                ports.provider.order(provider::Order::Spawn { process, provider_session, conversation, fresh, token, leftover, relay });
-            }
-            Effect::Verb { process, number, verb } => ports.provider.order(provider::Order::Verb { process, number, verb }),
-            Effect::StopProvider { grace_ms } => ports.provider.order(provider::Order::Stop { grace_ms }),
-            Effect::Reply { ticket: Ticket::NOBODY, .. } => {}
-            Effect::Reply { ticket, status, body } => answers.push(GateOrder::Respond { ticket, status, body: body.into() }),
-            Effect::Stay { ticket } => answers.push(GateOrder::Accept { ticket }),
-            Effect::Say { peer, text } => answers.push(GateOrder::PeerSend { peer, text }),
-            Effect::Part { peer } => answers.push(GateOrder::PeerClose { peer, code: 1000, reason: String::new() }),
             Effect::Log { level, component, text } => crate::log::write(level, &component, &text),
             Effect::Finish(finished) => outcome = Some(finished),
         }

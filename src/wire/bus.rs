@@ -7,6 +7,8 @@ use super::api::Command;
 
 /// Close code: the relay stops.
 pub const CLOSE_GOING: u16 = 1001;
+/// Close code: everything was said.
+pub const CLOSE_NORMAL: u16 = 1000;
 /// Close code: unauthorized.
 pub const CLOSE_UNAUTHORIZED: u16 = 4001;
 /// Close code: another instance took over.

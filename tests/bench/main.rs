@@ -10,6 +10,7 @@ mod fleet;
 mod model;
 mod table;
 
+use agent_relay::core::commit::Commit;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -18,11 +19,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
+use agent_relay::core::agent::effect::StoreCommand;
 use agent_relay::core::agent::event::{Event, StoreEvent};
 use agent_relay::core::agent::store::{InboxMessage, OutboxRow, StoreOp};
 use agent_relay::core::ids::{MessageId, MessageRef};
 use agent_relay::edge::http::{Base, Http};
-use agent_relay::edge::store::{Order, Store, run as run_store};
+use agent_relay::edge::store::{Store, run as run_store};
 use agent_relay::secret::Secret;
 use agent_relay::wire::api::{Message, path};
 use agent_relay::wire::bus::{ClientFrame, Registered, Registration, RelayFrame};
@@ -470,7 +472,8 @@ fn producers(store: Store, first: u64, seconds: u64) -> (f64, f64, Duration) {
                     let mine = {
                         let mut number = number.lock().expect("lock");
                         *number += 1;
-                        orders.send(Order::Commit { number: *number, ops: vec![stored(message(first + *number))] }).expect("sends");
+                        let commit = Commit { number: *number, ops: vec![stored(message(first + *number))] };
+                        orders.send(StoreCommand::Commit(commit)).expect("sends");
                         *number
                     };
                     let mut upto = done.0.lock().expect("lock");

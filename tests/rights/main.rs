@@ -1,6 +1,9 @@
 //! Who may do what at the hub: every call and every frame by every kind of token, as `table.txt` says it. The table of routes only
 //! proves that none is missing here.
 
+use agent_relay::core::commit::Commit;
+use agent_relay::core::http::GateCommand;
+use agent_relay::core::hub::event::StoreCommand;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -104,13 +107,13 @@ impl World {
             let mut next = Vec::new();
             for effect in todo {
                 let answer = match &effect {
-                    Effect::Commit { number, ops } => {
+                    Effect::Store(StoreCommand::Commit(Commit { number, ops })) => {
                         let committed = self.store.commit(&[(*number, ops.clone())]).expect("memory");
                         let Committed { existing, unattached, unseen, retired } = committed;
                         StoreEvent::Committed { upto: *number, existing, unattached, unseen, retired }
                     }
                     Effect::Read { number, query } => StoreEvent::Read { number: *number, answer: self.store.answer(query) },
-                    Effect::Vacuum => StoreEvent::Vacuumed(Ok((2, 1))),
+                    Effect::Store(StoreCommand::Vacuum) => StoreEvent::Vacuumed(Ok((2, 1))),
                     _ => {
                         self.effects.push(effect);
                         continue;
@@ -138,9 +141,11 @@ impl World {
         };
         self.tell(Event::Request { ticket, request });
         let answer = self.effects.iter().find_map(|effect| match effect {
-            Effect::Respond { ticket: t, status, body: Body::Json(body) } if *t == ticket => Some((status.to_string(), body.clone())),
-            Effect::Respond { ticket: t, status, .. } if *t == ticket => Some((status.to_string(), Value::Null)),
-            Effect::Accept { ticket: t } if *t == ticket => Some(("200".into(), Value::Null)),
+            Effect::Gate(GateCommand::Respond { ticket: t, status, body: Body::Json(body) }) if *t == ticket => {
+                Some((status.to_string(), body.clone()))
+            }
+            Effect::Gate(GateCommand::Respond { ticket: t, status, .. }) if *t == ticket => Some((status.to_string(), Value::Null)),
+            Effect::Gate(GateCommand::Accept { ticket: t }) if *t == ticket => Some(("200".into(), Value::Null)),
             _ => None,
         });
         answer.expect("an answer")
@@ -153,7 +158,7 @@ impl World {
             ticket: Ticket(peer),
             request: Request { path: "/bus".into(), token: token.into(), ..Default::default() },
         });
-        self.effects.iter().any(|effect| matches!(effect, Effect::Accept { ticket } if *ticket == Ticket(peer)))
+        self.effects.iter().any(|effect| matches!(effect, Effect::Gate(GateCommand::Accept { ticket }) if *ticket == Ticket(peer)))
     }
 
     /// Sends a frame; `ok`, or `403` where the answer is a refusal and the connection stays.
@@ -161,11 +166,11 @@ impl World {
         let before = self.effects.len();
         self.tell(Event::PeerText { peer: PeerId(peer), text: frame.to_string() });
         let new = &self.effects[before..];
-        if new.iter().any(|effect| matches!(effect, Effect::PeerClose { peer: p, .. } if *p == PeerId(peer))) {
+        if new.iter().any(|effect| matches!(effect, Effect::Gate(GateCommand::PeerClose { peer: p, .. }) if *p == PeerId(peer))) {
             return "closed".into();
         }
         let error = new.iter().find_map(|effect| match effect {
-            Effect::PeerSend { peer: p, text } if *p == PeerId(peer) => {
+            Effect::Gate(GateCommand::PeerSend { peer: p, text }) if *p == PeerId(peer) => {
                 let frame: Value = serde_json::from_str(text).expect("a frame");
                 (frame["type"] == "error").then(|| frame["payload"]["code"].as_str().unwrap_or_default().to_string())
             }
@@ -304,7 +309,9 @@ fn frame_of(world: &mut World, name: &str, token: &str, gone: bool) -> String {
         "bus ack {message of a}" => {
             // The number of the frame is known to whoever got it; others have to guess.
             let number = |effect: &Effect| match effect {
-                Effect::PeerSend { text, .. } => text.split("\"seq\":").nth(1)?.split([',', '}']).next()?.parse::<u64>().ok(),
+                Effect::Gate(GateCommand::PeerSend { text, .. }) => {
+                    text.split("\"seq\":").nth(1)?.split([',', '}']).next()?.parse::<u64>().ok()
+                }
                 _ => None,
             };
             let first = world.effects.iter().rev().find_map(number).unwrap_or(1_760_000_000_000_001);
@@ -427,7 +434,7 @@ fn a_connection_has_the_rights_of_its_token_until_that_ends() {
     assert!(world.connect(500, "other"));
     assert_eq!(world.frame(500, &register("provider", Some("b"))), "ok");
     assert_eq!(world.call("root", "DELETE", "/api/tokens/other", json!({})).0, "204");
-    assert!(world.effects.iter().any(|effect| matches!(effect, Effect::PeerClose { peer, .. } if *peer == PeerId(500))));
+    assert!(world.effects.iter().any(|effect| matches!(effect, Effect::Gate(GateCommand::PeerClose { peer, .. }) if *peer == PeerId(500))));
     world.now.tick = world.now.tick + Duration::from_secs(1);
     assert_eq!(world.call("other", "GET", "/api/tokens/self", json!({})).0, "401");
 }

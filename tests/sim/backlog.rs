@@ -1,11 +1,12 @@
 //! A runner and its real store with more messages than memory holds, restarted in the middle.
 
+use agent_relay::core::agent::effect::{BusCommand, Effect, HeartbeatCommand, ProviderCommand, StoreCommand};
+use agent_relay::core::commit::Commit;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use agent_relay::core::Machine;
 use agent_relay::core::agent::Agent;
-use agent_relay::core::agent::effect::Effect;
 use agent_relay::core::agent::event::{BusEvent, Event, ProviderEvent, StoreEvent};
 use agent_relay::core::agent::store::StoreOp;
 use agent_relay::core::ids::{MessageId, ProcessRef};
@@ -112,7 +113,7 @@ impl Office {
 
     fn carry_out(&mut self, effect: Effect) {
         match effect {
-            Effect::Commit { number, ops } => {
+            Effect::Store(StoreCommand::Commit(Commit { number, ops })) => {
                 for op in &ops {
                     if let (StoreOp::OutboxAppend(row), Some(told)) = (op, self.told.last_mut()) {
                         told.extend(row.payload["to"].as_str().filter(|_| row.kind == "message").map(str::to_string));
@@ -121,7 +122,7 @@ impl Office {
                 let dropped = self.store.commit(&[(number, ops)]).expect("memory");
                 self.tell(Event::Store(StoreEvent::Committed { upto: number, dropped }));
             }
-            Effect::FetchInbox(choice) => {
+            Effect::Store(StoreCommand::FetchInbox(choice)) => {
                 if self.dies.take_if(|death| *death == Death::Asking).is_some() {
                     return self.restart();
                 }
@@ -129,13 +130,14 @@ impl Office {
                 assert!(rows.len() <= INBOX_CACHED_MAX);
                 self.tell(Event::Store(StoreEvent::InboxRows { rows, more }));
             }
-            Effect::FetchOutbox => self.tell(Event::Store(StoreEvent::OutboxRows { rows: Ok(Vec::new()) })),
-            Effect::Connect { .. } => self.tell(Event::Bus(BusEvent::Connected)),
-            Effect::Send(ClientFrame::Register { .. }) => {
+            Effect::Store(StoreCommand::FetchOutbox) => self.tell(Event::Store(StoreEvent::OutboxRows { rows: Ok(Vec::new()) })),
+            Effect::Bus(BusCommand::Connect(_)) => self.tell(Event::Bus(BusEvent::Connected)),
+            Effect::Bus(BusCommand::Send(text)) => {
+                let Ok(ClientFrame::Register { .. }) = ClientFrame::parse(&text) else { return };
                 let registered = Registered { epoch: 1, ..Default::default() };
                 self.tell(Event::Bus(BusEvent::Framed(RelayFrame::Registered { id: "f".into(), registered })));
             }
-            Effect::Call { call, path, .. } => {
+            Effect::Heartbeat(HeartbeatCommand::Call { call, path, .. }) => {
                 // It does not say which answers are owed: all are given.
                 let answer = match path.as_str() {
                     "/api/tokens" => (201, json!({"token": "t", "record": {"jti": "j", "profileId": "provider-agent"}})),
@@ -144,11 +146,11 @@ impl Office {
                 };
                 self.tell(Event::Called { call, result: Ok(answer) });
             }
-            Effect::Spawn { .. } => {
+            Effect::Provider(ProviderCommand::Spawn { .. }) => {
                 let process = ProcessRef { pid: self.life as u32, start: 1 };
                 self.tell(Event::Provider(ProviderEvent::Spawned { process, terminal: None }));
             }
-            Effect::Verb { verb: Verb::Open { resume }, .. } => {
+            Effect::Provider(ProviderCommand::Verb { verb: Verb::Open { resume }, .. }) => {
                 // What it was given when the runner died had not arrived.
                 let how = match resume {
                     Some(resume) => How::Loaded(vec![Fate::Unseen; resume.evidence_for.len()]),
@@ -157,7 +159,7 @@ impl Office {
                 let opened = Opened { session: "s".into(), how, agent: "demo".into(), model: None, has_evidence: true };
                 self.signal(Signal::Opened(opened));
             }
-            Effect::Verb { verb: Verb::Deliver(parcel), .. } => {
+            Effect::Provider(ProviderCommand::Verb { verb: Verb::Deliver(parcel), .. }) => {
                 if self.dies.take_if(|death| *death == Death::Delivering).is_some() {
                     return self.restart();
                 }

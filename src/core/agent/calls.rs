@@ -1,12 +1,12 @@
 //! HTTP calls to the relay: one under way, the others wait in order; at most one of each purpose.
 
+use super::effect::{Effect, HeartbeatCommand};
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use serde_json::Value;
 
 use super::Agent;
-use super::effect::Effect;
 use crate::core::Cause;
 use crate::core::agent::timer::Timer;
 use crate::core::ids::{CallNumber, MessageRef};
@@ -111,7 +111,14 @@ impl Agent {
         let Waiting { purpose, method, path, body } = self.calls.waiting.pop_front().expect("not empty");
         self.calls.number = self.calls.number.next();
         self.calls.flying = Some((self.calls.number, purpose));
-        self.out.push(Effect::Call { call: self.calls.number, method, path, body, token });
+        self.out.push(Effect::Heartbeat(HeartbeatCommand::Call {
+            call: self.calls.number,
+            relay: self.config.relay_url.clone(),
+            method,
+            path,
+            body,
+            token,
+        }));
     }
 
     pub(super) fn on_called(&mut self, now: Now, call: CallNumber, result: Result<(u16, Value), Cause>) {

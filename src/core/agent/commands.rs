@@ -99,7 +99,7 @@ impl Agent {
 
     /// A command of the bus (with its frame) or of the liveness round.
     pub(super) fn on_command(&mut self, now: Now, command: Command, frame: Option<String>) {
-        let ack = frame.map(|frame_id| Effect::Send(ClientFrame::Ack { frame_id }));
+        let ack = frame.map(|frame_id| Effect::frame(&ClientFrame::Ack { frame_id }));
         let target = if command.target.is_empty() { &self.config.agent_id } else { &command.target };
         let mine = *target == self.config.agent_id || *target == self.config.runner_id;
         let known_type = command.kind.strip_prefix("agent.").is_some_and(|word| {
@@ -315,7 +315,7 @@ impl Agent {
     fn send_progress(&mut self, id: &str, status: &str) {
         if self.link.is_registered() {
             let frame = self.link.frame_id();
-            self.commits.defer(Effect::Send(ClientFrame::CommandUpdate {
+            self.commits.defer(Effect::frame(&ClientFrame::CommandUpdate {
                 id: frame,
                 command_id: id.to_string(),
                 status: status.into(),
@@ -335,7 +335,7 @@ impl Agent {
             let frame = self.link.frame_id();
             known.frame = Some(frame.clone());
             let update = ClientFrame::CommandUpdate { id: frame, command_id: id.to_string(), status, result, error };
-            self.commits.defer(Effect::Send(update));
+            self.commits.defer(Effect::frame(&update));
         } else if command_is_final(&status) {
             let body = json!({"status": status, "result": result, "error": error});
             self.ask(Purpose::PatchCommand(id.to_string()), "PATCH", path::command(id), Some(body));

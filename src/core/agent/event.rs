@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::store::{Batch, InboxMessage, Snapshot};
+use super::store::{InboxMessage, QueuedRow, Snapshot};
 use crate::core::Cause;
 use crate::core::ids::{CallNumber, MessageId, ProcessRef, Ticket};
 use crate::core::session::Signal;
@@ -143,7 +143,7 @@ pub enum StoreEvent {
     /// The head of the outbox.
     OutboxRows {
         /// In order of sequence, or why they cannot be read.
-        rows: Result<Vec<Batch>, Cause>,
+        rows: Result<Vec<QueuedRow>, Cause>,
     },
 }
 

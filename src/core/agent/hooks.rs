@@ -1,5 +1,6 @@
 //! Hooks and monitors of the provider: their reports go to the session, and the answers they wait for come from it.
 
+use crate::core::http::GateCommand;
 use std::collections::{BTreeSet, VecDeque};
 
 use serde_json::{Value, json};
@@ -46,9 +47,9 @@ impl Agent {
         let of = body.get("providerSessionId").and_then(Value::as_str).filter(|id| !id.is_empty());
         let stale = of.is_some_and(|id| id != self.life.record.provider_session) || !self.life.is_alive();
         if waits {
-            self.out.push(Effect::Stay { ticket });
+            self.out.push(Effect::Gate(GateCommand::Accept { ticket }));
             if stale || self.hooks.waiting.len() >= CONTROL_HELD_MAX {
-                self.out.push(Effect::Part { peer: ticket.peer() });
+                self.out.push(Effect::close(ticket.peer()));
                 return;
             }
             self.hooks.waiting.insert(ticket);
@@ -134,9 +135,10 @@ impl Agent {
 
     pub(super) fn on_hook_answer(&mut self, ticket: Ticket, answer: Option<Value>) {
         if self.hooks.waiting.remove(&ticket) {
-            let said = answer.map(|answer| Effect::Say { peer: ticket.peer(), text: format!("data: {answer}\n\n") });
+            let said =
+                answer.map(|answer| Effect::Gate(GateCommand::PeerSend { peer: ticket.peer(), text: format!("data: {answer}\n\n") }));
             self.out.extend(said);
-            self.out.push(Effect::Part { peer: ticket.peer() });
+            self.out.push(Effect::close(ticket.peer()));
         }
     }
 
@@ -146,7 +148,7 @@ impl Agent {
         let monitors = std::mem::take(&mut self.hooks.monitors);
         let waiting = std::mem::take(&mut self.hooks.waiting).into_iter().map(Ticket::peer);
         let all: Vec<PeerId> = waiting.chain(monitors).collect();
-        self.out.extend(all.into_iter().map(|peer| Effect::Part { peer }));
+        self.out.extend(all.into_iter().map(Effect::close));
     }
 
     pub(super) fn on_gone(&mut self, ticket: Ticket) {
@@ -159,10 +161,10 @@ impl Agent {
 
     /// A monitor of another process of the provider is sent away; one that names none is of an older plugin and stays.
     pub(super) fn on_monitor(&mut self, ticket: Ticket, session: Option<String>) {
-        self.out.push(Effect::Stay { ticket });
+        self.out.push(Effect::Gate(GateCommand::Accept { ticket }));
         let stale = session.is_some_and(|session| session != self.life.record.provider_session);
         if stale || self.hooks.monitors.len() >= MONITORS_MAX {
-            self.out.push(Effect::Part { peer: ticket.peer() });
+            self.out.push(Effect::close(ticket.peer()));
             return;
         }
         self.hooks.monitors.insert(ticket.peer());
@@ -190,7 +192,7 @@ impl Agent {
 
     fn announce_to(&mut self, peer: PeerId, batch: BatchNumber, messages: &[Value]) {
         let frame = json!({"type": "message.deliver", "deliveryId": format!("batch-{batch}"), "messages": messages});
-        self.commits.defer(Effect::Say { peer, text: frame.to_string() });
+        self.commits.defer(Effect::Gate(GateCommand::PeerSend { peer, text: frame.to_string() }));
     }
 
     /// Subagents and the like; they keep the agent busy, but no message waits for them.

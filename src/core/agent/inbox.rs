@@ -1,11 +1,11 @@
 //! Messages on their way to the provider. The store holds all of them; memory holds the next ones and the places of those that
 //! were settled lately. A message is acknowledged only once it is in the store, and known ones are dropped by id.
 
+use super::effect::{Effect, StoreCommand};
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 
 use super::Agent;
 use super::calls::Purpose;
-use super::effect::Effect;
 use super::store::{Choice, InboxMessage, OutboxRow, Settled, StoreOp, TaskEnd};
 use crate::core::ids::{MessageId, MessageRef};
 use crate::core::limits::*;
@@ -161,7 +161,7 @@ impl Inbox {
 impl Agent {
     /// A message of the bus or of the unread fetch. `frame` is acknowledged once the message is durable.
     pub(super) fn on_message(&mut self, mut message: Message, frame: Option<String>) {
-        let ack = frame.map(|frame_id| Effect::Send(ClientFrame::Ack { frame_id }));
+        let ack = frame.map(|frame_id| Effect::frame(&ClientFrame::Ack { frame_id }));
         if message.id.is_none() {
             self.commits.defer_all(ack);
             return;
@@ -219,7 +219,7 @@ impl Agent {
     /// Asks the store what is next, behind all that is not durable yet: the answer knows of it.
     pub(super) fn fetch_inbox(&mut self, choice: Choice) {
         self.inbox.view = View::Asked { stale: false };
-        self.commits.defer(Effect::FetchInbox(choice));
+        self.commits.defer(Effect::Store(StoreCommand::FetchInbox(choice)));
     }
 
     /// The message is done: body gone, place kept until the window moves on and the relay knows that it is read.

@@ -1,12 +1,12 @@
 //! Supervision of the provider: the wanted state, the actual state, and when to start it again.
 
+use super::effect::{Effect, ProviderCommand};
 use std::collections::VecDeque;
 
 use serde_json::json;
 
 use super::Agent;
 use super::config::RestartPolicy;
-use super::effect::Effect;
 use super::event::ProviderEvent;
 use super::store::{ProviderRecord, StoreOp};
 use crate::core::backoff;
@@ -127,7 +127,7 @@ impl Life {
     /// A verb for the process at hand, with its number.
     pub fn verb(&mut self, verb: Verb) -> (VerbNumber, Effect) {
         self.verbs = self.verbs.next();
-        (self.verbs, Effect::Verb { process: self.processes, number: self.verbs, verb })
+        (self.verbs, Effect::Provider(ProviderCommand::Verb { process: self.processes, number: self.verbs, verb }))
     }
 
     pub fn exits(&self) -> usize {
@@ -158,8 +158,17 @@ impl Agent {
         self.status.forget_facts();
         let (conversation, fresh) = (self.life.record.session.clone(), self.rng.uuid());
         let token = self.tokens.for_provider();
-        let relay_is_known = self.config.url_by_hand || self.link.known_instance;
-        self.commits.defer(Effect::Spawn { process, provider_session, conversation, fresh, token, relay_is_known, leftover });
+        let is_known = self.config.url_by_hand || self.link.known_instance;
+        let relay = is_known.then(|| self.config.relay_url.clone());
+        self.commits.defer(Effect::Provider(ProviderCommand::Spawn {
+            process,
+            provider_session,
+            conversation,
+            fresh,
+            token,
+            relay,
+            leftover,
+        }));
     }
 
     pub(super) fn on_provider(&mut self, now: Now, event: ProviderEvent) {
@@ -258,7 +267,7 @@ impl Agent {
     fn end_provider(&mut self, grace_ms: u64) {
         let (_, stop) = self.life.verb(Verb::Stop);
         self.out.push(stop);
-        self.out.push(Effect::StopProvider { grace_ms });
+        self.out.push(Effect::Provider(ProviderCommand::Stop { grace_ms }));
     }
 
     /// The process is gone, or never was. Decides: nothing, again later, or parked.

@@ -2,7 +2,7 @@
 
 use super::Agent;
 use super::calls::{Purpose, UNREAD_PAGE};
-use super::effect::Effect;
+use super::effect::{Access, BusCommand, Effect};
 use super::event::BusEvent;
 use super::generations::Highest;
 use super::stop::Why;
@@ -134,13 +134,14 @@ impl Agent {
         self.link.auth_trouble = false;
         let patience = if self.link.known_instance { LIVENESS_INTERVAL } else { LIVENESS_FIRST };
         self.timers.set_once(Timer::LivenessRound, now.tick + patience);
-        self.out.push(Effect::Connect { token });
+        let relay = self.config.relay_url.clone();
+        self.out.push(Effect::Bus(BusCommand::Connect(Box::new(Access { relay, token }))));
     }
 
     /// Drops the connection, if there is one, and makes a new one at once.
     pub(super) fn reconnect(&mut self, now: Now, reason: &str) {
         if matches!(self.link.conn, Conn::Registering { .. } | Conn::Registered { .. }) {
-            self.out.push(Effect::Disconnect { reason: reason.into() });
+            self.out.push(Effect::Bus(BusCommand::Disconnect { reason: reason.into() }));
         }
         if self.link.conn != Conn::Connecting {
             self.connect(now);
@@ -156,9 +157,9 @@ impl Agent {
                 registration.protocol = PROTOCOL;
                 registration.meta = self.registration_meta();
                 let id = self.link.frame_id();
-                self.out.push(Effect::Send(ClientFrame::Register { id, registration }));
+                self.out.push(Effect::frame(&ClientFrame::Register { id, registration }));
             }
-            (BusEvent::Connected, _) => self.out.push(Effect::Disconnect { reason: "not wanted any more".into() }),
+            (BusEvent::Connected, _) => self.out.push(Effect::Bus(BusCommand::Disconnect { reason: "not wanted any more".into() })),
             (BusEvent::Framed(frame), _) => self.on_frame(now, frame),
             (BusEvent::Lost(_), Conn::Off) => {}
             (BusEvent::Lost(cause), _) => self.on_bus_lost(now, cause),
@@ -296,7 +297,7 @@ impl Agent {
         match self.link.conn {
             Conn::Waiting { .. } => self.connect(now),
             Conn::Registering { .. } => {
-                self.out.push(Effect::Disconnect { reason: "no answer to register".into() });
+                self.out.push(Effect::Bus(BusCommand::Disconnect { reason: "no answer to register".into() }));
                 self.on_bus_lost(now, Cause::TimedOut("relay did not answer the registration".into()));
             }
             Conn::Off | Conn::Connecting | Conn::Registered { .. } => {}
@@ -308,7 +309,7 @@ impl Agent {
         if self.stop.is_none() {
             let status = self.tracker.status().semantic().into();
             let meta = Some(self.heartbeat_meta());
-            self.out.push(Effect::Send(ClientFrame::Heartbeat { status, meta }));
+            self.out.push(Effect::frame(&ClientFrame::Heartbeat { status, meta }));
         }
     }
 

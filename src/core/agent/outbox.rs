@@ -4,14 +4,14 @@
 //! (no answer, 5xx, 408, 429, 401, 403) never poisons a row: it waits. Only a row that the relay can never take (other
 //! 4xx) is set aside, logged and counted.
 
+use super::effect::{Effect, PumpCommand, StoreCommand};
 use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
 use super::Agent;
-use super::effect::Effect;
 use super::event::RowAnswer;
-use super::store::{Batch, OutboxRow, StoreOp};
+use super::store::{OutboxRow, QueuedRow, StoreOp};
 use crate::core::agent::timer::Timer;
 use crate::core::limits::*;
 use crate::core::session::Mirror;
@@ -103,11 +103,11 @@ impl Agent {
         if idle && self.tokens.is_decided() && self.outbox.heard {
             self.outbox.pump = Pump::Fetching;
             // Behind the commit of this event, so that a row just appended is seen.
-            self.commits.defer(Effect::FetchOutbox);
+            self.commits.defer(Effect::Store(StoreCommand::FetchOutbox));
         }
     }
 
-    pub(super) fn on_outbox_rows(&mut self, now: Now, rows: Result<Vec<Batch>, Cause>) {
+    pub(super) fn on_outbox_rows(&mut self, now: Now, rows: Result<Vec<QueuedRow>, Cause>) {
         if self.outbox.pump != Pump::Fetching {
             return;
         }
@@ -128,8 +128,8 @@ impl Agent {
             (false, Some(token)) => {
                 self.outbox.pump = Pump::Posting;
                 self.outbox.flying = rows.len();
-                self.outbox.reports = rows.iter().filter(|batch| is_about(&batch.row)).map(|batch| batch.seq).collect();
-                self.out.push(Effect::Pump { rows, token });
+                self.outbox.reports = rows.iter().filter(|queued| is_about(&queued.row)).map(|queued| queued.seq).collect();
+                self.out.push(Effect::Pump(PumpCommand { relay: self.config.relay_url.clone(), rows, token }));
             }
             (false, None) => self.wait_outbox(now),
             (true, _) => {
@@ -142,10 +142,10 @@ impl Agent {
 
     /// Rows about earlier generations: an answer tells in words what it answers, since the relay may no longer have that; a
     /// report about a task of a relay without generations has nobody to reach.
-    fn for_this_relay(&mut self, rows: Vec<Batch>) -> Vec<Batch> {
+    fn for_this_relay(&mut self, rows: Vec<QueuedRow>) -> Vec<QueuedRow> {
         let mut wanted = Vec::with_capacity(rows.len());
-        for mut batch in rows {
-            let Batch { seq, row } = &mut batch;
+        for mut queued in rows {
+            let QueuedRow { seq, row } = &mut queued;
             let told = self.generations.on_wire(row.generation).is_some();
             if row.generation != 0 && is_about(row) && !told {
                 let name = self.generations.name(row.generation);
@@ -166,7 +166,7 @@ impl Agent {
                     }
                 }
             }
-            wanted.push(batch);
+            wanted.push(queued);
         }
         wanted
     }

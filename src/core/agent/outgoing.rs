@@ -1,6 +1,7 @@
 //! What the agent's own tools say through their runner: the relay is away, or has not given the agent a token yet. It goes
 //! into the outbox with a key, and a reply counts at once as this agent's answer.
 
+use crate::core::http::GateCommand;
 use serde_json::{Value, json};
 
 use super::Agent;
@@ -180,6 +181,6 @@ impl Agent {
         if let Some(answered) = answered {
             self.note_answered(vec![answered]);
         }
-        self.commits.defer(Effect::Reply { ticket, status: 202, body: json!({"queued": true, "key": key}) });
+        self.commits.defer(Effect::Gate(GateCommand::Respond { ticket, status: 202, body: json!({"queued": true, "key": key}).into() }));
     }
 }

@@ -1,5 +1,6 @@
 //! The status of an agent, as the relay and the control port are told it. It is true during restarts too.
 
+use crate::core::http::GateCommand;
 use std::collections::VecDeque;
 
 use serde_json::{Map, Value, json};
@@ -295,7 +296,7 @@ impl Agent {
         let (agent_status, mut meta) = told;
         meta.extend(self.status.take_timeline().map(|event| ("timelineEvent".to_string(), event)));
         let ready = Some(agent_status != "offline");
-        self.out.push(Effect::Send(ClientFrame::Status { agent_status: agent_status.into(), ready, meta: Some(meta) }));
+        self.out.push(Effect::frame(&ClientFrame::Status { agent_status: agent_status.into(), ready, meta: Some(meta) }));
         if crate::planted::is("status-after-offline") {
             self.status.silent = false;
         } else if self.stop.is_some() {
@@ -341,7 +342,9 @@ impl Agent {
             ControlRequest::MonitorSaid(text) => return self.on_monitor_said(&text),
             ControlRequest::Gone => return self.on_gone(ticket),
         };
-        self.out.push(Effect::Reply { ticket, status, body });
+        if ticket != Ticket::NOBODY {
+            self.out.push(Effect::Gate(GateCommand::Respond { ticket, status, body: body.into() }));
+        }
     }
 
     /// How a person attaches to the provider's terminal.

@@ -1,10 +1,10 @@
 //! The end of a runner, in phases with one deadline.
 
+use super::effect::{BusCommand, Effect};
 use std::time::Duration;
 
 use super::Agent;
 use super::calls::Purpose;
-use super::effect::Effect;
 use super::event::StopReason;
 use crate::core::agent::timer::Timer;
 use crate::core::time::{Now, Tick};
@@ -176,7 +176,7 @@ impl Agent {
             Some(Why::Asked(_) | Why::Command { .. }) | None => (0, String::new()),
         };
         if !self.link.is_off() {
-            self.out.push(Effect::Disconnect { reason: "runner stopped".into() });
+            self.out.push(Effect::Bus(BusCommand::Disconnect { reason: "runner stopped".into() }));
             self.link.switch_off();
             self.timers.clear(Timer::LivenessRound);
             self.timers.clear(Timer::TellStatus);

@@ -112,7 +112,7 @@ pub fn outbox_class(kind: &str) -> u8 {
 
 /// A row of the outbox with its place.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Batch {
+pub struct QueuedRow {
     /// Order, never reused.
     pub seq: u64,
     /// The row.

@@ -1,11 +1,12 @@
 //! Order of effects, credit and the end of an agent, event by event.
 
+use super::effect::{BusCommand, Effect, HeartbeatCommand, ProviderCommand, StoreCommand};
+use crate::core::commit::Commit;
 use std::time::Duration;
 
 use serde_json::json;
 
 use super::config::{AgentConfig, ReplyMode, RestartPolicy};
-use super::effect::Effect;
 use super::event::{BusEvent, ControlRequest, Event, ProviderEvent, StopReason, StoreEvent, lane};
 use super::prompt::{Prompt, StartKey};
 use super::store::StoreOp;
@@ -139,22 +140,30 @@ fn key_of_first() -> String {
 /// A call that is made, with its token.
 fn call_to(effects: &[Effect], wanted: &str) -> Option<(CallNumber, String)> {
     effects.iter().find_map(|effect| match effect {
-        Effect::Call { call, path, token, .. } if path == wanted => Some((*call, token.expose().to_string())),
+        Effect::Heartbeat(HeartbeatCommand::Call { call, path, token, .. }) if path == wanted => Some((*call, token.expose().to_string())),
         _ => None,
     })
 }
 
+/// The frame that goes to the relay.
+fn frame_of(effect: &Effect) -> Option<ClientFrame> {
+    match effect {
+        Effect::Bus(BusCommand::Send(text)) => ClientFrame::parse(text).ok(),
+        _ => None,
+    }
+}
+
 fn is_ack(effect: &Effect) -> bool {
-    matches!(effect, Effect::Send(ClientFrame::Ack { .. }))
+    matches!(frame_of(effect), Some(ClientFrame::Ack { .. }))
 }
 
 fn delivers(effect: &Effect) -> bool {
-    matches!(effect, Effect::Verb { verb: Verb::Deliver(_), .. })
+    matches!(effect, Effect::Provider(ProviderCommand::Verb { verb: Verb::Deliver(_), .. }))
 }
 
 fn statuses(effects: &[Effect]) -> Vec<String> {
-    let word = |effect: &Effect| match effect {
-        Effect::Send(ClientFrame::Status { agent_status, .. }) => Some(agent_status.clone()),
+    let word = |effect: &Effect| match frame_of(effect) {
+        Some(ClientFrame::Status { agent_status, .. }) => Some(agent_status),
         _ => None,
     };
     effects.iter().filter_map(word).collect()
@@ -164,7 +173,9 @@ fn statuses(effects: &[Effect]) -> Vec<String> {
 fn a_message_is_durable_before_it_is_acknowledged_or_delivered() {
     let mut bench = Bench::ready();
     let effects = bench.message(1);
-    assert!(effects.iter().any(|e| matches!(e, Effect::Commit { ops, .. } if ops.iter().any(|op| matches!(op, StoreOp::InboxPut(_))))));
+    assert!(effects.iter().any(
+        |e| matches!(e, Effect::Store(StoreCommand::Commit(Commit { ops, .. })) if ops.iter().any(|op| matches!(op, StoreOp::InboxPut(_))))
+    ));
     assert!(!effects.iter().any(|e| is_ack(e) || delivers(e)), "{effects:?}");
     let effects = bench.commit();
     assert!(effects.iter().any(is_ack) && effects.iter().any(delivers), "{effects:?}");
@@ -175,7 +186,7 @@ fn a_repeated_frame_is_acknowledged_behind_the_first_copy() {
     let mut bench = Bench::ready();
     bench.message(1);
     let effects = bench.message(1);
-    assert!(!effects.iter().any(|e| is_ack(e) || matches!(e, Effect::Commit { .. })), "{effects:?}");
+    assert!(!effects.iter().any(|e| is_ack(e) || matches!(e, Effect::Store(StoreCommand::Commit(Commit { .. })))), "{effects:?}");
     assert_eq!(bench.commit().iter().filter(|e| is_ack(e)).count(), 2);
     assert!(bench.message(1).iter().any(is_ack));
 }
@@ -188,11 +199,14 @@ fn a_command_is_durable_before_it_is_acknowledged() {
     let effects = bench.tell(Event::Bus(BusEvent::Framed(frame.clone())));
     assert!(!effects.iter().any(is_ack));
     let effects = bench.commit();
-    assert!(effects.iter().any(is_ack) && effects.iter().any(|e| matches!(e, Effect::Verb { verb: Verb::Interrupt, .. })));
+    assert!(
+        effects.iter().any(is_ack)
+            && effects.iter().any(|e| matches!(e, Effect::Provider(ProviderCommand::Verb { verb: Verb::Interrupt, .. })))
+    );
     // A second copy does not interrupt again.
     let mut effects = bench.tell(Event::Bus(BusEvent::Framed(frame)));
     effects.extend(bench.commit());
-    assert!(!effects.iter().any(|e| matches!(e, Effect::Verb { .. })));
+    assert!(!effects.iter().any(|e| matches!(e, Effect::Provider(ProviderCommand::Verb { .. }))));
 }
 
 #[test]
@@ -207,14 +221,13 @@ fn reply_and_batch_done_are_one_transaction() {
     bench.now.tick = bench.now.tick + Duration::from_secs(6);
     effects.extend(bench.agent.wake(bench.now));
     let together = effects.iter().any(|effect| match effect {
-        Effect::Commit { ops, .. } => {
+        Effect::Store(StoreCommand::Commit(Commit { ops, .. })) => {
             let reply = ops.iter().any(|op| matches!(op, StoreOp::OutboxAppend(row) if row.kind == "message" && row.key == "reply:a:1"));
             reply && ops.iter().any(|op| matches!(op, StoreOp::InboxSettle { at, .. } if at.id == MessageId(1)))
         }
         _ => false,
     });
-    let settles =
-        |effect: &Effect| matches!(effect, Effect::Commit { ops, .. } if ops.iter().any(|op| matches!(op, StoreOp::InboxSettle { .. })));
+    let settles = |effect: &Effect| matches!(effect, Effect::Store(StoreCommand::Commit(Commit { ops, .. })) if ops.iter().any(|op| matches!(op, StoreOp::InboxSettle { .. })));
     assert!(together && effects.iter().filter(|effect| settles(effect)).count() == 1, "{effects:?}");
 }
 
@@ -265,7 +278,7 @@ fn a_stalled_disk_releases_nothing_and_is_tried_again() {
     let effects = bench.tell(Event::Store(StoreEvent::Stalled(Cause::Failed("disk full".into()))));
     assert!(!effects.iter().any(is_ack));
     bench.now.tick = bench.now.tick + Duration::from_secs(1);
-    assert!(bench.agent.wake(bench.now).contains(&Effect::RetryStore));
+    assert!(bench.agent.wake(bench.now).contains(&Effect::Store(StoreCommand::Retry)));
     assert!(bench.commit().iter().any(is_ack));
 }
 
@@ -276,12 +289,12 @@ fn damage_of_the_store_ends_the_runner_so_that_its_next_start_mends_it() {
         let mut bench = Bench::ready();
         bench.message(1);
         let mut effects = bench.tell(Event::Store(event));
-        assert!(effects.iter().any(|effect| matches!(effect, Effect::StopProvider { .. })), "{effects:?}");
+        assert!(effects.iter().any(|effect| matches!(effect, Effect::Provider(ProviderCommand::Stop { .. }))), "{effects:?}");
         bench.tell(Event::Provider(ProviderEvent::Exited { code: 0, stderr: String::new() }));
         for _ in 0..60 {
             bench.now.tick = bench.now.tick + Duration::from_secs(1);
             effects = bench.agent.wake(bench.now);
-            assert!(!effects.contains(&Effect::RetryStore), "damage is not tried again");
+            assert!(!effects.contains(&Effect::Store(StoreCommand::Retry)), "damage is not tried again");
             if let Some(Effect::Finish(outcome)) = effects.last() {
                 assert_eq!((outcome.code, outcome.message.contains("malformed")), (1, true));
                 break;
@@ -304,7 +317,7 @@ fn the_restart_budget_parks() {
         bench.now.tick = bench.now.tick + Duration::from_secs(61);
         let mut effects = bench.agent.wake(bench.now);
         effects.extend(bench.commit());
-        starts += effects.iter().filter(|e| matches!(e, Effect::Spawn { .. })).count();
+        starts += effects.iter().filter(|e| matches!(e, Effect::Provider(ProviderCommand::Spawn { .. }))).count();
         bench.tell(Event::Provider(ProviderEvent::Spawned { process: ProcessRef { pid: 8, start: 2 }, terminal: None }));
         bench.commit();
     }
@@ -325,7 +338,7 @@ fn a_token_is_renewed_in_time_and_never_ends_the_session() {
     assert_eq!(old, "t");
     let in_an_hour = bench.now.wall.0 / 1000 + 3600;
     let effects = bench.tell(Event::Called { call, result: Ok((200, answer(in_an_hour))) });
-    assert!(effects.iter().any(|e| matches!(e, Effect::Connect { token } if token.expose() == "new")), "{effects:?}");
+    assert!(effects.iter().any(|e| matches!(e, Effect::Bus(BusCommand::Connect(to)) if to.token.expose() == "new")), "{effects:?}");
     bench.commit();
     // Four fifths of its life later the next renewal is due.
     let due = bench.agent.timers.at(timer::Timer::TokenRenewal).expect("a renewal");
@@ -337,7 +350,7 @@ fn a_token_is_renewed_in_time_and_never_ends_the_session() {
 /// What is delivered by these effects.
 fn parcels(effects: &[Effect]) -> Vec<Parcel> {
     let parcel = |effect: &Effect| match effect {
-        Effect::Verb { verb: Verb::Deliver(parcel), .. } => Some(parcel.clone()),
+        Effect::Provider(ProviderCommand::Verb { verb: Verb::Deliver(parcel), .. }) => Some(parcel.clone()),
         _ => None,
     };
     effects.iter().filter_map(parcel).collect()
@@ -384,7 +397,7 @@ fn after_a_restart_each_message_has_a_fate_of_its_own() {
     let keys: Vec<&str> = effects
         .iter()
         .flat_map(|effect| match effect {
-            Effect::Commit { ops, .. } => ops.as_slice(),
+            Effect::Store(StoreCommand::Commit(Commit { ops, .. })) => ops.as_slice(),
             _ => &[],
         })
         .filter_map(|op| match op {
@@ -445,7 +458,7 @@ fn an_urgent_message_joins_the_turn_and_outlives_it() {
     bench.now.tick = bench.now.tick + Duration::from_secs(6);
     let effects = bench.agent.wake(bench.now);
     let replied = effects.iter().any(|effect| match effect {
-        Effect::Commit { ops, .. } => {
+        Effect::Store(StoreCommand::Commit(Commit { ops, .. })) => {
             ops.iter().any(|op| matches!(op, StoreOp::OutboxAppend(row) if row.key == "reply:a:2" && row.payload["body"] == "second"))
         }
         _ => false,
@@ -482,7 +495,7 @@ fn words_of_people_and_of_agents_travel_apart() {
 fn the_first_prompt_survives_a_crash_and_is_said_once() {
     let injected = |effects: &[Effect]| {
         effects.iter().find_map(|effect| match effect {
-            Effect::Verb { number, verb: Verb::Inject { text, .. }, .. } => Some((*number, text.clone())),
+            Effect::Provider(ProviderCommand::Verb { number, verb: Verb::Inject { text, .. }, .. }) => Some((*number, text.clone())),
             _ => None,
         })
     };
@@ -523,7 +536,7 @@ fn a_refused_message_is_told_to_its_sender_and_holds_up_nobody() {
     bench.signal(Signal::TurnStarted); // of a person, at the terminal
     let effects = bench.signal(Signal::Refused { batch: BatchNumber(1), key: key_of_first(), why: "no".into() });
     let told = effects.iter().any(|effect| match effect {
-        Effect::Commit { ops, .. } => {
+        Effect::Store(StoreCommand::Commit(Commit { ops, .. })) => {
             ops.iter().any(|op| matches!(op, StoreOp::OutboxAppend(row) if row.payload["body"].as_str().is_some_and(|body| body.contains("did not reach"))))
         }
         _ => false,

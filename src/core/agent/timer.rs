@@ -1,7 +1,7 @@
 //! The deadlines of an agent: the one list of them.
 
 use super::Agent;
-use super::effect::Effect;
+use super::effect::{Effect, StoreCommand};
 use crate::core::limits::COMMITS_RESERVED;
 use crate::core::time::Tick;
 use crate::core::timers::{Timed, timers};
@@ -87,7 +87,7 @@ impl Timed for Agent {
         match timer {
             Timer::StoreRetry => {
                 self.commits.forget_retry();
-                self.out.push(Effect::RetryStore);
+                self.out.push(Effect::Store(StoreCommand::Retry));
             }
             Timer::Obligations => {
                 self.timers.clear(timer);

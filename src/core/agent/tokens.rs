@@ -4,6 +4,7 @@
 mod file;
 mod judged;
 
+use super::effect::{Effect, HeartbeatCommand};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -11,7 +12,6 @@ use serde_json::{Value, json};
 use super::Agent;
 use super::calls::{Purpose, text_of};
 use super::config::AgentConfig;
-use super::effect::Effect;
 use super::stop::Why;
 use super::store::StoreOp;
 use crate::core::agent::timer::Timer;
@@ -405,7 +405,7 @@ impl Agent {
     fn read_config(&mut self) {
         if !self.tokens.reading {
             self.tokens.reading = true;
-            self.out.push(Effect::ReadConfigToken);
+            self.out.push(Effect::Heartbeat(HeartbeatCommand::ReadConfigToken));
         }
     }
 
@@ -418,8 +418,7 @@ impl Agent {
         let news = url.filter(|url| !self.config.url_by_hand && self.was_never_served() && *url != self.config.relay_url);
         if let Some(url) = news {
             self.log(LogLevel::Info, "runner", format!("config.json names another relay by now: {url}"));
-            self.config.relay_url = url.clone();
-            self.out.push(Effect::Relay { url });
+            self.config.relay_url = url;
             self.link.forget_attempts();
             self.tokens.attempt = 0;
             if self.timers.is_set(Timer::TokenRetry) {

@@ -1,6 +1,7 @@
 //! The commit rule, step by step.
 
 use super::*;
+use crate::core::commit::Commit;
 use crate::core::store::{StoreError, StoreKind};
 
 type Queue = CommitQueue<&'static str, &'static str>;

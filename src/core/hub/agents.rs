@@ -1,5 +1,6 @@
 //! Agents: registration, presence and queues.
 
+use crate::core::http::GateCommand;
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
@@ -263,10 +264,10 @@ impl Hub {
             let why = if same { "connected anew" } else { "another instance registered this agent" };
             if !same {
                 let error = RelayFrame::Error { id: None, code: "superseded".into(), message: why.into(), retryable: false };
-                self.out.push(Effect::PeerSend { peer: old, text: error.to_text() });
+                self.out.push(Effect::Gate(GateCommand::PeerSend { peer: old, text: error.to_text() }));
             }
             self.drop_peer(old);
-            self.out.push(Effect::PeerClose { peer: old, code: CLOSE_SUPERSEDED, reason: why.into() });
+            self.out.push(Effect::Gate(GateCommand::PeerClose { peer: old, code: CLOSE_SUPERSEDED, reason: why.into() }));
         }
         self.queues.entry(id.to_string()).or_default().until = None;
         self.resolve_for(id);
@@ -361,9 +362,9 @@ impl Hub {
                 message: format!("the agent {id} was deleted"),
                 retryable: false,
             };
-            self.out.push(Effect::PeerSend { peer, text: error.to_text() });
+            self.out.push(Effect::Gate(GateCommand::PeerSend { peer, text: error.to_text() }));
             self.drop_peer(peer);
-            self.out.push(Effect::PeerClose { peer, code: CLOSE_DELETED, reason: "agent deleted".into() });
+            self.out.push(Effect::Gate(GateCommand::PeerClose { peer, code: CLOSE_DELETED, reason: "agent deleted".into() }));
         }
         self.emit("agent.removed", id, json!({"agentId": id}));
         true

@@ -1,5 +1,7 @@
 //! The HTTP API: the table of routes says what is asked, one match says what is done.
 
+use crate::core::http::GateCommand;
+use crate::core::hub::event::StoreCommand;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -57,7 +59,7 @@ fn text<'a>(body: &'a Value, field: &str) -> &'a str {
 impl Hub {
     pub(super) fn respond(&mut self, ticket: Ticket, status: u16, body: impl Into<Body>) {
         self.after_answer(ticket, status);
-        self.out.push(Effect::Respond { ticket, status, body: body.into() });
+        self.out.push(Effect::Gate(GateCommand::Respond { ticket, status, body: body.into() }));
     }
 
     fn after_answer(&mut self, ticket: Ticket, status: u16) {
@@ -174,7 +176,7 @@ impl Hub {
             Call::HubVacuum => {
                 // Whoever asks while one is under way waits for that one.
                 if self.vacuums.is_empty() {
-                    self.out.push(Effect::Vacuum);
+                    self.out.push(Effect::Store(StoreCommand::Vacuum));
                 }
                 self.vacuums.push(ticket);
                 Ok(Answer::Later)

@@ -1,5 +1,6 @@
 //! Commands: opaque to the hub, which routes them by target, stores and expires them.
 
+use crate::core::http::GateCommand;
 use serde_json::{Map, Value, json};
 
 use super::Hub;
@@ -67,7 +68,7 @@ impl Hub {
         self.commits.write(HubOp::CommandPut(command.clone()));
         if let Some(peer) = self.agents.get(&agent).and_then(|a| a.peer).filter(|peer| self.takes_commands(*peer)) {
             let text = RelayFrame::Command { id: command.id.clone(), command: command.clone() }.to_text();
-            self.commits.defer(After::Effect(Effect::PeerSend { peer, text }));
+            self.commits.defer(After::Effect(Effect::Gate(GateCommand::PeerSend { peer, text })));
         }
         Ok(command)
     }
@@ -109,7 +110,7 @@ impl Hub {
         let pending: Vec<Command> = self.commands.values().filter(|c| c.status == "pending" && self.is_for(c, agent)).cloned().collect();
         for command in pending {
             let text = RelayFrame::Command { id: command.id.clone(), command }.to_text();
-            self.out.push(Effect::PeerSend { peer, text });
+            self.out.push(Effect::Gate(GateCommand::PeerSend { peer, text }));
         }
     }
 

@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::generations::{DataState, Mark, StoredGeneration};
 use crate::core::Cause;
 use crate::core::commit::Commit;
-use crate::core::http::{Body, GateStats, Request};
+use crate::core::http::{GateCommand, GateStats, Request};
 use crate::core::ids::{MessageId, PeerId, TaskId, Ticket};
 use crate::core::store::StoreError;
 use crate::core::time::Tick;
@@ -185,24 +185,12 @@ pub enum Query {
 #[allow(missing_docs)] // the fields are what they are called
 #[derive(Debug, Clone, PartialEq)]
 pub enum Effect {
-    /// One transaction.
-    Commit { number: u64, ops: Vec<HubOp> },
-    /// Try the stalled commit again.
-    RetryStore,
-    /// Give free pages of the store back to the disk.
-    Vacuum,
-    /// See whether the store's file is still where it was; the answer is [`StoreEvent::Broken`] or none.
-    LookAtStore,
+    /// To the store.
+    Store(StoreCommand),
     /// Ask the reader.
     Read { number: u64, query: Query },
-    /// Answer a request.
-    Respond { ticket: Ticket, status: u16, body: Body },
-    /// Let a request stay, on the bus or as a reader of events; its ticket is its number as a peer.
-    Accept { ticket: Ticket },
-    /// Send a text frame.
-    PeerSend { peer: PeerId, text: String },
-    /// Close a peer.
-    PeerClose { peer: PeerId, code: u16, reason: String },
+    /// To the gate.
+    Gate(GateCommand),
     /// For the log.
     Log { level: LogLevel, text: String },
     /// A thread died: exit code 70.
@@ -213,9 +201,26 @@ pub enum Effect {
     Finish,
 }
 
+/// A command to the store.
+#[allow(missing_docs)] // the fields are what they are called
+#[derive(Debug, Clone, PartialEq)]
+pub enum StoreCommand {
+    /// One transaction.
+    Commit(Commit<HubOp>),
+    /// Try the stalled commit again.
+    Retry,
+    /// Give free pages of the store back to the disk.
+    Vacuum,
+    /// See whether the store's file is still where it was; the answer is [`StoreEvent::Broken`] or none.
+    Look,
+    /// Answer a question: what becomes of [`Effect::Read`] where no reader could be opened beside the
+    /// writer. Boxed: the queue has a place of this size for each command that it can hold.
+    Read { number: u64, query: Box<Query> },
+}
+
 impl From<Commit<HubOp>> for Effect {
-    fn from(Commit { number, ops }: Commit<HubOp>) -> Effect {
-        Effect::Commit { number, ops }
+    fn from(commit: Commit<HubOp>) -> Effect {
+        Effect::Store(StoreCommand::Commit(commit))
     }
 }
 

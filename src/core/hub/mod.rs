@@ -25,6 +25,7 @@ mod tokens;
 
 pub use rights::scopes_of;
 
+use crate::core::http::GateCommand;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
@@ -238,7 +239,11 @@ impl Hub {
             self.finished = true;
             let peers: Vec<PeerId> = self.peers.keys().copied().collect();
             for peer in peers {
-                self.out.push(Effect::PeerClose { peer, code: crate::wire::bus::CLOSE_GOING, reason: "the relay stops".into() });
+                self.out.push(Effect::Gate(GateCommand::PeerClose {
+                    peer,
+                    code: crate::wire::bus::CLOSE_GOING,
+                    reason: "the relay stops".into(),
+                }));
             }
             self.out.push(Effect::Finish);
         }

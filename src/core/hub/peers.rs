@@ -1,5 +1,6 @@
 //! The bus, seen from the relay: registrations, acknowledgements, deliveries, subscriptions.
 
+use crate::core::http::GateCommand;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -63,7 +64,7 @@ impl Hub {
         };
         self.sweep_at_end_of(token.expires_at);
         self.peers.insert(ticket.peer(), Peer { token, ..Default::default() });
-        self.out.push(Effect::Accept { ticket });
+        self.out.push(Effect::Gate(GateCommand::Accept { ticket }));
     }
 
     /// A reader of server-sent events: everything that happens, for an agent's token what concerns that agent.
@@ -73,7 +74,7 @@ impl Hub {
         let peer = Peer { token, stream: true, registered: true, events: vec!["*".into()], scopes, ..Default::default() };
         self.peers.insert(number, peer);
         self.subscribers.insert(number);
-        self.out.push(Effect::Accept { ticket: number.ticket() });
+        self.out.push(Effect::Gate(GateCommand::Accept { ticket: number.ticket() }));
         if let Some(since) = since {
             self.send_missed(number, since);
         }
@@ -125,9 +126,9 @@ impl Hub {
         // A reader of events knows no frames.
         if let (true, RelayFrame::Error { code, message, .. }) = (self.peers.get(&peer).is_some_and(|peer| peer.stream), frame) {
             let text = format!("event: error\ndata: {}\n\n", json!({"code": code, "message": message}));
-            return self.out.push(Effect::PeerSend { peer, text });
+            return self.out.push(Effect::Gate(GateCommand::PeerSend { peer, text }));
         }
-        self.out.push(Effect::PeerSend { peer, text: frame.to_text() });
+        self.out.push(Effect::Gate(GateCommand::PeerSend { peer, text: frame.to_text() }));
     }
 
     pub(super) fn send_error(&mut self, peer: PeerId, id: Option<String>, code: &str, message: &str) {
@@ -178,7 +179,7 @@ impl Hub {
     /// Behind the commit: the sender may forget it then.
     fn acknowledge(&mut self, peer: PeerId, frame_id: String) {
         let text = RelayFrame::Ack { frame_id }.to_text();
-        self.commits.defer(super::event::After::Effect(Effect::PeerSend { peer, text }));
+        self.commits.defer(super::event::After::Effect(Effect::Gate(GateCommand::PeerSend { peer, text })));
     }
 
     fn on_heartbeat(&mut self, agent: &str, status: &str, meta: Option<Map<String, Value>>) {
@@ -209,7 +210,7 @@ impl Hub {
                     self.send_error(number, Some(id), code, &text);
                     if code == "superseded" {
                         self.drop_peer(number);
-                        self.out.push(Effect::PeerClose { peer: number, code: CLOSE_SUPERSEDED, reason: text });
+                        self.out.push(Effect::Gate(GateCommand::PeerClose { peer: number, code: CLOSE_SUPERSEDED, reason: text }));
                     }
                     return;
                 }
@@ -242,7 +243,7 @@ impl Hub {
     pub(super) fn on_registration_durable(&mut self, number: PeerId, agent: Option<String>, text: String) {
         let Some(peer) = self.peers.get_mut(&number) else { return };
         peer.registered = true;
-        self.out.push(Effect::PeerSend { peer: number, text });
+        self.out.push(Effect::Gate(GateCommand::PeerSend { peer: number, text }));
         if let Some(agent) = agent.filter(|id| self.agents.get(id).is_some_and(|agent| agent.peer == Some(number))) {
             self.log(LogLevel::Info, format!("agent registered id={agent}"));
             self.send_commands_again(&agent, number);
@@ -368,7 +369,7 @@ impl Hub {
         peer.in_flight.insert(self.seq, (message.id, text.len()));
         peer.in_flight_bytes += text.len();
         self.meter.delivered += 1;
-        self.out.push(Effect::PeerSend { peer: number, text });
+        self.out.push(Effect::Gate(GateCommand::PeerSend { peer: number, text }));
     }
 
     /// An event for whoever subscribed to it, behind the commit of what it tells; `subject` is what scopes name.
@@ -384,7 +385,7 @@ impl Hub {
         let wanting: Vec<PeerId> = self.subscribers.iter().filter(|n| self.peers.get(n).is_some_and(wants)).copied().collect();
         for peer in wanting {
             let text = self.event_text(peer, seq, event, &self.data_for(peer, event, &subject, &data), at);
-            self.out.push(Effect::PeerSend { peer, text });
+            self.out.push(Effect::Gate(GateCommand::PeerSend { peer, text }));
         }
         self.remember_event(KeptEvent { seq, event, subjects: vec![subject], data, at });
     }
@@ -405,7 +406,7 @@ impl Hub {
             }
             for peer in wanting {
                 let text = self.event_text(peer, seq, "message.new", &data, at);
-                self.out.push(Effect::PeerSend { peer, text });
+                self.out.push(Effect::Gate(GateCommand::PeerSend { peer, text }));
             }
         }
         // Bodies are not kept: a thousand of them would be half a gigabyte. Who comes back fetches by id.
@@ -433,7 +434,7 @@ impl Hub {
         for kept in missed {
             let subject = kept.subjects.first().map(String::as_str).unwrap_or_default();
             let text = self.event_text(number, kept.seq, kept.event, &self.data_for(number, kept.event, subject, &kept.data), kept.at);
-            self.out.push(Effect::PeerSend { peer: number, text });
+            self.out.push(Effect::Gate(GateCommand::PeerSend { peer: number, text }));
         }
     }
 

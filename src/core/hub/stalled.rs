@@ -5,6 +5,7 @@ use super::STOP_LIMIT;
 use super::event::{After, Effect};
 use super::timer::Timer;
 use crate::core::Cause;
+use crate::core::hub::event::StoreCommand;
 use crate::core::ids::Ticket;
 use crate::core::store::{StoreError, StoreKind};
 use crate::wire::control::LogLevel;
@@ -80,7 +81,7 @@ impl Hub {
     /// While nothing is under way: a commit looks by itself.
     pub(super) fn look_at_store(&mut self) {
         if self.commits.is_idle() && self.vacuums.is_empty() && self.started.is_some() {
-            self.out.push(Effect::LookAtStore);
+            self.out.push(Effect::Store(StoreCommand::Look));
         }
     }
 }
@@ -94,7 +95,7 @@ mod tests {
     use super::super::event::{Event, ReadAnswer, StoreEvent};
     use super::super::tests::Bench;
     use super::*;
-    use crate::core::http::Body;
+    use crate::core::http::{Body, GateCommand};
     use crate::core::limits::PING_INTERVAL;
 
     fn trouble(kind: StoreKind) -> StoreError {
@@ -103,8 +104,8 @@ mod tests {
 
     fn answers(effects: &[Effect]) -> Vec<(u16, String)> {
         let answer = |effect: &Effect| match effect {
-            Effect::Respond { status, body: Body::Json(body), .. } => Some((*status, body.to_string())),
-            Effect::Respond { status, .. } => Some((*status, String::new())),
+            Effect::Gate(GateCommand::Respond { status, body: Body::Json(body), .. }) => Some((*status, body.to_string())),
+            Effect::Gate(GateCommand::Respond { status, .. }) => Some((*status, String::new())),
             _ => None,
         };
         effects.iter().filter_map(answer).collect()
@@ -121,7 +122,7 @@ mod tests {
         assert_eq!(heard.len(), 3, "{heard:?}");
         assert!(heard.iter().all(|(status, text)| *status == 503 && text.contains("may still be carried out")), "{heard:?}");
         let effects = bench.later(Duration::from_millis(500));
-        assert!(effects.contains(&Effect::RetryStore), "{effects:?}");
+        assert!(effects.contains(&Effect::Store(StoreCommand::Retry)), "{effects:?}");
         assert_eq!(answers(&bench.commit()), [], "no second answer; what was asked is there");
         let effects = bench.ask("operator", "GET", "/api/hub", json!({}));
         assert!(effects.iter().any(|effect| matches!(effect, Effect::Read { .. })), "{effects:?}");
@@ -133,8 +134,8 @@ mod tests {
             let mut bench = Bench::new();
             bench.ask("operator", "POST", "/api/messages", json!({"to": "a", "body": "x"}));
             bench.tell(Event::Store(StoreEvent::Stalled(trouble(kind).into())));
-            let retried = bench.later(Duration::from_millis(500)).contains(&Effect::RetryStore);
-            let again = retried || bench.later(Duration::from_millis(4500)).contains(&Effect::RetryStore);
+            let retried = bench.later(Duration::from_millis(500)).contains(&Effect::Store(StoreCommand::Retry));
+            let again = retried || bench.later(Duration::from_millis(4500)).contains(&Effect::Store(StoreCommand::Retry));
             assert_eq!((retried, again), (soon, late), "{kind:?}");
         }
         for kind in [StoreKind::Corrupt, StoreKind::Gone] {
@@ -166,8 +167,8 @@ mod tests {
     fn the_file_is_looked_at_with_the_sweep_while_nothing_is_under_way() {
         let mut bench = Bench::new();
         bench.commit();
-        assert!(bench.later(PING_INTERVAL).contains(&Effect::LookAtStore));
+        assert!(bench.later(PING_INTERVAL).contains(&Effect::Store(StoreCommand::Look)));
         bench.ask("operator", "POST", "/api/messages", json!({"to": "a", "body": "x"}));
-        assert!(!bench.later(PING_INTERVAL).contains(&Effect::LookAtStore), "the commit looks by itself");
+        assert!(!bench.later(PING_INTERVAL).contains(&Effect::Store(StoreCommand::Look)), "the commit looks by itself");
     }
 }

@@ -1,5 +1,8 @@
 //! Durable first, visible after; leases to the tick; who may do what.
 
+use crate::core::commit::Commit;
+use crate::core::http::GateCommand;
+use crate::core::hub::event::StoreCommand;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -76,8 +79,8 @@ impl Bench {
         effects.extend(self.commit());
         let ticket = Ticket(self.tickets);
         let answer = effects.into_iter().find_map(|effect| match effect {
-            Effect::Respond { ticket: t, status, body: Body::Json(body) } if t == ticket => Some((status, body)),
-            Effect::Respond { ticket: t, status, .. } if t == ticket => Some((status, Value::Null)),
+            Effect::Gate(GateCommand::Respond { ticket: t, status, body: Body::Json(body) }) if t == ticket => Some((status, body)),
+            Effect::Gate(GateCommand::Respond { ticket: t, status, .. }) if t == ticket => Some((status, Value::Null)),
             _ => None,
         });
         answer.expect("an answer")
@@ -91,14 +94,14 @@ impl Bench {
 }
 
 fn visible(effects: &[Effect]) -> bool {
-    effects.iter().any(|effect| matches!(effect, Effect::Respond { .. } | Effect::PeerSend { .. }))
+    effects.iter().any(|effect| matches!(effect, Effect::Gate(GateCommand::Respond { .. }) | Effect::Gate(GateCommand::PeerSend { .. })))
 }
 
 #[test]
 fn a_message_is_visible_only_when_it_is_durable() {
     let mut bench = Bench::new();
     let effects = bench.ask("operator", "POST", "/api/messages", json!({"to": "a", "body": "x"}));
-    assert!(!visible(&effects) && effects.iter().any(|e| matches!(e, Effect::Commit { .. })), "{effects:?}");
+    assert!(!visible(&effects) && effects.iter().any(|e| matches!(e, Effect::Store(StoreCommand::Commit(Commit { .. })))), "{effects:?}");
     assert!(visible(&bench.commit()));
 }
 
@@ -128,7 +131,10 @@ fn a_lease_ends_at_its_tick_and_not_before() {
     assert_eq!(bench.call("b", "POST", &claim, json!({})).0, 409);
     let effects = bench.later(Duration::from_micros(1));
     let offered = |op: &HubOp| matches!(op, HubOp::ClaimEnd { reoffer: true, .. });
-    assert!(effects.iter().any(|e| matches!(e, Effect::Commit { ops, .. } if ops.iter().any(offered))), "{effects:?}");
+    assert!(
+        effects.iter().any(|e| matches!(e, Effect::Store(StoreCommand::Commit(Commit { ops, .. })) if ops.iter().any(offered))),
+        "{effects:?}"
+    );
     bench.commit();
     assert_eq!(bench.call("b", "POST", &claim, json!({})).0, 200);
     // Settled by a final status: nobody claims it again.
@@ -207,7 +213,7 @@ fn a_full_disk_is_said_at_once_and_does_not_keep_the_hub_from_ending() {
     bench.ask("operator", "POST", "/api/messages", json!({"to": "a", "body": "x"}));
     bench.tell(Event::Store(StoreEvent::Stalled(Cause::Failed("disk full".into()))));
     let effects = bench.ask("operator", "POST", "/api/messages", json!({"to": "a", "body": "y"}));
-    assert!(effects.iter().any(|e| matches!(e, Effect::Respond { status: 503, .. })), "{effects:?}");
+    assert!(effects.iter().any(|e| matches!(e, Effect::Gate(GateCommand::Respond { status: 503, .. }))), "{effects:?}");
     bench.tell(Event::StopRequested);
     let effects = bench.later(Duration::from_secs(6));
     assert!(effects.contains(&Effect::Finish), "{effects:?}");
@@ -221,7 +227,7 @@ fn a_revoked_token_ends_its_connection() {
     bench.tell(Event::Upgrade { ticket: Ticket(50), request });
     let path = format!("/api/tokens/{}", made["record"]["jti"].as_str().expect("jti"));
     let effects = bench.ask("operator", "DELETE", &path, json!({}));
-    assert!(effects.iter().any(|e| matches!(e, Effect::PeerClose { peer: PeerId(50), code: 4001, .. })), "{effects:?}");
+    assert!(effects.iter().any(|e| matches!(e, Effect::Gate(GateCommand::PeerClose { peer: PeerId(50), code: 4001, .. }))), "{effects:?}");
 }
 
 #[test]
@@ -229,7 +235,7 @@ fn events_are_streamed_from_where_the_reader_was() {
     let mut bench = Bench::new();
     let sent = |effects: &[Effect], peer: PeerId| -> Vec<String> {
         let texts = effects.iter().filter_map(|effect| match effect {
-            Effect::PeerSend { peer: p, text } if *p == peer => Some(text.clone()),
+            Effect::Gate(GateCommand::PeerSend { peer: p, text }) if *p == peer => Some(text.clone()),
             _ => None,
         });
         texts.collect()
@@ -238,7 +244,7 @@ fn events_are_streamed_from_where_the_reader_was() {
     for (ticket, token) in [(Ticket(70), "operator"), (Ticket(71), "b")] {
         let request = Request { method: "GET".into(), path: "/api/events".into(), token: token.into(), ..Default::default() };
         let effects = bench.tell(Event::Request { ticket, request });
-        assert_eq!(effects.first(), Some(&Effect::Accept { ticket }));
+        assert_eq!(effects.first(), Some(&Effect::Gate(GateCommand::Accept { ticket })));
     }
     let mut effects = bench.ask("operator", "POST", "/api/messages", json!({"to": "a", "body": "line\nbreak"}));
     effects.extend(bench.commit());
@@ -268,7 +274,9 @@ fn what_needs_no_commit_does_not_overtake_one_that_is_under_way() {
     early.extend(bench.ask("a", "PUT", "/api/agents/a/status", json!({"status": "busy"})));
     let told = |effects: &[Effect]| -> Vec<String> {
         let names = effects.iter().filter_map(|effect| match effect {
-            Effect::PeerSend { text, .. } => text.lines().find_map(|line| line.strip_prefix("event: ")).map(str::to_string),
+            Effect::Gate(GateCommand::PeerSend { text, .. }) => {
+                text.lines().find_map(|line| line.strip_prefix("event: ")).map(str::to_string)
+            }
             _ => None,
         });
         names.collect()
@@ -285,7 +293,7 @@ fn what_retention_took_is_not_delivered_any_more() {
     }
     let effects = bench.later(RETENTION_FIRST);
     let op = effects.iter().find_map(|effect| match effect {
-        Effect::Commit { ops, .. } => ops.iter().find(|op| matches!(op, HubOp::Retain { .. })),
+        Effect::Store(StoreCommand::Commit(Commit { ops, .. })) => ops.iter().find(|op| matches!(op, HubOp::Retain { .. })),
         _ => None,
     });
     let now = bench.now.wall.0;
@@ -296,7 +304,7 @@ fn what_retention_took_is_not_delivered_any_more() {
     bench.tell(Event::Store(StoreEvent::Committed { upto, existing: Vec::new(), unattached: Vec::new(), unseen: Vec::new(), retired }));
     assert_eq!(bench.hub.queues["a"].ids.iter().copied().collect::<Vec<_>>(), [MessageId(2)]);
     let effects = bench.later(RETENTION_AGAIN);
-    assert!(effects.iter().any(|effect| matches!(effect, Effect::Commit { .. })), "more is taken away soon");
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Store(StoreCommand::Commit(Commit { .. })))), "more is taken away soon");
 }
 
 #[test]
@@ -311,7 +319,9 @@ fn how_the_hub_is_is_told_to_people_only() {
     let Some(Effect::Read { number, .. }) = effects.first() else { panic!("{effects:?}") };
     let answer = event::ReadAnswer::Json(json!({"bytes": 4096, "freeBytes": 0}));
     let effects = bench.tell(Event::Store(StoreEvent::Read { number: *number, answer }));
-    let Some(Effect::Respond { status: 200, body: Body::Text(kind, text), .. }) = effects.first() else { panic!("{effects:?}") };
+    let Some(Effect::Gate(GateCommand::Respond { status: 200, body: Body::Text(kind, text), .. })) = effects.first() else {
+        panic!("{effects:?}")
+    };
     assert!(kind.starts_with("text/plain"));
     // Every line is a comment or a name with a number.
     for line in text.lines().filter(|line| !line.starts_with('#')) {
@@ -343,7 +353,7 @@ fn a_message_that_the_store_lost_does_not_hold_up_the_next() {
     let message = crate::wire::api::Message { id: MessageId(3), to: "a".into(), ..Default::default() };
     let answer = event::ReadAnswer::Messages(vec![message]);
     let effects = bench.tell(Event::Store(StoreEvent::Read { number, answer }));
-    assert!(effects.iter().any(|effect| matches!(effect, Effect::PeerSend { .. })), "{effects:?}");
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Gate(GateCommand::PeerSend { .. }))), "{effects:?}");
     assert_eq!(bench.hub.queues["a"].ids.iter().copied().collect::<Vec<_>>(), [MessageId(3)]);
 }
 
@@ -382,9 +392,9 @@ fn a_connection_ends_with_its_token() {
     let left = bench.hub.next_deadline().expect("a deadline") - bench.now.tick;
     assert!(left <= Duration::from_secs(2), "{left:?}");
     let effects = bench.later(Duration::from_millis(2100));
-    assert!(effects.iter().any(|effect| matches!(effect, Effect::PeerClose { peer: PeerId(80), .. })), "{effects:?}");
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Gate(GateCommand::PeerClose { peer: PeerId(80), .. }))), "{effects:?}");
     assert!(
-        effects.iter().any(|effect| matches!(effect, Effect::PeerSend { text, .. } if text.starts_with("event: error"))),
+        effects.iter().any(|effect| matches!(effect, Effect::Gate(GateCommand::PeerSend { text, .. }) if text.starts_with("event: error"))),
         "{effects:?}"
     );
 }
@@ -421,7 +431,7 @@ fn a_registration_that_was_on_its_way_when_its_process_died_drives_nobody_out() 
         let text = json!({"type": "register", "id": "r", "payload": payload}).to_string();
         let mut effects = bench.tell(Event::PeerText { peer: ticket.peer(), text });
         effects.extend(bench.commit());
-        effects.iter().any(|e| matches!(e, Effect::PeerSend { peer, text } if *peer == ticket.peer() && text.contains("\"registered\"")))
+        effects.iter().any(|e| matches!(e, Effect::Gate(GateCommand::PeerSend { peer, text }) if *peer == ticket.peer() && text.contains("\"registered\"")))
     };
     assert!(register(Ticket(60), "young", "boot", 20));
     assert!(!register(Ticket(61), "old", "boot", 10), "the older process is told that it is superseded");
@@ -438,11 +448,12 @@ fn a_hub_that_stops_says_so_and_keeps_what_it_took() {
     assert!(!visible(&taken));
     assert!(!bench.tell(Event::StopRequested).contains(&Effect::Finish), "what was taken is stored first");
     let refused = bench.ask("operator", "POST", "/api/messages", json!({"to": "a", "body": "y"}));
-    assert!(refused.iter().any(|e| matches!(e, Effect::Respond { status: 503, .. })), "{refused:?}");
+    assert!(refused.iter().any(|e| matches!(e, Effect::Gate(GateCommand::Respond { status: 503, .. }))), "{refused:?}");
     let last = bench.commit();
-    assert!(last.iter().any(|e| matches!(e, Effect::Respond { status: 201, .. })), "{last:?}");
+    assert!(last.iter().any(|e| matches!(e, Effect::Gate(GateCommand::Respond { status: 201, .. }))), "{last:?}");
     assert!(
-        last.iter().any(|e| matches!(e, Effect::PeerClose { peer: PeerId(90), .. })) && last.last() == Some(&Effect::Finish),
+        last.iter().any(|e| matches!(e, Effect::Gate(GateCommand::PeerClose { peer: PeerId(90), .. })))
+            && last.last() == Some(&Effect::Finish),
         "{last:?}"
     );
 }

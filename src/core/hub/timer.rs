@@ -2,6 +2,7 @@
 
 use super::Hub;
 use super::event::Effect;
+use crate::core::hub::event::StoreCommand;
 use crate::core::limits::COMMITS_RESERVED;
 use crate::core::time::Tick;
 use crate::core::timers::{Timed, timers};
@@ -44,7 +45,7 @@ impl Timed for Hub {
         match timer {
             Timer::StoreRetry => {
                 self.commits.forget_retry();
-                self.out.push(Effect::RetryStore);
+                self.out.push(Effect::Store(StoreCommand::Retry));
             }
             Timer::ClaimEnd => self.sweep_claims(),
             Timer::Presence => self.sweep_presence(),

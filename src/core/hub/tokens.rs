@@ -1,5 +1,6 @@
 //! Tokens: made, renewed, listed and revoked. Only their hashes are kept.
 
+use crate::core::http::GateCommand;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -215,7 +216,7 @@ impl Hub {
         for peer in peers {
             self.send_error(peer, None, "token_expired", "the token was revoked or has expired");
             self.on_peer_closed(peer);
-            self.out.push(Effect::PeerClose { peer, code: CLOSE_UNAUTHORIZED, reason: "token expired".into() });
+            self.out.push(Effect::Gate(GateCommand::PeerClose { peer, code: CLOSE_UNAUTHORIZED, reason: "token expired".into() }));
         }
     }
 

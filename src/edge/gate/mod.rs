@@ -12,6 +12,7 @@ mod peer;
 mod request;
 mod room;
 
+use crate::core::http::GateCommand;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::io::{self, Write};
 use std::net::TcpListener;
@@ -106,30 +107,8 @@ pub enum GateEvent {
     PeerClosed(PeerId),
 }
 
-/// An order of the state thread.
-#[allow(missing_docs)] // the names say it
-#[derive(Debug)]
-pub enum Order {
-    /// Answer a request.
-    Respond { ticket: Ticket, status: u16, body: Body },
-    /// Let a request stay: as a WebSocket if it asked for one, else as a stream of events.
-    Accept {
-        /// From now on also its number as a peer.
-        ticket: Ticket,
-    },
-    /// Send a text frame, or text into a stream of events.
-    PeerSend { peer: PeerId, text: String },
-    /// Close a peer.
-    PeerClose {
-        peer: PeerId,
-        /// WebSocket close code.
-        code: u16,
-        reason: String,
-    },
-}
-
 /// What one event of the state thread orders, in order.
-pub type Orders = Vec<Order>;
+pub type Orders = Vec<GateCommand>;
 
 const LISTENER: u64 = 0;
 const WAKER: u64 = 1;
@@ -274,10 +253,10 @@ impl<E, H: FnMut(GateEvent) -> Handled<E>> Gate<E, H> {
     fn carry_out(&mut self, orders: Orders) {
         for order in orders {
             match order {
-                Order::Respond { ticket, status, body } => self.respond(ticket.0, status, &body),
-                Order::Accept { ticket } => self.accept_peer(ticket.0),
-                Order::PeerSend { peer, text } => self.send_peer(peer.0, text),
-                Order::PeerClose { peer, code, reason } => self.close_peer(peer.0, code, &reason),
+                GateCommand::Respond { ticket, status, body } => self.respond(ticket.0, status, &body),
+                GateCommand::Accept { ticket } => self.accept_peer(ticket.0),
+                GateCommand::PeerSend { peer, text } => self.send_peer(peer.0, text),
+                GateCommand::PeerClose { peer, code, reason } => self.close_peer(peer.0, code, &reason),
             }
         }
     }

@@ -11,6 +11,8 @@ mod stop;
 mod streams;
 mod tmux;
 
+use crate::core::agent::effect::ProviderCommand;
+use crate::edge::http::Base;
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
@@ -27,8 +29,7 @@ use self::stop::Stop;
 use self::tmux::Tmux;
 use crate::clock::Clock;
 use crate::core::agent::event::{Event, ProviderEvent};
-use crate::core::agent::store::ProviderRecord;
-use crate::core::ids::{ProcessNumber, ProcessRef, VerbNumber};
+use crate::core::ids::{ProcessNumber, ProcessRef};
 use crate::core::session::{Input, Output, Session, Verb};
 use crate::os::{self, Waker};
 use crate::secret::Secret;
@@ -45,35 +46,6 @@ const UNWRITTEN_MAX: usize = 8 << 20;
 const TERM_WAIT: Duration = Duration::from_secs(2);
 /// Closing the input gets at most this share of the patience.
 const CLOSE_WAIT: Duration = Duration::from_secs(3);
-
-/// An order of the state thread.
-#[allow(missing_docs)] // the names say it
-#[derive(Debug)]
-pub enum Order {
-    /// End what is left of an earlier life, then start.
-    Spawn {
-        process: ProcessNumber,
-        /// Random id of this provider process.
-        provider_session: String,
-        /// Conversation to go on with; empty: none.
-        conversation: String,
-        /// Id for a new conversation, where the provider lets us choose.
-        fresh: String,
-        /// Token for its environment.
-        token: Option<Secret>,
-        /// Record of the earlier life.
-        leftover: Option<ProviderRecord>,
-        /// URL of the relay, as far as it is known.
-        relay: Option<String>,
-    },
-    /// A verb for the session of that process; dropped if another process runs by now.
-    Verb { process: ProcessNumber, number: VerbNumber, verb: Verb },
-    /// Stop: by request, then by signal, then by force.
-    Stop {
-        /// ms until force; 0: at once.
-        grace_ms: u64,
-    },
-}
 
 /// Who hosts the provider's standard streams.
 #[allow(missing_docs)] // the names say it
@@ -171,7 +143,7 @@ enum Ready {
 }
 
 /// Body of the thread.
-pub fn run(launch: Launch, orders: Receiver<Order>, waker: Waker, lane: Sender<Event>) {
+pub fn run(launch: Launch, orders: Receiver<ProviderCommand>, waker: Waker, lane: Sender<Event>) {
     let mut edge = Provider { launch, orders, waker, lane, running: None };
     while edge.turn() {}
     // Nobody gives orders any more: nothing is left behind.
@@ -184,7 +156,7 @@ pub fn run(launch: Launch, orders: Receiver<Order>, waker: Waker, lane: Sender<E
 
 struct Provider {
     launch: Launch,
-    orders: Receiver<Order>,
+    orders: Receiver<ProviderCommand>,
     waker: Waker,
     lane: Sender<Event>,
     running: Option<Running>,
@@ -312,15 +284,17 @@ impl Provider {
         self.feed_all(seen)
     }
 
-    fn carry_out(&mut self, order: Order) -> bool {
+    fn carry_out(&mut self, order: ProviderCommand) -> bool {
         match order {
-            Order::Spawn { process, provider_session, conversation, fresh, token, leftover, relay } => {
+            ProviderCommand::Spawn { process, provider_session, conversation, fresh, token, leftover, relay } => {
                 if let Some(record) = leftover {
                     end_leftover(&record);
                 }
+                // Written as everything else of ours writes it.
+                let relay = relay.map(|url| Base::parse(&url).map(|base| base.url).unwrap_or(url));
                 self.spawn(process, provider_session, (&conversation, &fresh), (relay.as_deref(), token))
             }
-            Order::Verb { process, number, verb } => {
+            ProviderCommand::Verb { process, number, verb } => {
                 let Some(running) = self.running.as_mut().filter(|running| running.number == process) else {
                     return true;
                 };
@@ -328,7 +302,7 @@ impl Provider {
                 let hooked = matches!(verb, Verb::Hook { .. }) && running.files.descriptor().is_some();
                 (!hooked || self.look_at_files()) && self.feed(Input::Verb(number, verb))
             }
-            Order::Stop { grace_ms } => {
+            ProviderCommand::Stop { grace_ms } => {
                 if let Some(running) = &mut self.running {
                     let grace = Duration::from_millis(grace_ms);
                     let now = Instant::now();

@@ -4,8 +4,12 @@ use std::collections::VecDeque;
 
 use agent_relay::core::Cause;
 use agent_relay::core::agent::event::{BusEvent, Event, lane};
+use agent_relay::core::commit::Commit;
 use agent_relay::core::http::Body;
-use agent_relay::core::hub::event::{Effect as HubEffect, Event as HubEvent, Lane as HubLane, StoreEvent as HubStoreEvent};
+use agent_relay::core::http::GateCommand;
+use agent_relay::core::hub::event::{
+    Effect as HubEffect, Event as HubEvent, Lane as HubLane, StoreCommand as HubStoreCommand, StoreEvent as HubStoreEvent,
+};
 use agent_relay::core::hub::{Hub, HubConfig};
 use serde_json::Value;
 
@@ -65,19 +69,20 @@ impl World {
         let life = self.hub_life;
         for effect in effects {
             match effect {
-                HubEffect::Commit { number, ops } => {
+                HubEffect::Store(HubStoreCommand::Commit(Commit { number, ops })) => {
                     self.hub_pending.push_back((number, ops));
                     if !self.hub_stall_told {
                         self.send(format!("hubdisk{life}"), 3, Action::HubCommit { life });
                     }
                 }
-                HubEffect::RetryStore => self.send(format!("hubdisk{life}"), 3, Action::HubCommit { life }),
+                HubEffect::Store(HubStoreCommand::Retry) => self.send(format!("hubdisk{life}"), 3, Action::HubCommit { life }),
                 HubEffect::Read { number, query } => {
                     let answer = self.hub_store.answer(&query);
                     self.send(format!("hubread{life}"), 3, Action::HubRead { life, number, answer });
                 }
-                HubEffect::Vacuum | HubEffect::LookAtStore => {}
-                HubEffect::Respond { ticket, status, body } => {
+                HubEffect::Store(HubStoreCommand::Vacuum | HubStoreCommand::Look) => {}
+                HubEffect::Store(HubStoreCommand::Read { .. }) => unreachable!("reads are ordered from the reader"),
+                HubEffect::Gate(GateCommand::Respond { ticket, status, body }) => {
                     let body = match body {
                         Body::Json(body) => body,
                         Body::Empty | Body::Text(..) => Value::Null,
@@ -88,7 +93,7 @@ impl World {
                         None => self.refuse_upgrade(ticket.peer(), status, body),
                     }
                 }
-                HubEffect::Accept { ticket: peer } => {
+                HubEffect::Gate(GateCommand::Accept { ticket: peer }) => {
                     let told = self.conns.get_mut(&peer.0).map(|conn| {
                         conn.accepted = true;
                         (conn.runner, conn.life)
@@ -98,8 +103,8 @@ impl World {
                         self.send(format!("down{peer}"), self.faults.delay_ms_max, Action::Agent { runner, life, lane: lane::BUS, event });
                     }
                 }
-                HubEffect::PeerSend { peer, text } => self.frame_down(peer, &text),
-                HubEffect::PeerClose { peer, .. } => self.cut(peer.0, true, false),
+                HubEffect::Gate(GateCommand::PeerSend { peer, text }) => self.frame_down(peer, &text),
+                HubEffect::Gate(GateCommand::PeerClose { peer, .. }) => self.cut(peer.0, true, false),
                 HubEffect::Log { text, .. } => {
                     if self.tell {
                         println!("{:>12} hub: {text}", self.now.tick.0);

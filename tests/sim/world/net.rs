@@ -46,12 +46,13 @@ impl World {
         self.send(format!("up{peer}"), self.faults.delay_ms_max, Action::Hub { life: hub_life, lane, event });
     }
 
-    pub(super) fn frame_up(&mut self, runner: usize, frame: agent_relay::wire::bus::ClientFrame) {
+    pub(super) fn frame_up(&mut self, runner: usize, text: String) {
         use agent_relay::wire::bus::ClientFrame;
+        let frame = ClientFrame::parse(&text).expect("runners write frames");
         match &frame {
             ClientFrame::Status { agent_status, .. } => {
                 assert!(!self.runners[runner].silent, "a status after the last offline: runner {runner}");
-                let stopping = frame.to_text().contains("shutting-down") || frame.to_text().contains("killing");
+                let stopping = text.contains("shutting-down") || text.contains("killing");
                 self.runners[runner].silent = agent_status == "offline" && stopping;
             }
             ClientFrame::Heartbeat { .. } => assert!(!self.runners[runner].silent, "a heartbeat after the last offline"),
@@ -65,7 +66,7 @@ impl World {
         let repeat =
             self.rng.percent(self.faults.repeat_frame) && matches!(frame, ClientFrame::Ack { .. } | ClientFrame::CommandUpdate { .. });
         for _ in 0..1 + usize::from(repeat) {
-            let event = HubEvent::PeerText { peer: PeerId(peer), text: frame.to_text() };
+            let event = HubEvent::PeerText { peer: PeerId(peer), text: text.clone() };
             self.send(format!("up{peer}"), self.faults.delay_ms_max, Action::Hub { life, lane: HubLane::Gate as usize, event });
         }
     }

@@ -2,7 +2,7 @@
 
 use agent_relay::core::Cause;
 use agent_relay::core::agent::event::{Event, RowAnswer, lane};
-use agent_relay::core::agent::store::Batch;
+use agent_relay::core::agent::store::QueuedRow;
 use agent_relay::core::http::Request;
 use agent_relay::core::ids::TaskId;
 use agent_relay::wire::api::path;
@@ -47,7 +47,7 @@ impl World {
             Ok((status, body)) if status < 300 => {
                 let results = body["results"].as_array().cloned().unwrap_or_default();
                 assert_eq!(results.len(), count, "a result per row");
-                let answer = |(row, result): (&Batch, &Value)| RowAnswer {
+                let answer = |(row, result): (&QueuedRow, &Value)| RowAnswer {
                     seq: row.seq,
                     status: result["status"].as_u64().unwrap_or(500) as u16,
                     code: code_of(result),

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use agent_relay::core::agent::Agent;
 use agent_relay::core::agent::config::{AgentConfig, ReplyMode, RestartPolicy};
-use agent_relay::core::agent::effect::Effect;
+use agent_relay::core::agent::effect::{BusCommand, Effect, HeartbeatCommand, ProviderCommand, PumpCommand, StoreCommand};
 use agent_relay::core::agent::event::{Event, RowAnswer, StoreEvent, lane};
-use agent_relay::core::agent::store::{Batch, StoreOp};
+use agent_relay::core::agent::store::{QueuedRow, StoreOp};
+use agent_relay::core::commit::Commit;
 use agent_relay::core::http::Request;
 use agent_relay::core::matching::Identity;
 use agent_relay::core::session::{Input, Verb};
@@ -35,7 +36,7 @@ pub struct Runner {
     pub(super) stalled: bool,
     pub(super) stall_told: bool,
     pub(super) conn: Option<u64>,
-    pub(super) pumping: Option<(Vec<Batch>, Vec<RowAnswer>, Secret)>,
+    pub(super) pumping: Option<(Vec<QueuedRow>, Vec<RowAnswer>, Secret)>,
     /// Instances that have said goodbye.
     pub silent: bool,
     /// The hub has registered it once.
@@ -96,34 +97,34 @@ impl World {
         for effect in effects {
             assert!(!finished, "an effect after Finish");
             match effect {
-                Effect::Commit { number, ops } => {
+                Effect::Store(StoreCommand::Commit(Commit { number, ops })) => {
                     self.runners[runner].pending.push_back((number, ops));
                     if !self.runners[runner].stall_told {
                         self.send(format!("disk{runner}.{life}"), 3, Action::Commit { runner, life });
                     }
                 }
-                Effect::RetryStore => self.send(format!("disk{runner}.{life}"), 3, Action::Commit { runner, life }),
-                Effect::FetchInbox(choice) => {
+                Effect::Store(StoreCommand::Retry) => self.send(format!("disk{runner}.{life}"), 3, Action::Commit { runner, life }),
+                Effect::Store(StoreCommand::FetchInbox(choice)) => {
                     // The real store reads behind the commits that were ordered before.
                     self.settle_disk(runner);
                     let (rows, more) = self.runners[runner].store.inbox(&choice).expect("memory");
                     let event = Event::Store(StoreEvent::InboxRows { rows, more });
                     self.send(format!("store{runner}.{life}"), 2, Action::Agent { runner, life, lane: lane::STORE, event });
                 }
-                Effect::FetchOutbox => {
+                Effect::Store(StoreCommand::FetchOutbox) => {
                     self.settle_disk(runner);
                     let rows = self.runners[runner].store.outbox().expect("memory");
                     let event = Event::Store(StoreEvent::OutboxRows { rows: Ok(rows) });
                     self.send(format!("store{runner}.{life}"), 2, Action::Agent { runner, life, lane: lane::STORE, event });
                 }
-                Effect::Connect { token } => self.connect(runner, token),
-                Effect::Send(frame) => self.frame_up(runner, frame),
-                Effect::Disconnect { .. } => {
+                Effect::Bus(BusCommand::Connect(to)) => self.connect(runner, to.token),
+                Effect::Bus(BusCommand::Send(text)) => self.frame_up(runner, text),
+                Effect::Bus(BusCommand::Disconnect { .. }) => {
                     if let Some(conn) = self.runners[runner].conn {
                         self.cut(conn, false, true);
                     }
                 }
-                Effect::Call { call, method, path, body, token } => {
+                Effect::Heartbeat(HeartbeatCommand::Call { call, method, path, body, token, .. }) => {
                     if self.tell {
                         println!("{:>12} r{runner} -> call {call} {method} {path}", self.now.tick.0);
                     }
@@ -132,23 +133,22 @@ impl World {
                     let request = Request { method: method.into(), path, query, token: token.expose().into(), body, ..Default::default() };
                     self.http(From::Call { runner, life, call }, request);
                 }
-                Effect::ReadConfigToken => {
+                Effect::Heartbeat(HeartbeatCommand::ReadConfigToken) => {
                     let event = Event::ConfigToken { url: None, token: Some(Secret::new(OPERATOR)) };
                     self.after_ms(1, Action::Agent { runner, life, lane: lane::HEARTBEAT, event });
                 }
-                Effect::WriteToken { .. } => {
+                Effect::Heartbeat(HeartbeatCommand::WriteToken { .. }) => {
                     let event = Event::TokenWritten(Ok(()));
                     self.after_ms(1, Action::Agent { runner, life, lane: lane::HEARTBEAT, event });
                 }
-                Effect::Relay { url } => unreachable!("nothing names another relay, but {url}"),
                 Effect::Tell { .. } => {}
-                Effect::Pump { rows, token } => {
+                Effect::Pump(PumpCommand { rows, token, .. }) => {
                     assert!(self.runners[runner].pumping.is_none(), "one exchange at a time");
                     self.runners[runner].pumping = Some((rows, Vec::new(), token));
                     self.pump_next(runner);
                 }
-                Effect::Spawn { process, leftover, .. } => self.spawn(runner, process, leftover.is_some()),
-                Effect::Verb { process: order, number, verb } => {
+                Effect::Provider(ProviderCommand::Spawn { process, leftover, .. }) => self.spawn(runner, process, leftover.is_some()),
+                Effect::Provider(ProviderCommand::Verb { process: order, number, verb }) => {
                     let process = self.runners[runner].process.as_ref().filter(|p| !p.dead && p.order == order).map(|p| p.number);
                     if let Some(process) = process {
                         if let Verb::Deliver(parcel) = &verb {
@@ -158,13 +158,13 @@ impl World {
                         self.send(format!("verb{runner}.{process}"), 1, Action::Session { runner, process, input });
                     }
                 }
-                Effect::StopProvider { grace_ms } => {
+                Effect::Provider(ProviderCommand::Stop { grace_ms }) => {
                     if let Some(process) = self.runners[runner].process.as_ref().filter(|p| !p.dead).map(|p| p.number) {
                         let later = self.rng.below(grace_ms.min(300) + 1);
                         self.after_ms(later, Action::ProviderDies { runner, process, code: 0 });
                     }
                 }
-                Effect::Reply { .. } | Effect::Stay { .. } | Effect::Say { .. } | Effect::Part { .. } => {}
+                Effect::Gate(_) => {}
                 Effect::Log { text, level, .. } => {
                     if self.tell {
                         println!("{:>12} r{runner} {level}: {text}", self.now.tick.0);

@@ -1,5 +1,7 @@
 //! Whose messages go to the provider together, whose turn is next, and who is told what at its end.
 
+use crate::core::agent::effect::{Effect, HeartbeatCommand, ProviderCommand, StoreCommand};
+use crate::core::commit::Commit;
 use std::collections::BTreeSet;
 
 use super::*;
@@ -96,11 +98,11 @@ impl Bench {
             let mut next = Vec::new();
             for effect in std::mem::take(&mut effects) {
                 match effect {
-                    Effect::Call { call, path, .. } => {
+                    Effect::Heartbeat(HeartbeatCommand::Call { call, path, .. }) => {
                         let status = if path.ends_with("reply-obligations") { 500 } else { 200 };
                         next.extend(self.tell(Event::Called { call, result: Ok((status, json!({}))) }));
                     }
-                    Effect::Commit { ops, .. } => {
+                    Effect::Store(StoreCommand::Commit(Commit { ops, .. })) => {
                         let replies = ops.into_iter().filter_map(|op| match op {
                             StoreOp::OutboxAppend(row) if row.kind == "message" => Some(row),
                             _ => None,
@@ -108,9 +110,11 @@ impl Bench {
                         turns.iter_mut().last().unwrap_or(&mut Turn::default()).replies.extend(replies);
                         next.extend(self.commit());
                     }
-                    Effect::FetchOutbox => next.extend(self.tell(Event::Store(StoreEvent::OutboxRows { rows: Ok(Vec::new()) }))),
-                    Effect::FetchInbox(_) => panic!("all of it is in memory"),
-                    Effect::Verb { verb: Verb::Deliver(parcel), .. } => parcels.push(parcel),
+                    Effect::Store(StoreCommand::FetchOutbox) => {
+                        next.extend(self.tell(Event::Store(StoreEvent::OutboxRows { rows: Ok(Vec::new()) })))
+                    }
+                    Effect::Store(StoreCommand::FetchInbox(_)) => panic!("all of it is in memory"),
+                    Effect::Provider(ProviderCommand::Verb { verb: Verb::Deliver(parcel), .. }) => parcels.push(parcel),
                     _ => {}
                 }
             }
@@ -251,7 +255,9 @@ fn a_mixed_turn_answers_one_and_tells_the_others() {
         bench.now.tick = bench.now.tick + Duration::from_secs(6);
         effects.extend(bench.agent.wake(bench.now));
         let done = effects.iter().find_map(|effect| match effect {
-            Effect::Commit { ops, .. } if ops.iter().any(|op| matches!(op, StoreOp::InboxSettle { .. })) => Some(ops.clone()),
+            Effect::Store(StoreCommand::Commit(Commit { ops, .. })) if ops.iter().any(|op| matches!(op, StoreOp::InboxSettle { .. })) => {
+                Some(ops.clone())
+            }
             _ => None,
         });
         let ops = done.expect("settled");
@@ -299,8 +305,10 @@ fn a_mixed_batch_of_an_older_version_is_answered_to_one() {
         bench.now.tick = bench.now.tick + Duration::from_secs(6);
         effects.extend(bench.commit());
         effects.extend(bench.agent.wake(bench.now));
-        let rows =
-            effects.into_iter().filter_map(|effect| if let Effect::Commit { ops, .. } = effect { Some(ops) } else { None }).flatten();
+        let rows = effects
+            .into_iter()
+            .filter_map(|effect| if let Effect::Store(StoreCommand::Commit(Commit { ops, .. })) = effect { Some(ops) } else { None })
+            .flatten();
         let replies: Vec<OutboxRow> = rows.filter_map(|op| if let StoreOp::OutboxAppend(row) = op { Some(row) } else { None }).collect();
         let words = |row: &OutboxRow| row.payload["to"] != "user" && row.payload["body"].to_string().contains("secret");
         assert!(!replies.iter().any(words), "{replies:?}");
@@ -321,7 +329,10 @@ fn a_backlog_that_memory_cannot_hold_is_asked_for() {
     }
     bench.arrive(5000, &sent("b"));
     let asked = |effects: &[Effect]| -> Vec<Choice> {
-        effects.iter().filter_map(|effect| if let Effect::FetchInbox(choice) = effect { Some(choice.clone()) } else { None }).collect()
+        effects
+            .iter()
+            .filter_map(|effect| if let Effect::Store(StoreCommand::FetchInbox(choice)) = effect { Some(choice.clone()) } else { None })
+            .collect()
     };
     let mut effects = bench.signal(Signal::TurnEnded { batch: None, end: TurnEnd::Completed, text: String::new() });
     effects.extend(bench.commit());
@@ -335,7 +346,10 @@ fn a_backlog_that_memory_cannot_hold_is_asked_for() {
     let data = serde_json::to_value(message).expect("plain data");
     let frame = RelayFrame::Event { seq: 9, event: "message.new".into(), data, at: 0 };
     let effects = bench.tell(Event::Bus(BusEvent::Framed(frame)));
-    assert!(asked(&effects).is_empty() && effects.iter().any(|effect| matches!(effect, Effect::Commit { .. })), "{effects:?}");
+    assert!(
+        asked(&effects).is_empty() && effects.iter().any(|effect| matches!(effect, Effect::Store(StoreCommand::Commit(Commit { .. })))),
+        "{effects:?}"
+    );
     assert_eq!(asked(&bench.commit()).len(), 1);
     let row = |id: u64, from: &str| {
         let message = Message { id: MessageId(id), from: from.into(), to: "a".into(), kind: "chat".into(), ..Default::default() };

@@ -2,7 +2,7 @@
 
 use super::{Bench, call_to};
 use crate::core::agent::config::AgentConfig;
-use crate::core::agent::effect::Effect;
+use crate::core::agent::effect::{BusCommand, Effect, HeartbeatCommand, ProviderCommand};
 use crate::core::agent::event::{BusEvent, Event};
 use crate::core::ids::CallNumber;
 use crate::core::{Cause, Machine};
@@ -24,10 +24,12 @@ impl Bench {
             if wanted(&effects) {
                 return effects;
             }
-            if let Some(call) = effects.iter().find_map(|e| if let Effect::Call { call, .. } = e { Some(*call) } else { None }) {
+            if let Some(call) =
+                effects.iter().find_map(|e| if let Effect::Heartbeat(HeartbeatCommand::Call { call, .. }) = e { Some(*call) } else { None })
+            {
                 self.tell(Event::Called { call, result: Err(Cause::Offline("connection refused".into())) });
             }
-            if effects.iter().any(|effect| matches!(effect, Effect::Connect { .. })) {
+            if effects.iter().any(|effect| matches!(effect, Effect::Bus(BusCommand::Connect(_)))) {
                 self.tell(lost(Cause::Refused(401, "token required".into())));
             }
         }
@@ -46,7 +48,7 @@ fn lost(cause: Cause) -> Event {
 }
 
 fn looks(effects: &[Effect]) -> bool {
-    effects.iter().any(|effect| matches!(effect, Effect::ReadConfigToken))
+    effects.iter().any(|effect| matches!(effect, Effect::Heartbeat(HeartbeatCommand::ReadConfigToken)))
 }
 
 fn told(effects: &[Effect]) -> Vec<String> {
@@ -54,7 +56,7 @@ fn told(effects: &[Effect]) -> Vec<String> {
 }
 
 fn ended(effects: &[Effect]) -> bool {
-    effects.iter().any(|effect| matches!(effect, Effect::Finish(_) | Effect::StopProvider { .. }))
+    effects.iter().any(|effect| matches!(effect, Effect::Finish(_) | Effect::Provider(ProviderCommand::Stop { .. })))
 }
 
 fn config(url: Option<&str>, token: Option<&str>) -> Event {
@@ -88,7 +90,8 @@ fn a_missing_token_is_looked_for_with_growing_pauses_and_said_once() {
     assert_eq!(token, "operator");
     let made = json!({"token": "own", "record": {"jti": "j", "profileId": "provider-agent", "expiresAt": 100_000}});
     bench.tell(Event::Called { call, result: Ok((200, made)) });
-    let connects = |effects: &[Effect]| effects.iter().any(|e| matches!(e, Effect::Connect { token } if token.expose() == "own"));
+    let connects =
+        |effects: &[Effect]| effects.iter().any(|e| matches!(e, Effect::Bus(BusCommand::Connect(to)) if to.token.expose() == "own"));
     bench.tell(lost(Cause::Refused(401, "token required".into())));
     bench.until(connects);
 }
@@ -112,6 +115,12 @@ fn a_token_of_the_file_that_is_refused_is_looked_for_and_one_by_hand_ends_the_st
     }
 }
 
+/// Whether a call goes to that relay.
+fn goes_to(effects: &[Effect], wanted: &str) -> bool {
+    let is_call = |effect: &Effect| matches!(effect, Effect::Heartbeat(HeartbeatCommand::Call { relay, .. }) if relay == wanted);
+    effects.iter().any(is_call)
+}
+
 #[test]
 fn a_relay_that_the_file_names_later_is_followed_until_the_first_registration() {
     for by_hand in [false, true] {
@@ -122,20 +131,21 @@ fn a_relay_that_the_file_names_later_is_followed_until_the_first_registration() 
         let effects = bench.tell(lost(Cause::Offline("connection refused".into())));
         assert!(looks(&effects), "{effects:?}");
         let effects = bench.tell(config(Some("http://127.0.0.1:4999"), Some("operator")));
-        let follows = effects.iter().any(|effect| matches!(effect, Effect::Relay { url } if url == "http://127.0.0.1:4999"));
-        assert_eq!(follows, !by_hand, "{effects:?}");
+        assert_eq!(goes_to(&effects, "http://127.0.0.1:4999"), !by_hand, "{effects:?}");
         assert!(call_to(&effects, "/api/tokens").is_some(), "the token is taken in any case: {effects:?}");
     }
     let mut bench = Bench::ready();
     bench.agent.config.url_by_hand = false;
     let effects = bench.tell(config(Some("http://127.0.0.1:4999"), None));
-    assert!(!effects.iter().any(|effect| matches!(effect, Effect::Relay { .. })), "{effects:?}");
+    assert!(!goes_to(&effects, "http://127.0.0.1:4999"), "{effects:?}");
+    let effects = bench.tell(lost(Cause::Offline("connection refused".into())));
+    assert!(!goes_to(&effects, "http://127.0.0.1:4999"), "{effects:?}");
 }
 
 #[test]
 fn a_provider_waits_two_seconds_for_the_first_token_and_not_longer() {
     let mut bench = Bench::restored_with(fresh);
-    let spawns = |effects: &[Effect]| effects.iter().any(|effect| matches!(effect, Effect::Spawn { .. }));
+    let spawns = |effects: &[Effect]| effects.iter().any(|effect| matches!(effect, Effect::Provider(ProviderCommand::Spawn { .. })));
     let before = bench.now.tick;
     assert!(!spawns(&bench.commit()), "not before");
     bench.until(spawns);

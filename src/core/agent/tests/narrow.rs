@@ -1,6 +1,8 @@
 //! An agent that only direct messages, labels and policies reach.
 
 use super::*;
+use crate::core::agent::effect::{BusCommand, Effect, HeartbeatCommand, StoreCommand};
+use crate::core::commit::Commit;
 
 fn narrow() -> Bench {
     let mut bench = Bench::quiet();
@@ -24,13 +26,14 @@ fn fate_of(bench: &mut Bench, id: u64, to: &str) -> (bool, Option<String>) {
     let frame = RelayFrame::Event { seq: 100 + id, event: "message.new".into(), data, at: 0 };
     let effects = bench.tell(Event::Bus(BusEvent::Framed(frame)));
     let put = |op: &StoreOp| matches!(op, StoreOp::InboxPut(row) if row.at.id == MessageId(id));
-    let stored = effects.iter().any(|effect| matches!(effect, Effect::Commit { ops, .. } if ops.iter().any(put)));
+    let stored =
+        effects.iter().any(|effect| matches!(effect, Effect::Store(StoreCommand::Commit(Commit { ops, .. })) if ops.iter().any(put)));
     let mut all = effects;
     all.extend(bench.commit());
     assert!(all.iter().any(is_ack), "{to} is acknowledged either way");
     let mut declined = None;
     while let Some((call, path, body)) = all.iter().find_map(|effect| match effect {
-        Effect::Call { call, path, body, .. } => Some((*call, path.clone(), body.clone())),
+        Effect::Heartbeat(HeartbeatCommand::Call { call, path, body, .. }) => Some((*call, path.clone(), body.clone())),
         _ => None,
     }) {
         if path == format!("/api/messages/{id}/read") {
@@ -66,20 +69,21 @@ fn a_narrow_agent_says_so_in_every_registration() {
             let mut next = Vec::new();
             for effect in std::mem::take(&mut effects) {
                 match effect {
-                    Effect::Call { call, path, body, .. } => {
+                    Effect::Heartbeat(HeartbeatCommand::Call { call, path, body, .. }) => {
                         if path == "/api/agents" {
                             metas.push(("http", body.unwrap_or_default()["meta"]["broadTargets"].clone()));
                         }
                         next.extend(bench.tell(Event::Called { call, result: Ok((200, json!({}))) }));
                     }
-                    Effect::Connect { .. } if metas.is_empty() => {
+                    Effect::Bus(BusCommand::Connect(_)) if metas.is_empty() => {
                         next.extend(bench.tell(Event::Bus(BusEvent::Lost(Cause::Offline("nobody listens".into())))));
                     }
-                    Effect::Connect { .. } => next.extend(bench.tell(Event::Bus(BusEvent::Connected))),
-                    Effect::Send(ClientFrame::Register { registration, .. }) => {
-                        metas.push(("bus", registration.meta.get("broadTargets").cloned().unwrap_or_default()));
+                    Effect::Bus(BusCommand::Connect(_)) => next.extend(bench.tell(Event::Bus(BusEvent::Connected))),
+                    other => {
+                        if let Some(ClientFrame::Register { registration, .. }) = frame_of(&other) {
+                            metas.push(("bus", registration.meta.get("broadTargets").cloned().unwrap_or_default()));
+                        }
                     }
-                    _ => {}
                 }
             }
             bench.now.tick = bench.agent.next_deadline().unwrap_or(bench.now.tick).max(bench.now.tick);

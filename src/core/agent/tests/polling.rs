@@ -1,5 +1,7 @@
 //! Without the bus: what is asked over HTTP, and how often.
 
+use crate::core::agent::effect::{BusCommand, Effect, HeartbeatCommand, StoreCommand};
+use crate::core::commit::Commit;
 use crate::core::ids::CallNumber;
 use serde_json::Value;
 
@@ -32,7 +34,9 @@ impl Bench {
 
     fn next_call(effects: &[Effect]) -> Option<(CallNumber, String, Value)> {
         effects.iter().rev().find_map(|effect| match effect {
-            Effect::Call { call, method, path, body, .. } => Some((*call, format!("{method} {path}"), body.clone().unwrap_or_default())),
+            Effect::Heartbeat(HeartbeatCommand::Call { call, method, path, body, .. }) => {
+                Some((*call, format!("{method} {path}"), body.clone().unwrap_or_default()))
+            }
             _ => None,
         })
     }
@@ -44,13 +48,13 @@ impl Bench {
         let mut calls = Vec::new();
         let mut effects = Vec::new();
         loop {
-            if effects.iter().any(|effect| matches!(effect, Effect::Connect { .. })) {
+            if effects.iter().any(|effect| matches!(effect, Effect::Bus(BusCommand::Connect(_)))) {
                 effects = self.tell(Event::Bus(BusEvent::Lost(Cause::Offline("nobody listens".into()))));
             } else if let Some((call, what, body)) = Bench::next_call(&effects) {
                 let result = answer(&what);
                 calls.push(((self.now.tick - began).as_millis() as u64, what, body));
                 effects = self.tell(Event::Called { call, result });
-            } else if effects.iter().any(|effect| matches!(effect, Effect::Commit { .. })) {
+            } else if effects.iter().any(|effect| matches!(effect, Effect::Store(StoreCommand::Commit(Commit { .. })))) {
                 effects = self.commit();
             } else {
                 let Some(at) = self.agent.next_deadline().filter(|at| *at <= until) else { break };
@@ -141,7 +145,10 @@ fn the_bus_takes_over_in_the_middle_of_a_round() {
     bench.register_anew(json!({}));
     let effects = bench.tell(Event::Called { call, result: works("") });
     assert_eq!(statuses(&effects), ["idle"], "said once more: the call may have come later than the frame");
-    assert!(!effects.iter().any(|effect| matches!(effect, Effect::Call { path, .. } if path.ends_with("/ready"))), "{effects:?}");
+    assert!(
+        !effects.iter().any(|effect| matches!(effect, Effect::Heartbeat(HeartbeatCommand::Call { path, .. }) if path.ends_with("/ready"))),
+        "{effects:?}"
+    );
 }
 
 /// A command is told as running only when it is durable: a crash before that must leave it pending at the relay.
@@ -157,7 +164,9 @@ fn a_command_that_runs_is_told_when_it_is_durable() {
     bench.agent.on_command(now, command, None);
     let effects = bench.agent.settle(now);
     assert!(bench.agent.commits.newest() > number);
-    let progress = |effects: &[Effect]| effects.iter().any(|e| matches!(e, Effect::Call { path, .. } if path.ends_with("/commands/c1")));
+    let progress = |effects: &[Effect]| {
+        effects.iter().any(|e| matches!(e, Effect::Heartbeat(HeartbeatCommand::Call { path, .. }) if path.ends_with("/commands/c1")))
+    };
     assert!(!progress(&effects), "{effects:?}");
     assert!(progress(&bench.commit()));
 }

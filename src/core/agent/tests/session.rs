@@ -1,12 +1,14 @@
 //! What the tools inside the session have: a token that is always the newest, and their runner where the relay is away.
 
+use crate::core::agent::effect::{BusCommand, Effect, HeartbeatCommand, ProviderCommand, StoreCommand};
+use crate::core::commit::Commit;
+use crate::core::http::{Body, GateCommand};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use super::{Bench, call_to, key_of_first};
 use crate::core::agent::config::AgentConfig;
-use crate::core::agent::effect::Effect;
 use crate::core::agent::event::{BusEvent, ControlRequest, Event, StoreEvent};
 use crate::core::agent::store::{Generation, OutboxRow, Settled, Snapshot, StoreOp, Unsettled};
 use crate::core::ids::{BatchNumber, CallNumber, MessageId, MessageRef, Ticket};
@@ -24,7 +26,9 @@ fn plain(config: &mut AgentConfig) {
 }
 
 fn written(effects: &[Effect]) -> Vec<String> {
-    let token = |effect: &Effect| if let Effect::WriteToken { token } = effect { Some(token.expose().to_string()) } else { None };
+    let token = |effect: &Effect| {
+        if let Effect::Heartbeat(HeartbeatCommand::WriteToken { token }) = effect { Some(token.expose().to_string()) } else { None }
+    };
     effects.iter().filter_map(token).collect()
 }
 
@@ -34,13 +38,15 @@ fn answer(bench: &mut Bench, effects: &[Effect], path: &str, status: u16, body: 
 }
 
 fn rows(effects: &[Effect]) -> Vec<OutboxRow> {
-    let ops = effects.iter().filter_map(|effect| if let Effect::Commit { ops, .. } = effect { Some(ops) } else { None });
+    let ops = effects
+        .iter()
+        .filter_map(|effect| if let Effect::Store(StoreCommand::Commit(Commit { ops, .. })) = effect { Some(ops) } else { None });
     ops.flatten().filter_map(|op| if let StoreOp::OutboxAppend(row) = op { Some(row.clone()) } else { None }).collect()
 }
 
 fn reply(effects: &[Effect]) -> Option<(u16, Value)> {
     effects.iter().find_map(|effect| match effect {
-        Effect::Reply { status, body, .. } => Some((*status, body.clone())),
+        Effect::Gate(GateCommand::Respond { status, body: Body::Json(body), .. }) => Some((*status, body.clone())),
         _ => None,
     })
 }
@@ -63,7 +69,7 @@ fn end(bench: &mut Bench) -> Option<(u8, String)> {
 /// The call that is made, with its path and its token.
 fn first_call(effects: &[Effect]) -> Option<(CallNumber, String, String)> {
     effects.iter().find_map(|effect| match effect {
-        Effect::Call { call, path, token, .. } => Some((*call, path.clone(), token.expose().to_string())),
+        Effect::Heartbeat(HeartbeatCommand::Call { call, path, token, .. }) => Some((*call, path.clone(), token.expose().to_string())),
         _ => None,
     })
 }
@@ -195,7 +201,7 @@ fn only_a_token_of_this_agent_goes_to_the_provider() {
         for _ in 0..5 {
             effects.extend(bench.commit());
             got = got.or(effects.iter().find_map(|effect| match effect {
-                Effect::Spawn { token, .. } => Some(token.as_ref().map(|token| token.expose().to_string())),
+                Effect::Provider(ProviderCommand::Spawn { token, .. }) => Some(token.as_ref().map(|token| token.expose().to_string())),
                 _ => None,
             }));
             let (call, (status, body)) = match (call_to(&effects, "/api/tokens"), call_to(&effects, "/api/tokens/self")) {
@@ -266,7 +272,7 @@ fn a_bus_that_is_refused_asks_over_http_who_refuses() {
 fn the_policy_stands_in_the_token_unless_the_relay_forbids_that() {
     let body_of = |effects: &[Effect]| {
         effects.iter().find_map(|effect| match effect {
-            Effect::Call { path, body, .. } if path == "/api/tokens" => body.clone(),
+            Effect::Heartbeat(HeartbeatCommand::Call { path, body, .. }) if path == "/api/tokens" => body.clone(),
             _ => None,
         })
     };
@@ -319,7 +325,7 @@ fn what_a_tool_has_answered_is_known_after_a_crash() {
     assert_eq!(rows(&effects)[0].key, "k");
     let notes: Vec<(String, String)> = effects
         .iter()
-        .filter_map(|effect| if let Effect::Commit { ops, .. } = effect { Some(ops) } else { None })
+        .filter_map(|effect| if let Effect::Store(StoreCommand::Commit(Commit { ops, .. })) = effect { Some(ops) } else { None })
         .flatten()
         .filter_map(|op| if let StoreOp::Note { key, value: Some(value) } = op { Some((key.clone(), value.clone())) } else { None })
         .collect();
@@ -420,7 +426,8 @@ fn a_token_that_is_handed_over_is_looked_at_before_it_is_used() {
         let (call, token) = call_to(&effects, "/api/tokens/self").expect("the relay is asked");
         assert_eq!(token, "handed", "by itself");
         let mut effects = bench.tell(Event::Called { call, result: answer });
-        let connects = |effects: &[Effect]| effects.iter().any(|e| matches!(e, Effect::Connect { token } if token.expose() == "handed"));
+        let connects =
+            |effects: &[Effect]| effects.iter().any(|e| matches!(e, Effect::Bus(BusCommand::Connect(to)) if to.token.expose() == "handed"));
         assert_eq!(connects(&effects), status == 200);
         effects.extend(bench.commit());
         assert_eq!(reply(&effects).map(|(status, _)| status), Some(status), "{effects:?}");

@@ -1,7 +1,9 @@
 //! Interrupted tasks at the runner.
 
 use super::*;
+use crate::core::agent::effect::{Effect, HeartbeatCommand, StoreCommand};
 use crate::core::agent::store::OutboxRow;
+use crate::core::commit::Commit;
 use crate::core::ids::{BatchNumber, MessageId};
 
 /// The place of a message of the first relay that was met.
@@ -37,13 +39,13 @@ impl Bench {
             let mut next = Vec::new();
             for effect in std::mem::take(&mut effects) {
                 match effect {
-                    Effect::Call { call, method, path, .. } => {
+                    Effect::Heartbeat(HeartbeatCommand::Call { call, method, path, .. }) => {
                         let what = format!("{method} {path}");
                         let status = if refuse.iter().any(|part| what.contains(part)) { 409 } else { 200 };
                         asked.push(what);
                         next.extend(self.tell(Event::Called { call, result: Ok((status, json!({"obligations": []}))) }));
                     }
-                    Effect::Commit { ops, .. } => {
+                    Effect::Store(StoreCommand::Commit(Commit { ops, .. })) => {
                         for op in ops {
                             if let StoreOp::OutboxAppend(row) = op {
                                 reported.push(row);
@@ -51,7 +53,7 @@ impl Bench {
                         }
                         next.extend(self.commit());
                     }
-                    Effect::FetchOutbox => {
+                    Effect::Store(StoreCommand::FetchOutbox) => {
                         // As if the pump had taken everything.
                         next.extend(self.tell(Event::Store(StoreEvent::OutboxRows { rows: Ok(Vec::new()) })));
                     }
@@ -185,7 +187,10 @@ fn a_settled_task_that_is_offered_again_is_claimed_behind_its_reports() {
     bench.agent.outbox.restore(1, 0);
     let mut effects = bench.offer(5, 9);
     effects.extend(bench.commit());
-    assert!(!effects.iter().any(|effect| matches!(effect, Effect::Call { path, .. } if path.ends_with("/claim"))), "{effects:?}");
+    assert!(
+        !effects.iter().any(|effect| matches!(effect, Effect::Heartbeat(HeartbeatCommand::Call { path, .. }) if path.ends_with("/claim"))),
+        "{effects:?}"
+    );
     let (asked, _) = bench.settle_all(effects, &[]);
     assert!(asked.iter().any(|what| what == "POST /api/messages/5/claim"), "{asked:?}");
 }

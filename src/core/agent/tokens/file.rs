@@ -1,10 +1,10 @@
 //! The token as the tools inside the session find it: a file of the runner, written when the relay first gives one and at
 //! every renewal. An edge writes it, once the token is durable; here stands when.
 
+use crate::core::agent::effect::{Effect, HeartbeatCommand};
 use std::time::Duration;
 
 use crate::core::agent::Agent;
-use crate::core::agent::effect::Effect;
 use crate::core::agent::timer::Timer;
 use crate::core::time::Now;
 use crate::wire::control::LogLevel;
@@ -34,7 +34,7 @@ impl Agent {
         let Some(token) = token.filter(|_| self.tokens.file.stale && !self.tokens.file.writing) else { return };
         (self.tokens.file.stale, self.tokens.file.writing) = (false, true);
         // Behind the commit that makes it durable: what stands there is what the next life of this runner knows.
-        self.commits.defer(Effect::WriteToken { token });
+        self.commits.defer(Effect::Heartbeat(HeartbeatCommand::WriteToken { token }));
     }
 
     pub(in crate::core::agent) fn on_token_written(&mut self, now: Now, result: Result<(), String>) {

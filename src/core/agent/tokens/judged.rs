@@ -1,5 +1,6 @@
 //! Decides whose a token is, by its own record. A token that is not this agent's never goes to the provider and registers nothing.
 
+use crate::core::http::GateCommand;
 use serde_json::{Value, json};
 
 use super::{Tokens, is_renewable};
@@ -163,7 +164,7 @@ impl Agent {
                 (503, error_body("unreachable", &format!("the relay cannot say whose token that is: {text}; try again")))
             }
         };
-        self.commits.defer(Effect::Reply { ticket, status, body });
+        self.commits.defer(Effect::Gate(GateCommand::Respond { ticket, status, body: body.into() }));
     }
 
     fn take_offered(&mut self, now: Now, token: &Secret, record: &TokenRecord, is_agents: bool) {

@@ -1,6 +1,9 @@
 //! Who may be whom, and see what. The table of all routes is in tests/rights.
 
 use super::*;
+use crate::core::commit::Commit;
+use crate::core::http::GateCommand;
+use crate::core::hub::event::StoreCommand;
 
 /// A connection of this token that has sent these frames; the texts that it got.
 fn on_bus(bench: &mut Bench, number: u64, token: &str, frames: &[Value]) -> Vec<Value> {
@@ -15,7 +18,7 @@ fn on_bus(bench: &mut Bench, number: u64, token: &str, frames: &[Value]) -> Vec<
 
 fn heard(effects: &[Effect], number: u64) -> Vec<Value> {
     let text = |effect: &Effect| match effect {
-        Effect::PeerSend { peer, text } if *peer == PeerId(number) => serde_json::from_str(text).ok(),
+        Effect::Gate(GateCommand::PeerSend { peer, text }) if *peer == PeerId(number) => serde_json::from_str(text).ok(),
         _ => None,
     };
     effects.iter().filter_map(text).collect()
@@ -387,7 +390,7 @@ fn a_line_ends_by_the_id_that_its_maker_knows_and_keeps_its_life() {
     assert_eq!(bench.call("s4", "GET", "/api/tokens/self", Value::Null).0, 401);
     // Whatever of the line comes back with a copy is revoked as well: the line is noted, not only those of it that were left.
     let revoked = |op: &HubOp| matches!(op, HubOp::TokenRevoke { jti: noted, .. } if *noted == jti);
-    let is_noted = |effect: &Effect| matches!(effect, Effect::Commit { ops, .. } if ops.iter().any(revoked));
+    let is_noted = |effect: &Effect| matches!(effect, Effect::Store(StoreCommand::Commit(Commit { ops, .. })) if ops.iter().any(revoked));
     assert!(effects.iter().any(is_noted), "{effects:?}");
 }
 
