@@ -31,8 +31,8 @@ need:
 	@command -v $(CARGO) >/dev/null || { echo "Rust is missing; install it with: curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh"; exit 2; }
 	@command -v cc >/dev/null || { echo "a C compiler is missing (SQLite is built with it); install it with: sudo apt-get install build-essential"; exit 2; }
 
-run: build ## talk to the built-in demo agent through a hub and a runner
-	@$(BIN) up
+run: need ## talk to the built-in demo agent through a hub and a runner (the build that `make test` uses)
+	@$(CARGO) run --locked -- up
 
 build: static
 
