@@ -1,15 +1,15 @@
-//! `inbox`, `get-message`, `thread`, `tasks`.
+//! `inbox`, `get-message`, `thread`.
 
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::args::{Inbox, Tasks, Thread};
+use super::args::{Inbox, Thread};
 use super::client::Client;
 use super::exit::{Failure, OK, Outcome};
 use super::{inside, print};
 use crate::config::Global;
-use crate::core::ids::{MessageId, TaskId};
+use crate::core::ids::MessageId;
 use crate::wire::api::{Message, encode, messages_of, path};
 use crate::wire::bus::RelayFrame;
 
@@ -117,7 +117,7 @@ fn follow_once(client: &Client, inbox: &Inbox, shown: &mut MessageId, away: &mut
 }
 
 /// In front of what others wrote, deeper than what we say about it.
-const BODY: &str = "    ";
+pub(super) const BODY: &str = "    ";
 
 /// One message as people read it.
 fn show(message: &Message, chars_max: Option<usize>) {
@@ -162,118 +162,11 @@ pub fn get_message(id: MessageId, as_json: bool) -> Outcome {
 pub fn thread(thread: &Thread) -> Outcome {
     let client = Client::new(&Global::load(None, None)?)?;
     for message in messages_of(&client.call("GET", &path::message_part(thread.id, "thread"), None)?) {
-        match thread.json {
-            true => print::json(&json!(message)),
-            false => show(&message, None),
+        if thread.json {
+            print::json(&json!(message));
+        } else {
+            show(&message, None);
         }
     }
     Ok(OK)
-}
-
-/// Words of the command line for the statuses of a task.
-const MOVES: [(&str, &str); 6] =
-    [("start", "in_progress"), ("block", "blocked"), ("done", "done"), ("fail", "failed"), ("cancel", "cancelled"), ("reopen", "open")];
-
-/// `tasks`
-pub fn tasks(tasks: &Tasks) -> Outcome {
-    let client = Client::new(&Global::load(None, None)?)?;
-    let words: Vec<&str> = tasks.action.iter().map(String::as_str).collect();
-    let id = |word: Option<&&str>| -> Result<TaskId, Failure> {
-        let word = word.ok_or_else(|| Failure::usage("say which task: `agent-relay tasks` lists them"))?;
-        word.parse().map_err(|_| Failure::usage(format!("{word:?} is no task id")))
-    };
-    match words.first().copied() {
-        None => {
-            let known = ["open", "claimed", "in_progress", "blocked", "done", "failed", "cancelled"];
-            if let Some(status) = tasks.status.as_ref().filter(|status| !known.contains(&status.as_str())) {
-                return Err(Failure::usage(format!("--status must be one of {}, not {status:?}", known.join(", "))));
-            }
-            let query = tasks.status.as_ref().map(|status| format!("?status={}", encode(status))).unwrap_or_default();
-            let answer = client.call("GET", &format!("{}{query}", path::TASKS), None)?;
-            list_tasks(answer["tasks"].as_array().map(Vec::as_slice).unwrap_or_default(), tasks.json)
-        }
-        Some("show") => {
-            let task = client.call("GET", &path::task(id(words.get(1))?), None)?;
-            if tasks.json {
-                print::json(&task);
-                return Ok(OK);
-            }
-            list_tasks(std::slice::from_ref(&task), false)?;
-            let text = |value: &Value, field: &str| value[field].as_str().unwrap_or("-").to_string();
-            print::block(BODY, BODY, &text(&task, "body"));
-            for entry in task["history"].as_array().into_iter().flatten() {
-                let age = print::span(print::now_ms() - entry["at"].as_i64().unwrap_or(0));
-                let said = entry["body"].as_str().map(|body| format!(": {body}")).unwrap_or_default();
-                print::line(&format!("  {age} ago {} by {}{said}", text(entry, "status"), text(entry, "by")));
-            }
-            Ok(OK)
-        }
-        Some("reopen") if tasks.all => reopen_all(&client, &words[1..].join(" ")),
-        Some(word) => {
-            let Some((_, status)) = MOVES.iter().find(|(known, _)| *known == word) else {
-                let known: Vec<&str> = ["show"].into_iter().chain(MOVES.iter().map(|(word, _)| *word)).collect();
-                return Err(Failure::usage(format!("tasks knows {}, not {word:?}", known.join(", "))));
-            };
-            let id = id(words.get(1))?;
-            let note = words.get(2..).unwrap_or_default().join(" ");
-            let mut change = json!({"status": status, "agentId": client.speaker()?});
-            if !note.is_empty() {
-                change["body"] = json!(note);
-            }
-            client.call("PATCH", &path::task(id), Some(&change))?;
-            print::line(&format!("task {id} is {status}"));
-            Ok(OK)
-        }
-    }
-}
-
-fn list_tasks(tasks: &[Value], as_json: bool) -> Outcome {
-    if as_json {
-        tasks.iter().for_each(print::json);
-        return Ok(OK);
-    }
-    if tasks.is_empty() {
-        print::line("no tasks; make one with `agent-relay send TARGET --task TEXT`");
-        return Ok(OK);
-    }
-    let mut rows = vec![["TASK", "STATUS", "SINCE", "AGENT", "MESSAGE", "TITLE"].map(String::from).to_vec()];
-    for task in tasks {
-        let text = |field: &str| task[field].as_str().unwrap_or("-").to_string();
-        let since = print::span(print::now_ms() - task["updatedAt"].as_i64().unwrap_or(0));
-        rows.push(vec![task["id"].to_string(), text("status"), since, text("agentId"), format!("#{}", task["messageId"]), text("title")]);
-    }
-    print::table(&rows);
-    // What waits for a person says why, and what the person can do.
-    for task in tasks.iter().filter(|task| task["status"] == "blocked") {
-        let last = task["history"].as_array().into_iter().flatten().rfind(|entry| entry["status"] == "blocked");
-        let why = last.and_then(|entry| entry["body"].as_str()).map(|why| format!(": {why}")).unwrap_or_default();
-        let why = why.lines().next().unwrap_or_default();
-        let id = &task["id"];
-        print::line(&format!("task {id} is blocked{why}; `agent-relay tasks reopen {id}` offers it again"));
-    }
-    Ok(OK)
-}
-
-/// `tasks reopen --all`
-fn reopen_all(client: &Client, note: &str) -> Outcome {
-    let mut opened = 0;
-    let own = client.speaker()?;
-    loop {
-        let answer = client.call("GET", &format!("{}?status=blocked", path::TASKS), None)?;
-        let listed = answer["tasks"].as_array().into_iter().flatten();
-        let ids: Vec<TaskId> = listed.filter_map(|task| task["id"].as_u64()).map(TaskId).collect();
-        if ids.is_empty() {
-            print::line(if opened == 0 { "no task is blocked" } else { "no further task is blocked" });
-            return Ok(OK);
-        }
-        for id in ids {
-            let mut change = json!({"status": "open", "agentId": own});
-            if !note.is_empty() {
-                change["body"] = json!(note);
-            }
-            client.call("PATCH", &path::task(id), Some(&change))?;
-            print::line(&format!("task {id} is open"));
-            opened += 1;
-        }
-    }
 }

@@ -24,6 +24,7 @@ pub mod send;
 mod service;
 mod settings;
 pub mod status;
+pub mod tasks;
 pub mod token;
 pub mod up;
 
@@ -107,7 +108,11 @@ fn dispatch(mut arguments: Vec<String>) -> Outcome {
         }
     };
     inside::check(inside::reach(&top.command), words.first().copied().unwrap_or_default())?;
-    match top.command {
+    execute(top.command)
+}
+
+fn execute(command: Command) -> Outcome {
+    match command {
         Command::Up(up) => up::up(up),
         Command::Hub(options) => hub::hub(&options),
         Command::Run(run) => run::from_arguments("", &run.rest, run::Unknown::Refuse),
@@ -117,7 +122,7 @@ fn dispatch(mut arguments: Vec<String>) -> Outcome {
         Command::Message(get) => messages::get_message(get.id, get.json),
         Command::Thread(thread) => messages::thread(&thread),
         Command::React(react) => send::react(&react),
-        Command::Tasks(tasks) => messages::tasks(&tasks),
+        Command::Tasks(tasks) => tasks::tasks(&tasks),
         Command::Whoami(whoami) => token::whoami(&whoami),
         Command::Guide(_) => {
             print::own(include_str!("guide.txt").trim_end());
@@ -144,10 +149,12 @@ fn dispatch(mut arguments: Vec<String>) -> Outcome {
             let abilities = Abilities { load: !demo.no_load, resume: !demo.no_resume };
             crate::demo::run::serve(dir, abilities).map(|()| OK).map_err(Failure::no)
         }
-        Command::Version(version) => {
-            match version.json {
-                true => print::json(&serde_json::json!({"version": crate::wire::VERSION, "protocol": crate::wire::PROTOCOL})),
-                false => print::line(&format!("agent-relay {} (relay protocol {})", crate::wire::VERSION, crate::wire::PROTOCOL)),
+        Command::Version(options) => {
+            let (version, protocol) = (crate::wire::VERSION, crate::wire::PROTOCOL);
+            if options.json {
+                print::json(&serde_json::json!({"version": version, "protocol": protocol}));
+            } else {
+                print::line(&format!("agent-relay {version} (relay protocol {protocol})"));
             }
             Ok(OK)
         }

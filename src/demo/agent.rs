@@ -232,10 +232,7 @@ impl DemoAgent {
                 Step::Work(n) => {
                     turn.wait = seconds(n);
                     turn.steps.insert(0, Step::ToolDone);
-                    self.tools += 1;
-                    let call = json!({"sessionUpdate": "tool_call", "toolCallId": format!("t{}", self.tools),
-                        "title": format!("work for {n} s"), "kind": "execute", "status": "in_progress"});
-                    self.update(&session, call);
+                    self.begin_tool(&session, n);
                 }
                 Step::ToolDone => {
                     let done =
@@ -245,14 +242,7 @@ impl DemoAgent {
                 Step::Ask => {
                     self.next_id += 1;
                     turn.asked = Some(self.next_id);
-                    self.tools += 1;
-                    let call = json!({"toolCallId": format!("t{}", self.tools), "title": "rm -rf demo-scratch", "kind": "execute",
-                        "status": "pending", "rawInput": {"command": "rm -rf demo-scratch"}});
-                    let options = json!([{"optionId": "yes", "kind": "allow_once", "name": "Allow once"},
-                        {"optionId": "always", "kind": "allow_always", "name": "Always allow"},
-                        {"optionId": "no", "kind": "reject_once", "name": "Reject"}]);
-                    let params = json!({"sessionId": session, "toolCall": call, "options": options});
-                    self.send(jsonrpc::request(self.next_id, "session/request_permission", params));
+                    self.ask(&session);
                 }
                 Step::Slow(n) => {
                     for i in (0..n * 4).rev() {
@@ -264,14 +254,7 @@ impl DemoAgent {
                     self.say(&session, "agent_thought_chunk", &word);
                 }
                 Step::Flood(megabytes) => self.out.push(Output::Flood { session, bytes: megabytes << 20 }),
-                Step::Garbage => {
-                    self.out.push(Output::Line("this is no JSON".into()));
-                    self.out.push(Output::Line("{\"jsonrpc\":\"2.0\",\"id\":null,\"result\":{}}".into()));
-                    self.send(jsonrpc::notification("demo/notify", json!([1, 2])));
-                    self.send(jsonrpc::request(900, "demo/unknown", json!({})));
-                    self.update(&session, json!({"sessionUpdate": "never_heard_of"}));
-                    self.update(&session, json!(null));
-                }
+                Step::Garbage => self.say_garbage(&session),
                 Step::Hang => turn.hanging = true,
                 Step::Crash => {
                     self.turn = None; // it dies in the middle of its turn
@@ -293,6 +276,34 @@ impl DemoAgent {
                 }
             }
         }
+    }
+
+    fn begin_tool(&mut self, session: &str, seconds: u64) {
+        self.tools += 1;
+        let call = json!({"sessionUpdate": "tool_call", "toolCallId": format!("t{}", self.tools),
+            "title": format!("work for {seconds} s"), "kind": "execute", "status": "in_progress"});
+        self.update(session, call);
+    }
+
+    fn ask(&mut self, session: &str) {
+        self.tools += 1;
+        let call = json!({"toolCallId": format!("t{}", self.tools), "title": "rm -rf demo-scratch", "kind": "execute",
+            "status": "pending", "rawInput": {"command": "rm -rf demo-scratch"}});
+        let options = json!([{"optionId": "yes", "kind": "allow_once", "name": "Allow once"},
+            {"optionId": "always", "kind": "allow_always", "name": "Always allow"},
+            {"optionId": "no", "kind": "reject_once", "name": "Reject"}]);
+        let params = json!({"sessionId": session, "toolCall": call, "options": options});
+        self.send(jsonrpc::request(self.next_id, "session/request_permission", params));
+    }
+
+    /// What a client must stand: lines that are not JSON, answers to nothing, requests and updates that it does not know.
+    fn say_garbage(&mut self, session: &str) {
+        self.out.push(Output::Line("this is no JSON".into()));
+        self.out.push(Output::Line("{\"jsonrpc\":\"2.0\",\"id\":null,\"result\":{}}".into()));
+        self.send(jsonrpc::notification("demo/notify", json!([1, 2])));
+        self.send(jsonrpc::request(900, "demo/unknown", json!({})));
+        self.update(session, json!({"sessionUpdate": "never_heard_of"}));
+        self.update(session, json!(null));
     }
 
     fn finish(&mut self, disk: &mut dyn Disk) {

@@ -2,6 +2,7 @@ use std::collections::BTreeSet;
 use std::os::unix::fs::FileExt;
 
 use super::super::database::{open_for_reading, rows_of};
+use super::tables::steps;
 use super::*;
 
 const SCHEMAS: &[&str] = &["
