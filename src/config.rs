@@ -11,6 +11,9 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use crate::core::agent::config::{ReplyMode, RestartPolicy};
+use crate::provider::launch::Transport;
+use crate::provider::registry;
+use crate::provider::settings::{ApprovalMode, SettingKind, texts};
 use crate::secret::Secret;
 use crate::wire::control::{ENV_AGENT, ENV_TOKEN, ENV_TOKEN_FILE};
 
@@ -202,8 +205,6 @@ pub struct ProviderConfig {
     pub env: BTreeMap<String, String>,
     /// Registered with the relay.
     pub default_capabilities: Vec<String>,
-    /// `open`, `guarded` or `read-only`.
-    pub default_approval_mode: String,
     /// Registered with the relay.
     pub default_tags: Vec<String>,
     /// Time to end in order at a stop.
@@ -214,76 +215,96 @@ pub struct ProviderConfig {
     pub restart: RestartPolicy,
     /// Who answers messages: the runner with the final text, or the agent itself.
     pub reply_mode: ReplyMode,
-    /// `tmux`, `stream` or `terminal`.
-    pub transport: Option<String>,
-    /// The provider gets a home of its own, apart from the user's.
-    pub isolated: bool,
-    pub model: Option<String>,
-    pub effort: Option<String>,
-    pub rig: Option<String>,
-    /// Further plugin folders.
-    pub plugin_dirs: Vec<String>,
-    /// Permission mode to set instead of the known one.
-    pub mode: Option<String>,
     /// An approval that nobody answers in this time is denied.
     pub approval_timeout: Option<Duration>,
     pub outbox_bytes_max: u64,
+    /// All of the file, for the tables of settings.
+    pub record: Map<String, Value>,
     /// A sentence for each setting that is unknown or has a wrong type.
-    pub strange: Vec<String>,
+    pub warnings: Vec<String>,
 }
 
-/// All settings of a provider file: name, and a sign for its type (`s`tring, `n`umber, `b`ool, `l`ist of texts, `m`ap, `e`nvironment).
-const PROVIDER_SETTINGS: &[(&str, char)] = &[
-    ("command", 's'),
-    ("defaultArgs", 'l'),
-    ("env", 'e'),
-    ("pluginDirs", 'l'),
-    ("defaultCapabilities", 'l'),
-    ("defaultApprovalMode", 's'),
-    ("defaultTags", 'l'),
-    ("headless", 'm'),
-    ("headless.tmuxPrefix", 's'),
-    ("headless.shutdownTimeoutMs", 'n'),
-    ("chatCaptureMode", 's'),
-    ("restart", 'm'),
-    ("restart.firstMs", 'n'),
-    ("restart.mostMs", 'n'),
-    ("restart.exitsMax", 'n'),
-    ("restart.windowMs", 'n'),
-    ("restart.healthyMs", 'n'),
-    ("replyMode", 's'),
-    ("permissionMode", 's'),
-    ("approvalTimeoutMs", 'n'),
-    ("outboxMaxBytes", 'n'),
-    ("transport", 's'),
-    ("isolated", 'b'),
-    ("model", 's'),
-    ("effort", 's'),
-    ("rig", 's'),
+/// What a setting of a file must be.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Kind {
+    Text,
+    Number,
+    Switch,
+    Texts,
+    /// A map of texts.
+    Environment,
+    /// A map of settings, which have names of their own.
+    Group,
+}
+
+/// Settings of a provider's file that are the same for all providers. Those that a provider can be told at its start stand in
+/// its own table.
+const PROVIDER_SETTINGS: &[(&str, Kind)] = &[
+    ("command", Kind::Text),
+    ("defaultArgs", Kind::Texts),
+    ("env", Kind::Environment),
+    ("defaultCapabilities", Kind::Texts),
+    ("defaultApprovalMode", Kind::Text),
+    ("defaultTags", Kind::Texts),
+    ("headless", Kind::Group),
+    ("headless.tmuxPrefix", Kind::Text),
+    ("headless.shutdownTimeoutMs", Kind::Number),
+    ("chatCaptureMode", Kind::Text),
+    ("restart", Kind::Group),
+    ("restart.firstMs", Kind::Number),
+    ("restart.mostMs", Kind::Number),
+    ("restart.exitsMax", Kind::Number),
+    ("restart.windowMs", Kind::Number),
+    ("restart.healthyMs", Kind::Number),
+    ("replyMode", Kind::Text),
+    ("approvalTimeoutMs", Kind::Number),
+    ("outboxMaxBytes", Kind::Number),
+    ("transport", Kind::Text),
 ];
 
+impl From<SettingKind> for Kind {
+    fn from(kind: SettingKind) -> Kind {
+        match kind {
+            SettingKind::Text => Kind::Text,
+            SettingKind::Switch => Kind::Switch,
+            SettingKind::Folders => Kind::Texts,
+        }
+    }
+}
+
+impl Kind {
+    /// What a setting must be; `None`: nobody knows it.
+    fn of(name: &str) -> Option<Kind> {
+        let shared = PROVIDER_SETTINGS.iter().find(|(known, _)| *known == name).map(|(_, kind)| *kind);
+        let own = || registry::settings().find(|(_, setting)| setting.file == name);
+        shared.or_else(|| own().map(|(_, setting)| setting.kind().into()))
+    }
+
+    fn fits(self, value: &Value) -> bool {
+        match self {
+            Kind::Text => value.is_string(),
+            Kind::Number => value.as_u64().is_some_and(|n| n > 0),
+            Kind::Switch => value.is_boolean(),
+            Kind::Environment => value.as_object().is_some_and(|map| map.values().all(Value::is_string)),
+            Kind::Texts => texts(value).is_some(),
+            Kind::Group => value.is_object(),
+        }
+    }
+}
+
 /// What is wrong with a provider file, one sentence each; the defaults are used instead.
-fn strange_settings(record: &Map<String, Value>, prefix: &str, all: &mut Vec<String>) {
+fn check_settings(record: &Map<String, Value>, prefix: &str, warnings: &mut Vec<String>) {
     for (name, value) in record {
         let name = format!("{prefix}{name}");
-        match PROVIDER_SETTINGS.iter().find(|(known, _)| *known == name) {
-            None => all.push(format!("the setting {name:?} is not known and has no effect")),
-            Some((_, kind)) => {
-                let fits = match kind {
-                    's' => value.is_string(),
-                    'n' => value.as_u64().is_some_and(|n| n > 0),
-                    'b' => value.is_boolean(),
-                    'e' => value.as_object().is_some_and(|map| map.values().all(Value::is_string)),
-                    'l' => value.as_array().is_some_and(|list| list.iter().all(Value::is_string)),
-                    _ => value.is_object(),
-                };
-                if !fits && !value.is_null() {
-                    all.push(format!("the setting {name:?} has a value of the wrong kind and has no effect"));
-                }
-                if let ('m', Some(inner)) = (*kind, value.as_object()) {
-                    strange_settings(inner, &format!("{name}."), all);
-                }
-            }
+        let Some(kind) = Kind::of(&name) else {
+            warnings.push(format!("the setting {name:?} is not known and has no effect"));
+            continue;
+        };
+        if !kind.fits(value) && !value.is_null() {
+            warnings.push(format!("the setting {name:?} has a value of the wrong kind and has no effect"));
+        }
+        if let (Kind::Group, Some(inner)) = (kind, value.as_object()) {
+            check_settings(inner, &format!("{name}."), warnings);
         }
     }
 }
@@ -293,15 +314,12 @@ impl ProviderConfig {
     pub fn load(home: &Path, provider: &str) -> Result<ProviderConfig, Trouble> {
         let path = home.join("providers").join(format!("{provider}.json"));
         let mut config = ProviderConfig::read(&read_record(&path)?);
-        config.strange.iter_mut().for_each(|text| *text = format!("{}: {text}", path.display()));
+        config.warnings.iter_mut().for_each(|text| *text = format!("{}: {text}", path.display()));
         Ok(config)
     }
 
     fn read(record: &Map<String, Value>) -> ProviderConfig {
-        let texts = |field: &str| -> Option<Vec<String>> {
-            let list = record.get(field)?.as_array()?;
-            list.iter().map(|item| item.as_str().map(str::to_string)).collect()
-        };
+        let list = |field: &str| record.get(field).and_then(texts);
         let env = record.get("env").and_then(Value::as_object).and_then(|map| {
             map.iter().map(|(key, value)| value.as_str().map(|value| (key.clone(), value.to_string()))).collect::<Option<_>>()
         });
@@ -318,32 +336,33 @@ impl ProviderConfig {
             window: ms(&restart, "windowMs").unwrap_or(standard.window),
             healthy: ms(&restart, "healthyMs").unwrap_or(standard.healthy),
         };
-        let mut strange = Vec::new();
-        strange_settings(record, "", &mut strange);
+        let mut warnings = Vec::new();
+        check_settings(record, "", &mut warnings);
+        let (transports, modes) = (Transport::ALL.map(Transport::as_str), ApprovalMode::ALL.map(ApprovalMode::as_str));
         let known = [
             ("replyMode", &["auto", "explicit"][..]),
             ("chatCaptureMode", &["final", "full"]),
-            ("transport", &["tmux", "stream", "terminal"]),
-            ("defaultApprovalMode", &["open", "guarded", "read-only"]),
+            ("transport", &transports),
+            ("defaultApprovalMode", &modes),
         ];
         for (name, words) in known {
             if let Some(word) = text(record, name).filter(|word| !words.contains(&word.as_str())) {
-                strange.push(format!("{name} is {word:?}; it must be one of {}", words.join(", ")));
+                warnings.push(format!("{name} is {word:?}; it must be one of {}", words.join(", ")));
             }
         }
-        for dir in texts("pluginDirs").unwrap_or_default() {
-            if !Path::new(&dir).is_dir() {
-                strange.push(format!("pluginDirs names {dir:?}, which is no folder"));
+        for (_, setting) in registry::settings().filter(|(_, setting)| setting.kind() == SettingKind::Folders) {
+            for dir in list(setting.file).unwrap_or_default().iter().filter(|dir| !Path::new(dir).is_dir()) {
+                warnings.push(format!("{} names {dir:?}, which is no folder", setting.file));
             }
         }
         ProviderConfig {
-            strange,
+            record: record.clone(),
+            warnings,
             command: text(record, "command"),
-            default_args: texts("defaultArgs").unwrap_or_default(),
+            default_args: list("defaultArgs").unwrap_or_default(),
             env: env.unwrap_or_default(),
-            default_capabilities: texts("defaultCapabilities").unwrap_or_else(|| ["chat", "code", "review"].map(String::from).into()),
-            default_approval_mode: text(record, "defaultApprovalMode").unwrap_or_else(|| "guarded".into()),
-            default_tags: texts("defaultTags").unwrap_or_default(),
+            default_capabilities: list("defaultCapabilities").unwrap_or_else(|| ["chat", "code", "review"].map(String::from).into()),
+            default_tags: list("defaultTags").unwrap_or_default(),
             shutdown_timeout: ms(&headless, "shutdownTimeoutMs").unwrap_or(Duration::from_secs(10)),
             capture_full: text(record, "chatCaptureMode").as_deref() == Some("full"),
             restart: policy,
@@ -351,13 +370,6 @@ impl ProviderConfig {
                 Some("explicit") => ReplyMode::Explicit,
                 _ => ReplyMode::Auto,
             },
-            transport: text(record, "transport"),
-            isolated: record.get("isolated").and_then(Value::as_bool).unwrap_or(false),
-            model: text(record, "model"),
-            effort: text(record, "effort"),
-            rig: text(record, "rig"),
-            plugin_dirs: texts("pluginDirs").unwrap_or_default(),
-            mode: text(record, "permissionMode"),
             approval_timeout: ms(record, "approvalTimeoutMs"),
             outbox_bytes_max: record
                 .get("outboxMaxBytes")
@@ -390,7 +402,7 @@ mod tests {
         });
         let config = ProviderConfig::read(record.as_object().expect("object"));
         assert_eq!((config.command, config.default_args.len(), config.env.len()), (None, 0, 0));
-        assert_eq!(config.strange.len(), 5, "{:?}", config.strange);
+        assert_eq!(config.warnings.len(), 5, "{:?}", config.warnings);
         assert_eq!(config.default_tags, ["x"]);
         assert_eq!(config.shutdown_timeout, Duration::from_secs(10));
         assert_eq!((config.restart.exits_max, config.restart.first), (9, Duration::from_millis(500)));

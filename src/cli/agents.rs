@@ -8,7 +8,7 @@ use super::args::Agents;
 use super::cards::{text, word};
 use super::client::Client;
 use super::exit::{Failure, OK, Outcome};
-use super::print;
+use super::{options, print};
 use crate::config::Global;
 use crate::wire::api::{encode, path};
 
@@ -37,11 +37,11 @@ pub fn agents(agents: &Agents) -> Outcome {
     }
     if cards.is_empty() {
         let filtered = [&agents.tag, &agents.label, &agents.status].iter().any(|value| value.is_some());
-        print::line(if filtered {
-            "no agent fits"
+        if filtered {
+            print::line("no agent fits");
         } else {
-            "no agents; start one with `agent-relay run acp -- <command>` or `agent-relay up`"
-        });
+            print::line(&format!("no agents; start one with `{}` or `agent-relay up`", options::example()));
+        }
         return Ok(OK);
     }
     print::table(&rows(&cards, false));

@@ -3,11 +3,23 @@
 use crate::core::ids::MessageId;
 use argh::{ArgsInfo, FromArgs};
 
+use super::options;
+use crate::provider::registry;
+
+/// Puts a known agent into the examples below, which are literals and name none.
+pub(super) fn with_examples(text: &str) -> String {
+    let known = (registry::any_command().presets)();
+    let command = known.first().map_or(String::new(), |preset| preset.command.join(" "));
+    text.replace("<run an agent>", &options::example())
+        .replace("<agent command>", &command)
+        .replace("<agent>", &options::example_arguments())
+}
+
 /// Keeps coding agents alive and reachable: runs them, connects them to a relay, talks to them.
 #[derive(FromArgs, ArgsInfo, Debug)]
 #[argh(
     example = "Talk to the built-in demo agent (starts a hub, a runner and a chat):\n    agent-relay up",
-    example = "Supervise a real agent:\n    agent-relay hub &\n    agent-relay run acp -- opencode acp",
+    example = "Supervise a real agent:\n    agent-relay hub &\n    <run an agent>",
     example = "Send it something and wait for the answer:\n    agent-relay send my-agent --wait 60 \"What changed today?\"",
     note = "Files live under AGENT_RELAY_HOME (default ~/.agent-relay). Settings: flag, then environment, then config.json.",
     note = "Inside an agent's session (AGENT_RELAY_ID is set) a command speaks as that agent; a person's commands need --as-operator there, before or behind the command.",
@@ -90,7 +102,7 @@ pub enum Command {
     subcommand,
     name = "up",
     example = "Chat with the demo agent:\n    agent-relay up",
-    example = "Chat with a real agent in the current folder:\n    agent-relay up -- opencode acp",
+    example = "Chat with a real agent in the current folder:\n    agent-relay up -- <agent command>",
     example = "One question from a script:\n    agent-relay up --say \"Hello\" </dev/null"
 )]
 pub struct Up {
@@ -452,7 +464,7 @@ pub struct Generate {
     name = "service",
     example = "agent-relay service install hub",
     example = "A hub with options:\n    agent-relay service install hub -- --port 4860",
-    example = "An agent that works in a folder:\n    agent-relay service install web -- acp --preset opencode --cwd ~/project",
+    example = "An agent that works in a folder:\n    agent-relay service install web -- <agent> --cwd ~/project",
     example = "agent-relay service remove web",
     note = "The name is the agent id. What follows -- goes to `agent-relay run`. A service is started again after failures, but not after wrong use (exit code 2)."
 )]
@@ -535,7 +547,7 @@ pub struct Attach {
 #[argh(
     subcommand,
     name = "monitor",
-    note = "It reads AGENT_RELAY_RUNNER_PORT and its companions, reconnects for ever, and ends with the session (CLAUDE_PID)."
+    note = "It reads AGENT_RELAY_RUNNER_PORT and its companions, reconnects for ever, and ends with the session."
 )]
 pub struct Monitor {}
 

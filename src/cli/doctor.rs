@@ -15,7 +15,7 @@ use super::{health, print};
 use crate::config::{Global, ProviderConfig, env};
 use crate::edge::http::Http;
 use crate::os;
-use crate::provider;
+use crate::provider::registry::PROVIDERS;
 use crate::secret::Secret;
 use crate::wire::api::{TokenRecord, path};
 
@@ -257,9 +257,8 @@ fn read_first_line(child: &mut std::process::Child, limit: Duration) -> Result<S
 
 fn providers(findings: &mut Findings) {
     let mut found = 0;
-    let own =
-        provider::PROVIDERS.iter().filter_map(|provider| provider.program.map(|(program, version)| (provider.name, program, version)));
-    let presets = provider::PROVIDERS.iter().flat_map(|provider| (provider.presets)());
+    let own = PROVIDERS.iter().filter_map(|provider| provider.program.map(|(program, version)| (provider.name, program, version)));
+    let presets = PROVIDERS.iter().flat_map(|provider| (provider.presets)());
     let presets = presets.filter_map(|preset| Some((preset.name, *preset.command.first()?, preset.version)));
     for (name, program, version) in own.chain(presets).filter(|(_, program, _)| *program != "agent-relay") {
         let Some(path) = find_program(program) else { continue };
@@ -278,7 +277,7 @@ fn providers(findings: &mut Findings) {
 
 /// A provider may start without a login and look ready; only its first turn fails.
 fn login(findings: &mut Findings) {
-    for provider in provider::PROVIDERS {
+    for provider in PROVIDERS {
         let Some(login) = provider.login.as_ref().filter(|_| provider.program.is_some_and(|(program, _)| find_program(program).is_some()))
         else {
             continue;
@@ -294,11 +293,11 @@ fn login(findings: &mut Findings) {
 }
 
 fn provider_files(findings: &mut Findings, global: &Global) {
-    for provider in provider::PROVIDERS {
+    for provider in PROVIDERS {
         match ProviderConfig::load(&global.home, provider.name) {
             Ok(config) => {
-                for strange in config.strange {
-                    findings.weak("settings", strange, format!("see providers/{}.json in the README", provider.name));
+                for warning in config.warnings {
+                    findings.weak("settings", warning, format!("see providers/{}.json in the README", provider.name));
                 }
             }
             Err(error) => findings.broken("settings", error.to_string(), "mend or remove the file"),

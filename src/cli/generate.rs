@@ -2,9 +2,12 @@
 
 use argh::{ArgsInfo, CommandInfoWithArgs, FlagInfo, FlagInfoKind};
 
-use super::args::Top;
+use super::args::{Top, with_examples};
 use super::exit::{Failure, OK, Outcome};
-use super::{print, run};
+use super::options::{self, HelpLine};
+use super::print;
+use crate::provider::registry::PROVIDERS;
+use crate::provider::text::shell_quoted;
 
 /// `generate`
 pub fn generate(what: &str, which: Option<&str>) -> Outcome {
@@ -39,8 +42,11 @@ fn entries() -> Vec<Entry> {
     let mut all: Vec<Entry> = top.commands.iter().map(|command| entry(&command.command)).collect();
     // The options of `run` stand in its own table.
     if let Some(run) = all.iter_mut().find(|entry| entry.name == "run") {
-        run.options = run::options().map(|(name, value, about)| (name.into(), value.into(), about.into())).collect();
-        run.positionals = vec![("provider".into(), "acp".into()), ("-- command".into(), "what to run".into())];
+        let shown = |option: HelpLine| (option.flag.to_string(), option.value.to_string(), option.about());
+        run.options = options::options().map(shown).collect();
+        let providers = PROVIDERS.iter().map(|provider| format!("{}: {}", provider.name, provider.about));
+        run.positionals = vec![("provider".into(), providers.collect::<Vec<_>>().join("; ")), ("-- command".into(), "what to run".into())];
+        run.examples = options::examples().collect();
     }
     all
 }
@@ -58,16 +64,16 @@ fn entry(info: &CommandInfoWithArgs) -> Entry {
         about: info.description.to_string(),
         options: info.flags.iter().filter(|flag| !flag.hidden && flag.long != "--help").map(option).collect(),
         positionals: info.positionals.iter().map(|one| (one.name.to_string(), one.description.to_string())).collect(),
-        examples: info.examples.iter().map(|text| text.to_string()).collect(),
+        examples: info.examples.iter().map(|text| with_examples(text)).collect(),
         notes: info.notes.iter().map(|text| text.to_string()).collect(),
     }
 }
 
 /// Words that a command knows beyond its options.
-fn words(command: &str) -> &'static [&'static str] {
-    match command {
+fn words(command: &str) -> Vec<&'static str> {
+    let words: &[&str] = match command {
         "hub" => &["status", "backup", "restore", "vacuum"],
-        "run" => &["acp"],
+        "run" => return PROVIDERS.iter().map(|provider| provider.name).collect(),
         "tasks" => &["show", "start", "block", "done", "fail", "cancel", "reopen"],
         "approvals" => &["approve", "approve-session", "deny", "abort"],
         "token" => &["create", "list", "revoke"],
@@ -75,7 +81,8 @@ fn words(command: &str) -> &'static [&'static str] {
         "generate" => &["bash", "zsh", "fish", "man", "unit", "hub", "agent"],
         "service" => &["install", "list", "remove", "hub"],
         _ => &[],
-    }
+    };
+    words.to_vec()
 }
 
 /// Commands whose first argument is an agent.
@@ -91,7 +98,7 @@ fn bash() -> String {
     text.push_str("\"\n  else\n    case $command in\n");
     for entry in &all {
         let options = entry.options.iter().map(|(name, ..)| name.as_str()).filter(|name| *name != "--help");
-        let list = options.chain(["--help"]).chain(words(&entry.name).iter().copied()).collect::<Vec<_>>().join(" ");
+        let list = options.chain(["--help"]).chain(words(&entry.name)).collect::<Vec<_>>().join(" ");
         let agents = if OF_AGENT.contains(&entry.name.as_str()) { "; [ \"$COMP_CWORD\" = 2 ] && agents=1" } else { "" };
         text.push_str(&format!("      {}) words=\"{list}\"{agents} ;;\n", entry.name));
     }
@@ -104,25 +111,21 @@ fn bash() -> String {
     text
 }
 
-/// For single quotes of a shell.
-fn quoted(text: &str) -> String {
-    text.replace('\'', "'\\''")
-}
-
 fn zsh() -> String {
     let mut text =
         String::from("#compdef agent-relay\n# zsh completion of agent-relay\n_agent_relay() {\n  local -a commands\n  commands=(\n");
     let all = entries();
     for entry in &all {
-        text.push_str(&format!("    '{}:{}'\n", entry.name, quoted(&entry.about.replace(':', "\\:"))));
+        let line = format!("{}:{}", entry.name, entry.about.replace(':', "\\:"));
+        text.push_str(&format!("    {}\n", shell_quoted(&line)));
     }
     text.push_str("  )\n  if (( CURRENT == 2 )); then _describe command commands; return; fi\n  case $words[2] in\n");
     for entry in &all {
         text.push_str(&format!("    {}) _arguments", entry.name));
         for (name, value, about) in &entry.options {
-            let about = quoted(&about.replace(['[', ']'], "").replace(':', " "));
+            let about = about.replace(['[', ']'], "").replace(':', " ");
             let value = if value.is_empty() { String::new() } else { format!(":{value}:_default") };
-            text.push_str(&format!(" '{name}[{about}]{value}'"));
+            text.push_str(&format!(" {}", shell_quoted(&format!("{name}[{about}]{value}"))));
         }
         let words = words(&entry.name);
         let rest = if words.is_empty() { "*::_default".to_string() } else { format!("*:word:({})", words.join(" ")) };
@@ -136,13 +139,13 @@ fn fish() -> String {
     let mut text = String::from("# fish completion of agent-relay\ncomplete -c agent-relay -f\n");
     for entry in entries() {
         let name = &entry.name;
-        text.push_str(&format!("complete -c agent-relay -n __fish_use_subcommand -a {name} -d '{}'\n", quoted(&entry.about)));
+        text.push_str(&format!("complete -c agent-relay -n __fish_use_subcommand -a {name} -d {}\n", shell_quoted(&entry.about)));
         for (option, value, about) in &entry.options {
             let takes = if value.is_empty() { "" } else { " -r" };
             let option = option.trim_start_matches('-');
             text.push_str(&format!(
-                "complete -c agent-relay -n '__fish_seen_subcommand_from {name}' -l {option}{takes} -d '{}'\n",
-                quoted(about)
+                "complete -c agent-relay -n '__fish_seen_subcommand_from {name}' -l {option}{takes} -d {}\n",
+                shell_quoted(about)
             ));
         }
         if !words(name).is_empty() {
@@ -220,6 +223,9 @@ mod tests {
                 assert!(text.contains(&entry.name), "{}", entry.name);
             }
             assert!(!entry.about.is_empty() && manual.contains(&format!(".SS \"{} ", roff(&entry.name))), "{}", entry.name);
+            for provider in PROVIDERS.iter().filter(|_| entry.name == "run") {
+                assert!(texts.iter().all(|text| text.contains(provider.name)) && manual.contains(provider.name));
+            }
             for (name, ..) in &entry.options {
                 assert!(texts[0].contains(name) && manual.contains(&roff(name)), "{} {name}", entry.name);
             }

@@ -18,7 +18,9 @@ mod launch;
 mod listener;
 pub mod messages;
 pub mod monitor;
+mod options;
 pub mod print;
+mod registration;
 pub mod run;
 pub mod send;
 mod service;
@@ -35,6 +37,7 @@ use argh::{ArgsInfo, FromArgs};
 use self::args::{Command, Top};
 use self::exit::{Failure, Kind, OK, Outcome, USAGE};
 use self::inside::Reach;
+use self::options::Unknown;
 use crate::demo::agent::Abilities;
 
 /// Runs the program; returns its exit code.
@@ -51,8 +54,8 @@ pub fn main(words: Vec<OsString>) -> u8 {
         }
     }
     let program = if arguments.is_empty() { String::new() } else { arguments.remove(0) };
-    let outcome = inside::leave(&program, &mut arguments).and_then(|()| match crate::provider::by_program(&program) {
-        Some(provider) => run::from_arguments(provider, &arguments, run::Unknown::PassOn),
+    let outcome = inside::leave(&program, &mut arguments).and_then(|()| match crate::provider::registry::by_program(&program) {
+        Some(provider) => run::from_arguments(provider, &arguments, Unknown::PassOn),
         None => dispatch(arguments),
     });
     match outcome {
@@ -84,7 +87,7 @@ fn dispatch(mut arguments: Vec<String>) -> Outcome {
         }
         // Without the table of commands: a hook is to cost as little as can be.
         Some("hook") if arguments.len() == 2 && !arguments[1].starts_with('-') => return hook::hook(&arguments[1]),
-        Some("run") => return run::from_arguments("", &arguments[1..], run::Unknown::Refuse),
+        Some("run") => return run::from_arguments("", &arguments[1..], Unknown::Refuse),
         Some("--version" | "-V") => arguments = vec!["version".into()],
         // `help send` is `send --help`.
         Some("help") if arguments.len() == 2 => arguments = vec![arguments[1].clone(), "--help".into()],
@@ -100,7 +103,7 @@ fn dispatch(mut arguments: Vec<String>) -> Outcome {
             let hook = words.first() == Some(&"hook");
             return match early.status {
                 Ok(()) => {
-                    print::own(early.output.trim_end());
+                    print::own(&args::with_examples(early.output.trim_end()));
                     Ok(OK)
                 }
                 Err(()) => Err(Failure::new(if hook { Kind::No } else { Kind::Usage }, misuse(&early.output, &words))),
@@ -115,7 +118,7 @@ fn execute(command: Command) -> Outcome {
     match command {
         Command::Up(up) => up::up(up),
         Command::Hub(options) => hub::hub(&options),
-        Command::Run(run) => run::from_arguments("", &run.rest, run::Unknown::Refuse),
+        Command::Run(run) => run::from_arguments("", &run.rest, Unknown::Refuse),
         Command::Send(send) => send::send(send),
         Command::Inbox(inbox) => messages::inbox(&inbox),
         Command::GetMessage(get) => messages::get_message(get.id, get.json),
@@ -175,7 +178,7 @@ fn misuse(output: &str, words: &[&str]) -> String {
         Some(word) if !word.starts_with('-') && !known.iter().any(|command| command.name == *word) => {
             let near = known
                 .iter()
-                .map(|command| (run::distance(command.name, word), command.name))
+                .map(|command| (options::distance(command.name, word), command.name))
                 .min()
                 .filter(|(edits, _)| *edits <= 2 && edits * 2 < word.len());
             let meant = near.map(|(_, name)| format!(" (did you mean {name}?)")).unwrap_or_default();

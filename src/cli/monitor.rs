@@ -18,7 +18,7 @@ use super::print;
 use crate::config::env;
 use crate::core::chars::one_line;
 use crate::os;
-use crate::provider::SESSION_PID_ENV;
+use crate::provider::registry;
 use crate::wire::control::{ENV_CONTROL_TOKEN, ENV_PORT, ENV_PROVIDER_SESSION};
 
 /// Pause before the next attempt: first, longest.
@@ -33,7 +33,8 @@ const FRAME_TIME: Duration = Duration::from_secs(10);
 /// `monitor`
 pub fn monitor() -> Outcome {
     // Without a session to end with it would stay for ever.
-    let session = env(SESSION_PID_ENV)
+    let session = registry::session_pid_env()
+        .find_map(env)
         .and_then(|pid| pid.parse::<i32>().ok())
         .or_else(|| rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get()));
     let Some(alive) = session.and_then(Pid::from_raw).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()) else {

@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::args::Service;
 use super::exit::{Failure, OK, Outcome, path_failure};
+use super::options::example_arguments;
 use super::print;
 use crate::config::{Global, env};
 use crate::edge::http::Base;
@@ -34,7 +35,7 @@ const INSTALL: &str = "\n[Install]\nWantedBy=default.target\n";
 
 /// PATH of a service: what a login shell of the user would have.
 fn path() -> String {
-    let usual = crate::provider::USUAL_PLACES.map(|place| place.replace('~', "%h")).join(":");
+    let usual = crate::provider::registry::USUAL_PLACES.map(|place| place.replace('~', "%h")).join(":");
     format!("Environment=PATH={usual}:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin\n")
 }
 
@@ -79,7 +80,7 @@ pub(super) fn generate(which: Option<&str>) -> Result<String, Failure> {
             "# One agent for each instance of this unit. Install it with (`agent-relay service install` does all of it):\n\
              #   mkdir -p ~/.config/systemd/user ~/.agent-relay/units\n\
              #   agent-relay generate unit agent >~/.config/systemd/user/agent-relay@.service\n\
-             #   echo 'AGENT_RELAY_ARGUMENTS=acp --preset opencode --cwd /home/me/project' >~/.agent-relay/units/my-agent.env\n\
+             #   echo 'AGENT_RELAY_ARGUMENTS={example} --cwd /home/me/project' >~/.agent-relay/units/my-agent.env\n\
              #   systemctl --user daemon-reload\n\
              #   systemctl --user enable --now agent-relay@my-agent.service\n\
              #   loginctl enable-linger    # so that it lives on after you log out\n{}",
@@ -88,7 +89,8 @@ pub(super) fn generate(which: Option<&str>) -> Result<String, Failure> {
                 true,
                 &format!("{} run --agent-id %i --quiet $AGENT_RELAY_ARGUMENTS", word(&program)),
                 "EnvironmentFile=%h/.agent-relay/units/%i.env\n"
-            )
+            ),
+            example = example_arguments(),
         )),
         _ => Err(Failure::usage("say which unit: `agent-relay generate unit hub` or `agent-relay generate unit agent`")),
     }
@@ -100,9 +102,10 @@ pub fn service(options: &Service) -> Outcome {
     match words.as_slice() {
         ["install", "hub", rest @ ..] => install_hub(rest),
         ["install", name, rest @ ..] if !rest.is_empty() => install_agent(name, rest),
-        ["install", ..] => Err(Failure::usage(
-            "say the name and what it runs: `agent-relay service install my-agent -- acp --preset opencode`, or `agent-relay service install hub`",
-        )),
+        ["install", ..] => Err(Failure::usage(format!(
+            "say the name and what it runs: `agent-relay service install my-agent -- {}`, or `agent-relay service install hub`",
+            example_arguments()
+        ))),
         ["list"] | [] => list(options.json),
         ["remove", name] => remove(name),
         [word, ..] => Err(Failure::usage(format!("service knows install, list and remove NAME, not {word:?}"))),

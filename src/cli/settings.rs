@@ -1,4 +1,4 @@
-//! From arguments, environment and files to the settings of one agent.
+//! From words, environment and files to the settings of one agent.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -6,70 +6,129 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::exit::{Failure, path_failure};
-use super::print;
+use super::options::{OPTIONS, RunArgs};
+use super::{launch, print, registration};
 use crate::config::{Global, ProviderConfig, env};
+use crate::core::agent::config::AgentConfig;
 use crate::core::agent::prompt::{Prompt, StartKey};
+use crate::edge::provider::{Host, Planner};
 use crate::os;
-use crate::provider::{self, ApprovalMode, Preset, Transport};
+use crate::provider::capabilities::{Preset, Provider};
+use crate::provider::launch::Transport;
+use crate::provider::registry;
+use crate::provider::settings::ApprovalMode;
 use crate::wire::api::{AGENT_ID_RULE, is_agent_id};
 
-/// What was typed.
-#[derive(Debug, Default)]
-pub(super) struct Typed {
-    pub provider: String,
-    pub values: std::collections::BTreeMap<&'static str, String>,
-    pub headless: bool,
-    pub replace: bool,
-    pub quiet: bool,
-    pub isolated: bool,
-    pub prompt_again: bool,
-    pub help: bool,
-    pub provider_args: Vec<String>,
+/// Everything that a run is made of.
+pub(super) struct RunSettings {
+    /// For the agent's machine.
+    pub agent: AgentConfig,
+    /// For every start of the provider.
+    pub planner: Planner,
+    pub host: Host,
+    pub cwd: PathBuf,
+    pub global: Global,
+    pub outbox_bytes_max: u64,
+    /// What whoever starts it should know.
+    pub warnings: Vec<String>,
+    /// What only the log is told.
+    pub log_only: Vec<String>,
 }
 
-/// Settings that are the same for every start of this agent.
-pub(super) struct Settings {
+/// What was chosen from flags, environment and files; both halves of the settings are made of it.
+pub(super) struct Chosen {
+    pub provider: &'static Provider,
+    /// Filled in from environment and file.
+    pub args: RunArgs,
+    pub config: ProviderConfig,
+    pub global: Global,
     pub agent_id: String,
     pub runner_id: String,
     pub label: Option<String>,
     pub cwd: PathBuf,
     pub approval: ApprovalMode,
     pub approval_timeout: Duration,
-    pub config: ProviderConfig,
-    pub global: Global,
+    pub transport: Transport,
+    /// Program and arguments of an agent that has no program of its own.
     pub command: Vec<String>,
     pub preset: Option<&'static Preset>,
-    pub transport: Transport,
-    pub isolated: bool,
-    pub model: Option<String>,
-    pub effort: Option<String>,
-    pub rig: Option<String>,
-    pub system_prompt: Option<String>,
 }
 
-/// Reads flags, environment and files.
-pub(super) fn settings(typed: &Typed, provider: &provider::Provider) -> Result<Settings, Failure> {
-    let value = |name: &str| typed.values.get(name).cloned();
-    let global = Global::for_runner(value("--relay-url"), value("--token"))?;
+/// Reads flags, environment and files. `started_at`: start of the runner, ms.
+pub(super) fn settings(args: RunArgs, provider: &'static Provider, started_at: i64) -> Result<RunSettings, Failure> {
+    let chosen = choose(args, provider)?;
+    let (planner, log_only) = launch::planner(&chosen);
+    Ok(RunSettings {
+        agent: registration::agent_config(&chosen, started_at),
+        planner,
+        host: launch::host(&chosen),
+        cwd: chosen.cwd,
+        global: chosen.global,
+        outbox_bytes_max: chosen.config.outbox_bytes_max,
+        warnings: chosen.config.warnings,
+        log_only,
+    })
+}
+
+fn choose(mut args: RunArgs, provider: &'static Provider) -> Result<Chosen, Failure> {
+    let global = Global::for_runner(args.relay_url.clone(), args.token.clone())?;
     let config = ProviderConfig::load(&global.home, provider.name)?;
+    OPTIONS.iter().for_each(|setting| setting.fill(&mut args, &env, &config.record));
+    registry::settings().for_each(|(_, setting)| setting.fill(&mut args.own, &env, &config.record));
+    args.own.isolated |= profile_isolates();
+    let cwd = working_directory(args.cwd.as_deref(), &global)?;
+    let mode = args.approval.as_deref().unwrap_or(ApprovalMode::Guarded.as_str());
+    let approval = ApprovalMode::parse(mode)
+        .ok_or_else(|| Failure::usage(format!("the approval mode {mode:?} is not known; use open, guarded or read-only")))?;
+    let Command { words: command, preset } = command(&args, provider, &config)?;
+    let Ids { agent_id, runner_id } = ids(&args, provider, &cwd)?;
+    if let Some(objection) = (provider.check_args)(&args.provider_args) {
+        return Err(Failure::usage(objection));
+    }
+    Ok(Chosen {
+        transport: transport(&args, provider)?,
+        approval_timeout: config.approval_timeout.unwrap_or(provider.approval_timeout).min(provider.approval_timeout_max),
+        label: args.label.clone(),
+        provider,
+        args,
+        config,
+        global,
+        agent_id,
+        runner_id,
+        cwd,
+        approval,
+        command,
+        preset,
+    })
+}
+
+/// The real path of the folder that the provider works in.
+fn working_directory(said: Option<&str>, global: &Global) -> Result<PathBuf, Failure> {
     let here = std::env::current_dir().map_err(|error| path_failure(&error, format!("the current folder cannot be used: {error}")))?;
-    let cwd = value("--cwd").map(PathBuf::from).or_else(|| global.default_cwd.clone()).unwrap_or_else(|| here.clone());
-    let cwd = here.join(cwd);
+    let cwd = match said {
+        Some(said) => here.join(said),
+        None => global.default_cwd.as_ref().map_or_else(|| here.clone(), |default| here.join(default)),
+    };
     let real = cwd
         .canonicalize()
         .map_err(|error| path_failure(&error, format!("the working directory {} cannot be used: {error}", cwd.display())))?;
     if !real.is_dir() {
         return Err(Failure::usage(format!("the working directory {} is no directory", cwd.display())));
     }
-    let mode = value("--approval").or_else(|| env("AGENT_RELAY_APPROVAL")).unwrap_or_else(|| config.default_approval_mode.clone());
-    let approval = ApprovalMode::parse(&mode)
-        .ok_or_else(|| Failure::usage(format!("the approval mode {mode:?} is not known; use open, guarded or read-only")))?;
-    let named = preset(provider, value("--preset").as_deref())?;
-    let mut command: Vec<String> = match named {
-        // What follows `--` are further arguments of the known agent.
-        Some(preset) => preset.command.iter().map(|word| word.to_string()).chain(typed.provider_args.clone()).collect(),
-        None => typed.provider_args.clone(),
-    };
+    Ok(real)
+}
+
+/// What the provider is given to run, and the known agent that it is.
+struct Command {
+    words: Vec<String>,
+    preset: Option<&'static Preset>,
+}
+
+fn command(args: &RunArgs, provider: &Provider, config: &ProviderConfig) -> Result<Command, Failure> {
+    let named = preset(provider, args.preset.as_deref())?;
+    // What follows `--` are further arguments of the known agent.
+    let known = named.iter().flat_map(|preset| preset.command).map(|word| word.to_string());
+    let mut command: Vec<String> = known.chain(args.provider_args.clone()).collect();
     if command.first().is_some_and(|program| program == "agent-relay") {
         command[0] = std::env::current_exe().map_or_else(|_| "agent-relay".into(), |path| path.to_string_lossy().into_owned());
     }
@@ -78,63 +137,44 @@ pub(super) fn settings(typed: &Typed, provider: &provider::Provider) -> Result<S
     }
     // A known agent that was typed out is the same agent.
     let preset = named.or_else(|| {
-        let program = command.first().map(|program| program.rsplit('/').next().unwrap_or_default().to_string());
-        let known = |preset: &&Preset| {
-            preset.command.first().copied() == program.as_deref() && command[1..].starts_with(&words(&preset.command[1..]))
-        };
+        let program = command.first()?.rsplit('/').next();
+        let known = |preset: &&Preset| preset.command.first().copied() == program && command[1..].starts_with(&words(&preset.command[1..]));
         (provider.presets)().into_iter().find(known)
     });
     if command.is_empty() && provider.needs_command {
-        let example = format!("agent-relay run {0} --preset opencode` or `agent-relay run {0} -- opencode acp", provider.name);
-        return Err(Failure::usage(format!("say which agent to run: `{example}`")));
+        let known = (provider.presets)().first().copied();
+        let typed_out = known.map(|preset| preset.command.join(" ")).unwrap_or_default();
+        let example = super::options::example();
+        return Err(Failure::usage(format!("say which agent to run: `{example}` or `agent-relay run {} -- {typed_out}`", provider.name)));
     }
-    let label = value("--label").or_else(|| env("AGENT_RELAY_LABEL"));
+    Ok(Command { words: command, preset })
+}
+
+struct Ids {
+    agent_id: String,
+    runner_id: String,
+}
+
+/// The id of the agent is stable: it is said, or made of host, provider, label and folder. The one of the runner is its own.
+fn ids(args: &RunArgs, provider: &Provider, cwd: &Path) -> Result<Ids, Failure> {
+    let label = args.label.as_deref();
     let host = os::hostname();
-    let part = label_part(label.as_deref(), &real);
-    let hash = os::sha256_hex(&format!("{}\0{}\0{}", provider.name, real.display(), label.as_deref().unwrap_or_default()));
-    let agent_id = value("--agent-id").or_else(|| env("AGENT_RELAY_AGENT_ID"));
-    let agent_id = agent_id.unwrap_or_else(|| format!("{host}-{}-{part}-{}", provider.name, &hash[..8]));
+    let part = label_part(label, cwd);
+    let hash = os::sha256_hex(&format!("{}\0{}\0{}", provider.name, cwd.display(), label.unwrap_or_default()));
+    let agent_id = args.agent_id.clone().unwrap_or_else(|| format!("{host}-{}-{part}-{}", provider.name, &hash[..8]));
     if !is_agent_id(&agent_id) {
         return Err(Failure::usage(format!("{agent_id:?} cannot be an agent id: {AGENT_ID_RULE}")));
     }
     let suffix = u32::from_le_bytes(os::random_bytes::<4>());
-    let runner_id = format!("{host}-{}-{part}-{suffix:08x}", provider.name);
-    if let Some(objection) = (provider.objection)(&typed.provider_args) {
-        return Err(Failure::usage(objection));
-    }
-    let transport = transport(typed, provider, &config)?;
-    let isolated = typed.isolated || config.isolated || profile_isolates();
-    let (model, effort) = (value("--model").or_else(|| config.model.clone()), value("--effort").or_else(|| config.effort.clone()));
-    let rig = value("--rig").or_else(|| config.rig.clone());
-    let system_prompt = value("--system-prompt-append").or_else(|| env("AGENT_RELAY_SYSTEM_PROMPT_APPEND"));
-    Ok(Settings {
-        agent_id,
-        runner_id,
-        label,
-        cwd: real,
-        approval,
-        approval_timeout: config.approval_timeout.unwrap_or(provider.approval_timeout).min(provider.approval_timeout_max),
-        config,
-        global,
-        command,
-        preset,
-        transport,
-        isolated,
-        model,
-        effort,
-        rig,
-        system_prompt,
-    })
+    Ok(Ids { agent_id, runner_id: format!("{host}-{}-{part}-{suffix:08x}", provider.name) })
 }
 
 /// How the provider is talked to: as said, else in the terminal of a person who did not ask for a headless one, else the
 /// provider's usual way.
-fn transport(typed: &Typed, provider: &provider::Provider, config: &ProviderConfig) -> Result<Transport, Failure> {
-    let usual = provider.transports[0];
-    let said = typed.values.get("--transport").cloned().or_else(|| env("AGENT_RELAY_TRANSPORT")).or_else(|| config.transport.clone());
-    if let Some(word) = said {
-        let names: Vec<&str> = provider.transports.iter().map(|transport| transport.word()).collect();
-        let found = Transport::parse(&word).filter(|transport| provider.transports.contains(transport));
+fn transport(args: &RunArgs, provider: &Provider) -> Result<Transport, Failure> {
+    if let Some(word) = &args.transport {
+        let names: Vec<&str> = provider.transports.iter().map(|transport| transport.as_str()).collect();
+        let found = Transport::parse(word).filter(|transport| provider.transports.contains(transport));
         let found =
             found.ok_or_else(|| Failure::usage(format!("{} has no transport {word:?}; use {}", provider.name, names.join(", "))))?;
         if found == Transport::Terminal && !at_terminal() {
@@ -142,9 +182,9 @@ fn transport(typed: &Typed, provider: &provider::Provider, config: &ProviderConf
         }
         return Ok(found);
     }
-    let headless = typed.headless || env("AGENT_RELAY_HEADLESS").is_some_and(|word| !matches!(word.as_str(), "0" | "false"));
-    let personal = provider.transports.contains(&Transport::Terminal) && !headless && at_terminal();
-    Ok(if personal { Transport::Terminal } else { usual })
+    let headless = args.headless || env("AGENT_RELAY_HEADLESS").is_some_and(|word| !matches!(word.as_str(), "0" | "false"));
+    let in_user_terminal = provider.transports.contains(&Transport::Terminal) && !headless && at_terminal();
+    Ok(if in_user_terminal { Transport::Terminal } else { provider.transports[0] })
 }
 
 fn at_terminal() -> bool {
@@ -175,7 +215,7 @@ fn words(list: &[&str]) -> Vec<String> {
 }
 
 /// The known agent of that name.
-fn preset(provider: &provider::Provider, name: Option<&str>) -> Result<Option<&'static Preset>, Failure> {
+fn preset(provider: &Provider, name: Option<&str>) -> Result<Option<&'static Preset>, Failure> {
     let Some(name) = name else { return Ok(None) };
     let known = (provider.presets)();
     match known.iter().find(|preset| preset.name == name) {
@@ -207,10 +247,10 @@ fn label_part(label: Option<&str>, cwd: &Path) -> String {
 /// A directory name that no other agent id has: ids that a file name cannot hold as they are get a hash.
 fn dir_name(agent_id: &str) -> String {
     let safe = crate::log::safe_name(agent_id);
-    match safe == agent_id && !safe.starts_with('.') {
-        true => safe,
-        false => format!("{}-{}", safe.trim_start_matches('.'), &os::sha256_hex(agent_id)[..12]),
+    if safe == agent_id && !safe.starts_with('.') {
+        return safe;
     }
+    format!("{}-{}", safe.trim_start_matches('.'), &os::sha256_hex(agent_id)[..12])
 }
 
 /// Where the things of an agent lie on this machine.

@@ -8,7 +8,7 @@ use super::args::Status;
 use super::cards::{is_there, text, word};
 use super::client::Client;
 use super::exit::{Failure, OK, Outcome};
-use super::print;
+use super::{options, print};
 use crate::config::Global;
 use crate::core::Cause;
 use crate::edge::http::{Base, Http};
@@ -86,7 +86,8 @@ pub fn status(status: &Status) -> Outcome {
     }
     let Some(agent) = status.agent.as_ref().filter(|_| shown == 0) else {
         if shown == 0 && !status.json {
-            print::line("no agents on this machine; start one with `agent-relay run acp -- <command>` or `agent-relay up`");
+            let example = options::example();
+            print::line(&format!("no agents on this machine; start one with `{example}` or `agent-relay up`"));
         }
         return Ok(OK);
     };

@@ -20,6 +20,7 @@ use crate::config::Global;
 use crate::edge::signals;
 use crate::hub::run;
 use crate::os;
+use crate::provider::registry;
 use crate::secret::Secret;
 use crate::wire::api::path;
 
@@ -175,7 +176,7 @@ struct Runner {
 
 fn start_runner(program: &Path, options: &Up, demo: bool, agent_command: &[String], global: &Global) -> Result<Runner, Failure> {
     let mut command = Command::new(program);
-    command.args(["run", "acp"]);
+    command.args(["run", registry::any_command().name]);
     if let Some(id) = &options.agent_id {
         command.args(["--agent-id", id]);
     }

@@ -14,6 +14,19 @@ pub const RESTART_MARK: &str = "[agent-relay] The session was restarted";
 /// Name of the one session in a terminal server of ours; the server's socket tells agents apart.
 pub const TERMINAL_SESSION: &str = "agent";
 
+/// What the sessions of a provider can do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SessionCapabilities {
+    /// The words of people and of others reach it differently: a batch holds only one kind.
+    pub split_by_sender: bool,
+    /// It takes urgent messages into a running turn.
+    pub takes_urgent: bool,
+    /// It judges itself whether a turn runs; a bare status post is only a hint to it.
+    pub tracks_turns: bool,
+    /// It can be told to compact its conversation and to begin a new one.
+    pub changes_context: bool,
+}
+
 /// What the agent asks of a session. Each verb but `Open` and `Deliver` is answered by [`Signal::Answered`].
 #[allow(missing_docs)] // the names say it
 #[derive(Debug, Clone, PartialEq)]

@@ -1,4 +1,4 @@
-//! Small help with texts that several providers need.
+//! Small help with texts that several providers and their callers need.
 
 /// Appends as much as the bound leaves room for, at a character border.
 pub fn push_bounded(to: &mut String, text: &str, bytes_max: usize) {
@@ -14,4 +14,19 @@ pub fn push_bounded(to: &mut String, text: &str, bytes_max: usize) {
 pub fn one_line(text: &str, chars_max: usize) -> String {
     let flat: String = text.chars().take(chars_max).collect();
     flat.replace(['\n', '\r'], " ")
+}
+
+/// One word of a shell's command line, whatever stands in it.
+pub fn shell_quoted(word: &str) -> String {
+    format!("'{}'", word.replace('\'', "'\\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_of_a_script_stay_whole() {
+        assert_eq!(shell_quoted("it's $HOME"), "'it'\\''s $HOME'");
+    }
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::prompt::Prompt;
 use crate::core::matching::Identity;
+use crate::core::session::SessionCapabilities;
 use crate::secret::Secret;
 use crate::wire::bus::Registration;
 
@@ -44,14 +45,10 @@ pub struct AgentConfig {
     pub restart: RestartPolicy,
     /// Whether final texts become replies.
     pub reply_mode: ReplyMode,
-    /// The provider treats the words of people and of others differently: a batch holds only one kind.
-    pub apart: bool,
-    /// The session takes urgent messages into a running turn.
-    pub takes_urgent: bool,
-    /// The session itself decides whether a turn runs; a bare status post is only a hint to it.
-    pub judges: bool,
+    /// What its session can do.
+    pub session: SessionCapabilities,
     /// It runs in a person's own terminal: a clean end there is that person's wish.
-    pub personal: bool,
+    pub in_user_terminal: bool,
     /// Folder where the terminal server has its sockets, if it is not the usual one.
     pub terminal_dir: Option<String>,
     /// A sentence for people about the store, for example that a damaged one was set aside.

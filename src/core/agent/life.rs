@@ -183,7 +183,7 @@ impl Agent {
                 let tail: String = stderr.lines().last().unwrap_or_default().chars().take(300).collect();
                 let said = if tail.is_empty() { String::new() } else { format!(", last words: {tail}") };
                 let expected = self.life.state == State::Ending;
-                if code == 0 && self.config.personal && self.life.is_ready() {
+                if code == 0 && self.config.in_user_terminal && self.life.is_ready() {
                     self.on_left(now, "it ended in its own terminal");
                 }
                 let text = format!("the provider ended with code {code}{said}");

@@ -386,7 +386,7 @@ impl Agent {
             }
             self.status.timeline = Some(timeline);
         }
-        if self.config.judges && reason == TURN {
+        if self.config.session.tracks_turns && reason == TURN {
             // The bare word of a hook whose program could not be run: one more hint for the session.
             self.tell_hook(Ticket::NOBODY, status.word().to_string(), Value::Null);
             self.status.touch();

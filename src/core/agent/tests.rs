@@ -15,7 +15,7 @@ use super::*;
 mod first;
 use crate::core::ids::{BatchNumber, CallNumber, MessageId, ProcessRef, Ticket};
 use crate::core::matching::Identity;
-use crate::core::session::{Fate, How, Mirror, Opened, Parcel, RESTART_MARK, TurnEnd, Verb};
+use crate::core::session::{Fate, How, Mirror, Opened, Parcel, RESTART_MARK, SessionCapabilities, TurnEnd, Verb};
 use crate::core::time::Wall;
 use crate::secret::Secret;
 use crate::wire::api::{Command, Message};
@@ -75,10 +75,8 @@ impl Bench {
             shutdown_timeout: Duration::from_secs(5),
             restart: RestartPolicy::default(),
             reply_mode: ReplyMode::Auto,
-            apart: false,
-            takes_urgent: false,
-            judges: false,
-            personal: false,
+            session: SessionCapabilities::default(),
+            in_user_terminal: false,
             terminal_dir: None,
             started_at: 0,
         };
@@ -425,7 +423,7 @@ fn what_the_record_holds_unanswered_is_never_said_again() {
 #[test]
 fn an_urgent_message_joins_the_turn_and_outlives_it() {
     let mut bench = Bench::ready();
-    bench.agent.config.takes_urgent = true;
+    bench.agent.config.session.takes_urgent = true;
     bench.message(1);
     bench.commit();
     bench.signal(Signal::Taken { batch: BatchNumber(1), key: key_of_first(), evidence: "seen".into() });
@@ -469,7 +467,7 @@ fn an_urgent_message_joins_the_turn_and_outlives_it() {
 #[test]
 fn words_of_people_and_of_agents_travel_apart() {
     let mut bench = Bench::ready();
-    bench.agent.config.apart = true;
+    bench.agent.config.session.split_by_sender = true;
     bench.signal(Signal::TurnStarted);
     for (id, from) in [(1, "user"), (2, "user"), (3, "web"), (4, "user")] {
         let message = Message {

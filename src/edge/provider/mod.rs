@@ -6,6 +6,7 @@
 pub mod file_watcher;
 mod process;
 mod reply_socket;
+mod setup;
 mod start;
 mod stop;
 mod streams;
@@ -25,6 +26,7 @@ use rustix::process::Signal as OsSignal;
 
 use self::file_watcher::FileWatcher;
 use self::reply_socket::ReplySocket;
+use self::start::SessionRelay;
 use self::stop::Stop;
 use self::tmux::Tmux;
 use crate::clock::Clock;
@@ -32,10 +34,12 @@ use crate::core::agent::event::{Event, ProviderEvent};
 use crate::core::ids::{ProcessNumber, ProcessRef};
 use crate::core::session::{Input, Output, Session, Verb};
 use crate::os::{self, Waker};
+use crate::provider::launch::Conversation;
 use crate::secret::Secret;
 
-pub use self::process::{end_everything, find_command, missing_command};
+pub use self::process::{end_everything, find_command};
 use self::process::{end_leftover, reap};
+pub use self::setup::Planner;
 pub use self::tmux::socket_path;
 
 /// Bytes read at once.
@@ -63,42 +67,14 @@ pub enum Host {
     Inherited,
 }
 
-/// One start of the provider.
-pub struct Plan {
-    /// Program and arguments.
-    pub command: Vec<String>,
-    /// Variables that the provider gets beside the runner's own environment.
-    pub env: Vec<(String, String)>,
-    /// Variables that it must not inherit.
-    pub unset: Vec<String>,
-    /// Where the provider's answers to [`Output::Post`] come in, and where it listens itself.
-    pub mailbox: Option<(PathBuf, PathBuf)>,
-    /// Its machine.
-    pub session: Box<dyn Session>,
-    /// What helps when the program is missing.
-    pub hint: &'static str,
-}
-
-/// Why the provider cannot be started.
-pub struct Refusal {
-    /// One sentence with the cure.
-    pub reason: String,
-    /// Trying again is pointless.
-    pub permanent: bool,
-}
-
-/// Makes the plan of a start from the conversation to go on with (empty: none) and the id for a new one; lays out the files
-/// that the provider needs.
-pub type Planner = Box<dyn Fn(&str, &str) -> Result<Plan, Refusal> + Send>;
-
 /// What does not change between starts of a provider.
 #[allow(missing_docs)] // the names say it
 pub struct Launch {
     /// Working directory of the provider.
     pub cwd: PathBuf,
     pub host: Host,
-    /// Makes the plan of each start.
-    pub plan: Planner,
+    /// Plans each start.
+    pub planner: Planner,
     /// Port and token of the control server.
     pub control: (u16, Secret),
     /// Tells `main` which process to end if everything else dies, with its session id.
@@ -291,8 +267,9 @@ impl Provider {
                     end_leftover(&record);
                 }
                 // Written as everything else of ours writes it.
-                let relay = relay.map(|url| Base::parse(&url).map(|base| base.url).unwrap_or(url));
-                self.spawn(process, provider_session, (&conversation, &fresh), (relay.as_deref(), token))
+                let url = relay.map(|url| Base::parse(&url).map(|base| base.url).unwrap_or(url));
+                let conversation = Conversation { earlier: &conversation, fresh: &fresh };
+                self.spawn(process, provider_session, conversation, SessionRelay { url, token })
             }
             ProviderCommand::Verb { process, number, verb } => {
                 let Some(running) = self.running.as_mut().filter(|running| running.number == process) else {

@@ -9,12 +9,13 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Pid, Signal as OsSignal};
 
+use super::READ_BYTES;
 use super::tmux::{Tmux, Told};
-use super::{READ_BYTES, Refusal};
 use crate::core::agent::store::ProviderRecord;
 use crate::core::session::Screen;
 use crate::os;
-use crate::provider::USUAL_PLACES;
+use crate::provider::launch::LaunchError;
+use crate::provider::registry::USUAL_PLACES;
 use crate::wire::control::ENV_PROVIDER_SESSION;
 
 /// Lines of the last screen that are reported.
@@ -77,12 +78,12 @@ pub fn find_command(program: &str, env: &[(String, String)]) -> Option<String> {
 }
 
 /// The sentence about a command that was not found.
-pub fn missing_command(program: &str, env: &[(String, String)], hint: &str) -> String {
+pub(super) fn missing_command(program: &str, env: &[(String, String)], hint: &str) -> String {
     format!("the command {program:?} was not found; {hint} (PATH is {:?}; {} were looked at too)", path_of(env), USUAL_PLACES.join(", "))
 }
 
-pub(super) fn not_found(program: &str, env: &[(String, String)], hint: &str) -> Refusal {
-    Refusal { reason: missing_command(program, env, hint), permanent: true }
+pub(super) fn not_found(program: &str, env: &[(String, String)], hint: &str) -> LaunchError {
+    LaunchError::permanent(missing_command(program, env, hint))
 }
 
 pub(super) fn reap(mut child: Child) -> i32 {

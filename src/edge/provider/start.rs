@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
@@ -10,23 +11,33 @@ use super::file_watcher::FileWatcher;
 use super::process::{end_everything, find_command, first_pane, not_found, reap};
 use super::reply_socket::ReplySocket;
 use super::tmux::{self, Tmux};
-use super::{Host, Plan, Provider, Refusal, Running};
+use super::{Host, Provider, Running};
 use crate::core::agent::event::ProviderEvent;
 use crate::core::ids::ProcessNumber;
 use crate::core::session::Input;
 use crate::os;
+use crate::provider::launch::{Conversation, LaunchError, LaunchPlan};
 use crate::secret::Secret;
 use crate::wire::control::{ENV_CONTROL_TOKEN, ENV_PORT, ENV_PROVIDER_SESSION, ENV_TOKEN, ENV_TOKEN_DATA};
+
+/// The relay as the session's tools get it.
+pub(super) struct SessionRelay {
+    /// As far as it is known.
+    pub(super) url: Option<String>,
+    /// The agent's own.
+    pub(super) token: Option<Secret>,
+}
 
 impl Provider {
     pub(super) fn spawn(
         &mut self,
         number: ProcessNumber,
         provider_session: String,
-        (conversation, fresh): (&str, &str),
-        (relay, token): (Option<&str>, Option<Secret>),
+        conversation: Conversation<'_>,
+        relay: SessionRelay,
     ) -> bool {
-        let started = (self.launch.plan)(conversation, fresh).and_then(|plan| self.start(plan, &provider_session, (relay, token)));
+        let plan = self.launch.planner.prepare(conversation);
+        let started = plan.and_then(|plan| self.start(plan, &provider_session, &relay));
         match started {
             Ok((mut running, terminal)) => {
                 running.number = number;
@@ -36,18 +47,13 @@ impl Provider {
                 self.running = Some(running);
                 (!hosted || self.feed(Input::Born { pid: process.pid })) && self.report(ProviderEvent::Spawned { process, terminal })
             }
-            Err(Refusal { reason, permanent }) => self.report(ProviderEvent::SpawnFailed { reason, permanent }),
+            Err(LaunchError { text: reason, permanent }) => self.report(ProviderEvent::SpawnFailed { reason, permanent }),
         }
     }
 
-    fn start(
-        &mut self,
-        plan: Plan,
-        provider_session: &str,
-        (relay, token): (Option<&str>, Option<Secret>),
-    ) -> Result<(Running, Option<String>), Refusal> {
-        let Some((program, arguments)) = plan.command.split_first() else {
-            return Err(Refusal { reason: "no command was given".into(), permanent: true });
+    fn start(&mut self, plan: LaunchPlan, provider_session: &str, relay: &SessionRelay) -> Result<(Running, Option<String>), LaunchError> {
+        let Some((program, arguments)) = plan.argv.split_first() else {
+            return Err(LaunchError::permanent("no command was given"));
         };
         let found = find_command(program, &plan.env);
         let program = found.as_deref().unwrap_or(program);
@@ -60,14 +66,14 @@ impl Provider {
                 command.env_remove(name);
             }
             // Where the relay is by now: the runner may have been started before it was known.
-            match relay {
+            match &relay.url {
                 Some(relay) => command.env("AGENT_RELAY_URL", relay),
                 None => command.env_remove("AGENT_RELAY_URL"),
             };
             command.env(ENV_PORT, self.launch.control.0.to_string());
             command.env(ENV_CONTROL_TOKEN, self.launch.control.1.expose());
             command.env(ENV_PROVIDER_SESSION, provider_session);
-            if let Some(token) = token.as_ref().filter(|token| !token.expose().is_empty()) {
+            if let Some(token) = relay.token.as_ref().filter(|token| !token.expose().is_empty()) {
                 command.env(ENV_TOKEN, token.expose());
             }
             os::prepare_child(command, self.launch.host != Host::Inherited);
@@ -79,7 +85,7 @@ impl Provider {
                 }
                 let command: Vec<String> = [program.to_string()].into_iter().chain(arguments.iter().cloned()).collect();
                 let terminal = tmux::Plan { socket, dir, cwd: &self.launch.cwd, command: &command };
-                let (mut server, client) = tmux::server(&terminal, prepare).map_err(|reason| Refusal { reason, permanent: true })?;
+                let (mut server, client) = tmux::server(&terminal, prepare).map_err(LaunchError::permanent)?;
                 return match Tmux::connect(&terminal, &mut server, client).and_then(|tmux| first_pane(tmux).map_err(|e| e.to_string())) {
                     Ok((tmux, pid)) => {
                         let terminal = Some(tmux.socket().to_string());
@@ -89,7 +95,7 @@ impl Provider {
                     Err(reason) => {
                         end_everything(provider_session, server.id());
                         reap(server);
-                        Err(Refusal { reason, permanent: false })
+                        Err(LaunchError::passing(reason))
                     }
                 };
             }
@@ -113,7 +119,14 @@ impl Provider {
         Ok((Running { stdin, stdout, stderr, ..running }, None))
     }
 
-    fn running(&self, plan: Plan, provider_session: &str, mut child: Child, pid: u32, tmux: Option<Tmux>) -> Result<Running, Refusal> {
+    fn running(
+        &self,
+        plan: LaunchPlan,
+        provider_session: &str,
+        mut child: Child,
+        pid: u32,
+        tmux: Option<Tmux>,
+    ) -> Result<Running, LaunchError> {
         let watch = |pid: u32| {
             let found = Pid::from_raw(pid as i32).ok_or(rustix::io::Errno::SRCH);
             found.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()))
@@ -126,12 +139,12 @@ impl Provider {
                 let _ = child.kill();
                 end_everything(provider_session, child.id());
                 reap(child);
-                return Err(Refusal { reason: format!("cannot watch the child: {error}"), permanent: false });
+                return Err(LaunchError::passing(format!("cannot watch the child: {error}")));
             }
         };
-        let reply_socket = plan.mailbox.as_ref().and_then(|(path, theirs)| {
-            let opened = ReplySocket::open(path, theirs);
-            opened.inspect_err(|error| log::warn!(target: "provider", "cannot listen at {}: {error}", path.display())).ok()
+        let reply_socket = plan.sockets.as_ref().and_then(|sockets| {
+            let opened = ReplySocket::open(Path::new(&sockets.replies), Path::new(&sockets.session));
+            opened.inspect_err(|error| log::warn!(target: "provider", "cannot listen at {}: {error}", sockets.replies)).ok()
         });
         Ok(Running {
             number: ProcessNumber::default(),
@@ -154,7 +167,7 @@ impl Provider {
         })
     }
 
-    fn why_not(&self, program: &str, plan: &Plan, error: &std::io::Error) -> Refusal {
+    fn why_not(&self, program: &str, plan: &LaunchPlan, error: &std::io::Error) -> LaunchError {
         use std::io::ErrorKind::{InvalidInput, NotFound, PermissionDenied};
         if error.kind() == NotFound && self.launch.cwd.is_dir() {
             return not_found(program, &plan.env, plan.hint);
@@ -164,6 +177,6 @@ impl Provider {
             NotFound => format!("the working directory {} does not exist", self.launch.cwd.display()),
             _ => format!("cannot start {program:?}: {error}"),
         };
-        Refusal { reason, permanent }
+        LaunchError { text: reason, permanent }
     }
 }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::core::session::{Screen, TERMINAL_SESSION};
 use crate::os;
+use crate::provider::text::shell_quoted;
 
 /// Size that the provider draws for while nobody looks on (issue: canonical size).
 const COLUMNS: &str = "200";
@@ -80,10 +81,6 @@ pub struct Tmux {
     paste_file: PathBuf,
 }
 
-fn quote(text: &str) -> String {
-    format!("'{}'", text.replace('\'', "'\\''"))
-}
-
 /// Path of a server's socket.
 pub fn socket_path(socket: &str) -> PathBuf {
     let base = std::env::var_os("TMUX_TMPDIR").map(PathBuf::from).unwrap_or_else(|| PathBuf::from("/tmp"));
@@ -94,7 +91,7 @@ pub fn socket_path(socket: &str) -> PathBuf {
 pub fn server(plan: &Plan, prepare: impl FnOnce(&mut Command)) -> Result<(Child, Command), String> {
     os::make_private_dir(plan.dir).map_err(|error| format!("cannot make {}: {error}", plan.dir.display()))?;
     let (conf, script) = (plan.dir.join("tmux.conf"), plan.dir.join("launch.sh"));
-    let words: Vec<String> = plan.command.iter().map(|word| quote(word)).collect();
+    let words: Vec<String> = plan.command.iter().map(|word| shell_quoted(word)).collect();
     // A file of its own: the client's message to the server is limited to 16 kB.
     let launch = format!("#!/bin/sh\nexec {}\n", words.join(" "));
     for (path, text) in [(&conf, CONF), (&script, launch.as_str())] {
@@ -181,7 +178,7 @@ impl Tmux {
     /// A bracketed paste: the program takes it as one text, whatever line breaks it has.
     pub fn paste(&mut self, text: &str) -> io::Result<()> {
         os::replace_private_file(&self.paste_file, text, false)?;
-        let file = quote(&self.paste_file.to_string_lossy());
+        let file = shell_quoted(&self.paste_file.to_string_lossy());
         self.say(&format!(
             "load-buffer -b agent-relay {file}\npaste-buffer -p -d -b agent-relay -t {TERMINAL_SESSION}\ndisplay-message -p '@pasted'"
         ))
@@ -277,11 +274,6 @@ impl Drop for Tmux {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn words_of_a_script_stay_whole() {
-        assert_eq!(quote("it's $HOME"), "'it'\\''s $HOME'");
-    }
 
     #[test]
     fn signals_have_names_or_numbers() {

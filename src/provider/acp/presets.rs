@@ -3,7 +3,8 @@
 //! Default modes of some agents let a model judge commands, and one asks nothing unless it is told to, so "guarded" is
 //! only guarded when the mode and the environment are set.
 
-use crate::provider::{ApprovalMode, Preset};
+use crate::provider::capabilities::Preset;
+use crate::provider::settings::ApprovalMode;
 
 /// Permission modes: for `open`, `guarded` and `read-only`.
 type Modes = [&'static str; 3];

@@ -17,9 +17,9 @@ use crate::core::session::{Approval, Decision, Fate, How, Input, Mirror, Opened,
 use crate::core::time::{Now, Tick, sooner};
 use crate::provider::jsonrpc::{self, Frame, OpenRequests, RpcError};
 use crate::provider::lines::Lines;
+use crate::provider::settings::{ApprovalMode, SessionSettings};
 use crate::provider::shown::{covered, shown};
 use crate::provider::text::one_line;
-use crate::provider::{ApprovalMode, SessionSettings};
 
 /// `initialize` may take this long: a first start in a fresh home took up to 14 s.
 const INITIALIZE_TIMEOUT: Duration = Duration::from_secs(60);

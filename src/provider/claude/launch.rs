@@ -5,7 +5,9 @@ use serde_json::{Map, Value, json};
 use super::stream::StreamSession;
 use super::tui::TuiSession;
 use super::{LOGIN, plugin};
-use crate::provider::{ApprovalMode, Disk, Laid, Layout, Start, Transport, Want};
+use crate::provider::launch::{Conversation, Disk, LaunchError, LaunchPlan, LaunchRequest, SessionSockets, SetupFile, Start, Transport};
+use crate::provider::settings::{ApprovalMode, ProviderSetting};
+use crate::provider::text::shell_quoted;
 use crate::wire::control::ENV_HOOKS;
 
 /// What the session is told about its messages. It stands in the system prompt, where it survives a compaction.
@@ -22,7 +24,10 @@ const ANSWER_AUTO: &str = " Your last text of a turn goes to the sender as the a
 /// Who answers, where the session does.
 const ANSWER_EXPLICIT: &str = " Answer yourself with `agent-relay reply <number> --stdin`; nobody sends your last text.";
 
-/// Variables that a session sets for what runs in it; another session must not inherit them.
+/// Names the program's own folder.
+const CONFIG_DIR: &str = "CLAUDE_CONFIG_DIR";
+
+/// Variables that a session sets for what runs in it; a session of its own must not inherit them.
 const INHERITED: [&str; 10] = [
     "CLAUDECODE",
     "CLAUDE_PID",
@@ -36,146 +41,213 @@ const INHERITED: [&str; 10] = [
     "CLAUDE_PROJECT_DIR",
 ];
 
-/// The plan of one start; `Err`: a sentence with the cure, and whether trying again is pointless.
-pub fn layout(want: &Want, disk: &dyn Disk) -> Result<Layout, (String, bool)> {
-    let get = |name: &str| want.env.get(name).cloned().filter(|value| !value.is_empty());
-    let own_dir = format!("{}/claude", want.dir);
-    let config_dir = match want.isolated {
-        true => own_dir.clone(),
-        false => get("CLAUDE_CONFIG_DIR").unwrap_or_else(|| format!("{}/.claude", want.user_home)),
-    };
-    let bypasses = bypasses(want);
-    if bypasses && want.is_root && get("IS_SANDBOX").is_none() {
-        let text = "as root Claude Code refuses to bypass permissions: run as another user, use --approval guarded, or set IS_SANDBOX=1 where \
-                    the machine is a sandbox";
-        return Err((text.into(), true));
-    }
-    let transcript = find_transcript(disk, &config_dir, &want.conversation);
-    let resumes = transcript.is_some();
-    let session = if is_safe(&want.conversation) { want.conversation.clone() } else { want.fresh.clone() };
-    let terminal = want.transport == Transport::Tmux;
-    let socket = (want.transport != Transport::Stream).then(|| format!("{}/claude.sock", want.runtime_dir));
-    let mailbox = socket.is_some().then(|| format!("{}/relay.sock", want.runtime_dir));
+/// Settings that only this provider has.
+pub const SETTINGS: &[ProviderSetting] = &[
+    ProviderSetting::text("--rig", "NAME", "rig that claude-rig starts", |all| &mut all.rig).file("rig"),
+    ProviderSetting::text("--system-prompt-append", "TEXT", "further text for the system prompt", |all| &mut all.system_prompt)
+        .env("AGENT_RELAY_SYSTEM_PROMPT_APPEND"),
+    ProviderSetting::switch("--isolated", "it gets a home of its own instead of yours; your login is linked", |all| &mut all.isolated)
+        .file("isolated"),
+    ProviderSetting::folders("pluginDirs", "further plugins", |all| &mut all.plugin_dirs),
+];
 
-    let plugin_dir = format!("{}/plugins/claude/{}", want.home, crate::wire::VERSION);
-    let settings_file = format!("{}/claude-settings.json", want.dir);
-    let mut files: Vec<Laid> = vec![Laid::Tree {
-        path: plugin_dir.clone(),
-        files: plugin::FILES.iter().map(|(path, text, program)| (path.to_string(), text.to_string(), *program)).collect(),
-    }];
-    let mut words: Vec<String> = want.default_args.iter().chain(&want.args).cloned().collect();
-    let settings = settings(want, own_settings(&mut words, &want.session.cwd, disk)?);
-    files.push(Laid::File { path: settings_file.clone(), text: Value::Object(settings).to_string() + "\n" });
-    if socket.is_some() {
-        files.push(Laid::Folder(want.runtime_dir.clone()));
+/// The plan of one start. `Err`: what a person has to change first.
+pub fn plan(request: &LaunchRequest, conversation: Conversation<'_>, disk: &dyn Disk) -> Result<LaunchPlan, LaunchError> {
+    let places = Places::new(request);
+    let bypasses = bypasses(request);
+    if bypasses && request.is_root && set(request, "IS_SANDBOX").is_none() {
+        return Err(LaunchError::permanent(
+            "as root Claude Code refuses to bypass permissions: run as another user, use --approval guarded, or set IS_SANDBOX=1 where \
+             the machine is a sandbox",
+        ));
     }
-    if want.isolated {
-        files.extend(profile(want, disk, &config_dir, get("ANTHROPIC_API_KEY").as_deref(), bypasses));
-    }
+    let mut own_args: Vec<String> = request.default_args.iter().chain(&request.args).cloned().collect();
+    let settings = settings(request, own_settings(&mut own_args, &request.session.cwd, disk)?);
+    let start = start(request, conversation, &places, disk);
 
-    let mut command = program(want);
-    let mut add = |words: &[&str]| command.extend(words.iter().map(|word| word.to_string()));
-    if want.transport == Transport::Stream {
+    let mut argv = program(request);
+    argv.extend(flags(request, &places, &own_args));
+    argv.extend([if start.resumes { "--resume" } else { "--session-id" }.into(), start.session.clone()]);
+    argv.extend(own_args);
+    let (env, unset) = environment(request, &places);
+    Ok(LaunchPlan {
+        argv,
+        env,
+        unset,
+        files: files(request, &places, settings, bypasses, disk),
+        sockets: places.sockets,
+        session: match request.transport {
+            Transport::Stream => Box::new(StreamSession::new(request.session.clone(), start)),
+            Transport::Tmux | Transport::Terminal => Box::new(TuiSession::new(request.session.clone(), start)),
+        },
+        hint: match request.settings.rig {
+            None => {
+                "install Claude Code with: curl -fsSL https://claude.ai/install.sh | bash, or: npm install -g @anthropic-ai/claude-code"
+            }
+            Some(_) => "install claude-rig, name it by \"command\" in providers/claude.json, or leave --rig out",
+        },
+    })
+}
+
+/// A variable that the provider will see, unless it is empty.
+fn set<'a>(request: &'a LaunchRequest, name: &str) -> Option<&'a String> {
+    request.env.get(name).filter(|value| !value.is_empty())
+}
+
+/// Where the things of this agent's sessions stand.
+struct Places {
+    /// The program's own folder: settings, login, transcripts.
+    config_dir: String,
+    plugin_dir: String,
+    settings_file: String,
+    /// A session over its standard streams has none.
+    sockets: Option<SessionSockets>,
+}
+
+impl Places {
+    fn new(request: &LaunchRequest) -> Places {
+        let config_dir = if request.settings.isolated {
+            format!("{}/claude", request.dir)
+        } else {
+            set(request, CONFIG_DIR).cloned().unwrap_or_else(|| format!("{}/.claude", request.user_home))
+        };
+        let sockets = SessionSockets {
+            replies: format!("{}/relay.sock", request.runtime_dir),
+            session: format!("{}/claude.sock", request.runtime_dir),
+        };
+        Places {
+            config_dir,
+            plugin_dir: format!("{}/plugins/claude/{}", request.home, crate::wire::VERSION),
+            settings_file: format!("{}/claude-settings.json", request.dir),
+            sockets: (request.transport != Transport::Stream).then_some(sockets),
+        }
+    }
+}
+
+/// The conversation of this start: the earlier one if it has a record or can be begun under its id, else a fresh one.
+fn start(request: &LaunchRequest, conversation: Conversation<'_>, places: &Places, disk: &dyn Disk) -> Start {
+    let config_dir = &places.config_dir;
+    let transcript = find_transcript(disk, config_dir, conversation.earlier);
+    let session = if is_safe(conversation.earlier) { conversation.earlier } else { conversation.fresh };
+    let folder: String = request.session.cwd.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+    let sockets = places.sockets.as_ref();
+    Start {
+        session: session.to_string(),
+        resumes: transcript.is_some(),
+        transcript,
+        usual_transcript: format!("{config_dir}/projects/{folder}/{session}.jsonl"),
+        nonce: conversation.fresh.to_string(),
+        config_dir: config_dir.clone(),
+        mailbox: sockets.map(|sockets| sockets.replies.clone()),
+        socket: sockets.map(|sockets| sockets.session.clone()),
+        terminal: request.transport == Transport::Tmux,
+    }
+}
+
+/// Options of ours: how it is talked to, what it may do, what it is told.
+fn flags(request: &LaunchRequest, places: &Places, own_args: &[String]) -> Vec<String> {
+    let mut all = Vec::new();
+    let mut add = |words: &[&str]| all.extend(words.iter().map(|word| word.to_string()));
+    if request.transport == Transport::Stream {
         add(&["-p", "--input-format", "stream-json", "--output-format", "stream-json", "--verbose"]);
         add(&["--permission-prompt-tool", "stdio", "--replay-user-messages"]);
     }
-    add(&["--plugin-dir", &plugin_dir]);
-    if want.transport == Transport::Terminal {
-        add(&["--plugin-dir", &format!("{plugin_dir}/interactive")]);
+    add(&["--plugin-dir", &places.plugin_dir]);
+    if request.transport == Transport::Terminal {
+        add(&["--plugin-dir", &format!("{}/interactive", places.plugin_dir)]);
     }
-    for dir in want.plugin_dirs.iter().filter(|dir| **dir != plugin_dir) {
+    for dir in request.settings.plugin_dirs.iter().filter(|dir| **dir != places.plugin_dir) {
         add(&["--plugin-dir", dir]);
     }
-    let said = |names: &[&str]| words.iter().any(|word| names.iter().any(|name| word.split('=').next() == Some(*name)));
-    if !said(&["--permission-mode", "--dangerously-skip-permissions"]) {
-        match (&want.session.mode, want.session.approval_mode) {
+    let says_mode = |word: &String| matches!(word.split('=').next(), Some("--permission-mode" | "--dangerously-skip-permissions"));
+    if !own_args.iter().any(says_mode) {
+        match (&request.session.mode, request.session.approval_mode) {
             (Some(mode), _) => add(&["--permission-mode", mode]),
             (None, ApprovalMode::Open) => add(&["--dangerously-skip-permissions"]),
             (None, ApprovalMode::Guarded) => add(&["--permission-mode", "manual"]),
             (None, ApprovalMode::ReadOnly) => add(&["--permission-mode", "plan"]),
         }
     }
-    add(&["--settings", &settings_file]);
-    if let Some(socket) = &socket {
-        add(&["--messaging-socket-path", socket]);
+    add(&["--settings", &places.settings_file]);
+    if let Some(sockets) = &places.sockets {
+        add(&["--messaging-socket-path", &sockets.session]);
     }
-    for (name, value) in [("--model", &want.model), ("--effort", &want.effort)] {
+    for (name, value) in [("--model", &request.settings.model), ("--effort", &request.settings.effort)] {
         if let Some(value) = value {
             add(&[name, value]);
         }
     }
-    add(&["--append-system-prompt", &system_prompt(want)]);
-    add(&[if resumes { "--resume" } else { "--session-id" }, &session]);
-    command.extend(words);
+    add(&["--append-system-prompt", &system_prompt(request)]);
+    all
+}
 
+/// Variables to set, and those that must not be inherited.
+fn environment(request: &LaunchRequest, places: &Places) -> (Vec<(String, String)>, Vec<String>) {
     let mut env = vec![("AGENT_RELAY_PROVIDER".to_string(), "claude".to_string())];
     let mut unless_set = |name: &str, value: &str| {
-        if get(name).is_none() {
+        if set(request, name).is_none() {
             env.push((name.into(), value.into()));
         }
     };
     unless_set("CLAUDE_CODE_SESSIONEND_HOOKS_TIMEOUT_MS", "10000");
-    if want.transport != Transport::Terminal {
+    if request.transport != Transport::Terminal {
         // Each suggestion for a person would cost a request of its own.
         unless_set("CLAUDE_CODE_ENABLE_PROMPT_SUGGESTION", "false");
         unless_set("DISABLE_AUTOUPDATER", "1");
     }
-    if want.isolated {
-        env.push(("CLAUDE_CONFIG_DIR".into(), config_dir.clone()));
+    if request.settings.isolated {
+        env.push((CONFIG_DIR.into(), places.config_dir.clone()));
     }
     let mut unset: Vec<String> = INHERITED.map(String::from).into();
     // Said by the configuration, or else by the transport; never by a session that this runner was started in.
-    match (want.env.contains_key(ENV_HOOKS), want.transport) {
-        (true, _) => {}
-        (false, Transport::Stream) => env.push((ENV_HOOKS.into(), "stop".into())),
-        (false, _) => unset.push(ENV_HOOKS.into()),
+    if !request.env.contains_key(ENV_HOOKS) {
+        if request.transport == Transport::Stream {
+            env.push((ENV_HOOKS.into(), "stop".into()));
+        } else {
+            unset.push(ENV_HOOKS.into());
+        }
     }
-    let folder: String = want.session.cwd.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
-    let usual_transcript = format!("{config_dir}/projects/{folder}/{session}.jsonl");
-    let start = Start {
-        session,
-        resumes,
-        transcript,
-        usual_transcript,
-        nonce: want.fresh.clone(),
-        config_dir,
-        mailbox: mailbox.clone(),
-        socket: socket.clone(),
-        terminal,
-    };
-    let session: Box<dyn crate::core::session::Session> = match want.transport {
-        Transport::Stream => Box::new(StreamSession::new(want.session.clone(), start)),
-        _ => Box::new(TuiSession::new(want.session.clone(), start)),
-    };
-    let hint = match want.rig {
-        None => "install Claude Code with: curl -fsSL https://claude.ai/install.sh | bash, or: npm install -g @anthropic-ai/claude-code",
-        Some(_) => "install claude-rig, name it by \"command\" in providers/claude.json, or leave --rig out",
-    };
-    Ok(Layout { command, env, unset, files, mailbox: mailbox.zip(socket), session, hint })
+    (env, unset)
 }
 
-fn bypasses(want: &Want) -> bool {
+/// What must be there before: our plugin, the settings of this start, the folder of the sockets, a home of its own.
+fn files(request: &LaunchRequest, places: &Places, settings: Map<String, Value>, bypasses: bool, disk: &dyn Disk) -> Vec<SetupFile> {
+    let text = Value::Object(settings).to_string() + "\n";
+    let mut files = vec![
+        SetupFile::Tree { path: places.plugin_dir.clone(), files: plugin::FILES },
+        SetupFile::File { path: places.settings_file.clone(), text },
+    ];
+    if places.sockets.is_some() {
+        files.push(SetupFile::Folder(request.runtime_dir.clone()));
+    }
+    if request.settings.isolated {
+        files.extend(profile(request, disk, &places.config_dir, bypasses));
+    }
+    files
+}
+
+fn bypasses(request: &LaunchRequest) -> bool {
     let said =
-        |word: &str| want.args.iter().chain(&want.default_args).any(|arg| arg == word || arg == &format!("--permission-mode={word}"));
-    let mode = want.session.mode.as_deref();
+        |word: &str| request.args.iter().chain(&request.default_args).any(|arg| arg == word || arg == &format!("--permission-mode={word}"));
+    let mode = request.session.mode.as_deref();
     said("--dangerously-skip-permissions")
         || said("bypassPermissions")
         || mode == Some("bypassPermissions")
-        || (mode.is_none() && want.session.approval_mode == ApprovalMode::Open)
+        || (mode.is_none() && request.session.approval_mode == ApprovalMode::Open)
 }
 
-fn program(want: &Want) -> Vec<String> {
-    match (&want.rig, &want.command) {
+fn program(request: &LaunchRequest) -> Vec<String> {
+    match (&request.settings.rig, &request.command) {
         (Some(rig), command) => vec![command.clone().unwrap_or_else(|| "claude-rig".into()), rig.clone()],
         (None, Some(command)) => vec![command.clone()],
         (None, None) => vec!["claude".into()],
     }
 }
 
-fn system_prompt(want: &Want) -> String {
+fn system_prompt(request: &LaunchRequest) -> String {
     let mut text = RELAY_TEXT.to_string();
-    text.push_str(if want.explicit_replies { ANSWER_EXPLICIT } else { ANSWER_AUTO });
-    if let Some(more) = want.system_prompt.as_deref().filter(|more| !more.trim().is_empty()) {
+    text.push_str(if request.explicit_replies { ANSWER_EXPLICIT } else { ANSWER_AUTO });
+    if let Some(more) = request.settings.system_prompt.as_deref().filter(|more| !more.trim().is_empty()) {
         text.push_str("\n\n");
         text.push_str(more);
     }
@@ -184,35 +256,37 @@ fn system_prompt(want: &Want) -> String {
 
 /// Settings of this start only. Messages by the socket are taken in, also in bypass mode; the status
 /// line tells the use of the context, where nobody would miss his own. What the user's own `--settings` say counts more.
-fn settings(want: &Want, own: Map<String, Value>) -> Map<String, Value> {
+fn settings(request: &LaunchRequest, own: Map<String, Value>) -> Map<String, Value> {
     let mut all = Map::new();
     all.insert("crossSessionInbound".into(), json!("accept"));
     // Else plan mode has a classifier ask, in a dialog of its own that no hook is told of (seen behind a gateway).
     all.insert("useAutoModeDuringPlan".into(), json!(false));
-    if want.transport == Transport::Tmux {
-        let quoted = format!("'{}'", want.bin.replace('\'', "'\\''"));
-        all.insert("statusLine".into(), json!({"type": "command", "command": format!("{quoted} hook status-line")}));
+    if request.transport == Transport::Tmux {
+        let command = format!("{} hook status-line", shell_quoted(&request.bin));
+        all.insert("statusLine".into(), json!({"type": "command", "command": command}));
     }
     all.extend(own);
     all
 }
 
 /// Takes `--settings` (a file, or JSON itself) out of the arguments: the program knows one such option.
-fn own_settings(words: &mut Vec<String>, cwd: &str, disk: &dyn Disk) -> Result<Map<String, Value>, (String, bool)> {
+fn own_settings(words: &mut Vec<String>, cwd: &str, disk: &dyn Disk) -> Result<Map<String, Value>, LaunchError> {
     let mut own = Map::new();
     while let Some(at) = words.iter().position(|word| word == "--settings" || word.starts_with("--settings=")) {
         let word = words.remove(at);
         let value = match word.split_once('=') {
             Some((_, value)) => value.to_string(),
             None if at < words.len() => words.remove(at),
-            None => return Err(("--settings needs a file or JSON".into(), true)),
+            None => return Err(LaunchError::permanent("--settings needs a file or JSON")),
         };
-        let text = match value.trim_start().starts_with('{') {
-            true => Some(value.clone()),
-            false => disk.read(&std::path::Path::new(cwd).join(&value).to_string_lossy()),
+        let text = if value.trim_start().starts_with('{') {
+            Some(value.clone())
+        } else {
+            disk.read(&std::path::Path::new(cwd).join(&value).to_string_lossy())
         };
         let record = text.and_then(|text| serde_json::from_str::<Map<String, Value>>(&text).ok());
-        own = record.ok_or_else(|| ("the --settings given to claude are no JSON object and no file that holds one".to_string(), true))?;
+        own =
+            record.ok_or_else(|| LaunchError::permanent("the --settings given to claude are no JSON object and no file that holds one"))?;
     }
     Ok(own)
 }
@@ -231,7 +305,7 @@ fn find_transcript(disk: &dyn Disk, config_dir: &str, conversation: &str) -> Opt
 
 /// A home of its own for the session: every key without which a start hangs in a dialog. What the
 /// program has written there since is kept; login is linked, never copied.
-fn profile(want: &Want, disk: &dyn Disk, dir: &str, api_key: Option<&str>, bypasses: bool) -> Vec<Laid> {
+fn profile(request: &LaunchRequest, disk: &dyn Disk, dir: &str, bypasses: bool) -> Vec<SetupFile> {
     let record = |path: &str| -> Map<String, Value> {
         disk.read(path)
             .and_then(|text| serde_json::from_str::<Value>(&text).ok())
@@ -241,7 +315,7 @@ fn profile(want: &Want, disk: &dyn Disk, dir: &str, api_key: Option<&str>, bypas
     let (state_path, settings_path) = (format!("{dir}/.claude.json"), format!("{dir}/settings.json"));
     let mut state = record(&state_path);
     state.insert("hasCompletedOnboarding".into(), json!(true));
-    if let Some(key) = api_key {
+    if let Some(key) = set(request, "ANTHROPIC_API_KEY") {
         let tail: String = key.chars().rev().take(20).collect::<Vec<_>>().into_iter().rev().collect();
         state.insert("customApiKeyResponses".into(), json!({"approved": [tail], "rejected": []}));
     }
@@ -249,25 +323,25 @@ fn profile(want: &Want, disk: &dyn Disk, dir: &str, api_key: Option<&str>, bypas
     if !projects.is_object() {
         *projects = json!({});
     }
-    if !projects[&want.session.cwd].is_object() {
-        projects[&want.session.cwd] = json!({});
+    if !projects[&request.session.cwd].is_object() {
+        projects[&request.session.cwd] = json!({});
     }
-    projects[&want.session.cwd]["hasTrustDialogAccepted"] = json!(true);
+    projects[&request.session.cwd]["hasTrustDialogAccepted"] = json!(true);
     let mut settings = record(&settings_path);
     if bypasses {
         settings.insert("skipDangerousModePermissionPrompt".into(), json!(true));
     }
     let text = |record: Map<String, Value>| format!("{:#}\n", Value::Object(record));
-    let mut laid = vec![
-        Laid::Folder(dir.to_string()),
-        Laid::File { path: state_path, text: text(state) },
-        Laid::File { path: settings_path, text: text(settings) },
+    let mut files = vec![
+        SetupFile::Folder(dir.to_string()),
+        SetupFile::File { path: state_path, text: text(state) },
+        SetupFile::File { path: settings_path, text: text(settings) },
     ];
-    let folders = [want.env.get("CLAUDE_CONFIG_DIR").cloned(), Some(format!("{}/.claude", want.user_home))];
+    let folders = [request.env.get(CONFIG_DIR).cloned(), Some(format!("{}/.claude", request.user_home))];
     let logins = folders.into_iter().flatten().filter(|folder| !folder.is_empty() && folder != dir);
     let login = logins.map(|folder| format!("{folder}/{}", LOGIN.file)).find(|login| disk.exists(login));
-    laid.extend(login.map(|to| Laid::Link { path: format!("{dir}/{}", LOGIN.file), to }));
-    laid
+    files.extend(login.map(|to| SetupFile::Link { path: format!("{dir}/{}", LOGIN.file), to }));
+    files
 }
 
 #[cfg(test)]
@@ -276,7 +350,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::provider::SessionSettings;
+    use crate::provider::settings::{ProviderSettings, SessionSettings};
 
     struct Files(BTreeMap<String, String>);
 
@@ -293,8 +367,8 @@ mod tests {
         }
     }
 
-    fn want(transport: Transport, approval_mode: ApprovalMode) -> Want {
-        Want {
+    fn request(transport: Transport, approval_mode: ApprovalMode) -> LaunchRequest {
+        LaunchRequest {
             session: SessionSettings {
                 cwd: "/w".into(),
                 approval_mode,
@@ -304,40 +378,51 @@ mod tests {
             },
             transport,
             command: None,
-            rig: None,
+            settings: ProviderSettings {
+                model: Some("sonnet".into()),
+                system_prompt: Some("Be brief.".into()),
+                isolated: true,
+                ..Default::default()
+            },
             default_args: Vec::new(),
             args: Vec::new(),
-            model: Some("sonnet".into()),
-            effort: None,
-            system_prompt: Some("Be brief.".into()),
-            plugin_dirs: Vec::new(),
             explicit_replies: false,
             home: "/h".into(),
             dir: "/h/agents/a".into(),
             user_home: "/u".into(),
             runtime_dir: "/r".into(),
             bin: "/b/agent-relay".into(),
-            isolated: true,
             is_root: true,
             env: [("ANTHROPIC_API_KEY".to_string(), "sk-0123456789-0123456789".to_string())].into_iter().collect(),
-            conversation: String::new(),
-            fresh: "f".into(),
         }
     }
 
-    fn command(want: &Want, files: &[(&str, &str)]) -> String {
+    const FRESH: Conversation<'_> = Conversation { earlier: "", fresh: "f" };
+
+    fn planned(request: &LaunchRequest, disk: &Files) -> LaunchPlan {
+        plan(request, FRESH, disk).unwrap_or_else(|error| panic!("{}", error.text))
+    }
+
+    fn command_for(request: &LaunchRequest, earlier: &str, files: &[(&str, &str)]) -> String {
         let disk = Files(files.iter().map(|(path, text)| (path.to_string(), text.to_string())).collect());
-        layout(want, &disk).map(|layout| layout.command.join(" ")).unwrap_or_else(|(reason, _)| reason)
+        let plan = plan(request, Conversation { earlier, ..FRESH }, &disk);
+        plan.map(|plan| plan.argv.join(" ")).unwrap_or_else(|error| error.text)
+    }
+
+    fn command(request: &LaunchRequest, files: &[(&str, &str)]) -> String {
+        command_for(request, "", files)
     }
 
     #[test]
     fn the_permission_mode_is_always_said() {
         use ApprovalMode::{Guarded, Open, ReadOnly};
-        assert!(command(&want(Transport::Tmux, Guarded), &[]).contains("--permission-mode manual"));
-        assert!(command(&want(Transport::Tmux, ReadOnly), &[]).contains("--permission-mode plan"));
-        assert!(command(&want(Transport::Tmux, Open), &[]).contains("IS_SANDBOX=1"), "refused as root");
-        assert!(command(&Want { is_root: false, ..want(Transport::Tmux, Open) }, &[]).contains("--dangerously-skip-permissions"));
-        let own = Want { args: vec!["--permission-mode".into(), "dontAsk".into()], ..want(Transport::Tmux, Guarded) };
+        assert!(command(&request(Transport::Tmux, Guarded), &[]).contains("--permission-mode manual"));
+        assert!(command(&request(Transport::Tmux, ReadOnly), &[]).contains("--permission-mode plan"));
+        assert!(command(&request(Transport::Tmux, Open), &[]).contains("IS_SANDBOX=1"), "refused as root");
+        assert!(
+            command(&LaunchRequest { is_root: false, ..request(Transport::Tmux, Open) }, &[]).contains("--dangerously-skip-permissions")
+        );
+        let own = LaunchRequest { args: vec!["--permission-mode".into(), "dontAsk".into()], ..request(Transport::Tmux, Guarded) };
         assert_eq!(command(&own, &[]).matches("--permission-mode").count(), 1);
     }
 
@@ -346,12 +431,15 @@ mod tests {
     fn own_settings_are_joined_with_ours() {
         let disk = Files([("/w/mine.json".to_string(), r#"{"model": "x", "statusLine": 1}"#.to_string())].into());
         for words in [vec!["--settings", "mine.json", "--debug"], vec![r#"--settings={"model": "x", "statusLine": 1}"#, "--debug"]] {
-            let want = Want { args: words.iter().map(|word| word.to_string()).collect(), ..want(Transport::Tmux, ApprovalMode::Guarded) };
-            let plan = layout(&want, &disk).unwrap_or_else(|(reason, _)| panic!("{reason}"));
-            assert_eq!(plan.command.iter().filter(|word| word.starts_with("--settings")).count(), 1);
-            assert_eq!(plan.command.last().map(String::as_str), Some("--debug"));
+            let request = LaunchRequest {
+                args: words.iter().map(|word| word.to_string()).collect(),
+                ..request(Transport::Tmux, ApprovalMode::Guarded)
+            };
+            let plan = planned(&request, &disk);
+            assert_eq!(plan.argv.iter().filter(|word| word.starts_with("--settings")).count(), 1);
+            assert_eq!(plan.argv.last().map(String::as_str), Some("--debug"));
             let written = plan.files.iter().find_map(|file| match file {
-                Laid::File { path, text } if path.ends_with("claude-settings.json") => serde_json::from_str::<Value>(text).ok(),
+                SetupFile::File { path, text } if path.ends_with("claude-settings.json") => serde_json::from_str::<Value>(text).ok(),
                 _ => None,
             });
             assert_eq!(
@@ -360,21 +448,24 @@ mod tests {
             );
         }
         for words in [vec!["--settings", "missing.json"], vec!["--settings"], vec!["--settings", "[]"]] {
-            let want = Want { args: words.iter().map(|word| word.to_string()).collect(), ..want(Transport::Stream, ApprovalMode::Guarded) };
-            assert!(command(&want, &[]).contains("--settings"), "a sentence, not a start");
-            assert!(layout(&want, &disk).is_err());
+            let request = LaunchRequest {
+                args: words.iter().map(|word| word.to_string()).collect(),
+                ..request(Transport::Stream, ApprovalMode::Guarded)
+            };
+            assert!(command(&request, &[]).contains("--settings"), "a sentence, not a start");
+            assert!(plan(&request, FRESH, &disk).is_err());
         }
     }
 
     #[test]
     fn what_has_a_transcript_is_resumed() {
-        let old = Want { conversation: "c-1".into(), ..want(Transport::Stream, ApprovalMode::Guarded) };
-        assert!(command(&old, &[]).contains("--session-id c-1"), "never prompted: the same id again");
+        let request = request(Transport::Stream, ApprovalMode::Guarded);
+        assert!(command_for(&request, "c-1", &[]).contains("--session-id c-1"), "never prompted: the same id again");
         let there = [("/h/agents/a/claude/projects/-w/c-1.jsonl", "")];
-        assert!(command(&old, &there).contains("--resume c-1"));
-        assert!(command(&want(Transport::Tmux, ApprovalMode::Guarded), &there).contains("--session-id f"));
-        let evil = Want { conversation: "../x".into(), ..want(Transport::Stream, ApprovalMode::Guarded) };
-        assert!(command(&evil, &[("/h/agents/a/claude/projects/-w/../x.jsonl", "")]).contains("--session-id f"));
+        assert!(command_for(&request, "c-1", &there).contains("--resume c-1"));
+        assert!(command(&request, &there).contains("--session-id f"));
+        let outside = [("/h/agents/a/claude/projects/-w/../x.jsonl", "")];
+        assert!(command_for(&request, "../x", &outside).contains("--session-id f"));
     }
 
     #[test]
@@ -385,44 +476,37 @@ mod tests {
                 .map(|(a, b)| (a.to_string(), b.to_string()))
                 .into(),
         );
-        let laid = layout(&want(Transport::Tmux, ApprovalMode::Guarded), &disk).map_err(|(reason, _)| reason).expect("a layout").files;
-        let text = laid.iter().find_map(|laid| match laid {
-            Laid::File { path, text } if path.ends_with(".claude.json") => serde_json::from_str::<Value>(text).ok(),
+        let files = planned(&request(Transport::Tmux, ApprovalMode::Guarded), &disk).files;
+        let text = files.iter().find_map(|file| match file {
+            SetupFile::File { path, text } if path.ends_with(".claude.json") => serde_json::from_str::<Value>(text).ok(),
             _ => None,
         });
         let text = text.expect("written");
         assert_eq!(text["customApiKeyResponses"]["approved"], json!(["123456789-0123456789"]));
         assert_eq!((text["numStartups"].clone(), text["projects"]["/w"]["hasTrustDialogAccepted"].clone()), (json!(3), json!(true)));
         assert!(text["projects"]["/other"].is_object());
-        let link = |to: &str| Laid::Link { path: "/h/agents/a/claude/.credentials.json".into(), to: to.into() };
-        assert!(laid.contains(&link("/u/.claude/.credentials.json")));
-        let mut elsewhere = want(Transport::Tmux, ApprovalMode::Guarded);
+        let link = |to: &str| SetupFile::Link { path: "/h/agents/a/claude/.credentials.json".into(), to: to.into() };
+        assert!(files.contains(&link("/u/.claude/.credentials.json")));
+        let mut elsewhere = request(Transport::Tmux, ApprovalMode::Guarded);
         elsewhere.env.insert("CLAUDE_CONFIG_DIR".into(), "/data/claude".into());
         let disk =
             Files([("/data/claude/.credentials.json", ""), ("/u/.claude/.credentials.json", "")].map(|(a, b)| (a.into(), b.into())).into());
-        assert!(
-            layout(&elsewhere, &disk)
-                .map_err(|(reason, _)| reason)
-                .expect("a layout")
-                .files
-                .contains(&link("/data/claude/.credentials.json"))
-        );
+        assert!(planned(&elsewhere, &disk).files.contains(&link("/data/claude/.credentials.json")));
     }
 
     #[test]
     fn hooks_of_an_outer_session_silence_nobody() {
-        let plan = |transport: Transport| {
-            layout(&want(transport, ApprovalMode::Guarded), &Files(BTreeMap::new())).map_err(|(reason, _)| reason).expect("a layout")
-        };
+        let disk = Files(BTreeMap::new());
+        let plan = |transport: Transport| planned(&request(transport, ApprovalMode::Guarded), &disk);
         for transport in [Transport::Tmux, Transport::Terminal] {
             let plan = plan(transport);
             assert!(plan.unset.iter().any(|name| name == ENV_HOOKS) && !plan.env.iter().any(|(name, _)| name == ENV_HOOKS));
         }
         let plan = plan(Transport::Stream);
         assert!(!plan.unset.iter().any(|name| name == ENV_HOOKS) && plan.env.contains(&(ENV_HOOKS.into(), "stop".into())));
-        let mut own = want(Transport::Tmux, ApprovalMode::Guarded);
+        let mut own = request(Transport::Tmux, ApprovalMode::Guarded);
         own.env.insert(ENV_HOOKS.into(), "stop".into());
-        let plan = layout(&own, &Files(BTreeMap::new())).map_err(|(reason, _)| reason).expect("a layout");
+        let plan = planned(&own, &disk);
         assert!(!plan.unset.iter().any(|name| name == ENV_HOOKS));
     }
 }

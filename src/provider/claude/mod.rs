@@ -12,10 +12,35 @@ pub mod stream;
 pub mod transcript;
 pub mod tui;
 
+use std::time::Duration;
+
+use super::capabilities::{Login, Provider};
+use super::launch::Transport;
+use crate::core::session::SessionCapabilities;
+
+/// Its row in the table.
+pub const PROVIDER: Provider = Provider {
+    name: "claude",
+    about: "Claude Code, in a terminal of its own (tmux), over its standard streams, or in yours",
+    examples: &["--headless --label web", "--transport stream"],
+    settings: launch::SETTINGS,
+    plan: launch::plan,
+    transports: &[Transport::Tmux, Transport::Stream, Transport::Terminal],
+    capabilities: SessionCapabilities { split_by_sender: true, takes_urgent: true, tracks_turns: true, changes_context: true },
+    check_args,
+    approval_timeout: APPROVAL_TIMEOUT_MAX,
+    approval_timeout_max: APPROVAL_TIMEOUT_MAX,
+    program: Some(("claude", TESTED)),
+    login: Some(LOGIN),
+    needs_command: false,
+    presets: Vec::new,
+    session_pid_env: Some("CLAUDE_PID"),
+};
+
 /// Oldest version that was tested; an older one is refused with a sentence.
 pub const OLDEST: (u32, u32, u32) = (2, 1, 329);
 /// Where its login is.
-pub const LOGIN: super::Login = super::Login {
+pub const LOGIN: Login = Login {
     folder_env: "CLAUDE_CONFIG_DIR",
     folder: ".claude",
     file: ".credentials.json",
@@ -30,7 +55,7 @@ pub const LOGIN: super::Login = super::Login {
     cure: "start `claude` once and log in, or set ANTHROPIC_API_KEY (for runners: in `env` of providers/claude.json)",
 };
 /// A question waits as long as its hook may (a day, in the plugin's `hooks.json`), less the time to answer it.
-pub const APPROVAL_TIMEOUT_MAX: std::time::Duration = std::time::Duration::from_secs(86_400 - 100);
+pub const APPROVAL_TIMEOUT_MAX: Duration = Duration::from_secs(86_400 - 100);
 /// The version that all facts of this page were taken from.
 pub const TESTED: &str = "2.1.329";
 
@@ -40,7 +65,7 @@ const OTHER_WAYS: [&str; 12] =
     ["-p", "--print", "-v", "--version", "-h", "--help", "-c", "--continue", "-r", "--resume", "--session-id", "--fork-session"];
 
 /// Why these arguments cannot be passed on; one sentence with the cure.
-pub fn objection(args: &[String]) -> Option<String> {
+fn check_args(args: &[String]) -> Option<String> {
     let first = args.first().map(String::as_str).unwrap_or_default();
     if OTHER_PROGRAMS.contains(&first) {
         return Some(format!("`claude {first}` is no session to supervise; run it by itself"));
@@ -75,7 +100,7 @@ mod tests {
         for (text, refused) in
             [("-p hi", true), ("mcp list", true), ("--resume=x", true), ("--model sonnet", false), ("--add-dir /x", false), ("hello", true)]
         {
-            assert_eq!(super::objection(&words(text)).is_some(), refused, "{text}");
+            assert_eq!(super::check_args(&words(text)).is_some(), refused, "{text}");
         }
     }
 

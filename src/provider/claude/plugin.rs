@@ -1,24 +1,36 @@
 //! The plugin that a session gets: hooks, skills, and for a person's own terminal a monitor. Its source is `plugins/claude`.
 
-/// Files of the plugin: path, text, and whether it is a program.
-pub const FILES: &[(&str, &str, bool)] = &[
-    (".claude-plugin/plugin.json", include_str!("../../../plugins/claude/.claude-plugin/plugin.json"), false),
-    ("hooks/hooks.json", include_str!("../../../plugins/claude/hooks/hooks.json"), false),
-    ("hooks/relay-hook.sh", include_str!("../../../hooks/relay-hook.sh"), true),
-    ("skills/reply/SKILL.md", include_str!("../../../plugins/claude/skills/reply/SKILL.md"), false),
-    ("skills/react/SKILL.md", include_str!("../../../plugins/claude/skills/react/SKILL.md"), false),
-    ("skills/read-message/SKILL.md", include_str!("../../../plugins/claude/skills/read-message/SKILL.md"), false),
-    ("interactive/.claude-plugin/plugin.json", include_str!("../../../plugins/claude/interactive/.claude-plugin/plugin.json"), false),
-    ("interactive/monitors/monitors.json", include_str!("../../../plugins/claude/interactive/monitors/monitors.json"), false),
+use crate::provider::launch::TreeFile;
+
+const fn text(path: &'static str, text: &'static str) -> TreeFile {
+    TreeFile { path, text, is_program: false }
+}
+
+const fn program(path: &'static str, text: &'static str) -> TreeFile {
+    TreeFile { path, text, is_program: true }
+}
+
+/// Files of the plugin.
+pub const FILES: &[TreeFile] = &[
+    text(".claude-plugin/plugin.json", include_str!("../../../plugins/claude/.claude-plugin/plugin.json")),
+    text("hooks/hooks.json", include_str!("../../../plugins/claude/hooks/hooks.json")),
+    program("hooks/relay-hook.sh", include_str!("../../../hooks/relay-hook.sh")),
+    text("skills/reply/SKILL.md", include_str!("../../../plugins/claude/skills/reply/SKILL.md")),
+    text("skills/react/SKILL.md", include_str!("../../../plugins/claude/skills/react/SKILL.md")),
+    text("skills/read-message/SKILL.md", include_str!("../../../plugins/claude/skills/read-message/SKILL.md")),
+    text("interactive/.claude-plugin/plugin.json", include_str!("../../../plugins/claude/interactive/.claude-plugin/plugin.json")),
+    text("interactive/monitors/monitors.json", include_str!("../../../plugins/claude/interactive/monitors/monitors.json")),
 ];
 
 #[cfg(test)]
 mod tests {
     use serde_json::Value;
 
+    use crate::provider::launch::TreeFile;
+
     #[test]
     fn every_file_reads_and_every_hook_is_bounded() {
-        for (path, text, _) in super::FILES.iter().filter(|(path, ..)| path.ends_with(".json")) {
+        for TreeFile { path, text, .. } in super::FILES.iter().filter(|file| file.path.ends_with(".json")) {
             let record: Value = serde_json::from_str(text).unwrap_or_else(|error| panic!("{path}: {error}"));
             if path.ends_with("plugin.json") {
                 assert_eq!(record["agentRelayContracts"]["providerPluginProtocol"], 1, "{path}");

@@ -11,7 +11,7 @@ use agent_relay::core::agent::store::{QueuedRow, StoreOp};
 use agent_relay::core::commit::Commit;
 use agent_relay::core::http::Request;
 use agent_relay::core::matching::Identity;
-use agent_relay::core::session::{Input, Verb};
+use agent_relay::core::session::{Input, SessionCapabilities, Verb};
 use agent_relay::edge::store::Store;
 use agent_relay::secret::Secret;
 use agent_relay::wire::bus::Registration;
@@ -211,10 +211,8 @@ pub fn config(runner: usize, life: u64, wall: i64) -> AgentConfig {
         shutdown_timeout: Duration::from_secs(5),
         restart: RestartPolicy { exits_max: 1000, ..Default::default() },
         reply_mode: ReplyMode::Auto,
-        apart: runner % 2 == 1,
-        takes_urgent: false,
-        judges: false,
-        personal: false,
+        session: SessionCapabilities { split_by_sender: runner % 2 == 1, ..Default::default() },
+        in_user_terminal: false,
         terminal_dir: None,
         started_at: wall,
     }

@@ -61,7 +61,7 @@ impl Turn {
 impl Bench {
     fn busy() -> Bench {
         let mut bench = Bench::quiet();
-        bench.agent.config.takes_urgent = true;
+        bench.agent.config.session.takes_urgent = true;
         bench.signal(Signal::TurnStarted);
         bench
     }
@@ -133,7 +133,7 @@ impl Bench {
     /// What becomes of messages that wait together.
     fn turns_of(all: &[Sent]) -> Vec<Turn> {
         let mut bench = Bench::busy();
-        bench.agent.config.takes_urgent = false;
+        bench.agent.config.session.takes_urgent = false;
         for (at, sent) in all.iter().enumerate() {
             bench.arrive(at as u64 + 1, sent);
         }
@@ -202,7 +202,7 @@ fn a_batch_ends_at_its_characters() {
 #[test]
 fn nobody_starves() {
     let mut bench = Bench::busy();
-    bench.agent.config.takes_urgent = false;
+    bench.agent.config.session.takes_urgent = false;
     let mut id = 0;
     let mut arrive = |bench: &mut Bench, from: &'static str| {
         id += 1;
@@ -239,7 +239,7 @@ fn a_mixed_turn_answers_one_and_tells_the_others() {
         (notice("user"), vec![urgent("b")], "b", vec![]),
     ] {
         let mut bench = Bench::quiet();
-        bench.agent.config.takes_urgent = true;
+        bench.agent.config.session.takes_urgent = true;
         let mut effects = bench.arrive(1, &first);
         for (at, urgent) in joins.iter().enumerate() {
             effects.extend(bench.arrive(at as u64 + 2, urgent));
@@ -293,7 +293,7 @@ fn a_mixed_batch_of_an_older_version_is_answered_to_one() {
         // As it was before: where the agent answers itself batches are mixed.
         bench.agent.config.reply_mode = ReplyMode::Explicit;
         for (at, from) in ["a", "b", "user", "a"].into_iter().enumerate() {
-            bench.agent.config.takes_urgent = false;
+            bench.agent.config.session.takes_urgent = false;
             bench.arrive(at as u64 + 1, &sent(from));
         }
         bench.signal(Signal::TurnEnded { batch: None, end: TurnEnd::Completed, text: String::new() });
@@ -323,7 +323,7 @@ fn a_mixed_batch_of_an_older_version_is_answered_to_one() {
 #[test]
 fn a_backlog_that_memory_cannot_hold_is_asked_for() {
     let mut bench = Bench::busy();
-    bench.agent.config.takes_urgent = false;
+    bench.agent.config.session.takes_urgent = false;
     for id in 1..=INBOX_CACHED_MAX as u64 + 1 {
         bench.arrive(id, &sent("a"));
     }
@@ -383,7 +383,7 @@ fn a_backlog_that_memory_cannot_hold_is_asked_for() {
 #[test]
 fn an_urgent_message_is_seen_behind_a_backlog() {
     let mut bench = Bench::quiet();
-    bench.agent.config.takes_urgent = true;
+    bench.agent.config.session.takes_urgent = true;
     let [parcel] = parcels(&bench.arrive(1, &sent("a"))).try_into().expect("a turn");
     bench.signal(Signal::Taken { batch: parcel.batch, key: parcel.key, evidence: "seen".into() });
     for id in 2..=INBOX_CACHED_MAX as u64 + 10 {

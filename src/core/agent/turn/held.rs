@@ -44,7 +44,7 @@ impl Agent {
 
     /// The turn of a task was interrupted: nobody starts it again but who asks for that.
     pub(super) fn block_task(&mut self, now: Now, task: TaskId, at: MessageRef) {
-        let unsaid = match self.life.terminal.is_some() || self.config.personal {
+        let unsaid = match self.life.terminal.is_some() || self.config.in_user_terminal {
             true => "interrupted at the agent's terminal",
             false => "the agent ended its turn as cancelled",
         };

@@ -99,7 +99,8 @@ impl Agent {
         let of_another = waiting().find(|(_, message)| !mixed && !self.turn.last.contains(&message.from));
         let Some((at, first)) = of_another.or_else(|| waiting().next()) else { return Vec::new() };
         // Where the provider treats the words of people and of others differently, a batch has one kind of them.
-        let same_voice = |message: &Message| !self.config.apart || text::is_of_person(message) == text::is_of_person(first);
+        let same_voice =
+            |message: &Message| !self.config.session.split_by_sender || text::is_of_person(message) == text::is_of_person(first);
         if mixed {
             let batch = waiting().take(BATCH_MESSAGES_MAX).take_while(|(_, message)| same_voice(message));
             return batch.map(|(at, _)| at).collect();
@@ -131,13 +132,14 @@ impl Agent {
     fn drain_urgent(&mut self) {
         let runs = self.turn.running && self.turn.tail.is_none() && self.life.is_ready() && self.stop.is_none();
         let joins = self.turn.batch.as_ref().is_none_or(|batch| matches!(batch.phase, Phase::Sent | Phase::Taken));
-        if !runs || !joins || !self.config.takes_urgent {
+        if !runs || !joins || !self.config.session.takes_urgent {
             return;
         }
         let urgent = |(_, message): &(MessageRef, &Message)| !message.claimable;
         let Some((_, first)) = self.inbox.urgent().find(urgent) else { return };
         let person = text::is_of_person(first);
-        let same = |one: &(MessageRef, &Message)| urgent(one) && (!self.config.apart || text::is_of_person(one.1) == person);
+        let same =
+            |one: &(MessageRef, &Message)| urgent(one) && (!self.config.session.split_by_sender || text::is_of_person(one.1) == person);
         let joining: Vec<MessageRef> = self.inbox.urgent().filter(same).take(BATCH_MESSAGES_MAX).map(|(at, _)| at).collect();
         if self.turn.batch.is_none() {
             self.turn.number = self.turn.number.next();

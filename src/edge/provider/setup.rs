@@ -1,0 +1,126 @@
+//! What a start needs on disk before it: the plan may look there, and its files are written.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+
+use super::process::{find_command, missing_command};
+use crate::os;
+use crate::provider::launch::{Conversation, Disk, LaunchError, LaunchPlan, LaunchRequest, PlanFn, SetupFile, TreeFile};
+use crate::wire::control::ENV_REPLY_MODE;
+
+/// How every start of one agent is planned.
+pub struct Planner {
+    /// The provider's part.
+    pub plan: PlanFn,
+    /// What is wanted.
+    pub request: LaunchRequest,
+    /// Variables that every start has; those of the plan come later and count more.
+    pub env: Vec<(String, String)>,
+}
+
+impl Planner {
+    /// The plan of one start, with its files on disk and its environment complete.
+    pub(super) fn prepare(&self, conversation: Conversation<'_>) -> Result<LaunchPlan, LaunchError> {
+        let mut plan = (self.plan)(&self.request, conversation, &RealDisk)?;
+        for file in &plan.files {
+            write_setup_file(file).map_err(|error| LaunchError::passing(format!("cannot prepare the start of the provider: {error}")))?;
+        }
+        // Of an agent that this runner was started by.
+        if !self.env.iter().any(|(name, _)| name == ENV_REPLY_MODE) {
+            plan.unset.push(ENV_REPLY_MODE.into());
+        }
+        let common = self.env.iter().filter(|(name, _)| !plan.unset.contains(name)).cloned();
+        plan.env = common.chain(std::mem::take(&mut plan.env)).collect();
+        Ok(plan)
+    }
+
+    /// The sentence for a command that is nowhere: known before anything is started or written. Why there is no plan is told
+    /// later.
+    pub fn missing_command(&self) -> Option<String> {
+        let plan = (self.plan)(&self.request, Conversation { earlier: "", fresh: "0" }, &RealDisk).ok()?;
+        let env: Vec<(String, String)> = self.env.iter().cloned().chain(plan.env).collect();
+        let program = plan.argv.first()?;
+        find_command(program, &env).is_none().then(|| missing_command(program, &env, plan.hint))
+    }
+}
+
+struct RealDisk;
+
+impl Disk for RealDisk {
+    fn read(&self, path: &str) -> Option<String> {
+        fs::read_to_string(path).ok()
+    }
+
+    fn exists(&self, path: &str) -> bool {
+        Path::new(path).exists()
+    }
+
+    fn list(&self, path: &str) -> Vec<String> {
+        let entries = fs::read_dir(path).into_iter().flatten().flatten();
+        entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+    }
+}
+
+fn write_setup_file(file: &SetupFile) -> Result<(), String> {
+    let say = |path: &str, error: std::io::Error| format!("{path}: {error}");
+    match file {
+        SetupFile::Folder(path) => {
+            os::make_private_dir(Path::new(path)).map_err(|error| say(path, error))?;
+            // It may have been there before, open to others, or be a link of somebody else's.
+            let meta = fs::symlink_metadata(path).map_err(|error| say(path, error))?;
+            if !meta.is_dir() || std::os::unix::fs::MetadataExt::uid(&meta) != rustix::process::geteuid().as_raw() {
+                return Err(format!("{path} is no folder of this user; remove it"));
+            }
+            fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(|error| say(path, error))
+        }
+        SetupFile::File { path, text } => os::replace_private_file(Path::new(path), text, false).map_err(|error| say(path, error)),
+        SetupFile::Link { path, to } => {
+            if fs::read_link(path).is_ok_and(|there| there == Path::new(to)) {
+                return Ok(());
+            }
+            if fs::symlink_metadata(path).is_ok_and(|meta| !meta.file_type().is_symlink()) {
+                return Ok(()); // a file of its own, for example of a login in this very profile
+            }
+            let _ = fs::remove_file(path);
+            std::os::unix::fs::symlink(to, path).map_err(|error| say(path, error))
+        }
+        SetupFile::Tree { path, files } => write_tree(Path::new(path), files).map_err(|error| say(path, error)),
+    }
+}
+
+/// The folder appears whole: it is made beside its place and moved there. One that is there with the same texts stays.
+fn write_tree(path: &Path, files: &[TreeFile]) -> std::io::Result<()> {
+    let same = |file: &TreeFile| fs::read_to_string(path.join(file.path)).is_ok_and(|there| there == file.text);
+    if files.iter().all(same) {
+        return Ok(());
+    }
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let beside = path.with_file_name(format!(".{name}.{}", std::process::id()));
+    let _ = fs::remove_dir_all(&beside);
+    for file in files {
+        let to = beside.join(file.path);
+        os::make_private_dir(to.parent().unwrap_or(&beside))?;
+        fs::write(&to, file.text)?;
+        fs::set_permissions(&to, fs::Permissions::from_mode(if file.is_program { 0o700 } else { 0o600 }))?;
+    }
+    // In one step: a session that starts just now finds the one or the other.
+    let flags = if path.exists() { RenameFlags::EXCHANGE } else { RenameFlags::NOREPLACE };
+    if renameat_with(CWD, &beside, CWD, path, flags).is_ok() {
+        let _ = fs::remove_dir_all(&beside);
+        return Ok(());
+    }
+    // A file system that cannot do that, or another runner was faster.
+    let old = path.with_file_name(format!(".{name}.{}.old", std::process::id()));
+    let _ = fs::rename(path, &old);
+    let moved = fs::rename(&beside, path);
+    let _ = fs::remove_dir_all(&old);
+    let _ = fs::remove_dir_all(&beside);
+    // Another runner may have been faster; then it must have written the same.
+    match moved {
+        Err(_) if files.iter().all(same) => Ok(()),
+        moved => moved,
+    }
+}

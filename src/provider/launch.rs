@@ -1,0 +1,189 @@
+//! A start of a provider: what is asked for, and the plan that its provider makes of it.
+
+use std::collections::BTreeMap;
+
+use super::settings::{ProviderSettings, SessionSettings};
+use crate::core::session::Session;
+
+/// How a provider is talked to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    /// Its terminal program in a terminal server of ours.
+    Tmux,
+    /// Its standard streams.
+    Stream,
+    /// Its terminal program in the terminal that we were started in.
+    Terminal,
+}
+
+impl Transport {
+    /// Reads the word of flag, environment and file.
+    pub fn parse(word: &str) -> Option<Transport> {
+        Transport::ALL.into_iter().find(|transport| transport.as_str() == word)
+    }
+
+    /// All of them.
+    pub const ALL: [Transport; 3] = [Transport::Tmux, Transport::Stream, Transport::Terminal];
+
+    /// The word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Transport::Tmux => "tmux",
+            Transport::Stream => "stream",
+            Transport::Terminal => "terminal",
+        }
+    }
+}
+
+/// What is the same for every start of one agent. Paths are absolute.
+#[derive(Debug, Clone)]
+pub struct LaunchRequest {
+    /// Settings of the session machine.
+    pub session: SessionSettings,
+    /// How it is talked to.
+    pub transport: Transport,
+    /// Program instead of the usual one.
+    pub command: Option<String>,
+    /// What else the provider is told.
+    pub settings: ProviderSettings,
+    /// Arguments of the configuration.
+    pub default_args: Vec<String>,
+    /// Arguments that were typed.
+    pub args: Vec<String>,
+    /// The agent answers its messages itself.
+    pub explicit_replies: bool,
+    /// `AGENT_RELAY_HOME`.
+    pub home: String,
+    /// Folder of this agent.
+    pub dir: String,
+    /// Home of the user.
+    pub user_home: String,
+    /// Folder for sockets, with a short path.
+    pub runtime_dir: String,
+    /// Path of this program.
+    pub bin: String,
+    /// The user is root.
+    pub is_root: bool,
+    /// Environment that the provider will see.
+    pub env: BTreeMap<String, String>,
+}
+
+/// The conversation that one start is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Conversation<'a> {
+    /// The one to go on with; empty: none.
+    pub earlier: &'a str,
+    /// Id for a new one, where the provider lets us choose.
+    pub fresh: &'a str,
+}
+
+/// What a plan may look at.
+pub trait Disk {
+    /// Text of a file.
+    fn read(&self, path: &str) -> Option<String>;
+    /// Whether something is there.
+    fn exists(&self, path: &str) -> bool;
+    /// Names in a folder.
+    fn list(&self, path: &str) -> Vec<String>;
+}
+
+/// Something that must be on disk before the start.
+#[derive(Debug, Clone, PartialEq)]
+pub enum SetupFile {
+    /// A folder, closed to others.
+    Folder(String),
+    /// A file, closed to others.
+    #[allow(missing_docs)] // the names say it
+    File { path: String, text: String },
+    /// A link that stands at `path`.
+    #[allow(missing_docs)] // the names say it
+    Link { path: String, to: String },
+    /// A folder whose files never change once they are there: it appears whole or not at all.
+    #[allow(missing_docs)] // the names say it
+    Tree { path: String, files: &'static [TreeFile] },
+}
+
+/// A file of a [`SetupFile::Tree`].
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct TreeFile {
+    /// Where it stands below the folder.
+    pub path: &'static str,
+    /// What it holds.
+    pub text: &'static str,
+    /// It is run, not only read.
+    pub is_program: bool,
+}
+
+/// The sockets of a session that can be written to while it runs. Neither outlives it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SessionSockets {
+    /// Ours, for its answers.
+    pub replies: String,
+    /// The one that it listens at.
+    pub session: String,
+}
+
+/// The plan of one start.
+pub struct LaunchPlan {
+    /// Program and arguments.
+    pub argv: Vec<String>,
+    /// Variables to set.
+    pub env: Vec<(String, String)>,
+    /// Variables that it must not inherit.
+    pub unset: Vec<String>,
+    /// What must be on disk before.
+    pub files: Vec<SetupFile>,
+    /// Its sockets, if it has some.
+    pub sockets: Option<SessionSockets>,
+    /// Its machine.
+    pub session: Box<dyn Session>,
+    /// What helps when the program is missing.
+    pub hint: &'static str,
+}
+
+/// Why there is no plan, or no start by it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LaunchError {
+    /// One sentence with the cure.
+    pub text: String,
+    /// Trying again without a change is in vain.
+    pub permanent: bool,
+}
+
+impl LaunchError {
+    /// What a person has to change first.
+    pub fn permanent(text: impl Into<String>) -> LaunchError {
+        LaunchError { text: text.into(), permanent: true }
+    }
+
+    /// What may pass by itself.
+    pub fn passing(text: impl Into<String>) -> LaunchError {
+        LaunchError { text: text.into(), permanent: false }
+    }
+}
+
+/// Makes the plan of one start.
+pub type PlanFn = fn(&LaunchRequest, Conversation<'_>, &dyn Disk) -> Result<LaunchPlan, LaunchError>;
+
+/// What a session machine knows of its own start.
+#[derive(Debug, Clone, Default)]
+pub struct Start {
+    /// Id of the conversation.
+    pub session: String,
+    /// It goes on with one that has a record.
+    pub resumes: bool,
+    /// Path of that record.
+    pub transcript: Option<String>,
+    /// Fresh UUID of this start.
+    pub nonce: String,
+    /// Where the record of a new conversation usually lies.
+    pub usual_transcript: String,
+    /// Folder where the provider keeps its own files.
+    pub config_dir: String,
+    /// Socket of ours for the provider's answers.
+    pub mailbox: Option<String>,
+    /// Socket that the provider was told to listen at.
+    pub socket: Option<String>,
+    /// It runs in a terminal of ours.
+    pub terminal: bool,
+}
