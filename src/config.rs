@@ -60,14 +60,14 @@ pub fn read_record(path: &Path) -> Result<Map<String, Value>, Trouble> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Map::new()),
         // Foreign bytes, or a folder: no second try reads those.
         Err(error) if matches!(error.kind(), std::io::ErrorKind::InvalidData | std::io::ErrorKind::IsADirectory) => {
-            return Err(Trouble::Broken(format!("cannot read {}: {error}; mend the file or remove it", path.display())));
+            return Err(Trouble::Broken(format!("cannot read {}: {error}; fix or remove the file", path.display())));
         }
         Err(error) => return Err(Trouble::System(format!("cannot read {}: {error}", path.display()))),
     };
     match serde_json::from_str::<Value>(&text) {
         Ok(Value::Object(record)) => Ok(record),
         Ok(_) => Err(Trouble::Broken(format!("{}:1: the file must hold a JSON object {{…}}", path.display()))),
-        Err(error) => Err(Trouble::Broken(format!("{}:{}: {error}; mend the file or remove it", path.display(), error.line()))),
+        Err(error) => Err(Trouble::Broken(format!("{}:{}: {error}; fix or remove the file", path.display(), error.line()))),
     }
 }
 
@@ -146,7 +146,7 @@ impl Global {
         for field in ["relayUrl", "token", "defaultCwd"] {
             if file.get(field).is_some_and(|value| !value.is_string() && !value.is_null()) {
                 let file = home.join("config.json");
-                return Err(Trouble::Broken(format!("{}: \"{field}\" must be a text in quotes; mend it or remove it", file.display())));
+                return Err(Trouble::Broken(format!("{}: \"{field}\" must be a text in quotes; fix or remove it", file.display())));
             }
         }
         if let Some(token) = std::env::var_os(ENV_TOKEN).filter(|token| token.to_str().is_none()) {

@@ -212,7 +212,7 @@ pub fn open_file(path: &Path) -> io::Result<File> {
     let file = open_private(path, OpenOptions::new().read(true))?;
     match file.metadata()?.is_file() {
         true => Ok(file),
-        false => Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no file")),
+        false => Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a file")),
     }
 }
 

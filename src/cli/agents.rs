@@ -38,7 +38,7 @@ pub fn agents(agents: &Agents) -> Outcome {
     if cards.is_empty() {
         let filtered = [&agents.tag, &agents.label, &agents.status].iter().any(|value| value.is_some());
         if filtered {
-            print::line("no agent fits");
+            print::line("no agent matches");
         } else {
             print::line(&format!("no agents; start one with `{}` or `agent-relay up`", options::example()));
         }

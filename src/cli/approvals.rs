@@ -116,7 +116,7 @@ fn answers(words: &[String], approval: &Value) -> Result<Value, Failure> {
         let (question, choice) = match (named, questions.as_slice()) {
             (Some((question, choice)), _) => (question, choice),
             (None, [only]) => (only, word.as_str()),
-            (None, []) => return Err(Failure::usage("this approval is no question; leave --answer out".to_string())),
+            (None, []) => return Err(Failure::usage("this approval is not a question; leave --answer out".to_string())),
             (None, _) => {
                 return Err(Failure::usage(format!(
                     "say which question: --answer \"<question>=<choice>\"; there are: {}",

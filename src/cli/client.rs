@@ -89,7 +89,7 @@ impl Client {
     pub fn raw(&self, method: &str, path: &str, body: Option<&Value>) -> Result<(u16, Value), Failure> {
         if path != path::HEALTH && self.has_no_token() && !self.look_again()? {
             return Err(Failure::unreachable(
-                "the relay has not given this agent a token yet; its runner goes on asking for one, try again in a moment",
+                "the relay has not given this agent a token yet; its runner keeps asking for one; try again in a moment",
             ));
         }
         let answer = self.once(method, path, body)?;
@@ -179,7 +179,7 @@ impl Client {
         let (status, body) = self.raw("GET", path::HEALTH, None)?;
         match status == 200 && body.get("ok") == Some(&json!(true)) {
             true => Ok(body),
-            false => Err(Failure::unreachable(format!("something that is no relay answers at {}", self.base.url))),
+            false => Err(Failure::unreachable(format!("what answers at {} is not a relay", self.base.url))),
         }
     }
 

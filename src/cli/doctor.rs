@@ -70,7 +70,7 @@ pub fn doctor(options: &Doctor) -> Outcome {
             provider_files(&mut findings, &global);
             relay(&mut findings, &global);
         }
-        Err(error) => findings.broken("settings", error.to_string(), "mend or remove the file; see `agent-relay --help`"),
+        Err(error) => findings.broken("settings", error.to_string(), "fix or remove the file; see `agent-relay --help`"),
     }
     providers(&mut findings);
     login(&mut findings);
@@ -155,7 +155,7 @@ fn stores(findings: &mut Findings, global: &Global) {
 fn relay(findings: &mut Findings, global: &Global) {
     let client = match Client::new(global) {
         Ok(client) => client,
-        Err(failure) => return findings.broken("relay", failure.text, "mend relayUrl in config.json or AGENT_RELAY_URL"),
+        Err(failure) => return findings.broken("relay", failure.text, "fix relayUrl in config.json or AGENT_RELAY_URL"),
     };
     let before = print::now_ms();
     let health = match client.health() {
@@ -300,7 +300,7 @@ fn provider_files(findings: &mut Findings, global: &Global) {
                     findings.weak("settings", warning, format!("see providers/{}.json in the README", provider.name));
                 }
             }
-            Err(error) => findings.broken("settings", error.to_string(), "mend or remove the file"),
+            Err(error) => findings.broken("settings", error.to_string(), "fix or remove the file"),
         }
     }
 }

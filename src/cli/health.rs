@@ -75,7 +75,7 @@ pub fn hub(home: &Path, until: Instant) -> Vec<Seen> {
         seen.push(Seen::new(Grade::Weak, found, cure));
     }
     for path in salvage::lying_there(&dir) {
-        let cure = format!("`agent-relay hub restore {}` goes on with it; remove it when you need it no more", path.display());
+        let cure = format!("`agent-relay hub restore {}` continues with it; remove it when you do not need it any more", path.display());
         seen.push(Seen::new(Grade::Weak, format!("saved from earlier damage: {}", path.display()), cure));
     }
     seen

@@ -173,7 +173,7 @@ fn payload(until: Instant) -> Result<Value, String> {
     if bytes.iter().all(u8::is_ascii_whitespace) {
         return Ok(Value::Null);
     }
-    serde_json::from_slice(&bytes).map_err(|error| format!("the payload is no JSON: {error}"))
+    serde_json::from_slice(&bytes).map_err(|error| format!("the payload is not valid JSON: {error}"))
 }
 
 /// `hook`

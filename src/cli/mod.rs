@@ -47,7 +47,7 @@ pub fn main(words: Vec<OsString>) -> u8 {
         match word.into_string() {
             Ok(word) => arguments.push(word),
             Err(word) => {
-                print::complain(&format!("the argument {word:?} is no UTF-8 text"));
+                print::complain(&format!("the argument {word:?} is not UTF-8 text"));
                 // In a hook, 2 would stop some providers.
                 return if arguments.get(1).is_some_and(|command| command == "hook") { exit::NO } else { USAGE };
             }

@@ -166,7 +166,7 @@ fn tell_if_away(base: &Base) {
     let (host, port, url) = (base.host.clone(), base.port, base.url.clone());
     let look = move || {
         if let Err(error) = crate::edge::stream::Stream::connect(&host, port, false, Duration::from_secs(5)) {
-            print::note(&format!("cannot reach the relay at {url} ({error}); it is tried on. Start one with `agent-relay hub`"));
+            print::note(&format!("cannot reach the relay at {url} ({error}); retrying. Start one with `agent-relay hub`"));
         }
     };
     let _ = std::thread::Builder::new().name("look".into()).stack_size(256 << 10).spawn(look);

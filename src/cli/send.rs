@@ -23,7 +23,7 @@ fn text(words: Vec<String>, stdin: bool, what: &str) -> Result<String, Failure> 
         true => {
             let mut text = String::new();
             let read = std::io::stdin().take(MESSAGE_BODY_BYTES_MAX as u64 + 1).read_to_string(&mut text);
-            read.map_err(|error| Failure::usage(format!("standard input is no text: {error}")))?;
+            read.map_err(|error| Failure::usage(format!("standard input is not valid text: {error}")))?;
             text.trim_end_matches('\n').to_string()
         }
         false => words.join(" "),
@@ -248,7 +248,7 @@ pub fn reply(reply: Reply) -> Outcome {
         super::hook::done_by_session("replied", &[reply.id]);
     }
     if sent["replyToUnknown"] == true {
-        print::note(&format!("the relay no longer has message #{}: the answer does not hang on it", reply.id));
+        print::note(&format!("the relay no longer has message #{}: the answer is sent without a reference to it", reply.id));
     }
     told(&sent, reply.json)
 }

@@ -113,7 +113,7 @@ fn working_directory(said: Option<&str>, global: &Global) -> Result<PathBuf, Fai
         .canonicalize()
         .map_err(|error| path_failure(&error, format!("the working directory {} cannot be used: {error}", cwd.display())))?;
     if !real.is_dir() {
-        return Err(Failure::usage(format!("the working directory {} is no directory", cwd.display())));
+        return Err(Failure::usage(format!("the working directory {} is not a directory", cwd.display())));
     }
     Ok(real)
 }

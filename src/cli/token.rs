@@ -126,7 +126,7 @@ pub fn whoami(whoami: &Whoami) -> Outcome {
     }
     print::line(&format!("{name} at {}", global.relay_url));
     if waits {
-        print::line("  token   none yet: its runner goes on asking the relay for one");
+        print::line("  token   none yet: its runner keeps asking the relay for one");
     }
     if !record.profile_id.is_empty() {
         print::line(&format!("  token   {} {}, {}", record.profile_id, record.jti, ends(&record)));

@@ -87,7 +87,7 @@ pub fn up(options: Up) -> Outcome {
         let other = |card: &Value| card["id"] != own.as_str() && super::cards::is_there(card);
         let used = others.is_some_and(|answer| answer["agents"].as_array().into_iter().flatten().any(other));
         if used {
-            print::line("other agents are connected: the hub goes on (stop it with SIGTERM to the pid in hub/hub.json)");
+            print::line("other agents are connected: the hub stays up (stop it with SIGTERM to the pid in hub/hub.json)");
             std::mem::forget(hub);
         } else {
             hub.end();

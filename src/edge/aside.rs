@@ -97,9 +97,9 @@ fn set_aside(path: &Path, error: &StoreError) -> Result<String, StoreError> {
     let came = match saved {
         Ok(saved) => {
             moved(fresh, path.into())?;
-            format!("what was readable was taken over ({})", saved.told())
+            format!("what was readable was restored ({})", saved.told())
         }
-        Err(failed) => format!("nothing of it could be taken over ({})", failed.said),
+        Err(failed) => format!("nothing of it could be restored ({})", failed.said),
     };
     sync_folder(path);
     Ok(format!(
@@ -157,7 +157,7 @@ fn emptied_log(db: &Connection) -> bool {
 pub fn note(folder: &Path) -> Option<String> {
     let found = lying_there(folder);
     let names: Vec<String> = found.iter().map(|path| path.display().to_string()).collect();
-    (!names.is_empty()).then(|| format!("of earlier damage lies here: {}; remove it when you need it no more", names.join(", ")))
+    (!names.is_empty()).then(|| format!("of earlier damage lies here: {}; remove it when you do not need it any more", names.join(", ")))
 }
 
 /// Files of earlier damage that lie beside a runner's store.

@@ -201,7 +201,7 @@ impl Http {
             Ok(body) => Ok((status, body)),
             // A success without JSON does not come from a relay: nothing was done.
             Err(_) if status < 300 && !bytes.iter().all(u8::is_ascii_whitespace) => {
-                Err(Cause::Protocol(format!("something that is no relay answers at {}", self.base.url)))
+                Err(Cause::Protocol(format!("what answers at {} is not a relay", self.base.url)))
             }
             Err(_) => Ok((status, Value::Null)),
         }

@@ -72,7 +72,7 @@ pub fn save_damaged(dir: &Path, error: &StoreError) -> StoreError {
     let (shown, way) = (file.display(), "a backup comes back with `agent-relay hub restore BACKUP`");
     let sentence = match salvage(&path, &file, PLAN) {
         Ok(saved) => format!(
-            "{found}; what is readable was saved in {shown} ({}); go on with it by `agent-relay hub restore {shown}`, or {way}",
+            "{found}; what is readable was saved in {shown} ({}); continue with it by `agent-relay hub restore {shown}`, or {way}",
             saved.told()
         ),
         Err(failed) if failed.kind == StoreKind::Corrupt => format!("{found}; nothing in it can be read; {way}"),
@@ -94,7 +94,7 @@ pub fn save_open(db: &Connection, path: &Path, moved: Moved) -> StoreError {
         Ok(None) => format!("{found}; all that it held was put back; start the hub again to use it"),
         Ok(Some(place)) => {
             let shown = place.display();
-            format!("{found}; all that it held was saved in {shown}; go on with it by `agent-relay hub restore {shown}`")
+            format!("{found}; all that it held was saved in {shown}; continue with it by `agent-relay hub restore {shown}`")
         }
         Err(failed) => {
             format!("{found}; what it held could not be saved: {failed}; a backup comes back with `agent-relay hub restore BACKUP`")

@@ -129,7 +129,7 @@ struct Envelope {
 
 fn envelope(text: &str) -> Result<(String, Option<String>, Value), FrameError> {
     let read: Envelope = serde_json::from_str(text)
-        .map_err(|error| FrameError::Malformed { id: None, reason: format!("frame is no JSON object with a type: {error}") })?;
+        .map_err(|error| FrameError::Malformed { id: None, reason: format!("the frame is not a JSON object with a type: {error}") })?;
     let id = match read.id {
         Value::String(id) => Some(id),
         Value::Number(id) => Some(id.to_string()),

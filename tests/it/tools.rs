@@ -287,7 +287,7 @@ fn hooks_report_and_never_hold_a_session() {
     hook(&machine, "busy", b"{}", &env(&port));
     assert_eq!(hook(&machine, "stop", b"this is no JSON", &env(&port)).0, 0);
     assert_eq!(machine.status("a")["status"], "idle");
-    wait_for("the report", 10, || machine.logs().contains("the payload is no JSON").then_some(()));
+    wait_for("the report", 10, || machine.logs().contains("the payload is not valid JSON").then_some(()));
     let (code, _, took) = hook(&machine, "stop", b"", &env(&port));
     assert!(code == 0 && took < limit, "an input that never ends: {code} {took:?}");
     // Somebody who takes the connection and says nothing.

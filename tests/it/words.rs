@@ -129,7 +129,7 @@ fn misuse_gives_one_clear_sentence() {
         (vec!["run", "claude", "--", "-p", "hi"], "no session to supervise"),
         (vec!["run", "claude", "--", "--resume", "x"], "leave --resume out"),
         (vec!["send", "someone"], "nothing to send"),
-        (vec!["approvals", "perhaps"], "is no decision"),
+        (vec!["approvals", "perhaps"], "is not a decision"),
         (vec!["command", "a", "explode"], "there is no command"),
     ] {
         let text = machine.fails(2, &arguments);

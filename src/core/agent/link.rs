@@ -269,8 +269,7 @@ impl Agent {
             "unknown_agent" => self.reconnect(now, "register again"),
             // Tried again, perhaps in vain: whoever watches the start must not believe that all is well.
             _ if matches!(self.link.conn, Conn::Registering { .. }) => {
-                let text =
-                    format!("the relay {} does not register {}: {message}; it is tried again", self.config.relay_url, self.config.agent_id);
+                let text = format!("the relay {} does not register {}: {message}; retrying", self.config.relay_url, self.config.agent_id);
                 if self.status.may_log(now, &text) {
                     self.out.push(Effect::Tell { text });
                 }

@@ -37,7 +37,7 @@ fn query(request: &Request, name: &str) -> Option<String> {
 }
 
 fn number(text: &str) -> Result<u64, Refusal> {
-    text.parse().ok().filter(|id| *id > 0 && *id < (1 << 53)).ok_or((404, "not_found", format!("{text:?} is no id")))
+    text.parse().ok().filter(|id| *id > 0 && *id < (1 << 53)).ok_or((404, "not_found", format!("{text:?} is not an id")))
 }
 
 /// The body of a request, an object.
@@ -48,7 +48,7 @@ fn object(request: &Request) -> Result<Value, Refusal> {
     match serde_json::from_slice::<Value>(&request.body) {
         Ok(body @ Value::Object(_)) => Ok(body),
         Ok(_) => Err((400, "not_an_object", "the body must be a JSON object".into())),
-        Err(error) => Err((400, "bad_json", format!("the body is no JSON: {error}"))),
+        Err(error) => Err((400, "bad_json", format!("the body is not valid JSON: {error}"))),
     }
 }
 
@@ -167,7 +167,7 @@ impl Hub {
             Call::Health => Ok(Answer::Now(200, self.health())),
             Call::Spec => Ok(self.describe(ticket)),
             Call::Metrics | Call::HubInfo if actor.agent_id.is_some() => {
-                Err(forbidden("how the hub is is not told to agents; use an operator's token"))
+                Err(forbidden("agents may not see the state of the hub; use an operator's token"))
             }
             Call::Metrics | Call::HubInfo => {
                 self.read(Query::StoreStats, ReadFor::StoreStats { ticket, gate: request.gate, prometheus: call == Call::Metrics });
@@ -322,7 +322,7 @@ impl Hub {
                 }
             }
             (Some(ReadFor::StoreStats { ticket, .. } | ReadFor::Obligations(ticket)), ReadAnswer::Messages(_)) => {
-                self.refuse(ticket, 500, "internal", "the store gave something else")
+                self.refuse(ticket, 500, "internal", "the store gave an unexpected answer")
             }
             (None, _) => {}
         }

@@ -72,7 +72,7 @@ fn write_setup_file(file: &SetupFile) -> Result<(), String> {
             // It may have been there before, open to others, or be a link of somebody else's.
             let meta = fs::symlink_metadata(path).map_err(|error| say(path, error))?;
             if !meta.is_dir() || std::os::unix::fs::MetadataExt::uid(&meta) != rustix::process::geteuid().as_raw() {
-                return Err(format!("{path} is no folder of this user; remove it"));
+                return Err(format!("{path} is not a folder of this user; remove it"));
             }
             fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(|error| say(path, error))
         }

@@ -11,7 +11,7 @@ use crate::core::session::{Screen, TERMINAL_SESSION};
 use crate::os;
 use crate::provider::text::shell_quoted;
 
-/// Size that the provider draws for while nobody looks on (issue: canonical size).
+/// Size that the provider draws for while nobody is attached.
 const COLUMNS: &str = "200";
 const ROWS: &str = "50";
 /// The server must accept by then.

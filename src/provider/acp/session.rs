@@ -308,7 +308,7 @@ impl AcpSession {
         let Some(frame) = Frame::parse(text) else {
             self.strange += 1;
             if self.strange == 1 {
-                self.note(true, "the agent wrote a line that is no JSON object; such lines are skipped");
+                self.note(true, "the agent wrote a line that is not a JSON object; such lines are skipped");
             }
             return;
         };

@@ -285,8 +285,8 @@ fn own_settings(words: &mut Vec<String>, cwd: &str, disk: &dyn Disk) -> Result<M
             disk.read(&std::path::Path::new(cwd).join(&value).to_string_lossy())
         };
         let record = text.and_then(|text| serde_json::from_str::<Map<String, Value>>(&text).ok());
-        own =
-            record.ok_or_else(|| LaunchError::permanent("the --settings given to claude are no JSON object and no file that holds one"))?;
+        own = record
+            .ok_or_else(|| LaunchError::permanent("the --settings given to claude are neither a JSON object nor a file that holds one"))?;
     }
     Ok(own)
 }

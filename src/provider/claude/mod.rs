@@ -68,16 +68,18 @@ const OTHER_WAYS: [&str; 12] =
 fn check_args(args: &[String]) -> Option<String> {
     let first = args.first().map(String::as_str).unwrap_or_default();
     if OTHER_PROGRAMS.contains(&first) {
-        return Some(format!("`claude {first}` is no session to supervise; run it by itself"));
+        return Some(format!("`claude {first}` is not a session to supervise; run it by itself"));
     }
     if !first.is_empty() && !first.starts_with('-') {
         return Some("a first prompt among claude's own arguments would be said again at every restart: give it with --prompt".into());
     }
     let way = args.iter().find(|arg| OTHER_WAYS.contains(&arg.split('=').next().unwrap_or_default()))?;
     Some(match way.as_str() {
-        "-p" | "--print" | "-v" | "--version" | "-h" | "--help" => format!("`claude {way}` is no session to supervise; run it by itself"),
+        "-p" | "--print" | "-v" | "--version" | "-h" | "--help" => {
+            format!("`claude {way}` is not a session to supervise; run it by itself")
+        }
         _ => format!(
-            "leave {way} out: the runner chooses the conversation and goes on with it by itself; another --agent-id or --cwd begins a new one"
+            "leave {way} out: the runner chooses the conversation and continues it by itself; another --agent-id or --cwd begins a new one"
         ),
     })
 }

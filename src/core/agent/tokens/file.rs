@@ -42,7 +42,7 @@ impl Agent {
         match result {
             Ok(()) => self.write_token_file(),
             Err(error) => {
-                let text = format!("the token file of the session cannot be written, it is tried again: {error}");
+                let text = format!("the token file of the session cannot be written, retrying: {error}");
                 if self.status.may_log(now, &text) {
                     self.log(LogLevel::Error, "runner", text);
                 }
