@@ -22,7 +22,7 @@ ARM := aarch64-unknown-linux-gnu
 ARM_LINKER := $(shell command -v aarch64-linux-gnu-gcc)
 ARM_TARGET := $(shell rustup target list --installed 2>/dev/null | grep -x $(ARM))
 
-.PHONY: help run build static statics test faults check fmt clippy defects sim chaos bench interop afternoon install dist need
+.PHONY: help run build static statics test loaded faults check fmt clippy defects sim chaos bench interop afternoon install dist need
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -41,7 +41,10 @@ static: need ## build the release binary, static: $(BIN)
 	@! ldd $(BIN) 2>/dev/null | grep -q '=>' || { echo "$(BIN) is not static"; exit 1; }
 
 test: need ## all tests: tables, simulation, recordings, scenarios, abuse
-	@$(CARGO) test --locked -- --test-threads=4
+	@CARGO="$(CARGO)" sh tests/all.sh -- --test-threads=4
+
+loaded: need ## all tests five times beside four busy loops; RECORD=1 writes tests/RESULTS.md
+	@CARGO="$(CARGO)" RECORD="$(RECORD)" sh tests/loaded.sh
 
 fmt: need
 	@$(CARGO) fmt --check
@@ -50,7 +53,7 @@ clippy: need
 	@$(CARGO) clippy --locked --all-targets -- -D warnings
 
 statics: static ## the static binary by itself: names, certificates, an empty chroot
-	@STATIC_BIN="$(abspath $(BIN))" $(CARGO) test --locked --test static -- --nocapture
+	@STATIC_BIN="$(abspath $(BIN))" $(CARGO) test --locked --test static -- --ignored --nocapture
 
 # Within `make check` all tests have run already: there it is enough that each named one exists once and is not ignored.
 FAULTS := run
@@ -76,15 +79,15 @@ bench: static ## print the table of figures; OLD_BIN=path measures an older rele
 # Without npm it is skipped with a word, and fails where CI is set.
 interop: need ## real agents from their packages (INTEROP_DIR), Claude Code among them, and an older version of ours in every pair with this one
 	@code=0; INTEROP_DIR="$(INTEROP_DIR)" sh tests/interop/install.sh || code=$$?; \
-	if [ $$code = 3 ] && [ -z "$$CI" ]; then echo "interop: 0 run, 2 skipped"; exit 0; fi; \
+	if [ $$code = 3 ] && [ -z "$$CI" ]; then echo "interop: all ignored, npm is missing"; exit 0; fi; \
 	[ $$code = 0 ] && INTEROP_DIR="$(INTEROP_DIR)" CARGO="$(CARGO)" sh tests/interop/old.sh && \
-	INTEROP_DIR="$(abspath $(INTEROP_DIR))" $(CARGO) test --locked --test interop -- --nocapture
+	INTEROP_DIR="$(abspath $(INTEROP_DIR))" CARGO="$(CARGO)" sh tests/all.sh --test interop -- --ignored --skip afternoon --nocapture
 
 PROVIDER ?= claude
 SEED ?= 1
 afternoon: need ## a long run of a real provider with kills, outages and interrupts: make afternoon PROVIDER=claude
 	@INTEROP_DIR="$(INTEROP_DIR)" sh tests/interop/install.sh
-	@INTEROP_DIR="$(abspath $(INTEROP_DIR))" AFTERNOON="$(PROVIDER)" AFTERNOON_SEED="$(SEED)" $(CARGO) test --locked --test interop -- --nocapture afternoon
+	@INTEROP_DIR="$(abspath $(INTEROP_DIR))" AFTERNOON="$(PROVIDER)" AFTERNOON_SEED="$(SEED)" $(CARGO) test --locked --test interop -- --ignored --nocapture afternoon
 
 # What is installed below a prefix: $(call layout,binary,prefix,a binary that runs here)
 define layout

@@ -2,7 +2,7 @@
 //! bounded, and a normal client gets its answer meanwhile.
 
 #[path = "../it/support.rs"]
-#[allow(dead_code)]
+#[allow(dead_code, unused_imports)]
 mod support;
 
 use std::io::{ErrorKind, Read, Write};

@@ -27,11 +27,8 @@ pub enum Hooks {
 }
 
 impl Session {
-    pub fn start(transport: &'static str, hooks: Hooks, restart: Value) -> Option<Session> {
-        let Some(dir) = installed() else {
-            println!("interop: INTEROP_DIR is not set; claude over {transport} is skipped (make interop runs it)");
-            return None;
-        };
+    pub fn start(transport: &'static str, hooks: Hooks, restart: Value) -> Session {
+        let dir = installed();
         let model = Model::start();
         let mut machine = Machine::new(&format!("claude-{transport}"));
         let temporary = machine.home.with_file_name("tmp");
@@ -58,7 +55,7 @@ impl Session {
         if transport != "terminal" {
             session.run();
         }
-        Some(session)
+        session
     }
 
     pub fn run(&mut self) {
@@ -404,7 +401,7 @@ fn is_typed_at(session: &Session) {
 
 fn story(transport: &'static str) {
     let restart = json!({"firstMs": 100, "mostMs": 500, "exitsMax": 50});
-    let Some(mut session) = Session::start(transport, Hooks::All, restart) else { return };
+    let mut session = Session::start(transport, Hooks::All, restart);
     let began = std::time::Instant::now();
     let step = |name: &str| println!("interop: claude {transport} {:.1} s {name}", began.elapsed().as_secs_f32());
     step("talks");
@@ -436,11 +433,13 @@ fn story(transport: &'static str) {
 }
 
 #[test]
+#[ignore = "make interop runs it"]
 fn claude_stream() {
     story("stream");
 }
 
 #[test]
+#[ignore = "make interop runs it"]
 fn claude_tmux() {
     story("tmux");
 }
@@ -448,8 +447,9 @@ fn claude_tmux() {
 /// In a person's own terminal (a tmux that is not the runner's): messages come by the socket, what is typed is the person's,
 /// and `/exit` ends the runner too.
 #[test]
+#[ignore = "make interop runs it"]
 fn claude_in_a_persons_terminal() {
-    let Some(session) = Session::start("terminal", Hooks::All, json!({})) else { return };
+    let session = Session::start("terminal", Hooks::All, json!({}));
     let personal = |words: &[&str]| {
         let output = session.machine.command("tmux").args(["-L", "personal", "-f", "/dev/null"]).args(words).output().expect("tmux runs");
         String::from_utf8_lossy(&output.stdout).into_owned()
@@ -485,9 +485,10 @@ fn claude_in_a_persons_terminal() {
 
 /// Where the agent answers itself, its Stop hook holds it back once for what it owes.
 #[test]
+#[ignore = "make interop runs it"]
 fn claude_answers_itself_when_it_is_to() {
     for transport in ["stream", "tmux"] {
-        let Some(session) = Session::start(transport, Hooks::Explicit, json!({})) else { return };
+        let session = Session::start(transport, Hooks::Explicit, json!({}));
         let id = session.machine.send("a", "MARK-OWED");
         let approval = session.approval();
         assert!(approval["title"].as_str().is_some_and(|title| title.contains(&format!("reply {id}"))), "{approval}");
@@ -503,9 +504,10 @@ fn claude_answers_itself_when_it_is_to() {
 
 /// Nobody is asked in open mode (as root it must be said that this is a sandbox), and an urgent message joins the turn that runs.
 #[test]
+#[ignore = "make interop runs it"]
 fn claude_in_open_mode() {
     for transport in ["stream", "tmux"] {
-        let Some(mut session) = Session::start("terminal", Hooks::All, json!({})) else { return };
+        let mut session = Session::start("terminal", Hooks::All, json!({}));
         session.transport = transport;
         let arguments = ["run", "claude", "--headless", "--transport", transport, "--agent-id", "a", "--approval", "open"];
         let refused = session.machine.run(&arguments);
@@ -536,9 +538,10 @@ fn claude_in_open_mode() {
 
 /// The tools of a session speak as its agent: long after the token that it was started with has ended, and while the relay is away.
 #[test]
+#[ignore = "make interop runs it"]
 fn claude_tools_speak_as_the_agent_over_renewals_and_outages() {
     for transport in ["stream", "tmux"] {
-        let Some(mut session) = Session::start("terminal", Hooks::All, json!({})) else { return };
+        let mut session = Session::start("terminal", Hooks::All, json!({}));
         session.transport = transport;
         session.machine.set("IS_SANDBOX", "1");
         let first = session.machine.ok(&["token", "create", "--agent", "a", "--ttl", "12"]);
@@ -581,9 +584,10 @@ fn claude_tools_speak_as_the_agent_over_renewals_and_outages() {
 
 /// Read-only: what would ask is refused, in the terminal too, and the next message has its turn.
 #[test]
+#[ignore = "make interop runs it"]
 fn claude_in_read_only_mode() {
     for transport in ["stream", "tmux"] {
-        let Some(mut session) = Session::start("terminal", Hooks::All, json!({})) else { return };
+        let mut session = Session::start("terminal", Hooks::All, json!({}));
         session.transport = transport;
         let arguments = ["run", "claude", "--headless", "--transport", transport, "--agent-id", "a", "--approval", "read-only"];
         session.runner = Some(session.machine.start(&arguments));

@@ -62,9 +62,9 @@ fn lucks(plan: Plan, rng: &mut Rng) -> Vec<Luck> {
 }
 
 /// Runs the plan; panics when something does not come.
-pub fn run(transport: &'static str, hooks: Hooks, plan: Plan, seed: u64) -> Option<Outcome> {
+pub fn run(transport: &'static str, hooks: Hooks, plan: Plan, seed: u64) -> Outcome {
     let restart = json!({"firstMs": 100, "mostMs": 500, "exitsMax": 1000});
-    let mut session = Session::start(transport, hooks, restart)?;
+    let mut session = Session::start(transport, hooks, restart);
     let mut rng = Rng::new(seed);
     let began = Instant::now();
     let mut marks = Vec::new();
@@ -96,7 +96,7 @@ pub fn run(transport: &'static str, hooks: Hooks, plan: Plan, seed: u64) -> Opti
         println!("{}", session.machine.logs());
     }
     session.end();
-    Some(outcome)
+    outcome
 }
 
 fn one_turn(session: &mut Session, luck: Luck, mark: &str, plan: Plan, rng: &mut Rng) {
@@ -168,37 +168,40 @@ fn one_turn(session: &mut Session, luck: Luck, mark: &str, plan: Plan, rng: &mut
 fn short(transport: &'static str, seed: u64) {
     let plan = Plan { turns: 20, interrupts: 2, compactions: 1, provider_kills: 2, runner_kills: 2, outages: 1, outage_seconds: 2 };
     let hooks = if seed.is_multiple_of(3) { Hooks::NoPrompt } else { Hooks::All };
-    let Some(outcome) = run(transport, hooks, plan, seed) else { return };
+    let outcome = run(transport, hooks, plan, seed);
     println!("interop: claude {transport} seed {seed}: {outcome:?}");
     assert!(outcome.lost.is_empty() && outcome.twice.is_empty(), "{outcome:?}");
 }
 
 #[test]
+#[ignore = "make interop runs it"]
 fn bad_luck_stream() {
     short("stream", 1);
 }
 
 #[test]
+#[ignore = "make interop runs it"]
 fn bad_luck_tmux() {
     (1..=2).for_each(|seed| short("tmux", seed));
 }
 
 /// In a third of the runs the prompt hook is missing: then the transcript is the proof.
 #[test]
+#[ignore = "make interop runs it"]
 fn bad_luck_tmux_without_the_prompt_hook() {
     short("tmux", 3);
 }
 
 /// `make afternoon PROVIDER=claude`
 #[test]
+#[ignore = "make afternoon runs it"]
 fn afternoon() {
-    let Ok(wanted) = std::env::var("AFTERNOON") else { return };
-    assert_eq!(wanted, "claude", "AFTERNOON names the provider");
+    assert_eq!(std::env::var("AFTERNOON").as_deref(), Ok("claude"), "AFTERNOON names the provider");
     let seed = std::env::var("AFTERNOON_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
     let plan = Plan { turns: 200, interrupts: 50, compactions: 20, provider_kills: 20, runner_kills: 20, outages: 10, outage_seconds: 60 };
     let both = ["stream", "tmux"].map(|transport| std::thread::spawn(move || run(transport, Hooks::All, plan, seed)));
     for (transport, outcome) in ["stream", "tmux"].into_iter().zip(both) {
-        let outcome = outcome.join().expect("a run that ends").expect("INTEROP_DIR is set");
+        let outcome = outcome.join().expect("a run that ends");
         println!(
             "| claude {transport} | {seed} | {plan:?} | {} | {} | {} | {} s |",
             outcome.messages,

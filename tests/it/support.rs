@@ -1,5 +1,8 @@
 //! One small machine per test: a home of its own, real processes, and waiting for states.
 
+#[path = "../common/skip.rs"]
+mod skip;
+
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -12,6 +15,7 @@ use agent_relay::core::ids::ProcessRef;
 use agent_relay::os;
 use rustix::process::Signal;
 use serde_json::Value;
+pub use skip::skip;
 
 pub const BIN: &str = env!("CARGO_BIN_EXE_agent-relay");
 
