@@ -352,7 +352,7 @@ impl ProviderConfig {
         }
         for (_, setting) in registry::settings().filter(|(_, setting)| setting.kind() == SettingKind::Folders) {
             for dir in list(setting.file).unwrap_or_default().iter().filter(|dir| !Path::new(dir).is_dir()) {
-                warnings.push(format!("{} names {dir:?}, which is no folder", setting.file));
+                warnings.push(format!("{} names {dir:?}, which is not a folder", setting.file));
             }
         }
         ProviderConfig {

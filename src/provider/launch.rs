@@ -8,16 +8,16 @@ use crate::core::session::Session;
 /// How a provider is talked to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Transport {
-    /// Its terminal program in a terminal server of ours.
+    /// The provider's terminal program in a terminal server of ours.
     Tmux,
-    /// Its standard streams.
+    /// The provider's standard streams.
     Stream,
-    /// Its terminal program in the terminal that we were started in.
+    /// The provider's terminal program in the terminal that we were started in.
     Terminal,
 }
 
 impl Transport {
-    /// Reads the word of flag, environment and file.
+    /// Parses the value of flag, environment and file.
     pub fn parse(word: &str) -> Option<Transport> {
         Transport::ALL.into_iter().find(|transport| transport.as_str() == word)
     }
@@ -25,7 +25,7 @@ impl Transport {
     /// All of them.
     pub const ALL: [Transport; 3] = [Transport::Tmux, Transport::Stream, Transport::Terminal];
 
-    /// The word.
+    /// The value of flag, environment and file.
     pub fn as_str(self) -> &'static str {
         match self {
             Transport::Tmux => "tmux",
@@ -77,11 +77,11 @@ pub struct Conversation<'a> {
     pub fresh: &'a str,
 }
 
-/// What a plan may look at.
+/// What a plan may read of the disk.
 pub trait Disk {
-    /// Text of a file.
+    /// Content of a file, if it can be read as text.
     fn read(&self, path: &str) -> Option<String>;
-    /// Whether something is there.
+    /// Whether anything exists at this path.
     fn exists(&self, path: &str) -> bool;
     /// Names in a folder.
     fn list(&self, path: &str) -> Vec<String>;
@@ -104,13 +104,13 @@ pub enum SetupFile {
 }
 
 /// A file of a [`SetupFile::Tree`].
+#[allow(missing_docs)] // the names say it
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct TreeFile {
-    /// Where it stands below the folder.
+    /// Relative to the folder.
     pub path: &'static str,
-    /// What it holds.
     pub text: &'static str,
-    /// It is run, not only read.
+    /// It can be executed.
     pub is_program: bool,
 }
 
@@ -135,9 +135,9 @@ pub struct LaunchPlan {
     pub files: Vec<SetupFile>,
     /// Its sockets, if it has some.
     pub sockets: Option<SessionSockets>,
-    /// Its machine.
+    /// The session machine.
     pub session: Box<dyn Session>,
-    /// What helps when the program is missing.
+    /// A sentence that helps when the program is missing.
     pub hint: &'static str,
 }
 
@@ -146,7 +146,7 @@ pub struct LaunchPlan {
 pub struct LaunchError {
     /// One sentence with the cure.
     pub text: String,
-    /// Trying again without a change is in vain.
+    /// Trying again without a change cannot succeed.
     pub permanent: bool,
 }
 
@@ -170,7 +170,7 @@ pub type PlanFn = fn(&LaunchRequest, Conversation<'_>, &dyn Disk) -> Result<Laun
 pub struct Start {
     /// Id of the conversation.
     pub session: String,
-    /// It goes on with one that has a record.
+    /// The conversation exists and has a record.
     pub resumes: bool,
     /// Path of that record.
     pub transcript: Option<String>,
@@ -184,6 +184,6 @@ pub struct Start {
     pub mailbox: Option<String>,
     /// Socket that the provider was told to listen at.
     pub socket: Option<String>,
-    /// It runs in a terminal of ours.
+    /// The provider runs in a terminal of ours.
     pub terminal: bool,
 }

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 /// What a provider can be told at its start beyond what is the same for all. Each field has one row in [`SHARED`] or in the
 /// table of its provider.
 #[derive(Debug, Clone, Default, PartialEq)]
-#[allow(missing_docs)] // the rows say it
+#[allow(missing_docs)] // the names say it
 pub struct ProviderSettings {
     pub model: Option<String>,
     pub effort: Option<String>,
@@ -144,7 +144,7 @@ pub fn texts(value: &Value) -> Option<Vec<String>> {
     value.as_array()?.iter().map(|item| item.as_str().map(str::to_string)).collect()
 }
 
-/// What a session machine must know.
+/// Settings of a session machine.
 #[derive(Debug, Clone)]
 pub struct SessionSettings {
     /// Absolute working directory.
@@ -160,7 +160,7 @@ pub struct SessionSettings {
 }
 
 impl SessionSettings {
-    /// Nothing that asks is allowed.
+    /// Whether everything that asks is rejected.
     pub fn rejects_all(&self) -> bool {
         self.approval_mode == ApprovalMode::ReadOnly
     }
@@ -181,12 +181,12 @@ impl ApprovalMode {
     /// All of them.
     pub const ALL: [ApprovalMode; 3] = [ApprovalMode::Open, ApprovalMode::Guarded, ApprovalMode::ReadOnly];
 
-    /// Reads the word of flag, environment and file.
+    /// Parses the value of flag, environment and file.
     pub fn parse(word: &str) -> Option<ApprovalMode> {
         ApprovalMode::ALL.into_iter().find(|mode| mode.as_str() == word)
     }
 
-    /// The word.
+    /// The value of flag, environment and file.
     pub fn as_str(self) -> &'static str {
         match self {
             ApprovalMode::Open => "open",

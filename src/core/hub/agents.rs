@@ -24,10 +24,10 @@ pub(super) struct Queue {
     pub until: Option<i64>,
 }
 
-/// Bytes of what an agent tells of itself.
+/// Most bytes of an agent's meta.
 const META_BYTES_MAX: usize = 512 << 10;
 
-/// Adds to what is known of an agent; where that would be too much, only the newest is kept.
+/// Adds to an agent's meta; where that would be too much, only the newest part is kept.
 pub(super) fn merge_meta(known: &mut serde_json::Map<String, Value>, told: serde_json::Map<String, Value>) {
     let size = |map: &serde_json::Map<String, Value>| serde_json::to_string(map).map_or(usize::MAX, |text| text.len());
     let grows = told.keys().any(|name| !known.contains_key(name));
@@ -37,9 +37,9 @@ pub(super) fn merge_meta(known: &mut serde_json::Map<String, Value>, told: serde
     }
 }
 
-/// Bytes of a component id.
+/// Most bytes of a component id.
 const COMPONENT_BYTES_MAX: usize = 400;
-/// Component ids that stay an agent's own.
+/// Component ids of an agent that others may not take: its last ones.
 const COMPONENTS_KEPT_MAX: usize = 16;
 /// Senders without a registration that are remembered.
 const SENDERS_KEPT_MAX: usize = AGENTS_MAX;
@@ -84,11 +84,11 @@ pub(super) struct Agent {
     pub status: String,
     pub ready: bool,
     pub meta: serde_json::Map<String, Value>,
-    /// When it counts as offline unless something is heard.
+    /// When it counts as offline unless it is heard of again.
     pub offline_at: Option<Tick>,
     /// A read for its bus connection is under way.
     pub loading: bool,
-    /// The token, with its renewals, that registered it last.
+    /// Line of the token that registered it last.
     pub by: String,
 }
 
@@ -199,7 +199,7 @@ impl Hub {
         Ok(())
     }
 
-    /// The component id is this agent's from now on; of those that it had, the last few stay its own.
+    /// Gives the component id to this agent; of its earlier ones the last few stay its own.
     fn keep_component(&mut self, id: &str, component: &str) {
         let Some(agent) = self.agents.get_mut(id).filter(|_| !component.is_empty()) else { return };
         let own = &mut agent.stored.components;
@@ -230,7 +230,7 @@ impl Hub {
             self.restore_agent(StoredAgent { id: id.into(), ..Default::default() });
         }
         let agent = self.agents.get_mut(id).expect("inserted above");
-        // What a dead process had on its way must not drive out the one that took its place.
+        // A late registration of a dead process must not drive out its successor.
         let is_here = agent.peer.is_some() || agent.status != "offline";
         if is_here && is_older(&registration, &agent.stored.registration) {
             return Err((409, "superseded", "a younger process of this machine registered this agent".into()));
@@ -288,13 +288,13 @@ impl Hub {
         agent.status = word.to_string();
         agent.ready = ready.unwrap_or(agent.ready);
         if let Some(meta) = meta {
-            // Of what stands there only in some states, the absence tells too.
+            // These fields are sent only in some states: without them they are removed.
             for name in ["terminalStatus", "context"].into_iter().filter(|name| !meta.contains_key(*name)) {
                 agent.meta.remove(name);
             }
             merge_meta(&mut agent.meta, meta);
         }
-        // Whoever only polls tells the same again and again.
+        // A polling agent repeats its status: only a change is an event.
         let changed = before != (agent.status.clone(), agent.ready, agent.meta.clone());
         self.seen(id);
         if changed {
@@ -303,8 +303,7 @@ impl Hub {
         }
     }
 
-    /// What a call tells besides the word: the record of a status has the effect that it has on the bus, a part of it is added
-    /// to what is known.
+    /// Meta that came with a call: a whole status record acts as on the bus, a part of it is merged into what is known.
     pub(super) fn on_liveness_told(&mut self, id: &str, ready: Option<bool>, meta: Option<&Value>) {
         let Some(agent) = self.agents.get_mut(id) else {
             return;
@@ -432,7 +431,7 @@ impl Hub {
         }
     }
 
-    /// Rare work: forgotten agents, old queues, unresolved messages, expired commands and tokens.
+    /// Periodic work: forgets agents, queues and unresolved messages, expires commands and tokens.
     pub(super) fn sweep_rest(&mut self) {
         let soonest = self.peers.values().filter_map(|peer| peer.token.expires_at).min();
         self.timers.set(Timer::Sweep, self.now.tick + PING_INTERVAL);
@@ -466,7 +465,7 @@ impl Hub {
         self.look_at_store();
     }
 
-    /// Connections end with their token, not some time later.
+    /// Sweeps when this token ends: connections end with their token, not some time later.
     pub(super) fn sweep_at_end_of(&mut self, expires_at: Option<i64>) {
         let Some(end) = expires_at else { return };
         let left = (end * 1000 - self.now.wall.0).clamp(50, PING_INTERVAL.as_millis() as i64) as u64;

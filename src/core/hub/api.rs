@@ -147,7 +147,7 @@ impl Hub {
         Answer::Later
     }
 
-    /// What the relay says of itself to whoever registers.
+    /// What the relay tells of itself at a registration.
     pub(super) fn server(&self) -> Value {
         json!({
             "name": "agent-relay hub", "id": self.config.id, "version": VERSION, "protocol": PROTOCOL,
@@ -231,7 +231,7 @@ impl Hub {
             Call::ListTokens => Ok(Answer::Now(200, self.list_tokens(actor)?)),
             Call::OwnToken => {
                 let mut answer = json!(**actor);
-                // Ours in the first place; older tools read it bare.
+                // Under `record` as the protocol says, and bare for older tools.
                 answer["record"] = answer.clone();
                 Ok(Answer::Now(200, answer))
             }
@@ -456,7 +456,7 @@ impl Hub {
         }
         let limit = query(request, "limit").and_then(|text| text.parse().ok()).unwrap_or(100).clamp(1, 1000);
         let since = query(request, "since").and_then(|text| text.parse().ok()).map_or(MessageId(0), MessageId);
-        // Ours: a reader of mail need not wade through the mirror of sessions.
+        // A reader of mail can leave out the mirror of conversations.
         let mirror = query(request, "mirror").as_deref() != Some("false");
         match query(request, "unread").as_deref() {
             Some("true" | "1") => self.ask(ticket, Query::Unread { recipient, since, limit, mirror }),
@@ -504,7 +504,7 @@ impl Hub {
                 }
                 self.note_claim_read(id, &reader);
                 if let Some(queue) = self.queues.get_mut(&reader) {
-                    // What is read need not be delivered any more.
+                    // A message that was read is not delivered any more.
                     queue.ids.remove(&id);
                 }
                 self.commits.write(HubOp::Read { message: id, recipient: reader.clone(), at: self.now.wall.0, reason });

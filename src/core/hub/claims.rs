@@ -20,7 +20,7 @@ pub(super) struct Offer {
     pub claim: Option<Claim>,
 }
 
-/// Who holds it and until when, on our own clock.
+/// The holder of a claim, and its end on our own clock.
 #[derive(Debug, Clone)]
 pub(super) struct Claim {
     pub agent: String,
@@ -31,7 +31,7 @@ pub(super) struct Claim {
 impl Hub {
     pub(super) fn restore_offer(&mut self, stored: StoredOffer) {
         let claim = stored.claim.map(|(agent, end, read)| {
-            // The lease goes on by what was promised, at most a whole one: the wall clock may have jumped.
+            // The lease lasts as promised, but at most a whole one from here: the wall clock may have jumped.
             let left = std::time::Duration::from_millis((end - self.now.wall.0).max(0) as u64).min(CLAIM_LEASE);
             Claim { agent, until: self.now.tick + left, read }
         });
@@ -39,7 +39,7 @@ impl Hub {
         self.set_claim(stored.message, claim);
     }
 
-    /// Who holds a message, and with it when that ends.
+    /// Sets or ends the claim of a message, together with its deadline.
     fn set_claim(&mut self, message: MessageId, claim: Option<Claim>) {
         let Some(offer) = self.offers.get_mut(&message) else {
             return;
@@ -87,7 +87,7 @@ impl Hub {
         }
     }
 
-    /// The claim is given back: the message is offered again at once.
+    /// Gives a claim back: the message is offered again at once.
     pub(super) fn release_claim(&mut self, message: MessageId, agent: &str) -> Result<(), Refusal> {
         let held = self.offers.get(&message).and_then(|offer| offer.claim.as_ref()).is_some_and(|claim| claim.agent == agent);
         match held {
@@ -111,7 +111,7 @@ impl Hub {
         }
     }
 
-    /// A task is unread for everybody but whoever works on it: a late word of one who did must not hide a new offer.
+    /// Whether the message carries a task that this agent does not hold: a late read mark must not hide the new offer.
     pub(super) fn is_task_of_others(&self, message: MessageId, agent: &str) -> bool {
         let holds = |offer: &Offer| offer.claim.as_ref().is_some_and(|claim| claim.agent == agent);
         self.offers.get(&message).is_some_and(|offer| offer.task.is_some() && !holds(offer))
@@ -138,7 +138,7 @@ impl Hub {
         self.commits.write(HubOp::ClaimEnd { message, reoffer: false, at: self.now.wall.0 });
     }
 
-    /// The store has taken it away: nobody wanted it in all that time.
+    /// The retention removed the message: nobody claimed it in all that time.
     pub(super) fn forget_offer(&mut self, message: MessageId) {
         self.set_claim(message, None);
         if let Some(offer) = self.offers.remove(&message)
@@ -148,7 +148,7 @@ impl Hub {
         }
     }
 
-    /// The claim ends and nothing is offered again.
+    /// Ends the claim without a new offer.
     pub(super) fn end_claim_silently(&mut self, message: MessageId) {
         self.set_claim(message, None);
     }
@@ -165,7 +165,7 @@ impl Hub {
         }
     }
 
-    /// The claim ends and nobody is offered the message until somebody opens its task again.
+    /// Ends the claim; nobody is offered the message until somebody opens its task again.
     pub(super) fn hold_offer(&mut self, message: MessageId) {
         self.set_claim(message, None);
         let Some(offer) = self.offers.get(&message) else { return };
@@ -177,7 +177,7 @@ impl Hub {
         self.commits.write(HubOp::OfferHeld { message, at: self.now.wall.0 });
     }
 
-    /// Unread and unacknowledged again for everybody, also for whoever held it.
+    /// Offers the message again: unread and unacknowledged for everybody, the last holder included.
     pub(super) fn offer_again(&mut self, message: MessageId) {
         self.set_claim(message, None);
         let Some(offer) = self.offers.get(&message) else { return };

@@ -73,12 +73,12 @@ impl Hub {
         Ok(command)
     }
 
-    /// Who may not report how a command goes does not get it.
+    /// Whether a peer gets commands: its token must be allowed to report on them.
     fn takes_commands(&self, peer: PeerId) -> bool {
         self.peers.get(&peer).is_some_and(|peer| allows(&peer.token, "command:update"))
     }
 
-    /// A deleted agent does nothing more: what it has not taken over goes, whoever has its name next.
+    /// Cancels the pending commands of a deleted agent: the next agent of that name must not get them.
     pub(super) fn cancel_commands_of(&mut self, agent: &str) {
         let waiting = |command: &&Command| command.status == "pending" && command.agent_id.as_deref() == Some(agent);
         let waiting: Vec<Command> = self.commands.values().filter(waiting).cloned().collect();
@@ -92,7 +92,7 @@ impl Hub {
         if let Some(owner) = &command.agent_id {
             return owner == agent;
         }
-        // One that an older hub has stored.
+        // Stored by an older hub, without an agent.
         let runner = self.agents.get(agent).map(|a| a.stored.registration.component_id.as_str());
         command.target == agent || runner == Some(command.target.as_str())
     }
@@ -102,7 +102,7 @@ impl Hub {
         self.commands.values().filter(|c| c.status == "pending" && self.is_for(c, agent)).map(|c| c.id.clone()).collect()
     }
 
-    /// After a registration everything that is not taken over yet is sent again.
+    /// After a registration all pending commands are sent again.
     pub(super) fn send_commands_again(&mut self, agent: &str, peer: PeerId) {
         if !self.takes_commands(peer) {
             return;
@@ -172,7 +172,7 @@ impl Hub {
     pub(super) fn expire_commands(&mut self) {
         let now = self.now.wall.0;
         let late: Vec<Command> = self.commands.values().filter(|c| c.status == "pending" && c.expires_at <= now).cloned().collect();
-        // Taken over, and never heard of again: its runner is gone for good.
+        // Accepted and never reported on: its runner is gone for good.
         let forgotten: Vec<Command> = self
             .commands
             .values()

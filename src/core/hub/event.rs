@@ -28,41 +28,27 @@ pub enum Lane {
 pub const LANES: usize = 3;
 
 /// One event of the hub.
+#[allow(missing_docs)] // the names say it
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
     /// From store or reader.
     Store(StoreEvent),
     /// A request that is answered by [`Effect::Respond`].
-    Request {
-        /// Which one.
-        ticket: Ticket,
-        /// What it says.
-        request: Request,
-    },
+    Request { ticket: Ticket, request: Request },
     /// Somebody wants the bus; answered by [`Effect::Accept`] or [`Effect::Respond`].
     Upgrade {
-        /// Which request; also the number that the peer will have.
+        /// Also the number that the peer will have.
         ticket: Ticket,
-        /// Head.
         request: Request,
     },
     /// A text frame of a peer.
-    PeerText {
-        /// Whose.
-        peer: PeerId,
-        /// The text.
-        text: String,
-    },
+    PeerText { peer: PeerId, text: String },
     /// A peer is gone.
-    PeerClosed {
-        /// Which one.
-        peer: PeerId,
-    },
+    PeerClosed { peer: PeerId },
     /// SIGINT or SIGTERM.
     StopRequested,
     /// A thread ended although nobody told it to.
     ThreadEnded {
-        /// Its name.
         name: String,
         /// What it said when it panicked.
         panic: Option<String>,
@@ -70,11 +56,12 @@ pub enum Event {
 }
 
 /// Answers of store and reader.
+#[allow(missing_docs)] // the names say it
 #[derive(Debug, Clone, PartialEq)]
 pub enum StoreEvent {
-    /// Always first.
+    /// Always the first event: what the hub starts from.
     Restored(Box<HubSnapshot>),
-    /// Durable up to this number.
+    /// All commits up to this number are durable.
     Committed {
         /// Newest commit.
         upto: u64,
@@ -84,34 +71,29 @@ pub enum StoreEvent {
         unattached: Vec<Message>,
         /// Reactions to what their sender cannot see: message and agent.
         unseen: Vec<(MessageId, String)>,
-        /// What the retention took away.
+        /// What the retention removed.
         retired: Retired,
     },
-    /// The commit does not succeed for now.
+    /// The commit does not succeed for now; the store tries again when told to.
     Stalled(Cause),
     /// The store is damaged or gone: nothing more is durable.
     Broken(StoreError),
     /// Free pages were given back: bytes of the file before and after.
     Vacuumed(Result<(u64, u64), String>),
     /// A read came back.
-    Read {
-        /// Its number.
-        number: u64,
-        /// What it brought.
-        answer: ReadAnswer,
-    },
+    Read { number: u64, answer: ReadAnswer },
 }
 
-/// What a retention took away.
+/// What a retention removed.
+#[allow(missing_docs)] // the names say it
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Retired {
-    /// How many messages.
     pub count: u64,
     /// Those that somebody had not acknowledged: recipient and message.
     pub unacknowledged: Vec<(String, MessageId)>,
-    /// Offers that nobody took in all that time.
+    /// Offers that nobody claimed in all that time.
     pub offers: Vec<MessageId>,
-    /// There is more to take away.
+    /// There is more to remove.
     pub more: bool,
 }
 
@@ -122,12 +104,12 @@ pub enum ReadAnswer {
     Json(Value),
     /// Messages for the bus.
     Messages(Vec<Message>),
-    /// It did not work.
+    /// The read failed.
     Failed(StoreError),
 }
 
 /// Why a read was asked.
-#[allow(missing_docs)] // the fields are what they are called
+#[allow(missing_docs)] // the names say it
 #[derive(Debug, Clone, PartialEq)]
 pub enum ReadFor {
     /// What an agent owes; the answer tells whose data that is.
@@ -136,7 +118,7 @@ pub enum ReadFor {
     Ticket(Ticket),
     /// To send these messages to an agent over the bus.
     Deliver(String, Vec<MessageId>),
-    /// To tell how the hub is, as text for Prometheus or as JSON.
+    /// To answer with the state of the hub, as text for Prometheus or as JSON.
     StoreStats { ticket: Ticket, gate: GateStats, prometheus: bool },
 }
 
@@ -152,7 +134,7 @@ pub struct Party {
 }
 
 /// A read-only question.
-#[allow(missing_docs)] // the fields are what they are called
+#[allow(missing_docs)] // the names say it
 #[derive(Debug, Clone, PartialEq)]
 pub enum Query {
     /// Unread messages of a recipient.
@@ -182,7 +164,7 @@ pub enum Query {
 }
 
 /// One order of the hub.
-#[allow(missing_docs)] // the fields are what they are called
+#[allow(missing_docs)] // the names say it
 #[derive(Debug, Clone, PartialEq)]
 pub enum Effect {
     /// To the store.
@@ -202,7 +184,7 @@ pub enum Effect {
 }
 
 /// A command to the store.
-#[allow(missing_docs)] // the fields are what they are called
+#[allow(missing_docs)] // the names say it
 #[derive(Debug, Clone, PartialEq)]
 pub enum StoreCommand {
     /// One transaction.
@@ -225,7 +207,7 @@ impl From<Commit<HubOp>> for Effect {
 }
 
 /// What waits for a commit.
-#[allow(missing_docs)] // the fields are what they are called
+#[allow(missing_docs)] // the names say it
 #[derive(Debug, Clone, PartialEq)]
 pub enum After {
     /// An effect.
@@ -240,7 +222,7 @@ pub enum After {
     Batch { ticket: Ticket, rows: Vec<Result<Sent, (u16, Value)>> },
     /// A reaction: told to subscribers if its sender can see the message.
     Reacted { ticket: Ticket, message: MessageId, agent: String },
-    /// A message that nobody waits for an answer of.
+    /// A message without a call that waits for its answer.
     Route { sent: Sent },
     /// A registration: the peer is told and gets what waits for it.
     Registered { peer: PeerId, agent: Option<String>, text: String },
@@ -249,9 +231,9 @@ pub enum After {
 }
 
 /// A message with its recipients.
+#[allow(missing_docs)] // the names say it
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sent {
-    /// The message.
     pub message: Message,
     /// Who gets it.
     pub recipients: Vec<String>,
@@ -260,7 +242,7 @@ pub struct Sent {
 }
 
 /// One change of the hub's store.
-#[allow(missing_docs)] // the fields are what they are called
+#[allow(missing_docs)] // the names say it
 #[derive(Debug, Clone, PartialEq)]
 pub enum HubOp {
     /// A hub starts with these data: blocks of ids are reserved. `generation`: a new one begins. `copy`: what was under way in the data has
@@ -273,7 +255,7 @@ pub enum HubOp {
     MessagePut { message: Message, recipients: Vec<String>, key: Option<String>, sees_all: bool },
     /// A recipient more, found later.
     RecipientAdd { message: MessageId, recipient: String },
-    /// The recipient has it in its own store.
+    /// The recipient has acknowledged it.
     Acked { message: MessageId, recipient: String },
     /// The recipient has read it.
     Read { message: MessageId, recipient: String, at: i64, reason: Option<String> },
@@ -311,60 +293,57 @@ pub enum HubOp {
 }
 
 /// An agent as stored.
+#[allow(missing_docs)] // the names say it
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct StoredAgent {
-    /// Id.
     pub id: String,
     /// Last registration.
     pub registration: Registration,
-    /// +1 for each new instance.
+    /// Counts the instances of this agent.
     pub epoch: u64,
     /// Label that was set over HTTP.
     pub label: Option<String>,
-    /// The policy that it serves, by its token.
+    /// The policy that it serves, as its token says.
     pub policy: Option<String>,
-    /// Whose wish it was made for, by its token.
+    /// The agent or orchestrator that asked for it, as its token says.
     pub spawned_by: Option<String>,
-    /// Component ids that are its own, oldest first.
+    /// Component ids that belong to it, oldest first.
     pub components: Vec<String>,
     /// ms.
     pub last_seen: i64,
 }
 
 /// A task that is not final.
+#[allow(missing_docs)] // the names say it
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct StoredTask {
-    /// Its id.
     pub id: TaskId,
-    /// Its message.
     pub message: MessageId,
-    /// Its status.
     pub status: String,
-    /// Who made it.
     pub sender: String,
     /// It is blocked since it stood in a copy of the data.
     pub restored: bool,
 }
 
 /// A claimable message that is not settled.
+#[allow(missing_docs)] // the names say it
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct StoredOffer {
-    /// The message.
     pub message: MessageId,
-    /// Its task.
     pub task: Option<TaskId>,
-    /// Who was offered it.
+    /// Everybody whom it was offered to.
     pub recipients: Vec<String>,
     /// Claim: agent, end in ms, whether the claimer has read it.
     pub claim: Option<(String, i64, bool)>,
 }
 
 /// All that a hub starts from.
+#[allow(missing_docs)] // the names say it
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct HubSnapshot {
-    /// What the store knows of its own past.
+    /// Generations and reserved ids, as the store knows them.
     pub data: DataState,
-    /// What stands beside the hub's folder, if anything does.
+    /// The mark beside the hub's folder, if there is one.
     pub mark: Option<Mark>,
     /// Highest message id.
     pub last_message: MessageId,
@@ -372,7 +351,6 @@ pub struct HubSnapshot {
     pub last_task: TaskId,
     /// Unacknowledged ids by recipient.
     pub unacknowledged: Vec<(String, Vec<MessageId>)>,
-    /// Agents.
     pub agents: Vec<StoredAgent>,
     /// Who sent something that waits.
     pub senders: Vec<String>,

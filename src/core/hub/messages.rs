@@ -19,7 +19,7 @@ pub(super) struct Unresolved {
     pub claimable: bool,
     pub sender: String,
     pub until: i64,
-    /// Who got it already.
+    /// Agents that have got it already.
     pub matched: Vec<String>,
 }
 
@@ -115,7 +115,7 @@ impl Hub {
         }
     }
 
-    /// Who a target means now. Empty: nobody yet.
+    /// Whom a target means now; empty: nobody yet.
     fn resolve(&self, to: &str, from: &str) -> Result<Vec<String>, Refusal> {
         if to == USER {
             return Ok(vec![USER.into()]);
@@ -195,7 +195,7 @@ impl Hub {
         self.commits.defer(After::Offer { recipients: vec![id.to_string()] });
     }
 
-    /// Durable now: into the queues and onto the bus. False: the key was seen before.
+    /// Puts a durable message into the queues of its recipients and onto the bus.
     pub(super) fn route(&mut self, sent: &Sent) {
         let message = &sent.message;
         if message.claimable {

@@ -34,7 +34,7 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    /// It may read, and holds not too much that it has not acknowledged.
+    /// Whether it may read messages and has room for unacknowledged ones.
     fn takes_mail(&self) -> bool {
         self.registered && self.has_room() && allows(&self.token, "message:read")
     }
@@ -87,7 +87,7 @@ impl Hub {
         self.leave(&id, peer);
     }
 
-    /// An agent is not on this connection any more.
+    /// Takes an agent off this connection.
     fn leave(&mut self, id: &str, peer: PeerId) {
         let Some(agent) = self.agents.get_mut(id).filter(|agent| agent.peer == Some(peer)) else {
             return;
@@ -176,7 +176,7 @@ impl Hub {
         }
     }
 
-    /// Behind the commit: the sender may forget it then.
+    /// Acknowledges a frame once its effect is durable: the sender may forget it then.
     fn acknowledge(&mut self, peer: PeerId, frame_id: String) {
         let text = RelayFrame::Ack { frame_id }.to_text();
         self.commits.defer(super::event::After::Effect(Effect::Gate(GateCommand::PeerSend { peer, text })));
@@ -377,7 +377,7 @@ impl Hub {
         self.commits.defer(super::event::After::Event { event, subject: subject.to_string(), data });
     }
 
-    /// What an event tells is durable: it gets its number, is sent and remembered.
+    /// Numbers, sends and remembers an event whose content is durable.
     pub(super) fn publish(&mut self, event: &'static str, subject: String, data: Value) {
         self.seq += 1;
         let (seq, at) = (self.seq, self.now.wall.0);

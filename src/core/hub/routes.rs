@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use crate::wire::VERSION;
 
 /// One thing that can be asked.
-#[allow(missing_docs)] // the table below says what each one is
+#[allow(missing_docs)] // the names say it
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Call {
     Health,

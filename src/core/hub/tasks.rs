@@ -18,13 +18,12 @@ pub(super) fn is_blocked(id: TaskId) -> Refusal {
 pub(super) struct Open {
     pub message: MessageId,
     pub status: String,
-    /// Who made it.
     pub sender: String,
     /// It is blocked since it stood in a copy of the data: who worked on it then may still tell how it ended.
     pub restored: bool,
 }
 
-/// It waits for a person, or for who sent it.
+/// The status of a task that waits for a person or for its sender.
 pub(super) const BLOCKED: &str = "blocked";
 
 const STATUSES: [&str; 7] = ["open", "claimed", "in_progress", "blocked", "done", "failed", "cancelled"];

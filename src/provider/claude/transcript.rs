@@ -10,7 +10,7 @@ use crate::core::session::{Fate, RESTART_MARK, Trace};
 /// Longest line that is read; what is longer is skipped, so that memory stays bounded.
 pub const LINE_BYTES_MAX: usize = 4 << 20;
 
-/// What a line tells.
+/// What one line of a transcript says.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Entry {
     /// Text that opens or joins a turn.
@@ -205,7 +205,7 @@ struct Attachment {
     origin: Option<Origin>,
 }
 
-/// Lines that begin like this are long and tell nothing.
+/// Lines that begin like this are long and not needed.
 const SKIPPED: [&str; 6] = [
     "{\"type\":\"api-request",
     "{\"type\":\"file-history",
@@ -219,7 +219,7 @@ const SNAPSHOT: &str = "\"attachment\":{\"type\":\"prompt_snapshot\"";
 /// Where that kind is looked for.
 const HEAD_BYTES: usize = 400;
 
-/// Reads one line; `None`: it tells nothing, or is no line of a transcript.
+/// Parses one line; `None`: it says nothing that matters here, or is not a line of a transcript.
 pub fn read(line: &[u8]) -> Option<Entry> {
     if SKIPPED.iter().any(|start| line.starts_with(start.as_bytes())) {
         return None;

@@ -63,10 +63,10 @@ const BANNER_LINES: usize = 4;
 /// The file's own clock against ours, ms.
 const CLOCK_SLACK_MS: i64 = 2000;
 
-/// A registry that still says busy so long after the end of a turn means it.
+/// A registry that still says busy this long after the end of a turn is right.
 pub(super) const LAG: Duration = Duration::from_millis(200);
 
-/// A look is answered within a millisecond; one that was not by then is asked again.
+/// A capture of the screen is answered within a millisecond; one that was not by then is asked for again.
 const LOOK_TIME: Duration = Duration::from_secs(5);
 
 impl TuiSession {
@@ -228,7 +228,7 @@ impl TuiSession {
     }
 
     pub(super) fn look_now(&mut self, now: Now) {
-        // A look that was lost somewhere must not be the last one.
+        // A capture that was lost must not be the last one.
         let lost = self.looked_at.is_some_and(|at| now.tick - at >= LOOK_TIME);
         if self.start.terminal && (!self.looking || lost) && !self.over {
             self.looking = true;
@@ -276,7 +276,7 @@ impl TuiSession {
         if !self.open {
             return self.open_if_ready(now);
         }
-        // Without its registry the screen is the only witness beside the hooks.
+        // Without its registry the screen is the only source beside the hooks.
         if self.registry.is_none() {
             if busy {
                 self.begin_turn(now, "the screen shows a running turn");
