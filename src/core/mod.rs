@@ -29,6 +29,8 @@ pub trait Machine {
     type Event;
     /// Something to be done.
     type Effect;
+    /// Where its events come from.
+    type Lane: Lane;
     /// Reacts to one event. Total: never fails, never blocks.
     fn handle(&mut self, now: Now, event: Self::Event) -> Vec<Self::Effect>;
     /// Lets every timer that is due fire.
@@ -37,7 +39,14 @@ pub trait Machine {
     fn next_deadline(&self) -> Option<Tick>;
     /// Whether the machine has credit for an event of that lane: room for every effect that may follow. A lane that
     /// is not served fills up, and its edge waits: that is the backpressure.
-    fn may_take(&self, lane: usize) -> bool;
+    fn may_take(&self, lane: Self::Lane) -> bool;
+}
+
+/// The lanes of a machine: the queues in which its events wait, one for each source. They are served
+/// round robin.
+pub trait Lane: Copy + 'static {
+    /// Each of them; the state thread knows a lane by its place in here.
+    const ALL: &'static [Self];
 }
 
 /// The kinds of outside failure that the machines branch on; the text is for people.

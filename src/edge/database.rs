@@ -456,5 +456,12 @@ pub fn rows_of(db: &Connection) -> rusqlite::Result<Vec<String>> {
     Ok(all)
 }
 
+/// Bytes of the file and of its free pages.
+pub fn sizes(db: &Connection) -> rusqlite::Result<(u64, u64)> {
+    let pragma = |name: &str| db.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, i64>(0));
+    let page = pragma("page_size")?;
+    Ok(((pragma("page_count")? * page) as u64, (pragma("freelist_count")? * page) as u64))
+}
+
 #[cfg(test)]
 mod tests;

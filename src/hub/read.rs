@@ -6,11 +6,10 @@ use crossbeam_channel::{Receiver, Sender};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde_json::{Value, json};
 
-use super::store::sizes;
 use crate::core::hub::event::{Event, Party, Query, ReadAnswer, StoreEvent};
 use crate::core::limits::UNACKED_BYTES_MAX;
 use crate::core::store::StoreError;
-use crate::edge::database::{error_of, open_for_reading};
+use crate::edge::database::{error_of, open_for_reading, sizes};
 use crate::wire::api::{Message, USER};
 
 /// Bytes of messages in one answer; a single larger one is given all the same.

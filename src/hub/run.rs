@@ -1,14 +1,15 @@
 //! The hub's process: first start, threads and channels, end.
 
+use crate::core::Lane as _;
 use crate::core::hub::event::StoreCommand;
 use std::fs::File;
-use std::io::{Read, Seek, Write};
+use std::io::{Seek, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 use rustls::ServerConfig;
 use serde_json::{Value, json};
 
@@ -17,7 +18,7 @@ use super::read::{HubReader, run as run_reader};
 use super::store::{HubStore, run as run_store};
 use super::{Trouble, salvage};
 use crate::clock::Clock;
-use crate::core::hub::event::{Effect, Event, HubOp, LANES, Lane, Query, StoreEvent};
+use crate::core::hub::event::{Effect, Event, HubOp, Lane, Query, StoreEvent};
 use crate::core::hub::{Hub, HubConfig};
 use crate::core::ids::ProcessRef;
 use crate::core::limits::COMMITS_IN_FLIGHT_MAX;
@@ -30,8 +31,14 @@ use crate::runtime::crew::{Bell, Crew};
 use crate::runtime::event_loop;
 use crate::wire::api::TokenRecord;
 
-/// Events that wait for the hub's state thread, by lane.
-const LANE_CAPACITY: [usize; LANES] = [1024, 1024, 8];
+/// Events of one lane that wait for the hub's state thread at most.
+const fn lane_capacity(lane: Lane) -> usize {
+    match lane {
+        Lane::Store | Lane::Gate => 1024,
+        Lane::Main => 8,
+    }
+}
+
 /// Reads under way: each was asked by an event, and events wait while the lane of answers is full.
 const READS_MAX: usize = 4096;
 /// Batches of orders for the gate.
@@ -206,7 +213,8 @@ pub fn serve(opened: Opened, listening: Listening, ready: impl FnOnce()) -> Resu
     let clock = Clock::start();
     let mut crew = Crew::new();
     let bells = crew.bells();
-    let (lanes_in, lanes_out): (Vec<Sender<Event>>, Vec<Receiver<Event>>) = LANE_CAPACITY.iter().map(|n| bounded(*n)).unzip();
+    let (lanes_in, lanes_out): (Vec<Sender<Event>>, Vec<Receiver<Event>>) =
+        Lane::ALL.iter().map(|lane| bounded(lane_capacity(*lane))).unzip();
     let to = |lane: Lane| lanes_in[lane as usize].clone();
     let waker = Waker::new().map_err(|error| Trouble::System(format!("cannot make a wake descriptor: {error}")))?;
     let (store_port, store_orders) = bounded(COMMITS_IN_FLIGHT_MAX * 2 + READS_MAX);
@@ -255,12 +263,11 @@ pub fn serve(opened: Opened, listening: Listening, ready: impl FnOnce()) -> Resu
     let _ = lock.set_len(0).and_then(|_| lock.rewind()).and_then(|_| writeln!(lock, "{}", std::process::id()));
     let (stop, notice, checked) = (to(Lane::Main), to(Lane::Main), to(Lane::Store));
     drop(lanes_in);
-    let (hurry, _hurried) = unbounded();
     signals::watch(move |signal| {
         log::info!(target: "hub", "signal {signal}");
         crate::notify::stopping();
         let _ = stop.try_send(Event::StopRequested);
-        hurry.send(()).is_ok()
+        true
     })
     .map_err(|error| Trouble::System(format!("cannot watch signals: {error}")))?;
     let _ = started.send(());
@@ -274,8 +281,8 @@ pub fn serve(opened: Opened, listening: Listening, ready: impl FnOnce()) -> Resu
         log::warn!(target: "hub", "thread {late} did not end in time");
     }
     let _ = std::fs::remove_file(&info);
-    let mut rest = String::new();
-    let _ = lock.read_to_string(&mut rest);
+    // Whoever waits for it may begin now.
+    drop(lock);
     match end.broken {
         Some(error) if error.kind == StoreKind::Corrupt => Err(salvage::save_damaged(&dir, &error).into()),
         Some(error) => Err(error.into()),

@@ -14,7 +14,9 @@ use crate::core::hub::event::{Event, HubOp, HubSnapshot, Query, ReadAnswer, Reti
 use crate::core::hub::generations::{DataState, RESTORED, StoredGeneration};
 use crate::core::ids::{MessageId, TaskId};
 use crate::core::store::StoreError;
-use crate::edge::database::{Opened, Place, copy_checked, drop_copies, error_of, give_back, open_database, open_for_reading, rows_of};
+use crate::edge::database::{
+    Opened, Place, copy_checked, drop_copies, error_of, give_back, open_database, open_for_reading, rows_of, sizes,
+};
 use crate::os::crash_point;
 use crate::wire::api::{Command, Message, Task, TokenRecord, USER, command_is_final, task_is_final};
 
@@ -335,13 +337,6 @@ pub struct Committed {
     pub unseen: Vec<(MessageId, String)>,
     /// What the retention took away.
     pub retired: Retired,
-}
-
-/// Bytes of the file and of its free pages.
-pub(super) fn sizes(db: &Connection) -> rusqlite::Result<(u64, u64)> {
-    let pragma = |name: &str| db.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, i64>(0));
-    let page = pragma("page_size")?;
-    Ok(((pragma("page_count")? * page) as u64, (pragma("freelist_count")? * page) as u64))
 }
 
 /// Deletes old messages with their claims, marks and reactions. The newest message and task stay, since further ids continue

@@ -9,10 +9,11 @@ use super::control;
 use super::crew::Crew;
 use super::event_loop;
 use crate::clock::Clock;
+use crate::core::Lane as _;
 use crate::core::agent::Agent;
 use crate::core::agent::config::AgentConfig;
 use crate::core::agent::effect::{BusCommand, Effect, HeartbeatCommand, Outcome, ProviderCommand, PumpCommand, StoreCommand};
-use crate::core::agent::event::{Event, StopReason, lane};
+use crate::core::agent::event::{Event, Lane, StopReason};
 use crate::core::ids::ProcessRef;
 use crate::core::limits::{COMMITS_IN_FLIGHT_MAX, CONTROL_HELD_MAX};
 use crate::edge::gate::{Gate, Limits, Orders};
@@ -43,8 +44,16 @@ pub struct Parts {
     pub tell: fn(&str),
 }
 
-/// Capacities of the lanes: events of one edge that wait for the state thread.
-const LANE_CAPACITY: [usize; lane::COUNT] = [64, 64, 256, 16, 16, 64, 8];
+/// Events of one edge that wait for the state thread at most.
+const fn lane_capacity(lane: Lane) -> usize {
+    match lane {
+        Lane::Store | Lane::Control | Lane::Provider => 64,
+        Lane::Bus => 256,
+        Lane::Heartbeat | Lane::Pump => 16,
+        Lane::Main => 8,
+    }
+}
+
 /// Orders for the bus: what one credit's worth of commits may release, and the frames of a burst.
 const BUS_ORDERS: usize = 8192;
 /// Orders for the provider: verbs are answered one by one and bounded by commands and batches.
@@ -66,7 +75,8 @@ struct Ports {
 pub fn run(parts: Parts) -> Result<Outcome, String> {
     let mut crew = Crew::new();
     let bells = crew.bells();
-    let (lanes_in, lanes_out): (Vec<Sender<Event>>, Vec<Receiver<Event>>) = LANE_CAPACITY.iter().map(|n| bounded(*n)).unzip();
+    let (lanes_in, lanes_out): (Vec<Sender<Event>>, Vec<Receiver<Event>>) =
+        Lane::ALL.iter().map(|lane| bounded(lane_capacity(*lane))).unzip();
     let waker = || Waker::new().map_err(|error| format!("cannot make a wake descriptor: {error}"));
     let Parts { config, files, store: file, launch, control, control_token, custody, clock, tell } = parts;
 
@@ -86,12 +96,12 @@ pub fn run(parts: Parts) -> Result<Outcome, String> {
         control: Port::waking(control_port, control_waker.clone()),
     };
 
-    let to = |at: usize| lanes_in[at].clone();
+    let to = |lane: Lane| lanes_in[lane as usize].clone();
     let gate =
-        Gate::new(control, None, control_limits(), control::handler(control_token), control_orders, control_waker, to(lane::CONTROL))
+        Gate::new(control, None, control_limits(), control::handler(control_token), control_orders, control_waker, to(Lane::Control))
             .map_err(|error| format!("cannot watch the control port: {error}"))?;
-    let (store_lane, bus_lane, beat_lane) = (to(lane::STORE), to(lane::BUS), to(lane::HEARTBEAT));
-    let (pump_lane, provider_lane) = (to(lane::PUMP), to(lane::PROVIDER));
+    let (store_lane, bus_lane, beat_lane) = (to(Lane::Store), to(Lane::Bus), to(Lane::Heartbeat));
+    let (pump_lane, provider_lane) = (to(Lane::Pump), to(Lane::Provider));
     let whoami = format!("agent {}; `agent-relay status {0} --why` tells how it is", config.agent_id);
     let thread = |error: std::io::Error| format!("cannot start a thread: {error}");
     crew.spawn("store", move || store::run(file, store_orders, store_lane)).map_err(thread)?;
@@ -103,7 +113,7 @@ pub fn run(parts: Parts) -> Result<Outcome, String> {
 
     let (done, outcome) = bounded(1);
     let (hurry, hurried) = unbounded();
-    let (main_lane, notice) = (to(lane::MAIN), to(lane::MAIN));
+    let (main_lane, notice) = (to(Lane::Main), to(Lane::Main));
     let second = std::sync::atomic::AtomicBool::new(false);
     signals::watch(move |signal| {
         log::info!(target: "runner", "signal {signal}");

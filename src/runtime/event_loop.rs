@@ -8,7 +8,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Select, TryRecvError};
 
 use crate::clock::Clock;
-use crate::core::Machine;
+use crate::core::{Lane, Machine};
 
 #[cfg(test)]
 mod tests;
@@ -114,7 +114,7 @@ pub fn run<M: Machine>(
         let mut taken = 0;
         for lane in (first..count).chain(0..first) {
             for _ in 0..LANE_QUOTA {
-                if closed[lane] || !machine.may_take(lane) {
+                if closed[lane] || !machine.may_take(M::Lane::ALL[lane]) {
                     break;
                 }
                 let event = match lanes.take(lane) {
@@ -138,7 +138,7 @@ pub fn run<M: Machine>(
         }
         first = (first + 1) % count;
         if taken == 0 {
-            let open: Vec<usize> = (0..count).filter(|lane| !closed[*lane] && machine.may_take(*lane)).collect();
+            let open: Vec<usize> = (0..count).filter(|lane| !closed[*lane] && machine.may_take(M::Lane::ALL[*lane])).collect();
             let left = machine.next_deadline().map(|at| at - clock.now().tick + Duration::from_micros(50));
             lanes.wait(&open, left);
             waited = true;

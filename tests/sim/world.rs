@@ -15,13 +15,13 @@ mod trouble;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, VecDeque};
 use std::time::Duration;
 
-use agent_relay::core::Machine;
-use agent_relay::core::agent::event::lane;
-use agent_relay::core::hub::event::{Event as HubEvent, HubOp, LANES as HUB_LANES, Lane as HubLane, StoreEvent as HubStoreEvent};
+use agent_relay::core::agent::event::Lane;
+use agent_relay::core::hub::event::{Event as HubEvent, HubOp, Lane as HubLane, StoreEvent as HubStoreEvent};
 use agent_relay::core::hub::{Hub, scopes_of};
 use agent_relay::core::rng::Rng;
 use agent_relay::core::session::{Input, Session};
 use agent_relay::core::time::{Now, Tick, Wall};
+use agent_relay::core::{Lane as _, Machine};
 use agent_relay::edge::store::Store;
 use agent_relay::hub::store::HubStore;
 use agent_relay::wire::api::TokenRecord;
@@ -99,7 +99,7 @@ impl World {
             hub: None,
             hub_life: 0,
             hub_store,
-            hub_lanes: (0..HUB_LANES).map(|_| VecDeque::new()).collect(),
+            hub_lanes: HubLane::ALL.iter().map(|_| VecDeque::new()).collect(),
             hub_pending: VecDeque::new(),
             hub_stalled: false,
             hub_stall_told: false,
@@ -126,7 +126,7 @@ impl World {
                 life: 0,
                 store: Store::in_memory().expect("memory"),
                 record: Record::default(),
-                lanes: (0..lane::COUNT).map(|_| VecDeque::new()).collect(),
+                lanes: Lane::ALL.iter().map(|_| VecDeque::new()).collect(),
                 process: None,
                 orphan: None,
                 processes: 0,
@@ -265,11 +265,11 @@ impl World {
     /// Events that wait in lanes go in when their machine has credit for them.
     fn serve_lanes(&mut self) -> bool {
         for runner in 0..self.runners.len() {
-            for lane in 0..lane::COUNT {
+            for lane in Lane::ALL.iter().copied() {
                 let state = &mut self.runners[runner];
                 let Some(agent) = state.agent.as_mut() else { continue };
                 if agent.may_take(lane)
-                    && let Some(event) = state.lanes[lane].pop_front()
+                    && let Some(event) = state.lanes[lane as usize].pop_front()
                 {
                     if self.tell {
                         println!("{:>12} r{runner} <- {}", self.now.tick.0, event.summary());
@@ -280,10 +280,10 @@ impl World {
                 }
             }
         }
-        for lane in 0..HUB_LANES {
+        for lane in HubLane::ALL.iter().copied() {
             let Some(hub) = self.hub.as_mut() else { break };
             if hub.may_take(lane)
-                && let Some(event) = self.hub_lanes[lane].pop_front()
+                && let Some(event) = self.hub_lanes[lane as usize].pop_front()
             {
                 let effects = hub.handle(self.now, event);
                 self.hub_effects(effects);
@@ -297,19 +297,19 @@ impl World {
         match action {
             Action::Agent { runner, life, lane, event } => {
                 if self.runners[runner].life == life && self.runners[runner].agent.is_some() {
-                    self.runners[runner].lanes[lane].push_back(event);
+                    self.runners[runner].lanes[lane as usize].push_back(event);
                 }
             }
             Action::Hub { life, lane, event } => {
                 if self.hub_life == life && self.hub.is_some() {
-                    self.hub_lanes[lane].push_back(event);
+                    self.hub_lanes[lane as usize].push_back(event);
                 }
             }
             Action::Commit { runner, life } => self.commit(runner, life),
             Action::HubCommit { life } => self.hub_commit(life),
             Action::HubRead { life, number, answer } => {
                 let event = HubEvent::Store(HubStoreEvent::Read { number, answer });
-                self.act(Action::Hub { life, lane: HubLane::Store as usize, event });
+                self.act(Action::Hub { life, lane: HubLane::Store, event });
             }
             Action::Session { runner, process, input } => {
                 let now = self.now;

@@ -10,24 +10,27 @@ use crate::core::store::StoreError;
 use crate::secret::Secret;
 use crate::wire::bus::RelayFrame;
 
-/// Lanes of the state thread, one per edge, served round robin.
-pub mod lane {
+/// Lanes of the state thread, one for each edge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lane {
     /// Answers of the store.
-    pub const STORE: usize = 0;
+    Store,
     /// The control port.
-    pub const CONTROL: usize = 1;
+    Control,
     /// The bus socket.
-    pub const BUS: usize = 2;
+    Bus,
     /// HTTP calls.
-    pub const HEARTBEAT: usize = 3;
+    Heartbeat,
     /// The outbox pump.
-    pub const PUMP: usize = 4;
+    Pump,
     /// The provider.
-    pub const PROVIDER: usize = 5;
+    Provider,
     /// Signals and the end of threads.
-    pub const MAIN: usize = 6;
-    /// How many there are.
-    pub const COUNT: usize = 7;
+    Main,
+}
+
+impl crate::core::Lane for Lane {
+    const ALL: &'static [Lane] = &[Lane::Store, Lane::Control, Lane::Bus, Lane::Heartbeat, Lane::Pump, Lane::Provider, Lane::Main];
 }
 
 /// One event of the agent.

@@ -29,7 +29,7 @@ mod turn;
 
 use self::config::AgentConfig;
 use self::effect::{Effect, Outcome};
-use self::event::{Event, StoreEvent, lane};
+use self::event::{Event, Lane, StoreEvent};
 use self::store::{Snapshot, StoreOp};
 use self::timer::Timer;
 use super::commit::{Closed, CommitQueue};
@@ -226,6 +226,7 @@ impl Agent {
 impl Machine for Agent {
     type Event = Event;
     type Effect = Effect;
+    type Lane = Lane;
 
     fn handle(&mut self, now: Now, event: Event) -> Vec<Effect> {
         if self.finished {
@@ -264,12 +265,14 @@ impl Machine for Agent {
         if self.finished { None } else { self.first_deadline() }
     }
 
-    fn may_take(&self, lane: usize) -> bool {
+    fn may_take(&self, lane: Lane) -> bool {
         match lane {
-            lane::STORE | lane::MAIN => true,
+            Lane::Store | Lane::Main => true,
             _ if !self.restored => false,
-            lane::CONTROL => self.commits.has_credit(1),
-            _ => self.commits.has_credit(COMMITS_RESERVED) || crate::planted::is("unbounded-lane"),
+            Lane::Control => self.commits.has_credit(1),
+            Lane::Bus | Lane::Heartbeat | Lane::Pump | Lane::Provider => {
+                self.commits.has_credit(COMMITS_RESERVED) || crate::planted::is("unbounded-lane")
+            }
         }
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::config::{AgentConfig, ReplyMode, RestartPolicy};
-use super::event::{BusEvent, ControlRequest, Event, ProviderEvent, StopReason, StoreEvent, lane};
+use super::event::{BusEvent, ControlRequest, Event, Lane, ProviderEvent, StopReason, StoreEvent};
 use super::prompt::{Prompt, StartKey};
 use super::store::StoreOp;
 use super::*;
@@ -234,17 +234,17 @@ fn a_flood_without_a_disk_is_not_taken() {
     let mut bench = Bench::ready();
     let mirror = || Signal::Mirror(Mirror { kind: "tool", body: "x".into(), label: None, status: None, turn: 1, key: None });
     let mut taken = 0;
-    while bench.agent.may_take(lane::PROVIDER) {
+    while bench.agent.may_take(Lane::Provider) {
         bench.signal(mirror());
         taken += 1;
         assert!(taken < 10_000, "the flood is taken without end");
     }
     // The store and a person at the control port are still heard.
-    assert!(bench.agent.may_take(lane::STORE) && bench.agent.may_take(lane::CONTROL) && !bench.agent.may_take(lane::BUS));
+    assert!(bench.agent.may_take(Lane::Store) && bench.agent.may_take(Lane::Control) && !bench.agent.may_take(Lane::Bus));
     bench.tell(Event::Control(Ticket(9), ControlRequest::Status));
     assert!(bench.agent.commits_in_flight() <= COMMITS_IN_FLIGHT_MAX);
     bench.commit();
-    assert!(bench.agent.may_take(lane::PROVIDER) && bench.agent.may_take(lane::BUS));
+    assert!(bench.agent.may_take(Lane::Provider) && bench.agent.may_take(Lane::Bus));
 }
 
 #[test]

@@ -24,8 +24,9 @@ pub enum Lane {
     Main,
 }
 
-/// How many lanes there are.
-pub const LANES: usize = 3;
+impl crate::core::Lane for Lane {
+    const ALL: &'static [Lane] = &[Lane::Store, Lane::Gate, Lane::Main];
+}
 
 /// One event of the hub.
 #[allow(missing_docs)] // the names say it

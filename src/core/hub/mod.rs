@@ -253,6 +253,7 @@ impl Hub {
 impl Machine for Hub {
     type Event = Event;
     type Effect = Effect;
+    type Lane = Lane;
 
     fn handle(&mut self, now: Now, event: Event) -> Vec<Effect> {
         self.now = now;
@@ -288,10 +289,10 @@ impl Machine for Hub {
         if self.finished { None } else { self.first_deadline() }
     }
 
-    fn may_take(&self, lane: usize) -> bool {
+    fn may_take(&self, lane: Lane) -> bool {
         match lane {
-            l if l == Lane::Store as usize || l == Lane::Main as usize => true,
-            _ => self.started.is_some() && self.reads.len() < READS_IN_FLIGHT_MAX && self.commits.has_credit(COMMITS_RESERVED),
+            Lane::Store | Lane::Main => true,
+            Lane::Gate => self.started.is_some() && self.reads.len() < READS_IN_FLIGHT_MAX && self.commits.has_credit(COMMITS_RESERVED),
         }
     }
 }

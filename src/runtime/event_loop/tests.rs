@@ -8,9 +8,17 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::{Lanes, Taken, run};
 use crate::clock::Clock;
-use crate::core::Machine;
 use crate::core::rng::Rng;
 use crate::core::time::{Now, Tick};
+use crate::core::{Lane, Machine};
+
+/// One of the lanes, whichever.
+#[derive(Clone, Copy)]
+struct AnyLane;
+
+impl Lane for AnyLane {
+    const ALL: &'static [AnyLane] = &[AnyLane; 8];
+}
 
 /// Hands every event back as its effect. It never sets a deadline, so nothing but a wake-up can help a lane that was forgotten.
 #[derive(Default)]
@@ -19,6 +27,7 @@ struct Echo;
 impl Machine for Echo {
     type Event = u32;
     type Effect = u32;
+    type Lane = AnyLane;
 
     fn handle(&mut self, _now: Now, event: u32) -> Vec<u32> {
         vec![event]
@@ -32,7 +41,7 @@ impl Machine for Echo {
         None
     }
 
-    fn may_take(&self, _lane: usize) -> bool {
+    fn may_take(&self, _lane: AnyLane) -> bool {
         true
     }
 }

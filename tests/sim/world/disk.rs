@@ -1,7 +1,7 @@
 //! Disks that take their time, fill up, and keep a prefix of what was being written in a crash.
 
 use agent_relay::core::Cause;
-use agent_relay::core::agent::event::{Event, StoreEvent, lane};
+use agent_relay::core::agent::event::{Event, Lane, StoreEvent};
 use agent_relay::core::hub::event::{Event as HubEvent, Lane as HubLane, StoreEvent as HubStoreEvent};
 use agent_relay::hub::store::Committed;
 
@@ -24,7 +24,7 @@ impl World {
             let dropped = state.store.commit(&groups).expect("memory");
             StoreEvent::Committed { upto: groups.last().expect("not empty").0, dropped }
         };
-        self.send(format!("store{runner}.{life}"), 2, Action::Agent { runner, life, lane: lane::STORE, event: Event::Store(event) });
+        self.send(format!("store{runner}.{life}"), 2, Action::Agent { runner, life, lane: Lane::Store, event: Event::Store(event) });
     }
 
     pub(super) fn hub_commit(&mut self, life: u64) {
@@ -41,7 +41,7 @@ impl World {
             HubStoreEvent::Committed { upto: groups.last().expect("not empty").0, existing, unattached, unseen, retired }
         };
         let event = HubEvent::Store(event);
-        self.send(format!("hub{life}"), 2, Action::Hub { life, lane: HubLane::Store as usize, event });
+        self.send(format!("hub{life}"), 2, Action::Hub { life, lane: HubLane::Store, event });
     }
 
     /// Commits that stand in front of a read are carried out first, unless the disk is full: then the read waits too.

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use agent_relay::core::Cause;
-use agent_relay::core::agent::event::{BusEvent, Event, lane};
+use agent_relay::core::agent::event::{BusEvent, Event, Lane};
 use agent_relay::core::commit::Commit;
 use agent_relay::core::http::Body;
 use agent_relay::core::http::GateCommand;
@@ -33,7 +33,7 @@ impl World {
         let mut snapshot = self.hub_store.snapshot().expect("memory");
         snapshot.mark = self.restores.mark.clone();
         let event = HubEvent::Store(HubStoreEvent::Restored(Box::new(snapshot)));
-        self.send(format!("hub{life}"), 5, Action::Hub { life, lane: HubLane::Store as usize, event });
+        self.send(format!("hub{life}"), 5, Action::Hub { life, lane: HubLane::Store, event });
     }
 
     pub fn crash_hub(&mut self) {
@@ -100,7 +100,7 @@ impl World {
                     });
                     if let Some((runner, life)) = told {
                         let event = Event::Bus(BusEvent::Connected);
-                        self.send(format!("down{peer}"), self.faults.delay_ms_max, Action::Agent { runner, life, lane: lane::BUS, event });
+                        self.send(format!("down{peer}"), self.faults.delay_ms_max, Action::Agent { runner, life, lane: Lane::Bus, event });
                     }
                 }
                 HubEffect::Gate(GateCommand::PeerSend { peer, text }) => self.frame_down(peer, &text),

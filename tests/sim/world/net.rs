@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use agent_relay::core::Cause;
-use agent_relay::core::agent::event::{BusEvent, Event, lane};
+use agent_relay::core::agent::event::{BusEvent, Event, Lane};
 use agent_relay::core::http::Request;
 use agent_relay::core::hub::event::{Event as HubEvent, Lane as HubLane};
 use agent_relay::core::ids::{PeerId, Ticket};
@@ -31,7 +31,7 @@ impl World {
         if self.hub.is_none() || self.partition.contains(&runner) {
             let event = Event::Bus(BusEvent::Lost(Cause::Offline("nobody listens".into())));
             let delay = 1 + self.rng.below(20);
-            return self.after_ms(delay, Action::Agent { runner, life, lane: lane::BUS, event });
+            return self.after_ms(delay, Action::Agent { runner, life, lane: Lane::Bus, event });
         }
         if let Some(old) = self.runners[runner].conn.take() {
             self.cut(old, false, true);
@@ -41,7 +41,7 @@ impl World {
         self.conns.insert(peer, Conn { runner, life, accepted: false, dead: false, silent_since: None });
         self.runners[runner].conn = Some(peer);
         let request = Request { method: "GET".into(), path: "/bus".into(), token: token.expose().into(), ..Default::default() };
-        let (hub_life, lane) = (self.hub_life, HubLane::Gate as usize);
+        let (hub_life, lane) = (self.hub_life, HubLane::Gate);
         let event = HubEvent::Upgrade { ticket: Ticket(peer), request };
         self.send(format!("up{peer}"), self.faults.delay_ms_max, Action::Hub { life: hub_life, lane, event });
     }
@@ -67,7 +67,7 @@ impl World {
             self.rng.percent(self.faults.repeat_frame) && matches!(frame, ClientFrame::Ack { .. } | ClientFrame::CommandUpdate { .. });
         for _ in 0..1 + usize::from(repeat) {
             let event = HubEvent::PeerText { peer: PeerId(peer), text: text.clone() };
-            self.send(format!("up{peer}"), self.faults.delay_ms_max, Action::Hub { life, lane: HubLane::Gate as usize, event });
+            self.send(format!("up{peer}"), self.faults.delay_ms_max, Action::Hub { life, lane: HubLane::Gate, event });
         }
     }
 
@@ -79,7 +79,7 @@ impl World {
         let repeat = self.rng.percent(self.faults.repeat_frame) && matches!(frame, RelayFrame::Event { .. } | RelayFrame::Command { .. });
         for _ in 0..1 + usize::from(repeat) {
             let event = Event::Bus(BusEvent::Framed(frame.clone()));
-            self.send(format!("down{peer}"), self.faults.delay_ms_max, Action::Agent { runner, life, lane: lane::BUS, event });
+            self.send(format!("down{peer}"), self.faults.delay_ms_max, Action::Agent { runner, life, lane: Lane::Bus, event });
         }
     }
 
@@ -87,7 +87,7 @@ impl World {
         if let Some(conn) = self.conns.remove(&peer.0) {
             let text = body["error"].as_str().unwrap_or_default().to_string();
             let event = Event::Bus(BusEvent::Lost(Cause::Refused(status, text)));
-            self.after_ms(1, Action::Agent { runner: conn.runner, life: conn.life, lane: lane::BUS, event });
+            self.after_ms(1, Action::Agent { runner: conn.runner, life: conn.life, lane: Lane::Bus, event });
         }
     }
 
@@ -100,12 +100,12 @@ impl World {
         }
         if tell_client {
             let event = Event::Bus(BusEvent::Lost(Cause::Offline("cut".into())));
-            self.send(format!("down{number}"), self.faults.delay_ms_max, Action::Agent { runner, life: conn.life, lane: lane::BUS, event });
+            self.send(format!("down{number}"), self.faults.delay_ms_max, Action::Agent { runner, life: conn.life, lane: Lane::Bus, event });
         }
         if tell_hub {
             let life = self.hub_life;
             let event = HubEvent::PeerClosed { peer: PeerId(number) };
-            self.send(format!("up{number}"), self.faults.delay_ms_max, Action::Hub { life, lane: HubLane::Gate as usize, event });
+            self.send(format!("up{number}"), self.faults.delay_ms_max, Action::Hub { life, lane: HubLane::Gate, event });
         }
     }
 
@@ -152,7 +152,7 @@ impl World {
         let ticket = self.next_ticket;
         self.tickets.insert(ticket, (from, answer));
         let life = self.hub_life;
-        self.act(Action::Hub { life, lane: HubLane::Gate as usize, event: HubEvent::Request { ticket: Ticket(ticket), request } });
+        self.act(Action::Hub { life, lane: HubLane::Gate, event: HubEvent::Request { ticket: Ticket(ticket), request } });
     }
 
     pub(super) fn send_answer(&mut self, from: From, result: Result<(u16, Value), Cause>) {
@@ -168,7 +168,7 @@ impl World {
         match from {
             From::Call { runner, life, call } => {
                 let event = Event::Called { call, result };
-                self.act(Action::Agent { runner, life, lane: lane::HEARTBEAT, event });
+                self.act(Action::Agent { runner, life, lane: Lane::Heartbeat, event });
             }
             From::Pump { runner, life, rows, single } => {
                 if self.runners[runner].life == life {

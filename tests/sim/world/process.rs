@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use agent_relay::core::agent::event::{Event, ProviderEvent, lane};
+use agent_relay::core::agent::event::{Event, Lane, ProviderEvent};
 use agent_relay::core::ids::{ProcessNumber, ProcessRef};
 use agent_relay::core::session::{Input, Output, Session};
 use agent_relay::demo::agent::{Abilities, DemoAgent, Disk, Entry, Output as DemoOutput};
@@ -76,7 +76,7 @@ impl World {
         state.process = Some(Process { number, order, session: AcpSession::new(settings), demo, dead: false });
         let event =
             Event::Provider(ProviderEvent::Spawned { process: ProcessRef { pid: number as u32 + 100, start: number }, terminal: None });
-        self.send(format!("provider{runner}.{life}"), 5, Action::Agent { runner, life, lane: lane::PROVIDER, event });
+        self.send(format!("provider{runner}.{life}"), 5, Action::Agent { runner, life, lane: Lane::Provider, event });
     }
 
     pub(super) fn provider_dies(&mut self, runner: usize, number: u64, code: i32) {
@@ -88,7 +88,7 @@ impl World {
         self.say(format!("provider {number} of runner {runner} dies with {code}"));
         self.session_outputs(runner, number, outputs);
         let event = Event::Provider(ProviderEvent::Exited { code, stderr: String::new() });
-        self.send(format!("provider{runner}.{life}"), 2, Action::Agent { runner, life, lane: lane::PROVIDER, event });
+        self.send(format!("provider{runner}.{life}"), 2, Action::Agent { runner, life, lane: Lane::Provider, event });
     }
 
     pub fn crash_provider(&mut self, runner: usize) {
@@ -105,7 +105,7 @@ impl World {
                 Output::CloseInput => {}
                 Output::Signal(signal) => {
                     let event = Event::Provider(ProviderEvent::Signal(signal));
-                    self.send(format!("provider{runner}.{life}"), 2, Action::Agent { runner, life, lane: lane::PROVIDER, event });
+                    self.send(format!("provider{runner}.{life}"), 2, Action::Agent { runner, life, lane: Lane::Provider, event });
                 }
                 other => panic!("an ACP session has no use for {other:?}"),
             }

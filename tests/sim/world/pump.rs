@@ -1,7 +1,7 @@
 //! The pump of a runner, as the real one does it.
 
 use agent_relay::core::Cause;
-use agent_relay::core::agent::event::{Event, RowAnswer, lane};
+use agent_relay::core::agent::event::{Event, Lane, RowAnswer};
 use agent_relay::core::agent::store::QueuedRow;
 use agent_relay::core::http::Request;
 use agent_relay::core::ids::TaskId;
@@ -19,7 +19,7 @@ impl World {
         if at >= rows.len() {
             let (_, answers, _) = self.runners[runner].pumping.take().expect("looked at");
             let event = Event::Pumped(Ok(answers));
-            return self.act(Action::Agent { runner, life, lane: lane::PUMP, event });
+            return self.act(Action::Agent { runner, life, lane: Lane::Pump, event });
         }
         let is_message = |kind: &str| matches!(kind, "message" | "session-message");
         let run = rows[at..].iter().take_while(|row| is_message(&row.row.kind)).count();
@@ -66,7 +66,7 @@ impl World {
             Err(cause) => {
                 let (_, answers, _) = self.runners[runner].pumping.take().expect("looked at");
                 let event = Event::Pumped(if answers.is_empty() { Err(cause) } else { Ok(answers) });
-                self.act(Action::Agent { runner, life, lane: lane::PUMP, event });
+                self.act(Action::Agent { runner, life, lane: Lane::Pump, event });
             }
         }
     }

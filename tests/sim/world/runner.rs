@@ -6,7 +6,7 @@ use std::time::Duration;
 use agent_relay::core::agent::Agent;
 use agent_relay::core::agent::config::{AgentConfig, ReplyMode, RestartPolicy};
 use agent_relay::core::agent::effect::{BusCommand, Effect, HeartbeatCommand, ProviderCommand, PumpCommand, StoreCommand};
-use agent_relay::core::agent::event::{Event, RowAnswer, StoreEvent, lane};
+use agent_relay::core::agent::event::{Event, Lane, RowAnswer, StoreEvent};
 use agent_relay::core::agent::store::{QueuedRow, StoreOp};
 use agent_relay::core::commit::Commit;
 use agent_relay::core::http::Request;
@@ -60,7 +60,7 @@ impl World {
         state.agent = Some(Agent::new(config, seed));
         let snapshot = state.store.snapshot().expect("memory");
         let event = Event::Store(StoreEvent::Restored(Box::new(snapshot)));
-        self.send(format!("store{runner}.{life}"), 2, Action::Agent { runner, life, lane: lane::STORE, event });
+        self.send(format!("store{runner}.{life}"), 2, Action::Agent { runner, life, lane: Lane::Store, event });
     }
 
     pub fn crash_runner(&mut self, runner: usize) {
@@ -109,13 +109,13 @@ impl World {
                     self.settle_disk(runner);
                     let (rows, more) = self.runners[runner].store.inbox(&choice).expect("memory");
                     let event = Event::Store(StoreEvent::InboxRows { rows, more });
-                    self.send(format!("store{runner}.{life}"), 2, Action::Agent { runner, life, lane: lane::STORE, event });
+                    self.send(format!("store{runner}.{life}"), 2, Action::Agent { runner, life, lane: Lane::Store, event });
                 }
                 Effect::Store(StoreCommand::FetchOutbox) => {
                     self.settle_disk(runner);
                     let rows = self.runners[runner].store.outbox().expect("memory");
                     let event = Event::Store(StoreEvent::OutboxRows { rows: Ok(rows) });
-                    self.send(format!("store{runner}.{life}"), 2, Action::Agent { runner, life, lane: lane::STORE, event });
+                    self.send(format!("store{runner}.{life}"), 2, Action::Agent { runner, life, lane: Lane::Store, event });
                 }
                 Effect::Bus(BusCommand::Connect(to)) => self.connect(runner, to.token),
                 Effect::Bus(BusCommand::Send(text)) => self.frame_up(runner, text),
@@ -135,11 +135,11 @@ impl World {
                 }
                 Effect::Heartbeat(HeartbeatCommand::ReadConfigToken) => {
                     let event = Event::ConfigToken { url: None, token: Some(Secret::new(OPERATOR)) };
-                    self.after_ms(1, Action::Agent { runner, life, lane: lane::HEARTBEAT, event });
+                    self.after_ms(1, Action::Agent { runner, life, lane: Lane::Heartbeat, event });
                 }
                 Effect::Heartbeat(HeartbeatCommand::WriteToken { .. }) => {
                     let event = Event::TokenWritten(Ok(()));
-                    self.after_ms(1, Action::Agent { runner, life, lane: lane::HEARTBEAT, event });
+                    self.after_ms(1, Action::Agent { runner, life, lane: Lane::Heartbeat, event });
                 }
                 Effect::Tell { .. } => {}
                 Effect::Pump(PumpCommand { rows, token, .. }) => {

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use agent_relay::core::Cause;
-use agent_relay::core::agent::event::Event;
+use agent_relay::core::agent::event::{Event, Lane};
 use agent_relay::core::http::Request;
-use agent_relay::core::hub::event::{Event as HubEvent, ReadAnswer};
+use agent_relay::core::hub::event::{Event as HubEvent, Lane as HubLane, ReadAnswer};
 use agent_relay::core::ids::CallNumber;
 use agent_relay::core::session::Input;
 use agent_relay::core::time::Tick;
@@ -19,12 +19,12 @@ pub(super) enum Action {
     Agent {
         runner: usize,
         life: u64,
-        lane: usize,
+        lane: Lane,
         event: Event,
     },
     Hub {
         life: u64,
-        lane: usize,
+        lane: HubLane,
         event: HubEvent,
     },
     /// A commit of a runner reaches the disk.

@@ -1,6 +1,6 @@
 //! Tools inside a session that answer by themselves, through their runner.
 
-use agent_relay::core::agent::event::{ControlRequest, Event, lane};
+use agent_relay::core::agent::event::{ControlRequest, Event, Lane};
 use agent_relay::core::ids::Ticket;
 use agent_relay::core::rng::Rng;
 use agent_relay::core::session::Parcel;
@@ -41,7 +41,7 @@ impl World {
             let key = format!("tool:{runner}:{id}");
             let body = json!({"to": sender, "body": "by the tool", "replyTo": id, "replyExpected": false, "idempotencyKey": key});
             let event = Event::Control(Ticket(1), ControlRequest::Message(body));
-            self.after_ms(0, Action::Agent { runner, life, lane: lane::CONTROL, event });
+            self.after_ms(0, Action::Agent { runner, life, lane: Lane::Control, event });
         }
     }
 }
