@@ -1,0 +1,346 @@
+//! What can be seen of the program from outside: its registry file and its screen.
+//!
+//! A picture of the screen is asked for, never pushed: [`Observed::capture_soon`] bounds how often.
+
+use std::time::Duration;
+
+use super::out::Out;
+use super::registry::{Registry, Status};
+use crate::core::screen::plain;
+use crate::core::session::{Output, Screen};
+use crate::core::time::{Now, Tick, sooner};
+use crate::provider::claude::screen::{InputBox, ScreenState};
+
+/// Pause between pictures of a screen that keeps changing.
+const CAPTURE_PAUSE: Duration = Duration::from_millis(400);
+/// The same while something is typed, or the session starts.
+const CAPTURE_PAUSE_SHORT: Duration = Duration::from_millis(20);
+/// A picture comes within a millisecond; one that was not there by then is asked for again.
+const CAPTURE_TIMEOUT: Duration = Duration::from_secs(5);
+/// The program's clock against ours, ms.
+const CLOCK_SLACK_MS: i64 = 2000;
+/// Characters of a status line that are told.
+const DETAIL_CHARS_MAX: usize = 200;
+
+/// What the registry or the screen says of a turn.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Observation {
+    Idle {
+        /// When it became idle, by the program's clock, ms.
+        since: i64,
+    },
+    Busy,
+    /// A turn waits for somebody's answer.
+    Waiting {
+        detail: String,
+    },
+    /// A dialog of the program's own: nothing can be typed, but no turn need run.
+    Dialog {
+        detail: String,
+    },
+    /// The API is asked again.
+    Retrying {
+        attempt: String,
+        detail: String,
+    },
+}
+
+/// How the registry has changed.
+#[derive(Debug, PartialEq)]
+pub(super) struct RegistryChange {
+    /// It waited for a key before, and now it does not.
+    pub was_answered: bool,
+}
+
+/// The last picture that was asked for.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Capture {
+    Never,
+    Asked(Tick),
+    /// It came, or could not be made; when it was asked for.
+    Settled(Tick),
+}
+
+impl Capture {
+    fn asked_at(self) -> Option<Tick> {
+        match self {
+            Capture::Never => None,
+            Capture::Asked(at) | Capture::Settled(at) => Some(at),
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Observed {
+    /// Wall clock of the program's begin, ms.
+    started_at: i64,
+    registry: Option<Registry>,
+    screen: Option<ScreenState>,
+    screen_text: String,
+    /// There is a screen that can be asked for.
+    captures: bool,
+    capture: Capture,
+    capture_at: Option<Tick>,
+}
+
+impl Observed {
+    pub fn new(has_terminal: bool) -> Observed {
+        Observed {
+            started_at: 0,
+            registry: None,
+            screen: None,
+            screen_text: String::new(),
+            captures: has_terminal,
+            capture: Capture::Never,
+            capture_at: None,
+        }
+    }
+
+    pub fn on_started(&mut self, now: Now) {
+        self.started_at = now.wall.0;
+    }
+
+    // ---- registry
+
+    pub fn registry(&self) -> Option<&Registry> {
+        self.registry.as_ref()
+    }
+
+    /// The file has another content; `None`: it is gone. Half a file changes nothing.
+    pub fn on_registry(&mut self, text: Option<&str>) -> Option<RegistryChange> {
+        let Some(text) = text else {
+            self.registry = None;
+            return None;
+        };
+        let found = Registry::read(text)?;
+        let waits = found.is_waiting();
+        let before = self.registry.replace(found);
+        let was_waiting = before.as_ref().is_some_and(Registry::is_waiting);
+        Some(RegistryChange { was_answered: was_waiting && !waits })
+    }
+
+    /// The file can be of this process: one that a killed process with the same pid has left says
+    /// nothing of this one.
+    pub fn is_registry_current(&self) -> bool {
+        self.registry.as_ref().is_some_and(|registry| {
+            let since = registry.status_since();
+            since == 0 || since >= self.started_at - CLOCK_SLACK_MS
+        })
+    }
+
+    /// What the registry says; `None`: nothing.
+    pub fn registry_observation(&self) -> Option<Observation> {
+        let registry = self.registry.as_ref()?;
+        let detail = || registry.waiting_for().to_string();
+        match registry.status() {
+            Status::Idle | Status::Shell => Some(Observation::Idle { since: registry.status_since() }),
+            Status::Busy => Some(Observation::Busy),
+            Status::Waiting if registry.waiting_for().contains("dialog") => Some(Observation::Dialog { detail: detail() }),
+            Status::Waiting => Some(Observation::Waiting { detail: detail() }),
+            Status::Unknown => None,
+        }
+    }
+
+    pub fn registry_is_idle(&self) -> bool {
+        self.registry.as_ref().is_some_and(Registry::is_idle)
+    }
+
+    /// The registry says that no shell works in the background.
+    pub fn has_no_shells(&self) -> bool {
+        self.registry.as_ref().is_some_and(|registry| registry.status() == Status::Idle)
+    }
+
+    /// No registry says that it is not idle.
+    pub fn may_be_idle(&self) -> bool {
+        self.registry.as_ref().is_none_or(Registry::is_idle)
+    }
+
+    pub fn registry_is_busy(&self) -> bool {
+        !self.may_be_idle()
+    }
+
+    // ---- screen
+
+    pub fn screen(&self) -> Option<&ScreenState> {
+        self.screen.as_ref()
+    }
+
+    /// The last picture as text.
+    pub fn screen_text(&self) -> &str {
+        &self.screen_text
+    }
+
+    pub fn input(&self) -> Option<&InputBox> {
+        self.screen.as_ref().and_then(|screen| screen.input.as_ref())
+    }
+
+    /// What stands in the input box, if it is not empty.
+    pub fn input_text(&self) -> Option<&str> {
+        match self.input() {
+            Some(InputBox::Text(text)) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// Text may be put into the box.
+    pub fn is_open(&self) -> bool {
+        self.screen.as_ref().is_some_and(ScreenState::is_open)
+    }
+
+    pub fn screen_is_busy(&self) -> bool {
+        self.screen.as_ref().is_some_and(|screen| screen.busy)
+    }
+
+    /// A picture: what it shows, and what is left of it when the program is dead.
+    pub fn on_screen(&mut self, screen: &Screen) -> Option<ScreenState> {
+        self.on_capture_settled();
+        self.screen_text = plain(&screen.text);
+        (!screen.dead).then(|| ScreenState::read(screen))
+    }
+
+    pub fn keep_screen(&mut self, screen: ScreenState) {
+        self.screen = Some(screen);
+    }
+
+    // ---- pictures
+
+    /// No picture is asked for any more.
+    pub fn stop_captures(&mut self) {
+        self.captures = false;
+    }
+
+    pub fn capture_soon(&mut self, now: Now, pause: Duration) {
+        if self.captures {
+            self.capture_at = sooner(self.capture_at, Some(now.tick + pause));
+        }
+    }
+
+    /// One that was lost somewhere must not be the last one.
+    pub fn capture_now(&mut self, now: Now, out: &mut Out) {
+        let pending = matches!(self.capture, Capture::Asked(at) if now.tick - at < CAPTURE_TIMEOUT);
+        if self.captures && !pending {
+            self.capture = Capture::Asked(now.tick);
+            out.push(Output::Look);
+        }
+    }
+
+    /// The terminal has drawn something.
+    pub fn on_drawn(&mut self, now: Now, in_a_hurry: bool) {
+        let pause = match self.capture.asked_at() {
+            _ if in_a_hurry => CAPTURE_PAUSE_SHORT,
+            Some(at) => CAPTURE_PAUSE.saturating_sub(now.tick - at),
+            None => Duration::ZERO,
+        };
+        self.capture_soon(now, pause);
+    }
+
+    /// The picture came, or could not be made.
+    pub fn on_capture_settled(&mut self) {
+        if let Capture::Asked(at) = self.capture {
+            self.capture = Capture::Settled(at);
+        }
+    }
+
+    pub fn wake(&mut self, now: Now, out: &mut Out) {
+        if self.capture_at.take_if(|at| *at <= now.tick).is_some() {
+            self.capture_now(now, out);
+        }
+    }
+
+    pub fn next_deadline(&self) -> Option<Tick> {
+        self.capture_at
+    }
+}
+
+/// A status line that says that the API is asked again. The seconds count down; only another attempt
+/// is news.
+pub(super) fn retrying(screen: &ScreenState) -> Option<Observation> {
+    let line = screen.retrying.as_ref().filter(|_| screen.busy)?;
+    let detail: String = line.chars().take(DETAIL_CHARS_MAX).collect();
+    let attempt = detail.split("attempt").nth(1).unwrap_or_default().trim().to_string();
+    Some(Observation::Retrying { attempt, detail })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::time::Wall;
+
+    fn at(ms: u64) -> Now {
+        Now { tick: Tick(ms * 1000), wall: Wall(1_000_000 + ms as i64) }
+    }
+
+    #[test]
+    fn a_registry_is_told_apart() {
+        let idle = |since| Some(Observation::Idle { since });
+        let waiting = |detail: &str| Some(Observation::Waiting { detail: detail.into() });
+        let dialog = |detail: &str| Some(Observation::Dialog { detail: detail.into() });
+        for (record, want) in [
+            (r#"{"status":"idle","statusUpdatedAt":5}"#, idle(5)),
+            (r#"{"status":"shell"}"#, idle(0)),
+            (r#"{"status":"busy"}"#, Some(Observation::Busy)),
+            (r#"{"status":"waiting","waitingFor":"permission"}"#, waiting("permission")),
+            (r#"{"status":"waiting","waitingFor":"dialog open"}"#, dialog("dialog open")),
+            ("{}", None),
+        ] {
+            let mut observed = Observed::new(true);
+            observed.on_registry(Some(record));
+            assert_eq!(observed.registry_observation(), want, "{record}");
+        }
+    }
+
+    #[test]
+    fn an_answer_is_seen_when_the_program_waits_no_more() {
+        let mut observed = Observed::new(true);
+        for (text, want) in [
+            (Some(r#"{"status":"waiting"}"#), Some(false)),
+            (Some("half"), None),
+            (Some(r#"{"status":"busy"}"#), Some(true)),
+            (Some(r#"{"status":"busy"}"#), Some(false)),
+            (None, None),
+        ] {
+            let change = observed.on_registry(text).map(|change| change.was_answered);
+            assert_eq!(change, want, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn one_picture_is_asked_for_at_a_time_and_a_lost_one_again() {
+        let (mut observed, mut out) = (Observed::new(true), Out::default());
+        let mut asked = |observed: &mut Observed, ms| {
+            observed.capture_now(at(ms), &mut out);
+            out.take().len()
+        };
+        assert_eq!(asked(&mut observed, 0), 1);
+        assert_eq!(asked(&mut observed, 10), 0);
+        assert_eq!(asked(&mut observed, 5000), 1);
+        observed.on_capture_settled();
+        assert_eq!(asked(&mut observed, 5010), 1);
+        observed.stop_captures();
+        observed.on_capture_settled();
+        assert_eq!(asked(&mut observed, 6000), 0);
+    }
+
+    #[test]
+    fn a_screen_that_keeps_changing_is_looked_at_at_intervals() {
+        let (mut observed, mut out) = (Observed::new(true), Out::default());
+        observed.on_drawn(at(0), false);
+        assert_eq!(observed.next_deadline(), Some(at(0).tick));
+        observed.wake(at(0), &mut out);
+        observed.on_capture_settled();
+        observed.on_drawn(at(100), false);
+        assert_eq!(observed.next_deadline(), Some(at(400).tick));
+        observed.on_drawn(at(100), true);
+        assert_eq!(observed.next_deadline(), Some(at(120).tick));
+    }
+
+    #[test]
+    fn only_another_attempt_is_news() {
+        let line = "Overloaded · retrying in 4 s · attempt 2/10".to_string();
+        let mut screen = ScreenState { busy: true, retrying: Some(line.clone()), ..Default::default() };
+        let told = Observation::Retrying { attempt: "2/10".into(), detail: line };
+        assert_eq!(retrying(&screen), Some(told));
+        screen.busy = false;
+        assert_eq!(retrying(&screen), None);
+    }
+}

@@ -1,0 +1,45 @@
+//! What one input brings out.
+
+use serde_json::Value;
+
+use crate::core::ids::VerbNumber;
+use crate::core::session::{Output, Signal};
+
+/// Outputs of one input, in the order in which they take effect.
+#[derive(Debug, Default)]
+pub(super) struct Out(Vec<Output>);
+
+impl Out {
+    pub fn push(&mut self, output: Output) {
+        self.0.push(output);
+    }
+
+    pub fn press(&mut self, keys: &[&'static str]) {
+        self.0.extend(keys.iter().map(|key| Output::Press(key)));
+    }
+
+    pub fn signal(&mut self, signal: Signal) {
+        self.0.push(Output::Signal(signal));
+    }
+
+    pub fn fact(&mut self, name: &'static str, value: Value) {
+        self.signal(Signal::Fact { name, value });
+    }
+
+    pub fn answer(&mut self, verb: VerbNumber, result: Result<Value, String>) {
+        self.signal(Signal::Answered { verb, result });
+    }
+
+    pub fn warn(&mut self, text: impl Into<String>) {
+        self.signal(Signal::Note { warn: true, text: text.into() });
+    }
+
+    pub fn info(&mut self, text: impl Into<String>) {
+        self.signal(Signal::Note { warn: false, text: text.into() });
+    }
+
+    /// Everything so far; nothing is left.
+    pub fn take(&mut self) -> Vec<Output> {
+        std::mem::take(&mut self.0)
+    }
+}
