@@ -10,17 +10,15 @@ use super::client::Client;
 use super::exit::{Failure, OK, Outcome};
 use super::{options, print};
 use crate::config::Global;
-use crate::wire::api::{encode, path};
-
-/// Words of the relay for how an agent stands.
-const COARSE: &[&str] = &["idle", "busy", "offline"];
-/// Words of a runner.
-const FINE: &[&str] = &["starting", "restarting", "blocked", "error", "parked"];
+use crate::wire::api::{AgentStatus, DetailedStatus, encode, path};
 
 /// `agents`
 pub fn agents(agents: &Agents) -> Outcome {
-    if let Some(status) = agents.status.as_ref().filter(|status| ![COARSE, FINE].concat().contains(&status.as_str())) {
-        return Err(Failure::usage(format!("--status must be one of {}, not {status:?}", [COARSE, FINE].concat().join(", "))));
+    let asked = agents.status.as_ref();
+    if let Some(status) = asked.filter(|status| DetailedStatus::parse(status).is_none()) {
+        let known: Vec<&str> = DetailedStatus::ALL.iter().map(|status| status.as_str()).collect();
+        let known = known.join(", ");
+        return Err(Failure::usage(format!("--status must be one of {known}, not {status:?}")));
     }
     let client = Client::new(&Global::load(None, None)?)?;
     if agents.watch {
@@ -50,7 +48,7 @@ pub fn agents(agents: &Agents) -> Outcome {
 
 fn cards(client: &Client, agents: &Agents) -> Result<Vec<Value>, Failure> {
     // Finer words are the runner's own; the relay knows them only as a part of what it said.
-    let fine = agents.status.as_ref().filter(|status| FINE.contains(&status.as_str()));
+    let fine = agents.status.as_ref().filter(|status| AgentStatus::parse(status).is_none());
     let coarse = agents.status.clone().filter(|_| fine.is_none());
     let filters = [("tag", &agents.tag), ("label", &agents.label), ("status", &coarse)];
     let query: Vec<String> = filters.iter().filter_map(|(name, value)| value.as_ref().map(|v| format!("{name}={}", encode(v)))).collect();

@@ -10,7 +10,7 @@ use super::client::Client;
 use super::exit::{Failure, NO, OK, Outcome};
 use super::print;
 use crate::config::Global;
-use crate::wire::api::{command_is_final, path};
+use crate::wire::api::{AgentCommand, CommandStatus, path};
 use crate::wire::bus::RelayFrame;
 
 /// `command`
@@ -44,10 +44,13 @@ const WAITING_PATIENCE: u64 = 620;
 
 /// Issues a command and waits for its final status.
 pub(super) fn issue(client: &Client, target: &str, kind: &str, params: Map<String, Value>, wait: bool, as_json: bool) -> Outcome {
-    let patience = match kind {
+    use AgentCommand::*;
+    let patience = match AgentCommand::parse(kind) {
         // They wait for the end of the turn, and a summary takes its time.
-        "agent.compact" | "agent.clearContext" | "agent.injectContext" => WAITING_PATIENCE,
-        _ => params.get("timeoutMs").and_then(Value::as_u64).unwrap_or(10_000) / 1000 + 90,
+        Some(Compact | ClearContext | InjectContext) => WAITING_PATIENCE,
+        Some(Shutdown | Kill | Restart | Reconnect | PermissionDecision | Interrupt) | None => {
+            params.get("timeoutMs").and_then(Value::as_u64).unwrap_or(10_000) / 1000 + 90
+        }
     };
     let mut follow = if wait { Some(client.follow(&["command.updated"], &[target])?) } else { None };
     let mut command = client.call("POST", path::COMMANDS, Some(&json!({"type": kind, "target": target, "params": params})))?;
@@ -60,7 +63,7 @@ pub(super) fn issue(client: &Client, target: &str, kind: &str, params: Map<Strin
         return Ok(OK);
     }
     let until = Instant::now() + Duration::from_secs(patience);
-    while let Some(follow) = follow.as_mut().filter(|_| !command_is_final(command["status"].as_str().unwrap_or_default())) {
+    while let Some(follow) = follow.as_mut().filter(|_| !status_of(&command).is_final()) {
         match follow.next(until.saturating_duration_since(Instant::now()))? {
             Some(RelayFrame::Event { data, .. }) if text(&data, "/commandId") == id => {
                 command = client.call("GET", &path::command(&id), None)?
@@ -79,6 +82,11 @@ pub(super) fn issue(client: &Client, target: &str, kind: &str, params: Map<Strin
         let error = command.get("error").and_then(Value::as_str).map(|error| format!(": {error}")).unwrap_or_default();
         print::line(&format!("{kind} {}{error}", text(&command, "/status")));
     }
-    let failed = matches!(command["status"].as_str(), Some("failed" | "expired" | "cancelled"));
+    let status = status_of(&command);
+    let failed = status.is_final() && status != CommandStatus::Succeeded;
     Ok(if failed { NO } else { OK })
+}
+
+fn status_of(command: &Value) -> CommandStatus {
+    command["status"].as_str().unwrap_or_default().into()
 }

@@ -4,70 +4,38 @@
 use serde_json::{Value, json};
 
 use super::time::Tick;
+use crate::wire::api::AgentStatus;
+use crate::wire::words::words;
 
-/// The four words of a provider's state. People see finer words, the wire fewer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Status {
-    /// Ready, nothing to do.
-    Idle,
-    /// At least one work item or claim.
-    Busy,
-    /// Not running.
-    Offline,
-    /// Not running and it should be.
-    Error,
+words! {
+    /// The four words of a provider's state. People see finer words, the wire fewer.
+    Status {
+        /// Ready, nothing to do.
+        Idle = "idle",
+        /// At least one work item or claim.
+        Busy = "busy",
+        /// Not running.
+        Offline = "offline",
+        /// Not running and it should be.
+        Error = "error",
+    }
+
+    /// What a claim is on.
+    ClaimKind {
+        /// A claimable message.
+        Message = "message",
+        Task = "task",
+        /// A command that is being carried out.
+        Command = "command",
+    }
 }
 
 impl Status {
-    /// The word for people and for `/status`.
-    pub fn word(self) -> &'static str {
+    /// The word of the heartbeat frame: terminal ones travel as idle.
+    pub fn semantic(self) -> AgentStatus {
         match self {
-            Status::Idle => "idle",
-            Status::Busy => "busy",
-            Status::Offline => "offline",
-            Status::Error => "error",
-        }
-    }
-
-    /// The word of the status frame: `error` travels as `offline`.
-    pub fn agent_status(self) -> &'static str {
-        match self {
-            Status::Error => "offline",
-            other => other.word(),
-        }
-    }
-
-    /// The word of the heartbeat frame: terminal ones travel as `idle`.
-    pub fn semantic(self) -> &'static str {
-        match self {
-            Status::Busy => "busy",
-            _ => "idle",
-        }
-    }
-
-    /// Reads one of the four words.
-    pub fn parse(word: &str) -> Option<Status> {
-        [Status::Idle, Status::Busy, Status::Offline, Status::Error].into_iter().find(|s| s.word() == word)
-    }
-}
-
-/// What a claim is on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ClaimKind {
-    /// A claimable message.
-    Message,
-    /// A task.
-    Task,
-    /// A command that is being carried out.
-    Command,
-}
-
-impl ClaimKind {
-    fn word(self) -> &'static str {
-        match self {
-            ClaimKind::Message => "message",
-            ClaimKind::Task => "task",
-            ClaimKind::Command => "command",
+            Status::Busy => AgentStatus::Busy,
+            Status::Idle | Status::Offline | Status::Error => AgentStatus::Idle,
         }
     }
 }
@@ -175,7 +143,7 @@ impl Tracker {
     /// Distinct kinds, work first.
     pub fn reasons(&self) -> Vec<String> {
         let mut seen: Vec<String> = Vec::new();
-        let kinds = self.work.iter().map(|w| w.kind.as_str()).chain(self.claims.iter().map(|c| c.kind.word()));
+        let kinds = self.work.iter().map(|w| w.kind.as_str()).chain(self.claims.iter().map(|c| c.kind.as_str()));
         for kind in kinds {
             if !seen.iter().any(|s| s == kind) {
                 seen.push(kind.to_string());
@@ -193,7 +161,7 @@ impl Tracker {
     /// Claims for `/status`; `left_ms` is the time that is left.
     pub fn claims_json(&self, now: Tick) -> Vec<Value> {
         let left = |c: &Claim| c.expires.map(|end| (end - now).as_millis() as u64);
-        self.claims.iter().map(|c| json!({"kind": c.kind.word(), "id": c.id, "leftMs": left(c)})).collect()
+        self.claims.iter().map(|c| json!({"kind": c.kind.as_str(), "id": c.id, "leftMs": left(c)})).collect()
     }
 
     /// Work items of a kind.
@@ -229,7 +197,7 @@ mod tests {
         tracker.start_work(work("subagent", "s1"));
         assert_eq!(tracker.status(), Status::Busy);
         assert!(tracker.set_terminal(Some(Status::Error)));
-        assert_eq!((tracker.status(), tracker.status().agent_status()), (Status::Error, "offline"));
+        assert_eq!((tracker.status(), tracker.status().semantic()), (Status::Error, AgentStatus::Idle));
         tracker.set_terminal(None);
         tracker.finish_work(TURN, "another id");
         assert_eq!(tracker.reasons(), ["subagent"]);

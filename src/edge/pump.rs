@@ -9,7 +9,7 @@ use super::http::{Http, RelayClient};
 use crate::core::Cause;
 use crate::core::agent::effect::PumpCommand;
 use crate::core::agent::event::{Event, RowAnswer};
-use crate::core::agent::store::QueuedRow;
+use crate::core::agent::store::{QueuedRow, RowKind};
 use crate::core::ids::{MessageId, TaskId};
 use crate::secret::Secret;
 use crate::wire::api::path;
@@ -39,7 +39,7 @@ fn post(http: &Http, rows: &[QueuedRow], token: &Secret, batches: &mut bool) -> 
     let mut at = 0;
     let mut singly = false;
     while at < rows.len() {
-        let run = rows[at..].iter().take_while(|row| is_message(&row.row.kind)).count();
+        let run = rows[at..].iter().take_while(|row| row.row.kind.is_message()).count();
         let result = if run > 1 && *batches && !singly {
             post_batch(http, &rows[at..at + run], token, batches)
         } else {
@@ -63,10 +63,6 @@ fn post(http: &Http, rows: &[QueuedRow], token: &Secret, batches: &mut bool) -> 
         }
     }
     Ok(answers)
-}
-
-fn is_message(kind: &str) -> bool {
-    matches!(kind, "message" | "session-message")
 }
 
 fn must_wait(status: u16) -> bool {
@@ -106,17 +102,17 @@ fn post_batch(http: &Http, rows: &[QueuedRow], token: &Secret, batches: &mut boo
 
 fn post_one(http: &Http, queued: &QueuedRow, token: &Secret) -> Result<RowAnswer, Cause> {
     let row = &queued.row;
-    let (status, body) = match row.kind.as_str() {
-        "task-update" => {
+    let (status, body) = match row.kind {
+        RowKind::TaskUpdate => {
             let task = row.payload.get("taskId").and_then(Value::as_u64).unwrap_or_default();
             http.call("PATCH", &path::task(TaskId(task)), Some(&row.payload), token)?
         }
-        "reaction" => {
+        RowKind::Reaction => {
             let message = row.payload.get("messageId").and_then(Value::as_u64).unwrap_or_default();
             http.call("POST", &path::message_part(MessageId(message), "reactions"), Some(&row.payload), token)?
         }
-        "insight" => http.call("POST", path::INSIGHTS, Some(&row.payload), token)?,
-        _ => http.call("POST", path::MESSAGES, Some(&row.payload), token)?,
+        RowKind::Insight => http.call("POST", path::INSIGHTS, Some(&row.payload), token)?,
+        RowKind::Message | RowKind::SessionMessage | RowKind::Other(_) => http.call("POST", path::MESSAGES, Some(&row.payload), token)?,
     };
     Ok(RowAnswer { seq: queued.seq, status, code: code_of(&body), error: error_of(&body) })
 }

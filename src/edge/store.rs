@@ -15,7 +15,6 @@ use crate::core::agent::effect::StoreCommand;
 use crate::core::agent::event::{Event, StoreEvent};
 use crate::core::agent::store::{
     Choice, Generation, InboxMessage, InboxState, OutboxRow, ProviderRecord, QueuedRow, Settled, Snapshot, StoreOp, TaskEnd, Unsettled,
-    outbox_class,
 };
 use crate::core::ids::{BatchNumber, MessageId, ProcessRef, TaskId};
 use crate::core::limits::*;
@@ -156,7 +155,7 @@ impl Store {
             .query_map([SETTLED_IDS_MAX as i64], |row| {
                 let task: Option<TaskId> = row.get(4)?;
                 let status: Option<String> = row.get(5)?;
-                let ended = task.zip(status).map(|(task, status)| TaskEnd { task, status });
+                let ended = task.zip(status).map(|(task, status)| TaskEnd { task, status: status.into() });
                 Ok(Settled { at: place_of(row)?, read: row.get(3)?, ended, from: row.get(6)? })
             })?
             .collect::<Result<_, _>>()?;
@@ -226,7 +225,8 @@ impl Store {
             }
             let payload = serde_json::from_str(&payload).unwrap_or_default();
             let generation = row.get(5)?;
-            let outbox = OutboxRow { kind: row.get(1)?, key: row.get(2)?, occurred_at: row.get(3)?, payload, generation };
+            let kind = row.get::<_, String>(1)?.into();
+            let outbox = OutboxRow { kind, key: row.get(2)?, occurred_at: row.get(3)?, payload, generation };
             head.push(QueuedRow { seq: row.get::<_, i64>(0)? as u64, row: outbox });
         }
         Ok(head)
@@ -341,7 +341,7 @@ fn apply(db: &Transaction<'_>, op: &StoreOp, counts: &mut Counts) -> rusqlite::R
             counts.rows += 1;
             counts.bytes += payload.len() as u64;
             db.prepare_cached("INSERT INTO outbox (kind, class, key, occurred_at, payload, generation) VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?
-                .execute(params![row.kind, outbox_class(&row.kind), row.key, row.occurred_at, payload, row.generation])?;
+                .execute(params![row.kind.as_str(), row.kind.class(), row.key, row.occurred_at, payload, row.generation])?;
         }
         StoreOp::OutboxDelete(seqs) => {
             let mut statement = db.prepare_cached("DELETE FROM outbox WHERE seq = ?1 RETURNING length(CAST(payload AS BLOB))")?;
@@ -525,7 +525,7 @@ mod tests {
     }
 
     fn kinds(store: &Store) -> Vec<String> {
-        store.outbox().expect("reads").into_iter().map(|batch| batch.row.kind).collect()
+        store.outbox().expect("reads").into_iter().map(|batch| batch.row.kind.to_string()).collect()
     }
 
     #[test]

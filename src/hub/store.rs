@@ -18,7 +18,7 @@ use crate::edge::database::{
     Opened, Place, copy_checked, drop_copies, error_of, give_back, open_database, open_for_reading, rows_of, sizes,
 };
 use crate::os::crash_point;
-use crate::wire::api::{Command, Message, Task, TokenRecord, USER, command_is_final, task_is_final};
+use crate::wire::api::{Command, CommandStatus, Message, Task, TaskStatus, TokenRecord, USER};
 
 /// Messages that one message can answer.
 const ANSWERS_MAX: usize = 4096;
@@ -236,7 +236,13 @@ impl HubStore {
         )?;
         let tasks = statement
             .query_map([], |row| {
-                Ok(StoredTask { id: row.get(0)?, message: row.get(1)?, status: row.get(2)?, restored: row.get(3)?, sender: row.get(4)? })
+                Ok(StoredTask {
+                    id: row.get(0)?,
+                    message: row.get(1)?,
+                    status: row.get::<_, String>(2)?.into(),
+                    restored: row.get(3)?,
+                    sender: row.get(4)?,
+                })
             })?
             .collect::<Result<_, _>>()?;
         let mut statement = db.prepare(
@@ -376,11 +382,11 @@ fn retain(db: &Transaction<'_>, session_before: i64, before: i64, limit: u64, re
     let mut commands = db.prepare_cached("SELECT seq, status, json_extract(doc, '$.createdAt') FROM commands ORDER BY seq LIMIT ?1")?;
     let old: Vec<(i64, String, Option<i64>)> =
         commands.query_map([limit as i64], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?.collect::<Result<_, _>>()?;
-    let all_old =
-        old.len() as u64 == limit && old.iter().all(|(_, status, created)| created.unwrap_or(0) < before && command_is_final(status));
+    let all_old = old.len() as u64 == limit
+        && old.iter().all(|(_, status, created)| created.unwrap_or(0) < before && CommandStatus::from(status.as_str()).is_final());
     retired.more |= all_old;
     for (seq, status, created) in old {
-        if created.unwrap_or(0) < before && command_is_final(&status) {
+        if created.unwrap_or(0) < before && CommandStatus::from(status).is_final() {
             db.prepare_cached("DELETE FROM commands WHERE seq = ?1")?.execute([seq])?;
         }
     }
@@ -443,7 +449,7 @@ fn put_message(
             message.id,
             doc,
             message.from,
-            message.kind,
+            message.kind.as_str(),
             message.to,
             key,
             reply_to,
@@ -565,7 +571,7 @@ fn apply(db: &Transaction<'_>, op: &HubOp, committed: &mut Committed) -> rusqlit
             let doc = serde_json::to_string(task).expect("plain data");
             run(
                 "INSERT OR IGNORE INTO tasks (id, doc, status, message) VALUES (?1, ?2, ?3, ?4)",
-                &[&task.id, &doc, &task.status, &task.message_id],
+                &[&task.id, &doc, &task.status.as_str(), &task.message_id],
             )
         }
         HubOp::TaskMark { id, status, agent, entry, at } => mark_task(db, *id, status, agent.as_deref(), entry, *at),
@@ -574,7 +580,7 @@ fn apply(db: &Transaction<'_>, op: &HubOp, committed: &mut Committed) -> rusqlit
             run(
                 "INSERT INTO commands (id, doc, target, status) VALUES (?1, ?2, ?3, ?4)
                  ON CONFLICT (id) DO UPDATE SET doc = ?2, status = ?4",
-                &[&command.id, &doc, &command.target, &command.status],
+                &[&command.id, &doc, &command.target, &command.status.as_str()],
             )
         }
         HubOp::AgentPut(agent) => {
@@ -653,9 +659,9 @@ fn end_what_was_under_way(db: &Transaction<'_>, at: i64) -> rusqlite::Result<()>
     let open: Vec<(i64, String)> = open.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?;
     for (id, doc) in open {
         let Ok(mut task) = serde_json::from_str::<Task>(&doc) else { continue };
-        task.status = "blocked".into();
+        task.status = TaskStatus::Blocked;
         task.updated_at = at;
-        task.history.push(serde_json::json!({"status": "blocked", "at": at, "by": null, "body": RESTORED}));
+        task.history.push(serde_json::json!({"status": TaskStatus::Blocked, "at": at, "by": null, "body": RESTORED}));
         let doc = serde_json::to_string(&task).expect("plain data");
         db.prepare_cached("UPDATE tasks SET doc = ?2, status = 'blocked', restored = 1 WHERE id = ?1")?.execute(params![id, doc])?;
     }
@@ -664,28 +670,28 @@ fn end_what_was_under_way(db: &Transaction<'_>, at: i64) -> rusqlite::Result<()>
     let pending: Vec<(i64, String)> = pending.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?;
     for (seq, doc) in pending {
         let Ok(mut command) = serde_json::from_str::<Command>(&doc) else { continue };
-        (command.status, command.error, command.updated_at) = ("expired".into(), Some("the hub's data were put back".into()), at);
+        (command.status, command.error, command.updated_at) = (CommandStatus::Expired, Some("the hub's data were put back".into()), at);
         let doc = serde_json::to_string(&command).expect("plain data");
         db.prepare_cached("UPDATE commands SET doc = ?2, status = 'expired' WHERE seq = ?1")?.execute(params![seq, doc])?;
     }
     Ok(())
 }
 
-fn mark_task(db: &Transaction<'_>, id: TaskId, status: &str, agent: Option<&str>, entry: &Value, at: i64) -> rusqlite::Result<()> {
+fn mark_task(db: &Transaction<'_>, id: TaskId, status: &TaskStatus, agent: Option<&str>, entry: &Value, at: i64) -> rusqlite::Result<()> {
     let mut statement = db.prepare_cached("SELECT doc FROM tasks WHERE id = ?1")?;
     let doc: Option<String> = statement.query_row([id], |row| row.get(0)).optional()?;
     let Some(mut task) = doc.and_then(|doc| serde_json::from_str::<Task>(&doc).ok()) else {
         return Ok(());
     };
-    task.status = status.into();
+    task.status = status.clone();
     task.updated_at = at;
     task.agent_id = agent.map(str::to_string);
     if task.history.len() < 1000 {
         task.history.push(entry.clone());
     }
     let doc = serde_json::to_string(&task).expect("plain data");
-    db.prepare_cached("UPDATE tasks SET doc = ?2, status = ?3, restored = 0 WHERE id = ?1")?.execute(params![id, doc, status])?;
-    if task_is_final(status) {
+    db.prepare_cached("UPDATE tasks SET doc = ?2, status = ?3, restored = 0 WHERE id = ?1")?.execute(params![id, doc, status.as_str()])?;
+    if status.is_final() {
         // Who finished a task owes no answer for it.
         db.prepare_cached("DELETE FROM obligations WHERE agent = ?1 AND message = ?2")?.execute(params![agent, task.message_id])?;
     }

@@ -133,7 +133,7 @@ fn route(ticket: Ticket, request: &Request, body: Value, upgrade: bool) -> Handl
             let known = body.get("status").and_then(Value::as_str).and_then(Status::parse);
             match known {
                 Some(status) => {
-                    let answer = json!({"ok": true, "status": status.word()});
+                    let answer = json!({"ok": true, "status": status.as_str()});
                     Handled::AnswerAndForward(Event::Control(Ticket::NOBODY, ControlRequest::StatusPosted(body)), 200, answer.into())
                 }
                 None => answer(400, json!({"error": "status must be idle, busy, offline, or error"})),

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::wire::ids::{MessageId, TaskId};
+use crate::wire::words::{open_words, words};
 
 /// Header that carries the relay token on every request and on the WebSocket upgrade.
 pub const TOKEN_HEADER: &str = "X-Agent-Relay-Token";
@@ -121,6 +122,89 @@ pub fn decode(text: &str) -> String {
     String::from_utf8_lossy(&out).into_owned()
 }
 
+open_words! {
+    /// What a message is.
+    MessageKind {
+        Chat = "chat",
+        Task = "task",
+        /// A notice of the relay, which nobody answers.
+        System = "system",
+        /// A piece of a conversation for people to see, never delivered to an agent.
+        Session = "session",
+    }
+
+    /// How a task stands.
+    TaskStatus {
+        Open = "open",
+        Claimed = "claimed",
+        InProgress = "in_progress",
+        /// It waits for a person, or for who sent it.
+        Blocked = "blocked",
+        Done = "done",
+        Failed = "failed",
+        Cancelled = "cancelled",
+    }
+
+    /// How a command stands.
+    CommandStatus {
+        Pending = "pending",
+        Accepted = "accepted",
+        Running = "running",
+        Succeeded = "succeeded",
+        Failed = "failed",
+        Cancelled = "cancelled",
+        Expired = "expired",
+    }
+}
+
+words! {
+    /// The commands that a runner carries out; the relay passes on any.
+    AgentCommand {
+        Shutdown = "agent.shutdown",
+        Kill = "agent.kill",
+        Restart = "agent.restart",
+        Reconnect = "agent.reconnect",
+        Compact = "agent.compact",
+        ClearContext = "agent.clearContext",
+        InjectContext = "agent.injectContext",
+        PermissionDecision = "agent.permissionDecision",
+        Interrupt = "agent.interrupt",
+    }
+
+    /// How an agent stands, as the relay tells it: who is not ready is offline.
+    AgentStatus {
+        Idle = "idle",
+        Busy = "busy",
+        Offline = "offline",
+    }
+
+    /// How an agent stands, as its runner tells it to people.
+    DetailedStatus {
+        Idle = "idle",
+        Busy = "busy",
+        Offline = "offline",
+        Starting = "starting",
+        Restarting = "restarting",
+        /// It waits for an approval.
+        Blocked = "blocked",
+        Error = "error",
+        /// Its provider has failed too often and is not started again.
+        Parked = "parked",
+    }
+}
+
+impl DetailedStatus {
+    /// What the relay is told.
+    pub fn coarse(self) -> AgentStatus {
+        use DetailedStatus::*;
+        match self {
+            Idle => AgentStatus::Idle,
+            Busy | Blocked => AgentStatus::Busy,
+            Offline | Starting | Restarting | Error | Parked => AgentStatus::Offline,
+        }
+    }
+}
+
 /// A message as it travels.
 #[allow(missing_docs)] // the names say it
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -131,8 +215,8 @@ pub struct Message {
     pub from: String,
     /// Target: an agent id, `user`, `broadcast`, `label:`, `tag:`, `cap:` or `policy:`.
     pub to: String,
-    /// `chat`, `task`, `system` or `session`; anything else counts as `chat`.
-    pub kind: String,
+    /// What is not known counts as `chat`.
+    pub kind: MessageKind,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub channel: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -181,7 +265,8 @@ impl Message {
 
     /// Whether the sender waits for an answer: it is `chat` or `task` and not marked as a notification.
     pub fn expects_reply(&self) -> bool {
-        self.kind != "system" && self.kind != "session" && self.reply_expected != Some(false)
+        let tells = matches!(self.kind, MessageKind::System | MessageKind::Session);
+        !tells && self.reply_expected != Some(false)
     }
 
     /// Whether it may join a running turn.
@@ -191,7 +276,7 @@ impl Message {
 
     /// Whether it mirrors a conversation: shown to people, never delivered to an agent.
     pub fn is_session_mirror(&self) -> bool {
-        self.kind == "session"
+        self.kind == MessageKind::Session
     }
 }
 
@@ -216,8 +301,8 @@ pub struct NewMessage {
     pub from: Option<String>,
     pub to: String,
     /// `chat` if empty.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub kind: String,
+    #[serde(skip_serializing_if = "MessageKind::is_empty")]
+    pub kind: MessageKind,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub channel: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -251,8 +336,7 @@ pub struct Task {
     pub id: TaskId,
     pub title: String,
     pub body: String,
-    /// `open`, `claimed`, `in_progress`, `blocked`, `done`, `failed`, `cancelled`.
-    pub status: String,
+    pub status: TaskStatus,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub severity: Option<String>,
     /// The claimable message that carries it.
@@ -271,9 +355,11 @@ pub struct Task {
     pub history: Vec<Value>,
 }
 
-/// Whether a task status is final: settled, never offered again.
-pub fn task_is_final(status: &str) -> bool {
-    matches!(status, "done" | "failed" | "cancelled")
+impl TaskStatus {
+    /// Whether the task is settled and never offered again.
+    pub fn is_final(&self) -> bool {
+        matches!(self, TaskStatus::Done | TaskStatus::Failed | TaskStatus::Cancelled)
+    }
 }
 
 /// A command for an agent. The hub routes, stores and expires it without looking into it.
@@ -289,8 +375,7 @@ pub struct Command {
     pub target: String,
     #[serde(deserialize_with = "record_or_empty")]
     pub params: Map<String, Value>,
-    /// `pending`, `accepted`, `running`, `succeeded`, `failed`, `cancelled`, `expired`.
-    pub status: String,
+    pub status: CommandStatus,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub result: Option<Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -307,9 +392,12 @@ pub struct Command {
     pub expires_at: i64,
 }
 
-/// Whether a command status never changes again.
-pub fn command_is_final(status: &str) -> bool {
-    matches!(status, "succeeded" | "failed" | "cancelled" | "expired")
+impl CommandStatus {
+    /// Whether it never changes again.
+    pub fn is_final(&self) -> bool {
+        use CommandStatus::*;
+        matches!(self, Succeeded | Failed | Cancelled | Expired)
+    }
 }
 
 /// The record of a token; the token itself is never part of it. Times are in **seconds**.

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::api::Command;
+use super::api::{Command, CommandStatus};
 
 /// Close code: the relay stops.
 pub const CLOSE_GOING: u16 = 1001;
@@ -62,7 +62,7 @@ pub enum ClientFrame {
     /// Asks the relay to issue a command.
     Command { id: String, command_type: String, target: String, params: Map<String, Value> },
     /// Progress of a command.
-    CommandUpdate { id: String, command_id: String, status: String, result: Option<Value>, error: Option<String> },
+    CommandUpdate { id: String, command_id: String, status: CommandStatus, result: Option<Value>, error: Option<String> },
     /// Asks for events by name.
     Subscribe { id: String, events: Vec<String>, scopes: Vec<String> },
     /// The named frame is now the client's responsibility: it stands in its durable store.
@@ -184,7 +184,7 @@ impl ClientFrame {
             "command.update" => ClientFrame::CommandUpdate {
                 id: need(&id)?,
                 command_id: text_of(&payload, "commandId", &id)?,
-                status: text_of(&payload, "status", &id)?,
+                status: text_of(&payload, "status", &id)?.into(),
                 result: payload.get("result").filter(|v| !v.is_null()).cloned(),
                 error: payload.get("error").and_then(Value::as_str).map(str::to_string),
             },

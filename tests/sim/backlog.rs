@@ -8,7 +8,7 @@ use std::time::Duration;
 use agent_relay::core::Machine;
 use agent_relay::core::agent::Agent;
 use agent_relay::core::agent::event::{BusEvent, Event, ProviderEvent, StoreEvent};
-use agent_relay::core::agent::store::StoreOp;
+use agent_relay::core::agent::store::{RowKind, StoreOp};
 use agent_relay::core::ids::{MessageId, ProcessRef};
 use agent_relay::core::limits::{BATCH_MESSAGES_MAX, INBOX_CACHED_MAX};
 use agent_relay::core::session::{Fate, How, Opened, Signal, TurnEnd, Verb};
@@ -116,7 +116,7 @@ impl Office {
             Effect::Store(StoreCommand::Commit(Commit { number, ops })) => {
                 for op in &ops {
                     if let (StoreOp::OutboxAppend(row), Some(told)) = (op, self.told.last_mut()) {
-                        told.extend(row.payload["to"].as_str().filter(|_| row.kind == "message").map(str::to_string));
+                        told.extend(row.payload["to"].as_str().filter(|_| row.kind == RowKind::Message).map(str::to_string));
                     }
                 }
                 let dropped = self.store.commit(&[(number, ops)]).expect("memory");

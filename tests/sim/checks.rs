@@ -6,7 +6,7 @@ use agent_relay::core::agent::store::{InboxMessage, StoreOp};
 use agent_relay::core::hub::event::{Query, ReadAnswer};
 use agent_relay::core::ids::MessageId;
 use agent_relay::core::limits::COMMITS_IN_FLIGHT_MAX;
-use agent_relay::wire::api::{Message, messages_of};
+use agent_relay::wire::api::{Message, MessageKind, messages_of};
 use serde_json::Value;
 
 use crate::restores::{attached_to, named_in};
@@ -111,7 +111,7 @@ impl World {
         for index in 0..self.sendings.len() {
             self.check_sending(index, &replies)?;
         }
-        for reply in replies.iter().filter(|reply| reply.kind == "chat") {
+        for reply in replies.iter().filter(|reply| reply.kind == MessageKind::Chat) {
             self.check_words(reply)?;
             let had = |id: u64| {
                 self.runners.iter().enumerate().any(|(at, runner)| agent_name(at) == reply.from && delivered(runner).any(|d| d.0 == id))
@@ -200,7 +200,7 @@ impl World {
             let name = agent_name(*receiver);
             let answers = |reply: &&Message| {
                 let attached = attached_to(reply).contains(&id) && !is_lost;
-                let is_for_sender = reply.kind == "chat" && reply.from == name && reply.to == sending.from();
+                let is_for_sender = reply.kind == MessageKind::Chat && reply.from == name && reply.to == sending.from();
                 is_for_sender && (attached || named_in(reply).contains(&id))
             };
             let times = replies.iter().filter(answers).count();

@@ -15,7 +15,7 @@ use crate::core::limits::*;
 use crate::core::session::{Decision, Verb};
 use crate::core::time::{Now, Tick};
 use crate::core::tracker::{Claim, ClaimKind};
-use crate::wire::api::{Command, command_is_final, path};
+use crate::wire::api::{AgentCommand, Command, CommandStatus, path};
 use crate::wire::bus::ClientFrame;
 use crate::wire::control::LogLevel;
 
@@ -66,7 +66,7 @@ impl Commands {
 
     /// The relay knows the end of everything.
     pub fn all_reported(&self) -> bool {
-        self.known.values().all(|known| known.reported || !command_is_final(&known.command.status))
+        self.known.values().all(|known| known.reported || !known.command.status.is_final())
     }
 }
 
@@ -74,7 +74,7 @@ impl Agent {
     pub(super) fn restore_commands(&mut self, now: Now, commands: Vec<(Command, bool)>) {
         for (command, reported) in commands {
             let id = command.id.clone();
-            let unfinished = !command_is_final(&command.status);
+            let unfinished = !command.status.is_final();
             self.remember(Known { command, reported, frame: None });
             if unfinished {
                 self.end_command(now, &id, Err("runner restarted".into()));
@@ -88,7 +88,7 @@ impl Agent {
             self.commands.order.push_back(id);
         }
         // Only what is over and told may be forgotten.
-        let over = |known: &Known| known.reported && command_is_final(&known.command.status);
+        let over = |known: &Known| known.reported && known.command.status.is_final();
         while self.commands.order.len() > COMMANDS_KEPT_MAX {
             let Some(at) = self.commands.order.iter().position(|id| self.commands.known.get(id).is_none_or(over)) else { break };
             let oldest = self.commands.order.remove(at).expect("found above");
@@ -102,24 +102,11 @@ impl Agent {
         let ack = frame.map(|frame_id| Effect::frame(&ClientFrame::Ack { frame_id }));
         let target = if command.target.is_empty() { &self.config.agent_id } else { &command.target };
         let mine = *target == self.config.agent_id || *target == self.config.runner_id;
-        let known_type = command.kind.strip_prefix("agent.").is_some_and(|word| {
-            matches!(
-                word,
-                "shutdown"
-                    | "kill"
-                    | "restart"
-                    | "reconnect"
-                    | "compact"
-                    | "clearContext"
-                    | "injectContext"
-                    | "permissionDecision"
-                    | "interrupt"
-            )
-        });
-        if !mine || !known_type || command.id.is_empty() {
+        let kind = AgentCommand::parse(&command.kind).filter(|_| mine && !command.id.is_empty());
+        let Some(kind) = kind else {
             self.commits.defer_all(ack);
             return;
-        }
+        };
         if self.commands.knows(&command.id) {
             self.commits.defer_all(ack);
             self.send_update(&command.id);
@@ -127,49 +114,49 @@ impl Agent {
         }
         let id = command.id.clone();
         self.log(LogLevel::Info, "runner", format!("command {} id={id}", command.kind));
-        let command = Command { status: "accepted".into(), ..command };
+        let command = Command { status: CommandStatus::Accepted, ..command };
         self.commits.write(StoreOp::CommandPut(command.clone()));
         self.remember(Known { command: command.clone(), reported: false, frame: None });
         self.commits.defer_all(ack);
         self.tracker.start_claim(Claim { kind: ClaimKind::Command, id: id.clone(), expires: None });
         self.status.touch();
-        for status in ["accepted", "running"] {
+        for status in [CommandStatus::Accepted, CommandStatus::Running] {
             self.send_progress(&id, status);
         }
         if !self.link.is_registered() {
             self.commands.begun.push_back((self.commits.newest() + 1, id.clone()));
         }
-        self.execute(now, &command);
+        self.execute(now, kind, &command);
     }
 
-    fn execute(&mut self, now: Now, command: &Command) {
+    fn execute(&mut self, now: Now, kind: AgentCommand, command: &Command) {
         let id = command.id.clone();
         let text = |field: &str| command.params.get(field).and_then(Value::as_str).map(str::to_string);
-        match command.kind.as_str() {
-            "agent.shutdown" | "agent.kill" => {
-                let hard = command.kind == "agent.kill";
+        match kind {
+            AgentCommand::Shutdown | AgentCommand::Kill => {
+                let hard = kind == AgentCommand::Kill;
                 let wanted = command.params.get("timeoutMs").and_then(Value::as_u64).filter(|ms| *ms > 0);
                 let patience = wanted.map(Duration::from_millis).unwrap_or(COMMAND_TIMEOUT).min(COMMAND_TIMEOUT_MAX);
                 self.commands.ending.push(id);
                 self.begin_stop(now, Why::Command { hard, patience });
             }
-            "agent.restart" => {
+            AgentCommand::Restart => {
                 self.commands.restarting.push((id, now.tick + RESTART_TIMEOUT));
                 self.restart_provider();
             }
-            "agent.reconnect" => {
+            AgentCommand::Reconnect => {
                 self.status.send_again();
                 self.end_command(now, &id, Ok(Value::Null));
             }
-            "agent.interrupt" => {
+            AgentCommand::Interrupt => {
                 self.note_interrupt("interrupted", &command.issued_by, text("reason"));
                 self.ask_session(now, id, Verb::Interrupt);
             }
-            "agent.compact" => {
+            AgentCommand::Compact => {
                 self.ask_session(now, id, Verb::Compact { instructions: text("instructions").filter(|t| !t.trim().is_empty()) })
             }
-            "agent.clearContext" => self.ask_session(now, id, Verb::Clear),
-            "agent.injectContext" => match text("content").map(|t| t.trim().to_string()).filter(|t| !t.is_empty()) {
+            AgentCommand::ClearContext => self.ask_session(now, id, Verb::Clear),
+            AgentCommand::InjectContext => match text("content").map(|t| t.trim().to_string()).filter(|t| !t.is_empty()) {
                 Some(content) => {
                     let content = super::text::unforged(&content);
                     let text = format!("[relay message #0 from system]\nSubject: Agent Relay memory context\n{content}");
@@ -177,7 +164,7 @@ impl Agent {
                 }
                 None => self.end_command(now, &id, Err("content required".into())),
             },
-            _ => {
+            AgentCommand::PermissionDecision => {
                 let decision = text("decision").as_deref().and_then(Decision::parse);
                 match (text("approvalId").filter(|t| !t.is_empty()), decision) {
                     (None, _) => self.end_command(now, &id, Err("approvalId required".into())),
@@ -261,7 +248,7 @@ impl Agent {
         let command = &mut known.command;
         match result {
             Ok(mut provider_result) => {
-                if command.kind == "agent.injectContext" {
+                if AgentCommand::parse(&command.kind) == Some(AgentCommand::InjectContext) {
                     let all = command.params.get("memoryIds").and_then(Value::as_array).into_iter().flatten();
                     let ids: Vec<&str> = all.filter_map(Value::as_str).collect();
                     provider_result = json!({"memoryIds": ids, "injectedMemoryCount": ids.len()});
@@ -277,11 +264,11 @@ impl Agent {
                 if !provider_result.is_null() {
                     record["providerResult"] = provider_result;
                 }
-                command.status = "succeeded".into();
+                command.status = CommandStatus::Succeeded;
                 command.result = Some(record);
             }
             Err(error) => {
-                command.status = "failed".into();
+                command.status = CommandStatus::Failed;
                 command.error = Some(error);
             }
         }
@@ -304,21 +291,21 @@ impl Agent {
     pub(super) fn tell_begun(&mut self, upto: u64) {
         while self.commands.begun.front().is_some_and(|(number, _)| *number <= upto) {
             let (_, id) = self.commands.begun.pop_front().expect("looked at above");
-            let runs = self.commands.known.get(&id).is_some_and(|known| !command_is_final(&known.command.status));
+            let runs = self.commands.known.get(&id).is_some_and(|known| !known.command.status.is_final());
             if runs && !self.link.is_registered() {
-                let body = serde_json::json!({"status": "running"});
+                let body = serde_json::json!({"status": CommandStatus::Running});
                 self.ask(Purpose::CommandProgress(id.clone()), "PATCH", path::command(&id), Some(body));
             }
         }
     }
 
-    fn send_progress(&mut self, id: &str, status: &str) {
+    fn send_progress(&mut self, id: &str, status: CommandStatus) {
         if self.link.is_registered() {
             let frame = self.link.frame_id();
             self.commits.defer(Effect::frame(&ClientFrame::CommandUpdate {
                 id: frame,
                 command_id: id.to_string(),
-                status: status.into(),
+                status,
                 result: None,
                 error: None,
             }));
@@ -336,7 +323,7 @@ impl Agent {
             known.frame = Some(frame.clone());
             let update = ClientFrame::CommandUpdate { id: frame, command_id: id.to_string(), status, result, error };
             self.commits.defer(Effect::frame(&update));
-        } else if command_is_final(&status) {
+        } else if status.is_final() {
             let body = json!({"status": status, "result": result, "error": error});
             self.ask(Purpose::PatchCommand(id.to_string()), "PATCH", path::command(id), Some(body));
         }
@@ -348,7 +335,7 @@ impl Agent {
             .commands
             .known
             .iter()
-            .filter(|(_, known)| !known.reported && command_is_final(&known.command.status))
+            .filter(|(_, known)| !known.reported && known.command.status.is_final())
             .map(|(id, _)| id.clone())
             .collect();
         for id in open {
@@ -367,7 +354,7 @@ impl Agent {
         let Some(known) = self.commands.known.get_mut(id) else {
             return;
         };
-        if known.reported || !command_is_final(&known.command.status) {
+        if known.reported || !known.command.status.is_final() {
             return;
         }
         known.reported = true;

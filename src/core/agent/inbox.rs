@@ -295,7 +295,7 @@ impl Agent {
         let ended: Vec<(MessageRef, TaskEnd)> = old.filter_map(|done| Some((done.at, done.ended.clone()?))).collect();
         for (at, TaskEnd { task, status }) in ended {
             if self.generations.on_wire(at.generation).is_some() {
-                self.report_task(self.now, task, at, &status, Some("reported again: the relay's data were put back".into()));
+                self.report_task(self.now, task, at, status, Some("reported again: the relay's data were put back".into()));
             }
         }
     }

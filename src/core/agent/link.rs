@@ -306,7 +306,7 @@ impl Agent {
     pub(super) fn on_heartbeat_due(&mut self, now: Now) {
         self.timers.set(Timer::Heartbeat, now.tick + self.link.heartbeat_every);
         if self.stop.is_none() {
-            let status = self.tracker.status().semantic().into();
+            let status = self.tracker.status().semantic().as_str().into();
             let meta = Some(self.heartbeat_meta());
             self.out.push(Effect::frame(&ClientFrame::Heartbeat { status, meta }));
         }

@@ -11,12 +11,13 @@ use serde_json::{Value, json};
 
 use super::Agent;
 use super::event::RowAnswer;
-use super::store::{OutboxRow, QueuedRow, StoreOp};
+use super::store::{OutboxRow, QueuedRow, RowKind, StoreOp};
 use crate::core::agent::timer::Timer;
 use crate::core::limits::*;
 use crate::core::session::Mirror;
 use crate::core::time::{Now, Tick};
 use crate::core::{Cause, backoff};
+use crate::wire::api::MessageKind;
 use crate::wire::api::{NewMessage, OTHER_GENERATION, USER};
 use crate::wire::control::LogLevel;
 
@@ -55,7 +56,7 @@ pub(super) struct Outbox {
 
 /// Without the task or message that it is about the row says nothing.
 fn is_about(row: &OutboxRow) -> bool {
-    matches!(row.kind.as_str(), "task-update" | "reaction")
+    matches!(row.kind, RowKind::TaskUpdate | RowKind::Reaction)
 }
 
 impl Outbox {
@@ -156,7 +157,7 @@ impl Agent {
                 continue;
             }
             let unattached = self.outbox.unattached.contains(seq);
-            if row.generation != 0 && row.kind == "message" && (unattached || !self.generations.is_current(row.generation)) {
+            if row.generation != 0 && row.kind == RowKind::Message && (unattached || !self.generations.is_current(row.generation)) {
                 let attached = std::mem::take(&mut row.payload);
                 row.payload = self.without_reply_to(&attached, row.generation);
                 if told && !unattached {
@@ -266,7 +267,7 @@ impl Agent {
         let message = NewMessage {
             from: Some(self.config.agent_id.clone()),
             to: USER.into(),
-            kind: "session".into(),
+            kind: MessageKind::Session,
             body: super::text::cut(&mirror.body, MIRROR_BODY_BYTES_MAX),
             payload,
             reply_expected: Some(false),
@@ -275,7 +276,7 @@ impl Agent {
             ..Default::default()
         };
         let payload = serde_json::to_value(message).expect("plain data");
-        self.append(OutboxRow { kind: "session-message".into(), key, occurred_at: now.wall.0, payload, generation: 0 });
+        self.append(OutboxRow { kind: RowKind::SessionMessage, key, occurred_at: now.wall.0, payload, generation: 0 });
     }
 
     /// A hook broke: reported once the relay can be reached.
@@ -290,6 +291,6 @@ impl Agent {
         });
         self.mirrored += 1;
         let key = format!("{}:insight:{}:{}", self.config.agent_id, self.config.instance_id, self.mirrored);
-        self.append(OutboxRow { kind: "insight".into(), key, occurred_at: now.wall.0, payload, generation: 0 });
+        self.append(OutboxRow { kind: RowKind::Insight, key, occurred_at: now.wall.0, payload, generation: 0 });
     }
 }

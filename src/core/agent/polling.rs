@@ -11,6 +11,7 @@ use crate::core::agent::timer::Timer;
 use crate::core::limits::*;
 use crate::core::time::{Now, Tick};
 use crate::wire::PROTOCOL;
+use crate::wire::api::AgentStatus;
 use crate::wire::api::path;
 use crate::wire::control::LogLevel;
 
@@ -26,7 +27,7 @@ pub(super) struct Polling {
     /// Another round was wanted while one was under way.
     again: bool,
     /// The status that the round under way tells: the word of the wire, and the record beside it.
-    telling: Option<(&'static str, Map<String, Value>)>,
+    telling: Option<(AgentStatus, Map<String, Value>)>,
 }
 
 /// Steps of a round.
@@ -77,7 +78,7 @@ impl Agent {
             Purpose::PutStatus => {
                 let told = self.status_told();
                 self.status.is_told();
-                let body = json!({"status": told.0, "instanceId": instance});
+                let body = json!({"status": told.0.as_str(), "instanceId": instance});
                 let path = path::agent_part(id, "status");
                 self.link.polling.telling = Some(told);
                 ("PUT", path, body)
@@ -85,7 +86,7 @@ impl Agent {
             Purpose::PutReady => {
                 let (status, mut meta) = self.link.polling.telling.clone().unwrap_or_else(|| self.status_told());
                 meta.extend(self.status.take_timeline().map(|event| ("timelineEvent".to_string(), event)));
-                let body = json!({"ready": status != "offline", "instanceId": instance, "meta": meta});
+                let body = json!({"ready": status != AgentStatus::Offline, "instanceId": instance, "meta": meta});
                 ("PUT", path::agent_part(id, "ready"), body)
             }
             Purpose::Heartbeat => {

@@ -15,6 +15,7 @@ use crate::core::limits::*;
 use crate::core::session::TERMINAL_SESSION;
 use crate::core::time::{Now, Tick};
 use crate::core::tracker::{Status, TURN, Work};
+use crate::wire::api::{AgentStatus, DetailedStatus};
 use crate::wire::bus::ClientFrame;
 use crate::wire::control::LogLevel;
 
@@ -24,7 +25,7 @@ pub(super) struct Publisher {
     dirty: bool,
     again: bool,
     sent: Option<Value>,
-    word: &'static str,
+    word: Option<DetailedStatus>,
     since: Option<(Tick, i64)>,
     timeline: Option<Value>,
     context: Value,
@@ -77,8 +78,8 @@ impl Publisher {
     }
 
     /// Whether it differs from what the relay was told last.
-    pub fn is_news(&self, (word, meta): &(&'static str, Map<String, Value>)) -> bool {
-        self.again || self.timeline.is_some() || self.sent.as_ref() != Some(&json!([word, meta]))
+    pub fn is_news(&self, (word, meta): &(AgentStatus, Map<String, Value>)) -> bool {
+        self.again || self.timeline.is_some() || self.sent.as_ref() != Some(&json!([word.as_str(), meta]))
     }
 
     /// What has changed until now is on its way, or known.
@@ -87,9 +88,9 @@ impl Publisher {
     }
 
     /// The relay has it.
-    pub fn note_told(&mut self, (word, meta): (&'static str, Map<String, Value>)) {
+    pub fn note_told(&mut self, (word, meta): (AgentStatus, Map<String, Value>)) {
         self.again = false;
-        self.sent = Some(json!([word, meta]));
+        self.sent = Some(json!([word.as_str(), meta]));
     }
 
     pub fn take_timeline(&mut self) -> Option<Value> {
@@ -117,35 +118,35 @@ impl Publisher {
 
 impl Agent {
     /// The status as people see it; the wire has fewer words.
-    pub(super) fn word(&self) -> &'static str {
+    pub(super) fn word(&self) -> DetailedStatus {
+        use DetailedStatus::*;
         match (&self.life.state, self.tracker.status()) {
-            _ if self.stop.as_ref().is_some_and(|stop| stop.failure().is_some()) => "error",
-            _ if self.stop.is_some() => "offline",
-            (State::Parked, _) => "parked",
-            (State::Ready { .. }, Status::Error) => "error",
-            (State::Ready { .. }, _) if !self.approvals.is_empty() => "blocked",
-            (State::Ready { .. }, status) => status.word(),
-            (State::Waiting { .. }, _) => "restarting",
-            _ if self.life.is_restarting() => "restarting",
-            _ => "starting",
+            _ if self.stop.as_ref().is_some_and(|stop| stop.failure().is_some()) => Error,
+            _ if self.stop.is_some() => Offline,
+            (State::Parked, _) => Parked,
+            (State::Ready { .. }, Status::Error) => Error,
+            (State::Ready { .. }, _) if !self.approvals.is_empty() => Blocked,
+            (State::Ready { .. }, Status::Idle) => Idle,
+            (State::Ready { .. }, Status::Busy) => Busy,
+            (State::Ready { .. }, Status::Offline) => Offline,
+            (State::Waiting { .. }, _) => Restarting,
+            _ if self.life.is_restarting() => Restarting,
+            (State::Down | State::Spawning | State::Opening | State::Ending, _) => Starting,
         }
     }
 
     /// The status on the wire: an agent that is not ready is offline there, also during a restart.
-    pub(super) fn wire_status(&self) -> &'static str {
-        match self.word() {
-            "idle" => "idle",
-            "busy" | "blocked" => "busy",
-            _ => "offline",
-        }
+    pub(super) fn wire_status(&self) -> AgentStatus {
+        self.word().coarse()
     }
 
     fn why(&self) -> String {
+        use DetailedStatus::*;
         match self.word() {
-            "idle" => format!("no turn, no claim, no work{}", self.evidence()),
-            "busy" => format!("work: {}{}{}", self.tracker.reasons().join(", "), self.state_text(), self.evidence()),
-            "blocked" => format!("waits for {} approval(s)", self.approvals.len()),
-            _ => self.life.why.clone(),
+            Idle => format!("no turn, no claim, no work{}", self.evidence()),
+            Busy => format!("work: {}{}{}", self.tracker.reasons().join(", "), self.state_text(), self.evidence()),
+            Blocked => format!("waits for {} approval(s)", self.approvals.len()),
+            Offline | Starting | Restarting | Error | Parked => self.life.why.clone(),
         }
     }
 
@@ -208,14 +209,14 @@ impl Agent {
         }
         let action = match &self.stop {
             Some(stop) => json!(stop.lifecycle_action()),
-            None if self.word() == "restarting" => json!("restarting"),
+            None if self.word() == DetailedStatus::Restarting => json!("restarting"),
             None => Value::Null,
         };
         meta.insert("lifecycleAction".into(), action);
-        if matches!(self.word(), "error" | "parked") {
+        if matches!(self.word(), DetailedStatus::Error | DetailedStatus::Parked) {
             meta.insert("terminalStatus".into(), json!("error"));
         }
-        meta.insert("status".into(), json!(self.word()));
+        meta.insert("status".into(), json!(self.word().as_str()));
         meta.insert("statusWhy".into(), json!(self.why()));
         meta.insert("busyReasons".into(), json!(self.tracker.reasons()));
         meta.insert("activeWork".into(), json!(self.tracker.work_json()));
@@ -265,7 +266,7 @@ impl Agent {
     }
 
     /// The current status as the relay is told it: the word of the wire, and the record beside it.
-    pub(super) fn status_told(&self) -> (&'static str, Map<String, Value>) {
+    pub(super) fn status_told(&self) -> (AgentStatus, Map<String, Value>) {
         let mut meta = self.status_meta();
         if let Some((_, wall)) = self.status.since {
             meta.insert("statusSince".into(), json!(wall));
@@ -276,8 +277,8 @@ impl Agent {
     /// Sends the newest status if it differs from what was sent last. Last value wins; nothing after the goodbye.
     pub(super) fn publish(&mut self, now: Now) {
         let word = self.word();
-        if word != self.status.word {
-            self.status.word = word;
+        if self.status.word != Some(word) {
+            self.status.word = Some(word);
             self.status.since = Some((now.tick, now.wall.0));
             self.log(LogLevel::Info, "runner", format!("status {word}: {}", self.why()));
         }
@@ -295,8 +296,9 @@ impl Agent {
         self.status.note_told(told.clone());
         let (agent_status, mut meta) = told;
         meta.extend(self.status.take_timeline().map(|event| ("timelineEvent".to_string(), event)));
-        let ready = Some(agent_status != "offline");
-        self.out.push(Effect::frame(&ClientFrame::Status { agent_status: agent_status.into(), ready, meta: Some(meta) }));
+        let ready = Some(agent_status != AgentStatus::Offline);
+        let agent_status = agent_status.as_str().into();
+        self.out.push(Effect::frame(&ClientFrame::Status { agent_status, ready, meta: Some(meta) }));
         if crate::planted::is("status-after-offline") {
             self.status.silent = false;
         } else if self.stop.is_some() {
@@ -373,7 +375,7 @@ impl Agent {
         let Some(status) = text("status").and_then(Status::parse) else {
             return (400, json!({"error": "status must be idle, busy, offline, or error"}));
         };
-        let accepted = (200, json!({"ok": true, "status": status.word()}));
+        let accepted = (200, json!({"ok": true, "status": status.as_str()}));
         if text("providerSessionId").is_some_and(|id| id != self.life.record.provider_session) {
             return accepted; // of an earlier process: dropped whole
         }
@@ -388,7 +390,7 @@ impl Agent {
         }
         if self.config.session.tracks_turns && reason == TURN {
             // The bare word of a hook whose program could not be run: one more hint for the session.
-            self.tell_hook(Ticket::NOBODY, status.word().to_string(), Value::Null);
+            self.tell_hook(Ticket::NOBODY, status.as_str().to_string(), Value::Null);
             self.status.touch();
             return accepted;
         }
@@ -425,10 +427,10 @@ impl Agent {
         json!({
             "ok": true,
             "agentId": self.config.agent_id, "runnerId": self.config.runner_id, "provider": self.config.provider,
-            "status": self.word(), "why": self.why(),
+            "status": self.word().as_str(), "why": self.why(),
             "since": since.map(|(_, wall)| wall), "sinceMs": since.map(|(at, _)| ago(at)),
             "evidence": self.status.evidence.as_ref().map(|(text, at)| json!({"text": text, "since": at})),
-            "agentStatus": self.wire_status(), "ready": self.wire_status() != "offline",
+            "agentStatus": self.wire_status().as_str(), "ready": self.wire_status() != AgentStatus::Offline,
             "work": self.tracker.work_json(), "claims": self.tracker.claims_json(now.tick),
             "terminal": self.life.terminal.as_ref().map(|socket| json!({"tmuxSocket": socket, "tmuxSession": TERMINAL_SESSION})),
             "approvals": self.approvals_json(), "turn": self.turn.summary(),

@@ -3,7 +3,8 @@
 use serde_json::Value;
 
 use crate::core::ids::{BatchNumber, MessageId, MessageRef, ProcessRef, TaskId};
-use crate::wire::api::{Command, Message};
+use crate::wire::api::{Command, CommandStatus, Message, TaskStatus};
+use crate::wire::words::open_words;
 
 /// One change of the store. The operations of one commit are one transaction.
 #[allow(missing_docs)] // the names say it
@@ -38,7 +39,7 @@ pub enum StoreOp {
     /// A command moved on.
     CommandMark {
         id: String,
-        status: String,
+        status: CommandStatus,
         /// Result, if it succeeded.
         result: Option<Value>,
         /// Error, if it failed.
@@ -89,8 +90,8 @@ impl InboxState {
 /// A row for the outbox.
 #[derive(Debug, Clone, PartialEq)]
 pub struct OutboxRow {
-    /// `message`, `session-message`, `task-update`, `reaction` or `insight`.
-    pub kind: String,
+    /// What it is.
+    pub kind: RowKind,
     /// Idempotency key.
     pub key: String,
     /// When it happened, ms.
@@ -101,12 +102,31 @@ pub struct OutboxRow {
     pub generation: u32,
 }
 
-/// Which rows go first when the bound is reached: a higher class is dropped earlier.
-pub fn outbox_class(kind: &str) -> u8 {
-    match kind {
-        "message" | "task-update" | "reaction" => 0,
-        "insight" => 1,
-        _ => 2,
+open_words! {
+    /// What an outbox row is; the word stands in the store. One that is not known goes as a message.
+    RowKind {
+        Message = "message",
+        SessionMessage = "session-message",
+        TaskUpdate = "task-update",
+        Reaction = "reaction",
+        Insight = "insight",
+    }
+}
+
+impl RowKind {
+    /// Which rows go first when the bound is reached: a higher class is dropped earlier.
+    pub fn class(&self) -> u8 {
+        use RowKind::*;
+        match self {
+            Message | TaskUpdate | Reaction => 0,
+            Insight => 1,
+            SessionMessage | Other(_) => 2,
+        }
+    }
+
+    /// Whether it can travel with others as a batch of messages.
+    pub fn is_message(&self) -> bool {
+        matches!(self, RowKind::Message | RowKind::SessionMessage)
     }
 }
 
@@ -160,8 +180,8 @@ pub struct InboxMessage {
 pub struct TaskEnd {
     /// The relay's id of the task.
     pub task: TaskId,
-    /// `done` or `failed`.
-    pub status: String,
+    /// Done or failed.
+    pub status: TaskStatus,
 }
 
 /// A message that is done.

@@ -13,11 +13,13 @@ use super::store::StoreOp;
 use super::*;
 
 mod first;
+use crate::core::agent::store::RowKind;
 use crate::core::ids::{BatchNumber, CallNumber, MessageId, ProcessRef, Ticket};
 use crate::core::matching::Identity;
 use crate::core::session::{Fate, How, Mirror, Opened, Parcel, RESTART_MARK, SessionCapabilities, TurnEnd, Verb};
 use crate::core::time::Wall;
 use crate::secret::Secret;
+use crate::wire::api::{AgentStatus, DetailedStatus};
 use crate::wire::api::{Command, Message};
 use crate::wire::bus::{ClientFrame, Registered, Registration, RelayFrame};
 
@@ -42,7 +44,7 @@ impl Bench {
         let opened = Opened { session: "s".into(), how: How::New, agent: "demo".into(), model: None, has_evidence: true };
         bench.signal(Signal::Opened(opened));
         bench.commit();
-        assert_eq!(bench.agent.wire_status(), "idle");
+        assert_eq!(bench.agent.wire_status(), AgentStatus::Idle);
         bench
     }
 
@@ -220,7 +222,8 @@ fn reply_and_batch_done_are_one_transaction() {
     effects.extend(bench.agent.wake(bench.now));
     let together = effects.iter().any(|effect| match effect {
         Effect::Store(StoreCommand::Commit(Commit { ops, .. })) => {
-            let reply = ops.iter().any(|op| matches!(op, StoreOp::OutboxAppend(row) if row.kind == "message" && row.key == "reply:a:1"));
+            let reply =
+                ops.iter().any(|op| matches!(op, StoreOp::OutboxAppend(row) if row.kind == RowKind::Message && row.key == "reply:a:1"));
             reply && ops.iter().any(|op| matches!(op, StoreOp::InboxSettle { at, .. } if at.id == MessageId(1)))
         }
         _ => false,
@@ -309,7 +312,7 @@ fn the_restart_budget_parks() {
     for _ in 0..20 {
         bench.tell(Event::Provider(ProviderEvent::Exited { code: 1, stderr: String::new() }));
         bench.commit();
-        if bench.agent.word() == "parked" {
+        if bench.agent.word() == DetailedStatus::Parked {
             break;
         }
         bench.now.tick = bench.now.tick + Duration::from_secs(61);
@@ -320,7 +323,7 @@ fn the_restart_budget_parks() {
         bench.commit();
     }
     // Five exits in ten minutes: four starts, then it waits for a person.
-    assert_eq!((starts, bench.agent.word(), bench.agent.wire_status()), (4, "parked", "offline"));
+    assert_eq!((starts, bench.agent.word(), bench.agent.wire_status()), (4, DetailedStatus::Parked, AgentStatus::Offline));
 }
 
 #[test]
@@ -399,7 +402,7 @@ fn after_a_restart_each_message_has_a_fate_of_its_own() {
             _ => &[],
         })
         .filter_map(|op| match op {
-            StoreOp::OutboxAppend(row) if row.kind == "message" => Some(row.key.as_str()),
+            StoreOp::OutboxAppend(row) if row.kind == RowKind::Message => Some(row.key.as_str()),
             _ => None,
         })
         .collect();

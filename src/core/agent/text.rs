@@ -4,6 +4,7 @@ use crate::core::chars::{self, is_break, is_invisible};
 use crate::core::limits::*;
 use crate::core::session::Trace;
 use crate::wire::api::Message;
+use crate::wire::api::MessageKind;
 
 /// Characters of a body by which a message is known again; a preview is never shorter.
 const TRACE_CHARS: usize = 100;
@@ -130,7 +131,7 @@ pub(super) fn of_batch(messages: &[&Message]) -> String {
 /// From a person, whose words count as the user's; else from another agent or a system.
 pub(super) fn is_of_person(message: &Message) -> bool {
     let name = message.from.split(':').next().unwrap_or_default();
-    matches!(name, "user" | "operator") && message.kind != "system"
+    matches!(name, "user" | "operator") && message.kind != MessageKind::System
 }
 
 /// The same messages for the same agent have the same key: a UUID of the hash of both.

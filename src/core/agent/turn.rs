@@ -20,12 +20,14 @@ use super::prompt::PROMPT;
 use super::store::{InboxState, OutboxRow, StoreOp, Unsettled};
 use super::text::{self, trace};
 use crate::core::Cause;
+use crate::core::agent::store::RowKind;
 use crate::core::agent::timer::Timer;
 use crate::core::ids::{BatchNumber, MessageRef, TaskId};
 use crate::core::limits::*;
 use crate::core::session::{Parcel, Trace, TurnEnd, Verb};
 use crate::core::time::Now;
 use crate::core::tracker::{Claim, ClaimKind, TURN, Work};
+use crate::wire::api::TaskStatus;
 use crate::wire::api::{Message, OTHER_GENERATION, path};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -265,7 +267,7 @@ impl Agent {
                 let message = batch.entries[place].message.clone();
                 self.start_claims(now, &message, body.get("claimExpiresAt").and_then(Value::as_i64));
                 if let Some(task) = message.task_id() {
-                    self.report_task(now, task, at, "in_progress", None);
+                    self.report_task(now, task, at, TaskStatus::InProgress, None);
                 }
             }
             Ok((404, _)) => self.drop_claimable(at, true),
@@ -296,7 +298,7 @@ impl Agent {
         self.status.touch();
     }
 
-    pub(super) fn report_task(&mut self, now: Now, task: TaskId, at: MessageRef, status: &str, body: Option<String>) {
+    pub(super) fn report_task(&mut self, now: Now, task: TaskId, at: MessageRef, status: TaskStatus, body: Option<String>) {
         let mut payload = json!({
             "taskId": task, "status": status, "agentId": self.config.agent_id,
             "metadata": {"messageId": at.id, "completedBy": "runner"}
@@ -307,12 +309,12 @@ impl Agent {
         if let Some(Some(told)) = self.generations.on_wire(at.generation) {
             payload["generation"] = json!(told);
         }
-        if status != "in_progress" {
+        if status != TaskStatus::InProgress {
             self.outbox.hold_tasks();
         }
         let key = format!("task:{}:{task}:{}:{status}", self.config.agent_id, at.id);
         let generation = at.generation;
-        self.append(OutboxRow { kind: "task-update".into(), key, occurred_at: now.wall.0, payload, generation });
+        self.append(OutboxRow { kind: RowKind::TaskUpdate, key, occurred_at: now.wall.0, payload, generation });
     }
 
     fn deliver_if_claimed(&mut self) {

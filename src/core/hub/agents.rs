@@ -12,6 +12,7 @@ use super::{Hub, Refusal};
 use crate::core::ids::{MessageId, PeerId};
 use crate::core::limits::*;
 use crate::core::time::Tick;
+use crate::wire::api::AgentStatus;
 use crate::wire::api::{AGENT_ID_RULE, TokenRecord, USER, is_agent_id};
 use crate::wire::bus::{CLOSE_DELETED, CLOSE_SUPERSEDED, Registration, RelayFrame};
 use crate::wire::control::LogLevel;
@@ -81,7 +82,7 @@ fn is_older(new: &Registration, known: &Registration) -> bool {
 pub(super) struct Agent {
     pub stored: StoredAgent,
     pub peer: Option<PeerId>,
-    pub status: String,
+    pub status: AgentStatus,
     pub ready: bool,
     pub meta: serde_json::Map<String, Value>,
     /// When it counts as offline unless it is heard of again.
@@ -120,7 +121,7 @@ impl Hub {
         let agent = Agent {
             stored,
             peer: None,
-            status: "offline".into(),
+            status: AgentStatus::Offline,
             ready: false,
             meta: Default::default(),
             offline_at: None,
@@ -231,7 +232,7 @@ impl Hub {
         }
         let agent = self.agents.get_mut(id).expect("inserted above");
         // A late registration of a dead process must not drive out its successor.
-        let is_here = agent.peer.is_some() || agent.status != "offline";
+        let is_here = agent.peer.is_some() || agent.status != AgentStatus::Offline;
         if is_here && is_older(&registration, &agent.stored.registration) {
             return Err((409, "superseded", "a younger process of this machine registered this agent".into()));
         }
@@ -251,8 +252,8 @@ impl Hub {
         agent.peer = peer.or(agent.peer);
         let offline_at = agent.peer.is_none().then(|| self.now.tick + OFFLINE_AFTER_SILENCE);
         agent.ready = true;
-        if agent.status == "offline" {
-            agent.status = "idle".into();
+        if agent.status == AgentStatus::Offline {
+            agent.status = AgentStatus::Idle;
         }
         let epoch = agent.stored.epoch;
         self.keep_component(id, &component);
@@ -280,12 +281,8 @@ impl Hub {
         let Some(agent) = self.agents.get_mut(id) else {
             return;
         };
-        let word = match status {
-            "idle" | "busy" | "offline" => status,
-            _ => "idle",
-        };
-        let before = (agent.status.clone(), agent.ready, agent.meta.clone());
-        agent.status = word.to_string();
+        let before = (agent.status, agent.ready, agent.meta.clone());
+        agent.status = AgentStatus::parse(status).unwrap_or(AgentStatus::Idle);
         agent.ready = ready.unwrap_or(agent.ready);
         if let Some(meta) = meta {
             // These fields are sent only in some states: without them they are removed.
@@ -295,7 +292,7 @@ impl Hub {
             merge_meta(&mut agent.meta, meta);
         }
         // A polling agent repeats its status: only a change is an event.
-        let changed = before != (agent.status.clone(), agent.ready, agent.meta.clone());
+        let changed = before != (agent.status, agent.ready, agent.meta.clone());
         self.seen(id);
         if changed {
             let card = self.card(id);
@@ -311,8 +308,8 @@ impl Hub {
         match meta.and_then(Value::as_object).cloned() {
             Some(part) if ready.is_none() && !part.contains_key("status") => merge_meta(&mut agent.meta, part),
             meta => {
-                let status = agent.status.clone();
-                self.set_status(id, &status, ready, meta);
+                let status = agent.status.as_str();
+                self.set_status(id, status, ready, meta);
             }
         }
         self.seen(id);
@@ -323,7 +320,7 @@ impl Hub {
             return;
         };
         agent.stored.last_seen = self.now.wall.0;
-        if agent.peer.is_none() && agent.status != "offline" {
+        if agent.peer.is_none() && agent.status != AgentStatus::Offline {
             let at = self.now.tick + OFFLINE_AFTER_SILENCE;
             self.set_offline_at(id, Some(at));
         }
@@ -404,7 +401,7 @@ impl Hub {
         let registration = &agent.stored.registration;
         json!({
             "id": id, "name": registration.meta.get("name").cloned().unwrap_or_else(|| json!(id)),
-            "status": agent.status, "ready": agent.ready, "label": agent.label(),
+            "status": agent.status.as_str(), "ready": agent.ready, "label": agent.label(),
             "connected": agent.peer.is_some(), "tags": registration.tags, "capabilities": registration.capabilities,
             "machine": registration.machine, "role": registration.role, "runnerId": registration.component_id,
             "instanceId": registration.instance_id, "epoch": agent.stored.epoch, "lastSeenAt": agent.stored.last_seen,
@@ -422,8 +419,8 @@ impl Hub {
             self.set_offline_at(&id, None);
             let Some(agent) = self.agents.get_mut(&id) else { continue };
             agent.ready = false;
-            if agent.status != "offline" {
-                agent.status = "offline".into();
+            if agent.status != AgentStatus::Offline {
+                agent.status = AgentStatus::Offline;
                 self.log(LogLevel::Info, format!("agent offline id={id}"));
                 let card = self.card(&id);
                 self.emit("agent.status", &id, card);

@@ -224,7 +224,7 @@ impl Hub {
                 let body = object(request)?;
                 let error = body.get("error").and_then(Value::as_str).map(str::to_string);
                 let result = body.get("result").filter(|r| !r.is_null()).cloned();
-                let command = self.update_command(actor, None, first, text(&body, "status"), result, error)?;
+                let command = self.update_command(actor, None, first, text(&body, "status").into(), result, error)?;
                 Ok(Answer::Durable(200, json!(command)))
             }
             Call::MakeToken => Ok(Answer::Durable(201, self.make_token(actor, &object(request)?)?)),

@@ -9,7 +9,7 @@ use super::tasks::is_blocked;
 use crate::core::ids::{MessageId, TaskId};
 use crate::core::limits::*;
 use crate::core::time::Tick;
-use crate::wire::api::task_is_final;
+use crate::wire::api::TaskStatus;
 use crate::wire::control::LogLevel;
 
 /// A claimable message that is not settled.
@@ -69,8 +69,8 @@ impl Hub {
         self.set_claim(message, Some(Claim { agent: agent.to_string(), until, read }));
         self.commits.write(HubOp::ClaimPut { message, agent: agent.to_string(), expires_at });
         if !renewed {
-            if let Some(task) = task.filter(|task| self.tasks.get(task).is_some_and(|open| open.status == "open")) {
-                self.mark_task(task, "claimed", Some(agent.to_string()), Value::Null);
+            if let Some(task) = task.filter(|task| self.tasks.get(task).is_some_and(|open| open.status == TaskStatus::Open)) {
+                self.mark_task(task, TaskStatus::Claimed, Some(agent.to_string()), Value::Null);
             }
             self.emit("message.claimed", agent, json!({"messageId": message, "agentId": agent, "claimExpiresAt": expires_at}));
         }
@@ -196,8 +196,8 @@ impl Hub {
         let holder = offer.claim.as_ref().map(|claim| claim.agent.clone()).unwrap_or_default();
         let task = offer.task;
         self.offer_again(message);
-        if let Some(task) = task.filter(|task| self.tasks.get(task).is_some_and(|open| !task_is_final(&open.status))) {
-            self.mark_task(task, "open", None, json!({"reason": "the claim ended"}));
+        if let Some(task) = task.filter(|task| self.tasks.get(task).is_some_and(|open| !open.status.is_final())) {
+            self.mark_task(task, TaskStatus::Open, None, json!({"reason": "the claim ended"}));
         }
         self.log(LogLevel::Info, format!("claim ended message={message} agent={holder}; offered again"));
         self.emit("message.claim_released", &holder, json!({"messageId": message, "agentId": holder}));

@@ -9,15 +9,17 @@ use super::event::{After, Effect, HubOp};
 use super::rights::{ADMIN, COMMAND_ISSUE, ORCHESTRATOR, acts_as, allows, forbidden, line_of};
 use crate::core::ids::PeerId;
 use crate::core::limits::*;
-use crate::wire::api::{Command, TokenRecord, USER, command_is_final};
+use crate::wire::api::{Command, CommandStatus, TokenRecord, USER};
 use crate::wire::bus::RelayFrame;
 
-fn rank(status: &str) -> u8 {
+/// A status only grows. Whatever an older or newer hub has stored is not followed by anything.
+fn rank(status: &CommandStatus) -> u8 {
+    use CommandStatus::*;
     match status {
-        "pending" => 0,
-        "accepted" => 1,
-        "running" => 2,
-        _ => 3,
+        Pending => 0,
+        Accepted => 1,
+        Running => 2,
+        Succeeded | Failed | Cancelled | Expired | Other(_) => 3,
     }
 }
 
@@ -57,7 +59,7 @@ impl Hub {
             target: target.into(),
             agent_id: Some(agent.clone()),
             params,
-            status: "pending".into(),
+            status: CommandStatus::Pending,
             issued_by: acts_as(actor).unwrap_or(USER).into(),
             created_at: now,
             updated_at: now,
@@ -80,11 +82,11 @@ impl Hub {
 
     /// Cancels the pending commands of a deleted agent: the next agent of that name must not get them.
     pub(super) fn cancel_commands_of(&mut self, agent: &str) {
-        let waiting = |command: &&Command| command.status == "pending" && command.agent_id.as_deref() == Some(agent);
+        let waiting = |command: &&Command| command.status == CommandStatus::Pending && command.agent_id.as_deref() == Some(agent);
         let waiting: Vec<Command> = self.commands.values().filter(waiting).cloned().collect();
         for command in waiting {
             let error = Some(format!("{agent} was deleted"));
-            self.store_command(Command { status: "cancelled".into(), error, updated_at: self.now.wall.0, ..command });
+            self.store_command(Command { status: CommandStatus::Cancelled, error, updated_at: self.now.wall.0, ..command });
         }
     }
 
@@ -99,7 +101,7 @@ impl Hub {
 
     /// Pending ids for the liveness round.
     pub(super) fn pending_for(&self, agent: &str) -> Vec<String> {
-        self.commands.values().filter(|c| c.status == "pending" && self.is_for(c, agent)).map(|c| c.id.clone()).collect()
+        self.commands.values().filter(|c| c.status == CommandStatus::Pending && self.is_for(c, agent)).map(|c| c.id.clone()).collect()
     }
 
     /// After a registration all pending commands are sent again.
@@ -107,7 +109,8 @@ impl Hub {
         if !self.takes_commands(peer) {
             return;
         }
-        let pending: Vec<Command> = self.commands.values().filter(|c| c.status == "pending" && self.is_for(c, agent)).cloned().collect();
+        let pending: Vec<Command> =
+            self.commands.values().filter(|c| c.status == CommandStatus::Pending && self.is_for(c, agent)).cloned().collect();
         for command in pending {
             let text = RelayFrame::Command { id: command.id.clone(), command }.to_text();
             self.out.push(Effect::Gate(GateCommand::PeerSend { peer, text }));
@@ -116,21 +119,22 @@ impl Hub {
 
     /// The runner has it in its log: it counts as accepted and is not sent again.
     pub(super) fn command_acknowledged(&mut self, agent: &str, id: &str) {
-        let Some(command) = self.commands.get(id).filter(|c| c.status == "pending").cloned() else {
+        let Some(command) = self.commands.get(id).filter(|c| c.status == CommandStatus::Pending).cloned() else {
             return;
         };
         if self.is_for(&command, agent) {
-            self.store_command(Command { status: "accepted".into(), updated_at: self.now.wall.0, ..command });
+            self.store_command(Command { status: CommandStatus::Accepted, updated_at: self.now.wall.0, ..command });
         }
     }
 
     fn store_command(&mut self, command: Command) {
         self.commits.write(HubOp::CommandPut(command.clone()));
         self.emit("command.updated", &command.target, json!({"commandId": command.id, "status": command.status}));
-        match command_is_final(&command.status) {
-            true => self.commands.remove(&command.id),
-            false => self.commands.insert(command.id.clone(), command),
-        };
+        if command.status.is_final() {
+            self.commands.remove(&command.id);
+        } else {
+            self.commands.insert(command.id.clone(), command);
+        }
     }
 
     /// A final status never changes; going back is ignored; repeating is harmless.
@@ -139,12 +143,13 @@ impl Hub {
         actor: &TokenRecord,
         agent: Option<&str>,
         id: &str,
-        status: &str,
+        status: CommandStatus,
         result: Option<Value>,
         error: Option<String>,
     ) -> Result<Option<Command>, Refusal> {
-        let known = ["accepted", "running", "succeeded", "failed", "cancelled"].contains(&status);
-        if !known {
+        use CommandStatus::*;
+        // Only the relay makes a command wait or expire.
+        if matches!(status, Pending | Expired | Other(_)) {
             return Err((400, "bad_status", "\"status\" must be accepted, running, succeeded, failed or cancelled".into()));
         }
         let Some(command) = self.commands.get(id).cloned() else {
@@ -157,34 +162,35 @@ impl Hub {
             None => self.agent_of_target(&command.target).is_some_and(|id| self.agents[&id].by == line_of(actor)),
         };
         let its_own = acts_as(actor).is_none_or(|own| own == command.issued_by);
-        let may_cancel = status == "cancelled" && allows(actor, COMMAND_ISSUE) && its_own;
+        let may_cancel = status == Cancelled && allows(actor, COMMAND_ISSUE) && its_own;
         if !(mine && allows(actor, "command:update")) && !may_cancel && !allows(actor, ADMIN) {
             return Err(forbidden("the token may not update this command"));
         }
-        if rank(status) <= rank(&command.status) {
+        if rank(&status) <= rank(&command.status) {
             return Ok(Some(command));
         }
-        let updated = Command { status: status.into(), result, error, updated_at: self.now.wall.0, ..command };
+        let updated = Command { status, result, error, updated_at: self.now.wall.0, ..command };
         self.store_command(updated.clone());
         Ok(Some(updated))
     }
 
     pub(super) fn expire_commands(&mut self) {
         let now = self.now.wall.0;
-        let late: Vec<Command> = self.commands.values().filter(|c| c.status == "pending" && c.expires_at <= now).cloned().collect();
+        let late: Vec<Command> =
+            self.commands.values().filter(|c| c.status == CommandStatus::Pending && c.expires_at <= now).cloned().collect();
         // Accepted and never reported on: its runner is gone for good.
         let forgotten: Vec<Command> = self
             .commands
             .values()
-            .filter(|c| c.status != "pending" && c.created_at + QUEUED_FOR.as_millis() as i64 <= now)
+            .filter(|c| c.status != CommandStatus::Pending && c.created_at + QUEUED_FOR.as_millis() as i64 <= now)
             .cloned()
             .collect();
         for command in forgotten {
             let error = Some("its runner never reported an end".to_string());
-            self.store_command(Command { status: "failed".into(), error, updated_at: now, ..command });
+            self.store_command(Command { status: CommandStatus::Failed, error, updated_at: now, ..command });
         }
         for command in late {
-            self.store_command(Command { status: "expired".into(), updated_at: now, ..command });
+            self.store_command(Command { status: CommandStatus::Expired, updated_at: now, ..command });
         }
     }
 }

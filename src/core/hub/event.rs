@@ -9,6 +9,7 @@ use crate::core::http::{GateCommand, GateStats, Request};
 use crate::core::ids::{MessageId, PeerId, TaskId, Ticket};
 use crate::core::store::StoreError;
 use crate::core::time::Tick;
+use crate::wire::api::TaskStatus;
 use crate::wire::api::{Command, Message, Task, TokenRecord};
 use crate::wire::bus::Registration;
 use crate::wire::control::LogLevel;
@@ -274,7 +275,7 @@ pub enum HubOp {
     /// A new task; its message carries it.
     TaskPut(Task),
     /// A task moved on.
-    TaskMark { id: TaskId, status: String, agent: Option<String>, entry: Value, at: i64 },
+    TaskMark { id: TaskId, status: TaskStatus, agent: Option<String>, entry: Value, at: i64 },
     /// A command is known.
     CommandPut(Command),
     /// An agent is known.
@@ -320,7 +321,7 @@ pub struct StoredAgent {
 pub struct StoredTask {
     pub id: TaskId,
     pub message: MessageId,
-    pub status: String,
+    pub status: TaskStatus,
     pub sender: String,
     /// It is blocked since it stood in a copy of the data.
     pub restored: bool,

@@ -13,7 +13,7 @@ use super::event::{HubOp, HubSnapshot};
 use super::rights::line_of;
 use super::{Hub, Refusal};
 use crate::core::ids::{MessageId, TaskId};
-use crate::wire::api::{OTHER_GENERATION, task_is_final};
+use crate::wire::api::{OTHER_GENERATION, TaskStatus};
 use crate::wire::control::LogLevel;
 
 /// Message ids that are reserved at once; after an unclean end the rest of a block stays unused.
@@ -232,8 +232,8 @@ impl Hub {
             ),
         );
         self.notice = Some(why.to_string());
-        for open in self.tasks.values_mut().filter(|open| !task_is_final(&open.status)) {
-            open.status = "blocked".into();
+        for open in self.tasks.values_mut().filter(|open| !open.status.is_final()) {
+            open.status = TaskStatus::Blocked;
             open.restored = true;
         }
         let held: Vec<MessageId> = self.offers.keys().copied().collect();

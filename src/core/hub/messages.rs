@@ -8,6 +8,7 @@ use super::rights::{ADMIN, acts_as, allows};
 use super::{Hub, Refusal};
 use crate::core::ids::MessageId;
 use crate::core::limits::QUEUED_FOR;
+use crate::wire::api::MessageKind;
 use crate::wire::api::{Message, NewMessage, OTHER_GENERATION, TokenRecord, USER};
 use crate::wire::{FRAME_BYTES_MAX, MESSAGE_BODY_BYTES_MAX};
 
@@ -46,9 +47,9 @@ impl Hub {
                 format!("a message body may have {MESSAGE_BODY_BYTES_MAX} bytes, this one has {}", new.body.len()),
             ));
         }
-        let kind = match new.kind.as_str() {
-            known @ ("chat" | "task" | "system" | "session") => known.to_string(),
-            _ => "chat".into(),
+        let kind = match new.kind {
+            MessageKind::Other(_) => MessageKind::Chat,
+            known => known,
         };
         if let (Some(id), Some(told)) = (new.reply_to, new.generation.as_deref()) {
             // Its sender knows the number that it answers and can say it in words, which is more than an answer to nothing.

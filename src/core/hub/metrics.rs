@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::Hub;
 use crate::core::http::GateStats;
 use crate::wire::VERSION;
+use crate::wire::api::MessageKind;
 
 /// Upper bounds of the buckets, seconds.
 const BOUNDS: [f64; 12] = [0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0, 5.0];
@@ -58,9 +59,14 @@ pub(super) struct Meter {
 }
 
 impl Meter {
-    pub fn count_message(&mut self, kind: &str) {
-        let kind = ["task", "system", "session"].into_iter().find(|known| *known == kind).unwrap_or("chat");
-        *self.accepted.entry(kind).or_default() += 1;
+    pub fn count_message(&mut self, kind: &MessageKind) {
+        let name = match kind {
+            MessageKind::Task => "task",
+            MessageKind::System => "system",
+            MessageKind::Session => "session",
+            MessageKind::Chat | MessageKind::Other(_) => "chat",
+        };
+        *self.accepted.entry(name).or_default() += 1;
     }
 }
 

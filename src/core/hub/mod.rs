@@ -83,7 +83,7 @@ pub struct Hub {
     /// Why the data were taken for a copy at the start.
     notice: Option<String>,
     offers: HashMap<MessageId, claims::Offer>,
-    tasks: HashMap<TaskId, tasks::Open>,
+    tasks: HashMap<TaskId, tasks::OpenTask>,
     unresolved: Vec<messages::Unresolved>,
     commands: BTreeMap<String, Command>,
     tokens: HashMap<String, Arc<TokenRecord>>,
@@ -210,7 +210,7 @@ impl Hub {
         }
         for task in std::mem::take(&mut snapshot.tasks) {
             let StoredTask { id, message, status, sender, restored } = task;
-            self.tasks.insert(id, tasks::Open { message, status, sender, restored });
+            self.tasks.insert(id, tasks::OpenTask { message, status, sender, restored });
         }
         self.unresolved = std::mem::take(&mut snapshot.unresolved)
             .into_iter()

@@ -14,6 +14,7 @@ use super::{Hub, Refusal};
 use crate::core::http::Request;
 use crate::core::ids::{MessageId, PeerId, Ticket};
 use crate::core::limits::*;
+use crate::wire::api::AgentStatus;
 use crate::wire::api::{Message, TokenRecord};
 use crate::wire::bus::{CLOSE_SUPERSEDED, ClientFrame, FrameError, Registered, Registration, RelayFrame};
 use crate::wire::control::LogLevel;
@@ -95,7 +96,7 @@ impl Hub {
         agent.peer = None;
         agent.loading = false;
         // Without goodbye it may be back in a moment.
-        let offline_at = (agent.status != "offline").then(|| self.now.tick + OFFLINE_AFTER_LOSS);
+        let offline_at = (agent.status != AgentStatus::Offline).then(|| self.now.tick + OFFLINE_AFTER_LOSS);
         self.set_offline_at(id, offline_at);
     }
 
@@ -162,7 +163,7 @@ impl Hub {
             ClientFrame::CommandUpdate { id, command_id, status, result, error } => {
                 // A command that is not known any more is done with: repeating the update would not help.
                 let actor = self.peers.get(&number).map(|p| p.token.clone()).unwrap_or_default();
-                match self.update_command(&actor, agent.as_deref(), &command_id, &status, result, error) {
+                match self.update_command(&actor, agent.as_deref(), &command_id, status, result, error) {
                     Ok(_) | Err((404, ..)) => self.acknowledge(number, id),
                     Err((_, code, text)) => self.send_error(number, Some(id), code, &text),
                 }
@@ -187,8 +188,10 @@ impl Hub {
         if let Some(known) = self.agents.get_mut(agent) {
             super::agents::merge_meta(&mut known.meta, meta.unwrap_or_default());
             // The semantic word never brings an offline agent back: only a status does.
-            if known.status != "offline" && matches!(status, "idle" | "busy") && known.status != status {
-                known.status = status.to_string();
+            if let Some(status @ (AgentStatus::Idle | AgentStatus::Busy)) = AgentStatus::parse(status)
+                && known.status != AgentStatus::Offline
+            {
+                known.status = status;
             }
         }
     }

@@ -7,7 +7,7 @@ use super::Refusal;
 use super::event::{HubOp, Sent};
 use super::generations::{Named, told_in};
 use crate::core::ids::{MessageId, TaskId};
-use crate::wire::api::{NewMessage, Task, TokenRecord, task_is_final};
+use crate::wire::api::{MessageKind, NewMessage, Task, TaskStatus, TokenRecord};
 
 pub(super) fn is_blocked(id: TaskId) -> Refusal {
     (409, "blocked", format!("task {id} is blocked; `agent-relay tasks reopen {id}` offers it again"))
@@ -15,18 +15,13 @@ pub(super) fn is_blocked(id: TaskId) -> Refusal {
 
 /// A task that is not final.
 #[derive(Debug, Clone)]
-pub(super) struct Open {
+pub(super) struct OpenTask {
     pub message: MessageId,
-    pub status: String,
+    pub status: TaskStatus,
     pub sender: String,
     /// It is blocked since it stood in a copy of the data: who worked on it then may still tell how it ended.
     pub restored: bool,
 }
-
-/// The status of a task that waits for a person or for its sender.
-pub(super) const BLOCKED: &str = "blocked";
-
-const STATUSES: [&str; 7] = ["open", "claimed", "in_progress", "blocked", "done", "failed", "cancelled"];
 
 impl Hub {
     /// Makes a task and its message together.
@@ -42,7 +37,7 @@ impl Hub {
         payload.insert("taskId".into(), json!(id));
         let new = NewMessage {
             to,
-            kind: "task".into(),
+            kind: MessageKind::Task,
             subject: Some(title.clone()),
             body: text("body"),
             payload,
@@ -57,17 +52,17 @@ impl Hub {
             id,
             title,
             body: text("body"),
-            status: "open".into(),
+            status: TaskStatus::Open,
             severity: Some(text("severity")).filter(|s| !s.is_empty()),
             message_id: sent.message.id,
             generation: sent.message.generation.clone(),
             agent_id: None,
             created_at: now,
             updated_at: now,
-            history: vec![json!({"status": "open", "at": now, "by": sent.message.from})],
+            history: vec![json!({"status": TaskStatus::Open, "at": now, "by": sent.message.from})],
         };
         let sender = sent.message.from.clone();
-        self.tasks.insert(id, Open { message: task.message_id, status: "open".into(), sender, restored: false });
+        self.tasks.insert(id, OpenTask { message: task.message_id, status: TaskStatus::Open, sender, restored: false });
         self.commits.write(HubOp::TaskPut(task.clone()));
         Ok((task, sent))
     }
@@ -75,9 +70,9 @@ impl Hub {
     /// `PATCH`: a final status never changes; repeating it is harmless. What is blocked only a person or its sender moves.
     pub(super) fn patch_task(&mut self, actor: &TokenRecord, id: TaskId, body: &Value) -> Result<(), Refusal> {
         let text = |field: &str| body.get(field).and_then(Value::as_str).map(str::to_string);
-        let status = text("status").filter(|s| STATUSES.contains(&s.as_str()));
-        let Some(status) = status else {
-            return Err((400, "bad_status", format!("\"status\" must be one of {}", STATUSES.join(", "))));
+        let Some(status) = text("status").and_then(|word| TaskStatus::parse(&word)) else {
+            let known: Vec<&str> = TaskStatus::KNOWN.iter().map(TaskStatus::as_str).collect();
+            return Err((400, "bad_status", format!("\"status\" must be one of {}", known.join(", "))));
         };
         let agent = actor.agent_id.clone().or_else(|| text("agentId"));
         self.check_generation(told_in(body), Named::Task(id))?;
@@ -94,16 +89,16 @@ impl Hub {
         // What a runner observes decides nothing, also where its agent sent the task to itself.
         let by_runner = body.pointer("/metadata/completedBy").is_some_and(|who| who == "runner");
         let decides = !by_runner && actor.agent_id.as_ref().is_none_or(|own| *own == open.sender);
-        if open.status == BLOCKED && decides {
-            return self.move_blocked(id, message, &status, agent, entry);
+        if open.status == TaskStatus::Blocked && decides {
+            return self.move_blocked(id, message, status, agent, entry);
         }
         if let Some(own) = &actor.agent_id {
             self.must_be_offered(message, own)?;
         }
         // Blocked only because the data were put back: whoever had ended it by then says so again.
-        let ended_before = open.restored && by_runner && task_is_final(&status);
-        if open.status == BLOCKED && !ended_before {
-            return if status == BLOCKED { Ok(()) } else { Err(is_blocked(id)) };
+        let ended_before = open.restored && by_runner && status.is_final();
+        if open.status == TaskStatus::Blocked && !ended_before {
+            return if status == TaskStatus::Blocked { Ok(()) } else { Err(is_blocked(id)) };
         }
         let holder = self.offers.get(&message).and_then(|offer| offer.claim.as_ref()).map(|claim| claim.agent.clone());
         if let (Some(own), Some(holder)) = (&actor.agent_id, &holder)
@@ -111,39 +106,47 @@ impl Hub {
         {
             return Err((409, "already_claimed", format!("{holder} works on this task")));
         }
-        if status == BLOCKED && holder.is_none() && (actor.agent_id.is_some() || by_runner) {
+        if status == TaskStatus::Blocked && holder.is_none() && (actor.agent_id.is_some() || by_runner) {
             // Late, or repeated after somebody has opened it again: it is not this agent's to withhold.
             return Err((409, "not_claimed", "this agent does not hold the task".into()));
         }
-        self.mark_task(id, &status, agent, entry);
-        match status.as_str() {
-            BLOCKED => self.hold_offer(message),
-            status if task_is_final(status) => self.settle_offer(message),
-            _ => {}
+        self.mark_task(id, status.clone(), agent, entry);
+        if status == TaskStatus::Blocked {
+            self.hold_offer(message);
+        } else if status.is_final() {
+            self.settle_offer(message);
         }
         Ok(())
     }
 
     /// A person, or who sent it, moves a task that was blocked.
-    fn move_blocked(&mut self, id: TaskId, message: MessageId, status: &str, agent: Option<String>, entry: Value) -> Result<(), Refusal> {
+    fn move_blocked(
+        &mut self,
+        id: TaskId,
+        message: MessageId,
+        status: TaskStatus,
+        agent: Option<String>,
+        entry: Value,
+    ) -> Result<(), Refusal> {
+        use TaskStatus::*;
         match status {
-            BLOCKED => {}
-            "open" => {
+            Blocked => {}
+            Open => {
                 self.mark_task(id, status, agent, entry);
                 self.offer_again(message);
             }
-            status if task_is_final(status) => {
+            Done | Failed | Cancelled => {
                 self.mark_task(id, status, agent, entry);
                 self.settle_offer(message);
             }
-            _ => return Err(is_blocked(id)),
+            Claimed | InProgress | Other(_) => return Err(is_blocked(id)),
         }
         Ok(())
     }
 
     /// What an older hub left claimed or offered although it was blocked.
     pub(super) fn hold_blocked(&mut self) {
-        let blocked = self.tasks.values().filter(|open| open.status == BLOCKED).map(|open| open.message);
+        let blocked = self.tasks.values().filter(|open| open.status == TaskStatus::Blocked).map(|open| open.message);
         let loose = |message: &MessageId| {
             let Some(offer) = self.offers.get(message) else { return false };
             let waits = |recipient: &String| self.queues.get(recipient).is_some_and(|queue| queue.ids.contains(message));
@@ -155,10 +158,10 @@ impl Hub {
     }
 
     pub(super) fn is_blocked_task(&self, task: Option<TaskId>) -> bool {
-        task.and_then(|task| self.tasks.get(&task)).is_some_and(|open| open.status == BLOCKED)
+        task.and_then(|task| self.tasks.get(&task)).is_some_and(|open| open.status == TaskStatus::Blocked)
     }
 
-    pub(super) fn mark_task(&mut self, id: TaskId, status: &str, agent: Option<String>, mut entry: Value) {
+    pub(super) fn mark_task(&mut self, id: TaskId, status: TaskStatus, agent: Option<String>, mut entry: Value) {
         let at = self.now.wall.0;
         if !entry.is_object() {
             entry = json!({});
@@ -166,11 +169,11 @@ impl Hub {
         entry["status"] = json!(status);
         entry["at"] = json!(at);
         entry["by"] = json!(agent);
-        self.commits.write(HubOp::TaskMark { id, status: status.into(), agent: agent.clone(), entry, at });
-        if task_is_final(status) {
+        self.commits.write(HubOp::TaskMark { id, status: status.clone(), agent: agent.clone(), entry, at });
+        if status.is_final() {
             self.tasks.remove(&id);
         } else if let Some(open) = self.tasks.get_mut(&id) {
-            open.status = status.into();
+            open.status = status.clone();
             open.restored = false;
         }
         self.emit("task.updated", agent.as_deref().unwrap_or_default(), json!({"taskId": id, "status": status}));

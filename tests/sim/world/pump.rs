@@ -2,7 +2,7 @@
 
 use agent_relay::core::Cause;
 use agent_relay::core::agent::event::{Event, Lane, RowAnswer};
-use agent_relay::core::agent::store::QueuedRow;
+use agent_relay::core::agent::store::{QueuedRow, RowKind};
 use agent_relay::core::http::Request;
 use agent_relay::core::ids::TaskId;
 use agent_relay::wire::api::path;
@@ -21,16 +21,17 @@ impl World {
             let event = Event::Pumped(Ok(answers));
             return self.act(Action::Agent { runner, life, lane: Lane::Pump, event });
         }
-        let is_message = |kind: &str| matches!(kind, "message" | "session-message");
-        let run = rows[at..].iter().take_while(|row| is_message(&row.row.kind)).count();
+        let run = rows[at..].iter().take_while(|row| row.row.kind.is_message()).count();
         let token = token.expose().to_string();
         let (method, path, body, count, single) = if run > 0 {
             let messages: Vec<&Value> = rows[at..at + run].iter().map(|row| &row.row.payload).collect();
             ("POST", path::BATCH.to_string(), json!({"messages": messages}), run, false)
         } else {
             let row = &rows[at].row;
-            match row.kind.as_str() {
-                "task-update" => ("PATCH", path::task(TaskId(row.payload["taskId"].as_u64().unwrap_or(0))), row.payload.clone(), 1, true),
+            match row.kind {
+                RowKind::TaskUpdate => {
+                    ("PATCH", path::task(TaskId(row.payload["taskId"].as_u64().unwrap_or(0))), row.payload.clone(), 1, true)
+                }
                 _ => ("POST", path::INSIGHTS.to_string(), row.payload.clone(), 1, true),
             }
         };

@@ -5,6 +5,7 @@ use crate::core::commit::Commit;
 use std::collections::BTreeSet;
 
 use super::*;
+use crate::core::agent::store::RowKind;
 use crate::core::agent::store::{Choice, OutboxRow};
 
 /// A message: who sent it, what it says, and what kind it is.
@@ -104,7 +105,7 @@ impl Bench {
                     }
                     Effect::Store(StoreCommand::Commit(Commit { ops, .. })) => {
                         let replies = ops.into_iter().filter_map(|op| match op {
-                            StoreOp::OutboxAppend(row) if row.kind == "message" => Some(row),
+                            StoreOp::OutboxAppend(row) if row.kind == RowKind::Message => Some(row),
                             _ => None,
                         });
                         turns.iter_mut().last().unwrap_or(&mut Turn::default()).replies.extend(replies);

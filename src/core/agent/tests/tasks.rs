@@ -3,6 +3,7 @@
 use super::*;
 use crate::core::agent::effect::{Effect, HeartbeatCommand, StoreCommand};
 use crate::core::agent::store::OutboxRow;
+use crate::core::agent::store::RowKind;
 use crate::core::commit::Commit;
 use crate::core::ids::{BatchNumber, MessageId};
 
@@ -96,7 +97,7 @@ fn reports(rows: &[OutboxRow]) -> Vec<(String, String)> {
         let text = |field: &str| row.payload[field].as_str().unwrap_or_default().to_string();
         (text("status"), text("body"))
     };
-    rows.iter().filter(|row| row.kind == "task-update" && row.payload["status"] != "in_progress").map(word).collect()
+    rows.iter().filter(|row| row.kind == RowKind::TaskUpdate && row.payload["status"] != "in_progress").map(word).collect()
 }
 
 #[test]
@@ -115,7 +116,7 @@ fn an_interrupted_task_is_blocked_by_one_report_with_who_and_why() {
         bench.settle_all(effects, &[]);
         let (_, rows) = bench.end(TurnEnd::Cancelled, &[]);
         assert_eq!(reports(&rows), [("blocked".to_string(), want.to_string())]);
-        assert!(!rows.iter().any(|row| row.kind == "message"), "whoever goes on with the task answers: {rows:?}");
+        assert!(!rows.iter().any(|row| row.kind == RowKind::Message), "whoever goes on with the task answers: {rows:?}");
         assert!(!bench.holds(5) && !bench.agent.inbox.knows(place(5)));
         // Offered again it is new, and another one than before for the provider and for its record.
         let effects = bench.offer(5, 9);

@@ -16,7 +16,7 @@ use crate::core::agent::timer::Timer;
 use crate::core::ids::{MessageId, MessageRef, TaskId};
 use crate::core::limits::{CLAIM_RENEWAL_INTERVAL, HELD_TASKS_MAX, TASK_ROUNDS_MAX};
 use crate::core::time::Now;
-use crate::wire::api::{Message, path, task_is_final};
+use crate::wire::api::{Message, TaskStatus, path};
 use crate::wire::control::LogLevel;
 
 /// Name of the note that lists the claims that are kept: messages and their tasks.
@@ -50,7 +50,7 @@ impl Agent {
         };
         let why = self.turn.interrupt.clone().unwrap_or_else(|| unsaid.to_string());
         self.log(LogLevel::Info, "task", format!("task {task} is blocked: {why}"));
-        self.report_task(now, task, at, "blocked", Some(why));
+        self.report_task(now, task, at, TaskStatus::Blocked, Some(why));
         // The rule came together with generations.
         if !self.generations.relay_has_them() {
             while self.turn.held.len() >= HELD_TASKS_MAX {
@@ -106,10 +106,10 @@ impl Agent {
         if self.outbox.reports_wait() {
             return; // the relay may not know yet that it is blocked
         }
-        let word = body.get("status").and_then(Value::as_str).unwrap_or_default();
-        if status == 404 || task_is_final(word) {
+        let task: TaskStatus = body.get("status").and_then(Value::as_str).unwrap_or_default().into();
+        if status == 404 || task.is_final() {
             self.let_go(at);
-        } else if status < 300 && word == "open" && self.let_go(at) {
+        } else if status < 300 && task == TaskStatus::Open && self.let_go(at) {
             let body = json!({"agentId": self.config.agent_id, "reason": "opened again"});
             self.ask(Purpose::ReleaseHeld(at), "DELETE", path::message_part(at.id, "claim"), Some(body));
         }

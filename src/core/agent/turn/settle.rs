@@ -10,6 +10,7 @@ use crate::core::agent::config::ReplyMode;
 use crate::core::agent::effect::Effect;
 use crate::core::agent::generations::old_answer;
 use crate::core::agent::store::OutboxRow;
+use crate::core::agent::store::RowKind;
 use crate::core::agent::store::TaskEnd;
 use crate::core::agent::text::{cut, is_of_person};
 use crate::core::agent::timer::Timer;
@@ -18,7 +19,7 @@ use crate::core::limits::REPLY_BODY_BYTES_MAX;
 use crate::core::session::TurnEnd;
 use crate::core::time::Now;
 use crate::core::tracker::{ClaimKind, TURN};
-use crate::wire::api::{ANSWERED, Message, NewMessage, task_is_final};
+use crate::wire::api::{ANSWERED, Message, MessageKind, NewMessage, TaskStatus};
 use crate::wire::control::LogLevel;
 
 impl Agent {
@@ -224,7 +225,7 @@ impl Agent {
         let message = NewMessage {
             from: Some(self.config.agent_id.clone()),
             to: to.to_string(),
-            kind: "chat".into(),
+            kind: MessageKind::Chat,
             body,
             payload,
             reply_to: told.map(|_| newest.id),
@@ -236,7 +237,7 @@ impl Agent {
         };
         let payload = serde_json::to_value(message).expect("plain data");
         let generation = told.map_or(0, |_| newest.generation);
-        self.append(OutboxRow { kind: "message".into(), key, occurred_at: now.wall.0, payload, generation });
+        self.append(OutboxRow { kind: RowKind::Message, key, occurred_at: now.wall.0, payload, generation });
     }
 
     /// The task of a message at the end of its turn: how it ended, if there is one.
@@ -251,16 +252,16 @@ impl Agent {
             return Err(NotSettled);
         }
         let (status, body) = match end {
-            TurnEnd::Completed => ("done", format!("Runner observed provider completion for message #{}", message.id)),
-            TurnEnd::Failed(error) => ("failed", error.clone()),
+            TurnEnd::Completed => (TaskStatus::Done, format!("Runner observed provider completion for message #{}", message.id)),
+            TurnEnd::Failed(error) => (TaskStatus::Failed, error.clone()),
             TurnEnd::Cancelled => {
                 self.block_task(now, task, entry.at);
                 return Err(NotSettled);
             }
         };
-        debug_assert!(task_is_final(status));
-        self.report_task(now, task, entry.at, status, Some(body));
-        Ok(Some(TaskEnd { task, status: status.into() }))
+        debug_assert!(status.is_final());
+        self.report_task(now, task, entry.at, status.clone(), Some(body));
+        Ok(Some(TaskEnd { task, status }))
     }
 }
 
