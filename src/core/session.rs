@@ -3,10 +3,13 @@
 //! A provider session is a machine of its own (`provider/<name>/session`): bytes, timers and verbs go in, writes and
 //! signals come out. The agent sends verbs and receives signals; no vendor's spelling stands here.
 
+use std::fmt;
+
 use crate::core::ids::{BatchNumber, Ticket, VerbNumber};
 use serde_json::{Map, Value};
 
 use super::time::{Now, Tick};
+use crate::wire::words::words;
 
 /// Start of the text that tells an agent to go on after a restart; a session knows it again in a record.
 pub const RESTART_MARK: &str = "[agent-relay] The session was restarted";
@@ -127,29 +130,17 @@ impl Trace {
     }
 }
 
-/// A decision on an approval.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Decision {
-    /// This once.
-    Approve,
-    /// For the rest of the session.
-    ApproveSession,
-    /// No, go on without.
-    Deny,
-    /// No, and end the turn.
-    Abort,
-}
-
-impl Decision {
-    /// Reads the wire word.
-    pub fn parse(word: &str) -> Option<Decision> {
-        Some(match word {
-            "approve" => Decision::Approve,
-            "approve-session" => Decision::ApproveSession,
-            "deny" => Decision::Deny,
-            "abort" => Decision::Abort,
-            _ => return None,
-        })
+words! {
+    /// A decision on an approval.
+    Decision {
+        /// This once.
+        Approve = "approve",
+        /// For the rest of the session.
+        ApproveSession = "approve-session",
+        /// No, go on without.
+        Deny = "deny",
+        /// No, and end the turn.
+        Abort = "abort",
     }
 }
 
@@ -247,6 +238,35 @@ pub enum Signal {
     },
 }
 
+impl Signal {
+    /// Word for the ring of recent events.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Signal::Opened(_) => "Opened",
+            Signal::OpenFailed { .. } => "OpenFailed",
+            Signal::Taken { .. } => "Taken",
+            Signal::Refused { .. } => "Refused",
+            Signal::TurnStarted => "TurnStarted",
+            Signal::Evidence(_) => "Evidence",
+            Signal::Work { .. } => "Work",
+            Signal::Timeline(_) => "Timeline",
+            Signal::Moved { .. } => "Moved",
+            Signal::Left { .. } => "Left",
+            Signal::HookAnswer { .. } => "HookAnswer",
+            Signal::Announce { .. } => "Announce",
+            Signal::ProviderState(_) => "ProviderState",
+            Signal::TurnEnded { .. } => "TurnEnded",
+            Signal::Mirror(_) => "Mirror",
+            Signal::ApprovalOpened(_) => "ApprovalOpened",
+            Signal::ApprovalClosed { .. } => "ApprovalClosed",
+            Signal::Context(_) => "Context",
+            Signal::Fact { .. } => "Fact",
+            Signal::Answered { .. } => "Answered",
+            Signal::Note { .. } => "Note",
+        }
+    }
+}
+
 /// How a conversation was opened.
 #[allow(missing_docs)] // the names say it
 #[derive(Debug, Clone, PartialEq)]
@@ -273,6 +293,18 @@ pub enum How {
     Resumed,
     /// The old one is gone: a fresh one was started.
     Lost(String),
+}
+
+impl fmt::Display for How {
+    /// For the log, without what the record says.
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            How::New => f.write_str("New"),
+            How::Loaded(fates) => write!(f, "Loaded({})", fates.len()),
+            How::Resumed => f.write_str("Resumed"),
+            How::Lost(why) => write!(f, "Lost({why})"),
+        }
+    }
 }
 
 /// What the record says about an unsettled message.

@@ -313,7 +313,10 @@ fn check_pages(file: PathBuf, lane: Sender<Event>) -> Option<Sender<()>> {
                 let error = StoreError::new(StoreKind::Corrupt, "the hub's store", said);
                 let _ = lane.send(Event::Store(StoreEvent::Broken(error)));
             }
-            Ok(found) => log::info!(target: "hub", "the last hub did not end in order; its store was checked: {found:?}"),
+            Ok(Check::Fine) => log::info!(target: "hub", "the last hub did not end in order; its store was checked: Fine"),
+            Ok(Check::Unfinished) => {
+                log::info!(target: "hub", "the last hub did not end in order; its store was checked: Unfinished");
+            }
             Err(error) => log::warn!(target: "hub", "the last hub did not end in order, and its store cannot be checked: {error}"),
         }
     };
@@ -348,7 +351,10 @@ fn summary(event: &Event) -> String {
         Event::Request { request, .. } => format!("{} {}", request.method, request.path),
         Event::PeerText { peer, text } => format!("peer {peer} frame bytes={}", text.len()),
         Event::Store(_) => "store".into(),
-        other => format!("{other:?}").chars().take(80).collect(),
+        Event::Upgrade { ticket, request } => format!("Upgrade ticket={ticket} {}", request.path),
+        Event::PeerClosed { peer } => format!("PeerClosed peer={peer}"),
+        Event::StopRequested => "StopRequested".into(),
+        Event::ThreadEnded { name, .. } => format!("ThreadEnded name={name}"),
     }
 }
 

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::store::{InboxMessage, QueuedRow, Snapshot};
+use super::text::cut;
 use crate::core::Cause;
 use crate::core::ids::{CallNumber, MessageId, ProcessRef, Ticket};
 use crate::core::session::Signal;
@@ -108,13 +109,20 @@ impl Event {
             Event::Pumped(Ok(rows)) => format!("pumped rows={}", rows.len()),
             Event::Pumped(Err(cause)) => format!("pump failed: {cause}"),
             Event::Provider(ProviderEvent::Signal(signal)) => {
-                let text = format!("{signal:?}");
-                format!("provider {}", text.split(['(', ' ', '{']).next().unwrap_or_default())
+                format!("provider {}", signal.name())
             }
-            Event::Provider(event) => format!("provider {event:?}").chars().take(120).collect(),
+            Event::Provider(ProviderEvent::Spawned { process, .. }) => {
+                format!("provider Spawned pid={}", process.pid)
+            }
+            Event::Provider(ProviderEvent::SpawnFailed { reason, permanent }) => {
+                format!("provider SpawnFailed permanent={permanent}: {}", cut(reason, 120))
+            }
+            Event::Provider(ProviderEvent::Exited { code, .. }) => {
+                format!("provider Exited code={code}")
+            }
             Event::ConfigToken { url, token } => format!("config read relay={} token={}", url.is_some(), token.is_some()),
             Event::TokenWritten(result) => format!("token file written ok={}", result.is_ok()),
-            Event::StopRequested(reason) => format!("stop requested: {reason:?}"),
+            Event::StopRequested(reason) => format!("stop requested: {}", reason.name()),
             Event::ThreadEnded { name, .. } => format!("thread ended: {name}"),
         }
     }
@@ -286,4 +294,15 @@ pub enum StopReason {
     Left,
     /// `--replace` of another runner.
     Replaced,
+}
+
+impl StopReason {
+    /// Word for the log and the ring of events.
+    pub fn name(&self) -> &'static str {
+        match self {
+            StopReason::Signal => "Signal",
+            StopReason::Left => "Left",
+            StopReason::Replaced => "Replaced",
+        }
+    }
 }

@@ -35,6 +35,21 @@ pub(super) enum State {
     Parked,
 }
 
+impl State {
+    /// The word in `/status`.
+    fn name(&self) -> &'static str {
+        match self {
+            State::Down => "down",
+            State::Spawning => "spawning",
+            State::Opening => "opening",
+            State::Ready { .. } => "ready",
+            State::Ending => "ending",
+            State::Waiting { .. } => "waiting",
+            State::Parked => "parked",
+        }
+    }
+}
+
 /// The supervisor's memory.
 #[derive(Debug)]
 pub(super) struct Life {
@@ -230,7 +245,7 @@ impl Agent {
         self.log(
             LogLevel::Info,
             "lifecycle",
-            format!("provider ready agent={:?} session={} how={:?}", opened.agent, opened.session, opened.how),
+            format!("provider ready agent={:?} session={} how={}", opened.agent, opened.session, opened.how),
         );
         self.status.touch();
         self.on_conversation(now, opened.how);
@@ -381,7 +396,7 @@ impl Agent {
         let lapsed = self.tracker.sweep(now.tick);
         if !lapsed.is_empty() {
             for claim in &lapsed {
-                self.log(LogLevel::Warn, "task", format!("claim lapsed kind={:?} id={}", claim.kind, claim.id));
+                self.log(LogLevel::Warn, "task", format!("claim lapsed kind={} id={}", claim.kind, claim.id));
             }
             self.status.touch();
         }
@@ -390,7 +405,7 @@ impl Agent {
     pub(super) fn life_json(&self, now: Now) -> serde_json::Value {
         let ago = |at: Tick| (now.tick - at).as_millis() as u64;
         json!({
-            "state": format!("{:?}", self.life.state).split([' ', '{']).next().unwrap_or_default().to_lowercase(),
+            "state": self.life.state.name(),
             "pid": self.life.record.process.pid,
             "session": self.life.record.session,
             "agent": self.life.agent,

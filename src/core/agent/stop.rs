@@ -1,9 +1,10 @@
 //! The end of a runner, in phases with one deadline.
 
-use super::effect::{BusCommand, Effect};
+use std::fmt;
 use std::time::Duration;
 
 use super::Agent;
+use super::effect::{BusCommand, Effect};
 use super::calls::Purpose;
 use super::event::StopReason;
 use crate::core::agent::timer::Timer;
@@ -29,6 +30,22 @@ pub(super) enum Why {
     StoreBroken(String),
     /// A thread of ours ended.
     Bug(String),
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Why::Asked(reason) => write!(f, "Asked({})", reason.name()),
+            Why::Command { hard, patience } => {
+                write!(f, "Command hard={hard} patience={} ms", patience.as_millis())
+            }
+            Why::Displaced(text) => write!(f, "Displaced: {text}"),
+            Why::Refused(text) => write!(f, "Refused: {text}"),
+            Why::ProviderFailed(text) => write!(f, "ProviderFailed: {text}"),
+            Why::StoreBroken(text) => write!(f, "StoreBroken: {text}"),
+            Why::Bug(text) => write!(f, "Bug: {text}"),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,7 +113,7 @@ impl Agent {
             Why::Command { patience, .. } => *patience,
             _ => self.config.shutdown_timeout,
         };
-        self.log(LogLevel::Info, "lifecycle", format!("stopping: {why:?}"));
+        self.log(LogLevel::Info, "lifecycle", format!("stopping: {why}"));
         self.stop = Some(Stop { why, phase: Phase::Provider, deadline: now.tick + patience + AFTER_PROVIDER, flush_by: None });
         self.life.why = match self.stop.as_ref().and_then(Stop::failure) {
             Some(reason) => reason.to_string(),

@@ -44,6 +44,19 @@ enum Phase {
     Unsettled,
 }
 
+impl Phase {
+    /// The word in `/status`.
+    fn name(self) -> &'static str {
+        match self {
+            Phase::Claiming => "claiming",
+            Phase::Sent => "sent",
+            Phase::Taken => "taken",
+            Phase::Settling => "settling",
+            Phase::Unsettled => "unsettled",
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Entry {
     at: MessageRef,
@@ -155,7 +168,7 @@ impl Turns {
             None => Value::Null,
             Some(batch) => json!({
                 "batch": batch.number.0,
-                "phase": format!("{:?}", batch.phase).to_lowercase(),
+                "phase": batch.phase.name(),
                 "messages": batch.entries.iter().map(|entry| entry.message.id).collect::<Vec<_>>(),
             }),
         }

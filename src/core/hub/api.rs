@@ -313,7 +313,11 @@ impl Hub {
             }
             (Some(ReadFor::Deliver(agent, ids)), ReadAnswer::Messages(messages)) => self.on_delivery_read(&agent, &ids, messages),
             (Some(ReadFor::Deliver(agent, _)), other) => {
-                self.log(LogLevel::Error, format!("cannot read messages for {agent}: {other:?}"));
+                let why = match &other {
+                    ReadAnswer::Failed(error) => error.text.as_str(),
+                    ReadAnswer::Json(_) | ReadAnswer::Messages(_) => "the store gave something else",
+                };
+                self.log(LogLevel::Error, format!("cannot read messages for {agent}: {why}"));
                 if let Some(agent) = self.agents.get_mut(&agent) {
                     agent.loading = false;
                 }

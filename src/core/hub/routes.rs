@@ -66,6 +66,8 @@ pub enum Access {
 pub struct Route {
     /// What is asked.
     pub call: Call,
+    /// Its name in the description, which programs that are made from it use.
+    pub operation: &'static str,
     /// Method.
     pub method: &'static str,
     /// Path; parts in braces are parameters.
@@ -88,8 +90,8 @@ use Access::{Open, Scope, Token};
 
 #[rustfmt::skip]
 macro_rules! route {
-    ($call:ident, $method:literal $path:literal, $access:expr, [$($query:literal),*], $takes:literal => $status:literal $gives:literal, [$($refuses:literal),*], $about:literal) => {
-        Route { call: Call::$call, method: $method, path: $path, about: $about, access: $access, query: &[$($query),*], takes: $takes,
+    ($operation:literal $call:ident, $method:literal $path:literal, $access:expr, [$($query:literal),*], $takes:literal => $status:literal $gives:literal, [$($refuses:literal),*], $about:literal) => {
+        Route { call: Call::$call, operation: $operation, method: $method, path: $path, about: $about, access: $access, query: &[$($query),*], takes: $takes,
             gives: ($status, $gives), refuses: &[$($refuses),*] }
     };
 }
@@ -97,46 +99,46 @@ macro_rules! route {
 /// Every route.
 #[rustfmt::skip]
 pub const ROUTES: &[Route] = &[
-    route!(Health, "GET" "/api/health", Open, [], "" => 200 "Health", [], "Whether the hub answers"),
-    route!(Spec, "GET" "/api/spec", Open, [], "" => 200 "Any", [], "This description"),
-    route!(Metrics, "GET" "/metrics", Token, [], "" => 200 "Text", [], "Counts and times for Prometheus"),
-    route!(HubInfo, "GET" "/api/hub", Token, [], "" => 200 "Any", [403], "How the hub is (not for agents' tokens)"),
-    route!(HubVacuum, "POST" "/api/hub/vacuum", Scope("admin"), [], "" => 200 "Any", [], "Give free pages of the store back to the disk"),
-    route!(Register, "POST" "/api/agents", Scope("agent:self"), [], "Registration" => 200 "Agent", [422], "Register an agent"),
-    route!(ListAgents, "GET" "/api/agents", Token, ["tag", "cap", "label", "status"], "" => 200 "Agents", [], "List agents"),
-    route!(GetAgent, "GET" "/api/agents/{id}", Token, [], "" => 200 "Agent", [404], "One agent"),
-    route!(DeleteAgent, "DELETE" "/api/agents/{id}", Scope("agent:self"), [], "" => 204 "", [404], "Forget an agent"),
-    route!(PutStatus, "PUT" "/api/agents/{id}/status", Scope("agent:self"), [], "StatusChange" => 200 "Agent", [404, 409], "Tell an agent's status"),
-    route!(PutReady, "PUT" "/api/agents/{id}/ready", Scope("agent:self"), [], "ReadyChange" => 200 "Agent", [404, 409], "Tell whether an agent is ready"),
-    route!(Heartbeat, "POST" "/api/agents/{id}/heartbeat", Scope("agent:self"), [], "Heartbeat" => 200 "HeartbeatAnswer", [404, 409], "Show that an agent lives; gives the ids of its pending commands"),
-    route!(PutLabel, "PUT" "/api/agents/{id}/label", Scope("agent:self"), [], "LabelChange" => 200 "Agent", [404], "Set or clear an agent's label"),
-    route!(Obligations, "GET" "/api/agents/{id}/reply-obligations", Scope("agent:self"), [], "" => 200 "Obligations", [], "Which answers an agent owes"),
-    route!(Send, "POST" "/api/messages", Scope("message:send"), [], "NewMessage" => 201 "Message", [200, 409, 413, 422], "Send a message; 200 with the first one when the idempotency key was seen before"),
-    route!(SendBatch, "POST" "/api/messages/batch", Scope("message:send"), [], "NewMessages" => 200 "BatchResults", [413], "Send up to 64 messages in order"),
-    route!(Poll, "GET" "/api/messages", Scope("message:read"), ["for", "unread", "limit", "since", "mirror"], "" => 200 "Messages", [], "Messages of a recipient, ascending by id"),
-    route!(Queued, "GET" "/api/messages/queued", Scope("message:read"), [], "" => 200 "Messages", [], "Messages that wait for an agent (for people)"),
-    route!(GetMessage, "GET" "/api/messages/{id}", Scope("message:read"), [], "" => 200 "Message", [404], "One message"),
-    route!(Thread, "GET" "/api/messages/{id}/thread", Scope("message:read"), [], "" => 200 "Messages", [404], "The thread of a message, oldest first"),
-    route!(Claim, "POST" "/api/messages/{id}/claim", Scope("message:claim"), [], "Actor" => 200 "ClaimAnswer", [404, 409], "Claim a message for ten minutes; again by the same agent: renew"),
-    route!(RenewClaim, "POST" "/api/messages/{id}/claim/renew", Scope("message:claim"), [], "Actor" => 200 "ClaimAnswer", [404, 409], "Renew a claim"),
-    route!(ReleaseClaim, "DELETE" "/api/messages/{id}/claim", Scope("message:claim"), [], "Actor" => 204 "", [404, 409], "Give a claim back"),
-    route!(MarkRead, "POST" "/api/messages/{id}/read", Scope("message:read"), [], "ReadMark" => 204 "", [404], "Mark a message as read"),
-    route!(React, "POST" "/api/messages/{id}/reactions", Scope("message:send"), [], "Reaction" => 204 "", [404], "React to a message"),
-    route!(MakeTask, "POST" "/api/tasks", Scope("message:send"), [], "NewTask" => 201 "Task", [422], "Make a task and its claimable message"),
-    route!(ListTasks, "GET" "/api/tasks", Scope("message:read"), ["status"], "" => 200 "Tasks", [], "List tasks, newest first"),
-    route!(GetTask, "GET" "/api/tasks/{id}", Scope("message:read"), [], "" => 200 "Task", [404], "One task"),
-    route!(PatchTask, "PATCH" "/api/tasks/{id}", Scope("task:update"), [], "TaskChange" => 200 "Any", [404, 409], "Move a task on; what is blocked is offered to nobody until a person or its sender opens it"),
-    route!(IssueCommand, "POST" "/api/commands", Scope("command:issue"), [], "NewCommand" => 201 "Command", [422], "Issue a command"),
-    route!(ListCommands, "GET" "/api/commands", Token, ["target", "status"], "" => 200 "Commands", [], "List commands, newest first"),
-    route!(GetCommand, "GET" "/api/commands/{id}", Token, [], "" => 200 "Command", [404], "One command"),
-    route!(PatchCommand, "PATCH" "/api/commands/{id}", Token, [], "CommandChange" => 200 "Command", [404], "Report how a command goes"),
-    route!(MakeToken, "POST" "/api/tokens", Token, [], "NewToken" => 201 "TokenAnswer", [422], "Make a token (token:issue: for agents; admin: any)"),
-    route!(ListTokens, "GET" "/api/tokens", Token, [], "" => 200 "Tokens", [403], "List tokens without their secrets (token:issue: those of agents; admin: all)"),
-    route!(OwnToken, "GET" "/api/tokens/self", Token, [], "" => 200 "TokenRecord", [], "The record of the token that asks"),
-    route!(RenewToken, "POST" "/api/tokens/renew", Token, [], "" => 200 "TokenAnswer", [], "Renew the token that asks (agents only)"),
-    route!(DeleteToken, "DELETE" "/api/tokens/{jti}", Token, [], "" => 204 "", [404], "Revoke a token"),
-    route!(Observe, "POST" "/api/insights/observations", Scope("insight:write"), [], "Any" => 202 "", [409], "An observation; 409 while the hub keeps none"),
-    route!(Events, "GET" "/api/events", Scope("message:read"), ["since"], "" => 200 "EventStream", [], "Server-sent events, one for each bus event"),
+    route!("Health" Health, "GET" "/api/health", Open, [], "" => 200 "Health", [], "Whether the hub answers"),
+    route!("Spec" Spec, "GET" "/api/spec", Open, [], "" => 200 "Any", [], "This description"),
+    route!("Metrics" Metrics, "GET" "/metrics", Token, [], "" => 200 "Text", [], "Counts and times for Prometheus"),
+    route!("HubInfo" HubInfo, "GET" "/api/hub", Token, [], "" => 200 "Any", [403], "How the hub is (not for agents' tokens)"),
+    route!("HubVacuum" HubVacuum, "POST" "/api/hub/vacuum", Scope("admin"), [], "" => 200 "Any", [], "Give free pages of the store back to the disk"),
+    route!("Register" Register, "POST" "/api/agents", Scope("agent:self"), [], "Registration" => 200 "Agent", [422], "Register an agent"),
+    route!("ListAgents" ListAgents, "GET" "/api/agents", Token, ["tag", "cap", "label", "status"], "" => 200 "Agents", [], "List agents"),
+    route!("GetAgent" GetAgent, "GET" "/api/agents/{id}", Token, [], "" => 200 "Agent", [404], "One agent"),
+    route!("DeleteAgent" DeleteAgent, "DELETE" "/api/agents/{id}", Scope("agent:self"), [], "" => 204 "", [404], "Forget an agent"),
+    route!("PutStatus" PutStatus, "PUT" "/api/agents/{id}/status", Scope("agent:self"), [], "StatusChange" => 200 "Agent", [404, 409], "Tell an agent's status"),
+    route!("PutReady" PutReady, "PUT" "/api/agents/{id}/ready", Scope("agent:self"), [], "ReadyChange" => 200 "Agent", [404, 409], "Tell whether an agent is ready"),
+    route!("Heartbeat" Heartbeat, "POST" "/api/agents/{id}/heartbeat", Scope("agent:self"), [], "Heartbeat" => 200 "HeartbeatAnswer", [404, 409], "Show that an agent lives; gives the ids of its pending commands"),
+    route!("PutLabel" PutLabel, "PUT" "/api/agents/{id}/label", Scope("agent:self"), [], "LabelChange" => 200 "Agent", [404], "Set or clear an agent's label"),
+    route!("Obligations" Obligations, "GET" "/api/agents/{id}/reply-obligations", Scope("agent:self"), [], "" => 200 "Obligations", [], "Which answers an agent owes"),
+    route!("Send" Send, "POST" "/api/messages", Scope("message:send"), [], "NewMessage" => 201 "Message", [200, 409, 413, 422], "Send a message; 200 with the first one when the idempotency key was seen before"),
+    route!("SendBatch" SendBatch, "POST" "/api/messages/batch", Scope("message:send"), [], "NewMessages" => 200 "BatchResults", [413], "Send up to 64 messages in order"),
+    route!("Poll" Poll, "GET" "/api/messages", Scope("message:read"), ["for", "unread", "limit", "since", "mirror"], "" => 200 "Messages", [], "Messages of a recipient, ascending by id"),
+    route!("Queued" Queued, "GET" "/api/messages/queued", Scope("message:read"), [], "" => 200 "Messages", [], "Messages that wait for an agent (for people)"),
+    route!("GetMessage" GetMessage, "GET" "/api/messages/{id}", Scope("message:read"), [], "" => 200 "Message", [404], "One message"),
+    route!("Thread" Thread, "GET" "/api/messages/{id}/thread", Scope("message:read"), [], "" => 200 "Messages", [404], "The thread of a message, oldest first"),
+    route!("Claim" Claim, "POST" "/api/messages/{id}/claim", Scope("message:claim"), [], "Actor" => 200 "ClaimAnswer", [404, 409], "Claim a message for ten minutes; again by the same agent: renew"),
+    route!("RenewClaim" RenewClaim, "POST" "/api/messages/{id}/claim/renew", Scope("message:claim"), [], "Actor" => 200 "ClaimAnswer", [404, 409], "Renew a claim"),
+    route!("ReleaseClaim" ReleaseClaim, "DELETE" "/api/messages/{id}/claim", Scope("message:claim"), [], "Actor" => 204 "", [404, 409], "Give a claim back"),
+    route!("MarkRead" MarkRead, "POST" "/api/messages/{id}/read", Scope("message:read"), [], "ReadMark" => 204 "", [404], "Mark a message as read"),
+    route!("React" React, "POST" "/api/messages/{id}/reactions", Scope("message:send"), [], "Reaction" => 204 "", [404], "React to a message"),
+    route!("MakeTask" MakeTask, "POST" "/api/tasks", Scope("message:send"), [], "NewTask" => 201 "Task", [422], "Make a task and its claimable message"),
+    route!("ListTasks" ListTasks, "GET" "/api/tasks", Scope("message:read"), ["status"], "" => 200 "Tasks", [], "List tasks, newest first"),
+    route!("GetTask" GetTask, "GET" "/api/tasks/{id}", Scope("message:read"), [], "" => 200 "Task", [404], "One task"),
+    route!("PatchTask" PatchTask, "PATCH" "/api/tasks/{id}", Scope("task:update"), [], "TaskChange" => 200 "Any", [404, 409], "Move a task on; what is blocked is offered to nobody until a person or its sender opens it"),
+    route!("IssueCommand" IssueCommand, "POST" "/api/commands", Scope("command:issue"), [], "NewCommand" => 201 "Command", [422], "Issue a command"),
+    route!("ListCommands" ListCommands, "GET" "/api/commands", Token, ["target", "status"], "" => 200 "Commands", [], "List commands, newest first"),
+    route!("GetCommand" GetCommand, "GET" "/api/commands/{id}", Token, [], "" => 200 "Command", [404], "One command"),
+    route!("PatchCommand" PatchCommand, "PATCH" "/api/commands/{id}", Token, [], "CommandChange" => 200 "Command", [404], "Report how a command goes"),
+    route!("MakeToken" MakeToken, "POST" "/api/tokens", Token, [], "NewToken" => 201 "TokenAnswer", [422], "Make a token (token:issue: for agents; admin: any)"),
+    route!("ListTokens" ListTokens, "GET" "/api/tokens", Token, [], "" => 200 "Tokens", [403], "List tokens without their secrets (token:issue: those of agents; admin: all)"),
+    route!("OwnToken" OwnToken, "GET" "/api/tokens/self", Token, [], "" => 200 "TokenRecord", [], "The record of the token that asks"),
+    route!("RenewToken" RenewToken, "POST" "/api/tokens/renew", Token, [], "" => 200 "TokenAnswer", [], "Renew the token that asks (agents only)"),
+    route!("DeleteToken" DeleteToken, "DELETE" "/api/tokens/{jti}", Token, [], "" => 204 "", [404], "Revoke a token"),
+    route!("Observe" Observe, "POST" "/api/insights/observations", Scope("insight:write"), [], "Any" => 202 "", [409], "An observation; 409 while the hub keeps none"),
+    route!("Events" Events, "GET" "/api/events", Scope("message:read"), ["since"], "" => 200 "EventStream", [], "Server-sent events, one for each bus event"),
 ];
 
 /// What a method and a path mean.
@@ -237,7 +239,7 @@ fn operation(route: &Route) -> Value {
         };
         responses.entry(status.to_string()).or_insert_with(|| json!({"description": about, "content": body}));
     }
-    let mut operation = json!({"operationId": format!("{:?}", route.call), "summary": route.about, "responses": responses});
+    let mut operation = json!({"operationId": route.operation, "summary": route.about, "responses": responses});
     if !parameters.is_empty() {
         operation["parameters"] = json!(parameters);
     }
@@ -264,7 +266,7 @@ mod tests {
         let call = |method, path: &str| {
             let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
             match find(method, &parts) {
-                Found::Route(route, parameters) => format!("{:?} {}", route.call, parameters.join(",")),
+                Found::Route(route, parameters) => format!("{} {}", route.operation, parameters.join(",")),
                 Found::Methods(methods) => methods.join(","),
                 Found::Nothing => "nothing".into(),
             }

@@ -49,6 +49,20 @@ enum Request {
     Prompt,
 }
 
+impl Request {
+    /// For error texts.
+    fn name(&self) -> String {
+        match self {
+            Request::Initialize => "Initialize".into(),
+            Request::New => "New".into(),
+            Request::Load => "Load".into(),
+            Request::Resume => "Resume".into(),
+            Request::SetMode(mode) => format!("SetMode({mode:?})"),
+            Request::Prompt => "Prompt".into(),
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq)]
 enum Stage {
     /// Before `Open`.
@@ -660,7 +674,7 @@ impl AcpSession {
     fn on_wake(&mut self, now: Now) {
         let due = |at: Option<Tick>| at.is_some_and(|at| at <= now.tick);
         if due(self.deadline) && self.stage == Stage::Starting {
-            let open = self.requests.first().map(|request| format!("{request:?}")).unwrap_or_default();
+            let open = self.requests.first().map(Request::name).unwrap_or_default();
             self.fail_open(format!("the agent did not answer ({open}) within {} s", OPEN_TIMEOUT.as_secs()), false);
         }
         let late: Vec<String> = self.held.iter().filter(|(_, held)| held.deadline <= now.tick).map(|(id, _)| id.clone()).collect();
