@@ -200,9 +200,10 @@ pub fn prepare_child(command: &mut std::process::Command, apart: bool) {
 /// could lead us to another file.
 pub fn open_private(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
     options.mode(0o600).custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32).open(path).map_err(|error| {
-        match fs::symlink_metadata(path).is_ok_and(|meta| meta.is_symlink()) {
-            true => io::Error::new(io::ErrorKind::InvalidInput, "it is a symbolic link, where there must be a file of ours; remove it"),
-            false => error,
+        if fs::symlink_metadata(path).is_ok_and(|meta| meta.is_symlink()) {
+            io::Error::new(io::ErrorKind::InvalidInput, "it is a symbolic link, where there must be a file of ours; remove it")
+        } else {
+            error
         }
     })
 }
@@ -210,10 +211,10 @@ pub fn open_private(path: &Path, options: &mut OpenOptions) -> io::Result<File> 
 /// Opens a file of ours for reading: a file, and neither a link to one nor something that would keep its reader waiting.
 pub fn open_file(path: &Path) -> io::Result<File> {
     let file = open_private(path, OpenOptions::new().read(true))?;
-    match file.metadata()?.is_file() {
-        true => Ok(file),
-        false => Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a file")),
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a file"));
     }
+    Ok(file)
 }
 
 /// Why the files below a folder are not safe from other users of this machine: everybody may write it or a folder above it, and

@@ -44,10 +44,7 @@ pub fn plain(c: char) -> char {
 
 /// Appends a character; one that does not look like what it is as `\u{…}`.
 fn push(to: &mut String, c: char, is_shown: bool) {
-    match is_shown {
-        true => to.push(c),
-        false => to.extend(c.escape_unicode()),
-    }
+    if is_shown { to.push(c) } else { to.extend(c.escape_unicode()) }
 }
 
 /// A text as one line that shows all that is in it: breaks as a sign, tabs as spaces, active characters as `\u{…}`. Breaks at

@@ -86,12 +86,13 @@ pub fn serve(dir: PathBuf, abilities: Abilities) -> Result<(), String> {
         if ready {
             let size = rustix::io::read(stdin, &mut buffer[..]).unwrap_or(0);
             if size == 0 {
-                return match deaf {
+                return if deaf {
                     // Only a SIGKILL ends it now.
-                    true => loop {
+                    loop {
                         std::thread::park();
-                    },
-                    false => Ok(()),
+                    }
+                } else {
+                    Ok(())
                 };
             }
             let mut whole = Vec::new();

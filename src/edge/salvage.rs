@@ -51,10 +51,7 @@ impl Salvaged {
     /// As a sentence.
     pub fn told(&self) -> String {
         let rows: Vec<String> = self.rows.iter().filter(|(_, rows)| *rows > 0).map(|(table, rows)| format!("{rows} {table}")).collect();
-        let gaps = match self.gaps.is_empty() {
-            true => String::new(),
-            false => format!("; not all of {} could be read", self.gaps.join(", ")),
-        };
+        let gaps = if self.gaps.is_empty() { String::new() } else { format!("; not all of {} could be read", self.gaps.join(", ")) };
         format!("{}{gaps}", if rows.is_empty() { "nothing".into() } else { rows.join(", ") })
     }
 }

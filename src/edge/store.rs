@@ -211,9 +211,10 @@ impl Store {
     pub fn outbox(&self) -> rusqlite::Result<Vec<QueuedRow>> {
         const HEAD: &str =
             "SELECT seq, kind, key, occurred_at, payload, generation FROM outbox WHERE poisoned IS NULL ORDER BY seq LIMIT ?1";
-        let mut statement = match crate::planted::is("lost-row") {
-            true => self.db.prepare_cached(&HEAD.replace("IS NULL", "IS NULL AND seq % 7 <> 3"))?,
-            false => self.db.prepare_cached(HEAD)?,
+        let mut statement = if crate::planted::is("lost-row") {
+            self.db.prepare_cached(&HEAD.replace("IS NULL", "IS NULL AND seq % 7 <> 3"))?
+        } else {
+            self.db.prepare_cached(HEAD)?
         };
         let mut rows = statement.query([PUMP_ROWS_MAX as i64])?;
         let (mut head, mut bytes) = (Vec::new(), 0);

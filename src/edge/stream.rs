@@ -76,10 +76,7 @@ impl Stream {
                     socket.set_nodelay(true)?;
                     socket.set_read_timeout(Some(limit))?;
                     socket.set_write_timeout(Some(limit))?;
-                    return match tls {
-                        false => Ok(Stream::Plain(socket)),
-                        true => Stream::handshake(socket, host, client_config(roots())),
-                    };
+                    return if tls { Stream::handshake(socket, host, client_config(roots())) } else { Ok(Stream::Plain(socket)) };
                 }
                 Err(error) => last = error,
             }

@@ -141,10 +141,7 @@ fn copy_of(from: &Path, to: &Path) -> Result<Seen, Trouble> {
         let mut store = HubStore::open(to)?;
         store.set_copied().map_err(|error| error_of(&what, &error))?;
         let seen = seen(&store).map_err(|error| error_of(&what, &error))?;
-        match store.checkpoint() {
-            true => Ok(seen),
-            false => Err(StoreError::new(StoreKind::Failed, &what, "the copy cannot be written")),
-        }
+        if store.checkpoint() { Ok(seen) } else { Err(StoreError::new(StoreKind::Failed, &what, "the copy cannot be written")) }
     };
     let seen = prepare();
     drop_copies(to, super::store::SCHEMAS.len());

@@ -139,15 +139,14 @@ fn first_tokens(home: &Path, store: &mut HubStore, url: &str, lasting: bool) -> 
     let root_file = directory(home).join("root-token");
     let root = std::fs::read_to_string(&root_file).unwrap_or_default();
     let mut ops = Vec::new();
-    let root = match works(root.trim(), "root") {
-        true => root.trim().to_string(),
-        false => {
-            let token = os::secret();
-            os::write_private_file(&root_file, &format!("{token}\n"))
-                .map_err(|error| io_error_of(format!("cannot write {}", root_file.display()), &error))?;
-            ops.push(token_op(&token, "root"));
-            token
-        }
+    let root = if works(root.trim(), "root") {
+        root.trim().to_string()
+    } else {
+        let token = os::secret();
+        os::write_private_file(&root_file, &format!("{token}\n"))
+            .map_err(|error| io_error_of(format!("cannot write {}", root_file.display()), &error))?;
+        ops.push(token_op(&token, "root"));
+        token
     };
     let config = crate::config::read_record(&home.join("config.json"))?;
     let text = |field: &str| config.get(field).and_then(Value::as_str).unwrap_or_default();

@@ -9,8 +9,10 @@ use serde_json::Value;
 use super::Trouble;
 use super::mark::{MarkFile, Pending, persist};
 use super::read::View;
-use crate::core::hub::event::StoreCommand;
-use crate::core::hub::event::{Event, HubOp, HubSnapshot, Query, ReadAnswer, Retired, StoreEvent, StoredAgent, StoredOffer, StoredTask};
+use crate::core::hub::event::{
+    Event, HubOp, HubSnapshot, Query, ReadAnswer, Retired, StoreCommand, StoreEvent, StoredAgent, StoredClaim, StoredOffer, StoredTask,
+    StoredUnresolved,
+};
 use crate::core::hub::generations::{DataState, RESTORED, StoredGeneration};
 use crate::core::ids::{MessageId, TaskId};
 use crate::core::store::StoreError;
@@ -216,7 +218,7 @@ impl HubStore {
                     message: row.get(0)?,
                     task: row.get(1)?,
                     recipients: Vec::new(),
-                    claim: claimed_by.map(|agent| (agent, row.get(3).unwrap_or(0), false)),
+                    claim: claimed_by.map(|agent| StoredClaim { agent, expires_at: row.get(3).unwrap_or(0), is_read: false }),
                 })
             })?
             .collect::<Result<_, _>>()?;
@@ -225,8 +227,8 @@ impl HubStore {
                 db.prepare_cached("SELECT recipient, read_at IS NOT NULL FROM recipients WHERE message = ?1 ORDER BY recipient")?;
             let recipients: Vec<(String, bool)> =
                 statement.query_map([offer.message], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?;
-            if let Some((agent, _, read)) = &mut offer.claim {
-                *read = recipients.iter().any(|(recipient, read)| recipient == agent && *read);
+            if let Some(claim) = &mut offer.claim {
+                claim.is_read = recipients.iter().any(|(recipient, read)| *recipient == claim.agent && *read);
             }
             offer.recipients = recipients.into_iter().map(|(recipient, _)| recipient).collect();
         }
@@ -249,7 +251,15 @@ impl HubStore {
             "SELECT id, target, claimable, sender, unresolved_until FROM messages WHERE unresolved_until IS NOT NULL ORDER BY id",
         )?;
         let unresolved = statement
-            .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?)))?
+            .query_map([], |row| {
+                Ok(StoredUnresolved {
+                    id: row.get(0)?,
+                    target: row.get(1)?,
+                    claimable: row.get(2)?,
+                    sender: row.get(3)?,
+                    until: row.get(4)?,
+                })
+            })?
             .collect::<Result<_, _>>()?;
         let commands = docs::<Command>(db, "SELECT doc FROM commands WHERE status IN ('pending', 'accepted', 'running') ORDER BY seq")?;
         let mut statement = db.prepare("SELECT hash, record FROM tokens ORDER BY hash")?;
@@ -938,9 +948,10 @@ mod tests {
         }
         let ask = |recipient: &str, mirror: bool, unread: bool| -> Vec<u64> {
             let (recipient, since, limit) = (recipient.to_string(), 0, 10);
-            let query = match unread {
-                true => Query::Unread { recipient, since: MessageId(since), limit, mirror },
-                false => Query::Inbox { recipient, since: MessageId(since), limit, mirror },
+            let query = if unread {
+                Query::Unread { recipient, since: MessageId(since), limit, mirror }
+            } else {
+                Query::Inbox { recipient, since: MessageId(since), limit, mirror }
             };
             let ReadAnswer::Json(answer) = store.answer(&query) else { panic!() };
             answer["messages"].as_array().expect("messages").iter().filter_map(|message| message["id"].as_u64()).collect()

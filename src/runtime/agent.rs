@@ -14,9 +14,9 @@ use crate::core::agent::Agent;
 use crate::core::agent::config::AgentConfig;
 use crate::core::agent::effect::{BusCommand, Effect, HeartbeatCommand, Outcome, ProviderCommand, PumpCommand, StoreCommand};
 use crate::core::agent::event::{Event, Lane, StopReason};
-use crate::core::ids::ProcessRef;
 use crate::core::limits::{COMMITS_IN_FLIGHT_MAX, CONTROL_HELD_MAX};
 use crate::edge::gate::{Gate, Limits, Orders};
+use crate::edge::provider::ChildRegistration;
 use crate::edge::store::Store;
 use crate::edge::{Port, bus, heartbeat, provider, pump, signals, store};
 use crate::os::{self, Waker};
@@ -38,7 +38,7 @@ pub struct Parts {
     /// Token of the control server.
     pub control_token: Secret,
     /// Where the provider thread tells what it runs.
-    pub custody: Receiver<Option<(ProcessRef, String)>>,
+    pub custody: Receiver<Option<ChildRegistration>>,
     pub clock: Clock,
     /// Prints a sentence for whoever started the runner.
     pub tell: fn(&str),
@@ -171,16 +171,16 @@ fn attend(bells: &Receiver<super::crew::Bell>, outcome: &Receiver<Outcome>, noti
 }
 
 /// If everything else died, the provider still ends.
-fn last_kill(custody: &Receiver<Option<(ProcessRef, String)>>) {
+fn last_kill(custody: &Receiver<Option<ChildRegistration>>) {
     let mut last = None;
     while let Ok(told) = custody.try_recv() {
         last = told;
     }
-    if let Some((process, session)) = last
+    if let Some(ChildRegistration { process, provider_session }) = last
         && os::is_alive(process)
     {
         log::error!(target: "lifecycle", "ending the provider pid={} from main", process.pid);
-        provider::end_everything(&session, process.pid);
+        provider::end_everything(&provider_session, process.pid);
     }
 }
 

@@ -43,12 +43,11 @@ fn hook(ticket: Ticket, event: &str, body: Value) -> Handled<Event> {
         return answer(400, error_body("bad_request", "an event is lower-case letters and dashes"));
     }
     let event = event.to_string();
-    match event == "permission-request" {
-        true => Handled::Forward(Event::Control(ticket, ControlRequest::Hook { event, body, waits: true })),
-        false => {
-            let told = Event::Control(Ticket::NOBODY, ControlRequest::Hook { event, body, waits: false });
-            Handled::AnswerAndForward(told, 200, json!({"ok": true}).into())
-        }
+    if event == "permission-request" {
+        Handled::Forward(Event::Control(ticket, ControlRequest::Hook { event, body, waits: true }))
+    } else {
+        let told = Event::Control(Ticket::NOBODY, ControlRequest::Hook { event, body, waits: false });
+        Handled::AnswerAndForward(told, 200, json!({"ok": true}).into())
     }
 }
 
@@ -145,9 +144,10 @@ fn route(ticket: Ticket, request: &Request, body: Value, upgrade: bool) -> Handl
         ("POST", "/messages") => ask(ControlRequest::Message(body)),
         ("PUT", "/token") => {
             let token = body.get("token").and_then(Value::as_str).unwrap_or_default();
-            match !token.is_empty() && token.len() <= TOKEN_BYTES_MAX && token.bytes().all(|b| b.is_ascii_graphic()) {
-                true => ask(ControlRequest::TokenOffered(Secret::new(token))),
-                false => answer(400, error_body("bad_token", "the body must hold \"token\", a relay token")),
+            if !token.is_empty() && token.len() <= TOKEN_BYTES_MAX && token.bytes().all(|b| b.is_ascii_graphic()) {
+                ask(ControlRequest::TokenOffered(Secret::new(token)))
+            } else {
+                answer(400, error_body("bad_token", "the body must hold \"token\", a relay token"))
             }
         }
         ("POST", "/hook-fatal") => {

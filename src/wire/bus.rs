@@ -295,9 +295,10 @@ fn command_of(payload: &Value, id: &Option<String>) -> Result<Command, FrameErro
     if command.params.is_empty() {
         command.params = record_of(payload, "params").unwrap_or_default();
     }
-    match command.id.is_empty() || command.kind.is_empty() {
-        true => Err(FrameError::Malformed { id: id.clone(), reason: "command without id or type".into() }),
-        false => Ok(command),
+    if command.id.is_empty() || command.kind.is_empty() {
+        Err(FrameError::Malformed { id: id.clone(), reason: "command without id or type".into() })
+    } else {
+        Ok(command)
     }
 }
 

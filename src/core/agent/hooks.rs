@@ -197,9 +197,10 @@ impl Agent {
 
     /// Subagents and the like; they keep the agent busy, but no message waits for them.
     pub(super) fn on_work(&mut self, kind: &str, id: String, label: String, runs: bool) {
-        match runs {
-            true => self.tracker.start_work(Work { kind: kind.into(), id, label: Some(label), metadata: json!({}) }),
-            false => self.tracker.finish_work(kind, &id),
+        if runs {
+            self.tracker.start_work(Work { kind: kind.into(), id, label: Some(label), metadata: json!({}) })
+        } else {
+            self.tracker.finish_work(kind, &id)
         }
         self.status.touch();
     }

@@ -184,10 +184,8 @@ impl Agent {
         self.mark_round(at, &mut message);
         // Known: in memory, in a batch, or settled. The acknowledgement still waits for the newest commit, since the
         // first copy may not be on disk yet.
-        let known = match crate::planted::is("skipped-dedup") {
-            true => self.inbox.is_settled(at),
-            false => self.inbox.knows(at) || self.turn.holds(at),
-        };
+        let known =
+            if crate::planted::is("skipped-dedup") { self.inbox.is_settled(at) } else { self.inbox.knows(at) || self.turn.holds(at) };
         if known {
             if self.inbox.is_settled(at) {
                 self.inbox.unread.insert(at);
@@ -203,9 +201,10 @@ impl Agent {
         self.note_place(at);
         self.commits.write(StoreOp::InboxPut(InboxMessage { at, message: message.clone() }));
         self.inbox.keep(at, message);
-        match crate::planted::is("acknowledge-before-commit") {
-            true => self.out.extend(ack),
-            false => self.commits.defer_all(ack),
+        if crate::planted::is("acknowledge-before-commit") {
+            self.out.extend(ack)
+        } else {
+            self.commits.defer_all(ack)
         }
         self.mark_obligations_dirty();
         self.status.touch();

@@ -341,13 +341,14 @@ impl Agent {
     fn park(&mut self, now: Now, reason: String, for_good: bool) {
         self.life.state = State::Parked;
         self.life.restarting = false;
-        self.life.why = match for_good {
-            true => reason.clone(),
-            false => format!(
+        self.life.why = if for_good {
+            reason.clone()
+        } else {
+            format!(
                 "{reason}; given up after {} exits, `agent-relay command {} restart` tries again",
                 self.life.exits.len(),
                 self.config.agent_id
-            ),
+            )
         };
         self.tracker.set_terminal(Some(Status::Error));
         self.status.timeline("provider.parked", now);

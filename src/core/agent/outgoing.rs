@@ -73,9 +73,10 @@ impl Agent {
                    "current": self.generations.is_current(given.at.generation)})
         };
         let all: Vec<Value> = self.given(id).iter().map(show).collect();
-        match all.is_empty() {
-            true => refuse(404, "not_found", format!("this agent was given no message {id}, or long ago")),
-            false => (200, json!({"messages": all})),
+        if all.is_empty() {
+            refuse(404, "not_found", format!("this agent was given no message {id}, or long ago"))
+        } else {
+            (200, json!({"messages": all}))
         }
     }
 

@@ -137,10 +137,7 @@ impl Agent {
                 if let Some(told) = self.link.polling.telling.take() {
                     self.status.note_told(told);
                 }
-                match self.link.polling.whole {
-                    true => self.liveness_step(Purpose::Heartbeat),
-                    false => self.end_round(),
-                }
+                if self.link.polling.whole { self.liveness_step(Purpose::Heartbeat) } else { self.end_round() }
             }
             Purpose::Heartbeat => {
                 self.note_server_in(body);

@@ -220,11 +220,10 @@ impl Agent {
     /// Puts it into the session, if it is still due.
     pub(super) fn begin_prompt(&mut self) -> bool {
         let Some(text) = self.first_prompt().map(str::to_string).filter(|_| self.prompt.asked.is_none()) else { return false };
-        let text = match std::mem::take(&mut self.prompt.seen) {
-            true => {
-                format!("{RESTART_MARK} while you worked on your first prompt. It stands in the conversation above; please go on with it.")
-            }
-            false => text,
+        let text = if std::mem::take(&mut self.prompt.seen) {
+            format!("{RESTART_MARK} while you worked on your first prompt. It stands in the conversation above; please go on with it.")
+        } else {
+            text
         };
         self.note_prompt(HANDED);
         let (number, order) = self.life.verb(Verb::Inject { text, person: true });

@@ -227,9 +227,10 @@ impl Agent {
             meta.insert("tmuxSession".into(), json!(TERMINAL_SESSION));
         }
         meta.insert("activeSubagentCount".into(), json!(self.tracker.count("subagent")));
-        let state = match self.approvals.is_empty() {
-            true => self.tracker.provider_state(),
-            false => json!({"state": "blocked", "reason": "waitingOnApproval", "detail": "waitingOnApproval"}),
+        let state = if self.approvals.is_empty() {
+            self.tracker.provider_state()
+        } else {
+            json!({"state": "blocked", "reason": "waitingOnApproval", "detail": "waitingOnApproval"})
         };
         meta.insert("providerState".into(), state);
         let approvals = self.approvals_json();

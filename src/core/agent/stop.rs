@@ -4,8 +4,8 @@ use std::fmt;
 use std::time::Duration;
 
 use super::Agent;
-use super::effect::{BusCommand, Effect};
 use super::calls::Purpose;
+use super::effect::{BusCommand, Effect};
 use super::event::StopReason;
 use crate::core::agent::timer::Timer;
 use crate::core::time::{Now, Tick};

@@ -178,10 +178,7 @@ impl Agent {
     /// From what was handed in to a token of this agent's own. One that is said to be that already is only looked at.
     pub(super) fn make_token(&mut self) {
         self.tokens.made_in_vain = false;
-        match is_renewable(&judged::claimed(&self.config)) {
-            true => self.check_token(),
-            false => self.post_token(),
-        }
+        if is_renewable(&judged::claimed(&self.config)) { self.check_token() } else { self.post_token() }
     }
 
     fn post_token(&mut self) {

@@ -140,9 +140,10 @@ impl Hub {
     /// Whether a token may act as, or upon, an agent: an agent's as itself, an orchestrator's upon what it has made, people's upon all.
     pub(super) fn may_act(&self, actor: &TokenRecord, id: &str) -> Result<(), Refusal> {
         rights::own(actor, id)?;
-        match actor.profile_id == rights::ORCHESTRATOR && !self.is_of_orchestrator(actor, id) {
-            true => Err(rights::forbidden(format!("{id} was not made by this orchestrator"))),
-            false => Ok(()),
+        if actor.profile_id == rights::ORCHESTRATOR && !self.is_of_orchestrator(actor, id) {
+            Err(rights::forbidden(format!("{id} was not made by this orchestrator")))
+        } else {
+            Ok(())
         }
     }
 
@@ -155,9 +156,10 @@ impl Hub {
         let waited_for = self.queues.get(id).is_some_and(|queue| !queue.ids.is_empty());
         let made = self.tokens.values().any(|record| record.agent_id.as_deref() == Some(id) && its(record));
         let taken = self.senders.contains_key(id) || waited_for || self.tokens.values().any(|record| others(record));
-        match taken && !made || self.is_orchestrators_name(id) {
-            true => Err(rights::forbidden(format!("{id} was not made by this orchestrator"))),
-            false => Ok(()),
+        if taken && !made || self.is_orchestrators_name(id) {
+            Err(rights::forbidden(format!("{id} was not made by this orchestrator")))
+        } else {
+            Ok(())
         }
     }
 
@@ -168,9 +170,10 @@ impl Hub {
 
     /// What a registration may not say: another agent's names, or a role that its token does not have.
     fn check_registration(&self, actor: &TokenRecord, id: &str, registration: &Registration) -> Result<(), Refusal> {
-        match self.agents.contains_key(id) {
-            true => self.may_act(actor, id)?,
-            false => rights::own(actor, id)?,
+        if self.agents.contains_key(id) {
+            self.may_act(actor, id)?
+        } else {
+            rights::own(actor, id)?
         }
         if actor.profile_id == rights::ORCHESTRATOR && !self.agents.contains_key(id) {
             self.must_be_new(actor, id)?;

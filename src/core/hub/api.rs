@@ -111,9 +111,10 @@ impl Hub {
         }
         self.limit(actor.as_deref())?;
         let Some(actor) = actor else {
-            let text = match request.token.is_empty() {
-                true => "this call needs a token: header X-Agent-Relay-Token, or \"token\" in config.json",
-                false => "the token is unknown or has expired",
+            let text = if request.token.is_empty() {
+                "this call needs a token: header X-Agent-Relay-Token, or \"token\" in config.json"
+            } else {
+                "the token is unknown or has expired"
             };
             return Err((401, "unauthorized", text.into()));
         };
@@ -295,16 +296,15 @@ impl Hub {
                 self.respond(ticket, 200, body);
             }
             (Some(ReadFor::Ticket(ticket)), ReadAnswer::Messages(messages)) => self.respond(ticket, 200, json!({"messages": messages})),
-            (Some(ReadFor::StoreStats { ticket, gate, prometheus }), ReadAnswer::Json(store)) => match prometheus {
-                true => {
+            (Some(ReadFor::StoreStats { ticket, gate, prometheus }), ReadAnswer::Json(store)) => {
+                if prometheus {
                     let text = self.metrics_text(gate, &store);
                     self.respond(ticket, 200, Body::Text("text/plain; version=0.0.4; charset=utf-8", text));
-                }
-                false => {
+                } else {
                     let info = self.info(gate, &store);
                     self.respond(ticket, 200, info);
                 }
-            },
+            }
             (
                 Some(ReadFor::Ticket(ticket) | ReadFor::Obligations(ticket) | ReadFor::StoreStats { ticket, .. }),
                 ReadAnswer::Failed(error),

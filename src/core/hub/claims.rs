@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::Hub;
 use super::Refusal;
-use super::event::{After, HubOp, StoredOffer};
+use super::event::{After, HubOp, StoredClaim, StoredOffer};
 use super::tasks::is_blocked;
 use crate::core::ids::{MessageId, TaskId};
 use crate::core::limits::*;
@@ -30,10 +30,10 @@ pub(super) struct Claim {
 
 impl Hub {
     pub(super) fn restore_offer(&mut self, stored: StoredOffer) {
-        let claim = stored.claim.map(|(agent, end, read)| {
+        let claim = stored.claim.map(|StoredClaim { agent, expires_at, is_read }| {
             // The lease lasts as promised, but at most a whole one from here: the wall clock may have jumped.
-            let left = std::time::Duration::from_millis((end - self.now.wall.0).max(0) as u64).min(CLAIM_LEASE);
-            Claim { agent, until: self.now.tick + left, read }
+            let left = std::time::Duration::from_millis((expires_at - self.now.wall.0).max(0) as u64).min(CLAIM_LEASE);
+            Claim { agent, until: self.now.tick + left, read: is_read }
         });
         self.offers.insert(stored.message, Offer { task: stored.task, recipients: stored.recipients, claim: None });
         self.set_claim(stored.message, claim);
@@ -90,12 +90,11 @@ impl Hub {
     /// Gives a claim back: the message is offered again at once.
     pub(super) fn release_claim(&mut self, message: MessageId, agent: &str) -> Result<(), Refusal> {
         let held = self.offers.get(&message).and_then(|offer| offer.claim.as_ref()).is_some_and(|claim| claim.agent == agent);
-        match held {
-            true => {
-                self.reoffer(message);
-                Ok(())
-            }
-            false => Err((409, "not_claimed", "this agent does not hold the message".into())),
+        if held {
+            self.reoffer(message);
+            Ok(())
+        } else {
+            Err((409, "not_claimed", "this agent does not hold the message".into()))
         }
     }
 

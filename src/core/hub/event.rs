@@ -335,8 +335,31 @@ pub struct StoredOffer {
     pub task: Option<TaskId>,
     /// Everybody whom it was offered to.
     pub recipients: Vec<String>,
-    /// Claim: agent, end in ms, whether the claimer has read it.
-    pub claim: Option<(String, i64, bool)>,
+    /// Who works on it.
+    pub claim: Option<StoredClaim>,
+}
+
+/// Who has claimed a message.
+#[allow(missing_docs)] // the names say it
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct StoredClaim {
+    pub agent: String,
+    /// End of the lease, ms since 1970.
+    pub expires_at: i64,
+    /// The agent has read the message.
+    pub is_read: bool,
+}
+
+/// A message that matches nobody yet.
+#[allow(missing_docs)] // the names say it
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct StoredUnresolved {
+    pub id: MessageId,
+    pub target: String,
+    pub claimable: bool,
+    pub sender: String,
+    /// It waits until then, ms since 1970.
+    pub until: i64,
 }
 
 /// All that a hub starts from.
@@ -360,8 +383,8 @@ pub struct HubSnapshot {
     pub offers: Vec<StoredOffer>,
     /// Tasks that are not final.
     pub tasks: Vec<StoredTask>,
-    /// Messages that wait for a match: id, target, claimable, sender, until.
-    pub unresolved: Vec<(MessageId, String, bool, String, i64)>,
+    /// Messages that wait for a match.
+    pub unresolved: Vec<StoredUnresolved>,
     /// Commands that are not final.
     pub commands: Vec<Command>,
     /// Tokens by hash.

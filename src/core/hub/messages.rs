@@ -188,10 +188,7 @@ impl Hub {
             }
             // One agent is enough for a policy; others go on waiting for further matches.
             let settled = meant && message.target.starts_with("policy:");
-            match settled {
-                true => self.commits.write(HubOp::Unresolved { message: message.id, until: None }),
-                false => self.unresolved.push(message),
-            }
+            if settled { self.commits.write(HubOp::Unresolved { message: message.id, until: None }) } else { self.unresolved.push(message) }
         }
         self.commits.defer(After::Offer { recipients: vec![id.to_string()] });
     }
@@ -289,14 +286,15 @@ impl Hub {
                         self.route(&sent);
                     }
                 }
-                After::Reacted { ticket, message, agent } => match unseen.iter().any(|(id, who)| *id == message && *who == agent) {
-                    true => self.refuse(ticket, 404, "not_found", "there is no such message, or it is not yours to see"),
-                    false => {
+                After::Reacted { ticket, message, agent } => {
+                    if unseen.iter().any(|(id, who)| *id == message && *who == agent) {
+                        self.refuse(ticket, 404, "not_found", "there is no such message, or it is not yours to see")
+                    } else {
                         self.respond(ticket, 204, Value::Null);
                         let data = json!({"messageId": message, "agentId": agent});
                         self.publish("message.updated", agent, data);
                     }
-                },
+                }
                 After::Registered { peer, agent, text } => self.on_registration_durable(peer, agent, text),
                 After::Offer { recipients } => {
                     for recipient in recipients {

@@ -29,7 +29,7 @@ use crate::core::http::GateCommand;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
-use self::event::{After, Effect, Event, HubOp, HubSnapshot, Lane, StoreEvent, StoredTask};
+use self::event::{After, Effect, Event, HubOp, HubSnapshot, Lane, StoreEvent, StoredTask, StoredUnresolved};
 use self::messages::Told;
 use self::timer::Timer;
 use super::commit::{Closed, CommitQueue, Durable};
@@ -214,13 +214,9 @@ impl Hub {
         }
         self.unresolved = std::mem::take(&mut snapshot.unresolved)
             .into_iter()
-            .map(|(id, target, claimable, sender, until)| messages::Unresolved {
-                id,
-                target,
-                claimable,
-                sender,
-                until,
-                matched: Vec::new(),
+            .map(|stored| {
+                let StoredUnresolved { id, target, claimable, sender, until } = stored;
+                messages::Unresolved { id, target, claimable, sender, until, matched: Vec::new() }
             })
             .collect();
         self.commands = std::mem::take(&mut snapshot.commands).into_iter().map(|command| (command.id.clone(), command)).collect();

@@ -236,9 +236,10 @@ impl Hub {
         // Behind the commit: a registration that a crash forgets would make the older instance look like the newer one.
         let text = RelayFrame::Registered { id, registered }.to_text();
         let agent = wanted.filter(|_| is_agent);
-        match crate::planted::is("registered-before-commit") {
-            true => self.on_registration_durable(number, agent, text),
-            false => self.commits.defer(super::event::After::Registered { peer: number, agent, text }),
+        if crate::planted::is("registered-before-commit") {
+            self.on_registration_durable(number, agent, text)
+        } else {
+            self.commits.defer(super::event::After::Registered { peer: number, agent, text })
         }
     }
 
@@ -268,9 +269,10 @@ impl Hub {
             None => scopes,
         };
         peer.events = events.into_iter().take(64).collect();
-        match peer.events.is_empty() {
-            true => self.subscribers.remove(&number),
-            false => self.subscribers.insert(number),
+        if peer.events.is_empty() {
+            self.subscribers.remove(&number)
+        } else {
+            self.subscribers.insert(number)
         };
         peer.scopes = scopes.into_iter().take(64).collect();
         self.acknowledge(number, id);
@@ -444,17 +446,19 @@ impl Hub {
     /// What this reader may see of an event: a card of a foreign agent is no more on the bus than it is over HTTP.
     fn data_for<'a>(&self, peer: PeerId, event: &str, subject: &str, data: &'a Value) -> Cow<'a, Value> {
         let whole = |peer: &Peer| self.sees_whole(&peer.token, subject);
-        match event == "agent.status" && !self.peers.get(&peer).is_some_and(whole) {
-            true => Cow::Owned(narrowed(data.clone(), false)),
-            false => Cow::Borrowed(data),
+        if event == "agent.status" && !self.peers.get(&peer).is_some_and(whole) {
+            Cow::Owned(narrowed(data.clone(), false))
+        } else {
+            Cow::Borrowed(data)
         }
     }
 
     /// An event as its reader wants it: a frame, or a server-sent event.
     fn event_text(&self, peer: PeerId, seq: u64, event: &str, data: &Value, at: i64) -> String {
-        match self.peers.get(&peer).is_some_and(|peer| peer.stream) {
-            true => format!("id: {seq}\nevent: {event}\ndata: {}\n\n", json!({"seq": seq, "event": event, "data": data, "at": at})),
-            false => RelayFrame::Event { seq, event: event.into(), data: data.clone(), at }.to_text(),
+        if self.peers.get(&peer).is_some_and(|peer| peer.stream) {
+            format!("id: {seq}\nevent: {event}\ndata: {}\n\n", json!({"seq": seq, "event": event, "data": data, "at": at}))
+        } else {
+            RelayFrame::Event { seq, event: event.into(), data: data.clone(), at }.to_text()
         }
     }
 }

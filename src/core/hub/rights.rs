@@ -92,10 +92,7 @@ pub(super) fn forbidden(text: impl Into<String>) -> Refusal {
 
 /// The token must have this scope.
 pub(super) fn scope(actor: &TokenRecord, scope: &str) -> Result<(), Refusal> {
-    match allows(actor, scope) {
-        true => Ok(()),
-        false => Err(forbidden(format!("the token lacks the scope {scope}"))),
-    }
+    if allows(actor, scope) { Ok(()) } else { Err(forbidden(format!("the token lacks the scope {scope}"))) }
 }
 
 /// As whom a token speaks and what it sees messages as: an agent as itself, an orchestrator under its name, people as nobody
@@ -122,10 +119,7 @@ pub(super) fn role(actor: &TokenRecord, role: &str) -> Result<(), Refusal> {
         profile if is_runtime(profile) => matches!(role, "" | "provider" | "channel"),
         _ => role != "orchestrator",
     };
-    match may {
-        true => Ok(()),
-        false => Err(forbidden(format!("a token of the profile {} does not register as {role:?}", actor.profile_id))),
-    }
+    if may { Ok(()) } else { Err(forbidden(format!("a token of the profile {} does not register as {role:?}", actor.profile_id))) }
 }
 
 /// Whether a token sees the whole card of an agent: pending approvals with their input, folders, sockets. `maker`: whose

@@ -72,10 +72,7 @@ impl Hub {
         if let Some(name) = name.as_deref().filter(|_| profile == ORCHESTRATOR) {
             self.check_orchestrators_name(name)?;
         }
-        let spawned_by = match actor.profile_id == ORCHESTRATOR {
-            true => Some(name_of(actor).to_string()),
-            false => spawned_by,
-        };
+        let spawned_by = if actor.profile_id == ORCHESTRATOR { Some(name_of(actor).to_string()) } else { spawned_by };
         let record =
             TokenRecord { profile_id: profile.into(), agent_id: agent, scopes, name, policy_name, spawned_by, ..Default::default() };
         Ok(self.put_token(record, ttl))
@@ -98,10 +95,7 @@ impl Hub {
             return Err((422, "name_taken", format!("{agent} is the name of an orchestrator")));
         }
         if actor.profile_id == ORCHESTRATOR {
-            match self.agents.contains_key(agent) {
-                true => self.may_act(actor, agent)?,
-                false => self.must_be_new(actor, agent)?,
-            }
+            if self.agents.contains_key(agent) { self.may_act(actor, agent)? } else { self.must_be_new(actor, agent)? }
         }
         Ok(Some(agent.to_string()))
     }
@@ -111,9 +105,10 @@ impl Hub {
         if !is_agent_id(name) {
             return Err((422, "bad_name", format!("{name:?} cannot be an orchestrator's name: {AGENT_ID_RULE}")));
         }
-        match self.has_mailbox(name) || self.is_orchestrators_name(name) {
-            true => Err((422, "name_taken", format!("{name} is the name of an agent or of another orchestrator"))),
-            false => Ok(()),
+        if self.has_mailbox(name) || self.is_orchestrators_name(name) {
+            Err((422, "name_taken", format!("{name} is the name of an agent or of another orchestrator")))
+        } else {
+            Ok(())
         }
     }
 

@@ -78,8 +78,16 @@ pub struct Launch {
     /// Port and token of the control server.
     pub control: (u16, Secret),
     /// Tells `main` which process to end if everything else dies, with its session id.
-    pub custody: Sender<Option<(ProcessRef, String)>>,
+    pub custody: Sender<Option<ChildRegistration>>,
     pub clock: Clock,
+}
+
+/// The child that has to end with us, whatever happens to our threads.
+#[derive(Debug, Clone)]
+pub struct ChildRegistration {
+    pub process: ProcessRef,
+    /// Random id that stands in the environment of everything it started.
+    pub provider_session: String,
 }
 
 struct Running {

@@ -11,7 +11,7 @@ use super::file_watcher::FileWatcher;
 use super::process::{end_everything, find_command, first_pane, not_found, reap};
 use super::reply_socket::ReplySocket;
 use super::tmux::{self, Tmux};
-use super::{Host, Provider, Running};
+use super::{ChildRegistration, Host, Provider, Running};
 use crate::core::agent::event::ProviderEvent;
 use crate::core::ids::ProcessNumber;
 use crate::core::session::Input;
@@ -42,7 +42,9 @@ impl Provider {
             Ok((mut running, terminal)) => {
                 running.number = number;
                 let process = running.process;
-                let _ = self.launch.custody.send(Some((os::process(running.child.id()), provider_session)));
+                let child = os::process(running.child.id());
+                let registration = ChildRegistration { process: child, provider_session };
+                let _ = self.launch.custody.send(Some(registration));
                 let hosted = running.tmux.is_some() || self.launch.host == Host::Inherited;
                 self.running = Some(running);
                 (!hosted || self.feed(Input::Born { pid: process.pid })) && self.report(ProviderEvent::Spawned { process, terminal })

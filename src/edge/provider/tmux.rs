@@ -77,7 +77,7 @@ pub struct Tmux {
     /// The reply that is being read: fields of its beginning, and its lines.
     block: Option<(String, Vec<String>)>,
     /// The head of a look, until its picture comes.
-    head: Option<(bool, Option<i32>, bool, String)>,
+    head: Option<LookHead>,
     paste_file: PathBuf,
 }
 
@@ -218,12 +218,11 @@ impl Tmux {
                 return;
             }
             let (_, block) = self.block.take().unwrap_or_default();
-            match ends {
-                true => self.on_block(block, told),
-                false => {
-                    self.head = None;
-                    told.push(Told::Failed(block.join(" ")));
-                }
+            if ends {
+                self.on_block(block, told)
+            } else {
+                self.head = None;
+                told.push(Told::Failed(block.join(" ")));
             }
         } else if let Some(fields) = line.strip_prefix("%begin ") {
             self.block = Some((fields.to_string(), Vec::new()));
@@ -235,7 +234,7 @@ impl Tmux {
     fn on_block(&mut self, block: Vec<String>, told: &mut Vec<Told>) {
         let first = block.first().map(String::as_str).unwrap_or_default();
         // Behind the head of a look comes its picture, whatever that shows.
-        if let Some((dead, code, attended, title)) = self.head.take() {
+        if let Some(LookHead { dead, code, attended, title }) = self.head.take() {
             told.push(Told::Screen(Screen { text: block.join("\n"), title, attended, dead }, code));
         } else if let Some(pid) = first.strip_prefix("@pane") {
             // Before the session is there, the answer is empty and no error.
@@ -246,12 +245,23 @@ impl Tmux {
             let (dead, exit, attached, title) = (next() == "1", next(), next(), next());
             let (status, signal) = exit.split_once(',').unwrap_or((exit, ""));
             let code = status.parse().ok().or_else(|| signal_number(signal).map(|n| 128 + n)).filter(|_| dead);
-            self.head = Some((dead, code, attached.parse::<u32>().is_ok_and(|n| n > 1), title.to_string()));
+            let attended = attached.parse::<u32>().is_ok_and(|n| n > 1);
+            self.head = Some(LookHead { dead, code, attended, title: title.to_string() });
         } else if first == "@pasted" {
             let _ = std::fs::remove_file(&self.paste_file);
             told.push(Told::Pasted);
         }
     }
+}
+
+/// What stands before the picture of a pane.
+struct LookHead {
+    dead: bool,
+    /// Exit code of the program, once it is dead.
+    code: Option<i32>,
+    /// Somebody looks at it.
+    attended: bool,
+    title: String,
 }
 
 /// tmux tells a signal by number or by name.

@@ -49,6 +49,14 @@ enum Request {
     Prompt,
 }
 
+/// A text that waits until no turn runs.
+#[derive(Debug)]
+struct QueuedPrompt {
+    /// Batch and key of a delivery; none: a text of the runner.
+    batch: Option<(BatchNumber, String)>,
+    text: String,
+}
+
 impl Request {
     /// For error texts.
     fn name(&self) -> String {
@@ -133,7 +141,7 @@ pub struct AcpSession {
     replay: Option<Replay>,
     turn: Option<Turn>,
     turns: u64,
-    queue: VecDeque<(Option<(BatchNumber, String)>, String)>,
+    queue: VecDeque<QueuedPrompt>,
     held: BTreeMap<String, Held>,
     approvals: u64,
     cancel: Option<(Vec<VerbNumber>, Tick)>,
@@ -222,16 +230,17 @@ impl AcpSession {
                 self.request(Request::Initialize, "initialize", params);
             }
             Verb::Deliver(parcel) => {
-                self.queue.push_back((Some((parcel.batch, parcel.key)), parcel.text));
+                self.queue.push_back(QueuedPrompt { batch: Some((parcel.batch, parcel.key)), text: parcel.text });
                 self.next_turn();
             }
             Verb::Inject { text, .. } => {
-                let result = match self.queue.len() < INJECTED_MAX {
-                    true => Ok(json!({"queued": self.turn.is_some()})),
-                    false => Err("too many texts wait for the end of the turn".to_string()),
+                let result = if self.queue.len() < INJECTED_MAX {
+                    Ok(json!({"queued": self.turn.is_some()}))
+                } else {
+                    Err("too many texts wait for the end of the turn".to_string())
                 };
                 if result.is_ok() {
-                    self.queue.push_back((None, text));
+                    self.queue.push_back(QueuedPrompt { batch: None, text });
                 }
                 self.signal(Signal::Answered { verb: number, result });
                 self.next_turn();
@@ -240,9 +249,10 @@ impl AcpSession {
             Verb::Compact { .. } => self.signal(Signal::Answered { verb: number, result: Err("provider does not support compact".into()) }),
             Verb::Clear => self.signal(Signal::Answered { verb: number, result: Err("provider does not support clearContext".into()) }),
             Verb::Decide { approval, decision, .. } => {
-                let result = match self.held.contains_key(&approval) {
-                    true => Ok(json!({"approvalId": approval})),
-                    false => Err(format!("no approval {approval} is open; it may have been answered or withdrawn")),
+                let result = if self.held.contains_key(&approval) {
+                    Ok(json!({"approvalId": approval}))
+                } else {
+                    Err(format!("no approval {approval} is open; it may have been answered or withdrawn"))
                 };
                 self.decide(&approval, decision, "decided");
                 self.signal(Signal::Answered { verb: number, result });
@@ -270,7 +280,7 @@ impl AcpSession {
     }
 
     fn interrupt(&mut self, now: Now, number: VerbNumber) {
-        self.queue.retain(|(batch, _)| batch.is_some());
+        self.queue.retain(|prompt| prompt.batch.is_some());
         if self.turn.is_none() {
             self.signal(Signal::Answered { verb: number, result: Ok(json!({"wasRunning": false})) });
             return;
@@ -301,7 +311,7 @@ impl AcpSession {
         if self.stage != Stage::Ready || self.turn.is_some() {
             return;
         }
-        let Some((batch, text)) = self.queue.pop_front() else {
+        let Some(QueuedPrompt { batch, text }) = self.queue.pop_front() else {
             return;
         };
         self.turns += 1;

@@ -48,15 +48,14 @@ impl Ask {
     pub fn view(&self, id: &str) -> Approval {
         let mut detail = Map::new();
         detail.insert("tool".into(), json!(self.tool));
-        let (title, options) = match self.is_question() {
-            true => {
-                let questions = self.input.get("questions").cloned().unwrap_or_default();
-                let first = questions.pointer("/0/question").and_then(Value::as_str).unwrap_or("a question");
-                let title = covered(&first.split_whitespace().collect::<Vec<_>>().join(" "));
-                detail.insert("questions".into(), shown(&questions));
-                (title, ["answer", "deny", "abort"].map(String::from).to_vec())
-            }
-            false => (summary(&self.tool, &self.input), ["approve", "approve-session", "deny", "abort"].map(String::from).to_vec()),
+        let (title, options) = if self.is_question() {
+            let questions = self.input.get("questions").cloned().unwrap_or_default();
+            let first = questions.pointer("/0/question").and_then(Value::as_str).unwrap_or("a question");
+            let title = covered(&first.split_whitespace().collect::<Vec<_>>().join(" "));
+            detail.insert("questions".into(), shown(&questions));
+            (title, ["answer", "deny", "abort"].map(String::from).to_vec())
+        } else {
+            (summary(&self.tool, &self.input), ["approve", "approve-session", "deny", "abort"].map(String::from).to_vec())
         };
         if !self.suggestions.is_empty() && !self.is_question() {
             detail.insert("suggestions".into(), shown(&json!(self.suggestions)));

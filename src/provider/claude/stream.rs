@@ -174,10 +174,8 @@ impl StreamSession {
             Verb::Open { resume } => self.on_open(now, resume),
             Verb::Deliver(parcel) => {
                 // There is one way in, and it is the user's: what others say is marked as theirs.
-                let text = match parcel.person {
-                    true => escape_mentions(&parcel.text),
-                    false => format!("{OTHERS}\n\n{}", escape_mentions(&parcel.text)),
-                };
+                let text =
+                    if parcel.person { escape_mentions(&parcel.text) } else { format!("{OTHERS}\n\n{}", escape_mentions(&parcel.text)) };
                 let urgent = parcel.urgent;
                 self.queue.push_back(Waiting { parcel: Some(parcel), verb: None, text });
                 self.next_line(urgent);
@@ -190,11 +188,14 @@ impl StreamSession {
                 self.queue.push_back(Waiting { parcel: None, verb: Some(number), text });
                 self.next_line(false);
             }
-            Verb::Interrupt => match self.turn.is_some() {
-                true => self.interrupt(now, Some(number)),
-                // Sent while idle it would end what works in the background.
-                false => self.answer(number, Ok(json!({"wasRunning": false}))),
-            },
+            Verb::Interrupt => {
+                if self.turn.is_some() {
+                    self.interrupt(now, Some(number))
+                } else {
+                    // Sent while idle it would end what works in the background.
+                    self.answer(number, Ok(json!({"wasRunning": false})))
+                }
+            }
             Verb::Compact { instructions } => self.begin_boundary(now, number, Boundary::Compact { instructions }),
             Verb::Clear => self.begin_boundary(now, number, Boundary::Clear),
             Verb::Decide { approval, decision, reason, answers } => {

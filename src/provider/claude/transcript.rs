@@ -403,10 +403,11 @@ impl Evidence {
             }
             Entry::Answer(answer) if self.open => {
                 let ended = answer.ends_turn() && !answer.is_error && answer.model != SYNTHETIC;
-                self.answer = ended.then(|| answer.text()).filter(|text| !text.trim().is_empty()).or(match ended {
+                self.answer = ended.then(|| answer.text()).filter(|text| !text.trim().is_empty()).or(if ended {
                     // The text of a message may stand in an entry before its last one.
-                    true => self.answer.take(),
-                    false => None,
+                    self.answer.take()
+                } else {
+                    None
                 });
             }
             Entry::Results { .. } if self.open => self.answer = None,

@@ -68,10 +68,7 @@ impl Bench {
 }
 
 fn works(what: &str) -> Result<(u16, Value), Cause> {
-    match what.contains("unread") {
-        true => Ok((200, json!({"messages": []}))),
-        false => Ok((200, json!({"ok": true, "commands": []}))),
-    }
+    if what.contains("unread") { Ok((200, json!({"messages": []}))) } else { Ok((200, json!({"ok": true, "commands": []}))) }
 }
 
 fn of<'a>(calls: &'a [(u64, String, Value)], what: &str) -> Vec<&'a (u64, String, Value)> {
@@ -180,12 +177,11 @@ fn the_end_is_told_without_a_bus() {
         bench.live(10_000, works);
         let now = bench.now;
         bench.agent.now = now;
-        match commanded {
-            true => {
-                let command = Command { id: "c1".into(), kind: "agent.shutdown".into(), target: "a".into(), ..Default::default() };
-                bench.agent.on_command(now, command, None);
-            }
-            false => bench.agent.begin_stop(now, super::super::stop::Why::Asked(StopReason::Signal)),
+        if commanded {
+            let command = Command { id: "c1".into(), kind: "agent.shutdown".into(), target: "a".into(), ..Default::default() };
+            bench.agent.on_command(now, command, None);
+        } else {
+            bench.agent.begin_stop(now, super::super::stop::Why::Asked(StopReason::Signal))
         }
         let mut effects = bench.agent.settle(now);
         let mut said = Vec::new();

@@ -44,9 +44,10 @@ impl Agent {
 
     /// The turn of a task was interrupted: nobody starts it again but who asks for that.
     pub(super) fn block_task(&mut self, now: Now, task: TaskId, at: MessageRef) {
-        let unsaid = match self.life.terminal.is_some() || self.config.in_user_terminal {
-            true => "interrupted at the agent's terminal",
-            false => "the agent ended its turn as cancelled",
+        let unsaid = if self.life.terminal.is_some() || self.config.in_user_terminal {
+            "interrupted at the agent's terminal"
+        } else {
+            "the agent ended its turn as cancelled"
         };
         let why = self.turn.interrupt.clone().unwrap_or_else(|| unsaid.to_string());
         self.log(LogLevel::Info, "task", format!("task {task} is blocked: {why}"));

@@ -56,10 +56,7 @@ impl Agent {
             }
             Fate::Unanswered => {
                 back.into_iter().for_each(|entry| self.wait_again(entry));
-                match crate::planted::is("evidence-ignored") {
-                    true => self.send_again(),
-                    false => self.nudge("the record of the conversation"),
-                }
+                if crate::planted::is("evidence-ignored") { self.send_again() } else { self.nudge("the record of the conversation") }
             }
             Fate::Answered(text) => {
                 back.into_iter().for_each(|entry| self.wait_again(entry));

@@ -1,7 +1,7 @@
 //! Interrupted tasks, and agents that only poll.
 
 use super::*;
-use crate::core::hub::event::{StoredAgent, StoredOffer};
+use crate::core::hub::event::{StoredAgent, StoredClaim, StoredOffer};
 
 fn task_for(bench: &mut Bench, sender: &str, to: &str) -> (u64, String, String) {
     let (status, task) = bench.call(sender, "POST", "/api/tasks", json!({"title": "t", "to": to}));
@@ -86,7 +86,7 @@ fn only_a_person_or_the_sender_moves_a_blocked_task() {
 /// Also what an older hub left claimed although it was blocked.
 #[test]
 fn a_restart_of_the_hub_keeps_a_task_blocked() {
-    for claim in [None, Some(("a".to_string(), 2_000_000, true))] {
+    for claim in [None, Some(StoredClaim { agent: "a".into(), expires_at: 2_000_000, is_read: true })] {
         let mut bench = Bench::new();
         let stored = |id: &str| StoredAgent { id: id.into(), ..Default::default() };
         let snapshot = HubSnapshot {

@@ -225,9 +225,10 @@ impl StreamSession {
         self.tell_context();
         self.signal(Signal::Evidence("the session told the end of the turn".into()));
         let spoken = if matches!(end, TurnEnd::Failed(_)) { String::new() } else { spoken };
-        let batch = match crate::planted::is("stolen-turn") {
-            true => turn.batch.or(self.sent.values().find_map(|sent| sent.parcel.as_ref().map(|parcel| parcel.batch))),
-            false => turn.batch,
+        let batch = if crate::planted::is("stolen-turn") {
+            turn.batch.or(self.sent.values().find_map(|sent| sent.parcel.as_ref().map(|parcel| parcel.batch)))
+        } else {
+            turn.batch
         };
         self.signal(Signal::TurnEnded { batch, end, text: spoken });
         // A command's own end says so; another turn may have ended just before it.
