@@ -9,11 +9,17 @@ use super::messages::BODY;
 use super::print;
 use crate::config::Global;
 use crate::core::ids::TaskId;
-use crate::wire::api::{encode, path};
+use crate::wire::api::{TaskStatus, encode, path};
 
 /// Words of the command line for the statuses of a task.
-const MOVES: [(&str, &str); 6] =
-    [("start", "in_progress"), ("block", "blocked"), ("done", "done"), ("fail", "failed"), ("cancel", "cancelled"), ("reopen", "open")];
+const MOVES: [(&str, TaskStatus); 6] = [
+    ("start", TaskStatus::InProgress),
+    ("block", TaskStatus::Blocked),
+    ("done", TaskStatus::Done),
+    ("fail", TaskStatus::Failed),
+    ("cancel", TaskStatus::Cancelled),
+    ("reopen", TaskStatus::Open),
+];
 
 fn id(word: Option<&&str>) -> Result<TaskId, Failure> {
     let word = word.ok_or_else(|| Failure::usage("say which task: `agent-relay tasks` lists them"))?;
@@ -33,7 +39,7 @@ pub fn tasks(tasks: &Tasks) -> Outcome {
 }
 
 fn list(client: &Client, tasks: &Tasks) -> Outcome {
-    let known = ["open", "claimed", "in_progress", "blocked", "done", "failed", "cancelled"];
+    let known: Vec<&str> = TaskStatus::KNOWN.iter().map(TaskStatus::as_str).collect();
     if let Some(status) = tasks.status.as_ref().filter(|status| !known.contains(&status.as_str())) {
         return Err(Failure::usage(format!("--status must be one of {}, not {status:?}", known.join(", "))));
     }
@@ -93,8 +99,8 @@ fn list_tasks(tasks: &[Value], as_json: bool) -> Outcome {
     }
     print::table(&rows);
     // What waits for a person says why, and what the person can do.
-    for task in tasks.iter().filter(|task| task["status"] == "blocked") {
-        let last = task["history"].as_array().into_iter().flatten().rfind(|entry| entry["status"] == "blocked");
+    for task in tasks.iter().filter(|task| task["status"] == TaskStatus::Blocked.as_str()) {
+        let last = task["history"].as_array().into_iter().flatten().rfind(|entry| entry["status"] == TaskStatus::Blocked.as_str());
         let why = last.and_then(|entry| entry["body"].as_str()).map(|why| format!(": {why}")).unwrap_or_default();
         let why = why.lines().next().unwrap_or_default();
         let id = &task["id"];
@@ -116,7 +122,7 @@ fn reopen_all(client: &Client, note: &str) -> Outcome {
             return Ok(OK);
         }
         for id in ids {
-            let mut change = json!({"status": "open", "agentId": own});
+            let mut change = json!({"status": TaskStatus::Open, "agentId": own});
             if !note.is_empty() {
                 change["body"] = json!(note);
             }

@@ -83,6 +83,7 @@ pub struct Launch {
 }
 
 /// The child that has to end with us, whatever happens to our threads.
+#[allow(missing_docs)] // the names say it
 #[derive(Debug, Clone)]
 pub struct ChildRegistration {
     pub process: ProcessRef,

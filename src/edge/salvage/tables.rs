@@ -157,10 +157,7 @@ impl Reader<'_> {
             let mut low = base;
             while low + 1 < high {
                 let middle = low + (high - low) / 2;
-                match probe(middle).is_ok() {
-                    true => high = middle,
-                    false => low = middle,
-                }
+                if probe(middle).is_ok() { high = middle } else { low = middle }
             }
             if high <= after {
                 return Ok(());
