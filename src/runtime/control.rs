@@ -53,17 +53,12 @@ fn hook(ticket: Ticket, event: &str, body: Value) -> Handled<Event> {
 
 /// The bodies of the older endpoints, in the words of today's payloads.
 fn older(path: &str, body: &Value) -> Option<(&'static str, Value)> {
-    let (event, fields): (&str, &[(&str, &str)]) = match path {
-        "/user-prompt" => ("user-prompt-submit", &[("prompt", "prompt"), ("transcriptPath", "transcript_path")]),
-        "/session-turn" => ("stop", &[("lastAssistantMessage", "last_assistant_message"), ("transcriptPath", "transcript_path")]),
-        "/session-end" => ("session-end", &[("reason", "reason"), ("transcriptPath", "transcript_path")]),
+    let (event, name, fields): (&str, &str, &[(&str, &str)]) = match path {
+        "/user-prompt" => ("user-prompt-submit", "UserPromptSubmit", &[("prompt", "prompt"), ("transcriptPath", "transcript_path")]),
+        "/session-turn" => ("stop", "Stop", &[("lastAssistantMessage", "last_assistant_message"), ("transcriptPath", "transcript_path")]),
+        "/session-end" => ("session-end", "SessionEnd", &[("reason", "reason"), ("transcriptPath", "transcript_path")]),
         "/permission-request" => return Some(("permission-request", json!({"payload": body}))),
         _ => return None,
-    };
-    let name = match event {
-        "user-prompt-submit" => "UserPromptSubmit",
-        "stop" => "Stop",
-        _ => "SessionEnd",
     };
     let mut payload = json!({"hook_event_name": name});
     for (from, to) in fields {

@@ -220,7 +220,15 @@ impl Hub {
                 let command = self.issue_command(actor, text(&body, "type"), text(&body, "target"), params)?;
                 Ok(Answer::Durable(201, json!(command)))
             }
-            Call::ListCommands | Call::GetCommand => self.ask_commands(ticket, call, first, actor, request),
+            Call::ListCommands => {
+                let own = self.own_commands(actor)?;
+                let (target, status) = (query(request, "target"), query(request, "status"));
+                self.ask(ticket, Query::Commands { target, status, own })
+            }
+            Call::GetCommand => {
+                let own = self.own_commands(actor)?;
+                self.ask(ticket, Query::Command { id: first.to_string(), own })
+            }
             Call::PatchCommand => {
                 let body = object(request)?;
                 let error = body.get("error").and_then(Value::as_str).map(str::to_string);
@@ -253,16 +261,12 @@ impl Hub {
         }
     }
 
-    fn ask_commands(&mut self, ticket: Ticket, call: Call, id: &str, actor: &TokenRecord, request: &Request) -> Routed {
-        // An agent sees its own; and whoever asks must have to do with commands.
+    /// An agent sees its own; and whoever asks must have to do with commands.
+    fn own_commands(&self, actor: &TokenRecord) -> Result<Option<Party>, Refusal> {
         if !allows(actor, COMMAND_ISSUE) {
             scope(actor, "command:update")?;
         }
-        let own = self.own_targets(actor);
-        match call {
-            Call::GetCommand => self.ask(ticket, Query::Command { id: id.to_string(), own }),
-            _ => self.ask(ticket, Query::Commands { target: query(request, "target"), status: query(request, "status"), own }),
-        }
+        Ok(self.own_targets(actor))
     }
 
     /// What others than people may see of commands: those for their own agent and component, and those that they have issued.
