@@ -406,6 +406,6 @@ fn a_web_server_is_no_relay() {
         }
     });
     for arguments in [&["send", "x", "y"][..], &["inbox"], &["agents"], &["approvals"], &["whoami"], &["tasks"]] {
-        assert!(machine.fails(3, arguments).contains("no relay"), "{arguments:?}");
+        assert!(machine.fails(3, arguments).contains("is not a relay"), "{arguments:?}");
     }
 }

@@ -126,7 +126,7 @@ fn misuse_gives_one_clear_sentence() {
         (vec!["run", "codex", "--", "x"], "cannot run codex"),
         (vec!["run", "claude", "--transport", "pigeon"], "use tmux, stream, terminal"),
         (vec!["run", "claude", "--transport", "terminal"], "needs a terminal"),
-        (vec!["run", "claude", "--", "-p", "hi"], "no session to supervise"),
+        (vec!["run", "claude", "--", "-p", "hi"], "not a session to supervise"),
         (vec!["run", "claude", "--", "--resume", "x"], "leave --resume out"),
         (vec!["send", "someone"], "nothing to send"),
         (vec!["approvals", "perhaps"], "is not a decision"),

@@ -20,9 +20,9 @@ use crate::wire::control::LogLevel;
 pub(super) enum Purpose {
     MakeToken,
     RenewToken,
-    /// Whose is the token that was handed in?
+    /// Asks whose the token is that the runner was started with.
     CheckToken,
-    /// Whose is the token that was handed over at the control port?
+    /// Asks whose the token is that was handed over at the control port.
     CheckOffered,
     Claim(MessageRef),
     RenewClaim(MessageRef),
@@ -36,11 +36,11 @@ pub(super) enum Purpose {
     Register,
     FetchCommand(String),
     PatchCommand(String),
-    /// That a command is under way, while there is no bus to tell it.
+    /// Reports that a command is under way, while there is no bus.
     CommandProgress(String),
-    /// How an interrupted task stands at a relay that would offer it again.
+    /// Asks for the status of an interrupted task, at a relay that would offer it again.
     HeldTask(MessageRef),
-    /// The claim of such a task is given back.
+    /// Gives the claim of such a task back.
     ReleaseHeld(MessageRef),
     Goodbye,
 }
@@ -59,12 +59,12 @@ pub(super) struct Calls {
     number: CallNumber,
     flying: Option<(CallNumber, Purpose)>,
     waiting: VecDeque<Waiting>,
-    /// What is unread has to be asked again: the answer was lost, or there was more.
+    /// Unread messages have to be fetched again: the answer was lost, or there were more.
     unread_open: bool,
     pub last_error: Option<(String, Tick)>,
 }
 
-/// Messages that one fetch of what is unread brings.
+/// Most messages that one fetch of unread ones brings.
 pub(super) const UNREAD_PAGE: usize = 100;
 /// Pause before calls that failed are made again while the relay looks reachable.
 const CALLS_RETRY: Duration = Duration::from_secs(5);

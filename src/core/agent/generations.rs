@@ -1,4 +1,4 @@
-//! Whose ids are these? Generations of relays' data that this runner has rows of.
+//! Generations of relays' data: which ids belong together, and which generations this runner has rows of.
 //!
 //! Ids of messages and tasks mean something only together with the generation in which they were given. A relay that was restored
 //! from a copy tells a new generation and goes on above all its ids; what is in the copy keeps its own. A relay without
@@ -74,12 +74,12 @@ impl Generations {
         }
     }
 
-    /// What its relay calls it, if it has a name for it.
+    /// Its name at its relay, if it has one there.
     pub fn told_name(&self, number: u32) -> Option<&str> {
         self.numbered(number)?.told.as_deref()
     }
 
-    /// Whether somebody means this one by that name.
+    /// Whether that name means this generation.
     pub fn is_called(&self, number: u32, name: &str) -> bool {
         self.numbered(number).is_some_and(|generation| generation.told.as_deref() == Some(name) || generation.name == name)
     }
@@ -232,7 +232,7 @@ impl Agent {
         MessageRef { family, id: message.id, generation: number }
     }
 
-    /// A message stands in the records.
+    /// Notes that a message stands in the records.
     pub(super) fn note_place(&mut self, at: MessageRef) {
         self.generations.note_id(at);
     }

@@ -42,7 +42,7 @@ const ANSWERED_NOTE: &str = "answered";
 const MONITORS_MAX: usize = 8;
 
 impl Agent {
-    /// A hook reports. One that waits stays connected until the session answers; the others were answered at the gate.
+    /// Takes the report of a hook. One that waits stays connected until the session answers; the others were answered at the gate.
     pub(super) fn on_hook(&mut self, ticket: Ticket, event: String, body: Value, waits: bool) {
         let of = body.get("providerSessionId").and_then(Value::as_str).filter(|id| !id.is_empty());
         let stale = of.is_some_and(|id| id != self.life.record.provider_session) || !self.life.is_alive();
@@ -120,7 +120,7 @@ impl Agent {
         self.hooks.replied.iter().any(|(id, generation)| *id == at.id && (*generation == 0 || *generation == at.generation))
     }
 
-    /// It is given the same once more: what was said before does not answer that.
+    /// Forgets that the agent has answered these messages: it is given them once more.
     pub(super) fn forget_answered(&mut self, at: MessageRef) {
         if self.has_answered(at) {
             self.hooks.replied.retain(|(id, _)| *id != at.id);
@@ -142,7 +142,7 @@ impl Agent {
         }
     }
 
-    /// The process that they belong to is gone.
+    /// Drops the hooks and monitors of a process that is gone.
     pub(super) fn hooks_part(&mut self) {
         self.hooks.announced = None;
         let monitors = std::mem::take(&mut self.hooks.monitors);

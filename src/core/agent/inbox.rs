@@ -108,7 +108,7 @@ impl Inbox {
         self.waiting.iter().map(|(at, message)| (*at, message))
     }
 
-    /// Those that need not wait for their turn.
+    /// Urgent messages, which may join a running turn.
     pub fn urgent(&self) -> impl Iterator<Item = (MessageRef, &Message)> {
         self.waiting().chain(self.urgent.iter().map(|(at, message)| (*at, message))).filter(|(_, message)| message.is_urgent())
     }
@@ -141,7 +141,7 @@ impl Inbox {
         self.view == View::Partial
     }
 
-    /// The store has told.
+    /// Takes the store's answer.
     fn refill(&mut self, rows: Vec<InboxMessage>, more: bool) {
         let stale = self.view == View::Asked { stale: true };
         self.view = if more || stale { View::Fresh } else { View::Whole };
@@ -242,7 +242,7 @@ impl Agent {
         }
     }
 
-    /// A settled message is new again.
+    /// Makes a settled message new again.
     fn unsettle_message(&mut self, at: MessageRef) {
         self.inbox.settled.retain(|done| done.at != at);
         self.inbox.settled_places.remove(&at);

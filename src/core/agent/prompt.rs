@@ -217,7 +217,7 @@ impl Agent {
         json!({"state": state, "decision": self.prompt.why, "deliveredAt": self.prompt.at.filter(|_| self.prompt.done)})
     }
 
-    /// Puts it into the session, if it is still due.
+    /// Puts the prompt into the session, if it is still due.
     pub(super) fn begin_prompt(&mut self) -> bool {
         let Some(text) = self.first_prompt().map(str::to_string).filter(|_| self.prompt.asked.is_none()) else { return false };
         let text = if std::mem::take(&mut self.prompt.seen) {
@@ -242,7 +242,7 @@ impl Agent {
         })
     }
 
-    /// A conversation is open: what became of it?
+    /// A conversation is open: its record tells what became of the prompt.
     pub(super) fn judge_prompt(&mut self, how: &How, fate: Option<Fate>) {
         (self.prompt.asked, self.prompt.taken) = (None, false);
         if self.first_prompt().is_none() || !self.prompt.handed {
@@ -256,7 +256,7 @@ impl Agent {
         }
     }
 
-    /// The session has it; `Err`: it was taken back, for example by an interrupt.
+    /// The session has the prompt; `Err`: it was withdrawn, for example by an interrupt.
     pub(super) fn on_prompt_answered(&mut self, verb: VerbNumber, result: &Result<serde_json::Value, String>) {
         match (self.prompt.asked == Some(verb), result) {
             (false, _) => {}

@@ -19,7 +19,7 @@ use crate::wire::api::{AgentStatus, DetailedStatus};
 use crate::wire::bus::ClientFrame;
 use crate::wire::control::LogLevel;
 
-/// What was told last, and what has changed since.
+/// The status that was told last, and what has changed since.
 #[derive(Debug, Default)]
 pub(super) struct Publisher {
     dirty: bool,
@@ -87,7 +87,7 @@ impl Publisher {
         self.dirty = false;
     }
 
-    /// The relay has it.
+    /// Notes that the relay has this status.
     pub fn note_told(&mut self, (word, meta): (AgentStatus, Map<String, Value>)) {
         self.again = false;
         self.sent = Some(json!([word.as_str(), meta]));

@@ -141,7 +141,7 @@ impl Tokens {
         self.own.clone().filter(|_| self.is_agents)
     }
 
-    /// The relay took it.
+    /// Notes that the relay has accepted the token in use.
     pub fn note_accepted(&mut self) {
         self.accepted_once = true;
         (self.refused, self.hopes) = (false, false);
@@ -234,7 +234,7 @@ impl Agent {
         self.begin_stop(now, Why::Refused(message));
     }
 
-    /// Nothing is known of the token yet: again, after a moment.
+    /// Asks again after a moment: nothing is known of the token yet.
     fn on_no_token(&mut self, now: Now, result: Result<(u16, Value), Cause>) {
         let text = match result {
             Ok((status, body)) => text_of(status, &body),
@@ -268,7 +268,7 @@ impl Agent {
         self.use_token(now, Secret::new(token), record);
     }
 
-    /// This one from now on, for calls, bus and, if it is this agent's, the provider.
+    /// Uses this token from now on, for calls, the bus and, if it is this agent's, the provider.
     fn use_token(&mut self, now: Now, token: Secret, record: TokenRecord) {
         self.tokens.own = Some(token);
         self.tokens.record = record;
@@ -450,7 +450,7 @@ impl Agent {
         }
     }
 
-    /// The token is old enough to be renewed.
+    /// Renews the token, which is old enough.
     pub(super) fn on_renewal_due(&mut self) {
         if self.tokens.accepted_once {
             self.timers.clear(Timer::TokenRenewal);
@@ -461,7 +461,7 @@ impl Agent {
         }
     }
 
-    /// It is time to look into the configuration file again.
+    /// Looks into the configuration file again.
     pub(super) fn on_look_due(&mut self) {
         self.timers.clear(Timer::ConfigLook);
         self.tokens.refused = true;

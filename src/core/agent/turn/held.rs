@@ -33,7 +33,7 @@ impl Agent {
         }
     }
 
-    /// Somebody ends the turn: who and why, for the task that may be in it.
+    /// Notes who ends the turn and why, for the task that may be in it.
     pub(in crate::core::agent) fn note_interrupt(&mut self, what: &str, who: &str, reason: Option<String>) {
         if self.turn.running {
             let who = if who.is_empty() { String::new() } else { format!(" by {who}") };
@@ -73,7 +73,7 @@ impl Agent {
         self.commits.write(StoreOp::Note { key: ROUNDS_NOTE.into(), value: note(&self.turn.rounds) });
     }
 
-    /// A task comes; only we know whether it was here before.
+    /// Marks a task that this agent had before; only this runner knows that.
     pub(in crate::core::agent) fn mark_round(&self, at: MessageRef, message: &mut Message) {
         message.payload.remove(ROUNDS);
         if let Some(rounds) = self.turn.rounds.get(&at).filter(|_| message.claimable) {
