@@ -13,6 +13,8 @@ numbers! {
     VerbNumber
     /// Messages that travel to the provider together; durable, counts up for the life of the store.
     BatchNumber
+    /// A read that the hub asks of its store, within one life of the hub.
+    ReadNumber
     /// A start of the provider, within one life of the runner.
     ProcessNumber
     /// A request at the hub or at the control port that waits for its answer, within one life of that server.

@@ -7,6 +7,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde_json::{Value, json};
 
 use crate::core::hub::event::{Event, Party, Query, ReadAnswer, StoreEvent};
+use crate::core::ids::ReadNumber;
 use crate::core::limits::UNACKED_BYTES_MAX;
 use crate::core::store::StoreError;
 use crate::edge::database::{error_of, open_for_reading, sizes};
@@ -243,7 +244,7 @@ pub(super) fn rows_of_recipient(recipient: &str, mirror: bool, unread: bool) -> 
 }
 
 /// Body of the reader's thread.
-pub fn run(reader: HubReader, orders: Receiver<(u64, Query)>, lane: Sender<Event>) {
+pub fn run(reader: HubReader, orders: Receiver<(ReadNumber, Query)>, lane: Sender<Event>) {
     for (number, query) in orders {
         let answer = reader.answer(&query);
         if lane.send(Event::Store(StoreEvent::Read { number, answer })).is_err() {

@@ -20,7 +20,7 @@ use super::{Trouble, salvage};
 use crate::clock::Clock;
 use crate::core::hub::event::{Effect, Event, HubOp, Lane, Query, StoreEvent};
 use crate::core::hub::{Hub, HubConfig};
-use crate::core::ids::ProcessRef;
+use crate::core::ids::{ProcessRef, ReadNumber};
 use crate::core::limits::COMMITS_IN_FLIGHT_MAX;
 use crate::core::store::{StoreError, StoreKind};
 use crate::edge::database::{Check, beside, error_of, io_error_of, open_for_reading, quick_check};
@@ -191,7 +191,7 @@ fn token_op(token: &str, profile: &str) -> HubOp {
 
 struct Ports {
     store: Port<StoreCommand>,
-    reader: Option<Port<(u64, Query)>>,
+    reader: Option<Port<(ReadNumber, Query)>>,
     gate: Port<Orders>,
 }
 

@@ -14,7 +14,7 @@ use super::generations::{Named, told_in};
 use super::rights::{ADMIN, COMMAND_ISSUE, acts_as, allows, everything, forbidden, line_of, scope};
 use super::routes::{Access, Call, Found, Route, find, spec};
 use crate::core::http::{Body, Request};
-use crate::core::ids::{MessageId, TaskId, Ticket};
+use crate::core::ids::{MessageId, ReadNumber, TaskId, Ticket};
 use crate::core::limits::READS_IN_FLIGHT_MAX;
 use crate::wire::api::{NewMessage, TokenRecord, USER, decode, error_body};
 use crate::wire::bus::Registration;
@@ -284,12 +284,12 @@ impl Hub {
     }
 
     pub(super) fn read(&mut self, query: Query, why: ReadFor) {
-        self.read_number += 1;
+        self.read_number = self.read_number.next();
         self.reads.insert(self.read_number, why);
         self.out.push(Effect::Read { number: self.read_number, query });
     }
 
-    pub(super) fn on_read(&mut self, number: u64, answer: ReadAnswer) {
+    pub(super) fn on_read(&mut self, number: ReadNumber, answer: ReadAnswer) {
         match (self.reads.remove(&number), answer) {
             (Some(ReadFor::Ticket(ticket)), ReadAnswer::Json(Value::Null)) => {
                 self.refuse(ticket, 404, "not_found", "there is no such thing, or it is not yours to see");

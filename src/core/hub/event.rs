@@ -6,7 +6,7 @@ use super::generations::{DataState, Mark, StoredGeneration};
 use crate::core::Cause;
 use crate::core::commit::Commit;
 use crate::core::http::{GateCommand, GateStats, Request};
-use crate::core::ids::{MessageId, PeerId, TaskId, Ticket};
+use crate::core::ids::{MessageId, PeerId, ReadNumber, TaskId, Ticket};
 use crate::core::store::StoreError;
 use crate::core::time::Tick;
 use crate::wire::api::TaskStatus;
@@ -83,7 +83,7 @@ pub enum StoreEvent {
     /// Free pages were given back: bytes of the file before and after.
     Vacuumed(Result<(u64, u64), String>),
     /// A read came back.
-    Read { number: u64, answer: ReadAnswer },
+    Read { number: ReadNumber, answer: ReadAnswer },
 }
 
 /// What a retention removed.
@@ -172,7 +172,7 @@ pub enum Effect {
     /// To the store.
     Store(StoreCommand),
     /// Ask the reader.
-    Read { number: u64, query: Query },
+    Read { number: ReadNumber, query: Query },
     /// To the gate.
     Gate(GateCommand),
     /// For the log.
@@ -199,7 +199,7 @@ pub enum StoreCommand {
     Look,
     /// Answer a question: what becomes of [`Effect::Read`] where no reader could be opened beside the
     /// writer. Boxed: the queue has a place of this size for each command that it can hold.
-    Read { number: u64, query: Box<Query> },
+    Read { number: ReadNumber, query: Box<Query> },
 }
 
 impl From<Commit<HubOp>> for Effect {

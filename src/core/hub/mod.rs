@@ -38,7 +38,7 @@ use super::rng::Rng;
 use super::time::{Now, Tick};
 use super::timers::{Timed, Timers};
 use super::{Cause, Machine};
-use crate::core::ids::{MessageId, PeerId, TaskId, Ticket};
+use crate::core::ids::{MessageId, PeerId, ReadNumber, TaskId, Ticket};
 use crate::wire::api::{Command, TokenRecord};
 use crate::wire::control::LogLevel;
 
@@ -103,8 +103,8 @@ pub struct Hub {
     unserved: BTreeSet<String>,
     /// The description, made once.
     spec: Option<String>,
-    reads: HashMap<u64, event::ReadFor>,
-    read_number: u64,
+    reads: HashMap<ReadNumber, event::ReadFor>,
+    read_number: ReadNumber,
     events: VecDeque<peers::KeptEvent>,
     seq: u64,
 }
@@ -146,7 +146,7 @@ impl Hub {
             unserved: BTreeSet::new(),
             spec: None,
             reads: HashMap::new(),
-            read_number: 0,
+            read_number: ReadNumber::default(),
             events: VecDeque::new(),
             seq: 0,
         }

@@ -6,7 +6,7 @@ use agent_relay::core::Cause;
 use agent_relay::core::agent::event::{Event, Lane};
 use agent_relay::core::http::Request;
 use agent_relay::core::hub::event::{Event as HubEvent, Lane as HubLane, ReadAnswer};
-use agent_relay::core::ids::CallNumber;
+use agent_relay::core::ids::{CallNumber, ReadNumber};
 use agent_relay::core::session::Input;
 use agent_relay::core::time::Tick;
 use serde_json::Value;
@@ -37,7 +37,7 @@ pub(super) enum Action {
     },
     HubRead {
         life: u64,
-        number: u64,
+        number: ReadNumber,
         answer: ReadAnswer,
     },
     /// Bytes or verbs for a session machine, bytes for the demo agent.
