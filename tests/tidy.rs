@@ -95,7 +95,7 @@ fn some_words_stand_in_their_room_only() {
     let rules: &[(&str, &[&str])] = &[
         ("unsafe {", &["os.rs"]),
         ("print::own(", &["cli/mod.rs", "cli/run.rs", "cli/generate.rs", "cli/hook.rs"]),
-        ("unbounded()", &["runtime/crew.rs", "runtime/agent.rs", "hub/run.rs", "cli/run.rs"]),
+        ("unbounded()", &["runtime/threads.rs", "runtime/runner.rs", "cli/run.rs"]),
         (".unwrap()", &[]),
         (
             "thread::sleep",

@@ -19,7 +19,7 @@ use crate::edge::provider::Launch;
 use crate::edge::{aside, gate, heartbeat};
 use crate::os;
 use crate::provider::registry;
-use crate::runtime::agent::{Parts, run};
+use crate::runtime::runner::{Parts, run};
 use crate::secret::Secret;
 use crate::wire::control::{ENV_AGENT, LogLevel, RunnerInfo};
 

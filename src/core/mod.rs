@@ -24,6 +24,25 @@ pub mod tracker;
 use time::{Now, Tick};
 
 /// A state machine that never touches the world.
+///
+/// **In**: one event at a time by [`Machine::handle`], and the passing of time by [`Machine::wake`].
+/// **Out**: what is to be done, as a list of effects.
+///
+/// The caller guarantees:
+/// - Effects are carried out in their order, and all of them before the next event is handled. An
+///   effect for an edge is carried out when it stands in the edge's queue; what the edge makes of it
+///   comes back as an event of its own, some time or never.
+/// - Events of one lane come in the order in which they were put into it. Between lanes there is no
+///   order, so a machine must expect an answer that belongs to something older.
+/// - An event is handed over only if [`Machine::may_take`] allows its lane just before. Queues of
+///   orders are as large as the credit: with it they cannot overflow, without it that is a panic.
+/// - `now.tick` never goes back. `now.wall` may jump and is used for texts and records only.
+/// - [`Machine::wake`] is called soon after [`Machine::next_deadline`], which is asked anew after every
+///   event. To wake a machine too early, too late or for nothing is harmless.
+/// - After the effect that says that the machine has finished, nothing more is handed over.
+///
+/// The machine guarantees: the same seed, events and times give the same effects, and no event makes it
+/// fail or block.
 pub trait Machine {
     /// Something that happened.
     type Event;

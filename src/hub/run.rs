@@ -27,8 +27,8 @@ use crate::edge::database::{Check, beside, error_of, io_error_of, open_for_readi
 use crate::edge::gate::{Gate, GateEvent, Handled, Limits, Orders};
 use crate::edge::{Port, signals};
 use crate::os::{self, Waker};
-use crate::runtime::crew::{Bell, Crew};
 use crate::runtime::event_loop;
+use crate::runtime::threads::{ThreadExit, Threads};
 use crate::wire::api::TokenRecord;
 
 /// Events of one lane that wait for the hub's state thread at most.
@@ -210,8 +210,8 @@ pub fn serve(opened: Opened, listening: Listening, ready: impl FnOnce()) -> Resu
     let Listening { listener, tls, url } = listening;
     let Opened { mut lock, store, reader, mark, dir, info, id, unclean, .. } = opened;
     let clock = Clock::start();
-    let mut crew = Crew::new();
-    let bells = crew.bells();
+    let mut threads = Threads::new();
+    let exits = threads.exits();
     let (lanes_in, lanes_out): (Vec<Sender<Event>>, Vec<Receiver<Event>>) =
         Lane::ALL.iter().map(|lane| bounded(lane_capacity(*lane))).unzip();
     let to = |lane: Lane| lanes_in[lane as usize].clone();
@@ -229,29 +229,31 @@ pub fn serve(opened: Opened, listening: Listening, ready: impl FnOnce()) -> Resu
         .map_err(|error| Trouble::System(format!("cannot watch the listening socket: {error}")))?;
     let thread = |error: std::io::Error| Trouble::System(format!("cannot start a thread: {error}"));
     let (store_lane, read_lane) = (to(Lane::Store), to(Lane::Store));
-    crew.spawn("hub-store", move || run_store(store, mark, store_orders, store_lane)).map_err(thread)?;
+    threads.spawn("hub-store", move || run_store(store, mark, store_orders, store_lane)).map_err(thread)?;
     let check = unclean && reader.is_some();
     if let Some(reader) = reader {
-        crew.spawn("hub-read", move || run_reader(reader, read_orders, read_lane)).map_err(thread)?;
+        threads.spawn("hub-read", move || run_reader(reader, read_orders, read_lane)).map_err(thread)?;
     }
     let (started, start) = bounded::<()>(1);
-    crew.spawn("hub-gate", move || {
-        if start.recv().is_ok() {
-            gate.run();
-        }
-    })
-    .map_err(thread)?;
+    threads
+        .spawn("hub-gate", move || {
+            if start.recv().is_ok() {
+                gate.run();
+            }
+        })
+        .map_err(thread)?;
 
     let (done, outcome) = bounded(1);
     let lanes = lanes_out.clone();
-    crew.spawn("hub-state", move || {
-        let config = HubConfig { id, hash: os::sha256_hex, secret: Box::new(os::secret) };
-        let mut hub = Hub::new(config, u64::from_le_bytes(os::random_bytes::<8>()));
-        let mut end = End::default();
-        event_loop::run(&mut hub, clock, &lanes[..], summary, |effects| dispatch(&ports, effects, &mut end));
-        let _ = done.send(end);
-    })
-    .map_err(thread)?;
+    threads
+        .spawn("hub-state", move || {
+            let config = HubConfig { id, hash: os::sha256_hex, secret: Box::new(os::secret) };
+            let mut hub = Hub::new(config, u64::from_le_bytes(os::random_bytes::<8>()));
+            let mut end = End::default();
+            event_loop::run(&mut hub, clock, &lanes[..], summary, |effects| dispatch(&ports, effects, &mut end));
+            let _ = done.send(end);
+        })
+        .map_err(thread)?;
 
     let reached = url.clone();
     let text = json!({"pid": std::process::id(), "startTime": os::process(std::process::id()).start, "url": url}).to_string();
@@ -274,9 +276,9 @@ pub fn serve(opened: Opened, listening: Listening, ready: impl FnOnce()) -> Resu
     crate::notify::ready(&format!("listens; clients reach it at {reached}"));
     let check = if check { check_pages(dir.join("hub.sqlite"), checked) } else { None };
 
-    let end = attend(&bells, &outcome, notice);
+    let end = wait_for_exit(&exits, &outcome, notice);
     drop(check);
-    for late in crew.join(JOIN_LIMIT, || lanes_out.iter().for_each(|lane| while lane.try_recv().is_ok() {})) {
+    for late in threads.join(JOIN_LIMIT, || lanes_out.iter().for_each(|lane| while lane.try_recv().is_ok() {})) {
         log::warn!(target: "hub", "thread {late} did not end in time");
     }
     let _ = std::fs::remove_file(&info);
@@ -322,16 +324,16 @@ fn check_pages(file: PathBuf, lane: Sender<Event>) -> Option<Sender<()>> {
     std::thread::Builder::new().name("hub-check".into()).stack_size(1 << 20).spawn(look).ok().map(|_| ended)
 }
 
-fn attend(bells: &Receiver<Bell>, outcome: &Receiver<End>, notice: Sender<Event>) -> End {
+fn wait_for_exit(exits: &Receiver<ThreadExit>, outcome: &Receiver<End>, notice: Sender<Event>) -> End {
     loop {
-        let Ok(bell) = bells.recv() else { return End::bug() };
-        if bell.name == "hub-state" {
-            if let Some(panic) = &bell.panic {
+        let Ok(exit) = exits.recv() else { return End::bug() };
+        if exit.name == "hub-state" {
+            if let Some(panic) = &exit.panic {
                 log::error!(target: "hub", "the state thread died: {panic}; this is a bug, please report it");
             }
             return outcome.try_recv().unwrap_or_else(|_| End::bug());
         }
-        let _ = notice.try_send(Event::ThreadEnded { name: bell.name, panic: bell.panic });
+        let _ = notice.try_send(Event::ThreadEnded { name: exit.name, panic: exit.panic });
     }
 }
 

@@ -101,7 +101,7 @@ impl Agent {
         }
     }
 
-    pub(super) fn launch_call(&mut self, _now: Now) {
+    pub(super) fn launch_call(&mut self) {
         if self.calls.flying.is_some() || self.calls.waiting.is_empty() {
             return;
         }
@@ -218,9 +218,9 @@ impl Agent {
         self.timers.set_once(Timer::CallsRetry, now.tick + CALLS_RETRY);
     }
 
-    pub(super) fn on_calls_due(&mut self, now: Now) {
+    pub(super) fn on_calls_due(&mut self) {
         self.timers.clear(Timer::CallsRetry);
-        self.tell_reads_again(now);
+        self.tell_reads_again();
         // Without the bus each liveness round asks anyway.
         if std::mem::take(&mut self.calls.unread_open) && self.link.is_registered() {
             self.ask_unread();

@@ -10,7 +10,6 @@ use super::store::{Choice, InboxMessage, OutboxRow, Settled, StoreOp, TaskEnd};
 use crate::core::ids::{MessageId, MessageRef};
 use crate::core::limits::*;
 use crate::core::matching;
-use crate::core::time::Now;
 use crate::wire::api::{Message, path};
 use crate::wire::bus::ClientFrame;
 use crate::wire::control::LogLevel;
@@ -281,7 +280,7 @@ impl Agent {
     }
 
     /// The relay is back: everything that it does not know yet is told again.
-    pub(super) fn tell_reads_again(&mut self, _now: Now) {
+    pub(super) fn tell_reads_again(&mut self) {
         let all: Vec<MessageRef> = self.inbox.unread.iter().copied().chain(self.turn.unread_places()).take(CALLS_WAITING_MAX / 2).collect();
         for at in all {
             self.ask_read(at, None);

@@ -152,7 +152,7 @@ impl Life {
 
 impl Agent {
     /// Starts the provider if it is wanted and nothing stands in the way.
-    pub(super) fn begin_life(&mut self, _now: Now) {
+    pub(super) fn begin_life(&mut self) {
         if self.life.state == State::Down && self.life.wanted && self.stop.is_none() && self.may_spawn_without_token() {
             self.spawn();
         }
@@ -300,7 +300,7 @@ impl Agent {
         self.approvals.clear();
         self.hooks_part();
         self.fail_verbs(now, "the provider ended");
-        self.on_turn_lost(now);
+        self.on_turn_lost();
         self.status.touch();
         if self.stop.is_some() {
             self.tracker.set_terminal(Some(Status::Offline));

@@ -217,7 +217,7 @@ impl Agent {
         }
         self.link.conn = Conn::Registered { since: now.tick };
         self.tokens.note_accepted();
-        self.begin_life(now);
+        self.begin_life();
         self.link.known_instance = true;
         (self.link.hurried, self.link.bus_refused) = (false, None);
         self.stop_polling();
@@ -233,14 +233,14 @@ impl Agent {
         self.timers.set(Timer::Heartbeat, now.tick + interval);
         self.log(LogLevel::Info, "bus", format!("registered agent={} epoch={}", self.config.agent_id, registered.epoch));
         self.status.send_again();
-        self.on_relay_back(now);
+        self.on_relay_back();
         // With the bus, unread messages are fetched only once after each registration.
         self.ask_unread();
     }
 
     /// The relay answers: everything that waited for it goes out.
-    pub(super) fn on_relay_back(&mut self, now: Now) {
-        self.tell_reads_again(now);
+    pub(super) fn on_relay_back(&mut self) {
+        self.tell_reads_again();
         self.tell_updates_again();
         self.outbox.relay_is_back();
         self.timers.clear(Timer::OutboxRetry);

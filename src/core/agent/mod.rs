@@ -43,7 +43,31 @@ use super::tracker::Tracker;
 use super::{Cause, Machine};
 use crate::wire::control::LogLevel;
 
-/// One agent.
+/// One agent: owns its claims, its status, its provider's life and its part of the conversation with
+/// the relay. What every machine may expect and has to keep stands at [`Machine`].
+///
+/// **In**, lane by lane ([`event::Lane`]):
+/// - the store: first of all [`StoreEvent::Restored`], before which only the store and `main` are
+///   heard; then `Committed` with the newest number that is durable, or `Stalled` until it is asked again;
+/// - the control port: requests of hooks, tools and people, each with a ticket that is answered once,
+///   or stays as a peer until it is closed;
+/// - the bus: `Connected` or `Lost` for every connect, then frames, at last `Lost`, unless it was told to disconnect;
+/// - calls and the outbox pump: one answer for every call and exchange; one of each is under way;
+/// - the provider: `Spawned` or `SpawnFailed` for every start, signals, one exit. All of them belong
+///   to the newest process, since an edge hosts one at a time;
+/// - `main`: wishes to stop, and threads that ended although nobody told them to.
+///
+/// **Out** ([`Effect`]): commands, grouped by the edge that gets them. In the effects of one event what
+/// may go out at once comes first, in the order in which it was decided, then the commit. Everything
+/// that tells of a change (acknowledgements, answers, verbs, the start of the provider) comes behind
+/// the commit of that change, as effects of the event that says it is durable ([`CommitQueue`]).
+///
+/// After every event `Agent::settle` drives what may follow from any of them, always in this order:
+/// deliver the next batch, send the outbox, make the next call, publish the status, go on with the
+/// stop. So a handler only changes state; it does not have to know who waits for that.
+///
+/// The end is [`Effect::Finish`], once and last. Until then a stop goes through phases with a limit
+/// each: the provider ends, the relay hears the last, the goodbye is said.
 pub struct Agent {
     config: AgentConfig,
     /// The time of the event at hand.
@@ -121,8 +145,8 @@ impl Agent {
     fn settle(&mut self, now: Now) -> Vec<Effect> {
         if self.restored && !self.finished {
             self.drain(now);
-            self.pump_outbox(now);
-            self.launch_call(now);
+            self.pump_outbox();
+            self.launch_call();
             self.publish(now);
             self.advance_stop(now);
         }
@@ -182,7 +206,7 @@ impl Agent {
         self.life.restore(snapshot.provider);
         self.tokens.restore(now, &self.config, &snapshot.notes);
         self.begin_tokens(now);
-        self.begin_life(now);
+        self.begin_life();
         self.status.touch();
     }
 

@@ -98,7 +98,7 @@ impl Agent {
         self.commits.write(StoreOp::OutboxAppend(row));
     }
 
-    pub(super) fn pump_outbox(&mut self, _now: Now) {
+    pub(super) fn pump_outbox(&mut self) {
         self.outbox.tasks_wait &= self.outbox.pending > 0;
         let idle = self.outbox.pump == Pump::Idle && self.outbox.pending > 0;
         if idle && self.tokens.is_decided() && self.outbox.heard {

@@ -147,7 +147,7 @@ impl Agent {
                         self.ask(Purpose::FetchCommand(id.into()), "GET", path::command(id), None);
                     }
                 }
-                self.on_relay_back(now);
+                self.on_relay_back();
                 self.ask_unread();
                 self.link.polling.whole = false;
                 self.end_round();

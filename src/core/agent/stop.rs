@@ -145,7 +145,7 @@ impl Agent {
                     let removes = matches!(self.stop.as_ref().map(|s| &s.why), Some(Why::Command { .. }));
                     if removes && self.link.is_reached() && !late {
                         self.ask(Purpose::Goodbye, "DELETE", path::agent(&self.config.agent_id), None);
-                        self.launch_call(now);
+                        self.launch_call();
                         self.set_phase(Phase::Goodbye, Some(now.tick + FLUSH));
                     } else {
                         self.set_phase(Phase::Done, None);

@@ -106,7 +106,7 @@ impl Timed for Agent {
             Timer::ConfigLook => self.on_look_due(),
             Timer::TokenWait => {
                 self.timers.clear(timer);
-                self.begin_life(now);
+                self.begin_life();
             }
             Timer::ProviderStart => self.spawn(),
             Timer::ClaimLapse => self.on_claims_lapsed(now),
@@ -114,7 +114,7 @@ impl Timed for Agent {
             Timer::SettleBatch => self.on_settle_due(now),
             Timer::ClaimRenewal => self.on_claim_renewal_due(now),
             Timer::OutboxRetry => self.on_outbox_due(),
-            Timer::CallsRetry => self.on_calls_due(now),
+            Timer::CallsRetry => self.on_calls_due(),
             Timer::CommandLimit => self.on_command_late(now),
             // The stop goes on at the end of every event.
             Timer::StopLimit => {}

@@ -167,7 +167,7 @@ impl Agent {
             self.timers.set(Timer::TokenWait, now.tick + TOKEN_WAIT);
         }
         if self.tokens.is_decided() {
-            self.keep_token_file(now);
+            self.keep_token_file();
             self.schedule_renewal(now);
             self.connect(now);
         } else {
@@ -278,11 +278,11 @@ impl Agent {
         self.timers.clear(Timer::ConfigLook);
         self.tokens.looks = 0;
         (self.tokens.refused, self.tokens.hopes) = (false, false);
-        self.keep_token_file(now);
+        self.keep_token_file();
         self.schedule_renewal(now);
         self.status.touch();
         self.on_auth_restored(now);
-        self.begin_life(now);
+        self.begin_life();
     }
 
     fn schedule_renewal(&mut self, now: Now) {

@@ -58,7 +58,27 @@ pub struct HubConfig {
     pub secret: Box<dyn FnMut() -> String + Send>,
 }
 
-/// The relay.
+/// The relay. What every machine may expect and has to keep stands at [`Machine`].
+///
+/// **In**, lane by lane ([`Lane`]):
+/// - the store and its reader: first of all [`StoreEvent::Restored`], before which nothing else is
+///   heard but `main`; then `Committed` with the newest number that is durable, or `Stalled` until it is asked again; one
+///   answer for every read, in any order;
+/// - the gate: requests and upgrades, each with a ticket that is answered once or becomes a peer; texts
+///   of peers, and at last that a peer is gone, also if the hub has closed it;
+/// - `main`: the wish to stop, and threads that ended although nobody told them to.
+///
+/// **Out** ([`Effect`]): commands to the store, the reader and the gate. What a request changes is one
+/// commit; its answer, the frames for others and the events for subscribers wait behind it, and so does
+/// what was decided after it without a commit of its own ([`CommitQueue`]). Reads are answered from what
+/// is durable. The store may say with a commit that a message was known already or answers nothing that
+/// its sender can see; what goes out then says so.
+///
+/// While the store takes nothing, whoever waits for it is told at once, requests that would change
+/// something are refused, and reads go on.
+///
+/// The end is [`Effect::Finish`], once and last: when all commits are durable, or after a few seconds
+/// without that. What then still waits was acknowledged to nobody.
 pub struct Hub {
     config: HubConfig,
     now: Now,

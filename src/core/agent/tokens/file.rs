@@ -23,7 +23,7 @@ pub(super) struct TokenFile {
 
 impl Agent {
     /// There is another token.
-    pub(super) fn keep_token_file(&mut self, _now: Now) {
+    pub(super) fn keep_token_file(&mut self) {
         self.tokens.file.stale = true;
         self.write_token_file();
     }

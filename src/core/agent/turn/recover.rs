@@ -14,7 +14,7 @@ use crate::core::time::Now;
 
 impl Agent {
     /// The provider ended while a batch was with it.
-    pub(in crate::core::agent) fn on_turn_lost(&mut self, _now: Now) {
+    pub(in crate::core::agent) fn on_turn_lost(&mut self) {
         self.turn.running = false;
         self.turn.interrupt = None;
         for batch in self.turn.batch.iter_mut().chain(&mut self.turn.tail) {

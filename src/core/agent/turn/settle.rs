@@ -40,7 +40,7 @@ impl Agent {
         }
         if mine && end == TurnEnd::Cancelled && self.life.is_ending() {
             // Cut off by a stop or restart of ours, not by anybody's wish: the next conversation goes on with it.
-            self.on_turn_lost(now);
+            self.on_turn_lost();
         } else if mine {
             self.part_tail();
             self.confirm(None, "the provider ended the turn");

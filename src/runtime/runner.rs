@@ -6,8 +6,8 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
 use super::control;
-use super::crew::Crew;
 use super::event_loop;
+use super::threads::Threads;
 use crate::clock::Clock;
 use crate::core::Lane as _;
 use crate::core::agent::Agent;
@@ -73,8 +73,8 @@ struct Ports {
 /// Runs until the machine has finished; nothing of it is left behind. An error is a refusal of the operating system
 /// (threads, descriptors, signals) before anything was done.
 pub fn run(parts: Parts) -> Result<Outcome, String> {
-    let mut crew = Crew::new();
-    let bells = crew.bells();
+    let mut threads = Threads::new();
+    let exits = threads.exits();
     let (lanes_in, lanes_out): (Vec<Sender<Event>>, Vec<Receiver<Event>>) =
         Lane::ALL.iter().map(|lane| bounded(lane_capacity(*lane))).unzip();
     let waker = || Waker::new().map_err(|error| format!("cannot make a wake descriptor: {error}"));
@@ -104,15 +104,15 @@ pub fn run(parts: Parts) -> Result<Outcome, String> {
     let (pump_lane, provider_lane) = (to(Lane::Pump), to(Lane::Provider));
     let whoami = format!("agent {}; `agent-relay status {0} --why` tells how it is", config.agent_id);
     let thread = |error: std::io::Error| format!("cannot start a thread: {error}");
-    crew.spawn("store", move || store::run(file, store_orders, store_lane)).map_err(thread)?;
-    crew.spawn("bus", move || bus::run(bus_orders, bus_waker, bus_lane)).map_err(thread)?;
-    crew.spawn("heartbeat", move || heartbeat::run(files, heartbeat_orders, beat_lane)).map_err(thread)?;
-    crew.spawn("pump", move || pump::run(pump_orders, pump_lane)).map_err(thread)?;
-    crew.spawn("provider", move || provider::run(launch, provider_orders, provider_waker, provider_lane)).map_err(thread)?;
-    crew.spawn("control", move || gate.run()).map_err(thread)?;
+    threads.spawn("store", move || store::run(file, store_orders, store_lane)).map_err(thread)?;
+    threads.spawn("bus", move || bus::run(bus_orders, bus_waker, bus_lane)).map_err(thread)?;
+    threads.spawn("heartbeat", move || heartbeat::run(files, heartbeat_orders, beat_lane)).map_err(thread)?;
+    threads.spawn("pump", move || pump::run(pump_orders, pump_lane)).map_err(thread)?;
+    threads.spawn("provider", move || provider::run(launch, provider_orders, provider_waker, provider_lane)).map_err(thread)?;
+    threads.spawn("control", move || gate.run()).map_err(thread)?;
 
     let (done, outcome) = bounded(1);
-    let (hurry, hurried) = unbounded();
+    let (force_stop, stop_forced) = unbounded();
     let (main_lane, notice) = (to(Lane::Main), to(Lane::Main));
     let second = std::sync::atomic::AtomicBool::new(false);
     signals::watch(move |signal| {
@@ -121,32 +121,33 @@ pub fn run(parts: Parts) -> Result<Outcome, String> {
         let again = second.swap(true, std::sync::atomic::Ordering::Relaxed);
         let _ = main_lane.try_send(Event::StopRequested(StopReason::Signal));
         // The second one is impatient: the state thread leaves after its next event.
-        !again || hurry.send(()).is_ok()
+        !again || force_stop.send(()).is_ok()
     })
     .map_err(|error| format!("cannot watch signals: {error}"))?;
     let lanes = lanes_out.clone();
-    crew.spawn("state", move || {
-        let seed = u64::from_le_bytes(os::random_bytes::<8>());
-        log::debug!(target: "runner", "seed {seed}");
-        let mut agent = Agent::new(config, seed);
-        let mut outcome = None;
-        event_loop::run(&mut agent, clock, &lanes[..], Event::summary, |effects| {
-            let finished = dispatch(&ports, effects, tell);
-            outcome = finished.or(outcome.take());
-            if outcome.as_ref().is_some_and(|outcome| outcome.code == 70) {
-                log::error!(target: "runner", "last events: {}", event_loop::recent().join("; "));
-            }
-            outcome.is_none() && hurried.try_recv().is_err()
-        });
-        let _ = done.send(outcome.unwrap_or(Outcome { code: 0, message: String::new() }));
-    })
-    .map_err(thread)?;
+    threads
+        .spawn("state", move || {
+            let seed = u64::from_le_bytes(os::random_bytes::<8>());
+            log::debug!(target: "runner", "seed {seed}");
+            let mut agent = Agent::new(config, seed);
+            let mut outcome = None;
+            event_loop::run(&mut agent, clock, &lanes[..], Event::summary, |effects| {
+                let finished = dispatch(&ports, effects, tell);
+                outcome = finished.or(outcome.take());
+                if outcome.as_ref().is_some_and(|outcome| outcome.code == 70) {
+                    log::error!(target: "runner", "last events: {}", event_loop::recent().join("; "));
+                }
+                outcome.is_none() && stop_forced.try_recv().is_err()
+            });
+            let _ = done.send(outcome.unwrap_or(Outcome { code: 0, message: String::new() }));
+        })
+        .map_err(thread)?;
 
     drop(lanes_in);
     // The store and the control port are open: that is all that others may count on. The relay may be away for days.
     crate::notify::ready(&whoami);
-    let outcome = attend(&bells, &outcome, notice);
-    for late in crew.join(JOIN_LIMIT, || lanes_out.iter().for_each(|lane| while lane.try_recv().is_ok() {})) {
+    let outcome = wait_for_exit(&exits, &outcome, notice);
+    for late in threads.join(JOIN_LIMIT, || lanes_out.iter().for_each(|lane| while lane.try_recv().is_ok() {})) {
         log::warn!(target: "runner", "thread {late} did not end in time");
     }
     last_kill(&custody);
@@ -154,17 +155,17 @@ pub fn run(parts: Parts) -> Result<Outcome, String> {
 }
 
 /// `main` waits for the end of the state thread; when another thread dies first, the state thread is told.
-fn attend(bells: &Receiver<super::crew::Bell>, outcome: &Receiver<Outcome>, notice: Sender<Event>) -> Outcome {
+fn wait_for_exit(exits: &Receiver<super::threads::ThreadExit>, outcome: &Receiver<Outcome>, notice: Sender<Event>) -> Outcome {
     loop {
-        let Ok(bell) = bells.recv() else {
+        let Ok(exit) = exits.recv() else {
             return Outcome { code: 70, message: "all threads are gone".into() };
         };
-        if bell.name != "state" {
-            let _ = notice.try_send(Event::ThreadEnded { name: bell.name, panic: bell.panic });
+        if exit.name != "state" {
+            let _ = notice.try_send(Event::ThreadEnded { name: exit.name, panic: exit.panic });
             continue;
         }
         return outcome.try_recv().unwrap_or_else(|_| {
-            let text = bell.panic.unwrap_or_else(|| "no outcome".into());
+            let text = exit.panic.unwrap_or_else(|| "no outcome".into());
             Outcome { code: 70, message: format!("the state thread died: {text}; this is a bug, please report it") }
         });
     }

@@ -1,4 +1,4 @@
-//! Named threads with a bell: whoever ends, also by a panic, is heard of.
+//! Named threads: whoever waits for them hears of each end, also by a panic.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -12,7 +12,7 @@ const STACK_BYTES: usize = 512 << 10;
 
 /// A thread that ended: its name, and what it said if it panicked.
 #[derive(Debug, Clone)]
-pub struct Bell {
+pub struct ThreadExit {
     /// Name of the thread.
     pub name: String,
     /// Text of the panic.
@@ -20,39 +20,39 @@ pub struct Bell {
 }
 
 /// All threads of a process.
-pub struct Crew {
-    ring: Sender<Bell>,
-    bells: Receiver<Bell>,
+pub struct Threads {
+    exit_tx: Sender<ThreadExit>,
+    exits: Receiver<ThreadExit>,
     members: Vec<(String, JoinHandle<()>)>,
 }
 
-impl Default for Crew {
+impl Default for Threads {
     fn default() -> Self {
-        Crew::new()
+        Threads::new()
     }
 }
 
-impl Crew {
-    /// An empty crew. The bells are bounded by the number of threads: one each.
-    pub fn new() -> Crew {
-        let (ring, bells) = unbounded();
-        Crew { ring, bells, members: Vec::new() }
+impl Threads {
+    /// None yet. The channel of their ends is bounded by their number: one each.
+    pub fn new() -> Threads {
+        let (exit_tx, exits) = unbounded();
+        Threads { exit_tx, exits, members: Vec::new() }
     }
 
     /// Starts a thread; the system may have none left.
     pub fn spawn(&mut self, name: &str, body: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
-        let (ring, bell) = (self.ring.clone(), name.to_string());
+        let (exit_tx, exit_name) = (self.exit_tx.clone(), name.to_string());
         let thread = std::thread::Builder::new().name(name.to_string()).stack_size(STACK_BYTES).spawn(move || {
             let panic = catch_unwind(AssertUnwindSafe(body)).err().map(|cause| text_of(&*cause));
-            let _ = ring.send(Bell { name: bell, panic });
+            let _ = exit_tx.send(ThreadExit { name: exit_name, panic });
         });
         self.members.push((name.to_string(), thread?));
         Ok(())
     }
 
-    /// Where bells are heard.
-    pub fn bells(&self) -> Receiver<Bell> {
-        self.bells.clone()
+    /// Where each end is told.
+    pub fn exits(&self) -> Receiver<ThreadExit> {
+        self.exits.clone()
     }
 
     /// Joins everybody who ends in time, `drain` is called meanwhile so that nobody waits on a full lane; names the rest.
@@ -67,7 +67,7 @@ impl Crew {
             }
             left = rest;
             if !left.is_empty() {
-                let _ = self.bells.recv_timeout(Duration::from_millis(20));
+                let _ = self.exits.recv_timeout(Duration::from_millis(20));
             }
         }
         left.into_iter().map(|(name, _)| name).collect()
