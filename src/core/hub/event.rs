@@ -35,9 +35,9 @@ impl crate::core::Lane for Lane {
 pub enum Event {
     /// From store or reader.
     Store(StoreEvent),
-    /// A request that is answered by [`Effect::Respond`].
+    /// A request that is answered by `Respond`.
     Request { ticket: Ticket, request: Request },
-    /// Somebody wants the bus; answered by [`Effect::Accept`] or [`Effect::Respond`].
+    /// Somebody wants the bus; answered by `Accept` or `Respond`.
     Upgrade {
         /// Also the number that the peer will have.
         ticket: Ticket,

@@ -26,14 +26,14 @@
 //!
 //! | part | decides |
 //! | --- | --- |
-//! | [`startup`] | whether the conversation is open, and why it does not open |
-//! | [`identity`] | which conversation it is, and which transcript is its own |
-//! | [`observed`] | what registry and screen say, and when a picture is taken |
-//! | [`turn`] | whether a turn runs: the one table that fuses all witnesses |
-//! | [`sender`] | which text goes when, by which channel, and what proves it |
-//! | [`approvals`] | what is asked, and who has answered |
-//! | [`commands`] | interrupts and context commands that are under way |
-//! | [`background`], [`usage`] | what works beside the turn; model and tokens |
+//! | `startup` | whether the conversation is open, and why it does not open |
+//! | `identity` | which conversation it is, and which transcript is its own |
+//! | `observed` | what registry and screen say, and when a picture is taken |
+//! | `turn` | whether a turn runs: the one table that fuses all witnesses |
+//! | `sender` | which text goes when, by which channel, and what proves it |
+//! | `approvals` | what is asked, and who has answered |
+//! | `commands` | interrupts and context commands that are under way |
+//! | `background`, `usage` | what works beside the turn; model and tokens |
 //!
 //! What follows from a decision in other parts stands in `effects`, what hooks say in `hooks`, what
 //! registry, transcript and screen say in `witnesses`.
