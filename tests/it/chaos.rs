@@ -50,7 +50,7 @@ fn prepared(name: &str, seed: u64) -> (Machine, Rng) {
 
 /// A person repeats under the same key until the hub has it.
 fn send(machine: &Machine, key: &str, text: &str) -> u64 {
-    wait_for("the hub to take the message", 40, || {
+    wait_for("the hub to take the message", 60, || {
         let output = machine.run(&["send", "a", "--json", "--key", key, text]);
         serde_json::from_slice::<serde_json::Value>(&output.stdout).ok()?["id"].as_u64()
     })
@@ -168,7 +168,7 @@ fn every_commit_point_is_survived() {
             let _runner = machine.runner("a");
             machine.wait_status("a", "idle");
             ids.push(machine.send("a", "hello again"));
-            machine.settle(&ids, 30);
+            machine.settle(&ids, 60);
         }
     }
 }
@@ -188,7 +188,7 @@ fn every_commit_point_of_the_hub_is_survived() {
             machine.set("AGENT_RELAY_CRASH_AT", "");
             let _runner = machine.runner("a");
             let mut hub = None;
-            let sent = wait_for("the message to be taken", 30, || {
+            let sent = wait_for("the message to be taken", 60, || {
                 if hub.is_none() && doomed.child.try_wait().expect("waits").is_some() {
                     hub = Some(machine.hub());
                 }
@@ -199,7 +199,7 @@ fn every_commit_point_of_the_hub_is_survived() {
             let mut ids = vec![id];
             if hub.is_none() {
                 // Commits are grouped: how many there were so far is chance, so there will be more.
-                wait_for("the commit that kills", 30, || {
+                wait_for("the commit that kills", 60, || {
                     let output = machine.run(&["send", "a", "--json", "more"]);
                     ids.extend(serde_json::from_slice::<serde_json::Value>(&output.stdout).ok().and_then(|sent| sent["id"].as_u64()));
                     doomed.child.try_wait().expect("waits")
@@ -207,7 +207,7 @@ fn every_commit_point_of_the_hub_is_survived() {
                 assert_eq!(doomed.wait(1).0, 137, "{place}:{nth} is reached\n{}", machine.logs());
                 hub = Some(machine.hub());
             }
-            machine.settle(&ids, 40);
+            machine.settle(&ids, 60);
             drop(hub);
         }
     }

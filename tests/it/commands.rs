@@ -15,7 +15,7 @@ fn interrupt_restart_and_shutdown() {
     machine.wait_status("a", "busy");
     assert!(machine.ok(&["command", "a", "interrupt", "--reason", "test"]).contains("succeeded"));
     machine.wait_status("a", "idle");
-    machine.settle(&[hanging], 20);
+    machine.settle(&[hanging], 60);
     assert!(machine.ok(&["inbox"]).contains("interrupted"));
 
     let before = machine.status("a")["providerProcess"].clone();
@@ -32,7 +32,7 @@ fn interrupt_restart_and_shutdown() {
     assert!(String::from_utf8_lossy(&output.stdout).contains("approvalId required"));
 
     assert!(machine.ok(&["command", "a", "shutdown"]).contains("succeeded"));
-    assert_eq!(runner.wait(20).0, 0);
+    assert_eq!(runner.wait(60).0, 0);
     assert!(machine.ok(&["agents"]).starts_with("no agents"));
 }
 
@@ -46,7 +46,7 @@ fn a_restart_goes_on_with_the_turn() {
     let id = machine.send("a", "hang");
     machine.wait_status("a", "busy");
     machine.ok(&["command", "a", "restart"]);
-    machine.settle(&[id], 30);
+    machine.settle(&[id], 60);
     assert!(machine.ok(&["inbox"]).contains("restarted and went on"));
 }
 
@@ -57,11 +57,11 @@ fn kill_leaves_no_process() {
     let mut runner = machine.runner("a");
     machine.wait_status("a", "idle");
     let id = machine.send("a", "child");
-    machine.settle(&[id], 20);
+    machine.settle(&[id], 60);
     machine.send("a", "hang");
     machine.wait_status("a", "busy");
     assert!(machine.ok(&["command", "a", "kill"]).contains("succeeded"));
-    assert_eq!(runner.wait(20).0, 0);
+    assert_eq!(runner.wait(60).0, 0);
     let left: Vec<u32> = machine.left_over().into_iter().map(|process| process.pid).filter(|pid| *pid != hub.child.id()).collect();
     assert!(left.is_empty(), "{left:?} {}", machine.logs());
 }
@@ -74,7 +74,7 @@ fn approvals_are_asked_and_answered() {
     machine.wait_status("a", "idle");
     let id = machine.send("a", "ask");
     machine.wait_status("a", "blocked");
-    let approval: Value = serde_json::from_str(&wait_for("the approval", 10, || {
+    let approval: Value = serde_json::from_str(&wait_for("the approval", 60, || {
         let text = machine.ok(&["approvals", "--json"]);
         (!text.is_empty()).then_some(text)
     }))
@@ -82,15 +82,15 @@ fn approvals_are_asked_and_answered() {
     assert_eq!((approval["title"].as_str(), approval["agentId"].as_str()), (Some("rm -rf demo-scratch"), Some("a")));
     machine.fails(1, &["approvals", "approve", "no-such"]);
     machine.ok(&["approvals", "approve", approval["approvalId"].as_str().expect("id")]);
-    machine.settle(&[id], 20);
+    machine.settle(&[id], 60);
     assert!(machine.ok(&["inbox"]).contains("You allowed it."));
     assert_eq!(machine.ok(&["approvals"]), "no open approvals");
 
     let id = machine.send("a", "ask");
     machine.wait_status("a", "blocked");
-    let open = wait_for("the approval", 10, || serde_json::from_str::<Value>(&machine.ok(&["approvals", "--json"])).ok());
+    let open = wait_for("the approval", 60, || serde_json::from_str::<Value>(&machine.ok(&["approvals", "--json"])).ok());
     machine.ok(&["approvals", "deny", open["approvalId"].as_str().expect("id")]);
-    machine.settle(&[id], 20);
+    machine.settle(&[id], 60);
     assert!(machine.ok(&["inbox"]).contains("You did not allow it."));
 }
 
@@ -101,7 +101,7 @@ fn read_only_rejects() {
     let _runner = machine.runner_with("a", &["--approval", "read-only"], &[]);
     machine.wait_status("a", "idle");
     let id = machine.send("a", "ask");
-    machine.settle(&[id], 20);
+    machine.settle(&[id], 60);
     assert!(machine.ok(&["inbox"]).contains("You did not allow it."));
 }
 
@@ -118,14 +118,14 @@ fn tasks_are_claimed_and_done() {
             task["messageId"].as_u64().expect("id")
         })
         .collect();
-    machine.settle(&ids, 30);
+    machine.settle(&ids, 60);
     let config = machine.config();
     let http = agent_relay::edge::http::Http::new(
         agent_relay::edge::http::Base::parse(config["relayUrl"].as_str().expect("url")).expect("url"),
-        std::time::Duration::from_secs(5),
+        std::time::Duration::from_secs(60),
     );
     let token = agent_relay::secret::Secret::new(config["token"].as_str().expect("token"));
-    wait_for("the tasks to be done", 20, || {
+    wait_for("the tasks to be done", 60, || {
         let (_, tasks) = http.call("GET", "/api/tasks", None, &token).expect("answers");
         tasks["tasks"].as_array()?.iter().all(|task| task["status"] == "done").then_some(())
     });
@@ -138,18 +138,18 @@ fn a_second_runner_is_refused_or_replaces() {
     let mut first = machine.runner("a");
     machine.wait_status("a", "idle");
     let mut second = machine.runner_with("a", &["--quiet"], &[]);
-    let (code, text) = second.wait(20);
+    let (code, text) = second.wait(60);
     assert_eq!(code, 2);
     assert!(text.contains(&format!("pid {}", first.child.id())), "{text}");
     let third = machine.runner_with("a", &["--replace"], &[]);
-    assert_eq!(first.wait(30).0, 0);
-    wait_for("the third runner", 20, || {
+    assert_eq!(first.wait(60).0, 0);
+    wait_for("the third runner", 60, || {
         let info: Value = serde_json::from_str(&std::fs::read_to_string(machine.home.join("agents/a/runner.json")).ok()?).ok()?;
         (info["pid"] == third.child.id()).then_some(())
     });
     machine.wait_status("a", "idle");
     let id = machine.send("a", "hello");
-    machine.settle(&[id], 30);
+    machine.settle(&[id], 60);
 }
 
 #[test]
@@ -160,7 +160,7 @@ fn the_newer_registration_wins() {
     machine.wait_status("a", "idle");
     let other = machine.second_home();
     let _second = other.runner("a");
-    let (code, text) = first.wait(30);
+    let (code, text) = first.wait(60);
     assert_eq!(code, 0, "{text}");
     assert!(text.contains("another"), "{text}");
     other.wait_status("a", "idle");
@@ -179,7 +179,7 @@ fn the_control_port_demands_its_token_and_tells_the_truth() {
     let info: Value =
         serde_json::from_str(&std::fs::read_to_string(machine.home.join("agents/a/runner.json")).expect("info")).expect("JSON");
     let base = Base::parse(info["controlUrl"].as_str().expect("url")).expect("url");
-    let http = Http::new(base, std::time::Duration::from_secs(5));
+    let http = Http::new(base, std::time::Duration::from_secs(60));
     let token = Secret::new(info["controlToken"].as_str().expect("token"));
     let none = Secret::default();
     let call = |method: &str, path: &str, body: Value| http.call_bearer(method, path, Some(&body), &token).expect("answers");
@@ -209,7 +209,7 @@ fn the_control_port_demands_its_token_and_tells_the_truth() {
     assert_eq!(call("POST", "/hook-fatal", json!({"hook": " ", "error": 5})), (200, json!({"ok": true})));
     assert!(machine.logs().contains("FATAL [hook:unknown] (no detail)"));
     // The report reaches the relay, which keeps none (409): that counts as delivered.
-    wait_for("the outbox to be empty", 10, || (call("GET", "/status", Value::Null).1["queues"]["outbox"]["pending"] == 0).then_some(()));
+    wait_for("the outbox to be empty", 60, || (call("GET", "/status", Value::Null).1["queues"]["outbox"]["pending"] == 0).then_some(()));
     assert_eq!(call("GET", "/reply-obligations", Value::Null).1, json!({"obligations": [], "replyMode": "auto"}));
     assert_eq!(call("GET", "/nothing", Value::Null).0, 404);
 }

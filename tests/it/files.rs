@@ -29,7 +29,7 @@ fn no_file_of_ours_is_written_through_a_symbolic_link() {
         symlink(&target, &link).expect("links");
         let mut running = machine.start(arguments);
         // Refused, or a file of its own stands in the link's place.
-        wait_for("the link to be met", 20, || {
+        wait_for("the link to be met", 60, || {
             let refused = running.child.try_wait().expect("waits").is_some();
             let up = machine.home.join("hub/hub.json").exists() || machine.home.join("agents/a/runner.json").exists();
             (refused || up).then_some(())

@@ -23,7 +23,7 @@ impl Session {
             let ready = status["providerProcess"]["state"] == "ready";
             status["providerProcess"]["pid"].as_u64().filter(|_| ready)
         };
-        let pid = wait_for("the provider", 30, ready);
+        let pid = wait_for("the provider", 60, ready);
         Session::in_process(machine, pid as u32).expect("its environment")
     }
 
@@ -84,7 +84,7 @@ fn mail(machine: &Machine) -> Vec<Value> {
 
 #[track_caller]
 fn wait_mail(machine: &Machine, body: &str) -> Value {
-    wait_for(body, 40, || mail(machine).into_iter().find(|message| message["body"] == body))
+    wait_for(body, 60, || mail(machine).into_iter().find(|message| message["body"] == body))
 }
 
 #[test]
@@ -115,7 +115,7 @@ fn before_the_first_token_tools_speak_through_the_runner_and_never_as_the_operat
         assert_eq!(message["from"], "a");
     }
     // From now on there is a token, and only its owner reads it.
-    wait_for("the token", 20, || (!session.token().is_empty()).then_some(()));
+    wait_for("the token", 60, || (!session.token().is_empty()).then_some(()));
     let mode = std::fs::metadata(session.token_file()).expect("stands there").permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     let who: Value = serde_json::from_str(&session.ok(&["whoami", "--json"])).expect("JSON");
@@ -124,7 +124,7 @@ fn before_the_first_token_tools_speak_through_the_runner_and_never_as_the_operat
     assert_eq!(wait_mail(&machine, "said late")["from"], "a");
     assert_eq!(mail(&machine).iter().filter(|message| message["body"] == "under a key").count(), 1);
     runner.terminate();
-    assert_eq!(runner.wait(30).0, 0);
+    assert_eq!(runner.wait(60).0, 0);
     assert!(!session.token_file().exists(), "removed at an orderly end");
 }
 
@@ -136,22 +136,22 @@ fn while_the_relay_is_away_an_answer_of_a_tool_is_the_answer() {
     machine.wait_status("a", "idle");
     let session = Session::of(&machine, "a");
     let slow = machine.send("a", "slow 12");
-    wait_for("the turn", 20, || machine.delivered().contains_key(&slow).then_some(()));
+    wait_for("the turn", 60, || machine.delivered().contains_key(&slow).then_some(()));
     hub.kill();
     let number = slow.to_string();
     assert_eq!(session.ok(&["reply", &number, "answered", "meanwhile"]), "queued; sent when the relay is back");
     assert_eq!(session.ok(&["react", &number, "ok"]), "queued; sent when the relay is back");
     assert!(session.fails(3, &["reply", "999", "to nobody"]).contains("away"));
     // The turn ends while nobody can say what is owed.
-    wait_for("the end of the turn", 30, || (machine.status("a")["status"] == "idle").then_some(()));
+    wait_for("the end of the turn", 60, || (machine.status("a")["status"] == "idle").then_some(()));
     let _hub = machine.hub();
     machine.wait_status("a", "idle");
     let answer = wait_mail(&machine, "answered meanwhile");
     assert_eq!((answer["replyTo"].as_u64(), answer["from"].as_str()), (Some(slow), Some("a")));
-    wait_for("the reaction", 20, || machine.ok(&["get-message", &number]).contains("ok by a").then_some(()));
+    wait_for("the reaction", 60, || machine.ok(&["get-message", &number]).contains("ok by a").then_some(()));
     // Nothing else is on its way: another message and its answer come behind it.
     let next = machine.send("a", "hello");
-    machine.settle(&[next], 30);
+    machine.settle(&[next], 60);
     assert_eq!(machine.answered().get(&slow), Some(&1), "{:?}", mail(&machine));
 }
 
@@ -254,9 +254,9 @@ fn a_runner_inside_a_session_takes_nothing_of_it() {
     parent.args(["run", "acp", "--agent-id", "a", "--", BIN, "demo-agent", "--state", &state]);
     let parent = parent.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("starts");
     let parent = Running { child: parent };
-    wait_for("the parent", 30, || (machine.connected() == 1 && info.exists()).then_some(()));
+    wait_for("the parent", 60, || (machine.connected() == 1 && info.exists()).then_some(()));
     let before = std::fs::read_to_string(&info).expect("stands there");
-    let session = wait_for("its provider", 30, || Session::below(&machine, parent.child.id()));
+    let session = wait_for("its provider", 60, || Session::below(&machine, parent.child.id()));
     let (token, first) = (session.token(), session.env["AGENT_RELAY_TOKEN"].clone());
     assert_eq!(token, first);
 
@@ -265,13 +265,13 @@ fn a_runner_inside_a_session_takes_nothing_of_it() {
     session.fails(2, &refused);
     let child = session.command(&child).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("starts");
     let mut child = Running { child };
-    wait_for("both agents", 30, || (machine.connected() == 2).then_some(()));
+    wait_for("both agents", 60, || (machine.connected() == 2).then_some(()));
     let card: Value =
         serde_json::from_str(machine.ok(&["agents", "--json"]).lines().find(|line| line.contains("\"id\":\"b\"")).expect("the child"))
             .expect("JSON");
     assert_ne!(card["label"], "parents", "{card}");
     child.terminate();
-    assert_eq!(child.wait(30).0, 0);
+    assert_eq!(child.wait(60).0, 0);
     // Nothing of the parent's was renewed, overwritten or removed.
     assert_eq!(std::fs::read_to_string(&info).expect("still there"), before);
     assert_eq!(session.token(), token);
@@ -293,7 +293,7 @@ fn a_token_of_somebody_else_ends_the_start_with_the_way_to_a_right_one() {
         for said in ["", "provider-agent"] {
             machine.set("AGENT_RELAY_TOKEN_PROFILE", said);
             let mut runner = machine.runner("a");
-            let (code, text) = runner.wait(30);
+            let (code, text) = runner.wait(60);
             assert_eq!(code, 2, "{text}");
             assert!(text.contains(words) && text.contains("agent-relay token create --agent a"), "{text}");
         }
@@ -344,7 +344,7 @@ fn a_replacement_is_handed_over_at_the_control_port() {
     assert_eq!(session.token(), before);
     let fresh = make(&["--agent", "a"]);
     assert_eq!(put(&fresh), 200);
-    wait_for("the new token in the file", 10, || (session.token() == fresh).then_some(()));
+    wait_for("the new token in the file", 60, || (session.token() == fresh).then_some(()));
     machine.wait_status("a", "idle");
     assert!(session.ok(&["whoami"]).starts_with("a at "));
 }
@@ -368,16 +368,16 @@ fn a_token_of_a_script_has_a_mailbox_and_hears_only_whom_it_asked() {
         let text = String::from_utf8_lossy(&script(&["inbox", "--all"]).stdout).into_owned();
         text.contains(words).then_some(text)
     };
-    wait_for("the answer", 20, || stands("You wrote: and now?"));
+    wait_for("the answer", 60, || stands("You wrote: and now?"));
     // Somebody else names the message: that is no answer of whom was asked.
     let runner = machine.runner_with("b", &[], &[]);
-    wait_for("both agents", 30, || (machine.connected() == 2).then_some(()));
+    wait_for("both agents", 60, || (machine.connected() == 2).then_some(()));
     let newest = || machine.delivered().keys().copied().max();
     let before = newest();
     let mut waits = machine.command(BIN);
     waits.args(["send", "a", "--wait", "3", "--json", "hang"]);
     let waits = waits.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts");
-    let id = wait_for("the question", 20, || newest().filter(|_| newest() > before));
+    let id = wait_for("the question", 60, || newest().filter(|_| newest() > before));
     let forged: Value = json!({"from": "b", "to": "user", "body": "forged", "replyTo": id, "payload": {"answers": [id]}});
     post(&machine, &forged);
     let output = waits.wait_with_output().expect("ends");
@@ -387,7 +387,7 @@ fn a_token_of_a_script_has_a_mailbox_and_hears_only_whom_it_asked() {
     let mut waits = machine.command(BIN);
     waits.args(["send", "b", "--wait", "30", "hang"]);
     let waits = waits.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts");
-    let id = wait_for("the question", 20, || newest().filter(|newest| *newest > id));
+    let id = wait_for("the question", 60, || newest().filter(|newest| *newest > id));
     post(&machine, &json!({"from": "b", "to": "user", "body": "not today", "replyTo": id, "payload": {"answered": false}}));
     let output = waits.wait_with_output().expect("ends");
     assert_eq!((output.status.code(), String::from_utf8_lossy(&output.stdout).trim()), (Some(1), "not today"));
@@ -413,12 +413,12 @@ fn a_number_of_two_hubs_is_no_number_to_answer() {
     let _runner = machine.runner("a");
     machine.wait_status("a", "idle");
     let first = machine.send("a", "hello");
-    machine.settle(&[first], 20);
+    machine.settle(&[first], 60);
     let session = Session::of(&machine, "a");
     assert!(session.fails(1, &["reply", "999", "x"]).contains("999"), "what is not there is not answered");
     // Everything of the hub is thrown away: another one begins to count anew.
     hub.terminate();
-    hub.wait(20);
+    hub.wait(60);
     for name in ["hub", "hub-mark.json", "config.json"] {
         let path = machine.home.join(name);
         let _ = std::fs::remove_dir_all(&path).or_else(|_| std::fs::remove_file(&path));
@@ -428,7 +428,7 @@ fn a_number_of_two_hubs_is_no_number_to_answer() {
     wait_for("the new relay", 90, || (machine.connected() == 1).then_some(()));
     let again = machine.send("a", "hello again");
     assert_eq!(again, first, "the same number");
-    wait_for("its answer", 30, || machine.answered().get(&again).copied());
+    wait_for("its answer", 60, || machine.answered().get(&again).copied());
     let number = first.to_string();
     for arguments in [&["reply", &number, "x"][..], &["get-message", &number], &["react", &number, "ok"]] {
         let text = session.fails(1, arguments);

@@ -18,7 +18,7 @@ fn start(machine: &Machine, prompt: &str, more: &[&str]) -> Running {
 
 /// The runner has said how the prompt stands and has nothing more to do for it.
 fn decided(machine: &Machine) -> Value {
-    wait_for("the prompt to be decided and over", 40, || {
+    wait_for("the prompt to be decided and over", 60, || {
         let truth = machine.status("a");
         (truth["prompt"]["state"] == "delivered" && truth["status"] == "idle").then(|| truth["prompt"].clone())
     })
@@ -27,7 +27,7 @@ fn decided(machine: &Machine) -> Value {
 /// Ends it in order; what it said.
 fn stop(mut runner: Running) -> String {
     runner.terminate();
-    let (code, said) = runner.wait(30);
+    let (code, said) = runner.wait(60);
     assert_eq!(code, 0, "{said}");
     said
 }
@@ -78,7 +78,7 @@ fn a_killed_runner_goes_on_with_its_prompt() {
     let machine = Machine::new("prompt-killed");
     let _hub = machine.hub();
     let mut runner = start(&machine, "hang", &[]);
-    wait_for("the agent to have the prompt", 30, || {
+    wait_for("the agent to have the prompt", 60, || {
         (times(&machine, "hang") == 1 && machine.status("a")["status"] == "busy").then_some(())
     });
     runner.kill();
@@ -127,26 +127,26 @@ fn a_person_is_heard_at_every_start() {
         info["pid"].as_u64().map(|pid| pid as u32)
     };
     let end = |signal: rustix::process::Signal| {
-        let pid = wait_for("the runner's pid", 20, pid_of_runner);
+        let pid = wait_for("the runner's pid", 60, pid_of_runner);
         let process = agent_relay::os::process(pid);
         agent_relay::os::kill(process, signal);
-        wait_for("the runner's end", 30, || (!agent_relay::os::is_alive(process)).then_some(()));
+        wait_for("the runner's end", 60, || (!agent_relay::os::is_alive(process)).then_some(()));
     };
     for want in 1..=2 {
         let terminal = at_terminal();
-        wait_for("the prompt", 40, || (times(&machine, "hello") == want).then_some(()));
+        wait_for("the prompt", 60, || (times(&machine, "hello") == want).then_some(()));
         decided(&machine);
         end(rustix::process::Signal::TERM);
         drop(terminal);
     }
     // After a kill the evidence counts: it was delivered.
     let terminal = at_terminal();
-    wait_for("the prompt", 40, || (times(&machine, "hello") == 3).then_some(()));
+    wait_for("the prompt", 60, || (times(&machine, "hello") == 3).then_some(()));
     decided(&machine);
     end(rustix::process::Signal::KILL);
     drop(terminal);
     let terminal = at_terminal();
-    let told = wait_for("the next runner", 40, || {
+    let told = wait_for("the next runner", 60, || {
         let told = machine.status("a")["prompt"].clone();
         (told["decision"].as_str().is_some_and(|text| text.contains("was delivered")) && machine.status("a")["status"] == "idle")
             .then_some(told)

@@ -89,7 +89,7 @@ fn the_shape_and_the_words_of_a_status_stay() {
     machine.wait_status("a", "idle");
     let mut text = pretty(&steady(&machine.status("a")));
     machine.send("a", "ask");
-    let asks = wait_for("the approval", 40, || {
+    let asks = wait_for("the approval", 60, || {
         let status = machine.status("a");
         (status["status"] == "blocked" && !status["evidence"].is_null()).then_some(status)
     });
@@ -193,7 +193,7 @@ fn an_older_store_of_a_runner_is_gone_on_with() {
     let _runner = machine.runner_with("writer", &["--caps", "rust"], &[]);
     machine.wait_status("writer", "idle");
     machine.settle(&[11, 12], 60);
-    let claimed = wait_for("the open task", 40, || {
+    let claimed = wait_for("the open task", 60, || {
         let task: Value = serde_json::from_str(&machine.ok(&["tasks", "show", "2", "--json"])).ok()?;
         (task["status"] == "done").then_some(task["agentId"].clone())
     });

@@ -41,7 +41,7 @@ fn a_turn_that_ends_well_after_its_engine_failed_is_a_failure() {
     let _runner = machine.start(&["run", "acp", "--agent-id", "a", "--approval", "open", "--", &agent, &file]);
     machine.wait_status("a", "idle");
     machine.ok(&["send", "a", "--task", "play"]);
-    wait_for("the task to be settled", 20, || machine.ok(&["tasks", "--json"]).contains("\"status\":\"failed\"").then_some(()));
+    wait_for("the task to be settled", 60, || machine.ok(&["tasks", "--json"]).contains("\"status\":\"failed\"").then_some(()));
 }
 
 #[test]
@@ -69,7 +69,7 @@ fn quirks_of_agents_are_ordinary() {
     let uninvited = machine.send("a", "uninvited");
     let long = machine.send("a", "longline");
     let garbage = machine.send("a", "garbage");
-    machine.settle(&[uninvited, long, garbage], 30);
+    machine.settle(&[uninvited, long, garbage], 60);
     let inbox = machine.ok(&["inbox", "--all", "--json"]);
     assert!(inbox.contains("was interrupted before it answered"), "{inbox}");
     machine.wait_status("a", "idle");
@@ -82,9 +82,9 @@ fn an_agent_that_is_deaf_to_everything_is_ended_all_the_same() {
     let mut runner = machine.runner("a");
     machine.wait_status("a", "idle");
     let ids = [machine.send("a", "deaf"), machine.send("a", "child")];
-    machine.settle(&ids, 30);
+    machine.settle(&ids, 60);
     machine.ok(&["command", "a", "shutdown", "--timeout-ms", "3000"]);
-    assert_eq!(runner.wait(20).0, 0);
+    assert_eq!(runner.wait(60).0, 0);
     let left: Vec<u32> = machine.left_over().into_iter().map(|process| process.pid).collect();
     assert_eq!(left, [hub.child.id()], "only the hub is left");
 }

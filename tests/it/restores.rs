@@ -40,7 +40,7 @@ impl Machine {
     /// A new message arrives and is answered; its id.
     #[track_caller]
     fn works(&self, text: &str) -> u64 {
-        let id = wait_for("the hub to know the agent again", 30, || {
+        let id = wait_for("the hub to know the agent again", 60, || {
             let output = self.run(&["send", "a", "--json", text]);
             serde_json::from_slice::<Value>(&output.stdout).ok()?["id"].as_u64()
         });
@@ -70,9 +70,9 @@ fn copied(machine: &Machine, way: Way) -> (Running, PathBuf, Vec<u64>) {
     let mut runner = machine.runner("a");
     machine.wait_status("a", "idle");
     let first = machine.send("a", "before all");
-    machine.settle(&[first], 20);
+    machine.settle(&[first], 60);
     runner.terminate();
-    assert_eq!(runner.wait(20).0, 0);
+    assert_eq!(runner.wait(60).0, 0);
     let waiting = (0..WAITING).map(|n| machine.send("a", &format!("waiting {n}."))).collect();
     machine.ok(&["send", "a", "--task", "the task"]);
     let copy = machine.home.join("copy.sqlite");
@@ -80,7 +80,7 @@ fn copied(machine: &Machine, way: Way) -> (Running, PathBuf, Vec<u64>) {
         Way::Restore | Way::BackupByHand => drop(machine.ok(&["hub", "backup", &copy.to_string_lossy()])),
         Way::FileByHand | Way::Emptied | Way::OtherMark => {
             hub.terminate();
-            hub.wait(20);
+            hub.wait(60);
             std::fs::copy(machine.store(), &copy).expect("copies");
             hub = machine.hub();
         }
@@ -113,9 +113,9 @@ fn nothing_happens_twice(way: Way) {
     let (mut hub, copy, waiting) = copied(&machine, way);
     let _runner = machine.runner("a");
     machine.settle(&waiting, 60);
-    wait_for("the end of the task", 30, || machine.tasks().iter().all(|task| task["status"] == "done").then_some(()));
+    wait_for("the end of the task", 60, || machine.tasks().iter().all(|task| task["status"] == "done").then_some(()));
     let newest = machine.send("a", "after the copy");
-    machine.settle(&[newest], 30);
+    machine.settle(&[newest], 60);
     let generation = machine.mark()["generation"].clone();
     put_back(&machine, way, &mut hub, &copy);
     let _hub = machine.hub();
@@ -173,7 +173,7 @@ fn restore_refuses_what_would_do_harm_and_tells_what_is_missing() {
     let late = machine.send("user", "two");
     assert!(machine.fails(2, &["hub", "restore", &shown]).contains("stop it first"), "while it runs");
     hub.terminate();
-    hub.wait(20);
+    hub.wait(60);
     assert!(machine.fails(2, &["hub", "restore"]).contains("say from where"));
     assert!(machine.fails(2, &["hub", "restore", "/nonexistent"]).contains("there is no file"));
     assert!(machine.fails(2, &["hub", "restore", &machine.store().to_string_lossy()]).contains("own store"));
@@ -184,7 +184,7 @@ fn restore_refuses_what_would_do_harm_and_tells_what_is_missing() {
     let mut hub = machine.hub();
     assert!(machine.ok(&["inbox", "--all"]).contains("two"));
     hub.terminate();
-    hub.wait(20);
+    hub.wait(60);
     let restore = || serde_json::from_str::<Value>(&machine.ok(&["hub", "restore", &shown, "--json"])).expect("JSON");
     let told = restore();
     assert_eq!(restore()["missingMessages"], told["missingMessages"], "the same once more misses the same");
@@ -214,7 +214,7 @@ fn a_revoked_token_does_not_come_back_with_a_backup() {
     machine.ok(&["hub", "backup", &backup]);
     machine.ok(&["token", "revoke", &jti]);
     hub.terminate();
-    hub.wait(20);
+    hub.wait(60);
     machine.ok(&["hub", "restore", &backup]);
     let _hub = machine.hub();
     let whoami = |token: &str| {
@@ -254,13 +254,13 @@ fn what_waits_of_a_relay_that_is_gone_is_delivered_and_hides_nothing() {
     let long = machine.send("a", "work 8");
     machine.wait_status("a", "busy");
     let old: Vec<u64> = ["old one", "old two", "old three"].map(|text| machine.send("a", text)).into();
-    wait_for("the runner to have them", 20, || (machine.unread() == 0).then_some(()));
+    wait_for("the runner to have them", 60, || (machine.unread() == 0).then_some(()));
     hub.kill();
     // All of it, its mark too: as on another machine.
     std::fs::remove_dir_all(machine.home.join("hub")).expect("removes");
     std::fs::remove_file(machine.home.join("hub-mark.json")).expect("removes");
     let _hub = machine.hub();
-    wait_for("the agent at the new relay", 40, || machine.ok(&["agents"]).contains("a ").then_some(()));
+    wait_for("the agent at the new relay", 60, || machine.ok(&["agents"]).contains("a ").then_some(()));
     let new: Vec<u64> = (0..old.len() + 1).map(|n| machine.send("a", &format!("new {n}."))).collect();
     assert!(old.iter().any(|id| new.contains(id)) && new.contains(&long), "ids are given again: {old:?} {new:?}");
     for n in 0..new.len() {
@@ -272,7 +272,7 @@ fn what_waits_of_a_relay_that_is_gone_is_delivered_and_hides_nothing() {
     // Each new one is answered once, and no old answer hangs on it; the old ones are answered in words.
     wait_for("the answers", 60, || new.iter().all(|id| machine.answered().contains_key(id)).then_some(()));
     assert!(new.iter().all(|id| machine.answered()[id] == 1), "{:?}\n{}", machine.answered(), machine.logs());
-    wait_for("the old answers", 30, || {
+    wait_for("the old answers", 60, || {
         let inbox = machine.ok(&["inbox", "--all", "--json", "--limit", "1000"]);
         old.iter().all(|id| inbox.contains(&format!("#{id}"))).then_some(())
     });

@@ -153,7 +153,7 @@ fn a_line_that_was_revoked_does_not_come_back_with_a_backup() {
     scene.machine.ok(&["token", "revoke", made["record"]["jti"].as_str().expect("id")]);
     assert_eq!(scene.call(&newest, "GET", "/api/tokens/self", json!({})).0, 401);
     scene._hub.terminate();
-    scene._hub.wait(20);
+    scene._hub.wait(60);
     scene.machine.ok(&["hub", "restore", &copy]);
     let _again = scene.machine.hub();
     assert_eq!(scene.call(&first, "GET", "/api/tokens/self", json!({})).0, 401);

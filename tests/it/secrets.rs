@@ -113,13 +113,13 @@ fn no_secret_leaves_its_place() {
     let child = machine.ok(&["token", "create", "--agent", "other", "--ttl", "60"]);
     scan.add("another token", child.trim());
     let first = machine.send("a", &format!("hello {BODY}"));
-    machine.settle(&[first], 30);
+    machine.settle(&[first], 60);
     machine.ok(&["send", "a", "--task", &format!("task {BODY}")]);
     let asked = machine.send("a", &format!("ask {BODY}"));
-    let open = wait_for("an approval", 30, || serde_json::from_str::<Value>(machine.ok(&["approvals", "--json"]).lines().next()?).ok());
+    let open = wait_for("an approval", 60, || serde_json::from_str::<Value>(machine.ok(&["approvals", "--json"]).lines().next()?).ok());
     scan.processes(&machine);
     machine.ok(&["approvals", "approve", open["approvalId"].as_str().expect("id")]);
-    machine.settle(&[asked], 30);
+    machine.settle(&[asked], 60);
     machine.ok(&["command", "a", "restart"]);
     machine.wait_status("a", "idle");
     scan.tokens(&machine);
@@ -188,7 +188,7 @@ fn the_scan_finds_what_is_out_of_place() {
     let mut argument = machine.command("/bin/sh");
     let mut child = argument.args(["-c", "read -r line", secret]).stdin(std::process::Stdio::piped()).spawn().expect("starts");
     scan.files(&machine.home, true);
-    wait_for("the process", 10, || {
+    wait_for("the process", 60, || {
         scan.processes(&machine);
         scan.found.iter().any(|found| found.contains("arguments")).then_some(())
     });

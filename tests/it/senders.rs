@@ -26,10 +26,10 @@ fn a_narrow_agent_gets_what_is_meant_for_it_and_no_more() {
     let all = machine.send("broadcast", "for everybody");
     let direct = machine.send("narrow", "for you");
     let label = machine.send("label:one", "for whom it may concern");
-    machine.settle(&[all, direct, label], 30);
+    machine.settle(&[all, direct, label], 60);
     // One answer: the narrow agent neither got it nor holds it back as unread.
     assert!(read_by(&machine, all, "broad"));
-    let waiting = wait_for("nothing unread", 20, || {
+    let waiting = wait_for("nothing unread", 60, || {
         let status = machine.status("narrow");
         (status["queues"]["inboxWaiting"] == 0 && status["queues"]["readsToTell"] == 0).then_some(status)
     });
@@ -42,7 +42,7 @@ fn a_narrow_agent_gets_what_is_meant_for_it_and_no_more() {
     // What this hub still resolves to it is declined; a target that nobody else has is seen by nobody.
     let tag = machine.send("tag:mine", "for those with that tag");
     let after = machine.send("narrow", "and this");
-    machine.settle(&[after], 30);
+    machine.settle(&[after], 60);
     assert!(!machine.delivered().contains_key(&tag), "{}", machine.logs());
 }
 
@@ -63,21 +63,21 @@ fn two_who_ask_at_once_read_only_their_own_words() {
     let (_a, _b) = (machine.runner("a"), machine.runner("b"));
     ["a", "b"].iter().for_each(|agent| machine.wait_status(agent, "idle"));
     let works = machine.send("a", "work 3600");
-    wait_for("the delivery", 20, || machine.delivered().contains_key(&works).then_some(()));
+    wait_for("the delivery", 60, || machine.delivered().contains_key(&works).then_some(()));
     // Both wait while it works.
     let pin = machine.send("a", "my PIN is purple");
     send_as(&machine, "b", "a", "my colour is green");
     let more = machine.send("a", "my hat is purple too");
-    wait_for("all of it to wait", 20, || (machine.status("a")["queues"]["inboxWaiting"] == 3).then_some(()));
+    wait_for("all of it to wait", 60, || (machine.status("a")["queues"]["inboxWaiting"] == 3).then_some(()));
     machine.ok(&["command", "a", "interrupt"]);
-    machine.settle(&[pin, more], 30);
+    machine.settle(&[pin, more], 60);
     // What both agents were given, each text a turn: the answers of one stand among the turns of the other.
     let turns = || -> Vec<String> {
         let log = std::fs::read_to_string(machine.home.join("demo/log.jsonl")).unwrap_or_default();
         let text = |line: &str| serde_json::from_str::<Value>(line).ok()?["text"].as_str().map(str::to_string);
         log.lines().filter_map(text).collect()
     };
-    let answer = wait_for("the answer of the other agent", 20, || turns().into_iter().find(|text| text.contains(" from a]")));
+    let answer = wait_for("the answer of the other agent", 60, || turns().into_iter().find(|text| text.contains(" from a]")));
     assert!(answer.contains("You wrote: my colour is green") && !answer.contains("purple"), "{answer}");
     assert!(!turns().iter().any(|text| text.contains("green") && text.contains("purple")), "{:?}", turns());
     let of_user: Vec<String> = turns().into_iter().filter(|text| text.contains("purple")).collect();
@@ -101,7 +101,7 @@ fn who_waits_for_an_answer_that_went_to_another_is_told_and_fails() {
         let mut waits = machine.command(BIN);
         let waits =
             waits.args(["send", "a", "--wait", "60", "work 3600"]).stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("starts");
-        let id = wait_for("the delivery", 20, || machine.delivered().into_keys().last().filter(|_| machine.delivered().len() > known));
+        let id = wait_for("the delivery", 60, || machine.delivered().into_keys().last().filter(|_| machine.delivered().len() > known));
         let line = "[agent-relay] Ask again.";
         let body = json!({"to": USER, "body": line, "replyTo": id, "replyExpected": false, "payload": payload});
         assert_eq!(http.call("POST", "/api/messages", Some(&body), &token).expect("answers").0, 201);

@@ -44,7 +44,7 @@ fn a_manager_is_told_when_hub_and_runner_are_ready_and_stop() {
     let mut runner = machine.runner("a");
     let text = told(&socket, "READY=1");
     assert!(text.contains("STATUS=agent a"), "{text}");
-    let demo = wait_for("the provider", 30, || {
+    let demo = wait_for("the provider", 60, || {
         let status = machine.status("a");
         (status["providerProcess"]["state"] == "ready").then(|| of_agent(&machine, "a"))
     });
@@ -55,14 +55,14 @@ fn a_manager_is_told_when_hub_and_runner_are_ready_and_stop() {
     }
     runner.terminate();
     told(&socket, "STOPPING=1");
-    assert_eq!(runner.wait(30).0, 0);
+    assert_eq!(runner.wait(60).0, 0);
     let mut hub = machine.start(&["hub", "--port", "0"]);
     let text = told(&socket, "READY=1");
     assert!(text.contains("http://127.0.0.1:"), "{text}");
     assert!(machine.config()["token"].is_string(), "ready means that others can use it");
     hub.terminate();
     told(&socket, "STOPPING=1");
-    assert_eq!(hub.wait(30).0, 0);
+    assert_eq!(hub.wait(60).0, 0);
 }
 
 /// A systemd user manager of this test alone.
@@ -101,7 +101,7 @@ impl Manager {
         command.env_remove("AGENT_RELAY_HOME").env("LANG", "C.UTF-8").args(["-c", &line]);
         let process = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("starts");
         let manager = Manager { process, groups, runtime };
-        wait_for("the user manager", 30, || {
+        wait_for("the user manager", 60, || {
             let said = machine.command("systemctl").args(["--user", "is-system-running"]).output().ok()?;
             matches!(String::from_utf8_lossy(&said.stdout).trim(), "running" | "degraded").then_some(())
         });
@@ -168,7 +168,7 @@ fn services_start_in_any_order_under_a_real_user_manager() {
         orders += 1;
     }
     for agent in agents {
-        wait_for("its provider", 30, || (!of_agent(&machine, agent).is_empty()).then_some(()));
+        wait_for("its provider", 60, || (!of_agent(&machine, agent).is_empty()).then_some(()));
         machine.ok(&["service", "remove", agent]);
         assert_eq!(of_agent(&machine, agent), [], "a stop ends everything in the unit of {agent}");
     }
@@ -218,7 +218,7 @@ fn printed_units_are_installed_by_the_commands_in_their_heads() {
         assert_eq!((show("ActiveState"), show("UnitFileState")), ("active".into(), "enabled".into()), "{unit}");
     }
     let id = machine.send("my-agent", "hello");
-    wait_for("the answer", 30, || (machine.answered().get(&id) == Some(&1)).then_some(()));
+    wait_for("the answer", 60, || (machine.answered().get(&id) == Some(&1)).then_some(()));
 
     // An agent that fails each time is given up after the burst: what the unit says of it is reached in its interval.
     let unit = machine.ok(&["generate", "unit", "agent"]);
@@ -244,5 +244,5 @@ fn printed_units_are_installed_by_the_commands_in_their_heads() {
     assert_eq!((begun(), show("ActiveState")), (last.clone(), "failed".into()), "the limit holds");
     systemctl(&machine, &["reset-failed", "agent-relay@fails.service"]);
     systemctl(&machine, &["start", "--no-block", "agent-relay@fails.service"]);
-    wait_for("a start after `systemctl reset-failed`", 30, || (begun() != last).then_some(()));
+    wait_for("a start after `systemctl reset-failed`", 60, || (begun() != last).then_some(()));
 }

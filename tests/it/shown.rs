@@ -119,7 +119,7 @@ fn what_is_approved_looks_like_what_runs() {
     machine.wait_status("a", "idle");
     machine.send("a", "go");
     machine.wait_status("a", "blocked");
-    let list = wait_for("the approval", 10, || Some(machine.ok(&["approvals"])).filter(|list| list.contains("curl")));
+    let list = wait_for("the approval", 60, || Some(machine.ok(&["approvals"])).filter(|list| list.contains("curl")));
     let hides = |c: char| acts(c) || matches!(c, '\u{ad}' | '\u{600}' | '\u{a0}' | '\u{200b}' | '\u{feff}');
     assert!(!list.contains(hides), "{list:?}");
     let margin = margin(&list);

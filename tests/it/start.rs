@@ -121,7 +121,7 @@ fn hub_and_runners_in_any_order_all_end_up_registered() {
         for process in machine.left_over() {
             agent_relay::os::kill(process, rustix::process::Signal::TERM);
         }
-        wait_for(&format!("nothing left behind (round {round})"), 30, || machine.left_over().is_empty().then_some(()));
+        wait_for(&format!("nothing left behind (round {round})"), 60, || machine.left_over().is_empty().then_some(()));
     }
 }
 
@@ -129,14 +129,14 @@ fn hub_and_runners_in_any_order_all_end_up_registered() {
 fn runners_wait_for_the_first_hub_on_another_port_and_say_so_once() {
     let machine = Machine::new("hub-comes-later");
     let mut runner = machine.runner("a");
-    wait_for("the provider without a relay", 30, || (machine.status("a")["providerProcess"]["state"] == "ready").then_some(()));
+    wait_for("the provider without a relay", 60, || (machine.status("a")["providerProcess"]["state"] == "ready").then_some(()));
     // Its first hub listens elsewhere than a runner looks by itself, and writes that down.
     let _hub = machine.hub();
     machine.wait_status("a", "idle");
     let id = machine.send("a", "hello");
     machine.settle(&[id], 60);
     runner.terminate();
-    let (code, text) = runner.wait(30);
+    let (code, text) = runner.wait(60);
     assert_eq!(code, 0, "{text}");
 }
 
@@ -150,11 +150,11 @@ fn a_stale_token_in_the_file_is_waited_out_until_it_is_mended() {
     std::fs::write(machine.home.join("config.json"), wrong.to_string()).expect("config");
     let mut runner = machine.runner("a");
     let log = || std::fs::read_to_string(machine.home.join("logs/session-mirror-a.log")).unwrap_or_default();
-    wait_for("the word about it", 30, || log().contains("config.json is looked at again").then_some(()));
+    wait_for("the word about it", 60, || log().contains("config.json is looked at again").then_some(()));
     std::fs::write(machine.home.join("config.json"), right.to_string()).expect("config");
     machine.wait_status("a", "idle");
     runner.terminate();
-    let (code, text) = runner.wait(30);
+    let (code, text) = runner.wait(60);
     assert_eq!(code, 0, "{text}");
     assert_eq!(text.matches("config.json is looked at again").count(), 1, "said once: {text}");
     drop(hub);
@@ -203,7 +203,7 @@ fn up_beside_the_hub_of_somebody_else_leaves_no_address_behind() {
     // With a hub of its own elsewhere, the way there is told.
     let own = machine.start(&["hub", "--port", "0", "--temporary"]);
     let info = || serde_json::from_str::<Value>(&std::fs::read_to_string(machine.home.join("hub/hub.json")).ok()?).ok();
-    let info = wait_for("the hub to listen", 20, || info().filter(|info| info["pid"] == own.child.id()));
+    let info = wait_for("the hub to listen", 60, || info().filter(|info| info["pid"] == own.child.id()));
     let own_url = info["url"].as_str().expect("url");
     let text = machine.fails(2, &["agents"]);
     assert!(text.contains(&format!("the hub of this home listens on {own_url}: set AGENT_RELAY_URL")), "{text}");

@@ -85,14 +85,14 @@ fn filled(name: &str, messages: usize) -> (Machine, Vec<u64>) {
     let mut hub = machine.hub();
     let ids = (0..messages).map(|n| machine.send("user", &format!("number {n} {}", "x".repeat(600)))).collect();
     hub.terminate();
-    assert_eq!(hub.wait(20).0, 0);
+    assert_eq!(hub.wait(60).0, 0);
     (machine, ids)
 }
 
 /// Starts a hub that refuses: exit code and its only sentence.
 fn refused(machine: &Machine) -> (i32, String) {
     let mut hub = machine.start(&["hub", "--port", "0"]);
-    let (code, text) = hub.wait(30);
+    let (code, text) = hub.wait(60);
     assert_eq!(text.lines().count(), 1, "one sentence: {text}");
     (code, text)
 }
@@ -132,11 +132,11 @@ fn a_damaged_page_of_a_hub_is_found_and_the_rest_is_saved_once() {
     // A start that reads over it refuses; one that does not meets it when somebody reads, and stops in order.
     let port = machine.config()["relayUrl"].as_str().and_then(|url| url.rsplit(':').next()).unwrap_or("0").to_string();
     let mut hub = machine.start(&["hub", "--port", &port]);
-    let ended = wait_for("the hub to meet the damage", 30, || {
+    let ended = wait_for("the hub to meet the damage", 60, || {
         let _ = machine.run(&["inbox", "--all", "--json", "--limit", "1000"]);
         hub.child.try_wait().expect("waits")
     });
-    let (_, text) = hub.wait(5);
+    let (_, text) = hub.wait(60);
     assert_eq!((ended.code(), text.trim().lines().count()), (Some(1), 1), "{text}");
     assert!(text.contains("is damaged") && text.contains("agent-relay hub restore"), "{text}");
     let saved = named(&machine.home.join("hub"), "salvaged-");
@@ -169,7 +169,7 @@ fn damage_is_found_after_an_unclean_end_though_nobody_reads_it() {
         machine.send("user", &format!("number {n} {}", "x".repeat(600)));
     }
     hub.terminate();
-    hub.wait(20);
+    hub.wait(60);
     let mut hub = machine.hub();
     let last = machine.send("user", "the last one stands in the log");
     hub.kill();
@@ -181,7 +181,7 @@ fn damage_is_found_after_an_unclean_end_though_nobody_reads_it() {
     };
     damage(&hub_file(&machine), pages[1]..pages[1] + 1);
     let mut hub = machine.start(&["hub", "--port", "0"]);
-    let (code, text) = hub.wait(30);
+    let (code, text) = hub.wait(60);
     assert_eq!(code, 1, "{text}");
     assert!(text.contains("is damaged") && text.contains("agent-relay hub restore"), "{text}");
     bring_back(&machine, &named(&machine.home.join("hub"), "salvaged-")[0]);
@@ -217,7 +217,7 @@ fn an_empty_store_of_a_hub_is_told() {
         assert!(says(&doctor(&machine, "hub store"), "warn", "begins anew"));
         assert!(machine.ok(&["hub", "status"]).contains("begins anew"));
         hub.terminate();
-        let (code, text) = hub.wait(20);
+        let (code, text) = hub.wait(60);
         assert_eq!((code, text.lines().count()), (0, 1), "{text}");
         assert!(text.contains("begins anew") && text.contains("agent-relay hub restore"), "{text}");
     }
@@ -225,7 +225,7 @@ fn an_empty_store_of_a_hub_is_told() {
     let machine = Machine::new("first");
     let mut hub = machine.hub();
     hub.terminate();
-    assert_eq!(hub.wait(20), (0, String::new()));
+    assert_eq!(hub.wait(60), (0, String::new()));
 }
 
 #[test]
@@ -240,7 +240,7 @@ fn a_store_that_is_deleted_under_a_hub_is_not_written_for_nobody() {
     // Nobody hears 201 for what went into a file without a name.
     let refused = machine.run(&["send", "user", "--json", "into nothing"]);
     assert_ne!(refused.status.code(), Some(0), "{}", String::from_utf8_lossy(&refused.stdout));
-    let (code, text) = hub.wait(20);
+    let (code, text) = hub.wait(60);
     assert_eq!((code, text.lines().count()), (1, 1), "{text}");
     assert!(text.contains("was deleted while the hub ran") && text.contains("put back"), "{text}");
     let _hub = machine.hub();
@@ -273,7 +273,7 @@ fn a_lost_log_loses_nothing() {
     let first = machine.send("user", "one");
     std::fs::remove_file(with_end(&hub_file(&machine), "-wal")).expect("removes");
     let _ = machine.run(&["send", "user", "--json", "two"]);
-    let (code, text) = hub.wait(20);
+    let (code, text) = hub.wait(60);
     assert_eq!(code, 1, "{text}");
     assert!(text.contains("write-ahead log"), "{text}");
     let _hub = machine.hub();
@@ -292,7 +292,7 @@ fn a_hub_waits_for_whoever_holds_its_store() {
     assert!(said.contains("another process holds it"), "{said}");
     assert!(machine.ok(&["hub", "status"]).contains("another process holds it"));
     other.execute_batch("ROLLBACK").expect("unlocks");
-    let id = wait_for("the hub to take messages again", 20, || {
+    let id = wait_for("the hub to take messages again", 60, || {
         let output = machine.run(&["send", "user", "--json", "goes on"]);
         serde_json::from_slice::<Value>(&output.stdout).ok().and_then(|sent| sent["id"].as_u64())
     });
@@ -301,7 +301,7 @@ fn a_hub_waits_for_whoever_holds_its_store() {
     // At a start too: told after a while, with a code that says that trying again helps.
     let mut held = machine.hub();
     held.terminate();
-    held.wait(20);
+    held.wait(60);
     let other = Connection::open(hub_file(&machine)).expect("opens");
     other.execute_batch("PRAGMA locking_mode = EXCLUSIVE; BEGIN EXCLUSIVE").expect("locks");
     let (code, text) = refused(&machine);
@@ -399,7 +399,7 @@ fn a_full_disk_is_said_at_once_and_a_hub_starts_on_it_to_be_read() {
     let Some(disk) = Disk::new(&machine, "hub", 4 << 20) else { return };
     let port = free_port();
     let mut hub = machine.start(&["hub", "--port", &port]);
-    wait_for("the hub", 20, || listens(&machine).then_some(()));
+    wait_for("the hub", 60, || listens(&machine).then_some(()));
     let before = machine.send("user", "before");
     disk.fill();
     // Small changes may still find room in the log's last page; the one that does not is answered at once, not after the
@@ -425,18 +425,18 @@ fn a_full_disk_is_said_at_once_and_a_hub_starts_on_it_to_be_read() {
     }
     disk.fill();
     let mut hub = machine.start(&["hub", "--port", &port]);
-    wait_for("the hub on the full disk", 20, || listens(&machine).then_some(()));
+    wait_for("the hub on the full disk", 60, || listens(&machine).then_some(()));
     let found = ids_in_inbox(&machine);
     assert!(found.contains(&before) && found.len() == kept.len() + 1, "all that was called durable: {found:?} {kept:?}");
     assert_eq!(post(&machine, &format!("refused {}", "x".repeat(9_000))).0, 503);
     assert!(machine.ok(&["hub", "status"]).contains("free space"), "its trouble is told");
     // Room is back: no restart is needed, and what was asked again is there once.
     disk.free();
-    wait_for("writes to work again", 20, || (post(&machine, "room").0 / 100 == 2).then_some(()));
+    wait_for("writes to work again", 60, || (post(&machine, "room").0 / 100 == 2).then_some(()));
     let text = machine.ok(&["inbox", "--all", "--json", "--limit", "1000"]);
     assert_eq!(text.matches("\"body\":\"room\"").count(), 1, "{text}");
     hub.terminate();
-    assert_eq!(hub.wait(20).0, 0);
+    assert_eq!(hub.wait(60).0, 0);
 }
 
 #[test]
@@ -447,15 +447,15 @@ fn a_runner_starts_on_a_full_disk_and_keeps_its_provider() {
     let mut runner = machine.runner("a");
     machine.wait_status("a", "idle");
     let first = machine.send("a", "before");
-    machine.settle(&[first], 20);
+    machine.settle(&[first], 60);
     runner.kill();
     let _ = std::fs::remove_file(with_end(&runner_file(&machine, "a"), "-shm"));
     disk.fill();
     let _runner = machine.runner("a");
     let second = machine.send("a", "while it is full");
-    wait_for("the agent to be there", 30, || machine.ok(&["agents"]).contains("a ").then_some(()));
+    wait_for("the agent to be there", 60, || machine.ok(&["agents"]).contains("a ").then_some(()));
     disk.free();
-    machine.settle(&[first, second], 40);
+    machine.settle(&[first, second], 60);
 }
 
 #[test]
@@ -465,7 +465,7 @@ fn a_disk_that_may_not_be_written_is_told_at_the_start() {
     let mut hub = machine.hub();
     machine.send("user", "before");
     hub.terminate();
-    hub.wait(20);
+    hub.wait(60);
     disk.remount("ro");
     let (code, text) = refused(&machine);
     assert_eq!(code, 71, "{text}");
@@ -482,9 +482,9 @@ fn worked(name: &str) -> (Machine, Running, u64) {
     let mut runner = machine.runner("a");
     machine.wait_status("a", "idle");
     let id = machine.send("a", "before");
-    machine.settle(&[id], 20);
+    machine.settle(&[id], 60);
     runner.terminate();
-    assert_eq!(runner.wait(20).0, 0);
+    assert_eq!(runner.wait(60).0, 0);
     (machine, hub, id)
 }
 
@@ -503,7 +503,7 @@ fn a_damaged_store_of_a_runner_is_set_aside_and_the_agent_lives() {
         }
         assert!(says(&doctor(&machine, "stores"), "fail", "is damaged"), "{name}");
         let mut runner = machine.runner("a");
-        machine.settle(&[second], 30);
+        machine.settle(&[second], 60);
         let note = machine.status("a")["storeNote"].as_str().unwrap_or_default().to_string();
         assert!(note.contains("was damaged") && note.contains(".damaged-"), "{note}");
         assert!(machine.ok(&["status", "a", "--why"]).contains(".damaged-"));
@@ -513,7 +513,7 @@ fn a_damaged_store_of_a_runner_is_set_aside_and_the_agent_lives() {
             assert_eq!(machine.delivered().get(&first), Some(&1), "what was settled is known to be settled");
         }
         runner.terminate();
-        let (code, text) = runner.wait(20);
+        let (code, text) = runner.wait(60);
         let told = text.lines().filter(|line| line.contains("was damaged")).count();
         assert_eq!((code, told), (0, 1), "{text}");
     }
@@ -529,17 +529,17 @@ fn an_empty_store_of_a_runner_gets_its_messages_from_the_relay() {
     let first = machine.send("a", "work 600");
     machine.wait_status("a", "busy");
     let second = machine.send("a", "waits");
-    wait_for("the second one in the store", 20, || (machine.status("a")["queues"]["inboxWaiting"] == 1).then_some(()));
+    wait_for("the second one in the store", 60, || (machine.status("a")["queues"]["inboxWaiting"] == 1).then_some(()));
     runner.kill();
     for end in ["-wal", "-shm"] {
         let _ = std::fs::remove_file(with_end(&runner_file(&machine, "a"), end));
     }
     std::fs::File::create(runner_file(&machine, "a")).expect("empties");
     let _runner = machine.runner("a");
-    wait_for("what was acknowledged and lost to come again", 40, || machine.delivered().contains_key(&first).then_some(()));
+    wait_for("what was acknowledged and lost to come again", 60, || machine.delivered().contains_key(&first).then_some(()));
     // The first one's work need not be awaited; by now it may wait, run, or be over.
     machine.run(&["command", "a", "interrupt"]);
-    wait_for("the second one", 40, || machine.delivered().contains_key(&second).then_some(()));
+    wait_for("the second one", 60, || machine.delivered().contains_key(&second).then_some(()));
     assert_eq!(machine.delivered().get(&second), Some(&1));
 }
 
@@ -550,17 +550,17 @@ fn a_store_that_is_deleted_under_a_runner_is_put_back() {
     let mut runner = machine.runner("a");
     machine.wait_status("a", "idle");
     let first = machine.send("a", "before");
-    machine.settle(&[first], 20);
+    machine.settle(&[first], 60);
     for end in ["", "-wal", "-shm"] {
         let _ = std::fs::remove_file(with_end(&runner_file(&machine, "a"), end));
     }
     assert!(!says(&doctor(&machine, "stores"), "ok", "sound"), "a file that is gone is not sound");
     let second = machine.send("a", "after");
-    let (code, text) = runner.wait(40);
+    let (code, text) = runner.wait(60);
     assert_eq!(code, 1, "{text}");
     assert!(text.contains("was deleted while the runner ran") && text.contains("put back"), "{text}");
     let _runner = machine.runner("a");
-    machine.settle(&[first, second], 40);
+    machine.settle(&[first, second], 60);
 }
 
 #[test]
@@ -570,7 +570,7 @@ fn a_runner_that_meets_damage_stops_and_its_next_start_goes_on() {
     let mut runner = machine.runner("a");
     machine.wait_status("a", "idle");
     let first = machine.send("a", "before");
-    machine.settle(&[first], 20);
+    machine.settle(&[first], 60);
     let path = runner_file(&machine, "a");
     {
         // All that is in the log goes into the file, and then the file is nonsense.
@@ -579,16 +579,16 @@ fn a_runner_that_meets_damage_stops_and_its_next_start_goes_on() {
     }
     damage(&path, 1..std::fs::metadata(&path).expect("there").len() / PAGE);
     let second = machine.send("a", "meets it");
-    let third = wait_for("the runner to meet it", 40, || {
+    let third = wait_for("the runner to meet it", 60, || {
         // What it has in memory may carry it for a while.
         let id = machine.send("a", "meets it too");
         std::thread::sleep(Duration::from_millis(200)); // between two messages
         runner.child.try_wait().expect("waits").map(|_| id)
     });
-    let (code, text) = runner.wait(5);
+    let (code, text) = runner.wait(60);
     assert_eq!(code, 1, "{text}");
     assert!(text.contains("malformed") || text.contains("damaged"), "{text}");
     let _runner = machine.runner("a");
-    wait_for("all to be delivered", 40, || [second, third].iter().all(|id| machine.delivered().contains_key(id)).then_some(()));
+    wait_for("all to be delivered", 60, || [second, third].iter().all(|id| machine.delivered().contains_key(id)).then_some(()));
     assert_eq!(named(path.parent().expect("folder"), "store.sqlite.damaged-").len(), 1);
 }

@@ -152,7 +152,7 @@ impl Machine {
     pub fn hub(&self) -> Running {
         let port = self.config()["relayUrl"].as_str().and_then(|url| url.rsplit(':').next()).unwrap_or("0").to_string();
         let running = self.start(&["hub", "--port", &port]);
-        wait_for("the hub to listen", 20, || {
+        wait_for("the hub to listen", 60, || {
             let info: Value = serde_json::from_str(&std::fs::read_to_string(self.home.join("hub/hub.json")).ok()?).ok()?;
             (info["pid"] == running.child.id()).then_some(())
         });
@@ -204,7 +204,7 @@ impl Machine {
     #[track_caller]
     pub fn wait_status(&self, agent: &str, word: &str) {
         let mut last = Value::Null;
-        let until = Instant::now() + Duration::from_secs(40);
+        let until = Instant::now() + Duration::from_secs(60);
         let connected = if self.detour.is_some() { "polling" } else { "registered" };
         while Instant::now() < until {
             last = self.status(agent);

@@ -19,7 +19,7 @@ fn threads_reactions_tasks_and_labels() {
     let _runner = machine.runner("a");
     machine.wait_status("a", "idle");
     let id = machine.send("a", "hello");
-    machine.settle(&[id], 20);
+    machine.settle(&[id], 60);
     let thread = machine.ok(&["thread", &id.to_string()]);
     assert!(thread.contains(&format!("#{id} from user to a")) && thread.contains(&format!("answers #{id}")), "{thread}");
     machine.ok(&["react", &id.to_string(), "\u{1F44D}"]);
@@ -28,14 +28,14 @@ fn threads_reactions_tasks_and_labels() {
 
     let task = machine.ok(&["send", "a", "--task", "--json", "work 0"]);
     let number = lines(&task)[0]["id"].to_string();
-    wait_for("the task to be done", 20, || machine.ok(&["tasks", "show", &number]).contains("done by a").then_some(()));
+    wait_for("the task to be done", 60, || machine.ok(&["tasks", "show", &number]).contains("done by a").then_some(()));
     assert!(machine.ok(&["tasks", "--status", "open"]).contains("no tasks"));
     assert!(machine.fails(2, &["tasks", "finish", "1"]).contains("show, start, block"));
     assert!(machine.fails(1, &["tasks", "done", "99"]).contains("task"));
 
     assert!(machine.ok(&["label", "a", "web"]).contains("has the label web"));
     let id = machine.send("label:web", "by label");
-    machine.settle(&[id], 20);
+    machine.settle(&[id], 60);
     // Labels are self-declared, so a sender sees how many have taken his words.
     assert!(machine.ok(&["send", "label:web", "--no-reply", "x"]).ends_with("to label:web (one agent)"));
     assert!(machine.ok(&["send", "policy:web", "--no-reply", "x"]).contains("to policy:web (nobody yet"));
@@ -95,7 +95,7 @@ fn an_inbox_is_followed_over_a_hub_that_goes_and_comes_back() {
     let _hub = machine.hub();
     machine.send("user", "after");
     assert_eq!(next(), "after", "and nothing twice");
-    wait_for("all to be read", 10, || machine.ok(&["inbox"]).contains("no unread").then_some(()));
+    wait_for("all to be read", 60, || machine.ok(&["inbox"]).contains("no unread").then_some(()));
 }
 
 #[test]
@@ -174,14 +174,14 @@ fn a_runner_says_that_its_relay_is_away() {
     let said = BufReader::new(stderr).lines().map_while(Result::ok).find(|line| line.contains("cannot reach the relay"));
     assert!(said.is_some_and(|line| line.contains("127.0.0.1:1") && line.contains("agent-relay hub")));
     running.terminate();
-    running.wait(20);
+    running.wait(60);
 }
 
 /// One request to the control port, as far as a hook's script needs it.
 fn post_of(listener: &std::net::TcpListener) -> Option<String> {
     listener.set_nonblocking(true).ok()?;
-    let (mut socket, _) = wait_for("the script to post", 20, || listener.accept().ok());
-    socket.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+    let (mut socket, _) = wait_for("the script to post", 60, || listener.accept().ok());
+    socket.set_read_timeout(Some(Duration::from_secs(60))).ok()?;
     let (mut text, mut piece) = (String::new(), [0u8; 4096]);
     while !text.ends_with('}') {
         let size = std::io::Read::read(&mut socket, &mut piece).ok().filter(|size| *size > 0)?;
@@ -274,7 +274,8 @@ fn hooks_report_and_never_hold_a_session() {
             ("AGENT_RELAY_REPLY_MODE", "explicit".to_string()),
         ]
     };
-    let limit = Duration::from_millis(2300);
+    // A hook takes 2 s at most; the rest is for a busy machine.
+    let limit = Duration::from_secs(15);
     // No runner: quiet.
     assert_eq!(hook(&machine, "stop", b"{}", &[]).0, 0);
     assert_eq!(hook(&machine, "stop", b"{}", &env("1")).0, 0, "nobody listens there");
@@ -286,7 +287,7 @@ fn hooks_report_and_never_hold_a_session() {
     hook(&machine, "busy", b"{}", &env(&port));
     assert_eq!(hook(&machine, "stop", b"this is no JSON", &env(&port)).0, 0);
     assert_eq!(machine.status("a")["status"], "idle");
-    wait_for("the report", 10, || machine.logs().contains("the payload is not valid JSON").then_some(()));
+    wait_for("the report", 60, || machine.logs().contains("the payload is not valid JSON").then_some(()));
     let (code, _, took) = hook(&machine, "stop", b"", &env(&port));
     assert!(code == 0 && took < limit, "an input that never ends: {code} {took:?}");
     // Somebody who takes the connection and says nothing.
@@ -295,7 +296,7 @@ fn hooks_report_and_never_hold_a_session() {
     assert!(code == 0 && took < limit, "a deaf runner: {code} {took:?}");
     // What is owed holds an agent back once where it answers itself.
     let id = machine.send("a", "a question");
-    let owed = wait_for("the obligation", 20, || {
+    let owed = wait_for("the obligation", 60, || {
         let (_, out, _) = hook(&machine, "stop", b"{}", &env(&port));
         (!out.is_empty()).then_some(out)
     });
@@ -364,7 +365,7 @@ fn a_provider_that_cannot_start_is_an_error_for_everybody() {
     std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o700)).expect("sets");
     let program = program.to_string_lossy().into_owned();
     let mut runner = machine.start(&["run", "acp", "--agent-id", "a", "--", &program]);
-    let (code, text) = runner.wait(20);
+    let (code, text) = runner.wait(60);
     assert!(code == 1 && text.contains(&program), "{code} {text}");
     let table = machine.ok(&["agents"]);
     assert!(table.contains("error") && table.contains(&program), "{table}");

@@ -253,14 +253,14 @@ fn restart(way: Way) {
 fn shutdown(way: Way) {
     let mut scene = Scene::new("shutdown", way, &[]);
     scene.command(&["shutdown"]);
-    assert_eq!(scene.runner.wait(30).0, 0);
+    assert_eq!(scene.runner.wait(60).0, 0);
     wait_for("the goodbye", SOON, || scene.machine.ok(&["agents"]).starts_with("no agents").then_some(()));
 }
 
 fn signal(way: Way) {
     let mut scene = Scene::new("signal", way, &[]);
     scene.runner.terminate();
-    assert_eq!(scene.runner.wait(30).0, 0);
+    assert_eq!(scene.runner.wait(60).0, 0);
     // Its last word, not the relay's guess after a minute of silence.
     let card = wait_for("the last status", SOON, || scene.card().filter(|card| card["status"] == "offline"));
     assert_eq!((card["meta"]["status"].as_str(), card["ready"].as_bool()), (Some("offline"), Some(false)), "{card}");

@@ -56,11 +56,11 @@ fn a_flood_neither_starves_nor_bloats() {
     let runner = machine.runner("a");
     machine.wait_status("a", "idle");
     let id = machine.send("a", "flood 100");
-    wait_for("the flood", 20, || (machine.status("a")["status"] == "busy").then_some(()));
+    wait_for("the flood", 60, || (machine.status("a")["status"] == "busy").then_some(()));
     // The bus and the control port live while a hundred megabytes come in.
     let asked = std::time::Instant::now();
     assert_eq!(machine.status("a")["connection"]["state"], "registered");
-    assert!(asked.elapsed().as_secs() < 5);
+    assert!(asked.elapsed().as_secs() < 15);
     machine.settle(&[id], 90);
     let status = std::fs::read_to_string(format!("/proc/{}/status", runner.child.id())).expect("lives");
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("peak").trim().trim_end_matches(" kB");
@@ -75,11 +75,11 @@ fn an_agent_answers_itself_and_is_not_answered_for() {
     machine.wait_status("a", "idle");
     // Its turn is not over before it has answered, however slow the machine is.
     let id = machine.send("a", "work 3600");
-    wait_for("the delivery", 20, || machine.delivered().contains_key(&id).then_some(()));
-    wait_for("the reading", 20, || machine.ok(&["get-message", &id.to_string(), "--json"]).contains("\"readBy\":[\"a\"]").then_some(()));
+    wait_for("the delivery", 60, || machine.delivered().contains_key(&id).then_some(()));
+    wait_for("the reading", 60, || machine.ok(&["get-message", &id.to_string(), "--json"]).contains("\"readBy\":[\"a\"]").then_some(()));
     // As the agent would: with its own token, from its own environment.
     let stored = machine.home.join("agents/a/store.sqlite");
-    let token = wait_for("the agent's token", 10, || {
+    let token = wait_for("the agent's token", 60, || {
         let db = rusqlite::Connection::open(&stored).ok()?;
         let note: String = db.query_row("SELECT value FROM notes WHERE key = 'token'", [], |row| row.get(0)).ok()?;
         serde_json::from_str::<Value>(&note).ok()?["token"].as_str().map(str::to_string)
@@ -99,7 +99,7 @@ fn an_agent_answers_itself_and_is_not_answered_for() {
     machine.ok(&["command", "a", "interrupt"]);
     // What the runner sends goes in order: an answer of its own to the first message would stand before that to the second.
     let next = machine.send("a", "and now?");
-    machine.settle(&[id, next], 30);
+    machine.settle(&[id, next], 60);
     let answers: Vec<Value> = machine
         .ok(&["inbox", "--all", "--json"])
         .lines()
@@ -151,7 +151,7 @@ fn commands_that_are_nowhere_end_with_two() {
     let machine = Machine::new("nosuch");
     let _hub = machine.hub();
     let mut runner = machine.start(&["run", "acp", "--quiet", "--agent-id", "a", "--", "/no/such/agent"]);
-    let (code, text) = runner.wait(20);
+    let (code, text) = runner.wait(60);
     assert_eq!(code, 2, "{text}");
     assert!(text.contains("was not found"), "{text}");
 }
@@ -163,7 +163,7 @@ fn secrets_stay_secret() {
     let _runner = machine.runner("a");
     machine.wait_status("a", "idle");
     let id = machine.send("a", "hello");
-    machine.settle(&[id], 30);
+    machine.settle(&[id], 60);
     let token = machine.config()["token"].as_str().expect("operator token").to_string();
     assert!(!machine.logs().contains(&token));
     for ProcessRef { pid, .. } in machine.left_over() {
@@ -195,7 +195,7 @@ fn mail_is_found_behind_the_mirror() {
     let ids: Vec<u64> = (0..60).map(|n| machine.send("a", &format!("work 0 {n}"))).collect();
     machine.settle(&ids, 60);
     let last = machine.send("a", "the real one");
-    machine.settle(&[last], 20);
+    machine.settle(&[last], 60);
     machine.ok(&["inbox", "--read", "--limit", "1000"]);
     assert_eq!(machine.ok(&["inbox"]), "no unread messages for user");
     assert!(machine.ok(&["inbox", "--mirror", "--limit", "1000"]).contains("work"));
