@@ -1,0 +1,104 @@
+//! Messages as they are written.
+
+use rusqlite::{OptionalExtension, Transaction, params};
+use serde_json::Value;
+
+use super::Committed;
+use crate::core::ids::MessageId;
+use crate::wire::api::{Message, USER};
+
+/// Messages that one message can answer.
+const ANSWERS_MAX: usize = 4096;
+
+/// A message, if it was sent by or to somebody, or by whom all is seen.
+pub(super) const SEEN: &str = "FROM messages m WHERE m.id = ?1 AND (?3 OR m.sender = ?2
+  OR EXISTS (SELECT 1 FROM recipients r WHERE r.recipient = ?2 AND r.message = ?1))";
+
+/// `session` marks rows that nobody has to acknowledge: the mirror, and whatever people get.
+pub(super) fn add_recipient(db: &Transaction<'_>, message: MessageId, recipient: &str, mirror: bool) -> rusqlite::Result<()> {
+    db.prepare_cached("INSERT OR IGNORE INTO recipients (recipient, message, session, mirror) VALUES (?1, ?2, ?3, ?4)")?
+        .execute(params![recipient, message, mirror || recipient == USER, mirror])
+        .map(|_| ())
+}
+
+pub(super) fn put_message(
+    db: &Transaction<'_>,
+    message: &Message,
+    recipients: &[String],
+    (key, sees_all): (Option<&str>, bool),
+    committed: &mut Committed,
+) -> rusqlite::Result<()> {
+    // Whoever cannot see a message neither answers it nor joins its thread.
+    let mut visible = db.prepare_cached(&format!("SELECT thread {SEEN}"))?;
+    let mut thread_of = |id: MessageId| -> rusqlite::Result<Option<MessageId>> {
+        visible.query_row(params![id, message.from, sees_all], |row| row.get(0)).optional()
+    };
+    let mut thread = None;
+    let mut stored = std::borrow::Cow::Borrowed(message);
+    if let Some(id) = message.reply_to {
+        thread = thread_of(id)?;
+        if thread.is_none() {
+            stored.to_mut().reply_to = None;
+        }
+    }
+    if let Some(answers) = message.payload.get("answers").and_then(Value::as_array) {
+        let mut seen = Vec::with_capacity(answers.len());
+        for id in answers.iter().take(ANSWERS_MAX) {
+            let known = match id.as_u64() {
+                Some(id) => thread_of(MessageId(id))?.is_some(),
+                None => false,
+            };
+            seen.extend(known.then(|| id.clone()));
+        }
+        if seen.len() < answers.len() {
+            stored.to_mut().payload.insert("answers".into(), Value::Array(seen));
+        }
+    }
+    if let std::borrow::Cow::Owned(alone) = &stored {
+        // It is kept, but it hangs on nothing.
+        committed.unattached.push(alone.clone());
+    }
+    let message = stored.as_ref();
+    let reply_to = message.reply_to;
+    let thread = thread.unwrap_or(message.id);
+    let doc = serde_json::to_string(message).expect("plain data");
+    let inserted = db
+        .prepare_cached(
+            "INSERT OR IGNORE INTO messages (id, doc, sender, kind, target, key, reply_to, thread, wants_reply, claimable, task, offered, created_at)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?10, ?12)",
+        )?
+        .execute(params![
+            message.id,
+            doc,
+            message.from,
+            message.kind.as_str(),
+            message.to,
+            key,
+            reply_to,
+            thread,
+            message.expects_reply(),
+            message.claimable,
+            message.task_id(),
+            message.created_at,
+        ])?;
+    if inserted == 0 {
+        let mut statement = db.prepare_cached("SELECT doc FROM messages WHERE sender = ?1 AND key = ?2")?;
+        let first: Option<String> = statement.query_row(params![message.from, key], |row| row.get(0)).optional()?;
+        if let Some(first) = first.and_then(|doc| serde_json::from_str(&doc).ok()) {
+            committed.existing.push((message.id, first));
+        }
+        return Ok(());
+    }
+    for recipient in recipients {
+        add_recipient(db, message.id, recipient, message.is_session_mirror())?;
+    }
+    if reply_to.is_some() {
+        // A reply settles what its sender owes: that message, what else it names, and the thread's other questions.
+        db.prepare_cached("DELETE FROM obligations WHERE agent = ?1 AND (message = ?2 OR (sender = ?3 AND thread = ?4))")?
+            .execute(params![message.from, reply_to, message.to, thread])?;
+        for id in message.payload.get("answers").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_i64) {
+            db.prepare_cached("DELETE FROM obligations WHERE agent = ?1 AND message = ?2")?.execute(params![message.from, id])?;
+        }
+    }
+    Ok(())
+}
