@@ -77,7 +77,7 @@ fn words(command: &str) -> Vec<&'static str> {
         "tasks" => &["show", "start", "block", "done", "fail", "cancel", "reopen"],
         "approvals" => &["approve", "approve-session", "deny", "abort"],
         "token" => &["create", "list", "revoke"],
-        "hook" => super::hook::EVENTS,
+        "hook" => return super::hook::events(),
         "generate" => &["bash", "zsh", "fish", "man", "unit", "hub", "agent"],
         "service" => &["install", "list", "remove", "hub"],
         _ => &[],

@@ -15,7 +15,9 @@ use super::print;
 use crate::config::env;
 use crate::core::ids::MessageId;
 use crate::os;
-use crate::wire::control::{ENV_CONTROL_TOKEN, ENV_PORT, ENV_PROVIDER_SESSION, ENV_REPLY_MODE};
+use crate::provider::hooks::Hooks;
+use crate::provider::registry;
+use crate::wire::control::{CUT, ENV_CONTROL_TOKEN, ENV_PORT, ENV_PROVIDER_SESSION, ENV_REPLY_MODE, PERMISSION_REQUEST};
 
 /// All that a hook may take.
 const LIMIT: Duration = Duration::from_secs(2);
@@ -30,56 +32,12 @@ const TEXT_BYTES_MAX: usize = 256 << 10;
 /// Bytes of an answer of the runner.
 const ANSWER_BYTES_MAX: usize = 1 << 20;
 
-/// All events.
-pub const EVENTS: &[&str] = &[
-    "session-start",
-    "user-prompt-submit",
-    "stop",
-    "stop-failure",
-    "subagent-start",
-    "subagent-stop",
-    "pre-compact",
-    "post-compact",
-    "session-end",
-    "permission-request",
-    "notification",
-    "status-line",
-    "busy",
-    "idle",
-    "error",
-    "offline",
-];
+/// Words that every provider's hooks may say: they are the status itself.
+const STATUS_WORDS: [&str; 4] = ["busy", "idle", "error", "offline"];
 
-/// What an event means for the status: the word, and further fields of the post.
-fn post_for(event: &str, payload: &Value) -> Option<Value> {
-    let text = |field: &str| payload.get(field).and_then(Value::as_str).unwrap_or_default();
-    let subagent = || {
-        let id = [text("agent_id"), text("subagent_id")].into_iter().find(|id| !id.is_empty()).unwrap_or("subagent").to_string();
-        (id, text("agent_type").to_string())
-    };
-    Some(match event {
-        "busy" | "idle" | "error" | "offline" => json!({"status": event}),
-        "user-prompt-submit" => json!({"status": "busy"}),
-        "session-start" => json!({"status": "idle"}),
-        "stop" => json!({"status": "idle", "clear": ["subagent"]}),
-        "stop-failure" => json!({"status": "idle", "clear": ["subagent"], "metadata": {"error": text("error")}}),
-        "subagent-start" => {
-            let (id, label) = subagent();
-            json!({"status": "busy", "reason": "subagent", "id": id, "label": label})
-        }
-        "subagent-stop" => {
-            let (id, _) = subagent();
-            json!({"status": "idle", "reason": "subagent", "id": id})
-        }
-        "pre-compact" => json!({"status": "busy", "timeline": {"status": "compacting"}}),
-        "post-compact" => json!({"status": "idle", "timeline": {"status": "compacted"}}),
-        // These go on with another session of the same program.
-        "session-end" if matches!(text("reason"), "clear" | "compact") => json!({"status": "idle", "clear": ["subagent"]}),
-        "session-end" => json!({"status": "offline"}),
-        // These say nothing that a bare status could.
-        "permission-request" | "notification" | "status-line" => Value::Null,
-        _ => return None,
-    })
+/// All events.
+pub fn events() -> Vec<&'static str> {
+    registry::hooks().flat_map(|hooks| hooks.events).copied().chain(STATUS_WORDS).collect()
 }
 
 /// The runner that started this session.
@@ -180,36 +138,42 @@ fn payload(until: Instant) -> Result<Value, String> {
 pub fn hook(event: &str) -> Outcome {
     let until = Instant::now() + LIMIT;
     // A typing mistake must show where somebody looks, also where no runner is; 2 would stop some providers.
-    if post_for(event, &Value::Null).is_none() {
+    let is_status = STATUS_WORDS.contains(&event);
+    let hooks = registry::hooks().find(|hooks| hooks.events.contains(&event));
+    if hooks.is_none() && !is_status {
         return Err(Failure::no(format!("there is no hook event {event:?}; `agent-relay hook --help` lists them")));
     }
     let Some(runner) = Runner::from_env(until) else {
         return Ok(OK);
     };
     // A bare word needs no payload, so a shell's standard input is left alone.
-    if event == "permission-request" {
-        return permission(&runner);
+    let Some(hooks) = hooks else {
+        return report(&runner, event, "/status", json!({"status": event}), None);
+    };
+    if event == PERMISSION_REQUEST {
+        return permission(&runner, hooks);
     }
-    let bare = matches!(event, "busy" | "idle" | "error" | "offline");
-    let (payload, trouble) = match if bare { Ok(Value::Null) } else { payload(until - LIMIT / 4) } {
+    let (payload, trouble) = match payload(until - LIMIT / 4) {
         Ok(payload) => (payload, None),
         Err(trouble) => (Value::Null, Some(trouble)),
     };
     let explicit = env(ENV_REPLY_MODE).as_deref() == Some("explicit");
-    if event == "stop" && explicit && payload.get("stop_hook_active") != Some(&json!(true)) && trouble.is_none() {
+    if explicit && trouble.is_none() && (hooks.may_be_held_back)(event, &payload) {
         // Only where the agent answers itself is it held back, once, for what it owes.
         let owed = runner.ask("GET", "/reply-obligations", "", OWED_LIMIT).map(|(_, owed)| owed).unwrap_or_default();
-        if let Some(decision) = decision(&owed) {
-            print::json(&decision);
+        if let Some(reason) = reason_to_go_on(&owed) {
+            print::json(&(hooks.hold_back)(&reason));
             return Ok(OK);
         }
     }
-    // A payload that names its own event goes to the runner as it is: there it is one witness among others.
-    let whole = payload.get("hook_event_name").is_some() || event == "status-line";
-    let (path, mut post) = match whole {
-        true => (format!("/hook/{event}"), json!({"payload": trimmed(payload)})),
-        false => ("/status".to_string(), post_for(event, &payload).unwrap_or_default()),
-    };
+    if (hooks.is_for_session)(event, &payload) {
+        return report(&runner, event, &format!("/hook/{event}"), json!({"payload": trimmed(payload)}), trouble);
+    }
+    report(&runner, event, "/status", (hooks.status_post)(event, &payload), trouble)
+}
+
+/// Tells the runner, and what went wrong on the way: the status is posted whatever failed.
+fn report(runner: &Runner, event: &str, path: &str, mut post: Value, trouble: Option<String>) -> Outcome {
     if post.is_null() {
         return Ok(OK);
     }
@@ -217,7 +181,7 @@ pub fn hook(event: &str) -> Outcome {
         post["providerSessionId"] = json!(session);
     }
     // Whatever failed before: the status is posted.
-    let told = runner.ask("POST", &path, &post.to_string(), LIMIT);
+    let told = runner.ask("POST", path, &post.to_string(), LIMIT);
     if let (Some(trouble), Some(_)) = (trouble, told) {
         runner.ask("POST", "/hook-fatal", &json!({"hook": event, "error": trouble}).to_string(), LIMIT);
     }
@@ -240,26 +204,26 @@ fn trimmed(mut payload: Value) -> Value {
 }
 
 /// A payload whose tool input is too long to be shown: its texts are cut, and it says so.
-fn cut_input(mut payload: Value) -> Value {
-    payload[crate::wire::control::CUT] = json!(true);
-    if let Some(input) = payload.get_mut("tool_input").map(Value::take) {
-        payload["tool_input"] = trimmed(input);
+fn cut_input(mut payload: Value, field: &str) -> Value {
+    payload[CUT] = json!(true);
+    if let Some(input) = payload.get_mut(field).map(Value::take) {
+        payload[field] = trimmed(input);
     }
     trimmed(payload)
 }
 
 /// A permission is asked for: the connection stays open until it is decided, and what comes is printed. Whatever fails,
 /// nothing is printed: then the provider asks at its own terminal.
-fn permission(runner: &Runner) -> Outcome {
+fn permission(runner: &Runner, hooks: &Hooks) -> Outcome {
     let Ok(mut payload) = payload(Instant::now() + LIMIT) else { return Ok(OK) };
     if payload.to_string().len() > BODY_BYTES_MAX {
-        payload = cut_input(payload);
+        payload = cut_input(payload, hooks.input_field);
     }
     let mut body = json!({"payload": payload});
     if let Some(session) = env(ENV_PROVIDER_SESSION) {
         body["providerSessionId"] = json!(session);
     }
-    if let Some(answer) = runner.wait_for("/hook/permission-request", &body.to_string()) {
+    if let Some(answer) = runner.wait_for(&format!("/hook/{PERMISSION_REQUEST}"), &body.to_string()) {
         print::own(&answer);
     }
     Ok(OK)
@@ -272,19 +236,18 @@ pub(super) fn done_by_session(what: &str, ids: &[MessageId]) {
     runner.ask("POST", &format!("/hook/{what}"), &body.to_string(), OWED_LIMIT);
 }
 
-/// What makes the provider go on, if it owes answers and is to give them itself.
-fn decision(owed: &Value) -> Option<Value> {
+/// Why the provider is to go on: it owes answers and is to give them itself.
+fn reason_to_go_on(owed: &Value) -> Option<String> {
     let list = owed.get("obligations")?.as_array()?;
     if owed.get("replyMode").and_then(Value::as_str) != Some("explicit") || list.is_empty() {
         return None;
     }
     let names: Vec<String> =
         list.iter().take(20).map(|item| format!("#{} from {}", item["messageId"], item["from"].as_str().unwrap_or("?"))).collect();
-    let reason = format!(
+    Some(format!(
         "You owe an answer to relay message {}. Answer each with `agent-relay reply <id> --stdin` (or react with `agent-relay react <id> <emoji>`), then stop.",
         names.join(", ")
-    );
-    Some(json!({"decision": "block", "reason": reason}))
+    ))
 }
 
 #[cfg(test)]
@@ -292,36 +255,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn events_become_posts() {
-        for (event, payload, want) in [
-            ("stop", json!({}), json!({"status": "idle", "clear": ["subagent"]})),
-            ("user-prompt-submit", json!({"prompt": "x"}), json!({"status": "busy"})),
-            (
-                "subagent-start",
-                json!({"agent_id": "s1", "agent_type": "Explore"}),
-                json!({"status": "busy", "reason": "subagent", "id": "s1", "label": "Explore"}),
-            ),
-            ("session-end", json!({"reason": "clear"}), json!({"status": "idle", "clear": ["subagent"]})),
-            ("session-end", json!({"reason": "logout"}), json!({"status": "offline"})),
-        ] {
-            assert_eq!(post_for(event, &payload), Some(want), "{event}");
-        }
-        assert_eq!(post_for("stp", &Value::Null), None);
-        assert!(EVENTS.iter().all(|event| post_for(event, &Value::Null).is_some()));
-    }
-
-    #[test]
     fn only_an_agent_that_answers_itself_is_held_back() {
         let owed = |mode: &str, ids: &[MessageId]| {
             let list: Vec<Value> = ids.iter().map(|id| json!({"messageId": id, "from": "user"})).collect();
             json!({"obligations": list, "replyMode": mode})
         };
-        assert!(
-            decision(&owed("explicit", &[MessageId(12)]))
-                .is_some_and(|d| d["decision"] == "block" && d["reason"].to_string().contains("#12"))
-        );
+        assert!(reason_to_go_on(&owed("explicit", &[MessageId(12)])).is_some_and(|reason| reason.contains("#12")));
         for owed in [owed("auto", &[MessageId(12)]), owed("explicit", &[]), json!({}), Value::Null] {
-            assert_eq!(decision(&owed), None, "{owed}");
+            assert_eq!(reason_to_go_on(&owed), None, "{owed}");
         }
     }
 }

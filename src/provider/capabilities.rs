@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::hooks::Hooks;
 use super::launch::{PlanFn, Transport};
 use super::settings::{ApprovalMode, ProviderSetting};
 use crate::core::session::SessionCapabilities;
@@ -36,6 +37,8 @@ pub struct Provider {
     pub needs_command: bool,
     /// Agents that are known by name.
     pub presets: fn() -> Vec<&'static Preset>,
+    /// Hooks that its program calls, if it has some.
+    pub hooks: Option<&'static Hooks>,
     /// Variable that tells what a session starts which process the session is.
     pub session_pid_env: Option<&'static str>,
 }

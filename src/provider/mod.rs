@@ -2,10 +2,11 @@
 //!
 //! - [`registry`]: the table that names all providers; nobody else knows a vendor's name.
 //! - [`claude`], [`acp`]: one folder for each, with its row of the table, its launch plan and its session machine.
-//! - [`capabilities`], [`launch`], [`settings`]: the words that a provider and its callers share.
+//! - [`capabilities`], [`launch`], [`settings`], [`hooks`]: the words that a provider and its callers share.
 //! - [`jsonrpc`], [`lines`], [`shown`], [`text`]: help that several of them need.
 
 pub mod capabilities;
+pub mod hooks;
 pub mod jsonrpc;
 pub mod launch;
 pub mod lines;

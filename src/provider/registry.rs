@@ -3,6 +3,7 @@
 //! A new provider is a folder beside this file, a row here, and its documentation.
 
 pub use super::capabilities::Provider;
+use super::hooks::Hooks;
 use super::settings::{ProviderSetting, SHARED};
 use super::{acp, claude};
 
@@ -47,6 +48,11 @@ pub fn by_program(path: &str) -> Option<&'static str> {
 /// The provider that runs whatever command it is given.
 pub fn any_command() -> &'static Provider {
     PROVIDERS.iter().find(|provider| provider.needs_command).expect("the table has one, as its test says")
+}
+
+/// The hooks of all providers.
+pub fn hooks() -> impl Iterator<Item = &'static Hooks> {
+    PROVIDERS.iter().filter_map(|provider| provider.hooks)
 }
 
 /// Variables that tell what a session starts which process the session is.

@@ -7,9 +7,10 @@ use crate::core::http::Request;
 use crate::core::ids::{MessageId, Ticket};
 use crate::core::tracker::Status;
 use crate::edge::gate::{GateEvent, Handled};
+use crate::provider::registry;
 use crate::secret::Secret;
 use crate::wire::api::error_body;
-use crate::wire::control::LogLevel;
+use crate::wire::control::{LogLevel, PERMISSION_REQUEST};
 
 /// Paths with their methods; a part in braces is a number.
 const PATHS: &[(&str, &[&str])] = &[
@@ -43,30 +44,20 @@ fn hook(ticket: Ticket, event: &str, body: Value) -> Handled<Event> {
         return answer(400, error_body("bad_request", "an event is lower-case letters and dashes"));
     }
     let event = event.to_string();
-    if event == "permission-request" {
-        Handled::Forward(Event::Control(ticket, ControlRequest::Hook { event, body, waits: true }))
-    } else {
-        let told = Event::Control(Ticket::NOBODY, ControlRequest::Hook { event, body, waits: false });
-        Handled::AnswerAndForward(told, 200, json!({"ok": true}).into())
+    if event == PERMISSION_REQUEST {
+        return Handled::Forward(Event::Control(ticket, ControlRequest::Hook { event, body, waits: true }));
     }
+    let told = Event::Control(Ticket::NOBODY, ControlRequest::Hook { event, body, waits: false });
+    Handled::AnswerAndForward(told, 200, json!({"ok": true}).into())
 }
 
-/// The bodies of the older endpoints, in the words of today's payloads.
-fn older(path: &str, body: &Value) -> Option<(&'static str, Value)> {
-    let (event, name, fields): (&str, &str, &[(&str, &str)]) = match path {
-        "/user-prompt" => ("user-prompt-submit", "UserPromptSubmit", &[("prompt", "prompt"), ("transcriptPath", "transcript_path")]),
-        "/session-turn" => ("stop", "Stop", &[("lastAssistantMessage", "last_assistant_message"), ("transcriptPath", "transcript_path")]),
-        "/session-end" => ("session-end", "SessionEnd", &[("reason", "reason"), ("transcriptPath", "transcript_path")]),
-        "/permission-request" => return Some(("permission-request", json!({"payload": body}))),
-        _ => return None,
-    };
-    let mut payload = json!({"hook_event_name": name});
-    for (from, to) in fields {
-        if let Some(text) = body.get(*from).and_then(Value::as_str) {
-            payload[*to] = json!(text);
-        }
+/// What an older endpoint is called for, in the words of today's hooks: event and body.
+fn from_older_endpoint(path: &str, body: &Value) -> Option<(&'static str, Value)> {
+    if path.strip_prefix('/') == Some(PERMISSION_REQUEST) {
+        return Some((PERMISSION_REQUEST, json!({"payload": body})));
     }
-    Some((event, json!({"providerSessionId": body.get("providerSessionId"), "payload": payload})))
+    let call = registry::hooks().find_map(|hooks| (hooks.from_older_endpoint)(path, body))?;
+    Some((call.event, json!({"providerSessionId": body.get("providerSessionId"), "payload": call.payload})))
 }
 
 /// Whether a path is one of the table.
@@ -120,6 +111,11 @@ fn route(ticket: Ticket, request: &Request, body: Value, upgrade: bool) -> Handl
         Some((message, false)) => return ask(ControlRequest::Given(message)),
         None => {}
     }
+    if request.method == "POST"
+        && let Some((event, body)) = from_older_endpoint(&request.path, &body)
+    {
+        return hook(ticket, event, body);
+    }
     match (request.method.as_str(), request.path.as_str()) {
         ("GET", "/status") => ask(ControlRequest::Status),
         ("POST", "/status") => {
@@ -151,10 +147,6 @@ fn route(ticket: Ticket, request: &Request, body: Value, upgrade: bool) -> Handl
             ask(ControlRequest::HookFatal { hook: text("hook").unwrap_or_default(), error })
         }
         ("POST", path) if path.starts_with(HOOK) => hook(ticket, &path[HOOK.len()..], body),
-        ("POST", path) if older(path, &body).is_some() => {
-            let (event, body) = older(path, &body).unwrap_or_default();
-            hook(ticket, event, body)
-        }
         ("GET", "/monitor") if upgrade => {
             let session = request.query.split('&').find_map(|pair| pair.strip_prefix("session=")).map(str::to_string);
             ask(ControlRequest::Monitor { session: session.filter(|session| !session.is_empty()) })

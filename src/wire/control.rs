@@ -56,3 +56,6 @@ super::words::words! {
         Fatal = "fatal",
     }
 }
+
+/// The hook event at which a session waits for a person's decision; `/permission-request` is its older endpoint.
+pub const PERMISSION_REQUEST: &str = "permission-request";

@@ -28,6 +28,7 @@ pub const PROVIDER: Provider = Provider {
     login: None,
     needs_command: true,
     presets: || presets::all().collect(),
+    hooks: None,
     session_pid_env: None,
 };
 

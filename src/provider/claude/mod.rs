@@ -3,6 +3,7 @@
 #![doc = include_str!("FACTS.md")]
 
 pub mod activity;
+pub mod hook_events;
 pub mod launch;
 pub mod permission;
 pub mod plugin;
@@ -34,6 +35,7 @@ pub const PROVIDER: Provider = Provider {
     login: Some(LOGIN),
     needs_command: false,
     presets: Vec::new,
+    hooks: Some(&hook_events::HOOKS),
     session_pid_env: Some("CLAUDE_PID"),
 };
 
