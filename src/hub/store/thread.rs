@@ -5,6 +5,7 @@ use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use super::schema::SCHEMAS;
 use super::{Committed, HubStore, cause_of};
 use crate::core::hub::event::{Event, HubOp, Query, StoreCommand, StoreEvent};
+use crate::core::ids::ReadNumber;
 use crate::edge::database::{drop_copies, error_of, sizes};
 use crate::hub::mark::{MarkFile, Pending, persist};
 use crate::os::crash_point;
@@ -77,7 +78,7 @@ struct Writer<'a> {
 struct Asked {
     retry: bool,
     looks: bool,
-    reads: Vec<(u64, Query)>,
+    reads: Vec<(ReadNumber, Query)>,
 }
 
 impl Writer<'_> {
