@@ -12,6 +12,44 @@
 //! - [`cli`]: commands, texts and exit codes.
 //! - [`clock`], [`config`], [`log`], [`os`], [`secret`]: leaves that anybody above `core` may use.
 //! - [`planted`]: known defects in the build that tests the tests; a constant in every other.
+//!
+//! # Glossary
+//!
+//! One word per thing, in code, logs and on the command line. Wire names are those of `wire/PROTOCOL.md`.
+//!
+//! | word | meaning |
+//! | --- | --- |
+//! | relay | the server that agents and people are connected to |
+//! | hub | the relay that is built in: one per machine, a process of its own |
+//! | runner | the process that supervises one provider session and connects it to the relay |
+//! | agent | what people write to: a name at the relay, served by a runner |
+//! | orchestrator | a service that starts, inspects and stops runners on a host |
+//! | provider | a program that is an agent: Claude Code, or one that speaks ACP |
+//! | transport | how a provider is talked to: tmux, stream or terminal |
+//! | conversation | what a provider remembers under one id, over restarts of its process |
+//! | session | the pure machine that speaks one provider's language (`provider/<name>/`) |
+//! | verb, signal | what a runner asks of a session, and what a session reports |
+//! | turn | the provider works: from a prompt to the end of its answer |
+//! | batch | messages that travel to the provider together and are settled together |
+//! | delivery | one text of a batch on its way to the provider, under a key that a repetition keeps |
+//! | evidence | what shows that the provider has a delivery: its own record, a hook or a receipt |
+//! | claim, lease | the right to work on what only one may do, and the time until it ends unless renewed |
+//! | offer | a claimable message or task at the hub, and to whom it was offered |
+//! | obligation | an answer that an agent still owes |
+//! | settle | to end a message for good: answered, reported or given up |
+//! | approval | a question of a provider that waits for a person's decision |
+//! | mirror | a conversation shown in chat, for people to read along |
+//! | inbox, outbox | a runner's durable rows: messages that came; calls that must reach the relay |
+//! | pump | the thread that sends the outbox |
+//! | bus | the WebSocket between runner and relay; frames travel on it |
+//! | polling | the same over HTTP, where no WebSocket gets through |
+//! | generation | one unbroken history of a relay's data; ids mean something only within it |
+//! | machine | a state machine without I/O: events in, effects out ([`core::Machine`]) |
+//! | edge, lane | a thread that does I/O, and the bounded channel on which it reports |
+//! | credit | room for the commits that an event may cause; without it a lane waits |
+//! | gate | the server of hub and control port: sockets, limits, WebSocket peers |
+//! | control port | a runner's own HTTP server on loopback, for hooks, tools and `status` |
+//! | peer | who is connected to a gate by WebSocket or reads its events |
 #![deny(unsafe_code)]
 
 pub mod wire;
