@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::args::Agents;
-use super::cards::{text, word};
+use super::cards::{status_word, text};
 use super::client::Client;
 use super::exit::{Failure, OK, Outcome};
 use super::{options, print};
@@ -54,7 +54,7 @@ fn cards(client: &Client, agents: &Agents) -> Result<Vec<Value>, Failure> {
     let query: Vec<String> = filters.iter().filter_map(|(name, value)| value.as_ref().map(|v| format!("{name}={}", encode(v)))).collect();
     let answer = client.call("GET", &format!("{}?{}", path::AGENTS, query.join("&")), None)?;
     let mut cards = answer["agents"].as_array().cloned().unwrap_or_default();
-    cards.retain(|card| fine.is_none_or(|status| word(card) == *status));
+    cards.retain(|card| fine.is_none_or(|status| status_word(card) == *status));
     Ok(cards)
 }
 
@@ -66,13 +66,13 @@ fn rows(cards: &[Value], watched: bool) -> Vec<Vec<String>> {
     }
     let mut rows = vec![head];
     for card in cards {
-        let since = card.pointer("/meta/statusSince").and_then(Value::as_i64).map(|at| print::span(print::now_ms() - at));
-        let why = if word(card) == "offline" { "-".into() } else { text(card, "/meta/statusWhy") };
+        let since = card.pointer("/meta/statusSince").and_then(Value::as_i64).map(|at| print::format_duration(print::now_ms() - at));
+        let why = if status_word(card) == "offline" { "-".into() } else { text(card, "/meta/statusWhy") };
         let since = since.unwrap_or_else(|| "-".into());
-        let mut row = vec![text(card, "/id"), word(card), since, text(card, "/label"), text(card, "/queued"), why];
+        let mut row = vec![text(card, "/id"), status_word(card), since, text(card, "/label"), text(card, "/queued"), why];
         if watched {
             let end = card.pointer("/meta/auth/expiresAt").and_then(Value::as_i64).map(|end| end * 1000 - print::now_ms());
-            let left = end.map_or("-".into(), |left| if left > 0 { print::span(left) } else { "over".into() });
+            let left = end.map_or("-".into(), |left| if left > 0 { print::format_duration(left) } else { "over".into() });
             row.insert(5, left);
         }
         rows.push(row);
@@ -85,7 +85,7 @@ const REDRAW: (Duration, Duration) = (Duration::from_millis(250), Duration::from
 
 /// `agents --watch`: drawn again whenever something happened; on a terminal in its place, else below.
 fn watch(client: &Client, agents: &Agents) -> Outcome {
-    let terminal = print::is_seen();
+    let terminal = print::stdout_is_terminal();
     let events = ["agent.registered", "agent.status", "agent.removed", "message.new", "message.read"];
     let mut follow = client.follow(&events, &[])?;
     let mut last: Vec<Value> = Vec::new();

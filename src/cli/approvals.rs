@@ -90,19 +90,19 @@ fn decide(client: &Client, options: &Approvals, open: &[Open], decision: &str, i
 /// What is asked for: whoever decides sees all of it that the runner tells, and as it is. One line at the margin is one
 /// approval.
 fn show_approval(agent: &str, approval: &Value) {
-    print::line(&print::asked(&format!("{}  {agent} wants: {}", text(approval, "/approvalId"), text(approval, "/title"))));
+    print::line(&print::approval_text(&format!("{}  {agent} wants: {}", text(approval, "/approvalId"), text(approval, "/title"))));
     for question in approval["questions"].as_array().into_iter().flatten() {
         let labels = question["options"].as_array().into_iter().flatten().filter_map(|option| option["label"].as_str());
         let several = if question["multiSelect"] == true { ", several may be chosen" } else { "" };
         let line = format!("    {} [{}]{several}", text(question, "/question"), labels.collect::<Vec<_>>().join(" | "));
-        print::line(&print::asked(&line));
+        print::line(&print::approval_text(&line));
     }
     if approval["questions"].is_array() {
         return;
     }
     for (name, value) in approval["input"].as_object().into_iter().flatten() {
         let value = value.as_str().map_or_else(|| value.to_string(), str::to_string);
-        print::block(&print::asked(&format!("    {name}: ")), "      ", &print::asked(&value));
+        print::block(&print::approval_text(&format!("    {name}: ")), "      ", &print::approval_text(&value));
     }
 }
 

@@ -12,7 +12,7 @@ pub(super) fn text(value: &Value, at: &str) -> String {
 }
 
 /// The status that people see: the runner's finer word, while the relay agrees that it is there.
-pub(super) fn word(card: &Value) -> String {
+pub(super) fn status_word(card: &Value) -> String {
     let status = text(card, "/status");
     let finer = text(card, "/meta/status");
     // What a runner said before it went away says nothing about now, unless it said that it failed for good.

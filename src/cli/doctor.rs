@@ -192,7 +192,7 @@ fn token(findings: &mut Findings, client: &Client, token: Secret, cure: &str) {
         Ok((200, record)) => {
             let record = TokenRecord::told(&record);
             let left = record.expires_at.map(|end| end * 1000 - print::now_ms());
-            let ends = left.map_or("never ends".to_string(), |left| format!("ends in {}", print::span(left)));
+            let ends = left.map_or("never ends".to_string(), |left| format!("ends in {}", print::format_duration(left)));
             match left.is_some_and(|left| left < 24 * 3_600_000 && !record.profile_id.starts_with("provider-")) {
                 true => findings.weak("token", format!("{}, {ends}", record.profile_id), "make a new one: `agent-relay token create`"),
                 false => findings.fine("token", format!("{}, {ends}", record.profile_id)),

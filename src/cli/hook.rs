@@ -224,7 +224,7 @@ fn permission(runner: &Runner, hooks: &Hooks) -> Outcome {
         body["providerSessionId"] = json!(session);
     }
     if let Some(answer) = runner.wait_for(&format!("/hook/{PERMISSION_REQUEST}"), &body.to_string()) {
-        print::own(&answer);
+        print::trusted(&answer);
     }
     Ok(OK)
 }

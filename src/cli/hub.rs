@@ -77,10 +77,10 @@ fn serve(options: &Hub) -> Outcome {
         crate::log::write(LogLevel::Fatal, "hub", &format!("{info}; last events: {recent}"));
     }));
     if let Some(said) = opened.said() {
-        print::note(said);
+        print::notice(said);
     }
     let said = format!("agent-relay hub listens on {scheme}://{address} (data in {})", home.display());
-    let code = run::serve(opened, Listening { listener, tls, url }, move || print::heedless_line(&said))?;
+    let code = run::serve(opened, Listening { listener, tls, url }, move || print::line_or_nothing(&said))?;
     Ok(code)
 }
 
@@ -127,7 +127,7 @@ fn status(as_json: bool) -> Outcome {
     }
     let number = |at: &str| info.pointer(at).and_then(Value::as_u64).unwrap_or(0);
     let pid = process["pid"].as_u64().map(|pid| format!(", pid {pid}")).unwrap_or_default();
-    let up = print::span(number("/uptimeMs") as i64);
+    let up = print::format_duration(number("/uptimeMs") as i64);
     print::line(&format!("hub {} at {}{pid}, up for {up}", info["version"].as_str().unwrap_or("?"), client.base.url));
     if let Some(trouble) = info["trouble"].as_str() {
         print::line(&format!("  trouble: its store cannot be written: {trouble}"));

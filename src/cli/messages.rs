@@ -82,7 +82,7 @@ fn follow_inbox(client: &Client, inbox: &Inbox) -> Outcome {
             Err(failure) => return Err(failure),
         };
         if !away {
-            print::note(&format!("{}; waiting for it", lost.text.split(';').next().unwrap_or_default()));
+            print::notice(&format!("{}; waiting for it", lost.text.split(';').next().unwrap_or_default()));
             away = true;
         }
         std::thread::sleep(FOLLOW_RETRY);
@@ -121,7 +121,7 @@ pub(super) const BODY: &str = "    ";
 
 /// One message as people read it.
 fn show(message: &Message, chars_max: Option<usize>) {
-    let age = print::span(print::now_ms() - message.created_at);
+    let age = print::format_duration(print::now_ms() - message.created_at);
     let reply = message.reply_to.map(|id| format!(", answers #{id}")).unwrap_or_default();
     print::line(&format!("#{} from {} to {} ({age} ago{reply})", message.id, message.from, message.to));
     if let Some(subject) = &message.subject {

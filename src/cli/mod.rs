@@ -47,7 +47,7 @@ pub fn main(words: Vec<OsString>) -> u8 {
         match word.into_string() {
             Ok(word) => arguments.push(word),
             Err(word) => {
-                print::complain(&format!("the argument {word:?} is not UTF-8 text"));
+                print::error(&format!("the argument {word:?} is not UTF-8 text"));
                 // In a hook, 2 would stop some providers.
                 return if arguments.get(1).is_some_and(|command| command == "hook") { exit::NO } else { USAGE };
             }
@@ -61,7 +61,7 @@ pub fn main(words: Vec<OsString>) -> u8 {
     match outcome {
         Ok(code) => code,
         Err(failure) => {
-            print::complain(&failure.text);
+            print::error(&failure.text);
             failure.code()
         }
     }
@@ -103,7 +103,7 @@ fn dispatch(mut arguments: Vec<String>) -> Outcome {
             let hook = words.first() == Some(&"hook");
             return match early.status {
                 Ok(()) => {
-                    print::own(&args::with_examples(early.output.trim_end()));
+                    print::trusted(&args::with_examples(early.output.trim_end()));
                     Ok(OK)
                 }
                 Err(()) => Err(Failure::new(if hook { Kind::No } else { Kind::Usage }, misuse(&early.output, &words))),
@@ -128,7 +128,7 @@ fn execute(command: Command) -> Outcome {
         Command::Tasks(tasks) => tasks::tasks(&tasks),
         Command::Whoami(whoami) => token::whoami(&whoami),
         Command::Guide(_) => {
-            print::own(include_str!("guide.txt").trim_end());
+            print::trusted(include_str!("guide.txt").trim_end());
             Ok(OK)
         }
         Command::Reply(reply) => send::reply(reply),

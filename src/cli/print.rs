@@ -19,24 +19,24 @@ thread_local! {
     static BROKEN: Cell<Option<u8>> = const { Cell::new(None) };
 }
 
-/// This thread has processes to end: when nobody reads any more it asks [`broken`] instead of ending at once.
-pub fn stay() {
+/// This thread has processes to end: when nobody reads any more it asks [`epipe_exit_code`] instead of ending at once.
+pub fn keep_running_on_epipe() {
     STAYS.set(true);
 }
 
 /// The exit code, once standard output is broken.
-pub fn broken() -> Option<u8> {
+pub fn epipe_exit_code() -> Option<u8> {
     BROKEN.get()
 }
 
-/// Writes and flushes; ends the process when nobody reads, unless it asked to [`stay`].
+/// Writes and flushes; ends the process when nobody reads, unless it asked to [`keep_running_on_epipe`].
 fn put(text: &str) {
     let Err(error) = try_put(text) else { return };
     let code = match error.kind() {
         std::io::ErrorKind::BrokenPipe => 0,
         _ => {
-            if broken().is_none() {
-                complain(&format!("standard output cannot be written: {error}"));
+            if epipe_exit_code().is_none() {
+                super::print::error(&format!("standard output cannot be written: {error}"));
             }
             1
         }
@@ -58,7 +58,7 @@ pub fn line(text: &str) {
 }
 
 /// The same, for a process that goes on whether or not anybody reads it.
-pub fn heedless_line(text: &str) {
+pub fn line_or_nothing(text: &str) {
     let _ = try_put(&chars::one_line(text));
 }
 
@@ -96,13 +96,13 @@ fn ascii_where_active(json: String) -> String {
 }
 
 /// Prints a text that this program or its own user made, as it is: help, what is generated, what another program reads.
-pub fn own(text: &str) {
+pub fn trusted(text: &str) {
     put(text);
 }
 
 /// What somebody is asked to permit, to be printed by [`line()`] or [`block`]: every character that is not seen, or looks like a
 /// space or a line break and is none, becomes `\u{…}`.
-pub fn asked(text: &str) -> String {
+pub fn approval_text(text: &str) -> String {
     chars::bare(text)
 }
 
@@ -112,27 +112,27 @@ pub fn clear() {
 }
 
 /// Whether a person sees standard output.
-pub fn is_seen() -> bool {
+pub fn stdout_is_terminal() -> bool {
     rustix::termios::isatty(std::io::stdout())
 }
 
 /// Whether a person sees standard error.
-pub fn is_heard() -> bool {
+pub fn stderr_is_terminal() -> bool {
     rustix::termios::isatty(std::io::stderr())
 }
 
 /// Writes an error as one line with the program's name.
-pub fn complain(text: &str) {
-    pass_on(&format!("agent-relay: {text}"));
+pub fn error(text: &str) {
+    forward(&format!("agent-relay: {text}"));
 }
 
 /// Writes a remark that is no error to where errors go: standard output is for what was asked.
-pub fn note(text: &str) {
-    complain(text);
+pub fn notice(text: &str) {
+    error(text);
 }
 
 /// Writes a line of a program of ours to standard error.
-pub fn pass_on(text: &str) {
+pub fn forward(text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{}", chars::one_line(text));
 }
 
@@ -154,7 +154,7 @@ fn aligned(rows: &[Vec<String>]) -> Vec<String> {
 }
 
 /// A span of time as people say it.
-pub fn span(ms: i64) -> String {
+pub fn format_duration(ms: i64) -> String {
     let s = ms.max(0) / 1000;
     match s {
         0..=99 => format!("{s} s"),
@@ -205,7 +205,7 @@ mod tests {
 
     #[test]
     fn what_is_asked_hides_nothing_on_one_line_or_many() {
-        let asked = asked("ls\u{202e}\u{200b}\u{a0}a\nb\rc\u{2028}d\te");
+        let asked = approval_text("ls\u{202e}\u{200b}\u{a0}a\nb\rc\u{2028}d\te");
         assert_eq!(chars::one_line(&asked), "ls\\u{202e}\\u{200b}\\u{a0}a ⏎ b\\u{d}c\\u{2028}d e");
         assert_eq!(blocked("- ", "  ", &asked).as_deref(), Some("- ls\\u{202e}\\u{200b}\\u{a0}a\n  b\\u{d}c\\u{2028}d\te"));
     }

@@ -19,7 +19,7 @@ use crate::edge::provider::Launch;
 use crate::edge::{aside, gate, heartbeat};
 use crate::os;
 use crate::provider::registry;
-use crate::runtime::runner::{Parts, run};
+use crate::runtime::runner::{RunnerParts, run};
 use crate::secret::Secret;
 use crate::wire::control::{ENV_AGENT, LogLevel, RunnerInfo};
 
@@ -28,7 +28,7 @@ pub fn from_arguments(default_provider: &str, arguments: &[String], unknown: Unk
     let args = options::parse(default_provider, arguments, unknown)?;
     if args.help {
         let of_provider = format!("{default_provider}-relay");
-        print::own(&options::help(if default_provider.is_empty() { "agent-relay run <provider>" } else { &of_provider }));
+        print::trusted(&options::help(if default_provider.is_empty() { "agent-relay run <provider>" } else { &of_provider }));
         return Ok(OK);
     }
     if args.provider.is_empty() {
@@ -63,8 +63,8 @@ fn start(args: RunArgs, provider: &'static registry::Provider) -> Outcome {
     std::panic::set_hook(Box::new(|info| {
         let recent = crate::runtime::event_loop::recent().join("; ");
         crate::log::write(LogLevel::Fatal, "runner", &format!("{info}; last events: {recent}"));
-        print::complain(&info.to_string());
-        print::complain(&format!("last events: {recent}"));
+        print::error(&info.to_string());
+        print::error(&format!("last events: {recent}"));
     }));
 
     let dir = store_dir(&home, &settings.agent.agent_id);
@@ -75,7 +75,7 @@ fn start(args: RunArgs, provider: &'static registry::Provider) -> Outcome {
     let (store, said) = aside::open_or_set_aside(&dir.join("store.sqlite"), settings.outbox_bytes_max)?;
     if let Some(said) = &said {
         log::error!(target: "runner", "{said}");
-        print::note(said);
+        print::notice(said);
     }
     let no_port = |error: std::io::Error| Failure::system(format!("cannot open the control port: {error}"));
     let control = gate::listen("127.0.0.1:0").map_err(no_port)?;
@@ -102,35 +102,35 @@ fn start(args: RunArgs, provider: &'static registry::Provider) -> Outcome {
     // In a person's own terminal not a word: the provider draws there.
     let quiet = quiet || settings.agent.in_user_terminal;
     if !quiet {
-        print::note(&format!("agent {0} on {1}; `agent-relay status {0} --why` tells how it is", settings.agent.agent_id, base.url));
+        print::notice(&format!("agent {0} on {1}; `agent-relay status {0} --why` tells how it is", settings.agent.agent_id, base.url));
         tell_if_away(&base);
     }
     for warning in &settings.warnings {
         log::warn!(target: "runner", "{warning}");
         if !quiet {
-            print::note(warning);
+            print::notice(warning);
         }
     }
     settings.log_only.iter().for_each(|warning| log::warn!(target: "runner", "{warning}"));
-    let (custody_in, custody) = unbounded();
+    let (child_registrations_in, child_registrations) = unbounded();
     let runner_id = settings.agent.runner_id.clone();
     let launch = Launch {
         cwd: settings.cwd,
         host: settings.host,
         planner: settings.planner,
         control: (port, control_token.clone()),
-        custody: custody_in,
+        child_registrations: child_registrations_in,
         clock,
     };
-    let tell: fn(&str) = if quiet { |_| {} } else { print::note };
-    let parts = Parts {
+    let tell: fn(&str) = if quiet { |_| {} } else { print::notice };
+    let parts = RunnerParts {
         config: AgentConfig { store_note: said.or_else(|| aside::note(&dir)), ..settings.agent },
         files: heartbeat::Files { config: settings.global.file(), token: token_file.clone() },
         store,
         launch,
         control,
         control_token,
-        custody,
+        child_registrations,
         clock,
         tell,
     };
@@ -146,7 +146,7 @@ fn start(args: RunArgs, provider: &'static registry::Provider) -> Outcome {
     }
     log::info!(target: "runner", "{}", outcome.message);
     if !quiet {
-        print::note(&outcome.message);
+        print::notice(&outcome.message);
     }
     Ok(OK)
 }
@@ -166,7 +166,7 @@ fn tell_if_away(base: &Base) {
     let (host, port, url) = (base.host.clone(), base.port, base.url.clone());
     let look = move || {
         if let Err(error) = crate::edge::stream::Stream::connect(&host, port, false, Duration::from_secs(5)) {
-            print::note(&format!("cannot reach the relay at {url} ({error}); retrying. Start one with `agent-relay hub`"));
+            print::notice(&format!("cannot reach the relay at {url} ({error}); retrying. Start one with `agent-relay hub`"));
         }
     };
     let _ = std::thread::Builder::new().name("look".into()).stack_size(256 << 10).spawn(look);

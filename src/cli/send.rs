@@ -189,7 +189,7 @@ impl<'a> Waiting<'a> {
         match self.json {
             true => print::json(&json!(message)),
             false => {
-                print::note(&format!("message #{} from {}", message.id, message.from));
+                print::notice(&format!("message #{} from {}", message.id, message.from));
                 print::block("", "", &message.body);
             }
         }
@@ -248,7 +248,7 @@ pub fn reply(reply: Reply) -> Outcome {
         super::hook::done_by_session("replied", &[reply.id]);
     }
     if sent["replyToUnknown"] == true {
-        print::note(&format!("the relay no longer has message #{}: the answer is sent without a reference to it", reply.id));
+        print::notice(&format!("the relay no longer has message #{}: the answer is sent without a reference to it", reply.id));
     }
     told(&sent, reply.json)
 }

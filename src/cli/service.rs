@@ -40,7 +40,7 @@ fn path() -> String {
 }
 
 /// One word of a command line in a unit: quoted, and nothing in it means anything to systemd.
-fn word(text: &str) -> String {
+fn unit_word(text: &str) -> String {
     let text = text.replace('\\', "\\\\").replace('"', "\\\"").replace('%', "%%").replace('$', "$$");
     format!("\"{}\"", text.replace('\n', "\\n"))
 }
@@ -53,7 +53,7 @@ fn program() -> Result<String, Failure> {
 fn hub_text(program: &str, rest: &[&str], settings: &str) -> String {
     let path = path();
     let words = [program, "hub"].into_iter().chain(rest.iter().copied());
-    let start = words.map(word).collect::<Vec<_>>().join(" ");
+    let start = words.map(unit_word).collect::<Vec<_>>().join(" ");
     format!("[Unit]\nDescription=agent-relay hub\n{LIMIT}\n[Service]\nExecStart={start}\n{COMMON}{path}{settings}{INSTALL}")
 }
 
@@ -87,7 +87,7 @@ pub(super) fn generate(which: Option<&str>) -> Result<String, Failure> {
             agent_text(
                 "%i",
                 true,
-                &format!("{} run --agent-id %i --quiet $AGENT_RELAY_ARGUMENTS", word(&program)),
+                &format!("{} run --agent-id %i --quiet $AGENT_RELAY_ARGUMENTS", unit_word(&program)),
                 "EnvironmentFile=%h/.agent-relay/units/%i.env\n"
             ),
             example = example_arguments(),
@@ -149,7 +149,7 @@ fn settings(name: &str, home: &Path) -> Result<String, Failure> {
     let mut lines = String::new();
     for variable in ["AGENT_RELAY_HOME", "AGENT_RELAY_URL"] {
         if let Some(value) = env(variable) {
-            lines.push_str(&format!("Environment={}\n", word(&format!("{variable}={value}")).replace("$$", "$")));
+            lines.push_str(&format!("Environment={}\n", unit_word(&format!("{variable}={value}")).replace("$$", "$")));
         }
     }
     let Some(token) = env("AGENT_RELAY_TOKEN").filter(|_| name != "hub") else { return Ok(lines) };
@@ -195,7 +195,7 @@ fn install_agent(name: &str, rest: &[&str]) -> Outcome {
         words.extend(["--cwd".into(), here.to_string_lossy().into_owned()]);
     }
     words.extend(rest.iter().map(|one| one.to_string()));
-    let start = words.iter().map(|one| word(one)).collect::<Vec<_>>().join(" ");
+    let start = words.iter().map(|one| unit_word(one)).collect::<Vec<_>>().join(" ");
     put(name, &agent_text(name, near, &start, &settings(name, &global.home)?))
 }
 
@@ -250,8 +250,8 @@ mod tests {
 
     #[test]
     fn words_of_units_mean_nothing_to_systemd() {
-        assert_eq!(word("a b"), "\"a b\"");
-        assert_eq!(word("50% of $HOME \"x\" \\"), "\"50%% of $$HOME \\\"x\\\" \\\\\"");
+        assert_eq!(unit_word("a b"), "\"a b\"");
+        assert_eq!(unit_word("50% of $HOME \"x\" \\"), "\"50%% of $$HOME \\\"x\\\" \\\\\"");
         for name in ["a/b", "-x", ".a", "a b", "%i"] {
             assert!(checked(name).is_err(), "{name}");
         }

@@ -188,13 +188,13 @@ fn transport(args: &RunArgs, provider: &Provider) -> Result<Transport, Failure> 
 }
 
 fn at_terminal() -> bool {
-    rustix::termios::isatty(std::io::stdin()) && print::is_seen()
+    rustix::termios::isatty(std::io::stdin()) && print::stdout_is_terminal()
 }
 
 /// The first prompt, and what makes it a new wish: an orchestrator keeps its request's id through recovery and restart; each
 /// start by a person is one; a unit, a container or a script repeats nothing but a changed text.
 pub(super) fn first_prompt(text: String, again: bool) -> Prompt {
-    let at_terminal = rustix::termios::isatty(std::io::stdin()) || print::is_heard();
+    let at_terminal = rustix::termios::isatty(std::io::stdin()) || print::stderr_is_terminal();
     let key = match env("AGENT_RELAY_SPAWN_REQUEST_ID") {
         Some(id) => StartKey::Request(id),
         None if at_terminal => StartKey::Person,

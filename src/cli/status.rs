@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::args::Status;
-use super::cards::{is_there, text, word};
+use super::cards::{is_there, status_word, text};
 use super::client::Client;
 use super::exit::{Failure, OK, Outcome};
 use super::{options, print};
@@ -97,9 +97,9 @@ pub fn status(status: &Status) -> Outcome {
         (false, true) => "polling",
         (false, false) => "away",
     };
-    let why = if word(&card) == "offline" { "no runner is connected for it".into() } else { text(&card, "/meta/statusWhy") };
+    let why = if status_word(&card) == "offline" { "no runner is connected for it".into() } else { text(&card, "/meta/statusWhy") };
     let remote = json!({
-        "agentId": agent, "status": word(&card), "why": why, "since": card.pointer("/meta/statusSince"),
+        "agentId": agent, "status": status_word(&card), "why": why, "since": card.pointer("/meta/statusSince"),
         "connection": {"state": state}, "card": card,
     });
     show_status(&remote, status);
@@ -111,7 +111,7 @@ fn show_status(truth: &Value, options: &Status) {
     if options.json {
         return print::json(truth);
     }
-    let since = truth.get("since").and_then(Value::as_i64).map(|at| format!(" for {}", print::span(print::now_ms() - at)));
+    let since = truth.get("since").and_then(Value::as_i64).map(|at| format!(" for {}", print::format_duration(print::now_ms() - at)));
     let since = since.unwrap_or_default();
     print::line(&format!("{}: {}{since}", text(truth, "/agentId"), text(truth, "/status")));
     if options.why {
@@ -130,7 +130,7 @@ fn detail(name: &str, value: &str) {
 fn show_reasons(truth: &Value) {
     detail("why", &text(truth, "/why"));
     if let Some(evidence) = truth.pointer("/evidence/text").and_then(Value::as_str) {
-        let ago = truth.pointer("/evidence/since").and_then(Value::as_i64).map(|at| print::span(print::now_ms() - at));
+        let ago = truth.pointer("/evidence/since").and_then(Value::as_i64).map(|at| print::format_duration(print::now_ms() - at));
         detail("known by", &format!("{evidence}, {} ago", ago.unwrap_or_default()));
     }
     for (name, fact) in [("start", "/session/start"), ("waits", "/session/delivery")] {
@@ -170,11 +170,11 @@ fn show_troubles(truth: &Value) {
         detail("store", note);
     }
     for approval in truth.get("approvals").and_then(Value::as_array).into_iter().flatten() {
-        detail("approval", &format!("{}: {}", text(approval, "/approvalId"), print::asked(&text(approval, "/title"))));
+        detail("approval", &format!("{}: {}", text(approval, "/approvalId"), print::approval_text(&text(approval, "/title"))));
     }
     for (edge, error) in truth.get("lastErrors").and_then(Value::as_object).into_iter().flatten() {
         if !error.is_null() {
-            let ago = print::span(error["agoMs"].as_i64().unwrap_or(0));
+            let ago = print::format_duration(error["agoMs"].as_i64().unwrap_or(0));
             detail("last error", &format!("{edge}, {ago} ago: {}", text(error, "/text")));
         }
     }

@@ -58,7 +58,7 @@ fn show(client: &Client, id: TaskId, as_json: bool) -> Outcome {
     let text = |value: &Value, field: &str| value[field].as_str().unwrap_or("-").to_string();
     print::block(BODY, BODY, &text(&task, "body"));
     for entry in task["history"].as_array().into_iter().flatten() {
-        let age = print::span(print::now_ms() - entry["at"].as_i64().unwrap_or(0));
+        let age = print::format_duration(print::now_ms() - entry["at"].as_i64().unwrap_or(0));
         let said = entry["body"].as_str().map(|body| format!(": {body}")).unwrap_or_default();
         print::line(&format!("  {age} ago {} by {}{said}", text(entry, "status"), text(entry, "by")));
     }
@@ -94,7 +94,7 @@ fn list_tasks(tasks: &[Value], as_json: bool) -> Outcome {
     let mut rows = vec![["TASK", "STATUS", "SINCE", "AGENT", "MESSAGE", "TITLE"].map(String::from).to_vec()];
     for task in tasks {
         let text = |field: &str| task[field].as_str().unwrap_or("-").to_string();
-        let since = print::span(print::now_ms() - task["updatedAt"].as_i64().unwrap_or(0));
+        let since = print::format_duration(print::now_ms() - task["updatedAt"].as_i64().unwrap_or(0));
         rows.push(vec![task["id"].to_string(), text("status"), since, text("agentId"), format!("#{}", task["messageId"]), text("title")]);
     }
     print::table(&rows);

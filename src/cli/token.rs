@@ -65,7 +65,7 @@ fn create(client: &Client, token: &Token) -> Outcome {
         // Alone on standard output, for a pipe into a file of its own; the rest is for people.
         false => {
             let record: TokenRecord = serde_json::from_value(made["record"].clone()).unwrap_or_default();
-            print::note(&format!("{} {}, {}", record.profile_id, record.jti, ends(&record)));
+            print::notice(&format!("{} {}, {}", record.profile_id, record.jti, ends(&record)));
             print::line(made["token"].as_str().unwrap_or_default());
         }
     }
@@ -75,7 +75,7 @@ fn create(client: &Client, token: &Token) -> Outcome {
 fn ends(record: &TokenRecord) -> String {
     match record.expires_at {
         None => "never ends".into(),
-        Some(end) if end * 1000 > print::now_ms() => format!("ends in {}", print::span(end * 1000 - print::now_ms())),
+        Some(end) if end * 1000 > print::now_ms() => format!("ends in {}", print::format_duration(end * 1000 - print::now_ms())),
         Some(_) => "has ended".into(),
     }
 }
@@ -90,7 +90,7 @@ fn list(client: &Client, as_json: bool) -> Outcome {
     let mut rows = vec![["ID", "PROFILE", "AGENT", "AGE", "END"].map(String::from).to_vec()];
     for token in tokens {
         let record: TokenRecord = serde_json::from_value(token).unwrap_or_default();
-        let age = print::span(print::now_ms() - record.issued_at * 1000);
+        let age = print::format_duration(print::now_ms() - record.issued_at * 1000);
         let end = ends(&record);
         rows.push(vec![record.jti, record.profile_id, record.agent_id.unwrap_or_else(|| "-".into()), age, end]);
     }

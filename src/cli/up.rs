@@ -30,12 +30,12 @@ const START_LIMIT: Duration = Duration::from_secs(90);
 const STOP_LIMIT: Duration = Duration::from_secs(20);
 
 /// A process that `up` started; ended when dropped.
-struct Started {
+struct StartedProcess {
     child: Child,
     what: &'static str,
 }
 
-impl Started {
+impl StartedProcess {
     fn end(&mut self) {
         if matches!(self.child.try_wait(), Ok(Some(_))) {
             return;
@@ -48,13 +48,13 @@ impl Started {
             }
             std::thread::sleep(Duration::from_millis(10)); // a wait with a limit
         }
-        print::note(&format!("the {} did not stop in time; ending it", self.what));
+        print::notice(&format!("the {} did not stop in time; ending it", self.what));
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-impl Drop for Started {
+impl Drop for StartedProcess {
     fn drop(&mut self) {
         self.end();
     }
@@ -68,7 +68,7 @@ pub fn up(options: Up) -> Outcome {
     signals::watch(move |_| on_signal.send(ChatEvent::Signal).is_ok())
         .map_err(|error| Failure::system(format!("cannot watch signals: {error}")))?;
 
-    print::stay();
+    print::keep_running_on_epipe();
     let hub = start_hub(&program)?;
     let global = if hub.is_some() { of_our_hub()? } else { Global::load(None, None)? };
     let client = Client::new(&global)?;
@@ -97,7 +97,7 @@ pub fn up(options: Up) -> Outcome {
 }
 
 /// Starts a hub unless a relay answers already.
-fn start_hub(program: &Path) -> Result<Option<Started>, Failure> {
+fn start_hub(program: &Path) -> Result<Option<StartedProcess>, Failure> {
     let global = Global::load(None, None)?;
     let client = Client::new(&global)?;
     let is_loopback = client.base.is_loopback();
@@ -127,7 +127,7 @@ fn start_hub(program: &Path) -> Result<Option<Started>, Failure> {
         .spawn()
         .map_err(|error| Failure::system(format!("cannot start the hub: {error}")))?;
     let stdout = child.stdout.take();
-    let mut started = Started { child, what: "hub" };
+    let mut started = StartedProcess { child, what: "hub" };
     let mut line = String::new();
     if let Some(stdout) = stdout {
         let _ = BufReader::new(stdout).read_line(&mut line);
@@ -170,7 +170,7 @@ impl OwnGroup for Command {
 }
 
 struct Runner {
-    process: Started,
+    process: StartedProcess,
     agent: String,
 }
 
@@ -195,7 +195,7 @@ fn start_runner(program: &Path, options: &Up, demo: bool, agent_command: &[Strin
     os::prepare_child(&mut command, true);
     let mut child = command.spawn().map_err(|error| Failure::system(format!("cannot start the runner: {error}")))?;
     let stderr = child.stderr.take();
-    let mut process = Started { child, what: "runner" };
+    let mut process = StartedProcess { child, what: "runner" };
     // The first line names the agent, or says why there is none.
     let mut reader = BufReader::new(stderr.expect("piped above"));
     let mut first = String::new();
@@ -203,7 +203,7 @@ fn start_runner(program: &Path, options: &Up, demo: bool, agent_command: &[Strin
     let agent = first.strip_prefix("agent-relay: agent ").and_then(|rest| rest.split(' ').next()).map(str::to_string);
     std::thread::spawn(move || {
         for line in reader.lines().map_while(Result::ok) {
-            print::pass_on(&line);
+            print::forward(&line);
         }
     });
     match agent {

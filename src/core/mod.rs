@@ -19,7 +19,6 @@ pub mod session;
 pub mod store;
 pub mod time;
 pub(crate) mod timers;
-pub mod tracker;
 
 use time::{Now, Tick};
 

@@ -30,17 +30,17 @@ pub struct SessionCapabilities {
     pub changes_context: bool,
 }
 
-/// What the agent asks of a session. Each verb but `Open` and `Deliver` is answered by [`Signal::Answered`].
+/// What the agent asks of a session. Each verb but `Open` and `Deliver` is answered by [`SessionEvent::Answered`].
 #[allow(missing_docs)] // the names say it
 #[derive(Debug, Clone, PartialEq)]
 pub enum Verb {
-    /// Start the conversation; answered by [`Signal::Opened`] or [`Signal::OpenFailed`].
+    /// Start the conversation; answered by [`SessionEvent::Opened`] or [`SessionEvent::OpenFailed`].
     Open {
         /// Conversation to go on with.
         resume: Option<Resume>,
     },
-    /// Put a batch into the conversation; answered by [`Signal::Taken`] and [`Signal::TurnEnded`].
-    Deliver(Parcel),
+    /// Put a batch into the conversation; answered by [`SessionEvent::Accepted`] and [`SessionEvent::TurnEnded`].
+    Deliver(Delivery),
     /// Put a text of the runner into the conversation as soon as no turn runs; answered when the conversation has it.
     Inject {
         text: String,
@@ -67,7 +67,7 @@ pub enum Verb {
     },
     /// A hook of the provider reports an event.
     Hook {
-        /// Who waits for [`Signal::HookAnswer`]; 0: nobody.
+        /// Who waits for [`SessionEvent::HookAnswer`]; 0: nobody.
         ticket: Ticket,
         /// Name of the event, as the hook program says it.
         event: String,
@@ -85,7 +85,7 @@ pub enum Verb {
 /// Text for the conversation that is delivered exactly once.
 #[allow(missing_docs)] // the names say it
 #[derive(Debug, Clone, PartialEq, Default)]
-pub struct Parcel {
+pub struct Delivery {
     pub batch: BatchNumber,
     /// A UUID that stays the same when the same messages are delivered again.
     pub key: String,
@@ -103,12 +103,12 @@ pub struct Resume {
     /// Session id of the provider.
     pub session: String,
     /// Messages whose fate is not known: the session looks for them in its record.
-    pub evidence_for: Vec<Trace>,
+    pub evidence_for: Vec<MessageFingerprint>,
 }
 
 /// How a message can be recognised in a provider's record.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub struct Trace {
+pub struct MessageFingerprint {
     /// The header line that every delivered message begins with.
     pub header: String,
     /// Start of the text after it.
@@ -117,7 +117,7 @@ pub struct Trace {
     pub is_whole: bool,
 }
 
-impl Trace {
+impl MessageFingerprint {
     /// Whether a text of the record is this one. `squeeze` takes away what changes on the way. Without a header the text
     /// itself must begin so, or be the same.
     pub fn is_in(&self, text: &str, squeeze: fn(&str) -> String) -> bool {
@@ -147,7 +147,7 @@ words! {
 /// What a session tells the agent.
 #[allow(missing_docs)] // the names say it
 #[derive(Debug, Clone, PartialEq)]
-pub enum Signal {
+pub enum SessionEvent {
     /// The conversation is open.
     Opened(Opened),
     /// The conversation cannot be opened.
@@ -158,7 +158,7 @@ pub enum Signal {
         permanent: bool,
     },
     /// The provider has the parcel.
-    Taken {
+    Accepted {
         batch: BatchNumber,
         key: String,
         /// How that is known, for people: the provider's own record counts, never a successful write.
@@ -187,12 +187,12 @@ pub enum Signal {
     /// An event for the agent's timeline, which people see.
     Timeline(&'static str),
     /// The conversation has another id from now on.
-    Moved {
+    ConversationChanged {
         /// Session id to resume later.
         session: String,
     },
     /// Somebody at the provider's own terminal ended it on purpose: the runner ends too, without a restart.
-    Left {
+    EndedByUser {
         /// How it was ended, for people.
         reason: String,
     },
@@ -231,38 +231,38 @@ pub enum Signal {
         result: Result<Value, String>,
     },
     /// For the log.
-    Note {
+    Log {
         /// True for trouble.
         warn: bool,
         text: String,
     },
 }
 
-impl Signal {
+impl SessionEvent {
     /// Word for the ring of recent events.
     pub fn name(&self) -> &'static str {
         match self {
-            Signal::Opened(_) => "Opened",
-            Signal::OpenFailed { .. } => "OpenFailed",
-            Signal::Taken { .. } => "Taken",
-            Signal::Refused { .. } => "Refused",
-            Signal::TurnStarted => "TurnStarted",
-            Signal::Evidence(_) => "Evidence",
-            Signal::Work { .. } => "Work",
-            Signal::Timeline(_) => "Timeline",
-            Signal::Moved { .. } => "Moved",
-            Signal::Left { .. } => "Left",
-            Signal::HookAnswer { .. } => "HookAnswer",
-            Signal::Announce { .. } => "Announce",
-            Signal::ProviderState(_) => "ProviderState",
-            Signal::TurnEnded { .. } => "TurnEnded",
-            Signal::Mirror(_) => "Mirror",
-            Signal::ApprovalOpened(_) => "ApprovalOpened",
-            Signal::ApprovalClosed { .. } => "ApprovalClosed",
-            Signal::Context(_) => "Context",
-            Signal::Fact { .. } => "Fact",
-            Signal::Answered { .. } => "Answered",
-            Signal::Note { .. } => "Note",
+            SessionEvent::Opened(_) => "Opened",
+            SessionEvent::OpenFailed { .. } => "OpenFailed",
+            SessionEvent::Accepted { .. } => "Taken",
+            SessionEvent::Refused { .. } => "Refused",
+            SessionEvent::TurnStarted => "TurnStarted",
+            SessionEvent::Evidence(_) => "Evidence",
+            SessionEvent::Work { .. } => "Work",
+            SessionEvent::Timeline(_) => "Timeline",
+            SessionEvent::ConversationChanged { .. } => "Moved",
+            SessionEvent::EndedByUser { .. } => "Left",
+            SessionEvent::HookAnswer { .. } => "HookAnswer",
+            SessionEvent::Announce { .. } => "Announce",
+            SessionEvent::ProviderState(_) => "ProviderState",
+            SessionEvent::TurnEnded { .. } => "TurnEnded",
+            SessionEvent::Mirror(_) => "Mirror",
+            SessionEvent::ApprovalOpened(_) => "ApprovalOpened",
+            SessionEvent::ApprovalClosed { .. } => "ApprovalClosed",
+            SessionEvent::Context(_) => "Context",
+            SessionEvent::Fact { .. } => "Fact",
+            SessionEvent::Answered { .. } => "Answered",
+            SessionEvent::Log { .. } => "Note",
         }
     }
 }
@@ -274,7 +274,7 @@ pub struct Opened {
     /// Session id to resume later.
     pub session: String,
     /// Whether it is new, resumed or lost.
-    pub how: How,
+    pub how: OpenMode,
     /// Name and version of the provider program, for people.
     pub agent: String,
     pub model: Option<String>,
@@ -284,32 +284,32 @@ pub struct Opened {
 
 /// New, resumed or lost.
 #[derive(Debug, Clone, PartialEq)]
-pub enum How {
+pub enum OpenMode {
     /// A fresh conversation; nothing was to be resumed.
     New,
     /// The old one goes on; what its record says of each message asked for, in order.
-    Loaded(Vec<Fate>),
+    Loaded(Vec<DeliveryOutcome>),
     /// The old one goes on, without a look at the record.
     Resumed,
     /// The old one is gone: a fresh one was started.
     Lost(String),
 }
 
-impl fmt::Display for How {
+impl fmt::Display for OpenMode {
     /// For the log, without what the record says.
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
-            How::New => f.write_str("New"),
-            How::Loaded(fates) => write!(f, "Loaded({})", fates.len()),
-            How::Resumed => f.write_str("Resumed"),
-            How::Lost(why) => write!(f, "Lost({why})"),
+            OpenMode::New => f.write_str("New"),
+            OpenMode::Loaded(fates) => write!(f, "Loaded({})", fates.len()),
+            OpenMode::Resumed => f.write_str("Resumed"),
+            OpenMode::Lost(why) => write!(f, "Lost({why})"),
         }
     }
 }
 
 /// What the record says about an unsettled message.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Fate {
+pub enum DeliveryOutcome {
     /// It never arrived.
     Unseen,
     /// It arrived and was not answered.
@@ -376,34 +376,34 @@ pub enum Input {
     /// A deadline has passed.
     Wake,
     /// Who the provider is, told before anything else where a terminal hosts it.
-    Born { pid: u32 },
+    ProcessStarted { pid: u32 },
     /// The followed file has grown.
-    Grown(Vec<u8>),
+    FileAppended(Vec<u8>),
     /// All that the followed file held when it was looked at has been given.
-    Caught,
+    CaughtUp,
     /// The followed file was replaced or cut: what comes now is its beginning.
-    Rewound,
+    FileReset,
     /// A watched file has changed; `None`: it is gone.
-    File {
+    FileChanged {
         path: String,
         /// Its content, at most [`WATCHED_BYTES_MAX`].
         text: Option<String>,
     },
     /// The terminal has drawn something since the last look.
-    Drawn,
-    /// Answer to [`Output::Look`].
-    Screen(Screen),
+    ScreenChanged,
+    /// Answer to [`Output::CaptureScreen`].
+    ScreenCaptured(Screen),
     /// The terminal cannot do what was asked.
-    TermFailed(String),
-    /// Fate of a line for a socket.
-    Posted {
+    TerminalFailed(String),
+    /// DeliveryOutcome of a line for a socket.
+    SocketWritten {
         /// Number from the order.
         number: u64,
         /// Why it could not be written.
         result: Result<(), String>,
     },
     /// A line that came to our own socket.
-    Mail(String),
+    SocketLine(String),
 }
 
 /// Bytes of a watched file.
@@ -431,9 +431,9 @@ pub enum Output {
     /// No more input for the provider.
     CloseInput,
     /// For the agent.
-    Signal(Signal),
-    /// Show what the terminal shows; answered by [`Input::Screen`].
-    Look,
+    Event(SessionEvent),
+    /// Show what the terminal shows; answered by [`Input::ScreenCaptured`].
+    CaptureScreen,
     /// Put text into the terminal as a paste; it is not submitted by that.
     Paste(String),
     /// Press a key, in the terminal's spelling.
@@ -452,8 +452,8 @@ pub enum Output {
         /// Which one; it may not be there yet.
         path: String,
     },
-    /// Write a line to a socket; answered by [`Input::Posted`].
-    Post {
+    /// Write a line to a socket; answered by [`Input::SocketWritten`].
+    WriteSocket {
         number: u64,
         path: String,
         /// The line, with its line break.

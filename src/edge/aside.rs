@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::Connection;
 
-use super::database::{Check, Moved, beside, copy_checked, error_of, io_error_of, sync_folder};
+use super::database::{Check, FileLoss, beside, copy_checked, error_of, io_error_of, sync_folder};
 use super::salvage::{Plan, dated, salvage};
 use super::store::inbox::count_senders;
 use super::store::{SCHEMAS, Store};
@@ -111,7 +111,7 @@ fn set_aside(path: &Path, error: &StoreError) -> Result<String, StoreError> {
 }
 
 /// The open file has no name any more: it gets one again, its own if that is free.
-pub(super) fn put_back(db: &Connection, path: &Path, moved: Moved) -> StoreError {
+pub(super) fn put_back(db: &Connection, path: &Path, moved: FileLoss) -> StoreError {
     let found = format!("the runner's store {} {} while the runner ran", path.display(), moved.told());
     let folder = path.parent().unwrap_or(path);
     let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -125,14 +125,14 @@ pub(super) fn put_back(db: &Connection, path: &Path, moved: Moved) -> StoreError
 
 /// Saves an open file that was deleted or replaced. `None`: all that it held stands in its own place again; else where it
 /// was saved, in `spare`.
-pub fn rescue(db: &Connection, path: &Path, moved: Moved, spare: &Path) -> Result<Option<PathBuf>, StoreError> {
+pub fn rescue(db: &Connection, path: &Path, moved: FileLoss, spare: &Path) -> Result<Option<PathBuf>, StoreError> {
     let what = "it cannot be saved";
-    if moved == Moved::LogGone && emptied_log(db) {
+    if moved == FileLoss::LogGone && emptied_log(db) {
         return Ok(None);
     }
     crate::os::make_private_dir(path.parent().unwrap_or(path)).map_err(|error| io_error_of(what, &error))?;
     copy_checked(db, spare, what)?;
-    if moved == Moved::Replaced {
+    if moved == FileLoss::Replaced {
         return Ok(Some(spare.into()));
     }
     // A log that was left behind belongs to the file that is gone, and would be played into the new one.

@@ -42,11 +42,11 @@ pub fn ws_config(unsent_max: usize) -> WebSocketConfig {
 
 /// Body of the thread.
 pub fn run(orders: Receiver<BusCommand>, waker: Waker, lane: Sender<Event>) {
-    let mut edge = Bus { orders, waker, lane, live: None };
+    let mut edge = Bus { orders, waker, lane, connection: None };
     while edge.turn() {}
 }
 
-struct Live {
+struct Connection {
     socket: WebSocket<Stream>,
     heard: Instant,
     pinged: bool,
@@ -57,13 +57,13 @@ struct Bus {
     orders: Receiver<BusCommand>,
     waker: Waker,
     lane: Sender<Event>,
-    live: Option<Live>,
+    connection: Option<Connection>,
 }
 
 impl Bus {
     /// One step: wait, read, carry out orders. False: nobody gives orders any more.
     fn turn(&mut self) -> bool {
-        let Some(live) = &mut self.live else {
+        let Some(connection) = &mut self.connection else {
             // Nothing to watch: wait for an order.
             return match self.orders.recv() {
                 Ok(order) => self.carry_out(order),
@@ -71,21 +71,21 @@ impl Bus {
             };
         };
         // Ping after 20 s of silence, give up after 45 s. The relay pings by itself, so this is rare.
-        let silent = live.heard.elapsed();
-        let limit = if live.pinged { SILENCE_MAX } else { PING_INTERVAL + Duration::from_secs(2) };
+        let silent = connection.heard.elapsed();
+        let limit = if connection.pinged { SILENCE_MAX } else { PING_INTERVAL + Duration::from_secs(2) };
         if silent >= limit {
-            if live.pinged {
+            if connection.pinged {
                 return self.lost(Cause::TimedOut(format!("the relay was silent for {} s", silent.as_secs())));
             }
-            live.pinged = true;
-            let _ = live.socket.write(Message::Ping(Vec::new().into()));
-            live.unflushed = true;
+            connection.pinged = true;
+            let _ = connection.socket.write(Message::Ping(Vec::new().into()));
+            connection.unflushed = true;
         }
-        let wants = if live.unflushed { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };
-        let has_more = live.socket.get_mut().has_decrypted();
+        let wants = if connection.unflushed { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };
+        let has_more = connection.socket.get_mut().has_decrypted();
         let timeout = if has_more { Duration::ZERO } else { limit.saturating_sub(silent).max(Duration::from_millis(1)) };
         let (readable, woken) = {
-            let mut fds = [PollFd::new(live.socket.get_ref(), wants), PollFd::new(&self.waker, PollFlags::IN)];
+            let mut fds = [PollFd::new(connection.socket.get_ref(), wants), PollFd::new(&self.waker, PollFlags::IN)];
             os::wait(&mut fds, Some(timeout));
             (!fds[0].revents().is_empty() || has_more, os::is_ready(&fds[1]))
         };
@@ -106,9 +106,9 @@ impl Bus {
                 }
             }
         }
-        if let Some(live) = self.live.as_mut().filter(|live| live.unflushed) {
-            match live.socket.flush() {
-                Ok(()) => live.unflushed = live.socket.get_ref().has_unsent(),
+        if let Some(connection) = self.connection.as_mut().filter(|connection| connection.unflushed) {
+            match connection.socket.flush() {
+                Ok(()) => connection.unflushed = connection.socket.get_ref().has_unsent(),
                 Err(WsError::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return self.lost(cause_of(error)),
             }
@@ -119,13 +119,13 @@ impl Bus {
     /// Reads until `WouldBlock`, so that nothing decrypted stays behind.
     fn read(&mut self) -> bool {
         loop {
-            let Some(live) = &mut self.live else {
+            let Some(connection) = &mut self.connection else {
                 return true;
             };
-            match live.socket.read() {
+            match connection.socket.read() {
                 Ok(message) => {
-                    live.heard = Instant::now();
-                    live.pinged = false;
+                    connection.heard = Instant::now();
+                    connection.pinged = false;
                     if let Message::Text(text) = message {
                         match RelayFrame::parse(&text) {
                             Ok(frame) => {
@@ -140,8 +140,8 @@ impl Bus {
                                 log::warn!(target: "bus", "malformed frame: {reason}")
                             }
                         }
-                    } else if let Some(live) = &mut self.live {
-                        live.unflushed = true; // a pong may be waiting
+                    } else if let Some(connection) = &mut self.connection {
+                        connection.unflushed = true; // a pong may be waiting
                     }
                 }
                 Err(WsError::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -161,30 +161,30 @@ impl Bus {
     fn carry_out(&mut self, order: BusCommand) -> bool {
         match order {
             BusCommand::Connect(to) => {
-                self.live = None;
+                self.connection = None;
                 let base = Base::parse(&to.relay).map_err(Cause::Protocol);
                 match base.and_then(|base| connect(&base, &to.token)) {
                     Ok(socket) => {
-                        self.live = Some(Live { socket, heard: Instant::now(), pinged: false, unflushed: false });
+                        self.connection = Some(Connection { socket, heard: Instant::now(), pinged: false, unflushed: false });
                         self.report(BusEvent::Connected)
                     }
                     Err(cause) => self.report(BusEvent::Lost(cause)),
                 }
             }
             BusCommand::Send(text) => {
-                let Some(live) = &mut self.live else {
+                let Some(connection) = &mut self.connection else {
                     return true;
                 };
-                match live.socket.write(Message::text(text)) {
+                match connection.socket.write(Message::text(text)) {
                     Ok(()) => {
-                        live.unflushed = match live.socket.flush() {
-                            Ok(()) => live.socket.get_ref().has_unsent(),
+                        connection.unflushed = match connection.socket.flush() {
+                            Ok(()) => connection.socket.get_ref().has_unsent(),
                             Err(_) => true,
                         };
                         true
                     }
                     Err(WsError::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
-                        live.unflushed = true;
+                        connection.unflushed = true;
                         true
                     }
                     Err(error) => self.lost(cause_of(error)),
@@ -198,26 +198,26 @@ impl Bus {
     }
 
     fn lost(&mut self, cause: Cause) -> bool {
-        self.live = None;
+        self.connection = None;
         self.report(BusEvent::Lost(cause))
     }
 
     /// Sends a close frame and waits for the answer, at most a second.
     fn close(&mut self, reason: &str) {
-        let Some(mut live) = self.live.take() else {
+        let Some(mut connection) = self.connection.take() else {
             return;
         };
         let frame = CloseFrame { code: tungstenite::protocol::frame::coding::CloseCode::Normal, reason: reason.to_string().into() };
         let until = Instant::now() + CLOSE_LIMIT;
-        if live.socket.close(Some(frame)).is_err() {
+        if connection.socket.close(Some(frame)).is_err() {
             return;
         }
         while let Some(left) = until.checked_duration_since(Instant::now()) {
-            let _ = live.socket.flush();
-            match live.socket.read() {
+            let _ = connection.socket.flush();
+            match connection.socket.read() {
                 Ok(_) => {}
                 Err(WsError::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
-                    os::wait(&mut [PollFd::new(live.socket.get_ref(), PollFlags::IN)], Some(left));
+                    os::wait(&mut [PollFd::new(connection.socket.get_ref(), PollFlags::IN)], Some(left));
                 }
                 Err(_) => return,
             }

@@ -271,7 +271,7 @@ pub fn identity(path: &Path) -> Option<(u64, u64)> {
 
 /// Watches that an open file keeps its name: what is written into a deleted or replaced file is lost.
 #[derive(Debug, Default)]
-pub struct Place {
+pub struct NamedFile {
     path: PathBuf,
     file: Option<(u64, u64)>,
     log: Option<(u64, u64)>,
@@ -279,7 +279,7 @@ pub struct Place {
 
 /// What became of an open file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Moved {
+pub enum FileLoss {
     /// Nothing has its name.
     Deleted,
     /// Another file has its name.
@@ -288,21 +288,21 @@ pub enum Moved {
     LogGone,
 }
 
-impl Moved {
+impl FileLoss {
     /// As a sentence.
     pub fn told(self) -> &'static str {
         match self {
-            Moved::Deleted => "was deleted",
-            Moved::Replaced => "was replaced by another file",
-            Moved::LogGone => "lost its write-ahead log (a file that ends in -wal)",
+            FileLoss::Deleted => "was deleted",
+            FileLoss::Replaced => "was replaced by another file",
+            FileLoss::LogGone => "lost its write-ahead log (a file that ends in -wal)",
         }
     }
 }
 
-impl Place {
+impl NamedFile {
     /// Of a file that was just opened; an empty path: of none.
-    pub fn of(path: &Path) -> Place {
-        Place { path: path.into(), file: identity(path), log: identity(&beside(path, "-wal")) }
+    pub fn of(path: &Path) -> NamedFile {
+        NamedFile { path: path.into(), file: identity(path), log: identity(&beside(path, "-wal")) }
     }
 
     /// The path.
@@ -311,15 +311,15 @@ impl Place {
     }
 
     /// Looks at the folder only, without reading the file. `None`: nothing has changed.
-    pub fn look(&mut self) -> Option<Moved> {
+    pub fn look(&mut self) -> Option<FileLoss> {
         self.file?;
         let (file, log) = (identity(&self.path), identity(&beside(&self.path, "-wal")));
         // The log is made by the first change.
         self.log = self.log.or(log);
         match () {
-            () if file.is_none() => Some(Moved::Deleted),
-            () if file != self.file => Some(Moved::Replaced),
-            () if log != self.log => Some(Moved::LogGone),
+            () if file.is_none() => Some(FileLoss::Deleted),
+            () if file != self.file => Some(FileLoss::Replaced),
+            () if log != self.log => Some(FileLoss::LogGone),
             () => None,
         }
     }

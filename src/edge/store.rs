@@ -20,7 +20,7 @@ use crate::core::ids::{BatchNumber, MessageId, ProcessRef, TaskId};
 use crate::core::limits::*;
 use crate::core::store::{StoreError, StoreKind};
 use crate::edge::aside::{put_back, suspect};
-use crate::edge::database::{Check, Place, drop_copies, error_of, give_back, open_database, quick_check_at_start, rows_of};
+use crate::edge::database::{Check, NamedFile, drop_copies, error_of, give_back, open_database, quick_check_at_start, rows_of};
 use crate::os;
 use crate::wire::api::Command;
 use inbox::{note_sender, place_of};
@@ -83,7 +83,7 @@ UPDATE outbox SET generation = 1 WHERE kind = 'task-update' OR json_extract(payl
 /// The open file.
 pub struct Store {
     db: Connection,
-    place: Place,
+    place: NamedFile,
     outbox_bytes_max: u64,
     rows: u64,
     poisoned: u64,
@@ -101,7 +101,8 @@ impl Store {
     /// Opens or makes the file.
     pub fn open(path: &Path, outbox_bytes_max: u64) -> Result<Store, StoreError> {
         let db = open_database(path, SCHEMAS)?.db;
-        let mut store = Store { db, place: Place::of(path), outbox_bytes_max, rows: 0, poisoned: 0, bytes: 0, settled: 0, deletions: 0 };
+        let mut store =
+            Store { db, place: NamedFile::of(path), outbox_bytes_max, rows: 0, poisoned: 0, bytes: 0, settled: 0, deletions: 0 };
         store.read_counters().map_err(|error| error_of(format!("cannot read the store {}", path.display()), &error))?;
         Ok(store)
     }
@@ -110,7 +111,7 @@ impl Store {
     pub fn in_memory() -> rusqlite::Result<Store> {
         let db = Connection::open_in_memory()?;
         SCHEMAS.iter().try_for_each(|schema| db.execute_batch(schema))?;
-        let place = Place::default();
+        let place = NamedFile::default();
         Ok(Store { db, place, outbox_bytes_max: OUTBOX_BYTES_MAX, rows: 0, poisoned: 0, bytes: 0, settled: 0, deletions: 0 })
     }
 
@@ -365,10 +366,10 @@ fn apply(db: &Transaction<'_>, op: &StoreOp, counts: &mut Counts) -> rusqlite::R
             db.prepare_cached("INSERT OR REPLACE INTO provider (one, pid, start, provider_session, session) VALUES (1, ?1, ?2, ?3, ?4)")?
                 .execute(params![record.process.pid as i64, record.process.start as i64, record.provider_session, record.session])?;
         }
-        StoreOp::Note { key, value: Some(value) } => {
+        StoreOp::PutMeta { key, value: Some(value) } => {
             db.prepare_cached("INSERT OR REPLACE INTO notes (key, value) VALUES (?1, ?2)")?.execute(params![key, value])?;
         }
-        StoreOp::Note { key, value: None } => {
+        StoreOp::PutMeta { key, value: None } => {
             db.prepare_cached("DELETE FROM notes WHERE key = ?1")?.execute([key])?;
         }
     }

@@ -6,7 +6,7 @@ use crossbeam_channel::{Receiver, Sender};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde_json::{Value, json};
 
-use crate::core::hub::event::{Event, Party, Query, ReadAnswer, StoreEvent};
+use crate::core::hub::event::{CommandParties, Event, Query, ReadAnswer, StoreEvent};
 use crate::core::ids::ReadNumber;
 use crate::core::limits::UNACKED_BYTES_MAX;
 use crate::core::store::StoreError;
@@ -121,7 +121,7 @@ impl View<'_> {
                 ReadAnswer::Json(self.with_generation(found)?.pop().unwrap_or(Value::Null))
             }
             Query::Commands { target, status, own } => {
-                let whose = |part: fn(&Party) -> &String| own.as_ref().map(part);
+                let whose = |part: fn(&CommandParties) -> &String| own.as_ref().map(part);
                 let commands = self.docs(
                     "SELECT doc FROM commands WHERE (?1 IS NULL OR target = ?1) AND (?2 IS NULL OR status = ?2)
                        AND (?3 IS NULL OR coalesce(doc ->> '$.agentId' = ?3, target IN (?3, ?4)) OR doc ->> '$.issuedBy' = ?5)
@@ -131,7 +131,7 @@ impl View<'_> {
                 ReadAnswer::Json(json!({"commands": commands}))
             }
             Query::Command { id, own } => {
-                let whose = |part: fn(&Party) -> &String| own.as_ref().map(part);
+                let whose = |part: fn(&CommandParties) -> &String| own.as_ref().map(part);
                 let sql = "SELECT doc FROM commands
                      WHERE id = ?1 AND (?2 IS NULL OR coalesce(doc ->> '$.agentId' = ?2, target IN (?2, ?3)) OR doc ->> '$.issuedBy' = ?4)";
                 let values: [&dyn rusqlite::ToSql; 4] =

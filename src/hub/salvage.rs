@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::store::SCHEMAS;
 use crate::core::store::{StoreError, StoreKind};
 use crate::edge::aside::rescue;
-use crate::edge::database::{Moved, beside};
+use crate::edge::database::{FileLoss, beside};
 use crate::edge::salvage::{Plan, dated, salvage};
 use crate::os;
 
@@ -87,7 +87,7 @@ pub fn save_damaged(dir: &Path, error: &StoreError) -> StoreError {
 }
 
 /// Saves the content of an open file that was deleted: it exists as long as it is open.
-pub fn save_open(db: &Connection, path: &Path, moved: Moved) -> StoreError {
+pub fn save_open(db: &Connection, path: &Path, moved: FileLoss) -> StoreError {
     let found = format!("the hub's store {} {} while the hub ran", path.display(), moved.told());
     let spare = dated(path.parent().unwrap_or(path), "salvaged", ".sqlite");
     let text = match rescue(db, path, moved, &spare) {

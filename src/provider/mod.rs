@@ -10,8 +10,8 @@ pub mod hooks;
 pub mod jsonrpc;
 pub mod launch;
 pub mod lines;
+pub mod redact;
 pub mod settings;
-pub mod shown;
 pub mod text;
 
 pub mod acp;

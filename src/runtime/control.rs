@@ -3,9 +3,9 @@
 use serde_json::{Value, json};
 
 use crate::core::agent::event::{ControlRequest, Event};
+use crate::core::agent::tracker::Status;
 use crate::core::http::Request;
 use crate::core::ids::{MessageId, Ticket};
-use crate::core::tracker::Status;
 use crate::edge::gate::{GateEvent, Handled};
 use crate::provider::registry;
 use crate::secret::Secret;

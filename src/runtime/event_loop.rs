@@ -39,7 +39,7 @@ fn remember(text: String) {
 
 /// What a lane gives when it is asked.
 #[derive(Debug, PartialEq)]
-pub enum Taken<E> {
+pub enum Received<E> {
     /// Its oldest event.
     Event(E),
     /// Nothing for now.
@@ -56,7 +56,7 @@ pub trait Lanes {
     /// How many there are.
     fn count(&self) -> usize;
     /// Takes from a lane without waiting. Only this tells whether a lane is closed.
-    fn take(&mut self, lane: usize) -> Taken<Self::Event>;
+    fn take(&mut self, lane: usize) -> Received<Self::Event>;
     /// Waits until one of these lanes may have something, or the time is over. It may return early and for no reason: a push
     /// and its wake-up are two steps, and the event may have been taken between them.
     fn wait(&mut self, lanes: &[usize], timeout: Option<Duration>);
@@ -70,11 +70,11 @@ impl<E> Lanes for &[Receiver<E>] {
         self.len()
     }
 
-    fn take(&mut self, lane: usize) -> Taken<E> {
+    fn take(&mut self, lane: usize) -> Received<E> {
         match self[lane].try_recv() {
-            Ok(event) => Taken::Event(event),
-            Err(TryRecvError::Empty) => Taken::Empty,
-            Err(TryRecvError::Disconnected) => Taken::Closed,
+            Ok(event) => Received::Event(event),
+            Err(TryRecvError::Empty) => Received::Empty,
+            Err(TryRecvError::Disconnected) => Received::Closed,
         }
     }
 
@@ -118,12 +118,12 @@ pub fn run<M: Machine>(
                     break;
                 }
                 let event = match lanes.take(lane) {
-                    Taken::Event(event) => event,
-                    Taken::Empty => {
+                    Received::Event(event) => event,
+                    Received::Empty => {
                         closed[lane] = crate::planted::is("deaf-lane") && waited;
                         break;
                     }
-                    Taken::Closed => {
+                    Received::Closed => {
                         closed[lane] = true;
                         break;
                     }

@@ -24,7 +24,7 @@ use crate::secret::Secret;
 
 /// Everything that a runner is built from.
 #[allow(missing_docs)] // the names say it
-pub struct Parts {
+pub struct RunnerParts {
     /// Settings of the machine.
     pub config: AgentConfig,
     /// Where a replacement token may stand, and where the agent's own is put for its tools.
@@ -38,7 +38,7 @@ pub struct Parts {
     /// Token of the control server.
     pub control_token: Secret,
     /// Where the provider thread tells what it runs.
-    pub custody: Receiver<Option<ChildRegistration>>,
+    pub child_registrations: Receiver<Option<ChildRegistration>>,
     pub clock: Clock,
     /// Prints a sentence for whoever started the runner.
     pub tell: fn(&str),
@@ -72,13 +72,13 @@ struct Ports {
 
 /// Runs until the machine has finished; nothing of it is left behind. An error is a refusal of the operating system
 /// (threads, descriptors, signals) before anything was done.
-pub fn run(parts: Parts) -> Result<Outcome, String> {
+pub fn run(parts: RunnerParts) -> Result<Outcome, String> {
     let mut threads = Threads::new();
     let exits = threads.exits();
     let (lanes_in, lanes_out): (Vec<Sender<Event>>, Vec<Receiver<Event>>) =
         Lane::ALL.iter().map(|lane| bounded(lane_capacity(*lane))).unzip();
     let waker = || Waker::new().map_err(|error| format!("cannot make a wake descriptor: {error}"));
-    let Parts { config, files, store: file, launch, control, control_token, custody, clock, tell } = parts;
+    let RunnerParts { config, files, store: file, launch, control, control_token, child_registrations, clock, tell } = parts;
 
     let (store_port, store_orders) = bounded(COMMITS_IN_FLIGHT_MAX + 16);
     let (bus_port, bus_orders) = bounded(BUS_ORDERS);
@@ -150,7 +150,7 @@ pub fn run(parts: Parts) -> Result<Outcome, String> {
     for late in threads.join(JOIN_LIMIT, || lanes_out.iter().for_each(|lane| while lane.try_recv().is_ok() {})) {
         log::warn!(target: "runner", "thread {late} did not end in time");
     }
-    last_kill(&custody);
+    last_kill(&child_registrations);
     Ok(outcome)
 }
 
@@ -172,9 +172,9 @@ fn wait_for_exit(exits: &Receiver<super::threads::ThreadExit>, outcome: &Receive
 }
 
 /// If everything else died, the provider still ends.
-fn last_kill(custody: &Receiver<Option<ChildRegistration>>) {
+fn last_kill(child_registrations: &Receiver<Option<ChildRegistration>>) {
     let mut last = None;
-    while let Ok(told) = custody.try_recv() {
+    while let Ok(told) = child_registrations.try_recv() {
         last = told;
     }
     if let Some(ChildRegistration { process, provider_session }) = last

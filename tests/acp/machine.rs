@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use agent_relay::core::ids::{BatchNumber, VerbNumber};
-use agent_relay::core::session::{Decision, Input, Output, Parcel, Session, Signal, TurnEnd, Verb};
+use agent_relay::core::session::{Decision, Delivery, Input, Output, Session, SessionEvent, TurnEnd, Verb};
 use agent_relay::core::time::{Now, Tick, Wall};
 use agent_relay::provider::acp::session::AcpSession;
 use agent_relay::provider::{ApprovalMode, SessionSettings};
@@ -13,7 +13,7 @@ struct Bench {
     session: AcpSession,
     now: Now,
     written: Vec<Value>,
-    signals: Vec<Signal>,
+    signals: Vec<SessionEvent>,
 }
 
 impl Bench {
@@ -31,8 +31,10 @@ impl Bench {
         let mut bench = Bench::new(approval_mode);
         bench.line(json!({"id": 0, "result": {"protocolVersion": 1, "agentInfo": {"name": "x", "version": "1"}}}));
         bench.line(json!({"id": 1, "result": {"sessionId": "s"}}));
-        bench
-            .input(Input::Verb(VerbNumber(2), Verb::Deliver(Parcel { batch: BatchNumber(7), text: "do it".into(), ..Default::default() })));
+        bench.input(Input::Verb(
+            VerbNumber(2),
+            Verb::Deliver(Delivery { batch: BatchNumber(7), text: "do it".into(), ..Default::default() }),
+        ));
         bench.signals.clear();
         bench.written.clear();
         bench
@@ -42,7 +44,7 @@ impl Bench {
         for output in self.session.handle(self.now, input) {
             match output {
                 Output::Write(bytes) => self.written.push(serde_json::from_slice(&bytes).expect("JSON")),
-                Output::Signal(signal) => self.signals.push(signal),
+                Output::Event(signal) => self.signals.push(signal),
                 Output::CloseInput => self.written.push(json!("closed")),
                 other => panic!("an ACP session has no use for {other:?}"),
             }
@@ -69,8 +71,8 @@ impl Bench {
     }
 
     fn approval(&self) -> String {
-        let id = |signal: &Signal| match signal {
-            Signal::ApprovalOpened(approval) => Some(approval.id.clone()),
+        let id = |signal: &SessionEvent| match signal {
+            SessionEvent::ApprovalOpened(approval) => Some(approval.id.clone()),
             _ => None,
         };
         self.signals.iter().rev().find_map(id).expect("an approval")
@@ -94,11 +96,11 @@ fn an_approval_that_nobody_answers_is_denied() {
     bench.now.tick = bench.now.tick + Duration::from_secs(60);
     bench.input(Input::Wake);
     assert_eq!(bench.answer(9).as_deref(), Some("n"));
-    assert!(bench.signals.iter().any(|s| matches!(s, Signal::ApprovalClosed { reason, .. } if reason.contains("in time"))));
+    assert!(bench.signals.iter().any(|s| matches!(s, SessionEvent::ApprovalClosed { reason, .. } if reason.contains("in time"))));
     // A decision that comes too late fails with a reason.
     let approval = bench.approval();
     bench.input(Input::Verb(VerbNumber(5), Verb::Decide { approval, decision: Decision::Approve, reason: None, answers: None }));
-    assert!(bench.signals.iter().any(|s| matches!(s, Signal::Answered { verb: VerbNumber(5), result: Err(_) })));
+    assert!(bench.signals.iter().any(|s| matches!(s, SessionEvent::Answered { verb: VerbNumber(5), result: Err(_) })));
 }
 
 #[test]
@@ -109,8 +111,12 @@ fn a_question_that_crosses_the_cancel_is_never_allowed() {
         bench.ask(9);
         assert_eq!(bench.answer(9).as_deref(), Some("cancelled"), "{mode:?}");
         bench.line(json!({"id": 2, "result": {"stopReason": "end_turn"}}));
-        assert!(bench.signals.contains(&Signal::TurnEnded { batch: Some(BatchNumber(7)), end: TurnEnd::Cancelled, text: String::new() }));
-        assert!(bench.signals.iter().any(|s| matches!(s, Signal::Answered { verb: VerbNumber(5), result: Ok(_) })));
+        assert!(bench.signals.contains(&SessionEvent::TurnEnded {
+            batch: Some(BatchNumber(7)),
+            end: TurnEnd::Cancelled,
+            text: String::new()
+        }));
+        assert!(bench.signals.iter().any(|s| matches!(s, SessionEvent::Answered { verb: VerbNumber(5), result: Ok(_) })));
     }
 }
 
@@ -127,7 +133,7 @@ fn an_interrupt_answers_open_questions_first_and_fails_when_the_agent_is_deaf() 
         bench
             .signals
             .iter()
-            .any(|s| matches!(s, Signal::Answered { verb: VerbNumber(5), result: Err(text) } if text.contains("did not end")))
+            .any(|s| matches!(s, SessionEvent::Answered { verb: VerbNumber(5), result: Err(text) } if text.contains("did not end")))
     );
 }
 
@@ -155,7 +161,7 @@ fn agents_that_cannot_be_used_are_told_apart() {
         let mut bench = Bench::new(ApprovalMode::Guarded);
         bench.line(frame);
         let failed = bench.signals.iter().find_map(|signal| match signal {
-            Signal::OpenFailed { reason, permanent } => Some((reason.clone(), *permanent)),
+            SessionEvent::OpenFailed { reason, permanent } => Some((reason.clone(), *permanent)),
             _ => None,
         });
         let (reason, told) = failed.expect("it fails");
@@ -164,7 +170,7 @@ fn agents_that_cannot_be_used_are_told_apart() {
     let mut mute = Bench::new(ApprovalMode::Guarded);
     mute.now.tick = mute.session.next_deadline().expect("a limit");
     mute.input(Input::Wake);
-    assert!(mute.signals.iter().any(|s| matches!(s, Signal::OpenFailed { permanent: false, .. })));
+    assert!(mute.signals.iter().any(|s| matches!(s, SessionEvent::OpenFailed { permanent: false, .. })));
 }
 
 #[test]
@@ -189,5 +195,5 @@ fn hostile_lines_are_ordinary() {
     bench.line(json!({"id": "x", "method": "fs/read_text_file", "params": {}}));
     assert!(bench.written.iter().any(|frame| frame["error"]["code"] == -32601 && frame["id"] == "x"));
     bench.line(json!({"id": 2, "result": {"stopReason": "something_new"}}));
-    assert!(bench.signals.contains(&Signal::TurnEnded { batch: Some(BatchNumber(7)), end: TurnEnd::Completed, text: String::new() }));
+    assert!(bench.signals.contains(&SessionEvent::TurnEnded { batch: Some(BatchNumber(7)), end: TurnEnd::Completed, text: String::new() }));
 }

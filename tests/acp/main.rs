@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use agent_relay::core::ids::{BatchNumber, VerbNumber};
-use agent_relay::core::session::{Decision, Input, Output, Parcel, Resume, Session, Signal, Trace, Verb};
+use agent_relay::core::session::{Decision, Delivery, Input, MessageFingerprint, Output, Resume, Session, SessionEvent, Verb};
 use agent_relay::core::time::{Now, Tick, Wall};
 use agent_relay::provider::acp::session::AcpSession;
 use agent_relay::provider::{ApprovalMode, SessionSettings};
@@ -59,7 +59,7 @@ impl Replay {
             match output {
                 Output::Write(bytes) => self.wrote(&bytes),
                 Output::CloseInput => self.out.push("> input closed".into()),
-                Output::Signal(signal) => self.signalled(signal),
+                Output::Event(signal) => self.signalled(signal),
                 other => panic!("an ACP session has no use for {other:?}"),
             }
         }
@@ -122,40 +122,40 @@ impl Replay {
         }
     }
 
-    fn signalled(&mut self, signal: Signal) {
+    fn signalled(&mut self, signal: SessionEvent) {
         let cut = |text: &str| text.chars().take(90).collect::<String>();
         let line = match signal {
-            Signal::Opened(opened) => {
+            SessionEvent::Opened(opened) => {
                 self.ready = true;
                 self.session_id = opened.session.clone();
                 format!("opened {} how={:?} model={:?} evidence={}", opened.agent, opened.how, opened.model, opened.has_evidence)
             }
-            Signal::OpenFailed { reason, permanent } => format!("open failed permanent={permanent}: {}", cut(&reason)),
-            Signal::Taken { batch, evidence, .. } => format!("taken {batch}: {evidence}"),
-            Signal::Refused { batch, why, .. } => format!("refused {batch} {why}"),
-            Signal::TurnStarted => "turn started".into(),
-            Signal::ProviderState(state) => format!("state {state}"),
-            Signal::TurnEnded { batch, end, text } => format!("turn ended {batch:?} {end:?} text={:?}", cut(&text)),
-            Signal::Mirror(m) => format!("mirror {} {:?} {:?} {:?}", m.kind, m.label, m.status, cut(&m.body)),
-            Signal::ApprovalOpened(approval) => {
+            SessionEvent::OpenFailed { reason, permanent } => format!("open failed permanent={permanent}: {}", cut(&reason)),
+            SessionEvent::Accepted { batch, evidence, .. } => format!("taken {batch}: {evidence}"),
+            SessionEvent::Refused { batch, why, .. } => format!("refused {batch} {why}"),
+            SessionEvent::TurnStarted => "turn started".into(),
+            SessionEvent::ProviderState(state) => format!("state {state}"),
+            SessionEvent::TurnEnded { batch, end, text } => format!("turn ended {batch:?} {end:?} text={:?}", cut(&text)),
+            SessionEvent::Mirror(m) => format!("mirror {} {:?} {:?} {:?}", m.kind, m.label, m.status, cut(&m.body)),
+            SessionEvent::ApprovalOpened(approval) => {
                 self.approvals.push_back(approval.id.clone());
                 format!("approval {:?} kind={} options={:?}", cut(&approval.title), approval.kind, approval.options)
             }
-            Signal::ApprovalClosed { id, reason } => {
+            SessionEvent::ApprovalClosed { id, reason } => {
                 self.approvals.retain(|open| *open != id);
                 format!("approval closed: {reason}")
             }
-            Signal::Context(context) => format!("context {} of {}", context["usedTokens"], context["windowTokens"]),
-            Signal::Fact { name, value } => format!("fact {name} {value}"),
-            Signal::Answered { result, .. } => format!("answered {result:?}"),
-            other @ (Signal::Evidence(_)
-            | Signal::Work { .. }
-            | Signal::Timeline(_)
-            | Signal::Moved { .. }
-            | Signal::Left { .. }
-            | Signal::HookAnswer { .. }
-            | Signal::Announce { .. }) => format!("{other:?}"),
-            Signal::Note { warn, text } => format!("note warn={warn}: {}", cut(&text)),
+            SessionEvent::Context(context) => format!("context {} of {}", context["usedTokens"], context["windowTokens"]),
+            SessionEvent::Fact { name, value } => format!("fact {name} {value}"),
+            SessionEvent::Answered { result, .. } => format!("answered {result:?}"),
+            other @ (SessionEvent::Evidence(_)
+            | SessionEvent::Work { .. }
+            | SessionEvent::Timeline(_)
+            | SessionEvent::ConversationChanged { .. }
+            | SessionEvent::EndedByUser { .. }
+            | SessionEvent::HookAnswer { .. }
+            | SessionEvent::Announce { .. }) => format!("{other:?}"),
+            SessionEvent::Log { warn, text } => format!("note warn={warn}: {}", cut(&text)),
         };
         self.out.push(line);
     }
@@ -197,7 +197,7 @@ impl Replay {
                 self.batches += 1;
                 self.input(Input::Verb(
                     VerbNumber(self.batches),
-                    Verb::Deliver(Parcel { batch: BatchNumber(self.batches), text: text.into(), ..Default::default() }),
+                    Verb::Deliver(Delivery { batch: BatchNumber(self.batches), text: text.into(), ..Default::default() }),
                 ));
             }
             (Some("session/cancel"), _) if self.ready => self.input(Input::Verb(VerbNumber(1000), Verb::Interrupt)),
@@ -242,7 +242,7 @@ fn resume_of(rest: &[Value]) -> Option<Resume> {
     })?;
     let session = opens.pointer("/params/sessionId")?.as_str()?.to_string();
     let wants_evidence = opens["method"] == json!("session/load");
-    let trace = Trace { header: "Hello there".into(), start: String::new(), is_whole: false };
+    let trace = MessageFingerprint { header: "Hello there".into(), start: String::new(), is_whole: false };
     Some(Resume { session, evidence_for: if wants_evidence { vec![trace] } else { Vec::new() } })
 }
 

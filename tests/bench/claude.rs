@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use agent_relay::core::ids::VerbNumber;
-use agent_relay::core::session::{Input, Resume, Session, Trace, Verb};
+use agent_relay::core::session::{Input, MessageFingerprint, Resume, Session, Verb};
 use agent_relay::core::time::{Now, Tick, Wall};
 use agent_relay::edge::provider::file_watcher::FileWatcher;
 use agent_relay::provider::claude::tui::TuiSession;
@@ -110,7 +110,7 @@ pub fn follow() {
     let start = Start { resumes: true, transcript: Some(path.clone()), terminal: true, ..Default::default() };
     let mut session = TuiSession::new(settings, start);
     let now = Now { tick: Tick(1), wall: Wall(1) };
-    let evidence_for = vec![Trace { header: "[relay message #5 from user]".into(), start: "x".into(), is_whole: false }];
+    let evidence_for = vec![MessageFingerprint { header: "[relay message #5 from user]".into(), start: "x".into(), is_whole: false }];
     session.handle(now, Input::Verb(VerbNumber(1), Verb::Open { resume: Some(Resume { session: "s".into(), evidence_for }) }));
     let mut watcher = FileWatcher::new();
     watcher.follow(&path, true);
@@ -125,9 +125,9 @@ pub fn follow() {
     let mut bytes = 0;
     loop {
         let seen = watcher.read_changes();
-        let caught = seen.contains(&Input::Caught);
+        let caught = seen.contains(&Input::CaughtUp);
         for input in seen {
-            if let Input::Grown(piece) = &input {
+            if let Input::FileAppended(piece) = &input {
                 bytes += piece.len();
             }
             session.handle(now, input);

@@ -8,7 +8,7 @@ mod terminal;
 use agent_relay::core::ids::Ticket;
 use std::path::{Path, PathBuf};
 
-use agent_relay::core::session::{Screen, Signal};
+use agent_relay::core::session::{Screen, SessionEvent};
 use agent_relay::provider::claude::screen::ScreenState;
 use agent_relay::provider::claude::transcript::{self, Entry};
 use terminal::Terminal;
@@ -52,19 +52,19 @@ fn short(text: &str) -> String {
 }
 
 /// A signal in one line, without what differs from run to run.
-fn line_of(signal: &Signal) -> String {
+fn line_of(signal: &SessionEvent) -> String {
     match signal {
-        Signal::Opened(opened) => format!("opened {} how={:?} model={:?}", opened.agent, opened.how, opened.model),
-        Signal::Mirror(m) => format!("mirror {} {:?} turn={} key={} {:?}", m.kind, m.label, m.turn, m.key.is_some(), short(&m.body)),
-        Signal::TurnEnded { batch, end, text } => format!("turn ended batch={batch:?} {end:?} {:?}", short(text)),
-        Signal::ApprovalOpened(approval) => {
+        SessionEvent::Opened(opened) => format!("opened {} how={:?} model={:?}", opened.agent, opened.how, opened.model),
+        SessionEvent::Mirror(m) => format!("mirror {} {:?} turn={} key={} {:?}", m.kind, m.label, m.turn, m.key.is_some(), short(&m.body)),
+        SessionEvent::TurnEnded { batch, end, text } => format!("turn ended batch={batch:?} {end:?} {:?}", short(text)),
+        SessionEvent::ApprovalOpened(approval) => {
             let keys: Vec<&String> = approval.detail.keys().collect();
             format!("approval {} {:?} {:?} {keys:?}", approval.kind, approval.title, approval.options)
         }
-        Signal::ApprovalClosed { reason, .. } => format!("approval closed: {reason}"),
-        Signal::Context(context) => format!("context {} of {}", context["usedTokens"], context["windowTokens"]),
-        Signal::HookAnswer { ticket, answer } => format!("hook {ticket} answered {}", short(&format!("{answer:?}"))),
-        Signal::Taken { batch, evidence, .. } => format!("taken {batch}: {evidence}"),
+        SessionEvent::ApprovalClosed { reason, .. } => format!("approval closed: {reason}"),
+        SessionEvent::Context(context) => format!("context {} of {}", context["usedTokens"], context["windowTokens"]),
+        SessionEvent::HookAnswer { ticket, answer } => format!("hook {ticket} answered {}", short(&format!("{answer:?}"))),
+        SessionEvent::Accepted { batch, evidence, .. } => format!("taken {batch}: {evidence}"),
         other => short(&format!("{other:?}")),
     }
 }
@@ -134,8 +134,10 @@ fn every_hook_is_heard() {
                 terminal.hook(Ticket(0), "user-prompt-submit", serde_json::json!({"hook_event_name": "UserPromptSubmit", "prompt": "x"}));
                 if name.starts_with("Notification") {
                     // Where the registry file says it too, it is nothing new.
-                    terminal
-                        .input(agent_relay::core::session::Input::File { path: "/home/user/.claude/sessions/7.json".into(), text: None });
+                    terminal.input(agent_relay::core::session::Input::FileChanged {
+                        path: "/home/user/.claude/sessions/7.json".into(),
+                        text: None,
+                    });
                 }
                 terminal.signals.clear();
             }

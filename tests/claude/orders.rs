@@ -1,7 +1,7 @@
 //! Whole orders of events, as they were seen, and with pieces lost, late or doubled.
 
 use agent_relay::core::ids::{BatchNumber, Ticket, VerbNumber};
-use agent_relay::core::session::{Decision, Fate, How, Input, Resume, Signal, TurnEnd, Verb};
+use agent_relay::core::session::{Decision, DeliveryOutcome, Input, OpenMode, Resume, SessionEvent, TurnEnd, Verb};
 use serde_json::{Value, json};
 
 use crate::terminal::{EMPTY, Terminal, start, trace};
@@ -51,10 +51,10 @@ fn a_message_is_proven_and_answered_whatever_hook_is_lost() {
     for (hook, stop) in [(true, true), (false, true), (true, false), (false, false)] {
         let terminal = delivered(hook, stop);
         assert_eq!(terminal.ended(Some(5)).as_deref(), Some("Completed Done."), "hook={hook} stop={stop}: {:?}", terminal.signals);
-        let taken = terminal.signals.iter().filter(|signal| matches!(signal, Signal::Taken { .. })).count();
-        let ended = terminal.signals.iter().filter(|signal| matches!(signal, Signal::TurnEnded { .. })).count();
+        let taken = terminal.signals.iter().filter(|signal| matches!(signal, SessionEvent::Accepted { .. })).count();
+        let ended = terminal.signals.iter().filter(|signal| matches!(signal, SessionEvent::TurnEnded { .. })).count();
         assert_eq!((taken, ended), (1, 1), "hook={hook} stop={stop}");
-        assert!(!terminal.has(|signal| matches!(signal, Signal::Mirror(m) if m.kind == "prompt")), "our own text is no echo");
+        assert!(!terminal.has(|signal| matches!(signal, SessionEvent::Mirror(m) if m.kind == "prompt")), "our own text is no echo");
     }
 }
 
@@ -85,7 +85,7 @@ fn a_proof_from_before_the_end_is_not_taken_by_the_turn_after_it() {
     terminal.pass(50);
     terminal.event("Stop", json!({"last_assistant_message": "Quick."}));
     terminal.pass(400);
-    assert!(terminal.signals.iter().filter(|signal| matches!(signal, Signal::TurnStarted)).count() == 2, "{:?}", terminal.signals);
+    assert!(terminal.signals.iter().filter(|signal| matches!(signal, SessionEvent::TurnStarted)).count() == 2, "{:?}", terminal.signals);
     let secs = prompted / 1000;
     let stamp = format!("2026-11-18T{:02}:{:02}:{:02}.{:03}Z", secs / 3600 % 24, secs / 60 % 60, secs % 60, prompted % 1000);
     let text = "[relay message #5 from user]\ndo 5";
@@ -139,7 +139,7 @@ fn an_enter_that_was_lost_is_pressed_again() {
     terminal.deliver(5, true, false);
     terminal.pass(100);
     terminal.shown = EMPTY.replace("\u{276f}\u{a0}", "\u{276f}\u{a0}[relay message #5 from user]");
-    terminal.input(agent_relay::core::session::Input::Drawn);
+    terminal.input(agent_relay::core::session::Input::ScreenChanged);
     terminal.pass(4000);
     assert!(acts(&terminal).matches("press Enter").count() >= 2, "{}", acts(&terminal));
     assert_eq!(acts(&terminal).matches("paste").count(), 1, "{}", acts(&terminal));
@@ -153,15 +153,14 @@ fn a_text_that_stays_in_the_box_is_given_up_at_last() {
     terminal.deliver(6, true, false);
     terminal.pass(100);
     for _ in 0..200 {
-        if !terminal.has(|signal| matches!(signal, Signal::Refused { .. })) {
+        if !terminal.has(|signal| matches!(signal, SessionEvent::Refused { .. })) {
             terminal.shown = EMPTY.replace("\u{276f}\u{a0}", "\u{276f}\u{a0}[relay message #5 from user]");
         }
         terminal.pass(300);
     }
-    assert!(
-        terminal
-            .has(|signal| matches!(signal, Signal::Refused { batch: BatchNumber(5), why, .. } if why.contains("stays in its input box")))
-    );
+    assert!(terminal.has(
+        |signal| matches!(signal, SessionEvent::Refused { batch: BatchNumber(5), why, .. } if why.contains("stays in its input box"))
+    ));
     let all = acts(&terminal);
     let (first, rest) = all.split_once("paste [relay message #6").expect("the next one");
     assert_eq!((first.matches("press Enter").count(), first.matches("paste").count()), (3, 1), "{all}");
@@ -202,7 +201,8 @@ fn an_interrupt_ends_a_turn_that_is_about_to_begin() {
     terminal.deliver(5, true, false);
     terminal.pass(100);
     let verb = terminal.verb(Verb::Interrupt);
-    let answered = |terminal: &Terminal| terminal.has(|signal| matches!(signal, Signal::Answered { verb: found, .. } if *found == verb));
+    let answered =
+        |terminal: &Terminal| terminal.has(|signal| matches!(signal, SessionEvent::Answered { verb: found, .. } if *found == verb));
     assert!(!answered(&terminal) && !acts(&terminal).contains("Escape"));
     terminal.event("UserPromptSubmit", json!({"prompt": "[relay message #5 from user]\ndo 5"}));
     assert!(acts(&terminal).ends_with("press Escape"), "{}", acts(&terminal));
@@ -252,27 +252,27 @@ fn a_registry_that_lags_never_leaves_a_session_busy() {
     terminal
         .registry(&json!({"status": "idle", "sessionId": "00000000-0000-4000-8000-000000000000", "statusUpdatedAt": old + 1}).to_string());
     terminal.pass(6000);
-    let last = terminal.signals.iter().rev().find(|signal| matches!(signal, Signal::TurnStarted | Signal::TurnEnded { .. }));
-    assert!(matches!(last, None | Some(Signal::TurnEnded { .. })), "{:?}", terminal.signals);
+    let last = terminal.signals.iter().rev().find(|signal| matches!(signal, SessionEvent::TurnStarted | SessionEvent::TurnEnded { .. }));
+    assert!(matches!(last, None | Some(SessionEvent::TurnEnded { .. })), "{:?}", terminal.signals);
     // The same for a prompt hook that comes twice.
     terminal.event("UserPromptSubmit", json!({"prompt": "again"}));
     terminal.pass(6000);
-    let last = terminal.signals.iter().rev().find(|signal| matches!(signal, Signal::TurnStarted | Signal::TurnEnded { .. }));
-    assert!(matches!(last, Some(Signal::TurnEnded { .. })), "{:?}", terminal.signals);
+    let last = terminal.signals.iter().rev().find(|signal| matches!(signal, SessionEvent::TurnStarted | SessionEvent::TurnEnded { .. }));
+    assert!(matches!(last, Some(SessionEvent::TurnEnded { .. })), "{:?}", terminal.signals);
 }
 
 #[test]
 fn agents_go_by_the_socket_and_refusals_are_heard() {
     let mut terminal = Terminal::ready();
-    let parcel = terminal.deliver(5, false, false);
+    let delivery = terminal.deliver(5, false, false);
     assert_eq!(acts(&terminal), "post [relay message #5 from web]");
-    terminal.mail(&json!({"type": "control", "action": "peer_message_status", "status": "dropped", "drop_reason": "rate-limited", "orig_msg_id": parcel.key}).to_string());
+    terminal.mail(&json!({"type": "control", "action": "peer_message_status", "status": "dropped", "drop_reason": "rate-limited", "orig_msg_id": delivery.key}).to_string());
     terminal.pass(1000);
     assert_eq!(acts(&terminal).matches("post").count(), 1, "it was told to be slower");
     terminal.pass(6000);
     assert_eq!(acts(&terminal).matches("post").count(), 2);
     terminal.mail(
-        &json!({"action": "peer_message_status", "status": "expired", "status_detail": "refused", "orig_msg_id": parcel.key}).to_string(),
+        &json!({"action": "peer_message_status", "status": "expired", "status_detail": "refused", "orig_msg_id": delivery.key}).to_string(),
     );
     terminal.pass(1000);
     assert!(acts(&terminal).ends_with("paste [relay message #5 from web], press Enter"), "{}", acts(&terminal));
@@ -283,7 +283,7 @@ fn agents_go_by_the_socket_and_refusals_are_heard() {
 fn what_is_injected_is_told_when_it_arrived() {
     let answered = |terminal: &Terminal, verb: VerbNumber| {
         terminal.signals.iter().find_map(|signal| match signal {
-            Signal::Answered { verb: found, result } if *found == verb => Some(result.clone()),
+            SessionEvent::Answered { verb: found, result } if *found == verb => Some(result.clone()),
             _ => None,
         })
     };
@@ -317,10 +317,10 @@ fn the_whole_turn_is_told_where_it_is_wanted() {
             agent_relay::provider::SessionSettings { capture_full: full, ..crate::terminal::settings() },
             start(true),
         );
-        terminal.input(Input::Born { pid: 7 });
+        terminal.input(Input::ProcessStarted { pid: 7 });
         terminal.verb(Verb::Open { resume: None });
         terminal.status("idle");
-        terminal.input(Input::Caught);
+        terminal.input(Input::CaughtUp);
         terminal.pass(300);
         terminal.event("UserPromptSubmit", json!({"prompt": "typed"}));
         for (id, text, stop) in [("m1", "first", "tool_use"), ("m2", "done", "end_turn")] {
@@ -331,7 +331,7 @@ fn the_whole_turn_is_told_where_it_is_wanted() {
         terminal.event("Stop", json!({"last_assistant_message": "done"}));
         assert_eq!(terminal.ended(None).as_deref(), Some(want));
         let used = terminal.signals.iter().find_map(|signal| match signal {
-            Signal::Context(context) => context["utilization"].as_f64(),
+            SessionEvent::Context(context) => context["utilization"].as_f64(),
             _ => None,
         });
         assert_eq!(used, Some(0.5));
@@ -342,16 +342,16 @@ fn the_whole_turn_is_told_where_it_is_wanted() {
 #[test]
 fn a_message_that_was_refused_is_not_typed_instead() {
     let mut terminal = Terminal::ready();
-    let parcel = terminal.deliver(5, false, false);
+    let delivery = terminal.deliver(5, false, false);
     let line = |status: &str| {
-        json!({"type": "control", "action": "peer_message_status", "status": status, "orig_msg_id": parcel.key.clone()}).to_string()
+        json!({"type": "control", "action": "peer_message_status", "status": status, "orig_msg_id": delivery.key.clone()}).to_string()
     };
     terminal.mail(&line("held"));
     terminal.mail(&line("denied"));
     terminal.pass(30_000);
     assert_eq!(acts(&terminal), "post [relay message #5 from web]");
     assert!(
-        !terminal.taken(5) && terminal.has(|signal| matches!(signal, Signal::Refused { batch: BatchNumber(5), .. })),
+        !terminal.taken(5) && terminal.has(|signal| matches!(signal, SessionEvent::Refused { batch: BatchNumber(5), .. })),
         "{:?}",
         terminal.signals
     );
@@ -366,7 +366,7 @@ fn without_a_terminal_people_go_by_the_socket_too_and_without_both_a_monitor_nam
     (bare.mailbox, bare.socket) = (None, None);
     let mut terminal = Terminal::ready_with(bare, None);
     terminal.deliver(5, true, false);
-    assert!(terminal.has(|signal| matches!(signal, Signal::Announce { batch: BatchNumber(5) })));
+    assert!(terminal.has(|signal| matches!(signal, SessionEvent::Announce { batch: BatchNumber(5) })));
     terminal.hook(Ticket(0), "fetched", json!({"ids": [5]}));
     assert!(terminal.taken(5));
 }
@@ -391,16 +391,14 @@ fn an_interrupt_of_ours_is_answered_when_its_effect_is_seen() {
     let first = terminal.verb(Verb::Interrupt);
     terminal.verb(Verb::Interrupt);
     assert_eq!(acts(&terminal), "press Escape", "a second one would open a menu");
-    assert!(!terminal.has(|signal| matches!(signal, Signal::Answered { .. })));
+    assert!(!terminal.has(|signal| matches!(signal, SessionEvent::Answered { .. })));
     terminal.pass(100);
     terminal.status("idle");
-    assert!(terminal.has(|signal| matches!(signal, Signal::Answered { verb, result: Ok(_) } if *verb == first)));
+    assert!(terminal.has(|signal| matches!(signal, SessionEvent::Answered { verb, result: Ok(_) } if *verb == first)));
     let idle = terminal.verb(Verb::Interrupt);
-    assert!(
-        terminal.has(
-            |signal| matches!(signal, Signal::Answered { verb, result: Ok(result) } if *verb == idle && result["wasRunning"] == false)
-        )
-    );
+    assert!(terminal.has(
+        |signal| matches!(signal, SessionEvent::Answered { verb, result: Ok(result) } if *verb == idle && result["wasRunning"] == false)
+    ));
     assert_eq!(acts(&terminal), "press Escape");
 }
 
@@ -435,13 +433,13 @@ fn a_manual_compaction_has_neither_prompt_nor_stop() {
     terminal.pass(500);
     terminal.event("SubagentStop", json!({"agent_id": "x", "agent_type": ""}));
     terminal.event("SessionStart", json!({"source": "compact", "session_id": "00000000-0000-4000-8000-000000000000"}));
-    assert!(!terminal.has(|signal| matches!(signal, Signal::Answered { .. })));
+    assert!(!terminal.has(|signal| matches!(signal, SessionEvent::Answered { .. })));
     terminal.event("PostCompact", json!({"trigger": "manual"}));
     terminal.status("idle");
-    assert!(terminal.has(|signal| matches!(signal, Signal::Answered { verb: found, result: Ok(_) } if *found == verb)));
+    assert!(terminal.has(|signal| matches!(signal, SessionEvent::Answered { verb: found, result: Ok(_) } if *found == verb)));
     terminal.pass(3000);
     assert!(terminal.ended(None).is_some_and(|end| end.starts_with("Completed")));
-    assert_eq!(terminal.signals.iter().filter(|signal| matches!(signal, Signal::TurnStarted)).count(), 1);
+    assert_eq!(terminal.signals.iter().filter(|signal| matches!(signal, SessionEvent::TurnStarted)).count(), 1);
 }
 
 #[test]
@@ -454,7 +452,7 @@ fn a_compaction_that_does_nothing_fails_with_a_reason() {
     terminal.status("idle");
     terminal.pass(10_000);
     assert!(
-        terminal.has(|signal| matches!(signal, Signal::Answered { verb: found, result: Err(_) } if *found == verb)),
+        terminal.has(|signal| matches!(signal, SessionEvent::Answered { verb: found, result: Err(_) } if *found == verb)),
         "{:?}",
         terminal.signals
     );
@@ -479,11 +477,11 @@ fn a_cleared_session_has_another_id_and_file() {
     assert_eq!(acts(&terminal), "paste /clear, press Enter");
     terminal.event("SessionEnd", json!({"reason": "clear"}));
     terminal.event("SessionStart", json!({"source": "clear", "session_id": "22222222-0000-4000-8000-000000000000", "transcript_path": "/p/22222222-0000-4000-8000-000000000000.jsonl"}));
-    assert!(terminal.has(|signal| matches!(signal, Signal::Moved { session } if session.starts_with("22222222"))));
-    assert!(terminal.has(|signal| matches!(signal, Signal::Answered { verb: found, result: Ok(_) } if *found == verb)));
+    assert!(terminal.has(|signal| matches!(signal, SessionEvent::ConversationChanged { session } if session.starts_with("22222222"))));
+    assert!(terminal.has(|signal| matches!(signal, SessionEvent::Answered { verb: found, result: Ok(_) } if *found == verb)));
     assert!(acts(&terminal).contains("follow 22222222-0000-4000-8000-000000000000.jsonl whole=true"), "{}", acts(&terminal));
     terminal.pass(5000);
-    assert!(!terminal.has(|signal| matches!(signal, Signal::Left { .. })));
+    assert!(!terminal.has(|signal| matches!(signal, SessionEvent::EndedByUser { .. })));
 }
 
 fn asked(terminal: &mut Terminal, ticket: Ticket) -> String {
@@ -493,7 +491,7 @@ fn asked(terminal: &mut Terminal, ticket: Ticket) -> String {
         json!({"hook_event_name": "PermissionRequest", "tool_name": "Bash", "tool_input": {"command": "x"}}),
     );
     let id = terminal.signals.iter().rev().find_map(|signal| match signal {
-        Signal::ApprovalOpened(approval) => Some(approval.id.clone()),
+        SessionEvent::ApprovalOpened(approval) => Some(approval.id.clone()),
         _ => None,
     });
     id.expect("an approval")
@@ -501,11 +499,12 @@ fn asked(terminal: &mut Terminal, ticket: Ticket) -> String {
 
 #[test]
 fn a_permission_is_answered_by_whoever_is_first() {
-    let closed =
-        |terminal: &Terminal, id: &str| terminal.has(|signal| matches!(signal, Signal::ApprovalClosed { id: found, .. } if found == id));
+    let closed = |terminal: &Terminal, id: &str| {
+        terminal.has(|signal| matches!(signal, SessionEvent::ApprovalClosed { id: found, .. } if found == id))
+    };
     let answer = |terminal: &Terminal, ticket: Ticket| {
         terminal.signals.iter().find_map(|signal| match signal {
-            Signal::HookAnswer { ticket: found, answer } if *found == ticket => Some(answer.clone()),
+            SessionEvent::HookAnswer { ticket: found, answer } if *found == ticket => Some(answer.clone()),
             _ => None,
         })
     };
@@ -518,7 +517,7 @@ fn a_permission_is_answered_by_whoever_is_first() {
     assert_eq!(said["hookSpecificOutput"]["decision"]["message"], "no");
     assert!(closed(&terminal, &id));
     terminal.verb(Verb::Decide { approval: id, decision: Decision::Approve, reason: None, answers: None });
-    assert!(terminal.has(|signal| matches!(signal, Signal::Answered { result: Err(error), .. } if error.contains("no approval"))));
+    assert!(terminal.has(|signal| matches!(signal, SessionEvent::Answered { result: Err(error), .. } if error.contains("no approval"))));
     // At the terminal: the registry no longer waits.
     let mut terminal = Terminal::ready();
     terminal.event("UserPromptSubmit", json!({"prompt": "typed"}));
@@ -548,7 +547,7 @@ fn a_permission_is_answered_by_whoever_is_first() {
 fn what_works_beside_the_turn_is_told_until_it_ends() {
     let mut terminal = Terminal::ready();
     let runs = |terminal: &Terminal, wanted: bool| {
-        terminal.signals.iter().filter(|signal| matches!(signal, Signal::Work { runs, .. } if *runs == wanted)).count()
+        terminal.signals.iter().filter(|signal| matches!(signal, SessionEvent::Work { runs, .. } if *runs == wanted)).count()
     };
     terminal.event("UserPromptSubmit", json!({"prompt": "typed"}));
     terminal.event("SubagentStart", json!({"agent_id": "s1", "agent_type": "Explore"}));
@@ -587,21 +586,25 @@ fn the_record_decides_after_a_restart() {
         let resume = Resume { session: "s".into(), evidence_for: vec![trace(5), trace(6)] };
         let mut terminal = Terminal::new(start, Some(resume));
         terminal.grown(text);
-        terminal.input(agent_relay::core::session::Input::Caught);
+        terminal.input(agent_relay::core::session::Input::CaughtUp);
         terminal.status("idle");
         terminal.pass(500);
         terminal.signals.iter().find_map(|signal| match signal {
-            Signal::Opened(opened) => Some(opened.how.clone()),
+            SessionEvent::Opened(opened) => Some(opened.how.clone()),
             _ => None,
         })
     };
     let line = |id: u64| {
         format!("{}\n", json!({"type": "user", "uuid": "u", "message": {"content": format!("[relay message #{id} from user]\ndo {id}")}}))
     };
-    assert_eq!(fates(""), Some(How::Loaded(vec![Fate::Unseen, Fate::Unseen])));
-    assert_eq!(fates(&line(5)), Some(How::Loaded(vec![Fate::Unanswered, Fate::Unseen])));
+    assert_eq!(fates(""), Some(OpenMode::Loaded(vec![DeliveryOutcome::Unseen, DeliveryOutcome::Unseen])));
+    assert_eq!(fates(&line(5)), Some(OpenMode::Loaded(vec![DeliveryOutcome::Unanswered, DeliveryOutcome::Unseen])));
     let torn = format!("{}{{\"type\":\"user\",\"mess", line(5));
-    assert_eq!(fates(&torn), Some(How::Loaded(vec![Fate::Unanswered, Fate::Unseen])), "a torn last line is no line");
+    assert_eq!(
+        fates(&torn),
+        Some(OpenMode::Loaded(vec![DeliveryOutcome::Unanswered, DeliveryOutcome::Unseen])),
+        "a torn last line is no line"
+    );
 }
 
 #[test]
@@ -612,7 +615,7 @@ fn a_start_that_hangs_in_a_dialog_is_told_with_its_cure() {
         terminal.shown = text;
         terminal.pass(9000);
         let failed = terminal.signals.iter().find_map(|signal| match signal {
-            Signal::OpenFailed { reason, permanent } => Some((reason.clone(), *permanent)),
+            SessionEvent::OpenFailed { reason, permanent } => Some((reason.clone(), *permanent)),
             _ => None,
         });
         assert!(failed.as_ref().is_some_and(|(reason, permanent)| reason.contains(word) && *permanent), "{name}: {failed:?}");
@@ -624,7 +627,7 @@ fn an_old_version_is_refused() {
     let mut terminal = Terminal::new(start(true), None);
     terminal.registry(&json!({"status": "idle", "version": "2.0.1"}).to_string());
     terminal.pass(1000);
-    assert!(terminal.has(|signal| matches!(signal, Signal::OpenFailed { reason, permanent: true } if reason.contains("update it"))));
+    assert!(terminal.has(|signal| matches!(signal, SessionEvent::OpenFailed { reason, permanent: true } if reason.contains("update it"))));
     // One that has no registry file says so on its screen; the tested one says nothing wrong.
     let recorded = include_str!("../fixtures/claude/panes/after-clear.txt");
     for (banner, refused) in [(recorded.replace("v2.1.329", "v2.0.14"), true), (recorded.to_string(), false)] {
@@ -632,7 +635,8 @@ fn an_old_version_is_refused() {
         let mut terminal = Terminal::new(start(true), None);
         terminal.screen(&banner);
         terminal.pass(5000);
-        let told = |signal: &Signal| matches!(signal, Signal::OpenFailed { reason, permanent: true } if reason.contains("update it"));
+        let told =
+            |signal: &SessionEvent| matches!(signal, SessionEvent::OpenFailed { reason, permanent: true } if reason.contains("update it"));
         assert_eq!(terminal.has(told), refused);
     }
 }
@@ -650,7 +654,7 @@ fn bare_words_are_only_hints() {
     terminal.shown = EMPTY.into();
     terminal.status("idle");
     terminal.pass(2000);
-    assert!(terminal.has(|signal| matches!(signal, Signal::TurnEnded { end: TurnEnd::Cancelled, .. })));
+    assert!(terminal.has(|signal| matches!(signal, SessionEvent::TurnEnded { end: TurnEnd::Cancelled, .. })));
 }
 
 /// A message that quotes a dialog, or a status line, changes nothing.
@@ -687,7 +691,7 @@ fn a_persons_draft_is_never_wiped() {
     for draft in ["/compact keep the API part", "[Pasted text #1 +9 lines]", "\u{65e5}\u{672c}\u{8a9e}"] {
         terminal.acts.clear();
         terminal.shown = EMPTY.replace("\u{276f}\u{a0}", &format!("\u{276f}\u{a0}{draft}"));
-        terminal.input(agent_relay::core::session::Input::Drawn);
+        terminal.input(agent_relay::core::session::Input::ScreenChanged);
         terminal.pass(500);
         assert_eq!(acts(&terminal), "", "{draft}");
         terminal.deliver(70 + draft.len() as u64, true, false);
@@ -696,7 +700,7 @@ fn a_persons_draft_is_never_wiped() {
         terminal.event("UserPromptSubmit", json!({"prompt": format!("[relay message #{} from user]", 70 + draft.len())}));
         terminal.event("Stop", json!({"last_assistant_message": "x"}));
         terminal.shown = EMPTY.into();
-        terminal.input(agent_relay::core::session::Input::Drawn);
+        terminal.input(agent_relay::core::session::Input::ScreenChanged);
         terminal.pass(500);
     }
 }
@@ -737,8 +741,8 @@ fn names(terminal: &mut Terminal, session: &str) {
 }
 
 fn moves(terminal: &Terminal) -> Vec<String> {
-    let moved = |signal: &Signal| match signal {
-        Signal::Moved { session } => Some(session.clone()),
+    let moved = |signal: &SessionEvent| match signal {
+        SessionEvent::ConversationChanged { session } => Some(session.clone()),
         _ => None,
     };
     terminal.signals.iter().filter_map(moved).collect()
@@ -760,7 +764,7 @@ fn no_other_session_is_taken_for_ours() {
         assert!(moves(&terminal).is_empty() && acts(&terminal).is_empty(), "{session}: {}", acts(&terminal));
         terminal.event("SessionEnd", json!({"reason": "prompt_input_exit", "session_id": B}));
         terminal.input(Input::Closed);
-        assert!(!terminal.has(|signal| matches!(signal, Signal::Left { .. })));
+        assert!(!terminal.has(|signal| matches!(signal, SessionEvent::EndedByUser { .. })));
     }
     let mut terminal = Terminal::ready();
     terminal.event("Stop", json!({"session_id": A, "transcript_path": "/etc/shadow"}));
@@ -805,7 +809,8 @@ fn several_questions_are_over_when_the_session_waits_for_no_key() {
             json!({"hook_event_name": "PermissionRequest", "tool_name": "Bash", "agent_id": agent, "tool_input": {"command": agent}}),
         );
     }
-    let closed = |terminal: &Terminal| terminal.signals.iter().filter(|signal| matches!(signal, Signal::ApprovalClosed { .. })).count();
+    let closed =
+        |terminal: &Terminal| terminal.signals.iter().filter(|signal| matches!(signal, SessionEvent::ApprovalClosed { .. })).count();
     terminal.pass(100);
     for status in ["waiting", "busy", "waiting"] {
         terminal.status(status);
@@ -821,7 +826,7 @@ fn several_questions_are_over_when_the_session_waits_for_no_key() {
 fn what_the_session_does_in_its_turn_does_not_stick() {
     let state = |terminal: &Terminal| {
         terminal.signals.iter().rev().find_map(|signal| match signal {
-            Signal::ProviderState(state) => Some(state["state"].as_str().unwrap_or_default().to_string()),
+            SessionEvent::ProviderState(state) => Some(state["state"].as_str().unwrap_or_default().to_string()),
             _ => None,
         })
     };
@@ -843,11 +848,13 @@ fn what_the_session_does_in_its_turn_does_not_stick() {
 #[test]
 fn a_session_that_works_from_the_start_is_ready() {
     let mut terminal = Terminal::new(start(true), None);
-    terminal.input(Input::Caught);
+    terminal.input(Input::CaughtUp);
     terminal.shown = BUSY.into();
     terminal.status("busy");
     terminal.pass(2000);
-    assert!(terminal.has(|signal| matches!(signal, Signal::Opened(_))) && terminal.has(|signal| *signal == Signal::TurnStarted));
+    assert!(
+        terminal.has(|signal| matches!(signal, SessionEvent::Opened(_))) && terminal.has(|signal| *signal == SessionEvent::TurnStarted)
+    );
     terminal.deliver(1, true, false);
     terminal.pass(2000);
     assert_eq!(acts(&terminal), "follow  whole=true", "nothing is typed into it");
@@ -867,7 +874,8 @@ fn a_result_withdraws_only_its_own_question() {
         let line = json!({"type": "user", "timestamp": "2030-01-01T00:00:00.000Z", "message": {"content": [{"type": "tool_result", "tool_use_id": id, "content": "ok"}]}});
         format!("{line}\n")
     };
-    let closed = |terminal: &Terminal| terminal.has(|signal| matches!(signal, Signal::ApprovalClosed { id: found, .. } if *found == id));
+    let closed =
+        |terminal: &Terminal| terminal.has(|signal| matches!(signal, SessionEvent::ApprovalClosed { id: found, .. } if *found == id));
     terminal.grown(&result("t1"));
     assert!(!closed(&terminal));
     terminal.grown(&result("t2"));
@@ -890,7 +898,7 @@ fn a_late_stop_ends_nothing() {
     terminal.pass(20);
     terminal.status("waiting");
     terminal.event("Stop", json!({"last_assistant_message": "x", "prompt_id": "unknown"}));
-    assert!(!terminal.has(|signal| matches!(signal, Signal::ApprovalClosed { id: found, .. } if *found == id)));
+    assert!(!terminal.has(|signal| matches!(signal, SessionEvent::ApprovalClosed { id: found, .. } if *found == id)));
     terminal.shown = EMPTY.into();
     terminal.status("busy");
     terminal.event("Stop", json!({"last_assistant_message": "y", "prompt_id": "p2"}));

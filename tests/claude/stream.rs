@@ -1,7 +1,7 @@
 //! The recorded stream of `claude -p` through its machine.
 
 use agent_relay::core::ids::{BatchNumber, VerbNumber};
-use agent_relay::core::session::{Input, Output, Parcel, Session, Signal, Verb};
+use agent_relay::core::session::{Delivery, Input, Output, Session, SessionEvent, Verb};
 use agent_relay::core::time::{Now, Tick, Wall};
 use agent_relay::provider::claude::stream::StreamSession;
 use serde_json::{Value, json};
@@ -12,7 +12,7 @@ use crate::{expect, fixtures, line_of};
 struct Stream {
     session: StreamSession,
     now: Now,
-    signals: Vec<Signal>,
+    signals: Vec<SessionEvent>,
     written: Vec<Value>,
     verbs: VerbNumber,
 }
@@ -36,7 +36,7 @@ impl Stream {
     fn input(&mut self, input: Input) {
         for output in self.session.handle(self.now, input) {
             match output {
-                Output::Signal(signal) => self.signals.push(signal),
+                Output::Event(signal) => self.signals.push(signal),
                 Output::Write(bytes) => self.written.push(serde_json::from_slice(&bytes).expect("JSON lines")),
                 _ => {}
             }
@@ -48,7 +48,7 @@ impl Stream {
     }
 
     fn deliver(&mut self, batch: u64, key: &str) {
-        self.verb(Verb::Deliver(Parcel {
+        self.verb(Verb::Deliver(Delivery {
             batch: BatchNumber(batch),
             key: key.into(),
             text: format!("[relay message #{batch} from user]\nx"),
@@ -69,7 +69,7 @@ impl Stream {
     }
 
     fn ended(&self) -> Vec<String> {
-        let ends = self.signals.iter().filter(|signal| matches!(signal, Signal::TurnEnded { .. }));
+        let ends = self.signals.iter().filter(|signal| matches!(signal, SessionEvent::TurnEnded { .. }));
         ends.map(line_of).collect()
     }
 }
@@ -103,7 +103,7 @@ fn a_turn_that_the_session_began_by_itself_is_not_ours() {
     stream.result(json!({}));
     stream.lifecycle("k5", "completed");
     assert_eq!(stream.ended().last().map(String::as_str), Some("turn ended batch=Some(5) Completed \"Done.\""));
-    assert!(stream.signals.iter().any(|signal| matches!(signal, Signal::Taken { batch: BatchNumber(5), .. })));
+    assert!(stream.signals.iter().any(|signal| matches!(signal, SessionEvent::Accepted { batch: BatchNumber(5), .. })));
 }
 
 #[test]
@@ -149,6 +149,9 @@ fn compaction_waits_for_the_turn_and_tells_its_failure() {
     stream.line(&json!({"type": "system", "subtype": "status", "status": null, "compact_result": "failed", "compact_error": "Not enough messages to compact."}));
     stream.result(json!({"local_command": "compact", "result": "Not enough messages to compact."}));
     assert!(
-        stream.signals.iter().any(|signal| matches!(signal, Signal::Answered { result: Err(error), .. } if error.contains("Not enough")))
+        stream
+            .signals
+            .iter()
+            .any(|signal| matches!(signal, SessionEvent::Answered { result: Err(error), .. } if error.contains("Not enough")))
     );
 }

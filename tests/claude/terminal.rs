@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use agent_relay::core::ids::{BatchNumber, Ticket, VerbNumber};
-use agent_relay::core::session::{Input, Output, Parcel, Resume, Screen, Session, Signal, Trace, Verb};
+use agent_relay::core::session::{Delivery, Input, MessageFingerprint, Output, Resume, Screen, Session, SessionEvent, Verb};
 use agent_relay::core::time::{Now, Tick, Wall};
 use agent_relay::provider::claude::tui::TuiSession;
 use agent_relay::provider::{ApprovalMode, SessionSettings, Start};
@@ -14,7 +14,7 @@ pub const EMPTY: &str = "────────────\n\u{276f}\u{a0}\n�
 pub struct Terminal {
     pub session: TuiSession,
     pub now: Now,
-    pub signals: Vec<Signal>,
+    pub signals: Vec<SessionEvent>,
     /// What is done to the terminal and the sockets.
     pub acts: Vec<String>,
     verbs: VerbNumber,
@@ -59,7 +59,7 @@ impl Terminal {
             shown: EMPTY.into(),
             frozen: false,
         };
-        terminal.input(Input::Born { pid: 7 });
+        terminal.input(Input::ProcessStarted { pid: 7 });
         terminal.verb(Verb::Open { resume });
         terminal
     }
@@ -72,9 +72,9 @@ impl Terminal {
     pub fn ready_with(start: Start, resume: Option<Resume>) -> Terminal {
         let mut terminal = Terminal::new(start, resume);
         terminal.status("idle");
-        terminal.input(Input::Caught);
+        terminal.input(Input::CaughtUp);
         terminal.pass(300);
-        assert!(terminal.signals.iter().any(|signal| matches!(signal, Signal::Opened(_))), "{:?}", terminal.signals);
+        assert!(terminal.signals.iter().any(|signal| matches!(signal, SessionEvent::Opened(_))), "{:?}", terminal.signals);
         terminal.signals.clear();
         terminal.acts.clear();
         terminal
@@ -84,10 +84,10 @@ impl Terminal {
         let outputs = self.session.handle(self.now, input);
         for output in outputs {
             match output {
-                Output::Signal(signal) => self.signals.push(signal),
-                Output::Look => {
+                Output::Event(signal) => self.signals.push(signal),
+                Output::CaptureScreen => {
                     let screen = Screen { text: self.shown.clone(), ..Default::default() };
-                    self.input(Input::Screen(screen));
+                    self.input(Input::ScreenCaptured(screen));
                 }
                 Output::Paste(text) => {
                     self.acts.push(format!("paste {}", text.lines().next().unwrap_or_default()));
@@ -104,11 +104,11 @@ impl Terminal {
                         _ => {}
                     }
                 }
-                Output::Post { number, line, .. } => {
+                Output::WriteSocket { number, line, .. } => {
                     let line: Value = serde_json::from_str(&line).expect("JSON");
                     let text = line["message"]["content"].as_str().unwrap_or_default().lines().next().unwrap_or_default().to_string();
                     self.acts.push(format!("post {text}"));
-                    self.input(Input::Posted { number, result: Ok(()) });
+                    self.input(Input::SocketWritten { number, result: Ok(()) });
                 }
                 Output::Follow { path, whole } => {
                     self.acts.push(format!("follow {} whole={whole}", path.rsplit('/').next().unwrap_or_default()))
@@ -141,7 +141,7 @@ impl Terminal {
     }
 
     pub fn registry(&mut self, text: &str) {
-        self.input(Input::File { path: "/home/user/.claude/sessions/7.json".into(), text: Some(text.into()) });
+        self.input(Input::FileChanged { path: "/home/user/.claude/sessions/7.json".into(), text: Some(text.into()) });
     }
 
     pub fn status(&mut self, status: &str) {
@@ -162,30 +162,30 @@ impl Terminal {
     }
 
     pub fn grown(&mut self, text: &str) {
-        self.input(Input::Grown(text.as_bytes().to_vec()));
+        self.input(Input::FileAppended(text.as_bytes().to_vec()));
     }
 
     pub fn mail(&mut self, line: &str) {
-        self.input(Input::Mail(line.into()));
+        self.input(Input::SocketLine(line.into()));
     }
 
     pub fn screen(&mut self, text: &str) {
         self.shown = text.into();
-        self.input(Input::Drawn);
+        self.input(Input::ScreenChanged);
         self.pass(500);
     }
 
-    pub fn deliver(&mut self, id: u64, person: bool, urgent: bool) -> Parcel {
+    pub fn deliver(&mut self, id: u64, person: bool, urgent: bool) -> Delivery {
         let from = if person { "user" } else { "web" };
-        let parcel = Parcel {
+        let delivery = Delivery {
             batch: BatchNumber(id),
             key: format!("00000000-0000-8000-8000-{id:012}"),
             text: format!("[relay message #{id} from {from}]\ndo {id}"),
             person,
             urgent,
         };
-        self.verb(Verb::Deliver(parcel.clone()));
-        parcel
+        self.verb(Verb::Deliver(delivery.clone()));
+        delivery
     }
 
     /// A prompt in the transcript.
@@ -195,22 +195,22 @@ impl Terminal {
         self.grown(&format!("{line}\n"));
     }
 
-    pub fn has(&self, wanted: impl Fn(&Signal) -> bool) -> bool {
+    pub fn has(&self, wanted: impl Fn(&SessionEvent) -> bool) -> bool {
         self.signals.iter().any(wanted)
     }
 
     pub fn taken(&self, batch: u64) -> bool {
-        self.has(|signal| matches!(signal, Signal::Taken { batch: found, .. } if found.0 == batch))
+        self.has(|signal| matches!(signal, SessionEvent::Accepted { batch: found, .. } if found.0 == batch))
     }
 
     pub fn ended(&self, batch: Option<u64>) -> Option<String> {
         self.signals.iter().find_map(|signal| match signal {
-            Signal::TurnEnded { batch: found, end, text } if found.map(|number| number.0) == batch => Some(format!("{end:?} {text}")),
+            SessionEvent::TurnEnded { batch: found, end, text } if found.map(|number| number.0) == batch => Some(format!("{end:?} {text}")),
             _ => None,
         })
     }
 }
 
-pub fn trace(id: u64) -> Trace {
-    Trace { header: format!("[relay message #{id} from user]"), start: format!("do {id}"), is_whole: false }
+pub fn trace(id: u64) -> MessageFingerprint {
+    MessageFingerprint { header: format!("[relay message #{id} from user]"), start: format!("do {id}"), is_whole: false }
 }

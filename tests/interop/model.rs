@@ -190,7 +190,7 @@ fn serve(mut socket: TcpStream, memory: &Mutex<Memory>) {
     let late =
         json!({"command": format!("{wait}; \"$AGENT_RELAY_BIN\" send user late-words >late.txt 2>&1"), "description": "tells later"});
     let nap = json!({"command": "touch napping; sleep 3", "description": "sleeps"});
-    let task = json!({"description": "Look around", "subagent_type": "general-purpose", "prompt": "SUBTASK SLOW look around"});
+    let task = json!({"description": "Look around", "subagent_type": "general-kind_of_call", "prompt": "SUBTASK SLOW look around"});
     // A Stop hook that says what is owed: it is given.
     let owed = newest.split("You owe an answer to relay message #").nth(1).and_then(|rest| rest.split(' ').next()?.parse::<u64>().ok());
     let reply = json!({"command": format!("\"$AGENT_RELAY_BIN\" reply {} my-own-answer", owed.unwrap_or(0)), "description": "replies"});

@@ -11,7 +11,7 @@ use agent_relay::core::agent::event::{BusEvent, Event, ProviderEvent, StoreEvent
 use agent_relay::core::agent::store::{RowKind, StoreOp};
 use agent_relay::core::ids::{MessageId, ProcessRef};
 use agent_relay::core::limits::{BATCH_MESSAGES_MAX, INBOX_CACHED_MAX};
-use agent_relay::core::session::{Fate, How, Opened, Signal, TurnEnd, Verb};
+use agent_relay::core::session::{DeliveryOutcome, OpenMode, Opened, SessionEvent, TurnEnd, Verb};
 use agent_relay::core::time::{Now, Tick, Wall};
 use agent_relay::edge::store::Store;
 use agent_relay::wire::api::Message;
@@ -35,7 +35,7 @@ struct Office {
     told: Vec<BTreeSet<String>>,
     /// Turns are held back, as if the provider worked for long.
     works: bool,
-    held: Option<Signal>,
+    held: Option<SessionEvent>,
     /// The runner dies once, at this.
     dies: Option<Death>,
 }
@@ -86,8 +86,8 @@ impl Office {
         self.open.extend(effects);
     }
 
-    fn signal(&mut self, signal: Signal) {
-        self.tell(Event::Provider(ProviderEvent::Signal(signal)));
+    fn signal(&mut self, signal: SessionEvent) {
+        self.tell(Event::Provider(ProviderEvent::Session(signal)));
     }
 
     fn arrive(&mut self, id: u64, from: &str) {
@@ -153,21 +153,21 @@ impl Office {
             Effect::Provider(ProviderCommand::Verb { verb: Verb::Open { resume }, .. }) => {
                 // What it was given when the runner died had not arrived.
                 let how = match resume {
-                    Some(resume) => How::Loaded(vec![Fate::Unseen; resume.evidence_for.len()]),
-                    None => How::New,
+                    Some(resume) => OpenMode::Loaded(vec![DeliveryOutcome::Unseen; resume.evidence_for.len()]),
+                    None => OpenMode::New,
                 };
                 let opened = Opened { session: "s".into(), how, agent: "demo".into(), model: None, has_evidence: true };
-                self.signal(Signal::Opened(opened));
+                self.signal(SessionEvent::Opened(opened));
             }
-            Effect::Provider(ProviderCommand::Verb { verb: Verb::Deliver(parcel), .. }) => {
+            Effect::Provider(ProviderCommand::Verb { verb: Verb::Deliver(delivery), .. }) => {
                 if self.dies.take_if(|death| *death == Death::Delivering).is_some() {
                     return self.restart();
                 }
                 let number = |line: &str| line.strip_prefix("[relay message #")?.split(' ').next()?.parse().ok();
-                self.turns.push(parcel.text.lines().filter_map(number).collect());
+                self.turns.push(delivery.text.lines().filter_map(number).collect());
                 self.told.push(BTreeSet::new());
-                self.signal(Signal::Taken { batch: parcel.batch, key: parcel.key, evidence: "seen".into() });
-                let end = Signal::TurnEnded { batch: Some(parcel.batch), end: TurnEnd::Completed, text: parcel.text };
+                self.signal(SessionEvent::Accepted { batch: delivery.batch, key: delivery.key, evidence: "seen".into() });
+                let end = SessionEvent::TurnEnded { batch: Some(delivery.batch), end: TurnEnd::Completed, text: delivery.text };
                 match self.works {
                     true => self.held = Some(end),
                     false => self.signal(end),

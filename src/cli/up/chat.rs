@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, after, select};
 use serde_json::{Value, json};
 
-use super::{START_LIMIT, Started};
+use super::{START_LIMIT, StartedProcess};
 use crate::cli::args::Up;
 use crate::cli::client::Client;
 use crate::cli::exit::{Failure, Kind, NO, OK, Outcome};
@@ -53,7 +53,7 @@ impl Chat {
         Chat { client, global, agent, options, tty, seen, asked, waiting }
     }
 
-    pub(super) fn run(mut self, runner: &mut Started, heard: Sender<ChatEvent>, events: &Receiver<ChatEvent>) -> Outcome {
+    pub(super) fn run(mut self, runner: &mut StartedProcess, heard: Sender<ChatEvent>, events: &Receiver<ChatEvent>) -> Outcome {
         self.follow(heard.clone())?;
         self.watch_runner(runner, heard.clone());
         if let Some(code) = self.wait_until_ready(events)? {
@@ -80,7 +80,7 @@ impl Chat {
                 until = Instant::now() + patience;
                 self.say("Hello! Who are you, and what can you do?")?;
             }
-            if let Some(code) = print::broken() {
+            if let Some(code) = print::epipe_exit_code() {
                 return Ok(code); // nobody reads any more: an orderly end
             }
             let limit =
@@ -101,7 +101,7 @@ impl Chat {
                         }
                     }
                     Ok(ChatEvent::RelayLost(text)) => {
-                        print::note(&format!("{text}; connecting again"));
+                        print::notice(&format!("{text}; connecting again"));
                     }
                     Ok(ChatEvent::RelayBack) => self.catch_up()?,
                     Ok(ChatEvent::RunnerEnded(code)) => {
@@ -150,7 +150,7 @@ impl Chat {
         Ok(())
     }
 
-    fn watch_runner(&self, runner: &Started, heard: Sender<ChatEvent>) {
+    fn watch_runner(&self, runner: &StartedProcess, heard: Sender<ChatEvent>) {
         let process = os::process(runner.child.id());
         std::thread::spawn(move || {
             let raw = rustix::process::Pid::from_raw(process.pid as i32);
@@ -286,7 +286,7 @@ impl Chat {
     fn on_status(&mut self, card: &Value) -> Result<Option<u8>, Failure> {
         for approval in card.pointer("/meta/pendingApprovals").and_then(Value::as_array).into_iter().flatten() {
             let id = approval["approvalId"].as_str().unwrap_or_default();
-            let title = print::asked(approval["title"].as_str().unwrap_or_default());
+            let title = print::approval_text(approval["title"].as_str().unwrap_or_default());
             if !self.tty {
                 return Err(Failure::no(format!(
                     "{} asks for permission ({title}) and there is no terminal to answer; run `agent-relay up` in a terminal, or with --approval open",

@@ -6,15 +6,15 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::Agent;
-use super::calls::Purpose;
 use super::effect::Effect;
+use super::http_calls::CallKind;
 use super::stop::Why;
 use super::store::StoreOp;
+use crate::core::agent::tracker::{Claim, ClaimKind};
 use crate::core::ids::VerbNumber;
 use crate::core::limits::*;
 use crate::core::session::{Decision, Verb};
 use crate::core::time::{Now, Tick};
-use crate::core::tracker::{Claim, ClaimKind};
 use crate::wire::api::{AgentCommand, Command, CommandStatus, path};
 use crate::wire::bus::ClientFrame;
 use crate::wire::control::LogLevel;
@@ -123,7 +123,7 @@ impl Agent {
         for status in [CommandStatus::Accepted, CommandStatus::Running] {
             self.send_progress(&id, status);
         }
-        if !self.link.is_registered() {
+        if !self.relay_link.is_registered() {
             self.commands.begun.push_back((self.commits.newest() + 1, id.clone()));
         }
         self.execute(now, kind, &command);
@@ -158,7 +158,7 @@ impl Agent {
             AgentCommand::ClearContext => self.ask_session(now, id, Verb::Clear),
             AgentCommand::InjectContext => match text("content").map(|t| t.trim().to_string()).filter(|t| !t.is_empty()) {
                 Some(content) => {
-                    let content = super::text::unforged(&content);
+                    let content = super::prompt_text::unforged(&content);
                     let text = format!("[relay message #0 from system]\nSubject: Agent Relay memory context\n{content}");
                     self.ask_session(now, id, Verb::Inject { text, person: false });
                 }
@@ -184,7 +184,7 @@ impl Agent {
     }
 
     fn ask_session(&mut self, now: Now, command: String, verb: Verb) {
-        if !self.life.is_ready() {
+        if !self.supervisor.is_ready() {
             self.end_command(now, &command, Err("provider process is unavailable".into()));
             return;
         }
@@ -193,7 +193,7 @@ impl Agent {
             Verb::Compact { .. } | Verb::Clear | Verb::Inject { .. } => BOUNDARY_TIMEOUT,
             _ => VERB_TIMEOUT,
         };
-        let (number, order) = self.life.verb(verb);
+        let (number, order) = self.supervisor.verb(verb);
         self.commands.asked.insert(number, (command, now.tick + patience));
         self.commits.defer(order);
     }
@@ -292,16 +292,16 @@ impl Agent {
         while self.commands.begun.front().is_some_and(|(number, _)| *number <= upto) {
             let (_, id) = self.commands.begun.pop_front().expect("looked at above");
             let runs = self.commands.known.get(&id).is_some_and(|known| !known.command.status.is_final());
-            if runs && !self.link.is_registered() {
+            if runs && !self.relay_link.is_registered() {
                 let body = serde_json::json!({"status": CommandStatus::Running});
-                self.ask(Purpose::CommandProgress(id.clone()), "PATCH", path::command(&id), Some(body));
+                self.ask(CallKind::CommandProgress(id.clone()), "PATCH", path::command(&id), Some(body));
             }
         }
     }
 
     fn send_progress(&mut self, id: &str, status: CommandStatus) {
-        if self.link.is_registered() {
-            let frame = self.link.frame_id();
+        if self.relay_link.is_registered() {
+            let frame = self.relay_link.frame_id();
             self.commits.defer(Effect::frame(&ClientFrame::CommandUpdate {
                 id: frame,
                 command_id: id.to_string(),
@@ -318,14 +318,14 @@ impl Agent {
             return;
         };
         let Command { status, result, error, .. } = known.command.clone();
-        if self.link.is_registered() {
-            let frame = self.link.frame_id();
+        if self.relay_link.is_registered() {
+            let frame = self.relay_link.frame_id();
             known.frame = Some(frame.clone());
             let update = ClientFrame::CommandUpdate { id: frame, command_id: id.to_string(), status, result, error };
             self.commits.defer(Effect::frame(&update));
         } else if status.is_final() {
             let body = json!({"status": status, "result": result, "error": error});
-            self.ask(Purpose::PatchCommand(id.to_string()), "PATCH", path::command(id), Some(body));
+            self.ask(CallKind::PatchCommand(id.to_string()), "PATCH", path::command(id), Some(body));
         }
     }
 

@@ -2,11 +2,11 @@
 
 use serde_json::Value;
 
+use super::prompt_text::cut;
 use super::store::{InboxMessage, QueuedRow, Snapshot};
-use super::text::cut;
 use crate::core::Cause;
 use crate::core::ids::{CallNumber, MessageId, ProcessRef, Ticket};
-use crate::core::session::Signal;
+use crate::core::session::SessionEvent;
 use crate::core::store::StoreError;
 use crate::secret::Secret;
 use crate::wire::bus::RelayFrame;
@@ -108,7 +108,7 @@ impl Event {
             },
             Event::Pumped(Ok(rows)) => format!("pumped rows={}", rows.len()),
             Event::Pumped(Err(cause)) => format!("pump failed: {cause}"),
-            Event::Provider(ProviderEvent::Signal(signal)) => {
+            Event::Provider(ProviderEvent::Session(signal)) => {
                 format!("provider {}", signal.name())
             }
             Event::Provider(ProviderEvent::Spawned { process, .. }) => {
@@ -200,7 +200,7 @@ pub enum ProviderEvent {
         permanent: bool,
     },
     /// The session said something.
-    Signal(Signal),
+    Session(SessionEvent),
     /// It ended, and with it everything it had started.
     Exited {
         /// Exit code; 128 + signal if it was killed.

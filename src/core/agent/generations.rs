@@ -137,7 +137,7 @@ impl Agent {
             return;
         }
         self.generations.current = number;
-        self.commits.write(StoreOp::Note { key: RELAY_NOTE.into(), value: Some(name.clone()) });
+        self.commits.write(StoreOp::PutMeta { key: RELAY_NOTE.into(), value: Some(name.clone()) });
         if before != 0 {
             self.log(
                 LogLevel::Warn,

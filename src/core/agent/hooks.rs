@@ -11,11 +11,11 @@ use super::event::StopReason;
 use super::outgoing::DONE;
 use super::stop::Why;
 use super::store::StoreOp;
+use crate::core::agent::tracker::Work;
 use crate::core::ids::{BatchNumber, MessageId, MessageRef, PeerId, Ticket};
 use crate::core::limits::CONTROL_HELD_MAX;
 use crate::core::session::Verb;
 use crate::core::time::Now;
-use crate::core::tracker::Work;
 use crate::wire::api::Obligation;
 use crate::wire::control::LogLevel;
 
@@ -45,7 +45,7 @@ impl Agent {
     /// Takes the report of a hook. One that waits stays connected until the session answers; the others were answered at the gate.
     pub(super) fn on_hook(&mut self, ticket: Ticket, event: String, body: Value, waits: bool) {
         let of = body.get("providerSessionId").and_then(Value::as_str).filter(|id| !id.is_empty());
-        let stale = of.is_some_and(|id| id != self.life.record.provider_session) || !self.life.is_alive();
+        let stale = of.is_some_and(|id| id != self.supervisor.record.provider_session) || !self.supervisor.is_alive();
         if waits {
             self.out.push(Effect::Gate(GateCommand::Accept { ticket }));
             if stale || self.hooks.waiting.len() >= CONTROL_HELD_MAX {
@@ -107,7 +107,7 @@ impl Agent {
         let open = |(id, _): &&(MessageId, u32)| self.given(*id).iter().any(|given| given.state != DONE);
         let open: Vec<&(MessageId, u32)> = self.hooks.replied.iter().filter(open).collect();
         let value = (!open.is_empty()).then(|| json!(open).to_string());
-        self.commits.write(StoreOp::Note { key: ANSWERED_NOTE.into(), value });
+        self.commits.write(StoreOp::PutMeta { key: ANSWERED_NOTE.into(), value });
     }
 
     pub(super) fn restore_answered(&mut self, notes: &[(String, String)]) {
@@ -129,7 +129,7 @@ impl Agent {
     }
 
     pub(super) fn tell_hook(&mut self, ticket: Ticket, event: String, payload: Value) {
-        let (_, order) = self.life.verb(Verb::Hook { ticket, event, payload });
+        let (_, order) = self.supervisor.verb(Verb::Hook { ticket, event, payload });
         self.commits.defer(order);
     }
 
@@ -154,7 +154,7 @@ impl Agent {
     pub(super) fn on_gone(&mut self, ticket: Ticket) {
         self.hooks.monitors.remove(&ticket.peer());
         if self.hooks.waiting.remove(&ticket) {
-            let (_, order) = self.life.verb(Verb::HookGone { ticket });
+            let (_, order) = self.supervisor.verb(Verb::HookGone { ticket });
             self.commits.defer(order);
         }
     }
@@ -162,7 +162,7 @@ impl Agent {
     /// A monitor of another process of the provider is sent away; one that names none is of an older plugin and stays.
     pub(super) fn on_monitor(&mut self, ticket: Ticket, session: Option<String>) {
         self.out.push(Effect::Gate(GateCommand::Accept { ticket }));
-        let stale = session.is_some_and(|session| session != self.life.record.provider_session);
+        let stale = session.is_some_and(|session| session != self.supervisor.record.provider_session);
         if stale || self.hooks.monitors.len() >= MONITORS_MAX {
             self.out.push(Effect::close(ticket.peer()));
             return;

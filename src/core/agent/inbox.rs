@@ -5,7 +5,7 @@ use super::effect::{Effect, StoreCommand};
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 
 use super::Agent;
-use super::calls::Purpose;
+use super::http_calls::CallKind;
 use super::store::{Choice, InboxMessage, OutboxRow, Settled, StoreOp, TaskEnd};
 use crate::core::ids::{MessageId, MessageRef};
 use crate::core::limits::*;
@@ -251,7 +251,7 @@ impl Agent {
     /// Forgets the message, so that the relay may offer it again.
     pub(super) fn forget_message(&mut self, at: MessageRef) {
         self.inbox.unread.remove(&at);
-        self.calls.forget(&Purpose::Read(at));
+        self.http_calls.forget(&CallKind::Read(at));
         self.commits.write(StoreOp::InboxForget { at });
     }
 
@@ -268,7 +268,7 @@ impl Agent {
         if let Some(reason) = reason {
             body["reason"] = serde_json::json!(reason);
         }
-        self.ask(Purpose::Read(at), "POST", path::message_part(at.id, "read"), Some(body));
+        self.ask(CallKind::Read(at), "POST", path::message_part(at.id, "read"), Some(body));
     }
 
     pub(super) fn on_read_told(&mut self, at: MessageRef) {
@@ -310,7 +310,7 @@ impl Agent {
             from: Some(self.config.agent_id.clone()),
             to: message.from.clone(),
             kind: "system".into(),
-            body: super::text::cut(&body, REPLY_BODY_BYTES_MAX),
+            body: super::prompt_text::cut(&body, REPLY_BODY_BYTES_MAX),
             reply_expected: Some(false),
             idempotency_key: Some(key.clone()),
             occurred_at: Some(self.now.wall.0),

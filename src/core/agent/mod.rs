@@ -3,28 +3,29 @@
 //! Dispatch lives here; each source of events has a file of its own. What an event makes durable is one commit, and
 //! what tells of it waits for that ([`CommitQueue`]).
 
-mod calls;
 mod commands;
 pub mod config;
 pub mod effect;
 pub mod event;
 mod generations;
 mod hooks;
+mod http_calls;
 mod inbox;
-mod life;
-mod link;
 mod outbox;
 mod outgoing;
 mod polling;
 pub mod prompt;
+mod prompt_text;
+mod relay_link;
 mod status;
 mod stop;
 pub mod store;
+mod supervisor;
 #[cfg(test)]
 mod tests;
-mod text;
 mod timer;
 mod tokens;
+pub mod tracker;
 mod turn;
 
 use self::config::AgentConfig;
@@ -32,14 +33,14 @@ use self::effect::{Effect, Outcome};
 use self::event::{Event, Lane, StoreEvent};
 use self::store::{Snapshot, StoreOp};
 use self::timer::Timer;
+use self::tracker::Tracker;
 use super::commit::{Closed, CommitQueue};
 use super::limits::*;
 use super::rng::Rng;
-use super::session::{Approval, Signal};
+use super::session::{Approval, SessionEvent};
 use super::store::StoreError;
 use super::time::{Now, Tick};
 use super::timers::{Timed, Timers};
-use super::tracker::Tracker;
 use super::{Cause, Machine};
 use crate::wire::control::LogLevel;
 
@@ -83,10 +84,10 @@ pub struct Agent {
     inbox: inbox::Inbox,
     turn: turn::Turns,
     prompt: prompt::FirstPrompt,
-    link: link::Link,
-    calls: calls::Calls,
+    relay_link: relay_link::RelayLink,
+    http_calls: http_calls::HttpCalls,
     outbox: outbox::Outbox,
-    life: life::Life,
+    supervisor: supervisor::Supervisor,
     commands: commands::Commands,
     tokens: tokens::Tokens,
     tracker: Tracker,
@@ -104,7 +105,7 @@ impl Agent {
     pub fn new(config: AgentConfig, seed: u64) -> Agent {
         let rng = Rng::new(seed);
         Agent {
-            life: life::Life::new(config.restart.clone()),
+            supervisor: supervisor::Supervisor::new(config.restart.clone()),
             tokens: tokens::Tokens::new(&config),
             status: status::Publisher::default(),
             config,
@@ -119,8 +120,8 @@ impl Agent {
             inbox: inbox::Inbox::default(),
             turn: turn::Turns::default(),
             prompt: Default::default(),
-            link: link::Link::default(),
-            calls: calls::Calls::default(),
+            relay_link: relay_link::RelayLink::default(),
+            http_calls: http_calls::HttpCalls::default(),
             outbox: outbox::Outbox::default(),
             commands: commands::Commands::default(),
             tracker: Tracker::default(),
@@ -203,46 +204,46 @@ impl Agent {
         self.restore_answered(&snapshot.notes);
         self.restore_commands(now, snapshot.commands);
         self.restore_prompt(&snapshot.notes, snapshot.provider.as_ref());
-        self.life.restore(snapshot.provider);
+        self.supervisor.restore(snapshot.provider);
         self.tokens.restore(now, &self.config, &snapshot.notes);
         self.begin_tokens(now);
-        self.begin_life();
+        self.begin_supervision();
         self.status.touch();
     }
 
-    fn on_signal(&mut self, now: Now, signal: Signal) {
+    fn on_signal(&mut self, now: Now, signal: SessionEvent) {
         match signal {
-            Signal::Opened(opened) => self.on_opened(now, opened),
-            Signal::OpenFailed { reason, permanent } => self.on_open_failed(now, reason, permanent),
-            Signal::Taken { batch, key, evidence } => self.on_taken(batch, &key, &evidence),
-            Signal::Refused { batch, key, why } => self.on_refused(now, batch, &key, &why),
-            Signal::TurnStarted => self.on_turn_started(),
-            Signal::Evidence(text) => self.status.set_evidence(now, text),
-            Signal::Work { kind, id, label, runs } => self.on_work(kind, id, label, runs),
-            Signal::Timeline(status) => self.status.timeline(status, now),
-            Signal::Moved { session } => self.on_moved(session),
-            Signal::Left { reason } => self.on_left(now, &reason),
-            Signal::HookAnswer { ticket, answer } => self.on_hook_answer(ticket, answer),
-            Signal::Announce { batch } => self.announce(batch),
-            Signal::ProviderState(state) => self.on_provider_state(state),
-            Signal::TurnEnded { batch, end, text } => self.on_turn_ended(now, batch, end, text),
-            Signal::Mirror(mirror) => self.on_mirror(now, mirror),
-            Signal::ApprovalOpened(approval) => {
+            SessionEvent::Opened(opened) => self.on_opened(now, opened),
+            SessionEvent::OpenFailed { reason, permanent } => self.on_open_failed(now, reason, permanent),
+            SessionEvent::Accepted { batch, key, evidence } => self.on_taken(batch, &key, &evidence),
+            SessionEvent::Refused { batch, key, why } => self.on_refused(now, batch, &key, &why),
+            SessionEvent::TurnStarted => self.on_turn_started(),
+            SessionEvent::Evidence(text) => self.status.set_evidence(now, text),
+            SessionEvent::Work { kind, id, label, runs } => self.on_work(kind, id, label, runs),
+            SessionEvent::Timeline(status) => self.status.timeline(status, now),
+            SessionEvent::ConversationChanged { session } => self.on_moved(session),
+            SessionEvent::EndedByUser { reason } => self.on_left(now, &reason),
+            SessionEvent::HookAnswer { ticket, answer } => self.on_hook_answer(ticket, answer),
+            SessionEvent::Announce { batch } => self.announce(batch),
+            SessionEvent::ProviderState(state) => self.on_provider_state(state),
+            SessionEvent::TurnEnded { batch, end, text } => self.on_turn_ended(now, batch, end, text),
+            SessionEvent::Mirror(mirror) => self.on_mirror(now, mirror),
+            SessionEvent::ApprovalOpened(approval) => {
                 self.log(LogLevel::Info, "runner", format!("approval wanted id={} kind={}", approval.id, approval.kind));
                 if self.approvals.len() < APPROVALS_MAX {
                     self.approvals.push(approval);
                 }
                 self.status.touch();
             }
-            Signal::ApprovalClosed { id, reason } => {
+            SessionEvent::ApprovalClosed { id, reason } => {
                 self.log(LogLevel::Info, "runner", format!("approval closed id={id} reason={reason}"));
                 self.approvals.retain(|approval| approval.id != id);
                 self.status.touch();
             }
-            Signal::Context(context) => self.status.set_context(context),
-            Signal::Fact { name, value } => self.status.set_fact(name, value),
-            Signal::Answered { verb, result } => self.on_answered(now, verb, result),
-            Signal::Note { warn, text } => self.log(if warn { LogLevel::Warn } else { LogLevel::Info }, "provider", text),
+            SessionEvent::Context(context) => self.status.set_context(context),
+            SessionEvent::Fact { name, value } => self.status.set_fact(name, value),
+            SessionEvent::Answered { verb, result } => self.on_answered(now, verb, result),
+            SessionEvent::Log { warn, text } => self.log(if warn { LogLevel::Warn } else { LogLevel::Info }, "provider", text),
         }
     }
 }

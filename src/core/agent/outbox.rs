@@ -268,7 +268,7 @@ impl Agent {
             from: Some(self.config.agent_id.clone()),
             to: USER.into(),
             kind: MessageKind::Session,
-            body: super::text::cut(&mirror.body, MIRROR_BODY_BYTES_MAX),
+            body: super::prompt_text::cut(&mirror.body, MIRROR_BODY_BYTES_MAX),
             payload,
             reply_expected: Some(false),
             idempotency_key: Some(key.clone()),
@@ -285,9 +285,9 @@ impl Agent {
         let hook = if hook.is_empty() { "unknown" } else { hook };
         self.log(LogLevel::Fatal, &format!("hook:{hook}"), error.to_string());
         let payload = json!({
-            "sessionId": self.life.record.provider_session, "project": self.config.registration.meta.get("cwd"),
+            "sessionId": self.supervisor.record.provider_session, "project": self.config.registration.meta.get("cwd"),
             "agentId": self.config.agent_id, "signal": "hook_fatal",
-            "value": {"hook": hook, "error": super::text::cut(error, 4096)}, "source": "server", "occurredAt": now.wall.0,
+            "value": {"hook": hook, "error": super::prompt_text::cut(error, 4096)}, "source": "server", "occurredAt": now.wall.0,
         });
         self.mirrored += 1;
         let key = format!("{}:insight:{}:{}", self.config.agent_id, self.config.instance_id, self.mirrored);

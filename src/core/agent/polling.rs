@@ -4,7 +4,7 @@
 use serde_json::{Map, Value, json};
 
 use super::Agent;
-use super::calls::{Purpose, text_of};
+use super::http_calls::{CallKind, text_of};
 use super::stop::Why;
 use crate::core::Cause;
 use crate::core::agent::timer::Timer;
@@ -31,32 +31,32 @@ pub(super) struct Polling {
 }
 
 /// Steps of a round.
-const STEPS: [Purpose; 4] = [Purpose::Register, Purpose::PutStatus, Purpose::PutReady, Purpose::Heartbeat];
+const STEPS: [CallKind; 4] = [CallKind::Register, CallKind::PutStatus, CallKind::PutReady, CallKind::Heartbeat];
 
 impl Agent {
     /// A whole round, or one that only tells the status; while one is under way the next waits for its end.
     pub(super) fn begin_round(&mut self, whole: bool) {
-        self.link.polling.whole |= whole;
+        self.relay_link.polling.whole |= whole;
         self.timers.clear(Timer::TellStatus);
-        if STEPS.iter().any(|step| self.calls.has(step)) {
-            self.link.polling.again = true;
+        if STEPS.iter().any(|step| self.http_calls.has(step)) {
+            self.relay_link.polling.again = true;
             return;
         }
         // The relay may still know an older instance of this agent: before it knows this one, its refusal would mean nothing.
-        self.liveness_step(if self.link.known_instance { Purpose::PutStatus } else { Purpose::Register });
+        self.liveness_step(if self.relay_link.known_instance { CallKind::PutStatus } else { CallKind::Register });
     }
 
     /// The bus is registered: what is under way over HTTP is not gone on with, and the bus tells the newest status.
     pub(super) fn stop_polling(&mut self) {
-        self.link.polling = Polling::default();
+        self.relay_link.polling = Polling::default();
         self.timers.clear(Timer::TellStatus);
-        STEPS.iter().for_each(|step| self.calls.forget(step));
+        STEPS.iter().for_each(|step| self.http_calls.forget(step));
     }
 
     /// The status has changed and there is no bus: it is told soon, together with what else changes in a moment; the last
     /// one before the end at once.
     pub(super) fn plan_telling(&mut self, now: Now) {
-        if !self.link.polling.works || (self.timers.is_set(Timer::TellStatus) && self.stop.is_none()) {
+        if !self.relay_link.polling.works || (self.timers.is_set(Timer::TellStatus) && self.stop.is_none()) {
             return; // the next round tells
         }
         if !self.status.is_news(&self.status_told()) {
@@ -66,30 +66,30 @@ impl Agent {
             self.begin_round(false);
         } else {
             let soon = now.tick + STATUS_SETTLES;
-            let at = self.link.polling.told_at.map_or(soon, |told| soon.max(told + STATUS_PAUSE));
+            let at = self.relay_link.polling.told_at.map_or(soon, |told| soon.max(told + STATUS_PAUSE));
             self.timers.set_once(Timer::TellStatus, at);
         }
     }
 
-    fn liveness_step(&mut self, step: Purpose) {
+    fn liveness_step(&mut self, step: CallKind) {
         let id = &self.config.agent_id;
         let instance = &self.config.instance_id;
         let (method, path, body) = match step {
-            Purpose::PutStatus => {
+            CallKind::PutStatus => {
                 let told = self.status_told();
                 self.status.is_told();
                 let body = json!({"status": told.0.as_str(), "instanceId": instance});
                 let path = path::agent_part(id, "status");
-                self.link.polling.telling = Some(told);
+                self.relay_link.polling.telling = Some(told);
                 ("PUT", path, body)
             }
-            Purpose::PutReady => {
-                let (status, mut meta) = self.link.polling.telling.clone().unwrap_or_else(|| self.status_told());
+            CallKind::PutReady => {
+                let (status, mut meta) = self.relay_link.polling.telling.clone().unwrap_or_else(|| self.status_told());
                 meta.extend(self.status.take_timeline().map(|event| ("timelineEvent".to_string(), event)));
                 let body = json!({"ready": status != AgentStatus::Offline, "instanceId": instance, "meta": meta});
                 ("PUT", path::agent_part(id, "ready"), body)
             }
-            Purpose::Heartbeat => {
+            CallKind::Heartbeat => {
                 ("POST", path::agent_part(id, "heartbeat"), json!({"instanceId": instance, "meta": self.heartbeat_meta()}))
             }
             _ => {
@@ -105,19 +105,19 @@ impl Agent {
     }
 
     /// One answer of a liveness round; the first failure ends the round.
-    pub(super) fn on_liveness_step(&mut self, now: Now, step: Purpose, result: Result<(u16, Value), Cause>) {
+    pub(super) fn on_liveness_step(&mut self, now: Now, step: CallKind, result: Result<(u16, Value), Cause>) {
         match result {
             // The bus is back: whatever this step told may be older than what the bus told, so that tells it once more.
-            Ok((status, _)) if status < 300 && self.link.is_registered() => self.status.send_again(),
+            Ok((status, _)) if status < 300 && self.relay_link.is_registered() => self.status.send_again(),
             Ok((status, body)) if status < 300 => self.on_step_done(now, step, &body),
-            Ok((404, _)) if step != Purpose::Register => self.liveness_step(Purpose::Register),
-            Ok((403, body)) if step == Purpose::Register => {
+            Ok((404, _)) if step != CallKind::Register => self.liveness_step(CallKind::Register),
+            Ok((403, body)) if step == CallKind::Register => {
                 let text = text_of(403, &body);
                 self.on_registration_refused(now, &text);
                 self.on_round_failed(now, text);
             }
-            Ok((404 | 405, _)) if self.link.bus_refused.is_some() => {
-                let text = self.link.bus_refused.take().unwrap_or_default();
+            Ok((404 | 405, _)) if self.relay_link.bus_refused.is_some() => {
+                let text = self.relay_link.bus_refused.take().unwrap_or_default();
                 self.on_registration_refused(now, &text);
             }
             Ok((409, _)) if self.stop.is_none() => {
@@ -128,48 +128,48 @@ impl Agent {
         }
     }
 
-    fn on_step_done(&mut self, now: Now, step: Purpose, body: &Value) {
+    fn on_step_done(&mut self, now: Now, step: CallKind, body: &Value) {
         match step {
-            Purpose::PutStatus => self.liveness_step(Purpose::PutReady),
-            Purpose::PutReady => {
-                self.link.polling.works = true;
-                self.link.polling.told_at = Some(now.tick);
-                if let Some(told) = self.link.polling.telling.take() {
+            CallKind::PutStatus => self.liveness_step(CallKind::PutReady),
+            CallKind::PutReady => {
+                self.relay_link.polling.works = true;
+                self.relay_link.polling.told_at = Some(now.tick);
+                if let Some(told) = self.relay_link.polling.telling.take() {
                     self.status.note_told(told);
                 }
-                if self.link.polling.whole { self.liveness_step(Purpose::Heartbeat) } else { self.end_round() }
+                if self.relay_link.polling.whole { self.liveness_step(CallKind::Heartbeat) } else { self.end_round() }
             }
-            Purpose::Heartbeat => {
+            CallKind::Heartbeat => {
                 self.note_server_in(body);
                 let pending = body.get("commands").and_then(Value::as_array).cloned().unwrap_or_default();
                 for id in pending.iter().filter_map(Value::as_str) {
                     if !self.commands.knows(id) {
-                        self.ask(Purpose::FetchCommand(id.into()), "GET", path::command(id), None);
+                        self.ask(CallKind::FetchCommand(id.into()), "GET", path::command(id), None);
                     }
                 }
                 self.on_relay_back();
                 self.ask_unread();
-                self.link.polling.whole = false;
+                self.relay_link.polling.whole = false;
                 self.end_round();
             }
             _ => {
                 self.note_server_in(body);
-                self.link.known_instance = true;
-                self.link.bus_refused = None;
-                self.liveness_step(Purpose::PutStatus);
+                self.relay_link.known_instance = true;
+                self.relay_link.bus_refused = None;
+                self.liveness_step(CallKind::PutStatus);
             }
         }
     }
 
     fn end_round(&mut self) {
-        if std::mem::take(&mut self.link.polling.again) {
+        if std::mem::take(&mut self.relay_link.polling.again) {
             self.begin_round(false);
         }
     }
 
     fn on_round_failed(&mut self, now: Now, text: String) {
         // The next whole round tries again, and tells the status of then.
-        self.link.polling = Polling::default();
+        self.relay_link.polling = Polling::default();
         self.timers.clear(Timer::TellStatus);
         self.status.send_again();
         let line = format!("liveness: {text}");

@@ -11,7 +11,7 @@ use super::Agent;
 use super::effect::Effect;
 use super::store::{ProviderRecord, StoreOp};
 use crate::core::ids::{MessageId, MessageRef, VerbNumber};
-use crate::core::session::{Fate, How, RESTART_MARK, Trace, TurnEnd, Verb};
+use crate::core::session::{DeliveryOutcome, MessageFingerprint, OpenMode, RESTART_MARK, TurnEnd, Verb};
 use crate::wire::control::LogLevel;
 
 /// Name of the note that tells how the newest prompt stands.
@@ -226,16 +226,16 @@ impl Agent {
             text
         };
         self.note_prompt(HANDED);
-        let (number, order) = self.life.verb(Verb::Inject { text, person: true });
+        let (number, order) = self.supervisor.verb(Verb::Inject { text, person: true });
         self.prompt.asked = Some(number);
         self.commits.defer(order);
         true
     }
 
     /// How it is known again in the provider's record, while nobody knows whether it arrived.
-    pub(super) fn prompt_trace(&self) -> Option<Trace> {
+    pub(super) fn prompt_trace(&self) -> Option<MessageFingerprint> {
         let text = self.first_prompt().filter(|_| self.prompt.handed)?;
-        Some(Trace {
+        Some(MessageFingerprint {
             header: String::new(),
             start: text.chars().take(TRACE_CHARS).collect(),
             is_whole: text.chars().count() <= TRACE_CHARS,
@@ -243,14 +243,14 @@ impl Agent {
     }
 
     /// A conversation is open: its record tells what became of the prompt.
-    pub(super) fn judge_prompt(&mut self, how: &How, fate: Option<Fate>) {
+    pub(super) fn judge_prompt(&mut self, how: &OpenMode, fate: Option<DeliveryOutcome>) {
         (self.prompt.asked, self.prompt.taken) = (None, false);
         if self.first_prompt().is_none() || !self.prompt.handed {
             return;
         }
         match (how, fate) {
-            (_, Some(Fate::Answered(_))) => self.note_prompt(DONE),
-            (How::Loaded(_), Some(Fate::Unanswered)) => self.prompt.seen = true,
+            (_, Some(DeliveryOutcome::Answered(_))) => self.note_prompt(DONE),
+            (OpenMode::Loaded(_), Some(DeliveryOutcome::Unanswered)) => self.prompt.seen = true,
             // It never arrived, or nobody can say: sent again, so that it arrives at least once.
             _ => {}
         }
@@ -270,7 +270,7 @@ impl Agent {
 
     /// A turn has ended: its own, perhaps with messages that joined it.
     pub(super) fn on_prompt_turn(&mut self, end: &TurnEnd) {
-        let lost = *end == TurnEnd::Cancelled && self.life.is_ending();
+        let lost = *end == TurnEnd::Cancelled && self.supervisor.is_ending();
         if std::mem::take(&mut self.prompt.taken) && !lost {
             self.note_prompt(DONE);
         }
@@ -282,7 +282,7 @@ impl Agent {
         if let Some(prompt) = self.config.prompt.clone() {
             self.remember_start(&prompt, Some(self.now.wall.0));
         }
-        self.commits.write(StoreOp::Note { key: NOTE.into(), value: Some(word.into()) });
+        self.commits.write(StoreOp::PutMeta { key: NOTE.into(), value: Some(word.into()) });
         self.status.touch();
     }
 
@@ -299,7 +299,7 @@ impl Agent {
         starts.drain(..surplus);
         let show = |start: &Start| json!({"digest": start.digest, "request": start.request, "at": start.at});
         let text = Value::Array(starts.iter().map(show).collect()).to_string();
-        self.commits.write(StoreOp::Note { key: STARTS_NOTE.into(), value: Some(text) });
+        self.commits.write(StoreOp::PutMeta { key: STARTS_NOTE.into(), value: Some(text) });
     }
 
     /// The runner ends in order: the next start of a person is a wish of its own.
@@ -308,7 +308,7 @@ impl Agent {
     }
 
     fn note_end(&mut self, word: &str) {
-        self.commits.write(StoreOp::Note { key: END_NOTE.into(), value: Some(word.into()) });
+        self.commits.write(StoreOp::PutMeta { key: END_NOTE.into(), value: Some(word.into()) });
     }
 }
 

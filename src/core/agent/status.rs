@@ -9,12 +9,12 @@ use super::Agent;
 use super::config::ReplyMode;
 use super::effect::Effect;
 use super::event::ControlRequest;
-use super::life::State;
+use super::supervisor::State;
+use crate::core::agent::tracker::{Status, TURN, Work};
 use crate::core::ids::Ticket;
 use crate::core::limits::*;
 use crate::core::session::TERMINAL_SESSION;
 use crate::core::time::{Now, Tick};
-use crate::core::tracker::{Status, TURN, Work};
 use crate::wire::api::{AgentStatus, DetailedStatus};
 use crate::wire::bus::ClientFrame;
 use crate::wire::control::LogLevel;
@@ -120,7 +120,7 @@ impl Agent {
     /// The status as people see it; the wire has fewer words.
     pub(super) fn word(&self) -> DetailedStatus {
         use DetailedStatus::*;
-        match (&self.life.state, self.tracker.status()) {
+        match (&self.supervisor.state, self.tracker.status()) {
             _ if self.stop.as_ref().is_some_and(|stop| stop.failure().is_some()) => Error,
             _ if self.stop.is_some() => Offline,
             (State::Parked, _) => Parked,
@@ -130,7 +130,7 @@ impl Agent {
             (State::Ready { .. }, Status::Busy) => Busy,
             (State::Ready { .. }, Status::Offline) => Offline,
             (State::Waiting { .. }, _) => Restarting,
-            _ if self.life.is_restarting() => Restarting,
+            _ if self.supervisor.is_restarting() => Restarting,
             (State::Down | State::Spawning | State::Opening | State::Ending, _) => Starting,
         }
     }
@@ -146,7 +146,7 @@ impl Agent {
             Idle => format!("no turn, no claim, no work{}", self.evidence()),
             Busy => format!("work: {}{}{}", self.tracker.reasons().join(", "), self.state_text(), self.evidence()),
             Blocked => format!("waits for {} approval(s)", self.approvals.len()),
-            Offline | Starting | Restarting | Error | Parked => self.life.why.clone(),
+            Offline | Starting | Restarting | Error | Parked => self.supervisor.why.clone(),
         }
     }
 
@@ -171,7 +171,7 @@ impl Agent {
         if !self.config.identity.broad_targets {
             meta.insert("broadTargets".into(), json!(false));
         }
-        if let Some(model) = &self.life.model {
+        if let Some(model) = &self.supervisor.model {
             meta.insert("model".into(), json!(model));
         }
         meta
@@ -222,7 +222,7 @@ impl Agent {
         meta.insert("activeWork".into(), json!(self.tracker.work_json()));
         let subagents: Vec<Value> = self.tracker.work_json().into_iter().filter(|work| work["kind"] == "subagent").collect();
         meta.insert("activeSubagents".into(), json!(subagents));
-        if let Some(socket) = &self.life.terminal {
+        if let Some(socket) = &self.supervisor.terminal {
             meta.insert("tmuxSocket".into(), json!(socket));
             meta.insert("tmuxSession".into(), json!(TERMINAL_SESSION));
         }
@@ -241,7 +241,7 @@ impl Agent {
             "auth".into(),
             json!({"profileId": record.profile_id, "jti": record.jti, "expiresAt": record.expires_at, "rootTokenFallback": false}),
         );
-        meta.insert("transport".into(), json!(self.link.word()));
+        meta.insert("transport".into(), json!(self.relay_link.state_name()));
         meta.insert("providerFacts".into(), json!(self.status.facts));
         if self.status.context.is_object() {
             meta.insert("context".into(), self.status.context.clone());
@@ -286,7 +286,7 @@ impl Agent {
         if !self.status.dirty || self.status.silent {
             return;
         }
-        if !self.link.is_registered() {
+        if !self.relay_link.is_registered() {
             return self.plan_telling(now);
         }
         self.status.is_told();
@@ -352,8 +352,8 @@ impl Agent {
 
     /// How a person attaches to the provider's terminal.
     fn attach_spec(&self) -> (u16, Value) {
-        match &self.life.terminal {
-            _ if !self.life.is_alive() => (409, json!({"error": "provider process is unavailable"})),
+        match &self.supervisor.terminal {
+            _ if !self.supervisor.is_alive() => (409, json!({"error": "provider process is unavailable"})),
             None => (409, json!({"error": "provider does not support terminal attach"})),
             Some(socket) => {
                 let command = ["tmux", "-u", "-L", socket, "attach-session", "-t", TERMINAL_SESSION];
@@ -377,7 +377,7 @@ impl Agent {
             return (400, json!({"error": "status must be idle, busy, offline, or error"}));
         };
         let accepted = (200, json!({"ok": true, "status": status.as_str()}));
-        if text("providerSessionId").is_some_and(|id| id != self.life.record.provider_session) {
+        if text("providerSessionId").is_some_and(|id| id != self.supervisor.record.provider_session) {
             return accepted; // of an earlier process: dropped whole
         }
         let reason = text("reason").unwrap_or(TURN).to_string();
@@ -433,23 +433,23 @@ impl Agent {
             "evidence": self.status.evidence.as_ref().map(|(text, at)| json!({"text": text, "since": at})),
             "agentStatus": self.wire_status().as_str(), "ready": self.wire_status() != AgentStatus::Offline,
             "work": self.tracker.work_json(), "claims": self.tracker.claims_json(now.tick),
-            "terminal": self.life.terminal.as_ref().map(|socket| json!({"tmuxSocket": socket, "tmuxSession": TERMINAL_SESSION})),
+            "terminal": self.supervisor.terminal.as_ref().map(|socket| json!({"tmuxSocket": socket, "tmuxSession": TERMINAL_SESSION})),
             "approvals": self.approvals_json(), "turn": self.turn.summary(),
             "queues": {
                 "inboxWaiting": waiting, "inboxMoreInStore": more, "readsToTell": unread,
                 "outbox": self.outbox.summary(), "commitsInFlight": self.commits.in_flight(),
             },
             "connection": {
-                "state": self.link.word(), "relayUrl": self.config.relay_url, "epoch": self.link.epoch,
+                "state": self.relay_link.state_name(), "relayUrl": self.config.relay_url, "epoch": self.relay_link.epoch,
                 "relay": self.generations.summary(),
-                "forMs": self.link.since().map(ago), "attempts": self.link.attempts(),
+                "forMs": self.relay_link.since().map(ago), "attempts": self.relay_link.attempts(),
             },
             "prompt": self.prompt_json(),
-            "providerProcess": self.life_json(now), "session": self.status.facts, "context": self.status.context,
+            "providerProcess": self.provider_json(now), "session": self.status.facts, "context": self.status.context,
             "token": {"profileId": self.tokens.record().profile_id, "expiresAt": self.tokens.record().expires_at},
             "lastErrors": {
-                "bus": trouble(&self.link.last_error), "heartbeat": trouble(&self.calls.last_error),
-                "outbox": trouble(&self.outbox.last_error), "provider": trouble(&self.life.last_exit),
+                "bus": trouble(&self.relay_link.last_error), "heartbeat": trouble(&self.http_calls.last_error),
+                "outbox": trouble(&self.outbox.last_error), "provider": trouble(&self.supervisor.last_exit),
                 "store": self.commits.trouble().map(|it| json!({"text": it.cause.to_string(), "agoMs": ago(it.since)})),
             },
             "approvalMode": self.config.approval_mode, "storeNote": self.config.store_note,

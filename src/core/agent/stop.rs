@@ -4,12 +4,12 @@ use std::fmt;
 use std::time::Duration;
 
 use super::Agent;
-use super::calls::Purpose;
 use super::effect::{BusCommand, Effect};
 use super::event::StopReason;
+use super::http_calls::CallKind;
 use crate::core::agent::timer::Timer;
+use crate::core::agent::tracker::Status;
 use crate::core::time::{Now, Tick};
-use crate::core::tracker::Status;
 use crate::wire::api::path;
 use crate::wire::control::LogLevel;
 
@@ -115,7 +115,7 @@ impl Agent {
         };
         self.log(LogLevel::Info, "lifecycle", format!("stopping: {why}"));
         self.stop = Some(Stop { why, phase: Phase::Provider, deadline: now.tick + patience + AFTER_PROVIDER, flush_by: None });
-        self.life.why = match self.stop.as_ref().and_then(Stop::failure) {
+        self.supervisor.why = match self.stop.as_ref().and_then(Stop::failure) {
             Some(reason) => reason.to_string(),
             None => "the runner is stopping".into(),
         };
@@ -131,7 +131,7 @@ impl Agent {
             let flush_over = stop.flush_by.is_some_and(|by| by <= now.tick);
             let phase = stop.phase;
             match phase {
-                Phase::Provider if self.life.is_gone() || late => {
+                Phase::Provider if self.supervisor.is_gone() || late => {
                     self.tracker.set_terminal(Some(Status::Offline));
                     self.end_stop_command(now);
                     if !matches!(self.stop.as_ref().map(|stop| &stop.why), Some(Why::Bug(_))) {
@@ -143,8 +143,8 @@ impl Agent {
                 Phase::Flush if late || flush_over || self.is_flushed() => {
                     self.status.fall_silent();
                     let removes = matches!(self.stop.as_ref().map(|s| &s.why), Some(Why::Command { .. }));
-                    if removes && self.link.is_reached() && !late {
-                        self.ask(Purpose::Goodbye, "DELETE", path::agent(&self.config.agent_id), None);
+                    if removes && self.relay_link.is_reached() && !late {
+                        self.ask(CallKind::Goodbye, "DELETE", path::agent(&self.config.agent_id), None);
                         self.launch_call();
                         self.set_phase(Phase::Goodbye, Some(now.tick + FLUSH));
                     } else {
@@ -172,12 +172,12 @@ impl Agent {
     fn is_flushed(&self) -> bool {
         // A failure is told if the relay is there at all: nobody else will tell it.
         let failed = self.stop.as_ref().is_some_and(|stop| stop.failure().is_some() && !matches!(stop.why, Why::Refused(_)));
-        if failed && !self.link.is_reached() && !self.link.is_off() {
+        if failed && !self.relay_link.is_reached() && !self.relay_link.is_off() {
             return false;
         }
         let quiet = self.commits.is_durable();
-        let heard = self.outbox.is_empty() && self.commands.all_reported() && self.calls.is_quiet() && self.turn.is_quiet();
-        quiet && (heard || !self.link.is_reached())
+        let heard = self.outbox.is_empty() && self.commands.all_reported() && self.http_calls.is_quiet() && self.turn.is_quiet();
+        quiet && (heard || !self.relay_link.is_reached())
     }
 
     pub(super) fn on_goodbye_said(&mut self) {
@@ -192,9 +192,9 @@ impl Agent {
             Some(Why::Displaced(message)) => (0, format!("stopped: {message}")),
             Some(Why::Asked(_) | Why::Command { .. }) | None => (0, String::new()),
         };
-        if !self.link.is_off() {
+        if !self.relay_link.is_off() {
             self.out.push(Effect::Bus(BusCommand::Disconnect { reason: "runner stopped".into() }));
-            self.link.switch_off();
+            self.relay_link.switch_off();
             self.timers.clear(Timer::LivenessRound);
             self.timers.clear(Timer::TellStatus);
         }

@@ -58,7 +58,7 @@ pub enum StoreOp {
     /// The provider process and its conversation.
     ProviderPut(ProviderRecord),
     /// A value by name.
-    Note {
+    PutMeta {
         key: String,
         /// Value; `None` removes it.
         value: Option<String>,

@@ -16,7 +16,7 @@ mod first;
 use crate::core::agent::store::RowKind;
 use crate::core::ids::{BatchNumber, CallNumber, MessageId, ProcessRef, Ticket};
 use crate::core::matching::Identity;
-use crate::core::session::{Fate, How, Mirror, Opened, Parcel, RESTART_MARK, SessionCapabilities, TurnEnd, Verb};
+use crate::core::session::{Delivery, DeliveryOutcome, Mirror, OpenMode, Opened, RESTART_MARK, SessionCapabilities, TurnEnd, Verb};
 use crate::core::time::Wall;
 use crate::secret::Secret;
 use crate::wire::api::{AgentStatus, DetailedStatus};
@@ -41,8 +41,8 @@ impl Bench {
         bench.tell(Event::Bus(BusEvent::Framed(RelayFrame::Registered { id: "f1".into(), registered })));
         bench.tell(Event::Provider(ProviderEvent::Spawned { process: ProcessRef { pid: 7, start: 1 }, terminal: None }));
         bench.commit();
-        let opened = Opened { session: "s".into(), how: How::New, agent: "demo".into(), model: None, has_evidence: true };
-        bench.signal(Signal::Opened(opened));
+        let opened = Opened { session: "s".into(), how: OpenMode::New, agent: "demo".into(), model: None, has_evidence: true };
+        bench.signal(SessionEvent::Opened(opened));
         bench.commit();
         assert_eq!(bench.agent.wire_status(), AgentStatus::Idle);
         bench
@@ -107,8 +107,8 @@ impl Bench {
         effects
     }
 
-    fn signal(&mut self, signal: Signal) -> Vec<Effect> {
-        self.tell(Event::Provider(ProviderEvent::Signal(signal)))
+    fn signal(&mut self, signal: SessionEvent) -> Vec<Effect> {
+        self.tell(Event::Provider(ProviderEvent::Session(signal)))
     }
 
     /// Everything that was ordered is on disk.
@@ -134,7 +134,7 @@ impl Bench {
 
 /// Key of a batch that holds only message 1.
 fn key_of_first() -> String {
-    super::text::key("a", &[&Message { id: MessageId(1), ..Default::default() }])
+    super::prompt_text::key("a", &[&Message { id: MessageId(1), ..Default::default() }])
 }
 
 /// A call that is made, with its token.
@@ -214,9 +214,9 @@ fn reply_and_batch_done_are_one_transaction() {
     let mut bench = Bench::ready();
     bench.message(1);
     bench.commit();
-    bench.signal(Signal::Taken { batch: BatchNumber(1), key: key_of_first(), evidence: "seen".into() });
+    bench.signal(SessionEvent::Accepted { batch: BatchNumber(1), key: key_of_first(), evidence: "seen".into() });
     bench.commit();
-    let mut effects = bench.signal(Signal::TurnEnded { batch: Some(BatchNumber(1)), end: TurnEnd::Completed, text: "done".into() });
+    let mut effects = bench.signal(SessionEvent::TurnEnded { batch: Some(BatchNumber(1)), end: TurnEnd::Completed, text: "done".into() });
     // The relay is asked which answers are owed; it does not answer, so all are sent.
     bench.now.tick = bench.now.tick + Duration::from_secs(6);
     effects.extend(bench.agent.wake(bench.now));
@@ -235,7 +235,7 @@ fn reply_and_batch_done_are_one_transaction() {
 #[test]
 fn a_flood_without_a_disk_is_not_taken() {
     let mut bench = Bench::ready();
-    let mirror = || Signal::Mirror(Mirror { kind: "tool", body: "x".into(), label: None, status: None, turn: 1, key: None });
+    let mirror = || SessionEvent::Mirror(Mirror { kind: "tool", body: "x".into(), label: None, status: None, turn: 1, key: None });
     let mut taken = 0;
     while bench.agent.may_take(Lane::Provider) {
         bench.signal(mirror());
@@ -258,7 +258,7 @@ fn no_status_follows_the_last_offline() {
     let busy = json!({"status": "busy", "reason": "x"});
     for event in [
         Event::Control(Ticket(1), ControlRequest::StatusPosted(busy)),
-        Event::Provider(ProviderEvent::Signal(Signal::TurnStarted)),
+        Event::Provider(ProviderEvent::Session(SessionEvent::TurnStarted)),
         Event::Provider(ProviderEvent::Exited { code: 0, stderr: String::new() }),
     ] {
         let effects = bench.tell(event);
@@ -345,21 +345,21 @@ fn a_token_is_renewed_in_time_and_never_ends_the_session() {
     let due = bench.agent.timers.at(timer::Timer::TokenRenewal).expect("a renewal");
     let left = (due - bench.now.tick).as_secs();
     assert!((2500..=2880).contains(&left), "{left}");
-    assert!(bench.agent.life.is_ready(), "the provider was never touched");
+    assert!(bench.agent.supervisor.is_ready(), "the provider was never touched");
 }
 
 /// What is delivered by these effects.
-fn parcels(effects: &[Effect]) -> Vec<Parcel> {
-    let parcel = |effect: &Effect| match effect {
-        Effect::Provider(ProviderCommand::Verb { verb: Verb::Deliver(parcel), .. }) => Some(parcel.clone()),
+fn deliveries(effects: &[Effect]) -> Vec<Delivery> {
+    let delivery = |effect: &Effect| match effect {
+        Effect::Provider(ProviderCommand::Verb { verb: Verb::Deliver(delivery), .. }) => Some(delivery.clone()),
         _ => None,
     };
-    effects.iter().filter_map(parcel).collect()
+    effects.iter().filter_map(delivery).collect()
 }
 
 impl Bench {
     /// The provider ends and comes back; its record tells these fates.
-    fn come_back(&mut self, fates: Vec<Fate>) -> Vec<Effect> {
+    fn come_back(&mut self, fates: Vec<DeliveryOutcome>) -> Vec<Effect> {
         self.tell(Event::Provider(ProviderEvent::Exited { code: 9, stderr: String::new() }));
         self.commit();
         self.now.tick = self.now.tick + Duration::from_secs(61);
@@ -367,22 +367,22 @@ impl Bench {
         self.commit();
         self.tell(Event::Provider(ProviderEvent::Spawned { process: ProcessRef { pid: 8, start: 2 }, terminal: None }));
         self.commit();
-        let opened = Opened { session: "s".into(), how: How::Loaded(fates), agent: "demo".into(), model: None, has_evidence: true };
-        let mut effects = self.signal(Signal::Opened(opened));
+        let opened = Opened { session: "s".into(), how: OpenMode::Loaded(fates), agent: "demo".into(), model: None, has_evidence: true };
+        let mut effects = self.signal(SessionEvent::Opened(opened));
         effects.extend(self.commit());
         effects
     }
 
     /// Two messages in one batch.
     fn with_two(&mut self) {
-        self.signal(Signal::TurnStarted);
+        self.signal(SessionEvent::TurnStarted);
         self.message(1);
         self.message(2);
         self.commit();
-        self.signal(Signal::TurnEnded { batch: None, end: TurnEnd::Completed, text: String::new() });
+        self.signal(SessionEvent::TurnEnded { batch: None, end: TurnEnd::Completed, text: String::new() });
         let effects = self.commit();
-        let [parcel] = parcels(&effects).try_into().expect("one batch");
-        assert!(parcel.text.contains("#1") && parcel.text.contains("#2"), "{}", parcel.text);
+        let [delivery] = deliveries(&effects).try_into().expect("one batch");
+        assert!(delivery.text.contains("#1") && delivery.text.contains("#2"), "{}", delivery.text);
     }
 }
 
@@ -390,7 +390,7 @@ impl Bench {
 fn after_a_restart_each_message_has_a_fate_of_its_own() {
     let mut bench = Bench::ready();
     bench.with_two();
-    let mut effects = bench.come_back(vec![Fate::Answered("done".into()), Fate::Unseen]);
+    let mut effects = bench.come_back(vec![DeliveryOutcome::Answered("done".into()), DeliveryOutcome::Unseen]);
     // The relay does not say which answers are owed: all are sent.
     bench.now.tick = bench.now.tick + Duration::from_secs(6);
     effects.extend(bench.agent.wake(bench.now));
@@ -407,7 +407,7 @@ fn after_a_restart_each_message_has_a_fate_of_its_own() {
         })
         .collect();
     assert_eq!(keys, ["reply:a:1"], "only what was answered is");
-    let again = parcels(&effects);
+    let again = deliveries(&effects);
     assert!(again.len() == 1 && again[0].text.contains("#2") && !again[0].text.contains("#1"), "{again:?}");
 }
 
@@ -415,11 +415,11 @@ fn after_a_restart_each_message_has_a_fate_of_its_own() {
 fn what_the_record_holds_unanswered_is_never_said_again() {
     let mut bench = Bench::ready();
     bench.with_two();
-    let effects = bench.come_back(vec![Fate::Unanswered, Fate::Unanswered]);
-    let [nudge] = parcels(&effects).try_into().expect("a word to go on");
+    let effects = bench.come_back(vec![DeliveryOutcome::Unanswered, DeliveryOutcome::Unanswered]);
+    let [nudge] = deliveries(&effects).try_into().expect("a word to go on");
     assert!(nudge.text.starts_with(RESTART_MARK) && !nudge.text.contains("do it"), "{}", nudge.text);
-    let effects = bench.come_back(vec![Fate::Unanswered, Fate::Unanswered]);
-    let [second] = parcels(&effects).try_into().expect("a word to go on");
+    let effects = bench.come_back(vec![DeliveryOutcome::Unanswered, DeliveryOutcome::Unanswered]);
+    let [second] = deliveries(&effects).try_into().expect("a word to go on");
     assert_ne!(nudge.key, second.key, "a session that knows a key says nothing to it");
 }
 
@@ -429,7 +429,7 @@ fn an_urgent_message_joins_the_turn_and_outlives_it() {
     bench.agent.config.session.takes_urgent = true;
     bench.message(1);
     bench.commit();
-    bench.signal(Signal::Taken { batch: BatchNumber(1), key: key_of_first(), evidence: "seen".into() });
+    bench.signal(SessionEvent::Accepted { batch: BatchNumber(1), key: key_of_first(), evidence: "seen".into() });
     bench.commit();
     let mut payload = serde_json::Map::new();
     payload.insert("urgent".into(), json!(true));
@@ -445,17 +445,17 @@ fn an_urgent_message_joins_the_turn_and_outlives_it() {
     let data = serde_json::to_value(urgent).expect("plain data");
     bench.tell(Event::Bus(BusEvent::Framed(RelayFrame::Event { seq: 102, event: "message.new".into(), data, at: 0 })));
     let effects = bench.commit();
-    let [parcel] = parcels(&effects).try_into().expect("it joins");
-    assert!(parcel.urgent && parcel.batch == BatchNumber(1));
+    let [delivery] = deliveries(&effects).try_into().expect("it joins");
+    assert!(delivery.urgent && delivery.batch == BatchNumber(1));
     // The turn ends before it was taken: it is the next turn, and is answered by that.
-    bench.signal(Signal::TurnEnded { batch: Some(BatchNumber(1)), end: TurnEnd::Completed, text: "first".into() });
+    bench.signal(SessionEvent::TurnEnded { batch: Some(BatchNumber(1)), end: TurnEnd::Completed, text: "first".into() });
     bench.now.tick = bench.now.tick + Duration::from_secs(6);
     bench.agent.wake(bench.now);
     bench.commit();
-    bench.signal(Signal::TurnStarted);
-    bench.signal(Signal::Taken { batch: BatchNumber(1), key: parcel.key, evidence: "seen".into() });
+    bench.signal(SessionEvent::TurnStarted);
+    bench.signal(SessionEvent::Accepted { batch: BatchNumber(1), key: delivery.key, evidence: "seen".into() });
     bench.commit();
-    bench.signal(Signal::TurnEnded { batch: Some(BatchNumber(1)), end: TurnEnd::Completed, text: "second".into() });
+    bench.signal(SessionEvent::TurnEnded { batch: Some(BatchNumber(1)), end: TurnEnd::Completed, text: "second".into() });
     bench.now.tick = bench.now.tick + Duration::from_secs(6);
     let effects = bench.agent.wake(bench.now);
     let replied = effects.iter().any(|effect| match effect {
@@ -471,7 +471,7 @@ fn an_urgent_message_joins_the_turn_and_outlives_it() {
 fn words_of_people_and_of_agents_travel_apart() {
     let mut bench = Bench::ready();
     bench.agent.config.session.split_by_sender = true;
-    bench.signal(Signal::TurnStarted);
+    bench.signal(SessionEvent::TurnStarted);
     for (id, from) in [(1, "user"), (2, "user"), (3, "web"), (4, "user")] {
         let message = Message {
             id: MessageId(id),
@@ -485,9 +485,9 @@ fn words_of_people_and_of_agents_travel_apart() {
         bench.tell(Event::Bus(BusEvent::Framed(RelayFrame::Event { seq: 100 + id, event: "message.new".into(), data, at: 0 })));
     }
     bench.commit();
-    bench.signal(Signal::TurnEnded { batch: None, end: TurnEnd::Completed, text: String::new() });
+    bench.signal(SessionEvent::TurnEnded { batch: None, end: TurnEnd::Completed, text: String::new() });
     let effects = bench.commit();
-    let [first] = parcels(&effects).try_into().expect("one batch");
+    let [first] = deliveries(&effects).try_into().expect("one batch");
     assert!(first.person && first.text.contains("#2") && !first.text.contains("#3"), "{}", first.text);
 }
 
@@ -501,14 +501,14 @@ fn the_first_prompt_survives_a_crash_and_is_said_once() {
         })
     };
     for (fate, want) in [
-        (Fate::Unseen, Some("begin the work".to_string())),
-        (Fate::Unanswered, Some(RESTART_MARK.to_string())),
-        (Fate::Answered("done".into()), None),
+        (DeliveryOutcome::Unseen, Some("begin the work".to_string())),
+        (DeliveryOutcome::Unanswered, Some(RESTART_MARK.to_string())),
+        (DeliveryOutcome::Answered("done".into()), None),
     ] {
         let mut bench = Bench::ready();
         bench.agent.config.prompt = Some(Prompt { text: "begin the work".into(), digest: "d".into(), key: StartKey::Text, again: false });
-        bench.signal(Signal::TurnStarted);
-        bench.signal(Signal::TurnEnded { batch: None, end: TurnEnd::Completed, text: String::new() });
+        bench.signal(SessionEvent::TurnStarted);
+        bench.signal(SessionEvent::TurnEnded { batch: None, end: TurnEnd::Completed, text: String::new() });
         let effects = bench.commit();
         assert_eq!(injected(&effects).map(|(_, text)| text).as_deref(), Some("begin the work"));
         // It dies before anything is known; the record is asked.
@@ -519,10 +519,10 @@ fn the_first_prompt_survives_a_crash_and_is_said_once() {
         assert_eq!(again.as_ref().map(|(_, text)| text.starts_with(want.as_deref().unwrap_or("?"))), want.map(|_| true));
         let Some((number, _)) = again else { continue };
         // A turn that ends before the session has it is not its own.
-        bench.signal(Signal::TurnEnded { batch: None, end: TurnEnd::Completed, text: String::new() });
+        bench.signal(SessionEvent::TurnEnded { batch: None, end: TurnEnd::Completed, text: String::new() });
         assert!(bench.agent.prompt_trace().is_some());
-        bench.signal(Signal::Answered { verb: number, result: Ok(json!(null)) });
-        bench.signal(Signal::TurnEnded { batch: Some(BatchNumber(7)), end: TurnEnd::Completed, text: String::new() });
+        bench.signal(SessionEvent::Answered { verb: number, result: Ok(json!(null)) });
+        bench.signal(SessionEvent::TurnEnded { batch: Some(BatchNumber(7)), end: TurnEnd::Completed, text: String::new() });
         assert!(bench.agent.prompt_trace().is_none(), "over, with messages that joined it");
     }
 }
@@ -534,8 +534,8 @@ fn a_refused_message_is_told_to_its_sender_and_holds_up_nobody() {
     bench.agent.config.reply_mode = ReplyMode::Explicit;
     bench.message(1);
     bench.commit();
-    bench.signal(Signal::TurnStarted); // of a person, at the terminal
-    let effects = bench.signal(Signal::Refused { batch: BatchNumber(1), key: key_of_first(), why: "no".into() });
+    bench.signal(SessionEvent::TurnStarted); // of a person, at the terminal
+    let effects = bench.signal(SessionEvent::Refused { batch: BatchNumber(1), key: key_of_first(), why: "no".into() });
     let told = effects.iter().any(|effect| match effect {
         Effect::Store(StoreCommand::Commit(Commit { ops, .. })) => {
             ops.iter().any(|op| matches!(op, StoreOp::OutboxAppend(row) if row.payload["body"].as_str().is_some_and(|body| body.contains("did not reach"))))
@@ -543,14 +543,14 @@ fn a_refused_message_is_told_to_its_sender_and_holds_up_nobody() {
         _ => false,
     });
     assert!(told, "{effects:?}");
-    let effects = bench.signal(Signal::TurnEnded { batch: None, end: TurnEnd::Completed, text: String::new() });
+    let effects = bench.signal(SessionEvent::TurnEnded { batch: None, end: TurnEnd::Completed, text: String::new() });
     let all = [bench.commit(), effects].concat();
     let read = |effect: &Effect| format!("{effect:?}").contains("/read");
     assert!(!all.iter().any(read), "{all:?}");
     assert!(!bench.agent.turn.unread_places().any(|at| at.id == MessageId(1)));
     bench.message(2);
     let effects = bench.commit();
-    assert_eq!(parcels(&effects).len(), 1, "the next one has its turn: {effects:?}");
+    assert_eq!(deliveries(&effects).len(), 1, "the next one has its turn: {effects:?}");
 }
 
 mod fair;

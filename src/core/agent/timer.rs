@@ -62,10 +62,10 @@ impl Timed for Agent {
             Timer::StopLimit => self.stop.as_ref().map(|stop| stop.deadline()),
             // Only what needs no commit may fire while the store has no credit.
             _ if !has_credit => None,
-            Timer::Connection => self.link.deadline(),
-            Timer::Heartbeat => self.timers.at(timer).filter(|_| self.link.is_registered()),
-            Timer::LivenessRound | Timer::TellStatus => self.timers.at(timer).filter(|_| self.link.may_poll()),
-            Timer::ProviderStart => self.life.deadline().filter(|_| self.stop.is_none()),
+            Timer::Connection => self.relay_link.deadline(),
+            Timer::Heartbeat => self.timers.at(timer).filter(|_| self.relay_link.is_registered()),
+            Timer::LivenessRound | Timer::TellStatus => self.timers.at(timer).filter(|_| self.relay_link.may_poll()),
+            Timer::ProviderStart => self.supervisor.deadline().filter(|_| self.stop.is_none()),
             Timer::ClaimLapse => self.tracker.next_expiry(),
             Timer::CommandLimit => self.commands.deadline(),
             Timer::Obligations
@@ -106,7 +106,7 @@ impl Timed for Agent {
             Timer::ConfigLook => self.on_look_due(),
             Timer::TokenWait => {
                 self.timers.clear(timer);
-                self.begin_life();
+                self.begin_supervision();
             }
             Timer::ProviderStart => self.spawn(),
             Timer::ClaimLapse => self.on_claims_lapsed(now),

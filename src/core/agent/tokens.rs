@@ -10,8 +10,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::Agent;
-use super::calls::{Purpose, text_of};
 use super::config::AgentConfig;
+use super::http_calls::{CallKind, text_of};
 use super::stop::Why;
 use super::store::StoreOp;
 use crate::core::agent::timer::Timer;
@@ -116,10 +116,10 @@ impl Tokens {
     }
 
     /// The token for a call about tokens.
-    pub fn for_purpose(&self, purpose: &Purpose) -> Option<Secret> {
-        match purpose {
-            Purpose::MakeToken | Purpose::CheckToken => self.given.clone(),
-            Purpose::CheckOffered => self.offered.as_ref().map(|(_, token)| token.clone()),
+    pub fn for_purpose(&self, kind_of_call: &CallKind) -> Option<Secret> {
+        match kind_of_call {
+            CallKind::MakeToken | CallKind::CheckToken => self.given.clone(),
+            CallKind::CheckOffered => self.offered.as_ref().map(|(_, token)| token.clone()),
             _ => self.for_call(),
         }
     }
@@ -188,7 +188,7 @@ impl Agent {
         if let Some(policy) = self.policy() {
             body["policyName"] = policy;
         }
-        self.ask(Purpose::MakeToken, "POST", path::TOKENS.into(), Some(body));
+        self.ask(CallKind::MakeToken, "POST", path::TOKENS.into(), Some(body));
     }
 
     /// The policy that the token is to name: messages are routed by what stands there, never by what a registration claims.
@@ -224,7 +224,7 @@ impl Agent {
         if !self.config.token_by_hand {
             return self.seek_token(now, &format!("refuses the token of config.json ({text})"));
         }
-        if self.life.was_ready() {
+        if self.supervisor.was_ready() {
             return self.look_again(now);
         }
         let message = format!(
@@ -243,7 +243,7 @@ impl Agent {
         if self.status.may_log(now, &format!("token: {text}")) {
             self.log(LogLevel::Warn, "runner", format!("cannot get a token from {}: {text}", self.config.relay_url));
         }
-        self.link.last_error = Some((text, now.tick));
+        self.relay_link.last_error = Some((text, now.tick));
         self.look_while_away();
         let pause = backoff::reconnect(self.tokens.attempt, &mut self.rng).max(Duration::from_millis(100));
         self.tokens.attempt = self.tokens.attempt.saturating_add(1);
@@ -262,7 +262,7 @@ impl Agent {
         }
         record.agent_id.get_or_insert_with(|| self.config.agent_id.clone());
         let note = json!({"token": token, "record": record, "url": self.config.relay_url}).to_string();
-        self.commits.write(StoreOp::Note { key: TOKEN_NOTE.into(), value: Some(note) });
+        self.commits.write(StoreOp::PutMeta { key: TOKEN_NOTE.into(), value: Some(note) });
         self.tokens.is_agents = true;
         self.tokens.accepted_once = true;
         self.use_token(now, Secret::new(token), record);
@@ -282,7 +282,7 @@ impl Agent {
         self.schedule_renewal(now);
         self.status.touch();
         self.on_auth_restored(now);
-        self.begin_life();
+        self.begin_supervision();
     }
 
     fn schedule_renewal(&mut self, now: Now) {
@@ -344,9 +344,9 @@ impl Agent {
         self.tokens.recovered_at = Some(now.tick);
         self.log(LogLevel::Warn, "runner", format!("the relay refuses the token ({place}); trying to get another"));
         if self.tokens.own.is_some() && self.tokens.accepted_once && is_renewable(&self.tokens.record) {
-            self.ask(Purpose::RenewToken, "POST", path::TOKEN_RENEW.into(), None);
+            self.ask(CallKind::RenewToken, "POST", path::TOKEN_RENEW.into(), None);
         } else if self.tokens.given.is_some() {
-            // A stored or handed-in token that never worked in this life: start over from what was handed in.
+            // A stored or handed-in token that never worked in this supervisor: start over from what was handed in.
             self.make_token();
         } else {
             self.seek_token(now, "wants a token, and there is none");
@@ -355,7 +355,7 @@ impl Agent {
 
     /// No relay has taken us in this life.
     fn was_never_served(&self) -> bool {
-        !self.tokens.accepted_once && self.link.epoch == 0
+        !self.tokens.accepted_once && self.relay_link.epoch == 0
     }
 
     /// Whoever was served before looks again after a minute; the first look is made at once: the hub may have new data and
@@ -416,7 +416,7 @@ impl Agent {
         if let Some(url) = news {
             self.log(LogLevel::Info, "runner", format!("config.json names another relay by now: {url}"));
             self.config.relay_url = url;
-            self.link.forget_attempts();
+            self.relay_link.forget_attempts();
             self.tokens.attempt = 0;
             if self.timers.is_set(Timer::TokenRetry) {
                 self.timers.set(Timer::TokenRetry, now.tick);
@@ -454,7 +454,7 @@ impl Agent {
     pub(super) fn on_renewal_due(&mut self) {
         if self.tokens.accepted_once {
             self.timers.clear(Timer::TokenRenewal);
-            self.ask(Purpose::RenewToken, "POST", path::TOKEN_RENEW.into(), None);
+            self.ask(CallKind::RenewToken, "POST", path::TOKEN_RENEW.into(), None);
         } else {
             // Whether it is this agent's at all the relay has yet to say.
             self.timers.set(Timer::TokenRenewal, self.now.tick + TOKEN_RETRY);

@@ -15,18 +15,18 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::Agent;
-use super::calls::Purpose;
+use super::http_calls::CallKind;
 use super::prompt::PROMPT;
+use super::prompt_text::{self, trace};
 use super::store::{InboxState, OutboxRow, StoreOp, Unsettled};
-use super::text::{self, trace};
 use crate::core::Cause;
 use crate::core::agent::store::RowKind;
 use crate::core::agent::timer::Timer;
+use crate::core::agent::tracker::{Claim, ClaimKind, TURN, Work};
 use crate::core::ids::{BatchNumber, MessageRef, TaskId};
 use crate::core::limits::*;
-use crate::core::session::{Parcel, Trace, TurnEnd, Verb};
+use crate::core::session::{Delivery, MessageFingerprint, TurnEnd, Verb};
 use crate::core::time::Now;
-use crate::core::tracker::{Claim, ClaimKind, TURN, Work};
 use crate::wire::api::TaskStatus;
 use crate::wire::api::{Message, OTHER_GENERATION, path};
 
@@ -197,7 +197,7 @@ impl Agent {
     }
 
     /// How the unsettled messages can be recognised in the provider's record.
-    pub(super) fn traces(&mut self) -> Vec<Trace> {
+    pub(super) fn traces(&mut self) -> Vec<MessageFingerprint> {
         // What is asked for may be settled, or followed by others, when the answer comes.
         let prompt = self.prompt_trace();
         self.turn.asked = prompt.iter().map(|_| PROMPT).chain(self.turn.entries().map(|entry| entry.at)).collect();
@@ -208,21 +208,21 @@ impl Agent {
     fn hand_over(&mut self, mut entries: Vec<Entry>, urgent: bool) {
         let Some(batch) = self.turn.batch.as_mut() else { return };
         let messages: Vec<&Message> = entries.iter().map(|entry| &entry.message).collect();
-        let parcel = Parcel {
+        let delivery = Delivery {
             batch: batch.number,
-            key: text::key(&self.config.agent_id, &messages),
-            text: text::of_batch(&messages),
-            person: messages.iter().all(|message| text::is_of_person(message)),
+            key: prompt_text::key(&self.config.agent_id, &messages),
+            text: prompt_text::of_batch(&messages),
+            person: messages.iter().all(|message| prompt_text::is_of_person(message)),
             urgent,
         };
         for entry in &mut entries {
-            entry.key = parcel.key.clone();
+            entry.key = delivery.key.clone();
             let (at, state, batch) = (entry.at, InboxState::Delivering, batch.number);
             self.commits.write(StoreOp::InboxMark { at, state, batch, evidence: String::new() });
         }
         batch.entries.append(&mut entries);
         self.note_last();
-        let (_, order) = self.life.verb(Verb::Deliver(parcel));
+        let (_, order) = self.supervisor.verb(Verb::Deliver(delivery));
         self.commits.defer(order);
     }
 
@@ -239,7 +239,7 @@ impl Agent {
                 continue;
             };
             body["instanceId"] = json!(self.config.instance_id);
-            self.ask(Purpose::Claim(at), "POST", path::message_part(at.id, "claim"), Some(body));
+            self.ask(CallKind::Claim(at), "POST", path::message_part(at.id, "claim"), Some(body));
         }
         self.deliver_if_claimed();
     }
@@ -345,7 +345,7 @@ impl Agent {
 
     /// `delivering` is made durable, then the provider gets the text.
     fn send_batch(&mut self) {
-        let provider_ready = self.life.is_ready();
+        let provider_ready = self.supervisor.is_ready();
         let Some(batch) = self.turn.batch.as_mut() else {
             return;
         };
@@ -445,7 +445,7 @@ impl Agent {
     /// The relay did not say in time what is owed.
     pub(super) fn on_settle_due(&mut self, now: Now) {
         self.timers.clear(Timer::SettleBatch);
-        self.calls.forget(&Purpose::Obligations);
+        self.http_calls.forget(&CallKind::Obligations);
         self.settle_batch(now, false);
     }
 
@@ -455,7 +455,7 @@ impl Agent {
         claimed.extend(self.turn.entries().filter(|e| e.message.claimable && e.message.task_id().is_some()).map(|e| e.at));
         for at in claimed {
             let Some(body) = self.body_about(at) else { continue };
-            self.ask(Purpose::RenewClaim(at), "POST", path::message_part(at.id, "claim/renew"), Some(body));
+            self.ask(CallKind::RenewClaim(at), "POST", path::message_part(at.id, "claim/renew"), Some(body));
             self.timers.set(Timer::ClaimRenewal, now.tick + CLAIM_RENEWAL_INTERVAL);
         }
     }

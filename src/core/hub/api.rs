@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::Hub;
 use super::Refusal;
 use super::agents::is_label;
-use super::event::{After, Effect, HubOp, Party, Query, ReadAnswer, ReadFor};
+use super::event::{After, CommandParties, Effect, HubOp, Query, ReadAnswer, ReadFor};
 use super::generations::{Named, told_in};
 use super::rights::{ADMIN, COMMAND_ISSUE, acts_as, allows, everything, forbidden, line_of, scope};
 use super::routes::{Access, Call, Found, Route, find, spec};
@@ -262,7 +262,7 @@ impl Hub {
     }
 
     /// An agent sees its own; and whoever asks must have to do with commands.
-    fn own_commands(&self, actor: &TokenRecord) -> Result<Option<Party>, Refusal> {
+    fn own_commands(&self, actor: &TokenRecord) -> Result<Option<CommandParties>, Refusal> {
         if !allows(actor, COMMAND_ISSUE) {
             scope(actor, "command:update")?;
         }
@@ -270,12 +270,12 @@ impl Hub {
     }
 
     /// What others than people may see of commands: those for their own agent and component, and those that they have issued.
-    fn own_targets(&self, actor: &TokenRecord) -> Option<Party> {
+    fn own_targets(&self, actor: &TokenRecord) -> Option<CommandParties> {
         let issuer = acts_as(actor)?.to_string();
         let registered = || self.agents.iter().find(|(_, agent)| agent.by == line_of(actor)).map(|(id, _)| id.clone());
         let agent = actor.agent_id.clone().or_else(registered).unwrap_or_default();
         let component = self.agents.get(&agent).map(|known| known.stored.registration.component_id.clone()).unwrap_or_default();
-        Some(Party { agent, component, issuer })
+        Some(CommandParties { agent, component, issuer })
     }
 
     fn ask(&mut self, ticket: Ticket, query: Query) -> Routed {
@@ -435,7 +435,7 @@ impl Hub {
     fn send_one(&mut self, ticket: Ticket, actor: &TokenRecord, body: Value) -> Routed {
         let new: NewMessage = serde_json::from_value(body).map_err(|error| (400, "bad_message", error.to_string()))?;
         let sent = self.prepare(actor, plain(new))?;
-        self.commits.defer(After::Sent { ticket, sent });
+        self.commits.defer(After::AcceptedMessage { ticket, sent });
         Ok(Answer::Later)
     }
 

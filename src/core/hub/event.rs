@@ -126,7 +126,7 @@ pub enum ReadFor {
 
 /// Whose commands are asked for; an empty text is nobody.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub struct Party {
+pub struct CommandParties {
     /// Commands for this agent,
     pub agent: String,
     /// or for its component,
@@ -156,9 +156,9 @@ pub enum Query {
     /// One task.
     Task { id: TaskId, viewer: Option<String> },
     /// Commands.
-    Commands { target: Option<String>, status: Option<String>, own: Option<Party> },
+    Commands { target: Option<String>, status: Option<String>, own: Option<CommandParties> },
     /// One command.
-    Command { id: String, own: Option<Party> },
+    Command { id: String, own: Option<CommandParties> },
     /// What an agent owes.
     Obligations { agent: String },
     /// Size of the store.
@@ -219,13 +219,13 @@ pub enum After {
     /// The answer to a request.
     Answer { ticket: Ticket, status: u16, body: Value },
     /// A message was sent: answer and route it.
-    Sent { ticket: Ticket, sent: Sent },
+    AcceptedMessage { ticket: Ticket, sent: AcceptedMessage },
     /// A batch was sent: answer row by row and route.
-    Batch { ticket: Ticket, rows: Vec<Result<Sent, (u16, Value)>> },
+    Batch { ticket: Ticket, rows: Vec<Result<AcceptedMessage, (u16, Value)>> },
     /// A reaction: told to subscribers if its sender can see the message.
     Reacted { ticket: Ticket, message: MessageId, agent: String },
     /// A message without a call that waits for its answer.
-    Route { sent: Sent },
+    Route { sent: AcceptedMessage },
     /// A registration: the peer is told and gets what waits for it.
     Registered { peer: PeerId, agent: Option<String>, text: String },
     /// Messages went back into queues.
@@ -235,7 +235,7 @@ pub enum After {
 /// A message with its recipients.
 #[allow(missing_docs)] // the names say it
 #[derive(Debug, Clone, PartialEq)]
-pub struct Sent {
+pub struct AcceptedMessage {
     pub message: Message,
     /// Who gets it.
     pub recipients: Vec<String>,

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::event::{After, HubOp, Sent};
+use super::event::{AcceptedMessage, After, HubOp};
 use super::generations::Named;
 use super::rights::{ADMIN, acts_as, allows};
 use super::{Hub, Refusal};
@@ -27,7 +27,7 @@ pub(super) struct Unresolved {
 /// What a commit tells besides being durable: messages that were there before under their key, those that were stored without
 /// what they answer, and reactions to what their sender cannot see.
 #[derive(Clone, Copy, Default)]
-pub(super) struct Told<'a> {
+pub(super) struct CommitReport<'a> {
     pub existing: &'a [(MessageId, Message)],
     pub unattached: &'a [Message],
     pub unseen: &'a [(MessageId, String)],
@@ -35,7 +35,7 @@ pub(super) struct Told<'a> {
 
 impl Hub {
     /// Checks a message and gives it an id; the caller commits it.
-    pub(super) fn prepare(&mut self, actor: &TokenRecord, new: NewMessage) -> Result<Sent, Refusal> {
+    pub(super) fn prepare(&mut self, actor: &TokenRecord, new: NewMessage) -> Result<AcceptedMessage, Refusal> {
         let from = self.sender(actor, new.from.as_deref())?;
         if new.to.trim().is_empty() {
             return Err((400, "no_target", "the message has no \"to\"".into()));
@@ -99,7 +99,7 @@ impl Hub {
             self.commits.write(HubOp::Unresolved { message: id, until: Some(self.unresolved_until()) });
         }
         self.meter.count_message(&message.kind);
-        Ok(Sent { message, recipients, at: self.now.tick })
+        Ok(AcceptedMessage { message, recipients, at: self.now.tick })
     }
 
     fn unresolved_until(&self) -> i64 {
@@ -194,7 +194,7 @@ impl Hub {
     }
 
     /// Puts a durable message into the queues of its recipients and onto the bus.
-    pub(super) fn route(&mut self, sent: &Sent) {
+    pub(super) fn route(&mut self, sent: &AcceptedMessage) {
         let message = &sent.message;
         if message.claimable {
             let task = message.task_id();
@@ -226,22 +226,22 @@ impl Hub {
     }
 
     /// Answers and routes what a commit made durable.
-    pub(super) fn release(&mut self, after: Vec<After>, told: Told<'_>) {
-        let Told { existing, unattached, unseen } = told;
-        let detach = |sent: &mut Sent| {
+    pub(super) fn release(&mut self, after: Vec<After>, told: CommitReport<'_>) {
+        let CommitReport { existing, unattached, unseen } = told;
+        let detach = |sent: &mut AcceptedMessage| {
             let stored = unattached.iter().find(|stored| stored.id == sent.message.id);
             if let Some(stored) = stored {
                 sent.message = stored.clone();
             }
             stored.is_some()
         };
-        let first = |sent: &Sent| existing.iter().find(|(id, _)| *id == sent.message.id).map(|(_, first)| first.clone());
+        let first = |sent: &AcceptedMessage| existing.iter().find(|(id, _)| *id == sent.message.id).map(|(_, first)| first.clone());
         for item in after {
             match item {
                 After::Effect(effect) => self.out.push(effect),
                 After::Event { event, subject, data } => self.publish(event, subject, data),
                 After::Answer { ticket, status, body } => self.respond(ticket, status, body),
-                After::Sent { ticket, mut sent } => match first(&sent) {
+                After::AcceptedMessage { ticket, mut sent } => match first(&sent) {
                     Some(message) => self.respond(ticket, 200, json!(message)),
                     None => {
                         let alone = detach(&mut sent);
@@ -311,7 +311,7 @@ impl Hub {
         // What routing tells is durable already.
         let after = self.commits.take_after();
         if !after.is_empty() {
-            self.release(after, Told::default());
+            self.release(after, CommitReport::default());
         }
     }
 }

@@ -30,7 +30,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use self::event::{After, Effect, Event, HubOp, HubSnapshot, Lane, StoreEvent, StoredTask, StoredUnresolved};
-use self::messages::Told;
+use self::messages::CommitReport;
 use self::timer::Timer;
 use super::commit::{Closed, CommitQueue, Durable};
 use super::limits::*;
@@ -185,7 +185,7 @@ impl Hub {
         let Closed { commit, visible } = self.commits.close(self.now.tick);
         self.out.extend(commit.map(Effect::from));
         if !visible.is_empty() {
-            self.release(visible, Told::default());
+            self.release(visible, CommitReport::default());
         }
         self.finish_if_stopped();
         std::mem::take(&mut self.out)
@@ -200,7 +200,7 @@ impl Hub {
                 }
                 while let Some(Durable { took, after }) = self.commits.next_durable(upto, self.now.tick) {
                     self.meter.commit_time.observe(took);
-                    self.release(after, Told { existing: &existing, unattached: &unattached, unseen: &unseen });
+                    self.release(after, CommitReport { existing: &existing, unattached: &unattached, unseen: &unseen });
                 }
                 self.on_retired(retired);
             }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 
 use super::agents::narrowed;
-use super::event::{Effect, HubOp, Query, ReadFor, Sent};
+use super::event::{AcceptedMessage, Effect, HubOp, Query, ReadFor};
 use super::rights::{self, allows};
 use super::{Hub, Refusal};
 use crate::core::http::Request;
@@ -301,7 +301,7 @@ impl Hub {
 
     /// Sends what is next to an agent: ascending, at most as much as the connection may hold unacknowledged.
     /// `fresh` is a message whose body is at hand.
-    pub(super) fn deliver(&mut self, agent_id: &str, fresh: Option<&Sent>) {
+    pub(super) fn deliver(&mut self, agent_id: &str, fresh: Option<&AcceptedMessage>) {
         let Some(agent) = self.agents.get(agent_id).filter(|agent| !agent.loading) else {
             return;
         };

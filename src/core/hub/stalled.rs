@@ -47,7 +47,7 @@ impl Hub {
             for item in std::mem::take(waiting) {
                 match item {
                     After::Answer { ticket, .. } => tickets.push(ticket),
-                    After::Sent { ticket, sent } => {
+                    After::AcceptedMessage { ticket, sent } => {
                         tickets.push(ticket);
                         waiting.push(After::Route { sent });
                     }

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::Hub;
 use super::Refusal;
-use super::event::{HubOp, Sent};
+use super::event::{AcceptedMessage, HubOp};
 use super::generations::{Named, told_in};
 use crate::core::ids::{MessageId, TaskId};
 use crate::wire::api::{MessageKind, NewMessage, Task, TaskStatus, TokenRecord};
@@ -25,7 +25,7 @@ pub(super) struct OpenTask {
 
 impl Hub {
     /// Makes a task and its message together.
-    pub(super) fn make_task(&mut self, actor: &TokenRecord, body: &Value) -> Result<(Task, Sent), Refusal> {
+    pub(super) fn make_task(&mut self, actor: &TokenRecord, body: &Value) -> Result<(Task, AcceptedMessage), Refusal> {
         let text = |field: &str| body.get(field).and_then(Value::as_str).unwrap_or_default().to_string();
         let title = text("title");
         if title.trim().is_empty() {

@@ -113,7 +113,7 @@ impl FileWatcher {
             let text = read_small(path);
             if !matches!(told, Told::Content(before) if *before == text) {
                 *told = Told::Content(text.clone());
-                seen.push(Input::File { path: path.to_string_lossy().into_owned(), text });
+                seen.push(Input::FileChanged { path: path.to_string_lossy().into_owned(), text });
             }
         }
         if let Some(followed) = &mut self.followed {
@@ -157,7 +157,7 @@ impl Followed {
                 return true;
             }
             if self.file.is_some() {
-                seen.push(Input::Rewound);
+                seen.push(Input::FileReset);
             }
             self.file = open_plain(&self.path);
             self.offset = 0;
@@ -168,7 +168,7 @@ impl Followed {
         if !self.caught {
             self.caught = true;
             self.whole = false;
-            seen.push(Input::Caught);
+            seen.push(Input::CaughtUp);
         }
         false
     }
@@ -185,7 +185,7 @@ impl Followed {
                 Ok(0) => return false,
                 Ok(size) => {
                     self.offset += size as u64;
-                    seen.push(Input::Grown(piece[..size].to_vec()));
+                    seen.push(Input::FileAppended(piece[..size].to_vec()));
                 }
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
                 Err(_) => return false,
@@ -216,10 +216,10 @@ mod tests {
 
     fn text_of(inputs: &[Input]) -> String {
         let show = |input: &Input| match input {
-            Input::Grown(bytes) => String::from_utf8_lossy(bytes).into_owned(),
-            Input::Caught => "<caught>".into(),
-            Input::Rewound => "<rewound>".into(),
-            Input::File { text, .. } => format!("<file {text:?}>"),
+            Input::FileAppended(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+            Input::CaughtUp => "<caught>".into(),
+            Input::FileReset => "<rewound>".into(),
+            Input::FileChanged { text, .. } => format!("<file {text:?}>"),
             other => format!("{other:?}"),
         };
         inputs.iter().map(show).collect()

@@ -78,7 +78,7 @@ pub struct Launch {
     /// Port and token of the control server.
     pub control: (u16, Secret),
     /// Tells `main` which process to end if everything else dies, with its session id.
-    pub custody: Sender<Option<ChildRegistration>>,
+    pub child_registrations: Sender<Option<ChildRegistration>>,
     pub clock: Clock,
 }
 
@@ -136,7 +136,7 @@ pub fn run(launch: Launch, orders: Receiver<ProviderCommand>, waker: Waker, lane
         end_everything(&running.provider_session, running.child.id());
         reap(running.child);
     }
-    let _ = edge.launch.custody.send(None);
+    let _ = edge.launch.child_registrations.send(None);
 }
 
 struct Provider {
@@ -327,20 +327,20 @@ impl Provider {
                         running.stdin = None;
                     }
                 }
-                Output::Signal(signal) => {
-                    if !self.report(ProviderEvent::Signal(signal)) {
+                Output::Event(signal) => {
+                    if !self.report(ProviderEvent::Session(signal)) {
                         return false;
                     }
                 }
-                Output::Look => self.at_terminal(Tmux::look),
+                Output::CaptureScreen => self.at_terminal(Tmux::look),
                 Output::Paste(text) => self.at_terminal(|tmux| tmux.paste(&text)),
                 Output::Press(key) => self.at_terminal(|tmux| tmux.press(key)),
                 Output::Follow { path, whole } => running.files.follow(&path, whole),
                 Output::Unfollow => running.files.unfollow(),
                 Output::Watch { path } => running.files.watch(&path),
-                Output::Post { number, path, line } => {
+                Output::WriteSocket { number, path, line } => {
                     let result = reply_socket::post(&path, &line);
-                    if !self.feed(Input::Posted { number, result }) {
+                    if !self.feed(Input::SocketWritten { number, result }) {
                         return false;
                     }
                 }
@@ -355,7 +355,7 @@ impl Provider {
             None => Some("the provider has no terminal of ours".into()),
         };
         if let Some(failed) = failed {
-            self.feed(Input::TermFailed(failed));
+            self.feed(Input::TerminalFailed(failed));
         }
     }
 }

@@ -10,7 +10,7 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Pid, Signal as OsSignal};
 
 use super::READ_BYTES;
-use super::tmux::{Tmux, Told};
+use super::tmux::{Tmux, TmuxEvent};
 use crate::core::agent::store::ProviderRecord;
 use crate::core::session::Screen;
 use crate::os;
@@ -37,9 +37,9 @@ pub(super) fn first_pane(mut tmux: Tmux) -> std::io::Result<(Tmux, u32)> {
         }
         for told in tmux.hear(&buffer[..size]) {
             match told {
-                Told::Pane(pid) => return Ok((tmux, pid)),
+                TmuxEvent::Pane(pid) => return Ok((tmux, pid)),
                 // The question was faster than the session; it is asked again.
-                Told::Failed(_) => {
+                TmuxEvent::Failed(_) => {
                     std::thread::sleep(Duration::from_millis(2));
                     tmux.ask_pane()?;
                 }

@@ -88,7 +88,7 @@ impl Drop for ReplySocket {
 
 fn lines(bytes: &[u8]) -> Vec<Input> {
     let text = String::from_utf8_lossy(bytes);
-    text.lines().filter(|line| !line.trim().is_empty()).map(|line| Input::Mail(line.to_string())).collect()
+    text.lines().filter(|line| !line.trim().is_empty()).map(|line| Input::SocketLine(line.to_string())).collect()
 }
 
 /// Connects without waiting for a listener that takes nobody.

@@ -44,10 +44,11 @@ impl Provider {
                 let process = running.process;
                 let child = os::process(running.child.id());
                 let registration = ChildRegistration { process: child, provider_session };
-                let _ = self.launch.custody.send(Some(registration));
+                let _ = self.launch.child_registrations.send(Some(registration));
                 let hosted = running.tmux.is_some() || self.launch.host == Host::Inherited;
                 self.running = Some(running);
-                (!hosted || self.feed(Input::Born { pid: process.pid })) && self.report(ProviderEvent::Spawned { process, terminal })
+                (!hosted || self.feed(Input::ProcessStarted { pid: process.pid }))
+                    && self.report(ProviderEvent::Spawned { process, terminal })
             }
             Err(LaunchError { text: reason, permanent }) => self.report(ProviderEvent::SpawnFailed { reason, permanent }),
         }

@@ -93,7 +93,7 @@ impl Provider {
         end_everything(&running.provider_session, running.child.id());
         let code = reap(running.child);
         let code = running.exit.unwrap_or(code);
-        let _ = self.launch.custody.send(None);
+        let _ = self.launch.child_registrations.send(None);
         log::debug!(target: "provider", "child gone start={} code={code}", running.process.start);
         let stderr = String::from_utf8_lossy(&running.last_words).into_owned();
         self.report(ProviderEvent::Exited { code, stderr })

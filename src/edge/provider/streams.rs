@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::process::{end_everything, last_words};
 use super::stop::Stop;
-use super::tmux::Told;
+use super::tmux::TmuxEvent;
 use super::{Provider, READ_BYTES, TERM_WAIT};
 use crate::core::session::Input;
 
@@ -35,12 +35,12 @@ impl Provider {
         self.on_told(told)
     }
 
-    fn on_told(&mut self, told: Vec<Told>) -> bool {
+    fn on_told(&mut self, told: Vec<TmuxEvent>) -> bool {
         for told in told {
             let Some(running) = &mut self.running else { return true };
             let input = match told {
-                Told::Drawn => Input::Drawn,
-                Told::Screen(screen, code) if running.dying.is_some() => {
+                TmuxEvent::Drawn => Input::ScreenChanged,
+                TmuxEvent::Screen(screen, code) if running.dying.is_some() => {
                     match (screen.dead, &mut running.tmux) {
                         (true, _) => {
                             running.exit = code.or(Some(0));
@@ -52,11 +52,11 @@ impl Provider {
                         }
                         (false, None) => {}
                     }
-                    Input::Screen(screen)
+                    Input::ScreenCaptured(screen)
                 }
-                Told::Screen(screen, _) => Input::Screen(screen),
-                Told::Failed(text) => Input::TermFailed(text),
-                Told::Pane(_) | Told::Pasted => continue,
+                TmuxEvent::Screen(screen, _) => Input::ScreenCaptured(screen),
+                TmuxEvent::Failed(text) => Input::TerminalFailed(text),
+                TmuxEvent::Pane(_) | TmuxEvent::Pasted => continue,
             };
             if !self.feed(input) {
                 return false;

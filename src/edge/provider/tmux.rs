@@ -41,7 +41,7 @@ set-hook -g client-detached 'if -F \"#{e|<=|:#{session_attached},1}\" \"resize-w
 
 /// What the terminal server reports.
 #[derive(Debug, PartialEq)]
-pub enum Told {
+pub enum TmuxEvent {
     /// The pane has drawn something.
     Drawn,
     /// Process of the pane.
@@ -191,7 +191,7 @@ impl Tmux {
     }
 
     /// Takes what the client says.
-    pub fn hear(&mut self, bytes: &[u8]) -> Vec<Told> {
+    pub fn hear(&mut self, bytes: &[u8]) -> Vec<TmuxEvent> {
         let mut told = Vec::new();
         for byte in bytes.split_inclusive(|byte| *byte == b'\n') {
             if self.tail.len() + byte.len() <= LINE_BYTES_MAX {
@@ -206,7 +206,7 @@ impl Tmux {
         told
     }
 
-    fn on_line(&mut self, line: &str, told: &mut Vec<Told>) {
+    fn on_line(&mut self, line: &str, told: &mut Vec<TmuxEvent>) {
         let line = line.trim_end_matches('\r');
         if let Some((fields, _)) = &self.block {
             // What a pane shows may look like the end of a block: the fields of its beginning tell.
@@ -222,23 +222,23 @@ impl Tmux {
                 self.on_block(block, told)
             } else {
                 self.head = None;
-                told.push(Told::Failed(block.join(" ")));
+                told.push(TmuxEvent::Failed(block.join(" ")));
             }
         } else if let Some(fields) = line.strip_prefix("%begin ") {
             self.block = Some((fields.to_string(), Vec::new()));
-        } else if line.starts_with("%output ") && !told.contains(&Told::Drawn) {
-            told.push(Told::Drawn);
+        } else if line.starts_with("%output ") && !told.contains(&TmuxEvent::Drawn) {
+            told.push(TmuxEvent::Drawn);
         }
     }
 
-    fn on_block(&mut self, block: Vec<String>, told: &mut Vec<Told>) {
+    fn on_block(&mut self, block: Vec<String>, told: &mut Vec<TmuxEvent>) {
         let first = block.first().map(String::as_str).unwrap_or_default();
         // Behind the head of a look comes its picture, whatever that shows.
         if let Some(LookHead { dead, code, attended, title }) = self.head.take() {
-            told.push(Told::Screen(Screen { text: block.join("\n"), title, attended, dead }, code));
+            told.push(TmuxEvent::Screen(Screen { text: block.join("\n"), title, attended, dead }, code));
         } else if let Some(pid) = first.strip_prefix("@pane") {
             // Before the session is there, the answer is empty and no error.
-            told.push(pid.trim().parse().map_or_else(|_| Told::Failed("no pane yet".into()), Told::Pane));
+            told.push(pid.trim().parse().map_or_else(|_| TmuxEvent::Failed("no pane yet".into()), TmuxEvent::Pane));
         } else if let Some(rest) = first.strip_prefix("@look ") {
             let mut parts = rest.splitn(4, ' ');
             let mut next = || parts.next().unwrap_or_default();
@@ -249,7 +249,7 @@ impl Tmux {
             self.head = Some(LookHead { dead, code, attended, title: title.to_string() });
         } else if first == "@pasted" {
             let _ = std::fs::remove_file(&self.paste_file);
-            told.push(Told::Pasted);
+            told.push(TmuxEvent::Pasted);
         }
     }
 }

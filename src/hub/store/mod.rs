@@ -23,13 +23,13 @@ use crate::core::hub::event::{HubOp, Query, ReadAnswer, Retired};
 use crate::core::hub::generations::{DataState, StoredGeneration};
 use crate::core::ids::{MessageId, TaskId};
 use crate::core::store::StoreError;
-use crate::edge::database::{Opened, Place, copy_checked, error_of, give_back, open_database, open_for_reading, rows_of, sizes};
+use crate::edge::database::{NamedFile, Opened, copy_checked, error_of, give_back, open_database, open_for_reading, rows_of, sizes};
 use crate::wire::api::Message;
 
 /// The writer's connection.
 pub struct HubStore {
     db: Connection,
-    place: Place,
+    place: NamedFile,
     alone: bool,
 }
 
@@ -37,7 +37,7 @@ impl HubStore {
     /// Opens or makes the file.
     pub fn open(path: &Path) -> Result<HubStore, StoreError> {
         let Opened { db, alone } = open_database(path, SCHEMAS)?;
-        Ok(HubStore { db, place: Place::of(path), alone })
+        Ok(HubStore { db, place: NamedFile::of(path), alone })
     }
 
     /// No other connection can open the file while this one has it.
@@ -55,7 +55,7 @@ impl HubStore {
     pub fn in_memory() -> rusqlite::Result<HubStore> {
         let db = Connection::open_in_memory()?;
         SCHEMAS.iter().try_for_each(|schema| db.execute_batch(schema))?;
-        Ok(HubStore { db, place: Place::default(), alone: true })
+        Ok(HubStore { db, place: NamedFile::default(), alone: true })
     }
 
     /// Answers a question on the writer's own connection.

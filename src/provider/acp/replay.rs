@@ -1,6 +1,6 @@
 //! The record of a conversation while `session/load` is open: the evidence for what was delivered.
 
-use crate::core::session::{Fate, RESTART_MARK, Trace};
+use crate::core::session::{DeliveryOutcome, MessageFingerprint, RESTART_MARK};
 
 /// Text of the record while a load is open.
 #[derive(Debug, Default)]
@@ -35,13 +35,13 @@ impl Replay {
 
     /// Unseen unless a text of the user holds a message asked for; answered if the record ends with a text of the
     /// agent after it (a turn that was cut off ends with a tool call or with nothing).
-    pub fn fate(&self, traces: &[Trace]) -> Fate {
+    pub fn fate(&self, traces: &[MessageFingerprint]) -> DeliveryOutcome {
         let seen = |text: &str| {
             let squeezed = squeeze(text);
             traces.iter().any(|trace| trace.is_in(&squeezed, squeeze))
         };
         let Some(at) = self.pieces.iter().rposition(|(side, text)| *side == Side::User && seen(text)) else {
-            return Fate::Unseen;
+            return DeliveryOutcome::Unseen;
         };
         // Its turn goes up to the next prompt; a nudge after a restart belongs to it.
         let mut last = None;
@@ -53,8 +53,8 @@ impl Replay {
             }
         }
         match last {
-            Some((Side::Agent, text)) if !text.trim().is_empty() => Fate::Answered(text.trim().to_string()),
-            _ => Fate::Unanswered,
+            Some((Side::Agent, text)) if !text.trim().is_empty() => DeliveryOutcome::Answered(text.trim().to_string()),
+            _ => DeliveryOutcome::Unanswered,
         }
     }
 }
@@ -68,10 +68,10 @@ fn squeeze(text: &str) -> String {
 mod tests {
     use super::*;
 
-    fn fate(pieces: &[(Side, &str)]) -> Fate {
+    fn fate(pieces: &[(Side, &str)]) -> DeliveryOutcome {
         let mut replay = Replay::default();
         pieces.iter().for_each(|(side, text)| replay.push(*side, text));
-        replay.fate(&[Trace { header: "[relay message #7 from user]".into(), start: "do  it".into(), is_whole: false }])
+        replay.fate(&[MessageFingerprint { header: "[relay message #7 from user]".into(), start: "do  it".into(), is_whole: false }])
     }
 
     #[test]
@@ -79,15 +79,15 @@ mod tests {
         use Side::{Agent, Tool, User};
         let ours = "[relay message #7 from user]\ndo it\nplease";
         let nudge = "[agent-relay] The session was restarted while";
-        let answered = |text: &str| Fate::Answered(text.into());
-        assert_eq!(fate(&[]), Fate::Unseen);
-        assert_eq!(fate(&[(User, "[relay message #7 from user]\nsomething else")]), Fate::Unseen);
-        assert_eq!(fate(&[(Agent, ours)]), Fate::Unseen);
-        assert_eq!(fate(&[(User, ours)]), Fate::Unanswered);
-        assert_eq!(fate(&[(User, ours), (Agent, "on it"), (Tool, "")]), Fate::Unanswered);
+        let answered = |text: &str| DeliveryOutcome::Answered(text.into());
+        assert_eq!(fate(&[]), DeliveryOutcome::Unseen);
+        assert_eq!(fate(&[(User, "[relay message #7 from user]\nsomething else")]), DeliveryOutcome::Unseen);
+        assert_eq!(fate(&[(Agent, ours)]), DeliveryOutcome::Unseen);
+        assert_eq!(fate(&[(User, ours)]), DeliveryOutcome::Unanswered);
+        assert_eq!(fate(&[(User, ours), (Agent, "on it"), (Tool, "")]), DeliveryOutcome::Unanswered);
         assert_eq!(fate(&[(User, ours), (Tool, ""), (Agent, "done")]), answered("done"));
         assert_eq!(fate(&[(User, ours), (Agent, "done"), (User, "more"), (Tool, "")]), answered("done"));
         assert_eq!(fate(&[(User, ours), (Tool, ""), (User, nudge), (Agent, "done")]), answered("done"));
-        assert_eq!(fate(&[(User, ours), (Agent, "half"), (User, nudge)]), Fate::Unanswered);
+        assert_eq!(fate(&[(User, ours), (Agent, "half"), (User, nudge)]), DeliveryOutcome::Unanswered);
     }
 }

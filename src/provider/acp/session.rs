@@ -13,12 +13,14 @@ use serde_json::{Value, json};
 use super::presets::{mode_for, older_than_tested};
 use super::replay::Replay;
 use crate::core::ids::{BatchNumber, Ticket, VerbNumber};
-use crate::core::session::{Approval, Decision, Fate, How, Input, Mirror, Opened, Output, Resume, Session, Signal, TurnEnd, Verb};
+use crate::core::session::{
+    Approval, Decision, DeliveryOutcome, Input, Mirror, OpenMode, Opened, Output, Resume, Session, SessionEvent, TurnEnd, Verb,
+};
 use crate::core::time::{Now, Tick, sooner};
 use crate::provider::jsonrpc::{self, Frame, OpenRequests, RpcError};
 use crate::provider::lines::Lines;
+use crate::provider::redact::{covered, shown};
 use crate::provider::settings::{ApprovalMode, SessionSettings};
-use crate::provider::shown::{covered, shown};
 use crate::provider::text::one_line;
 
 /// `initialize` may take this long: a first start in a fresh home took up to 14 s.
@@ -114,7 +116,7 @@ struct Tool {
 }
 
 #[derive(Debug)]
-struct Held {
+struct PendingApproval {
     /// Id of the agent's request; its id space is its own.
     request: Value,
     options: Vec<(String, String)>,
@@ -137,12 +139,12 @@ pub struct AcpSession {
     can_resume: bool,
     session: String,
     model: Option<String>,
-    how: How,
+    how: OpenMode,
     replay: Option<Replay>,
     turn: Option<Turn>,
     turns: u64,
     queue: VecDeque<QueuedPrompt>,
-    held: BTreeMap<String, Held>,
+    held: BTreeMap<String, PendingApproval>,
     approvals: u64,
     cancel: Option<(Vec<VerbNumber>, Tick)>,
     strange: u64,
@@ -167,7 +169,7 @@ impl AcpSession {
             can_resume: false,
             session: String::new(),
             model: None,
-            how: How::New,
+            how: OpenMode::New,
             replay: None,
             turn: None,
             turns: 0,
@@ -180,12 +182,12 @@ impl AcpSession {
         }
     }
 
-    fn signal(&mut self, signal: Signal) {
-        self.out.push(Output::Signal(signal));
+    fn signal(&mut self, signal: SessionEvent) {
+        self.out.push(Output::Event(signal));
     }
 
     fn note(&mut self, warn: bool, text: impl Into<String>) {
-        self.signal(Signal::Note { warn, text: text.into() });
+        self.signal(SessionEvent::Log { warn, text: text.into() });
     }
 
     fn write(&mut self, value: &Value) {
@@ -203,14 +205,14 @@ impl AcpSession {
     fn fact(&mut self, name: &'static str, value: Value) {
         if self.facts.get(name) != Some(&value) {
             self.facts.insert(name, value.clone());
-            self.signal(Signal::Fact { name, value });
+            self.signal(SessionEvent::Fact { name, value });
         }
     }
 
     fn fail_open(&mut self, reason: String, permanent: bool) {
         self.stage = Stage::Over;
         self.deadline = None;
-        self.signal(Signal::OpenFailed { reason, permanent });
+        self.signal(SessionEvent::OpenFailed { reason, permanent });
     }
 
     // ---- verbs
@@ -229,8 +231,8 @@ impl AcpSession {
                 });
                 self.request(Request::Initialize, "initialize", params);
             }
-            Verb::Deliver(parcel) => {
-                self.queue.push_back(QueuedPrompt { batch: Some((parcel.batch, parcel.key)), text: parcel.text });
+            Verb::Deliver(delivery) => {
+                self.queue.push_back(QueuedPrompt { batch: Some((delivery.batch, delivery.key)), text: delivery.text });
                 self.next_turn();
             }
             Verb::Inject { text, .. } => {
@@ -242,12 +244,16 @@ impl AcpSession {
                 if result.is_ok() {
                     self.queue.push_back(QueuedPrompt { batch: None, text });
                 }
-                self.signal(Signal::Answered { verb: number, result });
+                self.signal(SessionEvent::Answered { verb: number, result });
                 self.next_turn();
             }
             Verb::Interrupt => self.interrupt(now, number),
-            Verb::Compact { .. } => self.signal(Signal::Answered { verb: number, result: Err("provider does not support compact".into()) }),
-            Verb::Clear => self.signal(Signal::Answered { verb: number, result: Err("provider does not support clearContext".into()) }),
+            Verb::Compact { .. } => {
+                self.signal(SessionEvent::Answered { verb: number, result: Err("provider does not support compact".into()) })
+            }
+            Verb::Clear => {
+                self.signal(SessionEvent::Answered { verb: number, result: Err("provider does not support clearContext".into()) })
+            }
             Verb::Decide { approval, decision, .. } => {
                 let result = if self.held.contains_key(&approval) {
                     Ok(json!({"approvalId": approval}))
@@ -255,17 +261,17 @@ impl AcpSession {
                     Err(format!("no approval {approval} is open; it may have been answered or withdrawn"))
                 };
                 self.decide(&approval, decision, "decided");
-                self.signal(Signal::Answered { verb: number, result });
+                self.signal(SessionEvent::Answered { verb: number, result });
                 if decision == Decision::Abort {
                     self.cancel_turn(now);
                 }
             }
             Verb::Probe => {
                 let state = if self.turn.is_some() { "busy" } else { "idle" };
-                self.signal(Signal::Answered { verb: number, result: Ok(json!({"activity": state})) });
+                self.signal(SessionEvent::Answered { verb: number, result: Ok(json!({"activity": state})) });
             }
             // These agents have no hooks of ours.
-            Verb::Hook { ticket, .. } if ticket != Ticket::NOBODY => self.signal(Signal::HookAnswer { ticket, answer: None }),
+            Verb::Hook { ticket, .. } if ticket != Ticket::NOBODY => self.signal(SessionEvent::HookAnswer { ticket, answer: None }),
             Verb::Hook { .. } | Verb::HookGone { .. } => {}
             Verb::Stop => {
                 self.queue.clear();
@@ -282,7 +288,7 @@ impl AcpSession {
     fn interrupt(&mut self, now: Now, number: VerbNumber) {
         self.queue.retain(|prompt| prompt.batch.is_some());
         if self.turn.is_none() {
-            self.signal(Signal::Answered { verb: number, result: Ok(json!({"wasRunning": false})) });
+            self.signal(SessionEvent::Answered { verb: number, result: Ok(json!({"wasRunning": false})) });
             return;
         }
         self.cancel_turn(now);
@@ -318,7 +324,7 @@ impl AcpSession {
         self.turn = Some(Turn { number: self.turns, batch, ..Default::default() });
         let prompt = json!([{"type": "text", "text": text}]);
         self.request(Request::Prompt, "session/prompt", json!({"sessionId": self.session, "prompt": prompt}));
-        self.signal(Signal::TurnStarted);
+        self.signal(SessionEvent::TurnStarted);
     }
 
     // ---- lines
@@ -364,14 +370,14 @@ impl AcpSession {
             Request::Load => match result {
                 Ok(reply) => {
                     let fate = self.fate();
-                    self.how = How::Loaded(fate);
+                    self.how = OpenMode::Loaded(fate);
                     self.on_session(now, reply);
                 }
                 Err(error) => self.on_lost(now, error),
             },
             Request::Resume => match result {
                 Ok(reply) => {
-                    self.how = How::Resumed;
+                    self.how = OpenMode::Resumed;
                     self.on_session(now, reply);
                 }
                 Err(error) => self.on_lost(now, error),
@@ -435,7 +441,7 @@ impl AcpSession {
                     self.lost = Some("the agent can neither load nor resume a session".into());
                 }
                 if let Some(reason) = &self.lost {
-                    self.how = How::Lost(reason.clone());
+                    self.how = OpenMode::Lost(reason.clone());
                 }
                 let params = json!({"cwd": self.settings.cwd, "mcpServers": []});
                 self.request(Request::New, "session/new", params);
@@ -452,7 +458,7 @@ impl AcpSession {
         self.resume = None;
         self.note(true, format!("the earlier conversation is lost: {}", error.text));
         let body = format!("[agent-relay] The earlier conversation could not be restored ({}); a new one starts here.", error.text);
-        self.signal(Signal::Mirror(Mirror { kind: "response", body, label: None, status: None, key: None, turn: 0 }));
+        self.signal(SessionEvent::Mirror(Mirror { kind: "response", body, label: None, status: None, key: None, turn: 0 }));
         self.lost = Some(error.text);
         self.deadline = Some(now.tick + OPEN_TIMEOUT);
         self.open_session();
@@ -513,19 +519,19 @@ impl AcpSession {
         self.deadline = None;
         let opened = Opened {
             session: self.session.clone(),
-            how: std::mem::replace(&mut self.how, How::New),
+            how: std::mem::replace(&mut self.how, OpenMode::New),
             agent: self.agent.clone(),
             model: self.model.clone(),
             has_evidence: self.can_load,
         };
-        self.signal(Signal::Opened(opened));
+        self.signal(SessionEvent::Opened(opened));
         self.next_turn();
     }
 
     /// What the replay says about the messages that were asked for.
-    fn fate(&self) -> Vec<Fate> {
+    fn fate(&self) -> Vec<DeliveryOutcome> {
         let (Some(replay), Some(resume)) = (&self.replay, &self.resume) else {
-            return vec![Fate::Unseen];
+            return vec![DeliveryOutcome::Unseen];
         };
         vec![replay.fate(&resume.evidence_for)]
     }
@@ -562,7 +568,7 @@ impl AcpSession {
             .map(|tool| tool.title.clone())
             .unwrap_or_else(|| text("title").to_string());
         let deadline = now.tick + self.settings.approval_timeout;
-        self.held.insert(approval.clone(), Held { request: id, options, deadline });
+        self.held.insert(approval.clone(), PendingApproval { request: id, options, deadline });
         match self.settings.approval_mode {
             ApprovalMode::Open => self.decide(&approval, Decision::Approve, "open"),
             ApprovalMode::ReadOnly => self.decide(&approval, Decision::Deny, "read-only"),
@@ -577,7 +583,7 @@ impl AcpSession {
                     options: names.take(16).map(|name| one_line(name, 100)).collect(),
                     detail: serde_json::Map::new(),
                 };
-                self.signal(Signal::ApprovalOpened(approval));
+                self.signal(SessionEvent::ApprovalOpened(approval));
             }
         }
     }
@@ -600,7 +606,7 @@ impl AcpSession {
         };
         self.write(&jsonrpc::result(&held.request, json!({"outcome": outcome})));
         if self.settings.approval_mode == ApprovalMode::Guarded {
-            self.signal(Signal::ApprovalClosed { id: approval.to_string(), reason: reason.to_string() });
+            self.signal(SessionEvent::ApprovalClosed { id: approval.to_string(), reason: reason.to_string() });
         }
     }
 
@@ -611,7 +617,7 @@ impl AcpSession {
         let Some(turn) = self.turn.take() else { return };
         if !turn.notice.trim().is_empty() {
             let body = turn.notice.clone();
-            self.signal(Signal::Mirror(Mirror {
+            self.signal(SessionEvent::Mirror(Mirror {
                 kind: "reasoning",
                 body,
                 label: Some("notice".into()),
@@ -629,7 +635,7 @@ impl AcpSession {
                 turn: turn.number,
                 key: None,
             };
-            self.signal(Signal::Mirror(mirror));
+            self.signal(SessionEvent::Mirror(mirror));
         }
         let held: Vec<String> = self.held.keys().cloned().collect();
         for id in held {
@@ -656,12 +662,12 @@ impl AcpSession {
         };
         if !text.is_empty() {
             let body = text.clone();
-            self.signal(Signal::Mirror(Mirror { kind: "response", body, label: None, status: None, key: None, turn: turn.number }));
+            self.signal(SessionEvent::Mirror(Mirror { kind: "response", body, label: None, status: None, key: None, turn: turn.number }));
         }
-        self.signal(Signal::TurnEnded { batch: turn.batch.map(|(batch, _)| batch), end, text });
+        self.signal(SessionEvent::TurnEnded { batch: turn.batch.map(|(batch, _)| batch), end, text });
         if let Some((verbs, _)) = self.cancel.take() {
             for verb in verbs {
-                self.signal(Signal::Answered { verb, result: Ok(json!({"wasRunning": true})) });
+                self.signal(SessionEvent::Answered { verb, result: Ok(json!({"wasRunning": true})) });
             }
         }
         self.next_turn();
@@ -676,7 +682,7 @@ impl AcpSession {
         self.queue.clear();
         if let Some((verbs, _)) = self.cancel.take() {
             for verb in verbs {
-                self.signal(Signal::Answered { verb, result: Err("the provider ended".into()) });
+                self.signal(SessionEvent::Answered { verb, result: Err("the provider ended".into()) });
             }
         }
     }
@@ -696,7 +702,7 @@ impl AcpSession {
             let verbs = self.cancel.take().map(|(verbs, _)| verbs).unwrap_or_default();
             for verb in verbs {
                 let error = format!("the agent did not end its turn within {} s", CANCEL_TIMEOUT.as_secs());
-                self.signal(Signal::Answered { verb, result: Err(error) });
+                self.signal(SessionEvent::Answered { verb, result: Err(error) });
             }
         }
     }
@@ -720,8 +726,13 @@ impl Session for AcpSession {
             }
             Input::Closed => self.on_closed(),
             // Nothing of this is asked for.
-            Input::Born { .. } | Input::Grown(_) | Input::Caught | Input::Rewound | Input::File { .. } | Input::Drawn => {}
-            Input::Screen(_) | Input::TermFailed(_) | Input::Posted { .. } | Input::Mail(_) => {}
+            Input::ProcessStarted { .. }
+            | Input::FileAppended(_)
+            | Input::CaughtUp
+            | Input::FileReset
+            | Input::FileChanged { .. }
+            | Input::ScreenChanged => {}
+            Input::ScreenCaptured(_) | Input::TerminalFailed(_) | Input::SocketWritten { .. } | Input::SocketLine(_) => {}
             Input::Verb(number, verb) => self.on_verb(now, number, verb),
             Input::Wake => self.on_wake(now),
         }

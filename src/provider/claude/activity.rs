@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use super::transcript::{Answer, Block};
 use crate::core::session::Mirror;
-use crate::provider::shown::{covered, cut};
+use crate::provider::redact::{covered, cut};
 
 /// Characters of a tool's summary.
 const SUMMARY_CHARS_MAX: usize = 300;

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::activity::summary;
 use crate::core::session::{Approval, Decision};
-use crate::provider::shown::{covered, cut, shown};
+use crate::provider::redact::{covered, cut, shown};
 use crate::wire::control::CUT;
 
 /// The tool that asks a person.

@@ -16,7 +16,7 @@ use super::sanitize::{escape_mentions, escape_prefix};
 use super::transcript::{self, Evidence, LINE_BYTES_MAX};
 use crate::core::ids::{BatchNumber, Ticket, VerbNumber};
 use crate::core::limits::APPROVALS_MAX;
-use crate::core::session::{Decision, Fate, How, Input, Opened, Output, Parcel, Resume, Session, Signal, Verb};
+use crate::core::session::{Decision, Delivery, DeliveryOutcome, Input, OpenMode, Opened, Output, Resume, Session, SessionEvent, Verb};
 use crate::core::time::{Now, Tick, sooner};
 use crate::provider::lines::Lines;
 use crate::provider::{SessionSettings, Start};
@@ -26,7 +26,7 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(60);
 /// A turn must end this long after an interrupt.
 const INTERRUPT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A summary may take this long.
-const BOUNDARY_TIMEOUT: Duration = Duration::from_secs(600);
+const CONTEXT_COMMAND_TIMEOUT: Duration = Duration::from_secs(600);
 /// Waiting texts of the runner itself.
 const INJECTED_MAX: usize = 16;
 
@@ -36,7 +36,7 @@ const OTHERS: &str = "[agent-relay] Not from your user: another agent or a syste
 /// A text that waits for its turn.
 #[derive(Debug)]
 struct Waiting {
-    parcel: Option<Parcel>,
+    delivery: Option<Delivery>,
     /// Who is told that it arrived, where it is no parcel.
     verb: Option<VerbNumber>,
     text: String,
@@ -44,8 +44,8 @@ struct Waiting {
 
 /// A line of ours that is not over yet.
 #[derive(Debug)]
-struct Sent {
-    parcel: Option<Parcel>,
+struct SentLine {
+    delivery: Option<Delivery>,
     verb: Option<VerbNumber>,
     /// The program has begun with it.
     started: bool,
@@ -67,14 +67,14 @@ struct Turn {
 }
 
 #[derive(Debug)]
-struct Held {
+struct PendingApproval {
     request: String,
     ask: Ask,
     deadline: Tick,
 }
 
 #[derive(Debug, PartialEq)]
-enum Boundary {
+enum ContextCommand {
     Compact { instructions: Option<String> },
     Clear,
 }
@@ -89,7 +89,7 @@ pub struct StreamSession {
     opening: Option<Tick>,
     initialized: bool,
     evidence: Option<Evidence>,
-    fates: Option<Vec<Fate>>,
+    fates: Option<Vec<DeliveryOutcome>>,
     open: bool,
     over: bool,
     session: String,
@@ -97,16 +97,16 @@ pub struct StreamSession {
     model: Option<String>,
     window: u64,
     tokens: u64,
-    sent: BTreeMap<String, Sent>,
+    sent: BTreeMap<String, SentLine>,
     queue: VecDeque<Waiting>,
     turn: Option<Turn>,
     turns: u64,
     numbers: u64,
-    held: BTreeMap<String, Held>,
+    held: BTreeMap<String, PendingApproval>,
     approvals: u64,
     interrupting: Option<(Vec<VerbNumber>, Tick)>,
     /// A compaction or a fresh start that waits or is under way.
-    boundary: Option<(VerbNumber, Boundary, Tick, bool)>,
+    context_command: Option<(VerbNumber, ContextCommand, Tick, bool)>,
     outcome: Option<Result<(), String>>,
     background: BTreeMap<String, &'static str>,
 }
@@ -139,18 +139,18 @@ impl StreamSession {
             held: BTreeMap::new(),
             approvals: 0,
             interrupting: None,
-            boundary: None,
+            context_command: None,
             outcome: None,
             background: BTreeMap::new(),
         }
     }
 
-    fn signal(&mut self, signal: Signal) {
-        self.out.push(Output::Signal(signal));
+    fn signal(&mut self, signal: SessionEvent) {
+        self.out.push(Output::Event(signal));
     }
 
     fn note(&mut self, warn: bool, text: impl Into<String>) {
-        self.signal(Signal::Note { warn, text: text.into() });
+        self.signal(SessionEvent::Log { warn, text: text.into() });
     }
 
     fn write(&mut self, value: &Value) {
@@ -164,7 +164,7 @@ impl StreamSession {
     }
 
     fn answer(&mut self, verb: VerbNumber, result: Result<Value, String>) {
-        self.signal(Signal::Answered { verb, result });
+        self.signal(SessionEvent::Answered { verb, result });
     }
 
     // ---- verbs
@@ -172,12 +172,15 @@ impl StreamSession {
     fn on_verb(&mut self, now: Now, number: VerbNumber, verb: Verb) {
         match verb {
             Verb::Open { resume } => self.on_open(now, resume),
-            Verb::Deliver(parcel) => {
+            Verb::Deliver(delivery) => {
                 // There is one way in, and it is the user's: what others say is marked as theirs.
-                let text =
-                    if parcel.person { escape_mentions(&parcel.text) } else { format!("{OTHERS}\n\n{}", escape_mentions(&parcel.text)) };
-                let urgent = parcel.urgent;
-                self.queue.push_back(Waiting { parcel: Some(parcel), verb: None, text });
+                let text = if delivery.person {
+                    escape_mentions(&delivery.text)
+                } else {
+                    format!("{OTHERS}\n\n{}", escape_mentions(&delivery.text))
+                };
+                let urgent = delivery.urgent;
+                self.queue.push_back(Waiting { delivery: Some(delivery), verb: None, text });
                 self.next_line(urgent);
             }
             Verb::Inject { text, person } => {
@@ -185,19 +188,19 @@ impl StreamSession {
                     return self.answer(number, Err("too many texts wait for the end of the turn".into()));
                 }
                 let text = if person { escape_prefix(&text) } else { format!("{OTHERS}\n\n{}", escape_mentions(&text)) };
-                self.queue.push_back(Waiting { parcel: None, verb: Some(number), text });
+                self.queue.push_back(Waiting { delivery: None, verb: Some(number), text });
                 self.next_line(false);
             }
             Verb::Interrupt => {
                 if self.turn.is_some() {
                     self.interrupt(now, Some(number))
                 } else {
-                    // Sent while idle it would end what works in the background.
+                    // SentLine while idle it would end what works in the background.
                     self.answer(number, Ok(json!({"wasRunning": false})))
                 }
             }
-            Verb::Compact { instructions } => self.begin_boundary(now, number, Boundary::Compact { instructions }),
-            Verb::Clear => self.begin_boundary(now, number, Boundary::Clear),
+            Verb::Compact { instructions } => self.queue_context_command(now, number, ContextCommand::Compact { instructions }),
+            Verb::Clear => self.queue_context_command(now, number, ContextCommand::Clear),
             Verb::Decide { approval, decision, reason, answers } => {
                 let result = match self.held.get(&approval).map(|held| held.ask.objection(decision, answers.as_ref())) {
                     None => Err(format!("no approval {approval} is open; it may have been answered or withdrawn")),
@@ -214,7 +217,7 @@ impl StreamSession {
                 self.answer(number, Ok(json!({"activity": state})));
             }
             // Permissions come as messages here; a hook that asks too has no answer from us.
-            Verb::Hook { ticket, .. } if ticket != Ticket::NOBODY => self.signal(Signal::HookAnswer { ticket, answer: None }),
+            Verb::Hook { ticket, .. } if ticket != Ticket::NOBODY => self.signal(SessionEvent::HookAnswer { ticket, answer: None }),
             Verb::Hook { .. } | Verb::HookGone { .. } => {}
             Verb::Stop => {
                 self.queue.clear();
@@ -233,7 +236,7 @@ impl StreamSession {
                 self.evidence = Some(Evidence::new(&traces));
             }
             // There is no record: nothing of it was ever written down.
-            None if !traces.is_empty() => self.fates = Some(vec![Fate::Unseen; traces.len()]),
+            None if !traces.is_empty() => self.fates = Some(vec![DeliveryOutcome::Unseen; traces.len()]),
             _ => {}
         }
     }
@@ -244,40 +247,40 @@ impl StreamSession {
             return;
         }
         let how = match self.fates.take() {
-            Some(fates) => How::Loaded(fates),
-            None if self.start.resumes => How::Resumed,
-            None => How::New,
+            Some(fates) => OpenMode::Loaded(fates),
+            None if self.start.resumes => OpenMode::Resumed,
+            None => OpenMode::New,
         };
         self.open = true;
         self.opening = None;
         self.out.push(Output::Unfollow);
         let agent = format!("Claude Code {}", self.version).trim().to_string();
         let (session, model) = (self.session.clone(), self.model.clone());
-        self.signal(Signal::Opened(Opened { session, how, agent, model, has_evidence: true }));
-        self.signal(Signal::Fact { name: "transport", value: json!("stream: no terminal to attach to") });
+        self.signal(SessionEvent::Opened(Opened { session, how, agent, model, has_evidence: true }));
+        self.signal(SessionEvent::Fact { name: "transport", value: json!("stream: no terminal to attach to") });
         self.next_line(false);
     }
 
     /// The next text goes in: a new turn when none runs, or at once where it is urgent.
     fn next_line(&mut self, urgent: bool) {
-        let free = self.turn.is_none() && self.sent.is_empty() && self.boundary.as_ref().is_none_or(|(.., begun)| !begun);
+        let free = self.turn.is_none() && self.sent.is_empty() && self.context_command.as_ref().is_none_or(|(.., begun)| !begun);
         if !self.open || self.over || !(free || urgent) {
             return;
         }
         let at = if urgent {
-            self.queue.iter().position(|waiting| waiting.parcel.as_ref().is_some_and(|parcel| parcel.urgent))
+            self.queue.iter().position(|waiting| waiting.delivery.as_ref().is_some_and(|delivery| delivery.urgent))
         } else {
             Some(0)
         };
-        let Some(Waiting { parcel, verb, text }) = at.and_then(|at| self.queue.remove(at)) else {
+        let Some(Waiting { delivery, verb, text }) = at.and_then(|at| self.queue.remove(at)) else {
             return;
         };
-        let uuid = match &parcel {
-            Some(parcel) => parcel.key.clone(),
+        let uuid = match &delivery {
+            Some(delivery) => delivery.key.clone(),
             None => self.fresh_uuid(),
         };
         self.user_line(&uuid, &text);
-        self.sent.insert(uuid, Sent { parcel, verb, started: false });
+        self.sent.insert(uuid, SentLine { delivery, verb, started: false });
         // Whose turn it is shows when the line is begun: the session may have begun one by itself just now.
         self.begin_turn("line written to the session");
     }
@@ -300,8 +303,8 @@ impl StreamSession {
         }
         self.turns += 1;
         self.turn = Some(Turn { number: self.turns, ..Default::default() });
-        self.signal(Signal::Evidence(evidence.into()));
-        self.signal(Signal::TurnStarted);
+        self.signal(SessionEvent::Evidence(evidence.into()));
+        self.signal(SessionEvent::TurnStarted);
     }
 
     fn interrupt(&mut self, now: Now, verb: Option<VerbNumber>) {
@@ -315,51 +318,51 @@ impl StreamSession {
 
     // ---- compact and clear
 
-    fn begin_boundary(&mut self, now: Now, number: VerbNumber, boundary: Boundary) {
-        if self.boundary.is_some() {
+    fn queue_context_command(&mut self, now: Now, number: VerbNumber, boundary: ContextCommand) {
+        if self.context_command.is_some() {
             return self.answer(number, Err("a compaction or a fresh start is under way already".into()));
         }
-        self.boundary = Some((number, boundary, now.tick + BOUNDARY_TIMEOUT, false));
-        self.next_boundary();
+        self.context_command = Some((number, boundary, now.tick + CONTEXT_COMMAND_TIMEOUT, false));
+        self.start_context_command();
     }
 
     /// Begins when no turn runs.
-    fn next_boundary(&mut self) {
+    fn start_context_command(&mut self) {
         let free = self.open && self.turn.is_none() && self.sent.is_empty();
-        let Some((_, boundary, _, begun)) = self.boundary.as_mut().filter(|(.., begun)| free && !begun) else {
+        let Some((_, boundary, _, begun)) = self.context_command.as_mut().filter(|(.., begun)| free && !begun) else {
             return;
         };
         *begun = true;
         let (text, moment) = match boundary {
-            Boundary::Compact { instructions: Some(words) } => {
+            ContextCommand::Compact { instructions: Some(words) } => {
                 (format!("/compact {}", words.split_whitespace().collect::<Vec<_>>().join(" ")), "compacting")
             }
-            Boundary::Compact { instructions: None } => ("/compact".to_string(), "compacting"),
-            Boundary::Clear => ("/clear".to_string(), "clearing-context"),
+            ContextCommand::Compact { instructions: None } => ("/compact".to_string(), "compacting"),
+            ContextCommand::Clear => ("/clear".to_string(), "clearing-context"),
         };
         self.outcome = None;
         let uuid = self.fresh_uuid();
         self.user_line(&uuid, &text);
-        self.sent.insert(uuid, Sent { parcel: None, verb: None, started: false });
+        self.sent.insert(uuid, SentLine { delivery: None, verb: None, started: false });
         self.begin_turn(moment);
         if let Some(turn) = &mut self.turn {
             turn.local = true;
         }
-        self.signal(Signal::Timeline(moment));
+        self.signal(SessionEvent::Timeline(moment));
     }
 
-    fn end_boundary(&mut self, said: &str) {
-        let Some((number, boundary, ..)) = self.boundary.take_if(|(.., begun)| *begun) else {
+    fn finish_context_command(&mut self, said: &str) {
+        let Some((number, boundary, ..)) = self.context_command.take_if(|(.., begun)| *begun) else {
             return;
         };
         let (moment, what) = match boundary {
-            Boundary::Compact { .. } => ("compacted", "compact"),
-            Boundary::Clear => ("context-cleared", "clear"),
+            ContextCommand::Compact { .. } => ("compacted", "compact"),
+            ContextCommand::Clear => ("context-cleared", "clear"),
         };
         let result =
             self.outcome.take().unwrap_or_else(|| Err(if said.is_empty() { format!("the session did not {what}") } else { said.into() }));
         if result.is_ok() {
-            self.signal(Signal::Timeline(moment));
+            self.signal(SessionEvent::Timeline(moment));
         }
         self.answer(number, result.map(|()| json!({"method": format!("/{what}"), "session": self.session})));
     }
@@ -370,7 +373,7 @@ impl StreamSession {
         let Some(held) = self.held.remove(id) else { return };
         let answer = held.ask.answer(decision, reason, answers);
         self.respond(&held.request, &answer);
-        self.signal(Signal::ApprovalClosed { id: id.to_string(), reason: why.to_string() });
+        self.signal(SessionEvent::ApprovalClosed { id: id.to_string(), reason: why.to_string() });
     }
 
     fn respond(&mut self, request: &str, answer: &Answer) {
@@ -390,21 +393,21 @@ impl StreamSession {
         }
         self.approvals += 1;
         let id = format!("{}-{}", self.start.nonce.get(..8).unwrap_or("approval"), self.approvals);
-        self.signal(Signal::ApprovalOpened(ask.view(&id)));
+        self.signal(SessionEvent::ApprovalOpened(ask.view(&id)));
         let deadline = now.tick + self.settings.approval_timeout;
-        self.held.insert(id, Held { request: request.into(), ask, deadline });
+        self.held.insert(id, PendingApproval { request: request.into(), ask, deadline });
     }
 
     fn fail_open(&mut self, reason: String, permanent: bool) {
         if !self.open && !self.over {
             self.over = true;
             self.opening = None;
-            self.signal(Signal::OpenFailed { reason, permanent });
+            self.signal(SessionEvent::OpenFailed { reason, permanent });
         }
     }
 
     fn go_on(&mut self) {
-        self.next_boundary();
+        self.start_context_command();
         self.next_line(false);
     }
 
@@ -412,7 +415,7 @@ impl StreamSession {
         self.fail_open("the session ended before it was ready".into(), false);
         self.over = true;
         let verbs = self.interrupting.take().map(|(verbs, _)| verbs).unwrap_or_default();
-        let boundary = self.boundary.take().map(|(verb, ..)| verb);
+        let boundary = self.context_command.take().map(|(verb, ..)| verb);
         for verb in verbs.into_iter().chain(boundary) {
             self.answer(verb, Err("the provider ended".into()));
         }
@@ -432,7 +435,7 @@ impl StreamSession {
                 self.answer(verb, Err(format!("the session did not end its turn within {} s", INTERRUPT_TIMEOUT.as_secs())));
             }
         }
-        if let Some((verb, ..)) = self.boundary.take_if(|(_, _, at, _)| *at <= now.tick) {
+        if let Some((verb, ..)) = self.context_command.take_if(|(_, _, at, _)| *at <= now.tick) {
             self.answer(verb, Err("the session did not come to it in time".into()));
         }
     }
@@ -461,24 +464,28 @@ impl Session for StreamSession {
             Input::Closed => self.on_closed(),
             Input::Verb(number, verb) => self.on_verb(now, number, verb),
             Input::Wake => self.on_wake(now),
-            Input::Grown(bytes) => self.on_record(&bytes),
-            Input::Caught => {
+            Input::FileAppended(bytes) => self.on_record(&bytes),
+            Input::CaughtUp => {
                 if let (false, Some(evidence)) = (self.open, self.evidence.take()) {
                     // The program may not have answered yet: the fate waits for it.
                     self.fates = Some(evidence.fates());
                     self.open_if_ready();
                 }
             }
-            Input::Rewound => self.record = Lines::up_to(LINE_BYTES_MAX),
-            Input::Born { .. } | Input::File { .. } | Input::Drawn | Input::Screen(_) | Input::TermFailed(_) => {}
-            Input::Posted { .. } | Input::Mail(_) => {}
+            Input::FileReset => self.record = Lines::up_to(LINE_BYTES_MAX),
+            Input::ProcessStarted { .. }
+            | Input::FileChanged { .. }
+            | Input::ScreenChanged
+            | Input::ScreenCaptured(_)
+            | Input::TerminalFailed(_) => {}
+            Input::SocketWritten { .. } | Input::SocketLine(_) => {}
         }
         std::mem::take(&mut self.out)
     }
 
     fn next_deadline(&self) -> Option<Tick> {
         let held = self.held.values().map(|held| held.deadline).min();
-        let asked = sooner(self.interrupting.as_ref().map(|(_, at)| *at), self.boundary.as_ref().map(|(_, _, at, _)| *at));
+        let asked = sooner(self.interrupting.as_ref().map(|(_, at)| *at), self.context_command.as_ref().map(|(_, _, at, _)| *at));
         sooner(sooner(self.opening, held), asked)
     }
 }

@@ -5,7 +5,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
 use crate::core::chars::is_invisible;
-use crate::core::session::{Fate, RESTART_MARK, Trace};
+use crate::core::session::{DeliveryOutcome, MessageFingerprint, RESTART_MARK};
 
 /// Longest line that is read; what is longer is skipped, so that memory stays bounded.
 pub const LINE_BYTES_MAX: usize = 4 << 20;
@@ -367,7 +367,7 @@ pub fn squeezed(text: &str) -> String {
 #[derive(Debug)]
 pub struct Evidence {
     /// The messages.
-    wanted: Vec<Trace>,
+    wanted: Vec<MessageFingerprint>,
     /// Whether each was seen.
     seen: Vec<bool>,
     /// The end of the answer after the newest of them.
@@ -378,7 +378,7 @@ pub struct Evidence {
 
 impl Evidence {
     /// Looks for these.
-    pub fn new(traces: &[Trace]) -> Evidence {
+    pub fn new(traces: &[MessageFingerprint]) -> Evidence {
         Evidence { seen: vec![false; traces.len()], wanted: traces.to_vec(), answer: None, open: false }
     }
 
@@ -416,11 +416,11 @@ impl Evidence {
     }
 
     /// One fate for each message.
-    pub fn fates(&self) -> Vec<Fate> {
+    pub fn fates(&self) -> Vec<DeliveryOutcome> {
         let fate = |seen: &bool| match (seen, &self.answer) {
-            (false, _) => Fate::Unseen,
-            (true, Some(text)) => Fate::Answered(text.clone()),
-            (true, None) => Fate::Unanswered,
+            (false, _) => DeliveryOutcome::Unseen,
+            (true, Some(text)) => DeliveryOutcome::Answered(text.clone()),
+            (true, None) => DeliveryOutcome::Unanswered,
         };
         self.seen.iter().map(fate).collect()
     }
@@ -504,9 +504,9 @@ mod tests {
 
     #[test]
     fn the_record_decides_about_each_message() {
-        let traces: Vec<Trace> = [7, 8]
+        let traces: Vec<MessageFingerprint> = [7, 8]
             .iter()
-            .map(|id| Trace { header: format!("[relay message #{id} from user]"), start: "do it".into(), is_whole: false })
+            .map(|id| MessageFingerprint { header: format!("[relay message #{id} from user]"), start: "do it".into(), is_whole: false })
             .collect();
         let prompt = |text: &str, joined: bool| Entry::Prompt(Prompt { text: text.into(), human: true, joined, ..Default::default() });
         let answer = |text: &str, stop: &str| {
@@ -518,7 +518,7 @@ mod tests {
             entries.iter().for_each(|entry| evidence.take(entry));
             evidence.fates()
         };
-        use Fate::{Answered, Unanswered, Unseen};
+        use DeliveryOutcome::{Answered, Unanswered, Unseen};
         assert_eq!(fates(&[prompt("[relay message #7 from user]\nelse", false)]), [Unseen, Unseen]);
         assert_eq!(fates(&[seven()]), [Unanswered, Unseen]);
         assert_eq!(fates(&[seven(), answer("half", "tool_use")]), [Unanswered, Unseen]);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use super::{Lanes, Taken, run};
+use super::{Lanes, Received, run};
 use crate::clock::Clock;
 use crate::core::rng::Rng;
 use crate::core::time::{Now, Tick};
@@ -134,12 +134,12 @@ impl Lanes for &mut Model<'_> {
         self.queues.len()
     }
 
-    fn take(&mut self, lane: usize) -> Taken<u32> {
+    fn take(&mut self, lane: usize) -> Received<u32> {
         self.let_others_run();
         match self.queues[lane].pop_front() {
-            Some(event) => Taken::Event(event),
-            None if self.ended[lane] => Taken::Closed,
-            None => Taken::Empty,
+            Some(event) => Received::Event(event),
+            None if self.ended[lane] => Received::Closed,
+            None => Received::Empty,
         }
     }
 

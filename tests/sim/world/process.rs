@@ -103,8 +103,8 @@ impl World {
             match output {
                 Output::Write(bytes) => self.send(format!("in{runner}.{process}"), 2, Action::Demo { runner, process, bytes }),
                 Output::CloseInput => {}
-                Output::Signal(signal) => {
-                    let event = Event::Provider(ProviderEvent::Signal(signal));
+                Output::Event(signal) => {
+                    let event = Event::Provider(ProviderEvent::Session(signal));
                     self.send(format!("provider{runner}.{life}"), 2, Action::Agent { runner, life, lane: Lane::Provider, event });
                 }
                 other => panic!("an ACP session has no use for {other:?}"),

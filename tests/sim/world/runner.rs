@@ -151,8 +151,8 @@ impl World {
                 Effect::Provider(ProviderCommand::Verb { process: order, number, verb }) => {
                     let process = self.runners[runner].process.as_ref().filter(|p| !p.dead && p.order == order).map(|p| p.number);
                     if let Some(process) = process {
-                        if let Verb::Deliver(parcel) = &verb {
-                            self.use_tool(runner, parcel);
+                        if let Verb::Deliver(delivery) = &verb {
+                            self.use_tool(runner, delivery);
                         }
                         let input = Input::Verb(number, verb);
                         self.send(format!("verb{runner}.{process}"), 1, Action::Session { runner, process, input });

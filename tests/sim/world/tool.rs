@@ -3,7 +3,7 @@
 use agent_relay::core::agent::event::{ControlRequest, Event, Lane};
 use agent_relay::core::ids::Ticket;
 use agent_relay::core::rng::Rng;
-use agent_relay::core::session::Parcel;
+use agent_relay::core::session::Delivery;
 use serde_json::json;
 
 use super::{Action, World};
@@ -24,12 +24,12 @@ impl Tool {
 impl World {
     /// A parcel reaches a provider: perhaps its tool says at once what there is to say. The same words under the same key,
     /// should it come once more.
-    pub(super) fn use_tool(&mut self, runner: usize, parcel: &Parcel) {
+    pub(super) fn use_tool(&mut self, runner: usize, delivery: &Delivery) {
         let header = |line: &str| -> Option<(u64, String)> {
             let (id, from) = line.strip_prefix("[relay message #")?.strip_suffix(']')?.split_once(" from ")?;
             Some((id.parse().ok()?, from.to_string()))
         };
-        for (id, sender) in parcel.text.lines().filter_map(header) {
+        for (id, sender) in delivery.text.lines().filter_map(header) {
             // The end of a task is an answer of its own kind.
             let task = self.sendings.iter().any(|sending| sending.task && sending.id == Some(id));
             let unknown = !self.sendings.iter().any(|sending| sending.id == Some(id));

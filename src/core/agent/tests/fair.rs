@@ -63,7 +63,7 @@ impl Bench {
     fn busy() -> Bench {
         let mut bench = Bench::quiet();
         bench.agent.config.session.takes_urgent = true;
-        bench.signal(Signal::TurnStarted);
+        bench.signal(SessionEvent::TurnStarted);
         bench
     }
 
@@ -87,14 +87,14 @@ impl Bench {
     /// The turn that is under way ends; then every batch has its turn, which says what it was told, until nothing is left. The relay
     /// does not say which answers are owed.
     fn turns(&mut self) -> Vec<Turn> {
-        let end = Signal::TurnEnded { batch: None, end: TurnEnd::Completed, text: String::new() };
+        let end = SessionEvent::TurnEnded { batch: None, end: TurnEnd::Completed, text: String::new() };
         let effects = self.signal(end);
         self.turns_after(effects)
     }
 
     fn turns_after(&mut self, mut effects: Vec<Effect>) -> Vec<Turn> {
         let mut turns: Vec<Turn> = Vec::new();
-        let mut parcels: Vec<Parcel> = Vec::new();
+        let mut deliveries: Vec<Delivery> = Vec::new();
         loop {
             let mut next = Vec::new();
             for effect in std::mem::take(&mut effects) {
@@ -115,7 +115,7 @@ impl Bench {
                         next.extend(self.tell(Event::Store(StoreEvent::OutboxRows { rows: Ok(Vec::new()) })))
                     }
                     Effect::Store(StoreCommand::FetchInbox(_)) => panic!("all of it is in memory"),
-                    Effect::Provider(ProviderCommand::Verb { verb: Verb::Deliver(parcel), .. }) => parcels.push(parcel),
+                    Effect::Provider(ProviderCommand::Verb { verb: Verb::Deliver(delivery), .. }) => deliveries.push(delivery),
                     _ => {}
                 }
             }
@@ -123,11 +123,11 @@ impl Bench {
             if !effects.is_empty() {
                 continue;
             }
-            let Some(parcel) = parcels.pop() else { return turns };
-            turns.push(Turn { ids: ids_in(&parcel.text), replies: Vec::new() });
-            let Parcel { batch, key, text, .. } = parcel;
-            effects = self.signal(Signal::Taken { batch, key, evidence: "seen".into() });
-            effects.extend(self.signal(Signal::TurnEnded { batch: Some(batch), end: TurnEnd::Completed, text }));
+            let Some(delivery) = deliveries.pop() else { return turns };
+            turns.push(Turn { ids: ids_in(&delivery.text), replies: Vec::new() });
+            let Delivery { batch, key, text, .. } = delivery;
+            effects = self.signal(SessionEvent::Accepted { batch, key, evidence: "seen".into() });
+            effects.extend(self.signal(SessionEvent::TurnEnded { batch: Some(batch), end: TurnEnd::Completed, text }));
         }
     }
 
@@ -211,18 +211,18 @@ fn nobody_starves() {
     };
     arrive(&mut bench, "a");
     arrive(&mut bench, "b");
-    let mut effects = bench.signal(Signal::TurnEnded { batch: None, end: TurnEnd::Completed, text: String::new() });
+    let mut effects = bench.signal(SessionEvent::TurnEnded { batch: None, end: TurnEnd::Completed, text: String::new() });
     let mut order = Vec::new();
     for _ in 0..6 {
         effects.extend(bench.commit());
-        let [parcel] = parcels(&effects).try_into().expect("one batch at a time");
-        order.push(parcel.text.split("from ").nth(1).and_then(|rest| rest.split(']').next()).unwrap_or_default().to_string());
+        let [delivery] = deliveries(&effects).try_into().expect("one batch at a time");
+        order.push(delivery.text.split("from ").nth(1).and_then(|rest| rest.split(']').next()).unwrap_or_default().to_string());
         // While it runs the one who has it sends more, twice.
         let more = order.last().map(|name| if name == "a" { "a" } else { "b" }).expect("pushed");
         arrive(&mut bench, more);
         arrive(&mut bench, more);
-        bench.signal(Signal::Taken { batch: parcel.batch, key: parcel.key, evidence: "seen".into() });
-        bench.signal(Signal::TurnEnded { batch: Some(parcel.batch), end: TurnEnd::Completed, text: "done".into() });
+        bench.signal(SessionEvent::Accepted { batch: delivery.batch, key: delivery.key, evidence: "seen".into() });
+        bench.signal(SessionEvent::TurnEnded { batch: Some(delivery.batch), end: TurnEnd::Completed, text: "done".into() });
         bench.now.tick = bench.now.tick + Duration::from_secs(6);
         effects = bench.agent.wake(bench.now);
     }
@@ -245,12 +245,12 @@ fn a_mixed_turn_answers_one_and_tells_the_others() {
         for (at, urgent) in joins.iter().enumerate() {
             effects.extend(bench.arrive(at as u64 + 2, urgent));
         }
-        let all = parcels(&effects);
-        assert!(all.len() == joins.len() + 1 && all[1..].iter().all(|parcel| parcel.urgent), "{all:?}");
-        for parcel in &all {
-            bench.signal(Signal::Taken { batch: parcel.batch, key: parcel.key.clone(), evidence: "seen".into() });
+        let all = deliveries(&effects);
+        assert!(all.len() == joins.len() + 1 && all[1..].iter().all(|delivery| delivery.urgent), "{all:?}");
+        for delivery in &all {
+            bench.signal(SessionEvent::Accepted { batch: delivery.batch, key: delivery.key.clone(), evidence: "seen".into() });
         }
-        let end = Signal::TurnEnded { batch: Some(all[0].batch), end: TurnEnd::Completed, text: "the secret of somebody".into() };
+        let end = SessionEvent::TurnEnded { batch: Some(all[0].batch), end: TurnEnd::Completed, text: "the secret of somebody".into() };
         let mut effects = bench.signal(end);
         effects.extend(bench.commit());
         bench.now.tick = bench.now.tick + Duration::from_secs(6);
@@ -297,12 +297,12 @@ fn a_mixed_batch_of_an_older_version_is_answered_to_one() {
             bench.agent.config.session.takes_urgent = false;
             bench.arrive(at as u64 + 1, &sent(from));
         }
-        bench.signal(Signal::TurnEnded { batch: None, end: TurnEnd::Completed, text: String::new() });
-        let [parcel] = parcels(&bench.commit()).try_into().expect("one batch");
-        assert_eq!(ids_in(&parcel.text), [1, 2, 3, 4], "where the agent answers itself all goes together, in order");
+        bench.signal(SessionEvent::TurnEnded { batch: None, end: TurnEnd::Completed, text: String::new() });
+        let [delivery] = deliveries(&bench.commit()).try_into().expect("one batch");
+        assert_eq!(ids_in(&delivery.text), [1, 2, 3, 4], "where the agent answers itself all goes together, in order");
         bench.agent.config.reply_mode = ReplyMode::Auto;
-        bench.signal(Signal::Taken { batch: parcel.batch, key: parcel.key, evidence: "seen".into() });
-        let mut effects = bench.signal(Signal::TurnEnded { batch: Some(parcel.batch), end: end.clone(), text: text.into() });
+        bench.signal(SessionEvent::Accepted { batch: delivery.batch, key: delivery.key, evidence: "seen".into() });
+        let mut effects = bench.signal(SessionEvent::TurnEnded { batch: Some(delivery.batch), end: end.clone(), text: text.into() });
         bench.now.tick = bench.now.tick + Duration::from_secs(6);
         effects.extend(bench.commit());
         effects.extend(bench.agent.wake(bench.now));
@@ -335,12 +335,12 @@ fn a_backlog_that_memory_cannot_hold_is_asked_for() {
             .filter_map(|effect| if let Effect::Store(StoreCommand::FetchInbox(choice)) = effect { Some(choice.clone()) } else { None })
             .collect()
     };
-    let mut effects = bench.signal(Signal::TurnEnded { batch: None, end: TurnEnd::Completed, text: String::new() });
+    let mut effects = bench.signal(SessionEvent::TurnEnded { batch: None, end: TurnEnd::Completed, text: String::new() });
     effects.extend(bench.commit());
-    assert_eq!((asked(&effects), parcels(&effects).len()), (vec![Choice::BySender { last: Vec::new() }], 0));
+    assert_eq!((asked(&effects), deliveries(&effects).len()), (vec![Choice::BySender { last: Vec::new() }], 0));
     // It could not be read: it is asked again later, not at once and for ever.
     let effects = bench.tell(Event::Store(StoreEvent::InboxRows { rows: Vec::new(), more: true }));
-    assert_eq!((asked(&effects).len(), parcels(&effects).len()), (0, 0));
+    assert_eq!((asked(&effects).len(), deliveries(&effects).len()), (0, 0));
     bench.now.tick = bench.now.tick + DELIVERY_RETRY;
     // The question stands behind what the same event makes durable: the answer knows of it.
     let message = Message { id: MessageId(4999), from: "a".into(), to: "a".into(), kind: "chat".into(), ..Default::default() };
@@ -364,17 +364,17 @@ fn a_backlog_that_memory_cannot_hold_is_asked_for() {
     let rows = vec![row(1, "a"), row(2, "a"), row(5000, "b")];
     let mut effects = bench.tell(Event::Store(StoreEvent::InboxRows { rows, more: false }));
     effects.extend(bench.commit());
-    let [parcel] = parcels(&effects).try_into().expect("one batch");
-    assert_eq!(ids_in(&parcel.text), [1, 2]);
-    let mut effects = bench.signal(Signal::Taken { batch: parcel.batch, key: parcel.key, evidence: "seen".into() });
-    effects.extend(bench.signal(Signal::TurnEnded { batch: Some(parcel.batch), end: TurnEnd::Completed, text: "done".into() }));
+    let [delivery] = deliveries(&effects).try_into().expect("one batch");
+    assert_eq!(ids_in(&delivery.text), [1, 2]);
+    let mut effects = bench.signal(SessionEvent::Accepted { batch: delivery.batch, key: delivery.key, evidence: "seen".into() });
+    effects.extend(bench.signal(SessionEvent::TurnEnded { batch: Some(delivery.batch), end: TurnEnd::Completed, text: "done".into() }));
     bench.now.tick = bench.now.tick + Duration::from_secs(6);
     effects.extend(bench.agent.wake(bench.now));
     effects.extend(bench.commit());
-    assert_eq!((asked(&effects), parcels(&effects).len()), (vec![Choice::BySender { last: vec!["a".into()] }], 0));
+    assert_eq!((asked(&effects), deliveries(&effects).len()), (vec![Choice::BySender { last: vec!["a".into()] }], 0));
     bench.tell(Event::Store(StoreEvent::InboxRows { rows: vec![row(5000, "b"), row(5001, "c")], more: false }));
-    let [parcel] = parcels(&bench.commit()).try_into().expect("one batch");
-    assert_eq!(ids_in(&parcel.text), [5000]);
+    let [delivery] = deliveries(&bench.commit()).try_into().expect("one batch");
+    assert_eq!(ids_in(&delivery.text), [5000]);
     // Now all of it is in memory again.
     let effects = bench.arrive(5002, &sent("d"));
     assert!(asked(&effects).is_empty() && bench.agent.inbox.counts() == (2, false, 2), "{:?}", bench.agent.inbox.counts());
@@ -385,11 +385,11 @@ fn a_backlog_that_memory_cannot_hold_is_asked_for() {
 fn an_urgent_message_is_seen_behind_a_backlog() {
     let mut bench = Bench::quiet();
     bench.agent.config.session.takes_urgent = true;
-    let [parcel] = parcels(&bench.arrive(1, &sent("a"))).try_into().expect("a turn");
-    bench.signal(Signal::Taken { batch: parcel.batch, key: parcel.key, evidence: "seen".into() });
+    let [delivery] = deliveries(&bench.arrive(1, &sent("a"))).try_into().expect("a turn");
+    bench.signal(SessionEvent::Accepted { batch: delivery.batch, key: delivery.key, evidence: "seen".into() });
     for id in 2..=INBOX_CACHED_MAX as u64 + 10 {
         bench.arrive(id, &sent("a"));
     }
-    let [joins] = parcels(&bench.arrive(6000, &urgent("b"))).try_into().expect("it joins");
+    let [joins] = deliveries(&bench.arrive(6000, &urgent("b"))).try_into().expect("it joins");
     assert_eq!((ids_in(&joins.text), joins.urgent), (vec![6000], true));
 }

@@ -62,7 +62,7 @@ fn a_narrow_agent_declines_what_is_meant_for_all() {
 fn a_narrow_agent_says_so_in_every_registration() {
     for (mut bench, says) in [(narrow(), Some(json!(false))), (Bench::quiet(), None)] {
         // The bus is away: the relay is told over HTTP that this agent is there.
-        bench.agent.link.known_instance = false;
+        bench.agent.relay_link.known_instance = false;
         let mut effects = bench.tell(Event::Bus(BusEvent::Lost(Cause::Offline("cut".into()))));
         let mut metas = Vec::new();
         for _ in 0..20 {

@@ -11,7 +11,7 @@ impl Bench {
     /// The bus is lost, if it was there, and registered by the next attempt, with what the relay says of itself.
     pub(super) fn register_anew(&mut self, server: Value) {
         self.tell(Event::Bus(BusEvent::Lost(Cause::Offline("cut".into()))));
-        while !self.agent.link.is_registered() {
+        while !self.agent.relay_link.is_registered() {
             self.now.tick = self.agent.next_deadline().expect("an attempt").max(self.now.tick);
             self.agent.wake(self.now);
             self.tell(Event::Bus(BusEvent::Connected));
@@ -28,7 +28,7 @@ impl Bench {
             bench.tell(Event::Called { call, result: works("unread") });
         }
         bench.commit();
-        assert!(bench.agent.calls.is_quiet());
+        assert!(bench.agent.http_calls.is_quiet());
         bench
     }
 
@@ -86,7 +86,7 @@ fn a_shut_bus_is_followed_by_a_round_at_once() {
     assert_eq!(first[..5], round, "{first:?}");
     assert!(calls[0].0 < 100 && calls.len() <= 7, "{calls:?}");
     assert_eq!(calls[2].2["meta"]["status"], "starting", "a status goes with it: {:?}", calls[2]);
-    assert_eq!(bench.agent.link.word(), "polling");
+    assert_eq!(bench.agent.relay_link.state_name(), "polling");
     // From there every 20 s.
     let calls = bench.live(60_000, works);
     assert_eq!(of(&calls, "heartbeat").len(), 3, "{calls:?}");
@@ -100,7 +100,7 @@ fn a_relay_that_is_away_is_not_asked_faster() {
     let calls = bench.live(100_000, |_| Err(Cause::Offline("nobody listens".into())));
     assert_eq!(calls.len(), 6, "{calls:?}");
     assert!(calls.windows(2).skip(1).all(|pair| pair[1].0 - pair[0].0 >= 19_000), "{calls:?}");
-    assert_ne!(bench.agent.link.word(), "polling");
+    assert_ne!(bench.agent.relay_link.state_name(), "polling");
 }
 
 #[test]
@@ -108,12 +108,12 @@ fn changes_are_told_soon_and_together() {
     let mut bench = Bench::quiet();
     bench.tell(Event::Bus(BusEvent::Lost(Cause::Offline("cut".into()))));
     bench.live(10_000, works);
-    assert_eq!(bench.agent.link.word(), "polling");
+    assert_eq!(bench.agent.relay_link.state_name(), "polling");
     // A storm of changes, ten a second for five seconds.
     let mut calls = Vec::new();
     for n in 0..50 {
         let state = json!({"state": "running", "detail": n.to_string()});
-        let event = if n == 0 { Signal::TurnStarted } else { Signal::ProviderState(state) };
+        let event = if n == 0 { SessionEvent::TurnStarted } else { SessionEvent::ProviderState(state) };
         bench.signal(event);
         calls.extend(bench.live(100, works));
     }
@@ -155,7 +155,7 @@ fn a_command_that_runs_is_told_when_it_is_durable() {
     bench.tell(Event::Bus(BusEvent::Lost(Cause::Offline("cut".into()))));
     bench.live(10_000, works);
     let command = Command { id: "c1".into(), kind: "agent.interrupt".into(), target: "a".into(), ..Default::default() };
-    bench.agent.calls.forget(&super::super::calls::Purpose::Unread);
+    bench.agent.http_calls.forget(&super::super::http_calls::CallKind::Unread);
     let (number, now) = (bench.agent.commits.newest(), bench.now);
     bench.agent.now = now;
     bench.agent.on_command(now, command, None);
@@ -197,7 +197,7 @@ fn the_end_is_told_without_a_bus() {
                 let mut more = bench.tell(Event::Called { call, result: works(&what) });
                 more.extend(bench.commit());
                 more
-            } else if bench.agent.life.is_gone() {
+            } else if bench.agent.supervisor.is_gone() {
                 bench.commit()
             } else {
                 let mut more = bench.tell(Event::Provider(ProviderEvent::Exited { code: 0, stderr: String::new() }));

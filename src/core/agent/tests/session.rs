@@ -13,7 +13,7 @@ use crate::core::agent::event::{BusEvent, ControlRequest, Event, StoreEvent};
 use crate::core::agent::store::{Generation, OutboxRow, Settled, Snapshot, StoreOp, Unsettled};
 use crate::core::ids::{BatchNumber, CallNumber, MessageId, MessageRef, Ticket};
 use crate::core::limits::AGENT_TOKEN_LIFE;
-use crate::core::session::{Signal, TurnEnd};
+use crate::core::session::{SessionEvent, TurnEnd};
 use crate::core::{Cause, Machine};
 use crate::secret::Secret;
 use crate::wire::api::Message;
@@ -131,7 +131,8 @@ impl Bench {
 
     /// The turn of message 1 ends with these words; the relay is away and says nothing about what is owed.
     fn end_turn(&mut self) -> Vec<Effect> {
-        let mut effects = self.signal(Signal::TurnEnded { batch: Some(BatchNumber(1)), end: TurnEnd::Completed, text: "final".into() });
+        let mut effects =
+            self.signal(SessionEvent::TurnEnded { batch: Some(BatchNumber(1)), end: TurnEnd::Completed, text: "final".into() });
         self.now.tick = self.now.tick + Duration::from_secs(6);
         effects.extend(self.agent.wake(self.now));
         effects
@@ -141,7 +142,7 @@ impl Bench {
         let mut bench = Bench::ready();
         bench.message(1);
         bench.commit();
-        bench.signal(Signal::Taken { batch: BatchNumber(1), key: key_of_first(), evidence: "seen".into() });
+        bench.signal(SessionEvent::Accepted { batch: BatchNumber(1), key: key_of_first(), evidence: "seen".into() });
         bench.commit();
         bench
     }
@@ -249,11 +250,11 @@ fn a_refused_registration_ends_the_start_and_later_only_the_token() {
     bench.agent.wake(bench.now);
     bench.tell(Event::Bus(BusEvent::Connected));
     bench.tell(Event::Bus(BusEvent::Framed(error("forbidden"))));
-    assert!(bench.agent.stop.is_none() && bench.agent.link.auth_trouble);
+    assert!(bench.agent.stop.is_none() && bench.agent.relay_link.auth_trouble);
     // In the middle of a connection the word is about something else.
     let mut bench = Bench::ready();
     bench.tell(Event::Bus(BusEvent::Framed(error("forbidden"))));
-    assert!(bench.agent.stop.is_none() && !bench.agent.link.auth_trouble);
+    assert!(bench.agent.stop.is_none() && !bench.agent.relay_link.auth_trouble);
 }
 
 #[test]
@@ -264,7 +265,7 @@ fn a_bus_that_is_refused_asks_over_http_who_refuses() {
         let effects = bench.agent.wake(bench.now);
         answer(&mut bench, &effects, "/api/agents", status, json!({"error": "not yours"}));
         assert_eq!(end(&mut bench).map(|(code, _)| code), ends.then_some(2), "HTTP answers {status}");
-        assert!(!bench.agent.link.auth_trouble || ends, "{status}: the token is not to blame");
+        assert!(!bench.agent.relay_link.auth_trouble || ends, "{status}: the token is not to blame");
     }
 }
 
@@ -327,7 +328,7 @@ fn what_a_tool_has_answered_is_known_after_a_crash() {
         .iter()
         .filter_map(|effect| if let Effect::Store(StoreCommand::Commit(Commit { ops, .. })) = effect { Some(ops) } else { None })
         .flatten()
-        .filter_map(|op| if let StoreOp::Note { key, value: Some(value) } = op { Some((key.clone(), value.clone())) } else { None })
+        .filter_map(|op| if let StoreOp::PutMeta { key, value: Some(value) } = op { Some((key.clone(), value.clone())) } else { None })
         .collect();
     assert_eq!(notes.len(), 1, "{effects:?}");
     let mut bench = Bench::restored();

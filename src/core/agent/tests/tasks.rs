@@ -80,14 +80,14 @@ impl Bench {
         bench.agent.note_relay(server.as_object().expect("a record"), None);
         let effects = bench.offer(5, 9);
         bench.settle_all(effects, &[]);
-        bench.signal(Signal::TurnStarted);
+        bench.signal(SessionEvent::TurnStarted);
         assert!(bench.holds(5));
         bench
     }
 
     fn end(&mut self, end: TurnEnd, refuse: &[&str]) -> (Vec<String>, Vec<OutboxRow>) {
         let batch = self.agent.turn.summary()["batch"].as_u64();
-        let effects = self.signal(Signal::TurnEnded { batch: batch.map(BatchNumber), end, text: "so far".into() });
+        let effects = self.signal(SessionEvent::TurnEnded { batch: batch.map(BatchNumber), end, text: "so far".into() });
         self.settle_all(effects, refuse)
     }
 }
@@ -126,7 +126,7 @@ fn an_interrupted_task_is_blocked_by_one_report_with_who_and_why() {
         assert!(trace.header.starts_with("[relay message #5 from user]\n[agent-relay] You were given this task before"), "{trace:?}");
         let message = bench.agent.under_way().next().expect("under way").clone();
         let first = Message { payload: Default::default(), ..message.clone() };
-        assert_ne!(super::super::text::key("a", &[&message]), super::super::text::key("a", &[&first]));
+        assert_ne!(super::super::prompt_text::key("a", &[&message]), super::super::prompt_text::key("a", &[&first]));
     }
 }
 

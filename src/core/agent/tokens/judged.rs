@@ -6,9 +6,9 @@ use serde_json::{Value, json};
 use super::{Tokens, is_renewable};
 use crate::core::Cause;
 use crate::core::agent::Agent;
-use crate::core::agent::calls::{Purpose, text_of};
 use crate::core::agent::config::AgentConfig;
 use crate::core::agent::effect::Effect;
+use crate::core::agent::http_calls::{CallKind, text_of};
 use crate::core::agent::stop::Why;
 use crate::core::ids::Ticket;
 use crate::core::time::Now;
@@ -22,7 +22,7 @@ pub(super) fn claimed(config: &AgentConfig) -> TokenRecord {
 }
 
 /// What a relay says of a token.
-enum Told {
+enum TokenAnswer {
     /// This is its record.
     Record(TokenRecord),
     /// The relay does not tell about tokens.
@@ -33,15 +33,15 @@ enum Told {
     Later(Result<(u16, Value), Cause>),
 }
 
-fn told(result: Result<(u16, Value), Cause>) -> Told {
+fn told(result: Result<(u16, Value), Cause>) -> TokenAnswer {
     match result {
         Ok((200, body)) => match TokenRecord::told(&body) {
-            record if record.profile_id.is_empty() => Told::Nothing,
-            record => Told::Record(record),
+            record if record.profile_id.is_empty() => TokenAnswer::Nothing,
+            record => TokenAnswer::Record(record),
         },
-        Ok((403..=405, _)) => Told::Nothing,
-        Ok((401, body)) => Told::Unknown(body),
-        other => Told::Later(other),
+        Ok((403..=405, _)) => TokenAnswer::Nothing,
+        Ok((401, body)) => TokenAnswer::Unknown(body),
+        other => TokenAnswer::Later(other),
     }
 }
 
@@ -64,7 +64,7 @@ impl Tokens {
 
 impl Agent {
     pub(super) fn check_token(&mut self) {
-        self.ask(Purpose::CheckToken, "GET", path::TOKEN_SELF.into(), None);
+        self.ask(CallKind::CheckToken, "GET", path::TOKEN_SELF.into(), None);
     }
 
     fn is_own(&self, record: &TokenRecord) -> bool {
@@ -73,24 +73,24 @@ impl Agent {
 
     pub(in crate::core::agent) fn on_token_checked(&mut self, now: Now, result: Result<(u16, Value), Cause>) {
         match told(result) {
-            Told::Record(record) if self.is_own(&record) => {
+            TokenAnswer::Record(record) if self.is_own(&record) => {
                 let token = self.tokens.adopt(true, true);
                 self.use_token(now, token, record);
             }
-            Told::Record(record) => {
+            TokenAnswer::Record(record) => {
                 // What was said of it was wrong: it may be one that makes tokens.
                 if record.agent_id.is_none() && !self.tokens.made_in_vain {
                     return self.post_token();
                 }
                 self.refuse_given(now, &record);
             }
-            Told::Nothing => {
+            TokenAnswer::Nothing => {
                 let record = claimed(&self.config);
                 let token = self.tokens.adopt(is_renewable(&record), false);
                 self.use_token(now, token, record);
             }
-            Told::Unknown(body) => self.on_given_refused(now, &body),
-            Told::Later(result) => self.on_no_token(now, result),
+            TokenAnswer::Unknown(body) => self.on_given_refused(now, &body),
+            TokenAnswer::Later(result) => self.on_no_token(now, result),
         }
     }
 
@@ -102,7 +102,7 @@ impl Agent {
              AGENT_RELAY_TOKEN to it",
             in_words(record)
         );
-        if !self.link.known_instance {
+        if !self.relay_link.known_instance {
             return self.begin_stop(now, Why::Refused(text));
         }
         if self.status.may_log(now, &text) {
@@ -115,7 +115,7 @@ impl Agent {
     /// runner; later the token has become useless, which is mended like any other such case.
     pub(in crate::core::agent) fn on_registration_refused(&mut self, now: Now, text: &str) {
         // Whoever has no token at all still hopes for one.
-        if self.link.known_instance || self.stop.is_some() || self.tokens.own.is_none() {
+        if self.relay_link.known_instance || self.stop.is_some() || self.tokens.own.is_none() {
             return self.on_auth_trouble(now, "registration");
         }
         let agent = &self.config.agent_id;
@@ -135,28 +135,28 @@ impl Agent {
             return Some((409, error_body("stopping", "the runner is stopping")));
         }
         self.tokens.offered = Some((ticket, token));
-        self.ask(Purpose::CheckOffered, "GET", path::TOKEN_SELF.into(), None);
+        self.ask(CallKind::CheckOffered, "GET", path::TOKEN_SELF.into(), None);
         None
     }
 
     pub(in crate::core::agent) fn on_offer_checked(&mut self, now: Now, result: Result<(u16, Value), Cause>) {
         let Some((ticket, token)) = self.tokens.offered.take() else { return };
         let (status, body) = match told(result) {
-            Told::Record(record) if self.is_own(&record) => {
+            TokenAnswer::Record(record) if self.is_own(&record) => {
                 self.take_offered(now, &token, &record, true);
                 (200, json!({"ok": true, "record": record}))
             }
-            Told::Record(record) => {
+            TokenAnswer::Record(record) => {
                 let text = format!("that is {}, not one of {}", in_words(&record), self.config.agent_id);
                 (403, error_body("forbidden", &text))
             }
-            Told::Nothing => {
+            TokenAnswer::Nothing => {
                 let record = claimed(&self.config);
                 self.take_offered(now, &token, &record, is_renewable(&record));
                 (200, json!({"ok": true}))
             }
-            Told::Unknown(_) => (401, error_body("unauthorized", "the relay does not know that token")),
-            Told::Later(result) => {
+            TokenAnswer::Unknown(_) => (401, error_body("unauthorized", "the relay does not know that token")),
+            TokenAnswer::Later(result) => {
                 let text = match result {
                     Ok((status, body)) => text_of(status, &body),
                     Err(cause) => cause.to_string(),

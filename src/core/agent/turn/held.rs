@@ -9,9 +9,9 @@ use serde_json::{Value, json};
 
 use crate::core::Cause;
 use crate::core::agent::Agent;
-use crate::core::agent::calls::Purpose;
+use crate::core::agent::http_calls::CallKind;
+use crate::core::agent::prompt_text::ROUNDS;
 use crate::core::agent::store::StoreOp;
-use crate::core::agent::text::ROUNDS;
 use crate::core::agent::timer::Timer;
 use crate::core::ids::{MessageId, MessageRef, TaskId};
 use crate::core::limits::{CLAIM_RENEWAL_INTERVAL, HELD_TASKS_MAX, TASK_ROUNDS_MAX};
@@ -44,7 +44,7 @@ impl Agent {
 
     /// The turn of a task was interrupted: nobody starts it again but who asks for that.
     pub(super) fn block_task(&mut self, now: Now, task: TaskId, at: MessageRef) {
-        let unsaid = if self.life.terminal.is_some() || self.config.in_user_terminal {
+        let unsaid = if self.supervisor.terminal.is_some() || self.config.in_user_terminal {
             "interrupted at the agent's terminal"
         } else {
             "the agent ended its turn as cancelled"
@@ -70,7 +70,7 @@ impl Agent {
         while self.turn.rounds.len() > TASK_ROUNDS_MAX {
             self.turn.rounds.pop_first();
         }
-        self.commits.write(StoreOp::Note { key: ROUNDS_NOTE.into(), value: note(&self.turn.rounds) });
+        self.commits.write(StoreOp::PutMeta { key: ROUNDS_NOTE.into(), value: note(&self.turn.rounds) });
     }
 
     /// Marks a task that this agent had before; only this runner knows that.
@@ -82,7 +82,7 @@ impl Agent {
     }
 
     fn note_held(&mut self) {
-        self.commits.write(StoreOp::Note { key: HELD_NOTE.into(), value: note(&self.turn.held) });
+        self.commits.write(StoreOp::PutMeta { key: HELD_NOTE.into(), value: note(&self.turn.held) });
     }
 
     /// The claim is not ours to keep any more. False: it was not.
@@ -97,7 +97,7 @@ impl Agent {
     /// Keeps the claims, and looks whether somebody has opened a task again or ended it.
     pub(super) fn renew_held(&mut self) -> Vec<MessageRef> {
         for (at, task) in self.turn.held.clone() {
-            self.ask(Purpose::HeldTask(at), "GET", path::task(task), None);
+            self.ask(CallKind::HeldTask(at), "GET", path::task(task), None);
         }
         self.turn.held.keys().copied().collect()
     }
@@ -112,7 +112,7 @@ impl Agent {
             self.let_go(at);
         } else if status < 300 && task == TaskStatus::Open && self.let_go(at) {
             let body = json!({"agentId": self.config.agent_id, "reason": "opened again"});
-            self.ask(Purpose::ReleaseHeld(at), "DELETE", path::message_part(at.id, "claim"), Some(body));
+            self.ask(CallKind::ReleaseHeld(at), "DELETE", path::message_part(at.id, "claim"), Some(body));
         }
     }
 }

@@ -9,8 +9,8 @@ use serde_json::json;
 use super::{Batch, Entry, Phase};
 use crate::core::agent::Agent;
 use crate::core::agent::config::ReplyMode;
+use crate::core::agent::prompt_text;
 use crate::core::agent::store::{Choice, StoreOp};
-use crate::core::agent::text;
 use crate::core::agent::timer::Timer;
 use crate::core::ids::MessageRef;
 use crate::core::limits::*;
@@ -51,7 +51,7 @@ impl Agent {
     pub(in crate::core::agent) fn drain(&mut self, now: Now) {
         let known = self.inbox.knows_next();
         self.drain_urgent();
-        let free = self.turn.batch.is_none() && self.life.is_ready() && !self.turn.running && self.stop.is_none();
+        let free = self.turn.batch.is_none() && self.supervisor.is_ready() && !self.turn.running && self.stop.is_none();
         if !free {
             return;
         }
@@ -99,8 +99,9 @@ impl Agent {
         let of_another = waiting().find(|(_, message)| !mixed && !self.turn.last.contains(&message.from));
         let Some((at, first)) = of_another.or_else(|| waiting().next()) else { return Vec::new() };
         // Where the provider treats the words of people and of others differently, a batch has one kind of them.
-        let same_voice =
-            |message: &Message| !self.config.session.split_by_sender || text::is_of_person(message) == text::is_of_person(first);
+        let same_voice = |message: &Message| {
+            !self.config.session.split_by_sender || prompt_text::is_of_person(message) == prompt_text::is_of_person(first)
+        };
         if mixed {
             let batch = waiting().take(BATCH_MESSAGES_MAX).take_while(|(_, message)| same_voice(message));
             return batch.map(|(at, _)| at).collect();
@@ -119,7 +120,7 @@ impl Agent {
                 behind.extend((!waits).then_some(message.from.as_str()));
                 continue;
             }
-            chars += text::size(message);
+            chars += prompt_text::size(message);
             if batch.len() >= BATCH_MESSAGES_MAX || (chars > BATCH_CHARS_MAX && !batch.is_empty()) {
                 break;
             }
@@ -130,16 +131,17 @@ impl Agent {
 
     /// Urgent messages go into the turn that runs, if the session can do that; claimable ones wait for their claim.
     fn drain_urgent(&mut self) {
-        let runs = self.turn.running && self.turn.tail.is_none() && self.life.is_ready() && self.stop.is_none();
+        let runs = self.turn.running && self.turn.tail.is_none() && self.supervisor.is_ready() && self.stop.is_none();
         let joins = self.turn.batch.as_ref().is_none_or(|batch| matches!(batch.phase, Phase::Sent | Phase::Taken));
         if !runs || !joins || !self.config.session.takes_urgent {
             return;
         }
         let urgent = |(_, message): &(MessageRef, &Message)| !message.claimable;
         let Some((_, first)) = self.inbox.urgent().find(urgent) else { return };
-        let person = text::is_of_person(first);
-        let same =
-            |one: &(MessageRef, &Message)| urgent(one) && (!self.config.session.split_by_sender || text::is_of_person(one.1) == person);
+        let person = prompt_text::is_of_person(first);
+        let same = |one: &(MessageRef, &Message)| {
+            urgent(one) && (!self.config.session.split_by_sender || prompt_text::is_of_person(one.1) == person)
+        };
         let joining: Vec<MessageRef> = self.inbox.urgent().filter(same).take(BATCH_MESSAGES_MAX).map(|(at, _)| at).collect();
         if self.turn.batch.is_none() {
             self.turn.number = self.turn.number.next();
@@ -161,7 +163,7 @@ impl Agent {
             return;
         }
         let noted = json!(senders[..senders.len().min(LAST_NOTED_MAX)]);
-        self.commits.write(StoreOp::Note { key: LAST_NOTE.into(), value: Some(noted.to_string()) });
+        self.commits.write(StoreOp::PutMeta { key: LAST_NOTE.into(), value: Some(noted.to_string()) });
         self.turn.last = senders;
     }
 }

@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use super::{Entry, Phase};
 use crate::core::agent::Agent;
 use crate::core::agent::prompt::PROMPT;
+use crate::core::agent::prompt_text;
 use crate::core::agent::store::{InboxState, StoreOp};
-use crate::core::agent::text;
 use crate::core::agent::timer::Timer;
 use crate::core::ids::{BatchNumber, MessageRef};
-use crate::core::session::{Fate, How, Parcel, RESTART_MARK, TurnEnd, Verb};
+use crate::core::session::{Delivery, DeliveryOutcome, OpenMode, RESTART_MARK, TurnEnd, Verb};
 use crate::core::time::Now;
 
 impl Agent {
@@ -26,9 +26,9 @@ impl Agent {
     }
 
     /// A conversation is open: settles what was under way by what its record holds.
-    pub(in crate::core::agent) fn on_conversation(&mut self, now: Now, how: How) {
+    pub(in crate::core::agent) fn on_conversation(&mut self, now: Now, how: OpenMode) {
         let fates = match &how {
-            How::Loaded(fates) => Some(self.fates_by_id(fates)),
+            OpenMode::Loaded(fates) => Some(self.fates_by_id(fates)),
             _ => None,
         };
         self.judge_prompt(&how, fates.as_ref().and_then(|fates| fates.get(&PROMPT).cloned()));
@@ -48,17 +48,17 @@ impl Agent {
         self.turn.batch = Some(batch);
         match fate {
             // Nothing of it is there: all is sent again, as one.
-            Fate::Unseen => {
+            DeliveryOutcome::Unseen => {
                 if let Some(batch) = self.turn.batch.as_mut() {
                     batch.entries = back;
                 }
                 self.send_again();
             }
-            Fate::Unanswered => {
+            DeliveryOutcome::Unanswered => {
                 back.into_iter().for_each(|entry| self.wait_again(entry));
                 if crate::planted::is("evidence-ignored") { self.send_again() } else { self.nudge("the record of the conversation") }
             }
-            Fate::Answered(text) => {
+            DeliveryOutcome::Answered(text) => {
                 back.into_iter().for_each(|entry| self.wait_again(entry));
                 self.set_taken();
                 self.confirm(None, "the record of the conversation");
@@ -68,20 +68,24 @@ impl Agent {
     }
 
     /// Fate by message; one that a session tells for all counts for all.
-    pub(super) fn fates_by_id(&mut self, fates: &[Fate]) -> BTreeMap<MessageRef, Fate> {
+    pub(super) fn fates_by_id(&mut self, fates: &[DeliveryOutcome]) -> BTreeMap<MessageRef, DeliveryOutcome> {
         let asked = std::mem::take(&mut self.turn.asked);
         let fate_of = |number: usize| {
-            fates.get(if crate::planted::is("one-fate-for-all") { 0 } else { number }).or(fates.last()).cloned().unwrap_or(Fate::Unseen)
+            fates
+                .get(if crate::planted::is("one-fate-for-all") { 0 } else { number })
+                .or(fates.last())
+                .cloned()
+                .unwrap_or(DeliveryOutcome::Unseen)
         };
         asked.into_iter().enumerate().map(|(number, at)| (at, fate_of(number))).collect()
     }
 
     /// The batch itself is being settled; what was to follow it is judged by the record, or starts anew.
-    pub(super) fn judge_tail(&mut self, fates: Option<BTreeMap<MessageRef, Fate>>) {
+    pub(super) fn judge_tail(&mut self, fates: Option<BTreeMap<MessageRef, DeliveryOutcome>>) {
         let Some(mut tail) = self.turn.tail.take_if(|tail| tail.phase == Phase::Unsettled) else { return };
         let (fate, stay, back) = part(std::mem::take(&mut tail.entries), &fates.unwrap_or_default());
         back.into_iter().for_each(|entry| self.wait_again(entry));
-        if let Fate::Answered(text) = fate {
+        if let DeliveryOutcome::Answered(text) = fate {
             tail.end = Some((TurnEnd::Completed, text));
         }
         if !stay.is_empty() {
@@ -102,12 +106,12 @@ impl Agent {
     }
 
     /// No record tells what became of the batch.
-    pub(super) fn on_unproven(&mut self, now: Now, how: &How) {
+    pub(super) fn on_unproven(&mut self, now: Now, how: &OpenMode) {
         let confirmed = self.turn.batch.iter().flat_map(|batch| &batch.entries).all(|entry| entry.confirmed);
         match how {
-            How::Resumed if confirmed => self.nudge("seen before the restart"),
+            OpenMode::Resumed if confirmed => self.nudge("seen before the restart"),
             // Nobody can say: sent again, so that it arrives at least once.
-            How::Resumed => self.send_again(),
+            OpenMode::Resumed => self.send_again(),
             _ if !confirmed => self.send_again(),
             _ => {
                 self.set_taken();
@@ -149,20 +153,20 @@ impl Agent {
              please go on and answer it."
         );
         let key = self.rng.uuid();
-        let person = batch.entries.iter().all(|entry| text::is_of_person(&entry.message));
-        let parcel = Parcel { batch: batch.number, key: key.clone(), text, person, urgent: false };
+        let person = batch.entries.iter().all(|entry| prompt_text::is_of_person(&entry.message));
+        let delivery = Delivery { batch: batch.number, key: key.clone(), text, person, urgent: false };
         batch.entries.iter_mut().for_each(|entry| entry.key = key.clone());
         self.turn.running = true;
-        let (_, order) = self.life.verb(Verb::Deliver(parcel));
+        let (_, order) = self.supervisor.verb(Verb::Deliver(delivery));
         self.commits.defer(order);
         self.start_turn_work();
     }
 }
 
 /// Parts entries by their fate: the fate of the newest one that the record holds, those that it holds, and the others.
-fn part(entries: Vec<Entry>, fates: &BTreeMap<MessageRef, Fate>) -> (Fate, Vec<Entry>, Vec<Entry>) {
-    let fate_of = |entry: &Entry| fates.get(&entry.at).cloned().unwrap_or(Fate::Unseen);
-    let fate = entries.iter().rev().map(fate_of).find(|fate| *fate != Fate::Unseen).unwrap_or(Fate::Unseen);
-    let (stay, back) = entries.into_iter().partition(|entry| fate_of(entry) != Fate::Unseen);
+fn part(entries: Vec<Entry>, fates: &BTreeMap<MessageRef, DeliveryOutcome>) -> (DeliveryOutcome, Vec<Entry>, Vec<Entry>) {
+    let fate_of = |entry: &Entry| fates.get(&entry.at).cloned().unwrap_or(DeliveryOutcome::Unseen);
+    let fate = entries.iter().rev().map(fate_of).find(|fate| *fate != DeliveryOutcome::Unseen).unwrap_or(DeliveryOutcome::Unseen);
+    let (stay, back) = entries.into_iter().partition(|entry| fate_of(entry) != DeliveryOutcome::Unseen);
     (fate, stay, back)
 }

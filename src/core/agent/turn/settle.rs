@@ -9,16 +9,16 @@ use crate::core::agent::Agent;
 use crate::core::agent::config::ReplyMode;
 use crate::core::agent::effect::Effect;
 use crate::core::agent::generations::old_answer;
+use crate::core::agent::prompt_text::{cut, is_of_person};
 use crate::core::agent::store::OutboxRow;
 use crate::core::agent::store::RowKind;
 use crate::core::agent::store::TaskEnd;
-use crate::core::agent::text::{cut, is_of_person};
 use crate::core::agent::timer::Timer;
+use crate::core::agent::tracker::{ClaimKind, TURN};
 use crate::core::ids::{BatchNumber, MessageId, MessageRef, TaskId};
 use crate::core::limits::REPLY_BODY_BYTES_MAX;
 use crate::core::session::TurnEnd;
 use crate::core::time::Now;
-use crate::core::tracker::{ClaimKind, TURN};
 use crate::wire::api::{ANSWERED, Message, MessageKind, NewMessage, TaskStatus};
 use crate::wire::control::LogLevel;
 
@@ -38,7 +38,7 @@ impl Agent {
             tail.end = Some((end, text));
             return;
         }
-        if mine && end == TurnEnd::Cancelled && self.life.is_ending() {
+        if mine && end == TurnEnd::Cancelled && self.supervisor.is_ending() {
             // Cut off by a stop or restart of ours, not by anybody's wish: the next conversation goes on with it.
             self.on_turn_lost();
         } else if mine {
@@ -127,7 +127,7 @@ impl Agent {
                 self.end_batch(now, end, text);
             }
             // The record holds it and no answer to it.
-            Some((None, Phase::Unsettled)) if self.life.is_ready() => self.nudge("the record of the conversation"),
+            Some((None, Phase::Unsettled)) if self.supervisor.is_ready() => self.nudge("the record of the conversation"),
             _ => {}
         }
     }

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::{AcpSession, MODE_UPDATE, PLAN_STEPS_MAX, TOOLS_MAX};
 use crate::core::limits::{MIRROR_BODY_BYTES_MAX, REPLY_BODY_BYTES_MAX};
-use crate::core::session::{Mirror, Signal};
+use crate::core::session::{Mirror, SessionEvent};
 use crate::provider::acp::replay::Side;
 use crate::provider::text::{one_line, push_bounded};
 
@@ -39,7 +39,7 @@ impl AcpSession {
             "usage_update" => {
                 let number = |field: &str| update.get(field).and_then(Value::as_f64).filter(|n| *n >= 0.0);
                 if let (Some(used), Some(size)) = (number("used"), number("size").filter(|size| *size > 0.0)) {
-                    self.signal(Signal::Context(json!({
+                    self.signal(SessionEvent::Context(json!({
                         "utilization": used / size, "lifecycleState": "active", "source": "api", "confidence": "reported",
                         "usedTokens": used, "windowTokens": size
                     })));
@@ -90,7 +90,7 @@ impl AcpSession {
         turn.plan = body.clone();
         let turn = turn.number;
         self.flush_text();
-        self.signal(Signal::Mirror(Mirror { kind: "reasoning", body, label: Some("plan".into()), status: None, key: None, turn }));
+        self.signal(SessionEvent::Mirror(Mirror { kind: "reasoning", body, label: Some("plan".into()), status: None, key: None, turn }));
     }
 
     /// One adapter ends a turn with `end_turn` after its engine failed; the engine's own state tells the failure.
@@ -101,7 +101,7 @@ impl AcpSession {
             let said =
                 [text("message"), text("additionalDetails")].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(": ");
             match error.get("willRetry").and_then(Value::as_bool) {
-                Some(true) => self.signal(Signal::ProviderState(json!({"state": "retrying", "detail": one_line(&said, 300)}))),
+                Some(true) => self.signal(SessionEvent::ProviderState(json!({"state": "retrying", "detail": one_line(&said, 300)}))),
                 _ => {
                     if let Some(turn) = self.turn.as_mut() {
                         turn.engine_error = one_line(&said, 1000);
@@ -131,7 +131,7 @@ impl AcpSession {
         };
         turn.taken = true;
         if let Some((batch, key)) = turn.batch.clone() {
-            self.signal(Signal::Taken { batch, key, evidence: format!("the agent sent {kind}") });
+            self.signal(SessionEvent::Accepted { batch, key, evidence: format!("the agent sent {kind}") });
         }
     }
 
@@ -180,7 +180,7 @@ impl AcpSession {
         }
         for body in [thought, message] {
             if !body.trim().is_empty() {
-                self.signal(Signal::Mirror(Mirror { kind: "reasoning", body, label: None, status: None, key: None, turn: number }));
+                self.signal(SessionEvent::Mirror(Mirror { kind: "reasoning", body, label: None, status: None, key: None, turn: number }));
             }
         }
     }
@@ -216,7 +216,7 @@ impl AcpSession {
                 turn: number,
                 key: None,
             };
-            self.signal(Signal::Mirror(mirror));
+            self.signal(SessionEvent::Mirror(mirror));
         }
     }
 }

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::{Boundary, Sent, StreamSession};
+use super::{ContextCommand, SentLine, StreamSession};
 use crate::core::limits::REPLY_BODY_BYTES_MAX;
-use crate::core::session::{Mirror, Output, RESTART_MARK, Signal, TurnEnd};
+use crate::core::session::{Mirror, Output, RESTART_MARK, SessionEvent, TurnEnd};
 use crate::core::time::Now;
 use crate::provider::claude::activity;
 use crate::provider::claude::transcript::{self, Block, Entry};
@@ -32,7 +32,7 @@ impl StreamSession {
                 let gone = self.held.iter().find(|(_, held)| held.request == text("/request_id")).map(|(id, _)| id.clone());
                 if let Some(id) = gone {
                     self.held.remove(&id);
-                    self.signal(Signal::ApprovalClosed { id, reason: "answered elsewhere or withdrawn".into() });
+                    self.signal(SessionEvent::ApprovalClosed { id, reason: "answered elsewhere or withdrawn".into() });
                 }
             }
             "command_lifecycle" => self.on_lifecycle(text("/command_uuid"), text("/state")),
@@ -64,12 +64,12 @@ impl StreamSession {
             "started" => {
                 sent.started = true;
                 let told = sent.verb.take();
-                let taken = sent.parcel.as_ref().map(|parcel| (parcel.batch, parcel.key.clone()));
+                let taken = sent.delivery.as_ref().map(|delivery| (delivery.batch, delivery.key.clone()));
                 told.into_iter().for_each(|verb| self.answer(verb, Ok(Value::Null)));
                 self.begin_turn("the session took a line");
                 if let (Some(turn), Some((batch, key))) = (self.turn.as_mut(), taken) {
                     turn.batch = Some(batch);
-                    self.signal(Signal::Taken { batch, key, evidence: "the session says that it has begun with the line".into() });
+                    self.signal(SessionEvent::Accepted { batch, key, evidence: "the session says that it has begun with the line".into() });
                 }
             }
             "completed" | "cancelled" if !sent.started && state == "completed" => self.on_suppressed(uuid),
@@ -83,16 +83,16 @@ impl StreamSession {
 
     /// The program knew the line from before and says nothing to it: it is told to go on.
     pub(super) fn on_suppressed(&mut self, uuid: &str) {
-        let Some(Sent { parcel: Some(parcel), .. }) = self.sent.remove(uuid) else {
+        let Some(SentLine { delivery: Some(delivery), .. }) = self.sent.remove(uuid) else {
             return;
         };
-        self.note(true, format!("the session knew a line of batch {} already", parcel.batch));
-        let (batch, key) = (parcel.batch, parcel.key.clone());
-        self.signal(Signal::Taken { batch, key, evidence: "the session knew the line already".into() });
+        self.note(true, format!("the session knew a line of batch {} already", delivery.batch));
+        let (batch, key) = (delivery.batch, delivery.key.clone());
+        self.signal(SessionEvent::Accepted { batch, key, evidence: "the session knew the line already".into() });
         let fresh = self.fresh_uuid();
         let text = format!("{} while you worked on the messages above. Please go on and answer them.", RESTART_MARK);
         self.user_line(&fresh, &text);
-        self.sent.insert(fresh, Sent { parcel: Some(parcel), verb: None, started: false });
+        self.sent.insert(fresh, SentLine { delivery: Some(delivery), verb: None, started: false });
     }
 
     pub(super) fn on_system(&mut self, kind: &str, frame: &Value) {
@@ -103,14 +103,14 @@ impl StreamSession {
                 let model = text("/model");
                 if !model.is_empty() && self.model.as_deref() != Some(model) {
                     self.model = Some(model.to_string());
-                    self.signal(Signal::Fact { name: "model", value: json!(model) });
+                    self.signal(SessionEvent::Fact { name: "model", value: json!(model) });
                 }
-                self.signal(Signal::Fact { name: "mode", value: json!(text("/permissionMode")) });
+                self.signal(SessionEvent::Fact { name: "mode", value: json!(text("/permissionMode")) });
                 let session = text("/session_id").to_string();
                 if !session.is_empty() && session != self.session {
                     self.session = session.clone();
-                    self.signal(Signal::Moved { session });
-                    if matches!(self.boundary, Some((_, Boundary::Clear, ..))) {
+                    self.signal(SessionEvent::ConversationChanged { session });
+                    if matches!(self.context_command, Some((_, ContextCommand::Clear, ..))) {
                         self.outcome = Some(Ok(()));
                     }
                 }
@@ -118,15 +118,15 @@ impl StreamSession {
             "api_retry" => {
                 let detail = format!("{} attempt {} of {}", text("/error"), frame["attempt"], frame["max_retries"]);
                 self.turn.iter_mut().for_each(|turn| turn.retries = true);
-                self.signal(Signal::ProviderState(json!({"state": "retrying", "detail": detail})));
+                self.signal(SessionEvent::ProviderState(json!({"state": "retrying", "detail": detail})));
             }
             "status" => match text("/compact_result") {
                 "success" => self.outcome = Some(Ok(())),
                 "failed" => self.outcome = Some(Err(text("/compact_error").to_string())),
-                _ if text("/status") == "compacting" && self.boundary.is_none() => self.signal(Signal::Timeline("compacting")),
+                _ if text("/status") == "compacting" && self.context_command.is_none() => self.signal(SessionEvent::Timeline("compacting")),
                 _ => {}
             },
-            "compact_boundary" if self.boundary.is_none() => self.signal(Signal::Timeline("compacted")),
+            "compact_boundary" if self.context_command.is_none() => self.signal(SessionEvent::Timeline("compacted")),
             "background_tasks_changed" => self.on_background(frame),
             _ => {}
         }
@@ -144,12 +144,12 @@ impl StreamSession {
         }
         for (id, kind) in std::mem::take(&mut self.background) {
             if !now.contains_key(&id) {
-                self.signal(Signal::Work { kind, id, label: String::new(), runs: false });
+                self.signal(SessionEvent::Work { kind, id, label: String::new(), runs: false });
             }
         }
         for (id, (kind, label)) in now {
             self.background.insert(id.clone(), kind);
-            self.signal(Signal::Work { kind, id, label, runs: true });
+            self.signal(SessionEvent::Work { kind, id, label, runs: true });
         }
     }
 
@@ -163,7 +163,7 @@ impl StreamSession {
         let Some(Entry::Answer(mut answer)) = transcript::read(line) else { return };
         let Some(turn) = self.turn.as_mut().filter(|turn| !turn.local) else { return };
         if std::mem::take(&mut turn.retries) {
-            self.out.push(Output::Signal(Signal::ProviderState(json!({"state": "running"}))));
+            self.out.push(Output::Event(SessionEvent::ProviderState(json!({"state": "running"}))));
         }
         let number = turn.number;
         if frame.get("is_api_error_message").and_then(Value::as_bool) == Some(true) || frame.get("error").is_some_and(Value::is_string) {
@@ -186,11 +186,11 @@ impl StreamSession {
         }
         if !before.trim().is_empty() {
             let label = Some("narration".into());
-            self.signal(Signal::Mirror(Mirror { kind: "reasoning", body: before, label, status: None, turn: number, key: None }));
+            self.signal(SessionEvent::Mirror(Mirror { kind: "reasoning", body: before, label, status: None, turn: number, key: None }));
         }
         answer.stop_reason = "end_turn".into();
         for step in activity::steps(&answer, number) {
-            self.signal(Signal::Mirror(step));
+            self.signal(SessionEvent::Mirror(step));
         }
     }
 
@@ -220,20 +220,20 @@ impl StreamSession {
         let spoken = if spoken.trim().is_empty() && end == TurnEnd::Completed && !turn.local { said.clone() } else { spoken };
         if !turn.local && !spoken.trim().is_empty() {
             let body = spoken.clone();
-            self.signal(Signal::Mirror(Mirror { kind: "response", body, label: None, status: None, turn: turn.number, key: None }));
+            self.signal(SessionEvent::Mirror(Mirror { kind: "response", body, label: None, status: None, turn: turn.number, key: None }));
         }
         self.tell_context();
-        self.signal(Signal::Evidence("the session told the end of the turn".into()));
+        self.signal(SessionEvent::Evidence("the session told the end of the turn".into()));
         let spoken = if matches!(end, TurnEnd::Failed(_)) { String::new() } else { spoken };
         let batch = if crate::planted::is("stolen-turn") {
-            turn.batch.or(self.sent.values().find_map(|sent| sent.parcel.as_ref().map(|parcel| parcel.batch)))
+            turn.batch.or(self.sent.values().find_map(|sent| sent.delivery.as_ref().map(|delivery| delivery.batch)))
         } else {
             turn.batch
         };
-        self.signal(Signal::TurnEnded { batch, end, text: spoken });
+        self.signal(SessionEvent::TurnEnded { batch, end, text: spoken });
         // A command's own end says so; another turn may have ended just before it.
         if turn.local && (frame.get("local_command").is_some() || self.outcome.is_some()) {
-            self.end_boundary(&said);
+            self.finish_context_command(&said);
         } else if turn.local {
             self.begin_turn("the command waits");
             self.turn.iter_mut().for_each(|turn| turn.local = true);
@@ -251,7 +251,7 @@ impl StreamSession {
             let context = json!({"utilization": utilization, "lifecycleState": "active", "source": "api", "confidence": "reported",
                 "usedTokens": self.tokens, "windowTokens": self.window, "model": self.model});
             self.tokens = 0;
-            self.signal(Signal::Context(context));
+            self.signal(SessionEvent::Context(context));
         }
     }
 }

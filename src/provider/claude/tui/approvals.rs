@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use super::out::Out;
 use crate::core::ids::Ticket;
 use crate::core::limits::APPROVALS_MAX;
-use crate::core::session::{Decision, Signal};
+use crate::core::session::{Decision, SessionEvent};
 use crate::core::time::{Now, Tick, sooner};
 use crate::provider::claude::permission::{Ask, number};
 use crate::provider::{SessionSettings, Start};
@@ -110,11 +110,11 @@ impl Approvals {
         if self.rejects_all && !ask.is_question() {
             let reason = "This agent is read-only: its runner allows no tool that asks.";
             let answer = ask.answer(Decision::Deny, Some(reason), None);
-            out.signal(Signal::HookAnswer { ticket, answer: Some(answer.for_hook(HOOK)) });
+            out.signal(SessionEvent::HookAnswer { ticket, answer: Some(answer.for_hook(HOOK)) });
             return None;
         }
         if self.pending.len() >= APPROVALS_MAX {
-            out.signal(Signal::HookAnswer { ticket, answer: None });
+            out.signal(SessionEvent::HookAnswer { ticket, answer: None });
             return None;
         }
         Some(Request { ticket, ask, agent })
@@ -124,7 +124,7 @@ impl Approvals {
     pub fn open(&mut self, now: Now, request: Request, out: &mut Out) {
         self.count += 1;
         let id = format!("{}-{}", self.id_prefix, self.count);
-        out.signal(Signal::ApprovalOpened(request.ask.view(&id)));
+        out.signal(SessionEvent::ApprovalOpened(request.ask.view(&id)));
         let Request { ticket, ask, agent } = request;
         let deadline = now.tick + self.timeout;
         let pending = PendingApproval { ticket, ask, agent, asked_at: now.wall.0, deadline };
@@ -157,8 +157,8 @@ impl Approvals {
         self.decided_by_us = true;
         let answer = pending.ask.answer(verdict.decision, verdict.reason, verdict.answers);
         let answer = Some(answer.for_hook(HOOK));
-        out.signal(Signal::HookAnswer { ticket: pending.ticket, answer });
-        out.signal(Signal::ApprovalClosed { id: id.into(), reason: why.into() });
+        out.signal(SessionEvent::HookAnswer { ticket: pending.ticket, answer });
+        out.signal(SessionEvent::ApprovalClosed { id: id.into(), reason: why.into() });
     }
 
     // ---- answers of others
@@ -166,8 +166,8 @@ impl Approvals {
     /// The question is gone, whoever answered it.
     fn withdraw(&mut self, id: &str, why: &str, out: &mut Out) {
         let Some(pending) = self.pending.remove(id) else { return };
-        out.signal(Signal::HookAnswer { ticket: pending.ticket, answer: None });
-        out.signal(Signal::ApprovalClosed { id: id.into(), reason: why.into() });
+        out.signal(SessionEvent::HookAnswer { ticket: pending.ticket, answer: None });
+        out.signal(SessionEvent::ApprovalClosed { id: id.into(), reason: why.into() });
     }
 
     fn ids(&self, of: impl Fn(&PendingApproval) -> bool) -> Vec<String> {
@@ -180,7 +180,7 @@ impl Approvals {
         for id in self.ids(|pending| pending.ticket == ticket).into_iter().take(1) {
             self.pending.remove(&id);
             let reason = "the session withdrew the question".into();
-            out.signal(Signal::ApprovalClosed { id, reason });
+            out.signal(SessionEvent::ApprovalClosed { id, reason });
         }
     }
 
@@ -308,7 +308,7 @@ mod tests {
     /// Which approvals were closed, and why.
     fn closed(out: &mut Out) -> Vec<String> {
         let reason = |output| match output {
-            Output::Signal(Signal::ApprovalClosed { id, reason }) => Some(format!("{id}: {reason}")),
+            Output::Event(SessionEvent::ApprovalClosed { id, reason }) => Some(format!("{id}: {reason}")),
             _ => None,
         };
         out.take().into_iter().filter_map(reason).collect()
@@ -374,12 +374,12 @@ mod tests {
         let (mut read_only, mut out) = (approvals(ApprovalMode::ReadOnly), Out::default());
         ask(&mut read_only, at(1), 7, "", &mut out);
         assert!(!read_only.session_asks());
-        assert!(matches!(out.take()[..], [Output::Signal(Signal::HookAnswer { answer: Some(_), .. })]));
+        assert!(matches!(out.take()[..], [Output::Event(SessionEvent::HookAnswer { answer: Some(_), .. })]));
         let mut guarded = approvals(ApprovalMode::Guarded);
         for number in 0..APPROVALS_MAX as u64 + 1 {
             ask(&mut guarded, at(1), number + 1, &format!("agent {number}"), &mut out);
         }
         assert_eq!(guarded.pending.len(), APPROVALS_MAX);
-        assert!(matches!(out.take().last(), Some(Output::Signal(Signal::HookAnswer { answer: None, .. }))));
+        assert!(matches!(out.take().last(), Some(Output::Event(SessionEvent::HookAnswer { answer: None, .. }))));
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::out::Out;
-use crate::core::session::Signal;
+use crate::core::session::SessionEvent;
 
 /// Tasks that are remembered; more are not told of.
 const TASKS_MAX: usize = 256;
@@ -48,14 +48,14 @@ impl Background {
         }
         if self.running.insert(id.to_string(), kind).is_none() {
             let label = label.chars().take(LABEL_CHARS_MAX).collect();
-            out.signal(Signal::Work { kind: kind.as_str(), id: id.into(), label, runs: true });
+            out.signal(SessionEvent::Work { kind: kind.as_str(), id: id.into(), label, runs: true });
         }
     }
 
     pub fn ended(&mut self, id: &str, kind: Kind, out: &mut Out) {
         if self.running.remove(id).is_some() {
             let label = String::new();
-            out.signal(Signal::Work { kind: kind.as_str(), id: id.into(), label, runs: false });
+            out.signal(SessionEvent::Work { kind: kind.as_str(), id: id.into(), label, runs: false });
         }
     }
 
@@ -98,7 +98,7 @@ mod tests {
 
     fn told(out: &mut Out) -> Vec<String> {
         let line = |output| match output {
-            Output::Signal(Signal::Work { kind, id, runs, .. }) => {
+            Output::Event(SessionEvent::Work { kind, id, runs, .. }) => {
                 format!("{kind} {id} {}", if runs { "runs" } else { "ended" })
             }
             other => format!("{other:?}"),

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::out::Out;
 use crate::core::ids::VerbNumber;
-use crate::core::session::Signal;
+use crate::core::session::SessionEvent;
 use crate::core::time::{Now, Tick, sooner};
 
 /// A turn must end this long after an interrupt.
@@ -27,7 +27,7 @@ pub(super) enum ContextCommand {
 
 impl ContextCommand {
     /// The program's own command.
-    fn word(self) -> &'static str {
+    fn as_str(self) -> &'static str {
         match self {
             ContextCommand::Compact => "/compact",
             ContextCommand::Clear => "/clear",
@@ -141,7 +141,7 @@ impl Commands {
         if let Some(pending) = &mut self.context {
             let silent_until = Some(now.tick + CONTEXT_START);
             pending.progress = Progress::Submitted { silent_until };
-            out.signal(Signal::Timeline(pending.command.begun()));
+            out.signal(SessionEvent::Timeline(pending.command.begun()));
         }
     }
 
@@ -170,8 +170,8 @@ impl Commands {
     pub fn context_done(&mut self, command: ContextCommand, session: &str, out: &mut Out) {
         let is_it = |pending: &mut PendingContext| pending.command == command && pending.progress != Progress::Waits;
         if let Some(pending) = self.context.take_if(is_it) {
-            out.signal(Signal::Timeline(command.done()));
-            out.answer(pending.verb, Ok(json!({"method": command.word(), "session": session})));
+            out.signal(SessionEvent::Timeline(command.done()));
+            out.answer(pending.verb, Ok(json!({"method": command.as_str(), "session": session})));
         }
     }
 
@@ -273,7 +273,8 @@ mod tests {
         assert_eq!(out.take(), []);
         commands.context_done(ContextCommand::Compact, "s", &mut out);
         let answer = json!({"method": "/compact", "session": "s"});
-        let want = [Output::Signal(Signal::Timeline("compacted")), Output::Signal(Signal::Answered { verb: VERB, result: Ok(answer) })];
+        let want =
+            [Output::Event(SessionEvent::Timeline("compacted")), Output::Event(SessionEvent::Answered { verb: VERB, result: Ok(answer) })];
         assert_eq!(out.take(), want);
         assert_eq!(commands.next_deadline(), None);
     }

@@ -10,7 +10,7 @@ use super::identity::{Content, Reading};
 use super::sender::{Due, Gate, Sender, Surroundings};
 use super::startup::Opening;
 use super::turn::{Activity, Event, Taken, Transition};
-use crate::core::session::{Mirror, Parcel, Signal, TurnEnd};
+use crate::core::session::{Delivery, Mirror, SessionEvent, TurnEnd};
 use crate::core::time::Now;
 
 /// After the end of a turn the screen is looked at.
@@ -71,8 +71,8 @@ impl TuiSession {
         self.commands.on_turn_begun();
         let local = self.commands.changes_context();
         self.turns.begin(now, local, self.observed.registry_is_idle());
-        self.out.signal(Signal::Evidence(evidence.into()));
-        self.out.signal(Signal::TurnStarted);
+        self.out.signal(SessionEvent::Evidence(evidence.into()));
+        self.out.signal(SessionEvent::TurnStarted);
         if self.commands.is_interrupting() && self.sender.has_submitted(now) {
             self.press_escape();
         }
@@ -96,9 +96,9 @@ impl TuiSession {
             let body = turn.text.clone();
             self.mirror("response", body, turn.number, None);
         }
-        self.out.signal(Signal::Evidence(evidence.into()));
+        self.out.signal(SessionEvent::Evidence(evidence.into()));
         let (batch, end, text) = (turn.batch, turn.end, turn.text);
-        self.out.signal(Signal::TurnEnded { batch, end, text });
+        self.out.signal(SessionEvent::TurnEnded { batch, end, text });
         self.usage.tell_estimate(&mut self.out);
         self.commands.finish_interrupt(true, &mut self.out);
         self.commands.on_turn_ended(now);
@@ -130,12 +130,12 @@ impl TuiSession {
             },
         };
         if self.turns.set_activity(activity) {
-            self.out.signal(Signal::ProviderState(value));
+            self.out.signal(SessionEvent::ProviderState(value));
         }
     }
 
     pub(super) fn mirror(&mut self, kind: &'static str, body: String, turn: u64, key: Option<String>) {
-        self.out.signal(Signal::Mirror(Mirror { kind, body, label: None, status: None, turn, key }));
+        self.out.signal(SessionEvent::Mirror(Mirror { kind, body, label: None, status: None, turn, key }));
     }
 
     // ---- identity
@@ -149,7 +149,7 @@ impl TuiSession {
         let is_open = self.startup.is_open();
         let Some(adopted) = self.identity.adopt(now, session, is_open) else { return };
         if is_open {
-            self.out.signal(Signal::Moved { session: session.to_string() });
+            self.out.signal(SessionEvent::ConversationChanged { session: session.to_string() });
             self.context_done(ContextCommand::Clear);
             self.observe(now, Event::SessionMoved);
         }
@@ -216,7 +216,7 @@ impl TuiSession {
     pub(super) fn on_arrived(&mut self, now: Now, place: usize, evidence: &'static str, is_late: bool) {
         let text = self.sender.accept(place, &mut self.out);
         let was_over = is_late && self.turns.ended_since(text.at);
-        let Some(Parcel { batch, key, .. }) = text.parcel else {
+        let Some(Delivery { batch, key, .. }) = text.delivery else {
             if let Some(verb) = text.verb {
                 self.out.answer(verb, Ok(Value::Null));
             }
@@ -225,15 +225,15 @@ impl TuiSession {
             }
             return self.after_settled(now);
         };
-        self.out.signal(Signal::Taken { batch, key, evidence: evidence.into() });
+        self.out.signal(SessionEvent::Accepted { batch, key, evidence: evidence.into() });
         match self.turns.last_end().filter(|_| was_over) {
             // Its turn was over before the proof was on disk.
             Some(last) => {
                 let (end, text) = (last.end.clone(), last.text.clone());
-                self.out.signal(Signal::TurnEnded { batch: Some(batch), end, text });
+                self.out.signal(SessionEvent::TurnEnded { batch: Some(batch), end, text });
                 self.commands.finish_interrupt(true, &mut self.out);
                 if self.turns.is_running() {
-                    self.out.signal(Signal::TurnStarted); // another one runs
+                    self.out.signal(SessionEvent::TurnStarted); // another one runs
                 }
             }
             None => {

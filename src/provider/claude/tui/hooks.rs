@@ -12,7 +12,7 @@ use super::registry::Registry;
 use super::sender::HookProof;
 use super::turn::{Activity, Event};
 use crate::core::ids::Ticket;
-use crate::core::session::{Signal, TurnEnd};
+use crate::core::session::{SessionEvent, TurnEnd};
 use crate::core::time::Now;
 use crate::provider::claude::transcript::unwrapped;
 
@@ -68,7 +68,7 @@ impl TuiSession {
 
     fn answer_hook(&mut self, ticket: Ticket) {
         if ticket != Ticket::NOBODY {
-            self.out.signal(Signal::HookAnswer { ticket, answer: None });
+            self.out.signal(SessionEvent::HookAnswer { ticket, answer: None });
         }
     }
 
@@ -184,7 +184,7 @@ impl TuiSession {
     /// A compaction that nobody has ordered is shown, too.
     fn tell_own_compaction(&mut self, moment: &'static str) {
         if !self.commands.has_context() {
-            self.out.signal(Signal::Timeline(moment));
+            self.out.signal(SessionEvent::Timeline(moment));
         }
     }
 

@@ -5,10 +5,10 @@
 //! A pure machine: one input in, its outputs out, in the order in which they take effect. Nothing
 //! that comes in is trusted; hostile bytes are an ordinary branch.
 //!
-//! **In.** [`Input::Born`] first, then [`Verb::Open`]. What the program tells comes as hooks
-//! ([`Verb::Hook`]), as its registry file ([`Input::File`]), as its transcript ([`Input::Grown`],
-//! [`Input::Caught`], [`Input::Rewound`]), as pictures of its screen ([`Input::Drawn`],
-//! [`Input::Screen`]) and as receipts ([`Input::Mail`]). Each may be missing, late or doubled.
+//! **In.** [`Input::ProcessStarted`] first, then [`Verb::Open`]. What the program tells comes as hooks
+//! ([`Verb::Hook`]), as its registry file ([`Input::FileChanged`]), as its transcript ([`Input::FileAppended`],
+//! [`Input::CaughtUp`], [`Input::FileReset`]), as pictures of its screen ([`Input::ScreenChanged`],
+//! [`Input::ScreenCaptured`]) and as receipts ([`Input::SocketLine`]). Each may be missing, late or doubled.
 //! [`Input::Closed`] is the last one.
 //!
 //! **Out.** To the agent: `Opened` or `OpenFailed` once; after `Opened`, `TurnStarted` and
@@ -95,7 +95,7 @@ pub struct TuiSession {
 }
 
 impl TuiSession {
-    /// A session that waits for [`Input::Born`] and [`Verb::Open`].
+    /// A session that waits for [`Input::ProcessStarted`] and [`Verb::Open`].
     pub fn new(settings: SessionSettings, start: Start) -> TuiSession {
         TuiSession {
             startup: Startup::new(&start),
@@ -117,8 +117,8 @@ impl TuiSession {
     fn on_verb(&mut self, now: Now, number: VerbNumber, verb: Verb) {
         match verb {
             Verb::Open { resume } => self.on_open(now, resume),
-            Verb::Deliver(parcel) => {
-                self.sender.deliver(parcel);
+            Verb::Deliver(delivery) => {
+                self.sender.deliver(delivery);
                 self.send_next(now);
             }
             Verb::Inject { text, person } => self.inject(now, number, &text, person),
@@ -266,27 +266,27 @@ impl Session for TuiSession {
     fn handle(&mut self, now: Now, input: Input) -> Vec<Output> {
         match input {
             Input::Verb(number, verb) => self.on_verb(now, number, verb),
-            Input::Born { pid } => self.on_started(now, pid),
-            Input::Grown(bytes) => self.on_transcript(now, &bytes),
-            Input::Caught => {
+            Input::ProcessStarted { pid } => self.on_started(now, pid),
+            Input::FileAppended(bytes) => self.on_transcript(now, &bytes),
+            Input::CaughtUp => {
                 self.startup.on_caught_up();
                 self.open_if_ready(now);
             }
-            Input::Rewound => self.identity.rewind(),
-            Input::File { text, .. } => self.on_registry(now, text.as_deref()),
-            Input::Drawn => {
+            Input::FileReset => self.identity.rewind(),
+            Input::FileChanged { text, .. } => self.on_registry(now, text.as_deref()),
+            Input::ScreenChanged => {
                 self.sender.on_drawn(now);
                 let in_a_hurry = self.sender.is_typing() || !self.startup.is_open();
                 self.observed.on_drawn(now, in_a_hurry);
             }
-            Input::Screen(screen) => self.on_screen(now, &screen),
-            Input::TermFailed(text) => {
+            Input::ScreenCaptured(screen) => self.on_screen(now, &screen),
+            Input::TerminalFailed(text) => {
                 self.observed.on_capture_settled();
                 self.out.warn(format!("the terminal: {text}"));
                 self.observed.capture_soon(now, FAILURE_CAPTURE);
             }
-            Input::Posted { number, result } => self.on_posted(now, number, result),
-            Input::Mail(line) => self.on_receipt(now, &line),
+            Input::SocketWritten { number, result } => self.on_posted(now, number, result),
+            Input::SocketLine(line) => self.on_receipt(now, &line),
             Input::Closed => self.on_closed(),
             Input::Wake => self.on_wake(now),
             Input::Bytes(_) => {}

@@ -220,7 +220,7 @@ impl Observed {
         let pending = matches!(self.capture, Capture::Asked(at) if now.tick - at < CAPTURE_TIMEOUT);
         if self.captures && !pending {
             self.capture = Capture::Asked(now.tick);
-            out.push(Output::Look);
+            out.push(Output::CaptureScreen);
         }
     }
 

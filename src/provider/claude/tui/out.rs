@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::core::ids::VerbNumber;
-use crate::core::session::{Output, Signal};
+use crate::core::session::{Output, SessionEvent};
 
 /// Outputs of one input, in the order in which they take effect.
 #[derive(Debug, Default)]
@@ -18,24 +18,24 @@ impl Out {
         self.0.extend(keys.iter().map(|key| Output::Press(key)));
     }
 
-    pub fn signal(&mut self, signal: Signal) {
-        self.0.push(Output::Signal(signal));
+    pub fn signal(&mut self, signal: SessionEvent) {
+        self.0.push(Output::Event(signal));
     }
 
     pub fn fact(&mut self, name: &'static str, value: Value) {
-        self.signal(Signal::Fact { name, value });
+        self.signal(SessionEvent::Fact { name, value });
     }
 
     pub fn answer(&mut self, verb: VerbNumber, result: Result<Value, String>) {
-        self.signal(Signal::Answered { verb, result });
+        self.signal(SessionEvent::Answered { verb, result });
     }
 
     pub fn warn(&mut self, text: impl Into<String>) {
-        self.signal(Signal::Note { warn: true, text: text.into() });
+        self.signal(SessionEvent::Log { warn: true, text: text.into() });
     }
 
     pub fn info(&mut self, text: impl Into<String>) {
-        self.signal(Signal::Note { warn: false, text: text.into() });
+        self.signal(SessionEvent::Log { warn: false, text: text.into() });
     }
 
     /// Everything so far; nothing is left.

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::out::Out;
 use super::registry::Registry;
-use crate::core::session::{Fate, How, Opened, Signal, Trace};
+use crate::core::session::{DeliveryOutcome, MessageFingerprint, OpenMode, Opened, SessionEvent};
 use crate::core::time::{Now, Tick, sooner};
 use crate::provider::Start;
 use crate::provider::claude::screen::{Dialog, ScreenState};
@@ -48,7 +48,7 @@ enum Record {
     None,
     Searching(Evidence),
     /// What it says of each message, in order.
-    Searched(Vec<Fate>),
+    Searched(Vec<DeliveryOutcome>),
 }
 
 /// A dialog that stands in the way of the start.
@@ -109,13 +109,13 @@ impl Startup {
     }
 
     /// The conversation is asked for, and what became of these messages of an earlier life.
-    pub fn on_open(&mut self, now: Now, unsettled: &[Trace], has_record: bool) {
+    pub fn on_open(&mut self, now: Now, unsettled: &[MessageFingerprint], has_record: bool) {
         if !unsettled.is_empty() {
             self.record = if has_record {
                 Record::Searching(Evidence::new(unsettled))
             } else {
                 // Nothing of it was ever written down.
-                Record::Searched(vec![Fate::Unseen; unsettled.len()])
+                Record::Searched(vec![DeliveryOutcome::Unseen; unsettled.len()])
             };
         }
         let deadline = self.has_terminal.then_some(now.tick + OPEN_TIMEOUT);
@@ -180,13 +180,13 @@ impl Startup {
     fn tell_open(&mut self, version: &str, session: &str, model: Option<&str>, out: &mut Out) {
         out.fact("start", Value::Null);
         let how = match std::mem::replace(&mut self.record, Record::None) {
-            Record::Searched(fates) => How::Loaded(fates),
-            _ if self.resumes => How::Resumed,
-            _ => How::New,
+            Record::Searched(fates) => OpenMode::Loaded(fates),
+            _ if self.resumes => OpenMode::Resumed,
+            _ => OpenMode::New,
         };
         let evidence = "the session registry says idle and the input box is shown";
-        out.signal(Signal::Evidence(evidence.into()));
-        out.signal(Signal::Opened(Opened {
+        out.signal(SessionEvent::Evidence(evidence.into()));
+        out.signal(SessionEvent::Opened(Opened {
             session: session.into(),
             how,
             agent: format!("Claude Code {version}").trim().to_string(),
@@ -202,7 +202,7 @@ impl Startup {
     fn fail(&mut self, reason: String, permanent: bool, out: &mut Out) {
         if !self.is_open() && !self.is_over() {
             self.phase = Phase::Failed;
-            out.signal(Signal::OpenFailed { reason, permanent });
+            out.signal(SessionEvent::OpenFailed { reason, permanent });
         }
     }
 
@@ -239,7 +239,7 @@ impl Startup {
     /// What is told last of a session that ended.
     pub fn tell_left(&mut self, out: &mut Out) {
         if let Some(reason) = self.left.take().filter(|_| self.is_open()) {
-            out.signal(Signal::Left { reason });
+            out.signal(SessionEvent::EndedByUser { reason });
         }
     }
 
@@ -380,7 +380,7 @@ mod tests {
                     break;
                 }
             }
-            let failed = |output: &Output| matches!(output, Output::Signal(Signal::OpenFailed { .. }));
+            let failed = |output: &Output| matches!(output, Output::Event(SessionEvent::OpenFailed { .. }));
             assert_eq!(out.take().iter().filter(|output| failed(output)).count(), 1, "{dialog:?}");
         }
     }
@@ -391,7 +391,7 @@ mod tests {
         for (has_record, opens_at_once) in [(true, false), (false, true)] {
             let start = Start { terminal: true, ..Start::default() };
             let (mut startup, mut out) = (Startup::new(&start), Out::default());
-            startup.on_open(at(0), &[Trace::default()], has_record);
+            startup.on_open(at(0), &[MessageFingerprint::default()], has_record);
             let mut open = |startup: &mut Startup| {
                 startup.open_if_ready(idle.as_ref(), Some(&shown), "s", None, &mut out);
                 startup.is_open()
@@ -399,9 +399,9 @@ mod tests {
             assert_eq!(open(&mut startup), opens_at_once);
             startup.on_caught_up();
             assert!(open(&mut startup));
-            let loaded = Output::Signal(Signal::Opened(Opened {
+            let loaded = Output::Event(SessionEvent::Opened(Opened {
                 session: "s".into(),
-                how: How::Loaded(vec![Fate::Unseen]),
+                how: OpenMode::Loaded(vec![DeliveryOutcome::Unseen]),
                 agent: format!("Claude Code {TESTED}"),
                 model: None,
                 has_evidence: true,

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::out::Out;
-use crate::core::session::Signal;
+use crate::core::session::SessionEvent;
 use crate::provider::claude::transcript::SYNTHETIC;
 
 /// Tokens of a usual context window, and of a large one.
@@ -67,7 +67,7 @@ impl Usage {
         }
         let is_large = used > WINDOW || self.model.as_deref().is_some_and(|model| model.contains("[1m]"));
         let window = if is_large { LARGE_WINDOW } else { WINDOW };
-        out.signal(Signal::Context(json!({
+        out.signal(SessionEvent::Context(json!({
             "utilization": (used as f64 / window as f64).min(1.0), "lifecycleState": "active",
             "source": "estimate", "confidence": "estimated",
             "usedTokens": used, "windowTokens": window, "model": self.model
@@ -84,7 +84,7 @@ impl Usage {
         let model = payload.pointer("/model/id").and_then(Value::as_str).unwrap_or_default();
         if let (Some(window), true) = (window, used > 0.0) {
             self.source = Source::StatusLine;
-            out.signal(Signal::Context(json!({
+            out.signal(SessionEvent::Context(json!({
                 "utilization": used / window, "lifecycleState": "active",
                 "source": "statusline", "confidence": "reported",
                 "usedTokens": used, "windowTokens": window, "model": model
@@ -106,7 +106,7 @@ mod tests {
             usage.tell_estimate(&mut out);
             usage.tell_estimate(&mut out);
             let windows = out.take().into_iter().filter_map(|output| match output {
-                Output::Signal(Signal::Context(context)) => context["windowTokens"].as_u64(),
+                Output::Event(SessionEvent::Context(context)) => context["windowTokens"].as_u64(),
                 _ => None,
             });
             windows.collect::<Vec<_>>()

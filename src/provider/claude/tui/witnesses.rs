@@ -8,7 +8,7 @@ use super::identity::Content;
 use super::observed::{Observation, retrying};
 use super::sender::EntryProof;
 use super::turn::{Activity, Event};
-use crate::core::session::{Screen, Signal};
+use crate::core::session::{Screen, SessionEvent};
 use crate::core::time::Now;
 use crate::provider::claude::activity::steps;
 use crate::provider::claude::screen::{InputBox, ScreenState};
@@ -163,7 +163,7 @@ impl TuiSession {
         }
         if !answer.is_error {
             for step in steps(answer, place.turn) {
-                self.out.signal(Signal::Mirror(step));
+                self.out.signal(SessionEvent::Mirror(step));
             }
         }
     }

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 
 use crate::core::ids::VerbNumber;
-use crate::core::session::Parcel;
+use crate::core::session::Delivery;
 use crate::provider::claude::sanitize::{escape_mentions, escape_prefix};
 use crate::provider::claude::transcript::squeezed;
 
@@ -23,7 +23,7 @@ const BEGIN_CHARS: usize = 40;
 /// A text that waits, or is on its way.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Item {
-    pub parcel: Option<Parcel>,
+    pub delivery: Option<Delivery>,
     pub text: String,
     /// A person says it.
     pub person: bool,
@@ -36,9 +36,9 @@ pub(super) struct Item {
 }
 
 impl Item {
-    pub fn of_parcel(parcel: Parcel) -> Item {
-        let text = escape_mentions(&typeable(&parcel.text));
-        Item { text, person: parcel.person, parcel: Some(parcel), ..Item::default() }
+    pub fn of_delivery(delivery: Delivery) -> Item {
+        let text = escape_mentions(&typeable(&delivery.text));
+        Item { text, person: delivery.person, delivery: Some(delivery), ..Item::default() }
     }
 
     /// A text of the runner, and who is told that it arrived.
@@ -51,7 +51,7 @@ impl Item {
     }
 
     pub fn is_urgent(&self) -> bool {
-        self.parcel.as_ref().is_some_and(|parcel| parcel.urgent)
+        self.delivery.as_ref().is_some_and(|delivery| delivery.urgent)
     }
 
     /// Its first line with anything in it, squeezed.
@@ -151,7 +151,7 @@ mod tests {
         assert_eq!(typeable("C:\\"), "C:\\ ");
         assert_eq!(Item::of_text(VerbNumber(1), "/exit", true).text, "[prompt] /exit");
         assert_eq!(
-            Item::of_parcel(Parcel { text: "[relay message #1 from user]\nx".into(), ..Default::default() }).first(),
+            Item::of_delivery(Delivery { text: "[relay message #1 from user]\nx".into(), ..Default::default() }).first(),
             "[relaymessage#1fromuser]"
         );
     }

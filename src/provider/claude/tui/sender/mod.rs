@@ -26,7 +26,7 @@ use super::observed::Observed;
 use super::out::Out;
 use super::turn::Turns;
 use crate::core::ids::VerbNumber;
-use crate::core::session::{Parcel, Signal, TurnEnd};
+use crate::core::session::{Delivery, SessionEvent, TurnEnd};
 use crate::core::time::{Now, Tick, sooner};
 use crate::provider::Start;
 
@@ -98,7 +98,7 @@ struct Sent {
 /// A text that arrived.
 #[derive(Debug)]
 pub(super) struct Accepted {
-    pub parcel: Option<Parcel>,
+    pub delivery: Option<Delivery>,
     pub verb: Option<VerbNumber>,
     /// First line, squeezed.
     pub first: String,
@@ -109,11 +109,11 @@ pub(super) struct Accepted {
 
 /// What delivery waits for, as people were told it.
 #[derive(Debug, Default)]
-struct Delivery {
+struct DeliveryNotice {
     told: Option<String>,
 }
 
-impl Delivery {
+impl DeliveryNotice {
     /// Told when it changes; `None`: it waits for nothing.
     fn tell(&mut self, why: Option<&str>, out: &mut Out) {
         if self.told.as_deref() != why {
@@ -139,7 +139,7 @@ pub(super) struct Sender {
     socket: Socket,
     unproven: Vec<Sent>,
     own: OwnTexts,
-    delivery: Delivery,
+    notice: DeliveryNotice,
     /// A hook or the transcript has told something: proofs can come.
     has_witness: bool,
 }
@@ -153,15 +153,15 @@ impl Sender {
             socket: Socket::new(start),
             unproven: Vec::new(),
             own: OwnTexts::default(),
-            delivery: Delivery::default(),
+            notice: DeliveryNotice::default(),
             has_witness: false,
         }
     }
 
     // ---- what is to be sent
 
-    pub fn deliver(&mut self, parcel: Parcel) {
-        self.queue.push_back(Item::of_parcel(parcel));
+    pub fn deliver(&mut self, delivery: Delivery) {
+        self.queue.push_back(Item::of_delivery(delivery));
     }
 
     /// Why a text of the runner cannot be told to the session.
@@ -283,8 +283,8 @@ impl Sender {
     /// It arrived: whoever sent it can be told so.
     pub fn accept(&mut self, at: usize, out: &mut Out) -> Accepted {
         let Sent { item, first, at, joined, .. } = self.unproven.remove(at);
-        self.delivery.tell(None, out);
-        Accepted { parcel: item.parcel, verb: item.verb, first, at, joined }
+        self.notice.tell(None, out);
+        Accepted { delivery: item.delivery, verb: item.verb, first, at, joined }
     }
 
     fn send_again(&mut self, at: usize) {
@@ -297,10 +297,10 @@ impl Sender {
         let sent = self.unproven.remove(at);
         let out = &mut *around.out;
         out.warn(why);
-        self.delivery.tell(None, out);
-        match sent.item.parcel {
-            Some(Parcel { batch, key, .. }) => {
-                out.signal(Signal::Refused { batch, key, why: why.into() });
+        self.notice.tell(None, out);
+        match sent.item.delivery {
+            Some(Delivery { batch, key, .. }) => {
+                out.signal(SessionEvent::Refused { batch, key, why: why.into() });
                 if !around.turns.is_running() {
                     tell_no_turn(out);
                 }
@@ -323,7 +323,7 @@ impl Sender {
 
     /// What delivery waits for, for people.
     pub fn tell_delivery(&mut self, why: Option<&str>, out: &mut Out) {
-        self.delivery.tell(why, out);
+        self.notice.tell(why, out);
     }
 
     // ---- the box
@@ -361,7 +361,7 @@ impl Sender {
     pub fn on_screen(&mut self, around: &mut Surroundings<'_>) -> bool {
         self.paste.tidy_box(&self.own, around);
         self.enter_again(around);
-        match self.paste.step(&self.own, &mut self.delivery, around) {
+        match self.paste.step(&self.own, &mut self.notice, around) {
             Step::Waits => false,
             Step::PutBack(item) => {
                 self.queue.push_front(item);
@@ -390,5 +390,5 @@ impl Sender {
 /// Whoever waits for the end of a turn that will not come is told that it is over.
 fn tell_no_turn(out: &mut Out) {
     let (end, text) = (TurnEnd::Cancelled, String::new());
-    out.signal(Signal::TurnEnded { batch: None, end, text });
+    out.signal(SessionEvent::TurnEnded { batch: None, end, text });
 }

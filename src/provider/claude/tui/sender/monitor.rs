@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::item::Item;
 use super::{Channel, Sender};
-use crate::core::session::Signal;
+use crate::core::session::SessionEvent;
 use crate::provider::claude::tui::out::Out;
 
 /// What a monitor has named and nobody has fetched is named again after this; each naming wakes the
@@ -27,8 +27,8 @@ impl MonitorProof {
 
 /// The monitors are told that it waits.
 pub(super) fn announce(item: &Item, out: &mut Out) {
-    let batch = item.parcel.as_ref().map(|parcel| parcel.batch).unwrap_or_default();
-    out.signal(Signal::Announce { batch });
+    let batch = item.delivery.as_ref().map(|delivery| delivery.batch).unwrap_or_default();
+    out.signal(SessionEvent::Announce { batch });
 }
 
 impl Sender {

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use super::item::{Item, OwnTexts};
-use super::{Delivery, PROOF_TIME, Surroundings};
+use super::{DeliveryNotice, PROOF_TIME, Surroundings};
 use crate::core::session::Output;
 use crate::core::time::{Now, Tick};
 use crate::provider::claude::screen::InputBox;
@@ -178,7 +178,7 @@ impl Paste {
     }
 
     /// A fresh picture: the next step, if it may be made.
-    pub fn step(&mut self, own: &OwnTexts, delivery: &mut Delivery, around: &mut Surroundings<'_>) -> Step {
+    pub fn step(&mut self, own: &OwnTexts, notice: &mut DeliveryNotice, around: &mut Surroundings<'_>) -> Step {
         let (Some(screen), Some(typing)) = (around.observed.screen(), &self.typing) else {
             return Step::Waits;
         };
@@ -187,30 +187,30 @@ impl Paste {
         let may = screen.is_open() && is_quiet || crate::planted::is("typed-into-a-turn");
         let input = screen.input.clone();
         match (typing.stage, input) {
-            (Stage::Look { .. }, _) if !may => self.wait_for_prompt(delivery, around),
+            (Stage::Look { .. }, _) if !may => self.wait_for_prompt(notice, around),
             (Stage::Look { .. }, Some(InputBox::Empty)) => self.paste(around),
             (Stage::Look { .. }, Some(InputBox::Text(text))) => {
-                self.on_draft(&text, own, delivery, around);
+                self.on_draft(&text, own, notice, around);
                 Step::Waits
             }
             (Stage::Look { .. }, None) => {
                 around.capture_soon(WAIT_TIME);
                 Step::Waits
             }
-            (Stage::Pasted, _) if crate::planted::is("typed-into-a-dialog") => self.enter(delivery, around),
-            (Stage::Pasted, Some(InputBox::Text(_))) if may || may_be_idle => self.enter(delivery, around),
+            (Stage::Pasted, _) if crate::planted::is("typed-into-a-dialog") => self.enter(notice, around),
+            (Stage::Pasted, Some(InputBox::Text(_))) if may || may_be_idle => self.enter(notice, around),
             (Stage::Pasted, _) => self.wait_for_paste(around),
         }
     }
 
     /// A dialog is open or a turn has begun: typing now would answer it, or be queued.
-    fn wait_for_prompt(&mut self, delivery: &mut Delivery, around: &mut Surroundings<'_>) -> Step {
+    fn wait_for_prompt(&mut self, notice: &mut DeliveryNotice, around: &mut Surroundings<'_>) -> Step {
         if around.turns.is_running() {
             return self.put_back(around);
         }
         if self.waited(around.now) >= MENU_TIME && !around.observed.is_open() {
             let why = "a menu or a dialog is open in the terminal: `agent-relay attach` shows it";
-            delivery.tell(Some(why), around.out);
+            notice.tell(Some(why), around.out);
         }
         around.capture_soon(WAIT_TIME);
         Step::Waits
@@ -235,7 +235,7 @@ impl Paste {
     }
 
     /// Something stands in the box: ours is wiped, a person's is stashed.
-    fn on_draft(&mut self, text: &str, own: &OwnTexts, delivery: &mut Delivery, around: &mut Surroundings<'_>) {
+    fn on_draft(&mut self, text: &str, own: &OwnTexts, notice: &mut DeliveryNotice, around: &mut Surroundings<'_>) {
         let is_hidden = || text.trim_start().starts_with(HIDDEN_PASTE);
         let is_ours = own.is_in_box(text) || (self.left_in_box || self.unseen) && is_hidden();
         let stashed = around.observed.screen().is_some_and(|screen| screen.stashed);
@@ -256,16 +256,16 @@ impl Paste {
         *stashing = stashed;
         if around.now.tick - *since >= PROOF_TIME {
             *since = around.now.tick;
-            delivery.tell(Some("somebody's draft stands in the input box"), around.out);
+            notice.tell(Some("somebody's draft stands in the input box"), around.out);
         }
         around.capture_soon(WAIT_TIME);
     }
 
-    fn enter(&mut self, delivery: &mut Delivery, around: &mut Surroundings<'_>) -> Step {
+    fn enter(&mut self, notice: &mut DeliveryNotice, around: &mut Surroundings<'_>) -> Step {
         let Some(typing) = self.typing.take() else { return Step::Waits };
         (self.left_in_box, self.unseen) = (false, false);
         around.out.push(Output::Press("Enter"));
-        delivery.tell(None, around.out);
+        notice.tell(None, around.out);
         let pause = if typing.item.is_command { STEP_TIME * 4 } else { ENTER_TIME };
         around.capture_soon(pause);
         Step::Entered(typing.item)

@@ -135,7 +135,7 @@ impl Sender {
 
     fn tell_waits(&mut self, at: usize, queued: bool, out: &mut Out) {
         let why = if queued { "it waits in the session's own queue" } else { "the session is not at its prompt" };
-        self.delivery.tell(Some(&format!("not proven yet: {why}")), out);
+        self.notice.tell(Some(&format!("not proven yet: {why}")), out);
         let sent = &self.unproven[at];
         if matches!(sent.channel, Channel::Monitor(_)) {
             announce(&sent.item, out);

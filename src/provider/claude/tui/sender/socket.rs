@@ -95,12 +95,12 @@ impl Socket {
         self.posts += 1;
         let number = self.posts;
         let own = format!("{}{number:012x}", self.key_prefix);
-        let key = item.parcel.as_ref().map_or(own, |parcel| parcel.key.clone());
+        let key = item.delivery.as_ref().map_or(own, |delivery| delivery.key.clone());
         let line = json!({
             "type": "user", "message": {"role": "user", "content": item.text},
             "uuid": key, "msg_id": key, "from": format!("uds:{mailbox}")
         });
-        around.out.push(Output::Post { number, path, line: format!("{line}\n") });
+        around.out.push(Output::WriteSocket { number, path, line: format!("{line}\n") });
         Some(SocketProof { number, key })
     }
 }
@@ -151,7 +151,7 @@ impl Sender {
                 sent.queued = true;
             }
         }
-        self.delivery.tell(Some("held by the session: allow it with `agent-relay attach`"), out);
+        self.notice.tell(Some("held by the session: allow it with `agent-relay attach`"), out);
     }
 
     /// True: a text with that key was on its way, and is so no more.

@@ -16,9 +16,9 @@ struct Rig {
     now: Now,
 }
 
-fn parcel(person: bool, urgent: bool) -> Parcel {
+fn delivery(person: bool, urgent: bool) -> Delivery {
     let text = format!("{HEADER}\ndo it");
-    Parcel { batch: BatchNumber(1), key: "key".into(), text, person, urgent }
+    Delivery { batch: BatchNumber(1), key: "key".into(), text, person, urgent }
 }
 
 impl Rig {
@@ -39,7 +39,7 @@ impl Rig {
     /// A text of a person, seen in the box and submitted.
     fn pasted() -> Rig {
         let mut rig = Rig::new(true, false);
-        rig.sender.deliver(parcel(true, false));
+        rig.sender.deliver(delivery(true, false));
         rig.next();
         rig.show(Some(InputBox::Empty), None);
         rig.show(Some(InputBox::Text(HEADER.into())), None);
@@ -77,15 +77,15 @@ impl Rig {
     /// The outputs in short.
     fn acts(&mut self) -> String {
         let act = |output| match output {
-            Output::Look => "look".into(),
+            Output::CaptureScreen => "look".into(),
             Output::Paste(_) => "paste".into(),
             Output::Press(key) => key.to_string(),
-            Output::Post { .. } => "post".into(),
-            Output::Signal(Signal::Announce { .. }) => "announce".into(),
-            Output::Signal(Signal::Fact { value, .. }) => value.to_string(),
-            Output::Signal(Signal::Refused { .. }) => "refused".into(),
-            Output::Signal(Signal::TurnEnded { .. }) => "no turn".into(),
-            Output::Signal(Signal::Note { .. }) => "note".into(),
+            Output::WriteSocket { .. } => "post".into(),
+            Output::Event(SessionEvent::Announce { .. }) => "announce".into(),
+            Output::Event(SessionEvent::Fact { value, .. }) => value.to_string(),
+            Output::Event(SessionEvent::Refused { .. }) => "refused".into(),
+            Output::Event(SessionEvent::TurnEnded { .. }) => "no turn".into(),
+            Output::Event(SessionEvent::Log { .. }) => "note".into(),
             other => format!("{other:?}"),
         };
         self.out.take().into_iter().map(act).collect::<Vec<String>>().join(" ")
@@ -110,7 +110,7 @@ fn provenance_and_terminal_decide_the_channel() {
         if runs {
             rig.turns.begin(rig.now, false, false);
         }
-        rig.sender.deliver(parcel(person, urgent));
+        rig.sender.deliver(delivery(person, urgent));
         rig.next();
         assert_eq!(rig.acts(), want, "{terminal} {socket} {person} {urgent} {runs}");
         assert_eq!(rig.sender.has_unproven(), !matches!(want, "" | "look"));
@@ -120,12 +120,12 @@ fn provenance_and_terminal_decide_the_channel() {
 #[test]
 fn nothing_goes_while_the_gate_is_closed_or_a_proof_is_due() {
     let mut rig = Rig::new(true, true);
-    rig.sender.deliver(parcel(false, false));
+    rig.sender.deliver(delivery(false, false));
     let (sender, mut around) = rig.around();
     sender.next(Gate::Closed, &mut around);
     assert_eq!(rig.acts(), "");
     rig.next();
-    rig.sender.deliver(parcel(false, false));
+    rig.sender.deliver(delivery(false, false));
     rig.next();
     assert_eq!(rig.acts(), "post", "the second one waits for the proof of the first");
 }
@@ -143,7 +143,7 @@ fn each_picture_leads_to_one_step() {
         (None, None, ""),
     ] {
         let mut rig = Rig::new(true, false);
-        rig.sender.deliver(parcel(true, false));
+        rig.sender.deliver(delivery(true, false));
         rig.next();
         rig.acts();
         rig.show(input.clone(), dialog);
@@ -156,7 +156,7 @@ fn enter_is_pressed_only_when_the_text_is_seen() {
     let text = Some(InputBox::Text(HEADER.into()));
     for (input, dialog, want) in [(text, None, "Enter"), (Some(InputBox::Empty), None, ""), (None, Some(Dialog::Permission), "")] {
         let mut rig = Rig::new(true, false);
-        rig.sender.deliver(parcel(true, false));
+        rig.sender.deliver(delivery(true, false));
         rig.next();
         rig.show(Some(InputBox::Empty), None);
         rig.acts();
@@ -246,7 +246,7 @@ fn refusals_of_the_socket_are_heard() {
         ("unknown", "note", false, false),
     ] {
         let mut rig = Rig::new(true, true);
-        rig.sender.deliver(parcel(false, false));
+        rig.sender.deliver(delivery(false, false));
         rig.next();
         rig.acts();
         let line = json!({"action": "peer_message_status", "orig_msg_id": "key", "status": status});
@@ -266,7 +266,7 @@ fn refusals_of_the_socket_are_heard() {
 fn what_a_monitor_named_is_proven_when_all_of_it_was_fetched() {
     let mut rig = Rig::new(false, false);
     let text = format!("{HEADER}\na\n[relay message #2 from user]\nb");
-    rig.sender.deliver(Parcel { text, ..parcel(true, false) });
+    rig.sender.deliver(Delivery { text, ..delivery(true, false) });
     rig.next();
     assert_eq!(rig.acts(), "announce");
     assert_eq!(rig.sender.on_fetched(&[2, 9]), None);

@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use super::time::Tick;
+use crate::core::time::Tick;
 use crate::wire::api::AgentStatus;
 use crate::wire::words::words;
 

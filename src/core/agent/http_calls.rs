@@ -17,7 +17,7 @@ use crate::wire::control::LogLevel;
 
 /// Why a call is made; the answer is handled by it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Purpose {
+pub(super) enum CallKind {
     MakeToken,
     RenewToken,
     /// Asks whose the token is that the runner was started with.
@@ -47,7 +47,7 @@ pub(super) enum Purpose {
 
 #[derive(Debug)]
 struct Waiting {
-    purpose: Purpose,
+    kind_of_call: CallKind,
     method: &'static str,
     path: String,
     body: Option<Value>,
@@ -55,9 +55,9 @@ struct Waiting {
 
 /// Calls that wait, and the one under way.
 #[derive(Debug, Default)]
-pub(super) struct Calls {
+pub(super) struct HttpCalls {
     number: CallNumber,
-    flying: Option<(CallNumber, Purpose)>,
+    flying: Option<(CallNumber, CallKind)>,
     waiting: VecDeque<Waiting>,
     /// Unread messages have to be fetched again: the answer was lost, or there were more.
     unread_open: bool,
@@ -69,50 +69,54 @@ pub(super) const UNREAD_PAGE: usize = 100;
 /// Pause before calls that failed are made again while the relay looks reachable.
 const CALLS_RETRY: Duration = Duration::from_secs(5);
 
-impl Calls {
+impl HttpCalls {
     pub fn is_quiet(&self) -> bool {
         self.flying.is_none() && self.waiting.is_empty()
     }
 
-    pub fn has(&self, purpose: &Purpose) -> bool {
-        self.flying.as_ref().is_some_and(|(_, flying)| flying == purpose) || self.waiting.iter().any(|w| w.purpose == *purpose)
+    pub fn has(&self, kind_of_call: &CallKind) -> bool {
+        self.flying.as_ref().is_some_and(|(_, flying)| flying == kind_of_call)
+            || self.waiting.iter().any(|w| w.kind_of_call == *kind_of_call)
     }
 
     /// Drops calls that are pointless while the relay cannot be reached.
-    pub fn forget(&mut self, purpose: &Purpose) {
-        self.waiting.retain(|w| w.purpose != *purpose);
+    pub fn forget(&mut self, kind_of_call: &CallKind) {
+        self.waiting.retain(|w| w.kind_of_call != *kind_of_call);
     }
 }
 
 impl Agent {
-    pub(super) fn ask(&mut self, purpose: Purpose, method: &'static str, path: String, body: Option<Value>) {
+    pub(super) fn ask(&mut self, kind_of_call: CallKind, method: &'static str, path: String, body: Option<Value>) {
         // Reads and updates are many, and told again when the relay is back; the others are few and each is waited for.
-        let many = matches!(purpose, Purpose::Read(_) | Purpose::FetchCommand(_) | Purpose::PatchCommand(_) | Purpose::CommandProgress(_));
-        if self.calls.has(&purpose) || (many && self.calls.waiting.len() >= CALLS_WAITING_MAX) {
+        let many = matches!(
+            kind_of_call,
+            CallKind::Read(_) | CallKind::FetchCommand(_) | CallKind::PatchCommand(_) | CallKind::CommandProgress(_)
+        );
+        if self.http_calls.has(&kind_of_call) || (many && self.http_calls.waiting.len() >= CALLS_WAITING_MAX) {
             return;
         }
-        let waiting = Waiting { purpose, method, path, body };
+        let waiting = Waiting { kind_of_call, method, path, body };
         // Nothing else can succeed before there is a token; a claim holds up a delivery.
-        match waiting.purpose {
-            Purpose::MakeToken | Purpose::RenewToken | Purpose::CheckToken | Purpose::CheckOffered | Purpose::Claim(_) => {
-                self.calls.waiting.push_front(waiting)
+        match waiting.kind_of_call {
+            CallKind::MakeToken | CallKind::RenewToken | CallKind::CheckToken | CallKind::CheckOffered | CallKind::Claim(_) => {
+                self.http_calls.waiting.push_front(waiting)
             }
-            _ => self.calls.waiting.push_back(waiting),
+            _ => self.http_calls.waiting.push_back(waiting),
         }
     }
 
     pub(super) fn launch_call(&mut self) {
-        if self.calls.flying.is_some() || self.calls.waiting.is_empty() {
+        if self.http_calls.flying.is_some() || self.http_calls.waiting.is_empty() {
             return;
         }
-        let Some(token) = self.tokens.for_purpose(&self.calls.waiting[0].purpose) else {
+        let Some(token) = self.tokens.for_purpose(&self.http_calls.waiting[0].kind_of_call) else {
             return;
         };
-        let Waiting { purpose, method, path, body } = self.calls.waiting.pop_front().expect("not empty");
-        self.calls.number = self.calls.number.next();
-        self.calls.flying = Some((self.calls.number, purpose));
+        let Waiting { kind_of_call, method, path, body } = self.http_calls.waiting.pop_front().expect("not empty");
+        self.http_calls.number = self.http_calls.number.next();
+        self.http_calls.flying = Some((self.http_calls.number, kind_of_call));
         self.out.push(Effect::Heartbeat(HeartbeatCommand::Call {
-            call: self.calls.number,
+            call: self.http_calls.number,
             relay: self.config.relay_url.clone(),
             method,
             path,
@@ -122,34 +126,34 @@ impl Agent {
     }
 
     pub(super) fn on_called(&mut self, now: Now, call: CallNumber, result: Result<(u16, Value), Cause>) {
-        let Some((_, purpose)) = self.calls.flying.take_if(|(number, _)| *number == call) else {
+        let Some((_, kind_of_call)) = self.http_calls.flying.take_if(|(number, _)| *number == call) else {
             return;
         };
         match &result {
             // What the answer means for the token is decided where it is looked at.
             Ok((401 | 403, _))
                 if matches!(
-                    purpose,
-                    Purpose::MakeToken | Purpose::RenewToken | Purpose::CheckToken | Purpose::CheckOffered | Purpose::Goodbye
+                    kind_of_call,
+                    CallKind::MakeToken | CallKind::RenewToken | CallKind::CheckToken | CallKind::CheckOffered | CallKind::Goodbye
                 ) => {}
-            Ok((403, _)) if purpose == Purpose::Register && !self.link.known_instance => {}
+            Ok((403, _)) if kind_of_call == CallKind::Register && !self.relay_link.known_instance => {}
             Ok((401 | 403, _)) => self.on_auth_trouble(now, "call"),
             Ok((status, body)) if *status >= 400 && *status != 404 && *status != 409 => {
-                self.calls.last_error = Some((text_of(*status, body), now.tick));
+                self.http_calls.last_error = Some((text_of(*status, body), now.tick));
             }
-            Err(cause) => self.calls.last_error = Some((cause.to_string(), now.tick)),
+            Err(cause) => self.http_calls.last_error = Some((cause.to_string(), now.tick)),
             Ok(_) => {}
         }
         let ok = matches!(&result, Ok((status, _)) if *status < 300);
         let gone = matches!(&result, Ok((404, _)));
-        match purpose {
-            Purpose::MakeToken => self.on_token_made(now, result),
-            Purpose::RenewToken => self.on_token_renewed(now, result),
-            Purpose::CheckToken => self.on_token_checked(now, result),
-            Purpose::CheckOffered => self.on_offer_checked(now, result),
-            Purpose::Claim(at) => self.on_claim_answer(now, at, result),
-            Purpose::RenewClaim(at) => self.on_claim_renewed(now, at, result),
-            Purpose::Read(at) => match &result {
+        match kind_of_call {
+            CallKind::MakeToken => self.on_token_made(now, result),
+            CallKind::RenewToken => self.on_token_renewed(now, result),
+            CallKind::CheckToken => self.on_token_checked(now, result),
+            CallKind::CheckOffered => self.on_offer_checked(now, result),
+            CallKind::Claim(at) => self.on_claim_answer(now, at, result),
+            CallKind::RenewClaim(at) => self.on_claim_renewed(now, at, result),
+            CallKind::Read(at) => match &result {
                 Ok((status, body)) if *status < 300 || (*status >= 400 && *status < 500 && ![401, 403, 408, 429].contains(status)) => {
                     let other = *status == 409 && body.get("code").and_then(Value::as_str) == Some(OTHER_GENERATION);
                     if *status == 404 || other {
@@ -159,8 +163,8 @@ impl Agent {
                 }
                 _ => self.retry_calls(now),
             },
-            Purpose::Obligations => self.on_obligations(now, result),
-            Purpose::Unread => match result {
+            CallKind::Obligations => self.on_obligations(now, result),
+            CallKind::Unread => match result {
                 Ok((status, body)) if status < 300 => {
                     let unread = crate::wire::api::messages_of(&body);
                     let (page_is_full, told_before) = (unread.len() >= UNREAD_PAGE, self.inbox.counts().2);
@@ -177,24 +181,24 @@ impl Agent {
                     self.ask_unread_again(now);
                 }
             },
-            Purpose::PutStatus | Purpose::PutReady | Purpose::Heartbeat | Purpose::Register => {
-                self.on_liveness_step(now, purpose, result);
+            CallKind::PutStatus | CallKind::PutReady | CallKind::Heartbeat | CallKind::Register => {
+                self.on_liveness_step(now, kind_of_call, result);
             }
-            Purpose::FetchCommand(_) => {
+            CallKind::FetchCommand(_) => {
                 if let Ok((200, body)) = result
                     && let Ok(command) = serde_json::from_value(body)
                 {
                     self.on_command(now, command, None);
                 }
             }
-            Purpose::PatchCommand(id) => {
+            CallKind::PatchCommand(id) => {
                 if ok || gone {
                     self.on_update_known(&id);
                 }
             }
-            Purpose::CommandProgress(_) | Purpose::ReleaseHeld(_) => {}
-            Purpose::HeldTask(at) => self.on_held_task(at, result),
-            Purpose::Goodbye => self.on_goodbye_said(),
+            CallKind::CommandProgress(_) | CallKind::ReleaseHeld(_) => {}
+            CallKind::HeldTask(at) => self.on_held_task(at, result),
+            CallKind::Goodbye => self.on_goodbye_said(),
         }
     }
 
@@ -210,7 +214,7 @@ impl Agent {
     }
 
     fn ask_unread_again(&mut self, now: Now) {
-        self.calls.unread_open = true;
+        self.http_calls.unread_open = true;
         self.retry_calls(now);
     }
 
@@ -222,19 +226,19 @@ impl Agent {
         self.timers.clear(Timer::CallsRetry);
         self.tell_reads_again();
         // Without the bus each liveness round asks anyway.
-        if std::mem::take(&mut self.calls.unread_open) && self.link.is_registered() {
+        if std::mem::take(&mut self.http_calls.unread_open) && self.relay_link.is_registered() {
             self.ask_unread();
         }
     }
 
     pub(super) fn mark_obligations_dirty(&mut self) {
-        if self.link.is_registered() {
+        if self.relay_link.is_registered() {
             self.timers.set_once(Timer::Obligations, self.now.tick + OBLIGATIONS_DEBOUNCE);
         }
     }
 
     pub(super) fn ask_obligations(&mut self) {
-        self.ask(Purpose::Obligations, "GET", path::agent_part(&self.config.agent_id, "reply-obligations"), None);
+        self.ask(CallKind::Obligations, "GET", path::agent_part(&self.config.agent_id, "reply-obligations"), None);
     }
 
     pub(super) fn on_obligations(&mut self, now: Now, result: Result<(u16, Value), Cause>) {

@@ -2,7 +2,7 @@
 
 use crate::core::chars::{self, is_break, is_invisible};
 use crate::core::limits::*;
-use crate::core::session::Trace;
+use crate::core::session::MessageFingerprint;
 use crate::wire::api::Message;
 use crate::wire::api::MessageKind;
 
@@ -74,8 +74,8 @@ pub(super) fn unforged(body: &str) -> std::borrow::Cow<'_, str> {
     text
 }
 
-pub(super) fn trace(message: &Message) -> Trace {
-    Trace { header: header(message), start: unforged(&message.body).chars().take(TRACE_CHARS).collect(), is_whole: false }
+pub(super) fn trace(message: &Message) -> MessageFingerprint {
+    MessageFingerprint { header: header(message), start: unforged(&message.body).chars().take(TRACE_CHARS).collect(), is_whole: false }
 }
 
 /// What the provider reads of one message: header, body (cut to a preview), and a notice where no reply is needed.

@@ -9,11 +9,11 @@ use super::Agent;
 use super::config::RestartPolicy;
 use super::event::ProviderEvent;
 use super::store::{ProviderRecord, StoreOp};
+use crate::core::agent::tracker::{Status, TURN};
 use crate::core::backoff;
 use crate::core::ids::{ProcessNumber, ProcessRef, VerbNumber};
 use crate::core::session::{Opened, Resume, Verb};
 use crate::core::time::{Now, Tick};
-use crate::core::tracker::{Status, TURN};
 use crate::wire::control::LogLevel;
 
 /// The actual state of the provider.
@@ -52,7 +52,7 @@ impl State {
 
 /// The supervisor's memory.
 #[derive(Debug)]
-pub(super) struct Life {
+pub(super) struct Supervisor {
     policy: RestartPolicy,
     pub state: State,
     /// The wanted state, apart from the actual one.
@@ -75,9 +75,9 @@ pub(super) struct Life {
     processes: ProcessNumber,
 }
 
-impl Life {
-    pub fn new(policy: RestartPolicy) -> Life {
-        Life {
+impl Supervisor {
+    pub fn new(policy: RestartPolicy) -> Supervisor {
+        Supervisor {
             policy,
             state: State::Down,
             wanted: true,
@@ -152,28 +152,28 @@ impl Life {
 
 impl Agent {
     /// Starts the provider if it is wanted and nothing stands in the way.
-    pub(super) fn begin_life(&mut self) {
-        if self.life.state == State::Down && self.life.wanted && self.stop.is_none() && self.may_spawn_without_token() {
+    pub(super) fn begin_supervision(&mut self) {
+        if self.supervisor.state == State::Down && self.supervisor.wanted && self.stop.is_none() && self.may_spawn_without_token() {
             self.spawn();
         }
     }
 
     pub(super) fn spawn(&mut self) {
         let provider_session = self.rng.uuid();
-        self.life.state = State::Spawning;
-        self.life.record.provider_session = provider_session.clone();
-        self.life.record.process = ProcessRef::default();
+        self.supervisor.state = State::Spawning;
+        self.supervisor.record.provider_session = provider_session.clone();
+        self.supervisor.record.process = ProcessRef::default();
         // Durable before the process exists: whatever carries this id is ours to end, even if we die before we learn its pid.
-        self.commits.write(StoreOp::ProviderPut(self.life.record.clone()));
-        self.life.why = "the provider is being started".into();
-        let leftover = self.life.leftover.take();
-        self.life.processes = self.life.processes.next();
-        let process = self.life.processes;
+        self.commits.write(StoreOp::ProviderPut(self.supervisor.record.clone()));
+        self.supervisor.why = "the provider is being started".into();
+        let leftover = self.supervisor.leftover.take();
+        self.supervisor.processes = self.supervisor.processes.next();
+        let process = self.supervisor.processes;
         self.status.touch();
         self.status.forget_facts();
-        let (conversation, fresh) = (self.life.record.session.clone(), self.rng.uuid());
+        let (conversation, fresh) = (self.supervisor.record.session.clone(), self.rng.uuid());
         let token = self.tokens.for_provider();
-        let is_known = self.config.url_by_hand || self.link.known_instance;
+        let is_known = self.config.url_by_hand || self.relay_link.known_instance;
         let relay = is_known.then(|| self.config.relay_url.clone());
         self.commits.defer(Effect::Provider(ProviderCommand::Spawn {
             process,
@@ -193,12 +193,12 @@ impl Agent {
                 self.log(LogLevel::Error, "lifecycle", format!("the provider cannot be started: {reason}"));
                 self.on_provider_gone(now, reason, permanent);
             }
-            ProviderEvent::Signal(signal) => self.on_signal(now, signal),
+            ProviderEvent::Session(signal) => self.on_signal(now, signal),
             ProviderEvent::Exited { code, stderr } => {
                 let tail: String = stderr.lines().last().unwrap_or_default().chars().take(300).collect();
                 let said = if tail.is_empty() { String::new() } else { format!(", last words: {tail}") };
-                let expected = self.life.state == State::Ending;
-                if code == 0 && self.config.in_user_terminal && self.life.is_ready() {
+                let expected = self.supervisor.state == State::Ending;
+                if code == 0 && self.config.in_user_terminal && self.supervisor.is_ready() {
                     self.on_left(now, "it ended in its own terminal");
                 }
                 let text = format!("the provider ended with code {code}{said}");
@@ -210,37 +210,37 @@ impl Agent {
 
     /// Recorded before it is used: the conversation is opened only once pid and start time are on disk.
     fn on_spawned(&mut self, process: ProcessRef, terminal: Option<String>) {
-        self.life.terminal = terminal;
-        self.life.record.process = process;
-        self.commits.write(StoreOp::ProviderPut(self.life.record.clone()));
-        if self.life.state != State::Spawning {
+        self.supervisor.terminal = terminal;
+        self.supervisor.record.process = process;
+        self.commits.write(StoreOp::ProviderPut(self.supervisor.record.clone()));
+        if self.supervisor.state != State::Spawning {
             // It was told to end while it was being started, too early to be heard.
             return self.end_provider(0);
         }
-        self.life.state = State::Opening;
-        self.life.why = "the conversation is being opened".into();
-        let resume = (!self.life.record.session.is_empty())
-            .then(|| Resume { session: self.life.record.session.clone(), evidence_for: self.traces() });
-        let (_, open) = self.life.verb(Verb::Open { resume });
+        self.supervisor.state = State::Opening;
+        self.supervisor.why = "the conversation is being opened".into();
+        let resume = (!self.supervisor.record.session.is_empty())
+            .then(|| Resume { session: self.supervisor.record.session.clone(), evidence_for: self.traces() });
+        let (_, open) = self.supervisor.verb(Verb::Open { resume });
         self.commits.defer(open);
         self.status.touch();
     }
 
     pub(super) fn on_opened(&mut self, now: Now, opened: Opened) {
-        if self.life.state != State::Opening {
+        if self.supervisor.state != State::Opening {
             return;
         }
-        self.life.state = State::Ready { since: now.tick };
-        self.life.was_ready = true;
-        self.life.restarting = false;
-        self.life.why = format!("{} is ready", opened.agent);
-        self.life.agent = opened.agent.clone();
-        self.life.model = opened.model.clone();
-        self.life.has_evidence = opened.has_evidence;
+        self.supervisor.state = State::Ready { since: now.tick };
+        self.supervisor.was_ready = true;
+        self.supervisor.restarting = false;
+        self.supervisor.why = format!("{} is ready", opened.agent);
+        self.supervisor.agent = opened.agent.clone();
+        self.supervisor.model = opened.model.clone();
+        self.supervisor.has_evidence = opened.has_evidence;
         self.tracker.set_terminal(None);
-        if self.life.record.session != opened.session {
-            self.life.record.session = opened.session.clone();
-            self.commits.write(StoreOp::ProviderPut(self.life.record.clone()));
+        if self.supervisor.record.session != opened.session {
+            self.supervisor.record.session = opened.session.clone();
+            self.commits.write(StoreOp::ProviderPut(self.supervisor.record.clone()));
         }
         self.log(
             LogLevel::Info,
@@ -254,47 +254,47 @@ impl Agent {
 
     /// The conversation goes on under another id.
     pub(super) fn on_moved(&mut self, session: String) {
-        if self.life.record.session != session {
+        if self.supervisor.record.session != session {
             self.log(LogLevel::Info, "lifecycle", format!("the conversation is {session} now"));
-            self.life.record.session = session;
-            self.commits.write(StoreOp::ProviderPut(self.life.record.clone()));
+            self.supervisor.record.session = session;
+            self.commits.write(StoreOp::ProviderPut(self.supervisor.record.clone()));
             self.status.touch();
         }
     }
 
     pub(super) fn on_open_failed(&mut self, now: Now, reason: String, permanent: bool) {
-        if self.life.state != State::Opening {
+        if self.supervisor.state != State::Opening {
             return; // it is being ended already
         }
         // From here on it is a failure like any other, with the pauses of the budget.
-        self.life.restarting = false;
+        self.supervisor.restarting = false;
         self.log(LogLevel::Error, "lifecycle", format!("the conversation cannot be opened: {reason}"));
-        self.life.why = reason.clone();
+        self.supervisor.why = reason.clone();
         if permanent {
-            self.life.wanted = false;
+            self.supervisor.wanted = false;
         }
-        self.life.state = State::Ending;
-        self.life.last_exit = Some((reason.clone(), now.tick));
-        self.life.open_failure = Some(reason);
+        self.supervisor.state = State::Ending;
+        self.supervisor.last_exit = Some((reason.clone(), now.tick));
+        self.supervisor.open_failure = Some(reason);
         self.end_provider(self.config.shutdown_timeout.as_millis() as u64);
     }
 
     fn end_provider(&mut self, grace_ms: u64) {
-        let (_, stop) = self.life.verb(Verb::Stop);
+        let (_, stop) = self.supervisor.verb(Verb::Stop);
         self.out.push(stop);
         self.out.push(Effect::Provider(ProviderCommand::Stop { grace_ms }));
     }
 
     /// The process is gone, or never was. Decides: nothing, again later, or parked.
     fn on_provider_gone(&mut self, now: Now, reason: String, permanent: bool) {
-        let state = std::mem::replace(&mut self.life.state, State::Down);
+        let state = std::mem::replace(&mut self.supervisor.state, State::Down);
         // Why the conversation did not open says more than how the process ended afterwards.
-        let reason = match (self.life.open_failure.take(), reason.split_once("last words: ")) {
+        let reason = match (self.supervisor.open_failure.take(), reason.split_once("last words: ")) {
             (Some(failure), Some((_, words))) => format!("{failure}; it said: {words}"),
             (failure, _) => failure.unwrap_or(reason),
         };
-        (self.life.record.process, self.life.record.provider_session) = Default::default();
-        self.commits.write(StoreOp::ProviderPut(self.life.record.clone()));
+        (self.supervisor.record.process, self.supervisor.record.provider_session) = Default::default();
+        self.commits.write(StoreOp::ProviderPut(self.supervisor.record.clone()));
         self.tracker.clear_work(TURN);
         self.tracker.clear_all_work();
         self.approvals.clear();
@@ -306,75 +306,79 @@ impl Agent {
             self.tracker.set_terminal(Some(Status::Offline));
             return;
         }
-        if self.life.restarting && state == State::Ending && self.life.wanted {
+        if self.supervisor.restarting && state == State::Ending && self.supervisor.wanted {
             self.spawn();
             return;
         }
         if let State::Ready { since } = state
-            && now.tick - since >= self.life.policy.healthy
+            && now.tick - since >= self.supervisor.policy.healthy
         {
-            self.life.exits.clear();
-            self.life.attempt = 0;
+            self.supervisor.exits.clear();
+            self.supervisor.attempt = 0;
         }
-        let last_words = if self.life.wanted { reason } else { self.life.why.clone() };
-        self.life.last_exit = Some((last_words.clone(), now.tick));
-        self.life.exits.push_back(now.tick);
-        while self.life.exits.front().is_some_and(|exit| now.tick - *exit > self.life.policy.window) {
-            self.life.exits.pop_front();
+        let last_words = if self.supervisor.wanted { reason } else { self.supervisor.why.clone() };
+        self.supervisor.last_exit = Some((last_words.clone(), now.tick));
+        self.supervisor.exits.push_back(now.tick);
+        while self.supervisor.exits.front().is_some_and(|exit| now.tick - *exit > self.supervisor.policy.window) {
+            self.supervisor.exits.pop_front();
         }
-        let for_good = permanent || !self.life.wanted;
-        if for_good || self.life.exits.len() >= self.life.policy.exits_max {
+        let for_good = permanent || !self.supervisor.wanted;
+        if for_good || self.supervisor.exits.len() >= self.supervisor.policy.exits_max {
             self.park(now, last_words, for_good);
             return;
         }
-        let pause = backoff::restart(self.life.attempt, self.life.policy.first, self.life.policy.most, &mut self.rng);
-        self.life.attempt += 1;
-        self.life.restarting = true;
-        self.life.state = State::Waiting { until: now.tick + pause };
-        self.life.why = format!("{last_words}; next start in {:.1} s", pause.as_secs_f64());
+        let pause = backoff::restart(self.supervisor.attempt, self.supervisor.policy.first, self.supervisor.policy.most, &mut self.rng);
+        self.supervisor.attempt += 1;
+        self.supervisor.restarting = true;
+        self.supervisor.state = State::Waiting { until: now.tick + pause };
+        self.supervisor.why = format!("{last_words}; next start in {:.1} s", pause.as_secs_f64());
         self.tracker.set_terminal(Some(Status::Offline));
         self.status.timeline("provider.restart_decision", now);
-        self.log(LogLevel::Warn, "lifecycle", format!("restart in {} ms, exit {} in the window", pause.as_millis(), self.life.exits.len()));
+        self.log(
+            LogLevel::Warn,
+            "lifecycle",
+            format!("restart in {} ms, exit {} in the window", pause.as_millis(), self.supervisor.exits.len()),
+        );
     }
 
     /// Given up. An agent that never worked ends its runner with exit 1; one that did stays reachable, parked.
     fn park(&mut self, now: Now, reason: String, for_good: bool) {
-        self.life.state = State::Parked;
-        self.life.restarting = false;
-        self.life.why = if for_good {
+        self.supervisor.state = State::Parked;
+        self.supervisor.restarting = false;
+        self.supervisor.why = if for_good {
             reason.clone()
         } else {
             format!(
                 "{reason}; given up after {} exits, `agent-relay command {} restart` tries again",
-                self.life.exits.len(),
+                self.supervisor.exits.len(),
                 self.config.agent_id
             )
         };
         self.tracker.set_terminal(Some(Status::Error));
         self.status.timeline("provider.parked", now);
-        self.log(LogLevel::Error, "lifecycle", format!("parked: {}", self.life.why));
+        self.log(LogLevel::Error, "lifecycle", format!("parked: {}", self.supervisor.why));
         self.on_restart_done(now, Err(reason.clone()));
-        if !self.life.was_ready {
+        if !self.supervisor.was_ready {
             self.begin_stop(now, super::stop::Why::ProviderFailed(reason));
         }
     }
 
     /// `agent.restart`: down and up again, also out of `parked` or in the middle of a crash.
     pub(super) fn restart_provider(&mut self) {
-        self.life.restarting = true;
-        self.life.wanted = true;
-        self.life.exits.clear();
-        self.life.attempt = 0;
+        self.supervisor.restarting = true;
+        self.supervisor.wanted = true;
+        self.supervisor.exits.clear();
+        self.supervisor.attempt = 0;
         self.status.touch();
-        match self.life.state {
+        match self.supervisor.state {
             State::Down | State::Waiting { .. } | State::Parked => {
                 self.tracker.set_terminal(Some(Status::Offline));
                 self.spawn();
             }
             State::Spawning => {}
             State::Opening | State::Ready { .. } => {
-                self.life.state = State::Ending;
-                self.life.why = "restart was asked for".into();
+                self.supervisor.state = State::Ending;
+                self.supervisor.why = "restart was asked for".into();
                 self.end_provider(self.config.shutdown_timeout.as_millis() as u64);
             }
             State::Ending => {}
@@ -383,11 +387,11 @@ impl Agent {
 
     /// The runner stops: end the provider, whatever it is doing.
     pub(super) fn stop_provider(&mut self, grace_ms: u64) {
-        self.life.wanted = false;
-        match self.life.state {
-            State::Down | State::Waiting { .. } | State::Parked => self.life.state = State::Down,
+        self.supervisor.wanted = false;
+        match self.supervisor.state {
+            State::Down | State::Waiting { .. } | State::Parked => self.supervisor.state = State::Down,
             State::Spawning | State::Opening | State::Ready { .. } | State::Ending => {
-                self.life.state = State::Ending;
+                self.supervisor.state = State::Ending;
                 self.end_provider(grace_ms);
             }
         }
@@ -403,17 +407,17 @@ impl Agent {
         }
     }
 
-    pub(super) fn life_json(&self, now: Now) -> serde_json::Value {
+    pub(super) fn provider_json(&self, now: Now) -> serde_json::Value {
         let ago = |at: Tick| (now.tick - at).as_millis() as u64;
         json!({
-            "state": self.life.state.name(),
-            "pid": self.life.record.process.pid,
-            "session": self.life.record.session,
-            "agent": self.life.agent,
-            "model": self.life.model,
-            "exitsInWindow": self.life.exits(),
-            "lastError": self.life.last_exit.as_ref().map(|(text, at)| json!({"text": text, "agoMs": ago(*at)})),
-            "delivery": if self.life.has_evidence { "exactly once" } else { "at least once: this agent cannot show its record" },
+            "state": self.supervisor.state.name(),
+            "pid": self.supervisor.record.process.pid,
+            "session": self.supervisor.record.session,
+            "agent": self.supervisor.agent,
+            "model": self.supervisor.model,
+            "exitsInWindow": self.supervisor.exits(),
+            "lastError": self.supervisor.last_exit.as_ref().map(|(text, at)| json!({"text": text, "agoMs": ago(*at)})),
+            "delivery": if self.supervisor.has_evidence { "exactly once" } else { "at least once: this agent cannot show its record" },
         })
     }
 }

@@ -1,10 +1,10 @@
 //! The connection to the relay: bus, reconnects, and the liveness rounds over HTTP while the bus is away.
 
 use super::Agent;
-use super::calls::{Purpose, UNREAD_PAGE};
 use super::effect::{Access, BusCommand, Effect};
 use super::event::BusEvent;
 use super::generations::Highest;
+use super::http_calls::{CallKind, UNREAD_PAGE};
 use super::stop::Why;
 use crate::core::agent::timer::Timer;
 use crate::core::limits::*;
@@ -34,7 +34,7 @@ enum Conn {
 
 /// State of the connection.
 #[derive(Debug, Default)]
-pub(super) struct Link {
+pub(super) struct RelayLink {
     conn: Conn,
     attempt: u32,
     /// As the relay said at the last registration.
@@ -54,7 +54,7 @@ pub(super) struct Link {
     asked_at: Highest,
 }
 
-impl Link {
+impl RelayLink {
     pub fn is_registered(&self) -> bool {
         matches!(self.conn, Conn::Registered { .. })
     }
@@ -82,7 +82,7 @@ impl Link {
     }
 
     /// Word for `/status` and for the status meta `transport`.
-    pub fn word(&self) -> &'static str {
+    pub fn state_name(&self) -> &'static str {
         match self.conn {
             Conn::Off => "off",
             Conn::Waiting { .. } | Conn::Connecting | Conn::Registering { .. } if self.polling.works => "polling",
@@ -124,15 +124,15 @@ impl Link {
 impl Agent {
     /// The token is known: connect now.
     pub(super) fn connect(&mut self, now: Now) {
-        if self.link.conn == Conn::Connecting || self.stop.as_ref().is_some_and(|stop| stop.said_goodbye()) {
+        if self.relay_link.conn == Conn::Connecting || self.stop.as_ref().is_some_and(|stop| stop.said_goodbye()) {
             return;
         }
         let Some(token) = self.tokens.for_call() else {
             return;
         };
-        self.link.conn = Conn::Connecting;
-        self.link.auth_trouble = false;
-        let patience = if self.link.known_instance { LIVENESS_INTERVAL } else { LIVENESS_FIRST };
+        self.relay_link.conn = Conn::Connecting;
+        self.relay_link.auth_trouble = false;
+        let patience = if self.relay_link.known_instance { LIVENESS_INTERVAL } else { LIVENESS_FIRST };
         self.timers.set_once(Timer::LivenessRound, now.tick + patience);
         let relay = self.config.relay_url.clone();
         self.out.push(Effect::Bus(BusCommand::Connect(Box::new(Access { relay, token }))));
@@ -140,23 +140,23 @@ impl Agent {
 
     /// Drops the connection, if there is one, and makes a new one at once.
     pub(super) fn reconnect(&mut self, now: Now, reason: &str) {
-        if matches!(self.link.conn, Conn::Registering { .. } | Conn::Registered { .. }) {
+        if matches!(self.relay_link.conn, Conn::Registering { .. } | Conn::Registered { .. }) {
             self.out.push(Effect::Bus(BusCommand::Disconnect { reason: reason.into() }));
         }
-        if self.link.conn != Conn::Connecting {
+        if self.relay_link.conn != Conn::Connecting {
             self.connect(now);
         }
     }
 
     pub(super) fn on_bus(&mut self, now: Now, event: BusEvent) {
-        match (event, &self.link.conn) {
+        match (event, &self.relay_link.conn) {
             (BusEvent::Connected, Conn::Connecting) => {
-                self.link.conn = Conn::Registering { until: now.tick + REGISTER_TIMEOUT };
-                self.link.asked_at = self.generations.highest();
+                self.relay_link.conn = Conn::Registering { until: now.tick + REGISTER_TIMEOUT };
+                self.relay_link.asked_at = self.generations.highest();
                 let mut registration = self.config.registration.clone();
                 registration.protocol = PROTOCOL;
                 registration.meta = self.registration_meta();
-                let id = self.link.frame_id();
+                let id = self.relay_link.frame_id();
                 self.out.push(Effect::frame(&ClientFrame::Register { id, registration }));
             }
             (BusEvent::Connected, _) => self.out.push(Effect::Bus(BusCommand::Disconnect { reason: "not wanted any more".into() })),
@@ -167,29 +167,29 @@ impl Agent {
     }
 
     fn on_bus_lost(&mut self, now: Now, cause: Cause) {
-        if let Conn::Registered { since } = self.link.conn {
+        if let Conn::Registered { since } = self.relay_link.conn {
             if now.tick - since >= GOOD_CONNECTION {
-                self.link.attempt = 0;
+                self.relay_link.attempt = 0;
             }
             self.timers.set(Timer::LivenessRound, now.tick + LIVENESS_INTERVAL);
-        } else if !std::mem::replace(&mut self.link.hurried, true) {
+        } else if !std::mem::replace(&mut self.relay_link.hurried, true) {
             // Perhaps only the bus is shut: one round at once, and no further one before its time if the relay is away.
             self.timers.set(Timer::LivenessRound, now.tick);
         }
-        self.link.last_error = Some((cause.to_string(), now.tick));
+        self.relay_link.last_error = Some((cause.to_string(), now.tick));
         if self.status.may_log(now, &format!("bus: {cause}")) {
             self.log(LogLevel::Warn, "bus", format!("connection lost: {cause}"));
         }
-        let pause = backoff::reconnect(self.link.attempt, &mut self.rng);
-        self.link.attempt = self.link.attempt.saturating_add(1);
-        self.link.conn = Conn::Waiting { until: now.tick + pause };
+        let pause = backoff::reconnect(self.relay_link.attempt, &mut self.rng);
+        self.relay_link.attempt = self.relay_link.attempt.saturating_add(1);
+        self.relay_link.conn = Conn::Waiting { until: now.tick + pause };
         self.status.touch();
         match cause {
             // Where HTTP works it is the way to the bus that is shut, not the token.
-            Cause::Refused(403, _) if self.link.polling.works => {}
-            Cause::Refused(403, text) if !self.link.known_instance => {
+            Cause::Refused(403, _) if self.relay_link.polling.works => {}
+            Cause::Refused(403, text) if !self.relay_link.known_instance => {
                 // Who refuses, the relay or something before it? A registration over HTTP tells.
-                self.link.bus_refused = Some(text);
+                self.relay_link.bus_refused = Some(text);
                 self.timers.set(Timer::LivenessRound, now.tick);
             }
             Cause::Refused(401 | 403, _) => self.on_auth_trouble(now, "bus"),
@@ -212,24 +212,24 @@ impl Agent {
     }
 
     fn on_registered(&mut self, now: Now, registered: Registered) {
-        if !matches!(self.link.conn, Conn::Registering { .. }) {
+        if !matches!(self.relay_link.conn, Conn::Registering { .. }) {
             return;
         }
-        self.link.conn = Conn::Registered { since: now.tick };
+        self.relay_link.conn = Conn::Registered { since: now.tick };
         self.tokens.note_accepted();
-        self.begin_life();
-        self.link.known_instance = true;
-        (self.link.hurried, self.link.bus_refused) = (false, None);
+        self.begin_supervision();
+        self.relay_link.known_instance = true;
+        (self.relay_link.hurried, self.relay_link.bus_refused) = (false, None);
         self.stop_polling();
-        let asked_at = std::mem::take(&mut self.link.asked_at);
+        let asked_at = std::mem::take(&mut self.relay_link.asked_at);
         self.note_relay(&registered.server, Some(&asked_at));
-        self.link.epoch = registered.epoch;
+        self.relay_link.epoch = registered.epoch;
         self.timers.clear(Timer::LivenessRound);
         let interval = match registered.heartbeat_interval_ms {
             0 => HEARTBEAT_INTERVAL,
             told => std::time::Duration::from_millis(told.clamp(1000, 300_000)),
         };
-        self.link.heartbeat_every = interval;
+        self.relay_link.heartbeat_every = interval;
         self.timers.set(Timer::Heartbeat, now.tick + interval);
         self.log(LogLevel::Info, "bus", format!("registered agent={} epoch={}", self.config.agent_id, registered.epoch));
         self.status.send_again();
@@ -250,7 +250,7 @@ impl Agent {
 
     pub(super) fn ask_unread(&mut self) {
         let query = format!("{}?for={}&unread=true&limit={UNREAD_PAGE}", path::MESSAGES, crate::wire::api::encode(&self.config.agent_id));
-        self.ask(Purpose::Unread, "GET", query, None);
+        self.ask(CallKind::Unread, "GET", query, None);
     }
 
     fn on_bus_error(&mut self, now: Now, code: &str, message: &str) {
@@ -258,17 +258,17 @@ impl Agent {
             return;
         }
         self.log(LogLevel::Error, "bus", format!("bus error {code}: {message}"));
-        self.link.last_error = Some((format!("{code}: {message}"), now.tick));
+        self.relay_link.last_error = Some((format!("{code}: {message}"), now.tick));
         match code {
             "superseded" | "agent_deleted" => {
                 let why = if code == "superseded" { "another runner registered this agent" } else { "the agent was deleted at the relay" };
                 self.begin_stop(now, Why::Displaced(why.into()));
             }
             "unauthorized" | "token_expired" => self.on_auth_trouble(now, "bus"),
-            "forbidden" if matches!(self.link.conn, Conn::Registering { .. }) => self.on_registration_refused(now, message),
+            "forbidden" if matches!(self.relay_link.conn, Conn::Registering { .. }) => self.on_registration_refused(now, message),
             "unknown_agent" => self.reconnect(now, "register again"),
             // Tried again, perhaps in vain: whoever watches the start must not believe that all is well.
-            _ if matches!(self.link.conn, Conn::Registering { .. }) => {
+            _ if matches!(self.relay_link.conn, Conn::Registering { .. }) => {
                 let text = format!("the relay {} does not register {}: {message}; retrying", self.config.relay_url, self.config.agent_id);
                 if self.status.may_log(now, &text) {
                     self.out.push(Effect::Tell { text });
@@ -280,20 +280,20 @@ impl Agent {
 
     /// A 401 or 403 anywhere: liveness pauses until a renewal succeeds.
     pub(super) fn on_auth_trouble(&mut self, now: Now, place: &str) {
-        self.link.auth_trouble = true;
+        self.relay_link.auth_trouble = true;
         self.recover_token(now, place);
     }
 
     /// A token works again: liveness goes on, and the bus connects with it.
     pub(super) fn on_auth_restored(&mut self, now: Now) {
-        self.link.auth_trouble = false;
-        self.link.attempt = 0;
+        self.relay_link.auth_trouble = false;
+        self.relay_link.attempt = 0;
         self.reconnect(now, "runtime token renewed");
     }
 
     /// A pause between two attempts is over, or the relay did not answer.
     pub(super) fn on_connection_due(&mut self, now: Now) {
-        match self.link.conn {
+        match self.relay_link.conn {
             Conn::Waiting { .. } => self.connect(now),
             Conn::Registering { .. } => {
                 self.out.push(Effect::Bus(BusCommand::Disconnect { reason: "no answer to register".into() }));
@@ -304,7 +304,7 @@ impl Agent {
     }
 
     pub(super) fn on_heartbeat_due(&mut self, now: Now) {
-        self.timers.set(Timer::Heartbeat, now.tick + self.link.heartbeat_every);
+        self.timers.set(Timer::Heartbeat, now.tick + self.relay_link.heartbeat_every);
         if self.stop.is_none() {
             let status = self.tracker.status().semantic().as_str().into();
             let meta = Some(self.heartbeat_meta());
