@@ -16,7 +16,10 @@ impl Clock {
 
     /// The time of both clocks.
     pub fn now(&self) -> Now {
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH).map(|since| since.as_millis() as i64).unwrap_or(0);
+        let wall = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map(|since| since.as_millis() as i64)
+            .unwrap_or(0);
         // Starts at one second, so that "long ago" can be expressed.
         Now { tick: Tick(self.0.elapsed().as_micros() as u64 + 1_000_000), wall: Wall(wall) }
     }

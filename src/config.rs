@@ -1,7 +1,7 @@
 //! Settings. For every one of them: flag before environment before file before default.
 //!
-//! A missing file is not an error; a broken one is, and the error names file, line and reason. A field of the wrong type and
-//! an empty environment variable count as absent.
+//! A missing file is not an error; a broken one is, and the error names file, line and reason. A
+//! field of the wrong type and an empty environment variable count as absent.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -41,15 +41,19 @@ impl std::fmt::Display for Trouble {
     }
 }
 
-/// Root of everything, logs, records and sessions included: `AGENT_RELAY_HOME`, else `~/.agent-relay`.
+/// Root of everything, logs, records and sessions included: `AGENT_RELAY_HOME`, else
+/// `~/.agent-relay`.
 pub fn home() -> Result<PathBuf, Trouble> {
     if let Some(home) = env("AGENT_RELAY_HOME") {
-        return std::path::absolute(&home)
-            .map_err(|error| Trouble::Broken(format!("AGENT_RELAY_HOME {home:?} is not a usable path: {error}")));
+        return std::path::absolute(&home).map_err(|error| {
+            Trouble::Broken(format!("AGENT_RELAY_HOME {home:?} is not a usable path: {error}"))
+        });
     }
     match env("HOME") {
         Some(home) => Ok(PathBuf::from(home).join(".agent-relay")),
-        None => Err(Trouble::Broken("neither AGENT_RELAY_HOME nor HOME is set; set one of them".into())),
+        None => {
+            Err(Trouble::Broken("neither AGENT_RELAY_HOME nor HOME is set; set one of them".into()))
+        }
     }
 }
 
@@ -59,15 +63,32 @@ pub fn read_record(path: &Path) -> Result<Map<String, Value>, Trouble> {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Map::new()),
         // Foreign bytes, or a folder: no second try reads those.
-        Err(error) if matches!(error.kind(), std::io::ErrorKind::InvalidData | std::io::ErrorKind::IsADirectory) => {
-            return Err(Trouble::Broken(format!("cannot read {}: {error}; fix or remove the file", path.display())));
+        Err(error)
+            if matches!(
+                error.kind(),
+                std::io::ErrorKind::InvalidData | std::io::ErrorKind::IsADirectory
+            ) =>
+        {
+            return Err(Trouble::Broken(format!(
+                "cannot read {}: {error}; fix or remove the file",
+                path.display()
+            )));
         }
-        Err(error) => return Err(Trouble::System(format!("cannot read {}: {error}", path.display()))),
+        Err(error) => {
+            return Err(Trouble::System(format!("cannot read {}: {error}", path.display())));
+        }
     };
     match serde_json::from_str::<Value>(&text) {
         Ok(Value::Object(record)) => Ok(record),
-        Ok(_) => Err(Trouble::Broken(format!("{}:1: the file must hold a JSON object {{…}}", path.display()))),
-        Err(error) => Err(Trouble::Broken(format!("{}:{}: {error}; fix or remove the file", path.display(), error.line()))),
+        Ok(_) => Err(Trouble::Broken(format!(
+            "{}:1: the file must hold a JSON object {{…}}",
+            path.display()
+        ))),
+        Err(error) => Err(Trouble::Broken(format!(
+            "{}:{}: {error}; fix or remove the file",
+            path.display(),
+            error.line()
+        ))),
     }
 }
 
@@ -95,8 +116,9 @@ pub struct Global {
 /// Longest token in a file, bytes.
 const TOKEN_BYTES_MAX: u64 = 4096;
 
-/// The relay token of the session that this process runs in: from the runner's file, else the first one. `None`: the relay
-/// has not given one yet. A file that cannot be read is an error: this process belongs to another user or place.
+/// The relay token of the session that this process runs in: from the runner's file, else the first
+/// one. `None`: the relay has not given one yet. A file that cannot be read is an error: this
+/// process belongs to another user or place.
 pub fn session_token() -> Result<Option<String>, Trouble> {
     let Some(path) = env(ENV_TOKEN_FILE).map(PathBuf::from) else { return Ok(env(ENV_TOKEN)) };
     let unreadable = |error: std::io::Error| {
@@ -107,10 +129,14 @@ pub fn session_token() -> Result<Option<String>, Trouble> {
         ))
     };
     let mut text = String::new();
-    match crate::os::open_file(&path).and_then(|file| file.take(TOKEN_BYTES_MAX).read_to_string(&mut text)) {
+    match crate::os::open_file(&path)
+        .and_then(|file| file.take(TOKEN_BYTES_MAX).read_to_string(&mut text))
+    {
         Ok(_) => {}
         // Its folder is there as long as the runner is; where it is not, this is another place.
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound && path.parent().is_some_and(Path::is_dir) => {}
+        Err(error)
+            if error.kind() == std::io::ErrorKind::NotFound
+                && path.parent().is_some_and(Path::is_dir) => {}
         Err(error) => return Err(unreadable(error)),
     }
     let token = text.trim();
@@ -118,8 +144,8 @@ pub fn session_token() -> Result<Option<String>, Trouble> {
 }
 
 impl Global {
-    /// Reads file and environment; flags come from the caller. Inside an agent's session the token is that agent's or none,
-    /// never that of the configuration file, which is a person's.
+    /// Reads file and environment; flags come from the caller. Inside an agent's session the token
+    /// is that agent's or none, never that of the configuration file, which is a person's.
     pub fn load(url_flag: Option<String>, token_flag: Option<String>) -> Result<Global, Trouble> {
         let Some(session) = env(ENV_AGENT) else { return Global::for_runner(url_flag, token_flag) };
         let token = match token_flag {
@@ -130,11 +156,18 @@ impl Global {
     }
 
     /// The same for the start of a runner by a person, a service or an orchestrator.
-    pub fn for_runner(url_flag: Option<String>, token_flag: Option<String>) -> Result<Global, Trouble> {
+    pub fn for_runner(
+        url_flag: Option<String>,
+        token_flag: Option<String>,
+    ) -> Result<Global, Trouble> {
         Global::read(url_flag, token_flag.or_else(|| env(ENV_TOKEN)), None)
     }
 
-    fn read(url: Option<String>, token: Option<String>, session: Option<String>) -> Result<Global, Trouble> {
+    fn read(
+        url: Option<String>,
+        token: Option<String>,
+        session: Option<String>,
+    ) -> Result<Global, Trouble> {
         let home = home()?;
         // Whoever may write there could name another relay, which would get the token.
         if let Some(why) = crate::os::exposed(&home) {
@@ -146,17 +179,26 @@ impl Global {
         for field in ["relayUrl", "token", "defaultCwd"] {
             if file.get(field).is_some_and(|value| !value.is_string() && !value.is_null()) {
                 let file = home.join("config.json");
-                return Err(Trouble::Broken(format!("{}: \"{field}\" must be a text in quotes; fix or remove it", file.display())));
+                return Err(Trouble::Broken(format!(
+                    "{}: \"{field}\" must be a text in quotes; fix or remove it",
+                    file.display()
+                )));
             }
         }
         if let Some(token) = std::env::var_os(ENV_TOKEN).filter(|token| token.to_str().is_none()) {
-            return Err(Trouble::Broken(format!("AGENT_RELAY_TOKEN is not UTF-8 text ({} bytes); set it anew", token.len())));
+            return Err(Trouble::Broken(format!(
+                "AGENT_RELAY_TOKEN is not UTF-8 text ({} bytes); set it anew",
+                token.len()
+            )));
         }
         let url = url.or_else(|| env("AGENT_RELAY_URL"));
         let (url_by_hand, token_by_hand) = (url.is_some(), token.is_some());
         let relay_url = url.or_else(|| text(&file, "relayUrl"));
         let token = token.or_else(|| text(&file, "token").filter(|_| session.is_none()));
-        if token.as_ref().is_some_and(|token| token.chars().any(|c| c.is_whitespace() || c.is_control())) {
+        if token
+            .as_ref()
+            .is_some_and(|token| token.chars().any(|c| c.is_whitespace() || c.is_control()))
+        {
             return Err(Trouble::Broken(
                 "the token holds white space or control characters; check --token, AGENT_RELAY_TOKEN or \"token\" in config.json".into(),
             ));
@@ -186,7 +228,8 @@ pub fn write_global(home: &Path, fields: &[(&str, &str)]) -> Result<(), Trouble>
         record.insert(field.to_string(), Value::String(value.to_string()));
     }
     let text = serde_json::to_string_pretty(&record).expect("plain data") + "\n";
-    crate::os::write_private_file(&path, &text).map_err(|error| Trouble::System(format!("cannot write {}: {error}", path.display())))
+    crate::os::write_private_file(&path, &text)
+        .map_err(|error| Trouble::System(format!("cannot write {}: {error}", path.display())))
 }
 
 /// Relay and token in a configuration file, if it can be read: one look, so both are of one writer.
@@ -237,8 +280,8 @@ enum Kind {
     Group,
 }
 
-/// Settings of a provider's file that are the same for all providers. Those that a provider can be told at its start stand in
-/// its own table.
+/// Settings of a provider's file that are the same for all providers. Those that a provider can be
+/// told at its start stand in its own table.
 const PROVIDER_SETTINGS: &[(&str, Kind)] = &[
     ("command", Kind::Text),
     ("defaultArgs", Kind::Texts),
@@ -275,7 +318,8 @@ impl From<SettingKind> for Kind {
 impl Kind {
     /// What a setting must be; `None`: nobody knows it.
     fn of(name: &str) -> Option<Kind> {
-        let shared = PROVIDER_SETTINGS.iter().find(|(known, _)| *known == name).map(|(_, kind)| *kind);
+        let shared =
+            PROVIDER_SETTINGS.iter().find(|(known, _)| *known == name).map(|(_, kind)| *kind);
         let own = || registry::settings().find(|(_, setting)| setting.file == name);
         shared.or_else(|| own().map(|(_, setting)| setting.kind().into()))
     }
@@ -285,7 +329,9 @@ impl Kind {
             Kind::Text => value.is_string(),
             Kind::Number => value.as_u64().is_some_and(|n| n > 0),
             Kind::Switch => value.is_boolean(),
-            Kind::Environment => value.as_object().is_some_and(|map| map.values().all(Value::is_string)),
+            Kind::Environment => {
+                value.as_object().is_some_and(|map| map.values().all(Value::is_string))
+            }
             Kind::Texts => texts(value).is_some(),
             Kind::Group => value.is_object(),
         }
@@ -301,7 +347,9 @@ fn check_settings(record: &Map<String, Value>, prefix: &str, warnings: &mut Vec<
             continue;
         };
         if !kind.fits(value) && !value.is_null() {
-            warnings.push(format!("the setting {name:?} has a value of the wrong kind and has no effect"));
+            warnings.push(format!(
+                "the setting {name:?} has a value of the wrong kind and has no effect"
+            ));
         }
         if let (Kind::Group, Some(inner)) = (kind, value.as_object()) {
             check_settings(inner, &format!("{name}."), warnings);
@@ -321,24 +369,36 @@ impl ProviderConfig {
     fn read(record: &Map<String, Value>) -> ProviderConfig {
         let list = |field: &str| record.get(field).and_then(texts);
         let env = record.get("env").and_then(Value::as_object).and_then(|map| {
-            map.iter().map(|(key, value)| value.as_str().map(|value| (key.clone(), value.to_string()))).collect::<Option<_>>()
+            map.iter()
+                .map(|(key, value)| value.as_str().map(|value| (key.clone(), value.to_string())))
+                .collect::<Option<_>>()
         });
-        let inner = |outer: &str| record.get(outer).and_then(Value::as_object).cloned().unwrap_or_default();
+        let inner =
+            |outer: &str| record.get(outer).and_then(Value::as_object).cloned().unwrap_or_default();
         let ms = |record: &Map<String, Value>, field: &str| {
-            record.get(field).and_then(Value::as_u64).filter(|ms| *ms > 0 && *ms < (1 << 53)).map(Duration::from_millis)
+            record
+                .get(field)
+                .and_then(Value::as_u64)
+                .filter(|ms| *ms > 0 && *ms < (1 << 53))
+                .map(Duration::from_millis)
         };
         let (headless, restart) = (inner("headless"), inner("restart"));
         let standard = RestartPolicy::default();
         let policy = RestartPolicy {
             first: ms(&restart, "firstMs").unwrap_or(standard.first),
             most: ms(&restart, "mostMs").unwrap_or(standard.most),
-            exits_max: restart.get("exitsMax").and_then(Value::as_u64).filter(|n| *n > 0).unwrap_or(standard.exits_max as u64) as usize,
+            exits_max: restart
+                .get("exitsMax")
+                .and_then(Value::as_u64)
+                .filter(|n| *n > 0)
+                .unwrap_or(standard.exits_max as u64) as usize,
             window: ms(&restart, "windowMs").unwrap_or(standard.window),
             healthy: ms(&restart, "healthyMs").unwrap_or(standard.healthy),
         };
         let mut warnings = Vec::new();
         check_settings(record, "", &mut warnings);
-        let (transports, modes) = (Transport::ALL.map(Transport::as_str), ApprovalMode::ALL.map(ApprovalMode::as_str));
+        let (transports, modes) =
+            (Transport::ALL.map(Transport::as_str), ApprovalMode::ALL.map(ApprovalMode::as_str));
         let known = [
             ("replyMode", &["auto", "explicit"][..]),
             ("chatCaptureMode", &["final", "full"]),
@@ -347,11 +407,16 @@ impl ProviderConfig {
         ];
         for (name, words) in known {
             if let Some(word) = text(record, name).filter(|word| !words.contains(&word.as_str())) {
-                warnings.push(format!("{name} is {word:?}; it must be one of {}", words.join(", ")));
+                warnings
+                    .push(format!("{name} is {word:?}; it must be one of {}", words.join(", ")));
             }
         }
-        for (_, setting) in registry::settings().filter(|(_, setting)| setting.kind() == SettingKind::Folders) {
-            for dir in list(setting.file).unwrap_or_default().iter().filter(|dir| !Path::new(dir).is_dir()) {
+        for (_, setting) in
+            registry::settings().filter(|(_, setting)| setting.kind() == SettingKind::Folders)
+        {
+            for dir in
+                list(setting.file).unwrap_or_default().iter().filter(|dir| !Path::new(dir).is_dir())
+            {
                 warnings.push(format!("{} names {dir:?}, which is not a folder", setting.file));
             }
         }
@@ -361,7 +426,8 @@ impl ProviderConfig {
             command: text(record, "command"),
             default_args: list("defaultArgs").unwrap_or_default(),
             env: env.unwrap_or_default(),
-            default_capabilities: list("defaultCapabilities").unwrap_or_else(|| ["chat", "code", "review"].map(String::from).into()),
+            default_capabilities: list("defaultCapabilities")
+                .unwrap_or_else(|| ["chat", "code", "review"].map(String::from).into()),
             default_tags: list("defaultTags").unwrap_or_default(),
             shutdown_timeout: ms(&headless, "shutdownTimeoutMs").unwrap_or(Duration::from_secs(10)),
             capture_full: text(record, "chatCaptureMode").as_deref() == Some("full"),
@@ -405,7 +471,10 @@ mod tests {
         assert_eq!(config.warnings.len(), 5, "{:?}", config.warnings);
         assert_eq!(config.default_tags, ["x"]);
         assert_eq!(config.shutdown_timeout, Duration::from_secs(10));
-        assert_eq!((config.restart.exits_max, config.restart.first), (9, Duration::from_millis(500)));
+        assert_eq!(
+            (config.restart.exits_max, config.restart.first),
+            (9, Duration::from_millis(500))
+        );
         assert_eq!(config.reply_mode, ReplyMode::Explicit);
     }
 

@@ -15,7 +15,8 @@
 //!
 //! # Glossary
 //!
-//! One word per thing, in code, logs and on the command line. Wire names are those of `wire/PROTOCOL.md`.
+//! One word per thing, in code, logs and on the command line. Wire names are those of
+//! `wire/PROTOCOL.md`.
 //!
 //! | word | meaning |
 //! | --- | --- |

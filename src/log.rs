@@ -1,7 +1,8 @@
 //! The logger of a runner: one file, levels changeable at run time.
 //!
-//! `env_logger` does the filtering and dispatch; the line format and the file are ours. Logging never fails: what the
-//! file does not take goes to standard error if it is an error, and is lost otherwise.
+//! `env_logger` does the filtering and dispatch; the line format and the file are ours. Logging
+//! never fails: what the file does not take goes to standard error if it is an error, and is lost
+//! otherwise.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -76,7 +77,8 @@ impl Target {
             && let Some(path) = &self.path
         {
             let _ = std::fs::rename(path, path.with_extension("log.old"));
-            (self.file, self.written) = Target::open(path).map_or((None, 0), |(file, size)| (Some(file), size));
+            (self.file, self.written) =
+                Target::open(path).map_or((None, 0), |(file, size)| (Some(file), size));
         }
         let ok = self.file.as_mut().is_some_and(|file| file.write_all(line.as_bytes()).is_ok());
         self.written += line.len() as u64;
@@ -86,8 +88,8 @@ impl Target {
     }
 }
 
-/// Starts logging into a file, or to standard error when there is none. `echo`: also to standard error. A file that cannot
-/// be opened is an error, and nothing is logged.
+/// Starts logging into a file, or to standard error when there is none. `echo`: also to standard
+/// error. A file that cannot be opened is an error, and nothing is logged.
 pub fn start(path: Option<PathBuf>, echo: bool) -> std::io::Result<()> {
     let opened = path.as_deref().map(Target::open).transpose()?;
     let (file, written) = opened.map_or((None, 0), |(file, size)| (Some(file), size));
@@ -124,7 +126,8 @@ fn put(level: LogLevel, component: &str, text: &str) {
     }
 }
 
-/// One line, whatever a stranger's text in it holds: breaks are shown as a sign, what acts on a terminal as `\u{…}`.
+/// One line, whatever a stranger's text in it holds: breaks are shown as a sign, what acts on a
+/// terminal as `\u{…}`.
 fn line(time: &str, level: LogLevel, component: &str, text: &str) -> String {
     let level = level.as_str().to_ascii_uppercase();
     format!("[{time}] {level:<5} [{component}] {}\n", one_line(text))
@@ -143,13 +146,19 @@ pub fn write(level: LogLevel, component: &str, text: &str) {
 
 /// ISO time, UTC, milliseconds.
 pub fn timestamp() -> String {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let since =
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     iso(since.as_millis() as i64)
 }
 
 /// The time in UTC as a part of a file's name: `20260131-235959`.
 pub fn file_stamp() -> String {
-    timestamp().chars().take(19).filter(|c| *c != '-' && *c != ':').map(|c| if c == 'T' { '-' } else { c }).collect()
+    timestamp()
+        .chars()
+        .take(19)
+        .filter(|c| *c != '-' && *c != ':')
+        .map(|c| if c == 'T' { '-' } else { c })
+        .collect()
 }
 
 /// ISO time of a moment in milliseconds.
@@ -158,7 +167,8 @@ pub fn iso(wall_ms: i64) -> String {
     // Days to a civil date, counted in eras of 400 years that begin on 1 March.
     let z = days + 719_468;
     let (era, day_of_era) = (z.div_euclid(146_097), z.rem_euclid(146_097));
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let shifted = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * shifted + 2) / 5 + 1;
@@ -197,7 +207,10 @@ mod tests {
             line("T", LogLevel::Info, "bus", "a\r[T] ERROR b\u{1b}[2J\u{202e}\n"),
             "[T] INFO  [bus] a ⏎ [T] ERROR b\\u{1b}[2J\\u{202e}\n"
         );
-        assert_eq!(line("T", LogLevel::Fatal, "x", "\u{1}fatal y"), "[T] FATAL [x] \\u{1}fatal y\n");
+        assert_eq!(
+            line("T", LogLevel::Fatal, "x", "\u{1}fatal y"),
+            "[T] FATAL [x] \\u{1}fatal y\n"
+        );
         let stamp = file_stamp();
         assert!(stamp.len() == 15 && stamp.as_bytes()[8] == b'-', "{stamp}");
         assert_eq!(safe_name("a b//ü.c"), "a_b_.c");

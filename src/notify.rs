@@ -1,6 +1,8 @@
-//! Reports `READY=1`, `STATUS=…` and `STOPPING=1` to a service manager, as datagrams to `NOTIFY_SOCKET`.
+//! Reports `READY=1`, `STATUS=…` and `STOPPING=1` to a service manager, as datagrams to
+//! `NOTIFY_SOCKET`.
 //!
-//! Without that variable nothing happens. Errors are ignored: a manager that does not listen must not stop us.
+//! Without that variable nothing happens. Errors are ignored: a manager that does not listen must
+//! not stop us.
 
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
@@ -29,7 +31,9 @@ fn short(text: &str) -> String {
 }
 
 fn send(text: &str) {
-    let Some(name) = std::env::var_os(NOTIFY_SOCKET).filter(|name| !name.is_empty()) else { return };
+    let Some(name) = std::env::var_os(NOTIFY_SOCKET).filter(|name| !name.is_empty()) else {
+        return;
+    };
     let told = address(name.as_bytes()).and_then(|address| {
         let socket = UnixDatagram::unbound()?;
         socket.set_nonblocking(true)?;

@@ -1,4 +1,5 @@
-//! Thin wrappers of the operating system: random bytes, hashes, wake-ups, processes by pid and start time.
+//! Thin wrappers of the operating system: random bytes, hashes, wake-ups, processes by pid and
+//! start time.
 
 use crate::core::ids::ProcessRef;
 use std::fs::{self, File, OpenOptions};
@@ -13,7 +14,10 @@ use std::time::Duration;
 use ring::rand::{SecureRandom, SystemRandom};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::fs::OFlags;
-use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, Signal, getrlimit, kill_process, kill_process_group, pidfd_open, setrlimit};
+use rustix::process::{
+    Pid, PidfdFlags, Resource, Rlimit, Signal, getrlimit, kill_process, kill_process_group,
+    pidfd_open, setrlimit,
+};
 
 /// Random bytes for ids, tokens and seeds.
 pub fn random_bytes<const N: usize>() -> [u8; N] {
@@ -29,7 +33,8 @@ pub fn secret() -> String {
 
 /// SHA-256 as hex.
 pub fn sha256_hex(text: &str) -> String {
-    data_encoding::HEXLOWER.encode(ring::digest::digest(&ring::digest::SHA256, text.as_bytes()).as_ref())
+    data_encoding::HEXLOWER
+        .encode(ring::digest::digest(&ring::digest::SHA256, text.as_bytes()).as_ref())
 }
 
 /// Wakes a thread that waits in poll or epoll.
@@ -62,7 +67,10 @@ impl AsFd for Waker {
 
 /// Waits for descriptors; `None` waits for ever. Interrupted waits count as a wake-up.
 pub fn wait(fds: &mut [PollFd<'_>], timeout: Option<Duration>) {
-    let limit = timeout.map(|left| Timespec { tv_sec: left.as_secs().min(1 << 30) as i64, tv_nsec: left.subsec_nanos().into() });
+    let limit = timeout.map(|left| Timespec {
+        tv_sec: left.as_secs().min(1 << 30) as i64,
+        tv_nsec: left.subsec_nanos().into(),
+    });
     if poll(fds, limit.as_ref()).is_err() {
         for fd in fds {
             fd.clear_revents();
@@ -153,13 +161,16 @@ pub fn kill_group(group: u32, signal: Signal) {
     }
 }
 
-/// Raises the soft limit of descriptors to the hard one (at most `DESCRIPTORS_WANTED`) and returns it. What we start gets
-/// the limit that we were started with: some programs count on a small one.
+/// Raises the soft limit of descriptors to the hard one (at most `DESCRIPTORS_WANTED`) and returns
+/// it. What we start gets the limit that we were started with: some programs count on a small one.
 pub fn raise_descriptors() -> u64 {
     let limit = *STARTED_WITH.get_or_init(|| getrlimit(Resource::Nofile));
     let wanted = limit.maximum.unwrap_or(u64::MAX).min(DESCRIPTORS_WANTED);
     let now = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    if now < wanted && setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum: limit.maximum }).is_ok() {
+    if now < wanted
+        && setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum: limit.maximum })
+            .is_ok()
+    {
         return wanted;
     }
     now
@@ -170,7 +181,8 @@ const DESCRIPTORS_WANTED: u64 = 65_536;
 /// The limit of descriptors before it was raised.
 static STARTED_WITH: OnceLock<Rlimit> = OnceLock::new();
 
-/// Has the kernel kill the child when the spawning thread ends, so that thread must live as long as the process. `apart`: in a process group of its own.
+/// Has the kernel kill the child when the spawning thread ends, so that thread must live as long as
+/// the process. `apart`: in a process group of its own.
 pub fn prepare_child(command: &mut std::process::Command, apart: bool) {
     if apart {
         command.process_group(0);
@@ -179,7 +191,8 @@ pub fn prepare_child(command: &mut std::process::Command, apart: bool) {
     command.env_remove(crate::notify::NOTIFY_SOCKET);
     let parent = std::process::id();
     let descriptors = STARTED_WITH.get().copied();
-    // SAFETY: between fork and exec only three system calls are made; none allocates or takes a lock.
+    // SAFETY: between fork and exec only three system calls are made; none allocates or takes a
+    // lock.
     #[allow(unsafe_code)]
     unsafe {
         command.pre_exec(move || {
@@ -196,19 +209,27 @@ pub fn prepare_child(command: &mut std::process::Command, apart: bool) {
     }
 }
 
-/// Opens a file of ours, for its owner only (0600) where it is made; never through a symbolic link: whoever may write the folder
-/// could lead us to another file.
+/// Opens a file of ours, for its owner only (0600) where it is made; never through a symbolic link:
+/// whoever may write the folder could lead us to another file.
 pub fn open_private(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
-    options.mode(0o600).custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32).open(path).map_err(|error| {
-        if fs::symlink_metadata(path).is_ok_and(|meta| meta.is_symlink()) {
-            io::Error::new(io::ErrorKind::InvalidInput, "it is a symbolic link, where there must be a file of ours; remove it")
-        } else {
-            error
-        }
-    })
+    options
+        .mode(0o600)
+        .custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32)
+        .open(path)
+        .map_err(|error| {
+            if fs::symlink_metadata(path).is_ok_and(|meta| meta.is_symlink()) {
+                io::Error::new(
+                    io::ErrorKind::InvalidInput,
+                    "it is a symbolic link, where there must be a file of ours; remove it",
+                )
+            } else {
+                error
+            }
+        })
 }
 
-/// Opens a file of ours for reading: a file, and neither a link to one nor something that would keep its reader waiting.
+/// Opens a file of ours for reading: a file, and neither a link to one nor something that would
+/// keep its reader waiting.
 pub fn open_file(path: &Path) -> io::Result<File> {
     let file = open_private(path, OpenOptions::new().read(true))?;
     if !file.metadata()?.is_file() {
@@ -217,8 +238,9 @@ pub fn open_file(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// Why the files below a folder are not safe from other users of this machine: everybody may write it or a folder above it, and
-/// could put other files in their place. In folders that are shared by design (`/tmp`) nobody can replace what is not his own.
+/// Why the files below a folder are not safe from other users of this machine: everybody may write
+/// it or a folder above it, and could put other files in their place. In folders that are shared by
+/// design (`/tmp`) nobody can replace what is not his own.
 pub fn exposed(folder: &Path) -> Option<String> {
     let real = folder.canonicalize().unwrap_or_else(|_| folder.to_path_buf());
     let is_open = |path: &&Path| {
@@ -227,13 +249,18 @@ pub fn exposed(folder: &Path) -> Option<String> {
         mode & 0o002 != 0 && !shared
     };
     let open = folder.ancestors().chain(real.ancestors()).find(is_open)?.display();
-    Some(format!("every user of this machine may write {open} and put other files there; close it with `chmod o-w {open}`"))
+    Some(format!(
+        "every user of this machine may write {open} and put other files there; close it with `chmod o-w {open}`"
+    ))
 }
 
-/// The folder on the way to this one that another user owns, root apart: its owner can put other files there.
+/// The folder on the way to this one that another user owns, root apart: its owner can put other
+/// files there.
 pub fn foreign_folder(folder: &Path) -> Option<&Path> {
     let own = rustix::process::geteuid().as_raw();
-    folder.ancestors().find(|path| fs::metadata(path).is_ok_and(|meta| meta.uid() != own && meta.uid() != 0))
+    folder
+        .ancestors()
+        .find(|path| fs::metadata(path).is_ok_and(|meta| meta.uid() != own && meta.uid() != 0))
 }
 
 /// Makes a directory with all parents, closed to others (0700).
@@ -270,19 +297,24 @@ pub fn replace_private_file(path: &Path, text: &str, durable: bool) -> io::Resul
 /// A killed holder of a lock is waited for at most so long.
 const LOCK_TIME: Duration = Duration::from_secs(2);
 
-/// Takes an exclusive lock that lasts as long as the file is open; `None`: somebody has it. Whoever was killed has it until the
-/// last of its threads has ended, a moment after it counts as dead: that is waited for, by the pid that holders write into it.
+/// Takes an exclusive lock that lasts as long as the file is open; `None`: somebody has it. Whoever
+/// was killed has it until the last of its threads has ended, a moment after it counts as dead:
+/// that is waited for, by the pid that holders write into it.
 pub fn lock(path: &Path) -> io::Result<Option<File>> {
-    let file = open_private(path, OpenOptions::new().create(true).read(true).write(true).truncate(false))?;
-    let try_lock = || match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(true),
-        Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
-        Err(error) => Err(io::Error::from(error)),
-    };
+    let file =
+        open_private(path, OpenOptions::new().create(true).read(true).write(true).truncate(false))?;
+    let try_lock =
+        || match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(true),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
+            Err(error) => Err(io::Error::from(error)),
+        };
     let mut locked = try_lock()?;
     let holder = || fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok());
     if !locked && let Some(pid) = holder().filter(|pid| !is_alive(process(*pid))) {
-        if let Some(end) = Pid::from_raw(pid as i32).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()) {
+        if let Some(end) =
+            Pid::from_raw(pid as i32).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok())
+        {
             wait(&mut [PollFd::new(&end, PollFlags::IN)], Some(LOCK_TIME));
         }
         locked = try_lock()?;
@@ -300,8 +332,9 @@ pub fn free_bytes(path: &Path) -> Option<u64> {
     rustix::fs::statvfs(path).ok().map(|stat| stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
-/// A named place where a test may end things: `AGENT_RELAY_CRASH_AT=<name>:<n>` kills the process at the n-th passage,
-/// as a power cut would; `panic@<name>:<n>` panics there. Without that variable it costs one look at an empty cell.
+/// A named place where a test may end things: `AGENT_RELAY_CRASH_AT=<name>:<n>` kills the process
+/// at the n-th passage, as a power cut would; `panic@<name>:<n>` panics there. Without that
+/// variable it costs one look at an empty cell.
 pub fn crash_point(name: &str) {
     use std::sync::atomic::{AtomicU64, Ordering};
     static WANTED: OnceLock<Option<(String, bool, u64)>> = OnceLock::new();
@@ -312,9 +345,9 @@ pub fn crash_point(name: &str) {
         let panics = place.starts_with("panic@");
         Some((place.trim_start_matches("panic@").to_string(), panics, count.parse().ok()?))
     });
-    let Some((_, panics, _)) =
-        wanted.as_ref().filter(|(place, _, count)| place == name && PASSED.fetch_add(1, Ordering::Relaxed) + 1 == *count)
-    else {
+    let Some((_, panics, _)) = wanted.as_ref().filter(|(place, _, count)| {
+        place == name && PASSED.fetch_add(1, Ordering::Relaxed) + 1 == *count
+    }) else {
         return;
     };
     assert!(!panics, "asked for by AGENT_RELAY_CRASH_AT at {name}");

@@ -1,6 +1,7 @@
-//! Known defects, each beside the line that avoids it. `make defects` builds with `--cfg planted`, names one at a time in
-//! the environment, and sees that a test notices. Every other build holds nothing of it: there [`is`] is the constant
-//! `false`. The names, and how to add one, stand in `tests/defects/table.txt`.
+//! Known defects, each beside the line that avoids it. `make defects` builds with `--cfg planted`,
+//! names one at a time in the environment, and sees that a test notices. Every other build holds
+//! nothing of it: there [`is`] is the constant `false`. The names, and how to add one, stand in
+//! `tests/defects/table.txt`.
 
 /// The variable that names the planted defect.
 #[cfg(planted)]
@@ -28,13 +29,15 @@ thread_local! {
     static UNCHECKED: std::cell::RefCell<String> = const { std::cell::RefCell::new(String::new()) };
 }
 
-/// From here on this thread asks nobody for rights where the place of that name would; empty: nowhere.
+/// From here on this thread asks nobody for rights where the place of that name would; empty:
+/// nowhere.
 #[cfg(planted)]
 pub fn uncheck(place: &str) {
     UNCHECKED.set(place.to_string());
 }
 
-/// From here on this thread asks nobody for rights where the place of that name would: nothing happens in this build.
+/// From here on this thread asks nobody for rights where the place of that name would: nothing
+/// happens in this build.
 #[cfg(not(planted))]
 pub const fn uncheck(_place: &str) {}
 
@@ -50,13 +53,15 @@ pub const fn is_unchecked(_place: &str) -> bool {
     false
 }
 
-/// What a test hands on to a process that it starts with an environment of its own: `command.envs(planted::env())`.
+/// What a test hands on to a process that it starts with an environment of its own:
+/// `command.envs(planted::env())`.
 #[cfg(planted)]
 pub fn env() -> Option<(&'static str, &'static str)> {
     CHOSEN.as_deref().map(|name| (VARIABLE, name))
 }
 
-/// What a test hands on to a process that it starts with an environment of its own: nothing in this build.
+/// What a test hands on to a process that it starts with an environment of its own: nothing in this
+/// build.
 #[cfg(not(planted))]
 pub const fn env() -> Option<(&'static str, &'static str)> {
     None

@@ -1,5 +1,6 @@
-//! The static binary by itself: `make statics` builds it and sets STATIC_BIN; all other runs ignore these tests. Names by hosts file
-//! and DNS, certificates of the system and of a private authority, also in a chroot that holds nothing else.
+//! The static binary by itself: `make statics` builds it and sets STATIC_BIN; all other runs ignore
+//! these tests. Names by hosts file and DNS, certificates of the system and of a private authority,
+//! also in a chroot that holds nothing else.
 
 use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
@@ -32,7 +33,8 @@ fn binary() -> PathBuf {
 }
 
 fn folder(name: &str) -> PathBuf {
-    let dir = std::env::temp_dir().join(format!("agent-relay-static-{}-{name}", std::process::id()));
+    let dir =
+        std::env::temp_dir().join(format!("agent-relay-static-{}-{name}", std::process::id()));
     let _ = std::fs::remove_dir_all(&dir);
     std::fs::create_dir_all(&dir).expect("temp dir");
     dir
@@ -42,7 +44,12 @@ fn hub(binary: &Path, dir: &Path, options: &[&str]) -> Hub {
     let home = dir.join("hub-home");
     let mut command = Command::new(binary);
     command.env_clear().env("AGENT_RELAY_HOME", &home).args(["hub", "--port", "0"]).args(options);
-    let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("starts");
+    let child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("starts");
     let mut hub = Hub { child, home, port: String::new() };
     let until = Instant::now() + Duration::from_secs(20);
     loop {
@@ -58,23 +65,36 @@ fn hub(binary: &Path, dir: &Path, options: &[&str]) -> Hub {
 }
 
 fn token(hub: &Hub) -> String {
-    let config: Value = serde_json::from_str(&std::fs::read_to_string(hub.home.join("config.json")).expect("config")).expect("JSON");
+    let config: Value = serde_json::from_str(
+        &std::fs::read_to_string(hub.home.join("config.json")).expect("config"),
+    )
+    .expect("JSON");
     config["token"].as_str().expect("token").into()
 }
 
-/// Asks over HTTP and opens the bus: an answer that does not come is 1, a relay that cannot be reached is 3.
+/// Asks over HTTP and opens the bus: an answer that does not come is 1, a relay that cannot be
+/// reached is 3.
 fn bus(command: &mut Command, url: &str, token: &str) -> Output {
-    command.env_clear().env("AGENT_RELAY_HOME", "/tmp/none").env("AGENT_RELAY_URL", url).env("AGENT_RELAY_TOKEN", token);
+    command
+        .env_clear()
+        .env("AGENT_RELAY_HOME", "/tmp/none")
+        .env("AGENT_RELAY_URL", url)
+        .env("AGENT_RELAY_TOKEN", token);
     command.args(["send", "user", "--wait", "0", "hello"]).output().expect("runs")
 }
 
 #[track_caller]
 fn reaches(output: &Output, what: &str) {
     let text = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.code() == Some(1) && text.contains("no answer to message"), "{what}: {:?} {text}", output.status);
+    assert!(
+        output.status.code() == Some(1) && text.contains("no answer to message"),
+        "{what}: {:?} {text}",
+        output.status
+    );
 }
 
-/// `make defects` builds with known defects; what people get holds neither their names nor the variable that plants them.
+/// `make defects` builds with known defects; what people get holds neither their names nor the
+/// variable that plants them.
 #[test]
 #[ignore = "make statics runs it"]
 fn no_planted_defect_is_in_it() {
@@ -83,8 +103,13 @@ fn no_planted_defect_is_in_it() {
     let holds = |word: &str| program.windows(word.len()).any(|piece| piece == word.as_bytes());
     assert!(holds("AGENT_RELAY_HOME"), "words of the program are found in it");
     let table = include_str!("defects/table.txt");
-    let names = table.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split_once(" | ")).map(|(name, _)| name);
-    let found: Vec<&str> = names.chain(["AGENT_RELAY_PLANTED"]).filter(|name| holds(name)).collect();
+    let names = table
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .filter_map(|line| line.split_once(" | "))
+        .map(|(name, _)| name);
+    let found: Vec<&str> =
+        names.chain(["AGENT_RELAY_PLANTED"]).filter(|name| holds(name)).collect();
     assert!(found.is_empty(), "{found:?}");
 }
 
@@ -94,11 +119,17 @@ fn it_is_static_and_small() {
     let binary = binary();
     let bytes = std::fs::read(&binary).expect("reads");
     let word = |at: usize| u16::from_le_bytes([bytes[at], bytes[at + 1]]) as usize;
-    let long = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight")) as usize;
+    let long =
+        |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight")) as usize;
     // Program headers of a 64-bit ELF file; type 3 names an interpreter.
     let (first, size, count) = (long(32), word(54), word(56));
-    let kinds: Vec<u32> =
-        (0..count).map(|n| u32::from_le_bytes(bytes[first + n * size..first + n * size + 4].try_into().expect("four"))).collect();
+    let kinds: Vec<u32> = (0..count)
+        .map(|n| {
+            u32::from_le_bytes(
+                bytes[first + n * size..first + n * size + 4].try_into().expect("four"),
+            )
+        })
+        .collect();
     assert!(!kinds.contains(&3), "it names an interpreter: {kinds:?}");
     assert!(bytes.len() <= 7_200_000, "{} bytes", bytes.len());
     println!("static: {} bytes", bytes.len());
@@ -110,7 +141,10 @@ fn localhost_is_found() {
     let binary = binary();
     let dir = folder("localhost");
     let hub = hub(&binary, &dir, &[]);
-    reaches(&bus(&mut Command::new(&binary), &format!("http://localhost:{}", hub.port), &token(&hub)), "localhost");
+    reaches(
+        &bus(&mut Command::new(&binary), &format!("http://localhost:{}", hub.port), &token(&hub)),
+        "localhost",
+    );
     std::fs::remove_dir_all(dir).expect("clean up");
 }
 
@@ -125,7 +159,20 @@ fn name_server(address: &str) -> std::io::Result<()> {
             let Some(question) = question.get(..end) else { continue };
             let is_a = question[end - 4..end - 2] == [0, 1];
             let known = String::from_utf8_lossy(question).contains("dns\u{4}test");
-            let mut answer = vec![query[0], query[1], 0x81, if known { 0x80 } else { 0x83 }, 0, 1, 0, u8::from(known && is_a), 0, 0, 0, 0];
+            let mut answer = vec![
+                query[0],
+                query[1],
+                0x81,
+                if known { 0x80 } else { 0x83 },
+                0,
+                1,
+                0,
+                u8::from(known && is_a),
+                0,
+                0,
+                0,
+                0,
+            ];
             answer.extend_from_slice(question);
             if known && is_a {
                 answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 127, 0, 0, 1]);
@@ -149,7 +196,11 @@ fn an_empty_chroot_is_enough() {
     std::fs::create_dir_all(root.join("etc")).expect("folder");
     std::fs::copy(&binary, root.join("agent-relay")).expect("copies");
     std::fs::write(root.join("etc/hosts"), "127.0.0.1 localhost relay.test\n").expect("hosts");
-    std::fs::write(root.join("etc/resolv.conf"), "nameserver 127.0.0.77\noptions timeout:2 attempts:1\n").expect("resolv.conf");
+    std::fs::write(
+        root.join("etc/resolv.conf"),
+        "nameserver 127.0.0.77\noptions timeout:2 attempts:1\n",
+    )
+    .expect("resolv.conf");
     name_server("127.0.0.77").expect("a name server on loopback");
     let inside = || {
         let mut command = Command::new("/usr/sbin/chroot");
@@ -158,10 +209,18 @@ fn an_empty_chroot_is_enough() {
     };
     let plain = hub(&binary, &dir, &[]);
     for name in ["127.0.0.1", "localhost", "relay.test", "dns.test"] {
-        reaches(&bus(&mut inside(), &format!("http://{name}:{}", plain.port), &token(&plain)), name);
+        reaches(
+            &bus(&mut inside(), &format!("http://{name}:{}", plain.port), &token(&plain)),
+            name,
+        );
     }
     let output = bus(&mut inside(), &format!("http://nobody.test:{}", plain.port), &token(&plain));
-    assert_eq!(output.status.code(), Some(3), "an unknown name is not reached: {}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(
+        output.status.code(),
+        Some(3),
+        "an unknown name is not reached: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     drop(plain);
 
     // A private authority, and a certificate of it.
@@ -171,12 +230,16 @@ fn an_empty_chroot_is_enough() {
     let ca = params.self_signed(&ca_key).expect("an authority");
     let key = KeyPair::generate().expect("a key");
     let names = ["relay.test".to_string(), "dns.test".to_string()];
-    let leaf = CertificateParams::new(names).expect("params").signed_by(&key, &Issuer::new(params, ca_key)).expect("a certificate");
+    let leaf = CertificateParams::new(names)
+        .expect("params")
+        .signed_by(&key, &Issuer::new(params, ca_key))
+        .expect("a certificate");
     let (chain, secret) = (dir.join("chain.pem"), dir.join("key.pem"));
     std::fs::write(&chain, leaf.pem()).expect("writes");
     std::fs::write(&secret, key.serialize_pem()).expect("writes");
     let path = |path: &Path| path.to_string_lossy().into_owned();
-    let options = ["--listen", "127.0.0.1", "--tls-cert", &path(&chain), "--tls-key", &path(&secret)];
+    let options =
+        ["--listen", "127.0.0.1", "--tls-cert", &path(&chain), "--tls-key", &path(&secret)];
     let tls = hub(&binary, &dir, &options);
     let url = |name: &str| format!("https://{name}:{}", tls.port);
     let output = bus(&mut inside(), &url("relay.test"), &token(&tls));
@@ -186,8 +249,21 @@ fn an_empty_chroot_is_enough() {
     // Named for this program only.
     std::fs::write(root.join("ca.pem"), ca.pem()).expect("writes");
     let mut command = Command::new("/usr/bin/env");
-    command.env_clear().envs([("AGENT_RELAY_HOME", "/tmp/none"), ("SSL_CERT_FILE", "/ca.pem"), ("AGENT_RELAY_TOKEN", &token(&tls))]);
-    command.env("AGENT_RELAY_URL", url("dns.test")).args(["chroot", &path(&root), "/agent-relay", "send", "user", "--wait", "0", "hello"]);
+    command.env_clear().envs([
+        ("AGENT_RELAY_HOME", "/tmp/none"),
+        ("SSL_CERT_FILE", "/ca.pem"),
+        ("AGENT_RELAY_TOKEN", &token(&tls)),
+    ]);
+    command.env("AGENT_RELAY_URL", url("dns.test")).args([
+        "chroot",
+        &path(&root),
+        "/agent-relay",
+        "send",
+        "user",
+        "--wait",
+        "0",
+        "hello",
+    ]);
     command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
     reaches(&command.output().expect("runs"), "a private authority by SSL_CERT_FILE");
     // Among the system's.

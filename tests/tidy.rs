@@ -9,10 +9,15 @@ fn sources() -> Vec<(String, String)> {
     let mut files = Vec::new();
     while let Some(path) = open.pop() {
         if path.is_dir() {
-            open.extend(std::fs::read_dir(&path).expect("reads").map(|entry| entry.expect("entry").path()));
+            open.extend(
+                std::fs::read_dir(&path).expect("reads").map(|entry| entry.expect("entry").path()),
+            );
         } else if path.extension().is_some_and(|end| end == "rs") {
             let name: PathBuf = path.strip_prefix(&root).expect("inside").into();
-            files.push((name.to_string_lossy().into_owned(), std::fs::read_to_string(&path).expect("reads")));
+            files.push((
+                name.to_string_lossy().into_owned(),
+                std::fs::read_to_string(&path).expect("reads"),
+            ));
         }
     }
     files.sort();
@@ -20,8 +25,8 @@ fn sources() -> Vec<(String, String)> {
     files
 }
 
-/// Code without its tests and comments. Tests are an inline module, which ends where its brace closes in the first column,
-/// or one line that names a file of theirs.
+/// Code without its tests and comments. Tests are an inline module, which ends where its brace
+/// closes in the first column, or one line that names a file of theirs.
 fn code(text: &str) -> String {
     let mut code = Vec::new();
     let mut lines = text.lines();
@@ -32,7 +37,9 @@ fn code(text: &str) -> String {
         }
         match lines.next() {
             Some("mod tests;") => {}
-            Some("mod tests {") => assert!(lines.any(|line| line == "}"), "the tests of a file end"),
+            Some("mod tests {") => {
+                assert!(lines.any(|line| line == "}"), "the tests of a file end")
+            }
             other => panic!("only a module `tests` stands behind #[cfg(test)], not {other:?}"),
         }
     }
@@ -46,7 +53,10 @@ fn only_tests_and_comments_are_left_out() {
     assert_eq!(code("mod a;\n#[cfg(test)]\nmod tests;\nmod b;"), "mod a;\nmod b;");
     // Both machines name their tests at the top, with all of their decisions below.
     for machine in ["core/agent/mod.rs", "core/hub/mod.rs"] {
-        let (_, text) = sources().into_iter().find(|(name, _)| name == machine).expect("both machines stand there");
+        let (_, text) = sources()
+            .into_iter()
+            .find(|(name, _)| name == machine)
+            .expect("both machines stand there");
         assert!(code(&text).contains("fn handle(&mut self"), "nothing of {machine} is looked at");
     }
 }
@@ -54,12 +64,42 @@ fn only_tests_and_comments_are_left_out() {
 #[test]
 fn rooms_are_used_in_one_direction_only() {
     let forbidden: &[(&str, &[&str])] = &[
-        ("wire/", &["crate::core", "crate::provider", "crate::edge", "crate::runtime", "crate::hub", "crate::cli", "crate::config"]),
+        (
+            "wire/",
+            &[
+                "crate::core",
+                "crate::provider",
+                "crate::edge",
+                "crate::runtime",
+                "crate::hub",
+                "crate::cli",
+                "crate::config",
+            ],
+        ),
         (
             "core/",
-            &["crate::provider", "crate::edge", "crate::runtime", "crate::hub", "crate::cli", "crate::config", "crate::os", "crate::log"],
+            &[
+                "crate::provider",
+                "crate::edge",
+                "crate::runtime",
+                "crate::hub",
+                "crate::cli",
+                "crate::config",
+                "crate::os",
+                "crate::log",
+            ],
         ),
-        ("provider/", &["crate::edge", "crate::runtime", "crate::hub", "crate::cli", "crate::os", "crate::config"]),
+        (
+            "provider/",
+            &[
+                "crate::edge",
+                "crate::runtime",
+                "crate::hub",
+                "crate::cli",
+                "crate::os",
+                "crate::config",
+            ],
+        ),
         ("edge/", &["crate::hub::", "crate::cli"]),
         ("runtime/", &["crate::hub::", "crate::cli"]),
         ("hub/", &["crate::cli", "crate::demo"]),
@@ -74,15 +114,27 @@ fn rooms_are_used_in_one_direction_only() {
     }
 }
 
-/// What a decision depends on is passed in. One exception is made: every room may ask `crate::planted`, which is the constant
-/// `false` but in the build of `make defects`, and there the same answer for the whole life of a process. A defect has to
-/// stand where it would be made, and nothing that is decided may have to carry it there.
+/// What a decision depends on is passed in. One exception is made: every room may ask
+/// `crate::planted`, which is the constant `false` but in the build of `make defects`, and there
+/// the same answer for the whole life of a process. A defect has to stand where it would be made,
+/// and nothing that is decided may have to carry it there.
 #[test]
 fn pure_rooms_are_pure() {
-    let banned =
-        ["std::net", "std::fs", "std::process", "std::thread", "std::env", "Instant", "SystemTime", "crossbeam", "rusqlite", "println!"];
-    for (name, text) in sources().into_iter().filter(|(name, _)| ["core/", "provider/", "wire/"].iter().any(|room| name.starts_with(room)))
-    {
+    let banned = [
+        "std::net",
+        "std::fs",
+        "std::process",
+        "std::thread",
+        "std::env",
+        "Instant",
+        "SystemTime",
+        "crossbeam",
+        "rusqlite",
+        "println!",
+    ];
+    for (name, text) in sources().into_iter().filter(|(name, _)| {
+        ["core/", "provider/", "wire/"].iter().any(|room| name.starts_with(room))
+    }) {
         let text = code(&text);
         for word in banned {
             assert!(!text.contains(word), "{name} uses {word}");
@@ -119,14 +171,32 @@ fn some_words_stand_in_their_room_only() {
     }
 }
 
-/// How code reaches standard output or standard error by itself, if it does: by a macro, by an open descriptor of that name, or
-/// by its path. A pipe of a child is not meant.
+/// How code reaches standard output or standard error by itself, if it does: by a macro, by an open
+/// descriptor of that name, or by its path. A pipe of a child is not meant.
 fn printing(code: &str) -> Option<&str> {
-    let words =
-        ["print!", "println!", "dbg!", "io::stdout", "io::stderr", "stdio::stdout", "stdio::stderr", "/dev/tty", "/dev/std", "/dev/fd/"];
-    let lists = ["io::{", "stdio::{"].into_iter().flat_map(|list| code.split(list).skip(1)).filter_map(|rest| rest.split('}').next());
-    let listed = lists.flat_map(|list| list.split(',')).map(|name| name.split(" as ").next().unwrap_or(name).trim());
-    words.into_iter().find(|word| code.contains(word)).or(listed.into_iter().find(|name| ["stdout", "stderr"].contains(name)))
+    let words = [
+        "print!",
+        "println!",
+        "dbg!",
+        "io::stdout",
+        "io::stderr",
+        "stdio::stdout",
+        "stdio::stderr",
+        "/dev/tty",
+        "/dev/std",
+        "/dev/fd/",
+    ];
+    let lists = ["io::{", "stdio::{"]
+        .into_iter()
+        .flat_map(|list| code.split(list).skip(1))
+        .filter_map(|rest| rest.split('}').next());
+    let listed = lists
+        .flat_map(|list| list.split(','))
+        .map(|name| name.split(" as ").next().unwrap_or(name).trim());
+    words
+        .into_iter()
+        .find(|word| code.contains(word))
+        .or(listed.into_iter().find(|name| ["stdout", "stderr"].contains(name)))
 }
 
 #[test]
@@ -140,21 +210,31 @@ fn printing_is_noticed() {
         ("rustix::io::write(rustix::stdio::stdout(), b)", Some("io::stdout")),
         ("use rustix::stdio::{stdin, stdout};", Some("stdout")),
         ("File::create(\"/dev/tty\")", Some("/dev/tty")),
-        ("child.stdout.take(); command.stdout(Stdio::piped()).stderr(Stdio::piped()); self.read_stdout();", None),
+        (
+            "child.stdout.take(); command.stdout(Stdio::piped()).stderr(Stdio::piped()); self.read_stdout();",
+            None,
+        ),
         ("use std::io::{Read, Write};\nlet stdout = child.stdout;\nprint::line(stdout)", None),
     ] {
         assert_eq!(printing(code), want, "{code}");
     }
 }
 
-/// What reaches a terminal goes through a place that makes it harmless: the command line's, and the log's. The demo agent
-/// speaks its protocol on standard output.
+/// What reaches a terminal goes through a place that makes it harmless: the command line's, and the
+/// log's. The demo agent speaks its protocol on standard output.
 #[test]
 fn nobody_prints_beside_the_printer() {
     let printers = ["cli/print.rs", "log.rs", "demo/run.rs"];
-    let found: Vec<(String, bool)> = sources().into_iter().map(|(name, text)| (name, printing(&code(&text)).is_some())).collect();
+    let found: Vec<(String, bool)> = sources()
+        .into_iter()
+        .map(|(name, text)| (name, printing(&code(&text)).is_some()))
+        .collect();
     for (name, prints) in found {
-        assert_eq!(prints, printers.contains(&name.as_str()), "{name}: print by crate::cli::print, or log");
+        assert_eq!(
+            prints,
+            printers.contains(&name.as_str()),
+            "{name}: print by crate::cli::print, or log"
+        );
     }
 }
 
@@ -199,16 +279,24 @@ fn vendors_are_noticed() {
     }
 }
 
-/// Everybody else asks the table of providers (`provider/registry.rs`); tests may name whom they like.
+/// Everybody else asks the table of providers (`provider/registry.rs`); tests may name whom they
+/// like.
 #[test]
 fn vendors_are_named_in_their_room_only() {
-    let is_meant = |name: &str| !(name.starts_with("provider/") || name.ends_with("tests.rs") || name.contains("/tests/"));
+    let is_meant = |name: &str| {
+        !(name.starts_with("provider/") || name.ends_with("tests.rs") || name.contains("/tests/"))
+    };
     for (name, text) in sources().into_iter().filter(|(name, _)| is_meant(name)) {
-        assert_eq!(vendor_words(&code(&text)), [""; 0], "{name} names a vendor: ask crate::provider::registry");
+        assert_eq!(
+            vendor_words(&code(&text)),
+            [""; 0],
+            "{name} names a vendor: ask crate::provider::registry"
+        );
     }
 }
 
-/// Rows of the table of planted defects: name, clause, arguments of the test, and a patch where no switch works.
+/// Rows of the table of planted defects: name, clause, arguments of the test, and a patch where no
+/// switch works.
 fn planted() -> Vec<Vec<String>> {
     let table = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/defects/table.txt");
     let text = std::fs::read_to_string(table).expect("committed");
@@ -220,40 +308,62 @@ fn planted() -> Vec<Vec<String>> {
 fn planted_defects_stand_in_the_table_and_in_the_source() {
     let (mut switches, mut patches, mut rows) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     for row in planted() {
-        assert!((3..=4).contains(&row.len()) && row.iter().all(|cell| !cell.is_empty()), "name | clause | test [| patch]: {row:?}");
+        assert!(
+            (3..=4).contains(&row.len()) && row.iter().all(|cell| !cell.is_empty()),
+            "name | clause | test [| patch]: {row:?}"
+        );
         let is_plain = row[0].chars().all(|c| c.is_ascii_lowercase() || c == '-');
         assert!(is_plain, "a name has small letters and hyphens only: {row:?}");
         let target: Vec<&str> = row[2].split(' ').collect();
-        assert!(matches!(target[..], ["--lib", _] | ["--test", _, _]), "`--lib NAME` or `--test BINARY NAME`: {row:?}");
+        assert!(
+            matches!(target[..], ["--lib", _] | ["--test", _, _]),
+            "`--lib NAME` or `--test BINARY NAME`: {row:?}"
+        );
         let names = if row.len() == 4 { &mut patches } else { &mut switches };
         // Several tests may have to catch one defect.
         assert!(rows.insert((row[0].clone(), row[2].clone())), "{row:?} stands twice in the table");
         names.insert(row[0].clone());
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/defects");
-        assert!(row.get(3).is_none_or(|patch| folder.join(patch).is_file()), "the patch is missing: {row:?}");
+        assert!(
+            row.get(3).is_none_or(|patch| folder.join(patch).is_file()),
+            "the patch is missing: {row:?}"
+        );
     }
     assert!(switches.is_disjoint(&patches), "a defect is a switch or a patch");
     let mut found = BTreeSet::new();
     for (name, text) in sources().into_iter().filter(|(name, _)| name != "planted.rs") {
         let text = code(&text);
-        assert!(!text.contains("cfg(planted)"), "{name}: only planted.rs knows how it is built; ask planted::is");
+        assert!(
+            !text.contains("cfg(planted)"),
+            "{name}: only planted.rs knows how it is built; ask planted::is"
+        );
         for rest in text.split("planted::is(").skip(1) {
             let asked = rest.strip_prefix('"').and_then(|rest| rest.split_once('"'));
-            found.insert(asked.unwrap_or_else(|| panic!("{name}: planted::is takes a name in quotes")).0.to_string());
+            found.insert(
+                asked
+                    .unwrap_or_else(|| panic!("{name}: planted::is takes a name in quotes"))
+                    .0
+                    .to_string(),
+            );
         }
     }
-    assert_eq!(found, switches, "what the source asks (left) and tests/defects/table.txt (right) differ");
+    assert_eq!(
+        found, switches,
+        "what the source asks (left) and tests/defects/table.txt (right) differ"
+    );
 }
 
 #[test]
 fn no_async_runtime_is_in_the_tree() {
-    let lock = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.lock")).expect("committed");
+    let lock = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.lock"))
+        .expect("committed");
     for name in ["tokio", "async-std", "smol", "async-executor", "futures-executor", "actix-rt"] {
         assert!(!lock.contains(&format!("name = \"{name}\"\n")), "{name} is in Cargo.lock");
     }
 }
 
-/// ARCHITECTURE.md names files and functions; a map that names what is not there is worse than none.
+/// ARCHITECTURE.md names files and functions; a map that names what is not there is worse than
+/// none.
 #[test]
 fn the_map_names_what_is_there() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -268,9 +378,13 @@ fn the_map_names_what_is_there() {
             assert!(there, "ARCHITECTURE.md names {name}, which is not there");
             files += 1;
         }
-        let function = ["Agent::", "Hub::", "Machine::"].iter().find_map(|kind| name.strip_prefix(kind));
+        let function =
+            ["Agent::", "Hub::", "Machine::"].iter().find_map(|kind| name.strip_prefix(kind));
         if let Some(function) = function {
-            assert!(source.contains(&format!("fn {function}(")), "ARCHITECTURE.md names {name}, which is not there");
+            assert!(
+                source.contains(&format!("fn {function}(")),
+                "ARCHITECTURE.md names {name}, which is not there"
+            );
             functions += 1;
         }
     }

@@ -34,11 +34,15 @@ pub fn agents(agents: &Agents) -> Outcome {
         return Ok(OK);
     }
     if cards.is_empty() {
-        let filtered = [&agents.tag, &agents.label, &agents.status].iter().any(|value| value.is_some());
+        let filtered =
+            [&agents.tag, &agents.label, &agents.status].iter().any(|value| value.is_some());
         if filtered {
             print::line("no agent matches");
         } else {
-            print::line(&format!("no agents; start one with `{}` or `agent-relay up`", options::example()));
+            print::line(&format!(
+                "no agents; start one with `{}` or `agent-relay up`",
+                options::example()
+            ));
         }
         return Ok(OK);
     }
@@ -51,7 +55,10 @@ fn cards(client: &Client, agents: &Agents) -> Result<Vec<Value>, Failure> {
     let fine = agents.status.as_ref().filter(|status| AgentStatus::parse(status).is_none());
     let coarse = agents.status.clone().filter(|_| fine.is_none());
     let filters = [("tag", &agents.tag), ("label", &agents.label), ("status", &coarse)];
-    let query: Vec<String> = filters.iter().filter_map(|(name, value)| value.as_ref().map(|v| format!("{name}={}", encode(v)))).collect();
+    let query: Vec<String> = filters
+        .iter()
+        .filter_map(|(name, value)| value.as_ref().map(|v| format!("{name}={}", encode(v))))
+        .collect();
     let answer = client.call("GET", &format!("{}?{}", path::AGENTS, query.join("&")), None)?;
     let mut cards = answer["agents"].as_array().cloned().unwrap_or_default();
     cards.retain(|card| fine.is_none_or(|status| status_word(card) == *status));
@@ -60,19 +67,36 @@ fn cards(client: &Client, agents: &Agents) -> Result<Vec<Value>, Failure> {
 
 /// The table; with the end of each agent's token where it is watched.
 fn rows(cards: &[Value], watched: bool) -> Vec<Vec<String>> {
-    let mut head = ["AGENT", "STATUS", "SINCE", "LABEL", "QUEUED", "WHY"].map(String::from).to_vec();
+    let mut head =
+        ["AGENT", "STATUS", "SINCE", "LABEL", "QUEUED", "WHY"].map(String::from).to_vec();
     if watched {
         head.insert(5, "TOKEN".into());
     }
     let mut rows = vec![head];
     for card in cards {
-        let since = card.pointer("/meta/statusSince").and_then(Value::as_i64).map(|at| print::format_duration(print::now_ms() - at));
-        let why = if status_word(card) == "offline" { "-".into() } else { text(card, "/meta/statusWhy") };
+        let since = card
+            .pointer("/meta/statusSince")
+            .and_then(Value::as_i64)
+            .map(|at| print::format_duration(print::now_ms() - at));
+        let why =
+            if status_word(card) == "offline" { "-".into() } else { text(card, "/meta/statusWhy") };
         let since = since.unwrap_or_else(|| "-".into());
-        let mut row = vec![text(card, "/id"), status_word(card), since, text(card, "/label"), text(card, "/queued"), why];
+        let mut row = vec![
+            text(card, "/id"),
+            status_word(card),
+            since,
+            text(card, "/label"),
+            text(card, "/queued"),
+            why,
+        ];
         if watched {
-            let end = card.pointer("/meta/auth/expiresAt").and_then(Value::as_i64).map(|end| end * 1000 - print::now_ms());
-            let left = end.map_or("-".into(), |left| if left > 0 { print::format_duration(left) } else { "over".into() });
+            let end = card
+                .pointer("/meta/auth/expiresAt")
+                .and_then(Value::as_i64)
+                .map(|end| end * 1000 - print::now_ms());
+            let left = end.map_or("-".into(), |left| {
+                if left > 0 { print::format_duration(left) } else { "over".into() }
+            });
             row.insert(5, left);
         }
         rows.push(row);
@@ -83,10 +107,12 @@ fn rows(cards: &[Value], watched: bool) -> Vec<Vec<String>> {
 /// The table is drawn again at most this often, and at least so often, for its ages.
 const REDRAW: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(10));
 
-/// `agents --watch`: drawn again whenever something happened; on a terminal in its place, else below.
+/// `agents --watch`: drawn again whenever something happened; on a terminal in its place, else
+/// below.
 fn watch(client: &Client, agents: &Agents) -> Outcome {
     let terminal = print::stdout_is_terminal();
-    let events = ["agent.registered", "agent.status", "agent.removed", "message.new", "message.read"];
+    let events =
+        ["agent.registered", "agent.status", "agent.removed", "message.new", "message.read"];
     let mut follow = client.follow(&events, &[])?;
     let mut last: Vec<Value> = Vec::new();
     loop {

@@ -20,8 +20,11 @@ struct Open {
 
 /// `approvals`
 pub fn approvals(options: &Approvals) -> Outcome {
-    if let Some(decision) = options.decision.first().filter(|word| Decision::parse(word).is_none()) {
-        return Err(Failure::usage(format!("{decision:?} is not a decision; use approve, approve-session, deny or abort")));
+    if let Some(decision) = options.decision.first().filter(|word| Decision::parse(word).is_none())
+    {
+        return Err(Failure::usage(format!(
+            "{decision:?} is not a decision; use approve, approve-session, deny or abort"
+        )));
     }
     let client = Client::new(&Global::load(None, None)?)?;
     let open = open_approvals(&client, options.agent.as_deref())?;
@@ -46,7 +49,9 @@ fn open_approvals(client: &Client, agent: Option<&str>) -> Result<Vec<Open>, Fai
         }
         let approvals = card.pointer("/meta/pendingApprovals").and_then(Value::as_array);
         let approvals = approvals.into_iter().flatten();
-        open.extend(approvals.map(|approval| Open { agent: name.clone(), approval: approval.clone() }));
+        open.extend(
+            approvals.map(|approval| Open { agent: name.clone(), approval: approval.clone() }),
+        );
     }
     Ok(open)
 }
@@ -66,13 +71,22 @@ fn list(open: &[Open], as_json: bool) {
     }
 }
 
-fn decide(client: &Client, options: &Approvals, open: &[Open], decision: &str, id: &str) -> Outcome {
-    let matching: Vec<&Open> = open.iter().filter(|open| text(&open.approval, "/approvalId") == id).collect();
+fn decide(
+    client: &Client,
+    options: &Approvals,
+    open: &[Open],
+    decision: &str,
+    id: &str,
+) -> Outcome {
+    let matching: Vec<&Open> =
+        open.iter().filter(|open| text(&open.approval, "/approvalId") == id).collect();
     let [Open { agent, approval }] = matching.as_slice() else {
         return Err(if matching.is_empty() {
             Failure::no(format!("no approval {id} is open; `agent-relay approvals` lists them"))
         } else {
-            Failure::usage(format!("several agents have an approval {id}; say which with --agent ID"))
+            Failure::usage(format!(
+                "several agents have an approval {id}; say which with --agent ID"
+            ))
         });
     };
     let mut params = Map::new();
@@ -87,14 +101,26 @@ fn decide(client: &Client, options: &Approvals, open: &[Open], decision: &str, i
     issue(client, agent, "agent.permissionDecision", params, true, options.json)
 }
 
-/// What is asked for: whoever decides sees all of it that the runner tells, and as it is. One line at the margin is one
-/// approval.
+/// What is asked for: whoever decides sees all of it that the runner tells, and as it is. One line
+/// at the margin is one approval.
 fn show_approval(agent: &str, approval: &Value) {
-    print::line(&print::approval_text(&format!("{}  {agent} wants: {}", text(approval, "/approvalId"), text(approval, "/title"))));
+    print::line(&print::approval_text(&format!(
+        "{}  {agent} wants: {}",
+        text(approval, "/approvalId"),
+        text(approval, "/title")
+    )));
     for question in approval["questions"].as_array().into_iter().flatten() {
-        let labels = question["options"].as_array().into_iter().flatten().filter_map(|option| option["label"].as_str());
+        let labels = question["options"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|option| option["label"].as_str());
         let several = if question["multiSelect"] == true { ", several may be chosen" } else { "" };
-        let line = format!("    {} [{}]{several}", text(question, "/question"), labels.collect::<Vec<_>>().join(" | "));
+        let line = format!(
+            "    {} [{}]{several}",
+            text(question, "/question"),
+            labels.collect::<Vec<_>>().join(" | ")
+        );
         print::line(&print::approval_text(&line));
     }
     if approval["questions"].is_array() {
@@ -102,21 +128,35 @@ fn show_approval(agent: &str, approval: &Value) {
     }
     for (name, value) in approval["input"].as_object().into_iter().flatten() {
         let value = value.as_str().map_or_else(|| value.to_string(), str::to_string);
-        print::block(&print::approval_text(&format!("    {name}: ")), "      ", &print::approval_text(&value));
+        print::block(
+            &print::approval_text(&format!("    {name}: ")),
+            "      ",
+            &print::approval_text(&value),
+        );
     }
 }
 
 /// Answers by question; where there is one question, its text may be left out.
 fn answers(words: &[String], approval: &Value) -> Result<Value, Failure> {
-    let questions: Vec<String> =
-        approval["questions"].as_array().into_iter().flatten().filter_map(|q| q["question"].as_str().map(str::to_string)).collect();
+    let questions: Vec<String> = approval["questions"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|q| q["question"].as_str().map(str::to_string))
+        .collect();
     let mut all: Map<String, Value> = Map::new();
     for word in words {
-        let named = questions.iter().find_map(|question| Some((question, word.strip_prefix(question.as_str())?.strip_prefix('=')?)));
+        let named = questions.iter().find_map(|question| {
+            Some((question, word.strip_prefix(question.as_str())?.strip_prefix('=')?))
+        });
         let (question, choice) = match (named, questions.as_slice()) {
             (Some((question, choice)), _) => (question, choice),
             (None, [only]) => (only, word.as_str()),
-            (None, []) => return Err(Failure::usage("this approval is not a question; leave --answer out".to_string())),
+            (None, []) => {
+                return Err(Failure::usage(
+                    "this approval is not a question; leave --answer out".to_string(),
+                ));
+            }
             (None, _) => {
                 return Err(Failure::usage(format!(
                     "say which question: --answer \"<question>=<choice>\"; there are: {}",

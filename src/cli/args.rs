@@ -28,7 +28,10 @@ pub(super) fn with_examples(text: &str) -> String {
     error_code(2, "wrong use or configuration"),
     error_code(3, "the other side cannot be reached"),
     error_code(70, "a bug"),
-    error_code(71, "the system refused something at the start (disk, descriptors, memory, permissions): trying again may help")
+    error_code(
+        71,
+        "the system refused something at the start (disk, descriptors, memory, permissions): trying again may help"
+    )
 )]
 pub struct Top {
     /// the command
@@ -96,7 +99,8 @@ pub enum Command {
     Version(Version),
 }
 
-/// Start everything for one agent and chat with it: a hub if none runs, a runner, and this terminal as chat.
+/// Start everything for one agent and chat with it: a hub if none runs, a runner, and this terminal
+/// as chat.
 #[derive(FromArgs, ArgsInfo, Debug)]
 #[argh(
     subcommand,
@@ -123,7 +127,8 @@ pub struct Up {
     pub command: Vec<String>,
 }
 
-/// Run the relay of this machine in the foreground, or look after it: status, backup FILE, restore FILE, vacuum.
+/// Run the relay of this machine in the foreground, or look after it: status, backup FILE, restore
+/// FILE, vacuum.
 #[derive(FromArgs, ArgsInfo, Debug)]
 #[argh(
     subcommand,
@@ -208,7 +213,8 @@ pub struct Send {
     /// make a task that the first agent to claim it works on
     #[argh(switch)]
     pub task: bool,
-    /// let it join the turn that runs, where the agent can do that (Claude Code can); else it waits for the end of that turn
+    /// let it join the turn that runs, where the agent can do that (Claude Code can); else it waits
+    /// for the end of that turn
     #[argh(switch)]
     pub urgent: bool,
     /// wait so many seconds for the answer and print it
@@ -364,7 +370,12 @@ pub struct Guide {}
 
 /// Set an agent's label, or clear it.
 #[derive(FromArgs, ArgsInfo, Debug)]
-#[argh(subcommand, name = "label", example = "agent-relay label my-agent web", example = "agent-relay label my-agent --clear")]
+#[argh(
+    subcommand,
+    name = "label",
+    example = "agent-relay label my-agent web",
+    example = "agent-relay label my-agent --clear"
+)]
 pub struct Label {
     /// agent id
     #[argh(positional)]
@@ -395,19 +406,22 @@ pub struct Token {
     /// create: the agent that the token acts as
     #[argh(option)]
     pub agent: Option<String>,
-    /// create: provider-agent (default with --agent), provider-interactive, operator (default) or orchestrator
+    /// create: provider-agent (default with --agent), provider-interactive, operator (default) or
+    /// orchestrator
     #[argh(option)]
     pub profile: Option<String>,
     /// create: life in seconds (default a day for agents, a year for others)
     #[argh(option)]
     pub ttl: Option<u64>,
-    /// create: fewer scopes than the profile has, separated by commas; or further ones: admin (operator), approve:spawned (agents)
+    /// create: fewer scopes than the profile has, separated by commas; or further ones: admin
+    /// (operator), approve:spawned (agents)
     #[argh(option)]
     pub scopes: Option<String>,
     /// create: what people call it
     #[argh(option)]
     pub name: Option<String>,
-    /// create: the policy that its agent serves; messages to policy:P go to agents whose token says so
+    /// create: the policy that its agent serves; messages to policy:P go to agents whose token says
+    /// so
     #[argh(option)]
     pub policy: Option<String>,
     /// print JSON
@@ -417,14 +431,20 @@ pub struct Token {
 
 /// Check everything that an agent here needs, and name each cure.
 #[derive(FromArgs, ArgsInfo, Debug)]
-#[argh(subcommand, name = "doctor", example = "agent-relay doctor", error_code(1, "something is broken"))]
+#[argh(
+    subcommand,
+    name = "doctor",
+    example = "agent-relay doctor",
+    error_code(1, "something is broken")
+)]
 pub struct Doctor {
     /// print JSON, one check a line
     #[argh(switch)]
     pub json: bool,
 }
 
-/// Report an event of a provider session to its runner: for hooks. Reads the payload from standard input.
+/// Report an event of a provider session to its runner: for hooks. Reads the payload from standard
+/// input.
 #[derive(FromArgs, ArgsInfo, Debug)]
 #[argh(
     subcommand,
@@ -542,7 +562,8 @@ pub struct Attach {
     pub json: bool,
 }
 
-/// Name waiting relay messages on standard output, one short line each time; a session's plugin starts it.
+/// Name waiting relay messages on standard output, one short line each time; a session's plugin
+/// starts it.
 #[derive(FromArgs, ArgsInfo, Debug)]
 #[argh(
     subcommand,
@@ -571,7 +592,8 @@ pub struct Approvals {
     /// reason, shown to the agent where it can be
     #[argh(option)]
     pub reason: Option<String>,
-    /// answer to a question, as "question=choice", or just the choice where there is one question; repeat for more
+    /// answer to a question, as "question=choice", or just the choice where there is one question;
+    /// repeat for more
     #[argh(option)]
     pub answer: Vec<String>,
     /// print JSON, one approval a line

@@ -16,21 +16,29 @@ use crate::secret::Secret;
 /// `attach`
 pub fn attach(options: &Attach) -> Outcome {
     let info = find_runner(options.agent.as_deref())?;
-    let http = Http::new(Base::parse(&info.control_url).map_err(Failure::usage)?, Duration::from_secs(5));
-    let answer = http.call_bearer("GET", "/terminal/attach-spec", None, &Secret::new(info.control_token));
+    let http =
+        Http::new(Base::parse(&info.control_url).map_err(Failure::usage)?, Duration::from_secs(5));
+    let answer =
+        http.call_bearer("GET", "/terminal/attach-spec", None, &Secret::new(info.control_token));
     let spec = match answer {
         Ok((200, spec)) => spec,
         Ok((_, body)) => {
             let why = body["error"].as_str().unwrap_or("it refuses").to_string();
             return Err(Failure::no(format!("cannot attach to {}: {why}", info.agent_id)));
         }
-        Err(cause) => return Err(Failure::unreachable(format!("the runner of {} does not answer: {cause}", info.agent_id))),
+        Err(cause) => {
+            return Err(Failure::unreachable(format!(
+                "the runner of {} does not answer: {cause}",
+                info.agent_id
+            )));
+        }
     };
     if options.json {
         print::json(&spec);
         return Ok(OK);
     }
-    let words: Vec<&str> = spec["command"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let words: Vec<&str> =
+        spec["command"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     let Some((program, arguments)) = words.split_first() else {
         return Err(Failure::no("the runner does not say how to attach".to_string()));
     };

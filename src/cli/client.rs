@@ -73,12 +73,15 @@ impl Client {
         Ok(own.unwrap_or_else(|| USER.into()))
     }
 
-    /// The hub of this home with its root token if both are at hand, else the relay of the settings: for what needs `admin`.
+    /// The hub of this home with its root token if both are at hand, else the relay of the
+    /// settings: for what needs `admin`.
     pub fn of_hub(home: &std::path::Path) -> Result<Client, Failure> {
         let mut global = Global::load(None, None)?;
-        let root = std::fs::read_to_string(crate::hub::run::directory(home).join("root-token")).unwrap_or_default();
+        let root = std::fs::read_to_string(crate::hub::run::directory(home).join("root-token"))
+            .unwrap_or_default();
         if !root.trim().is_empty() && crate::hub::run::live_pid(home).is_some() {
-            let url = crate::hub::run::read_info(home).and_then(|info| Some(info.get("url")?.as_str()?.to_string()));
+            let url = crate::hub::run::read_info(home)
+                .and_then(|info| Some(info.get("url")?.as_str()?.to_string()));
             global.relay_url = url.unwrap_or(global.relay_url);
             global.token = Some(Secret::new(root.trim().to_string()));
         }
@@ -86,7 +89,12 @@ impl Client {
     }
 
     /// Status and body, whatever the status is.
-    pub fn raw(&self, method: &str, path: &str, body: Option<&Value>) -> Result<(u16, Value), Failure> {
+    pub fn raw(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<(u16, Value), Failure> {
         if path != path::HEALTH && self.has_no_token() && !self.look_again()? {
             return Err(Failure::unreachable(
                 "the relay has not given this agent a token yet; its runner keeps asking for one; try again in a moment",
@@ -99,7 +107,12 @@ impl Client {
         }
     }
 
-    fn once(&self, method: &str, path: &str, body: Option<&Value>) -> Result<(u16, Value), Failure> {
+    fn once(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<(u16, Value), Failure> {
         let token = self.token.borrow().clone();
         let answer = match method == "GET" && self.base.is_loopback() {
             true => self.http.get_within(path, &token, READ_LIMIT),
@@ -112,7 +125,8 @@ impl Client {
         self.session.is_some() && self.token.borrow().expose().is_empty()
     }
 
-    /// Inside a session: whether its runner has another token by now. It may just have been renewed.
+    /// Inside a session: whether its runner has another token by now. It may just have been
+    /// renewed.
     fn look_again(&self) -> Result<bool, Failure> {
         if self.session.is_none() {
             return Ok(false);
@@ -127,11 +141,15 @@ impl Client {
     fn unreachable(&self, cause: &Cause) -> Failure {
         let hint = match cause {
             // Not the agent's to mend.
-            _ if self.session.is_some() => Some("the relay is away, its runner tries on".to_string()),
+            _ if self.session.is_some() => {
+                Some("the relay is away, its runner tries on".to_string())
+            }
             Cause::TimedOut(_) => listener::silent(&self.base),
             _ => None,
         };
-        let hint = hint.unwrap_or_else(|| "start one with `agent-relay hub` or `agent-relay up`, or set AGENT_RELAY_URL".into());
+        let hint = hint.unwrap_or_else(|| {
+            "start one with `agent-relay hub` or `agent-relay up`, or set AGENT_RELAY_URL".into()
+        });
         Failure::unreachable(format!("{cause}; {hint}"))
     }
 
@@ -165,7 +183,11 @@ impl Client {
         if status < 300 {
             return Ok(body);
         }
-        let text = body.get("error").and_then(Value::as_str).unwrap_or("the relay gave no reason").to_string();
+        let text = body
+            .get("error")
+            .and_then(Value::as_str)
+            .unwrap_or("the relay gave no reason")
+            .to_string();
         Err(match status {
             401 => self.stranger(&text),
             400 | 403 | 413 | 422 => Failure::usage(text),
@@ -179,7 +201,10 @@ impl Client {
         let (status, body) = self.raw("GET", path::HEALTH, None)?;
         match status == 200 && body.get("ok") == Some(&json!(true)) {
             true => Ok(body),
-            false => Err(Failure::unreachable(format!("what answers at {} is not a relay", self.base.url))),
+            false => Err(Failure::unreachable(format!(
+                "what answers at {} is not a relay",
+                self.base.url
+            ))),
         }
     }
 
@@ -244,7 +269,8 @@ impl Follow {
         }
     }
 
-    /// The next frame; `None` when the time is over. A relay that says nothing at all for [`SILENCE_MAX`] is gone: it pings.
+    /// The next frame; `None` when the time is over. A relay that says nothing at all for
+    /// [`SILENCE_MAX`] is gone: it pings.
     pub fn next(&mut self, limit: Duration) -> Result<Option<RelayFrame>, Failure> {
         let until = Instant::now() + limit;
         loop {
@@ -268,9 +294,14 @@ impl Follow {
                     }
                     let silent = SILENCE_MAX.saturating_sub(self.heard.elapsed());
                     if silent.is_zero() {
-                        return Err(Failure::unreachable("the relay is gone: nothing was heard of it"));
+                        return Err(Failure::unreachable(
+                            "the relay is gone: nothing was heard of it",
+                        ));
                     }
-                    os::wait(&mut [PollFd::new(self.socket.get_ref(), PollFlags::IN)], Some(left.min(silent)));
+                    os::wait(
+                        &mut [PollFd::new(self.socket.get_ref(), PollFlags::IN)],
+                        Some(left.min(silent)),
+                    );
                 }
                 Err(error) => {
                     return Err(Failure::unreachable(format!("the relay is gone: {error}")));

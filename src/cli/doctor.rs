@@ -48,7 +48,12 @@ struct Findings(Vec<Finding>);
 
 impl Findings {
     fn fine(&mut self, check: &'static str, found: impl Into<String>) {
-        self.0.push(Finding { grade: Grade::Fine, check, found: found.into(), cure: String::new() });
+        self.0.push(Finding {
+            grade: Grade::Fine,
+            check,
+            found: found.into(),
+            cure: String::new(),
+        });
     }
 
     fn weak(&mut self, check: &'static str, found: impl Into<String>, cure: impl Into<String>) {
@@ -56,7 +61,12 @@ impl Findings {
     }
 
     fn broken(&mut self, check: &'static str, found: impl Into<String>, cure: impl Into<String>) {
-        self.0.push(Finding { grade: Grade::Broken, check, found: found.into(), cure: cure.into() });
+        self.0.push(Finding {
+            grade: Grade::Broken,
+            check,
+            found: found.into(),
+            cure: cure.into(),
+        });
     }
 }
 
@@ -70,7 +80,11 @@ pub fn doctor(options: &Doctor) -> Outcome {
             provider_files(&mut findings, &global);
             relay(&mut findings, &global);
         }
-        Err(error) => findings.broken("settings", error.to_string(), "fix or remove the file; see `agent-relay --help`"),
+        Err(error) => findings.broken(
+            "settings",
+            error.to_string(),
+            "fix or remove the file; see `agent-relay --help`",
+        ),
     }
     providers(&mut findings);
     login(&mut findings);
@@ -85,7 +99,9 @@ pub fn doctor(options: &Doctor) -> Outcome {
         };
         if options.json {
             let cure = Some(&finding.cure).filter(|cure| !cure.is_empty());
-            print::json(&json!({"check": finding.check, "grade": word.to_lowercase(), "found": finding.found, "cure": cure}));
+            print::json(
+                &json!({"check": finding.check, "grade": word.to_lowercase(), "found": finding.found, "cure": cure}),
+            );
             continue;
         }
         print::line(&format!("{word:<5} {:<10} {}", finding.check, finding.found));
@@ -100,38 +116,67 @@ fn files(findings: &mut Findings, global: &Global) {
     let home = &global.home;
     let shown = home.display();
     if let Err(error) = os::make_private_dir(home) {
-        return findings.broken("home", format!("{shown} cannot be made: {error}"), "set AGENT_RELAY_HOME to a folder that you may write");
+        return findings.broken(
+            "home",
+            format!("{shown} cannot be made: {error}"),
+            "set AGENT_RELAY_HOME to a folder that you may write",
+        );
     }
     let probe = home.join(format!(".doctor-{}", std::process::id()));
     let written = std::fs::write(&probe, "x");
     let _ = std::fs::remove_file(&probe);
     match written {
         Ok(()) => findings.fine("home", shown.to_string()),
-        Err(error) => findings.broken("home", format!("{shown} cannot be written: {error}"), "free space there, or set AGENT_RELAY_HOME"),
+        Err(error) => findings.broken(
+            "home",
+            format!("{shown} cannot be written: {error}"),
+            "free space there, or set AGENT_RELAY_HOME",
+        ),
     }
     modes(findings, home);
     let free = os::free_bytes(home).unwrap_or(u64::MAX);
     let told = format!("{:.1} GB free", free as f64 / 1e9);
     match free >= FREE_BYTES_MIN {
         true => findings.fine("disk", told),
-        false => findings.broken("disk", told, format!("free space on the disk of {shown}; stores stop taking messages without it")),
+        false => findings.broken(
+            "disk",
+            told,
+            format!("free space on the disk of {shown}; stores stop taking messages without it"),
+        ),
     }
 }
 
 /// Who may read our secrets, and who could put other files in our place.
 fn modes(findings: &mut Findings, home: &Path) {
     use std::os::unix::fs::PermissionsExt;
-    let mode = |path: &Path| std::fs::metadata(path).map(|meta| meta.permissions().mode()).unwrap_or(0);
-    let secrets = ["config.json", "hub/root-token", "hub/hub.sqlite", "hub", "agents"].map(|name| home.join(name));
-    let wide: Vec<String> = secrets.iter().filter(|path| mode(path) & 0o077 != 0).map(|path| path.display().to_string()).collect();
-    let shared: Vec<String> = home.ancestors().filter(|path| mode(path) & 0o1022 == 0o020).map(|path| path.display().to_string()).collect();
+    let mode =
+        |path: &Path| std::fs::metadata(path).map(|meta| meta.permissions().mode()).unwrap_or(0);
+    let secrets = ["config.json", "hub/root-token", "hub/hub.sqlite", "hub", "agents"]
+        .map(|name| home.join(name));
+    let wide: Vec<String> = secrets
+        .iter()
+        .filter(|path| mode(path) & 0o077 != 0)
+        .map(|path| path.display().to_string())
+        .collect();
+    let shared: Vec<String> = home
+        .ancestors()
+        .filter(|path| mode(path) & 0o1022 == 0o020)
+        .map(|path| path.display().to_string())
+        .collect();
     if !wide.is_empty() {
-        findings.broken("modes", format!("others may read {}", wide.join(", ")), format!("chmod go-rwx {}", wide.join(" ")));
+        findings.broken(
+            "modes",
+            format!("others may read {}", wide.join(", ")),
+            format!("chmod go-rwx {}", wide.join(" ")),
+        );
     } else if !shared.is_empty() {
-        let cure = format!("chmod g-w {}, unless you trust everybody in that group", shared.join(" "));
+        let cure =
+            format!("chmod g-w {}, unless you trust everybody in that group", shared.join(" "));
         findings.weak("modes", format!("a group may write {}", shared.join(", ")), cure);
     } else if let Some(folder) = os::foreign_folder(home).map(Path::display) {
-        let found = format!("{folder} belongs to another user, who can put other files in the place of ours");
+        let found = format!(
+            "{folder} belongs to another user, who can put other files in the place of ours"
+        );
         findings.weak("modes", found, "set AGENT_RELAY_HOME to a folder below your own");
     } else {
         findings.fine("modes", "only you can read tokens and stores, or put others in their place");
@@ -155,30 +200,49 @@ fn stores(findings: &mut Findings, global: &Global) {
 fn relay(findings: &mut Findings, global: &Global) {
     let client = match Client::new(global) {
         Ok(client) => client,
-        Err(failure) => return findings.broken("relay", failure.text, "fix relayUrl in config.json or AGENT_RELAY_URL"),
+        Err(failure) => {
+            return findings.broken(
+                "relay",
+                failure.text,
+                "fix relayUrl in config.json or AGENT_RELAY_URL",
+            );
+        }
     };
     let before = print::now_ms();
     let health = match client.health() {
         Ok(health) => health,
         Err(failure) => {
-            let (found, cure) = failure.text.split_once("; ").unwrap_or((&failure.text, "start one with `agent-relay hub`"));
+            let (found, cure) = failure
+                .text
+                .split_once("; ")
+                .unwrap_or((&failure.text, "start one with `agent-relay hub`"));
             return findings.broken("relay", found, cure);
         }
     };
-    let (version, protocol) = (health["version"].as_str().unwrap_or("?"), health["protocol"].as_u64().unwrap_or(1));
-    findings.fine("relay", format!("{} answers (version {version}, protocol {protocol})", global.relay_url));
+    let (version, protocol) =
+        (health["version"].as_str().unwrap_or("?"), health["protocol"].as_u64().unwrap_or(1));
+    findings.fine(
+        "relay",
+        format!("{} answers (version {version}, protocol {protocol})", global.relay_url),
+    );
     if let Some(theirs) = health["serverTime"].as_i64() {
         let skew = theirs - (before + print::now_ms()) / 2;
         match skew.abs() <= SKEW_MS_MAX {
             true => findings.fine("clock", format!("{skew} ms from the relay's")),
-            false => {
-                findings.weak("clock", format!("{} s from the relay's", skew / 1000), "set both clocks by NTP: timedatectl set-ntp true")
-            }
+            false => findings.weak(
+                "clock",
+                format!("{} s from the relay's", skew / 1000),
+                "set both clocks by NTP: timedatectl set-ntp true",
+            ),
         }
     }
     let cure = match global.session.is_some() {
-        true => "the agent's runner gets one from the relay: look at its log, in the folder logs of its home",
-        false => "on the hub's machine `agent-relay token create`, then set \"token\" in config.json or AGENT_RELAY_TOKEN",
+        true => {
+            "the agent's runner gets one from the relay: look at its log, in the folder logs of its home"
+        }
+        false => {
+            "on the hub's machine `agent-relay token create`, then set \"token\" in config.json or AGENT_RELAY_TOKEN"
+        }
     };
     match global.token.clone() {
         None => findings.broken("token", "none is set", cure),
@@ -192,9 +256,17 @@ fn token(findings: &mut Findings, client: &Client, token: Secret, cure: &str) {
         Ok((200, record)) => {
             let record = TokenRecord::told(&record);
             let left = record.expires_at.map(|end| end * 1000 - print::now_ms());
-            let ends = left.map_or("never ends".to_string(), |left| format!("ends in {}", print::format_duration(left)));
-            match left.is_some_and(|left| left < 24 * 3_600_000 && !record.profile_id.starts_with("provider-")) {
-                true => findings.weak("token", format!("{}, {ends}", record.profile_id), "make a new one: `agent-relay token create`"),
+            let ends = left.map_or("never ends".to_string(), |left| {
+                format!("ends in {}", print::format_duration(left))
+            });
+            match left.is_some_and(|left| {
+                left < 24 * 3_600_000 && !record.profile_id.starts_with("provider-")
+            }) {
+                true => findings.weak(
+                    "token",
+                    format!("{}, {ends}", record.profile_id),
+                    "make a new one: `agent-relay token create`",
+                ),
                 false => findings.fine("token", format!("{}, {ends}", record.profile_id)),
             }
         }
@@ -231,10 +303,19 @@ fn read_first_line(child: &mut std::process::Child, limit: Duration) -> Result<S
     };
     let until = Instant::now() + limit;
     let (mut texts, mut open) = ([Vec::new(), Vec::new()], [true, true]);
-    let line = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_start().lines().next().unwrap_or_default().trim().to_string();
+    let line = |bytes: &[u8]| {
+        String::from_utf8_lossy(bytes)
+            .trim_start()
+            .lines()
+            .next()
+            .unwrap_or_default()
+            .trim()
+            .to_string()
+    };
     while open[0] || (open[1] && texts[0].is_empty()) {
         let ready = {
-            let mut fds = [PollFd::new(&stdout, PollFlags::IN), PollFd::new(&stderr, PollFlags::IN)];
+            let mut fds =
+                [PollFd::new(&stdout, PollFlags::IN), PollFd::new(&stderr, PollFlags::IN)];
             let wanted = if open[1] { &mut fds[..] } else { &mut fds[..1] };
             os::wait(wanted, Some(until.saturating_duration_since(Instant::now())));
             [open[0] && os::is_ready(&fds[0]), open[1] && os::is_ready(&fds[1])]
@@ -243,7 +324,11 @@ fn read_first_line(child: &mut std::process::Child, limit: Duration) -> Result<S
             return Err(format!("it did not answer within {} s", limit.as_secs_f32()));
         }
         let mut piece = [0u8; 4096];
-        for (at, pipe) in [&mut stdout as &mut dyn Read, &mut stderr].into_iter().enumerate().filter(|(at, _)| ready[*at]) {
+        for (at, pipe) in [&mut stdout as &mut dyn Read, &mut stderr]
+            .into_iter()
+            .enumerate()
+            .filter(|(at, _)| ready[*at])
+        {
             let size = pipe.read(&mut piece).unwrap_or(0);
             texts[at].extend_from_slice(&piece[..size]);
             open[at] = size > 0 && texts[at].len() < 65_536;
@@ -257,16 +342,31 @@ fn read_first_line(child: &mut std::process::Child, limit: Duration) -> Result<S
 
 fn providers(findings: &mut Findings) {
     let mut found = 0;
-    let own = PROVIDERS.iter().filter_map(|provider| provider.program.map(|(program, version)| (provider.name, program, version)));
+    let own = PROVIDERS.iter().filter_map(|provider| {
+        provider.program.map(|(program, version)| (provider.name, program, version))
+    });
     let presets = PROVIDERS.iter().flat_map(|provider| (provider.presets)());
-    let presets = presets.filter_map(|preset| Some((preset.name, *preset.command.first()?, preset.version)));
-    for (name, program, version) in own.chain(presets).filter(|(_, program, _)| *program != "agent-relay") {
+    let presets =
+        presets.filter_map(|preset| Some((preset.name, *preset.command.first()?, preset.version)));
+    for (name, program, version) in
+        own.chain(presets).filter(|(_, program, _)| *program != "agent-relay")
+    {
         let Some(path) = find_program(program) else { continue };
         found += 1;
-        let tested = if version.is_empty() { "not tested here".to_string() } else { format!("tested: {version}") };
+        let tested = if version.is_empty() {
+            "not tested here".to_string()
+        } else {
+            format!("tested: {version}")
+        };
         match first_line(&path, &["--version"], VERSION_TIME) {
-            Ok(version) => findings.fine("provider", format!("{name}: {path} {version} ({tested})")),
-            Err(error) => findings.weak("provider", format!("{name}: {path}: {error}"), format!("run `{program} --version` by hand")),
+            Ok(version) => {
+                findings.fine("provider", format!("{name}: {path} {version} ({tested})"))
+            }
+            Err(error) => findings.weak(
+                "provider",
+                format!("{name}: {path}: {error}"),
+                format!("run `{program} --version` by hand"),
+            ),
         }
     }
     if found == 0 {
@@ -278,16 +378,25 @@ fn providers(findings: &mut Findings) {
 /// A provider may start without a login and look ready; only its first turn fails.
 fn login(findings: &mut Findings) {
     for provider in PROVIDERS {
-        let Some(login) = provider.login.as_ref().filter(|_| provider.program.is_some_and(|(program, _)| find_program(program).is_some()))
-        else {
+        let Some(login) = provider.login.as_ref().filter(|_| {
+            provider.program.is_some_and(|(program, _)| find_program(program).is_some())
+        }) else {
             continue;
         };
-        let folders = [env(login.folder_env), env("HOME").map(|home| format!("{home}/{}", login.folder))];
-        let linked = folders.iter().flatten().any(|folder| Path::new(folder).join(login.file).is_file());
+        let folders =
+            [env(login.folder_env), env("HOME").map(|home| format!("{home}/{}", login.folder))];
+        let linked =
+            folders.iter().flatten().any(|folder| Path::new(folder).join(login.file).is_file());
         match (linked, login.env.iter().find(|name| env(name).is_some())) {
             (true, _) => findings.fine("login", format!("{}: logged in", provider.name)),
-            (false, Some(name)) => findings.fine("login", format!("{}: {name} is set", provider.name)),
-            (false, None) => findings.weak("login", format!("{}: neither a login nor a key was found here", provider.name), login.cure),
+            (false, Some(name)) => {
+                findings.fine("login", format!("{}: {name} is set", provider.name))
+            }
+            (false, None) => findings.weak(
+                "login",
+                format!("{}: neither a login nor a key was found here", provider.name),
+                login.cure,
+            ),
         }
     }
 }
@@ -297,7 +406,11 @@ fn provider_files(findings: &mut Findings, global: &Global) {
         match ProviderConfig::load(&global.home, provider.name) {
             Ok(config) => {
                 for warning in config.warnings {
-                    findings.weak("settings", warning, format!("see providers/{}.json in the README", provider.name));
+                    findings.weak(
+                        "settings",
+                        warning,
+                        format!("see providers/{}.json in the README", provider.name),
+                    );
                 }
             }
             Err(error) => findings.broken("settings", error.to_string(), "fix or remove the file"),
@@ -306,14 +419,19 @@ fn provider_files(findings: &mut Findings, global: &Global) {
 }
 
 fn tmux(findings: &mut Findings) {
-    let cure = "sudo apt-get install tmux (3.2 or newer); agents on standard input and output do without";
+    let cure =
+        "sudo apt-get install tmux (3.2 or newer); agents on standard input and output do without";
     let Some(path) = find_program("tmux") else {
         return findings.weak("tmux", "not installed", cure);
     };
     let version = first_line(&path, &["-V"], VERSION_TIME).unwrap_or_default();
     let mut numbers = version.trim_start_matches(|c: char| !c.is_ascii_digit()).split('.');
     let mut number = || -> u32 {
-        numbers.next().map(|n| n.chars().take_while(char::is_ascii_digit).collect::<String>()).and_then(|n| n.parse().ok()).unwrap_or(0)
+        numbers
+            .next()
+            .map(|n| n.chars().take_while(char::is_ascii_digit).collect::<String>())
+            .and_then(|n| n.parse().ok())
+            .unwrap_or(0)
     };
     match (number(), number()) >= TMUX_MIN {
         true => findings.fine("tmux", version),
@@ -326,7 +444,9 @@ fn systemd(findings: &mut Findings) {
         return findings.weak("systemd", "not here", "start runners by another supervisor");
     };
     match first_line(&path, &["--user", "is-system-running"], VERSION_TIME) {
-        Ok(word) if matches!(word.as_str(), "running" | "degraded" | "starting" | "initializing") => {
+        Ok(word)
+            if matches!(word.as_str(), "running" | "degraded" | "starting" | "initializing") =>
+        {
             findings.fine("systemd", format!("the user manager is {word}"));
         }
         Ok(word) | Err(word) => {
@@ -344,7 +464,10 @@ mod tests {
     fn programs_are_found_and_bounded() {
         assert!(find_program("sh").is_some_and(|path| path.ends_with("/sh")));
         assert_eq!(find_program("no-such-program-anywhere"), None);
-        assert_eq!(first_line("/bin/sh", &["-c", "echo one; echo two"], Duration::from_secs(5)).as_deref(), Ok("one"));
+        assert_eq!(
+            first_line("/bin/sh", &["-c", "echo one; echo two"], Duration::from_secs(5)).as_deref(),
+            Ok("one")
+        );
         assert!(first_line("/bin/sh", &["-c", "sleep 30"], Duration::from_millis(50)).is_err());
     }
 }

@@ -1,7 +1,7 @@
 //! Exit codes, and failures as people read them.
 //!
-//! No text becomes a failure by itself: whoever meets a trouble says of which kind it is, since a supervisor starts again
-//! after some kinds and never after others.
+//! No text becomes a failure by itself: whoever meets a trouble says of which kind it is, since a
+//! supervisor starts again after some kinds and never after others.
 
 use crate::config;
 use crate::core::store::{StoreError, StoreKind};
@@ -17,7 +17,8 @@ pub const USAGE: u8 = 2;
 pub const UNREACHABLE: u8 = 3;
 /// A bug.
 pub const BUG: u8 = 70;
-/// The operating system refused something at the start: disk, descriptors, memory, permissions. Trying again may help.
+/// The operating system refused something at the start: disk, descriptors, memory, permissions.
+/// Trying again may help.
 pub const SYSTEM: u8 = 71;
 
 /// Of which kind a failure is; each kind has an exit code of its own.
@@ -47,7 +48,8 @@ impl Kind {
         }
     }
 
-    /// The kind of a program of ours that ended with that code; a code that is none of ours (a kill) counts as `No`.
+    /// The kind of a program of ours that ended with that code; a code that is none of ours (a
+    /// kill) counts as `No`.
     pub fn of(code: u8) -> Kind {
         match code {
             USAGE => Kind::Usage,
@@ -100,7 +102,8 @@ impl Failure {
     }
 }
 
-/// A path that somebody named and that cannot be used: one that is not there is a mistake, all else may pass.
+/// A path that somebody named and that cannot be used: one that is not there is a mistake, all else
+/// may pass.
 pub fn path_failure(error: &std::io::Error, text: impl Into<String>) -> Failure {
     use std::io::ErrorKind::{InvalidInput, NotADirectory, NotFound};
     match error.kind() {
@@ -129,14 +132,16 @@ impl From<Trouble> for Failure {
     }
 }
 
-/// A store that cannot be used ends a command: a damaged one for good, a newer one as wrong use, and what the operating
-/// system refuses with a code that says: trying again may help.
+/// A store that cannot be used ends a command: a damaged one for good, a newer one as wrong use,
+/// and what the operating system refuses with a code that says: trying again may help.
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Failure {
         let kind = match error.kind {
             StoreKind::TooNew => Kind::Usage,
             StoreKind::Corrupt | StoreKind::Gone => Kind::No,
-            StoreKind::Full | StoreKind::Busy | StoreKind::Denied | StoreKind::Failed => Kind::System,
+            StoreKind::Full | StoreKind::Busy | StoreKind::Denied | StoreKind::Failed => {
+                Kind::System
+            }
         };
         Failure::new(kind, error.text)
     }
@@ -151,7 +156,13 @@ mod tests {
 
     #[test]
     fn each_kind_has_its_code_and_back() {
-        for (kind, code) in [(Kind::No, 1), (Kind::Usage, 2), (Kind::Unreachable, 3), (Kind::Bug, 70), (Kind::System, 71)] {
+        for (kind, code) in [
+            (Kind::No, 1),
+            (Kind::Usage, 2),
+            (Kind::Unreachable, 3),
+            (Kind::Bug, 70),
+            (Kind::System, 71),
+        ] {
             assert_eq!((kind.code(), Kind::of(code)), (code, kind));
         }
         assert_eq!((Kind::of(137), Kind::of(101)), (Kind::No, Kind::No));

@@ -1,4 +1,5 @@
-//! `generate`: shell completions, the manual page and a systemd unit, made from the table of commands (`cli::args`).
+//! `generate`: shell completions, the manual page and a systemd unit, made from the table of
+//! commands (`cli::args`).
 
 use argh::{ArgsInfo, CommandInfoWithArgs, FlagInfo, FlagInfoKind};
 
@@ -12,7 +13,9 @@ use crate::provider::text::shell_quoted;
 /// `generate`
 pub fn generate(what: &str, which: Option<&str>) -> Outcome {
     if let Some(more) = which.filter(|_| what != "unit") {
-        return Err(Failure::usage(format!("{more:?} is too much; see `agent-relay generate --help`")));
+        return Err(Failure::usage(format!(
+            "{more:?} is too much; see `agent-relay generate --help`"
+        )));
     }
     let text = match what {
         "bash" => bash(),
@@ -20,7 +23,11 @@ pub fn generate(what: &str, which: Option<&str>) -> Outcome {
         "fish" => fish(),
         "man" => man(),
         "unit" => super::service::generate(which)?,
-        other => return Err(Failure::usage(format!("cannot generate {other:?}; it can be bash, zsh, fish, man or unit"))),
+        other => {
+            return Err(Failure::usage(format!(
+                "cannot generate {other:?}; it can be bash, zsh, fish, man or unit"
+            )));
+        }
     };
     print::trusted(text.trim_end());
     Ok(OK)
@@ -42,10 +49,15 @@ fn entries() -> Vec<Entry> {
     let mut all: Vec<Entry> = top.commands.iter().map(|command| entry(&command.command)).collect();
     // The options of `run` stand in its own table.
     if let Some(run) = all.iter_mut().find(|entry| entry.name == "run") {
-        let shown = |option: HelpLine| (option.flag.to_string(), option.value.to_string(), option.about());
+        let shown =
+            |option: HelpLine| (option.flag.to_string(), option.value.to_string(), option.about());
         run.options = options::options().map(shown).collect();
-        let providers = PROVIDERS.iter().map(|provider| format!("{}: {}", provider.name, provider.about));
-        run.positionals = vec![("provider".into(), providers.collect::<Vec<_>>().join("; ")), ("-- command".into(), "what to run".into())];
+        let providers =
+            PROVIDERS.iter().map(|provider| format!("{}: {}", provider.name, provider.about));
+        run.positionals = vec![
+            ("provider".into(), providers.collect::<Vec<_>>().join("; ")),
+            ("-- command".into(), "what to run".into()),
+        ];
         run.examples = options::examples().collect();
     }
     all
@@ -62,8 +74,17 @@ fn entry(info: &CommandInfoWithArgs) -> Entry {
     Entry {
         name: info.name.to_string(),
         about: info.description.to_string(),
-        options: info.flags.iter().filter(|flag| !flag.hidden && flag.long != "--help").map(option).collect(),
-        positionals: info.positionals.iter().map(|one| (one.name.to_string(), one.description.to_string())).collect(),
+        options: info
+            .flags
+            .iter()
+            .filter(|flag| !flag.hidden && flag.long != "--help")
+            .map(option)
+            .collect(),
+        positionals: info
+            .positionals
+            .iter()
+            .map(|one| (one.name.to_string(), one.description.to_string()))
+            .collect(),
         examples: info.examples.iter().map(|text| with_examples(text)).collect(),
         notes: info.notes.iter().map(|text| text.to_string()).collect(),
     }
@@ -97,9 +118,15 @@ fn bash() -> String {
     text.push_str(&all.iter().map(|entry| entry.name.as_str()).collect::<Vec<_>>().join(" "));
     text.push_str("\"\n  else\n    case $command in\n");
     for entry in &all {
-        let options = entry.options.iter().map(|(name, ..)| name.as_str()).filter(|name| *name != "--help");
-        let list = options.chain(["--help"]).chain(words(&entry.name)).collect::<Vec<_>>().join(" ");
-        let agents = if OF_AGENT.contains(&entry.name.as_str()) { "; [ \"$COMP_CWORD\" = 2 ] && agents=1" } else { "" };
+        let options =
+            entry.options.iter().map(|(name, ..)| name.as_str()).filter(|name| *name != "--help");
+        let list =
+            options.chain(["--help"]).chain(words(&entry.name)).collect::<Vec<_>>().join(" ");
+        let agents = if OF_AGENT.contains(&entry.name.as_str()) {
+            "; [ \"$COMP_CWORD\" = 2 ] && agents=1"
+        } else {
+            ""
+        };
         text.push_str(&format!("      {}) words=\"{list}\"{agents} ;;\n", entry.name));
     }
     // Ids are other people's texts: they are compared, never expanded.
@@ -112,8 +139,9 @@ fn bash() -> String {
 }
 
 fn zsh() -> String {
-    let mut text =
-        String::from("#compdef agent-relay\n# zsh completion of agent-relay\n_agent_relay() {\n  local -a commands\n  commands=(\n");
+    let mut text = String::from(
+        "#compdef agent-relay\n# zsh completion of agent-relay\n_agent_relay() {\n  local -a commands\n  commands=(\n",
+    );
     let all = entries();
     for entry in &all {
         let line = format!("{}:{}", entry.name, entry.about.replace(':', "\\:"));
@@ -128,7 +156,11 @@ fn zsh() -> String {
             text.push_str(&format!(" {}", shell_quoted(&format!("{name}[{about}]{value}"))));
         }
         let words = words(&entry.name);
-        let rest = if words.is_empty() { "*::_default".to_string() } else { format!("*:word:({})", words.join(" ")) };
+        let rest = if words.is_empty() {
+            "*::_default".to_string()
+        } else {
+            format!("*:word:({})", words.join(" "))
+        };
         text.push_str(&format!(" '{rest}' ;;\n"));
     }
     text.push_str("  esac\n}\n_agent_relay \"$@\"\n");
@@ -139,7 +171,10 @@ fn fish() -> String {
     let mut text = String::from("# fish completion of agent-relay\ncomplete -c agent-relay -f\n");
     for entry in entries() {
         let name = &entry.name;
-        text.push_str(&format!("complete -c agent-relay -n __fish_use_subcommand -a {name} -d {}\n", shell_quoted(&entry.about)));
+        text.push_str(&format!(
+            "complete -c agent-relay -n __fish_use_subcommand -a {name} -d {}\n",
+            shell_quoted(&entry.about)
+        ));
         for (option, value, about) in &entry.options {
             let takes = if value.is_empty() { "" } else { " -r" };
             let option = option.trim_start_matches('-');
@@ -149,7 +184,10 @@ fn fish() -> String {
             ));
         }
         if !words(name).is_empty() {
-            text.push_str(&format!("complete -c agent-relay -n '__fish_seen_subcommand_from {name}' -a '{}'\n", words(name).join(" ")));
+            text.push_str(&format!(
+                "complete -c agent-relay -n '__fish_seen_subcommand_from {name}' -a '{}'\n",
+                words(name).join(" ")
+            ));
         }
     }
     text
@@ -166,7 +204,9 @@ fn roff(text: &str) -> String {
             c => escaped.push_str(&format!("\\[u{:04X}]", c as u32)),
         }
     }
-    let line = |line: &str| if line.starts_with(['.', '\'']) { format!("\\&{line}") } else { line.to_string() };
+    let line = |line: &str| {
+        if line.starts_with(['.', '\'']) { format!("\\&{line}") } else { line.to_string() }
+    };
     escaped.lines().map(line).collect::<Vec<_>>().join("\n")
 }
 
@@ -180,8 +220,14 @@ fn man() -> String {
         roff(top.description)
     );
     for entry in entries() {
-        let positionals: Vec<String> = entry.positionals.iter().map(|(name, _)| format!("[{name}]")).collect();
-        text.push_str(&format!(".SS \"{} {}\"\n{}\n", roff(&entry.name), roff(&positionals.join(" ")), roff(&entry.about)));
+        let positionals: Vec<String> =
+            entry.positionals.iter().map(|(name, _)| format!("[{name}]")).collect();
+        text.push_str(&format!(
+            ".SS \"{} {}\"\n{}\n",
+            roff(&entry.name),
+            roff(&positionals.join(" ")),
+            roff(&entry.about)
+        ));
         for (name, about) in entry.positionals.iter().filter(|(_, about)| !about.is_empty()) {
             text.push_str(&format!(".TP\n.I {}\n{}\n", roff(name), roff(about)));
         }
@@ -192,7 +238,10 @@ fn man() -> String {
             text.push_str(&format!(".PP\n{}\n", roff(note)));
         }
         if !entry.examples.is_empty() {
-            text.push_str(&format!(".PP\nExamples:\n.nf\n{}\n.fi\n", roff(&entry.examples.join("\n"))));
+            text.push_str(&format!(
+                ".PP\nExamples:\n.nf\n{}\n.fi\n",
+                roff(&entry.examples.join("\n"))
+            ));
         }
     }
     text.push_str(".SH EXIT STATUS\n");
@@ -222,12 +271,24 @@ mod tests {
             for text in &texts {
                 assert!(text.contains(&entry.name), "{}", entry.name);
             }
-            assert!(!entry.about.is_empty() && manual.contains(&format!(".SS \"{} ", roff(&entry.name))), "{}", entry.name);
+            assert!(
+                !entry.about.is_empty()
+                    && manual.contains(&format!(".SS \"{} ", roff(&entry.name))),
+                "{}",
+                entry.name
+            );
             for provider in PROVIDERS.iter().filter(|_| entry.name == "run") {
-                assert!(texts.iter().all(|text| text.contains(provider.name)) && manual.contains(provider.name));
+                assert!(
+                    texts.iter().all(|text| text.contains(provider.name))
+                        && manual.contains(provider.name)
+                );
             }
             for (name, ..) in &entry.options {
-                assert!(texts[0].contains(name) && manual.contains(&roff(name)), "{} {name}", entry.name);
+                assert!(
+                    texts[0].contains(name) && manual.contains(&roff(name)),
+                    "{} {name}",
+                    entry.name
+                );
             }
         }
         assert!(manual.lines().all(|line| !line.starts_with('.')

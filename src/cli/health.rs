@@ -1,4 +1,5 @@
-//! How the files of stores on this machine are, whether or not anybody has them open: for `doctor` and `hub status`.
+//! How the files of stores on this machine are, whether or not anybody has them open: for `doctor`
+//! and `hub status`.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -56,48 +57,93 @@ pub fn hub(home: &Path, until: Instant) -> Vec<Seen> {
     }
     let again = "restore a backup with `agent-relay hub restore BACKUP` while no hub runs";
     if live.is_some_and(|pid| has_open(pid, &file) == Some(false)) {
-        let found =
-            format!("the running hub (pid {}) no longer has {} open: the file was deleted or replaced", live.unwrap_or(0), file.display());
-        seen.push(Seen::new(Grade::Broken, found, "leave it alone for half a minute: the hub saves what it holds, stops, and says where"));
+        let found = format!(
+            "the running hub (pid {}) no longer has {} open: the file was deleted or replaced",
+            live.unwrap_or(0),
+            file.display()
+        );
+        seen.push(Seen::new(
+            Grade::Broken,
+            found,
+            "leave it alone for half a minute: the hub saves what it holds, stops, and says where",
+        ));
     } else if bytes.unwrap_or(0) == 0 && log_bytes(&file) == 0 {
-        let found =
-            format!("{} {}", file.display(), if bytes.is_some() { "is empty" } else { "does not exist, though a hub has been here" });
+        let found = format!(
+            "{} {}",
+            file.display(),
+            if bytes.is_some() { "is empty" } else { "does not exist, though a hub has been here" }
+        );
         seen.push(Seen::new(Grade::Broken, found, again));
     } else if let Some(known) = salvage::known_damage(&dir) {
         seen.push(Seen::new(Grade::Broken, known.text, again));
     } else {
-        seen.push(pages(&file, until, "stop the hub and start it again: it saves what is readable and says how to go on"));
+        seen.push(pages(
+            &file,
+            until,
+            "stop the hub and start it again: it saves what is readable and says how to go on",
+        ));
     }
-    if let Some(note) = std::fs::read_to_string(salvage::emptied_file(&dir)).ok().and_then(|text| serde_json::from_str::<Value>(&text).ok())
+    if let Some(note) = std::fs::read_to_string(salvage::emptied_file(&dir))
+        .ok()
+        .and_then(|text| serde_json::from_str::<Value>(&text).ok())
     {
-        let found = format!("at {}: {}", note["at"].as_str().unwrap_or("?"), note["sentence"].as_str().unwrap_or_default());
-        let cure = format!("restore a backup, or remove {} if that was wanted", salvage::emptied_file(&dir).display());
+        let found = format!(
+            "at {}: {}",
+            note["at"].as_str().unwrap_or("?"),
+            note["sentence"].as_str().unwrap_or_default()
+        );
+        let cure = format!(
+            "restore a backup, or remove {} if that was wanted",
+            salvage::emptied_file(&dir).display()
+        );
         seen.push(Seen::new(Grade::Weak, found, cure));
     }
     for path in salvage::lying_there(&dir) {
-        let cure = format!("`agent-relay hub restore {}` continues with it; remove it when you do not need it any more", path.display());
-        seen.push(Seen::new(Grade::Weak, format!("saved from earlier damage: {}", path.display()), cure));
+        let cure = format!(
+            "`agent-relay hub restore {}` continues with it; remove it when you do not need it any more",
+            path.display()
+        );
+        seen.push(Seen::new(
+            Grade::Weak,
+            format!("saved from earlier damage: {}", path.display()),
+            cure,
+        ));
     }
     seen
 }
 
 /// What the runners' stores of this home tell, worst first; one line for all that are well.
 pub fn agents(home: &Path, until: Instant) -> Vec<Seen> {
-    let mut folders: Vec<PathBuf> =
-        std::fs::read_dir(home.join("agents")).into_iter().flatten().flatten().map(|entry| entry.path()).take(AGENTS_MAX).collect();
+    let mut folders: Vec<PathBuf> = std::fs::read_dir(home.join("agents"))
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path())
+        .take(AGENTS_MAX)
+        .collect();
     folders.sort();
     let (mut seen, mut well) = (Vec::new(), 0);
     for folder in folders {
         let file = folder.join("store.sqlite");
         let Ok(meta) = std::fs::metadata(&file) else { continue };
-        let pid = std::fs::read_to_string(folder.join("lock")).ok().and_then(|text| text.trim().parse::<u32>().ok());
-        // Whoever has the lock open is the runner; taking it to find out could keep one from starting.
+        let pid = std::fs::read_to_string(folder.join("lock"))
+            .ok()
+            .and_then(|text| text.trim().parse::<u32>().ok());
+        // Whoever has the lock open is the runner; taking it to find out could keep one from
+        // starting.
         let live = pid.filter(|pid| has_open(*pid, &folder.join("lock")) == Some(true));
         let cure = "start its runner again: it sets the file aside and takes over what is readable";
         let state = match live.map(|pid| (pid, has_open(pid, &file))) {
             Some((pid, Some(false))) => {
-                let found = format!("the runner (pid {pid}) no longer has {} open: the file was deleted or replaced", file.display());
-                Seen::new(Grade::Broken, found, "send it a message or stop it: it saves what it holds and says where")
+                let found = format!(
+                    "the runner (pid {pid}) no longer has {} open: the file was deleted or replaced",
+                    file.display()
+                );
+                Seen::new(
+                    Grade::Broken,
+                    found,
+                    "send it a message or stop it: it saves what it holds and says where",
+                )
             }
             _ if meta.len() == 0 && log_bytes(&file) == 0 => Seen::new(
                 Grade::Weak,
@@ -111,7 +157,11 @@ pub fn agents(home: &Path, until: Instant) -> Vec<Seen> {
             _ => seen.push(state),
         }
         if let Some(note) = aside::note(&folder) {
-            seen.push(Seen::new(Grade::Weak, note, "look into it with a sqlite shell if something is missing, then remove it"));
+            seen.push(Seen::new(
+                Grade::Weak,
+                note,
+                "look into it with a sqlite shell if something is missing, then remove it",
+            ));
         }
     }
     seen.sort_by_key(|seen| std::cmp::Reverse(seen.grade));
@@ -136,13 +186,26 @@ fn pages(file: &Path, until: Instant, cure: &str) -> Seen {
     let bytes = std::fs::metadata(file).map_or(0, |meta| meta.len()) + log_bytes(file);
     let sized = format!("{} ({:.1} MB)", file.display(), bytes as f64 / 1e6);
     let budget = until.saturating_duration_since(Instant::now());
-    let found = open_for_reading(file).and_then(|db| quick_check(&db, budget, &crossbeam_channel::never()));
+    let found =
+        open_for_reading(file).and_then(|db| quick_check(&db, budget, &crossbeam_channel::never()));
     match found {
         Ok(Check::Fine) => Seen::new(Grade::Fine, format!("{sized} is sound"), ""),
-        Ok(Check::Unfinished) => Seen::new(Grade::Fine, format!("{sized}: nothing wrong in what could be looked at in that time"), ""),
-        Ok(Check::Damaged(said)) => Seen::new(Grade::Broken, format!("{sized} is damaged ({said})"), cure),
-        Err(error) if error.kind == StoreKind::Corrupt => Seen::new(Grade::Broken, format!("{sized} is damaged ({})", error.said), cure),
-        Err(error) => Seen::new(Grade::Weak, format!("{sized} cannot be looked at: {}", error.said), error.kind.cure()),
+        Ok(Check::Unfinished) => Seen::new(
+            Grade::Fine,
+            format!("{sized}: nothing wrong in what could be looked at in that time"),
+            "",
+        ),
+        Ok(Check::Damaged(said)) => {
+            Seen::new(Grade::Broken, format!("{sized} is damaged ({said})"), cure)
+        }
+        Err(error) if error.kind == StoreKind::Corrupt => {
+            Seen::new(Grade::Broken, format!("{sized} is damaged ({})", error.said), cure)
+        }
+        Err(error) => Seen::new(
+            Grade::Weak,
+            format!("{sized} cannot be looked at: {}", error.said),
+            error.kind.cure(),
+        ),
     }
 }
 

@@ -1,7 +1,9 @@
-//! `hook`: one process for one event of a provider session. It reads the payload, posts, prints the decision.
+//! `hook`: one process for one event of a provider session. It reads the payload, posts, prints the
+//! decision.
 //!
-//! It must never hold a session: everything together takes at most `LIMIT`, a missing runner is a quiet 0, and trouble of its own
-//! is told to the runner, never to the provider. No file is read and no thread is started.
+//! It must never hold a session: everything together takes at most `LIMIT`, a missing runner is a
+//! quiet 0, and trouble of its own is told to the runner, never to the provider. No file is read
+//! and no thread is started.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -17,7 +19,9 @@ use crate::core::ids::MessageId;
 use crate::os;
 use crate::provider::hooks::Hooks;
 use crate::provider::registry;
-use crate::wire::control::{CUT, ENV_CONTROL_TOKEN, ENV_PORT, ENV_PROVIDER_SESSION, ENV_REPLY_MODE, PERMISSION_REQUEST};
+use crate::wire::control::{
+    CUT, ENV_CONTROL_TOKEN, ENV_PORT, ENV_PROVIDER_SESSION, ENV_REPLY_MODE, PERMISSION_REQUEST,
+};
 
 /// All that a hook may take.
 const LIMIT: Duration = Duration::from_secs(2);
@@ -50,10 +54,15 @@ struct Runner {
 impl Runner {
     fn from_env(until: Instant) -> Option<Runner> {
         let port: u16 = env(ENV_PORT)?.parse().ok()?;
-        Some(Runner { address: SocketAddr::from(([127, 0, 0, 1], port)), token: env(ENV_CONTROL_TOKEN).unwrap_or_default(), until })
+        Some(Runner {
+            address: SocketAddr::from(([127, 0, 0, 1], port)),
+            token: env(ENV_CONTROL_TOKEN).unwrap_or_default(),
+            until,
+        })
     }
 
-    /// The first event of the stream that a request becomes, however long it takes; `None` when it ends without one.
+    /// The first event of the stream that a request becomes, however long it takes; `None` when it
+    /// ends without one.
     fn wait_for(&self, path: &str, body: &str) -> Option<String> {
         let mut socket = TcpStream::connect_timeout(&self.address, LIMIT).ok()?;
         socket.write_all((self.head("POST", path, body.len()) + body).as_bytes()).ok()?;
@@ -62,7 +71,9 @@ impl Runner {
             let size = socket.read(&mut piece).ok().filter(|size| *size > 0)?;
             answer.extend_from_slice(&piece[..size]);
             let text = String::from_utf8_lossy(&answer);
-            if let Some((event, _)) = text.split_once("\ndata: ").and_then(|(_, rest)| rest.split_once("\n\n")) {
+            if let Some((event, _)) =
+                text.split_once("\ndata: ").and_then(|(_, rest)| rest.split_once("\n\n"))
+            {
                 return Some(event.to_string());
             }
             if answer.len() > ANSWER_BYTES_MAX {
@@ -81,7 +92,12 @@ impl Runner {
 
     /// One exchange; `None` when nobody answers in time.
     fn ask(&self, method: &str, path: &str, body: &str, limit: Duration) -> Option<(u16, Value)> {
-        let left = || self.until.saturating_duration_since(Instant::now()).min(limit).max(Duration::from_millis(1));
+        let left = || {
+            self.until
+                .saturating_duration_since(Instant::now())
+                .min(limit)
+                .max(Duration::from_millis(1))
+        };
         let mut socket = TcpStream::connect_timeout(&self.address, left()).ok()?;
         socket.set_nodelay(true).ok()?;
         socket.set_write_timeout(Some(left())).ok()?;
@@ -89,7 +105,11 @@ impl Runner {
         // The limit counts for the whole answer, not for each piece of it.
         let (mut answer, mut piece, end) = (Vec::new(), [0u8; 4096], Instant::now() + left());
         loop {
-            socket.set_read_timeout(Some(end.saturating_duration_since(Instant::now()).max(Duration::from_millis(1)))).ok()?;
+            socket
+                .set_read_timeout(Some(
+                    end.saturating_duration_since(Instant::now()).max(Duration::from_millis(1)),
+                ))
+                .ok()?;
             match socket.read(&mut piece).ok()? {
                 0 => break,
                 size => answer.extend_from_slice(&piece[..size]),
@@ -131,17 +151,21 @@ fn payload(until: Instant) -> Result<Value, String> {
     if bytes.iter().all(u8::is_ascii_whitespace) {
         return Ok(Value::Null);
     }
-    serde_json::from_slice(&bytes).map_err(|error| format!("the payload is not valid JSON: {error}"))
+    serde_json::from_slice(&bytes)
+        .map_err(|error| format!("the payload is not valid JSON: {error}"))
 }
 
 /// `hook`
 pub fn hook(event: &str) -> Outcome {
     let until = Instant::now() + LIMIT;
-    // A typing mistake must show where somebody looks, also where no runner is; 2 would stop some providers.
+    // A typing mistake must show where somebody looks, also where no runner is; 2 would stop some
+    // providers.
     let is_status = STATUS_WORDS.contains(&event);
     let hooks = registry::hooks().find(|hooks| hooks.events.contains(&event));
     if hooks.is_none() && !is_status {
-        return Err(Failure::no(format!("there is no hook event {event:?}; `agent-relay hook --help` lists them")));
+        return Err(Failure::no(format!(
+            "there is no hook event {event:?}; `agent-relay hook --help` lists them"
+        )));
     }
     let Some(runner) = Runner::from_env(until) else {
         return Ok(OK);
@@ -160,20 +184,35 @@ pub fn hook(event: &str) -> Outcome {
     let explicit = env(ENV_REPLY_MODE).as_deref() == Some("explicit");
     if explicit && trouble.is_none() && (hooks.may_be_held_back)(event, &payload) {
         // Only where the agent answers itself is it held back, once, for what it owes.
-        let owed = runner.ask("GET", "/reply-obligations", "", OWED_LIMIT).map(|(_, owed)| owed).unwrap_or_default();
+        let owed = runner
+            .ask("GET", "/reply-obligations", "", OWED_LIMIT)
+            .map(|(_, owed)| owed)
+            .unwrap_or_default();
         if let Some(reason) = reason_to_go_on(&owed) {
             print::json(&(hooks.hold_back)(&reason));
             return Ok(OK);
         }
     }
     if (hooks.is_for_session)(event, &payload) {
-        return report(&runner, event, &format!("/hook/{event}"), json!({"payload": trimmed(payload)}), trouble);
+        return report(
+            &runner,
+            event,
+            &format!("/hook/{event}"),
+            json!({"payload": trimmed(payload)}),
+            trouble,
+        );
     }
     report(&runner, event, "/status", (hooks.status_post)(event, &payload), trouble)
 }
 
 /// Tells the runner, and what went wrong on the way: the status is posted whatever failed.
-fn report(runner: &Runner, event: &str, path: &str, mut post: Value, trouble: Option<String>) -> Outcome {
+fn report(
+    runner: &Runner,
+    event: &str,
+    path: &str,
+    mut post: Value,
+    trouble: Option<String>,
+) -> Outcome {
     if post.is_null() {
         return Ok(OK);
     }
@@ -183,7 +222,12 @@ fn report(runner: &Runner, event: &str, path: &str, mut post: Value, trouble: Op
     // Whatever failed before: the status is posted.
     let told = runner.ask("POST", path, &post.to_string(), LIMIT);
     if let (Some(trouble), Some(_)) = (trouble, told) {
-        runner.ask("POST", "/hook-fatal", &json!({"hook": event, "error": trouble}).to_string(), LIMIT);
+        runner.ask(
+            "POST",
+            "/hook-fatal",
+            &json!({"hook": event, "error": trouble}).to_string(),
+            LIMIT,
+        );
     }
     Ok(OK)
 }
@@ -193,10 +237,13 @@ fn trimmed(mut payload: Value) -> Value {
     for value in payload.as_object_mut().into_iter().flat_map(|map| map.values_mut()) {
         match value {
             Value::String(text) if text.len() > TEXT_BYTES_MAX => {
-                let end = (0..=TEXT_BYTES_MAX).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+                let end =
+                    (0..=TEXT_BYTES_MAX).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
                 text.truncate(end);
             }
-            Value::Object(_) | Value::Array(_) if value.to_string().len() > TEXT_BYTES_MAX => *value = Value::Null,
+            Value::Object(_) | Value::Array(_) if value.to_string().len() > TEXT_BYTES_MAX => {
+                *value = Value::Null
+            }
             _ => {}
         }
     }
@@ -212,8 +259,8 @@ fn cut_input(mut payload: Value, field: &str) -> Value {
     trimmed(payload)
 }
 
-/// A permission is asked for: the connection stays open until it is decided, and what comes is printed. Whatever fails,
-/// nothing is printed: then the provider asks at its own terminal.
+/// A permission is asked for: the connection stays open until it is decided, and what comes is
+/// printed. Whatever fails, nothing is printed: then the provider asks at its own terminal.
 fn permission(runner: &Runner, hooks: &Hooks) -> Outcome {
     let Ok(mut payload) = payload(Instant::now() + LIMIT) else { return Ok(OK) };
     if payload.to_string().len() > BODY_BYTES_MAX {
@@ -223,13 +270,15 @@ fn permission(runner: &Runner, hooks: &Hooks) -> Outcome {
     if let Some(session) = env(ENV_PROVIDER_SESSION) {
         body["providerSessionId"] = json!(session);
     }
-    if let Some(answer) = runner.wait_for(&format!("/hook/{PERMISSION_REQUEST}"), &body.to_string()) {
+    if let Some(answer) = runner.wait_for(&format!("/hook/{PERMISSION_REQUEST}"), &body.to_string())
+    {
         print::trusted(&answer);
     }
     Ok(OK)
 }
 
-/// The session has done this (`fetched`, `replied`) to messages with its own tool: told to its runner, if there is one.
+/// The session has done this (`fetched`, `replied`) to messages with its own tool: told to its
+/// runner, if there is one.
 pub(super) fn done_by_session(what: &str, ids: &[MessageId]) {
     let Some(runner) = Runner::from_env(Instant::now() + OWED_LIMIT) else { return };
     let body = json!({"payload": {"ids": ids}, "providerSessionId": env(ENV_PROVIDER_SESSION)});
@@ -242,8 +291,11 @@ fn reason_to_go_on(owed: &Value) -> Option<String> {
     if owed.get("replyMode").and_then(Value::as_str) != Some("explicit") || list.is_empty() {
         return None;
     }
-    let names: Vec<String> =
-        list.iter().take(20).map(|item| format!("#{} from {}", item["messageId"], item["from"].as_str().unwrap_or("?"))).collect();
+    let names: Vec<String> = list
+        .iter()
+        .take(20)
+        .map(|item| format!("#{} from {}", item["messageId"], item["from"].as_str().unwrap_or("?")))
+        .collect();
     Some(format!(
         "You owe an answer to relay message {}. Answer each with `agent-relay reply <id> --stdin` (or react with `agent-relay react <id> <emoji>`), then stop.",
         names.join(", ")
@@ -257,11 +309,16 @@ mod tests {
     #[test]
     fn only_an_agent_that_answers_itself_is_held_back() {
         let owed = |mode: &str, ids: &[MessageId]| {
-            let list: Vec<Value> = ids.iter().map(|id| json!({"messageId": id, "from": "user"})).collect();
+            let list: Vec<Value> =
+                ids.iter().map(|id| json!({"messageId": id, "from": "user"})).collect();
             json!({"obligations": list, "replyMode": mode})
         };
-        assert!(reason_to_go_on(&owed("explicit", &[MessageId(12)])).is_some_and(|reason| reason.contains("#12")));
-        for owed in [owed("auto", &[MessageId(12)]), owed("explicit", &[]), json!({}), Value::Null] {
+        assert!(
+            reason_to_go_on(&owed("explicit", &[MessageId(12)]))
+                .is_some_and(|reason| reason.contains("#12"))
+        );
+        for owed in [owed("auto", &[MessageId(12)]), owed("explicit", &[]), json!({}), Value::Null]
+        {
             assert_eq!(reason_to_go_on(&owed), None, "{owed}");
         }
     }

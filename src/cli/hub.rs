@@ -26,14 +26,16 @@ pub fn hub(options: &Hub) -> Outcome {
         ["backup", file] => backup(Path::new(file)),
         ["backup"] => Err(Failure::usage("say where to: `agent-relay hub backup FILE`")),
         ["restore", file] => restore(Path::new(file), options.json),
-        ["restore"] => Err(Failure::usage("say from where: `agent-relay hub restore FILE`, a file that `hub backup` has made")),
+        ["restore"] => Err(Failure::usage(
+            "say from where: `agent-relay hub restore FILE`, a file that `hub backup` has made",
+        )),
         ["vacuum"] => vacuum(),
         ["status" | "vacuum", more, ..] | ["backup" | "restore", _, more, ..] => {
             Err(Failure::usage(format!("{more:?} is too much; see `agent-relay hub --help`")))
         }
-        [word, ..] => {
-            Err(Failure::usage(format!("a hub knows status, backup FILE, restore FILE and vacuum, not {word:?}; without a word it runs")))
-        }
+        [word, ..] => Err(Failure::usage(format!(
+            "a hub knows status, backup FILE, restore FILE and vacuum, not {word:?}; without a word it runs"
+        ))),
     }
 }
 
@@ -46,7 +48,9 @@ fn serve(options: &Hub) -> Outcome {
         )));
     }
     let tls = match (&options.tls_cert, &options.tls_key) {
-        (Some(certificate), Some(key)) => Some(certificate_of(Path::new(certificate), Path::new(key))?),
+        (Some(certificate), Some(key)) => {
+            Some(certificate_of(Path::new(certificate), Path::new(key))?)
+        }
         (None, None) => None,
         _ => return Err(Failure::usage("--tls-cert and --tls-key belong together")),
     };
@@ -60,9 +64,12 @@ fn serve(options: &Hub) -> Outcome {
         Base::parse(url).map_err(Failure::usage)?;
     }
     let log = home.join("logs").join("hub.log");
-    crate::log::start(Some(log.clone()), false).map_err(|error| Failure::system(format!("cannot write {}: {error}", log.display())))?;
+    crate::log::start(Some(log.clone()), false)
+        .map_err(|error| Failure::system(format!("cannot write {}: {error}", log.display())))?;
     let listener = listen(options)?;
-    let address = listener.local_addr().map_err(|error| Failure::system(format!("cannot listen: {error}")))?;
+    let address = listener
+        .local_addr()
+        .map_err(|error| Failure::system(format!("cannot listen: {error}")))?;
     let scheme = if tls.is_some() { "https" } else { "http" };
     // A wildcard address is no place to connect to.
     let place = match address.ip().is_unspecified() {
@@ -79,15 +86,24 @@ fn serve(options: &Hub) -> Outcome {
     if let Some(said) = opened.said() {
         print::notice(said);
     }
-    let said = format!("agent-relay hub listens on {scheme}://{address} (data in {})", home.display());
-    let code = run::serve(opened, Listening { listener, tls, url }, move || print::line_or_nothing(&said))?;
+    let said =
+        format!("agent-relay hub listens on {scheme}://{address} (data in {})", home.display());
+    let code = run::serve(opened, Listening { listener, tls, url }, move || {
+        print::line_or_nothing(&said)
+    })?;
     Ok(code)
 }
 
-/// The certificate and its key. A file that cannot be opened although it is there may be readable later.
-fn certificate_of(certificate: &Path, key: &Path) -> Result<std::sync::Arc<rustls::ServerConfig>, Failure> {
+/// The certificate and its key. A file that cannot be opened although it is there may be readable
+/// later.
+fn certificate_of(
+    certificate: &Path,
+    key: &Path,
+) -> Result<std::sync::Arc<rustls::ServerConfig>, Failure> {
     for path in [certificate, key] {
-        std::fs::File::open(path).map_err(|error| path_failure(&error, format!("cannot use {}: {error}", path.display())))?;
+        std::fs::File::open(path).map_err(|error| {
+            path_failure(&error, format!("cannot use {}: {error}", path.display()))
+        })?;
     }
     stream::server_config(certificate, key).map_err(Failure::usage)
 }
@@ -97,13 +113,21 @@ fn listen(options: &Hub) -> Result<TcpListener, Failure> {
     match gate::listen(&at(options.port)) {
         Ok(listener) => Ok(listener),
         Err(error) if error.kind() == std::io::ErrorKind::AddrInUse && options.any_port => {
-            gate::listen(&at(0)).map_err(|error| Failure::system(format!("cannot listen on any port: {error}")))
+            gate::listen(&at(0))
+                .map_err(|error| Failure::system(format!("cannot listen on any port: {error}")))
         }
         Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
-            let who = listener::holder(options.port).map(|pid| format!(" by the process {pid}")).unwrap_or_default();
-            Err(Failure::usage(format!("port {} is taken{who}; stop that one, or use --port N or --any-port", options.port)))
+            let who = listener::holder(options.port)
+                .map(|pid| format!(" by the process {pid}"))
+                .unwrap_or_default();
+            Err(Failure::usage(format!(
+                "port {} is taken{who}; stop that one, or use --port N or --any-port",
+                options.port
+            )))
         }
-        Err(error) => Err(Failure::system(format!("cannot listen on {}: {error}", at(options.port)))),
+        Err(error) => {
+            Err(Failure::system(format!("cannot listen on {}: {error}", at(options.port))))
+        }
     }
 }
 
@@ -117,7 +141,8 @@ fn status(as_json: bool) -> Outcome {
         Ok(info) => info,
         Err(failure) => return offline_status(&home, as_json, &seen, failure),
     };
-    let process = run::read_info(&home).filter(|_| run::live_pid(&home).is_some()).unwrap_or(Value::Null);
+    let process =
+        run::read_info(&home).filter(|_| run::live_pid(&home).is_some()).unwrap_or(Value::Null);
     if as_json {
         let mut info = info;
         info["process"] = process;
@@ -128,12 +153,19 @@ fn status(as_json: bool) -> Outcome {
     let number = |at: &str| info.pointer(at).and_then(Value::as_u64).unwrap_or(0);
     let pid = process["pid"].as_u64().map(|pid| format!(", pid {pid}")).unwrap_or_default();
     let up = print::format_duration(number("/uptimeMs") as i64);
-    print::line(&format!("hub {} at {}{pid}, up for {up}", info["version"].as_str().unwrap_or("?"), client.base.url));
+    print::line(&format!(
+        "hub {} at {}{pid}, up for {up}",
+        info["version"].as_str().unwrap_or("?"),
+        client.base.url
+    ));
     if let Some(trouble) = info["trouble"].as_str() {
         print::line(&format!("  trouble: its store cannot be written: {trouble}"));
     }
     let line = |name: &str, value: String| print::line(&format!("  {name:<14}{value}"));
-    line("agents", format!("{} known, {} connected", number("/now/agents"), number("/now/agentsConnected")));
+    line(
+        "agents",
+        format!("{} known, {} connected", number("/now/agents"), number("/now/agentsConnected")),
+    );
     line(
         "messages",
         format!(
@@ -143,13 +175,28 @@ fn status(as_json: bool) -> Outcome {
             number("/now/messagesUnresolved")
         ),
     );
-    line("open", format!("{} tasks, {} commands", number("/now/tasksOpen"), number("/now/commandsOpen")));
+    line(
+        "open",
+        format!("{} tasks, {} commands", number("/now/tasksOpen"), number("/now/commandsOpen")),
+    );
     line(
         "connections",
-        format!("{} ({} on the bus, {} read events)", number("/now/connections"), number("/now/peers"), number("/now/eventStreams")),
+        format!(
+            "{} ({} on the bus, {} read events)",
+            number("/now/connections"),
+            number("/now/peers"),
+            number("/now/eventStreams")
+        ),
     );
     let mb = |at: &str| format!("{:.1} MB", number(at) as f64 / 1e6);
-    line("store", format!("{} ({} free inside; `agent-relay hub vacuum` gives that back)", mb("/store/bytes"), mb("/store/freeBytes")));
+    line(
+        "store",
+        format!(
+            "{} ({} free inside; `agent-relay hub vacuum` gives that back)",
+            mb("/store/bytes"),
+            mb("/store/freeBytes")
+        ),
+    );
     show_files(&home, &seen);
     Ok(if broken { NO } else { OK })
 }
@@ -158,9 +205,14 @@ fn status(as_json: bool) -> Outcome {
 fn offline_status(home: &Path, as_json: bool, seen: &[health::Seen], failure: Failure) -> Outcome {
     match as_json {
         _ if seen.is_empty() => {}
-        true => print::json(&serde_json::json!({"process": null, "files": health::hub_json(home, seen)})),
+        true => print::json(
+            &serde_json::json!({"process": null, "files": health::hub_json(home, seen)}),
+        ),
         false => {
-            print::line(&format!("no hub answers; its files in {}:", run::directory(home).display()));
+            print::line(&format!(
+                "no hub answers; its files in {}:",
+                run::directory(home).display()
+            ));
             show_files(home, seen);
         }
     }
@@ -184,7 +236,10 @@ fn backup(to: &Path) -> Outcome {
     let file = run::directory(&crate::config::home()?).join("hub.sqlite");
     let bytes = store::backup(&file, to)?;
     let shown = to.display();
-    print::line(&format!("{shown} ({:.1} MB); `agent-relay hub restore {shown}` puts it back while no hub runs", bytes as f64 / 1e6));
+    print::line(&format!(
+        "{shown} ({:.1} MB); `agent-relay hub restore {shown}` puts it back while no hub runs",
+        bytes as f64 / 1e6
+    ));
     Ok(OK)
 }
 
@@ -192,7 +247,9 @@ fn backup(to: &Path) -> Outcome {
 fn restore(from: &Path, as_json: bool) -> Outcome {
     let home = crate::config::home()?;
     let restored = crate::hub::restore::restore(&home, from)?;
-    let span = |missing: Option<(u64, u64)>| missing.map(|(first, last)| json!({"first": first, "last": last}));
+    let span = |missing: Option<(u64, u64)>| {
+        missing.map(|(first, last)| json!({"first": first, "last": last}))
+    };
     if as_json {
         let record = json!({
             "restored": from, "formerFiles": restored.aside, "newestMessageAt": restored.newest_at,
@@ -205,7 +262,11 @@ fn restore(from: &Path, as_json: bool) -> Outcome {
     }
     let until = match restored.newest_at {
         0 => "it holds no message".to_string(),
-        at => format!("its newest message, #{}, was accepted at {}", restored.last.0, crate::log::iso(at)),
+        at => format!(
+            "its newest message, #{}, was accepted at {}",
+            restored.last.0,
+            crate::log::iso(at)
+        ),
     };
     print::line(&format!("{} is the hub's store now; {until}", from.display()));
     let about = if restored.exact { "" } else { " at most" };
@@ -224,7 +285,9 @@ fn restore(from: &Path, as_json: bool) -> Outcome {
         "  when a hub runs again, unfinished tasks are blocked: `agent-relay tasks --status blocked`, then `tasks reopen ID` or `--all`",
     );
     if !restored.agents_without_token.is_empty() {
-        print::line("  runners with an operator's token make themselves new tokens; others need one:");
+        print::line(
+            "  runners with an operator's token make themselves new tokens; others need one:",
+        );
         for agent in &restored.agents_without_token {
             print::line(&format!("    agent-relay token create --agent {agent}"));
         }
@@ -243,14 +306,18 @@ fn vacuum() -> Outcome {
         if !dir.join("hub.sqlite").is_file() {
             return Err(Failure::usage(format!("there is no hub's store in {}", dir.display())));
         }
-        let lock =
-            crate::os::lock(&dir.join("lock")).map_err(|error| Failure::system(format!("cannot lock {}: {error}", dir.display())))?;
+        let lock = crate::os::lock(&dir.join("lock"))
+            .map_err(|error| Failure::system(format!("cannot lock {}: {error}", dir.display())))?;
         let Some(_lock) = lock else {
             return Err(Failure::usage("a hub is just starting or stopping; try again"));
         };
         let mut store = store::HubStore::open(&dir.join("hub.sqlite"))?;
         store.vacuum().map_err(|error| error_of("cannot vacuum the hub's store", &error))?
     };
-    print::line(&format!("{:.1} MB before, {:.1} MB after", before as f64 / 1e6, after as f64 / 1e6));
+    print::line(&format!(
+        "{:.1} MB before, {:.1} MB after",
+        before as f64 / 1e6,
+        after as f64 / 1e6
+    ));
     Ok(OK)
 }

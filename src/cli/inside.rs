@@ -1,4 +1,5 @@
-//! Inside an agent's session a tool speaks as that agent or not at all. Which command does what there, and the way out.
+//! Inside an agent's session a tool speaks as that agent or not at all. Which command does what
+//! there, and the way out.
 
 use std::io::Read;
 use std::os::unix::process::CommandExt;
@@ -21,7 +22,8 @@ use crate::wire::control::{ENV_AGENT, ENV_CONTROL_TOKEN, ENV_PORT, ENV_TOKEN_FIL
 pub const AS_OPERATOR: &str = "--as-operator";
 
 /// What a session has of ours and whoever is outside of it may have as well.
-const KEPT: [&str; 4] = ["AGENT_RELAY_HOME", "AGENT_RELAY_URL", "AGENT_RELAY_LOG_LEVEL", "AGENT_RELAY_CRASH_AT"];
+const KEPT: [&str; 4] =
+    ["AGENT_RELAY_HOME", "AGENT_RELAY_URL", "AGENT_RELAY_LOG_LEVEL", "AGENT_RELAY_CRASH_AT"];
 
 /// Whose word a command is, inside an agent's session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,15 +40,21 @@ pub enum Reach {
 pub fn reach(command: &Command) -> Reach {
     match command {
         Command::Send(_) | Command::Reply(_) | Command::React(_) => Reach::Agent,
-        Command::GetMessage(_) | Command::Message(_) | Command::Thread(_) | Command::Inbox(_) => Reach::Agent,
+        Command::GetMessage(_) | Command::Message(_) | Command::Thread(_) | Command::Inbox(_) => {
+            Reach::Agent
+        }
         Command::Whoami(_) | Command::Tasks(_) => Reach::Agent,
         Command::Label(label) if env(ENV_AGENT).as_deref() == Some(&label.agent) => Reach::Agent,
         // `doctor` looks with the agent's token.
         Command::Doctor(_) | Command::Hook(_) | Command::Monitor(_) => Reach::Local,
-        Command::Guide(_) | Command::Generate(_) | Command::Version(_) | Command::DemoAgent(_) => Reach::Local,
+        Command::Guide(_) | Command::Generate(_) | Command::Version(_) | Command::DemoAgent(_) => {
+            Reach::Local
+        }
         // But for a start of this very agent, which shows when the settings are known.
         Command::Run(_) => Reach::Operator,
-        Command::Label(_) | Command::Up(_) | Command::Hub(_) | Command::Service(_) => Reach::Operator,
+        Command::Label(_) | Command::Up(_) | Command::Hub(_) | Command::Service(_) => {
+            Reach::Operator
+        }
         Command::Agents(_) | Command::Status(_) | Command::Attach(_) => Reach::Operator,
         Command::Approvals(_) | Command::Command(_) | Command::Token(_) => Reach::Operator,
     }
@@ -76,13 +84,17 @@ fn take_switch(arguments: &mut Vec<String>) -> bool {
     found.map(|at| arguments.remove(at)).is_some()
 }
 
-/// Leaves the session if that was asked for, by the switch or by taking AGENT_RELAY_ID away: the program starts once more
-/// without anything that the session's runner has put into the environment. Then it is where a person would have started it.
+/// Leaves the session if that was asked for, by the switch or by taking AGENT_RELAY_ID away: the
+/// program starts once more without anything that the session's runner has put into the
+/// environment. Then it is where a person would have started it.
 pub fn leave(program: &str, arguments: &mut Vec<String>) -> Result<(), Failure> {
     let asked = take_switch(arguments);
     // A hook or monitor of a session is that in any case.
     let of_session = matches!(arguments.first().map(String::as_str), Some("hook" | "monitor"));
-    let left = env(ENV_AGENT).is_none() && env(ENV_TOKEN_FILE).is_some() && env("AGENT_RELAY_RUNNER_ID").is_some() && !of_session;
+    let left = env(ENV_AGENT).is_none()
+        && env(ENV_TOKEN_FILE).is_some()
+        && env("AGENT_RELAY_RUNNER_ID").is_some()
+        && !of_session;
     if !(left || (asked && env(ENV_AGENT).is_some())) {
         return Ok(());
     }
@@ -105,14 +117,22 @@ const RUNNER_TIME: Duration = Duration::from_secs(10);
 /// Longest runner info file, bytes.
 const INFO_BYTES_MAX: u64 = 64 << 10;
 
-/// The control port of this session's runner: where its file says, since after a restart somebody else may have the port that the
-/// session was started with, and would get what is said, with the token of the port.
+/// The control port of this session's runner: where its file says, since after a restart somebody
+/// else may have the port that the session was started with, and would get what is said, with the
+/// token of the port.
 fn port(client: &Client, agent: &str) -> Option<(String, String)> {
     let mut text = String::new();
     let file = os::open_file(&super::settings::info_path(client.home(), agent));
     let read = file.and_then(|file| file.take(INFO_BYTES_MAX).read_to_string(&mut text));
-    let told = serde_json::from_str::<RunnerInfo>(&text).ok().filter(|told| read.is_ok() && told.agent_id == agent);
-    let started = || Some((format!("http://127.0.0.1:{}", env(ENV_PORT)?), env(ENV_CONTROL_TOKEN).unwrap_or_default()));
+    let told = serde_json::from_str::<RunnerInfo>(&text)
+        .ok()
+        .filter(|told| read.is_ok() && told.agent_id == agent);
+    let started = || {
+        Some((
+            format!("http://127.0.0.1:{}", env(ENV_PORT)?),
+            env(ENV_CONTROL_TOKEN).unwrap_or_default(),
+        ))
+    };
     told.map(|told| (told.control_url, told.control_token)).or_else(started)
 }
 
@@ -120,7 +140,9 @@ fn port(client: &Client, agent: &str) -> Option<(String, String)> {
 fn ask(client: &Client, method: &str, path: &str, body: Option<&Value>) -> Option<(u16, Value)> {
     let agent = client.session()?;
     let (url, token) = port(client, agent)?;
-    Http::new(Base::parse(&url).ok()?, RUNNER_TIME).call_bearer(method, path, body, &Secret::new(token)).ok()
+    Http::new(Base::parse(&url).ok()?, RUNNER_TIME)
+        .call_bearer(method, path, body, &Secret::new(token))
+        .ok()
 }
 
 /// Whether the relay cannot take it now, or not yet, and the runner of this session can.
@@ -129,12 +151,22 @@ pub fn is_away(client: &Client, failure: &Failure) -> bool {
 }
 
 /// What the relay cannot take now goes to the runner, which sends it on; every other failure stays.
-pub fn through_runner(client: &Client, failure: Failure, path: &str, body: &Value) -> Result<Value, Failure> {
+pub fn through_runner(
+    client: &Client,
+    failure: Failure,
+    path: &str,
+    body: &Value,
+) -> Result<Value, Failure> {
     if is_away(client, &failure) { to_runner(client, failure, path, body) } else { Err(failure) }
 }
 
 /// To the runner, which puts it into its outbox.
-pub fn to_runner(client: &Client, failure: Failure, path: &str, body: &Value) -> Result<Value, Failure> {
+pub fn to_runner(
+    client: &Client,
+    failure: Failure,
+    path: &str,
+    body: &Value,
+) -> Result<Value, Failure> {
     if client.session().is_none() {
         return Err(failure);
     }
@@ -144,10 +176,14 @@ pub fn to_runner(client: &Client, failure: Failure, path: &str, body: &Value) ->
         Some((400 | 403 | 413 | 422, answer)) => Err(Failure::usage(text(&answer))),
         // An older runner takes nothing.
         Some((404 | 405, _)) => Err(failure),
-        Some((_, answer)) => {
-            Err(Failure::new(failure.kind, format!("{}; its runner does not take it either: {}", failure.text, text(&answer))))
-        }
-        None => Err(Failure::new(failure.kind, format!("{}; its runner does not answer either", failure.text))),
+        Some((_, answer)) => Err(Failure::new(
+            failure.kind,
+            format!("{}; its runner does not take it either: {}", failure.text, text(&answer)),
+        )),
+        None => Err(Failure::new(
+            failure.kind,
+            format!("{}; its runner does not answer either", failure.text),
+        )),
     }
 }
 
@@ -179,13 +215,20 @@ impl Given {
             (None, Some(_)) => !self.current,
             _ => false,
         };
-        if other { Err(twofold(id, &[&self.from, told["from"].as_str().unwrap_or_default()])) } else { Ok(()) }
+        if other {
+            Err(twofold(id, &[&self.from, told["from"].as_str().unwrap_or_default()]))
+        } else {
+            Ok(())
+        }
     }
 }
 
-/// Which message of that number the agent of this session was given: its runner knows. `None`: it does not, or this is no session.
+/// Which message of that number the agent of this session was given: its runner knows. `None`: it
+/// does not, or this is no session.
 pub fn given(client: &Client, id: MessageId) -> Result<Option<Given>, Failure> {
-    let Some((200, answer)) = ask(client, "GET", &format!("/messages/{id}"), None) else { return Ok(None) };
+    let Some((200, answer)) = ask(client, "GET", &format!("/messages/{id}"), None) else {
+        return Ok(None);
+    };
     let all = answer["messages"].as_array().map(Vec::as_slice).unwrap_or_default();
     let from = |one: &Value| one["from"].as_str().unwrap_or_default().to_string();
     match all {
@@ -194,7 +237,10 @@ pub fn given(client: &Client, id: MessageId) -> Result<Option<Given>, Failure> {
             let generation = one["generation"].as_str().map(str::to_string);
             Ok(Some(Given { from: from(one), generation, current: one["current"] == true }))
         }
-        more => Err(twofold(id, &more.iter().map(|one| one["from"].as_str().unwrap_or_default()).collect::<Vec<_>>())),
+        more => Err(twofold(
+            id,
+            &more.iter().map(|one| one["from"].as_str().unwrap_or_default()).collect::<Vec<_>>(),
+        )),
     }
 }
 
@@ -221,13 +267,27 @@ mod tests {
 
     #[test]
     fn every_command_has_its_place_inside_a_session() {
-        let agent = ["send", "reply", "react", "get-message", "message", "thread", "inbox", "whoami", "tasks"];
+        let agent = [
+            "send",
+            "reply",
+            "react",
+            "get-message",
+            "message",
+            "thread",
+            "inbox",
+            "whoami",
+            "tasks",
+        ];
         let local = ["hook", "monitor", "guide", "generate", "version", "doctor", "demo-agent"];
         let all = Top::get_args_info().commands;
         assert!(all.len() > 20);
         for command in all {
-            let needed = NEEDED.iter().find(|(name, _)| *name == command.name).map_or(&[][..], |(_, needed)| needed);
-            let words: Vec<&str> = [command.name].into_iter().chain(needed.iter().copied()).collect();
+            let needed = NEEDED
+                .iter()
+                .find(|(name, _)| *name == command.name)
+                .map_or(&[][..], |(_, needed)| needed);
+            let words: Vec<&str> =
+                [command.name].into_iter().chain(needed.iter().copied()).collect();
             let top = Top::from_args(&["agent-relay"], &words).expect(command.name);
             // What is not named is a person's.
             let want = match command.name {

@@ -15,22 +15,26 @@ use crate::wire::control::{ENV_HOOKS, ENV_REPLY_MODE, ENV_TOKEN_FILE};
 /// Longest path of a socket that leaves room for its name (108 bytes in all).
 const RUNTIME_DIR_MAX: usize = 84;
 
-/// Variables of every start, and what the log is to say of them; the token and what changes at every start is added by the
-/// provider thread.
+/// Variables of every start, and what the log is to say of them; the token and what changes at
+/// every start is added by the provider thread.
 fn environment(chosen: &Chosen) -> (Vec<(String, String)>, Vec<String>) {
     let (mut all, mut warnings) = (chosen.config.resolved_env(), Vec::new());
     // Flag and file come first, then what the environment has, then the preset's own.
     for (name, value) in chosen.preset.iter().flat_map(|preset| preset.env_for(chosen.approval)) {
-        let set = env(name).or_else(|| all.iter().find(|(set, _)| set == name).map(|(_, value)| value.clone()));
+        let set = env(name)
+            .or_else(|| all.iter().find(|(set, _)| set == name).map(|(_, value)| value.clone()));
         match set {
             None => all.push((name.into(), value.into())),
             Some(set) if set != value => {
-                warnings.push(format!("{name} is set already and stays; the approval mode would set it to {value}"));
+                warnings.push(format!(
+                    "{name} is set already and stays; the approval mode would set it to {value}"
+                ));
             }
             Some(_) => {}
         }
     }
-    let program = std::env::current_exe().map(|path| path.to_string_lossy().into_owned()).unwrap_or_default();
+    let program =
+        std::env::current_exe().map(|path| path.to_string_lossy().into_owned()).unwrap_or_default();
     if chosen.config.reply_mode == ReplyMode::Explicit {
         all.push((ENV_REPLY_MODE.into(), "explicit".into()));
     }
@@ -41,7 +45,10 @@ fn environment(chosen: &Chosen) -> (Vec<(String, String)>, Vec<String>) {
         ("AGENT_RELAY_APPROVAL", chosen.approval.as_str().to_string()),
         ("AGENT_RELAY_HOME", chosen.global.home.to_string_lossy().into_owned()),
         ("AGENT_RELAY_BIN", program),
-        (ENV_TOKEN_FILE, token_file(&chosen.global.home, &chosen.agent_id).to_string_lossy().into_owned()),
+        (
+            ENV_TOKEN_FILE,
+            token_file(&chosen.global.home, &chosen.agent_id).to_string_lossy().into_owned(),
+        ),
     ] {
         all.push((name.into(), value));
     }
@@ -50,7 +57,8 @@ fn environment(chosen: &Chosen) -> (Vec<(String, String)>, Vec<String>) {
 
 /// Short name that only this agent of this home has: for sockets, whose paths are limited.
 fn short_name(chosen: &Chosen) -> String {
-    os::sha256_hex(&format!("{}\0{}", chosen.global.home.display(), chosen.agent_id))[..12].to_string()
+    os::sha256_hex(&format!("{}\0{}", chosen.global.home.display(), chosen.agent_id))[..12]
+        .to_string()
 }
 
 /// Who hosts the provider.
@@ -74,10 +82,15 @@ fn request(chosen: &Chosen, added: &[(String, String)]) -> LaunchRequest {
     let runtime_dir = if near.as_os_str().len() <= RUNTIME_DIR_MAX {
         near
     } else {
-        std::env::temp_dir().join(format!("agent-relay-{}-{}", rustix::process::getuid().as_raw(), short_name(chosen)))
+        std::env::temp_dir().join(format!(
+            "agent-relay-{}-{}",
+            rustix::process::getuid().as_raw(),
+            short_name(chosen)
+        ))
     };
-    let mut all: BTreeMap<String, String> =
-        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))).collect();
+    let mut all: BTreeMap<String, String> = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect();
     all.remove(ENV_HOOKS); // of a session that this runner was started in
     all.extend(added.iter().cloned());
     LaunchRequest {

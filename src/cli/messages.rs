@@ -41,11 +41,21 @@ fn owner(client: &Client, inbox: &Inbox) -> Result<String, Failure> {
 }
 
 /// A page of an inbox; behind a message if `since` names one.
-fn fetch(client: &Client, inbox: &Inbox, whose: &str, since: MessageId) -> Result<Vec<Message>, Failure> {
+fn fetch(
+    client: &Client,
+    inbox: &Inbox,
+    whose: &str,
+    since: MessageId,
+) -> Result<Vec<Message>, Failure> {
     let unread = if inbox.all { "" } else { "&unread=true" };
     let mirror = if inbox.mirror { "" } else { "&mirror=false" };
     let since = if !since.is_none() { format!("&since={since}") } else { String::new() };
-    let query = format!("{}?for={}&limit={}{unread}{mirror}{since}", path::MESSAGES, encode(whose), inbox.limit.clamp(1, 1000));
+    let query = format!(
+        "{}?for={}&limit={}{unread}{mirror}{since}",
+        path::MESSAGES,
+        encode(whose),
+        inbox.limit.clamp(1, 1000)
+    );
     let mut messages = messages_of(&client.call("GET", &query, None)?);
     // A relay that does not know the wish sends the mirror all the same.
     messages.retain(|message| inbox.mirror || !message.is_session_mirror());
@@ -62,7 +72,11 @@ fn show_line(inbox: &Inbox, message: &Message) {
 /// After it was shown: whoever is killed between sees it again, never not at all.
 fn mark(client: &Client, inbox: &Inbox, whose: &str, message: &Message) -> Result<(), Failure> {
     if inbox.read {
-        client.call("POST", &path::message_part(message.id, "read"), Some(&json!({"agentId": whose})))?;
+        client.call(
+            "POST",
+            &path::message_part(message.id, "read"),
+            Some(&json!({"agentId": whose})),
+        )?;
     }
     Ok(())
 }
@@ -82,14 +96,22 @@ fn follow_inbox(client: &Client, inbox: &Inbox) -> Outcome {
             Err(failure) => return Err(failure),
         };
         if !away {
-            print::notice(&format!("{}; waiting for it", lost.text.split(';').next().unwrap_or_default()));
+            print::notice(&format!(
+                "{}; waiting for it",
+                lost.text.split(';').next().unwrap_or_default()
+            ));
             away = true;
         }
         std::thread::sleep(FOLLOW_RETRY);
     }
 }
 
-fn follow_once(client: &Client, inbox: &Inbox, shown: &mut MessageId, away: &mut bool) -> Result<std::convert::Infallible, Failure> {
+fn follow_once(
+    client: &Client,
+    inbox: &Inbox,
+    shown: &mut MessageId,
+    away: &mut bool,
+) -> Result<std::convert::Infallible, Failure> {
     let whose = &owner(client, inbox)?;
     // Listening begins before looking, so that nothing slips through between.
     let mut follow = client.follow(&["message.new"], &[whose])?;
@@ -97,7 +119,8 @@ fn follow_once(client: &Client, inbox: &Inbox, shown: &mut MessageId, away: &mut
     // What was shown when the relay went may not be marked yet.
     let mut since = if inbox.read && !inbox.all { MessageId(0) } else { *shown };
     loop {
-        // Page by page until there is no more: an event only says that it is time to look, so none can be missed.
+        // Page by page until there is no more: an event only says that it is time to look, so none
+        // can be missed.
         loop {
             let page = fetch(client, inbox, whose, since)?;
             for message in &page {
@@ -112,7 +135,9 @@ fn follow_once(client: &Client, inbox: &Inbox, shown: &mut MessageId, away: &mut
                 break;
             }
         }
-        while !matches!(follow.next(Duration::from_secs(3600))?, Some(RelayFrame::Event { event, .. }) if event == "message.new") {}
+        while !matches!(follow.next(Duration::from_secs(3600))?, Some(RelayFrame::Event { event, .. }) if event == "message.new")
+        {
+        }
     }
 }
 
@@ -123,7 +148,10 @@ pub(super) const BODY: &str = "    ";
 fn show(message: &Message, chars_max: Option<usize>) {
     let age = print::format_duration(print::now_ms() - message.created_at);
     let reply = message.reply_to.map(|id| format!(", answers #{id}")).unwrap_or_default();
-    print::line(&format!("#{} from {} to {} ({age} ago{reply})", message.id, message.from, message.to));
+    print::line(&format!(
+        "#{} from {} to {} ({age} ago{reply})",
+        message.id, message.from, message.to
+    ));
     if let Some(subject) = &message.subject {
         print::line(&format!("  Subject: {subject}"));
     }
@@ -147,8 +175,8 @@ pub fn get_message(id: MessageId, as_json: bool) -> Outcome {
         print::json(&body);
         return Ok(OK);
     }
-    let message: Message =
-        serde_json::from_value(body).map_err(|error| Failure::no(format!("the relay's answer makes no sense: {error}")))?;
+    let message: Message = serde_json::from_value(body)
+        .map_err(|error| Failure::no(format!("the relay's answer makes no sense: {error}")))?;
     show(&message, None);
     super::hook::done_by_session("fetched", &[message.id]);
     for reaction in &message.reactions {
@@ -161,7 +189,9 @@ pub fn get_message(id: MessageId, as_json: bool) -> Outcome {
 /// `thread`
 pub fn thread(thread: &Thread) -> Outcome {
     let client = Client::new(&Global::load(None, None)?)?;
-    for message in messages_of(&client.call("GET", &path::message_part(thread.id, "thread"), None)?) {
+    for message in
+        messages_of(&client.call("GET", &path::message_part(thread.id, "thread"), None)?)
+    {
         if thread.json {
             print::json(&json!(message));
         } else {

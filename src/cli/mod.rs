@@ -49,14 +49,20 @@ pub fn main(words: Vec<OsString>) -> u8 {
             Err(word) => {
                 print::error(&format!("the argument {word:?} is not UTF-8 text"));
                 // In a hook, 2 would stop some providers.
-                return if arguments.get(1).is_some_and(|command| command == "hook") { exit::NO } else { USAGE };
+                return if arguments.get(1).is_some_and(|command| command == "hook") {
+                    exit::NO
+                } else {
+                    USAGE
+                };
             }
         }
     }
     let program = if arguments.is_empty() { String::new() } else { arguments.remove(0) };
-    let outcome = inside::leave(&program, &mut arguments).and_then(|()| match crate::provider::registry::by_program(&program) {
-        Some(provider) => run::from_arguments(provider, &arguments, Unknown::PassOn),
-        None => dispatch(arguments),
+    let outcome = inside::leave(&program, &mut arguments).and_then(|()| {
+        match crate::provider::registry::by_program(&program) {
+            Some(provider) => run::from_arguments(provider, &arguments, Unknown::PassOn),
+            None => dispatch(arguments),
+        }
     });
     match outcome {
         Ok(code) => code,
@@ -69,12 +75,16 @@ pub fn main(words: Vec<OsString>) -> u8 {
 
 fn dispatch(mut arguments: Vec<String>) -> Outcome {
     // Slash forms: agents type `agent-relay /reply 12`.
-    if let Some(name) = arguments.first().and_then(|first| first.strip_prefix('/')).map(str::to_string) {
+    if let Some(name) =
+        arguments.first().and_then(|first| first.strip_prefix('/')).map(str::to_string)
+    {
         arguments[0] = name;
     }
     match arguments.first().map(String::as_str) {
         // What a service runs may have options of any name: nothing of it is moved.
-        Some("service") if arguments.get(1).is_some_and(|word| word == "install") && arguments.len() > 2 => {
+        Some("service")
+            if arguments.get(1).is_some_and(|word| word == "install") && arguments.len() > 2 =>
+        {
             if !arguments[2..].iter().any(|word| word == "--help") {
                 let mut action = arguments.split_off(1);
                 if action.get(2).is_some_and(|word| word == "--") {
@@ -86,15 +96,20 @@ fn dispatch(mut arguments: Vec<String>) -> Outcome {
             arguments = vec!["service".into(), "--help".into()];
         }
         // Without the table of commands: a hook is to cost as little as can be.
-        Some("hook") if arguments.len() == 2 && !arguments[1].starts_with('-') => return hook::hook(&arguments[1]),
+        Some("hook") if arguments.len() == 2 && !arguments[1].starts_with('-') => {
+            return hook::hook(&arguments[1]);
+        }
         Some("run") => return run::from_arguments("", &arguments[1..], Unknown::Refuse),
         Some("--version" | "-V") => arguments = vec!["version".into()],
         // `help send` is `send --help`.
-        Some("help") if arguments.len() == 2 => arguments = vec![arguments[1].clone(), "--help".into()],
+        Some("help") if arguments.len() == 2 => {
+            arguments = vec![arguments[1].clone(), "--help".into()]
+        }
         Some("-h" | "help") | None => arguments = vec!["--help".into()],
         Some(_) => {}
     }
-    // `argh` takes options only before a positional that eats the rest, so they are moved to the front.
+    // `argh` takes options only before a positional that eats the rest, so they are moved to the
+    // front.
     let arguments = options_first(arguments);
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let top = match Top::from_args(&["agent-relay"], &words) {
@@ -106,7 +121,10 @@ fn dispatch(mut arguments: Vec<String>) -> Outcome {
                     print::trusted(&args::with_examples(early.output.trim_end()));
                     Ok(OK)
                 }
-                Err(()) => Err(Failure::new(if hook { Kind::No } else { Kind::Usage }, misuse(&early.output, &words))),
+                Err(()) => Err(Failure::new(
+                    if hook { Kind::No } else { Kind::Usage },
+                    misuse(&early.output, &words),
+                )),
             };
         }
     };
@@ -172,19 +190,28 @@ fn misuse(output: &str, words: &[&str]) -> String {
         let (flag, value) = word.split_once('=').unwrap_or((word, ""));
         return format!("write {flag} {value} instead of {word}");
     }
-    let command = words.first().filter(|word| !word.starts_with('-')).map(|word| format!(" {word}")).unwrap_or_default();
+    let command = words
+        .first()
+        .filter(|word| !word.starts_with('-'))
+        .map(|word| format!(" {word}"))
+        .unwrap_or_default();
     let known = Top::get_args_info().commands;
     match words.first() {
-        Some(word) if !word.starts_with('-') && !known.iter().any(|command| command.name == *word) => {
+        Some(word)
+            if !word.starts_with('-') && !known.iter().any(|command| command.name == *word) =>
+        {
             let near = known
                 .iter()
                 .map(|command| (options::distance(command.name, word), command.name))
                 .min()
                 .filter(|(edits, _)| *edits <= 2 && edits * 2 < word.len());
-            let meant = near.map(|(_, name)| format!(" (did you mean {name}?)")).unwrap_or_default();
+            let meant =
+                near.map(|(_, name)| format!(" (did you mean {name}?)")).unwrap_or_default();
             format!("there is no command {word:?}{meant}; `agent-relay --help` lists them")
         }
-        _ => format!("{}; try `agent-relay{command} --help`", first.join(" ").trim_end_matches('.')),
+        _ => {
+            format!("{}; try `agent-relay{command} --help`", first.join(" ").trim_end_matches('.'))
+        }
     }
 }
 

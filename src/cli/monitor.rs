@@ -1,7 +1,8 @@
 //! `monitor`: names waiting messages for a session whose terminal belongs to a person.
 //!
-//! What it prints may be cut or dropped, and the model reads it as "not user input". So it prints one short line that says what to run, and its acknowledgement proves nothing. Its end would wake the model: it
-//! reconnects for ever and ends with the session.
+//! What it prints may be cut or dropped, and the model reads it as "not user input". So it prints
+//! one short line that says what to run, and its acknowledgement proves nothing. Its end would wake
+//! the model: it reconnects for ever and ends with the session.
 
 use std::net::TcpStream;
 use std::os::fd::OwnedFd;
@@ -37,7 +38,9 @@ pub fn monitor() -> Outcome {
         .find_map(env)
         .and_then(|pid| pid.parse::<i32>().ok())
         .or_else(|| rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get()));
-    let Some(alive) = session.and_then(Pid::from_raw).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()) else {
+    let Some(alive) =
+        session.and_then(Pid::from_raw).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok())
+    else {
         return Ok(OK);
     };
     let mut pause = PAUSES.0;
@@ -81,8 +84,13 @@ fn serve(alive: &OwnedFd) -> Option<()> {
             Ok(Message::Close(_)) => return Some(()),
             Ok(_) => {}
             // All that has come is read, also what came together with another frame.
-            Err(tungstenite::Error::Io(error)) if error.kind() == std::io::ErrorKind::WouldBlock => {
-                let mut fds = [PollFd::new(alive, PollFlags::IN), PollFd::new(socket.get_ref(), PollFlags::IN)];
+            Err(tungstenite::Error::Io(error))
+                if error.kind() == std::io::ErrorKind::WouldBlock =>
+            {
+                let mut fds = [
+                    PollFd::new(alive, PollFlags::IN),
+                    PollFd::new(socket.get_ref(), PollFlags::IN),
+                ];
                 os::wait(&mut fds, None);
                 if os::is_ready(&fds[0]) {
                     return None;
@@ -99,7 +107,8 @@ fn connect() -> Option<WebSocket<TcpStream>> {
     stream.set_read_timeout(Some(FRAME_TIME)).ok()?;
     stream.set_write_timeout(Some(FRAME_TIME)).ok()?;
     let session = env(ENV_PROVIDER_SESSION).unwrap_or_default();
-    let mut request = format!("ws://127.0.0.1:{port}/monitor?session={session}").into_client_request().ok()?;
+    let mut request =
+        format!("ws://127.0.0.1:{port}/monitor?session={session}").into_client_request().ok()?;
     let token = format!("Bearer {}", env(ENV_CONTROL_TOKEN).unwrap_or_default());
     request.headers_mut().insert("Authorization", token.parse().ok()?);
     let (socket, _) = tungstenite::client(request, stream).ok()?;
@@ -110,12 +119,21 @@ fn connect() -> Option<WebSocket<TcpStream>> {
 /// The line for a delivery, and its acknowledgement.
 fn told(frame: &str) -> Option<(String, Value)> {
     let frame: Value = serde_json::from_str(frame).ok()?;
-    let messages = frame.get("messages").filter(|_| frame["type"] == "message.deliver")?.as_array()?;
+    let messages =
+        frame.get("messages").filter(|_| frame["type"] == "message.deliver")?.as_array()?;
     let ids: Vec<u64> = messages.iter().filter_map(|message| message["id"].as_u64()).collect();
     let first = ids.first()?;
-    let names: Vec<String> =
-        messages.iter().map(|message| format!("#{} from {}", message["id"], message["from"].as_str().unwrap_or("?"))).collect();
-    let command = if ids.len() == 1 { format!("agent-relay get-message {first}") } else { "agent-relay inbox".to_string() };
+    let names: Vec<String> = messages
+        .iter()
+        .map(|message| {
+            format!("#{} from {}", message["id"], message["from"].as_str().unwrap_or("?"))
+        })
+        .collect();
+    let command = if ids.len() == 1 {
+        format!("agent-relay get-message {first}")
+    } else {
+        "agent-relay inbox".to_string()
+    };
     let tail = format!("; read and answer with: {command}");
     let head = format!("{} relay message(s) wait: {}", ids.len(), names.join(", "));
     let head: String = one_line(&head).chars().take(LINE_CHARS_MAX - tail.len()).collect();
@@ -130,12 +148,32 @@ mod tests {
     #[test]
     fn lines_are_short_and_say_what_to_run() {
         let many: Vec<Value> = (1..200).map(|id| json!({"id": id, "from": "a\nb"})).collect();
-        let (line, answer) = told(&json!({"type": "message.deliver", "deliveryId": "d", "messages": many}).to_string()).expect("a line");
-        assert!(line.chars().count() <= LINE_CHARS_MAX && line.ends_with("agent-relay inbox") && !line.contains('\n'), "{line}");
-        assert_eq!((answer["deliveryId"].clone(), answer["messageIds"].as_array().map(Vec::len)), (json!("d"), Some(199)));
-        let (line, _) = told(r#"{"type":"message.deliver","messages":[{"id":5,"from":"user"}]}"#).expect("a line");
-        assert!(line.contains("#5 from user") && line.ends_with("agent-relay get-message 5"), "{line}");
-        for frame in ["{}", "x", r#"{"type":"message.deliver","messages":[]}"#, r#"{"type":"other","messages":[{"id":1}]}"#] {
+        let (line, answer) = told(
+            &json!({"type": "message.deliver", "deliveryId": "d", "messages": many}).to_string(),
+        )
+        .expect("a line");
+        assert!(
+            line.chars().count() <= LINE_CHARS_MAX
+                && line.ends_with("agent-relay inbox")
+                && !line.contains('\n'),
+            "{line}"
+        );
+        assert_eq!(
+            (answer["deliveryId"].clone(), answer["messageIds"].as_array().map(Vec::len)),
+            (json!("d"), Some(199))
+        );
+        let (line, _) = told(r#"{"type":"message.deliver","messages":[{"id":5,"from":"user"}]}"#)
+            .expect("a line");
+        assert!(
+            line.contains("#5 from user") && line.ends_with("agent-relay get-message 5"),
+            "{line}"
+        );
+        for frame in [
+            "{}",
+            "x",
+            r#"{"type":"message.deliver","messages":[]}"#,
+            r#"{"type":"other","messages":[{"id":1}]}"#,
+        ] {
             assert_eq!(told(frame), None, "{frame}");
         }
     }

@@ -125,7 +125,8 @@ impl HelpLine {
 /// All options, those of single providers behind the others.
 pub(super) fn options() -> impl Iterator<Item = HelpLine> {
     let common = OPTIONS.iter().filter_map(|setting| HelpLine::of(setting, None));
-    let own = registry::settings().filter_map(|(provider, setting)| HelpLine::of(setting, provider));
+    let own =
+        registry::settings().filter_map(|(provider, setting)| HelpLine::of(setting, provider));
     common.chain([AS_OPERATOR]).chain(own)
 }
 
@@ -139,7 +140,11 @@ fn slot<'a>(args: &'a mut RunArgs, flag: &str) -> Option<Slot<'a>> {
 }
 
 /// Reads what stands behind `run`; what follows `--` is the provider's.
-pub(super) fn parse(default_provider: &str, arguments: &[String], unknown: Unknown) -> Result<RunArgs, Failure> {
+pub(super) fn parse(
+    default_provider: &str,
+    arguments: &[String],
+    unknown: Unknown,
+) -> Result<RunArgs, Failure> {
     let mut args = RunArgs { provider: default_provider.into(), ..Default::default() };
     let split = arguments.iter().position(|word| word == "--").unwrap_or(arguments.len());
     args.provider_args = arguments.get(split + 1..).unwrap_or_default().to_vec();
@@ -153,10 +158,15 @@ pub(super) fn parse(default_provider: &str, arguments: &[String], unknown: Unkno
         };
         match slot(&mut args, flag).filter(|_| flag.starts_with('-')) {
             Some(Slot::Text(field)) => match words.next_if(|value| !value.is_empty()) {
-                // The next word is the value whatever it looks like; without one the option is not recognised.
+                // The next word is the value whatever it looks like; without one the option is not
+                // recognised.
                 Some(value) => *field = Some(value.clone()),
                 None if unknown == Unknown::PassOn => passed_on.push(word.clone()),
-                None => return Err(Failure::usage(format!("{word} needs a value; try `agent-relay run --help`"))),
+                None => {
+                    return Err(Failure::usage(format!(
+                        "{word} needs a value; try `agent-relay run --help`"
+                    )));
+                }
             },
             Some(Slot::Switch(field)) => {
                 *field = true;
@@ -164,8 +174,12 @@ pub(super) fn parse(default_provider: &str, arguments: &[String], unknown: Unkno
                     return Ok(args);
                 }
             }
-            Some(Slot::Folders(_)) | None if registry::is_provider(word) => args.provider = word.clone(),
-            Some(Slot::Folders(_)) | None if unknown == Unknown::PassOn => passed_on.push(word.clone()),
+            Some(Slot::Folders(_)) | None if registry::is_provider(word) => {
+                args.provider = word.clone()
+            }
+            Some(Slot::Folders(_)) | None if unknown == Unknown::PassOn => {
+                passed_on.push(word.clone())
+            }
             Some(Slot::Folders(_)) | None => return Err(Failure::usage(not_known(word))),
         }
     }
@@ -180,14 +194,24 @@ fn not_known(word: &str) -> String {
     {
         return format!("write {flag} {value} instead of {word}");
     }
-    let near = options().map(|option| (distance(option.flag, word), option.flag)).min().filter(|(edits, _)| *edits <= 3);
-    let has = |provider: &&registry::Provider| (provider.presets)().iter().any(|preset| preset.name == word);
+    let near = options()
+        .map(|option| (distance(option.flag, word), option.flag))
+        .min()
+        .filter(|(edits, _)| *edits <= 3);
+    let has = |provider: &&registry::Provider| {
+        (provider.presets)().iter().any(|preset| preset.name == word)
+    };
     let meant = match near {
         Some((_, flag)) => format!("did you mean {flag}?"),
         None if word.starts_with('-') => "options of the provider's command come after `--`".into(),
         None => match registry::PROVIDERS.iter().find(has) {
-            Some(provider) => format!("for that agent say `agent-relay run {} --preset {word}`", provider.name),
-            None => format!("the provider must be one of: {}; its command comes after `--`", registry::names()),
+            Some(provider) => {
+                format!("for that agent say `agent-relay run {} --preset {word}`", provider.name)
+            }
+            None => format!(
+                "the provider must be one of: {}; its command comes after `--`",
+                registry::names()
+            ),
         },
     };
     format!("unknown argument {word:?} before `--`: {meant}")
@@ -210,15 +234,21 @@ pub(super) fn distance(a: &str, b: &str) -> usize {
 
 /// The help text of `run`, also under the name of a provider.
 pub(super) fn help(name: &str) -> String {
-    let mut text =
-        format!("Usage: {name} [options] [-- <command> [arguments]]\n\nSupervises one agent and connects it to the relay.\n\nProviders:\n");
+    let mut text = format!(
+        "Usage: {name} [options] [-- <command> [arguments]]\n\nSupervises one agent and connects it to the relay.\n\nProviders:\n"
+    );
     for provider in registry::PROVIDERS {
         text.push_str(&format!("  {:<24}{}\n", provider.name, provider.about));
     }
     for provider in registry::PROVIDERS.iter().filter(|provider| !(provider.presets)().is_empty()) {
         text.push_str(&format!("\nPresets of {}:\n", provider.name));
         for preset in (provider.presets)() {
-            text.push_str(&format!("  {:<24}{}: {}\n", preset.name, preset.command.join(" "), preset.about));
+            text.push_str(&format!(
+                "  {:<24}{}: {}\n",
+                preset.name,
+                preset.command.join(" "),
+                preset.about
+            ));
         }
     }
     text.push_str("\nOptions:\n");
@@ -241,7 +271,10 @@ pub(super) fn help(name: &str) -> String {
 /// Whole command lines, some of every provider.
 pub(super) fn examples() -> impl Iterator<Item = String> {
     let of = |provider: &'static registry::Provider| {
-        provider.examples.iter().map(|arguments| format!("agent-relay run {} {arguments}", provider.name))
+        provider
+            .examples
+            .iter()
+            .map(|arguments| format!("agent-relay run {} {arguments}", provider.name))
     };
     registry::PROVIDERS.iter().flat_map(of)
 }
@@ -283,9 +316,19 @@ mod tests {
         for option in options().filter(|option| option.flag != AS_OPERATOR.flag) {
             let line = [option.flag.to_string(), "value".into()];
             let line = if option.value.is_empty() { &line[..1] } else { &line[..] };
-            let args = parse("x", line, Unknown::Refuse).unwrap_or_else(|failure| panic!("{}", failure.text));
-            assert_ne!(format!("{args:?}"), format!("{:?}", parse("x", &[], Unknown::Refuse).expect("nothing")), "{}", option.flag);
-            assert!(help("x").contains(option.flag) && !option.about().is_empty(), "{}", option.flag);
+            let args = parse("x", line, Unknown::Refuse)
+                .unwrap_or_else(|failure| panic!("{}", failure.text));
+            assert_ne!(
+                format!("{args:?}"),
+                format!("{:?}", parse("x", &[], Unknown::Refuse).expect("nothing")),
+                "{}",
+                option.flag
+            );
+            assert!(
+                help("x").contains(option.flag) && !option.about().is_empty(),
+                "{}",
+                option.flag
+            );
         }
         assert!(parse("x", &words("--as-operator"), Unknown::Refuse).is_err(), "taken out before");
     }

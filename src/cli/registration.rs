@@ -50,16 +50,29 @@ pub(super) fn agent_config(chosen: &Chosen, started_at: i64) -> AgentConfig {
             "capabilities.report",
         ]),
     ]);
-    let headless = if args.headless || chosen.transport == Transport::Tmux { fixed(&["headless"]) } else { Vec::new() };
-    let tags =
-        list(&[&[provider.to_string()], &commas(env("AGENT_RELAY_TAGS")), &commas(args.tags.clone()), &config.default_tags, &headless]);
-    let profile: Option<Value> = env("AGENT_RELAY_AGENT_PROFILE_JSON").and_then(|text| serde_json::from_str(&text).ok());
-    let broad_targets = profile.as_ref().and_then(|p| p.pointer("/relay/context")) != Some(&json!(false));
+    let headless = if args.headless || chosen.transport == Transport::Tmux {
+        fixed(&["headless"])
+    } else {
+        Vec::new()
+    };
+    let tags = list(&[
+        &[provider.to_string()],
+        &commas(env("AGENT_RELAY_TAGS")),
+        &commas(args.tags.clone()),
+        &config.default_tags,
+        &headless,
+    ]);
+    let profile: Option<Value> =
+        env("AGENT_RELAY_AGENT_PROFILE_JSON").and_then(|text| serde_json::from_str(&text).ok());
+    let broad_targets =
+        profile.as_ref().and_then(|p| p.pointer("/relay/context")) != Some(&json!(false));
     // What the environment says of a token is about the one that stands beside it.
     let described = env(ENV_TOKEN).map(Secret::new) == global.token;
     let said = |name: &str| env(name).filter(|_| described);
     let instance = os::random_bytes::<16>();
-    let instance_id = crate::core::rng::Rng::new(u64::from_le_bytes(instance[..8].try_into().expect("8 bytes"))).uuid();
+    let instance_id =
+        crate::core::rng::Rng::new(u64::from_le_bytes(instance[..8].try_into().expect("8 bytes")))
+            .uuid();
     let registration = Registration {
         role: "provider".into(),
         component_id: chosen.runner_id.clone(),
@@ -76,7 +89,13 @@ pub(super) fn agent_config(chosen: &Chosen, started_at: i64) -> AgentConfig {
         runner_id: chosen.runner_id.clone(),
         instance_id,
         provider: provider.into(),
-        identity: Identity { agent_id: chosen.agent_id.clone(), label: chosen.label.clone(), tags, capabilities, broad_targets },
+        identity: Identity {
+            agent_id: chosen.agent_id.clone(),
+            label: chosen.label.clone(),
+            tags,
+            capabilities,
+            broad_targets,
+        },
         registration,
         approval_mode: chosen.approval.as_str().into(),
         prompt: args.prompt.clone().map(|text| first_prompt(text, args.prompt_again)),
@@ -85,7 +104,9 @@ pub(super) fn agent_config(chosen: &Chosen, started_at: i64) -> AgentConfig {
         token_by_hand: global.token_by_hand,
         token: global.token.clone(),
         token_profile: said("AGENT_RELAY_TOKEN_PROFILE"),
-        token_expires_at: said("AGENT_RELAY_TOKEN_EXPIRES_AT").and_then(|text| text.parse().ok()).filter(|end| *end > 0),
+        token_expires_at: said("AGENT_RELAY_TOKEN_EXPIRES_AT")
+            .and_then(|text| text.parse().ok())
+            .filter(|end| *end > 0),
         shutdown_timeout: config.shutdown_timeout,
         restart: config.restart.clone(),
         reply_mode: config.reply_mode,
@@ -99,11 +120,14 @@ pub(super) fn agent_config(chosen: &Chosen, started_at: i64) -> AgentConfig {
 
 /// What the relay keeps of an agent; absent values are null, not omitted.
 fn registration_meta(chosen: &Chosen, started_at: i64) -> Map<String, Value> {
-    let (provider, approval, transport) = (chosen.provider.name, chosen.approval.as_str(), chosen.transport);
+    let (provider, approval, transport) =
+        (chosen.provider.name, chosen.approval.as_str(), chosen.transport);
     let ProviderSettings { model, effort, .. } = &chosen.args.own;
-    let workspace: Option<Value> =
-        env("AGENT_RELAY_WORKSPACE_JSON").and_then(|text| serde_json::from_str(&text).ok()).filter(Value::is_object);
-    let mode = workspace.as_ref().and_then(|w| w.get("requestedMode").or_else(|| w.get("mode"))).cloned();
+    let workspace: Option<Value> = env("AGENT_RELAY_WORKSPACE_JSON")
+        .and_then(|text| serde_json::from_str(&text).ok())
+        .filter(Value::is_object);
+    let mode =
+        workspace.as_ref().and_then(|w| w.get("requestedMode").or_else(|| w.get("mode"))).cloned();
     let writes = chosen.approval != ApprovalMode::ReadOnly;
     let steers = chosen.provider.capabilities.changes_context && transport != Transport::Terminal;
     let meta = json!({

@@ -28,17 +28,31 @@ pub fn from_arguments(default_provider: &str, arguments: &[String], unknown: Unk
     let args = options::parse(default_provider, arguments, unknown)?;
     if args.help {
         let of_provider = format!("{default_provider}-relay");
-        print::trusted(&options::help(if default_provider.is_empty() { "agent-relay run <provider>" } else { &of_provider }));
+        print::trusted(&options::help(if default_provider.is_empty() {
+            "agent-relay run <provider>"
+        } else {
+            &of_provider
+        }));
         return Ok(OK);
     }
     if args.provider.is_empty() {
-        return Err(Failure::usage(format!("say which provider to run: {}; for example `{}`", registry::names(), options::example())));
+        return Err(Failure::usage(format!(
+            "say which provider to run: {}; for example `{}`",
+            registry::names(),
+            options::example()
+        )));
     }
     let Some(provider) = registry::by_name(&args.provider) else {
-        return Err(Failure::usage(format!("this version cannot run {}; it can run: {}", args.provider, registry::names())));
+        return Err(Failure::usage(format!(
+            "this version cannot run {}; it can run: {}",
+            args.provider,
+            registry::names()
+        )));
     };
     if args.prompt_again && args.prompt.is_none() {
-        return Err(Failure::usage("--prompt-again repeats a first prompt: say which one with --prompt TEXT"));
+        return Err(Failure::usage(
+            "--prompt-again repeats a first prompt: say which one with --prompt TEXT",
+        ));
     }
     start(args, provider)
 }
@@ -48,7 +62,8 @@ fn start(args: RunArgs, provider: &'static registry::Provider) -> Outcome {
     let started_at = clock.now().wall.0;
     let (replace, quiet) = (args.replace, args.quiet);
     let settings = settings(args, provider, started_at)?;
-    // Inside the session of another agent its token and files are not ours to use; started by an orchestrator it is this agent.
+    // Inside the session of another agent its token and files are not ours to use; started by an
+    // orchestrator it is this agent.
     if env(ENV_AGENT).is_some_and(|session| session != settings.agent.agent_id) {
         return Err(inside::refusal("run"));
     }
@@ -59,7 +74,8 @@ fn start(args: RunArgs, provider: &'static registry::Provider) -> Outcome {
     let home = settings.global.home.clone();
     let name = crate::log::safe_name(&settings.agent.agent_id);
     let log = home.join("logs").join(format!("session-mirror-{name}.log"));
-    crate::log::start(Some(log.clone()), false).map_err(|error| Failure::system(format!("cannot write {}: {error}", log.display())))?;
+    crate::log::start(Some(log.clone()), false)
+        .map_err(|error| Failure::system(format!("cannot write {}: {error}", log.display())))?;
     std::panic::set_hook(Box::new(|info| {
         let recent = crate::runtime::event_loop::recent().join("; ");
         crate::log::write(LogLevel::Fatal, "runner", &format!("{info}; last events: {recent}"));
@@ -68,16 +84,19 @@ fn start(args: RunArgs, provider: &'static registry::Provider) -> Outcome {
     }));
 
     let dir = store_dir(&home, &settings.agent.agent_id);
-    os::make_private_dir(&dir).map_err(|error| Failure::system(format!("cannot make {}: {error}", dir.display())))?;
+    os::make_private_dir(&dir)
+        .map_err(|error| Failure::system(format!("cannot make {}: {error}", dir.display())))?;
     let info_file = info_path(&home, &settings.agent.agent_id);
     let token_file = token_file(&home, &settings.agent.agent_id);
     let _lock = take_lock(&dir, &info_file, &settings.agent.agent_id, replace)?;
-    let (store, said) = aside::open_or_set_aside(&dir.join("store.sqlite"), settings.outbox_bytes_max)?;
+    let (store, said) =
+        aside::open_or_set_aside(&dir.join("store.sqlite"), settings.outbox_bytes_max)?;
     if let Some(said) = &said {
         log::error!(target: "runner", "{said}");
         print::notice(said);
     }
-    let no_port = |error: std::io::Error| Failure::system(format!("cannot open the control port: {error}"));
+    let no_port =
+        |error: std::io::Error| Failure::system(format!("cannot open the control port: {error}"));
     let control = gate::listen("127.0.0.1:0").map_err(no_port)?;
     let port = control.local_addr().map_err(no_port)?.port();
     let control_token = Secret::new(os::secret());
@@ -93,16 +112,24 @@ fn start(args: RunArgs, provider: &'static registry::Provider) -> Outcome {
         ..Default::default()
     };
     let text = serde_json::to_string_pretty(&info).expect("plain data") + "\n";
-    // What an earlier life told is not true any more, and on a full disk this one has no other place. Another agent's stays.
+    // What an earlier life told is not true any more, and on a full disk this one has no other
+    // place. Another agent's stays.
     remove_info(&info_file, |told| told.agent_id == settings.agent.agent_id);
     let _ = std::fs::remove_file(&token_file);
     // Without it neither tools nor people find this runner.
-    os::replace_private_file(&info_file, &text, false)
-        .map_err(|error| Failure::system(format!("cannot write the runner info file {}: {error}", info_file.display())))?;
+    os::replace_private_file(&info_file, &text, false).map_err(|error| {
+        Failure::system(format!(
+            "cannot write the runner info file {}: {error}",
+            info_file.display()
+        ))
+    })?;
     // In a person's own terminal not a word: the provider draws there.
     let quiet = quiet || settings.agent.in_user_terminal;
     if !quiet {
-        print::notice(&format!("agent {0} on {1}; `agent-relay status {0} --why` tells how it is", settings.agent.agent_id, base.url));
+        print::notice(&format!(
+            "agent {0} on {1}; `agent-relay status {0} --why` tells how it is",
+            settings.agent.agent_id, base.url
+        ));
         tell_if_away(&base);
     }
     for warning in &settings.warnings {
@@ -151,32 +178,47 @@ fn start(args: RunArgs, provider: &'static registry::Provider) -> Outcome {
     Ok(OK)
 }
 
-/// Removes the runner info file if it is the one that is meant: somebody else may have written there meanwhile. One that says
-/// nothing is nobody's.
+/// Removes the runner info file if it is the one that is meant: somebody else may have written
+/// there meanwhile. One that says nothing is nobody's.
 fn remove_info(path: &Path, is_meant: impl Fn(&RunnerInfo) -> bool) {
-    let told = std::fs::read_to_string(path).ok().map(|text| serde_json::from_str::<RunnerInfo>(&text));
+    let told =
+        std::fs::read_to_string(path).ok().map(|text| serde_json::from_str::<RunnerInfo>(&text));
     if told.is_some_and(|told| told.is_ok_and(|told| is_meant(&told))) {
         let _ = std::fs::remove_file(path);
     }
 }
 
-/// A word on standard error if nobody listens at the relay's address: else a person who made a mistake there sees nothing
-/// at all. A thread of its own, so that neither the start nor the runner waits for it.
+/// A word on standard error if nobody listens at the relay's address: else a person who made a
+/// mistake there sees nothing at all. A thread of its own, so that neither the start nor the runner
+/// waits for it.
 fn tell_if_away(base: &Base) {
     let (host, port, url) = (base.host.clone(), base.port, base.url.clone());
     let look = move || {
-        if let Err(error) = crate::edge::stream::Stream::connect(&host, port, false, Duration::from_secs(5)) {
-            print::notice(&format!("cannot reach the relay at {url} ({error}); retrying. Start one with `agent-relay hub`"));
+        if let Err(error) =
+            crate::edge::stream::Stream::connect(&host, port, false, Duration::from_secs(5))
+        {
+            print::notice(&format!(
+                "cannot reach the relay at {url} ({error}); retrying. Start one with `agent-relay hub`"
+            ));
         }
     };
     let _ = std::thread::Builder::new().name("look".into()).stack_size(256 << 10).spawn(look);
 }
 
-/// One runner per agent and machine: takes the lock of its store; with `--replace` the other runner is asked to stop.
-fn take_lock(dir: &Path, info_file: &Path, agent_id: &str, replace: bool) -> Result<std::fs::File, Failure> {
+/// One runner per agent and machine: takes the lock of its store; with `--replace` the other runner
+/// is asked to stop.
+fn take_lock(
+    dir: &Path,
+    info_file: &Path,
+    agent_id: &str,
+    replace: bool,
+) -> Result<std::fs::File, Failure> {
     let path = dir.join("lock");
-    let say = |error: std::io::Error| Failure::system(format!("cannot lock {}: {error}", path.display()));
-    let other = || -> Option<RunnerInfo> { serde_json::from_str(&std::fs::read_to_string(info_file).ok()?).ok() };
+    let say =
+        |error: std::io::Error| Failure::system(format!("cannot lock {}: {error}", path.display()));
+    let other = || -> Option<RunnerInfo> {
+        serde_json::from_str(&std::fs::read_to_string(info_file).ok()?).ok()
+    };
     let mut asked = false;
     let until = Instant::now() + Duration::from_secs(75);
     loop {
@@ -200,11 +242,24 @@ fn take_lock(dir: &Path, info_file: &Path, agent_id: &str, replace: bool) -> Res
             };
             let base = Base::parse(&info.control_url).map_err(Failure::usage)?;
             let http = Http::new(base, Duration::from_secs(5));
-            let stop = http.call_bearer("POST", "/stop", Some(&json!({})), &Secret::new(info.control_token));
+            let stop = http.call_bearer(
+                "POST",
+                "/stop",
+                Some(&json!({})),
+                &Secret::new(info.control_token),
+            );
             match stop {
                 Ok((202, _)) => {}
-                Ok((status, _)) => return Err(Failure::no(format!("the runner with pid {pid} refuses to stop (HTTP {status})"))),
-                Err(cause) => return Err(Failure::unreachable(format!("cannot ask the runner with pid {pid} to stop: {cause}"))),
+                Ok((status, _)) => {
+                    return Err(Failure::no(format!(
+                        "the runner with pid {pid} refuses to stop (HTTP {status})"
+                    )));
+                }
+                Err(cause) => {
+                    return Err(Failure::unreachable(format!(
+                        "cannot ask the runner with pid {pid} to stop: {cause}"
+                    )));
+                }
             }
         }
         if Instant::now() > until {

@@ -1,4 +1,5 @@
-//! `send`, `reply`, `react`: what is said. Inside an agent's session the runner takes it where the relay cannot.
+//! `send`, `reply`, `react`: what is said. Inside an agent's session the runner takes it where the
+//! relay cannot.
 
 use std::io::Read;
 use std::time::{Duration, Instant};
@@ -22,22 +23,31 @@ fn text(words: Vec<String>, stdin: bool, what: &str) -> Result<String, Failure> 
     let text = match stdin {
         true => {
             let mut text = String::new();
-            let read = std::io::stdin().take(MESSAGE_BODY_BYTES_MAX as u64 + 1).read_to_string(&mut text);
-            read.map_err(|error| Failure::usage(format!("standard input is not valid text: {error}")))?;
+            let read =
+                std::io::stdin().take(MESSAGE_BODY_BYTES_MAX as u64 + 1).read_to_string(&mut text);
+            read.map_err(|error| {
+                Failure::usage(format!("standard input is not valid text: {error}"))
+            })?;
             text.trim_end_matches('\n').to_string()
         }
         false => words.join(" "),
     };
     if text.trim().is_empty() {
-        return Err(Failure::usage(format!("there is nothing to {what}: give a text, or --stdin to read it from a pipe")));
+        return Err(Failure::usage(format!(
+            "there is nothing to {what}: give a text, or --stdin to read it from a pipe"
+        )));
     }
     if text.len() > MESSAGE_BODY_BYTES_MAX {
-        return Err(Failure::usage(format!("the text is longer than {} KiB", MESSAGE_BODY_BYTES_MAX >> 10)));
+        return Err(Failure::usage(format!(
+            "the text is longer than {} KiB",
+            MESSAGE_BODY_BYTES_MAX >> 10
+        )));
     }
     Ok(text)
 }
 
-/// Said once, whichever way it goes: what the relay has taken although its answer was lost is the same message there.
+/// Said once, whichever way it goes: what the relay has taken although its answer was lost is the
+/// same message there.
 fn key(client: &Client, told: Option<String>) -> Option<String> {
     let fresh = |agent: &str| format!("tool:{agent}:{}", os::sha256_hex(&os::secret()));
     told.or_else(|| client.session().map(fresh))
@@ -46,7 +56,9 @@ fn key(client: &Client, told: Option<String>) -> Option<String> {
 /// To the relay; inside a session, where that cannot take it, to the runner.
 fn say(client: &Client, message: &NewMessage) -> Result<Value, Failure> {
     let body = json!(message);
-    client.call("POST", path::MESSAGES, Some(&body)).or_else(|failure| inside::through_runner(client, failure, "/messages", &body))
+    client
+        .call("POST", path::MESSAGES, Some(&body))
+        .or_else(|failure| inside::through_runner(client, failure, "/messages", &body))
 }
 
 /// What came of something that was said; true: the runner has it.
@@ -63,7 +75,9 @@ fn tell_queued(answer: &Value, as_json: bool) -> bool {
 /// `send`
 pub fn send(send: Send) -> Outcome {
     if send.task && send.urgent {
-        return Err(Failure::usage("a task waits until it is claimed: leave out --task or --urgent"));
+        return Err(Failure::usage(
+            "a task waits until it is claimed: leave out --task or --urgent",
+        ));
     }
     let body = text(send.text, send.stdin, "send")?;
     let client = Client::new(&Global::load(None, None)?)?;
@@ -73,8 +87,15 @@ pub fn send(send: Send) -> Outcome {
         None => None,
     };
     if send.task {
-        let title = send.subject.clone().unwrap_or_else(|| body.lines().next().unwrap_or_default().chars().take(80).collect());
-        let task = client.call("POST", path::TASKS, Some(&json!({"to": send.to, "title": title, "body": body})))?;
+        let title = send
+            .subject
+            .clone()
+            .unwrap_or_else(|| body.lines().next().unwrap_or_default().chars().take(80).collect());
+        let task = client.call(
+            "POST",
+            path::TASKS,
+            Some(&json!({"to": send.to, "title": title, "body": body})),
+        )?;
         match send.json {
             true => print::json(&task),
             false => print::line(&format!("task {} as message #{}", task["id"], task["messageId"])),
@@ -117,7 +138,11 @@ fn told(sent: &Value, as_json: bool) -> Outcome {
                     Some(1) => " (one agent)".into(),
                     Some(n) => format!(" ({n} agents)"),
                 };
-                print::line(&format!("message #{} to {}{many}", sent["id"], sent["to"].as_str().unwrap_or_default()));
+                print::line(&format!(
+                    "message #{} to {}{many}",
+                    sent["id"],
+                    sent["to"].as_str().unwrap_or_default()
+                ));
             }
         }
     }
@@ -127,7 +152,10 @@ fn told(sent: &Value, as_json: bool) -> Outcome {
 /// Name of an agent that a message may have gone to, if it waits for an approval.
 fn asks(card: &Value, to: &str) -> Option<String> {
     let id = card["id"].as_str()?;
-    let asks = card.pointer("/meta/pendingApprovals").and_then(Value::as_array).is_some_and(|open| !open.is_empty());
+    let asks = card
+        .pointer("/meta/pendingApprovals")
+        .and_then(Value::as_array)
+        .is_some_and(|open| !open.is_empty());
     (asks && super::cards::is_there(card) && (id == to || is_group(to))).then(|| id.to_string())
 }
 
@@ -147,7 +175,12 @@ struct Waiting<'a> {
 }
 
 impl<'a> Waiting<'a> {
-    fn begin(client: &'a Client, to: &str, seconds: u64, json: bool) -> Result<Waiting<'a>, Failure> {
+    fn begin(
+        client: &'a Client,
+        to: &str,
+        seconds: u64,
+        json: bool,
+    ) -> Result<Waiting<'a>, Failure> {
         let own = client.speaker()?;
         let follow = client.follow(&["message.new"], &[&own])?;
         Ok(Waiting { client, follow, own, to: to.into(), seconds, json })
@@ -155,8 +188,13 @@ impl<'a> Waiting<'a> {
 
     /// Whether it answers that message, and comes from whom that can have gone to.
     fn is_answer(&self, id: MessageId, message: &Message) -> bool {
-        let listed = message.payload.get("answers").and_then(Value::as_array).is_some_and(|ids| ids.contains(&json!(id)));
-        let from = if is_group(&self.to) { message.from != self.own } else { message.from == self.to };
+        let listed = message
+            .payload
+            .get("answers")
+            .and_then(Value::as_array)
+            .is_some_and(|ids| ids.contains(&json!(id)));
+        let from =
+            if is_group(&self.to) { message.from != self.own } else { message.from == self.to };
         from && !message.is_session_mirror() && (listed || message.reply_to == Some(id))
     }
 
@@ -168,24 +206,40 @@ impl<'a> Waiting<'a> {
                 continue;
             };
             match serde_json::from_value::<Message>(data) {
-                Ok(message) if event == "message.new" && self.is_answer(id, &message) => return self.show(&message),
+                Ok(message) if event == "message.new" && self.is_answer(id, &message) => {
+                    return self.show(&message);
+                }
                 _ => {}
             }
         }
         let open = match self.client.call("GET", path::AGENTS, None) {
-            Ok(answer) => {
-                answer["agents"].as_array().into_iter().flatten().filter_map(|card| asks(card, &self.to)).collect::<Vec<_>>().join(", ")
-            }
+            Ok(answer) => answer["agents"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter_map(|card| asks(card, &self.to))
+                .collect::<Vec<_>>()
+                .join(", "),
             Err(_) => String::new(),
         };
-        let hint = if open.is_empty() { String::new() } else { format!("; {open} waits for an approval: `agent-relay approvals`") };
-        let text =
-            format!("no answer to message #{id} within {} s{hint}; it will stand in `agent-relay inbox` when it comes", self.seconds);
+        let hint = if open.is_empty() {
+            String::new()
+        } else {
+            format!("; {open} waits for an approval: `agent-relay approvals`")
+        };
+        let text = format!(
+            "no answer to message #{id} within {} s{hint}; it will stand in `agent-relay inbox` when it comes",
+            self.seconds
+        );
         Err(Failure::no(text))
     }
 
     fn show(&self, message: &Message) -> Outcome {
-        self.client.call("POST", &path::message_part(message.id, "read"), Some(&json!({"agentId": self.own})))?;
+        self.client.call(
+            "POST",
+            &path::message_part(message.id, "read"),
+            Some(&json!({"agentId": self.own})),
+        )?;
         match self.json {
             true => print::json(&json!(message)),
             false => {
@@ -199,12 +253,22 @@ impl<'a> Waiting<'a> {
 }
 
 /// Who is answered, and in which generation of the relay's data that message has its number.
-fn addressee(client: &Client, id: MessageId, given: Option<&Given>) -> Result<(String, Option<String>), Failure> {
-    let known = || given.filter(|given| !given.from.is_empty()).map(|given| (given.from.clone(), given.generation.clone()));
+fn addressee(
+    client: &Client,
+    id: MessageId,
+    given: Option<&Given>,
+) -> Result<(String, Option<String>), Failure> {
+    let known = || {
+        given
+            .filter(|given| !given.from.is_empty())
+            .map(|given| (given.from.clone(), given.generation.clone()))
+    };
     let (status, asked) = match client.raw("GET", &path::message(id), None) {
         Ok(answer) => answer,
         // The runner knows who wrote it.
-        Err(failure) => return known().filter(|_| inside::is_away(client, &failure)).ok_or(failure),
+        Err(failure) => {
+            return known().filter(|_| inside::is_away(client, &failure)).ok_or(failure);
+        }
     };
     let text = |field: &str| asked[field].as_str().map(str::to_string);
     match (status, known()) {
@@ -214,12 +278,17 @@ fn addressee(client: &Client, id: MessageId, given: Option<&Given>) -> Result<(S
             }
             Ok((text("from").unwrap_or_else(|| USER.into()), text("generation")))
         }
-        // The relay has it no more, or takes the token no more: the agent was given it all the same.
+        // The relay has it no more, or takes the token no more: the agent was given it all the
+        // same.
         (401 | 404, Some(known)) => Ok(known),
         // Whoever may not see it does not answer it.
-        (403, _) => Err(Failure::no(text("error").unwrap_or_else(|| format!("message #{id} is not yours to see")))),
+        (403, _) => Err(Failure::no(
+            text("error").unwrap_or_else(|| format!("message #{id} is not yours to see")),
+        )),
         (404, None) => Err(Failure::no(format!("there is no message #{id}; nothing was sent"))),
-        _ => client.judged(status, asked).and(Err(Failure::no(format!("message #{id} cannot be seen")))),
+        _ => client
+            .judged(status, asked)
+            .and(Err(Failure::no(format!("message #{id} cannot be seen")))),
     }
 }
 
@@ -240,15 +309,21 @@ pub fn reply(reply: Reply) -> Outcome {
         ..Default::default()
     };
     let sent = match say(&client, &message) {
-        // What it answers is of other data of the relay than those of now: the runner puts it into words.
-        Err(failure) if failure.kind == Kind::No && given.is_some() => inside::to_runner(&client, failure, "/messages", &json!(message)),
+        // What it answers is of other data of the relay than those of now: the runner puts it into
+        // words.
+        Err(failure) if failure.kind == Kind::No && given.is_some() => {
+            inside::to_runner(&client, failure, "/messages", &json!(message))
+        }
         said => said,
     }?;
     if sent["queued"] != true {
         super::hook::done_by_session("replied", &[reply.id]);
     }
     if sent["replyToUnknown"] == true {
-        print::notice(&format!("the relay no longer has message #{}: the answer is sent without a reference to it", reply.id));
+        print::notice(&format!(
+            "the relay no longer has message #{}: the answer is sent without a reference to it",
+            reply.id
+        ));
     }
     told(&sent, reply.json)
 }

@@ -18,7 +18,8 @@ use crate::wire::api::{AGENT_ID_RULE, is_agent_id};
 const HUB_UNIT: &str = "agent-relay-hub.service";
 /// What stands before an agent's name.
 const AGENT_PREFIX: &str = "agent-relay-agent-";
-/// What all units have: try again on everything but wrong use (2), and give up when that is in vain.
+/// What all units have: try again on everything but wrong use (2), and give up when that is in
+/// vain.
 const COMMON: &str = "Type=notify
 NotifyAccess=main
 Restart=on-failure
@@ -29,24 +30,28 @@ KillMode=mixed
 TimeoutStopSec=90
 LimitNOFILE=65536
 ";
-/// Ten failed starts within five minutes are enough: that limit is reached, since two seconds lie between them.
+/// Ten failed starts within five minutes are enough: that limit is reached, since two seconds lie
+/// between them.
 const LIMIT: &str = "StartLimitIntervalSec=300\nStartLimitBurst=10\n";
 const INSTALL: &str = "\n[Install]\nWantedBy=default.target\n";
 
 /// PATH of a service: what a login shell of the user would have.
 fn path() -> String {
-    let usual = crate::provider::registry::USUAL_PLACES.map(|place| place.replace('~', "%h")).join(":");
+    let usual =
+        crate::provider::registry::USUAL_PLACES.map(|place| place.replace('~', "%h")).join(":");
     format!("Environment=PATH={usual}:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin\n")
 }
 
 /// One word of a command line in a unit: quoted, and nothing in it means anything to systemd.
 fn unit_word(text: &str) -> String {
-    let text = text.replace('\\', "\\\\").replace('"', "\\\"").replace('%', "%%").replace('$', "$$");
+    let text =
+        text.replace('\\', "\\\\").replace('"', "\\\"").replace('%', "%%").replace('$', "$$");
     format!("\"{}\"", text.replace('\n', "\\n"))
 }
 
 fn program() -> Result<String, Failure> {
-    let own = std::env::current_exe().map_err(|error| Failure::system(format!("cannot find my own program file: {error}")))?;
+    let own = std::env::current_exe()
+        .map_err(|error| Failure::system(format!("cannot find my own program file: {error}")))?;
     Ok(own.to_string_lossy().into_owned())
 }
 
@@ -54,13 +59,17 @@ fn hub_text(program: &str, rest: &[&str], settings: &str) -> String {
     let path = path();
     let words = [program, "hub"].into_iter().chain(rest.iter().copied());
     let start = words.map(unit_word).collect::<Vec<_>>().join(" ");
-    format!("[Unit]\nDescription=agent-relay hub\n{LIMIT}\n[Service]\nExecStart={start}\n{COMMON}{path}{settings}{INSTALL}")
+    format!(
+        "[Unit]\nDescription=agent-relay hub\n{LIMIT}\n[Service]\nExecStart={start}\n{COMMON}{path}{settings}{INSTALL}"
+    )
 }
 
 fn agent_text(about: &str, near: bool, start: &str, settings: &str) -> String {
     let path = path();
     let hub = if near { format!("Wants={HUB_UNIT}\nAfter={HUB_UNIT}\n") } else { String::new() };
-    format!("[Unit]\nDescription=agent-relay agent {about}\n{hub}{LIMIT}\n[Service]\nExecStart={start}\n{COMMON}{path}{settings}{INSTALL}")
+    format!(
+        "[Unit]\nDescription=agent-relay agent {about}\n{hub}{LIMIT}\n[Service]\nExecStart={start}\n{COMMON}{path}{settings}{INSTALL}"
+    )
 }
 
 /// `generate unit hub|agent`; without a word it says which there are.
@@ -87,12 +96,17 @@ pub(super) fn generate(which: Option<&str>) -> Result<String, Failure> {
             agent_text(
                 "%i",
                 true,
-                &format!("{} run --agent-id %i --quiet $AGENT_RELAY_ARGUMENTS", unit_word(&program)),
+                &format!(
+                    "{} run --agent-id %i --quiet $AGENT_RELAY_ARGUMENTS",
+                    unit_word(&program)
+                ),
                 "EnvironmentFile=%h/.agent-relay/units/%i.env\n"
             ),
             example = example_arguments(),
         )),
-        _ => Err(Failure::usage("say which unit: `agent-relay generate unit hub` or `agent-relay generate unit agent`")),
+        _ => Err(Failure::usage(
+            "say which unit: `agent-relay generate unit hub` or `agent-relay generate unit agent`",
+        )),
     }
 }
 
@@ -108,7 +122,9 @@ pub fn service(options: &Service) -> Outcome {
         ))),
         ["list"] | [] => list(options.json),
         ["remove", name] => remove(name),
-        [word, ..] => Err(Failure::usage(format!("service knows install, list and remove NAME, not {word:?}"))),
+        [word, ..] => Err(Failure::usage(format!(
+            "service knows install, list and remove NAME, not {word:?}"
+        ))),
     }
 }
 
@@ -119,7 +135,9 @@ fn unit_of(name: &str) -> String {
 fn folder() -> Result<PathBuf, Failure> {
     let home = || env("HOME").map(|home| Path::new(&home).join(".config"));
     let config = env("XDG_CONFIG_HOME").map(PathBuf::from).or_else(home);
-    let config = config.ok_or_else(|| Failure::usage("neither XDG_CONFIG_HOME nor HOME is set; set one of them"))?;
+    let config = config.ok_or_else(|| {
+        Failure::usage("neither XDG_CONFIG_HOME nor HOME is set; set one of them")
+    })?;
     Ok(config.join("systemd").join("user"))
 }
 
@@ -127,14 +145,18 @@ fn checked(name: &str) -> Result<(), Failure> {
     let plain = name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'));
     match is_agent_id(name) && plain && !name.starts_with(['-', '.']) {
         true => Ok(()),
-        false => Err(Failure::usage(format!("{name:?} cannot be the name of a service: letters, digits, - _ . only; {AGENT_ID_RULE}"))),
+        false => Err(Failure::usage(format!(
+            "{name:?} cannot be the name of a service: letters, digits, - _ . only; {AGENT_ID_RULE}"
+        ))),
     }
 }
 
 /// One order to the user's systemd.
 fn systemctl(arguments: &[&str]) -> Result<String, Failure> {
     let output = Command::new("systemctl").arg("--user").args(arguments).output();
-    let output = output.map_err(|error| path_failure(&error, format!("cannot run systemctl: {error}; services need systemd")))?;
+    let output = output.map_err(|error| {
+        path_failure(&error, format!("cannot run systemctl: {error}; services need systemd"))
+    })?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).trim().to_string());
     }
@@ -144,12 +166,16 @@ fn systemctl(arguments: &[&str]) -> Result<String, Failure> {
     Err(Failure::no(format!("systemctl --user {} failed: {said}; {cure}", arguments.join(" "))))
 }
 
-/// Settings of the shell that installs which the unit must know. What is secret goes into a file that only its owner reads.
+/// Settings of the shell that installs which the unit must know. What is secret goes into a file
+/// that only its owner reads.
 fn settings(name: &str, home: &Path) -> Result<String, Failure> {
     let mut lines = String::new();
     for variable in ["AGENT_RELAY_HOME", "AGENT_RELAY_URL"] {
         if let Some(value) = env(variable) {
-            lines.push_str(&format!("Environment={}\n", unit_word(&format!("{variable}={value}")).replace("$$", "$")));
+            lines.push_str(&format!(
+                "Environment={}\n",
+                unit_word(&format!("{variable}={value}")).replace("$$", "$")
+            ));
         }
     }
     let Some(token) = env("AGENT_RELAY_TOKEN").filter(|_| name != "hub") else { return Ok(lines) };
@@ -162,7 +188,9 @@ fn settings(name: &str, home: &Path) -> Result<String, Failure> {
 
 fn put(name: &str, text: &str) -> Outcome {
     let (folder, unit) = (folder()?, unit_of(name));
-    let refused = |error: std::io::Error| Failure::system(format!("cannot write {}: {error}", folder.join(&unit).display()));
+    let refused = |error: std::io::Error| {
+        Failure::system(format!("cannot write {}: {error}", folder.join(&unit).display()))
+    };
     std::fs::create_dir_all(&folder).map_err(refused)?;
     os::write_private_file(&folder.join(&unit), text).map_err(refused)?;
     systemctl(&["daemon-reload"])?;
@@ -190,8 +218,12 @@ fn install_agent(name: &str, rest: &[&str]) -> Outcome {
         words.extend(["--agent-id".into(), name.into()]);
     }
     if !said("--cwd") {
-        let here = std::env::current_dir()
-            .map_err(|error| path_failure(&error, format!("the current folder cannot be used: {error}; give --cwd PATH")))?;
+        let here = std::env::current_dir().map_err(|error| {
+            path_failure(
+                &error,
+                format!("the current folder cannot be used: {error}; give --cwd PATH"),
+            )
+        })?;
         words.extend(["--cwd".into(), here.to_string_lossy().into_owned()]);
     }
     words.extend(rest.iter().map(|one| one.to_string()));
@@ -217,7 +249,8 @@ fn list(as_json: bool) -> Outcome {
     let mut rows = vec![["NAME", "UNIT", "STATE"].map(String::from).to_vec()];
     for name in names()? {
         let unit = unit_of(&name);
-        let state = systemctl(&["show", &unit, "-p", "ActiveState", "--value"]).unwrap_or_else(|_| "unknown".into());
+        let state = systemctl(&["show", &unit, "-p", "ActiveState", "--value"])
+            .unwrap_or_else(|_| "unknown".into());
         match as_json {
             true => print::json(&json!({"name": name, "unit": unit, "state": state})),
             false => rows.push(vec![name, unit, state]),
@@ -233,14 +266,21 @@ fn remove(name: &str) -> Outcome {
     checked(name)?;
     let (path, unit) = (folder()?.join(unit_of(name)), unit_of(name));
     if !path.is_file() {
-        return Err(Failure::no(format!("there is no service {name}; `agent-relay service list` shows them")));
+        return Err(Failure::no(format!(
+            "there is no service {name}; `agent-relay service list` shows them"
+        )));
     }
     systemctl(&["disable", "--now", &unit])?;
-    std::fs::remove_file(&path).map_err(|error| Failure::system(format!("cannot remove {}: {error}", path.display())))?;
-    let _ = std::fs::remove_file(crate::config::home()?.join("units").join(format!("{name}.secret.env")));
+    std::fs::remove_file(&path)
+        .map_err(|error| Failure::system(format!("cannot remove {}: {error}", path.display())))?;
+    let _ = std::fs::remove_file(
+        crate::config::home()?.join("units").join(format!("{name}.secret.env")),
+    );
     let _ = systemctl(&["reset-failed", &unit]);
     systemctl(&["daemon-reload"])?;
-    print::line(&format!("{unit} is stopped and removed; its agent's store and conversations stay"));
+    print::line(&format!(
+        "{unit} is stopped and removed; its agent's store and conversations stay"
+    ));
     Ok(OK)
 }
 
@@ -255,6 +295,9 @@ mod tests {
         for name in ["a/b", "-x", ".a", "a b", "%i"] {
             assert!(checked(name).is_err(), "{name}");
         }
-        assert_eq!((unit_of("hub"), unit_of("web")), (HUB_UNIT.to_string(), "agent-relay-agent-web.service".to_string()));
+        assert_eq!(
+            (unit_of("hub"), unit_of("web")),
+            (HUB_UNIT.to_string(), "agent-relay-agent-web.service".to_string())
+        );
     }
 }

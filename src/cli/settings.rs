@@ -55,7 +55,11 @@ pub(super) struct Chosen {
 }
 
 /// Reads flags, environment and files. `started_at`: start of the runner, ms.
-pub(super) fn settings(args: RunArgs, provider: &'static Provider, started_at: i64) -> Result<RunSettings, Failure> {
+pub(super) fn settings(
+    args: RunArgs,
+    provider: &'static Provider,
+    started_at: i64,
+) -> Result<RunSettings, Failure> {
     let chosen = choose(args, provider)?;
     let (planner, log_only) = launch::planner(&chosen);
     Ok(RunSettings {
@@ -78,8 +82,11 @@ fn choose(mut args: RunArgs, provider: &'static Provider) -> Result<Chosen, Fail
     args.own.isolated |= profile_isolates();
     let cwd = working_directory(args.cwd.as_deref(), &global)?;
     let mode = args.approval.as_deref().unwrap_or(ApprovalMode::Guarded.as_str());
-    let approval = ApprovalMode::parse(mode)
-        .ok_or_else(|| Failure::usage(format!("the approval mode {mode:?} is not known; use open, guarded or read-only")))?;
+    let approval = ApprovalMode::parse(mode).ok_or_else(|| {
+        Failure::usage(format!(
+            "the approval mode {mode:?} is not known; use open, guarded or read-only"
+        ))
+    })?;
     let Command { words: command, preset } = command(&args, provider, &config)?;
     let Ids { agent_id, runner_id } = ids(&args, provider, &cwd)?;
     if let Some(objection) = (provider.check_args)(&args.provider_args) {
@@ -87,7 +94,10 @@ fn choose(mut args: RunArgs, provider: &'static Provider) -> Result<Chosen, Fail
     }
     Ok(Chosen {
         transport: transport(&args, provider)?,
-        approval_timeout: config.approval_timeout.unwrap_or(provider.approval_timeout).min(provider.approval_timeout_max),
+        approval_timeout: config
+            .approval_timeout
+            .unwrap_or(provider.approval_timeout)
+            .min(provider.approval_timeout_max),
         label: args.label.clone(),
         provider,
         args,
@@ -104,16 +114,26 @@ fn choose(mut args: RunArgs, provider: &'static Provider) -> Result<Chosen, Fail
 
 /// The real path of the folder that the provider works in.
 fn working_directory(said: Option<&str>, global: &Global) -> Result<PathBuf, Failure> {
-    let here = std::env::current_dir().map_err(|error| path_failure(&error, format!("the current folder cannot be used: {error}")))?;
+    let here = std::env::current_dir().map_err(|error| {
+        path_failure(&error, format!("the current folder cannot be used: {error}"))
+    })?;
     let cwd = match said {
         Some(said) => here.join(said),
-        None => global.default_cwd.as_ref().map_or_else(|| here.clone(), |default| here.join(default)),
+        None => {
+            global.default_cwd.as_ref().map_or_else(|| here.clone(), |default| here.join(default))
+        }
     };
-    let real = cwd
-        .canonicalize()
-        .map_err(|error| path_failure(&error, format!("the working directory {} cannot be used: {error}", cwd.display())))?;
+    let real = cwd.canonicalize().map_err(|error| {
+        path_failure(
+            &error,
+            format!("the working directory {} cannot be used: {error}", cwd.display()),
+        )
+    })?;
     if !real.is_dir() {
-        return Err(Failure::usage(format!("the working directory {} is not a directory", cwd.display())));
+        return Err(Failure::usage(format!(
+            "the working directory {} is not a directory",
+            cwd.display()
+        )));
     }
     Ok(real)
 }
@@ -124,13 +144,18 @@ struct Command {
     preset: Option<&'static Preset>,
 }
 
-fn command(args: &RunArgs, provider: &Provider, config: &ProviderConfig) -> Result<Command, Failure> {
+fn command(
+    args: &RunArgs,
+    provider: &Provider,
+    config: &ProviderConfig,
+) -> Result<Command, Failure> {
     let named = preset(provider, args.preset.as_deref())?;
     // What follows `--` are further arguments of the known agent.
     let known = named.iter().flat_map(|preset| preset.command).map(|word| word.to_string());
     let mut command: Vec<String> = known.chain(args.provider_args.clone()).collect();
     if command.first().is_some_and(|program| program == "agent-relay") {
-        command[0] = std::env::current_exe().map_or_else(|_| "agent-relay".into(), |path| path.to_string_lossy().into_owned());
+        command[0] = std::env::current_exe()
+            .map_or_else(|_| "agent-relay".into(), |path| path.to_string_lossy().into_owned());
     }
     if command.is_empty() && provider.needs_command {
         command = config.command.clone().into_iter().chain(config.default_args.clone()).collect();
@@ -138,14 +163,20 @@ fn command(args: &RunArgs, provider: &Provider, config: &ProviderConfig) -> Resu
     // A known agent that was typed out is the same agent.
     let preset = named.or_else(|| {
         let program = command.first()?.rsplit('/').next();
-        let known = |preset: &&Preset| preset.command.first().copied() == program && command[1..].starts_with(&words(&preset.command[1..]));
+        let known = |preset: &&Preset| {
+            preset.command.first().copied() == program
+                && command[1..].starts_with(&words(&preset.command[1..]))
+        };
         (provider.presets)().into_iter().find(known)
     });
     if command.is_empty() && provider.needs_command {
         let known = (provider.presets)().first().copied();
         let typed_out = known.map(|preset| preset.command.join(" ")).unwrap_or_default();
         let example = super::options::example();
-        return Err(Failure::usage(format!("say which agent to run: `{example}` or `agent-relay run {} -- {typed_out}`", provider.name)));
+        return Err(Failure::usage(format!(
+            "say which agent to run: `{example}` or `agent-relay run {} -- {typed_out}`",
+            provider.name
+        )));
     }
     Ok(Command { words: command, preset })
 }
@@ -155,13 +186,22 @@ struct Ids {
     runner_id: String,
 }
 
-/// The id of the agent is stable: it is said, or made of host, provider, label and folder. The one of the runner is its own.
+/// The id of the agent is stable: it is said, or made of host, provider, label and folder. The one
+/// of the runner is its own.
 fn ids(args: &RunArgs, provider: &Provider, cwd: &Path) -> Result<Ids, Failure> {
     let label = args.label.as_deref();
     let host = os::hostname();
     let part = label_part(label, cwd);
-    let hash = os::sha256_hex(&format!("{}\0{}\0{}", provider.name, cwd.display(), label.unwrap_or_default()));
-    let agent_id = args.agent_id.clone().unwrap_or_else(|| format!("{host}-{}-{part}-{}", provider.name, &hash[..8]));
+    let hash = os::sha256_hex(&format!(
+        "{}\0{}\0{}",
+        provider.name,
+        cwd.display(),
+        label.unwrap_or_default()
+    ));
+    let agent_id = args
+        .agent_id
+        .clone()
+        .unwrap_or_else(|| format!("{host}-{}-{part}-{}", provider.name, &hash[..8]));
     if !is_agent_id(&agent_id) {
         return Err(Failure::usage(format!("{agent_id:?} cannot be an agent id: {AGENT_ID_RULE}")));
     }
@@ -169,21 +209,32 @@ fn ids(args: &RunArgs, provider: &Provider, cwd: &Path) -> Result<Ids, Failure> 
     Ok(Ids { agent_id, runner_id: format!("{host}-{}-{part}-{suffix:08x}", provider.name) })
 }
 
-/// How the provider is talked to: as said, else in the terminal of a person who did not ask for a headless one, else the
-/// provider's usual way.
+/// How the provider is talked to: as said, else in the terminal of a person who did not ask for a
+/// headless one, else the provider's usual way.
 fn transport(args: &RunArgs, provider: &Provider) -> Result<Transport, Failure> {
     if let Some(word) = &args.transport {
-        let names: Vec<&str> = provider.transports.iter().map(|transport| transport.as_str()).collect();
-        let found = Transport::parse(word).filter(|transport| provider.transports.contains(transport));
+        let names: Vec<&str> =
+            provider.transports.iter().map(|transport| transport.as_str()).collect();
         let found =
-            found.ok_or_else(|| Failure::usage(format!("{} has no transport {word:?}; use {}", provider.name, names.join(", "))))?;
+            Transport::parse(word).filter(|transport| provider.transports.contains(transport));
+        let found = found.ok_or_else(|| {
+            Failure::usage(format!(
+                "{} has no transport {word:?}; use {}",
+                provider.name,
+                names.join(", ")
+            ))
+        })?;
         if found == Transport::Terminal && !at_terminal() {
-            return Err(Failure::usage("--transport terminal needs a terminal; without one use tmux or stream"));
+            return Err(Failure::usage(
+                "--transport terminal needs a terminal; without one use tmux or stream",
+            ));
         }
         return Ok(found);
     }
-    let headless = args.headless || env("AGENT_RELAY_HEADLESS").is_some_and(|word| !matches!(word.as_str(), "0" | "false"));
-    let in_user_terminal = provider.transports.contains(&Transport::Terminal) && !headless && at_terminal();
+    let headless = args.headless
+        || env("AGENT_RELAY_HEADLESS").is_some_and(|word| !matches!(word.as_str(), "0" | "false"));
+    let in_user_terminal =
+        provider.transports.contains(&Transport::Terminal) && !headless && at_terminal();
     Ok(if in_user_terminal { Transport::Terminal } else { provider.transports[0] })
 }
 
@@ -191,8 +242,9 @@ fn at_terminal() -> bool {
     rustix::termios::isatty(std::io::stdin()) && print::stdout_is_terminal()
 }
 
-/// The first prompt, and what makes it a new wish: an orchestrator keeps its request's id through recovery and restart; each
-/// start by a person is one; a unit, a container or a script repeats nothing but a changed text.
+/// The first prompt, and what makes it a new wish: an orchestrator keeps its request's id through
+/// recovery and restart; each start by a person is one; a unit, a container or a script repeats
+/// nothing but a changed text.
 pub(super) fn first_prompt(text: String, again: bool) -> Prompt {
     let at_terminal = rustix::termios::isatty(std::io::stdin()) || print::stderr_is_terminal();
     let key = match env("AGENT_RELAY_SPAWN_REQUEST_ID") {
@@ -205,8 +257,11 @@ pub(super) fn first_prompt(text: String, again: bool) -> Prompt {
 
 /// An agent profile may want a home of its own for the provider.
 fn profile_isolates() -> bool {
-    let profile: Option<Value> = env("AGENT_RELAY_AGENT_PROFILE_JSON").and_then(|text| serde_json::from_str(&text).ok());
-    let says = |field: &str| profile.as_ref().and_then(|profile| profile.get(field)).cloned().unwrap_or(Value::Null);
+    let profile: Option<Value> =
+        env("AGENT_RELAY_AGENT_PROFILE_JSON").and_then(|text| serde_json::from_str(&text).ok());
+    let says = |field: &str| {
+        profile.as_ref().and_then(|profile| profile.get(field)).cloned().unwrap_or(Value::Null)
+    };
     says("isolated") == json!(true) || says("base") == json!("isolated")
 }
 
@@ -222,13 +277,18 @@ fn preset(provider: &Provider, name: Option<&str>) -> Result<Option<&'static Pre
         Some(preset) => Ok(Some(preset)),
         None => {
             let names: Vec<&str> = known.iter().map(|preset| preset.name).collect();
-            let there = if names.is_empty() { format!("{} has none", provider.name) } else { format!("there are {}", names.join(", ")) };
+            let there = if names.is_empty() {
+                format!("{} has none", provider.name)
+            } else {
+                format!("there are {}", names.join(", "))
+            };
             Err(Failure::usage(format!("no preset is called {name:?}; {there}")))
         }
     }
 }
 
-/// The label part of ids: the label, else the last part of the folder, in lower case, other signs as one `-`.
+/// The label part of ids: the label, else the last part of the folder, in lower case, other signs
+/// as one `-`.
 fn label_part(label: Option<&str>, cwd: &Path) -> String {
     let text = cwd.to_string_lossy();
     let last = text.split('/').rfind(|part| !part.is_empty()).unwrap_or("workspace");
@@ -244,7 +304,8 @@ fn label_part(label: Option<&str>, cwd: &Path) -> String {
     part.replace('\u{0}', "-")
 }
 
-/// A directory name that no other agent id has: ids that a file name cannot hold as they are get a hash.
+/// A directory name that no other agent id has: ids that a file name cannot hold as they are get a
+/// hash.
 fn dir_name(agent_id: &str) -> String {
     let safe = crate::log::safe_name(agent_id);
     if safe == agent_id && !safe.starts_with('.') {
@@ -260,7 +321,9 @@ pub fn agent_dir(home: &Path, agent_id: &str) -> PathBuf {
 
 /// The runner info file of an agent.
 pub fn info_path(home: &Path, agent_id: &str) -> PathBuf {
-    env("AGENT_RELAY_RUNNER_INFO_FILE").map(PathBuf::from).unwrap_or_else(|| agent_dir(home, agent_id).join("runner.json"))
+    env("AGENT_RELAY_RUNNER_INFO_FILE")
+        .map(PathBuf::from)
+        .unwrap_or_else(|| agent_dir(home, agent_id).join("runner.json"))
 }
 
 /// Directory of the store: a variable, else beside the runner info file, else with the agent.
@@ -268,13 +331,16 @@ pub(super) fn store_dir(home: &Path, agent_id: &str) -> PathBuf {
     if let Some(dir) = env("AGENT_RELAY_RUNNER_OUTBOX_DIR") {
         return PathBuf::from(dir).join(dir_name(agent_id));
     }
-    match env("AGENT_RELAY_RUNNER_INFO_FILE").and_then(|file| Path::new(&file).parent().map(Path::to_path_buf)) {
+    match env("AGENT_RELAY_RUNNER_INFO_FILE")
+        .and_then(|file| Path::new(&file).parent().map(Path::to_path_buf))
+    {
         Some(beside) => beside.join(format!("{}.store", dir_name(agent_id))),
         None => agent_dir(home, agent_id),
     }
 }
 
-/// Where the tools inside the session find the agent's token. Only the runner that holds the store's lock writes there.
+/// Where the tools inside the session find the agent's token. Only the runner that holds the
+/// store's lock writes there.
 pub(super) fn token_file(home: &Path, agent_id: &str) -> PathBuf {
     store_dir(home, agent_id).join("relay-token")
 }
@@ -288,7 +354,10 @@ mod tests {
         let names = ["a_b", "a/b", "a b", "\u{fc}", "\u{f6}", "..", ".", ".a", "a"].map(dir_name);
         let distinct: std::collections::BTreeSet<&String> = names.iter().collect();
         assert_eq!(distinct.len(), names.len(), "{names:?}");
-        assert!(names.iter().all(|name| !name.starts_with('.') && !name.contains('/')), "{names:?}");
+        assert!(
+            names.iter().all(|name| !name.starts_with('.') && !name.contains('/')),
+            "{names:?}"
+        );
         assert_eq!(dir_name("my-agent"), "my-agent");
     }
 

@@ -47,7 +47,9 @@ pub(super) fn find_runner(agent: Option<&str>) -> Result<RunnerInfo, Failure> {
     match runners.as_slice() {
         [one] => Ok(one.clone()),
         [] => Err(Failure::no(match agent {
-            Some(agent) => format!("no runner of {agent} is on this machine; `agent-relay status` lists them"),
+            Some(agent) => {
+                format!("no runner of {agent} is on this machine; `agent-relay status` lists them")
+            }
             None => "no runner is on this machine; start one with `agent-relay run`".to_string(),
         })),
         more => {
@@ -59,12 +61,16 @@ pub(super) fn find_runner(agent: Option<&str>) -> Result<RunnerInfo, Failure> {
 
 /// Asks a runner itself; `None` when it is gone.
 fn ask_runner(info: &RunnerInfo) -> Result<Option<Value>, Failure> {
-    let http = Http::new(Base::parse(&info.control_url).map_err(Failure::usage)?, Duration::from_secs(5));
+    let http =
+        Http::new(Base::parse(&info.control_url).map_err(Failure::usage)?, Duration::from_secs(5));
     match http.call_bearer("GET", "/status", None, &Secret::new(info.control_token.clone())) {
         Ok((200, body)) => Ok(Some(body)),
         // Another process may have the port by now: its refusal says that our runner is gone.
         Ok(_) | Err(Cause::Offline(_) | Cause::Protocol(_)) => Ok(None),
-        Err(_) => Err(Failure::unreachable(format!("the runner of {} (pid {}) does not answer within 5 s", info.agent_id, info.pid))),
+        Err(_) => Err(Failure::unreachable(format!(
+            "the runner of {} (pid {}) does not answer within 5 s",
+            info.agent_id, info.pid
+        ))),
     }
 }
 
@@ -87,7 +93,9 @@ pub fn status(status: &Status) -> Outcome {
     let Some(agent) = status.agent.as_ref().filter(|_| shown == 0) else {
         if shown == 0 && !status.json {
             let example = options::example();
-            print::line(&format!("no agents on this machine; start one with `{example}` or `agent-relay up`"));
+            print::line(&format!(
+                "no agents on this machine; start one with `{example}` or `agent-relay up`"
+            ));
         }
         return Ok(OK);
     };
@@ -97,7 +105,11 @@ pub fn status(status: &Status) -> Outcome {
         (false, true) => "polling",
         (false, false) => "away",
     };
-    let why = if status_word(&card) == "offline" { "no runner is connected for it".into() } else { text(&card, "/meta/statusWhy") };
+    let why = if status_word(&card) == "offline" {
+        "no runner is connected for it".into()
+    } else {
+        text(&card, "/meta/statusWhy")
+    };
     let remote = json!({
         "agentId": agent, "status": status_word(&card), "why": why, "since": card.pointer("/meta/statusSince"),
         "connection": {"state": state}, "card": card,
@@ -111,7 +123,10 @@ fn show_status(truth: &Value, options: &Status) {
     if options.json {
         return print::json(truth);
     }
-    let since = truth.get("since").and_then(Value::as_i64).map(|at| format!(" for {}", print::format_duration(print::now_ms() - at)));
+    let since = truth
+        .get("since")
+        .and_then(Value::as_i64)
+        .map(|at| format!(" for {}", print::format_duration(print::now_ms() - at)));
     let since = since.unwrap_or_default();
     print::line(&format!("{}: {}{since}", text(truth, "/agentId"), text(truth, "/status")));
     if options.why {
@@ -130,7 +145,10 @@ fn detail(name: &str, value: &str) {
 fn show_reasons(truth: &Value) {
     detail("why", &text(truth, "/why"));
     if let Some(evidence) = truth.pointer("/evidence/text").and_then(Value::as_str) {
-        let ago = truth.pointer("/evidence/since").and_then(Value::as_i64).map(|at| print::format_duration(print::now_ms() - at));
+        let ago = truth
+            .pointer("/evidence/since")
+            .and_then(Value::as_i64)
+            .map(|at| print::format_duration(print::now_ms() - at));
         detail("known by", &format!("{evidence}, {} ago", ago.unwrap_or_default()));
     }
     for (name, fact) in [("start", "/session/start"), ("waits", "/session/delivery")] {
@@ -139,9 +157,15 @@ fn show_reasons(truth: &Value) {
         }
     }
     if truth.get("prompt").is_some_and(Value::is_object) {
-        detail("prompt", &format!("{} ({})", text(truth, "/prompt/state"), text(truth, "/prompt/decision")));
+        detail(
+            "prompt",
+            &format!("{} ({})", text(truth, "/prompt/state"), text(truth, "/prompt/decision")),
+        );
     }
-    detail("connection", &format!("{} {}", text(truth, "/connection/state"), text(truth, "/connection/relayUrl")));
+    detail(
+        "connection",
+        &format!("{} {}", text(truth, "/connection/state"), text(truth, "/connection/relayUrl")),
+    );
 }
 
 fn show_provider(truth: &Value) {
@@ -152,17 +176,25 @@ fn show_provider(truth: &Value) {
         detail("mode", &text(truth, "/session/mode"));
     }
     if let Some(plan) = truth.pointer("/session/plan").filter(|plan| plan.is_object()) {
-        let current = plan["current"].as_str().map(|step| format!(", now: {step}")).unwrap_or_default();
+        let current =
+            plan["current"].as_str().map(|step| format!(", now: {step}")).unwrap_or_default();
         detail("plan", &format!("{} of {} steps done{current}", plan["done"], plan["steps"]));
     }
     if let Some(share) = truth.pointer("/context/utilization").and_then(Value::as_f64) {
-        let (used, window) = (text(truth, "/context/usedTokens"), text(truth, "/context/windowTokens"));
+        let (used, window) =
+            (text(truth, "/context/usedTokens"), text(truth, "/context/windowTokens"));
         detail("context", &format!("{:.0} % ({used} of {window} tokens)", share * 100.0));
     }
-    let more = if truth.pointer("/queues/inboxMoreInStore") == Some(&json!(true)) { "+" } else { "" };
-    let (inbox, outbox) = (text(truth, "/queues/inboxWaiting"), text(truth, "/queues/outbox/pending"));
-    let (poisoned, dropped) = (text(truth, "/queues/outbox/poisoned"), text(truth, "/queues/outbox/dropped"));
-    detail("queues", &format!("inbox {inbox}{more}, outbox {outbox} ({poisoned} set aside, {dropped} dropped)"));
+    let more =
+        if truth.pointer("/queues/inboxMoreInStore") == Some(&json!(true)) { "+" } else { "" };
+    let (inbox, outbox) =
+        (text(truth, "/queues/inboxWaiting"), text(truth, "/queues/outbox/pending"));
+    let (poisoned, dropped) =
+        (text(truth, "/queues/outbox/poisoned"), text(truth, "/queues/outbox/dropped"));
+    detail(
+        "queues",
+        &format!("inbox {inbox}{more}, outbox {outbox} ({poisoned} set aside, {dropped} dropped)"),
+    );
 }
 
 fn show_troubles(truth: &Value) {
@@ -170,7 +202,14 @@ fn show_troubles(truth: &Value) {
         detail("store", note);
     }
     for approval in truth.get("approvals").and_then(Value::as_array).into_iter().flatten() {
-        detail("approval", &format!("{}: {}", text(approval, "/approvalId"), print::approval_text(&text(approval, "/title"))));
+        detail(
+            "approval",
+            &format!(
+                "{}: {}",
+                text(approval, "/approvalId"),
+                print::approval_text(&text(approval, "/title"))
+            ),
+        );
     }
     for (edge, error) in truth.get("lastErrors").and_then(Value::as_object).into_iter().flatten() {
         if !error.is_null() {

@@ -22,7 +22,8 @@ const MOVES: [(&str, TaskStatus); 6] = [
 ];
 
 fn id(word: Option<&&str>) -> Result<TaskId, Failure> {
-    let word = word.ok_or_else(|| Failure::usage("say which task: `agent-relay tasks` lists them"))?;
+    let word =
+        word.ok_or_else(|| Failure::usage("say which task: `agent-relay tasks` lists them"))?;
     word.parse().map_err(|_| Failure::usage(format!("{word:?} is not a task id")))
 }
 
@@ -41,9 +42,16 @@ pub fn tasks(tasks: &Tasks) -> Outcome {
 fn list(client: &Client, tasks: &Tasks) -> Outcome {
     let known: Vec<&str> = TaskStatus::KNOWN.iter().map(TaskStatus::as_str).collect();
     if let Some(status) = tasks.status.as_ref().filter(|status| !known.contains(&status.as_str())) {
-        return Err(Failure::usage(format!("--status must be one of {}, not {status:?}", known.join(", "))));
+        return Err(Failure::usage(format!(
+            "--status must be one of {}, not {status:?}",
+            known.join(", ")
+        )));
     }
-    let query = tasks.status.as_ref().map(|status| format!("?status={}", encode(status))).unwrap_or_default();
+    let query = tasks
+        .status
+        .as_ref()
+        .map(|status| format!("?status={}", encode(status)))
+        .unwrap_or_default();
     let answer = client.call("GET", &format!("{}{query}", path::TASKS), None)?;
     list_tasks(answer["tasks"].as_array().map(Vec::as_slice).unwrap_or_default(), tasks.json)
 }
@@ -60,7 +68,11 @@ fn show(client: &Client, id: TaskId, as_json: bool) -> Outcome {
     for entry in task["history"].as_array().into_iter().flatten() {
         let age = print::format_duration(print::now_ms() - entry["at"].as_i64().unwrap_or(0));
         let said = entry["body"].as_str().map(|body| format!(": {body}")).unwrap_or_default();
-        print::line(&format!("  {age} ago {} by {}{said}", text(entry, "status"), text(entry, "by")));
+        print::line(&format!(
+            "  {age} ago {} by {}{said}",
+            text(entry, "status"),
+            text(entry, "by")
+        ));
     }
     Ok(OK)
 }
@@ -68,7 +80,8 @@ fn show(client: &Client, id: TaskId, as_json: bool) -> Outcome {
 /// Moves a task to another status; what follows its id is the note.
 fn move_on(client: &Client, word: &str, rest: &[&str]) -> Outcome {
     let Some((_, status)) = MOVES.iter().find(|(known, _)| *known == word) else {
-        let known: Vec<&str> = ["show"].into_iter().chain(MOVES.iter().map(|(word, _)| *word)).collect();
+        let known: Vec<&str> =
+            ["show"].into_iter().chain(MOVES.iter().map(|(word, _)| *word)).collect();
         return Err(Failure::usage(format!("tasks knows {}, not {word:?}", known.join(", "))));
     };
     let id = id(rest.first())?;
@@ -91,20 +104,38 @@ fn list_tasks(tasks: &[Value], as_json: bool) -> Outcome {
         print::line("no tasks; make one with `agent-relay send TARGET --task TEXT`");
         return Ok(OK);
     }
-    let mut rows = vec![["TASK", "STATUS", "SINCE", "AGENT", "MESSAGE", "TITLE"].map(String::from).to_vec()];
+    let mut rows =
+        vec![["TASK", "STATUS", "SINCE", "AGENT", "MESSAGE", "TITLE"].map(String::from).to_vec()];
     for task in tasks {
         let text = |field: &str| task[field].as_str().unwrap_or("-").to_string();
-        let since = print::format_duration(print::now_ms() - task["updatedAt"].as_i64().unwrap_or(0));
-        rows.push(vec![task["id"].to_string(), text("status"), since, text("agentId"), format!("#{}", task["messageId"]), text("title")]);
+        let since =
+            print::format_duration(print::now_ms() - task["updatedAt"].as_i64().unwrap_or(0));
+        rows.push(vec![
+            task["id"].to_string(),
+            text("status"),
+            since,
+            text("agentId"),
+            format!("#{}", task["messageId"]),
+            text("title"),
+        ]);
     }
     print::table(&rows);
     // What waits for a person says why, and what the person can do.
     for task in tasks.iter().filter(|task| task["status"] == TaskStatus::Blocked.as_str()) {
-        let last = task["history"].as_array().into_iter().flatten().rfind(|entry| entry["status"] == TaskStatus::Blocked.as_str());
-        let why = last.and_then(|entry| entry["body"].as_str()).map(|why| format!(": {why}")).unwrap_or_default();
+        let last = task["history"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .rfind(|entry| entry["status"] == TaskStatus::Blocked.as_str());
+        let why = last
+            .and_then(|entry| entry["body"].as_str())
+            .map(|why| format!(": {why}"))
+            .unwrap_or_default();
         let why = why.lines().next().unwrap_or_default();
         let id = &task["id"];
-        print::line(&format!("task {id} is blocked{why}; `agent-relay tasks reopen {id}` offers it again"));
+        print::line(&format!(
+            "task {id} is blocked{why}; `agent-relay tasks reopen {id}` offers it again"
+        ));
     }
     Ok(OK)
 }
@@ -118,7 +149,11 @@ fn reopen_all(client: &Client, note: &str) -> Outcome {
         let listed = answer["tasks"].as_array().into_iter().flatten();
         let ids: Vec<TaskId> = listed.filter_map(|task| task["id"].as_u64()).map(TaskId).collect();
         if ids.is_empty() {
-            print::line(if opened == 0 { "no task is blocked" } else { "no further task is blocked" });
+            print::line(if opened == 0 {
+                "no task is blocked"
+            } else {
+                "no further task is blocked"
+            });
             return Ok(OK);
         }
         for id in ids {

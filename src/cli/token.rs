@@ -20,16 +20,24 @@ pub fn token(token: &Token) -> Outcome {
     let client = Client::of_hub(&crate::config::home()?)?;
     match words.as_slice() {
         ["create"] => create(&client, token),
-        ["list" | "create", more, ..] => Err(Failure::usage(format!("{more:?} is too much; see `agent-relay token --help`"))),
-        ["revoke", _, more, ..] => Err(Failure::usage(format!("{more:?} is too much: one token at a time"))),
+        ["list" | "create", more, ..] => {
+            Err(Failure::usage(format!("{more:?} is too much; see `agent-relay token --help`")))
+        }
+        ["revoke", _, more, ..] => {
+            Err(Failure::usage(format!("{more:?} is too much: one token at a time")))
+        }
         ["list"] | [] => list(&client, token.json),
         ["revoke", jti] => {
             client.call("DELETE", &format!("{}/{}", path::TOKENS, encode(jti)), None)?;
             print::line(&format!("{jti} is revoked"));
             Ok(OK)
         }
-        ["revoke"] => Err(Failure::usage("say which token: `agent-relay token list` shows their ids")),
-        [word, ..] => Err(Failure::usage(format!("token knows create, list and revoke ID, not {word:?}"))),
+        ["revoke"] => {
+            Err(Failure::usage("say which token: `agent-relay token list` shows their ids"))
+        }
+        [word, ..] => {
+            Err(Failure::usage(format!("token knows create, list and revoke ID, not {word:?}")))
+        }
     }
 }
 
@@ -37,7 +45,9 @@ fn create(client: &Client, token: &Token) -> Outcome {
     if let (Some(agent), Some(profile)) = (&token.agent, &token.profile)
         && !profile.starts_with("provider-")
     {
-        return Err(Failure::usage(format!("a token of the profile {profile} acts as nobody: leave out --profile, or --agent {agent}")));
+        return Err(Failure::usage(format!(
+            "a token of the profile {profile} acts as nobody: leave out --profile, or --agent {agent}"
+        )));
     }
     if let Some(agent) = token.agent.as_ref().filter(|agent| !is_agent_id(agent)) {
         return Err(Failure::usage(format!("{agent:?} cannot be an agent id: {AGENT_ID_RULE}")));
@@ -45,14 +55,18 @@ fn create(client: &Client, token: &Token) -> Outcome {
     if token.scopes.as_ref().is_some_and(|scopes| scopes.trim().is_empty()) {
         return Err(Failure::usage("--scopes needs at least one scope"));
     }
-    let profile = token.profile.clone().unwrap_or_else(|| if token.agent.is_some() { "provider-agent" } else { "operator" }.into());
+    let profile = token.profile.clone().unwrap_or_else(|| {
+        if token.agent.is_some() { "provider-agent" } else { "operator" }.into()
+    });
     let ttl = token.ttl.unwrap_or(if token.agent.is_some() { AGENT_TTL } else { OTHER_TTL });
     let mut body = json!({"profileId": profile, "ttlSeconds": ttl});
     if let Some(agent) = &token.agent {
         body["agentId"] = json!(agent);
     }
     if let Some(scopes) = &token.scopes {
-        body["scopes"] = json!(scopes.split(',').map(str::trim).filter(|scope| !scope.is_empty()).collect::<Vec<_>>());
+        body["scopes"] = json!(
+            scopes.split(',').map(str::trim).filter(|scope| !scope.is_empty()).collect::<Vec<_>>()
+        );
     }
     for (field, word) in [("name", &token.name), ("policyName", &token.policy)] {
         if let Some(word) = word {
@@ -64,7 +78,8 @@ fn create(client: &Client, token: &Token) -> Outcome {
         true => print::json(&made),
         // Alone on standard output, for a pipe into a file of its own; the rest is for people.
         false => {
-            let record: TokenRecord = serde_json::from_value(made["record"].clone()).unwrap_or_default();
+            let record: TokenRecord =
+                serde_json::from_value(made["record"].clone()).unwrap_or_default();
             print::notice(&format!("{} {}, {}", record.profile_id, record.jti, ends(&record)));
             print::line(made["token"].as_str().unwrap_or_default());
         }
@@ -75,7 +90,9 @@ fn create(client: &Client, token: &Token) -> Outcome {
 fn ends(record: &TokenRecord) -> String {
     match record.expires_at {
         None => "never ends".into(),
-        Some(end) if end * 1000 > print::now_ms() => format!("ends in {}", print::format_duration(end * 1000 - print::now_ms())),
+        Some(end) if end * 1000 > print::now_ms() => {
+            format!("ends in {}", print::format_duration(end * 1000 - print::now_ms()))
+        }
         Some(_) => "has ended".into(),
     }
 }
@@ -92,7 +109,13 @@ fn list(client: &Client, as_json: bool) -> Outcome {
         let record: TokenRecord = serde_json::from_value(token).unwrap_or_default();
         let age = print::format_duration(print::now_ms() - record.issued_at * 1000);
         let end = ends(&record);
-        rows.push(vec![record.jti, record.profile_id, record.agent_id.unwrap_or_else(|| "-".into()), age, end]);
+        rows.push(vec![
+            record.jti,
+            record.profile_id,
+            record.agent_id.unwrap_or_else(|| "-".into()),
+            age,
+            end,
+        ]);
     }
     print::table(&rows);
     Ok(OK)
@@ -104,7 +127,8 @@ pub fn whoami(whoami: &Whoami) -> Outcome {
     let client = Client::new(&global)?;
     // An agent knows its name before the relay has given it a token.
     let waits = global.session.is_some() && global.token.is_none();
-    let (status, record) = if waits { (0, Value::Null) } else { client.raw("GET", path::TOKEN_SELF, None)? };
+    let (status, record) =
+        if waits { (0, Value::Null) } else { client.raw("GET", path::TOKEN_SELF, None)? };
     if status == 401 {
         client.call("GET", path::AGENTS, None)?; // the relay's own sentence, with the cure
     }
@@ -113,7 +137,11 @@ pub fn whoami(whoami: &Whoami) -> Outcome {
     }
     // Other relays may not tell about tokens.
     let record = if status == 200 { TokenRecord::told(&record) } else { TokenRecord::default() };
-    if let Some(agent) = global.session.as_ref().filter(|agent| status == 200 && record.agent_id.as_ref() != Some(agent)) {
+    if let Some(agent) = global
+        .session
+        .as_ref()
+        .filter(|agent| status == 200 && record.agent_id.as_ref() != Some(agent))
+    {
         let whose = record.agent_id.as_deref().unwrap_or(&record.profile_id);
         return Err(Failure::usage(format!(
             "this is the session of {agent}, but its token is one of {whose}; AGENT_RELAY_TOKEN_FILE names another file"
@@ -121,7 +149,9 @@ pub fn whoami(whoami: &Whoami) -> Outcome {
     }
     let name = record.agent_id.clone().or(global.session).unwrap_or_else(|| USER.into());
     if whoami.json {
-        print::json(&json!({"id": name, "relayUrl": global.relay_url, "home": global.home, "token": record}));
+        print::json(
+            &json!({"id": name, "relayUrl": global.relay_url, "home": global.home, "token": record}),
+        );
         return Ok(OK);
     }
     print::line(&format!("{name} at {}", global.relay_url));
@@ -139,13 +169,22 @@ pub fn whoami(whoami: &Whoami) -> Outcome {
 pub fn label(label: &Label) -> Outcome {
     let new = match (&label.label, label.clear) {
         (Some(name), false) if !name.trim().is_empty() && !name.contains(':') => json!(name.trim()),
-        (Some(name), false) => return Err(Failure::usage(format!("{name:?} cannot be a label: not empty, no colon"))),
+        (Some(name), false) => {
+            return Err(Failure::usage(format!("{name:?} cannot be a label: not empty, no colon")));
+        }
         (None, true) => Value::Null,
         _ => return Err(Failure::usage("say the new label, or --clear")),
     };
     let client = Client::new(&Global::load(None, None)?)?;
-    let card = client.call("PUT", &path::agent_part(&label.agent, "label"), Some(&json!({"label": new})))?;
-    let now = card["label"].as_str().map(|name| format!("has the label {name}")).unwrap_or_else(|| "has no label".into());
+    let card = client.call(
+        "PUT",
+        &path::agent_part(&label.agent, "label"),
+        Some(&json!({"label": new})),
+    )?;
+    let now = card["label"]
+        .as_str()
+        .map(|name| format!("has the label {name}"))
+        .unwrap_or_else(|| "has no label".into());
     print::line(&format!("{} {now}", label.agent));
     Ok(OK)
 }

@@ -62,7 +62,8 @@ impl Drop for StartedProcess {
 
 /// `up`
 pub fn up(options: Up) -> Outcome {
-    let program = std::env::current_exe().map_err(|error| Failure::system(format!("cannot find my own program file: {error}")))?;
+    let program = std::env::current_exe()
+        .map_err(|error| Failure::system(format!("cannot find my own program file: {error}")))?;
     let (heard, events) = bounded(256);
     let on_signal = heard.clone();
     signals::watch(move |_| on_signal.send(ChatEvent::Signal).is_ok())
@@ -73,7 +74,11 @@ pub fn up(options: Up) -> Outcome {
     let global = if hub.is_some() { of_our_hub()? } else { Global::load(None, None)? };
     let client = Client::new(&global)?;
     let demo = options.command.is_empty();
-    let command = if demo { vec![program.to_string_lossy().into_owned(), "demo-agent".into()] } else { options.command.clone() };
+    let command = if demo {
+        vec![program.to_string_lossy().into_owned(), "demo-agent".into()]
+    } else {
+        options.command.clone()
+    };
     let mut runner = start_runner(&program, &options, demo, &command, &global)?;
     let agent = runner.agent.clone();
     let own = agent.clone();
@@ -83,11 +88,15 @@ pub fn up(options: Up) -> Outcome {
     drop(runner);
     if let Some(mut hub) = hub {
         // Others may have come to rely on it.
-        let others = Client::new(&global).and_then(|client| client.call("GET", path::AGENTS, None)).ok();
+        let others =
+            Client::new(&global).and_then(|client| client.call("GET", path::AGENTS, None)).ok();
         let other = |card: &Value| card["id"] != own.as_str() && super::cards::is_there(card);
-        let used = others.is_some_and(|answer| answer["agents"].as_array().into_iter().flatten().any(other));
+        let used = others
+            .is_some_and(|answer| answer["agents"].as_array().into_iter().flatten().any(other));
         if used {
-            print::line("other agents are connected: the hub stays up (stop it with SIGTERM to the pid in hub/hub.json)");
+            print::line(
+                "other agents are connected: the hub stays up (stop it with SIGTERM to the pid in hub/hub.json)",
+            );
             std::mem::forget(hub);
         } else {
             hub.end();
@@ -112,7 +121,9 @@ fn start_hub(program: &Path) -> Result<Option<StartedProcess>, Failure> {
             );
             return Err(Failure::usage(text));
         }
-        Err(failure) if !client.base.url.contains("127.0.0.1") && !client.base.url.contains("localhost") => {
+        Err(failure)
+            if !client.base.url.contains("127.0.0.1") && !client.base.url.contains("localhost") =>
+        {
             return Err(failure);
         }
         Err(_) => {}
@@ -144,15 +155,20 @@ fn start_hub(program: &Path) -> Result<Option<StartedProcess>, Failure> {
     Ok(Some(started))
 }
 
-/// The settings with the hub that we have started, wherever it listens: `config.json` is for the one that comes after us.
+/// The settings with the hub that we have started, wherever it listens: `config.json` is for the
+/// one that comes after us.
 fn of_our_hub() -> Result<Global, Failure> {
     let mut global = Global::load(None, None)?;
-    let url = run::read_info(&global.home).and_then(|info| Some(info.get("url")?.as_str()?.to_string()));
-    global.relay_url = url.ok_or_else(|| Failure::system("the hub has started and its hub/hub.json cannot be read"))?;
+    let url =
+        run::read_info(&global.home).and_then(|info| Some(info.get("url")?.as_str()?.to_string()));
+    global.relay_url = url.ok_or_else(|| {
+        Failure::system("the hub has started and its hub/hub.json cannot be read")
+    })?;
     // A token of another relay in config.json stays there, and is none here.
     if !matches!(Client::new(&global)?.raw("GET", path::AGENTS, None), Ok((200, _))) {
         let file = run::directory(&global.home).join("root-token");
-        let root = std::fs::read_to_string(&file).map_err(|error| Failure::system(format!("cannot read {}: {error}", file.display())))?;
+        let root = std::fs::read_to_string(&file)
+            .map_err(|error| Failure::system(format!("cannot read {}: {error}", file.display())))?;
         global.token = Some(Secret::new(root.trim().to_string()));
     }
     Ok(global)
@@ -174,7 +190,13 @@ struct Runner {
     agent: String,
 }
 
-fn start_runner(program: &Path, options: &Up, demo: bool, agent_command: &[String], global: &Global) -> Result<Runner, Failure> {
+fn start_runner(
+    program: &Path,
+    options: &Up,
+    demo: bool,
+    agent_command: &[String],
+    global: &Global,
+) -> Result<Runner, Failure> {
     let mut command = Command::new(program);
     command.args(["run", registry::any_command().name]);
     if let Some(id) = &options.agent_id {
@@ -190,17 +212,27 @@ fn start_runner(program: &Path, options: &Up, demo: bool, agent_command: &[Strin
     if let Some(token) = &global.token {
         command.env("AGENT_RELAY_TOKEN", token.expose());
     }
-    command.arg("--").args(agent_command).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    command
+        .arg("--")
+        .args(agent_command)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
     // The runner goes with this process, also after a SIGKILL; its work goes on at the next start.
     os::prepare_child(&mut command, true);
-    let mut child = command.spawn().map_err(|error| Failure::system(format!("cannot start the runner: {error}")))?;
+    let mut child = command
+        .spawn()
+        .map_err(|error| Failure::system(format!("cannot start the runner: {error}")))?;
     let stderr = child.stderr.take();
     let mut process = StartedProcess { child, what: "runner" };
     // The first line names the agent, or says why there is none.
     let mut reader = BufReader::new(stderr.expect("piped above"));
     let mut first = String::new();
     let _ = reader.read_line(&mut first);
-    let agent = first.strip_prefix("agent-relay: agent ").and_then(|rest| rest.split(' ').next()).map(str::to_string);
+    let agent = first
+        .strip_prefix("agent-relay: agent ")
+        .and_then(|rest| rest.split(' ').next())
+        .map(str::to_string);
     std::thread::spawn(move || {
         for line in reader.lines().map_while(Result::ok) {
             print::forward(&line);
@@ -209,7 +241,8 @@ fn start_runner(program: &Path, options: &Up, demo: bool, agent_command: &[Strin
     match agent {
         Some(agent) => Ok(Runner { process, agent }),
         None => {
-            let code = process.child.wait().ok().and_then(|status| status.code()).unwrap_or(1) as u8;
+            let code =
+                process.child.wait().ok().and_then(|status| status.code()).unwrap_or(1) as u8;
             let text = match first.trim() {
                 "" => "the runner ended before it had started",
                 text => text.strip_prefix("agent-relay: ").unwrap_or(text),

@@ -6,13 +6,17 @@ use super::rng::Rng;
 
 /// Reconnects of the bus: 250 ms doubling, full jitter, at most 15 s.
 pub fn reconnect(attempt: u32, rng: &mut Rng) -> Duration {
-    let top = Duration::from_millis(250).saturating_mul(1 << attempt.min(10)).min(Duration::from_secs(15));
+    let top = Duration::from_millis(250)
+        .saturating_mul(1 << attempt.min(10))
+        .min(Duration::from_secs(15));
     Duration::from_micros(rng.below(top.as_micros() as u64 + 1))
 }
 
 /// Outbox attempts: 1 s doubling, at most 60 s, half of it jitter.
 pub fn outbox(attempt: u32, rng: &mut Rng) -> Duration {
-    let top = Duration::from_secs(1).saturating_mul(1 << attempt.saturating_sub(1).min(10)).min(Duration::from_secs(60));
+    let top = Duration::from_secs(1)
+        .saturating_mul(1 << attempt.saturating_sub(1).min(10))
+        .min(Duration::from_secs(60));
     top / 2 + Duration::from_micros(rng.below(top.as_micros() as u64 / 2 + 1))
 }
 
@@ -22,8 +26,8 @@ pub fn restart(attempt: u32, first: Duration, most: Duration, rng: &mut Rng) -> 
     top - Duration::from_micros(rng.below(top.as_micros() as u64 / 5 + 1))
 }
 
-/// Delay until a token is renewed: a fifth of its life (1 min to 1 h) before its end, less some jitter; `None` when it has
-/// expired.
+/// Delay until a token is renewed: a fifth of its life (1 min to 1 h) before its end, less some
+/// jitter; `None` when it has expired.
 pub fn token_renewal(ttl_ms: i64, unit: f64) -> Option<Duration> {
     if ttl_ms <= 0 {
         return None;
@@ -43,9 +47,16 @@ mod tests {
         for attempt in 0..40 {
             assert!(reconnect(attempt, &mut rng) <= Duration::from_secs(15));
             let wait = outbox(attempt, &mut rng);
-            assert!(wait >= Duration::from_millis(500) && wait <= Duration::from_secs(60), "{wait:?}");
-            let wait = restart(attempt, Duration::from_millis(500), Duration::from_secs(60), &mut rng);
-            assert!(wait >= Duration::from_millis(400) && wait <= Duration::from_secs(60), "{wait:?}");
+            assert!(
+                wait >= Duration::from_millis(500) && wait <= Duration::from_secs(60),
+                "{wait:?}"
+            );
+            let wait =
+                restart(attempt, Duration::from_millis(500), Duration::from_secs(60), &mut rng);
+            assert!(
+                wait >= Duration::from_millis(400) && wait <= Duration::from_secs(60),
+                "{wait:?}"
+            );
         }
     }
 
@@ -59,7 +70,11 @@ mod tests {
             (0, 0.0, None),
             (-5, 0.0, None),
         ] {
-            assert_eq!(token_renewal(ttl_ms, unit).map(|d| d.as_millis() as i64), want_ms, "ttl {ttl_ms}");
+            assert_eq!(
+                token_renewal(ttl_ms, unit).map(|d| d.as_millis() as i64),
+                want_ms,
+                "ttl {ttl_ms}"
+            );
         }
     }
 }

@@ -1,23 +1,34 @@
-//! What a character does to a text that people or models read: ends its line, acts on a terminal, turns the direction of what
-//! follows, or is not seen at all. Whoever prints, logs or quotes a stranger's text asks here.
+//! What a character does to a text that people or models read: ends its line, acts on a terminal,
+//! turns the direction of what follows, or is not seen at all. Whoever prints, logs or quotes a
+//! stranger's text asks here.
 
 /// Ends a line for some reader.
 pub fn is_break(c: char) -> bool {
     matches!(c, '\n' | '\u{b}' | '\u{c}' | '\r' | '\u{85}' | '\u{2028}' | '\u{2029}')
 }
 
-/// A text with it does not look like what it says: it acts on the terminal, ends the line, turns the direction of other
-/// characters, or is a tag, which carries whole words that nobody sees.
+/// A text with it does not look like what it says: it acts on the terminal, ends the line, turns
+/// the direction of other characters, or is a tag, which carries whole words that nobody sees.
 pub fn is_active(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{e0000}'..='\u{e007f}')
 }
 
-/// Nothing is to be seen of it, or it belongs to the signs that only say how others are to be shown (category Cf).
+/// Nothing is to be seen of it, or it belongs to the signs that only say how others are to be shown
+/// (category Cf).
 pub fn is_invisible(c: char) -> bool {
     let near = || {
-        matches!(c, '\u{ad}' | '\u{34f}' | '\u{600}'..='\u{605}' | '\u{61c}' | '\u{6dd}' | '\u{70f}' | '\u{890}' | '\u{891}' | '\u{8e2}')
-            || matches!(c, '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}')
+        matches!(
+            c,
+            '\u{ad}' | '\u{34f}' | '\u{600}'
+                ..='\u{605}'
+                    | '\u{61c}'
+                    | '\u{6dd}'
+                    | '\u{70f}'
+                    | '\u{890}'
+                    | '\u{891}'
+                    | '\u{8e2}'
+        ) || matches!(c, '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}')
             || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{2800}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}')
             || matches!(c, '\u{feff}' | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}')
     };
@@ -47,8 +58,8 @@ fn push(to: &mut String, c: char, is_shown: bool) {
     if is_shown { to.push(c) } else { to.extend(c.escape_unicode()) }
 }
 
-/// A text as one line that shows all that is in it: breaks as a sign, tabs as spaces, active characters as `\u{…}`. Breaks at
-/// its end are left out.
+/// A text as one line that shows all that is in it: breaks as a sign, tabs as spaces, active
+/// characters as `\u{…}`. Breaks at its end are left out.
 pub fn one_line(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     let mut before = ' ';
@@ -83,8 +94,8 @@ pub fn lines(text: &str) -> Vec<String> {
     all
 }
 
-/// A text that somebody decides about: whatever is not seen, or looks like a space or a line break and is none to the
-/// program that will act on it, as `\u{…}`.
+/// A text that somebody decides about: whatever is not seen, or looks like a space or a line break
+/// and is none to the program that will act on it, as `\u{…}`.
 pub fn bare(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
@@ -106,7 +117,10 @@ mod tests {
             ("a\u{b}b\u{c}c\u{85}d\u{2028}e\u{2029}f", Some("a ⏎ b ⏎ c ⏎ d ⏎ e ⏎ f")),
             ("\na\n\n", Some(" ⏎ a")),
             ("a\tb", Some("a b")),
-            ("\u{1b}[2Ja\u{0}\u{7f}\u{9b}31m\u{8}", Some("\\u{1b}[2Ja\\u{0}\\u{7f}\\u{9b}31m\\u{8}")),
+            (
+                "\u{1b}[2Ja\u{0}\u{7f}\u{9b}31m\u{8}",
+                Some("\\u{1b}[2Ja\\u{0}\\u{7f}\\u{9b}31m\\u{8}"),
+            ),
             (
                 "a\u{202e}b\u{202c}\u{2066}\u{2069}\u{200e}\u{200f}\u{61c}",
                 Some("a\\u{202e}b\\u{202c}\\u{2066}\\u{2069}\\u{200e}\\u{200f}\\u{61c}"),
@@ -124,7 +138,10 @@ mod tests {
             ("a", &["a"]),
             ("a\n", &["a"]),
             ("\na\n\nb", &["", "a", "", "b"]),
-            ("a\r\nb\rc\u{85}d\u{2028}e\u{b}f\u{c}g\n\r\n", &["a", "b", "c", "d", "e", "f", "g", ""]),
+            (
+                "a\r\nb\rc\u{85}d\u{2028}e\u{b}f\u{c}g\n\r\n",
+                &["a", "b", "c", "d", "e", "f", "g", ""],
+            ),
             ("a\tb\u{1b}[A\u{202e}", &["a\tb\\u{1b}[A\\u{202e}"]),
         ] {
             assert_eq!(lines(text), want, "{text:?}");
@@ -157,9 +174,18 @@ mod tests {
             0xe0001..=0xe0001,
             0xe0020..=0xe007f,
         ];
-        let others =
-            [0x0..=0x8, 0xb..=0x1f, 0x7f..=0xa0, 0x34f..=0x34f, 0x115f..=0x1160, 0x2000..=0x200a, 0x2028..=0x2029, 0x3000..=0x3000];
-        let blank = [0x2800..=0x2800, 0x3164..=0x3164, 0xfe00..=0xfe0f, 0xffa0..=0xffa0, 0xe0100..=0xe01ef];
+        let others = [
+            0x0..=0x8,
+            0xb..=0x1f,
+            0x7f..=0xa0,
+            0x34f..=0x34f,
+            0x115f..=0x1160,
+            0x2000..=0x200a,
+            0x2028..=0x2029,
+            0x3000..=0x3000,
+        ];
+        let blank =
+            [0x2800..=0x2800, 0x3164..=0x3164, 0xfe00..=0xfe0f, 0xffa0..=0xffa0, 0xe0100..=0xe01ef];
         for code in format.into_iter().chain(others).chain(blank).flatten() {
             let c = char::from_u32(code).expect("a character");
             assert_eq!(bare(&format!("a{c}b")), format!("a\\u{{{code:x}}}b"));

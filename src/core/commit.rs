@@ -1,8 +1,9 @@
 //! Durable before visible: the commit rule of every machine.
 //!
-//! What an event makes durable is one commit, and every effect that tells of it waits until that commit
-//! is on disk. A commit that fails is tried again until it succeeds or the process dies, so a machine
-//! may think ahead of the disk while nobody outside ever sees it. How far ahead is its credit.
+//! What an event makes durable is one commit, and every effect that tells of it waits until that
+//! commit is on disk. A commit that fails is tried again until it succeeds or the process dies, so
+//! a machine may think ahead of the disk while nobody outside ever sees it. How far ahead is its
+//! credit.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -11,12 +12,12 @@ use super::Cause;
 use super::limits::{COMMITS_IN_FLIGHT_MAX, STORE_RETRY};
 use super::time::Tick;
 
-/// What a machine has decided and the disk does not know yet: operations of the event at hand, commits
-/// that are under way, and what waits behind each. `Op` is a change of the store, `After` whatever
-/// becomes visible once it is durable.
+/// What a machine has decided and the disk does not know yet: operations of the event at hand,
+/// commits that are under way, and what waits behind each. `Op` is a change of the store, `After`
+/// whatever becomes visible once it is durable.
 ///
-/// A machine calls [`CommitQueue::write`] and [`CommitQueue::defer`] while it handles an event, then
-/// [`CommitQueue::close`] exactly once; for every answer of the store it takes
+/// A machine calls [`CommitQueue::write`] and [`CommitQueue::defer`] while it handles an event,
+/// then [`CommitQueue::close`] exactly once; for every answer of the store it takes
 /// [`CommitQueue::next_durable`] until there is none.
 #[derive(Debug)]
 pub struct CommitQueue<Op, After> {
@@ -72,7 +73,14 @@ pub struct Durable<After> {
 
 impl<Op, After> Default for CommitQueue<Op, After> {
     fn default() -> Self {
-        CommitQueue { ops: Vec::new(), after: Vec::new(), in_flight: VecDeque::new(), newest: 0, trouble: None, retry_at: None }
+        CommitQueue {
+            ops: Vec::new(),
+            after: Vec::new(),
+            in_flight: VecDeque::new(),
+            newest: 0,
+            trouble: None,
+            retry_at: None,
+        }
     }
 }
 
@@ -124,7 +132,8 @@ impl<Op, After> CommitQueue<Op, After> {
         Some(Commit { number: self.newest, ops: std::mem::take(&mut self.ops) })
     }
 
-    /// What was deferred since the last commit; for whoever knows that it tells of durable things only.
+    /// What was deferred since the last commit; for whoever knows that it tells of durable things
+    /// only.
     pub fn take_after(&mut self) -> Vec<After> {
         std::mem::take(&mut self.after)
     }
@@ -135,15 +144,16 @@ impl<Op, After> CommitQueue<Op, After> {
         self.trouble.take().is_some()
     }
 
-    /// The oldest commit under way, if it is durable now that the store has everything up to this number.
+    /// The oldest commit under way, if it is durable now that the store has everything up to this
+    /// number.
     pub fn next_durable(&mut self, upto: u64, now: Tick) -> Option<Durable<After>> {
         self.in_flight.front().filter(|oldest| oldest.number <= upto)?;
         let InFlight { since, after, .. } = self.in_flight.pop_front()?;
         Some(Durable { took: now - since, after })
     }
 
-    /// The store does not take changes for now: it is asked again at [`CommitQueue::retry_at`]. Whether
-    /// that is news.
+    /// The store does not take changes for now: it is asked again at [`CommitQueue::retry_at`].
+    /// Whether that is news.
     pub fn on_stalled(&mut self, now: Tick, cause: Cause) -> bool {
         self.retry_at = Some(now + cause.store_retry().unwrap_or(STORE_RETRY));
         let known = self.trouble.take();
@@ -205,7 +215,8 @@ impl<Op, After> CommitQueue<Op, After> {
         self.is_idle() && self.ops.is_empty()
     }
 
-    /// The number of the newest commit, 0 if there was none; that of the event at hand is the next one.
+    /// The number of the newest commit, 0 if there was none; that of the event at hand is the next
+    /// one.
     pub fn newest(&self) -> u64 {
         self.newest
     }

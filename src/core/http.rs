@@ -59,8 +59,8 @@ pub enum Body {
 pub enum GateCommand {
     /// Answer a request.
     Respond { ticket: Ticket, status: u16, body: Body },
-    /// Let a request stay: as a WebSocket if it asked for one, else as a stream of events. Its ticket
-    /// is its number as a peer from now on.
+    /// Let a request stay: as a WebSocket if it asked for one, else as a stream of events. Its
+    /// ticket is its number as a peer from now on.
     Accept { ticket: Ticket },
     /// Send a text frame, or text into a stream of events.
     PeerSend { peer: PeerId, text: String },

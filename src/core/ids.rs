@@ -1,4 +1,5 @@
-//! Names of things, so that a number of one kind is never taken for one of another. They count from 1; 0, the default, is none.
+//! Names of things, so that a number of one kind is never taken for one of another. They count from
+//! 1; 0, the default, is none.
 
 use std::fmt;
 use std::str::FromStr;
@@ -17,9 +18,11 @@ numbers! {
     ReadNumber
     /// A start of the provider, within one life of the runner.
     ProcessNumber
-    /// A request at the hub or at the control port that waits for its answer, within one life of that server.
+    /// A request at the hub or at the control port that waits for its answer, within one life of
+    /// that server.
     Ticket
-    /// Somebody connected over WebSocket to the hub or the control port; the number is that of the ticket that asked for it.
+    /// Somebody connected over WebSocket to the hub or the control port; the number is that of the
+    /// ticket that asked for it.
     PeerId
 }
 
@@ -40,7 +43,8 @@ impl PeerId {
     }
 }
 
-/// A process of this boot of the machine: pids are used again, a pid with its start time is not. The default is one that is not alive.
+/// A process of this boot of the machine: pids are used again, a pid with its start time is not.
+/// The default is one that is not alive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct ProcessRef {
     /// Process id; 0: none.
@@ -49,14 +53,16 @@ pub struct ProcessRef {
     pub start: u64,
 }
 
-/// A message in a runner's own records. Ids of messages mean something only together with the generation of the relay's data
-/// that gave them: a relay whose data were put back, or another relay, may give the same id to something else.
+/// A message in a runner's own records. Ids of messages mean something only together with the
+/// generation of the relay's data that gave them: a relay whose data were put back, or another
+/// relay, may give the same id to something else.
 ///
-/// The order is that of delivery to a provider, which holds for each sender: what an earlier relay gave comes first, then ascending
-/// by id.
+/// The order is that of delivery to a provider, which holds for each sender: what an earlier relay
+/// gave comes first, then ascending by id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct MessageRef {
-    /// Counts up with each relay, or state of a relay's data, that the runner met; generations within one never reuse ids.
+    /// Counts up with each relay, or state of a relay's data, that the runner met; generations
+    /// within one never reuse ids.
     pub family: u32,
     /// The relay's id.
     pub id: MessageId,

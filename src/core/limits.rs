@@ -12,7 +12,8 @@ pub const COMMITS_IN_FLIGHT_MAX: usize = 256;
 pub const READS_IN_FLIGHT_MAX: usize = 2048;
 /// Further commits kept back for what a person asks at the control port.
 pub const COMMITS_RESERVED: usize = 32;
-/// Waiting inbox messages whose bodies are kept in memory; the rest waits in the store. Half of them may be of one sender.
+/// Waiting inbox messages whose bodies are kept in memory; the rest waits in the store. Half of
+/// them may be of one sender.
 pub const INBOX_CACHED_MAX: usize = 2048;
 /// Bytes of those bodies.
 pub const INBOX_CACHED_BYTES_MAX: usize = 4 << 20;
@@ -21,7 +22,8 @@ pub const BATCH_MESSAGES_MAX: usize = 1024;
 /// Characters of one batch. Well below what providers were seen to take whole (200 kB).
 pub const BATCH_CHARS_MAX: usize = 100_000;
 /// Ids of settled messages that are remembered, so that a repeated frame is dropped. Far more than
-/// [`UNACKED_PER_PEER_MAX`], and a message leaves the window only after the relay knows that it is read.
+/// [`UNACKED_PER_PEER_MAX`], and a message leaves the window only after the relay knows that it is
+/// read.
 pub const SETTLED_IDS_MAX: usize = 4096;
 /// Finished commands that are remembered, so that a repeated one is not carried out again.
 pub const COMMANDS_KEPT_MAX: usize = 256;
@@ -37,7 +39,8 @@ pub const CALLS_WAITING_MAX: usize = 512;
 pub const CONTROL_HELD_MAX: usize = 64;
 /// Open approvals of one agent.
 pub const APPROVALS_MAX: usize = 64;
-/// Bytes of the input of an open approval, and of its further details, as JSON: all of them stand in one status frame.
+/// Bytes of the input of an open approval, and of its further details, as JSON: all of them stand
+/// in one status frame.
 pub const APPROVAL_PART_BYTES_MAX: usize = 5 << 10;
 /// Characters of a text in an open approval.
 pub const FIELD_CHARS_MAX: usize = 2000;
@@ -62,7 +65,8 @@ pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(30);
 pub const GOOD_CONNECTION: Duration = Duration::from_secs(30);
 /// Liveness over HTTP while the bus is away.
 pub const LIVENESS_INTERVAL: Duration = Duration::from_secs(20);
-/// The first round of liveness if the bus is not registered by then, however long its attempt takes.
+/// The first round of liveness if the bus is not registered by then, however long its attempt
+/// takes.
 pub const LIVENESS_FIRST: Duration = Duration::from_secs(5);
 /// Without the bus: changes of status within this time are told together.
 pub const STATUS_SETTLES: Duration = Duration::from_millis(200);
@@ -133,5 +137,7 @@ const _: () = assert!(BATCH_MESSAGES_MAX <= INBOX_CACHED_MAX / 2);
 const _: () = assert!(UNACKED_PER_PEER_MAX < SETTLED_IDS_MAX);
 const _: () = assert!(PUMP_BYTES_MAX < crate::wire::FRAME_BYTES_MAX);
 const _: () = assert!(REPLY_BODY_BYTES_MAX <= crate::wire::MESSAGE_BODY_BYTES_MAX);
-const _: () = assert!((APPROVALS_MAX + 1) * (APPROVAL_PART_BYTES_MAX * 2 + 4096) < crate::wire::FRAME_BYTES_MAX);
+const _: () = assert!(
+    (APPROVALS_MAX + 1) * (APPROVAL_PART_BYTES_MAX * 2 + 4096) < crate::wire::FRAME_BYTES_MAX
+);
 const _: () = assert!(PUMP_ROWS_MAX <= crate::wire::BATCH_ROWS_MAX);

@@ -16,8 +16,9 @@ pub struct Identity {
     pub broad_targets: bool,
 }
 
-/// Whether the message is for the agent, else why not; first hit decides. To whom the relay resolved it is one of the hits, but it
-/// opens no narrow agent to a broad target: a relay that does not know of narrow agents resolves those to everybody.
+/// Whether the message is for the agent, else why not; first hit decides. To whom the relay
+/// resolved it is one of the hits, but it opens no narrow agent to a broad target: a relay that
+/// does not know of narrow agents resolves those to everybody.
 pub fn judge(identity: &Identity, message: &Message) -> Result<(), &'static str> {
     let to = message.to.as_str();
     let broad = to == "broadcast" || to.starts_with("tag:") || to.starts_with("cap:");
@@ -29,7 +30,9 @@ pub fn judge(identity: &Identity, message: &Message) -> Result<(), &'static str>
         || to == "broadcast"
         || matches!((&identity.label, to.strip_prefix("label:")), (Some(label), Some(wanted)) if label == wanted)
         || to.strip_prefix("tag:").is_some_and(|tag| identity.tags.iter().any(|t| t == tag))
-        || to.strip_prefix("cap:").is_some_and(|capability| identity.capabilities.iter().any(|c| c == capability));
+        || to
+            .strip_prefix("cap:")
+            .is_some_and(|capability| identity.capabilities.iter().any(|c| c == capability));
     if hit { Ok(()) } else { Err("not for this agent") }
 }
 
@@ -37,8 +40,9 @@ pub fn judge(identity: &Identity, message: &Message) -> Result<(), &'static str>
 mod tests {
     use super::*;
 
-    /// Each row with two verdicts: of an agent that broad targets reach, and of a narrow one, to whom a broad target is refused
-    /// whatever the relay resolved it to. Where two other rules disagree the first one that hits wins.
+    /// Each row with two verdicts: of an agent that broad targets reach, and of a narrow one, to
+    /// whom a broad target is refused whatever the relay resolved it to. Where two other rules
+    /// disagree the first one that hits wins.
     #[test]
     fn first_hit_decides() {
         let identity = |broad, label: Option<&str>| Identity {
@@ -75,13 +79,21 @@ mod tests {
             ("policy:p", Some("a2"), false, false),
         ];
         for (to, resolved, broad, narrow) in rows {
-            let message = Message { to: to.into(), resolved_to_agent: resolved.map(str::to_string), ..Default::default() };
+            let message = Message {
+                to: to.into(),
+                resolved_to_agent: resolved.map(str::to_string),
+                ..Default::default()
+            };
             let hits = |identity: Identity| judge(&identity, &message).is_ok();
             assert_eq!(hits(identity(true, Some("web"))), broad, "{to} {resolved:?} broad");
             assert_eq!(hits(identity(false, Some("web"))), narrow, "{to} {resolved:?} narrow");
             // Without a label no target of labels is a hit by itself; all else is as before.
             let unlabelled = to.starts_with("label:") && resolved != Some("a1");
-            assert_eq!(hits(identity(true, None)), broad && !unlabelled, "{to} {resolved:?} without a label");
+            assert_eq!(
+                hits(identity(true, None)),
+                broad && !unlabelled,
+                "{to} {resolved:?} without a label"
+            );
         }
     }
 }

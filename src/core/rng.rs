@@ -1,6 +1,7 @@
 //! A small seeded generator. Secrets never come from here.
 
-/// SplitMix64; each consumer takes its own stream by [`Rng::fork`], so that a new consumer does not disturb old ones.
+/// SplitMix64; each consumer takes its own stream by [`Rng::fork`], so that a new consumer does not
+/// disturb old ones.
 #[derive(Debug, Clone)]
 pub struct Rng(u64);
 
@@ -12,7 +13,9 @@ impl Rng {
 
     /// An independent stream named after its purpose.
     pub fn fork(&self, kind_of_call: &str) -> Rng {
-        let mixed = kind_of_call.bytes().fold(self.0, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3));
+        let mixed = kind_of_call.bytes().fold(self.0, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3)
+        });
         Rng::new(mixed)
     }
 

@@ -1,7 +1,8 @@
 //! The vocabulary between an agent and its provider session, the same for every vendor.
 //!
-//! A provider session is a machine of its own (`provider/<name>/session`): bytes, timers and verbs go in, writes and
-//! signals come out. The agent sends verbs and receives signals; no vendor's spelling stands here.
+//! A provider session is a machine of its own (`provider/<name>/session`): bytes, timers and verbs
+//! go in, writes and signals come out. The agent sends verbs and receives signals; no vendor's
+//! spelling stands here.
 
 use std::fmt;
 
@@ -11,7 +12,8 @@ use serde_json::{Map, Value};
 use super::time::{Now, Tick};
 use crate::wire::words::words;
 
-/// Start of the text that tells an agent to go on after a restart; a session knows it again in a record.
+/// Start of the text that tells an agent to go on after a restart; a session knows it again in a
+/// record.
 pub const RESTART_MARK: &str = "[agent-relay] The session was restarted";
 
 /// Name of the one session in a terminal server of ours; the server's socket tells agents apart.
@@ -30,18 +32,22 @@ pub struct SessionCapabilities {
     pub changes_context: bool,
 }
 
-/// What the agent asks of a session. Each verb but `Open` and `Deliver` is answered by [`SessionEvent::Answered`].
+/// What the agent asks of a session. Each verb but `Open` and `Deliver` is answered by
+/// [`SessionEvent::Answered`].
 #[allow(missing_docs)] // the names say it
 #[derive(Debug, Clone, PartialEq)]
 pub enum Verb {
-    /// Start the conversation; answered by [`SessionEvent::Opened`] or [`SessionEvent::OpenFailed`].
+    /// Start the conversation; answered by [`SessionEvent::Opened`] or
+    /// [`SessionEvent::OpenFailed`].
     Open {
         /// Conversation to go on with.
         resume: Option<Resume>,
     },
-    /// Put a batch into the conversation; answered by [`SessionEvent::Accepted`] and [`SessionEvent::TurnEnded`].
+    /// Put a batch into the conversation; answered by [`SessionEvent::Accepted`] and
+    /// [`SessionEvent::TurnEnded`].
     Deliver(Delivery),
-    /// Put a text of the runner into the conversation as soon as no turn runs; answered when the conversation has it.
+    /// Put a text of the runner into the conversation as soon as no turn runs; answered when the
+    /// conversation has it.
     Inject {
         text: String,
         /// A person says it; else the system does.
@@ -118,8 +124,8 @@ pub struct MessageFingerprint {
 }
 
 impl MessageFingerprint {
-    /// Whether a text of the record is this one. `squeeze` takes away what changes on the way. Without a header the text
-    /// itself must begin so, or be the same.
+    /// Whether a text of the record is this one. `squeeze` takes away what changes on the way.
+    /// Without a header the text itself must begin so, or be the same.
     pub fn is_in(&self, text: &str, squeeze: fn(&str) -> String) -> bool {
         let (header, start) = (squeeze(&self.header), squeeze(&self.start));
         if !header.is_empty() {
@@ -161,7 +167,8 @@ pub enum SessionEvent {
     Accepted {
         batch: BatchNumber,
         key: String,
-        /// How that is known, for people: the provider's own record counts, never a successful write.
+        /// How that is known, for people: the provider's own record counts, never a successful
+        /// write.
         evidence: String,
     },
     /// The parcel will never reach the provider; whoever sent it is told so.
@@ -191,7 +198,8 @@ pub enum SessionEvent {
         /// Session id to resume later.
         session: String,
     },
-    /// Somebody at the provider's own terminal ended it on purpose: the runner ends too, without a restart.
+    /// Somebody at the provider's own terminal ended it on purpose: the runner ends too, without a
+    /// restart.
     EndedByUser {
         /// How it was ended, for people.
         reason: String,
@@ -278,7 +286,8 @@ pub struct Opened {
     /// Name and version of the provider program, for people.
     pub agent: String,
     pub model: Option<String>,
-    /// Whether the record can prove a delivery after a crash; without it deliveries are at least once.
+    /// Whether the record can prove a delivery after a crash; without it deliveries are at least
+    /// once.
     pub has_evidence: bool,
 }
 

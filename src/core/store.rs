@@ -5,7 +5,8 @@ use std::time::Duration;
 use super::Cause;
 use super::limits::{STORE_RETRY, STORE_RETRY_SLOW};
 
-/// The kinds of trouble that a store can have. Each has one behaviour and one cure, for the hub and for a runner:
+/// The kinds of trouble that a store can have. Each has one behaviour and one cure, for the hub and
+/// for a runner:
 ///
 /// | kind | at a start | while it runs |
 /// | --- | --- | --- |
@@ -38,10 +39,16 @@ impl StoreKind {
     /// What a person can do about it.
     pub fn cure(self) -> &'static str {
         match self {
-            StoreKind::Full => "free space on its disk, or raise the quota or the limit of file sizes",
-            StoreKind::Busy => "another process holds it: end that one, for example a sqlite shell in a transaction",
+            StoreKind::Full => {
+                "free space on its disk, or raise the quota or the limit of file sizes"
+            }
+            StoreKind::Busy => {
+                "another process holds it: end that one, for example a sqlite shell in a transaction"
+            }
             StoreKind::Corrupt | StoreKind::Gone => "`agent-relay doctor` tells what was saved",
-            StoreKind::Denied => "make the file and its folder writable for this user, and the file system too",
+            StoreKind::Denied => {
+                "make the file and its folder writable for this user, and the file system too"
+            }
             StoreKind::TooNew => "update agent-relay",
             StoreKind::Failed => "look at the disk and at the system's log",
         }
@@ -70,8 +77,16 @@ pub struct StoreError {
 
 impl StoreError {
     /// The usual sentence: what was wanted, what was said, and the cure of that kind.
-    pub fn new(kind: StoreKind, what: impl std::fmt::Display, said: impl std::fmt::Display) -> StoreError {
-        StoreError { kind, said: said.to_string(), text: format!("{what}: {said}; {}", kind.cure()) }
+    pub fn new(
+        kind: StoreKind,
+        what: impl std::fmt::Display,
+        said: impl std::fmt::Display,
+    ) -> StoreError {
+        StoreError {
+            kind,
+            said: said.to_string(),
+            text: format!("{what}: {said}; {}", kind.cure()),
+        }
     }
 
     /// A sentence of its own.

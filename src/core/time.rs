@@ -1,4 +1,5 @@
-//! Two clocks that are never mixed: [`Tick`] for durations and deadlines, [`Wall`] for texts and records.
+//! Two clocks that are never mixed: [`Tick`] for durations and deadlines, [`Wall`] for texts and
+//! records.
 
 use std::ops::{Add, Sub};
 use std::time::Duration;

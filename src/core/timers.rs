@@ -35,8 +35,8 @@ pub(crate) trait TimerName: Copy + 'static {
     fn index(self) -> usize;
 }
 
-/// Timers that are set and cleared by hand. What a machine knows anyway, for example the end of each
-/// lease, needs no place here.
+/// Timers that are set and cleared by hand. What a machine knows anyway, for example the end of
+/// each lease, needs no place here.
 #[derive(Debug)]
 pub(crate) struct Timers<T, const COUNT: usize> {
     at: [Option<Tick>; COUNT],
@@ -98,7 +98,8 @@ pub(crate) trait Timed {
         Self::Timer::ALL.iter().filter_map(|timer| self.deadline(*timer)).min()
     }
 
-    /// Lets every timer fire that is due, each once. One that an earlier one has just made due fires too.
+    /// Lets every timer fire that is due, each once. One that an earlier one has just made due
+    /// fires too.
     fn fire_due(&mut self, now: Tick) {
         for timer in Self::Timer::ALL {
             if self.deadline(*timer).is_some_and(|at| at <= now) {
@@ -156,7 +157,11 @@ mod tests {
         machine.fire_due(Tick(9));
         assert_eq!(machine.fired, []);
         machine.fire_due(Tick(20));
-        assert_eq!(machine.fired, [Letter::A, Letter::B, Letter::C], "the last one was made due by the first");
+        assert_eq!(
+            machine.fired,
+            [Letter::A, Letter::B, Letter::C],
+            "the last one was made due by the first"
+        );
         assert_eq!(machine.first_deadline(), None);
     }
 

@@ -109,15 +109,28 @@ pub struct DemoAgent {
 impl DemoAgent {
     /// A fresh process.
     pub fn new(abilities: Abilities) -> DemoAgent {
-        DemoAgent { abilities, sessions: BTreeMap::new(), turn: None, next_id: 0, tools: 0, out: Vec::new() }
+        DemoAgent {
+            abilities,
+            sessions: BTreeMap::new(),
+            turn: None,
+            next_id: 0,
+            tools: 0,
+            out: Vec::new(),
+        }
     }
 
     /// One line of the client.
     pub fn line(&mut self, now: Now, line: &str, disk: &mut dyn Disk) -> Vec<Output> {
         match Frame::parse(line) {
-            Some(Frame::Request { id, method, params }) => self.call(now, id, &method, &params, disk),
-            Some(Frame::Notification { method, params }) => self.call(now, Value::Null, &method, &params, disk),
-            Some(Frame::Reply { id, result }) => self.answered(now, id.as_ref(), &result.unwrap_or_default(), disk),
+            Some(Frame::Request { id, method, params }) => {
+                self.call(now, id, &method, &params, disk)
+            }
+            Some(Frame::Notification { method, params }) => {
+                self.call(now, Value::Null, &method, &params, disk)
+            }
+            Some(Frame::Reply { id, result }) => {
+                self.answered(now, id.as_ref(), &result.unwrap_or_default(), disk)
+            }
             None => self.refuse(&Value::Null, PARSE_ERROR, "Parse error"),
         }
         std::mem::take(&mut self.out)
@@ -156,17 +169,23 @@ impl DemoAgent {
     }
 
     fn say(&mut self, session: &str, kind: &str, text: &str) {
-        self.update(session, json!({"sessionUpdate": kind, "content": {"type": "text", "text": text}}));
+        self.update(
+            session,
+            json!({"sessionUpdate": kind, "content": {"type": "text", "text": text}}),
+        );
     }
 
     /// A request, or a notification: that one has a null id.
     fn call(&mut self, now: Now, id: Value, method: &str, params: &Value, disk: &mut dyn Disk) {
-        let session = params.get("sessionId").and_then(Value::as_str).unwrap_or_default().to_string();
-        let modes = json!({"currentModeId": "ask", "availableModes": [{"id": "ask", "name": "Ask"}]});
+        let session =
+            params.get("sessionId").and_then(Value::as_str).unwrap_or_default().to_string();
+        let modes =
+            json!({"currentModeId": "ask", "availableModes": [{"id": "ask", "name": "Ask"}]});
         match method {
             "initialize" => {
                 let resume = if self.abilities.resume { json!({"resume": {}}) } else { json!({}) };
-                let capabilities = json!({"loadSession": self.abilities.load, "sessionCapabilities": resume});
+                let capabilities =
+                    json!({"loadSession": self.abilities.load, "sessionCapabilities": resume});
                 let info = json!({"name": "agent-relay-demo", "version": crate::wire::VERSION});
                 self.reply(&id, json!({"protocolVersion": 1, "agentCapabilities": capabilities, "agentInfo": info, "authMethods": []}));
             }
@@ -176,13 +195,18 @@ impl DemoAgent {
                 self.reply(&id, json!({"sessionId": session, "modes": modes}));
             }
             "session/load" | "session/resume" => {
-                let offered = if method == "session/load" { self.abilities.load } else { self.abilities.resume };
+                let offered = if method == "session/load" {
+                    self.abilities.load
+                } else {
+                    self.abilities.resume
+                };
                 let Some(record) = disk.load(&session).filter(|_| offered) else {
                     return self.refuse(&id, NO_SESSION, &format!("no session {session}"));
                 };
                 self.sessions.insert(session.clone(), ());
                 for entry in record.iter().filter(|_| method == "session/load") {
-                    let kind = if entry.user { "user_message_chunk" } else { "agent_message_chunk" };
+                    let kind =
+                        if entry.user { "user_message_chunk" } else { "agent_message_chunk" };
                     self.say(&session, kind, &entry.text);
                 }
                 self.reply(&id, json!({"modes": modes}));
@@ -195,7 +219,14 @@ impl DemoAgent {
         }
     }
 
-    fn prompt(&mut self, now: Now, id: Value, session: String, params: &Value, disk: &mut dyn Disk) {
+    fn prompt(
+        &mut self,
+        now: Now,
+        id: Value,
+        session: String,
+        params: &Value,
+        disk: &mut dyn Disk,
+    ) {
         if !self.sessions.contains_key(&session) {
             return self.refuse(&id, NO_SESSION, &format!("no session {session}"));
         }
@@ -203,13 +234,15 @@ impl DemoAgent {
             return self.refuse(&id, INTERNAL_ERROR, "a prompt is running already");
         }
         let blocks = params.get("prompt").and_then(Value::as_array).cloned().unwrap_or_default();
-        let text: Vec<&str> = blocks.iter().filter_map(|block| block.get("text").and_then(Value::as_str)).collect();
+        let text: Vec<&str> =
+            blocks.iter().filter_map(|block| block.get("text").and_then(Value::as_str)).collect();
         let text = text.join("\n");
         disk.append(&session, &Entry { user: true, text: text.clone() });
         let bodies = bodies_of(&text);
         let steps = bodies.iter().filter_map(|body| step_of(body)).collect();
         let answer = answer_to(&bodies, text.contains(RESTART_MARK));
-        self.turn = Some(Turn { id, session, steps, answer, wait: None, asked: None, hanging: false });
+        self.turn =
+            Some(Turn { id, session, steps, answer, wait: None, asked: None, hanging: false });
         self.go_on(now, disk);
     }
 
@@ -235,8 +268,7 @@ impl DemoAgent {
                     self.begin_tool(&session, n);
                 }
                 Step::ToolDone => {
-                    let done =
-                        json!({"sessionUpdate": "tool_call_update", "toolCallId": format!("t{}", self.tools), "status": "completed"});
+                    let done = json!({"sessionUpdate": "tool_call_update", "toolCallId": format!("t{}", self.tools), "status": "completed"});
                     self.update(&session, done);
                 }
                 Step::Ask => {
@@ -253,7 +285,9 @@ impl DemoAgent {
                     turn.wait = Some(now.tick + Duration::from_millis(250));
                     self.say(&session, "agent_thought_chunk", &word);
                 }
-                Step::Flood(megabytes) => self.out.push(Output::Flood { session, bytes: megabytes << 20 }),
+                Step::Flood(megabytes) => {
+                    self.out.push(Output::Flood { session, bytes: megabytes << 20 })
+                }
                 Step::Garbage => self.say_garbage(&session),
                 Step::Hang => turn.hanging = true,
                 Step::Crash => {
@@ -264,7 +298,8 @@ impl DemoAgent {
                 Step::Forget => disk.forget(),
                 Step::Deaf => self.out.push(Output::GoDeaf),
                 Step::LongLine => {
-                    // One real agent lists its commands in a line of 560 kB (see `provider/acp/FACTS.md`).
+                    // One real agent lists its commands in a line of 560 kB (see
+                    // `provider/acp/FACTS.md`).
                     let command = json!({"name": "demo", "description": "d".repeat(1000)});
                     self.update(&session, json!({"sessionUpdate": "available_commands_update", "availableCommands": vec![command; 560]}));
                 }
@@ -296,7 +331,8 @@ impl DemoAgent {
         self.send(jsonrpc::request(self.next_id, "session/request_permission", params));
     }
 
-    /// What a client must stand: lines that are not JSON, answers to nothing, requests and updates that it does not know.
+    /// What a client must stand: lines that are not JSON, answers to nothing, requests and updates
+    /// that it does not know.
     fn say_garbage(&mut self, session: &str) {
         self.out.push(Output::Line("this is no JSON".into()));
         self.out.push(Output::Line("{\"jsonrpc\":\"2.0\",\"id\":null,\"result\":{}}".into()));
@@ -323,12 +359,20 @@ impl DemoAgent {
     /// The client answered the permission request.
     fn answered(&mut self, now: Now, id: Option<&Value>, result: &Value, disk: &mut dyn Disk) {
         let id = id.and_then(Value::as_u64);
-        let Some(turn) = self.turn.as_mut().filter(|turn| turn.asked.is_some() && turn.asked == id) else {
+        let Some(turn) = self.turn.as_mut().filter(|turn| turn.asked.is_some() && turn.asked == id)
+        else {
             return;
         };
         turn.asked = None;
-        let allowed = matches!(result.pointer("/outcome/optionId").and_then(Value::as_str), Some("yes" | "always"));
-        let (status, words) = if allowed { ("completed", "You allowed it.") } else { ("failed", "You did not allow it.") };
+        let allowed = matches!(
+            result.pointer("/outcome/optionId").and_then(Value::as_str),
+            Some("yes" | "always")
+        );
+        let (status, words) = if allowed {
+            ("completed", "You allowed it.")
+        } else {
+            ("failed", "You did not allow it.")
+        };
         turn.answer = format!("{words} {}", turn.answer);
         let session = turn.session.clone();
         let done = json!({"sessionUpdate": "tool_call_update", "toolCallId": format!("t{}", self.tools), "status": status});
@@ -350,7 +394,9 @@ fn bodies_of(text: &str) -> Vec<String> {
         if line.starts_with("[relay message #") {
             any = true;
             bodies.push(String::new());
-        } else if ["Subject: ", "[agent-relay] "].iter().any(|mark| line.starts_with(mark)) && bodies.last().is_some_and(String::is_empty) {
+        } else if ["Subject: ", "[agent-relay] "].iter().any(|mark| line.starts_with(mark))
+            && bodies.last().is_some_and(String::is_empty)
+        {
         } else if let Some(body) = bodies.last_mut() {
             if !body.is_empty() {
                 body.push('\n');
@@ -358,13 +404,19 @@ fn bodies_of(text: &str) -> Vec<String> {
             body.push_str(line);
         }
     }
-    if any { bodies.iter().map(|body| body.trim().to_string()).collect() } else { vec![text.trim().to_string()] }
+    if any {
+        bodies.iter().map(|body| body.trim().to_string()).collect()
+    } else {
+        vec![text.trim().to_string()]
+    }
 }
 
 fn step_of(body: &str) -> Option<Step> {
     let mut words = body.split_whitespace();
     let first = words.next()?;
-    let number = |default: u64| body.split_whitespace().nth(1).and_then(|word| word.parse().ok()).unwrap_or(default);
+    let number = |default: u64| {
+        body.split_whitespace().nth(1).and_then(|word| word.parse().ok()).unwrap_or(default)
+    };
     Some(match first {
         "work" => Step::Work(number(1).min(3600)),
         "ask" => Step::Ask,
@@ -391,7 +443,9 @@ fn answer_to(bodies: &[String], again: bool) -> String {
     match said.as_slice() {
         [one] if step_of(one).is_some() => format!("Done: {one}"),
         [one] if one.to_lowercase().contains("who are you") => {
-            format!("I am the demo agent: no model, but a real session. Begin a message with one of these to see me do it: {HELP}.")
+            format!(
+                "I am the demo agent: no model, but a real session. Begin a message with one of these to see me do it: {HELP}."
+            )
         }
         [one] => format!("You wrote: {one}"),
         many => format!("You wrote {} messages: {}", many.len(), many.join(" | ")),

@@ -70,22 +70,35 @@ impl Bus {
                 Err(_) => false,
             };
         };
-        // Ping after 20 s of silence, give up after 45 s. The relay pings by itself, so this is rare.
+        // Ping after 20 s of silence, give up after 45 s. The relay pings by itself, so this is
+        // rare.
         let silent = connection.heard.elapsed();
-        let limit = if connection.pinged { SILENCE_MAX } else { PING_INTERVAL + Duration::from_secs(2) };
+        let limit =
+            if connection.pinged { SILENCE_MAX } else { PING_INTERVAL + Duration::from_secs(2) };
         if silent >= limit {
             if connection.pinged {
-                return self.lost(Cause::TimedOut(format!("the relay was silent for {} s", silent.as_secs())));
+                return self.lost(Cause::TimedOut(format!(
+                    "the relay was silent for {} s",
+                    silent.as_secs()
+                )));
             }
             connection.pinged = true;
             let _ = connection.socket.write(Message::Ping(Vec::new().into()));
             connection.unflushed = true;
         }
-        let wants = if connection.unflushed { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };
+        let wants =
+            if connection.unflushed { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };
         let has_more = connection.socket.get_mut().has_decrypted();
-        let timeout = if has_more { Duration::ZERO } else { limit.saturating_sub(silent).max(Duration::from_millis(1)) };
+        let timeout = if has_more {
+            Duration::ZERO
+        } else {
+            limit.saturating_sub(silent).max(Duration::from_millis(1))
+        };
         let (readable, woken) = {
-            let mut fds = [PollFd::new(connection.socket.get_ref(), wants), PollFd::new(&self.waker, PollFlags::IN)];
+            let mut fds = [
+                PollFd::new(connection.socket.get_ref(), wants),
+                PollFd::new(&self.waker, PollFlags::IN),
+            ];
             os::wait(&mut fds, Some(timeout));
             (!fds[0].revents().is_empty() || has_more, os::is_ready(&fds[1]))
         };
@@ -106,7 +119,8 @@ impl Bus {
                 }
             }
         }
-        if let Some(connection) = self.connection.as_mut().filter(|connection| connection.unflushed) {
+        if let Some(connection) = self.connection.as_mut().filter(|connection| connection.unflushed)
+        {
             match connection.socket.flush() {
                 Ok(()) => connection.unflushed = connection.socket.get_ref().has_unsent(),
                 Err(WsError::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -154,7 +168,8 @@ impl Bus {
 
     fn report(&mut self, event: BusEvent) -> bool {
         let mut late = Vec::new();
-        let alive = super::report(&self.lane, &self.orders, Event::Bus(event), |order| late.push(order));
+        let alive =
+            super::report(&self.lane, &self.orders, Event::Bus(event), |order| late.push(order));
         late.into_iter().all(|order| self.carry_out(order)) && alive
     }
 
@@ -165,7 +180,12 @@ impl Bus {
                 let base = Base::parse(&to.relay).map_err(Cause::Protocol);
                 match base.and_then(|base| connect(&base, &to.token)) {
                     Ok(socket) => {
-                        self.connection = Some(Connection { socket, heard: Instant::now(), pinged: false, unflushed: false });
+                        self.connection = Some(Connection {
+                            socket,
+                            heard: Instant::now(),
+                            pinged: false,
+                            unflushed: false,
+                        });
                         self.report(BusEvent::Connected)
                     }
                     Err(cause) => self.report(BusEvent::Lost(cause)),
@@ -207,7 +227,10 @@ impl Bus {
         let Some(mut connection) = self.connection.take() else {
             return;
         };
-        let frame = CloseFrame { code: tungstenite::protocol::frame::coding::CloseCode::Normal, reason: reason.to_string().into() };
+        let frame = CloseFrame {
+            code: tungstenite::protocol::frame::coding::CloseCode::Normal,
+            reason: reason.to_string().into(),
+        };
         let until = Instant::now() + CLOSE_LIMIT;
         if connection.socket.close(Some(frame)).is_err() {
             return;
@@ -217,7 +240,10 @@ impl Bus {
             match connection.socket.read() {
                 Ok(_) => {}
                 Err(WsError::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
-                    os::wait(&mut [PollFd::new(connection.socket.get_ref(), PollFlags::IN)], Some(left));
+                    os::wait(
+                        &mut [PollFd::new(connection.socket.get_ref(), PollFlags::IN)],
+                        Some(left),
+                    );
                 }
                 Err(_) => return,
             }
@@ -234,21 +260,30 @@ pub fn connect(base: &Base, token: &Secret) -> Result<WebSocket<Stream>, Cause> 
             _ => Cause::Offline(text),
         }
     };
-    let stream = Stream::connect(&base.host, base.port, base.tls, CONNECT_LIMIT).map_err(offline)?;
-    let mut request = base.bus_url().into_client_request().map_err(|error| Cause::Protocol(error.to_string()))?;
+    let stream =
+        Stream::connect(&base.host, base.port, base.tls, CONNECT_LIMIT).map_err(offline)?;
+    let mut request =
+        base.bus_url().into_client_request().map_err(|error| Cause::Protocol(error.to_string()))?;
     if !token.expose().is_empty() {
-        let value = token.expose().parse().map_err(|_| Cause::Protocol("the token holds characters that no header may have".into()))?;
+        let value = token.expose().parse().map_err(|_| {
+            Cause::Protocol("the token holds characters that no header may have".into())
+        })?;
         request.headers_mut().insert(api::TOKEN_HEADER, value);
     }
-    match tungstenite::client::client_with_config(request, stream, Some(ws_config(UNSENT_BYTES_MAX))) {
+    match tungstenite::client::client_with_config(
+        request,
+        stream,
+        Some(ws_config(UNSENT_BYTES_MAX)),
+    ) {
         Ok((socket, _)) => {
             socket.get_ref().unblock().map_err(offline)?;
             Ok(socket)
         }
         Err(HandshakeError::Failure(error)) => Err(cause_of(error)),
-        Err(HandshakeError::Interrupted(_)) => {
-            Err(Cause::TimedOut(format!("the relay at {} did not answer the upgrade in time", base.url)))
-        }
+        Err(HandshakeError::Interrupted(_)) => Err(Cause::TimedOut(format!(
+            "the relay at {} did not answer the upgrade in time",
+            base.url
+        ))),
     }
 }
 
@@ -257,10 +292,16 @@ fn cause_of(error: WsError) -> Cause {
         WsError::Http(response) => {
             let body = response.body().as_deref().map(String::from_utf8_lossy).unwrap_or_default();
             let text = serde_json::from_str::<serde_json::Value>(&body).ok();
-            let text = text.as_ref().and_then(|body| body.get("error")).and_then(|text| text.as_str());
-            Cause::Refused(response.status().as_u16(), text.unwrap_or("the relay refuses the upgrade").to_string())
+            let text =
+                text.as_ref().and_then(|body| body.get("error")).and_then(|text| text.as_str());
+            Cause::Refused(
+                response.status().as_u16(),
+                text.unwrap_or("the relay refuses the upgrade").to_string(),
+            )
         }
-        WsError::ConnectionClosed | WsError::AlreadyClosed => Cause::Offline("the relay closed the connection".into()),
+        WsError::ConnectionClosed | WsError::AlreadyClosed => {
+            Cause::Offline("the relay closed the connection".into())
+        }
         WsError::Io(error) => Cause::Offline(format!("the connection broke: {error}")),
         other => Cause::Protocol(other.to_string()),
     }

@@ -49,15 +49,20 @@ macro_rules! integers {
 
 integers!(MessageId TaskId);
 
-/// An operating error as the machines branch on it. The only place where codes of SQLite are read; called right where it
-/// came up, since the kernel's last error tells a full quota from a broken disk.
+/// An operating error as the machines branch on it. The only place where codes of SQLite are read;
+/// called right where it came up, since the kernel's last error tells a full quota from a broken
+/// disk.
 pub fn error_of(what: impl std::fmt::Display, error: &rusqlite::Error) -> StoreError {
     StoreError::new(kind_of(error, errno_of(&io::Error::last_os_error())), what, error)
 }
 
 /// The same for a call of the operating system.
 pub fn io_error_of(what: impl std::fmt::Display, error: &io::Error) -> StoreError {
-    StoreError::new(errno_of(error).and_then(kind_of_errno).unwrap_or(StoreKind::Failed), what, error)
+    StoreError::new(
+        errno_of(error).and_then(kind_of_errno).unwrap_or(StoreKind::Failed),
+        what,
+        error,
+    )
 }
 
 /// None where nothing has failed yet.
@@ -68,7 +73,9 @@ fn errno_of(error: &io::Error) -> Option<Errno> {
 fn kind_of_errno(errno: Errno) -> Option<StoreKind> {
     match errno {
         Errno::NOSPC | Errno::DQUOT | Errno::FBIG => Some(StoreKind::Full),
-        Errno::ROFS | Errno::ACCESS | Errno::PERM | Errno::ISDIR | Errno::NOTDIR | Errno::LOOP => Some(StoreKind::Denied),
+        Errno::ROFS | Errno::ACCESS | Errno::PERM | Errno::ISDIR | Errno::NOTDIR | Errno::LOOP => {
+            Some(StoreKind::Denied)
+        }
         _ => None,
     }
 }
@@ -80,11 +87,22 @@ fn kind_of(error: &rusqlite::Error, last: Option<Errno>) -> StoreKind {
         (ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked, _) => StoreKind::Busy,
         (ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase, _) => StoreKind::Corrupt,
         (_, ffi::SQLITE_IOERR_CORRUPTFS | ffi::SQLITE_IOERR_DATA) => StoreKind::Corrupt,
-        (ErrorCode::ReadOnly | ErrorCode::PermissionDenied | ErrorCode::AuthorizationForStatementDenied, _) => StoreKind::Denied,
+        (
+            ErrorCode::ReadOnly
+            | ErrorCode::PermissionDenied
+            | ErrorCode::AuthorizationForStatementDenied,
+            _,
+        ) => StoreKind::Denied,
         (ErrorCode::CannotOpen, _) => last.and_then(kind_of_errno).unwrap_or(StoreKind::Denied),
-        // SQLite itself knows a disk without room; what else keeps a page from being written is a quota or a limit of file
-        // sizes, unless the kernel says that the disk is broken.
-        (_, ffi::SQLITE_IOERR_WRITE | ffi::SQLITE_IOERR_SHMSIZE | ffi::SQLITE_IOERR_TRUNCATE | ffi::SQLITE_IOERR_FSYNC) => match last {
+        // SQLite itself knows a disk without room; what else keeps a page from being written is a
+        // quota or a limit of file sizes, unless the kernel says that the disk is broken.
+        (
+            _,
+            ffi::SQLITE_IOERR_WRITE
+            | ffi::SQLITE_IOERR_SHMSIZE
+            | ffi::SQLITE_IOERR_TRUNCATE
+            | ffi::SQLITE_IOERR_FSYNC,
+        ) => match last {
             Some(Errno::IO) => StoreKind::Failed,
             Some(errno) => kind_of_errno(errno).unwrap_or(match failure.extended_code {
                 ffi::SQLITE_IOERR_WRITE | ffi::SQLITE_IOERR_SHMSIZE => StoreKind::Full,
@@ -92,9 +110,10 @@ fn kind_of(error: &rusqlite::Error, last: Option<Errno>) -> StoreKind {
             }),
             None => StoreKind::Failed,
         },
-        (ErrorCode::SystemIoFailure, _) => {
-            last.and_then(kind_of_errno).filter(|kind| *kind == StoreKind::Full).unwrap_or(StoreKind::Failed)
-        }
+        (ErrorCode::SystemIoFailure, _) => last
+            .and_then(kind_of_errno)
+            .filter(|kind| *kind == StoreKind::Full)
+            .unwrap_or(StoreKind::Failed),
         _ => StoreKind::Failed,
     }
 }
@@ -103,24 +122,30 @@ fn kind_of(error: &rusqlite::Error, last: Option<Errno>) -> StoreKind {
 pub struct Opened {
     /// The writer's connection.
     pub db: Connection,
-    /// There was no room for the index that connections share: as long as this one is open, no other can be.
+    /// There was no room for the index that connections share: as long as this one is open, no
+    /// other can be.
     pub alone: bool,
 }
 
-/// Opens a SQLite file for one writer: private, WAL, FULL, incremental vacuum. `schemas` are the steps from nothing to the
-/// newest version; `user_version` counts those that are done. A file of a newer version is not touched at all; one of an
-/// older version is copied before it is changed. On a full disk a file is opened all the same, so that it can be read.
+/// Opens a SQLite file for one writer: private, WAL, FULL, incremental vacuum. `schemas` are the
+/// steps from nothing to the newest version; `user_version` counts those that are done. A file of a
+/// newer version is not touched at all; one of an older version is copied before it is changed. On
+/// a full disk a file is opened all the same, so that it can be read.
 pub fn open_database(path: &Path, schemas: &[&str]) -> Result<Opened, StoreError> {
     let what = format!("cannot open the store {}", path.display());
     let version = schemas.len() as i64;
     if let Some(parent) = path.parent() {
         os::make_private_dir(parent).map_err(|error| io_error_of(&what, &error))?;
     }
-    // Created by us first, so that it never has wider rights; SQLite gives -wal and -shm the same mode.
-    let file = os::open_private(path, OpenOptions::new().create(true).append(true)).map_err(|error| io_error_of(&what, &error))?;
+    // Created by us first, so that it never has wider rights; SQLite gives -wal and -shm the same
+    // mode.
+    let file = os::open_private(path, OpenOptions::new().create(true).append(true))
+        .map_err(|error| io_error_of(&what, &error))?;
     drop(file);
     let newer = |found: i64| {
-        let said = format!("it was written by a newer agent-relay (schema {found}, this one knows {version})");
+        let said = format!(
+            "it was written by a newer agent-relay (schema {found}, this one knows {version})"
+        );
         StoreError::new(StoreKind::TooNew, &what, said)
     };
     let found = version_before_opening(path).unwrap_or(0);
@@ -142,7 +167,13 @@ pub fn open_database(path: &Path, schemas: &[&str]) -> Result<Opened, StoreError
     }
 }
 
-fn prepare(db: &Connection, what: &str, schemas: &[&str], path: &Path, alone: bool) -> Result<(), StoreError> {
+fn prepare(
+    db: &Connection,
+    what: &str,
+    schemas: &[&str],
+    path: &Path,
+    alone: bool,
+) -> Result<(), StoreError> {
     let version = schemas.len() as i64;
     let step = || -> Result<Option<String>, Prepared> {
         db.busy_timeout(BUSY_TIME_AT_START)?;
@@ -151,9 +182,12 @@ fn prepare(db: &Connection, what: &str, schemas: &[&str], path: &Path, alone: bo
             db.execute_batch("PRAGMA locking_mode = EXCLUSIVE;")?;
         }
         let found: i64 = db.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-        let tables: i64 = db.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+        let tables: i64 =
+            db.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
         if found < 0 || found > version || (found == 0) != (tables == 0) {
-            return Ok(Some(format!("it is damaged (schema {found}, {tables} tables and indexes)")));
+            return Ok(Some(format!(
+                "it is damaged (schema {found}, {tables} tables and indexes)"
+            )));
         }
         if found == 0 {
             db.execute_batch("PRAGMA auto_vacuum = INCREMENTAL;")?;
@@ -167,7 +201,10 @@ fn prepare(db: &Connection, what: &str, schemas: &[&str], path: &Path, alone: bo
             if found > 0 {
                 keep_copy(db, path, version)?;
             }
-            db.execute_batch(&format!("BEGIN IMMEDIATE; {} PRAGMA user_version = {version}; COMMIT;", missing.concat()))?;
+            db.execute_batch(&format!(
+                "BEGIN IMMEDIATE; {} PRAGMA user_version = {version}; COMMIT;",
+                missing.concat()
+            ))?;
         }
         db.busy_timeout(BUSY_TIME)?;
         Ok(None)
@@ -211,17 +248,21 @@ fn keep_copy(db: &Connection, path: &Path, version: i64) -> Result<(), Prepared>
     Ok(())
 }
 
-/// At an orderly end the copy of the older file is removed: this version has worked with the new one.
+/// At an orderly end the copy of the older file is removed: this version has worked with the new
+/// one.
 pub fn drop_copies(path: &Path, version: usize) {
     (1..=version as i64).for_each(|version| drop(std::fs::remove_file(copy_before(path, version))));
 }
 
-/// The schema version as the bytes of the file and of its write-ahead log tell it: SQLite would change a file by opening it.
+/// The schema version as the bytes of the file and of its write-ahead log tell it: SQLite would
+/// change a file by opening it.
 fn version_before_opening(path: &Path) -> Option<i64> {
     let number = |bytes: &[u8]| bytes.first_chunk::<4>().map(|four| u32::from_be_bytes(*four));
     let mut head = [0u8; 64];
     let mut version = None;
-    if File::open(path).ok()?.read_exact(&mut head).is_ok() && head.starts_with(b"SQLite format 3\0") {
+    if File::open(path).ok()?.read_exact(&mut head).is_ok()
+        && head.starts_with(b"SQLite format 3\0")
+    {
         version = number(&head[60..]);
     }
     // The newest first page may still stand in the log only.
@@ -260,7 +301,10 @@ pub fn beside(path: &Path, suffix: &str) -> PathBuf {
 /// Opens a file for reading only; its writer has made it.
 pub fn open_for_reading(path: &Path) -> Result<Connection, StoreError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let open = || Connection::open_with_flags(path, flags).and_then(|db| db.busy_timeout(BUSY_TIME).map(|_| db));
+    let open = || {
+        Connection::open_with_flags(path, flags)
+            .and_then(|db| db.busy_timeout(BUSY_TIME).map(|_| db))
+    };
     open().map_err(|error| error_of(format!("cannot open {} for reading", path.display()), &error))
 }
 
@@ -269,7 +313,8 @@ pub fn identity(path: &Path) -> Option<(u64, u64)> {
     std::fs::metadata(path).ok().map(|meta| (meta.dev(), meta.ino()))
 }
 
-/// Watches that an open file keeps its name: what is written into a deleted or replaced file is lost.
+/// Watches that an open file keeps its name: what is written into a deleted or replaced file is
+/// lost.
 #[derive(Debug, Default)]
 pub struct NamedFile {
     path: PathBuf,
@@ -345,9 +390,13 @@ pub fn quick_check_at_start(db: &Connection, budget: Duration) -> Result<Check, 
     told(check_tables(db), Err)
 }
 
-/// Checks every page of a file for at most `budget`, table by table so that no long read keeps the log from shrinking.
-/// `ended`: a channel whose end ends the check.
-pub fn quick_check(db: &Connection, budget: Duration, ended: &Receiver<()>) -> Result<Check, StoreError> {
+/// Checks every page of a file for at most `budget`, table by table so that no long read keeps the
+/// log from shrinking. `ended`: a channel whose end ends the check.
+pub fn quick_check(
+    db: &Connection,
+    budget: Duration,
+    ended: &Receiver<()>,
+) -> Result<Check, StoreError> {
     let interrupt = db.get_interrupt_handle();
     let (done, watched) = bounded::<()>(0);
     std::thread::scope(|scope| {
@@ -366,7 +415,9 @@ pub fn quick_check(db: &Connection, budget: Duration, ended: &Receiver<()>) -> R
         });
         let found = check_tables(db);
         drop(done);
-        told(found, |error| if watch.join().is_ok_and(|over| over) { Ok(Check::Unfinished) } else { Err(error) })
+        told(found, |error| {
+            if watch.join().is_ok_and(|over| over) { Ok(Check::Unfinished) } else { Err(error) }
+        })
     })
 }
 
@@ -386,10 +437,16 @@ fn told(
 }
 
 fn check_tables(db: &Connection) -> rusqlite::Result<Option<String>> {
-    let mut tables = db.prepare("SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'")?;
+    let mut tables = db.prepare(
+        "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'",
+    )?;
     let names: Vec<String> = tables.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
     for name in names {
-        let said: String = db.query_row(&format!("PRAGMA quick_check(\"{}\")", name.replace('"', "\"\"")), [], |row| row.get(0))?;
+        let said: String = db.query_row(
+            &format!("PRAGMA quick_check(\"{}\")", name.replace('"', "\"\"")),
+            [],
+            |row| row.get(0),
+        )?;
         if said != "ok" {
             return Ok(Some(format!("table {name}: {}", said.lines().last().unwrap_or_default())));
         }
@@ -397,21 +454,29 @@ fn check_tables(db: &Connection) -> rusqlite::Result<Option<String>> {
     Ok(None)
 }
 
-/// Copies an open database into a new file that only its owner may read: consistent, also while others write or when the
-/// file has no name any more; checked and durable before it gets its name. Gives its bytes.
+/// Copies an open database into a new file that only its owner may read: consistent, also while
+/// others write or when the file has no name any more; checked and durable before it gets its name.
+/// Gives its bytes.
 pub fn copy_checked(db: &Connection, to: &Path, what: &str) -> Result<u64, StoreError> {
     let say = |error: rusqlite::Error| error_of(what, &error);
     let say_io = |error: io::Error| io_error_of(what, &error);
     let temporary = beside(to, &format!(".{}.tmp", std::process::id()));
     let copy = || -> Result<u64, StoreError> {
-        let file = os::open_private(&temporary, OpenOptions::new().write(true).create_new(true)).map_err(say_io)?;
+        let file = os::open_private(&temporary, OpenOptions::new().write(true).create_new(true))
+            .map_err(say_io)?;
         let Some(target) = temporary.to_str() else {
             return Err(StoreError::new(StoreKind::Failed, what, "the file name must be UTF-8"));
         };
         db.execute("VACUUM INTO ?1", [target]).map_err(say)?;
         let copied = open_for_reading(&temporary)?;
-        if let Check::Damaged(said) = quick_check(&copied, Duration::MAX, &crossbeam_channel::never())? {
-            return Err(StoreError::new(StoreKind::Corrupt, what, format!("the copy is damaged ({said})")));
+        if let Check::Damaged(said) =
+            quick_check(&copied, Duration::MAX, &crossbeam_channel::never())?
+        {
+            return Err(StoreError::new(
+                StoreKind::Corrupt,
+                what,
+                format!("the copy is damaged ({said})"),
+            ));
         }
         drop(copied);
         file.sync_all().map_err(say_io)?;
@@ -419,16 +484,22 @@ pub fn copy_checked(db: &Connection, to: &Path, what: &str) -> Result<u64, Store
         sync_folder(to);
         Ok(file.metadata().map_or(0, |metadata| metadata.len()))
     };
-    copy().inspect_err(|_| ["", "-journal", "-wal", "-shm"].iter().for_each(|end| drop(std::fs::remove_file(beside(&temporary, end)))))
+    copy().inspect_err(|_| {
+        ["", "-journal", "-wal", "-shm"]
+            .iter()
+            .for_each(|end| drop(std::fs::remove_file(beside(&temporary, end))))
+    })
 }
 
 /// Makes a new name survive a power cut, as far as the file system can.
 pub fn sync_folder(path: &Path) {
-    let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder =
+        path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let _ = File::open(folder).and_then(|folder| folder.sync_all());
 }
 
-/// Gives at most this many free pages back to the disk. The statement yields once for each page, so it is run to its end.
+/// Gives at most this many free pages back to the disk. The statement yields once for each page, so
+/// it is run to its end.
 pub fn give_back(db: &Connection, pages: u32) -> rusqlite::Result<()> {
     let mut statement = db.prepare(&format!("PRAGMA incremental_vacuum({pages})"))?;
     let mut rows = statement.query([])?;
@@ -447,7 +518,9 @@ pub fn rows_of(db: &Connection) -> rusqlite::Result<Vec<String>> {
         let mut rows = statement.query([])?;
         let mut found = Vec::new();
         while let Some(row) = rows.next()? {
-            let cells: Vec<String> = (0..columns).map(|at| row.get_ref(at).map(|cell| format!("{cell:?}"))).collect::<Result<_, _>>()?;
+            let cells: Vec<String> = (0..columns)
+                .map(|at| row.get_ref(at).map(|cell| format!("{cell:?}")))
+                .collect::<Result<_, _>>()?;
             found.push(format!("{name}: {}", cells.join(", ")));
         }
         found.sort();
@@ -458,7 +531,8 @@ pub fn rows_of(db: &Connection) -> rusqlite::Result<Vec<String>> {
 
 /// Bytes of the file and of its free pages.
 pub fn sizes(db: &Connection) -> rusqlite::Result<(u64, u64)> {
-    let pragma = |name: &str| db.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, i64>(0));
+    let pragma =
+        |name: &str| db.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, i64>(0));
     let page = pragma("page_size")?;
     Ok(((pragma("page_count")? * page) as u64, (pragma("freelist_count")? * page) as u64))
 }

@@ -1,5 +1,5 @@
-//! Thread `heartbeat`: HTTP calls to the relay, one at a time, one attempt each, and the files that hold relay tokens. The
-//! state thread orders each call, so a heartbeat proves that it is alive.
+//! Thread `heartbeat`: HTTP calls to the relay, one at a time, one attempt each, and the files that
+//! hold relay tokens. The state thread orders each call, so a heartbeat proves that it is alive.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -37,7 +37,9 @@ pub fn run(files: Files, orders: Receiver<HeartbeatCommand>, lane: Sender<Event>
             }
             HeartbeatCommand::WriteToken { token } => {
                 let written = crate::os::replace_private_file(&files.token, token.expose(), false);
-                Event::TokenWritten(written.map_err(|error| format!("{}: {error}", files.token.display())))
+                Event::TokenWritten(
+                    written.map_err(|error| format!("{}: {error}", files.token.display())),
+                )
             }
         };
         if lane.send(event).is_err() {

@@ -1,4 +1,5 @@
-//! The HTTP client of the program (not a thread): timeouts, no redirects, no proxy for loopback, statuses as values.
+//! The HTTP client of the program (not a thread): timeouts, no redirects, no proxy for loopback,
+//! statuses as values.
 
 use std::io::Read;
 use std::time::Duration;
@@ -39,7 +40,8 @@ impl Base {
             }
         };
         let rest = rest.split(['?', '#']).next().unwrap_or_default();
-        let (authority, path) = rest.split_once('/').map_or((rest, String::new()), |(a, p)| (a, format!("/{p}")));
+        let (authority, path) =
+            rest.split_once('/').map_or((rest, String::new()), |(a, p)| (a, format!("/{p}")));
         let bad = || format!("the relay URL {url:?} is not of the form http://host:port");
         if authority.contains('@') {
             return Err("the relay URL must not hold a user or password".to_string());
@@ -47,7 +49,9 @@ impl Base {
         let (host, port) = match authority.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
             Some((host, "")) => (host, None),
             Some((host, port)) => (host, Some(port.strip_prefix(':').ok_or_else(bad)?)),
-            None => authority.split_once(':').map_or((authority, None), |(host, port)| (host, Some(port))),
+            None => authority
+                .split_once(':')
+                .map_or((authority, None), |(host, port)| (host, Some(port))),
         };
         let port = match port {
             Some(port) => port.parse().map_err(|_| bad())?,
@@ -64,13 +68,20 @@ impl Base {
         }
         let path = path.trim_end_matches('/').to_string();
         let scheme = if tls { "https" } else { "http" };
-        Ok(Base { url: format!("{scheme}://{authority}{path}"), host: host.into(), port, tls, path })
+        Ok(Base {
+            url: format!("{scheme}://{authority}{path}"),
+            host: host.into(),
+            port,
+            tls,
+            path,
+        })
     }
 
     /// URL of the bus: `ws` or `wss`, the path of the base URL with `/bus`, no query.
     pub fn bus_url(&self) -> String {
         let scheme = if self.tls { "wss" } else { "ws" };
-        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+        let host =
+            if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
         format!("{scheme}://{host}:{}{}/bus", self.port, self.path)
     }
 
@@ -128,10 +139,13 @@ impl Http {
         }
         if base.tls {
             let native = rustls_native_certs::load_native_certs().certs;
-            let roots: Vec<Certificate<'static>> = native.iter().map(|c| Certificate::from_der(c).to_owned()).collect();
+            let roots: Vec<Certificate<'static>> =
+                native.iter().map(|c| Certificate::from_der(c).to_owned()).collect();
             let tls = TlsConfig::builder()
                 .provider(TlsProvider::Rustls)
-                .unversioned_rustls_crypto_provider(std::sync::Arc::new(rustls::crypto::ring::default_provider()))
+                .unversioned_rustls_crypto_provider(std::sync::Arc::new(
+                    rustls::crypto::ring::default_provider(),
+                ))
                 .root_certs(RootCerts::new_with_certs(&roots))
                 .build();
             config = config.tls_config(tls);
@@ -140,18 +154,41 @@ impl Http {
     }
 
     /// One exchange: status and JSON body (null if there is none).
-    pub fn call(&self, method: &str, path: &str, body: Option<&Value>, token: &Secret) -> Result<(u16, Value), Cause> {
+    pub fn call(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<&Value>,
+        token: &Secret,
+    ) -> Result<(u16, Value), Cause> {
         self.exchange(method, path, body, (TOKEN_HEADER, token.expose().to_string()), None)
     }
 
     /// The same with a limit of its own.
-    pub fn get_within(&self, path: &str, token: &Secret, limit: Duration) -> Result<(u16, Value), Cause> {
+    pub fn get_within(
+        &self,
+        path: &str,
+        token: &Secret,
+        limit: Duration,
+    ) -> Result<(u16, Value), Cause> {
         self.exchange("GET", path, None, (TOKEN_HEADER, token.expose().to_string()), Some(limit))
     }
 
     /// The same with `Authorization: Bearer`, as control ports want it.
-    pub fn call_bearer(&self, method: &str, path: &str, body: Option<&Value>, token: &Secret) -> Result<(u16, Value), Cause> {
-        self.exchange(method, path, body, ("Authorization", format!("Bearer {}", token.expose())), None)
+    pub fn call_bearer(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<&Value>,
+        token: &Secret,
+    ) -> Result<(u16, Value), Cause> {
+        self.exchange(
+            method,
+            path,
+            body,
+            ("Authorization", format!("Bearer {}", token.expose())),
+            None,
+        )
     }
 
     fn exchange(
@@ -162,7 +199,8 @@ impl Http {
         (header, token): (&str, String),
         limit: Option<Duration>,
     ) -> Result<(u16, Value), Cause> {
-        let request = ureq::http::Request::builder().method(method).uri(format!("{}{path}", self.base.url));
+        let request =
+            ureq::http::Request::builder().method(method).uri(format!("{}{path}", self.base.url));
         let request = match token.as_str() {
             "" => request,
             token => request.header(header, token),
@@ -170,23 +208,33 @@ impl Http {
         let failed = |error: ureq::Error| {
             let text = format!("cannot reach the relay at {}: {error}", self.base.url);
             match error {
-                ureq::Error::Timeout(_) => Cause::TimedOut(format!("the relay at {} gave no answer in time", self.base.url)),
-                ureq::Error::Protocol(_) | ureq::Error::Http(_) | ureq::Error::BadUri(_) => Cause::Protocol(text),
+                ureq::Error::Timeout(_) => Cause::TimedOut(format!(
+                    "the relay at {} gave no answer in time",
+                    self.base.url
+                )),
+                ureq::Error::Protocol(_) | ureq::Error::Http(_) | ureq::Error::BadUri(_) => {
+                    Cause::Protocol(text)
+                }
                 _ => Cause::Offline(text),
             }
         };
         // A request of these methods always has a body: without one its length would not be told.
-        let text = body.map(Value::to_string).or_else(|| matches!(method, "POST" | "PUT" | "PATCH").then(|| "{}".into()));
+        let text = body
+            .map(Value::to_string)
+            .or_else(|| matches!(method, "POST" | "PUT" | "PATCH").then(|| "{}".into()));
         let bad = |error: ureq::http::Error| Cause::Protocol(error.to_string());
         let result = match text {
             Some(text) => {
-                let request = request.header("Content-Type", "application/json").body(text).map_err(bad)?;
+                let request =
+                    request.header("Content-Type", "application/json").body(text).map_err(bad)?;
                 self.agent.run(request)
             }
             None => {
                 let request = request.body(()).map_err(bad)?;
                 match limit {
-                    Some(limit) => self.agent.run(self.agent.configure_request(request).timeout_global(Some(limit)).build()),
+                    Some(limit) => self.agent.run(
+                        self.agent.configure_request(request).timeout_global(Some(limit)).build(),
+                    ),
                     None => self.agent.run(request),
                 }
             }
@@ -196,7 +244,9 @@ impl Http {
         // Read to the end, or the client does not use the connection again.
         let mut bytes = Vec::new();
         let read = response.body_mut().as_reader().take(ANSWER_BYTES_MAX).read_to_end(&mut bytes);
-        read.map_err(|error| Cause::Offline(format!("the answer of {} broke off: {error}", self.base.url)))?;
+        read.map_err(|error| {
+            Cause::Offline(format!("the answer of {} broke off: {error}", self.base.url))
+        })?;
         match serde_json::from_slice(&bytes) {
             Ok(body) => Ok((status, body)),
             // A success without JSON does not come from a relay: nothing was done.
@@ -223,7 +273,9 @@ mod tests {
         for (url, bus) in rows {
             assert_eq!(Base::parse(url).expect(url).bus_url(), bus);
         }
-        for bad in ["", "relay:80", "ftp://x", "http://", "http://x:port", "http://u:p@x", "http://a b"] {
+        for bad in
+            ["", "relay:80", "ftp://x", "http://", "http://x:port", "http://u:p@x", "http://a b"]
+        {
             assert!(Base::parse(bad).is_err(), "{bad}");
         }
     }

@@ -1,8 +1,9 @@
-//! I/O without decisions: one file is one thread, it owns one resource, makes one attempt per order and reports what
-//! happened. It never decides and never retries.
+//! I/O without decisions: one file is one thread, it owns one resource, makes one attempt per order
+//! and reports what happened. It never decides and never retries.
 //!
-//! An edge may wait for the state thread; the state thread waits for nobody. An edge that cannot put an event into its
-//! full lane waits there, but still hears its orders, so a flood becomes backpressure on its own edge only.
+//! An edge may wait for the state thread; the state thread waits for nobody. An edge that cannot
+//! put an event into its full lane waits there, but still hears its orders, so a flood becomes
+//! backpressure on its own edge only.
 
 pub mod aside;
 pub mod bus;
@@ -38,8 +39,8 @@ impl<T> Port<T> {
         Port { orders, waker: Some(waker) }
     }
 
-    /// Hands over an order. The machine's own count makes a full channel impossible; a gone edge is not an error, its
-    /// end is an event of its own.
+    /// Hands over an order. The machine's own count makes a full channel impossible; a gone edge is
+    /// not an error, its end is an event of its own.
     pub fn order(&self, order: T) {
         match self.orders.try_send(order) {
             Ok(()) => {
@@ -66,8 +67,14 @@ impl<T> Drop for Port<T> {
     }
 }
 
-/// Puts an event into the lane; while the lane is full, orders are still carried out. False: nobody listens any more.
-pub fn report<E, O>(lane: &Sender<E>, orders: &Receiver<O>, event: E, mut carry_out: impl FnMut(O)) -> bool {
+/// Puts an event into the lane; while the lane is full, orders are still carried out. False: nobody
+/// listens any more.
+pub fn report<E, O>(
+    lane: &Sender<E>,
+    orders: &Receiver<O>,
+    event: E,
+    mut carry_out: impl FnMut(O),
+) -> bool {
     let event = match lane.try_send(event) {
         Ok(()) => return true,
         Err(TrySendError::Disconnected(_)) => return false,

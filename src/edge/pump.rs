@@ -1,4 +1,5 @@
-//! Thread `pump`: takes outbox rows to the relay, one exchange of up to 64 rows at a time, one attempt each.
+//! Thread `pump`: takes outbox rows to the relay, one exchange of up to 64 rows at a time, one
+//! attempt each.
 
 use std::time::Duration;
 
@@ -32,9 +33,14 @@ pub fn run(orders: Receiver<PumpCommand>, lane: Sender<Event>) {
     }
 }
 
-/// Messages go as batches where the relay offers them, everything else alone; order holds. Stops at the first row that
-/// has to wait: rows behind it get no answer and stay.
-fn post(http: &Http, rows: &[QueuedRow], token: &Secret, batches: &mut bool) -> Result<Vec<RowAnswer>, Cause> {
+/// Messages go as batches where the relay offers them, everything else alone; order holds. Stops at
+/// the first row that has to wait: rows behind it get no answer and stay.
+fn post(
+    http: &Http,
+    rows: &[QueuedRow],
+    token: &Secret,
+    batches: &mut bool,
+) -> Result<Vec<RowAnswer>, Cause> {
     let mut answers: Vec<RowAnswer> = Vec::new();
     let mut at = 0;
     let mut singly = false;
@@ -55,7 +61,8 @@ fn post(http: &Http, rows: &[QueuedRow], token: &Secret, batches: &mut bool) -> 
                     break;
                 }
             }
-            // Something about the batch as a whole: row by row, so that one row cannot hold up the others for ever.
+            // Something about the batch as a whole: row by row, so that one row cannot hold up the
+            // others for ever.
             Err(Cause::Refused(400 | 413 | 422, _)) if !singly => singly = true,
             // What had arrived before the connection broke counts as sent.
             Err(_) if !answers.is_empty() => break,
@@ -77,9 +84,15 @@ fn code_of(body: &Value) -> String {
     body.get("code").and_then(Value::as_str).unwrap_or_default().to_string()
 }
 
-fn post_batch(http: &Http, rows: &[QueuedRow], token: &Secret, batches: &mut bool) -> Result<Vec<RowAnswer>, Cause> {
+fn post_batch(
+    http: &Http,
+    rows: &[QueuedRow],
+    token: &Secret,
+    batches: &mut bool,
+) -> Result<Vec<RowAnswer>, Cause> {
     let messages: Vec<&Value> = rows.iter().map(|row| &row.row.payload).collect();
-    let (status, body) = http.call("POST", path::BATCH, Some(&json!({"messages": messages})), token)?;
+    let (status, body) =
+        http.call("POST", path::BATCH, Some(&json!({"messages": messages})), token)?;
     if matches!(status, 404 | 405) {
         *batches = false;
         return Ok(Vec::new());
@@ -89,7 +102,11 @@ fn post_batch(http: &Http, rows: &[QueuedRow], token: &Secret, batches: &mut boo
     }
     let results = body.get("results").and_then(Value::as_array).cloned().unwrap_or_default();
     if results.len() != rows.len() {
-        return Err(Cause::Protocol(format!("the relay answered {} rows of {}", results.len(), rows.len())));
+        return Err(Cause::Protocol(format!(
+            "the relay answered {} rows of {}",
+            results.len(),
+            rows.len()
+        )));
     }
     let answer = |(row, result): (&QueuedRow, &Value)| RowAnswer {
         seq: row.seq,
@@ -109,10 +126,17 @@ fn post_one(http: &Http, queued: &QueuedRow, token: &Secret) -> Result<RowAnswer
         }
         RowKind::Reaction => {
             let message = row.payload.get("messageId").and_then(Value::as_u64).unwrap_or_default();
-            http.call("POST", &path::message_part(MessageId(message), "reactions"), Some(&row.payload), token)?
+            http.call(
+                "POST",
+                &path::message_part(MessageId(message), "reactions"),
+                Some(&row.payload),
+                token,
+            )?
         }
         RowKind::Insight => http.call("POST", path::INSIGHTS, Some(&row.payload), token)?,
-        RowKind::Message | RowKind::SessionMessage | RowKind::Other(_) => http.call("POST", path::MESSAGES, Some(&row.payload), token)?,
+        RowKind::Message | RowKind::SessionMessage | RowKind::Other(_) => {
+            http.call("POST", path::MESSAGES, Some(&row.payload), token)?
+        }
     };
     Ok(RowAnswer { seq: queued.seq, status, code: code_of(&body), error: error_of(&body) })
 }

@@ -1,8 +1,9 @@
 //! Saves what is readable of a damaged SQLite file, row by row, into a new one.
 //!
-//! The damaged file is only read: a copy of it is repaired as far as SQLite needs to open it (the first hundred bytes, or the
-//! whole first page from a fresh file of the same schema), then every table is read along its key. Where a page cannot be
-//! read, the read goes on at the next key that can.
+//! The damaged file is only read: a copy of it is repaired as far as SQLite needs to open it (the
+//! first hundred bytes, or the whole first page from a fresh file of the same schema), then every
+//! table is read along its key. Where a page cannot be read, the read goes on at the next key that
+//! can.
 
 mod tables;
 
@@ -50,24 +51,46 @@ impl Salvaged {
 
     /// As a sentence.
     pub fn told(&self) -> String {
-        let rows: Vec<String> = self.rows.iter().filter(|(_, rows)| *rows > 0).map(|(table, rows)| format!("{rows} {table}")).collect();
-        let gaps = if self.gaps.is_empty() { String::new() } else { format!("; not all of {} could be read", self.gaps.join(", ")) };
+        let rows: Vec<String> = self
+            .rows
+            .iter()
+            .filter(|(_, rows)| *rows > 0)
+            .map(|(table, rows)| format!("{rows} {table}"))
+            .collect();
+        let gaps = if self.gaps.is_empty() {
+            String::new()
+        } else {
+            format!("; not all of {} could be read", self.gaps.join(", "))
+        };
         format!("{}{gaps}", if rows.is_empty() { "nothing".into() } else { rows.join(", ") })
     }
 }
 
-/// Saves what is readable of `damaged` in the new file `into`, which is complete and durable when it has its name.
+/// Saves what is readable of `damaged` in the new file `into`, which is complete and durable when
+/// it has its name.
 pub fn salvage(damaged: &Path, into: &Path, plan: Plan) -> Result<Salvaged, StoreError> {
-    let what = format!("cannot save what is readable of {} in {}", damaged.display(), into.display());
+    let what =
+        format!("cannot save what is readable of {} in {}", damaged.display(), into.display());
     let (work, best) = (beside(into, ".work"), beside(into, ".tmp"));
-    let clean = || [&work, &best, &beside(into, ".try"), &beside(into, ".fresh")].iter().for_each(|path| remove(path));
+    let clean = || {
+        [&work, &best, &beside(into, ".try"), &beside(into, ".fresh")]
+            .iter()
+            .for_each(|path| remove(path))
+    };
     clean();
     let done = attempt(damaged, into, plan, &what, &work, &best);
     clean();
     done
 }
 
-fn attempt(damaged: &Path, into: &Path, plan: Plan, what: &str, work: &Path, best: &Path) -> Result<Salvaged, StoreError> {
+fn attempt(
+    damaged: &Path,
+    into: &Path,
+    plan: Plan,
+    what: &str,
+    work: &Path,
+    best: &Path,
+) -> Result<Salvaged, StoreError> {
     let io = |error: std::io::Error| io_error_of(what, &error);
     copy_private(damaged, work).map_err(io)?;
     if let Err(error) = copy_private(&beside(damaged, "-wal"), &beside(work, "-wal"))
@@ -89,10 +112,18 @@ fn attempt(damaged: &Path, into: &Path, plan: Plan, what: &str, work: &Path, bes
     Ok(saved)
 }
 
-/// The first page is lost with the places of all tables: they stand where a fresh file of the same version has them.
-fn from_template(into: &Path, plan: Plan, what: &str, work: &Path, best: &Path) -> Result<Salvaged, StoreError> {
+/// The first page is lost with the places of all tables: they stand where a fresh file of the same
+/// version has them.
+fn from_template(
+    into: &Path,
+    plan: Plan,
+    what: &str,
+    work: &Path,
+    best: &Path,
+) -> Result<Salvaged, StoreError> {
     let io = |error: std::io::Error| io_error_of(what, &error);
-    let _ = Connection::open(work).and_then(|db| db.execute_batch("PRAGMA wal_checkpoint(TRUNCATE);"));
+    let _ =
+        Connection::open(work).and_then(|db| db.execute_batch("PRAGMA wal_checkpoint(TRUNCATE);"));
     ["-wal", "-shm"].iter().for_each(|end| drop(std::fs::remove_file(beside(work, end))));
     let (fresh, target) = (beside(into, ".fresh"), beside(into, ".try"));
     let mut saved: Option<Salvaged> = None;
@@ -102,7 +133,9 @@ fn from_template(into: &Path, plan: Plan, what: &str, work: &Path, best: &Path) 
         empty_first_page(work, &fresh).map_err(io)?;
         let found = put_schema(work, &fresh).map_err(|error| error_of(what, &error));
         remove(&target);
-        let Ok(found) = found.and_then(|()| fill(work, &target, plan, version, what)) else { continue };
+        let Ok(found) = found.and_then(|()| fill(work, &target, plan, version, what)) else {
+            continue;
+        };
         if saved.as_ref().is_none_or(|saved| saved.total() < found.total()) {
             std::fs::rename(&target, best).map_err(io)?;
             saved = Some(found);
@@ -110,12 +143,18 @@ fn from_template(into: &Path, plan: Plan, what: &str, work: &Path, best: &Path) 
     }
     match saved {
         Some(saved) => Ok(saved),
-        None => Err(StoreError::new(crate::core::store::StoreKind::Corrupt, what, "nothing in it can be read")),
+        None => Err(StoreError::new(
+            crate::core::store::StoreKind::Corrupt,
+            what,
+            "nothing in it can be read",
+        )),
     }
 }
 
 fn remove(path: &Path) {
-    ["", "-wal", "-shm", "-journal"].iter().for_each(|end| drop(std::fs::remove_file(beside(path, end))));
+    ["", "-wal", "-shm", "-journal"]
+        .iter()
+        .for_each(|end| drop(std::fs::remove_file(beside(path, end))));
 }
 
 fn copy_private(from: &Path, to: &Path) -> std::io::Result<()> {
@@ -185,8 +224,12 @@ fn empty_first_page(path: &Path, fresh: &Path) -> std::io::Result<()> {
 
 fn put_schema(path: &Path, fresh: &Path) -> rusqlite::Result<()> {
     let source = Connection::open(fresh)?;
-    let mut statement = source.prepare("SELECT type, name, tbl_name, rootpage, sql FROM sqlite_schema WHERE type = 'table'")?;
-    let rows: Vec<Vec<Value>> = statement.query_map([], |row| (0..5).map(|at| row.get(at)).collect())?.collect::<Result<_, _>>()?;
+    let mut statement = source.prepare(
+        "SELECT type, name, tbl_name, rootpage, sql FROM sqlite_schema WHERE type = 'table'",
+    )?;
+    let rows: Vec<Vec<Value>> = statement
+        .query_map([], |row| (0..5).map(|at| row.get(at)).collect())?
+        .collect::<Result<_, _>>()?;
     let mut db = Connection::open(path)?;
     db.execute_batch("PRAGMA writable_schema = ON;")?;
     let transaction = db.transaction()?;
@@ -202,14 +245,18 @@ fn put_schema(path: &Path, fresh: &Path) -> rusqlite::Result<()> {
 /// Opens a file whose tables and indexes may be damaged.
 fn open_leniently(path: &Path) -> rusqlite::Result<Connection> {
     let db = Connection::open(path)?;
-    db.execute_batch("PRAGMA writable_schema = ON; PRAGMA cache_size = -8192; PRAGMA temp_store = MEMORY;")?;
+    db.execute_batch(
+        "PRAGMA writable_schema = ON; PRAGMA cache_size = -8192; PRAGMA temp_store = MEMORY;",
+    )?;
     Ok(db)
 }
 
 /// The version whose tables the file has; `None`: its list of tables cannot be read.
 fn version_of(path: &Path, plan: Plan) -> Option<usize> {
     let names = |db: &Connection| -> rusqlite::Result<Vec<String>> {
-        let mut statement = db.prepare("SELECT name FROM sqlite_schema WHERE name NOT LIKE 'sqlite_%' ORDER BY name")?;
+        let mut statement = db.prepare(
+            "SELECT name FROM sqlite_schema WHERE name NOT LIKE 'sqlite_%' ORDER BY name",
+        )?;
         statement.query_map([], |row| row.get(0))?.collect()
     };
     let db = open_leniently(path).ok()?;
@@ -223,11 +270,18 @@ fn version_of(path: &Path, plan: Plan) -> Option<usize> {
         fresh.is_ok_and(|fresh| fresh.iter().all(|name| found.contains(name)))
     };
     let told = usize::try_from(told).ok().filter(|told| (1..=plan.schemas.len()).contains(told));
-    told.filter(|told| fits(*told)).or_else(|| (1..=plan.schemas.len()).rev().find(|version| fits(*version)))
+    told.filter(|told| fits(*told))
+        .or_else(|| (1..=plan.schemas.len()).rev().find(|version| fits(*version)))
 }
 
 /// Reads all tables of `work` into the new file `target`.
-fn fill(work: &Path, target: &Path, plan: Plan, version: usize, what: &str) -> Result<Salvaged, StoreError> {
+fn fill(
+    work: &Path,
+    target: &Path,
+    plan: Plan,
+    version: usize,
+    what: &str,
+) -> Result<Salvaged, StoreError> {
     let say = |error: rusqlite::Error| error_of(what, &error);
     let mut db = open_database(target, &plan.schemas[..version])?.db;
     let mut saved = Salvaged::default();
@@ -247,16 +301,20 @@ fn fill(work: &Path, target: &Path, plan: Plan, version: usize, what: &str) -> R
     let db = open_database(target, plan.schemas)?.db;
     db.execute_batch(plan.tidy).map_err(say)?;
     for table in tables(&db).map_err(say)? {
-        let rows: i64 = db.query_row(&format!("SELECT count(*) FROM {}", table.name), [], |row| row.get(0)).map_err(say)?;
+        let rows: i64 = db
+            .query_row(&format!("SELECT count(*) FROM {}", table.name), [], |row| row.get(0))
+            .map_err(say)?;
         saved.rows.push((table.name, rows as u64));
     }
     db.execute_batch("PRAGMA wal_checkpoint(TRUNCATE);").map_err(say)?;
     Ok(saved)
 }
 
-/// Where damaged files and what was saved of them are named: `<start>-<UTC time><end>`, never one that exists.
+/// Where damaged files and what was saved of them are named: `<start>-<UTC time><end>`, never one
+/// that exists.
 pub fn dated(folder: &Path, start: &str, end: &str) -> PathBuf {
-    let time: String = crate::log::timestamp().chars().filter(|c| c.is_ascii_alphanumeric()).collect();
+    let time: String =
+        crate::log::timestamp().chars().filter(|c| c.is_ascii_alphanumeric()).collect();
     let name = |more: String| folder.join(format!("{start}-{time}{more}{end}"));
     (1..)
         .map(|n| name(if n == 1 { String::new() } else { format!("-{n}") }))

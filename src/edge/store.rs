@@ -1,5 +1,6 @@
-//! Thread `store`: the agent's SQLite file. The only owner; one commit for everything that is queued (group commit
-//! without timers), WAL, synchronous FULL. Every statement is O(1) in the backlog.
+//! Thread `store`: the agent's SQLite file. The only owner; one commit for everything that is
+//! queued (group commit without timers), WAL, synchronous FULL. Every statement is O(1) in the
+//! backlog.
 
 pub(super) mod inbox;
 
@@ -14,13 +15,17 @@ use crate::core::Cause;
 use crate::core::agent::effect::StoreCommand;
 use crate::core::agent::event::{Event, StoreEvent};
 use crate::core::agent::store::{
-    Choice, Generation, InboxMessage, InboxState, OutboxRow, ProviderRecord, QueuedRow, Settled, Snapshot, StoreOp, TaskEnd, Unsettled,
+    Choice, Generation, InboxMessage, InboxState, OutboxRow, ProviderRecord, QueuedRow, Settled,
+    Snapshot, StoreOp, TaskEnd, Unsettled,
 };
 use crate::core::ids::{BatchNumber, MessageId, ProcessRef, TaskId};
 use crate::core::limits::*;
 use crate::core::store::{StoreError, StoreKind};
 use crate::edge::aside::{put_back, suspect};
-use crate::edge::database::{Check, NamedFile, drop_copies, error_of, give_back, open_database, quick_check_at_start, rows_of};
+use crate::edge::database::{
+    Check, NamedFile, drop_copies, error_of, give_back, open_database, quick_check_at_start,
+    rows_of,
+};
 use crate::os;
 use crate::wire::api::Command;
 use inbox::{note_sender, place_of};
@@ -55,7 +60,8 @@ CREATE TABLE IF NOT EXISTS provider (
 CREATE TABLE IF NOT EXISTS notes (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 ";
 
-/// Version 2: rows are kept by generation and id. What was there belongs to the relay that was noted then.
+/// Version 2: rows are kept by generation and id. What was there belongs to the relay that was
+/// noted then.
 const GENERATIONS: &str = "
 CREATE TABLE generations (number INTEGER PRIMARY KEY, family INTEGER NOT NULL, name TEXT NOT NULL UNIQUE, told TEXT);
 INSERT INTO generations (number, family, name)
@@ -101,9 +107,19 @@ impl Store {
     /// Opens or makes the file.
     pub fn open(path: &Path, outbox_bytes_max: u64) -> Result<Store, StoreError> {
         let db = open_database(path, SCHEMAS)?.db;
-        let mut store =
-            Store { db, place: NamedFile::of(path), outbox_bytes_max, rows: 0, poisoned: 0, bytes: 0, settled: 0, deletions: 0 };
-        store.read_counters().map_err(|error| error_of(format!("cannot read the store {}", path.display()), &error))?;
+        let mut store = Store {
+            db,
+            place: NamedFile::of(path),
+            outbox_bytes_max,
+            rows: 0,
+            poisoned: 0,
+            bytes: 0,
+            settled: 0,
+            deletions: 0,
+        };
+        store.read_counters().map_err(|error| {
+            error_of(format!("cannot read the store {}", path.display()), &error)
+        })?;
         Ok(store)
     }
 
@@ -112,7 +128,16 @@ impl Store {
         let db = Connection::open_in_memory()?;
         SCHEMAS.iter().try_for_each(|schema| db.execute_batch(schema))?;
         let place = NamedFile::default();
-        Ok(Store { db, place, outbox_bytes_max: OUTBOX_BYTES_MAX, rows: 0, poisoned: 0, bytes: 0, settled: 0, deletions: 0 })
+        Ok(Store {
+            db,
+            place,
+            outbox_bytes_max: OUTBOX_BYTES_MAX,
+            rows: 0,
+            poisoned: 0,
+            bytes: 0,
+            settled: 0,
+            deletions: 0,
+        })
     }
 
     /// Every row of every table, for comparisons in tests.
@@ -122,11 +147,15 @@ impl Store {
 
     fn read_counters(&mut self) -> rusqlite::Result<()> {
         let mut statement = self.db.prepare("SELECT name, value FROM counters")?;
-        let counters: BTreeMap<String, i64> = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?;
+        let counters: BTreeMap<String, i64> = statement
+            .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+            .collect::<Result<_, _>>()?;
         let value = |name: &str| counters.get(name).copied().unwrap_or(0);
-        let (rows, poisoned, bytes, settled) = (value("rows"), value("poisoned"), value("bytes"), value("settled"));
+        let (rows, poisoned, bytes, settled) =
+            (value("rows"), value("poisoned"), value("bytes"), value("settled"));
         drop(statement);
-        (self.rows, self.poisoned, self.bytes, self.settled) = (rows as u64, poisoned as u64, bytes as u64, settled);
+        (self.rows, self.poisoned, self.bytes, self.settled) =
+            (rows as u64, poisoned as u64, bytes as u64, settled);
         Ok(())
     }
 
@@ -142,11 +171,23 @@ impl Store {
             .db
             .prepare("SELECT family, id, generation, doc, state, batch FROM inbox WHERE state IN (1, 2) ORDER BY family, id, generation")?;
         let unsettled = statement
-            .query_map([], |row| Ok((place_of(row)?, row.get::<_, String>(3)?, row.get::<_, i64>(4)?, row.get::<_, i64>(5)?)))?
+            .query_map([], |row| {
+                Ok((
+                    place_of(row)?,
+                    row.get::<_, String>(3)?,
+                    row.get::<_, i64>(4)?,
+                    row.get::<_, i64>(5)?,
+                ))
+            })?
             .filter_map(|row| row.ok())
             .filter_map(|(at, doc, state, batch)| {
                 let state = if state == 2 { InboxState::Confirmed } else { InboxState::Delivering };
-                Some(Unsettled { at, message: serde_json::from_str(&doc).ok()?, state, batch: BatchNumber(batch as u64) })
+                Some(Unsettled {
+                    at,
+                    message: serde_json::from_str(&doc).ok()?,
+                    state,
+                    batch: BatchNumber(batch as u64),
+                })
             })
             .collect();
         let mut statement = self.db.prepare(
@@ -156,7 +197,8 @@ impl Store {
             .query_map([SETTLED_IDS_MAX as i64], |row| {
                 let task: Option<TaskId> = row.get(4)?;
                 let status: Option<String> = row.get(5)?;
-                let ended = task.zip(status).map(|(task, status)| TaskEnd { task, status: status.into() });
+                let ended =
+                    task.zip(status).map(|(task, status)| TaskEnd { task, status: status.into() });
                 Ok(Settled { at: place_of(row)?, read: row.get(3)?, ended, from: row.get(6)? })
             })?
             .collect::<Result<_, _>>()?;
@@ -167,28 +209,42 @@ impl Store {
         )?;
         let generations = statement
             .query_map([], |row| {
-                let (number, family, highest): (i64, i64, MessageId) = (row.get(0)?, row.get(1)?, row.get(4)?);
-                Ok(Generation { number: number as u32, family: family as u32, name: row.get(2)?, told: row.get(3)?, highest })
+                let (number, family, highest): (i64, i64, MessageId) =
+                    (row.get(0)?, row.get(1)?, row.get(4)?);
+                Ok(Generation {
+                    number: number as u32,
+                    family: family as u32,
+                    name: row.get(2)?,
+                    told: row.get(3)?,
+                    highest,
+                })
             })?
             .collect::<Result<_, _>>()?;
         let mut statement = self.db.prepare("SELECT doc, reported FROM commands ORDER BY seq")?;
         let commands = statement
             .query_map([], |row| Ok((row.get::<_, String>(0)?, row.get(1)?)))?
             .filter_map(|row| row.ok())
-            .filter_map(|(doc, reported)| Some((serde_json::from_str::<Command>(&doc).ok()?, reported)))
+            .filter_map(|(doc, reported)| {
+                Some((serde_json::from_str::<Command>(&doc).ok()?, reported))
+            })
             .collect();
         let provider = self
             .db
             .query_row("SELECT pid, start, provider_session, session FROM provider", [], |row| {
                 Ok(ProviderRecord {
-                    process: ProcessRef { pid: row.get::<_, i64>(0)? as u32, start: row.get::<_, i64>(1)? as u64 },
+                    process: ProcessRef {
+                        pid: row.get::<_, i64>(0)? as u32,
+                        start: row.get::<_, i64>(1)? as u64,
+                    },
                     provider_session: row.get(2)?,
                     session: row.get(3)?,
                 })
             })
             .optional()?;
         let mut statement = self.db.prepare("SELECT key, value FROM notes")?;
-        let notes = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?;
+        let notes = statement
+            .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+            .collect::<Result<_, _>>()?;
         Ok(Snapshot {
             generations,
             waiting,
@@ -210,8 +266,7 @@ impl Store {
 
     /// The head of the outbox, as much as one exchange takes.
     pub fn outbox(&self) -> rusqlite::Result<Vec<QueuedRow>> {
-        const HEAD: &str =
-            "SELECT seq, kind, key, occurred_at, payload, generation FROM outbox WHERE poisoned IS NULL ORDER BY seq LIMIT ?1";
+        const HEAD: &str = "SELECT seq, kind, key, occurred_at, payload, generation FROM outbox WHERE poisoned IS NULL ORDER BY seq LIMIT ?1";
         let mut statement = if crate::planted::is("lost-row") {
             self.db.prepare_cached(&HEAD.replace("IS NULL", "IS NULL AND seq % 7 <> 3"))?
         } else {
@@ -228,14 +283,19 @@ impl Store {
             let payload = serde_json::from_str(&payload).unwrap_or_default();
             let generation = row.get(5)?;
             let kind = row.get::<_, String>(1)?.into();
-            let outbox = OutboxRow { kind, key: row.get(2)?, occurred_at: row.get(3)?, payload, generation };
+            let outbox =
+                OutboxRow { kind, key: row.get(2)?, occurred_at: row.get(3)?, payload, generation };
             head.push(QueuedRow { seq: row.get::<_, i64>(0)? as u64, row: outbox });
         }
         Ok(head)
     }
 
-    /// Makes groups of changes durable in one transaction; tells what the bound dropped. On an error nothing changed.
-    pub fn commit(&mut self, groups: &[(u64, Vec<StoreOp>)]) -> rusqlite::Result<Vec<(String, u64)>> {
+    /// Makes groups of changes durable in one transaction; tells what the bound dropped. On an
+    /// error nothing changed.
+    pub fn commit(
+        &mut self,
+        groups: &[(u64, Vec<StoreOp>)],
+    ) -> rusqlite::Result<Vec<(String, u64)>> {
         let before = (self.rows, self.poisoned, self.bytes, self.settled);
         let result = self.try_commit(groups);
         if result.is_err() {
@@ -244,18 +304,29 @@ impl Store {
         result
     }
 
-    fn try_commit(&mut self, groups: &[(u64, Vec<StoreOp>)]) -> rusqlite::Result<Vec<(String, u64)>> {
+    fn try_commit(
+        &mut self,
+        groups: &[(u64, Vec<StoreOp>)],
+    ) -> rusqlite::Result<Vec<(String, u64)>> {
         let before = (self.rows, self.poisoned, self.bytes, self.settled);
         let free = os::free_bytes(self.place.path()).unwrap_or(u64::MAX);
-        let transaction = self.db.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-        let mut counts = Counts { rows: self.rows, poisoned: self.poisoned, bytes: self.bytes, settled: self.settled, deleted: 0 };
+        let transaction =
+            self.db.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+        let mut counts = Counts {
+            rows: self.rows,
+            poisoned: self.poisoned,
+            bytes: self.bytes,
+            settled: self.settled,
+            deleted: 0,
+        };
         for op in groups.iter().flat_map(|(_, ops)| ops) {
             apply(&transaction, op, &mut counts)?;
         }
         let bound = self.outbox_bytes_max.min(free / 10 + before.2);
         let dropped = enforce_bound(&transaction, &mut counts, bound)?;
         if (counts.rows, counts.poisoned, counts.bytes, counts.settled) != before {
-            let mut statement = transaction.prepare_cached("INSERT OR REPLACE INTO counters (name, value) VALUES (?1, ?2)")?;
+            let mut statement = transaction
+                .prepare_cached("INSERT OR REPLACE INTO counters (name, value) VALUES (?1, ?2)")?;
             for (name, value) in [
                 ("rows", counts.rows as i64),
                 ("poisoned", counts.poisoned as i64),
@@ -266,7 +337,8 @@ impl Store {
             }
         }
         transaction.commit()?;
-        (self.rows, self.poisoned, self.bytes, self.settled) = (counts.rows, counts.poisoned, counts.bytes, counts.settled);
+        (self.rows, self.poisoned, self.bytes, self.settled) =
+            (counts.rows, counts.poisoned, counts.bytes, counts.settled);
         self.deletions += counts.deleted;
         if self.deletions > 4096 {
             self.deletions = 0;
@@ -303,7 +375,11 @@ fn apply(db: &Transaction<'_>, op: &StoreOp, counts: &mut Counts) -> rusqlite::R
             let mut statement = db.prepare_cached(
                 "UPDATE inbox SET state = ?3, batch = ?4, evidence = ?5 WHERE generation = ?1 AND id = ?2 RETURNING sender",
             )?;
-            moved(db, &mut statement, params![at.generation, at.id, state, batch.0 as i64, evidence])?;
+            moved(
+                db,
+                &mut statement,
+                params![at.generation, at.id, state, batch.0 as i64, evidence],
+            )?;
         }
         StoreOp::InboxSettle { at, read, ended } => {
             counts.settled += 1;
@@ -313,26 +389,36 @@ fn apply(db: &Transaction<'_>, op: &StoreOp, counts: &mut Counts) -> rusqlite::R
                  ON CONFLICT (generation, id) DO UPDATE SET doc = NULL, state = 3, told = ?4, task = coalesce(?6, task), ended = coalesce(?7, ended),
                    settled = CASE settled WHEN 0 THEN ?5 ELSE settled END RETURNING sender",
             )?;
-            moved(db, &mut statement, params![at.generation, at.id, at.family, read, counts.settled, task, status])?;
+            moved(
+                db,
+                &mut statement,
+                params![at.generation, at.id, at.family, read, counts.settled, task, status],
+            )?;
         }
         StoreOp::InboxForget { at } => {
             counts.deleted += 1;
-            let mut statement = db.prepare_cached("DELETE FROM inbox WHERE generation = ?1 AND id = ?2 RETURNING sender")?;
+            let mut statement = db.prepare_cached(
+                "DELETE FROM inbox WHERE generation = ?1 AND id = ?2 RETURNING sender",
+            )?;
             moved(db, &mut statement, params![at.generation, at.id])?;
         }
         StoreOp::CommandPut(command) => {
             let doc = serde_json::to_string(command).expect("plain data");
-            db.prepare_cached("INSERT OR IGNORE INTO commands (id, doc) VALUES (?1, ?2)")?.execute(params![command.id, doc])?;
+            db.prepare_cached("INSERT OR IGNORE INTO commands (id, doc) VALUES (?1, ?2)")?
+                .execute(params![command.id, doc])?;
         }
         StoreOp::CommandMark { id, status, result, error, reported } => {
             let mut statement = db.prepare_cached("SELECT doc FROM commands WHERE id = ?1")?;
             let doc: Option<String> = statement.query_row([id], |row| row.get(0)).optional()?;
-            if let Some(mut command) = doc.and_then(|doc| serde_json::from_str::<Command>(&doc).ok()) {
+            if let Some(mut command) =
+                doc.and_then(|doc| serde_json::from_str::<Command>(&doc).ok())
+            {
                 command.status = status.clone();
                 command.result = result.clone();
                 command.error = error.clone();
                 let doc = serde_json::to_string(&command).expect("plain data");
-                db.prepare_cached("UPDATE commands SET doc = ?2, reported = ?3 WHERE id = ?1")?.execute(params![id, doc, reported])?;
+                db.prepare_cached("UPDATE commands SET doc = ?2, reported = ?3 WHERE id = ?1")?
+                    .execute(params![id, doc, reported])?;
             }
         }
         StoreOp::CommandForget { id } => {
@@ -346,9 +432,13 @@ fn apply(db: &Transaction<'_>, op: &StoreOp, counts: &mut Counts) -> rusqlite::R
                 .execute(params![row.kind.as_str(), row.kind.class(), row.key, row.occurred_at, payload, row.generation])?;
         }
         StoreOp::OutboxDelete(seqs) => {
-            let mut statement = db.prepare_cached("DELETE FROM outbox WHERE seq = ?1 RETURNING length(CAST(payload AS BLOB))")?;
+            let mut statement = db.prepare_cached(
+                "DELETE FROM outbox WHERE seq = ?1 RETURNING length(CAST(payload AS BLOB))",
+            )?;
             for seq in seqs {
-                if let Some(bytes) = statement.query_row([*seq as i64], |row| row.get::<_, i64>(0)).optional()? {
+                if let Some(bytes) =
+                    statement.query_row([*seq as i64], |row| row.get::<_, i64>(0)).optional()?
+                {
                     counts.rows = counts.rows.saturating_sub(1);
                     counts.bytes = counts.bytes.saturating_sub(bytes as u64);
                     counts.deleted += 1;
@@ -356,7 +446,9 @@ fn apply(db: &Transaction<'_>, op: &StoreOp, counts: &mut Counts) -> rusqlite::R
             }
         }
         StoreOp::OutboxPoison { seq, reason } => {
-            let mut statement = db.prepare_cached("UPDATE outbox SET poisoned = ?2 WHERE seq = ?1 AND poisoned IS NULL")?;
+            let mut statement = db.prepare_cached(
+                "UPDATE outbox SET poisoned = ?2 WHERE seq = ?1 AND poisoned IS NULL",
+            )?;
             if statement.execute(params![*seq as i64, reason])? > 0 {
                 counts.rows = counts.rows.saturating_sub(1);
                 counts.poisoned += 1;
@@ -367,7 +459,8 @@ fn apply(db: &Transaction<'_>, op: &StoreOp, counts: &mut Counts) -> rusqlite::R
                 .execute(params![record.process.pid as i64, record.process.start as i64, record.provider_session, record.session])?;
         }
         StoreOp::PutMeta { key, value: Some(value) } => {
-            db.prepare_cached("INSERT OR REPLACE INTO notes (key, value) VALUES (?1, ?2)")?.execute(params![key, value])?;
+            db.prepare_cached("INSERT OR REPLACE INTO notes (key, value) VALUES (?1, ?2)")?
+                .execute(params![key, value])?;
         }
         StoreOp::PutMeta { key, value: None } => {
             db.prepare_cached("DELETE FROM notes WHERE key = ?1")?.execute([key])?;
@@ -377,7 +470,11 @@ fn apply(db: &Transaction<'_>, op: &StoreOp, counts: &mut Counts) -> rusqlite::R
 }
 
 /// Changes a row of the inbox, by a statement that returns its sender.
-fn moved(db: &Transaction<'_>, statement: &mut rusqlite::Statement<'_>, params: &[&dyn rusqlite::ToSql]) -> rusqlite::Result<()> {
+fn moved(
+    db: &Transaction<'_>,
+    statement: &mut rusqlite::Statement<'_>,
+    params: &[&dyn rusqlite::ToSql],
+) -> rusqlite::Result<()> {
     let sender: Option<String> = statement.query_row(params, |row| row.get(0)).optional()?;
     sender.map_or(Ok(()), |sender| note_sender(db, &sender))
 }
@@ -389,36 +486,51 @@ fn put_generation(db: &Transaction<'_>, generation: &Generation) -> rusqlite::Re
            AND name <> coalesce((SELECT value FROM notes WHERE key = 'relay'), '')",
     )?
     .execute([])?;
-    db.prepare_cached("INSERT OR REPLACE INTO generations (number, family, name, told) VALUES (?1, ?2, ?3, ?4)")?
-        .execute(params![generation.number, generation.family, generation.name, generation.told])
-        .map(|_| ())
+    db.prepare_cached(
+        "INSERT OR REPLACE INTO generations (number, family, name, told) VALUES (?1, ?2, ?3, ?4)",
+    )?
+    .execute(params![generation.number, generation.family, generation.name, generation.told])
+    .map(|_| ())
 }
 
-/// Over the bound: poisoned rows go first, then the highest class (mirror), oldest first, in blocks.
-fn enforce_bound(db: &Transaction<'_>, counts: &mut Counts, bound: u64) -> rusqlite::Result<Vec<(String, u64)>> {
+/// Over the bound: poisoned rows go first, then the highest class (mirror), oldest first, in
+/// blocks.
+fn enforce_bound(
+    db: &Transaction<'_>,
+    counts: &mut Counts,
+    bound: u64,
+) -> rusqlite::Result<Vec<(String, u64)>> {
     let mut dropped: BTreeMap<String, u64> = BTreeMap::new();
     while counts.bytes > bound && counts.poisoned > 0 {
         let mut delete = db.prepare_cached(
             "DELETE FROM outbox WHERE seq = (SELECT seq FROM outbox WHERE poisoned IS NOT NULL ORDER BY seq LIMIT 1)
              RETURNING length(CAST(payload AS BLOB))",
         )?;
-        let Some(bytes) = delete.query_row([], |row| row.get::<_, i64>(0)).optional()? else { break };
+        let Some(bytes) = delete.query_row([], |row| row.get::<_, i64>(0)).optional()? else {
+            break;
+        };
         counts.poisoned -= 1;
         counts.bytes = counts.bytes.saturating_sub(bytes as u64);
         counts.deleted += 1;
     }
     while counts.bytes > bound {
-        let mut victims = db.prepare_cached("SELECT seq FROM outbox WHERE poisoned IS NULL ORDER BY class DESC, seq LIMIT ?1")?;
-        let seqs: Vec<i64> = victims.query_map([DROP_BLOCK as i64], |row| row.get(0))?.collect::<Result<_, _>>()?;
+        let mut victims = db.prepare_cached(
+            "SELECT seq FROM outbox WHERE poisoned IS NULL ORDER BY class DESC, seq LIMIT ?1",
+        )?;
+        let seqs: Vec<i64> =
+            victims.query_map([DROP_BLOCK as i64], |row| row.get(0))?.collect::<Result<_, _>>()?;
         if seqs.is_empty() {
             break;
         }
-        let mut delete = db.prepare_cached("DELETE FROM outbox WHERE seq = ?1 RETURNING kind, length(CAST(payload AS BLOB))")?;
+        let mut delete = db.prepare_cached(
+            "DELETE FROM outbox WHERE seq = ?1 RETURNING kind, length(CAST(payload AS BLOB))",
+        )?;
         for seq in seqs {
             if counts.bytes <= bound {
                 break;
             }
-            let (kind, bytes): (String, i64) = delete.query_row([seq], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            let (kind, bytes): (String, i64) =
+                delete.query_row([seq], |row| Ok((row.get(0)?, row.get(1)?)))?;
             counts.rows = counts.rows.saturating_sub(1);
             counts.bytes = counts.bytes.saturating_sub(bytes as u64);
             counts.deleted += 1;
@@ -478,9 +590,14 @@ pub fn run(mut store: Store, orders: Receiver<StoreCommand>, lane: Sender<Event>
                     os::crash_point("after-commit");
                     stalled.clear();
                     // What went into a file that nobody will find again is not called durable.
-                    let gone = store.place.look().map(|moved| put_back(&store.db, store.place.path(), moved));
+                    let gone = store
+                        .place
+                        .look()
+                        .map(|moved| put_back(&store.db, store.place.path(), moved));
                     broken |= gone.is_some();
-                    if !send(gone.map_or(StoreEvent::Committed { upto, dropped }, StoreEvent::Broken)) {
+                    if !send(
+                        gone.map_or(StoreEvent::Committed { upto, dropped }, StoreEvent::Broken),
+                    ) {
                         break;
                     }
                 }
@@ -523,7 +640,13 @@ mod tests {
 
     fn row(kind: &str, size: usize) -> StoreOp {
         let payload = json!({"body": "x".repeat(size)});
-        StoreOp::OutboxAppend(OutboxRow { kind: kind.into(), key: "k".into(), occurred_at: 1, payload, generation: 0 })
+        StoreOp::OutboxAppend(OutboxRow {
+            kind: kind.into(),
+            key: "k".into(),
+            occurred_at: 1,
+            payload,
+            generation: 0,
+        })
     }
 
     fn kinds(store: &Store) -> Vec<String> {
@@ -543,7 +666,11 @@ mod tests {
         }
         assert!(store.bytes <= 10_000);
         let left = kinds(&store);
-        assert_eq!(left.iter().filter(|kind| *kind == "message").count(), 7, "no reply is dropped while there is a mirror: {left:?}");
+        assert_eq!(
+            left.iter().filter(|kind| *kind == "message").count(),
+            7,
+            "no reply is dropped while there is a mirror: {left:?}"
+        );
         assert_eq!(dropped.get("session-message"), Some(&7));
         assert_eq!(store.rows as usize, left.len());
     }
@@ -551,9 +678,19 @@ mod tests {
     #[test]
     fn order_holds_and_poisoned_rows_are_passed_by() {
         let mut store = Store::in_memory().expect("memory");
-        store.commit(&[(0, vec![row("a", 1), row("b", 1)]), (1, vec![row("c", 1)])]).expect("commits");
+        store
+            .commit(&[(0, vec![row("a", 1), row("b", 1)]), (1, vec![row("c", 1)])])
+            .expect("commits");
         assert_eq!(kinds(&store), ["a", "b", "c"]);
-        store.commit(&[(2, vec![StoreOp::OutboxPoison { seq: 1, reason: "no".into() }, StoreOp::OutboxDelete(vec![2])])]).expect("commits");
+        store
+            .commit(&[(
+                2,
+                vec![
+                    StoreOp::OutboxPoison { seq: 1, reason: "no".into() },
+                    StoreOp::OutboxDelete(vec![2]),
+                ],
+            )])
+            .expect("commits");
         assert_eq!(kinds(&store), ["c"]);
         assert_eq!((store.rows, store.poisoned), (1, 1));
         let snapshot = store.snapshot().expect("reads");
@@ -580,60 +717,109 @@ mod tests {
     fn put(generation: u32, id: u64) -> StoreOp {
         StoreOp::InboxPut(InboxMessage {
             at: at(generation, id),
-            message: Message { id: MessageId(id), from: "x".into(), body: format!("m{id}"), ..Default::default() },
+            message: Message {
+                id: MessageId(id),
+                from: "x".into(),
+                body: format!("m{id}"),
+                ..Default::default()
+            },
         })
     }
 
     #[test]
     fn messages_go_through_their_states() {
         let mut store = Store::in_memory().expect("memory");
-        let mark = |id, state| StoreOp::InboxMark { at: at(1, id), state, batch: BatchNumber(4), evidence: "seen".into() };
+        let mark = |id, state| StoreOp::InboxMark {
+            at: at(1, id),
+            state,
+            batch: BatchNumber(4),
+            evidence: "seen".into(),
+        };
         store.commit(&[(0, vec![put(1, 3), put(1, 1), put(1, 2), put(1, 2)])]).expect("commits");
         let (rows, more) = store.inbox(&Choice::InOrder).expect("reads");
-        assert_eq!((rows.iter().map(|row| row.at).collect::<Vec<_>>(), more), (vec![at(1, 1), at(1, 2), at(1, 3)], false));
+        assert_eq!(
+            (rows.iter().map(|row| row.at).collect::<Vec<_>>(), more),
+            (vec![at(1, 1), at(1, 2), at(1, 3)], false)
+        );
         let ended = Some(TaskEnd { task: TaskId(9), status: "done".into() });
         let settle = StoreOp::InboxSettle { at: at(1, 3), read: false, ended: ended.clone() };
         let ops = vec![mark(1, InboxState::Delivering), mark(2, InboxState::Confirmed), settle];
         store.commit(&[(1, ops)]).expect("commits");
         let snapshot = store.snapshot().expect("reads");
-        let unsettled: Vec<_> = snapshot.unsettled.iter().map(|row| (row.at.id, row.state, row.batch)).collect();
+        let unsettled: Vec<_> =
+            snapshot.unsettled.iter().map(|row| (row.at.id, row.state, row.batch)).collect();
         assert_eq!(
             unsettled,
-            [(MessageId(1), InboxState::Delivering, BatchNumber(4)), (MessageId(2), InboxState::Confirmed, BatchNumber(4))]
+            [
+                (MessageId(1), InboxState::Delivering, BatchNumber(4)),
+                (MessageId(2), InboxState::Confirmed, BatchNumber(4))
+            ]
         );
         assert_eq!(
             (snapshot.waiting.len(), snapshot.settled),
-            (0, vec![Settled { at: at(1, 3), read: false, ended: ended.clone(), from: "x".into() }])
+            (
+                0,
+                vec![Settled { at: at(1, 3), read: false, ended: ended.clone(), from: "x".into() }]
+            )
         );
-        // A settled message does not come back by a repeated put, and how its task ended is not forgotten when it is read.
+        // A settled message does not come back by a repeated put, and how its task ended is not
+        // forgotten when it is read.
         let read = StoreOp::InboxSettle { at: at(1, 3), read: true, ended: None };
-        store.commit(&[(2, vec![put(1, 3), StoreOp::InboxForget { at: at(1, 1) }, read])]).expect("commits");
+        store
+            .commit(&[(2, vec![put(1, 3), StoreOp::InboxForget { at: at(1, 1) }, read])])
+            .expect("commits");
         assert_eq!(store.inbox(&Choice::InOrder).expect("reads").0.len(), 0);
-        assert_eq!(store.snapshot().expect("reads").settled, [Settled { at: at(1, 3), read: true, ended, from: "x".into() }]);
+        assert_eq!(
+            store.snapshot().expect("reads").settled,
+            [Settled { at: at(1, 3), read: true, ended, from: "x".into() }]
+        );
     }
 
     #[test]
     fn the_same_id_of_two_generations_is_two_messages() {
         let mut store = Store::in_memory().expect("memory");
         let known = |number: u32, name: &str| {
-            StoreOp::GenerationPut(Generation { number, family: number, name: name.into(), told: Some(name.into()), highest: MessageId(0) })
+            StoreOp::GenerationPut(Generation {
+                number,
+                family: number,
+                name: name.into(),
+                told: Some(name.into()),
+                highest: MessageId(0),
+            })
         };
-        store.commit(&[(0, vec![known(1, "old"), put(1, 7), put(1, 8), known(2, "new"), put(2, 7)])]).expect("commits");
-        store.commit(&[(1, vec![StoreOp::InboxSettle { at: at(1, 7), read: true, ended: None }])]).expect("commits");
-        let waiting: Vec<MessageRef> = store.inbox(&Choice::InOrder).expect("reads").0.iter().map(|row| row.at).collect();
+        store
+            .commit(&[(0, vec![known(1, "old"), put(1, 7), put(1, 8), known(2, "new"), put(2, 7)])])
+            .expect("commits");
+        store
+            .commit(&[(1, vec![StoreOp::InboxSettle { at: at(1, 7), read: true, ended: None }])])
+            .expect("commits");
+        let waiting: Vec<MessageRef> =
+            store.inbox(&Choice::InOrder).expect("reads").0.iter().map(|row| row.at).collect();
         assert_eq!(waiting, [at(1, 8), at(2, 7)], "what an earlier relay gave comes first");
-        let generations: Vec<_> = store.snapshot().expect("reads").generations.into_iter().map(|g| (g.number, g.name, g.highest)).collect();
-        assert_eq!(generations, [(1, "old".to_string(), MessageId(8)), (2, "new".to_string(), MessageId(7))]);
+        let generations: Vec<_> = store
+            .snapshot()
+            .expect("reads")
+            .generations
+            .into_iter()
+            .map(|g| (g.number, g.name, g.highest))
+            .collect();
+        assert_eq!(
+            generations,
+            [(1, "old".to_string(), MessageId(8)), (2, "new".to_string(), MessageId(7))]
+        );
         // One that nothing belongs to any more goes with the next one that is noted.
-        let done = [(1, 7), (1, 8)].map(|(generation, id)| StoreOp::InboxForget { at: at(generation, id) });
+        let done = [(1, 7), (1, 8)]
+            .map(|(generation, id)| StoreOp::InboxForget { at: at(generation, id) });
         store.commit(&[(2, [&done[..], &[known(3, "newest")]].concat())]).expect("commits");
-        let left: Vec<u32> = store.snapshot().expect("reads").generations.iter().map(|g| g.number).collect();
+        let left: Vec<u32> =
+            store.snapshot().expect("reads").generations.iter().map(|g| g.number).collect();
         assert_eq!(left, [2, 3]);
     }
 
     #[test]
     fn rows_of_an_older_file_belong_to_the_relay_that_was_noted() {
-        let dir = std::env::temp_dir().join(format!("agent-relay-runner-store-{}", std::process::id()));
+        let dir =
+            std::env::temp_dir().join(format!("agent-relay-runner-store-{}", std::process::id()));
         let path = dir.join("store.sqlite");
         {
             let db = open_database(&path, &SCHEMAS[..1]).expect("opens").db;
@@ -646,10 +832,19 @@ mod tests {
             .expect("fills");
         }
         let snapshot = Store::open(&path, 1 << 20).expect("opens").snapshot().expect("reads");
-        let generation = Generation { number: 1, family: 1, name: "hub-1".into(), told: None, highest: MessageId(5) };
+        let generation = Generation {
+            number: 1,
+            family: 1,
+            name: "hub-1".into(),
+            told: None,
+            highest: MessageId(5),
+        };
         assert_eq!(snapshot.generations, [generation]);
         assert_eq!(snapshot.waiting.iter().map(|row| row.at).collect::<Vec<_>>(), [at(1, 5)]);
-        assert_eq!(snapshot.settled, [Settled { at: at(1, 4), read: false, ended: None, from: String::new() }]);
+        assert_eq!(
+            snapshot.settled,
+            [Settled { at: at(1, 4), read: false, ended: None, from: String::new() }]
+        );
         let rows = Store::open(&path, 1 << 20).expect("opens").outbox().expect("reads");
         assert_eq!(rows.iter().map(|row| row.row.generation).collect::<Vec<_>>(), [1, 0]);
         std::fs::remove_dir_all(&dir).expect("clean up");

@@ -1,7 +1,8 @@
 //! One stream type for plain and TLS sockets, for poll loops.
 //!
-//! poll sees the socket, not what is already decrypted: [`Stream::has_decrypted`] must be asked before waiting. Reads
-//! go on until `WouldBlock`, which for TLS means that the decrypted buffer is empty too.
+//! poll sees the socket, not what is already decrypted: [`Stream::has_decrypted`] must be asked
+//! before waiting. Reads go on until `WouldBlock`, which for TLS means that the decrypted buffer is
+//! empty too.
 
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
@@ -12,7 +13,9 @@ use std::time::{Duration, Instant};
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, Connection, RootCertStore, ServerConfig, ServerConnection};
+use rustls::{
+    ClientConfig, ClientConnection, Connection, RootCertStore, ServerConfig, ServerConnection,
+};
 
 /// A connected socket.
 pub enum Stream {
@@ -45,38 +48,54 @@ pub fn roots() -> Arc<RootCertStore> {
 /// The TLS settings of every client connection: ring, no other provider.
 pub fn client_config(roots: Arc<RootCertStore>) -> Arc<ClientConfig> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().expect("ring knows them");
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("ring knows them");
     Arc::new(builder.with_root_certificates(roots).with_no_client_auth())
 }
 
 /// The TLS settings of a server with its own certificate: PEM files of the chain and of the key.
 pub fn server_config(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>, String> {
-    let bad = |path: &Path, error: &dyn std::fmt::Display| format!("cannot use {}: {error}", path.display());
-    let chain: Vec<CertificateDer<'static>> =
-        CertificateDer::pem_file_iter(certificate).and_then(|found| found.collect()).map_err(|error| bad(certificate, &error))?;
+    let bad = |path: &Path, error: &dyn std::fmt::Display| {
+        format!("cannot use {}: {error}", path.display())
+    };
+    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(certificate)
+        .and_then(|found| found.collect())
+        .map_err(|error| bad(certificate, &error))?;
     if chain.is_empty() {
         return Err(bad(certificate, &"it holds no certificate (PEM)"));
     }
     let secret = PrivateKeyDer::from_pem_file(key).map_err(|error| bad(key, &error))?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().expect("ring knows them");
-    builder.with_no_client_auth().with_single_cert(chain, secret).map(Arc::new).map_err(|error| bad(certificate, &error))
+    let builder = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("ring knows them");
+    builder
+        .with_no_client_auth()
+        .with_single_cert(chain, secret)
+        .map(Arc::new)
+        .map_err(|error| bad(certificate, &error))
 }
 
 impl Stream {
-    /// Connects within a time limit that also bounds the TLS handshake. The socket is blocking with timeouts until
-    /// [`Stream::unblock`].
+    /// Connects within a time limit that also bounds the TLS handshake. The socket is blocking with
+    /// timeouts until [`Stream::unblock`].
     pub fn connect(host: &str, port: u16, tls: bool, limit: Duration) -> io::Result<Stream> {
         let until = Instant::now() + limit;
         let mut last = io::Error::new(io::ErrorKind::NotFound, format!("{host} has no address"));
         for address in (host, port).to_socket_addrs()? {
-            let left = until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+            let left =
+                until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
             match TcpStream::connect_timeout(&address, left) {
                 Ok(socket) => {
                     socket.set_nodelay(true)?;
                     socket.set_read_timeout(Some(limit))?;
                     socket.set_write_timeout(Some(limit))?;
-                    return if tls { Stream::handshake(socket, host, client_config(roots())) } else { Ok(Stream::Plain(socket)) };
+                    return if tls {
+                        Stream::handshake(socket, host, client_config(roots()))
+                    } else {
+                        Ok(Stream::Plain(socket))
+                    };
                 }
                 Err(error) => last = error,
             }
@@ -85,16 +104,23 @@ impl Stream {
     }
 
     /// Speaks TLS on a connected socket.
-    pub fn handshake(mut socket: TcpStream, host: &str, config: Arc<ClientConfig>) -> io::Result<Stream> {
-        let name = ServerName::try_from(host.to_string()).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
-        let mut session = Connection::from(ClientConnection::new(config, name).map_err(io::Error::other)?);
+    pub fn handshake(
+        mut socket: TcpStream,
+        host: &str,
+        config: Arc<ClientConfig>,
+    ) -> io::Result<Stream> {
+        let name = ServerName::try_from(host.to_string())
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+        let mut session =
+            Connection::from(ClientConnection::new(config, name).map_err(io::Error::other)?);
         while session.is_handshaking() {
             session.complete_io(&mut socket)?;
         }
         Ok(Stream::Tls(Box::new(Tls { session, socket })))
     }
 
-    /// The server's side of TLS on an accepted socket that does not block; the handshake happens while reading.
+    /// The server's side of TLS on an accepted socket that does not block; the handshake happens
+    /// while reading.
     pub fn serve(socket: TcpStream, config: Arc<ServerConfig>) -> io::Result<Stream> {
         let session = Connection::from(ServerConnection::new(config).map_err(io::Error::other)?);
         Ok(Stream::Tls(Box::new(Tls { session, socket })))
@@ -119,7 +145,10 @@ impl Stream {
         match self {
             Stream::Plain(_) => false,
             Stream::Tls(tls) => {
-                let decrypted = tls.session.process_new_packets().is_ok_and(|state| state.plaintext_bytes_to_read() > 0);
+                let decrypted = tls
+                    .session
+                    .process_new_packets()
+                    .is_ok_and(|state| state.plaintext_bytes_to_read() > 0);
                 decrypted && !crate::planted::is("decrypted-unseen")
             }
         }
@@ -153,7 +182,8 @@ impl Read for Stream {
         loop {
             match tls.session.reader().read(buffer) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                // A peer that closes without the TLS goodbye is an ordinary end for us: frames have their own.
+                // A peer that closes without the TLS goodbye is an ordinary end for us: frames have
+                // their own.
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(0),
                 done => return done,
             }

@@ -1,5 +1,5 @@
-//! The file `hub-mark.json` beside the hub's folder: which ids were given here, whatever becomes of the store
-//! (`core/hub/generations.rs`).
+//! The file `hub-mark.json` beside the hub's folder: which ids were given here, whatever becomes of
+//! the store (`core/hub/generations.rs`).
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -21,7 +21,8 @@ pub struct MarkFile {
 }
 
 impl MarkFile {
-    /// Its path: beside the folder, so that another folder in its place does not bring another mark.
+    /// Its path: beside the folder, so that another folder in its place does not bring another
+    /// mark.
     pub fn path(home: &Path) -> PathBuf {
         home.join("hub-mark.json")
     }
@@ -63,7 +64,8 @@ impl MarkFile {
         os::write_private_file(&self.path, &text)
     }
 
-    /// Notes the last ids at an orderly end. If that fails, the next start skips the rest of the reserved block.
+    /// Notes the last ids at an orderly end. If that fails, the next start skips the rest of the
+    /// reserved block.
     pub fn end(&mut self, (last_message_id, last_task_id): (MessageId, TaskId)) {
         self.mark.orderly_end = Some(OrderlyEnd { last_message_id, last_task_id });
         if let Err(error) = self.save() {
@@ -72,7 +74,8 @@ impl MarkFile {
     }
 }
 
-/// How a commit of groups ended. A group is durable when its changes stand in the store and its ids in the mark.
+/// How a commit of groups ended. A group is durable when its changes stand in the store and its ids
+/// in the mark.
 pub enum Pending {
     /// Nothing of it is durable.
     All,
@@ -80,15 +83,17 @@ pub enum Pending {
     Mark(Committed, usize),
 }
 
-/// Makes a group durable, in the order that [`crate::core::hub::generations`] demands: the end of a block of ids in the store, then in
-/// the mark, then what uses them. Gives how many of the groups that was.
+/// Makes a group durable, in the order that [`crate::core::hub::generations`] demands: the end of a
+/// block of ids in the store, then in the mark, then what uses them. Gives how many of the groups
+/// that was.
 pub fn persist(
     store: &mut HubStore,
     mark: &mut MarkFile,
     groups: &[(u64, Vec<HubOp>)],
     pending: &mut Pending,
 ) -> Result<(Committed, usize), Cause> {
-    let failed = |error: io::Error| Cause::from(io_error_of("the hub's mark cannot be written", &error));
+    let failed =
+        |error: io::Error| Cause::from(io_error_of("the hub's mark cannot be written", &error));
     if let Pending::Mark(..) = pending {
         mark.save().map_err(failed)?;
         if let Pending::Mark(committed, count) = std::mem::replace(pending, Pending::All) {
@@ -110,7 +115,8 @@ pub fn persist(
     let mut noted = false;
     for op in ops().filter(|op| !matches!(op, HubOp::Reserve { .. })) {
         if let HubOp::Adopt { .. } = op {
-            // The main file itself says from now on which start it belongs to: a log beside it that is of another one is told by that.
+            // The main file itself says from now on which start it belongs to: a log beside it that
+            // is of another one is told by that.
             store.checkpoint();
         }
         noted |= mark.note(op);

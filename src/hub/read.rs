@@ -1,4 +1,5 @@
-//! Thread `hub-read`: answers questions from a read-only connection, so that no reader waits for the disk.
+//! Thread `hub-read`: answers questions from a read-only connection, so that no reader waits for
+//! the disk.
 
 use std::path::Path;
 
@@ -33,7 +34,9 @@ impl HubReader {
     pub fn open(path: &Path) -> Result<HubReader, StoreError> {
         let db = open_for_reading(path)?;
         let small = db.execute_batch("PRAGMA cache_size = -2048;");
-        small.map_err(|error| error_of(format!("cannot open {} for reading", path.display()), &error))?;
+        small.map_err(|error| {
+            error_of(format!("cannot open {} for reading", path.display()), &error)
+        })?;
         Ok(HubReader { db })
     }
 
@@ -45,7 +48,9 @@ impl HubReader {
 
 impl View<'_> {
     pub(super) fn answer(&self, query: &Query) -> ReadAnswer {
-        self.try_answer(query).unwrap_or_else(|error| ReadAnswer::Failed(error_of("cannot read the hub's store", &error)))
+        self.try_answer(query).unwrap_or_else(|error| {
+            ReadAnswer::Failed(error_of("cannot read the hub's store", &error))
+        })
     }
 
     fn try_answer(&self, query: &Query) -> rusqlite::Result<ReadAnswer> {
@@ -161,14 +166,26 @@ impl View<'_> {
     fn docs(&self, sql: &str, values: &[&dyn rusqlite::ToSql]) -> rusqlite::Result<Vec<Value>> {
         let mut statement = self.db.prepare_cached(sql)?;
         let rows = statement.query_map(values, |row| row.get::<_, String>(0))?;
-        Ok(rows.filter_map(|row| row.ok()).filter_map(|doc| serde_json::from_str(&doc).ok()).collect())
+        Ok(rows
+            .filter_map(|row| row.ok())
+            .filter_map(|doc| serde_json::from_str(&doc).ok())
+            .collect())
     }
 
-    /// Messages with their claims, read marks and reactions; `viewer` gets the copy that was sent to it.
-    fn messages(&self, rest: &str, values: impl rusqlite::Params, viewer: Option<&str>) -> rusqlite::Result<Vec<Message>> {
-        let mut statement = self.db.prepare_cached(&format!("SELECT m.doc, m.claimed_by, m.claim_expires_at {rest}"))?;
-        let read =
-            |row: &Row<'_>| -> rusqlite::Result<(String, Option<String>, Option<i64>)> { Ok((row.get(0)?, row.get(1)?, row.get(2)?)) };
+    /// Messages with their claims, read marks and reactions; `viewer` gets the copy that was sent
+    /// to it.
+    fn messages(
+        &self,
+        rest: &str,
+        values: impl rusqlite::Params,
+        viewer: Option<&str>,
+    ) -> rusqlite::Result<Vec<Message>> {
+        let mut statement = self
+            .db
+            .prepare_cached(&format!("SELECT m.doc, m.claimed_by, m.claim_expires_at {rest}"))?;
+        let read = |row: &Row<'_>| -> rusqlite::Result<(String, Option<String>, Option<i64>)> {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+        };
         let mut rows = Vec::new();
         let mut bytes = 0;
         for row in statement.query_map(values, read)? {
@@ -192,11 +209,19 @@ impl View<'_> {
             let mut readers = self.db.prepare_cached(
                 "SELECT recipient FROM recipients WHERE message = ?1 AND read_at IS NOT NULL ORDER BY recipient LIMIT 1000",
             )?;
-            message.read_by = readers.query_map([message.id], |row| row.get(0))?.collect::<Result<_, _>>()?;
-            let mut reactions = self.db.prepare_cached("SELECT agent, emoji FROM reactions WHERE message = ?1 LIMIT 1000")?;
-            let reaction = |row: &Row<'_>| Ok(json!({"agentId": row.get::<_, String>(0)?, "emoji": row.get::<_, String>(1)?}));
-            message.reactions = reactions.query_map([message.id], reaction)?.collect::<Result<_, _>>()?;
-            if let Some(viewer) = viewer.filter(|viewer| *viewer != USER && (*viewer != message.from || *viewer == message.to)) {
+            message.read_by =
+                readers.query_map([message.id], |row| row.get(0))?.collect::<Result<_, _>>()?;
+            let mut reactions = self.db.prepare_cached(
+                "SELECT agent, emoji FROM reactions WHERE message = ?1 LIMIT 1000",
+            )?;
+            let reaction = |row: &Row<'_>| {
+                Ok(json!({"agentId": row.get::<_, String>(0)?, "emoji": row.get::<_, String>(1)?}))
+            };
+            message.reactions =
+                reactions.query_map([message.id], reaction)?.collect::<Result<_, _>>()?;
+            if let Some(viewer) = viewer.filter(|viewer| {
+                *viewer != USER && (*viewer != message.from || *viewer == message.to)
+            }) {
                 message.resolved_to_agent = Some(viewer.to_string());
             }
             messages.push(message);
@@ -214,7 +239,10 @@ impl View<'_> {
 
     /// What was stored before there were generations belongs to the first one.
     fn first_generation(&self) -> rusqlite::Result<Option<String>> {
-        self.db.prepare_cached("SELECT name FROM generations ORDER BY number LIMIT 1")?.query_row([], |row| row.get(0)).optional()
+        self.db
+            .prepare_cached("SELECT name FROM generations ORDER BY number LIMIT 1")?
+            .query_row([], |row| row.get(0))
+            .optional()
     }
 
     fn may_see(&self, message: &Message, viewer: Option<&str>) -> rusqlite::Result<bool> {
@@ -224,23 +252,29 @@ impl View<'_> {
         if message.from == viewer {
             return Ok(true);
         }
-        let mut statement = self.db.prepare_cached("SELECT 1 FROM recipients WHERE recipient = ?1 AND message = ?2")?;
+        let mut statement = self
+            .db
+            .prepare_cached("SELECT 1 FROM recipients WHERE recipient = ?1 AND message = ?2")?;
         statement.exists(params![viewer, message.id])
     }
 }
 
-/// Rows of a recipient that are wanted, by the partial index that has just them; the planner would take the primary key.
-/// Only people see the mirror of sessions.
+/// Rows of a recipient that are wanted, by the partial index that has just them; the planner would
+/// take the primary key. Only people see the mirror of sessions.
 pub(super) fn rows_of_recipient(recipient: &str, mirror: bool, unread: bool) -> String {
     let (index, class) = match (recipient == USER, mirror, unread) {
         (true, true, true) => ("INDEXED BY recipients_user_unread", "r.recipient = 'user'"),
         (true, true, false) => ("", "r.recipient = 'user'"),
-        (true, false, false) => ("INDEXED BY recipients_user_mail", "r.recipient = 'user' AND r.mirror = 0"),
+        (true, false, false) => {
+            ("INDEXED BY recipients_user_mail", "r.recipient = 'user' AND r.mirror = 0")
+        }
         (_, _, true) => ("INDEXED BY recipients_unread_mail", "r.mirror = 0"),
         (false, _, false) => ("", "r.mirror = 0"),
     };
     let unread = if unread { "AND r.read_at IS NULL" } else { "" };
-    format!("FROM recipients r {index} JOIN messages m ON m.id = r.message WHERE {class} {unread} AND r.recipient = ?1 AND r.message > ?2")
+    format!(
+        "FROM recipients r {index} JOIN messages m ON m.id = r.message WHERE {class} {unread} AND r.recipient = ?1 AND r.message > ?2"
+    )
 }
 
 /// Body of the reader's thread.

@@ -60,7 +60,10 @@ pub fn read_info(home: &Path) -> Option<Value> {
 /// The process id of a live hub on this home.
 pub fn live_pid(home: &Path) -> Option<u32> {
     let info = read_info(home)?;
-    let process = ProcessRef { pid: info.get("pid")?.as_u64()? as u32, start: info.get("startTime")?.as_u64()? };
+    let process = ProcessRef {
+        pid: info.get("pid")?.as_u64()? as u32,
+        start: info.get("startTime")?.as_u64()?,
+    };
     os::is_alive(process).then_some(process.pid)
 }
 
@@ -87,19 +90,26 @@ impl Opened {
     }
 }
 
-/// Takes the lock, opens the store, makes the first tokens. `lasting`: `config.json` gets the URL, for all that is
-/// started later.
+/// Takes the lock, opens the store, makes the first tokens. `lasting`: `config.json` gets the URL,
+/// for all that is started later.
 pub fn open(home: &Path, url: &str, lasting: bool) -> Result<Opened, Trouble> {
     let dir = directory(home);
     if let Some(why) = os::exposed(&dir) {
-        return Err(Trouble::Use(format!("the hub's files would not be safe: {why}, or set AGENT_RELAY_HOME to another folder")));
+        return Err(Trouble::Use(format!(
+            "the hub's files would not be safe: {why}, or set AGENT_RELAY_HOME to another folder"
+        )));
     }
-    os::make_private_dir(&dir).map_err(|error| io_error_of(format!("cannot make {}", dir.display()), &error))?;
+    os::make_private_dir(&dir)
+        .map_err(|error| io_error_of(format!("cannot make {}", dir.display()), &error))?;
     let path = dir.join("lock");
-    let lock = os::lock(&path).map_err(|error| io_error_of(format!("cannot lock {}", path.display()), &error))?;
+    let lock = os::lock(&path)
+        .map_err(|error| io_error_of(format!("cannot lock {}", path.display()), &error))?;
     let Some(lock) = lock else {
         let who = live_pid(home).map(|pid| format!(" (pid {pid})")).unwrap_or_default();
-        let text = format!("a hub{who} already runs on {}; stop it, or set another AGENT_RELAY_HOME", home.display());
+        let text = format!(
+            "a hub{who} already runs on {}; stop it, or set another AGENT_RELAY_HOME",
+            home.display()
+        );
         return Err(Trouble::Use(text));
     };
     if let Some(known) = salvage::known_damage(&dir) {
@@ -112,7 +122,9 @@ pub fn open(home: &Path, url: &str, lasting: bool) -> Result<Opened, Trouble> {
     }
     // After an orderly end there is no write-ahead log.
     let unclean = std::fs::metadata(beside(&file, "-wal")).is_ok_and(|meta| meta.len() > 0);
-    let mark = MarkFile::open(home).map_err(|error| io_error_of(format!("cannot read {}", MarkFile::path(home).display()), &error))?;
+    let mark = MarkFile::open(home).map_err(|error| {
+        io_error_of(format!("cannot read {}", MarkFile::path(home).display()), &error)
+    })?;
     super::restore::leave_foreign_log(&file, mark.found().as_ref())
         .map_err(|error| io_error_of(format!("cannot look at {}", file.display()), &error))?;
     let open = || -> Result<(HubStore, Option<HubReader>, String), Trouble> {
@@ -122,16 +134,34 @@ pub fn open(home: &Path, url: &str, lasting: bool) -> Result<Opened, Trouble> {
         Ok((store, reader, id))
     };
     match open() {
-        Ok((store, reader, id)) => Ok(Opened { lock, store, reader, mark, info: dir.join("hub.json"), dir, id, said, unclean }),
-        Err(Trouble::Store(error)) if error.kind == StoreKind::Corrupt => Err(salvage::save_damaged(&dir, &error).into()),
+        Ok((store, reader, id)) => Ok(Opened {
+            lock,
+            store,
+            reader,
+            mark,
+            info: dir.join("hub.json"),
+            dir,
+            id,
+            said,
+            unclean,
+        }),
+        Err(Trouble::Store(error)) if error.kind == StoreKind::Corrupt => {
+            Err(salvage::save_damaged(&dir, &error).into())
+        }
         Err(other) => Err(other),
     }
 }
 
-/// Writes the root token into its own file only and an operator token into `config.json`, each only if there is none that
-/// works. Returns the identity of the hub's data.
-fn first_tokens(home: &Path, store: &mut HubStore, url: &str, lasting: bool) -> Result<String, Trouble> {
-    let known = store.snapshot().map_err(|error| error_of("cannot read the hub's store", &error))?.tokens;
+/// Writes the root token into its own file only and an operator token into `config.json`, each only
+/// if there is none that works. Returns the identity of the hub's data.
+fn first_tokens(
+    home: &Path,
+    store: &mut HubStore,
+    url: &str,
+    lasting: bool,
+) -> Result<String, Trouble> {
+    let known =
+        store.snapshot().map_err(|error| error_of("cannot read the hub's store", &error))?.tokens;
     let works = |token: &str, profile: &str| {
         let hash = os::sha256_hex(token);
         known.iter().any(|(stored, record)| *stored == hash && record.profile_id == profile)
@@ -143,8 +173,9 @@ fn first_tokens(home: &Path, store: &mut HubStore, url: &str, lasting: bool) -> 
         root.trim().to_string()
     } else {
         let token = os::secret();
-        os::write_private_file(&root_file, &format!("{token}\n"))
-            .map_err(|error| io_error_of(format!("cannot write {}", root_file.display()), &error))?;
+        os::write_private_file(&root_file, &format!("{token}\n")).map_err(|error| {
+            io_error_of(format!("cannot write {}", root_file.display()), &error)
+        })?;
         ops.push(token_op(&token, "root"));
         token
     };
@@ -153,9 +184,11 @@ fn first_tokens(home: &Path, store: &mut HubStore, url: &str, lasting: bool) -> 
     let operator_works = works(text("token"), "operator") || works(text("token"), "root");
     // Another relay's settings are not overwritten.
     let elsewhere = !text("relayUrl").is_empty() && text("relayUrl") != url;
-    let far = crate::edge::http::Base::parse(text("relayUrl")).is_ok_and(|base| !base.is_loopback());
+    let far =
+        crate::edge::http::Base::parse(text("relayUrl")).is_ok_and(|base| !base.is_loopback());
     let foreign = !operator_works
-        && ((elsewhere && (far || !text("token").is_empty())) || (text("relayUrl").is_empty() && !text("token").is_empty()));
+        && ((elsewhere && (far || !text("token").is_empty()))
+            || (text("relayUrl").is_empty() && !text("token").is_empty()));
     if foreign {
         log::warn!(target: "hub", "config.json names another relay or its token ({}); left as it is", text("relayUrl"));
     } else if !operator_works {
@@ -171,18 +204,26 @@ fn first_tokens(home: &Path, store: &mut HubStore, url: &str, lasting: bool) -> 
         log::error!(target: "hub", "{error}; commands on this machine may ask another address than {url}");
     }
     if !ops.is_empty() {
-        store.commit(&[(0, ops)]).map_err(|error| error_of("cannot write the hub's store", &error))?;
+        store
+            .commit(&[(0, ops)])
+            .map_err(|error| error_of("cannot write the hub's store", &error))?;
     }
     // New data, new root token, new identity.
     Ok(format!("hub-{}", &os::sha256_hex(&format!("id of {root}"))[..16]))
 }
 
 fn token_op(token: &str, profile: &str) -> HubOp {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map(|since| since.as_secs() as i64).unwrap_or(0);
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map(|since| since.as_secs() as i64)
+        .unwrap_or(0);
     let record = TokenRecord {
         jti: format!("{profile}-{}", &os::sha256_hex(token)[..12]),
         profile_id: profile.into(),
-        scopes: crate::core::hub::scopes_of(profile).iter().map(|scope| scope.to_string()).collect(),
+        scopes: crate::core::hub::scopes_of(profile)
+            .iter()
+            .map(|scope| scope.to_string())
+            .collect(),
         issued_at: now,
         ..Default::default()
     };
@@ -215,7 +256,8 @@ pub fn serve(opened: Opened, listening: Listening, ready: impl FnOnce()) -> Resu
     let (lanes_in, lanes_out): (Vec<Sender<Event>>, Vec<Receiver<Event>>) =
         Lane::ALL.iter().map(|lane| bounded(lane_capacity(*lane))).unzip();
     let to = |lane: Lane| lanes_in[lane as usize].clone();
-    let waker = Waker::new().map_err(|error| Trouble::System(format!("cannot make a wake descriptor: {error}")))?;
+    let waker = Waker::new()
+        .map_err(|error| Trouble::System(format!("cannot make a wake descriptor: {error}")))?;
     let (store_port, store_orders) = bounded(COMMITS_IN_FLIGHT_MAX * 2 + READS_MAX);
     let (read_port, read_orders) = bounded(READS_MAX);
     let (gate_port, gate_orders) = bounded(GATE_ORDERS);
@@ -225,14 +267,21 @@ pub fn serve(opened: Opened, listening: Listening, ready: impl FnOnce()) -> Resu
         gate: Port::waking(gate_port, waker.clone()),
     };
 
-    let gate = Gate::new(listener, tls, Limits::default(), handler, gate_orders, waker, to(Lane::Gate))
-        .map_err(|error| Trouble::System(format!("cannot watch the listening socket: {error}")))?;
+    let gate =
+        Gate::new(listener, tls, Limits::default(), handler, gate_orders, waker, to(Lane::Gate))
+            .map_err(|error| {
+                Trouble::System(format!("cannot watch the listening socket: {error}"))
+            })?;
     let thread = |error: std::io::Error| Trouble::System(format!("cannot start a thread: {error}"));
     let (store_lane, read_lane) = (to(Lane::Store), to(Lane::Store));
-    threads.spawn("hub-store", move || run_store(store, mark, store_orders, store_lane)).map_err(thread)?;
+    threads
+        .spawn("hub-store", move || run_store(store, mark, store_orders, store_lane))
+        .map_err(thread)?;
     let check = unclean && reader.is_some();
     if let Some(reader) = reader {
-        threads.spawn("hub-read", move || run_reader(reader, read_orders, read_lane)).map_err(thread)?;
+        threads
+            .spawn("hub-read", move || run_reader(reader, read_orders, read_lane))
+            .map_err(thread)?;
     }
     let (started, start) = bounded::<()>(1);
     threads
@@ -250,7 +299,9 @@ pub fn serve(opened: Opened, listening: Listening, ready: impl FnOnce()) -> Resu
             let config = HubConfig { id, hash: os::sha256_hex, secret: Box::new(os::secret) };
             let mut hub = Hub::new(config, u64::from_le_bytes(os::random_bytes::<8>()));
             let mut end = End::default();
-            event_loop::run(&mut hub, clock, &lanes[..], summary, |effects| dispatch(&ports, effects, &mut end));
+            event_loop::run(&mut hub, clock, &lanes[..], summary, |effects| {
+                dispatch(&ports, effects, &mut end)
+            });
             let _ = done.send(end);
         })
         .map_err(thread)?;
@@ -261,7 +312,10 @@ pub fn serve(opened: Opened, listening: Listening, ready: impl FnOnce()) -> Resu
         // A hub on a full disk can still be read.
         log::error!(target: "hub", "cannot write {}: {error}", info.display());
     }
-    let _ = lock.set_len(0).and_then(|_| lock.rewind()).and_then(|_| writeln!(lock, "{}", std::process::id()));
+    let _ = lock
+        .set_len(0)
+        .and_then(|_| lock.rewind())
+        .and_then(|_| writeln!(lock, "{}", std::process::id()));
     let (stop, notice, checked) = (to(Lane::Main), to(Lane::Main), to(Lane::Store));
     drop(lanes_in);
     signals::watch(move |signal| {
@@ -278,14 +332,18 @@ pub fn serve(opened: Opened, listening: Listening, ready: impl FnOnce()) -> Resu
 
     let end = wait_for_exit(&exits, &outcome, notice);
     drop(check);
-    for late in threads.join(JOIN_LIMIT, || lanes_out.iter().for_each(|lane| while lane.try_recv().is_ok() {})) {
+    for late in threads
+        .join(JOIN_LIMIT, || lanes_out.iter().for_each(|lane| while lane.try_recv().is_ok() {}))
+    {
         log::warn!(target: "hub", "thread {late} did not end in time");
     }
     let _ = std::fs::remove_file(&info);
     // Whoever waits for it may begin now.
     drop(lock);
     match end.broken {
-        Some(error) if error.kind == StoreKind::Corrupt => Err(salvage::save_damaged(&dir, &error).into()),
+        Some(error) if error.kind == StoreKind::Corrupt => {
+            Err(salvage::save_damaged(&dir, &error).into())
+        }
         Some(error) => Err(error.into()),
         None => Ok(end.code),
     }
@@ -308,23 +366,37 @@ impl End {
 fn check_pages(file: PathBuf, lane: Sender<Event>) -> Option<Sender<()>> {
     let (ended, watched) = bounded(0);
     let look = move || {
-        let found = open_for_reading(&file).and_then(|db| quick_check(&db, salvage::CHECK_TIME, &watched));
+        let found =
+            open_for_reading(&file).and_then(|db| quick_check(&db, salvage::CHECK_TIME, &watched));
         match found {
             Ok(Check::Damaged(said)) => {
                 let error = StoreError::new(StoreKind::Corrupt, "the hub's store", said);
                 let _ = lane.send(Event::Store(StoreEvent::Broken(error)));
             }
-            Ok(Check::Fine) => log::info!(target: "hub", "the last hub did not end in order; its store was checked: Fine"),
+            Ok(Check::Fine) => {
+                log::info!(target: "hub", "the last hub did not end in order; its store was checked: Fine")
+            }
             Ok(Check::Unfinished) => {
                 log::info!(target: "hub", "the last hub did not end in order; its store was checked: Unfinished");
             }
-            Err(error) => log::warn!(target: "hub", "the last hub did not end in order, and its store cannot be checked: {error}"),
+            Err(error) => {
+                log::warn!(target: "hub", "the last hub did not end in order, and its store cannot be checked: {error}")
+            }
         }
     };
-    std::thread::Builder::new().name("hub-check".into()).stack_size(1 << 20).spawn(look).ok().map(|_| ended)
+    std::thread::Builder::new()
+        .name("hub-check".into())
+        .stack_size(1 << 20)
+        .spawn(look)
+        .ok()
+        .map(|_| ended)
 }
 
-fn wait_for_exit(exits: &Receiver<ThreadExit>, outcome: &Receiver<End>, notice: Sender<Event>) -> End {
+fn wait_for_exit(
+    exits: &Receiver<ThreadExit>,
+    outcome: &Receiver<End>,
+    notice: Sender<Event>,
+) -> End {
     loop {
         let Ok(exit) = exits.recv() else { return End::bug() };
         if exit.name == "hub-state" {
@@ -340,8 +412,13 @@ fn wait_for_exit(exits: &Receiver<ThreadExit>, outcome: &Receiver<End>, notice: 
 fn handler(event: GateEvent) -> Handled<Event> {
     match event {
         GateEvent::Request(ticket, request) => Handled::Forward(Event::Request { ticket, request }),
-        GateEvent::Upgrade(ticket, request) if request.path.ends_with("/bus") => Handled::Forward(Event::Upgrade { ticket, request }),
-        GateEvent::Upgrade(..) => Handled::Answer(404, crate::wire::api::error_body("not_found", "the bus is at /bus").into()),
+        GateEvent::Upgrade(ticket, request) if request.path.ends_with("/bus") => {
+            Handled::Forward(Event::Upgrade { ticket, request })
+        }
+        GateEvent::Upgrade(..) => Handled::Answer(
+            404,
+            crate::wire::api::error_body("not_found", "the bus is at /bus").into(),
+        ),
         GateEvent::PeerText(peer, text) => Handled::Forward(Event::PeerText { peer, text }),
         GateEvent::PeerClosed(peer) => Handled::Forward(Event::PeerClosed { peer }),
     }

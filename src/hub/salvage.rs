@@ -1,4 +1,5 @@
-//! The hub's store when it is damaged, empty or gone: what can be saved is saved once, and named with the way back.
+//! The hub's store when it is damaged, empty or gone: what can be saved is saved once, and named
+//! with the way back.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -16,8 +17,8 @@ use crate::os;
 /// The check of all pages after an unclean end takes at most this long.
 pub const CHECK_TIME: Duration = Duration::from_secs(600);
 
-/// How a hub's store is saved. A message whose recipients were lost goes to whom it was sent by name: better twice in a
-/// runner that knows it already than never.
+/// How a hub's store is saved. A message whose recipients were lost goes to whom it was sent by
+/// name: better twice in a runner that knows it already than never.
 pub const PLAN: Plan = Plan {
     schemas: SCHEMAS,
     hints: "SELECT DISTINCT target FROM messages UNION SELECT DISTINCT sender FROM messages UNION SELECT id FROM agents
@@ -44,7 +45,9 @@ fn record_file(dir: &Path) -> PathBuf {
 fn mark_of(path: &Path) -> Option<Value> {
     use std::os::unix::fs::MetadataExt;
     let meta = std::fs::metadata(path).ok()?;
-    Some(json!({"inode": meta.ino(), "bytes": meta.len(), "changed": [meta.mtime(), meta.mtime_nsec()]}))
+    Some(
+        json!({"inode": meta.ino(), "bytes": meta.len(), "changed": [meta.mtime(), meta.mtime_nsec()]}),
+    )
 }
 
 /// What was found belongs to a file that is replaced.
@@ -56,12 +59,16 @@ pub fn forget_damage(dir: &Path) {
 
 /// The sentence about this file, if it was found damaged before.
 pub fn known_damage(dir: &Path) -> Option<StoreError> {
-    let record: Value = serde_json::from_str(&std::fs::read_to_string(record_file(dir)).ok()?).ok()?;
+    let record: Value =
+        serde_json::from_str(&std::fs::read_to_string(record_file(dir)).ok()?).ok()?;
     let mark = mark_of(&dir.join("hub.sqlite"))?;
-    (record["of"] == mark).then(|| StoreError::whole(StoreKind::Corrupt, record["sentence"].as_str().unwrap_or_default()))
+    (record["of"] == mark).then(|| {
+        StoreError::whole(StoreKind::Corrupt, record["sentence"].as_str().unwrap_or_default())
+    })
 }
 
-/// Saves what is readable of a damaged store, once, and says where it is and how to go on. The hub must not have it open.
+/// Saves what is readable of a damaged store, once, and says where it is and how to go on. The hub
+/// must not have it open.
 pub fn save_damaged(dir: &Path, error: &StoreError) -> StoreError {
     if let Some(known) = known_damage(dir) {
         return known;
@@ -69,15 +76,23 @@ pub fn save_damaged(dir: &Path, error: &StoreError) -> StoreError {
     let path = dir.join("hub.sqlite");
     let file = dated(dir, "salvaged", ".sqlite");
     let found = format!("the hub's store {} is damaged ({})", path.display(), error.said);
-    let (shown, way) = (file.display(), "a backup comes back with `agent-relay hub restore BACKUP`");
+    let (shown, way) =
+        (file.display(), "a backup comes back with `agent-relay hub restore BACKUP`");
     let sentence = match salvage(&path, &file, PLAN) {
         Ok(saved) => format!(
             "{found}; what is readable was saved in {shown} ({}); continue with it by `agent-relay hub restore {shown}`, or {way}",
             saved.told()
         ),
-        Err(failed) if failed.kind == StoreKind::Corrupt => format!("{found}; nothing in it can be read; {way}"),
+        Err(failed) if failed.kind == StoreKind::Corrupt => {
+            format!("{found}; nothing in it can be read; {way}")
+        }
         // Not for good: the next start tries again.
-        Err(failed) => return StoreError::whole(StoreKind::Corrupt, format!("{found}; {}; {way}", failed.text)),
+        Err(failed) => {
+            return StoreError::whole(
+                StoreKind::Corrupt,
+                format!("{found}; {}; {way}", failed.text),
+            );
+        }
     };
     let record = json!({"of": mark_of(&path), "file": file, "sentence": sentence});
     if let Err(failed) = os::write_private_file(&record_file(dir), &record.to_string()) {
@@ -91,13 +106,19 @@ pub fn save_open(db: &Connection, path: &Path, moved: FileLoss) -> StoreError {
     let found = format!("the hub's store {} {} while the hub ran", path.display(), moved.told());
     let spare = dated(path.parent().unwrap_or(path), "salvaged", ".sqlite");
     let text = match rescue(db, path, moved, &spare) {
-        Ok(None) => format!("{found}; all that it held was put back; start the hub again to use it"),
+        Ok(None) => {
+            format!("{found}; all that it held was put back; start the hub again to use it")
+        }
         Ok(Some(place)) => {
             let shown = place.display();
-            format!("{found}; all that it held was saved in {shown}; continue with it by `agent-relay hub restore {shown}`")
+            format!(
+                "{found}; all that it held was saved in {shown}; continue with it by `agent-relay hub restore {shown}`"
+            )
         }
         Err(failed) => {
-            format!("{found}; what it held could not be saved: {failed}; a backup comes back with `agent-relay hub restore BACKUP`")
+            format!(
+                "{found}; what it held could not be saved: {failed}; a backup comes back with `agent-relay hub restore BACKUP`"
+            )
         }
     };
     StoreError::whole(StoreKind::Gone, text)
@@ -124,14 +145,15 @@ pub fn emptied_file(dir: &Path) -> PathBuf {
     dir.join("found-empty.json")
 }
 
-/// The store holds nothing, though what lies beside it says that it did: the sentence, and a note for whoever looks later.
-/// Called before the store is opened.
+/// The store holds nothing, though what lies beside it says that it did: the sentence, and a note
+/// for whoever looks later. Called before the store is opened.
 pub fn found_empty(home: &Path, dir: &Path) -> Option<String> {
     let path = dir.join("hub.sqlite");
     let bytes = std::fs::metadata(&path).map_or(0, |meta| meta.len());
     let log = std::fs::metadata(beside(&path, "-wal")).map_or(0, |meta| meta.len());
     // A hub's first start leaves its root token; later ones their mark.
-    let was_there = [home.join("hub-mark.json"), dir.join("root-token")].iter().any(|file| file.is_file());
+    let was_there =
+        [home.join("hub-mark.json"), dir.join("root-token")].iter().any(|file| file.is_file());
     if bytes > 0 || log > 0 || !was_there {
         return None;
     }

@@ -78,7 +78,10 @@ pub struct Preset {
 
 impl Preset {
     /// Environment for an approval mode.
-    pub fn env_for(&self, approval: ApprovalMode) -> impl Iterator<Item = (&'static str, &'static str)> {
+    pub fn env_for(
+        &self,
+        approval: ApprovalMode,
+    ) -> impl Iterator<Item = (&'static str, &'static str)> {
         let more = match approval {
             ApprovalMode::Open => &[],
             ApprovalMode::Guarded => self.guarded_env,

@@ -8,8 +8,8 @@ use serde_json::Value;
 pub struct Hooks {
     /// Names of its events.
     pub events: &'static [&'static str],
-    /// What an event means for the status, as the body of a status post: where no session machine hears the hook itself. Null:
-    /// nothing.
+    /// What an event means for the status, as the body of a status post: where no session machine
+    /// hears the hook itself. Null: nothing.
     pub status_post: fn(event: &str, payload: &Value) -> Value,
     /// The session machine understands this payload: it goes there as it is.
     pub is_for_session: fn(event: &str, payload: &Value) -> bool,

@@ -1,7 +1,8 @@
-//! JSON-RPC 2.0: what a frame is, in both directions, whatever carries it (lines of a stream, texts of a WebSocket).
+//! JSON-RPC 2.0: what a frame is, in both directions, whatever carries it (lines of a stream, texts
+//! of a WebSocket).
 //!
-//! Reading is lenient, since programs are: a frame needs no `"jsonrpc"` member, `id: null` counts as no id, and missing
-//! `params` or `result` are null.
+//! Reading is lenient, since programs are: a frame needs no `"jsonrpc"` member, `id: null` counts
+//! as no id, and missing `params` or `result` are null.
 
 use std::collections::BTreeMap;
 
@@ -143,21 +144,45 @@ mod tests {
     #[test]
     fn frames_are_told_apart() {
         let request = |id: Value, params: Value| Frame::Request { id, method: "m".into(), params };
-        let failed = |id: Option<Value>, code: i64, text: &str| Frame::Reply { id, result: Err(RpcError { code, text: text.into() }) };
+        let failed = |id: Option<Value>, code: i64, text: &str| Frame::Reply {
+            id,
+            result: Err(RpcError { code, text: text.into() }),
+        };
         for (text, want) in [
             (r#"{"id": 1, "method": "m", "params": [2]}"#, Some(request(json!(1), json!([2])))),
-            (r#"{"jsonrpc": "1.0", "id": "a", "method": "m"}"#, Some(request(json!("a"), Value::Null))),
-            (r#"{"id": null, "method": "m", "params": {}}"#, Some(Frame::Notification { method: "m".into(), params: json!({}) })),
-            (r#"{"id": 1, "result": 5}"#, Some(Frame::Reply { id: Some(json!(1)), result: Ok(json!(5)) })),
+            (
+                r#"{"jsonrpc": "1.0", "id": "a", "method": "m"}"#,
+                Some(request(json!("a"), Value::Null)),
+            ),
+            (
+                r#"{"id": null, "method": "m", "params": {}}"#,
+                Some(Frame::Notification { method: "m".into(), params: json!({}) }),
+            ),
+            (
+                r#"{"id": 1, "result": 5}"#,
+                Some(Frame::Reply { id: Some(json!(1)), result: Ok(json!(5)) }),
+            ),
             (r#"{"id": null, "result": 5}"#, Some(Frame::Reply { id: None, result: Ok(json!(5)) })),
-            (r#"{"id": 1, "method": 7}"#, Some(Frame::Reply { id: Some(json!(1)), result: Ok(Value::Null) })),
-            (r#"{"id": 1, "error": null}"#, Some(Frame::Reply { id: Some(json!(1)), result: Ok(Value::Null) })),
-            (r#"{"id": 1, "error": {}, "result": 5}"#, Some(failed(Some(json!(1)), 0, "error without a text"))),
+            (
+                r#"{"id": 1, "method": 7}"#,
+                Some(Frame::Reply { id: Some(json!(1)), result: Ok(Value::Null) }),
+            ),
+            (
+                r#"{"id": 1, "error": null}"#,
+                Some(Frame::Reply { id: Some(json!(1)), result: Ok(Value::Null) }),
+            ),
+            (
+                r#"{"id": 1, "error": {}, "result": 5}"#,
+                Some(failed(Some(json!(1)), 0, "error without a text")),
+            ),
             (
                 r#"{"error": {"code": -32000, "message": "no\nlogin", "data": {"details": "log in"}}}"#,
                 Some(failed(None, -32000, "no login: log in")),
             ),
-            (r#"{"error": {"code": 1, "message": "same", "data": {"message": "same"}}}"#, Some(failed(None, 1, "same"))),
+            (
+                r#"{"error": {"code": 1, "message": "same", "data": {"message": "same"}}}"#,
+                Some(failed(None, 1, "same")),
+            ),
             ("[]", None),
             ("5", None),
             ("{", None),
@@ -171,12 +196,24 @@ mod tests {
     fn what_is_written_can_be_read() {
         let id = json!("x");
         for (frame, want) in [
-            (request(3, "m", json!({"a": 1})), Frame::Request { id: json!(3), method: "m".into(), params: json!({"a": 1}) }),
-            (notification("m", json!([])), Frame::Notification { method: "m".into(), params: json!([]) }),
+            (
+                request(3, "m", json!({"a": 1})),
+                Frame::Request { id: json!(3), method: "m".into(), params: json!({"a": 1}) },
+            ),
+            (
+                notification("m", json!([])),
+                Frame::Notification { method: "m".into(), params: json!([]) },
+            ),
             (result(&id, json!({})), Frame::Reply { id: Some(id.clone()), result: Ok(json!({})) }),
             (
                 method_not_found(&id, "m"),
-                Frame::Reply { id: Some(id.clone()), result: Err(RpcError { code: METHOD_NOT_FOUND, text: "Method not found: m".into() }) },
+                Frame::Reply {
+                    id: Some(id.clone()),
+                    result: Err(RpcError {
+                        code: METHOD_NOT_FOUND,
+                        text: "Method not found: m".into(),
+                    }),
+                },
             ),
         ] {
             assert_eq!(frame["jsonrpc"], "2.0");

@@ -163,7 +163,8 @@ impl LaunchError {
 }
 
 /// Makes the plan of one start.
-pub type PlanFn = fn(&LaunchRequest, Conversation<'_>, &dyn Disk) -> Result<LaunchPlan, LaunchError>;
+pub type PlanFn =
+    fn(&LaunchRequest, Conversation<'_>, &dyn Disk) -> Result<LaunchPlan, LaunchError>;
 
 /// What a session machine knows of its own start.
 #[derive(Debug, Clone, Default)]

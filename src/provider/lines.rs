@@ -1,4 +1,5 @@
-//! Bytes to whole lines; keeps the unfinished tail. A line beyond the limit is skipped to its end and counted.
+//! Bytes to whole lines; keeps the unfinished tail. A line beyond the limit is skipped to its end
+//! and counted.
 
 /// Longest line that is read, bytes. Real agents send lines of 560 kB.
 pub const LINE_BYTES_MAX: usize = 16 << 20;

@@ -1,8 +1,10 @@
 //! What each vendor writes and expects. Pure: no I/O in this room.
 //!
 //! - [`registry`]: the table that names all providers; nobody else knows a vendor's name.
-//! - [`claude`], [`acp`]: one folder for each, with its row of the table, its launch plan and its session machine.
-//! - [`capabilities`], [`launch`], [`settings`], [`hooks`]: the words that a provider and its callers share.
+//! - [`claude`], [`acp`]: one folder for each, with its row of the table, its launch plan and its
+//!   session machine.
+//! - [`capabilities`], [`launch`], [`settings`], [`hooks`]: the words that a provider and its
+//!   callers share.
 //! - [`jsonrpc`], [`lines`], [`shown`], [`text`]: help that several of them need.
 
 pub mod capabilities;

@@ -1,7 +1,7 @@
 //! What people see of a tool's input: bounded, and with secrets covered.
 //!
-//! Covering is a courtesy, not a wall: whoever may approve may also read the session. So it errs on the side of showing
-//! what could do harm: a word with a shell's own signs in it is never covered.
+//! Covering is a courtesy, not a wall: whoever may approve may also read the session. So it errs on
+//! the side of showing what could do harm: a word with a shell's own signs in it is never covered.
 
 use serde_json::{Value, json};
 
@@ -10,10 +10,21 @@ use crate::core::limits::{APPROVAL_PART_BYTES_MAX, FIELD_CHARS_MAX};
 /// Stands where a secret was.
 const COVER: &str = "********";
 /// Words that mark a name whose value nobody may see, without signs between their letters.
-const SECRET: [&str; 10] =
-    ["token", "secret", "password", "passwd", "passphrase", "apikey", "authorization", "cookie", "credential", "privatekey"];
+const SECRET: [&str; 10] = [
+    "token",
+    "secret",
+    "password",
+    "passwd",
+    "passphrase",
+    "apikey",
+    "authorization",
+    "cookie",
+    "credential",
+    "privatekey",
+];
 /// Beginnings of well-known keys.
-const KEYS: [&str; 9] = ["sk-", "ghp_", "gho_", "ghs_", "github_pat_", "glpat-", "xoxb-", "xoxp-", "AKIA"];
+const KEYS: [&str; 9] =
+    ["sk-", "ghp_", "gho_", "ghs_", "github_pat_", "glpat-", "xoxb-", "xoxp-", "AKIA"];
 /// Signs that a shell acts on.
 const SHELL: [char; 11] = ['$', '`', '(', ')', ';', '|', '&', '<', '>', '{', '}'];
 /// A word is a secret only from this length on.
@@ -33,7 +44,8 @@ pub fn cut(text: &str, chars_max: usize) -> String {
     }
 }
 
-/// A value for people: each text is cut, the whole takes at most [`APPROVAL_PART_BYTES_MAX`] as JSON.
+/// A value for people: each text is cut, the whole takes at most [`APPROVAL_PART_BYTES_MAX`] as
+/// JSON.
 pub fn shown(value: &Value) -> Value {
     let mut room = APPROVAL_PART_BYTES_MAX;
     of_value(value, false, &mut room)
@@ -90,11 +102,18 @@ fn take(room: &mut usize, bytes: usize) -> bool {
 
 /// Bytes as JSON.
 fn size(text: &str) -> usize {
-    text.chars().map(|c| if c.is_control() { 6 } else { c.len_utf8() + usize::from(matches!(c, '"' | '\\')) }).sum()
+    text.chars()
+        .map(
+            |c| {
+                if c.is_control() { 6 } else { c.len_utf8() + usize::from(matches!(c, '"' | '\\')) }
+            },
+        )
+        .sum()
 }
 
 fn is_secret(name: &str) -> bool {
-    let name: String = name.chars().filter(|c| c.is_alphanumeric()).map(|c| c.to_ascii_lowercase()).collect();
+    let name: String =
+        name.chars().filter(|c| c.is_alphanumeric()).map(|c| c.to_ascii_lowercase()).collect();
     SECRET.iter().any(|word| name.contains(word))
 }
 
@@ -122,7 +141,9 @@ pub fn covered(text: &str) -> String {
         let scheme = ["bearer", "basic"].contains(&bare.to_ascii_lowercase().as_str());
         let least = if next == Next::Header { PROSE_CHARS_MIN } else { SECRET_CHARS_MIN };
         match next {
-            Next::Secret | Next::Header if !scheme && is_value(bare, least) => out.push_str(&covering(word, 0, bare)),
+            Next::Secret | Next::Header if !scheme && is_value(bare, least) => {
+                out.push_str(&covering(word, 0, bare))
+            }
             _ => out.push_str(&of_word(word)),
         }
         let gap = &piece[word.len()..];
@@ -157,13 +178,18 @@ fn covering(word: &str, from: usize, secret: &str) -> String {
     }
 }
 
-/// The name of a secret in a text; a name of a program or a file for one is shown with what it names.
+/// The name of a secret in a text; a name of a program or a file for one is shown with what it
+/// names.
 fn names_secret(name: &str) -> bool {
     let lower = name.to_ascii_lowercase();
-    is_secret(name) && !["helper", "command", "file", "path", "dir", "program"].iter().any(|word| lower.contains(word))
+    is_secret(name)
+        && !["helper", "command", "file", "path", "dir", "program"]
+            .iter()
+            .any(|word| lower.contains(word))
 }
 
-/// A word that says itself that it holds a secret: a setting, an address with a password, a well-known key.
+/// A word that says itself that it holds a secret: a setting, an address with a password, a
+/// well-known key.
 fn of_word(word: &str) -> String {
     if let Some((name, value)) = word.split_once(['=', ':']) {
         let bare = value.trim_matches(['"', '\'', ',']);
@@ -182,7 +208,9 @@ fn of_word(word: &str) -> String {
     let start = KEYS.iter().filter_map(|key| word.find(key)).min();
     match start.map(|at| word.split_at(at)) {
         Some((head, key)) if !head.ends_with(|c: char| c.is_alphanumeric()) => {
-            let end = key.find(|c: char| !c.is_ascii_alphanumeric() && !matches!(c, '-' | '_')).unwrap_or(key.len());
+            let end = key
+                .find(|c: char| !c.is_ascii_alphanumeric() && !matches!(c, '-' | '_'))
+                .unwrap_or(key.len());
             if end >= 16 { format!("{head}{COVER}{}", &key[end..]) } else { word.to_string() }
         }
         _ => word.to_string(),
@@ -196,7 +224,10 @@ mod tests {
     #[test]
     fn secrets_in_commands_are_covered() {
         for (text, want) in [
-            ("curl -H \"Authorization: Bearer abc123def\" https://x", "curl -H \"Authorization: Bearer ********\" https://x"),
+            (
+                "curl -H \"Authorization: Bearer abc123def\" https://x",
+                "curl -H \"Authorization: Bearer ********\" https://x",
+            ),
             ("curl -H 'x-api-key: abcdefgh1'  url", "curl -H 'x-api-key: ********'  url"),
             ("mysql --password hunter22 -u me", "mysql --password ******** -u me"),
             ("export API_KEY=abcdef1 B=2\nnext", "export API_KEY=******** B=2\nnext"),
@@ -209,7 +240,10 @@ mod tests {
             ("true --token; evilprogram", "true --token; evilprogram"),
             ("x --password\nevilprogram", "x --password\nevilprogram"),
             ("echo basic\r\nevilprogram", "echo basic\r\nevilprogram"),
-            ("git -c credential.helper=evilprogram push", "git -c credential.helper=evilprogram push"),
+            (
+                "git -c credential.helper=evilprogram push",
+                "git -c credential.helper=evilprogram push",
+            ),
             ("restic --password-command=evilprogram b", "restic --password-command=evilprogram b"),
             ("x --password-command evilprogram", "x --password-command evilprogram"),
             ("run --token /tmp/evil", "run --token /tmp/evil"),
@@ -236,7 +270,11 @@ mod tests {
                 "max_tokens": 5, "command": "ls"})
         );
         let list: Vec<String> = (0..500).map(|_| "\u{1}\"é".repeat(3000)).collect();
-        for huge in [json!(list), json!({"a": list, "b": {"c": list}}), json!(vec![vec![vec![1u8; 64]; 64]; 64])] {
+        for huge in [
+            json!(list),
+            json!({"a": list, "b": {"c": list}}),
+            json!(vec![vec![vec![1u8; 64]; 64]; 64]),
+        ] {
             let size = shown(&huge).to_string().len();
             assert!(size <= APPROVAL_PART_BYTES_MAX + 1024, "{size}");
         }

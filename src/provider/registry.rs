@@ -10,17 +10,27 @@ use super::{acp, claude};
 /// All providers, in the order of help texts.
 pub const PROVIDERS: &[Provider] = &[claude::PROVIDER, acp::PROVIDER];
 
-/// Names that the name of the program may hold: `<name>-relay` is `agent-relay run <name>`. One that is not in the table is a
-/// provider of other versions.
+/// Names that the name of the program may hold: `<name>-relay` is `agent-relay run <name>`. One
+/// that is not in the table is a provider of other versions.
 const PROGRAM_NAMES: [&str; 2] = ["claude", "codex"];
 
-/// Where installers put programs of a user; looked at after PATH, since services and cron have a short one. `~/` is the home.
-pub const USUAL_PLACES: [&str; 7] =
-    ["~/.local/bin", "~/bin", "/usr/local/bin", "~/.claude/local", "~/.bun/bin", "~/.npm-global/bin", "~/.cargo/bin"];
+/// Where installers put programs of a user; looked at after PATH, since services and cron have a
+/// short one. `~/` is the home.
+pub const USUAL_PLACES: [&str; 7] = [
+    "~/.local/bin",
+    "~/bin",
+    "/usr/local/bin",
+    "~/.claude/local",
+    "~/.bun/bin",
+    "~/.npm-global/bin",
+    "~/.cargo/bin",
+];
 
 /// Every setting of every provider, with the provider that has it alone.
 pub fn settings() -> impl Iterator<Item = (Option<&'static str>, &'static ProviderSetting)> {
-    let own = |provider: &'static Provider| provider.settings.iter().map(|setting| (Some(provider.name), setting));
+    let own = |provider: &'static Provider| {
+        provider.settings.iter().map(|setting| (Some(provider.name), setting))
+    };
     SHARED.iter().map(|setting| (None, setting)).chain(PROVIDERS.iter().flat_map(own))
 }
 
@@ -47,7 +57,10 @@ pub fn by_program(path: &str) -> Option<&'static str> {
 
 /// The provider that runs whatever command it is given.
 pub fn any_command() -> &'static Provider {
-    PROVIDERS.iter().find(|provider| provider.needs_command).expect("the table has one, as its test says")
+    PROVIDERS
+        .iter()
+        .find(|provider| provider.needs_command)
+        .expect("the table has one, as its test says")
 }
 
 /// The hooks of all providers.
@@ -66,11 +79,16 @@ mod tests {
 
     #[test]
     fn names_are_words_and_stand_once() {
-        let names: std::collections::BTreeSet<&str> = PROVIDERS.iter().map(|provider| provider.name).collect();
+        let names: std::collections::BTreeSet<&str> =
+            PROVIDERS.iter().map(|provider| provider.name).collect();
         assert_eq!(names.len(), PROVIDERS.len());
         assert!(names.iter().all(|name| name.bytes().all(|b| b.is_ascii_lowercase())), "{names:?}");
         assert!(!(any_command().presets)().is_empty());
-        assert!(PROVIDERS.iter().all(|provider| !provider.transports.is_empty() && !provider.examples.is_empty()));
+        assert!(
+            PROVIDERS
+                .iter()
+                .all(|provider| !provider.transports.is_empty() && !provider.examples.is_empty())
+        );
     }
 
     /// A flag and a name in a file mean one thing, and what has neither cannot be set.
@@ -79,20 +97,31 @@ mod tests {
         let mut names = std::collections::BTreeSet::new();
         for (_, setting) in settings() {
             assert!(!(setting.flag.is_empty() && setting.file.is_empty()), "{}", setting.about);
-            assert!(!setting.about.is_empty() && (setting.flag.is_empty() || setting.flag.starts_with("--")));
-            let said = [setting.flag, setting.file, setting.env].into_iter().filter(|name| !name.is_empty());
+            assert!(
+                !setting.about.is_empty()
+                    && (setting.flag.is_empty() || setting.flag.starts_with("--"))
+            );
+            let said = [setting.flag, setting.file, setting.env]
+                .into_iter()
+                .filter(|name| !name.is_empty());
             said.for_each(|name| assert!(names.insert(name), "{name} stands twice"));
         }
     }
 
     #[test]
     fn the_name_of_the_program_chooses_a_provider() {
-        for (path, want) in
-            [("/usr/bin/claude-relay", Some("claude")), ("codex-relay", Some("codex")), ("/home/claude/bin/agent-relay", None), ("", None)]
-        {
+        for (path, want) in [
+            ("/usr/bin/claude-relay", Some("claude")),
+            ("codex-relay", Some("codex")),
+            ("/home/claude/bin/agent-relay", None),
+            ("", None),
+        ] {
             assert_eq!(by_program(path), want, "{path}");
         }
-        assert!(is_provider("codex") && by_name("codex").is_none(), "known, but not run by this version");
+        assert!(
+            is_provider("codex") && by_name("codex").is_none(),
+            "known, but not run by this version"
+        );
         assert!(!is_provider("nobody"));
     }
 }

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-/// What a provider can be told at its start beyond what is the same for all. Each field has one row in [`SHARED`] or in the
-/// table of its provider.
+/// What a provider can be told at its start beyond what is the same for all. Each field has one row
+/// in [`SHARED`] or in the table of its provider.
 #[derive(Debug, Clone, Default, PartialEq)]
 #[allow(missing_docs)] // the names say it
 pub struct ProviderSettings {
@@ -23,14 +23,28 @@ pub type ProviderSetting = Setting<ProviderSettings>;
 
 /// Settings that every provider takes; one that cannot be told keeps them for the record.
 pub const SHARED: &[ProviderSetting] = &[
-    ProviderSetting::text("--model", "NAME", "model; for the record where the agent itself chooses it", |all| &mut all.model).file("model"),
-    ProviderSetting::text("--effort", "LEVEL", "effort; for the record where the agent itself chooses it", |all| &mut all.effort)
-        .file("effort"),
-    ProviderSetting::text("", "", "permission mode instead of the known one", |all| &mut all.permission_mode).file("permissionMode"),
+    ProviderSetting::text(
+        "--model",
+        "NAME",
+        "model; for the record where the agent itself chooses it",
+        |all| &mut all.model,
+    )
+    .file("model"),
+    ProviderSetting::text(
+        "--effort",
+        "LEVEL",
+        "effort; for the record where the agent itself chooses it",
+        |all| &mut all.effort,
+    )
+    .file("effort"),
+    ProviderSetting::text("", "", "permission mode instead of the known one", |all| {
+        &mut all.permission_mode
+    })
+    .file("permissionMode"),
 ];
 
-/// One setting: where it can be said, and the field that it is for. A flag counts more than a variable of the environment, that
-/// more than the provider's file.
+/// One setting: where it can be said, and the field that it is for. A flag counts more than a
+/// variable of the environment, that more than the provider's file.
 pub struct Setting<T> {
     /// Option of `run`; empty: none.
     pub flag: &'static str,
@@ -70,7 +84,12 @@ pub enum SettingKind {
 }
 
 impl<T> Setting<T> {
-    const fn new(flag: &'static str, value: &'static str, about: &'static str, field: Field<T>) -> Setting<T> {
+    const fn new(
+        flag: &'static str,
+        value: &'static str,
+        about: &'static str,
+        field: Field<T>,
+    ) -> Setting<T> {
         Setting { flag, value, about, env: "", file: "", field }
     }
 
@@ -85,12 +104,20 @@ impl<T> Setting<T> {
     }
 
     /// One that is on or off.
-    pub const fn switch(flag: &'static str, about: &'static str, field: fn(&mut T) -> &mut bool) -> Setting<T> {
+    pub const fn switch(
+        flag: &'static str,
+        about: &'static str,
+        field: fn(&mut T) -> &mut bool,
+    ) -> Setting<T> {
         Setting::new(flag, "", about, Field::Switch(field))
     }
 
     /// A list of folders, which only a file can hold.
-    pub const fn folders(file: &'static str, about: &'static str, field: fn(&mut T) -> &mut Vec<String>) -> Setting<T> {
+    pub const fn folders(
+        file: &'static str,
+        about: &'static str,
+        field: fn(&mut T) -> &mut Vec<String>,
+    ) -> Setting<T> {
         Setting::new("", "", about, Field::Folders(field)).file(file)
     }
 
@@ -124,12 +151,23 @@ impl<T> Setting<T> {
         }
     }
 
-    /// Takes what environment and file say, if nothing was said before. A value of the wrong kind counts as none.
-    pub fn fill(&self, all: &mut T, env: &dyn Fn(&str) -> Option<String>, file: &Map<String, Value>) {
+    /// Takes what environment and file say, if nothing was said before. A value of the wrong kind
+    /// counts as none.
+    pub fn fill(
+        &self,
+        all: &mut T,
+        env: &dyn Fn(&str) -> Option<String>,
+        file: &Map<String, Value>,
+    ) {
         let in_file = file.get(self.file);
         match self.slot(all) {
             Slot::Text(field) if field.is_none() => {
-                let text = || in_file.and_then(Value::as_str).filter(|text| !text.is_empty()).map(str::to_string);
+                let text = || {
+                    in_file
+                        .and_then(Value::as_str)
+                        .filter(|text| !text.is_empty())
+                        .map(str::to_string)
+                };
                 *field = env(self.env).or_else(text);
             }
             Slot::Text(_) => {}
@@ -179,7 +217,8 @@ pub enum ApprovalMode {
 
 impl ApprovalMode {
     /// All of them.
-    pub const ALL: [ApprovalMode; 3] = [ApprovalMode::Open, ApprovalMode::Guarded, ApprovalMode::ReadOnly];
+    pub const ALL: [ApprovalMode; 3] =
+        [ApprovalMode::Open, ApprovalMode::Guarded, ApprovalMode::ReadOnly];
 
     /// Parses the value of flag, environment and file.
     pub fn parse(word: &str) -> Option<ApprovalMode> {
@@ -204,7 +243,9 @@ mod tests {
 
     #[test]
     fn a_flag_counts_more_than_the_environment_and_that_more_than_the_file() {
-        let setting = Setting::text("--x", "X", "", |all: &mut ProviderSettings| &mut all.model).env("ENV").file("x");
+        let setting = Setting::text("--x", "X", "", |all: &mut ProviderSettings| &mut all.model)
+            .env("ENV")
+            .file("x");
         for (flag, env, file, want) in [
             (Some("flag"), Some("env"), json!("file"), Some("flag")),
             (None, Some("env"), json!("file"), Some("env")),
@@ -212,16 +253,22 @@ mod tests {
             (None, None, json!(""), None),
             (None, None, json!(5), None),
         ] {
-            let mut all = ProviderSettings { model: flag.map(str::to_string), ..Default::default() };
+            let mut all =
+                ProviderSettings { model: flag.map(str::to_string), ..Default::default() };
             let record = [("x".to_string(), file)].into_iter().collect();
-            setting.fill(&mut all, &|name| env.filter(|_| name == "ENV").map(str::to_string), &record);
+            setting.fill(
+                &mut all,
+                &|name| env.filter(|_| name == "ENV").map(str::to_string),
+                &record,
+            );
             assert_eq!(all.model.as_deref(), want);
         }
     }
 
     #[test]
     fn switches_and_lists_of_the_wrong_kind_count_as_none() {
-        let switch = Setting::switch("", "", |all: &mut ProviderSettings| &mut all.isolated).file("on");
+        let switch =
+            Setting::switch("", "", |all: &mut ProviderSettings| &mut all.isolated).file("on");
         let list = Setting::folders("dirs", "", |all: &mut ProviderSettings| &mut all.plugin_dirs);
         for (on, dirs, want) in [
             (json!(true), json!(["/a", "/b"]), (true, 2)),

@@ -39,13 +39,18 @@ const EVENT_BYTES_MAX: usize = 40;
 
 /// A hook that reports; one that asks for a permission stays until it is decided.
 fn hook(ticket: Ticket, event: &str, body: Value) -> Handled<Event> {
-    let known = event.len() <= EVENT_BYTES_MAX && !event.is_empty() && event.bytes().all(|b| b.is_ascii_lowercase() || b == b'-');
+    let known = event.len() <= EVENT_BYTES_MAX
+        && !event.is_empty()
+        && event.bytes().all(|b| b.is_ascii_lowercase() || b == b'-');
     if !known {
         return answer(400, error_body("bad_request", "an event is lower-case letters and dashes"));
     }
     let event = event.to_string();
     if event == PERMISSION_REQUEST {
-        return Handled::Forward(Event::Control(ticket, ControlRequest::Hook { event, body, waits: true }));
+        return Handled::Forward(Event::Control(
+            ticket,
+            ControlRequest::Hook { event, body, waits: true },
+        ));
     }
     let told = Event::Control(Ticket::NOBODY, ControlRequest::Hook { event, body, waits: false });
     Handled::AnswerAndForward(told, 200, json!({"ok": true}).into())
@@ -57,13 +62,19 @@ fn from_older_endpoint(path: &str, body: &Value) -> Option<(&'static str, Value)
         return Some((PERMISSION_REQUEST, json!({"payload": body})));
     }
     let call = registry::hooks().find_map(|hooks| (hooks.from_older_endpoint)(path, body))?;
-    Some((call.event, json!({"providerSessionId": body.get("providerSessionId"), "payload": call.payload})))
+    Some((
+        call.event,
+        json!({"providerSessionId": body.get("providerSessionId"), "payload": call.payload}),
+    ))
 }
 
 /// Whether a path is one of the table.
 fn is_at(known: &str, path: &str) -> bool {
-    let fits = |(known, part): (&str, &str)| known == part || (known == "{id}" && part.parse::<MessageId>().is_ok());
-    known.split('/').count() == path.split('/').count() && known.split('/').zip(path.split('/')).all(fits)
+    let fits = |(known, part): (&str, &str)| {
+        known == part || (known == "{id}" && part.parse::<MessageId>().is_ok())
+    };
+    known.split('/').count() == path.split('/').count()
+        && known.split('/').zip(path.split('/')).all(fits)
 }
 
 /// The message that a call is about; true: it is a reaction to it.
@@ -87,9 +98,14 @@ pub fn handler(token: Secret) -> impl FnMut(GateEvent) -> Handled<Event> + Send 
             GateEvent::Request(ticket, request) => (ticket, request, false),
             GateEvent::Upgrade(ticket, request) => (ticket, request, true),
             GateEvent::PeerText(_, text) => {
-                return Handled::Forward(Event::Control(Ticket::NOBODY, ControlRequest::MonitorSaid(text)));
+                return Handled::Forward(Event::Control(
+                    Ticket::NOBODY,
+                    ControlRequest::MonitorSaid(text),
+                ));
             }
-            GateEvent::PeerClosed(peer) => return Handled::Forward(Event::Control(peer.ticket(), ControlRequest::Gone)),
+            GateEvent::PeerClosed(peer) => {
+                return Handled::Forward(Event::Control(peer.ticket(), ControlRequest::Gone));
+            }
         };
         if request.path == "/health" {
             return answer(200, json!({"ok": true}));
@@ -124,9 +140,15 @@ fn route(ticket: Ticket, request: &Request, body: Value, upgrade: bool) -> Handl
             match known {
                 Some(status) => {
                     let answer = json!({"ok": true, "status": status.as_str()});
-                    Handled::AnswerAndForward(Event::Control(Ticket::NOBODY, ControlRequest::StatusPosted(body)), 200, answer.into())
+                    Handled::AnswerAndForward(
+                        Event::Control(Ticket::NOBODY, ControlRequest::StatusPosted(body)),
+                        200,
+                        answer.into(),
+                    )
                 }
-                None => answer(400, json!({"error": "status must be idle, busy, offline, or error"})),
+                None => {
+                    answer(400, json!({"error": "status must be idle, busy, offline, or error"}))
+                }
             }
         }
         ("GET", "/terminal/attach-spec") => ask(ControlRequest::AttachSpec),
@@ -135,7 +157,10 @@ fn route(ticket: Ticket, request: &Request, body: Value, upgrade: bool) -> Handl
         ("POST", "/messages") => ask(ControlRequest::Message(body)),
         ("PUT", "/token") => {
             let token = body.get("token").and_then(Value::as_str).unwrap_or_default();
-            if !token.is_empty() && token.len() <= TOKEN_BYTES_MAX && token.bytes().all(|b| b.is_ascii_graphic()) {
+            if !token.is_empty()
+                && token.len() <= TOKEN_BYTES_MAX
+                && token.bytes().all(|b| b.is_ascii_graphic())
+            {
                 ask(ControlRequest::TokenOffered(Secret::new(token)))
             } else {
                 answer(400, error_body("bad_token", "the body must hold \"token\", a relay token"))
@@ -148,15 +173,25 @@ fn route(ticket: Ticket, request: &Request, body: Value, upgrade: bool) -> Handl
         }
         ("POST", path) if path.starts_with(HOOK) => hook(ticket, &path[HOOK.len()..], body),
         ("GET", "/monitor") if upgrade => {
-            let session = request.query.split('&').find_map(|pair| pair.strip_prefix("session=")).map(str::to_string);
+            let session = request
+                .query
+                .split('&')
+                .find_map(|pair| pair.strip_prefix("session="))
+                .map(str::to_string);
             ask(ControlRequest::Monitor { session: session.filter(|session| !session.is_empty()) })
         }
         ("GET", "/monitor") => answer(400, json!({"error": "WebSocket upgrade failed"})),
-        ("GET", "/log-level") => answer(200, json!({"level": crate::log::current_level().as_str(), "levels": level_names()})),
+        ("GET", "/log-level") => answer(
+            200,
+            json!({"level": crate::log::current_level().as_str(), "levels": level_names()}),
+        ),
         ("POST", "/log-level") => {
             let word = body.get("level").and_then(Value::as_str).unwrap_or_default();
             let Some(level) = crate::log::level_of(word) else {
-                return answer(400, json!({"error": format!("level must be one of: {}", level_names().join(", "))}));
+                return answer(
+                    400,
+                    json!({"error": format!("level must be one of: {}", level_names().join(", "))}),
+                );
             };
             let previous = crate::log::current_level();
             crate::log::set_level(level);
@@ -164,9 +199,13 @@ fn route(ticket: Ticket, request: &Request, body: Value, upgrade: bool) -> Handl
             answer(200, json!({"ok": true, "level": level.as_str(), "previous": previous.as_str()}))
         }
         (method, path) => match PATHS.iter().find(|(known, _)| is_at(known, path)) {
-            Some((_, methods)) => {
-                answer(405, error_body("method_not_allowed", &format!("{method} is not possible at {path}; use {}", methods.join(" or "))))
-            }
+            Some((_, methods)) => answer(
+                405,
+                error_body(
+                    "method_not_allowed",
+                    &format!("{method} is not possible at {path}; use {}", methods.join(" or ")),
+                ),
+            ),
             None => answer(404, error_body("not_found", &format!("there is nothing at {path}"))),
         },
     }
@@ -187,8 +226,13 @@ mod tests {
     use super::*;
 
     fn asked(method: &str, path: &str, token: &str, body: &str) -> Handled<Event> {
-        let request =
-            Request { method: method.into(), path: path.into(), token: token.into(), body: body.as_bytes().to_vec(), ..Default::default() };
+        let request = Request {
+            method: method.into(),
+            path: path.into(),
+            token: token.into(),
+            body: body.as_bytes().to_vec(),
+            ..Default::default()
+        };
         handler(Secret::new("right"))(GateEvent::Request(Ticket(1), request))
     }
 
@@ -210,7 +254,8 @@ mod tests {
                 assert_ne!(got, 404, "{method} {path}");
             }
         }
-        for path in ["/messages/x", "/messages/12/read", "/messages/12/reactions/1", "/", "/tokens"] {
+        for path in ["/messages/x", "/messages/12/read", "/messages/12/reactions/1", "/", "/tokens"]
+        {
             assert_eq!(status(&asked("GET", path, "right", "")), 404, "{path}");
         }
     }
@@ -219,15 +264,29 @@ mod tests {
     fn what_tools_say_becomes_an_event() {
         let is = |handled: Handled<Event>, want: ControlRequest| matches!(handled, Handled::Forward(Event::Control(Ticket(1), got)) if got == want);
         let body = json!({"to": "b", "body": "x"});
-        assert!(is(asked("POST", "/messages", "right", &body.to_string()), ControlRequest::Message(body)));
+        assert!(is(
+            asked("POST", "/messages", "right", &body.to_string()),
+            ControlRequest::Message(body)
+        ));
         let emoji = json!({"emoji": "x"});
         let reaction = ControlRequest::Reaction { message: MessageId(12), body: emoji.clone() };
         assert!(is(asked("POST", "/messages/12/reactions", "right", &emoji.to_string()), reaction));
-        assert!(is(asked("GET", "/messages/12", "right", ""), ControlRequest::Given(MessageId(12))));
-        assert!(is(asked("PUT", "/token", "right", "{\"token\": \"t\"}"), ControlRequest::TokenOffered(Secret::new("t"))));
-        for body in
-            ["", "{}", "{\"token\": \"\"}", "{\"token\": 5}", "{\"token\": \"a b\"}", &format!("{{\"token\": \"{}\"}}", "x".repeat(600))]
-        {
+        assert!(is(
+            asked("GET", "/messages/12", "right", ""),
+            ControlRequest::Given(MessageId(12))
+        ));
+        assert!(is(
+            asked("PUT", "/token", "right", "{\"token\": \"t\"}"),
+            ControlRequest::TokenOffered(Secret::new("t"))
+        ));
+        for body in [
+            "",
+            "{}",
+            "{\"token\": \"\"}",
+            "{\"token\": 5}",
+            "{\"token\": \"a b\"}",
+            &format!("{{\"token\": \"{}\"}}", "x".repeat(600)),
+        ] {
             assert_eq!(status(&asked("PUT", "/token", "right", body)), 400, "{body}");
         }
     }

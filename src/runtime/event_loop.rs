@@ -1,5 +1,5 @@
-//! The event loop of a state thread, for every machine: take events from the lanes, round robin and only with credit,
-//! handle each, carry out its effects, remember the last ones.
+//! The event loop of a state thread, for every machine: take events from the lanes, round robin and
+//! only with credit, handle each, carry out its effects, remember the last ones.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -48,8 +48,8 @@ pub enum Received<E> {
     Closed,
 }
 
-/// The lanes of a state thread, as far as the event loop may rely on them. A small contract, so that the same loop also runs
-/// under a model that tries every order of pushes and wake-ups.
+/// The lanes of a state thread, as far as the event loop may rely on them. A small contract, so
+/// that the same loop also runs under a model that tries every order of pushes and wake-ups.
 pub trait Lanes {
     /// What is in them.
     type Event;
@@ -57,8 +57,9 @@ pub trait Lanes {
     fn count(&self) -> usize;
     /// Takes from a lane without waiting. Only this tells whether a lane is closed.
     fn take(&mut self, lane: usize) -> Received<Self::Event>;
-    /// Waits until one of these lanes may have something, or the time is over. It may return early and for no reason: a push
-    /// and its wake-up are two steps, and the event may have been taken between them.
+    /// Waits until one of these lanes may have something, or the time is over. It may return early
+    /// and for no reason: a push and its wake-up are two steps, and the event may have been taken
+    /// between them.
     fn wait(&mut self, lanes: &[usize], timeout: Option<Duration>);
 }
 
@@ -91,7 +92,8 @@ impl<E> Lanes for &[Receiver<E>] {
     }
 }
 
-/// Runs a machine until `dispatch` says that it has finished. Never blocks but in one wait for all lanes.
+/// Runs a machine until `dispatch` says that it has finished. Never blocks but in one wait for all
+/// lanes.
 pub fn run<M: Machine>(
     machine: &mut M,
     clock: Clock,
@@ -101,7 +103,8 @@ pub fn run<M: Machine>(
 ) {
     let count = lanes.count();
     let (mut first, mut waited) = (0, false);
-    // A lane whose edge is gone is ready for ever: it is left out. That its thread ended is an event of its own.
+    // A lane whose edge is gone is ready for ever: it is left out. That its thread ended is an
+    // event of its own.
     let mut closed = vec![false; count];
     loop {
         let now = clock.now();
@@ -138,8 +141,11 @@ pub fn run<M: Machine>(
         }
         first = (first + 1) % count;
         if taken == 0 {
-            let open: Vec<usize> = (0..count).filter(|lane| !closed[*lane] && machine.may_take(M::Lane::ALL[*lane])).collect();
-            let left = machine.next_deadline().map(|at| at - clock.now().tick + Duration::from_micros(50));
+            let open: Vec<usize> = (0..count)
+                .filter(|lane| !closed[*lane] && machine.may_take(M::Lane::ALL[*lane]))
+                .collect();
+            let left =
+                machine.next_deadline().map(|at| at - clock.now().tick + Duration::from_micros(50));
             lanes.wait(&open, left);
             waited = true;
         }

@@ -12,7 +12,9 @@ use crate::clock::Clock;
 use crate::core::Lane as _;
 use crate::core::agent::Agent;
 use crate::core::agent::config::AgentConfig;
-use crate::core::agent::effect::{BusCommand, Effect, HeartbeatCommand, Outcome, ProviderCommand, PumpCommand, StoreCommand};
+use crate::core::agent::effect::{
+    BusCommand, Effect, HeartbeatCommand, Outcome, ProviderCommand, PumpCommand, StoreCommand,
+};
 use crate::core::agent::event::{Event, Lane, StopReason};
 use crate::core::limits::{COMMITS_IN_FLIGHT_MAX, CONTROL_HELD_MAX};
 use crate::edge::gate::{Gate, Limits, Orders};
@@ -70,15 +72,25 @@ struct Ports {
     control: Port<Orders>,
 }
 
-/// Runs until the machine has finished; nothing of it is left behind. An error is a refusal of the operating system
-/// (threads, descriptors, signals) before anything was done.
+/// Runs until the machine has finished; nothing of it is left behind. An error is a refusal of the
+/// operating system (threads, descriptors, signals) before anything was done.
 pub fn run(parts: RunnerParts) -> Result<Outcome, String> {
     let mut threads = Threads::new();
     let exits = threads.exits();
     let (lanes_in, lanes_out): (Vec<Sender<Event>>, Vec<Receiver<Event>>) =
         Lane::ALL.iter().map(|lane| bounded(lane_capacity(*lane))).unzip();
     let waker = || Waker::new().map_err(|error| format!("cannot make a wake descriptor: {error}"));
-    let RunnerParts { config, files, store: file, launch, control, control_token, child_registrations, clock, tell } = parts;
+    let RunnerParts {
+        config,
+        files,
+        store: file,
+        launch,
+        control,
+        control_token,
+        child_registrations,
+        clock,
+        tell,
+    } = parts;
 
     let (store_port, store_orders) = bounded(COMMITS_IN_FLIGHT_MAX + 16);
     let (bus_port, bus_orders) = bounded(BUS_ORDERS);
@@ -97,18 +109,32 @@ pub fn run(parts: RunnerParts) -> Result<Outcome, String> {
     };
 
     let to = |lane: Lane| lanes_in[lane as usize].clone();
-    let gate =
-        Gate::new(control, None, control_limits(), control::handler(control_token), control_orders, control_waker, to(Lane::Control))
-            .map_err(|error| format!("cannot watch the control port: {error}"))?;
+    let gate = Gate::new(
+        control,
+        None,
+        control_limits(),
+        control::handler(control_token),
+        control_orders,
+        control_waker,
+        to(Lane::Control),
+    )
+    .map_err(|error| format!("cannot watch the control port: {error}"))?;
     let (store_lane, bus_lane, beat_lane) = (to(Lane::Store), to(Lane::Bus), to(Lane::Heartbeat));
     let (pump_lane, provider_lane) = (to(Lane::Pump), to(Lane::Provider));
-    let whoami = format!("agent {}; `agent-relay status {0} --why` tells how it is", config.agent_id);
+    let whoami =
+        format!("agent {}; `agent-relay status {0} --why` tells how it is", config.agent_id);
     let thread = |error: std::io::Error| format!("cannot start a thread: {error}");
     threads.spawn("store", move || store::run(file, store_orders, store_lane)).map_err(thread)?;
     threads.spawn("bus", move || bus::run(bus_orders, bus_waker, bus_lane)).map_err(thread)?;
-    threads.spawn("heartbeat", move || heartbeat::run(files, heartbeat_orders, beat_lane)).map_err(thread)?;
+    threads
+        .spawn("heartbeat", move || heartbeat::run(files, heartbeat_orders, beat_lane))
+        .map_err(thread)?;
     threads.spawn("pump", move || pump::run(pump_orders, pump_lane)).map_err(thread)?;
-    threads.spawn("provider", move || provider::run(launch, provider_orders, provider_waker, provider_lane)).map_err(thread)?;
+    threads
+        .spawn("provider", move || {
+            provider::run(launch, provider_orders, provider_waker, provider_lane)
+        })
+        .map_err(thread)?;
     threads.spawn("control", move || gate.run()).map_err(thread)?;
 
     let (done, outcome) = bounded(1);
@@ -144,18 +170,26 @@ pub fn run(parts: RunnerParts) -> Result<Outcome, String> {
         .map_err(thread)?;
 
     drop(lanes_in);
-    // The store and the control port are open: that is all that others may count on. The relay may be away for days.
+    // The store and the control port are open: that is all that others may count on. The relay may
+    // be away for days.
     crate::notify::ready(&whoami);
     let outcome = wait_for_exit(&exits, &outcome, notice);
-    for late in threads.join(JOIN_LIMIT, || lanes_out.iter().for_each(|lane| while lane.try_recv().is_ok() {})) {
+    for late in threads
+        .join(JOIN_LIMIT, || lanes_out.iter().for_each(|lane| while lane.try_recv().is_ok() {}))
+    {
         log::warn!(target: "runner", "thread {late} did not end in time");
     }
     last_kill(&child_registrations);
     Ok(outcome)
 }
 
-/// `main` waits for the end of the state thread; when another thread dies first, the state thread is told.
-fn wait_for_exit(exits: &Receiver<super::threads::ThreadExit>, outcome: &Receiver<Outcome>, notice: Sender<Event>) -> Outcome {
+/// `main` waits for the end of the state thread; when another thread dies first, the state thread
+/// is told.
+fn wait_for_exit(
+    exits: &Receiver<super::threads::ThreadExit>,
+    outcome: &Receiver<Outcome>,
+    notice: Sender<Event>,
+) -> Outcome {
     loop {
         let Ok(exit) = exits.recv() else {
             return Outcome { code: 70, message: "all threads are gone".into() };
@@ -166,7 +200,10 @@ fn wait_for_exit(exits: &Receiver<super::threads::ThreadExit>, outcome: &Receive
         }
         return outcome.try_recv().unwrap_or_else(|_| {
             let text = exit.panic.unwrap_or_else(|| "no outcome".into());
-            Outcome { code: 70, message: format!("the state thread died: {text}; this is a bug, please report it") }
+            Outcome {
+                code: 70,
+                message: format!("the state thread died: {text}; this is a bug, please report it"),
+            }
         });
     }
 }
@@ -186,7 +223,11 @@ fn last_kill(child_registrations: &Receiver<Option<ChildRegistration>>) {
 }
 
 fn control_limits() -> Limits {
-    Limits { connections_max: CONTROL_HELD_MAX * 4, headless_max: CONTROL_HELD_MAX, ..Limits::default() }
+    Limits {
+        connections_max: CONTROL_HELD_MAX * 4,
+        headless_max: CONTROL_HELD_MAX,
+        ..Limits::default()
+    }
 }
 
 /// Carries out the effects of one event; returns the outcome when the machine has finished.

@@ -40,12 +40,20 @@ impl Threads {
     }
 
     /// Starts a thread; the system may have none left.
-    pub fn spawn(&mut self, name: &str, body: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+    pub fn spawn(
+        &mut self,
+        name: &str,
+        body: impl FnOnce() + Send + 'static,
+    ) -> std::io::Result<()> {
         let (exit_tx, exit_name) = (self.exit_tx.clone(), name.to_string());
-        let thread = std::thread::Builder::new().name(name.to_string()).stack_size(STACK_BYTES).spawn(move || {
-            let panic = catch_unwind(AssertUnwindSafe(body)).err().map(|cause| text_of(&*cause));
-            let _ = exit_tx.send(ThreadExit { name: exit_name, panic });
-        });
+        let thread = std::thread::Builder::new()
+            .name(name.to_string())
+            .stack_size(STACK_BYTES)
+            .spawn(move || {
+                let panic =
+                    catch_unwind(AssertUnwindSafe(body)).err().map(|cause| text_of(&*cause));
+                let _ = exit_tx.send(ThreadExit { name: exit_name, panic });
+            });
         self.members.push((name.to_string(), thread?));
         Ok(())
     }
@@ -55,13 +63,15 @@ impl Threads {
         self.exits.clone()
     }
 
-    /// Joins everybody who ends in time, `drain` is called meanwhile so that nobody waits on a full lane; names the rest.
+    /// Joins everybody who ends in time, `drain` is called meanwhile so that nobody waits on a full
+    /// lane; names the rest.
     pub fn join(self, limit: Duration, mut drain: impl FnMut()) -> Vec<String> {
         let until = Instant::now() + limit;
         let mut left: Vec<(String, JoinHandle<()>)> = self.members;
         while !left.is_empty() && Instant::now() < until {
             drain();
-            let (done, rest): (Vec<_>, Vec<_>) = left.into_iter().partition(|(_, thread)| thread.is_finished());
+            let (done, rest): (Vec<_>, Vec<_>) =
+                left.into_iter().partition(|(_, thread)| thread.is_finished());
             for (_, thread) in done {
                 let _ = thread.join();
             }

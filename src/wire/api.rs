@@ -9,13 +9,21 @@ use crate::wire::words::{open_words, words};
 /// Header that carries the relay token on every request and on the WebSocket upgrade.
 pub const TOKEN_HEADER: &str = "X-Agent-Relay-Token";
 
-/// Whether a text can be an agent's id. Ids stand in paths, targets and command lines, so an id holds nothing that has a
-/// meaning there.
+/// Whether a text can be an agent's id. Ids stand in paths, targets and command lines, so an id
+/// holds nothing that has a meaning there.
 pub fn is_agent_id(id: &str) -> bool {
     // Invisible letters would make one name look like another.
-    let unseen = |c: char| matches!(c, '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{3164}' | '\u{ffa0}');
-    let fine = |c: char| (c.is_alphanumeric() && !unseen(c)) || matches!(c, '-' | '_' | '.' | '@' | '+' | '/' | '~' | '=' | ',' | '%');
-    !id.is_empty() && id.len() <= 200 && id.chars().all(fine) && ![USER, "operator", "system", "broadcast"].contains(&id)
+    let unseen = |c: char| {
+        matches!(c, '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{3164}' | '\u{ffa0}')
+    };
+    let fine = |c: char| {
+        (c.is_alphanumeric() && !unseen(c))
+            || matches!(c, '-' | '_' | '.' | '@' | '+' | '/' | '~' | '=' | ',' | '%')
+    };
+    !id.is_empty()
+        && id.len() <= 200
+        && id.chars().all(fine)
+        && ![USER, "operator", "system", "broadcast"].contains(&id)
 }
 
 /// What an agent's id may be, for error texts.
@@ -24,7 +32,8 @@ pub const AGENT_ID_RULE: &str = "1 to 200 letters, digits or any of -_.@+/~=,% a
 /// The reserved recipient for people, with an inbox and read marks of its own.
 pub const USER: &str = "user";
 
-/// Code of a 409: the message or task with this id is of another generation than the call says; nothing was changed.
+/// Code of a 409: the message or task with this id is of another generation than the call says;
+/// nothing was changed.
 pub const OTHER_GENERATION: &str = "other_generation";
 
 /// Longest name of a generation, bytes.
@@ -33,7 +42,8 @@ pub const GENERATION_BYTES_MAX: usize = 200;
 /// The field of a message's payload that lets it join a running turn.
 pub const URGENT: &str = "urgent";
 
-/// The field of a reply's payload that is `false` where the reply answers nobody: its turn was answered to another sender.
+/// The field of a reply's payload that is `false` where the reply answers nobody: its turn was
+/// answered to another sender.
 pub const ANSWERED: &str = "answered";
 
 /// Paths, one function or constant per call, so that a relay with other paths costs one file.
@@ -94,7 +104,9 @@ pub fn encode(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {
         match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => out.push(byte as char),
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
+                out.push(byte as char)
+            }
             _ => out.push_str(&format!("%{byte:02X}")),
         }
     }
@@ -252,7 +264,8 @@ pub struct Message {
     /// When it happened at the sender, ms.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub occurred_at: Option<i64>,
-    /// Generation of the relay's data in which its id was given; it never changes. Absent where a relay has none.
+    /// Generation of the relay's data in which its id was given; it never changes. Absent where a
+    /// relay has none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub generation: Option<String>,
 }
@@ -260,10 +273,15 @@ pub struct Message {
 impl Message {
     /// The task that a message carries: `payload.taskId`, a positive integer below 2^53.
     pub fn task_id(&self) -> Option<TaskId> {
-        self.payload.get("taskId").and_then(Value::as_u64).filter(|id| *id > 0 && *id < (1 << 53)).map(TaskId)
+        self.payload
+            .get("taskId")
+            .and_then(Value::as_u64)
+            .filter(|id| *id > 0 && *id < (1 << 53))
+            .map(TaskId)
     }
 
-    /// Whether the sender waits for an answer: it is `chat` or `task` and not marked as a notification.
+    /// Whether the sender waits for an answer: it is `chat` or `task` and not marked as a
+    /// notification.
     pub fn expects_reply(&self) -> bool {
         let tells = matches!(self.kind, MessageKind::System | MessageKind::Session);
         !tells && self.reply_expected != Some(false)
@@ -284,7 +302,9 @@ fn is_false(value: &bool) -> bool {
     !*value
 }
 
-fn record_or_empty<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Map<String, Value>, D::Error> {
+fn record_or_empty<'de, D: serde::Deserializer<'de>>(
+    from: D,
+) -> Result<Map<String, Value>, D::Error> {
     Ok(match Value::deserialize(from)? {
         Value::Object(map) => map,
         _ => Map::new(),
@@ -296,7 +316,8 @@ fn record_or_empty<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Map<Stri
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct NewMessage {
-    /// The relay fills it in and checks it against the token: people send as `user`, an agent only as itself.
+    /// The relay fills it in and checks it against the token: people send as `user`, an agent only
+    /// as itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub from: Option<String>,
     pub to: String,
@@ -320,7 +341,8 @@ pub struct NewMessage {
     pub reply_expected: Option<bool>,
     #[serde(skip_serializing_if = "is_false")]
     pub claimable: bool,
-    /// Sending twice under one key makes one message. Keys are per sender and kept as long as their message.
+    /// Sending twice under one key makes one message. Keys are per sender and kept as long as their
+    /// message.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub idempotency_key: Option<String>,
     /// When it happened at the sender, ms.
@@ -380,7 +402,8 @@ pub struct Command {
     pub result: Option<Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// The agent that had the target's name when the command was issued. A later holder of the name does not get it.
+    /// The agent that had the target's name when the command was issued. A later holder of the name
+    /// does not get it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub agent_id: Option<String>,
     pub issued_by: String,
@@ -432,8 +455,8 @@ pub struct TokenRecord {
 }
 
 impl TokenRecord {
-    /// Reads the answer of a relay about the token that asks: `{"record": {…}}` or the bare record. Without either the
-    /// record has no profile.
+    /// Reads the answer of a relay about the token that asks: `{"record": {…}}` or the bare record.
+    /// Without either the record has no profile.
     pub fn told(body: &Value) -> TokenRecord {
         TokenRecord::deserialize(body.get("record").unwrap_or(body)).unwrap_or_default()
     }
@@ -466,7 +489,8 @@ pub fn messages_of(value: &Value) -> Vec<Message> {
 
 fn list_of<T: serde::de::DeserializeOwned>(value: &Value, field: &str) -> Vec<T> {
     let list = value.get(field).unwrap_or(value).as_array();
-    list.map(|items| items.iter().filter_map(|item| T::deserialize(item).ok()).collect()).unwrap_or_default()
+    list.map(|items| items.iter().filter_map(|item| T::deserialize(item).ok()).collect())
+        .unwrap_or_default()
 }
 
 /// The error body of every call: a code for programs, a sentence for people.

@@ -44,7 +44,8 @@ pub struct Registration {
     pub meta: Map<String, Value>,
     /// Protocol version of the sender.
     pub protocol: u32,
-    /// Newest event seen. It only serves subscribed events: deliveries depend on acknowledgements alone.
+    /// Newest event seen. It only serves subscribed events: deliveries depend on acknowledgements
+    /// alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub since: Option<u64>,
 }
@@ -62,7 +63,13 @@ pub enum ClientFrame {
     /// Asks the relay to issue a command.
     Command { id: String, command_type: String, target: String, params: Map<String, Value> },
     /// Progress of a command.
-    CommandUpdate { id: String, command_id: String, status: CommandStatus, result: Option<Value>, error: Option<String> },
+    CommandUpdate {
+        id: String,
+        command_id: String,
+        status: CommandStatus,
+        result: Option<Value>,
+        error: Option<String>,
+    },
     /// Asks for events by name.
     Subscribe { id: String, events: Vec<String>, scopes: Vec<String> },
     /// The named frame is now the client's responsibility: it stands in its durable store.
@@ -128,8 +135,10 @@ struct Envelope {
 }
 
 fn envelope(text: &str) -> Result<(String, Option<String>, Value), FrameError> {
-    let read: Envelope = serde_json::from_str(text)
-        .map_err(|error| FrameError::Malformed { id: None, reason: format!("the frame is not a JSON object with a type: {error}") })?;
+    let read: Envelope = serde_json::from_str(text).map_err(|error| FrameError::Malformed {
+        id: None,
+        reason: format!("the frame is not a JSON object with a type: {error}"),
+    })?;
     let id = match read.id {
         Value::String(id) => Some(id),
         Value::Number(id) => Some(id.to_string()),
@@ -139,11 +148,12 @@ fn envelope(text: &str) -> Result<(String, Option<String>, Value), FrameError> {
 }
 
 fn text_of(payload: &Value, field: &str, id: &Option<String>) -> Result<String, FrameError> {
-    payload
-        .get(field)
-        .and_then(Value::as_str)
-        .map(str::to_string)
-        .ok_or_else(|| FrameError::Malformed { id: id.clone(), reason: format!("payload lacks the text field {field}") })
+    payload.get(field).and_then(Value::as_str).map(str::to_string).ok_or_else(|| {
+        FrameError::Malformed {
+            id: id.clone(),
+            reason: format!("payload lacks the text field {field}"),
+        }
+    })
 }
 
 fn record_of(payload: &Value, field: &str) -> Option<Map<String, Value>> {
@@ -152,24 +162,31 @@ fn record_of(payload: &Value, field: &str) -> Option<Map<String, Value>> {
 
 fn texts_of(payload: &Value, field: &str) -> Vec<String> {
     let list = payload.get(field).and_then(Value::as_array);
-    list.map(|items| items.iter().filter_map(Value::as_str).map(str::to_string).collect()).unwrap_or_default()
+    list.map(|items| items.iter().filter_map(Value::as_str).map(str::to_string).collect())
+        .unwrap_or_default()
 }
 
 impl ClientFrame {
     /// Reads one text frame of a client.
     pub fn parse(text: &str) -> Result<ClientFrame, FrameError> {
         let (kind, id, payload) = envelope(text)?;
-        let need =
-            |id: &Option<String>| id.clone().ok_or_else(|| FrameError::Malformed { id: None, reason: format!("{kind} needs an id") });
+        let need = |id: &Option<String>| {
+            id.clone().ok_or_else(|| FrameError::Malformed {
+                id: None,
+                reason: format!("{kind} needs an id"),
+            })
+        };
         Ok(match kind.as_str() {
             "register" => {
-                let registration = Registration::deserialize(&payload)
-                    .map_err(|error| FrameError::Malformed { id: id.clone(), reason: error.to_string() })?;
+                let registration = Registration::deserialize(&payload).map_err(|error| {
+                    FrameError::Malformed { id: id.clone(), reason: error.to_string() }
+                })?;
                 ClientFrame::Register { id: need(&id)?, registration }
             }
-            "heartbeat" => {
-                ClientFrame::Heartbeat { status: text_of(&payload, "status", &id).unwrap_or_default(), meta: record_of(&payload, "meta") }
-            }
+            "heartbeat" => ClientFrame::Heartbeat {
+                status: text_of(&payload, "status", &id).unwrap_or_default(),
+                meta: record_of(&payload, "meta"),
+            },
             "status" => ClientFrame::Status {
                 agent_status: text_of(&payload, "agentStatus", &id)?,
                 ready: payload.get("ready").and_then(Value::as_bool),
@@ -188,11 +205,16 @@ impl ClientFrame {
                 result: payload.get("result").filter(|v| !v.is_null()).cloned(),
                 error: payload.get("error").and_then(Value::as_str).map(str::to_string),
             },
-            "subscribe" => {
-                ClientFrame::Subscribe { id: need(&id)?, events: texts_of(&payload, "events"), scopes: texts_of(&payload, "scopes") }
-            }
+            "subscribe" => ClientFrame::Subscribe {
+                id: need(&id)?,
+                events: texts_of(&payload, "events"),
+                scopes: texts_of(&payload, "scopes"),
+            },
             "ack" => ClientFrame::Ack { frame_id: text_of(&payload, "frameId", &id)? },
-            "resume" => ClientFrame::Resume { id: need(&id)?, since: payload.get("since").and_then(Value::as_u64).unwrap_or_default() },
+            "resume" => ClientFrame::Resume {
+                id: need(&id)?,
+                since: payload.get("since").and_then(Value::as_u64).unwrap_or_default(),
+            },
             _ => return Err(FrameError::Unknown { kind }),
         })
     }
@@ -238,8 +260,9 @@ impl RelayFrame {
         Ok(match kind.as_str() {
             "registered" => RelayFrame::Registered {
                 id: id.unwrap_or_default(),
-                registered: Registered::deserialize(&payload)
-                    .map_err(|error| FrameError::Malformed { id: None, reason: error.to_string() })?,
+                registered: Registered::deserialize(&payload).map_err(|error| {
+                    FrameError::Malformed { id: None, reason: error.to_string() }
+                })?,
             },
             "event" => RelayFrame::Event {
                 seq: payload.get("seq").and_then(Value::as_u64).unwrap_or_default(),
@@ -247,7 +270,10 @@ impl RelayFrame {
                 at: payload.get("at").and_then(Value::as_i64).unwrap_or_default(),
                 data: payload.get("data").cloned().unwrap_or(Value::Null),
             },
-            "command" => RelayFrame::Command { command: command_of(&payload, &id)?, id: id.unwrap_or_default() },
+            "command" => RelayFrame::Command {
+                command: command_of(&payload, &id)?,
+                id: id.unwrap_or_default(),
+            },
             "ack" => RelayFrame::Ack { frame_id: text_of(&payload, "frameId", &id)? },
             "error" => RelayFrame::Error {
                 code: text_of(&payload, "code", &id).unwrap_or_else(|_| "unknown".into()),
@@ -279,10 +305,13 @@ impl RelayFrame {
     }
 }
 
-/// The command of a frame: the whole object where there is one; the frame's own fields fill what it lacks.
+/// The command of a frame: the whole object where there is one; the frame's own fields fill what it
+/// lacks.
 fn command_of(payload: &Value, id: &Option<String>) -> Result<Command, FrameError> {
-    let mut command = payload.get("command").and_then(|c| Command::deserialize(c).ok()).unwrap_or_default();
-    let text = |field: &str| payload.get(field).and_then(Value::as_str).unwrap_or_default().to_string();
+    let mut command =
+        payload.get("command").and_then(|c| Command::deserialize(c).ok()).unwrap_or_default();
+    let text =
+        |field: &str| payload.get(field).and_then(Value::as_str).unwrap_or_default().to_string();
     if command.id.is_empty() {
         command.id = id.clone().unwrap_or_default();
     }
@@ -309,7 +338,10 @@ mod tests {
     #[test]
     fn frames_survive_the_round_trip() {
         let frames = [
-            ClientFrame::Register { id: "r1".into(), registration: Registration { role: "provider".into(), ..Default::default() } },
+            ClientFrame::Register {
+                id: "r1".into(),
+                registration: Registration { role: "provider".into(), ..Default::default() },
+            },
             ClientFrame::Ack { frame_id: "e7".into() },
             ClientFrame::Status { agent_status: "busy".into(), ready: Some(true), meta: None },
             ClientFrame::Resume { id: "x".into(), since: 4 },
@@ -317,15 +349,29 @@ mod tests {
         for frame in frames {
             assert_eq!(ClientFrame::parse(&frame.to_text()), Ok(frame));
         }
-        let error = RelayFrame::Error { id: None, code: "internal".into(), message: "m".into(), retryable: true };
+        let error = RelayFrame::Error {
+            id: None,
+            code: "internal".into(),
+            message: "m".into(),
+            retryable: true,
+        };
         assert_eq!(RelayFrame::parse(&error.to_text()), Ok(error));
     }
 
     #[test]
     fn strange_frames_are_told_apart() {
         assert!(matches!(ClientFrame::parse("[]"), Err(FrameError::Malformed { .. })));
-        assert!(matches!(ClientFrame::parse("{\"type\":\"dance\"}"), Err(FrameError::Unknown { .. })));
-        assert!(matches!(ClientFrame::parse("{\"type\":\"ack\",\"payload\":{}}"), Err(FrameError::Malformed { .. })));
-        assert!(matches!(ClientFrame::parse("{\"type\":\"register\",\"payload\":{}}"), Err(FrameError::Malformed { .. })));
+        assert!(matches!(
+            ClientFrame::parse("{\"type\":\"dance\"}"),
+            Err(FrameError::Unknown { .. })
+        ));
+        assert!(matches!(
+            ClientFrame::parse("{\"type\":\"ack\",\"payload\":{}}"),
+            Err(FrameError::Malformed { .. })
+        ));
+        assert!(matches!(
+            ClientFrame::parse("{\"type\":\"register\",\"payload\":{}}"),
+            Err(FrameError::Malformed { .. })
+        ));
     }
 }

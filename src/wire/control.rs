@@ -34,11 +34,14 @@ pub const ENV_AGENT: &str = "AGENT_RELAY_ID";
 pub const ENV_TOKEN: &str = "AGENT_RELAY_TOKEN";
 /// Environment of the provider: the file that holds the agent's current token.
 pub const ENV_TOKEN_FILE: &str = "AGENT_RELAY_TOKEN_FILE";
-/// Id, profile and end (seconds) of the token that a runner was started with; they say nothing about later tokens.
-pub const ENV_TOKEN_DATA: [&str; 3] = ["AGENT_RELAY_TOKEN_JTI", "AGENT_RELAY_TOKEN_PROFILE", "AGENT_RELAY_TOKEN_EXPIRES_AT"];
+/// Id, profile and end (seconds) of the token that a runner was started with; they say nothing
+/// about later tokens.
+pub const ENV_TOKEN_DATA: [&str; 3] =
+    ["AGENT_RELAY_TOKEN_JTI", "AGENT_RELAY_TOKEN_PROFILE", "AGENT_RELAY_TOKEN_EXPIRES_AT"];
 /// Environment of the provider: random id of this provider process, new at every start.
 pub const ENV_PROVIDER_SESSION: &str = "AGENT_RELAY_PROVIDER_SESSION_ID";
-/// Environment of the provider: `explicit` where the agent answers by itself; only then a hook asks what it owes.
+/// Environment of the provider: `explicit` where the agent answers by itself; only then a hook asks
+/// what it owes.
 pub const ENV_REPLY_MODE: &str = "AGENT_RELAY_REPLY_MODE";
 /// Environment of the provider: names of the events that its hooks report; not set: all.
 pub const ENV_HOOKS: &str = "AGENT_RELAY_HOOKS";
@@ -57,5 +60,6 @@ super::words::words! {
     }
 }
 
-/// The hook event at which a session waits for a person's decision; `/permission-request` is its older endpoint.
+/// The hook event at which a session waits for a person's decision; `/permission-request` is its
+/// older endpoint.
 pub const PERMISSION_REQUEST: &str = "permission-request";

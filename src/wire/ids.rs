@@ -62,7 +62,8 @@ macro_rules! numbers {
 pub(crate) use numbers;
 
 numbers! {
-    /// A message, as a relay numbers it: positive, at most 2^53-1, within one generation of its data.
+    /// A message, as a relay numbers it: positive, at most 2^53-1, within one generation of its
+    /// data.
     #[derive(Serialize, Deserialize)]
     MessageId
     /// A task, as a relay numbers it, likewise.
@@ -76,9 +77,16 @@ mod tests {
 
     #[test]
     fn ids_are_read_as_people_write_them() {
-        for (text, id) in
-            [("12", Some(12)), ("#12", Some(12)), ("0", None), ("", None), ("#", None), ("##1", None), ("-1", None), ("x", None)]
-        {
+        for (text, id) in [
+            ("12", Some(12)),
+            ("#12", Some(12)),
+            ("0", None),
+            ("", None),
+            ("#", None),
+            ("##1", None),
+            ("-1", None),
+            ("x", None),
+        ] {
             assert_eq!(text.parse::<MessageId>().ok(), id.map(MessageId), "{text:?}");
         }
         assert_eq!("99999999999999999999".parse::<TaskId>(), Err("an id is a number, such as 12"));

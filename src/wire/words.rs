@@ -35,7 +35,8 @@ macro_rules! words {
     };
 }
 
-/// The same where a peer may know more words than this program: an unknown one travels on as it came.
+/// The same where a peer may know more words than this program: an unknown one travels on as it
+/// came.
 macro_rules! open_words {
     ($(
         $(#[$about:meta])* $name:ident { $($(#[$what:meta])* $variant:ident = $word:literal),+ $(,)? }

@@ -1,5 +1,5 @@
-//! What strangers may do to both servers, the hub and a runner's control port: the process lives, its memory stays
-//! bounded, and a normal client gets its answer meanwhile.
+//! What strangers may do to both servers, the hub and a runner's control port: the process lives,
+//! its memory stays bounded, and a normal client gets its answer meanwhile.
 
 #[path = "../it/support.rs"]
 #[allow(dead_code, unused_imports)]
@@ -19,8 +19,9 @@ use tungstenite::{Message, WebSocket};
 
 /// One at a time: answers are timed.
 static ALONE: Mutex<()> = Mutex::new(());
-/// A normal client's answer comes in that time (nine of ten). Whoever had to wait for an attacker would wait for the end of his
-/// patience, which is longer; how fast answers are is measured by `make bench`.
+/// A normal client's answer comes in that time (nine of ten). Whoever had to wait for an attacker
+/// would wait for the end of his patience, which is longer; how fast answers are is measured by
+/// `make bench`.
 const ANSWER: Duration = Duration::from_secs(3);
 /// Memory of either process under attack.
 const RSS_KB_MAX: u64 = 160 << 10;
@@ -45,12 +46,20 @@ impl Target {
             None => machine.hub(),
             Some(limit) => {
                 let mut command = machine.command("prlimit");
-                command.arg(format!("--nofile={limit}:{limit}")).args([support::BIN, "hub", "--port", "0"]);
+                command.arg(format!("--nofile={limit}:{limit}")).args([
+                    support::BIN,
+                    "hub",
+                    "--port",
+                    "0",
+                ]);
                 Running { child: command.spawn().expect("prlimit is in util-linux") }
             }
         };
         let info = wait_for("the hub", 60, || {
-            serde_json::from_str::<Value>(&std::fs::read_to_string(machine.home.join("hub/hub.json")).ok()?).ok()
+            serde_json::from_str::<Value>(
+                &std::fs::read_to_string(machine.home.join("hub/hub.json")).ok()?,
+            )
+            .ok()
         });
         let config = machine.config();
         let pid = info["pid"].as_u64().expect("pid") as u32;
@@ -71,15 +80,20 @@ impl Target {
         let hub = machine.hub();
         let runner = machine.runner("a");
         machine.wait_status("a", "idle");
-        let info: Value =
-            serde_json::from_str(&std::fs::read_to_string(machine.home.join("agents/a/runner.json")).expect("info")).expect("JSON");
+        let info: Value = serde_json::from_str(
+            &std::fs::read_to_string(machine.home.join("agents/a/runner.json")).expect("info"),
+        )
+        .expect("JSON");
         let pid = info["pid"].as_u64().expect("pid") as u32;
         Target {
             name: "control",
             address: info["controlUrl"].as_str().expect("url").trim_start_matches("http://").into(),
             process: os::process(pid),
             path: "/status",
-            header: format!("Authorization: Bearer {}", info["controlToken"].as_str().expect("token")),
+            header: format!(
+                "Authorization: Bearer {}",
+                info["controlToken"].as_str().expect("token")
+            ),
             _hub: hub,
             _runner: Some(runner),
             machine,
@@ -97,7 +111,12 @@ impl Target {
     fn ask(&self) -> (u16, Duration) {
         let begin = Instant::now();
         let mut socket = self.connect();
-        write!(socket, "GET {} HTTP/1.1\r\nHost: x\r\n{}\r\nConnection: close\r\n\r\n", self.path, self.header).expect("sends");
+        write!(
+            socket,
+            "GET {} HTTP/1.1\r\nHost: x\r\n{}\r\nConnection: close\r\n\r\n",
+            self.path, self.header
+        )
+        .expect("sends");
         let mut text = String::new();
         let _ = socket.read_to_string(&mut text);
         (status_of(&text), begin.elapsed())
@@ -107,15 +126,25 @@ impl Target {
     #[track_caller]
     fn is_well(&self, during: &str) {
         let answers: Vec<(u16, Duration)> = (0..20).map(|_| self.ask()).collect();
-        assert!(answers.iter().all(|(status, _)| *status == 200), "{} {during}: {answers:?}", self.name);
+        assert!(
+            answers.iter().all(|(status, _)| *status == 200),
+            "{} {during}: {answers:?}",
+            self.name
+        );
         let late = answers.iter().filter(|(_, took)| *took > ANSWER).count();
         assert!(late <= 2, "{} {during}: {answers:?}", self.name);
-        assert!(os::is_alive(self.process), "{} {during}: the process is gone\n{}", self.name, self.machine.logs());
+        assert!(
+            os::is_alive(self.process),
+            "{} {during}: the process is gone\n{}",
+            self.name,
+            self.machine.logs()
+        );
         assert!(self.rss_kb() < RSS_KB_MAX, "{} {during}: {} kB", self.name, self.rss_kb());
     }
 
     fn rss_kb(&self) -> u64 {
-        let text = std::fs::read_to_string(format!("/proc/{}/status", self.process.pid)).unwrap_or_default();
+        let text = std::fs::read_to_string(format!("/proc/{}/status", self.process.pid))
+            .unwrap_or_default();
         let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
         line.trim().trim_end_matches(" kB").parse().expect("a number")
     }
@@ -137,8 +166,12 @@ impl Target {
 
     fn peer(&self, id: &str) -> WebSocket<TcpStream> {
         let mut bus = self.bus();
-        let payload = json!({"role": "provider", "agentId": id, "componentId": id, "instanceId": id});
-        bus.send(Message::text(json!({"type": "register", "id": "r", "payload": payload}).to_string())).expect("sends");
+        let payload =
+            json!({"role": "provider", "agentId": id, "componentId": id, "instanceId": id});
+        bus.send(Message::text(
+            json!({"type": "register", "id": "r", "payload": payload}).to_string(),
+        ))
+        .expect("sends");
         let answer = bus.read().expect("an answer").to_string();
         assert!(answer.contains("registered"), "{answer}");
         bus
@@ -188,7 +221,10 @@ fn slow(target: &Target) {
     let idle: Vec<TcpStream> = (0..2000).map(|_| target.connect()).collect();
     target.is_well("2000 idle connections");
     drop(idle);
-    let head = format!("POST {} HTTP/1.1\r\n{}\r\nContent-Length: 100000\r\n\r\nabc", target.path, target.header);
+    let head = format!(
+        "POST {} HTTP/1.1\r\n{}\r\nContent-Length: 100000\r\n\r\nabc",
+        target.path, target.header
+    );
     let mut stalled: Vec<TcpStream> = (0..200).map(|_| target.connect()).collect();
     stalled.iter_mut().for_each(|socket| drop(socket.write_all(head.as_bytes())));
     target.is_well("200 stalled bodies");
@@ -208,8 +244,16 @@ fn malformed(target: &Target) {
         ("a length that is none", post("Content-Length: ten\r\n\r\n"), 400),
         ("two lengths", post("Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}x"), 400),
         ("a chunk size that is none", post("Transfer-Encoding: chunked\r\n\r\nxyz\r\n"), 400),
-        ("a chunk that is too long", post("Transfer-Encoding: chunked\r\n\r\n2\r\nabcdef\r\n0\r\n\r\n"), 400),
-        ("a chunk of 2^60 bytes", post("Transfer-Encoding: chunked\r\n\r\nfffffffffffffff\r\n"), 413),
+        (
+            "a chunk that is too long",
+            post("Transfer-Encoding: chunked\r\n\r\n2\r\nabcdef\r\n0\r\n\r\n"),
+            400,
+        ),
+        (
+            "a chunk of 2^60 bytes",
+            post("Transfer-Encoding: chunked\r\n\r\nfffffffffffffff\r\n"),
+            413,
+        ),
         ("an encoding", post("Transfer-Encoding: gzip\r\n\r\n"), 501),
         ("TLS", "\u{16}\u{3}\u{1}\u{2}\0\u{1}\0\u{1}".repeat(30), 400),
         ("noise", "\u{0}\u{1}\u{2}\r\n\r\n".into(), 400),
@@ -227,10 +271,14 @@ fn malformed(target: &Target) {
     // Chunks that are in order are read as what they are.
     let mut socket = target.connect();
     let path = if target.name == "hub" { "/api/messages" } else { "/status" };
-    let body = if target.name == "hub" { r#"{"to":"user","body":"x"}"# } else { r#"{"status":"idle"}"# };
+    let body =
+        if target.name == "hub" { r#"{"to":"user","body":"x"}"# } else { r#"{"status":"idle"}"# };
     let (first, second) = body.split_at(7);
     let chunks = format!("7\r\n{first}\r\n{:x};a=b\r\n{second}\r\n0\r\nX: y\r\n\r\n", second.len());
-    let head = format!("POST {path} HTTP/1.1\r\n{}\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n", target.header);
+    let head = format!(
+        "POST {path} HTTP/1.1\r\n{}\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n",
+        target.header
+    );
     socket.write_all(format!("{head}{chunks}").as_bytes()).expect("sends");
     let mut answer = String::new();
     socket.read_to_string(&mut answer).expect("an answer");
@@ -244,14 +292,21 @@ fn greedy(target: &Target) {
     assert!([431, 0].contains(&status), "{} 10 MB of headers: {status}", target.name);
     let status = pour(target.connect(), "GET / HTTP/1.1\r\nX: ", &[b'a'; 65536], 10 << 20);
     assert!([431, 0].contains(&status), "{} one header of 10 MB: {status}", target.name);
-    let head = format!("POST {} HTTP/1.1\r\n{}\r\nTransfer-Encoding: chunked\r\n\r\n", target.path, target.header);
+    let head = format!(
+        "POST {} HTTP/1.1\r\n{}\r\nTransfer-Encoding: chunked\r\n\r\n",
+        target.path, target.header
+    );
     let chunk = format!("10000\r\n{}\r\n", "a".repeat(65536));
     let status = pour(target.connect(), &head, chunk.as_bytes(), 50 << 20);
     assert!([413, 0].contains(&status), "{} an endless body: {status}", target.name);
     let status = pour(target.connect(), &head, "1\r\na\r\n".repeat(1000).as_bytes(), 50 << 20);
     assert!([413, 0].contains(&status), "{} endless small chunks: {status}", target.name);
-    // Bodies that are large but allowed, all at once and never finished: together they are bounded too.
-    let head = format!("POST {} HTTP/1.1\r\n{}\r\nContent-Length: 1000000\r\n\r\n", target.path, target.header);
+    // Bodies that are large but allowed, all at once and never finished: together they are bounded
+    // too.
+    let head = format!(
+        "POST {} HTTP/1.1\r\n{}\r\nContent-Length: 1000000\r\n\r\n",
+        target.path, target.header
+    );
     let body = vec![b'a'; 900_000];
     let mut held: Vec<TcpStream> = (0..120).map(|_| target.connect()).collect();
     for socket in &mut held {
@@ -270,7 +325,8 @@ fn peers_of_the_bus_are_bounded() {
     let _ = bus.send(Message::text("x".repeat(3 << 20)));
     assert!(bus_ends(&mut bus), "a frame of 3 MB is refused");
     let mut socket = target.bus();
-    let piece = [&[0x01u8, 0xff, 0, 0, 0, 0, 0, 0x01, 0, 0, 1, 2, 3, 4][..], &[0u8; 65536][..]].concat();
+    let piece =
+        [&[0x01u8, 0xff, 0, 0, 0, 0, 0, 0x01, 0, 0, 1, 2, 3, 4][..], &[0u8; 65536][..]].concat();
     let ended = (0..2000).any(|_| socket.get_mut().write_all(&piece).is_err());
     assert!(ended, "a message of endless fragments is refused");
     // A message of endless empty pieces: six bytes each, no limit of size ever reached.
@@ -300,13 +356,15 @@ fn peers_of_the_bus_are_bounded() {
             } else {
                 ""
             };
-            write!(socket, "GET {path} HTTP/1.1\r\nHost: x\r\n{upgrade}{}\r\n\r\n", target.header).expect("sends");
+            write!(socket, "GET {path} HTTP/1.1\r\nHost: x\r\n{upgrade}{}\r\n\r\n", target.header)
+                .expect("sends");
             // A reset instead of a goodbye.
             rustix::net::sockopt::set_socket_linger(&socket, Some(Duration::ZERO)).expect("sets");
         }
     }
     wait_for("the hub to forget those who vanished", 60, || {
-        let status: Value = serde_json::from_str(&target.machine.ok(&["hub", "status", "--json"])).expect("JSON");
+        let status: Value =
+            serde_json::from_str(&target.machine.ok(&["hub", "status", "--json"])).expect("JSON");
         (status["now"]["eventStreams"] == 0 && status["now"]["peers"] == 0).then_some(())
     });
     // Garbage frames are answered and ignored; unknown ones are ignored.
@@ -322,7 +380,11 @@ fn peers_of_the_bus_are_bounded() {
     ] {
         bus.send(Message::text(text)).expect("sends");
     }
-    bus.send(Message::text(json!({"type": "subscribe", "id": "s", "payload": {"events": ["agent.status"]}}).to_string())).expect("sends");
+    bus.send(Message::text(
+        json!({"type": "subscribe", "id": "s", "payload": {"events": ["agent.status"]}})
+            .to_string(),
+    ))
+    .expect("sends");
     let until = Instant::now() + Duration::from_secs(10);
     while !bus.read().expect("the connection stays").to_string().contains("\"frameId\":\"s\"") {
         assert!(Instant::now() < until, "no acknowledgement");
@@ -358,7 +420,8 @@ fn peers_of_the_bus_are_bounded() {
     }
     target.is_well("subscribers that never read");
     wait_for("the hub to let go of all that do not read", 60, || {
-        let status: Value = serde_json::from_str(&target.machine.ok(&["hub", "status", "--json"])).expect("JSON");
+        let status: Value =
+            serde_json::from_str(&target.machine.ok(&["hub", "status", "--json"])).expect("JSON");
         (status["now"]["eventStreams"] == 0 && status["now"]["peers"] == 1).then_some(())
     });
     drop(readers);
@@ -368,7 +431,8 @@ fn peers_of_the_bus_are_bounded() {
         let (mut bus, over) = (target.peer("flood"), over.clone());
         move || {
             while !over.load(Ordering::Relaxed) {
-                let text = json!({"type": "status", "payload": {"agentStatus": "busy"}}).to_string();
+                let text =
+                    json!({"type": "status", "payload": {"agentStatus": "busy"}}).to_string();
                 if bus.send(Message::text(text)).is_err() {
                     return;
                 }
@@ -386,7 +450,11 @@ fn bus_ends(bus: &mut WebSocket<TcpStream>) -> bool {
         match bus.read() {
             Ok(Message::Close(_)) => return true,
             Ok(_) => {}
-            Err(tungstenite::Error::Io(error)) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => return false,
+            Err(tungstenite::Error::Io(error))
+                if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) =>
+            {
+                return false;
+            }
             Err(_) => return true,
         }
     }
@@ -399,14 +467,19 @@ fn without_descriptors_it_goes_on() {
     let target = Target::hub(Some(200));
     let held: Vec<TcpStream> = (0..600).map(|_| target.connect()).collect();
     target.is_well("more connections than descriptors");
-    // Those who stay take the room for good; a file can still be opened, and room comes back with the first that goes.
+    // Those who stay take the room for good; a file can still be opened, and room comes back with
+    // the first that goes.
     let mut peers: Vec<WebSocket<TcpStream>> = Vec::new();
     for number in 0..120 {
         peers.push(target.peer(&format!("p{number}")));
     }
     target.is_well("120 peers and 600 connections");
     drop(held);
-    target.machine.ok(&["hub", "backup", &target.machine.home.join("copy.sqlite").to_string_lossy()]);
+    target.machine.ok(&[
+        "hub",
+        "backup",
+        &target.machine.home.join("copy.sqlite").to_string_lossy(),
+    ]);
     drop(peers);
     target.is_well("afterwards");
 }

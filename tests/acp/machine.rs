@@ -1,9 +1,12 @@
-//! What no recording shows: approvals that nobody answers, questions that cross a cancel, agents that cannot be used.
+//! What no recording shows: approvals that nobody answers, questions that cross a cancel, agents
+//! that cannot be used.
 
 use std::time::Duration;
 
 use agent_relay::core::ids::{BatchNumber, VerbNumber};
-use agent_relay::core::session::{Decision, Delivery, Input, Output, Session, SessionEvent, TurnEnd, Verb};
+use agent_relay::core::session::{
+    Decision, Delivery, Input, Output, Session, SessionEvent, TurnEnd, Verb,
+};
 use agent_relay::core::time::{Now, Tick, Wall};
 use agent_relay::provider::acp::session::AcpSession;
 use agent_relay::provider::{ApprovalMode, SessionSettings};
@@ -18,10 +21,20 @@ struct Bench {
 
 impl Bench {
     fn new(approval_mode: ApprovalMode) -> Bench {
-        let settings =
-            SessionSettings { cwd: "/w".into(), approval_mode, mode: None, approval_timeout: Duration::from_secs(60), capture_full: false };
+        let settings = SessionSettings {
+            cwd: "/w".into(),
+            approval_mode,
+            mode: None,
+            approval_timeout: Duration::from_secs(60),
+            capture_full: false,
+        };
         let now = Now { tick: Tick(1_000_000), wall: Wall(5) };
-        let mut bench = Bench { session: AcpSession::new(settings), now, written: Vec::new(), signals: Vec::new() };
+        let mut bench = Bench {
+            session: AcpSession::new(settings),
+            now,
+            written: Vec::new(),
+            signals: Vec::new(),
+        };
         bench.input(Input::Verb(VerbNumber(1), Verb::Open { resume: None }));
         bench
     }
@@ -33,7 +46,11 @@ impl Bench {
         bench.line(json!({"id": 1, "result": {"sessionId": "s"}}));
         bench.input(Input::Verb(
             VerbNumber(2),
-            Verb::Deliver(Delivery { batch: BatchNumber(7), text: "do it".into(), ..Default::default() }),
+            Verb::Deliver(Delivery {
+                batch: BatchNumber(7),
+                text: "do it".into(),
+                ..Default::default()
+            }),
         ));
         bench.signals.clear();
         bench.written.clear();
@@ -43,7 +60,9 @@ impl Bench {
     fn input(&mut self, input: Input) {
         for output in self.session.handle(self.now, input) {
             match output {
-                Output::Write(bytes) => self.written.push(serde_json::from_slice(&bytes).expect("JSON")),
+                Output::Write(bytes) => {
+                    self.written.push(serde_json::from_slice(&bytes).expect("JSON"))
+                }
                 Output::Event(signal) => self.signals.push(signal),
                 Output::CloseInput => self.written.push(json!("closed")),
                 other => panic!("an ACP session has no use for {other:?}"),
@@ -65,9 +84,14 @@ impl Bench {
 
     /// What was answered to a request of the agent.
     fn answer(&self, id: u64) -> Option<String> {
-        let frame = self.written.iter().find(|frame| frame["id"] == id && frame.get("method").is_none())?;
+        let frame =
+            self.written.iter().find(|frame| frame["id"] == id && frame.get("method").is_none())?;
         let outcome = frame.pointer("/result/outcome")?;
-        outcome.get("optionId").or(outcome.get("outcome")).and_then(Value::as_str).map(str::to_string)
+        outcome
+            .get("optionId")
+            .or(outcome.get("outcome"))
+            .and_then(Value::as_str)
+            .map(str::to_string)
     }
 
     fn approval(&self) -> String {
@@ -81,7 +105,11 @@ impl Bench {
 
 #[test]
 fn modes_decide_by_kind() {
-    for (mode, want) in [(ApprovalMode::Open, Some("y")), (ApprovalMode::ReadOnly, Some("n")), (ApprovalMode::Guarded, None)] {
+    for (mode, want) in [
+        (ApprovalMode::Open, Some("y")),
+        (ApprovalMode::ReadOnly, Some("n")),
+        (ApprovalMode::Guarded, None),
+    ] {
         let mut bench = Bench::busy(mode);
         bench.ask(9);
         assert_eq!(bench.answer(9).as_deref(), want, "{mode:?}");
@@ -96,11 +124,21 @@ fn an_approval_that_nobody_answers_is_denied() {
     bench.now.tick = bench.now.tick + Duration::from_secs(60);
     bench.input(Input::Wake);
     assert_eq!(bench.answer(9).as_deref(), Some("n"));
-    assert!(bench.signals.iter().any(|s| matches!(s, SessionEvent::ApprovalClosed { reason, .. } if reason.contains("in time"))));
+    assert!(bench.signals.iter().any(
+        |s| matches!(s, SessionEvent::ApprovalClosed { reason, .. } if reason.contains("in time"))
+    ));
     // A decision that comes too late fails with a reason.
     let approval = bench.approval();
-    bench.input(Input::Verb(VerbNumber(5), Verb::Decide { approval, decision: Decision::Approve, reason: None, answers: None }));
-    assert!(bench.signals.iter().any(|s| matches!(s, SessionEvent::Answered { verb: VerbNumber(5), result: Err(_) })));
+    bench.input(Input::Verb(
+        VerbNumber(5),
+        Verb::Decide { approval, decision: Decision::Approve, reason: None, answers: None },
+    ));
+    assert!(
+        bench
+            .signals
+            .iter()
+            .any(|s| matches!(s, SessionEvent::Answered { verb: VerbNumber(5), result: Err(_) }))
+    );
 }
 
 #[test]
@@ -116,7 +154,12 @@ fn a_question_that_crosses_the_cancel_is_never_allowed() {
             end: TurnEnd::Cancelled,
             text: String::new()
         }));
-        assert!(bench.signals.iter().any(|s| matches!(s, SessionEvent::Answered { verb: VerbNumber(5), result: Ok(_) })));
+        assert!(
+            bench.signals.iter().any(|s| matches!(
+                s,
+                SessionEvent::Answered { verb: VerbNumber(5), result: Ok(_) }
+            ))
+        );
     }
 }
 
@@ -126,7 +169,10 @@ fn an_interrupt_answers_open_questions_first_and_fails_when_the_agent_is_deaf() 
     bench.ask(9);
     bench.input(Input::Verb(VerbNumber(5), Verb::Interrupt));
     assert_eq!(bench.answer(9).as_deref(), Some("cancelled"));
-    assert_eq!(bench.written.last().map(|frame| frame["method"].clone()), Some(json!("session/cancel")));
+    assert_eq!(
+        bench.written.last().map(|frame| frame["method"].clone()),
+        Some(json!("session/cancel"))
+    );
     bench.now.tick = bench.session.next_deadline().expect("a limit");
     bench.input(Input::Wake);
     assert!(
@@ -147,7 +193,10 @@ fn an_old_decision_does_not_fit_a_new_question() {
     second.now.tick = second.now.tick + Duration::from_secs(3);
     second.ask(9);
     assert_ne!(second.approval(), old);
-    second.input(Input::Verb(VerbNumber(5), Verb::Decide { approval: old, decision: Decision::Approve, reason: None, answers: None }));
+    second.input(Input::Verb(
+        VerbNumber(5),
+        Verb::Decide { approval: old, decision: Decision::Approve, reason: None, answers: None },
+    ));
     assert_eq!(second.answer(9), None);
 }
 
@@ -155,8 +204,16 @@ fn an_old_decision_does_not_fit_a_new_question() {
 fn agents_that_cannot_be_used_are_told_apart() {
     for (frame, permanent, hint) in [
         (json!({"id": 0, "result": {"protocolVersion": 2}}), true, "version 2"),
-        (json!({"id": 0, "error": {"code": -32000, "message": "Authentication required"}}), true, "log in"),
-        (json!({"id": 0, "error": {"code": -32603, "message": "Internal error", "data": {"details": "no luck"}}}), false, "no luck"),
+        (
+            json!({"id": 0, "error": {"code": -32000, "message": "Authentication required"}}),
+            true,
+            "log in",
+        ),
+        (
+            json!({"id": 0, "error": {"code": -32603, "message": "Internal error", "data": {"details": "no luck"}}}),
+            false,
+            "no luck",
+        ),
     ] {
         let mut bench = Bench::new(ApprovalMode::Guarded);
         bench.line(frame);
@@ -170,7 +227,9 @@ fn agents_that_cannot_be_used_are_told_apart() {
     let mut mute = Bench::new(ApprovalMode::Guarded);
     mute.now.tick = mute.session.next_deadline().expect("a limit");
     mute.input(Input::Wake);
-    assert!(mute.signals.iter().any(|s| matches!(s, SessionEvent::OpenFailed { permanent: false, .. })));
+    assert!(
+        mute.signals.iter().any(|s| matches!(s, SessionEvent::OpenFailed { permanent: false, .. }))
+    );
 }
 
 #[test]
@@ -193,7 +252,13 @@ fn hostile_lines_are_ordinary() {
     bench.line(json!({"method": "session/update", "params": {"sessionId": "s", "update": [1]}}));
     bench.line(json!({"method": "session/update", "params": {"sessionId": "another", "update": {"sessionUpdate": "agent_message_chunk", "content": {"type": "text", "text": "not ours"}}}}));
     bench.line(json!({"id": "x", "method": "fs/read_text_file", "params": {}}));
-    assert!(bench.written.iter().any(|frame| frame["error"]["code"] == -32601 && frame["id"] == "x"));
+    assert!(
+        bench.written.iter().any(|frame| frame["error"]["code"] == -32601 && frame["id"] == "x")
+    );
     bench.line(json!({"id": 2, "result": {"stopReason": "something_new"}}));
-    assert!(bench.signals.contains(&SessionEvent::TurnEnded { batch: Some(BatchNumber(7)), end: TurnEnd::Completed, text: String::new() }));
+    assert!(bench.signals.contains(&SessionEvent::TurnEnded {
+        batch: Some(BatchNumber(7)),
+        end: TurnEnd::Completed,
+        text: String::new()
+    }));
 }

@@ -1,5 +1,6 @@
-//! Recordings of real agents, replayed through the production session machine. What it signals stands beside each
-//! recording as text; `UPDATE_FIXTURES=1` rewrites it, and a person reads the difference.
+//! Recordings of real agents, replayed through the production session machine. What it signals
+//! stands beside each recording as text; `UPDATE_FIXTURES=1` rewrites it, and a person reads the
+//! difference.
 
 mod machine;
 
@@ -8,7 +9,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use agent_relay::core::ids::{BatchNumber, VerbNumber};
-use agent_relay::core::session::{Decision, Delivery, Input, MessageFingerprint, Output, Resume, Session, SessionEvent, Verb};
+use agent_relay::core::session::{
+    Decision, Delivery, Input, MessageFingerprint, Output, Resume, Session, SessionEvent, Verb,
+};
 use agent_relay::core::time::{Now, Tick, Wall};
 use agent_relay::provider::acp::session::AcpSession;
 use agent_relay::provider::{ApprovalMode, SessionSettings};
@@ -75,8 +78,10 @@ impl Replay {
                 self.feed(&json!({"jsonrpc": "2.0", "id": id, "result": {}}).to_string());
             }
             (Some(id), "") => {
-                let answer =
-                    frame.pointer("/result/outcome/optionId").or(frame.pointer("/result/outcome/outcome")).or(frame.pointer("/error/code"));
+                let answer = frame
+                    .pointer("/result/outcome/optionId")
+                    .or(frame.pointer("/result/outcome/outcome"))
+                    .or(frame.pointer("/error/code"));
                 self.out.push(format!("> answer {id}: {}", answer.cloned().unwrap_or_default()));
             }
             (Some(id), _) => {
@@ -91,11 +96,14 @@ impl Replay {
     /// The machine's requests and the recorded ones belong together in order, method by method.
     fn pair(&mut self) {
         while let Some((theirs, method)) = self.recorded.front().cloned() {
-            let Some(at) = self.written.iter().position(|(_, written)| *written == method) else { return };
+            let Some(at) = self.written.iter().position(|(_, written)| *written == method) else {
+                return;
+            };
             let (ours, _) = self.written.remove(at).expect("found");
             self.recorded.pop_front();
             self.ids.insert(theirs, ours);
-            let (now, later): (Vec<_>, Vec<_>) = std::mem::take(&mut self.held).into_iter().partition(|(id, _)| *id == theirs);
+            let (now, later): (Vec<_>, Vec<_>) =
+                std::mem::take(&mut self.held).into_iter().partition(|(id, _)| *id == theirs);
             self.held = later;
             for (_, frame) in now {
                 self.reply(theirs, frame);
@@ -109,7 +117,9 @@ impl Replay {
                 frame["id"] = json!(ours);
                 self.feed(&frame.to_string());
             }
-            None if self.recorded.iter().any(|(id, _)| *id == theirs) => self.held.push((theirs, frame)),
+            None if self.recorded.iter().any(|(id, _)| *id == theirs) => {
+                self.held.push((theirs, frame))
+            }
             None => {} // an answer to something that this machine never asks
         }
     }
@@ -128,24 +138,40 @@ impl Replay {
             SessionEvent::Opened(opened) => {
                 self.ready = true;
                 self.session_id = opened.session.clone();
-                format!("opened {} how={:?} model={:?} evidence={}", opened.agent, opened.how, opened.model, opened.has_evidence)
+                format!(
+                    "opened {} how={:?} model={:?} evidence={}",
+                    opened.agent, opened.how, opened.model, opened.has_evidence
+                )
             }
-            SessionEvent::OpenFailed { reason, permanent } => format!("open failed permanent={permanent}: {}", cut(&reason)),
+            SessionEvent::OpenFailed { reason, permanent } => {
+                format!("open failed permanent={permanent}: {}", cut(&reason))
+            }
             SessionEvent::Accepted { batch, evidence, .. } => format!("taken {batch}: {evidence}"),
             SessionEvent::Refused { batch, why, .. } => format!("refused {batch} {why}"),
             SessionEvent::TurnStarted => "turn started".into(),
             SessionEvent::ProviderState(state) => format!("state {state}"),
-            SessionEvent::TurnEnded { batch, end, text } => format!("turn ended {batch:?} {end:?} text={:?}", cut(&text)),
-            SessionEvent::Mirror(m) => format!("mirror {} {:?} {:?} {:?}", m.kind, m.label, m.status, cut(&m.body)),
+            SessionEvent::TurnEnded { batch, end, text } => {
+                format!("turn ended {batch:?} {end:?} text={:?}", cut(&text))
+            }
+            SessionEvent::Mirror(m) => {
+                format!("mirror {} {:?} {:?} {:?}", m.kind, m.label, m.status, cut(&m.body))
+            }
             SessionEvent::ApprovalOpened(approval) => {
                 self.approvals.push_back(approval.id.clone());
-                format!("approval {:?} kind={} options={:?}", cut(&approval.title), approval.kind, approval.options)
+                format!(
+                    "approval {:?} kind={} options={:?}",
+                    cut(&approval.title),
+                    approval.kind,
+                    approval.options
+                )
             }
             SessionEvent::ApprovalClosed { id, reason } => {
                 self.approvals.retain(|open| *open != id);
                 format!("approval closed: {reason}")
             }
-            SessionEvent::Context(context) => format!("context {} of {}", context["usedTokens"], context["windowTokens"]),
+            SessionEvent::Context(context) => {
+                format!("context {} of {}", context["usedTokens"], context["windowTokens"])
+            }
             SessionEvent::Fact { name, value } => format!("fact {name} {value}"),
             SessionEvent::Answered { result, .. } => format!("answered {result:?}"),
             other @ (SessionEvent::Evidence(_)
@@ -187,20 +213,33 @@ impl Replay {
                 self.recorded.push_back((id, "initialize".into()));
                 self.pair();
             }
-            (Some(method @ ("session/new" | "session/load" | "session/resume")), Some(id)) if self.session.is_some() && !self.ready => {
+            (Some(method @ ("session/new" | "session/load" | "session/resume")), Some(id))
+                if self.session.is_some() && !self.ready =>
+            {
                 self.recorded.push_back((id, method.into()));
                 self.pair();
             }
-            (Some("session/prompt"), Some(id)) if self.ready && frame["params"]["sessionId"] == json!(self.session_id) => {
-                let Some(text) = frame.pointer("/params/prompt/0/text").and_then(Value::as_str) else { return };
+            (Some("session/prompt"), Some(id))
+                if self.ready && frame["params"]["sessionId"] == json!(self.session_id) =>
+            {
+                let Some(text) = frame.pointer("/params/prompt/0/text").and_then(Value::as_str)
+                else {
+                    return;
+                };
                 self.recorded.push_back((id, "session/prompt".into()));
                 self.batches += 1;
                 self.input(Input::Verb(
                     VerbNumber(self.batches),
-                    Verb::Deliver(Delivery { batch: BatchNumber(self.batches), text: text.into(), ..Default::default() }),
+                    Verb::Deliver(Delivery {
+                        batch: BatchNumber(self.batches),
+                        text: text.into(),
+                        ..Default::default()
+                    }),
                 ));
             }
-            (Some("session/cancel"), _) if self.ready => self.input(Input::Verb(VerbNumber(1000), Verb::Interrupt)),
+            (Some("session/cancel"), _) if self.ready => {
+                self.input(Input::Verb(VerbNumber(1000), Verb::Interrupt))
+            }
             (None, Some(id)) => self.decided(id, frame),
             _ => {}
         }
@@ -210,21 +249,35 @@ impl Replay {
         let Some(approval) = self.approvals.front().cloned() else { return };
         let option = frame.pointer("/result/outcome/optionId").and_then(Value::as_str);
         let kinds = self.options.get(&id).cloned().unwrap_or_default();
-        let kind = option.and_then(|option| kinds.into_iter().find(|(offered, _)| offered == option)).map(|(_, kind)| kind);
+        let kind = option
+            .and_then(|option| kinds.into_iter().find(|(offered, _)| offered == option))
+            .map(|(_, kind)| kind);
         let decision = match kind.as_deref() {
             Some("allow_once") => Decision::Approve,
             Some("allow_always") => Decision::ApproveSession,
             _ => Decision::Deny,
         };
-        self.input(Input::Verb(VerbNumber(2000), Verb::Decide { approval, decision, reason: None, answers: None }));
+        self.input(Input::Verb(
+            VerbNumber(2000),
+            Verb::Decide { approval, decision, reason: None, answers: None },
+        ));
     }
 
     /// One recorded line of the agent.
     fn agent(&mut self, frame: &Value) {
         if frame["method"] == json!("session/request_permission") {
-            let options = frame.pointer("/params/options").and_then(Value::as_array).cloned().unwrap_or_default();
-            let text = |option: &Value, field: &str| option[field].as_str().unwrap_or_default().to_string();
-            let options = options.iter().map(|option| (text(option, "optionId"), text(option, "kind"))).collect();
+            let options = frame
+                .pointer("/params/options")
+                .and_then(Value::as_array)
+                .cloned()
+                .unwrap_or_default();
+            let text = |option: &Value, field: &str| {
+                option[field].as_str().unwrap_or_default().to_string()
+            };
+            let options = options
+                .iter()
+                .map(|option| (text(option, "optionId"), text(option, "kind")))
+                .collect();
             self.options.insert(frame["id"].as_u64().unwrap_or_default(), options);
         }
         match frame.get("method").is_none().then(|| frame["id"].as_u64()).flatten() {
@@ -238,17 +291,21 @@ impl Replay {
 fn resume_of(rest: &[Value]) -> Option<Resume> {
     let opens = rest.iter().filter(|line| line["dir"] == "out").find_map(|line| {
         let method = line.pointer("/frame/method")?.as_str()?;
-        ["session/new", "session/load", "session/resume"].contains(&method).then(|| line["frame"].clone())
+        ["session/new", "session/load", "session/resume"]
+            .contains(&method)
+            .then(|| line["frame"].clone())
     })?;
     let session = opens.pointer("/params/sessionId")?.as_str()?.to_string();
     let wants_evidence = opens["method"] == json!("session/load");
-    let trace = MessageFingerprint { header: "Hello there".into(), start: String::new(), is_whole: false };
+    let trace =
+        MessageFingerprint { header: "Hello there".into(), start: String::new(), is_whole: false };
     Some(Resume { session, evidence_for: if wants_evidence { vec![trace] } else { Vec::new() } })
 }
 
 fn replay(path: &Path, bytewise: bool) -> String {
     let text = std::fs::read_to_string(path).expect("a recording");
-    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("a recorded line")).collect();
+    let lines: Vec<Value> =
+        text.lines().map(|line| serde_json::from_str(line).expect("a recorded line")).collect();
     let mut replay = Replay::new(bytewise);
     for (at, line) in lines.iter().enumerate() {
         let tick = Tick(line["t_ms"].as_u64().unwrap_or(0) * 1000);
@@ -269,7 +326,10 @@ fn replay(path: &Path, bytewise: bool) -> String {
 
 fn recordings() -> Vec<PathBuf> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/acp");
-    let mut all: Vec<PathBuf> = std::fs::read_dir(dir).expect("fixtures").map(|entry| entry.expect("entry").path()).collect();
+    let mut all: Vec<PathBuf> = std::fs::read_dir(dir)
+        .expect("fixtures")
+        .map(|entry| entry.expect("entry").path())
+        .collect();
     all.retain(|path| path.extension().is_some_and(|end| end == "jsonl"));
     all.sort();
     all

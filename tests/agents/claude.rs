@@ -1,9 +1,12 @@
-//! A program that behaves in its terminal as Claude Code does, as far as a runner can tell: input box, registry file, hooks,
-//! transcript that is written a tenth of a second late, messaging socket, dialogs. Its transcript is what its "model" saw.
+//! A program that behaves in its terminal as Claude Code does, as far as a runner can tell: input
+//! box, registry file, hooks, transcript that is written a tenth of a second late, messaging
+//! socket, dialogs. Its transcript is what its "model" saw.
 //!
-//! Words in a prompt: `SLOW` (0.6 s), `HANG` (until Escape or the end, once), `PERM` (asks for a permission), else at once.
-//! FAKE_SOCKET: `refuse`, `hold`, `deny`, `drop`, `missing`. FAKE_SEED: the same luck again, for each start another. FAKE_HOOKS: `lossy` (a seeded share of the hooks is lost, late or doubled).
-//! FAKE_DIALOG: `trust` (a dialog at the start). FAKE_STATE: folder for what it remembers and logs.
+//! Words in a prompt: `SLOW` (0.6 s), `HANG` (until Escape or the end, once), `PERM` (asks for a
+//! permission), else at once. FAKE_SOCKET: `refuse`, `hold`, `deny`, `drop`, `missing`. FAKE_SEED:
+//! the same luck again, for each start another. FAKE_HOOKS: `lossy` (a seeded share of the hooks is
+//! lost, late or doubled). FAKE_DIALOG: `trust` (a dialog at the start). FAKE_STATE: folder for
+//! what it remembers and logs.
 
 use std::collections::VecDeque;
 use std::io::{Read, Write};
@@ -64,7 +67,8 @@ impl Fake {
     }
 
     fn log(&self, line: &str) {
-        let file = std::fs::File::options().append(true).create(true).open(self.state.join("seen.log"));
+        let file =
+            std::fs::File::options().append(true).create(true).open(self.state.join("seen.log"));
         let _ = file.and_then(|mut file| writeln!(file, "{}", line.replace('\n', "\\n")));
     }
 
@@ -104,8 +108,12 @@ impl Fake {
         if !self.prompt_id.is_empty() {
             payload["prompt_id"] = json!(self.prompt_id);
         }
-        payload.as_object_mut().expect("object").extend(more.as_object().cloned().unwrap_or_default());
-        let log = std::fs::File::options().append(true).create(true).open(self.state.join("hooks.log"));
+        payload
+            .as_object_mut()
+            .expect("object")
+            .extend(more.as_object().cloned().unwrap_or_default());
+        let log =
+            std::fs::File::options().append(true).create(true).open(self.state.join("hooks.log"));
         let _ = log.and_then(|mut file| writeln!(file, "{payload}"));
         let lossy = env("FAKE_HOOKS") == "lossy" && event != "PermissionRequest";
         let luck = if lossy { self.rng.below(10) } else { 9 };
@@ -118,9 +126,12 @@ impl Fake {
         let mut last = None;
         for _ in 0..copies {
             for plugin in self.plugins.clone() {
-                let hooks = std::fs::read_to_string(plugin.join("hooks/hooks.json")).unwrap_or_default();
+                let hooks =
+                    std::fs::read_to_string(plugin.join("hooks/hooks.json")).unwrap_or_default();
                 let hooks: Value = serde_json::from_str(&hooks).unwrap_or_default();
-                let Some(command) = hooks["hooks"][event][0]["hooks"][0]["command"].as_str() else { continue };
+                let Some(command) = hooks["hooks"][event][0]["hooks"][0]["command"].as_str() else {
+                    continue;
+                };
                 let mut shell = Command::new("/bin/sh");
                 shell.arg("-c").arg(format!("{delay}{command}")).env("CLAUDE_PLUGIN_ROOT", &plugin);
                 shell.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
@@ -142,12 +153,19 @@ impl Fake {
         let rule = "─".repeat(RULE);
         let mut text = String::from("\u{1b}[2J\u{1b}[H");
         for line in self.seen.iter().rev().take(10).rev() {
-            text.push_str(&format!("❯ {}\r\n", line.lines().next().unwrap_or_default().chars().take(100).collect::<String>()));
+            text.push_str(&format!(
+                "❯ {}\r\n",
+                line.lines().next().unwrap_or_default().chars().take(100).collect::<String>()
+            ));
         }
         if let Some(dialog) = self.dialog {
             let words = match dialog {
-                "trust" => " Quick safety check\r\n ❯ No, exit\r\n   Yes, I trust this folder\r\n Enter to confirm · Esc to cancel",
-                _ => " Bash command\r\n Do you want to proceed?\r\n ❯ 1. Yes\r\n   4. No\r\n Esc to cancel · Tab to amend",
+                "trust" => {
+                    " Quick safety check\r\n ❯ No, exit\r\n   Yes, I trust this folder\r\n Enter to confirm · Esc to cancel"
+                }
+                _ => {
+                    " Bash command\r\n Do you want to proceed?\r\n ❯ 1. Yes\r\n   4. No\r\n Esc to cancel · Tab to amend"
+                }
             };
             text.push_str(&format!("{rule}\r\n{words}\r\n"));
         } else {
@@ -158,10 +176,19 @@ impl Fake {
                 text.push_str("   · draft stashed\r\n");
             }
             let lines: Vec<&str> = self.draft.lines().collect();
-            let shown =
-                if lines.len() > 3 || self.draft.len() > 800 { "[Pasted text #1 +9 lines]".to_string() } else { lines.join("\r\n  ") };
-            let busy = if self.turn.is_some() && self.draft.is_empty() { " · esc to interrupt" } else { "" };
-            text.push_str(&format!("{rule}\r\n❯\u{a0}{shown}\r\n{rule}\r\n  ⏸ manual mode on{busy}\r\n"));
+            let shown = if lines.len() > 3 || self.draft.len() > 800 {
+                "[Pasted text #1 +9 lines]".to_string()
+            } else {
+                lines.join("\r\n  ")
+            };
+            let busy = if self.turn.is_some() && self.draft.is_empty() {
+                " · esc to interrupt"
+            } else {
+                ""
+            };
+            text.push_str(&format!(
+                "{rule}\r\n❯\u{a0}{shown}\r\n{rule}\r\n  ⏸ manual mode on{busy}\r\n"
+            ));
         }
         let mut out = std::io::stdout().lock();
         let _ = out.write_all(text.as_bytes());
@@ -174,8 +201,11 @@ impl Fake {
         let mut rest = bytes;
         while !rest.is_empty() {
             if let Some(after) = rest.strip_prefix(b"\x1b[200~") {
-                let end = after.windows(6).position(|six| six == b"\x1b[201~").unwrap_or(after.len());
-                let text = String::from_utf8_lossy(&after[..end]).replace('\r', "\n").replace('\t', "    ");
+                let end =
+                    after.windows(6).position(|six| six == b"\x1b[201~").unwrap_or(after.len());
+                let text = String::from_utf8_lossy(&after[..end])
+                    .replace('\r', "\n")
+                    .replace('\t', "    ");
                 if self.dialog.is_none() {
                     self.draft.push_str(&text);
                 }
@@ -188,7 +218,9 @@ impl Fake {
                 '\r' => self.enter(),
                 '\u{1b}' => self.escape(),
                 '\u{15}' => self.draft.clear(),
-                '\u{13}' if self.draft.is_empty() => self.draft = self.stash.take().unwrap_or_default(),
+                '\u{13}' if self.draft.is_empty() => {
+                    self.draft = self.stash.take().unwrap_or_default()
+                }
                 '\u{13}' => self.stash = Some(std::mem::take(&mut self.draft)),
                 key if !key.is_control() && self.dialog.is_none() => self.draft.push(key),
                 _ => {}
@@ -222,7 +254,9 @@ impl Fake {
             word if word.starts_with(['/', '!', '@']) => self.log(&format!("COMMAND {word}")),
             _ if self.turn.is_some() => {
                 self.hook("UserPromptSubmit", json!({"prompt": wrapped}), false);
-                self.write(json!({"type": "queue-operation", "operation": "enqueue", "content": wrapped}));
+                self.write(
+                    json!({"type": "queue-operation", "operation": "enqueue", "content": wrapped}),
+                );
                 self.queue.push_back((wrapped, None));
             }
             _ => self.begin(wrapped, None, true),
@@ -243,7 +277,9 @@ impl Fake {
         self.registry("busy");
         self.prompt_id = self.uuid();
         let content = match &from {
-            Some(_) => format!("Another Claude session sent a message:\n{text}\n\nThis came from another Claude session"),
+            Some(_) => format!(
+                "Another Claude session sent a message:\n{text}\n\nThis came from another Claude session"
+            ),
             None => text.clone(),
         };
         if hook {
@@ -275,7 +311,10 @@ impl Fake {
                 true,
             );
         } else if !hangs {
-            turn.until = Some(Instant::now() + Duration::from_millis(if text.contains("SLOW") { 600 } else { 40 }));
+            turn.until = Some(
+                Instant::now()
+                    + Duration::from_millis(if text.contains("SLOW") { 600 } else { 40 }),
+            );
         }
         self.turn = Some(turn);
     }
@@ -291,8 +330,12 @@ impl Fake {
 
     fn end(&mut self) {
         let Some(turn) = self.turn.take() else { return };
-        let last =
-            turn.prompt.lines().rfind(|line| !line.trim().is_empty() && !line.starts_with("</pasted")).unwrap_or_default().to_string();
+        let last = turn
+            .prompt
+            .lines()
+            .rfind(|line| !line.trim().is_empty() && !line.starts_with("</pasted"))
+            .unwrap_or_default()
+            .to_string();
         let said = format!("Heard: {last}");
         let uuid = self.uuid();
         self.write(
@@ -354,7 +397,8 @@ impl Fake {
                 "hold" if !self.state.join("held").exists() => {
                     let _ = std::fs::write(self.state.join("held"), "");
                     refuse("held", "");
-                    self.held = Some((Instant::now() + Duration::from_millis(300), content, line.clone()));
+                    self.held =
+                        Some((Instant::now() + Duration::from_millis(300), content, line.clone()));
                 }
                 "drop" if !self.state.join("dropped").exists() => {
                     let _ = std::fs::write(self.state.join("dropped"), "");
@@ -370,9 +414,13 @@ impl Fake {
     }
 
     fn turn_step(&mut self) {
-        let due = self.turn.as_ref().and_then(|turn| turn.until).is_some_and(|at| at <= Instant::now());
-        let answered =
-            self.turn.as_mut().and_then(|turn| turn.hook.as_mut()).is_some_and(|hook| hook.try_wait().is_ok_and(|status| status.is_some()));
+        let due =
+            self.turn.as_ref().and_then(|turn| turn.until).is_some_and(|at| at <= Instant::now());
+        let answered = self
+            .turn
+            .as_mut()
+            .and_then(|turn| turn.hook.as_mut())
+            .is_some_and(|hook| hook.try_wait().is_ok_and(|status| status.is_some()));
         if answered {
             let hook = self.turn.as_mut().and_then(|turn| turn.hook.take());
             let mut said = String::new();
@@ -390,31 +438,45 @@ impl Fake {
 
     fn deadline(&self) -> Option<Duration> {
         let turn = self.turn.as_ref();
-        let hook = turn.filter(|turn| turn.hook.is_some()).map(|_| Instant::now() + Duration::from_millis(20));
-        let next =
-            [self.held.as_ref().map(|(at, ..)| *at), self.flush_at, turn.and_then(|turn| turn.until), hook].into_iter().flatten().min();
+        let hook = turn
+            .filter(|turn| turn.hook.is_some())
+            .map(|_| Instant::now() + Duration::from_millis(20));
+        let next = [
+            self.held.as_ref().map(|(at, ..)| *at),
+            self.flush_at,
+            turn.and_then(|turn| turn.until),
+            hook,
+        ]
+        .into_iter()
+        .flatten()
+        .min();
         next.map(|at| at.saturating_duration_since(Instant::now()))
     }
 }
 
 /// Tells the sender of a line what became of it.
 fn receipt(line: &Value, status: &str, reason: &str) {
-    let receipt =
-        json!({"type": "control", "action": "peer_message_status", "status": status, "drop_reason": reason, "orig_msg_id": line["msg_id"]});
+    let receipt = json!({"type": "control", "action": "peer_message_status", "status": status, "drop_reason": reason, "orig_msg_id": line["msg_id"]});
     let from = line["from"].as_str().unwrap_or_default().trim_start_matches("uds:").to_string();
     let _ = UnixStream::connect(from).and_then(|mut socket| writeln!(socket, "{receipt}"));
 }
 
 /// Now, in the program's spelling.
 fn stamp() -> String {
-    let output = Command::new("date").args(["-u", "+%Y-%m-%dT%H:%M:%S.%3NZ"]).output().expect("date");
+    let output =
+        Command::new("date").args(["-u", "+%Y-%m-%dT%H:%M:%S.%3NZ"]).output().expect("date");
     String::from_utf8_lossy(&output.stdout).trim().to_string()
 }
 
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let values = |name: &str| {
-        words.iter().zip(words.iter().skip(1)).filter(|(word, _)| *word == name).map(|(_, value)| value.clone()).collect::<Vec<_>>()
+        words
+            .iter()
+            .zip(words.iter().skip(1))
+            .filter(|(word, _)| *word == name)
+            .map(|(_, value)| value.clone())
+            .collect::<Vec<_>>()
     };
     let value = |name: &str| values(name).pop();
     let config = PathBuf::from(env("CLAUDE_CONFIG_DIR"));
@@ -422,18 +484,23 @@ fn main() {
     std::fs::create_dir_all(&state).expect("state");
     let session = value("--resume").or_else(|| value("--session-id")).expect("a session");
     let missing = env("FAKE_SOCKET") == "missing";
-    let socket = value("--messaging-socket-path").filter(|_| !missing).map(PathBuf::from).and_then(|path| {
-        let _ = std::fs::remove_file(&path);
-        let listener = UnixListener::bind(&path).ok()?;
-        listener.set_nonblocking(true).ok()?;
-        Some((path, listener))
-    });
+    let socket =
+        value("--messaging-socket-path").filter(|_| !missing).map(PathBuf::from).and_then(|path| {
+            let _ = std::fs::remove_file(&path);
+            let listener = UnixListener::bind(&path).ok()?;
+            listener.set_nonblocking(true).ok()?;
+            Some((path, listener))
+        });
     let stdin = std::io::stdin();
     if let Ok(mut terminal) = tcgetattr(&stdin) {
         terminal.make_raw();
         let _ = tcsetattr(&stdin, OptionalActions::Now, &terminal);
     }
-    let starts = std::fs::read_to_string(state.join("starts")).ok().and_then(|text| text.parse::<u64>().ok()).unwrap_or(0) + 1;
+    let starts = std::fs::read_to_string(state.join("starts"))
+        .ok()
+        .and_then(|text| text.parse::<u64>().ok())
+        .unwrap_or(0)
+        + 1;
     let _ = std::fs::write(state.join("starts"), starts.to_string());
     let seed = match env("FAKE_SEED").parse::<u64>() {
         Ok(seed) => seed.wrapping_mul(1000).wrapping_add(starts),
@@ -469,7 +536,9 @@ fn main() {
         let wait = fake.deadline();
         let (typed, mailed) = {
             let mut fds = vec![PollFd::new(&stdin, PollFlags::IN)];
-            fds.extend(fake.socket.as_ref().map(|(_, listener)| PollFd::new(listener, PollFlags::IN)));
+            fds.extend(
+                fake.socket.as_ref().map(|(_, listener)| PollFd::new(listener, PollFlags::IN)),
+            );
             os::wait(&mut fds, wait);
             (os::is_ready(&fds[0]), fds.get(1).is_some_and(os::is_ready))
         };

@@ -20,9 +20,13 @@ const MESSAGES: usize = 60;
 /// Bytes of the transcript, and of one line.
 const TRANSCRIPT: (usize, usize) = (500 << 20, 1 << 20);
 
-/// send → the model server sees the prompt, beside what the program itself needs for a prompt that is typed.
+/// send → the model server sees the prompt, beside what the program itself needs for a prompt that
+/// is typed.
 pub fn prompt() {
-    let Some(dir) = std::env::var_os("INTEROP_DIR").map(PathBuf::from).filter(|dir| dir.join("bin/claude").exists()) else {
+    let Some(dir) = std::env::var_os("INTEROP_DIR")
+        .map(PathBuf::from)
+        .filter(|dir| dir.join("bin/claude").exists())
+    else {
         return row(
             "send → the model sees the prompt (Claude)",
             "–",
@@ -38,7 +42,11 @@ pub fn prompt() {
         std::fs::create_dir_all(folder.0.join("providers")).expect("folder");
         let env = json!({"ANTHROPIC_BASE_URL": format!("http://127.0.0.1:{}", model.port), "ANTHROPIC_API_KEY": "sk-fake-0123456789abcdef0123",
             "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1", "DISABLE_TELEMETRY": "1"});
-        std::fs::write(folder.0.join("providers/claude.json"), json!({"env": env, "isolated": true}).to_string()).expect("config");
+        std::fs::write(
+            folder.0.join("providers/claude.json"),
+            json!({"env": env, "isolated": true}).to_string(),
+        )
+        .expect("config");
         let path = format!("{}:/usr/bin:/bin", dir.join("bin").display());
         let start = |words: &[&str]| {
             let mut command = command(&folder.0);
@@ -46,13 +54,23 @@ pub fn prompt() {
             Running(command.spawn().expect("starts"))
         };
         let _hub = start(&["hub", "--port", "0"]);
-        wait_until(Duration::from_secs(20), || folder.0.join("hub/hub.json").exists() && folder.0.join("config.json").exists());
-        let _runner = start(&["run", "claude", "--headless", "--agent-id", "a", "--transport", transport]);
+        wait_until(Duration::from_secs(20), || {
+            folder.0.join("hub/hub.json").exists() && folder.0.join("config.json").exists()
+        });
+        let _runner =
+            start(&["run", "claude", "--headless", "--agent-id", "a", "--transport", transport]);
         let run = |words: &[&str]| {
-            let output = command(&folder.0).args(words).stdout(std::process::Stdio::piped()).output().expect("runs");
+            let output = command(&folder.0)
+                .args(words)
+                .stdout(std::process::Stdio::piped())
+                .output()
+                .expect("runs");
             String::from_utf8_lossy(&output.stdout).into_owned()
         };
-        let idle = || serde_json::from_str::<Value>(&run(&["status", "a", "--json"])).is_ok_and(|status| status["status"] == "idle");
+        let idle = || {
+            serde_json::from_str::<Value>(&run(&["status", "a", "--json"]))
+                .is_ok_and(|status| status["status"] == "idle")
+        };
         wait_until(Duration::from_secs(60), idle);
         let mut times = Vec::new();
         for n in 0..MESSAGES {
@@ -67,7 +85,11 @@ pub fn prompt() {
             wait_until(Duration::from_secs(30), idle);
         }
         let (p50, p99) = (percentile(&mut times, 0.5), percentile(&mut times, 0.99));
-        row(&format!("send → Claude's model sees the prompt, {transport}: p50 (p99)"), "–", format!("{} ({})", ms(p50), ms(p99)));
+        row(
+            &format!("send → Claude's model sees the prompt, {transport}: p50 (p99)"),
+            "–",
+            format!("{} ({})", ms(p50), ms(p99)),
+        );
         run(&["command", "a", "kill"]);
     }
 }
@@ -95,7 +117,9 @@ pub fn follow() {
     for _ in 0..TRANSCRIPT.0 / (head.len() + pieces * PIECE.len() + tail.len() + answer.len()) {
         file.write_all(head.as_bytes()).expect("writes");
         (0..pieces).for_each(|_| file.write_all(&PIECE).expect("writes"));
-        file.write_all(tail.as_bytes()).and_then(|()| file.write_all(answer.as_bytes())).expect("writes");
+        file.write_all(tail.as_bytes())
+            .and_then(|()| file.write_all(answer.as_bytes()))
+            .expect("writes");
     }
     file.flush().expect("writes");
     drop(file);
@@ -107,11 +131,26 @@ pub fn follow() {
         capture_full: false,
     };
     let path = path.to_string_lossy().into_owned();
-    let start = Start { resumes: true, transcript: Some(path.clone()), terminal: true, ..Default::default() };
+    let start = Start {
+        resumes: true,
+        transcript: Some(path.clone()),
+        terminal: true,
+        ..Default::default()
+    };
     let mut session = TuiSession::new(settings, start);
     let now = Now { tick: Tick(1), wall: Wall(1) };
-    let evidence_for = vec![MessageFingerprint { header: "[relay message #5 from user]".into(), start: "x".into(), is_whole: false }];
-    session.handle(now, Input::Verb(VerbNumber(1), Verb::Open { resume: Some(Resume { session: "s".into(), evidence_for }) }));
+    let evidence_for = vec![MessageFingerprint {
+        header: "[relay message #5 from user]".into(),
+        start: "x".into(),
+        is_whole: false,
+    }];
+    session.handle(
+        now,
+        Input::Verb(
+            VerbNumber(1),
+            Verb::Open { resume: Some(Resume { session: "s".into(), evidence_for }) },
+        ),
+    );
     let mut watcher = FileWatcher::new();
     watcher.follow(&path, true);
     let memory = || {

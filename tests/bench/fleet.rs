@@ -1,4 +1,5 @@
-//! The hub under a whole machine's agents: thin protocol clients in one thread, so that what is measured is the hub.
+//! The hub under a whole machine's agents: thin protocol clients in one thread, so that what is
+//! measured is the hub.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{ErrorKind, Read, Write};
@@ -30,7 +31,12 @@ pub struct Hub {
 
 impl Hub {
     pub fn new(name: &str) -> Hub {
-        let mut hub = Hub { folder: Folder::new(name), running: None, address: String::new(), token: String::new() };
+        let mut hub = Hub {
+            folder: Folder::new(name),
+            running: None,
+            address: String::new(),
+            token: String::new(),
+        };
         hub.start();
         hub
     }
@@ -41,11 +47,20 @@ impl Hub {
 
     /// Starts it and waits for the first answer; how long that took.
     pub fn start(&mut self) -> Duration {
-        let port = self.address.rsplit(':').next().filter(|port| !port.is_empty()).unwrap_or("0").to_string();
+        let port = self
+            .address
+            .rsplit(':')
+            .next()
+            .filter(|port| !port.is_empty())
+            .unwrap_or("0")
+            .to_string();
         let begin = Instant::now();
-        self.running = Some(Running(command(&self.folder.0).args(["hub", "--port", &port]).spawn().expect("starts")));
+        self.running = Some(Running(
+            command(&self.folder.0).args(["hub", "--port", &port]).spawn().expect("starts"),
+        ));
         loop {
-            let text = std::fs::read_to_string(self.folder.0.join("config.json")).unwrap_or_default();
+            let text =
+                std::fs::read_to_string(self.folder.0.join("config.json")).unwrap_or_default();
             let config: Value = serde_json::from_str(&text).unwrap_or_default();
             let url = config["relayUrl"].as_str().unwrap_or_default();
             self.address = url.trim_start_matches("http://").to_string();
@@ -79,15 +94,19 @@ impl Hub {
 
     /// Resident memory, MB, and processor time since its start.
     fn costs(&self) -> (f64, Duration) {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap_or_default();
+        let status =
+            std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap_or_default();
         let kb: f64 = status
             .lines()
             .find_map(|line| line.strip_prefix("VmRSS:"))
             .and_then(|text| text.trim().trim_end_matches(" kB").parse().ok())
             .unwrap_or(0.0);
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap_or_default();
-        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-        let ticks: u64 = fields[11].parse::<u64>().unwrap_or(0) + fields[12].parse::<u64>().unwrap_or(0);
+        let stat =
+            std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap_or_default();
+        let fields: Vec<&str> =
+            stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+        let ticks: u64 =
+            fields[11].parse::<u64>().unwrap_or(0) + fields[12].parse::<u64>().unwrap_or(0);
         (kb / 1024.0, Duration::from_millis(ticks * 10))
     }
 }
@@ -109,21 +128,31 @@ impl Client {
 
     pub fn ask(&mut self, method: &str, path: &str, body: Option<&Value>) -> Option<Value> {
         let body = body.map(Value::to_string).unwrap_or_default();
-        let head = format!("{method} {path} HTTP/1.1\r\nX-Agent-Relay-Token: {}\r\nContent-Length: {}\r\n\r\n", self.token, body.len());
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nX-Agent-Relay-Token: {}\r\nContent-Length: {}\r\n\r\n",
+            self.token,
+            body.len()
+        );
         self.socket.write_all((head + &body).as_bytes()).ok()?;
         self.buffer.clear();
         let mut piece = [0u8; 65536];
         loop {
             let size = self.socket.read(&mut piece).ok().filter(|size| *size > 0)?;
             self.buffer.extend_from_slice(&piece[..size]);
-            let Some(end) = self.buffer.windows(4).position(|four| four == b"\r\n\r\n") else { continue };
+            let Some(end) = self.buffer.windows(4).position(|four| four == b"\r\n\r\n") else {
+                continue;
+            };
             let head = String::from_utf8_lossy(&self.buffer[..end]).into_owned();
-            let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: ")).and_then(|n| n.parse::<usize>().ok());
+            let length = head
+                .lines()
+                .find_map(|line| line.strip_prefix("Content-Length: "))
+                .and_then(|n| n.parse::<usize>().ok());
             if self.buffer.len() < end + 4 + length.unwrap_or(0) {
                 continue;
             }
             let fine = head.starts_with("HTTP/1.1 2");
-            return fine.then(|| serde_json::from_slice(&self.buffer[end + 4..]).unwrap_or(Value::Null));
+            return fine
+                .then(|| serde_json::from_slice(&self.buffer[end + 4..]).unwrap_or(Value::Null));
         }
     }
 }
@@ -204,7 +233,8 @@ fn connect(address: &str, token: &str) -> Option<TcpStream> {
     Some(socket)
 }
 
-/// Connects, registers, acknowledges, answers pings, sends heartbeats, and comes back by the protocol's backoff.
+/// Connects, registers, acknowledges, answers pings, sends heartbeats, and comes back by the
+/// protocol's backoff.
 fn drive(address: &str, token: &str, seen: &Seen) {
     let epoll: OwnedFd = epoll::create(epoll::CreateFlags::CLOEXEC).expect("epoll");
     let mut agents: Vec<Option<Thin>> = (0..AGENTS).map(|_| None).collect();
@@ -218,7 +248,12 @@ fn drive(address: &str, token: &str, seen: &Seen) {
             if agents[number].is_none() && again[number].0 <= now {
                 match connect(address, token) {
                     Some(socket) => {
-                        let _ = epoll::add(&epoll, &socket, epoll::EventData::new_u64(number as u64), epoll::EventFlags::IN);
+                        let _ = epoll::add(
+                            &epoll,
+                            &socket,
+                            epoll::EventData::new_u64(number as u64),
+                            epoll::EventFlags::IN,
+                        );
                         agents[number] = Some(Thin { socket, buffer: Vec::new(), upgraded: false });
                     }
                     None => again[number] = later(&mut rng, now, again[number].1),
@@ -227,7 +262,8 @@ fn drive(address: &str, token: &str, seen: &Seen) {
         }
         if now >= heartbeat {
             heartbeat = now + Duration::from_secs(30);
-            let text = frame(&json!({"type": "heartbeat", "payload": {"status": "idle"}}).to_string());
+            let text =
+                frame(&json!({"type": "heartbeat", "payload": {"status": "idle"}}).to_string());
             agents.iter_mut().flatten().for_each(|agent| drop(agent.socket.write_all(&text)));
         }
         events.clear();
@@ -265,7 +301,9 @@ fn read(agent: &mut Thin, number: usize, seen: &Seen) -> bool {
         }
     }
     if !agent.upgraded {
-        let Some(end) = agent.buffer.windows(4).position(|four| four == b"\r\n\r\n") else { return true };
+        let Some(end) = agent.buffer.windows(4).position(|four| four == b"\r\n\r\n") else {
+            return true;
+        };
         agent.buffer.drain(..end + 4);
         agent.upgraded = true;
         let id = format!("agent-{number}");
@@ -294,13 +332,18 @@ fn head_of(bytes: &[u8]) -> Option<(u8, usize, usize)> {
     let code = bytes.first()? & 15;
     Some(match *bytes.get(1)? {
         126 => (code, 4, usize::from(*bytes.get(2)?) << 8 | usize::from(*bytes.get(3)?)),
-        127 => (code, 10, bytes.get(2..10)?.iter().fold(0, |sum, byte| sum << 8 | usize::from(*byte))),
+        127 => {
+            (code, 10, bytes.get(2..10)?.iter().fold(0, |sum, byte| sum << 8 | usize::from(*byte)))
+        }
         size => (code, 2, usize::from(size)),
     })
 }
 
 fn heard(text: &str, seen: &Seen, out: &mut Vec<u8>) {
-    let field = |name: &str, end: char| text.split_once(name).map(|(_, rest)| rest.split(end).next().unwrap_or_default().to_string());
+    let field = |name: &str, end: char| {
+        text.split_once(name)
+            .map(|(_, rest)| rest.split(end).next().unwrap_or_default().to_string())
+    };
     if text.contains("\"type\":\"registered\"") {
         seen.registered.fetch_add(1, Ordering::Relaxed);
         return;
@@ -317,12 +360,21 @@ fn heard(text: &str, seen: &Seen, out: &mut Vec<u8>) {
         return;
     }
     *seen.messages.lock().expect("whole").entry(id).or_default() += 1;
-    let frame_id = value["id"].as_str().map(str::to_string).or_else(|| field("\"id\":\"", '"')).unwrap_or_default();
+    let frame_id = value["id"]
+        .as_str()
+        .map(str::to_string)
+        .or_else(|| field("\"id\":\"", '"'))
+        .unwrap_or_default();
     out.extend(frame(&json!({"type": "ack", "payload": {"frameId": frame_id}}).to_string()));
 }
 
 /// Sends at a rate from several connections; ids with the moment of sending.
-fn send(hub: &Hub, per_second: u64, seconds: u64, connections: u64) -> Vec<(u64, Instant, Duration)> {
+fn send(
+    hub: &Hub,
+    per_second: u64,
+    seconds: u64,
+    connections: u64,
+) -> Vec<(u64, Instant, Duration)> {
     let threads: Vec<_> = (0..connections)
         .map(|number| {
             let mut client = Client::connect(hub).expect("connects");
@@ -366,15 +418,26 @@ pub fn fleet() {
     std::thread::sleep(Duration::from_secs(60));
     let (rss, after) = hub.costs();
     let share = (after - before).as_secs_f64() / 60.0 * 100.0;
-    row("hub, 1,000 connected agents, idle: RSS; CPU of a core over 60 s", "≤ 150 MB; ≤ 2 %", format!("{rss:.1} MB; {share:.2} %"));
+    row(
+        "hub, 1,000 connected agents, idle: RSS; CPU of a core over 60 s",
+        "≤ 150 MB; ≤ 2 %",
+        format!("{rss:.1} MB; {share:.2} %"),
+    );
 
     fleet.seen.clock.store(true, Ordering::Relaxed);
     let sent = send(&hub, 200, 10, 4);
     wait_acknowledged(&hub);
     let times = std::mem::take(&mut *fleet.seen.times.lock().expect("whole"));
-    let mut frames: Vec<Duration> = sent.iter().filter_map(|(id, at, _)| Some(times.get(id)?.saturating_duration_since(*at))).collect();
+    let mut frames: Vec<Duration> = sent
+        .iter()
+        .filter_map(|(id, at, _)| Some(times.get(id)?.saturating_duration_since(*at)))
+        .collect();
     let (p50, p99) = (percentile(&mut frames, 0.5), percentile(&mut frames, 0.99));
-    row("… 200 messages/s: send → frame, p50 (p99)", "p99 ≤ 20 ms", format!("{} ({})", us(p50), ms(p99)));
+    row(
+        "… 200 messages/s: send → frame, p50 (p99)",
+        "p99 ≤ 20 ms",
+        format!("{} ({})", us(p50), ms(p99)),
+    );
     fleet.seen.clock.store(false, Ordering::Relaxed);
 
     let (rss_before, cpu_before) = hub.costs();
@@ -424,7 +487,12 @@ pub fn fleet() {
     row(
         "… hub killed and started anew under them: all registered, all acknowledged",
         "≤ 10 s, nothing lost",
-        format!("{:.2} s, {:.2} s; {lost} of {} lost", registered.as_secs_f64(), settled.as_secs_f64(), kept.len()),
+        format!(
+            "{:.2} s, {:.2} s; {lost} of {} lost",
+            registered.as_secs_f64(),
+            settled.as_secs_f64(),
+            kept.len()
+        ),
     );
 }
 
@@ -451,10 +519,20 @@ pub fn history() {
                     created_at: super::now_ms(),
                     ..Default::default()
                 };
-                ops.push(HubOp::MessagePut { message, recipients: vec![to.clone()], key: Some(format!("k{id}")), sees_all: true });
+                ops.push(HubOp::MessagePut {
+                    message,
+                    recipients: vec![to.clone()],
+                    key: Some(format!("k{id}")),
+                    sees_all: true,
+                });
                 // One of ten still waits.
                 if !block.is_multiple_of(10) {
-                    ops.push(HubOp::Read { message: id, recipient: to, at: 1, reason: Some("bench".into()) });
+                    ops.push(HubOp::Read {
+                        message: id,
+                        recipient: to,
+                        at: 1,
+                        reason: Some("bench".into()),
+                    });
                 }
             }
             store.commit(&[(block, ops)]).expect("commits");
@@ -466,19 +544,31 @@ pub fn history() {
             hub.start()
         })
         .collect();
-    row("hub with 1,000,000 messages (100,000 waiting): start to first answer, p50", "≤ 1 s", ms(percentile(&mut starts, 0.5)));
+    row(
+        "hub with 1,000,000 messages (100,000 waiting): start to first answer, p50",
+        "≤ 1 s",
+        ms(percentile(&mut starts, 0.5)),
+    );
     let mut client = Client::connect(&hub).expect("connects");
     let mut polls: Vec<Duration> = (0..1000)
         .map(|turn| {
             let begin = Instant::now();
             let path = format!("/api/messages?for=agent-{}&unread=true&limit=100", turn % agents);
             let answer = client.ask("GET", &path, None).expect("an answer");
-            assert_eq!(answer["messages"].as_array().map(Vec::len), Some(100), "a hundred wait for each");
+            assert_eq!(
+                answer["messages"].as_array().map(Vec::len),
+                Some(100),
+                "a hundred wait for each"
+            );
             begin.elapsed()
         })
         .collect();
     let (p50, p99) = (percentile(&mut polls, 0.5), percentile(&mut polls, 0.99));
-    row("… unread poll of 100 messages, p50 (p99)", "p99 ≤ 5 ms", format!("{} ({})", us(p50), ms(p99)));
+    row(
+        "… unread poll of 100 messages, p50 (p99)",
+        "p99 ≤ 5 ms",
+        format!("{} ({})", us(p50), ms(p99)),
+    );
     let (rss, _) = hub.costs();
     let old = latency(&hub);
     let ratio = old.as_secs_f64() / fresh.as_secs_f64();
@@ -494,7 +584,9 @@ fn latency(hub: &Hub) -> Duration {
     let mut times: Vec<Duration> = (0..500)
         .map(|_| {
             let begin = Instant::now();
-            client.ask("POST", "/api/messages", Some(&json!({"to": "user", "body": "x".repeat(200)}))).expect("stored");
+            client
+                .ask("POST", "/api/messages", Some(&json!({"to": "user", "body": "x".repeat(200)})))
+                .expect("stored");
             begin.elapsed()
         })
         .collect();

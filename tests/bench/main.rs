@@ -1,7 +1,8 @@
-//! The figures of the README, measured side by side in one run: `make bench`. A benchmark, never a timed test.
+//! The figures of the README, measured side by side in one run: `make bench`. A benchmark, never a
+//! timed test.
 //!
-//! `figures start idle` runs only the rows named. The release binary must be built before. `OLD_BIN` names an older release binary, which
-//! is measured right beside it, group by group.
+//! `figures start idle` runs only the rows named. The release binary must be built before.
+//! `OLD_BIN` names an older release binary, which is measured right beside it, group by group.
 
 mod claude;
 mod fleet;
@@ -37,17 +38,24 @@ fn main() {
     if let Ok(path) = std::env::var("BENCH_PROVIDER") {
         return provider(Path::new(&path));
     }
-    let wanted: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
+    let wanted: Vec<String> =
+        std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
     for path in [Some(&*BIN), OLD_BIN.as_ref()].into_iter().flatten() {
-        assert!(Path::new(path).exists(), "{path} is not there; `make build` builds the release binary");
+        assert!(
+            Path::new(path).exists(),
+            "{path} is not there; `make build` builds the release binary"
+        );
     }
     println!("{}", machine());
     let commit = commit_time();
     match &*OLD_BIN {
         None => println!("| figure | goal | here |\n| --- | --- | --- |"),
-        Some(_) => println!("| figure | goal | here | older | here : older |\n| --- | --- | --- | --- | --- |"),
+        Some(_) => println!(
+            "| figure | goal | here | older | here : older |\n| --- | --- | --- | --- | --- |"
+        ),
     }
-    // What runs our own code in this process, or writes the store that the hub then opens, has no older side.
+    // What runs our own code in this process, or writes the store that the hub then opens, has no
+    // older side.
     let groups: &[(&str, bool, &dyn Fn())] = &[
         ("start", true, &start),
         ("latency", true, &|| latency(commit)),
@@ -61,14 +69,21 @@ fn main() {
         ("fleet", true, &fleet::fleet),
         ("history", false, &fleet::history),
     ];
-    for (name, has_older, run) in groups.iter().filter(|(name, ..)| wanted.is_empty() || wanted.iter().any(|word| word == name)) {
+    for (name, has_older, run) in groups
+        .iter()
+        .filter(|(name, ..)| wanted.is_empty() || wanted.iter().any(|word| word == name))
+    {
         measure(*has_older, *run, name);
     }
 }
 
 fn machine() -> String {
     let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = info.lines().find_map(|line| line.strip_prefix("model name\t: ")).unwrap_or("unknown processor").to_string();
+    let model = info
+        .lines()
+        .find_map(|line| line.strip_prefix("model name\t: "))
+        .unwrap_or("unknown processor")
+        .to_string();
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let size = std::fs::metadata(&*BIN).map(|meta| meta.len()).unwrap_or(0) as f64 / 1e6;
@@ -82,7 +97,8 @@ impl Folder {
         // What an older binary finds must not be a newer one's.
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let dir = std::env::temp_dir().join(format!("agent-relay-bench-{}-{count}-{name}", std::process::id()));
+        let dir = std::env::temp_dir()
+            .join(format!("agent-relay-bench-{}-{count}-{name}", std::process::id()));
         std::fs::create_dir_all(&dir).expect("temp dir");
         Folder(dir)
     }
@@ -111,7 +127,11 @@ impl Drop for Running {
 
 fn command(home: &Path) -> Command {
     let mut command = Command::new(bin());
-    command.env_clear().env("PATH", "/usr/bin:/bin").env("HOME", home).env("AGENT_RELAY_HOME", home);
+    command
+        .env_clear()
+        .env("PATH", "/usr/bin:/bin")
+        .env("HOME", home)
+        .env("AGENT_RELAY_HOME", home);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     command
 }
@@ -126,7 +146,9 @@ fn ms(time: Duration) -> String {
 }
 
 fn now_ms() -> i64 {
-    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |since| since.as_millis() as i64)
 }
 
 fn us(time: Duration) -> String {
@@ -171,16 +193,27 @@ fn commit_time() -> Duration {
 
 /// What a runner keeps of a message that came from its relay.
 fn stored(message: Message) -> StoreOp {
-    StoreOp::InboxPut(InboxMessage { at: MessageRef { family: 1, id: message.id, generation: 1 }, message })
+    StoreOp::InboxPut(InboxMessage {
+        at: MessageRef { family: 1, id: message.id, generation: 1 },
+        message,
+    })
 }
 
 fn message(id: u64) -> Message {
-    Message { id: MessageId(id), from: "user".into(), to: "a".into(), kind: "chat".into(), body: "x".repeat(500), ..Default::default() }
+    Message {
+        id: MessageId(id),
+        from: "user".into(),
+        to: "a".into(),
+        kind: "chat".into(),
+        body: "x".repeat(500),
+        ..Default::default()
+    }
 }
 
 // ---- start
 
-/// A stand-in relay: tokens over HTTP, registration over the bus; tells when the register frame came.
+/// A stand-in relay: tokens over HTTP, registration over the bus; tells when the register frame
+/// came.
 fn stand_in(tls: Option<Arc<rustls::ServerConfig>>) -> (u16, crossbeam_channel::Receiver<Instant>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("binds");
     let port = listener.local_addr().expect("bound").port();
@@ -213,19 +246,29 @@ fn serve<S: Read + Write>(mut stream: S, tell: &crossbeam_channel::Sender<Instan
         head.push(byte[0]);
     }
     let text = String::from_utf8_lossy(&head).into_owned();
-    let header = |name: &str| text.lines().find_map(|l| l.to_lowercase().strip_prefix(name).map(|_| l[name.len()..].trim().to_string()));
+    let header = |name: &str| {
+        text.lines().find_map(|l| {
+            l.to_lowercase().strip_prefix(name).map(|_| l[name.len()..].trim().to_string())
+        })
+    };
     if let Some(key) = header("sec-websocket-key:") {
         let accept = tungstenite::handshake::derive_accept_key(key.as_bytes());
         let answer = format!(
             "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n\r\n"
         );
         stream.write_all(answer.as_bytes()).and_then(|_| stream.flush()).expect("answers");
-        let mut socket = tungstenite::WebSocket::from_raw_socket(stream, tungstenite::protocol::Role::Server, None);
+        let mut socket = tungstenite::WebSocket::from_raw_socket(
+            stream,
+            tungstenite::protocol::Role::Server,
+            None,
+        );
         while let Ok(frame) = socket.read() {
             let Frame::Text(text) = frame else { continue };
             if let Ok(ClientFrame::Register { id, .. }) = ClientFrame::parse(&text) {
                 let _ = tell.send(Instant::now());
-                let _ = socket.send(Frame::text(RelayFrame::Registered { id, registered: Registered::default() }.to_text()));
+                let _ = socket.send(Frame::text(
+                    RelayFrame::Registered { id, registered: Registered::default() }.to_text(),
+                ));
             }
         }
         return;
@@ -233,7 +276,11 @@ fn serve<S: Read + Write>(mut stream: S, tell: &crossbeam_channel::Sender<Instan
     let length: usize = header("content-length:").and_then(|n| n.parse().ok()).unwrap_or(0);
     let mut body = vec![0u8; length];
     let _ = stream.read_exact(&mut body);
-    let end = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs() + 86_400;
+    let end = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .expect("after 1970")
+        .as_secs()
+        + 86_400;
     let answer =
         json!({"token": "t", "record": {"profileId": "provider-agent", "agentId": "a", "expiresAt": end}, "messages": []}).to_string();
     let status = if text.starts_with("POST /api/tokens") { "201 Created" } else { "200 OK" };
@@ -245,15 +292,22 @@ fn serve<S: Read + Write>(mut stream: S, tell: &crossbeam_channel::Sender<Instan
 }
 
 fn start() {
-    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_string()]).expect("a certificate");
+    let made =
+        rcgen::generate_simple_self_signed(vec!["localhost".to_string()]).expect("a certificate");
     let key = rustls::pki_types::PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into());
-    let config = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .expect("versions")
-        .with_no_client_auth()
-        .with_single_cert(vec![made.cert.der().clone()], key)
-        .expect("a server");
-    let measure = |name: &str, url: String, told: &crossbeam_channel::Receiver<Instant>, fresh: bool, certificate: Option<&Path>| {
+    let config = rustls::ServerConfig::builder_with_provider(Arc::new(
+        rustls::crypto::ring::default_provider(),
+    ))
+    .with_safe_default_protocol_versions()
+    .expect("versions")
+    .with_no_client_auth()
+    .with_single_cert(vec![made.cert.der().clone()], key)
+    .expect("a server");
+    let measure = |name: &str,
+                   url: String,
+                   told: &crossbeam_channel::Receiver<Instant>,
+                   fresh: bool,
+                   certificate: Option<&Path>| {
         let folder = Folder::new(name);
         let mut times = Vec::new();
         for round in 0..21 {
@@ -287,13 +341,25 @@ fn start() {
     };
     let (port, told) = stand_in(None);
     let plain = format!("http://127.0.0.1:{port}");
-    row("cold start to registered, existing store, http", "≤ 8 ms", measure("plain", plain.clone(), &told, false, None));
-    row("… first start (store and token are made)", "–", measure("first", plain, &told, true, None));
+    row(
+        "cold start to registered, existing store, http",
+        "≤ 8 ms",
+        measure("plain", plain.clone(), &told, false, None),
+    );
+    row(
+        "… first start (store and token are made)",
+        "–",
+        measure("first", plain, &told, true, None),
+    );
     let folder = Folder::new("certificate");
     let path = folder.0.join("ca.pem");
     std::fs::write(&path, made.cert.pem()).expect("writes");
     let (port, told) = stand_in(Some(Arc::new(config)));
-    row("… existing store, https", "–", measure("tls", format!("https://localhost:{port}"), &told, false, Some(&path)));
+    row(
+        "… existing store, https",
+        "–",
+        measure("tls", format!("https://localhost:{port}"), &told, false, Some(&path)),
+    );
     row("… beside it: /bin/true, start to exit", "–", ms(nop));
 }
 
@@ -314,11 +380,17 @@ fn setup(name: &str, provider: &[&str], env: &[(&str, String)]) -> Setup {
     let mut hub = hub.args(["hub", "--port", "0"]).stdout(Stdio::piped()).spawn().expect("starts");
     let mut line = String::new();
     BufReader::new(hub.stdout.take().expect("piped")).read_line(&mut line).expect("reads");
-    let config: Value = serde_json::from_str(&std::fs::read_to_string(folder.0.join("config.json")).expect("config")).expect("JSON");
+    let config: Value = serde_json::from_str(
+        &std::fs::read_to_string(folder.0.join("config.json")).expect("config"),
+    )
+    .expect("JSON");
     let base = Base::parse(config["relayUrl"].as_str().expect("url")).expect("url");
     let token = Secret::new(config["token"].as_str().expect("token"));
     let mut runner = command(&folder.0);
-    runner.args(["run", "acp", "--agent-id", "a", "--approval", "open", "--"]).args(provider).envs(env.iter().map(|(k, v)| (k, v)));
+    runner
+        .args(["run", "acp", "--agent-id", "a", "--approval", "open", "--"])
+        .args(provider)
+        .envs(env.iter().map(|(k, v)| (k, v)));
     let runner = runner.spawn().expect("starts");
     let pids = (hub.id(), runner.id());
     let http = Http::new(base.clone(), Duration::from_secs(5));
@@ -340,17 +412,26 @@ fn provider(log: &Path) {
         let at = mono();
         let frame: Value = serde_json::from_str(&line).expect("JSON");
         let result = match frame["method"].as_str() {
-            Some("initialize") => json!({"protocolVersion": 1, "agentCapabilities": {}, "agentInfo": {"name": "bench", "version": "1"}}),
+            Some("initialize") => {
+                json!({"protocolVersion": 1, "agentCapabilities": {}, "agentInfo": {"name": "bench", "version": "1"}})
+            }
             Some("session/new") => json!({"sessionId": "s"}),
             Some("session/prompt") => {
                 let update = json!({"sessionUpdate": "agent_message_chunk", "content": {"type": "text", "text": "pong"}});
                 let params = json!({"sessionId": "s", "update": update});
-                writeln!(out, "{}", json!({"jsonrpc": "2.0", "method": "session/update", "params": params})).expect("writes");
+                writeln!(
+                    out,
+                    "{}",
+                    json!({"jsonrpc": "2.0", "method": "session/update", "params": params})
+                )
+                .expect("writes");
                 json!({"stopReason": "end_turn"})
             }
             _ => continue,
         };
-        writeln!(out, "{}", json!({"jsonrpc": "2.0", "id": frame["id"], "result": result})).and_then(|_| out.flush()).expect("writes");
+        writeln!(out, "{}", json!({"jsonrpc": "2.0", "id": frame["id"], "result": result}))
+            .and_then(|_| out.flush())
+            .expect("writes");
         if frame["method"] == "session/prompt" {
             writeln!(log, "{at} {}", mono()).expect("notes");
         }
@@ -361,20 +442,30 @@ fn latency(commit: Duration) {
     let own = std::env::current_exe().expect("own path").to_string_lossy().into_owned();
     let log = Folder::new("latency-log");
     let note = log.0.join("asked");
-    let setup = setup("latency", &[&own], &[("BENCH_PROVIDER", note.to_string_lossy().into_owned())]);
+    let setup =
+        setup("latency", &[&own], &[("BENCH_PROVIDER", note.to_string_lossy().into_owned())]);
     let http = Http::new(setup.base.clone(), Duration::from_secs(5));
     let mut socket = agent_relay::edge::bus::connect(&setup.base, &setup.token).expect("connects");
     let mut send = |frame: ClientFrame| socket.send(Frame::text(frame.to_text())).expect("sends");
-    let registration =
-        Registration { role: "channel".into(), component_id: "bench".into(), instance_id: "bench".into(), ..Default::default() };
+    let registration = Registration {
+        role: "channel".into(),
+        component_id: "bench".into(),
+        instance_id: "bench".into(),
+        ..Default::default()
+    };
     send(ClientFrame::Register { id: "r".into(), registration });
     std::thread::sleep(Duration::from_millis(200));
-    send(ClientFrame::Subscribe { id: "s".into(), events: vec!["message.new".into()], scopes: vec!["user".into()] });
+    send(ClientFrame::Subscribe {
+        id: "s".into(),
+        events: vec!["message.new".into()],
+        scopes: vec!["user".into()],
+    });
     let (mut there, mut back) = (Vec::new(), Vec::new());
     for round in 0..420 {
         let sent = mono();
         let body = json!({"to": "a", "body": "ping"});
-        let (status, answer) = http.call("POST", path::MESSAGES, Some(&body), &setup.token).expect("answers");
+        let (status, answer) =
+            http.call("POST", path::MESSAGES, Some(&body), &setup.token).expect("answers");
         assert_eq!(status, 201);
         let heard = loop {
             match socket.read() {
@@ -387,18 +478,26 @@ fn latency(commit: Duration) {
                     }
                 }
                 Ok(_) => {}
-                Err(tungstenite::Error::Io(error)) if error.kind() == std::io::ErrorKind::WouldBlock => {
-                    let mut fds = [rustix::event::PollFd::new(socket.get_ref(), rustix::event::PollFlags::IN)];
+                Err(tungstenite::Error::Io(error))
+                    if error.kind() == std::io::ErrorKind::WouldBlock =>
+                {
+                    let mut fds = [rustix::event::PollFd::new(
+                        socket.get_ref(),
+                        rustix::event::PollFlags::IN,
+                    )];
                     agent_relay::os::wait(&mut fds, Some(Duration::from_secs(5)));
                 }
                 Err(error) => panic!("{error}"),
             }
         };
         let text = std::fs::read_to_string(&note).expect("noted");
-        let (asked, answered) = text.lines().last().and_then(|line| line.split_once(' ')).expect("noted");
+        let (asked, answered) =
+            text.lines().last().and_then(|line| line.split_once(' ')).expect("noted");
         if round >= 20 {
             there.push(Duration::from_nanos(asked.parse::<u64>().expect("a number") - sent));
-            back.push(Duration::from_nanos(heard.saturating_sub(answered.parse::<u64>().expect("a number"))));
+            back.push(Duration::from_nanos(
+                heard.saturating_sub(answered.parse::<u64>().expect("a number")),
+            ));
         }
     }
     let (p50, p99) = (percentile(&mut there, 0.5), percentile(&mut there, 0.99));
@@ -406,29 +505,47 @@ fn latency(commit: Duration) {
     row(
         "send → provider, p50",
         "≤ 3 commits + 0.5 ms",
-        format!("{} (3 commits + 0.5 ms = {}, ratio {:.2})", us(p50), us(goal), p50.as_secs_f64() / goal.as_secs_f64()),
+        format!(
+            "{} (3 commits + 0.5 ms = {}, ratio {:.2})",
+            us(p50),
+            us(goal),
+            p50.as_secs_f64() / goal.as_secs_f64()
+        ),
     );
     row("send → provider, p99", "≤ 10 ms", ms(p99));
-    row("reply → sender, p50 (p99)", "–", format!("{} ({})", us(percentile(&mut back, 0.5)), us(percentile(&mut back, 0.99))));
+    row(
+        "reply → sender, p50 (p99)",
+        "–",
+        format!("{} ({})", us(percentile(&mut back, 0.5)), us(percentile(&mut back, 0.99))),
+    );
     drop(setup.folder);
 }
 
 fn idle() {
     let setup = setup("idle", &[bin(), "demo-agent"], &[]);
     std::thread::sleep(Duration::from_secs(3));
-    for (name, pid, goal) in
-        [("runner", setup.pids.1, "≤ 8 MB PSS; ≤ 20 a minute besides heartbeats and pings"), ("hub", setup.pids.0, "–")]
-    {
+    for (name, pid, goal) in [
+        ("runner", setup.pids.1, "≤ 8 MB PSS; ≤ 20 a minute besides heartbeats and pings"),
+        ("hub", setup.pids.0, "–"),
+    ] {
         let (before, after) = (switches(pid), {
             std::thread::sleep(Duration::from_secs(60));
             switches(pid)
         });
-        let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+        let rollup =
+            std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
         let kb = |field: &str| {
-            rollup.lines().find_map(|l| l.strip_prefix(field)).and_then(|v| v.trim().trim_end_matches(" kB").parse::<f64>().ok())
+            rollup
+                .lines()
+                .find_map(|l| l.strip_prefix(field))
+                .and_then(|v| v.trim().trim_end_matches(" kB").parse::<f64>().ok())
         };
         let pss = kb("Pss:").unwrap_or(0.0) / 1024.0;
-        row(&format!("idle {name}: PSS; wake-ups in 60 s, all included"), goal, format!("{pss:.1} MB; {}", after - before));
+        row(
+            &format!("idle {name}: PSS; wake-ups in 60 s, all included"),
+            goal,
+            format!("{pss:.1} MB; {}", after - before),
+        );
     }
 }
 
@@ -436,7 +553,11 @@ fn idle() {
 fn switches(pid: u32) -> u64 {
     let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     let read = |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("status")).ok();
-    let count = |text: String| text.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:")?.trim().parse::<u64>().ok());
+    let count = |text: String| {
+        text.lines().find_map(|line| {
+            line.strip_prefix("voluntary_ctxt_switches:")?.trim().parse::<u64>().ok()
+        })
+    };
     tasks.filter_map(read).filter_map(count).sum()
 }
 
@@ -472,7 +593,8 @@ fn producers(store: Store, first: u64, seconds: u64) -> (f64, f64, Duration) {
                     let mine = {
                         let mut number = number.lock().expect("lock");
                         *number += 1;
-                        let commit = Commit { number: *number, ops: vec![stored(message(first + *number))] };
+                        let commit =
+                            Commit { number: *number, ops: vec![stored(message(first + *number))] };
                         orders.send(StoreCommand::Commit(commit)).expect("sends");
                         *number
                     };
@@ -487,7 +609,8 @@ fn producers(store: Store, first: u64, seconds: u64) -> (f64, f64, Duration) {
             })
         })
         .collect();
-    let mut waits: Vec<Duration> = workers.into_iter().flat_map(|worker| worker.join().expect("joins")).collect();
+    let mut waits: Vec<Duration> =
+        workers.into_iter().flat_map(|worker| worker.join().expect("joins")).collect();
     let seconds = at.elapsed().as_secs_f64();
     drop(orders);
     thread.join().expect("joins");
@@ -529,14 +652,19 @@ fn enqueue(commit: Duration) {
     row(
         "… with 1,000,000 rows waiting",
         "≤ 1.5 × the empty queue (time a row)",
-        format!("{full:.0} rows/s, {group:.1} rows a commit, wait p50 {}; {:.2} ×", us(wait), rate / full),
+        format!(
+            "{full:.0} rows/s, {group:.1} rows a commit, wait p50 {}; {:.2} ×",
+            us(wait),
+            rate / full
+        ),
     );
 }
 
 fn drain() {
     let folder = Folder::new("drain");
     let measure = |rows: u64, drained: u64| {
-        let mut store = Store::open(&folder.0.join(format!("{rows}.sqlite")), 8 << 30).expect("opens");
+        let mut store =
+            Store::open(&folder.0.join(format!("{rows}.sqlite")), 8 << 30).expect("opens");
         let payload = json!({"to": "user", "body": "x".repeat(480)});
         for block in 0..rows / 1000 {
             let row = |n: u64| OutboxRow {
@@ -546,20 +674,35 @@ fn drain() {
                 payload: payload.clone(),
                 generation: 0,
             };
-            store.commit(&[(block, (0..1000).map(|n| StoreOp::OutboxAppend(row(n))).collect())]).expect("commits");
+            store
+                .commit(&[(block, (0..1000).map(|n| StoreOp::OutboxAppend(row(n))).collect())])
+                .expect("commits");
         }
         let (at, mut done) = (Instant::now(), 0);
         while done < drained {
             let rows = store.outbox().expect("reads");
             done += rows.len() as u64;
-            store.commit(&[(0, vec![StoreOp::OutboxDelete(rows.iter().map(|row| row.seq).collect())])]).expect("commits");
+            store
+                .commit(&[(
+                    0,
+                    vec![StoreOp::OutboxDelete(rows.iter().map(|row| row.seq).collect())],
+                )])
+                .expect("commits");
         }
         done as f64 / at.elapsed().as_secs_f64()
     };
     let empty = measure(50_000, 50_000);
-    row("drain into a no-op sender, 64 rows at a time", "≥ 50,000 rows/s", format!("{empty:.0} rows/s"));
+    row(
+        "drain into a no-op sender, 64 rows at a time",
+        "≥ 50,000 rows/s",
+        format!("{empty:.0} rows/s"),
+    );
     let full = measure(1_000_000, 100_000);
-    row("… with 1,000,000 rows waiting", "≤ 1.5 × (time a row)", format!("{full:.0} rows/s; {:.2} ×", empty / full));
+    row(
+        "… with 1,000,000 rows waiting",
+        "≤ 1.5 × (time a row)",
+        format!("{full:.0} rows/s; {:.2} ×", empty / full),
+    );
 }
 
 // ---- control port
@@ -582,9 +725,15 @@ fn one_shot(port: u16, token: &str) -> Duration {
 
 fn post() {
     let setup = setup("post", &[bin(), "demo-agent"], &[]);
-    let info: Value =
-        serde_json::from_str(&std::fs::read_to_string(setup.folder.0.join("agents/a/runner.json")).expect("info")).expect("JSON");
-    let port: u16 = info["controlUrl"].as_str().and_then(|url| url.rsplit(':').next()).and_then(|p| p.parse().ok()).expect("port");
+    let info: Value = serde_json::from_str(
+        &std::fs::read_to_string(setup.folder.0.join("agents/a/runner.json")).expect("info"),
+    )
+    .expect("JSON");
+    let port: u16 = info["controlUrl"]
+        .as_str()
+        .and_then(|url| url.rsplit(':').next())
+        .and_then(|p| p.parse().ok())
+        .expect("port");
     let token = info["controlToken"].as_str().expect("token").to_string();
     let listener = TcpListener::bind("127.0.0.1:0").expect("binds");
     let bare = listener.local_addr().expect("bound").port();
@@ -599,7 +748,9 @@ fn post() {
                     _ => break,
                 }
             }
-            let _ = socket.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 11\r\nConnection: close\r\n\r\n{\"ok\":true}");
+            let _ = socket.write_all(
+                b"HTTP/1.1 200 OK\r\nContent-Length: 11\r\nConnection: close\r\n\r\n{\"ok\":true}",
+            );
         }
     });
     let tiny = tiny();
@@ -619,9 +770,19 @@ fn post() {
     row(
         "status post, one-shot, p99",
         "≤ 1.5 × a bare std server",
-        format!("{} against {}: {ratio:.2} × (p50 {} against {})", us(a99), us(b99), us(a50), us(b50)),
+        format!(
+            "{} against {}: {ratio:.2} × (p50 {} against {})",
+            us(a99),
+            us(b99),
+            us(a50),
+            us(b50)
+        ),
     );
-    row("… the same at tiny_http, two workers, without a gate in front", "–", format!("p99 {}, p50 {}", us(c99), us(c50)));
+    row(
+        "… the same at tiny_http, two workers, without a gate in front",
+        "–",
+        format!("p99 {}, p50 {}", us(c99), us(c50)),
+    );
     let (ours, theirs) = (kept(port, &token), kept(tiny, &token));
     row(
         "status post, 16 kept connections for 2 s: posts of the slowest client, worst post",
@@ -647,7 +808,8 @@ fn tiny() -> u16 {
     port
 }
 
-/// 16 clients that keep their connections: posts of the one that got the fewest, and the longest wait of all.
+/// 16 clients that keep their connections: posts of the one that got the fewest, and the longest
+/// wait of all.
 fn kept(port: u16, token: &str) -> (u64, Duration) {
     let clients: Vec<_> = (0..16)
         .map(|_| {
@@ -675,18 +837,29 @@ fn kept(port: u16, token: &str) -> (u64, Duration) {
             })
         })
         .collect();
-    let all: Vec<(u64, Duration)> = clients.into_iter().map(|client| client.join().expect("joins")).collect();
-    (all.iter().map(|one| one.0).min().unwrap_or(0), all.iter().map(|one| one.1).max().unwrap_or_default())
+    let all: Vec<(u64, Duration)> =
+        clients.into_iter().map(|client| client.join().expect("joins")).collect();
+    (
+        all.iter().map(|one| one.0).min().unwrap_or(0),
+        all.iter().map(|one| one.1).max().unwrap_or_default(),
+    )
 }
 
 // ---- processes
 
-/// What a hook costs as a whole process, beside a shell that posts with curl; and what starting costs.
+/// What a hook costs as a whole process, beside a shell that posts with curl; and what starting
+/// costs.
 fn hook() {
     let setup = setup("hook", &[bin(), "demo-agent"], &[]);
-    let info: Value =
-        serde_json::from_str(&std::fs::read_to_string(setup.folder.0.join("agents/a/runner.json")).expect("info")).expect("JSON");
-    let port = info["controlUrl"].as_str().and_then(|url| url.rsplit(':').next()).expect("port").to_string();
+    let info: Value = serde_json::from_str(
+        &std::fs::read_to_string(setup.folder.0.join("agents/a/runner.json")).expect("info"),
+    )
+    .expect("JSON");
+    let port = info["controlUrl"]
+        .as_str()
+        .and_then(|url| url.rsplit(':').next())
+        .expect("port")
+        .to_string();
     let token = info["controlToken"].as_str().expect("token").to_string();
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/hooks/relay-hook.sh");
     let curl = format!(
@@ -694,7 +867,12 @@ fn hook() {
          -d '{{\"status\":\"idle\"}}' http://127.0.0.1:{port}/status"
     );
     let payload = setup.folder.0.join("payload.json");
-    std::fs::write(&payload, json!({"session_id": "s", "hook_event_name": "Stop", "stop_hook_active": false}).to_string()).expect("writes");
+    std::fs::write(
+        &payload,
+        json!({"session_id": "s", "hook_event_name": "Stop", "stop_hook_active": false})
+            .to_string(),
+    )
+    .expect("writes");
     let runs: [(&str, Vec<&str>); 5] = [
         ("bash and curl", vec!["/bin/bash", "-c", &curl]),
         ("hook stop, direct", vec![bin(), "hook", "stop"]),
@@ -706,12 +884,25 @@ fn hook() {
     for round in 0..210 {
         for (at, (name, words)) in runs.iter().enumerate() {
             let mut command = command(&setup.folder.0);
-            command.env("AGENT_RELAY_RUNNER_PORT", &port).env("AGENT_RELAY_RUNNER_TOKEN", &token).env("AGENT_RELAY_BIN", bin());
-            // As the provider's own process would: a post of another session is dropped, which costs the same.
-            command.env("AGENT_RELAY_PROVIDER_SESSION_ID", "bench").stdin(std::fs::File::open(&payload).expect("payload"));
+            command
+                .env("AGENT_RELAY_RUNNER_PORT", &port)
+                .env("AGENT_RELAY_RUNNER_TOKEN", &token)
+                .env("AGENT_RELAY_BIN", bin());
+            // As the provider's own process would: a post of another session is dropped, which
+            // costs the same.
+            command
+                .env("AGENT_RELAY_PROVIDER_SESSION_ID", "bench")
+                .stdin(std::fs::File::open(&payload).expect("payload"));
             let mut real = Command::new(words[0]);
-            real.env_clear().envs(command.get_envs().filter_map(|(name, value)| Some((name.to_owned(), value?.to_owned()))));
-            real.args(&words[1..]).stdin(std::fs::File::open(&payload).expect("payload")).stdout(Stdio::null()).stderr(Stdio::null());
+            real.env_clear().envs(
+                command
+                    .get_envs()
+                    .filter_map(|(name, value)| Some((name.to_owned(), value?.to_owned()))),
+            );
+            real.args(&words[1..])
+                .stdin(std::fs::File::open(&payload).expect("payload"))
+                .stdout(Stdio::null())
+                .stderr(Stdio::null());
             let begin = Instant::now();
             let status = real.status().expect("runs");
             let took = begin.elapsed();
@@ -722,12 +913,26 @@ fn hook() {
         }
     }
     let p50: Vec<Duration> = times.iter_mut().map(|times| percentile(times, 0.5)).collect();
-    let share =
-        |at: usize| format!("{}: {:.2} × ({} with bash and curl)", ms(p50[at]), p50[at].as_secs_f64() / p50[0].as_secs_f64(), ms(p50[0]));
-    row("stop hook as a whole process (payload, post), direct, p50", "≤ 0.15 × bash and curl", share(1));
+    let share = |at: usize| {
+        format!(
+            "{}: {:.2} × ({} with bash and curl)",
+            ms(p50[at]),
+            p50[at].as_secs_f64() / p50[0].as_secs_f64(),
+            ms(p50[0])
+        )
+    };
+    row(
+        "stop hook as a whole process (payload, post), direct, p50",
+        "≤ 0.15 × bash and curl",
+        share(1),
+    );
     row("… through a shell script", "≤ 0.25 ×", share(2));
     let over = p50[3].saturating_sub(p50[4]);
-    row("process start: `agent-relay version`, p50", "≤ 1 ms over a nop", format!("{} ({} over /bin/true)", ms(p50[3]), us(over)));
+    row(
+        "process start: `agent-relay version`, p50",
+        "≤ 1 ms over a nop",
+        format!("{} ({} over /bin/true)", ms(p50[3]), us(over)),
+    );
     let size = std::fs::metadata(&*BIN).map(|meta| meta.len()).unwrap_or(0) as f64 / 1e6;
     row("binary, static, TLS included", "≤ 7.2 MB", format!("{size:.2} MB"));
 }

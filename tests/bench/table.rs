@@ -5,10 +5,13 @@ use std::sync::{LazyLock, Mutex};
 
 /// The release binary.
 pub static BIN: LazyLock<String> = LazyLock::new(|| {
-    std::env::var("BENCH_BIN").unwrap_or_else(|_| concat!(env!("CARGO_MANIFEST_DIR"), "/target/release/agent-relay").into())
+    std::env::var("BENCH_BIN").unwrap_or_else(|_| {
+        concat!(env!("CARGO_MANIFEST_DIR"), "/target/release/agent-relay").into()
+    })
 });
 /// An older binary that is measured beside it.
-pub static OLD_BIN: LazyLock<Option<String>> = LazyLock::new(|| std::env::var("OLD_BIN").ok().filter(|path| !path.is_empty()));
+pub static OLD_BIN: LazyLock<Option<String>> =
+    LazyLock::new(|| std::env::var("OLD_BIN").ok().filter(|path| !path.is_empty()));
 static MEASURES_OLD: AtomicBool = AtomicBool::new(false);
 /// Rows of the group that is measured: figure, goal, value.
 static ROWS: Mutex<Vec<(String, String, String)>> = Mutex::new(Vec::new());
@@ -39,11 +42,13 @@ pub fn measure(has_older: bool, run: &dyn Fn(), name: &str) {
         false => Vec::new(),
     };
     for (at, (figure, goal, value)) in here.iter().enumerate() {
-        let beside = older.get(at).map(|(.., older)| match (first_number(value), first_number(older)) {
-            (Some(new), Some(old)) if old > 0.0 => format!(" {older} | {:.2} |", new / old),
-            _ => format!(" {older} | – |"),
-        });
-        let beside = beside.unwrap_or_else(|| if OLD_BIN.is_some() { " – | – |".into() } else { String::new() });
+        let beside =
+            older.get(at).map(|(.., older)| match (first_number(value), first_number(older)) {
+                (Some(new), Some(old)) if old > 0.0 => format!(" {older} | {:.2} |", new / old),
+                _ => format!(" {older} | – |"),
+            });
+        let beside = beside
+            .unwrap_or_else(|| if OLD_BIN.is_some() { " – | – |".into() } else { String::new() });
         println!("| {figure} | {goal} | {value} |{beside}");
     }
 }
@@ -52,7 +57,8 @@ pub fn measure(has_older: bool, run: &dyn Fn(), name: &str) {
 fn first_number(value: &str) -> Option<f64> {
     let start = value.find(|c: char| c.is_ascii_digit())?;
     let rest = &value[start..];
-    let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.' && c != ',').unwrap_or(rest.len());
+    let end =
+        rest.find(|c: char| !c.is_ascii_digit() && c != '.' && c != ',').unwrap_or(rest.len());
     let number: f64 = rest[..end].trim_end_matches([',', '.']).replace(',', "").parse().ok()?;
     let unit = rest[end..].trim_start();
     let factor = match unit {

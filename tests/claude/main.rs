@@ -1,5 +1,6 @@
-//! Recordings of the real program through the session machines: every pane, every hook, every transcript, and whole orders of
-//! events. What each must give stands beside the recordings; `UPDATE_FIXTURES=1` writes it anew, to be read before it is kept.
+//! Recordings of the real program through the session machines: every pane, every hook, every
+//! transcript, and whole orders of events. What each must give stands beside the recordings;
+//! `UPDATE_FIXTURES=1` writes it anew, to be read before it is kept.
 
 mod orders;
 mod stream;
@@ -54,16 +55,34 @@ fn short(text: &str) -> String {
 /// A signal in one line, without what differs from run to run.
 fn line_of(signal: &SessionEvent) -> String {
     match signal {
-        SessionEvent::Opened(opened) => format!("opened {} how={:?} model={:?}", opened.agent, opened.how, opened.model),
-        SessionEvent::Mirror(m) => format!("mirror {} {:?} turn={} key={} {:?}", m.kind, m.label, m.turn, m.key.is_some(), short(&m.body)),
-        SessionEvent::TurnEnded { batch, end, text } => format!("turn ended batch={batch:?} {end:?} {:?}", short(text)),
+        SessionEvent::Opened(opened) => {
+            format!("opened {} how={:?} model={:?}", opened.agent, opened.how, opened.model)
+        }
+        SessionEvent::Mirror(m) => format!(
+            "mirror {} {:?} turn={} key={} {:?}",
+            m.kind,
+            m.label,
+            m.turn,
+            m.key.is_some(),
+            short(&m.body)
+        ),
+        SessionEvent::TurnEnded { batch, end, text } => {
+            format!("turn ended batch={batch:?} {end:?} {:?}", short(text))
+        }
         SessionEvent::ApprovalOpened(approval) => {
             let keys: Vec<&String> = approval.detail.keys().collect();
-            format!("approval {} {:?} {:?} {keys:?}", approval.kind, approval.title, approval.options)
+            format!(
+                "approval {} {:?} {:?} {keys:?}",
+                approval.kind, approval.title, approval.options
+            )
         }
         SessionEvent::ApprovalClosed { reason, .. } => format!("approval closed: {reason}"),
-        SessionEvent::Context(context) => format!("context {} of {}", context["usedTokens"], context["windowTokens"]),
-        SessionEvent::HookAnswer { ticket, answer } => format!("hook {ticket} answered {}", short(&format!("{answer:?}"))),
+        SessionEvent::Context(context) => {
+            format!("context {} of {}", context["usedTokens"], context["windowTokens"])
+        }
+        SessionEvent::HookAnswer { ticket, answer } => {
+            format!("hook {ticket} answered {}", short(&format!("{answer:?}")))
+        }
         SessionEvent::Accepted { batch, evidence, .. } => format!("taken {batch}: {evidence}"),
         other => short(&format!("{other:?}")),
     }
@@ -88,7 +107,8 @@ fn every_pane_is_read() {
     expect("panes.looks", &table);
 }
 
-/// What must never be wrong, whatever the table says: nothing may be typed into a dialog, and a turn is seen.
+/// What must never be wrong, whatever the table says: nothing may be typed into a dialog, and a
+/// turn is seen.
 #[test]
 fn panes_are_never_misjudged() {
     for (name, text) in files("panes", ".txt") {
@@ -104,13 +124,19 @@ fn panes_are_never_misjudged() {
             "held",
         ];
         let answered = ["answered", "escaped", "denied"];
-        if dialog.iter().any(|word| name.contains(word)) && !answered.iter().any(|word| name.contains(word)) {
+        if dialog.iter().any(|word| name.contains(word))
+            && !answered.iter().any(|word| name.contains(word))
+        {
             assert!(!look.is_open(), "{name} is open to typing");
         }
         if name.starts_with("exited") || name.starts_with("startup") {
             assert!(!look.is_open(), "{name} is open to typing");
         }
-        if name.starts_with("ready") || name.starts_with("after") || name.starts_with("idle") || name == "resumed" {
+        if name.starts_with("ready")
+            || name.starts_with("after")
+            || name.starts_with("idle")
+            || name == "resumed"
+        {
             assert!(look.is_open() && !look.busy, "{name} is idle");
         }
         if name.starts_with("busy") || name == "compacting" || name == "queued-message" {
@@ -131,7 +157,11 @@ fn every_hook_is_heard() {
         for during_turn in [false, true] {
             let mut terminal = Terminal::ready();
             if during_turn {
-                terminal.hook(Ticket(0), "user-prompt-submit", serde_json::json!({"hook_event_name": "UserPromptSubmit", "prompt": "x"}));
+                terminal.hook(
+                    Ticket(0),
+                    "user-prompt-submit",
+                    serde_json::json!({"hook_event_name": "UserPromptSubmit", "prompt": "x"}),
+                );
                 if name.starts_with("Notification") {
                     // Where the registry file says it too, it is nothing new.
                     terminal.input(agent_relay::core::session::Input::FileChanged {
@@ -141,10 +171,15 @@ fn every_hook_is_heard() {
                 }
                 terminal.signals.clear();
             }
-            let ticket = if name.starts_with("PermissionRequest") { Ticket(9) } else { Ticket::NOBODY };
+            let ticket =
+                if name.starts_with("PermissionRequest") { Ticket(9) } else { Ticket::NOBODY };
             terminal.hook(ticket, "event", payload.clone());
             let lines: Vec<String> = terminal.signals.iter().map(line_of).collect();
-            table.push_str(&format!("{name} {}: {}\n", if during_turn { "busy" } else { "idle" }, lines.join(" | ")));
+            table.push_str(&format!(
+                "{name} {}: {}\n",
+                if during_turn { "busy" } else { "idle" },
+                lines.join(" | ")
+            ));
         }
     }
     expect("hooks.signals", &table);
@@ -154,12 +189,20 @@ fn every_hook_is_heard() {
 fn every_transcript_is_read() {
     let mut table = String::new();
     let mut all = files("transcripts", ".jsonl");
-    all.extend(files("socket", ".jsonl").into_iter().map(|(name, text)| (format!("socket-{name}"), text)));
+    all.extend(
+        files("socket", ".jsonl").into_iter().map(|(name, text)| (format!("socket-{name}"), text)),
+    );
     for (name, text) in all.into_iter().filter(|(name, _)| name != "print-stream-json") {
         for entry in text.lines().filter_map(|line| transcript::read(line.as_bytes())) {
             let line = match entry {
                 Entry::Prompt(prompt) => {
-                    format!("prompt human={} joined={} uuid={} {:?}", prompt.human, prompt.joined, prompt.uuid.len(), short(&prompt.text))
+                    format!(
+                        "prompt human={} joined={} uuid={} {:?}",
+                        prompt.human,
+                        prompt.joined,
+                        prompt.uuid.len(),
+                        short(&prompt.text)
+                    )
                 }
                 Entry::Answer(answer) => format!(
                     "answer {} ends={} error={} tokens={} {}",

@@ -1,14 +1,15 @@
 //! Whole orders of events, as they were seen, and with pieces lost, late or doubled.
 
 use agent_relay::core::ids::{BatchNumber, Ticket, VerbNumber};
-use agent_relay::core::session::{Decision, DeliveryOutcome, Input, OpenMode, Resume, SessionEvent, TurnEnd, Verb};
+use agent_relay::core::session::{
+    Decision, DeliveryOutcome, Input, OpenMode, Resume, SessionEvent, TurnEnd, Verb,
+};
 use serde_json::{Value, json};
 
 use crate::terminal::{EMPTY, Terminal, start, trace};
 
 const BUSY: &str = "· Thinking… (2s · ↓ 3 tokens)\n────────────\n\u{276f}\u{a0}\n────────────\n  ⏸ manual mode on · esc to interrupt\n";
-const PERMISSION: &str =
-    "────────────\n Bash command\n Do you want to proceed?\n \u{276f} 1. Yes\n   4. No\n\n Esc to cancel · Tab to amend\n";
+const PERMISSION: &str = "────────────\n Bash command\n Do you want to proceed?\n \u{276f} 1. Yes\n   4. No\n\n Esc to cancel · Tab to amend\n";
 
 fn acts(terminal: &Terminal) -> String {
     terminal.acts.join(", ")
@@ -50,11 +51,27 @@ fn delivered(hook: bool, stop: bool) -> Terminal {
 fn a_message_is_proven_and_answered_whatever_hook_is_lost() {
     for (hook, stop) in [(true, true), (false, true), (true, false), (false, false)] {
         let terminal = delivered(hook, stop);
-        assert_eq!(terminal.ended(Some(5)).as_deref(), Some("Completed Done."), "hook={hook} stop={stop}: {:?}", terminal.signals);
-        let taken = terminal.signals.iter().filter(|signal| matches!(signal, SessionEvent::Accepted { .. })).count();
-        let ended = terminal.signals.iter().filter(|signal| matches!(signal, SessionEvent::TurnEnded { .. })).count();
+        assert_eq!(
+            terminal.ended(Some(5)).as_deref(),
+            Some("Completed Done."),
+            "hook={hook} stop={stop}: {:?}",
+            terminal.signals
+        );
+        let taken = terminal
+            .signals
+            .iter()
+            .filter(|signal| matches!(signal, SessionEvent::Accepted { .. }))
+            .count();
+        let ended = terminal
+            .signals
+            .iter()
+            .filter(|signal| matches!(signal, SessionEvent::TurnEnded { .. }))
+            .count();
         assert_eq!((taken, ended), (1, 1), "hook={hook} stop={stop}");
-        assert!(!terminal.has(|signal| matches!(signal, SessionEvent::Mirror(m) if m.kind == "prompt")), "our own text is no echo");
+        assert!(
+            !terminal.has(|signal| matches!(signal, SessionEvent::Mirror(m) if m.kind == "prompt")),
+            "our own text is no echo"
+        );
     }
 }
 
@@ -74,7 +91,8 @@ fn a_proof_that_comes_after_the_end_still_counts() {
     assert_eq!(terminal.ended(Some(5)).as_deref(), Some("Completed Quick."));
 }
 
-/// Seen under load: before the proof is on disk, a registry that lags has made us believe in another turn.
+/// Seen under load: before the proof is on disk, a registry that lags has made us believe in
+/// another turn.
 #[test]
 fn a_proof_from_before_the_end_is_not_taken_by_the_turn_after_it() {
     let mut terminal = Terminal::ready();
@@ -85,13 +103,33 @@ fn a_proof_from_before_the_end_is_not_taken_by_the_turn_after_it() {
     terminal.pass(50);
     terminal.event("Stop", json!({"last_assistant_message": "Quick."}));
     terminal.pass(400);
-    assert!(terminal.signals.iter().filter(|signal| matches!(signal, SessionEvent::TurnStarted)).count() == 2, "{:?}", terminal.signals);
+    assert!(
+        terminal
+            .signals
+            .iter()
+            .filter(|signal| matches!(signal, SessionEvent::TurnStarted))
+            .count()
+            == 2,
+        "{:?}",
+        terminal.signals
+    );
     let secs = prompted / 1000;
-    let stamp = format!("2026-11-18T{:02}:{:02}:{:02}.{:03}Z", secs / 3600 % 24, secs / 60 % 60, secs % 60, prompted % 1000);
+    let stamp = format!(
+        "2026-11-18T{:02}:{:02}:{:02}.{:03}Z",
+        secs / 3600 % 24,
+        secs / 60 % 60,
+        secs % 60,
+        prompted % 1000
+    );
     let text = "[relay message #5 from user]\ndo 5";
     let line = json!({"type": "user", "uuid": "u", "timestamp": stamp, "origin": {"kind": "human"}, "message": {"content": text}});
     terminal.grown(&format!("{line}\n"));
-    assert_eq!(terminal.ended(Some(5)).as_deref(), Some("Completed Quick."), "{:?}", terminal.signals);
+    assert_eq!(
+        terminal.ended(Some(5)).as_deref(),
+        Some("Completed Quick."),
+        "{:?}",
+        terminal.signals
+    );
 }
 
 #[test]
@@ -124,7 +162,8 @@ fn a_draft_is_put_away_and_a_second_one_is_waited_for() {
     terminal.pass(200);
     assert_eq!(acts(&terminal), "press C-s, paste [relay message #5 from user], press Enter");
     let mut terminal = Terminal::ready();
-    terminal.shown = format!("  · draft stashed\n{}", EMPTY.replace("\u{276f}\u{a0}", "\u{276f}\u{a0}another"));
+    terminal.shown =
+        format!("  · draft stashed\n{}", EMPTY.replace("\u{276f}\u{a0}", "\u{276f}\u{a0}another"));
     terminal.deliver(5, true, false);
     terminal.pass(30_000);
     assert_eq!(acts(&terminal), "", "stashing it would lose the first");
@@ -145,7 +184,8 @@ fn an_enter_that_was_lost_is_pressed_again() {
     assert_eq!(acts(&terminal).matches("paste").count(), 1, "{}", acts(&terminal));
 }
 
-/// Its Enter is eaten again and again, or the text given back: whoever sent it is told, and the next one has its turn.
+/// Its Enter is eaten again and again, or the text given back: whoever sent it is told, and the
+/// next one has its turn.
 #[test]
 fn a_text_that_stays_in_the_box_is_given_up_at_last() {
     let mut terminal = Terminal::ready();
@@ -154,7 +194,8 @@ fn a_text_that_stays_in_the_box_is_given_up_at_last() {
     terminal.pass(100);
     for _ in 0..200 {
         if !terminal.has(|signal| matches!(signal, SessionEvent::Refused { .. })) {
-            terminal.shown = EMPTY.replace("\u{276f}\u{a0}", "\u{276f}\u{a0}[relay message #5 from user]");
+            terminal.shown =
+                EMPTY.replace("\u{276f}\u{a0}", "\u{276f}\u{a0}[relay message #5 from user]");
         }
         terminal.pass(300);
     }
@@ -163,11 +204,16 @@ fn a_text_that_stays_in_the_box_is_given_up_at_last() {
     ));
     let all = acts(&terminal);
     let (first, rest) = all.split_once("paste [relay message #6").expect("the next one");
-    assert_eq!((first.matches("press Enter").count(), first.matches("paste").count()), (3, 1), "{all}");
+    assert_eq!(
+        (first.matches("press Enter").count(), first.matches("paste").count()),
+        (3, 1),
+        "{all}"
+    );
     assert!(rest.contains("press Enter"));
 }
 
-/// An Enter that a dialog may have eaten is pressed again when the dialog is gone, not only right after it.
+/// An Enter that a dialog may have eaten is pressed again when the dialog is gone, not only right
+/// after it.
 #[test]
 fn a_dialog_only_delays_the_enter() {
     let mut terminal = Terminal::ready();
@@ -201,14 +247,21 @@ fn an_interrupt_ends_a_turn_that_is_about_to_begin() {
     terminal.deliver(5, true, false);
     terminal.pass(100);
     let verb = terminal.verb(Verb::Interrupt);
-    let answered =
-        |terminal: &Terminal| terminal.has(|signal| matches!(signal, SessionEvent::Answered { verb: found, .. } if *found == verb));
+    let answered = |terminal: &Terminal| {
+        terminal.has(
+            |signal| matches!(signal, SessionEvent::Answered { verb: found, .. } if *found == verb),
+        )
+    };
     assert!(!answered(&terminal) && !acts(&terminal).contains("Escape"));
     terminal.event("UserPromptSubmit", json!({"prompt": "[relay message #5 from user]\ndo 5"}));
     assert!(acts(&terminal).ends_with("press Escape"), "{}", acts(&terminal));
     terminal.pass(100);
     terminal.status("idle");
-    assert!(answered(&terminal) && terminal.ended(Some(5)).is_some_and(|end| end.contains("Cancelled")), "{:?}", terminal.signals);
+    assert!(
+        answered(&terminal) && terminal.ended(Some(5)).is_some_and(|end| end.contains("Cancelled")),
+        "{:?}",
+        terminal.signals
+    );
 }
 
 #[test]
@@ -240,7 +293,8 @@ fn a_text_that_left_no_trace_is_sent_again_and_one_that_waits_is_not() {
     assert_eq!(acts(&terminal).matches("paste").count(), 1, "{}", acts(&terminal));
 }
 
-/// Seen in a long run: the file says busy when the turn that it means is over, and its idle is older than our belief.
+/// Seen in a long run: the file says busy when the turn that it means is over, and its idle is
+/// older than our belief.
 #[test]
 fn a_registry_that_lags_never_leaves_a_session_busy() {
     let mut terminal = delivered(true, true);
@@ -252,12 +306,16 @@ fn a_registry_that_lags_never_leaves_a_session_busy() {
     terminal
         .registry(&json!({"status": "idle", "sessionId": "00000000-0000-4000-8000-000000000000", "statusUpdatedAt": old + 1}).to_string());
     terminal.pass(6000);
-    let last = terminal.signals.iter().rev().find(|signal| matches!(signal, SessionEvent::TurnStarted | SessionEvent::TurnEnded { .. }));
+    let last = terminal.signals.iter().rev().find(|signal| {
+        matches!(signal, SessionEvent::TurnStarted | SessionEvent::TurnEnded { .. })
+    });
     assert!(matches!(last, None | Some(SessionEvent::TurnEnded { .. })), "{:?}", terminal.signals);
     // The same for a prompt hook that comes twice.
     terminal.event("UserPromptSubmit", json!({"prompt": "again"}));
     terminal.pass(6000);
-    let last = terminal.signals.iter().rev().find(|signal| matches!(signal, SessionEvent::TurnStarted | SessionEvent::TurnEnded { .. }));
+    let last = terminal.signals.iter().rev().find(|signal| {
+        matches!(signal, SessionEvent::TurnStarted | SessionEvent::TurnEnded { .. })
+    });
     assert!(matches!(last, Some(SessionEvent::TurnEnded { .. })), "{:?}", terminal.signals);
 }
 
@@ -275,23 +333,36 @@ fn agents_go_by_the_socket_and_refusals_are_heard() {
         &json!({"action": "peer_message_status", "status": "expired", "status_detail": "refused", "orig_msg_id": delivery.key}).to_string(),
     );
     terminal.pass(1000);
-    assert!(acts(&terminal).ends_with("paste [relay message #5 from web], press Enter"), "{}", acts(&terminal));
+    assert!(
+        acts(&terminal).ends_with("paste [relay message #5 from web], press Enter"),
+        "{}",
+        acts(&terminal)
+    );
 }
 
-/// A text of the system is no word of a person: it goes by the socket, and whoever asked is told when it has arrived.
+/// A text of the system is no word of a person: it goes by the socket, and whoever asked is told
+/// when it has arrived.
 #[test]
 fn what_is_injected_is_told_when_it_arrived() {
     let answered = |terminal: &Terminal, verb: VerbNumber| {
         terminal.signals.iter().find_map(|signal| match signal {
-            SessionEvent::Answered { verb: found, result } if *found == verb => Some(result.clone()),
+            SessionEvent::Answered { verb: found, result } if *found == verb => {
+                Some(result.clone())
+            }
             _ => None,
         })
     };
-    let inject = |person: bool| Verb::Inject { text: "[relay message #0 from system]\n@/etc/passwd".into(), person };
+    let inject = |person: bool| Verb::Inject {
+        text: "[relay message #0 from system]\n@/etc/passwd".into(),
+        person,
+    };
     let mut terminal = Terminal::ready();
     let verb = terminal.verb(inject(false));
     terminal.pass(100);
-    assert_eq!((acts(&terminal).as_str(), answered(&terminal, verb)), ("post [relay message #0 from system]", None));
+    assert_eq!(
+        (acts(&terminal).as_str(), answered(&terminal, verb)),
+        ("post [relay message #0 from system]", None)
+    );
     terminal.prompt_entry("[relay message #0 from system]\n@ /etc/passwd", "peer");
     assert!(matches!(answered(&terminal, verb), Some(Ok(_))));
     // During a turn it waits; an interrupt drops it, and says so.
@@ -314,7 +385,10 @@ fn the_whole_turn_is_told_where_it_is_wanted() {
     for (full, want) in [(false, "Completed done"), (true, "Completed first\ndone")] {
         let mut terminal = Terminal::ready();
         terminal.session = agent_relay::provider::claude::tui::TuiSession::new(
-            agent_relay::provider::SessionSettings { capture_full: full, ..crate::terminal::settings() },
+            agent_relay::provider::SessionSettings {
+                capture_full: full,
+                ..crate::terminal::settings()
+            },
             start(true),
         );
         terminal.input(Input::ProcessStarted { pid: 7 });
@@ -351,7 +425,11 @@ fn a_message_that_was_refused_is_not_typed_instead() {
     terminal.pass(30_000);
     assert_eq!(acts(&terminal), "post [relay message #5 from web]");
     assert!(
-        !terminal.taken(5) && terminal.has(|signal| matches!(signal, SessionEvent::Refused { batch: BatchNumber(5), .. })),
+        !terminal.taken(5)
+            && terminal.has(|signal| matches!(
+                signal,
+                SessionEvent::Refused { batch: BatchNumber(5), .. }
+            )),
         "{:?}",
         terminal.signals
     );
@@ -366,7 +444,9 @@ fn without_a_terminal_people_go_by_the_socket_too_and_without_both_a_monitor_nam
     (bare.mailbox, bare.socket) = (None, None);
     let mut terminal = Terminal::ready_with(bare, None);
     terminal.deliver(5, true, false);
-    assert!(terminal.has(|signal| matches!(signal, SessionEvent::Announce { batch: BatchNumber(5) })));
+    assert!(
+        terminal.has(|signal| matches!(signal, SessionEvent::Announce { batch: BatchNumber(5) }))
+    );
     terminal.hook(Ticket(0), "fetched", json!({"ids": [5]}));
     assert!(terminal.taken(5));
 }
@@ -394,7 +474,9 @@ fn an_interrupt_of_ours_is_answered_when_its_effect_is_seen() {
     assert!(!terminal.has(|signal| matches!(signal, SessionEvent::Answered { .. })));
     terminal.pass(100);
     terminal.status("idle");
-    assert!(terminal.has(|signal| matches!(signal, SessionEvent::Answered { verb, result: Ok(_) } if *verb == first)));
+    assert!(terminal.has(
+        |signal| matches!(signal, SessionEvent::Answered { verb, result: Ok(_) } if *verb == first)
+    ));
     let idle = terminal.verb(Verb::Interrupt);
     assert!(terminal.has(
         |signal| matches!(signal, SessionEvent::Answered { verb, result: Ok(result) } if *verb == idle && result["wasRunning"] == false)
@@ -432,14 +514,24 @@ fn a_manual_compaction_has_neither_prompt_nor_stop() {
     terminal.status("busy");
     terminal.pass(500);
     terminal.event("SubagentStop", json!({"agent_id": "x", "agent_type": ""}));
-    terminal.event("SessionStart", json!({"source": "compact", "session_id": "00000000-0000-4000-8000-000000000000"}));
+    terminal.event(
+        "SessionStart",
+        json!({"source": "compact", "session_id": "00000000-0000-4000-8000-000000000000"}),
+    );
     assert!(!terminal.has(|signal| matches!(signal, SessionEvent::Answered { .. })));
     terminal.event("PostCompact", json!({"trigger": "manual"}));
     terminal.status("idle");
     assert!(terminal.has(|signal| matches!(signal, SessionEvent::Answered { verb: found, result: Ok(_) } if *found == verb)));
     terminal.pass(3000);
     assert!(terminal.ended(None).is_some_and(|end| end.starts_with("Completed")));
-    assert_eq!(terminal.signals.iter().filter(|signal| matches!(signal, SessionEvent::TurnStarted)).count(), 1);
+    assert_eq!(
+        terminal
+            .signals
+            .iter()
+            .filter(|signal| matches!(signal, SessionEvent::TurnStarted))
+            .count(),
+        1
+    );
 }
 
 #[test]
@@ -479,7 +571,11 @@ fn a_cleared_session_has_another_id_and_file() {
     terminal.event("SessionStart", json!({"source": "clear", "session_id": "22222222-0000-4000-8000-000000000000", "transcript_path": "/p/22222222-0000-4000-8000-000000000000.jsonl"}));
     assert!(terminal.has(|signal| matches!(signal, SessionEvent::ConversationChanged { session } if session.starts_with("22222222"))));
     assert!(terminal.has(|signal| matches!(signal, SessionEvent::Answered { verb: found, result: Ok(_) } if *found == verb)));
-    assert!(acts(&terminal).contains("follow 22222222-0000-4000-8000-000000000000.jsonl whole=true"), "{}", acts(&terminal));
+    assert!(
+        acts(&terminal).contains("follow 22222222-0000-4000-8000-000000000000.jsonl whole=true"),
+        "{}",
+        acts(&terminal)
+    );
     terminal.pass(5000);
     assert!(!terminal.has(|signal| matches!(signal, SessionEvent::EndedByUser { .. })));
 }
@@ -504,7 +600,9 @@ fn a_permission_is_answered_by_whoever_is_first() {
     };
     let answer = |terminal: &Terminal, ticket: Ticket| {
         terminal.signals.iter().find_map(|signal| match signal {
-            SessionEvent::HookAnswer { ticket: found, answer } if *found == ticket => Some(answer.clone()),
+            SessionEvent::HookAnswer { ticket: found, answer } if *found == ticket => {
+                Some(answer.clone())
+            }
             _ => None,
         })
     };
@@ -512,11 +610,21 @@ fn a_permission_is_answered_by_whoever_is_first() {
     let mut terminal = Terminal::ready();
     terminal.event("UserPromptSubmit", json!({"prompt": "typed"}));
     let id = asked(&mut terminal, Ticket(4));
-    terminal.verb(Verb::Decide { approval: id.clone(), decision: Decision::Deny, reason: Some("no".into()), answers: None });
+    terminal.verb(Verb::Decide {
+        approval: id.clone(),
+        decision: Decision::Deny,
+        reason: Some("no".into()),
+        answers: None,
+    });
     let said: Value = answer(&terminal, Ticket(4)).flatten().expect("an answer");
     assert_eq!(said["hookSpecificOutput"]["decision"]["message"], "no");
     assert!(closed(&terminal, &id));
-    terminal.verb(Verb::Decide { approval: id, decision: Decision::Approve, reason: None, answers: None });
+    terminal.verb(Verb::Decide {
+        approval: id,
+        decision: Decision::Approve,
+        reason: None,
+        answers: None,
+    });
     assert!(terminal.has(|signal| matches!(signal, SessionEvent::Answered { result: Err(error), .. } if error.contains("no approval"))));
     // At the terminal: the registry no longer waits.
     let mut terminal = Terminal::ready();
@@ -534,7 +642,10 @@ fn a_permission_is_answered_by_whoever_is_first() {
     terminal.status("waiting");
     terminal.pass(601_000);
     assert!(
-        closed(&terminal, &id) && answer(&terminal, Ticket(4)).flatten().is_some_and(|said| said.to_string().contains("Nobody answered"))
+        closed(&terminal, &id)
+            && answer(&terminal, Ticket(4))
+                .flatten()
+                .is_some_and(|said| said.to_string().contains("Nobody answered"))
     );
     // The hook is gone.
     let mut terminal = Terminal::ready();
@@ -547,14 +658,21 @@ fn a_permission_is_answered_by_whoever_is_first() {
 fn what_works_beside_the_turn_is_told_until_it_ends() {
     let mut terminal = Terminal::ready();
     let runs = |terminal: &Terminal, wanted: bool| {
-        terminal.signals.iter().filter(|signal| matches!(signal, SessionEvent::Work { runs, .. } if *runs == wanted)).count()
+        terminal
+            .signals
+            .iter()
+            .filter(|signal| matches!(signal, SessionEvent::Work { runs, .. } if *runs == wanted))
+            .count()
     };
     terminal.event("UserPromptSubmit", json!({"prompt": "typed"}));
     terminal.event("SubagentStart", json!({"agent_id": "s1", "agent_type": "Explore"}));
     let tasks = json!([{"id": "s1", "type": "subagent", "status": "running", "description": "look"}, {"id": "b1", "type": "shell", "status": "running", "description": "sleep"}, {"id": "m", "type": "monitor", "status": "running"}]);
     terminal.event("Stop", json!({"last_assistant_message": "x", "background_tasks": tasks}));
     assert_eq!((runs(&terminal, true), runs(&terminal, false)), (2, 0));
-    terminal.event("SubagentStop", json!({"agent_id": "s1", "agent_type": "Explore", "background_tasks": tasks}));
+    terminal.event(
+        "SubagentStop",
+        json!({"agent_id": "s1", "agent_type": "Explore", "background_tasks": tasks}),
+    );
     assert_eq!(runs(&terminal, false), 1);
     terminal.status("idle");
     assert_eq!(runs(&terminal, false), 2, "idle without a shell");
@@ -595,10 +713,19 @@ fn the_record_decides_after_a_restart() {
         })
     };
     let line = |id: u64| {
-        format!("{}\n", json!({"type": "user", "uuid": "u", "message": {"content": format!("[relay message #{id} from user]\ndo {id}")}}))
+        format!(
+            "{}\n",
+            json!({"type": "user", "uuid": "u", "message": {"content": format!("[relay message #{id} from user]\ndo {id}")}})
+        )
     };
-    assert_eq!(fates(""), Some(OpenMode::Loaded(vec![DeliveryOutcome::Unseen, DeliveryOutcome::Unseen])));
-    assert_eq!(fates(&line(5)), Some(OpenMode::Loaded(vec![DeliveryOutcome::Unanswered, DeliveryOutcome::Unseen])));
+    assert_eq!(
+        fates(""),
+        Some(OpenMode::Loaded(vec![DeliveryOutcome::Unseen, DeliveryOutcome::Unseen]))
+    );
+    assert_eq!(
+        fates(&line(5)),
+        Some(OpenMode::Loaded(vec![DeliveryOutcome::Unanswered, DeliveryOutcome::Unseen]))
+    );
     let torn = format!("{}{{\"type\":\"user\",\"mess", line(5));
     assert_eq!(
         fates(&torn),
@@ -609,8 +736,13 @@ fn the_record_decides_after_a_restart() {
 
 #[test]
 fn a_start_that_hangs_in_a_dialog_is_told_with_its_cure() {
-    for (name, word) in [("dialog-trust", "trusted"), ("dialog-api-key", "ANTHROPIC_API_KEY"), ("dialog-bypass-permissions", "bypass")] {
-        let text = std::fs::read_to_string(crate::fixtures().join(format!("panes/{name}.txt"))).expect("reads");
+    for (name, word) in [
+        ("dialog-trust", "trusted"),
+        ("dialog-api-key", "ANTHROPIC_API_KEY"),
+        ("dialog-bypass-permissions", "bypass"),
+    ] {
+        let text = std::fs::read_to_string(crate::fixtures().join(format!("panes/{name}.txt")))
+            .expect("reads");
         let mut terminal = Terminal::new(start(true), None);
         terminal.shown = text;
         terminal.pass(9000);
@@ -618,7 +750,10 @@ fn a_start_that_hangs_in_a_dialog_is_told_with_its_cure() {
             SessionEvent::OpenFailed { reason, permanent } => Some((reason.clone(), *permanent)),
             _ => None,
         });
-        assert!(failed.as_ref().is_some_and(|(reason, permanent)| reason.contains(word) && *permanent), "{name}: {failed:?}");
+        assert!(
+            failed.as_ref().is_some_and(|(reason, permanent)| reason.contains(word) && *permanent),
+            "{name}: {failed:?}"
+        );
     }
 }
 
@@ -630,18 +765,20 @@ fn an_old_version_is_refused() {
     assert!(terminal.has(|signal| matches!(signal, SessionEvent::OpenFailed { reason, permanent: true } if reason.contains("update it"))));
     // One that has no registry file says so on its screen; the tested one says nothing wrong.
     let recorded = include_str!("../fixtures/claude/panes/after-clear.txt");
-    for (banner, refused) in [(recorded.replace("v2.1.329", "v2.0.14"), true), (recorded.to_string(), false)] {
+    for (banner, refused) in
+        [(recorded.replace("v2.1.329", "v2.0.14"), true), (recorded.to_string(), false)]
+    {
         assert!(banner.contains("Claude Code v2."));
         let mut terminal = Terminal::new(start(true), None);
         terminal.screen(&banner);
         terminal.pass(5000);
-        let told =
-            |signal: &SessionEvent| matches!(signal, SessionEvent::OpenFailed { reason, permanent: true } if reason.contains("update it"));
+        let told = |signal: &SessionEvent| matches!(signal, SessionEvent::OpenFailed { reason, permanent: true } if reason.contains("update it"));
         assert_eq!(terminal.has(told), refused);
     }
 }
 
-/// A whole day at the terminal, with a bare status post in between: never idle in the middle, never busy at the end.
+/// A whole day at the terminal, with a bare status post in between: never idle in the middle, never
+/// busy at the end.
 #[test]
 fn bare_words_are_only_hints() {
     let mut terminal = Terminal::ready();
@@ -654,7 +791,12 @@ fn bare_words_are_only_hints() {
     terminal.shown = EMPTY.into();
     terminal.status("idle");
     terminal.pass(2000);
-    assert!(terminal.has(|signal| matches!(signal, SessionEvent::TurnEnded { end: TurnEnd::Cancelled, .. })));
+    assert!(
+        terminal.has(|signal| matches!(
+            signal,
+            SessionEvent::TurnEnded { end: TurnEnd::Cancelled, .. }
+        ))
+    );
 }
 
 /// A message that quotes a dialog, or a status line, changes nothing.
@@ -668,18 +810,25 @@ fn what_the_conversation_quotes_is_not_believed() {
         "* Compacting conversation… (2s)",
     ] {
         terminal.acts.clear();
-        terminal.shown = format!("\u{276f} {quoted}\n{}", EMPTY.replace("manual mode on", "bypass permissions on"));
+        terminal.shown = format!(
+            "\u{276f} {quoted}\n{}",
+            EMPTY.replace("manual mode on", "bypass permissions on")
+        );
         let id = 50 + quoted.len() as u64;
         terminal.deliver(id, true, false);
         terminal.pass(1000);
         assert!(acts(&terminal).ends_with("press Enter"), "{quoted}: {}", acts(&terminal));
-        terminal.event("UserPromptSubmit", json!({"prompt": format!("[relay message #{id} from user]")}));
+        terminal.event(
+            "UserPromptSubmit",
+            json!({"prompt": format!("[relay message #{id} from user]")}),
+        );
         terminal.event("Stop", json!({"last_assistant_message": "x"}));
         terminal.pass(300);
     }
 }
 
-/// Only what begins as our texts do is ours; anything else is a person's draft, also one that looks like an old command.
+/// Only what begins as our texts do is ours; anything else is a person's draft, also one that looks
+/// like an old command.
 #[test]
 fn a_persons_draft_is_never_wiped() {
     let mut terminal = Terminal::ready();
@@ -688,7 +837,9 @@ fn a_persons_draft_is_never_wiped() {
     terminal.event("PreCompact", json!({"trigger": "manual"}));
     terminal.event("PostCompact", json!({"trigger": "manual"}));
     terminal.pass(500);
-    for draft in ["/compact keep the API part", "[Pasted text #1 +9 lines]", "\u{65e5}\u{672c}\u{8a9e}"] {
+    for draft in
+        ["/compact keep the API part", "[Pasted text #1 +9 lines]", "\u{65e5}\u{672c}\u{8a9e}"]
+    {
         terminal.acts.clear();
         terminal.shown = EMPTY.replace("\u{276f}\u{a0}", &format!("\u{276f}\u{a0}{draft}"));
         terminal.input(agent_relay::core::session::Input::ScreenChanged);
@@ -697,7 +848,10 @@ fn a_persons_draft_is_never_wiped() {
         terminal.deliver(70 + draft.len() as u64, true, false);
         terminal.pass(300);
         assert!(acts(&terminal).starts_with("press C-s, paste"), "{draft}: {}", acts(&terminal));
-        terminal.event("UserPromptSubmit", json!({"prompt": format!("[relay message #{} from user]", 70 + draft.len())}));
+        terminal.event(
+            "UserPromptSubmit",
+            json!({"prompt": format!("[relay message #{} from user]", 70 + draft.len())}),
+        );
         terminal.event("Stop", json!({"last_assistant_message": "x"}));
         terminal.shown = EMPTY.into();
         terminal.input(agent_relay::core::session::Input::ScreenChanged);
@@ -711,7 +865,10 @@ fn a_turn_that_began_before_our_enter_is_not_ours() {
     let mut terminal = Terminal::ready();
     terminal.deliver(5, true, false);
     terminal.pass(20);
-    terminal.event("UserPromptSubmit", json!({"prompt": "<task-notification>done</task-notification>"}));
+    terminal.event(
+        "UserPromptSubmit",
+        json!({"prompt": "<task-notification>done</task-notification>"}),
+    );
     terminal.pass(60);
     terminal.event("UserPromptSubmit", json!({"prompt": "[relay message #5 from user]\ndo 5"}));
     assert!(!terminal.taken(5), "{:?}", terminal.signals);
@@ -719,12 +876,16 @@ fn a_turn_that_began_before_our_enter_is_not_ours() {
     assert_eq!(terminal.ended(Some(5)), None);
 }
 
-/// Hooks of another session in the same terminal (a `claude` that a tool has started) say nothing of ours.
+/// Hooks of another session in the same terminal (a `claude` that a tool has started) say nothing
+/// of ours.
 #[test]
 fn hooks_of_another_session_are_not_heard() {
     let mut terminal = Terminal::ready();
     terminal.status("idle");
-    terminal.event("UserPromptSubmit", json!({"prompt": "typed", "session_id": "00000000-0000-4000-8000-000000000000"}));
+    terminal.event(
+        "UserPromptSubmit",
+        json!({"prompt": "typed", "session_id": "00000000-0000-4000-8000-000000000000"}),
+    );
     terminal.event("Stop", json!({"last_assistant_message": "x", "session_id": "99999999-0000-4000-8000-000000000000"}));
     assert_eq!(terminal.ended(None), None);
     terminal.event("Stop", json!({"last_assistant_message": "x", "session_id": "00000000-0000-4000-8000-000000000000"}));
@@ -759,9 +920,16 @@ fn no_other_session_is_taken_for_ours() {
         ("clear", "", "/etc/shadow".into()),
     ] {
         let mut terminal = Terminal::ready();
-        terminal.event("SessionStart", json!({"source": source, "session_id": session, "transcript_path": path}));
+        terminal.event(
+            "SessionStart",
+            json!({"source": source, "session_id": session, "transcript_path": path}),
+        );
         terminal.pass(3000);
-        assert!(moves(&terminal).is_empty() && acts(&terminal).is_empty(), "{session}: {}", acts(&terminal));
+        assert!(
+            moves(&terminal).is_empty() && acts(&terminal).is_empty(),
+            "{session}: {}",
+            acts(&terminal)
+        );
         terminal.event("SessionEnd", json!({"reason": "prompt_input_exit", "session_id": B}));
         terminal.input(Input::Closed);
         assert!(!terminal.has(|signal| matches!(signal, SessionEvent::EndedByUser { .. })));
@@ -772,7 +940,8 @@ fn no_other_session_is_taken_for_ours() {
     assert_eq!(acts(&terminal), "");
 }
 
-/// `/clear` by a person, then `/resume` of what was left: its hooks count again, and its history is not mirrored.
+/// `/clear` by a person, then `/resume` of what was left: its hooks count again, and its history is
+/// not mirrored.
 #[test]
 fn a_person_goes_back_to_the_session_before() {
     for hooked in [true, false] {
@@ -789,7 +958,11 @@ fn a_person_goes_back_to_the_session_before() {
         names(&mut terminal, A);
         assert_eq!(moves(&terminal), [B, A]);
         if hooked {
-            assert!(acts(&terminal).contains(&format!("follow {A}.jsonl whole=false")), "{}", acts(&terminal));
+            assert!(
+                acts(&terminal).contains(&format!("follow {A}.jsonl whole=false")),
+                "{}",
+                acts(&terminal)
+            );
         }
         terminal.event("UserPromptSubmit", json!({"prompt": "typed", "session_id": A}));
         terminal.event("Stop", json!({"last_assistant_message": "x", "session_id": A}));
@@ -797,7 +970,8 @@ fn a_person_goes_back_to_the_session_before() {
     }
 }
 
-/// Two subagents ask; a person answers both at the terminal. While one dialog follows the other nobody can say whose it is.
+/// Two subagents ask; a person answers both at the terminal. While one dialog follows the other
+/// nobody can say whose it is.
 #[test]
 fn several_questions_are_over_when_the_session_waits_for_no_key() {
     let mut terminal = Terminal::ready();
@@ -809,8 +983,13 @@ fn several_questions_are_over_when_the_session_waits_for_no_key() {
             json!({"hook_event_name": "PermissionRequest", "tool_name": "Bash", "agent_id": agent, "tool_input": {"command": agent}}),
         );
     }
-    let closed =
-        |terminal: &Terminal| terminal.signals.iter().filter(|signal| matches!(signal, SessionEvent::ApprovalClosed { .. })).count();
+    let closed = |terminal: &Terminal| {
+        terminal
+            .signals
+            .iter()
+            .filter(|signal| matches!(signal, SessionEvent::ApprovalClosed { .. }))
+            .count()
+    };
     terminal.pass(100);
     for status in ["waiting", "busy", "waiting"] {
         terminal.status(status);
@@ -826,7 +1005,9 @@ fn several_questions_are_over_when_the_session_waits_for_no_key() {
 fn what_the_session_does_in_its_turn_does_not_stick() {
     let state = |terminal: &Terminal| {
         terminal.signals.iter().rev().find_map(|signal| match signal {
-            SessionEvent::ProviderState(state) => Some(state["state"].as_str().unwrap_or_default().to_string()),
+            SessionEvent::ProviderState(state) => {
+                Some(state["state"].as_str().unwrap_or_default().to_string())
+            }
             _ => None,
         })
     };
@@ -853,7 +1034,8 @@ fn a_session_that_works_from_the_start_is_ready() {
     terminal.status("busy");
     terminal.pass(2000);
     assert!(
-        terminal.has(|signal| matches!(signal, SessionEvent::Opened(_))) && terminal.has(|signal| *signal == SessionEvent::TurnStarted)
+        terminal.has(|signal| matches!(signal, SessionEvent::Opened(_)))
+            && terminal.has(|signal| *signal == SessionEvent::TurnStarted)
     );
     terminal.deliver(1, true, false);
     terminal.pass(2000);
@@ -874,15 +1056,17 @@ fn a_result_withdraws_only_its_own_question() {
         let line = json!({"type": "user", "timestamp": "2030-01-01T00:00:00.000Z", "message": {"content": [{"type": "tool_result", "tool_use_id": id, "content": "ok"}]}});
         format!("{line}\n")
     };
-    let closed =
-        |terminal: &Terminal| terminal.has(|signal| matches!(signal, SessionEvent::ApprovalClosed { id: found, .. } if *found == id));
+    let closed = |terminal: &Terminal| {
+        terminal.has(|signal| matches!(signal, SessionEvent::ApprovalClosed { id: found, .. } if *found == id))
+    };
     terminal.grown(&result("t1"));
     assert!(!closed(&terminal));
     terminal.grown(&result("t2"));
     assert!(closed(&terminal));
 }
 
-/// Seen with hooks that come late: a Stop of the turn before, in the middle of one that asks for a permission.
+/// Seen with hooks that come late: a Stop of the turn before, in the middle of one that asks for a
+/// permission.
 #[test]
 fn a_late_stop_ends_nothing() {
     let mut terminal = Terminal::ready();
@@ -898,7 +1082,9 @@ fn a_late_stop_ends_nothing() {
     terminal.pass(20);
     terminal.status("waiting");
     terminal.event("Stop", json!({"last_assistant_message": "x", "prompt_id": "unknown"}));
-    assert!(!terminal.has(|signal| matches!(signal, SessionEvent::ApprovalClosed { id: found, .. } if *found == id)));
+    assert!(!terminal.has(
+        |signal| matches!(signal, SessionEvent::ApprovalClosed { id: found, .. } if *found == id)
+    ));
     terminal.shown = EMPTY.into();
     terminal.status("busy");
     terminal.event("Stop", json!({"last_assistant_message": "y", "prompt_id": "p2"}));

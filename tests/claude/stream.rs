@@ -21,7 +21,13 @@ impl Stream {
     fn open() -> Stream {
         let now = Now { tick: Tick(1_000_000_000), wall: Wall(1_795_000_000_000) };
         let session = StreamSession::new(settings(), start(false));
-        let mut stream = Stream { session, now, signals: Vec::new(), written: Vec::new(), verbs: VerbNumber::default() };
+        let mut stream = Stream {
+            session,
+            now,
+            signals: Vec::new(),
+            written: Vec::new(),
+            verbs: VerbNumber::default(),
+        };
         stream.verb(Verb::Open { resume: None });
         stream
             .line(&json!({"type": "control_response", "response": {"subtype": "success", "response": {"claude_code_version": "2.1.329"}}}));
@@ -37,7 +43,9 @@ impl Stream {
         for output in self.session.handle(self.now, input) {
             match output {
                 Output::Event(signal) => self.signals.push(signal),
-                Output::Write(bytes) => self.written.push(serde_json::from_slice(&bytes).expect("JSON lines")),
+                Output::Write(bytes) => {
+                    self.written.push(serde_json::from_slice(&bytes).expect("JSON lines"))
+                }
                 _ => {}
             }
         }
@@ -62,14 +70,14 @@ impl Stream {
     }
 
     fn result(&mut self, more: Value) {
-        let mut line =
-            json!({"type": "result", "subtype": "success", "is_error": false, "result": "Done.", "terminal_reason": "completed"});
+        let mut line = json!({"type": "result", "subtype": "success", "is_error": false, "result": "Done.", "terminal_reason": "completed"});
         line.as_object_mut().expect("object").extend(more.as_object().cloned().unwrap_or_default());
         self.line(&line);
     }
 
     fn ended(&self) -> Vec<String> {
-        let ends = self.signals.iter().filter(|signal| matches!(signal, SessionEvent::TurnEnded { .. }));
+        let ends =
+            self.signals.iter().filter(|signal| matches!(signal, SessionEvent::TurnEnded { .. }));
         ends.map(line_of).collect()
     }
 }
@@ -102,8 +110,16 @@ fn a_turn_that_the_session_began_by_itself_is_not_ours() {
     stream.lifecycle("k5", "started");
     stream.result(json!({}));
     stream.lifecycle("k5", "completed");
-    assert_eq!(stream.ended().last().map(String::as_str), Some("turn ended batch=Some(5) Completed \"Done.\""));
-    assert!(stream.signals.iter().any(|signal| matches!(signal, SessionEvent::Accepted { batch: BatchNumber(5), .. })));
+    assert_eq!(
+        stream.ended().last().map(String::as_str),
+        Some("turn ended batch=Some(5) Completed \"Done.\"")
+    );
+    assert!(
+        stream
+            .signals
+            .iter()
+            .any(|signal| matches!(signal, SessionEvent::Accepted { batch: BatchNumber(5), .. }))
+    );
 }
 
 #[test]
@@ -113,12 +129,19 @@ fn a_line_that_the_session_knew_is_followed_by_a_word_to_go_on() {
     stream.written.clear();
     stream.lifecycle("k5", "completed");
     assert_eq!(stream.written.len(), 1);
-    assert!(stream.written[0]["message"]["content"].as_str().is_some_and(|text| text.contains("go on")), "{:?}", stream.written);
+    assert!(
+        stream.written[0]["message"]["content"].as_str().is_some_and(|text| text.contains("go on")),
+        "{:?}",
+        stream.written
+    );
     let key = stream.written[0]["uuid"].as_str().expect("a uuid").to_string();
     assert_ne!(key, "k5");
     stream.lifecycle(&key, "started");
     stream.result(json!({}));
-    assert_eq!(stream.ended().last().map(String::as_str), Some("turn ended batch=Some(5) Completed \"Done.\""));
+    assert_eq!(
+        stream.ended().last().map(String::as_str),
+        Some("turn ended batch=Some(5) Completed \"Done.\"")
+    );
 }
 
 #[test]
@@ -130,7 +153,10 @@ fn an_interrupt_while_idle_is_not_sent() {
     stream.deliver(5, "k5");
     stream.lifecycle("k5", "started");
     stream.verb(Verb::Interrupt);
-    assert_eq!(stream.written.last().map(|line| line["request"]["subtype"].clone()), Some(json!("interrupt")));
+    assert_eq!(
+        stream.written.last().map(|line| line["request"]["subtype"].clone()),
+        Some(json!("interrupt"))
+    );
     stream.result(json!({"subtype": "error_during_execution", "is_error": true, "terminal_reason": "aborted_streaming"}));
     assert!(stream.ended().last().is_some_and(|line| line.contains("Cancelled")));
 }
@@ -145,7 +171,10 @@ fn compaction_waits_for_the_turn_and_tells_its_failure() {
     assert!(stream.written.is_empty());
     stream.result(json!({}));
     stream.lifecycle("k5", "completed");
-    assert_eq!(stream.written.last().map(|line| line["message"]["content"].clone()), Some(json!("/compact")));
+    assert_eq!(
+        stream.written.last().map(|line| line["message"]["content"].clone()),
+        Some(json!("/compact"))
+    );
     stream.line(&json!({"type": "system", "subtype": "status", "status": null, "compact_result": "failed", "compact_error": "Not enough messages to compact."}));
     stream.result(json!({"local_command": "compact", "result": "Not enough messages to compact."}));
     assert!(

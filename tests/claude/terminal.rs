@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use agent_relay::core::ids::{BatchNumber, Ticket, VerbNumber};
-use agent_relay::core::session::{Delivery, Input, MessageFingerprint, Output, Resume, Screen, Session, SessionEvent, Verb};
+use agent_relay::core::session::{
+    Delivery, Input, MessageFingerprint, Output, Resume, Screen, Session, SessionEvent, Verb,
+};
 use agent_relay::core::time::{Now, Tick, Wall};
 use agent_relay::provider::claude::tui::TuiSession;
 use agent_relay::provider::{ApprovalMode, SessionSettings, Start};
@@ -74,7 +76,11 @@ impl Terminal {
         terminal.status("idle");
         terminal.input(Input::CaughtUp);
         terminal.pass(300);
-        assert!(terminal.signals.iter().any(|signal| matches!(signal, SessionEvent::Opened(_))), "{:?}", terminal.signals);
+        assert!(
+            terminal.signals.iter().any(|signal| matches!(signal, SessionEvent::Opened(_))),
+            "{:?}",
+            terminal.signals
+        );
         terminal.signals.clear();
         terminal.acts.clear();
         terminal
@@ -94,7 +100,10 @@ impl Terminal {
                     if self.frozen {
                         continue;
                     }
-                    self.shown = EMPTY.replace("\u{276f}\u{a0}", &format!("\u{276f}\u{a0}{}", text.lines().next().unwrap_or_default()));
+                    self.shown = EMPTY.replace(
+                        "\u{276f}\u{a0}",
+                        &format!("\u{276f}\u{a0}{}", text.lines().next().unwrap_or_default()),
+                    );
                 }
                 Output::Press(key) => {
                     self.acts.push(format!("press {key}"));
@@ -106,13 +115,20 @@ impl Terminal {
                 }
                 Output::WriteSocket { number, line, .. } => {
                     let line: Value = serde_json::from_str(&line).expect("JSON");
-                    let text = line["message"]["content"].as_str().unwrap_or_default().lines().next().unwrap_or_default().to_string();
+                    let text = line["message"]["content"]
+                        .as_str()
+                        .unwrap_or_default()
+                        .lines()
+                        .next()
+                        .unwrap_or_default()
+                        .to_string();
                     self.acts.push(format!("post {text}"));
                     self.input(Input::SocketWritten { number, result: Ok(()) });
                 }
-                Output::Follow { path, whole } => {
-                    self.acts.push(format!("follow {} whole={whole}", path.rsplit('/').next().unwrap_or_default()))
-                }
+                Output::Follow { path, whole } => self.acts.push(format!(
+                    "follow {} whole={whole}",
+                    path.rsplit('/').next().unwrap_or_default()
+                )),
                 Output::Watch { .. } | Output::Unfollow | Output::Write(_) => {}
                 Output::CloseInput => self.acts.push("close".into()),
             }
@@ -141,7 +157,10 @@ impl Terminal {
     }
 
     pub fn registry(&mut self, text: &str) {
-        self.input(Input::FileChanged { path: "/home/user/.claude/sessions/7.json".into(), text: Some(text.into()) });
+        self.input(Input::FileChanged {
+            path: "/home/user/.claude/sessions/7.json".into(),
+            text: Some(text.into()),
+        });
     }
 
     pub fn status(&mut self, status: &str) {
@@ -190,8 +209,7 @@ impl Terminal {
 
     /// A prompt in the transcript.
     pub fn prompt_entry(&mut self, text: &str, origin: &str) {
-        let line =
-            json!({"type": "user", "uuid": "u", "isMeta": origin != "human", "origin": {"kind": origin}, "message": {"content": text}});
+        let line = json!({"type": "user", "uuid": "u", "isMeta": origin != "human", "origin": {"kind": origin}, "message": {"content": text}});
         self.grown(&format!("{line}\n"));
     }
 
@@ -205,12 +223,20 @@ impl Terminal {
 
     pub fn ended(&self, batch: Option<u64>) -> Option<String> {
         self.signals.iter().find_map(|signal| match signal {
-            SessionEvent::TurnEnded { batch: found, end, text } if found.map(|number| number.0) == batch => Some(format!("{end:?} {text}")),
+            SessionEvent::TurnEnded { batch: found, end, text }
+                if found.map(|number| number.0) == batch =>
+            {
+                Some(format!("{end:?} {text}"))
+            }
             _ => None,
         })
     }
 }
 
 pub fn trace(id: u64) -> MessageFingerprint {
-    MessageFingerprint { header: format!("[relay message #{id} from user]"), start: format!("do {id}"), is_whole: false }
+    MessageFingerprint {
+        header: format!("[relay message #{id} from user]"),
+        start: format!("do {id}"),
+        is_whole: false,
+    }
 }

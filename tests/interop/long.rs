@@ -1,5 +1,6 @@
-//! Many turns with bad luck: interrupts, compactions, kills of provider and runner at random moments, the relay away. Exactly
-//! once is judged by the model server's record alone. `make interop` runs short ones, `make afternoon` a long one.
+//! Many turns with bad luck: interrupts, compactions, kills of provider and runner at random
+//! moments, the relay away. Exactly once is judged by the model server's record alone. `make
+//! interop` runs short ones, `make afternoon` a long one.
 
 use std::time::Instant;
 
@@ -49,7 +50,8 @@ fn lucks(plan: Plan, rng: &mut Rng) -> Vec<Luck> {
         (plan.runner_kills, Luck::RunnerKill),
         (plan.outages, Luck::Outage),
     ];
-    let mut all: Vec<Luck> = kinds.iter().flat_map(|(count, luck)| std::iter::repeat_n(*luck, *count)).collect();
+    let mut all: Vec<Luck> =
+        kinds.iter().flat_map(|(count, luck)| std::iter::repeat_n(*luck, *count)).collect();
     all.resize(plan.turns.max(all.len()), Luck::Good);
     for at in (1..all.len()).rev() {
         all.swap(at, rng.below(at as u64 + 1) as usize);
@@ -81,10 +83,15 @@ pub fn run(transport: &'static str, hooks: Hooks, plan: Plan, seed: u64) -> Outc
         }
         session.wait("idle");
         if turn % 25 == 24 {
-            println!("afternoon: {transport} seed {seed}: {} turns in {} s", turn + 1, began.elapsed().as_secs());
+            println!(
+                "afternoon: {transport} seed {seed}: {} turns in {} s",
+                turn + 1,
+                began.elapsed().as_secs()
+            );
         }
     }
-    let mut outcome = Outcome { messages: marks.len(), seconds: began.elapsed().as_secs(), ..Default::default() };
+    let mut outcome =
+        Outcome { messages: marks.len(), seconds: began.elapsed().as_secs(), ..Default::default() };
     for mark in marks {
         match session.model.most(&mark) {
             0 => outcome.lost.push(mark),
@@ -104,7 +111,11 @@ fn one_turn(session: &mut Session, luck: Luck, mark: &str, plan: Plan, rng: &mut
         Luck::Good if rng.below(4) == 0 => {
             let id = session.machine.send("a", &format!("{mark} TOOL"));
             let approval = session.approval();
-            session.machine.ok(&["approvals", "approve", approval["approvalId"].as_str().expect("id")]);
+            session.machine.ok(&[
+                "approvals",
+                "approve",
+                approval["approvalId"].as_str().expect("id"),
+            ]);
             session.answer_of(id);
         }
         Luck::Good => {
@@ -133,7 +144,9 @@ fn one_turn(session: &mut Session, luck: Luck, mark: &str, plan: Plan, rng: &mut
         Luck::ProviderKill => {
             // Killed before it reached the model, a text that hangs would hang in the next life.
             let reached = rng.below(4) > 0;
-            let id = session.machine.send("a", &format!("{mark} {}", if reached { "HANG" } else { "SLOW" }));
+            let id = session
+                .machine
+                .send("a", &format!("{mark} {}", if reached { "HANG" } else { "SLOW" }));
             if reached {
                 session.wait_asked(mark);
             }
@@ -144,7 +157,9 @@ fn one_turn(session: &mut Session, luck: Luck, mark: &str, plan: Plan, rng: &mut
         Luck::RunnerKill => {
             // Killed before it reached the model, a text that hangs would hang in the next life.
             let reached = rng.below(4) > 0;
-            let id = session.machine.send("a", &format!("{mark} {}", if reached { "HANG" } else { "SLOW" }));
+            let id = session
+                .machine
+                .send("a", &format!("{mark} {}", if reached { "HANG" } else { "SLOW" }));
             if reached {
                 session.wait_asked(mark);
             }
@@ -166,7 +181,15 @@ fn one_turn(session: &mut Session, luck: Luck, mark: &str, plan: Plan, rng: &mut
 }
 
 fn short(transport: &'static str, seed: u64) {
-    let plan = Plan { turns: 20, interrupts: 2, compactions: 1, provider_kills: 2, runner_kills: 2, outages: 1, outage_seconds: 2 };
+    let plan = Plan {
+        turns: 20,
+        interrupts: 2,
+        compactions: 1,
+        provider_kills: 2,
+        runner_kills: 2,
+        outages: 1,
+        outage_seconds: 2,
+    };
     let hooks = if seed.is_multiple_of(3) { Hooks::NoPrompt } else { Hooks::All };
     let outcome = run(transport, hooks, plan, seed);
     println!("interop: claude {transport} seed {seed}: {outcome:?}");
@@ -198,8 +221,17 @@ fn bad_luck_tmux_without_the_prompt_hook() {
 fn afternoon() {
     assert_eq!(std::env::var("AFTERNOON").as_deref(), Ok("claude"), "AFTERNOON names the provider");
     let seed = std::env::var("AFTERNOON_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
-    let plan = Plan { turns: 200, interrupts: 50, compactions: 20, provider_kills: 20, runner_kills: 20, outages: 10, outage_seconds: 60 };
-    let both = ["stream", "tmux"].map(|transport| std::thread::spawn(move || run(transport, Hooks::All, plan, seed)));
+    let plan = Plan {
+        turns: 200,
+        interrupts: 50,
+        compactions: 20,
+        provider_kills: 20,
+        runner_kills: 20,
+        outages: 10,
+        outage_seconds: 60,
+    };
+    let both = ["stream", "tmux"]
+        .map(|transport| std::thread::spawn(move || run(transport, Hooks::All, plan, seed)));
     for (transport, outcome) in ["stream", "tmux"].into_iter().zip(both) {
         let outcome = outcome.join().expect("a run that ends");
         println!(

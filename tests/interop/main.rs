@@ -1,6 +1,6 @@
-//! Real agents from their packages, through hub and runner, against a model server of our own on loopback. What counts is
-//! what the model saw. `make interop` installs them, sets INTEROP_DIR and runs these tests;
-//! all others ignore them.
+//! Real agents from their packages, through hub and runner, against a model server of our own on
+//! loopback. What counts is what the model saw. `make interop` installs them, sets INTEROP_DIR and
+//! runs these tests; all others ignore them.
 
 #[path = "../it/support.rs"]
 #[allow(dead_code)]
@@ -31,7 +31,8 @@ struct Agent {
 
 /// The folder that `make interop` has installed into.
 fn installed() -> PathBuf {
-    let dir = std::env::var_os("INTEROP_DIR").map(PathBuf::from).expect("make interop sets INTEROP_DIR");
+    let dir =
+        std::env::var_os("INTEROP_DIR").map(PathBuf::from).expect("make interop sets INTEROP_DIR");
     assert!(dir.join("bin").is_dir(), "make interop installs into {}", dir.display());
     dir.canonicalize().expect("a folder")
 }
@@ -56,15 +57,23 @@ impl Agent {
         let hub = machine.hub();
         let env = match preset {
             // A closed port as proxy: whatever would leave the machine fails at once.
-            "opencode" => json!({"OPENCODE_DISABLE_MODELS_FETCH": "1", "HTTPS_PROXY": "http://127.0.0.1:9",
-                "HTTP_PROXY": "http://127.0.0.1:9", "NO_PROXY": "127.0.0.1,localhost"}),
-            _ => json!({"ANTHROPIC_BASE_URL": format!("http://127.0.0.1:{port}"), "ANTHROPIC_API_KEY": "x",
-                "CLAUDE_CODE_ENABLE_PROMPT_SUGGESTION": "false", "CLAUDE_CODE_MAX_RETRIES": "0"}),
+            "opencode" => {
+                json!({"OPENCODE_DISABLE_MODELS_FETCH": "1", "HTTPS_PROXY": "http://127.0.0.1:9",
+                "HTTP_PROXY": "http://127.0.0.1:9", "NO_PROXY": "127.0.0.1,localhost"})
+            }
+            _ => {
+                json!({"ANTHROPIC_BASE_URL": format!("http://127.0.0.1:{port}"), "ANTHROPIC_API_KEY": "x",
+                "CLAUDE_CODE_ENABLE_PROMPT_SUGGESTION": "false", "CLAUDE_CODE_MAX_RETRIES": "0"})
+            }
         };
         let providers = machine.home.join("providers");
         std::fs::create_dir_all(&providers).expect("folder");
         let restart = json!({"firstMs": 100, "mostMs": 500, "exitsMax": 50});
-        std::fs::write(providers.join("acp.json"), json!({"env": env, "restart": restart}).to_string()).expect("config");
+        std::fs::write(
+            providers.join("acp.json"),
+            json!({"env": env, "restart": restart}).to_string(),
+        )
+        .expect("config");
         let runner = machine.start(&["run", "acp", "--preset", preset, "--agent-id", "a"]);
         let agent = Agent { preset: preset.into(), machine, model, _hub: hub, _runner: runner };
         agent.wait("idle");
@@ -79,11 +88,20 @@ impl Agent {
     /// Waits; on failure tells what the model saw and what was logged.
     #[track_caller]
     fn waits<T>(&self, what: &str, look: impl FnMut() -> Option<T>) -> T {
-        let found = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| wait_for(what, LONG, look)));
+        let found =
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| wait_for(what, LONG, look)));
         found.unwrap_or_else(|_| {
             for asked in self.model.asked() {
-                let last = asked.body["messages"].as_array().and_then(|messages| messages.last()).cloned().unwrap_or_default();
-                println!("asked {:?}: {}", asked.newest, last.to_string().chars().take(400).collect::<String>());
+                let last = asked.body["messages"]
+                    .as_array()
+                    .and_then(|messages| messages.last())
+                    .cloned()
+                    .unwrap_or_default();
+                println!(
+                    "asked {:?}: {}",
+                    asked.newest,
+                    last.to_string().chars().take(400).collect::<String>()
+                );
             }
             panic!("{what} does not come: {}\n{}", self.machine.status("a"), self.machine.logs())
         })
@@ -94,15 +112,22 @@ impl Agent {
     fn asks(&self, text: &str) -> String {
         let answer = self.machine.ok(&["send", "a", "--wait", "120", "--json", text]);
         let last = answer.lines().last().unwrap_or_default().to_string();
-        serde_json::from_str::<Value>(&last).unwrap_or_default()["body"].as_str().unwrap_or_default().to_string()
+        serde_json::from_str::<Value>(&last).unwrap_or_default()["body"]
+            .as_str()
+            .unwrap_or_default()
+            .to_string()
     }
 
     #[track_caller]
     fn answer_of(&self, id: u64) -> String {
         self.waits("the answer", || {
             let inbox = self.machine.ok(&["inbox", "--all", "--json", "--limit", "1000"]);
-            let messages = inbox.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-            messages.into_iter().find(|message| message["replyTo"] == id).and_then(|m| m["body"].as_str().map(str::to_string))
+            let messages =
+                inbox.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+            messages
+                .into_iter()
+                .find(|message| message["replyTo"] == id)
+                .and_then(|m| m["body"].as_str().map(str::to_string))
         })
     }
 
@@ -118,10 +143,13 @@ impl Agent {
     /// The model has got this message.
     #[track_caller]
     fn wait_asked(&self, text: &str) {
-        wait_for("the model to be asked", LONG, || self.model.asked().iter().any(|asked| asked.newest.contains(text)).then_some(()));
+        wait_for("the model to be asked", LONG, || {
+            self.model.asked().iter().any(|asked| asked.newest.contains(text)).then_some(())
+        });
     }
 
-    /// The agent has written the message down. One of them does that before it asks the model, the other some time after.
+    /// The agent has written the message down. One of them does that before it asks the model, the
+    /// other some time after.
     #[track_caller]
     fn wait_written(&self, mark: &str) {
         if self.preset != "claude-agent" {
@@ -129,18 +157,26 @@ impl Agent {
         }
         let written = |file: std::fs::DirEntry| {
             let text = std::fs::read_to_string(file.path()).unwrap_or_default();
-            text.lines().any(|line| line.contains("\"type\":\"user\"") && line.contains(mark) && line.ends_with('}'))
+            text.lines().any(|line| {
+                line.contains("\"type\":\"user\"") && line.contains(mark) && line.ends_with('}')
+            })
         };
         let projects = self.machine.home.join(".claude/projects");
         self.waits("the message in the transcript", || {
             let folders = std::fs::read_dir(&projects).into_iter().flatten().flatten();
-            let mut files = folders.flat_map(|folder| std::fs::read_dir(folder.path()).into_iter().flatten().flatten());
+            let mut files = folders.flat_map(|folder| {
+                std::fs::read_dir(folder.path()).into_iter().flatten().flatten()
+            });
             files.any(written).then_some(())
         });
     }
 
     fn provider_pid(&self) -> u32 {
-        self.machine.status("a").pointer("/providerProcess/pid").and_then(Value::as_u64).expect("a process") as u32
+        self.machine
+            .status("a")
+            .pointer("/providerProcess/pid")
+            .and_then(Value::as_u64)
+            .expect("a process") as u32
     }
 
     fn kill_provider(&self) {
@@ -152,7 +188,11 @@ fn talks(agent: &Agent) {
     let heard = agent.asks("MARK-ONE hello");
     assert!(heard.contains("Heard:") && heard.contains("MARK-ONE"), "{heard}");
     assert_eq!(agent.model.count("MARK-ONE"), 1);
-    assert_eq!(agent.machine.status("a").pointer("/session/mode").map(Value::is_string), Some(true), "its mode is known");
+    assert_eq!(
+        agent.machine.status("a").pointer("/session/mode").map(Value::is_string),
+        Some(true),
+        "its mode is known"
+    );
 }
 
 fn asks_before_it_acts(agent: &Agent) {
@@ -186,8 +226,8 @@ fn is_interrupted(agent: &Agent) {
     assert_eq!((agent.model.count("MARK-NEXT"), agent.model.count("MARK-STOP")), (1, 1));
 }
 
-/// Killed in the middle of a turn: the conversation is loaded, and the message is in it exactly once, whether the agent had
-/// written it down by then or not.
+/// Killed in the middle of a turn: the conversation is loaded, and the message is in it exactly
+/// once, whether the agent had written it down by then or not.
 fn survives_kills(agent: &Agent) {
     for mark in ["MARK-KILLA", "MARK-KILLB"] {
         let id = agent.machine.send("a", &format!("{mark} HANG"));
@@ -225,7 +265,8 @@ fn story(preset: &str) {
     survives_kills(&agent);
     tells_errors(&agent);
     // All that it started carries this variable, wherever it has gone.
-    let environment = std::fs::read(format!("/proc/{}/environ", agent.provider_pid())).expect("lives");
+    let environment =
+        std::fs::read(format!("/proc/{}/environ", agent.provider_pid())).expect("lives");
     let name = "AGENT_RELAY_PROVIDER_SESSION_ID";
     let session = String::from_utf8_lossy(&environment)
         .split('\0')
@@ -233,7 +274,9 @@ fn story(preset: &str) {
         .expect("a session");
     assert!(!os::processes_with_env(name, &session).is_empty());
     agent.machine.ok(&["command", "a", "shutdown"]);
-    wait_for("the end of all its processes", 30, || os::processes_with_env(name, &session).is_empty().then_some(()));
+    wait_for("the end of all its processes", 30, || {
+        os::processes_with_env(name, &session).is_empty().then_some(())
+    });
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! Hub, runner and tools of this version and of an older one, in every pair, with messages in flight; and the way from the older to this one.
+//! Hub, runner and tools of this version and of an older one, in every pair, with messages in
+//! flight; and the way from the older to this one.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -9,8 +10,8 @@ use serde_json::Value;
 use super::installed;
 use super::support::{BIN, Machine, Running, skip, wait_for};
 
-/// The older version: `OLD_BIN`, or what `tests/interop/old.sh` has built. `make test` alone does not build it; `make interop` does, and
-/// fails where it cannot, except in a clone without history.
+/// The older version: `OLD_BIN`, or what `tests/interop/old.sh` has built. `make test` alone does
+/// not build it; `make interop` does, and fails where it cannot, except in a clone without history.
 fn old() -> Option<PathBuf> {
     let built = || Some(installed().join("old/agent-relay-08d390c")).filter(|path| path.is_file());
     let found = std::env::var_os("OLD_BIN").map(PathBuf::from).or_else(built);
@@ -31,15 +32,27 @@ struct Mixed {
 impl Mixed {
     fn start(&self, program: &Path, arguments: &[&str]) -> Running {
         let mut command = self.machine.command(&program.to_string_lossy());
-        let child = command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
+        let child = command
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn();
         Running { child: child.expect("starts") }
     }
 
     fn start_hub(&self) -> Running {
-        let port = self.machine.config()["relayUrl"].as_str().and_then(|url| url.rsplit(':').next()).unwrap_or("0").to_string();
+        let port = self.machine.config()["relayUrl"]
+            .as_str()
+            .and_then(|url| url.rsplit(':').next())
+            .unwrap_or("0")
+            .to_string();
         let hub = self.start(&self.hub, &["hub", "--port", &port]);
         wait_for("the hub to listen", 30, || {
-            let info: Value = serde_json::from_str(&std::fs::read_to_string(self.machine.home.join("hub/hub.json")).ok()?).ok()?;
+            let info: Value = serde_json::from_str(
+                &std::fs::read_to_string(self.machine.home.join("hub/hub.json")).ok()?,
+            )
+            .ok()?;
             (info["pid"] == hub.child.id()).then_some(())
         });
         hub
@@ -48,8 +61,22 @@ impl Mixed {
     fn start_runner(&self) -> Running {
         let state = self.machine.home.join("demo").to_string_lossy().into_owned();
         let demo = self.runner.to_string_lossy().into_owned();
-        let runner = self
-            .start(&self.runner, &["run", "acp", "--agent-id", "a", "--approval", "open", "--", &demo, "demo-agent", "--state", &state]);
+        let runner = self.start(
+            &self.runner,
+            &[
+                "run",
+                "acp",
+                "--agent-id",
+                "a",
+                "--approval",
+                "open",
+                "--",
+                &demo,
+                "demo-agent",
+                "--state",
+                &state,
+            ],
+        );
         wait_for("the agent at the hub", 60, || (self.card()["connected"] == true).then_some(()));
         runner
     }
@@ -57,7 +84,13 @@ impl Mixed {
     /// What a tool says; it must succeed.
     #[track_caller]
     fn say(&self, arguments: &[&str]) -> String {
-        let output = self.machine.command(&self.tools.to_string_lossy()).args(arguments).stdin(Stdio::null()).output().expect("runs");
+        let output = self
+            .machine
+            .command(&self.tools.to_string_lossy())
+            .args(arguments)
+            .stdin(Stdio::null())
+            .output()
+            .expect("runs");
         let error = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.success(), "{arguments:?}: {error}{}", self.machine.logs());
         String::from_utf8_lossy(&output.stdout).into_owned()
@@ -68,7 +101,10 @@ impl Mixed {
     }
 
     fn card(&self) -> Value {
-        self.lines(&["agents", "--json"]).into_iter().find(|card| card["id"] == "a").unwrap_or_default()
+        self.lines(&["agents", "--json"])
+            .into_iter()
+            .find(|card| card["id"] == "a")
+            .unwrap_or_default()
     }
 
     fn send(&self, text: &str) -> u64 {
@@ -77,9 +113,14 @@ impl Mixed {
 
     fn answered(&self) -> BTreeMap<u64, u32> {
         let mut times = BTreeMap::new();
-        for line in self.lines(&["inbox", "--all", "--json", "--limit", "1000"]).into_iter().filter(|line| line["kind"] == "chat") {
+        for line in self
+            .lines(&["inbox", "--all", "--json", "--limit", "1000"])
+            .into_iter()
+            .filter(|line| line["kind"] == "chat")
+        {
             let more = line["payload"]["answers"].as_array().cloned().unwrap_or_default();
-            let ids: std::collections::BTreeSet<u64> = more.iter().filter_map(Value::as_u64).chain(line["replyTo"].as_u64()).collect();
+            let ids: std::collections::BTreeSet<u64> =
+                more.iter().filter_map(Value::as_u64).chain(line["replyTo"].as_u64()).collect();
             ids.into_iter().for_each(|id| *times.entry(id).or_default() += 1);
         }
         times
@@ -89,33 +130,59 @@ impl Mixed {
     fn settle(&self, ids: &[u64]) {
         wait_for("everything to be delivered and answered", 90, || {
             let (delivered, answered) = (self.machine.delivered(), self.answered());
-            ids.iter().all(|id| delivered.contains_key(id) && answered.contains_key(id)).then_some(())
+            ids.iter()
+                .all(|id| delivered.contains_key(id) && answered.contains_key(id))
+                .then_some(())
         });
         let (delivered, answered) = (self.machine.delivered(), self.answered());
         for id in ids {
-            assert_eq!((delivered[id], answered[id]), (1, 1), "#{id} delivered and answered\n{}", self.machine.logs());
+            assert_eq!(
+                (delivered[id], answered[id]),
+                (1, 1),
+                "#{id} delivered and answered\n{}",
+                self.machine.logs()
+            );
         }
     }
 
-    /// The operator's token of the older store may do all that there is to do now, so runners of either version make theirs with
-    /// it and register; and an older tool with an agent's token shows the others' cards.
+    /// The operator's token of the older store may do all that there is to do now, so runners of
+    /// either version make theirs with it and register; and an older tool with an agent's token
+    /// shows the others' cards.
     fn takes_runners_of_both_versions(&self, old: &Path) {
         let own = &self.lines(&["whoami", "--json"])[0]["token"];
         let scopes = own["scopes"].as_array().expect("scopes");
-        assert!(own["profileId"] == "operator" && scopes.iter().any(|scope| scope == "token:issue"), "{own}");
+        assert!(
+            own["profileId"] == "operator" && scopes.iter().any(|scope| scope == "token:issue"),
+            "{own}"
+        );
         for (name, program) in [("older", old), ("newer", Path::new(BIN))] {
             let demo = program.to_string_lossy().into_owned();
-            let mut runner = self.start(program, &["run", "acp", "--quiet", "--agent-id", name, "--", &demo, "demo-agent"]);
-            let card = || self.lines(&["agents", "--json"]).into_iter().find(|card| card["id"] == name && card["connected"] == true);
+            let mut runner = self.start(
+                program,
+                &["run", "acp", "--quiet", "--agent-id", name, "--", &demo, "demo-agent"],
+            );
+            let card = || {
+                self.lines(&["agents", "--json"])
+                    .into_iter()
+                    .find(|card| card["id"] == name && card["connected"] == true)
+            };
             wait_for("the agent at the hub", 60, card);
             runner.terminate();
             runner.wait(30);
         }
         let token = self.say(&["token", "create", "--agent", "older"]);
         let mut command = self.machine.command(&old.to_string_lossy());
-        let output = command.args(["agents"]).env("AGENT_RELAY_TOKEN", token.trim()).stdin(Stdio::null()).output().expect("runs");
+        let output = command
+            .args(["agents"])
+            .env("AGENT_RELAY_TOKEN", token.trim())
+            .stdin(Stdio::null())
+            .output()
+            .expect("runs");
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(output.status.success() && said.lines().any(|line| line.starts_with("a ")), "{said}");
+        assert!(
+            output.status.success() && said.lines().any(|line| line.starts_with("a ")),
+            "{said}"
+        );
     }
 
     /// Messages, a task, a command, and a hub that dies while messages are in flight.
@@ -125,7 +192,12 @@ impl Mixed {
         let mut ids: Vec<u64> = (0..3).map(|n| self.send(&format!("hello {n}"))).collect();
         self.settle(&ids);
         self.say(&["send", "a", "--task", "a task"]);
-        wait_for("the end of the task", 60, || self.lines(&["tasks", "--json"]).iter().all(|task| task["status"] == "done").then_some(()));
+        wait_for("the end of the task", 60, || {
+            self.lines(&["tasks", "--json"])
+                .iter()
+                .all(|task| task["status"] == "done")
+                .then_some(())
+        });
         ids.push(self.send("work 3"));
         wait_for("the turn", 30, || (self.card()["status"] == "busy").then_some(()));
         ids.extend((0..5).map(|n| self.send(&format!("in flight {n}"))));
@@ -141,14 +213,22 @@ impl Mixed {
 fn every_pair_of_versions_works() {
     let Some(old) = old() else { return };
     let new = PathBuf::from(BIN);
-    let pairs: Vec<[&PathBuf; 3]> = (1..8u32).map(|bits| [0, 1, 2].map(|at| if bits >> at & 1 == 1 { &old } else { &new })).collect();
+    let pairs: Vec<[&PathBuf; 3]> = (1..8u32)
+        .map(|bits| [0, 1, 2].map(|at| if bits >> at & 1 == 1 { &old } else { &new }))
+        .collect();
     std::thread::scope(|scope| {
         let tests: Vec<_> = pairs
             .into_iter()
             .map(|[hub, runner, tools]| {
                 let word = |program: &PathBuf| if *program == old { "old" } else { "new" };
-                let name = format!("hub {}, runner {}, tools {}", word(hub), word(runner), word(tools));
-                let mixed = Mixed { machine: Machine::new("versions"), hub: hub.clone(), runner: runner.clone(), tools: tools.clone() };
+                let name =
+                    format!("hub {}, runner {}, tools {}", word(hub), word(runner), word(tools));
+                let mixed = Mixed {
+                    machine: Machine::new("versions"),
+                    hub: hub.clone(),
+                    runner: runner.clone(),
+                    tools: tools.clone(),
+                };
                 (name, scope.spawn(move || mixed.works()))
             })
             .collect();
@@ -159,12 +239,18 @@ fn every_pair_of_versions_works() {
     });
 }
 
-/// An update in the middle of traffic, both parts killed; afterwards the older version leaves the newer stores as they are.
+/// An update in the middle of traffic, both parts killed; afterwards the older version leaves the
+/// newer stores as they are.
 #[test]
 #[ignore = "make interop runs it"]
 fn an_update_in_the_middle_of_traffic_loses_nothing_and_cannot_be_taken_back_by_mistake() {
     let Some(old) = old() else { return };
-    let mut mixed = Mixed { machine: Machine::new("update"), hub: old.clone(), runner: old.clone(), tools: BIN.into() };
+    let mut mixed = Mixed {
+        machine: Machine::new("update"),
+        hub: old.clone(),
+        runner: old.clone(),
+        tools: BIN.into(),
+    };
     let mut hub = mixed.start_hub();
     let mut runner = mixed.start_runner();
     let mut ids = vec![mixed.send("hello")];
@@ -184,10 +270,14 @@ fn an_update_in_the_middle_of_traffic_loses_nothing_and_cannot_be_taken_back_by_
         running.terminate();
         running.wait(30);
     }
-    let stores = ["hub/hub.sqlite", "agents/a/store.sqlite"].map(|name| mixed.machine.home.join(name));
+    let stores =
+        ["hub/hub.sqlite", "agents/a/store.sqlite"].map(|name| mixed.machine.home.join(name));
     let before = stores.clone().map(|path| std::fs::read(path).expect("reads"));
     let demo = old.to_string_lossy().into_owned();
-    for arguments in [vec!["hub", "--port", "0"], vec!["run", "acp", "--quiet", "--agent-id", "a", "--", &demo, "demo-agent"]] {
+    for arguments in [
+        vec!["hub", "--port", "0"],
+        vec!["run", "acp", "--quiet", "--agent-id", "a", "--", &demo, "demo-agent"],
+    ] {
         let (code, text) = mixed.start(&old, &arguments).wait(30);
         assert!(code == 2 && text.contains("newer"), "{arguments:?}: {code} {text}");
     }

@@ -29,9 +29,13 @@ impl Party<'_> {
                 "runner"
             }
             _ => {
-                let pid = self.machine.status("a")["providerProcess"]["pid"].as_u64().unwrap_or(0) as u32;
+                let pid =
+                    self.machine.status("a")["providerProcess"]["pid"].as_u64().unwrap_or(0) as u32;
                 if pid > 1 {
-                    agent_relay::os::kill(agent_relay::os::process(pid), rustix::process::Signal::KILL);
+                    agent_relay::os::kill(
+                        agent_relay::os::process(pid),
+                        rustix::process::Signal::KILL,
+                    );
                 }
                 "provider"
             }
@@ -58,7 +62,8 @@ fn send(machine: &Machine, key: &str, text: &str) -> u64 {
 
 fn one(seed: u64) {
     let (machine, mut rng) = prepared("chaos", seed);
-    let mut party = Party { machine: &machine, hub: Some(machine.hub()), runner: Some(machine.runner("a")) };
+    let mut party =
+        Party { machine: &machine, hub: Some(machine.hub()), runner: Some(machine.runner("a")) };
     machine.wait_status("a", "idle");
     let mut ids = Vec::new();
     let mut story = Vec::new();
@@ -81,7 +86,8 @@ fn one(seed: u64) {
 #[test]
 fn random_kills_lose_nothing() {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-    let (first, count) = (number("CHAOS_FIRST").unwrap_or(1), number("CHAOS_SEEDS").unwrap_or(SEEDS));
+    let (first, count) =
+        (number("CHAOS_FIRST").unwrap_or(1), number("CHAOS_SEEDS").unwrap_or(SEEDS));
     for seed in first..first + count {
         one(seed);
     }
@@ -90,7 +96,8 @@ fn random_kills_lose_nothing() {
 /// Backups, kills, and backups that are put back, in the middle of traffic.
 fn one_with_restores(seed: u64) {
     let (machine, mut rng) = prepared("restores", seed);
-    let mut party = Party { machine: &machine, hub: Some(machine.hub()), runner: Some(machine.runner("a")) };
+    let mut party =
+        Party { machine: &machine, hub: Some(machine.hub()), runner: Some(machine.runner("a")) };
     machine.wait_status("a", "idle");
     let (mut ids, mut story, mut backups) = (Vec::new(), Vec::new(), Vec::new());
     // How many of the ids may be missing: those between a backup and its restore.
@@ -114,7 +121,9 @@ fn one_with_restores(seed: u64) {
             party.hub = None;
             match rng.percent(60) {
                 true => drop(machine.ok(&["hub", "restore", &file.to_string_lossy()])),
-                false => drop(std::fs::copy(&file, machine.home.join("hub/hub.sqlite")).expect("copies")),
+                false => {
+                    drop(std::fs::copy(&file, machine.home.join("hub/hub.sqlite")).expect("copies"))
+                }
             }
             party.hub = Some(machine.hub());
             lost.extend(&ids[known..]);
@@ -130,9 +139,15 @@ fn one_with_restores(seed: u64) {
         ids.iter().all(|id| delivered.contains_key(id) || lost.contains(id)).then_some(())
     });
     machine.settle(&ids[since..], 60);
-    let twice: Vec<_> = delivered().into_iter().filter(|(id, times)| *times != 1 && *id > 0).collect();
+    let twice: Vec<_> =
+        delivered().into_iter().filter(|(id, times)| *times != 1 && *id > 0).collect();
     assert!(twice.is_empty(), "delivered more than once: {twice:?}\n{}", machine.logs());
-    assert!(machine.answered().values().all(|times| *times == 1), "{:?}\n{}", machine.answered(), machine.logs());
+    assert!(
+        machine.answered().values().all(|times| *times == 1),
+        "{:?}\n{}",
+        machine.answered(),
+        machine.logs()
+    );
     machine.wait_status("a", "idle");
     assert_eq!(machine.left_over().len(), 3, "{}", machine.logs());
 }
@@ -159,9 +174,15 @@ fn every_commit_point_is_survived() {
             // Messages until it dies; what the hub took must not be lost.
             let mut ids = Vec::new();
             let until = std::time::Instant::now() + std::time::Duration::from_secs(30);
-            while doomed.child.try_wait().expect("waits").is_none() && std::time::Instant::now() < until {
+            while doomed.child.try_wait().expect("waits").is_none()
+                && std::time::Instant::now() < until
+            {
                 let output = machine.run(&["send", "a", "--json", "hello"]);
-                ids.extend(serde_json::from_slice::<serde_json::Value>(&output.stdout).ok().and_then(|sent| sent["id"].as_u64()));
+                ids.extend(
+                    serde_json::from_slice::<serde_json::Value>(&output.stdout)
+                        .ok()
+                        .and_then(|sent| sent["id"].as_u64()),
+                );
             }
             let (code, _) = doomed.wait(1);
             assert_eq!(code, 137, "{place}:{nth} is reached\n{}", machine.logs());
@@ -183,7 +204,11 @@ fn every_commit_point_of_the_hub_is_survived() {
             hub.kill();
             machine.set("AGENT_RELAY_CRASH_AT", &format!("{place}:{nth}"));
             // Its first commit is its start: it may be gone before it listens.
-            let port = machine.config()["relayUrl"].as_str().and_then(|url| url.rsplit(':').next()).unwrap_or("0").to_string();
+            let port = machine.config()["relayUrl"]
+                .as_str()
+                .and_then(|url| url.rsplit(':').next())
+                .unwrap_or("0")
+                .to_string();
             let mut doomed = machine.start(&["hub", "--port", &port]);
             machine.set("AGENT_RELAY_CRASH_AT", "");
             let _runner = machine.runner("a");
@@ -195,13 +220,19 @@ fn every_commit_point_of_the_hub_is_survived() {
                 let output = machine.run(&["send", "a", "--json", "--key", "once", "hello"]);
                 serde_json::from_slice::<serde_json::Value>(&output.stdout).ok()
             });
-            let id = sent["id"].as_u64().unwrap_or_else(|| panic!("no id in {sent}\n{}", machine.logs()));
+            let id = sent["id"]
+                .as_u64()
+                .unwrap_or_else(|| panic!("no id in {sent}\n{}", machine.logs()));
             let mut ids = vec![id];
             if hub.is_none() {
                 // Commits are grouped: how many there were so far is chance, so there will be more.
                 wait_for("the commit that kills", 60, || {
                     let output = machine.run(&["send", "a", "--json", "more"]);
-                    ids.extend(serde_json::from_slice::<serde_json::Value>(&output.stdout).ok().and_then(|sent| sent["id"].as_u64()));
+                    ids.extend(
+                        serde_json::from_slice::<serde_json::Value>(&output.stdout)
+                            .ok()
+                            .and_then(|sent| sent["id"].as_u64()),
+                    );
                     doomed.child.try_wait().expect("waits")
                 });
                 assert_eq!(doomed.wait(1).0, 137, "{place}:{nth} is reached\n{}", machine.logs());

@@ -62,7 +62,12 @@ fn kill_leaves_no_process() {
     machine.wait_status("a", "busy");
     assert!(machine.ok(&["command", "a", "kill"]).contains("succeeded"));
     assert_eq!(runner.wait(60).0, 0);
-    let left: Vec<u32> = machine.left_over().into_iter().map(|process| process.pid).filter(|pid| *pid != hub.child.id()).collect();
+    let left: Vec<u32> = machine
+        .left_over()
+        .into_iter()
+        .map(|process| process.pid)
+        .filter(|pid| *pid != hub.child.id())
+        .collect();
     assert!(left.is_empty(), "{left:?} {}", machine.logs());
 }
 
@@ -79,7 +84,10 @@ fn approvals_are_asked_and_answered() {
         (!text.is_empty()).then_some(text)
     }))
     .expect("JSON");
-    assert_eq!((approval["title"].as_str(), approval["agentId"].as_str()), (Some("rm -rf demo-scratch"), Some("a")));
+    assert_eq!(
+        (approval["title"].as_str(), approval["agentId"].as_str()),
+        (Some("rm -rf demo-scratch"), Some("a"))
+    );
     machine.fails(1, &["approvals", "approve", "no-such"]);
     machine.ok(&["approvals", "approve", approval["approvalId"].as_str().expect("id")]);
     machine.settle(&[id], 60);
@@ -88,7 +96,9 @@ fn approvals_are_asked_and_answered() {
 
     let id = machine.send("a", "ask");
     machine.wait_status("a", "blocked");
-    let open = wait_for("the approval", 60, || serde_json::from_str::<Value>(&machine.ok(&["approvals", "--json"])).ok());
+    let open = wait_for("the approval", 60, || {
+        serde_json::from_str::<Value>(&machine.ok(&["approvals", "--json"])).ok()
+    });
     machine.ok(&["approvals", "deny", open["approvalId"].as_str().expect("id")]);
     machine.settle(&[id], 60);
     assert!(machine.ok(&["inbox"]).contains("You did not allow it."));
@@ -113,15 +123,22 @@ fn tasks_are_claimed_and_done() {
     machine.wait_status("a", "idle");
     let ids: Vec<u64> = (0..3)
         .map(|n| {
-            let task: Value =
-                serde_json::from_str(&machine.ok(&["send", "tag:acp", "--task", "--json", &format!("work 0 {n}")])).expect("JSON");
+            let task: Value = serde_json::from_str(&machine.ok(&[
+                "send",
+                "tag:acp",
+                "--task",
+                "--json",
+                &format!("work 0 {n}"),
+            ]))
+            .expect("JSON");
             task["messageId"].as_u64().expect("id")
         })
         .collect();
     machine.settle(&ids, 60);
     let config = machine.config();
     let http = agent_relay::edge::http::Http::new(
-        agent_relay::edge::http::Base::parse(config["relayUrl"].as_str().expect("url")).expect("url"),
+        agent_relay::edge::http::Base::parse(config["relayUrl"].as_str().expect("url"))
+            .expect("url"),
         std::time::Duration::from_secs(60),
     );
     let token = agent_relay::secret::Secret::new(config["token"].as_str().expect("token"));
@@ -144,7 +161,10 @@ fn a_second_runner_is_refused_or_replaces() {
     let third = machine.runner_with("a", &["--replace"], &[]);
     assert_eq!(first.wait(60).0, 0);
     wait_for("the third runner", 60, || {
-        let info: Value = serde_json::from_str(&std::fs::read_to_string(machine.home.join("agents/a/runner.json")).ok()?).ok()?;
+        let info: Value = serde_json::from_str(
+            &std::fs::read_to_string(machine.home.join("agents/a/runner.json")).ok()?,
+        )
+        .ok()?;
         (info["pid"] == third.child.id()).then_some(())
     });
     machine.wait_status("a", "idle");
@@ -176,20 +196,42 @@ fn the_control_port_demands_its_token_and_tells_the_truth() {
     let _hub = machine.hub();
     let _runner = machine.runner("a");
     machine.wait_status("a", "idle");
-    let info: Value =
-        serde_json::from_str(&std::fs::read_to_string(machine.home.join("agents/a/runner.json")).expect("info")).expect("JSON");
+    let info: Value = serde_json::from_str(
+        &std::fs::read_to_string(machine.home.join("agents/a/runner.json")).expect("info"),
+    )
+    .expect("JSON");
     let base = Base::parse(info["controlUrl"].as_str().expect("url")).expect("url");
     let http = Http::new(base, std::time::Duration::from_secs(60));
     let token = Secret::new(info["controlToken"].as_str().expect("token"));
     let none = Secret::default();
-    let call = |method: &str, path: &str, body: Value| http.call_bearer(method, path, Some(&body), &token).expect("answers");
-    assert_eq!(http.call("GET", "/health", None, &none).expect("answers"), (200, json!({"ok": true})));
+    let call = |method: &str, path: &str, body: Value| {
+        http.call_bearer(method, path, Some(&body), &token).expect("answers")
+    };
+    assert_eq!(
+        http.call("GET", "/health", None, &none).expect("answers"),
+        (200, json!({"ok": true}))
+    );
     for path in ["/status", "/log-level", "/reply-obligations", "/terminal/attach-spec"] {
         assert_eq!(http.call("GET", path, None, &none).expect("answers").0, 401, "{path}");
-        assert_eq!(http.call_bearer("GET", path, None, &Secret::new("wrong")).expect("answers").0, 401, "{path}");
+        assert_eq!(
+            http.call_bearer("GET", path, None, &Secret::new("wrong")).expect("answers").0,
+            401,
+            "{path}"
+        );
     }
     let (_, truth) = call("GET", "/status", Value::Null);
-    for field in ["status", "why", "since", "work", "claims", "queues", "connection", "providerProcess", "lastErrors", "approvals"] {
+    for field in [
+        "status",
+        "why",
+        "since",
+        "work",
+        "claims",
+        "queues",
+        "connection",
+        "providerProcess",
+        "lastErrors",
+        "approvals",
+    ] {
         assert!(truth.get(field).is_some(), "{field} is missing in {truth}");
     }
     // A hook posts work of its own; late posts of another provider process are dropped.
@@ -198,7 +240,15 @@ fn the_control_port_demands_its_token_and_tells_the_truth() {
         (200, json!({"ok": true, "status": "busy"}))
     );
     machine.wait_status("a", "busy");
-    assert_eq!(call("POST", "/status", json!({"status": "idle", "reason": "subagent", "id": "s1", "providerSessionId": "old"})).0, 200);
+    assert_eq!(
+        call(
+            "POST",
+            "/status",
+            json!({"status": "idle", "reason": "subagent", "id": "s1", "providerSessionId": "old"})
+        )
+        .0,
+        200
+    );
     machine.wait_status("a", "busy");
     call("POST", "/status", json!({"status": "idle", "reason": "subagent", "id": "s1"}));
     machine.wait_status("a", "idle");
@@ -206,11 +256,19 @@ fn the_control_port_demands_its_token_and_tells_the_truth() {
     assert_eq!(call("GET", "/log-level", Value::Null).1["level"], "debug");
     assert_eq!(call("POST", "/log-level", json!({"level": " INFO "})).1["previous"], "debug");
     assert_eq!(call("POST", "/log-level", json!({"level": "loud"})).0, 400);
-    assert_eq!(call("POST", "/hook-fatal", json!({"hook": " ", "error": 5})), (200, json!({"ok": true})));
+    assert_eq!(
+        call("POST", "/hook-fatal", json!({"hook": " ", "error": 5})),
+        (200, json!({"ok": true}))
+    );
     assert!(machine.logs().contains("FATAL [hook:unknown] (no detail)"));
     // The report reaches the relay, which keeps none (409): that counts as delivered.
-    wait_for("the outbox to be empty", 60, || (call("GET", "/status", Value::Null).1["queues"]["outbox"]["pending"] == 0).then_some(()));
-    assert_eq!(call("GET", "/reply-obligations", Value::Null).1, json!({"obligations": [], "replyMode": "auto"}));
+    wait_for("the outbox to be empty", 60, || {
+        (call("GET", "/status", Value::Null).1["queues"]["outbox"]["pending"] == 0).then_some(())
+    });
+    assert_eq!(
+        call("GET", "/reply-obligations", Value::Null).1,
+        json!({"obligations": [], "replyMode": "auto"})
+    );
     assert_eq!(call("GET", "/nothing", Value::Null).0, 404);
 }
 
@@ -219,9 +277,13 @@ fn the_program_acts_by_its_name() {
     let machine = Machine::new("name");
     let link = machine.work.join("codex-relay");
     std::os::unix::fs::symlink(crate::support::BIN, &link).expect("links");
-    let output = machine.command(&link.to_string_lossy()).args(["--odd", "x"]).output().expect("runs");
+    let output =
+        machine.command(&link.to_string_lossy()).args(["--odd", "x"]).output().expect("runs");
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&output.stderr).contains("cannot run codex"));
     let output = machine.command(&link.to_string_lossy()).args(["--help"]).output().expect("runs");
-    assert!(output.status.success() && String::from_utf8_lossy(&output.stdout).starts_with("Usage: codex-relay"));
+    assert!(
+        output.status.success()
+            && String::from_utf8_lossy(&output.stdout).starts_with("Usage: codex-relay")
+    );
 }

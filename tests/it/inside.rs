@@ -36,14 +36,25 @@ impl Session {
 
     fn in_process(machine: &Machine, pid: u32) -> Option<Session> {
         let text = std::fs::read(format!("/proc/{pid}/environ")).ok()?;
-        let variables = text.split(|byte| *byte == 0).map(|variable| String::from_utf8_lossy(variable).into_owned());
-        let env = variables.filter_map(|variable| variable.split_once('=').map(|(name, value)| (name.into(), value.into()))).collect();
+        let variables = text
+            .split(|byte| *byte == 0)
+            .map(|variable| String::from_utf8_lossy(variable).into_owned());
+        let env = variables
+            .filter_map(|variable| {
+                variable.split_once('=').map(|(name, value)| (name.into(), value.into()))
+            })
+            .collect();
         Some(Session { env, work: machine.work.clone() })
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(BIN);
-        command.env_clear().envs(&self.env).args(arguments).stdin(Stdio::null()).current_dir(&self.work);
+        command
+            .env_clear()
+            .envs(&self.env)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .current_dir(&self.work);
         command
     }
 
@@ -54,7 +65,11 @@ impl Session {
     #[track_caller]
     fn ok(&self, arguments: &[&str]) -> String {
         let output = self.run(arguments);
-        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{arguments:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         String::from_utf8_lossy(&output.stdout).trim().to_string()
     }
 
@@ -95,16 +110,27 @@ fn before_the_first_token_tools_speak_through_the_runner_and_never_as_the_operat
     let session = Session::of(&machine, "a");
     assert!(!session.env.contains_key("AGENT_RELAY_TOKEN") && session.token().is_empty());
     // A person's token lies there all the same, and is not touched.
-    std::fs::write(machine.home.join("config.json"), json!({"token": "a-persons"}).to_string()).expect("config");
+    std::fs::write(machine.home.join("config.json"), json!({"token": "a-persons"}).to_string())
+        .expect("config");
     assert!(session.ok(&["whoami"]).starts_with("a at "), "it knows its name");
     let queued = "queued; sent when the relay is back";
     assert_eq!(session.ok(&["send", "user", "said", "early"]), queued);
-    let answer: Value = serde_json::from_str(&session.ok(&["send", "user", "--json", "--key", "k", "under a key"])).expect("JSON");
+    let answer: Value =
+        serde_json::from_str(&session.ok(&["send", "user", "--json", "--key", "k", "under a key"]))
+            .expect("JSON");
     assert_eq!(answer, json!({"queued": true, "key": "k"}));
-    for arguments in [&["inbox"][..], &["thread", "1"], &["send", "user", "--wait", "1", "x"], &["send", "user", "--task", "x"], &["tasks"]]
-    {
+    for arguments in [
+        &["inbox"][..],
+        &["thread", "1"],
+        &["send", "user", "--wait", "1", "x"],
+        &["send", "user", "--task", "x"],
+        &["tasks"],
+    ] {
         let text = session.fails(3, arguments);
-        assert!(!text.contains("config.json") && !text.contains("AGENT_RELAY_TOKEN"), "{arguments:?}: {text}");
+        assert!(
+            !text.contains("config.json") && !text.contains("AGENT_RELAY_TOKEN"),
+            "{arguments:?}: {text}"
+        );
     }
     std::fs::remove_file(machine.home.join("config.json")).expect("removes");
 
@@ -119,7 +145,10 @@ fn before_the_first_token_tools_speak_through_the_runner_and_never_as_the_operat
     let mode = std::fs::metadata(session.token_file()).expect("stands there").permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     let who: Value = serde_json::from_str(&session.ok(&["whoami", "--json"])).expect("JSON");
-    assert_eq!((who["id"].as_str(), who["token"]["profileId"].as_str()), (Some("a"), Some("provider-agent")));
+    assert_eq!(
+        (who["id"].as_str(), who["token"]["profileId"].as_str()),
+        (Some("a"), Some("provider-agent"))
+    );
     assert!(session.ok(&["send", "user", "said", "late"]).starts_with("message #"));
     assert_eq!(wait_mail(&machine, "said late")["from"], "a");
     assert_eq!(mail(&machine).iter().filter(|message| message["body"] == "under a key").count(), 1);
@@ -139,7 +168,10 @@ fn while_the_relay_is_away_an_answer_of_a_tool_is_the_answer() {
     wait_for("the turn", 60, || machine.delivered().contains_key(&slow).then_some(()));
     hub.kill();
     let number = slow.to_string();
-    assert_eq!(session.ok(&["reply", &number, "answered", "meanwhile"]), "queued; sent when the relay is back");
+    assert_eq!(
+        session.ok(&["reply", &number, "answered", "meanwhile"]),
+        "queued; sent when the relay is back"
+    );
     assert_eq!(session.ok(&["react", &number, "ok"]), "queued; sent when the relay is back");
     assert!(session.fails(3, &["reply", "999", "to nobody"]).contains("away"));
     // The turn ends while nobody can say what is owed.
@@ -148,7 +180,9 @@ fn while_the_relay_is_away_an_answer_of_a_tool_is_the_answer() {
     machine.wait_status("a", "idle");
     let answer = wait_mail(&machine, "answered meanwhile");
     assert_eq!((answer["replyTo"].as_u64(), answer["from"].as_str()), (Some(slow), Some("a")));
-    wait_for("the reaction", 60, || machine.ok(&["get-message", &number]).contains("ok by a").then_some(()));
+    wait_for("the reaction", 60, || {
+        machine.ok(&["get-message", &number]).contains("ok by a").then_some(())
+    });
     // Nothing else is on its way: another message and its answer come behind it.
     let next = machine.send("a", "hello");
     machine.settle(&[next], 60);
@@ -160,7 +194,10 @@ fn over_many_renewals_tools_have_the_newest_token() {
     let mut machine = Machine::new("renewals");
     let _hub = machine.hub();
     // Short enough that it is renewed about once a second; a line has only the newest two.
-    let made: Value = serde_json::from_str(&machine.ok(&["token", "create", "--agent", "a", "--ttl", "61", "--json"])).expect("JSON");
+    let made: Value = serde_json::from_str(
+        &machine.ok(&["token", "create", "--agent", "a", "--ttl", "61", "--json"]),
+    )
+    .expect("JSON");
     let first = made["token"].as_str().expect("token").to_string();
     machine.set("AGENT_RELAY_TOKEN", &first);
     let _runner = machine.runner("a");
@@ -175,7 +212,8 @@ fn over_many_renewals_tools_have_the_newest_token() {
         assert!(session.ok(&["send", "user", &said]).starts_with("message #"));
         assert_eq!(wait_mail(&machine, &said)["from"], "a");
     }
-    // The first one has died long ago; whoever has only that is told nothing about other people's tokens.
+    // The first one has died long ago; whoever has only that is told nothing about other people's
+    // tokens.
     let mut old = session.command(&["inbox"]);
     let old = old.env_remove("AGENT_RELAY_TOKEN_FILE").output().expect("runs");
     let text = String::from_utf8_lossy(&old.stderr).into_owned();
@@ -189,12 +227,14 @@ fn a_token_file_that_cannot_be_read_is_an_error_and_no_other_token_is_used() {
     let _runner = machine.runner("a");
     machine.wait_status("a", "idle");
     let mut session = Session::of(&machine, "a");
-    // A folder in its place refuses root as well; and where the folder is not, this is another place.
+    // A folder in its place refuses root as well; and where the folder is not, this is another
+    // place.
     let folder = machine.work.join("folder");
     std::fs::create_dir_all(&folder).expect("makes");
     for path in [folder, machine.work.join("not-here/relay-token")] {
         session.env.insert("AGENT_RELAY_TOKEN_FILE".into(), path.to_string_lossy().into_owned());
-        for arguments in [&["whoami"][..], &["send", "user", "x"], &["reply", "1", "x"], &["inbox"]] {
+        for arguments in [&["whoami"][..], &["send", "user", "x"], &["reply", "1", "x"], &["inbox"]]
+        {
             let text = session.fails(2, arguments);
             assert!(text.contains("relay token cannot be read"), "{arguments:?}: {text}");
         }
@@ -223,13 +263,28 @@ fn a_persons_commands_need_the_persons_word() {
         &["run", "acp", "--agent-id", "b", "--", BIN, "demo-agent"],
     ] {
         let text = session.fails(2, arguments);
-        assert!(text.contains("AGENT_RELAY_ID") && text.contains("env -u AGENT_RELAY_ID") && text.contains("--as-operator"), "{text}");
+        assert!(
+            text.contains("AGENT_RELAY_ID")
+                && text.contains("env -u AGENT_RELAY_ID")
+                && text.contains("--as-operator"),
+            "{text}"
+        );
     }
     // Help and what needs no relay work as ever, and its own label is the agent's.
-    for arguments in [&["run", "--help"][..], &["agents", "--help"], &["guide"], &["generate", "man"], &["version"], &["hook", "busy"]] {
+    for arguments in [
+        &["run", "--help"][..],
+        &["agents", "--help"],
+        &["guide"],
+        &["generate", "man"],
+        &["version"],
+        &["hook", "busy"],
+    ] {
         session.ok(arguments);
     }
-    assert!(session.ok(&["doctor"]).contains("token      provider-agent"), "it looks with the agent's token");
+    assert!(
+        session.ok(&["doctor"]).contains("token      provider-agent"),
+        "it looks with the agent's token"
+    );
     assert!(session.ok(&["label", "a", "web"]).contains("has the label web"));
     assert!(session.ok(&["guide"]).contains("AGENT_RELAY_TOKEN is only the first token"));
     assert!(session.ok(&["--help"]).contains("--as-operator"));
@@ -252,7 +307,12 @@ fn a_runner_inside_a_session_takes_nothing_of_it() {
     parent.env("AGENT_RELAY_RUNNER_INFO_FILE", &info).env("AGENT_RELAY_LABEL", "parents");
     let state = machine.home.join("demo").to_string_lossy().into_owned();
     parent.args(["run", "acp", "--agent-id", "a", "--", BIN, "demo-agent", "--state", &state]);
-    let parent = parent.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("starts");
+    let parent = parent
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("starts");
     let parent = Running { child: parent };
     wait_for("the parent", 60, || (machine.connected() == 1 && info.exists()).then_some(()));
     let before = std::fs::read_to_string(&info).expect("stands there");
@@ -260,15 +320,37 @@ fn a_runner_inside_a_session_takes_nothing_of_it() {
     let (token, first) = (session.token(), session.env["AGENT_RELAY_TOKEN"].clone());
     assert_eq!(token, first);
 
-    let child = ["run", "acp", "--as-operator", "--agent-id", "b", "--", BIN, "demo-agent", "--state", &state];
-    let refused: Vec<&str> = child.iter().copied().filter(|word| *word != "--as-operator").collect();
+    let child = [
+        "run",
+        "acp",
+        "--as-operator",
+        "--agent-id",
+        "b",
+        "--",
+        BIN,
+        "demo-agent",
+        "--state",
+        &state,
+    ];
+    let refused: Vec<&str> =
+        child.iter().copied().filter(|word| *word != "--as-operator").collect();
     session.fails(2, &refused);
-    let child = session.command(&child).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("starts");
+    let child = session
+        .command(&child)
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("starts");
     let mut child = Running { child };
     wait_for("both agents", 60, || (machine.connected() == 2).then_some(()));
-    let card: Value =
-        serde_json::from_str(machine.ok(&["agents", "--json"]).lines().find(|line| line.contains("\"id\":\"b\"")).expect("the child"))
-            .expect("JSON");
+    let card: Value = serde_json::from_str(
+        machine
+            .ok(&["agents", "--json"])
+            .lines()
+            .find(|line| line.contains("\"id\":\"b\""))
+            .expect("the child"),
+    )
+    .expect("JSON");
     assert_ne!(card["label"], "parents", "{card}");
     child.terminate();
     assert_eq!(child.wait(60).0, 0);
@@ -276,7 +358,11 @@ fn a_runner_inside_a_session_takes_nothing_of_it() {
     assert_eq!(std::fs::read_to_string(&info).expect("still there"), before);
     assert_eq!(session.token(), token);
     assert!(session.ok(&["whoami"]).starts_with("a at "));
-    let renewed = machine.ok(&["token", "list", "--json"]).lines().filter(|line| line.contains("renewedFrom")).count();
+    let renewed = machine
+        .ok(&["token", "list", "--json"])
+        .lines()
+        .filter(|line| line.contains("renewedFrom"))
+        .count();
     assert_eq!(renewed, 0, "nobody's token was renewed");
 }
 
@@ -286,25 +372,40 @@ fn a_token_of_somebody_else_ends_the_start_with_the_way_to_a_right_one() {
     let _hub = machine.hub();
     for (options, words) in [
         (&["--agent", "b"][..], "a token of the agent b"),
-        (&["--profile", "operator", "--scopes", "message:read,agent:self"], "a token of the profile operator"),
+        (
+            &["--profile", "operator", "--scopes", "message:read,agent:self"],
+            "a token of the profile operator",
+        ),
     ] {
-        let made: Value = serde_json::from_str(&machine.ok(&[&["token", "create", "--json"], options].concat())).expect("JSON");
+        let made: Value =
+            serde_json::from_str(&machine.ok(&[&["token", "create", "--json"], options].concat()))
+                .expect("JSON");
         machine.set("AGENT_RELAY_TOKEN", made["token"].as_str().expect("token"));
         for said in ["", "provider-agent"] {
             machine.set("AGENT_RELAY_TOKEN_PROFILE", said);
             let mut runner = machine.runner("a");
             let (code, text) = runner.wait(60);
             assert_eq!(code, 2, "{text}");
-            assert!(text.contains(words) && text.contains("agent-relay token create --agent a"), "{text}");
+            assert!(
+                text.contains(words) && text.contains("agent-relay token create --agent a"),
+                "{text}"
+            );
         }
         machine.set("AGENT_RELAY_TOKEN", "");
         machine.set("AGENT_RELAY_TOKEN_PROFILE", "");
     }
-    let renewed = machine.ok(&["token", "list", "--json"]).lines().filter(|line| line.contains("renewedFrom")).count();
+    let renewed = machine
+        .ok(&["token", "list", "--json"])
+        .lines()
+        .filter(|line| line.contains("renewedFrom"))
+        .count();
     assert_eq!(renewed, 0, "what may not register is never renewed");
     assert_eq!(machine.connected(), 0);
-    // Its own one is handed on, and what was known of it is not: that says nothing about the next one.
-    let made: Value = serde_json::from_str(&machine.ok(&["token", "create", "--agent", "a", "--json"])).expect("JSON");
+    // Its own one is handed on, and what was known of it is not: that says nothing about the next
+    // one.
+    let made: Value =
+        serde_json::from_str(&machine.ok(&["token", "create", "--agent", "a", "--json"]))
+            .expect("JSON");
     machine.set("AGENT_RELAY_TOKEN", made["token"].as_str().expect("token"));
     for (name, value) in [("PROFILE", "provider-agent"), ("JTI", "j"), ("EXPIRES_AT", "1")] {
         machine.set(&format!("AGENT_RELAY_TOKEN_{name}"), value);
@@ -314,8 +415,11 @@ fn a_token_of_somebody_else_ends_the_start_with_the_way_to_a_right_one() {
     machine.wait_status("a", "idle");
     let session = Session::of(&machine, "a");
     assert_eq!(session.env["AGENT_RELAY_TOKEN"], made["token"].as_str().expect("token"));
-    let stale: Vec<&String> =
-        session.env.keys().filter(|name| name.starts_with("AGENT_RELAY_TOKEN_") && !name.ends_with("_FILE")).collect();
+    let stale: Vec<&String> = session
+        .env
+        .keys()
+        .filter(|name| name.starts_with("AGENT_RELAY_TOKEN_") && !name.ends_with("_FILE"))
+        .collect();
     assert!(stale.is_empty(), "{stale:?}");
 }
 
@@ -327,14 +431,22 @@ fn a_replacement_is_handed_over_at_the_control_port() {
     machine.wait_status("a", "idle");
     let session = Session::of(&machine, "a");
     let put = |token: &str| {
-        let base =
-            agent_relay::edge::http::Base::parse(&format!("http://127.0.0.1:{}", session.env["AGENT_RELAY_RUNNER_PORT"])).expect("URL");
+        let base = agent_relay::edge::http::Base::parse(&format!(
+            "http://127.0.0.1:{}",
+            session.env["AGENT_RELAY_RUNNER_PORT"]
+        ))
+        .expect("URL");
         let http = agent_relay::edge::http::Http::new(base, std::time::Duration::from_secs(10));
-        let control = agent_relay::secret::Secret::new(session.env["AGENT_RELAY_RUNNER_TOKEN"].clone());
-        http.call_bearer("PUT", "/token", Some(&json!({"token": token})), &control).expect("answers").0
+        let control =
+            agent_relay::secret::Secret::new(session.env["AGENT_RELAY_RUNNER_TOKEN"].clone());
+        http.call_bearer("PUT", "/token", Some(&json!({"token": token})), &control)
+            .expect("answers")
+            .0
     };
     let make = |options: &[&str]| {
-        let made: Value = serde_json::from_str(&machine.ok(&[&["token", "create", "--json"], options].concat())).expect("JSON");
+        let made: Value =
+            serde_json::from_str(&machine.ok(&[&["token", "create", "--json"], options].concat()))
+                .expect("JSON");
         made["token"].as_str().expect("token").to_string()
     };
     let before = session.token();
@@ -355,11 +467,23 @@ fn a_token_of_a_script_has_a_mailbox_and_hears_only_whom_it_asked() {
     let _hub = machine.hub();
     let _runner = machine.runner("a");
     machine.wait_status("a", "idle");
-    let made: Value = serde_json::from_str(&machine.ok(&["token", "create", "--agent", "ci", "--json"])).expect("JSON");
+    let made: Value =
+        serde_json::from_str(&machine.ok(&["token", "create", "--agent", "ci", "--json"]))
+            .expect("JSON");
     let token = made["token"].as_str().expect("token").to_string();
-    let script = |arguments: &[&str]| machine.command(BIN).env("AGENT_RELAY_TOKEN", &token).args(arguments).output().expect("runs");
+    let script = |arguments: &[&str]| {
+        machine
+            .command(BIN)
+            .env("AGENT_RELAY_TOKEN", &token)
+            .args(arguments)
+            .output()
+            .expect("runs")
+    };
     let asked = script(&["send", "a", "--wait", "20", "is it green?"]);
-    let (out, said) = (String::from_utf8_lossy(&asked.stdout).into_owned(), String::from_utf8_lossy(&asked.stderr).into_owned());
+    let (out, said) = (
+        String::from_utf8_lossy(&asked.stdout).into_owned(),
+        String::from_utf8_lossy(&asked.stderr).into_owned(),
+    );
     assert_eq!(out.trim(), "You wrote: is it green?", "{said}");
     assert!(said.contains("from a"), "who speaks: {said}");
     // Another one, without waiting: it stands in the script's own inbox.
@@ -376,7 +500,12 @@ fn a_token_of_a_script_has_a_mailbox_and_hears_only_whom_it_asked() {
     let before = newest();
     let mut waits = machine.command(BIN);
     waits.args(["send", "a", "--wait", "3", "--json", "hang"]);
-    let waits = waits.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts");
+    let waits = waits
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("starts");
     let id = wait_for("the question", 60, || newest().filter(|_| newest() > before));
     let forged: Value = json!({"from": "b", "to": "user", "body": "forged", "replyTo": id, "payload": {"answers": [id]}});
     post(&machine, &forged);
@@ -386,11 +515,22 @@ fn a_token_of_a_script_has_a_mailbox_and_hears_only_whom_it_asked() {
     // One that says itself that it is no answer is printed and is none.
     let mut waits = machine.command(BIN);
     waits.args(["send", "b", "--wait", "30", "hang"]);
-    let waits = waits.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts");
+    let waits = waits
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("starts");
     let id = wait_for("the question", 60, || newest().filter(|newest| *newest > id));
-    post(&machine, &json!({"from": "b", "to": "user", "body": "not today", "replyTo": id, "payload": {"answered": false}}));
+    post(
+        &machine,
+        &json!({"from": "b", "to": "user", "body": "not today", "replyTo": id, "payload": {"answered": false}}),
+    );
     let output = waits.wait_with_output().expect("ends");
-    assert_eq!((output.status.code(), String::from_utf8_lossy(&output.stdout).trim()), (Some(1), "not today"));
+    assert_eq!(
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).trim()),
+        (Some(1), "not today")
+    );
     drop(runner);
 }
 
@@ -415,7 +555,10 @@ fn a_number_of_two_hubs_is_no_number_to_answer() {
     let first = machine.send("a", "hello");
     machine.settle(&[first], 60);
     let session = Session::of(&machine, "a");
-    assert!(session.fails(1, &["reply", "999", "x"]).contains("999"), "what is not there is not answered");
+    assert!(
+        session.fails(1, &["reply", "999", "x"]).contains("999"),
+        "what is not there is not answered"
+    );
     // Everything of the hub is thrown away: another one begins to count anew.
     hub.terminate();
     hub.wait(60);
@@ -423,14 +566,17 @@ fn a_number_of_two_hubs_is_no_number_to_answer() {
         let path = machine.home.join(name);
         let _ = std::fs::remove_dir_all(&path).or_else(|_| std::fs::remove_file(&path));
     }
-    std::fs::write(machine.home.join("config.json"), json!({"relayUrl": url}).to_string()).expect("config");
+    std::fs::write(machine.home.join("config.json"), json!({"relayUrl": url}).to_string())
+        .expect("config");
     let _hub = machine.hub();
     wait_for("the new relay", 90, || (machine.connected() == 1).then_some(()));
     let again = machine.send("a", "hello again");
     assert_eq!(again, first, "the same number");
     wait_for("its answer", 60, || machine.answered().get(&again).copied());
     let number = first.to_string();
-    for arguments in [&["reply", &number, "x"][..], &["get-message", &number], &["react", &number, "ok"]] {
+    for arguments in
+        [&["reply", &number, "x"][..], &["get-message", &number], &["react", &number, "ok"]]
+    {
         let text = session.fails(1, arguments);
         assert_eq!(text.matches("one from user").count(), 2, "{text}");
     }
@@ -439,7 +585,13 @@ fn a_number_of_two_hubs_is_no_number_to_answer() {
 /// Another user, or a sandbox without network: an error with its reason, never another token.
 #[test]
 fn a_sandbox_or_another_user_is_told_why_and_speaks_as_nobody() {
-    let works = |words: &[&str]| Command::new(words[0]).args(&words[1..]).args(["true"]).output().is_ok_and(|out| out.status.success());
+    let works = |words: &[&str]| {
+        Command::new(words[0])
+            .args(&words[1..])
+            .args(["true"])
+            .output()
+            .is_ok_and(|out| out.status.success())
+    };
     let machine = Machine::new("sandbox");
     let _hub = machine.hub();
     let _runner = machine.runner("a");
@@ -447,19 +599,35 @@ fn a_sandbox_or_another_user_is_told_why_and_speaks_as_nobody() {
     let session = Session::of(&machine, "a");
     // Where it can be read by others, only the file of the token refuses them: not the way to it.
     let home = machine.home.clone();
-    for folder in [home.clone(), home.join("agents"), session.token_file().parent().expect("a folder").to_path_buf()] {
+    for folder in [
+        home.clone(),
+        home.join("agents"),
+        session.token_file().parent().expect("a folder").to_path_buf(),
+    ] {
         std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o711)).expect("mode");
     }
     let rows: [(&[&str], i32, &str); 2] = [
-        (&["unshare", "--user", "--map-current-user", "--net"], 3, "its runner does not answer either"),
+        (
+            &["unshare", "--user", "--map-current-user", "--net"],
+            3,
+            "its runner does not answer either",
+        ),
         (&["setpriv", "--reuid", "65534", "--clear-groups"], 2, "relay token cannot be read"),
     ];
     // Whether these work is a matter of the machine's kernel and rights, which nothing can install.
-    let (here, elsewhere): (Vec<_>, Vec<_>) = rows.into_iter().partition(|(words, ..)| works(words));
+    let (here, elsewhere): (Vec<_>, Vec<_>) =
+        rows.into_iter().partition(|(words, ..)| works(words));
     for (words, code, reason) in here {
         let said = |arguments: &[&str]| {
             let mut command = Command::new(words[0]);
-            command.args(&words[1..]).arg(BIN).args(arguments).env_clear().envs(&session.env).stdin(Stdio::null()).current_dir("/");
+            command
+                .args(&words[1..])
+                .arg(BIN)
+                .args(arguments)
+                .env_clear()
+                .envs(&session.env)
+                .stdin(Stdio::null())
+                .current_dir("/");
             let output = command.output().expect("runs");
             assert!(output.stdout.is_empty(), "{arguments:?}: {output:?}");
             (output.status.code(), String::from_utf8_lossy(&output.stderr).trim().to_string())
@@ -475,7 +643,8 @@ fn a_sandbox_or_another_user_is_told_why_and_speaks_as_nobody() {
     }
 }
 
-/// A token of somebody else in the place of the session's own: nothing is said with it, not even by root's.
+/// A token of somebody else in the place of the session's own: nothing is said with it, not even by
+/// root's.
 #[test]
 fn a_token_of_somebody_else_in_the_place_of_ones_own_is_not_used() {
     let machine = Machine::new("foreign-file");
@@ -483,7 +652,8 @@ fn a_token_of_somebody_else_in_the_place_of_ones_own_is_not_used() {
     let _runner = machine.runner("a");
     machine.wait_status("a", "idle");
     let mut session = Session::of(&machine, "a");
-    let (other, fifo, link) = (machine.work.join("other"), machine.work.join("fifo"), machine.work.join("link"));
+    let (other, fifo, link) =
+        (machine.work.join("other"), machine.work.join("fifo"), machine.work.join("link"));
     std::os::unix::fs::symlink(session.token_file(), &link).expect("links");
     assert!(Command::new("mkfifo").arg(&fifo).status().expect("runs").success());
     let foreign = machine.ok(&["token", "create", "--agent", "c"]);
@@ -513,7 +683,10 @@ fn what_is_said_goes_to_the_own_runner_whoever_has_its_former_port() {
     let port = stranger.local_addr().expect("bound").port().to_string();
     session.env.insert("AGENT_RELAY_RUNNER_PORT".into(), port);
     hub.kill();
-    assert_eq!(session.ok(&["send", "user", "for the person"]), "queued; sent when the relay is back");
+    assert_eq!(
+        session.ok(&["send", "user", "for the person"]),
+        "queued; sent when the relay is back"
+    );
     stranger.set_nonblocking(true).expect("a listener");
     assert!(stranger.accept().is_err(), "the stranger was not even asked");
     let _hub = machine.hub();

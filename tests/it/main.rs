@@ -1,4 +1,5 @@
-//! Scenarios with the built binary: real processes, sockets and files, judged by the receiver's own record, never by what a runner says.
+//! Scenarios with the built binary: real processes, sockets and files, judged by the receiver's own
+//! record, never by what a runner says.
 
 mod chaos;
 mod claude;

@@ -20,7 +20,8 @@ fn start(machine: &Machine, prompt: &str, more: &[&str]) -> Running {
 fn decided(machine: &Machine) -> Value {
     wait_for("the prompt to be decided and over", 60, || {
         let truth = machine.status("a");
-        (truth["prompt"]["state"] == "delivered" && truth["status"] == "idle").then(|| truth["prompt"].clone())
+        (truth["prompt"]["state"] == "delivered" && truth["status"] == "idle")
+            .then(|| truth["prompt"].clone())
     })
 }
 
@@ -35,11 +36,14 @@ fn stop(mut runner: Running) -> String {
 /// The store as a version wrote it that noted nothing but one word.
 fn as_an_older_version_left_it(machine: &Machine) {
     let db = rusqlite::Connection::open(machine.home.join("agents/a/store.sqlite")).expect("opens");
-    let gone = db.execute("DELETE FROM notes WHERE key IN ('promptStarts', 'lastEnd')", []).expect("deletes");
+    let gone = db
+        .execute("DELETE FROM notes WHERE key IN ('promptStarts', 'lastEnd')", [])
+        .expect("deletes");
     assert_eq!(gone, 2, "both notes were there");
 }
 
-/// A unit, a container, a script: the same text is not repeated, a changed one is new, and the start says so.
+/// A unit, a container, a script: the same text is not repeated, a changed one is new, and the
+/// start says so.
 #[test]
 fn a_unit_repeats_nothing_but_a_changed_text() {
     let machine = Machine::new("prompt-unit");
@@ -53,7 +57,11 @@ fn a_unit_repeats_nothing_but_a_changed_text() {
     let runner = start(&machine, "hello one", &[]);
     let told = decided(&machine);
     let sentence = told["decision"].as_str().expect("a sentence").to_string();
-    assert!(sentence.starts_with("the prompt was delivered on 20") && sentence.contains("--prompt-again repeats it"), "{sentence}");
+    assert!(
+        sentence.starts_with("the prompt was delivered on 20")
+            && sentence.contains("--prompt-again repeats it"),
+        "{sentence}"
+    );
     assert!(machine.ok(&["status", "a", "--why"]).contains(&sentence));
     assert!(machine.logs().contains("first prompt: the prompt was delivered on"));
     assert!(stop(runner).contains(&sentence), "the start says it too");
@@ -72,7 +80,8 @@ fn a_unit_repeats_nothing_but_a_changed_text() {
     assert!(text.contains("--prompt TEXT"), "{text}");
 }
 
-/// Killed in the middle of its turn: the record of the conversation decides, and the text is not said a second time.
+/// Killed in the middle of its turn: the record of the conversation decides, and the text is not
+/// said a second time.
 #[test]
 fn a_killed_runner_goes_on_with_its_prompt() {
     let machine = Machine::new("prompt-killed");
@@ -90,12 +99,15 @@ fn a_killed_runner_goes_on_with_its_prompt() {
     assert!(log.contains("while you worked on your first prompt"), "{log}");
 }
 
-/// An orchestrator keeps its request's id through recovery and restart: it never repeats the prompt; a new one does.
+/// An orchestrator keeps its request's id through recovery and restart: it never repeats the
+/// prompt; a new one does.
 #[test]
 fn a_request_of_an_orchestrator_is_one_prompt() {
     let mut machine = Machine::new("prompt-request");
     let _hub = machine.hub();
-    for (request, prompt, want) in [("r1", "hello", 1), ("r1", "hello", 1), ("r2", "hello", 2), ("r1", "hello", 2)] {
+    for (request, prompt, want) in
+        [("r1", "hello", 1), ("r1", "hello", 1), ("r2", "hello", 2), ("r1", "hello", 2)]
+    {
         machine.set("AGENT_RELAY_SPAWN_REQUEST_ID", request);
         let runner = start(&machine, prompt, &[]);
         decided(&machine);
@@ -107,7 +119,10 @@ fn a_request_of_an_orchestrator_is_one_prompt() {
 /// A person at a terminal: every start after an orderly end is a wish of its own.
 #[test]
 fn a_person_is_heard_at_every_start() {
-    let has_tool = std::process::Command::new("script").arg("--version").output().is_ok_and(|output| output.status.success());
+    let has_tool = std::process::Command::new("script")
+        .arg("--version")
+        .output()
+        .is_ok_and(|output| output.status.success());
     if !has_tool {
         return skip("script is missing; install it with: sudo apt-get install bsdutils");
     }
@@ -116,14 +131,19 @@ fn a_person_is_heard_at_every_start() {
     let state = machine.home.join("demo").to_string_lossy().into_owned();
     // `script` gives the runner a terminal as all three streams.
     let at_terminal = || {
-        let line = format!("exec {BIN} run acp --agent-id a --approval open --prompt hello -- {BIN} demo-agent --state {state}");
+        let line = format!(
+            "exec {BIN} run acp --agent-id a --approval open --prompt hello -- {BIN} demo-agent --state {state}"
+        );
         let mut command = machine.command("script");
         command.args(["-qec", &line, "/dev/null"]).env("SHELL", "/bin/sh");
         let pipes = (std::process::Stdio::piped(), std::process::Stdio::piped());
         Running { child: command.stdin(pipes.0).stdout(pipes.1).spawn().expect("starts") }
     };
     let pid_of_runner = || {
-        let info: Value = serde_json::from_str(&std::fs::read_to_string(machine.home.join("agents/a/runner.json")).ok()?).ok()?;
+        let info: Value = serde_json::from_str(
+            &std::fs::read_to_string(machine.home.join("agents/a/runner.json")).ok()?,
+        )
+        .ok()?;
         info["pid"].as_u64().map(|pid| pid as u32)
     };
     let end = |signal: rustix::process::Signal| {
@@ -148,7 +168,8 @@ fn a_person_is_heard_at_every_start() {
     let terminal = at_terminal();
     let told = wait_for("the next runner", 60, || {
         let told = machine.status("a")["prompt"].clone();
-        (told["decision"].as_str().is_some_and(|text| text.contains("was delivered")) && machine.status("a")["status"] == "idle")
+        (told["decision"].as_str().is_some_and(|text| text.contains("was delivered"))
+            && machine.status("a")["status"] == "idle")
             .then_some(told)
     });
     assert_eq!(times(&machine, "hello"), 3, "{told}");
@@ -169,6 +190,10 @@ fn an_update_repeats_no_prompt() {
         let runner = start(&machine, prompt, &[]);
         decided(&machine);
         stop(runner);
-        assert_eq!((times(&machine, "hello one"), times(&machine, "hello two")), (one, two), "after a start with {prompt:?}");
+        assert_eq!(
+            (times(&machine, "hello one"), times(&machine, "hello two")),
+            (one, two),
+            "after a start with {prompt:?}"
+        );
     }
 }

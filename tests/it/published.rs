@@ -1,5 +1,6 @@
-//! What scripts and other programs rely on stays as it is: words, shapes and codes are held as text beside the test, and stores
-//! that an older version wrote (08d390c) are read. `UPDATE_FIXTURES=1` writes the texts anew.
+//! What scripts and other programs rely on stays as it is: words, shapes and codes are held as text
+//! beside the test, and stores that an older version wrote (08d390c) are read. `UPDATE_FIXTURES=1`
+//! writes the texts anew.
 
 use std::path::{Path, PathBuf};
 
@@ -21,18 +22,23 @@ fn check(name: &str, text: &str) {
     }
     let want = std::fs::read_to_string(&path).unwrap_or_default();
     let differs = text.lines().zip(want.lines()).find(|(is, was)| is != was);
-    assert!(text == want, "{name} is not what it was; the first line that differs (is, was): {differs:?}");
+    assert!(
+        text == want,
+        "{name} is not what it was; the first line that differs (is, was): {differs:?}"
+    );
 }
 
 fn get(machine: &Machine, path: &str) -> String {
     let url = machine.config()["relayUrl"].as_str().expect("a hub was started").to_string();
-    let token = std::fs::read_to_string(machine.home.join("hub/root-token")).expect("written by the hub");
+    let token =
+        std::fs::read_to_string(machine.home.join("hub/root-token")).expect("written by the hub");
     let agent = ureq::Agent::config_builder().proxy(None).build().new_agent();
     let request = agent.get(url + path).header("X-Agent-Relay-Token", token.trim());
     request.call().expect("answers").body_mut().read_to_string().expect("text")
 }
 
-/// The same with all that differs from run to run made equal: numbers, and the names that are drawn.
+/// The same with all that differs from run to run made equal: numbers, and the names that are
+/// drawn.
 fn steady(value: &Value) -> Value {
     const DRAWN: [&str; 6] = ["session", "runnerId", "generation", "relayUrl", "id", "approvalId"];
     match value {
@@ -118,7 +124,10 @@ fn exit_codes_stay() {
         &["generate", "nothing"],
     ];
     let codes = |machine: &Machine| -> String {
-        lines.iter().map(|words| format!("{:?} {}\n", machine.run(words).status.code(), words.join(" "))).collect()
+        lines
+            .iter()
+            .map(|words| format!("{:?} {}\n", machine.run(words).status.code(), words.join(" ")))
+            .collect()
     };
     let mut text = format!("without a hub\n{}", codes(&machine));
     let _hub = machine.hub();
@@ -130,7 +139,9 @@ fn exit_codes_stay() {
 fn column(help: &str, heading: &str) -> Vec<String> {
     let lines = help.lines().skip_while(|line| *line != heading).skip(1);
     let lines = lines.take_while(|line| line.starts_with("  "));
-    let words = lines.filter(|line| !line.starts_with("   ")).filter_map(|line| line.split_whitespace().next());
+    let words = lines
+        .filter(|line| !line.starts_with("   "))
+        .filter_map(|line| line.split_whitespace().next());
     words.map(|word| word.trim_end_matches(',').to_string()).collect()
 }
 
@@ -149,13 +160,14 @@ fn the_words_of_help_stay() {
     check("help.txt", &text);
 }
 
-/// A machine with the stores that an older version left when it was killed: a turn ran, two messages waited, and so did a
-/// command; a task was open for whoever can do it.
+/// A machine with the stores that an older version left when it was killed: a turn ran, two
+/// messages waited, and so did a command; a task was open for whoever can do it.
 fn older(name: &str) -> (Machine, Running) {
     let machine = Machine::new(name);
     let files = [
         ("hub-08d390c.sqlite", "hub/hub.sqlite"),
-        // What the hub calls its data is made of it, and by that name the runner knows whose message ids it has.
+        // What the hub calls its data is made of it, and by that name the runner knows whose
+        // message ids it has.
         ("root-token-08d390c", "hub/root-token"),
         ("runner-08d390c.sqlite", "agents/writer/store.sqlite"),
     ];
@@ -172,17 +184,25 @@ fn older(name: &str) -> (Machine, Running) {
 fn an_older_store_of_a_hub_is_read() {
     let (machine, _hub) = older("older-hub");
     let mut text = String::new();
-    for words in [&["inbox", "--all", "--json", "--limit", "50"][..], &["thread", "1", "--json"], &["tasks", "--json"]] {
+    for words in [
+        &["inbox", "--all", "--json", "--limit", "50"][..],
+        &["thread", "1", "--json"],
+        &["tasks", "--json"],
+    ] {
         for line in machine.ok(words).lines() {
             let mut value: Value = serde_json::from_str(line).expect("JSON");
-            assert!(value["generation"].as_str().is_some_and(|name| name.starts_with("hub-")), "{line}");
+            assert!(
+                value["generation"].as_str().is_some_and(|name| name.starts_with("hub-")),
+                "{line}"
+            );
             value["generation"] = "*".into();
             text.push_str(&format!("{value}\n"));
         }
     }
     let cards = machine.ok(&["agents", "--json"]);
     let card: Value = serde_json::from_str(&cards).expect("one agent");
-    let kept = ["id", "label", "tags", "capabilities", "queued", "status", "role"].map(|name| (name, &card[name]));
+    let kept = ["id", "label", "tags", "capabilities", "queued", "status", "role"]
+        .map(|name| (name, &card[name]));
     text.push_str(&format!("{}\n", serde_json::json!(std::collections::BTreeMap::from(kept))));
     check("older.jsonl", &text);
 }
@@ -194,7 +214,8 @@ fn an_older_store_of_a_runner_is_gone_on_with() {
     machine.wait_status("writer", "idle");
     machine.settle(&[11, 12], 60);
     let claimed = wait_for("the open task", 60, || {
-        let task: Value = serde_json::from_str(&machine.ok(&["tasks", "show", "2", "--json"])).ok()?;
+        let task: Value =
+            serde_json::from_str(&machine.ok(&["tasks", "show", "2", "--json"])).ok()?;
         (task["status"] == "done").then_some(task["agentId"].clone())
     });
     assert_eq!(claimed, "writer");

@@ -1,4 +1,5 @@
-//! What real agents do, through hub and runner: the demo agent's quirks, and recordings played by an agent process.
+//! What real agents do, through hub and runner: the demo agent's quirks, and recordings played by
+//! an agent process.
 
 use std::path::PathBuf;
 
@@ -9,7 +10,8 @@ use crate::support::{Machine, wait_for};
 /// The agent that plays recordings; cargo builds it beside the tests.
 fn replay() -> PathBuf {
     let own = std::env::current_exe().expect("a path");
-    let path = own.parent().and_then(|deps| deps.parent()).expect("a folder").join("examples/replay");
+    let path =
+        own.parent().and_then(|deps| deps.parent()).expect("a folder").join("examples/replay");
     assert!(path.exists(), "cargo builds {} with the tests", path.display());
     path
 }
@@ -23,7 +25,17 @@ fn plays(name: &str) -> (String, Value) {
     let machine = Machine::new(name);
     let _hub = machine.hub();
     let (agent, file) = (replay().to_string_lossy().into_owned(), recording(name));
-    let _runner = machine.start(&["run", "acp", "--agent-id", "a", "--approval", "open", "--", &agent, &file]);
+    let _runner = machine.start(&[
+        "run",
+        "acp",
+        "--agent-id",
+        "a",
+        "--approval",
+        "open",
+        "--",
+        &agent,
+        &file,
+    ]);
     machine.wait_status("a", "idle");
     let answer = machine.ok(&["send", "a", "--wait", "30", "play"]);
     machine.wait_status("a", "idle");
@@ -37,11 +49,24 @@ fn a_turn_that_ends_well_after_its_engine_failed_is_a_failure() {
     // As a task it must not count as done.
     let machine = Machine::new("engine-task");
     let _hub = machine.hub();
-    let (agent, file) = (replay().to_string_lossy().into_owned(), recording("codex-acp-2.6.0.error-model-500"));
-    let _runner = machine.start(&["run", "acp", "--agent-id", "a", "--approval", "open", "--", &agent, &file]);
+    let (agent, file) =
+        (replay().to_string_lossy().into_owned(), recording("codex-acp-2.6.0.error-model-500"));
+    let _runner = machine.start(&[
+        "run",
+        "acp",
+        "--agent-id",
+        "a",
+        "--approval",
+        "open",
+        "--",
+        &agent,
+        &file,
+    ]);
     machine.wait_status("a", "idle");
     machine.ok(&["send", "a", "--task", "play"]);
-    wait_for("the task to be settled", 60, || machine.ok(&["tasks", "--json"]).contains("\"status\":\"failed\"").then_some(()));
+    wait_for("the task to be settled", 60, || {
+        machine.ok(&["tasks", "--json"]).contains("\"status\":\"failed\"").then_some(())
+    });
 }
 
 #[test]
@@ -55,7 +80,10 @@ fn every_agent_is_understood_from_its_recording() {
     ] {
         let (answer, status) = plays(name);
         assert_eq!(answer, says, "{name}");
-        assert!(status.pointer("/session/mode").is_some() || name.starts_with("opencode"), "{name}: {status}");
+        assert!(
+            status.pointer("/session/mode").is_some() || name.starts_with("opencode"),
+            "{name}: {status}"
+        );
     }
 }
 

@@ -1,5 +1,6 @@
-//! The hub's data are put back, replaced or emptied: nothing is delivered or answered twice, nothing stays unread, no task runs
-//! a second time, and what a runner had acknowledged is delivered.
+//! The hub's data are put back, replaced or emptied: nothing is delivered or answered twice,
+//! nothing stays unread, no task runs a second time, and what a runner had acknowledged is
+//! delivered.
 
 use std::path::PathBuf;
 
@@ -15,10 +16,14 @@ impl Machine {
         self.home.join("hub/hub.sqlite")
     }
 
-    /// The mark as the hub that runs has written it: it stands there before the first answer that gives an id.
+    /// The mark as the hub that runs has written it: it stands there before the first answer that
+    /// gives an id.
     fn mark(&self) -> Value {
         self.send("user", "the mark is written before this is answered");
-        serde_json::from_str(&std::fs::read_to_string(self.home.join("hub-mark.json")).expect("a mark")).expect("JSON")
+        serde_json::from_str(
+            &std::fs::read_to_string(self.home.join("hub-mark.json")).expect("a mark"),
+        )
+        .expect("JSON")
     }
 
     fn tasks(&self) -> Vec<Value> {
@@ -26,15 +31,20 @@ impl Machine {
         text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
     }
 
-    /// Messages for the agent that the hub does not count as read; those of blocked tasks wait for a person.
+    /// Messages for the agent that the hub does not count as read; those of blocked tasks wait for
+    /// a person.
     fn unread(&self) -> u64 {
-        let info: Value = serde_json::from_str(&self.ok(&["hub", "status", "--json"])).expect("JSON");
+        let info: Value =
+            serde_json::from_str(&self.ok(&["hub", "status", "--json"])).expect("JSON");
         info["now"]["messagesUnacknowledged"].as_u64().expect("a number")
     }
 
     /// How often a text stands in the receiver's own record.
     fn heard(&self, text: &str) -> usize {
-        std::fs::read_to_string(self.home.join("demo/log.jsonl")).unwrap_or_default().matches(text).count()
+        std::fs::read_to_string(self.home.join("demo/log.jsonl"))
+            .unwrap_or_default()
+            .matches(text)
+            .count()
     }
 
     /// A new message arrives and is answered; its id.
@@ -44,7 +54,9 @@ impl Machine {
             let output = self.run(&["send", "a", "--json", text]);
             serde_json::from_slice::<Value>(&output.stdout).ok()?["id"].as_u64()
         });
-        wait_for("the new message to be answered", 60, || (self.heard(text) == 1 && self.answered().get(&id) == Some(&1)).then_some(()));
+        wait_for("the new message to be answered", 60, || {
+            (self.heard(text) == 1 && self.answered().get(&id) == Some(&1)).then_some(())
+        });
         id
     }
 }
@@ -77,7 +89,9 @@ fn copied(machine: &Machine, way: Way) -> (Running, PathBuf, Vec<u64>) {
     machine.ok(&["send", "a", "--task", "the task"]);
     let copy = machine.home.join("copy.sqlite");
     match way {
-        Way::Restore | Way::BackupByHand => drop(machine.ok(&["hub", "backup", &copy.to_string_lossy()])),
+        Way::Restore | Way::BackupByHand => {
+            drop(machine.ok(&["hub", "backup", &copy.to_string_lossy()]))
+        }
         Way::FileByHand | Way::Emptied | Way::OtherMark => {
             hub.terminate();
             hub.wait(60);
@@ -96,7 +110,9 @@ fn put_back(machine: &Machine, way: Way, hub: &mut Running, copy: &std::path::Pa
             let text = machine.ok(&["hub", "restore", &copy.to_string_lossy()]);
             assert!(text.contains("not in it:") && text.contains("former files are in"), "{text}");
         }
-        Way::BackupByHand | Way::FileByHand => drop(std::fs::copy(copy, machine.store()).expect("copies")),
+        Way::BackupByHand | Way::FileByHand => {
+            drop(std::fs::copy(copy, machine.store()).expect("copies"))
+        }
         Way::Emptied => std::fs::write(machine.store(), "").expect("empties"),
         Way::OtherMark => {
             std::fs::remove_dir_all(machine.home.join("hub")).expect("removes");
@@ -113,7 +129,9 @@ fn nothing_happens_twice(way: Way) {
     let (mut hub, copy, waiting) = copied(&machine, way);
     let _runner = machine.runner("a");
     machine.settle(&waiting, 60);
-    wait_for("the end of the task", 60, || machine.tasks().iter().all(|task| task["status"] == "done").then_some(()));
+    wait_for("the end of the task", 60, || {
+        machine.tasks().iter().all(|task| task["status"] == "done").then_some(())
+    });
     let newest = machine.send("a", "after the copy");
     machine.settle(&[newest], 60);
     let generation = machine.mark()["generation"].clone();
@@ -126,14 +144,20 @@ fn nothing_happens_twice(way: Way) {
     }
     wait_for("everything to be read", 60, || (machine.unread() == 0).then_some(()));
     if way != Way::Emptied {
-        wait_for("the end of the task to be told again", 60, || machine.tasks().iter().all(|task| task["status"] == "done").then_some(()));
+        wait_for("the end of the task to be told again", 60, || {
+            machine.tasks().iter().all(|task| task["status"] == "done").then_some(())
+        });
     }
-    for text in (0..WAITING).map(|n| format!("waiting {n}.")).chain(["before all", "Subject: the task", "after the copy"].map(String::from))
+    for text in (0..WAITING)
+        .map(|n| format!("waiting {n}."))
+        .chain(["before all", "Subject: the task", "after the copy"].map(String::from))
     {
         assert_eq!(machine.heard(&text), 1, "{way:?}: {text}\n{}", machine.logs());
     }
-    // What was answered after the copy was made is answered no second time: those answers went with the data.
-    let again: Vec<u64> = machine.answered().into_keys().filter(|id| waiting.contains(id)).collect();
+    // What was answered after the copy was made is answered no second time: those answers went with
+    // the data.
+    let again: Vec<u64> =
+        machine.answered().into_keys().filter(|id| waiting.contains(id)).collect();
     assert_eq!(again, Vec::<u64>::new(), "{way:?}\n{}", machine.logs());
 }
 
@@ -171,30 +195,52 @@ fn restore_refuses_what_would_do_harm_and_tells_what_is_missing() {
     let early = machine.send("user", "one");
     machine.ok(&["hub", "backup", &shown]);
     let late = machine.send("user", "two");
-    assert!(machine.fails(2, &["hub", "restore", &shown]).contains("stop it first"), "while it runs");
+    assert!(
+        machine.fails(2, &["hub", "restore", &shown]).contains("stop it first"),
+        "while it runs"
+    );
     hub.terminate();
     hub.wait(60);
     assert!(machine.fails(2, &["hub", "restore"]).contains("say from where"));
     assert!(machine.fails(2, &["hub", "restore", "/nonexistent"]).contains("there is no file"));
-    assert!(machine.fails(2, &["hub", "restore", &machine.store().to_string_lossy()]).contains("own store"));
+    assert!(
+        machine
+            .fails(2, &["hub", "restore", &machine.store().to_string_lossy()])
+            .contains("own store")
+    );
     let not_ours = machine.home.join("config.json");
     let refused = machine.run(&["hub", "restore", &not_ours.to_string_lossy()]);
-    assert!(!refused.status.success() && String::from_utf8_lossy(&refused.stderr).lines().count() == 1);
+    assert!(
+        !refused.status.success() && String::from_utf8_lossy(&refused.stderr).lines().count() == 1
+    );
     // None of that changed anything.
     let mut hub = machine.hub();
     assert!(machine.ok(&["inbox", "--all"]).contains("two"));
     hub.terminate();
     hub.wait(60);
-    let restore = || serde_json::from_str::<Value>(&machine.ok(&["hub", "restore", &shown, "--json"])).expect("JSON");
+    let restore = || {
+        serde_json::from_str::<Value>(&machine.ok(&["hub", "restore", &shown, "--json"]))
+            .expect("JSON")
+    };
     let told = restore();
-    assert_eq!(restore()["missingMessages"], told["missingMessages"], "the same once more misses the same");
-    assert_eq!((told["lastMessageId"].as_u64(), &told["exact"]), (Some(early), &Value::Bool(true)), "{told}");
+    assert_eq!(
+        restore()["missingMessages"],
+        told["missingMessages"],
+        "the same once more misses the same"
+    );
+    assert_eq!(
+        (told["lastMessageId"].as_u64(), &told["exact"]),
+        (Some(early), &Value::Bool(true)),
+        "{told}"
+    );
     assert_eq!(
         (told["missingMessages"]["first"].as_u64(), told["missingMessages"]["last"].as_u64()),
         (Some(early + 1), Some(late)),
         "{told}"
     );
-    assert!(PathBuf::from(told["formerFiles"].as_str().expect("a folder")).join("hub.sqlite").is_file());
+    assert!(
+        PathBuf::from(told["formerFiles"].as_str().expect("a folder")).join("hub.sqlite").is_file()
+    );
     let _hub = machine.hub();
     let inbox = machine.ok(&["inbox", "--all"]);
     assert!(inbox.contains("one") && !inbox.contains("two"), "{inbox}");
@@ -207,8 +253,13 @@ fn a_revoked_token_does_not_come_back_with_a_backup() {
     let backup = machine.home.join("backup.sqlite").to_string_lossy().into_owned();
     let mut hub = machine.hub();
     let make = |agent: &str| -> (String, String) {
-        let made: Value = serde_json::from_str(&machine.ok(&["token", "create", "--agent", agent, "--json"])).expect("JSON");
-        (made["token"].as_str().expect("token").into(), made["record"]["jti"].as_str().expect("jti").into())
+        let made: Value =
+            serde_json::from_str(&machine.ok(&["token", "create", "--agent", agent, "--json"]))
+                .expect("JSON");
+        (
+            made["token"].as_str().expect("token").into(),
+            made["record"]["jti"].as_str().expect("jti").into(),
+        )
     };
     let ((revoked, jti), (kept, _)) = (make("x"), make("y"));
     machine.ok(&["hub", "backup", &backup]);
@@ -218,7 +269,12 @@ fn a_revoked_token_does_not_come_back_with_a_backup() {
     machine.ok(&["hub", "restore", &backup]);
     let _hub = machine.hub();
     let whoami = |token: &str| {
-        let output = machine.command(crate::support::BIN).env("AGENT_RELAY_TOKEN", token).args(["whoami"]).output().expect("runs");
+        let output = machine
+            .command(crate::support::BIN)
+            .env("AGENT_RELAY_TOKEN", token)
+            .args(["whoami"])
+            .output()
+            .expect("runs");
         output.status.code()
     };
     assert_eq!((whoami(&revoked), whoami(&kept)), (Some(2), Some(0)));
@@ -235,7 +291,10 @@ fn a_kill_between_block_and_mark_is_not_taken_for_a_restore() {
     let mut newest = 0;
     wait_for("the hub to die at the end of a block", 60, || {
         let output = machine.run(&["send", "user", "--json", "more"]);
-        newest = serde_json::from_slice::<Value>(&output.stdout).ok().and_then(|sent| sent["id"].as_u64()).unwrap_or(newest);
+        newest = serde_json::from_slice::<Value>(&output.stdout)
+            .ok()
+            .and_then(|sent| sent["id"].as_u64())
+            .unwrap_or(newest);
         hub.child.try_wait().expect("waits").map(|_| ())
     });
     let _hub = machine.hub();
@@ -244,7 +303,8 @@ fn a_kill_between_block_and_mark_is_not_taken_for_a_restore() {
     assert!(machine.send("user", "again") > newest);
 }
 
-/// Messages that wait at the runner belong to the relay that gave them: another one may give their ids to something else.
+/// Messages that wait at the runner belong to the relay that gave them: another one may give their
+/// ids to something else.
 #[test]
 fn what_waits_of_a_relay_that_is_gone_is_delivered_and_hides_nothing() {
     let machine = Machine::new("gone");
@@ -253,25 +313,42 @@ fn what_waits_of_a_relay_that_is_gone_is_delivered_and_hides_nothing() {
     machine.wait_status("a", "idle");
     let long = machine.send("a", "work 8");
     machine.wait_status("a", "busy");
-    let old: Vec<u64> = ["old one", "old two", "old three"].map(|text| machine.send("a", text)).into();
+    let old: Vec<u64> =
+        ["old one", "old two", "old three"].map(|text| machine.send("a", text)).into();
     wait_for("the runner to have them", 60, || (machine.unread() == 0).then_some(()));
     hub.kill();
     // All of it, its mark too: as on another machine.
     std::fs::remove_dir_all(machine.home.join("hub")).expect("removes");
     std::fs::remove_file(machine.home.join("hub-mark.json")).expect("removes");
     let _hub = machine.hub();
-    wait_for("the agent at the new relay", 60, || machine.ok(&["agents"]).contains("a ").then_some(()));
-    let new: Vec<u64> = (0..old.len() + 1).map(|n| machine.send("a", &format!("new {n}."))).collect();
-    assert!(old.iter().any(|id| new.contains(id)) && new.contains(&long), "ids are given again: {old:?} {new:?}");
+    wait_for("the agent at the new relay", 60, || {
+        machine.ok(&["agents"]).contains("a ").then_some(())
+    });
+    let new: Vec<u64> =
+        (0..old.len() + 1).map(|n| machine.send("a", &format!("new {n}."))).collect();
+    assert!(
+        old.iter().any(|id| new.contains(id)) && new.contains(&long),
+        "ids are given again: {old:?} {new:?}"
+    );
     for n in 0..new.len() {
-        wait_for("the new message", 60, || (machine.heard(&format!("new {n}.")) == 1).then_some(()));
+        wait_for("the new message", 60, || {
+            (machine.heard(&format!("new {n}.")) == 1).then_some(())
+        });
     }
     for text in ["old one", "old two", "old three"] {
         wait_for("what waited", 60, || (machine.heard(text) == 1).then_some(()));
     }
-    // Each new one is answered once, and no old answer hangs on it; the old ones are answered in words.
-    wait_for("the answers", 60, || new.iter().all(|id| machine.answered().contains_key(id)).then_some(()));
-    assert!(new.iter().all(|id| machine.answered()[id] == 1), "{:?}\n{}", machine.answered(), machine.logs());
+    // Each new one is answered once, and no old answer hangs on it; the old ones are answered in
+    // words.
+    wait_for("the answers", 60, || {
+        new.iter().all(|id| machine.answered().contains_key(id)).then_some(())
+    });
+    assert!(
+        new.iter().all(|id| machine.answered()[id] == 1),
+        "{:?}\n{}",
+        machine.answered(),
+        machine.logs()
+    );
     wait_for("the old answers", 60, || {
         let inbox = machine.ok(&["inbox", "--all", "--json", "--limit", "1000"]);
         old.iter().all(|id| inbox.contains(&format!("#{id}"))).then_some(())

@@ -20,7 +20,11 @@ impl Scene {
         let machine = Machine::new("rights");
         let hub = machine.hub();
         let url = machine.config()["relayUrl"].as_str().expect("a URL").to_string();
-        Scene { machine, http: Http::new(Base::parse(&url).expect("a URL"), Duration::from_secs(10)), _hub: hub }
+        Scene {
+            machine,
+            http: Http::new(Base::parse(&url).expect("a URL"), Duration::from_secs(10)),
+            _hub: hub,
+        }
     }
 
     fn token(&self, options: &[&str]) -> Secret {
@@ -50,7 +54,8 @@ fn commands_go_to_whom_they_are_for() {
     let (status, _) = scene.call(&mallory, "POST", "/api/agents", taken);
     assert!(status >= 400, "an agent is no orchestrator, and the component is alice's: {status}");
     let operator = Secret::new(scene.machine.config()["token"].as_str().expect("a token"));
-    let issue = json!({"type": "agent.restart", "target": "runner-alice", "params": {"reason": "planted"}});
+    let issue =
+        json!({"type": "agent.restart", "target": "runner-alice", "params": {"reason": "planted"}});
     let (_, command) = scene.call(&operator, "POST", "/api/commands", issue);
     let path = format!("/api/commands/{}", command["id"].as_str().expect("id"));
     assert_eq!(scene.call(&mallory, "GET", &path, json!({})).0, 404);
@@ -75,9 +80,17 @@ fn an_answer_is_one_only_from_whom_was_asked() {
     let asked = scene.machine.send("alice", "what is the code?");
     for forged in [json!({"replyTo": asked}), json!({"payload": {"answers": [asked]}})] {
         let mut body = json!({"to": "user", "body": "the code is 1234", "replyExpected": false});
-        forged.as_object().into_iter().flatten().for_each(|(name, value)| body[name] = value.clone());
+        forged
+            .as_object()
+            .into_iter()
+            .flatten()
+            .for_each(|(name, value)| body[name] = value.clone());
         let (status, message) = scene.call(&mallory, "POST", "/api/messages", body);
-        assert_eq!((status, message["replyToUnknown"] == true), (201, true), "kept, and hung on nothing: {message}");
+        assert_eq!(
+            (status, message["replyToUnknown"] == true),
+            (201, true),
+            "kept, and hung on nothing: {message}"
+        );
         let answers = message["payload"]["answers"].as_array().map_or(0, Vec::len);
         assert!(message["replyTo"].is_null() && answers == 0, "{message}");
     }
@@ -114,7 +127,8 @@ fn who_may_send_can_be_answered() {
     let scene = Scene::new();
     let alice = scene.agent("alice", json!({}));
     let script = scene.token(&["--agent", "script"]);
-    let (_, asked) = scene.call(&script, "POST", "/api/messages", json!({"to": "alice", "body": "question"}));
+    let (_, asked) =
+        scene.call(&script, "POST", "/api/messages", json!({"to": "alice", "body": "question"}));
     let answer = json!({"to": "script", "body": "answer", "replyTo": asked["id"]});
     let (status, said) = scene.call(&alice, "POST", "/api/messages", answer);
     assert_eq!((status, said["replyTo"].clone()), (201, asked["id"].clone()), "{said}");
@@ -127,11 +141,15 @@ fn renewals_are_one_line() {
     let scene = Scene::new();
     let mut tokens = vec![scene.token(&["--agent", "alice"])];
     for _ in 0..19 {
-        let (status, renewed) = scene.call(tokens.last().expect("one"), "POST", "/api/tokens/renew", json!({}));
+        let (status, renewed) =
+            scene.call(tokens.last().expect("one"), "POST", "/api/tokens/renew", json!({}));
         assert_eq!(status, 200);
         tokens.push(Secret::new(renewed["token"].as_str().expect("a token")));
     }
-    let live = tokens.iter().filter(|token| scene.call(token, "GET", "/api/tokens/self", json!({})).0 == 200).count();
+    let live = tokens
+        .iter()
+        .filter(|token| scene.call(token, "GET", "/api/tokens/self", json!({})).0 == 200)
+        .count();
     assert_eq!(live, 2, "the newest and the one before");
 }
 
@@ -139,7 +157,9 @@ fn renewals_are_one_line() {
 #[test]
 fn a_line_that_was_revoked_does_not_come_back_with_a_backup() {
     let mut scene = Scene::new();
-    let made: Value = serde_json::from_str(&scene.machine.ok(&["token", "create", "--agent", "alice", "--json"])).expect("JSON");
+    let made: Value =
+        serde_json::from_str(&scene.machine.ok(&["token", "create", "--agent", "alice", "--json"]))
+            .expect("JSON");
     let first = Secret::new(made["token"].as_str().expect("a token"));
     let copy = scene.machine.work.join("copy.sqlite").to_string_lossy().into_owned();
     scene.machine.ok(&["hub", "backup", &copy]);

@@ -1,5 +1,5 @@
-//! Secrets stay where they belong: over a whole scenario no argument, no environment of a process that has nothing to do with it, no
-//! log, no output and no file that others may read holds one.
+//! Secrets stay where they belong: over a whole scenario no argument, no environment of a process
+//! that has nothing to do with it, no log, no output and no file that others may read holds one.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -11,7 +11,8 @@ use serde_json::Value;
 
 use crate::support::*;
 
-/// What people and agents write to each other: it stands in stores and in the session, and nowhere else.
+/// What people and agents write to each other: it stands in stores and in the session, and nowhere
+/// else.
 const BODY: &str = "planted-body-4711";
 /// A key of the provider, given in its settings.
 const KEY: &str = "planted-key-4712";
@@ -39,20 +40,30 @@ impl Scan {
         }
     }
 
-    /// Arguments of all processes; environments of ours, where a secret belongs only to the provider and its children.
+    /// Arguments of all processes; environments of ours, where a secret belongs only to the
+    /// provider and its children.
     fn processes(&mut self, machine: &Machine) {
         let ours = machine.left_over();
         for entry in fs::read_dir("/proc").expect("processes").flatten() {
-            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok())
+            else {
+                continue;
+            };
             let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
             let name = String::from_utf8_lossy(&arguments).replace('\0', " ");
             // The words of a person who sends something stand in the arguments that he typed.
             self.look(&format!("the arguments of {name:.60}"), &arguments, |what| what != "a body");
             let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-            let in_session = environment.split(|byte| *byte == 0).any(|variable| variable.starts_with(b"AGENT_RELAY_RUNNER_TOKEN="));
-            let of_session = |what: &str| matches!(what, "the agent's token" | "the control token" | "a key of the provider");
+            let in_session = environment
+                .split(|byte| *byte == 0)
+                .any(|variable| variable.starts_with(b"AGENT_RELAY_RUNNER_TOKEN="));
+            let of_session = |what: &str| {
+                matches!(what, "the agent's token" | "the control token" | "a key of the provider")
+            };
             let place = format!("the environment of {name:.60}");
-            if pid != std::process::id() && (in_session || ours.iter().any(|process| process.pid == pid)) {
+            if pid != std::process::id()
+                && (in_session || ours.iter().any(|process| process.pid == pid))
+            {
                 self.look(&place, &environment, |what| !(in_session && of_session(what)));
             }
         }
@@ -85,8 +96,11 @@ impl Scan {
         self.add("the control token", info["controlToken"].as_str().unwrap_or_default());
         let provider = os::processes_with_env("AGENT_RELAY_ID", "a");
         for process in provider {
-            let environment = fs::read(format!("/proc/{}/environ", process.pid)).unwrap_or_default();
-            let own = environment.split(|byte| *byte == 0).find_map(|variable| variable.strip_prefix(b"AGENT_RELAY_TOKEN="));
+            let environment =
+                fs::read(format!("/proc/{}/environ", process.pid)).unwrap_or_default();
+            let own = environment
+                .split(|byte| *byte == 0)
+                .find_map(|variable| variable.strip_prefix(b"AGENT_RELAY_TOKEN="));
             if let Some(own) = own {
                 self.add("the agent's token", &String::from_utf8_lossy(own));
             }
@@ -94,7 +108,8 @@ impl Scan {
     }
 }
 
-/// A hub, a runner, messages, a task, an approval, a restart, a dead hub, and all that can be typed wrongly.
+/// A hub, a runner, messages, a task, an approval, a restart, a dead hub, and all that can be typed
+/// wrongly.
 #[test]
 fn no_secret_leaves_its_place() {
     let machine = Machine::new("secrets");
@@ -108,7 +123,10 @@ fn no_secret_leaves_its_place() {
     scan.add("a body", BODY);
     scan.add("a key of the provider", KEY);
     scan.tokens(&machine);
-    assert!(scan.secrets.iter().any(|(what, _)| *what == "the agent's token"), "the session has its token");
+    assert!(
+        scan.secrets.iter().any(|(what, _)| *what == "the agent's token"),
+        "the session has its token"
+    );
 
     let child = machine.ok(&["token", "create", "--agent", "other", "--ttl", "60"]);
     scan.add("another token", child.trim());
@@ -116,7 +134,9 @@ fn no_secret_leaves_its_place() {
     machine.settle(&[first], 60);
     machine.ok(&["send", "a", "--task", &format!("task {BODY}")]);
     let asked = machine.send("a", &format!("ask {BODY}"));
-    let open = wait_for("an approval", 60, || serde_json::from_str::<Value>(machine.ok(&["approvals", "--json"]).lines().next()?).ok());
+    let open = wait_for("an approval", 60, || {
+        serde_json::from_str::<Value>(machine.ok(&["approvals", "--json"]).lines().next()?).ok()
+    });
     scan.processes(&machine);
     machine.ok(&["approvals", "approve", open["approvalId"].as_str().expect("id")]);
     machine.settle(&[asked], 60);
@@ -150,8 +170,13 @@ fn no_secret_leaves_its_place() {
         if wrong {
             command.env("AGENT_RELAY_TOKEN", &token);
         }
-        let output = command.args(arguments).stdin(std::process::Stdio::null()).output().expect("runs");
-        scan.look(&format!("the output of {:?}", &arguments[..1]), &[output.stdout, output.stderr].concat(), |what| what != "a body");
+        let output =
+            command.args(arguments).stdin(std::process::Stdio::null()).output().expect("runs");
+        scan.look(
+            &format!("the output of {:?}", &arguments[..1]),
+            &[output.stdout, output.stderr].concat(),
+            |what| what != "a body",
+        );
     };
     for arguments in &words {
         said(&mut scan, arguments, false);
@@ -161,7 +186,8 @@ fn no_secret_leaves_its_place() {
     for arguments in &words {
         said(&mut scan, arguments, false);
     }
-    fs::write(machine.home.join("config.json"), format!("{{\"token\": \"{token}\", oops")).expect("writes");
+    fs::write(machine.home.join("config.json"), format!("{{\"token\": \"{token}\", oops"))
+        .expect("writes");
     for arguments in &words {
         said(&mut scan, arguments, false);
     }
@@ -186,7 +212,11 @@ fn the_scan_finds_what_is_out_of_place() {
     let mut scan = Scan::default();
     scan.add("a secret", secret);
     let mut argument = machine.command("/bin/sh");
-    let mut child = argument.args(["-c", "read -r line", secret]).stdin(std::process::Stdio::piped()).spawn().expect("starts");
+    let mut child = argument
+        .args(["-c", "read -r line", secret])
+        .stdin(std::process::Stdio::piped())
+        .spawn()
+        .expect("starts");
     scan.files(&machine.home, true);
     wait_for("the process", 60, || {
         scan.processes(&machine);

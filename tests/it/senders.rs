@@ -11,7 +11,9 @@ use serde_json::{Value, json};
 use crate::support::{BIN, Machine, wait_for};
 
 fn read_by(machine: &Machine, id: u64, agent: &str) -> bool {
-    let message: Value = serde_json::from_str(&machine.ok(&["get-message", &id.to_string(), "--json"])).expect("JSON");
+    let message: Value =
+        serde_json::from_str(&machine.ok(&["get-message", &id.to_string(), "--json"]))
+            .expect("JSON");
     message["readBy"].as_array().is_some_and(|all| all.iter().any(|reader| reader == agent))
 }
 
@@ -31,15 +33,26 @@ fn a_narrow_agent_gets_what_is_meant_for_it_and_no_more() {
     assert!(read_by(&machine, all, "broad"));
     let waiting = wait_for("nothing unread", 60, || {
         let status = machine.status("narrow");
-        (status["queues"]["inboxWaiting"] == 0 && status["queues"]["readsToTell"] == 0).then_some(status)
+        (status["queues"]["inboxWaiting"] == 0 && status["queues"]["readsToTell"] == 0)
+            .then_some(status)
     });
     assert_eq!(waiting["turn"], Value::Null);
     let inbox = machine.ok(&["inbox", "--all", "--json", "--for", USER]);
-    let answers = inbox.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()).filter(|message| message["kind"] == "chat");
-    let from: Vec<(u64, String)> =
-        answers.map(|m| (m["replyTo"].as_u64().unwrap_or(0), m["from"].as_str().unwrap_or_default().to_string())).collect();
-    assert!(from.contains(&(all, "broad".into())) && !from.contains(&(all, "narrow".into())), "{from:?}");
-    // What this hub still resolves to it is declined; a target that nobody else has is seen by nobody.
+    let answers = inbox
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .filter(|message| message["kind"] == "chat");
+    let from: Vec<(u64, String)> = answers
+        .map(|m| {
+            (m["replyTo"].as_u64().unwrap_or(0), m["from"].as_str().unwrap_or_default().to_string())
+        })
+        .collect();
+    assert!(
+        from.contains(&(all, "broad".into())) && !from.contains(&(all, "narrow".into())),
+        "{from:?}"
+    );
+    // What this hub still resolves to it is declined; a target that nobody else has is seen by
+    // nobody.
     let tag = machine.send("tag:mine", "for those with that tag");
     let after = machine.send("narrow", "and this");
     machine.settle(&[after], 60);
@@ -51,7 +64,10 @@ fn send_as(machine: &Machine, agent: &str, to: &str, text: &str) {
     let token = machine.ok(&["token", "create", "--agent", agent]);
     let url = machine.config()["relayUrl"].as_str().unwrap_or_default().to_string();
     let mut command = machine.command(BIN);
-    command.env("AGENT_RELAY_TOKEN", &token).env("AGENT_RELAY_ID", agent).env("AGENT_RELAY_URL", url);
+    command
+        .env("AGENT_RELAY_TOKEN", &token)
+        .env("AGENT_RELAY_ID", agent)
+        .env("AGENT_RELAY_URL", url);
     let sent = command.args(["send", to, text]).stdin(Stdio::null()).output().expect("runs");
     assert!(sent.status.success(), "{}", String::from_utf8_lossy(&sent.stderr));
 }
@@ -68,25 +84,49 @@ fn two_who_ask_at_once_read_only_their_own_words() {
     let pin = machine.send("a", "my PIN is purple");
     send_as(&machine, "b", "a", "my colour is green");
     let more = machine.send("a", "my hat is purple too");
-    wait_for("all of it to wait", 60, || (machine.status("a")["queues"]["inboxWaiting"] == 3).then_some(()));
+    wait_for("all of it to wait", 60, || {
+        (machine.status("a")["queues"]["inboxWaiting"] == 3).then_some(())
+    });
     machine.ok(&["command", "a", "interrupt"]);
     machine.settle(&[pin, more], 60);
-    // What both agents were given, each text a turn: the answers of one stand among the turns of the other.
+    // What both agents were given, each text a turn: the answers of one stand among the turns of
+    // the other.
     let turns = || -> Vec<String> {
         let log = std::fs::read_to_string(machine.home.join("demo/log.jsonl")).unwrap_or_default();
-        let text = |line: &str| serde_json::from_str::<Value>(line).ok()?["text"].as_str().map(str::to_string);
+        let text = |line: &str| {
+            serde_json::from_str::<Value>(line).ok()?["text"].as_str().map(str::to_string)
+        };
         log.lines().filter_map(text).collect()
     };
-    let answer = wait_for("the answer of the other agent", 60, || turns().into_iter().find(|text| text.contains(" from a]")));
-    assert!(answer.contains("You wrote: my colour is green") && !answer.contains("purple"), "{answer}");
-    assert!(!turns().iter().any(|text| text.contains("green") && text.contains("purple")), "{:?}", turns());
+    let answer = wait_for("the answer of the other agent", 60, || {
+        turns().into_iter().find(|text| text.contains(" from a]"))
+    });
+    assert!(
+        answer.contains("You wrote: my colour is green") && !answer.contains("purple"),
+        "{answer}"
+    );
+    assert!(
+        !turns().iter().any(|text| text.contains("green") && text.contains("purple")),
+        "{:?}",
+        turns()
+    );
     let of_user: Vec<String> = turns().into_iter().filter(|text| text.contains("purple")).collect();
-    assert!(of_user.len() == 1 && of_user[0].contains(&format!("#{pin} ")) && of_user[0].contains(&format!("#{more} ")), "{of_user:?}");
+    assert!(
+        of_user.len() == 1
+            && of_user[0].contains(&format!("#{pin} "))
+            && of_user[0].contains(&format!("#{more} ")),
+        "{of_user:?}"
+    );
     let inbox = machine.ok(&["inbox", "--all"]);
-    assert!(inbox.contains("You wrote 2 messages: my PIN is purple | my hat is purple too") && !inbox.contains("green"), "{inbox}");
+    assert!(
+        inbox.contains("You wrote 2 messages: my PIN is purple | my hat is purple too")
+            && !inbox.contains("green"),
+        "{inbox}"
+    );
 }
 
-/// A turn with the words of several senders answers one of them; to the others the runner says so, and that is no answer.
+/// A turn with the words of several senders answers one of them; to the others the runner says so,
+/// and that is no answer.
 #[test]
 fn who_waits_for_an_answer_that_went_to_another_is_told_and_fails() {
     let machine = Machine::new("another");
@@ -96,17 +136,32 @@ fn who_waits_for_an_answer_that_went_to_another_is_told_and_fails() {
     let url = machine.config()["relayUrl"].as_str().expect("a URL").to_string();
     let http = Http::new(Base::parse(&url).expect("a URL"), Duration::from_secs(10));
     let token = Secret::new(machine.ok(&["token", "create", "--agent", "a"]));
-    for (payload, code) in [(json!({"answered": false}), 1), (json!({}), 0), (json!({"answered": true}), 0)] {
+    for (payload, code) in
+        [(json!({"answered": false}), 1), (json!({}), 0), (json!({"answered": true}), 0)]
+    {
         let known = machine.delivered().len();
         let mut waits = machine.command(BIN);
-        let waits =
-            waits.args(["send", "a", "--wait", "60", "work 3600"]).stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("starts");
-        let id = wait_for("the delivery", 60, || machine.delivered().into_keys().last().filter(|_| machine.delivered().len() > known));
+        let waits = waits
+            .args(["send", "a", "--wait", "60", "work 3600"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("starts");
+        let id = wait_for("the delivery", 60, || {
+            machine.delivered().into_keys().last().filter(|_| machine.delivered().len() > known)
+        });
         let line = "[agent-relay] Ask again.";
         let body = json!({"to": USER, "body": line, "replyTo": id, "replyExpected": false, "payload": payload});
-        assert_eq!(http.call("POST", "/api/messages", Some(&body), &token).expect("answers").0, 201);
+        assert_eq!(
+            http.call("POST", "/api/messages", Some(&body), &token).expect("answers").0,
+            201
+        );
         let output = waits.wait_with_output().expect("ends");
-        assert_eq!((output.status.code(), String::from_utf8_lossy(&output.stdout).trim_end()), (Some(code), line), "{payload}");
+        assert_eq!(
+            (output.status.code(), String::from_utf8_lossy(&output.stdout).trim_end()),
+            (Some(code), line),
+            "{payload}"
+        );
         machine.ok(&["command", "a", "interrupt"]);
         machine.wait_status("a", "idle");
     }

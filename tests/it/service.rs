@@ -16,7 +16,9 @@ fn told(socket: &UnixDatagram, wanted: &str) -> String {
     socket.set_read_timeout(Some(Duration::from_secs(30))).expect("a limit");
     let mut buffer = [0u8; 4096];
     loop {
-        let size = socket.recv(&mut buffer).unwrap_or_else(|error| panic!("{wanted} was not told: {error}"));
+        let size = socket
+            .recv(&mut buffer)
+            .unwrap_or_else(|error| panic!("{wanted} was not told: {error}"));
         let text = String::from_utf8_lossy(&buffer[..size]).into_owned();
         if text.lines().any(|line| line == wanted) {
             return text;
@@ -29,7 +31,10 @@ fn of_agent(machine: &Machine, agent: &str) -> Vec<ProcessRef> {
     let mut all = os::processes_with_env("AGENT_RELAY_ID", agent);
     let place = format!("{}/", machine.work.parent().expect("a folder").display());
     all.retain(|process| {
-        String::from_utf8_lossy(&std::fs::read(format!("/proc/{}/environ", process.pid)).unwrap_or_default()).contains(&place)
+        String::from_utf8_lossy(
+            &std::fs::read(format!("/proc/{}/environ", process.pid)).unwrap_or_default(),
+        )
+        .contains(&place)
     });
     all
 }
@@ -51,7 +56,10 @@ fn a_manager_is_told_when_hub_and_runner_are_ready_and_stop() {
     assert!(!demo.is_empty(), "a provider runs");
     for ProcessRef { pid, .. } in demo {
         let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-        assert!(!String::from_utf8_lossy(&environment).contains("NOTIFY_SOCKET="), "no provider speaks as the runner");
+        assert!(
+            !String::from_utf8_lossy(&environment).contains("NOTIFY_SOCKET="),
+            "no provider speaks as the runner"
+        );
     }
     runner.terminate();
     told(&socket, "STOPPING=1");
@@ -77,11 +85,20 @@ impl Manager {
     fn start(machine: &mut Machine) -> Option<Manager> {
         let program = Path::new("/lib/systemd/systemd");
         if !program.exists() || !rustix::process::geteuid().is_root() {
-            skip("a user manager needs root and systemd; install it with: sudo apt-get install systemd");
+            skip(
+                "a user manager needs root and systemd; install it with: sudo apt-get install systemd",
+            );
             return None;
         }
-        let name = machine.work.parent().and_then(Path::file_name).expect("a folder").to_string_lossy().into_owned();
-        let mut groups: Vec<PathBuf> = ["systemd", "unified"].map(|kind| Path::new("/sys/fs/cgroup").join(kind)).into();
+        let name = machine
+            .work
+            .parent()
+            .and_then(Path::file_name)
+            .expect("a folder")
+            .to_string_lossy()
+            .into_owned();
+        let mut groups: Vec<PathBuf> =
+            ["systemd", "unified"].map(|kind| Path::new("/sys/fs/cgroup").join(kind)).into();
         groups.retain(|group| group.is_dir());
         if groups.is_empty() {
             groups.push("/sys/fs/cgroup".into());
@@ -99,11 +116,18 @@ impl Manager {
         machine.set("XDG_RUNTIME_DIR", &runtime.to_string_lossy());
         let mut command = machine.command("/bin/sh");
         command.env_remove("AGENT_RELAY_HOME").env("LANG", "C.UTF-8").args(["-c", &line]);
-        let process = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("starts");
+        let process = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("starts");
         let manager = Manager { process, groups, runtime };
         wait_for("the user manager", 60, || {
-            let said = machine.command("systemctl").args(["--user", "is-system-running"]).output().ok()?;
-            matches!(String::from_utf8_lossy(&said.stdout).trim(), "running" | "degraded").then_some(())
+            let said =
+                machine.command("systemctl").args(["--user", "is-system-running"]).output().ok()?;
+            matches!(String::from_utf8_lossy(&said.stdout).trim(), "running" | "degraded")
+                .then_some(())
         });
         Some(manager)
     }
@@ -111,7 +135,10 @@ impl Manager {
 
 impl Drop for Manager {
     fn drop(&mut self) {
-        let _ = Command::new("systemctl").args(["--user", "exit"]).env("XDG_RUNTIME_DIR", &self.runtime).output();
+        let _ = Command::new("systemctl")
+            .args(["--user", "exit"])
+            .env("XDG_RUNTIME_DIR", &self.runtime)
+            .output();
         let until = std::time::Instant::now() + Duration::from_secs(20);
         while !matches!(self.process.try_wait(), Ok(Some(_))) && std::time::Instant::now() < until {
             crate::support::pause(20);
@@ -119,7 +146,10 @@ impl Drop for Manager {
         let _ = self.process.kill();
         let _ = self.process.wait();
         for group in &self.groups {
-            let _ = Command::new("find").arg(group).args(["-depth", "-type", "d", "-exec", "rmdir", "{}", ";"]).output();
+            let _ = Command::new("find")
+                .arg(group)
+                .args(["-depth", "-type", "d", "-exec", "rmdir", "{}", ";"])
+                .output();
         }
     }
 }
@@ -133,18 +163,41 @@ fn systemctl(machine: &Machine, arguments: &[&str]) -> String {
 fn services_start_in_any_order_under_a_real_user_manager() {
     let mut machine = Machine::new("services");
     let Some(_manager) = Manager::start(&mut machine) else { return };
-    let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port().to_string();
+    let port = std::net::TcpListener::bind("127.0.0.1:0")
+        .and_then(|listener| listener.local_addr())
+        .expect("a port")
+        .port()
+        .to_string();
     let agents = ["a1", "a2", "a3", "a4", "a5"];
     // An agent first: its relay is away, and it becomes active all the same.
     for agent in agents {
-        machine.ok(&["service", "install", agent, "--", "acp", "--approval", "open", "--", BIN, "demo-agent"]);
+        machine.ok(&[
+            "service",
+            "install",
+            agent,
+            "--",
+            "acp",
+            "--approval",
+            "open",
+            "--",
+            BIN,
+            "demo-agent",
+        ]);
         let unit = format!("agent-relay-agent-{agent}.service");
         assert_eq!(systemctl(&machine, &["show", &unit, "-p", "ActiveState", "--value"]), "active");
     }
     machine.ok(&["service", "install", "hub", "--", "--port", &port]);
     wait_for("five agents", 60, || (machine.connected() == 5).then_some(()));
-    assert_eq!(machine.ok(&["service", "list", "--json"]).lines().filter(|line| line.contains("\"active\"")).count(), 6);
-    let mut units: Vec<String> = agents.iter().map(|agent| format!("agent-relay-agent-{agent}.service")).collect();
+    assert_eq!(
+        machine
+            .ok(&["service", "list", "--json"])
+            .lines()
+            .filter(|line| line.contains("\"active\""))
+            .count(),
+        6
+    );
+    let mut units: Vec<String> =
+        agents.iter().map(|agent| format!("agent-relay-agent-{agent}.service")).collect();
     units.push("agent-relay-hub.service".into());
     let mut orders = 0;
     let mut rng = start_rng();
@@ -164,7 +217,9 @@ fn services_start_in_any_order_under_a_real_user_manager() {
         systemctl(&machine, &all);
         all[0] = "start";
         systemctl(&machine, &all);
-        wait_for(&format!("five agents in the order {units:?}"), 60, || (machine.connected() == 5).then_some(()));
+        wait_for(&format!("five agents in the order {units:?}"), 60, || {
+            (machine.connected() == 5).then_some(())
+        });
         orders += 1;
     }
     for agent in agents {
@@ -177,7 +232,9 @@ fn services_start_in_any_order_under_a_real_user_manager() {
     // Wrong use is not tried again, a refusal of the system is, until the limit is reached.
     let broken = machine.fails(1, &["service", "install", "bad", "--", "acp", "--nonsense"]);
     assert!(broken.contains("failed"), "{broken}");
-    let show = |what: &str| systemctl(&machine, &["show", "agent-relay-agent-bad.service", "-p", what, "--value"]);
+    let show = |what: &str| {
+        systemctl(&machine, &["show", "agent-relay-agent-bad.service", "-p", what, "--value"])
+    };
     assert_eq!((show("NRestarts").as_str(), show("ExecMainStatus").as_str()), ("0", "2"));
     println!("start orders under a real user manager: {orders}");
 }
@@ -185,7 +242,10 @@ fn services_start_in_any_order_under_a_real_user_manager() {
 /// The commands in the head of a printed unit.
 fn commands_in(unit: &str) -> String {
     let head = unit.lines().skip(1).take_while(|line| line.starts_with('#'));
-    let commands: Vec<&str> = head.filter_map(|line| line.strip_prefix("#   ")).filter(|line| !line.starts_with("loginctl")).collect();
+    let commands: Vec<&str> = head
+        .filter_map(|line| line.strip_prefix("#   "))
+        .filter(|line| !line.starts_with("loginctl"))
+        .collect();
     assert!(commands.len() >= 4, "{unit}");
     commands.join("\n")
 }
@@ -201,13 +261,23 @@ fn printed_units_are_installed_by_the_commands_in_their_heads() {
     machine.set("PATH", &format!("{}:/usr/bin:/bin", bin.display()));
     let Some(_manager) = Manager::start(&mut machine) else { return };
     let shell = |line: &str| {
-        let output = machine.command("/bin/sh").env_remove("AGENT_RELAY_HOME").args(["-ec", line]).output().expect("a shell");
+        let output = machine
+            .command("/bin/sh")
+            .env_remove("AGENT_RELAY_HOME")
+            .args(["-ec", line])
+            .output()
+            .expect("a shell");
         assert!(output.status.success(), "{line}\n{}", String::from_utf8_lossy(&output.stderr));
     };
     // As printed, but for the port, which others on this machine may have, and the agent.
-    let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port();
+    let port = std::net::TcpListener::bind("127.0.0.1:0")
+        .and_then(|listener| listener.local_addr())
+        .expect("a port")
+        .port();
     let hub = commands_in(&machine.ok(&["generate", "unit", "hub"]));
-    shell(&hub.replace("unit hub >", &format!("unit hub | sed '/^ExecStart/s/$/ --port {port}/' >")));
+    shell(
+        &hub.replace("unit hub >", &format!("unit hub | sed '/^ExecStart/s/$/ --port {port}/' >")),
+    );
     let agent = commands_in(&machine.ok(&["generate", "unit", "agent"]));
     let arguments = "acp --preset opencode --cwd /home/me/project";
     assert!(agent.contains(arguments), "{agent}");
@@ -215,17 +285,28 @@ fn printed_units_are_installed_by_the_commands_in_their_heads() {
     wait_for("the agent", 60, || (machine.connected() == 1).then_some(()));
     for unit in ["agent-relay-hub.service", "agent-relay@my-agent.service"] {
         let show = |what: &str| systemctl(&machine, &["show", unit, "-p", what, "--value"]);
-        assert_eq!((show("ActiveState"), show("UnitFileState")), ("active".into(), "enabled".into()), "{unit}");
+        assert_eq!(
+            (show("ActiveState"), show("UnitFileState")),
+            ("active".into(), "enabled".into()),
+            "{unit}"
+        );
     }
     let id = machine.send("my-agent", "hello");
     wait_for("the answer", 60, || (machine.answered().get(&id) == Some(&1)).then_some(()));
 
-    // An agent that fails each time is given up after the burst: what the unit says of it is reached in its interval.
+    // An agent that fails each time is given up after the burst: what the unit says of it is
+    // reached in its interval.
     let unit = machine.ok(&["generate", "unit", "agent"]);
     let number = |name: &str| -> u64 {
-        unit.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('=')).and_then(|value| value.parse().ok()).expect(name)
+        unit.lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix('='))
+            .and_then(|value| value.parse().ok())
+            .expect(name)
     };
-    assert!(number("StartLimitBurst") * (number("RestartSec") + 5) < number("StartLimitIntervalSec"), "{unit}");
+    assert!(
+        number("StartLimitBurst") * (number("RestartSec") + 5) < number("StartLimitIntervalSec"),
+        "{unit}"
+    );
     let config = r#"{"restart": {"firstMs": 1, "mostMs": 1, "exitsMax": 1}}"#;
     std::fs::create_dir_all(home.join("providers")).expect("folder");
     std::fs::write(home.join("providers/acp.json"), config).expect("writes");
@@ -234,10 +315,16 @@ fn printed_units_are_installed_by_the_commands_in_their_heads() {
          echo 'AGENT_RELAY_ARGUMENTS=acp -- /bin/false' >~/.agent-relay/units/fails.env
          systemctl --user daemon-reload; systemctl --user start agent-relay@fails.service || :",
     );
-    let show = |what: &str| systemctl(&machine, &["show", "agent-relay@fails.service", "-p", what, "--value"]);
+    let show = |what: &str| {
+        systemctl(&machine, &["show", "agent-relay@fails.service", "-p", what, "--value"])
+    };
     wait_for("the unit to be given up", 60, || (show("ActiveState") == "failed").then_some(()));
-    assert_eq!((show("NRestarts"), show("ExecMainStatus")), (number("StartLimitBurst").to_string(), "1".into()));
-    // Its agent fails whoever starts it: that the limit holds is seen by the process that is not started.
+    assert_eq!(
+        (show("NRestarts"), show("ExecMainStatus")),
+        (number("StartLimitBurst").to_string(), "1".into())
+    );
+    // Its agent fails whoever starts it: that the limit holds is seen by the process that is not
+    // started.
     let begun = || show("ExecMainStartTimestampMonotonic");
     let last = begun();
     systemctl(&machine, &["start", "agent-relay@fails.service"]);

@@ -10,7 +10,13 @@ use crate::support::{BIN, Machine, wait_for};
 /// Runs the program behind a line of shell that takes something away from it.
 fn deprived(machine: &Machine, before: &str, arguments: &[&str]) -> Output {
     let line = format!("{before}; exec \"$0\" \"$@\"");
-    machine.command("/bin/sh").args(["-c", &line, BIN]).args(arguments).stdin(Stdio::null()).output().expect("runs")
+    machine
+        .command("/bin/sh")
+        .args(["-c", &line, BIN])
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .expect("runs")
 }
 
 /// One sentence and 71.
@@ -70,7 +76,9 @@ fn wrong_settings_stay_2_for_every_command() {
     let machine = Machine::new("wrong-settings");
     std::fs::create_dir_all(&machine.home).expect("home");
     std::fs::write(machine.home.join("config.json"), "{\n  \"token\": oops\n}").expect("config");
-    for arguments in [runner("a"), vec!["hub", "--port", "0"], vec!["agents"], vec!["send", "a", "hello"]] {
+    for arguments in
+        [runner("a"), vec!["hub", "--port", "0"], vec!["agents"], vec!["send", "a", "hello"]]
+    {
         let text = machine.fails(2, &arguments);
         assert!(text.contains("config.json:2:"), "{arguments:?}: {text}");
     }
@@ -78,13 +86,17 @@ fn wrong_settings_stay_2_for_every_command() {
 
 /// A port that nobody listens on just now.
 fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port()
+    std::net::TcpListener::bind("127.0.0.1:0")
+        .and_then(|listener| listener.local_addr())
+        .expect("a port")
+        .port()
 }
 
 /// Orders and delays of starts; the seed is printed, and START_SEED repeats it.
 pub fn start_rng() -> Rng {
     let seed = std::env::var("START_SEED").ok().and_then(|text| text.parse().ok());
-    let seed: u64 = seed.unwrap_or_else(|| u64::from_le_bytes(agent_relay::os::random_bytes::<8>()));
+    let seed: u64 =
+        seed.unwrap_or_else(|| u64::from_le_bytes(agent_relay::os::random_bytes::<8>()));
     println!("START_SEED={seed}");
     Rng::new(seed)
 }
@@ -109,19 +121,30 @@ fn hub_and_runners_in_any_order_all_end_up_registered() {
             let ms = rng.below(60);
             let what = match who {
                 0 => format!("hub --port {port}"),
-                n => format!("run acp --agent-id a{n} --approval open -- $0 demo-agent --state $HOME/demo"),
+                n => format!(
+                    "run acp --agent-id a{n} --approval open -- $0 demo-agent --state $HOME/demo"
+                ),
             };
             line.push_str(&format!("(sleep 0.{ms:03}; exec $0 {what} >>out-{who} 2>&1) &\n"));
         }
-        let status = machine.command("/bin/sh").args(["-c", &line, BIN]).stdin(Stdio::null()).status().expect("a shell");
+        let status = machine
+            .command("/bin/sh")
+            .args(["-c", &line, BIN])
+            .stdin(Stdio::null())
+            .status()
+            .expect("a shell");
         assert!(status.success());
-        wait_for(&format!("five agents (round {round}, order {order:?}){}", machine.logs()), 60, || {
-            (machine.connected() == 5).then_some(())
-        });
+        wait_for(
+            &format!("five agents (round {round}, order {order:?}){}", machine.logs()),
+            60,
+            || (machine.connected() == 5).then_some(()),
+        );
         for process in machine.left_over() {
             agent_relay::os::kill(process, rustix::process::Signal::TERM);
         }
-        wait_for(&format!("nothing left behind (round {round})"), 60, || machine.left_over().is_empty().then_some(()));
+        wait_for(&format!("nothing left behind (round {round})"), 60, || {
+            machine.left_over().is_empty().then_some(())
+        });
     }
 }
 
@@ -129,7 +152,9 @@ fn hub_and_runners_in_any_order_all_end_up_registered() {
 fn runners_wait_for_the_first_hub_on_another_port_and_say_so_once() {
     let machine = Machine::new("hub-comes-later");
     let mut runner = machine.runner("a");
-    wait_for("the provider without a relay", 60, || (machine.status("a")["providerProcess"]["state"] == "ready").then_some(()));
+    wait_for("the provider without a relay", 60, || {
+        (machine.status("a")["providerProcess"]["state"] == "ready").then_some(())
+    });
     // Its first hub listens elsewhere than a runner looks by itself, and writes that down.
     let _hub = machine.hub();
     machine.wait_status("a", "idle");
@@ -149,8 +174,12 @@ fn a_stale_token_in_the_file_is_waited_out_until_it_is_mended() {
     wrong["token"] = "stale".into();
     std::fs::write(machine.home.join("config.json"), wrong.to_string()).expect("config");
     let mut runner = machine.runner("a");
-    let log = || std::fs::read_to_string(machine.home.join("logs/session-mirror-a.log")).unwrap_or_default();
-    wait_for("the word about it", 60, || log().contains("config.json is looked at again").then_some(()));
+    let log = || {
+        std::fs::read_to_string(machine.home.join("logs/session-mirror-a.log")).unwrap_or_default()
+    };
+    wait_for("the word about it", 60, || {
+        log().contains("config.json is looked at again").then_some(())
+    });
     std::fs::write(machine.home.join("config.json"), right.to_string()).expect("config");
     machine.wait_status("a", "idle");
     runner.terminate();
@@ -164,13 +193,20 @@ fn a_stale_token_in_the_file_is_waited_out_until_it_is_mended() {
 fn a_command_that_is_nowhere_is_wrong_use_and_one_in_a_usual_place_is_found() {
     use std::os::unix::fs::{PermissionsExt, symlink};
     let machine = Machine::new("usual-places");
-    let text = machine.fails(2, &["run", "acp", "--quiet", "--agent-id", "a", "--", "no-such-agent"]);
-    assert!(text.contains("no-such-agent") && text.contains("PATH is \"/usr/bin:/bin\"") && text.contains("~/.local/bin"), "{text}");
+    let text =
+        machine.fails(2, &["run", "acp", "--quiet", "--agent-id", "a", "--", "no-such-agent"]);
+    assert!(
+        text.contains("no-such-agent")
+            && text.contains("PATH is \"/usr/bin:/bin\"")
+            && text.contains("~/.local/bin"),
+        "{text}"
+    );
     // HOME of a test machine is its home.
     let folder = machine.home.join(".local/bin");
     std::fs::create_dir_all(&folder).expect("folder");
     std::fs::write(folder.join("not-a-program"), "").expect("file");
-    std::fs::set_permissions(folder.join("not-a-program"), std::fs::Permissions::from_mode(0o600)).expect("mode");
+    std::fs::set_permissions(folder.join("not-a-program"), std::fs::Permissions::from_mode(0o600))
+        .expect("mode");
     machine.fails(2, &["run", "acp", "--quiet", "--agent-id", "a", "--", "not-a-program"]);
     symlink(BIN, folder.join("my-agent")).expect("link");
     let _hub = machine.hub();
@@ -182,7 +218,11 @@ fn a_command_that_is_nowhere_is_wrong_use_and_one_in_a_usual_place_is_found() {
 fn look_at(machine: &Machine, other: &Machine) -> String {
     let url = other.config()["relayUrl"].as_str().expect("a hub was started").to_string();
     std::fs::create_dir_all(&machine.home).expect("folder");
-    std::fs::write(machine.home.join("config.json"), serde_json::json!({ "relayUrl": &url }).to_string()).expect("config");
+    std::fs::write(
+        machine.home.join("config.json"),
+        serde_json::json!({ "relayUrl": &url }).to_string(),
+    )
+    .expect("config");
     url
 }
 
@@ -197,17 +237,35 @@ fn up_beside_the_hub_of_somebody_else_leaves_no_address_behind() {
     assert_eq!(machine.config()["relayUrl"], url.as_str(), "what stood there before");
     // Its token is of no use there, and the sentence says whose hub that is.
     let text = machine.fails(2, &["agents"]);
-    let whose = format!("process {} listens there (the hub of {})", strange.child.id(), other.home.display());
+    let whose = format!(
+        "process {} listens there (the hub of {})",
+        strange.child.id(),
+        other.home.display()
+    );
     assert!(text.contains(&whose), "{text}");
     assert!(text.contains(&format!("not the hub of {}", machine.home.display())), "{text}");
     // With a hub of its own elsewhere, the way there is told.
     let own = machine.start(&["hub", "--port", "0", "--temporary"]);
-    let info = || serde_json::from_str::<Value>(&std::fs::read_to_string(machine.home.join("hub/hub.json")).ok()?).ok();
-    let info = wait_for("the hub to listen", 60, || info().filter(|info| info["pid"] == own.child.id()));
+    let info = || {
+        serde_json::from_str::<Value>(
+            &std::fs::read_to_string(machine.home.join("hub/hub.json")).ok()?,
+        )
+        .ok()
+    };
+    let info =
+        wait_for("the hub to listen", 60, || info().filter(|info| info["pid"] == own.child.id()));
     let own_url = info["url"].as_str().expect("url");
     let text = machine.fails(2, &["agents"]);
-    assert!(text.contains(&format!("the hub of this home listens on {own_url}: set AGENT_RELAY_URL")), "{text}");
-    let output = machine.command(BIN).env("AGENT_RELAY_URL", own_url).args(["agents", "--json"]).output().expect("runs");
+    assert!(
+        text.contains(&format!("the hub of this home listens on {own_url}: set AGENT_RELAY_URL")),
+        "{text}"
+    );
+    let output = machine
+        .command(BIN)
+        .env("AGENT_RELAY_URL", own_url)
+        .args(["agents", "--json"])
+        .output()
+        .expect("runs");
     assert!(output.status.success(), "{output:?}");
 }
 
@@ -233,7 +291,11 @@ fn a_hub_that_hangs_is_named_soon() {
     let text = machine.fails(3, &["agents"]);
     let took = asked.elapsed();
     rustix::process::kill_process(pid, rustix::process::Signal::CONT).expect("goes on");
-    assert!(text.contains("gave no answer in time") && text.contains(&format!("process {} listens there", hub.child.id())), "{text}");
+    assert!(
+        text.contains("gave no answer in time")
+            && text.contains(&format!("process {} listens there", hub.child.id())),
+        "{text}"
+    );
     // The longest call has 15 s; this is no measurement, but which of the two limits it was.
     assert!(took.as_secs() < 12, "{took:?}");
     assert!(machine.ok(&["agents"]).contains("no agents"));

@@ -1,5 +1,5 @@
-//! Stores that are damaged, empty, deleted, replaced, locked, read-only or full: judged by what people and scripts see, and
-//! by no loss.
+//! Stores that are damaged, empty, deleted, replaced, locked, read-only or full: judged by what
+//! people and scripts see, and by no loss.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -31,9 +31,13 @@ fn with_end(path: &Path, end: &str) -> PathBuf {
 
 /// Files in a folder whose names begin so.
 fn named(folder: &Path, start: &str) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
-    let mut found: Vec<PathBuf> =
-        entries.filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(start))).collect();
+    let entries =
+        std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut found: Vec<PathBuf> = entries
+        .filter(|path| {
+            path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(start))
+        })
+        .collect();
     found.sort();
     found
 }
@@ -50,7 +54,10 @@ fn damage(path: &Path, pages: std::ops::Range<u64>) {
 fn leaves(path: &Path, table: &str) -> Vec<u64> {
     let root: u64 = {
         let db = Connection::open(path).expect("opens");
-        db.query_row("SELECT rootpage FROM sqlite_schema WHERE name = ?1", [table], |row| row.get::<_, i64>(0)).expect("a table") as u64
+        db.query_row("SELECT rootpage FROM sqlite_schema WHERE name = ?1", [table], |row| {
+            row.get::<_, i64>(0)
+        })
+        .expect("a table") as u64
     };
     let file = std::fs::File::open(path).expect("opens");
     let (mut open, mut found) = (vec![root], Vec::new());
@@ -67,7 +74,9 @@ fn leaves(path: &Path, table: &str) -> Vec<u64> {
                     .map(|cell| {
                         let place = at + 12 + cell * 2;
                         let cell = usize::from(u16::from_be_bytes([page[place], page[place + 1]]));
-                        u64::from(u32::from_be_bytes(page[cell..cell + 4].try_into().expect("four")))
+                        u64::from(u32::from_be_bytes(
+                            page[cell..cell + 4].try_into().expect("four"),
+                        ))
                     })
                     .collect();
                 children.push(last.into());
@@ -83,7 +92,9 @@ fn leaves(path: &Path, table: &str) -> Vec<u64> {
 fn filled(name: &str, messages: usize) -> (Machine, Vec<u64>) {
     let machine = Machine::new(name);
     let mut hub = machine.hub();
-    let ids = (0..messages).map(|n| machine.send("user", &format!("number {n} {}", "x".repeat(600)))).collect();
+    let ids = (0..messages)
+        .map(|n| machine.send("user", &format!("number {n} {}", "x".repeat(600))))
+        .collect();
     hub.terminate();
     assert_eq!(hub.wait(60).0, 0);
     (machine, ids)
@@ -99,11 +110,17 @@ fn refused(machine: &Machine) -> (i32, String) {
 
 fn doctor(machine: &Machine, check: &str) -> Vec<Value> {
     let text = String::from_utf8_lossy(&machine.run(&["doctor", "--json"]).stdout).into_owned();
-    text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()).filter(|finding| finding["check"] == check).collect()
+    text.lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .filter(|finding| finding["check"] == check)
+        .collect()
 }
 
 fn says(findings: &[Value], grade: &str, words: &str) -> bool {
-    findings.iter().any(|finding| finding["grade"] == grade && finding["found"].as_str().is_some_and(|found| found.contains(words)))
+    findings.iter().any(|finding| {
+        finding["grade"] == grade
+            && finding["found"].as_str().is_some_and(|found| found.contains(words))
+    })
 }
 
 /// Puts a saved file in the place of the damaged one, as a restore does.
@@ -115,7 +132,10 @@ fn bring_back(machine: &Machine, from: &Path) {
 
 fn ids_in_inbox(machine: &Machine) -> Vec<u64> {
     let text = machine.ok(&["inbox", "--all", "--json", "--limit", "1000"]);
-    text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()).filter_map(|message| message["id"].as_u64()).collect()
+    text.lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .filter_map(|message| message["id"].as_u64())
+        .collect()
 }
 
 #[test]
@@ -129,8 +149,13 @@ fn a_damaged_page_of_a_hub_is_found_and_the_rest_is_saved_once() {
     assert!(says(&doctor(&machine, "hub store"), "fail", "is damaged"));
     assert!(machine.fails(1, &["hub", "backup", "copy.sqlite"]).contains("cannot copy"));
     assert!(named(&machine.work, "copy").is_empty());
-    // A start that reads over it refuses; one that does not meets it when somebody reads, and stops in order.
-    let port = machine.config()["relayUrl"].as_str().and_then(|url| url.rsplit(':').next()).unwrap_or("0").to_string();
+    // A start that reads over it refuses; one that does not meets it when somebody reads, and stops
+    // in order.
+    let port = machine.config()["relayUrl"]
+        .as_str()
+        .and_then(|url| url.rsplit(':').next())
+        .unwrap_or("0")
+        .to_string();
     let mut hub = machine.start(&["hub", "--port", &port]);
     let ended = wait_for("the hub to meet the damage", 60, || {
         let _ = machine.run(&["inbox", "--all", "--json", "--limit", "1000"]);
@@ -156,7 +181,12 @@ fn a_damaged_page_of_a_hub_is_found_and_the_rest_is_saved_once() {
     bring_back(&machine, &saved[0]);
     let _hub = machine.hub();
     let found = ids_in_inbox(&machine);
-    assert!(found.len() + 12 >= ids.len() && found.len() < ids.len(), "{} of {}", found.len(), ids.len());
+    assert!(
+        found.len() + 12 >= ids.len() && found.len() < ids.len(),
+        "{} of {}",
+        found.len(),
+        ids.len()
+    );
     assert!(found.contains(&ids[0]) && found.contains(ids.last().expect("some")));
     assert!(machine.send("user", "goes on") > *ids.last().expect("some"));
 }
@@ -197,7 +227,12 @@ fn a_damaged_head_of_a_hub_costs_nothing_else() {
         file.write_all_at(&vec![0xa5; bytes], 0).expect("writes");
         let (code, text) = refused(&machine);
         assert_eq!(code, 1, "{text}");
-        assert!(text.contains("is damaged") && text.contains("30 messages") && text.contains("agent-relay hub restore"), "{text}");
+        assert!(
+            text.contains("is damaged")
+                && text.contains("30 messages")
+                && text.contains("agent-relay hub restore"),
+            "{text}"
+        );
         bring_back(&machine, &named(&machine.home.join("hub"), "salvaged-")[0]);
         let _hub = machine.hub();
         assert_eq!(ids_in_inbox(&machine), ids, "{name}: with the tokens of before");
@@ -212,7 +247,11 @@ fn an_empty_store_of_a_hub_is_told() {
             true => std::fs::remove_file(hub_file(&machine)).expect("removes"),
             false => std::fs::File::create(hub_file(&machine)).map(drop).expect("empties"),
         }
-        assert!(says(&doctor(&machine, "hub store"), "fail", if gone { "does not exist" } else { "is empty" }));
+        assert!(says(
+            &doctor(&machine, "hub store"),
+            "fail",
+            if gone { "does not exist" } else { "is empty" }
+        ));
         let mut hub = machine.hub();
         assert!(says(&doctor(&machine, "hub store"), "warn", "begins anew"));
         assert!(machine.ok(&["hub", "status"]).contains("begins anew"));
@@ -260,7 +299,10 @@ fn a_store_that_is_replaced_under_an_idle_hub_is_noticed_and_saved() {
     // Nobody asks it anything: the hub looks by itself.
     let (code, text) = hub.wait(60);
     assert_eq!(code, 1, "{text}");
-    assert!(text.contains("was replaced by another file") && text.contains("agent-relay hub restore"), "{text}");
+    assert!(
+        text.contains("was replaced by another file") && text.contains("agent-relay hub restore"),
+        "{text}"
+    );
     bring_back(&machine, &named(&machine.home.join("hub"), "salvaged-")[0]);
     let _hub = machine.hub();
     assert!(ids_in_inbox(&machine).contains(&id));
@@ -314,7 +356,8 @@ fn a_newer_store_is_refused_and_not_changed() {
     let (machine, _) = filled("newer", 1);
     {
         let db = Connection::open(hub_file(&machine)).expect("opens");
-        db.execute_batch("PRAGMA user_version = 99; PRAGMA wal_checkpoint(TRUNCATE);").expect("writes");
+        db.execute_batch("PRAGMA user_version = 99; PRAGMA wal_checkpoint(TRUNCATE);")
+            .expect("writes");
     }
     let before = std::fs::read(hub_file(&machine)).expect("reads");
     let (code, text) = refused(&machine);
@@ -326,7 +369,8 @@ fn a_newer_store_is_refused_and_not_changed() {
     }
 }
 
-/// A folder on a file system that is full, or that may not be written; needs the right to mount. `None`: not here.
+/// A folder on a file system that is full, or that may not be written; needs the right to mount.
+/// `None`: not here.
 struct Disk(PathBuf);
 
 impl Disk {
@@ -334,7 +378,11 @@ impl Disk {
         let path = machine.home.join(folder);
         std::fs::create_dir_all(&path).expect("folder");
         let options = format!("size={bytes},mode=0700");
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(&path).stderr(Stdio::null()).status();
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &options, "tmpfs"])
+            .arg(&path)
+            .stderr(Stdio::null())
+            .status();
         if mounted.is_ok_and(|status| status.success()) {
             return Some(Disk(path));
         }
@@ -343,7 +391,8 @@ impl Disk {
     }
 
     fn remount(&self, options: &str) {
-        let done = Command::new("mount").args(["-o", &format!("remount,{options}")]).arg(&self.0).status();
+        let done =
+            Command::new("mount").args(["-o", &format!("remount,{options}")]).arg(&self.0).status();
         assert!(done.expect("mount is there").success());
     }
 
@@ -366,9 +415,14 @@ impl Drop for Disk {
 }
 
 fn post(machine: &Machine, text: &str) -> (u16, String, Duration) {
-    let url = machine.config()["relayUrl"].as_str().expect("url").trim_start_matches("http://").to_string();
+    let url = machine.config()["relayUrl"]
+        .as_str()
+        .expect("url")
+        .trim_start_matches("http://")
+        .to_string();
     let token = machine.config()["token"].as_str().expect("token").to_string();
-    let body = json!({"to": "user", "kind": "chat", "body": text, "idempotencyKey": text}).to_string();
+    let body =
+        json!({"to": "user", "kind": "chat", "body": text, "idempotencyKey": text}).to_string();
     let started = Instant::now();
     let mut socket = TcpStream::connect(&url).expect("connects");
     socket.set_read_timeout(Some(Duration::from_secs(60))).expect("sets");
@@ -389,7 +443,11 @@ fn free_port() -> String {
 }
 
 fn listens(machine: &Machine) -> bool {
-    let url = machine.config()["relayUrl"].as_str().unwrap_or_default().trim_start_matches("http://").to_string();
+    let url = machine.config()["relayUrl"]
+        .as_str()
+        .unwrap_or_default()
+        .trim_start_matches("http://")
+        .to_string();
     TcpStream::connect(url).is_ok()
 }
 
@@ -402,8 +460,8 @@ fn a_full_disk_is_said_at_once_and_a_hub_starts_on_it_to_be_read() {
     wait_for("the hub", 60, || listens(&machine).then_some(()));
     let before = machine.send("user", "before");
     disk.fill();
-    // Small changes may still find room in the log's last page; the one that does not is answered at once, not after the
-    // patience of its client.
+    // Small changes may still find room in the log's last page; the one that does not is answered
+    // at once, not after the patience of its client.
     let mut kept = Vec::new();
     let (status, answer, took) = (0..400)
         .map(|n| (n, post(&machine, &format!("full {n} {}", "x".repeat(9_000)))))
@@ -416,7 +474,12 @@ fn a_full_disk_is_said_at_once_and_a_hub_starts_on_it_to_be_read() {
         })
         .expect("the disk is full");
     assert_eq!(status, 503, "{answer}");
-    assert!(answer.contains("Retry-After") && answer.contains("same idempotency key") && answer.contains("free space"), "{answer}");
+    assert!(
+        answer.contains("Retry-After")
+            && answer.contains("same idempotency key")
+            && answer.contains("free space"),
+        "{answer}"
+    );
     assert!(took < Duration::from_secs(20), "{took:?}");
     hub.kill();
     for end in ["-wal", "-shm"] {
@@ -427,7 +490,10 @@ fn a_full_disk_is_said_at_once_and_a_hub_starts_on_it_to_be_read() {
     let mut hub = machine.start(&["hub", "--port", &port]);
     wait_for("the hub on the full disk", 60, || listens(&machine).then_some(()));
     let found = ids_in_inbox(&machine);
-    assert!(found.contains(&before) && found.len() == kept.len() + 1, "all that was called durable: {found:?} {kept:?}");
+    assert!(
+        found.contains(&before) && found.len() == kept.len() + 1,
+        "all that was called durable: {found:?} {kept:?}"
+    );
     assert_eq!(post(&machine, &format!("refused {}", "x".repeat(9_000))).0, 503);
     assert!(machine.ok(&["hub", "status"]).contains("free space"), "its trouble is told");
     // Room is back: no restart is needed, and what was asked again is there once.
@@ -497,9 +563,11 @@ fn a_damaged_store_of_a_runner_is_set_aside_and_the_agent_lives() {
         let second = machine.send("a", "while it is damaged");
         match whole {
             true => damage(&path, 0..std::fs::metadata(&path).expect("there").len() / PAGE),
-            false => {
-                std::fs::OpenOptions::new().write(true).open(&path).and_then(|file| file.write_all_at(&[0xa5; 100], 0)).expect("writes")
-            }
+            false => std::fs::OpenOptions::new()
+                .write(true)
+                .open(&path)
+                .and_then(|file| file.write_all_at(&[0xa5; 100], 0))
+                .expect("writes"),
         }
         assert!(says(&doctor(&machine, "stores"), "fail", "is damaged"), "{name}");
         let mut runner = machine.runner("a");
@@ -510,7 +578,11 @@ fn a_damaged_store_of_a_runner_is_set_aside_and_the_agent_lives() {
         assert_eq!(named(path.parent().expect("folder"), "store.sqlite.damaged-").len(), 1);
         assert!(says(&doctor(&machine, "stores"), "warn", ".damaged-"));
         if !whole {
-            assert_eq!(machine.delivered().get(&first), Some(&1), "what was settled is known to be settled");
+            assert_eq!(
+                machine.delivered().get(&first),
+                Some(&1),
+                "what was settled is known to be settled"
+            );
         }
         runner.terminate();
         let (code, text) = runner.wait(60);
@@ -529,14 +601,18 @@ fn an_empty_store_of_a_runner_gets_its_messages_from_the_relay() {
     let first = machine.send("a", "work 600");
     machine.wait_status("a", "busy");
     let second = machine.send("a", "waits");
-    wait_for("the second one in the store", 60, || (machine.status("a")["queues"]["inboxWaiting"] == 1).then_some(()));
+    wait_for("the second one in the store", 60, || {
+        (machine.status("a")["queues"]["inboxWaiting"] == 1).then_some(())
+    });
     runner.kill();
     for end in ["-wal", "-shm"] {
         let _ = std::fs::remove_file(with_end(&runner_file(&machine, "a"), end));
     }
     std::fs::File::create(runner_file(&machine, "a")).expect("empties");
     let _runner = machine.runner("a");
-    wait_for("what was acknowledged and lost to come again", 60, || machine.delivered().contains_key(&first).then_some(()));
+    wait_for("what was acknowledged and lost to come again", 60, || {
+        machine.delivered().contains_key(&first).then_some(())
+    });
     // The first one's work need not be awaited; by now it may wait, run, or be over.
     machine.run(&["command", "a", "interrupt"]);
     wait_for("the second one", 60, || machine.delivered().contains_key(&second).then_some(()));
@@ -558,7 +634,10 @@ fn a_store_that_is_deleted_under_a_runner_is_put_back() {
     let second = machine.send("a", "after");
     let (code, text) = runner.wait(60);
     assert_eq!(code, 1, "{text}");
-    assert!(text.contains("was deleted while the runner ran") && text.contains("put back"), "{text}");
+    assert!(
+        text.contains("was deleted while the runner ran") && text.contains("put back"),
+        "{text}"
+    );
     let _runner = machine.runner("a");
     machine.settle(&[first, second], 60);
 }
@@ -589,6 +668,8 @@ fn a_runner_that_meets_damage_stops_and_its_next_start_goes_on() {
     assert_eq!(code, 1, "{text}");
     assert!(text.contains("malformed") || text.contains("damaged"), "{text}");
     let _runner = machine.runner("a");
-    wait_for("all to be delivered", 60, || [second, third].iter().all(|id| machine.delivered().contains_key(id)).then_some(()));
+    wait_for("all to be delivered", 60, || {
+        [second, third].iter().all(|id| machine.delivered().contains_key(id)).then_some(())
+    });
     assert_eq!(named(path.parent().expect("folder"), "store.sqlite.damaged-").len(), 1);
 }

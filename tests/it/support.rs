@@ -66,7 +66,8 @@ impl Running {
     /// Exit code and standard error.
     #[track_caller]
     pub fn wait(&mut self, seconds: u64) -> (i32, String) {
-        let status = wait_for("the process to end", seconds, || self.child.try_wait().expect("waits"));
+        let status =
+            wait_for("the process to end", seconds, || self.child.try_wait().expect("waits"));
         let mut text = String::new();
         if let Some(mut stderr) = self.child.stderr.take() {
             let _ = stderr.read_to_string(&mut text);
@@ -87,7 +88,8 @@ static NUMBER: AtomicU32 = AtomicU32::new(0);
 impl Machine {
     pub fn new(name: &str) -> Machine {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let root = std::env::temp_dir().join(format!("agent-relay-it-{}-{number}-{name}", std::process::id()));
+        let root = std::env::temp_dir()
+            .join(format!("agent-relay-it-{}-{number}-{name}", std::process::id()));
         let (home, work) = (root.join("home"), root.join("work"));
         std::fs::create_dir_all(&work).expect("temp dir");
         Machine { home, work, env: BTreeMap::new(), shared: false, detour: None }
@@ -107,20 +109,37 @@ impl Machine {
     }
 
     pub fn config(&self) -> Value {
-        serde_json::from_str(&std::fs::read_to_string(self.home.join("config.json")).unwrap_or_default()).unwrap_or_default()
+        serde_json::from_str(
+            &std::fs::read_to_string(self.home.join("config.json")).unwrap_or_default(),
+        )
+        .unwrap_or_default()
     }
 
     /// A command with a clean environment.
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);
-        command.env_clear().env("PATH", "/usr/bin:/bin").env("HOME", &self.home).env("AGENT_RELAY_HOME", &self.home);
-        command.env("AGENT_RELAY_LOG_LEVEL", "debug").envs(&self.env).envs(agent_relay::planted::env()).current_dir(&self.work);
+        command
+            .env_clear()
+            .env("PATH", "/usr/bin:/bin")
+            .env("HOME", &self.home)
+            .env("AGENT_RELAY_HOME", &self.home);
+        command
+            .env("AGENT_RELAY_LOG_LEVEL", "debug")
+            .envs(&self.env)
+            .envs(agent_relay::planted::env())
+            .current_dir(&self.work);
         command
     }
 
     pub fn start(&self, arguments: &[&str]) -> Running {
         let mut command = self.command(BIN);
-        let child = command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("starts");
+        let child = command
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("starts");
         Running { child }
     }
 
@@ -133,7 +152,12 @@ impl Machine {
     #[track_caller]
     pub fn ok(&self, arguments: &[&str]) -> String {
         let output = self.run(arguments);
-        assert!(output.status.success(), "{arguments:?}: {}{}", String::from_utf8_lossy(&output.stderr), self.logs());
+        assert!(
+            output.status.success(),
+            "{arguments:?}: {}{}",
+            String::from_utf8_lossy(&output.stderr),
+            self.logs()
+        );
         String::from_utf8_lossy(&output.stdout).trim().to_string()
     }
 
@@ -150,16 +174,24 @@ impl Machine {
     /// A hub on a port of its own; waits until it answers.
     #[track_caller]
     pub fn hub(&self) -> Running {
-        let port = self.config()["relayUrl"].as_str().and_then(|url| url.rsplit(':').next()).unwrap_or("0").to_string();
+        let port = self.config()["relayUrl"]
+            .as_str()
+            .and_then(|url| url.rsplit(':').next())
+            .unwrap_or("0")
+            .to_string();
         let running = self.start(&["hub", "--port", &port]);
         wait_for("the hub to listen", 60, || {
-            let info: Value = serde_json::from_str(&std::fs::read_to_string(self.home.join("hub/hub.json")).ok()?).ok()?;
+            let info: Value = serde_json::from_str(
+                &std::fs::read_to_string(self.home.join("hub/hub.json")).ok()?,
+            )
+            .ok()?;
             (info["pid"] == running.child.id()).then_some(())
         });
         running
     }
 
-    /// From here on runners find a middleman between them and the hub who lets no WebSocket through; tools still go straight.
+    /// From here on runners find a middleman between them and the hub who lets no WebSocket
+    /// through; tools still go straight.
     pub fn shut_the_bus(&mut self) {
         let url = self.config()["relayUrl"].as_str().expect("a hub was started").to_string();
         let to = url.trim_start_matches("http://").to_string();
@@ -178,7 +210,10 @@ impl Machine {
     pub fn connected(&self) -> usize {
         let output = self.run(&["agents", "--json"]);
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()).filter(|card| card["connected"] == true).count()
+        text.lines()
+            .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+            .filter(|card| card["connected"] == true)
+            .count()
     }
 
     /// A runner of the demo agent.
@@ -217,7 +252,8 @@ impl Machine {
     }
 
     pub fn send(&self, to: &str, text: &str) -> u64 {
-        let sent: Value = serde_json::from_str(&self.ok(&["send", to, "--json", text])).expect("JSON");
+        let sent: Value =
+            serde_json::from_str(&self.ok(&["send", to, "--json", text])).expect("JSON");
         sent["id"].as_u64().expect("id")
     }
 
@@ -226,7 +262,12 @@ impl Machine {
         let text = std::fs::read_to_string(self.home.join("demo/log.jsonl")).unwrap_or_default();
         let mut times = BTreeMap::new();
         for line in text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()) {
-            for header in line["text"].as_str().unwrap_or_default().lines().filter_map(|l| l.strip_prefix("[relay message #")) {
+            for header in line["text"]
+                .as_str()
+                .unwrap_or_default()
+                .lines()
+                .filter_map(|l| l.strip_prefix("[relay message #"))
+            {
                 let id = header.split(' ').next().and_then(|id| id.parse().ok()).unwrap_or(0);
                 *times.entry(id).or_default() += 1;
             }
@@ -238,7 +279,10 @@ impl Machine {
     pub fn answered(&self) -> BTreeMap<u64, u32> {
         let mut times = BTreeMap::new();
         let output = self.run(&["inbox", "--all", "--json", "--limit", "1000"]);
-        for line in String::from_utf8_lossy(&output.stdout).lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()) {
+        for line in String::from_utf8_lossy(&output.stdout)
+            .lines()
+            .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        {
             if line["kind"] == "chat" {
                 let more = line["payload"]["answers"].as_array().cloned().unwrap_or_default();
                 let ids = more.iter().filter_map(Value::as_u64).chain(line["replyTo"].as_u64());
@@ -262,7 +306,12 @@ impl Machine {
             pause(40);
         }
         for id in ids {
-            assert_eq!((delivered.get(id), answered.get(id)), (Some(&1), Some(&1)), "#{id} delivered and answered\n{}", self.logs());
+            assert_eq!(
+                (delivered.get(id), answered.get(id)),
+                (Some(&1), Some(&1)),
+                "#{id} delivered and answered\n{}",
+                self.logs()
+            );
         }
     }
 
@@ -271,7 +320,11 @@ impl Machine {
         for entry in std::fs::read_dir(self.home.join("logs")).into_iter().flatten().flatten() {
             let text = std::fs::read_to_string(entry.path()).unwrap_or_default();
             let lines: Vec<&str> = text.lines().collect();
-            all.push_str(&format!("\n== {}\n{}", entry.path().display(), lines[lines.len().saturating_sub(60)..].join("\n")));
+            all.push_str(&format!(
+                "\n== {}\n{}",
+                entry.path().display(),
+                lines[lines.len().saturating_sub(60)..].join("\n")
+            ));
         }
         all
     }
@@ -282,7 +335,8 @@ impl Machine {
     }
 }
 
-/// A middleman that knows no WebSockets: what asks for the bus is hung up on, all else goes through.
+/// A middleman that knows no WebSockets: what asks for the bus is hung up on, all else goes
+/// through.
 fn pass_on(mut client: TcpStream, to: &str) {
     let mut first = [0u8; 4096];
     let size = client.read(&mut first).unwrap_or(0);
@@ -306,7 +360,8 @@ impl Drop for Machine {
             os::kill(process, Signal::KILL);
         }
         if !self.shared && !std::thread::panicking() {
-            let _ = std::fs::remove_dir_all(self.home.parent().unwrap_or(Path::new("/nonexistent")));
+            let _ =
+                std::fs::remove_dir_all(self.home.parent().unwrap_or(Path::new("/nonexistent")));
         }
     }
 }

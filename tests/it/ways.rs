@@ -1,5 +1,5 @@
-//! Both ways to the relay, bus and polling: the same scenarios, one body each, judged by what the agent itself received and
-//! by what an operator sees.
+//! Both ways to the relay, bus and polling: the same scenarios, one body each, judged by what the
+//! agent itself received and by what an operator sees.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
@@ -16,7 +16,8 @@ enum Way {
     Polling,
 }
 
-/// Whatever the bus tells, polling tells within one interval of 20 s; the rest is for a slow machine.
+/// Whatever the bus tells, polling tells within one interval of 20 s; the rest is for a slow
+/// machine.
 const SECONDS: u64 = 60;
 /// A change of status is told within seconds by either way.
 const SOON: u64 = 12;
@@ -94,7 +95,9 @@ impl Scene {
     /// What an operator sees of the agent.
     fn card(&self) -> Option<Value> {
         let output = self.machine.run(&["agents", "--json"]);
-        String::from_utf8_lossy(&output.stdout).lines().find_map(|line| serde_json::from_str(line).ok())
+        String::from_utf8_lossy(&output.stdout)
+            .lines()
+            .find_map(|line| serde_json::from_str(line).ok())
     }
 
     /// Waits until the operator sees this word; the card.
@@ -119,14 +122,18 @@ impl Scene {
     }
 
     fn task(&self, body: &str) -> (String, u64) {
-        let task: Value = serde_json::from_str(&self.machine.ok(&["send", "a", "--task", "--json", body])).expect("JSON");
+        let task: Value =
+            serde_json::from_str(&self.machine.ok(&["send", "a", "--task", "--json", body]))
+                .expect("JSON");
         (task["id"].to_string(), task["messageId"].as_u64().expect("an id"))
     }
 
     fn task_is(&self, id: &str, status: &str) -> Value {
         wait_for(&format!("task {id} to be {status}"), SECONDS, || {
             pause(60);
-            let task: Value = serde_json::from_str(&self.machine.ok(&["tasks", "show", id, "--json"])).expect("JSON");
+            let task: Value =
+                serde_json::from_str(&self.machine.ok(&["tasks", "show", id, "--json"]))
+                    .expect("JSON");
             (task["status"] == status).then_some(task)
         })
     }
@@ -148,7 +155,12 @@ fn task(way: Way) {
     let scene = Scene::new("task", way, &[]);
     let (task, message) = scene.task("hello");
     let done = scene.task_is(&task, "done");
-    let words: Vec<&str> = done["history"].as_array().expect("a history").iter().filter_map(|entry| entry["status"].as_str()).collect();
+    let words: Vec<&str> = done["history"]
+        .as_array()
+        .expect("a history")
+        .iter()
+        .filter_map(|entry| entry["status"].as_str())
+        .collect();
     assert_eq!(words, ["open", "claimed", "in_progress", "done"], "{done}");
     scene.machine.settle(&[message], SECONDS);
 }
@@ -159,13 +171,16 @@ fn approval(way: Way) {
     scene.received(id);
     let card = scene.seen_as("blocked", SOON);
     assert_eq!(card["meta"]["pendingApprovals"][0]["title"], "rm -rf demo-scratch", "{card}");
-    let open: Value = serde_json::from_str(&scene.machine.ok(&["approvals", "--json"])).expect("one is open");
+    let open: Value =
+        serde_json::from_str(&scene.machine.ok(&["approvals", "--json"])).expect("one is open");
     let late = scene.machine.fails(1, &["send", "a", "--wait", "1", "and you?"]);
     assert!(late.contains("a waits for an approval"), "{late}");
     scene.machine.ok(&["approvals", "approve", open["approvalId"].as_str().expect("an id")]);
     scene.machine.settle(&[id], SECONDS);
     assert!(scene.machine.ok(&["inbox"]).contains("You allowed it."));
-    wait_for("no open approval", SOON, || (scene.machine.ok(&["approvals"]) == "no open approvals").then_some(()));
+    wait_for("no open approval", SOON, || {
+        (scene.machine.ok(&["approvals"]) == "no open approvals").then_some(())
+    });
 }
 
 fn interrupt(way: Way) {
@@ -186,10 +201,17 @@ fn interrupted_task(way: Way) {
     scene.seen_as("busy", SOON);
     scene.command(&["interrupt", "--reason", "not now"]);
     let blocked = scene.task_is(&task, "blocked");
-    let why = blocked["history"].as_array().and_then(|entries| entries.last()).map(|entry| entry["body"].clone()).unwrap_or_default();
+    let why = blocked["history"]
+        .as_array()
+        .and_then(|entries| entries.last())
+        .map(|entry| entry["body"].clone())
+        .unwrap_or_default();
     assert_eq!(why, "interrupted by user: not now", "{blocked}");
     let shown = scene.machine.ok(&["tasks"]);
-    assert!(shown.contains("not now") && shown.contains(&format!("agent-relay tasks reopen {task}")), "{shown}");
+    assert!(
+        shown.contains("not now") && shown.contains(&format!("agent-relay tasks reopen {task}")),
+        "{shown}"
+    );
     scene.seen_as("idle", SOON);
     // Whatever is polled or said meanwhile: it is not started again by itself.
     let other = scene.machine.send("a", "hello");
@@ -211,29 +233,52 @@ fn aborted_approval(way: Way) {
     let (task, message) = scene.task("ask");
     scene.received(message);
     scene.seen_as("blocked", SOON);
-    let open: Value = serde_json::from_str(&scene.machine.ok(&["approvals", "--json"])).expect("one is open");
-    scene.machine.ok(&["approvals", "abort", open["approvalId"].as_str().expect("an id"), "--reason", "too dangerous"]);
+    let open: Value =
+        serde_json::from_str(&scene.machine.ok(&["approvals", "--json"])).expect("one is open");
+    scene.machine.ok(&[
+        "approvals",
+        "abort",
+        open["approvalId"].as_str().expect("an id"),
+        "--reason",
+        "too dangerous",
+    ]);
     let blocked = scene.task_is(&task, "blocked");
-    let why = blocked["history"].as_array().and_then(|entries| entries.last()).map(|entry| entry["body"].clone()).unwrap_or_default();
+    let why = blocked["history"]
+        .as_array()
+        .and_then(|entries| entries.last())
+        .map(|entry| entry["body"].clone())
+        .unwrap_or_default();
     assert_eq!(why, "an approval was aborted by user: too dangerous", "{blocked}");
 }
 
 fn said_by_the_agent(way: Way) {
     let scene = Scene::new("said", way, &[]);
     let made = scene.machine.ok(&["token", "create", "--agent", "a", "--json"]);
-    let token = serde_json::from_str::<Value>(&made).expect("JSON")["token"].as_str().expect("a token").to_string();
+    let token = serde_json::from_str::<Value>(&made).expect("JSON")["token"]
+        .as_str()
+        .expect("a token")
+        .to_string();
     let (task, message) = scene.task("slow 4");
     scene.received(message);
     scene.task_is(&task, "in_progress");
     let mut tool = scene.machine.command(crate::support::BIN);
-    let said = tool.env("AGENT_RELAY_TOKEN", token).args(["tasks", "block", &task, "needs a key"]).output().expect("runs");
+    let said = tool
+        .env("AGENT_RELAY_TOKEN", token)
+        .args(["tasks", "block", &task, "needs a key"])
+        .output()
+        .expect("runs");
     assert!(said.status.success(), "{said:?}");
     scene.seen_as("idle", SECONDS);
     // The runner's own report has come and gone by the time that a later message is answered.
     let other = scene.machine.send("a", "hello");
     scene.machine.settle(&[other], SECONDS);
     let shown = scene.task_is(&task, "blocked");
-    let words: Vec<&str> = shown["history"].as_array().expect("a history").iter().filter_map(|entry| entry["status"].as_str()).collect();
+    let words: Vec<&str> = shown["history"]
+        .as_array()
+        .expect("a history")
+        .iter()
+        .filter_map(|entry| entry["status"].as_str())
+        .collect();
     assert_eq!(words, ["open", "claimed", "in_progress", "blocked"], "{shown}");
     assert!(scene.machine.ok(&["tasks"]).contains("needs a key"));
     scene.machine.ok(&["tasks", "reopen", "--all"]);
@@ -254,7 +299,9 @@ fn shutdown(way: Way) {
     let mut scene = Scene::new("shutdown", way, &[]);
     scene.command(&["shutdown"]);
     assert_eq!(scene.runner.wait(60).0, 0);
-    wait_for("the goodbye", SOON, || scene.machine.ok(&["agents"]).starts_with("no agents").then_some(()));
+    wait_for("the goodbye", SOON, || {
+        scene.machine.ok(&["agents"]).starts_with("no agents").then_some(())
+    });
 }
 
 fn signal(way: Way) {
@@ -262,8 +309,14 @@ fn signal(way: Way) {
     scene.runner.terminate();
     assert_eq!(scene.runner.wait(60).0, 0);
     // Its last word, not the relay's guess after a minute of silence.
-    let card = wait_for("the last status", SOON, || scene.card().filter(|card| card["status"] == "offline"));
-    assert_eq!((card["meta"]["status"].as_str(), card["ready"].as_bool()), (Some("offline"), Some(false)), "{card}");
+    let card = wait_for("the last status", SOON, || {
+        scene.card().filter(|card| card["status"] == "offline")
+    });
+    assert_eq!(
+        (card["meta"]["status"].as_str(), card["ready"].as_bool()),
+        (Some("offline"), Some(false)),
+        "{card}"
+    );
 }
 
 fn killed_runner(way: Way) {
@@ -292,8 +345,14 @@ fn status(way: Way) {
     let card = scene.seen_as("busy", SOON);
     let truth = scene.machine.status("a");
     assert_eq!(card["meta"]["statusSince"], truth["since"], "{card}");
-    assert!(card["meta"]["statusWhy"].as_str().is_some_and(|why| why.contains("provider-turn")), "{card}");
-    assert_eq!(truth["connection"]["state"], if way == Way::Bus { "registered" } else { "polling" });
+    assert!(
+        card["meta"]["statusWhy"].as_str().is_some_and(|why| why.contains("provider-turn")),
+        "{card}"
+    );
+    assert_eq!(
+        truth["connection"]["state"],
+        if way == Way::Bus { "registered" } else { "polling" }
+    );
     assert!(scene.machine.ok(&["agents"]).contains("busy"));
 }
 

@@ -12,13 +12,23 @@ use crate::support::{BIN, Machine, wait_for};
 fn up_holds_a_conversation_and_leaves_nothing_behind() {
     let mut machine = Machine::new("up");
     // A port of its own: other tests run beside this one.
-    let port = std::net::TcpListener::bind("127.0.0.1:0").expect("binds").local_addr().expect("bound").port();
+    let port = std::net::TcpListener::bind("127.0.0.1:0")
+        .expect("binds")
+        .local_addr()
+        .expect("bound")
+        .port();
     machine.set("AGENT_RELAY_URL", &format!("http://127.0.0.1:{port}"));
     let text = machine.ok(&["up"]);
     assert!(text.contains("is ready") && text.contains("I am the demo agent"), "{text}");
     assert_eq!(machine.left_over(), [], "{}", machine.logs());
 
-    let mut child = machine.command(BIN).args(["up"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("starts");
+    let mut child = machine
+        .command(BIN)
+        .args(["up"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("starts");
     child.stdin.take().expect("piped").write_all(b"first\nsecond\n").expect("writes");
     let output = child.wait_with_output().expect("ends");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -29,7 +39,11 @@ fn up_holds_a_conversation_and_leaves_nothing_behind() {
 #[test]
 fn up_without_a_terminal_ends_at_an_approval() {
     let mut machine = Machine::new("approval");
-    let port = std::net::TcpListener::bind("127.0.0.1:0").expect("binds").local_addr().expect("bound").port();
+    let port = std::net::TcpListener::bind("127.0.0.1:0")
+        .expect("binds")
+        .local_addr()
+        .expect("bound")
+        .port();
     machine.set("AGENT_RELAY_URL", &format!("http://127.0.0.1:{port}"));
     let text = machine.fails(1, &["up", "--say", "ask"]);
     assert!(text.contains("asks for permission (rm -rf demo-scratch)"), "{text}");
@@ -42,7 +56,8 @@ fn agents_misbehave_and_the_runner_goes_on() {
     let _hub = machine.hub();
     let _runner = machine.runner("a");
     machine.wait_status("a", "idle");
-    let ids: Vec<u64> = ["garbage", "error", "crash", "hello", "child"].map(|word| machine.send("a", word)).into();
+    let ids: Vec<u64> =
+        ["garbage", "error", "crash", "hello", "child"].map(|word| machine.send("a", word)).into();
     machine.settle(&ids, 60);
     let answers = machine.ok(&["inbox", "--json"]);
     assert!(answers.contains("the demo agent was asked to fail"), "{answers}");
@@ -62,8 +77,14 @@ fn a_flood_neither_starves_nor_bloats() {
     assert_eq!(machine.status("a")["connection"]["state"], "registered");
     assert!(asked.elapsed().as_secs() < 15);
     machine.settle(&[id], 90);
-    let status = std::fs::read_to_string(format!("/proc/{}/status", runner.child.id())).expect("lives");
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("peak").trim().trim_end_matches(" kB");
+    let status =
+        std::fs::read_to_string(format!("/proc/{}/status", runner.child.id())).expect("lives");
+    let peak = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))
+        .expect("peak")
+        .trim()
+        .trim_end_matches(" kB");
     assert!(peak.parse::<u64>().expect("a number") < 60_000, "peak memory {peak} kB");
 }
 
@@ -76,18 +97,28 @@ fn an_agent_answers_itself_and_is_not_answered_for() {
     // Its turn is not over before it has answered, however slow the machine is.
     let id = machine.send("a", "work 3600");
     wait_for("the delivery", 60, || machine.delivered().contains_key(&id).then_some(()));
-    wait_for("the reading", 60, || machine.ok(&["get-message", &id.to_string(), "--json"]).contains("\"readBy\":[\"a\"]").then_some(()));
+    wait_for("the reading", 60, || {
+        machine
+            .ok(&["get-message", &id.to_string(), "--json"])
+            .contains("\"readBy\":[\"a\"]")
+            .then_some(())
+    });
     // As the agent would: with its own token, from its own environment.
     let stored = machine.home.join("agents/a/store.sqlite");
     let token = wait_for("the agent's token", 60, || {
         let db = rusqlite::Connection::open(&stored).ok()?;
-        let note: String = db.query_row("SELECT value FROM notes WHERE key = 'token'", [], |row| row.get(0)).ok()?;
+        let note: String = db
+            .query_row("SELECT value FROM notes WHERE key = 'token'", [], |row| row.get(0))
+            .ok()?;
         serde_json::from_str::<Value>(&note).ok()?["token"].as_str().map(str::to_string)
     });
     let own = |arguments: &[&str]| {
         let mut command = machine.command(BIN);
         let url = machine.config()["relayUrl"].as_str().unwrap_or_default().to_string();
-        command.env("AGENT_RELAY_TOKEN", &token).env("AGENT_RELAY_ID", "a").env("AGENT_RELAY_URL", url);
+        command
+            .env("AGENT_RELAY_TOKEN", &token)
+            .env("AGENT_RELAY_ID", "a")
+            .env("AGENT_RELAY_URL", url);
         command.args(arguments).stdin(Stdio::null()).output().expect("runs")
     };
     let reply = own(&["/reply", &id.to_string(), "my own answer"]);
@@ -97,7 +128,8 @@ fn an_agent_answers_itself_and_is_not_answered_for() {
     assert_eq!(foreign.status.code(), Some(2), "an agent reads its own messages only: {refused}");
     assert!(refused.contains("reads its own messages only"), "{refused}");
     machine.ok(&["command", "a", "interrupt"]);
-    // What the runner sends goes in order: an answer of its own to the first message would stand before that to the second.
+    // What the runner sends goes in order: an answer of its own to the first message would stand
+    // before that to the second.
     let next = machine.send("a", "and now?");
     machine.settle(&[id, next], 60);
     let answers: Vec<Value> = machine
@@ -137,7 +169,9 @@ fn misuse_gives_one_clear_sentence() {
     }
     let text = machine.fails(3, &["agents"]);
     assert!(text.contains("agent-relay hub"), "{text}");
-    for arguments in [vec!["--help"], vec!["send", "--help"], vec!["run", "--help"], vec!["version"]] {
+    for arguments in
+        [vec!["--help"], vec!["send", "--help"], vec!["run", "--help"], vec!["version"]]
+    {
         assert!(machine.ok(&arguments).len() > 10);
     }
     std::fs::create_dir_all(&machine.home).expect("home");
@@ -150,7 +184,8 @@ fn misuse_gives_one_clear_sentence() {
 fn commands_that_are_nowhere_end_with_two() {
     let machine = Machine::new("nosuch");
     let _hub = machine.hub();
-    let mut runner = machine.start(&["run", "acp", "--quiet", "--agent-id", "a", "--", "/no/such/agent"]);
+    let mut runner =
+        machine.start(&["run", "acp", "--quiet", "--agent-id", "a", "--", "/no/such/agent"]);
     let (code, text) = runner.wait(60);
     assert_eq!(code, 2, "{text}");
     assert!(text.contains("was not found"), "{text}");
@@ -170,7 +205,8 @@ fn secrets_stay_secret() {
         let arguments = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         assert!(!arguments.contains(&token));
         // The operator's token never reaches the agent: its runner makes one of its own.
-        let environment = std::fs::read_to_string(format!("/proc/{pid}/environ")).unwrap_or_default();
+        let environment =
+            std::fs::read_to_string(format!("/proc/{pid}/environ")).unwrap_or_default();
         assert!(!environment.contains(&token));
     }
     let mut open = vec![machine.home.clone()];
@@ -180,7 +216,9 @@ fn secrets_stay_secret() {
         let mode = std::fs::metadata(&path).expect("there").permissions().mode() & 0o077;
         assert!(demo || mode == 0, "{} is open to others: {mode:o}", path.display());
         if path.is_dir() {
-            open.extend(std::fs::read_dir(&path).expect("reads").map(|entry| entry.expect("entry").path()));
+            open.extend(
+                std::fs::read_dir(&path).expect("reads").map(|entry| entry.expect("entry").path()),
+            );
         }
     }
 }

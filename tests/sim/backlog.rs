@@ -1,6 +1,8 @@
 //! A runner and its real store with more messages than memory holds, restarted in the middle.
 
-use agent_relay::core::agent::effect::{BusCommand, Effect, HeartbeatCommand, ProviderCommand, StoreCommand};
+use agent_relay::core::agent::effect::{
+    BusCommand, Effect, HeartbeatCommand, ProviderCommand, StoreCommand,
+};
 use agent_relay::core::commit::Commit;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -100,7 +102,12 @@ impl Office {
             ..Default::default()
         };
         let data = serde_json::to_value(message).expect("plain data");
-        self.tell(Event::Bus(BusEvent::Framed(RelayFrame::Event { seq: id, event: "message.new".into(), data, at: 0 })));
+        self.tell(Event::Bus(BusEvent::Framed(RelayFrame::Event {
+            seq: id,
+            event: "message.new".into(),
+            data,
+            at: 0,
+        })));
         self.run();
     }
 
@@ -116,7 +123,12 @@ impl Office {
             Effect::Store(StoreCommand::Commit(Commit { number, ops })) => {
                 for op in &ops {
                     if let (StoreOp::OutboxAppend(row), Some(told)) = (op, self.told.last_mut()) {
-                        told.extend(row.payload["to"].as_str().filter(|_| row.kind == RowKind::Message).map(str::to_string));
+                        told.extend(
+                            row.payload["to"]
+                                .as_str()
+                                .filter(|_| row.kind == RowKind::Message)
+                                .map(str::to_string),
+                        );
                     }
                 }
                 let dropped = self.store.commit(&[(number, ops)]).expect("memory");
@@ -130,17 +142,25 @@ impl Office {
                 assert!(rows.len() <= INBOX_CACHED_MAX);
                 self.tell(Event::Store(StoreEvent::InboxRows { rows, more }));
             }
-            Effect::Store(StoreCommand::FetchOutbox) => self.tell(Event::Store(StoreEvent::OutboxRows { rows: Ok(Vec::new()) })),
+            Effect::Store(StoreCommand::FetchOutbox) => {
+                self.tell(Event::Store(StoreEvent::OutboxRows { rows: Ok(Vec::new()) }))
+            }
             Effect::Bus(BusCommand::Connect(_)) => self.tell(Event::Bus(BusEvent::Connected)),
             Effect::Bus(BusCommand::Send(text)) => {
                 let Ok(ClientFrame::Register { .. }) = ClientFrame::parse(&text) else { return };
                 let registered = Registered { epoch: 1, ..Default::default() };
-                self.tell(Event::Bus(BusEvent::Framed(RelayFrame::Registered { id: "f".into(), registered })));
+                self.tell(Event::Bus(BusEvent::Framed(RelayFrame::Registered {
+                    id: "f".into(),
+                    registered,
+                })));
             }
             Effect::Heartbeat(HeartbeatCommand::Call { call, path, .. }) => {
                 // It does not say which answers are owed: all are given.
                 let answer = match path.as_str() {
-                    "/api/tokens" => (201, json!({"token": "t", "record": {"jti": "j", "profileId": "provider-agent"}})),
+                    "/api/tokens" => (
+                        201,
+                        json!({"token": "t", "record": {"jti": "j", "profileId": "provider-agent"}}),
+                    ),
                     path if path.ends_with("reply-obligations") => (500, json!({})),
                     _ => (200, json!({"messages": []})),
                 };
@@ -153,21 +173,39 @@ impl Office {
             Effect::Provider(ProviderCommand::Verb { verb: Verb::Open { resume }, .. }) => {
                 // What it was given when the runner died had not arrived.
                 let how = match resume {
-                    Some(resume) => OpenMode::Loaded(vec![DeliveryOutcome::Unseen; resume.evidence_for.len()]),
+                    Some(resume) => {
+                        OpenMode::Loaded(vec![DeliveryOutcome::Unseen; resume.evidence_for.len()])
+                    }
                     None => OpenMode::New,
                 };
-                let opened = Opened { session: "s".into(), how, agent: "demo".into(), model: None, has_evidence: true };
+                let opened = Opened {
+                    session: "s".into(),
+                    how,
+                    agent: "demo".into(),
+                    model: None,
+                    has_evidence: true,
+                };
                 self.signal(SessionEvent::Opened(opened));
             }
             Effect::Provider(ProviderCommand::Verb { verb: Verb::Deliver(delivery), .. }) => {
                 if self.dies.take_if(|death| *death == Death::Delivering).is_some() {
                     return self.restart();
                 }
-                let number = |line: &str| line.strip_prefix("[relay message #")?.split(' ').next()?.parse().ok();
+                let number = |line: &str| {
+                    line.strip_prefix("[relay message #")?.split(' ').next()?.parse().ok()
+                };
                 self.turns.push(delivery.text.lines().filter_map(number).collect());
                 self.told.push(BTreeSet::new());
-                self.signal(SessionEvent::Accepted { batch: delivery.batch, key: delivery.key, evidence: "seen".into() });
-                let end = SessionEvent::TurnEnded { batch: Some(delivery.batch), end: TurnEnd::Completed, text: delivery.text };
+                self.signal(SessionEvent::Accepted {
+                    batch: delivery.batch,
+                    key: delivery.key,
+                    evidence: "seen".into(),
+                });
+                let end = SessionEvent::TurnEnded {
+                    batch: Some(delivery.batch),
+                    end: TurnEnd::Completed,
+                    text: delivery.text,
+                };
                 match self.works {
                     true => self.held = Some(end),
                     false => self.signal(end),
@@ -187,14 +225,21 @@ impl Office {
     }
 }
 
-/// Every message was delivered once, those of one sender in order, no turn had two senders, and each was answered to its own.
+/// Every message was delivered once, those of one sender in order, no turn had two senders, and
+/// each was answered to its own.
 fn all_is_well(office: &Office, senders: &BTreeMap<u64, &str>) {
     let mut newest: BTreeMap<&str, u64> = BTreeMap::new();
     let mut count = 0;
     for (turn, told) in office.turns.iter().zip(&office.told) {
         let of: BTreeSet<&str> = turn.iter().map(|id| senders[id]).collect();
         let [sender] = of.iter().copied().collect::<Vec<_>>().try_into().expect("one sender");
-        assert!(turn.is_sorted() && newest.insert(sender, *turn.last().expect("not empty")).is_none_or(|last| last < turn[0]), "in order");
+        assert!(
+            turn.is_sorted()
+                && newest
+                    .insert(sender, *turn.last().expect("not empty"))
+                    .is_none_or(|last| last < turn[0]),
+            "in order"
+        );
         assert_eq!(told, &BTreeSet::from([sender.to_string()]));
         count += turn.len();
     }
@@ -214,7 +259,11 @@ fn one_message_is_not_kept_waiting_by_five_thousand_of_another() {
     assert_eq!(office.turns, [vec![1]], "it works on the first one");
     office.dies = Some(Death::Asking);
     office.end_turn();
-    assert_eq!((office.life, &office.turns[1..]), (2, &[vec![5001]][..]), "the other one is next, also after a restart");
+    assert_eq!(
+        (office.life, &office.turns[1..]),
+        (2, &[vec![5001]][..]),
+        "the other one is next, also after a restart"
+    );
     assert!(office.end_turn());
     assert_eq!(office.turns[2].len(), BATCH_MESSAGES_MAX, "then all that fits of the first one");
     // One that comes now is next; a restart in the middle loses and repeats nothing.
@@ -230,8 +279,10 @@ fn one_message_is_not_kept_waiting_by_five_thousand_of_another() {
 
 #[test]
 fn a_thousand_messages_of_twenty_senders_are_twenty_turns_whatever_restarts() {
-    const NAMES: [&str; 20] =
-        ["s0", "s1", "s2", "s3", "s4", "s5", "s6", "s7", "s8", "s9", "s10", "s11", "s12", "s13", "s14", "s15", "s16", "s17", "s18", "user"];
+    const NAMES: [&str; 20] = [
+        "s0", "s1", "s2", "s3", "s4", "s5", "s6", "s7", "s8", "s9", "s10", "s11", "s12", "s13",
+        "s14", "s15", "s16", "s17", "s18", "user",
+    ];
     let mut office = Office::new();
     let mut senders = BTreeMap::from([(1, "first")]);
     office.arrive(1, "first");

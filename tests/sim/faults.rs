@@ -1,4 +1,5 @@
-//! Which faults a seed brings: a random subset with random weights, so that rare combinations occur.
+//! Which faults a seed brings: a random subset with random weights, so that rare combinations
+//! occur.
 
 use agent_relay::core::rng::Rng;
 

@@ -1,10 +1,12 @@
-//! Deterministic simulation: runners, a hub, their network, disks, providers and clocks from one seed.
+//! Deterministic simulation: runners, a hub, their network, disks, providers and clocks from one
+//! seed.
 //!
-//! Phase one: messages and tasks are sent while faults happen; invariants are checked after every step. Phase two:
-//! everything heals, and within a bound all that was accepted must have been delivered once, answered once, and be quiet.
+//! Phase one: messages and tasks are sent while faults happen; invariants are checked after every
+//! step. Phase two: everything heals, and within a bound all that was accepted must have been
+//! delivered once, answered once, and be quiet.
 //!
-//! `SIM_SEED=42` repeats one seed with its story, `SIM_SEEDS=100000` runs more. Seeds that once failed stand in
-//! `kept.txt` and are always run.
+//! `SIM_SEED=42` repeats one seed with its story, `SIM_SEEDS=100000` runs more. Seeds that once
+//! failed stand in `kept.txt` and are always run.
 
 mod backlog;
 mod checks;
@@ -24,7 +26,10 @@ fn run_seed(seed: u64, tell: bool) -> Result<World, String> {
         world.run().map(|()| world)
     })
     .unwrap_or_else(|panic| {
-        let text = panic.downcast_ref::<String>().cloned().or_else(|| panic.downcast_ref::<&str>().map(|t| t.to_string()));
+        let text = panic
+            .downcast_ref::<String>()
+            .cloned()
+            .or_else(|| panic.downcast_ref::<&str>().map(|t| t.to_string()));
         Err(format!("panic: {}", text.unwrap_or_default()))
     })
 }
@@ -48,7 +53,9 @@ fn every_seed_holds() {
         let run = |worker: u64| {
             move || -> Vec<String> {
                 let seeds = (first..first + count).filter(move |seed| seed % workers == worker);
-                let failed = seeds.filter_map(|seed| run_seed(seed, false).err().map(|error| format!("seed {seed}: {error}")));
+                let failed = seeds.filter_map(|seed| {
+                    run_seed(seed, false).err().map(|error| format!("seed {seed}: {error}"))
+                });
                 failed.take(3).collect()
             }
         };
@@ -61,7 +68,10 @@ fn every_seed_holds() {
 
 #[test]
 fn kept_seeds_hold() {
-    for line in include_str!("kept.txt").lines().filter(|line| !line.starts_with('#') && !line.trim().is_empty()) {
+    for line in include_str!("kept.txt")
+        .lines()
+        .filter(|line| !line.starts_with('#') && !line.trim().is_empty())
+    {
         let (seed, story) = line.split_once(' ').expect("a seed and its story");
         let seed = seed.parse().expect("a seed");
         if let Err(error) = run_seed(seed, false) {

@@ -1,4 +1,5 @@
-//! Copies of the hub's data that are put back in the middle of traffic, in every way that people do it.
+//! Copies of the hub's data that are put back in the middle of traffic, in every way that people do
+//! it.
 
 use std::collections::BTreeSet;
 
@@ -15,7 +16,8 @@ use crate::world::World;
 /// How an answer begins whose message its relay may no longer have.
 const OLD_ANSWER: &str = "[agent-relay] This answers message";
 
-/// What stands beside the hub's store, the copies that were made of it, and what was lost with the data that they replaced.
+/// What stands beside the hub's store, the copies that were made of it, and what was lost with the
+/// data that they replaced.
 #[derive(Default)]
 pub struct Restores {
     pub mark: Option<Mark>,
@@ -40,13 +42,24 @@ impl Restores {
         if !rng.percent(40) {
             return Restores::default();
         }
-        Restores { backup: 5 + rng.below(20), restore: 2 + rng.below(10), left: 1 + rng.below(3), ..Default::default() }
+        Restores {
+            backup: 5 + rng.below(20),
+            restore: 2 + rng.below(10),
+            left: 1 + rng.below(3),
+            ..Default::default()
+        }
     }
 }
 
 /// The messages that an answer hangs on.
 pub fn attached_to(message: &Message) -> BTreeSet<u64> {
-    let more = message.payload.get("answers").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_u64);
+    let more = message
+        .payload
+        .get("answers")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_u64);
     message.reply_to.map(|id| id.0).into_iter().chain(more).collect()
 }
 
@@ -54,7 +67,9 @@ pub fn attached_to(message: &Message) -> BTreeSet<u64> {
 pub fn named_in(message: &Message) -> BTreeSet<u64> {
     let mut ids = BTreeSet::new();
     if let Some(rest) = message.body.lines().next().and_then(|line| line.strip_prefix(OLD_ANSWER)) {
-        ids.extend(rest.split(',').filter_map(|part| part.trim().strip_prefix('#')?.split(' ').next()?.parse::<u64>().ok()));
+        ids.extend(rest.split(',').filter_map(|part| {
+            part.trim().strip_prefix('#')?.split(' ').next()?.parse::<u64>().ok()
+        }));
     }
     ids
 }
@@ -65,7 +80,8 @@ pub fn answered_by(message: &Message) -> BTreeSet<u64> {
 }
 
 impl World {
-    /// Makes changes of the hub durable as the real store does: the end of a block in the store, then in the mark, then the rest.
+    /// Makes changes of the hub durable as the real store does: the end of a block in the store,
+    /// then in the mark, then the rest.
     pub fn hub_persist(&mut self, groups: &[(u64, Vec<HubOp>)], marked: bool) -> Committed {
         self.hub_trace.extend(groups.iter().map(|(_, ops)| ops.clone()));
         let committed = self.hub_store.commit(groups).expect("memory");
@@ -98,7 +114,8 @@ impl World {
 
     fn put_back(&mut self) {
         let way = self.rng.below(4);
-        let from = if way == 0 { self.restores.backups.clone() } else { self.restores.stopped.clone() };
+        let from =
+            if way == 0 { self.restores.backups.clone() } else { self.restores.stopped.clone() };
         if from.is_empty() && way != 2 {
             return;
         }
@@ -116,15 +133,23 @@ impl World {
             2 => vec![first],
             _ => self.hub_trace[..from[self.rng.below(from.len() as u64) as usize]].to_vec(),
         };
-        let name = ["a backup is restored", "a copy is put back by hand", "the store is emptied", "a copy stands beside another mark"]
-            [way as usize];
+        let name = [
+            "a backup is restored",
+            "a copy is put back by hand",
+            "the store is emptied",
+            "a copy stands beside another mark",
+        ][way as usize];
         self.say(format!("{name}: {} of {} commits are left", kept.len(), self.hub_trace.len()));
         let dropped: Vec<HubOp> = self.hub_trace[kept.len()..].iter().flatten().cloned().collect();
         for op in dropped {
             if let HubOp::MessagePut { message, .. } = op {
-                self.restores.lost.insert((message.generation.clone().unwrap_or_default(), message.id.0));
+                self.restores
+                    .lost
+                    .insert((message.generation.clone().unwrap_or_default(), message.id.0));
                 let from = message.from.clone();
-                self.restores.lost_answers.extend(answered_by(&message).into_iter().map(|id| (from.clone(), id)));
+                self.restores
+                    .lost_answers
+                    .extend(answered_by(&message).into_iter().map(|id| (from.clone(), id)));
             }
         }
         let mut store = HubStore::in_memory().expect("memory");
@@ -134,7 +159,8 @@ impl World {
         match way {
             0 => store.set_copied().expect("memory"),
             3 => {
-                // That machine knows nothing of the ids that were given here since: they may be given again, in another generation.
+                // That machine knows nothing of the ids that were given here since: they may be
+                // given again, in another generation.
                 let ends = 40 + self.rng.below(60);
                 self.restores.mark = Some(Mark {
                     generation: "another".into(),

@@ -1,5 +1,5 @@
-//! The simulated disk and real SQLite files give the same rows for the same trace, however it is grouped and however
-//! often the file is closed in between.
+//! The simulated disk and real SQLite files give the same rows for the same trace, however it is
+//! grouped and however often the file is closed in between.
 
 use agent_relay::core::rng::Rng;
 use agent_relay::edge::store::Store;
@@ -11,7 +11,8 @@ struct Folder(std::path::PathBuf);
 
 impl Folder {
     fn new(name: &str) -> Folder {
-        let dir = std::env::temp_dir().join(format!("agent-relay-sim-{}-{name}", std::process::id()));
+        let dir =
+            std::env::temp_dir().join(format!("agent-relay-sim-{}-{name}", std::process::id()));
         std::fs::create_dir_all(&dir).expect("temp dir");
         Folder(dir)
     }
@@ -51,7 +52,11 @@ fn the_simulated_disk_is_sqlite() {
                     store = open();
                 }
             }
-            assert_eq!(store.rows().expect("reads"), runner.store.rows().expect("reads"), "seed {seed} runner {at}");
+            assert_eq!(
+                store.rows().expect("reads"),
+                runner.store.rows().expect("reads"),
+                "seed {seed} runner {at}"
+            );
             assert_eq!(store.snapshot().expect("reads"), runner.store.snapshot().expect("reads"));
         }
         let path = folder.0.join("hub.sqlite");
@@ -63,6 +68,10 @@ fn the_simulated_disk_is_sqlite() {
                 hub = HubStore::open(&path).expect("opens");
             }
         }
-        assert_eq!(hub.rows().expect("reads"), world.hub_store.rows().expect("reads"), "seed {seed} hub");
+        assert_eq!(
+            hub.rows().expect("reads"),
+            world.hub_store.rows().expect("reads"),
+            "seed {seed} hub"
+        );
     }
 }

@@ -16,7 +16,9 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, VecDeque};
 use std::time::Duration;
 
 use agent_relay::core::agent::event::Lane;
-use agent_relay::core::hub::event::{Event as HubEvent, HubOp, Lane as HubLane, StoreEvent as HubStoreEvent};
+use agent_relay::core::hub::event::{
+    Event as HubEvent, HubOp, Lane as HubLane, StoreEvent as HubStoreEvent,
+};
 use agent_relay::core::hub::{Hub, scopes_of};
 use agent_relay::core::rng::Rng;
 use agent_relay::core::session::{Input, Session};
@@ -83,7 +85,12 @@ impl World {
         let mut hub_store = HubStore::in_memory().expect("memory");
         let token = |profile: &str, token: &str| {
             let scopes = scopes_of(profile).iter().map(|s| s.to_string()).collect();
-            let record = TokenRecord { jti: profile.into(), profile_id: profile.into(), scopes, ..Default::default() };
+            let record = TokenRecord {
+                jti: profile.into(),
+                profile_id: profile.into(),
+                scopes,
+                ..Default::default()
+            };
             HubOp::TokenPut { hash: hash(token), record }
         };
         let first = vec![token("operator", OPERATOR), token("root", ROOT)];
@@ -183,7 +190,11 @@ impl World {
                 break;
             }
             if self.now.tick >= end {
-                return Err(format!("not quiet {} s after healing: {}", HEAL.as_secs(), self.unrest()));
+                return Err(format!(
+                    "not quiet {} s after healing: {}",
+                    HEAL.as_secs(),
+                    self.unrest()
+                ));
             }
             if !self.step()? {
                 return Err("nothing will ever happen again".into());
@@ -230,10 +241,17 @@ impl World {
     /// Deadlines of all machines; `usize::MAX` is the hub.
     fn next_deadline(&self) -> Option<(Tick, usize)> {
         let hub = self.hub.as_ref().and_then(|hub| hub.next_deadline()).map(|at| (at, usize::MAX));
-        let agents = self.runners.iter().enumerate().filter_map(|(at, r)| Some((r.agent.as_ref()?.next_deadline()?, at)));
+        let agents = self
+            .runners
+            .iter()
+            .enumerate()
+            .filter_map(|(at, r)| Some((r.agent.as_ref()?.next_deadline()?, at)));
         let sessions = self.runners.iter().enumerate().filter_map(|(at, r)| {
             let process = r.process.as_ref().filter(|p| !p.dead)?;
-            let next = [process.session.next_deadline(), process.demo.next_deadline()].into_iter().flatten().min()?;
+            let next = [process.session.next_deadline(), process.demo.next_deadline()]
+                .into_iter()
+                .flatten()
+                .min()?;
             Some((next, 1000 + at))
         });
         hub.into_iter().chain(agents).chain(sessions).min()
@@ -257,7 +275,8 @@ impl World {
             self.demo_outputs(runner, number, outputs);
         } else {
             let now = self.now;
-            let effects = self.runners[who].agent.as_mut().map(|agent| agent.wake(now)).unwrap_or_default();
+            let effects =
+                self.runners[who].agent.as_mut().map(|agent| agent.wake(now)).unwrap_or_default();
             self.agent_effects(who, effects);
         }
     }
@@ -274,7 +293,11 @@ impl World {
                     if self.tell {
                         println!("{:>12} r{runner} <- {}", self.now.tick.0, event.summary());
                     }
-                    let effects = self.runners[runner].agent.as_mut().expect("looked at").handle(self.now, event);
+                    let effects = self.runners[runner]
+                        .agent
+                        .as_mut()
+                        .expect("looked at")
+                        .handle(self.now, event);
                     self.agent_effects(runner, effects);
                     return true;
                 }
@@ -313,7 +336,9 @@ impl World {
             }
             Action::Session { runner, process, input } => {
                 let now = self.now;
-                if let Some(p) = self.runners[runner].process.as_mut().filter(|p| p.number == process && !p.dead) {
+                if let Some(p) =
+                    self.runners[runner].process.as_mut().filter(|p| p.number == process && !p.dead)
+                {
                     let outputs = p.session.handle(now, input);
                     self.session_outputs(runner, process, outputs);
                 }
@@ -330,10 +355,14 @@ impl World {
                     self.demo_outputs(runner, process, outputs);
                 }
             }
-            Action::ProviderDies { runner, process, code } => self.provider_dies(runner, process, code),
+            Action::ProviderDies { runner, process, code } => {
+                self.provider_dies(runner, process, code)
+            }
             Action::StartRunner { runner } => self.start_runner(runner),
             Action::StartHub => self.start_hub(),
-            Action::Request { from, request, answer } => self.request_arrives(from, request, answer),
+            Action::Request { from, request, answer } => {
+                self.request_arrives(from, request, answer)
+            }
             Action::Answer { from, result } => self.answer_arrives(from, result),
             Action::SendNext => self.send_next(),
             Action::Trouble => self.trouble(),

@@ -1,4 +1,5 @@
-//! The one stream type over TLS: several frames in one TLS record must all come out, though poll(2) sees one arrival.
+//! The one stream type over TLS: several frames in one TLS record must all come out, though poll(2)
+//! sees one arrival.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -21,7 +22,8 @@ struct Server {
 
 /// A connected pair: our stream and a TLS server that the test drives by hand.
 fn pair() -> (Stream, Server) {
-    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_string()]).expect("a certificate");
+    let made =
+        rcgen::generate_simple_self_signed(vec!["localhost".to_string()]).expect("a certificate");
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()));
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = ServerConfig::builder_with_provider(provider)
@@ -44,14 +46,16 @@ fn pair() -> (Stream, Server) {
         Server { session, socket }
     });
     let socket = TcpStream::connect(address).expect("connects");
-    let stream = Stream::handshake(socket, "localhost", client_config(Arc::new(roots))).expect("a handshake");
+    let stream = Stream::handshake(socket, "localhost", client_config(Arc::new(roots)))
+        .expect("a handshake");
     stream.unblock().expect("nonblocking");
     (stream, server.join().expect("joins"))
 }
 
 /// Frames of a server, unmasked, as bytes.
 fn frames(texts: &[String]) -> Vec<u8> {
-    let mut socket = WebSocket::from_raw_socket(std::io::Cursor::new(Vec::new()), Role::Server, None);
+    let mut socket =
+        WebSocket::from_raw_socket(std::io::Cursor::new(Vec::new()), Role::Server, None);
     texts.iter().for_each(|text| socket.send(Message::text(text.clone())).expect("writes"));
     socket.get_ref().get_ref().clone()
 }
@@ -65,7 +69,8 @@ fn wait_readable(stream: &Stream) {
 #[test]
 fn several_frames_in_one_record_all_come_out() {
     let (stream, mut server) = pair();
-    let texts: Vec<String> = (0..10).map(|n| format!("frame {n} {}", "x".repeat(n * 100))).collect();
+    let texts: Vec<String> =
+        (0..10).map(|n| format!("frame {n} {}", "x".repeat(n * 100))).collect();
     // One write of one record: a single arrival for poll.
     server.session.writer().write_all(&frames(&texts)).expect("writes");
     while server.session.wants_write() {
@@ -78,7 +83,11 @@ fn several_frames_in_one_record_all_come_out() {
         match socket.read() {
             Ok(Message::Text(text)) => heard.push(text.to_string()),
             Ok(_) => {}
-            Err(tungstenite::Error::Io(error)) if error.kind() == std::io::ErrorKind::WouldBlock => break,
+            Err(tungstenite::Error::Io(error))
+                if error.kind() == std::io::ErrorKind::WouldBlock =>
+            {
+                break;
+            }
             Err(error) => panic!("{error}"),
         }
     }
@@ -124,11 +133,18 @@ fn a_large_write_gets_through_a_full_socket() {
     let piece = vec![7u8; 64 << 10];
     let mut left = 8 << 20;
     while left > 0 || stream.has_unsent() {
-        let done = if left > 0 { stream.write(&piece[..piece.len().min(left)]) } else { stream.flush().map(|()| 0) };
+        let done = if left > 0 {
+            stream.write(&piece[..piece.len().min(left)])
+        } else {
+            stream.flush().map(|()| 0)
+        };
         match done {
             Ok(size) => left -= size,
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
-                os::wait(&mut [PollFd::new(&stream, PollFlags::OUT)], Some(Duration::from_secs(10)));
+                os::wait(
+                    &mut [PollFd::new(&stream, PollFlags::OUT)],
+                    Some(Duration::from_secs(10)),
+                );
             }
             Err(error) => panic!("{error}"),
         }

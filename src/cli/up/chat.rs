@@ -48,18 +48,33 @@ pub(super) struct Chat {
 }
 
 impl Chat {
-    pub(super) fn new(client: Client, global: Global, agent: String, options: Up, tty: bool) -> Chat {
+    pub(super) fn new(
+        client: Client,
+        global: Global,
+        agent: String,
+        options: Up,
+        tty: bool,
+    ) -> Chat {
         let (seen, asked, waiting) = (HashSet::new(), HashSet::new(), HashSet::new());
         Chat { client, global, agent, options, tty, seen, asked, waiting }
     }
 
-    pub(super) fn run(mut self, runner: &mut StartedProcess, heard: Sender<ChatEvent>, events: &Receiver<ChatEvent>) -> Outcome {
+    pub(super) fn run(
+        mut self,
+        runner: &mut StartedProcess,
+        heard: Sender<ChatEvent>,
+        events: &Receiver<ChatEvent>,
+    ) -> Outcome {
         self.follow(heard.clone())?;
         self.watch_runner(runner, heard.clone());
         if let Some(code) = self.wait_until_ready(events)? {
             return Ok(code);
         }
-        print::line(&format!("{} is ready.{}", self.agent, if self.tty { " Type a message; Ctrl-D or Ctrl-C ends." } else { "" }));
+        print::line(&format!(
+            "{} is ready.{}",
+            self.agent,
+            if self.tty { " Type a message; Ctrl-D or Ctrl-C ends." } else { "" }
+        ));
         let mut more = self.options.say.is_empty();
         for text in std::mem::take(&mut self.options.say) {
             self.say(&text)?;
@@ -83,8 +98,11 @@ impl Chat {
             if let Some(code) = print::epipe_exit_code() {
                 return Ok(code); // nobody reads any more: an orderly end
             }
-            let limit =
-                if more && self.tty { after(Duration::from_secs(3600)) } else { after(until.saturating_duration_since(Instant::now())) };
+            let limit = if more && self.tty {
+                after(Duration::from_secs(3600))
+            } else {
+                after(until.saturating_duration_since(Instant::now()))
+            };
             select! {
                 recv(events) -> happening => match happening {
                     Ok(ChatEvent::Typed(line)) => {
@@ -154,9 +172,14 @@ impl Chat {
         let process = os::process(runner.child.id());
         std::thread::spawn(move || {
             let raw = rustix::process::Pid::from_raw(process.pid as i32);
-            let pidfd = raw.and_then(|pid| rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok());
+            let pidfd = raw.and_then(|pid| {
+                rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok()
+            });
             if let Some(pidfd) = pidfd.filter(|_| os::is_alive(process)) {
-                os::wait(&mut [rustix::event::PollFd::new(&pidfd, rustix::event::PollFlags::IN)], None);
+                os::wait(
+                    &mut [rustix::event::PollFd::new(&pidfd, rustix::event::PollFlags::IN)],
+                    None,
+                );
             }
             let _ = heard.send(ChatEvent::RunnerEnded(None));
         });
@@ -168,7 +191,8 @@ impl Chat {
         loop {
             if let (200, card) = self.client.raw("GET", &path::agent(&self.agent), None)? {
                 let word = card.pointer("/meta/status").and_then(Value::as_str).unwrap_or_default();
-                if crate::cli::cards::is_there(&card) && matches!(word, "idle" | "busy" | "blocked") {
+                if crate::cli::cards::is_there(&card) && matches!(word, "idle" | "busy" | "blocked")
+                {
                     return Ok(None);
                 }
             }
@@ -190,7 +214,8 @@ impl Chat {
     }
 
     fn say(&mut self, text: &str) -> Result<(), Failure> {
-        let message = NewMessage { to: self.agent.clone(), body: text.into(), ..Default::default() };
+        let message =
+            NewMessage { to: self.agent.clone(), body: text.into(), ..Default::default() };
         let sent = self.client.call("POST", path::MESSAGES, Some(&json!(message)))?;
         self.waiting.extend(sent["id"].as_u64().map(MessageId));
         if !self.tty {
@@ -205,19 +230,26 @@ impl Chat {
             return Ok(false);
         }
         let mut words = line.split_whitespace();
-        if let (Some(word @ ("/approve" | "/approve-session" | "/deny" | "/abort")), id) = (words.next(), words.next()) {
+        if let (Some(word @ ("/approve" | "/approve-session" | "/deny" | "/abort")), id) =
+            (words.next(), words.next())
+        {
             let open = self.open_approvals()?;
             let Some(id) = id.map(str::to_string).or_else(|| open.first().cloned()) else {
                 print::line("no open approvals");
                 return Ok(false);
             };
             let params = json!({"approvalId": id, "decision": &word[1..]});
-            let body = json!({"type": "agent.permissionDecision", "target": self.agent, "params": params});
+            let body =
+                json!({"type": "agent.permissionDecision", "target": self.agent, "params": params});
             self.client.call("POST", path::COMMANDS, Some(&body))?;
             return Ok(false);
         }
         if line == "/interrupt" {
-            self.client.call("POST", path::COMMANDS, Some(&json!({"type": "agent.interrupt", "target": self.agent})))?;
+            self.client.call(
+                "POST",
+                path::COMMANDS,
+                Some(&json!({"type": "agent.interrupt", "target": self.agent})),
+            )?;
             return Ok(false);
         }
         self.say(line)?;
@@ -226,7 +258,11 @@ impl Chat {
 
     fn open_approvals(&self) -> Result<Vec<String>, Failure> {
         let card = self.client.call("GET", &path::agent(&self.agent), None)?;
-        let open = card.pointer("/meta/pendingApprovals").and_then(Value::as_array).cloned().unwrap_or_default();
+        let open = card
+            .pointer("/meta/pendingApprovals")
+            .and_then(Value::as_array)
+            .cloned()
+            .unwrap_or_default();
         Ok(open.iter().filter_map(|a| a["approvalId"].as_str().map(str::to_string)).collect())
     }
 
@@ -250,7 +286,11 @@ impl Chat {
     fn catch_up(&mut self) -> Result<(), Failure> {
         let mut since = MessageId(0);
         loop {
-            let query = format!("{}?for={}&unread=true&mirror=false&limit=100&since={since}", path::MESSAGES, encode(USER));
+            let query = format!(
+                "{}?for={}&unread=true&mirror=false&limit=100&since={since}",
+                path::MESSAGES,
+                encode(USER)
+            );
             let page = messages_of(&self.client.call("GET", &query, None)?);
             let Some(last) = page.last().map(|message| message.id) else { return Ok(()) };
             since = last;
@@ -264,18 +304,34 @@ impl Chat {
         if message.from != self.agent || !self.seen.insert(message.id) {
             return Ok(());
         }
-        self.client.call("POST", &path::message_part(message.id, "read"), Some(&json!({"agentId": USER})))?;
+        self.client.call(
+            "POST",
+            &path::message_part(message.id, "read"),
+            Some(&json!({"agentId": USER})),
+        )?;
         if message.is_session_mirror() {
-            let kind = message.payload.get("session").and_then(|s| s["type"].as_str()).unwrap_or_default().to_string();
+            let kind = message
+                .payload
+                .get("session")
+                .and_then(|s| s["type"].as_str())
+                .unwrap_or_default()
+                .to_string();
             if matches!(kind.as_str(), "tool" | "reasoning") {
-                let short: String = message.body.lines().next().unwrap_or_default().chars().take(100).collect();
+                let short: String =
+                    message.body.lines().next().unwrap_or_default().chars().take(100).collect();
                 print::line(&format!("  · {kind}: {short}"));
             }
             return Ok(());
         }
         print::block(&format!("{}: ", self.agent), "  ", &message.body);
-        let answers =
-            message.payload.get("answers").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_u64).map(MessageId);
+        let answers = message
+            .payload
+            .get("answers")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_u64)
+            .map(MessageId);
         for id in answers.chain(message.reply_to) {
             self.waiting.remove(&id);
         }
@@ -284,7 +340,9 @@ impl Chat {
 
     /// A new approval is shown; without a terminal nobody can answer it.
     fn on_status(&mut self, card: &Value) -> Result<Option<u8>, Failure> {
-        for approval in card.pointer("/meta/pendingApprovals").and_then(Value::as_array).into_iter().flatten() {
+        for approval in
+            card.pointer("/meta/pendingApprovals").and_then(Value::as_array).into_iter().flatten()
+        {
             let id = approval["approvalId"].as_str().unwrap_or_default();
             let title = print::approval_text(approval["title"].as_str().unwrap_or_default());
             if !self.tty {

@@ -38,7 +38,8 @@ pub(super) struct Commands {
     /// Commands that end with the next ready provider, with their deadline.
     restarting: Vec<(String, Tick)>,
     ending: Vec<String>,
-    /// Commands that are told as running once the commit with this number is durable, where there is no bus.
+    /// Commands that are told as running once the commit with this number is durable, where there
+    /// is no bus.
     begun: VecDeque<(u64, String)>,
 }
 
@@ -90,7 +91,14 @@ impl Agent {
         // Only what is over and told may be forgotten.
         let over = |known: &Known| known.reported && known.command.status.is_final();
         while self.commands.order.len() > COMMANDS_KEPT_MAX {
-            let Some(at) = self.commands.order.iter().position(|id| self.commands.known.get(id).is_none_or(over)) else { break };
+            let Some(at) = self
+                .commands
+                .order
+                .iter()
+                .position(|id| self.commands.known.get(id).is_none_or(over))
+            else {
+                break;
+            };
             let oldest = self.commands.order.remove(at).expect("found above");
             self.commands.known.remove(&oldest);
             self.commits.write(StoreOp::CommandForget { id: oldest });
@@ -100,7 +108,8 @@ impl Agent {
     /// A command of the bus (with its frame) or of the liveness round.
     pub(super) fn on_command(&mut self, now: Now, command: Command, frame: Option<String>) {
         let ack = frame.map(|frame_id| Effect::frame(&ClientFrame::Ack { frame_id }));
-        let target = if command.target.is_empty() { &self.config.agent_id } else { &command.target };
+        let target =
+            if command.target.is_empty() { &self.config.agent_id } else { &command.target };
         let mine = *target == self.config.agent_id || *target == self.config.runner_id;
         let kind = AgentCommand::parse(&command.kind).filter(|_| mine && !command.id.is_empty());
         let Some(kind) = kind else {
@@ -131,12 +140,17 @@ impl Agent {
 
     fn execute(&mut self, now: Now, kind: AgentCommand, command: &Command) {
         let id = command.id.clone();
-        let text = |field: &str| command.params.get(field).and_then(Value::as_str).map(str::to_string);
+        let text =
+            |field: &str| command.params.get(field).and_then(Value::as_str).map(str::to_string);
         match kind {
             AgentCommand::Shutdown | AgentCommand::Kill => {
                 let hard = kind == AgentCommand::Kill;
-                let wanted = command.params.get("timeoutMs").and_then(Value::as_u64).filter(|ms| *ms > 0);
-                let patience = wanted.map(Duration::from_millis).unwrap_or(COMMAND_TIMEOUT).min(COMMAND_TIMEOUT_MAX);
+                let wanted =
+                    command.params.get("timeoutMs").and_then(Value::as_u64).filter(|ms| *ms > 0);
+                let patience = wanted
+                    .map(Duration::from_millis)
+                    .unwrap_or(COMMAND_TIMEOUT)
+                    .min(COMMAND_TIMEOUT_MAX);
                 self.commands.ending.push(id);
                 self.begin_stop(now, Why::Command { hard, patience });
             }
@@ -152,31 +166,55 @@ impl Agent {
                 self.note_interrupt("interrupted", &command.issued_by, text("reason"));
                 self.ask_session(now, id, Verb::Interrupt);
             }
-            AgentCommand::Compact => {
-                self.ask_session(now, id, Verb::Compact { instructions: text("instructions").filter(|t| !t.trim().is_empty()) })
-            }
+            AgentCommand::Compact => self.ask_session(
+                now,
+                id,
+                Verb::Compact {
+                    instructions: text("instructions").filter(|t| !t.trim().is_empty()),
+                },
+            ),
             AgentCommand::ClearContext => self.ask_session(now, id, Verb::Clear),
-            AgentCommand::InjectContext => match text("content").map(|t| t.trim().to_string()).filter(|t| !t.is_empty()) {
-                Some(content) => {
-                    let content = super::prompt_text::unforged(&content);
-                    let text = format!("[relay message #0 from system]\nSubject: Agent Relay memory context\n{content}");
-                    self.ask_session(now, id, Verb::Inject { text, person: false });
+            AgentCommand::InjectContext => {
+                match text("content").map(|t| t.trim().to_string()).filter(|t| !t.is_empty()) {
+                    Some(content) => {
+                        let content = super::prompt_text::unforged(&content);
+                        let text = format!(
+                            "[relay message #0 from system]\nSubject: Agent Relay memory context\n{content}"
+                        );
+                        self.ask_session(now, id, Verb::Inject { text, person: false });
+                    }
+                    None => self.end_command(now, &id, Err("content required".into())),
                 }
-                None => self.end_command(now, &id, Err("content required".into())),
-            },
+            }
             AgentCommand::PermissionDecision => {
                 let decision = text("decision").as_deref().and_then(Decision::parse);
                 match (text("approvalId").filter(|t| !t.is_empty()), decision) {
                     (None, _) => self.end_command(now, &id, Err("approvalId required".into())),
                     (_, None) => {
-                        self.end_command(now, &id, Err("decision must be approve, approve-session, deny, or abort".into()));
+                        self.end_command(
+                            now,
+                            &id,
+                            Err("decision must be approve, approve-session, deny, or abort".into()),
+                        );
                     }
                     (Some(approval), Some(decision)) => {
                         if decision == Decision::Abort {
-                            self.note_interrupt("an approval was aborted", &command.issued_by, text("reason"));
+                            self.note_interrupt(
+                                "an approval was aborted",
+                                &command.issued_by,
+                                text("reason"),
+                            );
                         }
-                        let answers = command.params.get("answers").filter(|answers| answers.is_object()).cloned();
-                        self.ask_session(now, id, Verb::Decide { approval, decision, reason: text("reason"), answers });
+                        let answers = command
+                            .params
+                            .get("answers")
+                            .filter(|answers| answers.is_object())
+                            .cloned();
+                        self.ask_session(
+                            now,
+                            id,
+                            Verb::Decide { approval, decision, reason: text("reason"), answers },
+                        );
                     }
                 }
             }
@@ -198,7 +236,12 @@ impl Agent {
         self.commits.defer(order);
     }
 
-    pub(super) fn on_answered(&mut self, now: Now, verb: VerbNumber, result: Result<Value, String>) {
+    pub(super) fn on_answered(
+        &mut self,
+        now: Now,
+        verb: VerbNumber,
+        result: Result<Value, String>,
+    ) {
         self.on_prompt_answered(verb, &result);
         if let Some((command, _)) = self.commands.asked.remove(&verb) {
             self.end_command(now, &command, result);
@@ -219,7 +262,13 @@ impl Agent {
     }
 
     pub(super) fn on_command_late(&mut self, now: Now) {
-        let late: Vec<VerbNumber> = self.commands.asked.iter().filter(|(_, (_, until))| *until <= now.tick).map(|(n, _)| *n).collect();
+        let late: Vec<VerbNumber> = self
+            .commands
+            .asked
+            .iter()
+            .filter(|(_, (_, until))| *until <= now.tick)
+            .map(|(n, _)| *n)
+            .collect();
         for verb in late {
             let (command, _) = self.commands.asked.remove(&verb).expect("listed above");
             self.end_command(now, &command, Err("the provider did not answer in time".into()));
@@ -227,7 +276,11 @@ impl Agent {
         let restarting = std::mem::take(&mut self.commands.restarting);
         for (command, until) in restarting {
             if until <= now.tick {
-                self.end_command(now, &command, Err("the provider did not come back in time".into()));
+                self.end_command(
+                    now,
+                    &command,
+                    Err("the provider did not come back in time".into()),
+                );
             } else {
                 self.commands.restarting.push((command, until));
             }
@@ -249,7 +302,12 @@ impl Agent {
         match result {
             Ok(mut provider_result) => {
                 if AgentCommand::parse(&command.kind) == Some(AgentCommand::InjectContext) {
-                    let all = command.params.get("memoryIds").and_then(Value::as_array).into_iter().flatten();
+                    let all = command
+                        .params
+                        .get("memoryIds")
+                        .and_then(Value::as_array)
+                        .into_iter()
+                        .flatten();
                     let ids: Vec<&str> = all.filter_map(Value::as_str).collect();
                     provider_result = json!({"memoryIds": ids, "injectedMemoryCount": ids.len()});
                 }
@@ -258,7 +316,9 @@ impl Agent {
                     "action": command.kind, "agentId": self.config.agent_id, "runnerId": self.config.runner_id,
                     "policyName": meta.get("policyName"), "spawnRequestId": meta.get("spawnRequestId"),
                 });
-                if let Some(reason) = command.params.get("reason").filter(|reason| reason.is_string()) {
+                if let Some(reason) =
+                    command.params.get("reason").filter(|reason| reason.is_string())
+                {
                     record["reason"] = reason.clone();
                 }
                 if !provider_result.is_null() {
@@ -291,10 +351,16 @@ impl Agent {
     pub(super) fn tell_begun(&mut self, upto: u64) {
         while self.commands.begun.front().is_some_and(|(number, _)| *number <= upto) {
             let (_, id) = self.commands.begun.pop_front().expect("looked at above");
-            let runs = self.commands.known.get(&id).is_some_and(|known| !known.command.status.is_final());
+            let runs =
+                self.commands.known.get(&id).is_some_and(|known| !known.command.status.is_final());
             if runs && !self.relay_link.is_registered() {
                 let body = serde_json::json!({"status": CommandStatus::Running});
-                self.ask(CallKind::CommandProgress(id.clone()), "PATCH", path::command(&id), Some(body));
+                self.ask(
+                    CallKind::CommandProgress(id.clone()),
+                    "PATCH",
+                    path::command(&id),
+                    Some(body),
+                );
             }
         }
     }
@@ -321,11 +387,22 @@ impl Agent {
         if self.relay_link.is_registered() {
             let frame = self.relay_link.frame_id();
             known.frame = Some(frame.clone());
-            let update = ClientFrame::CommandUpdate { id: frame, command_id: id.to_string(), status, result, error };
+            let update = ClientFrame::CommandUpdate {
+                id: frame,
+                command_id: id.to_string(),
+                status,
+                result,
+                error,
+            };
             self.commits.defer(Effect::frame(&update));
         } else if status.is_final() {
             let body = json!({"status": status, "result": result, "error": error});
-            self.ask(CallKind::PatchCommand(id.to_string()), "PATCH", path::command(id), Some(body));
+            self.ask(
+                CallKind::PatchCommand(id.to_string()),
+                "PATCH",
+                path::command(id),
+                Some(body),
+            );
         }
     }
 
@@ -344,7 +421,12 @@ impl Agent {
     }
 
     pub(super) fn on_frame_acknowledged(&mut self, frame: &str) {
-        let told = self.commands.known.iter().find(|(_, known)| known.frame.as_deref() == Some(frame)).map(|(id, _)| id.clone());
+        let told = self
+            .commands
+            .known
+            .iter()
+            .find(|(_, known)| known.frame.as_deref() == Some(frame))
+            .map(|(id, _)| id.clone());
         if let Some(id) = told {
             self.on_update_known(&id);
         }
@@ -359,6 +441,12 @@ impl Agent {
         }
         known.reported = true;
         let Command { status, result, error, .. } = known.command.clone();
-        self.commits.write(StoreOp::CommandMark { id: id.to_string(), status, result, error, reported: true });
+        self.commits.write(StoreOp::CommandMark {
+            id: id.to_string(),
+            status,
+            result,
+            error,
+            reported: true,
+        });
     }
 }

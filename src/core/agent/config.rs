@@ -29,9 +29,11 @@ pub struct AgentConfig {
     pub prompt: Option<Prompt>,
     /// URL of the relay, to tell a stored token of another relay apart.
     pub relay_url: String,
-    /// The relay was named by a flag or the environment; else the runner follows `config.json` until it is registered.
+    /// The relay was named by a flag or the environment; else the runner follows `config.json`
+    /// until it is registered.
     pub url_by_hand: bool,
-    /// The token was given by a flag or the environment; else one that is missing or refused is looked for in `config.json`.
+    /// The token was given by a flag or the environment; else one that is missing or refused is
+    /// looked for in `config.json`.
     pub token_by_hand: bool,
     /// Token that was handed in.
     pub token: Option<Secret>,

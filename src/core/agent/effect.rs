@@ -126,8 +126,8 @@ pub enum ProviderCommand {
     Spawn {
         /// Number of the process in this runner's life.
         process: ProcessNumber,
-        /// Fresh random id of this provider process; it stands in the environment of everything that the
-        /// provider starts.
+        /// Fresh random id of this provider process; it stands in the environment of everything
+        /// that the provider starts.
         provider_session: String,
         /// Conversation to go on with; empty: none.
         conversation: String,
@@ -135,14 +135,14 @@ pub enum ProviderCommand {
         fresh: String,
         /// Token for its environment.
         token: Option<Secret>,
-        /// URL of the relay where it is certain; else its tools look into the configuration file, as
-        /// the runner does.
+        /// URL of the relay where it is certain; else its tools look into the configuration file,
+        /// as the runner does.
         relay: Option<String>,
         /// What the store says of the last provider.
         leftover: Option<ProviderRecord>,
     },
-    /// A verb for the session. Verbs wait for the disk: one that was made for a process that has died
-    /// since must not reach the next one.
+    /// A verb for the session. Verbs wait for the disk: one that was made for a process that has
+    /// died since must not reach the next one.
     Verb {
         /// Number of the process.
         process: ProcessNumber,

@@ -31,7 +31,15 @@ pub enum Lane {
 }
 
 impl crate::core::Lane for Lane {
-    const ALL: &'static [Lane] = &[Lane::Store, Lane::Control, Lane::Bus, Lane::Heartbeat, Lane::Pump, Lane::Provider, Lane::Main];
+    const ALL: &'static [Lane] = &[
+        Lane::Store,
+        Lane::Control,
+        Lane::Bus,
+        Lane::Heartbeat,
+        Lane::Pump,
+        Lane::Provider,
+        Lane::Main,
+    ];
 }
 
 /// One event of the agent.
@@ -120,7 +128,9 @@ impl Event {
             Event::Provider(ProviderEvent::Exited { code, .. }) => {
                 format!("provider Exited code={code}")
             }
-            Event::ConfigToken { url, token } => format!("config read relay={} token={}", url.is_some(), token.is_some()),
+            Event::ConfigToken { url, token } => {
+                format!("config read relay={} token={}", url.is_some(), token.is_some())
+            }
             Event::TokenWritten(result) => format!("token file written ok={}", result.is_ok()),
             Event::StopRequested(reason) => format!("stop requested: {}", reason.name()),
             Event::ThreadEnded { name, .. } => format!("thread ended: {name}"),

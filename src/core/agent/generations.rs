@@ -1,9 +1,11 @@
-//! Generations of relays' data: which ids belong together, and which generations this runner has rows of.
+//! Generations of relays' data: which ids belong together, and which generations this runner has
+//! rows of.
 //!
-//! Ids of messages and tasks mean something only together with the generation in which they were given. A relay that was restored
-//! from a copy tells a new generation and goes on above all its ids; what is in the copy keeps its own. A relay without
-//! generations is known by its id, else by its URL. A relay that knows less than this runner had acknowledged of the same generation
-//! (a snapshot of its machine, a copied home) is another one for this runner.
+//! Ids of messages and tasks mean something only together with the generation in which they were
+//! given. A relay that was restored from a copy tells a new generation and goes on above all its
+//! ids; what is in the copy keeps its own. A relay without generations is known by its id, else by
+//! its URL. A relay that knows less than this runner had acknowledged of the same generation (a
+//! snapshot of its machine, a copied home) is another one for this runner.
 
 use std::collections::BTreeMap;
 
@@ -38,7 +40,8 @@ impl Generations {
     pub fn restore(&mut self, known: Vec<Generation>, notes: &[(String, String)]) {
         self.known = known;
         let relay = notes.iter().find(|(key, _)| key == RELAY_NOTE).map(|(_, name)| name.as_str());
-        self.current = relay.and_then(|name| self.named(name)).map_or(0, |generation| generation.number);
+        self.current =
+            relay.and_then(|name| self.named(name)).map_or(0, |generation| generation.number);
     }
 
     fn named(&self, name: &str) -> Option<&Generation> {
@@ -58,13 +61,14 @@ impl Generations {
         self.numbered(self.current)
     }
 
-    /// Whether the relay that is talked to has generations, and with them the rules that came together with them.
+    /// Whether the relay that is talked to has generations, and with them the rules that came
+    /// together with them.
     pub fn relay_has_them(&self) -> bool {
         self.current().is_some_and(|generation| generation.told.is_some())
     }
 
-    /// What a call about this generation may carry, if the relay can be told about it at all: without generations on both sides
-    /// an old id would name something else there.
+    /// What a call about this generation may carry, if the relay can be told about it at all:
+    /// without generations on both sides an old id would name something else there.
     pub fn on_wire(&self, number: u32) -> Option<Option<&str>> {
         let generation = self.numbered(number)?;
         match (&generation.told, number == self.current) {
@@ -81,7 +85,9 @@ impl Generations {
 
     /// Whether that name means this generation.
     pub fn is_called(&self, number: u32, name: &str) -> bool {
-        self.numbered(number).is_some_and(|generation| generation.told.as_deref() == Some(name) || generation.name == name)
+        self.numbered(number).is_some_and(|generation| {
+            generation.told.as_deref() == Some(name) || generation.name == name
+        })
     }
 
     /// Whether it is the newest one of the relay that is talked to.
@@ -103,7 +109,9 @@ impl Generations {
     }
 
     fn note_id(&mut self, at: MessageRef) {
-        if let Some(generation) = self.known.iter_mut().find(|generation| generation.number == at.generation) {
+        if let Some(generation) =
+            self.known.iter_mut().find(|generation| generation.number == at.generation)
+        {
             generation.highest = generation.highest.max(at.id);
         }
     }
@@ -112,7 +120,9 @@ impl Generations {
 /// An answer that cannot hang on what it answers says so in words.
 pub(super) fn old_answer(answered: &[MessageId], body: &str) -> String {
     let numbers = answered.iter().map(|id| format!("#{id}")).collect::<Vec<_>>().join(", ");
-    format!("{OLD_ANSWER} {numbers} from before the relay's data were put back or replaced.\n\n{body}")
+    format!(
+        "{OLD_ANSWER} {numbers} from before the relay's data were put back or replaced.\n\n{body}"
+    )
 }
 
 /// The generation that a record of the wire names.
@@ -123,8 +133,16 @@ fn told_in(text: Option<&str>) -> Option<String> {
 impl Agent {
     /// Adds a generation; one of the same family shares its order.
     fn add_generation(&mut self, name: String, told: Option<String>, family: Option<u32>) -> u32 {
-        let number = self.generations.known.iter().map(|generation| generation.number).max().unwrap_or(0) + 1;
-        let generation = Generation { number, family: family.unwrap_or(number), name, told, highest: MessageId::default() };
+        let number =
+            self.generations.known.iter().map(|generation| generation.number).max().unwrap_or(0)
+                + 1;
+        let generation = Generation {
+            number,
+            family: family.unwrap_or(number),
+            name,
+            told,
+            highest: MessageId::default(),
+        };
         self.commits.write(StoreOp::GenerationPut(generation.clone()));
         self.generations.known.push(generation);
         number
@@ -150,24 +168,33 @@ impl Agent {
         }
     }
 
-    /// What a relay says of itself. `asked_at`: the highest id of each generation that stood here when it was asked; only what it gave
-    /// before that may be missing in its answer.
+    /// What a relay says of itself. `asked_at`: the highest id of each generation that stood here
+    /// when it was asked; only what it gave before that may be missing in its answer.
     pub(super) fn note_relay(&mut self, server: &Map<String, Value>, asked_at: Option<&Highest>) {
         let text = |field: &str| server.get(field).and_then(Value::as_str);
         let told = told_in(text("generation"));
-        let name = told.clone().or_else(|| text("id").map(str::to_string)).unwrap_or_else(|| self.config.relay_url.clone());
+        let name = told
+            .clone()
+            .or_else(|| text("id").map(str::to_string))
+            .unwrap_or_else(|| self.config.relay_url.clone());
         let last = server.get("lastMessageId").and_then(Value::as_u64).map(MessageId);
         let by_name = || self.generations.named(&name).map(|generation| generation.number);
-        let found = told.as_deref().and_then(|told| self.generations.told(told)).map(|generation| generation.number).or_else(by_name);
+        let found = told
+            .as_deref()
+            .and_then(|told| self.generations.told(told))
+            .map(|generation| generation.number)
+            .or_else(by_name);
         let Some(number) = found else {
             let number = self.add_generation(name, told, None);
             self.generations.doubt = None;
             return self.set_current_generation(number);
         };
         self.tell_generation(number, &told);
-        let highest = asked_at.and_then(|highest| highest.get(&number)).copied().unwrap_or_default();
+        let highest =
+            asked_at.and_then(|highest| highest.get(&number)).copied().unwrap_or_default();
         match (told, last) {
-            // It has forgotten what it once gave: the ids that follow are not those that are known here.
+            // It has forgotten what it once gave: the ids that follow are not those that are known
+            // here.
             (Some(told), Some(last)) if last < highest => {
                 let text = format!(
                     "the relay's newest message is #{last}, but #{highest} came from it before: a copy of its machine or home runs; \
@@ -190,10 +217,14 @@ impl Agent {
         }
     }
 
-    /// A relay that had no generations has them now: its first one is called as the relay itself was.
+    /// A relay that had no generations has them now: its first one is called as the relay itself
+    /// was.
     fn tell_generation(&mut self, number: u32, told: &Option<String>) {
-        let known = self.generations.known.iter_mut().find(|generation| generation.number == number);
-        if let Some(generation) = known.filter(|generation| generation.told.is_none() && told.is_some()) {
+        let known =
+            self.generations.known.iter_mut().find(|generation| generation.number == number);
+        if let Some(generation) =
+            known.filter(|generation| generation.told.is_none() && told.is_some())
+        {
             generation.told = told.clone();
             let changed = generation.clone();
             self.commits.write(StoreOp::GenerationPut(changed));
@@ -203,7 +234,8 @@ impl Agent {
     /// The place of a message that the relay has just given.
     pub(super) fn place_of(&mut self, message: &Message) -> MessageRef {
         let current = self.generations.current().cloned();
-        let told = message.generation.as_deref().filter(|_| !crate::planted::is("ignored-generation"));
+        let told =
+            message.generation.as_deref().filter(|_| !crate::planted::is("ignored-generation"));
         let number = match told_in(told) {
             None => current.as_ref().map(|generation| generation.number),
             Some(told) => {
@@ -213,22 +245,28 @@ impl Agent {
                     self.tell_generation(number, &Some(told.clone()));
                 }
                 // One that is older than the newest of this relay: its ids go before those.
-                Some(
-                    known
-                        .or(same_name)
-                        .unwrap_or_else(|| self.add_generation(told.clone(), Some(told), current.as_ref().map(|c| c.family))),
-                )
+                Some(known.or(same_name).unwrap_or_else(|| {
+                    self.add_generation(
+                        told.clone(),
+                        Some(told),
+                        current.as_ref().map(|c| c.family),
+                    )
+                }))
             }
         };
         let number = number.unwrap_or_else(|| {
             // Nothing was registered over the bus yet, and the relay names no generation.
             let name = self.config.relay_url.clone();
-            let number =
-                self.generations.named(&name).map(|generation| generation.number).unwrap_or_else(|| self.add_generation(name, None, None));
+            let number = self
+                .generations
+                .named(&name)
+                .map(|generation| generation.number)
+                .unwrap_or_else(|| self.add_generation(name, None, None));
             self.set_current_generation(number);
             number
         });
-        let family = self.generations.numbered(number).map_or(number, |generation| generation.family);
+        let family =
+            self.generations.numbered(number).map_or(number, |generation| generation.family);
         MessageRef { family, id: message.id, generation: number }
     }
 
@@ -237,16 +275,17 @@ impl Agent {
         self.generations.note_id(at);
     }
 
-    /// The same answer for a relay that does not have the message that it answers: it says so itself.
+    /// The same answer for a relay that does not have the message that it answers: it says so
+    /// itself.
     pub(super) fn without_reply_to(&self, payload: &Value, generation: u32) -> Value {
         let mut payload = payload.clone();
         let Some(message) = payload.as_object_mut() else { return payload };
         let newest = message.remove("replyTo").and_then(|id| id.as_u64()).map(MessageId);
         message.remove("generation");
         let record = message.get_mut("payload").and_then(Value::as_object_mut);
-        let all = record
-            .and_then(|record| record.remove("answers"))
-            .and_then(|ids| Some(ids.as_array()?.iter().filter_map(Value::as_u64).map(MessageId).collect()));
+        let all = record.and_then(|record| record.remove("answers")).and_then(|ids| {
+            Some(ids.as_array()?.iter().filter_map(Value::as_u64).map(MessageId).collect())
+        });
         let answered: Vec<MessageId> = all.unwrap_or_else(|| newest.into_iter().collect());
         let body = message.get("body").and_then(Value::as_str).unwrap_or_default().to_string();
         if !answered.is_empty() && !body.starts_with(OLD_ANSWER) {

@@ -1,4 +1,5 @@
-//! Hooks and monitors of the provider: their reports go to the session, and the answers they wait for come from it.
+//! Hooks and monitors of the provider: their reports go to the session, and the answers they wait
+//! for come from it.
 
 use crate::core::http::GateCommand;
 use std::collections::{BTreeSet, VecDeque};
@@ -27,8 +28,8 @@ pub(super) struct Hooks {
     monitors: BTreeSet<PeerId>,
     /// The batch that the session wants to have announced.
     announced: Option<BatchNumber>,
-    /// Messages that the agent has answered with its own tool, or that the relay has told as owed once, newest last: of
-    /// these the snapshot knows better than we.
+    /// Messages that the agent has answered with its own tool, or that the relay has told as owed
+    /// once, newest last: of these the snapshot knows better than we.
     known: VecDeque<MessageId>,
     /// Those that it has answered, newest last; generation 0: not known of which relay's data.
     replied: VecDeque<(MessageId, u32)>,
@@ -36,16 +37,19 @@ pub(super) struct Hooks {
 
 /// Answered and owed messages that are remembered.
 const KNOWN_MAX: usize = 512;
-/// Name of the note that lists the messages that the agent has answered itself and that are not settled yet.
+/// Name of the note that lists the messages that the agent has answered itself and that are not
+/// settled yet.
 const ANSWERED_NOTE: &str = "answered";
 /// Monitors of one agent; more than one is a mistake, but a harmless one.
 const MONITORS_MAX: usize = 8;
 
 impl Agent {
-    /// Takes the report of a hook. One that waits stays connected until the session answers; the others were answered at the gate.
+    /// Takes the report of a hook. One that waits stays connected until the session answers; the
+    /// others were answered at the gate.
     pub(super) fn on_hook(&mut self, ticket: Ticket, event: String, body: Value, waits: bool) {
         let of = body.get("providerSessionId").and_then(Value::as_str).filter(|id| !id.is_empty());
-        let stale = of.is_some_and(|id| id != self.supervisor.record.provider_session) || !self.supervisor.is_alive();
+        let stale = of.is_some_and(|id| id != self.supervisor.record.provider_session)
+            || !self.supervisor.is_alive();
         if waits {
             self.out.push(Effect::Gate(GateCommand::Accept { ticket }));
             if stale || self.hooks.waiting.len() >= CONTROL_HELD_MAX {
@@ -55,10 +59,18 @@ impl Agent {
             self.hooks.waiting.insert(ticket);
         }
         if event == "replied" {
-            let ids = body.pointer("/payload/ids").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_u64).map(MessageId);
+            let ids = body
+                .pointer("/payload/ids")
+                .and_then(Value::as_array)
+                .into_iter()
+                .flatten()
+                .filter_map(Value::as_u64)
+                .map(MessageId);
             let told = body.pointer("/payload/generation").and_then(Value::as_str);
-            let all: Vec<(MessageId, u32)> =
-                ids.take(KNOWN_MAX).map(|id| (id, self.meant(id, told).map_or(0, |at| at.generation))).collect();
+            let all: Vec<(MessageId, u32)> = ids
+                .take(KNOWN_MAX)
+                .map(|id| (id, self.meant(id, told).map_or(0, |at| at.generation)))
+                .collect();
             return self.note_answered(all);
         }
         if !stale {
@@ -78,11 +90,14 @@ impl Agent {
         self.hooks.known.drain(..surplus);
     }
 
-    /// What the agent owes: the snapshot, and what came since and the relay has not told yet, without what it has answered.
-    /// From memory alone: a turn may be over before the relay was asked.
+    /// What the agent owes: the snapshot, and what came since and the relay has not told yet,
+    /// without what it has answered. From memory alone: a turn may be over before the relay was
+    /// asked.
     pub(super) fn owed(&self) -> Vec<Obligation> {
         let mut all = self.obligations.clone();
-        let here = self.under_way().filter(|message| message.expects_reply() && !self.hooks.known.contains(&message.id));
+        let here = self
+            .under_way()
+            .filter(|message| message.expects_reply() && !self.hooks.known.contains(&message.id));
         all.extend(here.map(|message| Obligation {
             message_id: message.id,
             from: message.from.clone(),
@@ -93,8 +108,8 @@ impl Agent {
         all
     }
 
-    /// The agent has answered these with its own tool. Durable as long as they are not settled: after a crash nobody else
-    /// may be there to say so.
+    /// The agent has answered these with its own tool. Durable as long as they are not settled:
+    /// after a crash nobody else may be there to say so.
     pub(super) fn note_answered(&mut self, all: Vec<(MessageId, u32)>) {
         self.hooks.replied.retain(|known| !all.contains(known));
         self.hooks.replied.extend(all);
@@ -104,20 +119,25 @@ impl Agent {
     }
 
     fn keep_answered(&mut self) {
-        let open = |(id, _): &&(MessageId, u32)| self.given(*id).iter().any(|given| given.state != DONE);
+        let open =
+            |(id, _): &&(MessageId, u32)| self.given(*id).iter().any(|given| given.state != DONE);
         let open: Vec<&(MessageId, u32)> = self.hooks.replied.iter().filter(open).collect();
         let value = (!open.is_empty()).then(|| json!(open).to_string());
         self.commits.write(StoreOp::PutMeta { key: ANSWERED_NOTE.into(), value });
     }
 
     pub(super) fn restore_answered(&mut self, notes: &[(String, String)]) {
-        let text = notes.iter().find(|(key, _)| key == ANSWERED_NOTE).map(|(_, text)| text.as_str());
-        self.hooks.replied = text.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+        let text =
+            notes.iter().find(|(key, _)| key == ANSWERED_NOTE).map(|(_, text)| text.as_str());
+        self.hooks.replied =
+            text.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
     }
 
     /// The agent has answered it with its own tool.
     pub(super) fn has_answered(&self, at: MessageRef) -> bool {
-        self.hooks.replied.iter().any(|(id, generation)| *id == at.id && (*generation == 0 || *generation == at.generation))
+        self.hooks.replied.iter().any(|(id, generation)| {
+            *id == at.id && (*generation == 0 || *generation == at.generation)
+        })
     }
 
     /// Forgets that the agent has answered these messages: it is given them once more.
@@ -135,8 +155,12 @@ impl Agent {
 
     pub(super) fn on_hook_answer(&mut self, ticket: Ticket, answer: Option<Value>) {
         if self.hooks.waiting.remove(&ticket) {
-            let said =
-                answer.map(|answer| Effect::Gate(GateCommand::PeerSend { peer: ticket.peer(), text: format!("data: {answer}\n\n") }));
+            let said = answer.map(|answer| {
+                Effect::Gate(GateCommand::PeerSend {
+                    peer: ticket.peer(),
+                    text: format!("data: {answer}\n\n"),
+                })
+            });
             self.out.extend(said);
             self.out.push(Effect::close(ticket.peer()));
         }
@@ -159,23 +183,29 @@ impl Agent {
         }
     }
 
-    /// A monitor of another process of the provider is sent away; one that names none is of an older plugin and stays.
+    /// A monitor of another process of the provider is sent away; one that names none is of an
+    /// older plugin and stays.
     pub(super) fn on_monitor(&mut self, ticket: Ticket, session: Option<String>) {
         self.out.push(Effect::Gate(GateCommand::Accept { ticket }));
-        let stale = session.is_some_and(|session| session != self.supervisor.record.provider_session);
+        let stale =
+            session.is_some_and(|session| session != self.supervisor.record.provider_session);
         if stale || self.hooks.monitors.len() >= MONITORS_MAX {
             self.out.push(Effect::close(ticket.peer()));
             return;
         }
         self.hooks.monitors.insert(ticket.peer());
-        if let Some((batch, messages)) = self.unconfirmed().filter(|(batch, _)| self.hooks.announced == Some(*batch)) {
+        if let Some((batch, messages)) =
+            self.unconfirmed().filter(|(batch, _)| self.hooks.announced == Some(*batch))
+        {
             self.announce_to(ticket.peer(), batch, &messages);
         }
     }
 
     /// That a monitor printed something does not prove that the model saw it; it is only logged.
     pub(super) fn on_monitor_said(&mut self, text: &str) {
-        let kind = serde_json::from_str::<Value>(text).ok().and_then(|frame| frame.get("type").and_then(Value::as_str).map(str::to_string));
+        let kind = serde_json::from_str::<Value>(text)
+            .ok()
+            .and_then(|frame| frame.get("type").and_then(Value::as_str).map(str::to_string));
         if kind.as_deref() == Some("message.delivered") {
             self.log(LogLevel::Debug, "provider", "a monitor has printed what waits");
         }
@@ -184,7 +214,9 @@ impl Agent {
     /// Tells every monitor which messages wait.
     pub(super) fn announce(&mut self, batch: BatchNumber) {
         self.hooks.announced = Some(batch);
-        let Some((_, messages)) = self.unconfirmed().filter(|(number, _)| *number == batch) else { return };
+        let Some((_, messages)) = self.unconfirmed().filter(|(number, _)| *number == batch) else {
+            return;
+        };
         for peer in self.hooks.monitors.iter().copied().collect::<Vec<_>>() {
             self.announce_to(peer, batch, &messages);
         }
@@ -198,7 +230,12 @@ impl Agent {
     /// Subagents and the like; they keep the agent busy, but no message waits for them.
     pub(super) fn on_work(&mut self, kind: &str, id: String, label: String, runs: bool) {
         if runs {
-            self.tracker.start_work(Work { kind: kind.into(), id, label: Some(label), metadata: json!({}) })
+            self.tracker.start_work(Work {
+                kind: kind.into(),
+                id,
+                label: Some(label),
+                metadata: json!({}),
+            })
         } else {
             self.tracker.finish_work(kind, &id)
         }

@@ -86,21 +86,35 @@ impl HttpCalls {
 }
 
 impl Agent {
-    pub(super) fn ask(&mut self, kind_of_call: CallKind, method: &'static str, path: String, body: Option<Value>) {
-        // Reads and updates are many, and told again when the relay is back; the others are few and each is waited for.
+    pub(super) fn ask(
+        &mut self,
+        kind_of_call: CallKind,
+        method: &'static str,
+        path: String,
+        body: Option<Value>,
+    ) {
+        // Reads and updates are many, and told again when the relay is back; the others are few and
+        // each is waited for.
         let many = matches!(
             kind_of_call,
-            CallKind::Read(_) | CallKind::FetchCommand(_) | CallKind::PatchCommand(_) | CallKind::CommandProgress(_)
+            CallKind::Read(_)
+                | CallKind::FetchCommand(_)
+                | CallKind::PatchCommand(_)
+                | CallKind::CommandProgress(_)
         );
-        if self.http_calls.has(&kind_of_call) || (many && self.http_calls.waiting.len() >= CALLS_WAITING_MAX) {
+        if self.http_calls.has(&kind_of_call)
+            || (many && self.http_calls.waiting.len() >= CALLS_WAITING_MAX)
+        {
             return;
         }
         let waiting = Waiting { kind_of_call, method, path, body };
         // Nothing else can succeed before there is a token; a claim holds up a delivery.
         match waiting.kind_of_call {
-            CallKind::MakeToken | CallKind::RenewToken | CallKind::CheckToken | CallKind::CheckOffered | CallKind::Claim(_) => {
-                self.http_calls.waiting.push_front(waiting)
-            }
+            CallKind::MakeToken
+            | CallKind::RenewToken
+            | CallKind::CheckToken
+            | CallKind::CheckOffered
+            | CallKind::Claim(_) => self.http_calls.waiting.push_front(waiting),
             _ => self.http_calls.waiting.push_back(waiting),
         }
     }
@@ -112,7 +126,8 @@ impl Agent {
         let Some(token) = self.tokens.for_purpose(&self.http_calls.waiting[0].kind_of_call) else {
             return;
         };
-        let Waiting { kind_of_call, method, path, body } = self.http_calls.waiting.pop_front().expect("not empty");
+        let Waiting { kind_of_call, method, path, body } =
+            self.http_calls.waiting.pop_front().expect("not empty");
         self.http_calls.number = self.http_calls.number.next();
         self.http_calls.flying = Some((self.http_calls.number, kind_of_call));
         self.out.push(Effect::Heartbeat(HeartbeatCommand::Call {
@@ -125,8 +140,14 @@ impl Agent {
         }));
     }
 
-    pub(super) fn on_called(&mut self, now: Now, call: CallNumber, result: Result<(u16, Value), Cause>) {
-        let Some((_, kind_of_call)) = self.http_calls.flying.take_if(|(number, _)| *number == call) else {
+    pub(super) fn on_called(
+        &mut self,
+        now: Now,
+        call: CallNumber,
+        result: Result<(u16, Value), Cause>,
+    ) {
+        let Some((_, kind_of_call)) = self.http_calls.flying.take_if(|(number, _)| *number == call)
+        else {
             return;
         };
         match &result {
@@ -134,9 +155,14 @@ impl Agent {
             Ok((401 | 403, _))
                 if matches!(
                     kind_of_call,
-                    CallKind::MakeToken | CallKind::RenewToken | CallKind::CheckToken | CallKind::CheckOffered | CallKind::Goodbye
+                    CallKind::MakeToken
+                        | CallKind::RenewToken
+                        | CallKind::CheckToken
+                        | CallKind::CheckOffered
+                        | CallKind::Goodbye
                 ) => {}
-            Ok((403, _)) if kind_of_call == CallKind::Register && !self.relay_link.known_instance => {}
+            Ok((403, _))
+                if kind_of_call == CallKind::Register && !self.relay_link.known_instance => {}
             Ok((401 | 403, _)) => self.on_auth_trouble(now, "call"),
             Ok((status, body)) if *status >= 400 && *status != 404 && *status != 409 => {
                 self.http_calls.last_error = Some((text_of(*status, body), now.tick));
@@ -154,8 +180,14 @@ impl Agent {
             CallKind::Claim(at) => self.on_claim_answer(now, at, result),
             CallKind::RenewClaim(at) => self.on_claim_renewed(now, at, result),
             CallKind::Read(at) => match &result {
-                Ok((status, body)) if *status < 300 || (*status >= 400 && *status < 500 && ![401, 403, 408, 429].contains(status)) => {
-                    let other = *status == 409 && body.get("code").and_then(Value::as_str) == Some(OTHER_GENERATION);
+                Ok((status, body))
+                    if *status < 300
+                        || (*status >= 400
+                            && *status < 500
+                            && ![401, 403, 408, 429].contains(status)) =>
+                {
+                    let other = *status == 409
+                        && body.get("code").and_then(Value::as_str) == Some(OTHER_GENERATION);
                     if *status == 404 || other {
                         self.turn.note_gone(at);
                     }
@@ -167,7 +199,8 @@ impl Agent {
             CallKind::Unread => match result {
                 Ok((status, body)) if status < 300 => {
                     let unread = crate::wire::api::messages_of(&body);
-                    let (page_is_full, told_before) = (unread.len() >= UNREAD_PAGE, self.inbox.counts().2);
+                    let (page_is_full, told_before) =
+                        (unread.len() >= UNREAD_PAGE, self.inbox.counts().2);
                     for message in unread {
                         self.on_message(message, None);
                     }
@@ -238,7 +271,12 @@ impl Agent {
     }
 
     pub(super) fn ask_obligations(&mut self) {
-        self.ask(CallKind::Obligations, "GET", path::agent_part(&self.config.agent_id, "reply-obligations"), None);
+        self.ask(
+            CallKind::Obligations,
+            "GET",
+            path::agent_part(&self.config.agent_id, "reply-obligations"),
+            None,
+        );
     }
 
     pub(super) fn on_obligations(&mut self, now: Now, result: Result<(u16, Value), Cause>) {

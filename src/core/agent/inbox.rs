@@ -1,5 +1,6 @@
-//! Messages on their way to the provider. The store holds all of them; memory holds the next ones and the places of those that
-//! were settled lately. A message is acknowledged only once it is in the store, and known ones are dropped by id.
+//! Messages on their way to the provider. The store holds all of them; memory holds the next ones
+//! and the places of those that were settled lately. A message is acknowledged only once it is in
+//! the store, and known ones are dropped by id.
 
 use super::effect::{Effect, StoreCommand};
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
@@ -79,7 +80,8 @@ impl Inbox {
 
     /// Keeps a stored message for delivery, in memory if there is room.
     fn keep(&mut self, at: MessageRef, message: Message) {
-        let full = self.waiting.len() >= INBOX_CACHED_MAX || self.waiting_bytes >= INBOX_CACHED_BYTES_MAX;
+        let full =
+            self.waiting.len() >= INBOX_CACHED_MAX || self.waiting_bytes >= INBOX_CACHED_BYTES_MAX;
         match self.view {
             View::Whole if !full => return self.cache(at, message),
             View::Asked { .. } => self.view = View::Asked { stale: true },
@@ -100,7 +102,10 @@ impl Inbox {
 
     /// Messages of that number that are done, with their senders.
     pub fn done(&self, id: MessageId) -> impl Iterator<Item = (MessageRef, &str)> {
-        self.settled.iter().filter(move |done| done.at.id == id).map(|done| (done.at, done.from.as_str()))
+        self.settled
+            .iter()
+            .filter(move |done| done.at.id == id)
+            .map(|done| (done.at, done.from.as_str()))
     }
 
     pub fn waiting(&self) -> impl Iterator<Item = (MessageRef, &Message)> {
@@ -109,7 +114,9 @@ impl Inbox {
 
     /// Urgent messages, which may join a running turn.
     pub fn urgent(&self) -> impl Iterator<Item = (MessageRef, &Message)> {
-        self.waiting().chain(self.urgent.iter().map(|(at, message)| (*at, message))).filter(|(_, message)| message.is_urgent())
+        self.waiting()
+            .chain(self.urgent.iter().map(|(at, message)| (*at, message)))
+            .filter(|(_, message)| message.is_urgent())
     }
 
     pub fn take(&mut self, at: MessageRef) -> Option<(MessageRef, Message)> {
@@ -158,7 +165,8 @@ impl Inbox {
 }
 
 impl Agent {
-    /// A message of the bus or of the unread fetch. `frame` is acknowledged once the message is durable.
+    /// A message of the bus or of the unread fetch. `frame` is acknowledged once the message is
+    /// durable.
     pub(super) fn on_message(&mut self, mut message: Message, frame: Option<String>) {
         let ack = frame.map(|frame_id| Effect::frame(&ClientFrame::Ack { frame_id }));
         if message.id.is_none() {
@@ -166,8 +174,11 @@ impl Agent {
             return;
         }
         let at = self.place_of(&message);
-        let verdict =
-            if message.is_session_mirror() { Err("not for this agent") } else { matching::judge(&self.config.identity, &message) };
+        let verdict = if message.is_session_mirror() {
+            Err("not for this agent")
+        } else {
+            matching::judge(&self.config.identity, &message)
+        };
         if let Err(reason) = verdict {
             self.commits.defer_all(ack);
             self.ask_read(at, Some(reason));
@@ -175,21 +186,27 @@ impl Agent {
         }
         self.let_go(at);
         if message.claimable && message.task_id().is_some() && self.inbox.is_settled(at) {
-            // Opened again, or what we reported of it is not known yet: the claim will tell, once that has arrived.
+            // Opened again, or what we reported of it is not known yet: the claim will tell, once
+            // that has arrived.
             self.unsettle_message(at);
             self.note_round(at);
             self.outbox.hold_tasks();
         }
         self.mark_round(at, &mut message);
-        // Known: in memory, in a batch, or settled. The acknowledgement still waits for the newest commit, since the
-        // first copy may not be on disk yet.
-        let known =
-            if crate::planted::is("skipped-dedup") { self.inbox.is_settled(at) } else { self.inbox.knows(at) || self.turn.holds(at) };
+        // Known: in memory, in a batch, or settled. The acknowledgement still waits for the newest
+        // commit, since the first copy may not be on disk yet.
+        let known = if crate::planted::is("skipped-dedup") {
+            self.inbox.is_settled(at)
+        } else {
+            self.inbox.knows(at) || self.turn.holds(at)
+        };
         if known {
             if self.inbox.is_settled(at) {
                 self.inbox.unread.insert(at);
-                // A relay whose data were put back does not know the answer any more, and is not to ask for another.
-                let again = (!self.generations.is_current(at.generation)).then_some("handled before the relay's data were put back");
+                // A relay whose data were put back does not know the answer any more, and is not to
+                // ask for another.
+                let again = (!self.generations.is_current(at.generation))
+                    .then_some("handled before the relay's data were put back");
                 self.ask_read(at, again);
             } else if self.turn.note_offered_again(at) {
                 self.ask_read(at, None);
@@ -220,8 +237,15 @@ impl Agent {
         self.commits.defer(Effect::Store(StoreCommand::FetchInbox(choice)));
     }
 
-    /// The message is done: body gone, place kept until the window moves on and the relay knows that it is read.
-    pub(super) fn settle_message(&mut self, at: MessageRef, from: &str, read: bool, ended: Option<TaskEnd>) {
+    /// The message is done: body gone, place kept until the window moves on and the relay knows
+    /// that it is read.
+    pub(super) fn settle_message(
+        &mut self,
+        at: MessageRef,
+        from: &str,
+        read: bool,
+        ended: Option<TaskEnd>,
+    ) {
         self.commits.write(StoreOp::InboxSettle { at, read, ended: ended.clone() });
         if self.inbox.settled_places.insert(at) {
             self.inbox.settled.push_back(Done { at, ended, from: from.to_string() });
@@ -281,31 +305,52 @@ impl Agent {
 
     /// The relay is back: everything that it does not know yet is told again.
     pub(super) fn tell_reads_again(&mut self) {
-        let all: Vec<MessageRef> = self.inbox.unread.iter().copied().chain(self.turn.unread_places()).take(CALLS_WAITING_MAX / 2).collect();
+        let all: Vec<MessageRef> = self
+            .inbox
+            .unread
+            .iter()
+            .copied()
+            .chain(self.turn.unread_places())
+            .take(CALLS_WAITING_MAX / 2)
+            .collect();
         for at in all {
             self.ask_read(at, None);
         }
     }
 
-    /// A relay whose data were put back does not know how tasks ended since the copy was made. The records here do.
+    /// A relay whose data were put back does not know how tasks ended since the copy was made. The
+    /// records here do.
     pub(super) fn report_ended_tasks_again(&mut self, newest: u32) {
         let old = self.inbox.settled.iter().filter(|done| done.at.generation != newest);
-        let ended: Vec<(MessageRef, TaskEnd)> = old.filter_map(|done| Some((done.at, done.ended.clone()?))).collect();
+        let ended: Vec<(MessageRef, TaskEnd)> =
+            old.filter_map(|done| Some((done.at, done.ended.clone()?))).collect();
         for (at, TaskEnd { task, status }) in ended {
             if self.generations.on_wire(at.generation).is_some() {
-                self.report_task(self.now, task, at, status, Some("reported again: the relay's data were put back".into()));
+                self.report_task(
+                    self.now,
+                    task,
+                    at,
+                    status,
+                    Some("reported again: the relay's data were put back".into()),
+                );
             }
         }
     }
 
-    /// A task that waited here and that its relay no longer has is not started; whoever sent it is told.
+    /// A task that waited here and that its relay no longer has is not started; whoever sent it is
+    /// told.
     pub(super) fn tell_not_started(&mut self, at: MessageRef, message: &Message) {
         let title = message.subject.as_deref().unwrap_or_default();
         let body = format!(
             "[agent-relay] The task of your message {at} ({title:?}) was not started: the relay's data were put back and it no longer has it. Send it \
              again if it still matters."
         );
-        let key = format!("not-started:{}:{}:{}", self.config.agent_id, self.generations.name(at.generation), at.id);
+        let key = format!(
+            "not-started:{}:{}:{}",
+            self.config.agent_id,
+            self.generations.name(at.generation),
+            at.id
+        );
         let note = crate::wire::api::NewMessage {
             from: Some(self.config.agent_id.clone()),
             to: message.from.clone(),
@@ -320,8 +365,17 @@ impl Agent {
         self.log(
             LogLevel::Warn,
             "task",
-            format!("not started, the relay no longer has it: message {at} of {}", self.generations.name(at.generation)),
+            format!(
+                "not started, the relay no longer has it: message {at} of {}",
+                self.generations.name(at.generation)
+            ),
         );
-        self.append(OutboxRow { kind: "message".into(), key, occurred_at: self.now.wall.0, payload, generation: 0 });
+        self.append(OutboxRow {
+            kind: "message".into(),
+            key,
+            occurred_at: self.now.wall.0,
+            payload,
+            generation: 0,
+        });
     }
 }

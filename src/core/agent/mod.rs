@@ -1,7 +1,7 @@
 //! The runner's machine: owns claims and status of one agent.
 //!
-//! Dispatch lives here; each source of events has a file of its own. What an event makes durable is one commit, and
-//! what tells of it waits for that ([`CommitQueue`]).
+//! Dispatch lives here; each source of events has a file of its own. What an event makes durable is
+//! one commit, and what tells of it waits for that ([`CommitQueue`]).
 
 mod commands;
 pub mod config;
@@ -44,24 +44,27 @@ use super::timers::{Timed, Timers};
 use super::{Cause, Machine};
 use crate::wire::control::LogLevel;
 
-/// One agent: owns its claims, its status, its provider's life and its part of the conversation with
-/// the relay. What every machine may expect and has to keep stands at [`Machine`].
+/// One agent: owns its claims, its status, its provider's life and its part of the conversation
+/// with the relay. What every machine may expect and has to keep stands at [`Machine`].
 ///
 /// **In**, lane by lane ([`event::Lane`]):
 /// - the store: first of all [`StoreEvent::Restored`], before which only the store and `main` are
-///   heard; then `Committed` with the newest number that is durable, or `Stalled` until it is asked again;
-/// - the control port: requests of hooks, tools and people, each with a ticket that is answered once,
-///   or stays as a peer until it is closed;
-/// - the bus: `Connected` or `Lost` for every connect, then frames, at last `Lost`, unless it was told to disconnect;
+///   heard; then `Committed` with the newest number that is durable, or `Stalled` until it is asked
+///   again;
+/// - the control port: requests of hooks, tools and people, each with a ticket that is answered
+///   once, or stays as a peer until it is closed;
+/// - the bus: `Connected` or `Lost` for every connect, then frames, at last `Lost`, unless it was
+///   told to disconnect;
 /// - calls and the outbox pump: one answer for every call and exchange; one of each is under way;
-/// - the provider: `Spawned` or `SpawnFailed` for every start, signals, one exit. All of them belong
-///   to the newest process, since an edge hosts one at a time;
+/// - the provider: `Spawned` or `SpawnFailed` for every start, signals, one exit. All of them
+///   belong to the newest process, since an edge hosts one at a time;
 /// - `main`: wishes to stop, and threads that ended although nobody told them to.
 ///
-/// **Out** ([`Effect`]): commands, grouped by the edge that gets them. In the effects of one event what
-/// may go out at once comes first, in the order in which it was decided, then the commit. Everything
-/// that tells of a change (acknowledgements, answers, verbs, the start of the provider) comes behind
-/// the commit of that change, as effects of the event that says it is durable ([`CommitQueue`]).
+/// **Out** ([`Effect`]): commands, grouped by the edge that gets them. In the effects of one event
+/// what may go out at once comes first, in the order in which it was decided, then the commit.
+/// Everything that tells of a change (acknowledgements, answers, verbs, the start of the provider)
+/// comes behind the commit of that change, as effects of the event that says it is durable
+/// ([`CommitQueue`]).
 ///
 /// After every event `Agent::settle` drives what may follow from any of them, always in this order:
 /// deliver the next batch, send the outbox, make the next call, publish the status, go on with the
@@ -171,9 +174,13 @@ impl Agent {
                 self.on_outbox_dropped(dropped);
             }
             StoreEvent::Broken(error) => self.on_store_broken(now, error),
-            StoreEvent::Stalled(Cause::Store(error)) if error.kind.retry().is_none() => self.on_store_broken(now, error),
+            StoreEvent::Stalled(Cause::Store(error)) if error.kind.retry().is_none() => {
+                self.on_store_broken(now, error)
+            }
             StoreEvent::Stalled(cause) => {
-                let news = format!("store cannot be written: {cause}; nothing new is accepted until it can");
+                let news = format!(
+                    "store cannot be written: {cause}; nothing new is accepted until it can"
+                );
                 if self.commits.on_stalled(now.tick, cause) {
                     self.log(LogLevel::Error, "runner", news);
                 }
@@ -183,7 +190,8 @@ impl Agent {
         }
     }
 
-    /// Nothing that waits for the disk was called done. The next start sets a damaged file aside and goes on.
+    /// Nothing that waits for the disk was called done. The next start sets a damaged file aside
+    /// and goes on.
     fn on_store_broken(&mut self, now: Now, error: StoreError) {
         self.log(LogLevel::Error, "runner", error.text.clone());
         self.commits.on_broken(now.tick, error.clone().into());
@@ -214,8 +222,12 @@ impl Agent {
     fn on_signal(&mut self, now: Now, signal: SessionEvent) {
         match signal {
             SessionEvent::Opened(opened) => self.on_opened(now, opened),
-            SessionEvent::OpenFailed { reason, permanent } => self.on_open_failed(now, reason, permanent),
-            SessionEvent::Accepted { batch, key, evidence } => self.on_taken(batch, &key, &evidence),
+            SessionEvent::OpenFailed { reason, permanent } => {
+                self.on_open_failed(now, reason, permanent)
+            }
+            SessionEvent::Accepted { batch, key, evidence } => {
+                self.on_taken(batch, &key, &evidence)
+            }
             SessionEvent::Refused { batch, key, why } => self.on_refused(now, batch, &key, &why),
             SessionEvent::TurnStarted => self.on_turn_started(),
             SessionEvent::Evidence(text) => self.status.set_evidence(now, text),
@@ -226,24 +238,36 @@ impl Agent {
             SessionEvent::HookAnswer { ticket, answer } => self.on_hook_answer(ticket, answer),
             SessionEvent::Announce { batch } => self.announce(batch),
             SessionEvent::ProviderState(state) => self.on_provider_state(state),
-            SessionEvent::TurnEnded { batch, end, text } => self.on_turn_ended(now, batch, end, text),
+            SessionEvent::TurnEnded { batch, end, text } => {
+                self.on_turn_ended(now, batch, end, text)
+            }
             SessionEvent::Mirror(mirror) => self.on_mirror(now, mirror),
             SessionEvent::ApprovalOpened(approval) => {
-                self.log(LogLevel::Info, "runner", format!("approval wanted id={} kind={}", approval.id, approval.kind));
+                self.log(
+                    LogLevel::Info,
+                    "runner",
+                    format!("approval wanted id={} kind={}", approval.id, approval.kind),
+                );
                 if self.approvals.len() < APPROVALS_MAX {
                     self.approvals.push(approval);
                 }
                 self.status.touch();
             }
             SessionEvent::ApprovalClosed { id, reason } => {
-                self.log(LogLevel::Info, "runner", format!("approval closed id={id} reason={reason}"));
+                self.log(
+                    LogLevel::Info,
+                    "runner",
+                    format!("approval closed id={id} reason={reason}"),
+                );
                 self.approvals.retain(|approval| approval.id != id);
                 self.status.touch();
             }
             SessionEvent::Context(context) => self.status.set_context(context),
             SessionEvent::Fact { name, value } => self.status.set_fact(name, value),
             SessionEvent::Answered { verb, result } => self.on_answered(now, verb, result),
-            SessionEvent::Log { warn, text } => self.log(if warn { LogLevel::Warn } else { LogLevel::Info }, "provider", text),
+            SessionEvent::Log { warn, text } => {
+                self.log(if warn { LogLevel::Warn } else { LogLevel::Info }, "provider", text)
+            }
         }
     }
 }
@@ -270,7 +294,9 @@ impl Machine for Agent {
             Event::StopRequested(reason) => self.begin_stop(now, stop::Why::Asked(reason)),
             Event::ThreadEnded { name, panic } => {
                 let said = panic.map(|text| format!(" ({text})")).unwrap_or_default();
-                let message = format!("thread {name} ended unexpectedly{said}; this is a bug, please report it");
+                let message = format!(
+                    "thread {name} ended unexpectedly{said}; this is a bug, please report it"
+                );
                 self.begin_stop(now, stop::Why::Bug(message));
             }
         }

@@ -1,8 +1,8 @@
 //! What must reach the relay, in order: replies, task reports, mirror, insights.
 //!
-//! The store holds the rows; one exchange of up to 64 rows is under way at a time. Trouble of the line or of the server
-//! (no answer, 5xx, 408, 429, 401, 403) never poisons a row: it waits. Only a row that the relay can never take (other
-//! 4xx) is set aside, logged and counted.
+//! The store holds the rows; one exchange of up to 64 rows is under way at a time. Trouble of the
+//! line or of the server (no answer, 5xx, 408, 429, 401, 403) never poisons a row: it waits. Only a
+//! row that the relay can never take (other 4xx) is set aside, logged and counted.
 
 use super::effect::{Effect, PumpCommand, StoreCommand};
 use std::collections::BTreeSet;
@@ -45,7 +45,8 @@ pub(super) struct Outbox {
     heard: bool,
     /// Rows that are with the pump.
     flying: usize,
-    /// Those of them that are pointless once the task or message that they are about is gone: task reports, reactions.
+    /// Those of them that are pointless once the task or message that they are about is gone: task
+    /// reports, reactions.
     reports: Vec<u64>,
     /// Answers to messages that the relay no longer has, as it said itself.
     unattached: BTreeSet<u64>,
@@ -129,8 +130,16 @@ impl Agent {
             (false, Some(token)) => {
                 self.outbox.pump = Pump::Posting;
                 self.outbox.flying = rows.len();
-                self.outbox.reports = rows.iter().filter(|queued| is_about(&queued.row)).map(|queued| queued.seq).collect();
-                self.out.push(Effect::Pump(PumpCommand { relay: self.config.relay_url.clone(), rows, token }));
+                self.outbox.reports = rows
+                    .iter()
+                    .filter(|queued| is_about(&queued.row))
+                    .map(|queued| queued.seq)
+                    .collect();
+                self.out.push(Effect::Pump(PumpCommand {
+                    relay: self.config.relay_url.clone(),
+                    rows,
+                    token,
+                }));
             }
             (false, None) => self.wait_outbox(now),
             (true, _) => {
@@ -141,8 +150,9 @@ impl Agent {
         }
     }
 
-    /// Rows about earlier generations: an answer tells in words what it answers, since the relay may no longer have that; a
-    /// report about a task of a relay without generations has nobody to reach.
+    /// Rows about earlier generations: an answer tells in words what it answers, since the relay
+    /// may no longer have that; a report about a task of a relay without generations has nobody to
+    /// reach.
     fn for_this_relay(&mut self, rows: Vec<QueuedRow>) -> Vec<QueuedRow> {
         let mut wanted = Vec::with_capacity(rows.len());
         for mut queued in rows {
@@ -150,14 +160,18 @@ impl Agent {
             let told = self.generations.on_wire(row.generation).is_some();
             if row.generation != 0 && is_about(row) && !told {
                 let name = self.generations.name(row.generation);
-                let text = format!("row {seq} is dropped: what it is about is of another relay ({name})");
+                let text =
+                    format!("row {seq} is dropped: what it is about is of another relay ({name})");
                 self.log(LogLevel::Warn, "outbox", text);
                 self.outbox.pending = self.outbox.pending.saturating_sub(1);
                 self.commits.write(StoreOp::OutboxDelete(vec![*seq]));
                 continue;
             }
             let unattached = self.outbox.unattached.contains(seq);
-            if row.generation != 0 && row.kind == RowKind::Message && (unattached || !self.generations.is_current(row.generation)) {
+            if row.generation != 0
+                && row.kind == RowKind::Message
+                && (unattached || !self.generations.is_current(row.generation))
+            {
                 let attached = std::mem::take(&mut row.payload);
                 row.payload = self.without_reply_to(&attached, row.generation);
                 if told && !unattached {
@@ -175,10 +189,14 @@ impl Agent {
     fn wait_outbox(&mut self, now: Now) {
         self.outbox.pump = Pump::Waiting;
         self.outbox.attempt = self.outbox.attempt.saturating_add(1);
-        self.timers.set(Timer::OutboxRetry, now.tick + backoff::outbox(self.outbox.attempt, &mut self.rng));
+        self.timers.set(
+            Timer::OutboxRetry,
+            now.tick + backoff::outbox(self.outbox.attempt, &mut self.rng),
+        );
     }
 
-    /// The exchange is over. Order holds: after the first row that has to wait, the ones behind it wait too.
+    /// The exchange is over. Order holds: after the first row that has to wait, the ones behind it
+    /// wait too.
     pub(super) fn on_pumped(&mut self, now: Now, result: Result<Vec<RowAnswer>, Cause>) {
         self.outbox.flying = 0;
         self.outbox.pump = Pump::Idle;
@@ -198,13 +216,26 @@ impl Agent {
         let mut waits = false;
         for RowAnswer { seq, status, code, error } in answers {
             match status {
-                // Only an answer names a message; a report about a task that is not there any more has nobody to reach.
+                // Only an answer names a message; a report about a task that is not there any more
+                // has nobody to reach.
                 409 if code == OTHER_GENERATION && self.outbox.unattached.insert(seq) => {
-                    self.log(LogLevel::Warn, "outbox", format!("row {seq} goes again without the message that it answers: {error}"));
+                    self.log(
+                        LogLevel::Warn,
+                        "outbox",
+                        format!(
+                            "row {seq} goes again without the message that it answers: {error}"
+                        ),
+                    );
                 }
                 // What it is about is not there any more: nobody waits for it.
                 404 if self.outbox.reports.contains(&seq) => {
-                    self.log(LogLevel::Warn, "outbox", format!("row {seq} ends here, what it is about is not there any more: {error}"));
+                    self.log(
+                        LogLevel::Warn,
+                        "outbox",
+                        format!(
+                            "row {seq} ends here, what it is about is not there any more: {error}"
+                        ),
+                    );
                     arrived.push(seq);
                 }
                 200..=299 | 409 => {
@@ -212,7 +243,8 @@ impl Agent {
                     arrived.push(seq);
                 }
                 408 | 425 | 429 | 500.. | 401 | 403 => {
-                    self.outbox.last_error = Some((format!("row {seq}: {error} (HTTP {status})"), now.tick));
+                    self.outbox.last_error =
+                        Some((format!("row {seq}: {error} (HTTP {status})"), now.tick));
                     if matches!(status, 401 | 403) {
                         self.on_auth_trouble(now, "outbox");
                     }
@@ -220,10 +252,17 @@ impl Agent {
                     break;
                 }
                 _ => {
-                    self.log(LogLevel::Fatal, "outbox", format!("row {seq} can never be sent, set aside: {error} (HTTP {status})"));
+                    self.log(
+                        LogLevel::Fatal,
+                        "outbox",
+                        format!("row {seq} can never be sent, set aside: {error} (HTTP {status})"),
+                    );
                     self.outbox.poisoned += 1;
                     self.outbox.pending = self.outbox.pending.saturating_sub(1);
-                    self.commits.write(StoreOp::OutboxPoison { seq, reason: format!("{error} (HTTP {status})") });
+                    self.commits.write(StoreOp::OutboxPoison {
+                        seq,
+                        reason: format!("{error} (HTTP {status})"),
+                    });
                 }
             }
         }
@@ -240,8 +279,13 @@ impl Agent {
     pub(super) fn on_outbox_dropped(&mut self, dropped: Vec<(String, u64)>) {
         for (kind, rows) in dropped {
             self.outbox.dropped += rows;
-            // `pending` stays: rows that are with the pump would be taken off twice. An empty fetch puts it right.
-            self.log(LogLevel::Warn, "outbox", format!("bound reached, dropped rows={rows} kind={kind}"));
+            // `pending` stays: rows that are with the pump would be taken off twice. An empty fetch
+            // puts it right.
+            self.log(
+                LogLevel::Warn,
+                "outbox",
+                format!("bound reached, dropped rows={rows} kind={kind}"),
+            );
         }
     }
 
@@ -262,7 +306,10 @@ impl Agent {
         self.mirrored += 1;
         let key = match &mirror.key {
             Some(key) => format!("{}:session:{key}", self.config.agent_id),
-            None => format!("{}:session:{}:{}", self.config.agent_id, self.config.instance_id, self.mirrored),
+            None => format!(
+                "{}:session:{}:{}",
+                self.config.agent_id, self.config.instance_id, self.mirrored
+            ),
         };
         let message = NewMessage {
             from: Some(self.config.agent_id.clone()),
@@ -276,7 +323,13 @@ impl Agent {
             ..Default::default()
         };
         let payload = serde_json::to_value(message).expect("plain data");
-        self.append(OutboxRow { kind: RowKind::SessionMessage, key, occurred_at: now.wall.0, payload, generation: 0 });
+        self.append(OutboxRow {
+            kind: RowKind::SessionMessage,
+            key,
+            occurred_at: now.wall.0,
+            payload,
+            generation: 0,
+        });
     }
 
     /// A hook broke: reported once the relay can be reached.
@@ -290,7 +343,16 @@ impl Agent {
             "value": {"hook": hook, "error": super::prompt_text::cut(error, 4096)}, "source": "server", "occurredAt": now.wall.0,
         });
         self.mirrored += 1;
-        let key = format!("{}:insight:{}:{}", self.config.agent_id, self.config.instance_id, self.mirrored);
-        self.append(OutboxRow { kind: RowKind::Insight, key, occurred_at: now.wall.0, payload, generation: 0 });
+        let key = format!(
+            "{}:insight:{}:{}",
+            self.config.agent_id, self.config.instance_id, self.mirrored
+        );
+        self.append(OutboxRow {
+            kind: RowKind::Insight,
+            key,
+            occurred_at: now.wall.0,
+            payload,
+            generation: 0,
+        });
     }
 }

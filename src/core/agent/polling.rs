@@ -1,5 +1,5 @@
-//! Without the bus: rounds of liveness over HTTP, and a change of status soon after it happened. Whatever the bus would
-//! tell, these calls tell.
+//! Without the bus: rounds of liveness over HTTP, and a change of status soon after it happened.
+//! Whatever the bus would tell, these calls tell.
 
 use serde_json::{Map, Value, json};
 
@@ -31,10 +31,12 @@ pub(super) struct Polling {
 }
 
 /// Steps of a round.
-const STEPS: [CallKind; 4] = [CallKind::Register, CallKind::PutStatus, CallKind::PutReady, CallKind::Heartbeat];
+const STEPS: [CallKind; 4] =
+    [CallKind::Register, CallKind::PutStatus, CallKind::PutReady, CallKind::Heartbeat];
 
 impl Agent {
-    /// A whole round, or one that only tells the status; while one is under way the next waits for its end.
+    /// A whole round, or one that only tells the status; while one is under way the next waits for
+    /// its end.
     pub(super) fn begin_round(&mut self, whole: bool) {
         self.relay_link.polling.whole |= whole;
         self.timers.clear(Timer::TellStatus);
@@ -42,21 +44,29 @@ impl Agent {
             self.relay_link.polling.again = true;
             return;
         }
-        // The relay may still know an older instance of this agent: before it knows this one, its refusal would mean nothing.
-        self.liveness_step(if self.relay_link.known_instance { CallKind::PutStatus } else { CallKind::Register });
+        // The relay may still know an older instance of this agent: before it knows this one, its
+        // refusal would mean nothing.
+        self.liveness_step(if self.relay_link.known_instance {
+            CallKind::PutStatus
+        } else {
+            CallKind::Register
+        });
     }
 
-    /// The bus is registered: what is under way over HTTP is not gone on with, and the bus tells the newest status.
+    /// The bus is registered: what is under way over HTTP is not gone on with, and the bus tells
+    /// the newest status.
     pub(super) fn stop_polling(&mut self) {
         self.relay_link.polling = Polling::default();
         self.timers.clear(Timer::TellStatus);
         STEPS.iter().for_each(|step| self.http_calls.forget(step));
     }
 
-    /// The status has changed and there is no bus: it is told soon, together with what else changes in a moment; the last
-    /// one before the end at once.
+    /// The status has changed and there is no bus: it is told soon, together with what else changes
+    /// in a moment; the last one before the end at once.
     pub(super) fn plan_telling(&mut self, now: Now) {
-        if !self.relay_link.polling.works || (self.timers.is_set(Timer::TellStatus) && self.stop.is_none()) {
+        if !self.relay_link.polling.works
+            || (self.timers.is_set(Timer::TellStatus) && self.stop.is_none())
+        {
             return; // the next round tells
         }
         if !self.status.is_news(&self.status_told()) {
@@ -66,7 +76,8 @@ impl Agent {
             self.begin_round(false);
         } else {
             let soon = now.tick + STATUS_SETTLES;
-            let at = self.relay_link.polling.told_at.map_or(soon, |told| soon.max(told + STATUS_PAUSE));
+            let at =
+                self.relay_link.polling.told_at.map_or(soon, |told| soon.max(told + STATUS_PAUSE));
             self.timers.set_once(Timer::TellStatus, at);
         }
     }
@@ -84,14 +95,19 @@ impl Agent {
                 ("PUT", path, body)
             }
             CallKind::PutReady => {
-                let (status, mut meta) = self.relay_link.polling.telling.clone().unwrap_or_else(|| self.status_told());
-                meta.extend(self.status.take_timeline().map(|event| ("timelineEvent".to_string(), event)));
+                let (status, mut meta) =
+                    self.relay_link.polling.telling.clone().unwrap_or_else(|| self.status_told());
+                meta.extend(
+                    self.status.take_timeline().map(|event| ("timelineEvent".to_string(), event)),
+                );
                 let body = json!({"ready": status != AgentStatus::Offline, "instanceId": instance, "meta": meta});
                 ("PUT", path::agent_part(id, "ready"), body)
             }
-            CallKind::Heartbeat => {
-                ("POST", path::agent_part(id, "heartbeat"), json!({"instanceId": instance, "meta": self.heartbeat_meta()}))
-            }
+            CallKind::Heartbeat => (
+                "POST",
+                path::agent_part(id, "heartbeat"),
+                json!({"instanceId": instance, "meta": self.heartbeat_meta()}),
+            ),
             _ => {
                 let mut registration = self.config.registration.clone();
                 registration.protocol = PROTOCOL;
@@ -105,10 +121,18 @@ impl Agent {
     }
 
     /// One answer of a liveness round; the first failure ends the round.
-    pub(super) fn on_liveness_step(&mut self, now: Now, step: CallKind, result: Result<(u16, Value), Cause>) {
+    pub(super) fn on_liveness_step(
+        &mut self,
+        now: Now,
+        step: CallKind,
+        result: Result<(u16, Value), Cause>,
+    ) {
         match result {
-            // The bus is back: whatever this step told may be older than what the bus told, so that tells it once more.
-            Ok((status, _)) if status < 300 && self.relay_link.is_registered() => self.status.send_again(),
+            // The bus is back: whatever this step told may be older than what the bus told, so that
+            // tells it once more.
+            Ok((status, _)) if status < 300 && self.relay_link.is_registered() => {
+                self.status.send_again()
+            }
             Ok((status, body)) if status < 300 => self.on_step_done(now, step, &body),
             Ok((404, _)) if step != CallKind::Register => self.liveness_step(CallKind::Register),
             Ok((403, body)) if step == CallKind::Register => {
@@ -137,11 +161,16 @@ impl Agent {
                 if let Some(told) = self.relay_link.polling.telling.take() {
                     self.status.note_told(told);
                 }
-                if self.relay_link.polling.whole { self.liveness_step(CallKind::Heartbeat) } else { self.end_round() }
+                if self.relay_link.polling.whole {
+                    self.liveness_step(CallKind::Heartbeat)
+                } else {
+                    self.end_round()
+                }
             }
             CallKind::Heartbeat => {
                 self.note_server_in(body);
-                let pending = body.get("commands").and_then(Value::as_array).cloned().unwrap_or_default();
+                let pending =
+                    body.get("commands").and_then(Value::as_array).cloned().unwrap_or_default();
                 for id in pending.iter().filter_map(Value::as_str) {
                     if !self.commands.knows(id) {
                         self.ask(CallKind::FetchCommand(id.into()), "GET", path::command(id), None);

@@ -1,9 +1,10 @@
-//! The first prompt of a runner: delivered once per start that asks for it, and followed through crashes like a
-//! message.
+//! The first prompt of a runner: delivered once per start that asks for it, and followed through
+//! crashes like a message.
 //!
-//! What counts as the same wish is the key of the start: an orchestrator's request; a person's start, each of which is a
-//! new wish; else (units, containers, cron) the text itself. How the newest prompt stands is one word in the store, which
-//! older versions read too; which prompts were delivered, and how the last runner ended, stand beside it.
+//! What counts as the same wish is the key of the start: an orchestrator's request; a person's
+//! start, each of which is a new wish; else (units, containers, cron) the text itself. How the
+//! newest prompt stands is one word in the store, which older versions read too; which prompts were
+//! delivered, and how the last runner ended, stand beside it.
 
 use serde_json::{Value, json};
 
@@ -11,7 +12,9 @@ use super::Agent;
 use super::effect::Effect;
 use super::store::{ProviderRecord, StoreOp};
 use crate::core::ids::{MessageId, MessageRef, VerbNumber};
-use crate::core::session::{DeliveryOutcome, MessageFingerprint, OpenMode, RESTART_MARK, TurnEnd, Verb};
+use crate::core::session::{
+    DeliveryOutcome, MessageFingerprint, OpenMode, RESTART_MARK, TurnEnd, Verb,
+};
 use crate::wire::control::LogLevel;
 
 /// Name of the note that tells how the newest prompt stands.
@@ -75,7 +78,8 @@ struct Start {
 struct Noted {
     handed: bool,
     done: bool,
-    /// Newest last; empty with a word: an older version wrote it and did not say which prompt it was.
+    /// Newest last; empty with a word: an older version wrote it and did not say which prompt it
+    /// was.
     starts: Vec<Start>,
     /// The last runner of this agent ended in order, or there was none.
     in_order: bool,
@@ -111,8 +115,10 @@ impl Start {
 
 impl Noted {
     fn read(notes: &[(String, String)], provider: Option<&ProviderRecord>) -> Noted {
-        let note = |name: &str| notes.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
-        let starts: Value = note(STARTS_NOTE).and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+        let note =
+            |name: &str| notes.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
+        let starts: Value =
+            note(STARTS_NOTE).and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
         // An older version did not note its end, but it never left a provider behind in order.
         let left_nothing = provider.is_none_or(|record| record.provider_session.is_empty());
         Noted {
@@ -139,8 +145,14 @@ impl Noted {
             return if self.done { Verdict::Known(None) } else { Verdict::AskRecord };
         }
         let newest = self.starts.last().is_some_and(|start| start.is(prompt));
-        // After a crash only the prompt that was under way counts: an earlier one that a person repeats is a new wish.
-        let known = self.starts.iter().rev().take(if person { 1 } else { STARTS_MAX }).find(|start| start.is(prompt));
+        // After a crash only the prompt that was under way counts: an earlier one that a person
+        // repeats is a new wish.
+        let known = self
+            .starts
+            .iter()
+            .rev()
+            .take(if person { 1 } else { STARTS_MAX })
+            .find(|start| start.is(prompt));
         match known {
             _ if newest && self.handed => Verdict::AskRecord,
             Some(start) => Verdict::Known(start.at),
@@ -174,22 +186,33 @@ pub(super) struct FirstPrompt {
 
 impl Agent {
     /// Decides at the start whether the prompt is due.
-    pub(super) fn restore_prompt(&mut self, notes: &[(String, String)], provider: Option<&ProviderRecord>) {
+    pub(super) fn restore_prompt(
+        &mut self,
+        notes: &[(String, String)],
+        provider: Option<&ProviderRecord>,
+    ) {
         let noted = Noted::read(notes, provider);
         self.note_end(RUNNING);
         self.prompt = FirstPrompt { noted, ..Default::default() };
-        let Some(prompt) = self.config.prompt.clone().filter(|prompt| !prompt.text.trim().is_empty()) else { return };
+        let Some(prompt) =
+            self.config.prompt.clone().filter(|prompt| !prompt.text.trim().is_empty())
+        else {
+            return;
+        };
         match self.prompt.noted.judge(&prompt) {
             Verdict::Deliver(why) => self.prompt.why = format!("delivered at this start: {why}"),
             Verdict::AskRecord => {
                 self.prompt.handed = true;
-                self.prompt.why = "the last runner died with it: the record of the conversation decides".into();
+                self.prompt.why =
+                    "the last runner died with it: the record of the conversation decides".into();
             }
             Verdict::Known(at) => {
                 self.prompt.done = true;
                 self.prompt.at = at;
-                let when = at.map_or("before the update".to_string(), |at| format!("on {}", date(at)));
-                self.prompt.why = format!("the prompt was delivered {when}; --prompt-again repeats it");
+                let when =
+                    at.map_or("before the update".to_string(), |at| format!("on {}", date(at)));
+                self.prompt.why =
+                    format!("the prompt was delivered {when}; --prompt-again repeats it");
                 if self.prompt.noted.starts.is_empty() {
                     self.remember_start(&prompt, None);
                 }
@@ -219,9 +242,15 @@ impl Agent {
 
     /// Puts the prompt into the session, if it is still due.
     pub(super) fn begin_prompt(&mut self) -> bool {
-        let Some(text) = self.first_prompt().map(str::to_string).filter(|_| self.prompt.asked.is_none()) else { return false };
+        let Some(text) =
+            self.first_prompt().map(str::to_string).filter(|_| self.prompt.asked.is_none())
+        else {
+            return false;
+        };
         let text = if std::mem::take(&mut self.prompt.seen) {
-            format!("{RESTART_MARK} while you worked on your first prompt. It stands in the conversation above; please go on with it.")
+            format!(
+                "{RESTART_MARK} while you worked on your first prompt. It stands in the conversation above; please go on with it."
+            )
         } else {
             text
         };
@@ -257,12 +286,20 @@ impl Agent {
     }
 
     /// The session has the prompt; `Err`: it was withdrawn, for example by an interrupt.
-    pub(super) fn on_prompt_answered(&mut self, verb: VerbNumber, result: &Result<serde_json::Value, String>) {
+    pub(super) fn on_prompt_answered(
+        &mut self,
+        verb: VerbNumber,
+        result: &Result<serde_json::Value, String>,
+    ) {
         match (self.prompt.asked == Some(verb), result) {
             (false, _) => {}
             (true, Ok(_)) => self.prompt.taken = true,
             (true, Err(error)) => {
-                self.log(LogLevel::Warn, "provider", format!("the first prompt went nowhere: {error}"));
+                self.log(
+                    LogLevel::Warn,
+                    "provider",
+                    format!("the first prompt went nowhere: {error}"),
+                );
                 self.note_prompt(DONE);
             }
         }
@@ -373,7 +410,8 @@ mod tests {
             (&person, "b", HANDED, vec![a.clone()], false, Deliver),
             (&person, "a", HANDED, vec![a.clone(), b.clone()], false, Deliver),
             (&person, "a", "", none.to_vec(), false, Deliver),
-            // Nobody at a terminal: a changed text is new, the same one is not, however the last runner ended.
+            // Nobody at a terminal: a changed text is new, the same one is not, however the last
+            // runner ended.
             (&text, "a", DONE, vec![a.clone()], true, Known(Some(7))),
             (&text, "a", DONE, vec![a.clone()], false, Known(Some(7))),
             (&text, "a", HANDED, vec![a.clone()], true, AskRecord),
@@ -382,7 +420,8 @@ mod tests {
             (&text, "b", HANDED, vec![a.clone()], false, Deliver),
             (&text, "a", DONE, vec![a.clone(), b.clone()], true, Known(Some(7))),
             (&text, "a", HANDED, vec![a.clone(), b.clone()], false, Known(Some(7))),
-            // An orchestrator's request: once, through every recovery, whatever others asked for between.
+            // An orchestrator's request: once, through every recovery, whatever others asked for
+            // between.
             (&first, "a", "", none.to_vec(), true, Deliver),
             (&first, "a", DONE, vec![r1.clone()], true, Known(Some(7))),
             (&first, "a", DONE, vec![r1.clone()], false, Known(Some(7))),
@@ -403,7 +442,12 @@ mod tests {
         ];
         for (key, digest, word, starts, in_order, want) in rows {
             let noted = noted(word, &starts, in_order);
-            let mut prompt = Prompt { text: digest.into(), digest: digest.into(), key: key.clone(), again: false };
+            let mut prompt = Prompt {
+                text: digest.into(),
+                digest: digest.into(),
+                key: key.clone(),
+                again: false,
+            };
             let got = match noted.judge(&prompt) {
                 Verdict::Deliver(_) => Deliver,
                 Verdict::AskRecord => AskRecord,
@@ -411,18 +455,27 @@ mod tests {
             };
             assert_eq!(got, want, "{prompt:?} with {noted:?}");
             prompt.again = true;
-            assert!(matches!(noted.judge(&prompt), Verdict::Deliver(_)), "--prompt-again forces {prompt:?} with {noted:?}");
+            assert!(
+                matches!(noted.judge(&prompt), Verdict::Deliver(_)),
+                "--prompt-again forces {prompt:?} with {noted:?}"
+            );
         }
     }
 
     #[test]
     fn how_an_older_runner_ended_is_seen_by_what_it_left() {
-        let with = |session: &str| ProviderRecord { provider_session: session.into(), ..Default::default() };
+        let with = |session: &str| ProviderRecord {
+            provider_session: session.into(),
+            ..Default::default()
+        };
         assert!(Noted::read(&[], None).in_order);
         assert!(Noted::read(&[], Some(&with(""))).in_order);
         assert!(!Noted::read(&[], Some(&with("p"))).in_order);
         let end = |word: &str| vec![(END_NOTE.to_string(), word.to_string())];
-        assert!(!Noted::read(&end(RUNNING), Some(&with(""))).in_order, "killed while no provider ran");
+        assert!(
+            !Noted::read(&end(RUNNING), Some(&with(""))).in_order,
+            "killed while no provider ran"
+        );
         assert!(Noted::read(&end(ORDERLY), Some(&with(""))).in_order);
     }
 

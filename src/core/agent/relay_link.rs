@@ -1,4 +1,5 @@
-//! The connection to the relay: bus, reconnects, and the liveness rounds over HTTP while the bus is away.
+//! The connection to the relay: bus, reconnects, and the liveness rounds over HTTP while the bus is
+//! away.
 
 use super::Agent;
 use super::effect::{Access, BusCommand, Effect};
@@ -39,7 +40,8 @@ pub(super) struct RelayLink {
     attempt: u32,
     /// As the relay said at the last registration.
     heartbeat_every: std::time::Duration,
-    /// An attempt at the bus has failed since it was last registered: a round over HTTP has followed it at once.
+    /// An attempt at the bus has failed since it was last registered: a round over HTTP has
+    /// followed it at once.
     hurried: bool,
     pub polling: super::polling::Polling,
     /// The bus was refused with a 403, perhaps only by something on the way; the words of it.
@@ -85,7 +87,11 @@ impl RelayLink {
     pub fn state_name(&self) -> &'static str {
         match self.conn {
             Conn::Off => "off",
-            Conn::Waiting { .. } | Conn::Connecting | Conn::Registering { .. } if self.polling.works => "polling",
+            Conn::Waiting { .. } | Conn::Connecting | Conn::Registering { .. }
+                if self.polling.works =>
+            {
+                "polling"
+            }
             Conn::Waiting { .. } => "waiting",
             Conn::Connecting => "connecting",
             Conn::Registering { .. } => "registering",
@@ -124,7 +130,9 @@ impl RelayLink {
 impl Agent {
     /// The token is known: connect now.
     pub(super) fn connect(&mut self, now: Now) {
-        if self.relay_link.conn == Conn::Connecting || self.stop.as_ref().is_some_and(|stop| stop.said_goodbye()) {
+        if self.relay_link.conn == Conn::Connecting
+            || self.stop.as_ref().is_some_and(|stop| stop.said_goodbye())
+        {
             return;
         }
         let Some(token) = self.tokens.for_call() else {
@@ -132,7 +140,8 @@ impl Agent {
         };
         self.relay_link.conn = Conn::Connecting;
         self.relay_link.auth_trouble = false;
-        let patience = if self.relay_link.known_instance { LIVENESS_INTERVAL } else { LIVENESS_FIRST };
+        let patience =
+            if self.relay_link.known_instance { LIVENESS_INTERVAL } else { LIVENESS_FIRST };
         self.timers.set_once(Timer::LivenessRound, now.tick + patience);
         let relay = self.config.relay_url.clone();
         self.out.push(Effect::Bus(BusCommand::Connect(Box::new(Access { relay, token }))));
@@ -159,7 +168,9 @@ impl Agent {
                 let id = self.relay_link.frame_id();
                 self.out.push(Effect::frame(&ClientFrame::Register { id, registration }));
             }
-            (BusEvent::Connected, _) => self.out.push(Effect::Bus(BusCommand::Disconnect { reason: "not wanted any more".into() })),
+            (BusEvent::Connected, _) => self
+                .out
+                .push(Effect::Bus(BusCommand::Disconnect { reason: "not wanted any more".into() })),
             (BusEvent::Framed(frame), _) => self.on_frame(now, frame),
             (BusEvent::Lost(_), Conn::Off) => {}
             (BusEvent::Lost(cause), _) => self.on_bus_lost(now, cause),
@@ -173,7 +184,8 @@ impl Agent {
             }
             self.timers.set(Timer::LivenessRound, now.tick + LIVENESS_INTERVAL);
         } else if !std::mem::replace(&mut self.relay_link.hurried, true) {
-            // Perhaps only the bus is shut: one round at once, and no further one before its time if the relay is away.
+            // Perhaps only the bus is shut: one round at once, and no further one before its time
+            // if the relay is away.
             self.timers.set(Timer::LivenessRound, now.tick);
         }
         self.relay_link.last_error = Some((cause.to_string(), now.tick));
@@ -200,10 +212,16 @@ impl Agent {
     fn on_frame(&mut self, now: Now, frame: RelayFrame) {
         match frame {
             RelayFrame::Registered { registered, .. } => self.on_registered(now, registered),
-            RelayFrame::Event { seq, event, data, .. } if event == "message.new" => match serde_json::from_value::<Message>(data) {
-                Ok(message) => self.on_message(message, Some(format!("e{seq}"))),
-                Err(error) => self.log(LogLevel::Debug, "bus", format!("event without a message: {error}")),
-            },
+            RelayFrame::Event { seq, event, data, .. } if event == "message.new" => {
+                match serde_json::from_value::<Message>(data) {
+                    Ok(message) => self.on_message(message, Some(format!("e{seq}"))),
+                    Err(error) => self.log(
+                        LogLevel::Debug,
+                        "bus",
+                        format!("event without a message: {error}"),
+                    ),
+                }
+            }
             RelayFrame::Event { .. } => {}
             RelayFrame::Command { id, command } => self.on_command(now, command, Some(id)),
             RelayFrame::Ack { frame_id } => self.on_frame_acknowledged(&frame_id),
@@ -231,7 +249,11 @@ impl Agent {
         };
         self.relay_link.heartbeat_every = interval;
         self.timers.set(Timer::Heartbeat, now.tick + interval);
-        self.log(LogLevel::Info, "bus", format!("registered agent={} epoch={}", self.config.agent_id, registered.epoch));
+        self.log(
+            LogLevel::Info,
+            "bus",
+            format!("registered agent={} epoch={}", self.config.agent_id, registered.epoch),
+        );
         self.status.send_again();
         self.on_relay_back();
         // With the bus, unread messages are fetched only once after each registration.
@@ -249,7 +271,11 @@ impl Agent {
     }
 
     pub(super) fn ask_unread(&mut self) {
-        let query = format!("{}?for={}&unread=true&limit={UNREAD_PAGE}", path::MESSAGES, crate::wire::api::encode(&self.config.agent_id));
+        let query = format!(
+            "{}?for={}&unread=true&limit={UNREAD_PAGE}",
+            path::MESSAGES,
+            crate::wire::api::encode(&self.config.agent_id)
+        );
         self.ask(CallKind::Unread, "GET", query, None);
     }
 
@@ -261,15 +287,25 @@ impl Agent {
         self.relay_link.last_error = Some((format!("{code}: {message}"), now.tick));
         match code {
             "superseded" | "agent_deleted" => {
-                let why = if code == "superseded" { "another runner registered this agent" } else { "the agent was deleted at the relay" };
+                let why = if code == "superseded" {
+                    "another runner registered this agent"
+                } else {
+                    "the agent was deleted at the relay"
+                };
                 self.begin_stop(now, Why::Displaced(why.into()));
             }
             "unauthorized" | "token_expired" => self.on_auth_trouble(now, "bus"),
-            "forbidden" if matches!(self.relay_link.conn, Conn::Registering { .. }) => self.on_registration_refused(now, message),
+            "forbidden" if matches!(self.relay_link.conn, Conn::Registering { .. }) => {
+                self.on_registration_refused(now, message)
+            }
             "unknown_agent" => self.reconnect(now, "register again"),
-            // Tried again, perhaps in vain: whoever watches the start must not believe that all is well.
+            // Tried again, perhaps in vain: whoever watches the start must not believe that all is
+            // well.
             _ if matches!(self.relay_link.conn, Conn::Registering { .. }) => {
-                let text = format!("the relay {} does not register {}: {message}; retrying", self.config.relay_url, self.config.agent_id);
+                let text = format!(
+                    "the relay {} does not register {}: {message}; retrying",
+                    self.config.relay_url, self.config.agent_id
+                );
                 if self.status.may_log(now, &text) {
                     self.out.push(Effect::Tell { text });
                 }
@@ -296,8 +332,13 @@ impl Agent {
         match self.relay_link.conn {
             Conn::Waiting { .. } => self.connect(now),
             Conn::Registering { .. } => {
-                self.out.push(Effect::Bus(BusCommand::Disconnect { reason: "no answer to register".into() }));
-                self.on_bus_lost(now, Cause::TimedOut("relay did not answer the registration".into()));
+                self.out.push(Effect::Bus(BusCommand::Disconnect {
+                    reason: "no answer to register".into(),
+                }));
+                self.on_bus_lost(
+                    now,
+                    Cause::TimedOut("relay did not answer the registration".into()),
+                );
             }
             Conn::Off | Conn::Connecting | Conn::Registered { .. } => {}
         }

@@ -1,4 +1,5 @@
-//! The status of an agent, as the relay and the control port are told it. It is true during restarts too.
+//! The status of an agent, as the relay and the control port are told it. It is true during
+//! restarts too.
 
 use crate::core::http::GateCommand;
 use std::collections::VecDeque;
@@ -79,7 +80,9 @@ impl Publisher {
 
     /// Whether it differs from what the relay was told last.
     pub fn is_news(&self, (word, meta): &(AgentStatus, Map<String, Value>)) -> bool {
-        self.again || self.timeline.is_some() || self.sent.as_ref() != Some(&json!([word.as_str(), meta]))
+        self.again
+            || self.timeline.is_some()
+            || self.sent.as_ref() != Some(&json!([word.as_str(), meta]))
     }
 
     /// What has changed until now is on its way, or known.
@@ -144,7 +147,12 @@ impl Agent {
         use DetailedStatus::*;
         match self.word() {
             Idle => format!("no turn, no claim, no work{}", self.evidence()),
-            Busy => format!("work: {}{}{}", self.tracker.reasons().join(", "), self.state_text(), self.evidence()),
+            Busy => format!(
+                "work: {}{}{}",
+                self.tracker.reasons().join(", "),
+                self.state_text(),
+                self.evidence()
+            ),
             Blocked => format!("waits for {} approval(s)", self.approvals.len()),
             Offline | Starting | Restarting | Error | Parked => self.supervisor.why.clone(),
         }
@@ -220,7 +228,12 @@ impl Agent {
         meta.insert("statusWhy".into(), json!(self.why()));
         meta.insert("busyReasons".into(), json!(self.tracker.reasons()));
         meta.insert("activeWork".into(), json!(self.tracker.work_json()));
-        let subagents: Vec<Value> = self.tracker.work_json().into_iter().filter(|work| work["kind"] == "subagent").collect();
+        let subagents: Vec<Value> = self
+            .tracker
+            .work_json()
+            .into_iter()
+            .filter(|work| work["kind"] == "subagent")
+            .collect();
         meta.insert("activeSubagents".into(), json!(subagents));
         if let Some(socket) = &self.supervisor.terminal {
             meta.insert("tmuxSocket".into(), json!(socket));
@@ -275,7 +288,8 @@ impl Agent {
         (self.wire_status(), meta)
     }
 
-    /// Sends the newest status if it differs from what was sent last. Last value wins; nothing after the goodbye.
+    /// Sends the newest status if it differs from what was sent last. Last value wins; nothing
+    /// after the goodbye.
     pub(super) fn publish(&mut self, now: Now) {
         let word = self.word();
         if self.status.word != Some(word) {
@@ -299,7 +313,11 @@ impl Agent {
         meta.extend(self.status.take_timeline().map(|event| ("timelineEvent".to_string(), event)));
         let ready = Some(agent_status != AgentStatus::Offline);
         let agent_status = agent_status.as_str().into();
-        self.out.push(Effect::frame(&ClientFrame::Status { agent_status, ready, meta: Some(meta) }));
+        self.out.push(Effect::frame(&ClientFrame::Status {
+            agent_status,
+            ready,
+            meta: Some(meta),
+        }));
         if crate::planted::is("status-after-offline") {
             self.status.silent = false;
         } else if self.stop.is_some() {
@@ -328,10 +346,12 @@ impl Agent {
                 Ok(()) => return,
                 Err(refusal) => refusal,
             },
-            ControlRequest::Reaction { message, body } => match self.on_tool_reaction(now, ticket, message, &body) {
-                Ok(()) => return,
-                Err(refusal) => refusal,
-            },
+            ControlRequest::Reaction { message, body } => {
+                match self.on_tool_reaction(now, ticket, message, &body) {
+                    Ok(()) => return,
+                    Err(refusal) => refusal,
+                }
+            }
             ControlRequest::TokenOffered(token) => match self.on_token_offered(ticket, token) {
                 None => return,
                 Some(refusal) => refusal,
@@ -340,7 +360,9 @@ impl Agent {
                 self.begin_stop(now, super::stop::Why::Asked(super::event::StopReason::Replaced));
                 (202, json!({"ok": true}))
             }
-            ControlRequest::Hook { event, body, waits } => return self.on_hook(ticket, event, body, waits),
+            ControlRequest::Hook { event, body, waits } => {
+                return self.on_hook(ticket, event, body, waits);
+            }
             ControlRequest::Monitor { session } => return self.on_monitor(ticket, session),
             ControlRequest::MonitorSaid(text) => return self.on_monitor_said(&text),
             ControlRequest::Gone => return self.on_gone(ticket),
@@ -353,10 +375,13 @@ impl Agent {
     /// How a person attaches to the provider's terminal.
     fn attach_spec(&self) -> (u16, Value) {
         match &self.supervisor.terminal {
-            _ if !self.supervisor.is_alive() => (409, json!({"error": "provider process is unavailable"})),
+            _ if !self.supervisor.is_alive() => {
+                (409, json!({"error": "provider process is unavailable"}))
+            }
             None => (409, json!({"error": "provider does not support terminal attach"})),
             Some(socket) => {
-                let command = ["tmux", "-u", "-L", socket, "attach-session", "-t", TERMINAL_SESSION];
+                let command =
+                    ["tmux", "-u", "-L", socket, "attach-session", "-t", TERMINAL_SESSION];
                 let cwd = self.config.registration.meta.get("cwd");
                 let mut env = Map::new();
                 if let Some(dir) = &self.config.terminal_dir {
@@ -372,12 +397,14 @@ impl Agent {
 
     /// A hook says what the provider does.
     fn on_status_posted(&mut self, now: Now, body: &Value) -> (u16, Value) {
-        let text = |field: &str| body.get(field).and_then(Value::as_str).filter(|text| !text.is_empty());
+        let text =
+            |field: &str| body.get(field).and_then(Value::as_str).filter(|text| !text.is_empty());
         let Some(status) = text("status").and_then(Status::parse) else {
             return (400, json!({"error": "status must be idle, busy, offline, or error"}));
         };
         let accepted = (200, json!({"ok": true, "status": status.as_str()}));
-        if text("providerSessionId").is_some_and(|id| id != self.supervisor.record.provider_session) {
+        if text("providerSessionId").is_some_and(|id| id != self.supervisor.record.provider_session)
+        {
             return accepted; // of an earlier process: dropped whole
         }
         let reason = text("reason").unwrap_or(TURN).to_string();
@@ -390,7 +417,8 @@ impl Agent {
             self.status.timeline = Some(timeline);
         }
         if self.config.session.tracks_turns && reason == TURN {
-            // The bare word of a hook whose program could not be run: one more hint for the session.
+            // The bare word of a hook whose program could not be run: one more hint for the
+            // session.
             self.tell_hook(Ticket::NOBODY, status.as_str().to_string(), Value::Null);
             self.status.touch();
             return accepted;
@@ -398,11 +426,20 @@ impl Agent {
         match status {
             Status::Busy => {
                 self.tracker.set_terminal(None);
-                let mut metadata = body.get("metadata").filter(|m| m.is_object()).cloned().unwrap_or_else(|| json!({}));
+                let mut metadata = body
+                    .get("metadata")
+                    .filter(|m| m.is_object())
+                    .cloned()
+                    .unwrap_or_else(|| json!({}));
                 if let Some(state) = body.get("providerState").filter(|s| s.is_object()) {
                     metadata["providerState"] = state.clone();
                 }
-                self.tracker.start_work(Work { kind: reason, id, label: text("label").map(str::to_string), metadata });
+                self.tracker.start_work(Work {
+                    kind: reason,
+                    id,
+                    label: text("label").map(str::to_string),
+                    metadata,
+                });
             }
             Status::Idle => {
                 self.tracker.set_terminal(None);
@@ -412,7 +449,13 @@ impl Agent {
                 self.tracker.set_terminal(Some(status));
             }
         }
-        for kind in body.get("clear").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str) {
+        for kind in body
+            .get("clear")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+        {
             self.tracker.clear_work(kind);
         }
         self.status.touch();
@@ -422,7 +465,9 @@ impl Agent {
     /// The answer to `GET /status`: all that the runner knows of itself.
     fn truth(&self, now: Now) -> Value {
         let ago = |at: Tick| (now.tick - at).as_millis() as u64;
-        let trouble = |e: &Option<(String, Tick)>| e.as_ref().map(|(text, at)| json!({"text": text, "agoMs": ago(*at)}));
+        let trouble = |e: &Option<(String, Tick)>| {
+            e.as_ref().map(|(text, at)| json!({"text": text, "agoMs": ago(*at)}))
+        };
         let (waiting, more, unread) = self.inbox.counts();
         let since = self.status.since;
         json!({

@@ -93,7 +93,10 @@ impl Stop {
     /// Why it ends although nobody asked for it: that stays visible as an error.
     pub fn failure(&self) -> Option<&str> {
         match &self.why {
-            Why::Refused(reason) | Why::ProviderFailed(reason) | Why::StoreBroken(reason) | Why::Bug(reason) => Some(reason),
+            Why::Refused(reason)
+            | Why::ProviderFailed(reason)
+            | Why::StoreBroken(reason)
+            | Why::Bug(reason) => Some(reason),
             Why::Asked(_) | Why::Command { .. } | Why::Displaced(_) => None,
         }
     }
@@ -114,7 +117,12 @@ impl Agent {
             _ => self.config.shutdown_timeout,
         };
         self.log(LogLevel::Info, "lifecycle", format!("stopping: {why}"));
-        self.stop = Some(Stop { why, phase: Phase::Provider, deadline: now.tick + patience + AFTER_PROVIDER, flush_by: None });
+        self.stop = Some(Stop {
+            why,
+            phase: Phase::Provider,
+            deadline: now.tick + patience + AFTER_PROVIDER,
+            flush_by: None,
+        });
         self.supervisor.why = match self.stop.as_ref().and_then(Stop::failure) {
             Some(reason) => reason.to_string(),
             None => "the runner is stopping".into(),
@@ -142,9 +150,15 @@ impl Agent {
                 Phase::Flush if self.commands.has_ending() => self.end_stop_command(now),
                 Phase::Flush if late || flush_over || self.is_flushed() => {
                     self.status.fall_silent();
-                    let removes = matches!(self.stop.as_ref().map(|s| &s.why), Some(Why::Command { .. }));
+                    let removes =
+                        matches!(self.stop.as_ref().map(|s| &s.why), Some(Why::Command { .. }));
                     if removes && self.relay_link.is_reached() && !late {
-                        self.ask(CallKind::Goodbye, "DELETE", path::agent(&self.config.agent_id), None);
+                        self.ask(
+                            CallKind::Goodbye,
+                            "DELETE",
+                            path::agent(&self.config.agent_id),
+                            None,
+                        );
                         self.launch_call();
                         self.set_phase(Phase::Goodbye, Some(now.tick + FLUSH));
                     } else {
@@ -168,15 +182,22 @@ impl Agent {
         }
     }
 
-    /// Nothing durable is under way, and what the relay should hear has been heard or cannot be now.
+    /// Nothing durable is under way, and what the relay should hear has been heard or cannot be
+    /// now.
     fn is_flushed(&self) -> bool {
         // A failure is told if the relay is there at all: nobody else will tell it.
-        let failed = self.stop.as_ref().is_some_and(|stop| stop.failure().is_some() && !matches!(stop.why, Why::Refused(_)));
+        let failed = self
+            .stop
+            .as_ref()
+            .is_some_and(|stop| stop.failure().is_some() && !matches!(stop.why, Why::Refused(_)));
         if failed && !self.relay_link.is_reached() && !self.relay_link.is_off() {
             return false;
         }
         let quiet = self.commits.is_durable();
-        let heard = self.outbox.is_empty() && self.commands.all_reported() && self.http_calls.is_quiet() && self.turn.is_quiet();
+        let heard = self.outbox.is_empty()
+            && self.commands.all_reported()
+            && self.http_calls.is_quiet()
+            && self.turn.is_quiet();
         quiet && (heard || !self.relay_link.is_reached())
     }
 

@@ -1,4 +1,5 @@
-//! What an agent keeps durable, as plain data: operations, rows and the snapshot that it starts from.
+//! What an agent keeps durable, as plain data: operations, rows and the snapshot that it starts
+//! from.
 
 use serde_json::Value;
 
@@ -103,7 +104,8 @@ pub struct OutboxRow {
 }
 
 open_words! {
-    /// What an outbox row is; the word stands in the store. One that is not known goes as a message.
+    /// What an outbox row is; the word stands in the store. One that is not known goes as a
+    /// message.
     RowKind {
         Message = "message",
         SessionMessage = "session-message",
@@ -157,8 +159,8 @@ pub struct Generation {
     pub number: u32,
     /// Generations of one family never reuse ids, and are ordered by them.
     pub family: u32,
-    /// What the relay calls it; the relay's id or URL where it has no generations. Unique: a second relay that says the same name has a
-    /// suffix.
+    /// What the relay calls it; the relay's id or URL where it has no generations. Unique: a second
+    /// relay that says the same name has a suffix.
     pub name: String,
     /// The name as it stands on the wire, for relays that have generations.
     pub told: Option<String>,

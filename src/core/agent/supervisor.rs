@@ -101,7 +101,8 @@ impl Supervisor {
 
     pub fn restore(&mut self, record: Option<ProviderRecord>) {
         let Some(record) = record else { return };
-        let is_left = !record.provider_session.is_empty() && !crate::planted::is("forgotten-leftover");
+        let is_left =
+            !record.provider_session.is_empty() && !crate::planted::is("forgotten-leftover");
         self.leftover = is_left.then(|| record.clone());
         self.record = ProviderRecord { session: record.session, ..Default::default() };
     }
@@ -142,7 +143,14 @@ impl Supervisor {
     /// A verb for the process at hand, with its number.
     pub fn verb(&mut self, verb: Verb) -> (VerbNumber, Effect) {
         self.verbs = self.verbs.next();
-        (self.verbs, Effect::Provider(ProviderCommand::Verb { process: self.processes, number: self.verbs, verb }))
+        (
+            self.verbs,
+            Effect::Provider(ProviderCommand::Verb {
+                process: self.processes,
+                number: self.verbs,
+                verb,
+            }),
+        )
     }
 
     pub fn exits(&self) -> usize {
@@ -153,7 +161,11 @@ impl Supervisor {
 impl Agent {
     /// Starts the provider if it is wanted and nothing stands in the way.
     pub(super) fn begin_supervision(&mut self) {
-        if self.supervisor.state == State::Down && self.supervisor.wanted && self.stop.is_none() && self.may_spawn_without_token() {
+        if self.supervisor.state == State::Down
+            && self.supervisor.wanted
+            && self.stop.is_none()
+            && self.may_spawn_without_token()
+        {
             self.spawn();
         }
     }
@@ -163,7 +175,8 @@ impl Agent {
         self.supervisor.state = State::Spawning;
         self.supervisor.record.provider_session = provider_session.clone();
         self.supervisor.record.process = ProcessRef::default();
-        // Durable before the process exists: whatever carries this id is ours to end, even if we die before we learn its pid.
+        // Durable before the process exists: whatever carries this id is ours to end, even if we
+        // die before we learn its pid.
         self.commits.write(StoreOp::ProviderPut(self.supervisor.record.clone()));
         self.supervisor.why = "the provider is being started".into();
         let leftover = self.supervisor.leftover.take();
@@ -190,25 +203,36 @@ impl Agent {
         match event {
             ProviderEvent::Spawned { process, terminal } => self.on_spawned(process, terminal),
             ProviderEvent::SpawnFailed { reason, permanent } => {
-                self.log(LogLevel::Error, "lifecycle", format!("the provider cannot be started: {reason}"));
+                self.log(
+                    LogLevel::Error,
+                    "lifecycle",
+                    format!("the provider cannot be started: {reason}"),
+                );
                 self.on_provider_gone(now, reason, permanent);
             }
             ProviderEvent::Session(signal) => self.on_signal(now, signal),
             ProviderEvent::Exited { code, stderr } => {
-                let tail: String = stderr.lines().last().unwrap_or_default().chars().take(300).collect();
-                let said = if tail.is_empty() { String::new() } else { format!(", last words: {tail}") };
+                let tail: String =
+                    stderr.lines().last().unwrap_or_default().chars().take(300).collect();
+                let said =
+                    if tail.is_empty() { String::new() } else { format!(", last words: {tail}") };
                 let expected = self.supervisor.state == State::Ending;
                 if code == 0 && self.config.in_user_terminal && self.supervisor.is_ready() {
                     self.on_left(now, "it ended in its own terminal");
                 }
                 let text = format!("the provider ended with code {code}{said}");
-                self.log(if expected { LogLevel::Info } else { LogLevel::Warn }, "lifecycle", text.clone());
+                self.log(
+                    if expected { LogLevel::Info } else { LogLevel::Warn },
+                    "lifecycle",
+                    text.clone(),
+                );
                 self.on_provider_gone(now, text, false);
             }
         }
     }
 
-    /// Recorded before it is used: the conversation is opened only once pid and start time are on disk.
+    /// Recorded before it is used: the conversation is opened only once pid and start time are on
+    /// disk.
     fn on_spawned(&mut self, process: ProcessRef, terminal: Option<String>) {
         self.supervisor.terminal = terminal;
         self.supervisor.record.process = process;
@@ -219,8 +243,10 @@ impl Agent {
         }
         self.supervisor.state = State::Opening;
         self.supervisor.why = "the conversation is being opened".into();
-        let resume = (!self.supervisor.record.session.is_empty())
-            .then(|| Resume { session: self.supervisor.record.session.clone(), evidence_for: self.traces() });
+        let resume = (!self.supervisor.record.session.is_empty()).then(|| Resume {
+            session: self.supervisor.record.session.clone(),
+            evidence_for: self.traces(),
+        });
         let (_, open) = self.supervisor.verb(Verb::Open { resume });
         self.commits.defer(open);
         self.status.touch();
@@ -245,7 +271,10 @@ impl Agent {
         self.log(
             LogLevel::Info,
             "lifecycle",
-            format!("provider ready agent={:?} session={} how={}", opened.agent, opened.session, opened.how),
+            format!(
+                "provider ready agent={:?} session={} how={}",
+                opened.agent, opened.session, opened.how
+            ),
         );
         self.status.touch();
         self.on_conversation(now, opened.how);
@@ -268,7 +297,11 @@ impl Agent {
         }
         // From here on it is a failure like any other, with the pauses of the budget.
         self.supervisor.restarting = false;
-        self.log(LogLevel::Error, "lifecycle", format!("the conversation cannot be opened: {reason}"));
+        self.log(
+            LogLevel::Error,
+            "lifecycle",
+            format!("the conversation cannot be opened: {reason}"),
+        );
         self.supervisor.why = reason.clone();
         if permanent {
             self.supervisor.wanted = false;
@@ -289,11 +322,13 @@ impl Agent {
     fn on_provider_gone(&mut self, now: Now, reason: String, permanent: bool) {
         let state = std::mem::replace(&mut self.supervisor.state, State::Down);
         // Why the conversation did not open says more than how the process ended afterwards.
-        let reason = match (self.supervisor.open_failure.take(), reason.split_once("last words: ")) {
+        let reason = match (self.supervisor.open_failure.take(), reason.split_once("last words: "))
+        {
             (Some(failure), Some((_, words))) => format!("{failure}; it said: {words}"),
             (failure, _) => failure.unwrap_or(reason),
         };
-        (self.supervisor.record.process, self.supervisor.record.provider_session) = Default::default();
+        (self.supervisor.record.process, self.supervisor.record.provider_session) =
+            Default::default();
         self.commits.write(StoreOp::ProviderPut(self.supervisor.record.clone()));
         self.tracker.clear_work(TURN);
         self.tracker.clear_all_work();
@@ -319,7 +354,12 @@ impl Agent {
         let last_words = if self.supervisor.wanted { reason } else { self.supervisor.why.clone() };
         self.supervisor.last_exit = Some((last_words.clone(), now.tick));
         self.supervisor.exits.push_back(now.tick);
-        while self.supervisor.exits.front().is_some_and(|exit| now.tick - *exit > self.supervisor.policy.window) {
+        while self
+            .supervisor
+            .exits
+            .front()
+            .is_some_and(|exit| now.tick - *exit > self.supervisor.policy.window)
+        {
             self.supervisor.exits.pop_front();
         }
         let for_good = permanent || !self.supervisor.wanted;
@@ -327,7 +367,12 @@ impl Agent {
             self.park(now, last_words, for_good);
             return;
         }
-        let pause = backoff::restart(self.supervisor.attempt, self.supervisor.policy.first, self.supervisor.policy.most, &mut self.rng);
+        let pause = backoff::restart(
+            self.supervisor.attempt,
+            self.supervisor.policy.first,
+            self.supervisor.policy.most,
+            &mut self.rng,
+        );
         self.supervisor.attempt += 1;
         self.supervisor.restarting = true;
         self.supervisor.state = State::Waiting { until: now.tick + pause };
@@ -337,11 +382,16 @@ impl Agent {
         self.log(
             LogLevel::Warn,
             "lifecycle",
-            format!("restart in {} ms, exit {} in the window", pause.as_millis(), self.supervisor.exits.len()),
+            format!(
+                "restart in {} ms, exit {} in the window",
+                pause.as_millis(),
+                self.supervisor.exits.len()
+            ),
         );
     }
 
-    /// Given up. An agent that never worked ends its runner with exit 1; one that did stays reachable, parked.
+    /// Given up. An agent that never worked ends its runner with exit 1; one that did stays
+    /// reachable, parked.
     fn park(&mut self, now: Now, reason: String, for_good: bool) {
         self.supervisor.state = State::Parked;
         self.supervisor.restarting = false;
@@ -389,7 +439,9 @@ impl Agent {
     pub(super) fn stop_provider(&mut self, grace_ms: u64) {
         self.supervisor.wanted = false;
         match self.supervisor.state {
-            State::Down | State::Waiting { .. } | State::Parked => self.supervisor.state = State::Down,
+            State::Down | State::Waiting { .. } | State::Parked => {
+                self.supervisor.state = State::Down
+            }
             State::Spawning | State::Opening | State::Ready { .. } | State::Ending => {
                 self.supervisor.state = State::Ending;
                 self.end_provider(grace_ms);
@@ -401,7 +453,11 @@ impl Agent {
         let lapsed = self.tracker.sweep(now.tick);
         if !lapsed.is_empty() {
             for claim in &lapsed {
-                self.log(LogLevel::Warn, "task", format!("claim lapsed kind={} id={}", claim.kind, claim.id));
+                self.log(
+                    LogLevel::Warn,
+                    "task",
+                    format!("claim lapsed kind={} id={}", claim.kind, claim.id),
+                );
             }
             self.status.touch();
         }

@@ -16,7 +16,10 @@ mod first;
 use crate::core::agent::store::RowKind;
 use crate::core::ids::{BatchNumber, CallNumber, MessageId, ProcessRef, Ticket};
 use crate::core::matching::Identity;
-use crate::core::session::{Delivery, DeliveryOutcome, Mirror, OpenMode, Opened, RESTART_MARK, SessionCapabilities, TurnEnd, Verb};
+use crate::core::session::{
+    Delivery, DeliveryOutcome, Mirror, OpenMode, Opened, RESTART_MARK, SessionCapabilities,
+    TurnEnd, Verb,
+};
 use crate::core::time::Wall;
 use crate::secret::Secret;
 use crate::wire::api::{AgentStatus, DetailedStatus};
@@ -38,10 +41,22 @@ impl Bench {
         let mut bench = Bench::restored();
         bench.tell(Event::Bus(BusEvent::Connected));
         let registered = Registered { epoch: 1, ..Default::default() };
-        bench.tell(Event::Bus(BusEvent::Framed(RelayFrame::Registered { id: "f1".into(), registered })));
-        bench.tell(Event::Provider(ProviderEvent::Spawned { process: ProcessRef { pid: 7, start: 1 }, terminal: None }));
+        bench.tell(Event::Bus(BusEvent::Framed(RelayFrame::Registered {
+            id: "f1".into(),
+            registered,
+        })));
+        bench.tell(Event::Provider(ProviderEvent::Spawned {
+            process: ProcessRef { pid: 7, start: 1 },
+            terminal: None,
+        }));
         bench.commit();
-        let opened = Opened { session: "s".into(), how: OpenMode::New, agent: "demo".into(), model: None, has_evidence: true };
+        let opened = Opened {
+            session: "s".into(),
+            how: OpenMode::New,
+            agent: "demo".into(),
+            model: None,
+            has_evidence: true,
+        };
         bench.signal(SessionEvent::Opened(opened));
         bench.commit();
         assert_eq!(bench.agent.wire_status(), AgentStatus::Idle);
@@ -91,7 +106,9 @@ impl Bench {
         };
         let effects = bench.tell(Event::Store(StoreEvent::Restored(Box::default())));
         // The token that was handed in is this agent's own: the relay says so.
-        if let Some(call) = call_to(&effects, "/api/tokens/self").map(|(call, _)| call).filter(|_| answers) {
+        if let Some(call) =
+            call_to(&effects, "/api/tokens/self").map(|(call, _)| call).filter(|_| answers)
+        {
             let record = json!({"jti": "j0", "profileId": "provider-agent", "agentId": "a"});
             bench.tell(Event::Called { call, result: Ok((200, json!({"record": record}))) });
         }
@@ -102,8 +119,9 @@ impl Bench {
     fn tell(&mut self, event: Event) -> Vec<Effect> {
         self.now.tick = self.now.tick + Duration::from_millis(1);
         let effects = self.agent.handle(self.now, event);
-        self.ended =
-            self.ended.take().or(effects.iter().find_map(|e| if let Effect::Finish(outcome) = e { Some(outcome.clone()) } else { None }));
+        self.ended = self.ended.take().or(effects.iter().find_map(|e| {
+            if let Effect::Finish(outcome) = e { Some(outcome.clone()) } else { None }
+        }));
         effects
     }
 
@@ -140,7 +158,9 @@ fn key_of_first() -> String {
 /// A call that is made, with its token.
 fn call_to(effects: &[Effect], wanted: &str) -> Option<(CallNumber, String)> {
     effects.iter().find_map(|effect| match effect {
-        Effect::Heartbeat(HeartbeatCommand::Call { call, path, token, .. }) if path == wanted => Some((*call, token.expose().to_string())),
+        Effect::Heartbeat(HeartbeatCommand::Call { call, path, token, .. }) if path == wanted => {
+            Some((*call, token.expose().to_string()))
+        }
         _ => None,
     })
 }
@@ -186,7 +206,12 @@ fn a_repeated_frame_is_acknowledged_behind_the_first_copy() {
     let mut bench = Bench::ready();
     bench.message(1);
     let effects = bench.message(1);
-    assert!(!effects.iter().any(|e| is_ack(e) || matches!(e, Effect::Store(StoreCommand::Commit(Commit { .. })))), "{effects:?}");
+    assert!(
+        !effects
+            .iter()
+            .any(|e| is_ack(e) || matches!(e, Effect::Store(StoreCommand::Commit(Commit { .. })))),
+        "{effects:?}"
+    );
     assert_eq!(bench.commit().iter().filter(|e| is_ack(e)).count(), 2);
     assert!(bench.message(1).iter().any(is_ack));
 }
@@ -194,14 +219,22 @@ fn a_repeated_frame_is_acknowledged_behind_the_first_copy() {
 #[test]
 fn a_command_is_durable_before_it_is_acknowledged() {
     let mut bench = Bench::ready();
-    let command = Command { id: "c1".into(), kind: "agent.interrupt".into(), target: "a".into(), ..Default::default() };
+    let command = Command {
+        id: "c1".into(),
+        kind: "agent.interrupt".into(),
+        target: "a".into(),
+        ..Default::default()
+    };
     let frame = RelayFrame::Command { id: "c1".into(), command };
     let effects = bench.tell(Event::Bus(BusEvent::Framed(frame.clone())));
     assert!(!effects.iter().any(is_ack));
     let effects = bench.commit();
     assert!(
         effects.iter().any(is_ack)
-            && effects.iter().any(|e| matches!(e, Effect::Provider(ProviderCommand::Verb { verb: Verb::Interrupt, .. })))
+            && effects.iter().any(|e| matches!(
+                e,
+                Effect::Provider(ProviderCommand::Verb { verb: Verb::Interrupt, .. })
+            ))
     );
     // A second copy does not interrupt again.
     let mut effects = bench.tell(Event::Bus(BusEvent::Framed(frame)));
@@ -214,9 +247,17 @@ fn reply_and_batch_done_are_one_transaction() {
     let mut bench = Bench::ready();
     bench.message(1);
     bench.commit();
-    bench.signal(SessionEvent::Accepted { batch: BatchNumber(1), key: key_of_first(), evidence: "seen".into() });
+    bench.signal(SessionEvent::Accepted {
+        batch: BatchNumber(1),
+        key: key_of_first(),
+        evidence: "seen".into(),
+    });
     bench.commit();
-    let mut effects = bench.signal(SessionEvent::TurnEnded { batch: Some(BatchNumber(1)), end: TurnEnd::Completed, text: "done".into() });
+    let mut effects = bench.signal(SessionEvent::TurnEnded {
+        batch: Some(BatchNumber(1)),
+        end: TurnEnd::Completed,
+        text: "done".into(),
+    });
     // The relay is asked which answers are owed; it does not answer, so all are sent.
     bench.now.tick = bench.now.tick + Duration::from_secs(6);
     effects.extend(bench.agent.wake(bench.now));
@@ -229,13 +270,25 @@ fn reply_and_batch_done_are_one_transaction() {
         _ => false,
     });
     let settles = |effect: &Effect| matches!(effect, Effect::Store(StoreCommand::Commit(Commit { ops, .. })) if ops.iter().any(|op| matches!(op, StoreOp::InboxSettle { .. })));
-    assert!(together && effects.iter().filter(|effect| settles(effect)).count() == 1, "{effects:?}");
+    assert!(
+        together && effects.iter().filter(|effect| settles(effect)).count() == 1,
+        "{effects:?}"
+    );
 }
 
 #[test]
 fn a_flood_without_a_disk_is_not_taken() {
     let mut bench = Bench::ready();
-    let mirror = || SessionEvent::Mirror(Mirror { kind: "tool", body: "x".into(), label: None, status: None, turn: 1, key: None });
+    let mirror = || {
+        SessionEvent::Mirror(Mirror {
+            kind: "tool",
+            body: "x".into(),
+            label: None,
+            status: None,
+            turn: 1,
+            key: None,
+        })
+    };
     let mut taken = 0;
     while bench.agent.may_take(Lane::Provider) {
         bench.signal(mirror());
@@ -243,7 +296,11 @@ fn a_flood_without_a_disk_is_not_taken() {
         assert!(taken < 10_000, "the flood is taken without end");
     }
     // The store and a person at the control port are still heard.
-    assert!(bench.agent.may_take(Lane::Store) && bench.agent.may_take(Lane::Control) && !bench.agent.may_take(Lane::Bus));
+    assert!(
+        bench.agent.may_take(Lane::Store)
+            && bench.agent.may_take(Lane::Control)
+            && !bench.agent.may_take(Lane::Bus)
+    );
     bench.tell(Event::Control(Ticket(9), ControlRequest::Status));
     assert!(bench.agent.commits_in_flight() <= COMMITS_IN_FLIGHT_MAX);
     bench.commit();
@@ -268,7 +325,10 @@ fn no_status_follows_the_last_offline() {
     // A call is still open; it gets its time, then that is the end.
     bench.now.tick = bench.now.tick + Duration::from_secs(3);
     let effects = bench.agent.wake(bench.now);
-    assert!(matches!(effects.last(), Some(Effect::Finish(outcome)) if outcome.code == 0), "{effects:?}");
+    assert!(
+        matches!(effects.last(), Some(Effect::Finish(outcome)) if outcome.code == 0),
+        "{effects:?}"
+    );
     assert!(bench.commit().is_empty(), "nothing after Finish");
 }
 
@@ -285,17 +345,29 @@ fn a_stalled_disk_releases_nothing_and_is_tried_again() {
 
 #[test]
 fn damage_of_the_store_ends_the_runner_so_that_its_next_start_mends_it() {
-    let broken = crate::core::store::StoreError::new(crate::core::store::StoreKind::Corrupt, "the store", "malformed");
+    let broken = crate::core::store::StoreError::new(
+        crate::core::store::StoreKind::Corrupt,
+        "the store",
+        "malformed",
+    );
     for event in [StoreEvent::Broken(broken.clone()), StoreEvent::Stalled(broken.clone().into())] {
         let mut bench = Bench::ready();
         bench.message(1);
         let mut effects = bench.tell(Event::Store(event));
-        assert!(effects.iter().any(|effect| matches!(effect, Effect::Provider(ProviderCommand::Stop { .. }))), "{effects:?}");
+        assert!(
+            effects
+                .iter()
+                .any(|effect| matches!(effect, Effect::Provider(ProviderCommand::Stop { .. }))),
+            "{effects:?}"
+        );
         bench.tell(Event::Provider(ProviderEvent::Exited { code: 0, stderr: String::new() }));
         for _ in 0..60 {
             bench.now.tick = bench.now.tick + Duration::from_secs(1);
             effects = bench.agent.wake(bench.now);
-            assert!(!effects.contains(&Effect::Store(StoreCommand::Retry)), "damage is not tried again");
+            assert!(
+                !effects.contains(&Effect::Store(StoreCommand::Retry)),
+                "damage is not tried again"
+            );
             if let Some(Effect::Finish(outcome)) = effects.last() {
                 assert_eq!((outcome.code, outcome.message.contains("malformed")), (1, true));
                 break;
@@ -318,12 +390,21 @@ fn the_restart_budget_parks() {
         bench.now.tick = bench.now.tick + Duration::from_secs(61);
         let mut effects = bench.agent.wake(bench.now);
         effects.extend(bench.commit());
-        starts += effects.iter().filter(|e| matches!(e, Effect::Provider(ProviderCommand::Spawn { .. }))).count();
-        bench.tell(Event::Provider(ProviderEvent::Spawned { process: ProcessRef { pid: 8, start: 2 }, terminal: None }));
+        starts += effects
+            .iter()
+            .filter(|e| matches!(e, Effect::Provider(ProviderCommand::Spawn { .. })))
+            .count();
+        bench.tell(Event::Provider(ProviderEvent::Spawned {
+            process: ProcessRef { pid: 8, start: 2 },
+            terminal: None,
+        }));
         bench.commit();
     }
     // Five exits in ten minutes: four starts, then it waits for a person.
-    assert_eq!((starts, bench.agent.word(), bench.agent.wire_status()), (4, DetailedStatus::Parked, AgentStatus::Offline));
+    assert_eq!(
+        (starts, bench.agent.word(), bench.agent.wire_status()),
+        (4, DetailedStatus::Parked, AgentStatus::Offline)
+    );
 }
 
 #[test]
@@ -334,12 +415,22 @@ fn a_token_is_renewed_in_time_and_never_ends_the_session() {
     let refused = Cause::Refused(401, "expired".into());
     let mut effects = bench.tell(Event::Bus(BusEvent::Lost(refused)));
     // The unread fetch of the registration is still under way.
-    effects.extend(bench.tell(Event::Called { call: CallNumber(2), result: Ok((200, json!({"messages": []}))) }));
+    effects.extend(
+        bench.tell(Event::Called {
+            call: CallNumber(2),
+            result: Ok((200, json!({"messages": []}))),
+        }),
+    );
     let (call, old) = call_to(&effects, "/api/tokens/renew").expect("a renewal");
     assert_eq!(old, "t");
     let in_an_hour = bench.now.wall.0 / 1000 + 3600;
     let effects = bench.tell(Event::Called { call, result: Ok((200, answer(in_an_hour))) });
-    assert!(effects.iter().any(|e| matches!(e, Effect::Bus(BusCommand::Connect(to)) if to.token.expose() == "new")), "{effects:?}");
+    assert!(
+        effects.iter().any(
+            |e| matches!(e, Effect::Bus(BusCommand::Connect(to)) if to.token.expose() == "new")
+        ),
+        "{effects:?}"
+    );
     bench.commit();
     // Four fifths of its life later the next renewal is due.
     let due = bench.agent.timers.at(timer::Timer::TokenRenewal).expect("a renewal");
@@ -351,7 +442,9 @@ fn a_token_is_renewed_in_time_and_never_ends_the_session() {
 /// What is delivered by these effects.
 fn deliveries(effects: &[Effect]) -> Vec<Delivery> {
     let delivery = |effect: &Effect| match effect {
-        Effect::Provider(ProviderCommand::Verb { verb: Verb::Deliver(delivery), .. }) => Some(delivery.clone()),
+        Effect::Provider(ProviderCommand::Verb { verb: Verb::Deliver(delivery), .. }) => {
+            Some(delivery.clone())
+        }
         _ => None,
     };
     effects.iter().filter_map(delivery).collect()
@@ -365,9 +458,18 @@ impl Bench {
         self.now.tick = self.now.tick + Duration::from_secs(61);
         self.agent.wake(self.now);
         self.commit();
-        self.tell(Event::Provider(ProviderEvent::Spawned { process: ProcessRef { pid: 8, start: 2 }, terminal: None }));
+        self.tell(Event::Provider(ProviderEvent::Spawned {
+            process: ProcessRef { pid: 8, start: 2 },
+            terminal: None,
+        }));
         self.commit();
-        let opened = Opened { session: "s".into(), how: OpenMode::Loaded(fates), agent: "demo".into(), model: None, has_evidence: true };
+        let opened = Opened {
+            session: "s".into(),
+            how: OpenMode::Loaded(fates),
+            agent: "demo".into(),
+            model: None,
+            has_evidence: true,
+        };
         let mut effects = self.signal(SessionEvent::Opened(opened));
         effects.extend(self.commit());
         effects
@@ -379,7 +481,11 @@ impl Bench {
         self.message(1);
         self.message(2);
         self.commit();
-        self.signal(SessionEvent::TurnEnded { batch: None, end: TurnEnd::Completed, text: String::new() });
+        self.signal(SessionEvent::TurnEnded {
+            batch: None,
+            end: TurnEnd::Completed,
+            text: String::new(),
+        });
         let effects = self.commit();
         let [delivery] = deliveries(&effects).try_into().expect("one batch");
         assert!(delivery.text.contains("#1") && delivery.text.contains("#2"), "{}", delivery.text);
@@ -390,7 +496,8 @@ impl Bench {
 fn after_a_restart_each_message_has_a_fate_of_its_own() {
     let mut bench = Bench::ready();
     bench.with_two();
-    let mut effects = bench.come_back(vec![DeliveryOutcome::Answered("done".into()), DeliveryOutcome::Unseen]);
+    let mut effects =
+        bench.come_back(vec![DeliveryOutcome::Answered("done".into()), DeliveryOutcome::Unseen]);
     // The relay does not say which answers are owed: all are sent.
     bench.now.tick = bench.now.tick + Duration::from_secs(6);
     effects.extend(bench.agent.wake(bench.now));
@@ -408,7 +515,10 @@ fn after_a_restart_each_message_has_a_fate_of_its_own() {
         .collect();
     assert_eq!(keys, ["reply:a:1"], "only what was answered is");
     let again = deliveries(&effects);
-    assert!(again.len() == 1 && again[0].text.contains("#2") && !again[0].text.contains("#1"), "{again:?}");
+    assert!(
+        again.len() == 1 && again[0].text.contains("#2") && !again[0].text.contains("#1"),
+        "{again:?}"
+    );
 }
 
 #[test]
@@ -417,7 +527,11 @@ fn what_the_record_holds_unanswered_is_never_said_again() {
     bench.with_two();
     let effects = bench.come_back(vec![DeliveryOutcome::Unanswered, DeliveryOutcome::Unanswered]);
     let [nudge] = deliveries(&effects).try_into().expect("a word to go on");
-    assert!(nudge.text.starts_with(RESTART_MARK) && !nudge.text.contains("do it"), "{}", nudge.text);
+    assert!(
+        nudge.text.starts_with(RESTART_MARK) && !nudge.text.contains("do it"),
+        "{}",
+        nudge.text
+    );
     let effects = bench.come_back(vec![DeliveryOutcome::Unanswered, DeliveryOutcome::Unanswered]);
     let [second] = deliveries(&effects).try_into().expect("a word to go on");
     assert_ne!(nudge.key, second.key, "a session that knows a key says nothing to it");
@@ -429,7 +543,11 @@ fn an_urgent_message_joins_the_turn_and_outlives_it() {
     bench.agent.config.session.takes_urgent = true;
     bench.message(1);
     bench.commit();
-    bench.signal(SessionEvent::Accepted { batch: BatchNumber(1), key: key_of_first(), evidence: "seen".into() });
+    bench.signal(SessionEvent::Accepted {
+        batch: BatchNumber(1),
+        key: key_of_first(),
+        evidence: "seen".into(),
+    });
     bench.commit();
     let mut payload = serde_json::Map::new();
     payload.insert("urgent".into(), json!(true));
@@ -443,19 +561,36 @@ fn an_urgent_message_joins_the_turn_and_outlives_it() {
         ..Default::default()
     };
     let data = serde_json::to_value(urgent).expect("plain data");
-    bench.tell(Event::Bus(BusEvent::Framed(RelayFrame::Event { seq: 102, event: "message.new".into(), data, at: 0 })));
+    bench.tell(Event::Bus(BusEvent::Framed(RelayFrame::Event {
+        seq: 102,
+        event: "message.new".into(),
+        data,
+        at: 0,
+    })));
     let effects = bench.commit();
     let [delivery] = deliveries(&effects).try_into().expect("it joins");
     assert!(delivery.urgent && delivery.batch == BatchNumber(1));
     // The turn ends before it was taken: it is the next turn, and is answered by that.
-    bench.signal(SessionEvent::TurnEnded { batch: Some(BatchNumber(1)), end: TurnEnd::Completed, text: "first".into() });
+    bench.signal(SessionEvent::TurnEnded {
+        batch: Some(BatchNumber(1)),
+        end: TurnEnd::Completed,
+        text: "first".into(),
+    });
     bench.now.tick = bench.now.tick + Duration::from_secs(6);
     bench.agent.wake(bench.now);
     bench.commit();
     bench.signal(SessionEvent::TurnStarted);
-    bench.signal(SessionEvent::Accepted { batch: BatchNumber(1), key: delivery.key, evidence: "seen".into() });
+    bench.signal(SessionEvent::Accepted {
+        batch: BatchNumber(1),
+        key: delivery.key,
+        evidence: "seen".into(),
+    });
     bench.commit();
-    bench.signal(SessionEvent::TurnEnded { batch: Some(BatchNumber(1)), end: TurnEnd::Completed, text: "second".into() });
+    bench.signal(SessionEvent::TurnEnded {
+        batch: Some(BatchNumber(1)),
+        end: TurnEnd::Completed,
+        text: "second".into(),
+    });
     bench.now.tick = bench.now.tick + Duration::from_secs(6);
     let effects = bench.agent.wake(bench.now);
     let replied = effects.iter().any(|effect| match effect {
@@ -482,21 +617,39 @@ fn words_of_people_and_of_agents_travel_apart() {
             ..Default::default()
         };
         let data = serde_json::to_value(message).expect("plain data");
-        bench.tell(Event::Bus(BusEvent::Framed(RelayFrame::Event { seq: 100 + id, event: "message.new".into(), data, at: 0 })));
+        bench.tell(Event::Bus(BusEvent::Framed(RelayFrame::Event {
+            seq: 100 + id,
+            event: "message.new".into(),
+            data,
+            at: 0,
+        })));
     }
     bench.commit();
-    bench.signal(SessionEvent::TurnEnded { batch: None, end: TurnEnd::Completed, text: String::new() });
+    bench.signal(SessionEvent::TurnEnded {
+        batch: None,
+        end: TurnEnd::Completed,
+        text: String::new(),
+    });
     let effects = bench.commit();
     let [first] = deliveries(&effects).try_into().expect("one batch");
-    assert!(first.person && first.text.contains("#2") && !first.text.contains("#3"), "{}", first.text);
+    assert!(
+        first.person && first.text.contains("#2") && !first.text.contains("#3"),
+        "{}",
+        first.text
+    );
 }
 
-/// The first prompt is asked for in the record until its turn is over, also if a message joined that turn.
+/// The first prompt is asked for in the record until its turn is over, also if a message joined
+/// that turn.
 #[test]
 fn the_first_prompt_survives_a_crash_and_is_said_once() {
     let injected = |effects: &[Effect]| {
         effects.iter().find_map(|effect| match effect {
-            Effect::Provider(ProviderCommand::Verb { number, verb: Verb::Inject { text, .. }, .. }) => Some((*number, text.clone())),
+            Effect::Provider(ProviderCommand::Verb {
+                number,
+                verb: Verb::Inject { text, .. },
+                ..
+            }) => Some((*number, text.clone())),
             _ => None,
         })
     };
@@ -506,28 +659,52 @@ fn the_first_prompt_survives_a_crash_and_is_said_once() {
         (DeliveryOutcome::Answered("done".into()), None),
     ] {
         let mut bench = Bench::ready();
-        bench.agent.config.prompt = Some(Prompt { text: "begin the work".into(), digest: "d".into(), key: StartKey::Text, again: false });
+        bench.agent.config.prompt = Some(Prompt {
+            text: "begin the work".into(),
+            digest: "d".into(),
+            key: StartKey::Text,
+            again: false,
+        });
         bench.signal(SessionEvent::TurnStarted);
-        bench.signal(SessionEvent::TurnEnded { batch: None, end: TurnEnd::Completed, text: String::new() });
+        bench.signal(SessionEvent::TurnEnded {
+            batch: None,
+            end: TurnEnd::Completed,
+            text: String::new(),
+        });
         let effects = bench.commit();
         assert_eq!(injected(&effects).map(|(_, text)| text).as_deref(), Some("begin the work"));
         // It dies before anything is known; the record is asked.
         let asked = bench.agent.prompt_trace().expect("asked for");
         assert!(asked.is_whole && asked.is_in("beginthework", |text| text.replace(' ', "")));
-        assert!(!asked.is_in("pleasebeginthework", |text| text.replace(' ', "")), "another text that holds the same words");
+        assert!(
+            !asked.is_in("pleasebeginthework", |text| text.replace(' ', "")),
+            "another text that holds the same words"
+        );
         let again = injected(&bench.come_back(vec![fate]));
-        assert_eq!(again.as_ref().map(|(_, text)| text.starts_with(want.as_deref().unwrap_or("?"))), want.map(|_| true));
+        assert_eq!(
+            again.as_ref().map(|(_, text)| text.starts_with(want.as_deref().unwrap_or("?"))),
+            want.map(|_| true)
+        );
         let Some((number, _)) = again else { continue };
         // A turn that ends before the session has it is not its own.
-        bench.signal(SessionEvent::TurnEnded { batch: None, end: TurnEnd::Completed, text: String::new() });
+        bench.signal(SessionEvent::TurnEnded {
+            batch: None,
+            end: TurnEnd::Completed,
+            text: String::new(),
+        });
         assert!(bench.agent.prompt_trace().is_some());
         bench.signal(SessionEvent::Answered { verb: number, result: Ok(json!(null)) });
-        bench.signal(SessionEvent::TurnEnded { batch: Some(BatchNumber(7)), end: TurnEnd::Completed, text: String::new() });
+        bench.signal(SessionEvent::TurnEnded {
+            batch: Some(BatchNumber(7)),
+            end: TurnEnd::Completed,
+            text: String::new(),
+        });
         assert!(bench.agent.prompt_trace().is_none(), "over, with messages that joined it");
     }
 }
 
-/// What never reached the agent is told to its sender, also where the agent answers itself, and is not told as read.
+/// What never reached the agent is told to its sender, also where the agent answers itself, and is
+/// not told as read.
 #[test]
 fn a_refused_message_is_told_to_its_sender_and_holds_up_nobody() {
     let mut bench = Bench::ready();
@@ -535,7 +712,11 @@ fn a_refused_message_is_told_to_its_sender_and_holds_up_nobody() {
     bench.message(1);
     bench.commit();
     bench.signal(SessionEvent::TurnStarted); // of a person, at the terminal
-    let effects = bench.signal(SessionEvent::Refused { batch: BatchNumber(1), key: key_of_first(), why: "no".into() });
+    let effects = bench.signal(SessionEvent::Refused {
+        batch: BatchNumber(1),
+        key: key_of_first(),
+        why: "no".into(),
+    });
     let told = effects.iter().any(|effect| match effect {
         Effect::Store(StoreCommand::Commit(Commit { ops, .. })) => {
             ops.iter().any(|op| matches!(op, StoreOp::OutboxAppend(row) if row.payload["body"].as_str().is_some_and(|body| body.contains("did not reach"))))
@@ -543,7 +724,11 @@ fn a_refused_message_is_told_to_its_sender_and_holds_up_nobody() {
         _ => false,
     });
     assert!(told, "{effects:?}");
-    let effects = bench.signal(SessionEvent::TurnEnded { batch: None, end: TurnEnd::Completed, text: String::new() });
+    let effects = bench.signal(SessionEvent::TurnEnded {
+        batch: None,
+        end: TurnEnd::Completed,
+        text: String::new(),
+    });
     let all = [bench.commit(), effects].concat();
     let read = |effect: &Effect| format!("{effect:?}").contains("/read");
     assert!(!all.iter().any(read), "{all:?}");

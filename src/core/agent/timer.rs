@@ -64,7 +64,9 @@ impl Timed for Agent {
             _ if !has_credit => None,
             Timer::Connection => self.relay_link.deadline(),
             Timer::Heartbeat => self.timers.at(timer).filter(|_| self.relay_link.is_registered()),
-            Timer::LivenessRound | Timer::TellStatus => self.timers.at(timer).filter(|_| self.relay_link.may_poll()),
+            Timer::LivenessRound | Timer::TellStatus => {
+                self.timers.at(timer).filter(|_| self.relay_link.may_poll())
+            }
             Timer::ProviderStart => self.supervisor.deadline().filter(|_| self.stop.is_none()),
             Timer::ClaimLapse => self.tracker.next_expiry(),
             Timer::CommandLimit => self.commands.deadline(),

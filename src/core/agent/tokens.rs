@@ -29,7 +29,8 @@ const TOKEN_NOTE: &str = "token";
 const REUSE_LEFT_MS: i64 = 600_000;
 /// The first look into the configuration file after a refusal.
 const FIRST_LOOK: Duration = Duration::from_millis(50);
-/// The provider is started without a token if the relay does not give one by then: an absent relay stops no start.
+/// The provider is started without a token if the relay does not give one by then: an absent relay
+/// stops no start.
 const TOKEN_WAIT: Duration = Duration::from_secs(2);
 
 /// What is known of the token.
@@ -93,16 +94,22 @@ impl Tokens {
         }
     }
 
-    /// A token of an earlier life spares the calls, if it is for the same relay and lives long enough.
+    /// A token of an earlier life spares the calls, if it is for the same relay and lives long
+    /// enough.
     pub fn restore(&mut self, now: Now, config: &AgentConfig, notes: &[(String, String)]) {
-        let stored = notes.iter().find(|(key, _)| key == TOKEN_NOTE).and_then(|(_, text)| serde_json::from_str::<Value>(text).ok());
+        let stored = notes
+            .iter()
+            .find(|(key, _)| key == TOKEN_NOTE)
+            .and_then(|(_, text)| serde_json::from_str::<Value>(text).ok());
         // One that was handed in as this agent's own is meant to be used.
         let Some(stored) = stored.filter(|_| self.make && !is_renewable(&self.record)) else {
             return;
         };
-        let record: TokenRecord = serde_json::from_value(stored["record"].clone()).unwrap_or_default();
+        let record: TokenRecord =
+            serde_json::from_value(stored["record"].clone()).unwrap_or_default();
         let lives = record.expires_at.is_some_and(|end| end * 1000 > now.wall.0 + REUSE_LEFT_MS);
-        // The relay routes by the policy that stands in the token: one that names another, or was made before that, is of no use.
+        // The relay routes by the policy that stands in the token: one that names another, or was
+        // made before that, is of no use.
         let policy = config.registration.meta.get("policyName").and_then(Value::as_str);
         let same = stored["url"] == json!(config.relay_url)
             && record.agent_id.as_deref() == Some(&config.agent_id)
@@ -124,7 +131,8 @@ impl Tokens {
         }
     }
 
-    /// The token for a call; `None` while it has to be made first. Without any token the calls go without.
+    /// The token for a call; `None` while it has to be made first. Without any token the calls go
+    /// without.
     pub fn for_call(&self) -> Option<Secret> {
         match &self.own {
             Some(own) => Some(own.clone()),
@@ -133,7 +141,8 @@ impl Tokens {
         }
     }
 
-    /// For the provider's environment and its file: never the one that was handed in, unless it is this agent's own.
+    /// For the provider's environment and its file: never the one that was handed in, unless it is
+    /// this agent's own.
     pub fn for_provider(&self) -> Option<Secret> {
         if crate::planted::is("open-token") {
             return self.given.clone();
@@ -175,10 +184,15 @@ impl Agent {
         }
     }
 
-    /// From what was handed in to a token of this agent's own. One that is said to be that already is only looked at.
+    /// From what was handed in to a token of this agent's own. One that is said to be that already
+    /// is only looked at.
     pub(super) fn make_token(&mut self) {
         self.tokens.made_in_vain = false;
-        if is_renewable(&judged::claimed(&self.config)) { self.check_token() } else { self.post_token() }
+        if is_renewable(&judged::claimed(&self.config)) {
+            self.check_token()
+        } else {
+            self.post_token()
+        }
     }
 
     fn post_token(&mut self) {
@@ -191,9 +205,11 @@ impl Agent {
         self.ask(CallKind::MakeToken, "POST", path::TOKENS.into(), Some(body));
     }
 
-    /// The policy that the token is to name: messages are routed by what stands there, never by what a registration claims.
+    /// The policy that the token is to name: messages are routed by what stands there, never by
+    /// what a registration claims.
     fn policy(&self) -> Option<Value> {
-        let policy = self.config.registration.meta.get("policyName").filter(|policy| policy.is_string());
+        let policy =
+            self.config.registration.meta.get("policyName").filter(|policy| policy.is_string());
         policy.filter(|_| !self.tokens.without_policy).cloned()
     }
 
@@ -217,7 +233,11 @@ impl Agent {
     /// The relay does not know what was handed in.
     fn on_given_refused(&mut self, now: Now, body: &Value) {
         if !self.was_never_served() {
-            self.log(LogLevel::Warn, "runner", "the relay refuses the token; looking for another one in the configuration file");
+            self.log(
+                LogLevel::Warn,
+                "runner",
+                "the relay refuses the token; looking for another one in the configuration file",
+            );
             return self.look_again(now);
         }
         let text = body.get("error").and_then(Value::as_str).unwrap_or("unknown token").to_string();
@@ -241,11 +261,16 @@ impl Agent {
             Err(cause) => cause.to_string(),
         };
         if self.status.may_log(now, &format!("token: {text}")) {
-            self.log(LogLevel::Warn, "runner", format!("cannot get a token from {}: {text}", self.config.relay_url));
+            self.log(
+                LogLevel::Warn,
+                "runner",
+                format!("cannot get a token from {}: {text}", self.config.relay_url),
+            );
         }
         self.relay_link.last_error = Some((text, now.tick));
         self.look_while_away();
-        let pause = backoff::reconnect(self.tokens.attempt, &mut self.rng).max(Duration::from_millis(100));
+        let pause =
+            backoff::reconnect(self.tokens.attempt, &mut self.rng).max(Duration::from_millis(100));
         self.tokens.attempt = self.tokens.attempt.saturating_add(1);
         self.timers.set(Timer::TokenRetry, now.tick + pause);
     }
@@ -256,12 +281,15 @@ impl Agent {
             return;
         };
         let old_profile = std::mem::take(&mut self.tokens.record.profile_id);
-        let mut record: TokenRecord = serde_json::from_value(body["record"].clone()).unwrap_or_default();
+        let mut record: TokenRecord =
+            serde_json::from_value(body["record"].clone()).unwrap_or_default();
         if record.profile_id.is_empty() {
-            record.profile_id = if old_profile.is_empty() { "provider-agent".into() } else { old_profile };
+            record.profile_id =
+                if old_profile.is_empty() { "provider-agent".into() } else { old_profile };
         }
         record.agent_id.get_or_insert_with(|| self.config.agent_id.clone());
-        let note = json!({"token": token, "record": record, "url": self.config.relay_url}).to_string();
+        let note =
+            json!({"token": token, "record": record, "url": self.config.relay_url}).to_string();
         self.commits.write(StoreOp::PutMeta { key: TOKEN_NOTE.into(), value: Some(note) });
         self.tokens.is_agents = true;
         self.tokens.accepted_once = true;
@@ -287,7 +315,8 @@ impl Agent {
 
     fn schedule_renewal(&mut self, now: Now) {
         let renewable = is_renewable(&self.tokens.record);
-        let ttl = self.tokens.record.expires_at.filter(|_| renewable).map(|end| end * 1000 - now.wall.0);
+        let ttl =
+            self.tokens.record.expires_at.filter(|_| renewable).map(|end| end * 1000 - now.wall.0);
         let delay = ttl.and_then(|ttl| backoff::token_renewal(ttl, self.rng.unit()));
         match delay {
             Some(delay) => self.timers.set(Timer::TokenRenewal, now.tick + delay),
@@ -300,7 +329,9 @@ impl Agent {
 
     pub(super) fn on_token_renewed(&mut self, now: Now, result: Result<(u16, Value), Cause>) {
         match result {
-            Ok((status, body)) if status < 300 && body.get("token").is_some_and(Value::is_string) => {
+            Ok((status, body))
+                if status < 300 && body.get("token").is_some_and(Value::is_string) =>
+            {
                 self.log(LogLevel::Info, "runner", "runtime token renewed");
                 self.status.timeline("runtime-token-renewed", now);
                 self.take_token(now, &body);
@@ -314,7 +345,8 @@ impl Agent {
                     self.log(LogLevel::Warn, "runner", format!("token renewal failed: {text}"));
                 }
                 self.status.timeline("runtime-token-renewal-failed", now);
-                // A refused token cannot renew itself: make one anew from what was handed in, or look for another.
+                // A refused token cannot renew itself: make one anew from what was handed in, or
+                // look for another.
                 if matches!(other, Ok((401 | 403, _))) {
                     self.replace_token(now);
                 } else {
@@ -326,7 +358,8 @@ impl Agent {
 
     fn replace_token(&mut self, now: Now) {
         self.timers.clear(Timer::TokenRenewal);
-        let given_is_stronger = self.config.token_profile.as_deref().is_none_or(|p| !p.starts_with("provider-"));
+        let given_is_stronger =
+            self.config.token_profile.as_deref().is_none_or(|p| !p.starts_with("provider-"));
         if self.tokens.given.is_some() && given_is_stronger && !self.tokens.refused_once {
             self.tokens.refused_once = true;
             self.make_token();
@@ -338,15 +371,25 @@ impl Agent {
 
     /// A call was refused: one renewal at once, at most one such attempt in 60 s.
     pub(super) fn recover_token(&mut self, now: Now, place: &str) {
-        if self.tokens.recovered_at.is_some_and(|at| now.tick - at < TOKEN_RETRY) || self.stop.is_some() {
+        if self.tokens.recovered_at.is_some_and(|at| now.tick - at < TOKEN_RETRY)
+            || self.stop.is_some()
+        {
             return;
         }
         self.tokens.recovered_at = Some(now.tick);
-        self.log(LogLevel::Warn, "runner", format!("the relay refuses the token ({place}); trying to get another"));
-        if self.tokens.own.is_some() && self.tokens.accepted_once && is_renewable(&self.tokens.record) {
+        self.log(
+            LogLevel::Warn,
+            "runner",
+            format!("the relay refuses the token ({place}); trying to get another"),
+        );
+        if self.tokens.own.is_some()
+            && self.tokens.accepted_once
+            && is_renewable(&self.tokens.record)
+        {
             self.ask(CallKind::RenewToken, "POST", path::TOKEN_RENEW.into(), None);
         } else if self.tokens.given.is_some() {
-            // A stored or handed-in token that never worked in this supervisor: start over from what was handed in.
+            // A stored or handed-in token that never worked in this supervisor: start over from
+            // what was handed in.
             self.make_token();
         } else {
             self.seek_token(now, "wants a token, and there is none");
@@ -358,16 +401,17 @@ impl Agent {
         !self.tokens.accepted_once && self.relay_link.epoch == 0
     }
 
-    /// Whoever was served before looks again after a minute; the first look is made at once: the hub may have new data and
-    /// its new token stands there already.
+    /// Whoever was served before looks again after a minute; the first look is made at once: the
+    /// hub may have new data and its new token stands there already.
     fn look_again(&mut self, now: Now) {
         let pause = if self.tokens.looks > 0 { TOKEN_RETRY } else { FIRST_LOOK };
         self.tokens.looks = self.tokens.looks.saturating_add(1);
         self.timers.set(Timer::ConfigLook, now.tick + pause);
     }
 
-    /// Before the first registration nothing is lost by waiting: a hub's first start writes relay and token, perhaps just
-    /// now, perhaps tomorrow. Looks at once, then with growing pauses; says so once.
+    /// Before the first registration nothing is lost by waiting: a hub's first start writes relay
+    /// and token, perhaps just now, perhaps tomorrow. Looks at once, then with growing pauses; says
+    /// so once.
     fn seek_token(&mut self, now: Now, trouble: &str) {
         if self.timers.is_set(Timer::ConfigLook) || self.tokens.reading {
             return; // on its way
@@ -394,7 +438,10 @@ impl Agent {
 
     /// A relay that was never reached may be another one by now: its hub writes where it listens.
     pub(super) fn look_while_away(&mut self) {
-        if self.was_never_served() && !(self.config.url_by_hand && self.config.token_by_hand) && self.stop.is_none() {
+        if self.was_never_served()
+            && !(self.config.url_by_hand && self.config.token_by_hand)
+            && self.stop.is_none()
+        {
             self.read_config();
         }
     }
@@ -412,9 +459,15 @@ impl Agent {
         if self.stop.is_some() {
             return;
         }
-        let news = url.filter(|url| !self.config.url_by_hand && self.was_never_served() && *url != self.config.relay_url);
+        let news = url.filter(|url| {
+            !self.config.url_by_hand && self.was_never_served() && *url != self.config.relay_url
+        });
         if let Some(url) = news {
-            self.log(LogLevel::Info, "runner", format!("config.json names another relay by now: {url}"));
+            self.log(
+                LogLevel::Info,
+                "runner",
+                format!("config.json names another relay by now: {url}"),
+            );
             self.config.relay_url = url;
             self.relay_link.forget_attempts();
             self.tokens.attempt = 0;
@@ -440,7 +493,8 @@ impl Agent {
                 self.timers.clear(Timer::ConfigLook);
                 self.make_token();
             }
-            // The same one: it may work again, for example after the relay was restored. Its answer tells when to look again.
+            // The same one: it may work again, for example after the relay was restored. Its answer
+            // tells when to look again.
             Some(_) if self.was_never_served() => self.make_token(),
             Some(_) => {
                 self.timers.set(Timer::ConfigLook, now.tick + TOKEN_RETRY);

@@ -1,5 +1,5 @@
-//! Claim tracker: terminal status, claims and work items, and the status that follows from them: the terminal one if there is
-//! one, else busy while anything is claimed or worked on, else idle.
+//! Claim tracker: terminal status, claims and work items, and the status that follows from them:
+//! the terminal one if there is one, else busy while anything is claimed or worked on, else idle.
 
 use serde_json::{Value, json};
 
@@ -106,8 +106,11 @@ impl Tracker {
 
     /// Removes the claims whose deadline has come and returns them.
     pub fn sweep(&mut self, now: Tick) -> Vec<Claim> {
-        let is_over = |end| if crate::planted::is("lease-off-by-one") { end < now } else { end <= now };
-        let (gone, kept) = std::mem::take(&mut self.claims).into_iter().partition(|c| c.expires.is_some_and(is_over));
+        let is_over =
+            |end| if crate::planted::is("lease-off-by-one") { end < now } else { end <= now };
+        let (gone, kept) = std::mem::take(&mut self.claims)
+            .into_iter()
+            .partition(|c| c.expires.is_some_and(is_over));
         self.claims = kept;
         gone
     }
@@ -125,7 +128,8 @@ impl Tracker {
         }
     }
 
-    /// Ends a work item. An end of the main turn ends all items of that kind, with or without id: providers report one turn in several ways, and in order.
+    /// Ends a work item. An end of the main turn ends all items of that kind, with or without id:
+    /// providers report one turn in several ways, and in order.
     pub fn finish_work(&mut self, kind: &str, id: &str) {
         self.work.retain(|w| w.kind != kind || (kind != TURN && w.id != id));
     }
@@ -143,7 +147,11 @@ impl Tracker {
     /// Distinct kinds, work first.
     pub fn reasons(&self) -> Vec<String> {
         let mut seen: Vec<String> = Vec::new();
-        let kinds = self.work.iter().map(|w| w.kind.as_str()).chain(self.claims.iter().map(|c| c.kind.as_str()));
+        let kinds = self
+            .work
+            .iter()
+            .map(|w| w.kind.as_str())
+            .chain(self.claims.iter().map(|c| c.kind.as_str()));
         for kind in kinds {
             if !seen.iter().any(|s| s == kind) {
                 seen.push(kind.to_string());
@@ -161,7 +169,10 @@ impl Tracker {
     /// Claims for `/status`; `left_ms` is the time that is left.
     pub fn claims_json(&self, now: Tick) -> Vec<Value> {
         let left = |c: &Claim| c.expires.map(|end| (end - now).as_millis() as u64);
-        self.claims.iter().map(|c| json!({"kind": c.kind.as_str(), "id": c.id, "leftMs": left(c)})).collect()
+        self.claims
+            .iter()
+            .map(|c| json!({"kind": c.kind.as_str(), "id": c.id, "leftMs": left(c)}))
+            .collect()
     }
 
     /// Work items of a kind.
@@ -171,7 +182,8 @@ impl Tracker {
 
     /// `providerState` of the first main turn, if it is a record.
     pub fn provider_state(&self) -> Value {
-        let state = self.work.iter().find(|w| w.kind == TURN).and_then(|w| w.metadata.get("providerState"));
+        let state =
+            self.work.iter().find(|w| w.kind == TURN).and_then(|w| w.metadata.get("providerState"));
         state.filter(|s| s.is_object()).cloned().unwrap_or(Value::Null)
     }
 
@@ -197,7 +209,10 @@ mod tests {
         tracker.start_work(work("subagent", "s1"));
         assert_eq!(tracker.status(), Status::Busy);
         assert!(tracker.set_terminal(Some(Status::Error)));
-        assert_eq!((tracker.status(), tracker.status().semantic()), (Status::Error, AgentStatus::Idle));
+        assert_eq!(
+            (tracker.status(), tracker.status().semantic()),
+            (Status::Error, AgentStatus::Idle)
+        );
         tracker.set_terminal(None);
         tracker.finish_work(TURN, "another id");
         assert_eq!(tracker.reasons(), ["subagent"]);

@@ -1,8 +1,9 @@
 //! From waiting messages to a settled batch.
 //!
-//! One batch at a time: claim what is claimable, make `delivering` durable, hand over, hear the evidence, and when the
-//! turn has ended write replies and "batch done" in one transaction. Evidence is what the provider's own record shows. A batch
-//! whose provider died stays unsettled until the next conversation says what its record holds.
+//! One batch at a time: claim what is claimable, make `delivering` durable, hand over, hear the
+//! evidence, and when the turn has ended write replies and "batch done" in one transaction.
+//! Evidence is what the provider's own record shows. A batch whose provider died stays unsettled
+//! until the next conversation says what its record holds.
 
 mod held;
 mod next;
@@ -75,7 +76,16 @@ struct Entry {
 impl Entry {
     fn new((at, message): (MessageRef, Message)) -> Entry {
         let claimed = !message.claimable;
-        Entry { at, claimed, message, read: false, gone: false, confirmed: false, lost: false, key: String::new() }
+        Entry {
+            at,
+            claimed,
+            message,
+            read: false,
+            gone: false,
+            confirmed: false,
+            lost: false,
+            key: String::new(),
+        }
     }
 }
 
@@ -107,7 +117,8 @@ pub(super) struct Turns {
     interrupt: Option<String>,
     /// Interrupted tasks whose claims are kept: message and task.
     held: BTreeMap<MessageRef, TaskId>,
-    /// How often this agent was given the task of a message and it left without an end that the relay took.
+    /// How often this agent was given the task of a message and it left without an end that the
+    /// relay took.
     rounds: BTreeMap<MessageRef, u64>,
 }
 
@@ -120,7 +131,11 @@ impl Turns {
     }
 
     fn entry(&mut self, at: MessageRef) -> Option<&mut Entry> {
-        self.batch.iter_mut().chain(&mut self.tail).flat_map(|batch| batch.entries.iter_mut()).find(|entry| entry.at == at)
+        self.batch
+            .iter_mut()
+            .chain(&mut self.tail)
+            .flat_map(|batch| batch.entries.iter_mut())
+            .find(|entry| entry.at == at)
     }
 
     pub fn note_read(&mut self, at: MessageRef) {
@@ -129,7 +144,8 @@ impl Turns {
         }
     }
 
-    /// The relay offers a message that is under way, so it does not count it as read any more. True: the provider has it.
+    /// The relay offers a message that is under way, so it does not count it as read any more.
+    /// True: the provider has it.
     pub fn note_offered_again(&mut self, at: MessageRef) -> bool {
         let entry = self.entry(at);
         entry.is_some_and(|entry| {
@@ -140,7 +156,11 @@ impl Turns {
 
     /// Whether the relay knows what was read is not known any more.
     pub fn forget_reads(&mut self) {
-        self.batch.iter_mut().chain(&mut self.tail).flat_map(|batch| batch.entries.iter_mut()).for_each(|entry| entry.read = false);
+        self.batch
+            .iter_mut()
+            .chain(&mut self.tail)
+            .flat_map(|batch| batch.entries.iter_mut())
+            .for_each(|entry| entry.read = false);
     }
 
     /// The relay does not have this message any more: its answer cannot hang on it.
@@ -200,7 +220,11 @@ impl Agent {
     pub(super) fn traces(&mut self) -> Vec<MessageFingerprint> {
         // What is asked for may be settled, or followed by others, when the answer comes.
         let prompt = self.prompt_trace();
-        self.turn.asked = prompt.iter().map(|_| PROMPT).chain(self.turn.entries().map(|entry| entry.at)).collect();
+        self.turn.asked = prompt
+            .iter()
+            .map(|_| PROMPT)
+            .chain(self.turn.entries().map(|entry| entry.at))
+            .collect();
         prompt.into_iter().chain(self.turn.entries().map(|entry| trace(&entry.message))).collect()
     }
 
@@ -232,7 +256,8 @@ impl Agent {
             return;
         };
         batch.phase = Phase::Claiming;
-        let wanted: Vec<MessageRef> = batch.entries.iter().filter(|entry| !entry.claimed).map(|entry| entry.at).collect();
+        let wanted: Vec<MessageRef> =
+            batch.entries.iter().filter(|entry| !entry.claimed).map(|entry| entry.at).collect();
         for at in wanted {
             let Some(mut body) = self.body_about(at) else {
                 self.drop_claimable(at, true);
@@ -254,8 +279,8 @@ impl Agent {
         Some(body)
     }
 
-    /// A message that cannot be claimed leaves its batch without a trace: the relay offers it again if need be. `lost`: the relay
-    /// does not have it any more, and nobody else will ever offer it.
+    /// A message that cannot be claimed leaves its batch without a trace: the relay offers it again
+    /// if need be. `lost`: the relay does not have it any more, and nobody else will ever offer it.
     fn drop_claimable(&mut self, at: MessageRef, lost: bool) {
         let Some(batch) = self.turn.batch.as_mut() else { return };
         let Some(place) = batch.entries.iter().position(|entry| entry.at == at) else { return };
@@ -267,8 +292,14 @@ impl Agent {
     }
 
     /// The answer to a claim: ours, somebody else's, or unknown for now.
-    pub(super) fn on_claim_answer(&mut self, now: Now, at: MessageRef, result: Result<(u16, Value), Cause>) {
-        let Some(batch) = self.turn.batch.as_mut().filter(|batch| batch.phase == Phase::Claiming) else {
+    pub(super) fn on_claim_answer(
+        &mut self,
+        now: Now,
+        at: MessageRef,
+        result: Result<(u16, Value), Cause>,
+    ) {
+        let Some(batch) = self.turn.batch.as_mut().filter(|batch| batch.phase == Phase::Claiming)
+        else {
             return;
         };
         let Some(place) = batch.entries.iter().position(|entry| entry.at == at) else {
@@ -278,19 +309,31 @@ impl Agent {
             Ok((status, body)) if status < 300 => {
                 batch.entries[place].claimed = true;
                 let message = batch.entries[place].message.clone();
-                self.start_claims(now, &message, body.get("claimExpiresAt").and_then(Value::as_i64));
+                self.start_claims(
+                    now,
+                    &message,
+                    body.get("claimExpiresAt").and_then(Value::as_i64),
+                );
                 if let Some(task) = message.task_id() {
                     self.report_task(now, task, at, TaskStatus::InProgress, None);
                 }
             }
             Ok((404, _)) => self.drop_claimable(at, true),
-            Ok((409, body)) => self.drop_claimable(at, body.get("code").and_then(Value::as_str) == Some(OTHER_GENERATION)),
+            Ok((409, body)) => self.drop_claimable(
+                at,
+                body.get("code").and_then(Value::as_str) == Some(OTHER_GENERATION),
+            ),
             // Somebody else has it, or it cannot be claimed.
             Ok((410 | 422, _)) => self.drop_claimable(at, false),
             _ => {
                 let entry = batch.entries.remove(place);
                 let state = InboxState::Received;
-                self.commits.write(StoreOp::InboxMark { at, state, batch: BatchNumber::default(), evidence: String::new() });
+                self.commits.write(StoreOp::InboxMark {
+                    at,
+                    state,
+                    batch: BatchNumber::default(),
+                    evidence: String::new(),
+                });
                 self.inbox.put_back(at, entry.message);
                 self.timers.set(Timer::DeliveryRetry, now.tick + DELIVERY_RETRY);
             }
@@ -300,18 +343,36 @@ impl Agent {
 
     fn start_claims(&mut self, now: Now, message: &Message, expires_at: Option<i64>) {
         // By the server's time at receipt: a wall clock jump later does not move the deadline.
-        let left =
-            expires_at.map(|end| Duration::from_millis(end.saturating_sub(now.wall.0).clamp(0, 3_600_000) as u64)).unwrap_or(CLAIM_LEASE);
+        let left = expires_at
+            .map(|end| {
+                Duration::from_millis(end.saturating_sub(now.wall.0).clamp(0, 3_600_000) as u64)
+            })
+            .unwrap_or(CLAIM_LEASE);
         let expires = Some(now.tick + left);
-        self.tracker.start_claim(Claim { kind: ClaimKind::Message, id: message.id.to_string(), expires });
+        self.tracker.start_claim(Claim {
+            kind: ClaimKind::Message,
+            id: message.id.to_string(),
+            expires,
+        });
         if let Some(task) = message.task_id() {
-            self.tracker.start_claim(Claim { kind: ClaimKind::Task, id: task.to_string(), expires });
+            self.tracker.start_claim(Claim {
+                kind: ClaimKind::Task,
+                id: task.to_string(),
+                expires,
+            });
             self.timers.set_once(Timer::ClaimRenewal, now.tick + CLAIM_RENEWAL_INTERVAL);
         }
         self.status.touch();
     }
 
-    pub(super) fn report_task(&mut self, now: Now, task: TaskId, at: MessageRef, status: TaskStatus, body: Option<String>) {
+    pub(super) fn report_task(
+        &mut self,
+        now: Now,
+        task: TaskId,
+        at: MessageRef,
+        status: TaskStatus,
+        body: Option<String>,
+    ) {
         let mut payload = json!({
             "taskId": task, "status": status, "agentId": self.config.agent_id,
             "metadata": {"messageId": at.id, "completedBy": "runner"}
@@ -327,11 +388,18 @@ impl Agent {
         }
         let key = format!("task:{}:{task}:{}:{status}", self.config.agent_id, at.id);
         let generation = at.generation;
-        self.append(OutboxRow { kind: RowKind::TaskUpdate, key, occurred_at: now.wall.0, payload, generation });
+        self.append(OutboxRow {
+            kind: RowKind::TaskUpdate,
+            key,
+            occurred_at: now.wall.0,
+            payload,
+            generation,
+        });
     }
 
     fn deliver_if_claimed(&mut self) {
-        let Some(batch) = self.turn.batch.as_mut().filter(|batch| batch.phase == Phase::Claiming) else {
+        let Some(batch) = self.turn.batch.as_mut().filter(|batch| batch.phase == Phase::Claiming)
+        else {
             return;
         };
         if batch.entries.is_empty() {
@@ -367,9 +435,17 @@ impl Agent {
         }
         let label = self.turn.batch.as_ref().map(|batch| match batch.entries.len() {
             1 => format!("message #{}", batch.entries[0].message.id),
-            n => format!("{n} messages from #{}", batch.entries.first().map(|e| e.message.id).unwrap_or_default()),
+            n => format!(
+                "{n} messages from #{}",
+                batch.entries.first().map(|e| e.message.id).unwrap_or_default()
+            ),
         });
-        self.tracker.start_work(Work { kind: TURN.into(), id: TURN.into(), label, metadata: json!({}) });
+        self.tracker.start_work(Work {
+            kind: TURN.into(),
+            id: TURN.into(),
+            label,
+            metadata: json!({}),
+        });
         self.status.touch();
     }
 
@@ -381,7 +457,12 @@ impl Agent {
 
     pub(super) fn on_provider_state(&mut self, state: Value) {
         if self.tracker.count(TURN) > 0 {
-            self.tracker.start_work(Work { kind: TURN.into(), id: TURN.into(), label: None, metadata: json!({"providerState": state}) });
+            self.tracker.start_work(Work {
+                kind: TURN.into(),
+                id: TURN.into(),
+                label: None,
+                metadata: json!({"providerState": state}),
+            });
             self.status.touch();
         }
     }
@@ -389,7 +470,9 @@ impl Agent {
     /// The provider has the batch: durable as `confirmed`, then told to the relay as read.
     pub(super) fn on_taken(&mut self, number: BatchNumber, key: &str, evidence: &str) {
         let mut batches = self.turn.batch.iter_mut().chain(&mut self.turn.tail);
-        let Some(batch) = batches.find(|batch| batch.number == number && matches!(batch.phase, Phase::Sent | Phase::Taken)) else {
+        let Some(batch) = batches.find(|batch| {
+            batch.number == number && matches!(batch.phase, Phase::Sent | Phase::Taken)
+        }) else {
             return;
         };
         batch.phase = Phase::Taken;
@@ -425,15 +508,21 @@ impl Agent {
 
     /// The batch that the provider has not confirmed yet, as monitors are told of it.
     pub(super) fn unconfirmed(&self) -> Option<(BatchNumber, Vec<Value>)> {
-        let batch = self.turn.batch.as_ref().filter(|batch| matches!(batch.phase, Phase::Sent | Phase::Taken))?;
+        let batch = self
+            .turn
+            .batch
+            .as_ref()
+            .filter(|batch| matches!(batch.phase, Phase::Sent | Phase::Taken))?;
         let show = |entry: &Entry| {
             let message = &entry.message;
             json!({"id": message.id, "from": message.from, "subject": message.subject, "bytes": message.body.len(),
                    "replyExpected": message.expects_reply()})
         };
-        let waiting: Vec<Value> = batch.entries.iter().filter(|entry| !entry.confirmed).map(show).collect();
+        let waiting: Vec<Value> =
+            batch.entries.iter().filter(|entry| !entry.confirmed).map(show).collect();
         // A word to go on has no message of its own: it names those that it is about.
-        let waiting = if waiting.is_empty() { batch.entries.iter().map(show).collect() } else { waiting };
+        let waiting =
+            if waiting.is_empty() { batch.entries.iter().map(show).collect() } else { waiting };
         (!waiting.is_empty()).then_some((batch.number, waiting))
     }
 
@@ -452,19 +541,35 @@ impl Agent {
     pub(super) fn on_claim_renewal_due(&mut self, now: Now) {
         self.timers.clear(Timer::ClaimRenewal);
         let mut claimed = self.renew_held();
-        claimed.extend(self.turn.entries().filter(|e| e.message.claimable && e.message.task_id().is_some()).map(|e| e.at));
+        claimed.extend(
+            self.turn
+                .entries()
+                .filter(|e| e.message.claimable && e.message.task_id().is_some())
+                .map(|e| e.at),
+        );
         for at in claimed {
             let Some(body) = self.body_about(at) else { continue };
-            self.ask(CallKind::RenewClaim(at), "POST", path::message_part(at.id, "claim/renew"), Some(body));
+            self.ask(
+                CallKind::RenewClaim(at),
+                "POST",
+                path::message_part(at.id, "claim/renew"),
+                Some(body),
+            );
             self.timers.set(Timer::ClaimRenewal, now.tick + CLAIM_RENEWAL_INTERVAL);
         }
     }
 
-    pub(super) fn on_claim_renewed(&mut self, now: Now, at: MessageRef, result: Result<(u16, Value), Cause>) {
+    pub(super) fn on_claim_renewed(
+        &mut self,
+        now: Now,
+        at: MessageRef,
+        result: Result<(u16, Value), Cause>,
+    ) {
         let Ok((status, body)) = result else { return };
         if matches!(status, 404 | 409 | 410) {
             self.let_go(at);
-            // Of a task from before the relay's data were put back the end is told all the same: there it only waits for that.
+            // Of a task from before the relay's data were put back the end is told all the same:
+            // there it only waits for that.
             let lost = self.generations.is_current(at.generation);
             if let Some(entry) = self.turn.entry(at) {
                 entry.lost = lost;

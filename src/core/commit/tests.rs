@@ -47,15 +47,31 @@ fn nothing_is_visible_before_it_is_durable() {
     let table: &[(&str, &[Step], &[&str])] = &[
         ("what changes nothing is visible at once", &[Event(&[], &["a"])], &["a"]),
         ("nothing follows from nothing", &[Event(&[], &[]), Stored(9)], &["", ""]),
-        ("one transaction for each event", &[Event(&["put", "mark"], &["ack"]), Stored(0), Stored(1)], &["#1: put mark", "", "ack"]),
+        (
+            "one transaction for each event",
+            &[Event(&["put", "mark"], &["ack"]), Stored(0), Stored(1)],
+            &["#1: put mark", "", "ack"],
+        ),
         (
             "what tells of earlier changes waits for the newest",
-            &[Event(&["x"], &["a"]), Event(&["y"], &["b"]), Event(&[], &["c"]), Stored(1), Stored(2)],
+            &[
+                Event(&["x"], &["a"]),
+                Event(&["y"], &["b"]),
+                Event(&[], &["c"]),
+                Stored(1),
+                Stored(2),
+            ],
             &["#1: x", "#2: y", "", "a", "b, c"],
         ),
         (
             "one answer for several commits, in their order",
-            &[Event(&["x"], &["a"]), Event(&["y"], &["b"]), Event(&["z"], &["c"]), Stored(3), Stored(3)],
+            &[
+                Event(&["x"], &["a"]),
+                Event(&["y"], &["b"]),
+                Event(&["z"], &["c"]),
+                Stored(3),
+                Stored(3),
+            ],
             &["#1: x", "#2: y", "#3: z", "a, b, c", ""],
         ),
         (

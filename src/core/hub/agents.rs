@@ -17,7 +17,8 @@ use crate::wire::api::{AGENT_ID_RULE, TokenRecord, USER, is_agent_id};
 use crate::wire::bus::{CLOSE_DELETED, CLOSE_SUPERSEDED, Registration, RelayFrame};
 use crate::wire::control::LogLevel;
 
-/// Unacknowledged messages of one recipient, ascending; after each registration they are delivered again.
+/// Unacknowledged messages of one recipient, ascending; after each registration they are delivered
+/// again.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     pub ids: BTreeSet<MessageId>,
@@ -29,8 +30,13 @@ pub(super) struct Queue {
 const META_BYTES_MAX: usize = 512 << 10;
 
 /// Adds to an agent's meta; where that would be too much, only the newest part is kept.
-pub(super) fn merge_meta(known: &mut serde_json::Map<String, Value>, told: serde_json::Map<String, Value>) {
-    let size = |map: &serde_json::Map<String, Value>| serde_json::to_string(map).map_or(usize::MAX, |text| text.len());
+pub(super) fn merge_meta(
+    known: &mut serde_json::Map<String, Value>,
+    told: serde_json::Map<String, Value>,
+) {
+    let size = |map: &serde_json::Map<String, Value>| {
+        serde_json::to_string(map).map_or(usize::MAX, |text| text.len())
+    };
     let grows = told.keys().any(|name| !known.contains_key(name));
     known.extend(told.clone());
     if (grows || told.len() > 64) && size(known) > META_BYTES_MAX {
@@ -54,7 +60,8 @@ pub(super) fn is_label(text: &str) -> bool {
 }
 
 /// What others see of a card.
-const OPEN_FIELDS: [&str; 7] = ["id", "label", "tags", "capabilities", "status", "connected", "spawnedBy"];
+const OPEN_FIELDS: [&str; 7] =
+    ["id", "label", "tags", "capabilities", "status", "connected", "spawnedBy"];
 
 /// A card as it is shown to whoever sees the whole of it, or to others.
 pub(super) fn narrowed(mut card: Value, whole: bool) -> Value {
@@ -64,15 +71,17 @@ pub(super) fn narrowed(mut card: Value, whole: bool) -> Value {
     card
 }
 
-/// Whether a registration comes from a process that started before that of another one, on the same boot of the same
-/// machine: registrations of two connections may overtake each other.
+/// Whether a registration comes from a process that started before that of another one, on the same
+/// boot of the same machine: registrations of two connections may overtake each other.
 fn is_older(new: &Registration, known: &Registration) -> bool {
     let start = |registration: &Registration| {
         let start = registration.meta.get("processStart")?;
         Some((start.get("boot")?.as_str()?.to_string(), start.get("ticks")?.as_u64()?))
     };
     match (start(new), start(known)) {
-        (Some((boot, ticks)), Some((known_boot, known_ticks))) => boot == known_boot && ticks < known_ticks,
+        (Some((boot, ticks)), Some((known_boot, known_ticks))) => {
+            boot == known_boot && ticks < known_ticks
+        }
         _ => false,
     }
 }
@@ -99,13 +108,15 @@ impl Agent {
         self.stored.label.as_deref().or(told).filter(|label| is_label(label))
     }
 
-    /// Its profile may want only what is addressed to itself: direct messages, its label, its policy.
+    /// Its profile may want only what is addressed to itself: direct messages, its label, its
+    /// policy.
     pub fn is_narrow(&self) -> bool {
         self.stored.registration.meta.get("broadTargets") == Some(&Value::Bool(false))
     }
 }
 
-/// Names that have sent something without being registered, with the time until which answers find them, ms.
+/// Names that have sent something without being registered, with the time until which answers find
+/// them, ms.
 pub(super) type Senders = BTreeMap<String, i64>;
 
 impl Hub {
@@ -115,9 +126,13 @@ impl Hub {
         stored.last_seen = stored.last_seen.max(soon);
         let id = stored.id.clone();
         if stored.components.is_empty() {
-            stored.components.extend(Some(stored.registration.component_id.clone()).filter(|component| !component.is_empty()));
+            stored.components.extend(
+                Some(stored.registration.component_id.clone())
+                    .filter(|component| !component.is_empty()),
+            );
         }
-        self.components.extend(stored.components.iter().map(|component| (component.clone(), id.clone())));
+        self.components
+            .extend(stored.components.iter().map(|component| (component.clone(), id.clone())));
         let agent = Agent {
             stored,
             peer: None,
@@ -133,11 +148,15 @@ impl Hub {
 
     /// Whether an orchestrator has made this agent, or is it.
     fn is_of_orchestrator(&self, actor: &TokenRecord, id: &str) -> bool {
-        let its = |agent: &Agent| agent.by == line_of(actor) || agent.stored.spawned_by.as_deref() == Some(rights::name_of(actor));
+        let its = |agent: &Agent| {
+            agent.by == line_of(actor)
+                || agent.stored.spawned_by.as_deref() == Some(rights::name_of(actor))
+        };
         self.agents.get(id).is_some_and(its)
     }
 
-    /// Whether a token may act as, or upon, an agent: an agent's as itself, an orchestrator's upon what it has made, people's upon all.
+    /// Whether a token may act as, or upon, an agent: an agent's as itself, an orchestrator's upon
+    /// what it has made, people's upon all.
     pub(super) fn may_act(&self, actor: &TokenRecord, id: &str) -> Result<(), Refusal> {
         rights::own(actor, id)?;
         if actor.profile_id == rights::ORCHESTRATOR && !self.is_of_orchestrator(actor, id) {
@@ -147,15 +166,20 @@ impl Hub {
         }
     }
 
-    /// An orchestrator takes no name that somebody has: an agent's, a token's, a sender's, another orchestrator's, or one that mail
-    /// waits for.
+    /// An orchestrator takes no name that somebody has: an agent's, a token's, a sender's, another
+    /// orchestrator's, or one that mail waits for.
     pub(super) fn must_be_new(&self, actor: &TokenRecord, id: &str) -> Result<(), Refusal> {
         let own = Some(rights::name_of(actor));
         let its = |record: &TokenRecord| record.spawned_by.as_deref() == own;
         let others = |record: &TokenRecord| record.agent_id.as_deref() == Some(id) && !its(record);
         let waited_for = self.queues.get(id).is_some_and(|queue| !queue.ids.is_empty());
-        let made = self.tokens.values().any(|record| record.agent_id.as_deref() == Some(id) && its(record));
-        let taken = self.senders.contains_key(id) || waited_for || self.tokens.values().any(|record| others(record));
+        let made = self
+            .tokens
+            .values()
+            .any(|record| record.agent_id.as_deref() == Some(id) && its(record));
+        let taken = self.senders.contains_key(id)
+            || waited_for
+            || self.tokens.values().any(|record| others(record));
         if taken && !made || self.is_orchestrators_name(id) {
             Err(rights::forbidden(format!("{id} was not made by this orchestrator")))
         } else {
@@ -165,11 +189,19 @@ impl Hub {
 
     /// A name under which an orchestrator speaks.
     pub(super) fn is_orchestrators_name(&self, name: &str) -> bool {
-        self.tokens.values().any(|record| record.profile_id == rights::ORCHESTRATOR && rights::name_of(record) == name)
+        self.tokens.values().any(|record| {
+            record.profile_id == rights::ORCHESTRATOR && rights::name_of(record) == name
+        })
     }
 
-    /// What a registration may not say: another agent's names, or a role that its token does not have.
-    fn check_registration(&self, actor: &TokenRecord, id: &str, registration: &Registration) -> Result<(), Refusal> {
+    /// What a registration may not say: another agent's names, or a role that its token does not
+    /// have.
+    fn check_registration(
+        &self,
+        actor: &TokenRecord,
+        id: &str,
+        registration: &Registration,
+    ) -> Result<(), Refusal> {
         if self.agents.contains_key(id) {
             self.may_act(actor, id)?
         } else {
@@ -180,25 +212,49 @@ impl Hub {
         }
         rights::role(actor, &registration.role)?;
         if !is_agent_id(id) {
-            return Err((422, "bad_agent_id", format!("{id:?} cannot be an agent id: {AGENT_ID_RULE}")));
+            return Err((
+                422,
+                "bad_agent_id",
+                format!("{id:?} cannot be an agent id: {AGENT_ID_RULE}"),
+            ));
         }
-        // Commands are routed by component id too: nobody takes one that another agent has or had, nor an agent's id.
+        // Commands are routed by component id too: nobody takes one that another agent has or had,
+        // nor an agent's id.
         let component = registration.component_id.as_str();
         let taken = |name: &str| self.components.get(name).is_some_and(|owner| owner != id);
-        // One that is its own already needs no look at all the others, as when everybody comes back at once.
-        let is_its = component.is_empty() || component == id || self.components.get(component).is_some_and(|owner| owner == id);
+        // One that is its own already needs no look at all the others, as when everybody comes back
+        // at once.
+        let is_its = component.is_empty()
+            || component == id
+            || self.components.get(component).is_some_and(|owner| owner == id);
         if taken(component) || (!is_its && (component == USER || self.has_mailbox(component))) {
-            return Err((422, "component_taken", format!("the componentId {component:?} belongs to another agent")));
+            return Err((
+                422,
+                "component_taken",
+                format!("the componentId {component:?} belongs to another agent"),
+            ));
         }
         // Whose token says so is that agent, whatever others call their components.
         if taken(id) && actor.agent_id.as_deref() != Some(id) {
-            return Err((422, "component_taken", format!("{id:?} is the componentId of another agent")));
+            return Err((
+                422,
+                "component_taken",
+                format!("{id:?} is the componentId of another agent"),
+            ));
         }
         if component.len() > COMPONENT_BYTES_MAX {
-            return Err((422, "bad_component", format!("a componentId may have {COMPONENT_BYTES_MAX} bytes")));
+            return Err((
+                422,
+                "bad_component",
+                format!("a componentId may have {COMPONENT_BYTES_MAX} bytes"),
+            ));
         }
         if !self.agents.contains_key(id) && self.agents.len() >= AGENTS_MAX {
-            return Err((503, "too_many_agents", format!("this hub knows {AGENTS_MAX} agents already")));
+            return Err((
+                503,
+                "too_many_agents",
+                format!("this hub knows {AGENTS_MAX} agents already"),
+            ));
         }
         Ok(())
     }
@@ -237,7 +293,11 @@ impl Hub {
         // A late registration of a dead process must not drive out its successor.
         let is_here = agent.peer.is_some() || agent.status != AgentStatus::Offline;
         if is_here && is_older(&registration, &agent.stored.registration) {
-            return Err((409, "superseded", "a younger process of this machine registered this agent".into()));
+            return Err((
+                409,
+                "superseded",
+                "a younger process of this machine registered this agent".into(),
+            ));
         }
         let component = registration.component_id.clone();
         let same = agent.stored.registration.instance_id == registration.instance_id;
@@ -265,13 +325,24 @@ impl Hub {
         self.senders.remove(id);
         self.set_offline_at(id, offline_at);
         if let Some(old) = old_peer.filter(|old| Some(*old) != peer) {
-            let why = if same { "connected anew" } else { "another instance registered this agent" };
+            let why =
+                if same { "connected anew" } else { "another instance registered this agent" };
             if !same {
-                let error = RelayFrame::Error { id: None, code: "superseded".into(), message: why.into(), retryable: false };
-                self.out.push(Effect::Gate(GateCommand::PeerSend { peer: old, text: error.to_text() }));
+                let error = RelayFrame::Error {
+                    id: None,
+                    code: "superseded".into(),
+                    message: why.into(),
+                    retryable: false,
+                };
+                self.out
+                    .push(Effect::Gate(GateCommand::PeerSend { peer: old, text: error.to_text() }));
             }
             self.drop_peer(old);
-            self.out.push(Effect::Gate(GateCommand::PeerClose { peer: old, code: CLOSE_SUPERSEDED, reason: why.into() }));
+            self.out.push(Effect::Gate(GateCommand::PeerClose {
+                peer: old,
+                code: CLOSE_SUPERSEDED,
+                reason: why.into(),
+            }));
         }
         self.queues.entry(id.to_string()).or_default().until = None;
         self.resolve_for(id);
@@ -280,7 +351,13 @@ impl Hub {
     }
 
     /// Status of the bus or of the liveness round.
-    pub(super) fn set_status(&mut self, id: &str, status: &str, ready: Option<bool>, meta: Option<serde_json::Map<String, Value>>) {
+    pub(super) fn set_status(
+        &mut self,
+        id: &str,
+        status: &str,
+        ready: Option<bool>,
+        meta: Option<serde_json::Map<String, Value>>,
+    ) {
         let Some(agent) = self.agents.get_mut(id) else {
             return;
         };
@@ -289,7 +366,9 @@ impl Hub {
         agent.ready = ready.unwrap_or(agent.ready);
         if let Some(meta) = meta {
             // These fields are sent only in some states: without them they are removed.
-            for name in ["terminalStatus", "context"].into_iter().filter(|name| !meta.contains_key(*name)) {
+            for name in
+                ["terminalStatus", "context"].into_iter().filter(|name| !meta.contains_key(*name))
+            {
                 agent.meta.remove(name);
             }
             merge_meta(&mut agent.meta, meta);
@@ -303,13 +382,16 @@ impl Hub {
         }
     }
 
-    /// Meta that came with a call: a whole status record acts as on the bus, a part of it is merged into what is known.
+    /// Meta that came with a call: a whole status record acts as on the bus, a part of it is merged
+    /// into what is known.
     pub(super) fn on_liveness_told(&mut self, id: &str, ready: Option<bool>, meta: Option<&Value>) {
         let Some(agent) = self.agents.get_mut(id) else {
             return;
         };
         match meta.and_then(Value::as_object).cloned() {
-            Some(part) if ready.is_none() && !part.contains_key("status") => merge_meta(&mut agent.meta, part),
+            Some(part) if ready.is_none() && !part.contains_key("status") => {
+                merge_meta(&mut agent.meta, part)
+            }
             meta => {
                 let status = agent.status.as_str();
                 self.set_status(id, status, ready, meta);
@@ -363,7 +445,11 @@ impl Hub {
             };
             self.out.push(Effect::Gate(GateCommand::PeerSend { peer, text: error.to_text() }));
             self.drop_peer(peer);
-            self.out.push(Effect::Gate(GateCommand::PeerClose { peer, code: CLOSE_DELETED, reason: "agent deleted".into() }));
+            self.out.push(Effect::Gate(GateCommand::PeerClose {
+                peer,
+                code: CLOSE_DELETED,
+                reason: "agent deleted".into(),
+            }));
         }
         self.emit("agent.removed", id, json!({"agentId": id}));
         true
@@ -373,27 +459,35 @@ impl Hub {
     pub(super) fn note_sender(&mut self, name: &str) {
         let known = name == USER || self.agents.contains_key(name);
         if !known && (self.senders.contains_key(name) || self.senders.len() < SENDERS_KEPT_MAX) {
-            self.senders.insert(name.to_string(), self.now.wall.0 + MESSAGES_KEPT.as_millis() as i64);
+            self.senders
+                .insert(name.to_string(), self.now.wall.0 + MESSAGES_KEPT.as_millis() as i64);
         }
     }
 
-    /// Whether a message to this name can be fetched by somebody: an agent, who may register as it, or who has sent something.
+    /// Whether a message to this name can be fetched by somebody: an agent, who may register as it,
+    /// or who has sent something.
     pub(super) fn has_mailbox(&self, name: &str) -> bool {
-        let lives = |record: &TokenRecord| record.expires_at.is_none_or(|end| end * 1000 > self.now.wall.0);
+        let lives =
+            |record: &TokenRecord| record.expires_at.is_none_or(|end| end * 1000 > self.now.wall.0);
         self.agents.contains_key(name)
             || self.senders.contains_key(name)
-            || self.tokens.values().any(|record| record.agent_id.as_deref() == Some(name) && lives(record))
+            || self
+                .tokens
+                .values()
+                .any(|record| record.agent_id.as_deref() == Some(name) && lives(record))
     }
 
-    /// What the API shows of an agent to this token. Others than people and the agent itself see no more than they need to
-    /// write to it: what it waits for, where it works and what it runs is not theirs.
+    /// What the API shows of an agent to this token. Others than people and the agent itself see no
+    /// more than they need to write to it: what it waits for, where it works and what it runs is
+    /// not theirs.
     pub(super) fn card_for(&self, actor: &TokenRecord, id: &str) -> Value {
         narrowed(self.card(id), self.sees_whole(actor, id))
     }
 
     pub(super) fn sees_whole(&self, actor: &TokenRecord, id: &str) -> bool {
         let maker = self.agents.get(id).and_then(|agent| agent.stored.spawned_by.as_deref());
-        rights::sees_whole(actor, id, maker) || (actor.profile_id == rights::ORCHESTRATOR && self.is_of_orchestrator(actor, id))
+        rights::sees_whole(actor, id, maker)
+            || (actor.profile_id == rights::ORCHESTRATOR && self.is_of_orchestrator(actor, id))
     }
 
     /// All that is known of an agent.
@@ -418,7 +512,9 @@ impl Hub {
     }
 
     pub(super) fn sweep_presence(&mut self) {
-        while let Some((_, id)) = self.presence.first().filter(|(at, _)| *at <= self.now.tick).cloned() {
+        while let Some((_, id)) =
+            self.presence.first().filter(|(at, _)| *at <= self.now.tick).cloned()
+        {
             self.set_offline_at(&id, None);
             let Some(agent) = self.agents.get_mut(&id) else { continue };
             agent.ready = false;
@@ -440,19 +536,26 @@ impl Hub {
         let forgotten: Vec<String> = self
             .agents
             .iter()
-            .filter(|(_, a)| a.peer.is_none() && a.stored.last_seen + (FORGOTTEN_AFTER.as_millis() as i64) < wall)
+            .filter(|(_, a)| {
+                a.peer.is_none() && a.stored.last_seen + (FORGOTTEN_AFTER.as_millis() as i64) < wall
+            })
             .map(|(id, _)| id.clone())
             .collect();
         for id in forgotten {
             self.delete_agent(&id);
         }
-        let old: Vec<String> =
-            self.queues.iter().filter(|(_, q)| q.until.is_some_and(|until| until < wall)).map(|(id, _)| id.clone()).collect();
+        let old: Vec<String> = self
+            .queues
+            .iter()
+            .filter(|(_, q)| q.until.is_some_and(|until| until < wall))
+            .map(|(id, _)| id.clone())
+            .collect();
         for recipient in old {
             self.queues.remove(&recipient);
             self.commits.write(HubOp::QueueDrop { recipient });
         }
-        let (gone, kept) = std::mem::take(&mut self.unresolved).into_iter().partition(|u| u.until < wall);
+        let (gone, kept) =
+            std::mem::take(&mut self.unresolved).into_iter().partition(|u| u.until < wall);
         self.unresolved = kept;
         let gone: Vec<super::messages::Unresolved> = gone;
         for message in gone {
@@ -468,7 +571,8 @@ impl Hub {
     /// Sweeps when this token ends: connections end with their token, not some time later.
     pub(super) fn sweep_at_end_of(&mut self, expires_at: Option<i64>) {
         let Some(end) = expires_at else { return };
-        let left = (end * 1000 - self.now.wall.0).clamp(50, PING_INTERVAL.as_millis() as i64) as u64;
+        let left =
+            (end * 1000 - self.now.wall.0).clamp(50, PING_INTERVAL.as_millis() as i64) as u64;
         let at = self.now.tick + std::time::Duration::from_millis(left);
         self.timers.set_by(Timer::Sweep, at);
     }

@@ -21,7 +21,8 @@ use crate::wire::bus::Registration;
 use crate::wire::control::LogLevel;
 use crate::wire::{BATCH_ROWS_MAX, PROTOCOL, VERSION};
 
-/// What a route gives: an answer now, an answer behind the commit, or one that comes later by itself.
+/// What a route gives: an answer now, an answer behind the commit, or one that comes later by
+/// itself.
 enum Answer {
     Now(u16, Value),
     Durable(u16, Value),
@@ -33,11 +34,18 @@ type Routed = Result<Answer, Refusal>;
 /// A value of the query.
 fn query(request: &Request, name: &str) -> Option<String> {
     let pairs = request.query.split('&').filter_map(|pair| pair.split_once('='));
-    pairs.filter(|(key, _)| *key == name).map(|(_, value)| decode(value)).find(|value| !value.is_empty())
+    pairs
+        .filter(|(key, _)| *key == name)
+        .map(|(_, value)| decode(value))
+        .find(|value| !value.is_empty())
 }
 
 fn number(text: &str) -> Result<u64, Refusal> {
-    text.parse().ok().filter(|id| *id > 0 && *id < (1 << 53)).ok_or((404, "not_found", format!("{text:?} is not an id")))
+    text.parse().ok().filter(|id| *id > 0 && *id < (1 << 53)).ok_or((
+        404,
+        "not_found",
+        format!("{text:?} is not an id"),
+    ))
 }
 
 /// The body of a request, an object.
@@ -80,12 +88,16 @@ impl Hub {
         }
         if let Some(trouble) = self.commits.trouble().filter(|_| request.method != "GET") {
             let cause = &trouble.cause;
-            let text = format!("the hub cannot store anything for now ({cause}); nothing of this request was accepted");
+            let text = format!(
+                "the hub cannot store anything for now ({cause}); nothing of this request was accepted"
+            );
             return self.refuse(ticket, 503, "store_unavailable", &text);
         }
         match self.route_request(ticket, &request) {
             Ok(Answer::Now(status, body)) => self.respond(ticket, status, body),
-            Ok(Answer::Durable(status, body)) => self.commits.defer(After::Answer { ticket, status, body }),
+            Ok(Answer::Durable(status, body)) => {
+                self.commits.defer(After::Answer { ticket, status, body })
+            }
             Ok(Answer::Later) => {}
             Err((status, code, sentence)) => self.refuse(ticket, status, code, &sentence),
         }
@@ -126,10 +138,19 @@ impl Hub {
                 self.carry_out(ticket, route.call, &actor, request, &parameters)
             }
             Found::Methods(methods) => {
-                let text = format!("{} is not possible at {}; use {}", request.method, request.path, methods.join(" or "));
+                let text = format!(
+                    "{} is not possible at {}; use {}",
+                    request.method,
+                    request.path,
+                    methods.join(" or ")
+                );
                 Err((405, "method_not_allowed", text))
             }
-            Found::Nothing => Err((404, "not_found", "there is nothing at this path; /api/spec lists what there is".into())),
+            Found::Nothing => Err((
+                404,
+                "not_found",
+                "there is nothing at this path; /api/spec lists what there is".into(),
+            )),
         }
     }
 
@@ -161,7 +182,14 @@ impl Hub {
         json!({"ok": true, "version": VERSION, "protocol": PROTOCOL, "uptimeMs": uptime, "serverTime": self.now.wall.0})
     }
 
-    fn carry_out(&mut self, ticket: Ticket, call: Call, actor: &Arc<TokenRecord>, request: &Request, parameters: &[&str]) -> Routed {
+    fn carry_out(
+        &mut self,
+        ticket: Ticket,
+        call: Call,
+        actor: &Arc<TokenRecord>,
+        request: &Request,
+        parameters: &[&str],
+    ) -> Routed {
         let first = parameters.first().copied().unwrap_or_default();
         let viewer = acts_as(actor).map(str::to_string);
         match call {
@@ -171,7 +199,14 @@ impl Hub {
                 Err(forbidden("agents may not see the state of the hub; use an operator's token"))
             }
             Call::Metrics | Call::HubInfo => {
-                self.read(Query::StoreStats, ReadFor::StoreStats { ticket, gate: request.gate, prometheus: call == Call::Metrics });
+                self.read(
+                    Query::StoreStats,
+                    ReadFor::StoreStats {
+                        ticket,
+                        gate: request.gate,
+                        prometheus: call == Call::Metrics,
+                    },
+                );
                 Ok(Answer::Later)
             }
             Call::HubVacuum => {
@@ -187,7 +222,10 @@ impl Hub {
             Call::GetAgent | Call::DeleteAgent => self.on_agent(actor, call, first),
             Call::Obligations => {
                 self.may_act(actor, first)?;
-                self.read(Query::Obligations { agent: first.to_string() }, ReadFor::Obligations(ticket));
+                self.read(
+                    Query::Obligations { agent: first.to_string() },
+                    ReadFor::Obligations(ticket),
+                );
                 Ok(Answer::Later)
             }
             Call::PutStatus | Call::PutReady | Call::Heartbeat | Call::PutLabel => {
@@ -196,19 +234,33 @@ impl Hub {
             Call::Send => self.send_one(ticket, actor, object(request)?),
             Call::SendBatch => self.send_batch(ticket, actor, &object(request)?),
             Call::Poll => self.poll(ticket, actor, request),
-            Call::Queued if viewer.is_some() => Err(forbidden("what waits for others is for people to see")),
+            Call::Queued if viewer.is_some() => {
+                Err(forbidden("what waits for others is for people to see"))
+            }
             Call::Queued => self.ask(ticket, Query::Queued { limit: 1000 }),
-            Call::GetMessage => self.ask(ticket, Query::Message { id: MessageId(number(first)?), viewer }),
-            Call::Thread => self.ask(ticket, Query::Thread { id: MessageId(number(first)?), viewer }),
+            Call::GetMessage => {
+                self.ask(ticket, Query::Message { id: MessageId(number(first)?), viewer })
+            }
+            Call::Thread => {
+                self.ask(ticket, Query::Thread { id: MessageId(number(first)?), viewer })
+            }
             Call::Claim | Call::RenewClaim | Call::ReleaseClaim | Call::MarkRead | Call::React => {
-                self.on_message_part(ticket, actor, call, MessageId(number(first)?), &object(request)?)
+                self.on_message_part(
+                    ticket,
+                    actor,
+                    call,
+                    MessageId(number(first)?),
+                    &object(request)?,
+                )
             }
             Call::MakeTask => {
                 let (task, sent) = self.make_task(actor, &object(request)?)?;
                 self.commits.defer(After::Route { sent });
                 Ok(Answer::Durable(201, json!(task)))
             }
-            Call::ListTasks => self.ask(ticket, Query::Tasks { status: query(request, "status"), viewer }),
+            Call::ListTasks => {
+                self.ask(ticket, Query::Tasks { status: query(request, "status"), viewer })
+            }
             Call::GetTask => self.ask(ticket, Query::Task { id: TaskId(number(first)?), viewer }),
             Call::PatchTask => {
                 self.patch_task(actor, TaskId(number(first)?), &object(request)?)?;
@@ -216,8 +268,10 @@ impl Hub {
             }
             Call::IssueCommand => {
                 let body = object(request)?;
-                let params = body.get("params").and_then(Value::as_object).cloned().unwrap_or_default();
-                let command = self.issue_command(actor, text(&body, "type"), text(&body, "target"), params)?;
+                let params =
+                    body.get("params").and_then(Value::as_object).cloned().unwrap_or_default();
+                let command =
+                    self.issue_command(actor, text(&body, "type"), text(&body, "target"), params)?;
                 Ok(Answer::Durable(201, json!(command)))
             }
             Call::ListCommands => {
@@ -233,7 +287,14 @@ impl Hub {
                 let body = object(request)?;
                 let error = body.get("error").and_then(Value::as_str).map(str::to_string);
                 let result = body.get("result").filter(|r| !r.is_null()).cloned();
-                let command = self.update_command(actor, None, first, text(&body, "status").into(), result, error)?;
+                let command = self.update_command(
+                    actor,
+                    None,
+                    first,
+                    text(&body, "status").into(),
+                    result,
+                    error,
+                )?;
                 Ok(Answer::Durable(200, json!(command)))
             }
             Call::MakeToken => Ok(Answer::Durable(201, self.make_token(actor, &object(request)?)?)),
@@ -252,7 +313,10 @@ impl Hub {
             Call::Observe => Err((409, "insights_off", "this hub keeps no insights".into())),
             Call::Events => {
                 // A browser's reader names the last event that it has seen.
-                let since = Some(&request.last_event_id).filter(|id| !id.is_empty()).cloned().or_else(|| query(request, "since"));
+                let since = Some(&request.last_event_id)
+                    .filter(|id| !id.is_empty())
+                    .cloned()
+                    .or_else(|| query(request, "since"));
                 let since = since.and_then(|text| text.trim_start_matches('e').parse().ok());
                 self.tickets.remove(&ticket);
                 self.open_stream(ticket.peer(), actor.clone(), since);
@@ -269,12 +333,22 @@ impl Hub {
         Ok(self.own_targets(actor))
     }
 
-    /// What others than people may see of commands: those for their own agent and component, and those that they have issued.
+    /// What others than people may see of commands: those for their own agent and component, and
+    /// those that they have issued.
     fn own_targets(&self, actor: &TokenRecord) -> Option<CommandParties> {
         let issuer = acts_as(actor)?.to_string();
-        let registered = || self.agents.iter().find(|(_, agent)| agent.by == line_of(actor)).map(|(id, _)| id.clone());
+        let registered = || {
+            self.agents
+                .iter()
+                .find(|(_, agent)| agent.by == line_of(actor))
+                .map(|(id, _)| id.clone())
+        };
         let agent = actor.agent_id.clone().or_else(registered).unwrap_or_default();
-        let component = self.agents.get(&agent).map(|known| known.stored.registration.component_id.clone()).unwrap_or_default();
+        let component = self
+            .agents
+            .get(&agent)
+            .map(|known| known.stored.registration.component_id.clone())
+            .unwrap_or_default();
         Some(CommandParties { agent, component, issuer })
     }
 
@@ -292,34 +366,55 @@ impl Hub {
     pub(super) fn on_read(&mut self, number: ReadNumber, answer: ReadAnswer) {
         match (self.reads.remove(&number), answer) {
             (Some(ReadFor::Ticket(ticket)), ReadAnswer::Json(Value::Null)) => {
-                self.refuse(ticket, 404, "not_found", "there is no such thing, or it is not yours to see");
+                self.refuse(
+                    ticket,
+                    404,
+                    "not_found",
+                    "there is no such thing, or it is not yours to see",
+                );
             }
-            (Some(ReadFor::Ticket(ticket)), ReadAnswer::Json(body)) => self.respond(ticket, 200, body),
+            (Some(ReadFor::Ticket(ticket)), ReadAnswer::Json(body)) => {
+                self.respond(ticket, 200, body)
+            }
             (Some(ReadFor::Obligations(ticket)), ReadAnswer::Json(mut body)) => {
                 body["server"] = self.server();
                 self.respond(ticket, 200, body);
             }
-            (Some(ReadFor::Ticket(ticket)), ReadAnswer::Messages(messages)) => self.respond(ticket, 200, json!({"messages": messages})),
+            (Some(ReadFor::Ticket(ticket)), ReadAnswer::Messages(messages)) => {
+                self.respond(ticket, 200, json!({"messages": messages}))
+            }
             (Some(ReadFor::StoreStats { ticket, gate, prometheus }), ReadAnswer::Json(store)) => {
                 if prometheus {
                     let text = self.metrics_text(gate, &store);
-                    self.respond(ticket, 200, Body::Text("text/plain; version=0.0.4; charset=utf-8", text));
+                    self.respond(
+                        ticket,
+                        200,
+                        Body::Text("text/plain; version=0.0.4; charset=utf-8", text),
+                    );
                 } else {
                     let info = self.info(gate, &store);
                     self.respond(ticket, 200, info);
                 }
             }
             (
-                Some(ReadFor::Ticket(ticket) | ReadFor::Obligations(ticket) | ReadFor::StoreStats { ticket, .. }),
+                Some(
+                    ReadFor::Ticket(ticket)
+                    | ReadFor::Obligations(ticket)
+                    | ReadFor::StoreStats { ticket, .. },
+                ),
                 ReadAnswer::Failed(error),
             ) => {
                 self.on_read_failed(Some(ticket), error);
             }
-            (Some(ReadFor::Deliver(agent, ids)), ReadAnswer::Messages(messages)) => self.on_delivery_read(&agent, &ids, messages),
+            (Some(ReadFor::Deliver(agent, ids)), ReadAnswer::Messages(messages)) => {
+                self.on_delivery_read(&agent, &ids, messages)
+            }
             (Some(ReadFor::Deliver(agent, _)), other) => {
                 let why = match &other {
                     ReadAnswer::Failed(error) => error.text.as_str(),
-                    ReadAnswer::Json(_) | ReadAnswer::Messages(_) => "the store gave something else",
+                    ReadAnswer::Json(_) | ReadAnswer::Messages(_) => {
+                        "the store gave something else"
+                    }
                 };
                 self.log(LogLevel::Error, format!("cannot read messages for {agent}: {why}"));
                 if let Some(agent) = self.agents.get_mut(&agent) {
@@ -329,9 +424,10 @@ impl Hub {
                     self.on_read_failed(None, error);
                 }
             }
-            (Some(ReadFor::StoreStats { ticket, .. } | ReadFor::Obligations(ticket)), ReadAnswer::Messages(_)) => {
-                self.refuse(ticket, 500, "internal", "the store gave an unexpected answer")
-            }
+            (
+                Some(ReadFor::StoreStats { ticket, .. } | ReadFor::Obligations(ticket)),
+                ReadAnswer::Messages(_),
+            ) => self.refuse(ticket, 500, "internal", "the store gave an unexpected answer"),
             (None, _) => {}
         }
         while self.reads.len() < READS_IN_FLIGHT_MAX / 2
@@ -344,30 +440,43 @@ impl Hub {
     pub(super) fn on_vacuumed(&mut self, outcome: Result<(u64, u64), String>) {
         for ticket in std::mem::take(&mut self.vacuums) {
             match &outcome {
-                Ok((before, after)) => self.respond(ticket, 200, json!({"bytesBefore": before, "bytesAfter": after})),
+                Ok((before, after)) => {
+                    self.respond(ticket, 200, json!({"bytesBefore": before, "bytesAfter": after}))
+                }
                 Err(text) => self.refuse(ticket, 503, "store_unavailable", text),
             }
         }
     }
 
     fn list_agents(&self, actor: &TokenRecord, request: &Request) -> Value {
-        let wanted: Vec<(&str, String)> =
-            ["tag", "cap", "label", "status"].into_iter().filter_map(|name| query(request, name).map(|value| (name, value))).collect();
+        let wanted: Vec<(&str, String)> = ["tag", "cap", "label", "status"]
+            .into_iter()
+            .filter_map(|name| query(request, name).map(|value| (name, value)))
+            .collect();
         let fits = |card: &Value| {
             wanted.iter().all(|(name, value)| match *name {
-                "tag" => card["tags"].as_array().is_some_and(|tags| tags.iter().any(|t| t == value)),
-                "cap" => card["capabilities"].as_array().is_some_and(|caps| caps.iter().any(|c| c == value)),
+                "tag" => {
+                    card["tags"].as_array().is_some_and(|tags| tags.iter().any(|t| t == value))
+                }
+                "cap" => card["capabilities"]
+                    .as_array()
+                    .is_some_and(|caps| caps.iter().any(|c| c == value)),
                 other => card[other] == json!(value),
             })
         };
-        let cards: Vec<Value> = self.agents.keys().map(|id| self.card_for(actor, id)).filter(fits).collect();
+        let cards: Vec<Value> =
+            self.agents.keys().map(|id| self.card_for(actor, id)).filter(fits).collect();
         json!({"agents": cards})
     }
 
     fn register_over_http(&mut self, actor: &TokenRecord, body: &Value) -> Routed {
-        let registration: Registration =
-            serde_json::from_value(body.clone()).map_err(|error| (400, "bad_registration", error.to_string()))?;
-        let id = body.get("id").and_then(Value::as_str).map(str::to_string).or_else(|| registration.agent_id.clone());
+        let registration: Registration = serde_json::from_value(body.clone())
+            .map_err(|error| (400, "bad_registration", error.to_string()))?;
+        let id = body
+            .get("id")
+            .and_then(Value::as_str)
+            .map(str::to_string)
+            .or_else(|| registration.agent_id.clone());
         let Some(id) = id else {
             return Err((400, "no_id", "a registration needs an \"id\"".into()));
         };
@@ -380,9 +489,14 @@ impl Hub {
     fn on_agent(&mut self, actor: &TokenRecord, call: Call, id: &str) -> Routed {
         let unknown = || (404, "unknown_agent", format!("there is no agent {id}"));
         if call == Call::GetAgent {
-            return if self.agents.contains_key(id) { Ok(Answer::Now(200, self.card_for(actor, id))) } else { Err(unknown()) };
+            return if self.agents.contains_key(id) {
+                Ok(Answer::Now(200, self.card_for(actor, id)))
+            } else {
+                Err(unknown())
+            };
         }
-        self.may_act(actor, id).map_err(|refusal| if self.agents.contains_key(id) { refusal } else { unknown() })?;
+        self.may_act(actor, id)
+            .map_err(|refusal| if self.agents.contains_key(id) { refusal } else { unknown() })?;
         if self.delete_agent(id) { Ok(Answer::Durable(204, Value::Null)) } else { Err(unknown()) }
     }
 
@@ -394,7 +508,11 @@ impl Hub {
         let told = body.get("instanceId").and_then(Value::as_str);
         let known = agent.stored.registration.instance_id.as_str();
         if call != Call::PutLabel && told.is_some() && known.is_empty() && agent.stored.epoch > 0 {
-            return Err((404, "unknown_agent", format!("no instance of {id} is registered; register it")));
+            return Err((
+                404,
+                "unknown_agent",
+                format!("no instance of {id} is registered; register it"),
+            ));
         }
         if call != Call::PutLabel && told.is_some_and(|told| told != known) {
             return Err((409, "superseded", "another instance registered this agent".into()));
@@ -402,7 +520,11 @@ impl Hub {
         match call {
             Call::PutStatus => {
                 let Some(status) = body.get("status").and_then(Value::as_str) else {
-                    return Err((400, "no_status", "\"status\" must be idle, busy or offline".into()));
+                    return Err((
+                        400,
+                        "no_status",
+                        "\"status\" must be idle, busy or offline".into(),
+                    ));
                 };
                 self.set_status(id, status, None, None);
             }
@@ -414,13 +536,25 @@ impl Hub {
             }
             Call::Heartbeat => {
                 self.on_liveness_told(id, None, body.get("meta"));
-                return Ok(Answer::Now(200, json!({"ok": true, "commands": self.pending_for(id), "server": self.server()})));
+                return Ok(Answer::Now(
+                    200,
+                    json!({"ok": true, "commands": self.pending_for(id), "server": self.server()}),
+                ));
             }
             _ => {
                 let label = match body.get("label") {
                     Some(Value::Null) => None,
-                    Some(Value::String(label)) if is_label(label) => Some(label.trim().to_string()).filter(|label| !label.is_empty()),
-                    _ => return Err((400, "bad_label", "\"label\" must be a text of one line, at most 200 bytes, or null".into())),
+                    Some(Value::String(label)) if is_label(label) => {
+                        Some(label.trim().to_string()).filter(|label| !label.is_empty())
+                    }
+                    _ => {
+                        return Err((
+                            400,
+                            "bad_label",
+                            "\"label\" must be a text of one line, at most 200 bytes, or null"
+                                .into(),
+                        ));
+                    }
                 };
                 agent.stored.label = label;
                 let stored = agent.stored.clone();
@@ -433,7 +567,8 @@ impl Hub {
     }
 
     fn send_one(&mut self, ticket: Ticket, actor: &TokenRecord, body: Value) -> Routed {
-        let new: NewMessage = serde_json::from_value(body).map_err(|error| (400, "bad_message", error.to_string()))?;
+        let new: NewMessage = serde_json::from_value(body)
+            .map_err(|error| (400, "bad_message", error.to_string()))?;
         let sent = self.prepare(actor, plain(new))?;
         self.commits.defer(After::AcceptedMessage { ticket, sent });
         Ok(Answer::Later)
@@ -444,13 +579,20 @@ impl Hub {
             return Err((400, "no_messages", "the body must hold \"messages\", a list".into()));
         };
         if list.len() > BATCH_ROWS_MAX {
-            return Err((413, "batch_too_large", format!("a batch may hold {BATCH_ROWS_MAX} messages")));
+            return Err((
+                413,
+                "batch_too_large",
+                format!("a batch may hold {BATCH_ROWS_MAX} messages"),
+            ));
         }
         let mut rows = Vec::new();
         for item in list {
-            let new = serde_json::from_value::<NewMessage>(item.clone()).map_err(|error| (400, "bad_message", error.to_string()));
+            let new = serde_json::from_value::<NewMessage>(item.clone())
+                .map_err(|error| (400, "bad_message", error.to_string()));
             let sent = new.and_then(|new| self.prepare(actor, plain(new)));
-            rows.push(sent.map_err(|(status, code, sentence)| (status, error_body(code, &sentence))));
+            rows.push(
+                sent.map_err(|(status, code, sentence)| (status, error_body(code, &sentence))),
+            );
         }
         self.commits.defer(After::Batch { ticket, rows });
         Ok(Answer::Later)
@@ -462,17 +604,31 @@ impl Hub {
         if own.is_some_and(|own| own != recipient) {
             return Err(forbidden("an agent's token reads its own messages only"));
         }
-        let limit = query(request, "limit").and_then(|text| text.parse().ok()).unwrap_or(100).clamp(1, 1000);
-        let since = query(request, "since").and_then(|text| text.parse().ok()).map_or(MessageId(0), MessageId);
+        let limit = query(request, "limit")
+            .and_then(|text| text.parse().ok())
+            .unwrap_or(100)
+            .clamp(1, 1000);
+        let since = query(request, "since")
+            .and_then(|text| text.parse().ok())
+            .map_or(MessageId(0), MessageId);
         // A reader of mail can leave out the mirror of conversations.
         let mirror = query(request, "mirror").as_deref() != Some("false");
         match query(request, "unread").as_deref() {
-            Some("true" | "1") => self.ask(ticket, Query::Unread { recipient, since, limit, mirror }),
+            Some("true" | "1") => {
+                self.ask(ticket, Query::Unread { recipient, since, limit, mirror })
+            }
             _ => self.ask(ticket, Query::Inbox { recipient, since, limit, mirror }),
         }
     }
 
-    fn on_message_part(&mut self, ticket: Ticket, actor: &TokenRecord, call: Call, id: MessageId, body: &Value) -> Routed {
+    fn on_message_part(
+        &mut self,
+        ticket: Ticket,
+        actor: &TokenRecord,
+        call: Call,
+        id: MessageId,
+        body: &Value,
+    ) -> Routed {
         let told = body.get("agentId").and_then(Value::as_str).map(str::to_string);
         let own = acts_as(actor);
         if let (Some(own), Some(told)) = (own, &told)
@@ -483,7 +639,8 @@ impl Hub {
         let reader = own.map(str::to_string).or(told).unwrap_or_else(|| USER.into());
         let in_own_name = own.is_some() || reader == USER;
         if !in_own_name {
-            // A person looks after an agent's mail; what it says is said as oneself, unless one may speak for everybody.
+            // A person looks after an agent's mail; what it says is said as oneself, unless one may
+            // speak for everybody.
             scope(actor, if call == Call::React { ADMIN } else { "agent:self" })?;
             if !self.agents.contains_key(&reader) && !allows(actor, ADMIN) {
                 return Err((404, "unknown_agent", format!("there is no agent {reader}")));
@@ -515,7 +672,12 @@ impl Hub {
                     // A message that was read is not delivered any more.
                     queue.ids.remove(&id);
                 }
-                self.commits.write(HubOp::Read { message: id, recipient: reader.clone(), at: self.now.wall.0, reason });
+                self.commits.write(HubOp::Read {
+                    message: id,
+                    recipient: reader.clone(),
+                    at: self.now.wall.0,
+                    reason,
+                });
                 self.emit("message.read", &reader, json!({"messageId": id, "agentId": reader}));
                 Ok(Answer::Durable(204, Value::Null))
             }
@@ -525,7 +687,13 @@ impl Hub {
                     return Err((400, "no_emoji", "a reaction needs an \"emoji\"".into()));
                 }
                 let sees_all = own.is_none() && allows(actor, "message:read");
-                self.commits.write(HubOp::Reacted { message: id, agent: reader.clone(), emoji, at: self.now.wall.0, sees_all });
+                self.commits.write(HubOp::Reacted {
+                    message: id,
+                    agent: reader.clone(),
+                    emoji,
+                    at: self.now.wall.0,
+                    sees_all,
+                });
                 self.commits.defer(After::Reacted { ticket, message: id, agent: reader });
                 Ok(Answer::Later)
             }

@@ -1,4 +1,5 @@
-//! Claims with leases: the first claim wins, the same agent renews, a lapse offers the message again.
+//! Claims with leases: the first claim wins, the same agent renews, a lapse offers the message
+//! again.
 
 use serde_json::{Value, json};
 
@@ -31,11 +32,17 @@ pub(super) struct Claim {
 impl Hub {
     pub(super) fn restore_offer(&mut self, stored: StoredOffer) {
         let claim = stored.claim.map(|StoredClaim { agent, expires_at, is_read }| {
-            // The lease lasts as promised, but at most a whole one from here: the wall clock may have jumped.
-            let left = std::time::Duration::from_millis((expires_at - self.now.wall.0).max(0) as u64).min(CLAIM_LEASE);
+            // The lease lasts as promised, but at most a whole one from here: the wall clock may
+            // have jumped.
+            let left =
+                std::time::Duration::from_millis((expires_at - self.now.wall.0).max(0) as u64)
+                    .min(CLAIM_LEASE);
             Claim { agent, until: self.now.tick + left, read: is_read }
         });
-        self.offers.insert(stored.message, Offer { task: stored.task, recipients: stored.recipients, claim: None });
+        self.offers.insert(
+            stored.message,
+            Offer { task: stored.task, recipients: stored.recipients, claim: None },
+        );
         self.set_claim(stored.message, claim);
     }
 
@@ -53,12 +60,18 @@ impl Hub {
 
     pub(super) fn claim(&mut self, message: MessageId, agent: &str) -> Result<Value, Refusal> {
         let Some(offer) = self.offers.get(&message) else {
-            return Err((409, "already_claimed", "the message is settled or cannot be claimed".into()));
+            return Err((
+                409,
+                "already_claimed",
+                "the message is settled or cannot be claimed".into(),
+            ));
         };
         if let Some(task) = offer.task.filter(|_| self.is_blocked_task(offer.task)) {
             return Err(is_blocked(task));
         }
-        if let Some(claim) = offer.claim.as_ref().filter(|claim| claim.agent != agent && claim.until > self.now.tick) {
+        if let Some(claim) =
+            offer.claim.as_ref().filter(|claim| claim.agent != agent && claim.until > self.now.tick)
+        {
             return Err((409, "already_claimed", format!("{} holds this message", claim.agent)));
         }
         let renewed = offer.claim.as_ref().is_some_and(|claim| claim.agent == agent);
@@ -69,10 +82,16 @@ impl Hub {
         self.set_claim(message, Some(Claim { agent: agent.to_string(), until, read }));
         self.commits.write(HubOp::ClaimPut { message, agent: agent.to_string(), expires_at });
         if !renewed {
-            if let Some(task) = task.filter(|task| self.tasks.get(task).is_some_and(|open| open.status == TaskStatus::Open)) {
+            if let Some(task) = task.filter(|task| {
+                self.tasks.get(task).is_some_and(|open| open.status == TaskStatus::Open)
+            }) {
                 self.mark_task(task, TaskStatus::Claimed, Some(agent.to_string()), Value::Null);
             }
-            self.emit("message.claimed", agent, json!({"messageId": message, "agentId": agent, "claimExpiresAt": expires_at}));
+            self.emit(
+                "message.claimed",
+                agent,
+                json!({"messageId": message, "agentId": agent, "claimExpiresAt": expires_at}),
+            );
         }
         Ok(json!({"ok": true, "claimExpiresAt": expires_at}))
     }
@@ -89,7 +108,11 @@ impl Hub {
 
     /// Gives a claim back: the message is offered again at once.
     pub(super) fn release_claim(&mut self, message: MessageId, agent: &str) -> Result<(), Refusal> {
-        let held = self.offers.get(&message).and_then(|offer| offer.claim.as_ref()).is_some_and(|claim| claim.agent == agent);
+        let held = self
+            .offers
+            .get(&message)
+            .and_then(|offer| offer.claim.as_ref())
+            .is_some_and(|claim| claim.agent == agent);
         if held {
             self.reoffer(message);
             Ok(())
@@ -110,7 +133,8 @@ impl Hub {
         }
     }
 
-    /// Whether the message carries a task that this agent does not hold: a late read mark must not hide the new offer.
+    /// Whether the message carries a task that this agent does not hold: a late read mark must not
+    /// hide the new offer.
     pub(super) fn is_task_of_others(&self, message: MessageId, agent: &str) -> bool {
         let holds = |offer: &Offer| offer.claim.as_ref().is_some_and(|claim| claim.agent == agent);
         self.offers.get(&message).is_some_and(|offer| offer.task.is_some() && !holds(offer))
@@ -195,11 +219,20 @@ impl Hub {
         let holder = offer.claim.as_ref().map(|claim| claim.agent.clone()).unwrap_or_default();
         let task = offer.task;
         self.offer_again(message);
-        if let Some(task) = task.filter(|task| self.tasks.get(task).is_some_and(|open| !open.status.is_final())) {
+        if let Some(task) =
+            task.filter(|task| self.tasks.get(task).is_some_and(|open| !open.status.is_final()))
+        {
             self.mark_task(task, TaskStatus::Open, None, json!({"reason": "the claim ended"}));
         }
-        self.log(LogLevel::Info, format!("claim ended message={message} agent={holder}; offered again"));
-        self.emit("message.claim_released", &holder, json!({"messageId": message, "agentId": holder}));
+        self.log(
+            LogLevel::Info,
+            format!("claim ended message={message} agent={holder}; offered again"),
+        );
+        self.emit(
+            "message.claim_released",
+            &holder,
+            json!({"messageId": message, "agentId": holder}),
+        );
     }
 
     pub(super) fn next_claim_end(&self) -> Option<Tick> {
@@ -207,7 +240,9 @@ impl Hub {
     }
 
     pub(super) fn sweep_claims(&mut self) {
-        while let Some((_, message)) = self.leases.first().filter(|(until, _)| *until <= self.now.tick).copied() {
+        while let Some((_, message)) =
+            self.leases.first().filter(|(until, _)| *until <= self.now.tick).copied()
+        {
             self.end_claim(message);
         }
     }

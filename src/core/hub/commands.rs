@@ -30,7 +30,10 @@ impl Hub {
             return Some(target.to_string());
         }
         let owner = self.components.get(target)?;
-        self.agents.get(owner).filter(|agent| agent.stored.registration.component_id == target).map(|_| owner.clone())
+        self.agents
+            .get(owner)
+            .filter(|agent| agent.stored.registration.component_id == target)
+            .map(|_| owner.clone())
     }
 
     pub(super) fn issue_command(
@@ -50,7 +53,11 @@ impl Hub {
             self.may_act(actor, &agent)?;
         }
         if self.commands.len() >= COMMANDS_PENDING_MAX {
-            return Err((503, "too_many_commands", format!("{COMMANDS_PENDING_MAX} commands wait already")));
+            return Err((
+                503,
+                "too_many_commands",
+                format!("{COMMANDS_PENDING_MAX} commands wait already"),
+            ));
         }
         let now = self.now.wall.0;
         let command = Command {
@@ -68,8 +75,11 @@ impl Hub {
         };
         self.commands.insert(command.id.clone(), command.clone());
         self.commits.write(HubOp::CommandPut(command.clone()));
-        if let Some(peer) = self.agents.get(&agent).and_then(|a| a.peer).filter(|peer| self.takes_commands(*peer)) {
-            let text = RelayFrame::Command { id: command.id.clone(), command: command.clone() }.to_text();
+        if let Some(peer) =
+            self.agents.get(&agent).and_then(|a| a.peer).filter(|peer| self.takes_commands(*peer))
+        {
+            let text =
+                RelayFrame::Command { id: command.id.clone(), command: command.clone() }.to_text();
             self.commits.defer(After::Effect(Effect::Gate(GateCommand::PeerSend { peer, text })));
         }
         Ok(command)
@@ -80,13 +90,21 @@ impl Hub {
         self.peers.get(&peer).is_some_and(|peer| allows(&peer.token, "command:update"))
     }
 
-    /// Cancels the pending commands of a deleted agent: the next agent of that name must not get them.
+    /// Cancels the pending commands of a deleted agent: the next agent of that name must not get
+    /// them.
     pub(super) fn cancel_commands_of(&mut self, agent: &str) {
-        let waiting = |command: &&Command| command.status == CommandStatus::Pending && command.agent_id.as_deref() == Some(agent);
+        let waiting = |command: &&Command| {
+            command.status == CommandStatus::Pending && command.agent_id.as_deref() == Some(agent)
+        };
         let waiting: Vec<Command> = self.commands.values().filter(waiting).cloned().collect();
         for command in waiting {
             let error = Some(format!("{agent} was deleted"));
-            self.store_command(Command { status: CommandStatus::Cancelled, error, updated_at: self.now.wall.0, ..command });
+            self.store_command(Command {
+                status: CommandStatus::Cancelled,
+                error,
+                updated_at: self.now.wall.0,
+                ..command
+            });
         }
     }
 
@@ -101,7 +119,11 @@ impl Hub {
 
     /// Pending ids for the liveness round.
     pub(super) fn pending_for(&self, agent: &str) -> Vec<String> {
-        self.commands.values().filter(|c| c.status == CommandStatus::Pending && self.is_for(c, agent)).map(|c| c.id.clone()).collect()
+        self.commands
+            .values()
+            .filter(|c| c.status == CommandStatus::Pending && self.is_for(c, agent))
+            .map(|c| c.id.clone())
+            .collect()
     }
 
     /// After a registration all pending commands are sent again.
@@ -109,8 +131,12 @@ impl Hub {
         if !self.takes_commands(peer) {
             return;
         }
-        let pending: Vec<Command> =
-            self.commands.values().filter(|c| c.status == CommandStatus::Pending && self.is_for(c, agent)).cloned().collect();
+        let pending: Vec<Command> = self
+            .commands
+            .values()
+            .filter(|c| c.status == CommandStatus::Pending && self.is_for(c, agent))
+            .cloned()
+            .collect();
         for command in pending {
             let text = RelayFrame::Command { id: command.id.clone(), command }.to_text();
             self.out.push(Effect::Gate(GateCommand::PeerSend { peer, text }));
@@ -119,17 +145,27 @@ impl Hub {
 
     /// The runner has it in its log: it counts as accepted and is not sent again.
     pub(super) fn command_acknowledged(&mut self, agent: &str, id: &str) {
-        let Some(command) = self.commands.get(id).filter(|c| c.status == CommandStatus::Pending).cloned() else {
+        let Some(command) =
+            self.commands.get(id).filter(|c| c.status == CommandStatus::Pending).cloned()
+        else {
             return;
         };
         if self.is_for(&command, agent) {
-            self.store_command(Command { status: CommandStatus::Accepted, updated_at: self.now.wall.0, ..command });
+            self.store_command(Command {
+                status: CommandStatus::Accepted,
+                updated_at: self.now.wall.0,
+                ..command
+            });
         }
     }
 
     fn store_command(&mut self, command: Command) {
         self.commits.write(HubOp::CommandPut(command.clone()));
-        self.emit("command.updated", &command.target, json!({"commandId": command.id, "status": command.status}));
+        self.emit(
+            "command.updated",
+            &command.target,
+            json!({"commandId": command.id, "status": command.status}),
+        );
         if command.status.is_final() {
             self.commands.remove(&command.id);
         } else {
@@ -150,7 +186,11 @@ impl Hub {
         use CommandStatus::*;
         // Only the relay makes a command wait or expire.
         if matches!(status, Pending | Expired | Other(_)) {
-            return Err((400, "bad_status", "\"status\" must be accepted, running, succeeded, failed or cancelled".into()));
+            return Err((
+                400,
+                "bad_status",
+                "\"status\" must be accepted, running, succeeded, failed or cancelled".into(),
+            ));
         }
         let Some(command) = self.commands.get(id).cloned() else {
             return Err((404, "not_found", "there is no such open command".into()));
@@ -159,7 +199,9 @@ impl Hub {
         let mine = match own {
             Some(own) => self.is_for(&command, own),
             // A token without an agent speaks for the agent that it has registered.
-            None => self.agent_of_target(&command.target).is_some_and(|id| self.agents[&id].by == line_of(actor)),
+            None => self
+                .agent_of_target(&command.target)
+                .is_some_and(|id| self.agents[&id].by == line_of(actor)),
         };
         let its_own = acts_as(actor).is_none_or(|own| own == command.issued_by);
         let may_cancel = status == Cancelled && allows(actor, COMMAND_ISSUE) && its_own;
@@ -176,21 +218,37 @@ impl Hub {
 
     pub(super) fn expire_commands(&mut self) {
         let now = self.now.wall.0;
-        let late: Vec<Command> =
-            self.commands.values().filter(|c| c.status == CommandStatus::Pending && c.expires_at <= now).cloned().collect();
+        let late: Vec<Command> = self
+            .commands
+            .values()
+            .filter(|c| c.status == CommandStatus::Pending && c.expires_at <= now)
+            .cloned()
+            .collect();
         // Accepted and never reported on: its runner is gone for good.
         let forgotten: Vec<Command> = self
             .commands
             .values()
-            .filter(|c| c.status != CommandStatus::Pending && c.created_at + QUEUED_FOR.as_millis() as i64 <= now)
+            .filter(|c| {
+                c.status != CommandStatus::Pending
+                    && c.created_at + QUEUED_FOR.as_millis() as i64 <= now
+            })
             .cloned()
             .collect();
         for command in forgotten {
             let error = Some("its runner never reported an end".to_string());
-            self.store_command(Command { status: CommandStatus::Failed, error, updated_at: now, ..command });
+            self.store_command(Command {
+                status: CommandStatus::Failed,
+                error,
+                updated_at: now,
+                ..command
+            });
         }
         for command in late {
-            self.store_command(Command { status: CommandStatus::Expired, updated_at: now, ..command });
+            self.store_command(Command {
+                status: CommandStatus::Expired,
+                updated_at: now,
+                ..command
+            });
         }
     }
 }

@@ -69,7 +69,8 @@ pub enum StoreEvent {
         upto: u64,
         /// Messages that were not stored because their key was seen before: new id, first message.
         existing: Vec<(MessageId, Message)>,
-        /// Messages as they were stored: what they answer is not there, or not for their sender to see.
+        /// Messages as they were stored: what they answer is not there, or not for their sender to
+        /// see.
         unattached: Vec<Message>,
         /// Reactions to what their sender cannot see: message and agent.
         unseen: Vec<(MessageId, String)>,
@@ -195,10 +196,11 @@ pub enum StoreCommand {
     Retry,
     /// Give free pages of the store back to the disk.
     Vacuum,
-    /// See whether the store's file is still where it was; the answer is [`StoreEvent::Broken`] or none.
+    /// See whether the store's file is still where it was; the answer is [`StoreEvent::Broken`] or
+    /// none.
     Look,
-    /// Answer a question: what becomes of [`Effect::Read`] where no reader could be opened beside the
-    /// writer. Boxed: the queue has a place of this size for each command that it can hold.
+    /// Answer a question: what becomes of [`Effect::Read`] where no reader could be opened beside
+    /// the writer. Boxed: the queue has a place of this size for each command that it can hold.
     Read { number: ReadNumber, query: Box<Query> },
 }
 
@@ -247,13 +249,22 @@ pub struct AcceptedMessage {
 #[allow(missing_docs)] // the names say it
 #[derive(Debug, Clone, PartialEq)]
 pub enum HubOp {
-    /// A hub starts with these data: blocks of ids are reserved. `generation`: a new one begins. `copy`: what was under way in the data has
-    /// gone on since they were copied; unfinished tasks are blocked, claims end, commands expire.
-    Adopt { generation: Option<StoredGeneration>, messages_end: MessageId, tasks_end: TaskId, starts: u64, copy: bool, at: i64 },
+    /// A hub starts with these data: blocks of ids are reserved. `generation`: a new one begins.
+    /// `copy`: what was under way in the data has gone on since they were copied; unfinished tasks
+    /// are blocked, claims end, commands expire.
+    Adopt {
+        generation: Option<StoredGeneration>,
+        messages_end: MessageId,
+        tasks_end: TaskId,
+        starts: u64,
+        copy: bool,
+        at: i64,
+    },
     /// Ids up to these ends may be given.
     Reserve { messages_end: MessageId, tasks_end: TaskId },
-    /// A message with its recipients; nothing happens when sender and key were seen before. It answers only what its sender can see;
-    /// `sees_all`: who holds the token sees everything, whatever name the message has.
+    /// A message with its recipients; nothing happens when sender and key were seen before. It
+    /// answers only what its sender can see; `sees_all`: who holds the token sees everything,
+    /// whatever name the message has.
     MessagePut { message: Message, recipients: Vec<String>, key: Option<String>, sees_all: bool },
     /// A recipient more, found later.
     RecipientAdd { message: MessageId, recipient: String },
@@ -265,8 +276,8 @@ pub enum HubOp {
     Reacted { message: MessageId, agent: String, emoji: String, at: i64, sees_all: bool },
     /// A claim is held.
     ClaimPut { message: MessageId, agent: String, expires_at: i64 },
-    /// A claim is gone. `reoffer`: the message is unread and unacknowledged again for everybody; else it is settled, and
-    /// nobody needs to read it any more.
+    /// A claim is gone. `reoffer`: the message is unread and unacknowledged again for everybody;
+    /// else it is settled, and nobody needs to read it any more.
     ClaimEnd { message: MessageId, reoffer: bool, at: i64 },
     /// The claim is gone and the message is offered to nobody, though it is not settled.
     OfferHeld { message: MessageId, at: i64 },
@@ -290,7 +301,8 @@ pub enum HubOp {
     TokenDelete { hash: String },
     /// A token is gone, and must not come back with a copy of the data. Times in seconds.
     TokenRevoke { hash: String, jti: String, expires_at: Option<i64>, at: i64 },
-    /// Takes away at most `limit` messages of each class that are older than told, and final commands.
+    /// Takes away at most `limit` messages of each class that are older than told, and final
+    /// commands.
     Retain { session_before: i64, before: i64, limit: u64 },
 }
 

@@ -1,10 +1,12 @@
 //! Generations of the hub's data, and which ids belong to which.
 //!
-//! A backup that is put back, a copied file, an emptied folder: whatever is not the data that ran here last gets a new generation and
-//! goes on above all ids that were ever given here, so that no id means two things. What was given before keeps its own. That it is
-//! another is known by a mark, a small file beside the hub's folder: ids are reserved in blocks, and a block's end stands in the store
-//! first, then in the mark, before an id of the block is visible. So the mark is never ahead of the store that belongs to it, whatever
-//! is killed at any moment, and no message needs a second write.
+//! A backup that is put back, a copied file, an emptied folder: whatever is not the data that ran
+//! here last gets a new generation and goes on above all ids that were ever given here, so that no
+//! id means two things. What was given before keeps its own. That it is another is known by a mark,
+//! a small file beside the hub's folder: ids are reserved in blocks, and a block's end stands in
+//! the store first, then in the mark, before an id of the block is visible. So the mark is never
+//! ahead of the store that belongs to it, whatever is killed at any moment, and no message needs a
+//! second write.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -34,7 +36,8 @@ pub struct StoredGeneration {
     pub first_message: MessageId,
     /// First task id.
     pub first_task: TaskId,
-    /// Newest message that stood in the data when it began: ids between this and its first one were given and are not there.
+    /// Newest message that stood in the data when it began: ids between this and its first one were
+    /// given and are not there.
     pub follows_message: MessageId,
     /// The same for tasks.
     pub follows_task: TaskId,
@@ -103,7 +106,8 @@ impl Mark {
                 if let Some(generation) = generation {
                     self.generation = generation.name.clone();
                 }
-                (self.message_block_end, self.task_block_end, self.starts) = (*messages_end, *tasks_end, *starts);
+                (self.message_block_end, self.task_block_end, self.starts) =
+                    (*messages_end, *tasks_end, *starts);
                 self.orderly_end = None;
                 true
             }
@@ -125,7 +129,12 @@ impl Mark {
 }
 
 /// Why the data are not those that ran here last; `None`: they are.
-pub fn foreign(data: &DataState, last_message: MessageId, last_task: TaskId, mark: Option<&Mark>) -> Option<&'static str> {
+pub fn foreign(
+    data: &DataState,
+    last_message: MessageId,
+    last_task: TaskId,
+    mark: Option<&Mark>,
+) -> Option<&'static str> {
     if data.copied {
         return Some("a backup was put in its place");
     }
@@ -136,10 +145,13 @@ pub fn foreign(data: &DataState, last_message: MessageId, last_task: TaskId, mar
     if !data.generations.iter().any(|generation| generation.name == mark.generation) {
         return Some("the store is not the one that ran here before");
     }
-    let older = data.starts < mark.starts || data.messages_end < mark.message_block_end || data.tasks_end < mark.task_block_end;
-    let shorter = mark
-        .orderly_end
-        .is_some_and(|end| data.starts == mark.starts && (last_message < end.last_message_id || last_task < end.last_task_id));
+    let older = data.starts < mark.starts
+        || data.messages_end < mark.message_block_end
+        || data.tasks_end < mark.task_block_end;
+    let shorter = mark.orderly_end.is_some_and(|end| {
+        data.starts == mark.starts
+            && (last_message < end.last_message_id || last_task < end.last_task_id)
+    });
     (older || shorter).then_some("the store is an older copy of the one that ran here before")
 }
 
@@ -157,7 +169,8 @@ impl Generations {
         self.all.last().map(|generation| generation.name.as_str()).unwrap_or_default()
     }
 
-    /// The generation that an id was given in; `None`: it was given here once and is not in the data, or never was.
+    /// The generation that an id was given in; `None`: it was given here once and is not in the
+    /// data, or never was.
     fn of(&self, named: Named) -> Option<&str> {
         let begins = |generation: &StoredGeneration| match named {
             Named::Message(id) => generation.first_message <= id,
@@ -180,20 +193,24 @@ pub(super) enum Named {
 }
 
 impl Hub {
-    /// Decides at the start whether these are the data that ran here last, and reserves the first ids.
+    /// Decides at the start whether these are the data that ran here last, and reserves the first
+    /// ids.
     pub(super) fn adopt(&mut self, snapshot: &HubSnapshot) {
         let (data, mark) = (&snapshot.data, snapshot.mark.as_ref());
         let why = foreign(data, snapshot.last_message, snapshot.last_task, mark);
-        let of_mark = mark.map(|mark| (mark.message_block_end, mark.task_block_end)).unwrap_or_default();
+        let of_mark =
+            mark.map(|mark| (mark.message_block_end, mark.task_block_end)).unwrap_or_default();
         let top_message = snapshot.last_message.max(data.messages_end).max(of_mark.0);
         let top_task = snapshot.last_task.max(data.tasks_end).max(of_mark.1);
-        let in_order = why.is_none() && mark.is_some_and(|mark| mark.orderly_end.is_some() && mark.starts == data.starts);
+        let in_order = why.is_none()
+            && mark.is_some_and(|mark| mark.orderly_end.is_some() && mark.starts == data.starts);
         if !in_order && !data.generations.is_empty() || why.is_some() {
             // The rest of the blocks is left alone: ids of it may have been seen.
             (self.last_message, self.last_task) = (top_message, top_task);
         }
         if let Some(newest) = data.generations.last() {
-            // It may have no message or task yet; an id below its first one would be of an older generation.
+            // It may have no message or task yet; an id below its first one would be of an older
+            // generation.
             self.last_message = self.last_message.max(newest.first_message.previous());
             self.last_task = self.last_task.max(newest.first_task.previous());
         }
@@ -206,22 +223,37 @@ impl Hub {
         };
         let generation = name.map(|name| {
             let is_first = data.generations.is_empty() && why.is_none();
-            let (message, task) = if is_first { Default::default() } else { (self.last_message, self.last_task) };
+            let (message, task) =
+                if is_first { Default::default() } else { (self.last_message, self.last_task) };
             let (follows_message, follows_task) = (snapshot.last_message, snapshot.last_task);
-            StoredGeneration { name, first_message: message.next(), first_task: task.next(), follows_message, follows_task }
+            StoredGeneration {
+                name,
+                first_message: message.next(),
+                first_task: task.next(),
+                follows_message,
+                follows_task,
+            }
         });
         self.generations.all.extend(generation.clone());
         (self.generations.messages_end, self.generations.tasks_end) =
             (self.last_message.plus(MESSAGE_BLOCK), self.last_task.plus(TASK_BLOCK));
         let starts = data.starts.max(mark.map_or(0, |mark| mark.starts)) + 1;
         let (messages_end, tasks_end) = (self.generations.messages_end, self.generations.tasks_end);
-        self.commits.write(HubOp::Adopt { generation, messages_end, tasks_end, starts, copy: why.is_some(), at: self.now.wall.0 });
+        self.commits.write(HubOp::Adopt {
+            generation,
+            messages_end,
+            tasks_end,
+            starts,
+            copy: why.is_some(),
+            at: self.now.wall.0,
+        });
         if let Some(why) = why {
             self.on_copy(why, snapshot);
         }
     }
 
-    /// What was under way in a copy has gone on since: tasks wait for a person, claims end, commands expire, revoked tokens stay so.
+    /// What was under way in a copy has gone on since: tasks wait for a person, claims end,
+    /// commands expire, revoked tokens stay so.
     fn on_copy(&mut self, why: &str, snapshot: &HubSnapshot) {
         let first = self.last_message.next();
         self.log(
@@ -241,12 +273,18 @@ impl Hub {
             self.end_claim_silently(message);
         }
         self.commands.clear();
-        // The instances of then are not those of now: what a living one says must not be taken for that of a dead one.
+        // The instances of then are not those of now: what a living one says must not be taken for
+        // that of a dead one.
         for agent in self.agents.values_mut() {
             agent.stored.registration.instance_id.clear();
             self.commits.write(HubOp::AgentPut(agent.stored.clone()));
         }
-        let revoked: Vec<&str> = snapshot.mark.iter().flat_map(|mark| &mark.revoked).map(|revoked| revoked.jti.as_str()).collect();
+        let revoked: Vec<&str> = snapshot
+            .mark
+            .iter()
+            .flat_map(|mark| &mark.revoked)
+            .map(|revoked| revoked.jti.as_str())
+            .collect();
         let unknown_past = snapshot.mark.is_none();
         let gone: Vec<String> = self
             .tokens
@@ -287,11 +325,15 @@ impl Hub {
             generations.tasks_end = generations.tasks_end.plus(TASK_BLOCK);
         }
         if (messages, tasks) != (generations.messages_end, generations.tasks_end) {
-            self.commits.write(HubOp::Reserve { messages_end: generations.messages_end, tasks_end: generations.tasks_end });
+            self.commits.write(HubOp::Reserve {
+                messages_end: generations.messages_end,
+                tasks_end: generations.tasks_end,
+            });
         }
     }
 
-    /// A call that says which generation it means is refused where the id belongs to another one: nothing is changed.
+    /// A call that says which generation it means is refused where the id belongs to another one:
+    /// nothing is changed.
     pub(super) fn check_generation(&self, told: Option<&str>, named: Named) -> Result<(), Refusal> {
         let (what, id) = match named {
             Named::Message(id) => ("message", id.0),
@@ -300,7 +342,9 @@ impl Hub {
         match (self.generations.of(named), told) {
             (None, _) => Err((404, "not_found", format!("there is no {what} {id}"))),
             (Some(own), Some(told)) if own != told => {
-                let text = format!("{what} {id} is not of the generation {told}: the hub's data were put back or replaced since");
+                let text = format!(
+                    "{what} {id} is not of the generation {told}: the hub's data were put back or replaced since"
+                );
                 Err((409, OTHER_GENERATION, text))
             }
             _ => Ok(()),
@@ -325,11 +369,18 @@ mod tests {
             ..Default::default()
         };
         let generations = names.iter().map(named).collect();
-        DataState { generations, messages_end: MessageId(end), tasks_end: TaskId(64), starts, copied: false }
+        DataState {
+            generations,
+            messages_end: MessageId(end),
+            tasks_end: TaskId(64),
+            starts,
+            copied: false,
+        }
     }
 
     fn mark(name: &str, end: u64, starts: u64, last: Option<u64>) -> Mark {
-        let orderly_end = last.map(|last| OrderlyEnd { last_message_id: MessageId(last), last_task_id: TaskId(0) });
+        let orderly_end = last
+            .map(|last| OrderlyEnd { last_message_id: MessageId(last), last_task_id: TaskId(0) });
         Mark {
             generation: name.into(),
             message_block_end: MessageId(end),
@@ -346,12 +397,36 @@ mod tests {
         for (what, data, last, mark, is_foreign) in [
             ("the first start", DataState::default(), 0, None, false),
             ("a store from before generations", DataState::default(), 40, None, false),
-            ("the same, with a mark of newer data", DataState::default(), 40, Some(mark("g1", 256, 1, None)), true),
+            (
+                "the same, with a mark of newer data",
+                DataState::default(),
+                40,
+                Some(mark("g1", 256, 1, None)),
+                true,
+            ),
             ("a moved machine", data(&["g1"], 256, 3), 40, None, false),
-            ("after an orderly end", data(&["g1"], 256, 3), 40, Some(mark("g1", 256, 3, Some(40))), false),
+            (
+                "after an orderly end",
+                data(&["g1"], 256, 3),
+                40,
+                Some(mark("g1", 256, 3, Some(40))),
+                false,
+            ),
             ("after a kill", data(&["g1"], 256, 3), 40, Some(mark("g1", 256, 3, None)), false),
-            ("killed between store and mark, with a new block", data(&["g1"], 512, 3), 300, Some(mark("g1", 256, 3, None)), false),
-            ("killed between store and mark, at a start", data(&["g1"], 256, 4), 40, Some(mark("g1", 256, 3, None)), false),
+            (
+                "killed between store and mark, with a new block",
+                data(&["g1"], 512, 3),
+                300,
+                Some(mark("g1", 256, 3, None)),
+                false,
+            ),
+            (
+                "killed between store and mark, at a start",
+                data(&["g1"], 256, 4),
+                40,
+                Some(mark("g1", 256, 3, None)),
+                false,
+            ),
             (
                 "killed between store and mark, with a new generation",
                 data(&["g1", "g2"], 768, 4),
@@ -360,21 +435,60 @@ mod tests {
                 false,
             ),
             ("a backup", copied, 40, Some(mark("g1", 512, 3, None)), true),
-            ("a copy of an earlier block", data(&["g1"], 256, 3), 40, Some(mark("g1", 512, 3, None)), true),
-            ("a copy of an earlier start", data(&["g1"], 512, 2), 40, Some(mark("g1", 512, 3, None)), true),
-            ("a copy of the same block, after an orderly end", data(&["g1"], 256, 3), 40, Some(mark("g1", 256, 3, Some(41))), true),
+            (
+                "a copy of an earlier block",
+                data(&["g1"], 256, 3),
+                40,
+                Some(mark("g1", 512, 3, None)),
+                true,
+            ),
+            (
+                "a copy of an earlier start",
+                data(&["g1"], 512, 2),
+                40,
+                Some(mark("g1", 512, 3, None)),
+                true,
+            ),
+            (
+                "a copy of the same block, after an orderly end",
+                data(&["g1"], 256, 3),
+                40,
+                Some(mark("g1", 256, 3, Some(41))),
+                true,
+            ),
             ("an empty file", DataState::default(), 0, Some(mark("g1", 256, 3, Some(40))), true),
-            ("another machine's mark", data(&["g1"], 256, 3), 40, Some(mark("h1", 128, 1, None)), true),
-            ("a copy from before the last restore", data(&["g1"], 900, 9), 40, Some(mark("g2", 512, 3, None)), true),
+            (
+                "another machine's mark",
+                data(&["g1"], 256, 3),
+                40,
+                Some(mark("h1", 128, 1, None)),
+                true,
+            ),
+            (
+                "a copy from before the last restore",
+                data(&["g1"], 900, 9),
+                40,
+                Some(mark("g2", 512, 3, None)),
+                true,
+            ),
         ] {
-            assert_eq!(foreign(&data, MessageId(last), TaskId(0), mark.as_ref()).is_some(), is_foreign, "{what}");
+            assert_eq!(
+                foreign(&data, MessageId(last), TaskId(0), mark.as_ref()).is_some(),
+                is_foreign,
+                "{what}"
+            );
         }
     }
 
     #[test]
     fn an_id_belongs_to_the_generation_in_which_it_was_given() {
         let all = vec![
-            StoredGeneration { name: "g1".into(), first_message: MessageId(1), first_task: TaskId(1), ..Default::default() },
+            StoredGeneration {
+                name: "g1".into(),
+                first_message: MessageId(1),
+                first_task: TaskId(1),
+                ..Default::default()
+            },
             StoredGeneration {
                 name: "g2".into(),
                 first_message: MessageId(513),
@@ -384,11 +498,22 @@ mod tests {
             },
         ];
         let generations = Generations { all, ..Default::default() };
-        for (id, own) in [(1, Some("g1")), (300, Some("g1")), (301, None), (512, None), (513, Some("g2")), (9999, Some("g2"))] {
+        for (id, own) in [
+            (1, Some("g1")),
+            (300, Some("g1")),
+            (301, None),
+            (512, None),
+            (513, Some("g2")),
+            (9999, Some("g2")),
+        ] {
             assert_eq!(generations.of(Named::Message(MessageId(id))), own, "{id}");
         }
         assert_eq!(
-            (generations.of(Named::Task(TaskId(9))), generations.of(Named::Task(TaskId(10))), generations.newest()),
+            (
+                generations.of(Named::Task(TaskId(9))),
+                generations.of(Named::Task(TaskId(10))),
+                generations.newest()
+            ),
             (Some("g1"), None, "g2")
         );
     }
@@ -396,8 +521,20 @@ mod tests {
     #[test]
     fn a_mark_remembers_revoked_tokens_until_they_would_have_ended() {
         let mut mark = Mark::default();
-        let revoke = |jti: &str, end, at| HubOp::TokenRevoke { hash: "h".into(), jti: jti.into(), expires_at: end, at };
-        assert!(mark.note(&revoke("a", Some(100), 10)) && mark.note(&revoke("b", None, 20)) && mark.note(&revoke("c", Some(300), 150)));
-        assert_eq!(mark.revoked.iter().map(|revoked| revoked.jti.as_str()).collect::<Vec<_>>(), ["b", "c"]);
+        let revoke = |jti: &str, end, at| HubOp::TokenRevoke {
+            hash: "h".into(),
+            jti: jti.into(),
+            expires_at: end,
+            at,
+        };
+        assert!(
+            mark.note(&revoke("a", Some(100), 10))
+                && mark.note(&revoke("b", None, 20))
+                && mark.note(&revoke("c", Some(300), 150))
+        );
+        assert_eq!(
+            mark.revoked.iter().map(|revoked| revoked.jti.as_str()).collect::<Vec<_>>(),
+            ["b", "c"]
+        );
     }
 }

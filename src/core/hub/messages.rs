@@ -24,8 +24,8 @@ pub(super) struct Unresolved {
     pub matched: Vec<String>,
 }
 
-/// What a commit tells besides being durable: messages that were there before under their key, those that were stored without
-/// what they answer, and reactions to what their sender cannot see.
+/// What a commit tells besides being durable: messages that were there before under their key,
+/// those that were stored without what they answer, and reactions to what their sender cannot see.
 #[derive(Clone, Copy, Default)]
 pub(super) struct CommitReport<'a> {
     pub existing: &'a [(MessageId, Message)],
@@ -35,7 +35,11 @@ pub(super) struct CommitReport<'a> {
 
 impl Hub {
     /// Checks a message and gives it an id; the caller commits it.
-    pub(super) fn prepare(&mut self, actor: &TokenRecord, new: NewMessage) -> Result<AcceptedMessage, Refusal> {
+    pub(super) fn prepare(
+        &mut self,
+        actor: &TokenRecord,
+        new: NewMessage,
+    ) -> Result<AcceptedMessage, Refusal> {
         let from = self.sender(actor, new.from.as_deref())?;
         if new.to.trim().is_empty() {
             return Err((400, "no_target", "the message has no \"to\"".into()));
@@ -44,7 +48,10 @@ impl Hub {
             return Err((
                 413,
                 "body_too_large",
-                format!("a message body may have {MESSAGE_BODY_BYTES_MAX} bytes, this one has {}", new.body.len()),
+                format!(
+                    "a message body may have {MESSAGE_BODY_BYTES_MAX} bytes, this one has {}",
+                    new.body.len()
+                ),
             ));
         }
         let kind = match new.kind {
@@ -52,8 +59,11 @@ impl Hub {
             known => known,
         };
         if let (Some(id), Some(told)) = (new.reply_to, new.generation.as_deref()) {
-            // Its sender knows the number that it answers and can say it in words, which is more than an answer to nothing.
-            let lost = |(status, code, text): Refusal| if status == 404 { (409, OTHER_GENERATION, text) } else { (status, code, text) };
+            // Its sender knows the number that it answers and can say it in words, which is more
+            // than an answer to nothing.
+            let lost = |(status, code, text): Refusal| {
+                if status == 404 { (409, OTHER_GENERATION, text) } else { (status, code, text) }
+            };
             self.check_generation(Some(told), Named::Message(id)).map_err(lost)?;
         }
         let recipients = self.resolve(&new.to, &from)?;
@@ -86,17 +96,29 @@ impl Hub {
             return Err((
                 413,
                 "message_too_large",
-                format!("a message may have {} bytes with its payload, this one has {size}", FRAME_BYTES_MAX - 8192),
+                format!(
+                    "a message may have {} bytes with its payload, this one has {size}",
+                    FRAME_BYTES_MAX - 8192
+                ),
             ));
         }
-        let key = new.idempotency_key.filter(|key| key.is_empty() == crate::planted::is("forgotten-key"));
-        // A person sees everything; all others, and whoever may not read, answer only what was sent to them.
+        let key =
+            new.idempotency_key.filter(|key| key.is_empty() == crate::planted::is("forgotten-key"));
+        // A person sees everything; all others, and whoever may not read, answer only what was sent
+        // to them.
         let sees_all = acts_as(actor).is_none() && allows(actor, "message:read");
         self.note_sender(&from);
-        self.commits.write(HubOp::MessagePut { message: message.clone(), recipients: recipients.clone(), key, sees_all });
+        self.commits.write(HubOp::MessagePut {
+            message: message.clone(),
+            recipients: recipients.clone(),
+            key,
+            sees_all,
+        });
         if recipients.is_empty() {
-            // In the same commit: a message that waits for a match must not be forgotten by a crash.
-            self.commits.write(HubOp::Unresolved { message: id, until: Some(self.unresolved_until()) });
+            // In the same commit: a message that waits for a match must not be forgotten by a
+            // crash.
+            self.commits
+                .write(HubOp::Unresolved { message: id, until: Some(self.unresolved_until()) });
         }
         self.meter.count_message(&message.kind);
         Ok(AcceptedMessage { message, recipients, at: self.now.tick })
@@ -106,13 +128,16 @@ impl Hub {
         self.now.wall.0 + QUEUED_FOR.as_millis() as i64
     }
 
-    /// The sender of a message: people speak as `user`, an agent only as itself, anything else needs `admin`.
+    /// The sender of a message: people speak as `user`, an agent only as itself, anything else
+    /// needs `admin`.
     fn sender(&self, actor: &TokenRecord, wanted: Option<&str>) -> Result<String, Refusal> {
         let own = acts_as(actor).unwrap_or(USER);
         match wanted.filter(|from| !from.is_empty()) {
             None => Ok(own.to_string()),
             Some(from) if from == own || allows(actor, ADMIN) => Ok(from.to_string()),
-            Some(from) => Err((403, "forbidden", format!("this token sends as {own}, not as {from}"))),
+            Some(from) => {
+                Err((403, "forbidden", format!("this token sends as {own}, not as {from}")))
+            }
         }
     }
 
@@ -121,7 +146,8 @@ impl Hub {
         if to == USER {
             return Ok(vec![USER.into()]);
         }
-        let group = to == "broadcast" || ["label:", "tag:", "cap:", "policy:"].iter().any(|prefix| to.starts_with(prefix));
+        let group = to == "broadcast"
+            || ["label:", "tag:", "cap:", "policy:"].iter().any(|prefix| to.starts_with(prefix));
         if !group && self.has_mailbox(to) {
             return Ok(vec![to.to_string()]);
         }
@@ -129,10 +155,12 @@ impl Hub {
             return Err((422, "no_such_target", format!("the target {to:?} names nobody")));
         }
         if !group {
-            let text = format!("there is no agent {to}; `agent-relay agents` lists those that are known");
+            let text =
+                format!("there is no agent {to}; `agent-relay agents` lists those that are known");
             return Err((422, "no_such_target", text));
         }
-        let mut found: Vec<String> = self.agents.keys().filter(|id| *id != from && self.is_meant(id, to)).cloned().collect();
+        let mut found: Vec<String> =
+            self.agents.keys().filter(|id| *id != from && self.is_meant(id, to)).cloned().collect();
         if to.starts_with("policy:") {
             // One agent; a connected one first.
             found.sort_by_key(|id| self.agents.get(id).is_none_or(|agent| agent.peer.is_none()));
@@ -173,7 +201,8 @@ impl Hub {
             let meant = !known && message.sender != id && self.is_meant(id, &message.target);
             if meant {
                 message.matched.push(id.to_string());
-                self.commits.write(HubOp::RecipientAdd { message: message.id, recipient: id.to_string() });
+                self.commits
+                    .write(HubOp::RecipientAdd { message: message.id, recipient: id.to_string() });
                 self.queues.entry(id.to_string()).or_default().ids.insert(message.id);
                 if message.claimable
                     && let Some(offer) = self.offers.get_mut(&message.id)
@@ -188,7 +217,11 @@ impl Hub {
             }
             // One agent is enough for a policy; others go on waiting for further matches.
             let settled = meant && message.target.starts_with("policy:");
-            if settled { self.commits.write(HubOp::Unresolved { message: message.id, until: None }) } else { self.unresolved.push(message) }
+            if settled {
+                self.commits.write(HubOp::Unresolved { message: message.id, until: None })
+            } else {
+                self.unresolved.push(message)
+            }
         }
         self.commits.defer(After::Offer { recipients: vec![id.to_string()] });
     }
@@ -215,7 +248,8 @@ impl Hub {
             self.unresolved.push(waiting);
         }
         for recipient in &sent.recipients {
-            // A session message only shows something: agents never get it, and nobody has to acknowledge it.
+            // A session message only shows something: agents never get it, and nobody has to
+            // acknowledge it.
             let on_bus = recipient != USER && !message.is_session_mirror();
             if on_bus {
                 self.queues.entry(recipient.clone()).or_default().ids.insert(message.id);
@@ -235,7 +269,9 @@ impl Hub {
             }
             stored.is_some()
         };
-        let first = |sent: &AcceptedMessage| existing.iter().find(|(id, _)| *id == sent.message.id).map(|(_, first)| first.clone());
+        let first = |sent: &AcceptedMessage| {
+            existing.iter().find(|(id, _)| *id == sent.message.id).map(|(_, first)| first.clone())
+        };
         for item in after {
             match item {
                 After::Effect(effect) => self.out.push(effect),
@@ -247,7 +283,8 @@ impl Hub {
                         let alone = detach(&mut sent);
                         let mut answer = json!(sent.message);
                         if sent.message.to.contains(':') || sent.message.to == "broadcast" {
-                            // Labels and tags are what agents say of themselves: a sender sees how many took his words.
+                            // Labels and tags are what agents say of themselves: a sender sees how
+                            // many took his words.
                             answer["recipients"] = json!(sent.recipients.len());
                         }
                         if alone {
@@ -288,14 +325,21 @@ impl Hub {
                 }
                 After::Reacted { ticket, message, agent } => {
                     if unseen.iter().any(|(id, who)| *id == message && *who == agent) {
-                        self.refuse(ticket, 404, "not_found", "there is no such message, or it is not yours to see")
+                        self.refuse(
+                            ticket,
+                            404,
+                            "not_found",
+                            "there is no such message, or it is not yours to see",
+                        )
                     } else {
                         self.respond(ticket, 204, Value::Null);
                         let data = json!({"messageId": message, "agentId": agent});
                         self.publish("message.updated", agent, data);
                     }
                 }
-                After::Registered { peer, agent, text } => self.on_registration_durable(peer, agent, text),
+                After::Registered { peer, agent, text } => {
+                    self.on_registration_durable(peer, agent, text)
+                }
                 After::Offer { recipients } => {
                     for recipient in recipients {
                         self.deliver(&recipient, None);

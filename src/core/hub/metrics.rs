@@ -12,7 +12,8 @@ use crate::wire::VERSION;
 use crate::wire::api::MessageKind;
 
 /// Upper bounds of the buckets, seconds.
-const BOUNDS: [f64; 12] = [0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0, 5.0];
+const BOUNDS: [f64; 12] =
+    [0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0, 5.0];
 
 /// How long things took.
 #[derive(Debug, Default)]
@@ -39,7 +40,11 @@ impl Histogram {
             sum += count;
             let _ = writeln!(text, "{name}_bucket{{le=\"{bound}\"}} {sum}");
         }
-        let _ = writeln!(text, "{name}_bucket{{le=\"+Inf\"}} {}\n{name}_sum {:.6}\n{name}_count {}", self.count, self.sum, self.count);
+        let _ = writeln!(
+            text,
+            "{name}_bucket{{le=\"+Inf\"}} {}\n{name}_sum {:.6}\n{name}_count {}",
+            self.count, self.sum, self.count
+        );
     }
 }
 
@@ -81,7 +86,11 @@ impl Hub {
             ("agents_connected", "Agents on the bus", count(connected)),
             ("peers", "Connections on the bus", count(self.peers.len() - streams)),
             ("event_streams", "Readers of server-sent events", count(streams)),
-            ("messages_unacknowledged", "Messages that wait for agents", self.queues.values().map(|queue| count(queue.ids.len())).sum()),
+            (
+                "messages_unacknowledged",
+                "Messages that wait for agents",
+                self.queues.values().map(|queue| count(queue.ids.len())).sum(),
+            ),
             ("messages_unresolved", "Messages that match nobody yet", count(self.unresolved.len())),
             ("offers", "Claimable messages that are not settled", count(self.offers.len())),
             ("tasks_open", "Tasks that are not final", count(self.tasks.len())),
@@ -90,7 +99,11 @@ impl Hub {
             ("commits_in_flight", "Commits under way", count(self.commits.in_flight())),
             ("reads_in_flight", "Reads under way", count(self.reads.len())),
             ("requests_in_flight", "Requests that wait for an answer", count(self.tickets.len())),
-            ("store_unavailable", "1 while the store cannot be written", u64::from(self.commits.trouble().is_some())),
+            (
+                "store_unavailable",
+                "1 while the store cannot be written",
+                u64::from(self.commits.trouble().is_some()),
+            ),
             ("last_message_id", "Newest message id", self.last_message.0),
             ("connections", "Open connections, all kinds", gate.open),
             ("connections_headless", "Connections without a complete request", gate.headless),
@@ -100,7 +113,10 @@ impl Hub {
 
     pub(super) fn metrics_text(&self, gate: GateStats, store: &Value) -> String {
         let mut text = String::new();
-        let _ = writeln!(text, "# TYPE agent_relay_hub_info gauge\nagent_relay_hub_info{{version=\"{VERSION}\"}} 1");
+        let _ = writeln!(
+            text,
+            "# TYPE agent_relay_hub_info gauge\nagent_relay_hub_info{{version=\"{VERSION}\"}} 1"
+        );
         for (name, about, value) in self.gauges(gate) {
             let _ = writeln!(
                 text,
@@ -109,7 +125,10 @@ impl Hub {
         }
         for (name, field) in [("store_bytes", "bytes"), ("store_free_bytes", "freeBytes")] {
             let value = store.get(field).and_then(Value::as_u64).unwrap_or(0);
-            let _ = writeln!(text, "# TYPE agent_relay_hub_{name} gauge\nagent_relay_hub_{name} {value}");
+            let _ = writeln!(
+                text,
+                "# TYPE agent_relay_hub_{name} gauge\nagent_relay_hub_{name} {value}"
+            );
         }
         let counter = |text: &mut String, name: &str, labels: &str, value: u64| {
             let _ = writeln!(text, "agent_relay_hub_{name}{labels} {value}");
@@ -121,8 +140,10 @@ impl Hub {
         for (class, value) in self.meter.answers.iter().enumerate().skip(2) {
             counter(&mut text, "requests_total", &format!("{{status=\"{class}xx\"}}"), *value);
         }
-        let _ =
-            writeln!(text, "# HELP agent_relay_hub_messages_total Messages taken, by kind\n# TYPE agent_relay_hub_messages_total counter");
+        let _ = writeln!(
+            text,
+            "# HELP agent_relay_hub_messages_total Messages taken, by kind\n# TYPE agent_relay_hub_messages_total counter"
+        );
         for (kind, value) in &self.meter.accepted {
             counter(&mut text, "messages_total", &format!("{{kind=\"{kind}\"}}"), *value);
         }
@@ -134,23 +155,42 @@ impl Hub {
             ("connections_accepted_total", "Connections taken", gate.accepted),
             ("connections_evicted_total", "Connections closed to make room", gate.evicted),
             ("connections_refused_total", "Connections refused without room", gate.refused),
-            ("connections_timed_out_total", "Connections that did not keep a time limit", gate.timed_out),
+            (
+                "connections_timed_out_total",
+                "Connections that did not keep a time limit",
+                gate.timed_out,
+            ),
         ] {
             let _ = writeln!(
                 text,
                 "# HELP agent_relay_hub_{name} {about}\n# TYPE agent_relay_hub_{name} counter\nagent_relay_hub_{name} {value}"
             );
         }
-        self.meter.request_time.print(&mut text, "agent_relay_hub_request_seconds", "From request to answer");
-        self.meter.commit_time.print(&mut text, "agent_relay_hub_commit_seconds", "From change to durable");
-        self.meter.send_to_frame.print(&mut text, "agent_relay_hub_send_to_frame_seconds", "From a sent message to its frame on the bus");
+        self.meter.request_time.print(
+            &mut text,
+            "agent_relay_hub_request_seconds",
+            "From request to answer",
+        );
+        self.meter.commit_time.print(
+            &mut text,
+            "agent_relay_hub_commit_seconds",
+            "From change to durable",
+        );
+        self.meter.send_to_frame.print(
+            &mut text,
+            "agent_relay_hub_send_to_frame_seconds",
+            "From a sent message to its frame on the bus",
+        );
         text
     }
 
     pub(super) fn info(&self, gate: GateStats, store: &Value) -> Value {
         let uptime = self.started.map(|start| (self.now.tick - start).as_millis() as u64);
-        let gauges: serde_json::Map<String, Value> =
-            self.gauges(gate).into_iter().map(|(name, _, value)| (camel(name), json!(value))).collect();
+        let gauges: serde_json::Map<String, Value> = self
+            .gauges(gate)
+            .into_iter()
+            .map(|(name, _, value)| (camel(name), json!(value)))
+            .collect();
         json!({"id": self.config.id, "version": VERSION, "uptimeMs": uptime, "store": store,
             "trouble": self.commits.trouble().map(|trouble| trouble.cause.to_string()), "now": gauges})
     }

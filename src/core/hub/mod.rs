@@ -1,8 +1,8 @@
 //! The hub's machine: an embedded relay for one machine.
 //!
-//! It holds live indexes only (who is connected, what is unacknowledged, claims, open tasks, pending commands, tokens);
-//! bodies stay in the store, reads go to a read-only connection . What a request changes is one commit, and
-//! answers and frames go out behind it ([`CommitQueue`]).
+//! It holds live indexes only (who is connected, what is unacknowledged, claims, open tasks,
+//! pending commands, tokens); bodies stay in the store, reads go to a read-only connection . What a
+//! request changes is one commit, and answers and frames go out behind it ([`CommitQueue`]).
 
 mod agents;
 mod api;
@@ -29,7 +29,9 @@ use crate::core::http::GateCommand;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
-use self::event::{After, Effect, Event, HubOp, HubSnapshot, Lane, StoreEvent, StoredTask, StoredUnresolved};
+use self::event::{
+    After, Effect, Event, HubOp, HubSnapshot, Lane, StoreEvent, StoredTask, StoredUnresolved,
+};
 use self::messages::CommitReport;
 use self::timer::Timer;
 use super::commit::{Closed, CommitQueue, Durable};
@@ -50,7 +52,8 @@ const STOP_LIMIT: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// What a hub must be given.
 pub struct HubConfig {
-    /// Identity of the hub's data, told in `registered`: message ids mean something only together with it.
+    /// Identity of the hub's data, told in `registered`: message ids mean something only together
+    /// with it.
     pub id: String,
     /// Hash of a token, as stored.
     pub hash: fn(&str) -> String,
@@ -62,23 +65,23 @@ pub struct HubConfig {
 ///
 /// **In**, lane by lane ([`Lane`]):
 /// - the store and its reader: first of all [`StoreEvent::Restored`], before which nothing else is
-///   heard but `main`; then `Committed` with the newest number that is durable, or `Stalled` until it is asked again; one
-///   answer for every read, in any order;
-/// - the gate: requests and upgrades, each with a ticket that is answered once or becomes a peer; texts
-///   of peers, and at last that a peer is gone, also if the hub has closed it;
+///   heard but `main`; then `Committed` with the newest number that is durable, or `Stalled` until
+///   it is asked again; one answer for every read, in any order;
+/// - the gate: requests and upgrades, each with a ticket that is answered once or becomes a peer;
+///   texts of peers, and at last that a peer is gone, also if the hub has closed it;
 /// - `main`: the wish to stop, and threads that ended although nobody told them to.
 ///
-/// **Out** ([`Effect`]): commands to the store, the reader and the gate. What a request changes is one
-/// commit; its answer, the frames for others and the events for subscribers wait behind it, and so does
-/// what was decided after it without a commit of its own ([`CommitQueue`]). Reads are answered from what
-/// is durable. The store may say with a commit that a message was known already or answers nothing that
-/// its sender can see; what goes out then says so.
+/// **Out** ([`Effect`]): commands to the store, the reader and the gate. What a request changes is
+/// one commit; its answer, the frames for others and the events for subscribers wait behind it, and
+/// so does what was decided after it without a commit of its own ([`CommitQueue`]). Reads are
+/// answered from what is durable. The store may say with a commit that a message was known already
+/// or answers nothing that its sender can see; what goes out then says so.
 ///
 /// While the store takes nothing, whoever waits for it is told at once, requests that would change
 /// something are refused, and reads go on.
 ///
-/// The end is [`Effect::Finish`], once and last: when all commits are durable, or after a few seconds
-/// without that. What then still waits was acknowledged to nobody.
+/// The end is [`Effect::Finish`], once and last: when all commits are durable, or after a few
+/// seconds without that. What then still waits was acknowledged to nobody.
 pub struct Hub {
     config: HubConfig,
     now: Now,
@@ -198,13 +201,24 @@ impl Hub {
                 if self.commits.on_accepted() {
                     self.log(LogLevel::Warn, "store accepts changes again");
                 }
-                while let Some(Durable { took, after }) = self.commits.next_durable(upto, self.now.tick) {
+                while let Some(Durable { took, after }) =
+                    self.commits.next_durable(upto, self.now.tick)
+                {
                     self.meter.commit_time.observe(took);
-                    self.release(after, CommitReport { existing: &existing, unattached: &unattached, unseen: &unseen });
+                    self.release(
+                        after,
+                        CommitReport {
+                            existing: &existing,
+                            unattached: &unattached,
+                            unseen: &unseen,
+                        },
+                    );
                 }
                 self.on_retired(retired);
             }
-            StoreEvent::Stalled(Cause::Store(error)) if error.kind.retry().is_none() => self.on_store_broken(error),
+            StoreEvent::Stalled(Cause::Store(error)) if error.kind.retry().is_none() => {
+                self.on_store_broken(error)
+            }
             StoreEvent::Stalled(cause) => self.on_store_stalled(cause),
             StoreEvent::Broken(error) => self.on_store_broken(error),
             StoreEvent::Vacuumed(outcome) => self.on_vacuumed(outcome),
@@ -239,11 +253,18 @@ impl Hub {
                 messages::Unresolved { id, target, claimable, sender, until, matched: Vec::new() }
             })
             .collect();
-        self.commands = std::mem::take(&mut snapshot.commands).into_iter().map(|command| (command.id.clone(), command)).collect();
-        self.tokens = std::mem::take(&mut snapshot.tokens).into_iter().map(|(hash, record)| (hash, Arc::new(record))).collect();
+        self.commands = std::mem::take(&mut snapshot.commands)
+            .into_iter()
+            .map(|command| (command.id.clone(), command))
+            .collect();
+        self.tokens = std::mem::take(&mut snapshot.tokens)
+            .into_iter()
+            .map(|(hash, record)| (hash, Arc::new(record)))
+            .collect();
         self.adopt(&snapshot);
         self.hold_blocked();
-        // Epochs of events must not repeat over a restart, or an old acknowledgement would fit a new frame.
+        // Epochs of events must not repeat over a restart, or an old acknowledgement would fit a
+        // new frame.
         self.seq = self.now.wall.0.max(0) as u64 * 1000;
         self.timers.set(Timer::Sweep, self.now.tick + PING_INTERVAL);
         self.timers.set(Timer::Retention, self.now.tick + RETENTION_FIRST);
@@ -281,12 +302,18 @@ impl Machine for Hub {
             Event::PeerClosed { peer } => self.on_peer_closed(peer),
             Event::StopRequested => {
                 self.stopping = true;
-                // A disk that stays full must not keep it from ending; nothing that waits was acknowledged.
+                // A disk that stays full must not keep it from ending; nothing that waits was
+                // acknowledged.
                 self.timers.set_once(Timer::StopLimit, now.tick + STOP_LIMIT);
             }
             Event::ThreadEnded { name, panic } => {
                 let said = panic.map(|text| format!(" ({text})")).unwrap_or_default();
-                self.log(LogLevel::Error, format!("thread {name} ended unexpectedly{said}; this is a bug, please report it"));
+                self.log(
+                    LogLevel::Error,
+                    format!(
+                        "thread {name} ended unexpectedly{said}; this is a bug, please report it"
+                    ),
+                );
                 self.out.push(Effect::Failed(format!("thread {name} ended unexpectedly{said}")));
                 self.stopping = true;
                 self.timers.set_once(Timer::StopLimit, now.tick + STOP_LIMIT);
@@ -308,7 +335,11 @@ impl Machine for Hub {
     fn may_take(&self, lane: Lane) -> bool {
         match lane {
             Lane::Store | Lane::Main => true,
-            Lane::Gate => self.started.is_some() && self.reads.len() < READS_IN_FLIGHT_MAX && self.commits.has_credit(COMMITS_RESERVED),
+            Lane::Gate => {
+                self.started.is_some()
+                    && self.reads.len() < READS_IN_FLIGHT_MAX
+                    && self.commits.has_credit(COMMITS_RESERVED)
+            }
         }
     }
 }

@@ -16,7 +16,9 @@ use crate::core::ids::{MessageId, PeerId, Ticket};
 use crate::core::limits::*;
 use crate::wire::api::AgentStatus;
 use crate::wire::api::{Message, TokenRecord};
-use crate::wire::bus::{CLOSE_SUPERSEDED, ClientFrame, FrameError, Registered, Registration, RelayFrame};
+use crate::wire::bus::{
+    CLOSE_SUPERSEDED, ClientFrame, FrameError, Registered, Registration, RelayFrame,
+};
 use crate::wire::control::LogLevel;
 
 /// A connection.
@@ -47,7 +49,9 @@ impl Peer {
     fn wants(&self, event: &str, subject: &str) -> bool {
         let named = self.events.iter().any(|wanted| wanted == event || wanted == "*");
         let mail_of = rights::acts_as(&self.token).filter(|_| event.starts_with("message."));
-        named && mail_of.is_none_or(|own| own == subject) && (self.scopes.is_empty() || self.scopes.iter().any(|scope| scope == subject))
+        named
+            && mail_of.is_none_or(|own| own == subject)
+            && (self.scopes.is_empty() || self.scopes.iter().any(|scope| scope == subject))
     }
 }
 
@@ -68,11 +72,24 @@ impl Hub {
         self.out.push(Effect::Gate(GateCommand::Accept { ticket }));
     }
 
-    /// A reader of server-sent events: everything that happens, for an agent's token what concerns that agent.
-    pub(super) fn open_stream(&mut self, number: PeerId, token: Arc<TokenRecord>, since: Option<u64>) {
+    /// A reader of server-sent events: everything that happens, for an agent's token what concerns
+    /// that agent.
+    pub(super) fn open_stream(
+        &mut self,
+        number: PeerId,
+        token: Arc<TokenRecord>,
+        since: Option<u64>,
+    ) {
         self.sweep_at_end_of(token.expires_at);
         let scopes = token.agent_id.iter().cloned().collect();
-        let peer = Peer { token, stream: true, registered: true, events: vec!["*".into()], scopes, ..Default::default() };
+        let peer = Peer {
+            token,
+            stream: true,
+            registered: true,
+            events: vec!["*".into()],
+            scopes,
+            ..Default::default()
+        };
         self.peers.insert(number, peer);
         self.subscribers.insert(number);
         self.out.push(Effect::Gate(GateCommand::Accept { ticket: number.ticket() }));
@@ -96,7 +113,8 @@ impl Hub {
         agent.peer = None;
         agent.loading = false;
         // Without goodbye it may be back in a moment.
-        let offline_at = (agent.status != AgentStatus::Offline).then(|| self.now.tick + OFFLINE_AFTER_LOSS);
+        let offline_at =
+            (agent.status != AgentStatus::Offline).then(|| self.now.tick + OFFLINE_AFTER_LOSS);
         self.set_offline_at(id, offline_at);
     }
 
@@ -118,30 +136,51 @@ impl Hub {
         }
         match ClientFrame::parse(text) {
             Ok(frame) => self.on_frame(peer, frame),
-            Err(FrameError::Malformed { id, reason }) => self.send_error(peer, id, "invalid_frame", &reason),
-            Err(FrameError::Unknown { kind }) => self.log(LogLevel::Debug, format!("ignored a frame of unknown type {kind:?}")),
+            Err(FrameError::Malformed { id, reason }) => {
+                self.send_error(peer, id, "invalid_frame", &reason)
+            }
+            Err(FrameError::Unknown { kind }) => {
+                self.log(LogLevel::Debug, format!("ignored a frame of unknown type {kind:?}"))
+            }
         }
     }
 
     fn send(&mut self, peer: PeerId, frame: &RelayFrame) {
         // A reader of events knows no frames.
-        if let (true, RelayFrame::Error { code, message, .. }) = (self.peers.get(&peer).is_some_and(|peer| peer.stream), frame) {
-            let text = format!("event: error\ndata: {}\n\n", json!({"code": code, "message": message}));
+        if let (true, RelayFrame::Error { code, message, .. }) =
+            (self.peers.get(&peer).is_some_and(|peer| peer.stream), frame)
+        {
+            let text =
+                format!("event: error\ndata: {}\n\n", json!({"code": code, "message": message}));
             return self.out.push(Effect::Gate(GateCommand::PeerSend { peer, text }));
         }
         self.out.push(Effect::Gate(GateCommand::PeerSend { peer, text: frame.to_text() }));
     }
 
-    pub(super) fn send_error(&mut self, peer: PeerId, id: Option<String>, code: &str, message: &str) {
+    pub(super) fn send_error(
+        &mut self,
+        peer: PeerId,
+        id: Option<String>,
+        code: &str,
+        message: &str,
+    ) {
         let retryable = code != "superseded" && code != "agent_deleted";
-        self.send(peer, &RelayFrame::Error { id, code: code.into(), message: message.into(), retryable });
+        self.send(
+            peer,
+            &RelayFrame::Error { id, code: code.into(), message: message.into(), retryable },
+        );
     }
 
     fn on_frame(&mut self, number: PeerId, frame: ClientFrame) {
-        let (agent, registered) = self.peers.get(&number).map(|p| (p.agent.clone(), p.registered)).unwrap_or_default();
+        let (agent, registered) =
+            self.peers.get(&number).map(|p| (p.agent.clone(), p.registered)).unwrap_or_default();
         match frame {
-            ClientFrame::Register { id, registration } => self.on_register(number, id, registration),
-            _ if !registered => self.send_error(number, None, "invalid_frame", "the first frame must be register"),
+            ClientFrame::Register { id, registration } => {
+                self.on_register(number, id, registration)
+            }
+            _ if !registered => {
+                self.send_error(number, None, "invalid_frame", "the first frame must be register")
+            }
             ClientFrame::Heartbeat { status, meta } => {
                 if let Some(agent) = agent {
                     self.on_heartbeat(&agent, &status, meta);
@@ -155,20 +194,31 @@ impl Hub {
             ClientFrame::Command { id, command_type, target, params } => {
                 let actor = self.peers.get(&number).map(|p| p.token.clone()).unwrap_or_default();
                 let may = rights::scope(&actor, rights::COMMAND_ISSUE);
-                match may.and_then(|()| self.issue_command(&actor, &command_type, &target, params)) {
+                match may.and_then(|()| self.issue_command(&actor, &command_type, &target, params))
+                {
                     Ok(_) => self.acknowledge(number, id),
                     Err((_, code, text)) => self.send_error(number, Some(id), code, &text),
                 }
             }
             ClientFrame::CommandUpdate { id, command_id, status, result, error } => {
-                // A command that is not known any more is done with: repeating the update would not help.
+                // A command that is not known any more is done with: repeating the update would not
+                // help.
                 let actor = self.peers.get(&number).map(|p| p.token.clone()).unwrap_or_default();
-                match self.update_command(&actor, agent.as_deref(), &command_id, status, result, error) {
+                match self.update_command(
+                    &actor,
+                    agent.as_deref(),
+                    &command_id,
+                    status,
+                    result,
+                    error,
+                ) {
                     Ok(_) | Err((404, ..)) => self.acknowledge(number, id),
                     Err((_, code, text)) => self.send_error(number, Some(id), code, &text),
                 }
             }
-            ClientFrame::Subscribe { id, events, scopes } => self.on_subscribe(number, id, events, scopes),
+            ClientFrame::Subscribe { id, events, scopes } => {
+                self.on_subscribe(number, id, events, scopes)
+            }
             ClientFrame::Ack { frame_id } => self.on_ack(number, &frame_id),
             ClientFrame::Resume { id, since } => {
                 self.send_missed(number, since);
@@ -180,7 +230,8 @@ impl Hub {
     /// Acknowledges a frame once its effect is durable: the sender may forget it then.
     fn acknowledge(&mut self, peer: PeerId, frame_id: String) {
         let text = RelayFrame::Ack { frame_id }.to_text();
-        self.commits.defer(super::event::After::Effect(Effect::Gate(GateCommand::PeerSend { peer, text })));
+        self.commits
+            .defer(super::event::After::Effect(Effect::Gate(GateCommand::PeerSend { peer, text })));
     }
 
     fn on_heartbeat(&mut self, agent: &str, status: &str, meta: Option<Map<String, Value>>) {
@@ -188,7 +239,8 @@ impl Hub {
         if let Some(known) = self.agents.get_mut(agent) {
             super::agents::merge_meta(&mut known.meta, meta.unwrap_or_default());
             // The semantic word never brings an offline agent back: only a status does.
-            if let Some(status @ (AgentStatus::Idle | AgentStatus::Busy)) = AgentStatus::parse(status)
+            if let Some(status @ (AgentStatus::Idle | AgentStatus::Busy)) =
+                AgentStatus::parse(status)
                 && known.status != AgentStatus::Offline
             {
                 known.status = status;
@@ -197,7 +249,9 @@ impl Hub {
     }
 
     fn on_register(&mut self, number: PeerId, id: String, registration: Registration) {
-        let Some((token, former)) = self.peers.get(&number).map(|peer| (peer.token.clone(), peer.agent.clone())) else {
+        let Some((token, former)) =
+            self.peers.get(&number).map(|peer| (peer.token.clone(), peer.agent.clone()))
+        else {
             return;
         };
         let wanted = registration.agent_id.clone();
@@ -213,7 +267,11 @@ impl Hub {
                     self.send_error(number, Some(id), code, &text);
                     if code == "superseded" {
                         self.drop_peer(number);
-                        self.out.push(Effect::Gate(GateCommand::PeerClose { peer: number, code: CLOSE_SUPERSEDED, reason: text }));
+                        self.out.push(Effect::Gate(GateCommand::PeerClose {
+                            peer: number,
+                            code: CLOSE_SUPERSEDED,
+                            reason: text,
+                        }));
                     }
                     return;
                 }
@@ -233,7 +291,8 @@ impl Hub {
             server_time: self.now.wall.0,
             server: server.as_object().cloned().unwrap_or_default(),
         };
-        // Behind the commit: a registration that a crash forgets would make the older instance look like the newer one.
+        // Behind the commit: a registration that a crash forgets would make the older instance look
+        // like the newer one.
         let text = RelayFrame::Registered { id, registered }.to_text();
         let agent = wanted.filter(|_| is_agent);
         if crate::planted::is("registered-before-commit") {
@@ -244,24 +303,42 @@ impl Hub {
     }
 
     /// The registration is durable: the peer is told, and gets what waits for it.
-    pub(super) fn on_registration_durable(&mut self, number: PeerId, agent: Option<String>, text: String) {
+    pub(super) fn on_registration_durable(
+        &mut self,
+        number: PeerId,
+        agent: Option<String>,
+        text: String,
+    ) {
         let Some(peer) = self.peers.get_mut(&number) else { return };
         peer.registered = true;
         self.out.push(Effect::Gate(GateCommand::PeerSend { peer: number, text }));
-        if let Some(agent) = agent.filter(|id| self.agents.get(id).is_some_and(|agent| agent.peer == Some(number))) {
+        if let Some(agent) =
+            agent.filter(|id| self.agents.get(id).is_some_and(|agent| agent.peer == Some(number)))
+        {
             self.log(LogLevel::Info, format!("agent registered id={agent}"));
             self.send_commands_again(&agent, number);
             self.deliver(&agent, None);
         }
     }
 
-    fn on_subscribe(&mut self, number: PeerId, id: String, events: Vec<String>, scopes: Vec<String>) {
+    fn on_subscribe(
+        &mut self,
+        number: PeerId,
+        id: String,
+        events: Vec<String>,
+        scopes: Vec<String>,
+    ) {
         let Some(peer) = self.peers.get_mut(&number) else {
             return;
         };
         let mail = events.iter().any(|event| event == "*" || event.starts_with("message."));
         if mail && !allows(&peer.token, "message:read") {
-            return self.send_error(number, Some(id), "forbidden", "the token may not read messages");
+            return self.send_error(
+                number,
+                Some(id),
+                "forbidden",
+                "the token may not read messages",
+            );
         }
         // A runtime token sees its own agent only.
         let scopes = match &peer.token.agent_id {
@@ -299,13 +376,15 @@ impl Hub {
         }
     }
 
-    /// Sends what is next to an agent: ascending, at most as much as the connection may hold unacknowledged.
-    /// `fresh` is a message whose body is at hand.
+    /// Sends what is next to an agent: ascending, at most as much as the connection may hold
+    /// unacknowledged. `fresh` is a message whose body is at hand.
     pub(super) fn deliver(&mut self, agent_id: &str, fresh: Option<&AcceptedMessage>) {
         let Some(agent) = self.agents.get(agent_id).filter(|agent| !agent.loading) else {
             return;
         };
-        let Some(peer) = agent.peer.and_then(|number| self.peers.get(&number)).filter(|peer| peer.takes_mail()) else {
+        let Some(peer) =
+            agent.peer.and_then(|number| self.peers.get(&number)).filter(|peer| peer.takes_mail())
+        else {
             return;
         };
         let Some(queue) = self.queues.get(agent_id) else {
@@ -318,7 +397,8 @@ impl Hub {
         }
         let room = UNACKED_PER_PEER_MAX - peer.in_flight.len();
         let sent: Vec<MessageId> = peer.in_flight.values().map(|(id, _)| *id).collect();
-        let ids: Vec<MessageId> = queue.ids.iter().filter(|id| !sent.contains(id)).take(room).copied().collect();
+        let ids: Vec<MessageId> =
+            queue.ids.iter().filter(|id| !sent.contains(id)).take(room).copied().collect();
         match (ids.as_slice(), fresh) {
             ([], _) => {}
             ([id], Some(sent)) if sent.message.id == *id => {
@@ -335,16 +415,24 @@ impl Hub {
         }
     }
 
-    pub(super) fn on_delivery_read(&mut self, agent_id: &str, ids: &[MessageId], messages: Vec<Message>) {
+    pub(super) fn on_delivery_read(
+        &mut self,
+        agent_id: &str,
+        ids: &[MessageId],
+        messages: Vec<Message>,
+    ) {
         let Some(agent) = self.agents.get_mut(agent_id) else {
             return;
         };
         if !std::mem::take(&mut agent.loading) {
             return; // the connection changed meanwhile; its registration starts over
         }
-        // Of an answer that was cut short, the rest is asked for again; what the store does not have, nobody can deliver.
+        // Of an answer that was cut short, the rest is asked for again; what the store does not
+        // have, nobody can deliver.
         let last = messages.last().map_or(MessageId(u64::MAX), |message| message.id);
-        let gone = ids.iter().filter(|id| **id <= last && !messages.iter().any(|message| message.id == **id));
+        let gone = ids
+            .iter()
+            .filter(|id| **id <= last && !messages.iter().any(|message| message.id == **id));
         if let Some(queue) = self.queues.get_mut(agent_id) {
             gone.for_each(|id| {
                 queue.ids.remove(id);
@@ -360,8 +448,10 @@ impl Hub {
         let Some(number) = self.agents.get(agent_id).and_then(|agent| agent.peer) else {
             return;
         };
-        let still_wanted = self.queues.get(agent_id).is_some_and(|queue| queue.ids.contains(&message.id));
-        let Some(peer) = self.peers.get_mut(&number).filter(|peer| still_wanted && peer.has_room()) else {
+        let still_wanted =
+            self.queues.get(agent_id).is_some_and(|queue| queue.ids.contains(&message.id));
+        let Some(peer) = self.peers.get_mut(&number).filter(|peer| still_wanted && peer.has_room())
+        else {
             return;
         };
         if peer.in_flight.values().any(|(id, _)| *id == message.id) {
@@ -370,16 +460,27 @@ impl Hub {
         message.resolved_to_agent = Some(agent_id.to_string());
         self.seq += 1;
         let data = serde_json::to_value(&message).expect("plain data");
-        let text = RelayFrame::Event { seq: self.seq, event: "message.new".into(), data, at: self.now.wall.0 }.to_text();
+        let text = RelayFrame::Event {
+            seq: self.seq,
+            event: "message.new".into(),
+            data,
+            at: self.now.wall.0,
+        }
+        .to_text();
         peer.in_flight.insert(self.seq, (message.id, text.len()));
         peer.in_flight_bytes += text.len();
         self.meter.delivered += 1;
         self.out.push(Effect::Gate(GateCommand::PeerSend { peer: number, text }));
     }
 
-    /// An event for whoever subscribed to it, behind the commit of what it tells; `subject` is what scopes name.
+    /// An event for whoever subscribed to it, behind the commit of what it tells; `subject` is what
+    /// scopes name.
     pub(super) fn emit(&mut self, event: &'static str, subject: &str, data: Value) {
-        self.commits.defer(super::event::After::Event { event, subject: subject.to_string(), data });
+        self.commits.defer(super::event::After::Event {
+            event,
+            subject: subject.to_string(),
+            data,
+        });
     }
 
     /// Numbers, sends and remembers an event whose content is durable.
@@ -387,21 +488,37 @@ impl Hub {
         self.seq += 1;
         let (seq, at) = (self.seq, self.now.wall.0);
         let wants = |peer: &Peer| peer.registered && peer.wants(event, &subject);
-        let wanting: Vec<PeerId> = self.subscribers.iter().filter(|n| self.peers.get(n).is_some_and(wants)).copied().collect();
+        let wanting: Vec<PeerId> = self
+            .subscribers
+            .iter()
+            .filter(|n| self.peers.get(n).is_some_and(wants))
+            .copied()
+            .collect();
         for peer in wanting {
-            let text = self.event_text(peer, seq, event, &self.data_for(peer, event, &subject, &data), at);
+            let text =
+                self.event_text(peer, seq, event, &self.data_for(peer, event, &subject, &data), at);
             self.out.push(Effect::Gate(GateCommand::PeerSend { peer, text }));
         }
         self.remember_event(KeptEvent { seq, event, subjects: vec![subject], data, at });
     }
 
-    /// A new message for subscribers, once for each of them; receivers get it as their own delivery.
+    /// A new message for subscribers, once for each of them; receivers get it as their own
+    /// delivery.
     pub(super) fn publish_message(&mut self, recipients: &[String], message: &Message) {
         self.seq += 1;
         let (seq, at) = (self.seq, self.now.wall.0);
-        let concerns = |peer: &Peer, recipient: &String| peer.wants("message.new", recipient) && peer.agent.as_deref() != Some(recipient);
-        let wants = |peer: &Peer| peer.registered && recipients.iter().any(|recipient| concerns(peer, recipient));
-        let wanting: Vec<PeerId> = self.subscribers.iter().filter(|n| self.peers.get(n).is_some_and(wants)).copied().collect();
+        let concerns = |peer: &Peer, recipient: &String| {
+            peer.wants("message.new", recipient) && peer.agent.as_deref() != Some(recipient)
+        };
+        let wants = |peer: &Peer| {
+            peer.registered && recipients.iter().any(|recipient| concerns(peer, recipient))
+        };
+        let wanting: Vec<PeerId> = self
+            .subscribers
+            .iter()
+            .filter(|n| self.peers.get(n).is_some_and(wants))
+            .copied()
+            .collect();
         if !wanting.is_empty() {
             let mut data = serde_json::to_value(message).expect("plain data");
             if let [one] = recipients
@@ -414,7 +531,8 @@ impl Hub {
                 self.out.push(Effect::Gate(GateCommand::PeerSend { peer, text }));
             }
         }
-        // Bodies are not kept: a thousand of them would be half a gigabyte. Who comes back fetches by id.
+        // Bodies are not kept: a thousand of them would be half a gigabyte. Who comes back fetches
+        // by id.
         let kept = json!({"id": message.id, "from": message.from, "to": message.to});
         let subjects = recipients.iter().take(SUBJECTS_KEPT_MAX).cloned().collect();
         self.remember_event(KeptEvent { seq, event: "message.new", subjects, data: kept, at });
@@ -433,18 +551,33 @@ impl Hub {
         let missed: Vec<KeptEvent> = self
             .events
             .iter()
-            .filter(|kept| kept.seq > since && kept.subjects.iter().any(|s| peer.wants(kept.event, s)))
+            .filter(|kept| {
+                kept.seq > since && kept.subjects.iter().any(|s| peer.wants(kept.event, s))
+            })
             .cloned()
             .collect();
         for kept in missed {
             let subject = kept.subjects.first().map(String::as_str).unwrap_or_default();
-            let text = self.event_text(number, kept.seq, kept.event, &self.data_for(number, kept.event, subject, &kept.data), kept.at);
+            let text = self.event_text(
+                number,
+                kept.seq,
+                kept.event,
+                &self.data_for(number, kept.event, subject, &kept.data),
+                kept.at,
+            );
             self.out.push(Effect::Gate(GateCommand::PeerSend { peer: number, text }));
         }
     }
 
-    /// What this reader may see of an event: a card of a foreign agent is no more on the bus than it is over HTTP.
-    fn data_for<'a>(&self, peer: PeerId, event: &str, subject: &str, data: &'a Value) -> Cow<'a, Value> {
+    /// What this reader may see of an event: a card of a foreign agent is no more on the bus than
+    /// it is over HTTP.
+    fn data_for<'a>(
+        &self,
+        peer: PeerId,
+        event: &str,
+        subject: &str,
+        data: &'a Value,
+    ) -> Cow<'a, Value> {
         let whole = |peer: &Peer| self.sees_whole(&peer.token, subject);
         if event == "agent.status" && !self.peers.get(&peer).is_some_and(whole) {
             Cow::Owned(narrowed(data.clone(), false))
@@ -456,15 +589,23 @@ impl Hub {
     /// An event as its reader wants it: a frame, or a server-sent event.
     fn event_text(&self, peer: PeerId, seq: u64, event: &str, data: &Value, at: i64) -> String {
         if self.peers.get(&peer).is_some_and(|peer| peer.stream) {
-            format!("id: {seq}\nevent: {event}\ndata: {}\n\n", json!({"seq": seq, "event": event, "data": data, "at": at}))
+            format!(
+                "id: {seq}\nevent: {event}\ndata: {}\n\n",
+                json!({"seq": seq, "event": event, "data": data, "at": at})
+            )
         } else {
             RelayFrame::Event { seq, event: event.into(), data: data.clone(), at }.to_text()
         }
     }
 }
 
-/// As what and as whom a connection may register. One connection is one agent; who only listens needs no agent at all.
-fn may_register(token: &TokenRecord, registration: &Registration, former: Option<&str>) -> Result<(), Refusal> {
+/// As what and as whom a connection may register. One connection is one agent; who only listens
+/// needs no agent at all.
+fn may_register(
+    token: &TokenRecord,
+    registration: &Registration,
+    former: Option<&str>,
+) -> Result<(), Refusal> {
     rights::role(token, &registration.role)?;
     let wanted = registration.agent_id.as_deref();
     match wanted {
@@ -474,7 +615,9 @@ fn may_register(token: &TokenRecord, registration: &Registration, former: Option
     }
     match former {
         Some(former) if wanted != Some(former) || registration.role == "channel" => {
-            Err(rights::forbidden(format!("this connection is {former}; open another one for anything else")))
+            Err(rights::forbidden(format!(
+                "this connection is {former}; open another one for anything else"
+            )))
         }
         _ => Ok(()),
     }

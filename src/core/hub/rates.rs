@@ -38,13 +38,19 @@ impl Rates {
     /// Whether a request with this token may come now; `None`: without a valid one.
     pub fn take(&mut self, now: Tick, token: Option<&TokenRecord>) -> bool {
         let Some(token) = token else {
-            return self.strangers.get_or_insert(Bucket { left: STRANGER_RATE.1 * 1000, at: now }).take(now, STRANGER_RATE);
+            return self
+                .strangers
+                .get_or_insert(Bucket { left: STRANGER_RATE.1 * 1000, at: now })
+                .take(now, STRANGER_RATE);
         };
         let rate = if is_runtime(&token.profile_id) { AGENT_RATE } else { OPERATOR_RATE };
         if let Some(bucket) = self.known.get_mut(line_of(token)) {
             return bucket.take(now, rate);
         }
-        self.known.entry(line_of(token).to_string()).or_insert(Bucket { left: rate.1 * 1000, at: now }).take(now, rate)
+        self.known
+            .entry(line_of(token).to_string())
+            .or_insert(Bucket { left: rate.1 * 1000, at: now })
+            .take(now, rate)
     }
 
     /// A full bucket says nothing that a missing one does not.
@@ -61,15 +67,28 @@ mod tests {
     #[test]
     fn a_burst_is_allowed_then_the_rate_counts() {
         let start = Tick::default();
-        let agent = TokenRecord { jti: "a".into(), profile_id: "provider-agent".into(), ..Default::default() };
+        let agent = TokenRecord {
+            jti: "a".into(),
+            profile_id: "provider-agent".into(),
+            ..Default::default()
+        };
         let other = TokenRecord { jti: "b".into(), ..agent.clone() };
         let mut rates = Rates::default();
-        let taken =
-            |rates: &mut Rates, now: Tick, token: Option<&TokenRecord>| (0..20_000).filter(|_| rates.take(now, token)).count() as u64;
+        let taken = |rates: &mut Rates, now: Tick, token: Option<&TokenRecord>| {
+            (0..20_000).filter(|_| rates.take(now, token)).count() as u64
+        };
         assert_eq!(taken(&mut rates, start, Some(&agent)), AGENT_RATE.1);
-        assert_eq!(taken(&mut rates, start + Duration::from_millis(500), Some(&agent)), AGENT_RATE.0 / 2);
-        assert_eq!(taken(&mut rates, start, Some(&other)), AGENT_RATE.1, "others are not slowed down");
-        let renewed = TokenRecord { jti: "c".into(), renewed_from: Some("b".into()), ..other.clone() };
+        assert_eq!(
+            taken(&mut rates, start + Duration::from_millis(500), Some(&agent)),
+            AGENT_RATE.0 / 2
+        );
+        assert_eq!(
+            taken(&mut rates, start, Some(&other)),
+            AGENT_RATE.1,
+            "others are not slowed down"
+        );
+        let renewed =
+            TokenRecord { jti: "c".into(), renewed_from: Some("b".into()), ..other.clone() };
         assert_eq!(taken(&mut rates, start, Some(&renewed)), 0, "a renewal is the same line");
         assert_eq!(taken(&mut rates, start, None), STRANGER_RATE.1);
         rates.forget_full(start + Duration::from_secs(61));

@@ -1,5 +1,5 @@
-//! Who may do what: scopes of profiles, and what a token that is made may have. Scopes decide; a profile only says which
-//! scopes a token has when nobody names any.
+//! Who may do what: scopes of profiles, and what a token that is made may have. Scopes decide; a
+//! profile only says which scopes a token has when nobody names any.
 
 use std::sync::Arc;
 
@@ -12,10 +12,12 @@ pub const ADMIN: &str = "admin";
 pub const TOKEN_ISSUE: &str = "token:issue";
 /// See the whole card of agents that were made on one's own wish; off unless it is asked for.
 pub const APPROVE_SPAWNED: &str = "approve:spawned";
-/// Give orders to agents; whoever has it sees whole cards, since what is to be approved stands there.
+/// Give orders to agents; whoever has it sees whole cards, since what is to be approved stands
+/// there.
 pub const COMMAND_ISSUE: &str = "command:issue";
 
-/// The profile of what starts and stops agents on a machine. It has to do with its own agents, and with those alone.
+/// The profile of what starts and stops agents on a machine. It has to do with its own agents, and
+/// with those alone.
 pub(super) const ORCHESTRATOR: &str = "orchestrator";
 
 /// Scopes of a profile.
@@ -36,7 +38,15 @@ pub fn scopes_of(profile: &str) -> &'static [&'static str] {
             "spawn",
             TOKEN_ISSUE,
         ],
-        ORCHESTRATOR => &["agent:self", "message:send", "message:read", COMMAND_ISSUE, "command:update", "spawn", TOKEN_ISSUE],
+        ORCHESTRATOR => &[
+            "agent:self",
+            "message:send",
+            "message:read",
+            COMMAND_ISSUE,
+            "command:update",
+            "spawn",
+            TOKEN_ISSUE,
+        ],
         "provider-agent" | "provider-interactive" => &[
             "agent:self",
             "message:send",
@@ -83,7 +93,11 @@ pub(super) fn name_of(record: &TokenRecord) -> &str {
 
 /// The record of a token that may do everything; only a planted defect uses it.
 pub(super) fn everything() -> Arc<TokenRecord> {
-    Arc::new(TokenRecord { profile_id: "root".into(), scopes: vec![ADMIN.into()], ..Default::default() })
+    Arc::new(TokenRecord {
+        profile_id: "root".into(),
+        scopes: vec![ADMIN.into()],
+        ..Default::default()
+    })
 }
 
 pub(super) fn forbidden(text: impl Into<String>) -> Refusal {
@@ -92,11 +106,16 @@ pub(super) fn forbidden(text: impl Into<String>) -> Refusal {
 
 /// The token must have this scope.
 pub(super) fn scope(actor: &TokenRecord, scope: &str) -> Result<(), Refusal> {
-    if allows(actor, scope) { Ok(()) } else { Err(forbidden(format!("the token lacks the scope {scope}"))) }
+    if allows(actor, scope) {
+        Ok(())
+    } else {
+        Err(forbidden(format!("the token lacks the scope {scope}")))
+    }
 }
 
-/// As whom a token speaks and what it sees messages as: an agent as itself, an orchestrator under its name, people as nobody
-/// in particular: they see everything that their scopes let them see, and speak as the user.
+/// As whom a token speaks and what it sees messages as: an agent as itself, an orchestrator under
+/// its name, people as nobody in particular: they see everything that their scopes let them see,
+/// and speak as the user.
 pub(super) fn acts_as(record: &TokenRecord) -> Option<&str> {
     match record.profile_id.as_str() {
         ORCHESTRATOR => Some(name_of(record)),
@@ -104,7 +123,8 @@ pub(super) fn acts_as(record: &TokenRecord) -> Option<&str> {
     }
 }
 
-/// A token of an agent acts only as that agent. What an orchestrator may do about agents depends on whose they are.
+/// A token of an agent acts only as that agent. What an orchestrator may do about agents depends on
+/// whose they are.
 pub(super) fn own(actor: &TokenRecord, id: &str) -> Result<(), Refusal> {
     match &actor.agent_id {
         Some(own) if own != id => Err(forbidden(format!("this token acts as {own}, not as {id}"))),
@@ -112,18 +132,26 @@ pub(super) fn own(actor: &TokenRecord, id: &str) -> Result<(), Refusal> {
     }
 }
 
-/// As what a token may register: its profile says so, never the frame. An older client may leave the role out.
+/// As what a token may register: its profile says so, never the frame. An older client may leave
+/// the role out.
 pub(super) fn role(actor: &TokenRecord, role: &str) -> Result<(), Refusal> {
     let may = match actor.profile_id.as_str() {
         ORCHESTRATOR => matches!(role, "" | "orchestrator" | "channel"),
         profile if is_runtime(profile) => matches!(role, "" | "provider" | "channel"),
         _ => role != "orchestrator",
     };
-    if may { Ok(()) } else { Err(forbidden(format!("a token of the profile {} does not register as {role:?}", actor.profile_id))) }
+    if may {
+        Ok(())
+    } else {
+        Err(forbidden(format!(
+            "a token of the profile {} does not register as {role:?}",
+            actor.profile_id
+        )))
+    }
 }
 
-/// Whether a token sees the whole card of an agent: pending approvals with their input, folders, sockets. `maker`: whose
-/// wish that agent was made for.
+/// Whether a token sees the whole card of an agent: pending approvals with their input, folders,
+/// sockets. `maker`: whose wish that agent was made for.
 pub(super) fn sees_whole(actor: &TokenRecord, agent: &str, maker: Option<&str>) -> bool {
     match acts_as(actor) {
         None => allows(actor, COMMAND_ISSUE),
@@ -132,9 +160,14 @@ pub(super) fn sees_whole(actor: &TokenRecord, agent: &str, maker: Option<&str>) 
     }
 }
 
-/// The scopes of a token that is made: those of its profile or those that are wanted, never more than its maker has. An
-/// orchestrator gives its agents exactly what agents have, though it lacks some of that itself.
-pub(super) fn scopes_for(actor: &TokenRecord, profile: &str, wanted: Option<&[&str]>) -> Result<Vec<String>, Refusal> {
+/// The scopes of a token that is made: those of its profile or those that are wanted, never more
+/// than its maker has. An orchestrator gives its agents exactly what agents have, though it lacks
+/// some of that itself.
+pub(super) fn scopes_for(
+    actor: &TokenRecord,
+    profile: &str,
+    wanted: Option<&[&str]>,
+) -> Result<Vec<String>, Refusal> {
     let (all, further) = (scopes_of(profile), further_scopes_of(profile));
     let spawns = actor.profile_id == ORCHESTRATOR && is_runtime(profile);
     let has = |scope: &str| allows(actor, scope) || (spawns && all.contains(&scope));
@@ -142,8 +175,13 @@ pub(super) fn scopes_for(actor: &TokenRecord, profile: &str, wanted: Option<&[&s
         return Ok(all.iter().filter(|scope| has(scope)).map(|scope| scope.to_string()).collect());
     };
     // A slip of the pen must not make a token that can do nothing.
-    if let Some(unknown) = wanted.iter().find(|scope| !all.contains(scope) && !further.contains(scope)) {
-        let text = format!("the profile {profile} does not have the scope {unknown:?}; it has {}", [all, further].concat().join(", "));
+    if let Some(unknown) =
+        wanted.iter().find(|scope| !all.contains(scope) && !further.contains(scope))
+    {
+        let text = format!(
+            "the profile {profile} does not have the scope {unknown:?}; it has {}",
+            [all, further].concat().join(", ")
+        );
         return Err((422, "bad_scopes", text));
     }
     if let Some(lacking) = wanted.iter().find(|scope| !has(scope)) {
@@ -186,7 +224,9 @@ mod tests {
             (&orchestrator, "provider-agent", Some(&["task:update"]), Ok(1)),
             (&orchestrator, "operator", Some(&["task:update"]), Err(403)),
         ] {
-            let got = scopes_for(maker, profile, wanted).map(|scopes| scopes.len()).map_err(|(status, ..)| status);
+            let got = scopes_for(maker, profile, wanted)
+                .map(|scopes| scopes.len())
+                .map_err(|(status, ..)| status);
             assert_eq!(got, want, "{} makes {profile} with {wanted:?}", maker.profile_id);
         }
     }
@@ -194,7 +234,11 @@ mod tests {
     #[test]
     fn the_profile_says_as_what_a_token_registers() {
         for (profile, may, may_not) in [
-            ("provider-agent", &["provider", "channel", ""][..], &["orchestrator", "integration", "boss"][..]),
+            (
+                "provider-agent",
+                &["provider", "channel", ""][..],
+                &["orchestrator", "integration", "boss"][..],
+            ),
             ("provider-interactive", &["provider", "channel"], &["orchestrator"]),
             ("orchestrator", &["orchestrator", "channel"], &["provider", "integration"]),
             ("operator", &["provider", "channel", "integration"], &["orchestrator"]),
@@ -212,7 +256,10 @@ mod tests {
         let parent = token("provider-agent", &[APPROVE_SPAWNED], Some("a"));
         let reader = token("operator", &["message:read"], None);
         let operator = token("operator", scopes_of("operator"), None);
-        let boss = TokenRecord { name: Some("boss".into()), ..token(ORCHESTRATOR, scopes_of(ORCHESTRATOR), None) };
+        let boss = TokenRecord {
+            name: Some("boss".into()),
+            ..token(ORCHESTRATOR, scopes_of(ORCHESTRATOR), None)
+        };
         for (actor, agent, maker, whole) in [
             (&boss, "b", None, false),
             (&boss, "b", Some("boss"), true),

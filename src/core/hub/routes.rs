@@ -165,7 +165,9 @@ pub fn find<'a>(method: &str, parts: &[&'a str]) -> Found<'a> {
                 name.starts_with('{') || name == *part
             });
         // A fixed name comes before a parameter: `/api/messages/queued` is no id.
-        let shadowed = fits && !parameters.is_empty() && ROUTES.iter().any(|other| other.path.trim_start_matches('/') == parts.join("/"));
+        let shadowed = fits
+            && !parameters.is_empty()
+            && ROUTES.iter().any(|other| other.path.trim_start_matches('/') == parts.join("/"));
         if fits && !shadowed {
             if route.method == method {
                 return Found::Route(route, parameters);
@@ -184,7 +186,8 @@ pub fn spec() -> Value {
         let path = paths.entry(route.path).or_insert_with(|| json!({}));
         path[route.method.to_lowercase()] = operation;
     }
-    let schemas: Value = serde_json::from_str(include_str!("schemas.json")).expect("checked by a test");
+    let schemas: Value =
+        serde_json::from_str(include_str!("schemas.json")).expect("checked by a test");
     json!({
         "openapi": "3.1.0",
         "info": {
@@ -210,17 +213,21 @@ fn operation(route: &Route) -> Value {
         name => json!({"application/json": {"schema": reference(name)}}),
     };
     let parameter = |name: &str, place: &str| {
-        let kind =
-            if matches!(name, "limit" | "since") || name == "id" && (route.path.contains("/messages/") || route.path.contains("/tasks/")) {
-                "integer"
-            } else {
-                "string"
-            };
+        let kind = if matches!(name, "limit" | "since")
+            || name == "id" && (route.path.contains("/messages/") || route.path.contains("/tasks/"))
+        {
+            "integer"
+        } else {
+            "string"
+        };
         json!({"name": name, "in": place, "required": place == "path", "schema": {"type": kind}})
     };
-    let in_path = route.path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'));
-    let parameters: Vec<Value> =
-        in_path.map(|name| parameter(name, "path")).chain(route.query.iter().map(|name| parameter(name, "query"))).collect();
+    let in_path =
+        route.path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'));
+    let parameters: Vec<Value> = in_path
+        .map(|name| parameter(name, "path"))
+        .chain(route.query.iter().map(|name| parameter(name, "query")))
+        .collect();
     let mut responses = Map::new();
     let (status, gives) = route.gives;
     let mut success = json!({"description": "done"});
@@ -228,18 +235,24 @@ fn operation(route: &Route) -> Value {
         success["content"] = content(gives);
     }
     responses.insert(status.to_string(), success);
-    let standard: &[u16] = if route.access == Open { &[429, 503] } else { &[401, 403, 429, 503, 504] };
+    let standard: &[u16] =
+        if route.access == Open { &[429, 503] } else { &[401, 403, 429, 503, 504] };
     let with_body: &[u16] = if route.takes.is_empty() { &[] } else { &[400, 413] };
     for status in route.refuses.iter().chain(standard).chain(with_body) {
         let body = if *status < 300 { content(gives) } else { content("Error") };
         let about = match *status {
             200..300 => "seen before",
-            504 => "no answer in time: it may still happen, so repeat it only with an idempotency key",
+            504 => {
+                "no answer in time: it may still happen, so repeat it only with an idempotency key"
+            }
             _ => "refused",
         };
-        responses.entry(status.to_string()).or_insert_with(|| json!({"description": about, "content": body}));
+        responses
+            .entry(status.to_string())
+            .or_insert_with(|| json!({"description": about, "content": body}));
     }
-    let mut operation = json!({"operationId": route.operation, "summary": route.about, "responses": responses});
+    let mut operation =
+        json!({"operationId": route.operation, "summary": route.about, "responses": responses});
     if !parameters.is_empty() {
         operation["parameters"] = json!(parameters);
     }
@@ -266,7 +279,9 @@ mod tests {
         let call = |method, path: &str| {
             let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
             match find(method, &parts) {
-                Found::Route(route, parameters) => format!("{} {}", route.operation, parameters.join(",")),
+                Found::Route(route, parameters) => {
+                    format!("{} {}", route.operation, parameters.join(","))
+                }
                 Found::Methods(methods) => methods.join(","),
                 Found::Nothing => "nothing".into(),
             }
@@ -287,13 +302,18 @@ mod tests {
         }
     }
 
-    /// Every name of a full record stands in its schema, and every schema that a route names exists.
+    /// Every name of a full record stands in its schema, and every schema that a route names
+    /// exists.
     #[test]
     fn schemas_name_what_is_really_sent() {
         let spec = spec();
-        let schemas = spec.pointer("/components/schemas").and_then(Value::as_object).expect("schemas");
+        let schemas =
+            spec.pointer("/components/schemas").and_then(Value::as_object).expect("schemas");
         for route in ROUTES {
-            for name in [route.takes, route.gives.1].into_iter().filter(|name| !matches!(*name, "" | "Text" | "EventStream")) {
+            for name in [route.takes, route.gives.1]
+                .into_iter()
+                .filter(|name| !matches!(*name, "" | "Text" | "EventStream"))
+            {
                 assert!(schemas.contains_key(name), "{name} of {} {}", route.method, route.path);
             }
         }
@@ -337,7 +357,15 @@ mod tests {
                 }),
             ),
             ("Task", json!(Task { severity: some(), agent_id: some(), ..Default::default() })),
-            ("Command", json!(Command { result: Some(json!({})), error: some(), agent_id: some(), ..Default::default() })),
+            (
+                "Command",
+                json!(Command {
+                    result: Some(json!({})),
+                    error: some(),
+                    agent_id: some(),
+                    ..Default::default()
+                }),
+            ),
             (
                 "TokenRecord",
                 json!(TokenRecord {
@@ -353,7 +381,8 @@ mod tests {
         ];
         for (name, sample) in full {
             let told: Vec<String> = record(sample).keys().cloned().collect();
-            let known: Vec<String> = record(schemas[name]["properties"].clone()).keys().cloned().collect();
+            let known: Vec<String> =
+                record(schemas[name]["properties"].clone()).keys().cloned().collect();
             assert_eq!(told, known, "{name}");
         }
     }

@@ -11,14 +11,16 @@ use crate::core::store::{StoreError, StoreKind};
 use crate::wire::control::LogLevel;
 
 impl Hub {
-    /// The commit is tried again until it succeeds. Whoever waits for it hears at once that it may take long: the change
-    /// stays queued, so it is not taken back, but nothing is called done that is not durable.
+    /// The commit is tried again until it succeeds. Whoever waits for it hears at once that it may
+    /// take long: the change stays queued, so it is not taken back, but nothing is called done that
+    /// is not durable.
     pub(super) fn on_store_stalled(&mut self, cause: Cause) {
         let sentence = format!(
             "the hub cannot store anything for now ({cause}); this request waits in the hub and may still be carried out: \
              send it again under the same idempotency key, or look first"
         );
-        let news = format!("store cannot be written: {cause}; nothing new is accepted until it can");
+        let news =
+            format!("store cannot be written: {cause}; nothing new is accepted until it can");
         if self.commits.on_stalled(self.now.tick, cause) {
             self.log(LogLevel::Error, news);
         }
@@ -27,7 +29,8 @@ impl Hub {
 
     /// Nothing that waits was acknowledged; what was is durable, and saved by whoever ends the hub.
     pub(super) fn on_store_broken(&mut self, error: StoreError) {
-        let is_known = self.commits.trouble().is_some_and(|known| known.cause.store_retry().is_none());
+        let is_known =
+            self.commits.trouble().is_some_and(|known| known.cause.store_retry().is_none());
         if self.finished || is_known {
             return;
         }
@@ -53,7 +56,8 @@ impl Hub {
                     }
                     After::Batch { ticket, rows } => {
                         tickets.push(ticket);
-                        waiting.extend(rows.into_iter().flatten().map(|sent| After::Route { sent }));
+                        waiting
+                            .extend(rows.into_iter().flatten().map(|sent| After::Route { sent }));
                     }
                     other => waiting.push(other),
                 }
@@ -104,7 +108,9 @@ mod tests {
 
     fn answers(effects: &[Effect]) -> Vec<(u16, String)> {
         let answer = |effect: &Effect| match effect {
-            Effect::Gate(GateCommand::Respond { status, body: Body::Json(body), .. }) => Some((*status, body.to_string())),
+            Effect::Gate(GateCommand::Respond { status, body: Body::Json(body), .. }) => {
+                Some((*status, body.to_string()))
+            }
             Effect::Gate(GateCommand::Respond { status, .. }) => Some((*status, String::new())),
             _ => None,
         };
@@ -118,9 +124,16 @@ mod tests {
         let batch = json!({"messages": [{"to": "a", "body": "y"}, {"to": "a", "body": "z"}]});
         bench.ask("operator", "POST", "/api/messages/batch", batch);
         bench.ask("operator", "POST", "/api/tasks", json!({"title": "t", "to": "a"}));
-        let heard = answers(&bench.tell(Event::Store(StoreEvent::Stalled(trouble(StoreKind::Full).into()))));
+        let heard = answers(
+            &bench.tell(Event::Store(StoreEvent::Stalled(trouble(StoreKind::Full).into()))),
+        );
         assert_eq!(heard.len(), 3, "{heard:?}");
-        assert!(heard.iter().all(|(status, text)| *status == 503 && text.contains("may still be carried out")), "{heard:?}");
+        assert!(
+            heard
+                .iter()
+                .all(|(status, text)| *status == 503 && text.contains("may still be carried out")),
+            "{heard:?}"
+        );
         let effects = bench.later(Duration::from_millis(500));
         assert!(effects.contains(&Effect::Store(StoreCommand::Retry)), "{effects:?}");
         assert_eq!(answers(&bench.commit()), [], "no second answer; what was asked is there");
@@ -130,26 +143,47 @@ mod tests {
 
     #[test]
     fn what_does_not_heal_by_itself_is_tried_rarely_and_damage_never() {
-        for (kind, soon, late) in [(StoreKind::Busy, true, true), (StoreKind::Denied, false, true), (StoreKind::Failed, false, true)] {
+        for (kind, soon, late) in [
+            (StoreKind::Busy, true, true),
+            (StoreKind::Denied, false, true),
+            (StoreKind::Failed, false, true),
+        ] {
             let mut bench = Bench::new();
             bench.ask("operator", "POST", "/api/messages", json!({"to": "a", "body": "x"}));
             bench.tell(Event::Store(StoreEvent::Stalled(trouble(kind).into())));
-            let retried = bench.later(Duration::from_millis(500)).contains(&Effect::Store(StoreCommand::Retry));
-            let again = retried || bench.later(Duration::from_millis(4500)).contains(&Effect::Store(StoreCommand::Retry));
+            let retried = bench
+                .later(Duration::from_millis(500))
+                .contains(&Effect::Store(StoreCommand::Retry));
+            let again = retried
+                || bench
+                    .later(Duration::from_millis(4500))
+                    .contains(&Effect::Store(StoreCommand::Retry));
             assert_eq!((retried, again), (soon, late), "{kind:?}");
         }
         for kind in [StoreKind::Corrupt, StoreKind::Gone] {
             let mut bench = Bench::new();
             bench.ask("operator", "POST", "/api/messages", json!({"to": "a", "body": "x"}));
             let effects = bench.tell(Event::Store(StoreEvent::Stalled(trouble(kind).into())));
-            assert_eq!(answers(&effects).iter().map(|(status, _)| *status).collect::<Vec<_>>(), [503], "{effects:?}");
-            assert!(effects.contains(&Effect::Broken(trouble(kind))) && effects.last() == Some(&Effect::Finish), "{effects:?}");
+            assert_eq!(
+                answers(&effects).iter().map(|(status, _)| *status).collect::<Vec<_>>(),
+                [503],
+                "{effects:?}"
+            );
+            assert!(
+                effects.contains(&Effect::Broken(trouble(kind)))
+                    && effects.last() == Some(&Effect::Finish),
+                "{effects:?}"
+            );
         }
     }
 
     #[test]
     fn a_read_over_damage_ends_the_hub_and_another_failed_read_does_not() {
-        for (kind, status, ends) in [(StoreKind::Corrupt, 503, true), (StoreKind::Busy, 503, false), (StoreKind::Failed, 500, false)] {
+        for (kind, status, ends) in [
+            (StoreKind::Corrupt, 503, true),
+            (StoreKind::Busy, 503, false),
+            (StoreKind::Failed, 500, false),
+        ] {
             let mut bench = Bench::new();
             let effects = bench.ask("operator", "GET", "/api/messages/1", json!({}));
             let number = effects.iter().find_map(|effect| match effect {
@@ -157,8 +191,15 @@ mod tests {
                 _ => None,
             });
             let answer = ReadAnswer::Failed(trouble(kind));
-            let effects = bench.tell(Event::Store(StoreEvent::Read { number: number.unwrap_or_default(), answer }));
-            assert_eq!(answers(&effects).first().map(|(status, _)| *status), Some(status), "{effects:?}");
+            let effects = bench.tell(Event::Store(StoreEvent::Read {
+                number: number.unwrap_or_default(),
+                answer,
+            }));
+            assert_eq!(
+                answers(&effects).first().map(|(status, _)| *status),
+                Some(status),
+                "{effects:?}"
+            );
             assert_eq!(effects.contains(&Effect::Finish), ends, "{kind:?}: {effects:?}");
         }
     }
@@ -169,6 +210,9 @@ mod tests {
         bench.commit();
         assert!(bench.later(PING_INTERVAL).contains(&Effect::Store(StoreCommand::Look)));
         bench.ask("operator", "POST", "/api/messages", json!({"to": "a", "body": "x"}));
-        assert!(!bench.later(PING_INTERVAL).contains(&Effect::Store(StoreCommand::Look)), "the commit looks by itself");
+        assert!(
+            !bench.later(PING_INTERVAL).contains(&Effect::Store(StoreCommand::Look)),
+            "the commit looks by itself"
+        );
     }
 }

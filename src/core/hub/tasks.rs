@@ -10,7 +10,11 @@ use crate::core::ids::{MessageId, TaskId};
 use crate::wire::api::{MessageKind, NewMessage, Task, TaskStatus, TokenRecord};
 
 pub(super) fn is_blocked(id: TaskId) -> Refusal {
-    (409, "blocked", format!("task {id} is blocked; `agent-relay tasks reopen {id}` offers it again"))
+    (
+        409,
+        "blocked",
+        format!("task {id} is blocked; `agent-relay tasks reopen {id}` offers it again"),
+    )
 }
 
 /// A task that is not final.
@@ -19,14 +23,20 @@ pub(super) struct OpenTask {
     pub message: MessageId,
     pub status: TaskStatus,
     pub sender: String,
-    /// It is blocked since it stood in a copy of the data: who worked on it then may still tell how it ended.
+    /// It is blocked since it stood in a copy of the data: who worked on it then may still tell how
+    /// it ended.
     pub restored: bool,
 }
 
 impl Hub {
     /// Makes a task and its message together.
-    pub(super) fn make_task(&mut self, actor: &TokenRecord, body: &Value) -> Result<(Task, AcceptedMessage), Refusal> {
-        let text = |field: &str| body.get(field).and_then(Value::as_str).unwrap_or_default().to_string();
+    pub(super) fn make_task(
+        &mut self,
+        actor: &TokenRecord,
+        body: &Value,
+    ) -> Result<(Task, AcceptedMessage), Refusal> {
+        let text =
+            |field: &str| body.get(field).and_then(Value::as_str).unwrap_or_default().to_string();
         let title = text("title");
         if title.trim().is_empty() {
             return Err((400, "no_title", "a task needs a \"title\"".into()));
@@ -62,17 +72,35 @@ impl Hub {
             history: vec![json!({"status": TaskStatus::Open, "at": now, "by": sent.message.from})],
         };
         let sender = sent.message.from.clone();
-        self.tasks.insert(id, OpenTask { message: task.message_id, status: TaskStatus::Open, sender, restored: false });
+        self.tasks.insert(
+            id,
+            OpenTask {
+                message: task.message_id,
+                status: TaskStatus::Open,
+                sender,
+                restored: false,
+            },
+        );
         self.commits.write(HubOp::TaskPut(task.clone()));
         Ok((task, sent))
     }
 
-    /// `PATCH`: a final status never changes; repeating it is harmless. What is blocked only a person or its sender moves.
-    pub(super) fn patch_task(&mut self, actor: &TokenRecord, id: TaskId, body: &Value) -> Result<(), Refusal> {
+    /// `PATCH`: a final status never changes; repeating it is harmless. What is blocked only a
+    /// person or its sender moves.
+    pub(super) fn patch_task(
+        &mut self,
+        actor: &TokenRecord,
+        id: TaskId,
+        body: &Value,
+    ) -> Result<(), Refusal> {
         let text = |field: &str| body.get(field).and_then(Value::as_str).map(str::to_string);
         let Some(status) = text("status").and_then(|word| TaskStatus::parse(&word)) else {
             let known: Vec<&str> = TaskStatus::KNOWN.iter().map(TaskStatus::as_str).collect();
-            return Err((400, "bad_status", format!("\"status\" must be one of {}", known.join(", "))));
+            return Err((
+                400,
+                "bad_status",
+                format!("\"status\" must be one of {}", known.join(", ")),
+            ));
         };
         let agent = actor.agent_id.clone().or_else(|| text("agentId"));
         self.check_generation(told_in(body), Named::Task(id))?;
@@ -100,14 +128,22 @@ impl Hub {
         if open.status == TaskStatus::Blocked && !ended_before {
             return if status == TaskStatus::Blocked { Ok(()) } else { Err(is_blocked(id)) };
         }
-        let holder = self.offers.get(&message).and_then(|offer| offer.claim.as_ref()).map(|claim| claim.agent.clone());
+        let holder = self
+            .offers
+            .get(&message)
+            .and_then(|offer| offer.claim.as_ref())
+            .map(|claim| claim.agent.clone());
         if let (Some(own), Some(holder)) = (&actor.agent_id, &holder)
             && own != holder
         {
             return Err((409, "already_claimed", format!("{holder} works on this task")));
         }
-        if status == TaskStatus::Blocked && holder.is_none() && (actor.agent_id.is_some() || by_runner) {
-            // Late, or repeated after somebody has opened it again: it is not this agent's to withhold.
+        if status == TaskStatus::Blocked
+            && holder.is_none()
+            && (actor.agent_id.is_some() || by_runner)
+        {
+            // Late, or repeated after somebody has opened it again: it is not this agent's to
+            // withhold.
             return Err((409, "not_claimed", "this agent does not hold the task".into()));
         }
         self.mark_task(id, status.clone(), agent, entry);
@@ -146,10 +182,16 @@ impl Hub {
 
     /// What an older hub left claimed or offered although it was blocked.
     pub(super) fn hold_blocked(&mut self) {
-        let blocked = self.tasks.values().filter(|open| open.status == TaskStatus::Blocked).map(|open| open.message);
+        let blocked = self
+            .tasks
+            .values()
+            .filter(|open| open.status == TaskStatus::Blocked)
+            .map(|open| open.message);
         let loose = |message: &MessageId| {
             let Some(offer) = self.offers.get(message) else { return false };
-            let waits = |recipient: &String| self.queues.get(recipient).is_some_and(|queue| queue.ids.contains(message));
+            let waits = |recipient: &String| {
+                self.queues.get(recipient).is_some_and(|queue| queue.ids.contains(message))
+            };
             offer.claim.is_some() || offer.recipients.iter().any(waits)
         };
         for message in blocked.filter(loose).collect::<Vec<_>>() {
@@ -158,10 +200,17 @@ impl Hub {
     }
 
     pub(super) fn is_blocked_task(&self, task: Option<TaskId>) -> bool {
-        task.and_then(|task| self.tasks.get(&task)).is_some_and(|open| open.status == TaskStatus::Blocked)
+        task.and_then(|task| self.tasks.get(&task))
+            .is_some_and(|open| open.status == TaskStatus::Blocked)
     }
 
-    pub(super) fn mark_task(&mut self, id: TaskId, status: TaskStatus, agent: Option<String>, mut entry: Value) {
+    pub(super) fn mark_task(
+        &mut self,
+        id: TaskId,
+        status: TaskStatus,
+        agent: Option<String>,
+        mut entry: Value,
+    ) {
         let at = self.now.wall.0;
         if !entry.is_object() {
             entry = json!({});
@@ -169,13 +218,23 @@ impl Hub {
         entry["status"] = json!(status);
         entry["at"] = json!(at);
         entry["by"] = json!(agent);
-        self.commits.write(HubOp::TaskMark { id, status: status.clone(), agent: agent.clone(), entry, at });
+        self.commits.write(HubOp::TaskMark {
+            id,
+            status: status.clone(),
+            agent: agent.clone(),
+            entry,
+            at,
+        });
         if status.is_final() {
             self.tasks.remove(&id);
         } else if let Some(open) = self.tasks.get_mut(&id) {
             open.status = status.clone();
             open.restored = false;
         }
-        self.emit("task.updated", agent.as_deref().unwrap_or_default(), json!({"taskId": id, "status": status}));
+        self.emit(
+            "task.updated",
+            agent.as_deref().unwrap_or_default(),
+            json!({"taskId": id, "status": status}),
+        );
     }
 }

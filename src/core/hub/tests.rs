@@ -27,8 +27,16 @@ impl Bench {
 
     /// On these data, with tokens for an operator and for `a` and `b`, who are registered.
     fn with(snapshot: HubSnapshot) -> Bench {
-        let config = HubConfig { id: "hub".into(), hash: |token| format!("#{token}"), secret: Box::new(|| "secret".into()) };
-        let mut bench = Bench { hub: Hub::new(config, 1), now: Now { tick: Tick(1_000_000), wall: Wall(1_000_000) }, tickets: 0 };
+        let config = HubConfig {
+            id: "hub".into(),
+            hash: |token| format!("#{token}"),
+            secret: Box::new(|| "secret".into()),
+        };
+        let mut bench = Bench {
+            hub: Hub::new(config, 1),
+            now: Now { tick: Tick(1_000_000), wall: Wall(1_000_000) },
+            tickets: 0,
+        };
         let token = |profile: &str, agent: Option<&str>| TokenRecord {
             jti: agent.unwrap_or(profile).into(),
             profile_id: profile.into(),
@@ -44,7 +52,12 @@ impl Bench {
         let snapshot = HubSnapshot { tokens, ..snapshot };
         bench.tell(Event::Store(StoreEvent::Restored(Box::new(snapshot))));
         for agent in ["a", "b"] {
-            let (status, _) = bench.call(agent, "POST", "/api/agents", json!({"id": agent, "role": "provider", "instanceId": agent}));
+            let (status, _) = bench.call(
+                agent,
+                "POST",
+                "/api/agents",
+                json!({"id": agent, "role": "provider", "instanceId": agent}),
+            );
             assert_eq!(status, 200);
         }
         bench
@@ -65,11 +78,23 @@ impl Bench {
         }))
     }
 
-    pub(super) fn ask(&mut self, token: &str, method: &str, path: &str, body: Value) -> Vec<Effect> {
+    pub(super) fn ask(
+        &mut self,
+        token: &str,
+        method: &str,
+        path: &str,
+        body: Value,
+    ) -> Vec<Effect> {
         self.tickets += 1;
         let body = body.to_string().into_bytes();
-        let request =
-            Request { method: method.into(), path: path.into(), query: String::new(), token: token.into(), body, ..Default::default() };
+        let request = Request {
+            method: method.into(),
+            path: path.into(),
+            query: String::new(),
+            token: token.into(),
+            body,
+            ..Default::default()
+        };
         self.tell(Event::Request { ticket: Ticket(self.tickets), request })
     }
 
@@ -79,8 +104,14 @@ impl Bench {
         effects.extend(self.commit());
         let ticket = Ticket(self.tickets);
         let answer = effects.into_iter().find_map(|effect| match effect {
-            Effect::Gate(GateCommand::Respond { ticket: t, status, body: Body::Json(body) }) if t == ticket => Some((status, body)),
-            Effect::Gate(GateCommand::Respond { ticket: t, status, .. }) if t == ticket => Some((status, Value::Null)),
+            Effect::Gate(GateCommand::Respond { ticket: t, status, body: Body::Json(body) })
+                if t == ticket =>
+            {
+                Some((status, body))
+            }
+            Effect::Gate(GateCommand::Respond { ticket: t, status, .. }) if t == ticket => {
+                Some((status, Value::Null))
+            }
             _ => None,
         });
         answer.expect("an answer")
@@ -94,14 +125,25 @@ impl Bench {
 }
 
 fn visible(effects: &[Effect]) -> bool {
-    effects.iter().any(|effect| matches!(effect, Effect::Gate(GateCommand::Respond { .. }) | Effect::Gate(GateCommand::PeerSend { .. })))
+    effects.iter().any(|effect| {
+        matches!(
+            effect,
+            Effect::Gate(GateCommand::Respond { .. }) | Effect::Gate(GateCommand::PeerSend { .. })
+        )
+    })
 }
 
 #[test]
 fn a_message_is_visible_only_when_it_is_durable() {
     let mut bench = Bench::new();
     let effects = bench.ask("operator", "POST", "/api/messages", json!({"to": "a", "body": "x"}));
-    assert!(!visible(&effects) && effects.iter().any(|e| matches!(e, Effect::Store(StoreCommand::Commit(Commit { .. })))), "{effects:?}");
+    assert!(
+        !visible(&effects)
+            && effects
+                .iter()
+                .any(|e| matches!(e, Effect::Store(StoreCommand::Commit(Commit { .. })))),
+        "{effects:?}"
+    );
     assert!(visible(&bench.commit()));
 }
 
@@ -119,7 +161,8 @@ fn a_registration_is_confirmed_only_when_it_is_durable() {
 #[test]
 fn a_lease_ends_at_its_tick_and_not_before() {
     let mut bench = Bench::new();
-    let (_, task) = bench.call("operator", "POST", "/api/tasks", json!({"title": "t", "to": "broadcast"}));
+    let (_, task) =
+        bench.call("operator", "POST", "/api/tasks", json!({"title": "t", "to": "broadcast"}));
     let claim = format!("/api/messages/{}/claim", task["messageId"]);
     assert_eq!(bench.call("a", "POST", &claim, json!({})).0, 200);
     assert_eq!(bench.call("b", "POST", &claim, json!({})).0, 409);
@@ -139,10 +182,18 @@ fn a_lease_ends_at_its_tick_and_not_before() {
     assert_eq!(bench.call("b", "POST", &claim, json!({})).0, 200);
     // Settled by a final status: nobody claims it again.
     let path = format!("/api/tasks/{}", task["id"]);
-    assert_eq!(bench.call("a", "PATCH", &path, json!({"status": "done"})).0, 409, "another agent works on it");
+    assert_eq!(
+        bench.call("a", "PATCH", &path, json!({"status": "done"})).0,
+        409,
+        "another agent works on it"
+    );
     assert_eq!(bench.call("b", "PATCH", &path, json!({"status": "done"})).0, 200);
     assert_eq!(bench.call("a", "POST", &claim, json!({})).0, 409);
-    assert_eq!(bench.call("b", "PATCH", &path, json!({"status": "open"})).0, 409, "a final status never changes");
+    assert_eq!(
+        bench.call("b", "PATCH", &path, json!({"status": "open"})).0,
+        409,
+        "a final status never changes"
+    );
 }
 
 #[test]
@@ -165,17 +216,32 @@ fn tokens_act_as_what_they_are() {
         ("a", "POST", "/api/commands", json!({"type": "agent.kill", "target": "b"}), 403),
         ("a", "POST", "/api/tokens", json!({"profileId": "provider-agent", "agentId": "b"}), 403),
         ("operator", "POST", "/api/tokens", json!({"profileId": "operator"}), 403),
-        ("operator", "POST", "/api/tokens", json!({"profileId": "provider-agent", "agentId": "c"}), 201),
+        (
+            "operator",
+            "POST",
+            "/api/tokens",
+            json!({"profileId": "provider-agent", "agentId": "c"}),
+            201,
+        ),
         ("a", "POST", "/api/tokens/renew", json!({}), 200),
         ("operator", "POST", "/api/tokens/renew", json!({}), 403),
-        ("operator", "POST", "/api/commands", json!({"type": "agent.kill", "target": "nobody"}), 422),
+        (
+            "operator",
+            "POST",
+            "/api/commands",
+            json!({"type": "agent.kill", "target": "nobody"}),
+            422,
+        ),
         ("operator", "POST", "/api/insights/observations", json!({}), 409),
         ("operator", "PATCH", "/api/messages", json!({}), 405),
         ("operator", "GET", "/nowhere", json!({}), 404),
     ] {
         let (status, answer) = bench.call(token, method, path, body);
         assert_eq!(status, want, "{token} {method} {path}: {answer}");
-        assert!(status < 400 || answer["error"].is_string() && answer["code"].is_string(), "{answer}");
+        assert!(
+            status < 400 || answer["error"].is_string() && answer["code"].is_string(),
+            "{answer}"
+        );
     }
 }
 
@@ -188,7 +254,10 @@ fn presence_follows_silence() {
     bench.later(Duration::from_micros(1));
     assert_eq!(bench.call("operator", "GET", "/api/agents/a", json!({})).1["status"], "offline");
     // A message to an agent that is offline waits for it.
-    assert_eq!(bench.call("operator", "POST", "/api/messages", json!({"to": "a", "body": "x"})).0, 201);
+    assert_eq!(
+        bench.call("operator", "POST", "/api/messages", json!({"to": "a", "body": "x"})).0,
+        201
+    );
 }
 
 #[test]
@@ -200,7 +269,8 @@ fn a_task_is_claimed_and_ended_only_by_those_it_was_offered_to() {
     assert_eq!(bench.call("a", "POST", &claim, json!({})).0, 403);
     assert_eq!(bench.call("a", "PATCH", &path, json!({"status": "done"})).0, 403);
     // A message that only pretends to carry that task does not bind it.
-    let forged = json!({"to": "a", "body": "x", "claimable": true, "payload": {"taskId": task["id"]}});
+    let forged =
+        json!({"to": "a", "body": "x", "claimable": true, "payload": {"taskId": task["id"]}});
     let (_, message) = bench.call("a", "POST", "/api/messages", forged);
     assert!(message["payload"].get("taskId").is_none(), "{message}");
     assert_eq!(bench.call("b", "POST", &claim, json!({})).0, 200);
@@ -213,7 +283,10 @@ fn a_full_disk_is_said_at_once_and_does_not_keep_the_hub_from_ending() {
     bench.ask("operator", "POST", "/api/messages", json!({"to": "a", "body": "x"}));
     bench.tell(Event::Store(StoreEvent::Stalled(Cause::Failed("disk full".into()))));
     let effects = bench.ask("operator", "POST", "/api/messages", json!({"to": "a", "body": "y"}));
-    assert!(effects.iter().any(|e| matches!(e, Effect::Gate(GateCommand::Respond { status: 503, .. }))), "{effects:?}");
+    assert!(
+        effects.iter().any(|e| matches!(e, Effect::Gate(GateCommand::Respond { status: 503, .. }))),
+        "{effects:?}"
+    );
     bench.tell(Event::StopRequested);
     let effects = bench.later(Duration::from_secs(6));
     assert!(effects.contains(&Effect::Finish), "{effects:?}");
@@ -222,12 +295,23 @@ fn a_full_disk_is_said_at_once_and_does_not_keep_the_hub_from_ending() {
 #[test]
 fn a_revoked_token_ends_its_connection() {
     let mut bench = Bench::new();
-    let (_, made) = bench.call("operator", "POST", "/api/tokens", json!({"profileId": "provider-agent", "agentId": "c"}));
+    let (_, made) = bench.call(
+        "operator",
+        "POST",
+        "/api/tokens",
+        json!({"profileId": "provider-agent", "agentId": "c"}),
+    );
     let request = Request { path: "/bus".into(), token: "secret".into(), ..Default::default() };
     bench.tell(Event::Upgrade { ticket: Ticket(50), request });
     let path = format!("/api/tokens/{}", made["record"]["jti"].as_str().expect("jti"));
     let effects = bench.ask("operator", "DELETE", &path, json!({}));
-    assert!(effects.iter().any(|e| matches!(e, Effect::Gate(GateCommand::PeerClose { peer: PeerId(50), code: 4001, .. }))), "{effects:?}");
+    assert!(
+        effects.iter().any(|e| matches!(
+            e,
+            Effect::Gate(GateCommand::PeerClose { peer: PeerId(50), code: 4001, .. })
+        )),
+        "{effects:?}"
+    );
 }
 
 #[test]
@@ -235,30 +319,52 @@ fn events_are_streamed_from_where_the_reader_was() {
     let mut bench = Bench::new();
     let sent = |effects: &[Effect], peer: PeerId| -> Vec<String> {
         let texts = effects.iter().filter_map(|effect| match effect {
-            Effect::Gate(GateCommand::PeerSend { peer: p, text }) if *p == peer => Some(text.clone()),
+            Effect::Gate(GateCommand::PeerSend { peer: p, text }) if *p == peer => {
+                Some(text.clone())
+            }
             _ => None,
         });
         texts.collect()
     };
     // The reader of an agent's token hears what concerns that agent.
     for (ticket, token) in [(Ticket(70), "operator"), (Ticket(71), "b")] {
-        let request = Request { method: "GET".into(), path: "/api/events".into(), token: token.into(), ..Default::default() };
+        let request = Request {
+            method: "GET".into(),
+            path: "/api/events".into(),
+            token: token.into(),
+            ..Default::default()
+        };
         let effects = bench.tell(Event::Request { ticket, request });
         assert_eq!(effects.first(), Some(&Effect::Gate(GateCommand::Accept { ticket })));
     }
-    let mut effects = bench.ask("operator", "POST", "/api/messages", json!({"to": "a", "body": "line\nbreak"}));
+    let mut effects =
+        bench.ask("operator", "POST", "/api/messages", json!({"to": "a", "body": "line\nbreak"}));
     effects.extend(bench.commit());
     let heard = sent(&effects, PeerId(70));
     assert_eq!(heard.len(), 1, "{heard:?}");
-    assert!(heard[0].starts_with("id: ") && heard[0].contains("\nevent: message.new\ndata: {") && heard[0].ends_with("}\n\n"), "{heard:?}");
-    assert_eq!(heard[0].trim_end().lines().count(), 3, "a line break of a body does not break the event");
+    assert!(
+        heard[0].starts_with("id: ")
+            && heard[0].contains("\nevent: message.new\ndata: {")
+            && heard[0].ends_with("}\n\n"),
+        "{heard:?}"
+    );
+    assert_eq!(
+        heard[0].trim_end().lines().count(),
+        3,
+        "a line break of a body does not break the event"
+    );
     assert!(sent(&effects, PeerId(71)).is_empty());
     // Who comes back names the last event that it has seen.
     let seen = heard[0].lines().next().expect("id").trim_start_matches("id: ").to_string();
     bench.ask("a", "PUT", "/api/agents/a/status", json!({"status": "busy"}));
     bench.tell(Event::PeerClosed { peer: PeerId(70) });
-    let request =
-        Request { method: "GET".into(), path: "/api/events".into(), token: "operator".into(), last_event_id: seen, ..Default::default() };
+    let request = Request {
+        method: "GET".into(),
+        path: "/api/events".into(),
+        token: "operator".into(),
+        last_event_id: seen,
+        ..Default::default()
+    };
     let missed = sent(&bench.tell(Event::Request { ticket: Ticket(72), request }), PeerId(72));
     assert_eq!(missed.len(), 1, "{missed:?}");
     assert!(missed[0].contains("event: agent.status"), "{missed:?}");
@@ -268,7 +374,12 @@ fn events_are_streamed_from_where_the_reader_was() {
 #[test]
 fn what_needs_no_commit_does_not_overtake_one_that_is_under_way() {
     let mut bench = Bench::new();
-    let events = Request { method: "GET".into(), path: "/api/events".into(), token: "operator".into(), ..Default::default() };
+    let events = Request {
+        method: "GET".into(),
+        path: "/api/events".into(),
+        token: "operator".into(),
+        ..Default::default()
+    };
     bench.tell(Event::Request { ticket: Ticket(70), request: events });
     let mut early = bench.ask("operator", "POST", "/api/messages", json!({"to": "a", "body": "x"}));
     early.extend(bench.ask("a", "PUT", "/api/agents/a/status", json!({"status": "busy"})));
@@ -293,18 +404,40 @@ fn what_retention_took_is_not_delivered_any_more() {
     }
     let effects = bench.later(RETENTION_FIRST);
     let op = effects.iter().find_map(|effect| match effect {
-        Effect::Store(StoreCommand::Commit(Commit { ops, .. })) => ops.iter().find(|op| matches!(op, HubOp::Retain { .. })),
+        Effect::Store(StoreCommand::Commit(Commit { ops, .. })) => {
+            ops.iter().find(|op| matches!(op, HubOp::Retain { .. }))
+        }
         _ => None,
     });
     let now = bench.now.wall.0;
-    let (session, other) = (now - SESSION_KEPT.as_millis() as i64, now - MESSAGES_KEPT.as_millis() as i64);
-    assert_eq!(op, Some(&HubOp::Retain { session_before: session, before: other, limit: RETENTION_BATCH }));
-    let retired = Retired { count: 1, unacknowledged: vec![("a".into(), MessageId(1))], more: true, ..Default::default() };
+    let (session, other) =
+        (now - SESSION_KEPT.as_millis() as i64, now - MESSAGES_KEPT.as_millis() as i64);
+    assert_eq!(
+        op,
+        Some(&HubOp::Retain { session_before: session, before: other, limit: RETENTION_BATCH })
+    );
+    let retired = Retired {
+        count: 1,
+        unacknowledged: vec![("a".into(), MessageId(1))],
+        more: true,
+        ..Default::default()
+    };
     let upto = bench.hub.commits.newest();
-    bench.tell(Event::Store(StoreEvent::Committed { upto, existing: Vec::new(), unattached: Vec::new(), unseen: Vec::new(), retired }));
+    bench.tell(Event::Store(StoreEvent::Committed {
+        upto,
+        existing: Vec::new(),
+        unattached: Vec::new(),
+        unseen: Vec::new(),
+        retired,
+    }));
     assert_eq!(bench.hub.queues["a"].ids.iter().copied().collect::<Vec<_>>(), [MessageId(2)]);
     let effects = bench.later(RETENTION_AGAIN);
-    assert!(effects.iter().any(|effect| matches!(effect, Effect::Store(StoreCommand::Commit(Commit { .. })))), "more is taken away soon");
+    assert!(
+        effects
+            .iter()
+            .any(|effect| matches!(effect, Effect::Store(StoreCommand::Commit(Commit { .. })))),
+        "more is taken away soon"
+    );
 }
 
 #[test]
@@ -314,12 +447,19 @@ fn how_the_hub_is_is_told_to_people_only() {
     assert_eq!(bench.call("a", "GET", "/api/tokens", Value::Null).0, 403);
     assert_eq!(bench.call("operator", "POST", "/api/hub/vacuum", Value::Null).0, 403);
     let (status, tokens) = bench.call("operator", "GET", "/api/tokens", Value::Null);
-    assert_eq!((status, tokens["tokens"].as_array().map(Vec::len)), (200, Some(2)), "agents' tokens, without secrets: {tokens}");
+    assert_eq!(
+        (status, tokens["tokens"].as_array().map(Vec::len)),
+        (200, Some(2)),
+        "agents' tokens, without secrets: {tokens}"
+    );
     let effects = bench.ask("operator", "GET", "/metrics", Value::Null);
     let Some(Effect::Read { number, .. }) = effects.first() else { panic!("{effects:?}") };
     let answer = event::ReadAnswer::Json(json!({"bytes": 4096, "freeBytes": 0}));
     let effects = bench.tell(Event::Store(StoreEvent::Read { number: *number, answer }));
-    let Some(Effect::Gate(GateCommand::Respond { status: 200, body: Body::Text(kind, text), .. })) = effects.first() else {
+    let Some(Effect::Gate(GateCommand::Respond {
+        status: 200, body: Body::Text(kind, text), ..
+    })) = effects.first()
+    else {
         panic!("{effects:?}")
     };
     assert!(kind.starts_with("text/plain"));
@@ -328,7 +468,11 @@ fn how_the_hub_is_is_told_to_people_only() {
         let (name, value) = line.rsplit_once(' ').expect(line);
         assert!(name.starts_with("agent_relay_hub_") && value.parse::<f64>().is_ok(), "{line}");
     }
-    for wanted in ["agent_relay_hub_agents 2", "agent_relay_hub_store_bytes 4096", "agent_relay_hub_requests_total{status=\"4xx\"} 3"] {
+    for wanted in [
+        "agent_relay_hub_agents 2",
+        "agent_relay_hub_store_bytes 4096",
+        "agent_relay_hub_requests_total{status=\"4xx\"} 3",
+    ] {
         assert!(text.lines().any(|line| line == wanted), "{wanted} in {text}");
     }
 }
@@ -345,15 +489,21 @@ fn a_message_that_the_store_lost_does_not_hold_up_the_next() {
     bench.tell(Event::PeerText { peer: PeerId(50), text });
     let effects = bench.commit();
     let read = effects.iter().find_map(|effect| match effect {
-        Effect::Read { number, query: event::Query::Deliver { ids, .. } } => Some((*number, ids.clone())),
+        Effect::Read { number, query: event::Query::Deliver { ids, .. } } => {
+            Some((*number, ids.clone()))
+        }
         _ => None,
     });
     let (number, ids) = read.expect("a read");
     assert_eq!(ids, [1, 2, 3].map(MessageId));
-    let message = crate::wire::api::Message { id: MessageId(3), to: "a".into(), ..Default::default() };
+    let message =
+        crate::wire::api::Message { id: MessageId(3), to: "a".into(), ..Default::default() };
     let answer = event::ReadAnswer::Messages(vec![message]);
     let effects = bench.tell(Event::Store(StoreEvent::Read { number, answer }));
-    assert!(effects.iter().any(|effect| matches!(effect, Effect::Gate(GateCommand::PeerSend { .. }))), "{effects:?}");
+    assert!(
+        effects.iter().any(|effect| matches!(effect, Effect::Gate(GateCommand::PeerSend { .. }))),
+        "{effects:?}"
+    );
     assert_eq!(bench.hub.queues["a"].ids.iter().copied().collect::<Vec<_>>(), [MessageId(3)]);
 }
 
@@ -366,7 +516,10 @@ fn wrong_types_are_errors_not_wider_rights() {
         (json!({"profileId": "provider-agent", "agentId": "x", "scopes": ["message:reed"]}), 422),
         (json!({"profileId": "provider-agent", "agentId": "x", "scopes": ["admin"]}), 422),
         (json!({"profileId": "provider-agent", "agentId": "x y"}), 422),
-        (json!({"profileId": "provider-agent", "agentId": "x", "scopes": ["message:read"], "ttlSeconds": 60}), 201),
+        (
+            json!({"profileId": "provider-agent", "agentId": "x", "scopes": ["message:read"], "ttlSeconds": 60}),
+            201,
+        ),
     ] {
         assert_eq!(bench.call("operator", "POST", "/api/tokens", body.clone()).0, want, "{body}");
     }
@@ -377,7 +530,11 @@ fn wrong_types_are_errors_not_wider_rights() {
         ("ready", json!({"ready": "no"})),
         ("status", json!({})),
     ] {
-        assert_eq!(bench.call("a", "PUT", &format!("/api/agents/a/{part}"), body.clone()).0, 400, "{part} {body}");
+        assert_eq!(
+            bench.call("a", "PUT", &format!("/api/agents/a/{part}"), body.clone()).0,
+            400,
+            "{part} {body}"
+        );
     }
 }
 
@@ -385,14 +542,29 @@ fn wrong_types_are_errors_not_wider_rights() {
 fn a_connection_ends_with_its_token() {
     let mut bench = Bench::new();
     let end = bench.now.wall.0 / 1000 + 2;
-    let record = TokenRecord { jti: "short".into(), expires_at: Some(end), ..(*bench.hub.tokens["#a"]).clone() };
+    let record = TokenRecord {
+        jti: "short".into(),
+        expires_at: Some(end),
+        ..(*bench.hub.tokens["#a"]).clone()
+    };
     bench.hub.tokens.insert("#short".into(), Arc::new(record));
-    let request = Request { method: "GET".into(), path: "/api/events".into(), token: "short".into(), ..Default::default() };
+    let request = Request {
+        method: "GET".into(),
+        path: "/api/events".into(),
+        token: "short".into(),
+        ..Default::default()
+    };
     bench.tell(Event::Request { ticket: Ticket(80), request });
     let left = bench.hub.next_deadline().expect("a deadline") - bench.now.tick;
     assert!(left <= Duration::from_secs(2), "{left:?}");
     let effects = bench.later(Duration::from_millis(2100));
-    assert!(effects.iter().any(|effect| matches!(effect, Effect::Gate(GateCommand::PeerClose { peer: PeerId(80), .. }))), "{effects:?}");
+    assert!(
+        effects.iter().any(|effect| matches!(
+            effect,
+            Effect::Gate(GateCommand::PeerClose { peer: PeerId(80), .. })
+        )),
+        "{effects:?}"
+    );
     assert!(
         effects.iter().any(|effect| matches!(effect, Effect::Gate(GateCommand::PeerSend { text, .. }) if text.starts_with("event: error"))),
         "{effects:?}"
@@ -407,7 +579,12 @@ fn a_revoked_token_takes_its_renewals_along() {
         number += 1;
         format!("s{number}")
     });
-    let (_, first) = bench.call("operator", "POST", "/api/tokens", json!({"profileId": "provider-agent", "agentId": "a"}));
+    let (_, first) = bench.call(
+        "operator",
+        "POST",
+        "/api/tokens",
+        json!({"profileId": "provider-agent", "agentId": "a"}),
+    );
     let token = |answer: &Value| answer["token"].as_str().expect("token").to_string();
     let (_, second) = bench.call(&token(&first), "POST", "/api/tokens/renew", Value::Null);
     let (_, third) = bench.call(&token(&second), "POST", "/api/tokens/renew", Value::Null);
@@ -417,7 +594,11 @@ fn a_revoked_token_takes_its_renewals_along() {
     for answer in [&first, &second, &third] {
         assert_eq!(bench.call(&token(answer), "GET", "/api/tokens/self", Value::Null).0, 401);
     }
-    assert_eq!(bench.call("a", "GET", "/api/tokens/self", Value::Null).0, 200, "others of the same agent stay");
+    assert_eq!(
+        bench.call("a", "GET", "/api/tokens/self", Value::Null).0,
+        200,
+        "others of the same agent stay"
+    );
 }
 
 #[test]
@@ -427,32 +608,54 @@ fn a_registration_that_was_on_its_way_when_its_process_died_drives_nobody_out() 
         let request = Request { path: "/bus".into(), token: "a".into(), ..Default::default() };
         bench.tell(Event::Upgrade { ticket, request });
         let start = json!({"processStart": {"boot": boot, "ticks": ticks}});
-        let payload = json!({"role": "provider", "agentId": "a", "instanceId": instance, "meta": start});
+        let payload =
+            json!({"role": "provider", "agentId": "a", "instanceId": instance, "meta": start});
         let text = json!({"type": "register", "id": "r", "payload": payload}).to_string();
         let mut effects = bench.tell(Event::PeerText { peer: ticket.peer(), text });
         effects.extend(bench.commit());
         effects.iter().any(|e| matches!(e, Effect::Gate(GateCommand::PeerSend { peer, text }) if *peer == ticket.peer() && text.contains("\"registered\"")))
     };
     assert!(register(Ticket(60), "young", "boot", 20));
-    assert!(!register(Ticket(61), "old", "boot", 10), "the older process is told that it is superseded");
+    assert!(
+        !register(Ticket(61), "old", "boot", 10),
+        "the older process is told that it is superseded"
+    );
     assert!(register(Ticket(62), "younger", "boot", 30));
-    assert!(register(Ticket(63), "elsewhere", "another boot", 1), "nothing is known about other machines: the newer registration wins");
+    assert!(
+        register(Ticket(63), "elsewhere", "another boot", 1),
+        "nothing is known about other machines: the newer registration wins"
+    );
 }
 
 #[test]
 fn a_hub_that_stops_says_so_and_keeps_what_it_took() {
     let mut bench = Bench::new();
-    let request = Request { method: "GET".into(), path: "/api/events".into(), token: "operator".into(), ..Default::default() };
+    let request = Request {
+        method: "GET".into(),
+        path: "/api/events".into(),
+        token: "operator".into(),
+        ..Default::default()
+    };
     bench.tell(Event::Request { ticket: Ticket(90), request });
     let taken = bench.ask("operator", "POST", "/api/messages", json!({"to": "a", "body": "x"}));
     assert!(!visible(&taken));
-    assert!(!bench.tell(Event::StopRequested).contains(&Effect::Finish), "what was taken is stored first");
-    let refused = bench.ask("operator", "POST", "/api/messages", json!({"to": "a", "body": "y"}));
-    assert!(refused.iter().any(|e| matches!(e, Effect::Gate(GateCommand::Respond { status: 503, .. }))), "{refused:?}");
-    let last = bench.commit();
-    assert!(last.iter().any(|e| matches!(e, Effect::Gate(GateCommand::Respond { status: 201, .. }))), "{last:?}");
     assert!(
-        last.iter().any(|e| matches!(e, Effect::Gate(GateCommand::PeerClose { peer: PeerId(90), .. })))
+        !bench.tell(Event::StopRequested).contains(&Effect::Finish),
+        "what was taken is stored first"
+    );
+    let refused = bench.ask("operator", "POST", "/api/messages", json!({"to": "a", "body": "y"}));
+    assert!(
+        refused.iter().any(|e| matches!(e, Effect::Gate(GateCommand::Respond { status: 503, .. }))),
+        "{refused:?}"
+    );
+    let last = bench.commit();
+    assert!(
+        last.iter().any(|e| matches!(e, Effect::Gate(GateCommand::Respond { status: 201, .. }))),
+        "{last:?}"
+    );
+    assert!(
+        last.iter()
+            .any(|e| matches!(e, Effect::Gate(GateCommand::PeerClose { peer: PeerId(90), .. })))
             && last.last() == Some(&Effect::Finish),
         "{last:?}"
     );
@@ -461,7 +664,8 @@ fn a_hub_that_stops_says_so_and_keeps_what_it_took() {
 mod blocked;
 mod rights;
 
-/// A copy was put back, and the hub ended in order before anything was accepted: nothing in the store is of the new generation.
+/// A copy was put back, and the hub ended in order before anything was accepted: nothing in the
+/// store is of the new generation.
 #[test]
 fn ids_never_fall_back_into_an_older_generation() {
     use super::generations::{DataState, Mark, OrderlyEnd, StoredGeneration};
@@ -487,7 +691,12 @@ fn ids_never_fall_back_into_an_older_generation() {
         orderly_end: Some(OrderlyEnd { last_message_id: MessageId(12), last_task_id: TaskId(0) }),
         revoked: Vec::new(),
     };
-    let mut bench = Bench::with(HubSnapshot { data, mark: Some(mark), last_message: MessageId(12), ..Default::default() });
+    let mut bench = Bench::with(HubSnapshot {
+        data,
+        mark: Some(mark),
+        last_message: MessageId(12),
+        ..Default::default()
+    });
     let (_, task) = bench.call("operator", "POST", "/api/tasks", json!({"title": "t", "to": "a"}));
     assert_eq!((task["id"].as_u64(), task["messageId"].as_u64()), (Some(257), Some(257)), "{task}");
     let done = json!({"status": "done", "generation": task["generation"]});

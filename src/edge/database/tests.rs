@@ -32,8 +32,15 @@ fn every_code_has_its_kind() {
         assert_eq!(kind_of(&failure(code), errno), kind, "{code} {errno:?}");
     }
     assert_eq!(kind_of(&rusqlite::Error::QueryReturnedNoRows, None), StoreKind::Failed);
-    for (errno, kind) in [(Errno::NOSPC, StoreKind::Full), (Errno::ROFS, StoreKind::Denied), (Errno::MFILE, StoreKind::Failed)] {
-        assert_eq!(io_error_of("x", &io::Error::from_raw_os_error(errno.raw_os_error())).kind, kind);
+    for (errno, kind) in [
+        (Errno::NOSPC, StoreKind::Full),
+        (Errno::ROFS, StoreKind::Denied),
+        (Errno::MFILE, StoreKind::Failed),
+    ] {
+        assert_eq!(
+            io_error_of("x", &io::Error::from_raw_os_error(errno.raw_os_error())).kind,
+            kind
+        );
     }
 }
 
@@ -41,7 +48,9 @@ fn every_code_has_its_kind() {
 fn a_look_at_pages_is_bounded() {
     let mut db = Connection::open_in_memory().expect("memory");
     let transaction = db.transaction().expect("begins");
-    transaction.execute_batch("CREATE TABLE t (id INTEGER PRIMARY KEY, text TEXT);").expect("makes");
+    transaction
+        .execute_batch("CREATE TABLE t (id INTEGER PRIMARY KEY, text TEXT);")
+        .expect("makes");
     transaction
         .execute_batch(
             "INSERT INTO t SELECT value, hex(randomblob(40)) FROM
@@ -91,15 +100,25 @@ fn a_newer_file_is_not_touched() {
     let schemas = ["CREATE TABLE a (x);", "CREATE TABLE b (x);"];
     let listing = || -> Vec<(String, Vec<u8>)> {
         let entries = std::fs::read_dir(&dir).expect("reads").flatten();
-        let mut all: Vec<_> =
-            entries.map(|e| (e.file_name().to_string_lossy().into_owned(), std::fs::read(e.path()).expect("reads"))).collect();
+        let mut all: Vec<_> = entries
+            .map(|e| {
+                (
+                    e.file_name().to_string_lossy().into_owned(),
+                    std::fs::read(e.path()).expect("reads"),
+                )
+            })
+            .collect();
         all.sort();
         all
     };
     drop(open_database(&path, &schemas).expect("opens"));
     let before = listing();
     let refused = open_database(&path, &schemas[..1]).err().expect("too new");
-    assert_eq!((refused.kind, refused.text.contains("update agent-relay")), (StoreKind::TooNew, true), "{refused}");
+    assert_eq!(
+        (refused.kind, refused.text.contains("update agent-relay")),
+        (StoreKind::TooNew, true),
+        "{refused}"
+    );
     assert_eq!(listing(), before);
     // The newer version stands in the log only: its writer was killed.
     let other = dir.join("y.sqlite");
@@ -109,7 +128,10 @@ fn a_newer_file_is_not_touched() {
     std::fs::copy(beside(&other, "-wal"), dir.join("z.sqlite-wal")).expect("copies");
     drop(writer);
     let before = listing();
-    assert_eq!(open_database(&dir.join("z.sqlite"), &schemas[..1]).err().expect("too new").kind, StoreKind::TooNew);
+    assert_eq!(
+        open_database(&dir.join("z.sqlite"), &schemas[..1]).err().expect("too new").kind,
+        StoreKind::TooNew
+    );
     assert_eq!(listing(), before);
     std::fs::remove_dir_all(&dir).expect("clean up");
 }

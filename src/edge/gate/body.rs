@@ -1,4 +1,5 @@
-//! Bodies of requests: by length or in chunks, bounded before anything is kept (part of the gate, not a thread).
+//! Bodies of requests: by length or in chunks, bounded before anything is kept (part of the gate,
+//! not a thread).
 
 /// How a body is framed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,7 +44,8 @@ pub(super) enum Progress {
 
 /// Longest line of a chunk's size with its extensions, and of a trailer.
 const LINE_BYTES_MAX: usize = 1024;
-/// Bytes of all lines that carry no body: endless chunks of one byte, or endless trailers, end here.
+/// Bytes of all lines that carry no body: endless chunks of one byte, or endless trailers, end
+/// here.
 const OVERHEAD_MAX: usize = 256 << 10;
 
 impl BodyReader {
@@ -122,7 +124,11 @@ impl BodyReader {
                 self.overhead += used;
                 let bloated = self.overhead > OVERHEAD_MAX && !crate::planted::is("endless-chunks");
                 if bloated || size > self.bytes_max.saturating_sub(self.done.len()) as u64 {
-                    return Err(Progress::Bad(413, "body_too_large", "the request body is too large"));
+                    return Err(Progress::Bad(
+                        413,
+                        "body_too_large",
+                        "the request body is too large",
+                    ));
                 }
                 self.step = if size == 0 { Step::Trailer } else { Step::Chunk(size as usize + 2) };
                 Ok(used)
@@ -143,7 +149,11 @@ impl BodyReader {
         };
         self.overhead += end + 1;
         if self.overhead > OVERHEAD_MAX {
-            return Err(Progress::Bad(413, "body_too_large", "too many lines follow the last chunk"));
+            return Err(Progress::Bad(
+                413,
+                "body_too_large",
+                "too many lines follow the last chunk",
+            ));
         }
         if end == 0 || input[..end] == *b"\r" {
             self.step = Step::Over;
@@ -171,7 +181,11 @@ mod tests {
             while outcome.is_none() {
                 match body.advance() {
                     Progress::Complete => {
-                        let (body, mut rest) = std::mem::replace(&mut body, BodyReader::new(Framing::Length(0), 0, b"")).finish();
+                        let (body, mut rest) = std::mem::replace(
+                            &mut body,
+                            BodyReader::new(Framing::Length(0), 0, b""),
+                        )
+                        .finish();
                         rest.extend_from_slice(left);
                         let text = |bytes| String::from_utf8(bytes).expect("text");
                         outcome = Some(Ok((text(body), text(rest))));
@@ -199,7 +213,11 @@ mod tests {
             (Framing::Length(3), "abcdef", whole("abc", "def")),
             (Framing::Length(3), "ab", Err(0)),
             (Framing::Chunked, "0\r\n\r\nGET", whole("", "GET")),
-            (Framing::Chunked, "3\r\nabc\r\n2;x=y\r\nde\r\n0\r\nTrailer: 1\r\n\r\nrest", whole("abcde", "rest")),
+            (
+                Framing::Chunked,
+                "3\r\nabc\r\n2;x=y\r\nde\r\n0\r\nTrailer: 1\r\n\r\nrest",
+                whole("abcde", "rest"),
+            ),
             (Framing::Chunked, "3\r\nabcd\r\n0\r\n\r\n", Err(400)),
             (Framing::Chunked, "zz\r\nabc\r\n", Err(400)),
             (Framing::Chunked, "-1\r\n", Err(400)),

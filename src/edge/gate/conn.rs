@@ -29,10 +29,17 @@ pub(super) enum State {
     /// A head and its body so far.
     Body { request: Request, upgrade: Option<Vec<u8>>, then: AfterResponse, body: BodyReader },
     /// With the state thread; `upgrade` is the answer that makes it a WebSocket.
-    Waiting { then: AfterResponse, head_only: bool, rest: Vec<u8>, upgrade: Option<Vec<u8>>, body_bytes: usize },
+    Waiting {
+        then: AfterResponse,
+        head_only: bool,
+        rest: Vec<u8>,
+        upgrade: Option<Vec<u8>>,
+        body_bytes: usize,
+    },
     /// An answer on its way out.
     Writing { bytes: Vec<u8>, at: usize, then: AfterResponse, rest: Vec<u8> },
-    /// Answered. What it still sends is read and dropped for a moment, else the answer would be lost in a reset.
+    /// Answered. What it still sends is read and dropped for a moment, else the answer would be
+    /// lost in a reset.
     Draining,
     /// A WebSocket peer.
     Peer(Box<Peer>),
@@ -110,10 +117,13 @@ impl Conn {
                 State::Waiting { .. } | State::Gone => EventFlags::empty(),
                 State::Writing { .. } => EventFlags::OUT,
                 State::Peer(peer) => {
-                    let reads = if peer.paused.is_none() { EventFlags::IN } else { EventFlags::empty() };
+                    let reads =
+                        if peer.paused.is_none() { EventFlags::IN } else { EventFlags::empty() };
                     reads | if peer.unflushed { EventFlags::OUT } else { EventFlags::empty() }
                 }
-                State::Events(events) if events.at < events.bytes.len() => EventFlags::IN | EventFlags::OUT,
+                State::Events(events) if events.at < events.bytes.len() => {
+                    EventFlags::IN | EventFlags::OUT
+                }
                 State::Events(_) => EventFlags::IN,
             }
     }

@@ -7,7 +7,14 @@ use crate::core::http::{Body, Request};
 pub(super) enum Head {
     Partial,
     Bad(u16, &'static str, &'static str),
-    Complete { size: usize, request: Request, upgrade: bool, framing: Framing, keep: bool, expects: bool },
+    Complete {
+        size: usize,
+        request: Request,
+        upgrade: bool,
+        framing: Framing,
+        keep: bool,
+        expects: bool,
+    },
 }
 
 /// Why a head is not acceptable: status, code and sentence of the answer.
@@ -35,11 +42,16 @@ pub(super) fn parse_head(bytes: &[u8], head_bytes_max: usize, body_bytes_max: us
             return Head::Bad(431, "too_many_headers", "the request has too many headers");
         }
         Err(_) if bytes[0] == 0x16 => {
-            return Head::Bad(400, "tls_on_plain_port", "this port does not speak TLS; use http://");
+            return Head::Bad(
+                400,
+                "tls_on_plain_port",
+                "this port does not speak TLS; use http://",
+            );
         }
         Err(_) => return Head::Bad(400, "bad_request", "this is not an HTTP request"),
     };
-    let mut request = Request { method: parsed.method.unwrap_or_default().to_string(), ..Default::default() };
+    let mut request =
+        Request { method: parsed.method.unwrap_or_default().to_string(), ..Default::default() };
     let target = parsed.path.unwrap_or_default();
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     (request.path, request.query) = (path.to_string(), query.to_string());
@@ -48,12 +60,15 @@ pub(super) fn parse_head(bytes: &[u8], head_bytes_max: usize, body_bytes_max: us
     for header in parsed.headers.iter() {
         let value = String::from_utf8_lossy(header.value);
         let name = header.name.to_ascii_lowercase();
-        if let Err((status, code, text)) = lines.take(&mut request, &name, value.trim(), body_bytes_max) {
+        if let Err((status, code, text)) =
+            lines.take(&mut request, &name, value.trim(), body_bytes_max)
+        {
             return Head::Bad(status, code, text);
         }
     }
     let framing = match (lines.chunked, lines.length) {
-        // Both lengths in one request: somebody in between may see another second request than we do (smuggling).
+        // Both lengths in one request: somebody in between may see another second request than we
+        // do (smuggling).
         (true, Some(_)) => return Head::Bad(400, "bad_length", "both Content-Length and chunks"),
         (true, None) => Framing::Chunked,
         (false, length) => Framing::Length(length.unwrap_or(0)),
@@ -64,19 +79,33 @@ pub(super) fn parse_head(bytes: &[u8], head_bytes_max: usize, body_bytes_max: us
 
 impl Lines {
     /// Takes one header line; `name` in small letters.
-    fn take(&mut self, request: &mut Request, name: &str, value: &str, body_bytes_max: usize) -> Result<(), Bad> {
+    fn take(
+        &mut self,
+        request: &mut Request,
+        name: &str,
+        value: &str,
+        body_bytes_max: usize,
+    ) -> Result<(), Bad> {
         match name {
             "x-agent-relay-token" => request.token = value.to_string(),
             "authorization" if request.token.is_empty() => {
                 let scheme = value.split_once(' ');
-                if let Some((_, token)) = scheme.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")) {
+                if let Some((_, token)) =
+                    scheme.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+                {
                     request.token = token.trim().to_string();
                 }
             }
-            "content-length" if self.length.is_some() => return Err((400, "bad_length", "more than one Content-Length")),
+            "content-length" if self.length.is_some() => {
+                return Err((400, "bad_length", "more than one Content-Length"));
+            }
             "content-length" => self.length = Some(content_length(value, body_bytes_max)?),
-            "transfer-encoding" if value.eq_ignore_ascii_case("chunked") && !self.chunked => self.chunked = true,
-            "transfer-encoding" => return Err((501, "bad_encoding", "the only Transfer-Encoding here is chunked")),
+            "transfer-encoding" if value.eq_ignore_ascii_case("chunked") && !self.chunked => {
+                self.chunked = true
+            }
+            "transfer-encoding" => {
+                return Err((501, "bad_encoding", "the only Transfer-Encoding here is chunked"));
+            }
             "last-event-id" => request.last_event_id = value.chars().take(32).collect(),
             "connection" => {
                 let words = value.to_ascii_lowercase();
@@ -109,7 +138,8 @@ pub(super) fn upgrade_answer(head: &[u8]) -> Option<Vec<u8>> {
     let mut storage = [httparse::EMPTY_HEADER; 64];
     let mut parsed = httparse::Request::new(&mut storage);
     parsed.parse(head).ok().filter(|status| status.is_complete())?;
-    let mut builder = tungstenite::http::Request::builder().method(parsed.method?).uri(parsed.path?);
+    let mut builder =
+        tungstenite::http::Request::builder().method(parsed.method?).uri(parsed.path?);
     for header in parsed.headers.iter() {
         builder = builder.header(header.name, header.value);
     }
@@ -120,9 +150,13 @@ pub(super) fn upgrade_answer(head: &[u8]) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// Head and body in one write: two writes would wait for each other's acknowledgement (Nagle). `head_only` answers HEAD.
+/// Head and body in one write: two writes would wait for each other's acknowledgement (Nagle).
+/// `head_only` answers HEAD.
 pub(super) fn response(status: u16, body: &Body, keep: bool, head_only: bool) -> Vec<u8> {
-    let reason = tungstenite::http::StatusCode::from_u16(status).ok().and_then(|code| code.canonical_reason()).unwrap_or("Status");
+    let reason = tungstenite::http::StatusCode::from_u16(status)
+        .ok()
+        .and_then(|code| code.canonical_reason())
+        .unwrap_or("Status");
     let connection = if keep { "keep-alive" } else { "close" };
     let retry = if matches!(status, 429 | 503) { "Retry-After: 1\r\n" } else { "" };
     let json;
@@ -135,8 +169,12 @@ pub(super) fn response(status: u16, body: &Body, keep: bool, head_only: bool) ->
         Body::Text(kind, text) => (*kind, text.as_str()),
     };
     let kind = if kind.is_empty() { String::new() } else { format!("Content-Type: {kind}\r\n") };
-    let length = if status == 204 { String::new() } else { format!("Content-Length: {}\r\n", text.len()) };
-    let mut bytes = format!("HTTP/1.1 {status} {reason}\r\n{kind}{length}{retry}Connection: {connection}\r\n\r\n").into_bytes();
+    let length =
+        if status == 204 { String::new() } else { format!("Content-Length: {}\r\n", text.len()) };
+    let mut bytes = format!(
+        "HTTP/1.1 {status} {reason}\r\n{kind}{length}{retry}Connection: {connection}\r\n\r\n"
+    )
+    .into_bytes();
     if status != 204 && !head_only {
         bytes.extend_from_slice(text.as_bytes());
     }
@@ -144,8 +182,7 @@ pub(super) fn response(status: u16, body: &Body, keep: bool, head_only: bool) ->
 }
 
 /// Head of a stream of server-sent events.
-pub(super) const STREAM_HEAD: &str =
-    "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-store\r\nConnection: close\r\n\r\n";
+pub(super) const STREAM_HEAD: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-store\r\nConnection: close\r\n\r\n";
 
 #[cfg(test)]
 mod tests {
@@ -165,7 +202,10 @@ mod tests {
             ("POST / HTTP/1.1\r\nContent-Length: 99999999999999999999999\r\n\r\n", 413),
             ("POST / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", 400),
             ("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n", 400),
-            ("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n", 501),
+            (
+                "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n",
+                501,
+            ),
             ("POST / HTTP/1.1\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", 501),
             ("\u{16}\u{3}\u{1}hello", 400),
             ("no http at all\r\n\r\n", 400),
@@ -183,17 +223,31 @@ mod tests {
             let text = String::from_utf8(answer).expect("text");
             assert_eq!(text.contains("\r\nRetry-After: 1\r\n"), wanted, "{text}");
         }
-        let text = String::from_utf8(response(200, &Body::Json(serde_json::json!({"a": 1})), true, true)).expect("text");
-        assert!(text.contains("Content-Length: 7\r\n") && text.ends_with("\r\n\r\n"), "HEAD has no body: {text}");
+        let text =
+            String::from_utf8(response(200, &Body::Json(serde_json::json!({"a": 1})), true, true))
+                .expect("text");
+        assert!(
+            text.contains("Content-Length: 7\r\n") && text.ends_with("\r\n\r\n"),
+            "HEAD has no body: {text}"
+        );
     }
 
     #[test]
     fn tokens_of_both_headers_are_read() {
-        for text in ["X-Agent-Relay-Token: t", "Authorization: Bearer t", "authorization: Bearer other\r\nx-agent-relay-token: t"] {
-            let Head::Complete { request, keep, upgrade, framing, .. } = read(&format!("GET /a?b=c HTTP/1.1\r\n{text}\r\n\r\n")) else {
+        for text in [
+            "X-Agent-Relay-Token: t",
+            "Authorization: Bearer t",
+            "authorization: Bearer other\r\nx-agent-relay-token: t",
+        ] {
+            let Head::Complete { request, keep, upgrade, framing, .. } =
+                read(&format!("GET /a?b=c HTTP/1.1\r\n{text}\r\n\r\n"))
+            else {
                 panic!("{text}");
             };
-            assert_eq!((request.token.as_str(), request.path.as_str(), request.query.as_str()), ("t", "/a", "b=c"));
+            assert_eq!(
+                (request.token.as_str(), request.path.as_str(), request.query.as_str()),
+                ("t", "/a", "b=c")
+            );
             assert_eq!((keep, upgrade, framing), (true, false, Framing::Length(0)));
         }
     }

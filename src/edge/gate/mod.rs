@@ -1,9 +1,11 @@
-//! Thread `gate`: everything that listens. One epoll loop accepts, reads heads and bodies with limits and deadlines,
-//! hands requests to a handler, writes answers, and serves WebSocket peers and readers of events, all without blocking.
+//! Thread `gate`: everything that listens. One epoll loop accepts, reads heads and bodies with
+//! limits and deadlines, hands requests to a handler, writes answers, and serves WebSocket peers
+//! and readers of events, all without blocking.
 //!
-//! A stalled or hostile connection costs its buffer and nothing else: there are no workers that it could hold. Requests
-//! wait in the table of connections until the state thread answers them. Connections, bytes and time are bounded; where
-//! room is needed, the oldest connection without a complete head goes first, then whoever holds much for long.
+//! A stalled or hostile connection costs its buffer and nothing else: there are no workers that it
+//! could hold. Requests wait in the table of connections until the state thread answers them.
+//! Connections, bytes and time are bounded; where room is needed, the oldest connection without a
+//! complete head goes first, then whoever holds much for long.
 
 mod body;
 mod conn;
@@ -49,13 +51,15 @@ pub struct Limits {
     pub answer_time: Duration,
     /// Connections without a complete head; the oldest goes beyond it.
     pub headless_max: usize,
-    /// Connections in all; also bounded by the descriptors that the system gives, less [`DESCRIPTORS_RESERVED`].
+    /// Connections in all; also bounded by the descriptors that the system gives, less
+    /// [`DESCRIPTORS_RESERVED`].
     pub connections_max: usize,
     /// Bytes of all bodies, answers and unsent events together.
     pub held_bytes_max: usize,
     /// Unsent bytes of one who stays; beyond it the connection is closed.
     pub peer_bytes_max: usize,
-    /// Frames of one peer in a second; beyond it the gate stops reading from it until the second is over.
+    /// Frames of one peer in a second; beyond it the gate stops reading from it until the second is
+    /// over.
     pub peer_frames_per_second_max: u32,
     /// Bytes of one peer in a second; the same.
     pub peer_bytes_per_second_max: usize,
@@ -163,7 +167,8 @@ impl<E, H: FnMut(GateEvent) -> Handled<E>> Gate<E, H> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         epoll::add(&epoll, &listener, epoll::EventData::new_u64(LISTENER), epoll::EventFlags::IN)?;
         epoll::add(&epoll, &waker, epoll::EventData::new_u64(WAKER), epoll::EventFlags::IN)?;
-        let descriptors = crate::os::raise_descriptors().saturating_sub(DESCRIPTORS_RESERVED).max(16);
+        let descriptors =
+            crate::os::raise_descriptors().saturating_sub(DESCRIPTORS_RESERVED).max(16);
         limits.connections_max = limits.connections_max.min(descriptors as usize);
         Ok(Gate {
             listener,
@@ -194,8 +199,15 @@ impl<E, H: FnMut(GateEvent) -> Handled<E>> Gate<E, H> {
         while self.alive {
             events.clear();
             let limit = self.timeout();
-            let limit = limit.map(|left| rustix::event::Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() });
-            let _ = epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), limit.as_ref());
+            let limit = limit.map(|left| rustix::event::Timespec {
+                tv_sec: left.as_secs() as i64,
+                tv_nsec: left.subsec_nanos().into(),
+            });
+            let _ = epoll::wait(
+                &self.epoll,
+                rustix::buffer::spare_capacity(&mut events),
+                limit.as_ref(),
+            );
             for event in events.iter().map(|e: &epoll::Event| (e.data.u64(), e.flags)) {
                 match event {
                     (LISTENER, _) => self.accept(),
@@ -207,7 +219,8 @@ impl<E, H: FnMut(GateEvent) -> Handled<E>> Gate<E, H> {
                 }
             }
             for id in std::mem::take(&mut self.unread) {
-                if matches!(self.conns.get(&id).map(|c| &c.state), Some(State::Head(bytes)) if !bytes.is_empty()) {
+                if matches!(self.conns.get(&id).map(|c| &c.state), Some(State::Head(bytes)) if !bytes.is_empty())
+                {
                     self.advance(id);
                 }
                 self.on_readable(id);
@@ -229,7 +242,13 @@ impl<E, H: FnMut(GateEvent) -> Handled<E>> Gate<E, H> {
         if !self.unread.is_empty() {
             return Some(Duration::ZERO);
         }
-        let first = self.deadlines.first().map(|(at, _)| *at).into_iter().chain(self.accept_paused_until).min()?;
+        let first = self
+            .deadlines
+            .first()
+            .map(|(at, _)| *at)
+            .into_iter()
+            .chain(self.accept_paused_until)
+            .min()?;
         Some(first.saturating_duration_since(Instant::now()))
     }
 
@@ -253,10 +272,14 @@ impl<E, H: FnMut(GateEvent) -> Handled<E>> Gate<E, H> {
     fn carry_out(&mut self, orders: Orders) {
         for order in orders {
             match order {
-                GateCommand::Respond { ticket, status, body } => self.respond(ticket.0, status, &body),
+                GateCommand::Respond { ticket, status, body } => {
+                    self.respond(ticket.0, status, &body)
+                }
                 GateCommand::Accept { ticket } => self.accept_peer(ticket.0),
                 GateCommand::PeerSend { peer, text } => self.send_peer(peer.0, text),
-                GateCommand::PeerClose { peer, code, reason } => self.close_peer(peer.0, code, &reason),
+                GateCommand::PeerClose { peer, code, reason } => {
+                    self.close_peer(peer.0, code, &reason)
+                }
             }
         }
     }
@@ -283,7 +306,8 @@ impl<E, H: FnMut(GateEvent) -> Handled<E>> Gate<E, H> {
     fn forward(&mut self, event: E) {
         // Deferred: carried out here they would overtake the rest of the orders that led here.
         let deferred = &mut self.deferred;
-        self.alive &= super::report(&self.lane, &self.orders, event, |orders| deferred.push_back(orders));
+        self.alive &=
+            super::report(&self.lane, &self.orders, event, |orders| deferred.push_back(orders));
     }
 
     fn on_ready(&mut self, id: u64, flags: epoll::EventFlags) {
@@ -328,7 +352,12 @@ impl<E, H: FnMut(GateEvent) -> Handled<E>> Gate<E, H> {
         let now = Instant::now();
         if self.accept_paused_until.is_some_and(|until| until <= now) {
             self.accept_paused_until = None;
-            let _ = epoll::add(&self.epoll, &self.listener, epoll::EventData::new_u64(LISTENER), epoll::EventFlags::IN);
+            let _ = epoll::add(
+                &self.epoll,
+                &self.listener,
+                epoll::EventData::new_u64(LISTENER),
+                epoll::EventFlags::IN,
+            );
         }
         while let Some((at, id)) = self.deadlines.first().copied().filter(|(at, _)| *at <= now) {
             let Some(conn) = self.conns.get_mut(&id) else {
@@ -347,7 +376,15 @@ impl<E, H: FnMut(GateEvent) -> Handled<E>> Gate<E, H> {
                 }
                 State::Waiting { then, .. } => {
                     *then = AfterResponse::Close;
-                    self.respond(id, 504, &error_body("timeout", "no answer in time; what was asked may still happen").into());
+                    self.respond(
+                        id,
+                        504,
+                        &error_body(
+                            "timeout",
+                            "no answer in time; what was asked may still happen",
+                        )
+                        .into(),
+                    );
                 }
                 State::Draining => self.remove(id),
                 _ => {

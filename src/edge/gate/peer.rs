@@ -1,4 +1,5 @@
-//! Long-lived connections: WebSocket peers of the bus and readers of server-sent events (part of the gate, not a thread).
+//! Long-lived connections: WebSocket peers of the bus and readers of server-sent events (part of
+//! the gate, not a thread).
 
 use std::io::{self, Read, Write};
 use std::time::{Duration, Instant};
@@ -18,7 +19,8 @@ use crate::wire::bus::{CLOSE_SILENT, CLOSE_TOO_LARGE};
 const READ_BYTES_PER_TURN: usize = 256 << 10;
 /// A closing peer has this long to answer the close frame.
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
-/// A comment that keeps a stream of events alive through proxies, and shows whether anybody is there.
+/// A comment that keeps a stream of events alive through proxies, and shows whether anybody is
+/// there.
 const STREAM_PING: &str = ": ping\n\n";
 
 impl<E, H: FnMut(GateEvent) -> Handled<E>> Gate<E, H> {
@@ -28,15 +30,26 @@ impl<E, H: FnMut(GateEvent) -> Handled<E>> Gate<E, H> {
             if crate::planted::is("vanished-peer") {
                 return;
             }
-            // It is gone already, and the state thread knows a peer by its number: it must hear of the end.
+            // It is gone already, and the state thread knows a peer by its number: it must hear of
+            // the end.
             return self.on_event(GateEvent::PeerClosed(PeerId(id)));
         };
         let now = Instant::now();
         match std::mem::replace(&mut conn.state, State::Gone) {
             State::Waiting { rest, upgrade: Some(answer), .. } => {
                 let config = ws_config(self.limits.peer_bytes_max);
-                let socket = WebSocketContext::from_partially_read(rest, Role::Server, Some(config));
-                let peer = Peer { socket, heard: now, unflushed: false, closing: false, frames: 0, bytes: 0, window: now, paused: None };
+                let socket =
+                    WebSocketContext::from_partially_read(rest, Role::Server, Some(config));
+                let peer = Peer {
+                    socket,
+                    heard: now,
+                    unflushed: false,
+                    closing: false,
+                    frames: 0,
+                    bytes: 0,
+                    window: now,
+                    paused: None,
+                };
                 conn.state = State::Peer(Box::new(peer));
                 // A fresh connection takes these few bytes at once.
                 if !conn.socket.write(&answer).is_ok_and(|size| size == answer.len()) {
@@ -50,7 +63,8 @@ impl<E, H: FnMut(GateEvent) -> Handled<E>> Gate<E, H> {
                 return self.on_event(GateEvent::PeerClosed(PeerId(id)));
             }
             State::Waiting { upgrade: None, .. } => {
-                conn.state = State::Events(Events { bytes: STREAM_HEAD.into(), at: 0, closing: false });
+                conn.state =
+                    State::Events(Events { bytes: STREAM_HEAD.into(), at: 0, closing: false });
                 self.write_events(id);
             }
             _ => {
@@ -65,7 +79,8 @@ impl<E, H: FnMut(GateEvent) -> Handled<E>> Gate<E, H> {
     pub(super) fn read_peer(&mut self, id: u64) {
         let mut left = READ_BYTES_PER_TURN;
         for _ in 0..64 {
-            let Some(Conn { state: State::Peer(peer), socket, .. }) = self.conns.get_mut(&id) else {
+            let Some(Conn { state: State::Peer(peer), socket, .. }) = self.conns.get_mut(&id)
+            else {
                 return;
             };
             if peer.paused.is_some() {
@@ -81,7 +96,9 @@ impl<E, H: FnMut(GateEvent) -> Handled<E>> Gate<E, H> {
             }
             peer.bytes += used;
             peer.frames += u32::from(read.is_ok());
-            if peer.frames > self.limits.peer_frames_per_second_max || peer.bytes > self.limits.peer_bytes_per_second_max {
+            if peer.frames > self.limits.peer_frames_per_second_max
+                || peer.bytes > self.limits.peer_bytes_per_second_max
+            {
                 // Reading pauses: nothing that it sent is lost, and nobody else is slowed down.
                 let until = peer.window + Duration::from_secs(1);
                 peer.paused = Some(until);
@@ -93,7 +110,9 @@ impl<E, H: FnMut(GateEvent) -> Handled<E>> Gate<E, H> {
                         peer.heard = now;
                     }
                     match message {
-                        Message::Text(text) => self.on_event(GateEvent::PeerText(PeerId(id), text.to_string())),
+                        Message::Text(text) => {
+                            self.on_event(GateEvent::PeerText(PeerId(id), text.to_string()))
+                        }
                         // A pong or a close answer may wait.
                         _ => self.flush_peer(id),
                     }
@@ -135,7 +154,9 @@ impl<E, H: FnMut(GateEvent) -> Handled<E>> Gate<E, H> {
         };
         match peer.socket.write(socket, message) {
             Ok(()) => self.flush_peer(id),
-            Err(WsError::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => self.flush_peer(id),
+            Err(WsError::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.flush_peer(id)
+            }
             // It does not read: its messages stay unacknowledged and come again.
             Err(_) => {
                 log::warn!(target: "gate", "peer {id} does not read; closed");
@@ -150,7 +171,9 @@ impl<E, H: FnMut(GateEvent) -> Handled<E>> Gate<E, H> {
         };
         match peer.socket.flush(socket) {
             Ok(()) => peer.unflushed = false,
-            Err(WsError::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => peer.unflushed = true,
+            Err(WsError::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
+                peer.unflushed = true
+            }
             Err(_) => return self.remove(id),
         }
         self.update_interest(id);
@@ -159,7 +182,10 @@ impl<E, H: FnMut(GateEvent) -> Handled<E>> Gate<E, H> {
     pub(super) fn close_peer(&mut self, id: u64, code: u16, reason: &str) {
         match self.conns.get_mut(&id) {
             Some(Conn { state: State::Peer(peer), socket, .. }) => {
-                let frame = CloseFrame { code: code.into(), reason: reason.chars().take(100).collect::<String>().into() };
+                let frame = CloseFrame {
+                    code: code.into(),
+                    reason: reason.chars().take(100).collect::<String>().into(),
+                };
                 let _ = peer.socket.close(socket, Some(frame));
                 peer.closing = true;
                 self.set_deadline(id, Instant::now() + CLOSE_LIMIT);
@@ -175,12 +201,15 @@ impl<E, H: FnMut(GateEvent) -> Handled<E>> Gate<E, H> {
     }
 
     pub(super) fn write_events(&mut self, id: u64) {
-        while let Some(Conn { state: State::Events(events), socket, .. }) = self.conns.get_mut(&id) {
+        while let Some(Conn { state: State::Events(events), socket, .. }) = self.conns.get_mut(&id)
+        {
             if events.at == events.bytes.len() {
                 let closing = events.closing;
                 (events.bytes, events.at) = (Vec::new(), 0);
                 match socket.flush() {
-                    Err(error) if error.kind() != io::ErrorKind::WouldBlock => return self.remove(id),
+                    Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
+                        return self.remove(id);
+                    }
                     _ if closing => return self.remove(id),
                     _ => break,
                 }
@@ -195,19 +224,25 @@ impl<E, H: FnMut(GateEvent) -> Handled<E>> Gate<E, H> {
         self.update_interest(id);
     }
 
-    /// Drops what a reader of events, or a client that has its answer, still sends; notices its end.
+    /// Drops what a reader of events, or a client that has its answer, still sends; notices its
+    /// end.
     pub(super) fn discard_input(&mut self, id: u64) {
         let mut buffer = [0u8; 16 << 10];
         let Some(conn) = self.conns.get_mut(&id) else { return };
         match conn.socket.read(&mut buffer) {
             Ok(0) => self.remove(id),
             Ok(_) => {}
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+                ) => {}
             Err(_) => self.remove(id),
         }
     }
 
-    /// The deadline of a long-lived connection: reading goes on after a pause, it is pinged, or it is given up.
+    /// The deadline of a long-lived connection: reading goes on after a pause, it is pinged, or it
+    /// is given up.
     pub(super) fn on_peer_deadline(&mut self, id: u64, now: Instant) {
         match self.conns.get_mut(&id).map(|conn| &mut conn.state) {
             Some(State::Peer(peer)) if !peer.closing => {

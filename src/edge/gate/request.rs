@@ -1,4 +1,5 @@
-//! Requests and their answers: from the first byte of a head to the last byte of a response (part of the gate, not a thread).
+//! Requests and their answers: from the first byte of a head to the last byte of a response (part
+//! of the gate, not a thread).
 
 use std::io::{self, Read, Write};
 use std::time::{Duration, Instant};
@@ -39,7 +40,9 @@ impl<E, H: FnMut(GateEvent) -> Handled<E>> Gate<E, H> {
                     self.advance(id);
                     self.update_interest(id);
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return self.update_interest(id),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return self.update_interest(id);
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => return self.remove(id),
             }
@@ -72,7 +75,12 @@ impl<E, H: FnMut(GateEvent) -> Handled<E>> Gate<E, H> {
                 self.bodies.insert((since, id));
                 self.headless.remove(&id);
                 if upgrade && answer.is_none() {
-                    return self.fail(id, 400, "bad_upgrade", "this is not a WebSocket handshake (RFC 6455)");
+                    return self.fail(
+                        id,
+                        400,
+                        "bad_upgrade",
+                        "this is not a WebSocket handshake (RFC 6455)",
+                    );
                 }
                 if expects && let Some(conn) = self.conns.get_mut(&id) {
                     let _ = conn.socket.write(b"HTTP/1.1 100 Continue\r\n\r\n");
@@ -95,7 +103,9 @@ impl<E, H: FnMut(GateEvent) -> Handled<E>> Gate<E, H> {
             Progress::Bad(status, code, text) => return self.fail(id, status, code, text),
             Progress::Complete => {}
         }
-        let State::Body { mut request, upgrade, then, body } = std::mem::replace(&mut conn.state, State::Gone) else {
+        let State::Body { mut request, upgrade, then, body } =
+            std::mem::replace(&mut conn.state, State::Gone)
+        else {
             return;
         };
         if let Some(since) = conn.body_since.take() {
@@ -104,7 +114,11 @@ impl<E, H: FnMut(GateEvent) -> Handled<E>> Gate<E, H> {
         let (bytes, rest) = body.finish();
         let body_bytes = bytes.len();
         request.body = bytes;
-        request.gate = GateStats { open: self.conns.len() as u64, headless: self.headless.len() as u64, ..self.stats };
+        request.gate = GateStats {
+            open: self.conns.len() as u64,
+            headless: self.headless.len() as u64,
+            ..self.stats
+        };
         let is_upgrade = upgrade.is_some();
         let head_only = request.method == "HEAD";
         if head_only {
@@ -124,7 +138,13 @@ impl<E, H: FnMut(GateEvent) -> Handled<E>> Gate<E, H> {
     /// Answers and closes: what follows on this connection cannot be parsed any more.
     pub(super) fn fail(&mut self, id: u64, status: u16, code: &str, text: &str) {
         if let Some(conn) = self.conns.get_mut(&id) {
-            conn.state = State::Waiting { then: AfterResponse::Drain, head_only: false, rest: Vec::new(), upgrade: None, body_bytes: 0 };
+            conn.state = State::Waiting {
+                then: AfterResponse::Drain,
+                head_only: false,
+                rest: Vec::new(),
+                upgrade: None,
+                body_bytes: 0,
+            };
             if let Some(since) = conn.body_since.take() {
                 self.bodies.remove(&(since, id));
             }
@@ -135,10 +155,14 @@ impl<E, H: FnMut(GateEvent) -> Handled<E>> Gate<E, H> {
 
     pub(super) fn respond(&mut self, id: u64, status: u16, body: &Body) {
         // Answered or gone: nothing to do.
-        let Some(conn) = self.conns.get_mut(&id).filter(|conn| matches!(conn.state, State::Waiting { .. })) else {
+        let Some(conn) =
+            self.conns.get_mut(&id).filter(|conn| matches!(conn.state, State::Waiting { .. }))
+        else {
             return;
         };
-        let State::Waiting { then, head_only, rest, .. } = std::mem::replace(&mut conn.state, State::Gone) else {
+        let State::Waiting { then, head_only, rest, .. } =
+            std::mem::replace(&mut conn.state, State::Gone)
+        else {
             return;
         };
         let bytes = response(status, body, then == AfterResponse::KeepAlive, head_only);
@@ -155,14 +179,20 @@ impl<E, H: FnMut(GateEvent) -> Handled<E>> Gate<E, H> {
             let State::Writing { bytes, at, then, rest } = &mut conn.state else {
                 return;
             };
-            let written = if *at < bytes.len() { conn.socket.write(&bytes[*at..]) } else { conn.socket.flush().map(|()| 0) };
+            let written = if *at < bytes.len() {
+                conn.socket.write(&bytes[*at..])
+            } else {
+                conn.socket.flush().map(|()| 0)
+            };
             match written {
                 Ok(0) if *at == bytes.len() => {}
                 Ok(size) => {
                     *at += size;
                     continue;
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return self.update_interest(id),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return self.update_interest(id);
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(_) => return self.remove(id),
             }
@@ -182,7 +212,8 @@ impl<E, H: FnMut(GateEvent) -> Handled<E>> Gate<E, H> {
             }
             let rest = std::mem::take(rest);
             if !rest.is_empty() || conn.socket.has_decrypted() {
-                // Left to the loop: a thousand requests in one packet must not become a thousand nested calls.
+                // Left to the loop: a thousand requests in one packet must not become a thousand
+                // nested calls.
                 self.unread.insert(id);
             }
             // Between requests it may idle; a head that has begun must come.

@@ -1,5 +1,5 @@
-//! Room for connections: who is accepted, what each holds, and who goes when there is too little (part of the gate, not a
-//! thread).
+//! Room for connections: who is accepted, what each holds, and who goes when there is too little
+//! (part of the gate, not a thread).
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -36,7 +36,9 @@ impl<E, H: FnMut(GateEvent) -> Handled<E>> Gate<E, H> {
 
     pub(super) fn accept_conn(&mut self, socket: std::net::TcpStream) {
         self.stats.accepted += 1;
-        while self.headless.len() >= self.limits.headless_max || self.conns.len() >= self.limits.connections_max {
+        while self.headless.len() >= self.limits.headless_max
+            || self.conns.len() >= self.limits.connections_max
+        {
             if !self.evict_headless() && !self.evict_body() {
                 self.stats.refused += 1;
                 return;
@@ -50,7 +52,9 @@ impl<E, H: FnMut(GateEvent) -> Handled<E>> Gate<E, H> {
         let Some(socket) = socket.filter(|_| usable) else { return };
         let id = self.next;
         self.next += 1;
-        if epoll::add(&self.epoll, &socket, epoll::EventData::new_u64(id), epoll::EventFlags::IN).is_err() {
+        if epoll::add(&self.epoll, &socket, epoll::EventData::new_u64(id), epoll::EventFlags::IN)
+            .is_err()
+        {
             return;
         }
         let deadline = Instant::now() + self.limits.head_time;
@@ -150,7 +154,12 @@ impl<E, H: FnMut(GateEvent) -> Handled<E>> Gate<E, H> {
     /// Whoever holds most for longest goes; what the state thread works on already stays.
     pub(super) fn make_room(&mut self) {
         let may_go = |conn: &Conn| !matches!(conn.state, State::Waiting { .. });
-        let all: Vec<u64> = self.holders.iter().map(|(_, id)| *id).filter(|id| self.conns.get(id).is_some_and(may_go)).collect();
+        let all: Vec<u64> = self
+            .holders
+            .iter()
+            .map(|(_, id)| *id)
+            .filter(|id| self.conns.get(id).is_some_and(may_go))
+            .collect();
         for id in all {
             if self.stats.held_bytes <= self.limits.held_bytes_max as u64 {
                 return;

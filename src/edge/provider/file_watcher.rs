@@ -1,5 +1,5 @@
-//! Files that the provider writes: one that grows is followed, small ones are watched. inotify tells when to look; what
-//! is read is bounded, and nothing is read while nothing changes.
+//! Files that the provider writes: one that grows is followed, small ones are watched. inotify
+//! tells when to look; what is read is bounded, and nothing is read while nothing changes.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -58,7 +58,13 @@ impl FileWatcher {
     /// A watcher of nothing.
     pub fn new() -> FileWatcher {
         let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).ok();
-        FileWatcher { inotify, followed: None, watched: BTreeMap::new(), has_more: false, polling: false }
+        FileWatcher {
+            inotify,
+            followed: None,
+            watched: BTreeMap::new(),
+            has_more: false,
+            polling: false,
+        }
     }
 
     /// Readable when something may have changed.
@@ -92,7 +98,8 @@ impl FileWatcher {
 
     /// After what time to read although nothing tells of a change.
     pub fn poll_after(&self) -> Option<Duration> {
-        (self.polling && (self.followed.is_some() || !self.watched.is_empty())).then_some(POLL_INTERVAL)
+        (self.polling && (self.followed.is_some() || !self.watched.is_empty()))
+            .then_some(POLL_INTERVAL)
     }
 
     /// Takes the notices of inotify away, or its descriptor would stay readable.
@@ -138,9 +145,16 @@ impl FileWatcher {
 
     fn try_add_watches(&self) -> bool {
         let Some(fd) = &self.inotify else { return false };
-        let flags = WatchFlags::CREATE | WatchFlags::MODIFY | WatchFlags::MOVED_TO | WatchFlags::DELETE | WatchFlags::ONLYDIR;
-        let mut paths = self.watched.keys().chain(self.followed.iter().map(|followed| &followed.path));
-        paths.all(|path| path.ancestors().skip(1).any(|folder| inotify::add_watch(fd, folder, flags).is_ok()))
+        let flags = WatchFlags::CREATE
+            | WatchFlags::MODIFY
+            | WatchFlags::MOVED_TO
+            | WatchFlags::DELETE
+            | WatchFlags::ONLYDIR;
+        let mut paths =
+            self.watched.keys().chain(self.followed.iter().map(|followed| &followed.path));
+        paths.all(|path| {
+            path.ancestors().skip(1).any(|folder| inotify::add_watch(fd, folder, flags).is_ok())
+        })
     }
 }
 
@@ -195,7 +209,8 @@ impl Followed {
     }
 }
 
-/// Opens a plain file; anything else (a pipe would make us wait for its writer) counts as not there.
+/// Opens a plain file; anything else (a pipe would make us wait for its writer) counts as not
+/// there.
 fn open_plain(path: &Path) -> Option<File> {
     let flags = rustix::fs::OFlags::NONBLOCK.bits() as i32;
     let file = File::options().read(true).custom_flags(flags).open(path).ok()?;
@@ -227,7 +242,8 @@ mod tests {
 
     #[test]
     fn a_file_is_followed_through_growth_replacement_and_cuts() {
-        let dir = std::env::temp_dir().join(format!("agent-relay-file-watcher-{}", std::process::id()));
+        let dir =
+            std::env::temp_dir().join(format!("agent-relay-file-watcher-{}", std::process::id()));
         let path = dir.join("later/log");
         fs::create_dir_all(&dir).expect("folder");
         let mut watcher = FileWatcher::new();
@@ -235,8 +251,16 @@ mod tests {
         assert_eq!(text_of(&watcher.read_changes()), "<caught>", "not there yet");
         fs::create_dir_all(path.parent().expect("has one")).expect("folder");
         fs::write(&path, "one\n").expect("writes");
-        assert_eq!(text_of(&watcher.read_changes()), "one\n", "read from its beginning when it comes");
-        File::options().append(true).open(&path).and_then(|mut file| file.write_all(b"two\n")).expect("writes");
+        assert_eq!(
+            text_of(&watcher.read_changes()),
+            "one\n",
+            "read from its beginning when it comes"
+        );
+        File::options()
+            .append(true)
+            .open(&path)
+            .and_then(|mut file| file.write_all(b"two\n"))
+            .expect("writes");
         assert_eq!(text_of(&watcher.read_changes()), "two\n");
         assert_eq!(text_of(&watcher.read_changes()), "");
         fs::write(&path, "3\n").expect("cut");
@@ -250,13 +274,22 @@ mod tests {
         watcher.follow(&path.to_string_lossy(), true);
         assert_eq!(text_of(&watcher.read_changes()), "new file\n<caught>", "from its beginning");
         // The rest of a file that is replaced is not lost.
-        File::options().append(true).open(&path).and_then(|mut file| file.write_all(b"the rest\n")).expect("writes");
+        File::options()
+            .append(true)
+            .open(&path)
+            .and_then(|mut file| file.write_all(b"the rest\n"))
+            .expect("writes");
         fs::write(&other, "a newer one\n").expect("writes");
         fs::rename(&other, &path).expect("replaced");
         assert_eq!(text_of(&watcher.read_changes()), "the rest\n<rewound>a newer one\n");
         // Neither a pipe nor a folder is waited for.
         let pipe = dir.join("pipe");
-        rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR).expect("a pipe");
+        rustix::fs::mkfifoat(
+            rustix::fs::CWD,
+            &pipe,
+            rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR,
+        )
+        .expect("a pipe");
         for path in [&pipe, &dir] {
             watcher.follow(&path.to_string_lossy(), true);
             assert_eq!(text_of(&watcher.read_changes()), "<caught>");

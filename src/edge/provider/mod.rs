@@ -1,7 +1,9 @@
 //! Thread `provider`: one child process and its session machine.
 //!
-//! It lives as long as the process: the kernel ends the child when the thread that spawned it ends. It waits in poll(2) on the child's pipes, its pidfd and a wake descriptor. Bytes go through the
-//! session machine here, so a flooding provider never reaches the state thread faster than that thread takes it.
+//! It lives as long as the process: the kernel ends the child when the thread that spawned it ends.
+//! It waits in poll(2) on the child's pipes, its pidfd and a wake descriptor. Bytes go through the
+//! session machine here, so a flooding provider never reaches the state thread faster than that
+//! thread takes it.
 
 pub mod file_watcher;
 mod process;
@@ -46,7 +48,8 @@ pub use self::tmux::socket_path;
 const READ_BYTES: usize = 64 << 10;
 /// Bytes that wait for the child's input before verbs wait too.
 const UNWRITTEN_MAX: usize = 8 << 20;
-/// From SIGTERM to SIGKILL. With 3 s after closing the input before it, this ended every agent that was tried.
+/// From SIGTERM to SIGKILL. With 3 s after closing the input before it, this ended every agent that
+/// was tried.
 const TERM_WAIT: Duration = Duration::from_secs(2);
 /// Closing the input gets at most this share of the patience.
 const CLOSE_WAIT: Duration = Duration::from_secs(3);
@@ -155,7 +158,11 @@ impl Running {
         }
         let now = clock.now();
         let session = self.session.next_deadline().map(|at| at - now.tick);
-        let stop = self.stop.as_ref().filter(|stop| !stop.killed).map(|stop| if stop.termed { stop.kill_at } else { stop.term_at });
+        let stop = self
+            .stop
+            .as_ref()
+            .filter(|stop| !stop.killed)
+            .map(|stop| if stop.termed { stop.kill_at } else { stop.term_at });
         let next = [stop, self.dying].into_iter().flatten().min();
         let next = next.map(|at| at.saturating_duration_since(Instant::now()));
         session.into_iter().chain(next).chain(self.files.poll_after()).min()
@@ -163,20 +170,35 @@ impl Running {
 
     /// Waits for all that may happen.
     fn wait(&self, waker: &Waker, timeout: Option<Duration>) -> Vec<Ready> {
-        let mut sources: Vec<(Ready, BorrowedFd<'_>, PollFlags)> = vec![(Ready::Woken, waker.as_fd(), PollFlags::IN)];
+        let mut sources: Vec<(Ready, BorrowedFd<'_>, PollFlags)> =
+            vec![(Ready::Woken, waker.as_fd(), PollFlags::IN)];
         if self.dying.is_none() {
             sources.extend(self.pidfds.iter().map(|fd| (Ready::Died, fd.as_fd(), PollFlags::IN)));
         }
-        let output = self.stdout.as_ref().map(AsFd::as_fd).or(self.tmux.as_ref().map(|tmux| tmux.output.as_fd()));
+        let output = self
+            .stdout
+            .as_ref()
+            .map(AsFd::as_fd)
+            .or(self.tmux.as_ref().map(|tmux| tmux.output.as_fd()));
         sources.extend(output.map(|fd| (Ready::Output, fd, PollFlags::IN)));
         sources.extend(self.stderr.as_ref().map(|fd| (Ready::Errors, fd.as_fd(), PollFlags::IN)));
         let stdin = self.stdin.as_ref().filter(|_| !self.unwritten.is_empty());
         sources.extend(stdin.map(|fd| (Ready::Input, fd.as_fd(), PollFlags::OUT)));
         sources.extend(self.files.descriptor().map(|fd| (Ready::Files, fd.as_fd(), PollFlags::IN)));
-        sources.extend(self.reply_socket.iter().flat_map(ReplySocket::descriptors).map(|fd| (Ready::Mail, fd, PollFlags::IN)));
-        let mut fds: Vec<PollFd<'_>> = sources.iter().map(|(_, fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)).collect();
+        sources.extend(
+            self.reply_socket
+                .iter()
+                .flat_map(ReplySocket::descriptors)
+                .map(|fd| (Ready::Mail, fd, PollFlags::IN)),
+        );
+        let mut fds: Vec<PollFd<'_>> =
+            sources.iter().map(|(_, fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)).collect();
         os::wait(&mut fds, timeout);
-        let ready = sources.iter().zip(&fds).filter(|(_, fd)| !fd.revents().is_empty()).map(|((ready, ..), _)| *ready);
+        let ready = sources
+            .iter()
+            .zip(&fds)
+            .filter(|(_, fd)| !fd.revents().is_empty())
+            .map(|((ready, ..), _)| *ready);
         ready.collect()
     }
 }
@@ -214,20 +236,29 @@ impl Provider {
         if ready.contains(&Ready::Output) && !self.read_output() {
             return false;
         }
-        let due = |running: &Running| running.files.has_more || running.files.poll_after().is_some();
-        if (ready.contains(&Ready::Files) || self.running.as_ref().is_some_and(due)) && !self.look_at_files() {
+        let due =
+            |running: &Running| running.files.has_more || running.files.poll_after().is_some();
+        if (ready.contains(&Ready::Files) || self.running.as_ref().is_some_and(due))
+            && !self.look_at_files()
+        {
             return false;
         }
         if ready.contains(&Ready::Mail) {
-            let mail =
-                self.running.as_mut().and_then(|running| running.reply_socket.as_mut()).map(ReplySocket::read_lines).unwrap_or_default();
+            let mail = self
+                .running
+                .as_mut()
+                .and_then(|running| running.reply_socket.as_mut())
+                .map(ReplySocket::read_lines)
+                .unwrap_or_default();
             if !self.feed_all(mail) {
                 return false;
             }
         }
         if let Some(running) = &mut self.running {
             let now = self.launch.clock.now();
-            if running.session.next_deadline().is_some_and(|at| at <= now.tick) && !self.feed(Input::Wake) {
+            if running.session.next_deadline().is_some_and(|at| at <= now.tick)
+                && !self.feed(Input::Wake)
+            {
                 return false;
             }
         }
@@ -236,13 +267,17 @@ impl Provider {
         if ready.contains(&Ready::Died) && !self.on_death() {
             return false;
         }
-        let over = |running: &Running| running.dying.is_some_and(|until| running.exit.is_some() || until <= Instant::now());
+        let over = |running: &Running| {
+            running.dying.is_some_and(|until| running.exit.is_some() || until <= Instant::now())
+        };
         if self.running.as_ref().is_some_and(over) { self.on_exit() } else { true }
     }
 
     fn report(&mut self, event: ProviderEvent) -> bool {
         let mut late = Vec::new();
-        let alive = super::report(&self.lane, &self.orders, Event::Provider(event), |order| late.push(order));
+        let alive = super::report(&self.lane, &self.orders, Event::Provider(event), |order| {
+            late.push(order)
+        });
         late.into_iter().all(|order| self.carry_out(order)) && alive
     }
 
@@ -271,7 +306,15 @@ impl Provider {
 
     fn carry_out(&mut self, order: ProviderCommand) -> bool {
         match order {
-            ProviderCommand::Spawn { process, provider_session, conversation, fresh, token, leftover, relay } => {
+            ProviderCommand::Spawn {
+                process,
+                provider_session,
+                conversation,
+                fresh,
+                token,
+                leftover,
+                relay,
+            } => {
                 if let Some(record) = leftover {
                     end_leftover(&record);
                 }
@@ -281,11 +324,14 @@ impl Provider {
                 self.spawn(process, provider_session, conversation, SessionRelay { url, token })
             }
             ProviderCommand::Verb { process, number, verb } => {
-                let Some(running) = self.running.as_mut().filter(|running| running.number == process) else {
+                let Some(running) =
+                    self.running.as_mut().filter(|running| running.number == process)
+                else {
                     return true;
                 };
                 // What the provider wrote before its hook ran is seen before the hook is heard.
-                let hooked = matches!(verb, Verb::Hook { .. }) && running.files.descriptor().is_some();
+                let hooked =
+                    matches!(verb, Verb::Hook { .. }) && running.files.descriptor().is_some();
                 (!hooked || self.look_at_files()) && self.feed(Input::Verb(number, verb))
             }
             ProviderCommand::Stop { grace_ms } => {
@@ -293,7 +339,8 @@ impl Provider {
                     let grace = Duration::from_millis(grace_ms);
                     let now = Instant::now();
                     let term_at = now + grace.min(CLOSE_WAIT).min(grace.saturating_sub(TERM_WAIT));
-                    running.stop = Some(Stop { term_at, kill_at: now + grace, termed: false, killed: false });
+                    running.stop =
+                        Some(Stop { term_at, kill_at: now + grace, termed: false, killed: false });
                     if grace.is_zero() {
                         self.escalate();
                     }
@@ -319,7 +366,9 @@ impl Provider {
                     self.write();
                 }
                 // In a terminal the polite way to end is the signal.
-                Output::CloseInput if running.tmux.is_some() || self.launch.host == Host::Inherited => {
+                Output::CloseInput
+                    if running.tmux.is_some() || self.launch.host == Host::Inherited =>
+                {
                     os::kill(running.process, OsSignal::TERM);
                 }
                 Output::CloseInput => {

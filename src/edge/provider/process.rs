@@ -1,5 +1,5 @@
-//! The provider as processes: looking it up on PATH, the process in the terminal, last words, and the end of everything
-//! that it has started.
+//! The provider as processes: looking it up on PATH, the process in the terminal, last words, and
+//! the end of everything that it has started.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -33,7 +33,9 @@ pub(super) fn first_pane(mut tmux: Tmux) -> std::io::Result<(Tmux, u32)> {
         let mut buffer = vec![0u8; READ_BYTES];
         let size = tmux.output.read(&mut buffer)?;
         if size == 0 {
-            return Err(std::io::Error::other("tmux ended at once; it must be version 3.2 or newer"));
+            return Err(std::io::Error::other(
+                "tmux ended at once; it must be version 3.2 or newer",
+            ));
         }
         for told in tmux.hear(&buffer[..size]) {
             match told {
@@ -52,7 +54,8 @@ pub(super) fn first_pane(mut tmux: Tmux) -> std::io::Result<(Tmux, u32)> {
 /// Last lines of a terminal, without colours.
 pub(super) fn last_words(screen: &Screen) -> Vec<u8> {
     let text = crate::core::screen::plain(&screen.text);
-    let lines: Vec<&str> = text.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
+    let lines: Vec<&str> =
+        text.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
     lines[lines.len().saturating_sub(LAST_LINES)..].join("\n").into_bytes()
 }
 
@@ -61,8 +64,8 @@ fn path_of(env: &[(String, String)]) -> String {
     set.or_else(|| std::env::var("PATH").ok()).unwrap_or_default()
 }
 
-/// Where a command is: a path as it is, a name by PATH, else in the places that installers of programs use. Services and
-/// cron have a short PATH.
+/// Where a command is: a path as it is, a name by PATH, else in the places that installers of
+/// programs use. Services and cron have a short PATH.
 pub fn find_command(program: &str, env: &[(String, String)]) -> Option<String> {
     if program.contains('/') {
         return Path::new(program).is_file().then(|| program.to_string());
@@ -73,13 +76,20 @@ pub fn find_command(program: &str, env: &[(String, String)]) -> Option<String> {
         None => Some(PathBuf::from(place)),
     });
     let path = path_of(env);
-    let found = std::env::split_paths(&path).chain(usual).map(|folder| folder.join(program)).find(|file| os::is_program(file));
+    let found = std::env::split_paths(&path)
+        .chain(usual)
+        .map(|folder| folder.join(program))
+        .find(|file| os::is_program(file));
     found.map(|file| file.to_string_lossy().into_owned())
 }
 
 /// The sentence about a command that was not found.
 pub(super) fn missing_command(program: &str, env: &[(String, String)], hint: &str) -> String {
-    format!("the command {program:?} was not found; {hint} (PATH is {:?}; {} were looked at too)", path_of(env), USUAL_PLACES.join(", "))
+    format!(
+        "the command {program:?} was not found; {hint} (PATH is {:?}; {} were looked at too)",
+        path_of(env),
+        USUAL_PLACES.join(", ")
+    )
 }
 
 pub(super) fn not_found(program: &str, env: &[(String, String)], hint: &str) -> LaunchError {
@@ -94,10 +104,11 @@ pub(super) fn reap(mut child: Child) -> i32 {
     }
 }
 
-/// Ends a process, its group, and whatever else carries the session id in its environment. New processes may appear
-/// while the old ones are being ended, hence the rounds.
+/// Ends a process, its group, and whatever else carries the session id in its environment. New
+/// processes may appear while the old ones are being ended, hence the rounds.
 pub fn end_everything(provider_session: &str, pid: u32) {
-    let inherited = rustix::process::getpgid(Pid::from_raw(pid as i32)).is_ok_and(|group| group == rustix::process::getpgrp());
+    let inherited = rustix::process::getpgid(Pid::from_raw(pid as i32))
+        .is_ok_and(|group| group == rustix::process::getpgrp());
     if !inherited {
         os::kill_group(pid, OsSignal::KILL);
     }
@@ -113,7 +124,8 @@ pub fn end_everything(provider_session: &str, pid: u32) {
     }
 }
 
-/// Ends what an earlier life left: the process with that pid and start time, and everything with its session id.
+/// Ends what an earlier life left: the process with that pid and start time, and everything with
+/// its session id.
 pub(super) fn end_leftover(record: &ProviderRecord) {
     if os::is_alive(record.process) {
         log::warn!(target: "lifecycle", "ending the provider of an earlier runner pid={}", record.process.pid);

@@ -32,12 +32,18 @@ impl ReplySocket {
         let listener = UnixListener::bind(path)?;
         listener.set_nonblocking(true)?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-        Ok(ReplySocket { path: path.to_path_buf(), peer_path: peer_path.to_path_buf(), listener, clients: Vec::new() })
+        Ok(ReplySocket {
+            path: path.to_path_buf(),
+            peer_path: peer_path.to_path_buf(),
+            listener,
+            clients: Vec::new(),
+        })
     }
 
     /// What may become readable.
     pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        std::iter::once(self.listener.as_fd()).chain(self.clients.iter().map(|(socket, _)| socket.as_fd()))
+        std::iter::once(self.listener.as_fd())
+            .chain(self.clients.iter().map(|(socket, _)| socket.as_fd()))
     }
 
     /// Reads what has come.
@@ -60,7 +66,9 @@ impl ReplySocket {
                         seen.extend(lines(bytes));
                         return false;
                     }
-                    Ok(size) if bytes.len() + size <= MESSAGE_BYTES_MAX => bytes.extend_from_slice(&piece[..size]),
+                    Ok(size) if bytes.len() + size <= MESSAGE_BYTES_MAX => {
+                        bytes.extend_from_slice(&piece[..size])
+                    }
                     Ok(_) => return false,
                     Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
                     Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
@@ -88,7 +96,10 @@ impl Drop for ReplySocket {
 
 fn lines(bytes: &[u8]) -> Vec<Input> {
     let text = String::from_utf8_lossy(bytes);
-    text.lines().filter(|line| !line.trim().is_empty()).map(|line| Input::SocketLine(line.to_string())).collect()
+    text.lines()
+        .filter(|line| !line.trim().is_empty())
+        .map(|line| Input::SocketLine(line.to_string()))
+        .collect()
 }
 
 /// Connects without waiting for a listener that takes nobody.

@@ -8,7 +8,9 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use super::process::{find_command, missing_command};
 use crate::os;
-use crate::provider::launch::{Conversation, Disk, LaunchError, LaunchPlan, LaunchRequest, PlanFn, SetupFile, TreeFile};
+use crate::provider::launch::{
+    Conversation, Disk, LaunchError, LaunchPlan, LaunchRequest, PlanFn, SetupFile, TreeFile,
+};
 use crate::wire::control::ENV_REPLY_MODE;
 
 /// How every start of one agent is planned.
@@ -23,10 +25,15 @@ pub struct Planner {
 
 impl Planner {
     /// The plan of one start, with its files on disk and its environment complete.
-    pub(super) fn prepare(&self, conversation: Conversation<'_>) -> Result<LaunchPlan, LaunchError> {
+    pub(super) fn prepare(
+        &self,
+        conversation: Conversation<'_>,
+    ) -> Result<LaunchPlan, LaunchError> {
         let mut plan = (self.plan)(&self.request, conversation, &RealDisk)?;
         for file in &plan.files {
-            write_setup_file(file).map_err(|error| LaunchError::passing(format!("cannot prepare the start of the provider: {error}")))?;
+            write_setup_file(file).map_err(|error| {
+                LaunchError::passing(format!("cannot prepare the start of the provider: {error}"))
+            })?;
         }
         // Of an agent that this runner was started by.
         if !self.env.iter().any(|(name, _)| name == ENV_REPLY_MODE) {
@@ -37,10 +44,11 @@ impl Planner {
         Ok(plan)
     }
 
-    /// The sentence for a command that is nowhere: known before anything is started or written. Why there is no plan is told
-    /// later.
+    /// The sentence for a command that is nowhere: known before anything is started or written. Why
+    /// there is no plan is told later.
     pub fn missing_command(&self) -> Option<String> {
-        let plan = (self.plan)(&self.request, Conversation { earlier: "", fresh: "0" }, &RealDisk).ok()?;
+        let plan =
+            (self.plan)(&self.request, Conversation { earlier: "", fresh: "0" }, &RealDisk).ok()?;
         let env: Vec<(String, String)> = self.env.iter().cloned().chain(plan.env).collect();
         let program = plan.argv.first()?;
         find_command(program, &env).is_none().then(|| missing_command(program, &env, plan.hint))
@@ -71,12 +79,17 @@ fn write_setup_file(file: &SetupFile) -> Result<(), String> {
             os::make_private_dir(Path::new(path)).map_err(|error| say(path, error))?;
             // It may have been there before, open to others, or be a link of somebody else's.
             let meta = fs::symlink_metadata(path).map_err(|error| say(path, error))?;
-            if !meta.is_dir() || std::os::unix::fs::MetadataExt::uid(&meta) != rustix::process::geteuid().as_raw() {
+            if !meta.is_dir()
+                || std::os::unix::fs::MetadataExt::uid(&meta) != rustix::process::geteuid().as_raw()
+            {
                 return Err(format!("{path} is not a folder of this user; remove it"));
             }
-            fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(|error| say(path, error))
+            fs::set_permissions(path, fs::Permissions::from_mode(0o700))
+                .map_err(|error| say(path, error))
         }
-        SetupFile::File { path, text } => os::replace_private_file(Path::new(path), text, false).map_err(|error| say(path, error)),
+        SetupFile::File { path, text } => {
+            os::replace_private_file(Path::new(path), text, false).map_err(|error| say(path, error))
+        }
         SetupFile::Link { path, to } => {
             if fs::read_link(path).is_ok_and(|there| there == Path::new(to)) {
                 return Ok(());
@@ -87,13 +100,18 @@ fn write_setup_file(file: &SetupFile) -> Result<(), String> {
             let _ = fs::remove_file(path);
             std::os::unix::fs::symlink(to, path).map_err(|error| say(path, error))
         }
-        SetupFile::Tree { path, files } => write_tree(Path::new(path), files).map_err(|error| say(path, error)),
+        SetupFile::Tree { path, files } => {
+            write_tree(Path::new(path), files).map_err(|error| say(path, error))
+        }
     }
 }
 
-/// The folder appears whole: it is made beside its place and moved there. One that is there with the same texts stays.
+/// The folder appears whole: it is made beside its place and moved there. One that is there with
+/// the same texts stays.
 fn write_tree(path: &Path, files: &[TreeFile]) -> std::io::Result<()> {
-    let same = |file: &TreeFile| fs::read_to_string(path.join(file.path)).is_ok_and(|there| there == file.text);
+    let same = |file: &TreeFile| {
+        fs::read_to_string(path.join(file.path)).is_ok_and(|there| there == file.text)
+    };
     if files.iter().all(same) {
         return Ok(());
     }
@@ -104,7 +122,10 @@ fn write_tree(path: &Path, files: &[TreeFile]) -> std::io::Result<()> {
         let to = beside.join(file.path);
         os::make_private_dir(to.parent().unwrap_or(&beside))?;
         fs::write(&to, file.text)?;
-        fs::set_permissions(&to, fs::Permissions::from_mode(if file.is_program { 0o700 } else { 0o600 }))?;
+        fs::set_permissions(
+            &to,
+            fs::Permissions::from_mode(if file.is_program { 0o700 } else { 0o600 }),
+        )?;
     }
     // In one step: a session that starts just now finds the one or the other.
     let flags = if path.exists() { RenameFlags::EXCHANGE } else { RenameFlags::NOREPLACE };

@@ -18,7 +18,9 @@ use crate::core::session::Input;
 use crate::os;
 use crate::provider::launch::{Conversation, LaunchError, LaunchPlan};
 use crate::secret::Secret;
-use crate::wire::control::{ENV_CONTROL_TOKEN, ENV_PORT, ENV_PROVIDER_SESSION, ENV_TOKEN, ENV_TOKEN_DATA};
+use crate::wire::control::{
+    ENV_CONTROL_TOKEN, ENV_PORT, ENV_PROVIDER_SESSION, ENV_TOKEN, ENV_TOKEN_DATA,
+};
 
 /// The relay as the session's tools get it.
 pub(super) struct SessionRelay {
@@ -50,11 +52,18 @@ impl Provider {
                 (!hosted || self.feed(Input::ProcessStarted { pid: process.pid }))
                     && self.report(ProviderEvent::Spawned { process, terminal })
             }
-            Err(LaunchError { text: reason, permanent }) => self.report(ProviderEvent::SpawnFailed { reason, permanent }),
+            Err(LaunchError { text: reason, permanent }) => {
+                self.report(ProviderEvent::SpawnFailed { reason, permanent })
+            }
         }
     }
 
-    fn start(&mut self, plan: LaunchPlan, provider_session: &str, relay: &SessionRelay) -> Result<(Running, Option<String>), LaunchError> {
+    fn start(
+        &mut self,
+        plan: LaunchPlan,
+        provider_session: &str,
+        relay: &SessionRelay,
+    ) -> Result<(Running, Option<String>), LaunchError> {
         let Some((program, arguments)) = plan.argv.split_first() else {
             return Err(LaunchError::permanent("no command was given"));
         };
@@ -62,8 +71,8 @@ impl Provider {
         let program = found.as_deref().unwrap_or(program);
         let prepare = |command: &mut Command| {
             command.envs(plan.env.iter().map(|(k, v)| (k, v)));
-            // Last, whoever set them: what is an operator's does not go to an agent, and what was known of it says nothing
-            // about the agent's own token.
+            // Last, whoever set them: what is an operator's does not go to an agent, and what was
+            // known of it says nothing about the agent's own token.
             let secrets = ["AGENT_RELAY_CRASH_AT", ENV_TOKEN].into_iter().chain(ENV_TOKEN_DATA);
             for name in secrets.chain(plan.unset.iter().map(String::as_str)) {
                 command.env_remove(name);
@@ -86,13 +95,18 @@ impl Provider {
                 if found.is_none() {
                     return Err(not_found(program, &plan.env, plan.hint));
                 }
-                let command: Vec<String> = [program.to_string()].into_iter().chain(arguments.iter().cloned()).collect();
+                let command: Vec<String> =
+                    [program.to_string()].into_iter().chain(arguments.iter().cloned()).collect();
                 let terminal = tmux::Plan { socket, dir, cwd: &self.launch.cwd, command: &command };
-                let (mut server, client) = tmux::server(&terminal, prepare).map_err(LaunchError::permanent)?;
-                return match Tmux::connect(&terminal, &mut server, client).and_then(|tmux| first_pane(tmux).map_err(|e| e.to_string())) {
+                let (mut server, client) =
+                    tmux::server(&terminal, prepare).map_err(LaunchError::permanent)?;
+                return match Tmux::connect(&terminal, &mut server, client)
+                    .and_then(|tmux| first_pane(tmux).map_err(|e| e.to_string()))
+                {
                     Ok((tmux, pid)) => {
                         let terminal = Some(tmux.socket().to_string());
-                        let running = self.running(plan, provider_session, server, pid, Some(tmux))?;
+                        let running =
+                            self.running(plan, provider_session, server, pid, Some(tmux))?;
                         Ok((running, terminal))
                     }
                     Err(reason) => {
@@ -105,15 +119,22 @@ impl Provider {
             host => {
                 let mut command = Command::new(program);
                 command.args(arguments).current_dir(&self.launch.cwd);
-                let stream = || if *host == Host::Inherited { Stdio::inherit() } else { Stdio::piped() };
+                let stream =
+                    || if *host == Host::Inherited { Stdio::inherit() } else { Stdio::piped() };
                 command.stdin(stream()).stdout(stream()).stderr(stream());
                 prepare(&mut command);
                 command.spawn().map_err(|error| self.why_not(program, &plan, &error))?
             }
         };
-        let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-        for fd in
-            [stdin.as_ref().map(AsFd::as_fd), stdout.as_ref().map(AsFd::as_fd), stderr.as_ref().map(AsFd::as_fd)].into_iter().flatten()
+        let (stdin, stdout, stderr) =
+            (child.stdin.take(), child.stdout.take(), child.stderr.take());
+        for fd in [
+            stdin.as_ref().map(AsFd::as_fd),
+            stdout.as_ref().map(AsFd::as_fd),
+            stderr.as_ref().map(AsFd::as_fd),
+        ]
+        .into_iter()
+        .flatten()
         {
             let _ = rustix::io::ioctl_fionbio(fd, true);
         }
@@ -177,7 +198,9 @@ impl Provider {
         }
         let permanent = matches!(error.kind(), NotFound | PermissionDenied | InvalidInput);
         let reason = match error.kind() {
-            NotFound => format!("the working directory {} does not exist", self.launch.cwd.display()),
+            NotFound => {
+                format!("the working directory {} does not exist", self.launch.cwd.display())
+            }
             _ => format!("cannot start {program:?}: {error}"),
         };
         LaunchError { text: reason, permanent }

@@ -38,7 +38,8 @@ impl Provider {
         }
     }
 
-    /// Polite first, then firmer: input closed, SIGTERM to the group, SIGKILL to everything it started.
+    /// Polite first, then firmer: input closed, SIGTERM to the group, SIGKILL to everything it
+    /// started.
     pub(super) fn escalate(&mut self) {
         let Some(running) = &mut self.running else {
             return;
@@ -49,15 +50,21 @@ impl Provider {
         let (process, now) = (running.process, Instant::now());
         if !stop.termed && now >= stop.term_at {
             stop.termed = true;
-            // A stopped child could not die. In the terminal that we were started in, it shares our own group.
+            // A stopped child could not die. In the terminal that we were started in, it shares our
+            // own group.
             let inherited = self.launch.host == Host::Inherited;
             for signal in [OsSignal::CONT, OsSignal::TERM] {
-                if inherited { os::kill(process, signal) } else { os::kill_group(process.pid, signal) }
+                if inherited {
+                    os::kill(process, signal)
+                } else {
+                    os::kill_group(process.pid, signal)
+                }
             }
         }
         if stop.termed && !stop.killed && now >= stop.kill_at {
             stop.killed = true;
-            // The server of a terminal stays for the last words; it ends with everything else afterwards.
+            // The server of a terminal stays for the last words; it ends with everything else
+            // afterwards.
             match running.tmux {
                 Some(_) => os::kill(process, OsSignal::KILL),
                 None => end_everything(&running.provider_session, process.pid),
@@ -71,7 +78,9 @@ impl Provider {
             let Some(running) = &mut self.running else {
                 return true;
             };
-            let Some(stdout) = running.stdout.as_ref().filter(|_| running.tmux.is_none()) else { break };
+            let Some(stdout) = running.stdout.as_ref().filter(|_| running.tmux.is_none()) else {
+                break;
+            };
             let mut fds = [PollFd::new(stdout, PollFlags::IN)];
             os::wait(&mut fds, Some(Duration::ZERO));
             if !os::is_ready(&fds[0]) {
@@ -88,7 +97,8 @@ impl Provider {
         let Some(mut running) = self.running.take() else {
             return true;
         };
-        // Also after a clean exit: children that outlived the provider, and the server of the terminal.
+        // Also after a clean exit: children that outlived the provider, and the server of the
+        // terminal.
         running.tmux = None;
         end_everything(&running.provider_session, running.child.id());
         let code = reap(running.child);

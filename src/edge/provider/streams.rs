@@ -25,7 +25,8 @@ impl Provider {
             Ok(size @ 1..) => tmux.hear(&buffer[..size]),
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => Vec::new(),
             _ => {
-                // The server is gone or throws us out: so does the program in it, and no last look will be answered.
+                // The server is gone or throws us out: so does the program in it, and no last look
+                // will be answered.
                 running.tmux = None;
                 running.dying = running.dying.map(|_| Instant::now());
                 end_everything(&running.provider_session, running.child.id());
@@ -103,13 +104,27 @@ impl Provider {
                 if running.stop.is_none() {
                     // Nothing can come from it any more: if it does not end by itself, it is ended.
                     let now = Instant::now();
-                    running.last_words.extend_from_slice(b"\n[agent-relay] the agent closed its standard output");
-                    running.stop = Some(Stop { term_at: now + TERM_WAIT, kill_at: now + TERM_WAIT * 2, termed: false, killed: false });
+                    running
+                        .last_words
+                        .extend_from_slice(b"\n[agent-relay] the agent closed its standard output");
+                    running.stop = Some(Stop {
+                        term_at: now + TERM_WAIT,
+                        kill_at: now + TERM_WAIT * 2,
+                        termed: false,
+                        killed: false,
+                    });
                 }
                 true
             }
             Ok(size) => self.feed(Input::Bytes(buffer[..size].to_vec())),
-            Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::Interrupted) => true,
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    std::io::ErrorKind::WouldBlock | std::io::ErrorKind::Interrupted
+                ) =>
+            {
+                true
+            }
             Err(_) => {
                 running.stdout = None;
                 true
@@ -132,7 +147,11 @@ impl Provider {
                 let surplus = running.last_words.len().saturating_sub(STDERR_KEPT);
                 running.last_words.drain(..surplus);
             }
-            Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::Interrupted) => {}
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    std::io::ErrorKind::WouldBlock | std::io::ErrorKind::Interrupted
+                ) => {}
             Err(_) => running.stderr = None,
         }
     }

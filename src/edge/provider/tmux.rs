@@ -1,5 +1,6 @@
-//! A terminal server of our own: `tmux -D` as our child, so that it ends with us, and a control client on pipes that
-//! carries our requests and tells when something was drawn. Nothing is asked while nothing is drawn.
+//! A terminal server of our own: `tmux -D` as our child, so that it ends with us, and a control
+//! client on pipes that carries our requests and tells when something was drawn. Nothing is asked
+//! while nothing is drawn.
 
 use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
@@ -19,8 +20,9 @@ const START_TIME: Duration = Duration::from_secs(5);
 /// Bytes of one line of the control client; what is longer is only output of the pane.
 const LINE_BYTES_MAX: usize = 1 << 20;
 
-/// Settings of the server. The dead pane stays until its last words are read. While a person looks on, the program draws for
-/// his terminal, else its input box could lie out of his sight; afterwards for the canonical size again.
+/// Settings of the server. The dead pane stays until its last words are read. While a person looks
+/// on, the program draws for his terminal, else its input box could lie out of his sight;
+/// afterwards for the canonical size again.
 const CONF: &str = "\
 set -g remain-on-exit on
 set -g remain-on-exit-format ''
@@ -83,19 +85,22 @@ pub struct Tmux {
 
 /// Path of a server's socket.
 pub fn socket_path(socket: &str) -> PathBuf {
-    let base = std::env::var_os("TMUX_TMPDIR").map(PathBuf::from).unwrap_or_else(|| PathBuf::from("/tmp"));
+    let base =
+        std::env::var_os("TMUX_TMPDIR").map(PathBuf::from).unwrap_or_else(|| PathBuf::from("/tmp"));
     base.join(format!("tmux-{}", rustix::process::getuid().as_raw())).join(socket)
 }
 
 /// The server process, with the environment that the provider gets.
 pub fn server(plan: &Plan, prepare: impl FnOnce(&mut Command)) -> Result<(Child, Command), String> {
-    os::make_private_dir(plan.dir).map_err(|error| format!("cannot make {}: {error}", plan.dir.display()))?;
+    os::make_private_dir(plan.dir)
+        .map_err(|error| format!("cannot make {}: {error}", plan.dir.display()))?;
     let (conf, script) = (plan.dir.join("tmux.conf"), plan.dir.join("launch.sh"));
     let words: Vec<String> = plan.command.iter().map(|word| shell_quoted(word)).collect();
     // A file of its own: the client's message to the server is limited to 16 kB.
     let launch = format!("#!/bin/sh\nexec {}\n", words.join(" "));
     for (path, text) in [(&conf, CONF), (&script, launch.as_str())] {
-        os::replace_private_file(path, text, false).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
+        os::replace_private_file(path, text, false)
+            .map_err(|error| format!("cannot write {}: {error}", path.display()))?;
     }
     let mut server = Command::new("tmux");
     server.args(["-u", "-D", "-L", plan.socket, "-f"]).arg(&conf).current_dir(plan.cwd);
@@ -103,15 +108,44 @@ pub fn server(plan: &Plan, prepare: impl FnOnce(&mut Command)) -> Result<(Child,
     prepare(&mut server);
     server.env_remove("TMUX").env_remove("TMUX_PANE");
     let child = server.spawn().map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => "tmux was not found; install it with: sudo apt-get install tmux (3.2 or newer)".to_string(),
+        io::ErrorKind::NotFound => {
+            "tmux was not found; install it with: sudo apt-get install tmux (3.2 or newer)"
+                .to_string()
+        }
         _ => format!("cannot start tmux: {error}"),
     })?;
     let mut client = Command::new("tmux");
-    client.args(["-u", "-N", "-L", plan.socket, "-C", "new-session", "-s", TERMINAL_SESSION, "-x", COLUMNS, "-y", ROWS]);
+    client.args([
+        "-u",
+        "-N",
+        "-L",
+        plan.socket,
+        "-C",
+        "new-session",
+        "-s",
+        TERMINAL_SESSION,
+        "-x",
+        COLUMNS,
+        "-y",
+        ROWS,
+    ]);
     // The size stays until somebody looks on; set in the configuration, 3.3a dies of it.
     // The folder is the client's own: in an argument tmux would read signs of its own into it.
-    client.current_dir(plan.cwd).args(["/bin/sh", &script.to_string_lossy(), ";", "set", "-w", "window-size", "manual"]);
-    client.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).env_remove("TMUX").env_remove("TMUX_PANE");
+    client.current_dir(plan.cwd).args([
+        "/bin/sh",
+        &script.to_string_lossy(),
+        ";",
+        "set",
+        "-w",
+        "window-size",
+        "manual",
+    ]);
+    client
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .env_remove("TMUX")
+        .env_remove("TMUX_PANE");
     client.env("TERM", "xterm-256color").env("LC_ALL", "C.UTF-8");
     Ok((child, client))
 }
@@ -123,7 +157,10 @@ impl Tmux {
         let until = Instant::now() + START_TIME;
         while UnixStream::connect(&path).is_err() {
             if Instant::now() > until || server.try_wait().is_ok_and(|status| status.is_some()) {
-                return Err(format!("tmux does not serve at {}; it must be 3.2 or newer, and its folder writable", path.display()));
+                return Err(format!(
+                    "tmux does not serve at {}; it must be 3.2 or newer, and its folder writable",
+                    path.display()
+                ));
             }
             std::thread::sleep(Duration::from_millis(2)); // a socket file cannot be waited for
         }
@@ -157,7 +194,8 @@ impl Tmux {
         &self.socket
     }
 
-    /// One request. The pipe holds 64 kB and tmux reads it at once, so a full pipe means that tmux is stuck.
+    /// One request. The pipe holds 64 kB and tmux reads it at once, so a full pipe means that tmux
+    /// is stuck.
     fn say(&mut self, line: &str) -> io::Result<()> {
         self.input.write_all(format!("{line}\n").as_bytes())
     }
@@ -168,8 +206,8 @@ impl Tmux {
         self.say(&format!("display-message -p -t {TERMINAL_SESSION} '{format}'\ncapture-pane -p -e -t {TERMINAL_SESSION}"))
     }
 
-    /// The picture of a program that has ended: any further child makes this server notice the end of the first (seen in
-    /// 3.3a: without it the exit status may stay empty for ever).
+    /// The picture of a program that has ended: any further child makes this server notice the end
+    /// of the first (seen in 3.3a: without it the exit status may stay empty for ever).
     pub fn last_look(&mut self) -> io::Result<()> {
         self.say("run-shell true")?;
         self.look()
@@ -187,7 +225,9 @@ impl Tmux {
     /// Presses a key.
     pub fn press(&mut self, key: &str) -> io::Result<()> {
         // Somebody may be looking back in copy mode, which would take the key.
-        self.say(&format!("copy-mode -q -t {TERMINAL_SESSION}\nsend-keys -t {TERMINAL_SESSION} {key}"))
+        self.say(&format!(
+            "copy-mode -q -t {TERMINAL_SESSION}\nsend-keys -t {TERMINAL_SESSION} {key}"
+        ))
     }
 
     /// Takes what the client says.
@@ -235,16 +275,27 @@ impl Tmux {
         let first = block.first().map(String::as_str).unwrap_or_default();
         // Behind the head of a look comes its picture, whatever that shows.
         if let Some(LookHead { dead, code, attended, title }) = self.head.take() {
-            told.push(TmuxEvent::Screen(Screen { text: block.join("\n"), title, attended, dead }, code));
+            told.push(TmuxEvent::Screen(
+                Screen { text: block.join("\n"), title, attended, dead },
+                code,
+            ));
         } else if let Some(pid) = first.strip_prefix("@pane") {
             // Before the session is there, the answer is empty and no error.
-            told.push(pid.trim().parse().map_or_else(|_| TmuxEvent::Failed("no pane yet".into()), TmuxEvent::Pane));
+            told.push(
+                pid.trim()
+                    .parse()
+                    .map_or_else(|_| TmuxEvent::Failed("no pane yet".into()), TmuxEvent::Pane),
+            );
         } else if let Some(rest) = first.strip_prefix("@look ") {
             let mut parts = rest.splitn(4, ' ');
             let mut next = || parts.next().unwrap_or_default();
             let (dead, exit, attached, title) = (next() == "1", next(), next(), next());
             let (status, signal) = exit.split_once(',').unwrap_or((exit, ""));
-            let code = status.parse().ok().or_else(|| signal_number(signal).map(|n| 128 + n)).filter(|_| dead);
+            let code = status
+                .parse()
+                .ok()
+                .or_else(|| signal_number(signal).map(|n| 128 + n))
+                .filter(|_| dead);
             let attended = attached.parse::<u32>().is_ok_and(|n| n > 1);
             self.head = Some(LookHead { dead, code, attended, title: title.to_string() });
         } else if first == "@pasted" {
@@ -266,7 +317,16 @@ struct LookHead {
 
 /// tmux tells a signal by number or by name.
 fn signal_number(text: &str) -> Option<i32> {
-    let known = [("hup", 1), ("int", 2), ("quit", 3), ("abrt", 6), ("kill", 9), ("segv", 11), ("pipe", 13), ("term", 15)];
+    let known = [
+        ("hup", 1),
+        ("int", 2),
+        ("quit", 3),
+        ("abrt", 6),
+        ("kill", 9),
+        ("segv", 11),
+        ("pipe", 13),
+        ("term", 15),
+    ];
     let word = text.trim().to_ascii_lowercase();
     let name = word.strip_prefix("sig").unwrap_or(&word);
     known.iter().find(|(known, _)| *known == name).map(|(_, n)| *n).or_else(|| name.parse().ok())
@@ -287,7 +347,8 @@ mod tests {
 
     #[test]
     fn signals_have_names_or_numbers() {
-        for (text, want) in [("9", Some(9)), ("SIGTERM", Some(15)), ("term", Some(15)), ("", None)] {
+        for (text, want) in [("9", Some(9)), ("SIGTERM", Some(15)), ("term", Some(15)), ("", None)]
+        {
             assert_eq!(signal_number(text), want, "{text}");
         }
     }

@@ -1,4 +1,5 @@
-//! Reading tables of a damaged file along their keys: behind what cannot be read, the read goes on at the next key.
+//! Reading tables of a damaged file along their keys: behind what cannot be read, the read goes on
+//! at the next key.
 
 use rusqlite::types::Value;
 use rusqlite::{Connection, params_from_iter};
@@ -19,12 +20,15 @@ pub(super) struct Table {
 pub(super) fn tables(db: &Connection) -> rusqlite::Result<Vec<Table>> {
     let mut list =
         db.prepare("SELECT name, wr FROM pragma_table_list WHERE type = 'table' AND name NOT LIKE 'sqlite_%' AND schema = 'main'")?;
-    let list: Vec<(String, bool)> = list.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?;
+    let list: Vec<(String, bool)> =
+        list.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?;
     let mut all = Vec::new();
     for (name, without_rowid) in list {
-        let mut statement = db.prepare("SELECT name, type, pk FROM pragma_table_info(?1) ORDER BY cid")?;
-        let columns: Vec<(String, String, i64)> =
-            statement.query_map([&name], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?.collect::<Result<_, _>>()?;
+        let mut statement =
+            db.prepare("SELECT name, type, pk FROM pragma_table_info(?1) ORDER BY cid")?;
+        let columns: Vec<(String, String, i64)> = statement
+            .query_map([&name], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+            .collect::<Result<_, _>>()?;
         let mut key: Vec<(i64, String, String)> = columns
             .iter()
             .filter(|(_, _, pk)| without_rowid && *pk > 0)
@@ -32,7 +36,11 @@ pub(super) fn tables(db: &Connection) -> rusqlite::Result<Vec<Table>> {
             .collect();
         key.sort();
         let key = key.into_iter().map(|(_, name, kind)| (name, kind)).collect();
-        all.push(Table { name, columns: columns.into_iter().map(|(name, kind, _)| (name, kind)).collect(), key });
+        all.push(Table {
+            name,
+            columns: columns.into_iter().map(|(name, kind, _)| (name, kind)).collect(),
+            key,
+        });
     }
     // Tables that others are tidied by come first.
     all.sort_by_key(|table| (!table.key.is_empty(), table.name.clone()));
@@ -47,14 +55,22 @@ pub(super) fn drop_nonsense(db: &Connection, table: &Table) -> rusqlite::Result<
             "TEXT" => "text",
             _ => continue,
         };
-        db.execute(&format!("DELETE FROM {} WHERE typeof({column}) NOT IN ('{kind}', 'null')", table.name), [])?;
+        db.execute(
+            &format!("DELETE FROM {} WHERE typeof({column}) NOT IN ('{kind}', 'null')", table.name),
+            [],
+        )?;
     }
     Ok(())
 }
 
 impl Table {
     /// Copies what can be read of it; true: not all could. Errors are those of the target.
-    pub(super) fn copy(&self, source: &Connection, target: &Connection, hints: &str) -> rusqlite::Result<bool> {
+    pub(super) fn copy(
+        &self,
+        source: &Connection,
+        target: &Connection,
+        hints: &str,
+    ) -> rusqlite::Result<bool> {
         let mut reader = Reader { source, target, table: self, gap: false };
         reader.table(hints)?;
         Ok(reader.gap)
@@ -79,7 +95,9 @@ impl Reader<'_> {
                 let (first, second) = (first.clone(), second.clone());
                 let mut names = self.first_parts(&first);
                 let mut statement = self.target.prepare(hints)?;
-                names.extend(statement.query_map([], |row| row.get::<_, String>(0))?.filter_map(Result::ok));
+                names.extend(
+                    statement.query_map([], |row| row.get::<_, String>(0))?.filter_map(Result::ok),
+                );
                 names.sort();
                 names.dedup();
                 names.iter().try_for_each(|name| self.numbers(Some((&first, name)), &second))
@@ -88,30 +106,55 @@ impl Reader<'_> {
         }
     }
 
-    /// Copies rows of one query until its end or until a page cannot be read: the last key, and whether it came to the end.
-    fn copy(&mut self, rest: &str, values: &[Value], key: &str) -> rusqlite::Result<(Option<Value>, bool)> {
+    /// Copies rows of one query until its end or until a page cannot be read: the last key, and
+    /// whether it came to the end.
+    fn copy(
+        &mut self,
+        rest: &str,
+        values: &[Value],
+        key: &str,
+    ) -> rusqlite::Result<(Option<Value>, bool)> {
         let names: Vec<&str> = self.table.columns.iter().map(|(name, _)| name.as_str()).collect();
         let (list, count) = (names.join(", "), names.len());
         let marks: Vec<String> = (1..=count).map(|at| format!("?{at}")).collect();
-        let insert = format!("INSERT OR IGNORE INTO {} ({list}) VALUES ({})", self.table.name, marks.join(", "));
+        let insert = format!(
+            "INSERT OR IGNORE INTO {} ({list}) VALUES ({})",
+            self.table.name,
+            marks.join(", ")
+        );
         let mut insert = self.target.prepare_cached(&insert)?;
         let mut last = None;
-        let Ok(mut statement) = self.source.prepare(&format!("SELECT {list}, {key} FROM {} NOT INDEXED {rest}", self.table.name)) else {
+        let Ok(mut statement) = self
+            .source
+            .prepare(&format!("SELECT {list}, {key} FROM {} NOT INDEXED {rest}", self.table.name))
+        else {
             return Ok((last, false));
         };
-        let Ok(mut rows) = statement.query(params_from_iter(values)) else { return Ok((last, false)) };
+        let Ok(mut rows) = statement.query(params_from_iter(values)) else {
+            return Ok((last, false));
+        };
         loop {
             match rows.next() {
                 Ok(Some(row)) => {
-                    let cells: rusqlite::Result<Vec<Value>> = (0..count).map(|at| row.get(at)).collect();
+                    let cells: rusqlite::Result<Vec<Value>> =
+                        (0..count).map(|at| row.get(at)).collect();
                     let Ok(here) = row.get::<_, Value>(count) else { return Ok((last, false)) };
-                    // Keys come in order, or they come from a damaged page; one that leads to itself would never end.
-                    if !last.as_ref().is_none_or(|last| comes_behind(last, &here, rest.ends_with("DESC"))) {
+                    // Keys come in order, or they come from a damaged page; one that leads to
+                    // itself would never end.
+                    if !last
+                        .as_ref()
+                        .is_none_or(|last| comes_behind(last, &here, rest.ends_with("DESC")))
+                    {
                         return Ok((last, false));
                     }
                     last = Some(here);
                     match cells.map(|cells| insert.execute(params_from_iter(cells))) {
-                        Ok(Err(error)) if error.sqlite_error_code() != Some(rusqlite::ErrorCode::ConstraintViolation) => return Err(error),
+                        Ok(Err(error))
+                            if error.sqlite_error_code()
+                                != Some(rusqlite::ErrorCode::ConstraintViolation) =>
+                        {
+                            return Err(error);
+                        }
                         _ => {}
                     }
                 }
@@ -125,7 +168,9 @@ impl Reader<'_> {
     fn numbers(&mut self, prefix: Option<(&str, &str)>, key: &str) -> rusqlite::Result<()> {
         let condition = prefix.map(|(column, _)| format!("{column} = ?2 AND ")).unwrap_or_default();
         let values = |after: i64| -> Vec<Value> {
-            std::iter::once(Value::Integer(after)).chain(prefix.map(|(_, name)| Value::Text(name.into()))).collect()
+            std::iter::once(Value::Integer(after))
+                .chain(prefix.map(|(_, name)| Value::Text(name.into())))
+                .collect()
         };
         let mut after = i64::MIN;
         for _ in 0..ROUNDS_MAX {
@@ -138,21 +183,31 @@ impl Reader<'_> {
             if let Some(Value::Integer(last)) = last {
                 after = after.max(last);
             }
-            // Ids are positive; the next key that can be reached is looked for in growing steps, then exactly.
+            // Ids are positive; the next key that can be reached is looked for in growing steps,
+            // then exactly.
             let base = after.max(0);
             let probe = |at: i64| {
-                let sql = format!("SELECT {key} FROM {} NOT INDEXED WHERE {condition}{key} > ?1 ORDER BY {key} LIMIT 1", self.table.name);
+                let sql = format!(
+                    "SELECT {key} FROM {} NOT INDEXED WHERE {condition}{key} > ?1 ORDER BY {key} LIMIT 1",
+                    self.table.name
+                );
                 let mut statement = self.source.prepare(&sql)?;
                 let mut rows = statement.query(params_from_iter(values(at)))?;
                 let next = rows.next()?.map(|row| row.get::<_, i64>(0)).transpose()?;
                 // A key that is not where it must be comes from a damaged page.
-                if next.is_some_and(|next| next <= at) { Err(rusqlite::Error::InvalidQuery) } else { Ok(next) }
+                if next.is_some_and(|next| next <= at) {
+                    Err(rusqlite::Error::InvalidQuery)
+                } else {
+                    Ok(next)
+                }
             };
             if let Ok(Some(next)) = probe(base) {
                 after = next; // its key can be read, the rest of that row cannot
                 continue;
             }
-            let reach = (0..62).filter_map(|power| base.checked_add(1 << power)).find(|at| probe(*at).is_ok());
+            let reach = (0..62)
+                .filter_map(|power| base.checked_add(1 << power))
+                .find(|at| probe(*at).is_ok());
             let Some(mut high) = reach else { return Ok(()) };
             let mut low = base;
             while low + 1 < high {
@@ -171,7 +226,11 @@ impl Reader<'_> {
     fn texts(&mut self, key: &str) -> rusqlite::Result<()> {
         let mut after = String::new();
         for _ in 0..ROUNDS_MAX {
-            let (last, ended) = self.copy(&format!("WHERE {key} > ?1 ORDER BY {key}"), &[Value::Text(after.clone())], key)?;
+            let (last, ended) = self.copy(
+                &format!("WHERE {key} > ?1 ORDER BY {key}"),
+                &[Value::Text(after.clone())],
+                key,
+            )?;
             if ended {
                 break;
             }
@@ -179,26 +238,38 @@ impl Reader<'_> {
             if let Some(Value::Text(last)) = last {
                 after = after.max(last);
             }
-            let sql = format!("SELECT {key} FROM {} NOT INDEXED WHERE {key} > ?1 ORDER BY {key} LIMIT 1", self.table.name);
+            let sql = format!(
+                "SELECT {key} FROM {} NOT INDEXED WHERE {key} > ?1 ORDER BY {key} LIMIT 1",
+                self.table.name
+            );
             match steps(&after).into_iter().find(|at| self.reads(&sql, at)) {
                 Some(next) => after = next,
                 None => break,
             }
         }
         if self.gap {
-            self.copy(&format!("WHERE {key} >= ?1 ORDER BY {key} DESC"), &[Value::Text(String::new())], key)?;
+            self.copy(
+                &format!("WHERE {key} >= ?1 ORDER BY {key} DESC"),
+                &[Value::Text(String::new())],
+                key,
+            )?;
         }
         Ok(())
     }
 
     fn reads(&self, sql: &str, at: &str) -> bool {
-        let look = || -> rusqlite::Result<()> { self.source.prepare(sql)?.query([at])?.next().map(|_| ()) };
+        let look = || -> rusqlite::Result<()> {
+            self.source.prepare(sql)?.query([at])?.next().map(|_| ())
+        };
         look().is_ok()
     }
 
     /// The first parts of a key that can be read.
     fn first_parts(&mut self, column: &str) -> Vec<String> {
-        let sql = format!("SELECT {column} FROM {} NOT INDEXED WHERE {column} > ?1 ORDER BY {column} LIMIT 1", self.table.name);
+        let sql = format!(
+            "SELECT {column} FROM {} NOT INDEXED WHERE {column} > ?1 ORDER BY {column} LIMIT 1",
+            self.table.name
+        );
         let next = |after: &str| -> rusqlite::Result<Option<String>> {
             let mut statement = self.source.prepare(&sql)?;
             let mut rows = statement.query([after])?;
@@ -231,13 +302,16 @@ fn comes_behind(last: &Value, here: &Value, falling: bool) -> bool {
     }
 }
 
-/// Places behind a text from which a read may go on: the next second characters, then the next first ones.
+/// Places behind a text from which a read may go on: the next second characters, then the next
+/// first ones.
 pub(super) fn steps(after: &str) -> Vec<String> {
     let mut chars = after.chars().chain(std::iter::repeat('\u{1f}'));
     let (first, second) = (chars.next().unwrap_or('\u{1f}'), chars.next().unwrap_or('\u{1f}'));
     let behind = |c: char| (' '..='~').filter(move |next| *next > c);
     let seconds = behind(second).map(|next| format!("{first}{next}"));
-    let firsts =
-        behind(first).flat_map(|next| std::iter::once(next.to_string()).chain((' '..='~').map(move |more| format!("{next}{more}"))));
+    let firsts = behind(first).flat_map(|next| {
+        std::iter::once(next.to_string())
+            .chain((' '..='~').map(move |more| format!("{next}{more}")))
+    });
     seconds.filter(|_| !after.is_empty()).chain(firsts).collect()
 }

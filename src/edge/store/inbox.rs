@@ -1,7 +1,7 @@
 //! What waits for the provider, as the store tells it: in order, or sender by sender.
 //!
-//! Table `senders` holds, for each sender of whom something waits, the place of the oldest, so that neither the next sender nor
-//! his messages are looked for among those of others.
+//! Table `senders` holds, for each sender of whom something waits, the place of the oldest, so that
+//! neither the next sender nor his messages are looked for among those of others.
 
 use rusqlite::{Connection, Row, Rows, params};
 
@@ -35,8 +35,7 @@ pub(super) const SCHEMA: &str = concat!(
 /// All senders, beginning with the one of whom the oldest waits.
 const SENDERS: &str = "SELECT sender FROM senders ORDER BY family, id, generation";
 /// What waits of one sender.
-const OF_SENDER: &str =
-    "SELECT family, id, generation, doc FROM inbox WHERE sender = ?1 AND state = 0 ORDER BY family, id, generation LIMIT ?2";
+const OF_SENDER: &str = "SELECT family, id, generation, doc FROM inbox WHERE sender = ?1 AND state = 0 ORDER BY family, id, generation LIMIT ?2";
 /// What waits of all.
 const IN_ORDER: &str = "SELECT family, id, generation, doc FROM inbox WHERE state = 0 ORDER BY family, id, generation LIMIT ?1";
 /// Notes the oldest of one sender, if something of his waits.
@@ -73,7 +72,12 @@ impl Window {
     }
 
     /// Columns family, id, generation and doc.
-    fn fill(&mut self, mut rows: Rows<'_>, count_max: usize, bytes_max: usize) -> rusqlite::Result<()> {
+    fn fill(
+        &mut self,
+        mut rows: Rows<'_>,
+        count_max: usize,
+        bytes_max: usize,
+    ) -> rusqlite::Result<()> {
         while let Some(row) = rows.next()? {
             if self.is_full(count_max, bytes_max) {
                 self.cut = true;
@@ -88,22 +92,34 @@ impl Window {
         Ok(())
     }
 
-    /// The oldest of one sender. Of what memory takes he has half at most, so that others are seen beside him.
+    /// The oldest of one sender. Of what memory takes he has half at most, so that others are seen
+    /// beside him.
     fn fill_from(&mut self, db: &Connection, sender: &str) -> rusqlite::Result<()> {
         let mut statement = db.prepare_cached(OF_SENDER)?;
         let count_max = INBOX_CACHED_MAX.min(self.count + INBOX_CACHED_MAX / 2);
         let bytes_max = INBOX_CACHED_BYTES_MAX.min(self.bytes + INBOX_CACHED_BYTES_MAX / 2);
-        self.fill(statement.query(params![sender, INBOX_CACHED_MAX as i64 + 1])?, count_max, bytes_max)
+        self.fill(
+            statement.query(params![sender, INBOX_CACHED_MAX as i64 + 1])?,
+            count_max,
+            bytes_max,
+        )
     }
 }
 
 /// Waiting messages, and whether there are more.
-pub(super) fn read(db: &Connection, choice: &Choice) -> rusqlite::Result<(Vec<InboxMessage>, bool)> {
+pub(super) fn read(
+    db: &Connection,
+    choice: &Choice,
+) -> rusqlite::Result<(Vec<InboxMessage>, bool)> {
     let mut window = Window::default();
     match choice {
         Choice::InOrder => {
             let mut statement = db.prepare_cached(IN_ORDER)?;
-            window.fill(statement.query([INBOX_CACHED_MAX as i64 + 1])?, INBOX_CACHED_MAX, INBOX_CACHED_BYTES_MAX)?;
+            window.fill(
+                statement.query([INBOX_CACHED_MAX as i64 + 1])?,
+                INBOX_CACHED_MAX,
+                INBOX_CACHED_BYTES_MAX,
+            )?;
         }
         Choice::BySender { last } => {
             for of_last in [false, true] {
@@ -140,7 +156,12 @@ mod tests {
     }
 
     fn put(id: u64, from: &str, body: &str) -> StoreOp {
-        let message = Message { id: MessageId(id), from: from.into(), body: body.into(), ..Default::default() };
+        let message = Message {
+            id: MessageId(id),
+            from: from.into(),
+            body: body.into(),
+            ..Default::default()
+        };
         StoreOp::InboxPut(InboxMessage { at: at(id), message })
     }
 
@@ -158,7 +179,8 @@ mod tests {
         Choice::BySender { last: last.iter().map(|name| name.to_string()).collect() }
     }
 
-    /// Senders in the order in which they are told, with how many messages of each and the first of them.
+    /// Senders in the order in which they are told, with how many messages of each and the first of
+    /// them.
     fn told(store: &Store, choice: &Choice) -> (Vec<(String, usize, u64)>, bool) {
         let (rows, more) = store.inbox(choice).expect("reads");
         let mut senders: Vec<(String, usize, u64)> = Vec::new();
@@ -181,8 +203,14 @@ mod tests {
         ops.extend([put(5001, "b", "x"), put(5002, "c", "x"), put(5003, "b", "x")]);
         let store = store_with(ops);
         let half = INBOX_CACHED_MAX / 2;
-        assert_eq!(told(&store, &by_sender(&["a"])), (vec![row("b", 2, 5001), row("c", 1, 5002), row("a", half, 1)], true));
-        assert_eq!(told(&store, &by_sender(&[])), (vec![row("a", half, 1), row("b", 2, 5001), row("c", 1, 5002)], true));
+        assert_eq!(
+            told(&store, &by_sender(&["a"])),
+            (vec![row("b", 2, 5001), row("c", 1, 5002), row("a", half, 1)], true)
+        );
+        assert_eq!(
+            told(&store, &by_sender(&[])),
+            (vec![row("a", half, 1), row("b", 2, 5001), row("c", 1, 5002)], true)
+        );
         assert_eq!(told(&store, &by_sender(&["b", "c"])).0[0], row("a", half, 1));
         assert_eq!(told(&store, &Choice::InOrder), (vec![row("a", INBOX_CACHED_MAX, 1)], true));
         let few = store_with(vec![put(3, "a", "x"), put(1, "b", "x"), put(2, "a", "x")]);
@@ -198,7 +226,10 @@ mod tests {
         let (senders, more) = told(&store_with(ops), &by_sender(&[]));
         assert_eq!((senders.len(), more), (2, true));
         assert_eq!(senders[1], row("b", 1, 41));
-        assert!((8..=9).contains(&senders[0].1), "half of what memory takes, and no more: {senders:?}");
+        assert!(
+            (8..=9).contains(&senders[0].1),
+            "half of what memory takes, and no more: {senders:?}"
+        );
         // One that is larger than all of it is told all the same.
         let huge = "x".repeat(INBOX_CACHED_BYTES_MAX + 1);
         let store = store_with(vec![put(1, "a", &huge), put(2, "b", "x")]);
@@ -210,8 +241,13 @@ mod tests {
     fn the_oldest_of_a_sender_follows_every_move() {
         let mut store = store_with(vec![put(5, "a", "x"), put(2, "b", "x"), put(3, "a", "x")]);
         let senders = |store: &Store| -> Vec<(String, u64)> {
-            let mut all = store.db.prepare("SELECT sender, id FROM senders ORDER BY sender").expect("a table");
-            let rows = all.query_map([], |row| Ok((row.get(0)?, row.get::<_, MessageId>(1)?.0))).expect("reads");
+            let mut all = store
+                .db
+                .prepare("SELECT sender, id FROM senders ORDER BY sender")
+                .expect("a table");
+            let rows = all
+                .query_map([], |row| Ok((row.get(0)?, row.get::<_, MessageId>(1)?.0)))
+                .expect("reads");
             rows.collect::<Result<_, _>>().expect("rows")
         };
         type Move<'a> = (Vec<StoreOp>, &'a [(&'a str, u64)]);
@@ -219,20 +255,31 @@ mod tests {
             (vec![], &[("a", 3), ("b", 2)]),
             (vec![mark(3, InboxState::Delivering)], &[("a", 5), ("b", 2)]),
             (vec![put(1, "a", "offered late")], &[("a", 1), ("b", 2)]),
-            (vec![mark(3, InboxState::Received), StoreOp::InboxForget { at: at(1) }], &[("a", 3), ("b", 2)]),
+            (
+                vec![mark(3, InboxState::Received), StoreOp::InboxForget { at: at(1) }],
+                &[("a", 3), ("b", 2)],
+            ),
             (vec![mark(2, InboxState::Confirmed)], &[("a", 3)]),
-            (vec![StoreOp::InboxSettle { at: at(2), read: true, ended: None }, put(2, "b", "again")], &[("a", 3)]),
+            (
+                vec![
+                    StoreOp::InboxSettle { at: at(2), read: true, ended: None },
+                    put(2, "b", "again"),
+                ],
+                &[("a", 3)],
+            ),
             (vec![StoreOp::InboxSettle { at: at(3), read: false, ended: None }], &[("a", 5)]),
             (vec![StoreOp::InboxForget { at: at(5) }], &[]),
         ];
         for (number, (ops, wanted)) in moves.into_iter().enumerate() {
             store.commit(&[(0, ops)]).expect("commits");
-            let wanted: Vec<(String, u64)> = wanted.iter().map(|(name, id)| (name.to_string(), *id)).collect();
+            let wanted: Vec<(String, u64)> =
+                wanted.iter().map(|(name, id)| (name.to_string(), *id)).collect();
             assert_eq!(senders(&store), wanted, "move {number}");
         }
     }
 
-    /// What a statement reads is found by an index, and nothing is sorted: its cost does not depend on what waits.
+    /// What a statement reads is found by an index, and nothing is sorted: its cost does not depend
+    /// on what waits.
     #[test]
     fn no_statement_looks_through_what_waits() {
         let store = store_with(vec![put(1, "a", "x")]);
@@ -243,8 +290,10 @@ mod tests {
             (SENDER_WAITS, "SEARCH inbox USING COVERING INDEX inbox_senders (sender=?)"),
             (SENDER_IS_DONE, "SEARCH senders USING PRIMARY KEY (sender=?)"),
         ] {
-            let mut plan = store.db.prepare(&format!("EXPLAIN QUERY PLAN {statement}")).expect("plans");
-            let steps: Vec<String> = plan.raw_query().mapped(|row| row.get(3)).collect::<Result<_, _>>().expect("steps");
+            let mut plan =
+                store.db.prepare(&format!("EXPLAIN QUERY PLAN {statement}")).expect("plans");
+            let steps: Vec<String> =
+                plan.raw_query().mapped(|row| row.get(3)).collect::<Result<_, _>>().expect("steps");
             assert_eq!(steps, [wanted], "{statement}");
         }
     }
@@ -267,7 +316,10 @@ mod tests {
         assert_eq!(told(&store, &by_sender(&["a"])), (vec![row("b", 1, 5), row("a", 2, 4)], false));
         store.commit(&[(0, vec![mark(2, InboxState::Received)])]).expect("commits");
         assert_eq!(told(&store, &by_sender(&[])), (vec![row("b", 2, 2), row("a", 2, 4)], false));
-        assert!(dir.join("store.sqlite.before-3").exists(), "the older file is kept until the first orderly end");
+        assert!(
+            dir.join("store.sqlite.before-3").exists(),
+            "the older file is kept until the first orderly end"
+        );
         std::fs::remove_dir_all(&dir).expect("clean up");
     }
 }

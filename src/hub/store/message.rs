@@ -15,7 +15,12 @@ pub(super) const SEEN: &str = "FROM messages m WHERE m.id = ?1 AND (?3 OR m.send
   OR EXISTS (SELECT 1 FROM recipients r WHERE r.recipient = ?2 AND r.message = ?1))";
 
 /// `session` marks rows that nobody has to acknowledge: the mirror, and whatever people get.
-pub(super) fn add_recipient(db: &Transaction<'_>, message: MessageId, recipient: &str, mirror: bool) -> rusqlite::Result<()> {
+pub(super) fn add_recipient(
+    db: &Transaction<'_>,
+    message: MessageId,
+    recipient: &str,
+    mirror: bool,
+) -> rusqlite::Result<()> {
     db.prepare_cached("INSERT OR IGNORE INTO recipients (recipient, message, session, mirror) VALUES (?1, ?2, ?3, ?4)")?
         .execute(params![recipient, message, mirror || recipient == USER, mirror])
         .map(|_| ())
@@ -82,8 +87,10 @@ pub(super) fn put_message(
             message.created_at,
         ])?;
     if inserted == 0 {
-        let mut statement = db.prepare_cached("SELECT doc FROM messages WHERE sender = ?1 AND key = ?2")?;
-        let first: Option<String> = statement.query_row(params![message.from, key], |row| row.get(0)).optional()?;
+        let mut statement =
+            db.prepare_cached("SELECT doc FROM messages WHERE sender = ?1 AND key = ?2")?;
+        let first: Option<String> =
+            statement.query_row(params![message.from, key], |row| row.get(0)).optional()?;
         if let Some(first) = first.and_then(|doc| serde_json::from_str(&doc).ok()) {
             committed.existing.push((message.id, first));
         }
@@ -93,11 +100,20 @@ pub(super) fn put_message(
         add_recipient(db, message.id, recipient, message.is_session_mirror())?;
     }
     if reply_to.is_some() {
-        // A reply settles what its sender owes: that message, what else it names, and the thread's other questions.
+        // A reply settles what its sender owes: that message, what else it names, and the thread's
+        // other questions.
         db.prepare_cached("DELETE FROM obligations WHERE agent = ?1 AND (message = ?2 OR (sender = ?3 AND thread = ?4))")?
             .execute(params![message.from, reply_to, message.to, thread])?;
-        for id in message.payload.get("answers").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_i64) {
-            db.prepare_cached("DELETE FROM obligations WHERE agent = ?1 AND message = ?2")?.execute(params![message.from, id])?;
+        for id in message
+            .payload
+            .get("answers")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_i64)
+        {
+            db.prepare_cached("DELETE FROM obligations WHERE agent = ?1 AND message = ?2")?
+                .execute(params![message.from, id])?;
         }
     }
     Ok(())

@@ -23,7 +23,10 @@ use crate::core::hub::event::{HubOp, Query, ReadAnswer, Retired};
 use crate::core::hub::generations::{DataState, StoredGeneration};
 use crate::core::ids::{MessageId, TaskId};
 use crate::core::store::StoreError;
-use crate::edge::database::{NamedFile, Opened, copy_checked, error_of, give_back, open_database, open_for_reading, rows_of, sizes};
+use crate::edge::database::{
+    NamedFile, Opened, copy_checked, error_of, give_back, open_database, open_for_reading, rows_of,
+    sizes,
+};
 use crate::wire::api::Message;
 
 /// The writer's connection.
@@ -92,9 +95,11 @@ impl HubStore {
         put_facts(&self.db, &[("copied", 1)])
     }
 
-    /// Makes groups of changes durable in one transaction; tells which messages were there before under their key.
+    /// Makes groups of changes durable in one transaction; tells which messages were there before
+    /// under their key.
     pub fn commit(&mut self, groups: &[(u64, Vec<HubOp>)]) -> rusqlite::Result<Committed> {
-        let transaction = self.db.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+        let transaction =
+            self.db.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
         let mut committed = Committed::default();
         for op in groups.iter().flat_map(|(_, ops)| ops) {
             match op {
@@ -125,7 +130,8 @@ impl HubStore {
     }
 
     fn after_vacuum(&mut self) -> rusqlite::Result<u64> {
-        // Without statistics a planner may read a whole index where another one has a handful of rows.
+        // Without statistics a planner may read a whole index where another one has a handful of
+        // rows.
         self.db.execute_batch("PRAGMA optimize; PRAGMA wal_checkpoint(TRUNCATE);")?;
         sizes(&self.db).map(|(bytes, _)| bytes)
     }
@@ -134,18 +140,23 @@ impl HubStore {
 /// Pages that one step of a vacuum moves: other commits wait no longer than that.
 const VACUUM_PAGES: u32 = 500;
 
-/// Copies the store into a new file that only its owner may read, consistent, checked and durable, also while a hub writes.
+/// Copies the store into a new file that only its owner may read, consistent, checked and durable,
+/// also while a hub writes.
 pub fn backup(from: &Path, to: &Path) -> Result<u64, Trouble> {
     let what = format!("cannot copy {} to {}", from.display(), to.display());
     if !from.is_file() {
-        return Err(Trouble::Use(format!("{what}: there is no hub's store; start a hub first, or set AGENT_RELAY_HOME")));
+        return Err(Trouble::Use(format!(
+            "{what}: there is no hub's store; start a hub first, or set AGENT_RELAY_HOME"
+        )));
     }
     if to.exists() {
-        return Err(Trouble::Use(format!("{what}: the file exists already; name another one or remove it")));
+        return Err(Trouble::Use(format!(
+            "{what}: the file exists already; name another one or remove it"
+        )));
     }
     let bytes = copy_checked(&open_for_reading(from)?, to, &what)?;
-    // A hub that finds it in its store's place knows it by that. A store that no hub of this version has run on has no such facts: there
-    // the mark beside the hub's folder tells.
+    // A hub that finds it in its store's place knows it by that. A store that no hub of this
+    // version has run on has no such facts: there the mark beside the hub's folder tells.
     let _ = Connection::open(to).and_then(|db| put_facts(&db, &[("copied", 1)]));
     Ok(bytes)
 }
@@ -155,7 +166,8 @@ pub fn backup(from: &Path, to: &Path) -> Result<u64, Trouble> {
 pub struct Committed {
     /// Messages that were there before under their key: new id, first message.
     pub existing: Vec<(MessageId, Message)>,
-    /// Messages as they were stored without what they answer: it is not there, or not for their sender to see.
+    /// Messages as they were stored without what they answer: it is not there, or not for their
+    /// sender to see.
     pub unattached: Vec<Message>,
     /// Reactions to what their sender cannot see: message and agent.
     pub unseen: Vec<(MessageId, String)>,
@@ -165,20 +177,26 @@ pub struct Committed {
 
 /// Newest message and newest task.
 pub(super) fn highest_ids(db: &Connection) -> rusqlite::Result<(MessageId, TaskId)> {
-    let message = db.query_row("SELECT coalesce(max(id), 0) FROM messages", [], |row| row.get(0))?;
+    let message =
+        db.query_row("SELECT coalesce(max(id), 0) FROM messages", [], |row| row.get(0))?;
     let task = db.query_row("SELECT coalesce(max(id), 0) FROM tasks", [], |row| row.get(0))?;
     Ok((message, task))
 }
 
 fn put_facts(db: &Connection, facts: &[(&str, u64)]) -> rusqlite::Result<()> {
-    let mut statement = db.prepare_cached("INSERT OR REPLACE INTO facts (name, value) VALUES (?1, ?2)")?;
-    facts.iter().try_for_each(|(name, value)| statement.execute(params![name, *value as i64]).map(|_| ()))
+    let mut statement =
+        db.prepare_cached("INSERT OR REPLACE INTO facts (name, value) VALUES (?1, ?2)")?;
+    facts
+        .iter()
+        .try_for_each(|(name, value)| statement.execute(params![name, *value as i64]).map(|_| ()))
 }
 
 /// What the store knows of its own past.
 pub(super) fn data_state(db: &Connection) -> rusqlite::Result<DataState> {
     let fact = |name: &str| -> rusqlite::Result<u64> {
-        let value: Option<i64> = db.query_row("SELECT value FROM facts WHERE name = ?1", [name], |row| row.get(0)).optional()?;
+        let value: Option<i64> = db
+            .query_row("SELECT value FROM facts WHERE name = ?1", [name], |row| row.get(0))
+            .optional()?;
         Ok(value.unwrap_or(0) as u64)
     };
     let mut statement =

@@ -1,7 +1,8 @@
 //! The tables of the hub's store, version by version.
 
 /// The steps from nothing to the newest version.
-pub(in crate::hub) const SCHEMAS: &[&str] = &[FIRST, MIRROR_AND_RETENTION, INDEXES_OF_RETENTION, GENERATIONS, RIGHTS];
+pub(in crate::hub) const SCHEMAS: &[&str] =
+    &[FIRST, MIRROR_AND_RETENTION, INDEXES_OF_RETENTION, GENERATIONS, RIGHTS];
 
 /// Version 1.
 const FIRST: &str = "
@@ -34,8 +35,8 @@ CREATE TABLE agents (id TEXT PRIMARY KEY, registration TEXT NOT NULL, epoch INTE
 CREATE TABLE tokens (hash TEXT PRIMARY KEY, record TEXT NOT NULL) WITHOUT ROWID;
 ";
 
-/// Version 2: mail is found without wading through the mirror of sessions, and old messages without a scan. Partial
-/// indexes: each row stands in few of them.
+/// Version 2: mail is found without wading through the mirror of sessions, and old messages without
+/// a scan. Partial indexes: each row stands in few of them.
 const MIRROR_AND_RETENTION: &str = "
 ALTER TABLE recipients ADD COLUMN mirror INTEGER NOT NULL DEFAULT 0;
 UPDATE recipients SET mirror = 1 WHERE message IN (SELECT id FROM messages WHERE kind = 'session');
@@ -47,7 +48,8 @@ CREATE INDEX messages_old_session ON messages(id) WHERE kind = 'session';
 CREATE INDEX messages_old ON messages(id) WHERE kind <> 'session' AND offered = 0;
 ";
 
-/// Version 3: what hangs on an old message is found without a scan, and what waits for agents without what people get.
+/// Version 3: what hangs on an old message is found without a scan, and what waits for agents
+/// without what people get.
 const INDEXES_OF_RETENTION: &str = "
 CREATE INDEX obligations_message ON obligations(message);
 CREATE INDEX tasks_message ON tasks(message);
@@ -66,8 +68,9 @@ CREATE TABLE facts (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID
 ALTER TABLE tasks ADD COLUMN restored INTEGER NOT NULL DEFAULT 0;
 ";
 
-/// Version 5: what an agent's token says of it, and whose component ids are. An operator's token with all the scopes that there
-/// were goes on having all; one that was made with fewer keeps just those.
+/// Version 5: what an agent's token says of it, and whose component ids are. An operator's token
+/// with all the scopes that there were goes on having all; one that was made with fewer keeps just
+/// those.
 const RIGHTS: &str = "
 ALTER TABLE agents ADD COLUMN policy TEXT;
 ALTER TABLE agents ADD COLUMN spawned_by TEXT;

@@ -3,7 +3,9 @@
 use rusqlite::Connection;
 
 use super::{HubStore, data_state};
-use crate::core::hub::event::{HubSnapshot, StoredAgent, StoredClaim, StoredOffer, StoredTask, StoredUnresolved};
+use crate::core::hub::event::{
+    HubSnapshot, StoredAgent, StoredClaim, StoredOffer, StoredTask, StoredUnresolved,
+};
 use crate::core::ids::MessageId;
 use crate::wire::api::{Command, TokenRecord};
 
@@ -78,24 +80,32 @@ fn senders(db: &Connection) -> rusqlite::Result<Vec<String>> {
 }
 
 fn offers(db: &Connection) -> rusqlite::Result<Vec<StoredOffer>> {
-    let mut statement = db.prepare("SELECT id, task, claimed_by, claim_expires_at FROM messages WHERE offered = 1 ORDER BY id")?;
+    let mut statement = db.prepare(
+        "SELECT id, task, claimed_by, claim_expires_at FROM messages WHERE offered = 1 ORDER BY id",
+    )?;
     let offers = statement.query_map([], |row| {
         let claimed_by: Option<String> = row.get(2)?;
         Ok(StoredOffer {
             message: row.get(0)?,
             task: row.get(1)?,
             recipients: Vec::new(),
-            claim: claimed_by.map(|agent| StoredClaim { agent, expires_at: row.get(3).unwrap_or(0), is_read: false }),
+            claim: claimed_by.map(|agent| StoredClaim {
+                agent,
+                expires_at: row.get(3).unwrap_or(0),
+                is_read: false,
+            }),
         })
     })?;
     let mut offers: Vec<StoredOffer> = offers.collect::<Result<_, _>>()?;
     for offer in &mut offers {
         let mut statement =
             db.prepare_cached("SELECT recipient, read_at IS NOT NULL FROM recipients WHERE message = ?1 ORDER BY recipient")?;
-        let recipients = statement.query_map([offer.message], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let recipients =
+            statement.query_map([offer.message], |row| Ok((row.get(0)?, row.get(1)?)))?;
         let recipients: Vec<(String, bool)> = recipients.collect::<Result<_, _>>()?;
         if let Some(claim) = &mut offer.claim {
-            claim.is_read = recipients.iter().any(|(recipient, read)| *recipient == claim.agent && *read);
+            claim.is_read =
+                recipients.iter().any(|(recipient, read)| *recipient == claim.agent && *read);
         }
         offer.recipients = recipients.into_iter().map(|(recipient, _)| recipient).collect();
     }
@@ -127,7 +137,13 @@ fn unresolved(db: &Connection) -> rusqlite::Result<Vec<StoredUnresolved>> {
          WHERE unresolved_until IS NOT NULL ORDER BY id",
     )?;
     let unresolved = statement.query_map([], |row| {
-        Ok(StoredUnresolved { id: row.get(0)?, target: row.get(1)?, claimable: row.get(2)?, sender: row.get(3)?, until: row.get(4)? })
+        Ok(StoredUnresolved {
+            id: row.get(0)?,
+            target: row.get(1)?,
+            claimable: row.get(2)?,
+            sender: row.get(3)?,
+            until: row.get(4)?,
+        })
     })?;
     unresolved.collect()
 }
@@ -136,7 +152,8 @@ fn unresolved(db: &Connection) -> rusqlite::Result<Vec<StoredUnresolved>> {
 fn tokens(db: &Connection) -> rusqlite::Result<Vec<(String, TokenRecord)>> {
     let mut statement = db.prepare("SELECT hash, record FROM tokens ORDER BY hash")?;
     let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    let record = |(hash, record): (String, String)| Some((hash, serde_json::from_str(&record).ok()?));
+    let record =
+        |(hash, record): (String, String)| Some((hash, serde_json::from_str(&record).ok()?));
     Ok(rows.filter_map(|row| row.ok()).filter_map(record).collect())
 }
 

@@ -16,17 +16,29 @@ fn put(store: &mut HubStore, id: u64, kind: &str, to: &str, created_at: i64) {
         created_at,
         ..Default::default()
     };
-    let op = HubOp::MessagePut { message, recipients: vec![to.into()], key: Some(format!("k{id}")), sees_all: true };
+    let op = HubOp::MessagePut {
+        message,
+        recipients: vec![to.into()],
+        key: Some(format!("k{id}")),
+        sees_all: true,
+    };
     store.commit(&[(0, vec![op])]).expect("memory");
 }
 
 fn retain(store: &mut HubStore, session_before: i64, before: i64, limit: u64) -> Retired {
-    store.commit(&[(0, vec![HubOp::Retain { session_before, before, limit }])]).expect("memory").retired
+    store
+        .commit(&[(0, vec![HubOp::Retain { session_before, before, limit }])])
+        .expect("memory")
+        .retired
 }
 
 fn ids(store: &HubStore) -> Vec<i64> {
     let mut statement = store.db.prepare("SELECT id FROM messages ORDER BY id").expect("prepares");
-    statement.query_map([], |row| row.get(0)).expect("asks").collect::<Result<_, _>>().expect("reads")
+    statement
+        .query_map([], |row| row.get(0))
+        .expect("asks")
+        .collect::<Result<_, _>>()
+        .expect("reads")
 }
 
 #[test]
@@ -40,13 +52,19 @@ fn old_messages_go_by_class_a_few_at_a_time() {
     let retired = retain(&mut store, 90, 40, 200);
     assert_eq!(ids(&store), [5, 7, 9, 10]);
     assert_eq!((retired.count, retired.more), (6, false));
-    assert_eq!(retired.unacknowledged, [("a".to_string(), MessageId(1)), ("a".to_string(), MessageId(3))]);
+    assert_eq!(
+        retired.unacknowledged,
+        [("a".to_string(), MessageId(1)), ("a".to_string(), MessageId(3))]
+    );
     // The newest id stays for ever: what follows counts on from it.
     let retired = retain(&mut store, 1000, 1000, 2);
     assert_eq!((ids(&store), retired.more), (vec![9, 10], true));
     retain(&mut store, 1000, 1000, 200);
     assert_eq!(ids(&store), [10]);
-    let left: i64 = store.db.query_row("SELECT count(*) FROM recipients", [], |row| row.get(0)).expect("counts");
+    let left: i64 = store
+        .db
+        .query_row("SELECT count(*) FROM recipients", [], |row| row.get(0))
+        .expect("counts");
     assert_eq!(left, 1);
     assert_eq!(store.snapshot().expect("reads").last_message, MessageId(10));
 }
@@ -55,20 +73,44 @@ fn old_messages_go_by_class_a_few_at_a_time() {
 fn what_somebody_holds_stays_and_what_nobody_wants_goes() {
     let mut store = HubStore::in_memory().expect("memory");
     for id in [1, 2] {
-        let message = Message { id: MessageId(id), from: "x".into(), to: "a".into(), claimable: true, ..Default::default() };
-        store.commit(&[(0, vec![HubOp::MessagePut { message, recipients: vec!["a".into()], key: None, sees_all: true }])]).expect("memory");
+        let message = Message {
+            id: MessageId(id),
+            from: "x".into(),
+            to: "a".into(),
+            claimable: true,
+            ..Default::default()
+        };
+        store
+            .commit(&[(
+                0,
+                vec![HubOp::MessagePut {
+                    message,
+                    recipients: vec!["a".into()],
+                    key: None,
+                    sees_all: true,
+                }],
+            )])
+            .expect("memory");
     }
-    store.commit(&[(0, vec![HubOp::ClaimPut { message: MessageId(1), agent: "a".into(), expires_at: 5 }])]).expect("memory");
+    store
+        .commit(&[(
+            0,
+            vec![HubOp::ClaimPut { message: MessageId(1), agent: "a".into(), expires_at: 5 }],
+        )])
+        .expect("memory");
     put(&mut store, 3, "chat", "a", 0);
     put(&mut store, 4, "chat", "a", 0);
     let retired = retain(&mut store, 100, 100, 200);
     assert_eq!((ids(&store), retired.offers), (vec![1, 4], vec![MessageId(2)]));
-    store.commit(&[(0, vec![HubOp::ClaimEnd { message: MessageId(1), reoffer: false, at: 5 }])]).expect("memory");
+    store
+        .commit(&[(0, vec![HubOp::ClaimEnd { message: MessageId(1), reoffer: false, at: 5 }])])
+        .expect("memory");
     retain(&mut store, 100, 100, 200);
     assert_eq!(ids(&store), [4]);
 }
 
-/// Nobody is offered it, nobody owes anything for it, no retention takes it away; opened again it is unread for all.
+/// Nobody is offered it, nobody owes anything for it, no retention takes it away; opened again it
+/// is unread for all.
 #[test]
 fn a_held_offer_stays_and_comes_back_unread() {
     let mut store = HubStore::in_memory().expect("memory");
@@ -82,42 +124,95 @@ fn a_held_offer_stays_and_comes_back_unread() {
         payload,
         ..Default::default()
     };
-    let task = Task { id: TaskId(1), status: "open".into(), message_id: MessageId(1), ..Default::default() };
-    let mark = |status: &str| HubOp::TaskMark { id: TaskId(1), status: status.into(), agent: None, entry: Value::Null, at: 5 };
+    let task = Task {
+        id: TaskId(1),
+        status: "open".into(),
+        message_id: MessageId(1),
+        ..Default::default()
+    };
+    let mark = |status: &str| HubOp::TaskMark {
+        id: TaskId(1),
+        status: status.into(),
+        agent: None,
+        entry: Value::Null,
+        at: 5,
+    };
     let recipients = vec!["a".to_string(), "b".to_string()];
-    store.commit(&[(0, vec![HubOp::MessagePut { message, recipients, key: None, sees_all: true }, HubOp::TaskPut(task)])]).expect("memory");
+    store
+        .commit(&[(
+            0,
+            vec![
+                HubOp::MessagePut { message, recipients, key: None, sees_all: true },
+                HubOp::TaskPut(task),
+            ],
+        )])
+        .expect("memory");
     let work = vec![
         HubOp::ClaimPut { message: MessageId(1), agent: "a".into(), expires_at: 50 },
         HubOp::Acked { message: MessageId(1), recipient: "a".into() },
         HubOp::Read { message: MessageId(1), recipient: "a".into(), at: 3, reason: None },
     ];
     store.commit(&[(0, work)]).expect("memory");
-    let owed: i64 = store.db.query_row("SELECT count(*) FROM obligations", [], |row| row.get(0)).expect("counts");
+    let owed: i64 = store
+        .db
+        .query_row("SELECT count(*) FROM obligations", [], |row| row.get(0))
+        .expect("counts");
     assert_eq!(owed, 1);
-    store.commit(&[(0, vec![mark("blocked"), HubOp::OfferHeld { message: MessageId(1), at: 5 }])]).expect("memory");
+    store
+        .commit(&[(0, vec![mark("blocked"), HubOp::OfferHeld { message: MessageId(1), at: 5 }])])
+        .expect("memory");
     put(&mut store, 2, "chat", "a", 0);
     for _ in 0..2 {
         let snapshot = store.snapshot().expect("reads");
-        assert!(snapshot.unacknowledged.iter().all(|(_, ids)| !ids.contains(&MessageId(1))), "{:?}", snapshot.unacknowledged);
-        assert_eq!((snapshot.offers[0].message, snapshot.offers[0].claim.clone()), (MessageId(1), None));
-        let task = StoredTask { id: TaskId(1), message: MessageId(1), status: "blocked".into(), sender: "x".into(), restored: false };
+        assert!(
+            snapshot.unacknowledged.iter().all(|(_, ids)| !ids.contains(&MessageId(1))),
+            "{:?}",
+            snapshot.unacknowledged
+        );
+        assert_eq!(
+            (snapshot.offers[0].message, snapshot.offers[0].claim.clone()),
+            (MessageId(1), None)
+        );
+        let task = StoredTask {
+            id: TaskId(1),
+            message: MessageId(1),
+            status: "blocked".into(),
+            sender: "x".into(),
+            restored: false,
+        };
         assert_eq!(snapshot.tasks, [task]);
-        let owed: i64 = store.db.query_row("SELECT count(*) FROM obligations", [], |row| row.get(0)).expect("counts");
+        let owed: i64 = store
+            .db
+            .query_row("SELECT count(*) FROM obligations", [], |row| row.get(0))
+            .expect("counts");
         assert_eq!(owed, 0);
         put(&mut store, 3, "chat", "a", 0);
         assert_eq!(retain(&mut store, 100, 100, 200).offers, Vec::<MessageId>::new());
     }
-    store.commit(&[(0, vec![mark("open"), HubOp::ClaimEnd { message: MessageId(1), reoffer: true, at: 7 }])]).expect("memory");
+    store
+        .commit(&[(
+            0,
+            vec![mark("open"), HubOp::ClaimEnd { message: MessageId(1), reoffer: true, at: 7 }],
+        )])
+        .expect("memory");
     let snapshot = store.snapshot().expect("reads");
     for recipient in ["a", "b"] {
-        assert!(snapshot.unacknowledged.iter().any(|(who, ids)| who == recipient && ids.contains(&MessageId(1))), "{recipient}");
+        assert!(
+            snapshot
+                .unacknowledged
+                .iter()
+                .any(|(who, ids)| who == recipient && ids.contains(&MessageId(1))),
+            "{recipient}"
+        );
     }
 }
 
 #[test]
 fn polls_use_an_index_and_see_the_right_rows() {
     let mut store = HubStore::in_memory().expect("memory");
-    for (id, kind, to) in [(1, "chat", "user"), (2, "session", "user"), (3, "chat", "a"), (4, "chat", "user")] {
+    for (id, kind, to) in
+        [(1, "chat", "user"), (2, "session", "user"), (3, "chat", "a"), (4, "chat", "user")]
+    {
         put(&mut store, id, kind, to, 0);
     }
     let ask = |recipient: &str, mirror: bool, unread: bool| -> Vec<u64> {
@@ -128,7 +223,12 @@ fn polls_use_an_index_and_see_the_right_rows() {
             Query::Inbox { recipient, since: MessageId(since), limit, mirror }
         };
         let ReadAnswer::Json(answer) = store.answer(&query) else { panic!() };
-        answer["messages"].as_array().expect("messages").iter().filter_map(|message| message["id"].as_u64()).collect()
+        answer["messages"]
+            .as_array()
+            .expect("messages")
+            .iter()
+            .filter_map(|message| message["id"].as_u64())
+            .collect()
     };
     for unread in [true, false] {
         assert_eq!(ask("user", true, unread), [1, 2, 4]);
@@ -146,10 +246,16 @@ fn polls_use_an_index_and_see_the_right_rows() {
         let rows = rows_of_recipient(recipient, mirror, unread);
         let sql = format!("EXPLAIN QUERY PLAN SELECT m.doc {rows} ORDER BY r.message LIMIT ?3");
         let mut statement = store.db.prepare(&sql).expect("prepares");
-        let plan: Vec<String> =
-            statement.query_map(params![recipient, 0, 10], |row| row.get(3)).expect("asks").collect::<Result<_, _>>().expect("reads");
+        let plan: Vec<String> = statement
+            .query_map(params![recipient, 0, 10], |row| row.get(3))
+            .expect("asks")
+            .collect::<Result<_, _>>()
+            .expect("reads");
         let plan = plan.join("; ");
-        assert!(plan.contains(index) && !plan.contains("SCAN") && !plan.contains("TEMP B-TREE"), "{recipient} {mirror} {unread}: {plan}");
+        assert!(
+            plan.contains(index) && !plan.contains("SCAN") && !plan.contains("TEMP B-TREE"),
+            "{recipient} {mirror} {unread}: {plan}"
+        );
     }
 }
 
@@ -170,7 +276,15 @@ fn a_vacuum_gives_everything_back_in_steps() {
             ..Default::default()
         };
         store
-            .commit(&[(0, vec![HubOp::MessagePut { message, recipients: vec!["user".into()], key: None, sees_all: true }])])
+            .commit(&[(
+                0,
+                vec![HubOp::MessagePut {
+                    message,
+                    recipients: vec!["user".into()],
+                    key: None,
+                    sees_all: true,
+                }],
+            )])
             .expect("commits");
     }
     while retain(&mut store, 100, 100, 200).more {}
@@ -178,7 +292,10 @@ fn a_vacuum_gives_everything_back_in_steps() {
     assert!(free > bytes / 2, "{free} of {bytes}");
     assert!(store.vacuum_step().expect("a step"), "it takes more than one");
     let (before, after) = store.vacuum().expect("vacuums");
-    assert!(after < bytes / 4 && before > after && sizes(&store.db).expect("sizes").1 == 0, "{before} {after}");
+    assert!(
+        after < bytes / 4 && before > after && sizes(&store.db).expect("sizes").1 == 0,
+        "{before} {after}"
+    );
     std::fs::remove_dir_all(&dir).expect("clean up");
 }
 
@@ -201,18 +318,47 @@ fn an_answer_hangs_only_on_what_its_sender_can_see() {
             body: "b".into(),
             ..Default::default()
         };
-        let put = |message: Message, to: &str| HubOp::MessagePut { message, recipients: vec![to.into()], key: None, sees_all };
+        let put = |message: Message, to: &str| HubOp::MessagePut {
+            message,
+            recipients: vec![to.into()],
+            key: None,
+            sees_all,
+        };
         let mut answer = message(3, from, "boss");
         answer.reply_to = Some(MessageId(1));
         answer.payload.insert("answers".into(), json!([1, 2, 99, "x"]));
-        let ops = vec![put(message(1, "boss", "worker"), "worker"), put(message(2, "else", "other"), "other"), put(answer, "boss")];
+        let ops = vec![
+            put(message(1, "boss", "worker"), "worker"),
+            put(message(2, "else", "other"), "other"),
+            put(answer, "boss"),
+        ];
         let committed = store.commit(&[(0, ops)]).expect("memory");
         let stored = committed.unattached.first().expect("two of the answered are unknown");
-        assert_eq!((stored.reply_to.map(|id| id.0), &stored.payload["answers"]), (reply, &answers), "{from}");
-        let ReadAnswer::Json(kept) = store.answer(&Query::Message { id: MessageId(3), viewer: None }) else { panic!("kept") };
-        assert_eq!((kept["replyTo"].as_u64(), &kept["payload"]["answers"]), (reply, &answers), "{from}");
-        let ReadAnswer::Json(thread) = store.answer(&Query::Thread { id: MessageId(1), viewer: None }) else { panic!("a thread") };
-        assert_eq!(thread["messages"].as_array().map(Vec::len), Some(1 + usize::from(reply.is_some())), "{from}");
+        assert_eq!(
+            (stored.reply_to.map(|id| id.0), &stored.payload["answers"]),
+            (reply, &answers),
+            "{from}"
+        );
+        let ReadAnswer::Json(kept) =
+            store.answer(&Query::Message { id: MessageId(3), viewer: None })
+        else {
+            panic!("kept")
+        };
+        assert_eq!(
+            (kept["replyTo"].as_u64(), &kept["payload"]["answers"]),
+            (reply, &answers),
+            "{from}"
+        );
+        let ReadAnswer::Json(thread) =
+            store.answer(&Query::Thread { id: MessageId(1), viewer: None })
+        else {
+            panic!("a thread")
+        };
+        assert_eq!(
+            thread["messages"].as_array().map(Vec::len),
+            Some(1 + usize::from(reply.is_some())),
+            "{from}"
+        );
     }
 }
 
@@ -221,8 +367,11 @@ fn an_older_operators_token_keeps_all_scopes_if_it_had_all() {
     let dir = std::env::temp_dir().join(format!("agent-relay-hub-scopes-{}", std::process::id()));
     std::fs::create_dir_all(&dir).expect("temp dir");
     let path = dir.join("hub.sqlite");
-    let before: Vec<&str> =
-        crate::core::hub::scopes_of("operator").iter().copied().filter(|s| !matches!(*s, "insight:write" | "token:issue")).collect();
+    let before: Vec<&str> = crate::core::hub::scopes_of("operator")
+        .iter()
+        .copied()
+        .filter(|s| !matches!(*s, "insight:write" | "token:issue"))
+        .collect();
     {
         let db = open_database(&path, &SCHEMAS[..4]).expect("opens").db;
         for (hash, profile, scopes) in [
@@ -233,12 +382,17 @@ fn an_older_operators_token_keeps_all_scopes_if_it_had_all() {
             ("agent", "provider-agent", before.clone()),
         ] {
             let record = json!({"jti": hash, "profileId": profile, "scopes": scopes}).to_string();
-            db.execute("INSERT INTO tokens (hash, record) VALUES (?1, ?2)", [hash, &record]).expect("fills");
+            db.execute("INSERT INTO tokens (hash, record) VALUES (?1, ?2)", [hash, &record])
+                .expect("fills");
         }
     }
     let tokens = HubStore::open(&path).expect("opens").snapshot().expect("reads").tokens;
     for (hash, record) in tokens {
-        let more = record.scopes.iter().filter(|scope| matches!(scope.as_str(), "insight:write" | "token:issue")).count();
+        let more = record
+            .scopes
+            .iter()
+            .filter(|scope| matches!(scope.as_str(), "insight:write" | "token:issue"))
+            .count();
         let full = hash == "full" || hash == "other-order";
         assert_eq!(more, if full { 2 } else { 0 }, "{hash}: {:?}", record.scopes);
     }
@@ -260,14 +414,25 @@ fn an_older_file_is_brought_up_to_date() {
         .expect("fills");
     }
     let store = HubStore::open(&path).expect("opens");
-    let mirror: i64 = store.db.query_row("SELECT sum(mirror * message) FROM recipients", [], |row| row.get(0)).expect("reads");
+    let mirror: i64 = store
+        .db
+        .query_row("SELECT sum(mirror * message) FROM recipients", [], |row| row.get(0))
+        .expect("reads");
     assert_eq!(mirror, 1, "only the session message is mirror");
     let copy = dir.join("copy.sqlite");
     assert!(backup(&path, &copy).expect("copies") > 0);
     let original = store.rows().expect("reads");
     let copied = HubStore::open(&copy).expect("opens");
-    assert!(copied.snapshot().expect("reads").data.copied && !store.snapshot().expect("reads").data.copied);
-    let rows: Vec<String> = copied.rows().expect("reads").into_iter().filter(|row| !row.starts_with("facts: ")).collect();
+    assert!(
+        copied.snapshot().expect("reads").data.copied
+            && !store.snapshot().expect("reads").data.copied
+    );
+    let rows: Vec<String> = copied
+        .rows()
+        .expect("reads")
+        .into_iter()
+        .filter(|row| !row.starts_with("facts: "))
+        .collect();
     assert_eq!(rows, original);
     let Err(Trouble::Use(text)) = backup(&path, &copy) else { panic!("the file exists") };
     assert!(text.contains("exists already"));

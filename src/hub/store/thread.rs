@@ -17,7 +17,12 @@ const GROUP_MAX: usize = 256;
 const _: () = assert!(size_of::<StoreCommand>() <= 32);
 
 /// The writer's thread. What was not made durable when it ends was promised to nobody.
-pub fn run(mut store: HubStore, mut mark: MarkFile, orders: Receiver<StoreCommand>, lane: Sender<Event>) {
+pub fn run(
+    mut store: HubStore,
+    mut mark: MarkFile,
+    orders: Receiver<StoreCommand>,
+    lane: Sender<Event>,
+) {
     match store.snapshot() {
         Ok(mut snapshot) => {
             snapshot.mark = mark.found();

@@ -11,7 +11,11 @@ use crate::core::ids::{MessageId, TaskId};
 use crate::wire::api::{Command, CommandStatus, Task, TaskStatus, USER};
 
 /// Carries out one operation.
-pub(super) fn apply(db: &Transaction<'_>, op: &HubOp, committed: &mut Committed) -> rusqlite::Result<()> {
+pub(super) fn apply(
+    db: &Transaction<'_>,
+    op: &HubOp,
+    committed: &mut Committed,
+) -> rusqlite::Result<()> {
     match op {
         HubOp::MessagePut { message, recipients, key, sees_all } => {
             put_message(db, message, recipients, (key.as_deref(), *sees_all), committed)
@@ -21,16 +25,24 @@ pub(super) fn apply(db: &Transaction<'_>, op: &HubOp, committed: &mut Committed)
             let sql = "UPDATE recipients SET acked = 1 WHERE recipient = ?1 AND message = ?2";
             run(db, sql, params![recipient, message])
         }
-        HubOp::Read { message, recipient, at, reason } => mark_read(db, *message, recipient, *at, reason.as_deref()),
+        HubOp::Read { message, recipient, at, reason } => {
+            mark_read(db, *message, recipient, *at, reason.as_deref())
+        }
         HubOp::Reacted { message, agent, emoji, at, sees_all } => {
-            let sees = db.prepare_cached(&format!("SELECT 1 {SEEN}"))?.exists(params![message, agent, sees_all])?;
+            let sees = db
+                .prepare_cached(&format!("SELECT 1 {SEEN}"))?
+                .exists(params![message, agent, sees_all])?;
             if !sees {
                 committed.unseen.push((*message, agent.clone()));
                 return Ok(());
             }
             let sql = "INSERT OR IGNORE INTO reactions (message, agent, emoji, at) VALUES (?1, ?2, ?3, ?4)";
             run(db, sql, params![message, agent, emoji, at])?;
-            run(db, "DELETE FROM obligations WHERE agent = ?1 AND message = ?2", params![agent, message])
+            run(
+                db,
+                "DELETE FROM obligations WHERE agent = ?1 AND message = ?2",
+                params![agent, message],
+            )
         }
         HubOp::ClaimPut { message, agent, expires_at } => {
             let sql = "UPDATE messages SET claimed_by = ?2, claim_expires_at = ?3 WHERE id = ?1";
@@ -38,7 +50,8 @@ pub(super) fn apply(db: &Transaction<'_>, op: &HubOp, committed: &mut Committed)
         }
         HubOp::ClaimEnd { message, reoffer: true, .. } => {
             end_claim(db, *message)?;
-            let sql = "UPDATE recipients SET acked = 0, read_at = NULL, reason = NULL WHERE message = ?1";
+            let sql =
+                "UPDATE recipients SET acked = 0, read_at = NULL, reason = NULL WHERE message = ?1";
             run(db, sql, params![message])
         }
         HubOp::ClaimEnd { message, reoffer: false, at } => {
@@ -50,9 +63,15 @@ pub(super) fn apply(db: &Transaction<'_>, op: &HubOp, committed: &mut Committed)
             run(db, "DELETE FROM obligations WHERE message = ?1", params![message])?;
             read_by_all(db, *message, *at, "blocked")
         }
-        HubOp::Unresolved { message, until } => run(db, "UPDATE messages SET unresolved_until = ?2 WHERE id = ?1", params![message, until]),
+        HubOp::Unresolved { message, until } => run(
+            db,
+            "UPDATE messages SET unresolved_until = ?2 WHERE id = ?1",
+            params![message, until],
+        ),
         HubOp::TaskPut(task) => put_task(db, task),
-        HubOp::TaskMark { id, status, agent, entry, at } => mark_task(db, *id, status, agent.as_deref(), entry, *at),
+        HubOp::TaskMark { id, status, agent, entry, at } => {
+            mark_task(db, *id, status, agent.as_deref(), entry, *at)
+        }
         HubOp::CommandPut(command) => put_command(db, command),
         HubOp::AgentPut(agent) => put_agent(db, agent),
         HubOp::AgentDelete { id } => run(db, "DELETE FROM agents WHERE id = ?1", params![id]),
@@ -62,18 +81,31 @@ pub(super) fn apply(db: &Transaction<'_>, op: &HubOp, committed: &mut Committed)
         }
         HubOp::TokenPut { hash, record } => {
             let record = serde_json::to_string(record).expect("plain data");
-            run(db, "INSERT OR REPLACE INTO tokens (hash, record) VALUES (?1, ?2)", params![hash, record])
+            run(
+                db,
+                "INSERT OR REPLACE INTO tokens (hash, record) VALUES (?1, ?2)",
+                params![hash, record],
+            )
         }
-        HubOp::TokenDelete { hash } | HubOp::TokenRevoke { hash, .. } => run(db, "DELETE FROM tokens WHERE hash = ?1", params![hash]),
+        HubOp::TokenDelete { hash } | HubOp::TokenRevoke { hash, .. } => {
+            run(db, "DELETE FROM tokens WHERE hash = ?1", params![hash])
+        }
         HubOp::Adopt { generation, messages_end, tasks_end, starts, copy, at } => {
             if let Some(generation) = generation {
                 put_generation(db, generation, *at)?;
             }
-            let facts = [("messages_end", messages_end.0), ("tasks_end", tasks_end.0), ("starts", *starts), ("copied", 0)];
+            let facts = [
+                ("messages_end", messages_end.0),
+                ("tasks_end", tasks_end.0),
+                ("starts", *starts),
+                ("copied", 0),
+            ];
             put_facts(db, &facts)?;
             if *copy { end_what_was_under_way(db, *at) } else { Ok(()) }
         }
-        HubOp::Reserve { messages_end, tasks_end } => put_facts(db, &[("messages_end", messages_end.0), ("tasks_end", tasks_end.0)]),
+        HubOp::Reserve { messages_end, tasks_end } => {
+            put_facts(db, &[("messages_end", messages_end.0), ("tasks_end", tasks_end.0)])
+        }
         HubOp::Retain { .. } => Ok(()), // by the caller, who tells what went
     }
 }
@@ -82,8 +114,15 @@ fn run(db: &Transaction<'_>, sql: &str, values: &[&dyn ToSql]) -> rusqlite::Resu
     db.prepare_cached(sql)?.execute(values).map(|_| ())
 }
 
-/// Whoever reads a question owes an answer, unless it is there already. A reason says that it was not read by an agent.
-fn mark_read(db: &Transaction<'_>, message: MessageId, recipient: &str, at: i64, reason: Option<&str>) -> rusqlite::Result<()> {
+/// Whoever reads a question owes an answer, unless it is there already. A reason says that it was
+/// not read by an agent.
+fn mark_read(
+    db: &Transaction<'_>,
+    message: MessageId,
+    recipient: &str,
+    at: i64,
+    reason: Option<&str>,
+) -> rusqlite::Result<()> {
     run(
         db,
         "UPDATE recipients SET read_at = coalesce(read_at, ?3), acked = 1, reason = coalesce(?4, reason)
@@ -106,10 +145,19 @@ fn mark_read(db: &Transaction<'_>, message: MessageId, recipient: &str, at: i64,
 }
 
 fn end_claim(db: &Transaction<'_>, message: MessageId) -> rusqlite::Result<()> {
-    run(db, "UPDATE messages SET claimed_by = NULL, claim_expires_at = NULL WHERE id = ?1", params![message])
+    run(
+        db,
+        "UPDATE messages SET claimed_by = NULL, claim_expires_at = NULL WHERE id = ?1",
+        params![message],
+    )
 }
 
-fn read_by_all(db: &Transaction<'_>, message: MessageId, at: i64, reason: &str) -> rusqlite::Result<()> {
+fn read_by_all(
+    db: &Transaction<'_>,
+    message: MessageId,
+    at: i64,
+    reason: &str,
+) -> rusqlite::Result<()> {
     let sql = "UPDATE recipients SET acked = 1, read_at = ?2, reason = ?3 WHERE message = ?1 AND read_at IS NULL";
     run(db, sql, params![message, at, reason])
 }
@@ -138,7 +186,11 @@ fn put_agent(db: &Transaction<'_>, agent: &StoredAgent) -> rusqlite::Result<()> 
     )
 }
 
-fn put_generation(db: &Transaction<'_>, generation: &StoredGeneration, at: i64) -> rusqlite::Result<()> {
+fn put_generation(
+    db: &Transaction<'_>,
+    generation: &StoredGeneration,
+    at: i64,
+) -> rusqlite::Result<()> {
     run(
         db,
         "INSERT INTO generations (name, first_message, first_task, follows_message, follows_task, at)
@@ -149,29 +201,49 @@ fn put_generation(db: &Transaction<'_>, generation: &StoredGeneration, at: i64) 
 
 /// The data are a copy: tasks wait for a person, claims end, commands expire.
 fn end_what_was_under_way(db: &Transaction<'_>, at: i64) -> rusqlite::Result<()> {
-    let mut open = db.prepare("SELECT id, doc FROM tasks WHERE status NOT IN ('done', 'failed', 'cancelled')")?;
-    let open: Vec<(i64, String)> = open.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?;
+    let mut open = db
+        .prepare("SELECT id, doc FROM tasks WHERE status NOT IN ('done', 'failed', 'cancelled')")?;
+    let open: Vec<(i64, String)> =
+        open.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?;
     for (id, doc) in open {
         let Ok(mut task) = serde_json::from_str::<Task>(&doc) else { continue };
         task.status = TaskStatus::Blocked;
         task.updated_at = at;
         task.history.push(serde_json::json!({"status": TaskStatus::Blocked, "at": at, "by": null, "body": RESTORED}));
         let doc = serde_json::to_string(&task).expect("plain data");
-        db.prepare_cached("UPDATE tasks SET doc = ?2, status = 'blocked', restored = 1 WHERE id = ?1")?.execute(params![id, doc])?;
+        db.prepare_cached(
+            "UPDATE tasks SET doc = ?2, status = 'blocked', restored = 1 WHERE id = ?1",
+        )?
+        .execute(params![id, doc])?;
     }
-    db.execute("UPDATE messages SET claimed_by = NULL, claim_expires_at = NULL WHERE offered = 1", [])?;
-    let mut pending = db.prepare("SELECT seq, doc FROM commands WHERE status IN ('pending', 'accepted', 'running')")?;
-    let pending: Vec<(i64, String)> = pending.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?;
+    db.execute(
+        "UPDATE messages SET claimed_by = NULL, claim_expires_at = NULL WHERE offered = 1",
+        [],
+    )?;
+    let mut pending = db.prepare(
+        "SELECT seq, doc FROM commands WHERE status IN ('pending', 'accepted', 'running')",
+    )?;
+    let pending: Vec<(i64, String)> =
+        pending.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?;
     for (seq, doc) in pending {
         let Ok(mut command) = serde_json::from_str::<Command>(&doc) else { continue };
-        (command.status, command.error, command.updated_at) = (CommandStatus::Expired, Some("the hub's data were put back".into()), at);
+        (command.status, command.error, command.updated_at) =
+            (CommandStatus::Expired, Some("the hub's data were put back".into()), at);
         let doc = serde_json::to_string(&command).expect("plain data");
-        db.prepare_cached("UPDATE commands SET doc = ?2, status = 'expired' WHERE seq = ?1")?.execute(params![seq, doc])?;
+        db.prepare_cached("UPDATE commands SET doc = ?2, status = 'expired' WHERE seq = ?1")?
+            .execute(params![seq, doc])?;
     }
     Ok(())
 }
 
-fn mark_task(db: &Transaction<'_>, id: TaskId, status: &TaskStatus, agent: Option<&str>, entry: &Value, at: i64) -> rusqlite::Result<()> {
+fn mark_task(
+    db: &Transaction<'_>,
+    id: TaskId,
+    status: &TaskStatus,
+    agent: Option<&str>,
+    entry: &Value,
+    at: i64,
+) -> rusqlite::Result<()> {
     let mut statement = db.prepare_cached("SELECT doc FROM tasks WHERE id = ?1")?;
     let doc: Option<String> = statement.query_row([id], |row| row.get(0)).optional()?;
     let Some(mut task) = doc.and_then(|doc| serde_json::from_str::<Task>(&doc).ok()) else {
@@ -184,10 +256,12 @@ fn mark_task(db: &Transaction<'_>, id: TaskId, status: &TaskStatus, agent: Optio
         task.history.push(entry.clone());
     }
     let doc = serde_json::to_string(&task).expect("plain data");
-    db.prepare_cached("UPDATE tasks SET doc = ?2, status = ?3, restored = 0 WHERE id = ?1")?.execute(params![id, doc, status.as_str()])?;
+    db.prepare_cached("UPDATE tasks SET doc = ?2, status = ?3, restored = 0 WHERE id = ?1")?
+        .execute(params![id, doc, status.as_str()])?;
     if status.is_final() {
         // Who finished a task owes no answer for it.
-        db.prepare_cached("DELETE FROM obligations WHERE agent = ?1 AND message = ?2")?.execute(params![agent, task.message_id])?;
+        db.prepare_cached("DELETE FROM obligations WHERE agent = ?1 AND message = ?2")?
+            .execute(params![agent, task.message_id])?;
     }
     Ok(())
 }

@@ -16,11 +16,20 @@ use crate::core::session::SessionCapabilities;
 pub const PROVIDER: Provider = Provider {
     name: "acp",
     about: "any agent that speaks the Agent Client Protocol on its standard input and output",
-    examples: &["--preset opencode", "--label web --approval open -- gemini --acp", "--agent-id demo -- agent-relay demo-agent"],
+    examples: &[
+        "--preset opencode",
+        "--label web --approval open -- gemini --acp",
+        "--agent-id demo -- agent-relay demo-agent",
+    ],
     settings: &[],
     plan,
     transports: &[Transport::Stream],
-    capabilities: SessionCapabilities { split_by_sender: false, takes_urgent: false, tracks_turns: false, changes_context: false },
+    capabilities: SessionCapabilities {
+        split_by_sender: false,
+        takes_urgent: false,
+        tracks_turns: false,
+        changes_context: false,
+    },
     check_args: |_| None,
     approval_timeout: Duration::from_secs(600),
     approval_timeout_max: Duration::MAX,
@@ -33,7 +42,11 @@ pub const PROVIDER: Provider = Provider {
 };
 
 /// The command as it is: everything else is said over the protocol.
-fn plan(request: &LaunchRequest, _: Conversation<'_>, _: &dyn Disk) -> Result<LaunchPlan, LaunchError> {
+fn plan(
+    request: &LaunchRequest,
+    _: Conversation<'_>,
+    _: &dyn Disk,
+) -> Result<LaunchPlan, LaunchError> {
     Ok(LaunchPlan {
         argv: request.args.clone(),
         env: Vec::new(),

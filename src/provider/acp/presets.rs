@@ -1,7 +1,8 @@
-//! Agents that are known: start command, permission modes, tested version, and what keeps them from asking by themselves.
+//! Agents that are known: start command, permission modes, tested version, and what keeps them from
+//! asking by themselves.
 //!
-//! Default modes of some agents let a model judge commands, and one asks nothing unless it is told to, so "guarded" is
-//! only guarded when the mode and the environment are set.
+//! Default modes of some agents let a model judge commands, and one asks nothing unless it is told
+//! to, so "guarded" is only guarded when the mode and the environment are set.
 
 use crate::provider::capabilities::Preset;
 use crate::provider::settings::ApprovalMode;
@@ -80,10 +81,13 @@ pub fn mode_for(agent: &str, approval: ApprovalMode) -> Option<&'static str> {
     })
 }
 
-/// The tested version of an agent, if the one at hand is older: an old Node silently installs an old agent.
+/// The tested version of an agent, if the one at hand is older: an old Node silently installs an
+/// old agent.
 pub fn older_than_tested(agent: &str, version: &str) -> Option<&'static str> {
     let known = TABLE.iter().find(|known| !known.agent.is_empty() && known.agent == agent)?;
-    let parts = |text: &str| -> Option<Vec<u64>> { text.split(['.', '-']).take(3).map(|part| part.parse().ok()).collect() };
+    let parts = |text: &str| -> Option<Vec<u64>> {
+        text.split(['.', '-']).take(3).map(|part| part.parse().ok()).collect()
+    };
     (parts(version)? < parts(known.preset.version)?).then_some(known.preset.version)
 }
 
@@ -93,9 +97,14 @@ mod tests {
 
     #[test]
     fn versions_are_compared_by_number() {
-        for (version, older) in
-            [("1.18.33", false), ("1.18.4", true), ("1.9.99", true), ("2.0.0", false), ("1.18.33-beta", false), ("dev", false)]
-        {
+        for (version, older) in [
+            ("1.18.33", false),
+            ("1.18.4", true),
+            ("1.9.99", true),
+            ("2.0.0", false),
+            ("1.18.33-beta", false),
+            ("dev", false),
+        ] {
             assert_eq!(older_than_tested("OpenCode", version).is_some(), older, "{version}");
         }
         assert_eq!(older_than_tested("somebody", "0.0.1"), None);

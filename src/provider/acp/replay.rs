@@ -33,14 +33,17 @@ impl Replay {
         }
     }
 
-    /// Unseen unless a text of the user holds a message asked for; answered if the record ends with a text of the
-    /// agent after it (a turn that was cut off ends with a tool call or with nothing).
+    /// Unseen unless a text of the user holds a message asked for; answered if the record ends with
+    /// a text of the agent after it (a turn that was cut off ends with a tool call or with
+    /// nothing).
     pub fn fate(&self, traces: &[MessageFingerprint]) -> DeliveryOutcome {
         let seen = |text: &str| {
             let squeezed = squeeze(text);
             traces.iter().any(|trace| trace.is_in(&squeezed, squeeze))
         };
-        let Some(at) = self.pieces.iter().rposition(|(side, text)| *side == Side::User && seen(text)) else {
+        let Some(at) =
+            self.pieces.iter().rposition(|(side, text)| *side == Side::User && seen(text))
+        else {
             return DeliveryOutcome::Unseen;
         };
         // Its turn goes up to the next prompt; a nudge after a restart belongs to it.
@@ -53,7 +56,9 @@ impl Replay {
             }
         }
         match last {
-            Some((Side::Agent, text)) if !text.trim().is_empty() => DeliveryOutcome::Answered(text.trim().to_string()),
+            Some((Side::Agent, text)) if !text.trim().is_empty() => {
+                DeliveryOutcome::Answered(text.trim().to_string())
+            }
             _ => DeliveryOutcome::Unanswered,
         }
     }
@@ -71,7 +76,11 @@ mod tests {
     fn fate(pieces: &[(Side, &str)]) -> DeliveryOutcome {
         let mut replay = Replay::default();
         pieces.iter().for_each(|(side, text)| replay.push(*side, text));
-        replay.fate(&[MessageFingerprint { header: "[relay message #7 from user]".into(), start: "do  it".into(), is_whole: false }])
+        replay.fate(&[MessageFingerprint {
+            header: "[relay message #7 from user]".into(),
+            start: "do  it".into(),
+            is_whole: false,
+        }])
     }
 
     #[test]
@@ -81,13 +90,28 @@ mod tests {
         let nudge = "[agent-relay] The session was restarted while";
         let answered = |text: &str| DeliveryOutcome::Answered(text.into());
         assert_eq!(fate(&[]), DeliveryOutcome::Unseen);
-        assert_eq!(fate(&[(User, "[relay message #7 from user]\nsomething else")]), DeliveryOutcome::Unseen);
+        assert_eq!(
+            fate(&[(User, "[relay message #7 from user]\nsomething else")]),
+            DeliveryOutcome::Unseen
+        );
         assert_eq!(fate(&[(Agent, ours)]), DeliveryOutcome::Unseen);
         assert_eq!(fate(&[(User, ours)]), DeliveryOutcome::Unanswered);
-        assert_eq!(fate(&[(User, ours), (Agent, "on it"), (Tool, "")]), DeliveryOutcome::Unanswered);
+        assert_eq!(
+            fate(&[(User, ours), (Agent, "on it"), (Tool, "")]),
+            DeliveryOutcome::Unanswered
+        );
         assert_eq!(fate(&[(User, ours), (Tool, ""), (Agent, "done")]), answered("done"));
-        assert_eq!(fate(&[(User, ours), (Agent, "done"), (User, "more"), (Tool, "")]), answered("done"));
-        assert_eq!(fate(&[(User, ours), (Tool, ""), (User, nudge), (Agent, "done")]), answered("done"));
-        assert_eq!(fate(&[(User, ours), (Agent, "half"), (User, nudge)]), DeliveryOutcome::Unanswered);
+        assert_eq!(
+            fate(&[(User, ours), (Agent, "done"), (User, "more"), (Tool, "")]),
+            answered("done")
+        );
+        assert_eq!(
+            fate(&[(User, ours), (Tool, ""), (User, nudge), (Agent, "done")]),
+            answered("done")
+        );
+        assert_eq!(
+            fate(&[(User, ours), (Agent, "half"), (User, nudge)]),
+            DeliveryOutcome::Unanswered
+        );
     }
 }

@@ -1,7 +1,8 @@
-//! One ACP session as a pure machine: lines of JSON-RPC in, lines out, neutral signals for the agent.
+//! One ACP session as a pure machine: lines of JSON-RPC in, lines out, neutral signals for the
+//! agent.
 //!
-//! Types are our own and lenient: every line is read as a JSON value first, unknown notifications and update kinds are
-//! ignored, unknown requests are answered with -32601.
+//! Types are our own and lenient: every line is read as a JSON value first, unknown notifications
+//! and update kinds are ignored, unknown requests are answered with -32601.
 
 mod updates;
 
@@ -14,7 +15,8 @@ use super::presets::{mode_for, older_than_tested};
 use super::replay::Replay;
 use crate::core::ids::{BatchNumber, Ticket, VerbNumber};
 use crate::core::session::{
-    Approval, Decision, DeliveryOutcome, Input, Mirror, OpenMode, Opened, Output, Resume, Session, SessionEvent, TurnEnd, Verb,
+    Approval, Decision, DeliveryOutcome, Input, Mirror, OpenMode, Opened, Output, Resume, Session,
+    SessionEvent, TurnEnd, Verb,
 };
 use crate::core::time::{Now, Tick, sooner};
 use crate::provider::jsonrpc::{self, Frame, OpenRequests, RpcError};
@@ -223,7 +225,8 @@ impl AcpSession {
                 self.resume = resume;
                 self.stage = Stage::Starting;
                 self.deadline = Some(now.tick + INITIALIZE_TIMEOUT);
-                // Version 1 and no more: a higher number gets a draft in which a prompt returns at once.
+                // Version 1 and no more: a higher number gets a draft in which a prompt returns at
+                // once.
                 let params = json!({
                     "protocolVersion": 1,
                     "clientCapabilities": {"fs": {"readTextFile": false, "writeTextFile": false}, "terminal": false},
@@ -232,7 +235,10 @@ impl AcpSession {
                 self.request(Request::Initialize, "initialize", params);
             }
             Verb::Deliver(delivery) => {
-                self.queue.push_back(QueuedPrompt { batch: Some((delivery.batch, delivery.key)), text: delivery.text });
+                self.queue.push_back(QueuedPrompt {
+                    batch: Some((delivery.batch, delivery.key)),
+                    text: delivery.text,
+                });
                 self.next_turn();
             }
             Verb::Inject { text, .. } => {
@@ -248,17 +254,21 @@ impl AcpSession {
                 self.next_turn();
             }
             Verb::Interrupt => self.interrupt(now, number),
-            Verb::Compact { .. } => {
-                self.signal(SessionEvent::Answered { verb: number, result: Err("provider does not support compact".into()) })
-            }
-            Verb::Clear => {
-                self.signal(SessionEvent::Answered { verb: number, result: Err("provider does not support clearContext".into()) })
-            }
+            Verb::Compact { .. } => self.signal(SessionEvent::Answered {
+                verb: number,
+                result: Err("provider does not support compact".into()),
+            }),
+            Verb::Clear => self.signal(SessionEvent::Answered {
+                verb: number,
+                result: Err("provider does not support clearContext".into()),
+            }),
             Verb::Decide { approval, decision, .. } => {
                 let result = if self.held.contains_key(&approval) {
                     Ok(json!({"approvalId": approval}))
                 } else {
-                    Err(format!("no approval {approval} is open; it may have been answered or withdrawn"))
+                    Err(format!(
+                        "no approval {approval} is open; it may have been answered or withdrawn"
+                    ))
                 };
                 self.decide(&approval, decision, "decided");
                 self.signal(SessionEvent::Answered { verb: number, result });
@@ -268,10 +278,15 @@ impl AcpSession {
             }
             Verb::Probe => {
                 let state = if self.turn.is_some() { "busy" } else { "idle" };
-                self.signal(SessionEvent::Answered { verb: number, result: Ok(json!({"activity": state})) });
+                self.signal(SessionEvent::Answered {
+                    verb: number,
+                    result: Ok(json!({"activity": state})),
+                });
             }
             // These agents have no hooks of ours.
-            Verb::Hook { ticket, .. } if ticket != Ticket::NOBODY => self.signal(SessionEvent::HookAnswer { ticket, answer: None }),
+            Verb::Hook { ticket, .. } if ticket != Ticket::NOBODY => {
+                self.signal(SessionEvent::HookAnswer { ticket, answer: None })
+            }
             Verb::Hook { .. } | Verb::HookGone { .. } => {}
             Verb::Stop => {
                 self.queue.clear();
@@ -288,7 +303,10 @@ impl AcpSession {
     fn interrupt(&mut self, now: Now, number: VerbNumber) {
         self.queue.retain(|prompt| prompt.batch.is_some());
         if self.turn.is_none() {
-            self.signal(SessionEvent::Answered { verb: number, result: Ok(json!({"wasRunning": false})) });
+            self.signal(SessionEvent::Answered {
+                verb: number,
+                result: Ok(json!({"wasRunning": false})),
+            });
             return;
         }
         self.cancel_turn(now);
@@ -297,7 +315,8 @@ impl AcpSession {
         }
     }
 
-    /// Asks the agent to end the turn; open questions are answered first, as some agents wait for them.
+    /// Asks the agent to end the turn; open questions are answered first, as some agents wait for
+    /// them.
     fn cancel_turn(&mut self, now: Now) {
         let Some(turn) = self.turn.as_mut() else {
             return;
@@ -323,7 +342,11 @@ impl AcpSession {
         self.turns += 1;
         self.turn = Some(Turn { number: self.turns, batch, ..Default::default() });
         let prompt = json!([{"type": "text", "text": text}]);
-        self.request(Request::Prompt, "session/prompt", json!({"sessionId": self.session, "prompt": prompt}));
+        self.request(
+            Request::Prompt,
+            "session/prompt",
+            json!({"sessionId": self.session, "prompt": prompt}),
+        );
         self.signal(SessionEvent::TurnStarted);
     }
 
@@ -338,7 +361,10 @@ impl AcpSession {
         let Some(frame) = Frame::parse(text) else {
             self.strange += 1;
             if self.strange == 1 {
-                self.note(true, "the agent wrote a line that is not a JSON object; such lines are skipped");
+                self.note(
+                    true,
+                    "the agent wrote a line that is not a JSON object; such lines are skipped",
+                );
             }
             return;
         };
@@ -346,7 +372,10 @@ impl AcpSession {
             Frame::Request { id, method, params } => self.on_request(now, &method, id, &params),
             Frame::Notification { method, params } if method == "session/update" => {
                 // An agent may tell of other sessions of its own, for example of subagents.
-                let other = params.get("sessionId").and_then(Value::as_str).is_some_and(|id| id != self.session);
+                let other = params
+                    .get("sessionId")
+                    .and_then(Value::as_str)
+                    .is_some_and(|id| id != self.session);
                 if !other || self.session.is_empty() {
                     self.on_update(params.get("update").unwrap_or(&Value::Null));
                 }
@@ -385,7 +414,10 @@ impl AcpSession {
             Request::SetMode(mode) => {
                 match result {
                     Ok(_) => self.fact("mode", json!(mode)),
-                    Err(error) => self.note(true, format!("the agent refuses the permission mode {mode}: {}", error.text)),
+                    Err(error) => self.note(
+                        true,
+                        format!("the agent refuses the permission mode {mode}: {}", error.text),
+                    ),
                 }
                 self.on_ready();
             }
@@ -400,11 +432,18 @@ impl AcpSession {
         };
         let version = reply.get("protocolVersion").and_then(Value::as_u64).unwrap_or(1);
         if version != 1 {
-            return self.fail_open(format!("the agent speaks ACP protocol version {version}, this runner speaks version 1"), true);
+            return self.fail_open(
+                format!(
+                    "the agent speaks ACP protocol version {version}, this runner speaks version 1"
+                ),
+                true,
+            );
         }
-        let text = |at: &str| reply.pointer(at).and_then(Value::as_str).unwrap_or_default().to_string();
+        let text =
+            |at: &str| reply.pointer(at).and_then(Value::as_str).unwrap_or_default().to_string();
         self.agent_name = text("/agentInfo/name");
-        self.agent = format!("{} {}", self.agent_name, text("/agentInfo/version")).trim().to_string();
+        self.agent =
+            format!("{} {}", self.agent_name, text("/agentInfo/version")).trim().to_string();
         if self.agent.is_empty() {
             self.agent = "the agent".into();
         }
@@ -414,15 +453,22 @@ impl AcpSession {
                 format!("{} is older than the tested version {tested}; its behaviour may differ, better update it", self.agent),
             );
         }
-        self.can_load = reply.pointer("/agentCapabilities/loadSession").and_then(Value::as_bool).unwrap_or(false);
-        self.can_resume = reply.pointer("/agentCapabilities/sessionCapabilities/resume").is_some_and(Value::is_object);
+        self.can_load = reply
+            .pointer("/agentCapabilities/loadSession")
+            .and_then(Value::as_bool)
+            .unwrap_or(false);
+        self.can_resume = reply
+            .pointer("/agentCapabilities/sessionCapabilities/resume")
+            .is_some_and(Value::is_object);
         self.deadline = Some(now.tick + OPEN_TIMEOUT);
         self.open_session();
     }
 
-    /// `session/load` when a batch is unsettled (its replay is the evidence), else `session/resume` where offered.
+    /// `session/load` when a batch is unsettled (its replay is the evidence), else `session/resume`
+    /// where offered.
     fn open_session(&mut self) {
-        let wants_evidence = self.resume.as_ref().is_some_and(|resume| !resume.evidence_for.is_empty());
+        let wants_evidence =
+            self.resume.as_ref().is_some_and(|resume| !resume.evidence_for.is_empty());
         let params = |session: &str| json!({"sessionId": session, "cwd": self.settings.cwd, "mcpServers": []});
         match self.resume.as_ref().map(|resume| resume.session.clone()) {
             Some(session) if self.can_load && (wants_evidence || !self.can_resume) => {
@@ -449,7 +495,8 @@ impl AcpSession {
         }
     }
 
-    /// Loading may fail although it was advertised: then a new session is started, and people are told.
+    /// Loading may fail although it was advertised: then a new session is started, and people are
+    /// told.
     fn on_lost(&mut self, now: Now, error: RpcError) {
         if error.code == AUTH_REQUIRED {
             return self.on_open_error(error);
@@ -457,8 +504,18 @@ impl AcpSession {
         self.replay = None;
         self.resume = None;
         self.note(true, format!("the earlier conversation is lost: {}", error.text));
-        let body = format!("[agent-relay] The earlier conversation could not be restored ({}); a new one starts here.", error.text);
-        self.signal(SessionEvent::Mirror(Mirror { kind: "response", body, label: None, status: None, key: None, turn: 0 }));
+        let body = format!(
+            "[agent-relay] The earlier conversation could not be restored ({}); a new one starts here.",
+            error.text
+        );
+        self.signal(SessionEvent::Mirror(Mirror {
+            kind: "response",
+            body,
+            label: None,
+            status: None,
+            key: None,
+            turn: 0,
+        }));
         self.lost = Some(error.text);
         self.deadline = Some(now.tick + OPEN_TIMEOUT);
         self.open_session();
@@ -466,7 +523,11 @@ impl AcpSession {
 
     fn on_open_error(&mut self, error: RpcError) {
         let login = error.code == AUTH_REQUIRED;
-        let cure = if login { "; log in with the agent's own command first, then start again" } else { "" };
+        let cure = if login {
+            "; log in with the agent's own command first, then start again"
+        } else {
+            ""
+        };
         self.fail_open(format!("{}{cure}", error.text), login);
     }
 
@@ -475,32 +536,42 @@ impl AcpSession {
         if let Some(session) = reply.get("sessionId").and_then(Value::as_str) {
             self.session = session.to_string();
         }
-        let options = reply.get("configOptions").and_then(Value::as_array).cloned().unwrap_or_default();
-        let of_category = |category: &str| options.iter().find(|option| option.get("category").and_then(Value::as_str) == Some(category));
+        let options =
+            reply.get("configOptions").and_then(Value::as_array).cloned().unwrap_or_default();
+        let of_category = |category: &str| {
+            options
+                .iter()
+                .find(|option| option.get("category").and_then(Value::as_str) == Some(category))
+        };
         self.model = of_category("model")
             .and_then(|option| option.get("currentValue"))
             .or_else(|| reply.pointer("/models/currentModelId"))
             .and_then(Value::as_str)
             .map(str::to_string);
-        let mode = of_category("mode").and_then(|option| option.get("currentValue")).or_else(|| reply.pointer("/modes/currentModeId"));
+        let mode = of_category("mode")
+            .and_then(|option| option.get("currentValue"))
+            .or_else(|| reply.pointer("/modes/currentModeId"));
         if let Some(mode) = mode.and_then(Value::as_str) {
             self.fact("mode", json!(one_line(mode, 100)));
         }
-        let wanted = self.settings.mode.clone().or_else(|| mode_for(&self.agent_name, self.settings.approval_mode).map(str::to_string));
+        let wanted = self.settings.mode.clone().or_else(|| {
+            mode_for(&self.agent_name, self.settings.approval_mode).map(str::to_string)
+        });
         let Some(mode) = wanted else {
             if self.settings.approval_mode != ApprovalMode::Open {
-                let text =
-                    "no permission mode is known for this agent; what it asks is answered, what it does not ask is its own configuration's";
+                let text = "no permission mode is known for this agent; what it asks is answered, what it does not ask is its own configuration's";
                 self.note(true, text);
             }
             return self.on_ready();
         };
         self.deadline = Some(now.tick + OPEN_TIMEOUT);
         let offers = |list: Option<&Value>, field: &str| {
-            list.and_then(Value::as_array)
-                .is_some_and(|items| items.iter().any(|item| item.get(field).and_then(Value::as_str) == Some(&mode)))
+            list.and_then(Value::as_array).is_some_and(|items| {
+                items.iter().any(|item| item.get(field).and_then(Value::as_str) == Some(&mode))
+            })
         };
-        // Config options are preferred where both exist: the older call is not in the current protocol.
+        // Config options are preferred where both exist: the older call is not in the current
+        // protocol.
         let option = of_category("mode").filter(|option| offers(option.get("options"), "value"));
         if let Some(id) = option.and_then(|option| option.get("id")).and_then(Value::as_str) {
             let params = json!({"sessionId": self.session, "configId": id, "value": mode});
@@ -543,21 +614,24 @@ impl AcpSession {
             return self.write(&jsonrpc::method_not_found(&id, method));
         }
         if self.turn.as_ref().is_none_or(|turn| turn.cancelled) {
-            // It crossed our cancel: some agents end their turn only after this answer, and none may act on a yes.
+            // It crossed our cancel: some agents end their turn only after this answer, and none
+            // may act on a yes.
             return self.write(&jsonrpc::result(&id, json!({"outcome": {"outcome": "cancelled"}})));
         }
         let list = params.get("options").and_then(Value::as_array).cloned().unwrap_or_default();
         let options: Vec<(String, String)> = list
             .iter()
             .filter_map(|option| {
-                let text = |field: &str| option.get(field).and_then(Value::as_str).map(str::to_string);
+                let text =
+                    |field: &str| option.get(field).and_then(Value::as_str).map(str::to_string);
                 Some((text("optionId")?, text("kind").unwrap_or_default()))
             })
             .collect();
         self.approvals += 1;
-        // Counters begin anew with every process and sessions are resumed: the time keeps an old decision from fitting a
-        // new question.
-        let approval = format!("{}-{:06x}", self.approvals, (now.tick.0 ^ now.wall.0 as u64) & 0xff_ffff);
+        // Counters begin anew with every process and sessions are resumed: the time keeps an old
+        // decision from fitting a new question.
+        let approval =
+            format!("{}-{:06x}", self.approvals, (now.tick.0 ^ now.wall.0 as u64) & 0xff_ffff);
         let call = params.get("toolCall").unwrap_or(&Value::Null);
         let text = |field: &str| call.get(field).and_then(Value::as_str).unwrap_or_default();
         self.tool(call);
@@ -573,7 +647,8 @@ impl AcpSession {
             ApprovalMode::Open => self.decide(&approval, Decision::Approve, "open"),
             ApprovalMode::ReadOnly => self.decide(&approval, Decision::Deny, "read-only"),
             ApprovalMode::Guarded => {
-                let names = list.iter().filter_map(|option| option.get("name").and_then(Value::as_str));
+                let names =
+                    list.iter().filter_map(|option| option.get("name").and_then(Value::as_str));
                 let input = call.get("rawInput").cloned().unwrap_or(Value::Null);
                 let approval = Approval {
                     id: approval,
@@ -588,7 +663,8 @@ impl AcpSession {
         }
     }
 
-    /// Answers by `kind`, never by position or id, which differ per agent. Always with an offered id, or `cancelled`.
+    /// Answers by `kind`, never by position or id, which differ per agent. Always with an offered
+    /// id, or `cancelled`.
     fn decide(&mut self, approval: &str, decision: Decision, reason: &str) {
         let Some(held) = self.held.remove(approval) else {
             return;
@@ -599,20 +675,25 @@ impl AcpSession {
             Decision::Deny => &["reject_once", "reject_always"],
             Decision::Abort => &[],
         };
-        let option = kinds.iter().find_map(|kind| held.options.iter().find(|(_, offered)| offered == kind));
+        let option =
+            kinds.iter().find_map(|kind| held.options.iter().find(|(_, offered)| offered == kind));
         let outcome = match option {
             Some((id, _)) => json!({"outcome": "selected", "optionId": id}),
             None => json!({"outcome": "cancelled"}),
         };
         self.write(&jsonrpc::result(&held.request, json!({"outcome": outcome})));
         if self.settings.approval_mode == ApprovalMode::Guarded {
-            self.signal(SessionEvent::ApprovalClosed { id: approval.to_string(), reason: reason.to_string() });
+            self.signal(SessionEvent::ApprovalClosed {
+                id: approval.to_string(),
+                reason: reason.to_string(),
+            });
         }
     }
 
     fn on_turn_over(&mut self, result: Result<Value, RpcError>) {
         // Thoughts and earlier messages go to the mirror, the last message is the final text.
-        let last = self.turn.as_mut().map(|turn| std::mem::take(&mut turn.message)).unwrap_or_default();
+        let last =
+            self.turn.as_mut().map(|turn| std::mem::take(&mut turn.message)).unwrap_or_default();
         self.flush_text();
         let Some(turn) = self.turn.take() else { return };
         if !turn.notice.trim().is_empty() {
@@ -646,28 +727,51 @@ impl AcpSession {
         let end = match result {
             // Any reply after our cancel is a cancel: not every agent says so.
             _ if turn.cancelled => TurnEnd::Cancelled,
-            Ok(_) if turn.engine_failed && (turn.number == 0 || !crate::planted::is("hidden-engine-error")) => {
-                // Without a record of its own the error is the last thing that was said, behind warnings.
+            Ok(_)
+                if turn.engine_failed
+                    && (turn.number == 0 || !crate::planted::is("hidden-engine-error")) =>
+            {
+                // Without a record of its own the error is the last thing that was said, behind
+                // warnings.
                 let spoken = if turn.notice.trim().is_empty() { &text } else { &turn.notice };
-                let last = spoken.rsplit("\n\n").find(|part| !part.trim().is_empty()).unwrap_or("the agent's engine failed");
+                let last = spoken
+                    .rsplit("\n\n")
+                    .find(|part| !part.trim().is_empty())
+                    .unwrap_or("the agent's engine failed");
                 let said = if turn.engine_error.is_empty() { last } else { &turn.engine_error };
                 TurnEnd::Failed(one_line(said, 1000))
             }
             Ok(reply) => match reply.get("stopReason").and_then(Value::as_str) {
                 Some("cancelled") => TurnEnd::Cancelled,
-                Some("refusal") if text.is_empty() => TurnEnd::Failed("the model refused to answer".into()),
+                Some("refusal") if text.is_empty() => {
+                    TurnEnd::Failed("the model refused to answer".into())
+                }
                 _ => TurnEnd::Completed,
             },
             Err(error) => TurnEnd::Failed(error.text),
         };
         if !text.is_empty() {
             let body = text.clone();
-            self.signal(SessionEvent::Mirror(Mirror { kind: "response", body, label: None, status: None, key: None, turn: turn.number }));
+            self.signal(SessionEvent::Mirror(Mirror {
+                kind: "response",
+                body,
+                label: None,
+                status: None,
+                key: None,
+                turn: turn.number,
+            }));
         }
-        self.signal(SessionEvent::TurnEnded { batch: turn.batch.map(|(batch, _)| batch), end, text });
+        self.signal(SessionEvent::TurnEnded {
+            batch: turn.batch.map(|(batch, _)| batch),
+            end,
+            text,
+        });
         if let Some((verbs, _)) = self.cancel.take() {
             for verb in verbs {
-                self.signal(SessionEvent::Answered { verb, result: Ok(json!({"wasRunning": true})) });
+                self.signal(SessionEvent::Answered {
+                    verb,
+                    result: Ok(json!({"wasRunning": true})),
+                });
             }
         }
         self.next_turn();
@@ -682,7 +786,10 @@ impl AcpSession {
         self.queue.clear();
         if let Some((verbs, _)) = self.cancel.take() {
             for verb in verbs {
-                self.signal(SessionEvent::Answered { verb, result: Err("the provider ended".into()) });
+                self.signal(SessionEvent::Answered {
+                    verb,
+                    result: Err("the provider ended".into()),
+                });
             }
         }
     }
@@ -691,9 +798,17 @@ impl AcpSession {
         let due = |at: Option<Tick>| at.is_some_and(|at| at <= now.tick);
         if due(self.deadline) && self.stage == Stage::Starting {
             let open = self.requests.first().map(Request::name).unwrap_or_default();
-            self.fail_open(format!("the agent did not answer ({open}) within {} s", OPEN_TIMEOUT.as_secs()), false);
+            self.fail_open(
+                format!("the agent did not answer ({open}) within {} s", OPEN_TIMEOUT.as_secs()),
+                false,
+            );
         }
-        let late: Vec<String> = self.held.iter().filter(|(_, held)| held.deadline <= now.tick).map(|(id, _)| id.clone()).collect();
+        let late: Vec<String> = self
+            .held
+            .iter()
+            .filter(|(_, held)| held.deadline <= now.tick)
+            .map(|(id, _)| id.clone())
+            .collect();
         for id in late {
             self.note(true, format!("approval {id} was not answered in time and is denied"));
             self.decide(&id, Decision::Deny, "nobody answered in time");
@@ -701,7 +816,8 @@ impl AcpSession {
         if due(self.cancel.as_ref().map(|(_, until)| *until)) {
             let verbs = self.cancel.take().map(|(verbs, _)| verbs).unwrap_or_default();
             for verb in verbs {
-                let error = format!("the agent did not end its turn within {} s", CANCEL_TIMEOUT.as_secs());
+                let error =
+                    format!("the agent did not end its turn within {} s", CANCEL_TIMEOUT.as_secs());
                 self.signal(SessionEvent::Answered { verb, result: Err(error) });
             }
         }
@@ -732,7 +848,10 @@ impl Session for AcpSession {
             | Input::FileReset
             | Input::FileChanged { .. }
             | Input::ScreenChanged => {}
-            Input::ScreenCaptured(_) | Input::TerminalFailed(_) | Input::SocketWritten { .. } | Input::SocketLine(_) => {}
+            Input::ScreenCaptured(_)
+            | Input::TerminalFailed(_)
+            | Input::SocketWritten { .. }
+            | Input::SocketLine(_) => {}
             Input::Verb(number, verb) => self.on_verb(now, number, verb),
             Input::Wake => self.on_wake(now),
         }

@@ -1,4 +1,5 @@
-//! Activity within a turn as the session mirror shows it: what was thought, said on the way, and done.
+//! Activity within a turn as the session mirror shows it: what was thought, said on the way, and
+//! done.
 
 use serde_json::{Map, Value};
 
@@ -10,12 +11,26 @@ use crate::provider::redact::{covered, cut};
 const SUMMARY_CHARS_MAX: usize = 300;
 
 /// The input of a tool that says most about it, in this order.
-const TELLING: [&str; 12] =
-    ["command", "file_path", "path", "pattern", "url", "query", "prompt", "description", "skill", "to", "name", "subject"];
+const TELLING: [&str; 12] = [
+    "command",
+    "file_path",
+    "path",
+    "pattern",
+    "url",
+    "query",
+    "prompt",
+    "description",
+    "skill",
+    "to",
+    "name",
+    "subject",
+];
 
 /// One line about a call of a tool; only string inputs are used, and secrets are covered.
 pub fn summary(name: &str, input: &Map<String, Value>) -> String {
-    let told = TELLING.iter().find_map(|field| input.get(*field).and_then(Value::as_str).filter(|text| !text.trim().is_empty()));
+    let told = TELLING.iter().find_map(|field| {
+        input.get(*field).and_then(Value::as_str).filter(|text| !text.trim().is_empty())
+    });
     let told = told.or_else(|| input.values().find_map(Value::as_str)).unwrap_or_default();
     // What is covered lies within a line; no more is looked at than can be shown.
     let head: String = told.chars().take(SUMMARY_CHARS_MAX * 4).collect();
@@ -24,14 +39,17 @@ pub fn summary(name: &str, input: &Map<String, Value>) -> String {
     if line.is_empty() { name.to_string() } else { format!("{name}: {line}") }
 }
 
-/// Mirror events of a piece of an answer. The last text of a turn is not among them: it is the response.
+/// Mirror events of a piece of an answer. The last text of a turn is not among them: it is the
+/// response.
 pub fn steps(answer: &Answer, turn: u64) -> Vec<Mirror> {
     let last = answer.ends_turn();
     let all = answer.blocks.iter().enumerate().filter_map(|(at, block)| {
         let key = (!answer.uuid.is_empty()).then(|| format!("{}:{at}", answer.uuid));
         let (kind, body, label) = match block {
             Block::Thinking(text) => ("reasoning", text.clone(), None),
-            Block::Text(text) if !last => ("reasoning", text.clone(), Some("narration".to_string())),
+            Block::Text(text) if !last => {
+                ("reasoning", text.clone(), Some("narration".to_string()))
+            }
             Block::Text(_) => return None,
             Block::Tool { name, input, .. } => ("tool", summary(name, input), Some(name.clone())),
         };

@@ -21,9 +21,14 @@ pub const HOOKS: Hooks = Hooks {
         "status-line",
     ],
     status_post,
-    // A payload that names its own event is one witness among others there. The status line has none.
-    is_for_session: |event, payload| payload.get("hook_event_name").is_some() || event == "status-line",
-    may_be_held_back: |event, payload| event == "stop" && payload.get("stop_hook_active") != Some(&json!(true)),
+    // A payload that names its own event is one witness among others there. The status line has
+    // none.
+    is_for_session: |event, payload| {
+        payload.get("hook_event_name").is_some() || event == "status-line"
+    },
+    may_be_held_back: |event, payload| {
+        event == "stop" && payload.get("stop_hook_active") != Some(&json!(true))
+    },
     hold_back: |reason| json!({"decision": "block", "reason": reason}),
     input_field: "tool_input",
     from_older_endpoint,
@@ -32,14 +37,20 @@ pub const HOOKS: Hooks = Hooks {
 fn status_post(event: &str, payload: &Value) -> Value {
     let text = |field: &str| payload.get(field).and_then(Value::as_str).unwrap_or_default();
     let subagent = || {
-        let id = [text("agent_id"), text("subagent_id")].into_iter().find(|id| !id.is_empty()).unwrap_or("subagent").to_string();
+        let id = [text("agent_id"), text("subagent_id")]
+            .into_iter()
+            .find(|id| !id.is_empty())
+            .unwrap_or("subagent")
+            .to_string();
         (id, text("agent_type").to_string())
     };
     match event {
         "user-prompt-submit" => json!({"status": "busy"}),
         "session-start" => json!({"status": "idle"}),
         "stop" => json!({"status": "idle", "clear": ["subagent"]}),
-        "stop-failure" => json!({"status": "idle", "clear": ["subagent"], "metadata": {"error": text("error")}}),
+        "stop-failure" => {
+            json!({"status": "idle", "clear": ["subagent"], "metadata": {"error": text("error")}})
+        }
         "subagent-start" => {
             let (id, label) = subagent();
             json!({"status": "busy", "reason": "subagent", "id": id, "label": label})
@@ -51,7 +62,9 @@ fn status_post(event: &str, payload: &Value) -> Value {
         "pre-compact" => json!({"status": "busy", "timeline": {"status": "compacting"}}),
         "post-compact" => json!({"status": "idle", "timeline": {"status": "compacted"}}),
         // These go on with another session of the same program.
-        "session-end" if matches!(text("reason"), "clear" | "compact") => json!({"status": "idle", "clear": ["subagent"]}),
+        "session-end" if matches!(text("reason"), "clear" | "compact") => {
+            json!({"status": "idle", "clear": ["subagent"]})
+        }
         "session-end" => json!({"status": "offline"}),
         // The others say nothing that a bare status could.
         _ => Value::Null,
@@ -61,9 +74,24 @@ fn status_post(event: &str, payload: &Value) -> Value {
 /// The bodies of the older endpoints, in the words of today's payloads.
 fn from_older_endpoint(path: &str, body: &Value) -> Option<HookCall> {
     let (event, name, fields): (_, _, &[(&str, &str)]) = match path {
-        "/user-prompt" => ("user-prompt-submit", "UserPromptSubmit", &[("prompt", "prompt"), ("transcriptPath", "transcript_path")]),
-        "/session-turn" => ("stop", "Stop", &[("lastAssistantMessage", "last_assistant_message"), ("transcriptPath", "transcript_path")]),
-        "/session-end" => ("session-end", "SessionEnd", &[("reason", "reason"), ("transcriptPath", "transcript_path")]),
+        "/user-prompt" => (
+            "user-prompt-submit",
+            "UserPromptSubmit",
+            &[("prompt", "prompt"), ("transcriptPath", "transcript_path")],
+        ),
+        "/session-turn" => (
+            "stop",
+            "Stop",
+            &[
+                ("lastAssistantMessage", "last_assistant_message"),
+                ("transcriptPath", "transcript_path"),
+            ],
+        ),
+        "/session-end" => (
+            "session-end",
+            "SessionEnd",
+            &[("reason", "reason"), ("transcriptPath", "transcript_path")],
+        ),
         _ => return None,
     };
     let mut payload = json!({"hook_event_name": name});
@@ -89,7 +117,11 @@ mod tests {
                 json!({"agent_id": "s1", "agent_type": "Explore"}),
                 json!({"status": "busy", "reason": "subagent", "id": "s1", "label": "Explore"}),
             ),
-            ("session-end", json!({"reason": "clear"}), json!({"status": "idle", "clear": ["subagent"]})),
+            (
+                "session-end",
+                json!({"reason": "clear"}),
+                json!({"status": "idle", "clear": ["subagent"]}),
+            ),
             ("session-end", json!({"reason": "logout"}), json!({"status": "offline"})),
             ("notification", json!({}), Value::Null),
         ] {
@@ -101,11 +133,27 @@ mod tests {
     fn older_endpoints_say_what_hooks_say() {
         let body = json!({"prompt": "x", "transcriptPath": "/t", "lastAssistantMessage": "y", "reason": 5});
         for (path, event, payload) in [
-            ("/user-prompt", "user-prompt-submit", json!({"hook_event_name": "UserPromptSubmit", "prompt": "x", "transcript_path": "/t"})),
-            ("/session-turn", "stop", json!({"hook_event_name": "Stop", "last_assistant_message": "y", "transcript_path": "/t"})),
-            ("/session-end", "session-end", json!({"hook_event_name": "SessionEnd", "transcript_path": "/t"})),
+            (
+                "/user-prompt",
+                "user-prompt-submit",
+                json!({"hook_event_name": "UserPromptSubmit", "prompt": "x", "transcript_path": "/t"}),
+            ),
+            (
+                "/session-turn",
+                "stop",
+                json!({"hook_event_name": "Stop", "last_assistant_message": "y", "transcript_path": "/t"}),
+            ),
+            (
+                "/session-end",
+                "session-end",
+                json!({"hook_event_name": "SessionEnd", "transcript_path": "/t"}),
+            ),
         ] {
-            assert_eq!(from_older_endpoint(path, &body), Some(HookCall { event, payload }), "{path}");
+            assert_eq!(
+                from_older_endpoint(path, &body),
+                Some(HookCall { event, payload }),
+                "{path}"
+            );
             assert!(HOOKS.events.contains(&event));
         }
         assert_eq!(from_older_endpoint("/stop", &body), None);

@@ -5,12 +5,16 @@ use serde_json::{Map, Value, json};
 use super::stream::StreamSession;
 use super::tui::TuiSession;
 use super::{LOGIN, plugin};
-use crate::provider::launch::{Conversation, Disk, LaunchError, LaunchPlan, LaunchRequest, SessionSockets, SetupFile, Start, Transport};
+use crate::provider::launch::{
+    Conversation, Disk, LaunchError, LaunchPlan, LaunchRequest, SessionSockets, SetupFile, Start,
+    Transport,
+};
 use crate::provider::settings::{ApprovalMode, ProviderSetting};
 use crate::provider::text::shell_quoted;
 use crate::wire::control::ENV_HOOKS;
 
-/// What the session is told about its messages. It stands in the system prompt, where it survives a compaction.
+/// What the session is told about its messages. It stands in the system prompt, where it survives a
+/// compaction.
 const RELAY_TEXT: &str = "\
 [agent-relay] You share a message channel with people and other agents. A text that begins with `[relay message #<number> from <name>]` \
 is a message from that channel, put into this conversation by your runner: from `user` it is your user's own word; from anybody else, or \
@@ -20,9 +24,11 @@ as the header says, from `user` your user's own instruction. \
 `agent-relay get-message <number>` shows a message in full that was cut, `agent-relay react <number> <emoji>` acknowledges one lightly, \
 `agent-relay send <agent> --stdin` writes to others, `agent-relay --help` tells the rest. A message marked as a notification needs no answer.";
 /// Who answers, where the runner does.
-const ANSWER_AUTO: &str = " Your last text of a turn goes to the sender as the answer; you need not send it yourself.";
+const ANSWER_AUTO: &str =
+    " Your last text of a turn goes to the sender as the answer; you need not send it yourself.";
 /// Who answers, where the session does.
-const ANSWER_EXPLICIT: &str = " Answer yourself with `agent-relay reply <number> --stdin`; nobody sends your last text.";
+const ANSWER_EXPLICIT: &str =
+    " Answer yourself with `agent-relay reply <number> --stdin`; nobody sends your last text.";
 
 /// Names the program's own folder.
 const CONFIG_DIR: &str = "CLAUDE_CONFIG_DIR";
@@ -43,16 +49,30 @@ const INHERITED: [&str; 10] = [
 
 /// Settings that only this provider has.
 pub const SETTINGS: &[ProviderSetting] = &[
-    ProviderSetting::text("--rig", "NAME", "rig that claude-rig starts", |all| &mut all.rig).file("rig"),
-    ProviderSetting::text("--system-prompt-append", "TEXT", "further text for the system prompt", |all| &mut all.system_prompt)
-        .env("AGENT_RELAY_SYSTEM_PROMPT_APPEND"),
-    ProviderSetting::switch("--isolated", "it gets a home of its own instead of yours; your login is linked", |all| &mut all.isolated)
-        .file("isolated"),
+    ProviderSetting::text("--rig", "NAME", "rig that claude-rig starts", |all| &mut all.rig)
+        .file("rig"),
+    ProviderSetting::text(
+        "--system-prompt-append",
+        "TEXT",
+        "further text for the system prompt",
+        |all| &mut all.system_prompt,
+    )
+    .env("AGENT_RELAY_SYSTEM_PROMPT_APPEND"),
+    ProviderSetting::switch(
+        "--isolated",
+        "it gets a home of its own instead of yours; your login is linked",
+        |all| &mut all.isolated,
+    )
+    .file("isolated"),
     ProviderSetting::folders("pluginDirs", "further plugins", |all| &mut all.plugin_dirs),
 ];
 
 /// The plan of one start. `Err`: what a person has to change first.
-pub fn plan(request: &LaunchRequest, conversation: Conversation<'_>, disk: &dyn Disk) -> Result<LaunchPlan, LaunchError> {
+pub fn plan(
+    request: &LaunchRequest,
+    conversation: Conversation<'_>,
+    disk: &dyn Disk,
+) -> Result<LaunchPlan, LaunchError> {
     let places = Places::new(request);
     let bypasses = bypasses(request);
     if bypasses && request.is_root && set(request, "IS_SANDBOX").is_none() {
@@ -61,13 +81,17 @@ pub fn plan(request: &LaunchRequest, conversation: Conversation<'_>, disk: &dyn 
              the machine is a sandbox",
         ));
     }
-    let mut own_args: Vec<String> = request.default_args.iter().chain(&request.args).cloned().collect();
+    let mut own_args: Vec<String> =
+        request.default_args.iter().chain(&request.args).cloned().collect();
     let settings = settings(request, own_settings(&mut own_args, &request.session.cwd, disk)?);
     let start = start(request, conversation, &places, disk);
 
     let mut argv = program(request);
     argv.extend(flags(request, &places, &own_args));
-    argv.extend([if start.resumes { "--resume" } else { "--session-id" }.into(), start.session.clone()]);
+    argv.extend([
+        if start.resumes { "--resume" } else { "--session-id" }.into(),
+        start.session.clone(),
+    ]);
     argv.extend(own_args);
     let (env, unset) = environment(request, &places);
     Ok(LaunchPlan {
@@ -78,13 +102,17 @@ pub fn plan(request: &LaunchRequest, conversation: Conversation<'_>, disk: &dyn 
         sockets: places.sockets,
         session: match request.transport {
             Transport::Stream => Box::new(StreamSession::new(request.session.clone(), start)),
-            Transport::Tmux | Transport::Terminal => Box::new(TuiSession::new(request.session.clone(), start)),
+            Transport::Tmux | Transport::Terminal => {
+                Box::new(TuiSession::new(request.session.clone(), start))
+            }
         },
         hint: match request.settings.rig {
             None => {
                 "install Claude Code with: curl -fsSL https://claude.ai/install.sh | bash, or: npm install -g @anthropic-ai/claude-code"
             }
-            Some(_) => "install claude-rig, name it by \"command\" in providers/claude.json, or leave --rig out",
+            Some(_) => {
+                "install claude-rig, name it by \"command\" in providers/claude.json, or leave --rig out"
+            }
         },
     })
 }
@@ -109,7 +137,9 @@ impl Places {
         let config_dir = if request.settings.isolated {
             format!("{}/claude", request.dir)
         } else {
-            set(request, CONFIG_DIR).cloned().unwrap_or_else(|| format!("{}/.claude", request.user_home))
+            set(request, CONFIG_DIR)
+                .cloned()
+                .unwrap_or_else(|| format!("{}/.claude", request.user_home))
         };
         let sockets = SessionSockets {
             replies: format!("{}/relay.sock", request.runtime_dir),
@@ -124,12 +154,24 @@ impl Places {
     }
 }
 
-/// The conversation of this start: the earlier one if it has a record or can be begun under its id, else a fresh one.
-fn start(request: &LaunchRequest, conversation: Conversation<'_>, places: &Places, disk: &dyn Disk) -> Start {
+/// The conversation of this start: the earlier one if it has a record or can be begun under its id,
+/// else a fresh one.
+fn start(
+    request: &LaunchRequest,
+    conversation: Conversation<'_>,
+    places: &Places,
+    disk: &dyn Disk,
+) -> Start {
     let config_dir = &places.config_dir;
     let transcript = find_transcript(disk, config_dir, conversation.earlier);
-    let session = if is_safe(conversation.earlier) { conversation.earlier } else { conversation.fresh };
-    let folder: String = request.session.cwd.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+    let session =
+        if is_safe(conversation.earlier) { conversation.earlier } else { conversation.fresh };
+    let folder: String = request
+        .session
+        .cwd
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
+        .collect();
     let sockets = places.sockets.as_ref();
     Start {
         session: session.to_string(),
@@ -149,7 +191,14 @@ fn flags(request: &LaunchRequest, places: &Places, own_args: &[String]) -> Vec<S
     let mut all = Vec::new();
     let mut add = |words: &[&str]| all.extend(words.iter().map(|word| word.to_string()));
     if request.transport == Transport::Stream {
-        add(&["-p", "--input-format", "stream-json", "--output-format", "stream-json", "--verbose"]);
+        add(&[
+            "-p",
+            "--input-format",
+            "stream-json",
+            "--output-format",
+            "stream-json",
+            "--verbose",
+        ]);
         add(&["--permission-prompt-tool", "stdio", "--replay-user-messages"]);
     }
     add(&["--plugin-dir", &places.plugin_dir]);
@@ -159,7 +208,12 @@ fn flags(request: &LaunchRequest, places: &Places, own_args: &[String]) -> Vec<S
     for dir in request.settings.plugin_dirs.iter().filter(|dir| **dir != places.plugin_dir) {
         add(&["--plugin-dir", dir]);
     }
-    let says_mode = |word: &String| matches!(word.split('=').next(), Some("--permission-mode" | "--dangerously-skip-permissions"));
+    let says_mode = |word: &String| {
+        matches!(
+            word.split('=').next(),
+            Some("--permission-mode" | "--dangerously-skip-permissions")
+        )
+    };
     if !own_args.iter().any(says_mode) {
         match (&request.session.mode, request.session.approval_mode) {
             (Some(mode), _) => add(&["--permission-mode", mode]),
@@ -172,7 +226,9 @@ fn flags(request: &LaunchRequest, places: &Places, own_args: &[String]) -> Vec<S
     if let Some(sockets) = &places.sockets {
         add(&["--messaging-socket-path", &sockets.session]);
     }
-    for (name, value) in [("--model", &request.settings.model), ("--effort", &request.settings.effort)] {
+    for (name, value) in
+        [("--model", &request.settings.model), ("--effort", &request.settings.effort)]
+    {
         if let Some(value) = value {
             add(&[name, value]);
         }
@@ -199,7 +255,8 @@ fn environment(request: &LaunchRequest, places: &Places) -> (Vec<(String, String
         env.push((CONFIG_DIR.into(), places.config_dir.clone()));
     }
     let mut unset: Vec<String> = INHERITED.map(String::from).into();
-    // Said by the configuration, or else by the transport; never by a session that this runner was started in.
+    // Said by the configuration, or else by the transport; never by a session that this runner was
+    // started in.
     if !request.env.contains_key(ENV_HOOKS) {
         if request.transport == Transport::Stream {
             env.push((ENV_HOOKS.into(), "stop".into()));
@@ -210,8 +267,15 @@ fn environment(request: &LaunchRequest, places: &Places) -> (Vec<(String, String
     (env, unset)
 }
 
-/// What must be there before: our plugin, the settings of this start, the folder of the sockets, a home of its own.
-fn files(request: &LaunchRequest, places: &Places, settings: Map<String, Value>, bypasses: bool, disk: &dyn Disk) -> Vec<SetupFile> {
+/// What must be there before: our plugin, the settings of this start, the folder of the sockets, a
+/// home of its own.
+fn files(
+    request: &LaunchRequest,
+    places: &Places,
+    settings: Map<String, Value>,
+    bypasses: bool,
+    disk: &dyn Disk,
+) -> Vec<SetupFile> {
     let text = Value::Object(settings).to_string() + "\n";
     let mut files = vec![
         SetupFile::Tree { path: places.plugin_dir.clone(), files: plugin::FILES },
@@ -227,8 +291,13 @@ fn files(request: &LaunchRequest, places: &Places, settings: Map<String, Value>,
 }
 
 fn bypasses(request: &LaunchRequest) -> bool {
-    let said =
-        |word: &str| request.args.iter().chain(&request.default_args).any(|arg| arg == word || arg == &format!("--permission-mode={word}"));
+    let said = |word: &str| {
+        request
+            .args
+            .iter()
+            .chain(&request.default_args)
+            .any(|arg| arg == word || arg == &format!("--permission-mode={word}"))
+    };
     let mode = request.session.mode.as_deref();
     said("--dangerously-skip-permissions")
         || said("bypassPermissions")
@@ -238,7 +307,9 @@ fn bypasses(request: &LaunchRequest) -> bool {
 
 fn program(request: &LaunchRequest) -> Vec<String> {
     match (&request.settings.rig, &request.command) {
-        (Some(rig), command) => vec![command.clone().unwrap_or_else(|| "claude-rig".into()), rig.clone()],
+        (Some(rig), command) => {
+            vec![command.clone().unwrap_or_else(|| "claude-rig".into()), rig.clone()]
+        }
         (None, Some(command)) => vec![command.clone()],
         (None, None) => vec!["claude".into()],
     }
@@ -247,19 +318,23 @@ fn program(request: &LaunchRequest) -> Vec<String> {
 fn system_prompt(request: &LaunchRequest) -> String {
     let mut text = RELAY_TEXT.to_string();
     text.push_str(if request.explicit_replies { ANSWER_EXPLICIT } else { ANSWER_AUTO });
-    if let Some(more) = request.settings.system_prompt.as_deref().filter(|more| !more.trim().is_empty()) {
+    if let Some(more) =
+        request.settings.system_prompt.as_deref().filter(|more| !more.trim().is_empty())
+    {
         text.push_str("\n\n");
         text.push_str(more);
     }
     text
 }
 
-/// Settings of this start only. Messages by the socket are taken in, also in bypass mode; the status
-/// line tells the use of the context, where nobody would miss his own. What the user's own `--settings` say counts more.
+/// Settings of this start only. Messages by the socket are taken in, also in bypass mode; the
+/// status line tells the use of the context, where nobody would miss his own. What the user's own
+/// `--settings` say counts more.
 fn settings(request: &LaunchRequest, own: Map<String, Value>) -> Map<String, Value> {
     let mut all = Map::new();
     all.insert("crossSessionInbound".into(), json!("accept"));
-    // Else plan mode has a classifier ask, in a dialog of its own that no hook is told of (seen behind a gateway).
+    // Else plan mode has a classifier ask, in a dialog of its own that no hook is told of (seen
+    // behind a gateway).
     all.insert("useAutoModeDuringPlan".into(), json!(false));
     if request.transport == Transport::Tmux {
         let command = format!("{} hook status-line", shell_quoted(&request.bin));
@@ -269,10 +344,17 @@ fn settings(request: &LaunchRequest, own: Map<String, Value>) -> Map<String, Val
     all
 }
 
-/// Takes `--settings` (a file, or JSON itself) out of the arguments: the program knows one such option.
-fn own_settings(words: &mut Vec<String>, cwd: &str, disk: &dyn Disk) -> Result<Map<String, Value>, LaunchError> {
+/// Takes `--settings` (a file, or JSON itself) out of the arguments: the program knows one such
+/// option.
+fn own_settings(
+    words: &mut Vec<String>,
+    cwd: &str,
+    disk: &dyn Disk,
+) -> Result<Map<String, Value>, LaunchError> {
     let mut own = Map::new();
-    while let Some(at) = words.iter().position(|word| word == "--settings" || word.starts_with("--settings=")) {
+    while let Some(at) =
+        words.iter().position(|word| word == "--settings" || word.starts_with("--settings="))
+    {
         let word = words.remove(at);
         let value = match word.split_once('=') {
             Some((_, value)) => value.to_string(),
@@ -293,7 +375,9 @@ fn own_settings(words: &mut Vec<String>, cwd: &str, disk: &dyn Disk) -> Result<M
 
 /// An id that may stand in a file name and a command line.
 fn is_safe(conversation: &str) -> bool {
-    !conversation.is_empty() && !conversation.starts_with('-') && conversation.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
+    !conversation.is_empty()
+        && !conversation.starts_with('-')
+        && conversation.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
 }
 
 /// The transcript of a conversation, in whatever project folder it lies.
@@ -312,11 +396,13 @@ fn profile(request: &LaunchRequest, disk: &dyn Disk, dir: &str, bypasses: bool) 
             .and_then(|value| value.as_object().cloned())
             .unwrap_or_default()
     };
-    let (state_path, settings_path) = (format!("{dir}/.claude.json"), format!("{dir}/settings.json"));
+    let (state_path, settings_path) =
+        (format!("{dir}/.claude.json"), format!("{dir}/settings.json"));
     let mut state = record(&state_path);
     state.insert("hasCompletedOnboarding".into(), json!(true));
     if let Some(key) = set(request, "ANTHROPIC_API_KEY") {
-        let tail: String = key.chars().rev().take(20).collect::<Vec<_>>().into_iter().rev().collect();
+        let tail: String =
+            key.chars().rev().take(20).collect::<Vec<_>>().into_iter().rev().collect();
         state.insert("customApiKeyResponses".into(), json!({"approved": [tail], "rejected": []}));
     }
     let projects = state.entry("projects").or_insert_with(|| json!({}));
@@ -337,9 +423,11 @@ fn profile(request: &LaunchRequest, disk: &dyn Disk, dir: &str, bypasses: bool) 
         SetupFile::File { path: state_path, text: text(state) },
         SetupFile::File { path: settings_path, text: text(settings) },
     ];
-    let folders = [request.env.get(CONFIG_DIR).cloned(), Some(format!("{}/.claude", request.user_home))];
+    let folders =
+        [request.env.get(CONFIG_DIR).cloned(), Some(format!("{}/.claude", request.user_home))];
     let logins = folders.into_iter().flatten().filter(|folder| !folder.is_empty() && folder != dir);
-    let login = logins.map(|folder| format!("{folder}/{}", LOGIN.file)).find(|login| disk.exists(login));
+    let login =
+        logins.map(|folder| format!("{folder}/{}", LOGIN.file)).find(|login| disk.exists(login));
     files.extend(login.map(|to| SetupFile::Link { path: format!("{dir}/{}", LOGIN.file), to }));
     files
 }
@@ -362,7 +450,9 @@ mod tests {
             self.0.contains_key(path)
         }
         fn list(&self, path: &str) -> Vec<String> {
-            let below = |name: &String| name.strip_prefix(path)?.strip_prefix('/')?.split('/').next().map(str::to_string);
+            let below = |name: &String| {
+                name.strip_prefix(path)?.strip_prefix('/')?.split('/').next().map(str::to_string)
+            };
             self.0.keys().filter_map(below).collect()
         }
     }
@@ -393,7 +483,9 @@ mod tests {
             runtime_dir: "/r".into(),
             bin: "/b/agent-relay".into(),
             is_root: true,
-            env: [("ANTHROPIC_API_KEY".to_string(), "sk-0123456789-0123456789".to_string())].into_iter().collect(),
+            env: [("ANTHROPIC_API_KEY".to_string(), "sk-0123456789-0123456789".to_string())]
+                .into_iter()
+                .collect(),
         }
     }
 
@@ -404,7 +496,8 @@ mod tests {
     }
 
     fn command_for(request: &LaunchRequest, earlier: &str, files: &[(&str, &str)]) -> String {
-        let disk = Files(files.iter().map(|(path, text)| (path.to_string(), text.to_string())).collect());
+        let disk =
+            Files(files.iter().map(|(path, text)| (path.to_string(), text.to_string())).collect());
         let plan = plan(request, Conversation { earlier, ..FRESH }, &disk);
         plan.map(|plan| plan.argv.join(" ")).unwrap_or_else(|error| error.text)
     }
@@ -416,21 +509,37 @@ mod tests {
     #[test]
     fn the_permission_mode_is_always_said() {
         use ApprovalMode::{Guarded, Open, ReadOnly};
-        assert!(command(&request(Transport::Tmux, Guarded), &[]).contains("--permission-mode manual"));
-        assert!(command(&request(Transport::Tmux, ReadOnly), &[]).contains("--permission-mode plan"));
-        assert!(command(&request(Transport::Tmux, Open), &[]).contains("IS_SANDBOX=1"), "refused as root");
         assert!(
-            command(&LaunchRequest { is_root: false, ..request(Transport::Tmux, Open) }, &[]).contains("--dangerously-skip-permissions")
+            command(&request(Transport::Tmux, Guarded), &[]).contains("--permission-mode manual")
         );
-        let own = LaunchRequest { args: vec!["--permission-mode".into(), "dontAsk".into()], ..request(Transport::Tmux, Guarded) };
+        assert!(
+            command(&request(Transport::Tmux, ReadOnly), &[]).contains("--permission-mode plan")
+        );
+        assert!(
+            command(&request(Transport::Tmux, Open), &[]).contains("IS_SANDBOX=1"),
+            "refused as root"
+        );
+        assert!(
+            command(&LaunchRequest { is_root: false, ..request(Transport::Tmux, Open) }, &[])
+                .contains("--dangerously-skip-permissions")
+        );
+        let own = LaunchRequest {
+            args: vec!["--permission-mode".into(), "dontAsk".into()],
+            ..request(Transport::Tmux, Guarded)
+        };
         assert_eq!(command(&own, &[]).matches("--permission-mode").count(), 1);
     }
 
     /// The program takes the last of several `--settings`, so there is one, and it holds both.
     #[test]
     fn own_settings_are_joined_with_ours() {
-        let disk = Files([("/w/mine.json".to_string(), r#"{"model": "x", "statusLine": 1}"#.to_string())].into());
-        for words in [vec!["--settings", "mine.json", "--debug"], vec![r#"--settings={"model": "x", "statusLine": 1}"#, "--debug"]] {
+        let disk = Files(
+            [("/w/mine.json".to_string(), r#"{"model": "x", "statusLine": 1}"#.to_string())].into(),
+        );
+        for words in [
+            vec!["--settings", "mine.json", "--debug"],
+            vec![r#"--settings={"model": "x", "statusLine": 1}"#, "--debug"],
+        ] {
             let request = LaunchRequest {
                 args: words.iter().map(|word| word.to_string()).collect(),
                 ..request(Transport::Tmux, ApprovalMode::Guarded)
@@ -439,15 +548,21 @@ mod tests {
             assert_eq!(plan.argv.iter().filter(|word| word.starts_with("--settings")).count(), 1);
             assert_eq!(plan.argv.last().map(String::as_str), Some("--debug"));
             let written = plan.files.iter().find_map(|file| match file {
-                SetupFile::File { path, text } if path.ends_with("claude-settings.json") => serde_json::from_str::<Value>(text).ok(),
+                SetupFile::File { path, text } if path.ends_with("claude-settings.json") => {
+                    serde_json::from_str::<Value>(text).ok()
+                }
                 _ => None,
             });
             assert_eq!(
                 written,
-                Some(json!({"crossSessionInbound": "accept", "useAutoModeDuringPlan": false, "model": "x", "statusLine": 1}))
+                Some(
+                    json!({"crossSessionInbound": "accept", "useAutoModeDuringPlan": false, "model": "x", "statusLine": 1})
+                )
             );
         }
-        for words in [vec!["--settings", "missing.json"], vec!["--settings"], vec!["--settings", "[]"]] {
+        for words in
+            [vec!["--settings", "missing.json"], vec!["--settings"], vec!["--settings", "[]"]]
+        {
             let request = LaunchRequest {
                 args: words.iter().map(|word| word.to_string()).collect(),
                 ..request(Transport::Stream, ApprovalMode::Guarded)
@@ -460,7 +575,10 @@ mod tests {
     #[test]
     fn what_has_a_transcript_is_resumed() {
         let request = request(Transport::Stream, ApprovalMode::Guarded);
-        assert!(command_for(&request, "c-1", &[]).contains("--session-id c-1"), "never prompted: the same id again");
+        assert!(
+            command_for(&request, "c-1", &[]).contains("--session-id c-1"),
+            "never prompted: the same id again"
+        );
         let there = [("/h/agents/a/claude/projects/-w/c-1.jsonl", "")];
         assert!(command_for(&request, "c-1", &there).contains("--resume c-1"));
         assert!(command(&request, &there).contains("--session-id f"));
@@ -470,7 +588,8 @@ mod tests {
 
     #[test]
     fn the_profile_is_whole_and_keeps_what_was_there() {
-        let state = r#"{"numStartups": 3, "projects": {"/other": {"hasTrustDialogAccepted": true}}}"#;
+        let state =
+            r#"{"numStartups": 3, "projects": {"/other": {"hasTrustDialogAccepted": true}}}"#;
         let disk = Files(
             [("/h/agents/a/claude/.claude.json", state), ("/u/.claude/.credentials.json", "{}")]
                 .map(|(a, b)| (a.to_string(), b.to_string()))
@@ -478,32 +597,50 @@ mod tests {
         );
         let files = planned(&request(Transport::Tmux, ApprovalMode::Guarded), &disk).files;
         let text = files.iter().find_map(|file| match file {
-            SetupFile::File { path, text } if path.ends_with(".claude.json") => serde_json::from_str::<Value>(text).ok(),
+            SetupFile::File { path, text } if path.ends_with(".claude.json") => {
+                serde_json::from_str::<Value>(text).ok()
+            }
             _ => None,
         });
         let text = text.expect("written");
         assert_eq!(text["customApiKeyResponses"]["approved"], json!(["123456789-0123456789"]));
-        assert_eq!((text["numStartups"].clone(), text["projects"]["/w"]["hasTrustDialogAccepted"].clone()), (json!(3), json!(true)));
+        assert_eq!(
+            (text["numStartups"].clone(), text["projects"]["/w"]["hasTrustDialogAccepted"].clone()),
+            (json!(3), json!(true))
+        );
         assert!(text["projects"]["/other"].is_object());
-        let link = |to: &str| SetupFile::Link { path: "/h/agents/a/claude/.credentials.json".into(), to: to.into() };
+        let link = |to: &str| SetupFile::Link {
+            path: "/h/agents/a/claude/.credentials.json".into(),
+            to: to.into(),
+        };
         assert!(files.contains(&link("/u/.claude/.credentials.json")));
         let mut elsewhere = request(Transport::Tmux, ApprovalMode::Guarded);
         elsewhere.env.insert("CLAUDE_CONFIG_DIR".into(), "/data/claude".into());
-        let disk =
-            Files([("/data/claude/.credentials.json", ""), ("/u/.claude/.credentials.json", "")].map(|(a, b)| (a.into(), b.into())).into());
+        let disk = Files(
+            [("/data/claude/.credentials.json", ""), ("/u/.claude/.credentials.json", "")]
+                .map(|(a, b)| (a.into(), b.into()))
+                .into(),
+        );
         assert!(planned(&elsewhere, &disk).files.contains(&link("/data/claude/.credentials.json")));
     }
 
     #[test]
     fn hooks_of_an_outer_session_silence_nobody() {
         let disk = Files(BTreeMap::new());
-        let plan = |transport: Transport| planned(&request(transport, ApprovalMode::Guarded), &disk);
+        let plan =
+            |transport: Transport| planned(&request(transport, ApprovalMode::Guarded), &disk);
         for transport in [Transport::Tmux, Transport::Terminal] {
             let plan = plan(transport);
-            assert!(plan.unset.iter().any(|name| name == ENV_HOOKS) && !plan.env.iter().any(|(name, _)| name == ENV_HOOKS));
+            assert!(
+                plan.unset.iter().any(|name| name == ENV_HOOKS)
+                    && !plan.env.iter().any(|(name, _)| name == ENV_HOOKS)
+            );
         }
         let plan = plan(Transport::Stream);
-        assert!(!plan.unset.iter().any(|name| name == ENV_HOOKS) && plan.env.contains(&(ENV_HOOKS.into(), "stop".into())));
+        assert!(
+            !plan.unset.iter().any(|name| name == ENV_HOOKS)
+                && plan.env.contains(&(ENV_HOOKS.into(), "stop".into()))
+        );
         let mut own = request(Transport::Tmux, ApprovalMode::Guarded);
         own.env.insert(ENV_HOOKS.into(), "stop".into());
         let plan = planned(&own, &disk);

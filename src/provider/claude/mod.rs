@@ -27,7 +27,12 @@ pub const PROVIDER: Provider = Provider {
     settings: launch::SETTINGS,
     plan: launch::plan,
     transports: &[Transport::Tmux, Transport::Stream, Transport::Terminal],
-    capabilities: SessionCapabilities { split_by_sender: true, takes_urgent: true, tracks_turns: true, changes_context: true },
+    capabilities: SessionCapabilities {
+        split_by_sender: true,
+        takes_urgent: true,
+        tracks_turns: true,
+        changes_context: true,
+    },
     check_args,
     approval_timeout: APPROVAL_TIMEOUT_MAX,
     approval_timeout_max: APPROVAL_TIMEOUT_MAX,
@@ -56,15 +61,39 @@ pub const LOGIN: Login = Login {
     ],
     cure: "start `claude` once and log in, or set ANTHROPIC_API_KEY (for runners: in `env` of providers/claude.json)",
 };
-/// A question waits as long as its hook may (a day, in the plugin's `hooks.json`), less the time to answer it.
+/// A question waits as long as its hook may (a day, in the plugin's `hooks.json`), less the time to
+/// answer it.
 pub const APPROVAL_TIMEOUT_MAX: Duration = Duration::from_secs(86_400 - 100);
 /// The version that all facts of this page were taken from.
 pub const TESTED: &str = "2.1.329";
 
-/// Subcommands that are no session, and options that choose another conversation or none: the runner chooses it.
-const OTHER_PROGRAMS: [&str; 9] = ["mcp", "config", "update", "doctor", "install", "migrate-installer", "setup-token", "plugin", "agents"];
-const OTHER_WAYS: [&str; 12] =
-    ["-p", "--print", "-v", "--version", "-h", "--help", "-c", "--continue", "-r", "--resume", "--session-id", "--fork-session"];
+/// Subcommands that are no session, and options that choose another conversation or none: the
+/// runner chooses it.
+const OTHER_PROGRAMS: [&str; 9] = [
+    "mcp",
+    "config",
+    "update",
+    "doctor",
+    "install",
+    "migrate-installer",
+    "setup-token",
+    "plugin",
+    "agents",
+];
+const OTHER_WAYS: [&str; 12] = [
+    "-p",
+    "--print",
+    "-v",
+    "--version",
+    "-h",
+    "--help",
+    "-c",
+    "--continue",
+    "-r",
+    "--resume",
+    "--session-id",
+    "--fork-session",
+];
 
 /// Why these arguments cannot be passed on; one sentence with the cure.
 fn check_args(args: &[String]) -> Option<String> {
@@ -75,7 +104,8 @@ fn check_args(args: &[String]) -> Option<String> {
     if !first.is_empty() && !first.starts_with('-') {
         return Some("a first prompt among claude's own arguments would be said again at every restart: give it with --prompt".into());
     }
-    let way = args.iter().find(|arg| OTHER_WAYS.contains(&arg.split('=').next().unwrap_or_default()))?;
+    let way =
+        args.iter().find(|arg| OTHER_WAYS.contains(&arg.split('=').next().unwrap_or_default()))?;
     Some(match way.as_str() {
         "-p" | "--print" | "-v" | "--version" | "-h" | "--help" => {
             format!("`claude {way}` is not a session to supervise; run it by itself")
@@ -101,9 +131,14 @@ mod tests {
     #[test]
     fn only_sessions_are_supervised() {
         let words = |text: &str| text.split(' ').map(str::to_string).collect::<Vec<_>>();
-        for (text, refused) in
-            [("-p hi", true), ("mcp list", true), ("--resume=x", true), ("--model sonnet", false), ("--add-dir /x", false), ("hello", true)]
-        {
+        for (text, refused) in [
+            ("-p hi", true),
+            ("mcp list", true),
+            ("--resume=x", true),
+            ("--model sonnet", false),
+            ("--add-dir /x", false),
+            ("hello", true),
+        ] {
             assert_eq!(super::check_args(&words(text)).is_some(), refused, "{text}");
         }
     }

@@ -32,9 +32,19 @@ impl Ask {
     /// From a hook's payload or a control request; wrong types count as missing.
     pub fn read(record: &Value, input_field: &str) -> Ask {
         Ask {
-            tool: record.get("tool_name").and_then(Value::as_str).unwrap_or("Tool").chars().take(200).collect(),
+            tool: record
+                .get("tool_name")
+                .and_then(Value::as_str)
+                .unwrap_or("Tool")
+                .chars()
+                .take(200)
+                .collect(),
             input: record.get(input_field).and_then(Value::as_object).cloned().unwrap_or_default(),
-            suggestions: record.get("permission_suggestions").and_then(Value::as_array).cloned().unwrap_or_default(),
+            suggestions: record
+                .get("permission_suggestions")
+                .and_then(Value::as_array)
+                .cloned()
+                .unwrap_or_default(),
             is_cut: record.get(CUT).is_some(),
         }
     }
@@ -50,36 +60,63 @@ impl Ask {
         detail.insert("tool".into(), json!(self.tool));
         let (title, options) = if self.is_question() {
             let questions = self.input.get("questions").cloned().unwrap_or_default();
-            let first = questions.pointer("/0/question").and_then(Value::as_str).unwrap_or("a question");
+            let first =
+                questions.pointer("/0/question").and_then(Value::as_str).unwrap_or("a question");
             let title = covered(&first.split_whitespace().collect::<Vec<_>>().join(" "));
             detail.insert("questions".into(), shown(&questions));
             (title, ["answer", "deny", "abort"].map(String::from).to_vec())
         } else {
-            (summary(&self.tool, &self.input), ["approve", "approve-session", "deny", "abort"].map(String::from).to_vec())
+            (
+                summary(&self.tool, &self.input),
+                ["approve", "approve-session", "deny", "abort"].map(String::from).to_vec(),
+            )
         };
         if !self.suggestions.is_empty() && !self.is_question() {
             detail.insert("suggestions".into(), shown(&json!(self.suggestions)));
         }
         let input = shown(&Value::Object(self.input.clone()));
-        Approval { id: id.into(), title: cut(&title, TITLE_CHARS_MAX), kind: kind(&self.tool).into(), input, options, detail }
+        Approval {
+            id: id.into(),
+            title: cut(&title, TITLE_CHARS_MAX),
+            kind: kind(&self.tool).into(),
+            input,
+            options,
+            detail,
+        }
     }
 
     /// The answer to a decision.
-    pub fn answer(&self, decision: Decision, reason: Option<&str>, answers: Option<&Value>) -> Answer {
-        let refusal = |text: &str, interrupt: bool| Answer::Deny { message: reason.unwrap_or(text).to_string(), interrupt };
+    pub fn answer(
+        &self,
+        decision: Decision,
+        reason: Option<&str>,
+        answers: Option<&Value>,
+    ) -> Answer {
+        let refusal = |text: &str, interrupt: bool| Answer::Deny {
+            message: reason.unwrap_or(text).to_string(),
+            interrupt,
+        };
         match decision {
             Decision::Deny => refusal("Denied by a person through the relay.", false),
-            Decision::Abort => refusal("Denied by a person through the relay, who also ended the turn.", true),
-            Decision::Approve | Decision::ApproveSession if self.is_question() => match answers.and_then(Value::as_object) {
+            Decision::Abort => {
+                refusal("Denied by a person through the relay, who also ended the turn.", true)
+            }
+            Decision::Approve | Decision::ApproveSession if self.is_question() => match answers
+                .and_then(Value::as_object)
+            {
                 Some(answers) => {
                     let mut input = self.input.clone();
                     input.insert("answers".into(), Value::Object(answers.clone()));
                     Answer::Allow { input, rules: Vec::new() }
                 }
-                None => refusal("The person did not choose an answer; go on as you think best.", false),
+                None => {
+                    refusal("The person did not choose an answer; go on as you think best.", false)
+                }
             },
             Decision::Approve => Answer::Allow { input: self.own_input(), rules: Vec::new() },
-            Decision::ApproveSession => Answer::Allow { input: self.own_input(), rules: self.session_rules() },
+            Decision::ApproveSession => {
+                Answer::Allow { input: self.own_input(), rules: self.session_rules() }
+            }
         }
     }
 
@@ -88,17 +125,23 @@ impl Ask {
         if self.is_cut { Map::new() } else { self.input.clone() }
     }
 
-    /// What is suggested, for this session only; without a suggestion a rule for just this. Changes of the mode are
-    /// no rules: they would allow more than was asked.
+    /// What is suggested, for this session only; without a suggestion a rule for just this. Changes
+    /// of the mode are no rules: they would allow more than was asked.
     fn session_rules(&self) -> Vec<Value> {
-        let mut rules: Vec<Value> =
-            self.suggestions.iter().filter(|rule| rule.get("type").and_then(Value::as_str) != Some("setMode")).cloned().collect();
+        let mut rules: Vec<Value> = self
+            .suggestions
+            .iter()
+            .filter(|rule| rule.get("type").and_then(Value::as_str) != Some("setMode"))
+            .cloned()
+            .collect();
         for rule in &mut rules {
             if let Some(rule) = rule.as_object_mut() {
                 rule.insert("destination".into(), json!("session"));
             }
         }
-        rules.retain(|rule| rule.is_object() && rule.get("behavior").is_none_or(|behavior| behavior == "allow"));
+        rules.retain(|rule| {
+            rule.is_object() && rule.get("behavior").is_none_or(|behavior| behavior == "allow")
+        });
         if !rules.iter().any(|rule| rule["type"] == "addRules") {
             let rule = self.own_rule();
             rules.extend(rule.map(|rule| json!({"type": "addRules", "rules": [rule], "behavior": "allow", "destination": "session"})));
@@ -106,22 +149,48 @@ impl Ask {
         rules
     }
 
-    /// A rule that allows this and nothing else; `None`: there is no such rule, and it is allowed this once.
+    /// A rule that allows this and nothing else; `None`: there is no such rule, and it is allowed
+    /// this once.
     fn own_rule(&self) -> Option<Value> {
         if crate::planted::is("whole-tool") && !self.tool.is_empty() {
             return Some(json!({"toolName": self.tool}));
         }
-        let text = |field: &str| self.input.get(field).and_then(Value::as_str).filter(|text| !text.trim().is_empty() && !self.is_cut);
+        let text = |field: &str| {
+            self.input
+                .get(field)
+                .and_then(Value::as_str)
+                .filter(|text| !text.trim().is_empty() && !self.is_cut)
+        };
         // In a rule, these signs stand for more than themselves.
         let exact = |text: &&str| !text.contains(['*', '?', '[', '{', '!', '\\']);
         let (tool, content) = match self.tool.as_str() {
-            "Bash" => ("Bash", text("command").filter(|command| !command.contains('*') && !command.contains('\\'))?.to_string()),
-            "Read" => ("Read", format!("/{}", text("file_path").filter(exact).filter(|path| path.starts_with('/'))?)),
-            "Edit" | "Write" | "MultiEdit" => {
-                ("Edit", format!("/{}", text("file_path").filter(exact).filter(|path| path.starts_with('/'))?))
-            }
+            "Bash" => (
+                "Bash",
+                text("command")
+                    .filter(|command| !command.contains('*') && !command.contains('\\'))?
+                    .to_string(),
+            ),
+            "Read" => (
+                "Read",
+                format!(
+                    "/{}",
+                    text("file_path").filter(exact).filter(|path| path.starts_with('/'))?
+                ),
+            ),
+            "Edit" | "Write" | "MultiEdit" => (
+                "Edit",
+                format!(
+                    "/{}",
+                    text("file_path").filter(exact).filter(|path| path.starts_with('/'))?
+                ),
+            ),
             "WebFetch" => {
-                let host = text("url")?.split_once("://")?.1.split(['/', '?', '#', '\\']).next().filter(|host| !host.contains('@'))?;
+                let host = text("url")?
+                    .split_once("://")?
+                    .1
+                    .split(['/', '?', '#', '\\'])
+                    .next()
+                    .filter(|host| !host.contains('@'))?;
                 let host = host.split(':').next().filter(|host| !host.is_empty())?;
                 ("WebFetch", format!("domain:{}", Some(host).filter(exact)?))
             }
@@ -139,12 +208,15 @@ impl Ask {
             return None;
         }
         let answers = answers.and_then(Value::as_object);
-        let questions = self.input.get("questions").and_then(Value::as_array).cloned().unwrap_or_default();
+        let questions =
+            self.input.get("questions").and_then(Value::as_array).cloned().unwrap_or_default();
         let missing = questions
             .iter()
             .filter_map(|question| question.get("question")?.as_str())
             .find(|question| !answers.is_some_and(|answers| answers.contains_key(*question)));
-        missing.map(|question| format!("this is a question: say the answer with --answer {question:?}=<choice>"))
+        missing.map(|question| {
+            format!("this is a question: say the answer with --answer {question:?}=<choice>")
+        })
     }
 }
 
@@ -168,7 +240,8 @@ pub enum Answer {
 }
 
 impl Answer {
-    /// As decision of a PermissionRequest hook, or response to `can_use_tool`: both have the same fields.
+    /// As decision of a PermissionRequest hook, or response to `can_use_tool`: both have the same
+    /// fields.
     pub fn decision(&self) -> Value {
         match self {
             Answer::Allow { input, rules } => {
@@ -181,7 +254,9 @@ impl Answer {
                 }
                 decision
             }
-            Answer::Deny { message, interrupt } => json!({"behavior": "deny", "message": message, "interrupt": interrupt}),
+            Answer::Deny { message, interrupt } => {
+                json!({"behavior": "deny", "message": message, "interrupt": interrupt})
+            }
         }
     }
 
@@ -236,13 +311,20 @@ mod tests {
         let view = bash().view("p1");
         assert_eq!((view.title.as_str(), view.kind.as_str()), ("Bash: touch x", "execute"));
         assert_eq!(view.input["api_token"], "********");
-        assert_eq!(Ask::read(&json!({"tool_name": 5, "tool_input": "x"}), "tool_input"), Ask { tool: "Tool".into(), ..Default::default() });
+        assert_eq!(
+            Ask::read(&json!({"tool_name": 5, "tool_input": "x"}), "tool_input"),
+            Ask { tool: "Tool".into(), ..Default::default() }
+        );
         let long = Ask {
             tool: "Bash".into(),
             input: [("command".to_string(), json!("x".repeat(9000)))].into_iter().collect(),
             ..Default::default()
         };
-        assert!(long.view("p").input["command"].as_str().is_some_and(|text| text.chars().count() == FIELD_CHARS_MAX + 1));
+        assert!(
+            long.view("p").input["command"]
+                .as_str()
+                .is_some_and(|text| text.chars().count() == FIELD_CHARS_MAX + 1)
+        );
     }
 
     #[test]
@@ -265,7 +347,11 @@ mod tests {
             ("Write", json!({"file_path": "/w/a.txt"}), rule("Edit", "//w/a.txt")),
             ("Edit", json!({"file_path": "/w/**"}), none()),
             ("Read", json!({"file_path": "/etc/x"}), rule("Read", "//etc/x")),
-            ("WebFetch", json!({"url": "https://a.example:8/x?y"}), rule("WebFetch", "domain:a.example")),
+            (
+                "WebFetch",
+                json!({"url": "https://a.example:8/x?y"}),
+                rule("WebFetch", "domain:a.example"),
+            ),
             ("WebFetch", json!({"url": "https://a@b/x"}), none()),
             ("WebFetch", json!({"url": "https://good.example:pw@evil.example/"}), none()),
             (
@@ -312,13 +398,22 @@ mod tests {
     #[test]
     fn a_question_needs_its_answers() {
         let questions = json!([{"question": "Which colour?", "options": [{"label": "Red"}]}]);
-        let ask = Ask::read(&json!({"tool_name": QUESTION, "tool_input": {"questions": questions}}), "tool_input");
-        assert!(ask.objection(Decision::Approve, None).is_some_and(|text| text.contains("Which colour?")));
+        let ask = Ask::read(
+            &json!({"tool_name": QUESTION, "tool_input": {"questions": questions}}),
+            "tool_input",
+        );
+        assert!(
+            ask.objection(Decision::Approve, None)
+                .is_some_and(|text| text.contains("Which colour?"))
+        );
         assert_eq!(ask.objection(Decision::Deny, None), None);
         let answers = json!({"Which colour?": "Red"});
         assert_eq!(ask.objection(Decision::Approve, Some(&answers)), None);
         let printed = ask.answer(Decision::Approve, None, Some(&answers)).for_hook("PreToolUse");
-        assert_eq!(printed["hookSpecificOutput"]["updatedInput"], json!({"questions": questions, "answers": answers}));
+        assert_eq!(
+            printed["hookSpecificOutput"]["updatedInput"],
+            json!({"questions": questions, "answers": answers})
+        );
         assert_eq!(ask.view("q").kind, "question");
     }
 }

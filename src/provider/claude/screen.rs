@@ -1,5 +1,5 @@
-//! What the terminal shows. Only frame, footer and the last lines are read: what the conversation quotes must not
-//! count.
+//! What the terminal shows. Only frame, footer and the last lines are read: what the conversation
+//! quotes must not count.
 
 use crate::core::screen::{bright, plain};
 use crate::core::session::Screen;
@@ -50,9 +50,15 @@ impl Dialog {
             Dialog::Onboarding => {
                 "it wants to be set up: start `claude` once in a terminal and log in, or use an isolated profile (--isolated) with ANTHROPIC_API_KEY"
             }
-            Dialog::NoNetwork => "it cannot reach its vendor: check the network, proxies and ANTHROPIC_BASE_URL",
-            Dialog::Held => "it holds a message of another session: answer it with `agent-relay attach`",
-            Dialog::Permission | Dialog::Other => "it shows a question: answer it with `agent-relay attach`",
+            Dialog::NoNetwork => {
+                "it cannot reach its vendor: check the network, proxies and ANTHROPIC_BASE_URL"
+            }
+            Dialog::Held => {
+                "it holds a message of another session: answer it with `agent-relay attach`"
+            }
+            Dialog::Permission | Dialog::Other => {
+                "it shows a question: answer it with `agent-relay attach`"
+            }
         }
     }
 }
@@ -79,14 +85,19 @@ impl ScreenState {
     /// Reads a screen.
     pub fn read(screen: &Screen) -> ScreenState {
         let coloured: Vec<&str> = screen.text.lines().collect();
-        let lines: Vec<String> = coloured.iter().map(|line| plain(line).trim_end().to_string()).collect();
-        let filled: Vec<&str> = lines.iter().map(String::as_str).filter(|line| !line.trim().is_empty()).collect();
+        let lines: Vec<String> =
+            coloured.iter().map(|line| plain(line).trim_end().to_string()).collect();
+        let filled: Vec<&str> =
+            lines.iter().map(String::as_str).filter(|line| !line.trim().is_empty()).collect();
         let last = |count: usize| &filled[filled.len().saturating_sub(count)..];
         let bottom = last(2).join("\n");
         let frame = frame(&lines);
         // Where the input box is, the conversation above it may quote whatever a dialog says.
-        let boxed = frame.is_some_and(|(top, low)| low > top + 1 && lines[top + 1].trim_start().starts_with(['❯', '!']));
-        let mut state = ScreenState { dialog: dialog(&filled, &bottom, boxed), ..Default::default() };
+        let boxed = frame.is_some_and(|(top, low)| {
+            low > top + 1 && lines[top + 1].trim_start().starts_with(['❯', '!'])
+        });
+        let mut state =
+            ScreenState { dialog: dialog(&filled, &bottom, boxed), ..Default::default() };
         let Some((top, low)) = frame else {
             return state;
         };
@@ -94,12 +105,16 @@ impl ScreenState {
         if state.dialog.is_none() && !footer.contains("to navigate") {
             state.input = input(&lines[top + 1..low], &coloured[top + 1..low]);
         }
-        let above: Vec<&String> = lines[..top].iter().filter(|line| !line.trim().is_empty()).collect();
+        let above: Vec<&String> =
+            lines[..top].iter().filter(|line| !line.trim().is_empty()).collect();
         let above = &above[above.len().saturating_sub(STATUS_LINES)..];
         state.stashed = above.iter().any(|line| line.contains("draft stashed"));
-        state.retrying =
-            above.iter().find(|line| line.contains("retrying in") && starts_with_glyph(line)).map(|line| line.trim().to_string());
-        // The footer cannot be quoted; it hides this while text stands in the box, where the registry has to tell.
+        state.retrying = above
+            .iter()
+            .find(|line| line.contains("retrying in") && starts_with_glyph(line))
+            .map(|line| line.trim().to_string());
+        // The footer cannot be quoted; it hides this while text stands in the box, where the
+        // registry has to tell.
         state.busy = footer.contains("esc to interrupt");
         state
     }
@@ -134,13 +149,29 @@ fn input(lines: &[String], coloured: &[&str]) -> Option<InputBox> {
         // A long draft shows only its end.
         return (!first.is_empty()).then(|| InputBox::Text(lines.join("\n")));
     }
-    let strip = |line: &str| line.trim_start().trim_start_matches(['❯', '\u{a0}', ' ']).trim_end().to_string();
-    let text = lines.iter().map(|line| strip(line)).collect::<Vec<_>>().join("\n").trim().to_string();
+    let strip = |line: &str| {
+        line.trim_start().trim_start_matches(['❯', '\u{a0}', ' ']).trim_end().to_string()
+    };
+    let text =
+        lines.iter().map(|line| strip(line)).collect::<Vec<_>>().join("\n").trim().to_string();
     // A hint is dimmed but for its first letter, which the cursor covers.
-    let full = coloured.iter().map(|line| strip(&bright(line))).collect::<Vec<_>>().join("\n").trim().to_string();
-    let hinted = coloured.first().is_some_and(|line| line.contains("\u{1b}[0;2m") || line.contains("\u{1b}[2m")) && full.is_empty();
+    let full = coloured
+        .iter()
+        .map(|line| strip(&bright(line)))
+        .collect::<Vec<_>>()
+        .join("\n")
+        .trim()
+        .to_string();
+    let hinted = coloured
+        .first()
+        .is_some_and(|line| line.contains("\u{1b}[0;2m") || line.contains("\u{1b}[2m"))
+        && full.is_empty();
     let queue_hint = text.starts_with("Press up to edit queued");
-    Some(if text.is_empty() || hinted || queue_hint { InputBox::Empty } else { InputBox::Text(text) })
+    Some(if text.is_empty() || hinted || queue_hint {
+        InputBox::Empty
+    } else {
+        InputBox::Text(text)
+    })
 }
 
 fn dialog(filled: &[&str], bottom: &str, boxed: bool) -> Option<Dialog> {
@@ -154,12 +185,18 @@ fn dialog(filled: &[&str], bottom: &str, boxed: bool) -> Option<Dialog> {
         ("Choose the text style", Dialog::Onboarding),
         ("Held message from another session", Dialog::Held),
     ];
-    let waits = bottom.contains("Esc to cancel") || bottom.contains("Enter to confirm") || bottom.contains("Enter to select");
+    let waits = bottom.contains("Esc to cancel")
+        || bottom.contains("Enter to confirm")
+        || bottom.contains("Enter to select");
     let found = known.iter().find(|(text, _)| recent.contains(text)).map(|(_, dialog)| *dialog);
     match found {
         _ if boxed && !waits => None,
         Some(Dialog::NoNetwork | Dialog::Onboarding) if !bottom.contains("mode on") => found,
-        Some(Dialog::Held) if filled.iter().rev().take(8).any(|line| line.contains("Deny — drop it")) => found,
+        Some(Dialog::Held)
+            if filled.iter().rev().take(8).any(|line| line.contains("Deny — drop it")) =>
+        {
+            found
+        }
         _ if !waits => None,
         Some(dialog) => Some(dialog),
         None if recent.contains("Do you want to") => Some(Dialog::Permission),

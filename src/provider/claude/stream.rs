@@ -1,8 +1,10 @@
-//! A session over its standard streams, one JSON object a line: `claude -p` stays until its
-//! input is closed, tells which of our lines it has taken by their `uuid`, and asks for permissions by messages.
+//! A session over its standard streams, one JSON object a line: `claude -p` stays until its input
+//! is closed, tells which of our lines it has taken by their `uuid`, and asks for permissions by
+//! messages.
 //!
-//! A line that is told as taken may still be missing on disk when the program is killed; so after a restart the
-//! transcript decides, and what stands there unanswered is never sent again but followed by a word to go on.
+//! A line that is told as taken may still be missing on disk when the program is killed; so after a
+//! restart the transcript decides, and what stands there unanswered is never sent again but
+//! followed by a word to go on.
 
 mod lines;
 
@@ -16,7 +18,10 @@ use super::sanitize::{escape_mentions, escape_prefix};
 use super::transcript::{self, Evidence, LINE_BYTES_MAX};
 use crate::core::ids::{BatchNumber, Ticket, VerbNumber};
 use crate::core::limits::APPROVALS_MAX;
-use crate::core::session::{Decision, Delivery, DeliveryOutcome, Input, OpenMode, Opened, Output, Resume, Session, SessionEvent, Verb};
+use crate::core::session::{
+    Decision, Delivery, DeliveryOutcome, Input, OpenMode, Opened, Output, Resume, Session,
+    SessionEvent, Verb,
+};
 use crate::core::time::{Now, Tick, sooner};
 use crate::provider::lines::Lines;
 use crate::provider::{SessionSettings, Start};
@@ -184,10 +189,17 @@ impl StreamSession {
                 self.next_line(urgent);
             }
             Verb::Inject { text, person } => {
-                if self.queue.iter().filter(|waiting| waiting.verb.is_some()).count() >= INJECTED_MAX {
-                    return self.answer(number, Err("too many texts wait for the end of the turn".into()));
+                if self.queue.iter().filter(|waiting| waiting.verb.is_some()).count()
+                    >= INJECTED_MAX
+                {
+                    return self
+                        .answer(number, Err("too many texts wait for the end of the turn".into()));
                 }
-                let text = if person { escape_prefix(&text) } else { format!("{OTHERS}\n\n{}", escape_mentions(&text)) };
+                let text = if person {
+                    escape_prefix(&text)
+                } else {
+                    format!("{OTHERS}\n\n{}", escape_mentions(&text))
+                };
                 self.queue.push_back(Waiting { delivery: None, verb: Some(number), text });
                 self.next_line(false);
             }
@@ -199,14 +211,28 @@ impl StreamSession {
                     self.answer(number, Ok(json!({"wasRunning": false})))
                 }
             }
-            Verb::Compact { instructions } => self.queue_context_command(now, number, ContextCommand::Compact { instructions }),
+            Verb::Compact { instructions } => {
+                self.queue_context_command(now, number, ContextCommand::Compact { instructions })
+            }
             Verb::Clear => self.queue_context_command(now, number, ContextCommand::Clear),
             Verb::Decide { approval, decision, reason, answers } => {
-                let result = match self.held.get(&approval).map(|held| held.ask.objection(decision, answers.as_ref())) {
-                    None => Err(format!("no approval {approval} is open; it may have been answered or withdrawn")),
+                let result = match self
+                    .held
+                    .get(&approval)
+                    .map(|held| held.ask.objection(decision, answers.as_ref()))
+                {
+                    None => Err(format!(
+                        "no approval {approval} is open; it may have been answered or withdrawn"
+                    )),
                     Some(Some(objection)) => Err(objection),
                     Some(None) => {
-                        self.decide(&approval, decision, reason.as_deref(), answers.as_ref(), "decided");
+                        self.decide(
+                            &approval,
+                            decision,
+                            reason.as_deref(),
+                            answers.as_ref(),
+                            "decided",
+                        );
                         Ok(json!({"approvalId": approval}))
                     }
                 };
@@ -217,7 +243,9 @@ impl StreamSession {
                 self.answer(number, Ok(json!({"activity": state})));
             }
             // Permissions come as messages here; a hook that asks too has no answer from us.
-            Verb::Hook { ticket, .. } if ticket != Ticket::NOBODY => self.signal(SessionEvent::HookAnswer { ticket, answer: None }),
+            Verb::Hook { ticket, .. } if ticket != Ticket::NOBODY => {
+                self.signal(SessionEvent::HookAnswer { ticket, answer: None })
+            }
             Verb::Hook { .. } | Verb::HookGone { .. } => {}
             Verb::Stop => {
                 self.queue.clear();
@@ -236,7 +264,9 @@ impl StreamSession {
                 self.evidence = Some(Evidence::new(&traces));
             }
             // There is no record: nothing of it was ever written down.
-            None if !traces.is_empty() => self.fates = Some(vec![DeliveryOutcome::Unseen; traces.len()]),
+            None if !traces.is_empty() => {
+                self.fates = Some(vec![DeliveryOutcome::Unseen; traces.len()])
+            }
             _ => {}
         }
     }
@@ -256,19 +286,32 @@ impl StreamSession {
         self.out.push(Output::Unfollow);
         let agent = format!("Claude Code {}", self.version).trim().to_string();
         let (session, model) = (self.session.clone(), self.model.clone());
-        self.signal(SessionEvent::Opened(Opened { session, how, agent, model, has_evidence: true }));
-        self.signal(SessionEvent::Fact { name: "transport", value: json!("stream: no terminal to attach to") });
+        self.signal(SessionEvent::Opened(Opened {
+            session,
+            how,
+            agent,
+            model,
+            has_evidence: true,
+        }));
+        self.signal(SessionEvent::Fact {
+            name: "transport",
+            value: json!("stream: no terminal to attach to"),
+        });
         self.next_line(false);
     }
 
     /// The next text goes in: a new turn when none runs, or at once where it is urgent.
     fn next_line(&mut self, urgent: bool) {
-        let free = self.turn.is_none() && self.sent.is_empty() && self.context_command.as_ref().is_none_or(|(.., begun)| !begun);
+        let free = self.turn.is_none()
+            && self.sent.is_empty()
+            && self.context_command.as_ref().is_none_or(|(.., begun)| !begun);
         if !self.open || self.over || !(free || urgent) {
             return;
         }
         let at = if urgent {
-            self.queue.iter().position(|waiting| waiting.delivery.as_ref().is_some_and(|delivery| delivery.urgent))
+            self.queue.iter().position(|waiting| {
+                waiting.delivery.as_ref().is_some_and(|delivery| delivery.urgent)
+            })
         } else {
             Some(0)
         };
@@ -281,7 +324,8 @@ impl StreamSession {
         };
         self.user_line(&uuid, &text);
         self.sent.insert(uuid, SentLine { delivery, verb, started: false });
-        // Whose turn it is shows when the line is begun: the session may have begun one by itself just now.
+        // Whose turn it is shows when the line is begun: the session may have begun one by itself
+        // just now.
         self.begin_turn("line written to the session");
     }
 
@@ -308,11 +352,15 @@ impl StreamSession {
     }
 
     fn interrupt(&mut self, now: Now, verb: Option<VerbNumber>) {
-        let dropped: Vec<VerbNumber> = self.queue.iter().filter_map(|waiting| waiting.verb).collect();
+        let dropped: Vec<VerbNumber> =
+            self.queue.iter().filter_map(|waiting| waiting.verb).collect();
         self.queue.retain(|waiting| waiting.verb.is_none());
-        dropped.into_iter().for_each(|verb| self.answer(verb, Err("an interrupt came before it".into())));
+        dropped
+            .into_iter()
+            .for_each(|verb| self.answer(verb, Err("an interrupt came before it".into())));
         self.control(json!({"subtype": "interrupt"}));
-        let (verbs, _) = self.interrupting.get_or_insert((Vec::new(), now.tick + INTERRUPT_TIMEOUT));
+        let (verbs, _) =
+            self.interrupting.get_or_insert((Vec::new(), now.tick + INTERRUPT_TIMEOUT));
         verbs.extend(verb);
     }
 
@@ -320,7 +368,8 @@ impl StreamSession {
 
     fn queue_context_command(&mut self, now: Now, number: VerbNumber, boundary: ContextCommand) {
         if self.context_command.is_some() {
-            return self.answer(number, Err("a compaction or a fresh start is under way already".into()));
+            return self
+                .answer(number, Err("a compaction or a fresh start is under way already".into()));
         }
         self.context_command = Some((number, boundary, now.tick + CONTEXT_COMMAND_TIMEOUT, false));
         self.start_context_command();
@@ -329,15 +378,20 @@ impl StreamSession {
     /// Begins when no turn runs.
     fn start_context_command(&mut self) {
         let free = self.open && self.turn.is_none() && self.sent.is_empty();
-        let Some((_, boundary, _, begun)) = self.context_command.as_mut().filter(|(.., begun)| free && !begun) else {
+        let Some((_, boundary, _, begun)) =
+            self.context_command.as_mut().filter(|(.., begun)| free && !begun)
+        else {
             return;
         };
         *begun = true;
         let (text, moment) = match boundary {
-            ContextCommand::Compact { instructions: Some(words) } => {
-                (format!("/compact {}", words.split_whitespace().collect::<Vec<_>>().join(" ")), "compacting")
+            ContextCommand::Compact { instructions: Some(words) } => (
+                format!("/compact {}", words.split_whitespace().collect::<Vec<_>>().join(" ")),
+                "compacting",
+            ),
+            ContextCommand::Compact { instructions: None } => {
+                ("/compact".to_string(), "compacting")
             }
-            ContextCommand::Compact { instructions: None } => ("/compact".to_string(), "compacting"),
             ContextCommand::Clear => ("/clear".to_string(), "clearing-context"),
         };
         self.outcome = None;
@@ -352,24 +406,36 @@ impl StreamSession {
     }
 
     fn finish_context_command(&mut self, said: &str) {
-        let Some((number, boundary, ..)) = self.context_command.take_if(|(.., begun)| *begun) else {
+        let Some((number, boundary, ..)) = self.context_command.take_if(|(.., begun)| *begun)
+        else {
             return;
         };
         let (moment, what) = match boundary {
             ContextCommand::Compact { .. } => ("compacted", "compact"),
             ContextCommand::Clear => ("context-cleared", "clear"),
         };
-        let result =
-            self.outcome.take().unwrap_or_else(|| Err(if said.is_empty() { format!("the session did not {what}") } else { said.into() }));
+        let result = self.outcome.take().unwrap_or_else(|| {
+            Err(if said.is_empty() { format!("the session did not {what}") } else { said.into() })
+        });
         if result.is_ok() {
             self.signal(SessionEvent::Timeline(moment));
         }
-        self.answer(number, result.map(|()| json!({"method": format!("/{what}"), "session": self.session})));
+        self.answer(
+            number,
+            result.map(|()| json!({"method": format!("/{what}"), "session": self.session})),
+        );
     }
 
     // ---- approvals
 
-    fn decide(&mut self, id: &str, decision: Decision, reason: Option<&str>, answers: Option<&Value>, why: &str) {
+    fn decide(
+        &mut self,
+        id: &str,
+        decision: Decision,
+        reason: Option<&str>,
+        answers: Option<&Value>,
+        why: &str,
+    ) {
         let Some(held) = self.held.remove(id) else { return };
         let answer = held.ask.answer(decision, reason, answers);
         self.respond(&held.request, &answer);
@@ -377,14 +443,16 @@ impl StreamSession {
     }
 
     fn respond(&mut self, request: &str, answer: &Answer) {
-        let response = json!({"subtype": "success", "request_id": request, "response": answer.decision()});
+        let response =
+            json!({"subtype": "success", "request_id": request, "response": answer.decision()});
         self.write(&json!({"type": "control_response", "response": response}));
     }
 
     fn on_ask(&mut self, now: Now, request: &str, record: &Value) {
         let ask = Ask::read(record, "input");
         if self.settings.rejects_all() && !ask.is_question() {
-            let message = "This agent is read-only: its runner allows no tool that asks.".to_string();
+            let message =
+                "This agent is read-only: its runner allows no tool that asks.".to_string();
             return self.respond(request, &Answer::Deny { message, interrupt: false });
         }
         if self.held.len() >= APPROVALS_MAX {
@@ -423,16 +491,36 @@ impl StreamSession {
 
     fn on_wake(&mut self, now: Now) {
         if self.opening.is_some_and(|at| at <= now.tick) {
-            self.fail_open(format!("the session did not answer within {} s", OPEN_TIMEOUT.as_secs()), false);
+            self.fail_open(
+                format!("the session did not answer within {} s", OPEN_TIMEOUT.as_secs()),
+                false,
+            );
         }
-        let late: Vec<String> = self.held.iter().filter(|(_, held)| held.deadline <= now.tick).map(|(id, _)| id.clone()).collect();
+        let late: Vec<String> = self
+            .held
+            .iter()
+            .filter(|(_, held)| held.deadline <= now.tick)
+            .map(|(id, _)| id.clone())
+            .collect();
         for id in late {
             self.note(true, format!("approval {id} was not answered in time and is denied"));
-            self.decide(&id, Decision::Deny, Some("Nobody answered in time."), None, "nobody answered in time");
+            self.decide(
+                &id,
+                Decision::Deny,
+                Some("Nobody answered in time."),
+                None,
+                "nobody answered in time",
+            );
         }
         if let Some((verbs, _)) = self.interrupting.take_if(|(_, at)| *at <= now.tick) {
             for verb in verbs {
-                self.answer(verb, Err(format!("the session did not end its turn within {} s", INTERRUPT_TIMEOUT.as_secs())));
+                self.answer(
+                    verb,
+                    Err(format!(
+                        "the session did not end its turn within {} s",
+                        INTERRUPT_TIMEOUT.as_secs()
+                    )),
+                );
             }
         }
         if let Some((verb, ..)) = self.context_command.take_if(|(_, _, at, _)| *at <= now.tick) {
@@ -485,7 +573,10 @@ impl Session for StreamSession {
 
     fn next_deadline(&self) -> Option<Tick> {
         let held = self.held.values().map(|held| held.deadline).min();
-        let asked = sooner(self.interrupting.as_ref().map(|(_, at)| *at), self.context_command.as_ref().map(|(_, _, at, _)| *at));
+        let asked = sooner(
+            self.interrupting.as_ref().map(|(_, at)| *at),
+            self.context_command.as_ref().map(|(_, _, at, _)| *at),
+        );
         sooner(sooner(self.opening, held), asked)
     }
 }

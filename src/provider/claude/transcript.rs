@@ -102,7 +102,8 @@ pub enum Block {
 }
 
 impl Answer {
-    /// Whether the turn is over with this message: its `stop_reason` is there and names neither a tool nor a pause.
+    /// Whether the turn is over with this message: its `stop_reason` is there and names neither a
+    /// tool nor a pause.
     pub fn ends_turn(&self) -> bool {
         !matches!(self.stop_reason.as_str(), "" | "tool_use" | "pause_turn")
     }
@@ -118,7 +119,9 @@ impl Answer {
 }
 
 /// A field of another type than ours, or `null`, is an empty one; the line still counts.
-fn lenient<'de, D: Deserializer<'de>, T: DeserializeOwned + Default>(deserializer: D) -> Result<T, D::Error> {
+fn lenient<'de, D: Deserializer<'de>, T: DeserializeOwned + Default>(
+    deserializer: D,
+) -> Result<T, D::Error> {
     Ok(serde_json::from_value(Value::deserialize(deserializer)?).unwrap_or_default())
 }
 
@@ -239,10 +242,14 @@ pub fn read(line: &[u8]) -> Option<Entry> {
         "attachment" => read_attachment(line, at),
         "system" => match line.subtype.as_deref()? {
             "turn_duration" | "stop_hook_summary" => Some(Entry::TurnOver { at }),
-            "compact_boundary" => Some(Entry::Compacted { trigger: line.compact_metadata.unwrap_or_default().trigger }),
+            "compact_boundary" => Some(Entry::Compacted {
+                trigger: line.compact_metadata.unwrap_or_default().trigger,
+            }),
             _ => None,
         },
-        "queue-operation" if line.operation.as_deref() == Some("enqueue") => Some(Entry::Enqueued(line.content?.as_str()?.to_string())),
+        "queue-operation" if line.operation.as_deref() == Some("enqueue") => {
+            Some(Entry::Enqueued(line.content?.as_str()?.to_string()))
+        }
         _ => None,
     }
 }
@@ -251,11 +258,13 @@ pub fn read(line: &[u8]) -> Option<Entry> {
 fn millis(text: &str) -> Option<i64> {
     let number = |from: usize, to: usize| text.get(from..to)?.parse::<i64>().ok();
     let (year, month, day) = (number(0, 4)?, number(5, 7)?, number(8, 10)?);
-    let (hour, minute, second, milli) = (number(11, 13)?, number(14, 16)?, number(17, 19)?, number(20, 23).unwrap_or(0));
+    let (hour, minute, second, milli) =
+        (number(11, 13)?, number(14, 16)?, number(17, 19)?, number(20, 23).unwrap_or(0));
     if !(1..=12).contains(&month) || !text.ends_with('Z') {
         return None;
     }
-    // Days since 1970 of a date of the Gregorian calendar: years begin in March, so a leap day is the last of its year.
+    // Days since 1970 of a date of the Gregorian calendar: years begin in March, so a leap day is
+    // the last of its year.
     let (y, m) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
     let days = 365 * y + y / 4 - y / 100 + y / 400 + (153 * m + 2) / 5 + day - 1 - 719_468;
     Some((((days * 24 + hour) * 60 + minute) * 60 + second) * 1000 + milli)
@@ -265,7 +274,11 @@ fn millis(text: &str) -> Option<i64> {
 fn text_of(content: &Value) -> String {
     match content {
         Value::String(text) => text.clone(),
-        Value::Array(blocks) => blocks.iter().filter_map(|block| block.get("text")?.as_str()).collect::<Vec<_>>().join("\n"),
+        Value::Array(blocks) => blocks
+            .iter()
+            .filter_map(|block| block.get("text")?.as_str())
+            .collect::<Vec<_>>()
+            .join("\n"),
         _ => String::new(),
     }
 }
@@ -278,7 +291,10 @@ fn read_user(line: Line, at: i64) -> Option<Entry> {
         .flatten()
         .filter(|block| block.get("type").and_then(Value::as_str) == Some("tool_result"))
         .filter_map(|block| {
-            Some((block.get("tool_use_id")?.as_str()?.to_string(), block.get("is_error").and_then(Value::as_bool).unwrap_or(false)))
+            Some((
+                block.get("tool_use_id")?.as_str()?.to_string(),
+                block.get("is_error").and_then(Value::as_bool).unwrap_or(false),
+            ))
         })
         .collect();
     if !results.is_empty() {
@@ -292,7 +308,10 @@ fn read_user(line: Line, at: i64) -> Option<Entry> {
     let origin = line.origin.unwrap_or_default().kind;
     // Another session's words and notices of the program are meta, and yet open a turn.
     let told = matches!(origin.as_str(), "peer" | "task-notification");
-    if line.is_compact_summary || (line.is_meta && !told) || begins(&["<command-name>", "<command-message>", "<local-command-"]) {
+    if line.is_compact_summary
+        || (line.is_meta && !told)
+        || begins(&["<command-name>", "<command-message>", "<local-command-"])
+    {
         return None;
     }
     let human = !told && line.prompt_source.as_deref() != Some("system");
@@ -311,12 +330,14 @@ fn read_user(line: Line, at: i64) -> Option<Entry> {
 fn read_assistant(line: Line, at: i64) -> Option<Entry> {
     let message = line.message?;
     let blocks = message.content.as_array().into_iter().flatten().filter_map(|block| {
-        let text = |field: &str| block.get(field).and_then(Value::as_str).unwrap_or_default().to_string();
+        let text =
+            |field: &str| block.get(field).and_then(Value::as_str).unwrap_or_default().to_string();
         match block.get("type")?.as_str()? {
             "text" => Some(Block::Text(text("text"))),
             "thinking" => Some(Block::Thinking(text("thinking"))),
             "tool_use" => {
-                let input = block.get("input").and_then(Value::as_object).cloned().unwrap_or_default();
+                let input =
+                    block.get("input").and_then(Value::as_object).cloned().unwrap_or_default();
                 Some(Block::Tool { id: text("id"), name: text("name"), input })
             }
             _ => None,
@@ -329,9 +350,14 @@ fn read_assistant(line: Line, at: i64) -> Option<Entry> {
         model: message.model.unwrap_or_default(),
         blocks: blocks.collect(),
         stop_reason: message.stop_reason.unwrap_or_default(),
-        tokens: [usage.input_tokens, usage.cache_creation_input_tokens, usage.cache_read_input_tokens, usage.output_tokens]
-            .into_iter()
-            .fold(0, u64::saturating_add),
+        tokens: [
+            usage.input_tokens,
+            usage.cache_creation_input_tokens,
+            usage.cache_read_input_tokens,
+            usage.output_tokens,
+        ]
+        .into_iter()
+        .fold(0, u64::saturating_add),
         is_error: line.is_api_error_message,
         at,
     }))
@@ -346,19 +372,28 @@ fn read_attachment(line: Line, at: i64) -> Option<Entry> {
     let origin = attachment.origin.unwrap_or_default().kind;
     let uuid = attachment.source_uuid.or(line.uuid).unwrap_or_default();
     let human = !matches!(origin.as_str(), "peer" | "task-notification");
-    Some(Entry::Prompt(Prompt { uuid, text: text_of(&attachment.prompt?), human, joined: true, at, ..Default::default() }))
+    Some(Entry::Prompt(Prompt {
+        uuid,
+        text: text_of(&attachment.prompt?),
+        human,
+        joined: true,
+        at,
+        ..Default::default()
+    }))
 }
 
 /// What was sent as a paste, without the wrapper that the program puts around several lines.
 pub fn unwrapped(text: &str) -> &str {
     let trimmed = text.trim();
     let Some(rest) = trimmed.strip_prefix("<pasted_content id=") else { return trimmed };
-    let (Some(start), Some(end)) = (rest.find('>'), rest.rfind("</pasted_content")) else { return trimmed };
+    let (Some(start), Some(end)) = (rest.find('>'), rest.rfind("</pasted_content")) else {
+        return trimmed;
+    };
     rest.get(start + 1..end).unwrap_or(trimmed).trim()
 }
 
-/// Text without what changes on its way through a terminal: white space, control characters (never typed), and invisible
-/// ones (the program removes them).
+/// Text without what changes on its way through a terminal: white space, control characters (never
+/// typed), and invisible ones (the program removes them).
 pub fn squeezed(text: &str) -> String {
     text.chars().filter(|c| !c.is_whitespace() && !is_invisible(*c)).collect()
 }
@@ -379,7 +414,12 @@ pub struct Evidence {
 impl Evidence {
     /// Looks for these.
     pub fn new(traces: &[MessageFingerprint]) -> Evidence {
-        Evidence { seen: vec![false; traces.len()], wanted: traces.to_vec(), answer: None, open: false }
+        Evidence {
+            seen: vec![false; traces.len()],
+            wanted: traces.to_vec(),
+            answer: None,
+            open: false,
+        }
     }
 
     /// Takes the next entry.
@@ -403,12 +443,15 @@ impl Evidence {
             }
             Entry::Answer(answer) if self.open => {
                 let ended = answer.ends_turn() && !answer.is_error && answer.model != SYNTHETIC;
-                self.answer = ended.then(|| answer.text()).filter(|text| !text.trim().is_empty()).or(if ended {
-                    // The text of a message may stand in an entry before its last one.
-                    self.answer.take()
-                } else {
-                    None
-                });
+                self.answer = ended
+                    .then(|| answer.text())
+                    .filter(|text| !text.trim().is_empty())
+                    .or(if ended {
+                        // The text of a message may stand in an entry before its last one.
+                        self.answer.take()
+                    } else {
+                        None
+                    });
             }
             Entry::Results { .. } if self.open => self.answer = None,
             _ => {}
@@ -440,17 +483,29 @@ mod tests {
     #[test]
     fn prompts_are_told_from_what_only_looks_like_one() {
         for (line, human) in [
-            (r#"{"type":"user","uuid":"u","message":{"content":"hi"},"origin":{"kind":"human"},"promptSource":"typed"}"#, Some(true)),
-            (r#"{"type":"user","uuid":"u","message":{"content":"hi"},"promptSource":"sdk"}"#, Some(true)),
+            (
+                r#"{"type":"user","uuid":"u","message":{"content":"hi"},"origin":{"kind":"human"},"promptSource":"typed"}"#,
+                Some(true),
+            ),
+            (
+                r#"{"type":"user","uuid":"u","message":{"content":"hi"},"promptSource":"sdk"}"#,
+                Some(true),
+            ),
             (
                 r#"{"type":"user","isMeta":true,"message":{"content":[{"type":"text","text":"hi"}]},"origin":{"kind":"peer"},"promptSource":"system"}"#,
                 Some(false),
             ),
-            (r#"{"type":"user","message":{"content":"x"},"origin":{"kind":"task-notification"}}"#, Some(false)),
+            (
+                r#"{"type":"user","message":{"content":"x"},"origin":{"kind":"task-notification"}}"#,
+                Some(false),
+            ),
             (r#"{"type":"user","isMeta":true,"message":{"content":"caveat"}}"#, None),
             (r#"{"type":"user","isSidechain":true,"message":{"content":"hi"}}"#, None),
             (r#"{"type":"user","isCompactSummary":true,"message":{"content":"summary"}}"#, None),
-            (r#"{"type":"user","message":{"content":"<command-name>/compact</command-name>"}}"#, None),
+            (
+                r#"{"type":"user","message":{"content":"<command-name>/compact</command-name>"}}"#,
+                None,
+            ),
             (
                 r#"{"type":"user","uuid":7,"isMeta":null,"isSidechain":"no","timestamp":5,"message":{"content":"hi"},"promptSource":null}"#,
                 Some(true),
@@ -465,19 +520,28 @@ mod tests {
             assert_eq!(found, human, "{line}");
         }
         assert_eq!(
-            entry(r#"{"type":"user","message":{"content":[{"type":"text","text":"[Request interrupted by user]"}]}}"#),
+            entry(
+                r#"{"type":"user","message":{"content":[{"type":"text","text":"[Request interrupted by user]"}]}}"#
+            ),
             Some(Entry::Interrupted { at: 0 })
         );
     }
 
     #[test]
     fn odd_numbers_lose_no_answer() {
-        for usage in
-            [r#"{"input_tokens":null,"output_tokens":7}"#, r#"{"input_tokens":"x","output_tokens":7.5}"#, r#"{"input_tokens":-1}"#, "{}"]
-        {
-            let line =
-                format!(r#"{{"type":"assistant","message":{{"id":null,"content":[{{"type":"text","text":"hi"}}],"usage":{usage}}}}}"#);
-            assert!(matches!(entry(&line), Some(Entry::Answer(answer)) if answer.text() == "hi"), "{usage}");
+        for usage in [
+            r#"{"input_tokens":null,"output_tokens":7}"#,
+            r#"{"input_tokens":"x","output_tokens":7.5}"#,
+            r#"{"input_tokens":-1}"#,
+            "{}",
+        ] {
+            let line = format!(
+                r#"{{"type":"assistant","message":{{"id":null,"content":[{{"type":"text","text":"hi"}}],"usage":{usage}}}}}"#
+            );
+            assert!(
+                matches!(entry(&line), Some(Entry::Answer(answer)) if answer.text() == "hi"),
+                "{usage}"
+            );
         }
     }
 
@@ -497,7 +561,10 @@ mod tests {
 
     #[test]
     fn pastes_are_unwrapped() {
-        assert_eq!(unwrapped("\n\n<pasted_content id=\"f622\">\na\nb\n</pasted_content id=\"f622\">\n"), "a\nb");
+        assert_eq!(
+            unwrapped("\n\n<pasted_content id=\"f622\">\na\nb\n</pasted_content id=\"f622\">\n"),
+            "a\nb"
+        );
         assert_eq!(unwrapped(" plain "), "plain");
         assert_eq!(unwrapped("<pasted_content id="), "<pasted_content id=");
     }
@@ -506,11 +573,21 @@ mod tests {
     fn the_record_decides_about_each_message() {
         let traces: Vec<MessageFingerprint> = [7, 8]
             .iter()
-            .map(|id| MessageFingerprint { header: format!("[relay message #{id} from user]"), start: "do it".into(), is_whole: false })
+            .map(|id| MessageFingerprint {
+                header: format!("[relay message #{id} from user]"),
+                start: "do it".into(),
+                is_whole: false,
+            })
             .collect();
-        let prompt = |text: &str, joined: bool| Entry::Prompt(Prompt { text: text.into(), human: true, joined, ..Default::default() });
+        let prompt = |text: &str, joined: bool| {
+            Entry::Prompt(Prompt { text: text.into(), human: true, joined, ..Default::default() })
+        };
         let answer = |text: &str, stop: &str| {
-            Entry::Answer(Answer { blocks: vec![Block::Text(text.into())], stop_reason: stop.into(), ..Default::default() })
+            Entry::Answer(Answer {
+                blocks: vec![Block::Text(text.into())],
+                stop_reason: stop.into(),
+                ..Default::default()
+            })
         };
         let seven = || prompt("[relay message #7 from user]\ndo  it", false);
         let fates = |entries: &[Entry]| {
@@ -522,15 +599,34 @@ mod tests {
         assert_eq!(fates(&[prompt("[relay message #7 from user]\nelse", false)]), [Unseen, Unseen]);
         assert_eq!(fates(&[seven()]), [Unanswered, Unseen]);
         assert_eq!(fates(&[seven(), answer("half", "tool_use")]), [Unanswered, Unseen]);
-        assert_eq!(fates(&[seven(), answer("done", "end_turn")]), [Answered("done".into()), Unseen]);
         assert_eq!(
-            fates(&[seven(), answer("done", "end_turn"), prompt("other", false), answer("x", "end_turn")])[0],
+            fates(&[seven(), answer("done", "end_turn")]),
+            [Answered("done".into()), Unseen]
+        );
+        assert_eq!(
+            fates(&[
+                seven(),
+                answer("done", "end_turn"),
+                prompt("other", false),
+                answer("x", "end_turn")
+            ])[0],
             Answered("done".into())
         );
         assert_eq!(
-            fates(&[seven(), prompt("[relay message #8 from user]\ndo it", true), answer("both", "end_turn")]),
+            fates(&[
+                seven(),
+                prompt("[relay message #8 from user]\ndo it", true),
+                answer("both", "end_turn")
+            ]),
             [Answered("both".into()), Answered("both".into())]
         );
-        assert_eq!(fates(&[seven(), answer("half", "end_turn"), prompt(&format!("{RESTART_MARK} x"), false)])[0], Unanswered);
+        assert_eq!(
+            fates(&[
+                seven(),
+                answer("half", "end_turn"),
+                prompt(&format!("{RESTART_MARK} x"), false)
+            ])[0],
+            Unanswered
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! The loop under a model of its channels, in every order of pushes, wake-ups and takes; and with the real channels.
+//! The loop under a model of its channels, in every order of pushes, wake-ups and takes; and with
+//! the real channels.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -20,7 +21,8 @@ impl Lane for AnyLane {
     const ALL: &'static [AnyLane] = &[AnyLane; 8];
 }
 
-/// Hands every event back as its effect. It never sets a deadline, so nothing but a wake-up can help a lane that was forgotten.
+/// Hands every event back as its effect. It never sets a deadline, so nothing but a wake-up can
+/// help a lane that was forgotten.
 #[derive(Default)]
 struct Echo;
 
@@ -54,7 +56,8 @@ enum Step {
     End,
 }
 
-/// Decisions of one run: replays a prefix, then takes the first way everywhere. [`Choices::advance`] gives the next run.
+/// Decisions of one run: replays a prefix, then takes the first way everywhere.
+/// [`Choices::advance`] gives the next run.
 #[derive(Default)]
 struct Choices {
     made: Vec<(usize, usize)>,
@@ -169,8 +172,11 @@ impl Lanes for &mut Model<'_> {
 /// Runs the loop in every order; how many orders there were.
 #[track_caller]
 fn every_order(scripts: &[&[Step]], whims: usize) -> u64 {
-    let mut wanted: Vec<u32> =
-        scripts.iter().flat_map(|script| script.iter()).filter_map(|step| if let Step::Push(n) = step { Some(*n) } else { None }).collect();
+    let mut wanted: Vec<u32> = scripts
+        .iter()
+        .flat_map(|script| script.iter())
+        .filter_map(|step| if let Step::Push(n) = step { Some(*n) } else { None })
+        .collect();
     wanted.sort_unstable();
     let mut choices = Choices::default();
     let mut orders = 0;
@@ -196,11 +202,19 @@ fn every_order(scripts: &[&[Step]], whims: usize) -> u64 {
             Ok(()) => panic!("nothing ends the loop"),
         }
         let in_order = scripts.iter().all(|script| {
-            let mut own = script.iter().filter_map(|step| if let Step::Push(n) = step { Some(*n) } else { None });
-            handled.iter().filter(|n| script.iter().any(|step| matches!(step, Step::Push(m) if m == *n))).all(|n| own.next() == Some(*n))
+            let mut own = script
+                .iter()
+                .filter_map(|step| if let Step::Push(n) = step { Some(*n) } else { None });
+            handled
+                .iter()
+                .filter(|n| script.iter().any(|step| matches!(step, Step::Push(m) if m == *n)))
+                .all(|n| own.next() == Some(*n))
         });
         handled.sort_unstable();
-        assert!(handled == wanted && in_order, "order {orders} left something behind: {handled:?} of {wanted:?}");
+        assert!(
+            handled == wanted && in_order,
+            "order {orders} left something behind: {handled:?} of {wanted:?}"
+        );
         if !choices.advance() {
             return orders;
         }
@@ -244,7 +258,8 @@ impl Held {
 fn real_channels_under_stress_lose_no_event_and_no_lane() {
     const SENDERS: u32 = 8;
     const EACH: u32 = 4_000;
-    let (senders, lanes): (Vec<Sender<u32>>, Vec<Receiver<u32>>) = (0..4).map(|_| bounded(4)).unzip();
+    let (senders, lanes): (Vec<Sender<u32>>, Vec<Receiver<u32>>) =
+        (0..4).map(|_| bounded(4)).unzip();
     let (tell, told) = bounded(1);
     let loop_thread = std::thread::spawn(move || {
         let mut sum = 0u64;
@@ -258,14 +273,19 @@ fn real_channels_under_stress_lose_no_event_and_no_lane() {
     });
     let edges: Vec<_> = (0..SENDERS)
         .map(|number| {
-            let mut held = Held { lane: senders[number as usize % 4].clone(), rng: Rng::new(u64::from(number)) };
+            let mut held = Held {
+                lane: senders[number as usize % 4].clone(),
+                rng: Rng::new(u64::from(number)),
+            };
             std::thread::spawn(move || (0..EACH).for_each(|n| held.send(number * EACH + n)))
         })
         .collect();
     // Nobody but these senders keeps the loop awake.
     drop(senders);
     let started = Instant::now();
-    let sum = told.recv_timeout(Duration::from_secs(120)).expect("the loop handles everything without a timer");
+    let sum = told
+        .recv_timeout(Duration::from_secs(120))
+        .expect("the loop handles everything without a timer");
     edges.into_iter().for_each(|edge| edge.join().expect("sends"));
     loop_thread.join().expect("ends");
     let all = u64::from(SENDERS * EACH);

@@ -2,7 +2,9 @@
 
 use agent_relay::core::Cause;
 use agent_relay::core::agent::event::{Event, Lane, StoreEvent};
-use agent_relay::core::hub::event::{Event as HubEvent, Lane as HubLane, StoreEvent as HubStoreEvent};
+use agent_relay::core::hub::event::{
+    Event as HubEvent, Lane as HubLane, StoreEvent as HubStoreEvent,
+};
 use agent_relay::hub::store::Committed;
 
 use super::World;
@@ -24,7 +26,11 @@ impl World {
             let dropped = state.store.commit(&groups).expect("memory");
             StoreEvent::Committed { upto: groups.last().expect("not empty").0, dropped }
         };
-        self.send(format!("store{runner}.{life}"), 2, Action::Agent { runner, life, lane: Lane::Store, event: Event::Store(event) });
+        self.send(
+            format!("store{runner}.{life}"),
+            2,
+            Action::Agent { runner, life, lane: Lane::Store, event: Event::Store(event) },
+        );
     }
 
     pub(super) fn hub_commit(&mut self, life: u64) {
@@ -37,14 +43,22 @@ impl World {
         } else {
             let groups: Vec<_> = self.hub_pending.drain(..).collect();
             self.hub_stall_told = false;
-            let Committed { existing, unattached, unseen, retired } = self.hub_persist(&groups, true);
-            HubStoreEvent::Committed { upto: groups.last().expect("not empty").0, existing, unattached, unseen, retired }
+            let Committed { existing, unattached, unseen, retired } =
+                self.hub_persist(&groups, true);
+            HubStoreEvent::Committed {
+                upto: groups.last().expect("not empty").0,
+                existing,
+                unattached,
+                unseen,
+                retired,
+            }
         };
         let event = HubEvent::Store(event);
         self.send(format!("hub{life}"), 2, Action::Hub { life, lane: HubLane::Store, event });
     }
 
-    /// Commits that stand in front of a read are carried out first, unless the disk is full: then the read waits too.
+    /// Commits that stand in front of a read are carried out first, unless the disk is full: then
+    /// the read waits too.
     pub(super) fn settle_disk(&mut self, runner: usize) {
         let life = self.runners[runner].life;
         if !self.runners[runner].pending.is_empty() && !self.runners[runner].stalled {

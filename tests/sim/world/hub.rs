@@ -8,7 +8,8 @@ use agent_relay::core::commit::Commit;
 use agent_relay::core::http::Body;
 use agent_relay::core::http::GateCommand;
 use agent_relay::core::hub::event::{
-    Effect as HubEffect, Event as HubEvent, Lane as HubLane, StoreCommand as HubStoreCommand, StoreEvent as HubStoreEvent,
+    Effect as HubEffect, Event as HubEvent, Lane as HubLane, StoreCommand as HubStoreCommand,
+    StoreEvent as HubStoreEvent,
 };
 use agent_relay::core::hub::{Hub, HubConfig};
 use serde_json::Value;
@@ -29,7 +30,10 @@ impl World {
             number += 1;
             format!("secret-{number}")
         };
-        self.hub = Some(Hub::new(HubConfig { id: "hub".into(), hash, secret: Box::new(secret) }, self.rng.bits()));
+        self.hub = Some(Hub::new(
+            HubConfig { id: "hub".into(), hash, secret: Box::new(secret) },
+            self.rng.bits(),
+        ));
         let mut snapshot = self.hub_store.snapshot().expect("memory");
         snapshot.mark = self.restores.mark.clone();
         let event = HubEvent::Store(HubStoreEvent::Restored(Box::new(snapshot)));
@@ -75,13 +79,21 @@ impl World {
                         self.send(format!("hubdisk{life}"), 3, Action::HubCommit { life });
                     }
                 }
-                HubEffect::Store(HubStoreCommand::Retry) => self.send(format!("hubdisk{life}"), 3, Action::HubCommit { life }),
+                HubEffect::Store(HubStoreCommand::Retry) => {
+                    self.send(format!("hubdisk{life}"), 3, Action::HubCommit { life })
+                }
                 HubEffect::Read { number, query } => {
                     let answer = self.hub_store.answer(&query);
-                    self.send(format!("hubread{life}"), 3, Action::HubRead { life, number, answer });
+                    self.send(
+                        format!("hubread{life}"),
+                        3,
+                        Action::HubRead { life, number, answer },
+                    );
                 }
                 HubEffect::Store(HubStoreCommand::Vacuum | HubStoreCommand::Look) => {}
-                HubEffect::Store(HubStoreCommand::Read { .. }) => unreachable!("reads are ordered from the reader"),
+                HubEffect::Store(HubStoreCommand::Read { .. }) => {
+                    unreachable!("reads are ordered from the reader")
+                }
                 HubEffect::Gate(GateCommand::Respond { ticket, status, body }) => {
                     let body = match body {
                         Body::Json(body) => body,
@@ -100,11 +112,19 @@ impl World {
                     });
                     if let Some((runner, life)) = told {
                         let event = Event::Bus(BusEvent::Connected);
-                        self.send(format!("down{peer}"), self.faults.delay_ms_max, Action::Agent { runner, life, lane: Lane::Bus, event });
+                        self.send(
+                            format!("down{peer}"),
+                            self.faults.delay_ms_max,
+                            Action::Agent { runner, life, lane: Lane::Bus, event },
+                        );
                     }
                 }
-                HubEffect::Gate(GateCommand::PeerSend { peer, text }) => self.frame_down(peer, &text),
-                HubEffect::Gate(GateCommand::PeerClose { peer, .. }) => self.cut(peer.0, true, false),
+                HubEffect::Gate(GateCommand::PeerSend { peer, text }) => {
+                    self.frame_down(peer, &text)
+                }
+                HubEffect::Gate(GateCommand::PeerClose { peer, .. }) => {
+                    self.cut(peer.0, true, false)
+                }
                 HubEffect::Log { text, .. } => {
                     if self.tell {
                         println!("{:>12} hub: {text}", self.now.tick.0);

@@ -1,4 +1,5 @@
-//! The network: connections of the bus and HTTP exchanges, with everything that a network does to them.
+//! The network: connections of the bus and HTTP exchanges, with everything that a network does to
+//! them.
 
 use std::time::Duration;
 
@@ -38,12 +39,22 @@ impl World {
         }
         self.next_ticket += 1;
         let peer = self.next_ticket;
-        self.conns.insert(peer, Conn { runner, life, accepted: false, dead: false, silent_since: None });
+        self.conns
+            .insert(peer, Conn { runner, life, accepted: false, dead: false, silent_since: None });
         self.runners[runner].conn = Some(peer);
-        let request = Request { method: "GET".into(), path: "/bus".into(), token: token.expose().into(), ..Default::default() };
+        let request = Request {
+            method: "GET".into(),
+            path: "/bus".into(),
+            token: token.expose().into(),
+            ..Default::default()
+        };
         let (hub_life, lane) = (self.hub_life, HubLane::Gate);
         let event = HubEvent::Upgrade { ticket: Ticket(peer), request };
-        self.send(format!("up{peer}"), self.faults.delay_ms_max, Action::Hub { life: hub_life, lane, event });
+        self.send(
+            format!("up{peer}"),
+            self.faults.delay_ms_max,
+            Action::Hub { life: hub_life, lane, event },
+        );
     }
 
     pub(super) fn frame_up(&mut self, runner: usize, text: String) {
@@ -51,11 +62,16 @@ impl World {
         let frame = ClientFrame::parse(&text).expect("runners write frames");
         match &frame {
             ClientFrame::Status { agent_status, .. } => {
-                assert!(!self.runners[runner].silent, "a status after the last offline: runner {runner}");
+                assert!(
+                    !self.runners[runner].silent,
+                    "a status after the last offline: runner {runner}"
+                );
                 let stopping = text.contains("shutting-down") || text.contains("killing");
                 self.runners[runner].silent = agent_status == "offline" && stopping;
             }
-            ClientFrame::Heartbeat { .. } => assert!(!self.runners[runner].silent, "a heartbeat after the last offline"),
+            ClientFrame::Heartbeat { .. } => {
+                assert!(!self.runners[runner].silent, "a heartbeat after the last offline")
+            }
             _ => {}
         }
         let Some(peer) = self.runners[runner].conn else { return };
@@ -63,11 +79,15 @@ impl World {
             return;
         }
         let life = self.hub_life;
-        let repeat =
-            self.rng.percent(self.faults.repeat_frame) && matches!(frame, ClientFrame::Ack { .. } | ClientFrame::CommandUpdate { .. });
+        let repeat = self.rng.percent(self.faults.repeat_frame)
+            && matches!(frame, ClientFrame::Ack { .. } | ClientFrame::CommandUpdate { .. });
         for _ in 0..1 + usize::from(repeat) {
             let event = HubEvent::PeerText { peer: PeerId(peer), text: text.clone() };
-            self.send(format!("up{peer}"), self.faults.delay_ms_max, Action::Hub { life, lane: HubLane::Gate, event });
+            self.send(
+                format!("up{peer}"),
+                self.faults.delay_ms_max,
+                Action::Hub { life, lane: HubLane::Gate, event },
+            );
         }
     }
 
@@ -76,10 +96,15 @@ impl World {
         let (runner, life) = (conn.runner, conn.life);
         let frame = RelayFrame::parse(text).expect("our own frame");
         self.runners[runner].known |= matches!(frame, RelayFrame::Registered { .. });
-        let repeat = self.rng.percent(self.faults.repeat_frame) && matches!(frame, RelayFrame::Event { .. } | RelayFrame::Command { .. });
+        let repeat = self.rng.percent(self.faults.repeat_frame)
+            && matches!(frame, RelayFrame::Event { .. } | RelayFrame::Command { .. });
         for _ in 0..1 + usize::from(repeat) {
             let event = Event::Bus(BusEvent::Framed(frame.clone()));
-            self.send(format!("down{peer}"), self.faults.delay_ms_max, Action::Agent { runner, life, lane: Lane::Bus, event });
+            self.send(
+                format!("down{peer}"),
+                self.faults.delay_ms_max,
+                Action::Agent { runner, life, lane: Lane::Bus, event },
+            );
         }
     }
 
@@ -87,7 +112,10 @@ impl World {
         if let Some(conn) = self.conns.remove(&peer.0) {
             let text = body["error"].as_str().unwrap_or_default().to_string();
             let event = Event::Bus(BusEvent::Lost(Cause::Refused(status, text)));
-            self.after_ms(1, Action::Agent { runner: conn.runner, life: conn.life, lane: Lane::Bus, event });
+            self.after_ms(
+                1,
+                Action::Agent { runner: conn.runner, life: conn.life, lane: Lane::Bus, event },
+            );
         }
     }
 
@@ -100,12 +128,20 @@ impl World {
         }
         if tell_client {
             let event = Event::Bus(BusEvent::Lost(Cause::Offline("cut".into())));
-            self.send(format!("down{number}"), self.faults.delay_ms_max, Action::Agent { runner, life: conn.life, lane: Lane::Bus, event });
+            self.send(
+                format!("down{number}"),
+                self.faults.delay_ms_max,
+                Action::Agent { runner, life: conn.life, lane: Lane::Bus, event },
+            );
         }
         if tell_hub {
             let life = self.hub_life;
             let event = HubEvent::PeerClosed { peer: PeerId(number) };
-            self.send(format!("up{number}"), self.faults.delay_ms_max, Action::Hub { life, lane: HubLane::Gate, event });
+            self.send(
+                format!("up{number}"),
+                self.faults.delay_ms_max,
+                Action::Hub { life, lane: HubLane::Gate, event },
+            );
         }
     }
 
@@ -115,7 +151,9 @@ impl World {
         let late: Vec<u64> = self
             .conns
             .iter()
-            .filter(|(_, c)| c.silent_since.is_some_and(|since| now - since > Duration::from_secs(45)))
+            .filter(|(_, c)| {
+                c.silent_since.is_some_and(|since| now - since > Duration::from_secs(45))
+            })
             .map(|(n, _)| *n)
             .collect();
         for conn in late {
@@ -131,12 +169,18 @@ impl World {
         let cut_off = runner.is_some_and(|runner| self.partition.contains(&runner));
         if cut_off || self.rng.percent(self.faults.lose_request) {
             let wait = if cut_off && self.rng.percent(50) { 5 } else { 10_000 };
-            return self.after_ms(wait, Action::Answer { from, result: Err(Cause::TimedOut("lost".into())) });
+            return self.after_ms(
+                wait,
+                Action::Answer { from, result: Err(Cause::TimedOut("lost".into())) },
+            );
         }
         let delay = self.rng.below(self.faults.delay_ms_max + 1);
         if self.rng.percent(self.faults.repeat_request) {
             let again = delay + self.rng.below(300);
-            self.after_ms(again, Action::Request { from: from.clone(), request: request.clone(), answer: false });
+            self.after_ms(
+                again,
+                Action::Request { from: from.clone(), request: request.clone(), answer: false },
+            );
         }
         self.after_ms(delay, Action::Request { from, request, answer: true });
     }
@@ -152,7 +196,11 @@ impl World {
         let ticket = self.next_ticket;
         self.tickets.insert(ticket, (from, answer));
         let life = self.hub_life;
-        self.act(Action::Hub { life, lane: HubLane::Gate, event: HubEvent::Request { ticket: Ticket(ticket), request } });
+        self.act(Action::Hub {
+            life,
+            lane: HubLane::Gate,
+            event: HubEvent::Request { ticket: Ticket(ticket), request },
+        });
     }
 
     pub(super) fn send_answer(&mut self, from: From, result: Result<(u16, Value), Cause>) {

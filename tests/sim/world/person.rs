@@ -37,13 +37,21 @@ impl World {
         if !self.healed && self.person.rng.percent(self.person.interrupts) {
             let target = agent_name(self.person.rng.below(self.runners.len() as u64) as usize);
             self.say(format!("the person interrupts {target}"));
-            self.ask_as_person("POST", path::COMMANDS.into(), json!({"type": "agent.interrupt", "target": target}));
+            self.ask_as_person(
+                "POST",
+                path::COMMANDS.into(),
+                json!({"type": "agent.interrupt", "target": target}),
+            );
         }
         for (task, message) in self.blocked_tasks() {
             if self.healed || self.person.rng.percent(50) {
                 self.say(format!("the person opens task {task} again"));
                 *self.person.reopened.entry(message).or_default() += 1;
-                self.ask_as_person("PATCH", path::task(TaskId(task)), json!({"status": "open", "agentId": "user"}));
+                self.ask_as_person(
+                    "PATCH",
+                    path::task(TaskId(task)),
+                    json!({"status": "open", "agentId": "user"}),
+                );
             }
         }
     }
@@ -51,14 +59,22 @@ impl World {
     /// What is durably blocked: task and message.
     fn blocked_tasks(&self) -> Vec<(u64, u64)> {
         let query = Query::Tasks { status: Some("blocked".into()), viewer: None };
-        let ReadAnswer::Json(answer) = self.hub_store.answer(&query) else { panic!("tasks are JSON") };
+        let ReadAnswer::Json(answer) = self.hub_store.answer(&query) else {
+            panic!("tasks are JSON")
+        };
         let pair = |task: &Value| Some((task["id"].as_u64()?, task["messageId"].as_u64()?));
         answer["tasks"].as_array().into_iter().flatten().filter_map(pair).collect()
     }
 
     fn ask_as_person(&mut self, method: &str, path: String, body: Value) {
         let body = body.to_string().into_bytes();
-        let request = Request { method: method.into(), path, token: OPERATOR.into(), body, ..Default::default() };
+        let request = Request {
+            method: method.into(),
+            path,
+            token: OPERATOR.into(),
+            body,
+            ..Default::default()
+        };
         self.request_arrives(From::Sender { index: 0 }, request, false);
     }
 }

@@ -1,4 +1,5 @@
-//! Provider processes: a session machine and the demo agent with its own record, which survives everything.
+//! Provider processes: a session machine and the demo agent with its own record, which survives
+//! everything.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -60,7 +61,10 @@ impl World {
             assert!(knows_leftover, "a provider of an earlier life was forgotten: runner {runner}");
             self.runners[runner].orphan = None;
         }
-        assert!(self.runners[runner].process.as_ref().is_none_or(|p| p.dead), "two providers of runner {runner} at once");
+        assert!(
+            self.runners[runner].process.as_ref().is_none_or(|p| p.dead),
+            "two providers of runner {runner} at once"
+        );
         let state = &mut self.runners[runner];
         state.processes += 1;
         let number = state.processes;
@@ -73,26 +77,43 @@ impl World {
         };
         let resume = self.seed.is_multiple_of(2);
         let demo = DemoAgent::new(Abilities { load: true, resume });
-        state.process = Some(Process { number, order, session: AcpSession::new(settings), demo, dead: false });
-        let event =
-            Event::Provider(ProviderEvent::Spawned { process: ProcessRef { pid: number as u32 + 100, start: number }, terminal: None });
-        self.send(format!("provider{runner}.{life}"), 5, Action::Agent { runner, life, lane: Lane::Provider, event });
+        state.process =
+            Some(Process { number, order, session: AcpSession::new(settings), demo, dead: false });
+        let event = Event::Provider(ProviderEvent::Spawned {
+            process: ProcessRef { pid: number as u32 + 100, start: number },
+            terminal: None,
+        });
+        self.send(
+            format!("provider{runner}.{life}"),
+            5,
+            Action::Agent { runner, life, lane: Lane::Provider, event },
+        );
     }
 
     pub(super) fn provider_dies(&mut self, runner: usize, number: u64, code: i32) {
         let now = self.now;
         let life = self.runners[runner].life;
-        let Some(process) = self.runners[runner].process.as_mut().filter(|p| p.number == number && !p.dead) else { return };
+        let Some(process) =
+            self.runners[runner].process.as_mut().filter(|p| p.number == number && !p.dead)
+        else {
+            return;
+        };
         process.dead = true;
         let outputs = process.session.handle(now, Input::Closed);
         self.say(format!("provider {number} of runner {runner} dies with {code}"));
         self.session_outputs(runner, number, outputs);
         let event = Event::Provider(ProviderEvent::Exited { code, stderr: String::new() });
-        self.send(format!("provider{runner}.{life}"), 2, Action::Agent { runner, life, lane: Lane::Provider, event });
+        self.send(
+            format!("provider{runner}.{life}"),
+            2,
+            Action::Agent { runner, life, lane: Lane::Provider, event },
+        );
     }
 
     pub fn crash_provider(&mut self, runner: usize) {
-        if let Some(number) = self.runners[runner].process.as_ref().filter(|p| !p.dead).map(|p| p.number) {
+        if let Some(number) =
+            self.runners[runner].process.as_ref().filter(|p| !p.dead).map(|p| p.number)
+        {
             self.provider_dies(runner, number, 137);
         }
     }
@@ -101,11 +122,19 @@ impl World {
         let life = self.runners[runner].life;
         for output in outputs {
             match output {
-                Output::Write(bytes) => self.send(format!("in{runner}.{process}"), 2, Action::Demo { runner, process, bytes }),
+                Output::Write(bytes) => self.send(
+                    format!("in{runner}.{process}"),
+                    2,
+                    Action::Demo { runner, process, bytes },
+                ),
                 Output::CloseInput => {}
                 Output::Event(signal) => {
                     let event = Event::Provider(ProviderEvent::Session(signal));
-                    self.send(format!("provider{runner}.{life}"), 2, Action::Agent { runner, life, lane: Lane::Provider, event });
+                    self.send(
+                        format!("provider{runner}.{life}"),
+                        2,
+                        Action::Agent { runner, life, lane: Lane::Provider, event },
+                    );
                 }
                 other => panic!("an ACP session has no use for {other:?}"),
             }
@@ -117,7 +146,11 @@ impl World {
             match output {
                 DemoOutput::Line(line) => {
                     let input = Input::Bytes((line + "\n").into_bytes());
-                    self.send(format!("out{runner}.{process}"), 2, Action::Session { runner, process, input });
+                    self.send(
+                        format!("out{runner}.{process}"),
+                        2,
+                        Action::Session { runner, process, input },
+                    );
                 }
                 DemoOutput::Crash => {
                     self.after_ms(1, Action::ProviderDies { runner, process, code: 1 });

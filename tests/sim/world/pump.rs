@@ -24,27 +24,49 @@ impl World {
         let run = rows[at..].iter().take_while(|row| row.row.kind.is_message()).count();
         let token = token.expose().to_string();
         let (method, path, body, count, single) = if run > 0 {
-            let messages: Vec<&Value> = rows[at..at + run].iter().map(|row| &row.row.payload).collect();
+            let messages: Vec<&Value> =
+                rows[at..at + run].iter().map(|row| &row.row.payload).collect();
             ("POST", path::BATCH.to_string(), json!({"messages": messages}), run, false)
         } else {
             let row = &rows[at].row;
             match row.kind {
-                RowKind::TaskUpdate => {
-                    ("PATCH", path::task(TaskId(row.payload["taskId"].as_u64().unwrap_or(0))), row.payload.clone(), 1, true)
-                }
+                RowKind::TaskUpdate => (
+                    "PATCH",
+                    path::task(TaskId(row.payload["taskId"].as_u64().unwrap_or(0))),
+                    row.payload.clone(),
+                    1,
+                    true,
+                ),
                 _ => ("POST", path::INSIGHTS.to_string(), row.payload.clone(), 1, true),
             }
         };
-        let request = Request { method: method.into(), path, token, body: body.to_string().into_bytes(), ..Default::default() };
+        let request = Request {
+            method: method.into(),
+            path,
+            token,
+            body: body.to_string().into_bytes(),
+            ..Default::default()
+        };
         self.http(From::Pump { runner, life, rows: count, single }, request);
     }
 
-    pub(super) fn pump_answer(&mut self, runner: usize, count: usize, single: bool, result: Result<(u16, Value), Cause>) {
+    pub(super) fn pump_answer(
+        &mut self,
+        runner: usize,
+        count: usize,
+        single: bool,
+        result: Result<(u16, Value), Cause>,
+    ) {
         let life = self.runners[runner].life;
         let Some((rows, answers, _)) = self.runners[runner].pumping.as_mut() else { return };
         let at = answers.len();
         let outcome = match result {
-            Ok((status, body)) if single => Ok(vec![RowAnswer { seq: rows[at].seq, status, code: code_of(&body), error: String::new() }]),
+            Ok((status, body)) if single => Ok(vec![RowAnswer {
+                seq: rows[at].seq,
+                status,
+                code: code_of(&body),
+                error: String::new(),
+            }]),
             Ok((status, body)) if status < 300 => {
                 let results = body["results"].as_array().cloned().unwrap_or_default();
                 assert_eq!(results.len(), count, "a result per row");
@@ -66,7 +88,8 @@ impl World {
             }
             Err(cause) => {
                 let (_, answers, _) = self.runners[runner].pumping.take().expect("looked at");
-                let event = Event::Pumped(if answers.is_empty() { Err(cause) } else { Ok(answers) });
+                let event =
+                    Event::Pumped(if answers.is_empty() { Err(cause) } else { Ok(answers) });
                 self.act(Action::Agent { runner, life, lane: Lane::Pump, event });
             }
         }

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use agent_relay::core::agent::Agent;
 use agent_relay::core::agent::config::{AgentConfig, ReplyMode, RestartPolicy};
-use agent_relay::core::agent::effect::{BusCommand, Effect, HeartbeatCommand, ProviderCommand, PumpCommand, StoreCommand};
+use agent_relay::core::agent::effect::{
+    BusCommand, Effect, HeartbeatCommand, ProviderCommand, PumpCommand, StoreCommand,
+};
 use agent_relay::core::agent::event::{Event, Lane, RowAnswer, StoreEvent};
 use agent_relay::core::agent::store::{QueuedRow, StoreOp};
 use agent_relay::core::commit::Commit;
@@ -60,7 +62,11 @@ impl World {
         state.agent = Some(Agent::new(config, seed));
         let snapshot = state.store.snapshot().expect("memory");
         let event = Event::Store(StoreEvent::Restored(Box::new(snapshot)));
-        self.send(format!("store{runner}.{life}"), 2, Action::Agent { runner, life, lane: Lane::Store, event });
+        self.send(
+            format!("store{runner}.{life}"),
+            2,
+            Action::Agent { runner, life, lane: Lane::Store, event },
+        );
     }
 
     pub fn crash_runner(&mut self, runner: usize) {
@@ -87,7 +93,11 @@ impl World {
         if let Some(conn) = self.runners[runner].conn.take() {
             self.cut(conn, false, true);
         }
-        let later = if self.faults.restart_runner_late { 2000 + self.rng.below(20_000) } else { 50 + self.rng.below(2000) };
+        let later = if self.faults.restart_runner_late {
+            2000 + self.rng.below(20_000)
+        } else {
+            50 + self.rng.below(2000)
+        };
         self.after_ms(later, Action::StartRunner { runner });
     }
 
@@ -100,22 +110,36 @@ impl World {
                 Effect::Store(StoreCommand::Commit(Commit { number, ops })) => {
                     self.runners[runner].pending.push_back((number, ops));
                     if !self.runners[runner].stall_told {
-                        self.send(format!("disk{runner}.{life}"), 3, Action::Commit { runner, life });
+                        self.send(
+                            format!("disk{runner}.{life}"),
+                            3,
+                            Action::Commit { runner, life },
+                        );
                     }
                 }
-                Effect::Store(StoreCommand::Retry) => self.send(format!("disk{runner}.{life}"), 3, Action::Commit { runner, life }),
+                Effect::Store(StoreCommand::Retry) => {
+                    self.send(format!("disk{runner}.{life}"), 3, Action::Commit { runner, life })
+                }
                 Effect::Store(StoreCommand::FetchInbox(choice)) => {
                     // The real store reads behind the commits that were ordered before.
                     self.settle_disk(runner);
                     let (rows, more) = self.runners[runner].store.inbox(&choice).expect("memory");
                     let event = Event::Store(StoreEvent::InboxRows { rows, more });
-                    self.send(format!("store{runner}.{life}"), 2, Action::Agent { runner, life, lane: Lane::Store, event });
+                    self.send(
+                        format!("store{runner}.{life}"),
+                        2,
+                        Action::Agent { runner, life, lane: Lane::Store, event },
+                    );
                 }
                 Effect::Store(StoreCommand::FetchOutbox) => {
                     self.settle_disk(runner);
                     let rows = self.runners[runner].store.outbox().expect("memory");
                     let event = Event::Store(StoreEvent::OutboxRows { rows: Ok(rows) });
-                    self.send(format!("store{runner}.{life}"), 2, Action::Agent { runner, life, lane: Lane::Store, event });
+                    self.send(
+                        format!("store{runner}.{life}"),
+                        2,
+                        Action::Agent { runner, life, lane: Lane::Store, event },
+                    );
                 }
                 Effect::Bus(BusCommand::Connect(to)) => self.connect(runner, to.token),
                 Effect::Bus(BusCommand::Send(text)) => self.frame_up(runner, text),
@@ -124,17 +148,37 @@ impl World {
                         self.cut(conn, false, true);
                     }
                 }
-                Effect::Heartbeat(HeartbeatCommand::Call { call, method, path, body, token, .. }) => {
+                Effect::Heartbeat(HeartbeatCommand::Call {
+                    call,
+                    method,
+                    path,
+                    body,
+                    token,
+                    ..
+                }) => {
                     if self.tell {
-                        println!("{:>12} r{runner} -> call {call} {method} {path}", self.now.tick.0);
+                        println!(
+                            "{:>12} r{runner} -> call {call} {method} {path}",
+                            self.now.tick.0
+                        );
                     }
-                    let (path, query) = path.split_once('?').map_or((path.clone(), String::new()), |(p, q)| (p.into(), q.into()));
+                    let (path, query) = path
+                        .split_once('?')
+                        .map_or((path.clone(), String::new()), |(p, q)| (p.into(), q.into()));
                     let body = body.map(|body| body.to_string().into_bytes()).unwrap_or_default();
-                    let request = Request { method: method.into(), path, query, token: token.expose().into(), body, ..Default::default() };
+                    let request = Request {
+                        method: method.into(),
+                        path,
+                        query,
+                        token: token.expose().into(),
+                        body,
+                        ..Default::default()
+                    };
                     self.http(From::Call { runner, life, call }, request);
                 }
                 Effect::Heartbeat(HeartbeatCommand::ReadConfigToken) => {
-                    let event = Event::ConfigToken { url: None, token: Some(Secret::new(OPERATOR)) };
+                    let event =
+                        Event::ConfigToken { url: None, token: Some(Secret::new(OPERATOR)) };
                     self.after_ms(1, Action::Agent { runner, life, lane: Lane::Heartbeat, event });
                 }
                 Effect::Heartbeat(HeartbeatCommand::WriteToken { .. }) => {
@@ -147,19 +191,31 @@ impl World {
                     self.runners[runner].pumping = Some((rows, Vec::new(), token));
                     self.pump_next(runner);
                 }
-                Effect::Provider(ProviderCommand::Spawn { process, leftover, .. }) => self.spawn(runner, process, leftover.is_some()),
+                Effect::Provider(ProviderCommand::Spawn { process, leftover, .. }) => {
+                    self.spawn(runner, process, leftover.is_some())
+                }
                 Effect::Provider(ProviderCommand::Verb { process: order, number, verb }) => {
-                    let process = self.runners[runner].process.as_ref().filter(|p| !p.dead && p.order == order).map(|p| p.number);
+                    let process = self.runners[runner]
+                        .process
+                        .as_ref()
+                        .filter(|p| !p.dead && p.order == order)
+                        .map(|p| p.number);
                     if let Some(process) = process {
                         if let Verb::Deliver(delivery) = &verb {
                             self.use_tool(runner, delivery);
                         }
                         let input = Input::Verb(number, verb);
-                        self.send(format!("verb{runner}.{process}"), 1, Action::Session { runner, process, input });
+                        self.send(
+                            format!("verb{runner}.{process}"),
+                            1,
+                            Action::Session { runner, process, input },
+                        );
                     }
                 }
                 Effect::Provider(ProviderCommand::Stop { grace_ms }) => {
-                    if let Some(process) = self.runners[runner].process.as_ref().filter(|p| !p.dead).map(|p| p.number) {
+                    if let Some(process) =
+                        self.runners[runner].process.as_ref().filter(|p| !p.dead).map(|p| p.number)
+                    {
                         let later = self.rng.below(grace_ms.min(300) + 1);
                         self.after_ms(later, Action::ProviderDies { runner, process, code: 0 });
                     }
@@ -190,14 +246,23 @@ pub fn config(runner: usize, life: u64, wall: i64) -> AgentConfig {
         runner_id: format!("runner{runner}.{life}"),
         instance_id: format!("instance{runner}.{life}"),
         provider: "acp".into(),
-        identity: Identity { agent_id: id.clone(), label: None, tags: tags.clone(), capabilities: Vec::new(), broad_targets: true },
+        identity: Identity {
+            agent_id: id.clone(),
+            label: None,
+            tags: tags.clone(),
+            capabilities: Vec::new(),
+            broad_targets: true,
+        },
         registration: Registration {
             role: "provider".into(),
             component_id: format!("runner{runner}.{life}"),
             agent_id: Some(id),
             instance_id: format!("instance{runner}.{life}"),
             tags,
-            meta: json!({"processStart": {"boot": "sim", "ticks": life}}).as_object().cloned().unwrap_or_default(),
+            meta: json!({"processStart": {"boot": "sim", "ticks": life}})
+                .as_object()
+                .cloned()
+                .unwrap_or_default(),
             ..Default::default()
         },
         approval_mode: "open".into(),

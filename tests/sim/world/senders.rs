@@ -29,7 +29,17 @@ impl Sending {
 
 impl World {
     pub(super) fn plan_sendings(&mut self, draw: &mut Rng, senders: &mut Rng) {
-        let words = ["hello", "work 1", "slow 1", "garbage", "how are you", "work 2", "crash", "error", "x"];
+        let words = [
+            "hello",
+            "work 1",
+            "slow 1",
+            "garbage",
+            "how are you",
+            "work 2",
+            "crash",
+            "error",
+            "x",
+        ];
         for index in 0..8 + draw.below(25) {
             let word = words[draw.below(words.len() as u64) as usize];
             let body = format!("{word} n{index}");
@@ -67,7 +77,12 @@ impl World {
     pub(super) fn submit(&mut self, index: usize) {
         let sending = &self.sendings[index];
         let agent = sending.body["from"].as_str().map(str::to_string);
-        let knows = |from: &String| self.runners.iter().enumerate().any(|(at, runner)| runner.known && agent_name(at) == *from);
+        let knows = |from: &String| {
+            self.runners
+                .iter()
+                .enumerate()
+                .any(|(at, runner)| runner.known && agent_name(at) == *from)
+        };
         if agent.as_ref().is_some_and(|from| !knows(from)) {
             // Nobody could answer it yet.
             return self.after_ms(1000, Action::SendNext);
@@ -101,19 +116,24 @@ impl World {
     }
 
     pub(super) fn sender_answer(&mut self, index: usize, result: Result<(u16, Value), Cause>) {
-        let careful = self.sendings[index].task || self.sendings[index].body.get("command").is_some();
+        let careful =
+            self.sendings[index].task || self.sendings[index].body.get("command").is_some();
         match result {
             Ok((200 | 201, body)) => {
-                let id = body["messageId"].as_u64().or_else(|| body["id"].as_u64()).unwrap_or(u64::MAX);
+                let id =
+                    body["messageId"].as_u64().or_else(|| body["id"].as_u64()).unwrap_or(u64::MAX);
                 self.say(format!("accepted #{id}: {}", self.sendings[index].body));
                 self.sendings[index].id = Some(id);
-                self.sendings[index].generation = body["generation"].as_str().unwrap_or_default().to_string();
+                self.sendings[index].generation =
+                    body["generation"].as_str().unwrap_or_default().to_string();
             }
             // Not known whether it arrived: forget it, nobody may rely on it.
             Err(_) if careful => self.sendings[index].id = Some(u64::MAX),
             // The agent is not known yet.
             Ok((422, _)) if !self.healed => {}
-            Ok((422, _)) if self.sendings[index].body.get("command").is_some() => self.sendings[index].id = Some(u64::MAX),
+            Ok((422, _)) if self.sendings[index].body.get("command").is_some() => {
+                self.sendings[index].id = Some(u64::MAX)
+            }
             _ => {}
         }
         self.after_ms(100, Action::SendNext);

@@ -22,11 +22,12 @@ impl Tool {
 }
 
 impl World {
-    /// A parcel reaches a provider: perhaps its tool says at once what there is to say. The same words under the same key,
-    /// should it come once more.
+    /// A parcel reaches a provider: perhaps its tool says at once what there is to say. The same
+    /// words under the same key, should it come once more.
     pub(super) fn use_tool(&mut self, runner: usize, delivery: &Delivery) {
         let header = |line: &str| -> Option<(u64, String)> {
-            let (id, from) = line.strip_prefix("[relay message #")?.strip_suffix(']')?.split_once(" from ")?;
+            let (id, from) =
+                line.strip_prefix("[relay message #")?.strip_suffix(']')?.split_once(" from ")?;
             Some((id.parse().ok()?, from.to_string()))
         };
         for (id, sender) in delivery.text.lines().filter_map(header) {

@@ -25,7 +25,12 @@ impl World {
         // Agents that were given up are asked to try again, as a person would.
         for runner in 0..self.runners.len() {
             let body = json!({"type": "agent.restart", "target": agent_name(runner)});
-            self.sendings.push(Sending { body: json!({"command": body}), task: false, id: None, generation: String::new() });
+            self.sendings.push(Sending {
+                body: json!({"command": body}),
+                task: false,
+                id: None,
+                generation: String::new(),
+            });
         }
     }
 

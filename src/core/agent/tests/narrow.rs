@@ -11,7 +11,8 @@ fn narrow() -> Bench {
     bench
 }
 
-/// What became of a message for that target which the relay resolved to this agent: stored, and with which reason told as read.
+/// What became of a message for that target which the relay resolved to this agent: stored, and
+/// with which reason told as read.
 fn fate_of(bench: &mut Bench, id: u64, to: &str) -> (bool, Option<String>) {
     let message = Message {
         id: MessageId(id),
@@ -33,7 +34,9 @@ fn fate_of(bench: &mut Bench, id: u64, to: &str) -> (bool, Option<String>) {
     assert!(all.iter().any(is_ack), "{to} is acknowledged either way");
     let mut declined = None;
     while let Some((call, path, body)) = all.iter().find_map(|effect| match effect {
-        Effect::Heartbeat(HeartbeatCommand::Call { call, path, body, .. }) => Some((*call, path.clone(), body.clone())),
+        Effect::Heartbeat(HeartbeatCommand::Call { call, path, body, .. }) => {
+            Some((*call, path.clone(), body.clone()))
+        }
         _ => None,
     }) {
         if path == format!("/api/messages/{id}/read") {
@@ -49,7 +52,11 @@ fn a_narrow_agent_declines_what_is_meant_for_all() {
     let mut bench = narrow();
     for (id, to) in [(1, "broadcast"), (2, "tag:acp"), (3, "cap:code")] {
         let (stored, declined) = fate_of(&mut bench, id, to);
-        assert_eq!((stored, declined.as_deref()), (false, Some("this agent takes no messages for broadcast, tag: or cap:")), "{to}");
+        assert_eq!(
+            (stored, declined.as_deref()),
+            (false, Some("this agent takes no messages for broadcast, tag: or cap:")),
+            "{to}"
+        );
     }
     for (id, to) in [(4, "a"), (5, "label:web"), (6, "policy:p")] {
         assert_eq!(fate_of(&mut bench, id, to), (true, None), "{to}");
@@ -71,22 +78,35 @@ fn a_narrow_agent_says_so_in_every_registration() {
                 match effect {
                     Effect::Heartbeat(HeartbeatCommand::Call { call, path, body, .. }) => {
                         if path == "/api/agents" {
-                            metas.push(("http", body.unwrap_or_default()["meta"]["broadTargets"].clone()));
+                            metas.push((
+                                "http",
+                                body.unwrap_or_default()["meta"]["broadTargets"].clone(),
+                            ));
                         }
-                        next.extend(bench.tell(Event::Called { call, result: Ok((200, json!({}))) }));
+                        next.extend(
+                            bench.tell(Event::Called { call, result: Ok((200, json!({}))) }),
+                        );
                     }
                     Effect::Bus(BusCommand::Connect(_)) if metas.is_empty() => {
-                        next.extend(bench.tell(Event::Bus(BusEvent::Lost(Cause::Offline("nobody listens".into())))));
+                        next.extend(bench.tell(Event::Bus(BusEvent::Lost(Cause::Offline(
+                            "nobody listens".into(),
+                        )))));
                     }
-                    Effect::Bus(BusCommand::Connect(_)) => next.extend(bench.tell(Event::Bus(BusEvent::Connected))),
+                    Effect::Bus(BusCommand::Connect(_)) => {
+                        next.extend(bench.tell(Event::Bus(BusEvent::Connected)))
+                    }
                     other => {
                         if let Some(ClientFrame::Register { registration, .. }) = frame_of(&other) {
-                            metas.push(("bus", registration.meta.get("broadTargets").cloned().unwrap_or_default()));
+                            metas.push((
+                                "bus",
+                                registration.meta.get("broadTargets").cloned().unwrap_or_default(),
+                            ));
                         }
                     }
                 }
             }
-            bench.now.tick = bench.agent.next_deadline().unwrap_or(bench.now.tick).max(bench.now.tick);
+            bench.now.tick =
+                bench.agent.next_deadline().unwrap_or(bench.now.tick).max(bench.now.tick);
             next.extend(bench.agent.wake(bench.now));
             effects = next;
         }

@@ -8,7 +8,8 @@ use serde_json::Value;
 use super::*;
 
 impl Bench {
-    /// The bus is lost, if it was there, and registered by the next attempt, with what the relay says of itself.
+    /// The bus is lost, if it was there, and registered by the next attempt, with what the relay
+    /// says of itself.
     pub(super) fn register_anew(&mut self, server: Value) {
         self.tell(Event::Bus(BusEvent::Lost(Cause::Offline("cut".into()))));
         while !self.agent.relay_link.is_registered() {
@@ -17,7 +18,10 @@ impl Bench {
             self.tell(Event::Bus(BusEvent::Connected));
             let server = server.as_object().cloned().unwrap_or_default();
             let registered = Registered { epoch: 1, server, ..Default::default() };
-            self.tell(Event::Bus(BusEvent::Framed(RelayFrame::Registered { id: "f9".into(), registered })));
+            self.tell(Event::Bus(BusEvent::Framed(RelayFrame::Registered {
+                id: "f9".into(),
+                registered,
+            })));
         }
     }
 
@@ -41,20 +45,29 @@ impl Bench {
         })
     }
 
-    /// Lets time pass up to a tick: every deadline fires, a bus attempt fails, a call is answered. What was called, when.
-    fn live(&mut self, for_ms: u64, mut answer: impl FnMut(&str) -> Result<(u16, Value), Cause>) -> Vec<(u64, String, Value)> {
+    /// Lets time pass up to a tick: every deadline fires, a bus attempt fails, a call is answered.
+    /// What was called, when.
+    fn live(
+        &mut self,
+        for_ms: u64,
+        mut answer: impl FnMut(&str) -> Result<(u16, Value), Cause>,
+    ) -> Vec<(u64, String, Value)> {
         let began = self.now.tick;
         let until = began + Duration::from_millis(for_ms);
         let mut calls = Vec::new();
         let mut effects = Vec::new();
         loop {
             if effects.iter().any(|effect| matches!(effect, Effect::Bus(BusCommand::Connect(_)))) {
-                effects = self.tell(Event::Bus(BusEvent::Lost(Cause::Offline("nobody listens".into()))));
+                effects =
+                    self.tell(Event::Bus(BusEvent::Lost(Cause::Offline("nobody listens".into()))));
             } else if let Some((call, what, body)) = Bench::next_call(&effects) {
                 let result = answer(&what);
                 calls.push(((self.now.tick - began).as_millis() as u64, what, body));
                 effects = self.tell(Event::Called { call, result });
-            } else if effects.iter().any(|effect| matches!(effect, Effect::Store(StoreCommand::Commit(Commit { .. })))) {
+            } else if effects
+                .iter()
+                .any(|effect| matches!(effect, Effect::Store(StoreCommand::Commit(Commit { .. }))))
+            {
                 effects = self.commit();
             } else {
                 let Some(at) = self.agent.next_deadline().filter(|at| *at <= until) else { break };
@@ -68,7 +81,11 @@ impl Bench {
 }
 
 fn works(what: &str) -> Result<(u16, Value), Cause> {
-    if what.contains("unread") { Ok((200, json!({"messages": []}))) } else { Ok((200, json!({"ok": true, "commands": []}))) }
+    if what.contains("unread") {
+        Ok((200, json!({"messages": []})))
+    } else {
+        Ok((200, json!({"ok": true, "commands": []})))
+    }
 }
 
 fn of<'a>(calls: &'a [(u64, String, Value)], what: &str) -> Vec<&'a (u64, String, Value)> {
@@ -80,9 +97,15 @@ fn a_shut_bus_is_followed_by_a_round_at_once() {
     let mut bench = Bench::restored();
     bench.tell(Event::Bus(BusEvent::Lost(Cause::Protocol("no WebSocket here".into()))));
     let calls = bench.live(19_000, works);
-    let first: Vec<&str> = calls.iter().map(|(_, what, _)| what.split('?').next().unwrap_or_default()).collect();
-    let round =
-        ["POST /api/agents", "PUT /api/agents/a/status", "PUT /api/agents/a/ready", "POST /api/agents/a/heartbeat", "GET /api/messages"];
+    let first: Vec<&str> =
+        calls.iter().map(|(_, what, _)| what.split('?').next().unwrap_or_default()).collect();
+    let round = [
+        "POST /api/agents",
+        "PUT /api/agents/a/status",
+        "PUT /api/agents/a/ready",
+        "POST /api/agents/a/heartbeat",
+        "GET /api/messages",
+    ];
     assert_eq!(first[..5], round, "{first:?}");
     assert!(calls[0].0 < 100 && calls.len() <= 7, "{calls:?}");
     assert_eq!(calls[2].2["meta"]["status"], "starting", "a status goes with it: {:?}", calls[2]);
@@ -92,7 +115,8 @@ fn a_shut_bus_is_followed_by_a_round_at_once() {
     assert_eq!(of(&calls, "heartbeat").len(), 3, "{calls:?}");
 }
 
-/// A relay that is simply away hears of an agent not more often than before: once at the first failure, then every 20 s.
+/// A relay that is simply away hears of an agent not more often than before: once at the first
+/// failure, then every 20 s.
 #[test]
 fn a_relay_that_is_away_is_not_asked_faster() {
     let mut bench = Bench::restored();
@@ -113,7 +137,8 @@ fn changes_are_told_soon_and_together() {
     let mut calls = Vec::new();
     for n in 0..50 {
         let state = json!({"state": "running", "detail": n.to_string()});
-        let event = if n == 0 { SessionEvent::TurnStarted } else { SessionEvent::ProviderState(state) };
+        let event =
+            if n == 0 { SessionEvent::TurnStarted } else { SessionEvent::ProviderState(state) };
         bench.signal(event);
         calls.extend(bench.live(100, works));
     }
@@ -121,14 +146,22 @@ fn changes_are_told_soon_and_together() {
     let told = of(&calls, "ready");
     assert!((2..=5).contains(&told.len()), "{told:?}");
     let last = &told.last().expect("told").2["meta"];
-    assert_eq!((last["status"].as_str(), last["providerState"]["detail"].as_str()), (Some("busy"), Some("49")));
-    assert_eq!(of(&calls, "PUT /api/agents/a/status").len(), told.len(), "the word of the wire goes with each");
+    assert_eq!(
+        (last["status"].as_str(), last["providerState"]["detail"].as_str()),
+        (Some("busy"), Some("49"))
+    );
+    assert_eq!(
+        of(&calls, "PUT /api/agents/a/status").len(),
+        told.len(),
+        "the word of the wire goes with each"
+    );
     // Nothing changes: nothing is told.
     let calls = bench.live(9000, works);
     assert!(of(&calls, "/status").len() <= 1, "at most the one of a whole round: {calls:?}");
 }
 
-/// The bus is back in the middle of a round: the round ends, and the newest status goes over the bus.
+/// The bus is back in the middle of a round: the round ends, and the newest status goes over the
+/// bus.
 #[test]
 fn the_bus_takes_over_in_the_middle_of_a_round() {
     let mut bench = Bench::quiet();
@@ -141,20 +174,30 @@ fn the_bus_takes_over_in_the_middle_of_a_round() {
     // By then it was connecting again.
     bench.register_anew(json!({}));
     let effects = bench.tell(Event::Called { call, result: works("") });
-    assert_eq!(statuses(&effects), ["idle"], "said once more: the call may have come later than the frame");
+    assert_eq!(
+        statuses(&effects),
+        ["idle"],
+        "said once more: the call may have come later than the frame"
+    );
     assert!(
         !effects.iter().any(|effect| matches!(effect, Effect::Heartbeat(HeartbeatCommand::Call { path, .. }) if path.ends_with("/ready"))),
         "{effects:?}"
     );
 }
 
-/// A command is told as running only when it is durable: a crash before that must leave it pending at the relay.
+/// A command is told as running only when it is durable: a crash before that must leave it pending
+/// at the relay.
 #[test]
 fn a_command_that_runs_is_told_when_it_is_durable() {
     let mut bench = Bench::quiet();
     bench.tell(Event::Bus(BusEvent::Lost(Cause::Offline("cut".into()))));
     bench.live(10_000, works);
-    let command = Command { id: "c1".into(), kind: "agent.interrupt".into(), target: "a".into(), ..Default::default() };
+    let command = Command {
+        id: "c1".into(),
+        kind: "agent.interrupt".into(),
+        target: "a".into(),
+        ..Default::default()
+    };
     bench.agent.http_calls.forget(&super::super::http_calls::CallKind::Unread);
     let (number, now) = (bench.agent.commits.newest(), bench.now);
     bench.agent.now = now;
@@ -178,7 +221,12 @@ fn the_end_is_told_without_a_bus() {
         let now = bench.now;
         bench.agent.now = now;
         if commanded {
-            let command = Command { id: "c1".into(), kind: "agent.shutdown".into(), target: "a".into(), ..Default::default() };
+            let command = Command {
+                id: "c1".into(),
+                kind: "agent.shutdown".into(),
+                target: "a".into(),
+                ..Default::default()
+            };
             bench.agent.on_command(now, command, None);
         } else {
             bench.agent.begin_stop(now, super::super::stop::Why::Asked(StopReason::Signal))
@@ -200,7 +248,10 @@ fn the_end_is_told_without_a_bus() {
             } else if bench.agent.supervisor.is_gone() {
                 bench.commit()
             } else {
-                let mut more = bench.tell(Event::Provider(ProviderEvent::Exited { code: 0, stderr: String::new() }));
+                let mut more = bench.tell(Event::Provider(ProviderEvent::Exited {
+                    code: 0,
+                    stderr: String::new(),
+                }));
                 more.extend(bench.commit());
                 more
             };
@@ -210,10 +261,19 @@ fn the_end_is_told_without_a_bus() {
 }
 
 fn return_if_told(said: &[(String, Value)], commanded: bool) {
-    let find = |what: &str| said.iter().find(|(called, _)| called == what).map(|(_, body)| body.clone());
-    assert_eq!(find("PUT /api/agents/a/status").expect("the word")["status"], "offline", "{said:?}");
+    let find =
+        |what: &str| said.iter().find(|(called, _)| called == what).map(|(_, body)| body.clone());
+    assert_eq!(
+        find("PUT /api/agents/a/status").expect("the word")["status"],
+        "offline",
+        "{said:?}"
+    );
     let meta = find("PUT /api/agents/a/ready").expect("the record")["meta"].clone();
-    assert_eq!((meta["status"].as_str(), meta["lifecycleAction"].as_str()), (Some("offline"), Some("shutting-down")), "{said:?}");
+    assert_eq!(
+        (meta["status"].as_str(), meta["lifecycleAction"].as_str()),
+        (Some("offline"), Some("shutting-down")),
+        "{said:?}"
+    );
     assert_eq!(find("DELETE /api/agents/a").is_some(), commanded, "{said:?}");
     assert_eq!(find("PATCH /api/commands/c1").is_some(), commanded, "{said:?}");
 }

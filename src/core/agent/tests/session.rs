@@ -1,6 +1,9 @@
-//! What the tools inside the session have: a token that is always the newest, and their runner where the relay is away.
+//! What the tools inside the session have: a token that is always the newest, and their runner
+//! where the relay is away.
 
-use crate::core::agent::effect::{BusCommand, Effect, HeartbeatCommand, ProviderCommand, StoreCommand};
+use crate::core::agent::effect::{
+    BusCommand, Effect, HeartbeatCommand, ProviderCommand, StoreCommand,
+};
 use crate::core::commit::Commit;
 use crate::core::http::{Body, GateCommand};
 use std::time::Duration;
@@ -27,26 +30,44 @@ fn plain(config: &mut AgentConfig) {
 
 fn written(effects: &[Effect]) -> Vec<String> {
     let token = |effect: &Effect| {
-        if let Effect::Heartbeat(HeartbeatCommand::WriteToken { token }) = effect { Some(token.expose().to_string()) } else { None }
+        if let Effect::Heartbeat(HeartbeatCommand::WriteToken { token }) = effect {
+            Some(token.expose().to_string())
+        } else {
+            None
+        }
     };
     effects.iter().filter_map(token).collect()
 }
 
-fn answer(bench: &mut Bench, effects: &[Effect], path: &str, status: u16, body: Value) -> Vec<Effect> {
+fn answer(
+    bench: &mut Bench,
+    effects: &[Effect],
+    path: &str,
+    status: u16,
+    body: Value,
+) -> Vec<Effect> {
     let (call, _) = call_to(effects, path).unwrap_or_else(|| panic!("asks {path}: {effects:?}"));
     bench.tell(Event::Called { call, result: Ok((status, body)) })
 }
 
 fn rows(effects: &[Effect]) -> Vec<OutboxRow> {
-    let ops = effects
-        .iter()
-        .filter_map(|effect| if let Effect::Store(StoreCommand::Commit(Commit { ops, .. })) = effect { Some(ops) } else { None });
-    ops.flatten().filter_map(|op| if let StoreOp::OutboxAppend(row) = op { Some(row.clone()) } else { None }).collect()
+    let ops = effects.iter().filter_map(|effect| {
+        if let Effect::Store(StoreCommand::Commit(Commit { ops, .. })) = effect {
+            Some(ops)
+        } else {
+            None
+        }
+    });
+    ops.flatten()
+        .filter_map(|op| if let StoreOp::OutboxAppend(row) = op { Some(row.clone()) } else { None })
+        .collect()
 }
 
 fn reply(effects: &[Effect]) -> Option<(u16, Value)> {
     effects.iter().find_map(|effect| match effect {
-        Effect::Gate(GateCommand::Respond { status, body: Body::Json(body), .. }) => Some((*status, body.clone())),
+        Effect::Gate(GateCommand::Respond { status, body: Body::Json(body), .. }) => {
+            Some((*status, body.clone()))
+        }
         _ => None,
     })
 }
@@ -61,7 +82,9 @@ fn end(bench: &mut Bench) -> Option<(u8, String)> {
         }
         bench.now.tick = bench.now.tick + Duration::from_secs(1);
         let late = bench.agent.wake(bench.now);
-        bench.ended = late.into_iter().find_map(|effect| if let Effect::Finish(outcome) = effect { Some(outcome) } else { None });
+        bench.ended = late.into_iter().find_map(|effect| {
+            if let Effect::Finish(outcome) = effect { Some(outcome) } else { None }
+        });
     }
     panic!("it does not end")
 }
@@ -69,7 +92,9 @@ fn end(bench: &mut Bench) -> Option<(u8, String)> {
 /// The call that is made, with its path and its token.
 fn first_call(effects: &[Effect]) -> Option<(CallNumber, String, String)> {
     effects.iter().find_map(|effect| match effect {
-        Effect::Heartbeat(HeartbeatCommand::Call { call, path, token, .. }) => Some((*call, path.clone(), token.expose().to_string())),
+        Effect::Heartbeat(HeartbeatCommand::Call { call, path, token, .. }) => {
+            Some((*call, path.clone(), token.expose().to_string()))
+        }
         _ => None,
     })
 }
@@ -129,10 +154,14 @@ impl Bench {
         self.tell(Event::Control(Ticket(9), request))
     }
 
-    /// The turn of message 1 ends with these words; the relay is away and says nothing about what is owed.
+    /// The turn of message 1 ends with these words; the relay is away and says nothing about what
+    /// is owed.
     fn end_turn(&mut self) -> Vec<Effect> {
-        let mut effects =
-            self.signal(SessionEvent::TurnEnded { batch: Some(BatchNumber(1)), end: TurnEnd::Completed, text: "final".into() });
+        let mut effects = self.signal(SessionEvent::TurnEnded {
+            batch: Some(BatchNumber(1)),
+            end: TurnEnd::Completed,
+            text: "final".into(),
+        });
         self.now.tick = self.now.tick + Duration::from_secs(6);
         effects.extend(self.agent.wake(self.now));
         effects
@@ -142,7 +171,11 @@ impl Bench {
         let mut bench = Bench::ready();
         bench.message(1);
         bench.commit();
-        bench.signal(SessionEvent::Accepted { batch: BatchNumber(1), key: key_of_first(), evidence: "seen".into() });
+        bench.signal(SessionEvent::Accepted {
+            batch: BatchNumber(1),
+            key: key_of_first(),
+            evidence: "seen".into(),
+        });
         bench.commit();
         bench
     }
@@ -170,8 +203,8 @@ fn only_a_token_of_this_agent_goes_to_the_provider() {
     let orchestrator = json!({"profileId": "orchestrator"});
     let operator = json!({"profileId": "operator", "scopes": ["message:read"]});
     let agents = Some("provider-agent");
-    // What is said of the token; what the relay answers when a token is to be made, and when it is asked whose this one is;
-    // what the provider gets, or the words that end the runner.
+    // What is said of the token; what the relay answers when a token is to be made, and when it is
+    // asked whose this one is; what the provider gets, or the words that end the runner.
     type Row<'a> = (Option<&'a str>, u16, u16, &'a Value, Result<Option<&'a str>, &'a str>);
     let rows: Vec<Row<'_>> = vec![
         (None, 403, 200, &own, Ok(Some("given"))),
@@ -202,15 +235,18 @@ fn only_a_token_of_this_agent_goes_to_the_provider() {
         for _ in 0..5 {
             effects.extend(bench.commit());
             got = got.or(effects.iter().find_map(|effect| match effect {
-                Effect::Provider(ProviderCommand::Spawn { token, .. }) => Some(token.as_ref().map(|token| token.expose().to_string())),
+                Effect::Provider(ProviderCommand::Spawn { token, .. }) => {
+                    Some(token.as_ref().map(|token| token.expose().to_string()))
+                }
                 _ => None,
             }));
-            let (call, (status, body)) = match (call_to(&effects, "/api/tokens"), call_to(&effects, "/api/tokens/self")) {
-                (Some((call, _)), _) if making == 201 => (call, (201, made("made", &bench))),
-                (Some((call, _)), _) => (call, (making, json!({"error": "no"}))),
-                (_, Some((call, _))) => (call, (asking, json!({"record": record}))),
-                _ => break,
-            };
+            let (call, (status, body)) =
+                match (call_to(&effects, "/api/tokens"), call_to(&effects, "/api/tokens/self")) {
+                    (Some((call, _)), _) if making == 201 => (call, (201, made("made", &bench))),
+                    (Some((call, _)), _) => (call, (making, json!({"error": "no"}))),
+                    (_, Some((call, _))) => (call, (asking, json!({"record": record}))),
+                    _ => break,
+                };
             effects = bench.tell(Event::Called { call, result: Ok((status, body)) });
         }
         let row = format!("said {said:?}, making {making}, asking {asking}, {record}");
@@ -222,7 +258,11 @@ fn only_a_token_of_this_agent_goes_to_the_provider() {
             Err(words) => {
                 let (code, message) = end(&mut bench).unwrap_or_else(|| panic!("it ends: {row}"));
                 assert_eq!(code, 2, "{row}");
-                assert!(message.contains(words) && message.contains("agent-relay token create --agent a"), "{row}: {message}");
+                assert!(
+                    message.contains(words)
+                        && message.contains("agent-relay token create --agent a"),
+                    "{row}: {message}"
+                );
                 assert_eq!(got, None, "{row}");
             }
         }
@@ -231,7 +271,12 @@ fn only_a_token_of_this_agent_goes_to_the_provider() {
 
 #[test]
 fn a_refused_registration_ends_the_start_and_later_only_the_token() {
-    let error = |code: &str| RelayFrame::Error { id: Some("f1".into()), code: code.into(), message: "not yours".into(), retryable: false };
+    let error = |code: &str| RelayFrame::Error {
+        id: Some("f1".into()),
+        code: code.into(),
+        message: "not yours".into(),
+        retryable: false,
+    };
     let mut bench = Bench::restored();
     bench.tell(Event::Bus(BusEvent::Connected));
     bench.tell(Event::Bus(BusEvent::Framed(error("forbidden"))));
@@ -264,8 +309,15 @@ fn a_bus_that_is_refused_asks_over_http_who_refuses() {
         bench.tell(Event::Bus(BusEvent::Lost(Cause::Refused(403, "no sockets here".into()))));
         let effects = bench.agent.wake(bench.now);
         answer(&mut bench, &effects, "/api/agents", status, json!({"error": "not yours"}));
-        assert_eq!(end(&mut bench).map(|(code, _)| code), ends.then_some(2), "HTTP answers {status}");
-        assert!(!bench.agent.relay_link.auth_trouble || ends, "{status}: the token is not to blame");
+        assert_eq!(
+            end(&mut bench).map(|(code, _)| code),
+            ends.then_some(2),
+            "HTTP answers {status}"
+        );
+        assert!(
+            !bench.agent.relay_link.auth_trouble || ends,
+            "{status}: the token is not to blame"
+        );
     }
 }
 
@@ -273,7 +325,11 @@ fn a_bus_that_is_refused_asks_over_http_who_refuses() {
 fn the_policy_stands_in_the_token_unless_the_relay_forbids_that() {
     let body_of = |effects: &[Effect]| {
         effects.iter().find_map(|effect| match effect {
-            Effect::Heartbeat(HeartbeatCommand::Call { path, body, .. }) if path == "/api/tokens" => body.clone(),
+            Effect::Heartbeat(HeartbeatCommand::Call { path, body, .. })
+                if path == "/api/tokens" =>
+            {
+                body.clone()
+            }
             _ => None,
         })
     };
@@ -285,7 +341,10 @@ fn the_policy_stands_in_the_token_unless_the_relay_forbids_that() {
         false,
     );
     assert_eq!(body_of(&bench.begun).expect("makes a token")["policyName"], "deploy");
-    let effects = bench.tell(Event::Called { call: CallNumber(1), result: Ok((403, json!({"error": "no policies"}))) });
+    let effects = bench.tell(Event::Called {
+        call: CallNumber(1),
+        result: Ok((403, json!({"error": "no policies"}))),
+    });
     let body = body_of(&effects).expect("makes one all the same");
     assert!(body.get("policyName").is_none() && bench.agent.stop.is_none(), "{body}");
 }
@@ -295,19 +354,33 @@ fn a_message_of_a_tool_is_durable_before_it_is_answered_and_counts_as_the_answer
     for how in ["reply", "reaction"] {
         let mut bench = Bench::with_message();
         let request = match how {
-            "reply" => ControlRequest::Message(json!({"to": "user", "body": "said by the tool", "replyTo": 1})),
+            "reply" => ControlRequest::Message(
+                json!({"to": "user", "body": "said by the tool", "replyTo": 1}),
+            ),
             _ => ControlRequest::Reaction { message: MessageId(1), body: json!({"emoji": "ok"}) },
         };
         let effects = bench.control(request);
         assert_eq!(reply(&effects), None, "not before it is durable");
         let queued = rows(&effects);
-        assert_eq!((queued.len(), queued[0].payload["from"].as_str().or(queued[0].payload["agentId"].as_str())), (1, Some("a")));
+        assert_eq!(
+            (
+                queued.len(),
+                queued[0].payload["from"].as_str().or(queued[0].payload["agentId"].as_str())
+            ),
+            (1, Some("a"))
+        );
         let (status, body) = reply(&bench.commit()).expect("answered");
-        assert_eq!((status, &body["queued"], &body["key"]), (202, &json!(true), &json!(queued[0].key)));
+        assert_eq!(
+            (status, &body["queued"], &body["key"]),
+            (202, &json!(true), &json!(queued[0].key))
+        );
         assert!(rows(&bench.end_turn()).is_empty(), "{how}: nothing more is said");
     }
     // Without that, or where the words go to somebody else, the final text is the answer.
-    for elsewhere in [json!({"to": "b", "body": "something else"}), json!({"to": "b", "body": "elsewhere", "replyTo": 1})] {
+    for elsewhere in [
+        json!({"to": "b", "body": "something else"}),
+        json!({"to": "b", "body": "elsewhere", "replyTo": 1}),
+    ] {
         let mut bench = Bench::with_message();
         bench.control(ControlRequest::Message(elsewhere));
         bench.commit();
@@ -316,19 +389,36 @@ fn a_message_of_a_tool_is_durable_before_it_is_answered_and_counts_as_the_answer
     // Nor does a tool take the place of that answer by its key.
     let mut bench = Bench::with_message();
     let squats = json!({"to": "b", "body": "x", "idempotencyKey": "reply:a:1"});
-    assert_eq!(reply(&bench.control(ControlRequest::Message(squats))).map(|(status, _)| status), Some(422));
+    assert_eq!(
+        reply(&bench.control(ControlRequest::Message(squats))).map(|(status, _)| status),
+        Some(422)
+    );
 }
 
 #[test]
 fn what_a_tool_has_answered_is_known_after_a_crash() {
     let mut bench = Bench::with_message();
-    let effects = bench.control(ControlRequest::Message(json!({"to": "user", "body": "said", "replyTo": 1, "idempotencyKey": "k"})));
+    let effects = bench.control(ControlRequest::Message(
+        json!({"to": "user", "body": "said", "replyTo": 1, "idempotencyKey": "k"}),
+    ));
     assert_eq!(rows(&effects)[0].key, "k");
     let notes: Vec<(String, String)> = effects
         .iter()
-        .filter_map(|effect| if let Effect::Store(StoreCommand::Commit(Commit { ops, .. })) = effect { Some(ops) } else { None })
+        .filter_map(|effect| {
+            if let Effect::Store(StoreCommand::Commit(Commit { ops, .. })) = effect {
+                Some(ops)
+            } else {
+                None
+            }
+        })
         .flatten()
-        .filter_map(|op| if let StoreOp::PutMeta { key, value: Some(value) } = op { Some((key.clone(), value.clone())) } else { None })
+        .filter_map(|op| {
+            if let StoreOp::PutMeta { key, value: Some(value) } = op {
+                Some((key.clone(), value.clone()))
+            } else {
+                None
+            }
+        })
         .collect();
     assert_eq!(notes.len(), 1, "{effects:?}");
     let mut bench = Bench::restored();
@@ -368,9 +458,20 @@ fn a_runner_takes_from_its_tools_only_what_a_hub_would_take() {
 #[test]
 fn a_number_of_two_generations_is_two_messages_for_the_tools() {
     let place = |number: u32| MessageRef { family: number, id: MessageId(12), generation: number };
-    let generation =
-        |number: u32, name: &str| Generation { number, family: number, name: name.into(), told: Some(name.into()), highest: MessageId(12) };
-    let message = Message { id: MessageId(12), from: "web".into(), to: "a".into(), subject: Some("new".into()), ..Default::default() };
+    let generation = |number: u32, name: &str| Generation {
+        number,
+        family: number,
+        name: name.into(),
+        told: Some(name.into()),
+        highest: MessageId(12),
+    };
+    let message = Message {
+        id: MessageId(12),
+        from: "web".into(),
+        to: "a".into(),
+        subject: Some("new".into()),
+        ..Default::default()
+    };
     let snapshot = Snapshot {
         generations: vec![generation(1, "old"), generation(2, "new")],
         settled: vec![Settled { at: place(1), read: true, ended: None, from: "user".into() }],
@@ -386,15 +487,24 @@ fn a_number_of_two_generations_is_two_messages_for_the_tools() {
     let mut bench = Bench::restored();
     bench.agent = crate::core::agent::Agent::new(bench.agent.config.clone(), 1);
     bench.tell(Event::Store(StoreEvent::Restored(Box::new(snapshot))));
-    let (status, body) = reply(&bench.control(ControlRequest::Given(MessageId(12)))).expect("answered");
+    let (status, body) =
+        reply(&bench.control(ControlRequest::Given(MessageId(12)))).expect("answered");
     let told: Vec<(&str, &str)> = body["messages"]
         .as_array()
         .expect("a list")
         .iter()
-        .map(|one| (one["generation"].as_str().unwrap_or_default(), one["from"].as_str().unwrap_or_default()))
+        .map(|one| {
+            (
+                one["generation"].as_str().unwrap_or_default(),
+                one["from"].as_str().unwrap_or_default(),
+            )
+        })
         .collect();
     assert_eq!((status, told), (200, vec![("old", "user"), ("new", "web")]));
-    assert_eq!(reply(&bench.control(ControlRequest::Given(MessageId(13)))).map(|(status, _)| status), Some(404));
+    assert_eq!(
+        reply(&bench.control(ControlRequest::Given(MessageId(13)))).map(|(status, _)| status),
+        Some(404)
+    );
     // An answer says which one it means.
     for (told, number) in [(Some("old"), 1), (Some("new"), 2), (None, 2)] {
         let mut body = json!({"to": "user", "body": "x", "replyTo": 12});
@@ -402,7 +512,10 @@ fn a_number_of_two_generations_is_two_messages_for_the_tools() {
             body["generation"] = json!(told);
         }
         let row = rows(&bench.control(ControlRequest::Message(body))).remove(0);
-        assert_eq!((row.generation, row.payload["generation"].as_str()), (number, Some(if number == 1 { "old" } else { "new" })));
+        assert_eq!(
+            (row.generation, row.payload["generation"].as_str()),
+            (number, Some(if number == 1 { "old" } else { "new" }))
+        );
     }
 }
 
@@ -420,15 +533,18 @@ fn a_token_that_is_handed_over_is_looked_at_before_it_is_used() {
         let mut bench = Bench::ready();
         // The fetch of the registration comes first.
         bench.control(ControlRequest::TokenOffered(Secret::new("handed")));
-        let second = bench.tell(Event::Control(Ticket(10), ControlRequest::TokenOffered(Secret::new("more"))));
+        let second = bench
+            .tell(Event::Control(Ticket(10), ControlRequest::TokenOffered(Secret::new("more"))));
         assert_eq!(reply(&second).map(|(status, _)| status), Some(409), "one at a time");
         let unread = CallNumber(2);
-        let effects = bench.tell(Event::Called { call: unread, result: Ok((200, json!({"messages": []}))) });
+        let effects =
+            bench.tell(Event::Called { call: unread, result: Ok((200, json!({"messages": []}))) });
         let (call, token) = call_to(&effects, "/api/tokens/self").expect("the relay is asked");
         assert_eq!(token, "handed", "by itself");
         let mut effects = bench.tell(Event::Called { call, result: answer });
-        let connects =
-            |effects: &[Effect]| effects.iter().any(|e| matches!(e, Effect::Bus(BusCommand::Connect(to)) if to.token.expose() == "handed"));
+        let connects = |effects: &[Effect]| {
+            effects.iter().any(|e| matches!(e, Effect::Bus(BusCommand::Connect(to)) if to.token.expose() == "handed"))
+        };
         assert_eq!(connects(&effects), status == 200);
         effects.extend(bench.commit());
         assert_eq!(reply(&effects).map(|(status, _)| status), Some(status), "{effects:?}");
@@ -442,20 +558,27 @@ fn a_token_that_is_handed_over_is_looked_at_before_it_is_used() {
 #[test]
 fn where_the_relay_has_no_generations_an_answer_names_none() {
     let mut bench = Bench::with_message();
-    let effects = bench.control(ControlRequest::Message(json!({"to": "user", "body": "x", "replyTo": 1})));
+    let effects =
+        bench.control(ControlRequest::Message(json!({"to": "user", "body": "x", "replyTo": 1})));
     let row = rows(&effects).remove(0);
     assert!(row.payload.get("generation").is_none() && row.generation == 1, "{row:?}");
 }
 
 #[test]
 fn a_stored_token_is_used_again_only_if_it_names_the_policy() {
-    for (wanted, named, used) in
-        [(None, None, true), (Some("deploy"), Some("deploy"), true), (Some("deploy"), None, false), (None, Some("deploy"), false)]
-    {
+    for (wanted, named, used) in [
+        (None, None, true),
+        (Some("deploy"), Some("deploy"), true),
+        (Some("deploy"), None, false),
+        (None, Some("deploy"), false),
+    ] {
         let bench = Bench::begun(
             |config| {
                 plain(config);
-                config.registration.meta.extend(wanted.map(|policy| ("policyName".to_string(), json!(policy))));
+                config
+                    .registration
+                    .meta
+                    .extend(wanted.map(|policy| ("policyName".to_string(), json!(policy))));
             },
             false,
         );

@@ -1,5 +1,6 @@
-//! The token as the tools inside the session find it: a file of the runner, written when the relay first gives one and at
-//! every renewal. An edge writes it, once the token is durable; here stands when.
+//! The token as the tools inside the session find it: a file of the runner, written when the relay
+//! first gives one and at every renewal. An edge writes it, once the token is durable; here stands
+//! when.
 
 use crate::core::agent::effect::{Effect, HeartbeatCommand};
 use std::time::Duration;
@@ -31,18 +32,27 @@ impl Agent {
     pub(in crate::core::agent) fn write_token_file(&mut self) {
         self.timers.clear(Timer::TokenFileRetry);
         let token = self.tokens.for_provider().filter(|token| !token.expose().is_empty());
-        let Some(token) = token.filter(|_| self.tokens.file.stale && !self.tokens.file.writing) else { return };
+        let Some(token) = token.filter(|_| self.tokens.file.stale && !self.tokens.file.writing)
+        else {
+            return;
+        };
         (self.tokens.file.stale, self.tokens.file.writing) = (false, true);
-        // Behind the commit that makes it durable: what stands there is what the next life of this runner knows.
+        // Behind the commit that makes it durable: what stands there is what the next life of this
+        // runner knows.
         self.commits.defer(Effect::Heartbeat(HeartbeatCommand::WriteToken { token }));
     }
 
-    pub(in crate::core::agent) fn on_token_written(&mut self, now: Now, result: Result<(), String>) {
+    pub(in crate::core::agent) fn on_token_written(
+        &mut self,
+        now: Now,
+        result: Result<(), String>,
+    ) {
         self.tokens.file.writing = false;
         match result {
             Ok(()) => self.write_token_file(),
             Err(error) => {
-                let text = format!("the token file of the session cannot be written, retrying: {error}");
+                let text =
+                    format!("the token file of the session cannot be written, retrying: {error}");
                 if self.status.may_log(now, &text) {
                     self.log(LogLevel::Error, "runner", text);
                 }

@@ -1,4 +1,5 @@
-//! Decides whose a token is, by its own record. A token that is not this agent's never goes to the provider and registers nothing.
+//! Decides whose a token is, by its own record. A token that is not this agent's never goes to the
+//! provider and registers nothing.
 
 use crate::core::http::GateCommand;
 use serde_json::{Value, json};
@@ -18,7 +19,11 @@ use crate::wire::control::LogLevel;
 
 /// What whoever started the runner says of the token.
 pub(super) fn claimed(config: &AgentConfig) -> TokenRecord {
-    TokenRecord { profile_id: config.token_profile.clone().unwrap_or_default(), expires_at: config.token_expires_at, ..Default::default() }
+    TokenRecord {
+        profile_id: config.token_profile.clone().unwrap_or_default(),
+        expires_at: config.token_expires_at,
+        ..Default::default()
+    }
 }
 
 /// What a relay says of a token.
@@ -54,7 +59,8 @@ fn in_words(record: &TokenRecord) -> String {
 }
 
 impl Tokens {
-    /// From here on `own` is used: the one that was handed in, as far as it is known to be this agent's.
+    /// From here on `own` is used: the one that was handed in, as far as it is known to be this
+    /// agent's.
     fn adopt(&mut self, is_agents: bool, known: bool) -> Secret {
         self.is_agents = is_agents;
         self.accepted_once |= known;
@@ -71,7 +77,11 @@ impl Agent {
         is_renewable(record) && record.agent_id.as_deref() == Some(&self.config.agent_id)
     }
 
-    pub(in crate::core::agent) fn on_token_checked(&mut self, now: Now, result: Result<(u16, Value), Cause>) {
+    pub(in crate::core::agent) fn on_token_checked(
+        &mut self,
+        now: Now,
+        result: Result<(u16, Value), Cause>,
+    ) {
         match told(result) {
             TokenAnswer::Record(record) if self.is_own(&record) => {
                 let token = self.tokens.adopt(true, true);
@@ -111,8 +121,9 @@ impl Agent {
         self.look_again(now);
     }
 
-    /// The relay will not have this agent with this token. Before it ever had it that is a mistake of whoever started the
-    /// runner; later the token has become useless, which is mended like any other such case.
+    /// The relay will not have this agent with this token. Before it ever had it that is a mistake
+    /// of whoever started the runner; later the token has become useless, which is mended like any
+    /// other such case.
     pub(in crate::core::agent) fn on_registration_refused(&mut self, now: Now, text: &str) {
         // Whoever has no token at all still hopes for one.
         if self.relay_link.known_instance || self.stop.is_some() || self.tokens.own.is_none() {
@@ -126,8 +137,13 @@ impl Agent {
         self.begin_stop(now, Why::Refused(message));
     }
 
-    /// A token is handed over at the control port. The relay is asked whose it is; the answer follows then.
-    pub(in crate::core::agent) fn on_token_offered(&mut self, ticket: Ticket, token: Secret) -> Option<(u16, Value)> {
+    /// A token is handed over at the control port. The relay is asked whose it is; the answer
+    /// follows then.
+    pub(in crate::core::agent) fn on_token_offered(
+        &mut self,
+        ticket: Ticket,
+        token: Secret,
+    ) -> Option<(u16, Value)> {
         if self.tokens.offered.is_some() {
             return Some((409, error_body("busy", "another token is being looked at; try again")));
         }
@@ -139,7 +155,11 @@ impl Agent {
         None
     }
 
-    pub(in crate::core::agent) fn on_offer_checked(&mut self, now: Now, result: Result<(u16, Value), Cause>) {
+    pub(in crate::core::agent) fn on_offer_checked(
+        &mut self,
+        now: Now,
+        result: Result<(u16, Value), Cause>,
+    ) {
         let Some((ticket, token)) = self.tokens.offered.take() else { return };
         let (status, body) = match told(result) {
             TokenAnswer::Record(record) if self.is_own(&record) => {
@@ -147,7 +167,8 @@ impl Agent {
                 (200, json!({"ok": true, "record": record}))
             }
             TokenAnswer::Record(record) => {
-                let text = format!("that is {}, not one of {}", in_words(&record), self.config.agent_id);
+                let text =
+                    format!("that is {}, not one of {}", in_words(&record), self.config.agent_id);
                 (403, error_body("forbidden", &text))
             }
             TokenAnswer::Nothing => {
@@ -155,16 +176,28 @@ impl Agent {
                 self.take_offered(now, &token, &record, is_renewable(&record));
                 (200, json!({"ok": true}))
             }
-            TokenAnswer::Unknown(_) => (401, error_body("unauthorized", "the relay does not know that token")),
+            TokenAnswer::Unknown(_) => {
+                (401, error_body("unauthorized", "the relay does not know that token"))
+            }
             TokenAnswer::Later(result) => {
                 let text = match result {
                     Ok((status, body)) => text_of(status, &body),
                     Err(cause) => cause.to_string(),
                 };
-                (503, error_body("unreachable", &format!("the relay cannot say whose token that is: {text}; try again")))
+                (
+                    503,
+                    error_body(
+                        "unreachable",
+                        &format!("the relay cannot say whose token that is: {text}; try again"),
+                    ),
+                )
             }
         };
-        self.commits.defer(Effect::Gate(GateCommand::Respond { ticket, status, body: body.into() }));
+        self.commits.defer(Effect::Gate(GateCommand::Respond {
+            ticket,
+            status,
+            body: body.into(),
+        }));
     }
 
     fn take_offered(&mut self, now: Now, token: &Secret, record: &TokenRecord, is_agents: bool) {

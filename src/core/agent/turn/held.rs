@@ -1,5 +1,6 @@
-//! Interrupted tasks. The task becomes `blocked` and waits for a person or for who sent it. A relay that knows this rule
-//! ends the claim and offers the task to nobody; at any other the claim is kept, since its end would start the task again.
+//! Interrupted tasks. The task becomes `blocked` and waits for a person or for who sent it. A relay
+//! that knows this rule ends the claim and offers the task to nobody; at any other the claim is
+//! kept, since its end would start the task again.
 
 use std::collections::BTreeMap;
 
@@ -34,10 +35,17 @@ impl Agent {
     }
 
     /// Notes who ends the turn and why, for the task that may be in it.
-    pub(in crate::core::agent) fn note_interrupt(&mut self, what: &str, who: &str, reason: Option<String>) {
+    pub(in crate::core::agent) fn note_interrupt(
+        &mut self,
+        what: &str,
+        who: &str,
+        reason: Option<String>,
+    ) {
         if self.turn.running {
             let who = if who.is_empty() { String::new() } else { format!(" by {who}") };
-            let why = reason.filter(|reason| !reason.trim().is_empty()).map(|reason| format!(": {}", reason.trim()));
+            let why = reason
+                .filter(|reason| !reason.trim().is_empty())
+                .map(|reason| format!(": {}", reason.trim()));
             self.turn.interrupt = Some(format!("{what}{who}{}", why.unwrap_or_default()));
         }
     }
@@ -70,7 +78,8 @@ impl Agent {
         while self.turn.rounds.len() > TASK_ROUNDS_MAX {
             self.turn.rounds.pop_first();
         }
-        self.commits.write(StoreOp::PutMeta { key: ROUNDS_NOTE.into(), value: note(&self.turn.rounds) });
+        self.commits
+            .write(StoreOp::PutMeta { key: ROUNDS_NOTE.into(), value: note(&self.turn.rounds) });
     }
 
     /// Marks a task that this agent had before; only this runner knows that.
@@ -82,7 +91,8 @@ impl Agent {
     }
 
     fn note_held(&mut self) {
-        self.commits.write(StoreOp::PutMeta { key: HELD_NOTE.into(), value: note(&self.turn.held) });
+        self.commits
+            .write(StoreOp::PutMeta { key: HELD_NOTE.into(), value: note(&self.turn.held) });
     }
 
     /// The claim is not ours to keep any more. False: it was not.
@@ -102,29 +112,43 @@ impl Agent {
         self.turn.held.keys().copied().collect()
     }
 
-    pub(in crate::core::agent) fn on_held_task(&mut self, at: MessageRef, result: Result<(u16, Value), Cause>) {
+    pub(in crate::core::agent) fn on_held_task(
+        &mut self,
+        at: MessageRef,
+        result: Result<(u16, Value), Cause>,
+    ) {
         let Ok((status, body)) = result else { return };
         if self.outbox.reports_wait() {
             return; // the relay may not know yet that it is blocked
         }
-        let task: TaskStatus = body.get("status").and_then(Value::as_str).unwrap_or_default().into();
+        let task: TaskStatus =
+            body.get("status").and_then(Value::as_str).unwrap_or_default().into();
         if status == 404 || task.is_final() {
             self.let_go(at);
         } else if status < 300 && task == TaskStatus::Open && self.let_go(at) {
             let body = json!({"agentId": self.config.agent_id, "reason": "opened again"});
-            self.ask(CallKind::ReleaseHeld(at), "DELETE", path::message_part(at.id, "claim"), Some(body));
+            self.ask(
+                CallKind::ReleaseHeld(at),
+                "DELETE",
+                path::message_part(at.id, "claim"),
+                Some(body),
+            );
         }
     }
 }
 
 /// Numbers by message, as a note holds them: family, id, generation, number.
 fn note<N: Copy + Serialize>(numbers: &BTreeMap<MessageRef, N>) -> Option<String> {
-    let all: Vec<(u32, MessageId, u32, N)> = numbers.iter().map(|(at, number)| (at.family, at.id, at.generation, *number)).collect();
+    let all: Vec<(u32, MessageId, u32, N)> =
+        numbers.iter().map(|(at, number)| (at.family, at.id, at.generation, *number)).collect();
     (!all.is_empty()).then(|| json!(all).to_string())
 }
 
 fn noted<N: DeserializeOwned>(notes: &[(String, String)], name: &str) -> BTreeMap<MessageRef, N> {
     let text = notes.iter().find(|(key, _)| key == name).map(|(_, text)| text.as_str());
-    let all: Vec<(u32, MessageId, u32, N)> = text.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
-    all.into_iter().map(|(family, id, generation, number)| (MessageRef { family, id, generation }, number)).collect()
+    let all: Vec<(u32, MessageId, u32, N)> =
+        text.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+    all.into_iter()
+        .map(|(family, id, generation, number)| (MessageRef { family, id, generation }, number))
+        .collect()
 }

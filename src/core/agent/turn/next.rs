@@ -1,8 +1,9 @@
 //! Which messages go to the provider together.
 //!
-//! What a turn says at its end answers its batch, so a batch that is answered automatically holds messages of one sender: nobody
-//! reads the words of another one in an answer of his. Next is whoever waits longest; who had the last batch only if nobody else
-//! waits. Where the agent answers by itself batches are mixed, in the order in which the messages came.
+//! What a turn says at its end answers its batch, so a batch that is answered automatically holds
+//! messages of one sender: nobody reads the words of another one in an answer of his. Next is
+//! whoever waits longest; who had the last batch only if nobody else waits. Where the agent answers
+//! by itself batches are mixed, in the order in which the messages came.
 
 use serde_json::json;
 
@@ -51,7 +52,10 @@ impl Agent {
     pub(in crate::core::agent) fn drain(&mut self, now: Now) {
         let known = self.inbox.knows_next();
         self.drain_urgent();
-        let free = self.turn.batch.is_none() && self.supervisor.is_ready() && !self.turn.running && self.stop.is_none();
+        let free = self.turn.batch.is_none()
+            && self.supervisor.is_ready()
+            && !self.turn.running
+            && self.stop.is_none();
         if !free {
             return;
         }
@@ -63,7 +67,11 @@ impl Agent {
         if !known {
             if self.inbox.is_partial() && !pauses {
                 let last = self.turn.last.clone();
-                self.fetch_inbox(if self.is_mixed() { Choice::InOrder } else { Choice::BySender { last } });
+                self.fetch_inbox(if self.is_mixed() {
+                    Choice::InOrder
+                } else {
+                    Choice::BySender { last }
+                });
             }
             return;
         }
@@ -76,8 +84,10 @@ impl Agent {
             return;
         }
         self.turn.number = self.turn.number.next();
-        let entries: Vec<Entry> = next.into_iter().filter_map(|at| self.inbox.take(at)).map(Entry::new).collect();
-        self.turn.batch = Some(Batch { number: self.turn.number, phase: Phase::Claiming, entries, end: None });
+        let entries: Vec<Entry> =
+            next.into_iter().filter_map(|at| self.inbox.take(at)).map(Entry::new).collect();
+        self.turn.batch =
+            Some(Batch { number: self.turn.number, phase: Phase::Claiming, entries, end: None });
         self.claim_batch();
     }
 
@@ -86,9 +96,11 @@ impl Agent {
         self.config.reply_mode == ReplyMode::Explicit || crate::planted::is("mixed-batch")
     }
 
-    /// The waiting messages that make the next batch, in order. `pauses`: nothing can be claimed for the moment.
+    /// The waiting messages that make the next batch, in order. `pauses`: nothing can be claimed
+    /// for the moment.
     fn next_messages(&self, pauses: bool) -> Vec<MessageRef> {
-        // What was reported of a task must be known before it is claimed again: the claim would answer for the new offer.
+        // What was reported of a task must be known before it is claimed again: the claim would
+        // answer for the new offer.
         let reports = self.outbox.reports_wait();
         let ready = |(_, message): &(MessageRef, &Message)| {
             let is_held = message.claimable && (pauses || (reports && message.task_id().is_some()));
@@ -96,14 +108,18 @@ impl Agent {
         };
         let waiting = || self.inbox.waiting().filter(ready);
         let mixed = self.is_mixed();
-        let of_another = waiting().find(|(_, message)| !mixed && !self.turn.last.contains(&message.from));
+        let of_another =
+            waiting().find(|(_, message)| !mixed && !self.turn.last.contains(&message.from));
         let Some((at, first)) = of_another.or_else(|| waiting().next()) else { return Vec::new() };
-        // Where the provider treats the words of people and of others differently, a batch has one kind of them.
+        // Where the provider treats the words of people and of others differently, a batch has one
+        // kind of them.
         let same_voice = |message: &Message| {
-            !self.config.session.split_by_sender || prompt_text::is_of_person(message) == prompt_text::is_of_person(first)
+            !self.config.session.split_by_sender
+                || prompt_text::is_of_person(message) == prompt_text::is_of_person(first)
         };
         if mixed {
-            let batch = waiting().take(BATCH_MESSAGES_MAX).take_while(|(_, message)| same_voice(message));
+            let batch =
+                waiting().take(BATCH_MESSAGES_MAX).take_while(|(_, message)| same_voice(message));
             return batch.map(|(at, _)| at).collect();
         }
         let kind = kind_of(first);
@@ -113,7 +129,9 @@ impl Agent {
         let (mut batch, mut chars) = (Vec::new(), 0);
         // The order of each sender holds: nothing goes past something else of the same one.
         let mut behind: Vec<&str> = Vec::new();
-        for (at, message) in waiting().filter(|(_, message)| kind == Kind::Notice || message.from == first.from) {
+        for (at, message) in
+            waiting().filter(|(_, message)| kind == Kind::Notice || message.from == first.from)
+        {
             let belongs = kind_of(message) == kind && same_voice(message);
             let waits = behind.contains(&message.from.as_str());
             if !belongs || waits {
@@ -129,10 +147,18 @@ impl Agent {
         batch
     }
 
-    /// Urgent messages go into the turn that runs, if the session can do that; claimable ones wait for their claim.
+    /// Urgent messages go into the turn that runs, if the session can do that; claimable ones wait
+    /// for their claim.
     fn drain_urgent(&mut self) {
-        let runs = self.turn.running && self.turn.tail.is_none() && self.supervisor.is_ready() && self.stop.is_none();
-        let joins = self.turn.batch.as_ref().is_none_or(|batch| matches!(batch.phase, Phase::Sent | Phase::Taken));
+        let runs = self.turn.running
+            && self.turn.tail.is_none()
+            && self.supervisor.is_ready()
+            && self.stop.is_none();
+        let joins = self
+            .turn
+            .batch
+            .as_ref()
+            .is_none_or(|batch| matches!(batch.phase, Phase::Sent | Phase::Taken));
         if !runs || !joins || !self.config.session.takes_urgent {
             return;
         }
@@ -140,14 +166,23 @@ impl Agent {
         let Some((_, first)) = self.inbox.urgent().find(urgent) else { return };
         let person = prompt_text::is_of_person(first);
         let same = |one: &(MessageRef, &Message)| {
-            urgent(one) && (!self.config.session.split_by_sender || prompt_text::is_of_person(one.1) == person)
+            urgent(one)
+                && (!self.config.session.split_by_sender
+                    || prompt_text::is_of_person(one.1) == person)
         };
-        let joining: Vec<MessageRef> = self.inbox.urgent().filter(same).take(BATCH_MESSAGES_MAX).map(|(at, _)| at).collect();
+        let joining: Vec<MessageRef> =
+            self.inbox.urgent().filter(same).take(BATCH_MESSAGES_MAX).map(|(at, _)| at).collect();
         if self.turn.batch.is_none() {
             self.turn.number = self.turn.number.next();
-            self.turn.batch = Some(Batch { number: self.turn.number, phase: Phase::Sent, entries: Vec::new(), end: None });
+            self.turn.batch = Some(Batch {
+                number: self.turn.number,
+                phase: Phase::Sent,
+                entries: Vec::new(),
+                end: None,
+            });
         }
-        let entries: Vec<Entry> = joining.into_iter().filter_map(|at| self.inbox.take(at)).map(Entry::new).collect();
+        let entries: Vec<Entry> =
+            joining.into_iter().filter_map(|at| self.inbox.take(at)).map(Entry::new).collect();
         self.hand_over(entries, true);
     }
 
@@ -163,7 +198,8 @@ impl Agent {
             return;
         }
         let noted = json!(senders[..senders.len().min(LAST_NOTED_MAX)]);
-        self.commits.write(StoreOp::PutMeta { key: LAST_NOTE.into(), value: Some(noted.to_string()) });
+        self.commits
+            .write(StoreOp::PutMeta { key: LAST_NOTE.into(), value: Some(noted.to_string()) });
         self.turn.last = senders;
     }
 }

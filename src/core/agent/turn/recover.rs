@@ -56,7 +56,11 @@ impl Agent {
             }
             DeliveryOutcome::Unanswered => {
                 back.into_iter().for_each(|entry| self.wait_again(entry));
-                if crate::planted::is("evidence-ignored") { self.send_again() } else { self.nudge("the record of the conversation") }
+                if crate::planted::is("evidence-ignored") {
+                    self.send_again()
+                } else {
+                    self.nudge("the record of the conversation")
+                }
             }
             DeliveryOutcome::Answered(text) => {
                 back.into_iter().for_each(|entry| self.wait_again(entry));
@@ -68,7 +72,10 @@ impl Agent {
     }
 
     /// Fate by message; one that a session tells for all counts for all.
-    pub(super) fn fates_by_id(&mut self, fates: &[DeliveryOutcome]) -> BTreeMap<MessageRef, DeliveryOutcome> {
+    pub(super) fn fates_by_id(
+        &mut self,
+        fates: &[DeliveryOutcome],
+    ) -> BTreeMap<MessageRef, DeliveryOutcome> {
         let asked = std::mem::take(&mut self.turn.asked);
         let fate_of = |number: usize| {
             fates
@@ -80,10 +87,14 @@ impl Agent {
         asked.into_iter().enumerate().map(|(number, at)| (at, fate_of(number))).collect()
     }
 
-    /// The batch itself is being settled; what was to follow it is judged by the record, or starts anew.
+    /// The batch itself is being settled; what was to follow it is judged by the record, or starts
+    /// anew.
     pub(super) fn judge_tail(&mut self, fates: Option<BTreeMap<MessageRef, DeliveryOutcome>>) {
-        let Some(mut tail) = self.turn.tail.take_if(|tail| tail.phase == Phase::Unsettled) else { return };
-        let (fate, stay, back) = part(std::mem::take(&mut tail.entries), &fates.unwrap_or_default());
+        let Some(mut tail) = self.turn.tail.take_if(|tail| tail.phase == Phase::Unsettled) else {
+            return;
+        };
+        let (fate, stay, back) =
+            part(std::mem::take(&mut tail.entries), &fates.unwrap_or_default());
         back.into_iter().for_each(|entry| self.wait_again(entry));
         if let DeliveryOutcome::Answered(text) = fate {
             tail.end = Some((TurnEnd::Completed, text));
@@ -107,7 +118,8 @@ impl Agent {
 
     /// No record tells what became of the batch.
     pub(super) fn on_unproven(&mut self, now: Now, how: &OpenMode) {
-        let confirmed = self.turn.batch.iter().flat_map(|batch| &batch.entries).all(|entry| entry.confirmed);
+        let confirmed =
+            self.turn.batch.iter().flat_map(|batch| &batch.entries).all(|entry| entry.confirmed);
         match how {
             OpenMode::Resumed if confirmed => self.nudge("seen before the restart"),
             // Nobody can say: sent again, so that it arrives at least once.
@@ -115,8 +127,7 @@ impl Agent {
             _ if !confirmed => self.send_again(),
             _ => {
                 self.set_taken();
-                let reason =
-                    "the conversation was lost in a restart; the message was seen but not answered, send it again if it still matters";
+                let reason = "the conversation was lost in a restart; the message was seen but not answered, send it again if it still matters";
                 self.end_batch(now, TurnEnd::Failed(reason.into()), String::new());
             }
         }
@@ -137,7 +148,8 @@ impl Agent {
         self.claim_batch();
     }
 
-    /// The messages stand in the record, their answer does not: never sent twice, but the agent is told to go on.
+    /// The messages stand in the record, their answer does not: never sent twice, but the agent is
+    /// told to go on.
     pub(super) fn nudge(&mut self, evidence: &str) {
         self.confirm(None, evidence);
         let Some(batch) = self.turn.batch.as_mut() else {
@@ -147,14 +159,20 @@ impl Agent {
         if batch.entries.iter().any(|entry| entry.message.claimable) {
             self.timers.set(Timer::ClaimRenewal, self.now.tick);
         }
-        let ids = batch.entries.iter().map(|entry| format!("#{}", entry.message.id)).collect::<Vec<_>>().join(", ");
+        let ids = batch
+            .entries
+            .iter()
+            .map(|entry| format!("#{}", entry.message.id))
+            .collect::<Vec<_>>()
+            .join(", ");
         let text = format!(
             "{RESTART_MARK} while you worked on relay message {ids}. It stands in the conversation above; \
              please go on and answer it."
         );
         let key = self.rng.uuid();
         let person = batch.entries.iter().all(|entry| prompt_text::is_of_person(&entry.message));
-        let delivery = Delivery { batch: batch.number, key: key.clone(), text, person, urgent: false };
+        let delivery =
+            Delivery { batch: batch.number, key: key.clone(), text, person, urgent: false };
         batch.entries.iter_mut().for_each(|entry| entry.key = key.clone());
         self.turn.running = true;
         let (_, order) = self.supervisor.verb(Verb::Deliver(delivery));
@@ -163,10 +181,20 @@ impl Agent {
     }
 }
 
-/// Parts entries by their fate: the fate of the newest one that the record holds, those that it holds, and the others.
-fn part(entries: Vec<Entry>, fates: &BTreeMap<MessageRef, DeliveryOutcome>) -> (DeliveryOutcome, Vec<Entry>, Vec<Entry>) {
+/// Parts entries by their fate: the fate of the newest one that the record holds, those that it
+/// holds, and the others.
+fn part(
+    entries: Vec<Entry>,
+    fates: &BTreeMap<MessageRef, DeliveryOutcome>,
+) -> (DeliveryOutcome, Vec<Entry>, Vec<Entry>) {
     let fate_of = |entry: &Entry| fates.get(&entry.at).cloned().unwrap_or(DeliveryOutcome::Unseen);
-    let fate = entries.iter().rev().map(fate_of).find(|fate| *fate != DeliveryOutcome::Unseen).unwrap_or(DeliveryOutcome::Unseen);
-    let (stay, back) = entries.into_iter().partition(|entry| fate_of(entry) != DeliveryOutcome::Unseen);
+    let fate = entries
+        .iter()
+        .rev()
+        .map(fate_of)
+        .find(|fate| *fate != DeliveryOutcome::Unseen)
+        .unwrap_or(DeliveryOutcome::Unseen);
+    let (stay, back) =
+        entries.into_iter().partition(|entry| fate_of(entry) != DeliveryOutcome::Unseen);
     (fate, stay, back)
 }

@@ -23,7 +23,13 @@ use crate::wire::api::{ANSWERED, Message, MessageKind, NewMessage, TaskStatus};
 use crate::wire::control::LogLevel;
 
 impl Agent {
-    pub(in crate::core::agent) fn on_turn_ended(&mut self, now: Now, number: Option<BatchNumber>, end: TurnEnd, text: String) {
+    pub(in crate::core::agent) fn on_turn_ended(
+        &mut self,
+        now: Now,
+        number: Option<BatchNumber>,
+        end: TurnEnd,
+        text: String,
+    ) {
         self.turn.running = false;
         self.turn.told = false;
         self.tracker.finish_work(TURN, TURN);
@@ -39,7 +45,8 @@ impl Agent {
             return;
         }
         if mine && end == TurnEnd::Cancelled && self.supervisor.is_ending() {
-            // Cut off by a stop or restart of ours, not by anybody's wish: the next conversation goes on with it.
+            // Cut off by a stop or restart of ours, not by anybody's wish: the next conversation
+            // goes on with it.
             self.on_turn_lost();
         } else if mine {
             self.part_tail();
@@ -54,16 +61,19 @@ impl Agent {
         // Only where nothing was confirmed does the end of the turn itself prove the first parcel.
         let proven = batch.entries.iter().any(|entry| entry.confirmed);
         let main = batch.entries.first().filter(|_| !proven).map(|entry| entry.key.clone());
-        let (stay, rest) =
-            std::mem::take(&mut batch.entries).into_iter().partition(|entry| entry.confirmed || main.as_ref() == Some(&entry.key));
+        let (stay, rest) = std::mem::take(&mut batch.entries)
+            .into_iter()
+            .partition(|entry| entry.confirmed || main.as_ref() == Some(&entry.key));
         batch.entries = stay;
         if !rest.is_empty() {
-            self.turn.tail = Some(Batch { number: batch.number, phase: Phase::Sent, entries: rest, end: None });
+            self.turn.tail =
+                Some(Batch { number: batch.number, phase: Phase::Sent, entries: rest, end: None });
             self.turn.running = true;
         }
     }
 
-    /// The turn is over. Who still waits for an answer is asked first, so that nobody is answered twice.
+    /// The turn is over. Who still waits for an answer is asked first, so that nobody is answered
+    /// twice.
     pub(super) fn end_batch(&mut self, now: Now, end: TurnEnd, text: String) {
         let reachable = self.tokens.is_decided();
         let Some(batch) = self.turn.batch.as_mut() else {
@@ -95,7 +105,8 @@ impl Agent {
         self.out.extend(early.map(Effect::from));
     }
 
-    /// Replies and "batch done" in one transaction. `fresh`: the relay has just said which answers are owed.
+    /// Replies and "batch done" in one transaction. `fresh`: the relay has just said which answers
+    /// are owed.
     pub(super) fn settle_batch(&mut self, now: Now, fresh: bool) {
         let Some(batch) = self.turn.batch.take() else {
             return;
@@ -106,17 +117,27 @@ impl Agent {
         if crate::planted::is("reply-without-transaction") {
             self.settle_early(&batch.entries);
         }
-        let owed: BTreeSet<MessageId> = self.obligations.iter().map(|owed| owed.message_id).collect();
+        let owed: BTreeSet<MessageId> =
+            self.obligations.iter().map(|owed| owed.message_id).collect();
         // A message that the relay does not count as read yet cannot stand among the obligations.
         // A task that was interrupted is not over: whoever goes on with it answers.
-        let is_over = |entry: &Entry| end != TurnEnd::Cancelled || task_of(&entry.message).is_none();
-        // Of what the relay does not have any more, or holds back since its data were put back, it cannot say whether it is owed.
-        let tells = |entry: &Entry| fresh && entry.read && !entry.gone && self.generations.is_current(entry.at.generation);
-        // What the agent has said itself counts at once, also where it is still on its way to the relay.
-        let is_open = |entry: &Entry| !self.has_answered(entry.at) && !(tells(entry) && !owed.contains(&entry.message.id));
-        let is_owed = |entry: &Entry| is_over(entry) && entry.message.expects_reply() && is_open(entry);
+        let is_over =
+            |entry: &Entry| end != TurnEnd::Cancelled || task_of(&entry.message).is_none();
+        // Of what the relay does not have any more, or holds back since its data were put back, it
+        // cannot say whether it is owed.
+        let tells = |entry: &Entry| {
+            fresh && entry.read && !entry.gone && self.generations.is_current(entry.at.generation)
+        };
+        // What the agent has said itself counts at once, also where it is still on its way to the
+        // relay.
+        let is_open = |entry: &Entry| {
+            !self.has_answered(entry.at) && !(tells(entry) && !owed.contains(&entry.message.id))
+        };
+        let is_owed =
+            |entry: &Entry| is_over(entry) && entry.message.expects_reply() && is_open(entry);
         if self.config.reply_mode == ReplyMode::Auto {
-            let waiting: Vec<&Entry> = batch.entries.iter().filter(|entry| is_owed(entry)).collect();
+            let waiting: Vec<&Entry> =
+                batch.entries.iter().filter(|entry| is_owed(entry)).collect();
             self.answer(now, waiting, &end, &text);
         }
         self.settle_entries(now, &batch.entries, &end);
@@ -127,7 +148,9 @@ impl Agent {
                 self.end_batch(now, end, text);
             }
             // The record holds it and no answer to it.
-            Some((None, Phase::Unsettled)) if self.supervisor.is_ready() => self.nudge("the record of the conversation"),
+            Some((None, Phase::Unsettled)) if self.supervisor.is_ready() => {
+                self.nudge("the record of the conversation")
+            }
             _ => {}
         }
     }
@@ -146,12 +169,26 @@ impl Agent {
         self.status.touch();
     }
 
-    /// A part of a batch will never reach the provider: its senders are told, whoever answers otherwise, and nobody is told
-    /// that it was read.
-    pub(in crate::core::agent) fn on_refused(&mut self, now: Now, number: BatchNumber, key: &str, why: &str) {
+    /// A part of a batch will never reach the provider: its senders are told, whoever answers
+    /// otherwise, and nobody is told that it was read.
+    pub(in crate::core::agent) fn on_refused(
+        &mut self,
+        now: Now,
+        number: BatchNumber,
+        key: &str,
+        why: &str,
+    ) {
         let mut refused = Vec::new();
-        for batch in self.turn.batch.iter_mut().chain(&mut self.turn.tail).filter(|batch| batch.number == number) {
-            let (gone, stay) = std::mem::take(&mut batch.entries).into_iter().partition(|entry| entry.key == key && !entry.confirmed);
+        for batch in self
+            .turn
+            .batch
+            .iter_mut()
+            .chain(&mut self.turn.tail)
+            .filter(|batch| batch.number == number)
+        {
+            let (gone, stay) = std::mem::take(&mut batch.entries)
+                .into_iter()
+                .partition(|entry| entry.key == key && !entry.confirmed);
             refused.extend::<Vec<Entry>>(gone);
             batch.entries = stay;
         }
@@ -164,14 +201,16 @@ impl Agent {
         self.settle_entries(now, &refused, &end);
     }
 
-    /// What a turn said is for one sender. Where several wait (one of them was urgent, or an older version made the batch) a person
-    /// gets it, else whoever waited longest, and the others are told to ask again, without a word of it.
+    /// What a turn said is for one sender. Where several wait (one of them was urgent, or an older
+    /// version made the batch) a person gets it, else whoever waited longest, and the others are
+    /// told to ask again, without a word of it.
     fn answer(&mut self, now: Now, waiting: Vec<&Entry>, end: &TurnEnd, text: &str) {
         let first = waiting.iter().min_by_key(|entry| (!is_of_person(&entry.message), entry.at));
         let Some(one) = first.map(|entry| entry.message.from.as_str()) else { return };
         // That it said nothing may be told to all; why it failed is in the provider's words.
         let is_silent = text.trim().is_empty() && !matches!(end, TurnEnd::Failed(_));
-        let (his, of_others): (Vec<_>, Vec<_>) = waiting.iter().partition(|entry| is_silent || entry.message.from == one);
+        let (his, of_others): (Vec<_>, Vec<_>) =
+            waiting.iter().partition(|entry| is_silent || entry.message.from == one);
         self.reply_to_all(now, &his, &Answer::Turn(end, text));
         self.reply_to_all(now, &of_others, &Answer::WentToAnother);
     }
@@ -179,7 +218,9 @@ impl Agent {
     /// One answer for each sender, and for each generation that the ids of its messages belong to.
     fn reply_to_all(&mut self, now: Now, entries: &[&Entry], answer: &Answer<'_>) {
         let mut groups: Vec<(&str, u32, bool)> = Vec::new();
-        let group_of = |entry: &&Entry| -> (String, u32, bool) { (entry.message.from.clone(), entry.at.generation, entry.gone) };
+        let group_of = |entry: &&Entry| -> (String, u32, bool) {
+            (entry.message.from.clone(), entry.at.generation, entry.gone)
+        };
         for entry in entries {
             let group = (entry.message.from.as_str(), entry.at.generation, entry.gone);
             if !groups.contains(&group) {
@@ -188,14 +229,23 @@ impl Agent {
         }
         for (sender, generation, gone) in groups {
             let same = |entry: &&&Entry| group_of(entry) == (sender.to_string(), generation, gone);
-            let answered: Vec<MessageRef> = entries.iter().filter(same).map(|entry| entry.at).collect();
+            let answered: Vec<MessageRef> =
+                entries.iter().filter(same).map(|entry| entry.at).collect();
             self.reply(now, sender, &answered, gone, answer);
         }
     }
 
-    /// One chat message, answering the newest of a sender's messages; its key (`reply:<agent>:<message>`) makes it exactly one. `gone`: the relay does not
-    /// have them any more.
-    fn reply(&mut self, now: Now, to: &str, answered: &[MessageRef], gone: bool, answer: &Answer<'_>) {
+    /// One chat message, answering the newest of a sender's messages; its key
+    /// (`reply:<agent>:<message>`) makes it exactly one. `gone`: the relay does not have them any
+    /// more.
+    fn reply(
+        &mut self,
+        now: Now,
+        to: &str,
+        answered: &[MessageRef],
+        gone: bool,
+        answer: &Answer<'_>,
+    ) {
         let Some(newest) = answered.last() else { return };
         let told = self.generations.on_wire(newest.generation).filter(|_| !gone);
         let mut payload = Map::new();
@@ -205,7 +255,10 @@ impl Agent {
         }
         match told {
             Some(_) if answered.len() > 1 => {
-                payload.insert("answers".into(), json!(answered.iter().map(|at| at.id).collect::<Vec<_>>()));
+                payload.insert(
+                    "answers".into(),
+                    json!(answered.iter().map(|at| at.id).collect::<Vec<_>>()),
+                );
             }
             Some(_) => {}
             None => body = old_answer(&answered.iter().map(|at| at.id).collect::<Vec<_>>(), &body),
@@ -213,8 +266,15 @@ impl Agent {
         let generation = told.flatten().map(str::to_string);
         // Ids of one relay never repeat, those of two do.
         let key = match (&generation, told) {
-            (_, None) => format!("reply:{}:{}:{}", self.config.agent_id, self.generations.name(newest.generation), newest.id),
-            (Some(generation), _) => format!("reply:{}:{generation}:{}", self.config.agent_id, newest.id),
+            (_, None) => format!(
+                "reply:{}:{}:{}",
+                self.config.agent_id,
+                self.generations.name(newest.generation),
+                newest.id
+            ),
+            (Some(generation), _) => {
+                format!("reply:{}:{generation}:{}", self.config.agent_id, newest.id)
+            }
             (None, _) => format!("reply:{}:{}", self.config.agent_id, newest.id),
         };
         // The answer to a task that was opened again is another one than that to its first run.
@@ -237,22 +297,40 @@ impl Agent {
         };
         let payload = serde_json::to_value(message).expect("plain data");
         let generation = told.map_or(0, |_| newest.generation);
-        self.append(OutboxRow { kind: RowKind::Message, key, occurred_at: now.wall.0, payload, generation });
+        self.append(OutboxRow {
+            kind: RowKind::Message,
+            key,
+            occurred_at: now.wall.0,
+            payload,
+            generation,
+        });
     }
 
     /// The task of a message at the end of its turn: how it ended, if there is one.
-    fn settle_task(&mut self, now: Now, entry: &Entry, end: &TurnEnd) -> Result<Option<TaskEnd>, NotSettled> {
+    fn settle_task(
+        &mut self,
+        now: Now,
+        entry: &Entry,
+        end: &TurnEnd,
+    ) -> Result<Option<TaskEnd>, NotSettled> {
         let message = &entry.message;
         let Some(task) = task_of(message) else {
             return Ok(None);
         };
         self.tracker.finish_claim(ClaimKind::Task, &task.to_string());
         if entry.lost {
-            self.log(LogLevel::Info, "task", format!("task {task} is not this agent's any more; its end is not reported"));
+            self.log(
+                LogLevel::Info,
+                "task",
+                format!("task {task} is not this agent's any more; its end is not reported"),
+            );
             return Err(NotSettled);
         }
         let (status, body) = match end {
-            TurnEnd::Completed => (TaskStatus::Done, format!("Runner observed provider completion for message #{}", message.id)),
+            TurnEnd::Completed => (
+                TaskStatus::Done,
+                format!("Runner observed provider completion for message #{}", message.id),
+            ),
             TurnEnd::Failed(error) => (TaskStatus::Failed, error.clone()),
             TurnEnd::Cancelled => {
                 self.block_task(now, task, entry.at);
@@ -283,14 +361,24 @@ impl Answer<'_> {
         };
         let said = text.trim_end();
         match end {
-            TurnEnd::Completed if said.is_empty() => "[agent-relay] The agent ended its turn without a text.".to_string(),
+            TurnEnd::Completed if said.is_empty() => {
+                "[agent-relay] The agent ended its turn without a text.".to_string()
+            }
             TurnEnd::Completed => text.to_string(),
-            TurnEnd::Cancelled if said.is_empty() => "[agent-relay] The turn was interrupted before it answered this message.".to_string(),
+            TurnEnd::Cancelled if said.is_empty() => {
+                "[agent-relay] The turn was interrupted before it answered this message."
+                    .to_string()
+            }
             // What it had said by then is no answer, and is not to be taken for one.
             TurnEnd::Cancelled => {
-                format!("{}\n\n[agent-relay] The turn was interrupted here.", cut(said, REPLY_BODY_BYTES_MAX - 100))
+                format!(
+                    "{}\n\n[agent-relay] The turn was interrupted here.",
+                    cut(said, REPLY_BODY_BYTES_MAX - 100)
+                )
             }
-            TurnEnd::Failed(error) if said.is_empty() => format!("[agent-relay] The turn failed: {error}"),
+            TurnEnd::Failed(error) if said.is_empty() => {
+                format!("[agent-relay] The turn failed: {error}")
+            }
             TurnEnd::Failed(error) => {
                 let said = cut(said, REPLY_BODY_BYTES_MAX / 2);
                 format!("{said}\n\n[agent-relay] The turn failed here: {error}")

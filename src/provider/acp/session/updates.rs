@@ -25,11 +25,18 @@ impl AcpSession {
         match kind {
             // One agent tells a change of mode as a message; that is no part of an answer.
             "agent_message_chunk" if text.starts_with(MODE_UPDATE) => {
-                self.fact("mode", json!(one_line(text.trim_start_matches(MODE_UPDATE).trim(), 100)));
+                self.fact(
+                    "mode",
+                    json!(one_line(text.trim_start_matches(MODE_UPDATE).trim(), 100)),
+                );
             }
             "agent_message_chunk" | "agent_thought_chunk" => {
                 self.taken(kind);
-                self.on_chunk(kind == "agent_message_chunk", text, update.get("messageId").and_then(Value::as_str));
+                self.on_chunk(
+                    kind == "agent_message_chunk",
+                    text,
+                    update.get("messageId").and_then(Value::as_str),
+                );
             }
             "tool_call" | "tool_call_update" => {
                 self.taken(kind);
@@ -37,8 +44,11 @@ impl AcpSession {
                 self.tool(update);
             }
             "usage_update" => {
-                let number = |field: &str| update.get(field).and_then(Value::as_f64).filter(|n| *n >= 0.0);
-                if let (Some(used), Some(size)) = (number("used"), number("size").filter(|size| *size > 0.0)) {
+                let number =
+                    |field: &str| update.get(field).and_then(Value::as_f64).filter(|n| *n >= 0.0);
+                if let (Some(used), Some(size)) =
+                    (number("used"), number("size").filter(|size| *size > 0.0))
+                {
                     self.signal(SessionEvent::Context(json!({
                         "utilization": used / size, "lifecycleState": "active", "source": "api", "confidence": "reported",
                         "usedTokens": used, "windowTokens": size
@@ -55,13 +65,23 @@ impl AcpSession {
                 }
             }
             "config_option_update" => {
-                let options = update.get("configOptions").and_then(Value::as_array).cloned().unwrap_or_default();
-                let mode = options.iter().find(|option| option.get("category").and_then(Value::as_str) == Some("mode"));
-                if let Some(mode) = mode.and_then(|option| option.get("currentValue")).and_then(Value::as_str) {
+                let options = update
+                    .get("configOptions")
+                    .and_then(Value::as_array)
+                    .cloned()
+                    .unwrap_or_default();
+                let mode = options
+                    .iter()
+                    .find(|option| option.get("category").and_then(Value::as_str) == Some("mode"));
+                if let Some(mode) =
+                    mode.and_then(|option| option.get("currentValue")).and_then(Value::as_str)
+                {
                     self.fact("mode", json!(one_line(mode, 100)));
                 }
             }
-            "session_info_update" => self.on_engine_state(update.pointer("/_meta/codex").unwrap_or(&Value::Null)),
+            "session_info_update" => {
+                self.on_engine_state(update.pointer("/_meta/codex").unwrap_or(&Value::Null))
+            }
             // Unknown kinds and those that may come at any time say nothing about a turn.
             _ => {}
         }
@@ -70,10 +90,14 @@ impl AcpSession {
     /// The agent's plan, step by step.
     fn on_plan(&mut self, update: &Value) {
         let entries = update.get("entries").and_then(Value::as_array).cloned().unwrap_or_default();
-        let text = |entry: &Value, field: &str| entry.get(field).and_then(Value::as_str).unwrap_or_default().to_string();
+        let text = |entry: &Value, field: &str| {
+            entry.get(field).and_then(Value::as_str).unwrap_or_default().to_string()
+        };
         let done = entries.iter().filter(|entry| text(entry, "status") == "completed").count();
-        let current =
-            entries.iter().find(|entry| text(entry, "status") == "in_progress").map(|entry| one_line(&text(entry, "content"), 200));
+        let current = entries
+            .iter()
+            .find(|entry| text(entry, "status") == "in_progress")
+            .map(|entry| one_line(&text(entry, "content"), 200));
         self.fact("plan", json!({"steps": entries.len(), "done": done, "current": current}));
         let lines = entries.iter().take(PLAN_STEPS_MAX).map(|entry| {
             let mark = match text(entry, "status").as_str() {
@@ -84,24 +108,38 @@ impl AcpSession {
             format!("[{mark}] {}", one_line(&text(entry, "content"), 300))
         });
         let body = lines.collect::<Vec<_>>().join("\n");
-        let Some(turn) = self.turn.as_mut().filter(|turn| turn.plan != body && !body.is_empty()) else {
+        let Some(turn) = self.turn.as_mut().filter(|turn| turn.plan != body && !body.is_empty())
+        else {
             return;
         };
         turn.plan = body.clone();
         let turn = turn.number;
         self.flush_text();
-        self.signal(SessionEvent::Mirror(Mirror { kind: "reasoning", body, label: Some("plan".into()), status: None, key: None, turn }));
+        self.signal(SessionEvent::Mirror(Mirror {
+            kind: "reasoning",
+            body,
+            label: Some("plan".into()),
+            status: None,
+            key: None,
+            turn,
+        }));
     }
 
-    /// One adapter ends a turn with `end_turn` after its engine failed; the engine's own state tells the failure.
+    /// One adapter ends a turn with `end_turn` after its engine failed; the engine's own state
+    /// tells the failure.
     fn on_engine_state(&mut self, engine: &Value) {
         let error = engine.get("error").filter(|error| error.is_object());
         if let Some(error) = error {
             let text = |field: &str| error.get(field).and_then(Value::as_str).unwrap_or_default();
-            let said =
-                [text("message"), text("additionalDetails")].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(": ");
+            let said = [text("message"), text("additionalDetails")]
+                .into_iter()
+                .filter(|part| !part.is_empty())
+                .collect::<Vec<_>>()
+                .join(": ");
             match error.get("willRetry").and_then(Value::as_bool) {
-                Some(true) => self.signal(SessionEvent::ProviderState(json!({"state": "retrying", "detail": one_line(&said, 300)}))),
+                Some(true) => self.signal(SessionEvent::ProviderState(
+                    json!({"state": "retrying", "detail": one_line(&said, 300)}),
+                )),
                 _ => {
                     if let Some(turn) = self.turn.as_mut() {
                         turn.engine_error = one_line(&said, 1000);
@@ -131,7 +169,11 @@ impl AcpSession {
         };
         turn.taken = true;
         if let Some((batch, key)) = turn.batch.clone() {
-            self.signal(SessionEvent::Accepted { batch, key, evidence: format!("the agent sent {kind}") });
+            self.signal(SessionEvent::Accepted {
+                batch,
+                key,
+                evidence: format!("the agent sent {kind}"),
+            });
         }
     }
 
@@ -144,14 +186,16 @@ impl AcpSession {
             return; // some agents end a turn with one
         }
         if is_message && id.is_none() && turn.identified {
-            // In the voice of the agent, but not its answer: adapters say so what their engine complains of.
+            // In the voice of the agent, but not its answer: adapters say so what their engine
+            // complains of.
             push_bounded(&mut turn.notice, text, MIRROR_BODY_BYTES_MAX);
             return;
         }
         turn.identified |= is_message && id.is_some();
         let begun = !turn.message.is_empty() || !turn.thought.is_empty();
         let other_id = begun && turn.message_id.as_deref() != id;
-        let other_kind = if is_message { !turn.thought.is_empty() } else { !turn.message.is_empty() };
+        let other_kind =
+            if is_message { !turn.thought.is_empty() } else { !turn.message.is_empty() };
         if other_id || other_kind {
             self.flush_text();
         }
@@ -180,17 +224,26 @@ impl AcpSession {
         }
         for body in [thought, message] {
             if !body.trim().is_empty() {
-                self.signal(SessionEvent::Mirror(Mirror { kind: "reasoning", body, label: None, status: None, key: None, turn: number }));
+                self.signal(SessionEvent::Mirror(Mirror {
+                    kind: "reasoning",
+                    body,
+                    label: None,
+                    status: None,
+                    key: None,
+                    turn: number,
+                }));
             }
         }
     }
 
-    /// Tool calls are kept by id; the first title is often a placeholder, so they are shown when they are over or asked.
+    /// Tool calls are kept by id; the first title is often a placeholder, so they are shown when
+    /// they are over or asked.
     pub(super) fn tool(&mut self, update: &Value) {
         let Some(turn) = self.turn.as_mut() else {
             return;
         };
-        let text = |field: &str| update.get(field).and_then(Value::as_str).filter(|text| !text.is_empty());
+        let text =
+            |field: &str| update.get(field).and_then(Value::as_str).filter(|text| !text.is_empty());
         let Some(id) = text("toolCallId") else { return };
         if turn.tools.len() >= TOOLS_MAX && !turn.tools.contains_key(id) {
             return;

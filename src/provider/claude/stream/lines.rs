@@ -29,10 +29,17 @@ impl StreamSession {
                 self.write(&json!({"type": "control_response", "response": response}));
             }
             "control_cancel_request" => {
-                let gone = self.held.iter().find(|(_, held)| held.request == text("/request_id")).map(|(id, _)| id.clone());
+                let gone = self
+                    .held
+                    .iter()
+                    .find(|(_, held)| held.request == text("/request_id"))
+                    .map(|(id, _)| id.clone());
                 if let Some(id) = gone {
                     self.held.remove(&id);
-                    self.signal(SessionEvent::ApprovalClosed { id, reason: "answered elsewhere or withdrawn".into() });
+                    self.signal(SessionEvent::ApprovalClosed {
+                        id,
+                        reason: "answered elsewhere or withdrawn".into(),
+                    });
                 }
             }
             "command_lifecycle" => self.on_lifecycle(text("/command_uuid"), text("/state")),
@@ -44,7 +51,9 @@ impl StreamSession {
     }
 
     pub(super) fn on_response(&mut self, frame: &Value) {
-        let Some(found) = frame.pointer("/response/response/claude_code_version").and_then(Value::as_str) else {
+        let Some(found) =
+            frame.pointer("/response/response/claude_code_version").and_then(Value::as_str)
+        else {
             return;
         };
         self.version = found.chars().take(40).collect();
@@ -52,7 +61,10 @@ impl StreamSession {
             return self.fail_open(reason, true);
         }
         if self.version != TESTED {
-            self.note(false, format!("Claude Code {found} runs; {TESTED} is the version that was tested"));
+            self.note(
+                false,
+                format!("Claude Code {found} runs; {TESTED} is the version that was tested"),
+            );
         }
         self.initialized = true;
         self.open_if_ready();
@@ -64,15 +76,22 @@ impl StreamSession {
             "started" => {
                 sent.started = true;
                 let told = sent.verb.take();
-                let taken = sent.delivery.as_ref().map(|delivery| (delivery.batch, delivery.key.clone()));
+                let taken =
+                    sent.delivery.as_ref().map(|delivery| (delivery.batch, delivery.key.clone()));
                 told.into_iter().for_each(|verb| self.answer(verb, Ok(Value::Null)));
                 self.begin_turn("the session took a line");
                 if let (Some(turn), Some((batch, key))) = (self.turn.as_mut(), taken) {
                     turn.batch = Some(batch);
-                    self.signal(SessionEvent::Accepted { batch, key, evidence: "the session says that it has begun with the line".into() });
+                    self.signal(SessionEvent::Accepted {
+                        batch,
+                        key,
+                        evidence: "the session says that it has begun with the line".into(),
+                    });
                 }
             }
-            "completed" | "cancelled" if !sent.started && state == "completed" => self.on_suppressed(uuid),
+            "completed" | "cancelled" if !sent.started && state == "completed" => {
+                self.on_suppressed(uuid)
+            }
             "completed" | "cancelled" => {
                 self.sent.remove(uuid);
                 self.go_on();
@@ -88,9 +107,16 @@ impl StreamSession {
         };
         self.note(true, format!("the session knew a line of batch {} already", delivery.batch));
         let (batch, key) = (delivery.batch, delivery.key.clone());
-        self.signal(SessionEvent::Accepted { batch, key, evidence: "the session knew the line already".into() });
+        self.signal(SessionEvent::Accepted {
+            batch,
+            key,
+            evidence: "the session knew the line already".into(),
+        });
         let fresh = self.fresh_uuid();
-        let text = format!("{} while you worked on the messages above. Please go on and answer them.", RESTART_MARK);
+        let text = format!(
+            "{} while you worked on the messages above. Please go on and answer them.",
+            RESTART_MARK
+        );
         self.user_line(&fresh, &text);
         self.sent.insert(fresh, SentLine { delivery: Some(delivery), verb: None, started: false });
     }
@@ -105,7 +131,10 @@ impl StreamSession {
                     self.model = Some(model.to_string());
                     self.signal(SessionEvent::Fact { name: "model", value: json!(model) });
                 }
-                self.signal(SessionEvent::Fact { name: "mode", value: json!(text("/permissionMode")) });
+                self.signal(SessionEvent::Fact {
+                    name: "mode",
+                    value: json!(text("/permissionMode")),
+                });
                 let session = text("/session_id").to_string();
                 if !session.is_empty() && session != self.session {
                     self.session = session.clone();
@@ -116,17 +145,28 @@ impl StreamSession {
                 }
             }
             "api_retry" => {
-                let detail = format!("{} attempt {} of {}", text("/error"), frame["attempt"], frame["max_retries"]);
+                let detail = format!(
+                    "{} attempt {} of {}",
+                    text("/error"),
+                    frame["attempt"],
+                    frame["max_retries"]
+                );
                 self.turn.iter_mut().for_each(|turn| turn.retries = true);
-                self.signal(SessionEvent::ProviderState(json!({"state": "retrying", "detail": detail})));
+                self.signal(SessionEvent::ProviderState(
+                    json!({"state": "retrying", "detail": detail}),
+                ));
             }
             "status" => match text("/compact_result") {
                 "success" => self.outcome = Some(Ok(())),
                 "failed" => self.outcome = Some(Err(text("/compact_error").to_string())),
-                _ if text("/status") == "compacting" && self.context_command.is_none() => self.signal(SessionEvent::Timeline("compacting")),
+                _ if text("/status") == "compacting" && self.context_command.is_none() => {
+                    self.signal(SessionEvent::Timeline("compacting"))
+                }
                 _ => {}
             },
-            "compact_boundary" if self.context_command.is_none() => self.signal(SessionEvent::Timeline("compacted")),
+            "compact_boundary" if self.context_command.is_none() => {
+                self.signal(SessionEvent::Timeline("compacted"))
+            }
             "background_tasks_changed" => self.on_background(frame),
             _ => {}
         }
@@ -137,9 +177,14 @@ impl StreamSession {
         let mut now: BTreeMap<String, (&'static str, String)> = BTreeMap::new();
         for task in frame.get("tasks").and_then(Value::as_array).into_iter().flatten().take(256) {
             let text = |fields: [&str; 2]| {
-                fields.iter().find_map(|field| task.get(*field).and_then(Value::as_str)).unwrap_or_default().to_string()
+                fields
+                    .iter()
+                    .find_map(|field| task.get(*field).and_then(Value::as_str))
+                    .unwrap_or_default()
+                    .to_string()
             };
-            let kind = if text(["task_type", "type"]).contains("agent") { "subagent" } else { "shell" };
+            let kind =
+                if text(["task_type", "type"]).contains("agent") { "subagent" } else { "shell" };
             now.insert(text(["task_id", "id"]), (kind, text(["description", "summary"])));
         }
         for (id, kind) in std::mem::take(&mut self.background) {
@@ -166,12 +211,15 @@ impl StreamSession {
             self.out.push(Output::Event(SessionEvent::ProviderState(json!({"state": "running"}))));
         }
         let number = turn.number;
-        if frame.get("is_api_error_message").and_then(Value::as_bool) == Some(true) || frame.get("error").is_some_and(Value::is_string) {
+        if frame.get("is_api_error_message").and_then(Value::as_bool) == Some(true)
+            || frame.get("error").is_some_and(Value::is_string)
+        {
             turn.error = Some(answer.text());
             return;
         }
         self.tokens = answer.tokens.max(self.tokens);
-        // Whether a message was the last one shows with the next: what was said before is narration.
+        // Whether a message was the last one shows with the next: what was said before is
+        // narration.
         let begins = turn.message != answer.message;
         let before = if begins { std::mem::take(&mut turn.last) } else { String::new() };
         turn.message = answer.message.clone();
@@ -186,7 +234,14 @@ impl StreamSession {
         }
         if !before.trim().is_empty() {
             let label = Some("narration".into());
-            self.signal(SessionEvent::Mirror(Mirror { kind: "reasoning", body: before, label, status: None, turn: number, key: None }));
+            self.signal(SessionEvent::Mirror(Mirror {
+                kind: "reasoning",
+                body: before,
+                label,
+                status: None,
+                turn: number,
+                key: None,
+            }));
         }
         answer.stop_reason = "end_turn".into();
         for step in activity::steps(&answer, number) {
@@ -198,35 +253,61 @@ impl StreamSession {
         let text = |at: &str| frame.pointer(at).and_then(Value::as_str).unwrap_or_default();
         let Some(turn) = self.turn.take() else {
             if !self.open {
-                let said = frame.pointer("/errors/0").and_then(Value::as_str).unwrap_or("the session ended before it began");
+                let said = frame
+                    .pointer("/errors/0")
+                    .and_then(Value::as_str)
+                    .unwrap_or("the session ended before it began");
                 self.fail_open(said.to_string(), false);
             }
             return;
         };
         let usage = frame.get("modelUsage").and_then(Value::as_object);
-        let window = usage.into_iter().flatten().filter_map(|(_, usage)| usage.get("contextWindow")?.as_u64()).max();
+        let window = usage
+            .into_iter()
+            .flatten()
+            .filter_map(|(_, usage)| usage.get("contextWindow")?.as_u64())
+            .max();
         self.window = window.unwrap_or(self.window);
         let aborted = text("/terminal_reason").starts_with("aborted");
         let end = match frame.get("is_error").and_then(Value::as_bool) {
             _ if aborted => TurnEnd::Cancelled,
-            Some(true) => {
-                TurnEnd::Failed(turn.error.clone().filter(|text| !text.is_empty()).unwrap_or_else(|| text("/result").to_string()))
-            }
+            Some(true) => TurnEnd::Failed(
+                turn.error
+                    .clone()
+                    .filter(|text| !text.is_empty())
+                    .unwrap_or_else(|| text("/result").to_string()),
+            ),
             _ => TurnEnd::Completed,
         };
-        // What still asks is a subagent in the background; the session itself takes back its own questions.
+        // What still asks is a subagent in the background; the session itself takes back its own
+        // questions.
         let said = text("/result").to_string();
-        let spoken = if self.settings.capture_full { turn.whole.clone() } else { turn.last.clone() };
-        let spoken = if spoken.trim().is_empty() && end == TurnEnd::Completed && !turn.local { said.clone() } else { spoken };
+        let spoken =
+            if self.settings.capture_full { turn.whole.clone() } else { turn.last.clone() };
+        let spoken = if spoken.trim().is_empty() && end == TurnEnd::Completed && !turn.local {
+            said.clone()
+        } else {
+            spoken
+        };
         if !turn.local && !spoken.trim().is_empty() {
             let body = spoken.clone();
-            self.signal(SessionEvent::Mirror(Mirror { kind: "response", body, label: None, status: None, turn: turn.number, key: None }));
+            self.signal(SessionEvent::Mirror(Mirror {
+                kind: "response",
+                body,
+                label: None,
+                status: None,
+                turn: turn.number,
+                key: None,
+            }));
         }
         self.tell_context();
         self.signal(SessionEvent::Evidence("the session told the end of the turn".into()));
         let spoken = if matches!(end, TurnEnd::Failed(_)) { String::new() } else { spoken };
         let batch = if crate::planted::is("stolen-turn") {
-            turn.batch.or(self.sent.values().find_map(|sent| sent.delivery.as_ref().map(|delivery| delivery.batch)))
+            turn.batch.or(self
+                .sent
+                .values()
+                .find_map(|sent| sent.delivery.as_ref().map(|delivery| delivery.batch)))
         } else {
             turn.batch
         };

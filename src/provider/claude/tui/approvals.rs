@@ -139,9 +139,16 @@ impl Approvals {
     // ---- answers of ours
 
     /// Why that answer does not fit; else what follows for the turn: true, the decision ends it.
-    pub fn decide(&mut self, id: &str, verdict: Verdict<'_>, out: &mut Out) -> Result<bool, String> {
+    pub fn decide(
+        &mut self,
+        id: &str,
+        verdict: Verdict<'_>,
+        out: &mut Out,
+    ) -> Result<bool, String> {
         let Some(pending) = self.pending.get(id) else {
-            return Err(format!("no approval {id} is open; it may have been answered or withdrawn"));
+            return Err(format!(
+                "no approval {id} is open; it may have been answered or withdrawn"
+            ));
         };
         match pending.ask.objection(verdict.decision, verdict.answers) {
             Some(objection) => Err(objection),
@@ -235,7 +242,8 @@ impl Approvals {
     /// them is answered.
     pub fn on_results(&mut self, results: &[(String, bool)], at: i64, out: &mut Out) {
         let is_done = |id: &String| results.iter().any(|(call, _)| call == id);
-        let done: Vec<u64> = self.calls.iter().filter(|(id, _)| is_done(id)).map(|(_, call)| *call).collect();
+        let done: Vec<u64> =
+            self.calls.iter().filter(|(id, _)| is_done(id)).map(|(_, call)| *call).collect();
         let of = |pending: &PendingApproval| {
             let call = || number(&pending.ask.tool, &pending.ask.input);
             pending.agent.is_empty() && at > pending.asked_at && done.contains(&call())
@@ -308,7 +316,9 @@ mod tests {
     /// Which approvals were closed, and why.
     fn closed(out: &mut Out) -> Vec<String> {
         let reason = |output| match output {
-            Output::Event(SessionEvent::ApprovalClosed { id, reason }) => Some(format!("{id}: {reason}")),
+            Output::Event(SessionEvent::ApprovalClosed { id, reason }) => {
+                Some(format!("{id}: {reason}"))
+            }
             _ => None,
         };
         out.take().into_iter().filter_map(reason).collect()
@@ -323,12 +333,19 @@ mod tests {
         let ends: [(End, Vec<String>); 7] = [
             (|a, out| a.on_turn_ended(out), of_session("the turn is over")),
             (|a, out| a.withdraw_of("sub", out), of_subagent(at_terminal)),
-            (|a, out| a.on_hook_gone(Ticket(8), out), of_subagent("the session withdrew the question")),
+            (
+                |a, out| a.on_hook_gone(Ticket(8), out),
+                of_subagent("the session withdrew the question"),
+            ),
             (|a, out| ask(a, at(2), 9, "", out), of_session(at_terminal)),
             // Only one of two can have been answered; which one is not known.
             (|a, out| a.on_waiting_ended(at(3), 3000, out), vec![]),
             (|a, out| a.wake(at(600), out), vec![]),
-            (|a, out| a.wake(at(601), out), [of_session("nobody answered in time"), of_subagent("nobody answered in time")].concat()),
+            (
+                |a, out| a.wake(at(601), out),
+                [of_session("nobody answered in time"), of_subagent("nobody answered in time")]
+                    .concat(),
+            ),
         ];
         for (number, (end, want)) in ends.into_iter().enumerate() {
             let (mut approvals, mut out) = (approvals(ApprovalMode::Guarded), Out::default());
@@ -374,12 +391,18 @@ mod tests {
         let (mut read_only, mut out) = (approvals(ApprovalMode::ReadOnly), Out::default());
         ask(&mut read_only, at(1), 7, "", &mut out);
         assert!(!read_only.session_asks());
-        assert!(matches!(out.take()[..], [Output::Event(SessionEvent::HookAnswer { answer: Some(_), .. })]));
+        assert!(matches!(
+            out.take()[..],
+            [Output::Event(SessionEvent::HookAnswer { answer: Some(_), .. })]
+        ));
         let mut guarded = approvals(ApprovalMode::Guarded);
         for number in 0..APPROVALS_MAX as u64 + 1 {
             ask(&mut guarded, at(1), number + 1, &format!("agent {number}"), &mut out);
         }
         assert_eq!(guarded.pending.len(), APPROVALS_MAX);
-        assert!(matches!(out.take().last(), Some(Output::Event(SessionEvent::HookAnswer { answer: None, .. }))));
+        assert!(matches!(
+            out.take().last(),
+            Some(Output::Event(SessionEvent::HookAnswer { answer: None, .. }))
+        ));
     }
 }

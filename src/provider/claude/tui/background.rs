@@ -48,19 +48,29 @@ impl Background {
         }
         if self.running.insert(id.to_string(), kind).is_none() {
             let label = label.chars().take(LABEL_CHARS_MAX).collect();
-            out.signal(SessionEvent::Work { kind: kind.as_str(), id: id.into(), label, runs: true });
+            out.signal(SessionEvent::Work {
+                kind: kind.as_str(),
+                id: id.into(),
+                label,
+                runs: true,
+            });
         }
     }
 
     pub fn ended(&mut self, id: &str, kind: Kind, out: &mut Out) {
         if self.running.remove(id).is_some() {
             let label = String::new();
-            out.signal(SessionEvent::Work { kind: kind.as_str(), id: id.into(), label, runs: false });
+            out.signal(SessionEvent::Work {
+                kind: kind.as_str(),
+                id: id.into(),
+                label,
+                runs: false,
+            });
         }
     }
 
-    /// The whole list, as some hooks tell it. The list that comes with the end of a task still holds
-    /// that task: `just_ended`.
+    /// The whole list, as some hooks tell it. The list that comes with the end of a task still
+    /// holds that task: `just_ended`.
     pub fn replace(&mut self, tasks: &[Value], just_ended: Option<&str>, out: &mut Out) {
         let mut listed: BTreeMap<&str, (Kind, &str)> = BTreeMap::new();
         for task in tasks.iter().take(TASKS_MAX) {
@@ -113,7 +123,8 @@ mod tests {
         background.started("a", Kind::Subagent, "", &mut out);
         background.started("", Kind::Subagent, "", &mut out);
         assert_eq!(told(&mut out), ["subagent a runs"]);
-        let task = |kind: &str, id: &str, status: &str| json!({"type": kind, "id": id, "status": status});
+        let task =
+            |kind: &str, id: &str, status: &str| json!({"type": kind, "id": id, "status": status});
         let tasks = [
             task("subagent", "a", "running"),
             task("shell", "s", "running"),

@@ -121,7 +121,13 @@ impl Commands {
     // ---- context
 
     /// Why it cannot be done.
-    pub fn start_context(&mut self, now: Now, verb: VerbNumber, command: ContextCommand, has_terminal: bool) -> Result<(), String> {
+    pub fn start_context(
+        &mut self,
+        now: Now,
+        verb: VerbNumber,
+        command: ContextCommand,
+        has_terminal: bool,
+    ) -> Result<(), String> {
         if !has_terminal {
             let name = command.name();
             let text = "in a terminal that is not the runner's";
@@ -155,20 +161,26 @@ impl Commands {
     }
 
     pub fn on_turn_begun(&mut self) {
-        if let Some(PendingContext { progress: Progress::Submitted { silent_until }, .. }) = &mut self.context {
+        if let Some(PendingContext { progress: Progress::Submitted { silent_until }, .. }) =
+            &mut self.context
+        {
             *silent_until = None;
         }
     }
 
     pub fn on_turn_ended(&mut self, now: Now) {
-        if let Some(PendingContext { progress: Progress::Submitted { silent_until }, .. }) = &mut self.context {
+        if let Some(PendingContext { progress: Progress::Submitted { silent_until }, .. }) =
+            &mut self.context
+        {
             silent_until.get_or_insert(now.tick + CONTEXT_SILENCE);
         }
     }
 
     /// Its effect was seen; what has not been typed had none.
     pub fn context_done(&mut self, command: ContextCommand, session: &str, out: &mut Out) {
-        let is_it = |pending: &mut PendingContext| pending.command == command && pending.progress != Progress::Waits;
+        let is_it = |pending: &mut PendingContext| {
+            pending.command == command && pending.progress != Progress::Waits
+        };
         if let Some(pending) = self.context.take_if(is_it) {
             out.signal(SessionEvent::Timeline(command.done()));
             out.answer(pending.verb, Ok(json!({"method": command.as_str(), "session": session})));
@@ -247,7 +259,9 @@ mod tests {
     #[test]
     fn a_context_command_fails_when_it_leaves_no_trace() {
         // a turn begins, a turn ends -> seconds until it has failed
-        for (begins, ends, want) in [(None, None, 10), (Some(3), None, 600), (Some(3), Some(20), 24), (None, Some(3), 10)] {
+        for (begins, ends, want) in
+            [(None, None, 10), (Some(3), None, 600), (Some(3), Some(20), 24), (None, Some(3), 10)]
+        {
             let (mut commands, mut out) = (compacting(), Out::default());
             for second in 0..700 {
                 if begins == Some(second) {
@@ -273,8 +287,10 @@ mod tests {
         assert_eq!(out.take(), []);
         commands.context_done(ContextCommand::Compact, "s", &mut out);
         let answer = json!({"method": "/compact", "session": "s"});
-        let want =
-            [Output::Event(SessionEvent::Timeline("compacted")), Output::Event(SessionEvent::Answered { verb: VERB, result: Ok(answer) })];
+        let want = [
+            Output::Event(SessionEvent::Timeline("compacted")),
+            Output::Event(SessionEvent::Answered { verb: VERB, result: Ok(answer) }),
+        ];
         assert_eq!(out.take(), want);
         assert_eq!(commands.next_deadline(), None);
     }

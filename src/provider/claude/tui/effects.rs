@@ -134,8 +134,21 @@ impl TuiSession {
         }
     }
 
-    pub(super) fn mirror(&mut self, kind: &'static str, body: String, turn: u64, key: Option<String>) {
-        self.out.signal(SessionEvent::Mirror(Mirror { kind, body, label: None, status: None, turn, key }));
+    pub(super) fn mirror(
+        &mut self,
+        kind: &'static str,
+        body: String,
+        turn: u64,
+        key: Option<String>,
+    ) {
+        self.out.signal(SessionEvent::Mirror(Mirror {
+            kind,
+            body,
+            label: None,
+            status: None,
+            turn,
+            key,
+        }));
     }
 
     // ---- identity
@@ -213,7 +226,13 @@ impl TuiSession {
 
     /// The text at that place of the sender arrived. `is_late`: the turn that ended last may have
     /// been its own.
-    pub(super) fn on_arrived(&mut self, now: Now, place: usize, evidence: &'static str, is_late: bool) {
+    pub(super) fn on_arrived(
+        &mut self,
+        now: Now,
+        place: usize,
+        evidence: &'static str,
+        is_late: bool,
+    ) {
         let text = self.sender.accept(place, &mut self.out);
         let was_over = is_late && self.turns.ended_since(text.at);
         let Some(Delivery { batch, key, .. }) = text.delivery else {

@@ -78,7 +78,9 @@ impl TuiSession {
         let session = payload.text("session_id");
         let registry = self.observed.registry();
         let is_named = registry.is_none_or(|registry| registry.session() == session);
-        self.startup.is_open() && self.identity.is_foreign(session, is_named) && !matches!(name, "PermissionRequest" | "SessionStart")
+        self.startup.is_open()
+            && self.identity.is_foreign(session, is_named)
+            && !matches!(name, "PermissionRequest" | "SessionStart")
     }
 
     /// A hook of the session itself names its transcript.
@@ -157,7 +159,8 @@ impl TuiSession {
             }
             "fetched" => self.on_fetched(now, payload),
             "status-line" => self.usage.on_status_line(payload.0, &mut self.out),
-            // A bare word, of a hook whose program could not be run: the registry and the screen are asked.
+            // A bare word, of a hook whose program could not be run: the registry and the screen
+            // are asked.
             "busy" => self.observe(now, Event::Works("bare status post of a hook")),
             "idle" => self.observed.capture_soon(now, Duration::ZERO),
             _ => {}

@@ -1,4 +1,5 @@
-//! Which conversation it is: session ids, `/clear`, `/resume`, and the transcript that belongs to it.
+//! Which conversation it is: session ids, `/clear`, `/resume`, and the transcript that belongs to
+//! it.
 
 use std::time::Duration;
 
@@ -14,7 +15,9 @@ const LEFT_TIME: Duration = Duration::from_secs(2);
 
 /// A session's id, as it may stand in a command line and a file name.
 fn is_id(text: &str) -> bool {
-    (8..=64).contains(&text.len()) && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') && !text.starts_with('-')
+    (8..=64).contains(&text.len())
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
+        && !text.starts_with('-')
 }
 
 /// The conversation before this one.
@@ -136,7 +139,14 @@ impl Identity {
     }
 
     /// The transcript that a hook names, if that can be the one of the session.
-    pub fn follow_named(&mut self, session: &str, path: &str, content: Content, reading: Reading, out: &mut Out) {
+    pub fn follow_named(
+        &mut self,
+        session: &str,
+        path: &str,
+        content: Content,
+        reading: Reading,
+        out: &mut Out,
+    ) {
         let folder = path.strip_suffix(".jsonl").and_then(|path| path.strip_suffix(session));
         let fits = folder.is_some_and(|folder| folder.ends_with('/'));
         if fits && path.starts_with('/') && !path.contains("/../") {
@@ -192,7 +202,9 @@ mod tests {
 
     #[test]
     fn ids_are_checked() {
-        for (text, want) in [(FIRST, true), ("short", false), ("-rf-12345", false), ("../../etc/x", false)] {
+        for (text, want) in
+            [(FIRST, true), ("short", false), ("-rf-12345", false), ("../../etc/x", false)]
+        {
             assert_eq!(is_id(text), want, "{text}");
         }
     }

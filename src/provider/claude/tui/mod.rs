@@ -5,19 +5,19 @@
 //! A pure machine: one input in, its outputs out, in the order in which they take effect. Nothing
 //! that comes in is trusted; hostile bytes are an ordinary branch.
 //!
-//! **In.** [`Input::ProcessStarted`] first, then [`Verb::Open`]. What the program tells comes as hooks
-//! ([`Verb::Hook`]), as its registry file ([`Input::FileChanged`]), as its transcript ([`Input::FileAppended`],
-//! [`Input::CaughtUp`], [`Input::FileReset`]), as pictures of its screen ([`Input::ScreenChanged`],
-//! [`Input::ScreenCaptured`]) and as receipts ([`Input::SocketLine`]). Each may be missing, late or doubled.
-//! [`Input::Closed`] is the last one.
+//! **In.** [`Input::ProcessStarted`] first, then [`Verb::Open`]. What the program tells comes as
+//! hooks ([`Verb::Hook`]), as its registry file ([`Input::FileChanged`]), as its transcript
+//! ([`Input::FileAppended`], [`Input::CaughtUp`], [`Input::FileReset`]), as pictures of its screen
+//! ([`Input::ScreenChanged`], [`Input::ScreenCaptured`]) and as receipts ([`Input::SocketLine`]).
+//! Each may be missing, late or doubled. [`Input::Closed`] is the last one.
 //!
 //! **Out.** To the agent: `Opened` or `OpenFailed` once; after `Opened`, `TurnStarted` and
 //! `TurnEnded` in turns; for each [`Verb::Deliver`] one `Taken` with a later `TurnEnded`, or one
 //! `Refused`; for each other verb one `Answered`. To the terminal: `Look`, `Paste`, `Press`.
 //! To files and sockets: `Watch`, `Follow`, `Post`.
 //!
-//! **The caller** gives every input with a clock that never goes back, calls with [`Input::Wake`] at
-//! [`Session::next_deadline`], carries out the outputs in order, and answers each `Look` with a
+//! **The caller** gives every input with a clock that never goes back, calls with [`Input::Wake`]
+//! at [`Session::next_deadline`], carries out the outputs in order, and answers each `Look` with a
 //! `Screen` or a `TermFailed`, each `Post` with a `Posted`.
 //!
 //! # Parts
@@ -207,7 +207,13 @@ impl TuiSession {
         }
     }
 
-    fn change_context(&mut self, now: Now, number: VerbNumber, command: ContextCommand, text: &str) {
+    fn change_context(
+        &mut self,
+        now: Now,
+        number: VerbNumber,
+        command: ContextCommand,
+        text: &str,
+    ) {
         let has_terminal = self.start.terminal;
         match self.commands.start_context(now, number, command, has_terminal) {
             Err(why) => self.out.answer(number, Err(why)),

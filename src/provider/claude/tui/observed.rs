@@ -133,9 +133,13 @@ impl Observed {
         let registry = self.registry.as_ref()?;
         let detail = || registry.waiting_for().to_string();
         match registry.status() {
-            Status::Idle | Status::Shell => Some(Observation::Idle { since: registry.status_since() }),
+            Status::Idle | Status::Shell => {
+                Some(Observation::Idle { since: registry.status_since() })
+            }
             Status::Busy => Some(Observation::Busy),
-            Status::Waiting if registry.waiting_for().contains("dialog") => Some(Observation::Dialog { detail: detail() }),
+            Status::Waiting if registry.waiting_for().contains("dialog") => {
+                Some(Observation::Dialog { detail: detail() })
+            }
             Status::Waiting => Some(Observation::Waiting { detail: detail() }),
             Status::Unknown => None,
         }
@@ -252,8 +256,8 @@ impl Observed {
     }
 }
 
-/// A status line that says that the API is asked again. The seconds count down; only another attempt
-/// is news.
+/// A status line that says that the API is asked again. The seconds count down; only another
+/// attempt is news.
 pub(super) fn retrying(screen: &ScreenState) -> Option<Observation> {
     let line = screen.retrying.as_ref().filter(|_| screen.busy)?;
     let detail: String = line.chars().take(DETAIL_CHARS_MAX).collect();
@@ -337,7 +341,8 @@ mod tests {
     #[test]
     fn only_another_attempt_is_news() {
         let line = "Overloaded · retrying in 4 s · attempt 2/10".to_string();
-        let mut screen = ScreenState { busy: true, retrying: Some(line.clone()), ..Default::default() };
+        let mut screen =
+            ScreenState { busy: true, retrying: Some(line.clone()), ..Default::default() };
         let told = Observation::Retrying { attempt: "2/10".into(), detail: line };
         assert_eq!(retrying(&screen), Some(told));
         screen.busy = false;

@@ -32,7 +32,8 @@ impl Registry {
     /// Fields of a wrong type count as missing; `None`: half a file.
     pub fn read(text: &str) -> Option<Registry> {
         let record: Value = serde_json::from_str(text).ok()?;
-        let text = |field: &str| record.get(field).and_then(Value::as_str).unwrap_or_default().to_string();
+        let text =
+            |field: &str| record.get(field).and_then(Value::as_str).unwrap_or_default().to_string();
         Some(Registry {
             status: match text("status").as_str() {
                 "" => Status::Unknown,

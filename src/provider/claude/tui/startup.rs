@@ -170,7 +170,9 @@ impl Startup {
             return Opening::Failed;
         }
         if !version.is_empty() && version != TESTED {
-            out.info(format!("Claude Code {version} runs; {TESTED} is the version that was tested"));
+            out.info(format!(
+                "Claude Code {version} runs; {TESTED} is the version that was tested"
+            ));
         }
         self.phase = Phase::Open;
         self.tell_open(version, session, model, out);
@@ -193,8 +195,11 @@ impl Startup {
             model: model.map(str::to_string),
             has_evidence: true,
         }));
-        let transport =
-            if self.has_terminal { "terminal: attach to it with `agent-relay attach`" } else { "the terminal that it was started in" };
+        let transport = if self.has_terminal {
+            "terminal: attach to it with `agent-relay attach`"
+        } else {
+            "the terminal that it was started in"
+        };
         out.fact("transport", json!(transport));
     }
 
@@ -208,7 +213,14 @@ impl Startup {
 
     /// A picture before the conversation is open: what the banner and a dialog say. Versions before
     /// the registry file say who they are in their banner only. True: it cannot be opened.
-    pub fn on_screen(&mut self, now: Now, screen: &ScreenState, text: &str, has_registry: bool, out: &mut Out) -> bool {
+    pub fn on_screen(
+        &mut self,
+        now: Now,
+        screen: &ScreenState,
+        text: &str,
+        has_registry: bool,
+        out: &mut Out,
+    ) -> bool {
         let banner = if has_registry { None } else { banner_version(text) };
         if let Some(reason) = banner.and_then(too_old) {
             self.fail(reason, true, out);
@@ -216,7 +228,9 @@ impl Startup {
         }
         self.dialog = match (self.dialog, screen.dialog) {
             (DialogWatch::Told, _) => DialogWatch::Told,
-            (DialogWatch::Seen(known, since), Some(dialog)) if known == dialog => DialogWatch::Seen(known, since),
+            (DialogWatch::Seen(known, since), Some(dialog)) if known == dialog => {
+                DialogWatch::Seen(known, since)
+            }
             (_, Some(dialog)) => DialogWatch::Seen(dialog, now.tick),
             (_, None) => DialogWatch::None,
         };
@@ -252,8 +266,11 @@ impl Startup {
         if let Phase::Opening { deadline: Some(at) } = self.phase
             && at <= now.tick
         {
-            let seen =
-                if has_registry { "its session is registered, but no input box is shown" } else { "it has not registered a session" };
+            let seen = if has_registry {
+                "its session is registered, but no input box is shown"
+            } else {
+                "it has not registered a session"
+            };
             self.fail(format!("Claude Code did not get ready in time: {seen}"), false, out);
         }
     }
@@ -288,7 +305,8 @@ impl Startup {
 fn banner_version(text: &str) -> Option<&str> {
     const BANNER: &str = "Claude Code v";
     let head = text.lines().filter(|line| !line.trim().is_empty()).take(BANNER_LINES);
-    head.filter_map(|line| line.split_once(BANNER)).find_map(|(_, rest)| rest.split_whitespace().next())
+    head.filter_map(|line| line.split_once(BANNER))
+        .find_map(|(_, rest)| rest.split_whitespace().next())
 }
 
 /// The sentence that helps, for last words that tell a refused start.
@@ -300,10 +318,22 @@ fn refusal(text: &str) -> Option<(String, bool)> {
             true,
         ),
         ("No conversation found with session ID", "the conversation is gone", false),
-        ("is already in use", "the session id is in use by another Claude Code; end that one", false),
-        ("Unable to connect to Anthropic services", "it cannot reach its vendor: check the network, proxies and ANTHROPIC_BASE_URL", false),
+        (
+            "is already in use",
+            "the session id is in use by another Claude Code; end that one",
+            false,
+        ),
+        (
+            "Unable to connect to Anthropic services",
+            "it cannot reach its vendor: check the network, proxies and ANTHROPIC_BASE_URL",
+            false,
+        ),
         ("Invalid session ID", "it refuses the session id", true),
-        ("unknown option", "it does not know an option; its version may be too old (`claude --version`)", true),
+        (
+            "unknown option",
+            "it does not know an option; its version may be too old (`claude --version`)",
+            true,
+        ),
     ];
     let (_, cure, permanent) = known.iter().find(|(mark, ..)| text.contains(mark))?;
     Some((format!("Claude Code refused to start: {cure}"), *permanent))
@@ -380,7 +410,8 @@ mod tests {
                     break;
                 }
             }
-            let failed = |output: &Output| matches!(output, Output::Event(SessionEvent::OpenFailed { .. }));
+            let failed =
+                |output: &Output| matches!(output, Output::Event(SessionEvent::OpenFailed { .. }));
             assert_eq!(out.take().iter().filter(|output| failed(output)).count(), 1, "{dialog:?}");
         }
     }
@@ -412,9 +443,11 @@ mod tests {
 
     #[test]
     fn last_words_and_banners_are_explained() {
-        for (text, want) in
-            [("error: unknown option '--x'", Some(true)), ("No conversation found with session ID: x", Some(false)), ("bye", None)]
-        {
+        for (text, want) in [
+            ("error: unknown option '--x'", Some(true)),
+            ("No conversation found with session ID: x", Some(false)),
+            ("bye", None),
+        ] {
             assert_eq!(refusal(text).map(|(_, permanent)| permanent), want, "{text}");
         }
         let banner = "\n  ✻ Claude Code v1.2.3 \n";

@@ -56,7 +56,8 @@ impl Usage {
         }
     }
 
-    /// After a turn: what the transcript says, where no status line tells more. The window is a guess.
+    /// After a turn: what the transcript says, where no status line tells more. The window is a
+    /// guess.
     pub fn tell_estimate(&mut self, out: &mut Out) {
         let used = match &mut self.source {
             Source::Transcript { tokens } => std::mem::take(tokens),
@@ -65,7 +66,8 @@ impl Usage {
         if used == 0 {
             return;
         }
-        let is_large = used > WINDOW || self.model.as_deref().is_some_and(|model| model.contains("[1m]"));
+        let is_large =
+            used > WINDOW || self.model.as_deref().is_some_and(|model| model.contains("[1m]"));
         let window = if is_large { LARGE_WINDOW } else { WINDOW };
         out.signal(SessionEvent::Context(json!({
             "utilization": (used as f64 / window as f64).min(1.0), "lifecycleState": "active",
@@ -77,8 +79,14 @@ impl Usage {
     /// What the program tells its status line.
     pub fn on_status_line(&mut self, payload: &Value, out: &mut Out) {
         let number = |at: &str| payload.pointer(at).and_then(Value::as_f64);
-        let usage = |field: &str| number(&format!("/context_window/current_usage/{field}")).unwrap_or(0.0);
-        let kinds = ["input_tokens", "output_tokens", "cache_creation_input_tokens", "cache_read_input_tokens"];
+        let usage =
+            |field: &str| number(&format!("/context_window/current_usage/{field}")).unwrap_or(0.0);
+        let kinds = [
+            "input_tokens",
+            "output_tokens",
+            "cache_creation_input_tokens",
+            "cache_read_input_tokens",
+        ];
         let used = kinds.map(usage).iter().sum::<f64>();
         let window = number("/context_window/context_window_size").filter(|size| *size > 0.0);
         let model = payload.pointer("/model/id").and_then(Value::as_str).unwrap_or_default();

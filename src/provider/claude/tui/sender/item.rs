@@ -1,5 +1,5 @@
-//! Texts of ours: how they are put into words that the program reads as text, and how they are known
-//! again in the box and in the transcript.
+//! Texts of ours: how they are put into words that the program reads as text, and how they are
+//! known again in the box and in the transcript.
 
 use std::collections::VecDeque;
 
@@ -64,7 +64,11 @@ impl Item {
     /// of it.
     pub fn mark(&self) -> String {
         let first = self.first();
-        if is_marked(&first) { first } else { squeezed(&self.text).chars().take(MARK_CHARS).collect() }
+        if is_marked(&first) {
+            first
+        } else {
+            squeezed(&self.text).chars().take(MARK_CHARS).collect()
+        }
     }
 
     /// Numbers of the messages in it.
@@ -88,7 +92,9 @@ fn is_marked(squeezed: &str) -> bool {
 /// Without control characters: one of them could end the paste and press keys.
 fn typeable(text: &str) -> String {
     let text = text.replace("\r\n", "\n").replace('\r', "\n");
-    let harmless = |c: &char| matches!(c, '\n' | '\t') || !c.is_control() || crate::planted::is("escaped-paste");
+    let harmless = |c: &char| {
+        matches!(c, '\n' | '\t') || !c.is_control() || crate::planted::is("escaped-paste")
+    };
     let mut text: String = text.chars().filter(harmless).collect();
     if text.ends_with('\\') {
         // With Enter it would be a line break.
@@ -151,7 +157,11 @@ mod tests {
         assert_eq!(typeable("C:\\"), "C:\\ ");
         assert_eq!(Item::of_text(VerbNumber(1), "/exit", true).text, "[prompt] /exit");
         assert_eq!(
-            Item::of_delivery(Delivery { text: "[relay message #1 from user]\nx".into(), ..Default::default() }).first(),
+            Item::of_delivery(Delivery {
+                text: "[relay message #1 from user]\nx".into(),
+                ..Default::default()
+            })
+            .first(),
             "[relaymessage#1fromuser]"
         );
     }

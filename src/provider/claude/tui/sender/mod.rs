@@ -2,8 +2,8 @@
 //!
 //! What people say is pasted ([`paste`]): it counts as the user's word. What agents and systems say
 //! goes through the session's own socket ([`socket`]), which frames it as such. A terminal that is
-//! not ours has a monitor that names what waits, and the session fetches it ([`monitor`]). However a
-//! text went, only transcript, prompt hook or receipts prove that it arrived ([`proof`]).
+//! not ours has a monitor that names what waits, and the session fetches it ([`monitor`]). However
+//! a text went, only transcript, prompt hook or receipts prove that it arrived ([`proof`]).
 
 mod item;
 mod monitor;
@@ -168,7 +168,9 @@ impl Sender {
     pub fn refusal(&self, observed: &Observed) -> Option<&'static str> {
         let injected = self.queue.iter().filter(|item| item.verb.is_some()).count();
         if !self.has_terminal && !self.socket.is_usable(observed) {
-            return Some("this session can be told nothing: it has no terminal of ours and no socket");
+            return Some(
+                "this session can be told nothing: it has no terminal of ours and no socket",
+            );
         }
         (injected >= INJECTED_MAX).then_some("too many texts wait for the end of the turn")
     }
@@ -237,8 +239,8 @@ impl Sender {
             return self.queue.front().map(|item| (0, self.way(item, around.observed)));
         }
         let urgent = self.queue.iter().position(Item::is_urgent).filter(|_| runs)?;
-        // Into a running turn nothing is typed: a dialog may open at any moment, and our Enter would
-        // answer it.
+        // Into a running turn nothing is typed: a dialog may open at any moment, and our Enter
+        // would answer it.
         if self.socket.is_usable(around.observed) {
             let typed = crate::planted::is("typed-into-a-turn");
             return Some((urgent, if typed { Way::Paste } else { Way::Socket }));
@@ -277,7 +279,9 @@ impl Sender {
     /// A turn of our own is about to begin.
     pub fn has_submitted(&self, now: Now) -> bool {
         let fresh = |sent: &Sent| now.wall.0 - sent.at < BEGIN_TIME.as_millis() as i64;
-        self.unproven.iter().any(|sent| !matches!(sent.channel, Channel::Monitor(_)) && !sent.queued && fresh(sent))
+        self.unproven
+            .iter()
+            .any(|sent| !matches!(sent.channel, Channel::Monitor(_)) && !sent.queued && fresh(sent))
     }
 
     /// It arrived: whoever sent it can be told so.

@@ -80,7 +80,11 @@ pub(super) struct PasteProof {
 
 impl PasteProof {
     pub fn new(around: &Surroundings<'_>) -> PasteProof {
-        PasteProof { box_text: around.observed.input_text().map(str::to_string), enters: 1, enter_at: Some(around.now.tick + ENTER_TIME) }
+        PasteProof {
+            box_text: around.observed.input_text().map(str::to_string),
+            enters: 1,
+            enter_at: Some(around.now.tick + ENTER_TIME),
+        }
     }
 
     pub fn enter_at(&self) -> Option<Tick> {
@@ -178,7 +182,12 @@ impl Paste {
     }
 
     /// A fresh picture: the next step, if it may be made.
-    pub fn step(&mut self, own: &OwnTexts, notice: &mut DeliveryNotice, around: &mut Surroundings<'_>) -> Step {
+    pub fn step(
+        &mut self,
+        own: &OwnTexts,
+        notice: &mut DeliveryNotice,
+        around: &mut Surroundings<'_>,
+    ) -> Step {
         let (Some(screen), Some(typing)) = (around.observed.screen(), &self.typing) else {
             return Step::Waits;
         };
@@ -197,14 +206,22 @@ impl Paste {
                 around.capture_soon(WAIT_TIME);
                 Step::Waits
             }
-            (Stage::Pasted, _) if crate::planted::is("typed-into-a-dialog") => self.enter(notice, around),
-            (Stage::Pasted, Some(InputBox::Text(_))) if may || may_be_idle => self.enter(notice, around),
+            (Stage::Pasted, _) if crate::planted::is("typed-into-a-dialog") => {
+                self.enter(notice, around)
+            }
+            (Stage::Pasted, Some(InputBox::Text(_))) if may || may_be_idle => {
+                self.enter(notice, around)
+            }
             (Stage::Pasted, _) => self.wait_for_paste(around),
         }
     }
 
     /// A dialog is open or a turn has begun: typing now would answer it, or be queued.
-    fn wait_for_prompt(&mut self, notice: &mut DeliveryNotice, around: &mut Surroundings<'_>) -> Step {
+    fn wait_for_prompt(
+        &mut self,
+        notice: &mut DeliveryNotice,
+        around: &mut Surroundings<'_>,
+    ) -> Step {
         if around.turns.is_running() {
             return self.put_back(around);
         }
@@ -235,11 +252,18 @@ impl Paste {
     }
 
     /// Something stands in the box: ours is wiped, a person's is stashed.
-    fn on_draft(&mut self, text: &str, own: &OwnTexts, notice: &mut DeliveryNotice, around: &mut Surroundings<'_>) {
+    fn on_draft(
+        &mut self,
+        text: &str,
+        own: &OwnTexts,
+        notice: &mut DeliveryNotice,
+        around: &mut Surroundings<'_>,
+    ) {
         let is_hidden = || text.trim_start().starts_with(HIDDEN_PASTE);
         let is_ours = own.is_in_box(text) || (self.left_in_box || self.unseen) && is_hidden();
         let stashed = around.observed.screen().is_some_and(|screen| screen.stashed);
-        let Some(Typing { stage: Stage::Look { wipes, stashing }, since, .. }) = &mut self.typing else {
+        let Some(Typing { stage: Stage::Look { wipes, stashing }, since, .. }) = &mut self.typing
+        else {
             return;
         };
         if is_ours && *wipes < WIPES_MAX {
@@ -275,7 +299,10 @@ impl Paste {
     /// program draws nothing at all.
     fn wait_for_paste(&mut self, around: &mut Surroundings<'_>) -> Step {
         let waited = self.waited(around.now);
-        let drew = self.typing.as_ref().is_some_and(|typing| self.drawn_at.is_some_and(|at| at > typing.since + DRAW_LAG));
+        let drew = self
+            .typing
+            .as_ref()
+            .is_some_and(|typing| self.drawn_at.is_some_and(|at| at > typing.since + DRAW_LAG));
         around.capture_soon(if waited < PASTE_TIME { STEP_TIME } else { WAIT_TIME });
         if waited < if drew { PASTE_TIME } else { FROZEN_TIME } {
             return Step::Waits;

@@ -91,7 +91,8 @@ impl Sender {
         }
     }
 
-    /// What is not proven in time is looked into: it waits, its Enter was lost, or it never arrived.
+    /// What is not proven in time is looked into: it waits, its Enter was lost, or it never
+    /// arrived.
     pub fn wake(&mut self, around: &mut Surroundings<'_>) -> Due {
         let now = around.now;
         self.socket.wake(now);
@@ -134,7 +135,11 @@ impl Sender {
     }
 
     fn tell_waits(&mut self, at: usize, queued: bool, out: &mut Out) {
-        let why = if queued { "it waits in the session's own queue" } else { "the session is not at its prompt" };
+        let why = if queued {
+            "it waits in the session's own queue"
+        } else {
+            "the session is not at its prompt"
+        };
         self.notice.tell(Some(&format!("not proven yet: {why}")), out);
         let sent = &self.unproven[at];
         if matches!(sent.channel, Channel::Monitor(_)) {
@@ -153,7 +158,8 @@ impl Sender {
             return if a_turn_ran { Due::Arrived(at, why) } else { Due::Nothing };
         }
         if sent.item.tries > 0 && a_turn_ran {
-            // It ran twice into a turn and was recognised neither time: once more would be too often.
+            // It ran twice into a turn and was recognised neither time: once more would be too
+            // often.
             return Due::Arrived(at, "a turn ran just after it, twice");
         }
         let tries = sent.item.tries + 1;
@@ -190,7 +196,8 @@ impl Sender {
             Channel::Paste(proof) => Some(proof),
             Channel::Socket(_) | Channel::Monitor(_) => None,
         });
-        let mut waiting = proofs.filter(|proof| !proof.waits_for_enter() && (is_ours || proof.is_shown(&text)));
+        let mut waiting =
+            proofs.filter(|proof| !proof.waits_for_enter() && (is_ours || proof.is_shown(&text)));
         if let Some(proof) = waiting.next().filter(|proof| proof.may_enter()) {
             proof.press_enter(around);
         }

@@ -108,7 +108,8 @@ impl Socket {
 impl Sender {
     /// How the order of that number went. True: its text is sent again, another way.
     pub fn on_posted(&mut self, number: u64, result: Result<(), String>, out: &mut Out) -> bool {
-        let is_it = |channel: &Channel| matches!(channel, Channel::Socket(of) if of.number == number);
+        let is_it =
+            |channel: &Channel| matches!(channel, Channel::Socket(of) if of.number == number);
         let at = self.unproven.iter().position(|sent| is_it(&sent.channel));
         let (Err(error), Some(at)) = (result, at) else { return false };
         out.warn(format!("the session's socket cannot be written to: {error}"));
@@ -119,7 +120,12 @@ impl Sender {
 
     /// A receipt: only refusals have one. The keys of texts that are to be settled, each by
     /// [`Sender::settle_receipt`].
-    pub fn on_receipt(&mut self, now: Now, line: &str, out: &mut Out) -> Option<(Receipt, Vec<String>)> {
+    pub fn on_receipt(
+        &mut self,
+        now: Now,
+        line: &str,
+        out: &mut Out,
+    ) -> Option<(Receipt, Vec<String>)> {
         let frame = serde_json::from_str::<Value>(line).ok()?;
         let text = |field: &str| frame.get(field).and_then(Value::as_str).unwrap_or_default();
         if text("action") != "peer_message_status" {
@@ -155,7 +161,12 @@ impl Sender {
     }
 
     /// True: a text with that key was on its way, and is so no more.
-    pub fn settle_receipt(&mut self, key: &str, receipt: Receipt, around: &mut Surroundings<'_>) -> bool {
+    pub fn settle_receipt(
+        &mut self,
+        key: &str,
+        receipt: Receipt,
+        around: &mut Surroundings<'_>,
+    ) -> bool {
         let is_it = |channel: &Channel| matches!(channel, Channel::Socket(of) if of.key == key);
         let Some(at) = self.unproven.iter().position(|sent| is_it(&sent.channel)) else {
             return false;

@@ -154,7 +154,11 @@ fn each_picture_leads_to_one_step() {
 #[test]
 fn enter_is_pressed_only_when_the_text_is_seen() {
     let text = Some(InputBox::Text(HEADER.into()));
-    for (input, dialog, want) in [(text, None, "Enter"), (Some(InputBox::Empty), None, ""), (None, Some(Dialog::Permission), "")] {
+    for (input, dialog, want) in [
+        (text, None, "Enter"),
+        (Some(InputBox::Empty), None, ""),
+        (None, Some(Dialog::Permission), ""),
+    ] {
         let mut rig = Rig::new(true, false);
         rig.sender.deliver(delivery(true, false));
         rig.next();
@@ -197,7 +201,8 @@ fn what_is_not_proven_in_time_is_looked_into() {
     ] {
         let mut rig = Rig::pasted();
         rig.sender.on_witness();
-        rig.observed.keep_screen(ScreenState { input: Some(InputBox::Empty), ..ScreenState::default() });
+        rig.observed
+            .keep_screen(ScreenState { input: Some(InputBox::Empty), ..ScreenState::default() });
         match case {
             Case::Missed => {}
             Case::Queued => rig.sender.on_enqueued(&format!("{HEADER} do it")),
@@ -251,7 +256,9 @@ fn refusals_of_the_socket_are_heard() {
         rig.acts();
         let line = json!({"action": "peer_message_status", "orig_msg_id": "key", "status": status});
         let receipt = rig.sender.on_receipt(rig.now, &line.to_string(), &mut rig.out);
-        for (receipt, key) in receipt.iter().flat_map(|(receipt, keys)| keys.iter().map(|key| (*receipt, key))) {
+        for (receipt, key) in
+            receipt.iter().flat_map(|(receipt, keys)| keys.iter().map(|key| (*receipt, key)))
+        {
             let (sender, mut around) = rig.around();
             assert!(sender.settle_receipt(key, receipt, &mut around));
         }

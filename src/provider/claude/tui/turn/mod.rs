@@ -1,6 +1,6 @@
-//! Whether a turn runs. Nobody tells all of it: hooks say when a turn begins and ends, but not after
-//! Escape; the registry says busy or idle, a little late; the screen shows it while nothing stands in
-//! the box; the transcript tells what was said, a tenth of a second later still.
+//! Whether a turn runs. Nobody tells all of it: hooks say when a turn begins and ends, but not
+//! after Escape; the registry says busy or idle, a little late; the screen shows it while nothing
+//! stands in the box; the transcript tells what was said, a tenth of a second later still.
 //!
 //! Here the witnesses are fused: [`table`] is the whole rule. A hook or the
 //! registry begins a turn; a hook ends it at once, registry and screen together after a second.
@@ -129,8 +129,8 @@ pub(super) struct Taken {
     pub joined: bool,
 }
 
-/// The turns of a session. The caller tells what each witness says ([`Turns::observe`]), and answers
-/// a [`Transition`] of `Begin` with [`Turns::begin`], one of `End` with [`Turns::finish`].
+/// The turns of a session. The caller tells what each witness says ([`Turns::observe`]), and
+/// answers a [`Transition`] of `Begin` with [`Turns::begin`], one of `End` with [`Turns::finish`].
 #[derive(Debug)]
 pub(super) struct Turns {
     state: State,
@@ -145,7 +145,13 @@ pub(super) struct Turns {
 
 impl Turns {
     pub fn new(captures_full: bool) -> Turns {
-        Turns { state: State::Idle { recheck_busy_at: None }, count: 0, last_end: None, over_prompts: VecDeque::new(), captures_full }
+        Turns {
+            state: State::Idle { recheck_busy_at: None },
+            count: 0,
+            last_end: None,
+            over_prompts: VecDeque::new(),
+            captures_full,
+        }
     }
 
     fn turn(&self) -> Option<&Turn> {
@@ -209,7 +215,11 @@ impl Turns {
         };
         self.remember_over(&turn.prompt_id);
         let said_last = text.filter(|text| !text.trim().is_empty()).unwrap_or(&turn.last);
-        let said = if self.captures_full { with_last(turn.whole, said_last) } else { said_last.to_string() };
+        let said = if self.captures_full {
+            with_last(turn.whole, said_last)
+        } else {
+            said_last.to_string()
+        };
         let is_answer = !turn.local && !matches!(end, TurnEnd::Failed(_));
         let text = if is_answer { said } else { String::new() };
         self.last_end = Some(LastEnd { end: end.clone(), text: text.clone(), at: now.wall.0 });
@@ -273,7 +283,8 @@ impl Turns {
 
     /// While a turn runs, the hook of that prompt comes late or twice.
     pub fn is_over(&self, prompt_id: &str) -> bool {
-        self.turn().is_some_and(|turn| turn.prompt_id != prompt_id) && self.over_prompts.iter().any(|over| over == prompt_id)
+        self.turn().is_some_and(|turn| turn.prompt_id != prompt_id)
+            && self.over_prompts.iter().any(|over| over == prompt_id)
     }
 
     // ---- what is learned of them

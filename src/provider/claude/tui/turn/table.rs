@@ -59,7 +59,12 @@ pub(in super::super) enum Transition {
 }
 
 /// The rule. What happens at `now` to a state, by the word of one witness.
-pub(super) fn transition(state: &State, last_end: Option<&LastEnd>, event: &Event, now: Now) -> Transition {
+pub(super) fn transition(
+    state: &State,
+    last_end: Option<&LastEnd>,
+    event: &Event,
+    now: Now,
+) -> Transition {
     use Transition::*;
     match (state, event) {
         // Said of a turn whose begin nobody saw, too: a proof of delivery may still come for it.
@@ -69,17 +74,17 @@ pub(super) fn transition(state: &State, last_end: Option<&LastEnd>, event: &Even
         // Nothing runs.
         (State::Idle { .. }, Event::Works(evidence)) => Begin(evidence),
         // Just after a turn the file may still tell of that one: it is written with a delay.
-        (State::Idle { .. }, Event::RegistryBusy { expected: false }) if has_just_ended(last_end, now) => {
+        (State::Idle { .. }, Event::RegistryBusy { expected: false })
+            if has_just_ended(last_end, now) =>
+        {
             RecheckBusyAt(now.tick + REGISTRY_LAG)
         }
         (State::Idle { .. }, Event::RegistryBusy { .. }) => Begin(REGISTRY_BUSY),
-        (State::Idle { .. }, Event::ScreenBusy { has_registry: false }) => Begin("the screen shows a running turn"),
+        (State::Idle { .. }, Event::ScreenBusy { has_registry: false }) => {
+            Begin("the screen shows a running turn")
+        }
         (State::Idle { recheck_busy_at: Some(at) }, Event::Wake(seen)) if *at <= now.tick => {
-            if seen.registry_is_busy {
-                Begin(REGISTRY_BUSY)
-            } else {
-                ForgetRecheck
-            }
+            if seen.registry_is_busy { Begin(REGISTRY_BUSY) } else { ForgetRecheck }
         }
         (State::Idle { .. }, _) => Stay,
 
@@ -94,9 +99,15 @@ pub(super) fn transition(state: &State, last_end: Option<&LastEnd>, event: &Even
             End(TurnEnd::Cancelled, "the session registry says idle after an interrupt")
         }
         (State::Running(_), Event::RegistryIdle { .. } | Event::ScreenIdle) => WatchIdle(now.tick),
-        (State::Running(turn), Event::ScreenBusy { has_registry: true }) if turn.idle_since.is_some() => RestartIdle(now.tick),
+        (State::Running(turn), Event::ScreenBusy { has_registry: true })
+            if turn.idle_since.is_some() =>
+        {
+            RestartIdle(now.tick)
+        }
         (State::Running(turn), Event::TranscriptEnd { at, registry_idle_since })
-            if turn.answered && *at >= turn.began && registry_idle_since.is_some_and(|since| since >= turn.began) =>
+            if turn.answered
+                && *at >= turn.began
+                && registry_idle_since.is_some_and(|since| since >= turn.began) =>
         {
             End(TurnEnd::Completed, "the transcript tells the end of the turn")
         }

@@ -155,9 +155,12 @@ fn an_end_that_nobody_told_is_judged_by_what_was_seen() {
     let mut done = answered();
     done.observe(after(0), &Event::ScreenIdle);
     let gave_back = Seen { gave_back: true, ..QUIET };
-    for (turns, seen, want) in
-        [(done, QUIET, "Completed"), (watching(), gave_back, "Cancelled"), (ours(), QUIET, "Cancelled"), (ours(), gave_back, "Failed")]
-    {
+    for (turns, seen, want) in [
+        (done, QUIET, "Completed"),
+        (watching(), gave_back, "Cancelled"),
+        (ours(), QUIET, "Cancelled"),
+        (ours(), gave_back, "Failed"),
+    ] {
         let mut turns = turns;
         match turns.observe(after(1000), &Event::Wake(seen)) {
             Transition::End(end, _) => assert!(format!("{end:?}").starts_with(want), "{end:?}"),
@@ -215,9 +218,13 @@ fn late_hooks_of_prompts_that_are_over_are_known() {
 fn another_attempt_is_another_activity() {
     let mut turns = running();
     let retrying = |attempt: &str| Activity::Retrying(attempt.into());
-    for (activity, is_news) in
-        [(Activity::Running, false), (retrying("1"), true), (retrying("1"), false), (retrying("2"), true), (Activity::Waiting, true)]
-    {
+    for (activity, is_news) in [
+        (Activity::Running, false),
+        (retrying("1"), true),
+        (retrying("1"), false),
+        (retrying("2"), true),
+        (Activity::Waiting, true),
+    ] {
         assert_eq!(turns.set_activity(activity.clone()), is_news, "{activity:?}");
     }
 }
