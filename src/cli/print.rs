@@ -6,7 +6,7 @@
 //! whatever is in it: [`line()`] prints one line, [`block`] lines behind an indent, [`json`] one
 //! line with the same value, and nothing reaches the terminal that it would act on. What stands at
 //! the beginning of a line is ours; what a stranger wrote stands behind something of ours. Only
-//! [`own`] prints a text as it is, and no stranger has a say in that.
+//! [`trusted`] prints a text as it is, and no stranger has a say in that.
 
 use std::cell::Cell;
 use std::io::Write;

@@ -5,7 +5,7 @@
 //!   session machine.
 //! - [`capabilities`], [`launch`], [`settings`], [`hooks`]: the words that a provider and its
 //!   callers share.
-//! - [`jsonrpc`], [`lines`], [`shown`], [`text`]: help that several of them need.
+//! - [`jsonrpc`], [`lines`], [`redact`], [`text`]: help that several of them need.
 
 pub mod capabilities;
 pub mod hooks;

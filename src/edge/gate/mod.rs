@@ -14,7 +14,6 @@ mod peer;
 mod request;
 mod room;
 
-use crate::core::http::GateCommand;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::io::{self, Write};
 use std::net::TcpListener;
@@ -27,7 +26,7 @@ use rustix::event::epoll;
 use rustls::ServerConfig;
 
 use self::conn::{AfterResponse, Conn, State};
-use crate::core::http::{Body, GateStats, Request};
+use crate::core::http::{Body, GateCommand, GateStats, Request};
 use crate::core::ids::{PeerId, Ticket};
 use crate::os::Waker;
 use crate::wire::api::error_body;
@@ -118,7 +117,26 @@ const LISTENER: u64 = 0;
 const WAKER: u64 = 1;
 const FIRST: u64 = 2;
 
-/// The event loop of everything that listens; owns all its connections.
+/// The server of the hub and of a runner's control port, as one loop in one thread.
+///
+/// **In.** Sockets of strangers, and [`GateCommand`]s of the state thread. Commands of one list are
+/// carried out in order, and lists in the order in which they were sent; the waker tells that there
+/// are some.
+///
+/// **Out.** The handler hears each [`GateEvent`] in this thread and says what becomes of it
+/// ([`Handled`]): it answers from what it knows, or forwards an event to the state thread. A
+/// request is told once, complete, with a body of at most [`Limits::body_bytes_max`]; its ticket is
+/// new. A text of a peer is told only between its acceptance and [`GateEvent::PeerClosed`], which
+/// comes once for each peer that was accepted, also for one that had left before.
+///
+/// **The caller** answers each ticket that was forwarded, by a response or by acceptance; without
+/// one within [`Limits::answer_time`] the gate says 504. Commands for a ticket or peer that is gone
+/// do nothing. When nobody can give commands any more the loop ends and closes its sockets.
+///
+/// **Limits.** Nobody waits for anybody: a connection that stalls costs its buffer. Where room is
+/// needed the oldest connection without a complete head goes first, then whoever holds much for
+/// long. While the lane is full the loop goes on hearing commands, so gate and state thread cannot
+/// wait for each other.
 pub struct Gate<E, H> {
     listener: TcpListener,
     tls: Option<Arc<ServerConfig>>,
