@@ -111,7 +111,7 @@ fn put_back(machine: &Machine, way: Way, hub: &mut Running, copy: &std::path::Pa
             assert!(text.contains("not in it:") && text.contains("former files are in"), "{text}");
         }
         Way::BackupByHand | Way::FileByHand => {
-            drop(std::fs::copy(copy, machine.store()).expect("copies"))
+            std::fs::copy(copy, machine.store()).expect("copies");
         }
         Way::Emptied => std::fs::write(machine.store(), "").expect("empties"),
         Way::OtherMark => {
