@@ -6,6 +6,8 @@
 
 mod claude;
 mod fleet;
+#[path = "../common/http.rs"]
+mod http;
 #[path = "../interop/model.rs"]
 #[allow(dead_code)]
 mod model;
@@ -213,7 +215,8 @@ fn message(id: u64) -> Message {
 // ---- start
 
 /// A stand-in relay: tokens over HTTP, registration over the bus; tells when the register frame
-/// came.
+/// came. Its sockets are plain: they turn into a WebSocket, below TLS too, and the time of a start
+/// is not to be a library's.
 fn stand_in(tls: Option<Arc<rustls::ServerConfig>>) -> (u16, crossbeam_channel::Receiver<Instant>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("binds");
     let port = listener.local_addr().expect("bound").port();
@@ -737,6 +740,7 @@ fn post() {
     let token = info["controlToken"].as_str().expect("token").to_string();
     let listener = TcpListener::bind("127.0.0.1:0").expect("binds");
     let bare = listener.local_addr().expect("bound").port();
+    // The least that a server can do is what the gate is measured by: no library.
     std::thread::spawn(move || {
         for mut socket in listener.incoming().map_while(Result::ok) {
             let _ = socket.set_nodelay(true);

@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use agent_relay::os;
 use model::Model;
 use serde_json::{Value, json};
-use support::{Machine, Running, wait_for};
+use support::{Machine, Running, http, wait_for};
 
 /// Patience for programs that need seconds to start on a busy machine.
 const LONG: u64 = 60;

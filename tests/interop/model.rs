@@ -8,12 +8,15 @@
 //! of words), `ERR400`, `ERR529` (twice, then well).
 
 use std::collections::BTreeSet;
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::io::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use serde_json::{Value, json};
+use tiny_http::Request;
+
+use super::http;
 
 /// One request of a main turn.
 #[derive(Clone)]
@@ -27,7 +30,9 @@ pub struct Asked {
 struct Memory {
     asked: Vec<Asked>,
     hung: BTreeSet<String>,
-    open: Vec<TcpStream>,
+    /// Kept so that nobody is told that nothing will come.
+    mute: Vec<Request>,
+    hanging: Vec<Stream>,
     tools: u64,
 }
 
@@ -38,16 +43,9 @@ pub struct Model {
 
 impl Model {
     pub fn start() -> Model {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("binds");
-        let port = listener.local_addr().expect("bound").port();
         let memory = Arc::new(Mutex::new(Memory::default()));
         let shared = memory.clone();
-        std::thread::spawn(move || {
-            for socket in listener.incoming().flatten() {
-                let shared = shared.clone();
-                std::thread::spawn(move || serve(socket, &shared));
-            }
-        });
+        let port = http::serve(move |request, body| serve(request, &body, &shared));
         Model { port, memory }
     }
 
@@ -127,153 +125,175 @@ fn has_tool_result(body: &Value) -> bool {
     last["role"] == "tool" || newest.is_some_and(|block| block["type"] == "tool_result")
 }
 
-fn serve(mut socket: TcpStream, memory: &Mutex<Memory>) {
-    let mut bytes = Vec::new();
-    let mut piece = [0u8; 65536];
-    let (head, body) = loop {
-        let Ok(size @ 1..) = socket.read(&mut piece) else { return };
-        bytes.extend_from_slice(&piece[..size]);
-        let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") else { continue };
-        let head = String::from_utf8_lossy(&bytes[..end]).to_lowercase();
-        let length = head
-            .lines()
-            .find_map(|line| line.strip_prefix("content-length: "))
-            .and_then(|n| n.trim().parse().ok());
-        if bytes.len() >= end + 4 + length.unwrap_or(0) {
-            break (
-                head,
-                serde_json::from_slice::<Value>(&bytes[end + 4..]).unwrap_or(Value::Null),
-            );
+/// What a request gets.
+enum Answer {
+    /// All at once: events of either API.
+    Events(Vec<String>),
+    /// A status and why.
+    Error(u16, Value),
+    /// Its beginning; the rest never comes.
+    Hang(Vec<String>),
+    /// Its beginning, then one word after the other for three seconds, then its end.
+    Slow { head: Vec<String>, tail: Vec<String> },
+    /// Nothing at all.
+    Mute,
+}
+
+fn serve(request: Request, body: &str, memory: &Mutex<Memory>) {
+    let messages_api = request.url().starts_with("/v1/messages");
+    let body = serde_json::from_str(body).unwrap_or(Value::Null);
+    match answer(messages_api, body, memory) {
+        Answer::Events(events) => {
+            http::respond(request, 200, "text/event-stream", events.concat());
         }
-    };
-    let messages_api = head.contains("/v1/messages");
+        Answer::Error(status, body) => {
+            http::respond(request, status, "application/json", body.to_string());
+        }
+        Answer::Mute => memory.lock().expect("whole").mute.push(request),
+        Answer::Hang(events) => {
+            let mut stream = Stream::of(request);
+            let _ = stream.send(&events.concat());
+            memory.lock().expect("whole").hanging.push(stream);
+        }
+        Answer::Slow { head, tail } => {
+            let mut stream = Stream::of(request);
+            // Whoever asked may give up meanwhile.
+            let _ = say_slowly(&mut stream, &head, &tail);
+        }
+    }
+}
+
+fn say_slowly(stream: &mut Stream, head: &[String], tail: &[String]) -> std::io::Result<()> {
+    stream.send(&head.concat())?;
+    for word in 0..30 {
+        std::thread::sleep(Duration::from_millis(100));
+        let delta = json!({"type": "text_delta", "text": format!("w{word} ")});
+        let piece = json!({"type": "content_block_delta", "index": 0, "delta": delta});
+        stream.send(&event(&piece))?;
+    }
+    stream.send(&tail.concat())?;
+    stream.end()
+}
+
+fn answer(messages_api: bool, body: Value, memory: &Mutex<Memory>) -> Answer {
     let has_tools = body["tools"].as_array().is_some_and(|tools| !tools.is_empty());
     if !has_tools {
         // Titles and the like.
         let text = if messages_api { r#"{"title": "A title"}"# } else { "A title" };
-        return stream(&mut socket, &words(messages_api, text));
+        return Answer::Events(words(messages_api, text));
     }
     let newest = said_by_people(&body).pop().unwrap_or_default();
     let result = has_tool_result(&body);
-    let (hangs, mute, busy, agent, tool) = {
-        let mut memory = memory.lock().expect("whole");
-        memory.asked.push(Asked { body, newest: newest.clone() });
-        memory.tools += 1;
-        let mut once = |word: &str, mark: &str| {
-            newest.contains(word) && memory.hung.insert(format!("{mark}{newest}"))
-        };
-        let (hangs, mute) = (once("HANG", ""), once("MUTE", ""));
-        let busy = once("ERR529", "1") || once("ERR529", "2");
-        let agent = once("AGENT", "a");
-        (hangs, mute, busy, agent, memory.tools)
+    let mut memory = memory.lock().expect("whole");
+    memory.asked.push(Asked { body, newest: newest.clone() });
+    memory.tools += 1;
+    let number = memory.tools;
+    let mut once = |word: &str, mark: &str| {
+        newest.contains(word) && memory.hung.insert(format!("{mark}{newest}"))
     };
+    let (hangs, mute) = (once("HANG", ""), once("MUTE", ""));
+    let busy = once("ERR529", "1") || once("ERR529", "2");
+    let agent = once("AGENT", "a");
     if mute {
-        memory.lock().expect("whole").open.push(socket);
-        return;
+        return Answer::Mute;
     }
     if busy {
-        return refuse(
-            &mut socket,
-            "529 Overloaded",
-            &json!({"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}),
-        );
+        let error = json!({"type": "overloaded_error", "message": "Overloaded"});
+        return Answer::Error(529, json!({"type": "error", "error": error}));
     }
     if newest.contains("ERR400") {
-        let text = match messages_api {
-            true => {
-                json!({"type": "error", "error": {"type": "invalid_request_error", "message": "the model says no"}})
-            }
-            false => json!({"error": {"message": "the model says no", "type": "x"}}),
-        };
-        return refuse(&mut socket, "400 Bad Request", &text);
+        let kind = if messages_api { "invalid_request_error" } else { "x" };
+        let error = json!({"type": kind, "message": "the model says no"});
+        return Answer::Error(400, json!({"type": "error", "error": error}));
     }
+    // Events that end an answer.
+    let end = if messages_api { 3 } else { 2 };
+    let heard = format!("Heard: {}", newest.lines().last().unwrap_or_default());
     if newest.contains("SLOW") && !result {
-        let line = format!("Heard: {} ", newest.lines().last().unwrap_or_default());
-        let whole = words(messages_api, &line);
-        let (head, tail) = whole.split_at(whole.len() - if messages_api { 3 } else { 2 });
-        stream_open(&mut socket, head);
-        for word in 0..30 {
-            std::thread::sleep(std::time::Duration::from_millis(100));
-            let piece = json!({"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": format!("w{word} ")}});
-            if socket.write_all(event(&piece).as_bytes()).is_err() {
-                return;
-            }
-        }
-        for event in tail {
-            let _ = socket.write_all(event.as_bytes());
-        }
-        return;
+        let mut head = words(messages_api, &format!("{heard} "));
+        let tail = head.split_off(head.len() - end);
+        return Answer::Slow { head, tail };
     }
     if hangs {
-        let whole = words(messages_api, "half a word ");
-        let parts = whole.len() - if messages_api { 3 } else { 2 };
-        stream_open(&mut socket, &whole[..parts]);
-        memory.lock().expect("whole").open.push(socket);
-        return;
+        let mut head = words(messages_api, "half a word ");
+        head.truncate(head.len() - end);
+        return Answer::Hang(head);
     }
-    let questions = json!({"questions": [{"question": "Which colour?", "header": "Colour", "multiSelect": false,
-        "options": [{"label": "Red", "description": "warm"}, {"label": "Blue", "description": "cold"}]}]});
-    let whoami = json!({"command": "\"$AGENT_RELAY_BIN\" whoami --json >>who.txt", "description": "asks who it is"});
-    let wait = "touch waiting; while [ ! -e go ]; do sleep 0.05; done";
-    let late = json!({"command": format!("{wait}; \"$AGENT_RELAY_BIN\" send user late-words >late.txt 2>&1"), "description": "tells later"});
-    let nap = json!({"command": "touch napping; sleep 3", "description": "sleeps"});
-    let task = json!({"description": "Look around", "subagent_type": "general-kind_of_call", "prompt": "SUBTASK SLOW look around"});
+    let call = if result { None } else { tool_call(messages_api, &newest, number, agent) };
+    Answer::Events(call.unwrap_or_else(|| words(messages_api, &heard)))
+}
+
+/// The tool that a text asks for.
+fn tool_call(messages_api: bool, newest: &str, number: u64, agent: bool) -> Option<Vec<String>> {
+    let shell = |command: &str, description: &str| {
+        let input = json!({"command": command, "description": description});
+        Some(call_of(number, "Bash", &input))
+    };
+    let word_after = |mark: &str| newest.split(mark).nth(1)?.split_whitespace().next();
     // A Stop hook that says what is owed: it is given.
-    let owed = newest
-        .split("You owe an answer to relay message #")
-        .nth(1)
-        .and_then(|rest| rest.split(' ').next()?.parse::<u64>().ok());
-    let reply = json!({"command": format!("\"$AGENT_RELAY_BIN\" reply {} my-own-answer", owed.unwrap_or(0)), "description": "replies"});
-    match result {
-        false if owed.is_some() => stream(&mut socket, &call_of(tool, "Bash", &reply)),
-        false if newest.contains("TOOL") => stream(&mut socket, &call(messages_api, tool)),
-        false if newest.contains("WRITE ") => {
-            let path = newest
-                .split("WRITE ")
-                .nth(1)
-                .and_then(|rest| rest.split_whitespace().next())
-                .unwrap_or_default();
-            stream(
-                &mut socket,
-                &call_of(
-                    tool,
-                    "Write",
-                    &json!({"file_path": path, "content": newest.lines().last()}),
-                ),
-            )
-        }
-        false if newest.contains("MAKE") => {
-            stream(&mut socket, &call_of(tool, "Bash", &json!({"command": "make -s nothing"})))
-        }
-        false if newest.contains("WHOAMI") => stream(&mut socket, &call_of(tool, "Bash", &whoami)),
-        false if newest.contains("LATE") => stream(&mut socket, &call_of(tool, "Bash", &late)),
-        false if newest.contains("NAP") => stream(&mut socket, &call_of(tool, "Bash", &nap)),
-        false if newest.contains("ASK") => {
-            stream(&mut socket, &call_of(tool, "AskUserQuestion", &questions))
-        }
-        false if agent => stream(&mut socket, &call_of(tool, "Agent", &task)),
-        _ => stream(
-            &mut socket,
-            &words(messages_api, &format!("Heard: {}", newest.lines().last().unwrap_or_default())),
-        ),
+    let owed = word_after("You owe an answer to relay message #");
+    if let Some(id) = owed.and_then(|id| id.parse::<u64>().ok()) {
+        let command = format!("\"$AGENT_RELAY_BIN\" reply {id} my-own-answer");
+        return shell(&command, "replies");
     }
+    if newest.contains("TOOL") {
+        return Some(call(messages_api, number));
+    }
+    if newest.contains("WRITE ") {
+        let path = word_after("WRITE ").unwrap_or_default();
+        let input = json!({"file_path": path, "content": newest.lines().last()});
+        return Some(call_of(number, "Write", &input));
+    }
+    if newest.contains("MAKE") {
+        return Some(call_of(number, "Bash", &json!({"command": "make -s nothing"})));
+    }
+    if newest.contains("WHOAMI") {
+        return shell("\"$AGENT_RELAY_BIN\" whoami --json >>who.txt", "asks who it is");
+    }
+    if newest.contains("LATE") {
+        let wait = "touch waiting; while [ ! -e go ]; do sleep 0.05; done";
+        let send = "\"$AGENT_RELAY_BIN\" send user late-words >late.txt 2>&1";
+        return shell(&format!("{wait}; {send}"), "tells later");
+    }
+    if newest.contains("NAP") {
+        return shell("touch napping; sleep 3", "sleeps");
+    }
+    if newest.contains("ASK") {
+        let options = json!([{"label": "Red", "description": "warm"},
+            {"label": "Blue", "description": "cold"}]);
+        let question = json!({"question": "Which colour?", "header": "Colour",
+            "multiSelect": false, "options": options});
+        return Some(call_of(number, "AskUserQuestion", &json!({"questions": [question]})));
+    }
+    if agent {
+        let task = json!({"description": "Look around", "subagent_type": "general-purpose",
+            "prompt": "SUBTASK SLOW look around"});
+        return Some(call_of(number, "Agent", &task));
+    }
+    None
 }
 
-fn stream_open(socket: &mut TcpStream, events: &[String]) {
-    let _ = socket.write_all(
-        b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n",
-    );
-    for event in events {
-        let _ = socket.write_all(event.as_bytes());
-    }
-    let _ = socket.flush();
-}
+/// An answer whose events go out as they come. The library collects the pieces of such an answer
+/// before it sends them, so that head and pieces are written here.
+struct Stream(Box<dyn Write + Send>);
 
-fn stream(socket: &mut TcpStream, events: &[String]) {
-    stream_open(socket, events);
-    let _ = socket.shutdown(std::net::Shutdown::Write);
-    let mut rest = [0u8; 1024];
-    while let Ok(1..) = socket.read(&mut rest) {}
+impl Stream {
+    fn of(request: Request) -> Stream {
+        let mut writer = request.into_writer();
+        let kind = "Content-Type: text/event-stream\r\nTransfer-Encoding: chunked";
+        let _ = writer.write_all(format!("HTTP/1.1 200 OK\r\n{kind}\r\n\r\n").as_bytes());
+        Stream(writer)
+    }
+
+    fn send(&mut self, events: &str) -> std::io::Result<()> {
+        write!(self.0, "{:x}\r\n{events}\r\n", events.len())?;
+        self.0.flush()
+    }
+
+    fn end(&mut self) -> std::io::Result<()> {
+        self.0.write_all(b"0\r\n\r\n")?;
+        self.0.flush()
+    }
 }
 
 fn event(value: &Value) -> String {
@@ -326,15 +346,6 @@ fn words(messages_api: bool, text: &str) -> Vec<String> {
     ];
     events.extend(end("end_turn"));
     events
-}
-
-fn refuse(socket: &mut TcpStream, status: &str, body: &Value) {
-    let text = body.to_string();
-    let head = format!(
-        "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
-        text.len()
-    );
-    let _ = socket.write_all((head + &text).as_bytes());
 }
 
 /// A call of any tool, in the Messages API.

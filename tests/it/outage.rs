@@ -62,7 +62,8 @@ fn a_wrong_token_ends_the_start() {
     assert_eq!(output.status.code(), Some(2));
 }
 
-/// A middleman that can turn deaf: bytes are taken and go nowhere, nothing is closed.
+/// A middleman that can turn deaf: bytes are taken and go nowhere, nothing is closed. It knows
+/// nothing of HTTP: a dead connection is one below it.
 struct Proxy {
     port: u16,
     deaf: Arc<AtomicBool>,

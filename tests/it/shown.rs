@@ -1,12 +1,10 @@
 //! What others wrote, as it reaches a terminal: on lines of its own, and without effect.
 
-use std::io::{Read, Write};
-use std::net::TcpListener;
 use std::process::Stdio;
 
 use serde_json::{Value, json};
 
-use crate::support::{BIN, Machine, Running, wait_for};
+use crate::support::{BIN, Machine, Running, http, wait_for};
 
 /// Breaks for some reader or other, and in front of each forged line one of them.
 const BREAKS: [&str; 7] = ["\n", "\r", "\r\n", "\u{b}", "\u{c}", "\u{85}", "\u{2028}"];
@@ -185,8 +183,6 @@ fn what_is_approved_looks_like_what_runs() {
 
 /// A relay that answers every call with the same object, with what it pleases in it; its address.
 fn hostile_relay() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("binds");
-    let url = format!("http://127.0.0.1:{}", listener.local_addr().expect("bound").port());
     let word = hostile("word");
     let approval =
         json!({"approvalId": word, "title": format!("title\n{word}"), "input": {&word: word}});
@@ -208,21 +204,12 @@ fn hostile_relay() -> String {
             .extend(object.as_object().cloned().expect("an object"));
     }
     let answer = answer.to_string();
-    std::thread::spawn(move || {
-        for mut client in listener.incoming().map_while(Result::ok) {
-            let mut head = [0u8; 8192];
-            let size = client.read(&mut head).unwrap_or(0);
-            // What is asked of the tasks of nobody is refused.
-            let refused = String::from_utf8_lossy(&head[..size]).contains("refuse");
-            let status = if refused { "422 Unprocessable Content" } else { "200 OK" };
-            let length = answer.len();
-            let head = format!(
-                "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
-            );
-            let _ = client.write_all((head + &answer).as_bytes());
-        }
+    let port = http::serve(move |request, _| {
+        // What is asked of the agent with that name is refused.
+        let status = if request.url().contains("refuse") { 422 } else { 200 };
+        http::respond(request, status, "application/json", answer.clone());
     });
-    url
+    format!("http://127.0.0.1:{port}")
 }
 
 #[test]

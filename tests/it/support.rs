@@ -1,5 +1,7 @@
 //! One small machine per test: a home of its own, real processes, and waiting for states.
 
+#[path = "../common/http.rs"]
+pub mod http;
 #[path = "../common/skip.rs"]
 mod skip;
 
@@ -195,6 +197,7 @@ impl Machine {
     pub fn shut_the_bus(&mut self) {
         let url = self.config()["relayUrl"].as_str().expect("a hub was started").to_string();
         let to = url.trim_start_matches("http://").to_string();
+        // It passes bytes on and understands none of them: no server of HTTP.
         let listener = TcpListener::bind("127.0.0.1:0").expect("binds");
         let port = listener.local_addr().expect("bound").port();
         std::thread::spawn(move || {

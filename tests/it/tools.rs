@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::support::{BIN, Machine, Running, skip, wait_for};
+use crate::support::{BIN, Machine, Running, http, skip, wait_for};
 
 fn lines(text: &str) -> Vec<Value> {
     text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
@@ -270,28 +270,20 @@ fn a_runner_says_that_its_relay_is_away() {
     running.wait(60);
 }
 
-/// One request to the control port, as far as a hook's script needs it.
-fn post_of(listener: &std::net::TcpListener) -> Option<String> {
-    listener.set_nonblocking(true).ok()?;
-    let (mut socket, _) = wait_for("the script to post", 60, || listener.accept().ok());
-    socket.set_read_timeout(Some(Duration::from_secs(60))).ok()?;
-    let (mut text, mut piece) = (String::new(), [0u8; 4096]);
-    while !text.ends_with('}') {
-        let size = std::io::Read::read(&mut socket, &mut piece).ok().filter(|size| *size > 0)?;
-        text.push_str(&String::from_utf8_lossy(&piece[..size]));
-    }
-    socket.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").ok()?;
-    Some(text)
-}
-
 /// The script of the hooks, in every shell that is here: where the binary is missing or cannot be
 /// run, the bare status is posted to the runner alone, and the session never hears of it.
 #[test]
 fn a_hooks_script_falls_back_to_the_bare_status() {
     let machine = Machine::new("script");
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/hooks/relay-hook.sh");
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
-    let port = listener.local_addr().expect("address").port().to_string();
+    let (tell, posts) = std::sync::mpsc::channel();
+    let runner = http::serve(move |request, body| {
+        let header = request.headers().iter().find(|header| header.field.equiv("Authorization"));
+        let token = header.map(|header| header.value.to_string());
+        let _ = tell.send((format!("{} {}", request.method(), request.url()), token, body));
+        http::respond(request, 200, "text/plain", String::new());
+    });
+    let port = runner.to_string();
     let (damaged, alien) = (machine.work.join("damaged"), machine.work.join("alien"));
     for (path, text) in [(&damaged, "\u{7f}ELFdamaged"), (&alien, "#!/no/such/loader\n")] {
         use std::os::unix::fs::PermissionsExt;
@@ -345,17 +337,15 @@ fn a_hooks_script_falls_back_to_the_bare_status() {
                 [("stop", "idle"), ("user-prompt-submit", "busy"), ("session-end", "offline")]
             {
                 let child = run(bin, event, &port);
-                let post = post_of(&listener).expect("a post");
-                assert!(post.starts_with("POST /status "), "{post}");
-                assert!(post.contains("Authorization: Bearer secret-token"), "{post}");
-                assert!(
-                    post.ends_with(&format!(r#"{{"status":"{status}","providerSessionId":"s1"}}"#)),
-                    "{shell} {bin}: {post}"
-                );
+                let post = posts.recv_timeout(Duration::from_secs(60)).expect("a post");
+                let body = format!(r#"{{"status":"{status}","providerSessionId":"s1"}}"#);
+                let token = Some("Bearer secret-token".to_string());
+                assert_eq!(post, ("POST /status".to_string(), token, body), "{shell} {bin}");
                 quiet(child, event);
             }
         }
     }
+    assert!(posts.try_recv().is_err(), "nothing else was posted");
 }
 
 /// Runs `hook` as a provider would.
@@ -590,17 +580,10 @@ fn output_that_nobody_can_read_is_no_success() {
 #[test]
 fn a_web_server_is_no_relay() {
     let mut machine = Machine::new("stranger");
-    let server = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
-    machine.set("AGENT_RELAY_URL", &format!("http://{}", server.local_addr().expect("bound")));
-    std::thread::spawn(move || {
-        for mut socket in server.incoming().flatten() {
-            let mut head = [0u8; 4096];
-            let _ = std::io::Read::read(&mut socket, &mut head);
-            let _ = socket.write_all(
-                b"HTTP/1.1 200 OK\r\nContent-Length: 13\r\nConnection: close\r\n\r\n<html></html>",
-            );
-        }
+    let port = http::serve(|request, _| {
+        http::respond(request, 200, "text/html", "<html></html>".into());
     });
+    machine.set("AGENT_RELAY_URL", &format!("http://127.0.0.1:{port}"));
     for arguments in
         [&["send", "x", "y"][..], &["inbox"], &["agents"], &["approvals"], &["whoami"], &["tasks"]]
     {
