@@ -22,6 +22,7 @@ pub(super) enum Side {
 const REPLAY_BYTES_MAX: usize = 8 << 20;
 
 impl Replay {
+    /// A further piece of the record.
     pub fn push(&mut self, from: Side, text: &str) {
         self.bytes += text.len();
         match self.pieces.last_mut() {
@@ -36,10 +37,10 @@ impl Replay {
     /// Unseen unless a text of the user holds a message asked for; answered if the record ends with
     /// a text of the agent after it (a turn that was cut off ends with a tool call or with
     /// nothing).
-    pub fn fate(&self, traces: &[MessageFingerprint]) -> DeliveryOutcome {
+    pub fn outcome(&self, wanted: &[MessageFingerprint]) -> DeliveryOutcome {
         let seen = |text: &str| {
             let squeezed = squeeze(text);
-            traces.iter().any(|trace| trace.is_in(&squeezed, squeeze))
+            wanted.iter().any(|message| message.is_in(&squeezed, squeeze))
         };
         let Some(at) =
             self.pieces.iter().rposition(|(side, text)| *side == Side::User && seen(text))
@@ -73,10 +74,10 @@ fn squeeze(text: &str) -> String {
 mod tests {
     use super::*;
 
-    fn fate(pieces: &[(Side, &str)]) -> DeliveryOutcome {
+    fn outcome(pieces: &[(Side, &str)]) -> DeliveryOutcome {
         let mut replay = Replay::default();
         pieces.iter().for_each(|(side, text)| replay.push(*side, text));
-        replay.fate(&[MessageFingerprint {
+        replay.outcome(&[MessageFingerprint {
             header: "[relay message #7 from user]".into(),
             start: "do  it".into(),
             is_whole: false,
@@ -89,28 +90,28 @@ mod tests {
         let ours = "[relay message #7 from user]\ndo it\nplease";
         let nudge = "[agent-relay] The session was restarted while";
         let answered = |text: &str| DeliveryOutcome::Answered(text.into());
-        assert_eq!(fate(&[]), DeliveryOutcome::Unseen);
+        assert_eq!(outcome(&[]), DeliveryOutcome::Unseen);
         assert_eq!(
-            fate(&[(User, "[relay message #7 from user]\nsomething else")]),
+            outcome(&[(User, "[relay message #7 from user]\nsomething else")]),
             DeliveryOutcome::Unseen
         );
-        assert_eq!(fate(&[(Agent, ours)]), DeliveryOutcome::Unseen);
-        assert_eq!(fate(&[(User, ours)]), DeliveryOutcome::Unanswered);
+        assert_eq!(outcome(&[(Agent, ours)]), DeliveryOutcome::Unseen);
+        assert_eq!(outcome(&[(User, ours)]), DeliveryOutcome::Unanswered);
         assert_eq!(
-            fate(&[(User, ours), (Agent, "on it"), (Tool, "")]),
+            outcome(&[(User, ours), (Agent, "on it"), (Tool, "")]),
             DeliveryOutcome::Unanswered
         );
-        assert_eq!(fate(&[(User, ours), (Tool, ""), (Agent, "done")]), answered("done"));
+        assert_eq!(outcome(&[(User, ours), (Tool, ""), (Agent, "done")]), answered("done"));
         assert_eq!(
-            fate(&[(User, ours), (Agent, "done"), (User, "more"), (Tool, "")]),
+            outcome(&[(User, ours), (Agent, "done"), (User, "more"), (Tool, "")]),
             answered("done")
         );
         assert_eq!(
-            fate(&[(User, ours), (Tool, ""), (User, nudge), (Agent, "done")]),
+            outcome(&[(User, ours), (Tool, ""), (User, nudge), (Agent, "done")]),
             answered("done")
         );
         assert_eq!(
-            fate(&[(User, ours), (Agent, "half"), (User, nudge)]),
+            outcome(&[(User, ours), (Agent, "half"), (User, nudge)]),
             DeliveryOutcome::Unanswered
         );
     }

@@ -2,18 +2,26 @@
 
 use serde_json::{Value, json};
 
-use super::{AcpSession, MODE_UPDATE, PLAN_STEPS_MAX, TOOLS_MAX};
+use super::AcpSession;
+use super::opening::option_of;
 use crate::core::limits::{MIRROR_BODY_BYTES_MAX, REPLY_BODY_BYTES_MAX};
-use crate::core::session::{Mirror, SessionEvent};
+use crate::core::session::SessionEvent;
 use crate::provider::acp::replay::Side;
 use crate::provider::text::{one_line, push_bounded};
 
+/// Steps of a plan that are shown.
+const PLAN_STEPS_MAX: usize = 64;
+/// How one agent says a change of mode in its own voice.
+const MODE_UPDATE: &str = "[MODE_UPDATE]";
+/// Tool calls that are remembered in one turn.
+const TOOLS_MAX: usize = 1024;
+
 impl AcpSession {
+    /// An update of the session. While a load is open it is history: evidence, never mirrored again.
     pub(super) fn on_update(&mut self, update: &Value) {
         let kind = update.get("sessionUpdate").and_then(Value::as_str).unwrap_or_default();
         let text = update.pointer("/content/text").and_then(Value::as_str).unwrap_or_default();
-        if let Some(replay) = self.replay.as_mut() {
-            // Updates while a load is open are history: evidence, never mirrored again.
+        if let Some(replay) = self.opening.replay.as_mut() {
             match kind {
                 "user_message_chunk" => replay.push(Side::User, text),
                 "agent_message_chunk" => replay.push(Side::Agent, text),
@@ -25,58 +33,38 @@ impl AcpSession {
         match kind {
             // One agent tells a change of mode as a message; that is no part of an answer.
             "agent_message_chunk" if text.starts_with(MODE_UPDATE) => {
-                self.fact(
-                    "mode",
-                    json!(one_line(text.trim_start_matches(MODE_UPDATE).trim(), 100)),
-                );
+                self.on_mode(text.trim_start_matches(MODE_UPDATE).trim());
             }
             "agent_message_chunk" | "agent_thought_chunk" => {
-                self.taken(kind);
-                self.on_chunk(
-                    kind == "agent_message_chunk",
-                    text,
-                    update.get("messageId").and_then(Value::as_str),
-                );
+                self.accepted(kind);
+                let id = update.get("messageId").and_then(Value::as_str);
+                if kind == "agent_message_chunk" {
+                    self.on_message(text, id);
+                } else {
+                    self.on_thought(text, id);
+                }
             }
             "tool_call" | "tool_call_update" => {
-                self.taken(kind);
+                self.accepted(kind);
                 self.flush_text();
                 self.tool(update);
             }
-            "usage_update" => {
-                let number =
-                    |field: &str| update.get(field).and_then(Value::as_f64).filter(|n| *n >= 0.0);
-                if let (Some(used), Some(size)) =
-                    (number("used"), number("size").filter(|size| *size > 0.0))
-                {
-                    self.signal(SessionEvent::Context(json!({
-                        "utilization": used / size, "lifecycleState": "active", "source": "api", "confidence": "reported",
-                        "usedTokens": used, "windowTokens": size
-                    })));
-                }
-            }
+            "usage_update" => self.on_usage(update),
             "plan" => {
-                self.taken(kind);
+                self.accepted(kind);
                 self.on_plan(update);
             }
             "current_mode_update" => {
                 if let Some(mode) = update.get("currentModeId").and_then(Value::as_str) {
-                    self.fact("mode", json!(one_line(mode, 100)));
+                    self.on_mode(mode);
                 }
             }
             "config_option_update" => {
-                let options = update
-                    .get("configOptions")
-                    .and_then(Value::as_array)
-                    .cloned()
-                    .unwrap_or_default();
+                let options = update.get("configOptions").and_then(Value::as_array);
                 let mode = options
-                    .iter()
-                    .find(|option| option.get("category").and_then(Value::as_str) == Some("mode"));
-                if let Some(mode) =
-                    mode.and_then(|option| option.get("currentValue")).and_then(Value::as_str)
-                {
-                    self.fact("mode", json!(one_line(mode, 100)));
+                    .and_then(|options| option_of(options, "mode")?.get("currentValue")?.as_str());
+                if let Some(mode) = mode {
+                    self.on_mode(mode);
                 }
             }
             "session_info_update" => {
@@ -84,6 +72,22 @@ impl AcpSession {
             }
             // Unknown kinds and those that may come at any time say nothing about a turn.
             _ => {}
+        }
+    }
+
+    fn on_mode(&mut self, mode: &str) {
+        self.fact("mode", json!(one_line(mode, 100)));
+    }
+
+    /// Use of the context window, in tokens.
+    fn on_usage(&mut self, update: &Value) {
+        let number = |field: &str| update.get(field).and_then(Value::as_f64).filter(|n| *n >= 0.0);
+        let (used, size) = (number("used"), number("size").filter(|size| *size > 0.0));
+        if let (Some(used), Some(size)) = (used, size) {
+            self.signal(SessionEvent::Context(json!({
+                "utilization": used / size, "lifecycleState": "active", "source": "api",
+                "confidence": "reported", "usedTokens": used, "windowTokens": size
+            })));
         }
     }
 
@@ -115,14 +119,7 @@ impl AcpSession {
         turn.plan = body.clone();
         let turn = turn.number;
         self.flush_text();
-        self.signal(SessionEvent::Mirror(Mirror {
-            kind: "reasoning",
-            body,
-            label: Some("plan".into()),
-            status: None,
-            key: None,
-            turn,
-        }));
+        self.mirror(turn, "reasoning", Some("plan"), body);
     }
 
     /// One adapter ends a turn with `end_turn` after its engine failed; the engine's own state
@@ -163,52 +160,55 @@ impl AcpSession {
     }
 
     /// Output of the turn: the agent has the prompt.
-    fn taken(&mut self, kind: &str) {
+    fn accepted(&mut self, kind: &str) {
         let Some(turn) = self.turn.as_mut().filter(|turn| !turn.taken) else {
             return;
         };
         turn.taken = true;
         if let Some((batch, key)) = turn.batch.clone() {
-            self.signal(SessionEvent::Accepted {
-                batch,
-                key,
-                evidence: format!("the agent sent {kind}"),
-            });
+            let evidence = format!("the agent sent {kind}");
+            self.signal(SessionEvent::Accepted { batch, key, evidence });
         }
     }
 
-    fn on_chunk(&mut self, is_message: bool, text: &str, id: Option<&str>) {
-        let Some(turn) = self.turn.as_mut() else {
-            return;
+    /// A piece of a message. A new message begins with another id, or after a thought.
+    fn on_message(&mut self, text: &str, id: Option<&str>) {
+        let Some(turn) = self.turn.as_mut().filter(|_| !text.is_empty()) else {
+            return; // some agents end a turn with an empty one
         };
-        // A new message begins with another id, or after another kind of update.
-        if text.is_empty() {
-            return; // some agents end a turn with one
-        }
-        if is_message && id.is_none() && turn.identified {
+        if id.is_none() && turn.identified {
             // In the voice of the agent, but not its answer: adapters say so what their engine
             // complains of.
             push_bounded(&mut turn.notice, text, MIRROR_BODY_BYTES_MAX);
             return;
         }
-        turn.identified |= is_message && id.is_some();
-        let begun = !turn.message.is_empty() || !turn.thought.is_empty();
-        let other_id = begun && turn.message_id.as_deref() != id;
-        let other_kind =
-            if is_message { !turn.thought.is_empty() } else { !turn.message.is_empty() };
-        if other_id || other_kind {
+        turn.identified |= id.is_some();
+        let is_other = turn.has_text() && turn.message_id.as_deref() != id;
+        if is_other || !turn.thought.is_empty() {
             self.flush_text();
         }
         let Some(turn) = self.turn.as_mut() else {
             return;
         };
         turn.message_id = id.map(str::to_string);
-        if is_message {
-            push_bounded(&mut turn.message, text, REPLY_BODY_BYTES_MAX);
-            push_bounded(&mut turn.whole, text, REPLY_BODY_BYTES_MAX);
-        } else {
-            push_bounded(&mut turn.thought, text, MIRROR_BODY_BYTES_MAX);
+        push_bounded(&mut turn.message, text, REPLY_BODY_BYTES_MAX);
+        push_bounded(&mut turn.whole, text, REPLY_BODY_BYTES_MAX);
+    }
+
+    /// A piece of a thought. A new one begins with another id, or after a message.
+    fn on_thought(&mut self, text: &str, id: Option<&str>) {
+        let Some(turn) = self.turn.as_mut().filter(|_| !text.is_empty()) else {
+            return;
+        };
+        let is_other = turn.has_text() && turn.message_id.as_deref() != id;
+        if is_other || !turn.message.is_empty() {
+            self.flush_text();
         }
+        let Some(turn) = self.turn.as_mut() else {
+            return;
+        };
+        turn.message_id = id.map(str::to_string);
+        push_bounded(&mut turn.thought, text, MIRROR_BODY_BYTES_MAX);
     }
 
     /// Ends the current message: thoughts are mirrored; a message that is not the last one too.
@@ -224,14 +224,7 @@ impl AcpSession {
         }
         for body in [thought, message] {
             if !body.trim().is_empty() {
-                self.signal(SessionEvent::Mirror(Mirror {
-                    kind: "reasoning",
-                    body,
-                    label: None,
-                    status: None,
-                    key: None,
-                    turn: number,
-                }));
+                self.mirror(number, "reasoning", None, body);
             }
         }
     }
@@ -261,15 +254,8 @@ impl AcpSession {
         };
         if !tool.shown {
             tool.shown = true;
-            let mirror = Mirror {
-                kind: "tool",
-                body: tool.title.clone(),
-                label: Some(tool.kind.clone()),
-                status: Some(status.into()),
-                turn: number,
-                key: None,
-            };
-            self.signal(SessionEvent::Mirror(mirror));
+            let mirror = tool.mirror(number, status);
+            self.signal(mirror);
         }
     }
 }

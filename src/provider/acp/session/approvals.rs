@@ -1,0 +1,170 @@
+//! What the agent asks for, and the answers in its own options.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use super::AcpSession;
+use crate::core::session::{Approval, Decision, SessionEvent};
+use crate::core::time::{Now, Tick};
+use crate::provider::jsonrpc;
+use crate::provider::redact::{covered, shown};
+use crate::provider::settings::ApprovalMode;
+use crate::provider::text::one_line;
+
+/// Options of a question that people are shown.
+const OPTIONS_SHOWN_MAX: usize = 16;
+
+/// An answer that the agent offers.
+#[derive(Debug)]
+struct OfferedOption {
+    id: String,
+    /// `allow_once` and the like.
+    kind: String,
+}
+
+#[derive(Debug)]
+struct PendingApproval {
+    /// Id of the agent's request; its id space is its own.
+    request: Value,
+    options: Vec<OfferedOption>,
+    deadline: Tick,
+}
+
+/// The questions that wait for a decision, by our id.
+#[derive(Debug, Default)]
+pub(super) struct Approvals {
+    pending: BTreeMap<String, PendingApproval>,
+    /// Questions that were asked so far.
+    asked: u64,
+}
+
+impl Approvals {
+    pub(super) fn is_open(&self, id: &str) -> bool {
+        self.pending.contains_key(id)
+    }
+
+    /// The agent is gone: nobody waits for answers any more.
+    pub(super) fn forget(&mut self) {
+        self.pending.clear();
+    }
+
+    pub(super) fn next_deadline(&self) -> Option<Tick> {
+        self.pending.values().map(|pending| pending.deadline).min()
+    }
+
+    /// Our id of the next question. Counters begin anew with every process and sessions are
+    /// resumed: the time keeps an old decision from fitting a new question.
+    fn next_id(&mut self, now: Now) -> String {
+        self.asked += 1;
+        format!("{}-{:06x}", self.asked, (now.tick.0 ^ now.wall.0 as u64) & 0xff_ffff)
+    }
+
+    fn ids(&self) -> Vec<String> {
+        self.pending.keys().cloned().collect()
+    }
+}
+
+impl AcpSession {
+    /// A request of the agent; only permissions are known here.
+    pub(super) fn on_request(&mut self, now: Now, method: &str, id: Value, params: &Value) {
+        if method != "session/request_permission" {
+            return self.write(&jsonrpc::method_not_found(&id, method));
+        }
+        if self.turn.as_ref().is_none_or(|turn| turn.cancelled) {
+            // It crossed our cancel: some agents end their turn only after this answer, and none
+            // may act on a yes.
+            return self.write(&jsonrpc::result(&id, json!({"outcome": {"outcome": "cancelled"}})));
+        }
+        let offered = params.get("options").and_then(Value::as_array).cloned().unwrap_or_default();
+        let options = offered
+            .iter()
+            .filter_map(|option| {
+                let text =
+                    |field: &str| option.get(field).and_then(Value::as_str).map(str::to_string);
+                Some(OfferedOption {
+                    id: text("optionId")?,
+                    kind: text("kind").unwrap_or_default(),
+                })
+            })
+            .collect();
+        let approval = self.approvals.next_id(now);
+        let call = params.get("toolCall").unwrap_or(&Value::Null);
+        self.tool(call);
+        let deadline = now.tick + self.settings.approval_timeout;
+        let pending = PendingApproval { request: id, options, deadline };
+        self.approvals.pending.insert(approval.clone(), pending);
+        match self.settings.approval_mode {
+            ApprovalMode::Open => self.decide(&approval, Decision::Approve, "open"),
+            ApprovalMode::ReadOnly => self.decide(&approval, Decision::Deny, "read-only"),
+            ApprovalMode::Guarded => {
+                let view = self.view(approval, call, &offered);
+                self.signal(SessionEvent::ApprovalOpened(view));
+            }
+        }
+    }
+
+    /// What people see of a question.
+    fn view(&self, id: String, call: &Value, offered: &[Value]) -> Approval {
+        let text = |field: &str| call.get(field).and_then(Value::as_str).unwrap_or_default();
+        let known = self.turn.as_ref().and_then(|turn| turn.tools.get(text("toolCallId")));
+        let title = known.map_or(text("title"), |tool| &tool.title);
+        let names = offered.iter().filter_map(|option| option.get("name").and_then(Value::as_str));
+        let input = call.get("rawInput").cloned().unwrap_or(Value::Null);
+        Approval {
+            id,
+            title: one_line(&covered(title), 300),
+            kind: one_line(text("kind"), 40),
+            input: shown(&input),
+            options: names.take(OPTIONS_SHOWN_MAX).map(|name| one_line(name, 100)).collect(),
+            detail: serde_json::Map::new(),
+        }
+    }
+
+    /// Answers by `kind`, never by position or id, which differ per agent. Always with an offered
+    /// id, or `cancelled`.
+    pub(super) fn decide(&mut self, approval: &str, decision: Decision, reason: &str) {
+        let Some(pending) = self.approvals.pending.remove(approval) else {
+            return;
+        };
+        let kinds: &[&str] = match decision {
+            Decision::Approve => &["allow_once", "allow_always"],
+            Decision::ApproveSession => &["allow_always", "allow_once"],
+            Decision::Deny => &["reject_once", "reject_always"],
+            Decision::Abort => &[],
+        };
+        let option = kinds
+            .iter()
+            .find_map(|kind| pending.options.iter().find(|offered| offered.kind == *kind));
+        let outcome = match option {
+            Some(option) => json!({"outcome": "selected", "optionId": option.id}),
+            None => json!({"outcome": "cancelled"}),
+        };
+        self.write(&jsonrpc::result(&pending.request, json!({"outcome": outcome})));
+        if self.settings.approval_mode == ApprovalMode::Guarded {
+            self.signal(SessionEvent::ApprovalClosed {
+                id: approval.to_string(),
+                reason: reason.to_string(),
+            });
+        }
+    }
+
+    /// Takes back every question.
+    pub(super) fn abort_approvals(&mut self, reason: &str) {
+        for id in self.approvals.ids() {
+            self.decide(&id, Decision::Abort, reason);
+        }
+    }
+
+    /// Denies what nobody has answered in time.
+    pub(super) fn deny_late(&mut self, now: Now) {
+        let is_late = |pending: &PendingApproval| pending.deadline <= now.tick;
+        let pending = self.approvals.pending.iter();
+        let late: Vec<String> =
+            pending.filter(|(_, pending)| is_late(pending)).map(|(id, _)| id.clone()).collect();
+        for id in late {
+            self.warn(format!("approval {id} was not answered in time and is denied"));
+            self.decide(&id, Decision::Deny, "nobody answered in time");
+        }
+    }
+}
