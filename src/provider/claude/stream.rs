@@ -5,22 +5,56 @@
 //! A line that is told as taken may still be missing on disk when the program is killed; so after a
 //! restart the transcript decides, and what stands there unanswered is never sent again but
 //! followed by a word to go on.
+//!
+//! # Contract of [`StreamSession`]
+//!
+//! A pure machine: one input in, its outputs out, in the order in which they take effect. Nothing
+//! that comes in is trusted; lines that are no JSON object or of an unknown type are ignored.
+//!
+//! **In.** [`Verb::Open`] first; then verbs, and what the program writes as [`Input::Bytes`], cut
+//! anywhere. The transcript comes as [`Input::FileAppended`], [`Input::FileReset`] and
+//! [`Input::CaughtUp`] after a `Follow`. [`Input::Closed`] is the last one. Screens, sockets and
+//! other files are ignored: nothing of that is asked for.
+//!
+//! **Out.** To the agent: `Opened` or `OpenFailed` once; after `Opened`, `TurnStarted` and
+//! `TurnEnded` in turns; for each [`Verb::Deliver`] one `Accepted` with a later `TurnEnded`, unless
+//! the program ends before; for each other verb that wants an answer one `Answered`, after an
+//! injected text only when the program has begun with it. To the program: [`Output::Write`] with one
+//! whole line, and [`Output::CloseInput`] at [`Verb::Stop`]. To files: `Follow` while the record has
+//! to be searched, then `Unfollow`.
+//!
+//! **The caller** gives every input with a clock that never goes back, calls with [`Input::Wake`]
+//! at [`Session::next_deadline`], carries out the outputs in order, and gives `CaughtUp` once the
+//! followed file was read to its end.
+//!
+//! # Parts
+//!
+//! | part | decides |
+//! | --- | --- |
+//! | `input` | which text goes in when, as a line under which id; interrupts |
+//! | `lines` | what each line of the program means |
+//! | `turn_end` | how a turn has ended, and what its answer is |
+//! | `approvals` | what is asked, and who has answered |
+//! | `context` | compactions and fresh starts that wait or are under way |
 
+mod approvals;
+mod context;
+mod input;
 mod lines;
+mod turn_end;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::permission::{Answer, Ask};
-use super::sanitize::{escape_mentions, escape_prefix};
+use self::approvals::{Approvals, Verdict};
+use self::context::{ContextCommand, PendingContext};
+use self::input::{PendingInterrupt, SentLine, Waiting};
 use super::transcript::{self, Evidence, LINE_BYTES_MAX};
 use crate::core::ids::{BatchNumber, Ticket, VerbNumber};
-use crate::core::limits::APPROVALS_MAX;
 use crate::core::session::{
-    Decision, Delivery, DeliveryOutcome, Input, OpenMode, Opened, Output, Resume, Session,
-    SessionEvent, Verb,
+    DeliveryOutcome, Input, OpenMode, Opened, Output, Resume, Session, SessionEvent, Verb,
 };
 use crate::core::time::{Now, Tick, sooner};
 use crate::provider::lines::Lines;
@@ -28,34 +62,8 @@ use crate::provider::{SessionSettings, Start};
 
 /// `initialize` is answered 0.25 s after the launch; a busy machine may take longer.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(60);
-/// A turn must end this long after an interrupt.
-const INTERRUPT_TIMEOUT: Duration = Duration::from_secs(10);
-/// A summary may take this long.
-const CONTEXT_COMMAND_TIMEOUT: Duration = Duration::from_secs(600);
-/// Waiting texts of the runner itself.
-const INJECTED_MAX: usize = 16;
 
-/// Leads what others than the user say.
-const OTHERS: &str = "[agent-relay] Not from your user: another agent or a system says this.";
-
-/// A text that waits for its turn.
-#[derive(Debug)]
-struct Waiting {
-    delivery: Option<Delivery>,
-    /// Who is told that it arrived, where it is no parcel.
-    verb: Option<VerbNumber>,
-    text: String,
-}
-
-/// A line of ours that is not over yet.
-#[derive(Debug)]
-struct SentLine {
-    delivery: Option<Delivery>,
-    verb: Option<VerbNumber>,
-    /// The program has begun with it.
-    started: bool,
-}
-
+/// A turn that runs.
 #[derive(Debug, Default)]
 struct Turn {
     number: u64,
@@ -63,56 +71,53 @@ struct Turn {
     /// Text of the last message, and of all.
     last: String,
     whole: String,
+    /// Id of the last message.
     message: String,
     error: Option<String>,
-    /// It is a command of ours, not a conversation.
-    local: bool,
+    /// It is a context command of ours, not a conversation.
+    is_command: bool,
     /// The API is being asked again.
     retries: bool,
 }
 
-#[derive(Debug)]
-struct PendingApproval {
-    request: String,
-    ask: Ask,
-    deadline: Tick,
-}
-
-#[derive(Debug, PartialEq)]
-enum ContextCommand {
-    Compact { instructions: Option<String> },
-    Clear,
-}
-
-/// The machine.
+/// The session as a machine: see the module.
 pub struct StreamSession {
     settings: SessionSettings,
     start: Start,
     lines: Lines,
     record: Lines,
     out: Vec<Output>,
+    /// When the start has failed, while it is under way.
     opening: Option<Tick>,
     initialized: bool,
+    /// What the record says so far, while it is read.
     evidence: Option<Evidence>,
-    fates: Option<Vec<DeliveryOutcome>>,
+    /// What it has said.
+    outcomes: Option<Vec<DeliveryOutcome>>,
     open: bool,
     over: bool,
     session: String,
     version: String,
     model: Option<String>,
+    /// Size of the context window, in tokens; 0: not known yet.
     window: u64,
+    /// Tokens in the context after the last answer; 0: that was told.
     tokens: u64,
+    /// Lines of ours that are not over, by `uuid`.
     sent: BTreeMap<String, SentLine>,
     queue: VecDeque<Waiting>,
     turn: Option<Turn>,
+    /// Turns that have begun.
     turns: u64,
+    /// Ids of our own that were given out.
     numbers: u64,
-    held: BTreeMap<String, PendingApproval>,
-    approvals: u64,
-    interrupting: Option<(Vec<VerbNumber>, Tick)>,
+    approvals: Approvals,
+    interrupt: Option<PendingInterrupt>,
     /// A compaction or a fresh start that waits or is under way.
-    context_command: Option<(VerbNumber, ContextCommand, Tick, bool)>,
-    outcome: Option<Result<(), String>>,
+    context: Option<PendingContext>,
+    /// What the program has told of its effect.
+    context_result: Option<Result<(), String>>,
+    /// What works beside the turn: its kind by its id.
     background: BTreeMap<String, &'static str>,
 }
 
@@ -129,7 +134,7 @@ impl StreamSession {
             opening: None,
             initialized: false,
             evidence: None,
-            fates: None,
+            outcomes: None,
             open: false,
             over: false,
             version: String::new(),
@@ -141,21 +146,26 @@ impl StreamSession {
             turn: None,
             turns: 0,
             numbers: 0,
-            held: BTreeMap::new(),
-            approvals: 0,
-            interrupting: None,
-            context_command: None,
-            outcome: None,
+            approvals: Approvals::default(),
+            interrupt: None,
+            context: None,
+            context_result: None,
             background: BTreeMap::new(),
         }
     }
 
-    fn signal(&mut self, signal: SessionEvent) {
-        self.out.push(Output::Event(signal));
+    // ---- outputs
+
+    fn signal(&mut self, event: SessionEvent) {
+        self.out.push(Output::Event(event));
     }
 
-    fn note(&mut self, warn: bool, text: impl Into<String>) {
-        self.signal(SessionEvent::Log { warn, text: text.into() });
+    fn info(&mut self, text: impl Into<String>) {
+        self.signal(SessionEvent::Log { warn: false, text: text.into() });
+    }
+
+    fn warn(&mut self, text: impl Into<String>) {
+        self.signal(SessionEvent::Log { warn: true, text: text.into() });
     }
 
     fn write(&mut self, value: &Value) {
@@ -164,8 +174,8 @@ impl StreamSession {
 
     fn control(&mut self, request: Value) {
         self.numbers += 1;
-        let line = json!({"type": "control_request", "request_id": format!("relay-{}", self.numbers), "request": request});
-        self.write(&line);
+        let id = format!("relay-{}", self.numbers);
+        self.write(&json!({"type": "control_request", "request_id": id, "request": request}));
     }
 
     fn answer(&mut self, verb: VerbNumber, result: Result<Value, String>) {
@@ -177,65 +187,19 @@ impl StreamSession {
     fn on_verb(&mut self, now: Now, number: VerbNumber, verb: Verb) {
         match verb {
             Verb::Open { resume } => self.on_open(now, resume),
-            Verb::Deliver(delivery) => {
-                // There is one way in, and it is the user's: what others say is marked as theirs.
-                let text = if delivery.person {
-                    escape_mentions(&delivery.text)
-                } else {
-                    format!("{OTHERS}\n\n{}", escape_mentions(&delivery.text))
-                };
-                let urgent = delivery.urgent;
-                self.queue.push_back(Waiting { delivery: Some(delivery), verb: None, text });
-                self.next_line(urgent);
-            }
-            Verb::Inject { text, person } => {
-                if self.queue.iter().filter(|waiting| waiting.verb.is_some()).count()
-                    >= INJECTED_MAX
-                {
-                    return self
-                        .answer(number, Err("too many texts wait for the end of the turn".into()));
-                }
-                let text = if person {
-                    escape_prefix(&text)
-                } else {
-                    format!("{OTHERS}\n\n{}", escape_mentions(&text))
-                };
-                self.queue.push_back(Waiting { delivery: None, verb: Some(number), text });
-                self.next_line(false);
-            }
-            Verb::Interrupt => {
-                if self.turn.is_some() {
-                    self.interrupt(now, Some(number))
-                } else {
-                    // SentLine while idle it would end what works in the background.
-                    self.answer(number, Ok(json!({"wasRunning": false})))
-                }
-            }
+            Verb::Deliver(delivery) => self.deliver(delivery),
+            Verb::Inject { text, person } => self.inject(number, &text, person),
+            Verb::Interrupt if self.turn.is_some() => self.interrupt(now, number),
+            // Sent while idle it would end what works in the background.
+            Verb::Interrupt => self.answer(number, Ok(json!({"wasRunning": false}))),
             Verb::Compact { instructions } => {
                 self.queue_context_command(now, number, ContextCommand::Compact { instructions })
             }
             Verb::Clear => self.queue_context_command(now, number, ContextCommand::Clear),
             Verb::Decide { approval, decision, reason, answers } => {
-                let result = match self
-                    .held
-                    .get(&approval)
-                    .map(|held| held.ask.objection(decision, answers.as_ref()))
-                {
-                    None => Err(format!(
-                        "no approval {approval} is open; it may have been answered or withdrawn"
-                    )),
-                    Some(Some(objection)) => Err(objection),
-                    Some(None) => {
-                        self.decide(
-                            &approval,
-                            decision,
-                            reason.as_deref(),
-                            answers.as_ref(),
-                            "decided",
-                        );
-                        Ok(json!({"approvalId": approval}))
-                    }
-                };
+                let verdict =
+                    Verdict { decision, reason: reason.as_deref(), answers: answers.as_ref() };
+                let result = self.try_decide(&approval, verdict);
                 self.answer(number, result);
             }
             Verb::Probe => {
@@ -257,15 +221,15 @@ impl StreamSession {
     fn on_open(&mut self, now: Now, resume: Option<Resume>) {
         self.opening = Some(now.tick + OPEN_TIMEOUT);
         self.control(json!({"subtype": "initialize", "hooks": null}));
-        let traces = resume.map(|resume| resume.evidence_for).unwrap_or_default();
+        let unsettled = resume.map(|resume| resume.evidence_for).unwrap_or_default();
         match &self.start.transcript {
-            Some(path) if !traces.is_empty() => {
+            Some(path) if !unsettled.is_empty() => {
                 self.out.push(Output::Follow { path: path.clone(), whole: true });
-                self.evidence = Some(Evidence::new(&traces));
+                self.evidence = Some(Evidence::new(&unsettled));
             }
             // There is no record: nothing of it was ever written down.
-            None if !traces.is_empty() => {
-                self.fates = Some(vec![DeliveryOutcome::Unseen; traces.len()])
+            None if !unsettled.is_empty() => {
+                self.outcomes = Some(vec![DeliveryOutcome::Unseen; unsettled.len()])
             }
             _ => {}
         }
@@ -276,8 +240,8 @@ impl StreamSession {
         if self.open || self.over || !self.initialized || self.evidence.is_some() {
             return;
         }
-        let how = match self.fates.take() {
-            Some(fates) => OpenMode::Loaded(fates),
+        let how = match self.outcomes.take() {
+            Some(outcomes) => OpenMode::Loaded(outcomes),
             None if self.start.resumes => OpenMode::Resumed,
             None => OpenMode::New,
         };
@@ -297,48 +261,7 @@ impl StreamSession {
             name: "transport",
             value: json!("stream: no terminal to attach to"),
         });
-        self.next_line(false);
-    }
-
-    /// The next text goes in: a new turn when none runs, or at once where it is urgent.
-    fn next_line(&mut self, urgent: bool) {
-        let free = self.turn.is_none()
-            && self.sent.is_empty()
-            && self.context_command.as_ref().is_none_or(|(.., begun)| !begun);
-        if !self.open || self.over || !(free || urgent) {
-            return;
-        }
-        let at = if urgent {
-            self.queue.iter().position(|waiting| {
-                waiting.delivery.as_ref().is_some_and(|delivery| delivery.urgent)
-            })
-        } else {
-            Some(0)
-        };
-        let Some(Waiting { delivery, verb, text }) = at.and_then(|at| self.queue.remove(at)) else {
-            return;
-        };
-        let uuid = match &delivery {
-            Some(delivery) => delivery.key.clone(),
-            None => self.fresh_uuid(),
-        };
-        self.user_line(&uuid, &text);
-        self.sent.insert(uuid, SentLine { delivery, verb, started: false });
-        // Whose turn it is shows when the line is begun: the session may have begun one by itself
-        // just now.
-        self.begin_turn("line written to the session");
-    }
-
-    fn user_line(&mut self, uuid: &str, text: &str) {
-        let line = json!({"type": "user", "message": {"role": "user", "content": text}, "parent_tool_use_id": null, "uuid": uuid});
-        self.write(&line);
-    }
-
-    /// For texts of our own, which nobody asks for again: unique within the session.
-    fn fresh_uuid(&mut self) -> String {
-        self.numbers += 1;
-        let base = self.start.nonce.get(..24).unwrap_or("00000000-0000-4000-8000-");
-        format!("{base}{:012x}", self.numbers)
+        self.next_line();
     }
 
     fn begin_turn(&mut self, evidence: &str) {
@@ -351,121 +274,6 @@ impl StreamSession {
         self.signal(SessionEvent::TurnStarted);
     }
 
-    fn interrupt(&mut self, now: Now, verb: Option<VerbNumber>) {
-        let dropped: Vec<VerbNumber> =
-            self.queue.iter().filter_map(|waiting| waiting.verb).collect();
-        self.queue.retain(|waiting| waiting.verb.is_none());
-        dropped
-            .into_iter()
-            .for_each(|verb| self.answer(verb, Err("an interrupt came before it".into())));
-        self.control(json!({"subtype": "interrupt"}));
-        let (verbs, _) =
-            self.interrupting.get_or_insert((Vec::new(), now.tick + INTERRUPT_TIMEOUT));
-        verbs.extend(verb);
-    }
-
-    // ---- compact and clear
-
-    fn queue_context_command(&mut self, now: Now, number: VerbNumber, boundary: ContextCommand) {
-        if self.context_command.is_some() {
-            return self
-                .answer(number, Err("a compaction or a fresh start is under way already".into()));
-        }
-        self.context_command = Some((number, boundary, now.tick + CONTEXT_COMMAND_TIMEOUT, false));
-        self.start_context_command();
-    }
-
-    /// Begins when no turn runs.
-    fn start_context_command(&mut self) {
-        let free = self.open && self.turn.is_none() && self.sent.is_empty();
-        let Some((_, boundary, _, begun)) =
-            self.context_command.as_mut().filter(|(.., begun)| free && !begun)
-        else {
-            return;
-        };
-        *begun = true;
-        let (text, moment) = match boundary {
-            ContextCommand::Compact { instructions: Some(words) } => (
-                format!("/compact {}", words.split_whitespace().collect::<Vec<_>>().join(" ")),
-                "compacting",
-            ),
-            ContextCommand::Compact { instructions: None } => {
-                ("/compact".to_string(), "compacting")
-            }
-            ContextCommand::Clear => ("/clear".to_string(), "clearing-context"),
-        };
-        self.outcome = None;
-        let uuid = self.fresh_uuid();
-        self.user_line(&uuid, &text);
-        self.sent.insert(uuid, SentLine { delivery: None, verb: None, started: false });
-        self.begin_turn(moment);
-        if let Some(turn) = &mut self.turn {
-            turn.local = true;
-        }
-        self.signal(SessionEvent::Timeline(moment));
-    }
-
-    fn finish_context_command(&mut self, said: &str) {
-        let Some((number, boundary, ..)) = self.context_command.take_if(|(.., begun)| *begun)
-        else {
-            return;
-        };
-        let (moment, what) = match boundary {
-            ContextCommand::Compact { .. } => ("compacted", "compact"),
-            ContextCommand::Clear => ("context-cleared", "clear"),
-        };
-        let result = self.outcome.take().unwrap_or_else(|| {
-            Err(if said.is_empty() { format!("the session did not {what}") } else { said.into() })
-        });
-        if result.is_ok() {
-            self.signal(SessionEvent::Timeline(moment));
-        }
-        self.answer(
-            number,
-            result.map(|()| json!({"method": format!("/{what}"), "session": self.session})),
-        );
-    }
-
-    // ---- approvals
-
-    fn decide(
-        &mut self,
-        id: &str,
-        decision: Decision,
-        reason: Option<&str>,
-        answers: Option<&Value>,
-        why: &str,
-    ) {
-        let Some(held) = self.held.remove(id) else { return };
-        let answer = held.ask.answer(decision, reason, answers);
-        self.respond(&held.request, &answer);
-        self.signal(SessionEvent::ApprovalClosed { id: id.to_string(), reason: why.to_string() });
-    }
-
-    fn respond(&mut self, request: &str, answer: &Answer) {
-        let response =
-            json!({"subtype": "success", "request_id": request, "response": answer.decision()});
-        self.write(&json!({"type": "control_response", "response": response}));
-    }
-
-    fn on_ask(&mut self, now: Now, request: &str, record: &Value) {
-        let ask = Ask::read(record, "input");
-        if self.settings.rejects_all() && !ask.is_question() {
-            let message =
-                "This agent is read-only: its runner allows no tool that asks.".to_string();
-            return self.respond(request, &Answer::Deny { message, interrupt: false });
-        }
-        if self.held.len() >= APPROVALS_MAX {
-            let message = "Too many questions wait for an answer.".to_string();
-            return self.respond(request, &Answer::Deny { message, interrupt: false });
-        }
-        self.approvals += 1;
-        let id = format!("{}-{}", self.start.nonce.get(..8).unwrap_or("approval"), self.approvals);
-        self.signal(SessionEvent::ApprovalOpened(ask.view(&id)));
-        let deadline = now.tick + self.settings.approval_timeout;
-        self.held.insert(id, PendingApproval { request: request.into(), ask, deadline });
-    }
-
     fn fail_open(&mut self, reason: String, permanent: bool) {
         if !self.open && !self.over {
             self.over = true;
@@ -476,15 +284,17 @@ impl StreamSession {
 
     fn go_on(&mut self) {
         self.start_context_command();
-        self.next_line(false);
+        self.next_line();
     }
+
+    // ---- end and time
 
     fn on_closed(&mut self) {
         self.fail_open("the session ended before it was ready".into(), false);
         self.over = true;
-        let verbs = self.interrupting.take().map(|(verbs, _)| verbs).unwrap_or_default();
-        let boundary = self.context_command.take().map(|(verb, ..)| verb);
-        for verb in verbs.into_iter().chain(boundary) {
+        let interrupts = self.interrupt.take().into_iter().flat_map(|pending| pending.verbs);
+        let context = self.context.take().map(|pending| pending.verb);
+        for verb in interrupts.chain(context) {
             self.answer(verb, Err("the provider ended".into()));
         }
     }
@@ -496,36 +306,9 @@ impl StreamSession {
                 false,
             );
         }
-        let late: Vec<String> = self
-            .held
-            .iter()
-            .filter(|(_, held)| held.deadline <= now.tick)
-            .map(|(id, _)| id.clone())
-            .collect();
-        for id in late {
-            self.note(true, format!("approval {id} was not answered in time and is denied"));
-            self.decide(
-                &id,
-                Decision::Deny,
-                Some("Nobody answered in time."),
-                None,
-                "nobody answered in time",
-            );
-        }
-        if let Some((verbs, _)) = self.interrupting.take_if(|(_, at)| *at <= now.tick) {
-            for verb in verbs {
-                self.answer(
-                    verb,
-                    Err(format!(
-                        "the session did not end its turn within {} s",
-                        INTERRUPT_TIMEOUT.as_secs()
-                    )),
-                );
-            }
-        }
-        if let Some((verb, ..)) = self.context_command.take_if(|(_, _, at, _)| *at <= now.tick) {
-            self.answer(verb, Err("the session did not come to it in time".into()));
-        }
+        self.deny_late(now);
+        self.give_up_interrupt(now);
+        self.give_up_context_command(now);
     }
 
     /// The record, read from its beginning.
@@ -555,8 +338,8 @@ impl Session for StreamSession {
             Input::FileAppended(bytes) => self.on_record(&bytes),
             Input::CaughtUp => {
                 if let (false, Some(evidence)) = (self.open, self.evidence.take()) {
-                    // The program may not have answered yet: the fate waits for it.
-                    self.fates = Some(evidence.fates());
+                    // The program may not have answered yet: what was found waits for it.
+                    self.outcomes = Some(evidence.outcomes());
                     self.open_if_ready();
                 }
             }
@@ -572,11 +355,9 @@ impl Session for StreamSession {
     }
 
     fn next_deadline(&self) -> Option<Tick> {
-        let held = self.held.values().map(|held| held.deadline).min();
-        let asked = sooner(
-            self.interrupting.as_ref().map(|(_, at)| *at),
-            self.context_command.as_ref().map(|(_, _, at, _)| *at),
-        );
-        sooner(sooner(self.opening, held), asked)
+        let interrupt = self.interrupt.as_ref().map(|pending| pending.deadline);
+        let context = self.context.as_ref().map(|pending| pending.deadline);
+        let approvals = self.approvals.next_deadline();
+        [self.opening, approvals, interrupt, context].into_iter().fold(None, sooner)
     }
 }

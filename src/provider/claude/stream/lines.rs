@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::{ContextCommand, SentLine, StreamSession};
+use super::StreamSession;
+use super::input::SentLine;
 use crate::core::limits::REPLY_BODY_BYTES_MAX;
-use crate::core::session::{Mirror, Output, RESTART_MARK, SessionEvent, TurnEnd};
+use crate::core::session::{Mirror, Output, RESTART_MARK, SessionEvent};
 use crate::core::time::Now;
 use crate::provider::claude::activity;
 use crate::provider::claude::transcript::{self, Block, Entry};
@@ -25,23 +26,14 @@ impl StreamSession {
                 self.on_ask(now, text("/request_id"), &frame["request"]);
             }
             "control_request" => {
-                let response = json!({"subtype": "error", "request_id": text("/request_id"), "error": "not supported by this client"});
+                let response = json!({
+                    "subtype": "error",
+                    "request_id": text("/request_id"),
+                    "error": "not supported by this client"
+                });
                 self.write(&json!({"type": "control_response", "response": response}));
             }
-            "control_cancel_request" => {
-                let gone = self
-                    .held
-                    .iter()
-                    .find(|(_, held)| held.request == text("/request_id"))
-                    .map(|(id, _)| id.clone());
-                if let Some(id) = gone {
-                    self.held.remove(&id);
-                    self.signal(SessionEvent::ApprovalClosed {
-                        id,
-                        reason: "answered elsewhere or withdrawn".into(),
-                    });
-                }
-            }
+            "control_cancel_request" => self.on_withdrawn(text("/request_id")),
             "command_lifecycle" => self.on_lifecycle(text("/command_uuid"), text("/state")),
             "system" => self.on_system(text("/subtype"), &frame),
             "assistant" | "user" => self.on_conversation(&frame, line),
@@ -61,10 +53,7 @@ impl StreamSession {
             return self.fail_open(reason, true);
         }
         if self.version != TESTED {
-            self.note(
-                false,
-                format!("Claude Code {found} runs; {TESTED} is the version that was tested"),
-            );
+            self.info(format!("Claude Code {found} runs; {TESTED} is the version that was tested"));
         }
         self.initialized = true;
         self.open_if_ready();
@@ -78,7 +67,9 @@ impl StreamSession {
                 let told = sent.verb.take();
                 let taken =
                     sent.delivery.as_ref().map(|delivery| (delivery.batch, delivery.key.clone()));
-                told.into_iter().for_each(|verb| self.answer(verb, Ok(Value::Null)));
+                if let Some(verb) = told {
+                    self.answer(verb, Ok(Value::Null));
+                }
                 self.begin_turn("the session took a line");
                 if let (Some(turn), Some((batch, key))) = (self.turn.as_mut(), taken) {
                     turn.batch = Some(batch);
@@ -89,9 +80,7 @@ impl StreamSession {
                     });
                 }
             }
-            "completed" | "cancelled" if !sent.started && state == "completed" => {
-                self.on_suppressed(uuid)
-            }
+            "completed" if !sent.started => self.on_suppressed(uuid),
             "completed" | "cancelled" => {
                 self.sent.remove(uuid);
                 self.go_on();
@@ -105,7 +94,7 @@ impl StreamSession {
         let Some(SentLine { delivery: Some(delivery), .. }) = self.sent.remove(uuid) else {
             return;
         };
-        self.note(true, format!("the session knew a line of batch {} already", delivery.batch));
+        self.warn(format!("the session knew a line of batch {} already", delivery.batch));
         let (batch, key) = (delivery.batch, delivery.key.clone());
         self.signal(SessionEvent::Accepted {
             batch,
@@ -139,8 +128,8 @@ impl StreamSession {
                 if !session.is_empty() && session != self.session {
                     self.session = session.clone();
                     self.signal(SessionEvent::ConversationChanged { session });
-                    if matches!(self.context_command, Some((_, ContextCommand::Clear, ..))) {
-                        self.outcome = Some(Ok(()));
+                    if self.is_clearing() {
+                        self.context_result = Some(Ok(()));
                     }
                 }
             }
@@ -157,14 +146,14 @@ impl StreamSession {
                 ));
             }
             "status" => match text("/compact_result") {
-                "success" => self.outcome = Some(Ok(())),
-                "failed" => self.outcome = Some(Err(text("/compact_error").to_string())),
-                _ if text("/status") == "compacting" && self.context_command.is_none() => {
+                "success" => self.context_result = Some(Ok(())),
+                "failed" => self.context_result = Some(Err(text("/compact_error").to_string())),
+                _ if text("/status") == "compacting" && self.context.is_none() => {
                     self.signal(SessionEvent::Timeline("compacting"))
                 }
                 _ => {}
             },
-            "compact_boundary" if self.context_command.is_none() => {
+            "compact_boundary" if self.context.is_none() => {
                 self.signal(SessionEvent::Timeline("compacted"))
             }
             "background_tasks_changed" => self.on_background(frame),
@@ -206,7 +195,7 @@ impl StreamSession {
             return;
         }
         let Some(Entry::Answer(mut answer)) = transcript::read(line) else { return };
-        let Some(turn) = self.turn.as_mut().filter(|turn| !turn.local) else { return };
+        let Some(turn) = self.turn.as_mut().filter(|turn| !turn.is_command) else { return };
         if std::mem::take(&mut turn.retries) {
             self.out.push(Output::Event(SessionEvent::ProviderState(json!({"state": "running"}))));
         }
@@ -246,93 +235,6 @@ impl StreamSession {
         answer.stop_reason = "end_turn".into();
         for step in activity::steps(&answer, number) {
             self.signal(SessionEvent::Mirror(step));
-        }
-    }
-
-    pub(super) fn on_result(&mut self, frame: &Value) {
-        let text = |at: &str| frame.pointer(at).and_then(Value::as_str).unwrap_or_default();
-        let Some(turn) = self.turn.take() else {
-            if !self.open {
-                let said = frame
-                    .pointer("/errors/0")
-                    .and_then(Value::as_str)
-                    .unwrap_or("the session ended before it began");
-                self.fail_open(said.to_string(), false);
-            }
-            return;
-        };
-        let usage = frame.get("modelUsage").and_then(Value::as_object);
-        let window = usage
-            .into_iter()
-            .flatten()
-            .filter_map(|(_, usage)| usage.get("contextWindow")?.as_u64())
-            .max();
-        self.window = window.unwrap_or(self.window);
-        let aborted = text("/terminal_reason").starts_with("aborted");
-        let end = match frame.get("is_error").and_then(Value::as_bool) {
-            _ if aborted => TurnEnd::Cancelled,
-            Some(true) => TurnEnd::Failed(
-                turn.error
-                    .clone()
-                    .filter(|text| !text.is_empty())
-                    .unwrap_or_else(|| text("/result").to_string()),
-            ),
-            _ => TurnEnd::Completed,
-        };
-        // What still asks is a subagent in the background; the session itself takes back its own
-        // questions.
-        let said = text("/result").to_string();
-        let spoken =
-            if self.settings.capture_full { turn.whole.clone() } else { turn.last.clone() };
-        let spoken = if spoken.trim().is_empty() && end == TurnEnd::Completed && !turn.local {
-            said.clone()
-        } else {
-            spoken
-        };
-        if !turn.local && !spoken.trim().is_empty() {
-            let body = spoken.clone();
-            self.signal(SessionEvent::Mirror(Mirror {
-                kind: "response",
-                body,
-                label: None,
-                status: None,
-                turn: turn.number,
-                key: None,
-            }));
-        }
-        self.tell_context();
-        self.signal(SessionEvent::Evidence("the session told the end of the turn".into()));
-        let spoken = if matches!(end, TurnEnd::Failed(_)) { String::new() } else { spoken };
-        let batch = if crate::planted::is("stolen-turn") {
-            turn.batch.or(self
-                .sent
-                .values()
-                .find_map(|sent| sent.delivery.as_ref().map(|delivery| delivery.batch)))
-        } else {
-            turn.batch
-        };
-        self.signal(SessionEvent::TurnEnded { batch, end, text: spoken });
-        // A command's own end says so; another turn may have ended just before it.
-        if turn.local && (frame.get("local_command").is_some() || self.outcome.is_some()) {
-            self.finish_context_command(&said);
-        } else if turn.local {
-            self.begin_turn("the command waits");
-            self.turn.iter_mut().for_each(|turn| turn.local = true);
-            return;
-        }
-        for verb in self.interrupting.take().map(|(verbs, _)| verbs).unwrap_or_default() {
-            self.answer(verb, Ok(json!({"wasRunning": true})));
-        }
-        self.go_on();
-    }
-
-    pub(super) fn tell_context(&mut self) {
-        if self.window > 0 && self.tokens > 0 {
-            let utilization = self.tokens as f64 / self.window as f64;
-            let context = json!({"utilization": utilization, "lifecycleState": "active", "source": "api", "confidence": "reported",
-                "usedTokens": self.tokens, "windowTokens": self.window, "model": self.model});
-            self.tokens = 0;
-            self.signal(SessionEvent::Context(context));
         }
     }
 }

@@ -136,7 +136,7 @@ impl Startup {
     /// The record was read to its end.
     pub fn on_caught_up(&mut self) {
         if let Record::Searching(evidence) = &self.record {
-            self.record = Record::Searched(evidence.fates());
+            self.record = Record::Searched(evidence.outcomes());
         }
     }
 
@@ -182,7 +182,7 @@ impl Startup {
     fn tell_open(&mut self, version: &str, session: &str, model: Option<&str>, out: &mut Out) {
         out.fact("start", Value::Null);
         let how = match std::mem::replace(&mut self.record, Record::None) {
-            Record::Searched(fates) => OpenMode::Loaded(fates),
+            Record::Searched(outcomes) => OpenMode::Loaded(outcomes),
             _ if self.resumes => OpenMode::Resumed,
             _ => OpenMode::New,
         };

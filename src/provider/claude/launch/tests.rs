@@ -1,0 +1,207 @@
+//! Plans of starts: arguments, environment, files.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::*;
+use crate::provider::settings::{ProviderSettings, SessionSettings};
+
+struct Files(BTreeMap<String, String>);
+
+impl Disk for Files {
+    fn read(&self, path: &str) -> Option<String> {
+        self.0.get(path).cloned()
+    }
+    fn exists(&self, path: &str) -> bool {
+        self.0.contains_key(path)
+    }
+    fn list(&self, path: &str) -> Vec<String> {
+        let below = |name: &String| {
+            name.strip_prefix(path)?.strip_prefix('/')?.split('/').next().map(str::to_string)
+        };
+        self.0.keys().filter_map(below).collect()
+    }
+}
+
+fn request(transport: Transport, approval_mode: ApprovalMode) -> LaunchRequest {
+    LaunchRequest {
+        session: SessionSettings {
+            cwd: "/w".into(),
+            approval_mode,
+            mode: None,
+            approval_timeout: Duration::from_secs(1),
+            capture_full: false,
+        },
+        transport,
+        command: None,
+        settings: ProviderSettings {
+            model: Some("sonnet".into()),
+            system_prompt: Some("Be brief.".into()),
+            isolated: true,
+            ..Default::default()
+        },
+        default_args: Vec::new(),
+        args: Vec::new(),
+        explicit_replies: false,
+        home: "/h".into(),
+        dir: "/h/agents/a".into(),
+        user_home: "/u".into(),
+        runtime_dir: "/r".into(),
+        bin: "/b/agent-relay".into(),
+        is_root: true,
+        env: [("ANTHROPIC_API_KEY".to_string(), "sk-0123456789-0123456789".to_string())]
+            .into_iter()
+            .collect(),
+    }
+}
+
+const FRESH: Conversation<'_> = Conversation { earlier: "", fresh: "f" };
+
+fn planned(request: &LaunchRequest, disk: &Files) -> LaunchPlan {
+    plan(request, FRESH, disk).unwrap_or_else(|error| panic!("{}", error.text))
+}
+
+fn command_for(request: &LaunchRequest, earlier: &str, files: &[(&str, &str)]) -> String {
+    let disk =
+        Files(files.iter().map(|(path, text)| (path.to_string(), text.to_string())).collect());
+    let plan = plan(request, Conversation { earlier, ..FRESH }, &disk);
+    plan.map(|plan| plan.argv.join(" ")).unwrap_or_else(|error| error.text)
+}
+
+fn command(request: &LaunchRequest, files: &[(&str, &str)]) -> String {
+    command_for(request, "", files)
+}
+
+#[test]
+fn the_permission_mode_is_always_said() {
+    use ApprovalMode::{Guarded, Open, ReadOnly};
+    assert!(command(&request(Transport::Tmux, Guarded), &[]).contains("--permission-mode manual"));
+    assert!(command(&request(Transport::Tmux, ReadOnly), &[]).contains("--permission-mode plan"));
+    assert!(
+        command(&request(Transport::Tmux, Open), &[]).contains("IS_SANDBOX=1"),
+        "refused as root"
+    );
+    assert!(
+        command(&LaunchRequest { is_root: false, ..request(Transport::Tmux, Open) }, &[])
+            .contains("--dangerously-skip-permissions")
+    );
+    let own = LaunchRequest {
+        args: vec!["--permission-mode".into(), "dontAsk".into()],
+        ..request(Transport::Tmux, Guarded)
+    };
+    assert_eq!(command(&own, &[]).matches("--permission-mode").count(), 1);
+}
+
+/// The program takes the last of several `--settings`, so there is one, and it holds both.
+#[test]
+fn own_settings_are_joined_with_ours() {
+    let disk = Files(
+        [("/w/mine.json".to_string(), r#"{"model": "x", "statusLine": 1}"#.to_string())].into(),
+    );
+    for words in [
+        vec!["--settings", "mine.json", "--debug"],
+        vec![r#"--settings={"model": "x", "statusLine": 1}"#, "--debug"],
+    ] {
+        let request = LaunchRequest {
+            args: words.iter().map(|word| word.to_string()).collect(),
+            ..request(Transport::Tmux, ApprovalMode::Guarded)
+        };
+        let plan = planned(&request, &disk);
+        assert_eq!(plan.argv.iter().filter(|word| word.starts_with("--settings")).count(), 1);
+        assert_eq!(plan.argv.last().map(String::as_str), Some("--debug"));
+        let written = plan.files.iter().find_map(|file| match file {
+            SetupFile::File { path, text } if path.ends_with("claude-settings.json") => {
+                serde_json::from_str::<Value>(text).ok()
+            }
+            _ => None,
+        });
+        assert_eq!(
+            written,
+            Some(
+                json!({"crossSessionInbound": "accept", "useAutoModeDuringPlan": false, "model": "x", "statusLine": 1})
+            )
+        );
+    }
+    for words in [vec!["--settings", "missing.json"], vec!["--settings"], vec!["--settings", "[]"]]
+    {
+        let request = LaunchRequest {
+            args: words.iter().map(|word| word.to_string()).collect(),
+            ..request(Transport::Stream, ApprovalMode::Guarded)
+        };
+        assert!(command(&request, &[]).contains("--settings"), "a sentence, not a start");
+        assert!(plan(&request, FRESH, &disk).is_err());
+    }
+}
+
+#[test]
+fn what_has_a_transcript_is_resumed() {
+    let request = request(Transport::Stream, ApprovalMode::Guarded);
+    assert!(
+        command_for(&request, "c-1", &[]).contains("--session-id c-1"),
+        "never prompted: the same id again"
+    );
+    let there = [("/h/agents/a/claude/projects/-w/c-1.jsonl", "")];
+    assert!(command_for(&request, "c-1", &there).contains("--resume c-1"));
+    assert!(command(&request, &there).contains("--session-id f"));
+    let outside = [("/h/agents/a/claude/projects/-w/../x.jsonl", "")];
+    assert!(command_for(&request, "../x", &outside).contains("--session-id f"));
+}
+
+#[test]
+fn the_profile_is_whole_and_keeps_what_was_there() {
+    let state = r#"{"numStartups": 3, "projects": {"/other": {"hasTrustDialogAccepted": true}}}"#;
+    let disk = Files(
+        [("/h/agents/a/claude/.claude.json", state), ("/u/.claude/.credentials.json", "{}")]
+            .map(|(a, b)| (a.to_string(), b.to_string()))
+            .into(),
+    );
+    let files = planned(&request(Transport::Tmux, ApprovalMode::Guarded), &disk).files;
+    let text = files.iter().find_map(|file| match file {
+        SetupFile::File { path, text } if path.ends_with(".claude.json") => {
+            serde_json::from_str::<Value>(text).ok()
+        }
+        _ => None,
+    });
+    let text = text.expect("written");
+    assert_eq!(text["customApiKeyResponses"]["approved"], json!(["123456789-0123456789"]));
+    assert_eq!(
+        (text["numStartups"].clone(), text["projects"]["/w"]["hasTrustDialogAccepted"].clone()),
+        (json!(3), json!(true))
+    );
+    assert!(text["projects"]["/other"].is_object());
+    let link = |to: &str| SetupFile::Link {
+        path: "/h/agents/a/claude/.credentials.json".into(),
+        to: to.into(),
+    };
+    assert!(files.contains(&link("/u/.claude/.credentials.json")));
+    let mut elsewhere = request(Transport::Tmux, ApprovalMode::Guarded);
+    elsewhere.env.insert("CLAUDE_CONFIG_DIR".into(), "/data/claude".into());
+    let disk = Files(
+        [("/data/claude/.credentials.json", ""), ("/u/.claude/.credentials.json", "")]
+            .map(|(a, b)| (a.into(), b.into()))
+            .into(),
+    );
+    assert!(planned(&elsewhere, &disk).files.contains(&link("/data/claude/.credentials.json")));
+}
+
+#[test]
+fn hooks_of_an_outer_session_silence_nobody() {
+    let disk = Files(BTreeMap::new());
+    let plan = |transport: Transport| planned(&request(transport, ApprovalMode::Guarded), &disk);
+    for transport in [Transport::Tmux, Transport::Terminal] {
+        let plan = plan(transport);
+        assert!(
+            plan.unset.iter().any(|name| name == ENV_HOOKS)
+                && !plan.env.iter().any(|(name, _)| name == ENV_HOOKS)
+        );
+    }
+    let plan = plan(Transport::Stream);
+    assert!(
+        !plan.unset.iter().any(|name| name == ENV_HOOKS)
+            && plan.env.contains(&(ENV_HOOKS.into(), "stop".into()))
+    );
+    let mut own = request(Transport::Tmux, ApprovalMode::Guarded);
+    own.env.insert(ENV_HOOKS.into(), "stop".into());
+    let plan = planned(&own, &disk);
+    assert!(!plan.unset.iter().any(|name| name == ENV_HOOKS));
+}

@@ -1,0 +1,125 @@
+//! The end of a turn: how it ended, what its answer is, and what goes on after it.
+
+use serde_json::{Value, json};
+
+use super::{StreamSession, Turn};
+use crate::core::ids::BatchNumber;
+use crate::core::session::{Mirror, SessionEvent, TurnEnd};
+
+/// What the program tells of the end of a turn.
+#[derive(Clone, Copy)]
+struct TurnResult<'a>(&'a Value);
+
+impl<'a> TurnResult<'a> {
+    fn text(self, at: &str) -> &'a str {
+        self.0.pointer(at).and_then(Value::as_str).unwrap_or_default()
+    }
+
+    /// How the turn ended.
+    fn end(self, turn: &Turn) -> TurnEnd {
+        if self.text("/terminal_reason").starts_with("aborted") {
+            TurnEnd::Cancelled
+        } else if self.0.get("is_error").and_then(Value::as_bool) == Some(true) {
+            let error = turn.error.as_deref().filter(|text| !text.is_empty());
+            TurnEnd::Failed(error.unwrap_or_else(|| self.text("/result")).to_string())
+        } else {
+            TurnEnd::Completed
+        }
+    }
+
+    /// Size of the context window, in tokens: the largest of the models that were used.
+    fn window(self) -> Option<u64> {
+        let models = self.0.get("modelUsage").and_then(Value::as_object)?;
+        models.values().filter_map(|usage| usage.get("contextWindow")?.as_u64()).max()
+    }
+
+    /// A command's own end says so.
+    fn is_of_command(self) -> bool {
+        self.0.get("local_command").is_some()
+    }
+}
+
+impl StreamSession {
+    pub(super) fn on_result(&mut self, frame: &Value) {
+        let result = TurnResult(frame);
+        let Some(turn) = self.turn.take() else {
+            if !self.open {
+                let said = frame.pointer("/errors/0").and_then(Value::as_str);
+                let reason = said.unwrap_or("the session ended before it began");
+                self.fail_open(reason.to_string(), false);
+            }
+            return;
+        };
+        self.window = result.window().unwrap_or(self.window);
+        // Approvals stay open: the session has withdrawn its own before, so what is left was asked
+        // by a subagent that goes on in the background.
+        let end = result.end(&turn);
+        let answer = self.answer_of(&turn, &end, result);
+        if !turn.is_command && !answer.trim().is_empty() {
+            self.signal(SessionEvent::Mirror(Mirror {
+                kind: "response",
+                body: answer.clone(),
+                label: None,
+                status: None,
+                turn: turn.number,
+                key: None,
+            }));
+        }
+        self.tell_context();
+        self.signal(SessionEvent::Evidence("the session told the end of the turn".into()));
+        let text = if matches!(end, TurnEnd::Failed(_)) { String::new() } else { answer };
+        let batch = self.batch_of(&turn);
+        self.signal(SessionEvent::TurnEnded { batch, end, text });
+        if turn.is_command {
+            // Another turn may have ended just before that of the command.
+            if !result.is_of_command() && self.context_result.is_none() {
+                return self.await_command();
+            }
+            self.finish_context_command(result.text("/result"));
+        }
+        self.finish_interrupt();
+        self.go_on();
+    }
+
+    /// What was said last, or all; without any of it what the program names as the result.
+    fn answer_of(&self, turn: &Turn, end: &TurnEnd, result: TurnResult<'_>) -> String {
+        let said = if self.settings.capture_full { &turn.whole } else { &turn.last };
+        if said.trim().is_empty() && *end == TurnEnd::Completed && !turn.is_command {
+            result.text("/result").to_string()
+        } else {
+            said.clone()
+        }
+    }
+
+    /// The batch that the turn was for.
+    fn batch_of(&self, turn: &Turn) -> Option<BatchNumber> {
+        if crate::planted::is("stolen-turn") {
+            let mut sent = self.sent.values();
+            let any = || sent.find_map(|line| line.delivery.as_ref().map(|of| of.batch));
+            return turn.batch.or_else(any);
+        }
+        turn.batch
+    }
+
+    /// The command goes on waiting for its own end.
+    fn await_command(&mut self) {
+        self.begin_turn("the command waits");
+        if let Some(turn) = &mut self.turn {
+            turn.is_command = true;
+        }
+    }
+
+    /// Use of the context, once for each count.
+    fn tell_context(&mut self) {
+        if self.window > 0 && self.tokens > 0 {
+            let utilization = self.tokens as f64 / self.window as f64;
+            let context = json!({
+                "utilization": utilization, "lifecycleState": "active", "source": "api",
+                "confidence": "reported", "usedTokens": self.tokens,
+                "windowTokens": self.window, "model": self.model
+            });
+            self.tokens = 0;
+            self.signal(SessionEvent::Context(context));
+        }
+    }
+}
