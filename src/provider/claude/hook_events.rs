@@ -3,6 +3,32 @@
 use serde_json::{Value, json};
 
 use crate::provider::hooks::{HookCall, Hooks};
+use crate::wire::words::words;
+
+words! {
+    /// What a hook tells: an event as the program's payloads name it, or a word of ours.
+    HookName {
+        SessionStart = "SessionStart",
+        UserPromptSubmit = "UserPromptSubmit",
+        Stop = "Stop",
+        StopFailure = "StopFailure",
+        SubagentStart = "SubagentStart",
+        SubagentStop = "SubagentStop",
+        PreCompact = "PreCompact",
+        PostCompact = "PostCompact",
+        SessionEnd = "SessionEnd",
+        PermissionRequest = "PermissionRequest",
+        Notification = "Notification",
+        /// The status line: no payload names it.
+        StatusLine = "status-line",
+        /// A command has shown messages to the session.
+        Fetched = "fetched",
+        /// The bare status post of a hook whose program could not be run.
+        Busy = "busy",
+        /// The same at the end of a turn.
+        Idle = "idle",
+    }
+}
 
 /// Its hooks.
 pub const HOOKS: Hooks = Hooks {
@@ -24,7 +50,7 @@ pub const HOOKS: Hooks = Hooks {
     // A payload that names its own event is one witness among others there. The status line has
     // none.
     is_for_session: |event, payload| {
-        payload.get("hook_event_name").is_some() || event == "status-line"
+        payload.get("hook_event_name").is_some() || event == HookName::StatusLine.as_str()
     },
     may_be_held_back: |event, payload| {
         event == "stop" && payload.get("stop_hook_active") != Some(&json!(true))
@@ -76,12 +102,12 @@ fn from_older_endpoint(path: &str, body: &Value) -> Option<HookCall> {
     let (event, name, fields): (_, _, &[(&str, &str)]) = match path {
         "/user-prompt" => (
             "user-prompt-submit",
-            "UserPromptSubmit",
+            HookName::UserPromptSubmit,
             &[("prompt", "prompt"), ("transcriptPath", "transcript_path")],
         ),
         "/session-turn" => (
             "stop",
-            "Stop",
+            HookName::Stop,
             &[
                 ("lastAssistantMessage", "last_assistant_message"),
                 ("transcriptPath", "transcript_path"),
@@ -89,12 +115,12 @@ fn from_older_endpoint(path: &str, body: &Value) -> Option<HookCall> {
         ),
         "/session-end" => (
             "session-end",
-            "SessionEnd",
+            HookName::SessionEnd,
             &[("reason", "reason"), ("transcriptPath", "transcript_path")],
         ),
         _ => return None,
     };
-    let mut payload = json!({"hook_event_name": name});
+    let mut payload = json!({"hook_event_name": name.as_str()});
     for (from, to) in fields {
         if let Some(text) = body.get(*from).and_then(Value::as_str) {
             payload[*to] = json!(text);

@@ -11,11 +11,10 @@ use crate::core::ids::Ticket;
 use crate::core::limits::APPROVALS_MAX;
 use crate::core::session::{Decision, SessionEvent};
 use crate::core::time::{Now, Tick, sooner};
+use crate::provider::claude::hook_events::HookName;
 use crate::provider::claude::permission::{Ask, number};
 use crate::provider::{SessionSettings, Start};
 
-/// The hook that asks.
-const HOOK: &str = "PermissionRequest";
 /// A session that waits for no key any more for so long has no question open.
 const ANSWERED_TIME: Duration = Duration::from_secs(1);
 /// Calls of tools that are remembered, to know whose result comes.
@@ -110,7 +109,10 @@ impl Approvals {
         if self.rejects_all && !ask.is_question() {
             let reason = "This agent is read-only: its runner allows no tool that asks.";
             let answer = ask.answer(Decision::Deny, Some(reason), None);
-            out.signal(SessionEvent::HookAnswer { ticket, answer: Some(answer.for_hook(HOOK)) });
+            out.signal(SessionEvent::HookAnswer {
+                ticket,
+                answer: Some(answer.for_hook(HookName::PermissionRequest.as_str())),
+            });
             return None;
         }
         if self.pending.len() >= APPROVALS_MAX {
@@ -163,7 +165,7 @@ impl Approvals {
         let Some(pending) = self.pending.remove(id) else { return };
         self.decided_by_us = true;
         let answer = pending.ask.answer(verdict.decision, verdict.reason, verdict.answers);
-        let answer = Some(answer.for_hook(HOOK));
+        let answer = Some(answer.for_hook(HookName::PermissionRequest.as_str()));
         out.signal(SessionEvent::HookAnswer { ticket: pending.ticket, answer });
         out.signal(SessionEvent::ApprovalClosed { id: id.into(), reason: why.into() });
     }

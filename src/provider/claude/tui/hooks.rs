@@ -14,6 +14,7 @@ use super::turn::{Activity, Event};
 use crate::core::ids::Ticket;
 use crate::core::session::{SessionEvent, TurnEnd};
 use crate::core::time::Now;
+use crate::provider::claude::hook_events::HookName;
 use crate::provider::claude::transcript::unwrapped;
 
 /// Characters of an error that are told.
@@ -42,26 +43,29 @@ impl TuiSession {
     pub(super) fn on_hook(&mut self, now: Now, ticket: Ticket, event: &str, payload: &Value) {
         let told = payload.get("hook_event_name").and_then(Value::as_str);
         let (name, payload) = (told.unwrap_or(event), Payload(payload));
-        if self.is_foreign_hook(name, payload) {
+        let hook = HookName::parse(name);
+        if self.is_foreign_hook(hook, payload) {
             return self.answer_hook(ticket);
         }
+        // The program itself has spoken, whether or not the event is known here.
         let is_of_program = name != event;
         if is_of_program {
             self.sender.on_witness();
         }
-        if is_of_program || event == "status-line" {
+        if is_of_program || hook == Some(HookName::StatusLine) {
             self.follow_hook(payload);
         }
-        if matches!(name, "Stop" | "StopFailure") && self.is_late(payload) {
+        let Some(hook) = hook else { return self.answer_hook(ticket) };
+        if matches!(hook, HookName::Stop | HookName::StopFailure) && self.is_late(payload) {
             return;
         }
-        if name == "PermissionRequest" {
+        if hook == HookName::PermissionRequest {
             return self.on_permission(now, ticket, payload.0);
         }
         if payload.is_of_subagent() {
-            self.on_any_hook(now, name, payload);
+            self.on_any_hook(now, hook, payload);
         } else {
-            self.on_own_hook(now, name, payload);
+            self.on_own_hook(now, hook, payload);
         }
         self.answer_hook(ticket);
     }
@@ -74,13 +78,13 @@ impl TuiSession {
 
     /// Of a session that was left, or one that a tool has started in this environment. Permissions
     /// are asked for all of them, and the begin of a session is judged by itself.
-    fn is_foreign_hook(&self, name: &str, payload: Payload<'_>) -> bool {
+    fn is_foreign_hook(&self, hook: Option<HookName>, payload: Payload<'_>) -> bool {
         let session = payload.text("session_id");
         let registry = self.observed.registry();
         let is_named = registry.is_none_or(|registry| registry.session() == session);
         self.startup.is_open()
             && self.identity.is_foreign(session, is_named)
-            && !matches!(name, "PermissionRequest" | "SessionStart")
+            && !matches!(hook, Some(HookName::PermissionRequest | HookName::SessionStart))
     }
 
     /// A hook of the session itself names its transcript.
@@ -103,26 +107,26 @@ impl TuiSession {
     }
 
     /// Hooks that tell of the turn of the session itself.
-    fn on_own_hook(&mut self, now: Now, name: &str, payload: Payload<'_>) {
-        match name {
-            "UserPromptSubmit" => self.on_prompt_hook(now, payload),
-            "Stop" => {
+    fn on_own_hook(&mut self, now: Now, hook: HookName, payload: Payload<'_>) {
+        match hook {
+            HookName::UserPromptSubmit => self.on_prompt_hook(now, payload),
+            HookName::Stop => {
                 self.on_background(payload, None);
                 let text = payload.text("last_assistant_message");
                 self.on_hook_end(now, TurnEnd::Completed, Some(text), "hook Stop");
             }
-            "StopFailure" => {
+            HookName::StopFailure => {
                 let said = payload.text("last_assistant_message");
                 let error = if said.is_empty() { payload.text("error") } else { said };
                 let end = TurnEnd::Failed(error.chars().take(ERROR_CHARS_MAX).collect());
                 self.on_hook_end(now, end, None, "hook StopFailure");
             }
-            "PreCompact" => {
+            HookName::PreCompact => {
                 self.observe(now, Event::Works("hook PreCompact"));
                 self.set_activity(Activity::Compacting, None);
                 self.tell_own_compaction("compacting");
             }
-            "PostCompact" => {
+            HookName::PostCompact => {
                 self.tell_own_compaction("compacted");
                 self.context_done(ContextCommand::Compact);
                 self.set_activity(Activity::Running, None);
@@ -131,39 +135,50 @@ impl TuiSession {
                     self.on_hook_end(now, TurnEnd::Completed, None, "hook PostCompact");
                 }
             }
-            _ => self.on_any_hook(now, name, payload),
+            _ => self.on_any_hook(now, hook, payload),
         }
     }
 
     /// Hooks that mean the same whoever has them, a subagent or the session itself.
-    fn on_any_hook(&mut self, now: Now, name: &str, payload: Payload<'_>) {
-        match name {
-            "SessionStart" => self.on_session_start(now, payload),
-            "SessionEnd" if payload.text("reason") == "prompt_input_exit" => self.startup.on_left(),
-            "SubagentStart" => {
+    fn on_any_hook(&mut self, now: Now, hook: HookName, payload: Payload<'_>) {
+        match hook {
+            HookName::SessionStart => self.on_session_start(now, payload),
+            HookName::SessionEnd if payload.text("reason") == "prompt_input_exit" => {
+                self.startup.on_left()
+            }
+            HookName::SubagentStart => {
                 let (id, label) = (payload.text("agent_id"), payload.text("agent_type"));
                 self.background.started(id, Kind::Subagent, label, &mut self.out);
             }
             // A compaction fires one too, without a type and without a start.
-            "SubagentStop" if !payload.text("agent_type").is_empty() => {
+            HookName::SubagentStop if !payload.text("agent_type").is_empty() => {
                 let id = payload.text("agent_id");
                 self.approvals.withdraw_of(id, &mut self.out);
                 self.background.ended(id, Kind::Subagent, &mut self.out);
                 self.on_background(payload, Some(id));
             }
             // It comes seconds after the dialog: perhaps somebody has answered by then.
-            "Notification" if payload.text("notification_type") == "permission_prompt" => {
+            HookName::Notification if payload.text("notification_type") == "permission_prompt" => {
                 if self.observed.registry().is_none_or(Registry::is_waiting) {
                     self.set_activity(Activity::Waiting, None);
                 }
             }
-            "fetched" => self.on_fetched(now, payload),
-            "status-line" => self.usage.on_status_line(payload.0, &mut self.out),
+            HookName::Fetched => self.on_fetched(now, payload),
+            HookName::StatusLine => self.usage.on_status_line(payload.0, &mut self.out),
             // A bare word, of a hook whose program could not be run: the registry and the screen
             // are asked.
-            "busy" => self.observe(now, Event::Works("bare status post of a hook")),
-            "idle" => self.observed.capture_soon(now, Duration::ZERO),
-            _ => {}
+            HookName::Busy => self.observe(now, Event::Works("bare status post of a hook")),
+            HookName::Idle => self.observed.capture_soon(now, Duration::ZERO),
+            // Other reasons, kinds and types than those above.
+            HookName::SessionEnd | HookName::SubagentStop | HookName::Notification => {}
+            // Of a subagent: they say nothing of the session's own turn.
+            HookName::UserPromptSubmit
+            | HookName::Stop
+            | HookName::StopFailure
+            | HookName::PreCompact
+            | HookName::PostCompact => {}
+            // It was dealt with before, since it waits for its answer.
+            HookName::PermissionRequest => {}
         }
     }
 
