@@ -1,8 +1,9 @@
 //! `up`: a hub if none runs, a runner, and this terminal as chat.
 
 mod chat;
+mod lines;
 
-use std::io::{BufRead, BufReader, IsTerminal};
+use std::io::{BufReader, IsTerminal};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -12,6 +13,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use self::chat::{Chat, ChatEvent};
+use self::lines::next_line;
 use super::args::Up;
 use super::client::Client;
 use super::exit::{Failure, Kind, Outcome};
@@ -139,16 +141,13 @@ fn start_hub(program: &Path) -> Result<Option<StartedProcess>, Failure> {
         .map_err(|error| Failure::system(format!("cannot start the hub: {error}")))?;
     let stdout = child.stdout.take();
     let mut started = StartedProcess { child, what: "hub" };
-    let mut line = String::new();
-    if let Some(stdout) = stdout {
-        let _ = BufReader::new(stdout).read_line(&mut line);
-    }
-    if line.is_empty() {
+    let line = stdout.and_then(|stdout| next_line(&mut BufReader::new(stdout)));
+    let Some(line) = line else {
         // It has said why on standard error.
         let code = started.child.wait().ok().and_then(|status| status.code()).unwrap_or(1);
         let text = "the hub did not start; its log is in logs/hub.log of the home directory";
         return Err(Failure::new(Kind::of(code.clamp(0, 255) as u8), text));
-    }
+    };
     if !line.contains(&format!(":{} ", client.base.port)) {
         print::line(&format!("port {} is taken; {}", client.base.port, line.trim()));
     }
@@ -227,14 +226,13 @@ fn start_runner(
     let mut process = StartedProcess { child, what: "runner" };
     // The first line names the agent, or says why there is none.
     let mut reader = BufReader::new(stderr.expect("piped above"));
-    let mut first = String::new();
-    let _ = reader.read_line(&mut first);
+    let first = next_line(&mut reader).unwrap_or_default();
     let agent = first
         .strip_prefix("agent-relay: agent ")
         .and_then(|rest| rest.split(' ').next())
         .map(str::to_string);
     std::thread::spawn(move || {
-        for line in reader.lines().map_while(Result::ok) {
+        while let Some(line) = next_line(&mut reader) {
             print::forward(&line);
         }
     });

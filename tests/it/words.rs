@@ -29,7 +29,8 @@ fn up_holds_a_conversation_and_leaves_nothing_behind() {
         .stdout(Stdio::piped())
         .spawn()
         .expect("starts");
-    child.stdin.take().expect("piped").write_all(b"first\nsecond\n").expect("writes");
+    // A line that is not UTF-8 is a message like others, and not the last one.
+    child.stdin.take().expect("piped").write_all(b"first \xe9\nsecond\n").expect("writes");
     let output = child.wait_with_output().expect("ends");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success() && text.contains("first") && text.contains("second"), "{text}");

@@ -1,16 +1,16 @@
 //! The chat of `up`: lines that are typed go to the agent, what it says and asks is shown.
 
 use std::collections::HashSet;
-use std::io::BufRead;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, after, select};
 use serde_json::{Value, json};
 
+use super::lines::next_line;
 use super::{START_LIMIT, StartedProcess};
 use crate::cli::args::Up;
 use crate::cli::client::Client;
-use crate::cli::exit::{Failure, Kind, NO, OK, Outcome};
+use crate::cli::exit::{Failure, NO, OK, Outcome};
 use crate::cli::print;
 use crate::config::Global;
 use crate::core::ids::MessageId;
@@ -28,7 +28,7 @@ pub(super) enum ChatEvent {
     Frame(Box<RelayFrame>),
     RelayLost(String),
     RelayBack,
-    RunnerEnded(Option<i32>),
+    RunnerEnded,
     Signal,
 }
 
@@ -45,6 +45,12 @@ pub(super) struct Chat {
     asked: HashSet<String>,
     /// Messages that have no answer yet.
     waiting: HashSet<MessageId>,
+    /// More may be typed.
+    is_open: bool,
+    /// Something was sent.
+    has_said: bool,
+    /// Without a terminal an answer must be there by then.
+    until: Instant,
 }
 
 impl Chat {
@@ -55,8 +61,19 @@ impl Chat {
         options: Up,
         tty: bool,
     ) -> Chat {
-        let (seen, asked, waiting) = (HashSet::new(), HashSet::new(), HashSet::new());
-        Chat { client, global, agent, options, tty, seen, asked, waiting }
+        Chat {
+            client,
+            global,
+            agent,
+            options,
+            tty,
+            seen: HashSet::new(),
+            asked: HashSet::new(),
+            waiting: HashSet::new(),
+            is_open: true,
+            has_said: false,
+            until: Instant::now(),
+        }
     }
 
     pub(super) fn run(
@@ -75,63 +92,72 @@ impl Chat {
             self.agent,
             if self.tty { " Type a message; Ctrl-D or Ctrl-C ends." } else { "" }
         ));
-        let mut more = self.options.say.is_empty();
+        self.is_open = self.options.say.is_empty();
         for text in std::mem::take(&mut self.options.say) {
             self.say(&text)?;
         }
-        if more {
+        if self.is_open {
             read_lines(heard);
         }
-        let mut said = !self.waiting.is_empty();
-        let patience = Duration::from_secs(self.options.wait.min(WAIT_SECONDS_MAX));
-        let mut until = Instant::now() + patience;
+        self.has_said = !self.waiting.is_empty();
+        self.be_patient();
         loop {
-            if !more && self.waiting.is_empty() {
-                if said {
+            if !self.is_open && self.waiting.is_empty() {
+                if self.has_said {
                     return Ok(OK);
                 }
                 // Nothing was typed: show a conversation all the same.
-                said = true;
-                until = Instant::now() + patience;
+                self.has_said = true;
+                self.be_patient();
                 self.say("Hello! Who are you, and what can you do?")?;
             }
             if let Some(code) = print::epipe_exit_code() {
                 return Ok(code); // nobody reads any more: an orderly end
             }
-            let limit = if more && self.tty {
+            let limit = if self.is_open && self.tty {
                 after(Duration::from_secs(3600))
             } else {
-                after(until.saturating_duration_since(Instant::now()))
+                after(self.until.saturating_duration_since(Instant::now()))
             };
             select! {
-                recv(events) -> happening => match happening {
-                    Ok(ChatEvent::Typed(line)) => {
-                        if self.typed(line.trim())? {
-                            said = true;
-                            until = Instant::now() + patience;
-                        }
+                recv(events) -> event => {
+                    let event = event.unwrap_or(ChatEvent::Signal);
+                    if let Some(code) = self.on_event(event)? {
+                        return Ok(code);
                     }
-                    Ok(ChatEvent::TypedEnd) if self.tty => return Ok(OK),
-                    Ok(ChatEvent::TypedEnd) => more = false,
-                    Ok(ChatEvent::Frame(frame)) => {
-                        if let Some(code) = self.on_frame(*frame)? {
-                            return Ok(code);
-                        }
-                    }
-                    Ok(ChatEvent::RelayLost(text)) => {
-                        print::notice(&format!("{text}; connecting again"));
-                    }
-                    Ok(ChatEvent::RelayBack) => self.catch_up()?,
-                    Ok(ChatEvent::RunnerEnded(code)) => {
-                        return Err(Failure::new(Kind::of(code.unwrap_or(1).clamp(0, 255) as u8), "the runner ended"));
-                    }
-                    Ok(ChatEvent::Signal) | Err(_) => return Ok(OK),
-                },
+                }
                 recv(limit) -> _ => {
-                    return Err(Failure::no(format!("no answer within {} s", self.options.wait)));
+                    let wait = self.options.wait;
+                    return Err(Failure::no(format!("no answer within {wait} s")));
                 }
             }
         }
+    }
+
+    /// The time for an answer begins anew.
+    fn be_patient(&mut self) {
+        let seconds = self.options.wait.min(WAIT_SECONDS_MAX);
+        self.until = Instant::now() + Duration::from_secs(seconds);
+    }
+
+    /// `Some`: the chat is over, with this exit code.
+    fn on_event(&mut self, event: ChatEvent) -> Result<Option<u8>, Failure> {
+        match event {
+            ChatEvent::Typed(line) => {
+                if self.typed(line.trim())? {
+                    self.has_said = true;
+                    self.be_patient();
+                }
+            }
+            ChatEvent::TypedEnd if self.tty => return Ok(Some(OK)),
+            ChatEvent::TypedEnd => self.is_open = false,
+            ChatEvent::Frame(frame) => return self.on_frame(*frame),
+            ChatEvent::RelayLost(text) => print::notice(&format!("{text}; connecting again")),
+            ChatEvent::RelayBack => self.catch_up()?,
+            ChatEvent::RunnerEnded => return Err(Failure::no("the runner ended")),
+            ChatEvent::Signal => return Ok(Some(OK)),
+        }
+        Ok(None)
     }
 
     /// Listens on a thread of its own; connects again for ever.
@@ -181,7 +207,7 @@ impl Chat {
                     None,
                 );
             }
-            let _ = heard.send(ChatEvent::RunnerEnded(None));
+            let _ = heard.send(ChatEvent::RunnerEnded);
         });
     }
 
@@ -199,7 +225,7 @@ impl Chat {
             match events.recv_timeout(until.saturating_duration_since(Instant::now())) {
                 Ok(ChatEvent::Signal) => return Ok(Some(OK)),
                 // Its own last line says why.
-                Ok(ChatEvent::RunnerEnded(_)) => return Ok(Some(NO)),
+                Ok(ChatEvent::RunnerEnded) => return Ok(Some(NO)),
                 Ok(_) => {}
                 Err(_) => {
                     let text = format!(
@@ -362,7 +388,8 @@ impl Chat {
 
 fn read_lines(heard: Sender<ChatEvent>) {
     std::thread::spawn(move || {
-        for line in std::io::stdin().lock().lines().map_while(Result::ok) {
+        let mut typed = std::io::stdin().lock();
+        while let Some(line) = next_line(&mut typed) {
             if heard.send(ChatEvent::Typed(line)).is_err() {
                 return;
             }
