@@ -30,56 +30,69 @@ fn commas(text: Option<String>) -> Vec<String> {
     text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_string).collect()
 }
 
-/// The settings of the agent's machine.
-pub(super) fn agent_config(chosen: &Chosen, started_at: i64) -> AgentConfig {
-    let Chosen { args, config, global, .. } = chosen;
-    let provider = chosen.provider.name;
-    let fixed = |words: &[&str]| words.iter().map(|word| word.to_string()).collect::<Vec<_>>();
-    let env_caps = commas(env("AGENT_RELAY_CAPS").or_else(|| env("AGENT_RELAY_CAPABILITIES")));
+/// What every runner can do, whatever its provider: capabilities by which others find it.
+const RUNNER_CAPABILITIES: [&str; 7] = [
+    "lifecycle.shutdown.hard",
+    "lifecycle.restart.hard",
+    "lifecycle.status.semantic",
+    "lifecycle.heartbeat",
+    "lifecycle.reconnect.transport",
+    "commands.lifecycle",
+    "capabilities.report",
+];
+
+/// What the agent is found by: its id, label, tags and capabilities.
+fn identity(chosen: &Chosen) -> Identity {
+    let Chosen { args, config, .. } = chosen;
     let capabilities = list(&[
         &config.default_capabilities,
         &commas(args.caps.clone()),
-        &env_caps,
-        &fixed(&[
-            "lifecycle.shutdown.hard",
-            "lifecycle.restart.hard",
-            "lifecycle.status.semantic",
-            "lifecycle.heartbeat",
-            "lifecycle.reconnect.transport",
-            "commands.lifecycle",
-            "capabilities.report",
-        ]),
+        &commas(env("AGENT_RELAY_CAPS").or_else(|| env("AGENT_RELAY_CAPABILITIES"))),
+        &RUNNER_CAPABILITIES.map(String::from),
     ]);
-    let headless = if args.headless || chosen.transport == Transport::Tmux {
-        fixed(&["headless"])
-    } else {
-        Vec::new()
-    };
+    let is_headless = args.headless || chosen.transport == Transport::Tmux;
+    let headless: &[String] = if is_headless { &["headless".to_string()] } else { &[] };
     let tags = list(&[
-        &[provider.to_string()],
+        &[chosen.provider.name.to_string()],
         &commas(env("AGENT_RELAY_TAGS")),
         &commas(args.tags.clone()),
         &config.default_tags,
-        &headless,
+        headless,
     ]);
     let profile: Option<Value> =
         env("AGENT_RELAY_AGENT_PROFILE_JSON").and_then(|text| serde_json::from_str(&text).ok());
     let broad_targets =
         profile.as_ref().and_then(|p| p.pointer("/relay/context")) != Some(&json!(false));
+    Identity {
+        agent_id: chosen.agent_id.clone(),
+        label: chosen.label.clone(),
+        tags,
+        capabilities,
+        broad_targets,
+    }
+}
+
+/// A UUID of this start.
+fn new_instance_id() -> String {
+    let random = os::random_bytes::<8>();
+    crate::core::rng::Rng::new(u64::from_le_bytes(random)).uuid()
+}
+
+/// The settings of the agent's machine. `started_at`: wall clock, ms.
+pub(super) fn agent_config(chosen: &Chosen, started_at: i64) -> AgentConfig {
+    let Chosen { args, config, global, .. } = chosen;
     // What the environment says of a token is about the one that stands beside it.
-    let described = env(ENV_TOKEN).map(Secret::new) == global.token;
-    let said = |name: &str| env(name).filter(|_| described);
-    let instance = os::random_bytes::<16>();
-    let instance_id =
-        crate::core::rng::Rng::new(u64::from_le_bytes(instance[..8].try_into().expect("8 bytes")))
-            .uuid();
+    let is_described = env(ENV_TOKEN).map(Secret::new) == global.token;
+    let said = |name: &str| env(name).filter(|_| is_described);
+    let identity = identity(chosen);
+    let instance_id = new_instance_id();
     let registration = Registration {
         role: "provider".into(),
         component_id: chosen.runner_id.clone(),
         agent_id: Some(chosen.agent_id.clone()),
         instance_id: instance_id.clone(),
-        capabilities: capabilities.clone(),
-        tags: tags.clone(),
+        capabilities: identity.capabilities.clone(),
+        tags: identity.tags.clone(),
         machine: os::hostname(),
         meta: registration_meta(chosen, started_at),
         ..Default::default()
@@ -88,14 +101,8 @@ pub(super) fn agent_config(chosen: &Chosen, started_at: i64) -> AgentConfig {
         agent_id: chosen.agent_id.clone(),
         runner_id: chosen.runner_id.clone(),
         instance_id,
-        provider: provider.into(),
-        identity: Identity {
-            agent_id: chosen.agent_id.clone(),
-            label: chosen.label.clone(),
-            tags,
-            capabilities,
-            broad_targets,
-        },
+        provider: chosen.provider.name.into(),
+        identity,
         registration,
         approval_mode: chosen.approval.as_str().into(),
         prompt: args.prompt.clone().map(|text| first_prompt(text, args.prompt_again)),

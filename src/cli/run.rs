@@ -1,7 +1,8 @@
 //! `run`: from settings to a running runner, and what is left when it has ended.
 
+use std::fs::File;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::unbounded;
@@ -9,13 +10,15 @@ use serde_json::json;
 
 use super::exit::{Failure, Kind, OK, Outcome};
 use super::options::{self, RunArgs, Unknown};
-use super::settings::{info_path, settings, store_dir, token_file};
+use super::settings::{RunSettings, info_path, settings, store_dir, token_file};
 use super::{inside, print};
 use crate::clock::Clock;
 use crate::config::env;
 use crate::core::agent::config::AgentConfig;
+use crate::core::agent::effect::Outcome as RunOutcome;
 use crate::edge::http::{Base, Http};
 use crate::edge::provider::Launch;
+use crate::edge::store::Store;
 use crate::edge::{aside, gate, heartbeat};
 use crate::os;
 use crate::provider::registry;
@@ -57,6 +60,22 @@ pub fn from_arguments(default_provider: &str, arguments: &[String], unknown: Unk
     start(args, provider)
 }
 
+/// Files of this runner that others read while it lives.
+struct RunnerFiles {
+    info: PathBuf,
+    token: PathBuf,
+}
+
+/// What the runner has taken for itself before it starts.
+struct OpenStore {
+    dir: PathBuf,
+    store: Store,
+    /// What became of a store that was damaged, for people.
+    note: Option<String>,
+    /// Only one runner has it; released with the process.
+    _lock: File,
+}
+
 fn start(args: RunArgs, provider: &'static registry::Provider) -> Outcome {
     let clock = Clock::start();
     let started_at = clock.now().wall.0;
@@ -71,8 +90,61 @@ fn start(args: RunArgs, provider: &'static registry::Provider) -> Outcome {
     if let Some(text) = settings.planner.missing_command() {
         return Err(Failure::usage(text));
     }
-    let home = settings.global.home.clone();
-    let name = crate::log::safe_name(&settings.agent.agent_id);
+    let (home, agent_id) = (settings.global.home.clone(), settings.agent.agent_id.clone());
+    start_log(&home, &agent_id)?;
+    let files =
+        RunnerFiles { info: info_path(&home, &agent_id), token: token_file(&home, &agent_id) };
+    let opened = open_store(&settings, &files, replace)?;
+
+    let no_port =
+        |error: std::io::Error| Failure::system(format!("cannot open the control port: {error}"));
+    let control = gate::listen("127.0.0.1:0").map_err(no_port)?;
+    let port = control.local_addr().map_err(no_port)?.port();
+    let control_token = Secret::new(os::secret());
+    let info = RunnerInfo {
+        agent_id,
+        runner_id: settings.agent.runner_id.clone(),
+        provider: provider.name.into(),
+        control_url: format!("http://127.0.0.1:{port}"),
+        control_token: control_token.expose().to_string(),
+        pid: std::process::id(),
+        started_at,
+        ..Default::default()
+    };
+    write_info(&files, &info)?;
+    // In a person's own terminal not a word: the provider draws there.
+    let quiet = quiet || settings.agent.in_user_terminal;
+    greet(&settings, &base, quiet);
+
+    let (child_registrations_in, child_registrations) = unbounded();
+    let launch = Launch {
+        cwd: settings.cwd,
+        host: settings.host,
+        planner: settings.planner,
+        control: (port, control_token.clone()),
+        child_registrations: child_registrations_in,
+        clock,
+    };
+    let store_note = opened.note.or_else(|| aside::note(&opened.dir));
+    let outcome = run(RunnerParts {
+        config: AgentConfig { store_note, ..settings.agent },
+        files: heartbeat::Files { config: settings.global.file(), token: files.token.clone() },
+        store: opened.store,
+        launch,
+        control,
+        control_token,
+        child_registrations,
+        clock,
+        tell: if quiet { |_| {} } else { print::notice },
+    });
+    remove_info(&files.info, |told| told.runner_id == info.runner_id && told.pid == info.pid);
+    let _ = std::fs::remove_file(&files.token);
+    end(outcome.map_err(Failure::system)?, quiet)
+}
+
+/// Logs into a file of the agent; a panic goes there and to standard error.
+fn start_log(home: &Path, agent_id: &str) -> Result<(), Failure> {
+    let name = crate::log::safe_name(agent_id);
     let log = home.join("logs").join(format!("session-mirror-{name}.log"));
     crate::log::start(Some(log.clone()), false)
         .map_err(|error| Failure::system(format!("cannot write {}: {error}", log.display())))?;
@@ -82,55 +154,52 @@ fn start(args: RunArgs, provider: &'static registry::Provider) -> Outcome {
         print::error(&info.to_string());
         print::error(&format!("last events: {recent}"));
     }));
+    Ok(())
+}
 
-    let dir = store_dir(&home, &settings.agent.agent_id);
+/// Takes the agent's lock and opens its store; a damaged one is set aside, and that is told.
+fn open_store(
+    settings: &RunSettings,
+    files: &RunnerFiles,
+    replace: bool,
+) -> Result<OpenStore, Failure> {
+    let agent_id = &settings.agent.agent_id;
+    let dir = store_dir(&settings.global.home, agent_id);
     os::make_private_dir(&dir)
         .map_err(|error| Failure::system(format!("cannot make {}: {error}", dir.display())))?;
-    let info_file = info_path(&home, &settings.agent.agent_id);
-    let token_file = token_file(&home, &settings.agent.agent_id);
-    let _lock = take_lock(&dir, &info_file, &settings.agent.agent_id, replace)?;
-    let (store, said) =
-        aside::open_or_set_aside(&dir.join("store.sqlite"), settings.outbox_bytes_max)?;
-    if let Some(said) = &said {
-        log::error!(target: "runner", "{said}");
-        print::notice(said);
+    let lock = take_lock(&dir, &files.info, agent_id, replace)?;
+    let path = dir.join("store.sqlite");
+    let (store, note) = aside::open_or_set_aside(&path, settings.outbox_bytes_max)?;
+    if let Some(note) = &note {
+        log::error!(target: "runner", "{note}");
+        print::notice(note);
     }
-    let no_port =
-        |error: std::io::Error| Failure::system(format!("cannot open the control port: {error}"));
-    let control = gate::listen("127.0.0.1:0").map_err(no_port)?;
-    let port = control.local_addr().map_err(no_port)?.port();
-    let control_token = Secret::new(os::secret());
+    Ok(OpenStore { dir, store, note, _lock: lock })
+}
 
-    let info = RunnerInfo {
-        agent_id: settings.agent.agent_id.clone(),
-        runner_id: settings.agent.runner_id.clone(),
-        provider: provider.name.into(),
-        control_url: format!("http://127.0.0.1:{port}"),
-        control_token: control_token.expose().to_string(),
-        pid: std::process::id(),
-        started_at,
-        ..Default::default()
-    };
-    let text = serde_json::to_string_pretty(&info).expect("plain data") + "\n";
+/// Tells tools and people of this machine where the runner is: without it they do not find it.
+fn write_info(files: &RunnerFiles, info: &RunnerInfo) -> Result<(), Failure> {
+    let text = serde_json::to_string_pretty(info).expect("plain data") + "\n";
     // What an earlier life told is not true any more, and on a full disk this one has no other
     // place. Another agent's stays.
-    remove_info(&info_file, |told| told.agent_id == settings.agent.agent_id);
-    let _ = std::fs::remove_file(&token_file);
-    // Without it neither tools nor people find this runner.
-    os::replace_private_file(&info_file, &text, false).map_err(|error| {
+    remove_info(&files.info, |told| told.agent_id == info.agent_id);
+    let _ = std::fs::remove_file(&files.token);
+    os::replace_private_file(&files.info, &text, false).map_err(|error| {
         Failure::system(format!(
             "cannot write the runner info file {}: {error}",
-            info_file.display()
+            files.info.display()
         ))
-    })?;
-    // In a person's own terminal not a word: the provider draws there.
-    let quiet = quiet || settings.agent.in_user_terminal;
+    })
+}
+
+/// The first words: who runs where, and what the settings give cause to warn of.
+fn greet(settings: &RunSettings, base: &Base, quiet: bool) {
     if !quiet {
         print::notice(&format!(
             "agent {0} on {1}; `agent-relay status {0} --why` tells how it is",
             settings.agent.agent_id, base.url
         ));
-        tell_if_away(&base);
+        tell_if_away(base);
     }
     for warning in &settings.warnings {
         log::warn!(target: "runner", "{warning}");
@@ -139,32 +208,10 @@ fn start(args: RunArgs, provider: &'static registry::Provider) -> Outcome {
         }
     }
     settings.log_only.iter().for_each(|warning| log::warn!(target: "runner", "{warning}"));
-    let (child_registrations_in, child_registrations) = unbounded();
-    let runner_id = settings.agent.runner_id.clone();
-    let launch = Launch {
-        cwd: settings.cwd,
-        host: settings.host,
-        planner: settings.planner,
-        control: (port, control_token.clone()),
-        child_registrations: child_registrations_in,
-        clock,
-    };
-    let tell: fn(&str) = if quiet { |_| {} } else { print::notice };
-    let parts = RunnerParts {
-        config: AgentConfig { store_note: said.or_else(|| aside::note(&dir)), ..settings.agent },
-        files: heartbeat::Files { config: settings.global.file(), token: token_file.clone() },
-        store,
-        launch,
-        control,
-        control_token,
-        child_registrations,
-        clock,
-        tell,
-    };
-    let outcome = run(parts);
-    remove_info(&info_file, |told| told.runner_id == runner_id && told.pid == std::process::id());
-    let _ = std::fs::remove_file(&token_file);
-    let outcome = outcome.map_err(Failure::system)?;
+}
+
+/// The runner has ended: its last words and its exit code.
+fn end(outcome: RunOutcome, quiet: bool) -> Outcome {
     if outcome.message.is_empty() {
         return Ok(outcome.code);
     }
@@ -207,12 +254,7 @@ fn tell_if_away(base: &Base) {
 
 /// One runner per agent and machine: takes the lock of its store; with `--replace` the other runner
 /// is asked to stop.
-fn take_lock(
-    dir: &Path,
-    info_file: &Path,
-    agent_id: &str,
-    replace: bool,
-) -> Result<std::fs::File, Failure> {
+fn take_lock(dir: &Path, info_file: &Path, agent_id: &str, replace: bool) -> Result<File, Failure> {
     let path = dir.join("lock");
     let say =
         |error: std::io::Error| Failure::system(format!("cannot lock {}: {error}", path.display()));

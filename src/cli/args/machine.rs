@@ -1,0 +1,206 @@
+//! Commands that look after this machine: hub, runners, services, tokens.
+
+use argh::{ArgsInfo, FromArgs};
+
+/// Start everything for one agent and chat with it: a hub if none runs, a runner, and this terminal
+/// as chat.
+#[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(
+    subcommand,
+    name = "up",
+    example = "Chat with the demo agent:\n    agent-relay up",
+    example = "Chat with a real agent in the current folder:\n    agent-relay up -- <agent command>",
+    example = "One question from a script:\n    agent-relay up --say \"Hello\" </dev/null"
+)]
+pub struct Up {
+    /// say this and end after the answer; may be given several times
+    #[argh(option)]
+    pub say: Vec<String>,
+    /// agent id (default: made of host, provider and folder)
+    #[argh(option)]
+    pub agent_id: Option<String>,
+    /// approval mode: open, guarded or read-only (default guarded)
+    #[argh(option)]
+    pub approval: Option<String>,
+    /// seconds to wait for an answer without a terminal (default 120)
+    #[argh(option, default = "120")]
+    pub wait: u64,
+    /// command of an ACP agent, after `--` (default: the demo agent)
+    #[argh(positional, greedy)]
+    pub command: Vec<String>,
+}
+
+/// Run the relay of this machine in the foreground, or look after it: status, backup FILE, restore
+/// FILE, vacuum.
+#[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(
+    subcommand,
+    name = "hub",
+    example = "As a service of the user manager:\n    systemd-run --user --unit agent-relay-hub agent-relay hub",
+    example = "How is it, and a copy of its data while it runs:\n    agent-relay hub status\n    agent-relay hub backup /backup/hub.sqlite",
+    example = "Put a backup back, while no hub runs:\n    agent-relay hub restore /backup/hub.sqlite",
+    example = "For other machines, with a certificate of its own:\n    agent-relay hub --listen 0.0.0.0 --tls-cert chain.pem --tls-key key.pem --url https://relay.example:4850",
+    note = "Anything but a loopback address needs --tls-cert and --tls-key, or --behind-tls-proxy."
+)]
+pub struct Hub {
+    /// nothing = run; status, backup FILE, restore FILE or vacuum
+    #[argh(positional)]
+    pub action: Vec<String>,
+    /// port (default 4850; 0 = any free one)
+    #[argh(option, default = "4850")]
+    pub port: u16,
+    /// take any free port when the wanted one is taken
+    #[argh(switch)]
+    pub any_port: bool,
+    /// for a while only: the URL in config.json stays as it is
+    #[argh(switch)]
+    pub temporary: bool,
+    /// address to listen on (default 127.0.0.1)
+    #[argh(option, default = "std::net::IpAddr::from([127, 0, 0, 1])")]
+    pub listen: std::net::IpAddr,
+    /// a proxy in front of it speaks TLS with the world
+    #[argh(switch)]
+    pub behind_tls_proxy: bool,
+    /// certificate chain, PEM
+    #[argh(option)]
+    pub tls_cert: Option<String>,
+    /// private key of the certificate, PEM
+    #[argh(option)]
+    pub tls_key: Option<String>,
+    /// how clients reach it, for config.json (default: made of address and port)
+    #[argh(option)]
+    pub url: Option<String>,
+    /// print JSON (status)
+    #[argh(switch)]
+    pub json: bool,
+}
+
+/// Supervise one agent. Try `agent-relay run --help`.
+#[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(subcommand, name = "run")]
+pub struct Run {
+    /// see `agent-relay run --help`
+    #[argh(positional, greedy)]
+    pub rest: Vec<String>,
+}
+
+/// Run the hub or an agent as a service of your user's systemd.
+#[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(
+    subcommand,
+    name = "service",
+    example = "agent-relay service install hub",
+    example = "A hub with options:\n    agent-relay service install hub -- --port 4860",
+    example = "An agent that works in a folder:\n    agent-relay service install web -- <agent> --cwd ~/project",
+    example = "agent-relay service remove web",
+    note = "The name is the agent id. What follows -- goes to `agent-relay run`. A service is started again after failures, but not after wrong use (exit code 2)."
+)]
+pub struct Service {
+    /// install NAME -- what to run, install hub, list, or remove NAME
+    #[argh(positional)]
+    pub action: Vec<String>,
+    /// print JSON, one service a line (list)
+    #[argh(switch)]
+    pub json: bool,
+}
+
+/// Make, list or revoke tokens.
+#[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(
+    subcommand,
+    name = "token",
+    example = "For an agent on another machine, for a week:\n    agent-relay token create --agent web-agent --ttl 604800",
+    example = "For an agent that gets what is sent to policy:deploy:\n    agent-relay token create --agent deployer --policy deploy",
+    example = "agent-relay token list",
+    example = "agent-relay token revoke JTI",
+    note = "On the hub's own machine its root token is used; elsewhere the token of the settings."
+)]
+pub struct Token {
+    /// create, list, or revoke and an id
+    #[argh(positional)]
+    pub action: Vec<String>,
+    /// create: the agent that the token acts as
+    #[argh(option)]
+    pub agent: Option<String>,
+    /// create: provider-agent (default with --agent), provider-interactive, operator (default) or
+    /// orchestrator
+    #[argh(option)]
+    pub profile: Option<String>,
+    /// create: life in seconds (default a day for agents, a year for others)
+    #[argh(option)]
+    pub ttl: Option<u64>,
+    /// create: fewer scopes than the profile has, separated by commas; or further ones: admin
+    /// (operator), approve:spawned (agents)
+    #[argh(option)]
+    pub scopes: Option<String>,
+    /// create: what people call it
+    #[argh(option)]
+    pub name: Option<String>,
+    /// create: the policy that its agent serves; messages to policy:P go to agents whose token says
+    /// so
+    #[argh(option)]
+    pub policy: Option<String>,
+    /// print JSON
+    #[argh(switch)]
+    pub json: bool,
+}
+
+/// Check everything that an agent here needs, and name each cure.
+#[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(
+    subcommand,
+    name = "doctor",
+    example = "agent-relay doctor",
+    error_code(1, "something is broken")
+)]
+pub struct Doctor {
+    /// print JSON, one check a line
+    #[argh(switch)]
+    pub json: bool,
+}
+
+/// Print shell completions, the manual page or a systemd unit.
+#[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(
+    subcommand,
+    name = "generate",
+    example = "agent-relay generate bash >~/.local/share/bash-completion/completions/agent-relay",
+    example = "agent-relay generate man | man -l -",
+    example = "agent-relay generate unit hub >~/.config/systemd/user/agent-relay-hub.service"
+)]
+pub struct Generate {
+    /// bash, zsh, fish, man or unit
+    #[argh(positional)]
+    pub what: String,
+    /// unit: hub or agent
+    #[argh(positional)]
+    pub which: Option<String>,
+}
+
+/// The built-in demo agent, an ACP agent without a model, on standard input and output.
+#[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(
+    subcommand,
+    name = "demo-agent",
+    note = "A message that begins with one of these words makes it do that: work [s], ask, slow [s], flood [MB], garbage, hang, crash, error, child, forget."
+)]
+pub struct DemoAgent {
+    /// where conversations are kept (default <AGENT_RELAY_HOME>/demo)
+    #[argh(option)]
+    pub state: Option<String>,
+    /// offer no session/load
+    #[argh(switch)]
+    pub no_load: bool,
+    /// offer no session/resume
+    #[argh(switch)]
+    pub no_resume: bool,
+}
+
+/// Show the version.
+#[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(subcommand, name = "version")]
+pub struct Version {
+    /// print JSON
+    #[argh(switch)]
+    pub json: bool,
+}

@@ -1,0 +1,43 @@
+//! Commands that run inside of a session: what its agent and its hooks call.
+
+use argh::{ArgsInfo, FromArgs};
+
+/// Say who this shell speaks as, and to which relay.
+#[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(subcommand, name = "whoami", example = "agent-relay whoami --json")]
+pub struct Whoami {
+    /// print JSON
+    #[argh(switch)]
+    pub json: bool,
+}
+
+/// Teach an agent how to live with the relay.
+#[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(subcommand, name = "guide", example = "agent-relay guide")]
+pub struct Guide {}
+
+/// Name waiting relay messages on standard output, one short line each time; a session's plugin
+/// starts it.
+#[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(
+    subcommand,
+    name = "monitor",
+    note = "It reads AGENT_RELAY_RUNNER_PORT and its companions, reconnects for ever, and ends with the session."
+)]
+pub struct Monitor {}
+
+/// Report an event of a provider session to its runner: for hooks. Reads the payload from standard
+/// input.
+#[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(
+    subcommand,
+    name = "hook",
+    example = "agent-relay hook stop <payload.json",
+    note = "Events: session-start, user-prompt-submit, stop, stop-failure, subagent-start, subagent-stop, pre-compact, post-compact, session-end, permission-request, notification, status-line; or a bare busy, idle, error, offline.",
+    note = "Where no runner is (AGENT_RELAY_RUNNER_PORT is not set), it leaves quietly with 0. It never takes longer than 2 seconds, but for permission-request, which waits for the decision."
+)]
+pub struct Hook {
+    /// what happened
+    #[argh(positional)]
+    pub event: String,
+}
