@@ -1,5 +1,5 @@
 //! Claude sessions in real tmux, with a program that behaves like the real one at its terminal
-//! (`tests/agents/claude.rs`) and misbehaves on demand. What its transcript holds is the judge.
+//! (`tests/agents/claude`) and misbehaves on demand. What its transcript holds is the judge.
 
 mod chaos;
 mod delivery;
