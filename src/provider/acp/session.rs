@@ -9,14 +9,14 @@
 //! with -32601.
 //!
 //! **In.** [`Verb::Open`] first; then verbs, and what the provider writes as [`Input::Bytes`], cut
-//! anywhere. [`Input::Closed`] is the last one. Inputs about files, screens and sockets are ignored:
-//! nothing of that is asked for.
+//! anywhere. [`Input::Closed`] is the last one. Inputs about files, screens and sockets are
+//! ignored: nothing of that is asked for.
 //!
 //! **Out.** To the agent: `Opened` or `OpenFailed` once; after `Opened`, `TurnStarted` and
 //! `TurnEnded` in turns, one prompt at a time; for each [`Verb::Deliver`] one `Accepted` with a
-//! `TurnEnded`, except where the turn ends without any output, or the provider first; for each other
-//! verb that wants an answer one `Answered`. To the provider: [`Output::Write`] with one whole line,
-//! and [`Output::CloseInput`] at [`Verb::Stop`].
+//! `TurnEnded`, except where the turn ends without any output, or the provider first; for each
+//! other verb that wants an answer one `Answered`. To the provider: [`Output::Write`] with one
+//! whole line, and [`Output::CloseInput`] at [`Verb::Stop`].
 //!
 //! **The caller** gives every input with a clock that never goes back, calls with [`Input::Wake`]
 //! at [`Session::next_deadline`], and carries out the outputs in order.
@@ -143,16 +143,16 @@ impl AcpSession {
 
     // ---- outputs
 
-    fn signal(&mut self, event: SessionEvent) {
+    fn emit(&mut self, event: SessionEvent) {
         self.out.push(Output::Event(event));
     }
 
     fn warn(&mut self, text: impl Into<String>) {
-        self.signal(SessionEvent::Log { warn: true, text: text.into() });
+        self.emit(SessionEvent::Log { warn: true, text: text.into() });
     }
 
     fn answer(&mut self, verb: VerbNumber, result: Result<Value, String>) {
-        self.signal(SessionEvent::Answered { verb, result });
+        self.emit(SessionEvent::Answered { verb, result });
     }
 
     fn write(&mut self, value: &Value) {
@@ -170,14 +170,14 @@ impl AcpSession {
     fn fact(&mut self, name: &'static str, value: Value) {
         if self.facts.get(name) != Some(&value) {
             self.facts.insert(name, value.clone());
-            self.signal(SessionEvent::Fact { name, value });
+            self.emit(SessionEvent::Fact { name, value });
         }
     }
 
     /// A text of the conversation for people to see.
     fn mirror(&mut self, turn: u64, kind: &'static str, label: Option<&str>, body: String) {
         let label = label.map(str::to_string);
-        self.signal(SessionEvent::Mirror(Mirror {
+        self.emit(SessionEvent::Mirror(Mirror {
             kind,
             body,
             label,
@@ -227,7 +227,7 @@ impl AcpSession {
             }
             // These agents have no hooks of ours.
             Verb::Hook { ticket, .. } if ticket != Ticket::NOBODY => {
-                self.signal(SessionEvent::HookAnswer { ticket, answer: None })
+                self.emit(SessionEvent::HookAnswer { ticket, answer: None })
             }
             Verb::Hook { .. } | Verb::HookGone { .. } => {}
             Verb::Stop => {

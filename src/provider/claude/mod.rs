@@ -95,7 +95,7 @@ const OTHER_WAYS: [&str; 12] = [
     "--fork-session",
 ];
 
-/// Why these arguments cannot be passed on; one sentence with the cure.
+/// Why these arguments cannot be passed on; one sentence that says what to do instead.
 fn check_args(args: &[String]) -> Option<String> {
     let first = args.first().map(String::as_str).unwrap_or_default();
     if OTHER_PROGRAMS.contains(&first) {

@@ -222,19 +222,18 @@ impl Ask {
 
 /// An answer in neutral form.
 #[derive(Debug, Clone, PartialEq)]
+#[allow(missing_docs)] // the names say it
 pub enum Answer {
-    /// The call is allowed.
     Allow {
-        /// The input to use.
+        /// Empty: as it was asked.
         input: Map<String, Value>,
-        /// Rules that hold from now on.
+        /// What is allowed without a question from now on.
         rules: Vec<Value>,
     },
-    /// The call is denied.
     Deny {
         /// What the model is told.
         message: String,
-        /// The turn ends.
+        /// The turn ends, too.
         interrupt: bool,
     },
 }

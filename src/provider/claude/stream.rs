@@ -19,9 +19,9 @@
 //! **Out.** To the agent: `Opened` or `OpenFailed` once; after `Opened`, `TurnStarted` and
 //! `TurnEnded` in turns; for each [`Verb::Deliver`] one `Accepted` with a later `TurnEnded`, unless
 //! the program ends before; for each other verb that wants an answer one `Answered`, after an
-//! injected text only when the program has begun with it. To the program: [`Output::Write`] with one
-//! whole line, and [`Output::CloseInput`] at [`Verb::Stop`]. To files: `Follow` while the record has
-//! to be searched, then `Unfollow`.
+//! injected text only when the program has begun with it. To the program: [`Output::Write`] with
+//! one whole line, and [`Output::CloseInput`] at [`Verb::Stop`]. To files: `Follow` while the
+//! record has to be searched, then `Unfollow`.
 //!
 //! **The caller** gives every input with a clock that never goes back, calls with [`Input::Wake`]
 //! at [`Session::next_deadline`], carries out the outputs in order, and gives `CaughtUp` once the
@@ -156,16 +156,16 @@ impl StreamSession {
 
     // ---- outputs
 
-    fn signal(&mut self, event: SessionEvent) {
+    fn emit(&mut self, event: SessionEvent) {
         self.out.push(Output::Event(event));
     }
 
     fn info(&mut self, text: impl Into<String>) {
-        self.signal(SessionEvent::Log { warn: false, text: text.into() });
+        self.emit(SessionEvent::Log { warn: false, text: text.into() });
     }
 
     fn warn(&mut self, text: impl Into<String>) {
-        self.signal(SessionEvent::Log { warn: true, text: text.into() });
+        self.emit(SessionEvent::Log { warn: true, text: text.into() });
     }
 
     fn write(&mut self, value: &Value) {
@@ -179,7 +179,7 @@ impl StreamSession {
     }
 
     fn answer(&mut self, verb: VerbNumber, result: Result<Value, String>) {
-        self.signal(SessionEvent::Answered { verb, result });
+        self.emit(SessionEvent::Answered { verb, result });
     }
 
     // ---- verbs
@@ -208,7 +208,7 @@ impl StreamSession {
             }
             // Permissions come as messages here; a hook that asks too has no answer from us.
             Verb::Hook { ticket, .. } if ticket != Ticket::NOBODY => {
-                self.signal(SessionEvent::HookAnswer { ticket, answer: None })
+                self.emit(SessionEvent::HookAnswer { ticket, answer: None })
             }
             Verb::Hook { .. } | Verb::HookGone { .. } => {}
             Verb::Stop => {
@@ -250,14 +250,8 @@ impl StreamSession {
         self.out.push(Output::Unfollow);
         let agent = format!("Claude Code {}", self.version).trim().to_string();
         let (session, model) = (self.session.clone(), self.model.clone());
-        self.signal(SessionEvent::Opened(Opened {
-            session,
-            how,
-            agent,
-            model,
-            has_evidence: true,
-        }));
-        self.signal(SessionEvent::Fact {
+        self.emit(SessionEvent::Opened(Opened { session, how, agent, model, has_evidence: true }));
+        self.emit(SessionEvent::Fact {
             name: "transport",
             value: json!("stream: no terminal to attach to"),
         });
@@ -270,15 +264,15 @@ impl StreamSession {
         }
         self.turns += 1;
         self.turn = Some(Turn { number: self.turns, ..Default::default() });
-        self.signal(SessionEvent::Evidence(evidence.into()));
-        self.signal(SessionEvent::TurnStarted);
+        self.emit(SessionEvent::Evidence(evidence.into()));
+        self.emit(SessionEvent::TurnStarted);
     }
 
     fn fail_open(&mut self, reason: String, permanent: bool) {
         if !self.open && !self.over {
             self.over = true;
             self.opening = None;
-            self.signal(SessionEvent::OpenFailed { reason, permanent });
+            self.emit(SessionEvent::OpenFailed { reason, permanent });
         }
     }
 

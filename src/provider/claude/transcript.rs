@@ -14,25 +14,22 @@ use crate::core::chars::is_invisible;
 /// Longest line that is read; what is longer is skipped, so that memory stays bounded.
 pub const LINE_BYTES_MAX: usize = 4 << 20;
 
-/// What one line of a transcript says.
+/// What one line of a transcript says. Moments are wall clock, ms; 0: the line does not say.
 #[derive(Debug, Clone, PartialEq)]
+#[allow(missing_docs)] // the names say it
 pub enum Entry {
     /// Text that opens or joins a turn.
     Prompt(Prompt),
     /// One content block or more of an answer.
     Answer(Answer),
-    /// Results of tools: ids of the calls, and whether each failed.
+    /// Results of tools.
     Results {
-        /// Call and failure, in order.
+        /// Id of each call, and whether it failed, in order.
         calls: Vec<(String, bool)>,
-        /// When, ms; 0: it does not say.
         at: i64,
     },
     /// Somebody interrupted the turn.
-    Interrupted {
-        /// When, ms; 0: it does not say.
-        at: i64,
-    },
+    Interrupted { at: i64 },
     /// The context was shortened; the turn may go on if that was automatic.
     Compacted {
         /// `manual` or `auto`.
@@ -41,18 +38,15 @@ pub enum Entry {
     /// A text waits in the program's own queue.
     Enqueued(String),
     /// Bookkeeping after the end of a turn.
-    TurnOver {
-        /// When, ms; 0: it does not say.
-        at: i64,
-    },
+    TurnOver { at: i64 },
 }
 
 /// Text for the model.
 #[derive(Debug, Clone, PartialEq, Default)]
+#[allow(missing_docs)] // the names say it
 pub struct Prompt {
-    /// Of the entry; ours where the channel keeps it.
+    /// Id of the entry; ours where the channel keeps it.
     pub uuid: String,
-    /// What was said.
     pub text: String,
     /// A person said it at the terminal (or we did, by a paste).
     pub human: bool,
@@ -60,22 +54,21 @@ pub struct Prompt {
     pub joined: bool,
     /// It waited in the program's queue for a turn of its own.
     pub queued: bool,
-    /// When, ms; 0: it does not say.
+    /// Wall clock, ms; 0: it does not say.
     pub at: i64,
-    /// Id of the prompt, as hooks name it too.
+    /// Hooks name it by the same id.
     pub prompt_id: String,
 }
 
 /// A piece of an answer.
 #[derive(Debug, Clone, PartialEq, Default)]
+#[allow(missing_docs)] // the names say it
 pub struct Answer {
-    /// Of the entry.
+    /// Id of the entry.
     pub uuid: String,
-    /// Of the message: one message is several entries.
+    /// Id of the message: one message is several entries.
     pub message: String,
-    /// Model that gave it.
     pub model: String,
-    /// Its blocks.
     pub blocks: Vec<Block>,
     /// `end_turn` and the like; the final one on every entry.
     pub stop_reason: String,
@@ -83,24 +76,20 @@ pub struct Answer {
     pub tokens: u64,
     /// The text is an error of the API.
     pub is_error: bool,
-    /// When, ms; 0: it does not say.
+    /// Wall clock, ms; 0: it does not say.
     pub at: i64,
 }
 
 /// One block of an answer.
 #[derive(Debug, Clone, PartialEq)]
+#[allow(missing_docs)] // the names say it
 pub enum Block {
-    /// Said.
     Text(String),
-    /// Thought.
     Thinking(String),
     /// A call of a tool.
     Tool {
-        /// Of the call.
         id: String,
-        /// Of the tool.
         name: String,
-        /// What it is called with.
         input: Map<String, Value>,
     },
 }

@@ -99,7 +99,7 @@ impl AcpSession {
             ApprovalMode::ReadOnly => self.decide(&approval, Decision::Deny, "read-only"),
             ApprovalMode::Guarded => {
                 let view = self.view(approval, call, &offered);
-                self.signal(SessionEvent::ApprovalOpened(view));
+                self.emit(SessionEvent::ApprovalOpened(view));
             }
         }
     }
@@ -142,7 +142,7 @@ impl AcpSession {
         };
         self.write(&jsonrpc::result(&pending.request, json!({"outcome": outcome})));
         if self.settings.approval_mode == ApprovalMode::Guarded {
-            self.signal(SessionEvent::ApprovalClosed {
+            self.emit(SessionEvent::ApprovalClosed {
                 id: approval.to_string(),
                 reason: reason.to_string(),
             });

@@ -91,7 +91,7 @@ impl AcpSession {
     pub(super) fn fail_open(&mut self, reason: String, permanent: bool) {
         self.stage = Stage::Over;
         self.deadline = None;
-        self.signal(SessionEvent::OpenFailed { reason, permanent });
+        self.emit(SessionEvent::OpenFailed { reason, permanent });
     }
 
     pub(super) fn on_initialized(&mut self, now: Now, result: Result<Value, RpcError>) {
@@ -293,7 +293,7 @@ impl AcpSession {
             model: self.opening.model.clone(),
             has_evidence: self.opening.can_load,
         };
-        self.signal(SessionEvent::Opened(opened));
+        self.emit(SessionEvent::Opened(opened));
         self.next_turn();
     }
 }

@@ -121,7 +121,7 @@ impl AcpSession {
         let prompt = json!([{"type": "text", "text": text}]);
         let params = json!({"sessionId": self.session, "prompt": prompt});
         self.request(Request::Prompt, "session/prompt", params);
-        self.signal(SessionEvent::TurnStarted);
+        self.emit(SessionEvent::TurnStarted);
     }
 
     pub(super) fn interrupt(&mut self, now: Now, number: VerbNumber) {
@@ -160,7 +160,7 @@ impl AcpSession {
             self.mirror(turn.number, "reasoning", Some("notice"), turn.notice.clone());
         }
         for tool in turn.tools.values().filter(|tool| !tool.shown) {
-            self.signal(tool.mirror(turn.number, "ended"));
+            self.emit(tool.mirror(turn.number, "ended"));
         }
         self.abort_approvals("the turn is over");
         let text = if self.settings.capture_full { &turn.whole } else { &last };
@@ -169,11 +169,7 @@ impl AcpSession {
         if !text.is_empty() {
             self.mirror(turn.number, "response", None, text.clone());
         }
-        self.signal(SessionEvent::TurnEnded {
-            batch: turn.batch.map(|(batch, _)| batch),
-            end,
-            text,
-        });
+        self.emit(SessionEvent::TurnEnded { batch: turn.batch.map(|(batch, _)| batch), end, text });
         for verb in self.cancel.take().into_iter().flat_map(|cancel| cancel.verbs) {
             self.answer(verb, Ok(json!({"wasRunning": true})));
         }

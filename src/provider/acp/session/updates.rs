@@ -84,7 +84,7 @@ impl AcpSession {
         let number = |field: &str| update.get(field).and_then(Value::as_f64).filter(|n| *n >= 0.0);
         let (used, size) = (number("used"), number("size").filter(|size| *size > 0.0));
         if let (Some(used), Some(size)) = (used, size) {
-            self.signal(SessionEvent::Context(json!({
+            self.emit(SessionEvent::Context(json!({
                 "utilization": used / size, "lifecycleState": "active", "source": "api",
                 "confidence": "reported", "usedTokens": used, "windowTokens": size
             })));
@@ -134,7 +134,7 @@ impl AcpSession {
                 .collect::<Vec<_>>()
                 .join(": ");
             match error.get("willRetry").and_then(Value::as_bool) {
-                Some(true) => self.signal(SessionEvent::ProviderState(
+                Some(true) => self.emit(SessionEvent::ProviderState(
                     json!({"state": "retrying", "detail": one_line(&said, 300)}),
                 )),
                 _ => {
@@ -167,7 +167,7 @@ impl AcpSession {
         turn.taken = true;
         if let Some((batch, key)) = turn.batch.clone() {
             let evidence = format!("the agent sent {kind}");
-            self.signal(SessionEvent::Accepted { batch, key, evidence });
+            self.emit(SessionEvent::Accepted { batch, key, evidence });
         }
     }
 
@@ -255,7 +255,7 @@ impl AcpSession {
         if !tool.shown {
             tool.shown = true;
             let mirror = tool.mirror(number, status);
-            self.signal(mirror);
+            self.emit(mirror);
         }
     }
 }

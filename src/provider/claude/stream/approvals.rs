@@ -54,7 +54,7 @@ impl StreamSession {
         self.approvals.asked += 1;
         let prefix = self.start.nonce.get(..8).unwrap_or("approval");
         let id = format!("{prefix}-{}", self.approvals.asked);
-        self.signal(SessionEvent::ApprovalOpened(ask.view(&id)));
+        self.emit(SessionEvent::ApprovalOpened(ask.view(&id)));
         let deadline = now.tick + self.settings.approval_timeout;
         let pending = PendingApproval { request: request.into(), ask, deadline };
         self.approvals.pending.insert(id, pending);
@@ -82,7 +82,7 @@ impl StreamSession {
     }
 
     fn close_approval(&mut self, id: &str, why: &str) {
-        self.signal(SessionEvent::ApprovalClosed { id: id.to_string(), reason: why.to_string() });
+        self.emit(SessionEvent::ApprovalClosed { id: id.to_string(), reason: why.to_string() });
     }
 
     fn refuse(&mut self, request: &str, message: &str) {

@@ -99,7 +99,7 @@ impl StreamSession {
         if let Some(turn) = &mut self.turn {
             turn.is_command = true;
         }
-        self.signal(SessionEvent::Timeline(moment));
+        self.emit(SessionEvent::Timeline(moment));
     }
 
     /// The turn of the command is over. `said` is what the program said at its end.
@@ -114,7 +114,7 @@ impl StreamSession {
             Err(if said.is_empty() { format!("the session did not {name}") } else { said.into() })
         });
         if result.is_ok() {
-            self.signal(SessionEvent::Timeline(command.done()));
+            self.emit(SessionEvent::Timeline(command.done()));
         }
         let done = json!({"method": format!("/{name}"), "session": self.session});
         self.answer(verb, result.map(|()| done));

@@ -1,4 +1,5 @@
-//! What goes into the program: texts that wait for their turn, the lines that carry them, interrupts.
+//! What goes into the program: texts that wait for their turn, the lines that carry them, and
+//! interrupts.
 
 use std::time::Duration;
 

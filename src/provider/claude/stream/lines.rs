@@ -73,7 +73,7 @@ impl StreamSession {
                 self.begin_turn("the session took a line");
                 if let (Some(turn), Some((batch, key))) = (self.turn.as_mut(), taken) {
                     turn.batch = Some(batch);
-                    self.signal(SessionEvent::Accepted {
+                    self.emit(SessionEvent::Accepted {
                         batch,
                         key,
                         evidence: "the session says that it has begun with the line".into(),
@@ -96,7 +96,7 @@ impl StreamSession {
         };
         self.warn(format!("the session knew a line of batch {} already", delivery.batch));
         let (batch, key) = (delivery.batch, delivery.key.clone());
-        self.signal(SessionEvent::Accepted {
+        self.emit(SessionEvent::Accepted {
             batch,
             key,
             evidence: "the session knew the line already".into(),
@@ -118,16 +118,16 @@ impl StreamSession {
                 let model = text("/model");
                 if !model.is_empty() && self.model.as_deref() != Some(model) {
                     self.model = Some(model.to_string());
-                    self.signal(SessionEvent::Fact { name: "model", value: json!(model) });
+                    self.emit(SessionEvent::Fact { name: "model", value: json!(model) });
                 }
-                self.signal(SessionEvent::Fact {
+                self.emit(SessionEvent::Fact {
                     name: "mode",
                     value: json!(text("/permissionMode")),
                 });
                 let session = text("/session_id").to_string();
                 if !session.is_empty() && session != self.session {
                     self.session = session.clone();
-                    self.signal(SessionEvent::ConversationChanged { session });
+                    self.emit(SessionEvent::ConversationChanged { session });
                     if self.is_clearing() {
                         self.context_result = Some(Ok(()));
                     }
@@ -141,7 +141,7 @@ impl StreamSession {
                     frame["max_retries"]
                 );
                 self.turn.iter_mut().for_each(|turn| turn.retries = true);
-                self.signal(SessionEvent::ProviderState(
+                self.emit(SessionEvent::ProviderState(
                     json!({"state": "retrying", "detail": detail}),
                 ));
             }
@@ -149,12 +149,12 @@ impl StreamSession {
                 "success" => self.context_result = Some(Ok(())),
                 "failed" => self.context_result = Some(Err(text("/compact_error").to_string())),
                 _ if text("/status") == "compacting" && self.context.is_none() => {
-                    self.signal(SessionEvent::Timeline("compacting"))
+                    self.emit(SessionEvent::Timeline("compacting"))
                 }
                 _ => {}
             },
             "compact_boundary" if self.context.is_none() => {
-                self.signal(SessionEvent::Timeline("compacted"))
+                self.emit(SessionEvent::Timeline("compacted"))
             }
             "background_tasks_changed" => self.on_background(frame),
             _ => {}
@@ -178,12 +178,12 @@ impl StreamSession {
         }
         for (id, kind) in std::mem::take(&mut self.background) {
             if !now.contains_key(&id) {
-                self.signal(SessionEvent::Work { kind, id, label: String::new(), runs: false });
+                self.emit(SessionEvent::Work { kind, id, label: String::new(), runs: false });
             }
         }
         for (id, (kind, label)) in now {
             self.background.insert(id.clone(), kind);
-            self.signal(SessionEvent::Work { kind, id, label, runs: true });
+            self.emit(SessionEvent::Work { kind, id, label, runs: true });
         }
     }
 
@@ -223,7 +223,7 @@ impl StreamSession {
         }
         if !before.trim().is_empty() {
             let label = Some("narration".into());
-            self.signal(SessionEvent::Mirror(Mirror {
+            self.emit(SessionEvent::Mirror(Mirror {
                 kind: "reasoning",
                 body: before,
                 label,
@@ -234,7 +234,7 @@ impl StreamSession {
         }
         answer.stop_reason = "end_turn".into();
         for step in activity::steps(&answer, number) {
-            self.signal(SessionEvent::Mirror(step));
+            self.emit(SessionEvent::Mirror(step));
         }
     }
 }

@@ -56,7 +56,7 @@ impl StreamSession {
         let end = result.end(&turn);
         let answer = self.answer_of(&turn, &end, result);
         if !turn.is_command && !answer.trim().is_empty() {
-            self.signal(SessionEvent::Mirror(Mirror {
+            self.emit(SessionEvent::Mirror(Mirror {
                 kind: "response",
                 body: answer.clone(),
                 label: None,
@@ -66,10 +66,10 @@ impl StreamSession {
             }));
         }
         self.tell_context();
-        self.signal(SessionEvent::Evidence("the session told the end of the turn".into()));
+        self.emit(SessionEvent::Evidence("the session told the end of the turn".into()));
         let text = if matches!(end, TurnEnd::Failed(_)) { String::new() } else { answer };
         let batch = self.batch_of(&turn);
-        self.signal(SessionEvent::TurnEnded { batch, end, text });
+        self.emit(SessionEvent::TurnEnded { batch, end, text });
         if turn.is_command {
             // Another turn may have ended just before that of the command.
             if !result.is_of_command() && self.context_result.is_none() {
@@ -119,7 +119,7 @@ impl StreamSession {
                 "windowTokens": self.window, "model": self.model
             });
             self.tokens = 0;
-            self.signal(SessionEvent::Context(context));
+            self.emit(SessionEvent::Context(context));
         }
     }
 }

@@ -109,14 +109,14 @@ impl Approvals {
         if self.rejects_all && !ask.is_question() {
             let reason = "This agent is read-only: its runner allows no tool that asks.";
             let answer = ask.answer(Decision::Deny, Some(reason), None);
-            out.signal(SessionEvent::HookAnswer {
+            out.emit(SessionEvent::HookAnswer {
                 ticket,
                 answer: Some(answer.for_hook(HookName::PermissionRequest.as_str())),
             });
             return None;
         }
         if self.pending.len() >= APPROVALS_MAX {
-            out.signal(SessionEvent::HookAnswer { ticket, answer: None });
+            out.emit(SessionEvent::HookAnswer { ticket, answer: None });
             return None;
         }
         Some(Request { ticket, ask, agent })
@@ -126,7 +126,7 @@ impl Approvals {
     pub fn open(&mut self, now: Now, request: Request, out: &mut Out) {
         self.count += 1;
         let id = format!("{}-{}", self.id_prefix, self.count);
-        out.signal(SessionEvent::ApprovalOpened(request.ask.view(&id)));
+        out.emit(SessionEvent::ApprovalOpened(request.ask.view(&id)));
         let Request { ticket, ask, agent } = request;
         let deadline = now.tick + self.timeout;
         let pending = PendingApproval { ticket, ask, agent, asked_at: now.wall.0, deadline };
@@ -166,8 +166,8 @@ impl Approvals {
         self.decided_by_us = true;
         let answer = pending.ask.answer(verdict.decision, verdict.reason, verdict.answers);
         let answer = Some(answer.for_hook(HookName::PermissionRequest.as_str()));
-        out.signal(SessionEvent::HookAnswer { ticket: pending.ticket, answer });
-        out.signal(SessionEvent::ApprovalClosed { id: id.into(), reason: why.into() });
+        out.emit(SessionEvent::HookAnswer { ticket: pending.ticket, answer });
+        out.emit(SessionEvent::ApprovalClosed { id: id.into(), reason: why.into() });
     }
 
     // ---- answers of others
@@ -175,8 +175,8 @@ impl Approvals {
     /// The question is gone, whoever answered it.
     fn withdraw(&mut self, id: &str, why: &str, out: &mut Out) {
         let Some(pending) = self.pending.remove(id) else { return };
-        out.signal(SessionEvent::HookAnswer { ticket: pending.ticket, answer: None });
-        out.signal(SessionEvent::ApprovalClosed { id: id.into(), reason: why.into() });
+        out.emit(SessionEvent::HookAnswer { ticket: pending.ticket, answer: None });
+        out.emit(SessionEvent::ApprovalClosed { id: id.into(), reason: why.into() });
     }
 
     fn ids(&self, of: impl Fn(&PendingApproval) -> bool) -> Vec<String> {
@@ -189,7 +189,7 @@ impl Approvals {
         for id in self.ids(|pending| pending.ticket == ticket).into_iter().take(1) {
             self.pending.remove(&id);
             let reason = "the session withdrew the question".into();
-            out.signal(SessionEvent::ApprovalClosed { id, reason });
+            out.emit(SessionEvent::ApprovalClosed { id, reason });
         }
     }
 

@@ -48,24 +48,14 @@ impl Background {
         }
         if self.running.insert(id.to_string(), kind).is_none() {
             let label = label.chars().take(LABEL_CHARS_MAX).collect();
-            out.signal(SessionEvent::Work {
-                kind: kind.as_str(),
-                id: id.into(),
-                label,
-                runs: true,
-            });
+            out.emit(SessionEvent::Work { kind: kind.as_str(), id: id.into(), label, runs: true });
         }
     }
 
     pub fn ended(&mut self, id: &str, kind: Kind, out: &mut Out) {
         if self.running.remove(id).is_some() {
             let label = String::new();
-            out.signal(SessionEvent::Work {
-                kind: kind.as_str(),
-                id: id.into(),
-                label,
-                runs: false,
-            });
+            out.emit(SessionEvent::Work { kind: kind.as_str(), id: id.into(), label, runs: false });
         }
     }
 

@@ -147,7 +147,7 @@ impl Commands {
         if let Some(pending) = &mut self.context {
             let silent_until = Some(now.tick + CONTEXT_START);
             pending.progress = Progress::Submitted { silent_until };
-            out.signal(SessionEvent::Timeline(pending.command.begun()));
+            out.emit(SessionEvent::Timeline(pending.command.begun()));
         }
     }
 
@@ -182,7 +182,7 @@ impl Commands {
             pending.command == command && pending.progress != Progress::Waits
         };
         if let Some(pending) = self.context.take_if(is_it) {
-            out.signal(SessionEvent::Timeline(command.done()));
+            out.emit(SessionEvent::Timeline(command.done()));
             out.answer(pending.verb, Ok(json!({"method": command.as_str(), "session": session})));
         }
     }

@@ -71,8 +71,8 @@ impl TuiSession {
         self.commands.on_turn_begun();
         let local = self.commands.changes_context();
         self.turns.begin(now, local, self.observed.registry_is_idle());
-        self.out.signal(SessionEvent::Evidence(evidence.into()));
-        self.out.signal(SessionEvent::TurnStarted);
+        self.out.emit(SessionEvent::Evidence(evidence.into()));
+        self.out.emit(SessionEvent::TurnStarted);
         if self.commands.is_interrupting() && self.sender.has_submitted(now) {
             self.press_escape();
         }
@@ -96,9 +96,9 @@ impl TuiSession {
             let body = turn.text.clone();
             self.mirror("response", body, turn.number, None);
         }
-        self.out.signal(SessionEvent::Evidence(evidence.into()));
+        self.out.emit(SessionEvent::Evidence(evidence.into()));
         let (batch, end, text) = (turn.batch, turn.end, turn.text);
-        self.out.signal(SessionEvent::TurnEnded { batch, end, text });
+        self.out.emit(SessionEvent::TurnEnded { batch, end, text });
         self.usage.tell_estimate(&mut self.out);
         self.commands.finish_interrupt(true, &mut self.out);
         self.commands.on_turn_ended(now);
@@ -130,7 +130,7 @@ impl TuiSession {
             },
         };
         if self.turns.set_activity(activity) {
-            self.out.signal(SessionEvent::ProviderState(value));
+            self.out.emit(SessionEvent::ProviderState(value));
         }
     }
 
@@ -141,7 +141,7 @@ impl TuiSession {
         turn: u64,
         key: Option<String>,
     ) {
-        self.out.signal(SessionEvent::Mirror(Mirror {
+        self.out.emit(SessionEvent::Mirror(Mirror {
             kind,
             body,
             label: None,
@@ -162,7 +162,7 @@ impl TuiSession {
         let is_open = self.startup.is_open();
         let Some(adopted) = self.identity.adopt(now, session, is_open) else { return };
         if is_open {
-            self.out.signal(SessionEvent::ConversationChanged { session: session.to_string() });
+            self.out.emit(SessionEvent::ConversationChanged { session: session.to_string() });
             self.context_done(ContextCommand::Clear);
             self.observe(now, Event::SessionMoved);
         }
@@ -244,15 +244,15 @@ impl TuiSession {
             }
             return self.after_settled(now);
         };
-        self.out.signal(SessionEvent::Accepted { batch, key, evidence: evidence.into() });
+        self.out.emit(SessionEvent::Accepted { batch, key, evidence: evidence.into() });
         match self.turns.last_end().filter(|_| was_over) {
             // Its turn was over before the proof was on disk.
             Some(last) => {
                 let (end, text) = (last.end.clone(), last.text.clone());
-                self.out.signal(SessionEvent::TurnEnded { batch: Some(batch), end, text });
+                self.out.emit(SessionEvent::TurnEnded { batch: Some(batch), end, text });
                 self.commands.finish_interrupt(true, &mut self.out);
                 if self.turns.is_running() {
-                    self.out.signal(SessionEvent::TurnStarted); // another one runs
+                    self.out.emit(SessionEvent::TurnStarted); // another one runs
                 }
             }
             None => {

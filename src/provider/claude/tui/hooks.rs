@@ -72,7 +72,7 @@ impl TuiSession {
 
     fn answer_hook(&mut self, ticket: Ticket) {
         if ticket != Ticket::NOBODY {
-            self.out.signal(SessionEvent::HookAnswer { ticket, answer: None });
+            self.out.emit(SessionEvent::HookAnswer { ticket, answer: None });
         }
     }
 
@@ -202,7 +202,7 @@ impl TuiSession {
     /// A compaction that nobody has ordered is shown, too.
     fn tell_own_compaction(&mut self, moment: &'static str) {
         if !self.commands.has_context() {
-            self.out.signal(SessionEvent::Timeline(moment));
+            self.out.emit(SessionEvent::Timeline(moment));
         }
     }
 

@@ -12,13 +12,14 @@
 //! Each may be missing, late or doubled. [`Input::Closed`] is the last one.
 //!
 //! **Out.** To the agent: `Opened` or `OpenFailed` once; after `Opened`, `TurnStarted` and
-//! `TurnEnded` in turns; for each [`Verb::Deliver`] one `Taken` with a later `TurnEnded`, or one
-//! `Refused`; for each other verb one `Answered`. To the terminal: `Look`, `Paste`, `Press`.
-//! To files and sockets: `Watch`, `Follow`, `Post`.
+//! `TurnEnded` in turns; for each [`Verb::Deliver`] one `Accepted` with a later `TurnEnded`, or one
+//! `Refused`; for each other verb one `Answered`. To the terminal: `CaptureScreen`, `Paste`,
+//! `Press`. To files and sockets: `Watch`, `Follow`, `WriteSocket`.
 //!
 //! **The caller** gives every input with a clock that never goes back, calls with [`Input::Wake`]
-//! at [`Session::next_deadline`], carries out the outputs in order, and answers each `Look` with a
-//! `Screen` or a `TermFailed`, each `Post` with a `Posted`.
+//! at [`Session::next_deadline`], carries out the outputs in order, and answers each
+//! `CaptureScreen` with a `ScreenCaptured` or a `TerminalFailed`, each `WriteSocket` with a
+//! `SocketWritten`.
 //!
 //! # Parts
 //!

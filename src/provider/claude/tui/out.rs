@@ -18,24 +18,24 @@ impl Out {
         self.0.extend(keys.iter().map(|key| Output::Press(key)));
     }
 
-    pub fn signal(&mut self, signal: SessionEvent) {
-        self.0.push(Output::Event(signal));
+    pub fn emit(&mut self, event: SessionEvent) {
+        self.0.push(Output::Event(event));
     }
 
     pub fn fact(&mut self, name: &'static str, value: Value) {
-        self.signal(SessionEvent::Fact { name, value });
+        self.emit(SessionEvent::Fact { name, value });
     }
 
     pub fn answer(&mut self, verb: VerbNumber, result: Result<Value, String>) {
-        self.signal(SessionEvent::Answered { verb, result });
+        self.emit(SessionEvent::Answered { verb, result });
     }
 
     pub fn warn(&mut self, text: impl Into<String>) {
-        self.signal(SessionEvent::Log { warn: true, text: text.into() });
+        self.emit(SessionEvent::Log { warn: true, text: text.into() });
     }
 
     pub fn info(&mut self, text: impl Into<String>) {
-        self.signal(SessionEvent::Log { warn: false, text: text.into() });
+        self.emit(SessionEvent::Log { warn: false, text: text.into() });
     }
 
     /// Everything so far; nothing is left.

@@ -187,8 +187,8 @@ impl Startup {
             _ => OpenMode::New,
         };
         let evidence = "the session registry says idle and the input box is shown";
-        out.signal(SessionEvent::Evidence(evidence.into()));
-        out.signal(SessionEvent::Opened(Opened {
+        out.emit(SessionEvent::Evidence(evidence.into()));
+        out.emit(SessionEvent::Opened(Opened {
             session: session.into(),
             how,
             agent: format!("Claude Code {version}").trim().to_string(),
@@ -207,7 +207,7 @@ impl Startup {
     fn fail(&mut self, reason: String, permanent: bool, out: &mut Out) {
         if !self.is_open() && !self.is_over() {
             self.phase = Phase::Failed;
-            out.signal(SessionEvent::OpenFailed { reason, permanent });
+            out.emit(SessionEvent::OpenFailed { reason, permanent });
         }
     }
 
@@ -253,7 +253,7 @@ impl Startup {
     /// What is told last of a session that ended.
     pub fn tell_left(&mut self, out: &mut Out) {
         if let Some(reason) = self.left.take().filter(|_| self.is_open()) {
-            out.signal(SessionEvent::EndedByUser { reason });
+            out.emit(SessionEvent::EndedByUser { reason });
         }
     }
 

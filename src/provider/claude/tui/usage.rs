@@ -69,7 +69,7 @@ impl Usage {
         let is_large =
             used > WINDOW || self.model.as_deref().is_some_and(|model| model.contains("[1m]"));
         let window = if is_large { LARGE_WINDOW } else { WINDOW };
-        out.signal(SessionEvent::Context(json!({
+        out.emit(SessionEvent::Context(json!({
             "utilization": (used as f64 / window as f64).min(1.0), "lifecycleState": "active",
             "source": "estimate", "confidence": "estimated",
             "usedTokens": used, "windowTokens": window, "model": self.model
@@ -92,7 +92,7 @@ impl Usage {
         let model = payload.pointer("/model/id").and_then(Value::as_str).unwrap_or_default();
         if let (Some(window), true) = (window, used > 0.0) {
             self.source = Source::StatusLine;
-            out.signal(SessionEvent::Context(json!({
+            out.emit(SessionEvent::Context(json!({
                 "utilization": used / window, "lifecycleState": "active",
                 "source": "statusline", "confidence": "reported",
                 "usedTokens": used, "windowTokens": window, "model": model

@@ -163,7 +163,7 @@ impl TuiSession {
         }
         if !answer.is_error {
             for step in steps(answer, place.turn) {
-                self.out.signal(SessionEvent::Mirror(step));
+                self.out.emit(SessionEvent::Mirror(step));
             }
         }
     }

@@ -27,7 +27,7 @@ pub(super) struct Item {
     pub text: String,
     /// A person says it.
     pub person: bool,
-    /// Who is told that it arrived, where it is no parcel.
+    /// Who is told that it arrived, where it is no delivery.
     pub verb: Option<VerbNumber>,
     /// A command of the program, not a text for the model.
     pub is_command: bool,

@@ -304,7 +304,7 @@ impl Sender {
         self.notice.tell(None, out);
         match sent.item.delivery {
             Some(Delivery { batch, key, .. }) => {
-                out.signal(SessionEvent::Refused { batch, key, why: why.into() });
+                out.emit(SessionEvent::Refused { batch, key, why: why.into() });
                 if !around.turns.is_running() {
                     tell_no_turn(out);
                 }
@@ -394,5 +394,5 @@ impl Sender {
 /// Whoever waits for the end of a turn that will not come is told that it is over.
 fn tell_no_turn(out: &mut Out) {
     let (end, text) = (TurnEnd::Cancelled, String::new());
-    out.signal(SessionEvent::TurnEnded { batch: None, end, text });
+    out.emit(SessionEvent::TurnEnded { batch: None, end, text });
 }

@@ -28,7 +28,7 @@ impl MonitorProof {
 /// The monitors are told that it waits.
 pub(super) fn announce(item: &Item, out: &mut Out) {
     let batch = item.delivery.as_ref().map(|delivery| delivery.batch).unwrap_or_default();
-    out.signal(SessionEvent::Announce { batch });
+    out.emit(SessionEvent::Announce { batch });
 }
 
 impl Sender {

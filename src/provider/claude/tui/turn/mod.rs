@@ -45,7 +45,7 @@ enum State {
 pub(super) enum Activity {
     #[default]
     Running,
-    /// For somebody's answer.
+    /// It waits for somebody's answer.
     Waiting,
     Compacting,
     /// The API is asked again; which attempt.
@@ -66,7 +66,7 @@ struct Turn {
     answered: bool,
     /// Somebody pressed Escape.
     interrupted: bool,
-    /// A compaction or a fresh start.
+    /// It is a context command, not a conversation.
     local: bool,
     activity: Activity,
     /// First line of the text of ours that it took, squeezed; empty: none of ours.
