@@ -33,7 +33,7 @@ pub(super) fn with_examples(text: &str) -> String {
     note = "Inside an agent's session (AGENT_RELAY_ID is set) a command speaks as that agent; a person's commands need --as-operator there, before or behind the command.",
     error_code(0, "done, or stopped as asked"),
     error_code(1, "the answer is no, or the provider failed for good"),
-    error_code(2, "wrong use or configuration"),
+    error_code(2, "invalid arguments or configuration"),
     error_code(3, "the other side cannot be reached"),
     error_code(70, "a bug"),
     error_code(

@@ -101,9 +101,10 @@ impl Client {
             ));
         }
         let answer = self.once(method, path, body)?;
-        match answer.0 == 401 && self.look_again()? {
-            true => self.once(method, path, body),
-            false => Ok(answer),
+        if answer.0 == 401 && self.look_again()? {
+            self.once(method, path, body)
+        } else {
+            Ok(answer)
         }
     }
 
@@ -114,9 +115,10 @@ impl Client {
         body: Option<&Value>,
     ) -> Result<(u16, Value), Failure> {
         let token = self.token.borrow().clone();
-        let answer = match method == "GET" && self.base.is_loopback() {
-            true => self.http.get_within(path, &token, READ_LIMIT),
-            false => self.http.call(method, path, body, &token),
+        let answer = if method == "GET" && self.base.is_loopback() {
+            self.http.get_within(path, &token, READ_LIMIT)
+        } else {
+            self.http.call(method, path, body, &token)
         };
         answer.map_err(|cause| self.unreachable(&cause))
     }
@@ -142,7 +144,7 @@ impl Client {
         let hint = match cause {
             // Not the agent's to mend.
             _ if self.session.is_some() => {
-                Some("the relay is away, its runner tries on".to_string())
+                Some("the relay cannot be reached; its runner keeps trying".to_string())
             }
             Cause::TimedOut(_) => listener::silent(&self.base),
             _ => None,
@@ -199,12 +201,10 @@ impl Client {
     /// Whether a relay answers there.
     pub fn health(&self) -> Result<Value, Failure> {
         let (status, body) = self.raw("GET", path::HEALTH, None)?;
-        match status == 200 && body.get("ok") == Some(&json!(true)) {
-            true => Ok(body),
-            false => Err(Failure::unreachable(format!(
-                "what answers at {} is not a relay",
-                self.base.url
-            ))),
+        if status == 200 && body.get("ok") == Some(&json!(true)) {
+            Ok(body)
+        } else {
+            Err(Failure::unreachable(format!("what answers at {} is not a relay", self.base.url)))
         }
     }
 

@@ -23,6 +23,8 @@ use crate::wire::api::{TokenRecord, path};
 const VERSION_TIME: Duration = Duration::from_secs(10);
 /// Free space below this is a warning.
 const FREE_BYTES_MIN: u64 = 200 << 20;
+/// A token that ends sooner is worth a word, ms: a day.
+const TOKEN_LEFT_MS_MIN: i64 = 24 * 3_600_000;
 /// A difference of clocks above this is a warning: times of messages get confusing.
 const SKEW_MS_MAX: i64 = 5_000;
 /// Oldest version of tmux that works.
@@ -106,7 +108,7 @@ pub fn doctor(options: &Doctor) -> Outcome {
         }
         print::line(&format!("{word:<5} {:<10} {}", finding.check, finding.found));
         if !finding.cure.is_empty() {
-            print::line(&format!("                 cure: {}", finding.cure));
+            print::line(&format!("                 fix: {}", finding.cure));
         }
     }
     Ok(if broken { NO } else { OK })
@@ -136,13 +138,14 @@ fn files(findings: &mut Findings, global: &Global) {
     modes(findings, home);
     let free = os::free_bytes(home).unwrap_or(u64::MAX);
     let told = format!("{:.1} GB free", free as f64 / 1e9);
-    match free >= FREE_BYTES_MIN {
-        true => findings.fine("disk", told),
-        false => findings.broken(
+    if free >= FREE_BYTES_MIN {
+        findings.fine("disk", told)
+    } else {
+        findings.broken(
             "disk",
             told,
             format!("free space on the disk of {shown}; stores stop taking messages without it"),
-        ),
+        )
     }
 }
 
@@ -227,22 +230,20 @@ fn relay(findings: &mut Findings, global: &Global) {
     );
     if let Some(theirs) = health["serverTime"].as_i64() {
         let skew = theirs - (before + print::now_ms()) / 2;
-        match skew.abs() <= SKEW_MS_MAX {
-            true => findings.fine("clock", format!("{skew} ms from the relay's")),
-            false => findings.weak(
+        if skew.abs() <= SKEW_MS_MAX {
+            findings.fine("clock", format!("{skew} ms from the relay's"))
+        } else {
+            findings.weak(
                 "clock",
                 format!("{} s from the relay's", skew / 1000),
                 "set both clocks by NTP: timedatectl set-ntp true",
-            ),
+            )
         }
     }
-    let cure = match global.session.is_some() {
-        true => {
-            "the agent's runner gets one from the relay: look at its log, in the folder logs of its home"
-        }
-        false => {
-            "on the hub's machine `agent-relay token create`, then set \"token\" in config.json or AGENT_RELAY_TOKEN"
-        }
+    let cure = if global.session.is_some() {
+        "the agent's runner gets one from the relay: look at its log, in the folder logs of its home"
+    } else {
+        "on the hub's machine `agent-relay token create`, then set \"token\" in config.json or AGENT_RELAY_TOKEN"
     };
     match global.token.clone() {
         None => findings.broken("token", "none is set", cure),
@@ -259,15 +260,16 @@ fn token(findings: &mut Findings, client: &Client, token: Secret, cure: &str) {
             let ends = left.map_or("never ends".to_string(), |left| {
                 format!("ends in {}", print::format_duration(left))
             });
-            match left.is_some_and(|left| {
-                left < 24 * 3_600_000 && !record.profile_id.starts_with("provider-")
-            }) {
-                true => findings.weak(
+            // Runners renew the tokens of their agents.
+            let is_renewed = record.profile_id.starts_with("provider-");
+            if left.is_some_and(|left| left < TOKEN_LEFT_MS_MIN) && !is_renewed {
+                findings.weak(
                     "token",
                     format!("{}, {ends}", record.profile_id),
                     "make a new one: `agent-relay token create`",
-                ),
-                false => findings.fine("token", format!("{}, {ends}", record.profile_id)),
+                )
+            } else {
+                findings.fine("token", format!("{}, {ends}", record.profile_id))
             }
         }
         Ok((401 | 403, _)) => {
@@ -433,9 +435,10 @@ fn tmux(findings: &mut Findings) {
             .and_then(|n| n.parse().ok())
             .unwrap_or(0)
     };
-    match (number(), number()) >= TMUX_MIN {
-        true => findings.fine("tmux", version),
-        false => findings.weak("tmux", format!("{version} is too old"), cure),
+    if (number(), number()) >= TMUX_MIN {
+        findings.fine("tmux", version)
+    } else {
+        findings.weak("tmux", format!("{version} is too old"), cure)
     }
 }
 

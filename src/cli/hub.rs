@@ -34,7 +34,7 @@ pub fn hub(options: &Hub) -> Outcome {
             Err(Failure::usage(format!("{more:?} is too much; see `agent-relay hub --help`")))
         }
         [word, ..] => Err(Failure::usage(format!(
-            "a hub knows status, backup FILE, restore FILE and vacuum, not {word:?}; without a word it runs"
+            "there is no hub action {word:?}; use status, backup FILE, restore FILE or vacuum, or none to run it"
         ))),
     }
 }
@@ -72,10 +72,12 @@ fn serve(options: &Hub) -> Outcome {
         .map_err(|error| Failure::system(format!("cannot listen: {error}")))?;
     let scheme = if tls.is_some() { "https" } else { "http" };
     // A wildcard address is no place to connect to.
-    let place = match address.ip().is_unspecified() {
-        true if tls.is_some() => format!("{}:{}", crate::os::hostname(), address.port()),
-        true => format!("127.0.0.1:{}", address.port()),
-        false => address.to_string(),
+    let place = if !address.ip().is_unspecified() {
+        address.to_string()
+    } else if tls.is_some() {
+        format!("{}:{}", crate::os::hostname(), address.port())
+    } else {
+        format!("127.0.0.1:{}", address.port())
     };
     let url = options.url.clone().unwrap_or_else(|| format!("{scheme}://{place}"));
     let opened = run::open(&home, &url, !options.temporary)?;
@@ -203,18 +205,13 @@ fn status(as_json: bool) -> Outcome {
 
 /// No hub answers: what its files tell all the same.
 fn offline_status(home: &Path, as_json: bool, seen: &[health::Seen], failure: Failure) -> Outcome {
-    match as_json {
-        _ if seen.is_empty() => {}
-        true => print::json(
-            &serde_json::json!({"process": null, "files": health::hub_json(home, seen)}),
-        ),
-        false => {
-            print::line(&format!(
-                "no hub answers; its files in {}:",
-                run::directory(home).display()
-            ));
-            show_files(home, seen);
-        }
+    if as_json && !seen.is_empty() {
+        let files = health::hub_json(home, seen);
+        print::json(&serde_json::json!({"process": null, "files": files}));
+    } else if !seen.is_empty() {
+        let dir = run::directory(home);
+        print::line(&format!("no hub answers; its files in {}:", dir.display()));
+        show_files(home, seen);
     }
     Err(failure)
 }
@@ -223,7 +220,7 @@ fn show_files(home: &Path, seen: &[health::Seen]) {
     for seen in seen {
         print::line(&format!("  {:<14}{}", "file", seen.found));
         if !seen.cure.is_empty() {
-            print::line(&format!("  {:<14}cure: {}", "", seen.cure));
+            print::line(&format!("  {:<14}fix: {}", "", seen.cure));
         }
     }
     if let Some(free) = crate::os::free_bytes(&run::directory(home)).filter(|_| !seen.is_empty()) {

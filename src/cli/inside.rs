@@ -71,10 +71,7 @@ pub fn refusal(name: &str) -> Failure {
 
 /// A person's command in an agent's session is refused.
 pub fn check(reach: Reach, name: &str) -> Result<(), Failure> {
-    match reach == Reach::Operator && env(ENV_AGENT).is_some() {
-        true => Err(refusal(name)),
-        false => Ok(()),
-    }
+    if reach == Reach::Operator && env(ENV_AGENT).is_some() { Err(refusal(name)) } else { Ok(()) }
 }
 
 /// Takes the switch out of the words; what follows `--` is somebody else's.

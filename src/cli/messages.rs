@@ -63,10 +63,7 @@ fn fetch(
 }
 
 fn show_line(inbox: &Inbox, message: &Message) {
-    match inbox.json {
-        true => print::json(&json!(message)),
-        false => show(message, Some(300)),
-    }
+    if inbox.json { print::json(&json!(message)) } else { show(message, Some(300)) }
 }
 
 /// After it was shown: whoever is killed between sees it again, never not at all.

@@ -262,7 +262,7 @@ pub(super) fn help(name: &str) -> String {
     }
     text.push_str(
         "\nExit codes: 0 stopped as asked, 1 the provider failed for good, \
-         2 wrong use or configuration, 3 the other side cannot be reached, 70 a bug, \
+         2 invalid arguments or configuration, 3 the other side cannot be reached, 70 a bug, \
          71 the system refused something at the start (disk, descriptors, memory, permissions): trying again may help.",
     );
     text

@@ -44,10 +44,7 @@ fn put(text: &str) {
             1
         }
     };
-    match STAYS.get() {
-        true => BROKEN.set(Some(code)),
-        false => std::process::exit(code.into()),
-    }
+    if STAYS.get() { BROKEN.set(Some(code)) } else { std::process::exit(code.into()) }
 }
 
 fn try_put(text: &str) -> std::io::Result<()> {
@@ -92,12 +89,12 @@ fn ascii_where_active(json: String) -> String {
     }
     let mut escaped = String::with_capacity(json.len() + 64);
     for c in json.chars() {
-        match chars::is_active(c) {
-            true => c
-                .encode_utf16(&mut [0; 2])
+        if chars::is_active(c) {
+            c.encode_utf16(&mut [0; 2])
                 .iter()
-                .for_each(|unit| escaped.push_str(&format!("\\u{unit:04x}"))),
-            false => escaped.push(c),
+                .for_each(|unit| escaped.push_str(&format!("\\u{unit:04x}")))
+        } else {
+            escaped.push(c)
         }
     }
     escaped

@@ -196,7 +196,7 @@ fn write_info(files: &RunnerFiles, info: &RunnerInfo) -> Result<(), Failure> {
 fn greet(settings: &RunSettings, base: &Base, quiet: bool) {
     if !quiet {
         print::notice(&format!(
-            "agent {0} on {1}; `agent-relay status {0} --why` tells how it is",
+            "agent {0} on {1}; `agent-relay status {0} --why` shows its status",
             settings.agent.agent_id, base.url
         ));
         tell_if_away(base);

@@ -20,17 +20,14 @@ use crate::wire::bus::RelayFrame;
 
 /// Text of the command line or of standard input.
 fn text(words: Vec<String>, stdin: bool, what: &str) -> Result<String, Failure> {
-    let text = match stdin {
-        true => {
-            let mut text = String::new();
-            let read =
-                std::io::stdin().take(MESSAGE_BODY_BYTES_MAX as u64 + 1).read_to_string(&mut text);
-            read.map_err(|error| {
-                Failure::usage(format!("standard input is not valid text: {error}"))
-            })?;
-            text.trim_end_matches('\n').to_string()
-        }
-        false => words.join(" "),
+    let text = if stdin {
+        let mut text = String::new();
+        let read =
+            std::io::stdin().take(MESSAGE_BODY_BYTES_MAX as u64 + 1).read_to_string(&mut text);
+        read.map_err(|error| Failure::usage(format!("standard input is not valid text: {error}")))?;
+        text.trim_end_matches('\n').to_string()
+    } else {
+        words.join(" ")
     };
     if text.trim().is_empty() {
         return Err(Failure::usage(format!(
@@ -96,9 +93,10 @@ pub fn send(send: Send) -> Outcome {
             path::TASKS,
             Some(&json!({"to": send.to, "title": title, "body": body})),
         )?;
-        match send.json {
-            true => print::json(&task),
-            false => print::line(&format!("task {} as message #{}", task["id"], task["messageId"])),
+        if send.json {
+            print::json(&task)
+        } else {
+            print::line(&format!("task {} as message #{}", task["id"], task["messageId"]))
         }
         return waiting.as_mut().map_or(Ok(OK), |waiting| waiting.wait(&task["messageId"]));
     }
@@ -129,21 +127,20 @@ pub fn send(send: Send) -> Outcome {
 /// Says that something is sent, or on its way.
 fn told(sent: &Value, as_json: bool) -> Outcome {
     if !tell_queued(sent, as_json) {
-        match as_json {
-            true => print::json(sent),
-            false => {
-                let many = match sent["recipients"].as_u64() {
-                    None => String::new(),
-                    Some(0) => " (nobody yet; it waits a day for who comes)".into(),
-                    Some(1) => " (one agent)".into(),
-                    Some(n) => format!(" ({n} agents)"),
-                };
-                print::line(&format!(
-                    "message #{} to {}{many}",
-                    sent["id"],
-                    sent["to"].as_str().unwrap_or_default()
-                ));
-            }
+        if as_json {
+            print::json(sent)
+        } else {
+            let many = match sent["recipients"].as_u64() {
+                None => String::new(),
+                Some(0) => " (no agent matches yet; the relay keeps it for a day)".into(),
+                Some(1) => " (one agent)".into(),
+                Some(n) => format!(" ({n} agents)"),
+            };
+            print::line(&format!(
+                "message #{} to {}{many}",
+                sent["id"],
+                sent["to"].as_str().unwrap_or_default()
+            ));
         }
     }
     Ok(OK)
@@ -240,12 +237,11 @@ impl<'a> Waiting<'a> {
             &path::message_part(message.id, "read"),
             Some(&json!({"agentId": self.own})),
         )?;
-        match self.json {
-            true => print::json(&json!(message)),
-            false => {
-                print::notice(&format!("message #{} from {}", message.id, message.from));
-                print::block("", "", &message.body);
-            }
+        if self.json {
+            print::json(&json!(message))
+        } else {
+            print::notice(&format!("message #{} from {}", message.id, message.from));
+            print::block("", "", &message.body);
         }
         // The turn that had it was answered to another sender: this says so, and is no answer.
         Ok(if message.payload.get(ANSWERED) == Some(&json!(false)) { NO } else { OK })

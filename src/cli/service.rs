@@ -143,11 +143,12 @@ fn folder() -> Result<PathBuf, Failure> {
 
 fn checked(name: &str) -> Result<(), Failure> {
     let plain = name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'));
-    match is_agent_id(name) && plain && !name.starts_with(['-', '.']) {
-        true => Ok(()),
-        false => Err(Failure::usage(format!(
+    if is_agent_id(name) && plain && !name.starts_with(['-', '.']) {
+        Ok(())
+    } else {
+        Err(Failure::usage(format!(
             "{name:?} cannot be the name of a service: letters, digits, - _ . only; {AGENT_ID_RULE}"
-        ))),
+        )))
     }
 }
 
@@ -251,9 +252,10 @@ fn list(as_json: bool) -> Outcome {
         let unit = unit_of(&name);
         let state = systemctl(&["show", &unit, "-p", "ActiveState", "--value"])
             .unwrap_or_else(|_| "unknown".into());
-        match as_json {
-            true => print::json(&json!({"name": name, "unit": unit, "state": state})),
-            false => rows.push(vec![name, unit, state]),
+        if as_json {
+            print::json(&json!({"name": name, "unit": unit, "state": state}))
+        } else {
+            rows.push(vec![name, unit, state])
         }
     }
     if !as_json {

@@ -46,7 +46,7 @@ fn create(client: &Client, token: &Token) -> Outcome {
         && !profile.starts_with("provider-")
     {
         return Err(Failure::usage(format!(
-            "a token of the profile {profile} acts as nobody: leave out --profile, or --agent {agent}"
+            "a token of the profile {profile} acts for no agent: leave out --profile, or --agent {agent}"
         )));
     }
     if let Some(agent) = token.agent.as_ref().filter(|agent| !is_agent_id(agent)) {
@@ -74,15 +74,14 @@ fn create(client: &Client, token: &Token) -> Outcome {
         }
     }
     let made = client.call("POST", path::TOKENS, Some(&body))?;
-    match token.json {
-        true => print::json(&made),
+    if token.json {
+        print::json(&made)
+    } else {
         // Alone on standard output, for a pipe into a file of its own; the rest is for people.
-        false => {
-            let record: TokenRecord =
-                serde_json::from_value(made["record"].clone()).unwrap_or_default();
-            print::notice(&format!("{} {}, {}", record.profile_id, record.jti, ends(&record)));
-            print::line(made["token"].as_str().unwrap_or_default());
-        }
+        let record: TokenRecord =
+            serde_json::from_value(made["record"].clone()).unwrap_or_default();
+        print::notice(&format!("{} {}, {}", record.profile_id, record.jti, ends(&record)));
+        print::line(made["token"].as_str().unwrap_or_default());
     }
     Ok(OK)
 }

@@ -11,7 +11,7 @@ use argh::{ArgsInfo, FromArgs};
     example = "A live table; Ctrl-C ends:\n    agent-relay agents --watch"
 )]
 pub struct Agents {
-    /// stay, and show every change
+    /// keep running and show every change
     #[argh(switch)]
     pub watch: bool,
     /// only the ids, one a line
@@ -31,7 +31,8 @@ pub struct Agents {
     pub json: bool,
 }
 
-/// Show how agents of this machine are, asked at their runners; others as the relay sees them.
+/// Show the status of agents: of this machine as their runners tell it, of others as the relay sees
+/// it.
 #[derive(FromArgs, ArgsInfo, Debug)]
 #[argh(subcommand, name = "status", example = "agent-relay status my-agent --why")]
 pub struct Status {
@@ -41,7 +42,7 @@ pub struct Status {
     /// say why and since when, with queues and last errors
     #[argh(switch)]
     pub why: bool,
-    /// print the whole truth as JSON
+    /// print everything as JSON
     #[argh(switch)]
     pub json: bool,
 }
@@ -59,7 +60,7 @@ pub struct Attach {
     /// agent id; default: the only runner on this machine
     #[argh(positional)]
     pub agent: Option<String>,
-    /// only look
+    /// watch without typing
     #[argh(switch)]
     pub read_only: bool,
     /// print how to attach, as JSON, instead of doing it
@@ -96,7 +97,7 @@ pub struct Approvals {
     pub json: bool,
 }
 
-/// Send a command to an agent's runner and wait for its end.
+/// Send a command to an agent's runner and wait for its result.
 #[derive(FromArgs, ArgsInfo, Debug)]
 #[argh(
     subcommand,
@@ -109,19 +110,19 @@ pub struct Issue {
     /// agent id or runner id
     #[argh(positional)]
     pub target: String,
-    /// what to do
+    /// one of the commands below
     #[argh(positional)]
     pub command: String,
     /// reason for the record
     #[argh(option)]
     pub reason: Option<String>,
-    /// patience of shutdown and kill, ms
+    /// time that shutdown and kill wait for the session, ms
     #[argh(option)]
     pub timeout_ms: Option<u64>,
     /// further parameters as a JSON object
     #[argh(option)]
     pub params: Option<String>,
-    /// do not wait for the end
+    /// do not wait for the result
     #[argh(switch)]
     pub no_wait: bool,
     /// print JSON

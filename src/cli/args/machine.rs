@@ -13,7 +13,7 @@ use argh::{ArgsInfo, FromArgs};
     example = "One question from a script:\n    agent-relay up --say \"Hello\" </dev/null"
 )]
 pub struct Up {
-    /// say this and end after the answer; may be given several times
+    /// send this and exit after the answer; may be given several times
     #[argh(option)]
     pub say: Vec<String>,
     /// agent id (default: made of host, provider and folder)
@@ -37,8 +37,8 @@ pub struct Up {
     subcommand,
     name = "hub",
     example = "As a service of the user manager:\n    systemd-run --user --unit agent-relay-hub agent-relay hub",
-    example = "How is it, and a copy of its data while it runs:\n    agent-relay hub status\n    agent-relay hub backup /backup/hub.sqlite",
-    example = "Put a backup back, while no hub runs:\n    agent-relay hub restore /backup/hub.sqlite",
+    example = "Its status, and a copy of its data while it runs:\n    agent-relay hub status\n    agent-relay hub backup /backup/hub.sqlite",
+    example = "Restore a backup, while no hub runs:\n    agent-relay hub restore /backup/hub.sqlite",
     example = "For other machines, with a certificate of its own:\n    agent-relay hub --listen 0.0.0.0 --tls-cert chain.pem --tls-key key.pem --url https://relay.example:4850",
     note = "Anything but a loopback address needs --tls-cert and --tls-key, or --behind-tls-proxy."
 )]
@@ -52,13 +52,13 @@ pub struct Hub {
     /// take any free port when the wanted one is taken
     #[argh(switch)]
     pub any_port: bool,
-    /// for a while only: the URL in config.json stays as it is
+    /// leave the URL in config.json as it is
     #[argh(switch)]
     pub temporary: bool,
     /// address to listen on (default 127.0.0.1)
     #[argh(option, default = "std::net::IpAddr::from([127, 0, 0, 1])")]
     pub listen: std::net::IpAddr,
-    /// a proxy in front of it speaks TLS with the world
+    /// a proxy in front of it handles TLS
     #[argh(switch)]
     pub behind_tls_proxy: bool,
     /// certificate chain, PEM
@@ -93,7 +93,7 @@ pub struct Run {
     example = "A hub with options:\n    agent-relay service install hub -- --port 4860",
     example = "An agent that works in a folder:\n    agent-relay service install web -- <agent> --cwd ~/project",
     example = "agent-relay service remove web",
-    note = "The name is the agent id. What follows -- goes to `agent-relay run`. A service is started again after failures, but not after wrong use (exit code 2)."
+    note = "The name is the agent id. What follows -- goes to `agent-relay run`. A service is started again after failures, but not after invalid arguments or settings (exit code 2)."
 )]
 pub struct Service {
     /// install NAME -- what to run, install hub, list, or remove NAME
@@ -133,7 +133,7 @@ pub struct Token {
     /// (operator), approve:spawned (agents)
     #[argh(option)]
     pub scopes: Option<String>,
-    /// create: what people call it
+    /// create: a name for it, shown to people
     #[argh(option)]
     pub name: Option<String>,
     /// create: the policy that its agent serves; messages to policy:P go to agents whose token says
@@ -145,7 +145,7 @@ pub struct Token {
     pub json: bool,
 }
 
-/// Check everything that an agent here needs, and name each cure.
+/// Check everything that an agent here needs, and say how to fix what is wrong.
 #[derive(FromArgs, ArgsInfo, Debug)]
 #[argh(
     subcommand,

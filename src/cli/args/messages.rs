@@ -15,7 +15,7 @@ use crate::core::ids::MessageId;
             policies stand in their tokens."
 )]
 pub struct Send {
-    /// who gets it
+    /// the recipient: see the targets below
     #[argh(positional)]
     pub to: String,
     /// the text
@@ -40,7 +40,7 @@ pub struct Send {
     /// for the end of that turn
     #[argh(switch)]
     pub urgent: bool,
-    /// wait so many seconds for the answer and print it
+    /// wait up to this many seconds for the answer and print it
     #[argh(option)]
     pub wait: Option<u64>,
     /// print JSON
@@ -60,19 +60,19 @@ pub struct Inbox {
     /// whose inbox (default: the agent itself inside an agent, else user)
     #[argh(option, long = "for")]
     pub whose: Option<String>,
-    /// read messages too
+    /// include messages that were read already
     #[argh(switch)]
     pub all: bool,
-    /// the mirror of sessions too: prompts, tools, thoughts
+    /// include the mirror of sessions: prompts, tools, thoughts
     #[argh(switch)]
     pub mirror: bool,
     /// mark what is shown as read
     #[argh(switch)]
     pub read: bool,
-    /// stay, and show what comes
+    /// keep running and show new messages
     #[argh(switch)]
     pub follow: bool,
-    /// at most so many (default 50)
+    /// show at most this many (default 50)
     #[argh(option, default = "50")]
     pub limit: u64,
     /// print JSON, one message a line

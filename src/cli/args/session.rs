@@ -2,7 +2,7 @@
 
 use argh::{ArgsInfo, FromArgs};
 
-/// Say who this shell speaks as, and to which relay.
+/// Show as whom commands speak here, and to which relay.
 #[derive(FromArgs, ArgsInfo, Debug)]
 #[argh(subcommand, name = "whoami", example = "agent-relay whoami --json")]
 pub struct Whoami {
@@ -11,7 +11,7 @@ pub struct Whoami {
     pub json: bool,
 }
 
-/// Teach an agent how to live with the relay.
+/// Explain to an agent how it works with the relay.
 #[derive(FromArgs, ArgsInfo, Debug)]
 #[argh(subcommand, name = "guide", example = "agent-relay guide")]
 pub struct Guide {}
@@ -22,7 +22,7 @@ pub struct Guide {}
 #[argh(
     subcommand,
     name = "monitor",
-    note = "It reads AGENT_RELAY_RUNNER_PORT and its companions, reconnects for ever, and ends with the session."
+    note = "It reads AGENT_RELAY_RUNNER_PORT and its companions, reconnects whenever the connection is lost, and ends with the session."
 )]
 pub struct Monitor {}
 
@@ -34,7 +34,7 @@ pub struct Monitor {}
     name = "hook",
     example = "agent-relay hook stop <payload.json",
     note = "Events: session-start, user-prompt-submit, stop, stop-failure, subagent-start, subagent-stop, pre-compact, post-compact, session-end, permission-request, notification, status-line; or a bare busy, idle, error, offline.",
-    note = "Where no runner is (AGENT_RELAY_RUNNER_PORT is not set), it leaves quietly with 0. It never takes longer than 2 seconds, but for permission-request, which waits for the decision."
+    note = "Without a runner (AGENT_RELAY_RUNNER_PORT is not set) it does nothing and exits with 0. It takes at most 2 seconds, except for permission-request, which waits for the decision."
 )]
 pub struct Hook {
     /// what happened
