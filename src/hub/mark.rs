@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::store::{Committed, HubStore, cause_of};
 use crate::core::Cause;
+use crate::core::commit::Commit;
 use crate::core::hub::event::HubOp;
 use crate::core::hub::generations::{Mark, OrderlyEnd};
 use crate::core::ids::{MessageId, TaskId};
@@ -74,22 +75,22 @@ impl MarkFile {
     }
 }
 
-/// How a commit of groups ended. A group is durable when its changes stand in the store and its ids
-/// in the mark.
+/// What is left to do of commits that failed: one is durable when its changes stand in the store and
+/// its ids in the mark.
 pub enum Pending {
-    /// Nothing of it is durable.
+    /// Nothing of them is durable.
     All,
-    /// This many groups stand in the store, but not in the mark yet.
+    /// This many of them stand in the store, but not in the mark yet.
     Mark(Committed, usize),
 }
 
-/// Makes a group durable, in the order that [`crate::core::hub::generations`] demands: the end of a
-/// block of ids in the store, then in the mark, then what uses them. Gives how many of the groups
-/// that was.
+/// Makes commits durable, in the order that [`crate::core::hub::generations`] demands: the end of a
+/// block of ids in the store, then in the mark, then what uses them. Gives how many commits that
+/// was.
 pub fn persist(
     store: &mut HubStore,
     mark: &mut MarkFile,
-    groups: &[(u64, Vec<HubOp>)],
+    commits: &[Commit<HubOp>],
     pending: &mut Pending,
 ) -> Result<(Committed, usize), Cause> {
     let failed =
@@ -100,18 +101,18 @@ pub fn persist(
             return Ok((committed, count));
         }
     }
-    let ops = || groups.iter().flat_map(|(_, ops)| ops);
+    let ops = || commits.iter().flat_map(|commit| &commit.ops);
     if let Some(reserve) = ops().rfind(|op| matches!(op, HubOp::Reserve { .. })) {
         mark.note(reserve);
         if crate::planted::is("mark-before-block") {
             mark.save().map_err(failed)?;
         } else {
-            store.commit(&[(0, vec![reserve.clone()])]).map_err(|error| cause_of(&error))?;
+            store.commit_ops(std::slice::from_ref(reserve)).map_err(|error| cause_of(&error))?;
         }
         os::crash_point("hub-between-block-and-mark");
         mark.save().map_err(failed)?;
     }
-    let committed = store.commit(groups).map_err(|error| cause_of(&error))?;
+    let committed = store.commit(commits).map_err(|error| cause_of(&error))?;
     let mut noted = false;
     for op in ops().filter(|op| !matches!(op, HubOp::Reserve { .. })) {
         if let HubOp::Adopt { .. } = op {
@@ -122,8 +123,8 @@ pub fn persist(
         noted |= mark.note(op);
     }
     if noted && let Err(error) = mark.save() {
-        *pending = Pending::Mark(committed, groups.len());
+        *pending = Pending::Mark(committed, commits.len());
         return Err(failed(error));
     }
-    Ok((committed, groups.len()))
+    Ok((committed, commits.len()))
 }

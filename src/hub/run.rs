@@ -204,9 +204,7 @@ fn first_tokens(
         log::error!(target: "hub", "{error}; commands on this machine may ask another address than {url}");
     }
     if !ops.is_empty() {
-        store
-            .commit(&[(0, ops)])
-            .map_err(|error| error_of("cannot write the hub's store", &error))?;
+        store.commit_ops(&ops).map_err(|error| error_of("cannot write the hub's store", &error))?;
     }
     // New data, new root token, new identity.
     Ok(format!("hub-{}", &os::sha256_hex(&format!("id of {root}"))[..16]))

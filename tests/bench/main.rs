@@ -178,7 +178,7 @@ fn commit_time() -> Duration {
     let mut times: Vec<Duration> = (0..300)
         .map(|id| {
             let at = Instant::now();
-            store.commit(&[(id, vec![stored(message(id + 1))])]).expect("commits");
+            store.commit_ops(&[stored(message(id + 1))]).expect("commits");
             at.elapsed()
         })
         .collect();

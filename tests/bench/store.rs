@@ -83,8 +83,8 @@ pub fn enqueue(commit: Duration) {
     row("durable enqueue, 16 producers", "≥ 0.35 × (rows per commit ÷ fdatasync)", here);
     let mut store = open("full.sqlite");
     for block in 0..1000u64 {
-        let ops = (0..1000).map(|n| stored(message(block * 1000 + n + 1))).collect();
-        store.commit(&[(block, ops)]).expect("commits");
+        let ops: Vec<_> = (0..1000).map(|n| stored(message(block * 1000 + n + 1))).collect();
+        store.commit_ops(&ops).expect("commits");
     }
     drop(store);
     let (full, group, wait) = producers(open("full.sqlite"), 10_000_000, 4);
@@ -113,19 +113,15 @@ pub fn drain() {
                 payload: payload.clone(),
                 generation: 0,
             };
-            store
-                .commit(&[(block, (0..1000).map(|n| StoreOp::OutboxAppend(row(n))).collect())])
-                .expect("commits");
+            let ops: Vec<_> = (0..1000).map(|n| StoreOp::OutboxAppend(row(n))).collect();
+            store.commit_ops(&ops).expect("commits");
         }
         let (at, mut done) = (Instant::now(), 0);
         while done < drained {
             let rows = store.outbox().expect("reads");
             done += rows.len() as u64;
             store
-                .commit(&[(
-                    0,
-                    vec![StoreOp::OutboxDelete(rows.iter().map(|row| row.seq).collect())],
-                )])
+                .commit_ops(&[StoreOp::OutboxDelete(rows.iter().map(|row| row.seq).collect())])
                 .expect("commits");
         }
         done as f64 / at.elapsed().as_secs_f64()

@@ -71,11 +71,11 @@ impl World {
             secret: Box::new(|| "secret".into()),
         };
         let mut store = HubStore::in_memory().expect("memory");
-        let ops = tokens()
+        let ops: Vec<HubOp> = tokens()
             .into_iter()
             .map(|(name, record)| HubOp::TokenPut { hash: format!("#{name}"), record })
             .collect();
-        store.commit(&[(0, ops)]).expect("memory");
+        store.commit_ops(&ops).expect("memory");
         let snapshot = store.snapshot().expect("memory");
         let now = Now { tick: Tick(1_000_000), wall: Wall(1_760_000_000_000) };
         let mut world =
@@ -116,8 +116,7 @@ impl World {
             for effect in todo {
                 let answer = match &effect {
                     Effect::Store(StoreCommand::Commit(Commit { number, ops })) => {
-                        let committed =
-                            self.store.commit(&[(*number, ops.clone())]).expect("memory");
+                        let committed = self.store.commit_ops(ops).expect("memory");
                         let Committed { existing, unattached, unseen, retired } = committed;
                         StoreEvent::Committed {
                             upto: *number,

@@ -131,7 +131,7 @@ impl Office {
                         );
                     }
                 }
-                let dropped = self.store.commit(&[(number, ops)]).expect("memory");
+                let dropped = self.store.commit_ops(&ops).expect("memory");
                 self.tell(Event::Store(StoreEvent::Committed { upto: number, dropped }));
             }
             Effect::Store(StoreCommand::FetchInbox(choice)) => {

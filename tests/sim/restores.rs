@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use agent_relay::core::commit::Commit;
 use agent_relay::core::hub::event::HubOp;
 use agent_relay::core::hub::generations::{Mark, OrderlyEnd};
 use agent_relay::core::ids::{MessageId, TaskId};
@@ -82,11 +83,11 @@ pub fn answered_by(message: &Message) -> BTreeSet<u64> {
 impl World {
     /// Makes changes of the hub durable as the real store does: the end of a block in the store,
     /// then in the mark, then the rest.
-    pub fn hub_persist(&mut self, groups: &[(u64, Vec<HubOp>)], marked: bool) -> Committed {
-        self.hub_trace.extend(groups.iter().map(|(_, ops)| ops.clone()));
-        let committed = self.hub_store.commit(groups).expect("memory");
+    pub fn hub_persist(&mut self, commits: &[Commit<HubOp>], marked: bool) -> Committed {
+        self.hub_trace.extend(commits.iter().map(|commit| commit.ops.clone()));
+        let committed = self.hub_store.commit(commits).expect("memory");
         let mark = self.restores.mark.get_or_insert_default();
-        for op in groups.iter().flat_map(|(_, ops)| ops) {
+        for op in commits.iter().flat_map(|commit| &commit.ops) {
             if marked {
                 mark.note(op);
             }
@@ -154,7 +155,7 @@ impl World {
         }
         let mut store = HubStore::in_memory().expect("memory");
         for ops in &kept {
-            store.commit(&[(0, ops.clone())]).expect("memory");
+            store.commit_ops(ops).expect("memory");
         }
         match way {
             0 => store.set_copied().expect("memory"),

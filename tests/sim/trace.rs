@@ -1,6 +1,7 @@
 //! The simulated disk and real SQLite files give the same rows for the same trace, however it is
 //! grouped and however often the file is closed in between.
 
+use agent_relay::core::commit::Commit;
 use agent_relay::core::rng::Rng;
 use agent_relay::edge::store::Store;
 use agent_relay::hub::store::HubStore;
@@ -25,12 +26,13 @@ impl Drop for Folder {
 }
 
 /// Splits a trace at random into groups.
-fn groups<T: Clone>(trace: &[Vec<T>], rng: &mut Rng) -> Vec<Vec<(u64, Vec<T>)>> {
+fn groups<T: Clone>(trace: &[Vec<T>], rng: &mut Rng) -> Vec<Vec<Commit<T>>> {
     let mut all = Vec::new();
     let mut rest = trace.to_vec();
     while !rest.is_empty() {
         let size = (1 + rng.below(20) as usize).min(rest.len());
-        all.push(rest.drain(..size).enumerate().map(|(at, ops)| (at as u64, ops)).collect());
+        let numbered = rest.drain(..size).enumerate();
+        all.push(numbered.map(|(at, ops)| Commit { number: at as u64, ops }).collect());
     }
     all
 }

@@ -16,6 +16,7 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, VecDeque};
 use std::time::Duration;
 
 use agent_relay::core::agent::event::Lane;
+use agent_relay::core::commit::Commit;
 use agent_relay::core::hub::event::{
     Event as HubEvent, HubOp, Lane as HubLane, StoreEvent as HubStoreEvent,
 };
@@ -57,7 +58,7 @@ pub struct World {
     hub_life: u64,
     pub hub_store: HubStore,
     hub_lanes: Vec<VecDeque<HubEvent>>,
-    hub_pending: VecDeque<(u64, Vec<HubOp>)>,
+    hub_pending: VecDeque<Commit<HubOp>>,
     hub_stalled: bool,
     hub_stall_told: bool,
     pub hub_trace: Vec<Vec<HubOp>>,
@@ -94,7 +95,7 @@ impl World {
             HubOp::TokenPut { hash: hash(token), record }
         };
         let first = vec![token("operator", OPERATOR), token("root", ROOT)];
-        hub_store.commit(&[(0, first.clone())]).expect("memory");
+        hub_store.commit_ops(&first).expect("memory");
         let mut world = World {
             seed,
             tell,

@@ -171,7 +171,7 @@ mod tests {
 
     fn store_with(ops: Vec<StoreOp>) -> Store {
         let mut store = Store::in_memory().expect("memory");
-        store.commit(&[(0, ops)]).expect("commits");
+        store.commit_ops(&ops).expect("commits");
         store
     }
 
@@ -271,7 +271,7 @@ mod tests {
             (vec![StoreOp::InboxForget { at: at(5) }], &[]),
         ];
         for (number, (ops, wanted)) in moves.into_iter().enumerate() {
-            store.commit(&[(0, ops)]).expect("commits");
+            store.commit_ops(&ops).expect("commits");
             let wanted: Vec<(String, u64)> =
                 wanted.iter().map(|(name, id)| (name.to_string(), *id)).collect();
             assert_eq!(senders(&store), wanted, "move {number}");
@@ -314,7 +314,7 @@ mod tests {
         }
         let mut store = Store::open(&path, 1 << 20).expect("opens");
         assert_eq!(told(&store, &by_sender(&["a"])), (vec![row("b", 1, 5), row("a", 2, 4)], false));
-        store.commit(&[(0, vec![mark(2, InboxState::Received)])]).expect("commits");
+        store.commit_ops(&[mark(2, InboxState::Received)]).expect("commits");
         assert_eq!(told(&store, &by_sender(&[])), (vec![row("b", 2, 2), row("a", 2, 4)], false));
         assert!(
             dir.join("store.sqlite.before-3").exists(),

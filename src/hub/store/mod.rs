@@ -19,6 +19,7 @@ pub use self::thread::run;
 use self::write::apply;
 use super::Trouble;
 use super::read::View;
+use crate::core::commit::Commit;
 use crate::core::hub::event::{HubOp, Query, ReadAnswer, Retired};
 use crate::core::hub::generations::{DataState, StoredGeneration};
 use crate::core::ids::{MessageId, TaskId};
@@ -95,13 +96,21 @@ impl HubStore {
         put_facts(&self.db, &[("copied", 1)])
     }
 
-    /// Makes groups of changes durable in one transaction; tells which messages were there before
-    /// under their key.
-    pub fn commit(&mut self, groups: &[(u64, Vec<HubOp>)]) -> rusqlite::Result<Committed> {
+    /// Makes the operations of all commits durable in one transaction. On an error nothing changed.
+    pub fn commit(&mut self, commits: &[Commit<HubOp>]) -> rusqlite::Result<Committed> {
+        self.write(&mut commits.iter().flat_map(|commit| &commit.ops))
+    }
+
+    /// The same for operations that no machine waits for.
+    pub fn commit_ops(&mut self, ops: &[HubOp]) -> rusqlite::Result<Committed> {
+        self.write(&mut ops.iter())
+    }
+
+    fn write(&mut self, ops: &mut dyn Iterator<Item = &HubOp>) -> rusqlite::Result<Committed> {
         let transaction =
             self.db.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
         let mut committed = Committed::default();
-        for op in groups.iter().flat_map(|(_, ops)| ops) {
+        for op in ops {
             match op {
                 HubOp::Retain { session_before, before, limit } => {
                     retain(&transaction, *session_before, *before, *limit, &mut committed.retired)?;

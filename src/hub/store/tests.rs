@@ -22,14 +22,11 @@ fn put(store: &mut HubStore, id: u64, kind: &str, to: &str, created_at: i64) {
         key: Some(format!("k{id}")),
         sees_all: true,
     };
-    store.commit(&[(0, vec![op])]).expect("memory");
+    store.commit_ops(&[op]).expect("memory");
 }
 
 fn retain(store: &mut HubStore, session_before: i64, before: i64, limit: u64) -> Retired {
-    store
-        .commit(&[(0, vec![HubOp::Retain { session_before, before, limit }])])
-        .expect("memory")
-        .retired
+    store.commit_ops(&[HubOp::Retain { session_before, before, limit }]).expect("memory").retired
 }
 
 fn ids(store: &HubStore) -> Vec<i64> {
@@ -81,29 +78,23 @@ fn what_somebody_holds_stays_and_what_nobody_wants_goes() {
             ..Default::default()
         };
         store
-            .commit(&[(
-                0,
-                vec![HubOp::MessagePut {
-                    message,
-                    recipients: vec!["a".into()],
-                    key: None,
-                    sees_all: true,
-                }],
-            )])
+            .commit_ops(&[HubOp::MessagePut {
+                message,
+                recipients: vec!["a".into()],
+                key: None,
+                sees_all: true,
+            }])
             .expect("memory");
     }
     store
-        .commit(&[(
-            0,
-            vec![HubOp::ClaimPut { message: MessageId(1), agent: "a".into(), expires_at: 5 }],
-        )])
+        .commit_ops(&[HubOp::ClaimPut { message: MessageId(1), agent: "a".into(), expires_at: 5 }])
         .expect("memory");
     put(&mut store, 3, "chat", "a", 0);
     put(&mut store, 4, "chat", "a", 0);
     let retired = retain(&mut store, 100, 100, 200);
     assert_eq!((ids(&store), retired.offers), (vec![1, 4], vec![MessageId(2)]));
     store
-        .commit(&[(0, vec![HubOp::ClaimEnd { message: MessageId(1), reoffer: false, at: 5 }])])
+        .commit_ops(&[HubOp::ClaimEnd { message: MessageId(1), reoffer: false, at: 5 }])
         .expect("memory");
     retain(&mut store, 100, 100, 200);
     assert_eq!(ids(&store), [4]);
@@ -139,27 +130,24 @@ fn a_held_offer_stays_and_comes_back_unread() {
     };
     let recipients = vec!["a".to_string(), "b".to_string()];
     store
-        .commit(&[(
-            0,
-            vec![
-                HubOp::MessagePut { message, recipients, key: None, sees_all: true },
-                HubOp::TaskPut(task),
-            ],
-        )])
+        .commit_ops(&[
+            HubOp::MessagePut { message, recipients, key: None, sees_all: true },
+            HubOp::TaskPut(task),
+        ])
         .expect("memory");
     let work = vec![
         HubOp::ClaimPut { message: MessageId(1), agent: "a".into(), expires_at: 50 },
         HubOp::Acked { message: MessageId(1), recipient: "a".into() },
         HubOp::Read { message: MessageId(1), recipient: "a".into(), at: 3, reason: None },
     ];
-    store.commit(&[(0, work)]).expect("memory");
+    store.commit_ops(&work).expect("memory");
     let owed: i64 = store
         .db
         .query_row("SELECT count(*) FROM obligations", [], |row| row.get(0))
         .expect("counts");
     assert_eq!(owed, 1);
     store
-        .commit(&[(0, vec![mark("blocked"), HubOp::OfferHeld { message: MessageId(1), at: 5 }])])
+        .commit_ops(&[mark("blocked"), HubOp::OfferHeld { message: MessageId(1), at: 5 }])
         .expect("memory");
     put(&mut store, 2, "chat", "a", 0);
     for _ in 0..2 {
@@ -190,10 +178,10 @@ fn a_held_offer_stays_and_comes_back_unread() {
         assert_eq!(retain(&mut store, 100, 100, 200).offers, Vec::<MessageId>::new());
     }
     store
-        .commit(&[(
-            0,
-            vec![mark("open"), HubOp::ClaimEnd { message: MessageId(1), reoffer: true, at: 7 }],
-        )])
+        .commit_ops(&[
+            mark("open"),
+            HubOp::ClaimEnd { message: MessageId(1), reoffer: true, at: 7 },
+        ])
         .expect("memory");
     let snapshot = store.snapshot().expect("reads");
     for recipient in ["a", "b"] {
@@ -276,15 +264,12 @@ fn a_vacuum_gives_everything_back_in_steps() {
             ..Default::default()
         };
         store
-            .commit(&[(
-                0,
-                vec![HubOp::MessagePut {
-                    message,
-                    recipients: vec!["user".into()],
-                    key: None,
-                    sees_all: true,
-                }],
-            )])
+            .commit_ops(&[HubOp::MessagePut {
+                message,
+                recipients: vec!["user".into()],
+                key: None,
+                sees_all: true,
+            }])
             .expect("commits");
     }
     while retain(&mut store, 100, 100, 200).more {}
@@ -332,7 +317,7 @@ fn an_answer_hangs_only_on_what_its_sender_can_see() {
             put(message(2, "else", "other"), "other"),
             put(answer, "boss"),
         ];
-        let committed = store.commit(&[(0, ops)]).expect("memory");
+        let committed = store.commit_ops(&ops).expect("memory");
         let stored = committed.unattached.first().expect("two of the answered are unknown");
         assert_eq!(
             (stored.reply_to.map(|id| id.0), &stored.payload["answers"]),

@@ -4,6 +4,7 @@ use crossbeam_channel::{Receiver, Sender, TryRecvError};
 
 use super::schema::SCHEMAS;
 use super::{Committed, HubStore, cause_of};
+use crate::core::commit::Commit;
 use crate::core::hub::event::{Event, HubOp, Query, StoreCommand, StoreEvent};
 use crate::core::ids::ReadNumber;
 use crate::edge::database::{drop_copies, error_of, sizes};
@@ -70,7 +71,7 @@ struct Writer<'a> {
     orders: &'a Receiver<StoreCommand>,
     lane: &'a Sender<Event>,
     /// Commits that are not durable yet.
-    waiting: Vec<(u64, Vec<HubOp>)>,
+    waiting: Vec<Commit<HubOp>>,
     pending: Pending,
     /// Size of the file when the vacuum that is under way began.
     vacuum: Option<u64>,
@@ -151,7 +152,7 @@ impl Writer<'_> {
         let mut next = Some(first);
         while let Some(order) = next.take() {
             match order {
-                StoreCommand::Commit(commit) => self.waiting.push((commit.number, commit.ops)),
+                StoreCommand::Commit(commit) => self.waiting.push(commit),
                 StoreCommand::Retry => asked.retry = true,
                 StoreCommand::Look => asked.looks = true,
                 StoreCommand::Read { number, query } => asked.reads.push((number, *query)),
@@ -177,7 +178,7 @@ impl Writer<'_> {
                 Err(cause) => return self.send(StoreEvent::Stalled(cause)),
             };
             crash_point("hub-after-commit");
-            let upto = self.waiting.drain(..count).next_back().map_or(0, |(number, _)| number);
+            let upto = self.waiting.drain(..count).next_back().map_or(0, |commit| commit.number);
             // What went into a file that nobody will find again is not called durable.
             if let Some(error) = self.store.look() {
                 self.broken = true;

@@ -41,7 +41,7 @@ pub fn history() {
                     });
                 }
             }
-            store.commit(&[(block, ops)]).expect("commits");
+            store.commit_ops(&ops).expect("commits");
         }
     }
     let mut starts: Vec<Duration> = (0..5)

@@ -20,11 +20,11 @@ impl World {
             state.stall_told = true;
             StoreEvent::Stalled(Cause::Failed("disk full".into()))
         } else {
-            let groups: Vec<_> = state.pending.drain(..).collect();
+            let commits: Vec<_> = state.pending.drain(..).collect();
             state.stall_told = false;
-            state.trace.extend(groups.iter().map(|(_, ops)| ops.clone()));
-            let dropped = state.store.commit(&groups).expect("memory");
-            StoreEvent::Committed { upto: groups.last().expect("not empty").0, dropped }
+            state.trace.extend(commits.iter().map(|commit| commit.ops.clone()));
+            let dropped = state.store.commit(&commits).expect("memory");
+            StoreEvent::Committed { upto: commits.last().expect("not empty").number, dropped }
         };
         self.send(
             format!("store{runner}.{life}"),
@@ -41,12 +41,12 @@ impl World {
             self.hub_stall_told = true;
             HubStoreEvent::Stalled(Cause::Failed("disk full".into()))
         } else {
-            let groups: Vec<_> = self.hub_pending.drain(..).collect();
+            let commits: Vec<_> = self.hub_pending.drain(..).collect();
             self.hub_stall_told = false;
             let Committed { existing, unattached, unseen, retired } =
-                self.hub_persist(&groups, true);
+                self.hub_persist(&commits, true);
             HubStoreEvent::Committed {
-                upto: groups.last().expect("not empty").0,
+                upto: commits.last().expect("not empty").number,
                 existing,
                 unattached,
                 unseen,

@@ -4,7 +4,6 @@ use std::collections::VecDeque;
 
 use agent_relay::core::Cause;
 use agent_relay::core::agent::event::{BusEvent, Event, Lane};
-use agent_relay::core::commit::Commit;
 use agent_relay::core::http::Body;
 use agent_relay::core::http::GateCommand;
 use agent_relay::core::hub::event::{
@@ -50,10 +49,10 @@ impl World {
         let reached = self.rng.below(self.hub_pending.len() as u64 + 1) as usize;
         let done: Vec<_> = self.hub_pending.drain(..).take(reached).collect();
         let stalled = self.hub_stalled;
-        for (number, ops) in done.into_iter().filter(|_| !stalled) {
+        for commit in done.into_iter().filter(|_| !stalled) {
             // The mark may have been written by then or not.
             let marked = self.rng.percent(50);
-            self.hub_persist(&[(number, ops)], marked);
+            self.hub_persist(&[commit], marked);
         }
         self.hub_stall_told = false;
         let waiting: Vec<From> = self.tickets.drain().map(|(_, (from, _))| from).collect();
@@ -73,8 +72,8 @@ impl World {
         let life = self.hub_life;
         for effect in effects {
             match effect {
-                HubEffect::Store(HubStoreCommand::Commit(Commit { number, ops })) => {
-                    self.hub_pending.push_back((number, ops));
+                HubEffect::Store(HubStoreCommand::Commit(commit)) => {
+                    self.hub_pending.push_back(commit);
                     if !self.hub_stall_told {
                         self.send(format!("hubdisk{life}"), 3, Action::HubCommit { life });
                     }

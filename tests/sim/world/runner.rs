@@ -34,7 +34,7 @@ pub struct Runner {
     /// A process that outlived its runner.
     pub(super) orphan: Option<u64>,
     pub(super) processes: u64,
-    pub(super) pending: VecDeque<(u64, Vec<StoreOp>)>,
+    pub(super) pending: VecDeque<Commit<StoreOp>>,
     pub(super) stalled: bool,
     pub(super) stall_told: bool,
     pub(super) conn: Option<u64>,
@@ -78,9 +78,9 @@ impl World {
         let state = &mut self.runners[runner];
         state.lanes.iter_mut().for_each(VecDeque::clear);
         let done: Vec<_> = state.pending.drain(..).take(reached).collect();
-        for (number, ops) in done.into_iter().filter(|_| !state.stalled) {
-            state.trace.push(ops.clone());
-            state.store.commit(&[(number, ops)]).expect("memory");
+        for Commit { ops, .. } in done.into_iter().filter(|_| !state.stalled) {
+            state.store.commit_ops(&ops).expect("memory");
+            state.trace.push(ops);
         }
         state.pumping = None;
         state.stall_told = false;
@@ -107,8 +107,8 @@ impl World {
         for effect in effects {
             assert!(!finished, "an effect after Finish");
             match effect {
-                Effect::Store(StoreCommand::Commit(Commit { number, ops })) => {
-                    self.runners[runner].pending.push_back((number, ops));
+                Effect::Store(StoreCommand::Commit(commit)) => {
+                    self.runners[runner].pending.push_back(commit);
                     if !self.runners[runner].stall_told {
                         self.send(
                             format!("disk{runner}.{life}"),
