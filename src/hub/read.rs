@@ -8,7 +8,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde_json::{Value, json};
 
 use crate::core::hub::event::{CommandParties, Event, Query, ReadAnswer, StoreEvent};
-use crate::core::ids::ReadNumber;
+use crate::core::ids::{MessageId, ReadNumber};
 use crate::core::limits::UNACKED_BYTES_MAX;
 use crate::core::store::StoreError;
 use crate::edge::database::{error_of, open_for_reading, sizes};
@@ -18,6 +18,11 @@ use crate::wire::api::{Message, USER};
 const ANSWER_BYTES_MAX: usize = 4 << 20;
 /// Longest thread that is shown.
 const THREAD_MAX: i64 = 1000;
+
+/// A task, if it came to the viewer or from him, or if nobody in particular looks.
+const TASK_SEEN: &str = "(?2 IS NULL
+  OR EXISTS (SELECT 1 FROM recipients r WHERE r.recipient = ?2 AND r.message = t.message)
+  OR EXISTS (SELECT 1 FROM messages m WHERE m.id = t.message AND m.sender = ?2))";
 
 /// The reader's connection.
 pub struct HubReader {
@@ -54,113 +59,144 @@ impl View<'_> {
     }
 
     fn try_answer(&self, query: &Query) -> rusqlite::Result<ReadAnswer> {
-        let list = |messages: Vec<Message>| ReadAnswer::Json(json!({"messages": messages}));
         Ok(match query {
             Query::Unread { recipient, since, limit, mirror } => {
                 let rows = rows_of_recipient(recipient, *mirror, true);
+                let sql = format!("{rows} ORDER BY r.message LIMIT ?3");
                 let values = params![recipient, since, *limit as i64];
-                list(self.messages(&format!("{rows} ORDER BY r.message LIMIT ?3"), values, Some(recipient))?)
+                list(self.messages(&sql, values, Some(recipient))?)
             }
             Query::Inbox { recipient, since, limit, mirror } => {
                 let rows = rows_of_recipient(recipient, *mirror, false);
-                let values = params![recipient, since, *limit as i64];
                 // The newest ones; for whoever goes on from somewhere, the next ones.
-                let order = if !since.is_none() { "ASC" } else { "DESC" };
-                let mut messages = self.messages(&format!("{rows} ORDER BY r.message {order} LIMIT ?3"), values, Some(recipient))?;
+                let order = if since.is_none() { "DESC" } else { "ASC" };
+                let sql = format!("{rows} ORDER BY r.message {order} LIMIT ?3");
+                let values = params![recipient, since, *limit as i64];
+                let mut messages = self.messages(&sql, values, Some(recipient))?;
                 messages.sort_by_key(|message| message.id);
                 list(messages)
             }
-            Query::Queued { limit } => list(self.messages(
-                "FROM recipients r JOIN messages m ON m.id = r.message WHERE r.acked = 0 AND r.session = 0 ORDER BY m.id LIMIT ?1",
-                params![*limit as i64],
-                None,
-            )?),
-            Query::Message { id, viewer } => {
-                let found = self.messages("FROM messages m WHERE m.id = ?1", params![id], viewer.as_deref())?;
-                match found.into_iter().find(|message| self.may_see(message, viewer.as_deref()).unwrap_or(false)) {
-                    Some(message) => ReadAnswer::Json(json!(message)),
-                    None => ReadAnswer::Json(Value::Null),
-                }
+            Query::Queued { limit } => {
+                let sql = "FROM recipients r JOIN messages m ON m.id = r.message
+                           WHERE r.acked = 0 AND r.session = 0 ORDER BY m.id LIMIT ?1";
+                list(self.messages(sql, params![*limit as i64], None)?)
             }
-            Query::Thread { id, viewer } => {
-                let found: Option<(i64, String)> = self
-                    .db
-                    .query_row("SELECT thread, sender FROM messages WHERE id = ?1", [id], |row| Ok((row.get(0)?, row.get(1)?)))
-                    .optional()?;
-                // Whoever asks by what is not his to see does not hear which thread that is in.
-                let asked = |from: &str| self.may_see(&Message { id: *id, from: from.into(), ..Default::default() }, viewer.as_deref());
-                let Some((thread, sender)) = found else { return Ok(ReadAnswer::Json(Value::Null)) };
-                if !asked(&sender)? {
-                    return Ok(ReadAnswer::Json(Value::Null));
-                }
-                let mut messages =
-                    self.messages("FROM messages m WHERE m.thread = ?1 ORDER BY m.id LIMIT ?2", params![thread, THREAD_MAX], None)?;
-                messages.retain(|message| self.may_see(message, viewer.as_deref()).unwrap_or(false));
-                list(messages)
-            }
+            Query::Message { id, viewer } => self.message(*id, viewer.as_deref())?,
+            Query::Thread { id, viewer } => self.thread(*id, viewer.as_deref())?,
             Query::Deliver { recipient, ids } => {
-                let (mut messages, mut bytes): (Vec<Message>, usize) = (Vec::new(), 0);
-                for id in ids {
-                    if bytes > UNACKED_BYTES_MAX {
-                        break; // the rest is asked for again
-                    }
-                    bytes += messages.last().map_or(0, |message| message.body.len());
-                    messages.extend(self.messages("FROM messages m WHERE m.id = ?1", params![id], Some(recipient))?);
-                }
-                ReadAnswer::Messages(messages)
+                ReadAnswer::Messages(self.to_deliver(recipient, ids)?)
             }
             Query::Tasks { status, viewer } => {
-                let tasks = self.docs(
-                    "SELECT doc FROM tasks t WHERE (?1 IS NULL OR status = ?1) AND (?2 IS NULL OR EXISTS
-                       (SELECT 1 FROM recipients r WHERE r.recipient = ?2 AND r.message = t.message) OR EXISTS
-                       (SELECT 1 FROM messages m WHERE m.id = t.message AND m.sender = ?2)) ORDER BY id DESC LIMIT 500",
-                    &[status, viewer],
-                )?;
-                ReadAnswer::Json(json!({"tasks": self.with_generation(tasks)?}))
+                let sql = format!(
+                    "SELECT doc FROM tasks t WHERE (?1 IS NULL OR status = ?1) AND {TASK_SEEN} \
+                     ORDER BY id DESC LIMIT 500"
+                );
+                let tasks = self.with_generation(self.docs(&sql, &[status, viewer])?)?;
+                ReadAnswer::Json(json!({"tasks": tasks}))
             }
             Query::Task { id, viewer } => {
-                let sql = "SELECT doc FROM tasks t WHERE id = ?1 AND (?2 IS NULL OR EXISTS
-                     (SELECT 1 FROM recipients r WHERE r.recipient = ?2 AND r.message = t.message) OR EXISTS
-                     (SELECT 1 FROM messages m WHERE m.id = t.message AND m.sender = ?2))";
-                let found = self.docs(sql, &[id, viewer])?;
+                let sql = format!("SELECT doc FROM tasks t WHERE id = ?1 AND {TASK_SEEN}");
+                let found = self.docs(&sql, &[id, viewer])?;
                 ReadAnswer::Json(self.with_generation(found)?.pop().unwrap_or(Value::Null))
             }
             Query::Commands { target, status, own } => {
-                let whose = |part: fn(&CommandParties) -> &String| own.as_ref().map(part);
-                let commands = self.docs(
-                    "SELECT doc FROM commands WHERE (?1 IS NULL OR target = ?1) AND (?2 IS NULL OR status = ?2)
-                       AND (?3 IS NULL OR coalesce(doc ->> '$.agentId' = ?3, target IN (?3, ?4)) OR doc ->> '$.issuedBy' = ?5)
-                     ORDER BY seq DESC LIMIT 500",
-                    &[target, status, &whose(|own| &own.agent), &whose(|own| &own.component), &whose(|own| &own.issuer)],
-                )?;
+                let commands = self.commands(target, status, own.as_ref())?;
                 ReadAnswer::Json(json!({"commands": commands}))
             }
-            Query::Command { id, own } => {
-                let whose = |part: fn(&CommandParties) -> &String| own.as_ref().map(part);
-                let sql = "SELECT doc FROM commands
-                     WHERE id = ?1 AND (?2 IS NULL OR coalesce(doc ->> '$.agentId' = ?2, target IN (?2, ?3)) OR doc ->> '$.issuedBy' = ?4)";
-                let values: [&dyn rusqlite::ToSql; 4] =
-                    [id, &whose(|own| &own.agent), &whose(|own| &own.component), &whose(|own| &own.issuer)];
-                ReadAnswer::Json(self.docs(sql, &values)?.pop().unwrap_or(Value::Null))
-            }
+            Query::Command { id, own } => self.command(id, own.as_ref())?,
             Query::StoreStats => {
                 let (bytes, free) = sizes(self.db)?;
                 ReadAnswer::Json(json!({"bytes": bytes, "freeBytes": free}))
             }
             Query::Obligations { agent } => {
-                let mut statement = self.db.prepare_cached(
-                    "SELECT message, sender, subject, created_at FROM obligations WHERE agent = ?1 ORDER BY message LIMIT 1000",
-                )?;
-                let owed: Vec<Value> = statement
-                    .query_map([agent], |row| {
-                        let subject: Option<String> = row.get(2)?;
-                        let (id, from, at): (i64, String, i64) = (row.get(0)?, row.get(1)?, row.get(3)?);
-                        Ok(json!({"messageId": id, "from": from, "subject": subject, "createdAt": at}))
-                    })?
-                    .collect::<Result<_, _>>()?;
-                ReadAnswer::Json(json!({"obligations": owed}))
+                ReadAnswer::Json(json!({"obligations": self.obligations(agent)?}))
             }
         })
+    }
+
+    /// Null: there is none, or not for this viewer to see.
+    fn message(&self, id: MessageId, viewer: Option<&str>) -> rusqlite::Result<ReadAnswer> {
+        let found = self.messages("FROM messages m WHERE m.id = ?1", params![id], viewer)?;
+        let sees = |message: &Message| self.may_see(message, viewer).unwrap_or(false);
+        Ok(ReadAnswer::Json(found.into_iter().find(sees).map_or(Value::Null, |seen| json!(seen))))
+    }
+
+    /// What a viewer sees of the thread of a message. Null: there is none, or the viewer cannot see
+    /// the message that was asked by, and so does not hear which thread it is in.
+    fn thread(&self, id: MessageId, viewer: Option<&str>) -> rusqlite::Result<ReadAnswer> {
+        let sql = "SELECT thread, sender FROM messages WHERE id = ?1";
+        let found: Option<(i64, String)> =
+            self.db.query_row(sql, [id], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+        let Some((thread, from)) = found else { return Ok(ReadAnswer::Json(Value::Null)) };
+        if !self.may_see(&Message { id, from, ..Default::default() }, viewer)? {
+            return Ok(ReadAnswer::Json(Value::Null));
+        }
+        let sql = "FROM messages m WHERE m.thread = ?1 ORDER BY m.id LIMIT ?2";
+        let mut messages = self.messages(sql, params![thread, THREAD_MAX], None)?;
+        messages.retain(|message| self.may_see(message, viewer).unwrap_or(false));
+        Ok(list(messages))
+    }
+
+    /// As many as a connection may have unacknowledged; the rest is asked for again.
+    fn to_deliver(&self, recipient: &str, ids: &[MessageId]) -> rusqlite::Result<Vec<Message>> {
+        let (mut messages, mut bytes): (Vec<Message>, usize) = (Vec::new(), 0);
+        for id in ids {
+            if bytes > UNACKED_BYTES_MAX {
+                break;
+            }
+            bytes += messages.last().map_or(0, |message| message.body.len());
+            let sql = "FROM messages m WHERE m.id = ?1";
+            messages.extend(self.messages(sql, params![id], Some(recipient))?);
+        }
+        Ok(messages)
+    }
+
+    fn commands(
+        &self,
+        target: &Option<String>,
+        status: &Option<String>,
+        own: Option<&CommandParties>,
+    ) -> rusqlite::Result<Vec<Value>> {
+        let whose = |part: fn(&CommandParties) -> &String| own.map(part);
+        self.docs(
+            "SELECT doc FROM commands WHERE (?1 IS NULL OR target = ?1) AND (?2 IS NULL OR status = ?2)
+               AND (?3 IS NULL OR coalesce(doc ->> '$.agentId' = ?3, target IN (?3, ?4)) OR doc ->> '$.issuedBy' = ?5)
+             ORDER BY seq DESC LIMIT 500",
+            &[
+                target,
+                status,
+                &whose(|own| &own.agent),
+                &whose(|own| &own.component),
+                &whose(|own| &own.issuer),
+            ],
+        )
+    }
+
+    fn command(&self, id: &str, own: Option<&CommandParties>) -> rusqlite::Result<ReadAnswer> {
+        let whose = |part: fn(&CommandParties) -> &String| own.map(part);
+        let found = self.docs(
+            "SELECT doc FROM commands WHERE id = ?1
+               AND (?2 IS NULL OR coalesce(doc ->> '$.agentId' = ?2, target IN (?2, ?3)) OR doc ->> '$.issuedBy' = ?4)",
+            &[
+                &id,
+                &whose(|own| &own.agent),
+                &whose(|own| &own.component),
+                &whose(|own| &own.issuer),
+            ],
+        );
+        Ok(ReadAnswer::Json(found?.pop().unwrap_or(Value::Null)))
+    }
+
+    fn obligations(&self, agent: &str) -> rusqlite::Result<Vec<Value>> {
+        let mut statement = self.db.prepare_cached(
+            "SELECT message, sender, subject, created_at FROM obligations WHERE agent = ?1 ORDER BY message LIMIT 1000",
+        )?;
+        let owed = statement.query_map([agent], |row| {
+            let subject: Option<String> = row.get(2)?;
+            let (id, from, at): (i64, String, i64) = (row.get(0)?, row.get(1)?, row.get(3)?);
+            Ok(json!({"messageId": id, "from": from, "subject": subject, "createdAt": at}))
+        })?;
+        owed.collect()
     }
 
     fn docs(&self, sql: &str, values: &[&dyn rusqlite::ToSql]) -> rusqlite::Result<Vec<Value>> {
@@ -257,6 +293,10 @@ impl View<'_> {
             .prepare_cached("SELECT 1 FROM recipients WHERE recipient = ?1 AND message = ?2")?;
         statement.exists(params![viewer, message.id])
     }
+}
+
+fn list(messages: Vec<Message>) -> ReadAnswer {
+    ReadAnswer::Json(json!({"messages": messages}))
 }
 
 /// Rows of a recipient that are wanted, by the partial index that has just them; the planner would

@@ -1,5 +1,7 @@
 //! Messages as they are written.
 
+use std::borrow::Cow;
+
 use rusqlite::{OptionalExtension, Transaction, params};
 use serde_json::Value;
 
@@ -14,32 +16,67 @@ const ANSWERS_MAX: usize = 4096;
 pub(super) const SEEN: &str = "FROM messages m WHERE m.id = ?1 AND (?3 OR m.sender = ?2
   OR EXISTS (SELECT 1 FROM recipients r WHERE r.recipient = ?2 AND r.message = ?1))";
 
-/// `session` marks rows that nobody has to acknowledge: the mirror, and whatever people get.
+/// Column `session` marks rows that nobody has to acknowledge: the mirror, and whatever people get.
 pub(super) fn add_recipient(
     db: &Transaction<'_>,
     message: MessageId,
     recipient: &str,
     mirror: bool,
 ) -> rusqlite::Result<()> {
-    db.prepare_cached("INSERT OR IGNORE INTO recipients (recipient, message, session, mirror) VALUES (?1, ?2, ?3, ?4)")?
+    db.prepare_cached(
+        "INSERT OR IGNORE INTO recipients (recipient, message, session, mirror) VALUES (?1, ?2, ?3, ?4)",
+    )?
         .execute(params![recipient, message, mirror || recipient == USER, mirror])
         .map(|_| ())
 }
 
+/// A message with what is not in it.
+pub(super) struct Posted<'a> {
+    pub(super) message: &'a Message,
+    pub(super) recipients: &'a [String],
+    /// Idempotency key of the sender.
+    pub(super) key: Option<&'a str>,
+    /// Its sender may see every message.
+    pub(super) sees_all: bool,
+}
+
 pub(super) fn put_message(
     db: &Transaction<'_>,
-    message: &Message,
-    recipients: &[String],
-    (key, sees_all): (Option<&str>, bool),
+    posted: &Posted<'_>,
     committed: &mut Committed,
 ) -> rusqlite::Result<()> {
-    // Whoever cannot see a message neither answers it nor joins its thread.
+    let (stored, thread) = attach(db, posted)?;
+    if let Cow::Owned(alone) = &stored {
+        // It is kept, but it hangs on nothing.
+        committed.unattached.push(alone.clone());
+    }
+    let message = stored.as_ref();
+    let thread = thread.unwrap_or(message.id);
+    if !insert_message(db, message, posted.key, thread)? {
+        if let Some(first) = message_of_key(db, &message.from, posted.key)? {
+            committed.existing.push((message.id, first));
+        }
+        return Ok(());
+    }
+    for recipient in posted.recipients {
+        add_recipient(db, message.id, recipient, message.is_session_mirror())?;
+    }
+    settle_obligations(db, message, thread)
+}
+
+/// The message without what its sender cannot see, and the thread that it joins: whoever cannot see
+/// a message neither answers it nor joins its thread.
+fn attach<'a>(
+    db: &Transaction<'_>,
+    posted: &Posted<'a>,
+) -> rusqlite::Result<(Cow<'a, Message>, Option<MessageId>)> {
+    let Posted { message, sees_all, .. } = *posted;
     let mut visible = db.prepare_cached(&format!("SELECT thread {SEEN}"))?;
     let mut thread_of = |id: MessageId| -> rusqlite::Result<Option<MessageId>> {
         visible.query_row(params![id, message.from, sees_all], |row| row.get(0)).optional()
     };
     let mut thread = None;
-    let mut stored = std::borrow::Cow::Borrowed(message);
+    let mut stored = Cow::Borrowed(message);
     if let Some(id) = message.reply_to {
         thread = thread_of(id)?;
         if thread.is_none() {
@@ -59,13 +96,16 @@ pub(super) fn put_message(
             stored.to_mut().payload.insert("answers".into(), Value::Array(seen));
         }
     }
-    if let std::borrow::Cow::Owned(alone) = &stored {
-        // It is kept, but it hangs on nothing.
-        committed.unattached.push(alone.clone());
-    }
-    let message = stored.as_ref();
-    let reply_to = message.reply_to;
-    let thread = thread.unwrap_or(message.id);
+    Ok((stored, thread))
+}
+
+/// False: a message of this sender has the key already.
+fn insert_message(
+    db: &Transaction<'_>,
+    message: &Message,
+    key: Option<&str>,
+    thread: MessageId,
+) -> rusqlite::Result<bool> {
     let doc = serde_json::to_string(message).expect("plain data");
     let inserted = db
         .prepare_cached(
@@ -79,42 +119,44 @@ pub(super) fn put_message(
             message.kind.as_str(),
             message.to,
             key,
-            reply_to,
+            message.reply_to,
             thread,
             message.expects_reply(),
             message.claimable,
             message.task_id(),
             message.created_at,
         ])?;
-    if inserted == 0 {
-        let mut statement =
-            db.prepare_cached("SELECT doc FROM messages WHERE sender = ?1 AND key = ?2")?;
-        let first: Option<String> =
-            statement.query_row(params![message.from, key], |row| row.get(0)).optional()?;
-        if let Some(first) = first.and_then(|doc| serde_json::from_str(&doc).ok()) {
-            committed.existing.push((message.id, first));
-        }
-        return Ok(());
-    }
-    for recipient in recipients {
-        add_recipient(db, message.id, recipient, message.is_session_mirror())?;
-    }
-    if reply_to.is_some() {
-        // A reply settles what its sender owes: that message, what else it names, and the thread's
-        // other questions.
-        db.prepare_cached("DELETE FROM obligations WHERE agent = ?1 AND (message = ?2 OR (sender = ?3 AND thread = ?4))")?
-            .execute(params![message.from, reply_to, message.to, thread])?;
-        for id in message
-            .payload
-            .get("answers")
-            .and_then(Value::as_array)
-            .into_iter()
-            .flatten()
-            .filter_map(Value::as_i64)
-        {
-            db.prepare_cached("DELETE FROM obligations WHERE agent = ?1 AND message = ?2")?
-                .execute(params![message.from, id])?;
-        }
+    Ok(inserted > 0)
+}
+
+fn message_of_key(
+    db: &Transaction<'_>,
+    sender: &str,
+    key: Option<&str>,
+) -> rusqlite::Result<Option<Message>> {
+    let mut statement =
+        db.prepare_cached("SELECT doc FROM messages WHERE sender = ?1 AND key = ?2")?;
+    let doc: Option<String> =
+        statement.query_row(params![sender, key], |row| row.get(0)).optional()?;
+    Ok(doc.and_then(|doc| serde_json::from_str(&doc).ok()))
+}
+
+/// A reply settles what its sender owes: that message, what else it names, and the thread's other
+/// questions.
+fn settle_obligations(
+    db: &Transaction<'_>,
+    message: &Message,
+    thread: MessageId,
+) -> rusqlite::Result<()> {
+    let Some(reply_to) = message.reply_to else { return Ok(()) };
+    db.prepare_cached(
+        "DELETE FROM obligations WHERE agent = ?1 AND (message = ?2 OR (sender = ?3 AND thread = ?4))",
+    )?
+    .execute(params![message.from, reply_to, message.to, thread])?;
+    let answers = message.payload.get("answers").and_then(Value::as_array);
+    for id in answers.into_iter().flatten().filter_map(Value::as_i64) {
+        db.prepare_cached("DELETE FROM obligations WHERE agent = ?1 AND message = ?2")?
+            .execute(params![message.from, id])?;
     }
     Ok(())
 }

@@ -102,17 +102,16 @@ fn what_somebody_holds_stays_and_what_nobody_wants_goes() {
 
 /// Nobody is offered it, nobody owes anything for it, no retention takes it away; opened again it
 /// is unread for all.
-#[test]
-fn a_held_offer_stays_and_comes_back_unread() {
+/// A store with one offered message, 1, of x to a and b, and its task 1.
+fn store_with_an_offer() -> HubStore {
     let mut store = HubStore::in_memory().expect("memory");
-    let payload = serde_json::json!({"taskId": 1}).as_object().cloned().unwrap_or_default();
     let message = Message {
         id: MessageId(1),
         from: "x".into(),
         to: "tag:t".into(),
         kind: "task".into(),
         claimable: true,
-        payload,
+        payload: serde_json::json!({"taskId": 1}).as_object().cloned().unwrap_or_default(),
         ..Default::default()
     };
     let task = Task {
@@ -121,13 +120,6 @@ fn a_held_offer_stays_and_comes_back_unread() {
         message_id: MessageId(1),
         ..Default::default()
     };
-    let mark = |status: &str| HubOp::TaskMark {
-        id: TaskId(1),
-        status: status.into(),
-        agent: None,
-        entry: Value::Null,
-        at: 5,
-    };
     let recipients = vec!["a".to_string(), "b".to_string()];
     store
         .commit_ops(&[
@@ -135,63 +127,61 @@ fn a_held_offer_stays_and_comes_back_unread() {
             HubOp::TaskPut(task),
         ])
         .expect("memory");
-    let work = vec![
-        HubOp::ClaimPut { message: MessageId(1), agent: "a".into(), expires_at: 50 },
-        HubOp::Acked { message: MessageId(1), recipient: "a".into() },
-        HubOp::Read { message: MessageId(1), recipient: "a".into(), at: 3, reason: None },
+    store
+}
+
+fn count_obligations(store: &HubStore) -> i64 {
+    let count = store.db.query_row("SELECT count(*) FROM obligations", [], |row| row.get(0));
+    count.expect("counts")
+}
+
+#[test]
+fn a_held_offer_stays_and_comes_back_unread() {
+    let mut store = store_with_an_offer();
+    let id = MessageId(1);
+    let mark = |status: &str| HubOp::TaskMark {
+        id: TaskId(1),
+        status: status.into(),
+        agent: None,
+        entry: Value::Null,
+        at: 5,
+    };
+    let work = [
+        HubOp::ClaimPut { message: id, agent: "a".into(), expires_at: 50 },
+        HubOp::Acked { message: id, recipient: "a".into() },
+        HubOp::Read { message: id, recipient: "a".into(), at: 3, reason: None },
     ];
     store.commit_ops(&work).expect("memory");
-    let owed: i64 = store
-        .db
-        .query_row("SELECT count(*) FROM obligations", [], |row| row.get(0))
-        .expect("counts");
-    assert_eq!(owed, 1);
-    store
-        .commit_ops(&[mark("blocked"), HubOp::OfferHeld { message: MessageId(1), at: 5 }])
-        .expect("memory");
+    assert_eq!(count_obligations(&store), 1);
+    let held = [mark("blocked"), HubOp::OfferHeld { message: id, at: 5 }];
+    store.commit_ops(&held).expect("memory");
     put(&mut store, 2, "chat", "a", 0);
     for _ in 0..2 {
         let snapshot = store.snapshot().expect("reads");
         assert!(
-            snapshot.unacknowledged.iter().all(|(_, ids)| !ids.contains(&MessageId(1))),
+            snapshot.unacknowledged.iter().all(|(_, ids)| !ids.contains(&id)),
             "{:?}",
             snapshot.unacknowledged
         );
-        assert_eq!(
-            (snapshot.offers[0].message, snapshot.offers[0].claim.clone()),
-            (MessageId(1), None)
-        );
+        assert_eq!((snapshot.offers[0].message, snapshot.offers[0].claim.clone()), (id, None));
         let task = StoredTask {
             id: TaskId(1),
-            message: MessageId(1),
+            message: id,
             status: "blocked".into(),
             sender: "x".into(),
             restored: false,
         };
         assert_eq!(snapshot.tasks, [task]);
-        let owed: i64 = store
-            .db
-            .query_row("SELECT count(*) FROM obligations", [], |row| row.get(0))
-            .expect("counts");
-        assert_eq!(owed, 0);
+        assert_eq!(count_obligations(&store), 0);
         put(&mut store, 3, "chat", "a", 0);
         assert_eq!(retain(&mut store, 100, 100, 200).offers, Vec::<MessageId>::new());
     }
-    store
-        .commit_ops(&[
-            mark("open"),
-            HubOp::ClaimEnd { message: MessageId(1), reoffer: true, at: 7 },
-        ])
-        .expect("memory");
+    let open = [mark("open"), HubOp::ClaimEnd { message: id, reoffer: true, at: 7 }];
+    store.commit_ops(&open).expect("memory");
     let snapshot = store.snapshot().expect("reads");
     for recipient in ["a", "b"] {
-        assert!(
-            snapshot
-                .unacknowledged
-                .iter()
-                .any(|(who, ids)| who == recipient && ids.contains(&MessageId(1))),
-            "{recipient}"
-        );
+        let mut queues = snapshot.unacknowledged.iter();
+        assert!(queues.any(|(who, ids)| who == recipient && ids.contains(&id)), "{recipient}");
     }
 }
 

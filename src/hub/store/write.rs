@@ -3,12 +3,12 @@
 use rusqlite::{OptionalExtension, ToSql, Transaction, params};
 use serde_json::Value;
 
-use super::message::{SEEN, add_recipient, put_message};
+use super::message::{Posted, SEEN, add_recipient, put_message};
 use super::{Committed, put_facts};
 use crate::core::hub::event::{HubOp, StoredAgent};
 use crate::core::hub::generations::{RESTORED, StoredGeneration};
 use crate::core::ids::{MessageId, TaskId};
-use crate::wire::api::{Command, CommandStatus, Task, TaskStatus, USER};
+use crate::wire::api::{Command, CommandStatus, Task, TaskStatus, TokenRecord, USER};
 
 /// Carries out one operation.
 pub(super) fn apply(
@@ -18,7 +18,8 @@ pub(super) fn apply(
 ) -> rusqlite::Result<()> {
     match op {
         HubOp::MessagePut { message, recipients, key, sees_all } => {
-            put_message(db, message, recipients, (key.as_deref(), *sees_all), committed)
+            let key = key.as_deref();
+            put_message(db, &Posted { message, recipients, key, sees_all: *sees_all }, committed)
         }
         HubOp::RecipientAdd { message, recipient } => add_recipient(db, *message, recipient, false),
         HubOp::Acked { message, recipient } => {
@@ -29,31 +30,17 @@ pub(super) fn apply(
             mark_read(db, *message, recipient, *at, reason.as_deref())
         }
         HubOp::Reacted { message, agent, emoji, at, sees_all } => {
-            let sees = db
-                .prepare_cached(&format!("SELECT 1 {SEEN}"))?
-                .exists(params![message, agent, sees_all])?;
-            if !sees {
-                committed.unseen.push((*message, agent.clone()));
+            if put_reaction(db, *message, agent, emoji, *at, *sees_all)? {
                 return Ok(());
             }
-            let sql = "INSERT OR IGNORE INTO reactions (message, agent, emoji, at) VALUES (?1, ?2, ?3, ?4)";
-            run(db, sql, params![message, agent, emoji, at])?;
-            run(
-                db,
-                "DELETE FROM obligations WHERE agent = ?1 AND message = ?2",
-                params![agent, message],
-            )
+            committed.unseen.push((*message, agent.clone()));
+            Ok(())
         }
         HubOp::ClaimPut { message, agent, expires_at } => {
             let sql = "UPDATE messages SET claimed_by = ?2, claim_expires_at = ?3 WHERE id = ?1";
             run(db, sql, params![message, agent, expires_at])
         }
-        HubOp::ClaimEnd { message, reoffer: true, .. } => {
-            end_claim(db, *message)?;
-            let sql =
-                "UPDATE recipients SET acked = 0, read_at = NULL, reason = NULL WHERE message = ?1";
-            run(db, sql, params![message])
-        }
+        HubOp::ClaimEnd { message, reoffer: true, .. } => offer_again(db, *message),
         HubOp::ClaimEnd { message, reoffer: false, at } => {
             run(db, "UPDATE messages SET offered = 0 WHERE id = ?1", params![message])?;
             read_by_all(db, *message, *at, "settled")
@@ -63,11 +50,10 @@ pub(super) fn apply(
             run(db, "DELETE FROM obligations WHERE message = ?1", params![message])?;
             read_by_all(db, *message, *at, "blocked")
         }
-        HubOp::Unresolved { message, until } => run(
-            db,
-            "UPDATE messages SET unresolved_until = ?2 WHERE id = ?1",
-            params![message, until],
-        ),
+        HubOp::Unresolved { message, until } => {
+            let sql = "UPDATE messages SET unresolved_until = ?2 WHERE id = ?1";
+            run(db, sql, params![message, until])
+        }
         HubOp::TaskPut(task) => put_task(db, task),
         HubOp::TaskMark { id, status, agent, entry, at } => {
             mark_task(db, *id, status, agent.as_deref(), entry, *at)
@@ -76,17 +62,11 @@ pub(super) fn apply(
         HubOp::AgentPut(agent) => put_agent(db, agent),
         HubOp::AgentDelete { id } => run(db, "DELETE FROM agents WHERE id = ?1", params![id]),
         HubOp::QueueDrop { recipient } => {
-            let sql = "UPDATE recipients SET acked = 1, reason = 'agent deleted' WHERE recipient = ?1 AND acked = 0";
+            let sql = "UPDATE recipients SET acked = 1, reason = 'agent deleted' \
+                       WHERE recipient = ?1 AND acked = 0";
             run(db, sql, params![recipient])
         }
-        HubOp::TokenPut { hash, record } => {
-            let record = serde_json::to_string(record).expect("plain data");
-            run(
-                db,
-                "INSERT OR REPLACE INTO tokens (hash, record) VALUES (?1, ?2)",
-                params![hash, record],
-            )
-        }
+        HubOp::TokenPut { hash, record } => put_token(db, hash, record),
         HubOp::TokenDelete { hash } | HubOp::TokenRevoke { hash, .. } => {
             run(db, "DELETE FROM tokens WHERE hash = ?1", params![hash])
         }
@@ -94,13 +74,9 @@ pub(super) fn apply(
             if let Some(generation) = generation {
                 put_generation(db, generation, *at)?;
             }
-            let facts = [
-                ("messages_end", messages_end.0),
-                ("tasks_end", tasks_end.0),
-                ("starts", *starts),
-                ("copied", 0),
-            ];
-            put_facts(db, &facts)?;
+            let ends = [("messages_end", messages_end.0), ("tasks_end", tasks_end.0)];
+            put_facts(db, &ends)?;
+            put_facts(db, &[("starts", *starts), ("copied", 0)])?;
             if *copy { end_what_was_under_way(db, *at) } else { Ok(()) }
         }
         HubOp::Reserve { messages_end, tasks_end } => {
@@ -108,6 +84,41 @@ pub(super) fn apply(
         }
         HubOp::Retain { .. } => Ok(()), // by the caller, who tells what went
     }
+}
+
+/// False: whoever reacts cannot see the message.
+fn put_reaction(
+    db: &Transaction<'_>,
+    message: MessageId,
+    agent: &str,
+    emoji: &str,
+    at: i64,
+    sees_all: bool,
+) -> rusqlite::Result<bool> {
+    let sees = db
+        .prepare_cached(&format!("SELECT 1 {SEEN}"))?
+        .exists(params![message, agent, sees_all])?;
+    if sees {
+        let sql =
+            "INSERT OR IGNORE INTO reactions (message, agent, emoji, at) VALUES (?1, ?2, ?3, ?4)";
+        run(db, sql, params![message, agent, emoji, at])?;
+        let sql = "DELETE FROM obligations WHERE agent = ?1 AND message = ?2";
+        run(db, sql, params![agent, message])?;
+    }
+    Ok(sees)
+}
+
+/// The claim ends, and whoever can take the message gets it again.
+fn offer_again(db: &Transaction<'_>, message: MessageId) -> rusqlite::Result<()> {
+    end_claim(db, message)?;
+    let sql = "UPDATE recipients SET acked = 0, read_at = NULL, reason = NULL WHERE message = ?1";
+    run(db, sql, params![message])
+}
+
+fn put_token(db: &Transaction<'_>, hash: &str, record: &TokenRecord) -> rusqlite::Result<()> {
+    let record = serde_json::to_string(record).expect("plain data");
+    let sql = "INSERT OR REPLACE INTO tokens (hash, record) VALUES (?1, ?2)";
+    run(db, sql, params![hash, record])
 }
 
 fn run(db: &Transaction<'_>, sql: &str, values: &[&dyn ToSql]) -> rusqlite::Result<()> {
