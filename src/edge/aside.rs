@@ -107,7 +107,7 @@ fn set_aside(path: &Path, error: &StoreError) -> Result<String, StoreError> {
     let came = match saved {
         Ok(saved) => {
             moved(fresh, path.into())?;
-            format!("what was readable was restored ({})", saved.told())
+            format!("what was readable was restored ({})", saved.describe())
         }
         Err(failed) => format!("nothing of it could be restored ({})", failed.said),
     };
@@ -123,7 +123,7 @@ fn set_aside(path: &Path, error: &StoreError) -> Result<String, StoreError> {
 /// The open file has no name any more: it gets one again, its own if that is free.
 pub(super) fn put_back(db: &Connection, path: &Path, moved: FileLoss) -> StoreError {
     let found =
-        format!("the runner's store {} {} while the runner ran", path.display(), moved.told());
+        format!("the runner's store {} {} while the runner ran", path.display(), moved.describe());
     let folder = path.parent().unwrap_or(path);
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let text = match rescue(db, path, moved, &dated(folder, &format!("{name}.saved"), "")) {

@@ -1,16 +1,21 @@
 //! SQLite files: opening, checking and errors, in one place for every store.
 
+mod check;
+mod errors;
+#[cfg(test)]
+mod tests;
+
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufReader, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 use rusqlite::types::{FromSql, FromSqlResult, ToSqlOutput, ValueRef};
-use rusqlite::{Connection, ErrorCode, OpenFlags, ToSql, ffi};
-use rustix::io::Errno;
+use rusqlite::{Connection, OpenFlags, ToSql};
 
+pub use self::check::{Check, quick_check, quick_check_at_start};
+pub use self::errors::{error_of, io_error_of};
 use crate::core::ids::{MessageId, TaskId};
 use crate::core::store::{StoreError, StoreKind};
 use crate::os;
@@ -19,14 +24,10 @@ use crate::os;
 const BUSY_TIME: Duration = Duration::from_secs(2);
 /// A start waits this long for another process.
 const BUSY_TIME_AT_START: Duration = Duration::from_secs(10);
-/// A check that is out of time is interrupted this often until it ends.
-const INTERRUPT_AGAIN: Duration = Duration::from_millis(5);
 /// A schema version that is newer by more than this is damage, not a newer program.
 const VERSIONS_MAX: i64 = 10_000;
 /// Bytes of a write-ahead log that are read at a time.
 const LOG_CHUNK: usize = 64 << 10;
-/// Files up to this many pages are checked without a time limit.
-const PAGES_FEW: i64 = 256;
 /// Bytes of a write-ahead log that are looked through before a newer file is opened.
 const LOG_BYTES_MAX: u64 = 256 << 20;
 
@@ -48,75 +49,6 @@ macro_rules! integers {
 }
 
 integers!(MessageId TaskId);
-
-/// An operating error as the machines branch on it. The only place where codes of SQLite are read;
-/// called right where it came up, since the kernel's last error tells a full quota from a broken
-/// disk.
-pub fn error_of(what: impl std::fmt::Display, error: &rusqlite::Error) -> StoreError {
-    StoreError::new(kind_of(error, errno_of(&io::Error::last_os_error())), what, error)
-}
-
-/// The same for a call of the operating system.
-pub fn io_error_of(what: impl std::fmt::Display, error: &io::Error) -> StoreError {
-    StoreError::new(
-        errno_of(error).and_then(kind_of_errno).unwrap_or(StoreKind::Failed),
-        what,
-        error,
-    )
-}
-
-/// None where nothing has failed yet.
-fn errno_of(error: &io::Error) -> Option<Errno> {
-    error.raw_os_error().filter(|number| *number > 0).map(Errno::from_raw_os_error)
-}
-
-fn kind_of_errno(errno: Errno) -> Option<StoreKind> {
-    match errno {
-        Errno::NOSPC | Errno::DQUOT | Errno::FBIG => Some(StoreKind::Full),
-        Errno::ROFS | Errno::ACCESS | Errno::PERM | Errno::ISDIR | Errno::NOTDIR | Errno::LOOP => {
-            Some(StoreKind::Denied)
-        }
-        _ => None,
-    }
-}
-
-fn kind_of(error: &rusqlite::Error, last: Option<Errno>) -> StoreKind {
-    let Some(failure) = error.sqlite_error() else { return StoreKind::Failed };
-    match (failure.code, failure.extended_code) {
-        (ErrorCode::DiskFull, _) => StoreKind::Full,
-        (ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked, _) => StoreKind::Busy,
-        (ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase, _) => StoreKind::Corrupt,
-        (_, ffi::SQLITE_IOERR_CORRUPTFS | ffi::SQLITE_IOERR_DATA) => StoreKind::Corrupt,
-        (
-            ErrorCode::ReadOnly
-            | ErrorCode::PermissionDenied
-            | ErrorCode::AuthorizationForStatementDenied,
-            _,
-        ) => StoreKind::Denied,
-        (ErrorCode::CannotOpen, _) => last.and_then(kind_of_errno).unwrap_or(StoreKind::Denied),
-        // SQLite itself knows a disk without room; what else keeps a page from being written is a
-        // quota or a limit of file sizes, unless the kernel says that the disk is broken.
-        (
-            _,
-            ffi::SQLITE_IOERR_WRITE
-            | ffi::SQLITE_IOERR_SHMSIZE
-            | ffi::SQLITE_IOERR_TRUNCATE
-            | ffi::SQLITE_IOERR_FSYNC,
-        ) => match last {
-            Some(Errno::IO) => StoreKind::Failed,
-            Some(errno) => kind_of_errno(errno).unwrap_or(match failure.extended_code {
-                ffi::SQLITE_IOERR_WRITE | ffi::SQLITE_IOERR_SHMSIZE => StoreKind::Full,
-                _ => StoreKind::Failed,
-            }),
-            None => StoreKind::Failed,
-        },
-        (ErrorCode::SystemIoFailure, _) => last
-            .and_then(kind_of_errno)
-            .filter(|kind| *kind == StoreKind::Full)
-            .unwrap_or(StoreKind::Failed),
-        _ => StoreKind::Failed,
-    }
-}
 
 /// An open file.
 pub struct Opened {
@@ -308,9 +240,17 @@ pub fn open_for_reading(path: &Path) -> Result<Connection, StoreError> {
     open().map_err(|error| error_of(format!("cannot open {} for reading", path.display()), &error))
 }
 
-/// Which file this is, whatever it is called: device and inode.
-pub fn identity(path: &Path) -> Option<(u64, u64)> {
-    std::fs::metadata(path).ok().map(|meta| (meta.dev(), meta.ino()))
+/// Which file this is, whatever it is called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileIdentity {
+    device: u64,
+    inode: u64,
+}
+
+/// None where no file is.
+pub fn identity(path: &Path) -> Option<FileIdentity> {
+    let meta = std::fs::metadata(path).ok()?;
+    Some(FileIdentity { device: meta.dev(), inode: meta.ino() })
 }
 
 /// Watches that an open file keeps its name: what is written into a deleted or replaced file is
@@ -318,8 +258,8 @@ pub fn identity(path: &Path) -> Option<(u64, u64)> {
 #[derive(Debug, Default)]
 pub struct NamedFile {
     path: PathBuf,
-    file: Option<(u64, u64)>,
-    log: Option<(u64, u64)>,
+    file: Option<FileIdentity>,
+    log: Option<FileIdentity>,
 }
 
 /// What became of an open file.
@@ -334,8 +274,8 @@ pub enum FileLoss {
 }
 
 impl FileLoss {
-    /// As a sentence.
-    pub fn told(self) -> &'static str {
+    /// What goes on with the name of the file, as a clause.
+    pub fn describe(self) -> &'static str {
         match self {
             FileLoss::Deleted => "was deleted",
             FileLoss::Replaced => "was replaced by another file",
@@ -361,113 +301,32 @@ impl NamedFile {
         let (file, log) = (identity(&self.path), identity(&beside(&self.path, "-wal")));
         // The log is made by the first change.
         self.log = self.log.or(log);
-        match () {
-            () if file.is_none() => Some(FileLoss::Deleted),
-            () if file != self.file => Some(FileLoss::Replaced),
-            () if log != self.log => Some(FileLoss::LogGone),
-            () => None,
+        if file.is_none() {
+            Some(FileLoss::Deleted)
+        } else if file != self.file {
+            Some(FileLoss::Replaced)
+        } else if log != self.log {
+            Some(FileLoss::LogGone)
+        } else {
+            None
         }
     }
-}
-
-/// What a check of the pages of a file found.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Check {
-    /// Nothing is wrong.
-    Fine,
-    /// Damage, in SQLite's words.
-    Damaged(String),
-    /// Time ran out before the end; no damage so far.
-    Unfinished,
-}
-
-/// The check of a store before it is used, on its own connection.
-pub fn quick_check_at_start(db: &Connection, budget: Duration) -> Result<Check, StoreError> {
-    let pages: i64 = db.query_row("PRAGMA page_count", [], |row| row.get(0)).unwrap_or(i64::MAX);
-    if pages > PAGES_FEW {
-        return quick_check(db, budget, &crossbeam_channel::never());
-    }
-    told(check_tables(db), Err)
-}
-
-/// Checks every page of a file for at most `budget`, table by table so that no long read keeps the
-/// log from shrinking. `ended`: a channel whose end ends the check.
-pub fn quick_check(
-    db: &Connection,
-    budget: Duration,
-    ended: &Receiver<()>,
-) -> Result<Check, StoreError> {
-    let interrupt = db.get_interrupt_handle();
-    let (done, watched) = bounded::<()>(0);
-    std::thread::scope(|scope| {
-        let watch = scope.spawn(move || {
-            let late = crossbeam_channel::after(budget);
-            let over = crossbeam_channel::select! {
-                recv(watched) -> _ => false,
-                recv(late) -> _ => true,
-                recv(ended) -> _ => true,
-            };
-            // One that falls between two statements is lost.
-            while over && watched.recv_timeout(INTERRUPT_AGAIN) == Err(RecvTimeoutError::Timeout) {
-                interrupt.interrupt();
-            }
-            over
-        });
-        let found = check_tables(db);
-        drop(done);
-        told(found, |error| {
-            if watch.join().is_ok_and(|over| over) { Ok(Check::Unfinished) } else { Err(error) }
-        })
-    })
-}
-
-/// What was found; `otherwise` is for errors that are no damage.
-fn told(
-    found: rusqlite::Result<Option<String>>,
-    otherwise: impl FnOnce(StoreError) -> Result<Check, StoreError>,
-) -> Result<Check, StoreError> {
-    match found {
-        Ok(None) => Ok(Check::Fine),
-        Ok(Some(said)) => Ok(Check::Damaged(said)),
-        Err(error) => match error_of("cannot check the store", &error) {
-            StoreError { kind: StoreKind::Corrupt, .. } => Ok(Check::Damaged(error.to_string())),
-            other => otherwise(other),
-        },
-    }
-}
-
-fn check_tables(db: &Connection) -> rusqlite::Result<Option<String>> {
-    let mut tables = db.prepare(
-        "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'",
-    )?;
-    let names: Vec<String> = tables.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
-    for name in names {
-        let said: String = db.query_row(
-            &format!("PRAGMA quick_check(\"{}\")", name.replace('"', "\"\"")),
-            [],
-            |row| row.get(0),
-        )?;
-        if said != "ok" {
-            return Ok(Some(format!("table {name}: {}", said.lines().last().unwrap_or_default())));
-        }
-    }
-    Ok(None)
 }
 
 /// Copies an open database into a new file that only its owner may read: consistent, also while
 /// others write or when the file has no name any more; checked and durable before it gets its name.
 /// Gives its bytes.
 pub fn copy_checked(db: &Connection, to: &Path, what: &str) -> Result<u64, StoreError> {
-    let say = |error: rusqlite::Error| error_of(what, &error);
-    let say_io = |error: io::Error| io_error_of(what, &error);
+    let failed = |error: rusqlite::Error| error_of(what, &error);
+    let io_failed = |error: io::Error| io_error_of(what, &error);
     let temporary = beside(to, &format!(".{}.tmp", std::process::id()));
     let copy = || -> Result<u64, StoreError> {
         let file = os::open_private(&temporary, OpenOptions::new().write(true).create_new(true))
-            .map_err(say_io)?;
+            .map_err(io_failed)?;
         let Some(target) = temporary.to_str() else {
             return Err(StoreError::new(StoreKind::Failed, what, "the file name must be UTF-8"));
         };
-        db.execute("VACUUM INTO ?1", [target]).map_err(say)?;
+        db.execute("VACUUM INTO ?1", [target]).map_err(failed)?;
         let copied = open_for_reading(&temporary)?;
         if let Check::Damaged(said) =
             quick_check(&copied, Duration::MAX, &crossbeam_channel::never())?
@@ -479,8 +338,8 @@ pub fn copy_checked(db: &Connection, to: &Path, what: &str) -> Result<u64, Store
             ));
         }
         drop(copied);
-        file.sync_all().map_err(say_io)?;
-        std::fs::rename(&temporary, to).map_err(say_io)?;
+        file.sync_all().map_err(io_failed)?;
+        std::fs::rename(&temporary, to).map_err(io_failed)?;
         sync_folder(to);
         Ok(file.metadata().map_or(0, |metadata| metadata.len()))
     };
@@ -536,6 +395,3 @@ pub fn sizes(db: &Connection) -> rusqlite::Result<(u64, u64)> {
     let page = pragma("page_size")?;
     Ok(((pragma("page_count")? * page) as u64, (pragma("freelist_count")? * page) as u64))
 }
-
-#[cfg(test)]
-mod tests;

@@ -50,7 +50,7 @@ impl Salvaged {
     }
 
     /// As a sentence.
-    pub fn told(&self) -> String {
+    pub fn describe(&self) -> String {
         let rows: Vec<String> = self
             .rows
             .iter()

@@ -81,7 +81,7 @@ pub fn save_damaged(dir: &Path, error: &StoreError) -> StoreError {
     let sentence = match salvage(&path, &file, PLAN) {
         Ok(saved) => format!(
             "{found}; what is readable was saved in {shown} ({}); continue with it by `agent-relay hub restore {shown}`, or {way}",
-            saved.told()
+            saved.describe()
         ),
         Err(failed) if failed.kind == StoreKind::Corrupt => {
             format!("{found}; nothing in it can be read; {way}")
@@ -103,7 +103,7 @@ pub fn save_damaged(dir: &Path, error: &StoreError) -> StoreError {
 
 /// Saves the content of an open file that was deleted: it exists as long as it is open.
 pub fn save_open(db: &Connection, path: &Path, moved: FileLoss) -> StoreError {
-    let found = format!("the hub's store {} {} while the hub ran", path.display(), moved.told());
+    let found = format!("the hub's store {} {} while the hub ran", path.display(), moved.describe());
     let spare = dated(path.parent().unwrap_or(path), "salvaged", ".sqlite");
     let text = match rescue(db, path, moved, &spare) {
         Ok(None) => {

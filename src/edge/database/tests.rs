@@ -1,4 +1,9 @@
+use rusqlite::ffi;
+use rustix::io::Errno;
+
+use super::errors::kind_of;
 use super::*;
+use crate::core::store::StoreKind;
 
 fn failure(code: i32) -> rusqlite::Error {
     rusqlite::Error::SqliteFailure(ffi::Error::new(code), None)
@@ -61,7 +66,7 @@ fn a_look_at_pages_is_bounded() {
     let never = crossbeam_channel::never();
     assert_eq!(quick_check(&db, Duration::MAX, &never).expect("looks"), Check::Fine);
     assert_eq!(quick_check(&db, Duration::ZERO, &never).expect("looks"), Check::Unfinished);
-    let (end, ended) = bounded(0);
+    let (end, ended) = crossbeam_channel::bounded(0);
     drop(end);
     assert_eq!(quick_check(&db, Duration::MAX, &ended).expect("looks"), Check::Unfinished);
 }
