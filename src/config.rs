@@ -357,6 +357,62 @@ fn check_settings(record: &Map<String, Value>, prefix: &str, warnings: &mut Vec<
     }
 }
 
+/// A sentence for each setting that must be one of some words and is another one.
+fn check_words(record: &Map<String, Value>, warnings: &mut Vec<String>) {
+    let transports = Transport::ALL.map(Transport::as_str);
+    let modes = ApprovalMode::ALL.map(ApprovalMode::as_str);
+    let known = [
+        ("replyMode", &["auto", "explicit"][..]),
+        ("chatCaptureMode", &["final", "full"]),
+        ("transport", &transports),
+        ("defaultApprovalMode", &modes),
+    ];
+    for (name, words) in known {
+        if let Some(word) = text(record, name).filter(|word| !words.contains(&word.as_str())) {
+            warnings.push(format!("{name} is {word:?}; it must be one of {}", words.join(", ")));
+        }
+    }
+}
+
+/// A sentence for each folder that is not there.
+fn check_folders(record: &Map<String, Value>, warnings: &mut Vec<String>) {
+    for (_, setting) in registry::settings() {
+        if setting.kind() != SettingKind::Folders {
+            continue;
+        }
+        let folders = record.get(setting.file).and_then(texts).unwrap_or_default();
+        for dir in folders.iter().filter(|dir| !Path::new(dir).is_dir()) {
+            warnings.push(format!("{} names {dir:?}, which is not a folder", setting.file));
+        }
+    }
+}
+
+/// A map of settings; empty where there is none.
+fn group(record: &Map<String, Value>, field: &str) -> Map<String, Value> {
+    record.get(field).and_then(Value::as_object).cloned().unwrap_or_default()
+}
+
+/// A setting in milliseconds.
+fn duration(record: &Map<String, Value>, field: &str) -> Option<Duration> {
+    let ms = record.get(field).and_then(Value::as_u64)?;
+    (ms > 0 && ms < (1 << 53)).then(|| Duration::from_millis(ms))
+}
+
+fn restart_policy(restart: &Map<String, Value>) -> RestartPolicy {
+    let standard = RestartPolicy::default();
+    RestartPolicy {
+        first: duration(restart, "firstMs").unwrap_or(standard.first),
+        most: duration(restart, "mostMs").unwrap_or(standard.most),
+        exits_max: restart
+            .get("exitsMax")
+            .and_then(Value::as_u64)
+            .filter(|n| *n > 0)
+            .unwrap_or(standard.exits_max as u64) as usize,
+        window: duration(restart, "windowMs").unwrap_or(standard.window),
+        healthy: duration(restart, "healthyMs").unwrap_or(standard.healthy),
+    }
+}
+
 impl ProviderConfig {
     /// Reads `<home>/providers/<provider>.json`.
     pub fn load(home: &Path, provider: &str) -> Result<ProviderConfig, Trouble> {
@@ -373,53 +429,11 @@ impl ProviderConfig {
                 .map(|(key, value)| value.as_str().map(|value| (key.clone(), value.to_string())))
                 .collect::<Option<_>>()
         });
-        let inner =
-            |outer: &str| record.get(outer).and_then(Value::as_object).cloned().unwrap_or_default();
-        let ms = |record: &Map<String, Value>, field: &str| {
-            record
-                .get(field)
-                .and_then(Value::as_u64)
-                .filter(|ms| *ms > 0 && *ms < (1 << 53))
-                .map(Duration::from_millis)
-        };
-        let (headless, restart) = (inner("headless"), inner("restart"));
-        let standard = RestartPolicy::default();
-        let policy = RestartPolicy {
-            first: ms(&restart, "firstMs").unwrap_or(standard.first),
-            most: ms(&restart, "mostMs").unwrap_or(standard.most),
-            exits_max: restart
-                .get("exitsMax")
-                .and_then(Value::as_u64)
-                .filter(|n| *n > 0)
-                .unwrap_or(standard.exits_max as u64) as usize,
-            window: ms(&restart, "windowMs").unwrap_or(standard.window),
-            healthy: ms(&restart, "healthyMs").unwrap_or(standard.healthy),
-        };
+        let headless = group(record, "headless");
         let mut warnings = Vec::new();
         check_settings(record, "", &mut warnings);
-        let (transports, modes) =
-            (Transport::ALL.map(Transport::as_str), ApprovalMode::ALL.map(ApprovalMode::as_str));
-        let known = [
-            ("replyMode", &["auto", "explicit"][..]),
-            ("chatCaptureMode", &["final", "full"]),
-            ("transport", &transports),
-            ("defaultApprovalMode", &modes),
-        ];
-        for (name, words) in known {
-            if let Some(word) = text(record, name).filter(|word| !words.contains(&word.as_str())) {
-                warnings
-                    .push(format!("{name} is {word:?}; it must be one of {}", words.join(", ")));
-            }
-        }
-        for (_, setting) in
-            registry::settings().filter(|(_, setting)| setting.kind() == SettingKind::Folders)
-        {
-            for dir in
-                list(setting.file).unwrap_or_default().iter().filter(|dir| !Path::new(dir).is_dir())
-            {
-                warnings.push(format!("{} names {dir:?}, which is not a folder", setting.file));
-            }
-        }
+        check_words(record, &mut warnings);
+        check_folders(record, &mut warnings);
         ProviderConfig {
             record: record.clone(),
             warnings,
@@ -429,14 +443,15 @@ impl ProviderConfig {
             default_capabilities: list("defaultCapabilities")
                 .unwrap_or_else(|| ["chat", "code", "review"].map(String::from).into()),
             default_tags: list("defaultTags").unwrap_or_default(),
-            shutdown_timeout: ms(&headless, "shutdownTimeoutMs").unwrap_or(Duration::from_secs(10)),
+            shutdown_timeout: duration(&headless, "shutdownTimeoutMs")
+                .unwrap_or(Duration::from_secs(10)),
             capture_full: text(record, "chatCaptureMode").as_deref() == Some("full"),
-            restart: policy,
+            restart: restart_policy(&group(record, "restart")),
             reply_mode: match text(record, "replyMode").as_deref() {
                 Some("explicit") => ReplyMode::Explicit,
                 _ => ReplyMode::Auto,
             },
-            approval_timeout: ms(record, "approvalTimeoutMs"),
+            approval_timeout: duration(record, "approvalTimeoutMs"),
             outbox_bytes_max: record
                 .get("outboxMaxBytes")
                 .and_then(Value::as_u64)

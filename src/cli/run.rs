@@ -17,7 +17,7 @@ use crate::config::env;
 use crate::core::agent::config::AgentConfig;
 use crate::core::agent::effect::Outcome as RunOutcome;
 use crate::edge::http::{Base, Http};
-use crate::edge::provider::Launch;
+use crate::edge::provider::{ControlAccess, Launch};
 use crate::edge::store::Store;
 use crate::edge::{aside, gate, heartbeat};
 use crate::os;
@@ -121,7 +121,7 @@ fn start(args: RunArgs, provider: &'static registry::Provider) -> Outcome {
         cwd: settings.cwd,
         host: settings.host,
         planner: settings.planner,
-        control: (port, control_token.clone()),
+        control: ControlAccess { port, token: control_token.clone() },
         child_registrations: child_registrations_in,
         clock,
     };

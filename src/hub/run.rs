@@ -244,6 +244,50 @@ pub struct Listening {
     pub url: String,
 }
 
+/// Orders and events of a hub's threads, each by its own channel.
+struct Channels {
+    ports: Ports,
+    store_orders: Receiver<StoreCommand>,
+    read_orders: Receiver<(ReadNumber, Query)>,
+    gate_orders: Receiver<Orders>,
+    waker: Waker,
+    lanes_in: Vec<Sender<Event>>,
+    lanes_out: Vec<Receiver<Event>>,
+}
+
+impl Channels {
+    /// `reads_aside`: reads have a thread of their own.
+    fn new(reads_aside: bool) -> Result<Channels, Trouble> {
+        let (lanes_in, lanes_out) =
+            Lane::ALL.iter().map(|lane| bounded(lane_capacity(*lane))).unzip();
+        let waker = Waker::new()
+            .map_err(|error| Trouble::System(format!("cannot make a wake descriptor: {error}")))?;
+        let (store_port, store_orders) = bounded(COMMITS_IN_FLIGHT_MAX * 2 + READS_MAX);
+        let (read_port, read_orders) = bounded(READS_MAX);
+        let (gate_port, gate_orders) = bounded(GATE_ORDERS);
+        let ports = Ports {
+            store: Port::plain(store_port),
+            reader: reads_aside.then(|| Port::plain(read_port)),
+            gate: Port::waking(gate_port, waker.clone()),
+        };
+        Ok(Channels { ports, store_orders, read_orders, gate_orders, waker, lanes_in, lanes_out })
+    }
+
+    fn to(&self, lane: Lane) -> Sender<Event> {
+        self.lanes_in[lane as usize].clone()
+    }
+}
+
+fn start(
+    threads: &mut Threads,
+    name: &'static str,
+    body: impl FnOnce() + Send + 'static,
+) -> Result<(), Trouble> {
+    threads
+        .spawn(name, body)
+        .map_err(|error| Trouble::System(format!("cannot start a thread: {error}")))
+}
+
 /// Serves until it is told to stop. Returns the exit code.
 pub fn serve(opened: Opened, listening: Listening, ready: impl FnOnce()) -> Result<u8, Trouble> {
     let Listening { listener, tls, url } = listening;
@@ -251,88 +295,44 @@ pub fn serve(opened: Opened, listening: Listening, ready: impl FnOnce()) -> Resu
     let clock = Clock::start();
     let mut threads = Threads::new();
     let exits = threads.exits();
-    let (lanes_in, lanes_out): (Vec<Sender<Event>>, Vec<Receiver<Event>>) =
-        Lane::ALL.iter().map(|lane| bounded(lane_capacity(*lane))).unzip();
-    let to = |lane: Lane| lanes_in[lane as usize].clone();
-    let waker = Waker::new()
-        .map_err(|error| Trouble::System(format!("cannot make a wake descriptor: {error}")))?;
-    let (store_port, store_orders) = bounded(COMMITS_IN_FLIGHT_MAX * 2 + READS_MAX);
-    let (read_port, read_orders) = bounded(READS_MAX);
-    let (gate_port, gate_orders) = bounded(GATE_ORDERS);
-    let ports = Ports {
-        store: Port::plain(store_port),
-        reader: reader.as_ref().map(|_| Port::plain(read_port)),
-        gate: Port::waking(gate_port, waker.clone()),
-    };
+    let channels = Channels::new(reader.is_some())?;
+    let (gate_lane, store_lane) = (channels.to(Lane::Gate), channels.to(Lane::Store));
+    let (read_lane, checked) = (channels.to(Lane::Store), channels.to(Lane::Store));
+    let (stop, notice) = (channels.to(Lane::Main), channels.to(Lane::Main));
+    let Channels { ports, store_orders, read_orders, gate_orders, waker, lanes_in, lanes_out } =
+        channels;
 
-    let gate =
-        Gate::new(listener, tls, Limits::default(), handler, gate_orders, waker, to(Lane::Gate))
-            .map_err(|error| {
-                Trouble::System(format!("cannot watch the listening socket: {error}"))
-            })?;
-    let thread = |error: std::io::Error| Trouble::System(format!("cannot start a thread: {error}"));
-    let (store_lane, read_lane) = (to(Lane::Store), to(Lane::Store));
-    threads
-        .spawn("hub-store", move || run_store(store, mark, store_orders, store_lane))
-        .map_err(thread)?;
+    let gate = Gate::new(listener, tls, Limits::default(), handler, gate_orders, waker, gate_lane)
+        .map_err(|error| Trouble::System(format!("cannot watch the listening socket: {error}")))?;
+    start(&mut threads, "hub-store", move || run_store(store, mark, store_orders, store_lane))?;
     let check = unclean && reader.is_some();
     if let Some(reader) = reader {
-        threads
-            .spawn("hub-read", move || run_reader(reader, read_orders, read_lane))
-            .map_err(thread)?;
+        start(&mut threads, "hub-read", move || run_reader(reader, read_orders, read_lane))?;
     }
-    let (started, start) = bounded::<()>(1);
-    threads
-        .spawn("hub-gate", move || {
-            if start.recv().is_ok() {
-                gate.run();
-            }
-        })
-        .map_err(thread)?;
-
+    let (started, gate_may_run) = bounded::<()>(1);
+    start(&mut threads, "hub-gate", move || {
+        if gate_may_run.recv().is_ok() {
+            gate.run();
+        }
+    })?;
     let (done, outcome) = bounded(1);
     let lanes = lanes_out.clone();
-    threads
-        .spawn("hub-state", move || {
-            let config = HubConfig { id, hash: os::sha256_hex, secret: Box::new(os::secret) };
-            let mut hub = Hub::new(config, u64::from_le_bytes(os::random_bytes::<8>()));
-            let mut end = End::default();
-            event_loop::run(&mut hub, clock, &lanes[..], summary, |effects| {
-                dispatch(&ports, effects, &mut end)
-            });
-            let _ = done.send(end);
-        })
-        .map_err(thread)?;
+    start(&mut threads, "hub-state", move || {
+        let _ = done.send(run_state(id, clock, &lanes, &ports));
+    })?;
 
-    let reached = url.clone();
-    let text = json!({"pid": std::process::id(), "startTime": os::process(std::process::id()).start, "url": url}).to_string();
-    if let Err(error) = os::write_private_file(&info, &text) {
-        // A hub on a full disk can still be read.
-        log::error!(target: "hub", "cannot write {}: {error}", info.display());
-    }
-    let _ = lock
-        .set_len(0)
-        .and_then(|_| lock.rewind())
-        .and_then(|_| writeln!(lock, "{}", std::process::id()));
-    let (stop, notice, checked) = (to(Lane::Main), to(Lane::Main), to(Lane::Store));
+    announce(&info, &mut lock, &url);
     drop(lanes_in);
-    signals::watch(move |signal| {
-        log::info!(target: "hub", "signal {signal}");
-        crate::notify::stopping();
-        let _ = stop.try_send(Event::StopRequested);
-        true
-    })
-    .map_err(|error| Trouble::System(format!("cannot watch signals: {error}")))?;
+    watch_signals(stop)?;
     let _ = started.send(());
     ready();
-    crate::notify::ready(&format!("listens; clients reach it at {reached}"));
+    crate::notify::ready(&format!("listens; clients reach it at {url}"));
     let check = if check { check_pages(dir.join("hub.sqlite"), checked) } else { None };
 
     let end = wait_for_exit(&exits, &outcome, notice);
     drop(check);
-    for late in threads
-        .join(JOIN_LIMIT, || lanes_out.iter().for_each(|lane| while lane.try_recv().is_ok() {}))
-    {
+    let drain = || lanes_out.iter().for_each(|lane| while lane.try_recv().is_ok() {});
+    for late in threads.join(JOIN_LIMIT, drain) {
         log::warn!(target: "hub", "thread {late} did not end in time");
     }
     let _ = std::fs::remove_file(&info);
@@ -345,6 +345,36 @@ pub fn serve(opened: Opened, listening: Listening, ready: impl FnOnce()) -> Resu
         Some(error) => Err(error.into()),
         None => Ok(end.code),
     }
+}
+
+/// The body of the state thread.
+fn run_state(id: String, clock: Clock, lanes: &[Receiver<Event>], ports: &Ports) -> End {
+    let config = HubConfig { id, hash: os::sha256_hex, secret: Box::new(os::secret) };
+    let mut hub = Hub::new(config, u64::from_le_bytes(os::random_bytes::<8>()));
+    let mut end = End::default();
+    event_loop::run(&mut hub, clock, lanes, summary, |effects| dispatch(ports, effects, &mut end));
+    end
+}
+
+/// Says in `hub.json` where this hub is reached, and in the lock file which process holds it.
+fn announce(info: &Path, lock: &mut File, url: &str) {
+    let pid = std::process::id();
+    let text = json!({"pid": pid, "startTime": os::process(pid).start, "url": url}).to_string();
+    if let Err(error) = os::write_private_file(info, &text) {
+        // A hub on a full disk can still be read.
+        log::error!(target: "hub", "cannot write {}: {error}", info.display());
+    }
+    let _ = lock.set_len(0).and_then(|_| lock.rewind()).and_then(|_| writeln!(lock, "{pid}"));
+}
+
+fn watch_signals(stop: Sender<Event>) -> Result<(), Trouble> {
+    signals::watch(move |signal| {
+        log::info!(target: "hub", "signal {signal}");
+        crate::notify::stopping();
+        let _ = stop.try_send(Event::StopRequested);
+        true
+    })
+    .map_err(|error| Trouble::System(format!("cannot watch signals: {error}")))
 }
 
 /// How a hub ended.

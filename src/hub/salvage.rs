@@ -103,7 +103,8 @@ pub fn save_damaged(dir: &Path, error: &StoreError) -> StoreError {
 
 /// Saves the content of an open file that was deleted: it exists as long as it is open.
 pub fn save_open(db: &Connection, path: &Path, moved: FileLoss) -> StoreError {
-    let found = format!("the hub's store {} {} while the hub ran", path.display(), moved.describe());
+    let found =
+        format!("the hub's store {} {} while the hub ran", path.display(), moved.describe());
     let spare = dated(path.parent().unwrap_or(path), "salvaged", ".sqlite");
     let text = match rescue(db, path, moved, &spare) {
         Ok(None) => {

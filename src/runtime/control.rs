@@ -134,38 +134,17 @@ fn route(ticket: Ticket, request: &Request, body: Value, upgrade: bool) -> Handl
     }
     match (request.method.as_str(), request.path.as_str()) {
         ("GET", "/status") => ask(ControlRequest::Status),
-        ("POST", "/status") => {
-            // The answer depends on the word alone: a hook need not wait for the state thread.
-            let known = body.get("status").and_then(Value::as_str).and_then(Status::parse);
-            match known {
-                Some(status) => {
-                    let answer = json!({"ok": true, "status": status.as_str()});
-                    Handled::AnswerAndForward(
-                        Event::Control(Ticket::NOBODY, ControlRequest::StatusPosted(body)),
-                        200,
-                        answer.into(),
-                    )
-                }
-                None => {
-                    answer(400, json!({"error": "status must be idle, busy, offline, or error"}))
-                }
-            }
-        }
+        ("POST", "/status") => post_status(body),
         ("GET", "/terminal/attach-spec") => ask(ControlRequest::AttachSpec),
         ("GET", "/reply-obligations") => ask(ControlRequest::Obligations),
         ("POST", "/stop") => ask(ControlRequest::Stop),
         ("POST", "/messages") => ask(ControlRequest::Message(body)),
-        ("PUT", "/token") => {
-            let token = body.get("token").and_then(Value::as_str).unwrap_or_default();
-            if !token.is_empty()
-                && token.len() <= TOKEN_BYTES_MAX
-                && token.bytes().all(|b| b.is_ascii_graphic())
-            {
-                ask(ControlRequest::TokenOffered(Secret::new(token)))
-            } else {
+        ("PUT", "/token") => match offered_token(&body) {
+            Some(token) => ask(ControlRequest::TokenOffered(token)),
+            None => {
                 answer(400, error_body("bad_token", "the body must hold \"token\", a relay token"))
             }
-        }
+        },
         ("POST", "/hook-fatal") => {
             let text = |field: &str| body.get(field).and_then(Value::as_str).map(str::to_string);
             let error = text("error").unwrap_or_else(|| "(no detail)".into());
@@ -173,42 +152,59 @@ fn route(ticket: Ticket, request: &Request, body: Value, upgrade: bool) -> Handl
         }
         ("POST", path) if path.starts_with(HOOK) => hook(ticket, &path[HOOK.len()..], body),
         ("GET", "/monitor") if upgrade => {
-            let session = request
-                .query
-                .split('&')
-                .find_map(|pair| pair.strip_prefix("session="))
-                .map(str::to_string);
-            ask(ControlRequest::Monitor { session: session.filter(|session| !session.is_empty()) })
+            let mut fields = request.query.split('&');
+            let session = fields.find_map(|pair| pair.strip_prefix("session="));
+            let session = session.filter(|session| !session.is_empty()).map(str::to_string);
+            ask(ControlRequest::Monitor { session })
         }
         ("GET", "/monitor") => answer(400, json!({"error": "WebSocket upgrade failed"})),
-        ("GET", "/log-level") => answer(
-            200,
-            json!({"level": crate::log::current_level().as_str(), "levels": level_names()}),
-        ),
-        ("POST", "/log-level") => {
-            let word = body.get("level").and_then(Value::as_str).unwrap_or_default();
-            let Some(level) = crate::log::level_of(word) else {
-                return answer(
-                    400,
-                    json!({"error": format!("level must be one of: {}", level_names().join(", "))}),
-                );
-            };
-            let previous = crate::log::current_level();
-            crate::log::set_level(level);
-            log::info!(target: "logger", "level {previous} -> {level}");
-            answer(200, json!({"ok": true, "level": level.as_str(), "previous": previous.as_str()}))
+        ("GET", "/log-level") => {
+            let level = crate::log::current_level().as_str();
+            answer(200, json!({"level": level, "levels": level_names()}))
         }
-        (method, path) => match PATHS.iter().find(|(known, _)| is_at(known, path)) {
-            Some((_, methods)) => answer(
-                405,
-                error_body(
-                    "method_not_allowed",
-                    &format!("{method} is not possible at {path}; use {}", methods.join(" or ")),
-                ),
-            ),
-            None => answer(404, error_body("not_found", &format!("there is nothing at {path}"))),
-        },
+        ("POST", "/log-level") => set_log_level(&body),
+        (method, path) => no_route(method, path),
     }
+}
+
+/// The answer depends on the word alone: a hook need not wait for the state thread.
+fn post_status(body: Value) -> Handled<Event> {
+    let known = body.get("status").and_then(Value::as_str).and_then(Status::parse);
+    let Some(status) = known else {
+        return answer(400, json!({"error": "status must be idle, busy, offline, or error"}));
+    };
+    let posted = Event::Control(Ticket::NOBODY, ControlRequest::StatusPosted(body));
+    let body = json!({"ok": true, "status": status.as_str()});
+    Handled::AnswerAndForward(posted, 200, body.into())
+}
+
+/// None where the body holds nothing that can be a relay token.
+fn offered_token(body: &Value) -> Option<Secret> {
+    let token = body.get("token").and_then(Value::as_str).unwrap_or_default();
+    let is_token = !token.is_empty()
+        && token.len() <= TOKEN_BYTES_MAX
+        && token.bytes().all(|b| b.is_ascii_graphic());
+    is_token.then(|| Secret::new(token))
+}
+
+fn set_log_level(body: &Value) -> Handled<Event> {
+    let word = body.get("level").and_then(Value::as_str).unwrap_or_default();
+    let Some(level) = crate::log::level_of(word) else {
+        let text = format!("level must be one of: {}", level_names().join(", "));
+        return answer(400, json!({"error": text}));
+    };
+    let previous = crate::log::current_level();
+    crate::log::set_level(level);
+    log::info!(target: "logger", "level {previous} -> {level}");
+    answer(200, json!({"ok": true, "level": level.as_str(), "previous": previous.as_str()}))
+}
+
+fn no_route(method: &str, path: &str) -> Handled<Event> {
+    let Some((_, methods)) = PATHS.iter().find(|(known, _)| is_at(known, path)) else {
+        return answer(404, error_body("not_found", &format!("there is nothing at {path}")));
+    };
+    let text = format!("{method} is not possible at {path}; use {}", methods.join(" or "));
+    answer(405, error_body("method_not_allowed", &text))
 }
 
 /// Levels of the log, lowest first.

@@ -1,6 +1,7 @@
 //! A runner: all threads and channels of one agent, wired in one place.
 
 use std::net::TcpListener;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
@@ -72,6 +73,53 @@ struct Ports {
     control: Port<Orders>,
 }
 
+/// What the threads get of the channels: their orders, and what wakes them for those.
+struct OrdersOut {
+    store: Receiver<StoreCommand>,
+    bus: Receiver<BusCommand>,
+    heartbeat: Receiver<HeartbeatCommand>,
+    pump: Receiver<PumpCommand>,
+    provider: Receiver<ProviderCommand>,
+    control: Receiver<Orders>,
+    bus_waker: Waker,
+    provider_waker: Waker,
+    control_waker: Waker,
+}
+
+impl Ports {
+    fn new() -> Result<(Ports, OrdersOut), String> {
+        let waker =
+            || Waker::new().map_err(|error| format!("cannot make a wake descriptor: {error}"));
+        let (store_port, store) = bounded(COMMITS_IN_FLIGHT_MAX + 16);
+        let (bus_port, bus) = bounded(BUS_ORDERS);
+        let (heartbeat_port, heartbeat) = bounded(4);
+        let (pump_port, pump) = bounded(1);
+        let (provider_port, provider) = bounded(PROVIDER_ORDERS);
+        let (control_port, control) = bounded(CONTROL_HELD_MAX * 4);
+        let (bus_waker, provider_waker, control_waker) = (waker()?, waker()?, waker()?);
+        let ports = Ports {
+            store: Port::plain(store_port),
+            bus: Port::waking(bus_port, bus_waker.clone()),
+            heartbeat: Port::plain(heartbeat_port),
+            pump: Port::plain(pump_port),
+            provider: Port::waking(provider_port, provider_waker.clone()),
+            control: Port::waking(control_port, control_waker.clone()),
+        };
+        let orders = OrdersOut {
+            store,
+            bus,
+            heartbeat,
+            pump,
+            provider,
+            control,
+            bus_waker,
+            provider_waker,
+            control_waker,
+        };
+        Ok((ports, orders))
+    }
+}
+
 /// Runs until the machine has finished; nothing of it is left behind. An error is a refusal of the
 /// operating system (threads, descriptors, signals) before anything was done.
 pub fn run(parts: RunnerParts) -> Result<Outcome, String> {
@@ -79,108 +127,118 @@ pub fn run(parts: RunnerParts) -> Result<Outcome, String> {
     let exits = threads.exits();
     let (lanes_in, lanes_out): (Vec<Sender<Event>>, Vec<Receiver<Event>>) =
         Lane::ALL.iter().map(|lane| bounded(lane_capacity(*lane))).unzip();
-    let waker = || Waker::new().map_err(|error| format!("cannot make a wake descriptor: {error}"));
-    let RunnerParts {
-        config,
-        files,
-        store: file,
-        launch,
-        control,
-        control_token,
-        child_registrations,
-        clock,
-        tell,
-    } = parts;
-
-    let (store_port, store_orders) = bounded(COMMITS_IN_FLIGHT_MAX + 16);
-    let (bus_port, bus_orders) = bounded(BUS_ORDERS);
-    let (heartbeat_port, heartbeat_orders) = bounded(4);
-    let (pump_port, pump_orders) = bounded(1);
-    let (provider_port, provider_orders) = bounded(PROVIDER_ORDERS);
-    let (control_port, control_orders) = bounded(CONTROL_HELD_MAX * 4);
-    let (bus_waker, provider_waker, control_waker) = (waker()?, waker()?, waker()?);
-    let ports = Ports {
-        store: Port::plain(store_port),
-        bus: Port::waking(bus_port, bus_waker.clone()),
-        heartbeat: Port::plain(heartbeat_port),
-        pump: Port::plain(pump_port),
-        provider: Port::waking(provider_port, provider_waker.clone()),
-        control: Port::waking(control_port, control_waker.clone()),
-    };
-
-    let to = |lane: Lane| lanes_in[lane as usize].clone();
-    let gate = Gate::new(
-        control,
-        None,
-        control_limits(),
-        control::handler(control_token),
-        control_orders,
-        control_waker,
-        to(Lane::Control),
-    )
-    .map_err(|error| format!("cannot watch the control port: {error}"))?;
-    let (store_lane, bus_lane, beat_lane) = (to(Lane::Store), to(Lane::Bus), to(Lane::Heartbeat));
-    let (pump_lane, provider_lane) = (to(Lane::Pump), to(Lane::Provider));
+    let (ports, orders) = Ports::new()?;
+    let RunnerParts { config, clock, tell, child_registrations, .. } = parts;
     let whoami =
         format!("agent {}; `agent-relay status {0} --why` tells how it is", config.agent_id);
-    let thread = |error: std::io::Error| format!("cannot start a thread: {error}");
-    threads.spawn("store", move || store::run(file, store_orders, store_lane)).map_err(thread)?;
-    threads.spawn("bus", move || bus::run(bus_orders, bus_waker, bus_lane)).map_err(thread)?;
-    threads
-        .spawn("heartbeat", move || heartbeat::run(files, heartbeat_orders, beat_lane))
-        .map_err(thread)?;
-    threads.spawn("pump", move || pump::run(pump_orders, pump_lane)).map_err(thread)?;
-    threads
-        .spawn("provider", move || {
-            provider::run(launch, provider_orders, provider_waker, provider_lane)
-        })
-        .map_err(thread)?;
-    threads.spawn("control", move || gate.run()).map_err(thread)?;
+    let edges = Edges {
+        files: parts.files,
+        store: parts.store,
+        launch: parts.launch,
+        control: parts.control,
+        control_token: parts.control_token,
+    };
+    edges.start(&mut threads, orders, &lanes_in)?;
 
     let (done, outcome) = bounded(1);
     let (force_stop, stop_forced) = unbounded();
-    let (main_lane, notice) = (to(Lane::Main), to(Lane::Main));
-    let second = std::sync::atomic::AtomicBool::new(false);
-    signals::watch(move |signal| {
-        log::info!(target: "runner", "signal {signal}");
-        crate::notify::stopping();
-        let again = second.swap(true, std::sync::atomic::Ordering::Relaxed);
-        let _ = main_lane.try_send(Event::StopRequested(StopReason::Signal));
-        // The second one is impatient: the state thread leaves after its next event.
-        !again || force_stop.send(()).is_ok()
-    })
-    .map_err(|error| format!("cannot watch signals: {error}"))?;
+    let notice = lanes_in[Lane::Main as usize].clone();
+    watch_signals(notice.clone(), force_stop)?;
     let lanes = lanes_out.clone();
-    threads
-        .spawn("state", move || {
-            let seed = u64::from_le_bytes(os::random_bytes::<8>());
-            log::debug!(target: "runner", "seed {seed}");
-            let mut agent = Agent::new(config, seed);
-            let mut outcome = None;
-            event_loop::run(&mut agent, clock, &lanes[..], Event::summary, |effects| {
-                let finished = dispatch(&ports, effects, tell);
-                outcome = finished.or(outcome.take());
-                if outcome.as_ref().is_some_and(|outcome| outcome.code == 70) {
-                    log::error!(target: "runner", "last events: {}", event_loop::recent().join("; "));
-                }
-                outcome.is_none() && stop_forced.try_recv().is_err()
-            });
-            let _ = done.send(outcome.unwrap_or(Outcome { code: 0, message: String::new() }));
-        })
-        .map_err(thread)?;
+    let state = move || {
+        let seed = u64::from_le_bytes(os::random_bytes::<8>());
+        log::debug!(target: "runner", "seed {seed}");
+        let mut agent = Agent::new(config, seed);
+        let mut outcome = None;
+        event_loop::run(&mut agent, clock, &lanes[..], Event::summary, |effects| {
+            let finished = dispatch(&ports, effects, tell);
+            outcome = finished.or(outcome.take());
+            if outcome.as_ref().is_some_and(|outcome| outcome.code == 70) {
+                log::error!(target: "runner", "last events: {}", event_loop::recent().join("; "));
+            }
+            outcome.is_none() && stop_forced.try_recv().is_err()
+        });
+        let _ = done.send(outcome.unwrap_or(Outcome { code: 0, message: String::new() }));
+    };
+    start(&mut threads, "state", state)?;
 
     drop(lanes_in);
     // The store and the control port are open: that is all that others may count on. The relay may
     // be away for days.
     crate::notify::ready(&whoami);
     let outcome = wait_for_exit(&exits, &outcome, notice);
-    for late in threads
-        .join(JOIN_LIMIT, || lanes_out.iter().for_each(|lane| while lane.try_recv().is_ok() {}))
-    {
+    let drain = || lanes_out.iter().for_each(|lane| while lane.try_recv().is_ok() {});
+    for late in threads.join(JOIN_LIMIT, drain) {
         log::warn!(target: "runner", "thread {late} did not end in time");
     }
     last_kill(&child_registrations);
     Ok(outcome)
+}
+
+/// What the edges are built from.
+struct Edges {
+    files: heartbeat::Files,
+    store: Store,
+    launch: provider::Launch,
+    control: TcpListener,
+    control_token: Secret,
+}
+
+impl Edges {
+    /// Starts a thread for each.
+    fn start(
+        self,
+        threads: &mut Threads,
+        orders: OrdersOut,
+        lanes: &[Sender<Event>],
+    ) -> Result<(), String> {
+        let to = |lane: Lane| lanes[lane as usize].clone();
+        let gate = Gate::new(
+            self.control,
+            None,
+            control_limits(),
+            control::handler(self.control_token),
+            orders.control,
+            orders.control_waker,
+            to(Lane::Control),
+        )
+        .map_err(|error| format!("cannot watch the control port: {error}"))?;
+        let (file, lane) = (self.store, to(Lane::Store));
+        start(threads, "store", move || store::run(file, orders.store, lane))?;
+        let lane = to(Lane::Bus);
+        start(threads, "bus", move || bus::run(orders.bus, orders.bus_waker, lane))?;
+        let (files, lane) = (self.files, to(Lane::Heartbeat));
+        start(threads, "heartbeat", move || heartbeat::run(files, orders.heartbeat, lane))?;
+        let lane = to(Lane::Pump);
+        start(threads, "pump", move || pump::run(orders.pump, lane))?;
+        let (launch, lane) = (self.launch, to(Lane::Provider));
+        start(threads, "provider", move || {
+            provider::run(launch, orders.provider, orders.provider_waker, lane)
+        })?;
+        start(threads, "control", move || gate.run())
+    }
+}
+
+fn start(
+    threads: &mut Threads,
+    name: &'static str,
+    body: impl FnOnce() + Send + 'static,
+) -> Result<(), String> {
+    threads.spawn(name, body).map_err(|error| format!("cannot start a thread: {error}"))
+}
+
+/// The first signal stops the runner in order. The second one is impatient: the state thread leaves
+/// after its next event.
+fn watch_signals(lane: Sender<Event>, force_stop: Sender<()>) -> Result<(), String> {
+    let second = AtomicBool::new(false);
+    signals::watch(move |signal| {
+        log::info!(target: "runner", "signal {signal}");
+        crate::notify::stopping();
+        let again = second.swap(true, Ordering::Relaxed);
+        let _ = lane.try_send(Event::StopRequested(StopReason::Signal));
+        !again || force_stop.send(()).is_ok()
+    })
+    .map_err(|error| format!("cannot watch signals: {error}"))
 }
 
 /// `main` waits for the end of the state thread; when another thread dies first, the state thread

@@ -78,11 +78,17 @@ pub struct Launch {
     pub host: Host,
     /// Plans each start.
     pub planner: Planner,
-    /// Port and token of the control server.
-    pub control: (u16, Secret),
+    pub control: ControlAccess,
     /// Tells `main` which process to end if everything else dies, with its session id.
     pub child_registrations: Sender<Option<ChildRegistration>>,
     pub clock: Clock,
+}
+
+/// How the session's tools reach the control server of their runner.
+#[allow(missing_docs)] // the names say it
+pub struct ControlAccess {
+    pub port: u16,
+    pub token: Secret,
 }
 
 /// The child that has to end with us, whatever happens to our threads.

@@ -58,6 +58,7 @@ impl Provider {
         }
     }
 
+    /// The running provider, and the socket of its terminal if it has one.
     fn start(
         &mut self,
         plan: LaunchPlan,
@@ -70,24 +71,7 @@ impl Provider {
         let found = find_command(program, &plan.env);
         let program = found.as_deref().unwrap_or(program);
         let prepare = |command: &mut Command| {
-            command.envs(plan.env.iter().map(|(k, v)| (k, v)));
-            // Last, whoever set them: what is an operator's does not go to an agent, and what was
-            // known of it says nothing about the agent's own token.
-            let secrets = ["AGENT_RELAY_CRASH_AT", ENV_TOKEN].into_iter().chain(ENV_TOKEN_DATA);
-            for name in secrets.chain(plan.unset.iter().map(String::as_str)) {
-                command.env_remove(name);
-            }
-            // Where the relay is by now: the runner may have been started before it was known.
-            match &relay.url {
-                Some(relay) => command.env("AGENT_RELAY_URL", relay),
-                None => command.env_remove("AGENT_RELAY_URL"),
-            };
-            command.env(ENV_PORT, self.launch.control.0.to_string());
-            command.env(ENV_CONTROL_TOKEN, self.launch.control.1.expose());
-            command.env(ENV_PROVIDER_SESSION, provider_session);
-            if let Some(token) = relay.token.as_ref().filter(|token| !token.expose().is_empty()) {
-                command.env(ENV_TOKEN, token.expose());
-            }
+            self.set_environment(command, &plan, provider_session, relay);
             os::prepare_child(command, self.launch.host != Host::Inherited);
         };
         let mut child = match &self.launch.host {
@@ -98,23 +82,8 @@ impl Provider {
                 let command: Vec<String> =
                     [program.to_string()].into_iter().chain(arguments.iter().cloned()).collect();
                 let terminal = tmux::Plan { socket, dir, cwd: &self.launch.cwd, command: &command };
-                let (mut server, client) =
-                    tmux::server(&terminal, prepare).map_err(LaunchError::permanent)?;
-                return match Tmux::connect(&terminal, &mut server, client)
-                    .and_then(|tmux| first_pane(tmux).map_err(|e| e.to_string()))
-                {
-                    Ok((tmux, pid)) => {
-                        let terminal = Some(tmux.socket().to_string());
-                        let running =
-                            self.running(plan, provider_session, server, pid, Some(tmux))?;
-                        Ok((running, terminal))
-                    }
-                    Err(reason) => {
-                        end_everything(provider_session, server.id());
-                        reap(server);
-                        Err(LaunchError::passing(reason))
-                    }
-                };
+                let started = tmux::server(&terminal, prepare).map_err(LaunchError::permanent)?;
+                return self.start_in_terminal(&terminal, started, plan, provider_session);
             }
             host => {
                 let mut command = Command::new(program);
@@ -128,19 +97,66 @@ impl Provider {
         };
         let (stdin, stdout, stderr) =
             (child.stdin.take(), child.stdout.take(), child.stderr.take());
-        for fd in [
+        let descriptors = [
             stdin.as_ref().map(AsFd::as_fd),
             stdout.as_ref().map(AsFd::as_fd),
             stderr.as_ref().map(AsFd::as_fd),
-        ]
-        .into_iter()
-        .flatten()
-        {
+        ];
+        for fd in descriptors.into_iter().flatten() {
             let _ = rustix::io::ioctl_fionbio(fd, true);
         }
         let pid = child.id();
         let running = self.running(plan, provider_session, child, pid, None)?;
         Ok((Running { stdin, stdout, stderr, ..running }, None))
+    }
+
+    /// What a session's process and all that it starts find in their environment.
+    fn set_environment(
+        &self,
+        command: &mut Command,
+        plan: &LaunchPlan,
+        provider_session: &str,
+        relay: &SessionRelay,
+    ) {
+        command.envs(plan.env.iter().map(|(k, v)| (k, v)));
+        // Last, whoever set them: what is an operator's does not go to an agent, and what was known
+        // of it says nothing about the agent's own token.
+        let secrets = ["AGENT_RELAY_CRASH_AT", ENV_TOKEN].into_iter().chain(ENV_TOKEN_DATA);
+        for name in secrets.chain(plan.unset.iter().map(String::as_str)) {
+            command.env_remove(name);
+        }
+        // Where the relay is by now: the runner may have been started before it was known.
+        match &relay.url {
+            Some(url) => command.env("AGENT_RELAY_URL", url),
+            None => command.env_remove("AGENT_RELAY_URL"),
+        };
+        command.env(ENV_PORT, self.launch.control.port.to_string());
+        command.env(ENV_CONTROL_TOKEN, self.launch.control.token.expose());
+        command.env(ENV_PROVIDER_SESSION, provider_session);
+        if let Some(token) = relay.token.as_ref().filter(|token| !token.expose().is_empty()) {
+            command.env(ENV_TOKEN, token.expose());
+        }
+    }
+
+    fn start_in_terminal(
+        &self,
+        terminal: &tmux::Plan<'_>,
+        (mut server, client): (Child, Command),
+        plan: LaunchPlan,
+        provider_session: &str,
+    ) -> Result<(Running, Option<String>), LaunchError> {
+        let connected = Tmux::connect(terminal, &mut server, client)
+            .and_then(|tmux| first_pane(tmux).map_err(|error| error.to_string()));
+        let (tmux, pid) = match connected {
+            Ok(connected) => connected,
+            Err(reason) => {
+                end_everything(provider_session, server.id());
+                reap(server);
+                return Err(LaunchError::passing(reason));
+            }
+        };
+        let socket = Some(tmux.socket().to_string());
+        Ok((self.running(plan, provider_session, server, pid, Some(tmux))?, socket))
     }
 
     fn running(
