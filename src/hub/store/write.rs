@@ -10,6 +10,10 @@ use crate::core::hub::generations::{RESTORED, StoredGeneration};
 use crate::core::ids::{MessageId, TaskId};
 use crate::wire::api::{Command, CommandStatus, Task, TaskStatus, TokenRecord, USER};
 
+/// Nobody will acknowledge what waits for this recipient.
+const DROP_QUEUE: &str =
+    "UPDATE recipients SET acked = 1, reason = 'agent deleted' WHERE recipient = ?1 AND acked = 0";
+
 /// Carries out one operation.
 pub(super) fn apply(
     db: &Transaction<'_>,
@@ -18,8 +22,8 @@ pub(super) fn apply(
 ) -> rusqlite::Result<()> {
     match op {
         HubOp::MessagePut { message, recipients, key, sees_all } => {
-            let key = key.as_deref();
-            put_message(db, &Posted { message, recipients, key, sees_all: *sees_all }, committed)
+            let (key, sees_all) = (key.as_deref(), *sees_all);
+            put_message(db, &Posted { message, recipients, key, sees_all }, committed)
         }
         HubOp::RecipientAdd { message, recipient } => add_recipient(db, *message, recipient, false),
         HubOp::Acked { message, recipient } => {
@@ -30,10 +34,8 @@ pub(super) fn apply(
             mark_read(db, *message, recipient, *at, reason.as_deref())
         }
         HubOp::Reacted { message, agent, emoji, at, sees_all } => {
-            if put_reaction(db, *message, agent, emoji, *at, *sees_all)? {
-                return Ok(());
-            }
-            committed.unseen.push((*message, agent.clone()));
+            let seen = put_reaction(db, *message, agent, emoji, *at, *sees_all)?;
+            committed.unseen.extend((!seen).then(|| (*message, agent.clone())));
             Ok(())
         }
         HubOp::ClaimPut { message, agent, expires_at } => {
@@ -61,11 +63,7 @@ pub(super) fn apply(
         HubOp::CommandPut(command) => put_command(db, command),
         HubOp::AgentPut(agent) => put_agent(db, agent),
         HubOp::AgentDelete { id } => run(db, "DELETE FROM agents WHERE id = ?1", params![id]),
-        HubOp::QueueDrop { recipient } => {
-            let sql = "UPDATE recipients SET acked = 1, reason = 'agent deleted' \
-                       WHERE recipient = ?1 AND acked = 0";
-            run(db, sql, params![recipient])
-        }
+        HubOp::QueueDrop { recipient } => run(db, DROP_QUEUE, params![recipient]),
         HubOp::TokenPut { hash, record } => put_token(db, hash, record),
         HubOp::TokenDelete { hash } | HubOp::TokenRevoke { hash, .. } => {
             run(db, "DELETE FROM tokens WHERE hash = ?1", params![hash])
@@ -74,8 +72,7 @@ pub(super) fn apply(
             if let Some(generation) = generation {
                 put_generation(db, generation, *at)?;
             }
-            let ends = [("messages_end", messages_end.0), ("tasks_end", tasks_end.0)];
-            put_facts(db, &ends)?;
+            put_facts(db, &[("messages_end", messages_end.0), ("tasks_end", tasks_end.0)])?;
             put_facts(db, &[("starts", *starts), ("copied", 0)])?;
             if *copy { end_what_was_under_way(db, *at) } else { Ok(()) }
         }

@@ -1,0 +1,29 @@
+use super::*;
+use serde_json::json;
+
+#[test]
+fn wrong_types_fall_back_field_by_field() {
+    let record = json!({
+        "command": 5, "defaultArgs": ["a", 1], "env": {"A": "1", "B": 2}, "defaultTags": ["x"],
+        "headless": {"shutdownTimeoutMs": -3}, "restart": {"exitsMax": 9, "firstMs": "soon"}, "replyMode": "explicit"
+    });
+    let config = ProviderConfig::read(record.as_object().expect("object"));
+    assert_eq!((config.command, config.default_args.len(), config.env.len()), (None, 0, 0));
+    assert_eq!(config.warnings.len(), 5, "{:?}", config.warnings);
+    assert_eq!(config.default_tags, ["x"]);
+    assert_eq!(config.shutdown_timeout, Duration::from_secs(10));
+    assert_eq!((config.restart.exits_max, config.restart.first), (9, Duration::from_millis(500)));
+    assert_eq!(config.reply_mode, ReplyMode::Explicit);
+}
+
+#[test]
+fn a_broken_file_names_file_and_line() {
+    let dir = std::env::temp_dir().join(format!("agent-relay-config-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).expect("temp dir");
+    let path = dir.join("config.json");
+    std::fs::write(&path, "{\n  \"token\": oops\n}").expect("write");
+    let error = read_record(&path).expect_err("broken").to_string();
+    assert!(error.contains("config.json:2:"), "{error}");
+    assert!(read_record(&dir.join("none.json")).expect("missing is empty").is_empty());
+    std::fs::remove_dir_all(&dir).expect("clean up");
+}
