@@ -1,20 +1,20 @@
-//! Agents: registration, presence and queues.
+//! Agents: what is known of each, whether it is there, and what others see of it.
 
-use crate::core::http::GateCommand;
+mod registration;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
 use super::event::{Effect, HubOp, StoredAgent};
 use super::rights::{self, line_of};
-use super::timer::Timer;
 use super::{Hub, Refusal};
+use crate::core::http::GateCommand;
 use crate::core::ids::{MessageId, PeerId};
 use crate::core::limits::*;
 use crate::core::time::Tick;
-use crate::wire::api::AgentStatus;
-use crate::wire::api::{AGENT_ID_RULE, TokenRecord, USER, is_agent_id};
-use crate::wire::bus::{CLOSE_DELETED, CLOSE_SUPERSEDED, Registration, RelayFrame};
+use crate::wire::api::{AgentStatus, TokenRecord, USER};
+use crate::wire::bus::{CLOSE_DELETED, RelayFrame};
 use crate::wire::control::LogLevel;
 
 /// Unacknowledged messages of one recipient, ascending; after each registration they are delivered
@@ -69,21 +69,6 @@ pub(super) fn narrowed(mut card: Value, whole: bool) -> Value {
         fields.retain(|name, _| OPEN_FIELDS.contains(&name.as_str()));
     }
     card
-}
-
-/// Whether a registration comes from a process that started before that of another one, on the same
-/// boot of the same machine: registrations of two connections may overtake each other.
-fn is_older(new: &Registration, known: &Registration) -> bool {
-    let start = |registration: &Registration| {
-        let start = registration.meta.get("processStart")?;
-        Some((start.get("boot")?.as_str()?.to_string(), start.get("ticks")?.as_u64()?))
-    };
-    match (start(new), start(known)) {
-        (Some((boot, ticks)), Some((known_boot, known_ticks))) => {
-            boot == known_boot && ticks < known_ticks
-        }
-        _ => false,
-    }
 }
 
 /// A known agent.
@@ -164,190 +149,6 @@ impl Hub {
         } else {
             Ok(())
         }
-    }
-
-    /// An orchestrator takes no name that somebody has: an agent's, a token's, a sender's, another
-    /// orchestrator's, or one that mail waits for.
-    pub(super) fn must_be_new(&self, actor: &TokenRecord, id: &str) -> Result<(), Refusal> {
-        let own = Some(rights::name_of(actor));
-        let its = |record: &TokenRecord| record.spawned_by.as_deref() == own;
-        let others = |record: &TokenRecord| record.agent_id.as_deref() == Some(id) && !its(record);
-        let waited_for = self.queues.get(id).is_some_and(|queue| !queue.ids.is_empty());
-        let made = self
-            .tokens
-            .values()
-            .any(|record| record.agent_id.as_deref() == Some(id) && its(record));
-        let taken = self.senders.contains_key(id)
-            || waited_for
-            || self.tokens.values().any(|record| others(record));
-        if taken && !made || self.is_orchestrators_name(id) {
-            Err(rights::forbidden(format!("{id} was not made by this orchestrator")))
-        } else {
-            Ok(())
-        }
-    }
-
-    /// A name under which an orchestrator speaks.
-    pub(super) fn is_orchestrators_name(&self, name: &str) -> bool {
-        self.tokens.values().any(|record| {
-            record.profile_id == rights::ORCHESTRATOR && rights::name_of(record) == name
-        })
-    }
-
-    /// What a registration may not say: another agent's names, or a role that its token does not
-    /// have.
-    fn check_registration(
-        &self,
-        actor: &TokenRecord,
-        id: &str,
-        registration: &Registration,
-    ) -> Result<(), Refusal> {
-        if self.agents.contains_key(id) {
-            self.may_act(actor, id)?
-        } else {
-            rights::own(actor, id)?
-        }
-        if actor.profile_id == rights::ORCHESTRATOR && !self.agents.contains_key(id) {
-            self.must_be_new(actor, id)?;
-        }
-        rights::role(actor, &registration.role)?;
-        if !is_agent_id(id) {
-            return Err((
-                422,
-                "bad_agent_id",
-                format!("{id:?} cannot be an agent id: {AGENT_ID_RULE}"),
-            ));
-        }
-        // Commands are routed by component id too: nobody takes one that another agent has or had,
-        // nor an agent's id.
-        let component = registration.component_id.as_str();
-        let taken = |name: &str| self.components.get(name).is_some_and(|owner| owner != id);
-        // One that is its own already needs no look at all the others, as when everybody comes back
-        // at once.
-        let is_its = component.is_empty()
-            || component == id
-            || self.components.get(component).is_some_and(|owner| owner == id);
-        if taken(component) || (!is_its && (component == USER || self.has_mailbox(component))) {
-            return Err((
-                422,
-                "component_taken",
-                format!("the componentId {component:?} belongs to another agent"),
-            ));
-        }
-        // Whose token says so is that agent, whatever others call their components.
-        if taken(id) && actor.agent_id.as_deref() != Some(id) {
-            return Err((
-                422,
-                "component_taken",
-                format!("{id:?} is the componentId of another agent"),
-            ));
-        }
-        if component.len() > COMPONENT_BYTES_MAX {
-            return Err((
-                422,
-                "bad_component",
-                format!("a componentId may have {COMPONENT_BYTES_MAX} bytes"),
-            ));
-        }
-        if !self.agents.contains_key(id) && self.agents.len() >= AGENTS_MAX {
-            return Err((
-                503,
-                "too_many_agents",
-                format!("this hub knows {AGENTS_MAX} agents already"),
-            ));
-        }
-        Ok(())
-    }
-
-    /// Gives the component id to this agent; of its earlier ones the last few stay its own.
-    fn keep_component(&mut self, id: &str, component: &str) {
-        let Some(agent) = self.agents.get_mut(id).filter(|_| !component.is_empty()) else { return };
-        let own = &mut agent.stored.components;
-        own.retain(|known| known != component);
-        own.push(component.to_string());
-        self.components.insert(component.to_string(), id.to_string());
-        if own.len() > COMPONENTS_KEPT_MAX {
-            self.components.remove(&own.remove(0));
-        }
-    }
-
-    /// Registers an agent over bus (with a peer) or HTTP. The newer registration wins.
-    pub(super) fn register(
-        &mut self,
-        actor: &TokenRecord,
-        id: &str,
-        registration: Registration,
-        peer: Option<PeerId>,
-    ) -> Result<u64, Refusal> {
-        self.check_registration(actor, id, &registration)?;
-        let mut registration = registration;
-        registration.tags.retain(|tag| is_label(tag));
-        registration.capabilities.retain(|capability| is_label(capability));
-        if self.components.get(id).is_some_and(|owner| owner != id) {
-            self.components.remove(id);
-        }
-        if !self.agents.contains_key(id) {
-            self.restore_agent(StoredAgent { id: id.into(), ..Default::default() });
-        }
-        let agent = self.agents.get_mut(id).expect("inserted above");
-        // A late registration of a dead process must not drive out its successor.
-        let is_here = agent.peer.is_some() || agent.status != AgentStatus::Offline;
-        if is_here && is_older(&registration, &agent.stored.registration) {
-            return Err((
-                409,
-                "superseded",
-                "a younger process of this machine registered this agent".into(),
-            ));
-        }
-        let component = registration.component_id.clone();
-        let same = agent.stored.registration.instance_id == registration.instance_id;
-        if !same || agent.stored.epoch == 0 {
-            agent.stored.epoch += 1;
-        }
-        let old_peer = if peer.is_some() || !same { agent.peer.take() } else { None };
-        agent.meta = registration.meta.clone();
-        agent.stored.registration = registration;
-        agent.stored.last_seen = self.now.wall.0;
-        agent.stored.policy = actor.policy_name.clone();
-        agent.stored.spawned_by = actor.spawned_by.clone();
-        agent.by = line_of(actor).to_string();
-        agent.loading = false;
-        agent.peer = peer.or(agent.peer);
-        let offline_at = agent.peer.is_none().then(|| self.now.tick + OFFLINE_AFTER_SILENCE);
-        agent.ready = true;
-        if agent.status == AgentStatus::Offline {
-            agent.status = AgentStatus::Idle;
-        }
-        let epoch = agent.stored.epoch;
-        self.keep_component(id, &component);
-        let stored = self.agents[id].stored.clone();
-        self.commits.write(HubOp::AgentPut(stored));
-        self.senders.remove(id);
-        self.set_offline_at(id, offline_at);
-        if let Some(old) = old_peer.filter(|old| Some(*old) != peer) {
-            let why =
-                if same { "connected anew" } else { "another instance registered this agent" };
-            if !same {
-                let error = RelayFrame::Error {
-                    id: None,
-                    code: "superseded".into(),
-                    message: why.into(),
-                    retryable: false,
-                };
-                self.out
-                    .push(Effect::Gate(GateCommand::PeerSend { peer: old, text: error.to_text() }));
-            }
-            self.drop_peer(old);
-            self.out.push(Effect::Gate(GateCommand::PeerClose {
-                peer: old,
-                code: CLOSE_SUPERSEDED,
-                reason: why.into(),
-            }));
-        }
-        self.queues.entry(id.to_string()).or_default().until = None;
-        self.resolve_for(id);
-        self.emit("agent.registered", id, json!({"agentId": id, "epoch": epoch}));
-        Ok(epoch)
     }
 
     /// Status of the bus or of the liveness round.
@@ -524,79 +325,6 @@ impl Hub {
                 let card = self.card(&id);
                 self.emit("agent.status", &id, card);
             }
-        }
-    }
-
-    /// Periodic work: forgets agents, queues and unresolved messages, expires commands and tokens.
-    pub(super) fn sweep_rest(&mut self) {
-        let soonest = self.peers.values().filter_map(|peer| peer.token.expires_at).min();
-        self.timers.set(Timer::Sweep, self.now.tick + PING_INTERVAL);
-        self.sweep_at_end_of(soonest);
-        let wall = self.now.wall.0;
-        let forgotten: Vec<String> = self
-            .agents
-            .iter()
-            .filter(|(_, a)| {
-                a.peer.is_none() && a.stored.last_seen + (FORGOTTEN_AFTER.as_millis() as i64) < wall
-            })
-            .map(|(id, _)| id.clone())
-            .collect();
-        for id in forgotten {
-            self.delete_agent(&id);
-        }
-        let old: Vec<String> = self
-            .queues
-            .iter()
-            .filter(|(_, q)| q.until.is_some_and(|until| until < wall))
-            .map(|(id, _)| id.clone())
-            .collect();
-        for recipient in old {
-            self.queues.remove(&recipient);
-            self.commits.write(HubOp::QueueDrop { recipient });
-        }
-        let (gone, kept) =
-            std::mem::take(&mut self.unresolved).into_iter().partition(|u| u.until < wall);
-        self.unresolved = kept;
-        let gone: Vec<super::messages::Unresolved> = gone;
-        for message in gone {
-            self.commits.write(HubOp::Unresolved { message: message.id, until: None });
-        }
-        self.senders.retain(|_, until| *until > wall);
-        self.expire_commands();
-        self.expire_tokens();
-        self.rates.forget_full(self.now.tick);
-        self.look_at_store();
-    }
-
-    /// Sweeps when this token ends: connections end with their token, not some time later.
-    pub(super) fn sweep_at_end_of(&mut self, expires_at: Option<i64>) {
-        let Some(end) = expires_at else { return };
-        let left =
-            (end * 1000 - self.now.wall.0).clamp(50, PING_INTERVAL.as_millis() as i64) as u64;
-        let at = self.now.tick + std::time::Duration::from_millis(left);
-        self.timers.set_by(Timer::Sweep, at);
-    }
-
-    /// Removes messages whose time of retention is over, a few at a time.
-    pub(super) fn start_retention(&mut self) {
-        self.timers.set(Timer::Retention, self.now.tick + RETENTION_INTERVAL);
-        let before = |kept: std::time::Duration| self.now.wall.0 - kept.as_millis() as i64;
-        let (session_before, before) = (before(SESSION_KEPT), before(MESSAGES_KEPT));
-        self.commits.write(HubOp::Retain { session_before, before, limit: RETENTION_BATCH });
-    }
-
-    pub(super) fn on_retired(&mut self, retired: super::event::Retired) {
-        self.meter.retired += retired.count;
-        for message in retired.offers {
-            self.forget_offer(message);
-        }
-        for (recipient, message) in retired.unacknowledged {
-            if let Some(queue) = self.queues.get_mut(&recipient) {
-                queue.ids.remove(&message);
-            }
-        }
-        if retired.more {
-            self.timers.set(Timer::Retention, self.now.tick + RETENTION_AGAIN);
         }
     }
 }

@@ -121,8 +121,16 @@ pub enum ReadFor {
     Ticket(Ticket),
     /// To send these messages to an agent over the bus.
     Deliver(String, Vec<MessageId>),
-    /// To answer with the state of the hub, as text for Prometheus or as JSON.
-    StoreStats { ticket: Ticket, gate: GateStats, prometheus: bool },
+    /// To answer with the state of the hub.
+    StoreStats { ticket: Ticket, gate: GateStats, format: StatsFormat },
+}
+
+/// How the state of the hub is told: as text for Prometheus, or as JSON.
+#[allow(missing_docs)] // the names say it
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StatsFormat {
+    Prometheus,
+    Json,
 }
 
 /// Whose commands are asked for; an empty text is nobody.

@@ -6,10 +6,9 @@ use super::event::{AcceptedMessage, After, HubOp};
 use super::generations::Named;
 use super::rights::{ADMIN, acts_as, allows};
 use super::{Hub, Refusal};
-use crate::core::ids::MessageId;
+use crate::core::ids::{MessageId, Ticket};
 use crate::core::limits::QUEUED_FOR;
-use crate::wire::api::MessageKind;
-use crate::wire::api::{Message, NewMessage, OTHER_GENERATION, TokenRecord, USER};
+use crate::wire::api::{Message, MessageKind, NewMessage, OTHER_GENERATION, TokenRecord, USER};
 use crate::wire::{FRAME_BYTES_MAX, MESSAGE_BODY_BYTES_MAX};
 
 /// A message that matches nobody yet.
@@ -33,6 +32,22 @@ pub(super) struct CommitReport<'a> {
     pub unseen: &'a [(MessageId, String)],
 }
 
+impl CommitReport<'_> {
+    /// The message that was there before under the key of this one.
+    fn first(&self, sent: &AcceptedMessage) -> Option<&Message> {
+        self.existing.iter().find(|(id, _)| *id == sent.message.id).map(|(_, first)| first)
+    }
+
+    /// Takes over what was stored where that is without what it answers. True: it is.
+    fn detach(&self, sent: &mut AcceptedMessage) -> bool {
+        let stored = self.unattached.iter().find(|stored| stored.id == sent.message.id);
+        if let Some(stored) = stored {
+            sent.message = stored.clone();
+        }
+        stored.is_some()
+    }
+}
+
 impl Hub {
     /// Checks a message and gives it an id; the caller commits it.
     pub(super) fn prepare(
@@ -41,31 +56,12 @@ impl Hub {
         new: NewMessage,
     ) -> Result<AcceptedMessage, Refusal> {
         let from = self.sender(actor, new.from.as_deref())?;
-        if new.to.trim().is_empty() {
-            return Err((400, "no_target", "the message has no \"to\"".into()));
-        }
-        if new.body.len() > MESSAGE_BODY_BYTES_MAX {
-            return Err((
-                413,
-                "body_too_large",
-                format!(
-                    "a message body may have {MESSAGE_BODY_BYTES_MAX} bytes, this one has {}",
-                    new.body.len()
-                ),
-            ));
-        }
+        check_target_and_body(&new)?;
+        self.check_answered(&new)?;
         let kind = match new.kind {
             MessageKind::Other(_) => MessageKind::Chat,
             known => known,
         };
-        if let (Some(id), Some(told)) = (new.reply_to, new.generation.as_deref()) {
-            // Its sender knows the number that it answers and can say it in words, which is more
-            // than an answer to nothing.
-            let lost = |(status, code, text): Refusal| {
-                if status == 404 { (409, OTHER_GENERATION, text) } else { (status, code, text) }
-            };
-            self.check_generation(Some(told), Named::Message(id)).map_err(lost)?;
-        }
         let recipients = self.resolve(&new.to, &from)?;
         let id = self.next_message_id();
         let resolved = match recipients.as_slice() {
@@ -90,17 +86,9 @@ impl Hub {
             generation: Some(self.generations.newest().to_string()),
             ..Default::default()
         };
-        let size = serde_json::to_string(&message).map_or(usize::MAX, |text| text.len());
-        if size > FRAME_BYTES_MAX - 8192 {
+        if let Err(refusal) = check_size(&message) {
             self.last_message = self.last_message.previous(); // nobody has seen it
-            return Err((
-                413,
-                "message_too_large",
-                format!(
-                    "a message may have {} bytes with its payload, this one has {size}",
-                    FRAME_BYTES_MAX - 8192
-                ),
-            ));
+            return Err(refusal);
         }
         let key =
             new.idempotency_key.filter(|key| key.is_empty() == crate::planted::is("forgotten-key"));
@@ -122,6 +110,19 @@ impl Hub {
         }
         self.meter.count_message(&message.kind);
         Ok(AcceptedMessage { message, recipients, at: self.now.tick })
+    }
+
+    /// An answer that names its generation must be to a message of that one.
+    fn check_answered(&self, new: &NewMessage) -> Result<(), Refusal> {
+        if let (Some(id), Some(told)) = (new.reply_to, new.generation.as_deref()) {
+            // Its sender knows the number that it answers and can say it in words, which is more
+            // than an answer to nothing.
+            let lost = |(status, code, text): Refusal| {
+                if status == 404 { (409, OTHER_GENERATION, text) } else { (status, code, text) }
+            };
+            self.check_generation(Some(told), Named::Message(id)).map_err(lost)?;
+        }
+        Ok(())
     }
 
     fn unresolved_until(&self) -> i64 {
@@ -260,82 +261,28 @@ impl Hub {
     }
 
     /// Answers and routes what a commit made durable.
-    pub(super) fn release(&mut self, after: Vec<After>, told: CommitReport<'_>) {
-        let CommitReport { existing, unattached, unseen } = told;
-        let detach = |sent: &mut AcceptedMessage| {
-            let stored = unattached.iter().find(|stored| stored.id == sent.message.id);
-            if let Some(stored) = stored {
-                sent.message = stored.clone();
-            }
-            stored.is_some()
-        };
-        let first = |sent: &AcceptedMessage| {
-            existing.iter().find(|(id, _)| *id == sent.message.id).map(|(_, first)| first.clone())
-        };
+    pub(super) fn release(&mut self, after: Vec<After>, report: CommitReport<'_>) {
         for item in after {
             match item {
                 After::Effect(effect) => self.out.push(effect),
                 After::Event { event, subject, data } => self.publish(event, subject, data),
                 After::Answer { ticket, status, body } => self.respond(ticket, status, body),
-                After::AcceptedMessage { ticket, mut sent } => match first(&sent) {
-                    Some(message) => self.respond(ticket, 200, json!(message)),
-                    None => {
-                        let alone = detach(&mut sent);
-                        let mut answer = json!(sent.message);
-                        if sent.message.to.contains(':') || sent.message.to == "broadcast" {
-                            // Labels and tags are what agents say of themselves: a sender sees how
-                            // many took his words.
-                            answer["recipients"] = json!(sent.recipients.len());
-                        }
-                        if alone {
-                            answer["replyToUnknown"] = json!(true);
-                        }
-                        self.respond(ticket, 201, answer);
-                        self.route(&sent);
-                    }
-                },
+                After::AcceptedMessage { ticket, sent } => {
+                    self.release_message(ticket, sent, report)
+                }
                 After::Batch { ticket, rows } => {
-                    let mut results = Vec::new();
-                    for row in rows {
-                        results.push(match row {
-                            Err((status, error)) => {
-                                json!({"status": status, "error": error["error"], "code": error["code"]})
-                            }
-                            Ok(mut sent) => match first(&sent) {
-                                Some(message) => json!({"status": 200, "message": brief(&message)}),
-                                None => {
-                                    let alone = detach(&mut sent);
-                                    self.route(&sent);
-                                    let mut message = brief(&sent.message);
-                                    if alone {
-                                        message["replyToUnknown"] = json!(true);
-                                    }
-                                    json!({"status": 201, "message": message})
-                                }
-                            },
-                        });
-                    }
+                    let results: Vec<Value> =
+                        rows.into_iter().map(|row| self.release_row(row, report)).collect();
                     self.respond(ticket, 200, json!({"results": results}));
                 }
                 After::Route { mut sent } => {
-                    if first(&sent).is_none() {
-                        detach(&mut sent);
+                    if report.first(&sent).is_none() {
+                        report.detach(&mut sent);
                         self.route(&sent);
                     }
                 }
                 After::Reacted { ticket, message, agent } => {
-                    if unseen.iter().any(|(id, who)| *id == message && *who == agent) {
-                        self.refuse(
-                            ticket,
-                            404,
-                            "not_found",
-                            "there is no such message, or it is not yours to see",
-                        )
-                    } else {
-                        self.respond(ticket, 204, Value::Null);
-                        let data = json!({"messageId": message, "agentId": agent});
-                        self.publish("message.updated", agent, data);
-                    }
+                    self.release_reaction(ticket, message, agent, report)
                 }
                 After::Registered { peer, agent, text } => {
                     self.on_registration_durable(peer, agent, text)
@@ -358,9 +305,98 @@ impl Hub {
             self.release(after, CommitReport::default());
         }
     }
+
+    /// Answers the sender of one message, and routes it unless it was there before.
+    fn release_message(
+        &mut self,
+        ticket: Ticket,
+        mut sent: AcceptedMessage,
+        report: CommitReport<'_>,
+    ) {
+        if let Some(message) = report.first(&sent) {
+            return self.respond(ticket, 200, json!(message));
+        }
+        let alone = report.detach(&mut sent);
+        let mut answer = json!(sent.message);
+        if sent.message.to.contains(':') || sent.message.to == "broadcast" {
+            // Labels and tags are what agents say of themselves: a sender sees how many took his
+            // words.
+            answer["recipients"] = json!(sent.recipients.len());
+        }
+        if alone {
+            answer["replyToUnknown"] = json!(true);
+        }
+        self.respond(ticket, 201, answer);
+        self.route(&sent);
+    }
+
+    /// What one row of a batch is answered, after it was routed.
+    fn release_row(
+        &mut self,
+        row: Result<AcceptedMessage, (u16, Value)>,
+        report: CommitReport<'_>,
+    ) -> Value {
+        let mut sent = match row {
+            Ok(sent) => sent,
+            Err((status, error)) => {
+                return json!({"status": status, "error": error["error"], "code": error["code"]});
+            }
+        };
+        if let Some(message) = report.first(&sent) {
+            return json!({"status": 200, "message": brief(message)});
+        }
+        let alone = report.detach(&mut sent);
+        self.route(&sent);
+        let mut message = brief(&sent.message);
+        if alone {
+            message["replyToUnknown"] = json!(true);
+        }
+        json!({"status": 201, "message": message})
+    }
+
+    fn release_reaction(
+        &mut self,
+        ticket: Ticket,
+        message: MessageId,
+        agent: String,
+        report: CommitReport<'_>,
+    ) {
+        if report.unseen.iter().any(|(id, who)| *id == message && *who == agent) {
+            let text = "there is no such message, or it is not yours to see";
+            self.refuse(ticket, 404, "not_found", text)
+        } else {
+            self.respond(ticket, 204, Value::Null);
+            let data = json!({"messageId": message, "agentId": agent});
+            self.publish("message.updated", agent, data);
+        }
+    }
 }
 
 /// A message without its body: a batch answer need not carry back what was just sent.
 fn brief(message: &Message) -> Value {
     json!({"id": message.id, "from": message.from, "to": message.to, "kind": message.kind, "createdAt": message.created_at})
+}
+
+fn check_target_and_body(new: &NewMessage) -> Result<(), Refusal> {
+    if new.to.trim().is_empty() {
+        return Err((400, "no_target", "the message has no \"to\"".into()));
+    }
+    let bytes = new.body.len();
+    if bytes > MESSAGE_BODY_BYTES_MAX {
+        let text =
+            format!("a message body may have {MESSAGE_BODY_BYTES_MAX} bytes, this one has {bytes}");
+        return Err((413, "body_too_large", text));
+    }
+    Ok(())
+}
+
+/// A message has to fit into one frame with what surrounds it.
+fn check_size(message: &Message) -> Result<(), Refusal> {
+    let most = FRAME_BYTES_MAX - 8192;
+    let size = serde_json::to_string(message).map_or(usize::MAX, |text| text.len());
+    if size > most {
+        let text = format!("a message may have {most} bytes with its payload, this one has {size}");
+        return Err((413, "message_too_large", text));
+    }
+    Ok(())
 }

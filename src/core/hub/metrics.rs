@@ -111,6 +111,24 @@ impl Hub {
         ]
     }
 
+    /// What has happened since the start, for Prometheus.
+    fn counters(&self, gate: GateStats) -> [(&'static str, &'static str, u64); 8] {
+        [
+            ("rate_limited_total", "Requests refused with 429", self.meter.limited),
+            ("frames_delivered_total", "Message frames sent to agents", self.meter.delivered),
+            ("acknowledged_total", "Messages that agents have taken over", self.meter.acknowledged),
+            ("retired_total", "Messages deleted by retention", self.meter.retired),
+            ("connections_accepted_total", "Connections taken", gate.accepted),
+            ("connections_evicted_total", "Connections closed to make room", gate.evicted),
+            ("connections_refused_total", "Connections refused without room", gate.refused),
+            (
+                "connections_timed_out_total",
+                "Connections that did not keep a time limit",
+                gate.timed_out,
+            ),
+        ]
+    }
+
     pub(super) fn metrics_text(&self, gate: GateStats, store: &Value) -> String {
         let mut text = String::new();
         let _ = writeln!(
@@ -147,20 +165,7 @@ impl Hub {
         for (kind, value) in &self.meter.accepted {
             counter(&mut text, "messages_total", &format!("{{kind=\"{kind}\"}}"), *value);
         }
-        for (name, about, value) in [
-            ("rate_limited_total", "Requests refused with 429", self.meter.limited),
-            ("frames_delivered_total", "Message frames sent to agents", self.meter.delivered),
-            ("acknowledged_total", "Messages that agents have taken over", self.meter.acknowledged),
-            ("retired_total", "Messages deleted by retention", self.meter.retired),
-            ("connections_accepted_total", "Connections taken", gate.accepted),
-            ("connections_evicted_total", "Connections closed to make room", gate.evicted),
-            ("connections_refused_total", "Connections refused without room", gate.refused),
-            (
-                "connections_timed_out_total",
-                "Connections that did not keep a time limit",
-                gate.timed_out,
-            ),
-        ] {
+        for (name, about, value) in self.counters(gate) {
             let _ = writeln!(
                 text,
                 "# HELP agent_relay_hub_{name} {about}\n# TYPE agent_relay_hub_{name} counter\nagent_relay_hub_{name} {value}"

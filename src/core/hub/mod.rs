@@ -17,6 +17,7 @@ mod rates;
 mod rights;
 pub mod routes;
 mod stalled;
+mod sweep;
 mod tasks;
 #[cfg(test)]
 mod tests;

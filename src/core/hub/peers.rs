@@ -1,21 +1,22 @@
 //! The bus, seen from the relay: registrations, acknowledgements, deliveries, subscriptions.
 
-use crate::core::http::GateCommand;
-use std::borrow::Cow;
+mod deliveries;
+mod events;
+
+pub(super) use events::KeptEvent;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
-use super::agents::narrowed;
-use super::event::{AcceptedMessage, Effect, HubOp, Query, ReadFor};
+use super::event::{After, Effect, HubOp};
 use super::rights::{self, allows};
 use super::{Hub, Refusal};
-use crate::core::http::Request;
+use crate::core::http::{GateCommand, Request};
 use crate::core::ids::{MessageId, PeerId, Ticket};
 use crate::core::limits::*;
-use crate::wire::api::AgentStatus;
-use crate::wire::api::{Message, TokenRecord};
+use crate::wire::api::{AgentStatus, TokenRecord};
 use crate::wire::bus::{
     CLOSE_SUPERSEDED, ClientFrame, FrameError, Registered, Registration, RelayFrame,
 };
@@ -230,8 +231,7 @@ impl Hub {
     /// Acknowledges a frame once its effect is durable: the sender may forget it then.
     fn acknowledge(&mut self, peer: PeerId, frame_id: String) {
         let text = RelayFrame::Ack { frame_id }.to_text();
-        self.commits
-            .defer(super::event::After::Effect(Effect::Gate(GateCommand::PeerSend { peer, text })));
+        self.commits.defer(After::Effect(Effect::Gate(GateCommand::PeerSend { peer, text })));
     }
 
     fn on_heartbeat(&mut self, agent: &str, status: &str, meta: Option<Map<String, Value>>) {
@@ -298,7 +298,7 @@ impl Hub {
         if crate::planted::is("registered-before-commit") {
             self.on_registration_durable(number, agent, text)
         } else {
-            self.commits.defer(super::event::After::Registered { peer: number, agent, text })
+            self.commits.defer(After::Registered { peer: number, agent, text })
         }
     }
 
@@ -321,40 +321,6 @@ impl Hub {
         }
     }
 
-    fn on_subscribe(
-        &mut self,
-        number: PeerId,
-        id: String,
-        events: Vec<String>,
-        scopes: Vec<String>,
-    ) {
-        let Some(peer) = self.peers.get_mut(&number) else {
-            return;
-        };
-        let mail = events.iter().any(|event| event == "*" || event.starts_with("message."));
-        if mail && !allows(&peer.token, "message:read") {
-            return self.send_error(
-                number,
-                Some(id),
-                "forbidden",
-                "the token may not read messages",
-            );
-        }
-        // A runtime token sees its own agent only.
-        let scopes = match &peer.token.agent_id {
-            Some(own) => vec![own.clone()],
-            None => scopes,
-        };
-        peer.events = events.into_iter().take(64).collect();
-        if peer.events.is_empty() {
-            self.subscribers.remove(&number)
-        } else {
-            self.subscribers.insert(number)
-        };
-        peer.scopes = scopes.into_iter().take(64).collect();
-        self.acknowledge(number, id);
-    }
-
     fn on_ack(&mut self, number: PeerId, frame_id: &str) {
         let Some(peer) = self.peers.get_mut(&number) else {
             return;
@@ -373,228 +339,6 @@ impl Hub {
             self.deliver(&agent, None);
         } else {
             self.command_acknowledged(&agent, frame_id);
-        }
-    }
-
-    /// Sends what is next to an agent: ascending, at most as much as the connection may hold
-    /// unacknowledged. `fresh` is a message whose body is at hand.
-    pub(super) fn deliver(&mut self, agent_id: &str, fresh: Option<&AcceptedMessage>) {
-        let Some(agent) = self.agents.get(agent_id).filter(|agent| !agent.loading) else {
-            return;
-        };
-        let Some(peer) =
-            agent.peer.and_then(|number| self.peers.get(&number)).filter(|peer| peer.takes_mail())
-        else {
-            return;
-        };
-        let Some(queue) = self.queues.get(agent_id) else {
-            return;
-        };
-        if fresh.is_none() && self.reads.len() >= READS_IN_FLIGHT_MAX {
-            // One event may concern everybody; whoever finds no room is served as reads come back.
-            self.unserved.insert(agent_id.to_string());
-            return;
-        }
-        let room = UNACKED_PER_PEER_MAX - peer.in_flight.len();
-        let sent: Vec<MessageId> = peer.in_flight.values().map(|(id, _)| *id).collect();
-        let ids: Vec<MessageId> =
-            queue.ids.iter().filter(|id| !sent.contains(id)).take(room).copied().collect();
-        match (ids.as_slice(), fresh) {
-            ([], _) => {}
-            ([id], Some(sent)) if sent.message.id == *id => {
-                self.meter.send_to_frame.observe(self.now.tick - sent.at);
-                self.send_message(agent_id, sent.message.clone());
-            }
-            _ => {
-                let query = Query::Deliver { recipient: agent_id.to_string(), ids: ids.clone() };
-                if let Some(agent) = self.agents.get_mut(agent_id) {
-                    agent.loading = true;
-                }
-                self.read(query, ReadFor::Deliver(agent_id.to_string(), ids));
-            }
-        }
-    }
-
-    pub(super) fn on_delivery_read(
-        &mut self,
-        agent_id: &str,
-        ids: &[MessageId],
-        messages: Vec<Message>,
-    ) {
-        let Some(agent) = self.agents.get_mut(agent_id) else {
-            return;
-        };
-        if !std::mem::take(&mut agent.loading) {
-            return; // the connection changed meanwhile; its registration starts over
-        }
-        // Of an answer that was cut short, the rest is asked for again; what the store does not
-        // have, nobody can deliver.
-        let last = messages.last().map_or(MessageId(u64::MAX), |message| message.id);
-        let gone = ids
-            .iter()
-            .filter(|id| **id <= last && !messages.iter().any(|message| message.id == **id));
-        if let Some(queue) = self.queues.get_mut(agent_id) {
-            gone.for_each(|id| {
-                queue.ids.remove(id);
-            });
-        }
-        for message in messages {
-            self.send_message(agent_id, message);
-        }
-        self.deliver(agent_id, None);
-    }
-
-    fn send_message(&mut self, agent_id: &str, mut message: Message) {
-        let Some(number) = self.agents.get(agent_id).and_then(|agent| agent.peer) else {
-            return;
-        };
-        let still_wanted =
-            self.queues.get(agent_id).is_some_and(|queue| queue.ids.contains(&message.id));
-        let Some(peer) = self.peers.get_mut(&number).filter(|peer| still_wanted && peer.has_room())
-        else {
-            return;
-        };
-        if peer.in_flight.values().any(|(id, _)| *id == message.id) {
-            return;
-        }
-        message.resolved_to_agent = Some(agent_id.to_string());
-        self.seq += 1;
-        let data = serde_json::to_value(&message).expect("plain data");
-        let text = RelayFrame::Event {
-            seq: self.seq,
-            event: "message.new".into(),
-            data,
-            at: self.now.wall.0,
-        }
-        .to_text();
-        peer.in_flight.insert(self.seq, (message.id, text.len()));
-        peer.in_flight_bytes += text.len();
-        self.meter.delivered += 1;
-        self.out.push(Effect::Gate(GateCommand::PeerSend { peer: number, text }));
-    }
-
-    /// An event for whoever subscribed to it, behind the commit of what it tells; `subject` is what
-    /// scopes name.
-    pub(super) fn emit(&mut self, event: &'static str, subject: &str, data: Value) {
-        self.commits.defer(super::event::After::Event {
-            event,
-            subject: subject.to_string(),
-            data,
-        });
-    }
-
-    /// Numbers, sends and remembers an event whose content is durable.
-    pub(super) fn publish(&mut self, event: &'static str, subject: String, data: Value) {
-        self.seq += 1;
-        let (seq, at) = (self.seq, self.now.wall.0);
-        let wants = |peer: &Peer| peer.registered && peer.wants(event, &subject);
-        let wanting: Vec<PeerId> = self
-            .subscribers
-            .iter()
-            .filter(|n| self.peers.get(n).is_some_and(wants))
-            .copied()
-            .collect();
-        for peer in wanting {
-            let text =
-                self.event_text(peer, seq, event, &self.data_for(peer, event, &subject, &data), at);
-            self.out.push(Effect::Gate(GateCommand::PeerSend { peer, text }));
-        }
-        self.remember_event(KeptEvent { seq, event, subjects: vec![subject], data, at });
-    }
-
-    /// A new message for subscribers, once for each of them; receivers get it as their own
-    /// delivery.
-    pub(super) fn publish_message(&mut self, recipients: &[String], message: &Message) {
-        self.seq += 1;
-        let (seq, at) = (self.seq, self.now.wall.0);
-        let concerns = |peer: &Peer, recipient: &String| {
-            peer.wants("message.new", recipient) && peer.agent.as_deref() != Some(recipient)
-        };
-        let wants = |peer: &Peer| {
-            peer.registered && recipients.iter().any(|recipient| concerns(peer, recipient))
-        };
-        let wanting: Vec<PeerId> = self
-            .subscribers
-            .iter()
-            .filter(|n| self.peers.get(n).is_some_and(wants))
-            .copied()
-            .collect();
-        if !wanting.is_empty() {
-            let mut data = serde_json::to_value(message).expect("plain data");
-            if let [one] = recipients
-                && one != crate::wire::api::USER
-            {
-                data["resolvedToAgent"] = json!(one);
-            }
-            for peer in wanting {
-                let text = self.event_text(peer, seq, "message.new", &data, at);
-                self.out.push(Effect::Gate(GateCommand::PeerSend { peer, text }));
-            }
-        }
-        // Bodies are not kept: a thousand of them would be half a gigabyte. Who comes back fetches
-        // by id.
-        let kept = json!({"id": message.id, "from": message.from, "to": message.to});
-        let subjects = recipients.iter().take(SUBJECTS_KEPT_MAX).cloned().collect();
-        self.remember_event(KeptEvent { seq, event: "message.new", subjects, data: kept, at });
-    }
-
-    fn remember_event(&mut self, event: KeptEvent) {
-        self.events.push_back(event);
-        if self.events.len() > EVENTS_KEPT_MAX {
-            self.events.pop_front();
-        }
-    }
-
-    /// What a subscriber missed, as far as it is remembered.
-    fn send_missed(&mut self, number: PeerId, since: u64) {
-        let Some(peer) = self.peers.get(&number) else { return };
-        let missed: Vec<KeptEvent> = self
-            .events
-            .iter()
-            .filter(|kept| {
-                kept.seq > since && kept.subjects.iter().any(|s| peer.wants(kept.event, s))
-            })
-            .cloned()
-            .collect();
-        for kept in missed {
-            let subject = kept.subjects.first().map(String::as_str).unwrap_or_default();
-            let text = self.event_text(
-                number,
-                kept.seq,
-                kept.event,
-                &self.data_for(number, kept.event, subject, &kept.data),
-                kept.at,
-            );
-            self.out.push(Effect::Gate(GateCommand::PeerSend { peer: number, text }));
-        }
-    }
-
-    /// What this reader may see of an event: a card of a foreign agent is no more on the bus than
-    /// it is over HTTP.
-    fn data_for<'a>(
-        &self,
-        peer: PeerId,
-        event: &str,
-        subject: &str,
-        data: &'a Value,
-    ) -> Cow<'a, Value> {
-        let whole = |peer: &Peer| self.sees_whole(&peer.token, subject);
-        if event == "agent.status" && !self.peers.get(&peer).is_some_and(whole) {
-            Cow::Owned(narrowed(data.clone(), false))
-        } else {
-            Cow::Borrowed(data)
-        }
-    }
-
-    /// An event as its reader wants it: a frame, or a server-sent event.
-    fn event_text(&self, peer: PeerId, seq: u64, event: &str, data: &Value, at: i64) -> String {
-        if self.peers.get(&peer).is_some_and(|peer| peer.stream) {
-            format!(
-                "id: {seq}\nevent: {event}\ndata: {}\n\n",
-                json!({"seq": seq, "event": event, "data": data, "at": at})
-            )
-        } else {
-            RelayFrame::Event { seq, event: event.into(), data: data.clone(), at }.to_text()
         }
     }
 }
@@ -621,17 +365,4 @@ fn may_register(
         }
         _ => Ok(()),
     }
-}
-
-/// Receivers of one message that are remembered with its event.
-const SUBJECTS_KEPT_MAX: usize = 64;
-
-/// An event that a subscriber may have missed.
-#[derive(Debug, Clone)]
-pub(super) struct KeptEvent {
-    seq: u64,
-    event: &'static str,
-    subjects: Vec<String>,
-    data: Value,
-    at: i64,
 }

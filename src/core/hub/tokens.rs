@@ -50,49 +50,12 @@ impl Hub {
             ));
         }
         let agent = self.agent_of_token(actor, runtime, text("agentId"), profile)?;
-        let ttl = match body.get("ttlSeconds").filter(|ttl| !ttl.is_null()) {
-            None => 24 * 3600,
-            Some(ttl) => ttl.as_i64().ok_or((
-                400,
-                "bad_ttl",
-                "\"ttlSeconds\" must be a whole number".to_string(),
-            ))?,
-        };
-        if !(1..=TTL_SECONDS_MAX).contains(&ttl) {
-            return Err((422, "bad_ttl", format!("\"ttlSeconds\" must be 1 to {TTL_SECONDS_MAX}")));
-        }
-        let wanted = match body.get("scopes").filter(|scopes| !scopes.is_null()) {
-            None => None,
-            Some(told) => {
-                let texts = told
-                    .as_array()
-                    .and_then(|list| list.iter().map(Value::as_str).collect::<Option<Vec<&str>>>());
-                Some(texts.ok_or((
-                    400,
-                    "bad_scopes",
-                    "\"scopes\" must be a list of texts".to_string(),
-                ))?)
-            }
-        };
+        let ttl = ttl_in(body)?;
+        let wanted = scopes_in(body)?;
         let scopes = scopes_for(actor, profile, wanted.as_deref())?;
-        let mut words = [None, None, None];
-        for (word, field) in words.iter_mut().zip(["name", "policyName", "spawnedBy"]) {
-            let told = match body.get(field) {
-                None | Some(Value::Null) => "",
-                Some(told) => {
-                    told.as_str().ok_or((400, "bad_word", format!("{field:?} must be a text")))?
-                }
-            };
-            if told.len() > WORD_BYTES_MAX || told.chars().any(char::is_control) {
-                return Err((
-                    422,
-                    "bad_word",
-                    format!("{field:?} must be a text of one line, at most {WORD_BYTES_MAX} bytes"),
-                ));
-            }
-            *word = Some(told).filter(|told| !told.is_empty()).map(str::to_string);
-        }
-        let [name, policy_name, spawned_by] = words;
+        let name = word_in(body, "name")?;
+        let policy_name = word_in(body, "policyName")?;
+        let spawned_by = word_in(body, "spawnedBy")?;
         if let Some(name) = name.as_deref().filter(|_| profile == ORCHESTRATOR) {
             self.check_orchestrators_name(name)?;
         }
@@ -347,4 +310,52 @@ impl Hub {
             self.commits.write(HubOp::TokenDelete { hash });
         }
     }
+}
+
+/// How long a new token is to live, seconds.
+fn ttl_in(body: &Value) -> Result<i64, Refusal> {
+    let ttl = match body.get("ttlSeconds").filter(|ttl| !ttl.is_null()) {
+        None => 24 * 3600,
+        Some(ttl) => ttl.as_i64().ok_or((
+            400,
+            "bad_ttl",
+            "\"ttlSeconds\" must be a whole number".to_string(),
+        ))?,
+    };
+    if !(1..=TTL_SECONDS_MAX).contains(&ttl) {
+        return Err((422, "bad_ttl", format!("\"ttlSeconds\" must be 1 to {TTL_SECONDS_MAX}")));
+    }
+    Ok(ttl)
+}
+
+/// The scopes that a new token is to have; `None`: those of its profile.
+fn scopes_in(body: &Value) -> Result<Option<Vec<&str>>, Refusal> {
+    let Some(told) = body.get("scopes").filter(|scopes| !scopes.is_null()) else {
+        return Ok(None);
+    };
+    let texts = told
+        .as_array()
+        .and_then(|list| list.iter().map(Value::as_str).collect::<Option<Vec<&str>>>());
+    match texts {
+        Some(texts) => Ok(Some(texts)),
+        None => Err((400, "bad_scopes", "\"scopes\" must be a list of texts".to_string())),
+    }
+}
+
+/// A name in the record of a new token: one line, not too long; empty is as good as absent.
+fn word_in(body: &Value, field: &str) -> Result<Option<String>, Refusal> {
+    let told = match body.get(field) {
+        None | Some(Value::Null) => "",
+        Some(told) => {
+            told.as_str().ok_or((400, "bad_word", format!("{field:?} must be a text")))?
+        }
+    };
+    if told.len() > WORD_BYTES_MAX || told.chars().any(char::is_control) {
+        return Err((
+            422,
+            "bad_word",
+            format!("{field:?} must be a text of one line, at most {WORD_BYTES_MAX} bytes"),
+        ));
+    }
+    Ok(Some(told).filter(|told| !told.is_empty()).map(str::to_string))
 }
