@@ -174,51 +174,39 @@ impl Agent {
                 },
             ),
             AgentCommand::ClearContext => self.ask_session(now, id, Verb::Clear),
-            AgentCommand::InjectContext => {
-                match text("content").map(|t| t.trim().to_string()).filter(|t| !t.is_empty()) {
-                    Some(content) => {
-                        let content = super::prompt_text::unforged(&content);
-                        let text = format!(
-                            "[relay message #0 from system]\nSubject: Agent Relay memory context\n{content}"
-                        );
-                        self.ask_session(now, id, Verb::Inject { text, person: false });
-                    }
-                    None => self.end_command(now, &id, Err("content required".into())),
-                }
-            }
-            AgentCommand::PermissionDecision => {
-                let decision = text("decision").as_deref().and_then(Decision::parse);
-                match (text("approvalId").filter(|t| !t.is_empty()), decision) {
-                    (None, _) => self.end_command(now, &id, Err("approvalId required".into())),
-                    (_, None) => {
-                        self.end_command(
-                            now,
-                            &id,
-                            Err("decision must be approve, approve-session, deny, or abort".into()),
-                        );
-                    }
-                    (Some(approval), Some(decision)) => {
-                        if decision == Decision::Abort {
-                            self.note_interrupt(
-                                "an approval was aborted",
-                                &command.issued_by,
-                                text("reason"),
-                            );
-                        }
-                        let answers = command
-                            .params
-                            .get("answers")
-                            .filter(|answers| answers.is_object())
-                            .cloned();
-                        self.ask_session(
-                            now,
-                            id,
-                            Verb::Decide { approval, decision, reason: text("reason"), answers },
-                        );
-                    }
-                }
-            }
+            AgentCommand::InjectContext => self.inject_context(now, id, text("content")),
+            AgentCommand::PermissionDecision => self.decide_permission(now, command),
         }
+    }
+
+    fn inject_context(&mut self, now: Now, id: String, content: Option<String>) {
+        let Some(content) = content.map(|t| t.trim().to_string()).filter(|t| !t.is_empty()) else {
+            return self.end_command(now, &id, Err("content required".into()));
+        };
+        let content = super::prompt_text::unforged(&content);
+        let text = format!(
+            "[relay message #0 from system]\nSubject: Agent Relay memory context\n{content}"
+        );
+        self.ask_session(now, id, Verb::Inject { text, person: false });
+    }
+
+    fn decide_permission(&mut self, now: Now, command: &Command) {
+        let text =
+            |field: &str| command.params.get(field).and_then(Value::as_str).map(str::to_string);
+        let Some(approval) = text("approvalId").filter(|t| !t.is_empty()) else {
+            return self.end_command(now, &command.id, Err("approvalId required".into()));
+        };
+        let Some(decision) = text("decision").as_deref().and_then(Decision::parse) else {
+            let text = "decision must be approve, approve-session, deny, or abort";
+            return self.end_command(now, &command.id, Err(text.into()));
+        };
+        let reason = text("reason");
+        if decision == Decision::Abort {
+            self.note_interrupt("an approval was aborted", &command.issued_by, reason.clone());
+        }
+        let answers = command.params.get("answers").filter(|answers| answers.is_object()).cloned();
+        let verb = Verb::Decide { approval, decision, reason, answers };
+        self.ask_session(now, command.id.clone(), verb);
     }
 
     fn ask_session(&mut self, now: Now, command: String, verb: Verb) {
@@ -229,7 +217,14 @@ impl Agent {
         let patience = match verb {
             // They wait for the end of the turn.
             Verb::Compact { .. } | Verb::Clear | Verb::Inject { .. } => BOUNDARY_TIMEOUT,
-            _ => VERB_TIMEOUT,
+            Verb::Open { .. }
+            | Verb::Deliver(_)
+            | Verb::Interrupt
+            | Verb::Decide { .. }
+            | Verb::Hook { .. }
+            | Verb::HookGone { .. }
+            | Verb::Probe
+            | Verb::Stop => VERB_TIMEOUT,
         };
         let (number, order) = self.supervisor.verb(verb);
         self.commands.asked.insert(number, (command, now.tick + patience));

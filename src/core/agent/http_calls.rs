@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::Agent;
+use super::polling::Step;
 use crate::core::Cause;
 use crate::core::agent::timer::Timer;
 use crate::core::ids::{CallNumber, MessageRef};
@@ -29,11 +30,8 @@ pub(super) enum CallKind {
     Read(MessageRef),
     Obligations,
     Unread,
-    /// Steps of one liveness round, in order; the first failure ends the round.
-    PutStatus,
-    PutReady,
-    Heartbeat,
-    Register,
+    /// A step of a liveness round; the first failure ends the round.
+    Liveness(Step),
     FetchCommand(String),
     PatchCommand(String),
     /// Reports that a command is under way, while there is no bus.
@@ -109,13 +107,18 @@ impl Agent {
         }
         let waiting = Waiting { kind_of_call, method, path, body };
         // Nothing else can succeed before there is a token; a claim holds up a delivery.
-        match waiting.kind_of_call {
+        let goes_first = matches!(
+            waiting.kind_of_call,
             CallKind::MakeToken
-            | CallKind::RenewToken
-            | CallKind::CheckToken
-            | CallKind::CheckOffered
-            | CallKind::Claim(_) => self.http_calls.waiting.push_front(waiting),
-            _ => self.http_calls.waiting.push_back(waiting),
+                | CallKind::RenewToken
+                | CallKind::CheckToken
+                | CallKind::CheckOffered
+                | CallKind::Claim(_)
+        );
+        if goes_first {
+            self.http_calls.waiting.push_front(waiting)
+        } else {
+            self.http_calls.waiting.push_back(waiting)
         }
     }
 
@@ -150,26 +153,7 @@ impl Agent {
         else {
             return;
         };
-        match &result {
-            // What the answer means for the token is decided where it is looked at.
-            Ok((401 | 403, _))
-                if matches!(
-                    kind_of_call,
-                    CallKind::MakeToken
-                        | CallKind::RenewToken
-                        | CallKind::CheckToken
-                        | CallKind::CheckOffered
-                        | CallKind::Goodbye
-                ) => {}
-            Ok((403, _))
-                if kind_of_call == CallKind::Register && !self.relay_link.known_instance => {}
-            Ok((401 | 403, _)) => self.on_auth_trouble(now, "call"),
-            Ok((status, body)) if *status >= 400 && *status != 404 && *status != 409 => {
-                self.http_calls.last_error = Some((text_of(*status, body), now.tick));
-            }
-            Err(cause) => self.http_calls.last_error = Some((cause.to_string(), now.tick)),
-            Ok(_) => {}
-        }
+        self.note_call_trouble(now, &kind_of_call, &result);
         let ok = matches!(&result, Ok((status, _)) if *status < 300);
         let gone = matches!(&result, Ok((404, _)));
         match kind_of_call {
@@ -179,44 +163,10 @@ impl Agent {
             CallKind::CheckOffered => self.on_offer_checked(now, result),
             CallKind::Claim(at) => self.on_claim_answer(now, at, result),
             CallKind::RenewClaim(at) => self.on_claim_renewed(now, at, result),
-            CallKind::Read(at) => match &result {
-                Ok((status, body))
-                    if *status < 300
-                        || (*status >= 400
-                            && *status < 500
-                            && ![401, 403, 408, 429].contains(status)) =>
-                {
-                    let other = *status == 409
-                        && body.get("code").and_then(Value::as_str) == Some(OTHER_GENERATION);
-                    if *status == 404 || other {
-                        self.turn.note_gone(at);
-                    }
-                    self.on_read_told(at);
-                }
-                _ => self.retry_calls(now),
-            },
+            CallKind::Read(at) => self.on_read_answer(now, at, &result),
             CallKind::Obligations => self.on_obligations(now, result),
-            CallKind::Unread => match result {
-                Ok((status, body)) if status < 300 => {
-                    let unread = crate::wire::api::messages_of(&body);
-                    let (page_is_full, told_before) =
-                        (unread.len() >= UNREAD_PAGE, self.inbox.counts().2);
-                    for message in unread {
-                        self.on_message(message, None);
-                    }
-                    // Those that are done here are told as read now; others may stand behind them.
-                    if page_is_full && self.inbox.counts().2 > told_before {
-                        self.ask_unread_again(now);
-                    }
-                }
-                other => {
-                    self.log_trouble(now, "unread fetch", &other);
-                    self.ask_unread_again(now);
-                }
-            },
-            CallKind::PutStatus | CallKind::PutReady | CallKind::Heartbeat | CallKind::Register => {
-                self.on_liveness_step(now, kind_of_call, result);
-            }
+            CallKind::Unread => self.on_unread(now, result),
+            CallKind::Liveness(step) => self.on_liveness_step(now, step, result),
             CallKind::FetchCommand(_) => {
                 if let Ok((200, body)) = result
                     && let Ok(command) = serde_json::from_value(body)
@@ -232,6 +182,77 @@ impl Agent {
             CallKind::CommandProgress(_) | CallKind::ReleaseHeld(_) => {}
             CallKind::HeldTask(at) => self.on_held_task(at, result),
             CallKind::Goodbye => self.on_goodbye_said(),
+        }
+    }
+
+    /// What a failed call says of the token and of the relay; what an answer means for a token is
+    /// decided where that is looked at.
+    fn note_call_trouble(
+        &mut self,
+        now: Now,
+        kind_of_call: &CallKind,
+        result: &Result<(u16, Value), Cause>,
+    ) {
+        match result {
+            Ok((401 | 403, _))
+                if matches!(
+                    kind_of_call,
+                    CallKind::MakeToken
+                        | CallKind::RenewToken
+                        | CallKind::CheckToken
+                        | CallKind::CheckOffered
+                        | CallKind::Goodbye
+                ) => {}
+            Ok((403, _))
+                if *kind_of_call == CallKind::Liveness(Step::Register)
+                    && !self.relay_link.known_instance => {}
+            Ok((401 | 403, _)) => self.on_auth_trouble(now, "call"),
+            Ok((status, body)) if *status >= 400 && *status != 404 && *status != 409 => {
+                self.http_calls.last_error = Some((text_of(*status, body), now.tick));
+            }
+            Err(cause) => self.http_calls.last_error = Some((cause.to_string(), now.tick)),
+            Ok(_) => {}
+        }
+    }
+
+    /// The relay knows by now that a message was read, or will never know.
+    fn on_read_answer(&mut self, now: Now, at: MessageRef, result: &Result<(u16, Value), Cause>) {
+        match result {
+            Ok((status, body))
+                if *status < 300
+                    || (*status >= 400
+                        && *status < 500
+                        && ![401, 403, 408, 429].contains(status)) =>
+            {
+                let other = *status == 409
+                    && body.get("code").and_then(Value::as_str) == Some(OTHER_GENERATION);
+                if *status == 404 || other {
+                    self.turn.note_gone(at);
+                }
+                self.on_read_told(at);
+            }
+            _ => self.retry_calls(now),
+        }
+    }
+
+    fn on_unread(&mut self, now: Now, result: Result<(u16, Value), Cause>) {
+        match result {
+            Ok((status, body)) if status < 300 => {
+                let unread = crate::wire::api::messages_of(&body);
+                let (page_is_full, told_before) =
+                    (unread.len() >= UNREAD_PAGE, self.inbox.counts().2);
+                for message in unread {
+                    self.on_message(message, None);
+                }
+                // Those that are done here are told as read now; others may stand behind them.
+                if page_is_full && self.inbox.counts().2 > told_before {
+                    self.ask_unread_again(now);
+                }
+            }
+            other => {
+                self.log_trouble(now, "unread fetch", &other);
+                self.ask_unread_again(now);
+            }
         }
     }
 

@@ -85,7 +85,7 @@ impl Inbox {
         match self.view {
             View::Whole if !full => return self.cache(at, message),
             View::Asked { .. } => self.view = View::Asked { stale: true },
-            _ => self.view = View::Partial,
+            View::Whole | View::Fresh | View::Partial => self.view = View::Partial,
         }
         if message.is_urgent() && self.urgent.len() < URGENT_KEPT_MAX {
             self.urgent.insert(at, message);

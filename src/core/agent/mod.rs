@@ -5,6 +5,7 @@
 
 mod commands;
 pub mod config;
+mod control;
 pub mod effect;
 pub mod event;
 mod generations;

@@ -92,6 +92,16 @@ impl Outbox {
     }
 }
 
+/// What becomes of a row after the relay has answered it.
+enum RowOutcome {
+    /// The relay has it, or nobody waits for it: it is deleted.
+    Arrived,
+    /// It goes again later, and with it all that stand behind it.
+    Waits,
+    /// It stays in the store: to be sent again in another shape, or set aside.
+    Kept,
+}
+
 impl Agent {
     /// Adds a row; it is sent once it is durable.
     pub(super) fn append(&mut self, row: OutboxRow) {
@@ -214,55 +224,14 @@ impl Agent {
         };
         let mut arrived = Vec::new();
         let mut waits = false;
-        for RowAnswer { seq, status, code, error } in answers {
-            match status {
-                // Only an answer names a message; a report about a task that is not there any more
-                // has nobody to reach.
-                409 if code == OTHER_GENERATION && self.outbox.unattached.insert(seq) => {
-                    self.log(
-                        LogLevel::Warn,
-                        "outbox",
-                        format!(
-                            "row {seq} goes again without the message that it answers: {error}"
-                        ),
-                    );
-                }
-                // What it is about is not there any more: nobody waits for it.
-                404 if self.outbox.reports.contains(&seq) => {
-                    self.log(
-                        LogLevel::Warn,
-                        "outbox",
-                        format!(
-                            "row {seq} ends here, what it is about is not there any more: {error}"
-                        ),
-                    );
-                    arrived.push(seq);
-                }
-                200..=299 | 409 => {
-                    self.outbox.unattached.remove(&seq);
-                    arrived.push(seq);
-                }
-                408 | 425 | 429 | 500.. | 401 | 403 => {
-                    self.outbox.last_error =
-                        Some((format!("row {seq}: {error} (HTTP {status})"), now.tick));
-                    if matches!(status, 401 | 403) {
-                        self.on_auth_trouble(now, "outbox");
-                    }
+        for answer in answers {
+            let seq = answer.seq;
+            match self.judge_row(now, answer) {
+                RowOutcome::Arrived => arrived.push(seq),
+                RowOutcome::Kept => {}
+                RowOutcome::Waits => {
                     waits = true;
                     break;
-                }
-                _ => {
-                    self.log(
-                        LogLevel::Fatal,
-                        "outbox",
-                        format!("row {seq} can never be sent, set aside: {error} (HTTP {status})"),
-                    );
-                    self.outbox.poisoned += 1;
-                    self.outbox.pending = self.outbox.pending.saturating_sub(1);
-                    self.commits.write(StoreOp::OutboxPoison {
-                        seq,
-                        reason: format!("{error} (HTTP {status})"),
-                    });
                 }
             }
         }
@@ -273,6 +242,52 @@ impl Agent {
         }
         if waits {
             self.wait_outbox(now);
+        }
+    }
+
+    /// What the relay's answer means for a row.
+    fn judge_row(&mut self, now: Now, answer: RowAnswer) -> RowOutcome {
+        let RowAnswer { seq, status, code, error } = answer;
+        match status {
+            // Only an answer names a message; a report about a task that is not there any more has
+            // nobody to reach.
+            409 if code == OTHER_GENERATION && self.outbox.unattached.insert(seq) => {
+                let text =
+                    format!("row {seq} goes again without the message that it answers: {error}");
+                self.log(LogLevel::Warn, "outbox", text);
+                RowOutcome::Kept
+            }
+            // What it is about is not there any more: nobody waits for it.
+            404 if self.outbox.reports.contains(&seq) => {
+                let text =
+                    format!("row {seq} ends here, what it is about is not there any more: {error}");
+                self.log(LogLevel::Warn, "outbox", text);
+                RowOutcome::Arrived
+            }
+            200..=299 | 409 => {
+                self.outbox.unattached.remove(&seq);
+                RowOutcome::Arrived
+            }
+            408 | 425 | 429 | 500.. | 401 | 403 => {
+                self.outbox.last_error =
+                    Some((format!("row {seq}: {error} (HTTP {status})"), now.tick));
+                if matches!(status, 401 | 403) {
+                    self.on_auth_trouble(now, "outbox");
+                }
+                RowOutcome::Waits
+            }
+            _ => {
+                self.log(
+                    LogLevel::Fatal,
+                    "outbox",
+                    format!("row {seq} can never be sent, set aside: {error} (HTTP {status})"),
+                );
+                self.outbox.poisoned += 1;
+                self.outbox.pending = self.outbox.pending.saturating_sub(1);
+                let reason = format!("{error} (HTTP {status})");
+                self.commits.write(StoreOp::OutboxPoison { seq, reason });
+                RowOutcome::Kept
+            }
         }
     }
 

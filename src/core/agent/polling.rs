@@ -30,9 +30,17 @@ pub(super) struct Polling {
     telling: Option<(AgentStatus, Map<String, Value>)>,
 }
 
-/// Steps of a round.
-const STEPS: [CallKind; 4] =
-    [CallKind::Register, CallKind::PutStatus, CallKind::PutReady, CallKind::Heartbeat];
+/// A step of a round, in their order; at a relay that does not know this instance yet the
+/// registration comes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Step {
+    Register,
+    PutStatus,
+    PutReady,
+    Heartbeat,
+}
+
+const STEPS: [Step; 4] = [Step::Register, Step::PutStatus, Step::PutReady, Step::Heartbeat];
 
 impl Agent {
     /// A whole round, or one that only tells the status; while one is under way the next waits for
@@ -40,16 +48,16 @@ impl Agent {
     pub(super) fn begin_round(&mut self, whole: bool) {
         self.relay_link.polling.whole |= whole;
         self.timers.clear(Timer::TellStatus);
-        if STEPS.iter().any(|step| self.http_calls.has(step)) {
+        if STEPS.iter().any(|step| self.http_calls.has(&CallKind::Liveness(*step))) {
             self.relay_link.polling.again = true;
             return;
         }
         // The relay may still know an older instance of this agent: before it knows this one, its
         // refusal would mean nothing.
         self.liveness_step(if self.relay_link.known_instance {
-            CallKind::PutStatus
+            Step::PutStatus
         } else {
-            CallKind::Register
+            Step::Register
         });
     }
 
@@ -58,7 +66,7 @@ impl Agent {
     pub(super) fn stop_polling(&mut self) {
         self.relay_link.polling = Polling::default();
         self.timers.clear(Timer::TellStatus);
-        STEPS.iter().for_each(|step| self.http_calls.forget(step));
+        STEPS.iter().for_each(|step| self.http_calls.forget(&CallKind::Liveness(*step)));
     }
 
     /// The status has changed and there is no bus: it is told soon, together with what else changes
@@ -82,11 +90,11 @@ impl Agent {
         }
     }
 
-    fn liveness_step(&mut self, step: CallKind) {
+    fn liveness_step(&mut self, step: Step) {
         let id = &self.config.agent_id;
         let instance = &self.config.instance_id;
         let (method, path, body) = match step {
-            CallKind::PutStatus => {
+            Step::PutStatus => {
                 let told = self.status_told();
                 self.status.is_told();
                 let body = json!({"status": told.0.as_str(), "instanceId": instance});
@@ -94,7 +102,7 @@ impl Agent {
                 self.relay_link.polling.telling = Some(told);
                 ("PUT", path, body)
             }
-            CallKind::PutReady => {
+            Step::PutReady => {
                 let (status, mut meta) =
                     self.relay_link.polling.telling.clone().unwrap_or_else(|| self.status_told());
                 meta.extend(
@@ -103,12 +111,12 @@ impl Agent {
                 let body = json!({"ready": status != AgentStatus::Offline, "instanceId": instance, "meta": meta});
                 ("PUT", path::agent_part(id, "ready"), body)
             }
-            CallKind::Heartbeat => (
+            Step::Heartbeat => (
                 "POST",
                 path::agent_part(id, "heartbeat"),
                 json!({"instanceId": instance, "meta": self.heartbeat_meta()}),
             ),
-            _ => {
+            Step::Register => {
                 let mut registration = self.config.registration.clone();
                 registration.protocol = PROTOCOL;
                 registration.meta = self.registration_meta();
@@ -117,14 +125,14 @@ impl Agent {
                 ("POST", path::AGENTS.to_string(), body)
             }
         };
-        self.ask(step, method, path, Some(body));
+        self.ask(CallKind::Liveness(step), method, path, Some(body));
     }
 
     /// One answer of a liveness round; the first failure ends the round.
     pub(super) fn on_liveness_step(
         &mut self,
         now: Now,
-        step: CallKind,
+        step: Step,
         result: Result<(u16, Value), Cause>,
     ) {
         match result {
@@ -134,8 +142,8 @@ impl Agent {
                 self.status.send_again()
             }
             Ok((status, body)) if status < 300 => self.on_step_done(now, step, &body),
-            Ok((404, _)) if step != CallKind::Register => self.liveness_step(CallKind::Register),
-            Ok((403, body)) if step == CallKind::Register => {
+            Ok((404, _)) if step != Step::Register => self.liveness_step(Step::Register),
+            Ok((403, body)) if step == Step::Register => {
                 let text = text_of(403, &body);
                 self.on_registration_refused(now, &text);
                 self.on_round_failed(now, text);
@@ -152,22 +160,22 @@ impl Agent {
         }
     }
 
-    fn on_step_done(&mut self, now: Now, step: CallKind, body: &Value) {
+    fn on_step_done(&mut self, now: Now, step: Step, body: &Value) {
         match step {
-            CallKind::PutStatus => self.liveness_step(CallKind::PutReady),
-            CallKind::PutReady => {
+            Step::PutStatus => self.liveness_step(Step::PutReady),
+            Step::PutReady => {
                 self.relay_link.polling.works = true;
                 self.relay_link.polling.told_at = Some(now.tick);
                 if let Some(told) = self.relay_link.polling.telling.take() {
                     self.status.note_told(told);
                 }
                 if self.relay_link.polling.whole {
-                    self.liveness_step(CallKind::Heartbeat)
+                    self.liveness_step(Step::Heartbeat)
                 } else {
                     self.end_round()
                 }
             }
-            CallKind::Heartbeat => {
+            Step::Heartbeat => {
                 self.note_server_in(body);
                 let pending =
                     body.get("commands").and_then(Value::as_array).cloned().unwrap_or_default();
@@ -181,11 +189,11 @@ impl Agent {
                 self.relay_link.polling.whole = false;
                 self.end_round();
             }
-            _ => {
+            Step::Register => {
                 self.note_server_in(body);
                 self.relay_link.known_instance = true;
                 self.relay_link.bus_refused = None;
-                self.liveness_step(CallKind::PutStatus);
+                self.liveness_step(Step::PutStatus);
             }
         }
     }

@@ -384,6 +384,23 @@ mod tests {
     }
     use Want::*;
 
+    /// The prompt is judged so, and with `--prompt-again` is delivered whatever was noted.
+    fn assert_judged(noted: &Noted, key: &StartKey, digest: &str, want: Want) {
+        let mut prompt =
+            Prompt { text: digest.into(), digest: digest.into(), key: key.clone(), again: false };
+        let got = match noted.judge(&prompt) {
+            Verdict::Deliver(_) => Deliver,
+            Verdict::AskRecord => AskRecord,
+            Verdict::Known(at) => Known(at),
+        };
+        assert_eq!(got, want, "{prompt:?} with {noted:?}");
+        prompt.again = true;
+        assert!(
+            matches!(noted.judge(&prompt), Verdict::Deliver(_)),
+            "--prompt-again forces {prompt:?} with {noted:?}"
+        );
+    }
+
     /// Every kind of start, after every kind of end, with the same prompt and with another one.
     #[test]
     fn a_prompt_is_delivered_once_per_start_that_asks_for_it() {
@@ -441,24 +458,7 @@ mod tests {
             (&person, "a", HANDED, none.to_vec(), false, AskRecord),
         ];
         for (key, digest, word, starts, in_order, want) in rows {
-            let noted = noted(word, &starts, in_order);
-            let mut prompt = Prompt {
-                text: digest.into(),
-                digest: digest.into(),
-                key: key.clone(),
-                again: false,
-            };
-            let got = match noted.judge(&prompt) {
-                Verdict::Deliver(_) => Deliver,
-                Verdict::AskRecord => AskRecord,
-                Verdict::Known(at) => Known(at),
-            };
-            assert_eq!(got, want, "{prompt:?} with {noted:?}");
-            prompt.again = true;
-            assert!(
-                matches!(noted.judge(&prompt), Verdict::Deliver(_)),
-                "--prompt-again forces {prompt:?} with {noted:?}"
-            );
+            assert_judged(&noted(word, &starts, in_order), key, digest, want);
         }
     }
 

@@ -1,10 +1,10 @@
 //! The relay token: made at the start from a stronger one, renewed in time, replaced after its
 //! end. A runner never ends a live session because of a token.
 
+mod config_file;
 mod file;
 mod judged;
 
-use super::effect::{Effect, HeartbeatCommand};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -122,12 +122,24 @@ impl Tokens {
         }
     }
 
-    /// The token for a call about tokens.
+    /// The token for this call; calls about a token that is not in use yet carry that one.
     pub fn for_purpose(&self, kind_of_call: &CallKind) -> Option<Secret> {
         match kind_of_call {
             CallKind::MakeToken | CallKind::CheckToken => self.given.clone(),
             CallKind::CheckOffered => self.offered.as_ref().map(|(_, token)| token.clone()),
-            _ => self.for_call(),
+            CallKind::RenewToken
+            | CallKind::Claim(_)
+            | CallKind::RenewClaim(_)
+            | CallKind::Read(_)
+            | CallKind::Obligations
+            | CallKind::Unread
+            | CallKind::Liveness(_)
+            | CallKind::FetchCommand(_)
+            | CallKind::PatchCommand(_)
+            | CallKind::CommandProgress(_)
+            | CallKind::HeldTask(_)
+            | CallKind::ReleaseHeld(_)
+            | CallKind::Goodbye => self.for_call(),
         }
     }
 
@@ -396,112 +408,9 @@ impl Agent {
         }
     }
 
-    /// No relay has taken us in this life.
+    /// No relay has taken us since this runner started.
     fn was_never_served(&self) -> bool {
         !self.tokens.accepted_once && self.relay_link.epoch == 0
-    }
-
-    /// Whoever was served before looks again after a minute; the first look is made at once: the
-    /// hub may have new data and its new token stands there already.
-    fn look_again(&mut self, now: Now) {
-        let pause = if self.tokens.looks > 0 { TOKEN_RETRY } else { FIRST_LOOK };
-        self.tokens.looks = self.tokens.looks.saturating_add(1);
-        self.timers.set(Timer::ConfigLook, now.tick + pause);
-    }
-
-    /// Before the first registration nothing is lost by waiting: a hub's first start writes relay
-    /// and token, perhaps just now, perhaps tomorrow. Looks at once, then with growing pauses; says
-    /// so once.
-    fn seek_token(&mut self, now: Now, trouble: &str) {
-        if self.timers.is_set(Timer::ConfigLook) || self.tokens.reading {
-            return; // on its way
-        }
-        if crate::planted::is("hopeless-start") {
-            return self.begin_stop(now, Why::Refused(trouble.to_string()));
-        }
-        if self.tokens.looks == 1 {
-            let text = format!(
-                "the relay {} {trouble}; config.json is looked at again until it holds one that works (the hub's first start \
-                 writes it; else set AGENT_RELAY_TOKEN or --token)",
-                self.config.relay_url
-            );
-            self.log(LogLevel::Warn, "runner", text.clone());
-            self.out.push(Effect::Tell { text });
-        }
-        let pause = match self.tokens.looks {
-            0 => FIRST_LOOK,
-            looks => backoff::reconnect(looks, &mut self.rng).max(FIRST_LOOK * 2),
-        };
-        self.tokens.looks = self.tokens.looks.saturating_add(1);
-        self.timers.set(Timer::ConfigLook, now.tick + pause);
-    }
-
-    /// A relay that was never reached may be another one by now: its hub writes where it listens.
-    pub(super) fn look_while_away(&mut self) {
-        if self.was_never_served()
-            && !(self.config.url_by_hand && self.config.token_by_hand)
-            && self.stop.is_none()
-        {
-            self.read_config();
-        }
-    }
-
-    fn read_config(&mut self) {
-        if !self.tokens.reading {
-            self.tokens.reading = true;
-            self.out.push(Effect::Heartbeat(HeartbeatCommand::ReadConfigToken));
-        }
-    }
-
-    /// What the configuration file says by now.
-    pub(super) fn on_config(&mut self, now: Now, url: Option<String>, token: Option<Secret>) {
-        self.tokens.reading = false;
-        if self.stop.is_some() {
-            return;
-        }
-        let news = url.filter(|url| {
-            !self.config.url_by_hand && self.was_never_served() && *url != self.config.relay_url
-        });
-        if let Some(url) = news {
-            self.log(
-                LogLevel::Info,
-                "runner",
-                format!("config.json names another relay by now: {url}"),
-            );
-            self.config.relay_url = url;
-            self.relay_link.forget_attempts();
-            self.tokens.attempt = 0;
-            if self.timers.is_set(Timer::TokenRetry) {
-                self.timers.set(Timer::TokenRetry, now.tick);
-            }
-            self.reconnect(now, "another relay");
-        }
-        let other = token.is_some() && token != self.tokens.given && !self.config.token_by_hand;
-        if self.tokens.refused || (other && self.was_never_served()) {
-            self.on_config_token(now, token);
-        }
-    }
-
-    fn on_config_token(&mut self, now: Now, token: Option<Secret>) {
-        if token.is_none() && self.was_never_served() && !self.config.token_by_hand {
-            return self.seek_token(now, "wants a token, and there is none");
-        }
-        match token {
-            Some(token) if Some(&token) != self.tokens.given.as_ref() => {
-                self.log(LogLevel::Info, "runner", "found another token in the configuration file");
-                self.tokens.given = Some(token);
-                self.timers.clear(Timer::ConfigLook);
-                self.make_token();
-            }
-            // The same one: it may work again, for example after the relay was restored. Its answer
-            // tells when to look again.
-            Some(_) if self.was_never_served() => self.make_token(),
-            Some(_) => {
-                self.timers.set(Timer::ConfigLook, now.tick + TOKEN_RETRY);
-                self.make_token();
-            }
-            None => self.timers.set(Timer::ConfigLook, now.tick + TOKEN_RETRY),
-        }
     }
 
     /// Renews the token, which is old enough.
@@ -513,13 +422,6 @@ impl Agent {
             // Whether it is this agent's at all the relay has yet to say.
             self.timers.set(Timer::TokenRenewal, self.now.tick + TOKEN_RETRY);
         }
-    }
-
-    /// Looks into the configuration file again.
-    pub(super) fn on_look_due(&mut self) {
-        self.timers.clear(Timer::ConfigLook);
-        self.tokens.refused = true;
-        self.read_config();
     }
 
     /// Whether the provider may be started: the token is decided, or it took too long.

@@ -222,7 +222,9 @@ impl Hub {
             (None, false) => None,
             // A store from before generations goes on under the name by which its relay was known.
             (None, true) if !snapshot.last_message.is_none() => Some(self.config.id.clone()),
-            _ => Some(format!("g{}", &self.rng.uuid().replace('-', "")[..15])),
+            (Some(_), _) | (None, true) => {
+                Some(format!("g{}", &self.rng.uuid().replace('-', "")[..15]))
+            }
         };
         let generation = name.map(|name| {
             let is_first = data.generations.is_empty() && why.is_none();
@@ -350,7 +352,7 @@ impl Hub {
                 );
                 Err((409, OTHER_GENERATION, text))
             }
-            _ => Ok(()),
+            (Some(_), _) => Ok(()),
         }
     }
 }

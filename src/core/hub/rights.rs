@@ -117,9 +117,10 @@ pub(super) fn scope(actor: &TokenRecord, scope: &str) -> Result<(), Refusal> {
 /// its name, people as nobody in particular: they see everything that their scopes let them see,
 /// and speak as the user.
 pub(super) fn acts_as(record: &TokenRecord) -> Option<&str> {
-    match record.profile_id.as_str() {
-        ORCHESTRATOR => Some(name_of(record)),
-        _ => record.agent_id.as_deref(),
+    if record.profile_id == ORCHESTRATOR {
+        Some(name_of(record))
+    } else {
+        record.agent_id.as_deref()
     }
 }
 
@@ -135,10 +136,12 @@ pub(super) fn own(actor: &TokenRecord, id: &str) -> Result<(), Refusal> {
 /// As what a token may register: its profile says so, never the frame. An older client may leave
 /// the role out.
 pub(super) fn role(actor: &TokenRecord, role: &str) -> Result<(), Refusal> {
-    let may = match actor.profile_id.as_str() {
-        ORCHESTRATOR => matches!(role, "" | "orchestrator" | "channel"),
-        profile if is_runtime(profile) => matches!(role, "" | "provider" | "channel"),
-        _ => role != "orchestrator",
+    let may = if actor.profile_id == ORCHESTRATOR {
+        matches!(role, "" | "orchestrator" | "channel")
+    } else if is_runtime(&actor.profile_id) {
+        matches!(role, "" | "provider" | "channel")
+    } else {
+        role != "orchestrator"
     };
     if may {
         Ok(())

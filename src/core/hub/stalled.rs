@@ -72,7 +72,12 @@ impl Hub {
     pub(super) fn on_read_failed(&mut self, ticket: Option<Ticket>, error: StoreError) {
         let (status, code) = match error.kind {
             StoreKind::Failed => (500, "internal"),
-            _ => (503, "store_unavailable"),
+            StoreKind::Full
+            | StoreKind::Busy
+            | StoreKind::Corrupt
+            | StoreKind::Gone
+            | StoreKind::Denied
+            | StoreKind::TooNew => (503, "store_unavailable"),
         };
         if let Some(ticket) = ticket {
             self.refuse(ticket, status, code, &error.text);

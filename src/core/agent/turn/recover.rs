@@ -124,8 +124,10 @@ impl Agent {
             OpenMode::Resumed if confirmed => self.nudge("seen before the restart"),
             // Nobody can say: sent again, so that it arrives at least once.
             OpenMode::Resumed => self.send_again(),
-            _ if !confirmed => self.send_again(),
-            _ => {
+            OpenMode::New | OpenMode::Loaded(_) | OpenMode::Lost(_) if !confirmed => {
+                self.send_again()
+            }
+            OpenMode::New | OpenMode::Loaded(_) | OpenMode::Lost(_) => {
                 self.set_taken();
                 let reason = "the conversation was lost in a restart; the message was seen but not answered, send it again if it still matters";
                 self.end_batch(now, TurnEnd::Failed(reason.into()), String::new());

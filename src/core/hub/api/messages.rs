@@ -77,11 +77,10 @@ impl Hub {
             .map_or(MessageId(0), MessageId);
         // A reader of mail can leave out the mirror of conversations.
         let mirror = query(request, "mirror").as_deref() != Some("false");
-        match query(request, "unread").as_deref() {
-            Some("true" | "1") => {
-                self.ask(ticket, Query::Unread { recipient, since, limit, mirror })
-            }
-            _ => self.ask(ticket, Query::Inbox { recipient, since, limit, mirror }),
+        if matches!(query(request, "unread").as_deref(), Some("true" | "1")) {
+            self.ask(ticket, Query::Unread { recipient, since, limit, mirror })
+        } else {
+            self.ask(ticket, Query::Inbox { recipient, since, limit, mirror })
         }
     }
 
