@@ -1,5 +1,10 @@
 //! Durable first, visible after; leases to the tick; who may do what.
 
+mod blocked;
+mod deliveries;
+mod rights;
+mod tokens;
+
 use crate::core::commit::Commit;
 use crate::core::http::GateCommand;
 use crate::core::hub::event::StoreCommand;
@@ -197,55 +202,6 @@ fn a_lease_ends_at_its_tick_and_not_before() {
 }
 
 #[test]
-fn tokens_act_as_what_they_are() {
-    let mut bench = Bench::new();
-    let sent = bench.call("operator", "POST", "/api/messages", json!({"to": "b", "body": "x"})).1;
-    assert_eq!(sent["from"], "user");
-    for (token, method, path, body, want) in [
-        ("", "GET", "/api/agents", json!({}), 401),
-        ("wrong", "GET", "/api/agents", json!({}), 401),
-        ("a", "POST", "/api/messages", json!({"to": "b", "from": "b", "body": "x"}), 403),
-        ("a", "POST", "/api/messages", json!({"to": "user", "body": "x"}), 201),
-        ("operator", "POST", "/api/messages", json!({"to": "a", "from": "b", "body": "x"}), 403),
-        ("operator", "POST", "/api/messages", json!({"to": "nobody", "body": "x"}), 422),
-        ("operator", "POST", "/api/messages", json!({"to": "tag:none", "body": "x"}), 201),
-        ("a", "PUT", "/api/agents/b/status", json!({"status": "idle"}), 403),
-        ("a", "PUT", "/api/agents/a/status", json!({"status": "idle", "instanceId": "old"}), 409),
-        ("a", "DELETE", "/api/agents/b", json!({}), 403),
-        ("a", "POST", "/api/messages/1/read", json!({"agentId": "b"}), 403),
-        ("a", "POST", "/api/commands", json!({"type": "agent.kill", "target": "b"}), 403),
-        ("a", "POST", "/api/tokens", json!({"profileId": "provider-agent", "agentId": "b"}), 403),
-        ("operator", "POST", "/api/tokens", json!({"profileId": "operator"}), 403),
-        (
-            "operator",
-            "POST",
-            "/api/tokens",
-            json!({"profileId": "provider-agent", "agentId": "c"}),
-            201,
-        ),
-        ("a", "POST", "/api/tokens/renew", json!({}), 200),
-        ("operator", "POST", "/api/tokens/renew", json!({}), 403),
-        (
-            "operator",
-            "POST",
-            "/api/commands",
-            json!({"type": "agent.kill", "target": "nobody"}),
-            422,
-        ),
-        ("operator", "POST", "/api/insights/observations", json!({}), 409),
-        ("operator", "PATCH", "/api/messages", json!({}), 405),
-        ("operator", "GET", "/nowhere", json!({}), 404),
-    ] {
-        let (status, answer) = bench.call(token, method, path, body);
-        assert_eq!(status, want, "{token} {method} {path}: {answer}");
-        assert!(
-            status < 400 || answer["error"].is_string() && answer["code"].is_string(),
-            "{answer}"
-        );
-    }
-}
-
-#[test]
 fn presence_follows_silence() {
     let mut bench = Bench::new();
     bench.call("a", "PUT", "/api/agents/a/status", json!({"status": "busy", "instanceId": "a"}));
@@ -290,28 +246,6 @@ fn a_full_disk_is_said_at_once_and_does_not_keep_the_hub_from_ending() {
     bench.tell(Event::StopRequested);
     let effects = bench.later(Duration::from_secs(6));
     assert!(effects.contains(&Effect::Finish), "{effects:?}");
-}
-
-#[test]
-fn a_revoked_token_ends_its_connection() {
-    let mut bench = Bench::new();
-    let (_, made) = bench.call(
-        "operator",
-        "POST",
-        "/api/tokens",
-        json!({"profileId": "provider-agent", "agentId": "c"}),
-    );
-    let request = Request { path: "/bus".into(), token: "secret".into(), ..Default::default() };
-    bench.tell(Event::Upgrade { ticket: Ticket(50), request });
-    let path = format!("/api/tokens/{}", made["record"]["jti"].as_str().expect("jti"));
-    let effects = bench.ask("operator", "DELETE", &path, json!({}));
-    assert!(
-        effects.iter().any(|e| matches!(
-            e,
-            Effect::Gate(GateCommand::PeerClose { peer: PeerId(50), code: 4001, .. })
-        )),
-        "{effects:?}"
-    );
 }
 
 #[test]
@@ -397,50 +331,6 @@ fn what_needs_no_commit_does_not_overtake_one_that_is_under_way() {
 }
 
 #[test]
-fn what_retention_took_is_not_delivered_any_more() {
-    let mut bench = Bench::new();
-    for body in ["one", "two"] {
-        bench.call("operator", "POST", "/api/messages", json!({"to": "a", "body": body}));
-    }
-    let effects = bench.later(RETENTION_FIRST);
-    let op = effects.iter().find_map(|effect| match effect {
-        Effect::Store(StoreCommand::Commit(Commit { ops, .. })) => {
-            ops.iter().find(|op| matches!(op, HubOp::Retain { .. }))
-        }
-        _ => None,
-    });
-    let now = bench.now.wall.0;
-    let (session, other) =
-        (now - SESSION_KEPT.as_millis() as i64, now - MESSAGES_KEPT.as_millis() as i64);
-    assert_eq!(
-        op,
-        Some(&HubOp::Retain { session_before: session, before: other, limit: RETENTION_BATCH })
-    );
-    let retired = Retired {
-        count: 1,
-        unacknowledged: vec![("a".into(), MessageId(1))],
-        more: true,
-        ..Default::default()
-    };
-    let upto = bench.hub.commits.newest();
-    bench.tell(Event::Store(StoreEvent::Committed {
-        upto,
-        existing: Vec::new(),
-        unattached: Vec::new(),
-        unseen: Vec::new(),
-        retired,
-    }));
-    assert_eq!(bench.hub.queues["a"].ids.iter().copied().collect::<Vec<_>>(), [MessageId(2)]);
-    let effects = bench.later(RETENTION_AGAIN);
-    assert!(
-        effects
-            .iter()
-            .any(|effect| matches!(effect, Effect::Store(StoreCommand::Commit(Commit { .. })))),
-        "more is taken away soon"
-    );
-}
-
-#[test]
 fn how_the_hub_is_is_told_to_people_only() {
     let mut bench = Bench::new();
     assert_eq!(bench.call("a", "GET", "/metrics", Value::Null).0, 403);
@@ -478,156 +368,6 @@ fn how_the_hub_is_is_told_to_people_only() {
 }
 
 #[test]
-fn a_message_that_the_store_lost_does_not_hold_up_the_next() {
-    let mut bench = Bench::new();
-    for body in ["one", "two", "three"] {
-        bench.call("operator", "POST", "/api/messages", json!({"to": "a", "body": body}));
-    }
-    let request = Request { path: "/bus".into(), token: "a".into(), ..Default::default() };
-    bench.tell(Event::Upgrade { ticket: Ticket(50), request });
-    let text = json!({"type": "register", "id": "r", "payload": {"role": "provider", "agentId": "a", "instanceId": "a"}}).to_string();
-    bench.tell(Event::PeerText { peer: PeerId(50), text });
-    let effects = bench.commit();
-    let read = effects.iter().find_map(|effect| match effect {
-        Effect::Read { number, query: event::Query::Deliver { ids, .. } } => {
-            Some((*number, ids.clone()))
-        }
-        _ => None,
-    });
-    let (number, ids) = read.expect("a read");
-    assert_eq!(ids, [1, 2, 3].map(MessageId));
-    let message =
-        crate::wire::api::Message { id: MessageId(3), to: "a".into(), ..Default::default() };
-    let answer = event::ReadAnswer::Messages(vec![message]);
-    let effects = bench.tell(Event::Store(StoreEvent::Read { number, answer }));
-    assert!(
-        effects.iter().any(|effect| matches!(effect, Effect::Gate(GateCommand::PeerSend { .. }))),
-        "{effects:?}"
-    );
-    assert_eq!(bench.hub.queues["a"].ids.iter().copied().collect::<Vec<_>>(), [MessageId(3)]);
-}
-
-#[test]
-fn wrong_types_are_errors_not_wider_rights() {
-    let mut bench = Bench::new();
-    for (body, want) in [
-        (json!({"profileId": "provider-agent", "agentId": "x", "ttlSeconds": "60"}), 400),
-        (json!({"profileId": "provider-agent", "agentId": "x", "scopes": "message:read"}), 400),
-        (json!({"profileId": "provider-agent", "agentId": "x", "scopes": ["message:reed"]}), 422),
-        (json!({"profileId": "provider-agent", "agentId": "x", "scopes": ["admin"]}), 422),
-        (json!({"profileId": "provider-agent", "agentId": "x y"}), 422),
-        (
-            json!({"profileId": "provider-agent", "agentId": "x", "scopes": ["message:read"], "ttlSeconds": 60}),
-            201,
-        ),
-    ] {
-        assert_eq!(bench.call("operator", "POST", "/api/tokens", body.clone()).0, want, "{body}");
-    }
-    for (part, body) in [
-        ("label", json!({"lable": "x"})),
-        ("label", json!({"label": 5})),
-        ("label", json!({"label": "a\nb"})),
-        ("ready", json!({"ready": "no"})),
-        ("status", json!({})),
-    ] {
-        assert_eq!(
-            bench.call("a", "PUT", &format!("/api/agents/a/{part}"), body.clone()).0,
-            400,
-            "{part} {body}"
-        );
-    }
-}
-
-#[test]
-fn a_connection_ends_with_its_token() {
-    let mut bench = Bench::new();
-    let end = bench.now.wall.0 / 1000 + 2;
-    let record = TokenRecord {
-        jti: "short".into(),
-        expires_at: Some(end),
-        ..(*bench.hub.tokens["#a"]).clone()
-    };
-    bench.hub.tokens.insert("#short".into(), Arc::new(record));
-    let request = Request {
-        method: "GET".into(),
-        path: "/api/events".into(),
-        token: "short".into(),
-        ..Default::default()
-    };
-    bench.tell(Event::Request { ticket: Ticket(80), request });
-    let left = bench.hub.next_deadline().expect("a deadline") - bench.now.tick;
-    assert!(left <= Duration::from_secs(2), "{left:?}");
-    let effects = bench.later(Duration::from_millis(2100));
-    assert!(
-        effects.iter().any(|effect| matches!(
-            effect,
-            Effect::Gate(GateCommand::PeerClose { peer: PeerId(80), .. })
-        )),
-        "{effects:?}"
-    );
-    assert!(
-        effects.iter().any(|effect| matches!(effect, Effect::Gate(GateCommand::PeerSend { text, .. }) if text.starts_with("event: error"))),
-        "{effects:?}"
-    );
-}
-
-#[test]
-fn a_revoked_token_takes_its_renewals_along() {
-    let mut bench = Bench::new();
-    let mut number = 0;
-    bench.hub.config.secret = Box::new(move || {
-        number += 1;
-        format!("s{number}")
-    });
-    let (_, first) = bench.call(
-        "operator",
-        "POST",
-        "/api/tokens",
-        json!({"profileId": "provider-agent", "agentId": "a"}),
-    );
-    let token = |answer: &Value| answer["token"].as_str().expect("token").to_string();
-    let (_, second) = bench.call(&token(&first), "POST", "/api/tokens/renew", Value::Null);
-    let (_, third) = bench.call(&token(&second), "POST", "/api/tokens/renew", Value::Null);
-    assert_eq!(bench.call(&token(&third), "GET", "/api/tokens/self", Value::Null).0, 200);
-    let jti = second["record"]["jti"].as_str().expect("id");
-    assert_eq!(bench.call("operator", "DELETE", &format!("/api/tokens/{jti}"), Value::Null).0, 204);
-    for answer in [&first, &second, &third] {
-        assert_eq!(bench.call(&token(answer), "GET", "/api/tokens/self", Value::Null).0, 401);
-    }
-    assert_eq!(
-        bench.call("a", "GET", "/api/tokens/self", Value::Null).0,
-        200,
-        "others of the same agent stay"
-    );
-}
-
-#[test]
-fn a_registration_that_was_on_its_way_when_its_process_died_drives_nobody_out() {
-    let mut bench = Bench::new();
-    let mut register = |ticket: Ticket, instance: &str, boot: &str, ticks: u64| {
-        let request = Request { path: "/bus".into(), token: "a".into(), ..Default::default() };
-        bench.tell(Event::Upgrade { ticket, request });
-        let start = json!({"processStart": {"boot": boot, "ticks": ticks}});
-        let payload =
-            json!({"role": "provider", "agentId": "a", "instanceId": instance, "meta": start});
-        let text = json!({"type": "register", "id": "r", "payload": payload}).to_string();
-        let mut effects = bench.tell(Event::PeerText { peer: ticket.peer(), text });
-        effects.extend(bench.commit());
-        effects.iter().any(|e| matches!(e, Effect::Gate(GateCommand::PeerSend { peer, text }) if *peer == ticket.peer() && text.contains("\"registered\"")))
-    };
-    assert!(register(Ticket(60), "young", "boot", 20));
-    assert!(
-        !register(Ticket(61), "old", "boot", 10),
-        "the older process is told that it is superseded"
-    );
-    assert!(register(Ticket(62), "younger", "boot", 30));
-    assert!(
-        register(Ticket(63), "elsewhere", "another boot", 1),
-        "nothing is known about other machines: the newer registration wins"
-    );
-}
-
-#[test]
 fn a_hub_that_stops_says_so_and_keeps_what_it_took() {
     let mut bench = Bench::new();
     let request = Request {
@@ -660,9 +400,6 @@ fn a_hub_that_stops_says_so_and_keeps_what_it_took() {
         "{last:?}"
     );
 }
-
-mod blocked;
-mod rights;
 
 /// A copy was put back, and the hub ended in order before anything was accepted: nothing in the
 /// store is of the new generation.

@@ -1,5 +1,8 @@
 //! Who may be whom, and see what. The table of all routes is in tests/rights.
 
+mod names;
+mod targets;
+
 use super::*;
 use crate::core::commit::Commit;
 use crate::core::http::GateCommand;
@@ -45,62 +48,6 @@ fn profile(name: &str, agent: Option<&str>) -> TokenRecord {
         agent_id: agent.map(str::to_string),
         scopes,
         ..Default::default()
-    }
-}
-
-#[test]
-fn a_component_id_belongs_to_whom_it_was_first_given_until_that_agent_is_deleted() {
-    let mut bench = Bench::new();
-    let register = |id: &str, component: &str| json!({"id": id, "role": "provider", "instanceId": id, "componentId": component});
-    assert_eq!(bench.call("a", "POST", "/api/agents", register("a", "runner-a")).0, 200);
-    // Neither another agent's component id nor its own id: commands are routed by both.
-    for component in ["runner-a", "a"] {
-        assert_eq!(
-            bench.call("b", "POST", "/api/agents", register("b", component)).0,
-            422,
-            "{component}"
-        );
-    }
-    assert_eq!(
-        bench.call("operator", "POST", "/api/agents", register("runner-a", "")).0,
-        422,
-        "nor as its own id"
-    );
-    assert_eq!(
-        bench.call("a", "POST", "/api/agents", register("a", "runner-a2")).0,
-        200,
-        "a new runner of the same agent"
-    );
-    assert_eq!(
-        bench.call("b", "POST", "/api/agents", register("b", "runner-a")).0,
-        422,
-        "the former one stays its own"
-    );
-    for number in 3..=18 {
-        assert_eq!(
-            bench.call("a", "POST", "/api/agents", register("a", &format!("runner-a{number}"))).0,
-            200
-        );
-    }
-    assert_eq!(
-        bench.call("b", "POST", "/api/agents", register("b", "runner-a")).0,
-        200,
-        "long ago"
-    );
-    assert_eq!(bench.call("b", "POST", "/api/agents", register("b", "runner-a3")).0, 422);
-    assert_eq!(bench.call("operator", "DELETE", "/api/agents/a", json!({})).0, 204);
-    assert_eq!(
-        bench.call("b", "POST", "/api/agents", register("b", "runner-a3")).0,
-        200,
-        "free with its agent"
-    );
-    // Ids stand in command lines and paths.
-    for id in ["$(touch x)", "a b", "a;b", "a:b", "user", "", "a\u{1b}b"] {
-        assert_eq!(
-            bench.call("operator", "POST", "/api/agents", register(id, "")).0,
-            422,
-            "{id:?}"
-        );
     }
 }
 
@@ -265,89 +212,6 @@ fn others_see_of_an_agent_what_they_need_to_write_to_it() {
 }
 
 #[test]
-fn a_policy_is_what_a_token_says_and_means_one_agent_a_connected_one_first() {
-    let mut bench = Bench::new();
-    make_token(&mut bench, "intruder", profile("provider-agent", Some("intruder")));
-    for agent in ["a", "b"] {
-        let record = TokenRecord {
-            policy_name: Some("night".into()),
-            ..profile("provider-agent", Some(agent))
-        };
-        make_token(&mut bench, agent, record);
-        assert_eq!(
-            bench
-                .call(
-                    agent,
-                    "POST",
-                    "/api/agents",
-                    json!({"id": agent, "role": "provider", "instanceId": agent})
-                )
-                .0,
-            200
-        );
-    }
-    let claims = json!({"role": "provider", "agentId": "intruder", "instanceId": "c", "meta": {"policyName": "night"}});
-    on_bus(
-        &mut bench,
-        49,
-        "intruder",
-        &[json!({"type": "register", "id": "r", "payload": claims})],
-    );
-    on_bus(
-        &mut bench,
-        50,
-        "b",
-        &[
-            json!({"type": "register", "id": "r", "payload": {"role": "provider", "agentId": "b", "instanceId": "b"}}),
-        ],
-    );
-    let (status, message) =
-        bench.call("operator", "POST", "/api/messages", json!({"to": "policy:night", "body": "x"}));
-    assert_eq!((status, message["resolvedToAgent"].as_str()), (201, Some("b")));
-    // Nobody yet: it waits for the first who comes with that policy, and for no second one.
-    let (status, _) =
-        bench.call("operator", "POST", "/api/messages", json!({"to": "policy:day", "body": "y"}));
-    assert_eq!(status, 201);
-    for agent in ["a", "b"] {
-        make_token(
-            &mut bench,
-            agent,
-            TokenRecord {
-                policy_name: Some("day".into()),
-                ..profile("provider-agent", Some(agent))
-            },
-        );
-        bench.call(
-            agent,
-            "POST",
-            "/api/agents",
-            json!({"id": agent, "role": "provider", "instanceId": agent}),
-        );
-    }
-    let waiting: Vec<usize> =
-        ["a", "b"].iter().map(|agent| bench.hub.queues[*agent].ids.len()).collect();
-    assert_eq!(waiting, [1, 1], "the first took the second message, the other keeps the first");
-}
-
-#[test]
-fn a_narrow_agent_gets_what_is_addressed_to_it_and_nothing_else() {
-    let mut bench = Bench::new();
-    let meta = json!({"broadTargets": false, "label": "web"});
-    let body = json!({"id": "a", "role": "provider", "instanceId": "a", "tags": ["t"], "capabilities": ["c"], "meta": meta});
-    assert_eq!(bench.call("a", "POST", "/api/agents", body).0, 200);
-    for (to, reached) in
-        [("broadcast", false), ("tag:t", false), ("cap:c", false), ("label:web", true), ("a", true)]
-    {
-        let before = bench.hub.queues.get("a").map_or(0, |queue| queue.ids.len());
-        assert_eq!(
-            bench.call("operator", "POST", "/api/messages", json!({"to": to, "body": "x"})).0,
-            201
-        );
-        assert_eq!(bench.hub.queues["a"].ids.len() > before, reached, "{to}");
-    }
-}
-
-#[test]
 fn who_may_send_can_be_answered() {
     let mut bench = Bench::new();
     let send = |bench: &mut Bench, token: &str, to: &str| {
@@ -435,113 +299,6 @@ fn scopes_decide_about_tokens_too() {
     assert_eq!(bench.call("operator", "GET", "/api/tokens", json!({})).0, 200);
 }
 
-/// A name belongs to whom a token says, also before that agent was ever there.
-#[test]
-fn nobody_takes_the_name_of_an_agent_that_is_not_there_yet() {
-    let mut bench = Bench::new();
-    make_token(&mut bench, "late", profile("provider-agent", Some("late")));
-    let register = |id: &str, component: &str| json!({"id": id, "role": "provider", "instanceId": id, "componentId": component});
-    for component in ["late", "user"] {
-        assert_eq!(
-            bench.call("b", "POST", "/api/agents", register("b", component)).0,
-            422,
-            "{component}"
-        );
-    }
-    // What an older hub has let through does not keep the agent out.
-    assert_eq!(bench.call("b", "POST", "/api/agents", register("b", "early")).0, 200);
-    make_token(&mut bench, "early", profile("provider-agent", Some("early")));
-    assert_eq!(bench.call("early", "POST", "/api/agents", register("early", "")).0, 200);
-    let (_, command) = bench.call(
-        "operator",
-        "POST",
-        "/api/commands",
-        json!({"type": "agent.kill", "target": "early"}),
-    );
-    assert_eq!(command["agentId"], "early");
-    // Nor does an orchestrator become somebody who has a token, a sender, or mail.
-    make_token(&mut bench, "boss", profile("orchestrator", None));
-    make_token(
-        &mut bench,
-        "other",
-        TokenRecord { name: Some("other".into()), ..profile("orchestrator", None) },
-    );
-    make_token(&mut bench, "bob", profile("provider-agent", Some("bob")));
-    assert_eq!(
-        bench.call("operator", "POST", "/api/messages", json!({"to": "bob", "body": "secret"})).0,
-        201
-    );
-    for name in ["bob", "other"] {
-        let body = json!({"id": name, "role": "orchestrator", "instanceId": "i"});
-        assert_eq!(bench.call("boss", "POST", "/api/agents", body).0, 403, "{name}");
-    }
-    bench.hub.tokens.remove("#bob");
-    for id in ["bob", "other"] {
-        let wanted = json!({"profileId": "provider-agent", "agentId": id});
-        assert!(
-            bench.call("boss", "POST", "/api/tokens", wanted).0 >= 403,
-            "{id}: mail waits, or it is a name"
-        );
-    }
-    let free = json!({"id": "boss-1", "role": "orchestrator", "instanceId": "i"});
-    assert_eq!(bench.call("boss", "POST", "/api/agents", free).0, 200);
-}
-
-#[test]
-fn an_orchestrators_name_is_one_that_nobody_has() {
-    let mut bench = Bench::new();
-    make_token(&mut bench, "root", profile("root", None));
-    make_token(&mut bench, "late", profile("provider-agent", Some("late")));
-    for (name, want) in [
-        (json!("a"), 422),
-        (json!("late"), 422),
-        (json!("user"), 422),
-        (json!("broadcast"), 422),
-        (json!("label:ops"), 422),
-        (json!(5), 400),
-        (json!("host-1"), 201),
-        (json!("host-1"), 422),
-    ] {
-        let wanted = json!({"profileId": "orchestrator", "name": name});
-        assert_eq!(bench.call("root", "POST", "/api/tokens", wanted).0, want, "{name}");
-    }
-}
-
-/// A command is for the agent that it was issued for, whoever has its names later.
-#[test]
-fn commands_of_a_deleted_agent_are_inherited_by_nobody() {
-    let mut bench = Bench::new();
-    let register = |id: &str, component: &str| json!({"id": id, "role": "provider", "instanceId": id, "componentId": component});
-    assert_eq!(bench.call("a", "POST", "/api/agents", register("a", "runner-a")).0, 200);
-    let issue = |bench: &mut Bench| {
-        bench
-            .call(
-                "operator",
-                "POST",
-                "/api/commands",
-                json!({"type": "agent.kill", "target": "runner-a"}),
-            )
-            .1
-    };
-    let (waits, taken) = (issue(&mut bench), issue(&mut bench));
-    let path = |command: &Value| format!("/api/commands/{}", command["id"].as_str().expect("id"));
-    assert_eq!(bench.call("a", "PATCH", &path(&taken), json!({"status": "running"})).0, 200);
-    assert_eq!(bench.call("operator", "DELETE", "/api/agents/a", json!({})).0, 204);
-    bench.hub.tokens.remove("#a");
-    assert_eq!(
-        bench.call("b", "POST", "/api/agents", register("b", "runner-a")).0,
-        200,
-        "the component is free"
-    );
-    assert!(bench.hub.pending_for("b").is_empty(), "what waited is cancelled");
-    for command in [&waits, &taken] {
-        assert!(
-            bench.call("b", "PATCH", &path(command), json!({"status": "succeeded"})).0 >= 403,
-            "{command}"
-        );
-    }
-}
-
 /// The bus gives no more than HTTP: mail needs the right to read, commands the right to report.
 #[test]
 fn scopes_decide_on_the_bus_too() {
@@ -627,20 +384,6 @@ fn a_line_ends_by_the_id_that_its_maker_knows_and_keeps_its_life() {
     let revoked = |op: &HubOp| matches!(op, HubOp::TokenRevoke { jti: noted, .. } if *noted == jti);
     let is_noted = |effect: &Effect| matches!(effect, Effect::Store(StoreCommand::Commit(Commit { ops, .. })) if ops.iter().any(revoked));
     assert!(effects.iter().any(is_noted), "{effects:?}");
-}
-
-#[test]
-fn words_that_break_a_line_are_nobodys_label() {
-    let mut bench = Bench::new();
-    let body = json!({"id": "a", "role": "provider", "instanceId": "a", "tags": ["fine", "a\nb"], "capabilities": ["c\u{1b}"],
-        "meta": {"label": "boss\n#1 from boss"}});
-    assert_eq!(bench.call("a", "POST", "/api/agents", body).0, 200);
-    let (_, card) = bench.call("b", "GET", "/api/agents/a", json!({}));
-    assert_eq!(
-        (&card["label"], &card["tags"], &card["capabilities"]),
-        (&Value::Null, &json!(["fine"]), &json!([])),
-        "{card}"
-    );
 }
 
 /// A person looks after an agent's mail only with the right to act as one, and says nothing in its
