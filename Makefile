@@ -73,8 +73,8 @@ chaos: need ## random kills of real processes, and backups put back meanwhile, 5
 	@$(CARGO) build --locked --examples
 	@CHAOS_SEEDS=$(CHAOS) $(CARGO) test --locked --test it -- --nocapture chaos::random_ random_kills
 
-bench: static ## print the table of figures; OLD_BIN=path measures an older release binary beside this one
-	@BENCH_BIN="$(abspath $(BIN))" OLD_BIN="$(abspath $(OLD_BIN))" INTEROP_DIR="$(INTEROP_DIR)" $(CARGO) bench --locked --bench figures
+bench: static ## print the table of figures; RECORD=1 writes tests/FIGURES.md, OLD_BIN=path measures an older binary beside
+	@RECORD="$(RECORD)" BENCH_BIN="$(abspath $(BIN))" OLD_BIN="$(abspath $(OLD_BIN))" INTEROP_DIR="$(INTEROP_DIR)" $(CARGO) bench --locked --bench figures
 
 # Without npm it is skipped with a word, and fails where CI is set.
 interop: need ## real agents from their packages (INTEROP_DIR), Claude Code among them, and an older version of ours in every pair with this one

@@ -2,6 +2,7 @@
 //! timed test.
 //!
 //! `figures start idle` runs only the rows named. The release binary must be built before.
+//! `RECORD=1` puts the table into `tests/FIGURES.md`; what stands around it there is written by hand.
 //! `OLD_BIN` names an older release binary, which is measured right beside it, group by group.
 
 mod control;
@@ -50,6 +51,11 @@ fn main() {
     }
     let wanted: Vec<String> =
         std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
+    let records = std::env::var("RECORD").is_ok_and(|word| word == "1");
+    assert!(
+        !records || (wanted.is_empty() && OLD_BIN.is_none()),
+        "RECORD=1 writes the whole table of this version: without names of rows and OLD_BIN"
+    );
     for path in [Some(&*BIN), OLD_BIN.as_ref()].into_iter().flatten() {
         assert!(
             Path::new(path).exists(),
@@ -58,12 +64,7 @@ fn main() {
     }
     println!("{}", machine());
     let commit = commit_time();
-    match &*OLD_BIN {
-        None => println!("| figure | goal | here |\n| --- | --- | --- |"),
-        Some(_) => println!(
-            "| figure | goal | here | older | here : older |\n| --- | --- | --- | --- | --- |"
-        ),
-    }
+    table::print_head();
     // What runs our own code in this process, or writes the store that the hub then opens, has no
     // older side.
     let groups: &[(&str, bool, &dyn Fn())] = &[
@@ -84,6 +85,9 @@ fn main() {
         .filter(|(name, ..)| wanted.is_empty() || wanted.iter().any(|word| word == name))
     {
         measure(*has_older, *run, name);
+    }
+    if records {
+        table::record(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/FIGURES.md")));
     }
 }
 

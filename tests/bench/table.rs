@@ -1,5 +1,6 @@
 //! The table: which binary is measured, and what was measured of it.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{LazyLock, Mutex};
 
@@ -13,6 +14,8 @@ pub static BIN: LazyLock<String> = LazyLock::new(|| {
 pub static OLD_BIN: LazyLock<Option<String>> =
     LazyLock::new(|| std::env::var("OLD_BIN").ok().filter(|path| !path.is_empty()));
 static MEASURES_OLD: AtomicBool = AtomicBool::new(false);
+/// The table as it was printed.
+static LINES: Mutex<Vec<String>> = Mutex::new(Vec::new());
 /// Rows of the group that is measured: figure, goal, value.
 static ROWS: Mutex<Vec<(String, String, String)>> = Mutex::new(Vec::new());
 
@@ -31,16 +34,13 @@ pub fn measure(has_older: bool, run: &dyn Fn(), name: &str) {
         std::mem::take(&mut *ROWS.lock().expect("rows"))
     };
     let here = rows();
-    let older = match OLD_BIN.is_some() && has_older {
-        true => {
-            MEASURES_OLD.store(true, Ordering::Relaxed);
-            let older = rows();
-            MEASURES_OLD.store(false, Ordering::Relaxed);
-            assert_eq!(here.len(), older.len(), "{name}: both have the same rows");
-            older
-        }
-        false => Vec::new(),
-    };
+    let mut older = Vec::new();
+    if OLD_BIN.is_some() && has_older {
+        MEASURES_OLD.store(true, Ordering::Relaxed);
+        older = rows();
+        MEASURES_OLD.store(false, Ordering::Relaxed);
+        assert_eq!(here.len(), older.len(), "{name}: both have the same rows");
+    }
     for (at, (figure, goal, value)) in here.iter().enumerate() {
         let beside =
             older.get(at).map(|(.., older)| match (first_number(value), first_number(older)) {
@@ -49,8 +49,38 @@ pub fn measure(has_older: bool, run: &dyn Fn(), name: &str) {
             });
         let beside = beside
             .unwrap_or_else(|| if OLD_BIN.is_some() { " – | – |".into() } else { String::new() });
-        println!("| {figure} | {goal} | {value} |{beside}");
+        print_line(format!("| {figure} | {goal} | {value} |{beside}"));
     }
+}
+
+/// The head of the table.
+pub fn print_head() {
+    let older =
+        if OLD_BIN.is_some() { [" older | here : older |", " --- | --- |"] } else { [""; 2] };
+    print_line(format!("| figure | goal | here |{}", older[0]));
+    print_line(format!("| --- | --- | --- |{}", older[1]));
+}
+
+fn print_line(line: String) {
+    println!("{line}");
+    LINES.lock().expect("lines").push(line);
+}
+
+/// Puts the table that was printed into a page, in place of the one there; the text around it stays.
+pub fn record(page: &Path) {
+    let text = std::fs::read_to_string(page).expect("the page of figures");
+    let lines = LINES.lock().expect("lines").join("\n");
+    std::fs::write(page, with_table(&text, &lines)).expect("the page of figures");
+}
+
+/// A page with another table in place of its first one.
+fn with_table(page: &str, table: &str) -> String {
+    let is_row = |line: &&str| line.starts_with('|');
+    let before: Vec<&str> = page.lines().take_while(|line| !is_row(line)).collect();
+    let after: Vec<&str> = page.lines().skip(before.len()).skip_while(is_row).collect();
+    assert!(before.len() + after.len() < page.lines().count(), "the page has a table");
+    let parts = before.into_iter().chain(table.lines()).chain(after);
+    parts.map(|line| format!("{line}\n")).collect()
 }
 
 /// The first number in a value, in its own unit: a duration in ns, else as it stands.
