@@ -15,6 +15,7 @@ use crate::core::Cause;
 use crate::core::limits::SILENCE_MAX;
 use crate::edge::http::{Base, Http};
 use crate::edge::stream::Stream;
+use crate::hub::place;
 use crate::os;
 use crate::secret::Secret;
 use crate::wire::api::{TokenRecord, USER, path};
@@ -77,10 +78,10 @@ impl Client {
     /// settings: for what needs `admin`.
     pub fn of_hub(home: &std::path::Path) -> Result<Client, Failure> {
         let mut global = Global::load(None, None)?;
-        let root = std::fs::read_to_string(crate::hub::run::directory(home).join("root-token"))
-            .unwrap_or_default();
-        if !root.trim().is_empty() && crate::hub::run::live_pid(home).is_some() {
-            let url = crate::hub::run::read_info(home)
+        let root =
+            std::fs::read_to_string(place::directory(home).join("root-token")).unwrap_or_default();
+        if !root.trim().is_empty() && place::live_pid(home).is_some() {
+            let url = place::read_info(home)
                 .and_then(|info| Some(info.get("url")?.as_str()?.to_string()));
             global.relay_url = url.unwrap_or(global.relay_url);
             global.token = Some(Secret::new(root.trim().to_string()));

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::core::store::StoreKind;
 use crate::edge::aside;
 use crate::edge::database::{Check, beside, identity, open_for_reading, quick_check};
-use crate::hub::{run, salvage};
+use crate::hub::{place, salvage};
 use crate::os;
 
 /// All looks at pages together take at most so long.
@@ -47,11 +47,11 @@ impl Seen {
 
 /// What the hub's folder of this home tells; nothing where no hub has ever been.
 pub fn hub(home: &Path, until: Instant) -> Vec<Seen> {
-    let dir = run::directory(home);
+    let dir = place::directory(home);
     let file = dir.join("hub.sqlite");
     let mut seen = Vec::new();
     let bytes = std::fs::metadata(&file).map(|meta| meta.len()).ok();
-    let live = run::live_pid(home);
+    let live = place::live_pid(home);
     if bytes.is_none() && !dir.join("root-token").is_file() {
         return seen;
     }
@@ -211,7 +211,7 @@ fn pages(file: &Path, until: Instant, cure: &str) -> Seen {
 
 /// The hub's files for scripts.
 pub fn hub_json(home: &Path, seen: &[Seen]) -> Value {
-    let dir = run::directory(home);
+    let dir = place::directory(home);
     let file = dir.join("hub.sqlite");
     let worst = seen.iter().map(|seen| seen.grade).max().unwrap_or(Grade::Fine);
     json!({

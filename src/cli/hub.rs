@@ -13,6 +13,7 @@ use super::{health, listener, print};
 use crate::edge::database::error_of;
 use crate::edge::http::Base;
 use crate::edge::{gate, stream};
+use crate::hub::place;
 use crate::hub::run::{self, Listening};
 use crate::hub::store;
 use crate::wire::control::LogLevel;
@@ -41,7 +42,7 @@ pub fn hub(options: &Hub) -> Outcome {
 
 fn serve(options: &Hub) -> Outcome {
     let home = crate::config::home()?;
-    if let Some(pid) = run::live_pid(&home) {
+    if let Some(pid) = place::live_pid(&home) {
         return Err(Failure::usage(format!(
             "a hub (pid {pid}) already runs on {}; stop it, or set another AGENT_RELAY_HOME",
             home.display()
@@ -144,7 +145,7 @@ fn status(as_json: bool) -> Outcome {
         Err(failure) => return offline_status(&home, as_json, &seen, failure),
     };
     let process =
-        run::read_info(&home).filter(|_| run::live_pid(&home).is_some()).unwrap_or(Value::Null);
+        place::read_info(&home).filter(|_| place::live_pid(&home).is_some()).unwrap_or(Value::Null);
     if as_json {
         let mut info = info;
         info["process"] = process;
@@ -209,7 +210,7 @@ fn offline_status(home: &Path, as_json: bool, seen: &[health::Seen], failure: Fa
         let files = health::hub_json(home, seen);
         print::json(&serde_json::json!({"process": null, "files": files}));
     } else if !seen.is_empty() {
-        let dir = run::directory(home);
+        let dir = place::directory(home);
         print::line(&format!("no hub answers; its files in {}:", dir.display()));
         show_files(home, seen);
     }
@@ -223,14 +224,15 @@ fn show_files(home: &Path, seen: &[health::Seen]) {
             print::line(&format!("  {:<14}fix: {}", "", seen.cure));
         }
     }
-    if let Some(free) = crate::os::free_bytes(&run::directory(home)).filter(|_| !seen.is_empty()) {
+    if let Some(free) = crate::os::free_bytes(&place::directory(home)).filter(|_| !seen.is_empty())
+    {
         print::line(&format!("  {:<14}{:.1} GB free", "disk", free as f64 / 1e9));
     }
 }
 
 /// `hub backup FILE`: a consistent copy by SQLite itself, while the hub runs or not.
 fn backup(to: &Path) -> Outcome {
-    let file = run::directory(&crate::config::home()?).join("hub.sqlite");
+    let file = place::directory(&crate::config::home()?).join("hub.sqlite");
     let bytes = store::backup(&file, to)?;
     let shown = to.display();
     print::line(&format!(
@@ -295,11 +297,11 @@ fn restore(from: &Path, as_json: bool) -> Outcome {
 /// `hub vacuum`: by the running hub, which owns the file; by us if none runs.
 fn vacuum() -> Outcome {
     let home = crate::config::home()?;
-    let (before, after) = if run::live_pid(&home).is_some() {
+    let (before, after) = if place::live_pid(&home).is_some() {
         let answer = Client::of_hub(&home)?.call("POST", "/api/hub/vacuum", None)?;
         (answer["bytesBefore"].as_u64().unwrap_or(0), answer["bytesAfter"].as_u64().unwrap_or(0))
     } else {
-        let dir = run::directory(&home);
+        let dir = place::directory(&home);
         if !dir.join("hub.sqlite").is_file() {
             return Err(Failure::usage(format!("there is no hub's store in {}", dir.display())));
         }

@@ -4,15 +4,15 @@
 use std::path::{Path, PathBuf};
 
 use crate::edge::http::Base;
-use crate::hub::run;
+use crate::hub::place;
 
 /// How to get on with a relay that takes no token of ours; empty for one on another machine.
 pub fn whose(base: &Base, home: &Path) -> String {
     if !base.is_loopback() {
         return String::new();
     }
-    let own = run::live_pid(home)
-        .and_then(|_| run::read_info(home)?.get("url")?.as_str().map(str::to_string));
+    let own = place::live_pid(home)
+        .and_then(|_| place::read_info(home)?.get("url")?.as_str().map(str::to_string));
     let pid = holder(base.port);
     let who = pid.map_or_else(|| "another hub".to_string(), |pid| format!("the process {pid}"));
     let of = pid
@@ -40,7 +40,7 @@ fn home_of(pid: u32) -> Option<PathBuf> {
     };
     let home =
         variable("AGENT_RELAY_HOME").or_else(|| Some(variable("HOME")?.join(".agent-relay")))?;
-    (home.is_absolute() && run::live_pid(&home) == Some(pid)).then_some(home)
+    (home.is_absolute() && place::live_pid(&home) == Some(pid)).then_some(home)
 }
 
 /// What to do about a relay on this machine that takes connections and says nothing; none for

@@ -20,7 +20,7 @@ use super::exit::{Failure, Kind, Outcome};
 use super::print;
 use crate::config::Global;
 use crate::edge::signals;
-use crate::hub::run;
+use crate::hub::place;
 use crate::os;
 use crate::provider::registry;
 use crate::secret::Secret;
@@ -158,14 +158,14 @@ fn start_hub(program: &Path) -> Result<Option<StartedProcess>, Failure> {
 /// one that comes after us.
 fn of_our_hub() -> Result<Global, Failure> {
     let mut global = Global::load(None, None)?;
-    let url =
-        run::read_info(&global.home).and_then(|info| Some(info.get("url")?.as_str()?.to_string()));
+    let url = place::read_info(&global.home)
+        .and_then(|info| Some(info.get("url")?.as_str()?.to_string()));
     global.relay_url = url.ok_or_else(|| {
         Failure::system("the hub has started and its hub/hub.json cannot be read")
     })?;
     // A token of another relay in config.json stays there, and is none here.
     if !matches!(Client::new(&global)?.raw("GET", path::AGENTS, None), Ok((200, _))) {
-        let file = run::directory(&global.home).join("root-token");
+        let file = place::directory(&global.home).join("root-token");
         let root = std::fs::read_to_string(&file)
             .map_err(|error| Failure::system(format!("cannot read {}: {error}", file.display())))?;
         global.token = Some(Secret::new(root.trim().to_string()));

@@ -1,6 +1,7 @@
 //! The hub as a process: its store, its threads and its first start.
 
 pub mod mark;
+pub mod place;
 pub mod read;
 pub mod restore;
 pub mod run;

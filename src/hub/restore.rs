@@ -7,7 +7,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::Trouble;
 use super::mark::MarkFile;
-use super::run::{directory, live_pid};
+use super::place::{directory, live_pid};
 use super::store::{HubStore, data_state};
 use crate::core::hub::generations::{DataState, Mark};
 use crate::core::ids::{MessageId, TaskId};
@@ -189,7 +189,7 @@ fn copy_of(from: &Path, to: &Path) -> Result<Seen, Trouble> {
         }
     };
     let seen = prepare();
-    drop_copies(to, super::store::SCHEMAS.len());
+    drop_copies(to, super::store::schema::SCHEMAS.len());
     for end in ["-wal", "-shm"] {
         let _ = std::fs::remove_file(beside(to, end));
     }

@@ -14,13 +14,14 @@ use rustls::ServerConfig;
 use serde_json::{Value, json};
 
 use super::mark::MarkFile;
+use super::place::{directory, live_pid};
 use super::read::{HubReader, run as run_reader};
 use super::store::{HubStore, run as run_store};
 use super::{Trouble, salvage};
 use crate::clock::Clock;
 use crate::core::hub::event::{Effect, Event, HubOp, Lane, Query, StoreEvent};
 use crate::core::hub::{Hub, HubConfig};
-use crate::core::ids::{ProcessRef, ReadNumber};
+use crate::core::ids::ReadNumber;
 use crate::core::limits::COMMITS_IN_FLIGHT_MAX;
 use crate::core::store::{StoreError, StoreKind};
 use crate::edge::database::{Check, beside, error_of, io_error_of, open_for_reading, quick_check};
@@ -45,27 +46,6 @@ const READS_MAX: usize = 4096;
 const GATE_ORDERS: usize = 4096;
 /// Threads get this long to end after the machine has finished.
 const JOIN_LIMIT: Duration = Duration::from_secs(3);
-
-/// Folder of the hub below the root of everything.
-pub fn directory(home: &Path) -> PathBuf {
-    home.join("hub")
-}
-
-/// Content of `hub/hub.json`, which names the live hub of this home: pid, start time, URL.
-pub fn read_info(home: &Path) -> Option<Value> {
-    let text = std::fs::read_to_string(directory(home).join("hub.json")).ok()?;
-    serde_json::from_str(&text).ok()
-}
-
-/// The process id of a live hub on this home.
-pub fn live_pid(home: &Path) -> Option<u32> {
-    let info = read_info(home)?;
-    let process = ProcessRef {
-        pid: info.get("pid")?.as_u64()? as u32,
-        start: info.get("startTime")?.as_u64()?,
-    };
-    os::is_alive(process).then_some(process.pid)
-}
 
 /// An opened hub that is about to listen.
 pub struct Opened {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use rusqlite::Connection;
 use serde_json::{Value, json};
 
-use super::store::SCHEMAS;
+use super::store::schema::SCHEMAS;
 use crate::core::store::{StoreError, StoreKind};
 use crate::edge::aside::rescue;
 use crate::edge::database::{FileLoss, beside};

@@ -2,7 +2,7 @@
 
 mod message;
 mod retention;
-mod schema;
+pub(super) mod schema;
 mod snapshot;
 #[cfg(test)]
 mod tests;
@@ -14,7 +14,7 @@ use std::path::Path;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use self::retention::retain;
-pub(super) use self::schema::SCHEMAS;
+use self::schema::SCHEMAS;
 pub use self::thread::run;
 use self::write::apply;
 use super::Trouble;
