@@ -105,7 +105,7 @@ pub struct Global {
     pub token: Option<Secret>,
     /// The URL came from a flag or the environment: the file does not count.
     pub url_by_hand: bool,
-    /// Likewise.
+    /// The same of the token.
     pub token_by_hand: bool,
     /// Working directory of providers, if set.
     pub default_cwd: Option<PathBuf>,

@@ -7,7 +7,7 @@
 #[cfg(planted)]
 const VARIABLE: &str = "AGENT_RELAY_PLANTED";
 
-/// The defect of this process, for its whole life.
+/// The defect of this process; it never changes.
 #[cfg(planted)]
 static CHOSEN: std::sync::LazyLock<Option<String>> =
     std::sync::LazyLock::new(|| std::env::var(VARIABLE).ok().filter(|name| !name.is_empty()));

@@ -70,7 +70,7 @@ impl Client {
         }
         // Other relays may not tell about tokens.
         let (status, body) = self.raw("GET", path::TOKEN_SELF, None)?;
-        let own = TokenRecord::told(&body).agent_id.filter(|_| status == 200);
+        let own = TokenRecord::of_answer(&body).agent_id.filter(|_| status == 200);
         Ok(own.unwrap_or_else(|| USER.into()))
     }
 

@@ -255,7 +255,7 @@ fn token(findings: &mut Findings, client: &Client, token: Secret, cure: &str) {
     let http = Http::new(client.base.clone(), Duration::from_secs(10));
     match http.call("GET", path::TOKEN_SELF, None, &token) {
         Ok((200, record)) => {
-            let record = TokenRecord::told(&record);
+            let record = TokenRecord::of_answer(&record);
             let left = record.expires_at.map(|end| end * 1000 - print::now_ms());
             let ends = left.map_or("never ends".to_string(), |left| {
                 format!("ends in {}", print::format_duration(left))

@@ -86,7 +86,7 @@ fn serve(options: &Hub) -> Outcome {
         let recent = crate::runtime::event_loop::recent().join("; ");
         crate::log::write(LogLevel::Fatal, "hub", &format!("{info}; last events: {recent}"));
     }));
-    if let Some(said) = opened.said() {
+    if let Some(said) = opened.notice() {
         print::notice(said);
     }
     let said =

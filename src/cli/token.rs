@@ -135,7 +135,8 @@ pub fn whoami(whoami: &Whoami) -> Outcome {
         client.health()?; // whatever answers there may be no relay at all
     }
     // Other relays may not tell about tokens.
-    let record = if status == 200 { TokenRecord::told(&record) } else { TokenRecord::default() };
+    let record =
+        if status == 200 { TokenRecord::of_answer(&record) } else { TokenRecord::default() };
     if let Some(agent) = global
         .session
         .as_ref()

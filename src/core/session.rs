@@ -10,6 +10,7 @@ use crate::core::ids::{BatchNumber, Ticket, VerbNumber};
 use serde_json::{Map, Value};
 
 use super::time::{Now, Tick};
+use crate::wire::control::LogLevel;
 use crate::wire::words::words;
 
 /// Start of the text that tells an agent to go on after a restart; a session knows it again in a
@@ -239,11 +240,7 @@ pub enum SessionEvent {
         result: Result<Value, String>,
     },
     /// For the log.
-    Log {
-        /// True for trouble.
-        warn: bool,
-        text: String,
-    },
+    Log { level: LogLevel, text: String },
 }
 
 impl SessionEvent {

@@ -18,10 +18,9 @@ use rustls::{
 };
 
 /// A connected socket.
+#[allow(missing_docs)] // the names say it
 pub enum Stream {
-    /// Without TLS.
     Plain(TcpStream),
-    /// With TLS.
     Tls(Box<Tls>),
 }
 

@@ -116,8 +116,8 @@ pub fn persist(
     let mut noted = false;
     for op in ops().filter(|op| !matches!(op, HubOp::Reserve { .. })) {
         if let HubOp::Adopt { .. } = op {
-            // The main file itself says from now on which start it belongs to: a log beside it that
-            // is of another one is told by that.
+            // From now on the main file itself names the start that it belongs to, so that a log of
+            // another file beside it is recognized.
             store.checkpoint();
         }
         noted |= mark.note(op);

@@ -19,7 +19,7 @@ const ANSWER_BYTES_MAX: usize = 4 << 20;
 /// Longest thread that is shown.
 const THREAD_MAX: i64 = 1000;
 
-/// A task, if it came to the viewer or from him, or if nobody in particular looks.
+/// Whether viewer ?2 sees task `t`: as its sender or a recipient; an absent one sees all.
 const TASK_SEEN: &str = "(?2 IS NULL
   OR EXISTS (SELECT 1 FROM recipients r WHERE r.recipient = ?2 AND r.message = t.message)
   OR EXISTS (SELECT 1 FROM messages m WHERE m.id = t.message AND m.sender = ?2))";

@@ -74,7 +74,7 @@ pub struct Restored {
     pub last: (MessageId, TaskId),
     /// First and last message that was accepted after the backup was made; see `exact`.
     pub missing_messages: Option<(u64, u64)>,
-    /// Likewise for tasks.
+    /// The same for tasks.
     pub missing_tasks: Option<(u64, u64)>,
     /// The former store was readable, so the ends above are exact; else they are the ends of
     /// reserved blocks.
@@ -88,9 +88,10 @@ pub struct Restored {
 /// given here.
 pub fn restore(home: &Path, from: &Path) -> Result<Restored, Trouble> {
     let dir = directory(home);
-    let say = |what: &str| format!("cannot {what} {}", dir.display());
-    os::make_private_dir(&dir).map_err(|error| io_error_of(say("make"), &error))?;
-    let lock = os::lock(&dir.join("lock")).map_err(|error| io_error_of(say("lock"), &error))?;
+    let sentence = |what: &str| format!("cannot {what} {}", dir.display());
+    os::make_private_dir(&dir).map_err(|error| io_error_of(sentence("make"), &error))?;
+    let lock =
+        os::lock(&dir.join("lock")).map_err(|error| io_error_of(sentence("lock"), &error))?;
     let Some(_lock) = lock else {
         let who = live_pid(home).map(|pid| format!(" (pid {pid})")).unwrap_or_default();
         return Err(Trouble::Use(format!(
@@ -223,9 +224,10 @@ fn lost_tokens(copy: &Seen, former: Option<&Seen>, mark: Option<&Mark>) -> Vec<S
     agents
 }
 
-/// At every moment one of both stands there: the former file gets a second name, then the new one
-/// takes its place in one step. A log that is left over by a kill right behind that is told as
-/// foreign at the next start.
+/// Puts `fresh` in the place of `file`, and gives the path where the former one is kept. At every
+/// moment one of both stands there: the former file gets a second name, then the new one takes its
+/// place in one step. If the process is killed right after that, the next start finds a log that
+/// belongs to the former file and sets it aside.
 fn exchange(dir: &Path, file: &Path, fresh: &Path) -> std::io::Result<Option<PathBuf>> {
     let aside = dir.join(format!("aside-{}", crate::log::file_stamp()));
     let there = file.exists();

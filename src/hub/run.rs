@@ -57,16 +57,16 @@ pub struct Opened {
     dir: PathBuf,
     info: PathBuf,
     id: String,
-    /// A sentence about the start, for people.
-    said: Option<String>,
+    /// What people should know of the start.
+    notice: Option<String>,
     /// The last hub did not end in order.
     unclean: bool,
 }
 
 impl Opened {
     /// A sentence about the start, for people.
-    pub fn said(&self) -> Option<&str> {
-        self.said.as_deref()
+    pub fn notice(&self) -> Option<&str> {
+        self.notice.as_deref()
     }
 }
 
@@ -96,9 +96,9 @@ pub fn open(home: &Path, url: &str, lasting: bool) -> Result<Opened, Trouble> {
         return Err(known.into());
     }
     let file = dir.join("hub.sqlite");
-    let said = salvage::found_empty(home, &dir);
-    if let Some(said) = &said {
-        log::warn!(target: "hub", "{said}");
+    let notice = salvage::found_empty(home, &dir);
+    if let Some(notice) = &notice {
+        log::warn!(target: "hub", "{notice}");
     }
     // After an orderly end there is no write-ahead log.
     let unclean = std::fs::metadata(beside(&file, "-wal")).is_ok_and(|meta| meta.len() > 0);
@@ -122,7 +122,7 @@ pub fn open(home: &Path, url: &str, lasting: bool) -> Result<Opened, Trouble> {
             info: dir.join("hub.json"),
             dir,
             id,
-            said,
+            notice,
             unclean,
         }),
         Err(Trouble::Store(error)) if error.kind == StoreKind::Corrupt => {
@@ -215,8 +215,8 @@ struct Ports {
 }
 
 /// Where a hub listens.
+#[allow(missing_docs)] // the names say it
 pub struct Listening {
-    /// The socket.
     pub listener: TcpListener,
     /// Its own certificate, if it speaks TLS.
     pub tls: Option<Arc<ServerConfig>>,

@@ -146,8 +146,8 @@ pub fn emptied_file(dir: &Path) -> PathBuf {
     dir.join("found-empty.json")
 }
 
-/// The store holds nothing, though what lies beside it says that it did: the sentence, and a note
-/// for whoever looks later. Called before the store is opened.
+/// Looks, before the store is opened, whether it is empty or missing although files beside it show
+/// that a hub has kept its data there. Gives a sentence about that and keeps it in a file.
 pub fn found_empty(home: &Path, dir: &Path) -> Option<String> {
     let path = dir.join("hub.sqlite");
     let bytes = std::fs::metadata(&path).map_or(0, |meta| meta.len());

@@ -30,7 +30,7 @@ const PATHS: &[(&str, &[&str])] = &[
     ("/session-end", &["POST"]),
     ("/permission-request", &["POST"]),
 ];
-/// A hook of the provider with all that it was told; the event stands behind it.
+/// A hook of the provider, with the JSON that it got; the name of the event follows in the path.
 const HOOK: &str = "/hook/";
 /// Longest relay token.
 const TOKEN_BYTES_MAX: usize = 512;

@@ -40,7 +40,7 @@ pub struct RunnerParts {
     pub control: TcpListener,
     /// Token of the control server.
     pub control_token: Secret,
-    /// Where the provider thread tells what it runs.
+    /// The process that the provider thread runs, each time that it changes.
     pub child_registrations: Receiver<Option<ChildRegistration>>,
     pub clock: Clock,
     /// Prints a sentence for whoever started the runner.
@@ -241,8 +241,8 @@ fn watch_signals(lane: Sender<Event>, force_stop: Sender<()>) -> Result<(), Stri
     .map_err(|error| format!("cannot watch signals: {error}"))
 }
 
-/// `main` waits for the end of the state thread; when another thread dies first, the state thread
-/// is told.
+/// `main` waits for the end of the state thread; when another thread ends first, the state thread
+/// gets an event.
 fn wait_for_exit(
     exits: &Receiver<super::threads::ThreadExit>,
     outcome: &Receiver<Outcome>,

@@ -1,4 +1,4 @@
-//! Named threads: whoever waits for them hears of each end, also by a panic.
+//! Named threads whose ends are reported, also an end by panic.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -10,12 +10,12 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 /// Stacks cost address space only; JSON, SQLite and TLS need more than 64 KiB.
 const STACK_BYTES: usize = 512 << 10;
 
-/// A thread that ended: its name, and what it said if it panicked.
+/// A thread that has ended.
+#[allow(missing_docs)] // the names say it
 #[derive(Debug, Clone)]
 pub struct ThreadExit {
-    /// Name of the thread.
     pub name: String,
-    /// Text of the panic.
+    /// Text of the panic, if that ended it.
     pub panic: Option<String>,
 }
 
@@ -58,7 +58,7 @@ impl Threads {
         Ok(())
     }
 
-    /// Where each end is told.
+    /// Where each end is reported.
     pub fn exits(&self) -> Receiver<ThreadExit> {
         self.exits.clone()
     }

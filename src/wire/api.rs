@@ -105,7 +105,7 @@ words! {
         Offline = "offline",
     }
 
-    /// How an agent stands, as its runner tells it to people.
+    /// The state of an agent, as its runner shows it to people.
     DetailedStatus {
         Idle = "idle",
         Busy = "busy",
@@ -121,7 +121,7 @@ words! {
 }
 
 impl DetailedStatus {
-    /// What the relay is told.
+    /// As the relay knows it: of the three states that decide about deliveries.
     pub fn coarse(self) -> AgentStatus {
         use DetailedStatus::*;
         match self {
@@ -172,7 +172,7 @@ pub struct Message {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resolved_to_agent: Option<String>,
     pub read_by: Vec<String>,
-    /// Light acknowledgements.
+    /// Emoji by which recipients acknowledge without an answer.
     pub reactions: Vec<Value>,
     /// When the relay took it, ms.
     pub created_at: i64,
@@ -198,8 +198,8 @@ impl Message {
     /// Whether the sender waits for an answer: it is `chat` or `task` and not marked as a
     /// notification.
     pub fn expects_reply(&self) -> bool {
-        let tells = matches!(self.kind, MessageKind::System | MessageKind::Session);
-        !tells && self.reply_expected != Some(false)
+        let only_informs = matches!(self.kind, MessageKind::System | MessageKind::Session);
+        !only_informs && self.reply_expected != Some(false)
     }
 
     /// Whether it may join a running turn.
@@ -372,7 +372,7 @@ pub struct TokenRecord {
 impl TokenRecord {
     /// Reads the answer of a relay about the token that asks: `{"record": {…}}` or the bare record.
     /// Without either the record has no profile.
-    pub fn told(body: &Value) -> TokenRecord {
+    pub fn of_answer(body: &Value) -> TokenRecord {
         TokenRecord::deserialize(body.get("record").unwrap_or(body)).unwrap_or_default()
     }
 }

@@ -7,7 +7,7 @@ use super::api::{Command, CommandStatus};
 
 /// Close code: the relay stops.
 pub const CLOSE_GOING: u16 = 1001;
-/// Close code: everything was said.
+/// Close code: an orderly end.
 pub const CLOSE_NORMAL: u16 = 1000;
 /// Close code: unauthorized.
 pub const CLOSE_UNAUTHORIZED: u16 = 4001;
@@ -20,7 +20,7 @@ pub const CLOSE_SILENT: u16 = 4008;
 /// Close code: frame too large.
 pub const CLOSE_TOO_LARGE: u16 = 4009;
 
-/// What a component says of itself when it registers; its token travels in the header.
+/// How a component describes itself when it registers; its token travels in the header.
 #[allow(missing_docs)] // the names say it
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -36,9 +36,9 @@ pub struct Registration {
     pub instance_id: String,
     /// Texts of one line, without duplicates; self-declared.
     pub capabilities: Vec<String>,
-    /// Likewise.
+    /// Of the same form.
     pub tags: Vec<String>,
-    /// Host name.
+    /// Name of the host.
     pub machine: String,
     /// What people see of the agent; absent values are null.
     pub meta: Map<String, Value>,
@@ -56,7 +56,7 @@ pub struct Registration {
 pub enum ClientFrame {
     /// First frame of a connection.
     Register { id: String, registration: Registration },
-    /// Every `heartbeatIntervalMs`.
+    /// Sent every `heartbeatIntervalMs`.
     Heartbeat { status: String, meta: Option<Map<String, Value>> },
     /// Last value wins.
     Status { agent_status: String, ready: Option<bool>, meta: Option<Map<String, Value>> },

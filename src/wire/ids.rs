@@ -12,7 +12,7 @@ macro_rules! numbers {
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
         pub struct $name(pub u64);
 
-        /// As a number: what it numbers is told by the field that it stands in.
+        /// Shown as a plain number: the field that it stands in says what it numbers.
         impl fmt::Debug for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 self.0.fmt(f)

@@ -22,5 +22,5 @@ pub const FRAME_BYTES_MAX: usize = 1 << 20;
 pub const MESSAGE_BODY_BYTES_MAX: usize = 512 << 10;
 /// Most messages in one `POST /api/messages/batch`.
 pub const BATCH_ROWS_MAX: usize = 64;
-/// Version of the program, as told in `registered`, `health` and meta.
+/// Version of the program, as sent in `registered`, `health` and meta.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

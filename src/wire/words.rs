@@ -15,7 +15,7 @@ macro_rules! words {
                 /// All of them, in the order of the list.
                 pub const ALL: &'static [$name] = &[$($name::$variant),+];
 
-                /// The word.
+                /// The word as it is written.
                 pub const fn as_str(self) -> &'static str {
                     match self { $($name::$variant => $word),+ }
                 }
@@ -47,7 +47,7 @@ macro_rules! open_words {
             #[allow(missing_docs)] // the names say it
             pub enum $name {
                 $($(#[$what])* $variant,)+
-                /// A word that this program does not know; empty: none was told.
+                /// A word that this program does not know; empty: there was none.
                 Other(String),
             }
 
@@ -55,7 +55,7 @@ macro_rules! open_words {
                 /// All that this program knows, in the order of the list.
                 pub const KNOWN: &'static [$name] = &[$($name::$variant),+];
 
-                /// The word.
+                /// The word as it is written.
                 pub fn as_str(&self) -> &str {
                     match self {
                         $($name::$variant => $word,)+
@@ -68,7 +68,7 @@ macro_rules! open_words {
                     $name::KNOWN.iter().find(|known| known.as_str() == word).cloned()
                 }
 
-                /// Whether no word was told.
+                /// Whether there was no word.
                 pub fn is_empty(&self) -> bool {
                     self.as_str().is_empty()
                 }

@@ -15,6 +15,7 @@ use agent_relay::core::session::{
 use agent_relay::core::time::{Now, Tick, Wall};
 use agent_relay::provider::acp::session::AcpSession;
 use agent_relay::provider::{ApprovalMode, SessionSettings};
+use agent_relay::wire::control::LogLevel;
 use serde_json::{Value, json};
 
 struct Replay {
@@ -181,7 +182,9 @@ impl Replay {
             | SessionEvent::EndedByUser { .. }
             | SessionEvent::HookAnswer { .. }
             | SessionEvent::Announce { .. }) => format!("{other:?}"),
-            SessionEvent::Log { warn, text } => format!("note warn={warn}: {}", cut(&text)),
+            SessionEvent::Log { level, text } => {
+                format!("note warn={}: {}", level == LogLevel::Warn, cut(&text))
+            }
         };
         self.out.push(line);
     }

@@ -266,9 +266,7 @@ impl Agent {
             SessionEvent::Context(context) => self.status.set_context(context),
             SessionEvent::Fact { name, value } => self.status.set_fact(name, value),
             SessionEvent::Answered { verb, result } => self.on_answered(now, verb, result),
-            SessionEvent::Log { warn, text } => {
-                self.log(if warn { LogLevel::Warn } else { LogLevel::Info }, "provider", text)
-            }
+            SessionEvent::Log { level, text } => self.log(level, "provider", text),
         }
     }
 }

@@ -64,7 +64,7 @@ impl BodyReader {
         &mut self.raw
     }
 
-    /// Bytes held.
+    /// Bytes of memory that it holds.
     pub fn held(&self) -> usize {
         self.raw.capacity() + self.done.capacity()
     }

@@ -52,11 +52,11 @@ pub(super) enum State {
 /// What follows an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum AfterResponse {
-    /// The next request.
+    /// The next request is read.
     KeepAlive,
-    /// The end.
+    /// The connection is closed.
     Close,
-    /// The end, though the peer may still be sending.
+    /// It is closed, though the peer may still be sending.
     Drain,
 }
 

@@ -25,15 +25,15 @@ pub const POLL_INTERVAL: Duration = Duration::from_millis(500);
 pub struct FileWatcher {
     inotify: Option<OwnedFd>,
     followed: Option<Followed>,
-    watched: BTreeMap<PathBuf, Told>,
+    watched: BTreeMap<PathBuf, Given>,
     /// More can be read at once: call [`FileWatcher::read_changes`] again.
     pub has_more: bool,
     /// The kernel tells of no changes (its limits are used up): files are looked at now and then.
     polling: bool,
 }
 
-/// What the session was told of a watched file.
-enum Told {
+/// What the session was last given of a watched file.
+enum Given {
     Nothing,
     /// Its content; `None`: it is not there.
     Content(Option<String>),
@@ -92,7 +92,7 @@ impl FileWatcher {
 
     /// Watches this small file too; the next reading tells its content.
     pub fn watch(&mut self, path: &str) {
-        self.watched.insert(PathBuf::from(path), Told::Nothing);
+        self.watched.insert(PathBuf::from(path), Given::Nothing);
         self.has_more = true;
     }
 
@@ -118,8 +118,8 @@ impl FileWatcher {
         let mut seen = Vec::new();
         for (path, told) in &mut self.watched {
             let text = read_small(path);
-            if !matches!(told, Told::Content(before) if *before == text) {
-                *told = Told::Content(text.clone());
+            if !matches!(told, Given::Content(before) if *before == text) {
+                *told = Given::Content(text.clone());
                 seen.push(Input::FileChanged { path: path.to_string_lossy().into_owned(), text });
             }
         }

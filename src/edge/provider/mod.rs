@@ -133,7 +133,7 @@ enum Ready {
     Errors,
     Input,
     Files,
-    Mail,
+    Replies,
 }
 
 /// Body of the thread.
@@ -195,7 +195,7 @@ impl Running {
             self.reply_socket
                 .iter()
                 .flat_map(ReplySocket::descriptors)
-                .map(|fd| (Ready::Mail, fd, PollFlags::IN)),
+                .map(|fd| (Ready::Replies, fd, PollFlags::IN)),
         );
         let mut fds: Vec<PollFd<'_>> =
             sources.iter().map(|(_, fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)).collect();
@@ -249,14 +249,14 @@ impl Provider {
         {
             return false;
         }
-        if ready.contains(&Ready::Mail) {
-            let mail = self
+        if ready.contains(&Ready::Replies) {
+            let replies = self
                 .running
                 .as_mut()
                 .and_then(|running| running.reply_socket.as_mut())
                 .map(ReplySocket::read_lines)
                 .unwrap_or_default();
-            if !self.feed_all(mail) {
+            if !self.feed_all(replies) {
                 return false;
             }
         }

@@ -21,7 +21,7 @@ use crate::wire::control::ENV_PROVIDER_SESSION;
 /// Lines of the last screen that are reported.
 const LAST_LINES: usize = 12;
 
-/// The process in the terminal, and what else was said until it was known.
+/// Waits until tmux has named the process in its terminal.
 pub(super) fn first_pane(mut tmux: Tmux) -> std::io::Result<(Tmux, u32)> {
     let until = Instant::now() + Duration::from_secs(5);
     loop {
@@ -37,7 +37,7 @@ pub(super) fn first_pane(mut tmux: Tmux) -> std::io::Result<(Tmux, u32)> {
                 "tmux ended at once; it must be version 3.2 or newer",
             ));
         }
-        for told in tmux.hear(&buffer[..size]) {
+        for told in tmux.parse(&buffer[..size]) {
             match told {
                 TmuxEvent::Pane(pid) => return Ok((tmux, pid)),
                 // The question was faster than the session; it is asked again.
@@ -124,8 +124,8 @@ pub fn end_everything(provider_session: &str, pid: u32) {
     }
 }
 
-/// Ends what an earlier life left: the process with that pid and start time, and everything with
-/// its session id.
+/// Ends what an earlier runner of this agent left behind: the process with that pid and start time,
+/// and everything with its session id.
 pub(super) fn end_leftover(record: &ProviderRecord) {
     if os::is_alive(record.process) {
         log::warn!(target: "lifecycle", "ending the provider of an earlier runner pid={}", record.process.pid);

@@ -26,7 +26,7 @@ pub struct ReplySocket {
 }
 
 impl ReplySocket {
-    /// Listens; what an earlier life left there goes.
+    /// Listens, in place of a socket that an earlier runner may have left at this path.
     pub fn open(path: &Path, peer_path: &Path) -> std::io::Result<ReplySocket> {
         let _ = std::fs::remove_file(path);
         let listener = UnixListener::bind(path)?;

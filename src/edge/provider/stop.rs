@@ -1,4 +1,4 @@
-//! Ends the provider, by request first and then by force, and reads what it said last.
+//! Ends the provider, by request first and then by force, and reads its last output.
 
 use std::time::{Duration, Instant};
 
@@ -73,7 +73,7 @@ impl Provider {
     }
 
     pub(super) fn on_exit(&mut self) -> bool {
-        // What it said last still counts: the pipes are read to the end, but never waited for.
+        // Its last output still counts: the pipes are read to the end, but never waited for.
         for _ in 0..1024 {
             let Some(running) = &mut self.running else {
                 return true;

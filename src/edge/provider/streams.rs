@@ -22,7 +22,7 @@ impl Provider {
         };
         let mut buffer = vec![0u8; READ_BYTES];
         let told = match tmux.output.read(&mut buffer) {
-            Ok(size @ 1..) => tmux.hear(&buffer[..size]),
+            Ok(size @ 1..) => tmux.parse(&buffer[..size]),
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => Vec::new(),
             _ => {
                 // The server is gone or throws us out: so does the program in it, and no last look

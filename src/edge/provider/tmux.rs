@@ -20,9 +20,9 @@ const START_TIME: Duration = Duration::from_secs(5);
 /// Bytes of one line of the control client; what is longer is only output of the pane.
 const LINE_BYTES_MAX: usize = 1 << 20;
 
-/// Settings of the server. The dead pane stays until its last words are read. While a person looks
-/// on, the program draws for his terminal, else its input box could lie out of his sight;
-/// afterwards for the canonical size again.
+/// Settings of the server. A pane whose program has ended stays until its last output is read. While
+/// a person is attached, the program draws for the size of that terminal, so that its input box is
+/// visible there; afterwards for the standard size again.
 const CONF: &str = "\
 set -g remain-on-exit on
 set -g remain-on-exit-format ''
@@ -186,7 +186,7 @@ impl Tmux {
 
     /// Asks for the process of the pane.
     pub fn ask_pane(&mut self) -> io::Result<()> {
-        self.say(&format!("display-message -p -t {TERMINAL_SESSION} '@pane #{{pane_pid}}'"))
+        self.send(&format!("display-message -p -t {TERMINAL_SESSION} '@pane #{{pane_pid}}'"))
     }
 
     /// Name of the server's socket.
@@ -194,22 +194,22 @@ impl Tmux {
         &self.socket
     }
 
-    /// One request. The pipe holds 64 kB and tmux reads it at once, so a full pipe means that tmux
+    /// Sends one request. The pipe holds 64 kB and tmux reads it at once, so a full pipe means that tmux
     /// is stuck.
-    fn say(&mut self, line: &str) -> io::Result<()> {
+    fn send(&mut self, line: &str) -> io::Result<()> {
         self.input.write_all(format!("{line}\n").as_bytes())
     }
 
     /// Asks for the picture; title and state come first.
     pub fn look(&mut self) -> io::Result<()> {
         let format = "@look #{pane_dead} #{pane_dead_status},#{pane_dead_signal} #{session_attached} #{pane_title}";
-        self.say(&format!("display-message -p -t {TERMINAL_SESSION} '{format}'\ncapture-pane -p -e -t {TERMINAL_SESSION}"))
+        self.send(&format!("display-message -p -t {TERMINAL_SESSION} '{format}'\ncapture-pane -p -e -t {TERMINAL_SESSION}"))
     }
 
     /// The picture of a program that has ended: any further child makes this server notice the end
     /// of the first (seen in 3.3a: without it the exit status may stay empty for ever).
     pub fn last_look(&mut self) -> io::Result<()> {
-        self.say("run-shell true")?;
+        self.send("run-shell true")?;
         self.look()
     }
 
@@ -217,7 +217,7 @@ impl Tmux {
     pub fn paste(&mut self, text: &str) -> io::Result<()> {
         os::replace_private_file(&self.paste_file, text, false)?;
         let file = shell_quoted(&self.paste_file.to_string_lossy());
-        self.say(&format!(
+        self.send(&format!(
             "load-buffer -b agent-relay {file}\npaste-buffer -p -d -b agent-relay -t {TERMINAL_SESSION}\ndisplay-message -p '@pasted'"
         ))
     }
@@ -225,13 +225,13 @@ impl Tmux {
     /// Presses a key.
     pub fn press(&mut self, key: &str) -> io::Result<()> {
         // Somebody may be looking back in copy mode, which would take the key.
-        self.say(&format!(
+        self.send(&format!(
             "copy-mode -q -t {TERMINAL_SESSION}\nsend-keys -t {TERMINAL_SESSION} {key}"
         ))
     }
 
-    /// Takes what the client says.
-    pub fn hear(&mut self, bytes: &[u8]) -> Vec<TmuxEvent> {
+    /// Parses output of the control client.
+    pub fn parse(&mut self, bytes: &[u8]) -> Vec<TmuxEvent> {
         let mut told = Vec::new();
         for byte in bytes.split_inclusive(|byte| *byte == b'\n') {
             if self.tail.len() + byte.len() <= LINE_BYTES_MAX {

@@ -1,7 +1,7 @@
-//! What waits for the provider, as the store tells it: in order, or sender by sender.
+//! Reads what waits for the provider: in order, or sender by sender.
 //!
-//! Table `senders` holds, for each sender of whom something waits, the place of the oldest, so that
-//! neither the next sender nor his messages are looked for among those of others.
+//! Table `senders` holds the place of the oldest waiting message of each sender, so that neither the
+//! next sender nor the messages are searched for among those of others.
 
 use rusqlite::{Connection, Row, Rows, params};
 
@@ -38,10 +38,10 @@ const SENDERS: &str = "SELECT sender FROM senders ORDER BY family, id, generatio
 const OF_SENDER: &str = "SELECT family, id, generation, doc FROM inbox WHERE sender = ?1 AND state = 0 ORDER BY family, id, generation LIMIT ?2";
 /// What waits of all.
 const IN_ORDER: &str = "SELECT family, id, generation, doc FROM inbox WHERE state = 0 ORDER BY family, id, generation LIMIT ?1";
-/// Notes the oldest of one sender, if something of his waits.
+/// Notes the oldest waiting message of one sender, if there is one.
 const SENDER_WAITS: &str = "INSERT OR REPLACE INTO senders (sender, family, id, generation)
    SELECT sender, family, id, generation FROM inbox WHERE sender = ?1 AND state = 0 ORDER BY family, id, generation LIMIT 1";
-/// Nothing of his waits.
+/// No message of this sender waits.
 const SENDER_IS_DONE: &str = "DELETE FROM senders WHERE sender = ?1";
 
 /// Columns family, id and generation, in this order.
@@ -92,8 +92,8 @@ impl Window {
         Ok(())
     }
 
-    /// The oldest of one sender. Of what memory takes he has half at most, so that others are seen
-    /// beside him.
+    /// The oldest messages of one sender, at most half of what memory takes, so that others are seen
+    /// beside them.
     fn fill_from(&mut self, db: &Connection, sender: &str) -> rusqlite::Result<()> {
         let mut statement = db.prepare_cached(OF_SENDER)?;
         let count_max = INBOX_CACHED_MAX.min(self.count + INBOX_CACHED_MAX / 2);
@@ -179,9 +179,9 @@ mod tests {
         Choice::BySender { last: last.iter().map(|name| name.to_string()).collect() }
     }
 
-    /// Senders in the order in which they are told, with how many messages of each and the first of
+    /// Senders in the order in which they are read, with how many messages of each and the first of
     /// them.
-    fn told(store: &Store, choice: &Choice) -> (Vec<(String, usize, u64)>, bool) {
+    fn read_senders(store: &Store, choice: &Choice) -> (Vec<(String, usize, u64)>, bool) {
         let (rows, more) = store.inbox(choice).expect("reads");
         let mut senders: Vec<(String, usize, u64)> = Vec::new();
         for InboxMessage { at, message } in rows {
@@ -204,18 +204,27 @@ mod tests {
         let store = store_with(ops);
         let half = INBOX_CACHED_MAX / 2;
         assert_eq!(
-            told(&store, &by_sender(&["a"])),
+            read_senders(&store, &by_sender(&["a"])),
             (vec![row("b", 2, 5001), row("c", 1, 5002), row("a", half, 1)], true)
         );
         assert_eq!(
-            told(&store, &by_sender(&[])),
+            read_senders(&store, &by_sender(&[])),
             (vec![row("a", half, 1), row("b", 2, 5001), row("c", 1, 5002)], true)
         );
-        assert_eq!(told(&store, &by_sender(&["b", "c"])).0[0], row("a", half, 1));
-        assert_eq!(told(&store, &Choice::InOrder), (vec![row("a", INBOX_CACHED_MAX, 1)], true));
+        assert_eq!(read_senders(&store, &by_sender(&["b", "c"])).0[0], row("a", half, 1));
+        assert_eq!(
+            read_senders(&store, &Choice::InOrder),
+            (vec![row("a", INBOX_CACHED_MAX, 1)], true)
+        );
         let few = store_with(vec![put(3, "a", "x"), put(1, "b", "x"), put(2, "a", "x")]);
-        assert_eq!(told(&few, &by_sender(&["b"])), (vec![row("a", 2, 2), row("b", 1, 1)], false));
-        assert_eq!(told(&few, &Choice::InOrder), (vec![row("b", 1, 1), row("a", 2, 2)], false));
+        assert_eq!(
+            read_senders(&few, &by_sender(&["b"])),
+            (vec![row("a", 2, 2), row("b", 1, 1)], false)
+        );
+        assert_eq!(
+            read_senders(&few, &Choice::InOrder),
+            (vec![row("b", 1, 1), row("a", 2, 2)], false)
+        );
     }
 
     #[test]
@@ -223,18 +232,21 @@ mod tests {
         let large = "x".repeat(256 << 10);
         let mut ops: Vec<StoreOp> = (1..=40).map(|id| put(id, "a", &large)).collect();
         ops.push(put(41, "b", "x"));
-        let (senders, more) = told(&store_with(ops), &by_sender(&[]));
+        let (senders, more) = read_senders(&store_with(ops), &by_sender(&[]));
         assert_eq!((senders.len(), more), (2, true));
         assert_eq!(senders[1], row("b", 1, 41));
         assert!(
             (8..=9).contains(&senders[0].1),
             "half of what memory takes, and no more: {senders:?}"
         );
-        // One that is larger than all of it is told all the same.
+        // One that is larger than all of it is read all the same.
         let huge = "x".repeat(INBOX_CACHED_BYTES_MAX + 1);
         let store = store_with(vec![put(1, "a", &huge), put(2, "b", "x")]);
-        assert_eq!(told(&store, &by_sender(&[])), (vec![row("a", 1, 1)], true));
-        assert_eq!(told(&store, &by_sender(&["a"])), (vec![row("b", 1, 2), row("a", 1, 1)], false));
+        assert_eq!(read_senders(&store, &by_sender(&[])), (vec![row("a", 1, 1)], true));
+        assert_eq!(
+            read_senders(&store, &by_sender(&["a"])),
+            (vec![row("b", 1, 2), row("a", 1, 1)], false)
+        );
     }
 
     #[test]
@@ -313,9 +325,15 @@ mod tests {
             .expect("fills");
         }
         let mut store = Store::open(&path, 1 << 20).expect("opens");
-        assert_eq!(told(&store, &by_sender(&["a"])), (vec![row("b", 1, 5), row("a", 2, 4)], false));
+        assert_eq!(
+            read_senders(&store, &by_sender(&["a"])),
+            (vec![row("b", 1, 5), row("a", 2, 4)], false)
+        );
         store.commit_ops(&[mark(2, InboxState::Received)]).expect("commits");
-        assert_eq!(told(&store, &by_sender(&[])), (vec![row("b", 2, 2), row("a", 2, 4)], false));
+        assert_eq!(
+            read_senders(&store, &by_sender(&[])),
+            (vec![row("b", 2, 2), row("a", 2, 4)], false)
+        );
         assert!(
             dir.join("store.sqlite.before-3").exists(),
             "the older file is kept until the first orderly end"

@@ -35,8 +35,8 @@ CREATE TABLE agents (id TEXT PRIMARY KEY, registration TEXT NOT NULL, epoch INTE
 CREATE TABLE tokens (hash TEXT PRIMARY KEY, record TEXT NOT NULL) WITHOUT ROWID;
 ";
 
-/// Version 2: mail is found without wading through the mirror of sessions, and old messages without
-/// a scan. Partial indexes: each row stands in few of them.
+/// Version 2: messages are found without reading the mirror of sessions, and old ones without a
+/// scan. The indexes are partial, so each row stands in few of them.
 const MIRROR_AND_RETENTION: &str = "
 ALTER TABLE recipients ADD COLUMN mirror INTEGER NOT NULL DEFAULT 0;
 UPDATE recipients SET mirror = 1 WHERE message IN (SELECT id FROM messages WHERE kind = 'session');
@@ -68,9 +68,9 @@ CREATE TABLE facts (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID
 ALTER TABLE tasks ADD COLUMN restored INTEGER NOT NULL DEFAULT 0;
 ";
 
-/// Version 5: what an agent's token says of it, and whose component ids are. An operator's token
-/// with all the scopes that there were goes on having all; one that was made with fewer keeps just
-/// those.
+/// Version 5: policy and parent of an agent as its token names them, and the component ids that it
+/// used. An operator's token with all scopes of the earlier version gets the new ones too; one that
+/// was made with fewer keeps those.
 const RIGHTS: &str = "
 ALTER TABLE agents ADD COLUMN policy TEXT;
 ALTER TABLE agents ADD COLUMN spawned_by TEXT;

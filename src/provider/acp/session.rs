@@ -48,6 +48,7 @@ use crate::core::time::{Now, Tick, sooner};
 use crate::provider::jsonrpc::{Frame, OpenRequests, RpcError};
 use crate::provider::lines::Lines;
 use crate::provider::settings::SessionSettings;
+use crate::wire::control::LogLevel;
 
 /// Waiting texts of the runner itself.
 const INJECTED_MAX: usize = 16;
@@ -148,7 +149,7 @@ impl AcpSession {
     }
 
     fn warn(&mut self, text: impl Into<String>) {
-        self.emit(SessionEvent::Log { warn: true, text: text.into() });
+        self.emit(SessionEvent::Log { level: LogLevel::Warn, text: text.into() });
     }
 
     fn answer(&mut self, verb: VerbNumber, result: Result<Value, String>) {

@@ -59,6 +59,7 @@ use crate::core::session::{
 use crate::core::time::{Now, Tick, sooner};
 use crate::provider::lines::Lines;
 use crate::provider::{SessionSettings, Start};
+use crate::wire::control::LogLevel;
 
 /// `initialize` is answered 0.25 s after the launch; a busy machine may take longer.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(60);
@@ -161,11 +162,11 @@ impl StreamSession {
     }
 
     fn info(&mut self, text: impl Into<String>) {
-        self.emit(SessionEvent::Log { warn: false, text: text.into() });
+        self.emit(SessionEvent::Log { level: LogLevel::Info, text: text.into() });
     }
 
     fn warn(&mut self, text: impl Into<String>) {
-        self.emit(SessionEvent::Log { warn: true, text: text.into() });
+        self.emit(SessionEvent::Log { level: LogLevel::Warn, text: text.into() });
     }
 
     fn write(&mut self, value: &Value) {

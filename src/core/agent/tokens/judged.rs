@@ -40,7 +40,7 @@ enum TokenAnswer {
 
 fn told(result: Result<(u16, Value), Cause>) -> TokenAnswer {
     match result {
-        Ok((200, body)) => match TokenRecord::told(&body) {
+        Ok((200, body)) => match TokenRecord::of_answer(&body) {
             record if record.profile_id.is_empty() => TokenAnswer::Nothing,
             record => TokenAnswer::Record(record),
         },

@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use crate::core::ids::VerbNumber;
 use crate::core::session::{Output, SessionEvent};
+use crate::wire::control::LogLevel;
 
 /// Outputs of one input, in the order in which they take effect.
 #[derive(Debug, Default)]
@@ -31,11 +32,11 @@ impl Out {
     }
 
     pub fn warn(&mut self, text: impl Into<String>) {
-        self.emit(SessionEvent::Log { warn: true, text: text.into() });
+        self.emit(SessionEvent::Log { level: LogLevel::Warn, text: text.into() });
     }
 
     pub fn info(&mut self, text: impl Into<String>) {
-        self.emit(SessionEvent::Log { warn: false, text: text.into() });
+        self.emit(SessionEvent::Log { level: LogLevel::Info, text: text.into() });
     }
 
     /// Everything so far; nothing is left.
