@@ -51,7 +51,7 @@ pub fn agents(agents: &Agents) -> Outcome {
 }
 
 fn cards(client: &Client, agents: &Agents) -> Result<Vec<Value>, Failure> {
-    // Finer words are the runner's own; the relay knows them only as a part of what it said.
+    // The relay filters by its own statuses; the finer ones of runners are filtered here.
     let fine = agents.status.as_ref().filter(|status| AgentStatus::parse(status).is_none());
     let coarse = agents.status.clone().filter(|_| fine.is_none());
     let filters = [("tag", &agents.tag), ("label", &agents.label), ("status", &coarse)];

@@ -266,7 +266,9 @@ impl Follow {
         match self.socket.send(WsMessage::text(frame.to_text())) {
             Ok(()) => Ok(()),
             Err(WsError::Io(error)) if error.kind() == std::io::ErrorKind::WouldBlock => Ok(()),
-            Err(error) => Err(Failure::unreachable(format!("the relay is gone: {error}"))),
+            Err(error) => {
+                Err(Failure::unreachable(format!("the connection to the relay is lost: {error}")))
+            }
         }
     }
 
@@ -296,7 +298,7 @@ impl Follow {
                     let silent = SILENCE_MAX.saturating_sub(self.heard.elapsed());
                     if silent.is_zero() {
                         return Err(Failure::unreachable(
-                            "the relay is gone: nothing was heard of it",
+                            "the connection to the relay is lost: it sends nothing any more",
                         ));
                     }
                     os::wait(
@@ -305,7 +307,9 @@ impl Follow {
                     );
                 }
                 Err(error) => {
-                    return Err(Failure::unreachable(format!("the relay is gone: {error}")));
+                    return Err(Failure::unreachable(format!(
+                        "the connection to the relay is lost: {error}"
+                    )));
                 }
             }
         }

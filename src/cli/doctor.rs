@@ -23,7 +23,7 @@ use crate::wire::api::{TokenRecord, path};
 const VERSION_TIME: Duration = Duration::from_secs(10);
 /// Free space below this is a warning.
 const FREE_BYTES_MIN: u64 = 200 << 20;
-/// A token that ends sooner is worth a word, ms: a day.
+/// A token that expires sooner than this gets a warning, ms: a day.
 const TOKEN_LEFT_MS_MIN: i64 = 24 * 3_600_000;
 /// A difference of clocks above this is a warning: times of messages get confusing.
 const SKEW_MS_MAX: i64 = 5_000;

@@ -1,7 +1,7 @@
 //! Exit codes, and failures as people read them.
 //!
-//! No text becomes a failure by itself: whoever meets a trouble says of which kind it is, since a
-//! supervisor starts again after some kinds and never after others.
+//! A text alone is no failure: the code that meets an error names its kind, since a supervisor
+//! starts again after some kinds and never after others.
 
 use crate::config;
 use crate::core::store::{StoreError, StoreKind};
@@ -102,8 +102,8 @@ impl Failure {
     }
 }
 
-/// A path that somebody named and that cannot be used: one that is not there is a mistake, all else
-/// may pass.
+/// A path that was given and cannot be used: one that does not exist is a mistake of whoever gave
+/// it, everything else may pass.
 pub fn path_failure(error: &std::io::Error, text: impl Into<String>) -> Failure {
     use std::io::ErrorKind::{InvalidInput, NotADirectory, NotFound};
     match error.kind() {
@@ -132,7 +132,7 @@ impl From<Trouble> for Failure {
     }
 }
 
-/// A store that cannot be used ends a command: a damaged one for good, a newer one as wrong use,
+/// A store that cannot be used ends a command: a damaged one for good, a newer one as a usage error,
 /// and what the operating system refuses with a code that says: trying again may help.
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Failure {

@@ -33,13 +33,25 @@ pub fn generate(what: &str, which: Option<&str>) -> Outcome {
     Ok(OK)
 }
 
+struct OptionEntry {
+    /// With its dashes.
+    flag: String,
+    /// Name of the value; empty: a switch.
+    value: String,
+    about: String,
+}
+
+struct Positional {
+    name: String,
+    about: String,
+}
+
 /// One command as completions and manual need it.
 struct Entry {
     name: String,
     about: String,
-    /// Option, value name (empty: a switch), text.
-    options: Vec<(String, String, String)>,
-    positionals: Vec<(String, String)>,
+    options: Vec<OptionEntry>,
+    positionals: Vec<Positional>,
     examples: Vec<String>,
     notes: Vec<String>,
 }
@@ -49,14 +61,17 @@ fn entries() -> Vec<Entry> {
     let mut all: Vec<Entry> = top.commands.iter().map(|command| entry(&command.command)).collect();
     // The options of `run` stand in its own table.
     if let Some(run) = all.iter_mut().find(|entry| entry.name == "run") {
-        let shown =
-            |option: HelpLine| (option.flag.to_string(), option.value.to_string(), option.about());
+        let shown = |option: HelpLine| OptionEntry {
+            flag: option.flag.to_string(),
+            value: option.value.to_string(),
+            about: option.about(),
+        };
         run.options = options::options().map(shown).collect();
         let providers =
             PROVIDERS.iter().map(|provider| format!("{}: {}", provider.name, provider.about));
         run.positionals = vec![
-            ("provider".into(), providers.collect::<Vec<_>>().join("; ")),
-            ("-- command".into(), "what to run".into()),
+            Positional { name: "provider".into(), about: providers.collect::<Vec<_>>().join("; ") },
+            Positional { name: "-- command".into(), about: "what to run".into() },
         ];
         run.examples = options::examples().collect();
     }
@@ -69,7 +84,8 @@ fn entry(info: &CommandInfoWithArgs) -> Entry {
             FlagInfoKind::Switch => String::new(),
             FlagInfoKind::Option { arg_name } => arg_name.to_string(),
         };
-        (flag.long.to_string(), value, flag.description.to_string())
+        let (flag, about) = (flag.long.to_string(), flag.description.to_string());
+        OptionEntry { flag, value, about }
     };
     Entry {
         name: info.name.to_string(),
@@ -83,7 +99,10 @@ fn entry(info: &CommandInfoWithArgs) -> Entry {
         positionals: info
             .positionals
             .iter()
-            .map(|one| (one.name.to_string(), one.description.to_string()))
+            .map(|one| Positional {
+                name: one.name.to_string(),
+                about: one.description.to_string(),
+            })
             .collect(),
         examples: info.examples.iter().map(|text| with_examples(text)).collect(),
         notes: info.notes.iter().map(|text| text.to_string()).collect(),
@@ -118,8 +137,11 @@ fn bash() -> String {
     text.push_str(&all.iter().map(|entry| entry.name.as_str()).collect::<Vec<_>>().join(" "));
     text.push_str("\"\n  else\n    case $command in\n");
     for entry in &all {
-        let options =
-            entry.options.iter().map(|(name, ..)| name.as_str()).filter(|name| *name != "--help");
+        let options = entry
+            .options
+            .iter()
+            .map(|option| option.flag.as_str())
+            .filter(|flag| *flag != "--help");
         let list =
             options.chain(["--help"]).chain(words(&entry.name)).collect::<Vec<_>>().join(" ");
         let agents = if OF_AGENT.contains(&entry.name.as_str()) {
@@ -150,10 +172,10 @@ fn zsh() -> String {
     text.push_str("  )\n  if (( CURRENT == 2 )); then _describe command commands; return; fi\n  case $words[2] in\n");
     for entry in &all {
         text.push_str(&format!("    {}) _arguments", entry.name));
-        for (name, value, about) in &entry.options {
+        for OptionEntry { flag, value, about } in &entry.options {
             let about = about.replace(['[', ']'], "").replace(':', " ");
             let value = if value.is_empty() { String::new() } else { format!(":{value}:_default") };
-            text.push_str(&format!(" {}", shell_quoted(&format!("{name}[{about}]{value}"))));
+            text.push_str(&format!(" {}", shell_quoted(&format!("{flag}[{about}]{value}"))));
         }
         let words = words(&entry.name);
         let rest = if words.is_empty() {
@@ -175,9 +197,9 @@ fn fish() -> String {
             "complete -c agent-relay -n __fish_use_subcommand -a {name} -d {}\n",
             shell_quoted(&entry.about)
         ));
-        for (option, value, about) in &entry.options {
+        for OptionEntry { flag, value, about } in &entry.options {
             let takes = if value.is_empty() { "" } else { " -r" };
-            let option = option.trim_start_matches('-');
+            let option = flag.trim_start_matches('-');
             text.push_str(&format!(
                 "complete -c agent-relay -n '__fish_seen_subcommand_from {name}' -l {option}{takes} -d {}\n",
                 shell_quoted(about)
@@ -221,18 +243,20 @@ fn man() -> String {
     );
     for entry in entries() {
         let positionals: Vec<String> =
-            entry.positionals.iter().map(|(name, _)| format!("[{name}]")).collect();
+            entry.positionals.iter().map(|one| format!("[{}]", one.name)).collect();
         text.push_str(&format!(
             ".SS \"{} {}\"\n{}\n",
             roff(&entry.name),
             roff(&positionals.join(" ")),
             roff(&entry.about)
         ));
-        for (name, about) in entry.positionals.iter().filter(|(_, about)| !about.is_empty()) {
+        for Positional { name, about } in
+            entry.positionals.iter().filter(|one| !one.about.is_empty())
+        {
             text.push_str(&format!(".TP\n.I {}\n{}\n", roff(name), roff(about)));
         }
-        for (name, value, about) in &entry.options {
-            text.push_str(&format!(".TP\n.B {} {}\n{}\n", roff(name), roff(value), roff(about)));
+        for OptionEntry { flag, value, about } in &entry.options {
+            text.push_str(&format!(".TP\n.B {} {}\n{}\n", roff(flag), roff(value), roff(about)));
         }
         for note in &entry.notes {
             text.push_str(&format!(".PP\n{}\n", roff(note)));
@@ -250,7 +274,7 @@ fn man() -> String {
     }
     text.push_str(&format!(
         ".SH ENVIRONMENT\n.TP\n.B AGENT_RELAY_HOME\n{}\n.TP\n.B AGENT_RELAY_URL\n{}\n.TP\n.B AGENT_RELAY_TOKEN\n{}\n",
-        roff("root of everything (default ~/.agent-relay)"),
+        roff("folder of all data (default ~/.agent-relay)"),
         roff("the relay (default: relayUrl of config.json, else http://127.0.0.1:4850)"),
         roff("token (default: token of config.json)")
     ));
@@ -283,10 +307,10 @@ mod tests {
                         && manual.contains(provider.name)
                 );
             }
-            for (name, ..) in &entry.options {
+            for OptionEntry { flag, .. } in &entry.options {
                 assert!(
-                    texts[0].contains(name) && manual.contains(&roff(name)),
-                    "{} {name}",
+                    texts[0].contains(flag) && manual.contains(&roff(flag)),
+                    "{} {flag}",
                     entry.name
                 );
             }

@@ -57,7 +57,7 @@ fn serve(options: &Hub) -> Outcome {
     };
     if !options.listen.is_loopback() && tls.is_none() && !options.behind_tls_proxy {
         return Err(Failure::usage(format!(
-            "tokens would travel readable to {}; give --tls-cert and --tls-key, or say --behind-tls-proxy if a proxy speaks TLS in front",
+            "tokens would be sent unencrypted to {}; give --tls-cert and --tls-key, or --behind-tls-proxy if a proxy in front handles TLS",
             options.listen
         )));
     }

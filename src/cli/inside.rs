@@ -21,7 +21,7 @@ use crate::wire::control::{ENV_AGENT, ENV_CONTROL_TOKEN, ENV_PORT, ENV_TOKEN_FIL
 /// The switch that leads out of the session.
 pub const AS_OPERATOR: &str = "--as-operator";
 
-/// What a session has of ours and whoever is outside of it may have as well.
+/// Our variables that mean the same inside and outside of a session.
 const KEPT: [&str; 4] =
     ["AGENT_RELAY_HOME", "AGENT_RELAY_URL", "AGENT_RELAY_LOG_LEVEL", "AGENT_RELAY_CRASH_AT"];
 
@@ -74,7 +74,7 @@ pub fn check(reach: Reach, name: &str) -> Result<(), Failure> {
     if reach == Reach::Operator && env(ENV_AGENT).is_some() { Err(refusal(name)) } else { Ok(()) }
 }
 
-/// Takes the switch out of the words; what follows `--` is somebody else's.
+/// Takes the switch out of the arguments; what follows `--` is the provider's command.
 fn take_switch(arguments: &mut Vec<String>) -> bool {
     let end = arguments.iter().position(|word| word == "--").unwrap_or(arguments.len());
     let found = arguments[..end].iter().position(|word| word == AS_OPERATOR);
@@ -114,9 +114,9 @@ const RUNNER_TIME: Duration = Duration::from_secs(10);
 /// Longest runner info file, bytes.
 const INFO_BYTES_MAX: u64 = 64 << 10;
 
-/// The control port of this session's runner: where its file says, since after a restart somebody
-/// else may have the port that the session was started with, and would get what is said, with the
-/// token of the port.
+/// The control port of this session's runner, as its file tells it: after a restart another program
+/// may have the port that the session was started with, and would get the message and the port's
+/// token.
 fn port(client: &Client, agent: &str) -> Option<(String, String)> {
     let mut text = String::new();
     let file = os::open_file(&super::settings::info_path(client.home(), agent));

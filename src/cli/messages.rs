@@ -57,7 +57,7 @@ fn fetch(
         inbox.limit.clamp(1, 1000)
     );
     let mut messages = messages_of(&client.call("GET", &query, None)?);
-    // A relay that does not know the wish sends the mirror all the same.
+    // A relay that does not know `mirror=false` sends the mirror anyway.
     messages.retain(|message| inbox.mirror || !message.is_session_mirror());
     Ok(messages)
 }
@@ -66,7 +66,7 @@ fn show_line(inbox: &Inbox, message: &Message) {
     if inbox.json { print::json(&json!(message)) } else { show(message, Some(300)) }
 }
 
-/// After it was shown: whoever is killed between sees it again, never not at all.
+/// Marks a message as read after it was shown: a kill in between shows it twice rather than never.
 fn mark(client: &Client, inbox: &Inbox, whose: &str, message: &Message) -> Result<(), Failure> {
     if inbox.read {
         client.call(
@@ -173,7 +173,7 @@ pub fn get_message(id: MessageId, as_json: bool) -> Outcome {
         return Ok(OK);
     }
     let message: Message = serde_json::from_value(body)
-        .map_err(|error| Failure::no(format!("the relay's answer makes no sense: {error}")))?;
+        .map_err(|error| Failure::no(format!("the relay's answer is not valid: {error}")))?;
     show(&message, None);
     super::hook::done_by_session("fetched", &[message.id]);
     for reaction in &message.reactions {

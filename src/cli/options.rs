@@ -67,7 +67,7 @@ pub(super) const OPTIONS: &[Setting<RunArgs>] = &[
     RunOption::text(
         "--prompt",
         "TEXT",
-        "first prompt: at a terminal said at every start, else once; --prompt-again repeats it",
+        "first prompt: at a terminal delivered at every start, else once; --prompt-again repeats it",
         |all| &mut all.prompt,
     ),
     RunOption::text(
@@ -83,7 +83,7 @@ pub(super) const OPTIONS: &[Setting<RunArgs>] = &[
     RunOption::text("--caps", "A,B", "further capabilities", |all| &mut all.caps),
     RunOption::switch("--headless", "no terminal of yours is used; the agent is marked as headless", |all| &mut all.headless),
     RunOption::switch("--replace", "ask a runner of the same agent on this machine to stop first", |all| &mut all.replace),
-    RunOption::switch("--prompt-again", "say the first prompt at this start whatever was delivered before", |all| {
+    RunOption::switch("--prompt-again", "deliver the first prompt at this start even if it was delivered before", |all| {
         &mut all.prompt_again
     }),
     RunOption::switch("--quiet", "no lines on standard error but errors", |all| &mut all.quiet),

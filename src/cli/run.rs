@@ -112,7 +112,7 @@ fn start(args: RunArgs, provider: &'static registry::Provider) -> Outcome {
         ..Default::default()
     };
     write_info(&files, &info)?;
-    // In a person's own terminal not a word: the provider draws there.
+    // Nothing is printed in a person's own terminal: the provider draws there.
     let quiet = quiet || settings.agent.in_user_terminal;
     greet(&settings, &base, quiet);
 
@@ -180,8 +180,8 @@ fn open_store(
 /// Tells tools and people of this machine where the runner is: without it they do not find it.
 fn write_info(files: &RunnerFiles, info: &RunnerInfo) -> Result<(), Failure> {
     let text = serde_json::to_string_pretty(info).expect("plain data") + "\n";
-    // What an earlier life told is not true any more, and on a full disk this one has no other
-    // place. Another agent's stays.
+    // The file of an earlier run of this agent is outdated, and on a full disk the new one needs its
+    // room. Another agent's stays.
     remove_info(&files.info, |told| told.agent_id == info.agent_id);
     let _ = std::fs::remove_file(&files.token);
     os::replace_private_file(&files.info, &text, false).map_err(|error| {
@@ -225,8 +225,8 @@ fn end(outcome: RunOutcome, quiet: bool) -> Outcome {
     Ok(OK)
 }
 
-/// Removes the runner info file if it is the one that is meant: somebody else may have written
-/// there meanwhile. One that says nothing is nobody's.
+/// Removes the runner info file if `is_meant` accepts it: another runner may have replaced it
+/// meanwhile. One that cannot be read stays.
 fn remove_info(path: &Path, is_meant: impl Fn(&RunnerInfo) -> bool) {
     let told =
         std::fs::read_to_string(path).ok().map(|text| serde_json::from_str::<RunnerInfo>(&text));
@@ -235,9 +235,9 @@ fn remove_info(path: &Path, is_meant: impl Fn(&RunnerInfo) -> bool) {
     }
 }
 
-/// A word on standard error if nobody listens at the relay's address: else a person who made a
-/// mistake there sees nothing at all. A thread of its own, so that neither the start nor the runner
-/// waits for it.
+/// Warns on standard error if nothing listens at the relay's address: a person who mistyped it would
+/// see nothing at all. It runs on a thread of its own, so that neither the start nor the runner waits
+/// for it.
 fn tell_if_away(base: &Base) {
     let (host, port, url) = (base.host.clone(), base.port, base.url.clone());
     let look = move || {

@@ -1,5 +1,4 @@
-//! `send`, `reply`, `react`: what is said. Inside an agent's session the runner takes it where the
-//! relay cannot.
+//! `send`, `reply`, `react`. Inside an agent's session the runner takes what the relay cannot.
 
 use std::io::Read;
 use std::time::{Duration, Instant};
@@ -58,7 +57,7 @@ fn say(client: &Client, message: &NewMessage) -> Result<Value, Failure> {
         .or_else(|failure| inside::through_runner(client, failure, "/messages", &body))
 }
 
-/// What came of something that was said; true: the runner has it.
+/// Tells that the runner has queued what the relay could not take; true: it has.
 fn tell_queued(answer: &Value, as_json: bool) -> bool {
     let queued = answer["queued"] == true;
     if queued && as_json {

@@ -18,13 +18,13 @@ use crate::wire::api::{AGENT_ID_RULE, is_agent_id};
 const HUB_UNIT: &str = "agent-relay-hub.service";
 /// What stands before an agent's name.
 const AGENT_PREFIX: &str = "agent-relay-agent-";
-/// What all units have: try again on everything but wrong use (2), and give up when that is in
+/// What all units have: try again on everything but invalid arguments (2), and give up when that is in
 /// vain.
 const COMMON: &str = "Type=notify
 NotifyAccess=main
 Restart=on-failure
 RestartSec=2
-# 2: wrong use or configuration; starting again would not help.
+# 2: invalid arguments or configuration; starting again would not help.
 RestartPreventExitStatus=2
 KillMode=mixed
 TimeoutStopSec=90
@@ -72,7 +72,7 @@ fn agent_text(about: &str, near: bool, start: &str, settings: &str) -> String {
     )
 }
 
-/// `generate unit hub|agent`; without a word it says which there are.
+/// `generate unit hub|agent`; without an argument the error lists both.
 pub(super) fn generate(which: Option<&str>) -> Result<String, Failure> {
     let program = program()?;
     match which {
@@ -123,7 +123,7 @@ pub fn service(options: &Service) -> Outcome {
         ["list"] | [] => list(options.json),
         ["remove", name] => remove(name),
         [word, ..] => Err(Failure::usage(format!(
-            "service knows install, list and remove NAME, not {word:?}"
+            "there is no service action {word:?}; use install, list or remove NAME"
         ))),
     }
 }

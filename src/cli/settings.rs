@@ -29,9 +29,9 @@ pub(super) struct RunSettings {
     pub cwd: PathBuf,
     pub global: Global,
     pub outbox_bytes_max: u64,
-    /// What whoever starts it should know.
+    /// Warnings for the person who starts it.
     pub warnings: Vec<String>,
-    /// What only the log is told.
+    /// Warnings for the log only.
     pub log_only: Vec<String>,
 }
 
@@ -186,8 +186,8 @@ struct Ids {
     runner_id: String,
 }
 
-/// The id of the agent is stable: it is said, or made of host, provider, label and folder. The one
-/// of the runner is its own.
+/// The id of the agent is stable: it is given, or made of host, provider, label and folder. The id
+/// of the runner is new at every start.
 fn ids(args: &RunArgs, provider: &Provider, cwd: &Path) -> Result<Ids, Failure> {
     let label = args.label.as_deref();
     let host = os::hostname();
@@ -209,8 +209,8 @@ fn ids(args: &RunArgs, provider: &Provider, cwd: &Path) -> Result<Ids, Failure> 
     Ok(Ids { agent_id, runner_id: format!("{host}-{}-{part}-{suffix:08x}", provider.name) })
 }
 
-/// How the provider is talked to: as said, else in the terminal of a person who did not ask for a
-/// headless one, else the provider's usual way.
+/// How the provider is talked to: as given, else in the terminal of a person who did not ask for a
+/// headless session, else the provider's usual way.
 fn transport(args: &RunArgs, provider: &Provider) -> Result<Transport, Failure> {
     if let Some(word) = &args.transport {
         let names: Vec<&str> =
@@ -242,9 +242,9 @@ fn at_terminal() -> bool {
     rustix::termios::isatty(std::io::stdin()) && print::stdout_is_terminal()
 }
 
-/// The first prompt, and what makes it a new wish: an orchestrator keeps its request's id through
-/// recovery and restart; each start by a person is one; a unit, a container or a script repeats
-/// nothing but a changed text.
+/// The first prompt, and the key under which it is delivered once. An orchestrator keeps the id of
+/// its request through recovery and restart; each start by a person has a new key; a unit, a
+/// container or a script has the same key as long as the text is the same.
 pub(super) fn first_prompt(text: String, again: bool) -> Prompt {
     let at_terminal = rustix::termios::isatty(std::io::stdin()) || print::stderr_is_terminal();
     let key = match env("AGENT_RELAY_SPAWN_REQUEST_ID") {

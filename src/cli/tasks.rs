@@ -82,7 +82,10 @@ fn move_on(client: &Client, word: &str, rest: &[&str]) -> Outcome {
     let Some((_, status)) = MOVES.iter().find(|(known, _)| *known == word) else {
         let known: Vec<&str> =
             ["show"].into_iter().chain(MOVES.iter().map(|(word, _)| *word)).collect();
-        return Err(Failure::usage(format!("tasks knows {}, not {word:?}", known.join(", "))));
+        return Err(Failure::usage(format!(
+            "there is no task action {word:?}; use one of {}",
+            known.join(", ")
+        )));
     };
     let id = id(rest.first())?;
     let note = rest.get(1..).unwrap_or_default().join(" ");

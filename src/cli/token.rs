@@ -9,9 +9,9 @@ use super::print;
 use crate::config::Global;
 use crate::wire::api::{AGENT_ID_RULE, TokenRecord, USER, encode, is_agent_id, path};
 
-/// Life of an agent's token unless said otherwise, seconds.
+/// Life of an agent's token by default, seconds.
 const AGENT_TTL: u64 = 24 * 3600;
-/// Life of other tokens unless said otherwise, seconds.
+/// Life of other tokens by default, seconds.
 const OTHER_TTL: u64 = 365 * 24 * 3600;
 
 /// `token`
@@ -35,9 +35,9 @@ pub fn token(token: &Token) -> Outcome {
         ["revoke"] => {
             Err(Failure::usage("say which token: `agent-relay token list` shows their ids"))
         }
-        [word, ..] => {
-            Err(Failure::usage(format!("token knows create, list and revoke ID, not {word:?}")))
-        }
+        [word, ..] => Err(Failure::usage(format!(
+            "there is no token action {word:?}; use create, list or revoke ID"
+        ))),
     }
 }
 
