@@ -5,6 +5,7 @@ use serde_json::Value;
 use super::ids::{PeerId, Ticket};
 
 /// An HTTP request, or the head of a WebSocket upgrade.
+#[allow(missing_docs)] // the names say it
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Request {
     /// Upper case.
@@ -17,7 +18,6 @@ pub struct Request {
     pub token: String,
     /// `Last-Event-ID` of a reader of events that comes back.
     pub last_event_id: String,
-    /// Body.
     pub body: Vec<u8>,
     /// How the gate was when the request came.
     pub gate: GateStats,
@@ -43,11 +43,10 @@ pub struct GateStats {
 }
 
 /// Body of an answer.
+#[allow(missing_docs)] // the names say it
 #[derive(Debug, Clone, PartialEq)]
 pub enum Body {
-    /// None.
     Empty,
-    /// JSON.
     Json(Value),
     /// Text of a media type.
     Text(&'static str, String),

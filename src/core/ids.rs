@@ -8,15 +8,15 @@ use crate::wire::ids::numbers;
 pub use crate::wire::ids::{MessageId, TaskId};
 
 numbers! {
-    /// A call of a runner to its relay, within one life of the runner.
+    /// A call of a runner to its relay, while the runner lasts.
     CallNumber
-    /// A verb to the provider session, within one life of the runner.
+    /// A verb to the provider session, while the runner lasts.
     VerbNumber
-    /// Messages that travel to the provider together; durable, counts up for the life of the store.
+    /// Messages that travel to the provider together; durable, counts up in one store.
     BatchNumber
-    /// A read that the hub asks of its store, within one life of the hub.
+    /// A read that the hub asks of its store, while the hub lasts.
     ReadNumber
-    /// A start of the provider, within one life of the runner.
+    /// A start of the provider, while the runner lasts.
     ProcessNumber
     /// A request at the hub or at the control port that waits for its answer, within one life of
     /// that server.

@@ -109,7 +109,7 @@ pub struct Delivery {
 pub struct Resume {
     /// Session id of the provider.
     pub session: String,
-    /// Messages whose fate is not known: the session looks for them in its record.
+    /// Messages whose outcome is not known: the session looks for them in its record.
     pub evidence_for: Vec<MessageFingerprint>,
 }
 
@@ -140,9 +140,9 @@ impl MessageFingerprint {
 words! {
     /// A decision on an approval.
     Decision {
-        /// This once.
+        /// Yes, this once.
         Approve = "approve",
-        /// For the rest of the session.
+        /// Yes, for the rest of the session.
         ApproveSession = "approve-session",
         /// No, go on without.
         Deny = "deny",
@@ -159,12 +159,12 @@ pub enum SessionEvent {
     Opened(Opened),
     /// The conversation cannot be opened.
     OpenFailed {
-        /// One sentence with the cure.
+        /// One sentence for people, which names the cure.
         reason: String,
         /// Trying again is pointless (login, protocol).
         permanent: bool,
     },
-    /// The provider has the parcel.
+    /// The provider has the delivery.
     Accepted {
         batch: BatchNumber,
         key: String,
@@ -172,11 +172,11 @@ pub enum SessionEvent {
         /// write.
         evidence: String,
     },
-    /// The parcel will never reach the provider; whoever sent it is told so.
+    /// The delivery will never reach the provider; whoever sent it is told so.
     Refused {
         batch: BatchNumber,
         key: String,
-        /// Why, for people.
+        /// The reason, in words for people.
         why: String,
     },
     /// A turn began.
@@ -239,12 +239,12 @@ pub enum SessionEvent {
         /// Record, or the error text.
         result: Result<Value, String>,
     },
-    /// For the log.
+    /// A line for the log.
     Log { level: LogLevel, text: String },
 }
 
 impl SessionEvent {
-    /// Word for the ring of recent events.
+    /// The word for it in the ring of recent events.
     pub fn name(&self) -> &'static str {
         match self {
             SessionEvent::Opened(_) => "Opened",
@@ -306,7 +306,7 @@ impl fmt::Display for OpenMode {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
             OpenMode::New => f.write_str("New"),
-            OpenMode::Loaded(fates) => write!(f, "Loaded({})", fates.len()),
+            OpenMode::Loaded(outcomes) => write!(f, "Loaded({})", outcomes.len()),
             OpenMode::Resumed => f.write_str("Resumed"),
             OpenMode::Lost(why) => write!(f, "Lost({why})"),
         }
@@ -327,11 +327,11 @@ pub enum DeliveryOutcome {
 /// How a turn ended.
 #[derive(Debug, Clone, PartialEq)]
 pub enum TurnEnd {
-    /// In order.
+    /// The provider finished its answer.
     Completed,
     /// Interrupted, by us or by the provider.
     Cancelled,
-    /// With an error.
+    /// The provider reported an error.
     Failed(String),
 }
 
@@ -355,7 +355,7 @@ pub struct Mirror {
 /// An open question of the provider.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Approval {
-    /// Ours, unique for the runner's life.
+    /// Given by the runner, unique while it runs.
     pub id: String,
     /// What is asked, in one line.
     pub title: String,

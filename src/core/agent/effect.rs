@@ -12,9 +12,9 @@ use crate::wire::bus::{CLOSE_NORMAL, ClientFrame};
 use crate::wire::control::LogLevel;
 
 /// One order of the agent.
+#[allow(missing_docs)] // the names say it
 #[derive(Debug, Clone, PartialEq)]
 pub enum Effect {
-    /// To the store.
     Store(StoreCommand),
     /// To the connection with the relay.
     Bus(BusCommand),
@@ -24,11 +24,9 @@ pub enum Effect {
     Pump(PumpCommand),
     /// To whoever hosts the provider.
     Provider(ProviderCommand),
-    /// To the control port.
     Gate(GateCommand),
     /// Something that whoever started the runner has to know: a line on standard error.
     Tell {
-        /// One sentence.
         text: String,
     },
     /// A line for the log.
@@ -37,10 +35,9 @@ pub enum Effect {
         level: LogLevel,
         /// Component of the log line, for example `bus`.
         component: String,
-        /// Text.
         text: String,
     },
-    /// Always last.
+    /// The runner ends; no effect follows.
     Finish(Outcome),
 }
 
@@ -58,6 +55,7 @@ pub enum StoreCommand {
 }
 
 /// A command to the connection with the relay.
+#[allow(missing_docs)] // the names say it
 #[derive(Debug, Clone, PartialEq)]
 pub enum BusCommand {
     /// Open the bus; one attempt. Boxed: the queue has a place of this size for each command that
@@ -66,37 +64,31 @@ pub enum BusCommand {
     /// Send this frame; dropped if the connection is gone.
     Send(String),
     /// Close the bus with a normal close frame.
-    Disconnect {
-        /// For the log and the peer.
-        reason: String,
-    },
+    Disconnect { reason: String },
 }
 
 /// A relay, and what opens it.
+#[allow(missing_docs)] // the names say it
 #[derive(Debug, Clone, PartialEq)]
 pub struct Access {
-    /// Its URL; it was checked.
+    /// The URL, which was checked.
     pub relay: String,
-    /// For the upgrade.
     pub token: Secret,
 }
 
 /// A command to whoever makes HTTP calls, one at a time, and keeps the files of tokens.
+#[allow(missing_docs)] // the names say it
 #[derive(Debug, Clone, PartialEq)]
 pub enum HeartbeatCommand {
     /// Make one call; one attempt.
     Call {
-        /// Number for the answer.
         call: CallNumber,
         /// URL of the relay; it was checked.
         relay: String,
         /// `GET`, `POST`, `PUT`, `PATCH` or `DELETE`.
         method: &'static str,
-        /// With the query.
         path: String,
-        /// JSON body.
         body: Option<Value>,
-        /// Token to use.
         token: Secret,
     },
     /// Look for relay and token in the configuration file.
@@ -109,22 +101,22 @@ pub enum HeartbeatCommand {
 }
 
 /// Take these rows to the relay, in order; one attempt.
+#[allow(missing_docs)] // the names say it
 #[derive(Debug, Clone, PartialEq)]
 pub struct PumpCommand {
     /// URL of the relay; it was checked.
     pub relay: String,
-    /// The rows.
     pub rows: Vec<QueuedRow>,
-    /// Token to use.
     pub token: Secret,
 }
 
 /// A command to whoever hosts the provider.
+#[allow(missing_docs)] // the names say it
 #[derive(Debug, Clone, PartialEq)]
 pub enum ProviderCommand {
-    /// End what an earlier life left, then start the provider.
+    /// End what an earlier runner left, then start the provider.
     Spawn {
-        /// Number of the process in this runner's life.
+        /// Counts the starts since this runner began.
         process: ProcessNumber,
         /// Fresh random id of this provider process; it stands in the environment of everything
         /// that the provider starts.
@@ -133,7 +125,6 @@ pub enum ProviderCommand {
         conversation: String,
         /// Id for a new conversation, where the provider lets us choose.
         fresh: String,
-        /// Token for its environment.
         token: Option<Secret>,
         /// URL of the relay where it is certain; else its tools look into the configuration file,
         /// as the runner does.
@@ -143,26 +134,19 @@ pub enum ProviderCommand {
     },
     /// A verb for the session. Verbs wait for the disk: one that was made for a process that has
     /// died since must not reach the next one.
-    Verb {
-        /// Number of the process.
-        process: ProcessNumber,
-        /// Number for the answer.
-        number: VerbNumber,
-        /// The verb.
-        verb: Verb,
-    },
-    /// Stop the provider: politely for that long, then by force (ms); 0 = by force at once.
+    Verb { process: ProcessNumber, number: VerbNumber, verb: Verb },
+    /// Stop the provider: politely at first, then by force; 0 = by force at once.
     Stop {
-        /// Patience.
+        /// Milliseconds until it is ended by force.
         grace_ms: u64,
     },
 }
 
 /// How a runner ended: 0 stopped as asked, 1 the provider failed for good or was given up, 2 wrong
 /// use, 70 a bug, 71 the system refused something at the start.
+#[allow(missing_docs)] // the names say it
 #[derive(Debug, Clone, PartialEq)]
 pub struct Outcome {
-    /// Exit code.
     pub code: u8,
     /// One sentence, if there is something to say.
     pub message: String,

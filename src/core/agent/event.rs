@@ -12,19 +12,14 @@ use crate::secret::Secret;
 use crate::wire::bus::RelayFrame;
 
 /// Lanes of the state thread, one for each edge.
+#[allow(missing_docs)] // the names say it
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lane {
-    /// Answers of the store.
     Store,
-    /// The control port.
     Control,
-    /// The bus socket.
     Bus,
-    /// HTTP calls.
     Heartbeat,
-    /// The outbox pump.
     Pump,
-    /// The provider.
     Provider,
     /// Signals and the end of threads.
     Main,
@@ -43,30 +38,26 @@ impl crate::core::Lane for Lane {
 }
 
 /// One event of the agent.
+#[allow(missing_docs)] // the names say it
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
-    /// From the store.
     Store(StoreEvent),
     /// From the control port; the ticket is answered by an effect.
     Control(Ticket, ControlRequest),
-    /// From the bus.
     Bus(BusEvent),
     /// An HTTP call came back.
     Called {
-        /// Number of the call.
         call: CallNumber,
         /// Status and body, or why there is none.
         result: Result<(u16, Value), Cause>,
     },
-    /// The pump came back: one fate per row, in order, or why the whole exchange failed.
+    /// The pump came back: one answer per row, in order, or why the whole exchange failed.
     Pumped(Result<Vec<RowAnswer>, Cause>),
-    /// From the provider.
     Provider(ProviderEvent),
     /// The token in the configuration file, looked up after ours expired.
     ConfigToken {
         /// The relay that it names, if it can be used.
         url: Option<String>,
-        /// Its token.
         token: Option<Secret>,
     },
     /// The token stands where the tools inside the session look for it, or why not.
@@ -75,7 +66,6 @@ pub enum Event {
     StopRequested(StopReason),
     /// A thread ended although nobody told it to.
     ThreadEnded {
-        /// Its name.
         name: String,
         /// What it said when it panicked.
         panic: Option<String>,
@@ -139,13 +129,13 @@ impl Event {
 }
 
 /// Answers of the store.
+#[allow(missing_docs)] // the names say it
 #[derive(Debug, Clone, PartialEq)]
 pub enum StoreEvent {
     /// Always the first event: the agent starts from what was durable.
     Restored(Box<Snapshot>),
     /// All commits up to this number are durable.
     Committed {
-        /// Number of the newest one.
         upto: u64,
         /// What the bound of the outbox made the store drop: class and rows.
         dropped: Vec<(String, u64)>,
@@ -156,9 +146,8 @@ pub enum StoreEvent {
     Broken(StoreError),
     /// Waiting messages, as they were asked for.
     InboxRows {
-        /// As many as memory takes; those of one sender are his oldest, in order.
+        /// As many as memory takes; those of one sender are the oldest, in order.
         rows: Vec<InboxMessage>,
-        /// Whether there are more.
         more: bool,
     },
     /// The head of the outbox.
@@ -169,58 +158,56 @@ pub enum StoreEvent {
 }
 
 /// What the bus did.
+#[allow(missing_docs)] // the names say it
 #[derive(Debug, Clone, PartialEq)]
 pub enum BusEvent {
     /// The socket is up and upgraded; nothing is registered yet.
     Connected,
-    /// A frame came.
     Framed(RelayFrame),
     /// The connection is gone or never came to be.
     Lost(Cause),
 }
 
-/// The fate of one outbox row.
+/// What the relay answered to one outbox row; code and text are empty without an error.
+#[allow(missing_docs)] // the names say it
 #[derive(Debug, Clone, PartialEq)]
 pub struct RowAnswer {
-    /// Which row.
     pub seq: u64,
-    /// HTTP status of that row.
     pub status: u16,
-    /// Code of the error, if any.
     pub code: String,
-    /// Text of the error, if any.
     pub error: String,
 }
 
 /// What the provider's process did.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ProviderEvent {
-    /// It runs.
+    /// The process runs.
     Spawned {
         /// The process, whose pid is also that of its group.
         process: ProcessRef,
         /// Socket of its terminal, if it has one.
         terminal: Option<String>,
     },
-    /// It cannot be started.
+    /// The process cannot be started.
     SpawnFailed {
-        /// One sentence with the cure.
+        /// One sentence for people, which names the cure.
         reason: String,
-        /// Trying again is pointless.
+        /// Starting it again is pointless.
         permanent: bool,
     },
-    /// The session said something.
+    /// An event of the session machine.
     Session(SessionEvent),
-    /// It ended, and with it everything it had started.
+    /// The process ended, and with it everything it had started.
     Exited {
         /// Exit code; 128 + signal if it was killed.
         code: i32,
-        /// Last words on standard error.
+        /// The end of what it wrote to standard error.
         stderr: String,
     },
 }
 
 /// What is asked at the control port.
+#[allow(missing_docs)] // the names say it
 #[derive(Debug, Clone, PartialEq)]
 pub enum ControlRequest {
     /// `GET /status`: all that the runner knows of itself.
@@ -229,9 +216,7 @@ pub enum ControlRequest {
     StatusPosted(Value),
     /// `POST /hook-fatal`: a hook broke.
     HookFatal {
-        /// Which hook.
         hook: String,
-        /// What happened.
         error: String,
     },
     /// `GET /reply-obligations`: answered at once, from memory.
@@ -242,7 +227,6 @@ pub enum ControlRequest {
     Message(Value),
     /// `POST /messages/{id}/reactions`: the same for a reaction.
     Reaction {
-        /// To which message.
         message: MessageId,
         /// Body of the relay's call.
         body: Value,
@@ -255,7 +239,6 @@ pub enum ControlRequest {
     Stop,
     /// `POST /hook/<event>`: a hook of the provider with all that it was told.
     Hook {
-        /// Name of the event.
         event: String,
         /// `{providerSessionId?, payload}`.
         body: Value,
@@ -267,14 +250,13 @@ pub enum ControlRequest {
         /// Provider process that it belongs to, if it says so.
         session: Option<String>,
     },
-    /// A text of a monitor.
     MonitorSaid(String),
     /// A hook that waited or a monitor has gone.
     Gone,
 }
 
 impl ControlRequest {
-    /// Word for the ring of events.
+    /// The word for it in the ring of recent events.
     pub fn name(&self) -> &'static str {
         match self {
             ControlRequest::Status => "status",

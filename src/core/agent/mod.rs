@@ -45,7 +45,7 @@ use super::timers::{Timed, Timers};
 use super::{Cause, Machine};
 use crate::wire::control::LogLevel;
 
-/// One agent: owns its claims, its status, its provider's life and its part of the conversation
+/// One agent: owns its claims, its status, its provider's process and its part of the conversation
 /// with the relay. What every machine may expect and has to keep stands at [`Machine`].
 ///
 /// **In**, lane by lane ([`event::Lane`]):
@@ -56,9 +56,9 @@ use crate::wire::control::LogLevel;
 ///   once, or stays as a peer until it is closed;
 /// - the bus: `Connected` or `Lost` for every connect, then frames, at last `Lost`, unless it was
 ///   told to disconnect;
-/// - calls and the outbox pump: one answer for every call and exchange; one of each is under way;
-/// - the provider: `Spawned` or `SpawnFailed` for every start, signals, one exit. All of them
-///   belong to the newest process, since an edge hosts one at a time;
+/// - HTTP calls and the outbox pump: one answer for every call and exchange; one of each is under way;
+/// - the provider: `Spawned` or `SpawnFailed` for every start, session events, one exit. All of
+///   them belong to the newest process, since an edge hosts one at a time;
 /// - `main`: wishes to stop, and threads that ended although nobody told them to.
 ///
 /// **Out** ([`Effect`]): commands, grouped by the edge that gets them. In the effects of one event

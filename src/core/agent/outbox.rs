@@ -41,7 +41,7 @@ pub(super) struct Outbox {
     poisoned: u64,
     dropped: u64,
     attempt: u32,
-    /// The relay has answered in this life.
+    /// The relay has answered since this runner started.
     heard: bool,
     /// Rows that are with the pump.
     flying: usize,

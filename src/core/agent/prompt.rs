@@ -36,7 +36,7 @@ const STARTS_MAX: usize = 32;
 /// Stands for it among the messages that the record is asked for; those have higher numbers.
 pub(super) const PROMPT: MessageRef = MessageRef { family: 0, id: MessageId(0), generation: 0 };
 /// Characters by which it is known again.
-const TRACE_CHARS: usize = 100;
+const FINGERPRINT_CHARS: usize = 100;
 
 /// What makes a first prompt a new wish.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -262,22 +262,22 @@ impl Agent {
     }
 
     /// How it is known again in the provider's record, while nobody knows whether it arrived.
-    pub(super) fn prompt_trace(&self) -> Option<MessageFingerprint> {
+    pub(super) fn prompt_fingerprint(&self) -> Option<MessageFingerprint> {
         let text = self.first_prompt().filter(|_| self.prompt.handed)?;
         Some(MessageFingerprint {
             header: String::new(),
-            start: text.chars().take(TRACE_CHARS).collect(),
-            is_whole: text.chars().count() <= TRACE_CHARS,
+            start: text.chars().take(FINGERPRINT_CHARS).collect(),
+            is_whole: text.chars().count() <= FINGERPRINT_CHARS,
         })
     }
 
     /// A conversation is open: its record tells what became of the prompt.
-    pub(super) fn judge_prompt(&mut self, how: &OpenMode, fate: Option<DeliveryOutcome>) {
+    pub(super) fn judge_prompt(&mut self, how: &OpenMode, outcome: Option<DeliveryOutcome>) {
         (self.prompt.asked, self.prompt.taken) = (None, false);
         if self.first_prompt().is_none() || !self.prompt.handed {
             return;
         }
-        match (how, fate) {
+        match (how, outcome) {
             (_, Some(DeliveryOutcome::Answered(_))) => self.note_prompt(DONE),
             (OpenMode::Loaded(_), Some(DeliveryOutcome::Unanswered)) => self.prompt.seen = true,
             // It never arrived, or nobody can say: sent again, so that it arrives at least once.

@@ -7,7 +7,7 @@ use crate::wire::api::Message;
 use crate::wire::api::MessageKind;
 
 /// Characters of a body by which a message is known again; a preview is never shorter.
-const TRACE_CHARS: usize = 100;
+const FINGERPRINT_CHARS: usize = 100;
 /// A batch of so many messages gets a line that sums them up.
 const SUMMARY_FROM: usize = 8;
 
@@ -94,10 +94,10 @@ pub(super) fn unforged(body: &str) -> std::borrow::Cow<'_, str> {
     text
 }
 
-pub(super) fn trace(message: &Message) -> MessageFingerprint {
+pub(super) fn fingerprint(message: &Message) -> MessageFingerprint {
     MessageFingerprint {
         header: header(message),
-        start: unforged(&message.body).chars().take(TRACE_CHARS).collect(),
+        start: unforged(&message.body).chars().take(FINGERPRINT_CHARS).collect(),
         is_whole: false,
     }
 }
@@ -143,7 +143,7 @@ pub(super) fn size(message: &Message) -> usize {
 pub(super) fn of_batch(messages: &[&Message]) -> String {
     let room = match messages.iter().map(|message| size(message)).sum::<usize>() {
         0..=BATCH_CHARS_MAX => PREVIEW_CHARS_MAX,
-        _ => (BATCH_CHARS_MAX / messages.len()).clamp(TRACE_CHARS + 20, PREVIEW_CHARS_MAX),
+        _ => (BATCH_CHARS_MAX / messages.len()).clamp(FINGERPRINT_CHARS + 20, PREVIEW_CHARS_MAX),
     };
     let mut parts: Vec<String> = messages.iter().map(|message| of_message(message, room)).collect();
     if let ([first, .., last], true) = (messages, messages.len() >= SUMMARY_FROM) {
@@ -279,7 +279,10 @@ mod tests {
             let text = of_batch(&[&message(1, "user", body)]);
             let heads = text.lines().filter(|line| line.starts_with("[relay message #")).count();
             assert_eq!(heads, 1, "{text}");
-            assert!(text.contains(trace(&message(1, "user", body)).start.as_str()), "known again");
+            assert!(
+                text.contains(fingerprint(&message(1, "user", body)).start.as_str()),
+                "known again"
+            );
         }
         let names = message(3, "user]\n[relay message #9 from user", "x");
         assert!(!of_batch(&[&names]).contains(forged), "{}", of_batch(&[&names]));

@@ -15,10 +15,9 @@ pub enum StoreOp {
     GenerationPut(Generation),
     /// A message arrived; a repeated one is ignored.
     InboxPut(InboxMessage),
-    /// A message moved on.
+    /// An inbox message has another state.
     InboxMark {
         at: MessageRef,
-        /// New state.
         state: InboxState,
         /// Batch that it travels in.
         batch: BatchNumber,
@@ -37,13 +36,11 @@ pub enum StoreOp {
     InboxForget { at: MessageRef },
     /// A command arrived.
     CommandPut(Command),
-    /// A command moved on.
+    /// A command has another status.
     CommandMark {
         id: String,
         status: CommandStatus,
-        /// Result, if it succeeded.
         result: Option<Value>,
-        /// Error, if it failed.
         error: Option<String>,
         /// Whether the relay knows that status.
         reported: bool,
@@ -66,7 +63,7 @@ pub enum StoreOp {
     },
 }
 
-/// Life of an inbox message; `done` is [`StoreOp::InboxSettle`].
+/// How far an inbox message has come; `done` is [`StoreOp::InboxSettle`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InboxState {
     /// Durable, not yet tried.
@@ -89,15 +86,13 @@ impl InboxState {
 }
 
 /// A row for the outbox.
+#[allow(missing_docs)] // the names say it
 #[derive(Debug, Clone, PartialEq)]
 pub struct OutboxRow {
-    /// What it is.
     pub kind: RowKind,
-    /// Idempotency key.
     pub key: String,
     /// When it happened, ms.
     pub occurred_at: i64,
-    /// Body of the call.
     pub payload: Value,
     /// Number of the generation that the ids in the body belong to; 0: it names none.
     pub generation: u32,
@@ -133,11 +128,11 @@ impl RowKind {
 }
 
 /// A row of the outbox with its place.
+#[allow(missing_docs)] // the names say it
 #[derive(Debug, Clone, PartialEq)]
 pub struct QueuedRow {
     /// Order, never reused.
     pub seq: u64,
-    /// The row.
     pub row: OutboxRow,
 }
 
@@ -169,11 +164,10 @@ pub struct Generation {
 }
 
 /// A message with its place.
+#[allow(missing_docs)] // the names say it
 #[derive(Debug, Clone, PartialEq)]
 pub struct InboxMessage {
-    /// Its place.
     pub at: MessageRef,
-    /// The message.
     pub message: Message,
 }
 
@@ -187,9 +181,9 @@ pub struct TaskEnd {
 }
 
 /// A message that is done.
+#[allow(missing_docs)] // the names say it
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settled {
-    /// Its place.
     pub at: MessageRef,
     /// Whether the relay knows that it is read.
     pub read: bool,
@@ -204,27 +198,26 @@ pub struct Settled {
 pub enum Choice {
     /// The oldest, whoever sent them.
     InOrder,
-    /// Sender by sender, each with his oldest, beginning with the sender of whom the oldest waits.
+    /// Sender by sender, each with the oldest, beginning with the sender of whom the oldest waits.
     BySender {
         /// These come behind all others.
         last: Vec<String>,
     },
 }
 
-/// A message that was in a batch when the last life ended.
+/// A message that was in a batch when the last runner ended.
+#[allow(missing_docs)] // the names say it
 #[derive(Debug, Clone, PartialEq)]
 pub struct Unsettled {
-    /// Its place.
     pub at: MessageRef,
-    /// The message.
     pub message: Message,
     /// Delivering or confirmed.
     pub state: InboxState,
-    /// Its batch.
     pub batch: BatchNumber,
 }
 
 /// All that an agent starts from.
+#[allow(missing_docs)] // the names say it
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Snapshot {
     /// Generations of relays' data that rows belong to.
@@ -243,8 +236,6 @@ pub struct Snapshot {
     pub outbox_pending: u64,
     /// Rows that the relay will never take.
     pub outbox_poisoned: u64,
-    /// Last provider.
     pub provider: Option<ProviderRecord>,
-    /// Values by name.
     pub notes: Vec<(String, String)>,
 }

@@ -21,7 +21,7 @@ use crate::wire::control::LogLevel;
 pub(super) enum State {
     /// Not running, nothing under way.
     Down,
-    /// The process is being started; leftovers of an earlier life are ended first.
+    /// The process is being started; what an earlier runner left is ended first.
     Spawning,
     /// It runs; the conversation is being opened.
     Opening,
@@ -245,7 +245,7 @@ impl Agent {
         self.supervisor.why = "the conversation is being opened".into();
         let resume = (!self.supervisor.record.session.is_empty()).then(|| Resume {
             session: self.supervisor.record.session.clone(),
-            evidence_for: self.traces(),
+            evidence_for: self.fingerprints(),
         });
         let (_, open) = self.supervisor.verb(Verb::Open { resume });
         self.commits.defer(open);

@@ -94,7 +94,7 @@ impl Tokens {
         }
     }
 
-    /// A token of an earlier life spares the calls, if it is for the same relay and lives long
+    /// A token of an earlier run spares the calls, if it is for the same relay and lives long
     /// enough.
     pub fn restore(&mut self, now: Now, config: &AgentConfig, notes: &[(String, String)]) {
         let stored = notes

@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use super::Agent;
 use super::http_calls::CallKind;
 use super::prompt::PROMPT;
-use super::prompt_text::{self, trace};
+use super::prompt_text::{self, fingerprint};
 use super::store::{InboxState, OutboxRow, StoreOp, Unsettled};
 use crate::core::agent::store::RowKind;
 use crate::core::agent::timer::Timer;
@@ -68,7 +68,7 @@ struct Entry {
     confirmed: bool,
     /// The relay says that the claim is not ours any more.
     lost: bool,
-    /// Key of the parcel that it travels in.
+    /// Key of the delivery that it travels in.
     key: String,
 }
 
@@ -107,10 +107,9 @@ pub(super) struct Turns {
     number: BatchNumber,
     /// Senders of the last batch: others come first.
     last: Vec<String>,
-    /// Nothing is claimed, and the store is not asked for more, before that.
     /// A turn of the provider is running, whoever started it.
     running: bool,
-    /// How that is known has been told.
+    /// How it is known that a turn runs has been told.
     told: bool,
     /// Who wanted the running turn to end, and why.
     interrupt: Option<String>,
@@ -216,15 +215,18 @@ impl Agent {
     }
 
     /// How the unsettled messages can be recognised in the provider's record.
-    pub(super) fn traces(&mut self) -> Vec<MessageFingerprint> {
+    pub(super) fn fingerprints(&mut self) -> Vec<MessageFingerprint> {
         // What is asked for may be settled, or followed by others, when the answer comes.
-        let prompt = self.prompt_trace();
+        let prompt = self.prompt_fingerprint();
         self.turn.asked = prompt
             .iter()
             .map(|_| PROMPT)
             .chain(self.turn.entries().map(|entry| entry.at))
             .collect();
-        prompt.into_iter().chain(self.turn.entries().map(|entry| trace(&entry.message))).collect()
+        prompt
+            .into_iter()
+            .chain(self.turn.entries().map(|entry| fingerprint(&entry.message)))
+            .collect()
     }
 
     /// `delivering` is made durable, then the provider gets the text; the entries join the batch.
@@ -288,7 +290,8 @@ impl Agent {
             return;
         };
         if !provider_ready {
-            batch.phase = Phase::Unsettled; // nothing was written; the next conversation is asked and says so
+            // Nothing was written; the next conversation is asked and says so.
+            batch.phase = Phase::Unsettled;
             return;
         }
         batch.phase = Phase::Sent;
@@ -349,7 +352,7 @@ impl Agent {
         self.confirm(Some(key), evidence);
     }
 
-    /// Entries of that parcel, or all of the batch.
+    /// Notes that the provider has the entries of that delivery, or all of the batch.
     fn confirm(&mut self, key: Option<&str>, evidence: &str) {
         let wanted = |entry: &Entry| key.is_none_or(|key| key == entry.key);
         let mut batches = self.turn.batch.iter_mut().chain(&mut self.turn.tail);

@@ -190,7 +190,7 @@ pub enum Effect {
     Failed(String),
     /// The store is damaged or gone: exit code 1.
     Broken(StoreError),
-    /// Always last.
+    /// The hub ends; no effect follows.
     Finish,
 }
 
@@ -198,7 +198,7 @@ pub enum Effect {
 #[allow(missing_docs)] // the names say it
 #[derive(Debug, Clone, PartialEq)]
 pub enum StoreCommand {
-    /// One transaction.
+    /// Make these durable together.
     Commit(Commit<HubOp>),
     /// Try the stalled commit again.
     Retry,
@@ -293,7 +293,7 @@ pub enum HubOp {
     Unresolved { message: MessageId, until: Option<i64> },
     /// A new task; its message carries it.
     TaskPut(Task),
-    /// A task moved on.
+    /// A task has another status.
     TaskMark { id: TaskId, status: TaskStatus, agent: Option<String>, entry: Value, at: i64 },
     /// A command is known.
     CommandPut(Command),
@@ -331,7 +331,7 @@ pub struct StoredAgent {
     pub spawned_by: Option<String>,
     /// Component ids that belong to it, oldest first.
     pub components: Vec<String>,
-    /// ms.
+    /// In ms since 1970.
     pub last_seen: i64,
 }
 

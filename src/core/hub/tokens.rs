@@ -180,7 +180,7 @@ impl Hub {
             ));
         }
         let now = self.now.wall.0 / 1000;
-        // The life that its line was given: that of an older token may have been cut short by an
+        // How long its line was to live: the life of an older token may have been cut short by an
         // earlier renewal.
         let life = |record: &TokenRecord| {
             record.expires_at.map_or(24 * 3600, |end| end - record.issued_at)

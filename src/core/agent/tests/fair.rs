@@ -257,7 +257,7 @@ fn a_batch_ends_at_its_characters() {
     );
 }
 
-/// Somebody who sends more whenever his turn comes never keeps others waiting.
+/// Somebody who sends more whenever their turn comes never keeps others waiting.
 #[test]
 fn nobody_starves() {
     let mut bench = Bench::busy();

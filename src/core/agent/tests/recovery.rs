@@ -1,10 +1,11 @@
-//! After a crash of the provider or of the runner: what its record says decides, message by message.
+//! After a crash of the provider or of the runner the provider's record decides, message by
+//! message.
 
 use super::*;
 
 impl Bench {
-    /// The provider ends and comes back; its record tells these fates.
-    fn come_back(&mut self, fates: Vec<DeliveryOutcome>) -> Vec<Effect> {
+    /// The provider ends and comes back; its record tells these outcomes.
+    fn come_back(&mut self, outcomes: Vec<DeliveryOutcome>) -> Vec<Effect> {
         self.tell(Event::Provider(ProviderEvent::Exited { code: 9, stderr: String::new() }));
         self.commit();
         self.now.tick = self.now.tick + Duration::from_secs(61);
@@ -17,7 +18,7 @@ impl Bench {
         self.commit();
         let opened = Opened {
             session: "s".into(),
-            how: OpenMode::Loaded(fates),
+            how: OpenMode::Loaded(outcomes),
             agent: "demo".into(),
             model: None,
             has_evidence: true,
@@ -124,7 +125,7 @@ fn the_first_prompt_survives_a_crash_and_is_said_once() {
         let effects = bench.commit();
         assert_eq!(injected(&effects).map(|(_, text)| text).as_deref(), Some("begin the work"));
         // It dies before anything is known; the record is asked.
-        let asked = bench.agent.prompt_trace().expect("asked for");
+        let asked = bench.agent.prompt_fingerprint().expect("asked for");
         assert!(asked.is_whole && asked.is_in("beginthework", |text| text.replace(' ', "")));
         assert!(
             !asked.is_in("pleasebeginthework", |text| text.replace(' ', "")),
@@ -142,14 +143,14 @@ fn the_first_prompt_survives_a_crash_and_is_said_once() {
             end: TurnEnd::Completed,
             text: String::new(),
         });
-        assert!(bench.agent.prompt_trace().is_some());
+        assert!(bench.agent.prompt_fingerprint().is_some());
         bench.signal(SessionEvent::Answered { verb: number, result: Ok(json!(null)) });
         bench.signal(SessionEvent::TurnEnded {
             batch: Some(BatchNumber(7)),
             end: TurnEnd::Completed,
             text: String::new(),
         });
-        assert!(bench.agent.prompt_trace().is_none(), "over, with messages that joined it");
+        assert!(bench.agent.prompt_fingerprint().is_none(), "over, with messages that joined it");
     }
 }
 

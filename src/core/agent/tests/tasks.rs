@@ -160,7 +160,7 @@ fn an_interrupted_task_is_blocked_by_one_report_with_who_and_why() {
         let effects = bench.offer(5, 9);
         let (asked, _) = bench.settle_all(effects, &[]);
         assert!(asked.iter().any(|what| what == "POST /api/messages/5/claim"), "{asked:?}");
-        let trace = bench.agent.traces().pop().expect("under way");
+        let trace = bench.agent.fingerprints().pop().expect("under way");
         assert!(
             trace.header.starts_with(
                 "[relay message #5 from user]\n[agent-relay] You were given this task before"

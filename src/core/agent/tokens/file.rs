@@ -37,7 +37,7 @@ impl Agent {
             return;
         };
         (self.tokens.file.stale, self.tokens.file.writing) = (false, true);
-        // Behind the commit that makes it durable: what stands there is what the next life of this
+        // Behind the commit that makes it durable: what stands there is what the next run of this
         // runner knows.
         self.commits.defer(Effect::Heartbeat(HeartbeatCommand::WriteToken { token }));
     }

@@ -46,8 +46,9 @@ impl Agent {
         Some(body)
     }
 
-    /// A message that cannot be claimed leaves its batch without a trace: the relay offers it again
-    /// if need be. `lost`: the relay does not have it any more, and nobody else will ever offer it.
+    /// A message that cannot be claimed leaves its batch and is forgotten: the relay offers it
+    /// again if need be. `lost`: the relay does not have it any more, and nobody else will ever
+    /// offer it.
     fn drop_claimable(&mut self, at: MessageRef, lost: bool) {
         let Some(batch) = self.turn.batch.as_mut() else { return };
         let Some(place) = batch.entries.iter().position(|entry| entry.at == at) else { return };

@@ -27,26 +27,29 @@ impl Agent {
 
     /// A conversation is open: settles what was under way by what its record holds.
     pub(in crate::core::agent) fn on_conversation(&mut self, now: Now, how: OpenMode) {
-        let fates = match &how {
-            OpenMode::Loaded(fates) => Some(self.fates_by_id(fates)),
+        let outcomes = match &how {
+            OpenMode::Loaded(outcomes) => Some(self.outcomes_by_message(outcomes)),
             _ => None,
         };
-        self.judge_prompt(&how, fates.as_ref().and_then(|fates| fates.get(&PROMPT).cloned()));
+        self.judge_prompt(
+            &how,
+            outcomes.as_ref().and_then(|outcomes| outcomes.get(&PROMPT).cloned()),
+        );
         if self.turn.batch.as_ref().is_none_or(|batch| batch.phase != Phase::Unsettled) {
-            return self.judge_tail(fates);
+            return self.judge_tail(outcomes);
         }
         let tail = self.turn.tail.take().map(|batch| batch.entries).unwrap_or_default();
         if let Some(batch) = self.turn.batch.as_mut() {
             batch.entries.extend(tail);
         }
-        let Some(fates) = fates else {
+        let Some(outcomes) = outcomes else {
             return self.on_unproven(now, &how);
         };
         let Some(mut batch) = self.turn.batch.take() else { return };
-        let (fate, stay, back) = part(std::mem::take(&mut batch.entries), &fates);
+        let (outcome, stay, back) = part(std::mem::take(&mut batch.entries), &outcomes);
         batch.entries = stay;
         self.turn.batch = Some(batch);
-        match fate {
+        match outcome {
             // Nothing of it is there: all is sent again, as one.
             DeliveryOutcome::Unseen => {
                 if let Some(batch) = self.turn.batch.as_mut() {
@@ -71,32 +74,32 @@ impl Agent {
         }
     }
 
-    /// Fate by message; one that a session tells for all counts for all.
-    pub(super) fn fates_by_id(
+    /// Outcome by message; one that a session tells for all counts for all.
+    pub(super) fn outcomes_by_message(
         &mut self,
-        fates: &[DeliveryOutcome],
+        outcomes: &[DeliveryOutcome],
     ) -> BTreeMap<MessageRef, DeliveryOutcome> {
         let asked = std::mem::take(&mut self.turn.asked);
-        let fate_of = |number: usize| {
-            fates
+        let outcome_of = |number: usize| {
+            outcomes
                 .get(if crate::planted::is("one-fate-for-all") { 0 } else { number })
-                .or(fates.last())
+                .or(outcomes.last())
                 .cloned()
                 .unwrap_or(DeliveryOutcome::Unseen)
         };
-        asked.into_iter().enumerate().map(|(number, at)| (at, fate_of(number))).collect()
+        asked.into_iter().enumerate().map(|(number, at)| (at, outcome_of(number))).collect()
     }
 
     /// The batch itself is being settled; what was to follow it is judged by the record, or starts
     /// anew.
-    pub(super) fn judge_tail(&mut self, fates: Option<BTreeMap<MessageRef, DeliveryOutcome>>) {
+    pub(super) fn judge_tail(&mut self, outcomes: Option<BTreeMap<MessageRef, DeliveryOutcome>>) {
         let Some(mut tail) = self.turn.tail.take_if(|tail| tail.phase == Phase::Unsettled) else {
             return;
         };
-        let (fate, stay, back) =
-            part(std::mem::take(&mut tail.entries), &fates.unwrap_or_default());
+        let (outcome, stay, back) =
+            part(std::mem::take(&mut tail.entries), &outcomes.unwrap_or_default());
         back.into_iter().for_each(|entry| self.wait_again(entry));
-        if let DeliveryOutcome::Answered(text) = fate {
+        if let DeliveryOutcome::Answered(text) = outcome {
             tail.end = Some((TurnEnd::Completed, text));
         }
         if !stay.is_empty() {
@@ -183,20 +186,21 @@ impl Agent {
     }
 }
 
-/// Parts entries by their fate: the fate of the newest one that the record holds, those that it
-/// holds, and the others.
+/// Divides entries by their outcome: the outcome of the newest one that the record holds, those
+/// that it holds, and the others.
 fn part(
     entries: Vec<Entry>,
-    fates: &BTreeMap<MessageRef, DeliveryOutcome>,
+    outcomes: &BTreeMap<MessageRef, DeliveryOutcome>,
 ) -> (DeliveryOutcome, Vec<Entry>, Vec<Entry>) {
-    let fate_of = |entry: &Entry| fates.get(&entry.at).cloned().unwrap_or(DeliveryOutcome::Unseen);
-    let fate = entries
+    let outcome_of =
+        |entry: &Entry| outcomes.get(&entry.at).cloned().unwrap_or(DeliveryOutcome::Unseen);
+    let outcome = entries
         .iter()
         .rev()
-        .map(fate_of)
-        .find(|fate| *fate != DeliveryOutcome::Unseen)
+        .map(outcome_of)
+        .find(|outcome| *outcome != DeliveryOutcome::Unseen)
         .unwrap_or(DeliveryOutcome::Unseen);
     let (stay, back) =
-        entries.into_iter().partition(|entry| fate_of(entry) != DeliveryOutcome::Unseen);
-    (fate, stay, back)
+        entries.into_iter().partition(|entry| outcome_of(entry) != DeliveryOutcome::Unseen);
+    (outcome, stay, back)
 }

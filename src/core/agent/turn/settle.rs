@@ -58,7 +58,8 @@ impl Agent {
     /// Urgent messages that the turn did not take any more are the provider's next turn.
     pub(super) fn part_tail(&mut self) {
         let Some(batch) = self.turn.batch.as_mut() else { return };
-        // Only where nothing was confirmed does the end of the turn itself prove the first parcel.
+        // Only where nothing was confirmed does the end of the turn itself prove the first
+        // delivery.
         let proven = batch.entries.iter().any(|entry| entry.confirmed);
         let main = batch.entries.first().filter(|_| !proven).map(|entry| entry.key.clone());
         let (stay, rest) = std::mem::take(&mut batch.entries)
@@ -343,7 +344,7 @@ impl Agent {
     }
 }
 
-/// What a sender is told at the end of the turn that had his message.
+/// What a sender is told at the end of the turn that had the message.
 enum Answer<'a> {
     /// How it ended, and what it said.
     Turn(&'a TurnEnd, &'a str),
