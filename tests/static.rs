@@ -193,14 +193,7 @@ fn an_empty_chroot_is_enough() {
     }
     let dir = folder("chroot");
     let root = dir.join("root");
-    std::fs::create_dir_all(root.join("etc")).expect("folder");
-    std::fs::copy(&binary, root.join("agent-relay")).expect("copies");
-    std::fs::write(root.join("etc/hosts"), "127.0.0.1 localhost relay.test\n").expect("hosts");
-    std::fs::write(
-        root.join("etc/resolv.conf"),
-        "nameserver 127.0.0.77\noptions timeout:2 attempts:1\n",
-    )
-    .expect("resolv.conf");
+    fill(&root, &binary);
     name_server("127.0.0.77").expect("a name server on loopback");
     let inside = || {
         let mut command = Command::new("/usr/sbin/chroot");
@@ -223,20 +216,7 @@ fn an_empty_chroot_is_enough() {
     );
     drop(plain);
 
-    // A private authority, and a certificate of it.
-    let mut params = CertificateParams::new(Vec::<String>::new()).expect("params");
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let ca_key = KeyPair::generate().expect("a key");
-    let ca = params.self_signed(&ca_key).expect("an authority");
-    let key = KeyPair::generate().expect("a key");
-    let names = ["relay.test".to_string(), "dns.test".to_string()];
-    let leaf = CertificateParams::new(names)
-        .expect("params")
-        .signed_by(&key, &Issuer::new(params, ca_key))
-        .expect("a certificate");
-    let (chain, secret) = (dir.join("chain.pem"), dir.join("key.pem"));
-    std::fs::write(&chain, leaf.pem()).expect("writes");
-    std::fs::write(&secret, key.serialize_pem()).expect("writes");
+    let (authority, chain, secret) = certificates(&dir);
     let path = |path: &Path| path.to_string_lossy().into_owned();
     let options =
         ["--listen", "127.0.0.1", "--tls-cert", &path(&chain), "--tls-key", &path(&secret)];
@@ -247,7 +227,7 @@ fn an_empty_chroot_is_enough() {
     assert_eq!(output.status.code(), Some(3), "nobody vouches for it: {text}");
     assert!(text.contains("certificate") || text.contains("UnknownIssuer"), "{text}");
     // Named for this program only.
-    std::fs::write(root.join("ca.pem"), ca.pem()).expect("writes");
+    std::fs::write(root.join("ca.pem"), &authority).expect("writes");
     let mut command = Command::new("/usr/bin/env");
     command.env_clear().envs([
         ("AGENT_RELAY_HOME", "/tmp/none"),
@@ -268,8 +248,38 @@ fn an_empty_chroot_is_enough() {
     reaches(&command.output().expect("runs"), "a private authority by SSL_CERT_FILE");
     // Among the system's.
     std::fs::create_dir_all(root.join("etc/ssl/certs")).expect("folder");
-    std::fs::write(root.join("etc/ssl/certs/ca-certificates.crt"), ca.pem()).expect("writes");
+    std::fs::write(root.join("etc/ssl/certs/ca-certificates.crt"), &authority).expect("writes");
     reaches(&bus(&mut inside(), &url("relay.test"), &token(&tls)), "the system's authorities");
     drop(tls);
     std::fs::remove_dir_all(dir).expect("clean up");
+}
+
+/// The binary, and names that are found without a server and with one.
+fn fill(root: &Path, binary: &Path) {
+    std::fs::create_dir_all(root.join("etc")).expect("folder");
+    std::fs::copy(binary, root.join("agent-relay")).expect("copies");
+    std::fs::write(root.join("etc/hosts"), "127.0.0.1 localhost relay.test\n").expect("hosts");
+    std::fs::write(
+        root.join("etc/resolv.conf"),
+        "nameserver 127.0.0.77\noptions timeout:2 attempts:1\n",
+    )
+    .expect("resolv.conf");
+}
+
+/// A private authority, and files with a certificate of it and its key.
+fn certificates(dir: &Path) -> (String, PathBuf, PathBuf) {
+    let mut params = CertificateParams::new(Vec::<String>::new()).expect("params");
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let ca_key = KeyPair::generate().expect("a key");
+    let ca = params.self_signed(&ca_key).expect("an authority");
+    let key = KeyPair::generate().expect("a key");
+    let names = ["relay.test".to_string(), "dns.test".to_string()];
+    let leaf = CertificateParams::new(names)
+        .expect("params")
+        .signed_by(&key, &Issuer::new(params, ca_key))
+        .expect("a certificate");
+    let (chain, secret) = (dir.join("chain.pem"), dir.join("key.pem"));
+    std::fs::write(&chain, leaf.pem()).expect("writes");
+    std::fs::write(&secret, key.serialize_pem()).expect("writes");
+    (ca.pem(), chain, secret)
 }

@@ -40,13 +40,7 @@ pub fn prompt() {
         let tmux = folder.0.join("t");
         std::fs::create_dir_all(&tmux).expect("folder");
         std::fs::create_dir_all(folder.0.join("providers")).expect("folder");
-        let env = json!({"ANTHROPIC_BASE_URL": format!("http://127.0.0.1:{}", model.port), "ANTHROPIC_API_KEY": "sk-fake-0123456789abcdef0123",
-            "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1", "DISABLE_TELEMETRY": "1"});
-        std::fs::write(
-            folder.0.join("providers/claude.json"),
-            json!({"env": env, "isolated": true}).to_string(),
-        )
-        .expect("config");
+        write_config(&folder, &model);
         let path = format!("{}:/usr/bin:/bin", dir.join("bin").display());
         let start = |words: &[&str]| {
             let mut command = command(&folder.0);
@@ -94,6 +88,17 @@ pub fn prompt() {
     }
 }
 
+/// The program with our model.
+fn write_config(folder: &Folder, model: &Model) {
+    let env = json!({"ANTHROPIC_BASE_URL": format!("http://127.0.0.1:{}", model.port), "ANTHROPIC_API_KEY": "sk-fake-0123456789abcdef0123",
+        "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1", "DISABLE_TELEMETRY": "1"});
+    std::fs::write(
+        folder.0.join("providers/claude.json"),
+        json!({"env": env, "isolated": true}).to_string(),
+    )
+    .expect("config");
+}
+
 fn wait_until(limit: Duration, mut is_so: impl FnMut() -> bool) {
     let until = Instant::now() + limit;
     while !is_so() {
@@ -107,22 +112,7 @@ pub fn follow() {
     let folder = Folder::new("follow");
     std::fs::create_dir_all(&folder.0).expect("folder");
     let path = folder.0.join("t.jsonl");
-    let mut file = std::io::BufWriter::new(std::fs::File::create(&path).expect("creates"));
-    // In small pieces: what this process has held once would hide what is held later.
-    const PIECE: [u8; 4096] = [b'x'; 4096];
-    let head = r#"{"type":"user","uuid":"u","message":{"role":"user","content":[{"type":"tool_result","tool_use_id":"t","content":""#;
-    let (pieces, tail) = (TRANSCRIPT.1 / PIECE.len(), "\"}]}}\n");
-    let answer = json!({"type": "assistant", "uuid": "a", "message": {"id": "m", "model": "m", "stop_reason": "tool_use", "content": [{"type": "text", "text": "working on it"}]}});
-    let answer = format!("{answer}\n");
-    for _ in 0..TRANSCRIPT.0 / (head.len() + pieces * PIECE.len() + tail.len() + answer.len()) {
-        file.write_all(head.as_bytes()).expect("writes");
-        (0..pieces).for_each(|_| file.write_all(&PIECE).expect("writes"));
-        file.write_all(tail.as_bytes())
-            .and_then(|()| file.write_all(answer.as_bytes()))
-            .expect("writes");
-    }
-    file.flush().expect("writes");
-    drop(file);
+    write_transcript(&path);
     let settings = SessionSettings {
         cwd: "/w".into(),
         approval_mode: ApprovalMode::Guarded,
@@ -182,4 +172,24 @@ pub fn follow() {
         "≤ 8 MB",
         format!("{rate:.0} MB/s; {:.1} MB more", more as f64 / 1e3),
     );
+}
+
+/// Long results of tools, and between them short answers.
+fn write_transcript(path: &std::path::Path) {
+    let mut file = std::io::BufWriter::new(std::fs::File::create(path).expect("creates"));
+    // In small pieces: what this process has held once would hide what is held later.
+    const PIECE: [u8; 4096] = [b'x'; 4096];
+    let head = r#"{"type":"user","uuid":"u","message":{"role":"user","content":[{"type":"tool_result","tool_use_id":"t","content":""#;
+    let (pieces, tail) = (TRANSCRIPT.1 / PIECE.len(), "\"}]}}\n");
+    let answer = json!({"type": "assistant", "uuid": "a", "message": {"id": "m", "model": "m", "stop_reason": "tool_use", "content": [{"type": "text", "text": "working on it"}]}});
+    let answer = format!("{answer}\n");
+    for _ in 0..TRANSCRIPT.0 / (head.len() + pieces * PIECE.len() + tail.len() + answer.len()) {
+        file.write_all(head.as_bytes()).expect("writes");
+        (0..pieces).for_each(|_| file.write_all(&PIECE).expect("writes"));
+        file.write_all(tail.as_bytes())
+            .and_then(|()| file.write_all(answer.as_bytes()))
+            .expect("writes");
+    }
+    file.flush().expect("writes");
+    drop(file);
 }

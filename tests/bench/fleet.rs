@@ -217,22 +217,7 @@ pub fn fleet() {
         format!("{rss:.1} MB; {share:.2} %"),
     );
 
-    fleet.seen.clock.store(true, Ordering::Relaxed);
-    let sent = send(&hub, 200, 10, 4);
-    wait_acknowledged(&hub);
-    let times = std::mem::take(&mut *fleet.seen.times.lock().expect("whole"));
-    let mut frames: Vec<Duration> = sent
-        .iter()
-        .filter_map(|(id, at, _)| Some(times.get(id)?.saturating_duration_since(*at)))
-        .collect();
-    let (p50, p99) = (percentile(&mut frames, 0.5), percentile(&mut frames, 0.99));
-    row(
-        "… 200 messages/s: send → frame, p50 (p99)",
-        "p99 ≤ 20 ms",
-        format!("{} ({})", us(p50), ms(p99)),
-    );
-    fleet.seen.clock.store(false, Ordering::Relaxed);
-
+    at_a_usual_rate(&hub, &fleet);
     let (rss_before, cpu_before) = hub.costs();
     let begin = Instant::now();
     let sent = send(&hub, 2400, 20, 16);
@@ -258,9 +243,13 @@ pub fn fleet() {
         ),
     );
 
-    // Unacknowledged messages for everybody, then the hub dies.
+    over_a_kill(&mut hub, &fleet);
+}
+
+/// Unacknowledged messages for everybody, then the hub dies.
+fn over_a_kill(hub: &mut Hub, fleet: &Fleet) {
     fleet.seen.deaf.store(true, Ordering::Relaxed);
-    let kept = send(&hub, 2000, 2, 8);
+    let kept = send(hub, 2000, 2, 8);
     hub.kill();
     let begin = Instant::now();
     while fleet.seen.registered.load(Ordering::Relaxed) > 0 {
@@ -273,7 +262,7 @@ pub fn fleet() {
     let begin = Instant::now();
     fleet.wait_registered(AGENTS as u64);
     let registered = begin.elapsed();
-    wait_acknowledged(&hub);
+    wait_acknowledged(hub);
     let settled = begin.elapsed();
     let seen = fleet.seen.messages.lock().expect("whole");
     let lost = kept.iter().filter(|(id, ..)| !seen.contains_key(id)).count();
@@ -287,4 +276,23 @@ pub fn fleet() {
             kept.len()
         ),
     );
+}
+
+/// What an agent sees of 200 messages a second.
+fn at_a_usual_rate(hub: &Hub, fleet: &Fleet) {
+    fleet.seen.clock.store(true, Ordering::Relaxed);
+    let sent = send(hub, 200, 10, 4);
+    wait_acknowledged(hub);
+    let times = std::mem::take(&mut *fleet.seen.times.lock().expect("whole"));
+    let mut frames: Vec<Duration> = sent
+        .iter()
+        .filter_map(|(id, at, _)| Some(times.get(id)?.saturating_duration_since(*at)))
+        .collect();
+    let (p50, p99) = (percentile(&mut frames, 0.5), percentile(&mut frames, 0.99));
+    row(
+        "… 200 messages/s: send → frame, p50 (p99)",
+        "p99 ≤ 20 ms",
+        format!("{} ({})", us(p50), ms(p99)),
+    );
+    fleet.seen.clock.store(false, Ordering::Relaxed);
 }

@@ -67,6 +67,11 @@ pub fn hook() {
             }
         }
     }
+    report(times);
+}
+
+/// Rows of what was measured, in the order of the programs.
+fn report(mut times: Vec<Vec<Duration>>) {
     let p50: Vec<Duration> = times.iter_mut().map(|times| percentile(times, 0.5)).collect();
     let share = |at: usize| {
         format!(

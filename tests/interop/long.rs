@@ -128,11 +128,10 @@ fn one_turn(session: &mut Session, luck: Luck, mark: &str, plan: Plan, rng: &mut
             session.wait_asked(mark);
             session.wait("busy");
             pause(rng.below(300));
-            match session.transport == "tmux" && rng.below(2) == 0 {
-                true => session.keys(&["Escape"]),
-                false => {
-                    session.machine.ok(&["command", "a", "interrupt"]);
-                }
+            if session.transport == "tmux" && rng.below(2) == 0 {
+                session.keys(&["Escape"]);
+            } else {
+                session.machine.ok(&["command", "a", "interrupt"]);
             }
             session.answer_of(id);
         }
@@ -141,31 +140,21 @@ fn one_turn(session: &mut Session, luck: Luck, mark: &str, plan: Plan, rng: &mut
             session.wait("idle");
             session.machine.ok(&["command", "a", "compact"]);
         }
-        Luck::ProviderKill => {
+        Luck::ProviderKill | Luck::RunnerKill => {
             // Killed before it reached the model, a text that hangs would hang in the next life.
             let reached = rng.below(4) > 0;
-            let id = session
-                .machine
-                .send("a", &format!("{mark} {}", if reached { "HANG" } else { "SLOW" }));
+            let word = if reached { "HANG" } else { "SLOW" };
+            let id = session.machine.send("a", &format!("{mark} {word}"));
             if reached {
                 session.wait_asked(mark);
             }
             pause(rng.below(400));
-            session.kill_provider();
-            session.answer_of(id);
-        }
-        Luck::RunnerKill => {
-            // Killed before it reached the model, a text that hangs would hang in the next life.
-            let reached = rng.below(4) > 0;
-            let id = session
-                .machine
-                .send("a", &format!("{mark} {}", if reached { "HANG" } else { "SLOW" }));
-            if reached {
-                session.wait_asked(mark);
+            if luck == Luck::ProviderKill {
+                session.kill_provider();
+            } else {
+                session.kill_runner();
+                session.run();
             }
-            pause(rng.below(400));
-            session.kill_runner();
-            session.run();
             session.answer_of(id);
         }
         Luck::Outage => {

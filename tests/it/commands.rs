@@ -207,31 +207,17 @@ fn the_control_port_demands_its_token_and_tells_the_truth() {
     let call = |method: &str, path: &str, body: Value| {
         http.call_bearer(method, path, Some(&body), &token).expect("answers")
     };
-    assert_eq!(
-        http.call("GET", "/health", None, &none).expect("answers"),
-        (200, json!({"ok": true}))
-    );
+    let health = http.call("GET", "/health", None, &none).expect("answers");
+    assert_eq!(health, (200, json!({"ok": true})));
     for path in ["/status", "/log-level", "/reply-obligations", "/terminal/attach-spec"] {
         assert_eq!(http.call("GET", path, None, &none).expect("answers").0, 401, "{path}");
-        assert_eq!(
-            http.call_bearer("GET", path, None, &Secret::new("wrong")).expect("answers").0,
-            401,
-            "{path}"
-        );
+        let wrong = http.call_bearer("GET", path, None, &Secret::new("wrong")).expect("answers");
+        assert_eq!(wrong.0, 401, "{path}");
     }
+    const FIELDS: &str = "status why since work claims queues connection providerProcess lastErrors \
+                          approvals";
     let (_, truth) = call("GET", "/status", Value::Null);
-    for field in [
-        "status",
-        "why",
-        "since",
-        "work",
-        "claims",
-        "queues",
-        "connection",
-        "providerProcess",
-        "lastErrors",
-        "approvals",
-    ] {
+    for field in FIELDS.split(' ') {
         assert!(truth.get(field).is_some(), "{field} is missing in {truth}");
     }
     // A hook posts work of its own; late posts of another provider process are dropped.
@@ -240,15 +226,9 @@ fn the_control_port_demands_its_token_and_tells_the_truth() {
         (200, json!({"ok": true, "status": "busy"}))
     );
     machine.wait_status("a", "busy");
-    assert_eq!(
-        call(
-            "POST",
-            "/status",
-            json!({"status": "idle", "reason": "subagent", "id": "s1", "providerSessionId": "old"})
-        )
-        .0,
-        200
-    );
+    let late =
+        json!({"status": "idle", "reason": "subagent", "id": "s1", "providerSessionId": "old"});
+    assert_eq!(call("POST", "/status", late).0, 200);
     machine.wait_status("a", "busy");
     call("POST", "/status", json!({"status": "idle", "reason": "subagent", "id": "s1"}));
     machine.wait_status("a", "idle");

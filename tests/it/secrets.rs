@@ -123,10 +123,8 @@ fn no_secret_leaves_its_place() {
     scan.add("a body", BODY);
     scan.add("a key of the provider", KEY);
     scan.tokens(&machine);
-    assert!(
-        scan.secrets.iter().any(|(what, _)| *what == "the agent's token"),
-        "the session has its token"
-    );
+    let has_token = scan.secrets.iter().any(|(what, _)| *what == "the agent's token");
+    assert!(has_token, "the session has its token");
 
     let child = machine.ok(&["token", "create", "--agent", "other", "--ttl", "60"]);
     scan.add("another token", child.trim());
@@ -146,24 +144,7 @@ fn no_secret_leaves_its_place() {
     scan.processes(&machine);
 
     // What is said when things go wrong, and what shows how things are.
-    let words: Vec<Vec<&str>> = vec![
-        vec!["doctor"],
-        vec!["doctor", "--json"],
-        vec!["hub", "status"],
-        vec!["agents", "--json"],
-        vec!["status", "a", "--why"],
-        vec!["status", "a", "--json"],
-        vec!["whoami", "--json"],
-        vec!["token", "list", "--json"],
-        vec!["send", "nobody", "x"],
-        vec!["send"],
-        vec!["reply", "999999", "x"],
-        vec!["token", "create", "--scopes", "admin"],
-        vec!["token", "revoke", "unknown"],
-        vec!["run", "acp", "--bad-option"],
-        vec!["attach", "a", "--json"],
-        vec!["guide"],
-    ];
+    let words = words();
     let token = child.trim().to_string();
     let said = |scan: &mut Scan, arguments: &[&str], wrong: bool| {
         let mut command = machine.command(BIN);
@@ -186,8 +167,8 @@ fn no_secret_leaves_its_place() {
     for arguments in &words {
         said(&mut scan, arguments, false);
     }
-    fs::write(machine.home.join("config.json"), format!("{{\"token\": \"{token}\", oops"))
-        .expect("writes");
+    let broken = format!("{{\"token\": \"{token}\", oops");
+    fs::write(machine.home.join("config.json"), broken).expect("writes");
     for arguments in &words {
         said(&mut scan, arguments, false);
     }
@@ -198,6 +179,28 @@ fn no_secret_leaves_its_place() {
     let logs = machine.home.join("logs");
     assert!(fs::read_dir(&logs).expect("logs").count() >= 2, "there are logs to look at");
     assert!(scan.found.is_empty(), "{:#?}", scan.found);
+}
+
+/// Commands that say what is wrong, and that show how things are.
+fn words() -> Vec<Vec<&'static str>> {
+    vec![
+        vec!["doctor"],
+        vec!["doctor", "--json"],
+        vec!["hub", "status"],
+        vec!["agents", "--json"],
+        vec!["status", "a", "--why"],
+        vec!["status", "a", "--json"],
+        vec!["whoami", "--json"],
+        vec!["token", "list", "--json"],
+        vec!["send", "nobody", "x"],
+        vec!["send"],
+        vec!["reply", "999999", "x"],
+        vec!["token", "create", "--scopes", "admin"],
+        vec!["token", "revoke", "unknown"],
+        vec!["run", "acp", "--bad-option"],
+        vec!["attach", "a", "--json"],
+        vec!["guide"],
+    ]
 }
 
 /// The scan is not blind: it sees what it is to see.

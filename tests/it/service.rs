@@ -196,32 +196,7 @@ fn services_start_in_any_order_under_a_real_user_manager() {
             .count(),
         6
     );
-    let mut units: Vec<String> =
-        agents.iter().map(|agent| format!("agent-relay-agent-{agent}.service")).collect();
-    units.push("agent-relay-hub.service".into());
-    let mut orders = 0;
-    let mut rng = start_rng();
-    for _ in 0..30 {
-        let mut all: Vec<&str> = vec!["stop"];
-        all.extend(units.iter().map(String::as_str));
-        systemctl(&machine, &all);
-        for what in ["config.json", "hub", "hub-mark.json", "agents"] {
-            let path = machine.home.join(what);
-            let _ = std::fs::remove_dir_all(&path);
-            let _ = std::fs::remove_file(&path);
-        }
-        shuffle(&mut rng, &mut units);
-        // So many starts in so short a time are not what a unit's limit is for.
-        let mut all: Vec<&str> = vec!["reset-failed"];
-        all.extend(units.iter().map(String::as_str));
-        systemctl(&machine, &all);
-        all[0] = "start";
-        systemctl(&machine, &all);
-        wait_for(&format!("five agents in the order {units:?}"), 60, || {
-            (machine.connected() == 5).then_some(())
-        });
-        orders += 1;
-    }
+    let orders = start_in_many_orders(&machine, &agents);
     for agent in agents {
         wait_for("its provider", 60, || (!of_agent(&machine, agent).is_empty()).then_some(()));
         machine.ok(&["service", "remove", agent]);
@@ -237,6 +212,37 @@ fn services_start_in_any_order_under_a_real_user_manager() {
     };
     assert_eq!((show("NRestarts").as_str(), show("ExecMainStatus").as_str()), ("0", "2"));
     println!("start orders under a real user manager: {orders}");
+}
+
+/// Thirty starts from nothing, each in another order; how many there were.
+fn start_in_many_orders(machine: &Machine, agents: &[&str]) -> u32 {
+    let mut units: Vec<String> =
+        agents.iter().map(|agent| format!("agent-relay-agent-{agent}.service")).collect();
+    units.push("agent-relay-hub.service".into());
+    let mut orders = 0;
+    let mut rng = start_rng();
+    for _ in 0..30 {
+        let mut all: Vec<&str> = vec!["stop"];
+        all.extend(units.iter().map(String::as_str));
+        systemctl(machine, &all);
+        for what in ["config.json", "hub", "hub-mark.json", "agents"] {
+            let path = machine.home.join(what);
+            let _ = std::fs::remove_dir_all(&path);
+            let _ = std::fs::remove_file(&path);
+        }
+        shuffle(&mut rng, &mut units);
+        // So many starts in so short a time are not what a unit's limit is for.
+        let mut all: Vec<&str> = vec!["reset-failed"];
+        all.extend(units.iter().map(String::as_str));
+        systemctl(machine, &all);
+        all[0] = "start";
+        systemctl(machine, &all);
+        wait_for(&format!("five agents in the order {units:?}"), 60, || {
+            (machine.connected() == 5).then_some(())
+        });
+        orders += 1;
+    }
+    orders
 }
 
 /// The commands in the head of a printed unit.
@@ -293,9 +299,12 @@ fn printed_units_are_installed_by_the_commands_in_their_heads() {
     }
     let id = machine.send("my-agent", "hello");
     wait_for("the answer", 60, || (machine.answered().get(&id) == Some(&1)).then_some(()));
+    gives_up(&machine, &home, &shell);
+}
 
-    // An agent that fails each time is given up after the burst: what the unit says of it is
-    // reached in its interval.
+/// An agent that fails each time is given up after the burst: what the unit says of it is reached in
+/// its interval.
+fn gives_up(machine: &Machine, home: &Path, shell: &dyn Fn(&str)) {
     let unit = machine.ok(&["generate", "unit", "agent"]);
     let number = |name: &str| -> u64 {
         unit.lines()
@@ -316,7 +325,7 @@ fn printed_units_are_installed_by_the_commands_in_their_heads() {
          systemctl --user daemon-reload; systemctl --user start agent-relay@fails.service || :",
     );
     let show = |what: &str| {
-        systemctl(&machine, &["show", "agent-relay@fails.service", "-p", what, "--value"])
+        systemctl(machine, &["show", "agent-relay@fails.service", "-p", what, "--value"])
     };
     wait_for("the unit to be given up", 60, || (show("ActiveState") == "failed").then_some(()));
     assert_eq!(
@@ -327,9 +336,9 @@ fn printed_units_are_installed_by_the_commands_in_their_heads() {
     // started.
     let begun = || show("ExecMainStartTimestampMonotonic");
     let last = begun();
-    systemctl(&machine, &["start", "agent-relay@fails.service"]);
+    systemctl(machine, &["start", "agent-relay@fails.service"]);
     assert_eq!((begun(), show("ActiveState")), (last.clone(), "failed".into()), "the limit holds");
-    systemctl(&machine, &["reset-failed", "agent-relay@fails.service"]);
-    systemctl(&machine, &["start", "--no-block", "agent-relay@fails.service"]);
+    systemctl(machine, &["reset-failed", "agent-relay@fails.service"]);
+    systemctl(machine, &["start", "--no-block", "agent-relay@fails.service"]);
     wait_for("a start after `systemctl reset-failed`", 60, || (begun() != last).then_some(()));
 }

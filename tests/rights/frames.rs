@@ -24,14 +24,15 @@ fn frame_of(world: &mut World, name: &str, token: &str, gone: bool) -> String {
     if name.starts_with("bus register") {
         uncheck(gone, "frame");
     }
-    match name {
-        "bus register {provider a}" => return world.frame(500, &register("provider", Some("a"))),
-        "bus register {orchestrator o}" => {
-            return world.frame(500, &register("orchestrator", Some("o")));
-        }
-        "bus register {channel}" => return world.frame(500, &register("channel", None)),
-        "bus register {integration}" => return world.frame(500, &register("integration", None)),
-        _ => {}
+    let registration = match name {
+        "bus register {provider a}" => Some(register("provider", Some("a"))),
+        "bus register {orchestrator o}" => Some(register("orchestrator", Some("o"))),
+        "bus register {channel}" => Some(register("channel", None)),
+        "bus register {integration}" => Some(register("integration", None)),
+        _ => None,
+    };
+    if let Some(frame) = registration {
+        return world.frame(500, &frame);
     }
     let ways = [
         register("provider", Some("a")),
@@ -67,15 +68,7 @@ fn frame_of(world: &mut World, name: &str, token: &str, gone: bool) -> String {
             changes(world, frame, |card| card["status"] == "busy")
         }
         "bus ack {message of a}" => {
-            // The number of the frame is known to whoever got it; others have to guess.
-            let number = |effect: &Effect| match effect {
-                Effect::Gate(GateCommand::PeerSend { text, .. }) => {
-                    text.split("\"seq\":").nth(1)?.split([',', '}']).next()?.parse::<u64>().ok()
-                }
-                _ => None,
-            };
-            let first =
-                world.effects.iter().rev().find_map(number).unwrap_or(1_760_000_000_000_001);
+            let first = newest_number(world);
             let frame =
                 |seq: u64| json!({"type": "ack", "payload": {"frameId": format!("e{seq}")}});
             (first.saturating_sub(4)..first)
@@ -93,4 +86,15 @@ fn frame_of(world: &mut World, name: &str, token: &str, gone: bool) -> String {
         }
         other => panic!("no frame is known for the row {other:?}"),
     }
+}
+
+/// The number of the newest frame, which whoever got it knows; others have to guess.
+fn newest_number(world: &World) -> u64 {
+    let number = |effect: &Effect| match effect {
+        Effect::Gate(GateCommand::PeerSend { text, .. }) => {
+            text.split("\"seq\":").nth(1)?.split([',', '}']).next()?.parse::<u64>().ok()
+        }
+        _ => None,
+    };
+    world.effects.iter().rev().find_map(number).unwrap_or(1_760_000_000_000_001)
 }

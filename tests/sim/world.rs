@@ -78,6 +78,31 @@ pub struct World {
     steps: u64,
 }
 
+impl Runner {
+    /// One that was never started.
+    fn new() -> Runner {
+        Runner {
+            agent: None,
+            life: 0,
+            store: Store::in_memory().expect("memory"),
+            record: Record::default(),
+            lanes: Lane::ALL.iter().map(|_| VecDeque::new()).collect(),
+            process: None,
+            orphan: None,
+            processes: 0,
+            pending: VecDeque::new(),
+            stalled: false,
+            stall_told: false,
+            conn: None,
+            pumping: None,
+            silent: false,
+            known: false,
+            trace: Vec::new(),
+            finished: None,
+        }
+    }
+}
+
 impl World {
     pub fn new(seed: u64, tell: bool) -> World {
         let rng = Rng::new(seed);
@@ -129,25 +154,7 @@ impl World {
         };
         world.say(format!("faults {:?}", world.faults));
         for runner in 0..1 + draw.below(3) as usize {
-            world.runners.push(Runner {
-                agent: None,
-                life: 0,
-                store: Store::in_memory().expect("memory"),
-                record: Record::default(),
-                lanes: Lane::ALL.iter().map(|_| VecDeque::new()).collect(),
-                process: None,
-                orphan: None,
-                processes: 0,
-                pending: VecDeque::new(),
-                stalled: false,
-                stall_told: false,
-                conn: None,
-                pumping: None,
-                silent: false,
-                known: false,
-                trace: Vec::new(),
-                finished: None,
-            });
+            world.runners.push(Runner::new());
             let after = world.rng.below(3000);
             world.after_ms(after, Action::StartRunner { runner });
         }

@@ -8,42 +8,7 @@ pub fn history() {
     let agents = 1000u64;
     let fresh = latency(&hub);
     hub.kill();
-    {
-        let mut store = HubStore::open(&hub.home().join("hub/hub.sqlite")).expect("opens");
-        let begin = store.snapshot().expect("reads").last_message;
-        for block in 0..1000u64 {
-            let mut ops = Vec::new();
-            for row in 1..=1000u64 {
-                let id = begin.plus(block * 1000 + row);
-                let to = format!("agent-{}", id.0 % agents);
-                let message = Message {
-                    id,
-                    from: "user".into(),
-                    to: to.clone(),
-                    kind: "chat".into(),
-                    body: "x".repeat(200),
-                    created_at: crate::now_ms(),
-                    ..Default::default()
-                };
-                ops.push(HubOp::MessagePut {
-                    message,
-                    recipients: vec![to.clone()],
-                    key: Some(format!("k{id}")),
-                    sees_all: true,
-                });
-                // One of ten still waits.
-                if !block.is_multiple_of(10) {
-                    ops.push(HubOp::Read {
-                        message: id,
-                        recipient: to,
-                        at: 1,
-                        reason: Some("bench".into()),
-                    });
-                }
-            }
-            store.commit_ops(&ops).expect("commits");
-        }
-    }
+    fill(&hub, agents);
     let mut starts: Vec<Duration> = (0..5)
         .map(|_| {
             hub.kill();
@@ -83,6 +48,44 @@ pub fn history() {
         "does not grow",
         format!("{} against {}: {ratio:.2} ×; RSS {rss:.1} MB", us(old), us(fresh)),
     );
+}
+
+/// A million messages, of which one of ten still waits.
+fn fill(hub: &Hub, agents: u64) {
+    let mut store = HubStore::open(&hub.home().join("hub/hub.sqlite")).expect("opens");
+    let begin = store.snapshot().expect("reads").last_message;
+    for block in 0..1000u64 {
+        let mut ops = Vec::new();
+        for row in 1..=1000u64 {
+            let id = begin.plus(block * 1000 + row);
+            let to = format!("agent-{}", id.0 % agents);
+            let message = Message {
+                id,
+                from: "user".into(),
+                to: to.clone(),
+                kind: "chat".into(),
+                body: "x".repeat(200),
+                created_at: crate::now_ms(),
+                ..Default::default()
+            };
+            ops.push(HubOp::MessagePut {
+                message,
+                recipients: vec![to.clone()],
+                key: Some(format!("k{id}")),
+                sees_all: true,
+            });
+            // One of ten still waits.
+            if !block.is_multiple_of(10) {
+                ops.push(HubOp::Read {
+                    message: id,
+                    recipient: to,
+                    at: 1,
+                    reason: Some("bench".into()),
+                });
+            }
+        }
+        store.commit_ops(&ops).expect("commits");
+    }
 }
 
 fn latency(hub: &Hub) -> Duration {

@@ -237,6 +237,39 @@ pub fn is_typed_at(session: &Session) {
             .all(|asked| !asked.body.to_string().contains("a draft of mine"))
     );
     session.keys(&["C-u"]);
+    is_looked_on(session);
+    mirrors_what_is_typed(session);
+    // Signs that have a meaning at the beginning, and a long text.
+    for text in ["/exit MARK-SLASH", "!ls MARK-BANG", "@x MARK-AT"] {
+        let mark = text.split(' ').next_back().expect("a mark");
+        assert!(session.asks(text).contains(mark), "{text}");
+        once(session, mark);
+    }
+    let long = format!(
+        "MARK-LONG {}\nend \u{1f600} \u{5e9}\u{5dc}\u{5d5}\u{5dd}",
+        "zeile \u{e4}\u{f6}\n".repeat(300)
+    );
+    session.asks(&long);
+    once(session, "MARK-LONG");
+}
+
+fn mirrors_what_is_typed(session: &Session) {
+    // A prompt that is typed is mirrored, and is nobody's message.
+    session.keys(&["-l", "MARK-TYPED by hand"]);
+    session.keys(&["Enter"]);
+    session.wait_asked("MARK-TYPED");
+    session.wait("idle");
+    session.waits("its mirror", || {
+        let inbox =
+            session.machine.ok(&["inbox", "--all", "--mirror", "--json", "--limit", "1000"]);
+        inbox
+            .lines()
+            .any(|line| line.contains("MARK-TYPED by hand") && line.contains("\"prompt\""))
+            .then_some(())
+    });
+}
+
+fn is_looked_on(session: &Session) {
     // Somebody looks on with a small terminal: he sees the input box, and messages still arrive.
     let personal = |words: &[&str]| {
         let output = session
@@ -276,29 +309,4 @@ pub fn is_typed_at(session: &Session) {
     session.keys(&["C-u"]);
     personal(&["kill-server"]);
     session.waits("the canonical size", || (size() == "200x50").then_some(()));
-    // A prompt that is typed is mirrored, and is nobody's message.
-    session.keys(&["-l", "MARK-TYPED by hand"]);
-    session.keys(&["Enter"]);
-    session.wait_asked("MARK-TYPED");
-    session.wait("idle");
-    session.waits("its mirror", || {
-        let inbox =
-            session.machine.ok(&["inbox", "--all", "--mirror", "--json", "--limit", "1000"]);
-        inbox
-            .lines()
-            .any(|line| line.contains("MARK-TYPED by hand") && line.contains("\"prompt\""))
-            .then_some(())
-    });
-    // Signs that have a meaning at the beginning, and a long text.
-    for text in ["/exit MARK-SLASH", "!ls MARK-BANG", "@x MARK-AT"] {
-        let mark = text.split(' ').next_back().expect("a mark");
-        assert!(session.asks(text).contains(mark), "{text}");
-        once(session, mark);
-    }
-    let long = format!(
-        "MARK-LONG {}\nend \u{1f600} \u{5e9}\u{5dc}\u{5d5}\u{5dd}",
-        "zeile \u{e4}\u{f6}\n".repeat(300)
-    );
-    session.asks(&long);
-    once(session, "MARK-LONG");
 }

@@ -36,27 +36,7 @@ fn claude_tools_speak_as_the_agent_over_renewals_and_outages() {
     for transport in ["stream", "tmux"] {
         let mut session = Session::start("terminal", Hooks::All, json!({}));
         session.transport = transport;
-        session.machine.set("IS_SANDBOX", "1");
-        let first = session.machine.ok(&["token", "create", "--agent", "a", "--ttl", "12"]);
-        let mut command = session.machine.command(crate::support::BIN);
-        command.args([
-            "run",
-            "claude",
-            "--headless",
-            "--transport",
-            transport,
-            "--agent-id",
-            "a",
-            "--approval",
-            "open",
-        ]);
-        let child = command
-            .env("AGENT_RELAY_TOKEN", &first)
-            .stdin(std::process::Stdio::null())
-            .stdout(std::process::Stdio::null());
-        session.runner = Some(Running {
-            child: child.stderr(std::process::Stdio::piped()).spawn().expect("starts"),
-        });
+        let first = run_with_short_token(&mut session);
         session.wait("idle");
         let who = |session: &Session| -> Vec<Value> {
             let text =
@@ -118,4 +98,30 @@ fn claude_tools_speak_as_the_agent_over_renewals_and_outages() {
         assert_eq!(late(), 1);
         session.end();
     }
+}
+
+/// Starts the runner with a token that ends soon; that token.
+fn run_with_short_token(session: &mut Session) -> String {
+    session.machine.set("IS_SANDBOX", "1");
+    let first = session.machine.ok(&["token", "create", "--agent", "a", "--ttl", "12"]);
+    let mut command = session.machine.command(crate::support::BIN);
+    command.args([
+        "run",
+        "claude",
+        "--headless",
+        "--transport",
+        session.transport,
+        "--agent-id",
+        "a",
+        "--approval",
+        "open",
+    ]);
+    let child = command
+        .env("AGENT_RELAY_TOKEN", &first)
+        .stdin(std::process::Stdio::null())
+        .stdout(std::process::Stdio::null());
+    session.runner = Some(Running {
+        child: child.stderr(std::process::Stdio::piped()).spawn().expect("starts"),
+    });
+    first
 }

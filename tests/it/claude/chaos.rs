@@ -38,36 +38,8 @@ fn one(seed: u64) {
             _ => {}
         }
     }
-    // What hangs or asks is helped on until all is answered.
     let settled = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        wait_for("answers to all", 240, || {
-            for line in claude.machine.ok(&["approvals", "--json"]).lines() {
-                let approval: Value = serde_json::from_str(line).unwrap_or_default();
-                claude.machine.run(&[
-                    "approvals",
-                    "approve",
-                    approval["approvalId"].as_str().unwrap_or_default(),
-                ]);
-            }
-            let status = claude.machine.status("a");
-            let hangs =
-                status["status"] == "busy" && status["sinceMs"].as_u64().unwrap_or(0) > 2500;
-            if hangs {
-                claude.machine.run(&["command", "a", "interrupt"]);
-            }
-            let inbox = claude.machine.ok(&["inbox", "--all", "--json", "--limit", "1000"]);
-            let messages: Vec<Value> =
-                inbox.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
-            let answered = |id: &u64| {
-                messages.iter().any(|m| {
-                    m["replyTo"] == *id
-                        || m["payload"]["answers"]
-                            .as_array()
-                            .is_some_and(|ids| ids.contains(&json!(id)))
-                })
-            };
-            ids.iter().all(|(id, _)| answered(id)).then_some(())
-        });
+        help_until_answered(&claude, &ids);
         claude.machine.wait_status("a", "idle");
     }));
     let told = || {
@@ -90,6 +62,37 @@ fn one(seed: u64) {
     }
     assert!(!claude.seen().contains("ANSWERED-DIALOG"), "{}", told());
     claude.machine.ok(&["command", "a", "shutdown"]);
+}
+
+/// What hangs or asks is helped on until all is answered.
+fn help_until_answered(claude: &Claude, ids: &[(u64, &str)]) {
+    wait_for("answers to all", 240, || {
+        for line in claude.machine.ok(&["approvals", "--json"]).lines() {
+            let approval: Value = serde_json::from_str(line).unwrap_or_default();
+            claude.machine.run(&[
+                "approvals",
+                "approve",
+                approval["approvalId"].as_str().unwrap_or_default(),
+            ]);
+        }
+        let status = claude.machine.status("a");
+        let hangs = status["status"] == "busy" && status["sinceMs"].as_u64().unwrap_or(0) > 2500;
+        if hangs {
+            claude.machine.run(&["command", "a", "interrupt"]);
+        }
+        let inbox = claude.machine.ok(&["inbox", "--all", "--json", "--limit", "1000"]);
+        let messages: Vec<Value> =
+            inbox.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+        let answered = |id: &u64| {
+            messages.iter().any(|m| {
+                m["replyTo"] == *id
+                    || m["payload"]["answers"]
+                        .as_array()
+                        .is_some_and(|ids| ids.contains(&json!(id)))
+            })
+        };
+        ids.iter().all(|(id, _)| answered(id)).then_some(())
+    });
 }
 
 #[test]

@@ -131,11 +131,8 @@ fn at_a_persons_terminal_monitors_name_what_waits() {
         .split('\0')
         .find_map(|word| word.strip_prefix("AGENT_RELAY_PROVIDER_SESSION_ID=").map(str::to_string))
         .expect("set");
-    let port = info["controlUrl"]
-        .as_str()
-        .and_then(|url| url.rsplit(':').next())
-        .expect("a port")
-        .to_string();
+    let url = info["controlUrl"].as_str().expect("a URL");
+    let port = url.rsplit(':').next().expect("a port").to_string();
     let inside = |arguments: &[&str], session: &str| {
         let mut command = claude.machine.command(BIN);
         command
@@ -158,7 +155,27 @@ fn at_a_persons_terminal_monitors_name_what_waits() {
     }
     // A monitor that comes later is told of it too: it need not be waited for.
     let id = claude.machine.send("a", "MARK-NAMED");
-    let heard: Vec<std::sync::mpsc::Receiver<String>> = monitors
+    let heard = listen(&mut monitors);
+    for (hear, (_, kind)) in heard.iter().zip(&monitors) {
+        let seconds = if *kind == "current" { 60 } else { 1 };
+        let line = hear.recv_timeout(std::time::Duration::from_secs(seconds));
+        assert_eq!(line.is_ok(), *kind == "current", "{kind}: {line:?}");
+        let named = format!("agent-relay get-message {id}");
+        assert!(line.is_err() || line.as_ref().is_ok_and(|line| line.contains(&named)), "{line:?}");
+    }
+    assert_eq!(claude.machine.status("a")["turn"]["phase"], "sent", "printing proves nothing");
+    let read = inside(&["get-message", &id.to_string()], &session).output().expect("runs");
+    assert!(String::from_utf8_lossy(&read.stdout).contains("MARK-NAMED"), "{read:?}");
+    wait_for("the proof", 60, || {
+        (claude.machine.status("a")["turn"]["phase"] != "sent").then_some(())
+    });
+    claude.machine.ok(&["command", "a", "shutdown"]);
+    personal(&["kill-server"]);
+}
+
+/// What each of them prints, line by line.
+fn listen(monitors: &mut [(Running, &str)]) -> Vec<std::sync::mpsc::Receiver<String>> {
+    monitors
         .iter_mut()
         .map(|(monitor, _)| {
             let (say, hear) = std::sync::mpsc::channel();
@@ -170,28 +187,5 @@ fn at_a_persons_terminal_monitors_name_what_waits() {
             });
             hear
         })
-        .collect();
-    for (hear, (_, kind)) in heard.iter().zip(&monitors) {
-        let line = hear.recv_timeout(std::time::Duration::from_secs(if *kind == "current" {
-            60
-        } else {
-            1
-        }));
-        assert_eq!(line.is_ok(), *kind == "current", "{kind}: {line:?}");
-        assert!(
-            line.is_err()
-                || line
-                    .as_ref()
-                    .is_ok_and(|line| line.contains(&format!("agent-relay get-message {id}"))),
-            "{line:?}"
-        );
-    }
-    assert_eq!(claude.machine.status("a")["turn"]["phase"], "sent", "printing proves nothing");
-    let read = inside(&["get-message", &id.to_string()], &session).output().expect("runs");
-    assert!(String::from_utf8_lossy(&read.stdout).contains("MARK-NAMED"), "{read:?}");
-    wait_for("the proof", 60, || {
-        (claude.machine.status("a")["turn"]["phase"] != "sent").then_some(())
-    });
-    claude.machine.ok(&["command", "a", "shutdown"]);
-    personal(&["kill-server"]);
+        .collect()
 }

@@ -242,14 +242,12 @@ fn a_token_of_a_script_has_a_mailbox_and_hears_only_whom_it_asked() {
     wait_for("both agents", 60, || (machine.connected() == 2).then_some(()));
     let newest = || machine.delivered().keys().copied().max();
     let before = newest();
-    let mut waits = machine.command(BIN);
-    waits.args(["send", "a", "--wait", "3", "--json", "hang"]);
-    let waits = waits
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("starts");
+    let waiting = |arguments: &[&str]| {
+        let mut command = machine.command(BIN);
+        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped());
+        command.stderr(Stdio::piped()).spawn().expect("starts")
+    };
+    let waits = waiting(&["send", "a", "--wait", "3", "--json", "hang"]);
     let id = wait_for("the question", 60, || newest().filter(|_| newest() > before));
     let forged: Value = json!({"from": "b", "to": "user", "body": "forged", "replyTo": id, "payload": {"answers": [id]}});
     post(&machine, &forged);
@@ -257,14 +255,7 @@ fn a_token_of_a_script_has_a_mailbox_and_hears_only_whom_it_asked() {
     assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stdout));
     assert!(!String::from_utf8_lossy(&output.stdout).contains("forged"));
     // One that says itself that it is no answer is printed and is none.
-    let mut waits = machine.command(BIN);
-    waits.args(["send", "b", "--wait", "30", "hang"]);
-    let waits = waits
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("starts");
+    let waits = waiting(&["send", "b", "--wait", "30", "hang"]);
     let id = wait_for("the question", 60, || newest().filter(|newest| *newest > id));
     post(
         &machine,
