@@ -132,8 +132,8 @@ impl From<Trouble> for Failure {
     }
 }
 
-/// A store that cannot be used ends a command: a damaged one for good, a newer one as a usage error,
-/// and what the operating system refuses with a code that says: trying again may help.
+/// A store that cannot be used ends a command: a damaged one for good, a newer one as a usage
+/// error, and what the operating system refuses with a code that says: trying again may help.
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Failure {
         let kind = match error.kind {

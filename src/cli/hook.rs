@@ -158,8 +158,8 @@ fn payload(until: Instant) -> Result<Value, String> {
 /// `hook`
 pub fn hook(event: &str) -> Outcome {
     let until = Instant::now() + LIMIT;
-    // A mistyped event must show where somebody looks, also without a runner; but not as exit code 2,
-    // which would stop the session of some providers.
+    // A mistyped event must show where somebody looks, also without a runner; but not as exit code
+    // 2, which would stop the session of some providers.
     let is_status = STATUS_WORDS.contains(&event);
     let hooks = registry::hooks().find(|hooks| hooks.events.contains(&event));
     if hooks.is_none() && !is_status {

@@ -119,7 +119,7 @@ const INFO_BYTES_MAX: u64 = 64 << 10;
 /// token.
 fn port(client: &Client, agent: &str) -> Option<(String, String)> {
     let mut text = String::new();
-    let file = os::open_file(&super::settings::info_path(client.home(), agent));
+    let file = os::open_file(&super::paths::info_path(client.home(), agent));
     let read = file.and_then(|file| file.take(INFO_BYTES_MAX).read_to_string(&mut text));
     let told = serde_json::from_str::<RunnerInfo>(&text)
         .ok()

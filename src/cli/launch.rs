@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::settings::{Chosen, agent_dir, token_file};
+use super::chosen::Chosen;
+use super::paths::{agent_dir, token_file};
 use crate::config::env;
 use crate::core::agent::config::ReplyMode;
 use crate::edge::provider::{Host, Planner};

@@ -2,9 +2,11 @@
 
 use serde_json::{Map, Value, json};
 
-use super::settings::{Chosen, first_prompt};
+use super::chosen::Chosen;
+use super::print;
 use crate::config::env;
 use crate::core::agent::config::AgentConfig;
+use crate::core::agent::prompt::{Prompt, StartKey};
 use crate::core::matching::Identity;
 use crate::os;
 use crate::provider::launch::Transport;
@@ -160,4 +162,17 @@ fn registration_meta(chosen: &Chosen, started_at: i64) -> Map<String, Value> {
         },
     });
     meta.as_object().cloned().unwrap_or_default()
+}
+
+/// The first prompt, and the key under which it is delivered once. An orchestrator keeps the id of
+/// its request through recovery and restart; each start by a person has a new key; a unit, a
+/// container or a script has the same key as long as the text is the same.
+fn first_prompt(text: String, again: bool) -> Prompt {
+    let at_terminal = rustix::termios::isatty(std::io::stdin()) || print::stderr_is_terminal();
+    let key = match env("AGENT_RELAY_SPAWN_REQUEST_ID") {
+        Some(id) => StartKey::Request(id),
+        None if at_terminal => StartKey::Person,
+        None => StartKey::Text,
+    };
+    Prompt { digest: os::sha256_hex(&text), text, key, again }
 }

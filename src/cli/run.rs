@@ -10,7 +10,8 @@ use serde_json::json;
 
 use super::exit::{Failure, Kind, OK, Outcome};
 use super::options::{self, RunArgs, Unknown};
-use super::settings::{RunSettings, info_path, settings, store_dir, token_file};
+use super::paths::{info_path, store_dir, token_file};
+use super::settings::{RunSettings, settings};
 use super::{inside, print};
 use crate::clock::Clock;
 use crate::config::env;
@@ -180,8 +181,8 @@ fn open_store(
 /// Tells tools and people of this machine where the runner is: without it they do not find it.
 fn write_info(files: &RunnerFiles, info: &RunnerInfo) -> Result<(), Failure> {
     let text = serde_json::to_string_pretty(info).expect("plain data") + "\n";
-    // The file of an earlier run of this agent is outdated, and on a full disk the new one needs its
-    // room. Another agent's stays.
+    // The file of an earlier run of this agent is outdated, and on a full disk the new one needs
+    // its room. Another agent's stays.
     remove_info(&files.info, |told| told.agent_id == info.agent_id);
     let _ = std::fs::remove_file(&files.token);
     os::replace_private_file(&files.info, &text, false).map_err(|error| {
@@ -235,9 +236,9 @@ fn remove_info(path: &Path, is_meant: impl Fn(&RunnerInfo) -> bool) {
     }
 }
 
-/// Warns on standard error if nothing listens at the relay's address: a person who mistyped it would
-/// see nothing at all. It runs on a thread of its own, so that neither the start nor the runner waits
-/// for it.
+/// Warns on standard error if nothing listens at the relay's address: a person who mistyped it
+/// would see nothing at all. It runs on a thread of its own, so that neither the start nor the
+/// runner waits for it.
 fn tell_if_away(base: &Base) {
     let (host, port, url) = (base.host.clone(), base.port, base.url.clone());
     let look = move || {

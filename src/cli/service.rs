@@ -18,8 +18,8 @@ use crate::wire::api::{AGENT_ID_RULE, is_agent_id};
 const HUB_UNIT: &str = "agent-relay-hub.service";
 /// What stands before an agent's name.
 const AGENT_PREFIX: &str = "agent-relay-agent-";
-/// What all units have: try again on everything but invalid arguments (2), and give up when that is in
-/// vain.
+/// What all units have: try again on everything but invalid arguments (2), and give up when that is
+/// in vain.
 const COMMON: &str = "Type=notify
 NotifyAccess=main
 Restart=on-failure

@@ -31,7 +31,7 @@ fn local_runners(global: &Global) -> Vec<RunnerInfo> {
 fn runners_of(global: &Global, agent: Option<&str>) -> Vec<RunnerInfo> {
     let mut runners = local_runners(global);
     if let Some(agent) = agent {
-        let own = super::settings::info_path(&global.home, agent);
+        let own = super::paths::info_path(&global.home, agent);
         let text = std::fs::read_to_string(own).ok();
         runners.extend(text.and_then(|text| serde_json::from_str::<RunnerInfo>(&text).ok()));
         runners.retain(|info| info.agent_id == agent);
