@@ -12,8 +12,8 @@ impl Rng {
     }
 
     /// An independent stream named after its purpose.
-    pub fn fork(&self, kind_of_call: &str) -> Rng {
-        let mixed = kind_of_call.bytes().fold(self.0, |hash, byte| {
+    pub fn fork(&self, purpose: &str) -> Rng {
+        let mixed = purpose.bytes().fold(self.0, |hash, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3)
         });
         Rng::new(mixed)

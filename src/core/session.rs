@@ -249,14 +249,14 @@ impl SessionEvent {
         match self {
             SessionEvent::Opened(_) => "Opened",
             SessionEvent::OpenFailed { .. } => "OpenFailed",
-            SessionEvent::Accepted { .. } => "Taken",
+            SessionEvent::Accepted { .. } => "Accepted",
             SessionEvent::Refused { .. } => "Refused",
             SessionEvent::TurnStarted => "TurnStarted",
             SessionEvent::Evidence(_) => "Evidence",
             SessionEvent::Work { .. } => "Work",
             SessionEvent::Timeline(_) => "Timeline",
-            SessionEvent::ConversationChanged { .. } => "Moved",
-            SessionEvent::EndedByUser { .. } => "Left",
+            SessionEvent::ConversationChanged { .. } => "ConversationChanged",
+            SessionEvent::EndedByUser { .. } => "EndedByUser",
             SessionEvent::HookAnswer { .. } => "HookAnswer",
             SessionEvent::Announce { .. } => "Announce",
             SessionEvent::ProviderState(_) => "ProviderState",
@@ -267,7 +267,7 @@ impl SessionEvent {
             SessionEvent::Context(_) => "Context",
             SessionEvent::Fact { .. } => "Fact",
             SessionEvent::Answered { .. } => "Answered",
-            SessionEvent::Log { .. } => "Note",
+            SessionEvent::Log { .. } => "Log",
         }
     }
 }

@@ -1,4 +1,5 @@
-//! The agent's SQLite file: WAL, synchronous FULL, one owner. Every statement is O(1) in the backlog.
+//! The agent's SQLite file: WAL, synchronous FULL, one owner. Every statement is O(1) in the
+//! backlog.
 
 pub(super) mod inbox;
 mod schema;

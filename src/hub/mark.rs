@@ -75,8 +75,8 @@ impl MarkFile {
     }
 }
 
-/// What is left to do of commits that failed: one is durable when its changes stand in the store and
-/// its ids in the mark.
+/// What is left to do of commits that failed: one is durable when its changes stand in the store
+/// and its ids in the mark.
 pub enum Pending {
     /// Nothing of them is durable.
     All,

@@ -21,9 +21,9 @@ use tungstenite::{Message, WebSocket};
 
 /// One at a time: answers are timed.
 static ALONE: Mutex<()> = Mutex::new(());
-/// A normal client's answer comes in that time (nine of ten). That shows only that nobody waits until
-/// an attacker is let go: the shortest patience of the gate, for the head of a request, is 5 s. How
-/// fast answers are is measured by `make bench`.
+/// A normal client's answer comes in that time (nine of ten). That shows only that nobody waits
+/// until an attacker is let go: the shortest patience of the gate, for the head of a request, is 5
+/// s. How fast answers are is measured by `make bench`.
 const ANSWER: Duration = Duration::from_secs(3);
 /// Memory of either process under attack.
 const RSS_KB_MAX: u64 = 160 << 10;

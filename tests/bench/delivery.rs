@@ -75,6 +75,34 @@ pub fn provider(log: &Path) {
     }
 }
 
+/// When the answer to that message came.
+fn answer_heard(
+    socket: &mut tungstenite::WebSocket<agent_relay::edge::stream::Stream>,
+    id: &Value,
+) -> u64 {
+    loop {
+        match socket.read() {
+            Ok(Frame::Text(text)) => {
+                if let Ok(RelayFrame::Event { data, .. }) = RelayFrame::parse(&text)
+                    && data["kind"] == "chat"
+                    && data["replyTo"] == *id
+                {
+                    return mono();
+                }
+            }
+            Ok(_) => {}
+            Err(tungstenite::Error::Io(error))
+                if error.kind() == std::io::ErrorKind::WouldBlock =>
+            {
+                let poll = rustix::event::PollFlags::IN;
+                let mut fds = [rustix::event::PollFd::new(socket.get_ref(), poll)];
+                agent_relay::os::wait(&mut fds, Some(Duration::from_secs(5)));
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
 pub fn latency(commit: Duration) {
     let own = std::env::current_exe().expect("own path").to_string_lossy().into_owned();
     let log = Folder::new("latency-log");
@@ -104,29 +132,7 @@ pub fn latency(commit: Duration) {
         let (status, answer) =
             http.call("POST", path::MESSAGES, Some(&body), &setup.token).expect("answers");
         assert_eq!(status, 201);
-        let heard = loop {
-            match socket.read() {
-                Ok(Frame::Text(text)) => {
-                    if let Ok(RelayFrame::Event { data, .. }) = RelayFrame::parse(&text)
-                        && data["kind"] == "chat"
-                        && data["replyTo"] == answer["id"]
-                    {
-                        break mono();
-                    }
-                }
-                Ok(_) => {}
-                Err(tungstenite::Error::Io(error))
-                    if error.kind() == std::io::ErrorKind::WouldBlock =>
-                {
-                    let mut fds = [rustix::event::PollFd::new(
-                        socket.get_ref(),
-                        rustix::event::PollFlags::IN,
-                    )];
-                    agent_relay::os::wait(&mut fds, Some(Duration::from_secs(5)));
-                }
-                Err(error) => panic!("{error}"),
-            }
-        };
+        let heard = answer_heard(&mut socket, &answer["id"]);
         let text = std::fs::read_to_string(&note).expect("noted");
         let (asked, answered) =
             text.lines().last().and_then(|line| line.split_once(' ')).expect("noted");

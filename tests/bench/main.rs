@@ -2,8 +2,9 @@
 //! timed test.
 //!
 //! `figures start idle` runs only the rows named. The release binary must be built before.
-//! `RECORD=1` puts the table into `tests/FIGURES.md`; what stands around it there is written by hand.
-//! `OLD_BIN` names an older release binary, which is measured right beside it, group by group.
+//! `RECORD=1` puts the table into `tests/FIGURES.md`; what stands around it there is written by
+//! hand. `OLD_BIN` names an older release binary, which is measured right beside it, group by
+//! group.
 
 mod control;
 mod delivery;

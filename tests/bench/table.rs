@@ -66,7 +66,8 @@ fn print_line(line: String) {
     LINES.lock().expect("lines").push(line);
 }
 
-/// Puts the table that was printed into a page, in place of the one there; the text around it stays.
+/// Puts the table that was printed into a page, in place of the one there; the text around it
+/// stays.
 pub fn record(page: &Path) {
     let text = std::fs::read_to_string(page).expect("the page of figures");
     let lines = LINES.lock().expect("lines").join("\n");

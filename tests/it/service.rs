@@ -302,8 +302,8 @@ fn printed_units_are_installed_by_the_commands_in_their_heads() {
     gives_up(&machine, &home, &shell);
 }
 
-/// An agent that fails each time is given up after the burst: what the unit says of it is reached in
-/// its interval.
+/// An agent that fails each time is given up after the burst: what the unit says of it is reached
+/// in its interval.
 fn gives_up(machine: &Machine, home: &Path, shell: &dyn Fn(&str)) {
     let unit = machine.ok(&["generate", "unit", "agent"]);
     let number = |name: &str| -> u64 {

@@ -166,11 +166,19 @@ impl Office {
                 };
                 self.tell(Event::Called { call, result: Ok(answer) });
             }
-            Effect::Provider(ProviderCommand::Spawn { .. }) => {
+            Effect::Provider(command) => self.provider_command(command),
+            Effect::Finish(outcome) => panic!("it ends: {outcome:?}"),
+            _ => {}
+        }
+    }
+
+    fn provider_command(&mut self, command: ProviderCommand) {
+        match command {
+            ProviderCommand::Spawn { .. } => {
                 let process = ProcessRef { pid: self.life as u32, start: 1 };
                 self.tell(Event::Provider(ProviderEvent::Spawned { process, terminal: None }));
             }
-            Effect::Provider(ProviderCommand::Verb { verb: Verb::Open { resume }, .. }) => {
+            ProviderCommand::Verb { verb: Verb::Open { resume }, .. } => {
                 // What it was given when the runner died had not arrived.
                 let how = match resume {
                     Some(resume) => {
@@ -187,7 +195,7 @@ impl Office {
                 };
                 self.signal(SessionEvent::Opened(opened));
             }
-            Effect::Provider(ProviderCommand::Verb { verb: Verb::Deliver(delivery), .. }) => {
+            ProviderCommand::Verb { verb: Verb::Deliver(delivery), .. } => {
                 if self.dies.take_if(|death| *death == Death::Delivering).is_some() {
                     return self.restart();
                 }
@@ -206,12 +214,12 @@ impl Office {
                     end: TurnEnd::Completed,
                     text: delivery.text,
                 };
-                match self.works {
-                    true => self.held = Some(end),
-                    false => self.signal(end),
+                if self.works {
+                    self.held = Some(end);
+                } else {
+                    self.signal(end);
                 }
             }
-            Effect::Finish(outcome) => panic!("it ends: {outcome:?}"),
             _ => {}
         }
     }

@@ -207,6 +207,28 @@ impl World {
         Ok(())
     }
 
+    /// How often an agent answered that message: now, and in data that were lost.
+    fn answers_of(
+        &self,
+        index: usize,
+        receiver: usize,
+        id: u64,
+        replies: &[Message],
+    ) -> (usize, usize) {
+        let sending = &self.sendings[index];
+        let is_lost = self.restores.lost.contains(&(sending.generation.clone(), id));
+        let name = agent_name(receiver);
+        let answers = |reply: &&Message| {
+            let attached = attached_to(reply).contains(&id) && !is_lost;
+            let is_for_sender =
+                reply.kind == MessageKind::Chat && reply.from == name && reply.to == sending.from();
+            is_for_sender && (attached || named_in(reply).contains(&id))
+        };
+        let lost = self.restores.lost_answers.iter();
+        let before = lost.filter(|(from, to)| *from == name && *to == id).count();
+        (replies.iter().filter(answers).count(), before)
+    }
+
     fn check_sending(&self, index: usize, replies: &[Message]) -> Result<(), String> {
         let sending = &self.sendings[index];
         let Some(id) = sending.id.filter(|id| *id < u64::MAX) else { return Ok(()) };
@@ -238,21 +260,7 @@ impl World {
         let twins = self.given(id);
         let (mut all, mut lost) = (0, 0);
         for receiver in &receivers {
-            let name = agent_name(*receiver);
-            let answers = |reply: &&Message| {
-                let attached = attached_to(reply).contains(&id) && !is_lost;
-                let is_for_sender = reply.kind == MessageKind::Chat
-                    && reply.from == name
-                    && reply.to == sending.from();
-                is_for_sender && (attached || named_in(reply).contains(&id))
-            };
-            let times = replies.iter().filter(answers).count();
-            let before = self
-                .restores
-                .lost_answers
-                .iter()
-                .filter(|(from, to)| *from == name && *to == id)
-                .count();
+            let (times, before) = self.answers_of(index, *receiver, id, replies);
             // Of a task that was interrupted and then lost nobody says anything more, and of an
             // agent that was lost with the hub's data the hub knows nothing until it registers
             // anew: nobody can answer it then.

@@ -1,28 +1,33 @@
 //! House rules as tests: who may use whom, and what stands only in its room.
 
+mod size;
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-fn sources() -> Vec<(String, String)> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let mut open = vec![root.clone()];
+/// All Rust files below these folders, with their paths from the root of the repository.
+fn files(folders: &[&str]) -> Vec<(String, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut open: Vec<PathBuf> = folders.iter().map(|folder| root.join(folder)).collect();
     let mut files = Vec::new();
     while let Some(path) = open.pop() {
         if path.is_dir() {
-            open.extend(
-                std::fs::read_dir(&path).expect("reads").map(|entry| entry.expect("entry").path()),
-            );
+            let entries = std::fs::read_dir(&path).expect("reads");
+            open.extend(entries.map(|entry| entry.expect("entry").path()));
         } else if path.extension().is_some_and(|end| end == "rs") {
-            let name: PathBuf = path.strip_prefix(&root).expect("inside").into();
-            files.push((
-                name.to_string_lossy().into_owned(),
-                std::fs::read_to_string(&path).expect("reads"),
-            ));
+            let name = path.strip_prefix(root).expect("inside").to_string_lossy().into_owned();
+            files.push((name, std::fs::read_to_string(&path).expect("reads")));
         }
     }
     files.sort();
     assert!(files.len() > 30);
     files
+}
+
+/// The program's own files, with their paths below `src`.
+fn sources() -> Vec<(String, String)> {
+    let own = files(&["src"]).into_iter();
+    own.map(|(name, text)| (name["src/".len()..].to_string(), text)).collect()
 }
 
 /// Code without its tests and comments. Tests are an inline module, which ends where its brace

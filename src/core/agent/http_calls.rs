@@ -45,7 +45,7 @@ pub(super) enum CallKind {
 
 #[derive(Debug)]
 struct Waiting {
-    kind_of_call: CallKind,
+    kind: CallKind,
     method: &'static str,
     path: String,
     body: Option<Value>,
@@ -72,21 +72,21 @@ impl HttpCalls {
         self.flying.is_none() && self.waiting.is_empty()
     }
 
-    pub fn has(&self, kind_of_call: &CallKind) -> bool {
-        self.flying.as_ref().is_some_and(|(_, flying)| flying == kind_of_call)
-            || self.waiting.iter().any(|w| w.kind_of_call == *kind_of_call)
+    pub fn has(&self, kind: &CallKind) -> bool {
+        self.flying.as_ref().is_some_and(|(_, flying)| flying == kind)
+            || self.waiting.iter().any(|w| w.kind == *kind)
     }
 
     /// Drops calls that are pointless while the relay cannot be reached.
-    pub fn forget(&mut self, kind_of_call: &CallKind) {
-        self.waiting.retain(|w| w.kind_of_call != *kind_of_call);
+    pub fn forget(&mut self, kind: &CallKind) {
+        self.waiting.retain(|w| w.kind != *kind);
     }
 }
 
 impl Agent {
     pub(super) fn ask(
         &mut self,
-        kind_of_call: CallKind,
+        kind: CallKind,
         method: &'static str,
         path: String,
         body: Option<Value>,
@@ -94,21 +94,21 @@ impl Agent {
         // Reads and updates are many, and told again when the relay is back; the others are few and
         // each is waited for.
         let many = matches!(
-            kind_of_call,
+            kind,
             CallKind::Read(_)
                 | CallKind::FetchCommand(_)
                 | CallKind::PatchCommand(_)
                 | CallKind::CommandProgress(_)
         );
-        if self.http_calls.has(&kind_of_call)
+        if self.http_calls.has(&kind)
             || (many && self.http_calls.waiting.len() >= CALLS_WAITING_MAX)
         {
             return;
         }
-        let waiting = Waiting { kind_of_call, method, path, body };
+        let waiting = Waiting { kind, method, path, body };
         // Nothing else can succeed before there is a token; a claim holds up a delivery.
         let goes_first = matches!(
-            waiting.kind_of_call,
+            waiting.kind,
             CallKind::MakeToken
                 | CallKind::RenewToken
                 | CallKind::CheckToken
@@ -126,13 +126,13 @@ impl Agent {
         if self.http_calls.flying.is_some() || self.http_calls.waiting.is_empty() {
             return;
         }
-        let Some(token) = self.tokens.for_purpose(&self.http_calls.waiting[0].kind_of_call) else {
+        let Some(token) = self.tokens.for_purpose(&self.http_calls.waiting[0].kind) else {
             return;
         };
-        let Waiting { kind_of_call, method, path, body } =
+        let Waiting { kind, method, path, body } =
             self.http_calls.waiting.pop_front().expect("not empty");
         self.http_calls.number = self.http_calls.number.next();
-        self.http_calls.flying = Some((self.http_calls.number, kind_of_call));
+        self.http_calls.flying = Some((self.http_calls.number, kind));
         self.out.push(Effect::Heartbeat(HeartbeatCommand::Call {
             call: self.http_calls.number,
             relay: self.config.relay_url.clone(),
@@ -149,14 +149,13 @@ impl Agent {
         call: CallNumber,
         result: Result<(u16, Value), Cause>,
     ) {
-        let Some((_, kind_of_call)) = self.http_calls.flying.take_if(|(number, _)| *number == call)
-        else {
+        let Some((_, kind)) = self.http_calls.flying.take_if(|(number, _)| *number == call) else {
             return;
         };
-        self.note_call_trouble(now, &kind_of_call, &result);
+        self.note_call_trouble(now, &kind, &result);
         let ok = matches!(&result, Ok((status, _)) if *status < 300);
         let gone = matches!(&result, Ok((404, _)));
-        match kind_of_call {
+        match kind {
             CallKind::MakeToken => self.on_token_made(now, result),
             CallKind::RenewToken => self.on_token_renewed(now, result),
             CallKind::CheckToken => self.on_token_checked(now, result),
@@ -190,13 +189,13 @@ impl Agent {
     fn note_call_trouble(
         &mut self,
         now: Now,
-        kind_of_call: &CallKind,
+        kind: &CallKind,
         result: &Result<(u16, Value), Cause>,
     ) {
         match result {
             Ok((401 | 403, _))
                 if matches!(
-                    kind_of_call,
+                    kind,
                     CallKind::MakeToken
                         | CallKind::RenewToken
                         | CallKind::CheckToken
@@ -204,7 +203,7 @@ impl Agent {
                         | CallKind::Goodbye
                 ) => {}
             Ok((403, _))
-                if *kind_of_call == CallKind::Liveness(Step::Register)
+                if *kind == CallKind::Liveness(Step::Register)
                     && !self.relay_link.known_instance => {}
             Ok((401 | 403, _)) => self.on_auth_trouble(now, "call"),
             Ok((status, body)) if *status >= 400 && *status != 404 && *status != 409 => {

@@ -56,7 +56,8 @@ use crate::wire::control::LogLevel;
 ///   once, or stays as a peer until it is closed;
 /// - the bus: `Connected` or `Lost` for every connect, then frames, at last `Lost`, unless it was
 ///   told to disconnect;
-/// - HTTP calls and the outbox pump: one answer for every call and exchange; one of each is under way;
+/// - HTTP calls and the outbox pump: one answer for every call and exchange; one of each is under
+///   way;
 /// - the provider: `Spawned` or `SpawnFailed` for every start, session events, one exit. All of
 ///   them belong to the newest process, since an edge hosts one at a time;
 /// - `main`: wishes to stop, and threads that ended although nobody told them to.

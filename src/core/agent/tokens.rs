@@ -123,8 +123,8 @@ impl Tokens {
     }
 
     /// The token for this call; calls about a token that is not in use yet carry that one.
-    pub fn for_purpose(&self, kind_of_call: &CallKind) -> Option<Secret> {
-        match kind_of_call {
+    pub fn for_purpose(&self, kind: &CallKind) -> Option<Secret> {
+        match kind {
             CallKind::MakeToken | CallKind::CheckToken => self.given.clone(),
             CallKind::CheckOffered => self.offered.as_ref().map(|(_, token)| token.clone()),
             CallKind::RenewToken

@@ -20,9 +20,9 @@ const START_TIME: Duration = Duration::from_secs(5);
 /// Bytes of one line of the control client; what is longer is only output of the pane.
 const LINE_BYTES_MAX: usize = 1 << 20;
 
-/// Settings of the server. A pane whose program has ended stays until its last output is read. While
-/// a person is attached, the program draws for the size of that terminal, so that its input box is
-/// visible there; afterwards for the standard size again.
+/// Settings of the server. A pane whose program has ended stays until its last output is read.
+/// While a person is attached, the program draws for the size of that terminal, so that its input
+/// box is visible there; afterwards for the standard size again.
 const CONF: &str = "\
 set -g remain-on-exit on
 set -g remain-on-exit-format ''
@@ -194,8 +194,8 @@ impl Tmux {
         &self.socket
     }
 
-    /// Sends one request. The pipe holds 64 kB and tmux reads it at once, so a full pipe means that tmux
-    /// is stuck.
+    /// Sends one request. The pipe holds 64 kB and tmux reads it at once, so a full pipe means that
+    /// tmux is stuck.
     fn send(&mut self, line: &str) -> io::Result<()> {
         self.input.write_all(format!("{line}\n").as_bytes())
     }

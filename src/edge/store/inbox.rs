@@ -1,7 +1,7 @@
 //! Reads what waits for the provider: in order, or sender by sender.
 //!
-//! Table `senders` holds the place of the oldest waiting message of each sender, so that neither the
-//! next sender nor the messages are searched for among those of others.
+//! Table `senders` holds the place of the oldest waiting message of each sender, so that neither
+//! the next sender nor the messages are searched for among those of others.
 
 use rusqlite::{Connection, Row, Rows, params};
 
@@ -92,8 +92,8 @@ impl Window {
         Ok(())
     }
 
-    /// The oldest messages of one sender, at most half of what memory takes, so that others are seen
-    /// beside them.
+    /// The oldest messages of one sender, at most half of what memory takes, so that others are
+    /// seen beside them.
     fn fill_from(&mut self, db: &Connection, sender: &str) -> rusqlite::Result<()> {
         let mut statement = db.prepare_cached(OF_SENDER)?;
         let count_max = INBOX_CACHED_MAX.min(self.count + INBOX_CACHED_MAX / 2);

@@ -47,7 +47,7 @@ pub const HOOKS: Hooks = Hooks {
         "status-line",
     ],
     status_post,
-    // A payload that names its own event is one witness among others there. The status line has
+    // A payload that names its own event is one source among others there. The status line has
     // none.
     is_for_session: |event, payload| {
         payload.get("hook_event_name").is_some() || event == HookName::StatusLine.as_str()

@@ -102,45 +102,11 @@ impl World {
     }
 
     pub(super) fn agent_effects(&mut self, runner: usize, effects: Vec<Effect>) {
-        let life = self.runners[runner].life;
         let mut finished = false;
         for effect in effects {
             assert!(!finished, "an effect after Finish");
             match effect {
-                Effect::Store(StoreCommand::Commit(commit)) => {
-                    self.runners[runner].pending.push_back(commit);
-                    if !self.runners[runner].stall_told {
-                        self.send(
-                            format!("disk{runner}.{life}"),
-                            3,
-                            Action::Commit { runner, life },
-                        );
-                    }
-                }
-                Effect::Store(StoreCommand::Retry) => {
-                    self.send(format!("disk{runner}.{life}"), 3, Action::Commit { runner, life })
-                }
-                Effect::Store(StoreCommand::FetchInbox(choice)) => {
-                    // The real store reads behind the commits that were ordered before.
-                    self.settle_disk(runner);
-                    let (rows, more) = self.runners[runner].store.inbox(&choice).expect("memory");
-                    let event = Event::Store(StoreEvent::InboxRows { rows, more });
-                    self.send(
-                        format!("store{runner}.{life}"),
-                        2,
-                        Action::Agent { runner, life, lane: Lane::Store, event },
-                    );
-                }
-                Effect::Store(StoreCommand::FetchOutbox) => {
-                    self.settle_disk(runner);
-                    let rows = self.runners[runner].store.outbox().expect("memory");
-                    let event = Event::Store(StoreEvent::OutboxRows { rows: Ok(rows) });
-                    self.send(
-                        format!("store{runner}.{life}"),
-                        2,
-                        Action::Agent { runner, life, lane: Lane::Store, event },
-                    );
-                }
+                Effect::Store(command) => self.store_command(runner, command),
                 Effect::Bus(BusCommand::Connect(to)) => self.connect(runner, to.token),
                 Effect::Bus(BusCommand::Send(text)) => self.frame_up(runner, text),
                 Effect::Bus(BusCommand::Disconnect { .. }) => {
@@ -148,79 +114,14 @@ impl World {
                         self.cut(conn, false, true);
                     }
                 }
-                Effect::Heartbeat(HeartbeatCommand::Call {
-                    call,
-                    method,
-                    path,
-                    body,
-                    token,
-                    ..
-                }) => {
-                    if self.tell {
-                        println!(
-                            "{:>12} r{runner} -> call {call} {method} {path}",
-                            self.now.tick.0
-                        );
-                    }
-                    let (path, query) = path
-                        .split_once('?')
-                        .map_or((path.clone(), String::new()), |(p, q)| (p.into(), q.into()));
-                    let body = body.map(|body| body.to_string().into_bytes()).unwrap_or_default();
-                    let request = Request {
-                        method: method.into(),
-                        path,
-                        query,
-                        token: token.expose().into(),
-                        body,
-                        ..Default::default()
-                    };
-                    self.http(From::Call { runner, life, call }, request);
-                }
-                Effect::Heartbeat(HeartbeatCommand::ReadConfigToken) => {
-                    let event =
-                        Event::ConfigToken { url: None, token: Some(Secret::new(OPERATOR)) };
-                    self.after_ms(1, Action::Agent { runner, life, lane: Lane::Heartbeat, event });
-                }
-                Effect::Heartbeat(HeartbeatCommand::WriteToken { .. }) => {
-                    let event = Event::TokenWritten(Ok(()));
-                    self.after_ms(1, Action::Agent { runner, life, lane: Lane::Heartbeat, event });
-                }
-                Effect::Tell { .. } => {}
+                Effect::Heartbeat(command) => self.heartbeat_command(runner, command),
+                Effect::Tell { .. } | Effect::Gate(_) => {}
                 Effect::Pump(PumpCommand { rows, token, .. }) => {
                     assert!(self.runners[runner].pumping.is_none(), "one exchange at a time");
                     self.runners[runner].pumping = Some((rows, Vec::new(), token));
                     self.pump_next(runner);
                 }
-                Effect::Provider(ProviderCommand::Spawn { process, leftover, .. }) => {
-                    self.spawn(runner, process, leftover.is_some())
-                }
-                Effect::Provider(ProviderCommand::Verb { process: order, number, verb }) => {
-                    let process = self.runners[runner]
-                        .process
-                        .as_ref()
-                        .filter(|p| !p.dead && p.order == order)
-                        .map(|p| p.number);
-                    if let Some(process) = process {
-                        if let Verb::Deliver(delivery) = &verb {
-                            self.use_tool(runner, delivery);
-                        }
-                        let input = Input::Verb(number, verb);
-                        self.send(
-                            format!("verb{runner}.{process}"),
-                            1,
-                            Action::Session { runner, process, input },
-                        );
-                    }
-                }
-                Effect::Provider(ProviderCommand::Stop { grace_ms }) => {
-                    if let Some(process) =
-                        self.runners[runner].process.as_ref().filter(|p| !p.dead).map(|p| p.number)
-                    {
-                        let later = self.rng.below(grace_ms.min(300) + 1);
-                        self.after_ms(later, Action::ProviderDies { runner, process, code: 0 });
-                    }
-                }
-                Effect::Gate(_) => {}
+                Effect::Provider(command) => self.provider_command(runner, command),
                 Effect::Log { text, level, .. } => {
                     if self.tell {
                         println!("{:>12} r{runner} {level}: {text}", self.now.tick.0);
@@ -231,6 +132,101 @@ impl World {
                     self.runners[runner].finished = Some(outcome.code);
                     self.runners[runner].agent = None;
                     finished = true;
+                }
+            }
+        }
+    }
+
+    fn store_command(&mut self, runner: usize, command: StoreCommand) {
+        let life = self.runners[runner].life;
+        let event = match command {
+            StoreCommand::Commit(commit) => {
+                self.runners[runner].pending.push_back(commit);
+                if self.runners[runner].stall_told {
+                    return;
+                }
+                return self.send(
+                    format!("disk{runner}.{life}"),
+                    3,
+                    Action::Commit { runner, life },
+                );
+            }
+            StoreCommand::Retry => {
+                return self.send(
+                    format!("disk{runner}.{life}"),
+                    3,
+                    Action::Commit { runner, life },
+                );
+            }
+            // The real store reads behind the commits that were ordered before.
+            StoreCommand::FetchInbox(choice) => {
+                self.settle_disk(runner);
+                let (rows, more) = self.runners[runner].store.inbox(&choice).expect("memory");
+                StoreEvent::InboxRows { rows, more }
+            }
+            StoreCommand::FetchOutbox => {
+                self.settle_disk(runner);
+                let rows = self.runners[runner].store.outbox().expect("memory");
+                StoreEvent::OutboxRows { rows: Ok(rows) }
+            }
+        };
+        let action = Action::Agent { runner, life, lane: Lane::Store, event: Event::Store(event) };
+        self.send(format!("store{runner}.{life}"), 2, action);
+    }
+
+    fn heartbeat_command(&mut self, runner: usize, command: HeartbeatCommand) {
+        let life = self.runners[runner].life;
+        let event = match command {
+            HeartbeatCommand::Call { call, method, path, body, token, .. } => {
+                if self.tell {
+                    println!("{:>12} r{runner} -> call {call} {method} {path}", self.now.tick.0);
+                }
+                let (path, query) = path
+                    .split_once('?')
+                    .map_or((path.clone(), String::new()), |(p, q)| (p.into(), q.into()));
+                let body = body.map(|body| body.to_string().into_bytes()).unwrap_or_default();
+                let request = Request {
+                    method: method.into(),
+                    path,
+                    query,
+                    token: token.expose().into(),
+                    body,
+                    ..Default::default()
+                };
+                return self.http(From::Call { runner, life, call }, request);
+            }
+            HeartbeatCommand::ReadConfigToken => {
+                Event::ConfigToken { url: None, token: Some(Secret::new(OPERATOR)) }
+            }
+            HeartbeatCommand::WriteToken { .. } => Event::TokenWritten(Ok(())),
+        };
+        self.after_ms(1, Action::Agent { runner, life, lane: Lane::Heartbeat, event });
+    }
+
+    fn provider_command(&mut self, runner: usize, command: ProviderCommand) {
+        let alive = self.runners[runner].process.as_ref().filter(|p| !p.dead);
+        match command {
+            ProviderCommand::Spawn { process, leftover, .. } => {
+                self.spawn(runner, process, leftover.is_some())
+            }
+            ProviderCommand::Verb { process: order, number, verb } => {
+                let Some(process) = alive.filter(|p| p.order == order).map(|p| p.number) else {
+                    return;
+                };
+                if let Verb::Deliver(delivery) = &verb {
+                    self.use_tool(runner, delivery);
+                }
+                let input = Input::Verb(number, verb);
+                self.send(
+                    format!("verb{runner}.{process}"),
+                    1,
+                    Action::Session { runner, process, input },
+                );
+            }
+            ProviderCommand::Stop { grace_ms } => {
+                if let Some(process) = alive.map(|p| p.number) {
+                    let later = self.rng.below(grace_ms.min(300) + 1);
+                    self.after_ms(later, Action::ProviderDies { runner, process, code: 0 });
                 }
             }
         }

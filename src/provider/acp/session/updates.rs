@@ -17,7 +17,8 @@ const MODE_UPDATE: &str = "[MODE_UPDATE]";
 const TOOLS_MAX: usize = 1024;
 
 impl AcpSession {
-    /// An update of the session. While a load is open it is history: evidence, never mirrored again.
+    /// An update of the session. While a load is open it is history: evidence, never mirrored
+    /// again.
     pub(super) fn on_update(&mut self, update: &Value) {
         let kind = update.get("sessionUpdate").and_then(Value::as_str).unwrap_or_default();
         let text = update.pointer("/content/text").and_then(Value::as_str).unwrap_or_default();

@@ -43,7 +43,7 @@ impl TuiSession {
 
     // ---- turns
 
-    /// A witness speaks: what follows for the turn, and from that for all else.
+    /// A source speaks: what follows for the turn, and from that for all else.
     pub(super) fn observe(&mut self, now: Now, event: Event) {
         match self.turns.observe(now, &event) {
             Transition::Begin(evidence) => self.begin_turn(now, evidence),

@@ -50,7 +50,7 @@ impl TuiSession {
         // The program itself has spoken, whether or not the event is known here.
         let is_of_program = name != event;
         if is_of_program {
-            self.sender.on_witness();
+            self.sender.on_source();
         }
         if is_of_program || hook == Some(HookName::StatusLine) {
             self.follow_hook(payload);

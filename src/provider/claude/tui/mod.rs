@@ -30,14 +30,14 @@
 //! | `startup` | whether the conversation is open, and why it does not open |
 //! | `identity` | which conversation it is, and which transcript is its own |
 //! | `observed` | what registry and screen say, and when a picture is taken |
-//! | `turn` | whether a turn runs: the one table that fuses all witnesses |
+//! | `turn` | whether a turn runs: the one table that fuses all sources |
 //! | `sender` | which text goes when, by which channel, and what proves it |
 //! | `approvals` | what is asked, and who has answered |
 //! | `commands` | interrupts and context commands that are under way |
 //! | `background`, `usage` | what works beside the turn; model and tokens |
 //!
 //! What follows from a decision in other parts stands in `effects`, what hooks say in `hooks`, what
-//! registry, transcript and screen say in `witnesses`.
+//! registry, transcript and screen say in `observations`.
 
 mod approvals;
 mod background;
@@ -45,6 +45,7 @@ mod commands;
 mod effects;
 mod hooks;
 mod identity;
+mod observations;
 mod observed;
 mod out;
 mod registry;
@@ -52,7 +53,6 @@ mod sender;
 mod startup;
 mod turn;
 mod usage;
-mod witnesses;
 
 use std::time::Duration;
 

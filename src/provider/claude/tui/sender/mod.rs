@@ -141,7 +141,7 @@ pub(super) struct Sender {
     own: OwnTexts,
     notice: DeliveryNotice,
     /// A hook or the transcript has told something: proofs can come.
-    has_witness: bool,
+    has_source: bool,
 }
 
 impl Sender {
@@ -154,7 +154,7 @@ impl Sender {
             unproven: Vec::new(),
             own: OwnTexts::default(),
             notice: DeliveryNotice::default(),
-            has_witness: false,
+            has_source: false,
         }
     }
 
@@ -333,8 +333,8 @@ impl Sender {
     // ---- the box
 
     /// A hook or the transcript has told something: proofs can come.
-    pub fn on_witness(&mut self) {
-        self.has_witness = true;
+    pub fn on_source(&mut self) {
+        self.has_source = true;
     }
 
     pub fn is_typing(&self) -> bool {

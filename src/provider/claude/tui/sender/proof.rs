@@ -151,7 +151,7 @@ impl Sender {
     fn missed(&mut self, at: usize, around: &mut Surroundings<'_>) -> Due {
         let sent = &self.unproven[at];
         let a_turn_ran = around.turns.ended_since(sent.at);
-        if !self.has_witness {
+        if !self.has_source {
             // Neither hook nor transcript ever told anything: sent again it would be said twice. A
             // turn that ran is all the proof there can be.
             let why = "a turn ran just after it; this session has neither hooks nor a transcript";

@@ -189,7 +189,7 @@ fn what_is_not_proven_in_time_is_looked_into() {
         Queued,
         Dialog,
         TurnRuns,
-        NoWitness,
+        NoSource,
     }
     let again = Due::Settled;
     for (case, want, acts) in [
@@ -197,10 +197,10 @@ fn what_is_not_proven_in_time_is_looked_into() {
         (Case::Queued, Due::Nothing, "\"not proven yet: it waits in the session's own queue\""),
         (Case::Dialog, Due::Nothing, "\"not proven yet: the session is not at its prompt\""),
         (Case::TurnRuns, Due::Nothing, "\"not proven yet: the session is not at its prompt\""),
-        (Case::NoWitness, Due::Nothing, ""),
+        (Case::NoSource, Due::Nothing, ""),
     ] {
         let mut rig = Rig::pasted();
-        rig.sender.on_witness();
+        rig.sender.on_source();
         rig.observed
             .keep_screen(ScreenState { input: Some(InputBox::Empty), ..ScreenState::default() });
         match case {
@@ -208,7 +208,7 @@ fn what_is_not_proven_in_time_is_looked_into() {
             Case::Queued => rig.sender.on_enqueued(&format!("{HEADER} do it")),
             Case::Dialog => rig.observed.keep_screen(ScreenState::default()),
             Case::TurnRuns => rig.turns.begin(rig.now, false, false),
-            Case::NoWitness => rig.sender.has_witness = false,
+            Case::NoSource => rig.sender.has_source = false,
         }
         rig.pass(Duration::from_secs(2));
         assert_eq!(rig.wake(), Due::Nothing, "first the Enter is checked");

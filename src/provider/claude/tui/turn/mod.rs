@@ -2,7 +2,7 @@
 //! after Escape; the registry says busy or idle, a little late; the screen shows it while nothing
 //! stands in the box; the transcript tells what was said, a tenth of a second later still.
 //!
-//! Here the witnesses are fused: [`table`] is the whole rule. A hook or the
+//! Here the sources are fused: [`table`] is the whole rule. A hook or the
 //! registry begins a turn; a hook ends it at once, registry and screen together after a second.
 
 mod table;
@@ -129,7 +129,7 @@ pub(super) struct Taken {
     pub joined: bool,
 }
 
-/// The turns of a session. The caller tells what each witness says ([`Turns::observe`]), and
+/// The turns of a session. The caller tells what each source says ([`Turns::observe`]), and
 /// answers a [`Transition`] of `Begin` with [`Turns::begin`], one of `End` with [`Turns::finish`].
 #[derive(Debug)]
 pub(super) struct Turns {

@@ -1,4 +1,4 @@
-//! The rule by which the witnesses of a turn are fused: state, word of one witness, what follows.
+//! The rule by which the sources of a turn are fused: state, word of one source, what follows.
 
 use super::{HOOK_LAG, IDLE_TIME, LastEnd, REGISTRY_LAG, State, Turn};
 use crate::core::session::TurnEnd;
@@ -6,7 +6,7 @@ use crate::core::time::{Now, Tick};
 
 const REGISTRY_BUSY: &str = "the session registry says busy";
 
-/// What a witness says.
+/// What a source says.
 #[derive(Debug, Clone, PartialEq)]
 pub(in super::super) enum Event {
     /// A hook, a proof of delivery or the screen at the start: the session works. For people: how
@@ -20,7 +20,7 @@ pub(in super::super) enum Event {
     RegistryBusy { expected: bool },
     /// The registry says idle, since that time (ms).
     RegistryIdle { since: i64 },
-    /// Without a registry the screen is the only witness beside the hooks.
+    /// Without a registry the screen is the only source beside the hooks.
     ScreenBusy { has_registry: bool },
     /// An input box is shown and nothing that works; only where there is no registry.
     ScreenIdle,
@@ -58,7 +58,7 @@ pub(in super::super) enum Transition {
     CaptureAgain(Tick),
 }
 
-/// The rule. What happens at `now` to a state, by the word of one witness.
+/// The rule. What happens at `now` to a state, by the word of one source.
 pub(super) fn transition(
     state: &State,
     last_end: Option<&LastEnd>,

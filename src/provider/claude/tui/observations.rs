@@ -89,7 +89,7 @@ impl TuiSession {
     // ---- transcript
 
     pub(super) fn on_transcript(&mut self, now: Now, bytes: &[u8]) {
-        self.sender.on_witness();
+        self.sender.on_source();
         for entry in self.identity.entries(bytes) {
             if !self.startup.search(&entry) {
                 self.on_entry(now, entry);
