@@ -10,7 +10,8 @@
 //! - [`hub`]: the same for the hub, with its store.
 //! - [`demo`]: the built-in demo agent.
 //! - [`cli`]: commands, texts and exit codes.
-//! - [`clock`], [`config`], [`log`], [`os`], [`secret`]: leaves that anybody above `core` may use.
+//! - [`clock`], [`config`], [`log`], [`notify`], [`os`], [`secret`]: leaves that anybody above
+//!   `core` may use.
 //! - [`planted`]: known defects in the build that tests the tests; a constant in every other.
 //!
 //! # Glossary
@@ -25,16 +26,16 @@
 //! | runner | the process that supervises one provider session and connects it to the relay |
 //! | agent | what people write to: a name at the relay, served by a runner |
 //! | orchestrator | a service that starts, inspects and stops runners on a host |
-//! | provider | a program that is an agent: Claude Code, or one that speaks ACP |
-//! | transport | how a provider is talked to: tmux, stream or terminal |
+//! | provider | the program that a runner supervises: Claude Code, or one that speaks ACP |
+//! | transport | how a provider is talked to: its streams; for Claude Code tmux or terminal too |
 //! | conversation | what a provider remembers under one id, over restarts of its process |
-//! | session | the pure machine that speaks one provider's language (`provider/<name>/`) |
-//! | verb, signal | what a runner asks of a session, and what a session reports |
+//! | session | a provider process with its conversation; its machine is in `provider/<name>/` |
+//! | verb, session event | what a runner asks of a session, and what it reports |
 //! | turn | the provider works: from a prompt to the end of its answer |
 //! | batch | messages that travel to the provider together and are settled together |
 //! | delivery | one text of a batch on its way to the provider, under a key that a repetition keeps |
-//! | evidence | what shows that the provider has a delivery: its own record, a hook or a receipt |
-//! | claim, lease | the right to work on what only one may do, and the time until it ends unless renewed |
+//! | evidence | what shows that a delivery has arrived: the provider's record, hook or receipt |
+//! | claim, lease | the exclusive right to work on a message or task; how long it lasts unrenewed |
 //! | offer | a claimable message or task at the hub, and to whom it was offered |
 //! | obligation | an answer that an agent still owes |
 //! | settle | to end a message for good: answered, reported or given up |
@@ -47,7 +48,7 @@
 //! | generation | one unbroken history of a relay's data; ids mean something only within it |
 //! | machine | a state machine without I/O: events in, effects out ([`core::Machine`]) |
 //! | edge, lane | a thread that does I/O, and the bounded channel on which it reports |
-//! | credit | room for the commits that an event may cause; without it a lane waits |
+//! | credit | free places for the commits that an event may cause; without them a lane waits |
 //! | gate | the server of hub and control port: sockets, limits, WebSocket peers |
 //! | control port | a runner's own HTTP server on loopback, for hooks, tools and `status` |
 //! | peer | who is connected to a gate by WebSocket or reads its events |

@@ -185,7 +185,7 @@ pub fn to_runner(
 }
 
 /// The message of a number that this session's agent was given.
-pub struct Given {
+pub struct ReceivedMessage {
     /// Its sender; empty where that is not known any more.
     pub from: String,
     /// The generation of the relay's data that gave it the number.
@@ -204,7 +204,7 @@ fn twofold(id: MessageId, from: &[&str]) -> Failure {
     ))
 }
 
-impl Given {
+impl ReceivedMessage {
     /// What the relay calls by that number must be what the agent was given.
     pub fn must_be(&self, id: MessageId, told: &Value) -> Result<(), Failure> {
         let other = match (&self.generation, told["generation"].as_str()) {
@@ -222,7 +222,7 @@ impl Given {
 
 /// Which message of that number the agent of this session was given: its runner knows. `None`: it
 /// does not, or this is no session.
-pub fn given(client: &Client, id: MessageId) -> Result<Option<Given>, Failure> {
+pub fn given(client: &Client, id: MessageId) -> Result<Option<ReceivedMessage>, Failure> {
     let Some((200, answer)) = ask(client, "GET", &format!("/messages/{id}"), None) else {
         return Ok(None);
     };
@@ -232,7 +232,11 @@ pub fn given(client: &Client, id: MessageId) -> Result<Option<Given>, Failure> {
         [] => Ok(None),
         [one] => {
             let generation = one["generation"].as_str().map(str::to_string);
-            Ok(Some(Given { from: from(one), generation, current: one["current"] == true }))
+            Ok(Some(ReceivedMessage {
+                from: from(one),
+                generation,
+                current: one["current"] == true,
+            }))
         }
         more => Err(twofold(
             id,

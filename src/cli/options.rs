@@ -44,7 +44,7 @@ type RunOption = Setting<RunArgs>;
 
 /// Options that are the same for every provider.
 pub(super) const OPTIONS: &[Setting<RunArgs>] = &[
-    RunOption::text("--preset", "NAME", "a known agent instead of a command; the list is below", |all| &mut all.preset),
+    RunOption::text("--preset", "NAME", "a known agent instead of a command, from the list of presets", |all| &mut all.preset),
     RunOption::text("--cwd", "PATH", "working directory of the provider", |all| &mut all.cwd),
     RunOption::text("--relay-url", "URL", "relay (default http://127.0.0.1:4850)", |all| &mut all.relay_url),
     RunOption::text(

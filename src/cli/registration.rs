@@ -83,7 +83,7 @@ fn new_instance_id() -> String {
 /// The settings of the agent's machine. `started_at`: wall clock, ms.
 pub(super) fn agent_config(chosen: &Chosen, started_at: i64) -> AgentConfig {
     let Chosen { args, config, global, .. } = chosen;
-    // What the environment says of a token is about the one that stands beside it.
+    // What the environment says of a token counts only if its own token is the one in use.
     let is_described = env(ENV_TOKEN).map(Secret::new) == global.token;
     let said = |name: &str| env(name).filter(|_| is_described);
     let identity = identity(chosen);

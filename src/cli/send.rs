@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::args::{React, Reply, Send};
 use super::client::{Client, Follow};
 use super::exit::{Failure, Kind, NO, OK, Outcome};
-use super::inside::{self, Given};
+use super::inside::{self, ReceivedMessage};
 use super::print;
 use crate::config::Global;
 use crate::core::ids::MessageId;
@@ -251,7 +251,7 @@ impl<'a> Waiting<'a> {
 fn addressee(
     client: &Client,
     id: MessageId,
-    given: Option<&Given>,
+    given: Option<&ReceivedMessage>,
 ) -> Result<(String, Option<String>), Failure> {
     let known = || {
         given

@@ -75,8 +75,8 @@ impl MarkFile {
     }
 }
 
-/// What is left to do of commits that failed: one is durable when its changes stand in the store
-/// and its ids in the mark.
+/// How far commits are that have to be tried again. A commit is durable once its changes are in
+/// the store and its ids in the mark file.
 pub enum Pending {
     /// Nothing of them is durable.
     All,

@@ -103,8 +103,8 @@ pub fn run<M: Machine>(
 ) {
     let count = lanes.count();
     let (mut first, mut waited) = (0, false);
-    // A lane whose edge is gone is ready for ever: it is left out. That its thread ended is an
-    // event of its own.
+    // A closed lane would be ready for ever, so it is left out; the end of its thread is an event
+    // of its own.
     let mut closed = vec![false; count];
     loop {
         let now = clock.now();

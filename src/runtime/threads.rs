@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
-/// Stacks cost address space only; JSON, SQLite and TLS need more than 64 KiB.
+/// Size of a stack. What is not used costs address space only; JSON, SQLite and TLS need more than
+/// 64 KiB.
 const STACK_BYTES: usize = 512 << 10;
 
 /// A thread that has ended.
@@ -63,8 +64,8 @@ impl Threads {
         self.exits.clone()
     }
 
-    /// Joins everybody who ends in time, `drain` is called meanwhile so that nobody waits on a full
-    /// lane; names the rest.
+    /// Joins threads until the limit and returns the names of those that still run. `drain` is
+    /// called meanwhile, so that no thread waits on a full lane.
     pub fn join(self, limit: Duration, mut drain: impl FnMut()) -> Vec<String> {
         let until = Instant::now() + limit;
         let mut left: Vec<(String, JoinHandle<()>)> = self.members;

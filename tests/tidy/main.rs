@@ -105,7 +105,7 @@ fn rooms_are_used_in_one_direction_only() {
                 "crate::config",
             ],
         ),
-        ("edge/", &["crate::hub::", "crate::cli"]),
+        ("edge/", &["crate::runtime", "crate::hub::", "crate::cli"]),
         ("runtime/", &["crate::hub::", "crate::cli"]),
         ("hub/", &["crate::cli", "crate::demo"]),
     ];

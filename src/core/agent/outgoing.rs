@@ -32,7 +32,7 @@ const DELIVERED: &str = "delivered";
 pub(super) const DONE: &str = "done";
 
 /// A message that this agent was given.
-pub(super) struct Given<'a> {
+pub(super) struct ReceivedMessage<'a> {
     pub at: MessageRef,
     from: &'a str,
     subject: Option<&'a str>,
@@ -46,9 +46,13 @@ fn refuse(status: u16, code: &str, sentence: impl AsRef<str>) -> Refusal {
 impl Agent {
     /// All messages of that number that are in the records here. More than one: relays, or states
     /// of a relay's data, that gave the same number.
-    pub(super) fn given(&self, id: MessageId) -> Vec<Given<'_>> {
-        let done =
-            self.inbox.done(id).map(|(at, from)| Given { at, from, subject: None, state: DONE });
+    pub(super) fn given(&self, id: MessageId) -> Vec<ReceivedMessage<'_>> {
+        let done = self.inbox.done(id).map(|(at, from)| ReceivedMessage {
+            at,
+            from,
+            subject: None,
+            state: DONE,
+        });
         let delivered = self
             .turn
             .places()
@@ -60,11 +64,16 @@ impl Agent {
             .chain(self.inbox.urgent())
             .filter(|(at, _)| at.id == id)
             .map(|(at, message)| (at, message, WAITING));
-        let mut all: Vec<Given<'_>> = done.collect();
+        let mut all: Vec<ReceivedMessage<'_>> = done.collect();
         for (at, message, state) in delivered.chain(waiting) {
             // One that was opened again is under way once more.
             all.retain(|given| given.at != at);
-            all.push(Given { at, from: &message.from, subject: message.subject.as_deref(), state });
+            all.push(ReceivedMessage {
+                at,
+                from: &message.from,
+                subject: message.subject.as_deref(),
+                state,
+            });
         }
         all.sort_by_key(|given| given.at);
         all
@@ -72,14 +81,14 @@ impl Agent {
 
     /// Which message of that number is meant: of the generation that is named, else the newest.
     pub(super) fn meant(&self, id: MessageId, told: Option<&str>) -> Option<MessageRef> {
-        let named = |given: &Given<'_>| {
+        let named = |given: &ReceivedMessage<'_>| {
             told.is_none_or(|told| self.generations.is_called(given.at.generation, told))
         };
         self.given(id).iter().rev().find(|given| named(given)).map(|given| given.at)
     }
 
     pub(super) fn given_json(&self, id: MessageId) -> (u16, Value) {
-        let show = |given: &Given<'_>| {
+        let show = |given: &ReceivedMessage<'_>| {
             let generation = self.generations.told_name(given.at.generation);
             json!({"id": id, "generation": generation, "from": given.from, "subject": given.subject, "state": given.state,
                    "current": self.generations.is_current(given.at.generation)})

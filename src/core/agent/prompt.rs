@@ -75,7 +75,7 @@ struct Start {
 
 /// What the store says when a runner starts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct Noted {
+struct PromptRecord {
     handed: bool,
     done: bool,
     /// Newest last; empty with a word: an older version wrote it and did not say which prompt it
@@ -113,15 +113,15 @@ impl Start {
     }
 }
 
-impl Noted {
-    fn read(notes: &[(String, String)], provider: Option<&ProviderRecord>) -> Noted {
+impl PromptRecord {
+    fn read(notes: &[(String, String)], provider: Option<&ProviderRecord>) -> PromptRecord {
         let note =
             |name: &str| notes.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
         let starts: Value =
             note(STARTS_NOTE).and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
         // An older version did not note its end, but it never left a provider behind in order.
         let left_nothing = provider.is_none_or(|record| record.provider_session.is_empty());
-        Noted {
+        PromptRecord {
             handed: note(NOTE) == Some(HANDED),
             done: note(NOTE) == Some(DONE),
             starts: starts.as_array().into_iter().flatten().filter_map(Start::of).collect(),
@@ -169,7 +169,7 @@ impl Noted {
 /// The state of the first prompt.
 #[derive(Debug, Default)]
 pub(super) struct FirstPrompt {
-    noted: Noted,
+    noted: PromptRecord,
     handed: bool,
     done: bool,
     /// Our question to the session, until the session has it.
@@ -191,7 +191,7 @@ impl Agent {
         notes: &[(String, String)],
         provider: Option<&ProviderRecord>,
     ) {
-        let noted = Noted::read(notes, provider);
+        let noted = PromptRecord::read(notes, provider);
         self.note_end(RUNNING);
         self.prompt = FirstPrompt { noted, ..Default::default() };
         let Some(prompt) =
@@ -372,8 +372,13 @@ mod tests {
         Start { digest: digest.into(), request: request.map(str::to_string), at: Some(7) }
     }
 
-    fn noted(word: &str, starts: &[Start], in_order: bool) -> Noted {
-        Noted { handed: word == HANDED, done: word == DONE, starts: starts.to_vec(), in_order }
+    fn noted(word: &str, starts: &[Start], in_order: bool) -> PromptRecord {
+        PromptRecord {
+            handed: word == HANDED,
+            done: word == DONE,
+            starts: starts.to_vec(),
+            in_order,
+        }
     }
 
     #[derive(Debug, PartialEq)]
@@ -385,7 +390,7 @@ mod tests {
     use Want::*;
 
     /// The prompt is judged so, and with `--prompt-again` is delivered whatever was noted.
-    fn assert_judged(noted: &Noted, key: &StartKey, digest: &str, want: Want) {
+    fn assert_judged(noted: &PromptRecord, key: &StartKey, digest: &str, want: Want) {
         let mut prompt =
             Prompt { text: digest.into(), digest: digest.into(), key: key.clone(), again: false };
         let got = match noted.judge(&prompt) {
@@ -468,15 +473,15 @@ mod tests {
             provider_session: session.into(),
             ..Default::default()
         };
-        assert!(Noted::read(&[], None).in_order);
-        assert!(Noted::read(&[], Some(&with(""))).in_order);
-        assert!(!Noted::read(&[], Some(&with("p"))).in_order);
+        assert!(PromptRecord::read(&[], None).in_order);
+        assert!(PromptRecord::read(&[], Some(&with(""))).in_order);
+        assert!(!PromptRecord::read(&[], Some(&with("p"))).in_order);
         let end = |word: &str| vec![(END_NOTE.to_string(), word.to_string())];
         assert!(
-            !Noted::read(&end(RUNNING), Some(&with(""))).in_order,
+            !PromptRecord::read(&end(RUNNING), Some(&with(""))).in_order,
             "killed while no provider ran"
         );
-        assert!(Noted::read(&end(ORDERLY), Some(&with(""))).in_order);
+        assert!(PromptRecord::read(&end(ORDERLY), Some(&with(""))).in_order);
     }
 
     #[test]

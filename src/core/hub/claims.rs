@@ -140,7 +140,7 @@ impl Hub {
         self.offers.get(&message).is_some_and(|offer| offer.task.is_some() && !holds(offer))
     }
 
-    /// The claimer has read it. Without a task that settles the message, once its claim ends.
+    /// The claimer has read it: a message without a task is settled by that when the claim ends.
     pub(super) fn note_claim_read(&mut self, message: MessageId, agent: &str) {
         if let Some(claim) = self.offers.get_mut(&message).and_then(|offer| offer.claim.as_mut())
             && claim.agent == agent

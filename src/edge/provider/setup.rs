@@ -1,4 +1,4 @@
-//! What a start needs on disk before it: the plan may look there, and its files are written.
+//! Prepares a start of the provider: makes the launch plan and writes the files that it names.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -35,7 +35,7 @@ impl Planner {
                 LaunchError::passing(format!("cannot prepare the start of the provider: {error}"))
             })?;
         }
-        // Of an agent that this runner was started by.
+        // Inherited where an agent started this runner; it must not reach our provider.
         if !self.env.iter().any(|(name, _)| name == ENV_REPLY_MODE) {
             plan.unset.push(ENV_REPLY_MODE.into());
         }
@@ -127,7 +127,7 @@ fn write_tree(path: &Path, files: &[TreeFile]) -> std::io::Result<()> {
             fs::Permissions::from_mode(if file.is_program { 0o700 } else { 0o600 }),
         )?;
     }
-    // In one step: a session that starts just now finds the one or the other.
+    // An atomic swap: a session that starts just now sees the old folder or the new one.
     let flags = if path.exists() { RenameFlags::EXCHANGE } else { RenameFlags::NOREPLACE };
     if renameat_with(CWD, &beside, CWD, path, flags).is_ok() {
         let _ = fs::remove_dir_all(&beside);

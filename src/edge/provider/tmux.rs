@@ -79,7 +79,7 @@ pub struct Tmux {
     /// The reply that is being read: fields of its beginning, and its lines.
     block: Option<(String, Vec<String>)>,
     /// The head of a look, until its picture comes.
-    head: Option<LookHead>,
+    head: Option<PaneHeader>,
     paste_file: PathBuf,
 }
 
@@ -274,7 +274,7 @@ impl Tmux {
     fn on_block(&mut self, block: Vec<String>, told: &mut Vec<TmuxEvent>) {
         let first = block.first().map(String::as_str).unwrap_or_default();
         // Behind the head of a look comes its picture, whatever that shows.
-        if let Some(LookHead { dead, code, attended, title }) = self.head.take() {
+        if let Some(PaneHeader { dead, code, attended, title }) = self.head.take() {
             told.push(TmuxEvent::Screen(
                 Screen { text: block.join("\n"), title, attended, dead },
                 code,
@@ -297,7 +297,7 @@ impl Tmux {
                 .or_else(|| signal_number(signal).map(|n| 128 + n))
                 .filter(|_| dead);
             let attended = attached.parse::<u32>().is_ok_and(|n| n > 1);
-            self.head = Some(LookHead { dead, code, attended, title: title.to_string() });
+            self.head = Some(PaneHeader { dead, code, attended, title: title.to_string() });
         } else if first == "@pasted" {
             let _ = std::fs::remove_file(&self.paste_file);
             told.push(TmuxEvent::Pasted);
@@ -306,7 +306,7 @@ impl Tmux {
 }
 
 /// What stands before the picture of a pane.
-struct LookHead {
+struct PaneHeader {
     dead: bool,
     /// Exit code of the program, once it is dead.
     code: Option<i32>,

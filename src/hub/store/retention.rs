@@ -34,7 +34,7 @@ pub(super) fn retain(
     };
     let session = oldest("kind = 'session' AND offered = 0", session_before)?;
     let other = oldest("kind <> 'session' AND offered = 0", before)?;
-    // Offered all that time, and nobody holds them. Blocked tasks wait for a person, however long.
+    // Offers that nobody has claimed in all that time go too; blocked tasks wait for a person.
     let blocked =
         "EXISTS (SELECT 1 FROM tasks t WHERE t.message = messages.id AND t.status = 'blocked')";
     let offers = oldest(&format!("offered = 1 AND claimed_by IS NULL AND NOT {blocked}"), before)?;

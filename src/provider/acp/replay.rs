@@ -6,12 +6,12 @@ use crate::core::session::{DeliveryOutcome, MessageFingerprint, RESTART_MARK};
 #[derive(Debug, Default)]
 pub(super) struct Replay {
     /// In order; neighbours of one side are joined.
-    pieces: Vec<(Side, String)>,
+    pieces: Vec<(Speaker, String)>,
     bytes: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Side {
+pub(super) enum Speaker {
     User,
     Agent,
     /// A tool call: an answer that ends with one was cut off.
@@ -23,7 +23,7 @@ const REPLAY_BYTES_MAX: usize = 8 << 20;
 
 impl Replay {
     /// A further piece of the record.
-    pub fn push(&mut self, from: Side, text: &str) {
+    pub fn push(&mut self, from: Speaker, text: &str) {
         self.bytes += text.len();
         match self.pieces.last_mut() {
             Some((side, piece)) if *side == from => piece.push_str(text),
@@ -43,7 +43,7 @@ impl Replay {
             wanted.iter().any(|message| message.is_in(&squeezed, squeeze))
         };
         let Some(at) =
-            self.pieces.iter().rposition(|(side, text)| *side == Side::User && seen(text))
+            self.pieces.iter().rposition(|(side, text)| *side == Speaker::User && seen(text))
         else {
             return DeliveryOutcome::Unseen;
         };
@@ -51,13 +51,13 @@ impl Replay {
         let mut last = None;
         for piece in &self.pieces[at + 1..] {
             match piece {
-                (Side::User, text) if text.contains(RESTART_MARK) => last = None,
-                (Side::User, _) => break,
+                (Speaker::User, text) if text.contains(RESTART_MARK) => last = None,
+                (Speaker::User, _) => break,
                 other => last = Some(other),
             }
         }
         match last {
-            Some((Side::Agent, text)) if !text.trim().is_empty() => {
+            Some((Speaker::Agent, text)) if !text.trim().is_empty() => {
                 DeliveryOutcome::Answered(text.trim().to_string())
             }
             _ => DeliveryOutcome::Unanswered,
@@ -74,7 +74,7 @@ fn squeeze(text: &str) -> String {
 mod tests {
     use super::*;
 
-    fn outcome(pieces: &[(Side, &str)]) -> DeliveryOutcome {
+    fn outcome(pieces: &[(Speaker, &str)]) -> DeliveryOutcome {
         let mut replay = Replay::default();
         pieces.iter().for_each(|(side, text)| replay.push(*side, text));
         replay.outcome(&[MessageFingerprint {
@@ -86,7 +86,7 @@ mod tests {
 
     #[test]
     fn the_record_decides() {
-        use Side::{Agent, Tool, User};
+        use Speaker::{Agent, Tool, User};
         let ours = "[relay message #7 from user]\ndo it\nplease";
         let nudge = "[agent-relay] The session was restarted while";
         let answered = |text: &str| DeliveryOutcome::Answered(text.into());

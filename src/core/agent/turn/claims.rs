@@ -177,8 +177,8 @@ impl Agent {
         let Ok((status, body)) = result else { return };
         if matches!(status, 404 | 409 | 410) {
             self.let_go(at);
-            // Of a task from before the relay's data were put back the end is told all the same:
-            // there it only waits for that.
+            // The end of a task of an older generation is reported all the same: the relay whose
+            // data were put back keeps it blocked until then.
             let lost = self.generations.is_current(at.generation);
             if let Some(entry) = self.turn.entry(at) {
                 entry.lost = lost;

@@ -6,7 +6,7 @@ use super::AcpSession;
 use super::opening::option_of;
 use crate::core::limits::{MIRROR_BODY_BYTES_MAX, REPLY_BODY_BYTES_MAX};
 use crate::core::session::SessionEvent;
-use crate::provider::acp::replay::Side;
+use crate::provider::acp::replay::Speaker;
 use crate::provider::text::{one_line, push_bounded};
 
 /// Steps of a plan that are shown.
@@ -24,9 +24,9 @@ impl AcpSession {
         let text = update.pointer("/content/text").and_then(Value::as_str).unwrap_or_default();
         if let Some(replay) = self.opening.replay.as_mut() {
             match kind {
-                "user_message_chunk" => replay.push(Side::User, text),
-                "agent_message_chunk" => replay.push(Side::Agent, text),
-                "tool_call" | "tool_call_update" => replay.push(Side::Tool, ""),
+                "user_message_chunk" => replay.push(Speaker::User, text),
+                "agent_message_chunk" => replay.push(Speaker::Agent, text),
+                "tool_call" | "tool_call_update" => replay.push(Speaker::Tool, ""),
                 _ => {}
             }
             return;

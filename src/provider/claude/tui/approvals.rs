@@ -50,7 +50,7 @@ impl Request {
 /// The session waits for no key any more: what was asked until then is answered, unless another
 /// question opens in a moment.
 #[derive(Debug)]
-struct Settling {
+struct AnsweredInTerminal {
     /// Wall clock, ms.
     asked_until: i64,
     at: Tick,
@@ -74,7 +74,7 @@ pub(super) struct Approvals {
     pending: BTreeMap<String, PendingApproval>,
     /// Questions that were told.
     count: u64,
-    settling: Option<Settling>,
+    settling: Option<AnsweredInTerminal>,
     /// One was decided by us while the session waited: its end is no answer to another.
     decided_by_us: bool,
     /// Calls of tools, newest last: id, and name with input as a number.
@@ -226,7 +226,7 @@ impl Approvals {
             ([id], 1) if !self.decided_by_us => self.withdraw(id, AT_THE_TERMINAL, out),
             ([], _) => {}
             _ => {
-                let settling = Settling { asked_until: at, at: now.tick + ANSWERED_TIME };
+                let settling = AnsweredInTerminal { asked_until: at, at: now.tick + ANSWERED_TIME };
                 self.settling = Some(settling);
             }
         }
@@ -270,7 +270,7 @@ impl Approvals {
     /// It has waited for no key for long enough: of all that was asked before, nothing is open.
     pub fn settle(&mut self, now: Now, out: &mut Out) {
         let due = self.settling.take_if(|settling| settling.at <= now.tick);
-        let Some(Settling { asked_until, .. }) = due else { return };
+        let Some(AnsweredInTerminal { asked_until, .. }) = due else { return };
         for id in self.ids(|pending| pending.asked_at <= asked_until) {
             self.withdraw(&id, AT_THE_TERMINAL, out);
         }

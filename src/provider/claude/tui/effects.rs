@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 
 use super::TuiSession;
 use super::commands::ContextCommand;
-use super::identity::{Content, Reading};
-use super::sender::{Due, Gate, Sender, Surroundings};
+use super::identity::{Content, TranscriptUse};
+use super::sender::{Due, Gate, Sender, SenderContext};
 use super::startup::Opening;
 use super::turn::{Activity, Event, Taken, Transition};
 use crate::core::session::{Delivery, Mirror, SessionEvent, TurnEnd};
@@ -153,8 +153,8 @@ impl TuiSession {
 
     // ---- identity
 
-    pub(super) fn reading(&self) -> Reading {
-        Reading { is_open: self.startup.is_open(), searches: self.startup.is_searching() }
+    pub(super) fn reading(&self) -> TranscriptUse {
+        TranscriptUse { is_open: self.startup.is_open(), searches: self.startup.is_searching() }
     }
 
     /// The registry or a hook names a session: perhaps another one than before.
@@ -179,9 +179,9 @@ impl TuiSession {
     // ---- texts
 
     /// The sender, and what it sees of the rest.
-    pub(super) fn sender(&mut self, now: Now) -> (&mut Sender, Surroundings<'_>) {
+    pub(super) fn sender(&mut self, now: Now) -> (&mut Sender, SenderContext<'_>) {
         let TuiSession { sender, observed, turns, out, .. } = self;
-        (sender, Surroundings { now, observed, turns, out })
+        (sender, SenderContext { now, observed, turns, out })
     }
 
     pub(super) fn send_next(&mut self, now: Now) {

@@ -46,7 +46,7 @@ pub(super) enum Content {
 
 /// What else decides whether a transcript is followed.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Reading {
+pub(super) struct TranscriptUse {
     pub is_open: bool,
     /// The record is being searched for messages of an earlier life.
     pub searches: bool,
@@ -131,7 +131,7 @@ impl Identity {
     }
 
     /// Until a hook names the transcript of a new session, it is expected beside the old one.
-    pub fn follow_beside(&mut self, content: Content, reading: Reading, out: &mut Out) {
+    pub fn follow_beside(&mut self, content: Content, reading: TranscriptUse, out: &mut Out) {
         let path = self.transcript.as_deref().and_then(|path| path.rsplit_once('/'));
         if let Some(path) = path.map(|(folder, _)| format!("{folder}/{}.jsonl", self.session)) {
             self.follow(&path, content, reading, out);
@@ -144,7 +144,7 @@ impl Identity {
         session: &str,
         path: &str,
         content: Content,
-        reading: Reading,
+        reading: TranscriptUse,
         out: &mut Out,
     ) {
         let folder = path.strip_suffix(".jsonl").and_then(|path| path.strip_suffix(session));
@@ -154,7 +154,7 @@ impl Identity {
         }
     }
 
-    fn follow(&mut self, path: &str, content: Content, reading: Reading, out: &mut Out) {
+    fn follow(&mut self, path: &str, content: Content, reading: TranscriptUse, out: &mut Out) {
         if self.transcript.as_deref() == Some(path) {
             return;
         }
@@ -189,7 +189,7 @@ mod tests {
 
     const FIRST: &str = "11111111-aaaa";
     const SECOND: &str = "22222222-bbbb";
-    const OPEN: Reading = Reading { is_open: true, searches: false };
+    const OPEN: TranscriptUse = TranscriptUse { is_open: true, searches: false };
 
     fn at(seconds: u64) -> Now {
         Now { tick: Tick(seconds * 1_000_000), wall: Wall(0) }

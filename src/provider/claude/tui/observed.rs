@@ -17,9 +17,9 @@ const CAPTURE_PAUSE: Duration = Duration::from_millis(400);
 const CAPTURE_PAUSE_SHORT: Duration = Duration::from_millis(20);
 /// A picture comes within a millisecond; one that was not there by then is asked for again.
 const CAPTURE_TIMEOUT: Duration = Duration::from_secs(5);
-/// The program's clock against ours, ms.
+/// Difference that is allowed between the program's clock and ours, ms.
 const CLOCK_SLACK_MS: i64 = 2000;
-/// Characters of a status line that are told.
+/// Longest detail of a status that is reported, in characters.
 const DETAIL_CHARS_MAX: usize = 200;
 
 /// What the registry or the screen says of a turn.
@@ -119,8 +119,7 @@ impl Observed {
         Some(RegistryChange { was_answered: was_waiting && !waits })
     }
 
-    /// The file can be of this process: one that a killed process with the same pid has left says
-    /// nothing of this one.
+    /// False for a file that an earlier process with the same pid has left.
     pub fn is_registry_current(&self) -> bool {
         self.registry.as_ref().is_some_and(|registry| {
             let since = registry.status_since();
@@ -208,7 +207,6 @@ impl Observed {
 
     // ---- pictures
 
-    /// No picture is asked for any more.
     pub fn stop_captures(&mut self) {
         self.captures = false;
     }
@@ -219,7 +217,7 @@ impl Observed {
         }
     }
 
-    /// One that was lost somewhere must not be the last one.
+    /// Asks for a picture; again after a while, so that a lost answer does not stop them for ever.
     pub fn capture_now(&mut self, now: Now, out: &mut Out) {
         let pending = matches!(self.capture, Capture::Asked(at) if now.tick - at < CAPTURE_TIMEOUT);
         if self.captures && !pending {

@@ -40,14 +40,14 @@ const BEGIN_TIME: Duration = Duration::from_secs(3);
 const INJECTED_MAX: usize = 16;
 
 /// What a sender sees of the session around it.
-pub(super) struct Surroundings<'a> {
+pub(super) struct SenderContext<'a> {
     pub now: Now,
     pub observed: &'a mut Observed,
     pub turns: &'a Turns,
     pub out: &'a mut Out,
 }
 
-impl Surroundings<'_> {
+impl SenderContext<'_> {
     /// No turn runs, and the registry says so.
     fn is_idle(&self) -> bool {
         !self.turns.is_running() && self.observed.registry_is_idle()
@@ -206,7 +206,7 @@ impl Sender {
     // ---- what goes next
 
     /// Takes the next text that may go now.
-    pub fn next(&mut self, gate: Gate, around: &mut Surroundings<'_>) {
+    pub fn next(&mut self, gate: Gate, around: &mut SenderContext<'_>) {
         if gate == Gate::Closed || self.paste.is_typing() {
             return;
         }
@@ -233,7 +233,7 @@ impl Sender {
     }
 
     /// The place of the next text in the queue, and how it goes.
-    fn choose(&self, around: &Surroundings<'_>) -> Option<(usize, Way)> {
+    fn choose(&self, around: &SenderContext<'_>) -> Option<(usize, Way)> {
         let runs = around.turns.is_running();
         if !runs && self.unproven.is_empty() && around.observed.may_be_idle() {
             return self.queue.front().map(|item| (0, self.way(item, around.observed)));
@@ -257,7 +257,7 @@ impl Sender {
         }
     }
 
-    fn submitted(&mut self, item: Item, channel: Channel, around: &Surroundings<'_>) {
+    fn submitted(&mut self, item: Item, channel: Channel, around: &SenderContext<'_>) {
         self.unproven.push(Sent {
             first: item.first(),
             item,
@@ -297,7 +297,7 @@ impl Sender {
     }
 
     /// It will not arrive, and whoever sent it is told so.
-    pub fn refuse(&mut self, at: usize, why: &str, around: &mut Surroundings<'_>) {
+    pub fn refuse(&mut self, at: usize, why: &str, around: &mut SenderContext<'_>) {
         let sent = self.unproven.remove(at);
         let out = &mut *around.out;
         out.warn(why);
@@ -362,7 +362,7 @@ impl Sender {
 
     /// A fresh picture: the box is tidied, a lost Enter pressed again, and the next step of typing
     /// made. True: a command was submitted.
-    pub fn on_screen(&mut self, around: &mut Surroundings<'_>) -> bool {
+    pub fn on_screen(&mut self, around: &mut SenderContext<'_>) -> bool {
         self.paste.tidy_box(&self.own, around);
         self.enter_again(around);
         match self.paste.step(&self.own, &mut self.notice, around) {

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use super::item::{Item, OwnTexts};
-use super::{DeliveryNotice, PROOF_TIME, Surroundings};
+use super::{DeliveryNotice, PROOF_TIME, SenderContext};
 use crate::core::session::Output;
 use crate::core::time::{Now, Tick};
 use crate::provider::claude::screen::InputBox;
@@ -79,7 +79,7 @@ pub(super) struct PasteProof {
 }
 
 impl PasteProof {
-    pub fn new(around: &Surroundings<'_>) -> PasteProof {
+    pub fn new(around: &SenderContext<'_>) -> PasteProof {
         PasteProof {
             box_text: around.observed.input_text().map(str::to_string),
             enters: 1,
@@ -113,7 +113,7 @@ impl PasteProof {
         self.enter_at.is_some()
     }
 
-    pub fn press_enter(&mut self, around: &mut Surroundings<'_>) {
+    pub fn press_enter(&mut self, around: &mut SenderContext<'_>) {
         self.enter_at = Some(around.now.tick + ENTER_TIME);
         self.enters += 1;
         around.out.push(Output::Press("Enter"));
@@ -136,7 +136,7 @@ pub(super) struct Paste {
 }
 
 impl Paste {
-    pub fn start(&mut self, item: Item, around: &mut Surroundings<'_>) {
+    pub fn start(&mut self, item: Item, around: &mut SenderContext<'_>) {
         let stage = Stage::Look { wipes: 0, stashing: false };
         self.typing = Some(Typing { item, stage, since: around.now.tick });
         around.capture_now();
@@ -172,7 +172,7 @@ impl Paste {
     }
 
     /// The next picture tells whether an Enter was lost.
-    pub fn check_enter(&mut self, around: &mut Surroundings<'_>) {
+    pub fn check_enter(&mut self, around: &mut SenderContext<'_>) {
         self.checks_enter = true;
         around.capture_now();
     }
@@ -186,7 +186,7 @@ impl Paste {
         &mut self,
         own: &OwnTexts,
         notice: &mut DeliveryNotice,
-        around: &mut Surroundings<'_>,
+        around: &mut SenderContext<'_>,
     ) -> Step {
         let (Some(screen), Some(typing)) = (around.observed.screen(), &self.typing) else {
             return Step::Waits;
@@ -220,7 +220,7 @@ impl Paste {
     fn wait_for_prompt(
         &mut self,
         notice: &mut DeliveryNotice,
-        around: &mut Surroundings<'_>,
+        around: &mut SenderContext<'_>,
     ) -> Step {
         if around.turns.is_running() {
             return self.put_back(around);
@@ -237,7 +237,7 @@ impl Paste {
         self.typing.as_ref().map_or(Duration::ZERO, |typing| now.tick - typing.since)
     }
 
-    fn paste(&mut self, around: &mut Surroundings<'_>) -> Step {
+    fn paste(&mut self, around: &mut SenderContext<'_>) -> Step {
         if std::mem::take(&mut self.unseen) {
             // A slow program may show the paste before this one only now: then this goes behind it
             // and wipes it.
@@ -257,7 +257,7 @@ impl Paste {
         text: &str,
         own: &OwnTexts,
         notice: &mut DeliveryNotice,
-        around: &mut Surroundings<'_>,
+        around: &mut SenderContext<'_>,
     ) {
         let is_hidden = || text.trim_start().starts_with(HIDDEN_PASTE);
         let is_ours = own.is_in_box(text) || (self.left_in_box || self.unseen) && is_hidden();
@@ -285,7 +285,7 @@ impl Paste {
         around.capture_soon(WAIT_TIME);
     }
 
-    fn enter(&mut self, notice: &mut DeliveryNotice, around: &mut Surroundings<'_>) -> Step {
+    fn enter(&mut self, notice: &mut DeliveryNotice, around: &mut SenderContext<'_>) -> Step {
         let Some(typing) = self.typing.take() else { return Step::Waits };
         (self.left_in_box, self.unseen) = (false, false);
         around.out.push(Output::Press("Enter"));
@@ -297,7 +297,7 @@ impl Paste {
 
     /// The paste is not seen: swallowed by something that was on the screen for a moment; or the
     /// program draws nothing at all.
-    fn wait_for_paste(&mut self, around: &mut Surroundings<'_>) -> Step {
+    fn wait_for_paste(&mut self, around: &mut SenderContext<'_>) -> Step {
         let waited = self.waited(around.now);
         let drew = self
             .typing
@@ -310,7 +310,7 @@ impl Paste {
         self.put_back(around)
     }
 
-    fn put_back(&mut self, around: &mut Surroundings<'_>) -> Step {
+    fn put_back(&mut self, around: &mut SenderContext<'_>) -> Step {
         let Some(typing) = self.typing.take() else { return Step::Waits };
         if typing.stage == Stage::Pasted {
             let holds_text = around.observed.input_text().is_some();
@@ -323,7 +323,7 @@ impl Paste {
 
     /// A prompt of ours that was given back is taken out of the box, so that nobody sends it by
     /// mistake.
-    pub fn tidy_box(&mut self, own: &OwnTexts, around: &mut Surroundings<'_>) {
+    pub fn tidy_box(&mut self, own: &OwnTexts, around: &mut SenderContext<'_>) {
         let Some(text) = around.observed.input_text().filter(|_| around.observed.is_open()) else {
             return;
         };

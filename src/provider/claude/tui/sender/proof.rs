@@ -1,7 +1,7 @@
 //! The proof that a text arrived, and what is done about one that did not.
 
 use super::monitor::{NAMED_AGAIN, announce};
-use super::{Channel, PROOF_TIME, Sender, Sent, Surroundings};
+use super::{Channel, PROOF_TIME, Sender, SenderContext, Sent};
 use crate::core::time::Now;
 use crate::provider::claude::transcript::{Prompt, squeezed, unwrapped};
 use crate::provider::claude::tui::out::Out;
@@ -93,7 +93,7 @@ impl Sender {
 
     /// What is not proven in time is looked into: it waits, its Enter was lost, or it never
     /// arrived.
-    pub fn wake(&mut self, around: &mut Surroundings<'_>) -> Due {
+    pub fn wake(&mut self, around: &mut SenderContext<'_>) -> Due {
         let now = around.now;
         self.socket.wake(now);
         let is_due = |sent: &Sent| sent.check_at <= now.tick || enter_is_due(sent, now);
@@ -109,7 +109,7 @@ impl Sender {
         self.look_into(at, around)
     }
 
-    fn look_into(&mut self, at: usize, around: &mut Surroundings<'_>) -> Due {
+    fn look_into(&mut self, at: usize, around: &mut SenderContext<'_>) -> Due {
         let is_idle = around.is_idle();
         let is_open = around.observed.is_open();
         let in_box = around.observed.input_text().is_some_and(|text| {
@@ -148,7 +148,7 @@ impl Sender {
     }
 
     /// An idle session has nothing of it.
-    fn missed(&mut self, at: usize, around: &mut Surroundings<'_>) -> Due {
+    fn missed(&mut self, at: usize, around: &mut SenderContext<'_>) -> Due {
         let sent = &self.unproven[at];
         let a_turn_ran = around.turns.ended_since(sent.at);
         if !self.has_source {
@@ -170,7 +170,7 @@ impl Sender {
 
     /// It stands in the box of an idle session, long after its Enter: something ate that, or gives
     /// the text back.
-    fn stuck_in_box(&mut self, at: usize, around: &mut Surroundings<'_>) -> Due {
+    fn stuck_in_box(&mut self, at: usize, around: &mut SenderContext<'_>) -> Due {
         if matches!(&self.unproven[at].channel, Channel::Paste(proof) if proof.may_enter()) {
             self.paste.check_enter(around);
             return Due::Nothing;
@@ -183,7 +183,7 @@ impl Sender {
 
     /// A fresh picture: if our text still stands in the box of an idle session, its Enter was lost.
     /// A dialog or a turn in between only delays the answer.
-    pub(super) fn enter_again(&mut self, around: &mut Surroundings<'_>) {
+    pub(super) fn enter_again(&mut self, around: &mut SenderContext<'_>) {
         let is_quiet = around.is_idle() && !around.observed.screen_is_busy();
         let may = is_quiet && around.observed.is_open() && !self.paste.is_typing();
         if !self.paste.checks_enter() || !may {

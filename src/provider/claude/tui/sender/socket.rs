@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::item::Item;
-use super::{Channel, Sender, Surroundings};
+use super::{Channel, Sender, SenderContext};
 use crate::core::session::Output;
 use crate::core::time::{Now, Tick};
 use crate::provider::Start;
@@ -90,7 +90,7 @@ impl Socket {
     }
 
     /// Orders a text to be written.
-    pub fn post(&mut self, item: &Item, around: &mut Surroundings<'_>) -> Option<SocketProof> {
+    pub fn post(&mut self, item: &Item, around: &mut SenderContext<'_>) -> Option<SocketProof> {
         let (path, mailbox) = (self.path(around.observed)?, self.mailbox.as_ref()?);
         self.posts += 1;
         let number = self.posts;
@@ -165,7 +165,7 @@ impl Sender {
         &mut self,
         key: &str,
         receipt: Receipt,
-        around: &mut Surroundings<'_>,
+        around: &mut SenderContext<'_>,
     ) -> bool {
         let is_it = |channel: &Channel| matches!(channel, Channel::Socket(of) if of.key == key);
         let Some(at) = self.unproven.iter().position(|sent| is_it(&sent.channel)) else {

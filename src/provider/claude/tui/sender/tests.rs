@@ -48,9 +48,9 @@ impl Rig {
         rig
     }
 
-    fn around(&mut self) -> (&mut Sender, Surroundings<'_>) {
+    fn around(&mut self) -> (&mut Sender, SenderContext<'_>) {
         let Rig { sender, observed, turns, out, now } = self;
-        (sender, Surroundings { now: *now, observed, turns, out })
+        (sender, SenderContext { now: *now, observed, turns, out })
     }
 
     fn next(&mut self) {
