@@ -127,9 +127,10 @@ impl Replay {
 
     fn feed(&mut self, line: &str) {
         let bytes = format!("{line}\n").into_bytes();
-        match self.bytewise {
-            true => bytes.iter().for_each(|byte| self.input(Input::Bytes(vec![*byte]))),
-            false => self.input(Input::Bytes(bytes)),
+        if self.bytewise {
+            bytes.iter().for_each(|byte| self.input(Input::Bytes(vec![*byte])))
+        } else {
+            self.input(Input::Bytes(bytes))
         }
     }
 

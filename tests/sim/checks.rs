@@ -235,9 +235,10 @@ impl World {
         if sending.body.get("command").is_some() {
             return Ok(());
         }
-        let text = match sending.task {
-            true => format!("Subject: {}", sending.body["title"].as_str().unwrap_or_default()),
-            false => sending.body["body"].as_str().unwrap_or_default().to_string(),
+        let text = if sending.task {
+            format!("Subject: {}", sending.body["title"].as_str().unwrap_or_default())
+        } else {
+            sending.body["body"].as_str().unwrap_or_default().to_string()
         };
         let one: Delivered = (id, text);
         let receivers: Vec<usize> = (0..self.runners.len())

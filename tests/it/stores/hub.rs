@@ -107,9 +107,10 @@ fn a_damaged_head_of_a_hub_costs_nothing_else() {
 fn an_empty_store_of_a_hub_is_told() {
     for gone in [false, true] {
         let (machine, _) = filled("empty", 2);
-        match gone {
-            true => std::fs::remove_file(hub_file(&machine)).expect("removes"),
-            false => std::fs::File::create(hub_file(&machine)).map(drop).expect("empties"),
+        if gone {
+            std::fs::remove_file(hub_file(&machine)).expect("removes")
+        } else {
+            std::fs::File::create(hub_file(&machine)).map(drop).expect("empties")
         }
         assert!(says(
             &doctor(&machine, "hub store"),

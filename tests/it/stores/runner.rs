@@ -22,13 +22,14 @@ fn a_damaged_store_of_a_runner_is_set_aside_and_the_agent_lives() {
         let path = runner_file(&machine, "a");
         // What comes while the runner is away waits at the relay.
         let second = machine.send("a", "while it is damaged");
-        match whole {
-            true => damage(&path, 0..std::fs::metadata(&path).expect("there").len() / PAGE),
-            false => std::fs::OpenOptions::new()
+        if whole {
+            damage(&path, 0..std::fs::metadata(&path).expect("there").len() / PAGE)
+        } else {
+            std::fs::OpenOptions::new()
                 .write(true)
                 .open(&path)
                 .and_then(|file| file.write_all_at(&[0xa5; 100], 0))
-                .expect("writes"),
+                .expect("writes")
         }
         assert!(says(&doctor(&machine, "stores"), "fail", "is damaged"), "{name}");
         let mut runner = machine.runner("a");

@@ -205,9 +205,10 @@ impl World {
 
     pub(super) fn send_answer(&mut self, from: From, result: Result<(u16, Value), Cause>) {
         let lost = self.rng.percent(self.faults.lose_answer);
-        let (delay, result) = match lost {
-            true => (10_000, Err(Cause::TimedOut("answer lost".into()))),
-            false => (self.rng.below(self.faults.delay_ms_max + 1), result),
+        let (delay, result) = if lost {
+            (10_000, Err(Cause::TimedOut("answer lost".into())))
+        } else {
+            (self.rng.below(self.faults.delay_ms_max + 1), result)
         };
         self.after_ms(delay, Action::Answer { from, result });
     }

@@ -49,9 +49,10 @@ impl World {
                 _ => agent_name(draw.below(self.runners.len() as u64) as usize),
             };
             let task = draw.percent(25);
-            let mut body = match task {
-                true => json!({"to": to, "title": format!("t{index}"), "body": body}),
-                false => json!({"to": to, "body": body, "idempotencyKey": format!("k{index}")}),
+            let mut body = if task {
+                json!({"to": to, "title": format!("t{index}"), "body": body})
+            } else {
+                json!({"to": to, "body": body, "idempotencyKey": format!("k{index}")})
             };
             // Agents write to each other too; what they get as answers expects none.
             let from = agent_name(senders.below(self.runners.len() as u64) as usize);
@@ -102,16 +103,14 @@ impl World {
         // Tasks and commands carry no key: a person does not send them again when in doubt.
         let careful = sending.task || sending.body.get("command").is_some();
         let from = From::Sender { index };
-        match careful {
-            true => self.request_arrives_surely(from, request),
-            false => self.http(from, request),
-        }
+        if careful { self.request_arrives_surely(from, request) } else { self.http(from, request) }
     }
 
     pub(super) fn request_arrives_surely(&mut self, from: From, request: Request) {
-        match self.hub.is_some() {
-            true => self.request_arrives(from, request, true),
-            false => self.after_ms(1000, Action::SendNext),
+        if self.hub.is_some() {
+            self.request_arrives(from, request, true)
+        } else {
+            self.after_ms(1000, Action::SendNext)
         }
     }
 
