@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -192,10 +193,14 @@ fn polling_suffices() {
     let card = || -> Option<Value> {
         machine.ok(&["agents", "--json"]).lines().find_map(|line| serde_json::from_str(line).ok())
     };
-    // Known with its true status, though no frame of it ever came.
+    // Known with its true status although no frame of it ever came, and before the second round of
+    // polls, which comes 20 s after the first.
+    let begin = Instant::now();
     wait_for("the agent at the relay", 60, || {
         card().filter(|card| card["status"] == "idle" && card["meta"]["status"] == "idle")
     });
+    let took = begin.elapsed();
+    assert!(took < machine.within(Duration::from_secs(12)), "{took:?}");
     let id = machine.send("label:quiet", "ask");
     wait_for("the operator to see what the agent waits for", 60, || {
         let card = card()?;

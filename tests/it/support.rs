@@ -145,6 +145,18 @@ impl Machine {
         Running { child }
     }
 
+    /// A bound of the program, as a test may hold it on the machine as it is now: with room for as
+    /// much as twenty starts of a process take here, which is little on a quiet machine and much
+    /// where others keep it busy.
+    pub fn within(&self, bound: Duration) -> Duration {
+        let start = |_| {
+            let begin = Instant::now();
+            self.ok(&["version"]);
+            begin.elapsed()
+        };
+        bound + (0..5).map(start).max().unwrap_or_default() * 20
+    }
+
     /// Runs to the end.
     pub fn run(&self, arguments: &[&str]) -> Output {
         self.command(BIN).args(arguments).stdin(Stdio::null()).output().expect("runs")

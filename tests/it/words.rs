@@ -3,6 +3,7 @@
 use agent_relay::core::ids::ProcessRef;
 use std::io::Write;
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -74,9 +75,10 @@ fn a_flood_neither_starves_nor_bloats() {
     let id = machine.send("a", "flood 100");
     wait_for("the flood", 60, || (machine.status("a")["status"] == "busy").then_some(()));
     // The bus and the control port live while a hundred megabytes come in.
-    let asked = std::time::Instant::now();
+    let asked = Instant::now();
     assert_eq!(machine.status("a")["connection"]["state"], "registered");
-    assert!(asked.elapsed().as_secs() < 15);
+    let took = asked.elapsed();
+    assert!(took < machine.within(Duration::from_secs(5)), "{took:?}");
     machine.settle(&[id], 90);
     let status =
         std::fs::read_to_string(format!("/proc/{}/status", runner.child.id())).expect("lives");
