@@ -1,8 +1,8 @@
 //! The vocabulary between an agent and its provider session, the same for every vendor.
 //!
 //! A provider session is a machine of its own (`provider/<name>/session`): bytes, timers and verbs
-//! go in, writes and signals come out. The agent sends verbs and receives signals; no vendor's
-//! spelling stands here.
+//! go in, writes and session events come out. The agent sends verbs and receives session events; no
+//! vendor's spelling stands here.
 
 use std::fmt;
 

@@ -182,8 +182,8 @@ fn a_full_disk_stops_acceptance_and_nothing_else() {
     assert!(machine.status("a")["lastErrors"]["store"].is_null());
 }
 
-/// A relay whose bus cannot be reached: HTTP brings everything that the bus would bring (protocol,
-/// rule 2), and the operator sees of such an agent what he would see of another one.
+/// A relay whose bus cannot be reached: HTTP brings everything that the bus would bring, and the
+/// operator sees of such an agent what he would see of another one.
 #[test]
 fn polling_suffices() {
     let mut machine = Machine::new("polling");

@@ -88,8 +88,8 @@ impl Office {
         self.open.extend(effects);
     }
 
-    fn signal(&mut self, signal: SessionEvent) {
-        self.tell(Event::Provider(ProviderEvent::Session(signal)));
+    fn session_event(&mut self, event: SessionEvent) {
+        self.tell(Event::Provider(ProviderEvent::Session(event)));
     }
 
     fn arrive(&mut self, id: u64, from: &str) {
@@ -193,7 +193,7 @@ impl Office {
                     model: None,
                     has_evidence: true,
                 };
-                self.signal(SessionEvent::Opened(opened));
+                self.session_event(SessionEvent::Opened(opened));
             }
             ProviderCommand::Verb { verb: Verb::Deliver(delivery), .. } => {
                 if self.dies.take_if(|death| *death == Death::Delivering).is_some() {
@@ -204,7 +204,7 @@ impl Office {
                 };
                 self.turns.push(delivery.text.lines().filter_map(number).collect());
                 self.told.push(BTreeSet::new());
-                self.signal(SessionEvent::Accepted {
+                self.session_event(SessionEvent::Accepted {
                     batch: delivery.batch,
                     key: delivery.key,
                     evidence: "seen".into(),
@@ -217,7 +217,7 @@ impl Office {
                 if self.works {
                     self.held = Some(end);
                 } else {
-                    self.signal(end);
+                    self.session_event(end);
                 }
             }
             _ => {}
@@ -227,7 +227,7 @@ impl Office {
     /// The turn that is under way ends; the next one runs until it is held back again.
     fn end_turn(&mut self) -> bool {
         let Some(end) = self.held.take() else { return false };
-        self.signal(end);
+        self.session_event(end);
         self.run();
         true
     }

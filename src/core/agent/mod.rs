@@ -221,8 +221,8 @@ impl Agent {
         self.status.touch();
     }
 
-    fn on_signal(&mut self, now: Now, signal: SessionEvent) {
-        match signal {
+    fn on_session_event(&mut self, now: Now, event: SessionEvent) {
+        match event {
             SessionEvent::Opened(opened) => self.on_opened(now, opened),
             SessionEvent::OpenFailed { reason, permanent } => {
                 self.on_open_failed(now, reason, permanent)

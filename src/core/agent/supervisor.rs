@@ -210,7 +210,7 @@ impl Agent {
                 );
                 self.on_provider_gone(now, reason, permanent);
             }
-            ProviderEvent::Session(signal) => self.on_signal(now, signal),
+            ProviderEvent::Session(event) => self.on_session_event(now, event),
             ProviderEvent::Exited { code, stderr } => {
                 let tail: String =
                     stderr.lines().last().unwrap_or_default().chars().take(300).collect();

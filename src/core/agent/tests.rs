@@ -65,7 +65,7 @@ impl Bench {
             model: None,
             has_evidence: true,
         };
-        bench.signal(SessionEvent::Opened(opened));
+        bench.session_event(SessionEvent::Opened(opened));
         bench.commit();
         assert_eq!(bench.agent.wire_status(), AgentStatus::Idle);
         bench
@@ -133,8 +133,8 @@ impl Bench {
         effects
     }
 
-    fn signal(&mut self, signal: SessionEvent) -> Vec<Effect> {
-        self.tell(Event::Provider(ProviderEvent::Session(signal)))
+    fn session_event(&mut self, event: SessionEvent) -> Vec<Effect> {
+        self.tell(Event::Provider(ProviderEvent::Session(event)))
     }
 
     /// Everything that was ordered is on disk.
@@ -255,13 +255,13 @@ fn reply_and_batch_done_are_one_transaction() {
     let mut bench = Bench::ready();
     bench.message(1);
     bench.commit();
-    bench.signal(SessionEvent::Accepted {
+    bench.session_event(SessionEvent::Accepted {
         batch: BatchNumber(1),
         key: key_of_first(),
         evidence: "seen".into(),
     });
     bench.commit();
-    let mut effects = bench.signal(SessionEvent::TurnEnded {
+    let mut effects = bench.session_event(SessionEvent::TurnEnded {
         batch: Some(BatchNumber(1)),
         end: TurnEnd::Completed,
         text: "done".into(),
@@ -299,7 +299,7 @@ fn a_flood_without_a_disk_is_not_taken() {
     };
     let mut taken = 0;
     while bench.agent.may_take(Lane::Provider) {
-        bench.signal(mirror());
+        bench.session_event(mirror());
         taken += 1;
         assert!(taken < 10_000, "the flood is taken without end");
     }

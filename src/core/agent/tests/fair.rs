@@ -74,7 +74,7 @@ impl Bench {
     fn busy() -> Bench {
         let mut bench = Bench::quiet();
         bench.agent.config.session.takes_urgent = true;
-        bench.signal(SessionEvent::TurnStarted);
+        bench.session_event(SessionEvent::TurnStarted);
         bench
     }
 
@@ -100,7 +100,7 @@ impl Bench {
     fn turns(&mut self) -> Vec<Turn> {
         let end =
             SessionEvent::TurnEnded { batch: None, end: TurnEnd::Completed, text: String::new() };
-        let effects = self.signal(end);
+        let effects = self.session_event(end);
         self.turns_after(effects)
     }
 
@@ -148,8 +148,9 @@ impl Bench {
             let Some(delivery) = deliveries.pop() else { return turns };
             turns.push(Turn { ids: ids_in(&delivery.text), replies: Vec::new() });
             let Delivery { batch, key, text, .. } = delivery;
-            effects = self.signal(SessionEvent::Accepted { batch, key, evidence: "seen".into() });
-            effects.extend(self.signal(SessionEvent::TurnEnded {
+            effects =
+                self.session_event(SessionEvent::Accepted { batch, key, evidence: "seen".into() });
+            effects.extend(self.session_event(SessionEvent::TurnEnded {
                 batch: Some(batch),
                 end: TurnEnd::Completed,
                 text,
@@ -269,7 +270,7 @@ fn nobody_starves() {
     };
     arrive(&mut bench, "a");
     arrive(&mut bench, "b");
-    let mut effects = bench.signal(SessionEvent::TurnEnded {
+    let mut effects = bench.session_event(SessionEvent::TurnEnded {
         batch: None,
         end: TurnEnd::Completed,
         text: String::new(),
@@ -291,12 +292,12 @@ fn nobody_starves() {
         let more = order.last().map(|name| if name == "a" { "a" } else { "b" }).expect("pushed");
         arrive(&mut bench, more);
         arrive(&mut bench, more);
-        bench.signal(SessionEvent::Accepted {
+        bench.session_event(SessionEvent::Accepted {
             batch: delivery.batch,
             key: delivery.key,
             evidence: "seen".into(),
         });
-        bench.signal(SessionEvent::TurnEnded {
+        bench.session_event(SessionEvent::TurnEnded {
             batch: Some(delivery.batch),
             end: TurnEnd::Completed,
             text: "done".into(),

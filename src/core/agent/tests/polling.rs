@@ -139,7 +139,7 @@ fn changes_are_told_soon_and_together() {
         let state = json!({"state": "running", "detail": n.to_string()});
         let event =
             if n == 0 { SessionEvent::TurnStarted } else { SessionEvent::ProviderState(state) };
-        bench.signal(event);
+        bench.session_event(event);
         calls.extend(bench.live(100, works));
     }
     calls.extend(bench.live(3000, works));

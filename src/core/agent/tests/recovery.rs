@@ -23,18 +23,18 @@ impl Bench {
             model: None,
             has_evidence: true,
         };
-        let mut effects = self.signal(SessionEvent::Opened(opened));
+        let mut effects = self.session_event(SessionEvent::Opened(opened));
         effects.extend(self.commit());
         effects
     }
 
     /// Two messages in one batch.
     fn with_two(&mut self) {
-        self.signal(SessionEvent::TurnStarted);
+        self.session_event(SessionEvent::TurnStarted);
         self.message(1);
         self.message(2);
         self.commit();
-        self.signal(SessionEvent::TurnEnded {
+        self.session_event(SessionEvent::TurnEnded {
             batch: None,
             end: TurnEnd::Completed,
             text: String::new(),
@@ -116,8 +116,8 @@ fn the_first_prompt_survives_a_crash_and_is_said_once() {
             key: StartKey::Text,
             again: false,
         });
-        bench.signal(SessionEvent::TurnStarted);
-        bench.signal(SessionEvent::TurnEnded {
+        bench.session_event(SessionEvent::TurnStarted);
+        bench.session_event(SessionEvent::TurnEnded {
             batch: None,
             end: TurnEnd::Completed,
             text: String::new(),
@@ -138,14 +138,14 @@ fn the_first_prompt_survives_a_crash_and_is_said_once() {
         );
         let Some((number, _)) = again else { continue };
         // A turn that ends before the session has it is not its own.
-        bench.signal(SessionEvent::TurnEnded {
+        bench.session_event(SessionEvent::TurnEnded {
             batch: None,
             end: TurnEnd::Completed,
             text: String::new(),
         });
         assert!(bench.agent.prompt_fingerprint().is_some());
-        bench.signal(SessionEvent::Answered { verb: number, result: Ok(json!(null)) });
-        bench.signal(SessionEvent::TurnEnded {
+        bench.session_event(SessionEvent::Answered { verb: number, result: Ok(json!(null)) });
+        bench.session_event(SessionEvent::TurnEnded {
             batch: Some(BatchNumber(7)),
             end: TurnEnd::Completed,
             text: String::new(),
@@ -162,8 +162,8 @@ fn a_refused_message_is_told_to_its_sender_and_holds_up_nobody() {
     bench.agent.config.reply_mode = ReplyMode::Explicit;
     bench.message(1);
     bench.commit();
-    bench.signal(SessionEvent::TurnStarted); // of a person, at the terminal
-    let effects = bench.signal(SessionEvent::Refused {
+    bench.session_event(SessionEvent::TurnStarted); // of a person, at the terminal
+    let effects = bench.session_event(SessionEvent::Refused {
         batch: BatchNumber(1),
         key: key_of_first(),
         why: "no".into(),
@@ -175,7 +175,7 @@ fn a_refused_message_is_told_to_its_sender_and_holds_up_nobody() {
         _ => false,
     });
     assert!(told, "{effects:?}");
-    let effects = bench.signal(SessionEvent::TurnEnded {
+    let effects = bench.session_event(SessionEvent::TurnEnded {
         batch: None,
         end: TurnEnd::Completed,
         text: String::new(),

@@ -159,7 +159,7 @@ impl Bench {
     /// The turn of message 1 ends with these words; the relay is away and says nothing about what
     /// is owed.
     fn end_turn(&mut self) -> Vec<Effect> {
-        let mut effects = self.signal(SessionEvent::TurnEnded {
+        let mut effects = self.session_event(SessionEvent::TurnEnded {
             batch: Some(BatchNumber(1)),
             end: TurnEnd::Completed,
             text: "final".into(),
@@ -173,7 +173,7 @@ impl Bench {
         let mut bench = Bench::ready();
         bench.message(1);
         bench.commit();
-        bench.signal(SessionEvent::Accepted {
+        bench.session_event(SessionEvent::Accepted {
             batch: BatchNumber(1),
             key: key_of_first(),
             evidence: "seen".into(),

@@ -93,14 +93,14 @@ impl Bench {
         bench.agent.note_relay(server.as_object().expect("a record"), None);
         let effects = bench.offer(5, 9);
         bench.settle_all(effects, &[]);
-        bench.signal(SessionEvent::TurnStarted);
+        bench.session_event(SessionEvent::TurnStarted);
         assert!(bench.holds(5));
         bench
     }
 
     fn end(&mut self, end: TurnEnd, refuse: &[&str]) -> (Vec<String>, Vec<OutboxRow>) {
         let batch = self.agent.turn.summary()["batch"].as_u64();
-        let effects = self.signal(SessionEvent::TurnEnded {
+        let effects = self.session_event(SessionEvent::TurnEnded {
             batch: batch.map(BatchNumber),
             end,
             text: "so far".into(),

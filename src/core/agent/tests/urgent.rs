@@ -8,7 +8,7 @@ fn an_urgent_message_joins_the_turn_and_outlives_it() {
     bench.agent.config.session.takes_urgent = true;
     bench.message(1);
     bench.commit();
-    bench.signal(SessionEvent::Accepted {
+    bench.session_event(SessionEvent::Accepted {
         batch: BatchNumber(1),
         key: key_of_first(),
         evidence: "seen".into(),
@@ -36,7 +36,7 @@ fn an_urgent_message_joins_the_turn_and_outlives_it() {
     let [delivery] = deliveries(&effects).try_into().expect("it joins");
     assert!(delivery.urgent && delivery.batch == BatchNumber(1));
     // The turn ends before it was taken: it is the next turn, and is answered by that.
-    bench.signal(SessionEvent::TurnEnded {
+    bench.session_event(SessionEvent::TurnEnded {
         batch: Some(BatchNumber(1)),
         end: TurnEnd::Completed,
         text: "first".into(),
@@ -44,14 +44,14 @@ fn an_urgent_message_joins_the_turn_and_outlives_it() {
     bench.now.tick = bench.now.tick + Duration::from_secs(6);
     bench.agent.wake(bench.now);
     bench.commit();
-    bench.signal(SessionEvent::TurnStarted);
-    bench.signal(SessionEvent::Accepted {
+    bench.session_event(SessionEvent::TurnStarted);
+    bench.session_event(SessionEvent::Accepted {
         batch: BatchNumber(1),
         key: delivery.key,
         evidence: "seen".into(),
     });
     bench.commit();
-    bench.signal(SessionEvent::TurnEnded {
+    bench.session_event(SessionEvent::TurnEnded {
         batch: Some(BatchNumber(1)),
         end: TurnEnd::Completed,
         text: "second".into(),
@@ -71,7 +71,7 @@ fn an_urgent_message_joins_the_turn_and_outlives_it() {
 fn words_of_people_and_of_agents_travel_apart() {
     let mut bench = Bench::ready();
     bench.agent.config.session.split_by_sender = true;
-    bench.signal(SessionEvent::TurnStarted);
+    bench.session_event(SessionEvent::TurnStarted);
     for (id, from) in [(1, "user"), (2, "user"), (3, "web"), (4, "user")] {
         let message = Message {
             id: MessageId(id),
@@ -90,7 +90,7 @@ fn words_of_people_and_of_agents_travel_apart() {
         })));
     }
     bench.commit();
-    bench.signal(SessionEvent::TurnEnded {
+    bench.session_event(SessionEvent::TurnEnded {
         batch: None,
         end: TurnEnd::Completed,
         text: String::new(),

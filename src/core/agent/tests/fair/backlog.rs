@@ -24,8 +24,9 @@ fn row(id: u64, from: &str) -> InboxMessage {
 /// The provider takes a batch and ends its turn; nobody says in time which answers are owed.
 fn finish(bench: &mut Bench, delivery: Delivery) -> Vec<Effect> {
     let Delivery { batch, key, .. } = delivery;
-    let mut effects = bench.signal(SessionEvent::Accepted { batch, key, evidence: "seen".into() });
-    effects.extend(bench.signal(SessionEvent::TurnEnded {
+    let mut effects =
+        bench.session_event(SessionEvent::Accepted { batch, key, evidence: "seen".into() });
+    effects.extend(bench.session_event(SessionEvent::TurnEnded {
         batch: Some(batch),
         end: TurnEnd::Completed,
         text: "done".into(),
@@ -45,7 +46,7 @@ fn a_backlog_that_memory_cannot_hold_is_asked_for() {
         bench.arrive(id, &sent("a"));
     }
     bench.arrive(5000, &sent("b"));
-    let mut effects = bench.signal(SessionEvent::TurnEnded {
+    let mut effects = bench.session_event(SessionEvent::TurnEnded {
         batch: None,
         end: TurnEnd::Completed,
         text: String::new(),
@@ -104,7 +105,7 @@ fn an_urgent_message_is_seen_behind_a_backlog() {
     let mut bench = Bench::quiet();
     bench.agent.config.session.takes_urgent = true;
     let [delivery] = deliveries(&bench.arrive(1, &sent("a"))).try_into().expect("a turn");
-    bench.signal(SessionEvent::Accepted {
+    bench.session_event(SessionEvent::Accepted {
         batch: delivery.batch,
         key: delivery.key,
         evidence: "seen".into(),

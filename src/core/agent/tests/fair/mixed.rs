@@ -63,7 +63,7 @@ fn a_mixed_turn_answers_one_and_tells_the_others() {
             "{all:?}"
         );
         for delivery in &all {
-            bench.signal(SessionEvent::Accepted {
+            bench.session_event(SessionEvent::Accepted {
                 batch: delivery.batch,
                 key: delivery.key.clone(),
                 evidence: "seen".into(),
@@ -74,7 +74,7 @@ fn a_mixed_turn_answers_one_and_tells_the_others() {
             end: TurnEnd::Completed,
             text: "the secret of somebody".into(),
         };
-        let mut effects = bench.signal(end);
+        let mut effects = bench.session_event(end);
         effects.extend(bench.commit());
         bench.now.tick = bench.now.tick + Duration::from_secs(6);
         effects.extend(bench.agent.wake(bench.now));
@@ -120,7 +120,7 @@ fn a_mixed_batch_of_an_older_version_is_answered_to_one() {
             bench.agent.config.session.takes_urgent = false;
             bench.arrive(at as u64 + 1, &sent(from));
         }
-        bench.signal(SessionEvent::TurnEnded {
+        bench.session_event(SessionEvent::TurnEnded {
             batch: None,
             end: TurnEnd::Completed,
             text: String::new(),
@@ -132,12 +132,12 @@ fn a_mixed_batch_of_an_older_version_is_answered_to_one() {
             "where the agent answers itself all goes together, in order"
         );
         bench.agent.config.reply_mode = ReplyMode::Auto;
-        bench.signal(SessionEvent::Accepted {
+        bench.session_event(SessionEvent::Accepted {
             batch: delivery.batch,
             key: delivery.key,
             evidence: "seen".into(),
         });
-        let mut effects = bench.signal(SessionEvent::TurnEnded {
+        let mut effects = bench.session_event(SessionEvent::TurnEnded {
             batch: Some(delivery.batch),
             end: end.clone(),
             text: text.into(),
