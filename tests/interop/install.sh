@@ -1,6 +1,26 @@
 #!/bin/sh
 # Installs the real agents, once, into INTEROP_DIR (default target/interop); a second run finds them there.
+# `install.sh versions` only tells which.
 set -eu
+# The tested versions stand in the code, once: what is tested here and what `doctor` says cannot differ.
+root=$(cd "$(dirname "$0")/../.." && pwd)
+version() {
+  found=$(sed -n "$2" "$root/$1")
+  case $found in
+    [0-9]*.[0-9]*.[0-9]*) echo "$found" ;;
+    *) echo "interop: no tested version in $1 by: sed -n '$2' (found: '$found')" >&2; return 1 ;;
+  esac
+}
+preset() {
+  version src/provider/acp/presets.rs "s/^ *known!(\"$1\", \[[^]]*\], \"[^\"]*\", \"\([^\"]*\)\".*/\1/p"
+}
+opencode=$(preset opencode)
+adapter=$(preset claude-agent)
+claude=$(version src/provider/claude/mod.rs 's/^pub const TESTED: &str = "\(.*\)";$/\1/p')
+if [ "${1:-}" = versions ]; then
+  printf '%s\n' "opencode $opencode" "claude-agent $adapter" "claude $claude"
+  exit 0
+fi
 dir=${INTEROP_DIR:-target/interop}
 mkdir -p "$dir/bin"
 dir=$(cd "$dir" && pwd)
@@ -21,9 +41,9 @@ get() {
   : >"$dir/$1/done-$3"
 }
 get node "node-linux-$cpu" 24.21.0
-get opencode "opencode-linux-$cpu" 1.18.33
-get claude-agent @agentclientprotocol/claude-agent-acp 0.100.0
-get claude "@anthropic-ai/claude-code-linux-$cpu" 2.1.329
+get opencode "opencode-linux-$cpu" "$opencode"
+get claude-agent @agentclientprotocol/claude-agent-acp "$adapter"
+get claude "@anthropic-ai/claude-code-linux-$cpu" "$claude"
 ln -sf "$dir/claude/node_modules/@anthropic-ai/claude-code-linux-$cpu/claude" "$dir/bin/claude"
 ln -sf "$dir/opencode/node_modules/opencode-linux-$cpu/bin/opencode" "$dir/bin/opencode"
 cat >"$dir/bin/claude-agent-acp" <<END

@@ -5,6 +5,8 @@ mod size;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use agent_relay::provider::acp::presets;
+
 /// All Rust files below these folders, with their paths from the root of the repository.
 fn files(folders: &[&str]) -> Vec<(String, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -394,4 +396,28 @@ fn the_map_names_what_is_there() {
         }
     }
     assert!(files > 20 && functions > 10, "{files} files and {functions} functions found");
+}
+
+/// What is tested with real agents is what the code calls tested.
+#[test]
+fn real_agents_are_installed_in_the_tested_versions() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let told = std::process::Command::new("sh")
+        .args(["tests/interop/install.sh", "versions"])
+        .env_clear()
+        .env("PATH", "/usr/bin:/bin")
+        .current_dir(root)
+        .output()
+        .expect("sh");
+    let told = String::from_utf8(told.stdout).expect("text");
+    let preset = |name: &str| {
+        let found = presets::all().find(|preset| preset.name == name).expect(name);
+        format!("{name} {}", found.version)
+    };
+    let tested = [
+        preset("opencode"),
+        preset("claude-agent"),
+        format!("claude {}", agent_relay::provider::claude::TESTED),
+    ];
+    assert_eq!(told.lines().collect::<Vec<_>>(), tested);
 }

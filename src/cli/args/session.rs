@@ -33,7 +33,7 @@ pub struct Monitor {}
     subcommand,
     name = "hook",
     example = "agent-relay hook stop <payload.json",
-    note = "Events: session-start, user-prompt-submit, stop, stop-failure, subagent-start, subagent-stop, pre-compact, post-compact, session-end, permission-request, notification, status-line; or a bare busy, idle, error, offline.",
+    note = "Events: session-start, user-prompt-submit, stop, stop-failure, subagent-start, subagent-stop, pre-compact, post-compact, session-end, permission-request, notification, pre-skill-shell-command, status-line; or a bare busy, idle, error, offline.",
     note = "Without a runner (AGENT_RELAY_RUNNER_PORT is not set) it does nothing and exits with 0. It takes at most 2 seconds, except for permission-request, which waits for the decision."
 )]
 pub struct Hook {

@@ -1,5 +1,5 @@
 //! Agents that are known: start command, permission modes, tested version, and what keeps them from
-//! asking by themselves.
+//! asking by themselves. `tests/interop/install.sh` reads the tested versions here.
 //!
 //! Default modes of some agents let a model judge commands, and one asks nothing unless it is told
 //! to, so "guarded" is only guarded when the mode and the environment are set.
@@ -45,7 +45,7 @@ const TABLE: &[Known] = &[
     known!("opencode", ["opencode", "acp"], "OpenCode", "1.18.33", Some(["build", "build", "plan"]),
         [("OPENCODE_DISABLE_AUTOUPDATE", "1")], [("OPENCODE_CONFIG_CONTENT", OPENCODE_ASKS)], [("OPENCODE_CONFIG_CONTENT", OPENCODE_DENIES)],
         "OpenCode; its providers stand in ~/.config/opencode/opencode.json"),
-    known!("claude-agent", ["claude-agent-acp"], "@agentclientprotocol/claude-agent-acp", "0.100.0", Some(["default", "default", "plan"]),
+    known!("claude-agent", ["claude-agent-acp"], "@agentclientprotocol/claude-agent-acp", "0.101.0", Some(["default", "default", "plan"]),
         [("CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC", "1"), ("DISABLE_AUTOUPDATER", "1")], [], [],
         "Claude Agent adapter; ANTHROPIC_API_KEY or a login; needs Node 22 or newer"),
     known!("codex", ["codex-acp"], "@agentclientprotocol/codex-acp", "2.6.0", Some(["agent-full-access", "read-only", "read-only"]), [], [], [],

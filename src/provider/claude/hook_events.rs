@@ -19,6 +19,7 @@ words! {
         SessionEnd = "SessionEnd",
         PermissionRequest = "PermissionRequest",
         Notification = "Notification",
+        PreSkillShellCommand = "PreSkillShellCommand",
         /// The status line: no payload names it.
         StatusLine = "status-line",
         /// A command has shown messages to the session.
@@ -44,6 +45,7 @@ pub const HOOKS: Hooks = Hooks {
         "session-end",
         "permission-request",
         "notification",
+        "pre-skill-shell-command",
         "status-line",
     ],
     status_post,
@@ -150,6 +152,7 @@ mod tests {
             ),
             ("session-end", json!({"reason": "logout"}), json!({"status": "offline"})),
             ("notification", json!({}), Value::Null),
+            ("pre-skill-shell-command", json!({"command_name": "x"}), Value::Null),
         ] {
             assert_eq!(status_post(event, &payload), want, "{event}");
         }

@@ -64,8 +64,8 @@ pub const LOGIN: Login = Login {
 /// A question waits as long as its hook may (a day, in the plugin's `hooks.json`), less the time to
 /// answer it.
 pub const APPROVAL_TIMEOUT_MAX: Duration = Duration::from_secs(86_400 - 100);
-/// The version that all facts of this page were taken from.
-pub const TESTED: &str = "2.1.329";
+/// The version that is tested; `tests/interop/install.sh` reads it here.
+pub const TESTED: &str = "2.1.332";
 
 /// Subcommands that are no session, and options that choose another conversation or none: the
 /// runner chooses it.

@@ -177,6 +177,9 @@ impl TuiSession {
             | HookName::StopFailure
             | HookName::PreCompact
             | HookName::PostCompact => {}
+            // A shell line in the text of a skill, which runs before the model reads the skill: the
+            // prompt's own hook begins the turn, and what needs permission asks for it.
+            HookName::PreSkillShellCommand => {}
             // It was dealt with before, since it waits for its answer.
             HookName::PermissionRequest => {}
         }
