@@ -14,6 +14,7 @@ use crate::config::{Global, session_token};
 use crate::core::Cause;
 use crate::core::limits::SILENCE_MAX;
 use crate::edge::http::{Base, Http};
+use crate::edge::proxy::Route;
 use crate::edge::stream::Stream;
 use crate::hub::place;
 use crate::os;
@@ -150,10 +151,18 @@ impl Client {
             Cause::TimedOut(_) => listener::silent(&self.base),
             _ => None,
         };
-        let hint = hint.unwrap_or_else(|| {
-            "start one with `agent-relay hub` or `agent-relay up`, or set AGENT_RELAY_URL".into()
+        let text = cause.to_string();
+        let hint = hint.unwrap_or_else(|| match Route::to(&self.base) {
+            Route::Through(variable, _) => format!("look at {variable} and NO_PROXY"),
+            _ if text.contains("invalid peer certificate") => {
+                "the hub says at its start what is wrong with its certificate; if its authority is \
+                 not known here, name that in SSL_CERT_FILE"
+                    .into()
+            }
+            _ => "start one with `agent-relay hub` or `agent-relay up`, or set AGENT_RELAY_URL"
+                .into(),
         });
-        Failure::unreachable(format!("{cause}; {hint}"))
+        Failure::unreachable(format!("{text}; {hint}"))
     }
 
     /// The relay does not know the token.

@@ -1,15 +1,17 @@
 //! `hub`: the relay of this machine in the foreground, its status, backups and restores.
 
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::time::Instant;
 
+use rustls::pki_types::{CertificateDer, UnixTime};
 use serde_json::{Value, json};
 
-use super::args::Hub;
+use super::args::{DEFAULT_PORT, Hub, Listen};
 use super::client::Client;
 use super::exit::{Failure, NO, OK, Outcome, path_failure};
 use super::{health, listener, print};
+use crate::edge::certificate::{self, Flaw};
 use crate::edge::database::error_of;
 use crate::edge::http::Base;
 use crate::edge::{gate, stream};
@@ -50,15 +52,16 @@ fn serve(options: &Hub) -> Outcome {
     }
     let tls = match (&options.tls_cert, &options.tls_key) {
         (Some(certificate), Some(key)) => {
-            Some(certificate_of(Path::new(certificate), Path::new(key))?)
+            Some(Certificate::read(Path::new(certificate), Path::new(key))?)
         }
         (None, None) => None,
         _ => return Err(Failure::usage("--tls-cert and --tls-key belong together")),
     };
-    if !options.listen.is_loopback() && tls.is_none() && !options.behind_tls_proxy {
+    let at = wanted(options)?;
+    if !at.ip().is_loopback() && tls.is_none() && !options.behind_tls_proxy {
         return Err(Failure::usage(format!(
             "tokens would be sent unencrypted to {}; give --tls-cert and --tls-key, or --behind-tls-proxy if a proxy in front handles TLS",
-            options.listen
+            at.ip()
         )));
     }
     if let Some(url) = &options.url {
@@ -67,7 +70,7 @@ fn serve(options: &Hub) -> Outcome {
     let log = home.join("logs").join("hub.log");
     crate::log::start(Some(log.clone()), false)
         .map_err(|error| Failure::system(format!("cannot write {}: {error}", log.display())))?;
-    let listener = listen(options)?;
+    let listener = listen(at, options.any_port)?;
     let address = listener
         .local_addr()
         .map_err(|error| Failure::system(format!("cannot listen: {error}")))?;
@@ -82,6 +85,8 @@ fn serve(options: &Hub) -> Outcome {
     };
     let url = options.url.clone().unwrap_or_else(|| format!("{scheme}://{place}"));
     let opened = run::open(&home, &url, !options.temporary)?;
+    tls.iter().for_each(|certificate| certificate.look_at(&url));
+    let tls = tls.map(|certificate| certificate.config);
     std::panic::set_hook(Box::new(|info| {
         let recent = crate::runtime::event_loop::recent().join("; ");
         crate::log::write(LogLevel::Fatal, "hub", &format!("{info}; last events: {recent}"));
@@ -97,40 +102,83 @@ fn serve(options: &Hub) -> Outcome {
     Ok(code)
 }
 
-/// The certificate and its key. A file that cannot be opened although it is there may be readable
-/// later.
-fn certificate_of(
-    certificate: &Path,
-    key: &Path,
-) -> Result<std::sync::Arc<rustls::ServerConfig>, Failure> {
-    for path in [certificate, key] {
-        std::fs::File::open(path).map_err(|error| {
-            path_failure(&error, format!("cannot use {}: {error}", path.display()))
-        })?;
-    }
-    stream::server_config(certificate, key).map_err(Failure::usage)
+/// The certificate and its key.
+struct Certificate<'a> {
+    certificate: &'a Path,
+    key: &'a Path,
+    chain: Vec<CertificateDer<'static>>,
+    config: std::sync::Arc<rustls::ServerConfig>,
 }
 
-fn listen(options: &Hub) -> Result<TcpListener, Failure> {
-    let at = |port: u16| std::net::SocketAddr::new(options.listen, port).to_string();
-    match gate::listen(&at(options.port)) {
+impl<'a> Certificate<'a> {
+    /// A file that cannot be opened although it is there may be readable later.
+    fn read(certificate: &'a Path, key: &'a Path) -> Result<Certificate<'a>, Failure> {
+        for path in [certificate, key] {
+            std::fs::File::open(path).map_err(|error| {
+                path_failure(&error, format!("cannot use {}: {error}", path.display()))
+            })?;
+        }
+        let chain = certificate::chain(certificate).map_err(Failure::usage)?;
+        let config = stream::server_config(chain.clone(), certificate, key);
+        let config = config.map_err(Failure::usage)?;
+        Ok(Certificate { certificate, key, chain, config })
+    }
+
+    /// Says what keeps clients from taking it. The hub serves all the same: others than ours may
+    /// be less strict.
+    fn look_at(&self, url: &str) {
+        let Ok(base) = Base::parse(url) else { return };
+        let path = self.certificate.display();
+        let cure = certificate::command(self.certificate, self.key, &base.host);
+        let flaw = certificate::flaw(&self.chain, &base.host, &stream::roots(), UnixTime::now());
+        let said = match flaw {
+            None => return,
+            Some(Flaw::Unusable(why)) => {
+                format!("no client takes the certificate {path}: {why}; make another one: {cure}")
+            }
+            Some(Flaw::OtherName) => format!(
+                "no client takes the certificate {path} from {url}: it is not made out to {host}; \
+                 give --url with a name that it has, or make another one: {cure}",
+                host = base.host
+            ),
+            Some(Flaw::UnknownIssuer) => format!(
+                "this machine does not know who signed the certificate {path}: clients take it where \
+                 SSL_CERT_FILE names that certificate, or where it is installed"
+            ),
+        };
+        log::warn!(target: "hub", "{said}");
+        print::notice(&said);
+    }
+}
+
+/// Where to listen.
+fn wanted(options: &Hub) -> Result<SocketAddr, Failure> {
+    let Listen { address, port } = options.listen;
+    match (port, options.port) {
+        (Some(one), Some(other)) if one != other => Err(Failure::usage(format!(
+            "--listen says port {one}, --port says {other}; give the port once"
+        ))),
+        (one, other) => Ok(SocketAddr::new(address, one.or(other).unwrap_or(DEFAULT_PORT))),
+    }
+}
+
+fn listen(at: SocketAddr, any_port: bool) -> Result<TcpListener, Failure> {
+    match gate::listen(&at.to_string()) {
         Ok(listener) => Ok(listener),
-        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse && options.any_port => {
-            gate::listen(&at(0))
+        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse && any_port => {
+            gate::listen(&SocketAddr::new(at.ip(), 0).to_string())
                 .map_err(|error| Failure::system(format!("cannot listen on any port: {error}")))
         }
         Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
-            let who = listener::holder(options.port)
+            let who = listener::holder(at.port())
                 .map(|pid| format!(" by the process {pid}"))
                 .unwrap_or_default();
             Err(Failure::usage(format!(
                 "port {} is taken{who}; stop that one, or use --port N or --any-port",
-                options.port
+                at.port()
             )))
         }
-        Err(error) => {
-            Err(Failure::system(format!("cannot listen on {}: {error}", at(options.port))))
-        }
+        Err(error) => Err(Failure::system(format!("cannot listen on {at}: {error}"))),
     }
 }
 

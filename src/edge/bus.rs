@@ -10,6 +10,7 @@ use tungstenite::protocol::{CloseFrame, WebSocketConfig};
 use tungstenite::{Error as WsError, HandshakeError, Message, WebSocket};
 
 use super::http::Base;
+use super::proxy::Route;
 use super::stream::Stream;
 use crate::core::Cause;
 use crate::core::agent::effect::BusCommand;
@@ -24,6 +25,8 @@ use crate::wire::{FRAME_BYTES_MAX, api};
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// Bytes that wait for a slow relay before the connection counts as lost.
 const UNSENT_BYTES_MAX: usize = 8 << 20;
+/// Opening the bus and an answer to a ping take at most this long where somebody looks at it.
+const PROBE_LIMIT: Duration = Duration::from_secs(15);
 /// The close handshake takes at most this long.
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 
@@ -253,15 +256,15 @@ impl Bus {
 
 /// Connects and upgrades; also for command line clients of the bus.
 pub fn connect(base: &Base, token: &Secret) -> Result<WebSocket<Stream>, Cause> {
+    let route = if crate::planted::is("unproxied-bus") { Route::Direct } else { Route::to(base) };
     let offline = |error: io::Error| {
-        let text = format!("cannot reach the relay at {}: {error}", base.url);
+        let text = format!("cannot reach the relay at {}{route}: {error}", base.url);
         match error.kind() {
             io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => Cause::TimedOut(text),
             _ => Cause::Offline(text),
         }
     };
-    let stream =
-        Stream::connect(&base.host, base.port, base.tls, CONNECT_LIMIT).map_err(offline)?;
+    let stream = route.connect(base, CONNECT_LIMIT).map_err(offline)?;
     let mut request =
         base.bus_url().into_client_request().map_err(|error| Cause::Protocol(error.to_string()))?;
     if !token.expose().is_empty() {
@@ -281,10 +284,41 @@ pub fn connect(base: &Base, token: &Secret) -> Result<WebSocket<Stream>, Cause> 
         }
         Err(HandshakeError::Failure(error)) => Err(cause_of(error)),
         Err(HandshakeError::Interrupted(_)) => Err(Cause::TimedOut(format!(
-            "the relay at {} did not answer the upgrade in time",
+            "the relay at {}{route} did not answer the upgrade in time",
             base.url
         ))),
     }
+}
+
+/// Opens the bus and waits until it answers: how long that took. Nobody is registered by it.
+pub fn probe(base: &Base, token: &Secret) -> Result<Duration, Cause> {
+    let began = Instant::now();
+    let mut socket = connect(base, token)?;
+    let mut asked = socket.send(Message::Ping(Vec::new().into()));
+    loop {
+        match asked {
+            Err(WsError::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(cause_of(error)),
+            Ok(()) => {}
+        }
+        match socket.read() {
+            Ok(Message::Pong(_)) => break,
+            Ok(_) => {}
+            Err(WsError::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
+                let left = PROBE_LIMIT.saturating_sub(began.elapsed());
+                if left.is_zero() {
+                    return Err(Cause::TimedOut("it opens, and then nothing comes".into()));
+                }
+                os::wait(&mut [PollFd::new(socket.get_ref(), PollFlags::IN)], Some(left));
+            }
+            Err(error) => return Err(cause_of(error)),
+        }
+        asked = socket.flush();
+    }
+    let took = began.elapsed();
+    let _ = socket.close(None);
+    let _ = socket.flush();
+    Ok(took)
 }
 
 fn cause_of(error: WsError) -> Cause {

@@ -1,13 +1,13 @@
-//! The HTTP client of the program (not a thread): timeouts, no redirects, no proxy for loopback,
-//! statuses as values.
+//! The HTTP client of the program (not a thread): timeouts, no redirects, statuses as values.
 
 use std::io::Read;
 use std::time::Duration;
 
 use serde_json::Value;
-use ureq::Agent;
 use ureq::tls::{Certificate, RootCerts, TlsConfig, TlsProvider};
+use ureq::{Agent, ProxyProtocol};
 
+use super::proxy::Route;
 use crate::core::Cause;
 use crate::secret::Secret;
 use crate::wire::api::TOKEN_HEADER;
@@ -94,6 +94,7 @@ impl Base {
 /// A client with kept connections.
 pub struct Http {
     base: Base,
+    route: Route,
     agent: Agent,
 }
 
@@ -134,10 +135,9 @@ impl Http {
             .max_redirects(0)
             .max_redirects_will_error(false)
             .user_agent(format!("agent-relay/{}", crate::wire::VERSION));
-        if base.is_loopback() {
-            config = config.proxy(None);
-        }
-        if base.tls {
+        let route = Route::to(&base);
+        config = config.proxy(route.proxy().cloned());
+        if base.tls || route.proxy().is_some_and(|proxy| proxy.protocol() == ProxyProtocol::Https) {
             let native = rustls_native_certs::load_native_certs().certs;
             let roots: Vec<Certificate<'static>> =
                 native.iter().map(|c| Certificate::from_der(c).to_owned()).collect();
@@ -150,7 +150,7 @@ impl Http {
                 .build();
             config = config.tls_config(tls);
         }
-        Http { base, agent: config.build().new_agent() }
+        Http { base, route, agent: config.build().new_agent() }
     }
 
     /// One exchange: status and JSON body (null if there is none).
@@ -206,12 +206,12 @@ impl Http {
             token => request.header(header, token),
         };
         let failed = |error: ureq::Error| {
-            let text = format!("cannot reach the relay at {}: {error}", self.base.url);
+            let (url, route) = (&self.base.url, &self.route);
+            let text = format!("cannot reach the relay at {url}{route}: {error}");
             match error {
-                ureq::Error::Timeout(_) => Cause::TimedOut(format!(
-                    "the relay at {} gave no answer in time",
-                    self.base.url
-                )),
+                ureq::Error::Timeout(_) => {
+                    Cause::TimedOut(format!("the relay at {url}{route} gave no answer in time"))
+                }
                 ureq::Error::Protocol(_) | ureq::Error::Http(_) | ureq::Error::BadUri(_) => {
                     Cause::Protocol(text)
                 }

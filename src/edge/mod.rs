@@ -7,11 +7,13 @@
 
 pub mod aside;
 pub mod bus;
+pub mod certificate;
 pub mod database;
 pub mod gate;
 pub mod heartbeat;
 pub mod http;
 pub mod provider;
+pub mod proxy;
 pub mod pump;
 pub mod salvage;
 pub mod signals;

@@ -24,10 +24,10 @@ pub enum Stream {
     Tls(Box<Tls>),
 }
 
-/// A TLS session over a socket.
+/// A TLS session over a socket, or over the session of a proxy that is reached by TLS itself.
 pub struct Tls {
     session: Connection,
-    socket: TcpStream,
+    below: Stream,
 }
 
 /// Certificates of the machine, private authorities included; read once.
@@ -53,17 +53,16 @@ pub fn client_config(roots: Arc<RootCertStore>) -> Arc<ClientConfig> {
     Arc::new(builder.with_root_certificates(roots).with_no_client_auth())
 }
 
-/// The TLS settings of a server with its own certificate: PEM files of the chain and of the key.
-pub fn server_config(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>, String> {
+/// The TLS settings of a server with this chain of certificates from the first file, and with the
+/// key of the second one, PEM.
+pub fn server_config(
+    chain: Vec<CertificateDer<'static>>,
+    certificate: &Path,
+    key: &Path,
+) -> Result<Arc<ServerConfig>, String> {
     let bad = |path: &Path, error: &dyn std::fmt::Display| {
         format!("cannot use {}: {error}", path.display())
     };
-    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(certificate)
-        .and_then(|found| found.collect())
-        .map_err(|error| bad(certificate, &error))?;
-    if chain.is_empty() {
-        return Err(bad(certificate, &"it holds no certificate (PEM)"));
-    }
     let secret = PrivateKeyDer::from_pem_file(key).map_err(|error| bad(key, &error))?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ServerConfig::builder_with_provider(provider)
@@ -90,10 +89,11 @@ impl Stream {
                     socket.set_nodelay(true)?;
                     socket.set_read_timeout(Some(limit))?;
                     socket.set_write_timeout(Some(limit))?;
+                    let stream = Stream::Plain(socket);
                     return if tls {
-                        Stream::handshake(socket, host, client_config(roots()))
+                        Stream::handshake(stream, host, client_config(roots()))
                     } else {
-                        Ok(Stream::Plain(socket))
+                        Ok(stream)
                     };
                 }
                 Err(error) => last = error,
@@ -102,9 +102,9 @@ impl Stream {
         Err(last)
     }
 
-    /// Speaks TLS on a connected socket.
+    /// Speaks TLS on what is connected; that is blocking still.
     pub fn handshake(
-        mut socket: TcpStream,
+        mut below: Stream,
         host: &str,
         config: Arc<ClientConfig>,
     ) -> io::Result<Stream> {
@@ -113,23 +113,23 @@ impl Stream {
         let mut session =
             Connection::from(ClientConnection::new(config, name).map_err(io::Error::other)?);
         while session.is_handshaking() {
-            session.complete_io(&mut socket)?;
+            session.complete_io(&mut below)?;
         }
-        Ok(Stream::Tls(Box::new(Tls { session, socket })))
+        Ok(Stream::Tls(Box::new(Tls { session, below })))
     }
 
     /// The server's side of TLS on an accepted socket that does not block; the handshake happens
     /// while reading.
     pub fn serve(socket: TcpStream, config: Arc<ServerConfig>) -> io::Result<Stream> {
         let session = Connection::from(ServerConnection::new(config).map_err(io::Error::other)?);
-        Ok(Stream::Tls(Box::new(Tls { session, socket })))
+        Ok(Stream::Tls(Box::new(Tls { session, below: Stream::Plain(socket) })))
     }
 
     /// Ends the writing direction: the peer sees the end behind what was written.
     pub fn shut_write(&mut self) {
         if let Stream::Tls(tls) = self {
             tls.session.send_close_notify();
-            let _ = tls.session.write_tls(&mut tls.socket);
+            let _ = tls.session.write_tls(&mut tls.below);
         }
         let _ = self.socket().shutdown(std::net::Shutdown::Write);
     }
@@ -144,24 +144,24 @@ impl Stream {
         match self {
             Stream::Plain(_) => false,
             Stream::Tls(tls) => {
-                let decrypted = tls
+                let own = tls
                     .session
                     .process_new_packets()
                     .is_ok_and(|state| state.plaintext_bytes_to_read() > 0);
-                decrypted && !crate::planted::is("decrypted-unseen")
+                (own || tls.below.has_decrypted()) && !crate::planted::is("decrypted-unseen")
             }
         }
     }
 
     /// Whether encrypted bytes wait for the socket to take them.
     pub fn has_unsent(&self) -> bool {
-        matches!(self, Stream::Tls(tls) if tls.session.wants_write())
+        matches!(self, Stream::Tls(tls) if tls.session.wants_write() || tls.below.has_unsent())
     }
 
     fn socket(&self) -> &TcpStream {
         match self {
             Stream::Plain(socket) => socket,
-            Stream::Tls(tls) => &tls.socket,
+            Stream::Tls(tls) => tls.below.socket(),
         }
     }
 }
@@ -186,12 +186,12 @@ impl Read for Stream {
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(0),
                 done => return done,
             }
-            if tls.session.read_tls(&mut tls.socket)? == 0 {
+            if tls.session.read_tls(&mut tls.below)? == 0 {
                 return Ok(0);
             }
             tls.session.process_new_packets().map_err(io::Error::other)?;
             if tls.session.wants_write() {
-                let _ = tls.session.write_tls(&mut tls.socket);
+                let _ = tls.session.write_tls(&mut tls.below);
             }
         }
     }
@@ -204,11 +204,11 @@ impl Write for Stream {
             Stream::Tls(tls) => {
                 // What was taken earlier goes first, so that the session's own buffer stays small.
                 while tls.session.wants_write() {
-                    tls.session.write_tls(&mut tls.socket)?;
+                    tls.session.write_tls(&mut tls.below)?;
                 }
                 let taken = tls.session.writer().write(bytes)?;
                 while tls.session.wants_write() {
-                    match tls.session.write_tls(&mut tls.socket) {
+                    match tls.session.write_tls(&mut tls.below) {
                         Ok(_) => {}
                         Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                         Err(error) => return Err(error),
@@ -224,9 +224,9 @@ impl Write for Stream {
             Stream::Plain(socket) => socket.flush(),
             Stream::Tls(tls) => {
                 while tls.session.wants_write() {
-                    tls.session.write_tls(&mut tls.socket)?;
+                    tls.session.write_tls(&mut tls.below)?;
                 }
-                Ok(())
+                tls.below.flush()
             }
         }
     }

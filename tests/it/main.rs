@@ -4,6 +4,7 @@
 mod chaos;
 mod claude;
 mod commands;
+mod encrypted;
 mod files;
 mod inside;
 mod outage;

@@ -46,7 +46,7 @@ pub struct Machine {
     env: BTreeMap<String, String>,
     shared: bool,
     /// Runners reach the relay by this URL, and by polling only.
-    detour: Option<String>,
+    pub detour: Option<String>,
 }
 
 /// A process that is killed and reaped with its value.

@@ -11,7 +11,7 @@ use agent_relay::edge::stream::{Stream, client_config};
 use agent_relay::os;
 use rustix::event::{PollFd, PollFlags};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
-use rustls::{RootCertStore, ServerConfig, ServerConnection};
+use rustls::{ClientConfig, RootCertStore, ServerConfig, ServerConnection, StreamOwned};
 use tungstenite::protocol::Role;
 use tungstenite::{Message, WebSocket};
 
@@ -20,8 +20,8 @@ struct Server {
     socket: TcpStream,
 }
 
-/// A connected pair: our stream and a TLS server that the test drives by hand.
-fn pair() -> (Stream, Server) {
+/// Settings of a server called localhost, and of clients that know it.
+fn settings() -> (ServerConfig, Arc<ClientConfig>) {
     let made =
         rcgen::generate_simple_self_signed(vec!["localhost".to_string()]).expect("a certificate");
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()));
@@ -35,6 +35,12 @@ fn pair() -> (Stream, Server) {
     config.send_tls13_tickets = 0; // nothing else comes in between
     let mut roots = RootCertStore::empty();
     roots.add(made.cert.der().clone()).expect("a root");
+    (config, client_config(Arc::new(roots)))
+}
+
+/// A connected pair: our stream and a TLS server that the test drives by hand.
+fn pair() -> (Stream, Server) {
+    let (config, client) = settings();
     let listener = TcpListener::bind("127.0.0.1:0").expect("binds");
     let address = listener.local_addr().expect("bound");
     let server = std::thread::spawn(move || {
@@ -46,8 +52,8 @@ fn pair() -> (Stream, Server) {
         Server { session, socket }
     });
     let socket = TcpStream::connect(address).expect("connects");
-    let stream = Stream::handshake(socket, "localhost", client_config(Arc::new(roots)))
-        .expect("a handshake");
+    let stream =
+        Stream::handshake(Stream::Plain(socket), "localhost", client).expect("a handshake");
     stream.unblock().expect("nonblocking");
     (stream, server.join().expect("joins"))
 }
@@ -150,4 +156,59 @@ fn a_large_write_gets_through_a_full_socket() {
         }
     }
     assert_eq!(reader.join().expect("joins"), 8 << 20);
+}
+
+/// As behind a proxy that is itself reached by TLS.
+#[test]
+fn a_session_stands_in_another_one() {
+    const SIZE: usize = 1 << 20;
+    let ((outer, to_outer), (inner, to_inner)) = (settings(), settings());
+    let listener = TcpListener::bind("127.0.0.1:0").expect("binds");
+    let address = listener.local_addr().expect("bound");
+    let server = std::thread::spawn(move || {
+        let (socket, _) = listener.accept().expect("accepts");
+        let session = |config| ServerConnection::new(Arc::new(config)).expect("a session");
+        let below = StreamOwned::new(session(outer), socket);
+        let mut stream = StreamOwned::new(session(inner), below);
+        let mut all = vec![0u8; SIZE];
+        stream.read_exact(&mut all).expect("reads");
+        stream.write_all(&all).expect("writes");
+        stream.flush().expect("flushes");
+        // Until the client is done.
+        let _ = stream.read(&mut [0u8; 1]);
+    });
+    let socket = Stream::Plain(TcpStream::connect(address).expect("connects"));
+    let below = Stream::handshake(socket, "localhost", to_outer).expect("a handshake");
+    let mut stream = Stream::handshake(below, "localhost", to_inner).expect("another handshake");
+    stream.unblock().expect("nonblocking");
+    let sent: Vec<u8> = (0..SIZE).map(|at| (at / 7) as u8).collect();
+    let (mut written, mut heard) = (0, Vec::new());
+    while heard.len() < SIZE {
+        if written < SIZE {
+            match stream.write(&sent[written..]) {
+                Ok(size) => written += size,
+                Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock),
+            }
+        } else if stream.has_unsent() {
+            let _ = stream.flush();
+        }
+        let mut piece = [0u8; 1000];
+        match stream.read(&mut piece) {
+            Ok(size) => heard.extend_from_slice(&piece[..size]),
+            Err(error) => {
+                assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
+                assert!(!stream.has_decrypted(), "nothing is left behind in either session");
+                let wants = if written < SIZE || stream.has_unsent() {
+                    PollFlags::IN | PollFlags::OUT
+                } else {
+                    PollFlags::IN
+                };
+                os::wait(&mut [PollFd::new(&stream, wants)], Some(Duration::from_secs(10)));
+            }
+        }
+    }
+    assert!(heard == sent, "what came back is what was sent");
+    stream.shut_write();
+    drop(stream);
+    server.join().expect("joins");
 }

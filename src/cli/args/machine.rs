@@ -1,5 +1,7 @@
 //! Commands that look after this machine: hub, runners, services, tokens.
 
+use std::net::{IpAddr, SocketAddr};
+
 use argh::{ArgsInfo, FromArgs};
 
 /// Start everything for one agent and chat with it: a hub if none runs, a runner, and this terminal
@@ -30,6 +32,44 @@ pub struct Up {
     pub command: Vec<String>,
 }
 
+/// Port of a hub, where none is given.
+pub const DEFAULT_PORT: u16 = 4850;
+
+/// Where a hub listens: an address, or an address with a port.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Listen {
+    /// The address.
+    pub address: IpAddr,
+    /// The port, if it was given with the address.
+    pub port: Option<u16>,
+}
+
+impl Default for Listen {
+    fn default() -> Listen {
+        Listen { address: IpAddr::from([127, 0, 0, 1]), port: None }
+    }
+}
+
+impl std::str::FromStr for Listen {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Listen, String> {
+        // The name that every machine has for itself; all others would have to be asked for.
+        let text = match text.strip_prefix("localhost") {
+            Some(rest) if rest.is_empty() || rest.starts_with(':') => format!("127.0.0.1{rest}"),
+            _ => text.to_string(),
+        };
+        let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']'));
+        if let Ok(address) = bare.unwrap_or(&text).parse() {
+            return Ok(Listen { address, port: None });
+        }
+        let socket: SocketAddr = text.parse().map_err(|_| {
+            "that is no address; give one like 127.0.0.1, 0.0.0.0:4850 or [::1]:4850".to_string()
+        })?;
+        Ok(Listen { address: socket.ip(), port: Some(socket.port()) })
+    }
+}
+
 /// Run the relay of this machine in the foreground, or look after it: status, backup FILE, restore
 /// FILE, vacuum.
 #[derive(FromArgs, ArgsInfo, Debug)]
@@ -47,17 +87,17 @@ pub struct Hub {
     #[argh(positional)]
     pub action: Vec<String>,
     /// port (default 4850; 0 = any free one)
-    #[argh(option, default = "4850")]
-    pub port: u16,
+    #[argh(option)]
+    pub port: Option<u16>,
     /// take any free port when the wanted one is taken
     #[argh(switch)]
     pub any_port: bool,
     /// leave the URL in config.json as it is
     #[argh(switch)]
     pub temporary: bool,
-    /// address to listen on (default 127.0.0.1)
-    #[argh(option, default = "std::net::IpAddr::from([127, 0, 0, 1])")]
-    pub listen: std::net::IpAddr,
+    /// address to listen on, or ADDRESS:PORT (default 127.0.0.1)
+    #[argh(option, default = "Listen::default()")]
+    pub listen: Listen,
     /// a proxy in front of it handles TLS
     #[argh(switch)]
     pub behind_tls_proxy: bool,
@@ -203,4 +243,36 @@ pub struct Version {
     /// print JSON
     #[argh(switch)]
     pub json: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_may_have_a_port() {
+        for (text, want) in [
+            ("127.0.0.1", Some(("127.0.0.1", None))),
+            ("127.0.0.1:4851", Some(("127.0.0.1", Some(4851)))),
+            ("0.0.0.0:0", Some(("0.0.0.0", Some(0)))),
+            ("::1", Some(("::1", None))),
+            ("[::1]", Some(("::1", None))),
+            ("[::1]:4851", Some(("::1", Some(4851)))),
+            ("localhost", Some(("127.0.0.1", None))),
+            ("localhost:4851", Some(("127.0.0.1", Some(4851)))),
+            ("localhosts", None),
+            ("example.test:1", None),
+            ("127.0.0.1:99999", None),
+            ("127.0.0.1:", None),
+            ("4850", None),
+            ("", None),
+        ] {
+            let found = text.parse::<Listen>().ok();
+            let want = want.map(|(address, port)| Listen {
+                address: address.parse().expect("an address"),
+                port,
+            });
+            assert_eq!(found, want, "{text:?}");
+        }
+    }
 }
