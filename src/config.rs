@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use crate::core::agent::config::{ReplyMode, RestartPolicy};
+use crate::core::agent::config::{ReplyMode, RestartPolicy, STUCK_AFTER};
 use crate::provider::launch::Transport;
 use crate::provider::registry;
 use crate::provider::settings::{ApprovalMode, SettingKind, texts};
@@ -256,6 +256,8 @@ pub struct ProviderConfig {
     pub capture_full: bool,
     /// When a provider that ended is started again.
     pub restart: RestartPolicy,
+    /// A turn without any sign of life for so long is shown as stuck.
+    pub stuck_after: Duration,
     /// Who answers messages: the runner with the final text, or the agent itself.
     pub reply_mode: ReplyMode,
     /// An approval that nobody answers in this time is denied.
@@ -299,6 +301,7 @@ const PROVIDER_SETTINGS: &[(&str, Kind)] = &[
     ("restart.exitsMax", Kind::Number),
     ("restart.windowMs", Kind::Number),
     ("restart.healthyMs", Kind::Number),
+    ("stuckAfterMs", Kind::Number),
     ("replyMode", Kind::Text),
     ("approvalTimeoutMs", Kind::Number),
     ("outboxMaxBytes", Kind::Number),
@@ -447,6 +450,7 @@ impl ProviderConfig {
                 .unwrap_or(Duration::from_secs(10)),
             capture_full: text(record, "chatCaptureMode").as_deref() == Some("full"),
             restart: restart_policy(&group(record, "restart")),
+            stuck_after: duration(record, "stuckAfterMs").unwrap_or(STUCK_AFTER),
             reply_mode: match text(record, "replyMode").as_deref() {
                 Some("explicit") => ReplyMode::Explicit,
                 _ => ReplyMode::Auto,

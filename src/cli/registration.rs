@@ -118,6 +118,7 @@ pub(super) fn agent_config(chosen: &Chosen, started_at: i64) -> AgentConfig {
             .filter(|end| *end > 0),
         shutdown_timeout: config.shutdown_timeout,
         restart: config.restart.clone(),
+        stuck_after: config.stuck_after,
         reply_mode: config.reply_mode,
         session: chosen.provider.capabilities,
         in_user_terminal: chosen.transport == Transport::Terminal,

@@ -83,7 +83,7 @@ pub enum Verb {
     },
     /// The hook that waited has gone.
     HookGone { ticket: Ticket },
-    /// Say whether a turn runs.
+    /// Say whether a turn runs. Whoever hosts the process tells its [`Signs`] too.
     Probe,
     /// Prepare for the end: no new turns, close the input.
     Stop,
@@ -426,6 +426,24 @@ pub struct Screen {
     pub attended: bool,
     /// The program has ended.
     pub dead: bool,
+}
+
+/// What is seen of a provider's process from outside: counters, of which only changes say
+/// something. All that it has started counts with it.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Signs {
+    /// Bytes, or pictures of its terminal, that it has written.
+    pub output: u64,
+    /// Bytes by which its record and its other files have grown.
+    pub record: u64,
+    /// Time that its processes have computed, ms.
+    pub computed_ms: u64,
+    /// Bytes that they have read and written.
+    pub moved: u64,
+    /// Bytes that came and went over its network connections.
+    pub network: u64,
+    /// Its processes by id, with their names.
+    pub processes: Vec<(u32, String)>,
 }
 
 /// What comes out of a session machine.

@@ -114,9 +114,23 @@ words! {
         Restarting = "restarting",
         /// It waits for an approval.
         Blocked = "blocked",
+        /// Its turn has shown no sign of life for long.
+        Stuck = "stuck",
         Error = "error",
         /// Its provider has failed too often and is not started again.
         Parked = "parked",
+    }
+}
+
+words! {
+    /// Who says what the status is.
+    StatusSource {
+        /// The runner, which sees the process and hands messages over.
+        Runner = "runner",
+        /// The provider's session.
+        Session = "session",
+        /// Somebody has posted it at the runner's control port.
+        Posted = "posted",
     }
 }
 
@@ -126,7 +140,7 @@ impl DetailedStatus {
         use DetailedStatus::*;
         match self {
             Idle => AgentStatus::Idle,
-            Busy | Blocked => AgentStatus::Busy,
+            Busy | Blocked | Stuck => AgentStatus::Busy,
             Offline | Starting | Restarting | Error | Parked => AgentStatus::Offline,
         }
     }

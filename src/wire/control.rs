@@ -45,6 +45,10 @@ pub const ENV_PROVIDER_SESSION: &str = "AGENT_RELAY_PROVIDER_SESSION_ID";
 pub const ENV_REPLY_MODE: &str = "AGENT_RELAY_REPLY_MODE";
 /// Environment of the provider: names of the events that its hooks report; not set: all.
 pub const ENV_HOOKS: &str = "AGENT_RELAY_HOOKS";
+/// Value of `source` in a posted status that comes from outside of the session.
+pub const OUTSIDE: &str = "outside";
+/// Value of `reason` in a posted status that is no turn of the provider.
+pub const POSTED: &str = "posted";
 /// Field of a hook's payload that is set where the hook program had to cut texts.
 pub const CUT: &str = "agentRelayCut";
 

@@ -19,6 +19,7 @@ mod service;
 mod shown;
 mod start;
 mod stores;
+mod stuck;
 mod support;
 mod tools;
 mod ways;

@@ -45,6 +45,8 @@ pub struct AgentConfig {
     pub shutdown_timeout: Duration,
     /// When a provider that ended is started again.
     pub restart: RestartPolicy,
+    /// A turn without any sign of life for so long is stuck.
+    pub stuck_after: Duration,
     /// Whether final texts become replies.
     pub reply_mode: ReplyMode,
     /// What its session can do.
@@ -58,6 +60,9 @@ pub struct AgentConfig {
     /// Start of the runner, ms since 1970; restarts of the provider do not change it.
     pub started_at: i64,
 }
+
+/// A turn is stuck after this time, where nothing else is said.
+pub const STUCK_AFTER: Duration = Duration::from_secs(900);
 
 /// Who answers a message that expects a reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

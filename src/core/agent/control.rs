@@ -7,7 +7,6 @@ use super::config::ReplyMode;
 use super::effect::Effect;
 use super::event::{ControlRequest, StopReason};
 use super::stop::Why;
-use super::tracker::{Status, TURN, Work};
 use crate::core::http::GateCommand;
 use crate::core::ids::Ticket;
 use crate::core::session::TERMINAL_SESSION;
@@ -82,72 +81,5 @@ impl Agent {
                 )
             }
         }
-    }
-
-    /// A hook says what the provider does.
-    fn on_status_posted(&mut self, now: Now, body: &Value) -> (u16, Value) {
-        let text =
-            |field: &str| body.get(field).and_then(Value::as_str).filter(|text| !text.is_empty());
-        let Some(status) = text("status").and_then(Status::parse) else {
-            return (400, json!({"error": "status must be idle, busy, offline, or error"}));
-        };
-        let accepted = (200, json!({"ok": true, "status": status.as_str()}));
-        if text("providerSessionId").is_some_and(|id| id != self.supervisor.record.provider_session)
-        {
-            return accepted; // of an earlier process: dropped whole
-        }
-        let reason = text("reason").unwrap_or(TURN).to_string();
-        let id = text("id").unwrap_or(&reason).to_string();
-        if let Some(timeline) = body.get("timeline").filter(|t| t.is_object()) {
-            let mut timeline = timeline.clone();
-            if timeline.get("timestamp").is_none_or(|t| !t.is_number()) {
-                timeline["timestamp"] = json!(now.wall.0);
-            }
-            self.status.set_timeline(timeline);
-        }
-        if self.config.session.tracks_turns && reason == TURN {
-            // The bare word of a hook whose program could not be run: one more hint for the
-            // session.
-            self.tell_hook(Ticket::NOBODY, status.as_str().to_string(), Value::Null);
-            self.status.touch();
-            return accepted;
-        }
-        match status {
-            Status::Busy => {
-                self.tracker.set_terminal(None);
-                let mut metadata = body
-                    .get("metadata")
-                    .filter(|m| m.is_object())
-                    .cloned()
-                    .unwrap_or_else(|| json!({}));
-                if let Some(state) = body.get("providerState").filter(|s| s.is_object()) {
-                    metadata["providerState"] = state.clone();
-                }
-                self.tracker.start_work(Work {
-                    kind: reason,
-                    id,
-                    label: text("label").map(str::to_string),
-                    metadata,
-                });
-            }
-            Status::Idle => {
-                self.tracker.set_terminal(None);
-                self.tracker.finish_work(&reason, &id);
-            }
-            Status::Offline | Status::Error => {
-                self.tracker.set_terminal(Some(status));
-            }
-        }
-        for kind in body
-            .get("clear")
-            .and_then(Value::as_array)
-            .into_iter()
-            .flatten()
-            .filter_map(Value::as_str)
-        {
-            self.tracker.clear_work(kind);
-        }
-        self.status.touch();
-        accepted
     }
 }

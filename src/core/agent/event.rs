@@ -6,7 +6,7 @@ use super::prompt_text::cut;
 use super::store::{InboxMessage, QueuedRow, Snapshot};
 use crate::core::Cause;
 use crate::core::ids::{CallNumber, MessageId, ProcessRef, Ticket};
-use crate::core::session::SessionEvent;
+use crate::core::session::{SessionEvent, Signs};
 use crate::core::store::StoreError;
 use crate::secret::Secret;
 use crate::wire::bus::RelayFrame;
@@ -109,6 +109,7 @@ impl Event {
             Event::Provider(ProviderEvent::Session(signal)) => {
                 format!("provider {}", signal.name())
             }
+            Event::Provider(ProviderEvent::Probed(_)) => "provider Probed".into(),
             Event::Provider(ProviderEvent::Spawned { process, .. }) => {
                 format!("provider Spawned pid={}", process.pid)
             }
@@ -197,6 +198,9 @@ pub enum ProviderEvent {
     },
     /// An event of the session machine.
     Session(SessionEvent),
+    /// What is seen of the process from outside, as [`Verb::Probe`](crate::core::session::Verb)
+    /// asked.
+    Probed(Signs),
     /// The process ended, and with it everything it had started.
     Exited {
         /// Exit code; 128 + signal if it was killed.

@@ -235,6 +235,7 @@ impl Agent {
                 id,
                 label: Some(label),
                 metadata: json!({}),
+                ..Default::default()
             })
         } else {
             self.tracker.finish_work(kind, &id)

@@ -12,9 +12,11 @@ mod generations;
 mod hooks;
 mod http_calls;
 mod inbox;
+mod life;
 mod outbox;
 mod outgoing;
 mod polling;
+mod posted;
 pub mod prompt;
 mod prompt_text;
 mod relay_link;
@@ -43,6 +45,7 @@ use super::store::StoreError;
 use super::time::{Now, Tick};
 use super::timers::{Timed, Timers};
 use super::{Cause, Machine};
+use crate::wire::api::{DetailedStatus, StatusSource};
 use crate::wire::control::LogLevel;
 
 /// One agent: owns its claims, its status, its provider's process and its part of the conversation
@@ -99,6 +102,7 @@ pub struct Agent {
     approvals: Vec<Approval>,
     hooks: hooks::Hooks,
     status: status::Publisher,
+    life: life::Life,
     stop: Option<stop::Stop>,
     obligations: Vec<crate::wire::api::Obligation>,
     /// Numbers the idempotency keys of this process.
@@ -132,6 +136,7 @@ impl Agent {
             tracker: Tracker::default(),
             approvals: Vec::new(),
             hooks: hooks::Hooks::default(),
+            life: life::Life::default(),
             stop: None,
             obligations: Vec::new(),
             mirrored: 0,
@@ -153,6 +158,7 @@ impl Agent {
             self.drain(now);
             self.pump_outbox();
             self.launch_call();
+            self.watch_turn(now);
             self.publish(now);
             self.advance_stop(now);
         }
@@ -222,8 +228,11 @@ impl Agent {
     }
 
     fn on_session_event(&mut self, now: Now, event: SessionEvent) {
+        // What a session gives as evidence stands just before what it is evidence of.
+        let said = self.take_said(&event);
+        self.note_sign_of_life(now, &event);
         match event {
-            SessionEvent::Opened(opened) => self.on_opened(now, opened),
+            SessionEvent::Opened(opened) => self.on_opened(now, opened, said),
             SessionEvent::OpenFailed { reason, permanent } => {
                 self.on_open_failed(now, reason, permanent)
             }
@@ -231,8 +240,8 @@ impl Agent {
                 self.on_taken(batch, &key, &evidence)
             }
             SessionEvent::Refused { batch, key, why } => self.on_refused(now, batch, &key, &why),
-            SessionEvent::TurnStarted => self.on_turn_started(),
-            SessionEvent::Evidence(text) => self.status.set_evidence(now, text),
+            SessionEvent::TurnStarted => self.on_turn_started(said),
+            SessionEvent::Evidence(text) => self.status.note_said(text),
             SessionEvent::Work { kind, id, label, runs } => self.on_work(kind, id, label, runs),
             SessionEvent::Timeline(status) => self.status.timeline(status, now),
             SessionEvent::ConversationChanged { session } => self.on_moved(session),
@@ -241,7 +250,7 @@ impl Agent {
             SessionEvent::Announce { batch } => self.announce(batch),
             SessionEvent::ProviderState(state) => self.on_provider_state(state),
             SessionEvent::TurnEnded { batch, end, text } => {
-                self.on_turn_ended(now, batch, end, text)
+                self.on_turn_ended(now, batch, end, text, said)
             }
             SessionEvent::Mirror(mirror) => self.on_mirror(now, mirror),
             SessionEvent::ApprovalOpened(approval) => {
@@ -253,7 +262,8 @@ impl Agent {
                 if self.approvals.len() < APPROVALS_MAX {
                     self.approvals.push(approval);
                 }
-                self.status.touch();
+                let text = "the session asks and waits".into();
+                self.note_evidence(DetailedStatus::Blocked, StatusSource::Session, text);
             }
             SessionEvent::ApprovalClosed { id, reason } => {
                 self.log(

@@ -1,10 +1,13 @@
 //! The status of an agent, as the relay and the control port are told it. It is true during
 //! restarts too.
 
-use std::collections::VecDeque;
+mod evidence;
+
+use std::collections::{BTreeMap, VecDeque};
 
 use serde_json::{Map, Value, json};
 
+use self::evidence::Evidence;
 use super::Agent;
 use super::effect::Effect;
 use super::supervisor::State;
@@ -12,7 +15,7 @@ use crate::core::agent::tracker::Status;
 use crate::core::limits::*;
 use crate::core::session::TERMINAL_SESSION;
 use crate::core::time::{Now, Tick};
-use crate::wire::api::{AgentStatus, DetailedStatus};
+use crate::wire::api::{AgentStatus, DetailedStatus, StatusSource};
 use crate::wire::bus::ClientFrame;
 use crate::wire::control::LogLevel;
 
@@ -28,8 +31,10 @@ pub(super) struct Publisher {
     context: Value,
     /// Mode, plan and whatever else a session tells of itself.
     facts: Map<String, Value>,
-    /// How it is known that the provider is busy or idle, since when (wall clock, ms).
-    evidence: Option<(String, i64)>,
+    /// What proves each word that the status has had lately.
+    evidence: BTreeMap<DetailedStatus, Evidence>,
+    /// What the session gives as evidence of what it says next.
+    said: Option<String>,
     silent: bool,
     logged: VecDeque<(String, Tick)>,
 }
@@ -50,20 +55,21 @@ impl Publisher {
         self.dirty = true;
     }
 
-    pub fn set_evidence(&mut self, now: Now, text: String) {
-        self.evidence = Some((text, now.wall.0));
-        self.dirty = true;
-    }
-
     pub fn set_fact(&mut self, name: &str, value: Value) {
         self.facts.insert(name.into(), value);
         self.dirty = true;
     }
 
+    /// The session has said that what was handed over waits, and for what.
+    pub fn waits_to_deliver(&self) -> bool {
+        self.facts.get("delivery").is_some_and(Value::is_string)
+    }
+
     /// A new process: what the old one told says nothing about it.
     pub fn forget_facts(&mut self) {
         self.facts.clear();
-        self.evidence = None;
+        self.evidence.clear();
+        self.said = None;
         self.context = Value::Null;
         self.dirty = true;
     }
@@ -131,6 +137,7 @@ impl Agent {
             (State::Ready { .. }, Status::Error) => Error,
             (State::Ready { .. }, _) if !self.approvals.is_empty() => Blocked,
             (State::Ready { .. }, Status::Idle) => Idle,
+            (State::Ready { .. }, Status::Busy) if self.life.is_stuck() => Stuck,
             (State::Ready { .. }, Status::Busy) => Busy,
             (State::Ready { .. }, Status::Offline) => Offline,
             (State::Waiting { .. }, _) => Restarting,
@@ -147,16 +154,29 @@ impl Agent {
     fn why(&self) -> String {
         use DetailedStatus::*;
         match self.word() {
-            Idle => format!("no turn, no claim, no work{}", self.evidence()),
+            Idle => format!("no turn, no claim, no work{}", self.evidence_text()),
             Busy => format!(
                 "work: {}{}{}",
                 self.tracker.reasons().join(", "),
                 self.state_text(),
-                self.evidence()
+                self.evidence_text()
+            ),
+            Stuck => format!(
+                "the turn shows no sign of life{}; `agent-relay command {} interrupt` ends it, `restart` starts the session anew",
+                self.evidence_text(),
+                self.config.agent_id
             ),
             Blocked => format!("waits for {} approval(s)", self.approvals.len()),
+            Offline | Error if self.supervisor.is_ready() && self.stop.is_none() => {
+                self.evidence().map(|it| it.text).unwrap_or_else(|| "posted".into())
+            }
             Offline | Starting | Restarting | Error | Parked => self.supervisor.why.clone(),
         }
+    }
+
+    /// Who says that the status is so.
+    fn source(&self) -> StatusSource {
+        self.evidence().map_or(StatusSource::Runner, |it| it.source)
     }
 
     /// What the provider does in its turn, if it says so.
@@ -170,8 +190,8 @@ impl Agent {
         }
     }
 
-    fn evidence(&self) -> String {
-        self.status.evidence.as_ref().map(|(text, _)| format!(" ({text})")).unwrap_or_default()
+    fn evidence_text(&self) -> String {
+        self.evidence().map(|it| format!(" ({})", it.text)).unwrap_or_default()
     }
 
     pub(super) fn registration_meta(&self) -> Map<String, Value> {
@@ -227,6 +247,8 @@ impl Agent {
         }
         meta.insert("status".into(), json!(self.word().as_str()));
         meta.insert("statusWhy".into(), json!(self.why()));
+        meta.insert("statusSource".into(), json!(self.source().as_str()));
+        meta.insert("statusEvidence".into(), json!(self.evidence().map(|it| it.to_json())));
         meta.insert("busyReasons".into(), json!(self.tracker.reasons()));
         meta.insert("activeWork".into(), json!(self.tracker.work_json()));
         let subagents: Vec<Value> = self
@@ -296,6 +318,7 @@ impl Agent {
         if self.status.word != Some(word) {
             self.status.word = Some(word);
             self.status.since = Some((now.tick, now.wall.0));
+            self.status.part_with_evidence(word);
             self.log(LogLevel::Info, "runner", format!("status {word}: {}", self.why()));
         }
         if !self.status.dirty || self.status.silent {
@@ -339,7 +362,7 @@ impl Agent {
             "agentId": self.config.agent_id, "runnerId": self.config.runner_id, "provider": self.config.provider,
             "status": self.word().as_str(), "why": self.why(),
             "since": since.map(|(_, wall)| wall), "sinceMs": since.map(|(at, _)| ago(at)),
-            "evidence": self.status.evidence.as_ref().map(|(text, at)| json!({"text": text, "since": at})),
+            "source": self.source().as_str(), "evidence": self.evidence().map(|it| it.to_json()),
             "agentStatus": self.wire_status().as_str(), "ready": self.wire_status() != AgentStatus::Offline,
             "work": self.tracker.work_json(), "claims": self.tracker.claims_json(now.tick),
             "terminal": self.supervisor.terminal.as_ref().map(|socket| json!({"tmuxSocket": socket, "tmuxSession": TERMINAL_SESSION})),

@@ -14,6 +14,7 @@ use crate::core::backoff;
 use crate::core::ids::{ProcessNumber, ProcessRef, VerbNumber};
 use crate::core::session::{Opened, Resume, Verb};
 use crate::core::time::{Now, Tick};
+use crate::wire::api::{DetailedStatus, StatusSource};
 use crate::wire::control::LogLevel;
 
 /// The actual state of the provider.
@@ -211,6 +212,7 @@ impl Agent {
                 self.on_provider_gone(now, reason, permanent);
             }
             ProviderEvent::Session(event) => self.on_session_event(now, event),
+            ProviderEvent::Probed(signs) => self.on_probed(now, signs),
             ProviderEvent::Exited { code, stderr } => {
                 let tail: String =
                     stderr.lines().last().unwrap_or_default().chars().take(300).collect();
@@ -252,7 +254,7 @@ impl Agent {
         self.status.touch();
     }
 
-    pub(super) fn on_opened(&mut self, now: Now, opened: Opened) {
+    pub(super) fn on_opened(&mut self, now: Now, opened: Opened, said: Option<String>) {
         if self.supervisor.state != State::Opening {
             return;
         }
@@ -260,6 +262,8 @@ impl Agent {
         self.supervisor.was_ready = true;
         self.supervisor.restarting = false;
         self.supervisor.why = format!("{} is ready", opened.agent);
+        let text = said.unwrap_or_else(|| self.supervisor.why.clone());
+        self.note_evidence(DetailedStatus::Idle, StatusSource::Session, text);
         self.supervisor.agent = opened.agent.clone();
         self.supervisor.model = opened.model.clone();
         self.supervisor.has_evidence = opened.has_evidence;

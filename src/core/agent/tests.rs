@@ -2,8 +2,10 @@
 
 mod fair;
 mod first;
+mod life;
 mod narrow;
 mod polling;
+mod posted;
 mod recovery;
 mod session;
 mod tasks;
@@ -99,6 +101,7 @@ impl Bench {
             token_expires_at: None,
             shutdown_timeout: Duration::from_secs(5),
             restart: RestartPolicy::default(),
+            stuck_after: config::STUCK_AFTER,
             reply_mode: ReplyMode::Auto,
             session: SessionCapabilities::default(),
             in_user_terminal: false,

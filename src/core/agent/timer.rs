@@ -45,6 +45,8 @@ timers! {
         OutboxRetry,
         /// Calls that did not reach the relay are made again.
         CallsRetry,
+        /// The session is probed while a turn runs.
+        Probe,
         /// A command has taken too long.
         CommandLimit,
         /// A phase of the stop is over.
@@ -80,7 +82,8 @@ impl Timed for Agent {
             | Timer::SettleBatch
             | Timer::ClaimRenewal
             | Timer::OutboxRetry
-            | Timer::CallsRetry => self.timers.at(timer),
+            | Timer::CallsRetry
+            | Timer::Probe => self.timers.at(timer),
         }
     }
 
@@ -117,6 +120,7 @@ impl Timed for Agent {
             Timer::ClaimRenewal => self.on_claim_renewal_due(now),
             Timer::OutboxRetry => self.on_outbox_due(),
             Timer::CallsRetry => self.on_calls_due(),
+            Timer::Probe => self.on_probe_due(now),
             Timer::CommandLimit => self.on_command_late(now),
             // The stop goes on at the end of every event.
             Timer::StopLimit => {}

@@ -52,7 +52,7 @@ pub struct Claim {
 
 /// One piece of work, for example the provider's turn.
 #[allow(missing_docs)] // the names say it
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Work {
     /// `provider-turn`, `subagent` or another reason.
     pub kind: String,
@@ -61,6 +61,12 @@ pub struct Work {
     pub label: Option<String>,
     /// A record with `providerState` and more.
     pub metadata: Value,
+    /// What it is done as, where a post says so.
+    pub role: Option<String>,
+    /// The work item that it is a part of, where a post says so.
+    pub parent_id: Option<String>,
+    /// Posted at the control port: in which words, and when (wall clock, ms).
+    pub posted: Option<(String, i64)>,
 }
 
 /// The reason that stands for the main turn.
@@ -162,7 +168,16 @@ impl Tracker {
 
     /// Work items as `activeWork` shows them.
     pub fn work_json(&self) -> Vec<Value> {
-        let show = |w: &Work| json!({"kind": w.kind, "id": w.id, "label": w.label, "metadata": w.metadata});
+        let show = |w: &Work| {
+            let mut shown =
+                json!({"kind": w.kind, "id": w.id, "label": w.label, "metadata": w.metadata});
+            for (name, told) in [("role", &w.role), ("parentId", &w.parent_id)] {
+                if let Some(told) = told {
+                    shown[name] = json!(told);
+                }
+            }
+            shown
+        };
         self.work.iter().map(show).collect()
     }
 
@@ -178,6 +193,11 @@ impl Tracker {
     /// Work items of a kind.
     pub fn count(&self, kind: &str) -> usize {
         self.work.iter().filter(|w| w.kind == kind).count()
+    }
+
+    /// The newest work that somebody has posted: in which words, and when.
+    pub fn posted(&self) -> Option<&(String, i64)> {
+        self.work.iter().filter_map(|w| w.posted.as_ref()).max_by_key(|(_, at)| *at)
     }
 
     /// `providerState` of the first main turn, if it is a record.
@@ -198,7 +218,7 @@ mod tests {
     use super::*;
 
     fn work(kind: &str, id: &str) -> Work {
-        Work { kind: kind.into(), id: id.into(), label: None, metadata: Value::Null }
+        Work { kind: kind.into(), id: id.into(), ..Default::default() }
     }
 
     #[test]

@@ -27,8 +27,7 @@ use crate::core::agent::tracker::{ClaimKind, TURN, Work};
 use crate::core::ids::{BatchNumber, MessageRef, TaskId};
 use crate::core::session::{Delivery, MessageFingerprint, TurnEnd, Verb};
 use crate::core::time::Now;
-use crate::wire::api::Message;
-use crate::wire::api::TaskStatus;
+use crate::wire::api::{DetailedStatus, Message, StatusSource, TaskStatus};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
@@ -304,7 +303,8 @@ impl Agent {
     fn start_turn_work(&mut self) {
         if !self.turn.told {
             self.turn.told = true;
-            self.status.set_evidence(self.now, "the runner handed messages over".into());
+            let text = "the runner handed messages over".into();
+            self.note_evidence(DetailedStatus::Busy, StatusSource::Runner, text);
         }
         let label = self.turn.batch.as_ref().map(|batch| match batch.entries.len() {
             1 => format!("message #{}", batch.entries[0].message.id),
@@ -318,14 +318,23 @@ impl Agent {
             id: TURN.into(),
             label,
             metadata: json!({}),
+            ..Default::default()
         });
         self.status.touch();
     }
 
-    pub(super) fn on_turn_started(&mut self) {
+    pub(super) fn on_turn_started(&mut self, said: Option<String>) {
         self.turn.running = true;
         self.turn.told = true;
+        let text = said.unwrap_or_else(|| "the session began a turn".into());
+        self.note_evidence(DetailedStatus::Busy, StatusSource::Session, text);
+        self.end_posted_status();
         self.start_turn_work();
+    }
+
+    /// A turn of the provider is under way, or is about to be.
+    pub(super) fn is_turn_running(&self) -> bool {
+        self.turn.running
     }
 
     pub(super) fn on_provider_state(&mut self, state: Value) {
@@ -335,6 +344,7 @@ impl Agent {
                 id: TURN.into(),
                 label: None,
                 metadata: json!({"providerState": state}),
+                ..Default::default()
             });
             self.status.touch();
         }
@@ -349,6 +359,7 @@ impl Agent {
             return;
         };
         batch.phase = Phase::Taken;
+        self.end_posted_status();
         self.confirm(Some(key), evidence);
     }
 

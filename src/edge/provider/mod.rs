@@ -6,6 +6,7 @@
 //! thread takes it.
 
 pub mod file_watcher;
+mod life;
 mod process;
 mod reply_socket;
 mod setup;
@@ -27,6 +28,7 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::process::Signal as OsSignal;
 
 use self::file_watcher::FileWatcher;
+use self::life::Heard;
 use self::reply_socket::ReplySocket;
 use self::start::SessionRelay;
 use self::stop::Stop;
@@ -122,6 +124,7 @@ struct Running {
     exit: Option<i32>,
     files: FileWatcher,
     reply_socket: Option<ReplySocket>,
+    heard: Heard,
 }
 
 /// What became readable.
@@ -307,6 +310,7 @@ impl Provider {
         };
         running.files.drain_notices();
         let seen = running.files.read_changes();
+        running.heard.note_files(&seen);
         self.feed_all(seen)
     }
 
@@ -338,7 +342,12 @@ impl Provider {
                 // What the provider wrote before its hook ran is seen before the hook is heard.
                 let hooked =
                     matches!(verb, Verb::Hook { .. }) && running.files.descriptor().is_some();
-                (!hooked || self.look_at_files()) && self.feed(Input::Verb(number, verb))
+                let signs = (verb == Verb::Probe).then(|| {
+                    life::look(running.process, &running.provider_session, &running.heard)
+                });
+                signs.is_none_or(|signs| self.report(ProviderEvent::Probed(signs)))
+                    && (!hooked || self.look_at_files())
+                    && self.feed(Input::Verb(number, verb))
             }
             ProviderCommand::Stop { grace_ms } => {
                 if let Some(running) = &mut self.running {

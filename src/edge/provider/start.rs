@@ -204,6 +204,7 @@ impl Provider {
             exit: None,
             files: FileWatcher::new(),
             reply_socket,
+            heard: Default::default(),
         })
     }
 

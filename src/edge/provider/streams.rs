@@ -40,7 +40,10 @@ impl Provider {
         for told in told {
             let Some(running) = &mut self.running else { return true };
             let input = match told {
-                TmuxEvent::Drawn => Input::ScreenChanged,
+                TmuxEvent::Drawn => {
+                    running.heard.output += 1;
+                    Input::ScreenChanged
+                }
                 TmuxEvent::Screen(screen, code) if running.dying.is_some() => {
                     match (screen.dead, &mut running.tmux) {
                         (true, _) => {
@@ -116,7 +119,10 @@ impl Provider {
                 }
                 true
             }
-            Ok(size) => self.feed(Input::Bytes(buffer[..size].to_vec())),
+            Ok(size) => {
+                running.heard.output += size as u64;
+                self.feed(Input::Bytes(buffer[..size].to_vec()))
+            }
             Err(error)
                 if matches!(
                     error.kind(),
@@ -143,6 +149,7 @@ impl Provider {
         match stderr.read(&mut buffer) {
             Ok(0) => running.stderr = None,
             Ok(size) => {
+                running.heard.output += size as u64;
                 running.last_words.extend_from_slice(&buffer[..size]);
                 let surplus = running.last_words.len().saturating_sub(STDERR_KEPT);
                 running.last_words.drain(..surplus);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use agent_relay::core::agent::event::{Event, Lane, ProviderEvent};
 use agent_relay::core::ids::{ProcessNumber, ProcessRef};
-use agent_relay::core::session::{Input, Output, Session};
+use agent_relay::core::session::{Input, Output, Session, Signs};
 use agent_relay::demo::agent::{Abilities, DemoAgent, Disk, Entry, Output as DemoOutput};
 use agent_relay::provider::acp::session::AcpSession;
 use agent_relay::provider::{ApprovalMode, SessionSettings};
@@ -52,6 +52,8 @@ pub(super) struct Process {
     pub(super) session: AcpSession,
     pub(super) demo: DemoAgent,
     pub(super) dead: bool,
+    /// Lines that it has written.
+    lines: u64,
 }
 
 impl World {
@@ -77,8 +79,14 @@ impl World {
         };
         let resume = self.seed.is_multiple_of(2);
         let demo = DemoAgent::new(Abilities { load: true, resume });
-        state.process =
-            Some(Process { number, order, session: AcpSession::new(settings), demo, dead: false });
+        state.process = Some(Process {
+            number,
+            order,
+            session: AcpSession::new(settings),
+            demo,
+            dead: false,
+            lines: 0,
+        });
         let event = Event::Provider(ProviderEvent::Spawned {
             process: ProcessRef { pid: number as u32 + 100, start: number },
             terminal: None,
@@ -86,6 +94,19 @@ impl World {
         self.send(
             format!("provider{runner}.{life}"),
             5,
+            Action::Agent { runner, life, lane: Lane::Provider, event },
+        );
+    }
+
+    /// What is seen of a provider from outside: what it has written is all that it does.
+    pub(super) fn tell_signs(&mut self, runner: usize) {
+        let life = self.runners[runner].life;
+        let Some(process) = &self.runners[runner].process else { return };
+        let signs = Signs { output: process.lines, ..Default::default() };
+        let event = Event::Provider(ProviderEvent::Probed(signs));
+        self.send(
+            format!("provider{runner}.{life}"),
+            2,
             Action::Agent { runner, life, lane: Lane::Provider, event },
         );
     }
@@ -145,6 +166,9 @@ impl World {
         for output in outputs {
             match output {
                 DemoOutput::Line(line) => {
+                    if let Some(process) = &mut self.runners[runner].process {
+                        process.lines += 1;
+                    }
                     let input = Input::Bytes((line + "\n").into_bytes());
                     self.send(
                         format!("out{runner}.{process}"),

@@ -216,6 +216,9 @@ impl World {
                 if let Verb::Deliver(delivery) = &verb {
                     self.use_tool(runner, delivery);
                 }
+                if verb == Verb::Probe {
+                    self.tell_signs(runner);
+                }
                 let input = Input::Verb(number, verb);
                 self.send(
                     format!("verb{runner}.{process}"),
@@ -271,6 +274,8 @@ pub fn config(runner: usize, life: u64, wall: i64) -> AgentConfig {
         token_expires_at: None,
         shutdown_timeout: Duration::from_secs(5),
         restart: RestartPolicy { exits_max: 1000, ..Default::default() },
+        // Short, so that turns are probed and some are stuck for a while.
+        stuck_after: Duration::from_secs(5),
         reply_mode: ReplyMode::Auto,
         session: SessionCapabilities { split_by_sender: runner % 2 == 1, ..Default::default() },
         in_user_terminal: false,

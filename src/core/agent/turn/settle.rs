@@ -29,9 +29,12 @@ impl Agent {
         number: Option<BatchNumber>,
         end: TurnEnd,
         text: String,
+        said: Option<String>,
     ) {
         self.turn.running = false;
         self.turn.told = false;
+        self.end_posted_status();
+        self.note_turn_end(&end, said);
         self.tracker.finish_work(TURN, TURN);
         self.status.touch();
         self.on_prompt_turn(&end);
