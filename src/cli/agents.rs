@@ -2,18 +2,21 @@
 
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::args::Agents;
-use super::cards::{status_word, text};
+use super::args::{Agents, AgentsAction, Forget};
+use super::cards::{reason, status_word, text};
 use super::client::Client;
-use super::exit::{Failure, OK, Outcome};
+use super::exit::{Failure, NO, OK, Outcome};
 use super::{options, print};
 use crate::config::Global;
 use crate::wire::api::{AgentStatus, DetailedStatus, encode, path};
 
 /// `agents`
 pub fn agents(agents: &Agents) -> Outcome {
+    if let Some(AgentsAction::Forget(wanted)) = &agents.action {
+        return forget(wanted);
+    }
     let asked = agents.status.as_ref();
     if let Some(status) = asked.filter(|status| DetailedStatus::parse(status).is_none()) {
         let known: Vec<&str> = DetailedStatus::ALL.iter().map(|status| status.as_str()).collect();
@@ -74,12 +77,8 @@ fn rows(cards: &[Value], watched: bool) -> Vec<Vec<String>> {
     }
     let mut rows = vec![head];
     for card in cards {
-        let since = card
-            .pointer("/meta/statusSince")
-            .and_then(Value::as_i64)
-            .map(|at| print::format_duration(print::now_ms() - at));
-        let why =
-            if status_word(card) == "offline" { "-".into() } else { text(card, "/meta/statusWhy") };
+        let (why, since) = reason(card);
+        let since = since.map(|at| print::format_duration(print::now_ms() - at));
         let since = since.unwrap_or_else(|| "-".into());
         let mut row = vec![
             text(card, "/id"),
@@ -102,6 +101,45 @@ fn rows(cards: &[Value], watched: bool) -> Vec<Vec<String>> {
         rows.push(row);
     }
     rows
+}
+
+/// `agents forget`
+fn forget(wanted: &Forget) -> Outcome {
+    if wanted.offline != wanted.ids.is_empty() {
+        return Err(Failure::usage("say which agents, or --offline"));
+    }
+    let client = Client::new(&Global::load(None, None)?)?;
+    let body = json!({"ids": wanted.ids, "offline": wanted.offline});
+    let mut kept = Vec::new();
+    let mut forgotten = 0;
+    loop {
+        let (status, answer) = client.raw("DELETE", path::AGENTS, Some(&body))?;
+        if matches!(status, 404 | 405) {
+            return Err(Failure::no("this relay cannot forget agents yet; update its hub"));
+        }
+        let answer = client.judged(status, answer)?;
+        let list = |name: &str| answer[name].as_array().cloned().unwrap_or_default();
+        for id in list("forgotten") {
+            forgotten += 1;
+            if !wanted.json {
+                print::line(&format!("{} is forgotten", id.as_str().unwrap_or_default()));
+            }
+        }
+        kept.extend(list("kept"));
+        if wanted.json {
+            print::json(&answer);
+        }
+        if answer["more"] != true || list("forgotten").is_empty() {
+            break;
+        }
+    }
+    for one in kept.iter().filter(|_| !wanted.json) {
+        print::notice(&format!("{} is kept: {}", text(one, "/id"), text(one, "/why")));
+    }
+    if forgotten == 0 && kept.is_empty() && !wanted.json {
+        print::line("no agent is offline");
+    }
+    Ok(if kept.is_empty() { OK } else { NO })
 }
 
 /// The table is drawn again at most this often, and at least so often, for its ages.

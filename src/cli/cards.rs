@@ -19,7 +19,22 @@ pub(super) fn status_word(card: &Value) -> String {
     // for good.
     let failed = card.pointer("/meta/terminalStatus").is_some_and(|word| word == "error");
     let stale = card["connected"] == false && status == "offline" && !failed;
-    if finer == "-" || stale { status } else { finer }
+    match card.pointer("/ended/status").and_then(Value::as_str) {
+        Some(ended) => ended.to_string(),
+        None if finer == "-" || stale => status,
+        None => finer,
+    }
+}
+
+/// Why it is so, and since when (ms), as its runner said last, or as the relay knows of its end.
+pub(super) fn reason(card: &Value) -> (String, Option<i64>) {
+    let part = |at: &str| card.pointer(at).filter(|it| !it.is_null());
+    match card.get("ended").filter(|ended| ended.is_object()) {
+        Some(_) => (text(card, "/ended/why"), part("/ended/since").and_then(Value::as_i64)),
+        // A relay that tells of no ends: what was said before it went says nothing about now.
+        None if status_word(card) == "offline" => ("-".into(), None),
+        None => (text(card, "/meta/statusWhy"), part("/meta/statusSince").and_then(Value::as_i64)),
+    }
 }
 
 /// Whether it is connected, or heard of lately: without a bus a runner polls, and the relay counts

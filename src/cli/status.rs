@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::args::Status;
-use super::cards::{is_there, status_word, text};
+use super::cards::{is_there, reason, status_word, text};
 use super::client::Client;
 use super::exit::{Failure, OK, Outcome};
 use super::{options, print};
@@ -105,13 +105,14 @@ pub fn status(status: &Status) -> Outcome {
         (false, true) => "polling",
         (false, false) => "away",
     };
-    let why = if status_word(&card) == "offline" {
-        "no runner is connected for it".into()
-    } else {
-        text(&card, "/meta/statusWhy")
+    let (why, since) = match reason(&card) {
+        (why, since) if why != "-" => (why, since),
+        _ => ("no runner is connected for it".into(), None),
     };
+    let there = is_there(&card);
+    let evidence = card.pointer("/meta/statusEvidence").filter(|_| there);
     let remote = json!({
-        "agentId": agent, "status": status_word(&card), "why": why, "since": card.pointer("/meta/statusSince"),
+        "agentId": agent, "status": status_word(&card), "why": why, "since": since, "evidence": evidence,
         "connection": {"state": state}, "card": card,
     });
     show_status(&remote, status);

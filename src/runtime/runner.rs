@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use signal_hook::consts::{SIGHUP, SIGINT};
 
 use super::control;
 use super::event_loop;
@@ -235,7 +236,12 @@ fn watch_signals(lane: Sender<Event>, force_stop: Sender<()>) -> Result<(), Stri
         log::info!(target: "runner", "signal {signal}");
         crate::notify::stopping();
         let again = second.swap(true, Ordering::Relaxed);
-        let _ = lane.try_send(Event::StopRequested(StopReason::Signal));
+        let reason = match signal {
+            SIGINT => StopReason::Interrupted,
+            SIGHUP => StopReason::HungUp,
+            _ => StopReason::Terminated,
+        };
+        let _ = lane.try_send(Event::StopRequested(reason));
         !again || force_stop.send(()).is_ok()
     })
     .map_err(|error| format!("cannot watch signals: {error}"))

@@ -5,6 +5,7 @@ mod chaos;
 mod claude;
 mod commands;
 mod encrypted;
+mod ended;
 mod files;
 mod inside;
 mod outage;

@@ -299,9 +299,9 @@ fn shutdown(way: Way) {
     let mut scene = Scene::new("shutdown", way, &[]);
     scene.command(&["shutdown"]);
     assert_eq!(scene.runner.wait(60).0, 0);
-    wait_for("the goodbye", SOON, || {
-        scene.machine.ok(&["agents"]).starts_with("no agents").then_some(())
-    });
+    let card =
+        wait_for("the end", SOON, || scene.card().filter(|card| card["ended"]["why"].is_string()));
+    assert_eq!(card["ended"]["why"], "stopped by the command shutdown of user", "{card}");
 }
 
 fn signal(way: Way) {

@@ -10,6 +10,7 @@ fn request(name: &str) -> (&'static str, &'static str, Value) {
         "POST /api/agents {as orchestrator}" => {
             ("", "/api/agents", json!({"id": "o", "role": "orchestrator", "instanceId": "i"}))
         }
+        "DELETE /api/agents" => ("", "/api/agents", json!({"ids": ["a"]})),
         "PUT /api/agents/{id}/status" => {
             ("", "/api/agents/a/status", json!({"status": "busy", "instanceId": "i"}))
         }

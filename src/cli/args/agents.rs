@@ -8,9 +8,13 @@ use argh::{ArgsInfo, FromArgs};
     subcommand,
     name = "agents",
     example = "agent-relay agents --status idle",
-    example = "A live table; Ctrl-C ends:\n    agent-relay agents --watch"
+    example = "A live table; Ctrl-C ends:\n    agent-relay agents --watch",
+    example = "What failed and will not come back:\n    agent-relay agents forget --offline"
 )]
 pub struct Agents {
+    /// what to do; nothing = list
+    #[argh(subcommand)]
+    pub action: Option<AgentsAction>,
     /// keep running and show every change
     #[argh(switch)]
     pub watch: bool,
@@ -27,6 +31,36 @@ pub struct Agents {
     #[argh(option)]
     pub status: Option<String>,
     /// print JSON, one agent a line
+    #[argh(switch)]
+    pub json: bool,
+}
+
+/// Something to do with agents.
+#[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(subcommand)]
+#[allow(missing_docs)] // the names say it
+pub enum AgentsAction {
+    Forget(Forget),
+}
+
+/// Forget agents that are offline: they leave the list, and nothing is queued for them any more.
+/// What waits for one is kept for a day, in case it comes back.
+#[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(
+    subcommand,
+    name = "forget",
+    example = "agent-relay agents forget build-7 build-8",
+    example = "agent-relay agents forget --offline",
+    note = "An agent that is connected is stopped first: `agent-relay command ID shutdown`. Its folder on its machine stays, and its runner registers it again when it is started."
+)]
+pub struct Forget {
+    /// agent ids
+    #[argh(positional)]
+    pub ids: Vec<String>,
+    /// all agents that are offline
+    #[argh(switch)]
+    pub offline: bool,
+    /// print JSON
     #[argh(switch)]
     pub json: bool,
 }

@@ -152,7 +152,13 @@ impl Agent {
                     .unwrap_or(COMMAND_TIMEOUT)
                     .min(COMMAND_TIMEOUT_MAX);
                 self.commands.ending.push(id);
-                self.begin_stop(now, Why::Command { hard, patience });
+                let word = if hard { "kill" } else { "shutdown" };
+                let by = Some(&command.issued_by).filter(|by| !by.is_empty());
+                let by = by.map(|by| format!(" of {by}")).unwrap_or_default();
+                let reason = text("reason").filter(|reason| !reason.trim().is_empty());
+                let reason = reason.map(|it| format!(" ({it})")).unwrap_or_default();
+                let words = format!("the command {word}{by}{reason}");
+                self.begin_stop(now, Why::Command { hard, patience, words });
             }
             AgentCommand::Restart => {
                 self.commands.restarting.push((id, now.tick + RESTART_TIMEOUT));

@@ -284,8 +284,12 @@ impl ControlRequest {
 /// Why the runner is to end.
 #[derive(Debug, Clone, PartialEq)]
 pub enum StopReason {
-    /// SIGINT or SIGTERM.
-    Signal,
+    /// SIGTERM, as services get it.
+    Terminated,
+    /// SIGINT, as Ctrl-C sends it.
+    Interrupted,
+    /// SIGHUP: the terminal went away.
+    HungUp,
     /// Somebody ended the provider at its own terminal.
     Left,
     /// `--replace` of another runner.
@@ -296,7 +300,9 @@ impl StopReason {
     /// Word for the log and the ring of events.
     pub fn name(&self) -> &'static str {
         match self {
-            StopReason::Signal => "Signal",
+            StopReason::Terminated => "Terminated",
+            StopReason::Interrupted => "Interrupted",
+            StopReason::HungUp => "HungUp",
             StopReason::Left => "Left",
             StopReason::Replaced => "Replaced",
         }

@@ -40,7 +40,6 @@ pub(super) enum CallKind {
     HeldTask(MessageRef),
     /// Gives the claim of such a task back.
     ReleaseHeld(MessageRef),
-    Goodbye,
 }
 
 #[derive(Debug)]
@@ -180,7 +179,6 @@ impl Agent {
             }
             CallKind::CommandProgress(_) | CallKind::ReleaseHeld(_) => {}
             CallKind::HeldTask(at) => self.on_held_task(at, result),
-            CallKind::Goodbye => self.on_goodbye_said(),
         }
     }
 
@@ -200,7 +198,6 @@ impl Agent {
                         | CallKind::RenewToken
                         | CallKind::CheckToken
                         | CallKind::CheckOffered
-                        | CallKind::Goodbye
                 ) => {}
             Ok((403, _))
                 if *kind == CallKind::Liveness(Step::Register)

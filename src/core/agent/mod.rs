@@ -76,7 +76,7 @@ use crate::wire::control::LogLevel;
 /// stop. So a handler only changes state; it does not have to know who waits for that.
 ///
 /// The end is [`Effect::Finish`], once and last. Until then a stop goes through phases with a limit
-/// each: the provider ends, the relay hears the last, the goodbye is said.
+/// each: the provider ends, and the relay hears the last.
 pub struct Agent {
     config: AgentConfig,
     /// The time of the event at hand.

@@ -131,7 +131,7 @@ impl Agent {
     /// The token is known: connect now.
     pub(super) fn connect(&mut self, now: Now) {
         if self.relay_link.conn == Conn::Connecting
-            || self.stop.as_ref().is_some_and(|stop| stop.said_goodbye())
+            || self.stop.as_ref().is_some_and(|stop| stop.is_done())
         {
             return;
         }

@@ -107,7 +107,7 @@ impl Publisher {
         self.timeline.take()
     }
 
-    /// After the goodbye no status goes out any more.
+    /// After the last one no status goes out any more.
     pub fn fall_silent(&mut self) {
         self.silent = true;
     }

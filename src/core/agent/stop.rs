@@ -6,11 +6,9 @@ use std::time::Duration;
 use super::Agent;
 use super::effect::{BusCommand, Effect};
 use super::event::StopReason;
-use super::http_calls::CallKind;
 use crate::core::agent::timer::Timer;
 use crate::core::agent::tracker::Status;
 use crate::core::time::{Now, Tick};
-use crate::wire::api::path;
 use crate::wire::control::LogLevel;
 
 /// Why the runner ends.
@@ -18,8 +16,8 @@ use crate::wire::control::LogLevel;
 pub(super) enum Why {
     /// Signal or `--replace`.
     Asked(StopReason),
-    /// `agent.shutdown`, `agent.kill`.
-    Command { hard: bool, patience: Duration },
+    /// `agent.shutdown`, `agent.kill`; with the words of whoever gave it.
+    Command { hard: bool, patience: Duration, words: String },
     /// Another instance registered this agent, or it was deleted.
     Displaced(String),
     /// The relay refuses this agent at its start.
@@ -36,8 +34,8 @@ impl fmt::Display for Why {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
             Why::Asked(reason) => write!(f, "Asked({})", reason.name()),
-            Why::Command { hard, patience } => {
-                write!(f, "Command hard={hard} patience={} ms", patience.as_millis())
+            Why::Command { patience, words, .. } => {
+                write!(f, "Command {words} patience={} ms", patience.as_millis())
             }
             Why::Displaced(text) => write!(f, "Displaced: {text}"),
             Why::Refused(text) => write!(f, "Refused: {text}"),
@@ -48,14 +46,31 @@ impl fmt::Display for Why {
     }
 }
 
+impl Why {
+    /// For people, who read it for as long as the agent is away.
+    fn in_words(&self) -> String {
+        match self {
+            Why::Asked(StopReason::Terminated) => "stopped by a signal (SIGTERM)".into(),
+            Why::Asked(StopReason::Interrupted) => "stopped by Ctrl-C".into(),
+            Why::Asked(StopReason::HungUp) => "stopped since its terminal went away".into(),
+            Why::Asked(StopReason::Left) => "its session was ended at its own terminal".into(),
+            Why::Asked(StopReason::Replaced) => "stopped for a runner with --replace".into(),
+            Why::Command { words, .. } => format!("stopped by {words}"),
+            Why::Displaced(reason) => format!("stopped: {reason}"),
+            Why::Refused(reason)
+            | Why::ProviderFailed(reason)
+            | Why::StoreBroken(reason)
+            | Why::Bug(reason) => reason.clone(),
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     /// The provider ends.
     Provider,
     /// What must still be said is sent.
     Flush,
-    /// The agent is removed at the relay.
-    Goodbye,
     Done,
 }
 
@@ -78,8 +93,8 @@ impl Stop {
         self.flush_by.map_or(self.deadline, |flush| flush.min(self.deadline))
     }
 
-    pub fn said_goodbye(&self) -> bool {
-        matches!(self.phase, Phase::Goodbye | Phase::Done)
+    pub fn is_done(&self) -> bool {
+        self.phase == Phase::Done
     }
 
     pub fn lifecycle_action(&self) -> Option<&'static str> {
@@ -117,16 +132,13 @@ impl Agent {
             _ => self.config.shutdown_timeout,
         };
         self.log(LogLevel::Info, "lifecycle", format!("stopping: {why}"));
+        self.supervisor.why = why.in_words();
         self.stop = Some(Stop {
             why,
             phase: Phase::Provider,
             deadline: now.tick + patience + AFTER_PROVIDER,
             flush_by: None,
         });
-        self.supervisor.why = match self.stop.as_ref().and_then(Stop::failure) {
-            Some(reason) => reason.to_string(),
-            None => "the runner is stopping".into(),
-        };
         self.status.touch();
         self.stop_provider(patience.as_millis() as u64);
     }
@@ -149,28 +161,16 @@ impl Agent {
                 }
                 Phase::Flush if self.commands.has_ending() => self.end_stop_command(now),
                 Phase::Flush if late || flush_over || self.is_flushed() => {
+                    // The relay keeps the agent as offline, with the reason, whoever stopped it:
+                    // what is sent to it waits for its next runner.
                     self.status.fall_silent();
-                    let removes =
-                        matches!(self.stop.as_ref().map(|s| &s.why), Some(Why::Command { .. }));
-                    if removes && self.relay_link.is_reached() && !late {
-                        self.ask(
-                            CallKind::Goodbye,
-                            "DELETE",
-                            path::agent(&self.config.agent_id),
-                            None,
-                        );
-                        self.launch_call();
-                        self.set_phase(Phase::Goodbye, Some(now.tick + FLUSH));
-                    } else {
-                        self.set_phase(Phase::Done, None);
-                    }
+                    self.set_phase(Phase::Done, None);
                 }
-                Phase::Goodbye if late || flush_over => self.set_phase(Phase::Done, None),
                 Phase::Done => {
                     self.end_now();
                     return;
                 }
-                Phase::Provider | Phase::Flush | Phase::Goodbye => return,
+                Phase::Provider | Phase::Flush => return,
             }
         }
     }
@@ -199,10 +199,6 @@ impl Agent {
             && self.http_calls.is_quiet()
             && self.turn.is_quiet();
         quiet && (heard || !self.relay_link.is_reached())
-    }
-
-    pub(super) fn on_goodbye_said(&mut self) {
-        self.set_phase(Phase::Done, None);
     }
 
     fn end_now(&mut self) {

@@ -321,7 +321,7 @@ fn a_flood_without_a_disk_is_not_taken() {
 #[test]
 fn no_status_follows_the_last_offline() {
     let mut bench = Bench::ready();
-    let effects = bench.tell(Event::StopRequested(StopReason::Signal));
+    let effects = bench.tell(Event::StopRequested(StopReason::Terminated));
     assert_eq!(statuses(&effects), ["offline"]);
     let busy = json!({"status": "busy", "reason": "x"});
     for event in [

@@ -138,8 +138,7 @@ impl Tokens {
             | CallKind::PatchCommand(_)
             | CallKind::CommandProgress(_)
             | CallKind::HeldTask(_)
-            | CallKind::ReleaseHeld(_)
-            | CallKind::Goodbye => self.for_call(),
+            | CallKind::ReleaseHeld(_) => self.for_call(),
         }
     }
 

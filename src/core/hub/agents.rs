@@ -1,5 +1,6 @@
 //! Agents: what is known of each, whether it is there, and what others see of it.
 
+mod ended;
 mod registration;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -43,6 +44,9 @@ pub(super) fn merge_meta(
         *known = if size(&told) > META_BYTES_MAX { Default::default() } else { told };
     }
 }
+
+/// The field of a status that tells an event of the agent's timeline.
+const TIMELINE: &str = "timelineEvent";
 
 /// Most bytes of a component id.
 const COMPONENT_BYTES_MAX: usize = 400;
@@ -165,7 +169,10 @@ impl Hub {
         let before = (agent.status, agent.ready, agent.meta.clone());
         agent.status = AgentStatus::parse(status).unwrap_or(AgentStatus::Idle);
         agent.ready = ready.unwrap_or(agent.ready);
-        if let Some(meta) = meta {
+        // An event of the timeline is told once, and is no part of the status.
+        let mut timeline = None;
+        if let Some(mut meta) = meta {
+            timeline = meta.remove(TIMELINE);
             // These fields are sent only in some states: without them they are removed.
             for name in
                 ["terminalStatus", "context"].into_iter().filter(|name| !meta.contains_key(*name))
@@ -174,11 +181,20 @@ impl Hub {
             }
             merge_meta(&mut agent.meta, meta);
         }
+        let is_offline = agent.status == AgentStatus::Offline;
         // A polling agent repeats its status: only a change is an event.
         let changed = before != (agent.status, agent.ready, agent.meta.clone());
         self.seen(id);
-        if changed {
-            let card = self.card(id);
+        if is_offline {
+            self.note_end(id);
+        } else {
+            self.note_back(id);
+        }
+        if changed || timeline.is_some() {
+            let mut card = self.card(id);
+            if let Some(event) = timeline {
+                card["meta"][TIMELINE] = event;
+            }
             self.emit("agent.status", id, card);
         }
     }
@@ -190,7 +206,8 @@ impl Hub {
             return;
         };
         match meta.and_then(Value::as_object).cloned() {
-            Some(part) if ready.is_none() && !part.contains_key("status") => {
+            Some(mut part) if ready.is_none() && !part.contains_key("status") => {
+                part.remove(TIMELINE);
                 merge_meta(&mut agent.meta, part)
             }
             meta => {
@@ -304,6 +321,7 @@ impl Hub {
             "machine": registration.machine, "role": registration.role, "runnerId": registration.component_id,
             "instanceId": registration.instance_id, "epoch": agent.stored.epoch, "lastSeenAt": agent.stored.last_seen,
             "policyName": agent.stored.policy, "spawnedBy": agent.stored.spawned_by,
+            "ended": self.end_json(agent),
             "queued": self.queues.get(id).map(|queue| queue.ids.len()).unwrap_or(0), "meta": agent.meta,
         })
     }
@@ -321,6 +339,7 @@ impl Hub {
             agent.ready = false;
             if agent.status != AgentStatus::Offline {
                 agent.status = AgentStatus::Offline;
+                self.note_end(&id);
                 self.log(LogLevel::Info, format!("agent offline id={id}"));
                 let card = self.card(&id);
                 self.emit("agent.status", &id, card);

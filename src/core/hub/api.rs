@@ -210,6 +210,9 @@ impl Hub {
             Call::Events => self.stream_events(asked),
             Call::Register => self.register_over_http(actor, &object(request)?),
             Call::ListAgents => Ok(Answer::Now(200, self.list_agents(actor, request))),
+            Call::ForgetAgents => {
+                Ok(Answer::Durable(200, self.forget_agents(actor, &object(request)?)?))
+            }
             Call::GetAgent => self.show_agent(actor, first),
             Call::DeleteAgent => self.delete_agent_over_http(actor, first),
             Call::Obligations => self.ask_obligations(asked),

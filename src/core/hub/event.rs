@@ -1,5 +1,6 @@
 //! What can happen to a hub, what it wants done, and what it keeps durable.
 
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::generations::{DataState, Mark, StoredGeneration};
@@ -333,6 +334,20 @@ pub struct StoredAgent {
     pub components: Vec<String>,
     /// In ms since 1970.
     pub last_seen: i64,
+    /// How it went; none while it is there.
+    pub ended: Option<Ended>,
+}
+
+/// The end of an agent.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Ended {
+    /// `offline`, or `error` or `parked` where it failed for good.
+    pub status: String,
+    /// For people.
+    pub why: String,
+    /// In ms since 1970.
+    pub since: i64,
 }
 
 /// A task that is not final.

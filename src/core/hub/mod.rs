@@ -87,6 +87,8 @@ pub struct Hub {
     config: HubConfig,
     now: Now,
     started: Option<Tick>,
+    /// The same by the wall clock, ms.
+    started_at: i64,
     rng: Rng,
     out: Vec<Effect>,
     commits: CommitQueue<HubOp, After>,
@@ -140,6 +142,7 @@ impl Hub {
             config,
             now: Now::default(),
             started: None,
+            started_at: 0,
             rng: Rng::new(seed),
             out: Vec::new(),
             commits: CommitQueue::default(),
@@ -229,6 +232,7 @@ impl Hub {
 
     fn on_restored(&mut self, mut snapshot: HubSnapshot) {
         self.started = Some(self.now.tick);
+        self.started_at = self.now.wall.0;
         self.last_message = snapshot.last_message;
         self.last_task = snapshot.last_task;
         for (recipient, ids) in std::mem::take(&mut snapshot.unacknowledged) {

@@ -117,6 +117,7 @@ impl Hub {
         let offline_at =
             (agent.status != AgentStatus::Offline).then(|| self.now.tick + OFFLINE_AFTER_LOSS);
         self.set_offline_at(id, offline_at);
+        self.note_end(id);
     }
 
     /// Forgets a connection.

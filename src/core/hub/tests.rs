@@ -2,6 +2,7 @@
 
 mod blocked;
 mod deliveries;
+mod ended;
 mod rights;
 mod tokens;
 

@@ -2,7 +2,7 @@
 
 /// The steps from nothing to the newest version.
 pub(in crate::hub) const SCHEMAS: &[&str] =
-    &[FIRST, MIRROR_AND_RETENTION, INDEXES_OF_RETENTION, GENERATIONS, RIGHTS];
+    &[FIRST, MIRROR_AND_RETENTION, INDEXES_OF_RETENTION, GENERATIONS, RIGHTS, ENDS];
 
 /// Version 1.
 const FIRST: &str = "
@@ -66,6 +66,11 @@ CREATE TABLE generations (
   follows_message INTEGER NOT NULL, follows_task INTEGER NOT NULL, at INTEGER NOT NULL);
 CREATE TABLE facts (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 ALTER TABLE tasks ADD COLUMN restored INTEGER NOT NULL DEFAULT 0;
+";
+
+/// Version 6: how an agent went that is not there.
+const ENDS: &str = "
+ALTER TABLE agents ADD COLUMN ended TEXT;
 ";
 
 /// Version 5: policy and parent of an agent as its token names them, and the component ids that it

@@ -52,7 +52,7 @@ fn unacknowledged(db: &Connection) -> rusqlite::Result<Vec<(String, Vec<MessageI
 
 fn agents(db: &Connection) -> rusqlite::Result<Vec<StoredAgent>> {
     let mut statement =
-        db.prepare("SELECT id, registration, epoch, label, last_seen, policy, spawned_by, components FROM agents ORDER BY id")?;
+        db.prepare("SELECT id, registration, epoch, label, last_seen, policy, spawned_by, components, ended FROM agents ORDER BY id")?;
     let agents = statement.query_map([], |row| {
         let (registration, components): (String, String) = (row.get(1)?, row.get(7)?);
         Ok(StoredAgent {
@@ -64,6 +64,9 @@ fn agents(db: &Connection) -> rusqlite::Result<Vec<StoredAgent>> {
             policy: row.get(5)?,
             spawned_by: row.get(6)?,
             components: serde_json::from_str(&components).unwrap_or_default(),
+            ended: row
+                .get::<_, Option<String>>(8)?
+                .and_then(|text| serde_json::from_str(&text).ok()),
         })
     })?;
     agents.collect()

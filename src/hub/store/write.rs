@@ -186,11 +186,12 @@ fn put_command(db: &Transaction<'_>, command: &Command) -> rusqlite::Result<()> 
 fn put_agent(db: &Transaction<'_>, agent: &StoredAgent) -> rusqlite::Result<()> {
     let registration = serde_json::to_string(&agent.registration).expect("plain data");
     let components = serde_json::to_string(&agent.components).expect("plain data");
+    let ended = agent.ended.as_ref().map(|it| serde_json::to_string(it).expect("plain data"));
     run(
         db,
-        "INSERT OR REPLACE INTO agents (id, registration, epoch, label, last_seen, policy, spawned_by, components)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-        params![agent.id, registration, agent.epoch as i64, agent.label, agent.last_seen, agent.policy, agent.spawned_by, components,],
+        "INSERT OR REPLACE INTO agents (id, registration, epoch, label, last_seen, policy, spawned_by, components, ended)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+        params![agent.id, registration, agent.epoch as i64, agent.label, agent.last_seen, agent.policy, agent.spawned_by, components, ended],
     )
 }
 

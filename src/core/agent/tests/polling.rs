@@ -211,7 +211,7 @@ fn a_command_that_runs_is_told_when_it_is_durable() {
     assert!(progress(&bench.commit()));
 }
 
-/// The last status, and the goodbye after a shutdown that was commanded.
+/// The last status, with its reason; the agent stays known, whoever stopped it.
 #[test]
 fn the_end_is_told_without_a_bus() {
     for commanded in [false, true] {
@@ -229,7 +229,7 @@ fn the_end_is_told_without_a_bus() {
             };
             bench.agent.on_command(now, command, None);
         } else {
-            bench.agent.begin_stop(now, super::super::stop::Why::Asked(StopReason::Signal))
+            bench.agent.begin_stop(now, super::super::stop::Why::Asked(StopReason::Terminated))
         }
         let mut effects = bench.agent.settle(now);
         let mut said = Vec::new();
@@ -274,6 +274,9 @@ fn return_if_told(said: &[(String, Value)], commanded: bool) {
         (Some("offline"), Some("shutting-down")),
         "{said:?}"
     );
-    assert_eq!(find("DELETE /api/agents/a").is_some(), commanded, "{said:?}");
+    let why =
+        if commanded { "stopped by the command shutdown" } else { "stopped by a signal (SIGTERM)" };
+    assert_eq!(meta["statusWhy"], why, "{said:?}");
+    assert_eq!(find("DELETE /api/agents/a"), None, "{said:?}");
     assert_eq!(find("PATCH /api/commands/c1").is_some(), commanded, "{said:?}");
 }

@@ -165,6 +165,7 @@ impl Hub {
         }
         let old_peer = if peer.is_some() || !same { agent.peer.take() } else { None };
         agent.meta = registration.meta.clone();
+        agent.stored.ended = None;
         agent.stored.registration = registration;
         agent.stored.last_seen = self.now.wall.0;
         agent.stored.policy = actor.policy_name.clone();
