@@ -45,6 +45,10 @@ pub fn reach(command: &Command) -> Reach {
         }
         Command::Whoami(_) | Command::Tasks(_) => Reach::Agent,
         Command::Label(label) if env(ENV_AGENT).as_deref() == Some(&label.agent) => Reach::Agent,
+        // How it is itself; of all others a person asks.
+        Command::Status(status) if status.agent.is_some() && env(ENV_AGENT) == status.agent => {
+            Reach::Agent
+        }
         // `doctor` looks with the agent's token.
         Command::Doctor(_) | Command::Hook(_) | Command::Monitor(_) => Reach::Local,
         Command::Guide(_) | Command::Generate(_) | Command::Version(_) | Command::DemoAgent(_) => {

@@ -96,6 +96,7 @@ fn request(chosen: &Chosen, added: &[(String, String)]) -> LaunchRequest {
     all.extend(added.iter().cloned());
     LaunchRequest {
         session: SessionSettings {
+            agent: chosen.agent_id.clone(),
             cwd: text(&chosen.cwd),
             approval_mode: chosen.approval,
             mode: own.permission_mode.clone(),

@@ -44,7 +44,8 @@ pub const APPROVALS_MAX: usize = 64;
 pub const APPROVAL_PART_BYTES_MAX: usize = 5 << 10;
 /// Characters of a text in an open approval.
 pub const FIELD_CHARS_MAX: usize = 2000;
-/// Characters of a message body that a provider gets; the rest is fetched by id.
+/// Characters of a message body that a provider gets where several messages come at once; the rest
+/// is fetched by id.
 pub const PREVIEW_CHARS_MAX: usize = 4000;
 /// Bytes of one mirrored text.
 pub const MIRROR_BODY_BYTES_MAX: usize = 64 << 10;

@@ -12,6 +12,7 @@ pub mod hooks;
 pub mod jsonrpc;
 pub mod launch;
 pub mod lines;
+pub mod own_command;
 pub mod redact;
 pub mod settings;
 pub mod text;

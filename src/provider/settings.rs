@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
+use super::own_command;
+
 /// What a provider can be told at its start beyond what is the same for all. Each field has one row
 /// in [`SHARED`] or in the table of its provider.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -185,6 +187,8 @@ pub fn texts(value: &Value) -> Option<Vec<String>> {
 /// Settings of a session machine.
 #[derive(Debug, Clone)]
 pub struct SessionSettings {
+    /// Id of the agent.
+    pub agent: String,
     /// Absolute working directory.
     pub cwd: String,
     /// `open`, `guarded` or `read-only`.
@@ -198,6 +202,12 @@ pub struct SessionSettings {
 }
 
 impl SessionSettings {
+    /// Whether this command of a shell is allowed without a person.
+    pub fn allows_unasked(&self, command: &str) -> bool {
+        self.approval_mode == ApprovalMode::Guarded
+            && own_command::may_run_unasked(command, &self.agent)
+    }
+
     /// Whether everything that asks is rejected.
     pub fn rejects_all(&self) -> bool {
         self.approval_mode == ApprovalMode::ReadOnly

@@ -22,6 +22,7 @@ struct Bench {
 impl Bench {
     fn new(approval_mode: ApprovalMode) -> Bench {
         let settings = SessionSettings {
+            agent: "a".into(),
             cwd: "/w".into(),
             approval_mode,
             mode: None,

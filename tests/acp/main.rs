@@ -198,6 +198,7 @@ impl Replay {
         self.held.clear();
         self.approvals.clear();
         let settings = SessionSettings {
+            agent: "a".into(),
             cwd: "/workspace/demo".into(),
             approval_mode: ApprovalMode::Guarded,
             mode: None,

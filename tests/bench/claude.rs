@@ -114,6 +114,7 @@ pub fn follow() {
     let path = folder.0.join("t.jsonl");
     write_transcript(&path);
     let settings = SessionSettings {
+        agent: "a".into(),
         cwd: "/w".into(),
         approval_mode: ApprovalMode::Guarded,
         mode: None,

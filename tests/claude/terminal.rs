@@ -28,6 +28,7 @@ pub struct Terminal {
 
 pub fn settings() -> SessionSettings {
     SessionSettings {
+        agent: "a".into(),
         cwd: "/workspace/demo".into(),
         approval_mode: ApprovalMode::Guarded,
         mode: None,

@@ -2,10 +2,10 @@
 //! request.
 //!
 //! Words in a message: `TOOL` (call a shell command first), `NAP` (one that takes three seconds),
-//! `WHOAMI` (one that asks who the session is), `LATE` (one that waits for the file `go`, then
-//! sends something), `ASK` (ask a question first), `AGENT` (start a subagent first), `HANG` (say a
-//! word, then nothing, once for each message), `MUTE` (nothing at all, once), `SLOW` (three seconds
-//! of words), `ERR400`, `ERR529` (twice, then well).
+//! `RUN "..."` (this one), `WHOAMI` (one that asks who the session is), `LATE` (one that waits for
+//! the file `go`, then sends something), `ASK` (ask a question first), `AGENT` (start a subagent
+//! first), `HANG` (say a word, then nothing, once for each message), `MUTE` (nothing at all, once),
+//! `SLOW` (three seconds of words), `ERR400`, `ERR529` (twice, then well).
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -235,6 +235,12 @@ fn tool_call(messages_api: bool, newest: &str, number: u64, agent: bool) -> Opti
     if let Some(id) = owed.and_then(|id| id.parse::<u64>().ok()) {
         let command = format!("\"$AGENT_RELAY_BIN\" reply {id} my-own-answer");
         return shell(&command, "replies");
+    }
+    // A command of the test's own, as a JSON string.
+    if let Some((_, rest)) = newest.split_once("RUN ") {
+        let mut values = serde_json::Deserializer::from_str(rest).into_iter::<String>();
+        let command = values.next().and_then(Result::ok).unwrap_or_default();
+        return shell(&command, "runs");
     }
     if newest.contains("TOOL") {
         return Some(call(messages_api, number));

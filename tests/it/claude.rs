@@ -16,7 +16,7 @@ use agent_relay::os;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::support::{BIN, Machine, Running, pause, skip, wait_for};
+use crate::support::{BIN, Machine, Running, pause, skip, variable, wait_for};
 
 struct Claude {
     machine: Machine,

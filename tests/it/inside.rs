@@ -9,7 +9,7 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::support::{BIN, Machine, Running, skip, wait_for};
+use crate::support::{BIN, Machine, Running, skip, variable, wait_for};
 
 /// A shell inside the session of an agent: the environment is that of its provider.
 struct Session {
@@ -150,6 +150,7 @@ fn a_persons_commands_need_the_persons_word() {
     for arguments in [
         &["agents"][..],
         &["status"],
+        &["status", "b"],
         &["approvals"],
         &["command", "a", "interrupt"],
         &["token", "list"],
@@ -176,6 +177,7 @@ fn a_persons_commands_need_the_persons_word() {
         &["generate", "man"],
         &["version"],
         &["hook", "busy"],
+        &["status", "a", "--why"],
     ] {
         session.ok(arguments);
     }
@@ -393,4 +395,16 @@ fn what_is_said_goes_to_the_own_runner_whoever_has_its_former_port() {
     assert!(stranger.accept().is_err(), "the stranger was not even asked");
     let _hub = machine.hub();
     wait_mail(&machine, "for the person");
+}
+
+#[test]
+fn a_session_finds_our_program() {
+    let machine = Machine::new("found");
+    let _hub = machine.hub();
+    let _runner = machine.runner("a");
+    machine.wait_status("a", "idle");
+    let pid = machine.status("a").pointer("/providerProcess/pid").and_then(Value::as_u64);
+    let path = variable(pid.expect("a process") as u32, "PATH");
+    let own = std::path::Path::new(BIN).parent().expect("a folder").display();
+    assert_eq!(path, format!("/usr/bin:/bin:{own}"));
 }

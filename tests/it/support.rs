@@ -380,3 +380,12 @@ impl Drop for Machine {
         }
     }
 }
+
+/// A variable of a process of this user.
+#[track_caller]
+pub fn variable(pid: u32, name: &str) -> String {
+    let all = std::fs::read(format!("/proc/{pid}/environ")).expect("the process lives");
+    let all = String::from_utf8_lossy(&all).into_owned();
+    let found = all.split('\0').find_map(|set| set.strip_prefix(name)?.strip_prefix('='));
+    found.unwrap_or_default().to_string()
+}

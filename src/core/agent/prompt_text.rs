@@ -138,10 +138,11 @@ pub(super) fn size(message: &Message) -> usize {
         + AROUND
 }
 
-/// What the provider reads of a batch. Messages that are too many share the room, and a line tells
-/// how many they are.
+/// What the provider reads of a batch. One message alone has all the room; messages that are too
+/// many share it, and a line tells how many they are.
 pub(super) fn of_batch(messages: &[&Message]) -> String {
     let room = match messages.iter().map(|message| size(message)).sum::<usize>() {
+        _ if messages.len() == 1 => BATCH_CHARS_MAX,
         0..=BATCH_CHARS_MAX => PREVIEW_CHARS_MAX,
         _ => (BATCH_CHARS_MAX / messages.len()).clamp(FINGERPRINT_CHARS + 20, PREVIEW_CHARS_MAX),
     };
@@ -220,6 +221,11 @@ mod tests {
             .collect();
         assert_eq!(ids, (1..=1000).collect::<Vec<u64>>());
         assert!(text.ends_with("[agent-relay] These were 1000 messages, #1 to #1000, oldest first; 1000 of them expect a reply."));
+        let one = of_batch(&[&all[0]]);
+        assert!(one.ends_with(&format!("\n{}", "x".repeat(5000))), "alone it has all the room");
+        let long = message(7, "user", &"y".repeat(BATCH_CHARS_MAX + 1));
+        let cut = of_batch(&[&long]);
+        assert!(cut.contains("[cut after 100000 characters;") && cut.contains("get-message 7]"));
         let few = of_batch(&[&all[0], &all[1]]);
         assert!(
             few.contains("[cut after 4000 characters; read the whole message with: agent-relay get-message 2]")

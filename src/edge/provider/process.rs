@@ -59,7 +59,7 @@ pub(super) fn last_words(screen: &Screen) -> Vec<u8> {
     lines[lines.len().saturating_sub(LAST_LINES)..].join("\n").into_bytes()
 }
 
-fn path_of(env: &[(String, String)]) -> String {
+pub(super) fn path_of(env: &[(String, String)]) -> String {
     let set = env.iter().rev().find(|(name, _)| name == "PATH").map(|(_, value)| value.clone());
     set.or_else(|| std::env::var("PATH").ok()).unwrap_or_default()
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
-use super::process::{find_command, missing_command};
+use super::process::{find_command, missing_command, path_of};
 use crate::os;
 use crate::provider::launch::{
     Conversation, Disk, LaunchError, LaunchPlan, LaunchRequest, PlanFn, SetupFile, TreeFile,
@@ -41,6 +41,8 @@ impl Planner {
         }
         let common = self.env.iter().filter(|(name, _)| !plan.unset.contains(name)).cloned();
         plan.env = common.chain(std::mem::take(&mut plan.env)).collect();
+        let path = with_folder_of(&self.request.bin, path_of(&plan.env));
+        plan.env.extend(path.map(|path| ("PATH".to_string(), path)));
         Ok(plan)
     }
 
@@ -53,6 +55,22 @@ impl Planner {
         let program = plan.argv.first()?;
         find_command(program, &env).is_none().then(|| missing_command(program, &env, plan.hint))
     }
+}
+
+/// A search path on which a session finds this program, after all that it has already; `None`: it
+/// does not need another one.
+fn with_folder_of(program: &str, path: String) -> Option<String> {
+    let folder = Path::new(program).parent().filter(|folder| folder.is_absolute())?;
+    let mut all: Vec<_> = std::env::split_paths(&path).collect();
+    if path.is_empty() {
+        all = ["/usr/local/bin", "/usr/bin", "/bin"].map(Into::into).into();
+    }
+    if all.iter().any(|known| known == folder) {
+        return None;
+    }
+    all.push(folder.to_path_buf());
+    // A folder whose name has a colon cannot stand there.
+    std::env::join_paths(all).ok()?.into_string().ok()
 }
 
 struct RealDisk;
@@ -143,5 +161,28 @@ fn write_tree(path: &Path, files: &[TreeFile]) -> std::io::Result<()> {
     match moved {
         Err(_) if files.iter().all(same) => Ok(()),
         moved => moved,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_finds_this_program_behind_its_own_path() {
+        for (program, path, want) in [
+            ("/opt/x/agent-relay", "/bin:/usr/bin", Some("/bin:/usr/bin:/opt/x")),
+            ("/opt/x/agent-relay", "/opt/x:/bin", None),
+            ("/opt/x/agent-relay", "", Some("/usr/local/bin:/usr/bin:/bin:/opt/x")),
+            ("/opt/a:b/agent-relay", "/bin", None),
+            ("agent-relay", "/bin", None),
+            ("", "/bin", None),
+        ] {
+            assert_eq!(
+                with_folder_of(program, path.into()).as_deref(),
+                want,
+                "{program:?} {path:?}"
+            );
+        }
     }
 }

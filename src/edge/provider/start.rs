@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::file_watcher::FileWatcher;
-use super::process::{end_everything, find_command, first_pane, not_found, reap};
+use super::process::{end_everything, find_command, first_pane, not_found, path_of, reap};
 use super::reply_socket::ReplySocket;
 use super::tmux::{self, Tmux};
 use super::{ChildRegistration, Host, Provider, Running};
@@ -81,7 +81,8 @@ impl Provider {
                 }
                 let command: Vec<String> =
                     [program.to_string()].into_iter().chain(arguments.iter().cloned()).collect();
-                let terminal = tmux::Plan { socket, dir, cwd: &self.launch.cwd, command: &command };
+                let (cwd, path) = (&self.launch.cwd, path_of(&plan.env));
+                let terminal = tmux::Plan { socket, dir, cwd, command: &command, path: &path };
                 let started = tmux::server(&terminal, prepare).map_err(LaunchError::permanent)?;
                 return self.start_in_terminal(&terminal, started, plan, provider_session);
             }

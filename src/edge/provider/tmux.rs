@@ -65,6 +65,8 @@ pub struct Plan<'a> {
     pub cwd: &'a Path,
     /// Program and arguments.
     pub command: &'a [String],
+    /// Search path of the program.
+    pub path: &'a str,
 }
 
 /// The control client.
@@ -147,6 +149,10 @@ pub fn server(plan: &Plan, prepare: impl FnOnce(&mut Command)) -> Result<(Child,
         .env_remove("TMUX")
         .env_remove("TMUX_PANE");
     client.env("TERM", "xterm-256color").env("LC_ALL", "C.UTF-8");
+    // The one variable that a new session takes from its client, not from the server.
+    if !plan.path.is_empty() {
+        client.env("PATH", plan.path);
+    }
     Ok((child, client))
 }
 

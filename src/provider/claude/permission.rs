@@ -54,6 +54,14 @@ impl Ask {
         self.tool == QUESTION
     }
 
+    /// The command of a shell, if it is that and nothing more.
+    pub fn command(&self) -> Option<&str> {
+        const HARMLESS: [&str; 3] = ["command", "description", "timeout"];
+        let is_plain = self.tool == "Bash" && !self.is_cut;
+        let command = self.input.get("command").and_then(Value::as_str);
+        command.filter(|_| is_plain && self.input.keys().all(|name| HARMLESS.contains(&&**name)))
+    }
+
     /// What people see; long texts are cut, secrets are covered.
     pub fn view(&self, id: &str) -> Approval {
         let mut detail = Map::new();

@@ -125,3 +125,85 @@ fn run_with_short_token(session: &mut Session) -> String {
     });
     first
 }
+
+/// The result of the newest tool, as the model saw it.
+fn newest_result(session: &Session) -> String {
+    let asked = session.model.asked();
+    let all = asked.iter().rev().flat_map(|asked| {
+        asked.body["messages"].as_array().cloned().unwrap_or_default().into_iter().rev()
+    });
+    let blocks = all.flat_map(|message| message["content"].as_array().cloned().unwrap_or_default());
+    let mut results = blocks.filter(|block| block["type"] == "tool_result");
+    results.next().map(|block| block["content"].to_string()).unwrap_or_default()
+}
+
+/// Reading and answering runs unasked and finds our program; whatever else a command could do is
+/// asked.
+#[test]
+#[ignore = "make interop runs it"]
+fn claude_reads_and_answers_unasked_and_asks_for_all_else() {
+    for transport in ["stream", "tmux"] {
+        let session = Session::start(transport, Hooks::All, json!({}));
+        let long = format!("MARK-LONG {} the-end", "word ".repeat(18_000));
+        let first = session.machine.send("a", &long);
+        session.answer_of(first);
+        let seen = session.model.texts_with("MARK-LONG");
+        assert!(seen.iter().all(|text| text.contains("the-end")), "it came whole");
+        session.send_as("b", &long.replace("MARK-LONG", "MARK-OTHER"));
+        session.wait_asked("MARK-OTHER");
+        let seen = session.model.texts_with("MARK-OTHER");
+        assert!(seen.iter().all(|text| text.contains("the-end")), "from another agent too");
+        session.wait("idle");
+
+        let run = |number: usize, command: &str| {
+            session.machine.send("a", &format!("MARK-{number} RUN {}", json!(command)))
+        };
+        let reply = format!("agent-relay reply {first} --stdin <<'END'\n$(id) is not run\nEND");
+        let allowed = [
+            (format!("agent-relay get-message {first}"), "MARK-LONG"),
+            (format!("agent-relay thread {first} --json"), "MARK-LONG"),
+            ("agent-relay inbox --all --limit 1".to_string(), ""),
+            ("agent-relay whoami".to_string(), "a"),
+            ("agent-relay guide".to_string(), "agent-relay"),
+            ("agent-relay status a".to_string(), "busy"),
+            (format!("agent-relay react {first} ok"), ""),
+            (reply, ""),
+        ];
+        for (number, (command, says)) in allowed.iter().enumerate() {
+            let id = run(number, command);
+            // Nobody permits anything: an answer means that nobody was asked.
+            session.answer_of(id);
+            let result = newest_result(&session);
+            assert!(result.contains(says) && !result.contains("not found"), "{command}: {result}");
+        }
+        let inbox = session.machine.ok(&["inbox", "--all", "--json", "--limit", "1000"]);
+        assert!(inbox.contains("$(id) is not run"), "{inbox}");
+
+        let secret = session.machine.work.join("secret.txt");
+        std::fs::write(&secret, "secret-words").expect("written");
+        let secret = secret.display();
+        let asked = [
+            format!("agent-relay reply {first} --file {secret}"),
+            format!("agent-relay reply {first} --stdin < {secret}"),
+            format!("agent-relay reply {first} --stdin <<END\n$(cat {secret})\nEND"),
+            format!("cat {secret} | agent-relay reply {first} --stdin"),
+            format!("agent-relay get-message {first}; rm {secret}"),
+            format!("agent-relay get-message {first} | sh"),
+            format!("agent-relay get-message $(rm {secret})"),
+            "agent-relay send user secret-words".to_string(),
+            "agent-relay status".to_string(),
+        ];
+        for (number, command) in asked.iter().enumerate() {
+            let id = run(100 + number, command);
+            let approval = session.approval();
+            let approval_id = approval["approvalId"].as_str().expect("id").to_string();
+            assert!(approval["input"]["command"] == *command, "{approval}");
+            session.machine.ok(&["approvals", "deny", &approval_id]);
+            session.answer_of(id);
+        }
+        let inbox = session.machine.ok(&["inbox", "--all", "--json", "--limit", "1000"]);
+        assert!(!inbox.contains("\"secret-words"), "{inbox}");
+        assert!(session.machine.work.join("secret.txt").exists());
+        session.end();
+    }
+}

@@ -150,3 +150,15 @@ fn a_killed_provider_is_offline_at_once() {
         assert_eq!(claude.pid(), 0, "no other process of it was started meanwhile");
     }
 }
+
+/// A terminal server takes the search path of a session from elsewhere than all other variables.
+#[test]
+fn a_session_in_a_terminal_has_its_own_path_and_finds_our_program() {
+    if !has_tmux() {
+        return;
+    }
+    let claude = Claude::start("own-path", &[("PATH", "/usr/bin:/bin:/planted-folder")]);
+    let path = variable(claude.pid(), "PATH");
+    let own = std::path::Path::new(BIN).parent().expect("a folder").display();
+    assert_eq!(path, format!("/usr/bin:/bin:/planted-folder:{own}"));
+}

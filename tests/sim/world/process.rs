@@ -71,6 +71,7 @@ impl World {
         state.processes += 1;
         let number = state.processes;
         let settings = SessionSettings {
+            agent: "a".into(),
             cwd: "/work".into(),
             approval_mode: ApprovalMode::Open,
             mode: None,

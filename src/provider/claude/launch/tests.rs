@@ -26,6 +26,7 @@ impl Disk for Files {
 fn request(transport: Transport, approval_mode: ApprovalMode) -> LaunchRequest {
     LaunchRequest {
         session: SessionSettings {
+            agent: "a".into(),
             cwd: "/w".into(),
             approval_mode,
             mode: None,

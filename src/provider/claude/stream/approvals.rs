@@ -48,6 +48,9 @@ impl StreamSession {
             return self
                 .refuse(request, "This agent is read-only: its runner allows no tool that asks.");
         }
+        if ask.command().is_some_and(|command| self.settings.allows_unasked(command)) {
+            return self.respond(request, &ask.answer(Decision::Approve, None, None));
+        }
         if self.approvals.pending.len() >= APPROVALS_MAX {
             return self.refuse(request, "Too many questions wait for an answer.");
         }

@@ -69,8 +69,7 @@ pub(super) struct Verdict<'a> {
 #[derive(Debug)]
 pub(super) struct Approvals {
     id_prefix: String,
-    timeout: Duration,
-    rejects_all: bool,
+    settings: SessionSettings,
     pending: BTreeMap<String, PendingApproval>,
     /// Questions that were told.
     count: u64,
@@ -85,8 +84,7 @@ impl Approvals {
     pub fn new(settings: &SessionSettings, start: &Start) -> Approvals {
         Approvals {
             id_prefix: start.nonce.get(..8).unwrap_or("approval").to_string(),
-            timeout: settings.approval_timeout,
-            rejects_all: settings.rejects_all(),
+            settings: settings.clone(),
             pending: BTreeMap::new(),
             count: 0,
             settling: None,
@@ -106,9 +104,15 @@ impl Approvals {
         let agent = payload.get("agent_id").and_then(Value::as_str).unwrap_or_default().to_string();
         // One dialog at a time for each: a new one means that the one before was answered.
         self.withdraw_of(&agent, out);
-        if self.rejects_all && !ask.is_question() {
+        let at_once = if self.settings.rejects_all() && !ask.is_question() {
             let reason = "This agent is read-only: its runner allows no tool that asks.";
-            let answer = ask.answer(Decision::Deny, Some(reason), None);
+            Some(ask.answer(Decision::Deny, Some(reason), None))
+        } else if ask.command().is_some_and(|command| self.settings.allows_unasked(command)) {
+            Some(ask.answer(Decision::Approve, None, None))
+        } else {
+            None
+        };
+        if let Some(answer) = at_once {
             out.emit(SessionEvent::HookAnswer {
                 ticket,
                 answer: Some(answer.for_hook(HookName::PermissionRequest.as_str())),
@@ -128,7 +132,7 @@ impl Approvals {
         let id = format!("{}-{}", self.id_prefix, self.count);
         out.emit(SessionEvent::ApprovalOpened(request.ask.view(&id)));
         let Request { ticket, ask, agent } = request;
-        let deadline = now.tick + self.timeout;
+        let deadline = now.tick + self.settings.approval_timeout;
         let pending = PendingApproval { ticket, ask, agent, asked_at: now.wall.0, deadline };
         self.pending.insert(id, pending);
     }
@@ -297,6 +301,7 @@ mod tests {
 
     fn approvals(approval_mode: ApprovalMode) -> Approvals {
         let settings = SessionSettings {
+            agent: "a".into(),
             cwd: "/w".into(),
             approval_mode,
             mode: None,
