@@ -282,6 +282,8 @@ enum Kind {
     Group,
 }
 
+const NO_PREFIX: &str = "headless.tmuxPrefix has no effect: every agent has a terminal server of its own; `agent-relay attach` finds it";
+
 /// Settings of a provider's file that are the same for all providers. Those that a provider can be
 /// told at its start stand in its own table.
 const PROVIDER_SETTINGS: &[(&str, Kind)] = &[
@@ -390,6 +392,19 @@ fn check_folders(record: &Map<String, Value>, warnings: &mut Vec<String>) {
     }
 }
 
+/// A sentence for each variable that takes its value from one that is not set.
+fn unset_variables(
+    env: &BTreeMap<String, String>,
+    is_set: impl Fn(&str) -> bool,
+) -> impl Iterator<Item = String> {
+    env.iter().filter_map(move |(key, value)| {
+        let name = value.strip_prefix("$env:").filter(|name| !is_set(name))?;
+        Some(format!(
+            "env.{key} takes its value from {name}, which is not set here; it is left out"
+        ))
+    })
+}
+
 /// A map of settings; empty where there is none.
 fn group(record: &Map<String, Value>, field: &str) -> Map<String, Value> {
     record.get(field).and_then(Value::as_object).cloned().unwrap_or_default()
@@ -421,6 +436,8 @@ impl ProviderConfig {
     pub fn load(home: &Path, provider: &str) -> Result<ProviderConfig, Trouble> {
         let path = home.join("providers").join(format!("{provider}.json"));
         let mut config = ProviderConfig::read(&read_record(&path)?);
+        let unset = unset_variables(&config.env, |name| std::env::var_os(name).is_some());
+        config.warnings.extend(unset);
         config.warnings.iter_mut().for_each(|text| *text = format!("{}: {text}", path.display()));
         Ok(config)
     }
@@ -437,6 +454,9 @@ impl ProviderConfig {
         check_settings(record, "", &mut warnings);
         check_words(record, &mut warnings);
         check_folders(record, &mut warnings);
+        if headless.contains_key("tmuxPrefix") {
+            warnings.push(NO_PREFIX.into());
+        }
         ProviderConfig {
             record: record.clone(),
             warnings,
@@ -464,13 +484,14 @@ impl ProviderConfig {
         }
     }
 
-    /// The environment, each value `$env:NAME` replaced by that variable of ours.
+    /// The environment, each value `$env:NAME` replaced by that variable of ours; what names one
+    /// that is not set is left out.
     pub fn resolved_env(&self) -> Vec<(String, String)> {
         let resolve = |value: &String| match value.strip_prefix("$env:") {
-            Some(name) => std::env::var(name).unwrap_or_default(),
-            None => value.clone(),
+            Some(name) => std::env::var(name).ok(),
+            None => Some(value.clone()),
         };
-        self.env.iter().map(|(key, value)| (key.clone(), resolve(value))).collect()
+        self.env.iter().filter_map(|(key, value)| Some((key.clone(), resolve(value)?))).collect()
     }
 }
 

@@ -38,10 +38,13 @@ pub(super) struct Chosen {
 /// Reads flags, environment and files.
 pub(super) fn choose(mut args: RunArgs, provider: &'static Provider) -> Result<Chosen, Failure> {
     let global = Global::for_runner(args.relay_url.clone(), args.token.clone())?;
-    let config = ProviderConfig::load(&global.home, provider.name)?;
+    let mut config = ProviderConfig::load(&global.home, provider.name)?;
     OPTIONS.iter().for_each(|setting| setting.fill(&mut args, &env, &config.record));
     registry::settings().for_each(|(_, setting)| setting.fill(&mut args.own, &env, &config.record));
-    args.own.isolated |= profile_isolates();
+    if profile_isolates() {
+        args.own.isolated = true;
+        leave_out_environment(&mut config, provider);
+    }
     let cwd = working_directory(args.cwd.as_deref(), &global)?;
     let mode = args.approval.as_deref().unwrap_or(ApprovalMode::Guarded.as_str());
     let approval = ApprovalMode::parse(mode).ok_or_else(|| {
@@ -202,6 +205,17 @@ fn transport(args: &RunArgs, provider: &Provider) -> Result<Transport, Failure> 
 
 fn at_terminal() -> bool {
     rustix::termios::isatty(std::io::stdin()) && print::stdout_is_terminal()
+}
+
+/// What stands in the settings of this machine's provider is not for a profile that is isolated
+/// from it.
+fn leave_out_environment(config: &mut ProviderConfig, provider: &Provider) {
+    if !std::mem::take(&mut config.env).is_empty() {
+        config.warnings.push(format!(
+            "the profile is isolated, so `env` of providers/{}.json is left out",
+            provider.name
+        ));
+    }
 }
 
 /// An agent profile may want a home of its own for the provider.

@@ -182,9 +182,10 @@ fn show_provider(truth: &Value) {
         detail("plan", &format!("{} of {} steps done{current}", plan["done"], plan["steps"]));
     }
     if let Some(share) = truth.pointer("/context/utilization").and_then(Value::as_f64) {
-        let (used, window) =
-            (text(truth, "/context/usedTokens"), text(truth, "/context/windowTokens"));
-        detail("context", &format!("{:.0} % ({used} of {window} tokens)", share * 100.0));
+        // Runners of earlier versions say them with a decimal point.
+        let tokens = |at: &str| truth.pointer(at).and_then(Value::as_f64).unwrap_or(0.0);
+        let (used, window) = (tokens("/context/usedTokens"), tokens("/context/windowTokens"));
+        detail("context", &format!("{:.0} % ({used:.0} of {window:.0} tokens)", share * 100.0));
     }
     let more =
         if truth.pointer("/queues/inboxMoreInStore") == Some(&json!(true)) { "+" } else { "" };

@@ -27,3 +27,18 @@ fn a_broken_file_names_file_and_line() {
     assert!(read_record(&dir.join("none.json")).expect("missing is empty").is_empty());
     std::fs::remove_dir_all(&dir).expect("clean up");
 }
+
+#[test]
+fn what_is_not_set_is_told_and_left_out() {
+    let record = json!({
+        "env": {"A": "1", "B": "$env:PATH", "C": "$env:NO_SUCH_VARIABLE", "D": "$env:"},
+        "headless": {"tmuxPrefix": "x"}
+    });
+    let config = ProviderConfig::read(record.as_object().expect("object"));
+    let names: Vec<String> = config.resolved_env().into_iter().map(|(name, _)| name).collect();
+    assert_eq!(names, ["A", "B"]);
+    assert_eq!(config.warnings.len(), 1, "{:?}", config.warnings);
+    assert!(config.warnings[0].contains("headless.tmuxPrefix has no effect"));
+    let told: Vec<String> = unset_variables(&config.env, |name| name == "PATH").collect();
+    assert!(told.len() == 2 && told[0].contains("env.C takes its value from NO_SUCH_VARIABLE"));
+}

@@ -23,14 +23,19 @@ pub fn is_agent_id(id: &str) -> bool {
         (c.is_alphanumeric() && !unseen(c))
             || matches!(c, '-' | '_' | '.' | '@' | '+' | '/' | '~' | '=' | ',' | '%')
     };
+    // In any case: a reader would take one for the other.
+    let is_reserved = || {
+        [USER, "operator", "system", "broadcast"].iter().any(|name| id.eq_ignore_ascii_case(name))
+    };
     !id.is_empty()
         && id.len() <= 200
+        && !id.starts_with('-')
         && id.chars().all(fine)
-        && ![USER, "operator", "system", "broadcast"].contains(&id)
+        && !is_reserved()
 }
 
 /// What an agent's id may be, for error texts.
-pub const AGENT_ID_RULE: &str = "1 to 200 letters, digits or any of -_.@+/~=,% and none of user, operator, system and broadcast";
+pub const AGENT_ID_RULE: &str = "1 to 200 letters, digits or any of -_.@+/~=,%, not beginning with -, and none of user, operator, system and broadcast in any case";
 
 /// The reserved recipient for people, with an inbox and read marks of its own.
 pub const USER: &str = "user";
@@ -437,6 +442,26 @@ mod tests {
             assert_eq!(decode(&encode(text)), text);
         }
         assert_eq!(decode("%zz%4"), "%zz%4");
+    }
+
+    #[test]
+    fn ids_of_agents_are_told_from_options_and_from_reserved_names() {
+        for (id, want) in [
+            ("a", true),
+            ("web-1/x@host", true),
+            ("users", true),
+            ("", false),
+            ("-x", false),
+            ("--help", false),
+            ("a b", false),
+            ("user", false),
+            ("User", false),
+            ("BROADCAST", false),
+            ("System", false),
+            ("oPerator", false),
+        ] {
+            assert_eq!(is_agent_id(id), want, "{id:?}");
+        }
     }
 
     #[test]

@@ -408,3 +408,33 @@ fn a_session_finds_our_program() {
     let own = std::path::Path::new(BIN).parent().expect("a folder").display();
     assert_eq!(path, format!("/usr/bin:/bin:{own}"));
 }
+
+/// What is known of the runner's own token, and settings that a profile is isolated from, are not
+/// the session's.
+#[test]
+fn a_session_has_only_variables_that_are_meant_for_it() {
+    for (base, planted) in [("host", "planted"), ("isolated", "")] {
+        let mut machine = Machine::new("variables");
+        let _hub = machine.hub();
+        let settings = machine.home.join("providers");
+        std::fs::create_dir_all(&settings).expect("folder");
+        let own = json!({"env": {"PLANTED": "planted", "EMPTY": "$env:NO_SUCH_VARIABLE"}});
+        std::fs::write(settings.join("acp.json"), own.to_string()).expect("written");
+        let profile = json!({"base": base}).to_string();
+        machine.set("AGENT_RELAY_AGENT_PROFILE_JSON", &profile);
+        machine.set("EMPTY", "inherited");
+        let stale =
+            ["AGENT_RELAY_TOKEN_JTI", "AGENT_RELAY_TOKEN_PROFILE", "AGENT_RELAY_TOKEN_EXPIRES_AT"];
+        stale.iter().for_each(|name| machine.set(name, "stale"));
+        let _runner = machine.runner("a");
+        machine.wait_status("a", "idle");
+        let pid = machine.status("a").pointer("/providerProcess/pid").and_then(Value::as_u64);
+        let pid = pid.expect("a process") as u32;
+        assert_eq!(variable(pid, "PLANTED"), planted, "{base}");
+        assert_eq!(variable(pid, "EMPTY"), "inherited", "what is not set sets nothing");
+        stale.iter().for_each(|name| assert_ne!(variable(pid, name), "stale", "{name}"));
+        let said = machine.logs();
+        assert!(said.contains("NO_SUCH_VARIABLE, which is not set"), "{said}");
+        assert_eq!(said.contains("the profile is isolated"), base == "isolated", "{said}");
+    }
+}

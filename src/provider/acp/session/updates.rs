@@ -87,7 +87,7 @@ impl AcpSession {
         if let (Some(used), Some(size)) = (used, size) {
             self.emit(SessionEvent::Context(json!({
                 "utilization": used / size, "lifecycleState": "active", "source": "api",
-                "confidence": "reported", "usedTokens": used, "windowTokens": size
+                "confidence": "reported", "usedTokens": used as u64, "windowTokens": size as u64
             })));
         }
     }

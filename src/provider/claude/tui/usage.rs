@@ -95,7 +95,7 @@ impl Usage {
             out.emit(SessionEvent::Context(json!({
                 "utilization": used / window, "lifecycleState": "active",
                 "source": "statusline", "confidence": "reported",
-                "usedTokens": used, "windowTokens": window, "model": model
+                "usedTokens": used as u64, "windowTokens": window as u64, "model": model
             })));
         }
     }
