@@ -219,6 +219,7 @@ fn report(
     if let Some(session) = env(ENV_PROVIDER_SESSION) {
         post["providerSessionId"] = json!(session);
     }
+    post["at"] = json!(print::now_ms());
     // Whatever failed before: the status is posted.
     let told = runner.ask("POST", path, &post.to_string(), LIMIT);
     if let (Some(trouble), Some(_)) = (trouble, told) {
@@ -266,7 +267,7 @@ fn permission(runner: &Runner, hooks: &Hooks) -> Outcome {
     if payload.to_string().len() > BODY_BYTES_MAX {
         payload = cut_input(payload, hooks.input_field);
     }
-    let mut body = json!({"payload": payload});
+    let mut body = json!({"payload": payload, "at": print::now_ms()});
     if let Some(session) = env(ENV_PROVIDER_SESSION) {
         body["providerSessionId"] = json!(session);
     }

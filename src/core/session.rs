@@ -9,7 +9,7 @@ use std::fmt;
 use crate::core::ids::{BatchNumber, Ticket, VerbNumber};
 use serde_json::{Map, Value};
 
-use super::time::{Now, Tick};
+use super::time::{Now, Tick, Wall};
 use crate::wire::control::LogLevel;
 use crate::wire::words::words;
 
@@ -80,6 +80,8 @@ pub enum Verb {
         event: String,
         /// What the provider told the hook.
         payload: Value,
+        /// When the hook ran; the provider goes on only after it.
+        at: Wall,
     },
     /// The hook that waited has gone.
     HookGone { ticket: Ticket },

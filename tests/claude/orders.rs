@@ -3,6 +3,7 @@
 mod approvals;
 mod delivery;
 mod sessions;
+mod subagents;
 mod turns;
 mod typing;
 

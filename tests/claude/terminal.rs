@@ -172,7 +172,21 @@ impl Terminal {
     }
 
     pub fn hook(&mut self, ticket: Ticket, event: &str, payload: Value) {
-        self.verb(Verb::Hook { ticket, event: event.into(), payload });
+        let at = self.now.wall;
+        self.verb(Verb::Hook { ticket, event: event.into(), payload, at });
+    }
+
+    /// A hook that ran at that time.
+    pub fn hook_at(&mut self, at: Wall, payload: Value) {
+        self.verb(Verb::Hook { ticket: Ticket(0), event: "event".into(), payload, at });
+    }
+
+    /// Now, as the transcript spells it.
+    pub fn stamp(&self) -> String {
+        let (secs, ms) = (self.now.wall.0 / 1000, self.now.wall.0 % 1000);
+        // The clock of these tests begins on that day.
+        let (h, m, s) = (secs / 3600 % 24, secs / 60 % 60, secs % 60);
+        format!("2026-11-18T{h:02}:{m:02}:{s:02}.{ms:03}Z")
     }
 
     pub fn event(&mut self, name: &str, more: Value) {

@@ -16,7 +16,7 @@ use crate::core::agent::tracker::Work;
 use crate::core::ids::{BatchNumber, MessageId, MessageRef, PeerId, Ticket};
 use crate::core::limits::CONTROL_HELD_MAX;
 use crate::core::session::Verb;
-use crate::core::time::Now;
+use crate::core::time::{Now, Wall};
 use crate::wire::api::Obligation;
 use crate::wire::control::LogLevel;
 
@@ -40,6 +40,8 @@ const KNOWN_MAX: usize = 512;
 /// Name of the note that lists the messages that the agent has answered itself and that are not
 /// settled yet.
 const ANSWERED_NOTE: &str = "answered";
+/// A hook that claims to be older than that has no clock that could be believed, ms.
+const HOOK_AGE_MS_MAX: i64 = 600_000;
 /// Monitors of one agent; more than one is a mistake, but a harmless one.
 const MONITORS_MAX: usize = 8;
 
@@ -75,7 +77,8 @@ impl Agent {
         }
         if !stale {
             let payload = body.get("payload").cloned().unwrap_or(Value::Null);
-            self.tell_hook(if waits { ticket } else { Ticket::NOBODY }, event, payload);
+            let at = self.hook_time(&body);
+            self.tell_hook(if waits { ticket } else { Ticket::NOBODY }, event, payload, at);
         }
     }
 
@@ -148,8 +151,15 @@ impl Agent {
         }
     }
 
-    pub(super) fn tell_hook(&mut self, ticket: Ticket, event: String, payload: Value) {
-        let (_, order) = self.supervisor.verb(Verb::Hook { ticket, event, payload });
+    /// When the hook ran, as it says; one that does not say, or says the impossible, ran just now.
+    fn hook_time(&self, body: &Value) -> Wall {
+        let now = self.now.wall;
+        let told = body.get("at").and_then(Value::as_i64).map(Wall);
+        told.filter(|at| *at <= now && now.0 - at.0 <= HOOK_AGE_MS_MAX).unwrap_or(now)
+    }
+
+    pub(super) fn tell_hook(&mut self, ticket: Ticket, event: String, payload: Value, at: Wall) {
+        let (_, order) = self.supervisor.verb(Verb::Hook { ticket, event, payload, at });
         self.commits.defer(order);
     }
 

@@ -80,7 +80,7 @@ impl Agent {
         if self.config.session.tracks_turns && reason == TURN && status != Status::Error {
             // The bare word of a hook whose program could not be run: one more hint for the
             // session.
-            self.tell_hook(Ticket::NOBODY, status.as_str().to_string(), Value::Null);
+            self.tell_hook(Ticket::NOBODY, status.as_str().to_string(), Value::Null, self.now.wall);
             self.status.touch();
             return accepted;
         }

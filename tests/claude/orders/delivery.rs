@@ -46,18 +46,18 @@ fn a_proof_that_comes_after_the_end_still_counts() {
     assert_eq!(terminal.ended(Some(5)).as_deref(), Some("Completed Quick."));
 }
 
-/// Seen under load: before the proof is on disk, a registry that lags has made us believe in
-/// another turn.
+/// Seen under load: before the proof is on disk, another turn has begun.
 #[test]
 fn a_proof_from_before_the_end_is_not_taken_by_the_turn_after_it() {
     let mut terminal = Terminal::ready();
     terminal.deliver(5, true, false);
     terminal.pass(100);
-    let prompted = terminal.now.wall.0;
+    let stamp = terminal.stamp();
     terminal.status("busy");
     terminal.pass(50);
     terminal.event("Stop", json!({"last_assistant_message": "Quick."}));
     terminal.pass(400);
+    terminal.status("busy");
     assert!(
         terminal
             .signals
@@ -67,14 +67,6 @@ fn a_proof_from_before_the_end_is_not_taken_by_the_turn_after_it() {
             == 2,
         "{:?}",
         terminal.signals
-    );
-    let secs = prompted / 1000;
-    let stamp = format!(
-        "2026-11-18T{:02}:{:02}:{:02}.{:03}Z",
-        secs / 3600 % 24,
-        secs / 60 % 60,
-        secs % 60,
-        prompted % 1000
     );
     let text = "[relay message #5 from user]\ndo 5";
     let line = json!({"type": "user", "uuid": "u", "timestamp": stamp, "origin": {"kind": "human"}, "message": {"content": text}});

@@ -26,30 +26,111 @@ fn an_interrupt_ends_a_turn_that_is_about_to_begin() {
     );
 }
 
-/// Seen in a long run: the file says busy when the turn that it means is over, and its idle is
-/// older than our belief.
+fn turns_begun(terminal: &Terminal) -> usize {
+    terminal.signals.iter().filter(|signal| matches!(signal, SessionEvent::TurnStarted)).count()
+}
+
+/// Seen under load: 0.2 s and more after a Stop the file still tells of the turn that is over.
 #[test]
-fn a_registry_that_lags_never_leaves_a_session_busy() {
-    let mut terminal = delivered(true, true);
+fn a_registry_that_lags_begins_no_turn() {
+    let mut terminal = delivered(true, false);
     terminal.signals.clear();
+    let began = terminal.now.wall.0 - 1;
+    let busy = json!({"status": "busy", "sessionId": "00000000-0000-4000-8000-000000000000", "statusUpdatedAt": began}).to_string();
+    terminal.event("Stop", json!({"last_assistant_message": "x"}));
+    for ms in [0, 199, 250, 5000] {
+        terminal.pass(ms);
+        terminal.registry(&busy);
+        terminal.pass(1000);
+    }
+    assert_eq!(turns_begun(&terminal), 0, "{:?}", terminal.signals);
+    // Typed at once all the same.
+    terminal.acts.clear();
+    terminal.deliver(6, true, false);
+    terminal.pass(100);
+    assert_eq!(acts(&terminal), "paste [relay message #6 from user], press Enter");
+    // A word that is younger is of another turn, however soon it comes.
+    terminal.status("busy");
+    assert_eq!(turns_begun(&terminal), 1, "{:?}", terminal.signals);
+}
+
+/// The word of the next turn may be read before the hook of this one is heard.
+#[test]
+fn a_turn_that_follows_at_once_is_seen_although_its_word_came_first() {
+    let mut terminal = Terminal::ready();
+    terminal.event("UserPromptSubmit", json!({"prompt": "one"}));
+    terminal.status("busy");
+    terminal.shown = BUSY.into();
+    terminal.pass(1000);
+    let stop = terminal.now.wall;
+    terminal.pass(5);
+    terminal.status("busy");
+    terminal.pass(100);
+    let payload = json!({"hook_event_name": "Stop", "last_assistant_message": "x"});
+    terminal.hook_at(stop, payload);
+    assert!(terminal.ended(None).is_some());
+    assert_eq!(turns_begun(&terminal), 2, "{:?}", terminal.signals);
+    // The first Stop again, late: it is none of the second turn.
+    let payload = json!({"hook_event_name": "Stop", "last_assistant_message": "x"});
+    let before = terminal.signals.len();
+    terminal.hook_at(stop, payload);
+    assert_eq!(terminal.signals.len(), before, "{:?}", terminal.signals);
+}
+
+/// Seen in a long run: an idle that is older than our belief, and a prompt hook that comes twice.
+#[test]
+fn nothing_leaves_a_session_busy_for_ever() {
+    let is_busy = |terminal: &Terminal| {
+        let last = terminal.signals.iter().rev().find(|signal| {
+            matches!(signal, SessionEvent::TurnStarted | SessionEvent::TurnEnded { .. })
+        });
+        matches!(last, Some(SessionEvent::TurnStarted))
+    };
+    let mut terminal = delivered(true, true);
     let old = terminal.now.wall.0;
     terminal.pass(300);
-    terminal.registry(&json!({"status": "busy", "sessionId": "00000000-0000-4000-8000-000000000000", "statusUpdatedAt": old}).to_string());
-    terminal.pass(250);
-    terminal
-        .registry(&json!({"status": "idle", "sessionId": "00000000-0000-4000-8000-000000000000", "statusUpdatedAt": old + 1}).to_string());
-    terminal.pass(6000);
-    let last = terminal.signals.iter().rev().find(|signal| {
-        matches!(signal, SessionEvent::TurnStarted | SessionEvent::TurnEnded { .. })
-    });
-    assert!(matches!(last, None | Some(SessionEvent::TurnEnded { .. })), "{:?}", terminal.signals);
-    // The same for a prompt hook that comes twice.
-    terminal.event("UserPromptSubmit", json!({"prompt": "again"}));
-    terminal.pass(6000);
-    let last = terminal.signals.iter().rev().find(|signal| {
-        matches!(signal, SessionEvent::TurnStarted | SessionEvent::TurnEnded { .. })
-    });
-    assert!(matches!(last, Some(SessionEvent::TurnEnded { .. })), "{:?}", terminal.signals);
+    for (status, at) in [("busy", old), ("idle", old + 1)] {
+        terminal.registry(&json!({"status": status, "sessionId": "00000000-0000-4000-8000-000000000000", "statusUpdatedAt": at}).to_string());
+        terminal.pass(250);
+    }
+    terminal.pass(1000);
+    assert!(!is_busy(&terminal), "{:?}", terminal.signals);
+    let doubled = json!({"prompt": "again", "prompt_id": "p"});
+    terminal.event("UserPromptSubmit", doubled.clone());
+    assert!(is_busy(&terminal));
+    terminal.event("Stop", json!({"last_assistant_message": "x", "prompt_id": "p"}));
+    terminal.event("UserPromptSubmit", doubled);
+    assert!(!is_busy(&terminal), "its prompt is over");
+    // Where nothing else can be known of it, it is believed for a while.
+    terminal.event("UserPromptSubmit", json!({"prompt": "never"}));
+    terminal.pass(10_000);
+    assert!(is_busy(&terminal));
+    terminal.pass(51_000);
+    assert!(!is_busy(&terminal), "{:?}", terminal.signals);
+}
+
+/// A hook of the user's own lets the turn go on after our Stop was told: the record shows it.
+#[test]
+fn a_turn_that_goes_on_after_its_stop_is_seen_by_its_record() {
+    let mut terminal = Terminal::ready();
+    terminal.event("UserPromptSubmit", json!({"prompt": "one"}));
+    terminal.status("busy");
+    terminal.shown = BUSY.into();
+    terminal.pass(1000);
+    let said = |at: &str| {
+        let message = json!({"id": "m", "model": "m", "stop_reason": "end_turn",
+            "content": [{"type": "text", "text": "Done."}]});
+        let line = json!({"type": "assistant", "uuid": at, "timestamp": at, "message": message});
+        format!("{line}\n")
+    };
+    let before = terminal.stamp();
+    terminal.pass(10);
+    terminal.event("Stop", json!({"last_assistant_message": "Done."}));
+    terminal.pass(10);
+    terminal.grown(&said(&before));
+    assert_eq!(turns_begun(&terminal), 1, "it was said before the Stop");
+    terminal.grown(&said(&terminal.stamp()));
+    assert_eq!(turns_begun(&terminal), 2, "{:?}", terminal.signals);
 }
 
 /// All that was said, where that is wanted; and the use of the context without a status line.

@@ -76,6 +76,15 @@ impl Background {
         }
     }
 
+    pub fn has_subagents(&self) -> bool {
+        self.running.values().any(|kind| *kind == Kind::Subagent)
+    }
+
+    /// The registry says that no subagent works any more: it is busy as long as one does.
+    pub fn no_subagents(&mut self, out: &mut Out) {
+        self.end_where(|_, kind| kind == Kind::Subagent, out);
+    }
+
     /// The registry says that no shell works any more.
     pub fn no_shells(&mut self, out: &mut Out) {
         self.end_where(|_, kind| kind == Kind::Shell, out);

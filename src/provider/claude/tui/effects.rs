@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::TuiSession;
 use super::commands::ContextCommand;
 use super::identity::{Content, TranscriptUse};
+use super::observed::Observation;
 use super::sender::{Due, Gate, Sender, SenderContext};
 use super::startup::Opening;
 use super::turn::{Activity, Event, Taken, Transition};
@@ -15,6 +16,15 @@ use crate::core::time::Now;
 
 /// After the end of a turn the screen is looked at.
 const END_CAPTURE: Duration = Duration::from_millis(60);
+
+/// How something is known.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Told {
+    /// When it was so, by the wall clock, ms.
+    pub at: i64,
+    /// By whom, for people.
+    pub evidence: &'static str,
+}
 
 impl TuiSession {
     // ---- start
@@ -27,11 +37,17 @@ impl TuiSession {
             Opening::Failed => self.stop_if_over(),
             Opening::Done { works } => {
                 if works {
-                    self.observe(now, Event::Works("the screen shows a running turn"));
+                    let evidence = "the screen shows a running turn";
+                    self.observe(now, Event::Works { at: now.wall.0, evidence });
                 }
                 self.send_next(now);
             }
         }
+    }
+
+    /// A time that a source tells; one that tells none tells of now.
+    pub(super) fn told_at(&self, now: Now, at: i64) -> i64 {
+        if at > 0 { at.min(now.wall.0) } else { now.wall.0 }
     }
 
     /// Nothing more is looked at after the end.
@@ -46,49 +62,55 @@ impl TuiSession {
     /// A source speaks: what follows for the turn, and from that for all else.
     pub(super) fn observe(&mut self, now: Now, event: Event) {
         match self.turns.observe(now, &event) {
-            Transition::Begin(evidence) => self.begin_turn(now, evidence),
-            Transition::End(end, evidence) => {
+            Transition::Begin(at, evidence) => self.begin_turn(now, Told { at, evidence }),
+            Transition::End(at, end, evidence) => {
                 let said = match event {
                     Event::HookEnd { said, .. } => said,
                     _ => None,
                 };
-                self.end_turn(now, end, said.as_deref(), evidence);
+                self.end_turn(now, end, said.as_deref(), Told { at, evidence });
             }
-            Transition::CaptureAgain(_) => self.observed.capture_soon(now, Duration::ZERO),
+            Transition::CaptureAgain(_) | Transition::LookAfter(_) => {
+                self.observed.capture_soon(now, Duration::ZERO)
+            }
             Transition::Stay
-            | Transition::RecheckBusyAt(_)
-            | Transition::ForgetRecheck
+            | Transition::Quiet(_)
+            | Transition::QuietScreen(_)
+            | Transition::SeenBusy
+            | Transition::StillThere(_)
             | Transition::WatchIdle(_)
             | Transition::RestartIdle(_)
             | Transition::ForgetIdle => {}
         }
     }
 
-    fn begin_turn(&mut self, now: Now, evidence: &str) {
+    fn begin_turn(&mut self, now: Now, told: Told) {
         if !self.startup.is_open() {
             return;
         }
         self.commands.on_turn_begun();
         let local = self.commands.changes_context();
-        self.turns.begin(now, local, self.observed.registry_is_idle());
-        self.out.emit(SessionEvent::Evidence(evidence.into()));
+        self.turns.begin(now, told.at, local, self.registry_word());
+        self.out.emit(SessionEvent::Evidence(told.evidence.into()));
         self.out.emit(SessionEvent::TurnStarted);
+        // The picture that told of it has shown it at work.
+        self.observe_screen(now);
         if self.commands.is_interrupting() && self.sender.has_submitted(now) {
-            self.press_escape();
+            self.press_escape(now);
         }
     }
 
     /// The end of the turn; `text` is what the hook says was said last.
-    fn end_turn(&mut self, now: Now, end: TurnEnd, text: Option<&str>, evidence: &str) {
+    fn end_turn(&mut self, now: Now, end: TurnEnd, text: Option<&str>, told: Told) {
         if !self.turns.is_running() {
             // It was over before anybody saw it begin: a proof of delivery may still come for it.
             if self.sender.has_unproven() {
-                self.turns.finish_unseen(now, end, text);
+                self.turns.finish_unseen(told.at, end, text);
             }
             return self.settle_interrupt(now);
         }
         self.approvals.on_turn_ended(&mut self.out);
-        let Some(turn) = self.turns.finish(now, end, text) else { return };
+        let Some(turn) = self.turns.finish(told.at, end, text) else { return };
         if turn.may_give_back {
             self.sender.on_given_back(now);
         }
@@ -96,16 +118,17 @@ impl TuiSession {
             let body = turn.text.clone();
             self.mirror("response", body, turn.number, None);
         }
-        self.out.emit(SessionEvent::Evidence(evidence.into()));
+        self.out.emit(SessionEvent::Evidence(told.evidence.into()));
         let (batch, end, text) = (turn.batch, turn.end, turn.text);
         self.out.emit(SessionEvent::TurnEnded { batch, end, text });
         self.usage.tell_estimate(&mut self.out);
         self.commands.finish_interrupt(true, &mut self.out);
         self.commands.on_turn_ended(now);
-        if self.observed.registry_is_busy() {
-            self.turns.recheck_busy(now);
-        }
         self.observed.capture_soon(now, END_CAPTURE);
+        // The file may have told of the next turn before the hook of this one was heard.
+        if let Some(Observation::Busy { since }) = self.observed.registry_observation() {
+            self.on_registry_busy(now, since);
+        }
         self.send_next(now);
     }
 
@@ -164,7 +187,7 @@ impl TuiSession {
         if is_open {
             self.out.emit(SessionEvent::ConversationChanged { session: session.to_string() });
             self.context_done(ContextCommand::Clear);
-            self.observe(now, Event::SessionMoved);
+            self.observe(now, Event::SessionMoved { at: now.wall.0 });
         }
         let content = if adopted.was_announced_as_resumed { Content::Old } else { content };
         // The hook names the transcript; without it the file lies beside the old one.
@@ -180,8 +203,9 @@ impl TuiSession {
 
     /// The sender, and what it sees of the rest.
     pub(super) fn sender(&mut self, now: Now) -> (&mut Sender, SenderContext<'_>) {
+        let registry = self.registry_word();
         let TuiSession { sender, observed, turns, out, .. } = self;
-        (sender, SenderContext { now, observed, turns, out })
+        (sender, SenderContext { now, registry, observed, turns, out })
     }
 
     pub(super) fn send_next(&mut self, now: Now) {
@@ -219,20 +243,17 @@ impl TuiSession {
         let (sender, mut around) = self.sender(now);
         match sender.wake(&mut around) {
             Due::Nothing => {}
-            Due::Arrived(at, evidence) => self.on_arrived(now, at, evidence, true),
+            Due::Arrived(at, evidence) => {
+                self.on_arrived(now, at, Told { at: now.wall.0, evidence }, true);
+            }
             Due::Settled => self.after_settled(now),
         }
     }
 
     /// The text at that place of the sender arrived. `is_late`: the turn that ended last may have
     /// been its own.
-    pub(super) fn on_arrived(
-        &mut self,
-        now: Now,
-        place: usize,
-        evidence: &'static str,
-        is_late: bool,
-    ) {
+    pub(super) fn on_arrived(&mut self, now: Now, place: usize, told: Told, is_late: bool) {
+        let Told { at, evidence } = told;
         let text = self.sender.accept(place, &mut self.out);
         let was_over = is_late && self.turns.ended_since(text.at);
         let Some(Delivery { batch, key, .. }) = text.delivery else {
@@ -240,7 +261,7 @@ impl TuiSession {
                 self.out.answer(verb, Ok(Value::Null));
             }
             if !was_over {
-                self.observe(now, Event::Works(evidence));
+                self.observe(now, Event::Took { at, evidence });
             }
             return self.after_settled(now);
         };
@@ -257,9 +278,12 @@ impl TuiSession {
             }
             None => {
                 let was_running = self.turns.is_running();
-                self.observe(now, Event::Works(evidence));
+                self.observe(now, Event::Took { at, evidence });
+                if !was_running && self.commands.is_interrupting() {
+                    self.press_escape(now);
+                }
                 let (first, at, joined) = (text.first, text.at, text.joined);
-                self.turns.take_text(Taken { batch, first, at, joined }, !was_running);
+                self.turns.take_text(Taken { batch, first, at, joined });
             }
         }
         self.send_next(now);

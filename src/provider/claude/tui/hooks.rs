@@ -7,13 +7,14 @@ use serde_json::Value;
 use super::TuiSession;
 use super::background::Kind;
 use super::commands::ContextCommand;
+use super::effects::Told;
 use super::identity::Content;
 use super::registry::Registry;
-use super::sender::HookProof;
+use super::sender::{HookProof, first_line};
 use super::turn::{Activity, Event};
 use crate::core::ids::Ticket;
 use crate::core::session::{SessionEvent, TurnEnd};
-use crate::core::time::Now;
+use crate::core::time::{Now, Wall};
 use crate::provider::claude::hook_events::HookName;
 use crate::provider::claude::transcript::unwrapped;
 
@@ -26,11 +27,15 @@ const START_CAPTURE: Duration = Duration::from_millis(50);
 
 /// A hook's payload, with fields of a wrong type as empty ones.
 #[derive(Clone, Copy)]
-struct Payload<'a>(&'a Value);
+struct Payload<'a> {
+    fields: &'a Value,
+    /// When the hook ran, by the wall clock, ms.
+    at: i64,
+}
 
 impl<'a> Payload<'a> {
     fn text(self, field: &str) -> &'a str {
-        self.0.get(field).and_then(Value::as_str).unwrap_or_default()
+        self.fields.get(field).and_then(Value::as_str).unwrap_or_default()
     }
 
     fn is_of_subagent(self) -> bool {
@@ -40,9 +45,17 @@ impl<'a> Payload<'a> {
 
 impl TuiSession {
     /// A hook with its payload; one with a ticket waits for an answer.
-    pub(super) fn on_hook(&mut self, now: Now, ticket: Ticket, event: &str, payload: &Value) {
+    pub(super) fn on_hook(
+        &mut self,
+        now: Now,
+        ticket: Ticket,
+        event: &str,
+        payload: &Value,
+        at: Wall,
+    ) {
         let told = payload.get("hook_event_name").and_then(Value::as_str);
-        let (name, payload) = (told.unwrap_or(event), Payload(payload));
+        let at = self.told_at(now, at.0);
+        let (name, payload) = (told.unwrap_or(event), Payload { fields: payload, at });
         let hook = HookName::parse(name);
         if self.is_foreign_hook(hook, payload) {
             return self.answer_hook(ticket);
@@ -60,7 +73,7 @@ impl TuiSession {
             return;
         }
         if hook == HookName::PermissionRequest {
-            return self.on_permission(now, ticket, payload.0);
+            return self.on_permission(now, ticket, payload);
         }
         if payload.is_of_subagent() {
             self.on_any_hook(now, hook, payload);
@@ -113,16 +126,17 @@ impl TuiSession {
             HookName::Stop => {
                 self.on_background(payload, None);
                 let text = payload.text("last_assistant_message");
-                self.on_hook_end(now, TurnEnd::Completed, Some(text), "hook Stop");
+                self.on_hook_end(now, payload, TurnEnd::Completed, Some(text), "hook Stop");
             }
             HookName::StopFailure => {
                 let said = payload.text("last_assistant_message");
                 let error = if said.is_empty() { payload.text("error") } else { said };
                 let end = TurnEnd::Failed(error.chars().take(ERROR_CHARS_MAX).collect());
-                self.on_hook_end(now, end, None, "hook StopFailure");
+                self.on_hook_end(now, payload, end, None, "hook StopFailure");
             }
             HookName::PreCompact => {
-                self.observe(now, Event::Works("hook PreCompact"));
+                let evidence = "hook PreCompact";
+                self.observe(now, Event::Works { at: payload.at, evidence });
                 self.set_activity(Activity::Compacting, None);
                 self.tell_own_compaction("compacting");
             }
@@ -132,7 +146,8 @@ impl TuiSession {
                 self.set_activity(Activity::Running, None);
                 // An automatic one stands inside a turn that goes on.
                 if payload.text("trigger") != "auto" {
-                    self.on_hook_end(now, TurnEnd::Completed, None, "hook PostCompact");
+                    let evidence = "hook PostCompact";
+                    self.on_hook_end(now, payload, TurnEnd::Completed, None, evidence);
                 }
             }
             _ => self.on_any_hook(now, hook, payload),
@@ -164,10 +179,13 @@ impl TuiSession {
                 }
             }
             HookName::Fetched => self.on_fetched(now, payload),
-            HookName::StatusLine => self.usage.on_status_line(payload.0, &mut self.out),
+            HookName::StatusLine => self.usage.on_status_line(payload.fields, &mut self.out),
             // A bare word, of a hook whose program could not be run: the registry and the screen
             // are asked.
-            HookName::Busy => self.observe(now, Event::Works("bare status post of a hook")),
+            HookName::Busy => {
+                let evidence = "bare status post of a hook";
+                self.observe(now, Event::Works { at: payload.at, evidence });
+            }
             HookName::Idle => self.observed.capture_soon(now, Duration::ZERO),
             // Other reasons, kinds and types than those above.
             HookName::SessionEnd | HookName::SubagentStop | HookName::Notification => {}
@@ -185,20 +203,37 @@ impl TuiSession {
         }
     }
 
-    fn on_hook_end(&mut self, now: Now, end: TurnEnd, said: Option<&str>, evidence: &'static str) {
+    fn on_hook_end(
+        &mut self,
+        now: Now,
+        payload: Payload<'_>,
+        end: TurnEnd,
+        said: Option<&str>,
+        evidence: &'static str,
+    ) {
+        self.turns.remember_over(payload.text("prompt_id"));
         let said = said.map(str::to_string);
-        self.observe(now, Event::HookEnd { end, said, evidence });
+        self.observe(now, Event::HookEnd { at: payload.at, end, said, evidence });
     }
 
     fn on_prompt_hook(&mut self, now: Now, payload: Payload<'_>) {
+        let (at, evidence) = (payload.at, "hook UserPromptSubmit");
         let was_running = self.turns.is_running();
-        self.observe(now, Event::Works("hook UserPromptSubmit"));
         let proof = self.sender.on_prompt_hook(unwrapped(payload.text("prompt")), &self.turns);
-        if let HookProof::Arrived(at) = proof {
-            self.on_arrived(now, at, "hook UserPromptSubmit", false);
+        match proof {
+            HookProof::Arrived(place) => {
+                self.on_arrived(now, place, Told { at, evidence }, false);
+            }
+            // Late or doubled.
+            _ if self.turns.was_over(payload.text("prompt_id")) => return,
+            HookProof::NotOurs | HookProof::Waits => {
+                self.observe(now, Event::Works { at, evidence })
+            }
         }
         if !was_running {
-            self.turns.set_prompt(payload.text("prompt_id"), proof != HookProof::NotOurs);
+            let first = first_line(unwrapped(payload.text("prompt")));
+            let is_ours = proof != HookProof::NotOurs;
+            self.turns.set_prompt(payload.text("prompt_id"), first, is_ours);
         }
     }
 
@@ -210,16 +245,17 @@ impl TuiSession {
     }
 
     fn on_background(&mut self, payload: Payload<'_>, just_ended: Option<&str>) {
-        if let Some(tasks) = payload.0.get("background_tasks").and_then(Value::as_array) {
+        if let Some(tasks) = payload.fields.get("background_tasks").and_then(Value::as_array) {
             self.background.replace(tasks, just_ended, &mut self.out);
         }
     }
 
     fn on_fetched(&mut self, now: Now, payload: Payload<'_>) {
-        let ids = payload.0.get("ids").and_then(Value::as_array).into_iter().flatten();
+        let ids = payload.fields.get("ids").and_then(Value::as_array).into_iter().flatten();
         let ids: Vec<u64> = ids.filter_map(Value::as_u64).take(FETCHED_MAX).collect();
         if let Some(at) = self.sender.on_fetched(&ids) {
-            self.on_arrived(now, at, "the session fetched it", false);
+            let told = Told { at: payload.at, evidence: "the session fetched it" };
+            self.on_arrived(now, at, told, false);
         }
     }
 
@@ -240,10 +276,12 @@ impl TuiSession {
         }
     }
 
-    fn on_permission(&mut self, now: Now, ticket: Ticket, payload: &Value) {
-        let Some(request) = self.approvals.admit(ticket, payload, &mut self.out) else { return };
+    fn on_permission(&mut self, now: Now, ticket: Ticket, payload: Payload<'_>) {
+        let admitted = self.approvals.admit(ticket, payload.fields, &mut self.out);
+        let Some(request) = admitted else { return };
         if !request.is_of_subagent() {
-            self.observe(now, Event::Works("hook PermissionRequest"));
+            let evidence = "hook PermissionRequest";
+            self.observe(now, Event::Works { at: payload.at, evidence });
         }
         self.approvals.open(now, request, &mut self.out);
     }

@@ -62,7 +62,7 @@ use self::approvals::{Approvals, Verdict};
 use self::background::Background;
 use self::commands::{Commands, ContextCommand};
 use self::identity::Identity;
-use self::observed::Observed;
+use self::observed::{Observed, RegistryWord};
 use self::out::Out;
 use self::sender::Sender;
 use self::startup::Startup;
@@ -139,7 +139,9 @@ impl TuiSession {
                 let state = if self.turns.is_running() { "busy" } else { "idle" };
                 self.out.answer(number, Ok(json!({"activity": state})));
             }
-            Verb::Hook { ticket, event, payload } => self.on_hook(now, ticket, &event, &payload),
+            Verb::Hook { ticket, event, payload, at } => {
+                self.on_hook(now, ticket, &event, &payload, at);
+            }
             Verb::HookGone { ticket } => self.approvals.on_hook_gone(ticket, &mut self.out),
             Verb::Stop => {
                 self.sender.stop();
@@ -195,15 +197,15 @@ impl TuiSession {
             let why = "this session runs in a terminal of its own: interrupt it there";
             return self.out.answer(number, Err(why.into()));
         }
-        self.press_escape();
+        self.press_escape(now);
         self.commands.start_interrupt(now, number);
         self.observed.capture_soon(now, INTERRUPT_CAPTURE);
     }
 
     /// Once and only while a turn runs: a second Escape would open a menu that takes all keys. One
     /// that was submitted and is not seen yet is ended when it is.
-    fn press_escape(&mut self) {
-        if self.turns.interrupt() {
+    fn press_escape(&mut self, now: Now) {
+        if self.turns.interrupt(now) {
             self.out.push(Output::Press("Escape"));
         }
     }
@@ -229,7 +231,7 @@ impl TuiSession {
         let decided = self.approvals.decide(id, verdict, &mut self.out);
         if decided == Ok(true) && self.turns.is_running() {
             // Like Escape: no hook follows.
-            self.turns.interrupt();
+            self.turns.interrupt(now);
             self.observed.capture_soon(now, INTERRUPT_CAPTURE);
         }
         self.out.answer(number, decided.map(|_| json!({"approvalId": id})));
@@ -257,10 +259,13 @@ impl TuiSession {
         if self.commands.context_timed_out(now, &mut self.out) {
             self.sender.drop_command();
         }
+        let gave_back = self.gave_back();
+        let has_screen = self.observed.screen().is_some();
         let seen = Seen {
-            registry_is_busy: self.observed.registry_is_busy(),
+            registry_is_busy: self.registry_word() == RegistryWord::Busy,
             screen_is_busy: self.observed.screen_is_busy(),
-            gave_back: self.sender.box_holds(self.turns.ours(), &self.observed),
+            screen_is_quiet: !has_screen || gave_back || self.observed.screen_is_quiet(),
+            gave_back,
         };
         self.observe(now, Event::Wake(seen));
         self.approvals.settle(now, &mut self.out);
@@ -283,7 +288,9 @@ impl Session for TuiSession {
             Input::FileChanged { text, .. } => self.on_registry(now, text.as_deref()),
             Input::ScreenChanged => {
                 self.sender.on_drawn(now);
-                let in_a_hurry = self.sender.is_typing() || !self.startup.is_open();
+                // A turn that only pictures tell of is seen before it is over.
+                let unseen = self.turns.is_unseen() && self.screen_decides();
+                let in_a_hurry = self.sender.is_typing() || !self.startup.is_open() || unseen;
                 self.observed.on_drawn(now, in_a_hurry);
             }
             Input::ScreenCaptured(screen) => self.on_screen(now, &screen),

@@ -4,20 +4,24 @@ use std::time::Duration;
 
 use super::TuiSession;
 use super::commands::ContextCommand;
+use super::effects::Told;
 use super::identity::Content;
-use super::observed::{Observation, retrying};
+use super::observed::{Observation, RegistryWord, retrying};
 use super::sender::EntryProof;
 use super::turn::{Activity, Event};
 use crate::core::session::{Screen, SessionEvent};
 use crate::core::time::Now;
 use crate::provider::claude::activity::steps;
-use crate::provider::claude::screen::{InputBox, ScreenState};
+use crate::provider::claude::screen::InputBox;
 use crate::provider::claude::transcript::{Answer, Block, Entry, Prompt, unwrapped};
 
 /// A session that starts draws its screen when its registry changes.
 const START_CAPTURE: Duration = Duration::from_millis(10);
 /// The screen has to agree with a registry that says idle.
 const IDLE_CAPTURE: Duration = Duration::from_millis(500);
+
+/// What the program itself puts into the transcript as an answer.
+const SYNTHETIC: &str = "<synthetic>";
 
 impl TuiSession {
     // ---- registry
@@ -51,6 +55,9 @@ impl TuiSession {
     fn on_observation(&mut self, now: Now, seen: Observation) {
         match seen {
             Observation::Idle { since } => {
+                if since > self.turns.quiet_at() {
+                    self.background.no_subagents(&mut self.out);
+                }
                 if self.observed.has_no_shells() {
                     self.background.no_shells(&mut self.out);
                 }
@@ -61,9 +68,10 @@ impl TuiSession {
                 let why = "a dialog is open in the terminal: `agent-relay attach` shows it";
                 self.sender.tell_delivery(Some(why), &mut self.out);
             }
-            Observation::Busy => self.on_registry_busy(now),
-            Observation::Dialog { detail } | Observation::Waiting { detail } => {
-                self.on_registry_busy(now);
+            Observation::Busy { since } => self.on_registry_busy(now, since),
+            Observation::Dialog { detail } => self.set_activity(Activity::Waiting, Some(&detail)),
+            Observation::Waiting { since, detail } => {
+                self.on_registry_busy(now, since);
                 self.set_activity(Activity::Waiting, Some(&detail));
             }
             Observation::Retrying { attempt, detail } => {
@@ -72,17 +80,15 @@ impl TuiSession {
         }
     }
 
-    fn on_registry_busy(&mut self, now: Now) {
-        let expected = self.sender.has_unproven();
-        self.observe(now, Event::RegistryBusy { expected });
+    pub(super) fn on_registry_busy(&mut self, now: Now, since: i64) {
+        let explained = self.background.has_subagents();
+        self.observe(now, Event::RegistryBusy { since, explained });
     }
 
     fn on_registry_idle(&mut self, now: Now, since: i64) {
+        self.observe(now, Event::RegistryIdle { since });
         if self.turns.is_running() {
-            self.observe(now, Event::RegistryIdle { since });
-            if self.turns.is_running() {
-                self.observed.capture_soon(now, IDLE_CAPTURE);
-            }
+            self.observed.capture_soon(now, IDLE_CAPTURE);
         }
     }
 
@@ -100,12 +106,14 @@ impl TuiSession {
     fn on_entry(&mut self, now: Now, entry: Entry) {
         match entry {
             Entry::Prompt(prompt) => self.on_prompt_entry(now, &prompt),
-            Entry::Answer(answer) => self.on_answer(&answer),
+            Entry::Answer(answer) => self.on_answer(now, &answer),
             Entry::Interrupted { at } => {
-                if self.turns.interrupted_at(at)
-                    && let Some(Observation::Idle { since }) = self.observed.registry_observation()
-                {
-                    self.on_registry_idle(now, since);
+                if self.turns.interrupted_at(at) {
+                    match self.observed.registry_observation() {
+                        Some(Observation::Idle { since }) => self.on_registry_idle(now, since),
+                        _ => self.observe_screen(now),
+                    }
+                    self.observed.capture_soon(now, Duration::ZERO);
                 }
             }
             Entry::Compacted { trigger } => {
@@ -119,7 +127,9 @@ impl TuiSession {
                     Some(Observation::Idle { since }) => Some(since),
                     _ => None,
                 };
-                self.observe(now, Event::TranscriptEnd { at, registry_idle_since });
+                let decides = self.screen_decides();
+                let event = Event::TranscriptEnd { at, decides, registry_idle_since };
+                self.observe(now, event);
             }
             Entry::Results { calls, at } => {
                 self.turns.spoke();
@@ -141,7 +151,8 @@ impl TuiSession {
                 if is_late {
                     self.turns.remember_over(&prompt.prompt_id);
                 }
-                self.on_arrived(now, at, "transcript", is_late);
+                let told = Told { at: self.told_at(now, prompt.at), evidence: "transcript" };
+                self.on_arrived(now, at, told, is_late);
                 if !is_late {
                     self.turns.learn_prompt_id(&prompt.prompt_id);
                 }
@@ -150,7 +161,13 @@ impl TuiSession {
     }
 
     /// A piece of an answer.
-    fn on_answer(&mut self, answer: &Answer) {
+    fn on_answer(&mut self, now: Now, answer: &Answer) {
+        if answer.at > 0 && !answer.is_error && answer.model != SYNTHETIC {
+            // Younger than the end of a turn, it is of another one: a hook of its own that makes it
+            // go on, or one whose prompt no hook has told.
+            let evidence = "the transcript shows that it works";
+            self.observe(now, Event::Answers { at: answer.at, evidence });
+        }
         self.usage.on_answer_model(&answer.model, &mut self.out);
         let place = self.turns.on_answer(answer);
         if place.is_current && !answer.is_error {
@@ -188,14 +205,11 @@ impl TuiSession {
         if screen.input == Some(InputBox::Empty) {
             self.sender.on_box_empty();
         }
-        let event = self.screen_event(&screen);
         self.observed.keep_screen(screen);
         if !self.startup.is_open() {
             return self.open_if_ready(now);
         }
-        if let Some(event) = event {
-            self.observe(now, event);
-        }
+        self.observe_screen(now);
         let (sender, mut around) = self.sender(now);
         if sender.on_screen(&mut around) {
             self.commands.context_submitted(now, &mut self.out);
@@ -203,12 +217,35 @@ impl TuiSession {
         self.send_next(now);
     }
 
-    /// What a picture says of the turn.
-    fn screen_event(&self, screen: &ScreenState) -> Option<Event> {
-        let has_registry = self.observed.registry().is_some();
-        if screen.busy {
-            return Some(Event::ScreenBusy { has_registry });
+    /// What the last picture says of the turn.
+    pub(super) fn observe_screen(&mut self, now: Now) {
+        let (at, decides) = (self.observed.screen_at(), self.screen_decides());
+        let gave_back = self.gave_back();
+        if self.observed.screen_is_busy() {
+            self.observe(now, Event::ScreenBusy { at, decides });
+        } else if self.observed.screen_is_quiet() || gave_back {
+            self.observe(now, Event::ScreenIdle { at, decides, gave_back });
         }
-        (!has_registry && screen.is_open()).then_some(Event::ScreenIdle)
+    }
+
+    /// The box holds the prompt of the running turn again.
+    pub(super) fn gave_back(&self) -> bool {
+        let prompt = self.turns.prompt();
+        !prompt.is_empty()
+            && self.observed.is_open()
+            && self.sender.box_holds(prompt, &self.observed)
+    }
+
+    /// The registry says nothing about turns, or nothing that is as young as the running one.
+    pub(super) fn screen_decides(&self) -> bool {
+        match self.registry_word() {
+            RegistryWord::Busy => false,
+            RegistryWord::Nothing => true,
+            RegistryWord::Idle { since } => self.turns.began().is_some_and(|began| since < began),
+        }
+    }
+
+    pub(super) fn registry_word(&self) -> RegistryWord {
+        self.observed.registry_word(self.turns.quiet_at(), self.background.has_subagents())
     }
 }

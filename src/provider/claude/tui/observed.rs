@@ -29,20 +29,28 @@ pub(super) enum Observation {
         /// When it became idle, by the program's clock, ms.
         since: i64,
     },
-    Busy,
+    Busy {
+        /// The same of the word that it works.
+        since: i64,
+    },
     /// A turn waits for somebody's answer.
-    Waiting {
-        detail: String,
-    },
+    Waiting { since: i64, detail: String },
     /// A dialog of the program's own: nothing can be typed, but no turn need run.
-    Dialog {
-        detail: String,
-    },
+    Dialog { detail: String },
     /// The API is asked again.
-    Retrying {
-        attempt: String,
-        detail: String,
-    },
+    Retrying { attempt: String, detail: String },
+}
+
+/// What the registry says of the session's own turn.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum RegistryWord {
+    /// None runs since then, by the program's clock, ms.
+    Idle { since: i64 },
+    /// One runs that is not over as far as is known.
+    Busy,
+    /// It is missing, older than the end of the last turn, or busy with subagents: the screen
+    /// decides.
+    Nothing,
 }
 
 /// How the registry has changed.
@@ -56,13 +64,13 @@ pub(super) struct RegistryChange {
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Capture {
     Never,
-    Asked(Tick),
+    Asked(Now),
     /// It came, or could not be made; when it was asked for.
-    Settled(Tick),
+    Settled(Now),
 }
 
 impl Capture {
-    fn asked_at(self) -> Option<Tick> {
+    fn asked_at(self) -> Option<Now> {
         match self {
             Capture::Never => None,
             Capture::Asked(at) | Capture::Settled(at) => Some(at),
@@ -76,6 +84,8 @@ pub(super) struct Observed {
     started_at: i64,
     registry: Option<Registry>,
     screen: Option<ScreenState>,
+    /// When that picture was asked for, by the wall clock, ms.
+    screen_at: i64,
     screen_text: String,
     /// There is a screen that can be asked for.
     captures: bool,
@@ -89,6 +99,7 @@ impl Observed {
             started_at: 0,
             registry: None,
             screen: None,
+            screen_at: 0,
             screen_text: String::new(),
             captures: has_terminal,
             capture: Capture::Never,
@@ -135,31 +146,35 @@ impl Observed {
             Status::Idle | Status::Shell => {
                 Some(Observation::Idle { since: registry.status_since() })
             }
-            Status::Busy => Some(Observation::Busy),
+            Status::Busy => Some(Observation::Busy { since: registry.status_since() }),
             Status::Waiting if registry.waiting_for().contains("dialog") => {
                 Some(Observation::Dialog { detail: detail() })
             }
-            Status::Waiting => Some(Observation::Waiting { detail: detail() }),
+            Status::Waiting => {
+                let since = registry.status_since();
+                Some(Observation::Waiting { since, detail: detail() })
+            }
             Status::Unknown => None,
         }
     }
 
-    pub fn registry_is_idle(&self) -> bool {
-        self.registry.as_ref().is_some_and(Registry::is_idle)
+    /// What the registry says of the session's own turn, where none ran at `quiet_at` (ms).
+    /// `explained`: subagents work in the background, which keep it busy although the box is open.
+    pub fn registry_word(&self, quiet_at: i64, explained: bool) -> RegistryWord {
+        let Some(registry) = &self.registry else { return RegistryWord::Nothing };
+        let since = registry.status_since();
+        let is_news =
+            since > quiet_at && !explained || crate::planted::is("deaf-behind-a-subagent");
+        match registry.status() {
+            Status::Idle | Status::Shell => RegistryWord::Idle { since },
+            Status::Busy | Status::Waiting if is_news => RegistryWord::Busy,
+            Status::Busy | Status::Waiting | Status::Unknown => RegistryWord::Nothing,
+        }
     }
 
     /// The registry says that no shell works in the background.
     pub fn has_no_shells(&self) -> bool {
         self.registry.as_ref().is_some_and(|registry| registry.status() == Status::Idle)
-    }
-
-    /// No registry says that it is not idle.
-    pub fn may_be_idle(&self) -> bool {
-        self.registry.as_ref().is_none_or(Registry::is_idle)
-    }
-
-    pub fn registry_is_busy(&self) -> bool {
-        !self.may_be_idle()
     }
 
     // ---- screen
@@ -190,6 +205,19 @@ impl Observed {
         self.screen.as_ref().is_some_and(ScreenState::is_open)
     }
 
+    /// An empty box is shown and nothing that works.
+    pub fn screen_is_quiet(&self) -> bool {
+        let is_quiet = |screen: &ScreenState| {
+            screen.is_open() && !screen.busy && screen.input == Some(InputBox::Empty)
+        };
+        self.screen.as_ref().is_some_and(is_quiet)
+    }
+
+    /// When the last picture was asked for, by the wall clock, ms.
+    pub fn screen_at(&self) -> i64 {
+        self.screen_at
+    }
+
     pub fn screen_is_busy(&self) -> bool {
         self.screen.as_ref().is_some_and(|screen| screen.busy)
     }
@@ -197,6 +225,7 @@ impl Observed {
     /// A picture: what it shows, and what is left of it when the program is dead.
     pub fn on_screen(&mut self, screen: &Screen) -> Option<ScreenState> {
         self.on_capture_settled();
+        self.screen_at = self.capture.asked_at().map_or(0, |asked| asked.wall.0);
         self.screen_text = plain(&screen.text);
         (!screen.dead).then(|| ScreenState::read(screen))
     }
@@ -219,9 +248,10 @@ impl Observed {
 
     /// Asks for a picture; again after a while, so that a lost answer does not stop them for ever.
     pub fn capture_now(&mut self, now: Now, out: &mut Out) {
-        let pending = matches!(self.capture, Capture::Asked(at) if now.tick - at < CAPTURE_TIMEOUT);
+        let pending =
+            matches!(self.capture, Capture::Asked(at) if now.tick - at.tick < CAPTURE_TIMEOUT);
         if self.captures && !pending {
-            self.capture = Capture::Asked(now.tick);
+            self.capture = Capture::Asked(now);
             out.push(Output::CaptureScreen);
         }
     }
@@ -230,7 +260,7 @@ impl Observed {
     pub fn on_drawn(&mut self, now: Now, in_a_hurry: bool) {
         let pause = match self.capture.asked_at() {
             _ if in_a_hurry => CAPTURE_PAUSE_SHORT,
-            Some(at) => CAPTURE_PAUSE.saturating_sub(now.tick - at),
+            Some(at) => CAPTURE_PAUSE.saturating_sub(now.tick - at.tick),
             None => Duration::ZERO,
         };
         self.capture_soon(now, pause);
@@ -275,12 +305,12 @@ mod tests {
     #[test]
     fn a_registry_is_told_apart() {
         let idle = |since| Some(Observation::Idle { since });
-        let waiting = |detail: &str| Some(Observation::Waiting { detail: detail.into() });
+        let waiting = |detail: &str| Some(Observation::Waiting { since: 0, detail: detail.into() });
         let dialog = |detail: &str| Some(Observation::Dialog { detail: detail.into() });
         for (record, want) in [
             (r#"{"status":"idle","statusUpdatedAt":5}"#, idle(5)),
             (r#"{"status":"shell"}"#, idle(0)),
-            (r#"{"status":"busy"}"#, Some(Observation::Busy)),
+            (r#"{"status":"busy","statusUpdatedAt":7}"#, Some(Observation::Busy { since: 7 })),
             (r#"{"status":"waiting","waitingFor":"permission"}"#, waiting("permission")),
             (r#"{"status":"waiting","waitingFor":"dialog open"}"#, dialog("dialog open")),
             ("{}", None),

@@ -56,8 +56,7 @@ impl Item {
 
     /// Its first line with anything in it, squeezed.
     pub fn first(&self) -> String {
-        let line = self.text.lines().map(squeezed).find(|line| !line.is_empty());
-        line.unwrap_or_default().chars().take(FIRST_CHARS).collect()
+        first_line(&self.text)
     }
 
     /// What it is known by in the box and in the transcript: its header, or where it has none, all
@@ -83,6 +82,12 @@ impl Item {
         let digits = |rest: &str| rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok();
         named.filter_map(digits).collect()
     }
+}
+
+/// The first line with anything in it, squeezed.
+pub(in super::super) fn first_line(text: &str) -> String {
+    let line = text.lines().map(squeezed).find(|line| !line.is_empty());
+    line.unwrap_or_default().chars().take(FIRST_CHARS).collect()
 }
 
 fn is_marked(squeezed: &str) -> bool {

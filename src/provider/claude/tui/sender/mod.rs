@@ -18,11 +18,12 @@ use std::time::Duration;
 
 use serde_json::json;
 
+pub(super) use self::item::first_line;
 use self::item::{Item, OwnTexts};
 use self::monitor::MonitorProof;
 use self::paste::{Paste, PasteProof, Step};
 use self::socket::{Socket, SocketProof};
-use super::observed::Observed;
+use super::observed::{Observed, RegistryWord};
 use super::out::Out;
 use super::turn::Turns;
 use crate::core::ids::VerbNumber;
@@ -42,15 +43,27 @@ const INJECTED_MAX: usize = 16;
 /// What a sender sees of the session around it.
 pub(super) struct SenderContext<'a> {
     pub now: Now,
+    /// What the registry says of the session's own turn.
+    pub registry: RegistryWord,
     pub observed: &'a mut Observed,
     pub turns: &'a Turns,
     pub out: &'a mut Out,
 }
 
 impl SenderContext<'_> {
-    /// No turn runs, and the registry says so.
+    /// No turn runs, and the registry says so; or the screen, where that says nothing.
     fn is_idle(&self) -> bool {
-        !self.turns.is_running() && self.observed.registry_is_idle()
+        let is_idle = match self.registry {
+            RegistryWord::Idle { .. } => true,
+            RegistryWord::Busy => false,
+            RegistryWord::Nothing => self.observed.is_open() && !self.observed.screen_is_busy(),
+        };
+        is_idle && !self.turns.is_running()
+    }
+
+    /// No turn runs, and the registry knows of none.
+    fn may_be_idle(&self) -> bool {
+        self.registry != RegistryWord::Busy && !self.turns.is_running()
     }
 
     fn capture_soon(&mut self, pause: Duration) {
@@ -235,7 +248,7 @@ impl Sender {
     /// The place of the next text in the queue, and how it goes.
     fn choose(&self, around: &SenderContext<'_>) -> Option<(usize, Way)> {
         let runs = around.turns.is_running();
-        if !runs && self.unproven.is_empty() && around.observed.may_be_idle() {
+        if self.unproven.is_empty() && around.may_be_idle() {
             return self.queue.front().map(|item| (0, self.way(item, around.observed)));
         }
         let urgent = self.queue.iter().position(Item::is_urgent).filter(|_| runs)?;

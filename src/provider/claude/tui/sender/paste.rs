@@ -9,6 +9,7 @@ use super::{DeliveryNotice, PROOF_TIME, SenderContext};
 use crate::core::session::Output;
 use crate::core::time::{Now, Tick};
 use crate::provider::claude::screen::InputBox;
+use crate::provider::claude::tui::observed::RegistryWord;
 
 /// A box that still holds our text this long after Enter did not get the Enter.
 const ENTER_TIME: Duration = Duration::from_millis(1500);
@@ -191,8 +192,8 @@ impl Paste {
         let (Some(screen), Some(typing)) = (around.observed.screen(), &self.typing) else {
             return Step::Waits;
         };
-        let may_be_idle = around.observed.may_be_idle();
-        let is_quiet = may_be_idle && !screen.busy && !around.turns.is_running();
+        let may_be_idle = around.registry != RegistryWord::Busy;
+        let is_quiet = around.may_be_idle() && !screen.busy;
         let may = screen.is_open() && is_quiet || crate::planted::is("typed-into-a-turn");
         let input = screen.input.clone();
         match (typing.stage, input) {

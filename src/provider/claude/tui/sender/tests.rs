@@ -50,7 +50,8 @@ impl Rig {
 
     fn around(&mut self) -> (&mut Sender, SenderContext<'_>) {
         let Rig { sender, observed, turns, out, now } = self;
-        (sender, SenderContext { now: *now, observed, turns, out })
+        let registry = observed.registry_word(turns.quiet_at(), false);
+        (sender, SenderContext { now: *now, registry, observed, turns, out })
     }
 
     fn next(&mut self) {
@@ -108,7 +109,7 @@ fn provenance_and_terminal_decide_the_channel() {
     ] {
         let mut rig = Rig::new(terminal, socket);
         if runs {
-            rig.turns.begin(rig.now, false, false);
+            rig.turns.begin(rig.now, rig.now.wall.0, false, RegistryWord::Busy);
         }
         rig.sender.deliver(delivery(person, urgent));
         rig.next();
@@ -173,8 +174,8 @@ fn enter_is_pressed_only_when_the_text_is_seen() {
 fn a_prompt_hook_proves_unless_the_text_only_waits() {
     for (foreign, want) in [(false, HookProof::Arrived(0)), (true, HookProof::Waits)] {
         let mut rig = Rig::pasted();
-        rig.turns.begin(rig.now, false, false);
-        rig.turns.set_prompt("p", !foreign);
+        rig.turns.begin(rig.now, rig.now.wall.0, false, RegistryWord::Busy);
+        rig.turns.set_prompt("p", String::new(), !foreign);
         assert_eq!(rig.sender.on_prompt_hook("another", &rig.turns), HookProof::NotOurs);
         let found = rig.sender.on_prompt_hook(&format!("{HEADER} do it"), &rig.turns);
         assert_eq!(found, want, "foreign={foreign}");
@@ -207,7 +208,7 @@ fn what_is_not_proven_in_time_is_looked_into() {
             Case::Missed => {}
             Case::Queued => rig.sender.on_enqueued(&format!("{HEADER} do it")),
             Case::Dialog => rig.observed.keep_screen(ScreenState::default()),
-            Case::TurnRuns => rig.turns.begin(rig.now, false, false),
+            Case::TurnRuns => rig.turns.begin(rig.now, rig.now.wall.0, false, RegistryWord::Busy),
             Case::NoSource => rig.sender.has_source = false,
         }
         rig.pass(Duration::from_secs(2));

@@ -2,8 +2,9 @@
 //! after Escape; the registry says busy or idle, a little late; the screen shows it while nothing
 //! stands in the box; the transcript tells what was said, a tenth of a second later still.
 //!
-//! Here the sources are fused: [`table`] is the whole rule. A hook or the
-//! registry begins a turn; a hook ends it at once, registry and screen together after a second.
+//! Here the sources are fused: [`table`] is the whole rule. Every word is judged by the time at
+//! which it was so, never by when it was read. A hook or the registry begins a turn; a hook ends it
+//! at once, registry and screen together as soon as its last words had time to come.
 
 mod table;
 #[cfg(test)]
@@ -13,29 +14,29 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use self::table::transition;
+use super::observed::RegistryWord;
 use crate::core::ids::BatchNumber;
 use crate::core::limits::REPLY_BODY_BYTES_MAX;
 use crate::core::session::TurnEnd;
-use crate::core::time::{Now, Tick};
+use crate::core::time::{Now, Tick, sooner};
 use crate::provider::claude::transcript::Answer;
 use crate::provider::text::push_bounded;
 
 pub(super) use self::table::{Event, Seen, Transition};
 
-/// Registry and screen must agree on idle that long before they end a turn that no hook ended.
+/// A turn that is over by registry or screen gets so long for its last words: hook and transcript
+/// may still be on their way.
 const IDLE_TIME: Duration = Duration::from_secs(1);
-/// A turn that only a hook has told of is believed that much longer.
-const HOOK_LAG: Duration = Duration::from_secs(2);
-/// A registry that still says busy so long after the end of a turn means it.
-const REGISTRY_LAG: Duration = Duration::from_millis(200);
+/// A turn that one source alone has told of is given up when none has told of it for so long.
+const LOST_TIME: Duration = Duration::from_secs(60);
 /// Prompts whose turns have ended that are remembered, to know a late hook of theirs.
 const PROMPTS_MAX: usize = 8;
 
 #[derive(Debug)]
 enum State {
     Idle {
-        /// The registry says busy, perhaps only late.
-        recheck_busy_at: Option<Tick>,
+        /// A picture has shown an idle session since the last turn.
+        quiet_screen: bool,
     },
     Running(Turn),
 }
@@ -57,15 +58,21 @@ pub(super) enum Activity {
 struct Turn {
     number: u64,
     batch: Option<BatchNumber>,
-    /// Wall clock of its begin, ms.
+    /// Wall clock of its begin, ms, as whoever told it says.
     began: i64,
     /// Text of the last message, and of all, as far as the transcript has them.
     last: String,
     whole: String,
     /// The transcript has the last message of it.
     answered: bool,
-    /// Somebody pressed Escape.
-    interrupted: bool,
+    /// Somebody pressed Escape then, by the wall clock, ms.
+    interrupted_at: Option<i64>,
+    /// The transcript has told its end, with that time, ms.
+    over_at: Option<i64>,
+    /// A picture has shown that it works.
+    seen_busy: bool,
+    /// Since the last look something has told of it.
+    signed: bool,
     /// It is a context command, not a conversation.
     local: bool,
     activity: Activity,
@@ -75,16 +82,48 @@ struct Turn {
     spoke: bool,
     /// A prompt began it that is not ours.
     foreign: bool,
+    /// First line of the prompt that began it, squeezed, as far as a hook has told it.
+    prompt: String,
     /// Id of its prompt, as soon as a hook or the transcript has told it.
     prompt_id: String,
     /// Registry and screen agree on idle since then.
     idle_since: Option<Tick>,
+    /// Wall clock of that idle, ms, where the registry has told it.
+    idle_at: Option<i64>,
+    /// One source alone has told of it, and it is looked for since then.
+    lost_since: Option<Tick>,
 }
 
 impl Turn {
     /// Registry and screen agree on idle for so long.
     fn was_idle_for(&self, time: Duration, now: Now) -> bool {
         self.idle_since.is_some_and(|since| now.tick - since >= time)
+    }
+
+    /// What the table says of the running turn.
+    fn keep(&mut self, event: &Event, next: &Transition) {
+        match next {
+            Transition::WatchIdle(at) => {
+                self.idle_since.get_or_insert(*at);
+                if let Event::RegistryIdle { since } = event {
+                    self.idle_at = Some(*since);
+                }
+            }
+            Transition::RestartIdle(at) | Transition::CaptureAgain(at) => {
+                self.idle_since = Some(*at);
+            }
+            Transition::ForgetIdle => (self.idle_since, self.lost_since) = (None, None),
+            Transition::SeenBusy => {
+                (self.seen_busy, self.signed, self.idle_since) = (true, true, None);
+            }
+            Transition::LookAfter(at) => self.over_at = Some(*at),
+            Transition::StillThere(at) => (self.lost_since, self.signed) = (Some(*at), false),
+            _ => {}
+        }
+    }
+
+    fn is_lost(&self, now: Now) -> bool {
+        self.lost_since.is_some_and(|since| now.tick - since >= LOST_TIME)
     }
 }
 
@@ -137,6 +176,8 @@ pub(super) struct Turns {
     /// Turns that have begun.
     count: u64,
     last_end: Option<LastEnd>,
+    /// The latest time, by the wall clock, ms, of which it is known that no turn ran.
+    quiet_at: i64,
     /// Ids of the prompts whose turns have ended, newest last.
     over_prompts: VecDeque<String>,
     /// All text of a turn is its answer; else only the last message.
@@ -146,9 +187,10 @@ pub(super) struct Turns {
 impl Turns {
     pub fn new(captures_full: bool) -> Turns {
         Turns {
-            state: State::Idle { recheck_busy_at: None },
+            state: State::Idle { quiet_screen: true },
             count: 0,
             last_end: None,
+            quiet_at: 0,
             over_prompts: VecDeque::new(),
             captures_full,
         }
@@ -170,42 +212,49 @@ impl Turns {
 
     /// Keeps in mind what the table says; a begin and an end are the caller's.
     pub fn observe(&mut self, now: Now, event: &Event) -> Transition {
-        let next = transition(&self.state, self.last_end.as_ref(), event, now);
+        let next = transition(self, event, now);
         match (&mut self.state, &next) {
-            (State::Idle { recheck_busy_at }, Transition::RecheckBusyAt(at)) => {
-                *recheck_busy_at = Some(*at);
-            }
-            (State::Idle { recheck_busy_at }, Transition::ForgetRecheck) => *recheck_busy_at = None,
-            (State::Running(turn), Transition::WatchIdle(at)) => {
-                turn.idle_since.get_or_insert(*at);
-            }
-            (State::Running(turn), Transition::RestartIdle(at) | Transition::CaptureAgain(at)) => {
-                turn.idle_since = Some(*at);
-            }
-            (State::Running(turn), Transition::ForgetIdle | Transition::End(..)) => {
-                turn.idle_since = None;
-            }
-            _ => {}
+            (State::Idle { .. }, Transition::Quiet(at)) => self.was_quiet(*at),
+            (State::Idle { quiet_screen }, Transition::QuietScreen(_)) => *quiet_screen = true,
+            (State::Running(turn), next) => turn.keep(event, next),
+            (State::Idle { .. }, _) => {}
+        }
+        if let Transition::End(at, ..) = &next {
+            self.note_end(event, *at);
         }
         next
     }
 
-    /// `local`: a compaction or a fresh start. A hook may be late or doubled: a registry that stays
-    /// idle ends what never ran.
-    pub fn begin(&mut self, now: Now, local: bool, registry_is_idle: bool) {
+    /// An end is told: nothing ran then. A picture may be older than the next turn, which is not
+    /// drawn yet; so of it only the begin of its own turn is certain.
+    fn note_end(&mut self, event: &Event, at: i64) {
+        let is_exact = !matches!(event, Event::ScreenIdle { .. } | Event::Wake(_));
+        let certain = self.turn().map(|turn| turn.idle_at.unwrap_or(turn.began));
+        self.was_quiet(if is_exact { at } else { certain.unwrap_or(0) });
+    }
+
+    fn was_quiet(&mut self, at: i64) {
+        self.quiet_at = self.quiet_at.max(at);
+    }
+
+    /// A turn begins, as somebody has told with that time. `local`: a compaction or a fresh start.
+    pub fn begin(&mut self, now: Now, at: i64, local: bool, registry: RegistryWord) {
         self.count += 1;
+        let is_idle = matches!(registry, RegistryWord::Idle { since } if since >= at);
         self.state = State::Running(Turn {
             number: self.count,
-            began: now.wall.0,
+            began: at,
             local,
-            idle_since: registry_is_idle.then_some(now.tick + HOOK_LAG),
+            idle_since: is_idle.then_some(now.tick),
+            // A hook may be late or doubled, and the prompt may have come to nothing.
+            lost_since: (registry != RegistryWord::Busy).then_some(now.tick),
             ..Turn::default()
         });
     }
 
-    /// The turn is over; `text` is what a hook says was said last. `None`: none ran.
-    pub fn finish(&mut self, now: Now, end: TurnEnd, text: Option<&str>) -> Option<Finished> {
-        let idle = State::Idle { recheck_busy_at: None };
+    /// The turn was over then; `text` is what a hook says was said last. `None`: none ran.
+    pub fn finish(&mut self, at: i64, end: TurnEnd, text: Option<&str>) -> Option<Finished> {
+        let idle = State::Idle { quiet_screen: false };
         let turn = match std::mem::replace(&mut self.state, idle) {
             State::Running(turn) => turn,
             idle => {
@@ -222,7 +271,7 @@ impl Turns {
         };
         let is_answer = !turn.local && !matches!(end, TurnEnd::Failed(_));
         let text = if is_answer { said } else { String::new() };
-        self.last_end = Some(LastEnd { end: end.clone(), text: text.clone(), at: now.wall.0 });
+        self.last_end = Some(LastEnd { end: end.clone(), text: text.clone(), at });
         Some(Finished {
             number: turn.number,
             batch: turn.batch,
@@ -233,17 +282,9 @@ impl Turns {
     }
 
     /// A turn ended that nobody saw begin: the proof of a delivery may still come for it.
-    pub fn finish_unseen(&mut self, now: Now, end: TurnEnd, text: Option<&str>) {
+    pub fn finish_unseen(&mut self, at: i64, end: TurnEnd, text: Option<&str>) {
         let text = text.unwrap_or_default().to_string();
-        self.last_end = Some(LastEnd { end, text, at: now.wall.0 });
-    }
-
-    /// The registry says busy at the end of a turn. It may go on at once with what was queued; then
-    /// the file says nothing new.
-    pub fn recheck_busy(&mut self, now: Now) {
-        if let State::Idle { recheck_busy_at } = &mut self.state {
-            *recheck_busy_at = Some(now.tick + REGISTRY_LAG);
-        }
+        self.last_end = Some(LastEnd { end, text, at });
     }
 
     // ---- what is known of the turns
@@ -262,9 +303,10 @@ impl Turns {
         self.turn().is_some_and(|turn| turn.foreign)
     }
 
-    /// First line of our text in the running turn, squeezed; empty: it has none.
-    pub fn ours(&self) -> &str {
-        self.turn().map_or("", |turn| &turn.ours)
+    /// First line of the prompt of the running turn, squeezed; empty: not known. The box holds it
+    /// again if the turn is taken back.
+    pub fn prompt(&self) -> &str {
+        self.turn().map_or("", |turn| if turn.ours.is_empty() { &turn.prompt } else { &turn.ours })
     }
 
     /// Number of the running turn, or of the last one.
@@ -276,6 +318,11 @@ impl Turns {
         self.last_end.as_ref()
     }
 
+    /// The latest time, by the wall clock, ms, of which it is known that no turn ran.
+    pub fn quiet_at(&self) -> i64 {
+        self.quiet_at
+    }
+
     /// The last turn ended at that time (ms) or later.
     pub fn ended_since(&self, at: i64) -> bool {
         self.last_end.as_ref().is_some_and(|last| last.at >= at)
@@ -285,6 +332,11 @@ impl Turns {
     pub fn is_over(&self, prompt_id: &str) -> bool {
         self.turn().is_some_and(|turn| turn.prompt_id != prompt_id)
             && self.over_prompts.iter().any(|over| over == prompt_id)
+    }
+
+    /// The turn of that prompt is over.
+    pub fn was_over(&self, prompt_id: &str) -> bool {
+        self.over_prompts.iter().any(|over| over == prompt_id)
     }
 
     // ---- what is learned of them
@@ -299,9 +351,9 @@ impl Turns {
     }
 
     /// The prompt that has just begun the turn.
-    pub fn set_prompt(&mut self, prompt_id: &str, is_ours: bool) {
+    pub fn set_prompt(&mut self, prompt_id: &str, first: String, is_ours: bool) {
         if let Some(turn) = self.turn_mut() {
-            turn.foreign = !is_ours;
+            (turn.foreign, turn.prompt) = (!is_ours, first);
             turn.prompt_id = prompt_id.to_string();
         }
     }
@@ -312,35 +364,35 @@ impl Turns {
         }
     }
 
-    /// The running turn has a text of ours. `begun`: it has just begun, by this proof.
-    pub fn take_text(&mut self, text: Taken, begun: bool) {
+    /// The running turn has a text of ours: it began when that was submitted, but for what is known
+    /// of the time before.
+    pub fn take_text(&mut self, text: Taken) {
+        let quiet_at = self.quiet_at;
         if let Some(turn) = self.turn_mut() {
             (turn.batch, turn.ours) = (Some(text.batch), text.first);
-            if begun {
-                turn.began = text.at;
-            } else if !text.joined {
-                turn.began = turn.began.min(text.at);
+            if !text.joined {
+                turn.began = turn.began.min(text.at.max(quiet_at));
             }
         }
     }
 
     /// Somebody ends the turn. False: none runs, or somebody did so before.
-    pub fn interrupt(&mut self) -> bool {
-        let turn = self.turn_mut().filter(|turn| !turn.interrupted);
-        turn.map(|turn| turn.interrupted = true).is_some()
+    pub fn interrupt(&mut self, now: Now) -> bool {
+        let turn = self.turn_mut().filter(|turn| turn.interrupted_at.is_none());
+        turn.map(|turn| turn.interrupted_at = Some(now.wall.0)).is_some()
     }
 
     /// The transcript tells of an interrupt, at that time (ms). It is written a little late; what
     /// began meanwhile is another turn: false.
     pub fn interrupted_at(&mut self, at: i64) -> bool {
         let turn = self.turn_mut().filter(|turn| at >= turn.began);
-        turn.map(|turn| turn.interrupted = true).is_some()
+        turn.map(|turn| (turn.interrupted_at, turn.over_at) = (Some(at), Some(at))).is_some()
     }
 
     /// Nothing came of an interrupt: it may be tried again.
     pub fn forget_interrupt(&mut self) {
         if let Some(turn) = self.turn_mut() {
-            turn.interrupted = false;
+            turn.interrupted_at = None;
         }
     }
 
@@ -350,6 +402,11 @@ impl Turns {
         turn.map(|turn| turn.activity = activity).is_some()
     }
 
+    /// No picture has shown the running turn yet.
+    pub fn is_unseen(&self) -> bool {
+        self.turn().is_some_and(|turn| !turn.seen_busy)
+    }
+
     pub fn is_retrying(&self) -> bool {
         self.turn().is_some_and(|turn| matches!(turn.activity, Activity::Retrying(_)))
     }
@@ -357,7 +414,7 @@ impl Turns {
     /// The model has done something.
     pub fn spoke(&mut self) {
         if let Some(turn) = self.turn_mut() {
-            turn.spoke = true;
+            (turn.spoke, turn.signed) = (true, true);
         }
     }
 
@@ -376,15 +433,18 @@ impl Turns {
             push_line(&mut turn.whole, &text);
             turn.last = text;
         }
-        turn.spoke = true;
+        (turn.spoke, turn.signed) = (true, true);
         turn.answered = answer.ends_turn() && !answer.is_error;
         AnswerPlace { turn: turn.number, is_current: true }
     }
 
     pub fn next_deadline(&self) -> Option<Tick> {
         match &self.state {
-            State::Idle { recheck_busy_at } => *recheck_busy_at,
-            State::Running(turn) => turn.idle_since.map(|since| since + IDLE_TIME),
+            State::Idle { .. } => None,
+            State::Running(turn) => {
+                let over = turn.idle_since.map(|since| since + IDLE_TIME);
+                sooner(over, turn.lost_since.map(|since| since + LOST_TIME))
+            }
         }
     }
 }

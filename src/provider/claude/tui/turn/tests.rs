@@ -20,22 +20,40 @@ fn tick(ms: u64) -> Tick {
     after(ms).tick
 }
 
-/// A turn that began at zero, with a registry that was not idle.
+/// A turn that began at zero, while the registry said busy.
 fn running() -> Turns {
+    begun(RegistryWord::Busy)
+}
+
+/// The same with another word of the registry.
+fn begun(registry: RegistryWord) -> Turns {
     let mut turns = Turns::new(false);
-    turns.begin(after(0), false, false);
+    turns.begin(after(0), wall(0), false, registry);
     turns
 }
 
 fn interrupted() -> Turns {
     let mut turns = running();
-    turns.interrupt();
+    turns.interrupt(after(0));
     turns
 }
 
 fn watching() -> Turns {
     let mut turns = running();
     turns.observe(after(0), &Event::RegistryIdle { since: wall(0) });
+    turns
+}
+
+/// One that a picture has shown.
+fn seen() -> Turns {
+    let mut turns = begun(RegistryWord::Nothing);
+    turns.observe(after(1), &Event::ScreenBusy { at: wall(1), decides: true });
+    turns
+}
+
+fn seen_and(more: fn(&mut Turns)) -> Turns {
+    let mut turns = seen();
+    more(&mut turns);
     turns
 }
 
@@ -52,108 +70,216 @@ fn answered() -> Turns {
 
 fn ours() -> Turns {
     let mut turns = watching();
-    let text = Taken { batch: BatchNumber(1), first: "x".into(), at: wall(0), joined: false };
-    turns.take_text(text, false);
+    turns.take_text(Taken { batch: BatchNumber(1), first: "x".into(), at: wall(0), joined: false });
     turns
 }
 
-/// One that ended at zero.
+/// One that ended at zero, as a hook told.
 fn ended() -> Turns {
-    let mut turns = running();
-    turns.finish(after(0), TurnEnd::Completed, None);
+    let mut turns = Turns::new(false);
+    turns.begin(after(0), wall(0) - 100, false, RegistryWord::Busy);
+    turns.observe(after(0), &hook_end(0));
+    turns.finish(wall(0), TurnEnd::Completed, None);
     turns
 }
 
-fn rechecking() -> Turns {
+/// The same, and then a picture was quiet.
+fn ended_quietly() -> Turns {
     let mut turns = ended();
-    turns.recheck_busy(after(0));
+    turns.observe(after(10), &screen_idle(10, false));
     turns
 }
 
-const QUIET: Seen = Seen { registry_is_busy: false, screen_is_busy: false, gave_back: false };
+const QUIET: Seen = Seen {
+    registry_is_busy: false,
+    screen_is_busy: false,
+    screen_is_quiet: true,
+    gave_back: false,
+};
 
-fn hook_end() -> Event {
-    Event::HookEnd { end: TurnEnd::Completed, said: None, evidence: "hook" }
+fn hook_end(at: i64) -> Event {
+    Event::HookEnd { at: wall(0) + at, end: TurnEnd::Completed, said: None, evidence: "hook" }
 }
 
-fn transcript_end(at: u64, since: Option<u64>) -> Event {
-    Event::TranscriptEnd { at: wall(at), registry_idle_since: since.map(wall) }
+fn works(at: i64) -> Event {
+    Event::Works { at: wall(0) + at, evidence: "hook" }
+}
+
+fn busy(since: i64) -> Event {
+    Event::RegistryBusy { since: wall(0) + since, explained: false }
+}
+
+fn explained(since: i64) -> Event {
+    Event::RegistryBusy { since: wall(0) + since, explained: true }
+}
+
+fn registry_idle(since: i64) -> Event {
+    Event::RegistryIdle { since: wall(0) + since }
+}
+
+fn screen_busy(at: i64, decides: bool) -> Event {
+    Event::ScreenBusy { at: wall(0) + at, decides }
+}
+
+fn screen_idle(at: i64, decides: bool) -> Event {
+    Event::ScreenIdle { at: wall(0) + at, decides, gave_back: false }
+}
+
+fn transcript_end(at: i64, decides: bool, since: Option<i64>) -> Event {
+    let registry_idle_since = since.map(|since| wall(0) + since);
+    Event::TranscriptEnd { at: wall(0) + at, decides, registry_idle_since }
 }
 
 #[test]
 fn nothing_runs() {
-    let busy = |expected| Event::RegistryBusy { expected };
-    let screen = |has_registry| Event::ScreenBusy { has_registry };
-    let seen_busy = Event::Wake(Seen { registry_is_busy: true, ..QUIET });
-    let by_registry = Transition::Begin("the session registry says busy");
-    let by_screen = Transition::Begin("the screen shows a running turn");
-    let hook = Transition::End(TurnEnd::Completed, "hook");
-    let recheck = Transition::RecheckBusyAt(tick(299));
+    use Transition::{Quiet, QuietScreen, Stay};
+    let begin = |at: i64, evidence| Transition::Begin(wall(0) + at, evidence);
+    let hook = Transition::End(wall(5), TurnEnd::Completed, "hook");
+    let (registry, screen) = ("the session registry says busy", "the screen shows a running turn");
+    let answers = |at: i64| Event::Answers { at: wall(0) + at, evidence: "answer" };
+    let took = Event::Took { at: wall(0) - 5, evidence: "proof" };
+    let gave_back = Event::ScreenIdle { at: wall(5), decides: true, gave_back: true };
     let idle = || Turns::new(false);
-    for (turns, ms, event, want) in [
-        (idle(), 0, Event::Works("hook"), Transition::Begin("hook")),
-        (idle(), 0, hook_end(), hook),
-        (idle(), 0, busy(false), by_registry.clone()),
-        (ended(), 99, busy(false), recheck),
-        (ended(), 99, busy(true), by_registry.clone()),
-        (ended(), 200, busy(false), by_registry.clone()),
-        (idle(), 0, Event::RegistryIdle { since: 0 }, Transition::Stay),
-        (idle(), 0, screen(true), Transition::Stay),
-        (idle(), 0, screen(false), by_screen),
-        (idle(), 0, Event::ScreenIdle, Transition::Stay),
-        (idle(), 0, transcript_end(0, Some(0)), Transition::Stay),
-        (idle(), 0, seen_busy.clone(), Transition::Stay),
-        (rechecking(), 199, seen_busy.clone(), Transition::Stay),
-        (rechecking(), 200, seen_busy, by_registry),
-        (rechecking(), 200, Event::Wake(QUIET), Transition::ForgetRecheck),
+    // Whatever it says, it is read long after: only when it was so counts.
+    for (turns, event, want) in [
+        (idle(), works(0), begin(0, "hook")),
+        (ended(), works(5), begin(5, "hook")),
+        (ended(), works(-5), Stay),
+        (ended(), took, begin(-5, "proof")),
+        (ended(), answers(5), begin(5, "answer")),
+        (ended(), answers(-5), Stay),
+        (ended(), hook_end(5), hook),
+        (idle(), busy(0), begin(0, registry)),
+        (ended(), busy(-1), Stay),
+        (ended(), busy(0), Stay),
+        (ended(), busy(1), begin(1, registry)),
+        (ended(), explained(1), Stay),
+        (ended(), registry_idle(5), Quiet(wall(5))),
+        (idle(), screen_busy(5, true), begin(5, screen)),
+        (idle(), screen_busy(5, false), Stay),
+        // The last turn may still be shown.
+        (ended(), screen_busy(5, true), Stay),
+        (ended(), screen_idle(-5, true), Stay),
+        (ended(), screen_idle(5, true), QuietScreen(wall(5))),
+        (ended(), gave_back, Stay),
+        (ended_quietly(), screen_busy(20, true), begin(20, screen)),
+        (ended_quietly(), screen_busy(20, false), Stay),
+        (ended(), transcript_end(5, true, Some(5)), Stay),
+        (ended(), Event::Wake(Seen { registry_is_busy: true, ..QUIET }), Stay),
     ] {
         let mut turns = turns;
-        let found = turns.observe(after(ms), &event);
-        assert_eq!(found, want, "{event:?} after {ms} ms");
+        assert_eq!(turns.observe(after(60_000), &event), want, "{event:?}");
     }
 }
 
 #[test]
 fn a_turn_runs() {
-    let idle = |since| Event::RegistryIdle { since: wall(since) };
-    let old_idle = Event::RegistryIdle { since: wall(0) - 1 };
-    let screen = |has_registry| Event::ScreenBusy { has_registry };
+    use Transition::{CaptureAgain, ForgetIdle, LookAfter, RestartIdle, SeenBusy, Stay, WatchIdle};
+    let end = |at: i64, end, evidence| Transition::End(wall(0) + at, end, evidence);
     let seen_busy = Event::Wake(Seen { screen_is_busy: true, ..QUIET });
-    let unseen = |end| Transition::End(end, "the session registry and the screen say idle");
+    let unseen = "the session registry and the screen say idle";
     let by_interrupt = "the session registry says idle after an interrupt";
-    let by_interrupt = Transition::End(TurnEnd::Cancelled, by_interrupt);
     let by_transcript = "the transcript tells the end of the turn";
-    let by_transcript = Transition::End(TurnEnd::Completed, by_transcript);
+    let (completed, cancelled) = (TurnEnd::Completed, TurnEnd::Cancelled);
     for (turns, ms, event, want) in [
-        (running(), 5, Event::Works("hook"), Transition::Stay),
-        (running(), 5, hook_end(), Transition::End(TurnEnd::Completed, "hook")),
-        (watching(), 5, Event::RegistryBusy { expected: false }, Transition::ForgetIdle),
-        (running(), 5, idle(5), Transition::WatchIdle(tick(5))),
-        (running(), 5, old_idle.clone(), Transition::WatchIdle(tick(2005))),
-        (interrupted(), 5, old_idle, Transition::WatchIdle(tick(2005))),
-        (interrupted(), 5, idle(5), by_interrupt),
-        (running(), 5, Event::ScreenIdle, Transition::WatchIdle(tick(5))),
-        (running(), 5, screen(true), Transition::Stay),
-        (watching(), 5, screen(true), Transition::RestartIdle(tick(5))),
-        (watching(), 5, screen(false), Transition::Stay),
-        (answered(), 5, transcript_end(5, Some(5)), by_transcript),
-        (answered(), 5, transcript_end(5, None), Transition::Stay),
-        (running(), 5, transcript_end(5, Some(5)), Transition::Stay),
-        (running(), 5000, Event::Wake(QUIET), Transition::Stay),
-        (watching(), 999, Event::Wake(QUIET), Transition::Stay),
-        (watching(), 1000, Event::Wake(QUIET), unseen(TurnEnd::Cancelled)),
-        (watching(), 1000, seen_busy, Transition::CaptureAgain(tick(1000))),
+        (running(), 5, works(5), Stay),
+        (running(), 5, hook_end(5), end(5, completed.clone(), "hook")),
+        // The Stop of the turn before, heard late.
+        (running(), 5, hook_end(-5), Stay),
+        (watching(), 5, busy(1), ForgetIdle),
+        (watching(), 5, explained(1), Stay),
+        (running(), 5, registry_idle(5), WatchIdle(tick(5))),
+        (running(), 5, registry_idle(-5), Stay),
+        (interrupted(), 5, registry_idle(-5), Stay),
+        (interrupted(), 5, registry_idle(5), end(5, cancelled.clone(), by_interrupt)),
+        (running(), 5, screen_busy(5, false), SeenBusy),
+        (running(), 5, screen_busy(-5, false), Stay),
+        (watching(), 5, screen_busy(5, false), RestartIdle(tick(5))),
+        (
+            answered(),
+            5,
+            transcript_end(5, false, Some(5)),
+            end(5, completed.clone(), by_transcript),
+        ),
+        (answered(), 5, transcript_end(5, false, None), Stay),
+        (answered(), 5, transcript_end(5, true, None), LookAfter(wall(5))),
+        (running(), 5, transcript_end(5, false, Some(5)), Stay),
+        (running(), 5000, Event::Wake(QUIET), Stay),
+        (watching(), 999, Event::Wake(QUIET), Stay),
+        (watching(), 1000, Event::Wake(QUIET), end(1000, cancelled, unseen)),
+        (watching(), 1000, seen_busy, CaptureAgain(tick(1000))),
     ] {
         let mut turns = turns;
-        let found = turns.observe(after(ms), &event);
-        assert_eq!(found, want, "{event:?} after {ms} ms");
+        assert_eq!(turns.observe(after(ms), &event), want, "{event:?} after {ms} ms");
+    }
+}
+
+/// Where a subagent in the background keeps the registry busy.
+#[test]
+fn the_screen_decides_where_the_registry_says_nothing() {
+    use Transition::{Stay, WatchIdle};
+    let end = |at: i64, end, evidence| Transition::End(wall(0) + at, end, evidence);
+    let gave_back = Event::ScreenIdle { at: wall(5), decides: true, gave_back: true };
+    let by_both = "the transcript and the screen tell the end of the turn";
+    let by_screen = "the screen shows the prompt after an interrupt";
+    let escaped = || seen_and(|turns| assert!(turns.interrupt(after(4))));
+    let interrupted = || seen_and(|turns| assert!(turns.interrupted_at(wall(4))));
+    let over = seen_and(|turns| {
+        turns.on_answer(&said("Done.", "end_turn"));
+        turns.observe(after(4), &transcript_end(4, true, None));
+    });
+    for (turns, event, want) in [
+        // What was never seen may not be drawn yet.
+        (begun(RegistryWord::Nothing), screen_idle(5, true), Stay),
+        (begun(RegistryWord::Nothing), gave_back, WatchIdle(tick(9))),
+        (seen(), screen_idle(-5, true), Stay),
+        (seen(), screen_idle(5, false), Stay),
+        (seen(), screen_idle(5, true), WatchIdle(tick(9))),
+        (escaped(), screen_idle(4, true), WatchIdle(tick(9))),
+        (escaped(), screen_idle(5, true), end(5, TurnEnd::Cancelled, by_screen)),
+        (interrupted(), screen_idle(5, true), end(5, TurnEnd::Cancelled, by_both)),
+        (over, screen_idle(5, true), end(5, TurnEnd::Completed, by_both)),
+    ] {
+        let mut turns = turns;
+        assert_eq!(turns.observe(after(9), &event), want, "{event:?}");
+    }
+}
+
+/// A picture that is quiet may be older than the next turn, which is not drawn yet.
+#[test]
+fn what_a_picture_ends_hides_no_turn_that_began_before_it_was_drawn() {
+    let mut turns = seen_and(|turns| assert!(turns.interrupt(after(4))));
+    turns.observe(after(9), &screen_idle(7, true));
+    turns.finish(wall(7), TurnEnd::Cancelled, None);
+    let begin = Transition::Begin(wall(6), "hook");
+    assert_eq!(turns.observe(after(9), &works(6)), begin);
+}
+
+#[test]
+fn a_turn_that_one_source_alone_has_told_of_is_given_up_after_a_minute_without_a_sign() {
+    let stale = RegistryWord::Idle { since: wall(0) - 5 };
+    let lost = "nothing has told of the turn for a minute";
+    let lost = Transition::End(wall(60_000), TurnEnd::Cancelled, lost);
+    let draft = Seen { screen_is_quiet: false, ..QUIET };
+    let busy = Seen { screen_is_busy: true, ..QUIET };
+    let there = Transition::StillThere(tick(60_000));
+    for (turns, ms, seen, want) in [
+        (begun(stale), 59_999, QUIET, Transition::Stay),
+        (begun(stale), 60_000, QUIET, lost),
+        (begun(stale), 60_000, draft, there.clone()),
+        (begun(stale), 60_000, busy, there.clone()),
+        (self::seen(), 60_000, QUIET, there),
+        (running(), 600_000, QUIET, Transition::Stay),
+    ] {
+        let mut turns = turns;
+        assert_eq!(turns.observe(after(ms), &Event::Wake(seen)), want, "{seen:?} after {ms} ms");
     }
 }
 
 #[test]
 fn an_end_that_nobody_told_is_judged_by_what_was_seen() {
     let mut done = answered();
-    done.observe(after(0), &Event::ScreenIdle);
+    done.observe(after(0), &registry_idle(0));
     let gave_back = Seen { gave_back: true, ..QUIET };
     for (turns, seen, want) in [
         (done, QUIET, "Completed"),
@@ -163,7 +289,7 @@ fn an_end_that_nobody_told_is_judged_by_what_was_seen() {
     ] {
         let mut turns = turns;
         match turns.observe(after(1000), &Event::Wake(seen)) {
-            Transition::End(end, _) => assert!(format!("{end:?}").starts_with(want), "{end:?}"),
+            Transition::End(_, end, _) => assert!(format!("{end:?}").starts_with(want), "{end:?}"),
             other => panic!("{other:?} instead of {want}"),
         }
     }
@@ -181,10 +307,10 @@ fn the_answer_is_the_last_message_or_all_of_them() {
         (true, Some("three"), "one\ntwo\nthree"),
     ] {
         let mut turns = Turns::new(full);
-        turns.begin(after(0), false, false);
+        turns.begin(after(0), wall(0), false, RegistryWord::Busy);
         turns.on_answer(&said("one", "tool_use"));
         turns.on_answer(&said("two", "end_turn"));
-        let finished = turns.finish(after(5), TurnEnd::Completed, hook).expect("a turn ran");
+        let finished = turns.finish(wall(5), TurnEnd::Completed, hook).expect("a turn ran");
         assert_eq!(finished.text, want, "full={full} {hook:?}");
         assert_eq!(turns.last_end().map(|last| last.text.as_str()), Some(want));
     }
@@ -203,12 +329,12 @@ fn what_was_written_late_belongs_to_the_turn_before() {
 fn late_hooks_of_prompts_that_are_over_are_known() {
     let mut turns = Turns::new(false);
     for number in 0..PROMPTS_MAX + 2 {
-        turns.begin(after(0), false, false);
-        turns.set_prompt(&format!("p{number}"), true);
-        turns.finish(after(0), TurnEnd::Completed, None);
+        turns.begin(after(0), wall(0), false, RegistryWord::Busy);
+        turns.set_prompt(&format!("p{number}"), String::new(), true);
+        turns.finish(wall(0), TurnEnd::Completed, None);
     }
     assert!(!turns.is_over("p5"), "without a turn nothing is late");
-    turns.begin(after(0), false, false);
+    turns.begin(after(0), wall(0), false, RegistryWord::Busy);
     for (prompt, is_over) in [("p1", false), ("p2", true), ("p9", true), ("new", false)] {
         assert_eq!(turns.is_over(prompt), is_over, "{prompt}");
     }
