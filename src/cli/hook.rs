@@ -21,6 +21,7 @@ use crate::provider::hooks::Hooks;
 use crate::provider::registry;
 use crate::wire::control::{
     CUT, ENV_CONTROL_TOKEN, ENV_PORT, ENV_PROVIDER_SESSION, ENV_REPLY_MODE, PERMISSION_REQUEST,
+    POSTED,
 };
 
 /// All that a hook may take.
@@ -37,7 +38,7 @@ const TEXT_BYTES_MAX: usize = 256 << 10;
 const ANSWER_BYTES_MAX: usize = 1 << 20;
 
 /// Words that every provider's hooks may say: they are the status itself.
-const STATUS_WORDS: [&str; 4] = ["busy", "idle", "error", "offline"];
+pub(super) const STATUS_WORDS: [&str; 4] = ["busy", "idle", "error", "offline"];
 
 /// All events.
 pub fn events() -> Vec<&'static str> {
@@ -155,24 +156,34 @@ fn payload(until: Instant) -> Result<Value, String> {
         .map_err(|error| format!("the payload is not valid JSON: {error}"))
 }
 
+/// An event that there is.
+pub(super) fn must_be_known(event: &str) -> Result<(), Failure> {
+    if events().contains(&event) {
+        return Ok(());
+    }
+    Err(Failure::no(format!(
+        "there is no hook event {event:?}; `agent-relay hook --help` lists them"
+    )))
+}
+
 /// `hook`
 pub fn hook(event: &str) -> Outcome {
     let until = Instant::now() + LIMIT;
     // A mistyped event must show where somebody looks, also without a runner; but not as exit code
     // 2, which would stop the session of some providers.
-    let is_status = STATUS_WORDS.contains(&event);
+    must_be_known(event)?;
     let hooks = registry::hooks().find(|hooks| hooks.events.contains(&event));
-    if hooks.is_none() && !is_status {
-        return Err(Failure::no(format!(
-            "there is no hook event {event:?}; `agent-relay hook --help` lists them"
-        )));
-    }
     let Some(runner) = Runner::from_env(until) else {
         return Ok(OK);
     };
     // A bare word needs no payload, so a shell's standard input is left alone.
     let Some(hooks) = hooks else {
-        return report(&runner, event, "/status", json!({"status": event}), None);
+        // An end of all that was posted, and of the turn.
+        let post = match event {
+            "idle" => json!({"status": event, "clear": [POSTED]}),
+            _ => json!({"status": event}),
+        };
+        return report(&runner, event, "/status", post, None);
     };
     if event == PERMISSION_REQUEST {
         return permission(&runner, hooks);

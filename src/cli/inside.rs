@@ -49,6 +49,9 @@ pub fn reach(command: &Command) -> Reach {
         Command::Status(status) if status.agent.is_some() && env(ENV_AGENT) == status.agent => {
             Reach::Agent
         }
+        Command::Hook(hook) if hook.agent.is_some() && hook.agent != env(ENV_AGENT) => {
+            Reach::Operator
+        }
         // `doctor` looks with the agent's token.
         Command::Doctor(_) | Command::Hook(_) | Command::Monitor(_) => Reach::Local,
         Command::Guide(_) | Command::Generate(_) | Command::Version(_) | Command::DemoAgent(_) => {

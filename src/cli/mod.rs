@@ -30,6 +30,7 @@ mod settings;
 pub mod status;
 pub mod tasks;
 pub mod token;
+mod told;
 pub mod up;
 
 use std::ffi::OsString;
@@ -161,7 +162,7 @@ fn execute(command: Command) -> Outcome {
         Command::Label(label) => token::label(&label),
         Command::Token(options) => token::token(&options),
         Command::Doctor(options) => doctor::doctor(&options),
-        Command::Hook(options) => hook::hook(&options.event),
+        Command::Hook(options) => told::hook(&options),
         Command::Generate(options) => generate::generate(&options.what, options.which.as_deref()),
         Command::Service(options) => service::service(&options),
         Command::DemoAgent(demo) => {

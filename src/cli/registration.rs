@@ -113,6 +113,7 @@ pub(super) fn agent_config(chosen: &Chosen, started_at: i64) -> AgentConfig {
         token_by_hand: global.token_by_hand,
         token: global.token.clone(),
         token_profile: said("AGENT_RELAY_TOKEN_PROFILE"),
+        token_jti: said("AGENT_RELAY_TOKEN_JTI"),
         token_expires_at: said("AGENT_RELAY_TOKEN_EXPIRES_AT")
             .and_then(|text| text.parse().ok())
             .filter(|end| *end > 0),

@@ -14,7 +14,7 @@ use crate::config::Global;
 use crate::core::ids::MessageId;
 use crate::os;
 use crate::wire::MESSAGE_BODY_BYTES_MAX;
-use crate::wire::api::{ANSWERED, Message, NewMessage, URGENT, USER, path};
+use crate::wire::api::{ANSWERED, Message, NewMessage, TaskStatus, URGENT, USER, path};
 use crate::wire::bus::RelayFrame;
 
 /// Text of the command line or of standard input.
@@ -79,7 +79,7 @@ pub fn send(send: Send) -> Outcome {
     let client = Client::new(&Global::load(None, None)?)?;
     // Listening begins before sending, so that no answer can slip through between.
     let mut waiting = match send.wait {
-        Some(seconds) => Some(Waiting::begin(&client, &send.to, seconds, send.json)?),
+        Some(seconds) => Some(Waiting::begin(&client, (&send.to, send.task), seconds, send.json)?),
         None => None,
     };
     if send.task {
@@ -97,7 +97,9 @@ pub fn send(send: Send) -> Outcome {
         } else {
             print::line(&format!("task {} as message #{}", task["id"], task["messageId"]))
         }
-        return waiting.as_mut().map_or(Ok(OK), |waiting| waiting.wait(&task["messageId"]));
+        let Some(waiting) = &mut waiting else { return Ok(OK) };
+        waiting.task = Some(task["id"].clone());
+        return waiting.wait(&task["messageId"]);
     }
     let message = NewMessage {
         from: client.session().map(str::to_string),
@@ -168,18 +170,35 @@ struct Waiting<'a> {
     to: String,
     seconds: u64,
     json: bool,
+    /// The task whose end belongs to the answer.
+    task: Option<Value>,
 }
 
 impl<'a> Waiting<'a> {
+    /// For an answer of whom it goes to; of a task its end belongs to that.
     fn begin(
         client: &'a Client,
-        to: &str,
+        (to, is_task): (&str, bool),
         seconds: u64,
         json: bool,
     ) -> Result<Waiting<'a>, Failure> {
         let own = client.speaker()?;
-        let follow = client.follow(&["message.new"], &[&own])?;
-        Ok(Waiting { client, follow, own, to: to.into(), seconds, json })
+        let follow = match is_task {
+            // What happens to a task is told of whoever works on it.
+            true => client.follow(&["message.new", "task.updated"], &[])?,
+            false => client.follow(&["message.new"], &[&own])?,
+        };
+        Ok(Waiting { client, follow, own, to: to.into(), seconds, json, task: None })
+    }
+
+    /// Nothing more belongs to the answer: no task, or one that has ended or waits for a person.
+    fn is_over(&self) -> bool {
+        let Some(task) = &self.task else { return true };
+        let Ok(task) = self.client.call("GET", &format!("{}/{task}", path::TASKS), None) else {
+            return true; // it cannot be seen any more
+        };
+        let status = TaskStatus::from(task["status"].as_str().unwrap_or_default());
+        status.is_final() || status == TaskStatus::Blocked
     }
 
     /// Whether it answers that message, and comes from whom that can have gone to.
@@ -197,16 +216,21 @@ impl<'a> Waiting<'a> {
     fn wait(&mut self, id: &Value) -> Outcome {
         let id = MessageId(id.as_u64().unwrap_or(0));
         let until = Instant::now() + Duration::from_secs(self.seconds.min(365 * 24 * 3600));
+        let mut answer: Option<Message> = None;
         while let Some(frame) = self.follow.next(until.saturating_duration_since(Instant::now()))? {
             let RelayFrame::Event { event, data, .. } = frame else {
                 continue;
             };
-            match serde_json::from_value::<Message>(data) {
-                Ok(message) if event == "message.new" && self.is_answer(id, &message) => {
-                    return self.show(&message);
-                }
-                _ => {}
+            if event == "message.new" && answer.is_none() {
+                let message = serde_json::from_value::<Message>(data).ok();
+                answer = message.filter(|message| self.is_answer(id, message));
             }
+            if answer.is_some() && self.is_over() {
+                break;
+            }
+        }
+        if let Some(answer) = answer {
+            return self.show(&answer);
         }
         let open = match self.client.call("GET", path::AGENTS, None) {
             Ok(answer) => answer["agents"]

@@ -181,10 +181,13 @@ pub fn label(label: &Label) -> Outcome {
         &path::agent_part(&label.agent, "label"),
         Some(&json!({"label": new})),
     )?;
-    let now = card["label"]
-        .as_str()
-        .map(|name| format!("has the label {name}"))
-        .unwrap_or_else(|| "has no label".into());
+    let now = match (card["label"].as_str(), label.clear) {
+        (Some(name), false) => format!("has the label {name}"),
+        (Some(name), true) => {
+            format!("has no label of yours any more; it calls itself {name}, by its own settings")
+        }
+        (None, _) => "has no label".into(),
+    };
     print::line(&format!("{} {now}", label.agent));
     Ok(OK)
 }

@@ -26,13 +26,13 @@ pub fn restart(attempt: u32, first: Duration, most: Duration, rng: &mut Rng) -> 
     top - Duration::from_micros(rng.below(top.as_micros() as u64 / 5 + 1))
 }
 
-/// Delay until a token is renewed: a fifth of its life (1 min to 1 h) before its end, less some
-/// jitter; `None` when it has expired.
+/// Delay until a token is renewed: a fifth of its life (1 min to 1 h, but never more than half of
+/// it) before its end, less some jitter; `None` when it has expired.
 pub fn token_renewal(ttl_ms: i64, unit: f64) -> Option<Duration> {
     if ttl_ms <= 0 {
         return None;
     }
-    let lead = (ttl_ms / 5).clamp(60_000, 3_600_000);
+    let lead = (ttl_ms / 5).clamp(60_000, 3_600_000).min(ttl_ms / 2);
     let jitter = (unit * (lead / 2).clamp(0, 30_000) as f64) as i64;
     Some(Duration::from_millis((ttl_ms - lead - jitter).max(1000) as u64))
 }
@@ -66,7 +66,10 @@ mod tests {
             (86_400_000, 0.0, Some(82_800_000)),
             (600_000, 0.0, Some(480_000)),
             (600_000, 0.5, Some(465_000)),
-            (30_000, 0.0, Some(1000)),
+            (30_000, 0.0, Some(15_000)),
+            (30_000, 1.0, Some(7500)),
+            (90_000, 0.0, Some(45_000)),
+            (1500, 0.0, Some(1000)),
             (0, 0.0, None),
             (-5, 0.0, None),
         ] {

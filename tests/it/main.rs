@@ -9,6 +9,7 @@ mod ended;
 mod files;
 mod inside;
 mod outage;
+mod posted;
 mod prompt;
 mod published;
 mod quirks;

@@ -312,6 +312,13 @@ impl Agent {
                     let ids: Vec<&str> = all.filter_map(Value::as_str).collect();
                     provider_result = json!({"memoryIds": ids, "injectedMemoryCount": ids.len()});
                 }
+                let decides =
+                    AgentCommand::parse(&command.kind) == Some(AgentCommand::PermissionDecision);
+                if let Some(told) = provider_result.as_object_mut().filter(|_| decides) {
+                    let decision = command.params.get("decision").cloned();
+                    told.insert("decision".into(), decision.unwrap_or_default());
+                    told.insert("provider".into(), json!(self.config.provider));
+                }
                 let meta = &self.config.registration.meta;
                 let mut record = json!({
                     "action": command.kind, "agentId": self.config.agent_id, "runnerId": self.config.runner_id,

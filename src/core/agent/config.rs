@@ -39,6 +39,8 @@ pub struct AgentConfig {
     pub token: Option<Secret>,
     /// Its profile, if known.
     pub token_profile: Option<String>,
+    /// Its id, if known.
+    pub token_jti: Option<String>,
     /// Its end in seconds, if known.
     pub token_expires_at: Option<i64>,
     /// Time that the provider has to end in order at a stop.

@@ -214,6 +214,8 @@ impl Agent {
     pub(super) fn note_server_in(&mut self, body: &Value) {
         if let Some(server) = body.get("server").and_then(Value::as_object) {
             self.note_relay(server, None);
+            let time = server.get("time").and_then(Value::as_i64);
+            self.note_clock(self.now, time.unwrap_or_default());
         }
     }
 

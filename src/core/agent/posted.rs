@@ -77,6 +77,10 @@ impl Agent {
             }
             self.status.set_timeline(timeline);
         }
+        let cleared = body.get("clear").and_then(Value::as_array).into_iter().flatten();
+        for kind in cleared.filter_map(Value::as_str) {
+            self.tracker.clear_work(kind);
+        }
         if self.config.session.tracks_turns && reason == TURN && status != Status::Error {
             // The bare word of a hook whose program could not be run: one more hint for the
             // session.
@@ -85,10 +89,6 @@ impl Agent {
             return accepted;
         }
         self.take_posted(now, status, body, (reason, id));
-        let cleared = body.get("clear").and_then(Value::as_array).into_iter().flatten();
-        for kind in cleared.filter_map(Value::as_str) {
-            self.tracker.clear_work(kind);
-        }
         self.status.touch();
         accepted
     }

@@ -16,6 +16,9 @@ use crate::wire::api::{Message, path};
 use crate::wire::bus::{ClientFrame, Registered, RelayFrame};
 use crate::wire::control::LogLevel;
 
+/// Clocks that differ by no more than this are the same: an answer has a way to go.
+const CLOCKS_AGREE: std::time::Duration = std::time::Duration::from_secs(5);
+
 #[derive(Debug, Default, PartialEq)]
 enum Conn {
     /// Before the first token is decided, or after the goodbye.
@@ -52,6 +55,8 @@ pub(super) struct RelayLink {
     pub auth_trouble: bool,
     /// The relay has registered this very instance.
     pub known_instance: bool,
+    /// What the relay's clock said, and when.
+    clock: Option<(i64, Tick)>,
     /// Highest id of each generation when the registration was sent.
     asked_at: Highest,
 }
@@ -114,6 +119,13 @@ impl RelayLink {
     pub fn frame_id(&mut self) -> String {
         self.frames += 1;
         format!("f{}", self.frames)
+    }
+
+    /// The time of day by the relay's clock, ms: ends of leases and tokens are told in it. Ours
+    /// counts as long as the relay has not told its own.
+    pub fn clock(&self, now: Now) -> i64 {
+        let told = self.clock.filter(|_| !crate::planted::is("own-clock"));
+        told.map_or(now.wall.0, |(time, at)| time + (now.tick - at).as_millis() as i64)
     }
 
     /// The next attempt begins the pauses anew.
@@ -242,6 +254,7 @@ impl Agent {
         let asked_at = std::mem::take(&mut self.relay_link.asked_at);
         self.note_relay(&registered.server, Some(&asked_at));
         self.relay_link.epoch = registered.epoch;
+        self.note_clock(now, registered.server_time);
         self.timers.clear(Timer::LivenessRound);
         let interval = match registered.heartbeat_interval_ms {
             0 => HEARTBEAT_INTERVAL,
@@ -258,6 +271,18 @@ impl Agent {
         self.on_relay_back();
         // With the bus, unread messages are fetched only once after each registration.
         self.ask_unread();
+    }
+
+    /// The relay has told its time; a token that is to be renewed ends by it.
+    pub(super) fn note_clock(&mut self, now: Now, time: i64) {
+        if time <= 0 {
+            return; // it does not tell
+        }
+        let known = self.relay_link.clock(now);
+        self.relay_link.clock = Some((time, now.tick));
+        if (time - known).abs() > CLOCKS_AGREE.as_millis() as i64 {
+            self.renew_by_clock(now);
+        }
     }
 
     /// The relay answers: everything that waited for it goes out.

@@ -1,5 +1,6 @@
 //! Order of effects, credit and the end of an agent, event by event.
 
+mod clock;
 mod fair;
 mod first;
 mod life;
@@ -98,6 +99,7 @@ impl Bench {
             token_by_hand: true,
             token: Some(Secret::new("t")),
             token_profile: Some("provider-agent".into()),
+            token_jti: None,
             token_expires_at: None,
             shutdown_timeout: Duration::from_secs(5),
             restart: RestartPolicy::default(),

@@ -326,8 +326,8 @@ impl Agent {
 
     fn schedule_renewal(&mut self, now: Now) {
         let renewable = is_renewable(&self.tokens.record);
-        let ttl =
-            self.tokens.record.expires_at.filter(|_| renewable).map(|end| end * 1000 - now.wall.0);
+        let clock = self.relay_link.clock(now);
+        let ttl = self.tokens.record.expires_at.filter(|_| renewable).map(|end| end * 1000 - clock);
         let delay = ttl.and_then(|ttl| backoff::token_renewal(ttl, self.rng.unit()));
         match delay {
             Some(delay) => self.timers.set(Timer::TokenRenewal, now.tick + delay),
@@ -335,6 +335,13 @@ impl Agent {
         }
         if ttl.is_some() && delay.is_none() {
             self.timers.set(Timer::ConfigLook, now.tick + TOKEN_RETRY);
+        }
+    }
+
+    /// The time of the relay is known better than before.
+    pub(super) fn renew_by_clock(&mut self, now: Now) {
+        if self.tokens.own.is_some() && !self.http_calls.has(&CallKind::RenewToken) {
+            self.schedule_renewal(now);
         }
     }
 

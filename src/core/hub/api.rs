@@ -189,7 +189,7 @@ impl Hub {
     pub(super) fn server(&self) -> Value {
         json!({
             "name": "agent-relay hub", "id": self.config.id, "version": VERSION, "protocol": PROTOCOL,
-            "generation": self.generations.newest(), "lastMessageId": self.last_message,
+            "generation": self.generations.newest(), "lastMessageId": self.last_message, "time": self.now.wall.0,
         })
     }
 

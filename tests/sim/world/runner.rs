@@ -271,6 +271,7 @@ pub fn config(runner: usize, life: u64, wall: i64) -> AgentConfig {
         token_by_hand: false,
         token: Some(Secret::new(OPERATOR)),
         token_profile: None,
+        token_jti: None,
         token_expires_at: None,
         shutdown_timeout: Duration::from_secs(5),
         restart: RestartPolicy { exits_max: 1000, ..Default::default() },

@@ -21,6 +21,7 @@ use crate::wire::control::LogLevel;
 pub(super) fn claimed(config: &AgentConfig) -> TokenRecord {
     TokenRecord {
         profile_id: config.token_profile.clone().unwrap_or_default(),
+        jti: config.token_jti.clone().unwrap_or_default(),
         expires_at: config.token_expires_at,
         ..Default::default()
     }

@@ -110,11 +110,10 @@ impl Agent {
     }
 
     fn start_claims(&mut self, now: Now, message: &Message, expires_at: Option<i64>) {
-        // By the server's time at receipt: a wall clock jump later does not move the deadline.
+        // By the relay's clock: ours may differ, and a jump of it does not move the deadline.
+        let clock = self.relay_link.clock(now);
         let left = expires_at
-            .map(|end| {
-                Duration::from_millis(end.saturating_sub(now.wall.0).clamp(0, 3_600_000) as u64)
-            })
+            .map(|end| Duration::from_millis(end.saturating_sub(clock).clamp(0, 3_600_000) as u64))
             .unwrap_or(CLAIM_LEASE);
         let expires = Some(now.tick + left);
         self.tracker.start_claim(Claim {
