@@ -12,6 +12,7 @@ use serde_json::{Map, Value};
 
 use crate::core::agent::config::{ReplyMode, RestartPolicy, STUCK_AFTER};
 use crate::provider::launch::Transport;
+use crate::provider::reader::without_mark;
 use crate::provider::registry;
 use crate::provider::settings::{ApprovalMode, SettingKind, texts};
 use crate::secret::Secret;
@@ -59,34 +60,28 @@ pub fn home() -> Result<PathBuf, Trouble> {
 
 /// Reads a JSON record; missing = empty, broken = an error that names the place.
 pub fn read_record(path: &Path) -> Result<Map<String, Value>, Trouble> {
+    use std::io::ErrorKind;
+    let place = path.display();
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Map::new()),
-        // Foreign bytes, or a folder: no second try reads those.
-        Err(error)
-            if matches!(
-                error.kind(),
-                std::io::ErrorKind::InvalidData | std::io::ErrorKind::IsADirectory
-            ) =>
-        {
-            return Err(Trouble::Broken(format!(
-                "cannot read {}: {error}; fix or remove the file",
-                path.display()
-            )));
-        }
         Err(error) => {
-            return Err(Trouble::System(format!("cannot read {}: {error}", path.display())));
+            let told = format!("cannot read {place}: {error}");
+            return match error.kind() {
+                ErrorKind::NotFound => Ok(Map::new()),
+                // Foreign bytes, or a folder: no second try reads those.
+                ErrorKind::InvalidData => Err(Trouble::Broken(format!("{told}; save it as UTF-8"))),
+                ErrorKind::IsADirectory => {
+                    Err(Trouble::Broken(format!("{told}; fix or remove the file")))
+                }
+                _ => Err(Trouble::System(told)),
+            };
         }
     };
-    match serde_json::from_str::<Value>(&text) {
+    match serde_json::from_str::<Value>(without_mark(&text)) {
         Ok(Value::Object(record)) => Ok(record),
-        Ok(_) => Err(Trouble::Broken(format!(
-            "{}:1: the file must hold a JSON object {{…}}",
-            path.display()
-        ))),
+        Ok(_) => Err(Trouble::Broken(format!("{place}:1: the file must hold a JSON object {{…}}"))),
         Err(error) => Err(Trouble::Broken(format!(
-            "{}:{}: {error}; fix or remove the file",
-            path.display(),
+            "{place}:{}: {error}; fix or remove the file",
             error.line()
         ))),
     }

@@ -34,6 +34,7 @@
 //! | turn | the provider works: from a prompt to the end of its answer |
 //! | batch | messages that travel to the provider together and are settled together |
 //! | delivery | one text of a batch on its way to the provider, under a key that a repetition keeps |
+//! | damage | what of something that a provider has written could not be read |
 //! | evidence | what shows that a delivery has arrived: the provider's record, hook or receipt |
 //! | claim, lease | the exclusive right to work on a message or task; how long it lasts unrenewed |
 //! | offer | a claimable message or task at the hub, and to whom it was offered |

@@ -17,7 +17,7 @@ use super::print;
 use crate::config::env;
 use crate::core::ids::MessageId;
 use crate::os;
-use crate::provider::hooks::Hooks;
+use crate::provider::hooks::{Hooks, read_payload, read_request};
 use crate::provider::registry;
 use crate::wire::control::{
     CUT, ENV_CONTROL_TOKEN, ENV_PORT, ENV_PROVIDER_SESSION, ENV_REPLY_MODE, PERMISSION_REQUEST,
@@ -28,7 +28,7 @@ use crate::wire::control::{
 const LIMIT: Duration = Duration::from_secs(2);
 /// A look at what is owed may take this long of it (the runner answers from memory).
 const OWED_LIMIT: Duration = Duration::from_millis(500);
-/// Bytes of a payload; what is longer is cut off and counts as unreadable.
+/// Bytes of a payload; of what is longer the beginning is read.
 const PAYLOAD_BYTES_MAX: u64 = 4 << 20;
 /// Bytes of a body that the control port takes.
 const BODY_BYTES_MAX: usize = 1 << 20;
@@ -125,13 +125,19 @@ impl Runner {
     }
 }
 
-/// Standard input to its end, in time. A terminal is no payload.
-fn payload(until: Instant) -> Result<Value, String> {
+/// Standard input to its end, in time, and why that is not all. A terminal is no payload.
+fn payload(until: Instant) -> (Vec<u8>, Option<String>) {
+    let mut bytes = Vec::new();
+    let cut = read_input(until, &mut bytes).err();
+    (bytes, cut)
+}
+
+fn read_input(until: Instant, bytes: &mut Vec<u8>) -> Result<(), String> {
     let stdin = std::io::stdin();
     if rustix::termios::isatty(&stdin) {
-        return Ok(Value::Null);
+        return Ok(());
     }
-    let (mut bytes, mut piece) = (Vec::new(), [0u8; 65536]);
+    let mut piece = [0u8; 65536];
     loop {
         let mut fds = [PollFd::new(&stdin, PollFlags::IN)];
         let left = until.saturating_duration_since(Instant::now());
@@ -140,7 +146,7 @@ fn payload(until: Instant) -> Result<Value, String> {
             return Err("the payload did not come in time".into());
         }
         match rustix::io::read(&stdin, &mut piece) {
-            Ok(0) => break,
+            Ok(0) => return Ok(()),
             Ok(size) => bytes.extend_from_slice(&piece[..size]),
             Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => {}
             Err(error) => return Err(format!("the payload cannot be read: {error}")),
@@ -149,11 +155,6 @@ fn payload(until: Instant) -> Result<Value, String> {
             return Err(format!("the payload is longer than {PAYLOAD_BYTES_MAX} bytes"));
         }
     }
-    if bytes.iter().all(u8::is_ascii_whitespace) {
-        return Ok(Value::Null);
-    }
-    serde_json::from_slice(&bytes)
-        .map_err(|error| format!("the payload is not valid JSON: {error}"))
 }
 
 /// An event that there is.
@@ -188,10 +189,8 @@ pub fn hook(event: &str) -> Outcome {
     if event == PERMISSION_REQUEST {
         return permission(&runner, hooks);
     }
-    let (payload, trouble) = match payload(until - LIMIT / 4) {
-        Ok(payload) => (payload, None),
-        Err(trouble) => (Value::Null, Some(trouble)),
-    };
+    let (bytes, cut) = payload(until - LIMIT / 4);
+    let (payload, trouble) = read_payload(&bytes, cut);
     let explicit = env(ENV_REPLY_MODE).as_deref() == Some("explicit");
     if explicit && trouble.is_none() && (hooks.may_be_held_back)(event, &payload) {
         // Only where the agent answers itself is it held back, once, for what it owes.
@@ -274,7 +273,8 @@ fn cut_input(mut payload: Value, field: &str) -> Value {
 /// A permission is asked for: the connection stays open until it is decided, and what comes is
 /// printed. Whatever fails, nothing is printed: then the provider asks at its own terminal.
 fn permission(runner: &Runner, hooks: &Hooks) -> Outcome {
-    let Ok(mut payload) = payload(Instant::now() + LIMIT) else { return Ok(OK) };
+    let (bytes, cut) = payload(Instant::now() + LIMIT);
+    let mut payload = read_request(&bytes, cut);
     if payload.to_string().len() > BODY_BYTES_MAX {
         payload = cut_input(payload, hooks.input_field);
     }

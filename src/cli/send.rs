@@ -13,6 +13,7 @@ use super::print;
 use crate::config::Global;
 use crate::core::ids::MessageId;
 use crate::os;
+use crate::provider::reader::without_mark;
 use crate::wire::MESSAGE_BODY_BYTES_MAX;
 use crate::wire::api::{ANSWERED, Message, NewMessage, TaskStatus, URGENT, USER, path};
 use crate::wire::bus::RelayFrame;
@@ -20,11 +21,16 @@ use crate::wire::bus::RelayFrame;
 /// Text of the command line or of standard input.
 fn text(words: Vec<String>, stdin: bool, what: &str) -> Result<String, Failure> {
     let text = if stdin {
-        let mut text = String::new();
-        let read =
-            std::io::stdin().take(MESSAGE_BODY_BYTES_MAX as u64 + 1).read_to_string(&mut text);
-        read.map_err(|error| Failure::usage(format!("standard input is not valid text: {error}")))?;
-        text.trim_end_matches('\n').to_string()
+        let mut bytes = Vec::new();
+        let read = std::io::stdin().take(MESSAGE_BODY_BYTES_MAX as u64 + 1).read_to_end(&mut bytes);
+        read.map_err(|error| Failure::usage(format!("standard input cannot be read: {error}")))?;
+        let (text, foreign) = piped(&bytes);
+        if foreign > 0 && text.len() <= MESSAGE_BODY_BYTES_MAX {
+            print::notice(&format!(
+                "{foreign} bytes of standard input are no UTF-8 text; \u{fffd} stands in their place"
+            ));
+        }
+        text
     } else {
         words.join(" ")
     };
@@ -40,6 +46,14 @@ fn text(words: Vec<String>, stdin: bool, what: &str) -> Result<String, Failure> 
         )));
     }
     Ok(text)
+}
+
+/// What came by a pipe, as text, and how many bytes of it were none.
+fn piped(bytes: &[u8]) -> (String, usize) {
+    let end = bytes.iter().rposition(|byte| *byte != b'\n').map_or(0, |at| at + 1);
+    let text = String::from_utf8_lossy(&bytes[..end]);
+    let foreign = bytes[..end].utf8_chunks().map(|chunk| chunk.invalid().len()).sum();
+    (without_mark(&text).to_string(), foreign)
 }
 
 /// Said once, whichever way it goes: what the relay has taken although its answer was lost is the
@@ -263,7 +277,10 @@ impl<'a> Waiting<'a> {
         if self.json {
             print::json(&json!(message))
         } else {
-            print::notice(&format!("message #{} from {}", message.id, message.from));
+            // A script that has asked one agent gets its answer and nothing else.
+            if message.from != self.to || print::stderr_is_terminal() {
+                print::notice(&format!("message #{} from {}", message.id, message.from));
+            }
             print::block("", "", &message.body);
         }
         // The turn that had it was answered to another sender: this says so, and is no answer.
@@ -364,4 +381,25 @@ pub fn react(react: &React) -> Outcome {
         print::line(&format!("{} on message #{}", react.emoji, react.id));
     }
     Ok(OK)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_by_a_pipe_is_text_whatever_bytes_it_holds() {
+        for (bytes, want, foreign) in [
+            (&b"one\n\n"[..], "one", 0),
+            (b"caf\xe9 \xff\xfe\n", "caf\u{fffd} \u{fffd}\u{fffd}", 3),
+            (b"\xef\xbb\xbftext", "text", 0),
+            (b"\n", "", 0),
+        ] {
+            assert_eq!(piped(bytes), (want.to_string(), foreign), "{bytes:?}");
+        }
+        // A character that lies on the limit makes a text too long, and not a text of another kind.
+        let long = "ä".repeat(MESSAGE_BODY_BYTES_MAX / 2) + "ä";
+        let (text, _) = piped(&long.as_bytes()[..MESSAGE_BODY_BYTES_MAX + 1]);
+        assert!(text.len() > MESSAGE_BODY_BYTES_MAX);
+    }
 }

@@ -17,6 +17,20 @@ fn wrong_types_fall_back_field_by_field() {
 }
 
 #[test]
+fn a_mark_of_an_editor_is_no_fault_of_a_file() {
+    let dir = std::env::temp_dir().join(format!("agent-relay-mark-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).expect("temp dir");
+    let path = dir.join("config.json");
+    std::fs::write(&path, "\u{feff}{\r\n  \"token\": \"t\"\r\n}\r\n").expect("write");
+    assert_eq!(read_record(&path).expect("reads")["token"], "t");
+    // Another encoding is one, and the cure is named.
+    std::fs::write(&path, b"\xff\xfe{\0}\0").expect("write");
+    let error = read_record(&path).expect_err("not UTF-8").to_string();
+    assert!(error.contains("config.json") && error.contains("save it as UTF-8"), "{error}");
+    std::fs::remove_dir_all(&dir).expect("clean up");
+}
+
+#[test]
 fn a_broken_file_names_file_and_line() {
     let dir = std::env::temp_dir().join(format!("agent-relay-config-{}", std::process::id()));
     std::fs::create_dir_all(&dir).expect("temp dir");

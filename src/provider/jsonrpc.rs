@@ -2,12 +2,14 @@
 //! of a WebSocket).
 //!
 //! Reading is lenient, since programs are: a frame needs no `"jsonrpc"` member, `id: null` counts
-//! as no id, and missing `params` or `result` are null.
+//! as no id, missing `params` or `result` are null, and of a frame whose end is lost counts what is
+//! there.
 
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
+use super::reader::{Damage, Document, whole};
 use super::text::one_line;
 
 /// The frame is no JSON object.
@@ -16,6 +18,8 @@ pub const PARSE_ERROR: i64 = -32700;
 pub const METHOD_NOT_FOUND: i64 = -32601;
 /// The call failed for a reason of the callee's.
 pub const INTERNAL_ERROR: i64 = -32603;
+/// No code of the wire: a reply came, and what it says could not be read.
+pub const UNREADABLE: i64 = i64::MIN;
 /// Characters of an error's text that are kept.
 const ERROR_CHARS_MAX: usize = 1000;
 
@@ -34,8 +38,17 @@ pub enum Frame {
 impl Frame {
     /// Reads one frame; `None`: it is no JSON object.
     pub fn parse(text: &str) -> Option<Frame> {
-        let mut members: Map<String, Value> = serde_json::from_str(text).ok()?;
+        Frame::read(Document { value: serde_json::from_str(text).ok()?, damage: Damage::None })
+    }
+
+    /// The frame that a document is; `None`: it is no object.
+    pub fn read(document: Document) -> Option<Frame> {
+        let Value::Object(mut members) = document.value else { return None };
         let id = members.remove("id").filter(|id| !id.is_null());
+        if document.damage == Damage::Broken && !members.get("method").is_some_and(Value::is_string)
+        {
+            return Frame::of_part(id, members);
+        }
         let params = members.remove("params").unwrap_or_default();
         Some(match (members.remove("method"), id) {
             (Some(Value::String(method)), Some(id)) => Frame::Request { id, method, params },
@@ -48,6 +61,27 @@ impl Frame {
                 Frame::Reply { id, result }
             }
         })
+    }
+
+    /// What a frame was that ends before its method, its result or its error could be read. Without
+    /// an id it may be anything, unless the beginning of a name tells more.
+    fn of_part(id: Option<Value>, members: Map<String, Value>) -> Option<Frame> {
+        let begins = |word: &str| {
+            let mut names = members.keys().filter(|name| !name.is_empty());
+            names.any(|name| word.starts_with(name.as_str()))
+        };
+        let result = match (members.get("error"), members.get("result")) {
+            (Some(error), _) if error.is_object() => Err(RpcError::read(error)),
+            (_, Some(result)) if !result.is_null() => Ok(result.clone()),
+            _ => Err(RpcError::unreadable()),
+        };
+        match id {
+            Some(id) if begins("method") => {
+                Some(Frame::Request { id, method: String::new(), params: Value::Null })
+            }
+            None if !begins("result") && !begins("error") => None,
+            id => Some(Frame::Reply { id, result }),
+        }
     }
 }
 
@@ -69,8 +103,13 @@ impl RpcError {
             Some(detail) if detail != message => format!("{message}: {detail}"),
             _ => message,
         };
-        let code = error.get("code").and_then(Value::as_i64).unwrap_or_default();
+        let code = error.get("code").and_then(whole).unwrap_or_default();
         RpcError { code, text: one_line(&text, ERROR_CHARS_MAX) }
+    }
+
+    /// For a reply that came and could not be read.
+    pub fn unreadable() -> RpcError {
+        RpcError { code: UNREADABLE, text: "what the agent answered is unreadable".into() }
     }
 }
 
@@ -123,7 +162,18 @@ impl<T> OpenRequests<T> {
 
     /// What the request was for that a reply belongs to; each is answered once.
     pub fn close(&mut self, id: Option<&Value>) -> Option<T> {
-        self.open.remove(&id?.as_u64()?)
+        self.open.remove(&u64::try_from(whole(id?)?).ok()?)
+    }
+
+    /// What the only request that is open was for: a reply that does not say whose it is belongs
+    /// to that one.
+    pub fn close_only(&mut self) -> Option<T> {
+        let (id, purpose) = self.open.pop_first()?;
+        if self.open.is_empty() {
+            return Some(purpose);
+        }
+        self.open.insert(id, purpose);
+        None
     }
 
     /// The oldest one.
@@ -193,6 +243,48 @@ mod tests {
     }
 
     #[test]
+    fn of_a_frame_without_its_end_counts_what_is_there() {
+        let unreadable =
+            |id: Option<Value>| Frame::Reply { id, result: Err(RpcError::unreadable()) };
+        let told = RpcError { code: 0, text: "error without a text".into() };
+        let unreadable_error = Frame::Reply { id: None, result: Err(told) };
+        for (line, want) in [
+            (
+                r#"{"id":1,"result":{"stopRea"#,
+                Some(Frame::Reply { id: Some(json!(1)), result: Ok(json!({"stopRea": null})) }),
+            ),
+            (r#"{"jsonrpc":"2.0","id":1,"res"#, Some(unreadable(Some(json!(1))))),
+            (r#"{"id":1,"#, Some(unreadable(Some(json!(1))))),
+            (r#"{"error":{"co"#, Some(unreadable_error)),
+            (r#"{"res"#, Some(unreadable(None))),
+            (r#"{"jsonrpc":"2.0","meth"#, None),
+            (r#"{"jsonrpc":"2.0"#, None),
+            (
+                r#"{"id":1,"result":{"a":5},"#,
+                Some(Frame::Reply { id: Some(json!(1)), result: Ok(json!({"a": 5})) }),
+            ),
+            (
+                r#"{"id":1,"error":{"code":3.0,"message":"no lo"#,
+                Some(Frame::Reply {
+                    id: Some(json!(1)),
+                    result: Err(RpcError { code: 3, text: "no lo".into() }),
+                }),
+            ),
+            (
+                r#"{"id":1,"met"#,
+                Some(Frame::Request { id: json!(1), method: String::new(), params: Value::Null }),
+            ),
+            (
+                r#"{"id":1,"method":"m","par"#,
+                Some(Frame::Request { id: json!(1), method: "m".into(), params: Value::Null }),
+            ),
+        ] {
+            let document = crate::provider::reader::read(line.as_bytes()).expect("an object");
+            assert_eq!(Frame::read(document), want, "{line}");
+        }
+    }
+
+    #[test]
     fn what_is_written_can_be_read() {
         let id = json!("x");
         for (frame, want) in [
@@ -227,13 +319,16 @@ mod tests {
         assert_eq!(requests.open("a", "m", Value::Null)["id"], 0);
         assert_eq!(requests.open("b", "m", Value::Null)["id"], 1);
         assert_eq!(requests.first(), Some(&"a"));
-        for id in [None, Some(json!(7)), Some(json!("0")), Some(json!(-1))] {
+        for id in [None, Some(json!(7)), Some(json!("0")), Some(json!(-1)), Some(json!(0.5))] {
             assert_eq!(requests.close(id.as_ref()), None, "{id:?}");
         }
-        assert_eq!(requests.close(Some(&json!(1))), Some("b"));
+        assert_eq!(requests.close_only(), None, "there are two");
+        assert_eq!(requests.close(Some(&json!(1.0))), Some("b"), "some write 1 so");
+        assert_eq!(requests.close_only(), Some("a"));
+        assert_eq!(requests.open("a", "m", Value::Null)["id"], 2);
         assert_eq!(requests.close(Some(&json!(1))), None);
         requests.forget();
-        assert_eq!(requests.close(Some(&json!(0))), None);
-        assert_eq!(requests.open("c", "m", Value::Null)["id"], 2, "an id is used once");
+        assert_eq!(requests.close(Some(&json!(2))), None);
+        assert_eq!(requests.open("c", "m", Value::Null)["id"], 3, "an id is used once");
     }
 }

@@ -5,6 +5,7 @@
 //!   session machine.
 //! - [`capabilities`], [`launch`], [`settings`], [`hooks`]: the words that a provider and its
 //!   callers share.
+//! - [`reader`]: reads whatever JSON a provider writes, damaged or not.
 //! - [`jsonrpc`], [`lines`], [`redact`], [`text`]: help that several of them need.
 
 pub mod capabilities;
@@ -13,6 +14,7 @@ pub mod jsonrpc;
 pub mod launch;
 pub mod lines;
 pub mod own_command;
+pub mod reader;
 pub mod redact;
 pub mod settings;
 pub mod text;

@@ -7,7 +7,7 @@ use crate::core::agent::tracker::Status;
 use crate::core::http::Request;
 use crate::core::ids::{MessageId, Ticket};
 use crate::edge::gate::{GateEvent, Handled};
-use crate::provider::registry;
+use crate::provider::{reader, registry};
 use crate::secret::Secret;
 use crate::wire::api::error_body;
 use crate::wire::control::{LogLevel, PERMISSION_REQUEST};
@@ -54,6 +54,25 @@ fn hook(ticket: Ticket, event: &str, body: Value) -> Handled<Event> {
     }
     let told = Event::Control(Ticket::NOBODY, ControlRequest::Hook { event, body, waits: false });
     Handled::AnswerAndForward(told, 200, json!({"ok": true}).into())
+}
+
+/// Whether the body of such a call holds the payload of a provider.
+fn is_of_provider(path: &str) -> bool {
+    const OLDER: [&str; 4] =
+        ["/user-prompt", "/session-turn", "/session-end", "/permission-request"];
+    path.starts_with(HOOK) || OLDER.contains(&path)
+}
+
+/// A report that is not in order: what of it can be read, which says so of itself.
+fn damaged_report(bytes: &[u8]) -> Value {
+    let found = reader::read(bytes);
+    let damage = found.as_ref().map_or(reader::Damage::Broken, |found| found.damage);
+    let mut body = found.map_or_else(|| json!({}), |found| found.value);
+    match body.get_mut("payload") {
+        Some(payload) => damage.mark(payload),
+        None => damage.mark(&mut body),
+    }
+    body
 }
 
 /// What an older endpoint is called for, in the words of today's hooks: event and body.
@@ -114,8 +133,11 @@ pub fn handler(token: Secret) -> impl FnMut(GateEvent) -> Handled<Event> + Send 
             let text = "the control port needs its token: Authorization: Bearer <controlToken of the runner info file>";
             return answer(401, error_body("unauthorized", text));
         }
-        // A body that is no JSON counts as null.
-        let body = serde_json::from_slice::<Value>(&request.body).unwrap_or(Value::Null);
+        // A body that is no JSON counts as null, but for what a provider has written.
+        let body = serde_json::from_slice::<Value>(&request.body)
+            .ok()
+            .or_else(|| is_of_provider(&request.path).then(|| damaged_report(&request.body)))
+            .unwrap_or(Value::Null);
         route(ticket, &request, body, upgrade)
     }
 }
@@ -254,6 +276,34 @@ mod tests {
         {
             assert_eq!(status(&asked("GET", path, "right", "")), 404, "{path}");
         }
+    }
+
+    #[test]
+    fn damaged_reports_of_a_provider_are_heard_and_say_so() {
+        for (path, body, want) in [
+            (
+                "/hook/permission-request",
+                r#"{"providerSessionId":"p","payload":{"tool_name":"x\ud83d"}}"#,
+                json!({"providerSessionId": "p", "payload": {
+                    "tool_name": "x\u{fffd}", "agentRelayDamage": "patched"
+                }}),
+            ),
+            (
+                "/permission-request",
+                r#"{"tool_name":"Ba"#,
+                json!({"payload": {"tool_name": "Ba", "agentRelayDamage": "broken"}}),
+            ),
+            ("/permission-request", "half", json!({"payload": {"agentRelayDamage": "broken"}})),
+        ] {
+            match asked("POST", path, "right", body) {
+                Handled::Forward(Event::Control(_, ControlRequest::Hook { body, waits, .. })) => {
+                    assert!(waits && body == want, "{path}: {body}");
+                }
+                _ => panic!("{path} is not heard"),
+            }
+        }
+        // What is none of a provider's is read as strictly as ever.
+        assert_eq!(status(&asked("PUT", "/token", "right", r#"{"token":"t","#)), 400);
     }
 
     #[test]

@@ -12,15 +12,15 @@ use agent_relay::provider::acp::session::AcpSession;
 use agent_relay::provider::{ApprovalMode, SessionSettings};
 use serde_json::{Value, json};
 
-struct Bench {
+pub struct Bench {
     session: AcpSession,
     now: Now,
-    written: Vec<Value>,
-    signals: Vec<SessionEvent>,
+    pub written: Vec<Value>,
+    pub signals: Vec<SessionEvent>,
 }
 
 impl Bench {
-    fn new(approval_mode: ApprovalMode) -> Bench {
+    pub fn new(approval_mode: ApprovalMode) -> Bench {
         let settings = SessionSettings {
             agent: "a".into(),
             cwd: "/w".into(),
@@ -41,7 +41,7 @@ impl Bench {
     }
 
     /// In the middle of a turn.
-    fn busy(approval_mode: ApprovalMode) -> Bench {
+    pub fn busy(approval_mode: ApprovalMode) -> Bench {
         let mut bench = Bench::new(approval_mode);
         bench.line(json!({"id": 0, "result": {"protocolVersion": 1, "agentInfo": {"name": "x", "version": "1"}}}));
         bench.line(json!({"id": 1, "result": {"sessionId": "s"}}));
@@ -58,7 +58,7 @@ impl Bench {
         bench
     }
 
-    fn input(&mut self, input: Input) {
+    pub fn input(&mut self, input: Input) {
         for output in self.session.handle(self.now, input) {
             match output {
                 Output::Write(bytes) => {
@@ -71,7 +71,7 @@ impl Bench {
         }
     }
 
-    fn line(&mut self, frame: Value) {
+    pub fn line(&mut self, frame: Value) {
         self.input(Input::Bytes(format!("{frame}\n").into_bytes()));
     }
 
@@ -84,7 +84,7 @@ impl Bench {
     }
 
     /// What was answered to a request of the agent.
-    fn answer(&self, id: u64) -> Option<String> {
+    pub fn answer(&self, id: u64) -> Option<String> {
         let frame =
             self.written.iter().find(|frame| frame["id"] == id && frame.get("method").is_none())?;
         let outcome = frame.pointer("/result/outcome")?;
@@ -95,7 +95,7 @@ impl Bench {
             .map(str::to_string)
     }
 
-    fn approval(&self) -> String {
+    pub fn approval(&self) -> String {
         let id = |signal: &SessionEvent| match signal {
             SessionEvent::ApprovalOpened(approval) => Some(approval.id.clone()),
             _ => None,
@@ -231,6 +231,71 @@ fn agents_that_cannot_be_used_are_told_apart() {
     assert!(
         mute.signals.iter().any(|s| matches!(s, SessionEvent::OpenFailed { permanent: false, .. }))
     );
+}
+
+/// What became of an opening: the failure with whether it is for good, or that it is open.
+fn opening(bench: &Bench) -> Option<Result<(), (String, bool)>> {
+    bench.signals.iter().find_map(|signal| match signal {
+        SessionEvent::Opened(_) => Some(Ok(())),
+        SessionEvent::OpenFailed { reason, permanent } => Some(Err((reason.clone(), *permanent))),
+        _ => None,
+    })
+}
+
+#[test]
+fn a_guarded_session_opens_only_in_a_mode_that_asks() {
+    let modes = |all: &[&str], current: &str| {
+        let all: Vec<Value> = all.iter().map(|id| json!({"id": id})).collect();
+        json!({"sessionId": "s", "modes": {"availableModes": all, "currentModeId": current}})
+    };
+    let refused = || Some(json!({"id": 2, "error": {"code": -32602, "message": "no such mode"}}));
+    use ApprovalMode::{Guarded, Open, ReadOnly};
+    for (mode, agent, opened, reply, want) in [
+        // One version of an adapter moved its own mode to one in which tools run unasked.
+        (
+            Guarded,
+            "qwen-code",
+            modes(&["auto", "yolo"], "auto"),
+            None,
+            Err(("only auto, yolo", true)),
+        ),
+        (ReadOnly, "qwen-code", modes(&["auto", "default"], "auto"), None, Err(("plan", true))),
+        (Guarded, "qwen-code", json!({"sessionId": "s"}), None, Err(("no permission modes", true))),
+        (
+            Guarded,
+            "qwen-code",
+            modes(&["default"], "auto"),
+            refused(),
+            Err(("no such mode", false)),
+        ),
+        (Open, "qwen-code", modes(&["auto"], "auto"), None, Ok(())),
+        (Open, "qwen-code", modes(&["yolo"], "auto"), refused(), Ok(())),
+        (
+            Guarded,
+            "qwen-code",
+            modes(&["default"], "auto"),
+            Some(json!({"id": 2, "result": {}})),
+            Ok(()),
+        ),
+        (Guarded, "qwen-code", modes(&[], "default"), None, Ok(())),
+        // Nobody knows which mode of that agent asks.
+        (Guarded, "somebody", modes(&["a", "b"], "a"), None, Ok(())),
+    ] {
+        let mut bench = Bench::new(mode);
+        let info = json!({"name": agent, "version": "1"});
+        bench.line(json!({"id": 0, "result": {"protocolVersion": 1, "agentInfo": info}}));
+        bench.line(json!({"id": 1, "result": opened}));
+        reply.iter().for_each(|reply| bench.line(reply.clone()));
+        let told = format!("{mode:?} {agent} {opened} {reply:?}");
+        match (opening(&bench).expect("an end"), want) {
+            (Ok(()), Ok(())) => {}
+            (Err((reason, permanent)), Err((words, for_good))) => {
+                assert!(reason.contains(words) && permanent == for_good, "{told}: {reason}");
+                assert!(reason.contains("--approval open"), "the cure is named: {reason}");
+            }
+            (got, want) => panic!("{told}: {got:?}, not {want:?}"),
+        }
+    }
 }
 
 #[test]

@@ -2,6 +2,9 @@
 //! stands beside each recording as text; `UPDATE_FIXTURES=1` rewrites it, and a person reads the
 //! difference.
 
+#[path = "../common/damage.rs"]
+mod damage;
+mod damaged;
 mod machine;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -34,6 +37,10 @@ struct Replay {
     ready: bool,
     batches: u64,
     bytewise: bool,
+    /// Recorded ids of prompts.
+    prompts: Vec<u64>,
+    /// What happens to the ends of turns and to requests for permission.
+    damage: Option<fn(&str) -> Vec<u8>>,
     out: Vec<String>,
 }
 
@@ -52,6 +59,8 @@ impl Replay {
             ready: false,
             batches: 0,
             bytewise,
+            prompts: Vec::new(),
+            damage: None,
             out: Vec::new(),
         }
     }
@@ -116,7 +125,11 @@ impl Replay {
         match self.ids.remove(&theirs) {
             Some(ours) => {
                 frame["id"] = json!(ours);
-                self.feed(&frame.to_string());
+                if self.prompts.contains(&theirs) {
+                    self.feed_damaged(&frame.to_string());
+                } else {
+                    self.feed(&frame.to_string());
+                }
             }
             None if self.recorded.iter().any(|(id, _)| *id == theirs) => {
                 self.held.push((theirs, frame))
@@ -131,6 +144,14 @@ impl Replay {
             bytes.iter().for_each(|byte| self.input(Input::Bytes(vec![*byte])))
         } else {
             self.input(Input::Bytes(bytes))
+        }
+    }
+
+    /// A line that must not be lost, whatever happens to it.
+    fn feed_damaged(&mut self, line: &str) {
+        match self.damage {
+            Some(damage) => self.input(Input::Bytes([damage(line), b"\n".to_vec()].concat())),
+            None => self.feed(line),
         }
     }
 
@@ -232,6 +253,7 @@ impl Replay {
                     return;
                 };
                 self.recorded.push_back((id, "session/prompt".into()));
+                self.prompts.push(id);
                 self.batches += 1;
                 self.input(Input::Verb(
                     VerbNumber(self.batches),
@@ -287,6 +309,9 @@ impl Replay {
         }
         match frame.get("method").is_none().then(|| frame["id"].as_u64()).flatten() {
             Some(id) => self.reply(id, frame.clone()),
+            None if frame["method"] == json!("session/request_permission") => {
+                self.feed_damaged(&frame.to_string());
+            }
             None => self.feed(&frame.to_string()),
         }
     }
@@ -308,10 +333,13 @@ fn resume_of(rest: &[Value]) -> Option<Resume> {
 }
 
 fn replay(path: &Path, bytewise: bool) -> String {
+    replay_with(path, Replay::new(bytewise))
+}
+
+fn replay_with(path: &Path, mut replay: Replay) -> String {
     let text = std::fs::read_to_string(path).expect("a recording");
     let lines: Vec<Value> =
         text.lines().map(|line| serde_json::from_str(line).expect("a recorded line")).collect();
-    let mut replay = Replay::new(bytewise);
     for (at, line) in lines.iter().enumerate() {
         let tick = Tick(line["t_ms"].as_u64().unwrap_or(0) * 1000);
         if replay.session.as_ref().and_then(|s| s.next_deadline()).is_some_and(|due| due <= tick) {

@@ -2,6 +2,9 @@
 //! transcript, and whole orders of events. What each must give stands beside the recordings;
 //! `UPDATE_FIXTURES=1` writes it anew, to be read before it is kept.
 
+#[path = "../common/damage.rs"]
+mod damage;
+mod damaged;
 mod orders;
 mod stream;
 mod terminal;
@@ -193,7 +196,7 @@ fn every_transcript_is_read() {
         files("socket", ".jsonl").into_iter().map(|(name, text)| (format!("socket-{name}"), text)),
     );
     for (name, text) in all.into_iter().filter(|(name, _)| name != "print-stream-json") {
-        for entry in text.lines().filter_map(|line| transcript::read(line.as_bytes())) {
+        for entry in text.lines().flat_map(|line| transcript::read(line.as_bytes())) {
             let line = match entry {
                 Entry::Prompt(prompt) => {
                     format!(

@@ -9,16 +9,16 @@ use serde_json::{Value, json};
 use crate::terminal::{settings, start};
 use crate::{expect, fixtures, line_of};
 
-struct Stream {
+pub struct Stream {
     session: StreamSession,
     now: Now,
-    signals: Vec<SessionEvent>,
-    written: Vec<Value>,
+    pub signals: Vec<SessionEvent>,
+    pub written: Vec<Value>,
     verbs: VerbNumber,
 }
 
 impl Stream {
-    fn open() -> Stream {
+    pub fn open() -> Stream {
         let now = Now { tick: Tick(1_000_000_000), wall: Wall(1_795_000_000_000) };
         let session = StreamSession::new(settings(), start(false));
         let mut stream = Stream {
@@ -34,7 +34,7 @@ impl Stream {
         stream
     }
 
-    fn verb(&mut self, verb: Verb) {
+    pub fn verb(&mut self, verb: Verb) {
         self.verbs = self.verbs.next();
         self.input(Input::Verb(self.verbs, verb));
     }
@@ -51,11 +51,16 @@ impl Stream {
         }
     }
 
-    fn line(&mut self, line: &Value) {
-        self.input(Input::Bytes(format!("{line}\n").into_bytes()));
+    pub fn line(&mut self, line: &Value) {
+        self.bytes(line.to_string().as_bytes());
     }
 
-    fn deliver(&mut self, batch: u64, key: &str) {
+    /// A line as it is.
+    pub fn bytes(&mut self, line: &[u8]) {
+        self.input(Input::Bytes([line, b"\n"].concat()));
+    }
+
+    pub fn deliver(&mut self, batch: u64, key: &str) {
         self.verb(Verb::Deliver(Delivery {
             batch: BatchNumber(batch),
             key: key.into(),
@@ -65,7 +70,7 @@ impl Stream {
         }));
     }
 
-    fn lifecycle(&mut self, key: &str, state: &str) {
+    pub fn lifecycle(&mut self, key: &str, state: &str) {
         self.line(&json!({"type": "command_lifecycle", "command_uuid": key, "state": state}));
     }
 
@@ -75,7 +80,7 @@ impl Stream {
         self.line(&line);
     }
 
-    fn ended(&self) -> Vec<String> {
+    pub fn ended(&self) -> Vec<String> {
         let ends =
             self.signals.iter().filter(|signal| matches!(signal, SessionEvent::TurnEnded { .. }));
         ends.map(line_of).collect()
@@ -183,4 +188,59 @@ fn compaction_waits_for_the_turn_and_tells_its_failure() {
             .iter()
             .any(|signal| matches!(signal, SessionEvent::Answered { result: Err(error), .. } if error.contains("Not enough")))
     );
+}
+
+/// The mirror of a turn, as kind and text.
+fn mirrored(stream: &Stream) -> Vec<String> {
+    let shown = |signal: &SessionEvent| match signal {
+        SessionEvent::Mirror(mirror) => Some(format!("{} {}", mirror.kind, mirror.body)),
+        _ => None,
+    };
+    stream.signals.iter().filter_map(shown).collect()
+}
+
+#[test]
+fn what_introduces_a_tool_is_shown_before_it() {
+    let text = |text: &str| json!({"type": "text", "text": text});
+    let tool = |command: &str| json!({"type": "tool_use", "id": command, "name": "Bash", "input": {"command": command}});
+    let thought = json!({"type": "thinking", "thinking": "Hm."});
+    // Each entry is one message; within it the program writes a line for each list.
+    let one_line = vec![vec![vec![text("I look."), tool("ls")]], vec![vec![text("Done.")]]];
+    let lines = vec![
+        vec![vec![thought], vec![text("I look.")], vec![tool("ls")], vec![tool("pwd")]],
+        vec![vec![text("Now I test.")], vec![text("Really.")], vec![tool("make")]],
+        vec![vec![text("Done.")]],
+    ];
+    let interrupted = vec![vec![vec![text("I look.")], vec![tool("ls")]]];
+    for (messages, want) in [
+        (one_line, vec!["reasoning I look.", "tool Bash: ls", "response Done."]),
+        (
+            lines,
+            vec![
+                "reasoning Hm.",
+                "reasoning I look.",
+                "tool Bash: ls",
+                "tool Bash: pwd",
+                "reasoning Now I test.\nReally.",
+                "tool Bash: make",
+                "response Done.",
+            ],
+        ),
+        (interrupted, vec!["reasoning I look.", "tool Bash: ls"]),
+    ] {
+        let mut stream = Stream::open();
+        stream.deliver(5, "k5");
+        stream.lifecycle("k5", "started");
+        for (number, lines) in messages.iter().enumerate() {
+            for content in lines {
+                let message = json!({"id": format!("m{number}"), "content": content});
+                stream.line(&json!({"type": "assistant", "message": message}));
+            }
+        }
+        stream.result(json!({}));
+        assert_eq!(mirrored(&stream), want);
+        // What was said last is the answer, also of a turn that was interrupted at a tool.
+        let last = if want.len() == 2 { "I look." } else { "Done." };
+        assert!(stream.ended()[0].contains(last), "{:?}", stream.ended());
+    }
 }

@@ -4,6 +4,7 @@
 mod chaos;
 mod claude;
 mod commands;
+mod damaged;
 mod encrypted;
 mod ended;
 mod files;

@@ -3,10 +3,11 @@
 //!
 //! # Contract of [`AcpSession`]
 //!
-//! One input in, its outputs out, in the order in which they take effect. Every line is read as a
-//! JSON value first, and no line of the provider is an error of ours: what is no JSON object is
+//! One input in, its outputs out, in the order in which they take effect. No line of the provider
+//! is an error of ours: of a damaged one counts what can be read, what is no JSON object is
 //! skipped, unknown notifications and kinds of update are ignored, unknown requests are answered
-//! with -32601.
+//! with -32601. A damaged reply may end what waits for it; what a damaged question asks is allowed
+//! this once at most, by a person or by the mode.
 //!
 //! **In.** [`Verb::Open`] first; then verbs, and what the provider writes as [`Input::Bytes`], cut
 //! anywhere. [`Input::Closed`] is the last one. Inputs about files, screens and sockets are
@@ -47,11 +48,14 @@ use crate::core::session::{Decision, Input, Mirror, Output, Session, SessionEven
 use crate::core::time::{Now, Tick, sooner};
 use crate::provider::jsonrpc::{Frame, OpenRequests, RpcError};
 use crate::provider::lines::Lines;
+use crate::provider::reader::{self, Damage, Document};
 use crate::provider::settings::SessionSettings;
 use crate::wire::control::LogLevel;
 
 /// Waiting texts of the runner itself.
 const INJECTED_MAX: usize = 16;
+/// The only request of an agent that is known here.
+const ASK: &str = "session/request_permission";
 
 /// A request of ours that waits for its reply.
 #[derive(Debug, Clone, PartialEq)]
@@ -75,6 +79,13 @@ impl Request {
             Request::SetMode(mode) => format!("SetMode({mode:?})"),
             Request::Prompt => "Prompt".into(),
         }
+    }
+
+    /// Whether half of its reply says enough: how a turn has ended, but not which conversation was
+    /// opened.
+    fn is_legible(&self, reply: &Value) -> bool {
+        let reason = reply.get("stopReason").and_then(Value::as_str).unwrap_or_default();
+        *self == Request::Prompt && turn::STOP_REASONS.contains(&reason)
     }
 }
 
@@ -116,6 +127,8 @@ pub struct AcpSession {
     cancel: Option<PendingCancel>,
     /// That the agent writes other things than JSON objects was told.
     told_of_other_lines: bool,
+    /// That it writes damaged ones was told.
+    told_of_damage: bool,
     /// What was told of the session, so that only changes are told.
     facts: BTreeMap<&'static str, Value>,
 }
@@ -138,6 +151,7 @@ impl AcpSession {
             approvals: Approvals::default(),
             cancel: None,
             told_of_other_lines: false,
+            told_of_damage: false,
             facts: BTreeMap::new(),
         }
     }
@@ -209,14 +223,13 @@ impl AcpSession {
                 self.answer(number, Err("provider does not support clearContext".into()))
             }
             Verb::Decide { approval, decision, .. } => {
-                let result = if self.approvals.is_open(&approval) {
-                    Ok(json!({"approvalId": approval}))
-                } else {
-                    Err(format!(
-                        "no approval {approval} is open; it may have been answered or withdrawn"
-                    ))
+                let result = match self.approvals.objection(&approval, decision) {
+                    Some(objection) => Err(objection),
+                    None => {
+                        self.decide(&approval, decision, "decided");
+                        Ok(json!({"approvalId": approval}))
+                    }
                 };
-                self.decide(&approval, decision, "decided");
                 self.answer(number, result);
                 if decision == Decision::Abort {
                     self.cancel_turn(now);
@@ -259,7 +272,7 @@ impl AcpSession {
         let before = self.lines.oversized;
         self.lines.push(bytes, |line| whole.push(line.to_vec()));
         if self.lines.oversized > before {
-            self.warn("the agent wrote a line of more than 16 MiB; it is skipped");
+            self.warn("the agent wrote a line of more than 16 MiB; only its head is read");
         }
         for line in whole {
             self.on_line(now, &line);
@@ -267,22 +280,31 @@ impl AcpSession {
     }
 
     fn on_line(&mut self, now: Now, line: &[u8]) {
-        let text = String::from_utf8_lossy(line);
-        let text = text.trim();
-        if text.is_empty() {
-            return;
+        let documents = reader::read_line(line);
+        if documents.is_empty()
+            && !line.iter().all(u8::is_ascii_whitespace)
+            && !std::mem::replace(&mut self.told_of_other_lines, true)
+        {
+            self.warn("the agent wrote a line that is not a JSON object; such lines are skipped");
         }
-        let Some(frame) = Frame::parse(text) else {
-            if !std::mem::replace(&mut self.told_of_other_lines, true) {
-                self.warn(
-                    "the agent wrote a line that is not a JSON object; such lines are skipped",
-                );
+        for document in documents {
+            if document.damage != Damage::None && !std::mem::replace(&mut self.told_of_damage, true)
+            {
+                self.warn("the agent wrote a damaged line; of such lines counts what is readable");
             }
-            return;
-        };
-        match frame {
-            Frame::Request { id, method, params } => self.on_request(now, &method, id, &params),
-            Frame::Notification { method, params } if method == "session/update" => {
+            self.on_document(now, document, line);
+        }
+    }
+
+    fn on_document(&mut self, now: Now, document: Document, line: &[u8]) {
+        let damage = document.damage;
+        match Frame::read(document) {
+            Some(Frame::Request { id, method, params }) if method == ASK => {
+                let damage = damage.max(reader::damage_of(line));
+                self.on_ask(now, id, &params, damage);
+            }
+            Some(Frame::Request { id, method, .. }) => self.on_other_request(&id, &method),
+            Some(Frame::Notification { method, params }) if method == "session/update" => {
                 // An agent may tell of other sessions of its own, for example of subagents.
                 let is_other = params
                     .get("sessionId")
@@ -292,13 +314,35 @@ impl AcpSession {
                     self.on_update(params.get("update").unwrap_or(&Value::Null));
                 }
             }
-            Frame::Notification { .. } => {}
-            Frame::Reply { id, result } => {
-                if let Some(request) = self.requests.close(id.as_ref()) {
-                    self.on_reply(now, request, result);
-                }
+            Some(Frame::Notification { method, .. }) if method == ASK => {
+                self.on_unanswerable(now);
             }
+            Some(Frame::Notification { .. }) | None => {}
+            Some(Frame::Reply { id, result }) => self.on_any_reply(now, id, result, damage),
         }
+    }
+
+    /// A reply, whole or not. One that does not say whose it is ends the only request that waits,
+    /// as failed: nobody else can have it, and it would wait for ever.
+    fn on_any_reply(
+        &mut self,
+        now: Now,
+        id: Option<Value>,
+        result: Result<Value, RpcError>,
+        damage: Damage,
+    ) {
+        let is_nobodys = id.is_none() && (result.is_err() || damage != Damage::None);
+        let request = match self.requests.close(id.as_ref()) {
+            None if is_nobodys => self.requests.close_only(),
+            found => found,
+        };
+        let Some(request) = request else { return };
+        let result = result.and_then(|reply| match damage {
+            _ if is_nobodys => Err(RpcError::unreadable()),
+            Damage::Broken if !request.is_legible(&reply) => Err(RpcError::unreadable()),
+            _ => Ok(reply),
+        });
+        self.on_reply(now, request, result);
     }
 
     fn on_reply(&mut self, now: Now, request: Request, result: Result<Value, RpcError>) {

@@ -42,18 +42,19 @@ pub fn summary(name: &str, input: &Map<String, Value>) -> String {
 /// Mirror events of a piece of an answer. The last text of a turn is not among them: it is the
 /// response.
 pub fn steps(answer: &Answer, turn: u64) -> Vec<Mirror> {
-    let last = answer.ends_turn();
-    let all = answer.blocks.iter().enumerate().filter_map(|(at, block)| {
-        let key = (!answer.uuid.is_empty()).then(|| format!("{}:{at}", answer.uuid));
-        let (kind, body, label) = match block {
-            Block::Thinking(text) => ("reasoning", text.clone(), None),
-            Block::Text(text) if !last => {
-                ("reasoning", text.clone(), Some("narration".to_string()))
-            }
-            Block::Text(_) => return None,
-            Block::Tool { name, input, .. } => ("tool", summary(name, input), Some(name.clone())),
-        };
-        (!body.trim().is_empty()).then_some(Mirror { kind, body, label, status: None, turn, key })
-    });
-    all.collect()
+    (0..answer.blocks.len()).filter_map(|at| step(answer, at, turn)).collect()
+}
+
+/// The same of one block of it.
+pub fn step(answer: &Answer, at: usize, turn: u64) -> Option<Mirror> {
+    let key = (!answer.uuid.is_empty()).then(|| format!("{}:{at}", answer.uuid));
+    let (kind, body, label) = match answer.blocks.get(at)? {
+        Block::Thinking(text) => ("reasoning", text.clone(), None),
+        Block::Text(text) if !answer.ends_turn() => {
+            ("reasoning", text.clone(), Some("narration".to_string()))
+        }
+        Block::Text(_) => return None,
+        Block::Tool { name, input, .. } => ("tool", summary(name, input), Some(name.clone())),
+    };
+    (!body.trim().is_empty()).then_some(Mirror { kind, body, label, status: None, turn, key })
 }

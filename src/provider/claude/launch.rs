@@ -12,6 +12,7 @@ use crate::provider::launch::{
     Conversation, Disk, LaunchError, LaunchPlan, LaunchRequest, SessionSockets, SetupFile, Start,
     Transport,
 };
+use crate::provider::reader::{self, without_mark};
 use crate::provider::settings::{ApprovalMode, ProviderSetting};
 use crate::provider::text::shell_quoted;
 use crate::wire::control::ENV_HOOKS;
@@ -369,7 +370,7 @@ fn own_settings(
         } else {
             disk.read(&std::path::Path::new(cwd).join(&value).to_string_lossy())
         };
-        let record = text.and_then(|text| serde_json::from_str::<Map<String, Value>>(&text).ok());
+        let record = text.and_then(|text| serde_json::from_str(without_mark(&text)).ok());
         own = record
             .ok_or_else(|| LaunchError::permanent("the --settings given to claude are neither a JSON object nor a file that holds one"))?;
     }
@@ -395,8 +396,8 @@ fn find_transcript(disk: &dyn Disk, config_dir: &str, conversation: &str) -> Opt
 fn profile(request: &LaunchRequest, disk: &dyn Disk, dir: &str, bypasses: bool) -> Vec<SetupFile> {
     let record = |path: &str| -> Map<String, Value> {
         disk.read(path)
-            .and_then(|text| serde_json::from_str::<Value>(&text).ok())
-            .and_then(|value| value.as_object().cloned())
+            .and_then(|text| reader::read(text.as_bytes()))
+            .and_then(|document| document.value.as_object().cloned())
             .unwrap_or_default()
     };
     let (state_path, settings_path) =

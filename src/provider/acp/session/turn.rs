@@ -15,6 +15,10 @@ use crate::provider::text::one_line;
 /// A turn must end this long after `session/cancel`, else the interrupt counts as failed.
 pub(super) const CANCEL_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How a turn ends, in the words of the protocol.
+pub(super) const STOP_REASONS: [&str; 5] =
+    ["end_turn", "max_tokens", "max_turn_requests", "refusal", "cancelled"];
+
 /// A text that waits until no turn runs.
 #[derive(Debug)]
 pub(super) struct QueuedPrompt {
@@ -37,6 +41,8 @@ pub(super) struct Turn {
     pub thought: String,
     pub message_id: Option<String>,
     pub cancelled: bool,
+    /// It was cancelled since nobody could answer what the agent asked.
+    pub unanswerable: bool,
     /// Calls of tools by the agent's ids.
     pub tools: BTreeMap<String, Tool>,
     /// Whether its messages have ids, and what was said without one since.
@@ -79,6 +85,10 @@ impl Turn {
     /// How it ended, by the reply to its prompt. `text` is its answer.
     fn end(&self, text: &str, result: Result<Value, RpcError>) -> TurnEnd {
         match result {
+            _ if self.unanswerable => {
+                let why = "the agent asked for a permission that was unreadable";
+                TurnEnd::Failed(why.into())
+            }
             // Any reply after our cancel is a cancel: not every agent says so.
             _ if self.cancelled => TurnEnd::Cancelled,
             Ok(_) if self.engine_failed && !crate::planted::is("hidden-engine-error") => {

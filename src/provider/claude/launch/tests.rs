@@ -96,11 +96,18 @@ fn the_permission_mode_is_always_said() {
 /// The program takes the last of several `--settings`, so there is one, and it holds both.
 #[test]
 fn own_settings_are_joined_with_ours() {
+    let mine = r#"{"model": "x", "statusLine": 1}"#;
     let disk = Files(
-        [("/w/mine.json".to_string(), r#"{"model": "x", "statusLine": 1}"#.to_string())].into(),
+        [
+            ("/w/mine.json".to_string(), mine.to_string()),
+            // Some editors put a mark in front.
+            ("/w/marked.json".to_string(), format!("\u{feff}{mine}")),
+        ]
+        .into(),
     );
     for words in [
         vec!["--settings", "mine.json", "--debug"],
+        vec!["--settings", "marked.json", "--debug"],
         vec![r#"--settings={"model": "x", "statusLine": 1}"#, "--debug"],
     ] {
         let request = LaunchRequest {

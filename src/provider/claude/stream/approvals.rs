@@ -43,6 +43,9 @@ pub(super) struct Verdict<'a> {
 impl StreamSession {
     /// The program asks: answered at once where nobody is to be asked, else shown to people.
     pub(super) fn on_ask(&mut self, now: Now, request: &str, record: &Value) {
+        if self.approvals.pending.values().any(|pending| pending.request == request) {
+            return; // the same line twice
+        }
         let ask = Ask::read(record, "input");
         if self.settings.rejects_all() && !ask.is_question() {
             return self
@@ -61,6 +64,15 @@ impl StreamSession {
         let deadline = now.tick + self.settings.approval_timeout;
         let pending = PendingApproval { request: request.into(), ask, deadline };
         self.approvals.pending.insert(id, pending);
+    }
+
+    /// A request whose id is lost can be answered by nobody: its turn ends as failed.
+    pub(super) fn on_unanswerable(&mut self) {
+        self.warn("the id of a request of the session is unreadable: the turn is ended");
+        if let Some(turn) = &mut self.turn {
+            turn.unanswerable = true;
+            self.control(json!({"subtype": "interrupt"}));
+        }
     }
 
     /// A person's decision. `Err`: why it does not count.

@@ -4,26 +4,47 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::StreamSession;
 use super::input::SentLine;
-use crate::core::limits::REPLY_BODY_BYTES_MAX;
+use super::{StreamSession, Turn};
 use crate::core::session::{Mirror, Output, RESTART_MARK, SessionEvent};
 use crate::core::time::Now;
 use crate::provider::claude::activity;
 use crate::provider::claude::transcript::{self, Block, Entry};
 use crate::provider::claude::{TESTED, too_old};
-use crate::provider::text::push_bounded;
+use crate::provider::reader::{self, Damage, Document};
 
 impl StreamSession {
     pub(super) fn on_line(&mut self, now: Now, line: &[u8]) {
-        let Ok(frame @ Value::Object(_)) = serde_json::from_slice::<Value>(line) else {
-            return;
-        };
+        let documents = reader::read_line(line);
+        if documents.is_empty() && !line.iter().all(u8::is_ascii_whitespace) {
+            self.on_damage(Damage::Broken);
+        }
+        for document in documents {
+            self.on_damage(document.damage);
+            self.on_frame(now, document, line);
+        }
+    }
+
+    /// A line is damaged: it may have been the end of the turn.
+    fn on_damage(&mut self, damage: Damage) {
+        if damage != Damage::None && !std::mem::replace(&mut self.told_of_damage, true) {
+            self.warn("the session wrote a damaged line; of such lines counts what is readable");
+        }
+        if damage == Damage::Broken {
+            self.turn.iter_mut().for_each(|turn| turn.has_lost_line = true);
+        }
+    }
+
+    fn on_frame(&mut self, now: Now, document: Document, line: &[u8]) {
+        let (mut frame, damage) = (document.value, document.damage);
         let text = |at: &str| frame.pointer(at).and_then(Value::as_str).unwrap_or_default();
         match text("/type") {
-            "control_response" => self.on_response(&frame),
+            "control_response" => self.on_response(&frame, damage),
+            "control_request" if text("/request_id").is_empty() => self.on_unanswerable(),
             "control_request" if text("/request/subtype") == "can_use_tool" => {
-                self.on_ask(now, text("/request_id"), &frame["request"]);
+                let request = text("/request_id").to_string();
+                damage.max(reader::damage_of(line)).mark(&mut frame["request"]);
+                self.on_ask(now, &request, &frame["request"]);
             }
             "control_request" => {
                 let response = json!({
@@ -36,16 +57,21 @@ impl StreamSession {
             "control_cancel_request" => self.on_withdrawn(text("/request_id")),
             "command_lifecycle" => self.on_lifecycle(text("/command_uuid"), text("/state")),
             "system" => self.on_system(text("/subtype"), &frame),
-            "assistant" | "user" => self.on_conversation(&frame, line),
-            "result" => self.on_result(&frame),
+            "assistant" | "user" => self.on_conversation(frame),
+            "result" => self.on_result(&frame, damage),
+            // Its type stands near its end; this field stands in no other line.
+            "" if frame.get("duration_api_ms").is_some() => self.on_result(&frame, damage),
             _ => {}
         }
     }
 
-    pub(super) fn on_response(&mut self, frame: &Value) {
+    pub(super) fn on_response(&mut self, frame: &Value, damage: Damage) {
         let Some(found) =
             frame.pointer("/response/response/claude_code_version").and_then(Value::as_str)
         else {
+            if damage == Damage::Broken && !self.initialized {
+                self.fail_open("the first answer of the session is unreadable".into(), false);
+            }
             return;
         };
         self.version = found.chars().take(40).collect();
@@ -71,6 +97,9 @@ impl StreamSession {
                     self.answer(verb, Ok(Value::Null));
                 }
                 self.begin_turn("the session took a line");
+                if let Some(turn) = self.turn.as_mut() {
+                    turn.opener.get_or_insert_with(|| uuid.to_string());
+                }
                 if let (Some(turn), Some((batch, key))) = (self.turn.as_mut(), taken) {
                     turn.batch = Some(batch);
                     self.emit(SessionEvent::Accepted {
@@ -83,6 +112,7 @@ impl StreamSession {
             "completed" if !sent.started => self.on_suppressed(uuid),
             "completed" | "cancelled" => {
                 self.sent.remove(uuid);
+                self.end_unreadable_turn(uuid);
                 self.go_on();
             }
             _ => {}
@@ -187,54 +217,57 @@ impl StreamSession {
         }
     }
 
-    pub(super) fn on_conversation(&mut self, frame: &Value, line: &[u8]) {
+    pub(super) fn on_conversation(&mut self, frame: Value) {
         if frame.get("parent_tool_use_id").is_some_and(|id| !id.is_null()) {
             return; // of a subagent
         }
         if frame.get("isReplay").and_then(Value::as_bool) == Some(true) {
             return;
         }
-        let Some(Entry::Answer(mut answer)) = transcript::read(line) else { return };
+        let is_error = frame.get("is_api_error_message").and_then(Value::as_bool) == Some(true)
+            || frame.get("error").is_some_and(Value::is_string);
+        let Some(Entry::Answer(mut answer)) = transcript::read_value(frame) else { return };
         let Some(turn) = self.turn.as_mut().filter(|turn| !turn.is_command) else { return };
         if std::mem::take(&mut turn.retries) {
             self.out.push(Output::Event(SessionEvent::ProviderState(json!({"state": "running"}))));
         }
         let number = turn.number;
-        if frame.get("is_api_error_message").and_then(Value::as_bool) == Some(true)
-            || frame.get("error").is_some_and(Value::is_string)
-        {
+        if is_error {
             turn.error = Some(answer.text());
             return;
         }
         self.tokens = answer.tokens.max(self.tokens);
         // Whether a message was the last one shows with the next: what was said before is
         // narration.
-        let begins = turn.message != answer.message;
-        let before = if begins { std::mem::take(&mut turn.last) } else { String::new() };
-        turn.message = answer.message.clone();
-        for block in &answer.blocks {
-            if let Block::Text(text) = block {
-                for place in [&mut turn.last, &mut turn.whole] {
-                    let between = if place.is_empty() { "" } else { "\n" };
-                    push_bounded(place, between, REPLY_BODY_BYTES_MAX);
-                    push_bounded(place, text, REPLY_BODY_BYTES_MAX);
-                }
-            }
-        }
-        if !before.trim().is_empty() {
-            let label = Some("narration".into());
-            self.emit(SessionEvent::Mirror(Mirror {
-                kind: "reasoning",
-                body: before,
-                label,
-                status: None,
-                turn: number,
-                key: None,
-            }));
+        if turn.message != answer.message {
+            turn.message = answer.message.clone();
+            self.tell_narration();
+            self.turn.iter_mut().for_each(Turn::begin_message);
         }
         answer.stop_reason = "end_turn".into();
-        for step in activity::steps(&answer, number) {
-            self.emit(SessionEvent::Mirror(step));
+        for (at, block) in answer.blocks.iter().enumerate() {
+            match block {
+                Block::Text(text) => self.turn.iter_mut().for_each(|turn| turn.say(text)),
+                // What introduces a tool stands before it.
+                Block::Tool { .. } => self.tell_narration(),
+                Block::Thinking(_) => {}
+            }
+            if let Some(step) = activity::step(&answer, at, number) {
+                self.emit(SessionEvent::Mirror(step));
+            }
+        }
+    }
+
+    /// Shows what the message has said and is not shown yet.
+    fn tell_narration(&mut self) {
+        let Some(turn) = self.turn.as_mut() else { return };
+        let from = std::mem::replace(&mut turn.told, turn.last.len());
+        let (body, turn) = (turn.last.get(from..).unwrap_or_default(), turn.number);
+        if !body.trim().is_empty() {
+            let (body, label) = (body.trim_start_matches('\n').into(), Some("narration".into()));
+            let kind = "reasoning";
+            let mirror = Mirror { kind, body, label, status: None, turn, key: None };
+            self.emit(SessionEvent::Mirror(mirror));
         }
     }
 }

@@ -5,10 +5,16 @@ use serde_json::{Value, json};
 use super::{StreamSession, Turn};
 use crate::core::ids::BatchNumber;
 use crate::core::session::{Mirror, SessionEvent, TurnEnd};
+use crate::provider::reader::{Damage, whole};
+
+/// Why a turn has failed whose end could not be read.
+const UNREADABLE_END: &str = "what the session said of the end of the turn is unreadable";
+/// The same, where its question could not be answered.
+const UNANSWERABLE: &str = "the session asked for a permission that was unreadable";
 
 /// What the program tells of the end of a turn.
 #[derive(Clone, Copy)]
-struct TurnResult<'a>(&'a Value);
+struct TurnResult<'a>(&'a Value, Damage);
 
 impl<'a> TurnResult<'a> {
     fn text(self, at: &str) -> &'a str {
@@ -17,20 +23,31 @@ impl<'a> TurnResult<'a> {
 
     /// How the turn ended.
     fn end(self, turn: &Turn) -> TurnEnd {
-        if self.text("/terminal_reason").starts_with("aborted") {
+        if turn.unanswerable {
+            TurnEnd::Failed(UNANSWERABLE.into())
+        } else if self.text("/terminal_reason").starts_with("aborted") {
             TurnEnd::Cancelled
         } else if self.0.get("is_error").and_then(Value::as_bool) == Some(true) {
             let error = turn.error.as_deref().filter(|text| !text.is_empty());
             TurnEnd::Failed(error.unwrap_or_else(|| self.text("/result")).to_string())
-        } else {
+        } else if self.is_legible(turn) {
             TurnEnd::Completed
+        } else {
+            TurnEnd::Failed(UNREADABLE_END.into())
         }
+    }
+
+    /// Half of it says enough where it says that all went well, and the answer was heard before.
+    fn is_legible(self, turn: &Turn) -> bool {
+        self.1 != Damage::Broken
+            || (self.0.get("is_error") == Some(&Value::Bool(false)) && !turn.last.is_empty())
     }
 
     /// Size of the context window, in tokens: the largest of the models that were used.
     fn window(self) -> Option<u64> {
         let models = self.0.get("modelUsage").and_then(Value::as_object)?;
-        models.values().filter_map(|usage| usage.get("contextWindow")?.as_u64()).max()
+        let sizes = models.values().filter_map(|usage| whole(usage.get("contextWindow")?));
+        sizes.filter_map(|size| u64::try_from(size).ok()).max()
     }
 
     /// A command's own end says so.
@@ -40,8 +57,13 @@ impl<'a> TurnResult<'a> {
 }
 
 impl StreamSession {
-    pub(super) fn on_result(&mut self, frame: &Value) {
-        let result = TurnResult(frame);
+    pub(super) fn on_result(&mut self, frame: &Value, damage: Damage) {
+        let result = TurnResult(frame, damage);
+        // The same line twice ends one turn: the next one may have begun between.
+        let id = result.text("/uuid");
+        if !id.is_empty() && std::mem::replace(&mut self.last_result, id.to_string()) == id {
+            return;
+        }
         let Some(turn) = self.turn.take() else {
             if !self.open {
                 let said = frame.pointer("/errors/0").and_then(Value::as_str);
@@ -55,7 +77,9 @@ impl StreamSession {
         // by a subagent that goes on in the background.
         let end = result.end(&turn);
         let answer = self.answer_of(&turn, &end, result);
-        if !turn.is_command && !answer.trim().is_empty() {
+        // What introduced a tool that was interrupted was shown with it.
+        let is_shown = turn.told > 0 && turn.told == turn.last.len();
+        if !turn.is_command && !answer.trim().is_empty() && !is_shown {
             self.emit(SessionEvent::Mirror(Mirror {
                 kind: "response",
                 body: answer.clone(),
@@ -79,6 +103,15 @@ impl StreamSession {
         }
         self.finish_interrupt();
         self.go_on();
+    }
+
+    /// The line that the turn began with is over, and nothing that was read said so of the turn.
+    pub(super) fn end_unreadable_turn(&mut self, uuid: &str) {
+        let is_lost = |turn: &Turn| turn.has_lost_line && turn.opener.as_deref() == Some(uuid);
+        if self.turn.as_ref().is_some_and(is_lost) {
+            let end = json!({"is_error": true, "result": UNREADABLE_END, "local_command": true});
+            self.on_result(&end, Damage::Broken);
+        }
     }
 
     /// What was said last, or all; without any of it what the program names as the result.

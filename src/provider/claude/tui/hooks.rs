@@ -17,6 +17,8 @@ use crate::core::session::{SessionEvent, TurnEnd};
 use crate::core::time::{Now, Wall};
 use crate::provider::claude::hook_events::HookName;
 use crate::provider::claude::transcript::unwrapped;
+use crate::provider::reader::{Damage, is_sound};
+use crate::wire::control::PERMISSION_REQUEST;
 
 /// Characters of an error that are told.
 const ERROR_CHARS_MAX: usize = 2000;
@@ -38,6 +40,12 @@ impl<'a> Payload<'a> {
         self.fields.get(field).and_then(Value::as_str).unwrap_or_default()
     }
 
+    /// A text that names something: none where it could not be read whole.
+    fn identity(self, field: &str) -> &'a str {
+        let text = self.text(field);
+        if Damage::of(self.fields) != Damage::Broken && is_sound(text) { text } else { "" }
+    }
+
     fn is_of_subagent(self) -> bool {
         !self.text("agent_id").is_empty()
     }
@@ -56,7 +64,9 @@ impl TuiSession {
         let told = payload.get("hook_event_name").and_then(Value::as_str);
         let at = self.told_at(now, at.0);
         let (name, payload) = (told.unwrap_or(event), Payload { fields: payload, at });
-        let hook = HookName::parse(name);
+        // Who waits for a permission is asked for, also where his payload does not say so.
+        let asks = ticket != Ticket::NOBODY && event == PERMISSION_REQUEST && told.is_none();
+        let hook = if asks { Some(HookName::PermissionRequest) } else { HookName::parse(name) };
         if self.is_foreign_hook(hook, payload) {
             return self.answer_hook(ticket);
         }
@@ -102,9 +112,9 @@ impl TuiSession {
 
     /// A hook of the session itself names its transcript.
     fn follow_hook(&mut self, payload: Payload<'_>) {
-        let session = payload.text("session_id");
+        let session = payload.identity("session_id");
         if !payload.is_of_subagent() && session == self.identity.session() {
-            let (path, reading) = (payload.text("transcript_path"), self.reading());
+            let (path, reading) = (payload.identity("transcript_path"), self.reading());
             self.identity.follow_named(session, path, Content::New, reading, &mut self.out);
         }
     }
@@ -260,7 +270,7 @@ impl TuiSession {
     }
 
     fn on_session_start(&mut self, now: Now, payload: Payload<'_>) {
-        let (session, source) = (payload.text("session_id"), payload.text("source"));
+        let (session, source) = (payload.identity("session_id"), payload.text("source"));
         let registry = self.observed.registry();
         let is_named = registry.is_none_or(|registry| registry.may_be(session));
         if !self.identity.is_ours(session, source, is_named) {
@@ -269,7 +279,7 @@ impl TuiSession {
         self.usage.on_session_model(payload.text("model"), &mut self.out);
         let content = if source == "resume" { Content::Old } else { Content::New };
         self.on_session_id(now, session, content);
-        let (path, reading) = (payload.text("transcript_path"), self.reading());
+        let (path, reading) = (payload.identity("transcript_path"), self.reading());
         self.identity.follow_named(session, path, content, reading, &mut self.out);
         if !self.startup.is_open() {
             self.observed.capture_soon(now, START_CAPTURE);

@@ -2,6 +2,8 @@
 
 use serde_json::Value;
 
+use crate::provider::reader::{self, Damage, is_sound, whole};
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) enum Status {
     /// The file does not say.
@@ -31,9 +33,15 @@ pub(super) struct Registry {
 impl Registry {
     /// Fields of a wrong type count as missing; `None`: half a file.
     pub fn read(text: &str) -> Option<Registry> {
-        let record: Value = serde_json::from_str(text).ok()?;
+        let document = reader::read(text.as_bytes())?;
+        if document.damage == Damage::Broken {
+            return None; // it is being written
+        }
+        let record = document.value;
         let text =
             |field: &str| record.get(field).and_then(Value::as_str).unwrap_or_default().to_string();
+        // What names something counts only as it was written.
+        let name = |field: &str| Some(text(field)).filter(|name| is_sound(name));
         Some(Registry {
             status: match text("status").as_str() {
                 "" => Status::Unknown,
@@ -43,10 +51,10 @@ impl Registry {
                 _ => Status::Busy,
             },
             waiting_for: text("waitingFor"),
-            session: text("sessionId"),
+            session: name("sessionId").unwrap_or_default(),
             version: text("version"),
-            socket: Some(text("messagingSocketPath")).filter(|path| path.starts_with('/')),
-            status_since: record.get("statusUpdatedAt").and_then(Value::as_i64).unwrap_or(0),
+            socket: name("messagingSocketPath").filter(|path| path.starts_with('/')),
+            status_since: record.get("statusUpdatedAt").and_then(whole).unwrap_or(0),
         })
     }
 
@@ -109,6 +117,12 @@ mod tests {
         assert_eq!(registry.socket(), Some("/t/1.sock"));
         assert_eq!(Registry::read("{\"status\":7}"), Some(Registry::default()));
         assert_eq!(Registry::read("half"), None);
+        assert_eq!(Registry::read("{\"status\":\"idle\",\"sess"), None, "it is being written");
+        let text = "\u{feff}{\"status\":\"idle\",\"sessionId\":\"s\",\"name\":\"x\\ud83d\",
+            \"statusUpdatedAt\":5.0,\"messagingSocketPath\":\"/t/\\ud83d\",\"n\":1e999}";
+        let registry = Registry::read(text).expect("reads");
+        assert!(registry.is_idle() && registry.status_since == 5);
+        assert_eq!((registry.session(), registry.socket()), ("s", None));
     }
 
     #[test]

@@ -12,6 +12,7 @@ use crate::core::time::{Now, Tick};
 use crate::provider::Start;
 use crate::provider::claude::tui::observed::Observed;
 use crate::provider::claude::tui::out::Out;
+use crate::provider::reader::{self, Damage};
 
 /// Wait after the socket said that it was too much.
 const BUSY_PAUSE: Duration = Duration::from_secs(5);
@@ -126,7 +127,9 @@ impl Sender {
         line: &str,
         out: &mut Out,
     ) -> Option<(Receipt, Vec<String>)> {
-        let frame = serde_json::from_str::<Value>(line).ok()?;
+        let receipt = reader::read(line.as_bytes())?;
+        // Half a word would be another one; what has arrived shows in the transcript.
+        let frame = Some(receipt.value).filter(|_| receipt.damage != Damage::Broken)?;
         let text = |field: &str| frame.get(field).and_then(Value::as_str).unwrap_or_default();
         if text("action") != "peer_message_status" {
             return None;
