@@ -151,6 +151,8 @@ fn show_reasons(truth: &Value) {
             .and_then(Value::as_i64)
             .map(|at| print::format_duration(print::now_ms() - at));
         detail("known by", &format!("{evidence}, {} ago", ago.unwrap_or_default()));
+    } else if truth.get("source").is_some_and(Value::is_string) {
+        detail("known by", "its runner, which sees the process");
     }
     for (name, fact) in [("start", "/session/start"), ("waits", "/session/delivery")] {
         if let Some(said) = truth.pointer(fact).and_then(Value::as_str) {

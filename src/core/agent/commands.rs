@@ -244,6 +244,7 @@ impl Agent {
         result: Result<Value, String>,
     ) {
         self.on_prompt_answered(verb, &result);
+        self.on_probe_answered(verb, &result);
         if let Some((command, _)) = self.commands.asked.remove(&verb) {
             self.end_command(now, &command, result);
         }

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::Agent;
 use crate::core::agent::timer::Timer;
+use crate::core::ids::VerbNumber;
 use crate::core::session::{SessionEvent, Signs, Verb};
 use crate::core::time::{Now, Tick};
 use crate::wire::api::{DetailedStatus, StatusSource};
@@ -30,13 +31,16 @@ pub(super) struct Life {
     watch: Option<Watch>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Watch {
     /// When the last sign was seen.
     alive: Tick,
     /// What was seen last, and when.
     seen: Option<(Signs, Tick)>,
     stuck: bool,
+    /// The probe that was asked last, and what the session answered to one: whether a turn runs.
+    asked: Option<VerbNumber>,
+    says: Option<String>,
 }
 
 impl Life {
@@ -87,7 +91,7 @@ impl Agent {
         let runs = self.supervisor.is_ready() && self.is_turn_running();
         match (&self.life.watch, runs) {
             (None, true) => {
-                self.life.watch = Some(Watch { alive: now.tick, seen: None, stuck: false });
+                self.life.watch = Some(Watch { alive: now.tick, ..Default::default() });
                 self.timers.set(Timer::Probe, now.tick + self.probe_pause());
             }
             (Some(_), false) => {
@@ -101,8 +105,20 @@ impl Agent {
 
     pub(super) fn on_probe_due(&mut self, now: Now) {
         self.timers.set(Timer::Probe, now.tick + self.probe_pause());
-        let (_, order) = self.supervisor.verb(Verb::Probe);
+        let (number, order) = self.supervisor.verb(Verb::Probe);
+        if let Some(watch) = &mut self.life.watch {
+            watch.asked = Some(number);
+        }
         self.commits.defer(order);
+    }
+
+    /// The session has answered a probe.
+    pub(super) fn on_probe_answered(&mut self, verb: VerbNumber, result: &Result<Value, String>) {
+        let Some(watch) = self.life.watch.as_mut().filter(|watch| watch.asked == Some(verb)) else {
+            return;
+        };
+        let answer = result.as_ref().ok().and_then(|it| it.get("activity"));
+        watch.says = answer.and_then(Value::as_str).map(str::to_string);
     }
 
     /// What the provider does in its turn, in its own words.
@@ -161,9 +177,12 @@ impl Agent {
     }
 
     fn note_stuck(&mut self, signs: &Signs, silent: Duration) {
-        let text = in_words(signs, silent);
+        let mut text = in_words(signs, silent);
         let Some(watch) = self.life.watch.as_mut().filter(|watch| !watch.stuck) else { return };
         watch.stuck = true;
+        if watch.says.as_deref().is_some_and(|says| says != "busy") {
+            text.push_str("; the session itself knows of no turn");
+        }
         self.status.timeline("provider.stuck", self.now);
         self.log(LogLevel::Warn, "lifecycle", format!("the turn is stuck: {text}"));
         self.note_evidence(DetailedStatus::Stuck, StatusSource::Runner, text);

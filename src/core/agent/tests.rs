@@ -44,6 +44,8 @@ struct Bench {
     begun: Vec<Effect>,
     /// How it ended.
     ended: Option<effect::Outcome>,
+    /// What the session answers to probes, if it does.
+    answers: Option<&'static str>,
 }
 
 impl Bench {
@@ -116,6 +118,7 @@ impl Bench {
             now: Now { tick: Tick(1_000_000), wall: Wall(1_000_000) },
             begun: Vec::new(),
             ended: None,
+            answers: None,
         };
         let effects = bench.tell(Event::Store(StoreEvent::Restored(Box::default())));
         // The token that was handed in is this agent's own: the relay says so.

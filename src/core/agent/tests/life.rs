@@ -42,8 +42,16 @@ impl Bench {
             let is_probe = |effect: &&Effect| {
                 matches!(effect, Effect::Provider(ProviderCommand::Verb { verb: Verb::Probe, .. }))
             };
-            for _ in effects.iter().filter(is_probe) {
+            for effect in effects.iter().filter(is_probe) {
                 probes += 1;
+                if let (
+                    Some(activity),
+                    Effect::Provider(ProviderCommand::Verb { number: verb, .. }),
+                ) = (self.answers, effect)
+                {
+                    let result = Ok(json!({"activity": activity}));
+                    self.session_event(SessionEvent::Answered { verb: *verb, result });
+                }
                 let signs = seen(self.now.tick - begin);
                 self.tell(Event::Provider(ProviderEvent::Probed(signs)));
             }
@@ -105,6 +113,7 @@ fn a_stuck_turn_says_what_was_looked_at_and_lives_again_with_the_next_sign() {
     }
     assert_eq!((&truth["status"], &truth["agentStatus"]), (&json!("stuck"), &json!("busy")));
     assert_eq!(truth["source"], "runner");
+    assert!(!why.contains("knows of no turn"), "the session was not asked: {why}");
     // What it says by itself is a sign at once.
     bench.session_event(SessionEvent::ProviderState(json!({"state": "running"})));
     assert_eq!(bench.agent.word(), Busy);
@@ -117,6 +126,19 @@ fn a_stuck_turn_says_what_was_looked_at_and_lives_again_with_the_next_sign() {
     // Without a turn nobody looks.
     let (words, probes) = bench.watch(Duration::from_secs(7200), |_| still());
     assert_eq!((words.as_slice(), probes), ([(0, Idle)].as_slice(), 0));
+}
+
+/// The runner waits for a turn of which its session does not know.
+#[test]
+fn what_the_session_answers_to_a_probe_is_part_of_the_evidence() {
+    for (activity, says) in [("idle", true), ("busy", false)] {
+        let mut bench = begun();
+        bench.answers = Some(activity);
+        bench.watch(STUCK_AFTER * 2, |_| still());
+        let (_, _, text) = bench.known();
+        assert_eq!(bench.agent.word(), DetailedStatus::Stuck);
+        assert_eq!(text.contains("knows of no turn"), says, "{activity}: {text}");
+    }
 }
 
 #[test]

@@ -9,7 +9,7 @@ impl Bench {
     }
 
     /// Word, source and evidence as people see them.
-    fn known(&self) -> (String, String, String) {
+    pub(super) fn known(&self) -> (String, String, String) {
         let truth = self.agent.truth(self.now);
         let text = |at: &str| truth.pointer(at).and_then(|it| it.as_str()).unwrap_or("-").into();
         (text("/status"), text("/source"), text("/evidence/text"))
