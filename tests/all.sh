@@ -7,8 +7,9 @@ cargo=${CARGO:-cargo}
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 trap 'exit 130' INT TERM
-export AGENT_RELAY_SKIPPED="$scratch/skipped"
+export AGENT_RELAY_SKIPPED="$scratch/skipped" AGENT_RELAY_RAN="$scratch/ran"
 : >"$AGENT_RELAY_SKIPPED"
+: >"$AGENT_RELAY_RAN"
 echo 1 >"$scratch/code"
 
 {
@@ -39,6 +40,10 @@ echo 1 >"$scratch/code"
         all_passed=$((all_passed + passed)) all_failed=$((all_failed + failed)) all_ignored=$((all_ignored + ignored)) ;;
     esac
     printf '%s\n' "$line"
+  done
+  # Scenarios that drove a real tool, each once whatever it started (tests/common/ran.rs).
+  sort -u "$AGENT_RELAY_RAN" | cut -d'|' -f1 | uniq -c | while read -r count tool; do
+    echo "scenarios of $tool: $count"
   done
   [ -z "$failures" ] || printf 'failed: %s\n' $failures
   echo "tests: $all_passed passed, $all_failed failed, $all_ignored ignored"

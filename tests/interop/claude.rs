@@ -9,7 +9,7 @@ use agent_relay::os;
 use serde_json::{Value, json};
 
 use super::model::Model;
-use super::support::{Machine, Running, pause, wait_for};
+use super::support::{Machine, Running, pause, ran, wait_for};
 use super::{LONG, installed};
 
 /// One session with everything that it needs.
@@ -34,6 +34,10 @@ pub enum Hooks {
 impl Session {
     pub fn start(transport: &'static str, hooks: Hooks, restart: Value) -> Session {
         let dir = installed();
+        ran("claude");
+        if transport != "stream" {
+            ran("tmux");
+        }
         let model = Model::start();
         let mut machine = Machine::new(&format!("claude-{transport}"));
         let temporary = machine.home.with_file_name("tmp");

@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use agent_relay::os;
 use model::Model;
 use serde_json::{Value, json};
-use support::{Machine, Running, http, wait_for};
+use support::{Machine, Running, http, ran, wait_for};
 
 /// Patience for programs that need seconds to start on a busy machine.
 const LONG: u64 = 60;
@@ -41,6 +41,7 @@ impl Agent {
     /// A cleared environment, a temporary home, loopback endpoints only.
     fn start(preset: &str) -> Agent {
         let dir = installed();
+        ran("acp");
         let model = Model::start();
         let mut machine = Machine::new(preset);
         let port = model.port;

@@ -16,7 +16,7 @@ use agent_relay::os;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::support::{BIN, Machine, Running, pause, skip, variable, wait_for};
+use crate::support::{BIN, Machine, Running, pause, ran, skip, variable, wait_for};
 
 struct Claude {
     machine: Machine,
@@ -71,6 +71,7 @@ impl Claude {
     }
 
     fn run(&mut self) {
+        ran("tmux");
         self.runner = Some(self.machine.start(&["run", "claude", "--headless", "--agent-id", "a"]));
     }
 

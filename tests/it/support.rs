@@ -2,6 +2,8 @@
 
 #[path = "../common/http.rs"]
 pub mod http;
+#[path = "../common/ran.rs"]
+mod ran;
 #[path = "../common/skip.rs"]
 mod skip;
 
@@ -15,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use agent_relay::core::ids::ProcessRef;
 use agent_relay::os;
+pub use ran::ran;
 use rustix::process::Signal;
 use serde_json::Value;
 pub use skip::skip;

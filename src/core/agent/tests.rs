@@ -258,6 +258,28 @@ fn a_command_is_durable_before_it_is_acknowledged() {
     assert!(!effects.iter().any(|e| matches!(e, Effect::Provider(ProviderCommand::Verb { .. }))));
 }
 
+/// Only the word for it decides about a permission, whatever else a command says.
+#[test]
+fn an_unknown_command_does_nothing() {
+    for (kind, verbs) in [("agent.permissionDecision", 1), ("agent.dance", 0), ("agent", 0)] {
+        let mut bench = Bench::ready();
+        let params = serde_json::json!({"approvalId": "p", "decision": "approve"});
+        let command = Command {
+            id: "c1".into(),
+            kind: kind.into(),
+            target: "a".into(),
+            params: params.as_object().cloned().unwrap_or_default(),
+            ..Default::default()
+        };
+        let frame = RelayFrame::Command { id: "c1".into(), command };
+        let mut effects = bench.tell(Event::Bus(BusEvent::Framed(frame)));
+        effects.extend(bench.commit());
+        assert!(effects.iter().any(is_ack), "{kind} is not sent again");
+        let is_verb = |e: &&Effect| matches!(e, Effect::Provider(ProviderCommand::Verb { .. }));
+        assert_eq!(effects.iter().filter(is_verb).count(), verbs, "{kind}");
+    }
+}
+
 #[test]
 fn reply_and_batch_done_are_one_transaction() {
     let mut bench = Bench::ready();
