@@ -25,11 +25,18 @@ pub enum Flaw {
     UnknownIssuer,
 }
 
+/// A file of certificates or keys, without the mark that some editors put in front.
+pub(super) fn pem(path: &Path) -> Result<Vec<u8>, String> {
+    let bytes =
+        std::fs::read(path).map_err(|error| format!("cannot use {}: {error}", path.display()))?;
+    Ok(bytes.strip_prefix(b"\xef\xbb\xbf").map(<[u8]>::to_vec).unwrap_or(bytes))
+}
+
 /// A chain of certificates, PEM.
 pub fn chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let bad = |error: &dyn std::fmt::Display| format!("cannot use {}: {error}", path.display());
-    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(path)
-        .and_then(|found| found.collect())
+    let chain = CertificateDer::pem_slice_iter(&pem(path)?)
+        .collect::<Result<Vec<CertificateDer<'static>>, _>>()
         .map_err(|error| bad(&error))?;
     if chain.is_empty() {
         return Err(bad(&"it holds no certificate (PEM)"));

@@ -63,7 +63,8 @@ pub fn server_config(
     let bad = |path: &Path, error: &dyn std::fmt::Display| {
         format!("cannot use {}: {error}", path.display())
     };
-    let secret = PrivateKeyDer::from_pem_file(key).map_err(|error| bad(key, &error))?;
+    let secret = PrivateKeyDer::from_pem_slice(&super::certificate::pem(key)?)
+        .map_err(|error| bad(key, &error))?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()

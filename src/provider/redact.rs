@@ -33,6 +33,10 @@ const SECRET_CHARS_MIN: usize = 6;
 const PROSE_CHARS_MIN: usize = 8;
 /// Entries of a list or an object that are shown.
 const ENTRIES_MAX: usize = 64;
+/// Levels of nesting that are shown: whoever hands it on puts more around it.
+const NESTING_MAX: usize = 32;
+/// Stands for what lies deeper.
+const DEEPER: &str = "…";
 /// Characters of a name that are shown.
 const NAME_CHARS_MAX: usize = 200;
 
@@ -48,11 +52,12 @@ pub fn cut(text: &str, chars_max: usize) -> String {
 /// JSON.
 pub fn shown(value: &Value) -> Value {
     let mut room = APPROVAL_PART_BYTES_MAX;
-    of_value(value, false, &mut room)
+    of_value(value, false, NESTING_MAX, &mut room)
 }
 
-fn of_value(value: &Value, secret: bool, room: &mut usize) -> Value {
+fn of_value(value: &Value, secret: bool, levels: usize, room: &mut usize) -> Value {
     match value {
+        Value::Array(_) | Value::Object(_) if levels == 0 => of_text(DEEPER, room),
         Value::String(_) if secret => of_text(COVER, room),
         Value::String(text) => of_text(&cut(&covered(text), FIELD_CHARS_MAX), room),
         Value::Array(items) => {
@@ -61,7 +66,7 @@ fn of_value(value: &Value, secret: bool, room: &mut usize) -> Value {
                 if !take(room, 2) {
                     break;
                 }
-                all.push(of_value(item, secret, room));
+                all.push(of_value(item, secret, levels - 1, room));
             }
             Value::Array(all)
         }
@@ -72,7 +77,8 @@ fn of_value(value: &Value, secret: bool, room: &mut usize) -> Value {
                 if !take(room, size(&shown) + 4) {
                     break;
                 }
-                all.insert(shown, of_value(value, secret || is_secret(name), room));
+                let secret = secret || is_secret(name);
+                all.insert(shown, of_value(value, secret, levels - 1, room));
             }
             Value::Object(all)
         }
@@ -257,6 +263,16 @@ mod tests {
             ("task-sk-1 and ask-me-anything-about-it", "task-sk-1 and ask-me-anything-about-it"),
         ] {
             assert_eq!(covered(text), want);
+        }
+    }
+
+    #[test]
+    fn what_is_nested_deeply_is_cut() {
+        let nested = |levels: usize| (0..levels).fold(json!(5), |inner, _| json!([inner]));
+        for (levels, want) in [(NESTING_MAX, "5"), (NESTING_MAX + 1, "\"…\""), (120, "\"…\"")] {
+            let text = shown(&nested(levels)).to_string();
+            assert_eq!(text.matches('[').count(), NESTING_MAX, "{levels}");
+            assert!(text.contains(want), "{levels}: {text}");
         }
     }
 

@@ -266,7 +266,15 @@ fn the_certificate_of_the_command_that_a_hub_gives_is_taken() {
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     machine.set("SSL_CERT_FILE", &shown[1]);
     let mut options = vec!["--listen".to_string(), format!("127.0.0.1:{port}")];
-    options.extend(shown);
+    // Some editors put a mark in front of what they save.
+    options.extend(shown.into_iter().map(|word| match std::fs::read(&word) {
+        Ok(bytes) => {
+            let marked = format!("{word}.marked");
+            std::fs::write(&marked, [b"\xef\xbb\xbf".to_vec(), bytes].concat()).expect("writes");
+            marked
+        }
+        Err(_) => word,
+    }));
     let mut running = hub(&machine, &url, &options);
     machine.ok(&["agents"]);
     let said = doctor(&machine);
