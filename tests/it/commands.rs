@@ -239,6 +239,8 @@ fn the_control_port_demands_its_token_and_tells_the_truth() {
     assert_eq!(call("POST", "/status", json!({"status": "asleep"})).0, 400);
     assert_eq!(call("GET", "/log-level", Value::Null).1["level"], "debug");
     assert_eq!(call("POST", "/log-level", json!({"level": " INFO "})).1["previous"], "debug");
+    assert_eq!(call("POST", "/log-level", json!({"level": "fatal"})).1["level"], "fatal");
+    assert_eq!(call("GET", "/log-level", Value::Null).1["level"], "fatal");
     assert_eq!(call("POST", "/log-level", json!({"level": "loud"})).0, 400);
     assert_eq!(
         call("POST", "/hook-fatal", json!({"hook": " ", "error": 5})),
