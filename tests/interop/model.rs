@@ -18,6 +18,9 @@ use tiny_http::Request;
 
 use super::http;
 
+/// How a hook that holds a session back begins.
+const OWED: &str = "You owe an answer to relay message #";
+
 /// One request of a main turn.
 #[derive(Clone)]
 pub struct Asked {
@@ -182,7 +185,13 @@ fn answer(messages_api: bool, body: Value, memory: &Mutex<Memory>) -> Answer {
         let text = if messages_api { r#"{"title": "A title"}"# } else { "A title" };
         return Answer::Events(words(messages_api, text));
     }
-    let newest = said_by_people(&body).pop().unwrap_or_default();
+    let mut newest = said_by_people(&body).pop().unwrap_or_default();
+    // What a Stop hook says comes as a text of a person or as a notice, by the program's version.
+    let last = body["messages"].as_array().and_then(|messages| messages.last());
+    let last = last.map(Value::to_string).unwrap_or_default();
+    if let Some((_, owed)) = last.split_once(OWED).filter(|_| !newest.contains(OWED)) {
+        newest = format!("{OWED}{}", owed.split(['.', '"']).next().unwrap_or_default());
+    }
     let result = has_tool_result(&body);
     let mut memory = memory.lock().expect("whole");
     memory.asked.push(Asked { body, newest: newest.clone() });
@@ -231,7 +240,7 @@ fn tool_call(messages_api: bool, newest: &str, number: u64, agent: bool) -> Opti
     };
     let word_after = |mark: &str| newest.split(mark).nth(1)?.split_whitespace().next();
     // A Stop hook that says what is owed: it is given.
-    let owed = word_after("You owe an answer to relay message #");
+    let owed = word_after(OWED);
     if let Some(id) = owed.and_then(|id| id.parse::<u64>().ok()) {
         let command = format!("\"$AGENT_RELAY_BIN\" reply {id} my-own-answer");
         return shell(&command, "replies");
