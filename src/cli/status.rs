@@ -154,7 +154,9 @@ fn show_reasons(truth: &Value) {
     } else if truth.get("source").is_some_and(Value::is_string) {
         detail("known by", "its runner, which sees the process");
     }
-    for (name, fact) in [("start", "/session/start"), ("waits", "/session/delivery")] {
+    for (name, fact) in
+        [("start", "/session/start"), ("waits", "/session/delivery"), ("hooks", "/session/hooks")]
+    {
         if let Some(said) = truth.pointer(fact).and_then(Value::as_str) {
             detail(name, said);
         }

@@ -166,6 +166,24 @@ impl LaunchError {
 pub type PlanFn =
     fn(&LaunchRequest, Conversation<'_>, &dyn Disk) -> Result<LaunchPlan, LaunchError>;
 
+/// Keys that a provider is typed at with in its terminal, as the terminal server is told to press
+/// them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TerminalKeys {
+    /// Submits what stands in the input box.
+    pub submit: &'static str,
+    /// Ends the running turn.
+    pub cancel: &'static str,
+    /// Puts what stands in the input box aside.
+    pub stash: &'static str,
+}
+
+impl Default for TerminalKeys {
+    fn default() -> TerminalKeys {
+        TerminalKeys { submit: "Enter", cancel: "Escape", stash: "C-s" }
+    }
+}
+
 /// What a session machine knows of its own start.
 #[derive(Debug, Clone, Default)]
 pub struct Start {
@@ -187,4 +205,6 @@ pub struct Start {
     pub socket: Option<String>,
     /// The provider runs in a terminal of ours.
     pub terminal: bool,
+    /// With what it is typed at there.
+    pub keys: TerminalKeys,
 }

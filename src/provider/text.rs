@@ -21,6 +21,13 @@ pub fn shell_quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', "'\\''"))
 }
 
+/// One word of a command for tmux that expands formats in it, whatever stands in it. It is read
+/// twice: as a word of the command, which a shell's quotes keep whole, and as a format.
+pub fn tmux_quoted(word: &str) -> String {
+    let doubled = if crate::planted::is("bare-format") { "#" } else { "##" };
+    shell_quoted(&word.replace('#', doubled))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -28,5 +35,6 @@ mod tests {
     #[test]
     fn words_of_a_script_stay_whole() {
         assert_eq!(shell_quoted("it's $HOME"), "'it'\\''s $HOME'");
+        assert_eq!(tmux_quoted("/it's #{pid}/#S"), "'/it'\\''s ##{pid}/##S'");
     }
 }

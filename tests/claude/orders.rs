@@ -11,6 +11,7 @@ use agent_relay::core::ids::{BatchNumber, Ticket, VerbNumber};
 use agent_relay::core::session::{
     Decision, DeliveryOutcome, Input, OpenMode, Resume, SessionEvent, TurnEnd, Verb,
 };
+use agent_relay::provider::launch::TerminalKeys;
 use serde_json::{Value, json};
 
 use crate::terminal::{EMPTY, Terminal, start, trace};

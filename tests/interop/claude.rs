@@ -1,6 +1,7 @@
 //! Claude Code from its package, through hub and runner, over both transports. The model server's
 //! record is the judge.
 
+mod evidence;
 mod modes;
 mod steps;
 mod tools;
@@ -33,6 +34,16 @@ pub enum Hooks {
 
 impl Session {
     pub fn start(transport: &'static str, hooks: Hooks, restart: Value) -> Session {
+        Session::start_with(transport, hooks, restart, |_| {})
+    }
+
+    /// The same, with something done to its machine before.
+    pub fn start_with(
+        transport: &'static str,
+        hooks: Hooks,
+        restart: Value,
+        prepare: impl FnOnce(&Machine),
+    ) -> Session {
         let dir = installed();
         ran("claude");
         if transport != "stream" {
@@ -60,6 +71,7 @@ impl Session {
         let mode = if hooks == Hooks::Explicit { "explicit" } else { "auto" };
         let config = json!({"env": env, "isolated": true, "transport": transport, "restart": restart, "replyMode": mode});
         std::fs::write(providers.join("claude.json"), config.to_string()).expect("config");
+        prepare(&machine);
         let mut session = Session { transport, machine, model, hub: Some(hub), runner: None };
         if transport != "terminal" {
             session.run();

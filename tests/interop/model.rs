@@ -4,8 +4,9 @@
 //! Words in a message: `TOOL` (call a shell command first), `NAP` (one that takes three seconds),
 //! `RUN "..."` (this one), `WHOAMI` (one that asks who the session is), `LATE` (one that waits for
 //! the file `go`, then sends something), `ASK` (ask a question first), `AGENT` (start a subagent
-//! first), `HANG` (say a word, then nothing, once for each message), `MUTE` (nothing at all, once),
-//! `SLOW` (three seconds of words), `ERR400`, `ERR529` (twice, then well).
+//! first), `BACKGROUND` (the same; its answer is held back until it is released), `HANG` (say a
+//! word, then nothing, once for each message), `MUTE` (nothing at all, once), `SLOW` (three seconds
+//! of words), `ERR400`, `ERR529` (twice, then well).
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -36,6 +37,9 @@ struct Memory {
     /// Kept so that nobody is told that nothing will come.
     mute: Vec<Request>,
     hanging: Vec<Stream>,
+    /// Subagents whose answer is held back.
+    held: Vec<Request>,
+    is_released: bool,
     tools: u64,
 }
 
@@ -50,6 +54,15 @@ impl Model {
         let shared = memory.clone();
         let port = http::serve(move |request, body| serve(request, &body, &shared));
         Model { port, memory }
+    }
+
+    /// Lets subagents answer whose answer was held back.
+    pub fn release(&self) {
+        let mut memory = self.memory.lock().expect("whole");
+        memory.is_released = true;
+        for request in std::mem::take(&mut memory.held) {
+            http::respond(request, 200, "text/event-stream", words(true, "found it").concat());
+        }
     }
 
     pub fn asked(&self) -> Vec<Asked> {
@@ -140,6 +153,8 @@ enum Answer {
     Slow { head: Vec<String>, tail: Vec<String> },
     /// Nothing at all.
     Mute,
+    /// Something, when it is released.
+    Held,
 }
 
 fn serve(request: Request, body: &str, memory: &Mutex<Memory>) {
@@ -152,6 +167,7 @@ fn serve(request: Request, body: &str, memory: &Mutex<Memory>) {
         Answer::Error(status, body) => {
             http::respond(request, status, "application/json", body.to_string());
         }
+        Answer::Held => memory.lock().expect("whole").held.push(request),
         Answer::Mute => memory.lock().expect("whole").mute.push(request),
         Answer::Hang(events) => {
             let mut stream = Stream::of(request);
@@ -185,12 +201,18 @@ fn answer(messages_api: bool, body: Value, memory: &Mutex<Memory>) -> Answer {
         let text = if messages_api { r#"{"title": "A title"}"# } else { "A title" };
         return Answer::Events(words(messages_api, text));
     }
+<<<<<<< HEAD
     let mut newest = said_by_people(&body).pop().unwrap_or_default();
     // What a Stop hook says comes as a text of a person or as a notice, by the program's version.
     let last = body["messages"].as_array().and_then(|messages| messages.last());
     let last = last.map(Value::to_string).unwrap_or_default();
     if let Some((_, owed)) = last.split_once(OWED).filter(|_| !newest.contains(OWED)) {
         newest = format!("{OWED}{}", owed.split(['.', '"']).next().unwrap_or_default());
+=======
+    let newest = said_by_people(&body).pop().unwrap_or_default();
+    if newest.contains("SUBTASK HELD") && !memory.lock().expect("whole").is_released {
+        return Answer::Held;
+>>>>>>> 9a0e957 (Tell and mend what keeps a terminal from taking a text)
     }
     let result = has_tool_result(&body);
     let mut memory = memory.lock().expect("whole");
@@ -202,7 +224,7 @@ fn answer(messages_api: bool, body: Value, memory: &Mutex<Memory>) -> Answer {
     };
     let (hangs, mute) = (once("HANG", ""), once("MUTE", ""));
     let busy = once("ERR529", "1") || once("ERR529", "2");
-    let agent = once("AGENT", "a");
+    let agent = once("AGENT", "a") || once("BACKGROUND", "a");
     if mute {
         return Answer::Mute;
     }
@@ -281,8 +303,15 @@ fn tool_call(messages_api: bool, newest: &str, number: u64, agent: bool) -> Opti
         return Some(call_of(number, "AskUserQuestion", &json!({"questions": [question]})));
     }
     if agent {
-        let task = json!({"description": "Look around", "subagent_type": "general-purpose",
-            "prompt": "SUBTASK SLOW look around"});
+        let (prompt, behind) = match newest.contains("BACKGROUND") {
+            true => ("SUBTASK HELD look around", true),
+            false => ("SUBTASK SLOW look around", false),
+        };
+        let mut task = json!({"description": "Look around", "prompt": prompt,
+            "subagent_type": "general-purpose"});
+        if behind {
+            task["run_in_background"] = json!(true);
+        }
         return Some(call_of(number, "Agent", &task));
     }
     None

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::core::session::{Screen, TERMINAL_SESSION};
 use crate::os;
-use crate::provider::text::shell_quoted;
+use crate::provider::text::{shell_quoted, tmux_quoted};
 
 /// Size that the provider draws for while nobody is attached.
 const COLUMNS: &str = "200";
@@ -222,7 +222,7 @@ impl Tmux {
     /// A bracketed paste: the program takes it as one text, whatever line breaks it has.
     pub fn paste(&mut self, text: &str) -> io::Result<()> {
         os::replace_private_file(&self.paste_file, text, false)?;
-        let file = shell_quoted(&self.paste_file.to_string_lossy());
+        let file = tmux_quoted(&self.paste_file.to_string_lossy());
         self.send(&format!(
             "load-buffer -b agent-relay {file}\npaste-buffer -p -d -b agent-relay -t {TERMINAL_SESSION}\ndisplay-message -p '@pasted'"
         ))

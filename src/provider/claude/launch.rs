@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::stream::StreamSession;
 use super::tui::TuiSession;
-use super::{LOGIN, plugin};
+use super::{LOGIN, keys, plugin};
 use crate::provider::launch::{
     Conversation, Disk, LaunchError, LaunchPlan, LaunchRequest, SessionSockets, SetupFile, Start,
     Transport,
@@ -187,6 +187,7 @@ fn start(
         mailbox: sockets.map(|sockets| sockets.replies.clone()),
         socket: sockets.map(|sockets| sockets.session.clone()),
         terminal: request.transport == Transport::Tmux,
+        keys: keys::keys(disk.read(&format!("{config_dir}/{}", keys::FILE)).as_deref()),
     }
 }
 

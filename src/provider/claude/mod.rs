@@ -4,7 +4,8 @@
 
 pub mod activity;
 pub mod hook_events;
-pub mod launch;
+mod keys;
+mod launch;
 pub mod permission;
 pub mod plugin;
 pub mod sanitize;

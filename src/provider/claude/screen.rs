@@ -11,6 +11,8 @@ pub enum InputBox {
     Empty,
     /// Text; wrapped lines and line breaks look alike.
     Text(String),
+    /// The mode in which what is submitted runs in a shell; perhaps with a command.
+    Shell(String),
 }
 
 /// Something that waits for a key, and would take a paste or Enter for an answer.
@@ -148,6 +150,11 @@ fn input(lines: &[String], coloured: &[&str]) -> Option<InputBox> {
     if !first.starts_with('❯') && !is_shell && !first.starts_with("  ") {
         // A long draft shows only its end.
         return (!first.is_empty()).then(|| InputBox::Text(lines.join("\n")));
+    }
+    if is_shell {
+        let command =
+            lines.join("\n").trim_start().trim_start_matches(['!', '\u{a0}', ' ']).to_string();
+        return Some(InputBox::Shell(command.trim_end().to_string()));
     }
     let strip = |line: &str| {
         line.trim_start().trim_start_matches(['❯', '\u{a0}', ' ']).trim_end().to_string()

@@ -175,3 +175,26 @@ fn a_session_that_works_from_the_start_is_ready() {
     terminal.pass(2000);
     assert_eq!(acts(&terminal), "follow  whole=true", "nothing is typed into it");
 }
+
+/// With hooks that are switched off nobody at the relay is asked: that is told, until one reports.
+#[test]
+fn hooks_that_are_switched_off_are_noticed() {
+    let told = |terminal: &Terminal| {
+        let fact = |signal: &SessionEvent| match signal {
+            SessionEvent::Fact { name: "hooks", value } => Some(value.is_string()),
+            _ => None,
+        };
+        terminal.signals.iter().filter_map(fact).collect::<Vec<bool>>()
+    };
+    let mut terminal = Terminal::ready();
+    assert!(told(&terminal).is_empty());
+    terminal.status("busy");
+    terminal.pass(10_000);
+    assert_eq!(told(&terminal), [true]);
+    terminal.event("Stop", json!({"last_assistant_message": "x"}));
+    assert_eq!(told(&terminal), [true, false]);
+    let mut terminal = Terminal::ready();
+    terminal.event("SessionStart", json!({"source": "startup"}));
+    terminal.status("busy");
+    assert!(told(&terminal).is_empty());
+}

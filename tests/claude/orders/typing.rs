@@ -169,3 +169,81 @@ fn a_persons_draft_is_never_wiped() {
         terminal.pass(500);
     }
 }
+
+const SHELL_MODE: &str = "────────────\n!\u{a0}\n────────────\n  ! for shell mode\n";
+
+fn waits_for(terminal: &Terminal) -> Option<String> {
+    terminal.signals.iter().rev().find_map(|signal| match signal {
+        SessionEvent::Fact { name: "delivery", value } => {
+            Some(value.as_str().unwrap_or_default().to_string())
+        }
+        _ => None,
+    })
+}
+
+/// A person has left the box in its shell mode, where our text would run as a command.
+#[test]
+fn the_shell_mode_of_an_empty_box_is_left() {
+    let mut terminal = Terminal::ready();
+    terminal.screen(SHELL_MODE);
+    terminal.deliver(5, true, false);
+    terminal.pass(10);
+    assert_eq!(acts(&terminal), "press BSpace");
+    terminal.screen(EMPTY);
+    terminal.pass(200);
+    assert!(
+        acts(&terminal).ends_with("paste [relay message #5 from user], press Enter"),
+        "{}",
+        acts(&terminal)
+    );
+}
+
+#[test]
+fn a_shell_command_of_a_person_is_left_alone_and_told_of() {
+    let mut terminal = Terminal::ready();
+    terminal.screen(&SHELL_MODE.replace("!\u{a0}", "!\u{a0}ls -la"));
+    terminal.deliver(5, true, false);
+    terminal.pass(5000);
+    assert_eq!(acts(&terminal), "");
+    assert!(waits_for(&terminal).is_some_and(|why| why.contains("shell command")));
+    terminal.screen(EMPTY);
+    terminal.pass(1000);
+    assert!(acts(&terminal).ends_with("press Enter"), "{}", acts(&terminal));
+    assert_eq!(waits_for(&terminal).as_deref(), Some(""));
+    // It comes between our look and our paste: then no Enter, and our text is taken out again.
+    let mut terminal = Terminal::ready();
+    terminal.frozen = true;
+    terminal.deliver(6, true, false);
+    terminal.pass(50);
+    let shown = "!\u{a0}[relay message #6 from user] do 6";
+    terminal.screen(&SHELL_MODE.replace("!\u{a0}", shown));
+    terminal.pass(10_000);
+    assert!(!acts(&terminal).contains("Enter"), "{}", acts(&terminal));
+    assert!(acts(&terminal).contains("press C-u"), "{}", acts(&terminal));
+}
+
+#[test]
+fn keys_that_the_user_has_bound_are_the_ones_that_are_pressed() {
+    let mut start = start(true);
+    start.keys = TerminalKeys { submit: "C-g", cancel: "C-q", stash: "C-t" };
+    let mut terminal = Terminal::ready_with(start, None);
+    terminal.screen(&EMPTY.replace("\u{276f}\u{a0}", "\u{276f}\u{a0}a draft"));
+    terminal.deliver(5, true, false);
+    terminal.pass(10);
+    terminal.screen(EMPTY);
+    terminal.pass(100);
+    assert_eq!(acts(&terminal), "press C-t, paste [relay message #5 from user], press C-g");
+    terminal.event("UserPromptSubmit", json!({"prompt": "[relay message #5 from user]\ndo 5"}));
+    terminal.verb(Verb::Interrupt);
+    assert!(acts(&terminal).ends_with("press C-q"), "{}", acts(&terminal));
+}
+
+#[test]
+fn a_paste_that_the_terminal_refuses_is_told() {
+    let mut terminal = Terminal::ready();
+    terminal.frozen = true;
+    terminal.deliver(5, true, false);
+    terminal.pass(10);
+    terminal.input(Input::TerminalFailed("No such file: /x".into()));
+    assert!(waits_for(&terminal).is_some_and(|why| why.contains("No such file: /x")));
+}

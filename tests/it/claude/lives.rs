@@ -162,3 +162,14 @@ fn a_session_in_a_terminal_has_its_own_path_and_finds_our_program() {
     let own = std::path::Path::new(BIN).parent().expect("a folder").display();
     assert_eq!(path, format!("/usr/bin:/bin:/planted-folder:{own}"));
 }
+
+/// What people say is pasted from a file whose path the terminal server expands.
+#[test]
+fn a_home_with_signs_of_tmux_formats_is_served() {
+    if !has_tmux() {
+        return;
+    }
+    let claude = Claude::start("it's #{pid} #S %H $HOME", &[]);
+    assert!(claude.asks("MARK-FORMATS").contains("Heard: MARK-FORMATS"));
+    claude.once("MARK-FORMATS");
+}

@@ -88,6 +88,7 @@ impl TuiSession {
         if !self.startup.is_open() {
             return;
         }
+        self.miss_hooks();
         self.commands.on_turn_begun();
         let local = self.commands.changes_context();
         self.turns.begin(now, told.at, local, self.registry_word());
@@ -204,8 +205,9 @@ impl TuiSession {
     /// The sender, and what it sees of the rest.
     pub(super) fn sender(&mut self, now: Now) -> (&mut Sender, SenderContext<'_>) {
         let registry = self.registry_word();
+        let keys = self.start.keys;
         let TuiSession { sender, observed, turns, out, .. } = self;
-        (sender, SenderContext { now, registry, observed, turns, out })
+        (sender, SenderContext { now, keys, registry, observed, turns, out })
     }
 
     pub(super) fn send_next(&mut self, now: Now) {

@@ -27,6 +27,21 @@ const FETCHED_MAX: usize = 1000;
 /// A session that has just said that it starts draws its screen.
 const START_CAPTURE: Duration = Duration::from_millis(50);
 
+/// Told when the session works and none of its hooks has ever reported.
+const NO_HOOKS: &str = "its hooks are switched off, by its settings (disableAllHooks) or by a policy: what it asks is asked in its \
+terminal only, answer there with `agent-relay attach`";
+
+/// Whether its hooks report at all.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub(super) enum Hooks {
+    /// None has reported so far.
+    #[default]
+    Silent,
+    /// The same, and people were told.
+    Missing,
+    Heard,
+}
+
 /// A hook's payload, with fields of a wrong type as empty ones.
 #[derive(Clone, Copy)]
 struct Payload<'a> {
@@ -74,6 +89,9 @@ impl TuiSession {
         let is_of_program = name != event;
         if is_of_program {
             self.sender.on_source();
+            if std::mem::replace(&mut self.hooks, Hooks::Heard) == Hooks::Missing {
+                self.out.fact("hooks", Value::Null);
+            }
         }
         if is_of_program || hook == Some(HookName::StatusLine) {
             self.follow_hook(payload);
@@ -91,6 +109,15 @@ impl TuiSession {
             self.on_own_hook(now, hook, payload);
         }
         self.answer_hook(ticket);
+    }
+
+    /// It works: its first hook ran when it started, so without any they are switched off.
+    pub(super) fn miss_hooks(&mut self) {
+        if self.hooks == Hooks::Silent && !crate::planted::is("unnoticed-silence") {
+            self.hooks = Hooks::Missing;
+            self.out.warn(NO_HOOKS);
+            self.out.fact("hooks", Value::from(NO_HOOKS));
+        }
     }
 
     fn answer_hook(&mut self, ticket: Ticket) {

@@ -61,6 +61,7 @@ use serde_json::{Value, json};
 use self::approvals::{Approvals, Verdict};
 use self::background::Background;
 use self::commands::{Commands, ContextCommand};
+use self::hooks::Hooks;
 use self::identity::Identity;
 use self::observed::{Observed, RegistryWord};
 use self::out::Out;
@@ -92,6 +93,7 @@ pub struct TuiSession {
     commands: Commands,
     background: Background,
     usage: Usage,
+    hooks: Hooks,
     out: Out,
 }
 
@@ -108,6 +110,7 @@ impl TuiSession {
             commands: Commands::default(),
             background: Background::default(),
             usage: Usage::new(),
+            hooks: Hooks::default(),
             out: Out::default(),
             start,
         }
@@ -206,7 +209,7 @@ impl TuiSession {
     /// that was submitted and is not seen yet is ended when it is.
     fn press_escape(&mut self, now: Now) {
         if self.turns.interrupt(now) {
-            self.out.push(Output::Press("Escape"));
+            self.out.push(Output::Press(self.start.keys.cancel));
         }
     }
 
@@ -297,6 +300,7 @@ impl Session for TuiSession {
             Input::TerminalFailed(text) => {
                 self.observed.on_capture_settled();
                 self.out.warn(format!("the terminal: {text}"));
+                self.sender.on_terminal_failed(&text, &mut self.out);
                 self.observed.capture_soon(now, FAILURE_CAPTURE);
             }
             Input::SocketWritten { number, result } => self.on_posted(now, number, result),

@@ -149,7 +149,10 @@ impl OwnTexts {
 pub(super) fn begins_with(box_text: &str, first: &str) -> bool {
     let text = squeezed(box_text);
     let start: String = text.chars().take(BEGIN_CHARS).collect();
-    text.starts_with("[Pastedtext") || first.starts_with(&start) && !text.is_empty()
+    // The lines of a text stand in the box one behind the other; without a header a longer one is
+    // somebody's own.
+    let holds = first.starts_with(&start) || is_marked(first) && start.starts_with(first);
+    text.starts_with("[Pastedtext") || holds && !text.is_empty()
 }
 
 #[cfg(test)]
@@ -190,6 +193,22 @@ mod tests {
         }
         assert!(own.is_prompt(&squeezed("[relay message #1 from user]\nwhatever")));
         assert!(!own.is_prompt(&squeezed("look at this file")));
+    }
+
+    #[test]
+    fn a_text_that_was_given_back_is_known_with_all_its_lines() {
+        let header = "[relaymessage#1fromuser]";
+        for (text, first, want) in [
+            ("[relay message #1 from user]\ndo it", header, true),
+            ("[relay message #1", header, true),
+            ("[Pasted text #1 +2 lines]", header, true),
+            ("[relay message #2 from user]\ndo it", header, false),
+            ("hang", "hang", true),
+            ("hang on", "hang", false),
+            ("", "hang", false),
+        ] {
+            assert_eq!(begins_with(text, first), want, "{text}");
+        }
     }
 
     #[test]

@@ -30,6 +30,7 @@ use crate::core::ids::VerbNumber;
 use crate::core::session::{Delivery, SessionEvent, TurnEnd};
 use crate::core::time::{Now, Tick, sooner};
 use crate::provider::Start;
+use crate::provider::launch::TerminalKeys;
 
 pub(super) use self::proof::{Due, EntryProof, HookProof};
 
@@ -37,12 +38,15 @@ pub(super) use self::proof::{Due, EntryProof, HookProof};
 const PROOF_TIME: Duration = Duration::from_secs(15);
 /// What was submitted begins its turn within that time.
 const BEGIN_TIME: Duration = Duration::from_secs(3);
+/// Characters of an error of the terminal that are told.
+const ERROR_CHARS_MAX: usize = 300;
 /// Waiting texts of the runner itself.
 const INJECTED_MAX: usize = 16;
 
 /// What a sender sees of the session around it.
 pub(super) struct SenderContext<'a> {
     pub now: Now,
+    pub keys: TerminalKeys,
     /// What the registry says of the session's own turn.
     pub registry: RegistryWord,
     pub observed: &'a mut Observed,
@@ -356,6 +360,14 @@ impl Sender {
 
     pub fn on_drawn(&mut self, now: Now) {
         self.paste.on_drawn(now);
+    }
+
+    /// The terminal could not do what was asked: perhaps it did not take the text.
+    pub fn on_terminal_failed(&mut self, error: &str, out: &mut Out) {
+        if self.paste.is_typing() {
+            let error: String = error.chars().take(ERROR_CHARS_MAX).collect();
+            self.notice.tell(Some(&format!("the terminal refused: {error}")), out);
+        }
     }
 
     /// A picture shows an empty box.

@@ -33,8 +33,8 @@ const MENU_TIME: Duration = Duration::from_secs(2);
 const GIVEN_BACK_TIME: Duration = Duration::from_secs(3);
 /// How the box shows a long paste.
 const HIDDEN_PASTE: &str = "[Pasted text";
-/// Stashes what stands in the box; it comes back by itself after the next Enter.
-const STASH: &str = "C-s";
+/// Leaves the shell mode of an empty box.
+const LEAVE_SHELL: &str = "BSpace";
 const WIPE: [&str; 6] = ["C-e", "C-u", "C-u", "C-u", "C-u", "C-k"];
 const WIPE_ALL: [&str; 7] = ["C-e", "C-u", "C-u", "C-u", "C-u", "C-u", "C-k"];
 
@@ -117,7 +117,7 @@ impl PasteProof {
     pub fn press_enter(&mut self, around: &mut SenderContext<'_>) {
         self.enter_at = Some(around.now.tick + ENTER_TIME);
         self.enters += 1;
-        around.out.push(Output::Press("Enter"));
+        around.out.push(Output::Press(around.keys.submit));
     }
 }
 
@@ -203,6 +203,10 @@ impl Paste {
                 self.on_draft(&text, own, notice, around);
                 Step::Waits
             }
+            (Stage::Look { .. }, Some(InputBox::Shell(text))) => {
+                self.on_shell_mode(&text, own, notice, around);
+                Step::Waits
+            }
             (Stage::Look { .. }, None) => {
                 around.capture_soon(WAIT_TIME);
                 Step::Waits
@@ -213,6 +217,8 @@ impl Paste {
             (Stage::Pasted, Some(InputBox::Text(_))) if may || may_be_idle => {
                 self.enter(notice, around)
             }
+            // Somebody has just switched to it: there our text would run as a command.
+            (Stage::Pasted, Some(InputBox::Shell(_))) => self.put_back(around),
             (Stage::Pasted, _) => self.wait_for_paste(around),
         }
     }
@@ -274,7 +280,8 @@ impl Paste {
         }
         if !stashed && !*stashing {
             *stashing = true;
-            around.out.push(Output::Press(STASH));
+            // It comes back by itself after the next Enter.
+            around.out.push(Output::Press(around.keys.stash));
             return around.capture_soon(STEP_TIME * 2);
         }
         // A second draft: stashing it would lose the first. The person is waited for.
@@ -286,10 +293,32 @@ impl Paste {
         around.capture_soon(WAIT_TIME);
     }
 
+    /// Somebody has left the box in its shell mode: what is submitted there would run as a command.
+    /// An empty one is left; a command in it is somebody's, unless it is a text of ours.
+    fn on_shell_mode(
+        &mut self,
+        text: &str,
+        own: &OwnTexts,
+        notice: &mut DeliveryNotice,
+        around: &mut SenderContext<'_>,
+    ) {
+        if text.is_empty() && !crate::planted::is("stuck-in-shell-mode") {
+            around.out.push(Output::Press(LEAVE_SHELL));
+            return around.capture_soon(STEP_TIME * 2);
+        }
+        if own.is_in_box(text) || self.unseen && text.starts_with(HIDDEN_PASTE) {
+            around.out.press(&WIPE);
+            return around.capture_soon(STEP_TIME * 2);
+        }
+        let why = "somebody's shell command (`!`) stands in the input box: run it or delete it";
+        notice.tell(Some(why), around.out);
+        around.capture_soon(WAIT_TIME);
+    }
+
     fn enter(&mut self, notice: &mut DeliveryNotice, around: &mut SenderContext<'_>) -> Step {
         let Some(typing) = self.typing.take() else { return Step::Waits };
         (self.left_in_box, self.unseen) = (false, false);
-        around.out.push(Output::Press("Enter"));
+        around.out.push(Output::Press(around.keys.submit));
         notice.tell(None, around.out);
         let pause = if typing.item.is_command { STEP_TIME * 4 } else { ENTER_TIME };
         around.capture_soon(pause);

@@ -176,7 +176,7 @@ impl Sender {
             return Due::Nothing;
         }
         self.paste.on_given_back(around.now);
-        let why = "the session does not take the text: it stays in its input box (a hook of its own may block it)";
+        let why = "the session does not take the text: it stays in its input box (a hook of its own may block it, or its keybindings.json binds Enter to something else)";
         self.refuse(at, why, around);
         Due::Settled
     }

@@ -51,7 +51,17 @@ impl Rig {
     fn around(&mut self) -> (&mut Sender, SenderContext<'_>) {
         let Rig { sender, observed, turns, out, now } = self;
         let registry = observed.registry_word(turns.quiet_at(), false);
-        (sender, SenderContext { now: *now, registry, observed, turns, out })
+        (
+            sender,
+            SenderContext {
+                now: *now,
+                keys: TerminalKeys::default(),
+                registry,
+                observed,
+                turns,
+                out,
+            },
+        )
     }
 
     fn next(&mut self) {
