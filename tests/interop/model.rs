@@ -201,18 +201,15 @@ fn answer(messages_api: bool, body: Value, memory: &Mutex<Memory>) -> Answer {
         let text = if messages_api { r#"{"title": "A title"}"# } else { "A title" };
         return Answer::Events(words(messages_api, text));
     }
-<<<<<<< HEAD
     let mut newest = said_by_people(&body).pop().unwrap_or_default();
     // What a Stop hook says comes as a text of a person or as a notice, by the program's version.
     let last = body["messages"].as_array().and_then(|messages| messages.last());
     let last = last.map(Value::to_string).unwrap_or_default();
     if let Some((_, owed)) = last.split_once(OWED).filter(|_| !newest.contains(OWED)) {
         newest = format!("{OWED}{}", owed.split(['.', '"']).next().unwrap_or_default());
-=======
-    let newest = said_by_people(&body).pop().unwrap_or_default();
+    }
     if newest.contains("SUBTASK HELD") && !memory.lock().expect("whole").is_released {
         return Answer::Held;
->>>>>>> 9a0e957 (Tell and mend what keeps a terminal from taking a text)
     }
     let result = has_tool_result(&body);
     let mut memory = memory.lock().expect("whole");
