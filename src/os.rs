@@ -1,13 +1,14 @@
-//! Thin wrappers of the operating system: random bytes, hashes, wake-ups, processes by pid and
-//! start time.
+//! Thin wrappers of the operating system: random bytes, hashes, wake-ups, files of ours, and
+//! processes by pid and start time.
 
-use crate::core::ids::ProcessRef;
+mod processes;
+
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -15,8 +16,12 @@ use ring::rand::{SecureRandom, SystemRandom};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::fs::OFlags;
 use rustix::process::{
-    Pid, PidfdFlags, Resource, Rlimit, Signal, getrlimit, kill_process, kill_process_group,
-    pidfd_open, setrlimit,
+    Pid, PidfdFlags, Resource, Rlimit, Signal, getrlimit, kill_process, pidfd_open, setrlimit,
+};
+
+pub use self::processes::{
+    adopt_orphans, adopted, descendants, ignores_hangup, is_alive, kill, kill_group, process,
+    processes_with_env, reap_adopted,
 };
 
 /// Random bytes for ids, tokens and seeds.
@@ -89,76 +94,29 @@ pub fn hostname() -> String {
     if name.is_empty() { "host".into() } else { name }
 }
 
-/// Id of this boot of the machine: start times of processes mean something only together with it.
-pub fn boot_id() -> Option<String> {
-    fs::read_to_string("/proc/sys/kernel/random/boot_id").ok().map(|id| id.trim().to_string())
-}
-
-/// Start time of a process in clock ticks since boot.
-fn start_time(pid: u32) -> Option<u64> {
-    stat(pid)?.get(19)?.parse().ok()
-}
-
-/// The process that has this pid now; if there is none, one that is not alive.
-pub fn process(pid: u32) -> ProcessRef {
-    ProcessRef { pid, start: start_time(pid).unwrap_or_default() }
-}
-
-/// Fields of `/proc/<pid>/stat` after the command name, state first.
-fn stat(pid: u32) -> Option<Vec<String>> {
-    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let after = text.rsplit_once(')')?.1;
-    Some(after.split_whitespace().map(str::to_string).collect())
-}
-
-/// Whether the process with this pid and start time lives; a zombie does not.
-pub fn is_alive(process: ProcessRef) -> bool {
-    stat(process.pid).is_some_and(|fields| {
-        let runs = fields.first().is_some_and(|state| state != "Z" && state != "X");
-        runs && fields.get(19).map(String::as_str) == Some(&process.start.to_string())
+/// Home of the user: what HOME says, else what the password file says, as programs take it that we
+/// start. `None`: nobody says.
+pub fn user_home() -> Option<PathBuf> {
+    let said = std::env::var_os("HOME").filter(|home| !home.is_empty());
+    said.map(PathBuf::from).or_else(|| {
+        let users = fs::read_to_string("/etc/passwd").ok()?;
+        home_of(&users, rustix::process::getuid().as_raw())
     })
 }
 
-/// All processes that carry `name=value` in their environment. A child cannot lose it by
-/// changing its process group, so this finds what a provider left behind anywhere.
-pub fn processes_with_env(name: &str, value: &str) -> Vec<ProcessRef> {
-    let wanted = format!("{name}={value}");
-    let own = std::process::id();
-    let mut found = Vec::new();
-    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|text| text.parse::<u32>().ok()) else {
-            continue;
-        };
-        if pid == own {
-            continue;
-        }
-        let Ok(environment) = fs::read(format!("/proc/{pid}/environ")) else {
-            continue;
-        };
-        if environment.split(|byte| *byte == 0).any(|variable| variable == wanted.as_bytes())
-            && let process = process(pid)
-            && is_alive(process)
-        {
-            found.push(process);
-        }
-    }
-    found
+/// The home of a user in the text of a password file.
+fn home_of(users: &str, uid: u32) -> Option<PathBuf> {
+    let fields = |line: &str| -> Option<PathBuf> {
+        let mut fields = line.split(':').skip(2);
+        let (id, home) = (fields.next()?, fields.nth(2)?);
+        (id.parse() == Ok(uid) && home.starts_with('/')).then(|| PathBuf::from(home))
+    };
+    users.lines().find_map(fields)
 }
 
-/// Kills the process with this pid and start time, if it lives.
-pub fn kill(process: ProcessRef, signal: Signal) {
-    if is_alive(process)
-        && let Some(pid) = Pid::from_raw(process.pid as i32)
-    {
-        let _ = kill_process(pid, signal);
-    }
-}
-
-/// Signals a process group.
-pub fn kill_group(group: u32, signal: Signal) {
-    if let Some(pid) = Pid::from_raw(group as i32) {
-        let _ = kill_process_group(pid, signal);
-    }
+/// Id of this boot of the machine: start times of processes mean something only together with it.
+pub fn boot_id() -> Option<String> {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").ok().map(|id| id.trim().to_string())
 }
 
 /// Raises the soft limit of descriptors to the hard one (at most `DESCRIPTORS_WANTED`) and returns
@@ -353,4 +311,20 @@ pub fn crash_point(name: &str) {
     assert!(!panics, "asked for by AGENT_RELAY_CRASH_AT at {name}");
     let _ = kill_process(rustix::process::getpid(), Signal::KILL);
     std::process::abort()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn homes_are_read_from_the_password_file() {
+        let users = "root:x:0:0:root:/root:/bin/sh\nbroken:x:7\nodd:x:8:8::relative:/bin/sh\n\
+                     a:x:1000:1000:A, B:/home/a:/bin/sh\n";
+        for (uid, want) in
+            [(0, Some("/root")), (1000, Some("/home/a")), (7, None), (8, None), (9, None)]
+        {
+            assert_eq!(home_of(users, uid), want.map(PathBuf::from), "{uid}");
+        }
+    }
 }

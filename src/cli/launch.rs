@@ -1,7 +1,7 @@
 //! From settings to what every start of the provider has in common: environment, host, request.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::chosen::Chosen;
 use super::paths::{agent_dir, token_file};
@@ -13,7 +13,7 @@ use crate::provider::launch::{LaunchRequest, Transport};
 use crate::provider::settings::SessionSettings;
 use crate::wire::control::{ENV_HOOKS, ENV_REPLY_MODE, ENV_TOKEN_FILE};
 
-/// Longest path of a socket that leaves room for its name (108 bytes in all).
+/// Longest path of a folder that leaves room for the name of a socket (108 bytes in all).
 const RUNTIME_DIR_MAX: usize = 84;
 
 /// Variables of every start, and what the log is to say of them; the token and what changes at
@@ -68,8 +68,8 @@ pub(super) fn host(chosen: &Chosen) -> Host {
         Transport::Stream => Host::Pipes,
         Transport::Terminal => Host::Inherited,
         Transport::Tmux => Host::Tmux {
-            socket: format!("agent-relay-{}", short_name(chosen)),
             dir: agent_dir(&chosen.global.home, &chosen.agent_id).join("terminal"),
+            former: format!("agent-relay-{}", short_name(chosen)),
         },
     }
 }
@@ -79,16 +79,6 @@ fn request(chosen: &Chosen, added: &[(String, String)]) -> LaunchRequest {
     let own = &chosen.args.own;
     let text = |path: &Path| path.to_string_lossy().into_owned();
     let dir = agent_dir(&chosen.global.home, &chosen.agent_id);
-    let near = dir.join("run");
-    let runtime_dir = if near.as_os_str().len() <= RUNTIME_DIR_MAX {
-        near
-    } else {
-        std::env::temp_dir().join(format!(
-            "agent-relay-{}-{}",
-            rustix::process::getuid().as_raw(),
-            short_name(chosen)
-        ))
-    };
     let mut all: BTreeMap<String, String> = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect();
@@ -111,8 +101,8 @@ fn request(chosen: &Chosen, added: &[(String, String)]) -> LaunchRequest {
         explicit_replies: chosen.config.reply_mode == ReplyMode::Explicit,
         home: text(&chosen.global.home),
         dir: text(&dir),
-        user_home: env("HOME").unwrap_or_else(|| "/".into()),
-        runtime_dir: text(&runtime_dir),
+        user_home: os::user_home().as_deref().map_or_else(|| "/".into(), text),
+        runtime_dir: String::new(), // chosen at each start
         bin: std::env::current_exe().map(|path| text(&path)).unwrap_or_default(),
         is_root: rustix::process::geteuid().is_root(),
         env: all,
@@ -122,5 +112,51 @@ fn request(chosen: &Chosen, added: &[(String, String)]) -> LaunchRequest {
 /// How each start is planned, and what the log is to say of it.
 pub(super) fn planner(chosen: &Chosen) -> (Planner, Vec<String>) {
     let (env, warnings) = environment(chosen);
-    (Planner { plan: chosen.provider.plan, request: request(chosen, &env), env }, warnings)
+    let request = request(chosen, &env);
+    (
+        Planner { plan: chosen.provider.plan, request, env, socket_folders: folders(chosen) },
+        warnings,
+    )
+}
+
+/// Where the sockets of a session can be, the best place first: beside the agent's other files, or
+/// else where a path is short. Not all are there, and not every file system has sockets.
+fn folders(chosen: &Chosen) -> Vec<String> {
+    let near = agent_dir(&chosen.global.home, &chosen.agent_id).join("run");
+    let name = format!("agent-relay-{}-{}", rustix::process::getuid().as_raw(), short_name(chosen));
+    let shared =
+        [env("XDG_RUNTIME_DIR"), env("TMPDIR"), Some("/tmp".into()), Some("/var/tmp".into())];
+    // Nobody else's folder is made.
+    let there = shared.into_iter().flatten().filter(|folder| Path::new(folder).is_dir());
+    socket_folders(near, &name, there)
+}
+
+fn socket_folders(near: PathBuf, name: &str, shared: impl Iterator<Item = String>) -> Vec<String> {
+    let shared = shared.map(PathBuf::from).filter(|folder| folder.is_absolute());
+    let mut all: Vec<String> = Vec::new();
+    for folder in [near].into_iter().chain(shared.map(|folder| folder.join(name))) {
+        let folder = folder.to_string_lossy().into_owned();
+        if folder.len() <= RUNTIME_DIR_MAX && !all.contains(&folder) {
+            all.push(folder);
+        }
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sockets_go_where_their_path_is_short_enough() {
+        let long = format!("/{}", "x".repeat(90));
+        for (near, shared, want) in [
+            ("/h/agents/a/run", vec!["/run/user/7"], vec!["/h/agents/a/run", "/run/user/7/n"]),
+            (long.as_str(), vec![long.as_str(), "/tmp", "/tmp"], vec!["/tmp/n"]),
+            (long.as_str(), vec!["relative", "/tmp"], vec!["/tmp/n"]),
+        ] {
+            let shared = shared.into_iter().map(String::from);
+            assert_eq!(socket_folders(near.into(), "n", shared), want, "{near}");
+        }
+    }
 }

@@ -123,7 +123,6 @@ pub(super) fn agent_config(chosen: &Chosen, started_at: i64) -> AgentConfig {
         reply_mode: config.reply_mode,
         session: chosen.provider.capabilities,
         in_user_terminal: chosen.transport == Transport::Terminal,
-        terminal_dir: env("TMUX_TMPDIR"),
         store_note: None,
         started_at,
     }

@@ -4,8 +4,9 @@
 //! go in, writes and session events come out. The agent sends verbs and receives session events; no
 //! vendor's spelling stands here.
 
-use std::fmt;
+mod opening;
 
+pub use self::opening::{OpenMode, Opened, StartFault};
 use crate::core::ids::{BatchNumber, Ticket, VerbNumber};
 use serde_json::{Map, Value};
 
@@ -163,8 +164,8 @@ pub enum SessionEvent {
     OpenFailed {
         /// One sentence for people, which names the cure.
         reason: String,
-        /// Trying again is pointless (login, protocol).
-        permanent: bool,
+        /// What kind of cause it is.
+        fault: StartFault,
     },
     /// The provider has the delivery.
     Accepted {
@@ -274,47 +275,6 @@ impl SessionEvent {
     }
 }
 
-/// How a conversation was opened.
-#[allow(missing_docs)] // the names say it
-#[derive(Debug, Clone, PartialEq)]
-pub struct Opened {
-    /// Session id to resume later.
-    pub session: String,
-    /// Whether it is new, resumed or lost.
-    pub how: OpenMode,
-    /// Name and version of the provider program, for people.
-    pub agent: String,
-    pub model: Option<String>,
-    /// Whether the record can prove a delivery after a crash; without it deliveries are at least
-    /// once.
-    pub has_evidence: bool,
-}
-
-/// New, resumed or lost.
-#[derive(Debug, Clone, PartialEq)]
-pub enum OpenMode {
-    /// A fresh conversation; nothing was to be resumed.
-    New,
-    /// The old one goes on; what its record says of each message asked for, in order.
-    Loaded(Vec<DeliveryOutcome>),
-    /// The old one goes on, without a look at the record.
-    Resumed,
-    /// The old one is gone: a fresh one was started.
-    Lost(String),
-}
-
-impl fmt::Display for OpenMode {
-    /// For the log, without what the record says.
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        match self {
-            OpenMode::New => f.write_str("New"),
-            OpenMode::Loaded(outcomes) => write!(f, "Loaded({})", outcomes.len()),
-            OpenMode::Resumed => f.write_str("Resumed"),
-            OpenMode::Lost(why) => write!(f, "Lost({why})"),
-        }
-    }
-}
-
 /// What the record says about an unsettled message.
 #[derive(Debug, Clone, PartialEq)]
 pub enum DeliveryOutcome {
@@ -377,6 +337,8 @@ pub struct Approval {
 pub enum Input {
     /// Bytes from the provider.
     Bytes(Vec<u8>),
+    /// The end of what it wrote to its standard error, told once, right before [`Input::Closed`].
+    LastWords(String),
     /// The provider closed its output or died.
     Closed,
     /// A verb with its number.
@@ -473,10 +435,13 @@ pub enum Output {
     },
     /// Follow nothing any more.
     Unfollow,
-    /// Tell this small file's content now and at every change.
-    Watch {
-        /// Which one; it may not be there yet.
-        path: String,
+    /// Tell the small file that the provider's process keeps of itself now and at every change. The
+    /// process may be another one than was started: a script in between is its parent then.
+    WatchProcess {
+        /// Where the file is; it may not be there yet.
+        folder: String,
+        /// What its name has behind the pid.
+        suffix: &'static str,
     },
     /// Write a line to a socket; answered by [`Input::SocketWritten`].
     WriteSocket {

@@ -2,8 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use serde_json::Value;
+
 use super::settings::{ProviderSettings, SessionSettings};
-use crate::core::session::Session;
+use crate::core::session::{DeliveryOutcome, Mirror, OpenMode, Session, SessionEvent, StartFault};
+use crate::wire::control::LogLevel;
 
 /// How a provider is talked to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,6 +76,8 @@ pub struct LaunchRequest {
 pub struct Conversation<'a> {
     /// The one to go on with; empty: none.
     pub earlier: &'a str,
+    /// Why that one cannot be gone on with, if the provider has said so.
+    pub refused: Option<&'a str>,
     /// Id for a new one, where the provider lets us choose.
     pub fresh: &'a str,
 }
@@ -85,6 +90,9 @@ pub trait Disk {
     fn exists(&self, path: &str) -> bool;
     /// Names in a folder.
     fn list(&self, path: &str) -> Vec<String>;
+    /// Whether a file has a line that is wanted, as far as it is looked at: a file that is too long
+    /// for that is taken to have one.
+    fn has_line(&self, path: &str, is_wanted: fn(&[u8]) -> bool) -> bool;
 }
 
 /// Something that must be on disk before the start.
@@ -114,9 +122,12 @@ pub struct TreeFile {
     pub is_program: bool,
 }
 
-/// The sockets of a session that can be written to while it runs. Neither outlives it.
+/// The sockets of a session that can be written to while it runs, all in one folder of ours. None
+/// outlives it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionSockets {
+    /// The one of the terminal's server, where a terminal of ours hosts it.
+    pub terminal: String,
     /// Ours, for its answers.
     pub replies: String,
     /// The one that it listens at.
@@ -146,19 +157,19 @@ pub struct LaunchPlan {
 pub struct LaunchError {
     /// One sentence with the cure.
     pub text: String,
-    /// Trying again without a change cannot succeed.
-    pub permanent: bool,
+    /// What kind of cause it is.
+    pub fault: StartFault,
 }
 
 impl LaunchError {
     /// What a person has to change first.
     pub fn permanent(text: impl Into<String>) -> LaunchError {
-        LaunchError { text: text.into(), permanent: true }
+        LaunchError { text: text.into(), fault: StartFault::Person }
     }
 
     /// What may pass by itself.
     pub fn passing(text: impl Into<String>) -> LaunchError {
-        LaunchError { text: text.into(), permanent: false }
+        LaunchError { text: text.into(), fault: StartFault::Passing }
     }
 }
 
@@ -184,6 +195,39 @@ impl Default for TerminalKeys {
     }
 }
 
+/// A conversation that was to be gone on with, and is not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LostConversation {
+    /// Why, in words for people.
+    pub why: String,
+    /// Its record shows that nothing was said in it.
+    pub is_empty: bool,
+}
+
+impl LostConversation {
+    /// What people are told of it: in the log, in the status, and where they read along.
+    pub fn events(&self) -> [SessionEvent; 3] {
+        let told = format!("the earlier conversation is lost, a new one was begun: {}", self.why);
+        let body = format!(
+            "[agent-relay] The earlier conversation could not be restored ({}); \
+             a new one starts here.",
+            self.why
+        );
+        [
+            SessionEvent::Fact { name: "conversation", value: Value::from(told.as_str()) },
+            SessionEvent::Log { level: LogLevel::Warn, text: told },
+            SessionEvent::Mirror(Mirror {
+                kind: "response",
+                body,
+                label: None,
+                status: None,
+                turn: 0,
+                key: None,
+            }),
+        ]
+    }
+}
+
 /// What a session machine knows of its own start.
 #[derive(Debug, Clone, Default)]
 pub struct Start {
@@ -193,6 +237,8 @@ pub struct Start {
     pub resumes: bool,
     /// Path of that record.
     pub transcript: Option<String>,
+    /// This one is new, in the place of an earlier one.
+    pub lost: Option<LostConversation>,
     /// Fresh UUID of this start.
     pub nonce: String,
     /// Where the record of a new conversation usually lies.
@@ -207,4 +253,21 @@ pub struct Start {
     pub terminal: bool,
     /// With what it is typed at there.
     pub keys: TerminalKeys,
+}
+
+impl Start {
+    /// Nothing of what an earlier life has delivered was ever written down.
+    pub fn has_no_record(&self) -> bool {
+        self.transcript.is_none() && self.lost.as_ref().is_none_or(|lost| lost.is_empty)
+    }
+
+    /// How the conversation is opened, with what a record says if it was asked.
+    pub fn how(&self, outcomes: Option<Vec<DeliveryOutcome>>) -> OpenMode {
+        match (outcomes, &self.lost) {
+            (Some(outcomes), _) => OpenMode::Loaded(outcomes),
+            (None, Some(lost)) => OpenMode::Lost(lost.why.clone()),
+            (None, None) if self.resumes => OpenMode::Resumed,
+            (None, None) => OpenMode::New,
+        }
+    }
 }

@@ -282,7 +282,7 @@ fn last_kill(child_registrations: &Receiver<Option<ChildRegistration>>) {
         && os::is_alive(process)
     {
         log::error!(target: "lifecycle", "ending the provider pid={} from main", process.pid);
-        provider::end_everything(&provider_session, process.pid);
+        provider::end_everything(&provider_session, process);
     }
 }
 

@@ -1,7 +1,7 @@
 //! Lines that are damaged on their way: every recording with each damage.
 
 use agent_relay::core::ids::{BatchNumber, VerbNumber};
-use agent_relay::core::session::{Decision, Input, SessionEvent, TurnEnd, Verb};
+use agent_relay::core::session::{Decision, Input, SessionEvent, StartFault, TurnEnd, Verb};
 use agent_relay::provider::ApprovalMode;
 use serde_json::json;
 
@@ -114,7 +114,9 @@ fn an_answer_that_is_lost_does_not_lose_the_conversation() {
         bench.line(json!({"id": 0, "result": {"protocolVersion": 1.0}}));
         bytes(&mut bench, line);
         let failed = bench.signals.iter().find_map(|signal| match signal {
-            SessionEvent::OpenFailed { reason, permanent } => Some((reason.clone(), *permanent)),
+            SessionEvent::OpenFailed { reason, fault } => {
+                Some((reason.clone(), *fault == StartFault::Person))
+            }
             _ => None,
         });
         assert!(failed.is_some_and(|(why, permanent)| why.contains(reason) && !permanent));

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use agent_relay::core::ids::{BatchNumber, VerbNumber};
 use agent_relay::core::session::{
-    Decision, Delivery, Input, Output, Session, SessionEvent, TurnEnd, Verb,
+    Decision, Delivery, Input, Output, Session, SessionEvent, StartFault, TurnEnd, Verb,
 };
 use agent_relay::core::time::{Now, Tick, Wall};
 use agent_relay::provider::acp::session::AcpSession;
@@ -219,7 +219,9 @@ fn agents_that_cannot_be_used_are_told_apart() {
         let mut bench = Bench::new(ApprovalMode::Guarded);
         bench.line(frame);
         let failed = bench.signals.iter().find_map(|signal| match signal {
-            SessionEvent::OpenFailed { reason, permanent } => Some((reason.clone(), *permanent)),
+            SessionEvent::OpenFailed { reason, fault } => {
+                Some((reason.clone(), *fault == StartFault::Person))
+            }
             _ => None,
         });
         let (reason, told) = failed.expect("it fails");
@@ -229,7 +231,9 @@ fn agents_that_cannot_be_used_are_told_apart() {
     mute.now.tick = mute.session.next_deadline().expect("a limit");
     mute.input(Input::Wake);
     assert!(
-        mute.signals.iter().any(|s| matches!(s, SessionEvent::OpenFailed { permanent: false, .. }))
+        mute.signals
+            .iter()
+            .any(|s| matches!(s, SessionEvent::OpenFailed { fault: StartFault::Passing, .. }))
     );
 }
 
@@ -237,7 +241,9 @@ fn agents_that_cannot_be_used_are_told_apart() {
 fn opening(bench: &Bench) -> Option<Result<(), (String, bool)>> {
     bench.signals.iter().find_map(|signal| match signal {
         SessionEvent::Opened(_) => Some(Ok(())),
-        SessionEvent::OpenFailed { reason, permanent } => Some(Err((reason.clone(), *permanent))),
+        SessionEvent::OpenFailed { reason, fault } => {
+            Some(Err((reason.clone(), *fault == StartFault::Person)))
+        }
         _ => None,
     })
 }

@@ -13,7 +13,8 @@ use std::time::Duration;
 
 use agent_relay::core::ids::{BatchNumber, VerbNumber};
 use agent_relay::core::session::{
-    Decision, Delivery, Input, MessageFingerprint, Output, Resume, Session, SessionEvent, Verb,
+    Decision, Delivery, Input, MessageFingerprint, Output, Resume, Session, SessionEvent,
+    StartFault, Verb,
 };
 use agent_relay::core::time::{Now, Tick, Wall};
 use agent_relay::provider::acp::session::AcpSession;
@@ -166,7 +167,8 @@ impl Replay {
                     opened.agent, opened.how, opened.model, opened.has_evidence
                 )
             }
-            SessionEvent::OpenFailed { reason, permanent } => {
+            SessionEvent::OpenFailed { reason, fault } => {
+                let permanent = fault == StartFault::Person;
                 format!("open failed permanent={permanent}: {}", cut(&reason))
             }
             SessionEvent::Accepted { batch, evidence, .. } => format!("taken {batch}: {evidence}"),

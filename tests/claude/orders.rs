@@ -9,7 +9,7 @@ mod typing;
 
 use agent_relay::core::ids::{BatchNumber, Ticket, VerbNumber};
 use agent_relay::core::session::{
-    Decision, DeliveryOutcome, Input, OpenMode, Resume, SessionEvent, TurnEnd, Verb,
+    Decision, DeliveryOutcome, Input, OpenMode, Resume, SessionEvent, StartFault, TurnEnd, Verb,
 };
 use agent_relay::provider::launch::TerminalKeys;
 use serde_json::{Value, json};

@@ -1,9 +1,13 @@
 //! The recorded stream of `claude -p` through its machine.
 
 use agent_relay::core::ids::{BatchNumber, VerbNumber};
-use agent_relay::core::session::{Delivery, Input, Output, Session, SessionEvent, Verb};
+use agent_relay::core::session::{
+    Delivery, DeliveryOutcome, Input, MessageFingerprint, OpenMode, Output, Resume, Session,
+    SessionEvent, StartFault, Verb,
+};
 use agent_relay::core::time::{Now, Tick, Wall};
 use agent_relay::provider::claude::stream::StreamSession;
+use agent_relay::provider::launch::{LostConversation, Start};
 use serde_json::{Value, json};
 
 use crate::terminal::{settings, start};
@@ -19,8 +23,19 @@ pub struct Stream {
 
 impl Stream {
     pub fn open() -> Stream {
+        let mut stream = Stream::open_with(start(false), None);
+        stream.answer();
+        stream
+    }
+
+    /// The program says that it is there.
+    fn answer(&mut self) {
+        self.line(&json!({"type": "control_response", "response": {"subtype": "success", "response": {"claude_code_version": "2.1.329"}}}));
+    }
+
+    fn open_with(start: Start, resume: Option<Resume>) -> Stream {
         let now = Now { tick: Tick(1_000_000_000), wall: Wall(1_795_000_000_000) };
-        let session = StreamSession::new(settings(), start(false));
+        let session = StreamSession::new(settings(), start);
         let mut stream = Stream {
             session,
             now,
@@ -28,10 +43,20 @@ impl Stream {
             written: Vec::new(),
             verbs: VerbNumber::default(),
         };
-        stream.verb(Verb::Open { resume: None });
+        stream.verb(Verb::Open { resume });
         stream
-            .line(&json!({"type": "control_response", "response": {"subtype": "success", "response": {"claude_code_version": "2.1.329"}}}));
-        stream
+    }
+
+    /// How a start ends that the program refuses with these last words.
+    fn refused(words: &str) -> (String, StartFault) {
+        let mut stream = Stream::open_with(start(false), None);
+        stream.input(Input::LastWords(words.into()));
+        stream.input(Input::Closed);
+        let failed = stream.signals.into_iter().find_map(|signal| match signal {
+            SessionEvent::OpenFailed { reason, fault } => Some((reason, fault)),
+            _ => None,
+        });
+        failed.expect("it fails")
     }
 
     pub fn verb(&mut self, verb: Verb) {
@@ -242,5 +267,50 @@ fn what_introduces_a_tool_is_shown_before_it() {
         // What was said last is the answer, also of a turn that was interrupted at a tool.
         let last = if want.len() == 2 { "I look." } else { "Done." };
         assert!(stream.ended()[0].contains(last), "{:?}", stream.ended());
+    }
+}
+
+#[test]
+fn a_refused_conversation_is_told_from_other_failures() {
+    for (words, want) in [
+        ("Error: Session ID x is already in use.", StartFault::Conversation),
+        ("No conversation found with session ID: x", StartFault::Conversation),
+        ("error: unknown option '--x'", StartFault::Person),
+        ("Killed", StartFault::Passing),
+    ] {
+        let (reason, fault) = Stream::refused(words);
+        assert_eq!(fault, want, "{words}: {reason}");
+    }
+    // It may say so in a line before.
+    let mut stream = Stream::open_with(start(false), None);
+    stream
+        .result(json!({"is_error": true, "errors": ["No conversation found with session ID: x"]}));
+    let refused = |signal: &SessionEvent| matches!(signal, SessionEvent::OpenFailed { fault, .. } if *fault == StartFault::Conversation);
+    assert!(stream.signals.iter().any(refused), "{:?}", stream.signals);
+}
+
+#[test]
+fn a_new_conversation_says_that_the_earlier_one_is_lost() {
+    let why = || "it said no".to_string();
+    let unseen = OpenMode::Loaded(vec![DeliveryOutcome::Unseen]);
+    // its record is empty, something is not settled -> how it is opened
+    for (is_empty, is_unsettled, want) in [
+        (true, true, unseen),
+        (true, false, OpenMode::Lost(why())),
+        (false, true, OpenMode::Lost(why())),
+        (false, false, OpenMode::Lost(why())),
+    ] {
+        let lost = Some(LostConversation { why: why(), is_empty });
+        let evidence_for = vec![MessageFingerprint::default(); usize::from(is_unsettled)];
+        let resume = Resume { session: "earlier".into(), evidence_for };
+        let mut stream = Stream::open_with(Start { lost, ..start(false) }, Some(resume));
+        stream.answer();
+        let how = stream.signals.iter().find_map(|signal| match signal {
+            SessionEvent::Opened(opened) => Some(opened.how.clone()),
+            _ => None,
+        });
+        assert_eq!(how, Some(want), "{is_empty} {is_unsettled}");
+        let told = |signal: &SessionEvent| matches!(signal, SessionEvent::Mirror(mirror) if mirror.body.contains("it said no"));
+        assert!(stream.signals.iter().any(told), "people are told");
     }
 }

@@ -130,7 +130,7 @@ impl Terminal {
                     "follow {} whole={whole}",
                     path.rsplit('/').next().unwrap_or_default()
                 )),
-                Output::Watch { .. } | Output::Unfollow | Output::Write(_) => {}
+                Output::WatchProcess { .. } | Output::Unfollow | Output::Write(_) => {}
                 Output::CloseInput => self.acts.push("close".into()),
             }
         }

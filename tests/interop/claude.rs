@@ -222,7 +222,7 @@ impl Session {
         let output = self
             .machine
             .command("tmux")
-            .args(["-L", &socket])
+            .args(["-S", &socket])
             .args(words)
             .output()
             .expect("tmux runs");

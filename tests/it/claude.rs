@@ -6,6 +6,7 @@ mod delivery;
 mod lives;
 mod persons;
 mod stand_in;
+mod starts;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -93,7 +94,7 @@ impl Claude {
         let output = self
             .machine
             .command("tmux")
-            .args(["-L", &socket])
+            .args(["-S", &socket])
             .args(words)
             .output()
             .expect("tmux runs");

@@ -1,8 +1,13 @@
 //! Remote commands, approvals, and runners that meet each other.
 
+use std::path::Path;
+use std::process::Stdio;
+
+use agent_relay::os;
+use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::support::{Machine, wait_for};
+use crate::support::{BIN, Machine, Running, wait_for, write_program};
 
 #[test]
 fn interrupt_restart_and_shutdown() {
@@ -73,6 +78,85 @@ fn kill_leaves_no_process() {
         .filter(|pid| *pid != hub.child.id())
         .collect();
     assert!(left.is_empty(), "{left:?} {}", machine.logs());
+}
+
+/// A program that gives up its parent, its session and its environment is of the session all the
+/// same; what ends by itself is not kept; and the exit code of the provider is nobody else's.
+#[test]
+fn nothing_of_a_session_outlives_it() {
+    let machine = Machine::new("outlives");
+    let _hub = machine.hub();
+    let script = machine.work.join("agent.sh");
+    let (daemon, short) = (machine.work.join("daemon"), machine.work.join("short"));
+    // The subshells end at once: what they have started is an orphan.
+    let text = format!(
+        "#!/bin/sh\n(setsid env -i /bin/sh -c 'echo $$ > {}; exec sleep 600' >/dev/null 2>&1 &)\n\
+         (sh -c 'echo $$ > {}' >/dev/null 2>&1 &)\n\
+         exec {BIN} demo-agent --state {}\n",
+        daemon.display(),
+        short.display(),
+        machine.home.join("demo").display()
+    );
+    write_program(&script, &text);
+    let script = script.to_string_lossy().into_owned();
+    let mut runner =
+        machine.start(&["run", "acp", "--agent-id", "a", "--approval", "open", "--", &script]);
+    machine.wait_status("a", "idle");
+    let pid = |file: &Path| {
+        wait_for("a pid", 60, || std::fs::read_to_string(file).ok()?.trim().parse::<u32>().ok())
+    };
+    let left = os::process(pid(&daemon));
+    assert!(os::is_alive(left));
+    let short = pid(&short);
+    let known = || Path::new(&format!("/proc/{short}")).exists();
+    wait_for("the end of a short child to be noted", 60, || (!known()).then_some(()));
+
+    let provider = machine.status("a")["providerProcess"]["pid"].as_u64().expect("a pid") as u32;
+    os::kill(os::process(provider), Signal::KILL);
+    wait_for("the exit code", 60, || {
+        let text = machine.status("a")["providerProcess"]["lastError"]["text"].to_string();
+        text.contains("code 137").then_some(())
+    });
+    assert!(!os::is_alive(left), "it ends with its provider");
+    machine.wait_status("a", "idle");
+    let left = wait_for("the next one", 60, || {
+        Some(os::process(pid(&daemon))).filter(|next| next.pid != left.pid)
+    });
+    machine.ok(&["command", "a", "shutdown"]);
+    assert_eq!(runner.wait(60).0, 0);
+    assert!(!os::is_alive(left), "it ends with its runner");
+}
+
+/// Whoever starts them with `nohup` wants them to outlive the terminal.
+#[test]
+fn who_ignores_the_end_of_the_terminal_outlives_it() {
+    let machine = Machine::new("nohup");
+    let nohup = |words: &[&str]| {
+        let mut command = machine.command("/bin/sh");
+        command.args(["-c", "trap '' HUP; exec \"$@\"", "sh", BIN]).args(words);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        Running { child: command.spawn().expect("starts") }
+    };
+    let hub = nohup(&["hub", "--port", "0"]);
+    wait_for("the hub", 60, || machine.run(&["hub", "status"]).status.success().then_some(()));
+    let state = machine.home.join("demo").to_string_lossy().into_owned();
+    let agent = ["run", "acp", "--agent-id", "a", "--approval", "open", "--", BIN, "demo-agent"];
+    let runner = nohup(&[&agent[..], &["--state", &state]].concat());
+    machine.wait_status("a", "idle");
+    for process in [&hub, &runner] {
+        os::kill(os::process(process.child.id()), Signal::HUP);
+    }
+    // A signal that is handled is handled before the work that comes after it.
+    let id = machine.send("a", "hello");
+    machine.settle(&[id], 60);
+    for process in [&hub, &runner] {
+        assert!(os::is_alive(os::process(process.child.id())));
+    }
+    // Without that it ends them.
+    let mut plain = machine.runner("b");
+    machine.wait_status("b", "idle");
+    os::kill(os::process(plain.child.id()), Signal::HUP);
+    assert_eq!(plain.wait(60).0, 0);
 }
 
 #[test]

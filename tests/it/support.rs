@@ -88,6 +88,13 @@ impl Drop for Running {
     }
 }
 
+/// A script that can be run.
+pub fn write_program(path: &std::path::Path, text: &str) {
+    std::fs::write(path, text).expect("writes");
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+    std::fs::set_permissions(path, mode).expect("sets");
+}
+
 static NUMBER: AtomicU32 = AtomicU32::new(0);
 
 impl Machine {

@@ -55,8 +55,6 @@ pub struct AgentConfig {
     pub session: SessionCapabilities,
     /// It runs in a person's own terminal: a clean end there is that person's wish.
     pub in_user_terminal: bool,
-    /// Folder where the terminal server has its sockets, if it is not the usual one.
-    pub terminal_dir: Option<String>,
     /// A sentence for people about the store, for example that a damaged one was set aside.
     pub store_note: Option<String>,
     /// Start of the runner, ms since 1970; restarts of the provider do not change it.

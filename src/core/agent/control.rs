@@ -1,6 +1,6 @@
 //! Requests at the control port: each is answered at once, or by what handles it.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::Agent;
 use super::config::ReplyMode;
@@ -69,15 +69,11 @@ impl Agent {
             None => (409, json!({"error": "provider does not support terminal attach"})),
             Some(socket) => {
                 let command =
-                    ["tmux", "-u", "-L", socket, "attach-session", "-t", TERMINAL_SESSION];
+                    ["tmux", "-u", "-S", socket, "attach-session", "-t", TERMINAL_SESSION];
                 let cwd = self.config.registration.meta.get("cwd");
-                let mut env = Map::new();
-                if let Some(dir) = &self.config.terminal_dir {
-                    env.insert("TMUX_TMPDIR".into(), json!(dir));
-                }
                 (
                     200,
-                    json!({"mode": "guest", "provider": self.config.provider, "cwd": cwd, "command": command, "env": env, "title": self.config.agent_id}),
+                    json!({"mode": "guest", "provider": self.config.provider, "cwd": cwd, "command": command, "env": {}, "title": self.config.agent_id}),
                 )
             }
         }

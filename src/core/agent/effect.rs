@@ -123,14 +123,20 @@ pub enum ProviderCommand {
         provider_session: String,
         /// Conversation to go on with; empty: none.
         conversation: String,
+        /// Why that one cannot be gone on with, if the provider has said so.
+        refused: Option<String>,
         /// Id for a new conversation, where the provider lets us choose.
         fresh: String,
+        /// Which of the folders for its sockets is used, counted from 0.
+        folder: usize,
         token: Option<Secret>,
         /// URL of the relay where it is certain; else its tools look into the configuration file,
         /// as the runner does.
         relay: Option<String>,
         /// What the store says of the last provider.
         leftover: Option<ProviderRecord>,
+        /// Socket of the terminal that an earlier runner has started last.
+        left_terminal: Option<String>,
     },
     /// A verb for the session. Verbs wait for the disk: one that was made for a process that has
     /// died since must not reach the next one.

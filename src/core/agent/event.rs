@@ -6,7 +6,7 @@ use super::prompt_text::cut;
 use super::store::{InboxMessage, QueuedRow, Snapshot};
 use crate::core::Cause;
 use crate::core::ids::{CallNumber, MessageId, ProcessRef, Ticket};
-use crate::core::session::{SessionEvent, Signs};
+use crate::core::session::{SessionEvent, Signs, StartFault};
 use crate::core::store::StoreError;
 use crate::secret::Secret;
 use crate::wire::bus::RelayFrame;
@@ -113,8 +113,8 @@ impl Event {
             Event::Provider(ProviderEvent::Spawned { process, .. }) => {
                 format!("provider Spawned pid={}", process.pid)
             }
-            Event::Provider(ProviderEvent::SpawnFailed { reason, permanent }) => {
-                format!("provider SpawnFailed permanent={permanent}: {}", cut(reason, 120))
+            Event::Provider(ProviderEvent::SpawnFailed { reason, fault }) => {
+                format!("provider SpawnFailed {fault:?}: {}", cut(reason, 120))
             }
             Event::Provider(ProviderEvent::Exited { code, .. }) => {
                 format!("provider Exited code={code}")
@@ -193,8 +193,8 @@ pub enum ProviderEvent {
     SpawnFailed {
         /// One sentence for people, which names the cure.
         reason: String,
-        /// Starting it again is pointless.
-        permanent: bool,
+        /// What kind of cause it is.
+        fault: StartFault,
     },
     /// An event of the session machine.
     Session(SessionEvent),

@@ -20,6 +20,7 @@ mod posted;
 pub mod prompt;
 mod prompt_text;
 mod relay_link;
+mod starts;
 mod status;
 mod stop;
 pub mod store;
@@ -220,7 +221,7 @@ impl Agent {
         self.restore_answered(&snapshot.notes);
         self.restore_commands(now, snapshot.commands);
         self.restore_prompt(&snapshot.notes, snapshot.provider.as_ref());
-        self.supervisor.restore(snapshot.provider);
+        self.supervisor.restore(snapshot.provider, &snapshot.notes);
         self.tokens.restore(now, &self.config, &snapshot.notes);
         self.begin_tokens(now);
         self.begin_supervision();
@@ -233,9 +234,7 @@ impl Agent {
         self.note_sign_of_life(now, &event);
         match event {
             SessionEvent::Opened(opened) => self.on_opened(now, opened, said),
-            SessionEvent::OpenFailed { reason, permanent } => {
-                self.on_open_failed(now, reason, permanent)
-            }
+            SessionEvent::OpenFailed { reason, fault } => self.on_open_failed(now, reason, fault),
             SessionEvent::Accepted { batch, key, evidence } => {
                 self.on_taken(batch, &key, &evidence)
             }

@@ -10,12 +10,15 @@ use super::config::RestartPolicy;
 use super::event::ProviderEvent;
 use super::store::{ProviderRecord, StoreOp};
 use crate::core::agent::tracker::{Status, TURN};
-use crate::core::backoff;
 use crate::core::ids::{ProcessNumber, ProcessRef, VerbNumber};
-use crate::core::session::{Opened, Resume, Verb};
+use crate::core::session::{OpenMode, Opened, Resume, StartFault, Verb};
 use crate::core::time::{Now, Tick};
 use crate::wire::api::{DetailedStatus, StatusSource};
 use crate::wire::control::LogLevel;
+
+/// Where the store keeps the socket of the terminal that was started last: what listens there at
+/// the next start was left behind.
+const TERMINAL_NOTE: &str = "terminal";
 
 /// The actual state of the provider.
 #[derive(Debug, Clone, PartialEq)]
@@ -54,24 +57,30 @@ impl State {
 /// The supervisor's memory.
 #[derive(Debug)]
 pub(super) struct Supervisor {
-    policy: RestartPolicy,
+    pub policy: RestartPolicy,
     pub state: State,
     /// The wanted state, apart from the actual one.
     wanted: bool,
-    restarting: bool,
+    pub restarting: bool,
     exits: VecDeque<Tick>,
-    attempt: u32,
+    pub attempt: u32,
     was_ready: bool,
     pub record: ProviderRecord,
     leftover: Option<ProviderRecord>,
     pub last_exit: Option<(String, Tick)>,
-    open_failure: Option<String>,
+    open_failure: Option<(String, StartFault)>,
+    /// Why the conversation of the record is not gone on with at the next start.
+    pub refused: Option<String>,
+    /// Which folder its sockets go to, of those that there are.
+    pub folder: usize,
     pub why: String,
     pub agent: String,
     pub model: Option<String>,
     pub has_evidence: bool,
     /// Socket of the terminal that hosts the provider.
     pub terminal: Option<String>,
+    /// The same of an earlier runner.
+    left_terminal: Option<String>,
     verbs: VerbNumber,
     processes: ProcessNumber,
 }
@@ -90,17 +99,22 @@ impl Supervisor {
             leftover: None,
             last_exit: None,
             open_failure: None,
+            refused: None,
+            folder: 0,
             why: "not started yet".into(),
             agent: String::new(),
             model: None,
             has_evidence: true,
             terminal: None,
+            left_terminal: None,
             verbs: VerbNumber::default(),
             processes: ProcessNumber::default(),
         }
     }
 
-    pub fn restore(&mut self, record: Option<ProviderRecord>) {
+    pub fn restore(&mut self, record: Option<ProviderRecord>, notes: &[(String, String)]) {
+        let terminal = notes.iter().find(|(key, _)| key == TERMINAL_NOTE);
+        self.left_terminal = terminal.map(|(_, socket)| socket.clone());
         let Some(record) = record else { return };
         let is_left =
             !record.provider_session.is_empty() && !crate::planted::is("forgotten-leftover");
@@ -157,6 +171,19 @@ impl Supervisor {
     pub fn exits(&self) -> usize {
         self.exits.len()
     }
+
+    /// The provider has ended once more; what is long ago does not count.
+    pub fn note_exit(&mut self, now: Tick) {
+        self.exits.push_back(now);
+        while self.exits.front().is_some_and(|exit| now - *exit > self.policy.window) {
+            self.exits.pop_front();
+        }
+    }
+
+    /// It has ended too often in a while.
+    pub fn is_exhausted(&self) -> bool {
+        self.exits.len() >= self.policy.exits_max
+    }
 }
 
 impl Agent {
@@ -193,23 +220,26 @@ impl Agent {
             process,
             provider_session,
             conversation,
+            refused: self.supervisor.refused.clone(),
             fresh,
+            folder: self.supervisor.folder,
             token,
             relay,
             leftover,
+            left_terminal: self.supervisor.left_terminal.take(),
         }));
     }
 
     pub(super) fn on_provider(&mut self, now: Now, event: ProviderEvent) {
         match event {
             ProviderEvent::Spawned { process, terminal } => self.on_spawned(process, terminal),
-            ProviderEvent::SpawnFailed { reason, permanent } => {
+            ProviderEvent::SpawnFailed { reason, fault } => {
                 self.log(
                     LogLevel::Error,
                     "lifecycle",
                     format!("the provider cannot be started: {reason}"),
                 );
-                self.on_provider_gone(now, reason, permanent);
+                self.on_provider_gone(now, reason, fault);
             }
             ProviderEvent::Session(event) => self.on_session_event(now, event),
             ProviderEvent::Probed(signs) => self.on_probed(now, signs),
@@ -228,7 +258,7 @@ impl Agent {
                     "lifecycle",
                     text.clone(),
                 );
-                self.on_provider_gone(now, text, false);
+                self.on_provider_gone(now, text, StartFault::Passing);
             }
         }
     }
@@ -236,7 +266,7 @@ impl Agent {
     /// Recorded before it is used: the conversation is opened only once pid and start time are on
     /// disk.
     fn on_spawned(&mut self, process: ProcessRef, terminal: Option<String>) {
-        self.supervisor.terminal = terminal;
+        self.note_terminal(terminal);
         self.supervisor.record.process = process;
         self.commits.write(StoreOp::ProviderPut(self.supervisor.record.clone()));
         if self.supervisor.state != State::Spawning {
@@ -254,6 +284,15 @@ impl Agent {
         self.status.touch();
     }
 
+    /// Durable, as everything that the next start has to find again.
+    fn note_terminal(&mut self, terminal: Option<String>) {
+        if terminal.is_some() && terminal != self.supervisor.terminal {
+            let (key, value) = (TERMINAL_NOTE.into(), terminal.clone());
+            self.commits.write(StoreOp::PutMeta { key, value });
+        }
+        self.supervisor.terminal = terminal;
+    }
+
     pub(super) fn on_opened(&mut self, now: Now, opened: Opened, said: Option<String>) {
         if self.supervisor.state != State::Opening {
             return;
@@ -261,7 +300,13 @@ impl Agent {
         self.supervisor.state = State::Ready { since: now.tick };
         self.supervisor.was_ready = true;
         self.supervisor.restarting = false;
-        self.supervisor.why = format!("{} is ready", opened.agent);
+        self.supervisor.refused = None;
+        self.supervisor.why = match &opened.how {
+            OpenMode::Lost(why) => {
+                format!("{} is ready, without what was said before: {why}", opened.agent)
+            }
+            _ => format!("{} is ready", opened.agent),
+        };
         let text = said.unwrap_or_else(|| self.supervisor.why.clone());
         self.note_evidence(DetailedStatus::Idle, StatusSource::Session, text);
         self.supervisor.agent = opened.agent.clone();
@@ -295,7 +340,7 @@ impl Agent {
         }
     }
 
-    pub(super) fn on_open_failed(&mut self, now: Now, reason: String, permanent: bool) {
+    pub(super) fn on_open_failed(&mut self, now: Now, reason: String, fault: StartFault) {
         if self.supervisor.state != State::Opening {
             return; // it is being ended already
         }
@@ -307,12 +352,12 @@ impl Agent {
             format!("the conversation cannot be opened: {reason}"),
         );
         self.supervisor.why = reason.clone();
-        if permanent {
+        if fault == StartFault::Person {
             self.supervisor.wanted = false;
         }
         self.supervisor.state = State::Ending;
         self.supervisor.last_exit = Some((reason.clone(), now.tick));
-        self.supervisor.open_failure = Some(reason);
+        self.supervisor.open_failure = Some((reason, fault));
         self.end_provider(self.config.shutdown_timeout.as_millis() as u64);
     }
 
@@ -323,14 +368,16 @@ impl Agent {
     }
 
     /// The process is gone, or never was. Decides: nothing, again later, or parked.
-    fn on_provider_gone(&mut self, now: Now, reason: String, permanent: bool) {
+    fn on_provider_gone(&mut self, now: Now, reason: String, fault: StartFault) {
         let state = std::mem::replace(&mut self.supervisor.state, State::Down);
         // Why the conversation did not open says more than how the process ended afterwards.
-        let reason = match (self.supervisor.open_failure.take(), reason.split_once("last words: "))
-        {
-            (Some(failure), Some((_, words))) => format!("{failure}; it said: {words}"),
-            (failure, _) => failure.unwrap_or(reason),
-        };
+        let (reason, fault) =
+            match (self.supervisor.open_failure.take(), reason.split_once("last words: ")) {
+                (Some((failure, fault)), Some((_, words))) => {
+                    (format!("{failure}; it said: {words}"), fault)
+                }
+                (failure, _) => failure.unwrap_or((reason, fault)),
+            };
         (self.supervisor.record.process, self.supervisor.record.provider_session) =
             Default::default();
         self.commits.write(StoreOp::ProviderPut(self.supervisor.record.clone()));
@@ -355,66 +402,12 @@ impl Agent {
             self.supervisor.exits.clear();
             self.supervisor.attempt = 0;
         }
-        let last_words = if self.supervisor.wanted { reason } else { self.supervisor.why.clone() };
-        self.supervisor.last_exit = Some((last_words.clone(), now.tick));
-        self.supervisor.exits.push_back(now.tick);
-        while self
-            .supervisor
-            .exits
-            .front()
-            .is_some_and(|exit| now.tick - *exit > self.supervisor.policy.window)
-        {
-            self.supervisor.exits.pop_front();
-        }
-        let for_good = permanent || !self.supervisor.wanted;
-        if for_good || self.supervisor.exits.len() >= self.supervisor.policy.exits_max {
-            self.park(now, last_words, for_good);
-            return;
-        }
-        let pause = backoff::restart(
-            self.supervisor.attempt,
-            self.supervisor.policy.first,
-            self.supervisor.policy.most,
-            &mut self.rng,
-        );
-        self.supervisor.attempt += 1;
-        self.supervisor.restarting = true;
-        self.supervisor.state = State::Waiting { until: now.tick + pause };
-        self.supervisor.why = format!("{last_words}; next start in {:.1} s", pause.as_secs_f64());
-        self.tracker.set_terminal(Some(Status::Offline));
-        self.status.timeline("provider.restart_decision", now);
-        self.log(
-            LogLevel::Warn,
-            "lifecycle",
-            format!(
-                "restart in {} ms, exit {} in the window",
-                pause.as_millis(),
-                self.supervisor.exits.len()
-            ),
-        );
-    }
-
-    /// Given up. An agent that never worked ends its runner with exit 1; one that did stays
-    /// reachable, parked.
-    fn park(&mut self, now: Now, reason: String, for_good: bool) {
-        self.supervisor.state = State::Parked;
-        self.supervisor.restarting = false;
-        self.supervisor.why = if for_good {
-            reason.clone()
-        } else {
-            format!(
-                "{reason}; given up after {} exits, `agent-relay command {} restart` tries again",
-                self.supervisor.exits.len(),
-                self.config.agent_id
-            )
+        let (reason, fault) = match self.supervisor.wanted {
+            true => (reason, fault),
+            false => (self.supervisor.why.clone(), StartFault::Person),
         };
-        self.tracker.set_terminal(Some(Status::Error));
-        self.status.timeline("provider.parked", now);
-        self.log(LogLevel::Error, "lifecycle", format!("parked: {}", self.supervisor.why));
-        self.on_restart_done(now, Err(reason.clone()));
-        if !self.supervisor.was_ready {
-            self.begin_stop(now, super::stop::Why::ProviderFailed(reason));
-        }
+        self.supervisor.last_exit = Some((reason.clone(), now.tick));
+        self.decide_next_start(now, reason, fault);
     }
 
     /// `agent.restart`: down and up again, also out of `parked` or in the middle of a crash.

@@ -29,7 +29,7 @@ use crate::core::ids::{BatchNumber, CallNumber, MessageId, ProcessRef, Ticket};
 use crate::core::matching::Identity;
 use crate::core::session::{
     Delivery, DeliveryOutcome, Mirror, OpenMode, Opened, RESTART_MARK, SessionCapabilities,
-    TurnEnd, Verb,
+    StartFault, TurnEnd, Verb,
 };
 use crate::core::time::Wall;
 use crate::secret::Secret;
@@ -109,7 +109,6 @@ impl Bench {
             reply_mode: ReplyMode::Auto,
             session: SessionCapabilities::default(),
             in_user_terminal: false,
-            terminal_dir: None,
             started_at: 0,
         };
         change(&mut config);

@@ -1,23 +1,29 @@
 //! Files that the provider writes: one that grows is followed, small ones are watched. inotify
 //! tells when to look; what is read is bounded, and nothing is read while nothing changes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 
+use crate::core::ids::ProcessRef;
 use crate::core::session::{Input, WATCHED_BYTES_MAX};
+use crate::os;
 
 /// Bytes of one piece.
 const PIECE_BYTES: usize = 64 << 10;
 /// Pieces in one reading; then orders have their turn.
 const PIECES_MAX: usize = 16;
+/// Files of processes that are looked at: more than live on a machine.
+const FAMILY_FILES_MAX: usize = 4096;
+/// Difference that is allowed between our clock and that of a file system.
+const CLOCK_SLACK: Duration = Duration::from_secs(60);
 /// Between readings where the kernel tells of no changes.
 pub const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -26,10 +32,45 @@ pub struct FileWatcher {
     inotify: Option<OwnedFd>,
     followed: Option<Followed>,
     watched: BTreeMap<PathBuf, Given>,
+    family: Option<Family>,
     /// More can be read at once: call [`FileWatcher::read_changes`] again.
     pub has_more: bool,
     /// The kernel tells of no changes (its limits are used up): files are looked at now and then.
     polling: bool,
+}
+
+/// A process that is looked for by the file that it keeps of itself.
+struct Family {
+    folder: PathBuf,
+    /// What the name of the file has behind the pid.
+    suffix: &'static str,
+    /// It is this one, or descends from it.
+    root: ProcessRef,
+    found: Option<ProcessRef>,
+    /// A file that is older belongs to an earlier process with the same pid.
+    since: SystemTime,
+}
+
+impl Family {
+    /// The nearest and oldest one that has a file: what a session starts later has one too.
+    fn find(&self) -> Option<ProcessRef> {
+        let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        let pid = |entry: fs::DirEntry| {
+            let pid = entry.file_name().to_str()?.strip_suffix(self.suffix)?.parse::<u32>().ok()?;
+            let changed = entry.metadata().and_then(|meta| meta.modified()).ok()?;
+            (changed >= self.since).then_some(pid)
+        };
+        let pids: BTreeSet<u32> = entries.take(FAMILY_FILES_MAX).filter_map(pid).collect();
+        if pids.contains(&self.root.pid) {
+            return Some(self.root);
+        }
+        let has_file = |process: &ProcessRef| pids.contains(&process.pid);
+        (!pids.is_empty()).then(|| os::descendants(self.root).into_iter().find(has_file))?
+    }
+
+    fn file_of(&self, process: ProcessRef) -> PathBuf {
+        self.folder.join(format!("{}{}", process.pid, self.suffix))
+    }
 }
 
 /// What the session was last given of a watched file.
@@ -62,6 +103,7 @@ impl FileWatcher {
             inotify,
             followed: None,
             watched: BTreeMap::new(),
+            family: None,
             has_more: false,
             polling: false,
         }
@@ -69,7 +111,7 @@ impl FileWatcher {
 
     /// Readable when something may have changed.
     pub fn descriptor(&self) -> Option<&OwnedFd> {
-        self.inotify.as_ref().filter(|_| self.followed.is_some() || !self.watched.is_empty())
+        self.inotify.as_ref().filter(|_| self.followed.is_some() || self.family.is_some())
     }
 
     /// Follows this file instead of another.
@@ -90,15 +132,35 @@ impl FileWatcher {
         self.followed = None;
     }
 
-    /// Watches this small file too; the next reading tells its content.
-    pub fn watch(&mut self, path: &str) {
-        self.watched.insert(PathBuf::from(path), Given::Nothing);
+    /// Watches the small file of the process that is `root` or descends from it, once there is one.
+    pub fn watch_process(&mut self, folder: &str, suffix: &'static str, root: ProcessRef) {
+        let folder = PathBuf::from(folder);
+        let since = SystemTime::now().checked_sub(CLOCK_SLACK).unwrap_or(SystemTime::UNIX_EPOCH);
+        self.family = Some(Family { folder, suffix, root, found: None, since });
         self.has_more = true;
+    }
+
+    /// The process whose file is watched.
+    pub fn process(&self) -> Option<ProcessRef> {
+        self.family.as_ref()?.found.filter(|process| os::is_alive(*process))
+    }
+
+    /// Looks for that process until it is found, and for another one when it has ended.
+    fn find_process(&mut self) {
+        if self.process().is_some() {
+            return;
+        }
+        let Some(family) = &mut self.family else { return };
+        let found = family.find();
+        if let Some(process) = found.filter(|_| found != family.found) {
+            family.found = found;
+            self.watched.insert(family.file_of(process), Given::Nothing);
+        }
     }
 
     /// After what time to read although nothing tells of a change.
     pub fn poll_after(&self) -> Option<Duration> {
-        (self.polling && (self.followed.is_some() || !self.watched.is_empty()))
+        (self.polling && (self.followed.is_some() || self.family.is_some()))
             .then_some(POLL_INTERVAL)
     }
 
@@ -115,6 +177,7 @@ impl FileWatcher {
     pub fn read_changes(&mut self) -> Vec<Input> {
         self.has_more = false;
         self.add_watches();
+        self.find_process();
         let mut seen = Vec::new();
         for (path, told) in &mut self.watched {
             let text = read_small(path);
@@ -150,10 +213,11 @@ impl FileWatcher {
             | WatchFlags::MOVED_TO
             | WatchFlags::DELETE
             | WatchFlags::ONLYDIR;
-        let mut paths =
-            self.watched.keys().chain(self.followed.iter().map(|followed| &followed.path));
-        paths.all(|path| {
-            path.ancestors().skip(1).any(|folder| inotify::add_watch(fd, folder, flags).is_ok())
+        let family = self.family.iter().map(|family| family.folder.as_path());
+        let followed = self.followed.iter().filter_map(|followed| followed.path.parent());
+        let mut folders = family.chain(followed);
+        folders.all(|folder| {
+            folder.ancestors().any(|folder| inotify::add_watch(fd, folder, flags).is_ok())
         })
     }
 }
@@ -225,7 +289,7 @@ fn read_small(path: &Path) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
+    use std::io::{BufRead, BufReader, Write};
 
     use super::*;
 
@@ -294,13 +358,52 @@ mod tests {
             watcher.follow(&path.to_string_lossy(), true);
             assert_eq!(text_of(&watcher.read_changes()), "<caught>");
         }
-        watcher.unfollow();
-        let small = dir.join("small");
-        watcher.watch(&small.to_string_lossy());
-        assert_eq!(text_of(&watcher.read_changes()), "<file None>");
-        fs::write(&small, "x").expect("writes");
-        assert_eq!(text_of(&watcher.read_changes()), "<file Some(\"x\")>");
+        fs::remove_dir_all(&dir).expect("clean up");
+    }
+
+    /// A script that starts the program as its child, as launchers do it; it tells the child's pid.
+    fn script() -> (std::process::Child, u32) {
+        let mut script = std::process::Command::new("/bin/sh");
+        script.args(["-c", "sleep 600 & echo $!; wait"]).stdout(std::process::Stdio::piped());
+        let mut script = script.spawn().expect("a shell");
+        let mut line = String::new();
+        BufReader::new(script.stdout.take().expect("piped")).read_line(&mut line).expect("a pid");
+        (script, line.trim().parse().expect("a pid"))
+    }
+
+    #[test]
+    fn the_file_of_a_process_is_found_also_below_a_script() {
+        let dir = std::env::temp_dir().join(format!("agent-relay-family-{}", std::process::id()));
+        fs::create_dir_all(&dir).expect("folder");
+        let (mut script, program) = script();
+        let root = os::process(script.id());
+        let write = |pid: u32, text: &str| {
+            fs::write(dir.join(format!("{pid}.json")), text).expect("writes");
+        };
+        let watch = || {
+            let mut watcher = FileWatcher::new();
+            watcher.watch_process(&dir.to_string_lossy(), ".json", root);
+            watcher
+        };
+        let mut watcher = watch();
+        write(std::process::id(), "a stranger");
         assert_eq!(text_of(&watcher.read_changes()), "");
+        write(program, "x");
+        assert_eq!(text_of(&watcher.read_changes()), "<file Some(\"x\")>");
+        assert_eq!(watcher.process(), Some(os::process(program)));
+        assert_eq!(text_of(&watcher.read_changes()), "");
+        // What is started later is not looked for, but nothing is nearer than the process itself.
+        write(root.pid, "y");
+        assert_eq!(text_of(&watcher.read_changes()), "");
+        assert_eq!(text_of(&watch().read_changes()), "<file Some(\"y\")>");
+        // Of an earlier process with that pid.
+        let file = File::options().write(true).open(dir.join(format!("{}.json", root.pid)));
+        let old = SystemTime::now() - Duration::from_secs(3600);
+        file.and_then(|file| file.set_modified(old)).expect("sets");
+        assert_eq!(text_of(&watch().read_changes()), "<file Some(\"x\")>");
+        os::kill(os::process(program), rustix::process::Signal::KILL);
+        script.wait().expect("ends");
+        assert_eq!(watcher.process(), None);
         fs::remove_dir_all(&dir).expect("clean up");
     }
 }

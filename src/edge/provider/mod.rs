@@ -7,6 +7,7 @@
 
 pub mod file_watcher;
 mod life;
+mod orphans;
 mod process;
 mod reply_socket;
 mod setup;
@@ -19,6 +20,7 @@ use crate::core::agent::effect::ProviderCommand;
 use crate::edge::http::Base;
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin};
 use std::time::{Duration, Instant};
@@ -41,10 +43,9 @@ use crate::os::{self, Waker};
 use crate::provider::launch::Conversation;
 use crate::secret::Secret;
 
+use self::process::reap;
 pub use self::process::{end_everything, find_command};
-use self::process::{end_leftover, reap};
-pub use self::setup::Planner;
-pub use self::tmux::socket_path;
+pub use self::setup::{Planner, try_socket_folder};
 
 /// Bytes read at once.
 const READ_BYTES: usize = 64 << 10;
@@ -64,9 +65,10 @@ pub enum Host {
     Pipes,
     /// A terminal server of our own.
     Tmux {
-        socket: String,
         /// Folder for small files, closed to others.
         dir: PathBuf,
+        /// Name of its socket in versions of ours that left the folder to tmux.
+        former: String,
     },
     /// The terminal that we were started in, with its foreground group and its signals.
     Inherited,
@@ -106,6 +108,8 @@ struct Running {
     number: ProcessNumber,
     /// Child of ours: the provider, or the server of its terminal.
     child: Child,
+    /// The same by pid and start time.
+    server: ProcessRef,
     /// The provider: the child, or the process in the terminal.
     process: ProcessRef,
     provider_session: String,
@@ -137,15 +141,18 @@ enum Ready {
     Input,
     Files,
     Replies,
+    /// Some child has ended.
+    Orphans,
 }
 
 /// Body of the thread.
 pub fn run(launch: Launch, orders: Receiver<ProviderCommand>, waker: Waker, lane: Sender<Event>) {
-    let mut edge = Provider { launch, orders, waker, lane, running: None };
+    let orphans = orphans::watch();
+    let mut edge = Provider { launch, orders, waker, lane, orphans, running: None };
     while edge.turn() {}
     // Nobody gives orders any more: nothing is left behind.
     if let Some(running) = edge.running.take() {
-        end_everything(&running.provider_session, running.child.id());
+        end_everything(&running.provider_session, running.server);
         reap(running.child);
     }
     let _ = edge.launch.child_registrations.send(None);
@@ -156,6 +163,8 @@ struct Provider {
     orders: Receiver<ProviderCommand>,
     waker: Waker,
     lane: Sender<Event>,
+    /// Readable when a child has ended that others may have left to us.
+    orphans: Option<UnixStream>,
     running: Option<Running>,
 }
 
@@ -178,9 +187,15 @@ impl Running {
     }
 
     /// Waits for all that may happen.
-    fn wait(&self, waker: &Waker, timeout: Option<Duration>) -> Vec<Ready> {
+    fn wait(
+        &self,
+        waker: &Waker,
+        orphans: Option<&UnixStream>,
+        timeout: Option<Duration>,
+    ) -> Vec<Ready> {
         let mut sources: Vec<(Ready, BorrowedFd<'_>, PollFlags)> =
             vec![(Ready::Woken, waker.as_fd(), PollFlags::IN)];
+        sources.extend(orphans.map(|fd| (Ready::Orphans, fd.as_fd(), PollFlags::IN)));
         if self.dying.is_none() {
             sources.extend(self.pidfds.iter().map(|fd| (Ready::Died, fd.as_fd(), PollFlags::IN)));
         }
@@ -215,26 +230,16 @@ impl Running {
 impl Provider {
     fn turn(&mut self) -> bool {
         let Some(running) = &mut self.running else {
-            return match self.orders.recv() {
-                Ok(order) => self.carry_out(order),
-                Err(_) => false,
-            };
+            self.idle();
+            return self.take_orders();
         };
         let timeout = running.timeout(&self.launch.clock);
-        let ready = running.wait(&self.waker, timeout);
-        if ready.contains(&Ready::Woken) {
-            self.waker.clear();
-            loop {
-                match self.orders.try_recv() {
-                    Ok(order) => {
-                        if !self.carry_out(order) {
-                            return false;
-                        }
-                    }
-                    Err(TryRecvError::Empty) => break,
-                    Err(TryRecvError::Disconnected) => return false,
-                }
-            }
+        let ready = running.wait(&self.waker, self.orphans.as_ref(), timeout);
+        if ready.contains(&Ready::Woken) && !self.take_orders() {
+            return false;
+        }
+        if ready.contains(&Ready::Orphans) {
+            self.reap_orphans();
         }
         if ready.contains(&Ready::Input) {
             self.write();
@@ -282,6 +287,22 @@ impl Provider {
         if self.running.as_ref().is_some_and(over) { self.on_exit() } else { true }
     }
 
+    /// Carries out the orders that wait. False: there will be none any more.
+    fn take_orders(&mut self) -> bool {
+        self.waker.clear();
+        loop {
+            match self.orders.try_recv() {
+                Ok(order) => {
+                    if !self.carry_out(order) {
+                        return false;
+                    }
+                }
+                Err(TryRecvError::Empty) => return true,
+                Err(TryRecvError::Disconnected) => return false,
+            }
+        }
+    }
+
     fn report(&mut self, event: ProviderEvent) -> bool {
         let mut late = Vec::new();
         let alive = super::report(&self.lane, &self.orders, Event::Provider(event), |order| {
@@ -320,18 +341,26 @@ impl Provider {
                 process,
                 provider_session,
                 conversation,
+                refused,
                 fresh,
+                folder,
                 token,
                 leftover,
+                left_terminal,
                 relay,
             } => {
                 if let Some(record) = leftover {
-                    end_leftover(&record);
+                    self.end_leftover(&record, left_terminal);
                 }
                 // Written as everything else of ours writes it.
                 let url = relay.map(|url| Base::parse(&url).map(|base| base.url).unwrap_or(url));
-                let conversation = Conversation { earlier: &conversation, fresh: &fresh };
-                self.spawn(process, provider_session, conversation, SessionRelay { url, token })
+                let conversation = Conversation {
+                    earlier: &conversation,
+                    refused: refused.as_deref(),
+                    fresh: &fresh,
+                };
+                let relay = SessionRelay { url, token };
+                self.spawn(process, provider_session, conversation, folder, relay)
             }
             ProviderCommand::Verb { process, number, verb } => {
                 let Some(running) =
@@ -384,7 +413,9 @@ impl Provider {
                 Output::CloseInput
                     if running.tmux.is_some() || self.launch.host == Host::Inherited =>
                 {
-                    os::kill(running.process, OsSignal::TERM);
+                    // A script in between might end without it.
+                    let program = running.files.process().unwrap_or(running.process);
+                    os::kill(program, OsSignal::TERM);
                 }
                 Output::CloseInput => {
                     if running.unwritten.is_empty() {
@@ -401,7 +432,9 @@ impl Provider {
                 Output::Press(key) => self.at_terminal(|tmux| tmux.press(key)),
                 Output::Follow { path, whole } => running.files.follow(&path, whole),
                 Output::Unfollow => running.files.unfollow(),
-                Output::Watch { path } => running.files.watch(&path),
+                Output::WatchProcess { folder, suffix } => {
+                    running.files.watch_process(&folder, suffix, running.process)
+                }
                 Output::WriteSocket { number, path, line } => {
                     let result = reply_socket::post(&path, &line);
                     if !self.feed(Input::SocketWritten { number, result }) {

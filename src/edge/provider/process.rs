@@ -2,6 +2,7 @@
 //! the end of everything that it has started.
 
 use std::io::Read;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::time::{Duration, Instant};
@@ -12,6 +13,7 @@ use rustix::process::{Pid, Signal as OsSignal};
 use super::READ_BYTES;
 use super::tmux::{Tmux, TmuxEvent};
 use crate::core::agent::store::ProviderRecord;
+use crate::core::ids::ProcessRef;
 use crate::core::session::Screen;
 use crate::os;
 use crate::provider::launch::LaunchError;
@@ -70,9 +72,9 @@ pub fn find_command(program: &str, env: &[(String, String)]) -> Option<String> {
     if program.contains('/') {
         return Path::new(program).is_file().then(|| program.to_string());
     }
-    let home = std::env::var("HOME").ok().filter(|home| !home.is_empty());
+    let home = os::user_home();
     let usual = USUAL_PLACES.iter().filter_map(|place| match place.strip_prefix("~/") {
-        Some(below) => home.as_ref().map(|home| Path::new(home).join(below)),
+        Some(below) => home.as_ref().map(|home| home.join(below)),
         None => Some(PathBuf::from(place)),
     });
     let path = path_of(env);
@@ -104,9 +106,12 @@ pub(super) fn reap(mut child: Child) -> i32 {
     }
 }
 
-/// Ends a process, its group, and whatever else carries the session id in its environment. New
+/// Ends a child of ours, its group, and all that it has started: what carries the session id in its
+/// environment, what descends from it, and what such processes have left to us when they ended. New
 /// processes may appear while the old ones are being ended, hence the rounds.
-pub fn end_everything(provider_session: &str, pid: u32) {
+pub fn end_everything(provider_session: &str, child: ProcessRef) {
+    let pid = child.pid;
+    let mut family = os::descendants(child);
     let inherited = rustix::process::getpgid(Pid::from_raw(pid as i32))
         .is_ok_and(|group| group == rustix::process::getpgrp());
     if !inherited {
@@ -114,7 +119,11 @@ pub fn end_everything(provider_session: &str, pid: u32) {
     }
     let rounds = if crate::planted::is("forgotten-group") { 0 } else { 5 };
     for _ in 0..rounds {
-        let rest = os::processes_with_env(ENV_PROVIDER_SESSION, provider_session);
+        let mut rest = os::processes_with_env(ENV_PROVIDER_SESSION, provider_session);
+        if !crate::planted::is("forgotten-family") {
+            rest.append(&mut family);
+            rest.extend(os::adopted(&[pid], child.start));
+        }
         if rest.is_empty() {
             return;
         }
@@ -124,9 +133,10 @@ pub fn end_everything(provider_session: &str, pid: u32) {
     }
 }
 
-/// Ends what an earlier runner of this agent left behind: the process with that pid and start time,
-/// and everything with its session id.
-pub(super) fn end_leftover(record: &ProviderRecord) {
+/// Ends what an earlier runner of this agent left behind: the terminals that still listen at these
+/// sockets, the process with that pid and start time, and everything with its session id.
+pub(super) fn end_leftover(record: &ProviderRecord, terminals: &[PathBuf]) {
+    terminals.iter().for_each(|socket| end_terminal(socket));
     if os::is_alive(record.process) {
         log::warn!(target: "lifecycle", "ending the provider of an earlier runner pid={}", record.process.pid);
         os::kill_group(record.process.pid, OsSignal::KILL);
@@ -142,4 +152,21 @@ pub(super) fn end_leftover(record: &ProviderRecord) {
         }
         std::thread::sleep(Duration::from_millis(10)); // the kernel is ending them
     }
+}
+
+/// Ends the terminal server that still listens at this socket, with all that runs in it. Nobody but
+/// an earlier start of this agent has put it there.
+fn end_terminal(socket: &Path) {
+    let Ok(listening) = UnixStream::connect(socket) else { return };
+    let Ok(peer) = rustix::net::sockopt::socket_peercred(&listening) else { return };
+    let server = os::process(peer.pid.as_raw_nonzero().get() as u32);
+    if peer.uid != rustix::process::geteuid() || server.pid == std::process::id() {
+        return;
+    }
+    log::warn!(target: "lifecycle", "ending the terminal of an earlier runner pid={}", server.pid);
+    let family = os::descendants(server);
+    for process in [server].into_iter().chain(family) {
+        os::kill(process, OsSignal::KILL);
+    }
+    let _ = std::fs::remove_file(socket);
 }

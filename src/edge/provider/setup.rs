@@ -1,12 +1,15 @@
 //! Prepares a start of the provider: makes the launch plan and writes the files that it names.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::io::{BufRead, BufReader, ErrorKind, Read};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use super::process::{find_command, missing_command, path_of};
+use crate::core::session::StartFault;
 use crate::os;
 use crate::provider::launch::{
     Conversation, Disk, LaunchError, LaunchPlan, LaunchRequest, PlanFn, SetupFile, TreeFile,
@@ -21,15 +24,29 @@ pub struct Planner {
     pub request: LaunchRequest,
     /// Variables that every start has; those of the plan come later and count more.
     pub env: Vec<(String, String)>,
+    /// Folders that the sockets of a session may go to, the best one first; never empty.
+    pub socket_folders: Vec<String>,
 }
 
+/// Bytes of a record that are looked at for something said in it. It stands near its beginning.
+const RECORD_BYTES_MAX: u64 = 64 << 20;
+
 impl Planner {
-    /// The plan of one start, with its files on disk and its environment complete.
+    /// The plan of one start, with its files on disk and its environment complete. `folder`: which
+    /// one its sockets go to.
     pub(super) fn prepare(
         &self,
         conversation: Conversation<'_>,
+        folder: usize,
     ) -> Result<LaunchPlan, LaunchError> {
-        let mut plan = (self.plan)(&self.request, conversation, &RealDisk)?;
+        let last = self.socket_folders.len().saturating_sub(1);
+        let runtime_dir = self.socket_folders.get(folder.min(last)).cloned().unwrap_or_default();
+        let request = LaunchRequest { runtime_dir, ..self.request.clone() };
+        let mut plan = (self.plan)(&request, conversation, &RealDisk)?;
+        if plan.sockets.is_some() {
+            try_socket_folder(Path::new(&request.runtime_dir))
+                .map_err(|error| self.no_sockets(&request.runtime_dir, &error, folder >= last))?;
+        }
         for file in &plan.files {
             write_setup_file(file).map_err(|error| {
                 LaunchError::passing(format!("cannot prepare the start of the provider: {error}"))
@@ -46,11 +63,33 @@ impl Planner {
         Ok(plan)
     }
 
+    /// Why no sockets can be made, and whether another folder helps.
+    fn no_sockets(&self, folder: &str, error: &std::io::Error, is_last: bool) -> LaunchError {
+        let text = format!("no socket can be made in {folder} ({error})");
+        match error.kind() {
+            // Of the whole disk, or of the whole machine: it may be gone in a while.
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::OutOfMemory => {
+                LaunchError::passing(text)
+            }
+            _ => {
+                let cure = "; name a folder of this user that is writable by TMPDIR";
+                LaunchError {
+                    text: text + if is_last { cure } else { "" },
+                    fault: StartFault::SocketFolder { is_last },
+                }
+            }
+        }
+    }
+
     /// The sentence for a command that is nowhere: known before anything is started or written. Why
     /// there is no plan is told later.
     pub fn missing_command(&self) -> Option<String> {
-        let plan =
-            (self.plan)(&self.request, Conversation { earlier: "", fresh: "0" }, &RealDisk).ok()?;
+        let plan = (self.plan)(
+            &self.request,
+            Conversation { earlier: "", refused: None, fresh: "0" },
+            &RealDisk,
+        )
+        .ok()?;
         let env: Vec<(String, String)> = self.env.iter().cloned().chain(plan.env).collect();
         let program = plan.argv.first()?;
         find_command(program, &env).is_none().then(|| missing_command(program, &env, plan.hint))
@@ -73,6 +112,26 @@ fn with_folder_of(program: &str, path: String) -> Option<String> {
     std::env::join_paths(all).ok()?.into_string().ok()
 }
 
+/// Makes the folder, closed to others, and a socket in it: some file systems have none. It may have
+/// been there before, open to others, or be a link of somebody else's.
+pub fn try_socket_folder(folder: &Path) -> std::io::Result<()> {
+    make_own_folder(folder)?;
+    let socket = folder.join("try.sock");
+    let _ = fs::remove_file(&socket);
+    UnixListener::bind(&socket)?;
+    fs::remove_file(&socket)
+}
+
+fn make_own_folder(folder: &Path) -> std::io::Result<()> {
+    os::make_private_dir(folder)?;
+    let meta = fs::symlink_metadata(folder)?;
+    if !meta.is_dir() || meta.uid() != rustix::process::geteuid().as_raw() {
+        let text = "it is not a folder of this user; remove it";
+        return Err(std::io::Error::new(ErrorKind::PermissionDenied, text));
+    }
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o700))
+}
+
 struct RealDisk;
 
 impl Disk for RealDisk {
@@ -88,22 +147,21 @@ impl Disk for RealDisk {
         let entries = fs::read_dir(path).into_iter().flatten().flatten();
         entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
     }
+
+    fn has_line(&self, path: &str, is_wanted: fn(&[u8]) -> bool) -> bool {
+        // What cannot be read here, the provider may judge.
+        let Ok(file) = os::open_file(Path::new(path)) else { return true };
+        let is_long = file.metadata().is_ok_and(|meta| meta.len() > RECORD_BYTES_MAX);
+        let lines = BufReader::new(file.take(RECORD_BYTES_MAX)).split(b'\n');
+        lines.map_while(Result::ok).any(|line| is_wanted(&line)) || is_long
+    }
 }
 
 fn write_setup_file(file: &SetupFile) -> Result<(), String> {
     let say = |path: &str, error: std::io::Error| format!("{path}: {error}");
     match file {
         SetupFile::Folder(path) => {
-            os::make_private_dir(Path::new(path)).map_err(|error| say(path, error))?;
-            // It may have been there before, open to others, or be a link of somebody else's.
-            let meta = fs::symlink_metadata(path).map_err(|error| say(path, error))?;
-            if !meta.is_dir()
-                || std::os::unix::fs::MetadataExt::uid(&meta) != rustix::process::geteuid().as_raw()
-            {
-                return Err(format!("{path} is not a folder of this user; remove it"));
-            }
-            fs::set_permissions(path, fs::Permissions::from_mode(0o700))
-                .map_err(|error| say(path, error))
+            make_own_folder(Path::new(path)).map_err(|error| say(path, error))
         }
         SetupFile::File { path, text } => {
             os::replace_private_file(Path::new(path), text, false).map_err(|error| say(path, error))

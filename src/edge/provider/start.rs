@@ -36,9 +36,10 @@ impl Provider {
         number: ProcessNumber,
         provider_session: String,
         conversation: Conversation<'_>,
+        folder: usize,
         relay: SessionRelay,
     ) -> bool {
-        let plan = self.launch.planner.prepare(conversation);
+        let plan = self.launch.planner.prepare(conversation, folder);
         let started = plan.and_then(|plan| self.start(plan, &provider_session, &relay));
         match started {
             Ok((mut running, terminal)) => {
@@ -52,8 +53,8 @@ impl Provider {
                 (!hosted || self.feed(Input::ProcessStarted { pid: process.pid }))
                     && self.report(ProviderEvent::Spawned { process, terminal })
             }
-            Err(LaunchError { text: reason, permanent }) => {
-                self.report(ProviderEvent::SpawnFailed { reason, permanent })
+            Err(LaunchError { text: reason, fault }) => {
+                self.report(ProviderEvent::SpawnFailed { reason, fault })
             }
         }
     }
@@ -68,6 +69,7 @@ impl Provider {
         let Some((program, arguments)) = plan.argv.split_first() else {
             return Err(LaunchError::permanent("no command was given"));
         };
+        may_work_in(&self.launch.cwd).map_err(|error| self.no_folder(&error))?;
         let found = find_command(program, &plan.env);
         let program = found.as_deref().unwrap_or(program);
         let prepare = |command: &mut Command| {
@@ -75,15 +77,19 @@ impl Provider {
             os::prepare_child(command, self.launch.host != Host::Inherited);
         };
         let mut child = match &self.launch.host {
-            Host::Tmux { socket, dir } => {
+            Host::Tmux { dir, .. } => {
                 if found.is_none() {
                     return Err(not_found(program, &plan.env, plan.hint));
                 }
                 let command: Vec<String> =
                     [program.to_string()].into_iter().chain(arguments.iter().cloned()).collect();
-                let (cwd, path) = (&self.launch.cwd, path_of(&plan.env));
+                let Some(sockets) = plan.sockets.clone() else {
+                    return Err(LaunchError::permanent("this provider has no terminal program"));
+                };
+                let (socket, path) = (sockets.terminal.as_str(), path_of(&plan.env));
+                let cwd = self.launch.cwd.as_path();
                 let terminal = tmux::Plan { socket, dir, cwd, command: &command, path: &path };
-                let started = tmux::server(&terminal, prepare).map_err(LaunchError::permanent)?;
+                let started = tmux::server(&terminal, prepare)?;
                 return self.start_in_terminal(&terminal, started, plan, provider_session);
             }
             host => {
@@ -119,6 +125,10 @@ impl Provider {
         provider_session: &str,
         relay: &SessionRelay,
     ) {
+        // Where nobody says, programs differ in what they take for their home; we look in this one.
+        if std::env::var_os("HOME").is_none_or(|home| home.is_empty()) {
+            command.envs(os::user_home().map(|home| ("HOME", home)));
+        }
         command.envs(plan.env.iter().map(|(k, v)| (k, v)));
         // Last, whoever set them: what is an operator's does not go to an agent, and what was known
         // of it says nothing about the agent's own token.
@@ -151,7 +161,7 @@ impl Provider {
         let (tmux, pid) = match connected {
             Ok(connected) => connected,
             Err(reason) => {
-                end_everything(provider_session, server.id());
+                end_everything(provider_session, os::process(server.id()));
                 reap(server);
                 return Err(LaunchError::passing(reason));
             }
@@ -178,7 +188,7 @@ impl Provider {
             Ok(pidfds) => pidfds,
             Err(error) => {
                 let _ = child.kill();
-                end_everything(provider_session, child.id());
+                end_everything(provider_session, os::process(child.id()));
                 reap(child);
                 return Err(LaunchError::passing(format!("cannot watch the child: {error}")));
             }
@@ -189,6 +199,7 @@ impl Provider {
         });
         Ok(Running {
             number: ProcessNumber::default(),
+            server: os::process(child.id()),
             child,
             process: os::process(pid),
             provider_session: provider_session.into(),
@@ -211,16 +222,31 @@ impl Provider {
 
     fn why_not(&self, program: &str, plan: &LaunchPlan, error: &std::io::Error) -> LaunchError {
         use std::io::ErrorKind::{InvalidInput, NotFound, PermissionDenied};
-        if error.kind() == NotFound && self.launch.cwd.is_dir() {
-            return not_found(program, &plan.env, plan.hint);
+        let reason = format!("cannot start {program:?}: {error}");
+        match error.kind() {
+            NotFound if self.launch.cwd.is_dir() => not_found(program, &plan.env, plan.hint),
+            NotFound => self.no_folder(error),
+            PermissionDenied | InvalidInput => LaunchError::permanent(reason),
+            _ => LaunchError::passing(reason),
         }
-        let permanent = matches!(error.kind(), NotFound | PermissionDenied | InvalidInput);
-        let reason = match error.kind() {
-            NotFound => {
-                format!("the working directory {} does not exist", self.launch.cwd.display())
-            }
-            _ => format!("cannot start {program:?}: {error}"),
-        };
-        LaunchError { text: reason, permanent }
     }
+
+    /// The sentence for a working directory that cannot be used.
+    fn no_folder(&self, error: &std::io::Error) -> LaunchError {
+        let cwd = self.launch.cwd.display();
+        LaunchError::permanent(match error.kind() {
+            std::io::ErrorKind::NotFound => {
+                format!("the working directory {cwd} does not exist; make it again, then restart")
+            }
+            _ => format!("the working directory {cwd} cannot be used: {error}"),
+        })
+    }
+}
+
+/// A folder that a process may be in.
+fn may_work_in(folder: &Path) -> std::io::Result<()> {
+    if !std::fs::metadata(folder)?.is_dir() {
+        return Err(std::io::Error::from(std::io::ErrorKind::NotADirectory));
+    }
+    Ok(rustix::fs::access(folder, rustix::fs::Access::EXEC_OK)?)
 }

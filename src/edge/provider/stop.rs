@@ -67,7 +67,7 @@ impl Provider {
             // afterwards.
             match running.tmux {
                 Some(_) => os::kill(process, OsSignal::KILL),
-                None => end_everything(&running.provider_session, process.pid),
+                None => end_everything(&running.provider_session, process),
             }
         }
     }
@@ -91,7 +91,7 @@ impl Provider {
             }
         }
         self.read_stderr();
-        if !self.look_at_files() || !self.feed(Input::Closed) {
+        if !self.look_at_files() || !self.feed_last_words() || !self.feed(Input::Closed) {
             return false;
         }
         let Some(mut running) = self.running.take() else {
@@ -100,12 +100,22 @@ impl Provider {
         // Also after a clean exit: children that outlived the provider, and the server of the
         // terminal.
         running.tmux = None;
-        end_everything(&running.provider_session, running.child.id());
+        end_everything(&running.provider_session, running.server);
         let code = reap(running.child);
         let code = running.exit.unwrap_or(code);
         let _ = self.launch.child_registrations.send(None);
         log::debug!(target: "provider", "child gone start={} code={code}", running.process.start);
         let stderr = String::from_utf8_lossy(&running.last_words).into_owned();
         self.report(ProviderEvent::Exited { code, stderr })
+    }
+
+    /// What a program without a terminal has said at its end: why it has refused, for example.
+    fn feed_last_words(&mut self) -> bool {
+        let words = match &self.running {
+            Some(running) if running.tmux.is_none() => running.last_words.as_slice(),
+            _ => return true,
+        };
+        let words = String::from_utf8_lossy(words).into_owned();
+        words.is_empty() || self.feed(Input::LastWords(words))
     }
 }

@@ -29,7 +29,7 @@ impl Provider {
                 // will be answered.
                 running.tmux = None;
                 running.dying = running.dying.map(|_| Instant::now());
-                end_everything(&running.provider_session, running.child.id());
+                end_everything(&running.provider_session, running.server);
                 Vec::new()
             }
         };

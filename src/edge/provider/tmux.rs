@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::core::session::{Screen, TERMINAL_SESSION};
 use crate::os;
+use crate::provider::launch::LaunchError;
 use crate::provider::text::{shell_quoted, tmux_quoted};
 
 /// Size that the provider draws for while nobody is attached.
@@ -17,6 +18,8 @@ const COLUMNS: &str = "200";
 const ROWS: &str = "50";
 /// The server must accept by then.
 const START_TIME: Duration = Duration::from_secs(5);
+/// File of the last words of a server that does not start.
+const ERRORS: &str = "tmux.err";
 /// Bytes of one line of the control client; what is longer is only output of the pane.
 const LINE_BYTES_MAX: usize = 1 << 20;
 
@@ -59,6 +62,7 @@ pub enum TmuxEvent {
 /// What to start, and where.
 #[allow(missing_docs)] // the names say it
 pub struct Plan<'a> {
+    /// Path of its socket, in a folder of ours.
     pub socket: &'a str,
     /// Folder for small files, closed to others.
     pub dir: &'a Path,
@@ -72,7 +76,6 @@ pub struct Plan<'a> {
 /// The control client.
 pub struct Tmux {
     socket: String,
-    socket_path: PathBuf,
     client: Child,
     input: ChildStdin,
     /// Where the client speaks.
@@ -85,42 +88,50 @@ pub struct Tmux {
     paste_file: PathBuf,
 }
 
-/// Path of a server's socket.
-pub fn socket_path(socket: &str) -> PathBuf {
-    let base =
-        std::env::var_os("TMUX_TMPDIR").map(PathBuf::from).unwrap_or_else(|| PathBuf::from("/tmp"));
-    base.join(format!("tmux-{}", rustix::process::getuid().as_raw())).join(socket)
+/// Path of the socket that versions of ours had which left the folder to tmux.
+pub fn former_socket(name: &str) -> PathBuf {
+    let base = std::env::var_os("TMUX_TMPDIR").filter(|base| !base.is_empty());
+    let base = base.map_or_else(|| PathBuf::from("/tmp"), PathBuf::from);
+    base.join(format!("tmux-{}", rustix::process::getuid().as_raw())).join(name)
 }
 
-/// The server process, with the environment that the provider gets.
-pub fn server(plan: &Plan, prepare: impl FnOnce(&mut Command)) -> Result<(Child, Command), String> {
-    os::make_private_dir(plan.dir)
-        .map_err(|error| format!("cannot make {}: {error}", plan.dir.display()))?;
+/// The server process, with the environment that the provider gets. Its socket has a path of ours:
+/// the usual one depends on a variable and on a folder that others may have taken.
+pub fn server(
+    plan: &Plan,
+    prepare: impl FnOnce(&mut Command),
+) -> Result<(Child, Command), LaunchError> {
+    let passing = |what: &str, path: &Path, error: io::Error| {
+        LaunchError::passing(format!("cannot {what} {}: {error}", path.display()))
+    };
+    os::make_private_dir(plan.dir).map_err(|error| passing("make", plan.dir, error))?;
     let (conf, script) = (plan.dir.join("tmux.conf"), plan.dir.join("launch.sh"));
     let words: Vec<String> = plan.command.iter().map(|word| shell_quoted(word)).collect();
     // A file of its own: the client's message to the server is limited to 16 kB.
     let launch = format!("#!/bin/sh\nexec {}\n", words.join(" "));
-    for (path, text) in [(&conf, CONF), (&script, launch.as_str())] {
+    let errors = plan.dir.join(ERRORS);
+    for (path, text) in [(&conf, CONF), (&script, launch.as_str()), (&errors, "")] {
         os::replace_private_file(path, text, false)
-            .map_err(|error| format!("cannot write {}: {error}", path.display()))?;
+            .map_err(|error| passing("write", path, error))?;
     }
+    let told = os::open_private(&errors, std::fs::OpenOptions::new().append(true))
+        .map_err(|error| passing("write", &errors, error))?;
     let mut server = Command::new("tmux");
-    server.args(["-u", "-D", "-L", plan.socket, "-f"]).arg(&conf).current_dir(plan.cwd);
-    server.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    server.args(["-u", "-D", "-S", plan.socket, "-f"]).arg(&conf).current_dir(plan.cwd);
+    server.stdin(Stdio::null()).stdout(Stdio::null()).stderr(told);
     prepare(&mut server);
     server.env_remove("TMUX").env_remove("TMUX_PANE");
     let child = server.spawn().map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => {
-            "tmux was not found; install it with: sudo apt-get install tmux (3.2 or newer)"
-                .to_string()
-        }
-        _ => format!("cannot start tmux: {error}"),
+        io::ErrorKind::NotFound => LaunchError::permanent(
+            "tmux was not found; install it with: sudo apt-get install tmux (3.2 or newer)",
+        ),
+        _ => LaunchError::passing(format!("cannot start tmux: {error}")),
     })?;
     let mut client = Command::new("tmux");
     client.args([
         "-u",
         "-N",
-        "-L",
+        "-S",
         plan.socket,
         "-C",
         "new-session",
@@ -159,14 +170,10 @@ pub fn server(plan: &Plan, prepare: impl FnOnce(&mut Command)) -> Result<(Child,
 impl Tmux {
     /// Connects to the server; it starts the program.
     pub fn connect(plan: &Plan, server: &mut Child, mut client: Command) -> Result<Tmux, String> {
-        let path = socket_path(plan.socket);
         let until = Instant::now() + START_TIME;
-        while UnixStream::connect(&path).is_err() {
+        while UnixStream::connect(plan.socket).is_err() {
             if Instant::now() > until || server.try_wait().is_ok_and(|status| status.is_some()) {
-                return Err(format!(
-                    "tmux does not serve at {}; it must be 3.2 or newer, and its folder writable",
-                    path.display()
-                ));
+                return Err(not_serving(plan));
             }
             std::thread::sleep(Duration::from_millis(2)); // a socket file cannot be waited for
         }
@@ -177,7 +184,6 @@ impl Tmux {
         let paste_file = plan.dir.join("paste");
         let mut tmux = Tmux {
             socket: plan.socket.into(),
-            socket_path: path,
             client,
             input,
             output,
@@ -195,7 +201,12 @@ impl Tmux {
         self.send(&format!("display-message -p -t {TERMINAL_SESSION} '@pane #{{pane_pid}}'"))
     }
 
-    /// Name of the server's socket.
+    /// The process of the client, a child of ours.
+    pub fn client(&self) -> u32 {
+        self.client.id()
+    }
+
+    /// Path of the server's socket.
     pub fn socket(&self) -> &str {
         &self.socket
     }
@@ -311,6 +322,17 @@ impl Tmux {
     }
 }
 
+/// Why the server does not accept, in its own words if it has some.
+fn not_serving(plan: &Plan) -> String {
+    let words = std::fs::read_to_string(plan.dir.join(ERRORS)).unwrap_or_default();
+    match words.lines().map(str::trim).find(|line| !line.is_empty()) {
+        Some(words) => format!("tmux does not serve at {}: {words}", plan.socket),
+        None => {
+            format!("tmux does not serve at {}; it must be 3.2 or newer", plan.socket)
+        }
+    }
+}
+
 /// What stands before the picture of a pane.
 struct PaneHeader {
     dead: bool,
@@ -342,7 +364,7 @@ impl Drop for Tmux {
     fn drop(&mut self) {
         let _ = self.client.kill();
         let _ = self.client.wait();
-        let _ = std::fs::remove_file(&self.socket_path);
+        let _ = std::fs::remove_file(&self.socket);
         let _ = std::fs::remove_file(&self.paste_file);
     }
 }

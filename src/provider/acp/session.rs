@@ -393,7 +393,8 @@ impl Session for AcpSession {
             Input::Bytes(bytes) => self.on_bytes(now, &bytes),
             Input::Closed => self.on_closed(),
             // Nothing of this is asked for.
-            Input::ProcessStarted { .. }
+            Input::LastWords(_)
+            | Input::ProcessStarted { .. }
             | Input::FileAppended(_)
             | Input::CaughtUp
             | Input::FileReset

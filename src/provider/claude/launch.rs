@@ -7,10 +7,10 @@ use serde_json::{Map, Value, json};
 
 use super::stream::StreamSession;
 use super::tui::TuiSession;
-use super::{LOGIN, keys, plugin};
+use super::{LOGIN, keys, plugin, transcript};
 use crate::provider::launch::{
-    Conversation, Disk, LaunchError, LaunchPlan, LaunchRequest, SessionSockets, SetupFile, Start,
-    Transport,
+    Conversation, Disk, LaunchError, LaunchPlan, LaunchRequest, LostConversation, SessionSockets,
+    SetupFile, Start, Transport,
 };
 use crate::provider::reader::{self, without_mark};
 use crate::provider::settings::{ApprovalMode, ProviderSetting};
@@ -146,6 +146,7 @@ impl Places {
                 .unwrap_or_else(|| format!("{}/.claude", request.user_home))
         };
         let sockets = SessionSockets {
+            terminal: format!("{}/tmux.sock", request.runtime_dir),
             replies: format!("{}/relay.sock", request.runtime_dir),
             session: format!("{}/claude.sock", request.runtime_dir),
         };
@@ -167,9 +168,19 @@ fn start(
     disk: &dyn Disk,
 ) -> Start {
     let config_dir = &places.config_dir;
-    let transcript = find_transcript(disk, config_dir, conversation.earlier);
-    let session =
-        if is_safe(conversation.earlier) { conversation.earlier } else { conversation.fresh };
+    let record = find_transcript(disk, config_dir, conversation.earlier);
+    let is_empty =
+        !record.as_ref().is_some_and(|path| disk.has_line(path, transcript::is_conversation));
+    // A record without a conversation can neither be gone on with nor be begun again under its id.
+    let why = match (conversation.refused, &record) {
+        (Some(why), _) => Some(why.to_string()),
+        (None, Some(path)) if is_empty => Some(format!("{path} holds no conversation")),
+        (None, _) => None,
+    };
+    let lost = why.map(|why| LostConversation { why, is_empty });
+    let goes_on = lost.is_none() && is_safe(conversation.earlier);
+    let session = if goes_on { conversation.earlier } else { conversation.fresh };
+    let transcript = record.filter(|_| goes_on);
     let folder: String = request
         .session
         .cwd
@@ -181,6 +192,7 @@ fn start(
         session: session.to_string(),
         resumes: transcript.is_some(),
         transcript,
+        lost,
         usual_transcript: format!("{config_dir}/projects/{folder}/{session}.jsonl"),
         nonce: conversation.fresh.to_string(),
         config_dir: config_dir.clone(),

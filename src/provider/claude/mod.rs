@@ -8,6 +8,7 @@ mod keys;
 mod launch;
 pub mod permission;
 pub mod plugin;
+pub mod refusal;
 pub mod sanitize;
 pub mod screen;
 pub mod stream;

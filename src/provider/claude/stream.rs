@@ -52,11 +52,12 @@ use serde_json::{Value, json};
 use self::approvals::{Approvals, Verdict};
 use self::context::{ContextCommand, PendingContext};
 use self::input::{PendingInterrupt, SentLine, Waiting};
+use super::refusal::refusal;
 use super::transcript::{self, Evidence, LINE_BYTES_MAX};
 use crate::core::ids::{BatchNumber, Ticket, VerbNumber};
 use crate::core::limits::REPLY_BODY_BYTES_MAX;
 use crate::core::session::{
-    DeliveryOutcome, Input, OpenMode, Opened, Output, Resume, Session, SessionEvent, Verb,
+    DeliveryOutcome, Input, Opened, Output, Resume, Session, SessionEvent, StartFault, Verb,
 };
 use crate::core::time::{Now, Tick, sooner};
 use crate::provider::lines::Lines;
@@ -125,6 +126,8 @@ pub struct StreamSession {
     over: bool,
     session: String,
     version: String,
+    /// What it has written to its standard error.
+    last_words: String,
     model: Option<String>,
     /// Size of the context window, in tokens; 0: not known yet.
     window: u64,
@@ -169,6 +172,7 @@ impl StreamSession {
             open: false,
             over: false,
             version: String::new(),
+            last_words: String::new(),
             model: None,
             window: 0,
             tokens: 0,
@@ -261,7 +265,7 @@ impl StreamSession {
                 self.evidence = Some(Evidence::new(&unsettled));
             }
             // There is no record: nothing of it was ever written down.
-            None if !unsettled.is_empty() => {
+            None if !unsettled.is_empty() && self.start.has_no_record() => {
                 self.outcomes = Some(vec![DeliveryOutcome::Unseen; unsettled.len()])
             }
             _ => {}
@@ -273,11 +277,7 @@ impl StreamSession {
         if self.open || self.over || !self.initialized || self.evidence.is_some() {
             return;
         }
-        let how = match self.outcomes.take() {
-            Some(outcomes) => OpenMode::Loaded(outcomes),
-            None if self.start.resumes => OpenMode::Resumed,
-            None => OpenMode::New,
-        };
+        let how = self.start.how(self.outcomes.take());
         self.open = true;
         self.opening = None;
         self.out.push(Output::Unfollow);
@@ -288,6 +288,7 @@ impl StreamSession {
             name: "transport",
             value: json!("stream: no terminal to attach to"),
         });
+        self.out.extend(self.start.lost.iter().flat_map(|lost| lost.events()).map(Output::Event));
         self.next_line();
     }
 
@@ -301,11 +302,11 @@ impl StreamSession {
         self.emit(SessionEvent::TurnStarted);
     }
 
-    fn fail_open(&mut self, reason: String, permanent: bool) {
+    fn fail_open(&mut self, reason: String, fault: StartFault) {
         if !self.open && !self.over {
             self.over = true;
             self.opening = None;
-            self.emit(SessionEvent::OpenFailed { reason, permanent });
+            self.emit(SessionEvent::OpenFailed { reason, fault });
         }
     }
 
@@ -317,7 +318,10 @@ impl StreamSession {
     // ---- end and time
 
     fn on_closed(&mut self) {
-        self.fail_open("the session ended before it was ready".into(), false);
+        let (reason, fault) = refusal(&self.last_words).unwrap_or_else(|| {
+            ("the session ended before it was ready".into(), StartFault::Passing)
+        });
+        self.fail_open(reason, fault);
         self.over = true;
         let interrupts = self.interrupt.take().into_iter().flat_map(|pending| pending.verbs);
         let context = self.context.take().map(|pending| pending.verb);
@@ -330,7 +334,7 @@ impl StreamSession {
         if self.opening.is_some_and(|at| at <= now.tick) {
             self.fail_open(
                 format!("the session did not answer within {} s", OPEN_TIMEOUT.as_secs()),
-                false,
+                StartFault::Passing,
             );
         }
         self.deny_late(now);
@@ -357,6 +361,7 @@ impl Session for StreamSession {
                     self.on_line(now, &line);
                 }
             }
+            Input::LastWords(words) => self.last_words = words,
             Input::Closed => self.on_closed(),
             Input::Verb(number, verb) => self.on_verb(now, number, verb),
             Input::Wake => self.on_wake(now),

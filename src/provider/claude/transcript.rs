@@ -283,6 +283,18 @@ fn entry(line: Line) -> Option<Entry> {
     }
 }
 
+/// Whether a line of a transcript belongs to a conversation that can be gone on with: bookkeeping
+/// does not, nor what a subagent said, nor half a line.
+pub fn is_conversation(line: &[u8]) -> bool {
+    reader::read_line(line).iter().any(|document| {
+        let kind = document.value.get("type").and_then(Value::as_str);
+        let is_sidechain = document.value.get("isSidechain") == Some(&Value::Bool(true));
+        document.damage != Damage::Broken
+            && !is_sidechain
+            && matches!(kind, Some("user" | "assistant"))
+    })
+}
+
 /// A moment in the program's spelling (`2026-11-21T07:42:18.733Z`) as ms since 1970.
 fn millis(text: &str) -> Option<i64> {
     let number = |from: usize, to: usize| text.get(from..to)?.parse::<i64>().ok();

@@ -28,6 +28,41 @@ impl Fake {
         let _ = file.and_then(|mut file| file.write_all(text.as_bytes()));
     }
 
+    /// The first lines of a new transcript come at once, and long before the prompt.
+    pub fn keep_books(&self) {
+        let path = self.transcript();
+        if !path.exists() {
+            let _ = std::fs::create_dir_all(path.parent().expect("has one"));
+            let line = json!({"type": "mode", "mode": "default", "sessionId": self.session});
+            let _ = std::fs::write(path, format!("{line}\n"));
+        }
+    }
+
+    /// Why it does not start: nothing was said in the conversation that it is to go on with, or the
+    /// one that it is to begin has a file.
+    pub fn refusal(&self, resumes: bool) -> Option<String> {
+        let text = std::fs::read_to_string(self.transcript()).ok();
+        let said = |line: &str| {
+            serde_json::from_str::<Value>(line)
+                .is_ok_and(|line| line["type"] == "user" || line["type"] == "assistant")
+        };
+        let holds = text.as_deref().is_some_and(|text| text.lines().any(said));
+        let refused = self.state.join("refused");
+        let once = env("FAKE_REFUSES") == "once" && resumes && !refused.exists();
+        if once {
+            let _ = std::fs::write(refused, "");
+        }
+        match resumes {
+            true if once || !holds => {
+                Some(format!("No conversation found with session ID: {}", self.session))
+            }
+            false if text.is_some() => {
+                Some(format!("Error: Session ID {} is already in use.", self.session))
+            }
+            _ => None,
+        }
+    }
+
     pub fn uuid(&mut self) -> String {
         self.numbers += 1;
         format!("fafafafa-0000-4000-8000-{:012x}", self.numbers + self.rng.below(1 << 40))

@@ -5,7 +5,8 @@
 //! Words in a prompt: `SLOW` (0.6 s), `HANG` (until Escape or the end, once), `PERM` (asks for a
 //! permission), else at once. FAKE_SOCKET: `refuse`, `hold`, `deny`, `drop`, `missing`. FAKE_SEED:
 //! the same luck again, for each start another. FAKE_HOOKS: `lossy` (a seeded share of the hooks is
-//! lost, late or doubled). FAKE_DIALOG: `trust` (a dialog at the start). FAKE_STATE: folder for
+//! lost, late or doubled). FAKE_DIALOG: `trust` (a dialog at the start). FAKE_REFUSES: `once` (it
+//! does not find the conversation that is there). FAKE_STATE: folder for
 //! what it remembers and logs.
 
 mod files;
@@ -175,6 +176,10 @@ fn read_typed(stdin: &std::io::Stdin) -> Option<Vec<u8>> {
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let mut fake = Fake::new(&words);
+    if let Some(why) = fake.refusal(words.iter().any(|word| word == "--resume")) {
+        eprintln!("{why}");
+        std::process::exit(1);
+    }
     let stdin = std::io::stdin();
     if let Ok(mut terminal) = tcgetattr(&stdin) {
         terminal.make_raw();

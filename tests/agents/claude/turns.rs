@@ -5,6 +5,7 @@ use super::*;
 impl Fake {
     pub fn begin(&mut self, text: String, from: Option<Value>, hook: bool) {
         self.registry("busy");
+        self.keep_books();
         self.prompt_id = self.uuid();
         let content = match &from {
             Some(_) => format!(

@@ -34,11 +34,13 @@ fn a_start_that_hangs_in_a_dialog_is_told_with_its_cure() {
         terminal.shown = text;
         terminal.pass(9000);
         let failed = terminal.signals.iter().find_map(|signal| match signal {
-            SessionEvent::OpenFailed { reason, permanent } => Some((reason.clone(), *permanent)),
+            SessionEvent::OpenFailed { reason, fault } => Some((reason.clone(), *fault)),
             _ => None,
         });
         assert!(
-            failed.as_ref().is_some_and(|(reason, permanent)| reason.contains(word) && *permanent),
+            failed.as_ref().is_some_and(|(reason, fault)| {
+                reason.contains(word) && *fault == StartFault::Person
+            }),
             "{name}: {failed:?}"
         );
     }
@@ -49,7 +51,7 @@ fn an_old_version_is_refused() {
     let mut terminal = Terminal::new(start(true), None);
     terminal.registry(&json!({"status": "idle", "version": "2.0.1"}).to_string());
     terminal.pass(1000);
-    assert!(terminal.has(|signal| matches!(signal, SessionEvent::OpenFailed { reason, permanent: true } if reason.contains("update it"))));
+    assert!(terminal.has(|signal| matches!(signal, SessionEvent::OpenFailed { reason, fault: StartFault::Person } if reason.contains("update it"))));
     // One that has no registry file says so on its screen; the tested one says nothing wrong.
     let recorded = include_str!("../../fixtures/claude/panes/after-clear.txt");
     for (banner, refused) in
@@ -59,7 +61,7 @@ fn an_old_version_is_refused() {
         let mut terminal = Terminal::new(start(true), None);
         terminal.screen(&banner);
         terminal.pass(5000);
-        let told = |signal: &SessionEvent| matches!(signal, SessionEvent::OpenFailed { reason, permanent: true } if reason.contains("update it"));
+        let told = |signal: &SessionEvent| matches!(signal, SessionEvent::OpenFailed { reason, fault: StartFault::Person } if reason.contains("update it"));
         assert_eq!(terminal.has(told), refused);
     }
 }

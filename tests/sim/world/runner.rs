@@ -280,7 +280,6 @@ pub fn config(runner: usize, life: u64, wall: i64) -> AgentConfig {
         reply_mode: ReplyMode::Auto,
         session: SessionCapabilities { split_by_sender: runner % 2 == 1, ..Default::default() },
         in_user_terminal: false,
-        terminal_dir: None,
         started_at: wall,
     }
 }

@@ -188,3 +188,116 @@ fn a_refused_message_is_told_to_its_sender_and_holds_up_nobody() {
     let effects = bench.commit();
     assert_eq!(deliveries(&effects).len(), 1, "the next one has its turn: {effects:?}");
 }
+
+/// The next start that an agent orders after this end of one: whether it goes on with the
+/// conversation, and where its sockets go. `None`: it orders none.
+fn next_start(bench: &mut Bench, event: ProviderEvent) -> Option<(bool, usize)> {
+    let mut effects = bench.tell(Event::Provider(event));
+    effects.extend(bench.commit());
+    effects.into_iter().find_map(|effect| match effect {
+        Effect::Provider(ProviderCommand::Spawn { refused, folder, .. }) => {
+            Some((refused.is_none(), folder))
+        }
+        _ => None,
+    })
+}
+
+impl Bench {
+    /// The provider has ended, and a start is under way.
+    fn starting() -> Bench {
+        let mut bench = Bench::ready();
+        bench.tell(Event::Provider(ProviderEvent::Exited { code: 9, stderr: String::new() }));
+        bench.commit();
+        bench.now.tick = bench.now.tick + Duration::from_secs(61);
+        bench.agent.wake(bench.now);
+        bench.commit();
+        bench
+    }
+}
+
+#[test]
+fn a_start_that_failed_is_not_repeated_as_it_was() {
+    let failed = |fault| ProviderEvent::SpawnFailed { reason: "no".into(), fault };
+    let folder = |is_last| failed(StartFault::SocketFolder { is_last });
+    // what the start ends with -> what follows at once, and how the agent is then
+    for (event, want, word) in [
+        (failed(StartFault::Conversation), Some((false, 0)), DetailedStatus::Restarting),
+        (folder(false), Some((true, 1)), DetailedStatus::Restarting),
+        (folder(true), None, DetailedStatus::Parked),
+        (failed(StartFault::Person), None, DetailedStatus::Parked),
+        (failed(StartFault::Passing), None, DetailedStatus::Restarting),
+    ] {
+        let mut bench = Bench::starting();
+        assert_eq!(next_start(&mut bench, event.clone()), want, "{event:?}");
+        assert_eq!(bench.agent.word(), word, "{event:?}");
+    }
+    // Each try counts: in the end a person is asked.
+    let mut bench = Bench::starting();
+    let tries = (0..9).filter(|_| next_start(&mut bench, folder(false)).is_some()).count();
+    assert_eq!((tries, bench.agent.word()), (3, DetailedStatus::Parked));
+}
+
+#[test]
+fn a_refused_conversation_is_begun_anew_until_one_is_open() {
+    let mut bench = Bench::starting();
+    let open_fails = |bench: &mut Bench| {
+        let process = ProcessRef { pid: 8, start: 2 };
+        bench.tell(Event::Provider(ProviderEvent::Spawned { process, terminal: None }));
+        bench.commit();
+        let (reason, fault) = ("it is in use".to_string(), StartFault::Conversation);
+        bench.session_event(SessionEvent::OpenFailed { reason, fault });
+        let exited = ProviderEvent::Exited { code: 1, stderr: String::new() };
+        next_start(bench, exited)
+    };
+    assert_eq!(open_fails(&mut bench), Some((false, 0)));
+    assert_eq!(open_fails(&mut bench), Some((false, 0)), "under yet another id");
+    let process = ProcessRef { pid: 8, start: 2 };
+    bench.tell(Event::Provider(ProviderEvent::Spawned { process, terminal: None }));
+    bench.commit();
+    let opened = Opened {
+        session: "fresh".into(),
+        how: OpenMode::Lost("it is in use".into()),
+        agent: "demo".into(),
+        model: None,
+        has_evidence: true,
+    };
+    bench.session_event(SessionEvent::Opened(opened));
+    bench.commit();
+    assert!(bench.agent.supervisor.why.contains("it is in use"), "people are told");
+    bench.tell(Event::Provider(ProviderEvent::Exited { code: 9, stderr: String::new() }));
+    bench.now.tick = bench.now.tick + Duration::from_secs(61);
+    let mut effects = bench.agent.wake(bench.now);
+    effects.extend(bench.commit());
+    let goes_on = |effect: &Effect| matches!(effect, Effect::Provider(ProviderCommand::Spawn { conversation, refused: None, .. }) if conversation == "fresh");
+    assert!(effects.iter().any(goes_on), "{effects:?}");
+}
+
+/// Where it listens is durable before it is used: the next runner ends what still listens there.
+#[test]
+fn the_terminal_of_an_earlier_runner_is_told_to_the_first_start() {
+    let mut bench = Bench::starting();
+    let process = ProcessRef { pid: 8, start: 2 };
+    let terminal = Some("/r/tmux.sock".to_string());
+    let effects = bench.tell(Event::Provider(ProviderEvent::Spawned { process, terminal }));
+    let notes: Vec<(String, String)> = effects
+        .iter()
+        .flat_map(|effect| match effect {
+            Effect::Store(StoreCommand::Commit(commit)) => commit.ops.as_slice(),
+            _ => &[],
+        })
+        .filter_map(|op| match op {
+            StoreOp::PutMeta { key, value: Some(value) } => Some((key.clone(), value.clone())),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(notes.len(), 1, "{effects:?}");
+    let mut next = Bench::starting();
+    next.agent.supervisor.restore(None, &notes);
+    let mut effects = next.tell(Event::Provider(ProviderEvent::SpawnFailed {
+        reason: "no".into(),
+        fault: StartFault::Conversation,
+    }));
+    effects.extend(next.commit());
+    let told = |effect: &Effect| matches!(effect, Effect::Provider(ProviderCommand::Spawn { left_terminal: Some(socket), .. }) if socket == "/r/tmux.sock");
+    assert!(effects.iter().any(told), "{effects:?}");
+}

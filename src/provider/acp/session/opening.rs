@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::{AcpSession, Request, Stage};
-use crate::core::session::{DeliveryOutcome, OpenMode, Opened, Resume, SessionEvent};
+use crate::core::session::{DeliveryOutcome, OpenMode, Opened, Resume, SessionEvent, StartFault};
 use crate::core::time::Now;
 use crate::provider::acp::presets::{mode_for, older_than_tested};
 use crate::provider::acp::replay::Replay;
@@ -105,7 +105,8 @@ impl AcpSession {
     pub(super) fn fail_open(&mut self, reason: String, permanent: bool) {
         self.stage = Stage::Over;
         self.deadline = None;
-        self.emit(SessionEvent::OpenFailed { reason, permanent });
+        let fault = if permanent { StartFault::Person } else { StartFault::Passing };
+        self.emit(SessionEvent::OpenFailed { reason, fault });
     }
 
     pub(super) fn on_initialized(&mut self, now: Now, result: Result<Value, RpcError>) {

@@ -21,6 +21,9 @@ impl Disk for Files {
         };
         self.0.keys().filter_map(below).collect()
     }
+    fn has_line(&self, path: &str, is_wanted: fn(&[u8]) -> bool) -> bool {
+        self.0.get(path).is_some_and(|text| text.lines().any(|line| is_wanted(line.as_bytes())))
+    }
 }
 
 fn request(transport: Transport, approval_mode: ApprovalMode) -> LaunchRequest {
@@ -56,7 +59,7 @@ fn request(transport: Transport, approval_mode: ApprovalMode) -> LaunchRequest {
     }
 }
 
-const FRESH: Conversation<'_> = Conversation { earlier: "", fresh: "f" };
+const FRESH: Conversation<'_> = Conversation { earlier: "", refused: None, fresh: "f" };
 
 fn planned(request: &LaunchRequest, disk: &Files) -> LaunchPlan {
     plan(request, FRESH, disk).unwrap_or_else(|error| panic!("{}", error.text))
@@ -141,17 +144,54 @@ fn own_settings_are_joined_with_ours() {
     }
 }
 
+/// A file is not a conversation: the program neither resumes one in which nothing was said, nor
+/// begins it again under its id.
 #[test]
-fn what_has_a_transcript_is_resumed() {
-    let request = request(Transport::Stream, ApprovalMode::Guarded);
-    assert!(
-        command_for(&request, "c-1", &[]).contains("--session-id c-1"),
-        "never prompted: the same id again"
+fn a_record_is_resumed_only_if_something_was_said_in_it() {
+    const USER: &str = r#"{"parentUuid":null,"isSidechain":false,"type":"user","message":{"role":"user","content":"\ud83d"}}"#;
+    const BOOKKEEPING: &str = concat!(
+        r#"{"type":"queue-operation","operation":"enqueue","content":"x"}"#,
+        "\n",
+        r#"{"type":"mode","mode":"default"}"#,
+        "\n"
     );
-    let there = [("/h/agents/a/claude/projects/-w/c-1.jsonl", "")];
-    assert!(command_for(&request, "c-1", &there).contains("--resume c-1"));
+    let lines = |lines: &[&str]| lines.join("\n");
+    let cut = &USER[..USER.len() - 20];
+    let subagent = USER.replace("\"isSidechain\":false", "\"isSidechain\":true");
+    let answer = USER.replace("\"type\":\"user\"", "\"type\":\"assistant\"");
+    let refused = Some("it said no");
+    for (record, refused, flag, lost, is_empty) in [
+        // Never prompted: the same id again.
+        (None, None, "--session-id c-1", false, true),
+        (Some(String::new()), None, "--session-id f", true, true),
+        (Some(BOOKKEEPING.into()), None, "--session-id f", true, true),
+        (Some(lines(&[BOOKKEEPING, cut])), None, "--session-id f", true, true),
+        (Some(subagent), None, "--session-id f", true, true),
+        (Some(lines(&[BOOKKEEPING, USER])), None, "--resume c-1", false, false),
+        (Some(lines(&[USER, cut])), None, "--resume c-1", false, false),
+        (Some(answer), None, "--resume c-1", false, false),
+        // What the program says counts more.
+        (Some(USER.into()), refused, "--session-id f", true, false),
+        (None, refused, "--session-id f", true, true),
+    ] {
+        for transport in [Transport::Stream, Transport::Tmux] {
+            let request = request(transport, ApprovalMode::Guarded);
+            let path = "/h/agents/a/claude/projects/-w/c-1.jsonl".to_string();
+            let disk = Files(record.iter().map(|text| (path.clone(), text.clone())).collect());
+            let conversation = Conversation { earlier: "c-1", refused, fresh: "f" };
+            let words = plan(&request, conversation, &disk).map(|plan| plan.argv.join(" "));
+            assert!(words.is_ok_and(|words| words.contains(flag)), "{record:?} {refused:?}");
+            let start = start(&request, conversation, &Places::new(&request), &disk);
+            let told = start.lost.as_ref().map(|told| told.is_empty);
+            assert_eq!(told, lost.then_some(is_empty), "{record:?} {refused:?}");
+            assert_eq!(start.resumes, flag.starts_with("--resume"));
+            assert_eq!(start.has_no_record(), !start.resumes && is_empty);
+        }
+    }
+    let request = request(Transport::Stream, ApprovalMode::Guarded);
+    let there = [("/h/agents/a/claude/projects/-w/c-1.jsonl", USER)];
     assert!(command(&request, &there).contains("--session-id f"));
-    let outside = [("/h/agents/a/claude/projects/-w/../x.jsonl", "")];
+    let outside = [("/h/agents/a/claude/projects/-w/../x.jsonl", USER)];
     assert!(command_for(&request, "../x", &outside).contains("--session-id f"));
 }
 

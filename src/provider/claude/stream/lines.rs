@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::input::SentLine;
 use super::{StreamSession, Turn};
-use crate::core::session::{Mirror, Output, RESTART_MARK, SessionEvent};
+use crate::core::session::{Mirror, Output, RESTART_MARK, SessionEvent, StartFault};
 use crate::core::time::Now;
 use crate::provider::claude::activity;
 use crate::provider::claude::transcript::{self, Block, Entry};
@@ -70,13 +70,16 @@ impl StreamSession {
             frame.pointer("/response/response/claude_code_version").and_then(Value::as_str)
         else {
             if damage == Damage::Broken && !self.initialized {
-                self.fail_open("the first answer of the session is unreadable".into(), false);
+                self.fail_open(
+                    "the first answer of the session is unreadable".into(),
+                    StartFault::Passing,
+                );
             }
             return;
         };
         self.version = found.chars().take(40).collect();
         if let Some(reason) = too_old(found) {
-            return self.fail_open(reason, true);
+            return self.fail_open(reason, StartFault::Person);
         }
         if self.version != TESTED {
             self.info(format!("Claude Code {found} runs; {TESTED} is the version that was tested"));

@@ -4,7 +4,8 @@ use serde_json::{Value, json};
 
 use super::{StreamSession, Turn};
 use crate::core::ids::BatchNumber;
-use crate::core::session::{Mirror, SessionEvent, TurnEnd};
+use crate::core::session::{Mirror, SessionEvent, StartFault, TurnEnd};
+use crate::provider::claude::refusal::refusal;
 use crate::provider::reader::{Damage, whole};
 
 /// Why a turn has failed whose end could not be read.
@@ -68,7 +69,9 @@ impl StreamSession {
             if !self.open {
                 let said = frame.pointer("/errors/0").and_then(Value::as_str);
                 let reason = said.unwrap_or("the session ended before it began");
-                self.fail_open(reason.to_string(), false);
+                let known = refusal(reason);
+                let (reason, fault) = known.unwrap_or((reason.to_string(), StartFault::Passing));
+                self.fail_open(reason, fault);
             }
             return;
         };

@@ -155,16 +155,16 @@ impl TuiSession {
         }
     }
 
-    fn on_started(&mut self, now: Now, pid: u32) {
+    fn on_started(&mut self, now: Now) {
         self.observed.on_started(now);
-        let path = format!("{}/sessions/{pid}.json", self.start.config_dir);
-        self.out.push(Output::Watch { path });
+        let folder = format!("{}/sessions", self.start.config_dir);
+        self.out.push(Output::WatchProcess { folder, suffix: ".json" });
     }
 
     fn on_open(&mut self, now: Now, resume: Option<Resume>) {
         let unsettled = resume.map(|resume| resume.evidence_for).unwrap_or_default();
         let record = self.start.transcript.clone();
-        self.startup.on_open(now, &unsettled, record.is_some());
+        self.startup.on_open(now, &unsettled, &self.start);
         // Without hooks nobody names the transcript of a new session: it is looked for where it
         // usually lies.
         let whole = self.startup.is_searching() || record.is_none();
@@ -281,7 +281,7 @@ impl Session for TuiSession {
     fn handle(&mut self, now: Now, input: Input) -> Vec<Output> {
         match input {
             Input::Verb(number, verb) => self.on_verb(now, number, verb),
-            Input::ProcessStarted { pid } => self.on_started(now, pid),
+            Input::ProcessStarted { .. } => self.on_started(now),
             Input::FileAppended(bytes) => self.on_transcript(now, &bytes),
             Input::CaughtUp => {
                 self.startup.on_caught_up();
@@ -307,7 +307,7 @@ impl Session for TuiSession {
             Input::SocketLine(line) => self.on_receipt(now, &line),
             Input::Closed => self.on_closed(),
             Input::Wake => self.on_wake(now),
-            Input::Bytes(_) => {}
+            Input::Bytes(_) | Input::LastWords(_) => {}
         }
         self.out.take()
     }

@@ -7,9 +7,10 @@ use serde_json::{Value, json};
 
 use super::out::Out;
 use super::registry::Registry;
-use crate::core::session::{DeliveryOutcome, MessageFingerprint, OpenMode, Opened, SessionEvent};
+use crate::core::session::{DeliveryOutcome, MessageFingerprint, Opened, SessionEvent, StartFault};
 use crate::core::time::{Now, Tick, sooner};
 use crate::provider::Start;
+use crate::provider::claude::refusal::refusal;
 use crate::provider::claude::screen::{Dialog, ScreenState};
 use crate::provider::claude::transcript::{Entry, Evidence};
 use crate::provider::claude::{TESTED, too_old};
@@ -74,7 +75,7 @@ pub(super) enum Opening {
 #[derive(Debug)]
 pub(super) struct Startup {
     has_terminal: bool,
-    resumes: bool,
+    start: Start,
     phase: Phase,
     record: Record,
     dialog: DialogWatch,
@@ -86,7 +87,7 @@ impl Startup {
     pub fn new(start: &Start) -> Startup {
         Startup {
             has_terminal: start.terminal,
-            resumes: start.resumes,
+            start: start.clone(),
             phase: Phase::New,
             record: Record::None,
             dialog: DialogWatch::None,
@@ -109,14 +110,12 @@ impl Startup {
     }
 
     /// The conversation is asked for, and what became of these messages of an earlier life.
-    pub fn on_open(&mut self, now: Now, unsettled: &[MessageFingerprint], has_record: bool) {
-        if !unsettled.is_empty() {
-            self.record = if has_record {
-                Record::Searching(Evidence::new(unsettled))
-            } else {
-                // Nothing of it was ever written down.
-                Record::Searched(vec![DeliveryOutcome::Unseen; unsettled.len()])
-            };
+    pub fn on_open(&mut self, now: Now, unsettled: &[MessageFingerprint], start: &Start) {
+        if !unsettled.is_empty() && start.transcript.is_some() {
+            self.record = Record::Searching(Evidence::new(unsettled));
+        } else if !unsettled.is_empty() && start.has_no_record() {
+            // Nothing of it was ever written down.
+            self.record = Record::Searched(vec![DeliveryOutcome::Unseen; unsettled.len()]);
         }
         let deadline = self.has_terminal.then_some(now.tick + OPEN_TIMEOUT);
         if matches!(self.phase, Phase::New | Phase::Opening { .. }) {
@@ -166,7 +165,7 @@ impl Startup {
         }
         let version = registry.version();
         if let Some(reason) = too_old(version) {
-            self.fail(reason, true, out);
+            self.fail(reason, StartFault::Person, out);
             return Opening::Failed;
         }
         if !version.is_empty() && version != TESTED {
@@ -181,11 +180,11 @@ impl Startup {
 
     fn tell_open(&mut self, version: &str, session: &str, model: Option<&str>, out: &mut Out) {
         out.fact("start", Value::Null);
-        let how = match std::mem::replace(&mut self.record, Record::None) {
-            Record::Searched(outcomes) => OpenMode::Loaded(outcomes),
-            _ if self.resumes => OpenMode::Resumed,
-            _ => OpenMode::New,
+        let outcomes = match std::mem::replace(&mut self.record, Record::None) {
+            Record::Searched(outcomes) => Some(outcomes),
+            Record::None | Record::Searching(_) => None,
         };
+        let how = self.start.how(outcomes);
         let evidence = "the session registry says idle and the input box is shown";
         out.emit(SessionEvent::Evidence(evidence.into()));
         out.emit(SessionEvent::Opened(Opened {
@@ -201,13 +200,15 @@ impl Startup {
             "the terminal that it was started in"
         };
         out.fact("transport", json!(transport));
+        let told = self.start.lost.iter().flat_map(|lost| lost.events());
+        told.for_each(|event| out.emit(event));
     }
 
     /// It cannot be opened; told once.
-    fn fail(&mut self, reason: String, permanent: bool, out: &mut Out) {
+    fn fail(&mut self, reason: String, fault: StartFault, out: &mut Out) {
         if !self.is_open() && !self.is_over() {
             self.phase = Phase::Failed;
-            out.emit(SessionEvent::OpenFailed { reason, permanent });
+            out.emit(SessionEvent::OpenFailed { reason, fault });
         }
     }
 
@@ -223,7 +224,7 @@ impl Startup {
     ) -> bool {
         let banner = if has_registry { None } else { banner_version(text) };
         if let Some(reason) = banner.and_then(too_old) {
-            self.fail(reason, true, out);
+            self.fail(reason, StartFault::Person, out);
             return true;
         }
         self.dialog = match (self.dialog, screen.dialog) {
@@ -244,8 +245,8 @@ impl Startup {
 
     /// The program has ended; its last words may say why.
     pub fn on_closed(&mut self, last_words: &str, out: &mut Out) {
-        if let Some((reason, permanent)) = refusal(last_words) {
-            self.fail(reason, permanent, out);
+        if let Some((reason, fault)) = refusal(last_words) {
+            self.fail(reason, fault, out);
         }
         self.phase = Phase::Ended { was_open: self.is_open() };
     }
@@ -271,7 +272,8 @@ impl Startup {
             } else {
                 "it has not registered a session"
             };
-            self.fail(format!("Claude Code did not get ready in time: {seen}"), false, out);
+            let reason = format!("Claude Code did not get ready in time: {seen}");
+            self.fail(reason, StartFault::Passing, out);
         }
     }
 
@@ -279,7 +281,11 @@ impl Startup {
         let told = format!("Claude Code does not get ready: {}", dialog.cure());
         if !matches!(dialog, Dialog::Other | Dialog::Held | Dialog::Permission) {
             self.dialog = DialogWatch::None;
-            return self.fail(told, dialog != Dialog::NoNetwork, out);
+            let fault = match dialog {
+                Dialog::NoNetwork => StartFault::Passing,
+                _ => StartFault::Person,
+            };
+            return self.fail(told, fault, out);
         }
         // Nobody can say what it asks: a person is waited for.
         self.dialog = DialogWatch::Told;
@@ -309,40 +315,10 @@ fn banner_version(text: &str) -> Option<&str> {
         .find_map(|(_, rest)| rest.split_whitespace().next())
 }
 
-/// The sentence that helps, for last words that tell a refused start.
-fn refusal(text: &str) -> Option<(String, bool)> {
-    let known: [(&str, &str, bool); 6] = [
-        (
-            "cannot be used with root/sudo",
-            "bypass mode is not possible as root: run as another user, choose --approval guarded, or set IS_SANDBOX=1 in a container",
-            true,
-        ),
-        ("No conversation found with session ID", "the conversation is gone", false),
-        (
-            "is already in use",
-            "the session id is in use by another Claude Code; end that one",
-            false,
-        ),
-        (
-            "Unable to connect to Anthropic services",
-            "it cannot reach its vendor: check the network, proxies and ANTHROPIC_BASE_URL",
-            false,
-        ),
-        ("Invalid session ID", "it refuses the session id", true),
-        (
-            "unknown option",
-            "it does not know an option; its version may be too old (`claude --version`)",
-            true,
-        ),
-    ];
-    let (_, cure, permanent) = known.iter().find(|(mark, ..)| text.contains(mark))?;
-    Some((format!("Claude Code refused to start: {cure}"), *permanent))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::session::Output;
+    use crate::core::session::{OpenMode, Output};
     use crate::provider::claude::screen::InputBox;
 
     fn at(seconds: u64) -> Now {
@@ -351,7 +327,7 @@ mod tests {
 
     fn asked(has_terminal: bool) -> Startup {
         let mut startup = Startup::new(&Start { terminal: has_terminal, ..Start::default() });
-        startup.on_open(at(0), &[], false);
+        startup.on_open(at(0), &[], &Start::default());
         startup
     }
 
@@ -420,9 +396,10 @@ mod tests {
     fn a_record_is_searched_to_its_end_before_anything_opens() {
         let (idle, shown) = (registry("idle", TESTED), screen(None, false));
         for (has_record, opens_at_once) in [(true, false), (false, true)] {
-            let start = Start { terminal: true, ..Start::default() };
+            let transcript = has_record.then(|| "/t/s.jsonl".to_string());
+            let start = Start { terminal: true, transcript, ..Start::default() };
             let (mut startup, mut out) = (Startup::new(&start), Out::default());
-            startup.on_open(at(0), &[MessageFingerprint::default()], has_record);
+            startup.on_open(at(0), &[MessageFingerprint::default()], &start);
             let mut open = |startup: &mut Startup| {
                 startup.open_if_ready(idle.as_ref(), Some(&shown), "s", None, &mut out);
                 startup.is_open()
@@ -442,14 +419,7 @@ mod tests {
     }
 
     #[test]
-    fn last_words_and_banners_are_explained() {
-        for (text, want) in [
-            ("error: unknown option '--x'", Some(true)),
-            ("No conversation found with session ID: x", Some(false)),
-            ("bye", None),
-        ] {
-            assert_eq!(refusal(text).map(|(_, permanent)| permanent), want, "{text}");
-        }
+    fn banners_tell_the_version() {
         let banner = "\n  ✻ Claude Code v1.2.3 \n";
         assert_eq!(banner_version(banner), Some("1.2.3"));
         assert_eq!(banner_version(&format!("a\nb\nc\nd\n{banner}")), None, "only at the top");
