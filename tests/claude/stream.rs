@@ -30,7 +30,7 @@ impl Stream {
 
     /// The program says that it is there.
     fn answer(&mut self) {
-        self.line(&json!({"type": "control_response", "response": {"subtype": "success", "response": {"claude_code_version": "2.1.329"}}}));
+        self.line(&json!({"type": "control_response", "response": {"subtype": "success", "response": {"claude_code_version": "2.1.332"}}}));
     }
 
     fn open_with(start: Start, resume: Option<Resume>) -> Stream {

@@ -2,6 +2,7 @@
 //! record is the judge.
 
 mod evidence;
+mod first_turn;
 mod modes;
 mod steps;
 mod tools;
@@ -33,6 +34,7 @@ pub enum Hooks {
 }
 
 impl Session {
+    /// A session that is ready.
     pub fn start(transport: &'static str, hooks: Hooks, restart: Value) -> Session {
         Session::start_with(transport, hooks, restart, |_| {})
     }
@@ -44,6 +46,14 @@ impl Session {
         restart: Value,
         prepare: impl FnOnce(&Machine),
     ) -> Session {
+        let mut session = Session::prepared(transport, hooks, restart);
+        prepare(&session.machine);
+        session.run();
+        session
+    }
+
+    /// Hub, model and settings; nothing runs yet.
+    pub fn prepared(transport: &'static str, hooks: Hooks, restart: Value) -> Session {
         let dir = installed();
         ran("claude");
         if transport != "stream" {
@@ -71,12 +81,7 @@ impl Session {
         let mode = if hooks == Hooks::Explicit { "explicit" } else { "auto" };
         let config = json!({"env": env, "isolated": true, "transport": transport, "restart": restart, "replyMode": mode});
         std::fs::write(providers.join("claude.json"), config.to_string()).expect("config");
-        prepare(&machine);
-        let mut session = Session { transport, machine, model, hub: Some(hub), runner: None };
-        if transport != "terminal" {
-            session.run();
-        }
-        session
+        Session { transport, machine, model, hub: Some(hub), runner: None }
     }
 
     pub fn run(&mut self) {

@@ -26,6 +26,7 @@ pub(super) enum NextStart {
 fn next_start(fault: StartFault) -> NextStart {
     match fault {
         StartFault::Passing => NextStart::Same,
+        _ if crate::planted::is("repeated-start") => NextStart::Same,
         StartFault::Conversation => NextStart::Anew,
         StartFault::SocketFolder { is_last: false } => NextStart::Elsewhere,
         StartFault::SocketFolder { is_last: true } | StartFault::Person => NextStart::Parked,

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
@@ -86,8 +87,8 @@ impl Provider {
                 let Some(sockets) = plan.sockets.clone() else {
                     return Err(LaunchError::permanent("this provider has no terminal program"));
                 };
-                let (socket, path) = (sockets.terminal.as_str(), path_of(&plan.env));
-                let cwd = self.launch.cwd.as_path();
+                let (socket, cwd) = (sockets.terminal.as_str(), self.launch.cwd.as_path());
+                let path = path_of(&plan.env);
                 let terminal = tmux::Plan { socket, dir, cwd, command: &command, path: &path };
                 let started = tmux::server(&terminal, prepare)?;
                 return self.start_in_terminal(&terminal, started, plan, provider_session);
@@ -178,13 +179,9 @@ impl Provider {
         pid: u32,
         tmux: Option<Tmux>,
     ) -> Result<Running, LaunchError> {
-        let watch = |pid: u32| {
-            let found = Pid::from_raw(pid as i32).ok_or(rustix::io::Errno::SRCH);
-            found.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()))
-        };
         let mut pids = vec![child.id()];
         pids.extend((pid != child.id()).then_some(pid));
-        let pidfds = match pids.into_iter().map(watch).collect::<Result<Vec<OwnedFd>, _>>() {
+        let pidfds = match pids.into_iter().map(told_of_end).collect::<Result<Vec<OwnedFd>, _>>() {
             Ok(pidfds) => pidfds,
             Err(error) => {
                 let _ = child.kill();
@@ -249,4 +246,14 @@ fn may_work_in(folder: &Path) -> std::io::Result<()> {
         return Err(std::io::Error::from(std::io::ErrorKind::NotADirectory));
     }
     Ok(rustix::fs::access(folder, rustix::fs::Access::EXEC_OK)?)
+}
+
+/// A descriptor that becomes readable with the end of a process. One that has refused to start may
+/// have ended before this is asked, and its last words still count: then it is readable at once.
+fn told_of_end(pid: u32) -> std::io::Result<OwnedFd> {
+    let found = Pid::from_raw(pid as i32).ok_or(rustix::io::Errno::SRCH);
+    match found.and_then(|pid| pidfd_open(pid, PidfdFlags::empty())) {
+        Err(rustix::io::Errno::SRCH) => Ok(UnixStream::pair()?.0.into()),
+        opened => Ok(opened?),
+    }
 }

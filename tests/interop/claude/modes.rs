@@ -7,7 +7,7 @@ use super::*;
 #[test]
 #[ignore = "make interop runs it"]
 fn claude_in_a_persons_terminal() {
-    let session = Session::start("terminal", Hooks::All, json!({}));
+    let session = Session::prepared("terminal", Hooks::All, json!({}));
     let personal = |words: &[&str]| {
         let output = session
             .machine
@@ -59,7 +59,7 @@ fn claude_in_a_persons_terminal() {
 #[ignore = "make interop runs it"]
 fn claude_in_open_mode() {
     for transport in ["stream", "tmux"] {
-        let mut session = Session::start("terminal", Hooks::All, json!({}));
+        let mut session = Session::prepared("terminal", Hooks::All, json!({}));
         session.transport = transport;
         let arguments = [
             "run",
@@ -113,7 +113,7 @@ fn claude_in_open_mode() {
 #[ignore = "make interop runs it"]
 fn claude_in_read_only_mode() {
     for transport in ["stream", "tmux"] {
-        let mut session = Session::start("terminal", Hooks::All, json!({}));
+        let mut session = Session::prepared("terminal", Hooks::All, json!({}));
         session.transport = transport;
         let arguments = [
             "run",

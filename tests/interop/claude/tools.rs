@@ -34,7 +34,7 @@ fn claude_answers_itself_when_it_is_to() {
 #[ignore = "make interop runs it"]
 fn claude_tools_speak_as_the_agent_over_renewals_and_outages() {
     for transport in ["stream", "tmux"] {
-        let mut session = Session::start("terminal", Hooks::All, json!({}));
+        let mut session = Session::prepared("terminal", Hooks::All, json!({}));
         session.transport = transport;
         let first = run_with_short_token(&mut session);
         session.wait("idle");
