@@ -3,7 +3,8 @@
 mod relay;
 
 use std::io::Read;
-use std::path::Path;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -299,10 +300,9 @@ fn login(findings: &mut Findings) {
         }) else {
             continue;
         };
-        let folders =
-            [env(login.folder_env), env("HOME").map(|home| format!("{home}/{}", login.folder))];
-        let linked =
-            folders.iter().flatten().any(|folder| Path::new(folder).join(login.file).is_file());
+        let usual = os::user_home().map(|home| home.join(login.folder));
+        let folders = [env(login.folder_env).map(PathBuf::from), usual];
+        let linked = folders.iter().flatten().any(|folder| folder.join(login.file).is_file());
         match (linked, login.env.iter().find(|name| env(name).is_some())) {
             (true, _) => findings.fine("login", format!("{}: logged in", provider.name)),
             (false, Some(name)) => {
@@ -349,11 +349,29 @@ fn tmux(findings: &mut Findings) {
             .and_then(|n| n.parse().ok())
             .unwrap_or(0)
     };
-    if (number(), number()) >= TMUX_MIN {
-        findings.fine("tmux", version)
-    } else {
-        findings.weak("tmux", format!("{version} is too old"), cure)
+    if (number(), number()) < TMUX_MIN {
+        return findings.weak("tmux", format!("{version} is too old"), cure);
     }
+    let home = crate::config::home().ok().map(|home| home.to_string_lossy().into_owned());
+    let folders: Vec<String> = home.into_iter().chain(super::launch::shared_folders()).collect();
+    match folders.iter().find(|folder| takes_sockets(Path::new(folder))) {
+        Some(folder) => {
+            findings.fine("tmux", format!("{version}; sockets can be made in {folder}"))
+        }
+        None => findings.weak(
+            "tmux",
+            format!("no socket can be made in {}", folders.join(", ")),
+            "name a folder of this user that is writable by TMPDIR",
+        ),
+    }
+}
+
+/// Whether the server of a terminal can listen there.
+fn takes_sockets(folder: &Path) -> bool {
+    let socket = folder.join(format!("agent-relay-try-{}", std::process::id()));
+    let made = UnixListener::bind(&socket).is_ok();
+    let _ = std::fs::remove_file(&socket);
+    made
 }
 
 fn systemd(findings: &mut Findings) {

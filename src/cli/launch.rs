@@ -124,11 +124,13 @@ pub(super) fn planner(chosen: &Chosen) -> (Planner, Vec<String>) {
 fn folders(chosen: &Chosen) -> Vec<String> {
     let near = agent_dir(&chosen.global.home, &chosen.agent_id).join("run");
     let name = format!("agent-relay-{}-{}", rustix::process::getuid().as_raw(), short_name(chosen));
-    let shared =
-        [env("XDG_RUNTIME_DIR"), env("TMPDIR"), Some("/tmp".into()), Some("/var/tmp".into())];
-    // Nobody else's folder is made.
-    let there = shared.into_iter().flatten().filter(|folder| Path::new(folder).is_dir());
-    socket_folders(near, &name, there)
+    socket_folders(near, &name, shared_folders().into_iter())
+}
+
+/// Folders of all where sockets of ours may lie. Nobody else's folder is made.
+pub(super) fn shared_folders() -> Vec<String> {
+    let all = [env("XDG_RUNTIME_DIR"), env("TMPDIR"), Some("/tmp".into()), Some("/var/tmp".into())];
+    all.into_iter().flatten().filter(|folder| Path::new(folder).is_dir()).collect()
 }
 
 fn socket_folders(near: PathBuf, name: &str, shared: impl Iterator<Item = String>) -> Vec<String> {

@@ -133,7 +133,7 @@ fn unit_of(name: &str) -> String {
 }
 
 fn folder() -> Result<PathBuf, Failure> {
-    let home = || env("HOME").map(|home| Path::new(&home).join(".config"));
+    let home = || crate::os::user_home().map(|home| home.join(".config"));
     let config = env("XDG_CONFIG_HOME").map(PathBuf::from).or_else(home);
     let config = config.ok_or_else(|| {
         Failure::usage("neither XDG_CONFIG_HOME nor HOME is set; set one of them")
