@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::args::Approvals;
-use super::cards::{is_there, text};
+use super::cards::{is_there, text, unasked};
 use super::client::Client;
 use super::command::issue;
 use super::exit::{Failure, OK, Outcome};
@@ -27,10 +27,13 @@ pub fn approvals(options: &Approvals) -> Outcome {
         )));
     }
     let client = Client::new(&Global::load(None, None)?)?;
-    let open = open_approvals(&client, options.agent.as_deref())?;
+    let cards = wanted_cards(&client, options.agent.as_deref())?;
+    let open = open_approvals(&cards);
     match options.decision.as_slice() {
         [] => {
             list(&open, options.json);
+            // Whoever reads an empty list must know whose questions cannot stand in it.
+            cards.iter().filter_map(unasked).for_each(|said| print::notice(&said));
             Ok(OK)
         }
         [_] => Err(Failure::usage("say which approval: `agent-relay approvals` lists them")),
@@ -39,21 +42,25 @@ pub fn approvals(options: &Approvals) -> Outcome {
     }
 }
 
-fn open_approvals(client: &Client, agent: Option<&str>) -> Result<Vec<Open>, Failure> {
+/// The cards of the agents that are there, or of that one.
+fn wanted_cards(client: &Client, agent: Option<&str>) -> Result<Vec<Value>, Failure> {
     let answer = client.call("GET", path::AGENTS, None)?;
+    let is_wanted =
+        |card: &&Value| is_there(card) && agent.is_none_or(|wanted| wanted == text(card, "/id"));
+    Ok(answer["agents"].as_array().into_iter().flatten().filter(is_wanted).cloned().collect())
+}
+
+fn open_approvals(cards: &[Value]) -> Vec<Open> {
     let mut open = Vec::new();
-    for card in answer["agents"].as_array().into_iter().flatten().filter(|card| is_there(card)) {
+    for card in cards {
         let name = text(card, "/id");
-        if agent.is_some_and(|wanted| wanted != name) {
-            continue;
-        }
         let approvals = card.pointer("/meta/pendingApprovals").and_then(Value::as_array);
         let approvals = approvals.into_iter().flatten();
         open.extend(
             approvals.map(|approval| Open { agent: name.clone(), approval: approval.clone() }),
         );
     }
-    Ok(open)
+    open
 }
 
 fn list(open: &[Open], as_json: bool) {

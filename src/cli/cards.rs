@@ -37,8 +37,30 @@ pub(super) fn reason(card: &Value) -> (String, Option<i64>) {
     }
 }
 
+/// What keeps its questions from people at the relay, with the way to answer; nothing where all is
+/// well.
+pub(super) fn unasked(card: &Value) -> Option<String> {
+    let said = card.pointer("/meta/providerFacts/hooks").and_then(Value::as_str)?;
+    Some(format!("{}: {said}", text(card, "/id")))
+}
+
 /// Whether it is connected, or heard of lately: without a bus a runner polls, and the relay counts
 /// it as offline after a minute of silence.
 pub(super) fn is_there(card: &Value) -> bool {
     card["connected"] == true || card["status"].as_str().is_some_and(|status| status != "offline")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn whose_questions_cannot_be_listed_is_told() {
+        let card = |hooks: Value| json!({"id": "a", "meta": {"providerFacts": {"hooks": hooks}}});
+        assert_eq!(unasked(&card(json!("are off"))).as_deref(), Some("a: are off"));
+        assert_eq!(unasked(&card(Value::Null)), None);
+        assert_eq!(unasked(&json!({"id": "a"})), None);
+    }
 }

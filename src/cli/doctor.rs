@@ -1,6 +1,7 @@
 //! `doctor`: everything that an agent on this machine needs, one line each, with the cure.
 
 mod relay;
+mod runners;
 
 use std::io::Read;
 use std::os::unix::net::UnixListener;
@@ -76,6 +77,7 @@ pub fn doctor(options: &Doctor) -> Outcome {
             stores(&mut findings, &global);
             provider_files(&mut findings, &global);
             relay::check(&mut findings, &global);
+            runners::check(&mut findings, &global);
         }
         Err(error) => findings.broken(
             "settings",

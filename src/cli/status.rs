@@ -17,7 +17,7 @@ use crate::wire::api::path;
 use crate::wire::control::RunnerInfo;
 
 /// The runner infos of this home.
-fn local_runners(global: &Global) -> Vec<RunnerInfo> {
+pub(super) fn local_runners(global: &Global) -> Vec<RunnerInfo> {
     let dirs = std::fs::read_dir(global.home.join("agents")).into_iter().flatten().flatten();
     let read = |dir: std::fs::DirEntry| -> Option<RunnerInfo> {
         serde_json::from_str(&std::fs::read_to_string(dir.path().join("runner.json")).ok()?).ok()
@@ -60,7 +60,7 @@ pub(super) fn find_runner(agent: Option<&str>) -> Result<RunnerInfo, Failure> {
 }
 
 /// Asks a runner itself; `None` when it is gone.
-fn ask_runner(info: &RunnerInfo) -> Result<Option<Value>, Failure> {
+pub(super) fn ask_runner(info: &RunnerInfo) -> Result<Option<Value>, Failure> {
     let http =
         Http::new(Base::parse(&info.control_url).map_err(Failure::usage)?, Duration::from_secs(5));
     match http.call_bearer("GET", "/status", None, &Secret::new(info.control_token.clone())) {

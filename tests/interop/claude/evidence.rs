@@ -127,6 +127,11 @@ fn claude_without_hooks_says_so() {
             .contains("hooks are switched off")
             .then_some(())
     });
+    let off = "hooks are switched off";
+    let listed = session.machine.run(&["approvals"]);
+    assert!(String::from_utf8_lossy(&listed.stderr).contains(off), "{listed:?}");
+    let doctor = session.machine.run(&["doctor"]);
+    assert!(String::from_utf8_lossy(&doctor.stdout).contains(off), "{doctor:?}");
     session.end();
 }
 
