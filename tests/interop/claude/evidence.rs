@@ -91,6 +91,10 @@ fn claude_is_reached_and_commanded_behind_a_background_subagent() {
     session.wait_asked("MARK-STOP");
     session.machine.ok(&["command", "a", "interrupt"]);
     session.answer_of(id);
+    // Of a model that has said nothing the program gives the prompt back.
+    session.machine.send("a", "MARK-SILENT MUTE");
+    session.wait_asked("MARK-SILENT");
+    session.machine.ok(&["command", "a", "interrupt"]);
     assert!(session.asks("MARK-NEXT").contains("MARK-NEXT"));
     session.machine.ok(&["command", "a", "compact"]);
     assert!(session.asks("MARK-COMPACTED").contains("MARK-COMPACTED"));

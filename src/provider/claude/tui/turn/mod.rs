@@ -178,6 +178,9 @@ pub(super) struct Turns {
     last_end: Option<LastEnd>,
     /// The latest time, by the wall clock, ms, of which it is known that no turn ran.
     quiet_at: i64,
+    /// The screen alone has told the end of an interrupted turn: the transcript will still tell
+    /// what was said in it, with times about that end.
+    is_unwritten: bool,
     /// Ids of the prompts whose turns have ended, newest last.
     over_prompts: VecDeque<String>,
     /// All text of a turn is its answer; else only the last message.
@@ -191,6 +194,7 @@ impl Turns {
             count: 0,
             last_end: None,
             quiet_at: 0,
+            is_unwritten: false,
             over_prompts: VecDeque::new(),
             captures_full,
         }
@@ -229,6 +233,10 @@ impl Turns {
     /// drawn yet; so of it only the begin of its own turn is certain.
     fn note_end(&mut self, event: &Event, at: i64) {
         let is_exact = !matches!(event, Event::ScreenIdle { .. } | Event::Wake(_));
+        let is_told = |turn: &Turn| turn.interrupted_at.is_none() || turn.over_at.is_some();
+        self.is_unwritten = !is_exact
+            && !self.turn().is_none_or(is_told)
+            && !crate::planted::is("phantom-after-interrupt");
         let certain = self.turn().map(|turn| turn.idle_at.unwrap_or(turn.began));
         self.was_quiet(if is_exact { at } else { certain.unwrap_or(0) });
     }
@@ -240,6 +248,7 @@ impl Turns {
     /// A turn begins, as somebody has told with that time. `local`: a compaction or a fresh start.
     pub fn begin(&mut self, now: Now, at: i64, local: bool, registry: RegistryWord) {
         self.count += 1;
+        self.is_unwritten = false;
         let is_idle = matches!(registry, RegistryWord::Idle { since } if since >= at);
         self.state = State::Running(Turn {
             number: self.count,
@@ -385,6 +394,7 @@ impl Turns {
     /// The transcript tells of an interrupt, at that time (ms). It is written a little late; what
     /// began meanwhile is another turn: false.
     pub fn interrupted_at(&mut self, at: i64) -> bool {
+        self.is_unwritten = false;
         let turn = self.turn_mut().filter(|turn| at >= turn.began);
         turn.map(|turn| (turn.interrupted_at, turn.over_at) = (Some(at), Some(at))).is_some()
     }

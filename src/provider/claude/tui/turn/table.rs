@@ -79,6 +79,10 @@ pub(in super::super) enum Transition {
 /// The rule. What happens at `now` to a state, by the word of one source.
 pub(super) fn transition(turns: &Turns, event: &Event, now: Now) -> Transition {
     match &turns.state {
+        // Still of the turn that was interrupted.
+        State::Idle { .. } if turns.is_unwritten && matches!(event, Event::Answers { .. }) => {
+            Transition::Stay
+        }
         State::Idle { quiet_screen } => idle(turns.quiet_at, *quiet_screen, event),
         State::Running(turn) => running(turns.quiet_at, turn, event, now),
     }

@@ -354,3 +354,29 @@ fn another_attempt_is_another_activity() {
         assert_eq!(turns.set_activity(activity.clone()), is_news, "{activity:?}");
     }
 }
+
+/// Behind a subagent in the background the screen alone tells the end of an interrupted turn; what
+/// was said in it is written later, and its times may be younger than the picture.
+#[test]
+fn what_an_interrupted_turn_said_begins_no_other() {
+    let answers = |at: i64| Event::Answers { at: wall(0) + at, evidence: "answer" };
+    let begins = |turns: &mut Turns, event: &Event| {
+        matches!(turns.observe(after(60), event), Transition::Begin(..))
+    };
+    let over = || {
+        let mut turns = seen_and(|turns| assert!(turns.interrupt(after(4))));
+        let end = turns.observe(after(30), &screen_idle(5, true));
+        assert!(matches!(end, Transition::End(_, TurnEnd::Cancelled, _)), "{end:?}");
+        turns.finish(wall(5), TurnEnd::Cancelled, None);
+        turns
+    };
+    let mut turns = over();
+    assert!(!begins(&mut turns, &answers(3)) && !begins(&mut turns, &answers(20)));
+    assert!(!turns.interrupted_at(wall(21)), "no turn is marked");
+    // Then all of it is written: an answer is of another turn.
+    assert!(begins(&mut turns, &answers(40)));
+    // Whoever else tells of another turn is heard at once.
+    for event in [works(6), busy(7), Event::Took { at: wall(6), evidence: "proof" }] {
+        assert!(begins(&mut over(), &event), "{event:?}");
+    }
+}
