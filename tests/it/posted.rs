@@ -77,7 +77,8 @@ fn a_hook_that_is_checked_says_what_happened() {
     let gone = dead.local_addr().expect("bound").port().to_string();
     drop(dead);
     let (p, t) = ("AGENT_RELAY_RUNNER_PORT", "AGENT_RELAY_RUNNER_TOKEN");
-    let cases: [(&str, &[(&str, &str)], i32, &str); 8] = [
+    type Variables<'a> = &'a [(&'a str, &'a str)];
+    let cases: [(&str, Variables, i32, &str); 8] = [
         ("stop", &[(p, port), (t, token)], 0, "stop would reach it"),
         ("busy", &[(p, port), (t, token)], 0, "was told: busy"),
         ("idle", &[(p, port), (t, token)], 0, "was told: idle"),

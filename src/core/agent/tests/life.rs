@@ -68,7 +68,9 @@ impl Bench {
 #[test]
 fn a_turn_without_any_sign_of_life_is_stuck_and_one_with_a_single_sign_is_not() {
     use DetailedStatus::{Busy, Stuck};
-    let signs: [(&str, fn(u64) -> Signs, bool); 9] = [
+    /// What is seen at each look, by its number.
+    type Looks = fn(u64) -> Signs;
+    let signs: [(&str, Looks, bool); 9] = [
         ("nothing", |_| still(), true),
         ("output", |s| Signs { output: 100 + s, ..still() }, false),
         ("its record grows", |s| Signs { record: 5000 + s, ..still() }, false),
