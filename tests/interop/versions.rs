@@ -8,7 +8,7 @@ use std::process::Stdio;
 use serde_json::Value;
 
 use super::installed;
-use super::support::{BIN, Machine, Running, skip, wait_for};
+use super::support::{BIN, Machine, Running, ignored, wait_for};
 
 /// The older version: `OLD_BIN`, or what `tests/interop/old.sh` has built. `make test` alone does
 /// not build it; `make interop` does, and fails where it cannot, except in a clone without history.
@@ -16,7 +16,7 @@ fn old() -> Option<PathBuf> {
     let built = || Some(installed().join("old/agent-relay-08d390c")).filter(|path| path.is_file());
     let found = std::env::var_os("OLD_BIN").map(PathBuf::from).or_else(built);
     if found.is_none() {
-        skip("no older version is built (make interop does, except in a clone without history)");
+        ignored("no older version is built (make interop does, except in a clone without history)");
     }
     found
 }

@@ -152,8 +152,12 @@ fn who_ignores_the_end_of_the_terminal_outlives_it() {
     for process in [&hub, &runner] {
         assert!(os::is_alive(os::process(process.child.id())));
     }
-    // Without that it ends them.
-    let mut plain = machine.runner("b");
+    // Without that it ends them, whatever the tests themselves were started with.
+    let mut command = machine.command("env");
+    command.args(["--default-signal=HUP", BIN, "run", "acp", "--agent-id", "b"]);
+    command.args(["--approval", "open", "--", BIN, "demo-agent", "--state", &state]);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut plain = Running { child: command.spawn().expect("starts") };
     machine.wait_status("b", "idle");
     os::kill(os::process(plain.child.id()), Signal::HUP);
     assert_eq!(plain.wait(60).0, 0);

@@ -20,7 +20,8 @@ use agent_relay::os;
 pub use ran::ran;
 use rustix::process::Signal;
 use serde_json::Value;
-pub use skip::skip;
+#[allow(unused_imports)] // each suite uses one of them
+pub use skip::{ignored, skip};
 
 pub const BIN: &str = env!("CARGO_BIN_EXE_agent-relay");
 
