@@ -62,6 +62,8 @@ fn a_conversation_that_is_refused_is_begun_anew() {
     }
     let claude = Claude::start("claude-refused", &[("FAKE_REFUSES", "once")]);
     claude.asks("MARK-ONE");
+    // The answer is told before the record is on the disk.
+    claude.once("MARK-ONE");
     let before = claude.transcript();
     claude.machine.ok(&["command", "a", "restart"]);
     assert!(claude.asks("MARK-TWO").contains("MARK-TWO"));
