@@ -6,6 +6,7 @@
 mod damage;
 mod damaged;
 mod orders;
+mod recorded;
 mod stream;
 mod terminal;
 

@@ -178,8 +178,8 @@ pub(super) struct Turns {
     last_end: Option<LastEnd>,
     /// The latest time, by the wall clock, ms, of which it is known that no turn ran.
     quiet_at: i64,
-    /// The screen alone has told the end of an interrupted turn: the transcript will still tell
-    /// what was said in it, with times about that end.
+    /// Registry and screen alone have told the end of a turn: the transcript may still tell what
+    /// was said in it, with times about that end.
     is_unwritten: bool,
     /// Ids of the prompts whose turns have ended, newest last.
     over_prompts: VecDeque<String>,
@@ -233,11 +233,11 @@ impl Turns {
     /// drawn yet; so of it only the begin of its own turn is certain.
     fn note_end(&mut self, event: &Event, at: i64) {
         let is_exact = !matches!(event, Event::ScreenIdle { .. } | Event::Wake(_));
-        let is_told = |turn: &Turn| turn.interrupted_at.is_none() || turn.over_at.is_some();
+        let is_told = |turn: &Turn| turn.answered || turn.local || turn.over_at.is_some();
         self.is_unwritten = !is_exact
             && !self.turn().is_none_or(is_told)
             && !crate::planted::is("phantom-after-interrupt");
-        let certain = self.turn().map(|turn| turn.idle_at.unwrap_or(turn.began));
+        let certain = self.turn().map(|turn| turn.over_at.or(turn.idle_at).unwrap_or(turn.began));
         self.was_quiet(if is_exact { at } else { certain.unwrap_or(0) });
     }
 
