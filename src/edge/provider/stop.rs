@@ -12,7 +12,7 @@ use crate::core::session::Input;
 use crate::os;
 
 /// The last screen of a terminal whose program has ended may take this long.
-const LAST_LOOK: Duration = Duration::from_millis(500);
+const LAST_LOOK: Duration = Duration::from_secs(5);
 
 /// A stop under way.
 pub(super) struct Stop {
