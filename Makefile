@@ -41,7 +41,7 @@ static: need ## build the release binary, static: $(BIN)
 	@! ldd $(BIN) 2>/dev/null | grep -q '=>' || { echo "$(BIN) is not static"; exit 1; }
 
 test: need ## all tests: tables, simulation, recordings, scenarios, abuse
-	@CARGO="$(CARGO)" sh tests/all.sh -- --test-threads=4
+	@CARGO="$(CARGO)" sh tests/all.sh -- --test-threads=8
 
 loaded: need ## all tests five times beside four busy loops; RECORD=1 writes tests/RESULTS.md
 	@CARGO="$(CARGO)" RECORD="$(RECORD)" sh tests/loaded.sh

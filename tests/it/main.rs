@@ -1,6 +1,7 @@
 //! Scenarios with the built binary: real processes, sockets and files, judged by the receiver's own
 //! record, never by what a runner says.
 
+mod bus_and_polling;
 mod chaos;
 mod claude;
 mod commands;
@@ -25,5 +26,4 @@ mod stores;
 mod stuck;
 mod support;
 mod tools;
-mod ways;
 mod words;

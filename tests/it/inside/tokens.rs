@@ -61,9 +61,9 @@ fn before_the_first_token_tools_speak_through_the_runner_and_never_as_the_operat
 fn over_many_renewals_tools_have_the_newest_token() {
     let mut machine = Machine::new("renewals");
     let _hub = machine.hub();
-    // Short enough that it is renewed about once a second; a line has only the newest two.
+    // Short enough that it is renewed every 5 to 10 s; a line has only the newest two.
     let made: Value = serde_json::from_str(
-        &machine.ok(&["token", "create", "--agent", "a", "--ttl", "61", "--json"]),
+        &machine.ok(&["token", "create", "--agent", "a", "--ttl", "20", "--json"]),
     )
     .expect("JSON");
     let first = made["token"].as_str().expect("token").to_string();

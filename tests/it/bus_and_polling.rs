@@ -70,7 +70,7 @@ fn the_bus_brings_everything() {
 
 #[test]
 fn polling_brings_everything() {
-    run_all(Way::Polling, 4);
+    run_all(Way::Polling, SCENARIOS.len());
 }
 
 struct Scene {
