@@ -146,6 +146,12 @@ pub struct LaunchPlan {
     pub files: Vec<SetupFile>,
     /// Its sockets, if it has some.
     pub sockets: Option<SessionSockets>,
+    /// The program is a server that its session connects to: it has no terminal, whoever hosts it,
+    /// and its end is asked for by a signal.
+    pub is_server: bool,
+    /// The program itself, where the command that was found (its path, without links) only starts
+    /// it: what is started must be what is watched and ended.
+    pub behind: fn(found: &str, disk: &dyn Disk) -> Option<String>,
     /// The session machine.
     pub session: Box<dyn Session>,
     /// A sentence that helps when the program is missing.

@@ -132,6 +132,12 @@ impl Terminal {
                 )),
                 Output::WatchProcess { .. } | Output::Unfollow | Output::Write(_) => {}
                 Output::CloseInput => self.acts.push("close".into()),
+                other @ (Output::Connect { .. }
+                | Output::SendText(_)
+                | Output::StartForeground { .. }
+                | Output::Kill { .. }) => {
+                    panic!("a session in a terminal has no use for {other:?}")
+                }
             }
         }
     }

@@ -6,6 +6,7 @@
 //! thread takes it.
 
 pub mod file_watcher;
+mod foreground;
 mod life;
 mod orphans;
 mod process;
@@ -15,6 +16,7 @@ mod start;
 mod stop;
 mod streams;
 mod tmux;
+mod websocket;
 
 use crate::core::agent::effect::ProviderCommand;
 use crate::edge::http::Base;
@@ -30,11 +32,13 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::process::Signal as OsSignal;
 
 use self::file_watcher::FileWatcher;
+use self::foreground::Foreground;
 use self::life::Heard;
 use self::reply_socket::ReplySocket;
 use self::start::SessionRelay;
 use self::stop::Stop;
 use self::tmux::Tmux;
+use self::websocket::Link;
 use crate::clock::Clock;
 use crate::core::agent::event::{Event, ProviderEvent};
 use crate::core::ids::{ProcessNumber, ProcessRef};
@@ -129,6 +133,10 @@ struct Running {
     files: FileWatcher,
     reply_socket: Option<ReplySocket>,
     heard: Heard,
+    /// It is a server that its session is connected to.
+    is_server: bool,
+    link: Option<Link>,
+    foreground: Foreground,
 }
 
 /// What became readable.
@@ -143,6 +151,8 @@ enum Ready {
     Replies,
     /// Some child has ended.
     Orphans,
+    Link,
+    Foreground,
 }
 
 /// Body of the thread.
@@ -171,7 +181,7 @@ struct Provider {
 impl Running {
     /// When something is due although nothing becomes readable.
     fn timeout(&self, clock: &Clock) -> Option<Duration> {
-        if self.files.has_more {
+        if self.files.has_more || self.link.as_ref().is_some_and(|link| link.has_more) {
             return Some(Duration::ZERO);
         }
         let now = clock.now();
@@ -215,6 +225,12 @@ impl Running {
                 .flat_map(ReplySocket::descriptors)
                 .map(|fd| (Ready::Replies, fd, PollFlags::IN)),
         );
+        sources.extend(self.link.as_ref().map(|link| {
+            let (fd, flags) = link.waits_for();
+            (Ready::Link, fd, flags)
+        }));
+        let foreground = self.foreground.descriptor();
+        sources.extend(foreground.map(|fd| (Ready::Foreground, fd, PollFlags::IN)));
         let mut fds: Vec<PollFd<'_>> =
             sources.iter().map(|(_, fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)).collect();
         os::wait(&mut fds, timeout);
@@ -257,16 +273,8 @@ impl Provider {
         {
             return false;
         }
-        if ready.contains(&Ready::Replies) {
-            let replies = self
-                .running
-                .as_mut()
-                .and_then(|running| running.reply_socket.as_mut())
-                .map(ReplySocket::read_lines)
-                .unwrap_or_default();
-            if !self.feed_all(replies) {
-                return false;
-            }
+        if !self.look_at_sockets(&ready) {
+            return false;
         }
         if let Some(running) = &mut self.running {
             let now = self.launch.clock.now();
@@ -409,9 +417,11 @@ impl Provider {
                     running.unwritten.extend(bytes);
                     self.write();
                 }
-                // In a terminal the polite way to end is the signal.
+                // In a terminal, and for a server, the polite way to end is the signal.
                 Output::CloseInput
-                    if running.tmux.is_some() || self.launch.host == Host::Inherited =>
+                    if running.tmux.is_some()
+                        || running.is_server
+                        || self.launch.host == Host::Inherited =>
                 {
                     // A script in between might end without it.
                     let program = running.files.process().unwrap_or(running.process);
@@ -440,6 +450,23 @@ impl Provider {
                     if !self.feed(Input::SocketWritten { number, result }) {
                         return false;
                     }
+                }
+                Output::Connect { path } => {
+                    let answer = running.connect(&path);
+                    if !self.feed(answer) {
+                        return false;
+                    }
+                }
+                Output::SendText(text) => {
+                    if !self.send_text(text) {
+                        return false;
+                    }
+                }
+                Output::StartForeground { arguments } => self.start_foreground(&arguments),
+                Output::Kill { reason } => {
+                    log::error!(target: "provider", "{reason}; ending the provider");
+                    running.last_words.extend_from_slice(reason.as_bytes());
+                    os::kill_group(running.child.id(), OsSignal::KILL);
                 }
             }
         }

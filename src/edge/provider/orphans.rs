@@ -46,8 +46,9 @@ impl Provider {
         while self.orphans.as_mut().is_some_and(|fd| fd.read(&mut told).is_ok_and(|n| n > 0)) {}
         let running = self.running.as_ref();
         let client = running.and_then(|running| running.tmux.as_ref()).map(tmux::Tmux::client);
-        let own: Vec<u32> =
-            running.map(|running| running.child.id()).into_iter().chain(client).collect();
+        let beside = running.and_then(|running| running.foreground.pid());
+        let child = running.map(|running| running.child.id());
+        let own: Vec<u32> = child.into_iter().chain(client).chain(beside).collect();
         if !crate::planted::is("unreaped-orphans") {
             os::reap_adopted(&own);
         }

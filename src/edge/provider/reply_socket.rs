@@ -103,7 +103,7 @@ fn lines(bytes: &[u8]) -> Vec<Input> {
 }
 
 /// Connects without waiting for a listener that takes nobody.
-fn connect(path: &str) -> std::io::Result<UnixStream> {
+pub(super) fn dial(path: &str) -> std::io::Result<UnixStream> {
     use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
@@ -116,7 +116,7 @@ fn connect(path: &str) -> std::io::Result<UnixStream> {
 /// Writes one line to a socket and hangs up.
 pub fn post(path: &str, line: &str) -> Result<(), String> {
     let say = |error: std::io::Error| format!("{path}: {error}");
-    let mut socket = connect(path).map_err(say)?;
+    let mut socket = dial(path).map_err(say)?;
     socket.set_write_timeout(Some(WRITE_LIMIT)).map_err(say)?;
     socket.write_all(line.as_bytes()).map_err(say)
 }

@@ -132,6 +132,15 @@ fn make_own_folder(folder: &Path) -> std::io::Result<()> {
     fs::set_permissions(folder, fs::Permissions::from_mode(0o700))
 }
 
+/// The program that a command only starts, where its provider knows.
+pub(super) fn program_behind(
+    found: &str,
+    behind: fn(&str, &dyn Disk) -> Option<String>,
+) -> Option<String> {
+    let real = fs::canonicalize(found).ok()?;
+    behind(&real.to_string_lossy(), &RealDisk).filter(|path| os::is_program(Path::new(path)))
+}
+
 struct RealDisk;
 
 impl Disk for RealDisk {

@@ -9,8 +9,10 @@ use std::process::{Child, Command, Stdio};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::file_watcher::FileWatcher;
+use super::foreground::Foreground;
 use super::process::{end_everything, find_command, first_pane, not_found, path_of, reap};
 use super::reply_socket::ReplySocket;
+use super::setup::program_behind;
 use super::tmux::{self, Tmux};
 use super::{ChildRegistration, Host, Provider, Running};
 use crate::core::agent::event::ProviderEvent;
@@ -72,10 +74,12 @@ impl Provider {
         };
         may_work_in(&self.launch.cwd).map_err(|error| self.no_folder(&error))?;
         let found = find_command(program, &plan.env);
-        let program = found.as_deref().unwrap_or(program);
+        let behind = found.as_deref().and_then(|found| program_behind(found, plan.behind));
+        let program = behind.as_deref().or(found.as_deref()).unwrap_or(program);
         let prepare = |command: &mut Command| {
             self.set_environment(command, &plan, provider_session, relay);
-            os::prepare_child(command, self.launch.host != Host::Inherited);
+            let apart = plan.is_server || self.launch.host != Host::Inherited;
+            os::prepare_child(command, apart);
         };
         let mut child = match &self.launch.host {
             Host::Tmux { dir, .. } => {
@@ -96,9 +100,10 @@ impl Provider {
             host => {
                 let mut command = Command::new(program);
                 command.args(arguments).current_dir(&self.launch.cwd);
-                let stream =
-                    || if *host == Host::Inherited { Stdio::inherit() } else { Stdio::piped() };
-                command.stdin(stream()).stdout(stream()).stderr(stream());
+                let inherits = *host == Host::Inherited && !plan.is_server;
+                let stream = || if inherits { Stdio::inherit() } else { Stdio::piped() };
+                let stdin = if plan.is_server { Stdio::null() } else { stream() };
+                command.stdin(stdin).stdout(stream()).stderr(stream());
                 prepare(&mut command);
                 command.spawn().map_err(|error| self.why_not(program, &plan, &error))?
             }
@@ -114,8 +119,15 @@ impl Provider {
             let _ = rustix::io::ioctl_fionbio(fd, true);
         }
         let pid = child.id();
+        let foreground = plan.is_server.then(|| {
+            let mut command = Command::new(program);
+            command.current_dir(&self.launch.cwd);
+            self.set_environment(&mut command, &plan, provider_session, relay);
+            command
+        });
+        let foreground = Foreground::of(foreground);
         let running = self.running(plan, provider_session, child, pid, None)?;
-        Ok((Running { stdin, stdout, stderr, ..running }, None))
+        Ok((Running { stdin, stdout, stderr, foreground, ..running }, None))
     }
 
     /// What a session's process and all that it starts find in their environment.
@@ -206,6 +218,9 @@ impl Provider {
             stderr: None,
             unwritten: VecDeque::new(),
             last_words: Vec::new(),
+            is_server: plan.is_server,
+            link: None,
+            foreground: Foreground::of(None),
             session: plan.session,
             stop: None,
             tmux,

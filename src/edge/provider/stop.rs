@@ -52,7 +52,7 @@ impl Provider {
             stop.termed = true;
             // A stopped child could not die. In the terminal that we were started in, it shares our
             // own group.
-            let inherited = self.launch.host == Host::Inherited;
+            let inherited = self.launch.host == Host::Inherited && !running.is_server;
             for signal in [OsSignal::CONT, OsSignal::TERM] {
                 if inherited {
                     os::kill(process, signal)
@@ -100,6 +100,7 @@ impl Provider {
         // Also after a clean exit: children that outlived the provider, and the server of the
         // terminal.
         running.tmux = None;
+        running.foreground.end();
         end_everything(&running.provider_session, running.server);
         let code = reap(running.child);
         let code = running.exit.unwrap_or(code);

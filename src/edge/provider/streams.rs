@@ -4,15 +4,73 @@ use std::io::{Read, Write};
 use std::time::Instant;
 
 use super::process::{end_everything, last_words};
+use super::reply_socket::ReplySocket;
 use super::stop::Stop;
 use super::tmux::TmuxEvent;
-use super::{Provider, READ_BYTES, TERM_WAIT};
+use super::websocket::Link;
+use super::{Provider, READ_BYTES, Ready, Running, TERM_WAIT};
 use crate::core::session::Input;
 
 /// Bytes of standard error that are kept for the report of an exit.
 const STDERR_KEPT: usize = 4096;
 
+impl Running {
+    /// One attempt to connect, instead of an earlier connection.
+    pub(super) fn connect(&mut self, path: &str) -> Input {
+        self.link = None;
+        match Link::connect(path) {
+            Ok(link) => {
+                self.link = Some(link);
+                Input::Connected
+            }
+            Err(reason) => Input::Disconnected(reason),
+        }
+    }
+}
+
 impl Provider {
+    /// What came to its sockets, and the end of the program beside it.
+    pub(super) fn look_at_sockets(&mut self, ready: &[Ready]) -> bool {
+        if ready.contains(&Ready::Replies) {
+            let replies = self
+                .running
+                .as_mut()
+                .and_then(|running| running.reply_socket.as_mut())
+                .map(ReplySocket::read_lines)
+                .unwrap_or_default();
+            if !self.feed_all(replies) {
+                return false;
+            }
+        }
+        let has_more = |running: &Running| running.link.as_ref().is_some_and(|link| link.has_more);
+        if (ready.contains(&Ready::Link) || self.running.as_ref().is_some_and(has_more))
+            && !self.read_link()
+        {
+            return false;
+        }
+        !ready.contains(&Ready::Foreground) || self.on_foreground_ended()
+    }
+
+    pub(super) fn read_link(&mut self) -> bool {
+        let Some(link) = self.running.as_mut().and_then(|running| running.link.as_mut()) else {
+            return true;
+        };
+        let (texts, alive) = link.read();
+        self.feed_all(texts) && alive.map_or_else(|reason| self.lose_link(reason), |()| true)
+    }
+
+    pub(super) fn send_text(&mut self, text: String) -> bool {
+        let link = self.running.as_mut().and_then(|running| running.link.as_mut());
+        let sent = link.map_or(Ok(()), |link| link.send(text));
+        sent.map_or_else(|reason| self.lose_link(reason), |()| true)
+    }
+
+    fn lose_link(&mut self, reason: String) -> bool {
+        let link = self.running.as_mut().and_then(|running| running.link.take());
+        // It may have been replaced while its last texts were heard.
+        link.is_none() || self.feed(Input::Disconnected(reason))
+    }
+
     pub(super) fn read_output(&mut self) -> bool {
         let Some(running) = &mut self.running else {
             return true;

@@ -53,6 +53,8 @@ fn plan(
         unset: Vec::new(),
         files: Vec::new(),
         sockets: None,
+        is_server: false,
+        behind: |_, _| None,
         session: Box::new(session::AcpSession::new(request.session.clone())),
         hint: "check the name and PATH",
     })

@@ -403,7 +403,11 @@ impl Session for AcpSession {
             | Input::ScreenCaptured(_)
             | Input::TerminalFailed(_)
             | Input::SocketWritten { .. }
-            | Input::SocketLine(_) => {}
+            | Input::SocketLine(_)
+            | Input::Connected
+            | Input::Disconnected(_)
+            | Input::Text(_)
+            | Input::ForegroundEnded(_) => {}
             Input::Verb(number, verb) => self.on_verb(now, number, verb),
             Input::Wake => self.on_wake(now),
         }

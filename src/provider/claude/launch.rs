@@ -104,6 +104,8 @@ pub fn plan(
         unset,
         files: files(request, &places, settings, bypasses, disk),
         sockets: places.sockets,
+        is_server: false,
+        behind: |_, _| None,
         session: match request.transport {
             Transport::Stream => Box::new(StreamSession::new(request.session.clone(), start)),
             Transport::Tmux | Transport::Terminal => {

@@ -380,6 +380,8 @@ impl Session for StreamSession {
             | Input::ScreenCaptured(_)
             | Input::TerminalFailed(_) => {}
             Input::SocketWritten { .. } | Input::SocketLine(_) => {}
+            Input::Connected | Input::Disconnected(_) | Input::Text(_) => {}
+            Input::ForegroundEnded(_) => {}
         }
         std::mem::take(&mut self.out)
     }

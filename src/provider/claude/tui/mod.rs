@@ -307,7 +307,12 @@ impl Session for TuiSession {
             Input::SocketLine(line) => self.on_receipt(now, &line),
             Input::Closed => self.on_closed(),
             Input::Wake => self.on_wake(now),
-            Input::Bytes(_) | Input::LastWords(_) => {}
+            Input::Bytes(_)
+            | Input::LastWords(_)
+            | Input::Connected
+            | Input::Disconnected(_)
+            | Input::Text(_)
+            | Input::ForegroundEnded(_) => {}
         }
         self.out.take()
     }

@@ -1,0 +1,210 @@
+//! A WebSocket to a socket of the provider, for sessions that it serves to clients.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use rustix::event::PollFlags;
+use tungstenite::protocol::WebSocketConfig;
+use tungstenite::{Error as WsError, HandshakeError, Message, WebSocket};
+
+use super::reply_socket::dial;
+use crate::core::session::Input;
+
+/// The upgrade must be answered in that time; it takes some milliseconds.
+const UPGRADE_LIMIT: Duration = Duration::from_secs(2);
+/// Bytes of one text. A longer one ends the connection.
+const TEXT_BYTES_MAX: usize = 32 << 20;
+/// Bytes that wait for the provider before the connection counts as lost.
+const UNSENT_BYTES_MAX: usize = 8 << 20;
+/// Texts that are read at once, so that verbs are heard in a flood.
+const TEXTS_AT_ONCE: usize = 64;
+
+/// A connection to the provider.
+pub struct Link {
+    socket: WebSocket<UnixStream>,
+    unflushed: bool,
+    /// More may have been read from the socket than was taken.
+    pub has_more: bool,
+}
+
+impl Link {
+    /// Connects and upgrades; one attempt.
+    pub fn connect(path: &str) -> Result<Link, String> {
+        let say = |error: io::Error| format!("{path}: {error}");
+        let stream = dial(path).map_err(say)?;
+        stream.set_read_timeout(Some(UPGRADE_LIMIT)).map_err(say)?;
+        stream.set_write_timeout(Some(UPGRADE_LIMIT)).map_err(say)?;
+        let config = WebSocketConfig::default()
+            .read_buffer_size(64 << 10)
+            .write_buffer_size(0)
+            .max_write_buffer_size(UNSENT_BYTES_MAX)
+            .max_message_size(Some(TEXT_BYTES_MAX))
+            .max_frame_size(Some(TEXT_BYTES_MAX));
+        // The host is a word that the protocol wants; the socket is a file.
+        let upgraded =
+            tungstenite::client::client_with_config("ws://localhost/", stream, Some(config));
+        let socket = match upgraded {
+            Ok((socket, _)) => socket,
+            Err(HandshakeError::Failure(error)) => return Err(format!("{path}: {error}")),
+            Err(HandshakeError::Interrupted(_)) => {
+                return Err(format!("{path}: the upgrade was not answered in time"));
+            }
+        };
+        socket.get_ref().set_nonblocking(true).map_err(say)?;
+        Ok(Link { socket, unflushed: false, has_more: true })
+    }
+
+    /// What to wait for.
+    pub fn waits_for(&self) -> (BorrowedFd<'_>, PollFlags) {
+        let flags = if self.unflushed { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };
+        (self.socket.get_ref().as_fd(), flags)
+    }
+
+    /// Reads what has come, and writes what was left. `Err`: the connection is lost, behind what
+    /// was read.
+    pub fn read(&mut self) -> (Vec<Input>, Result<(), String>) {
+        let mut seen = Vec::new();
+        self.has_more = false;
+        if let Err(lost) = self.flush() {
+            return (seen, Err(lost));
+        }
+        for _ in 0..TEXTS_AT_ONCE {
+            match self.socket.read() {
+                Ok(Message::Text(text)) => seen.push(Input::Text(text.as_str().to_string())),
+                // A pong may be waiting; all else says nothing.
+                Ok(_) => self.unflushed = true,
+                Err(WsError::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
+                    let flushed = self.flush();
+                    return (seen, flushed);
+                }
+                Err(error) => return (seen, Err(reason(error))),
+            }
+        }
+        self.has_more = true;
+        (seen, Ok(()))
+    }
+
+    /// Sends a text. `Err`: the connection is lost.
+    pub fn send(&mut self, text: String) -> Result<(), String> {
+        match self.socket.write(Message::text(text)) {
+            Ok(()) => {}
+            Err(WsError::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(reason(error)),
+        }
+        self.unflushed = true;
+        self.flush()
+    }
+
+    fn flush(&mut self) -> Result<(), String> {
+        if !self.unflushed {
+            return Ok(());
+        }
+        match self.socket.flush() {
+            Ok(()) => self.unflushed = false,
+            Err(WsError::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(reason(error)),
+        }
+        Ok(())
+    }
+}
+
+/// Why a connection is lost, for people.
+fn reason(error: WsError) -> String {
+    match error {
+        WsError::ConnectionClosed | WsError::AlreadyClosed => {
+            "the provider closed the connection".into()
+        }
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+    use crate::os;
+
+    fn path(name: &str) -> std::path::PathBuf {
+        let path = std::env::temp_dir().join(format!("relay-link-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_file(&path);
+        path
+    }
+
+    /// A provider that writes the given bytes, one at a time, and hangs up.
+    fn served(name: &str, bytes: Vec<u8>) -> Vec<Result<String, ()>> {
+        let path = path(name);
+        let listener = UnixListener::bind(&path).expect("a socket");
+        let server = std::thread::spawn(move || {
+            let (stream, _) = listener.accept().expect("a client");
+            let socket = tungstenite::accept(stream).expect("the upgrade");
+            for byte in bytes {
+                socket.get_ref().write_all(&[byte]).expect("a reader");
+            }
+            // It hears what the client still has to say.
+            let mut stream = socket.get_ref();
+            stream.shutdown(std::net::Shutdown::Write).expect("an end");
+            while stream.read(&mut [0; 64]).is_ok_and(|size| size > 0) {}
+        });
+        let mut link = Link::connect(path.to_str().expect("a path")).expect("the connection");
+        let mut seen = Vec::new();
+        loop {
+            let (texts, alive) = link.read();
+            for text in texts {
+                if let Input::Text(text) = text {
+                    seen.push(Ok(text));
+                }
+            }
+            if alive.is_err() {
+                seen.push(Err(()));
+                break;
+            }
+            if !link.has_more {
+                let (fd, flags) = link.waits_for();
+                os::wait(&mut [rustix::event::PollFd::from_borrowed_fd(fd, flags)], None);
+            }
+        }
+        drop(link);
+        server.join().expect("the server");
+        let _ = std::fs::remove_file(&path);
+        seen
+    }
+
+    #[test]
+    fn texts_are_whole_however_they_are_cut() {
+        let frame = |first: u8, text: &str| {
+            let mut bytes = vec![first, text.len() as u8];
+            bytes.extend(text.as_bytes());
+            bytes
+        };
+        // Two texts, the second in two pieces with a ping between them, and half of a third.
+        let bytes = [
+            frame(0x81, "{\"id\": 1}"),
+            frame(0x01, "{\"a\": "),
+            frame(0x89, "ping"),
+            frame(0x80, "2}"),
+            vec![0x81, 100, b'{'],
+        ]
+        .concat();
+        let text = |text: &str| Ok(text.to_string());
+        assert_eq!(served("cut", bytes), [text("{\"id\": 1}"), text("{\"a\": 2}"), Err(())]);
+    }
+
+    #[test]
+    fn a_flood_is_read_in_bounded_pieces() {
+        let bytes = [0x81, 2, b'{', b'}'].repeat(200);
+        let seen = served("flood", bytes);
+        assert_eq!(seen.len(), 201);
+        assert!(seen[..200].iter().all(|text| text.as_deref() == Ok("{}")));
+    }
+
+    #[test]
+    fn nobody_there_is_told_at_once() {
+        let path = path("nobody");
+        let path = path.to_str().expect("a path");
+        assert!(Link::connect(path).is_err_and(|why| why.contains(path)));
+    }
+}
