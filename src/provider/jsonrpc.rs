@@ -181,6 +181,11 @@ impl<T> OpenRequests<T> {
         self.open.values().next()
     }
 
+    /// All of them, the oldest first: nobody will reply any more.
+    pub fn take_all(&mut self) -> Vec<T> {
+        std::mem::take(&mut self.open).into_values().collect()
+    }
+
     /// Nobody waits for their replies any more.
     pub fn forget(&mut self) {
         self.open.clear();
@@ -330,5 +335,7 @@ mod tests {
         requests.forget();
         assert_eq!(requests.close(Some(&json!(2))), None);
         assert_eq!(requests.open("c", "m", Value::Null)["id"], 3, "an id is used once");
+        assert_eq!(requests.take_all(), ["c"]);
+        assert_eq!(requests.first(), None);
     }
 }

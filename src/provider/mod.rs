@@ -1,8 +1,8 @@
 //! What each vendor writes and expects. Pure: no I/O in this room.
 //!
 //! - [`registry`]: the table that names all providers; nobody else knows a vendor's name.
-//! - [`claude`], [`acp`]: one folder for each, with its row of the table, its launch plan and its
-//!   session machine.
+//! - [`claude`], [`codex`], [`acp`]: one folder for each, with its row of the table, its launch
+//!   plan and its session machine.
 //! - [`capabilities`], [`launch`], [`settings`], [`hooks`]: the words that a provider and its
 //!   callers share.
 //! - [`reader`]: reads whatever JSON a provider writes, damaged or not.
@@ -21,6 +21,7 @@ pub mod text;
 
 pub mod acp;
 pub mod claude;
+pub mod codex;
 
 pub mod registry;
 

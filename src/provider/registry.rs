@@ -5,13 +5,12 @@
 pub use super::capabilities::Provider;
 use super::hooks::Hooks;
 use super::settings::{ProviderSetting, SHARED};
-use super::{acp, claude};
+use super::{acp, claude, codex};
 
 /// All providers, in the order of help texts.
-pub const PROVIDERS: &[Provider] = &[claude::PROVIDER, acp::PROVIDER];
+pub const PROVIDERS: &[Provider] = &[claude::PROVIDER, codex::PROVIDER, acp::PROVIDER];
 
-/// Names that the name of the program may hold: `<name>-relay` is `agent-relay run <name>`. One
-/// that is not in the table is a provider of other versions.
+/// Names that the name of the program may hold: `<name>-relay` is `agent-relay run <name>`.
 const PROGRAM_NAMES: [&str; 2] = ["claude", "codex"];
 
 /// Where installers put programs of a user; looked at after PATH, since services and cron have a
@@ -118,10 +117,7 @@ mod tests {
         ] {
             assert_eq!(by_program(path), want, "{path}");
         }
-        assert!(
-            is_provider("codex") && by_name("codex").is_none(),
-            "known, but not run by this version"
-        );
-        assert!(!is_provider("nobody"));
+        assert!(PROGRAM_NAMES.iter().all(|name| by_name(name).is_some()));
+        assert!(is_provider("codex") && !is_provider("nobody"));
     }
 }

@@ -39,6 +39,12 @@ pub const SHARED: &[ProviderSetting] = &[
         |all| &mut all.effort,
     )
     .file("effort"),
+    ProviderSetting::switch(
+        "--isolated",
+        "a home of its own instead of yours, where the provider has one; your login is linked",
+        |all| &mut all.isolated,
+    )
+    .file("isolated"),
     ProviderSetting::text("", "", "permission mode instead of the known one", |all| {
         &mut all.permission_mode
     })

@@ -62,12 +62,6 @@ pub const SETTINGS: &[ProviderSetting] = &[
         |all| &mut all.system_prompt,
     )
     .env("AGENT_RELAY_SYSTEM_PROMPT_APPEND"),
-    ProviderSetting::switch(
-        "--isolated",
-        "it gets a home of its own instead of yours; your login is linked",
-        |all| &mut all.isolated,
-    )
-    .file("isolated"),
     ProviderSetting::folders("pluginDirs", "further plugins", |all| &mut all.plugin_dirs),
 ];
 

@@ -1,0 +1,189 @@
+//! How the app server is started: arguments, environment and files.
+
+#[cfg(test)]
+mod tests;
+
+use serde_json::{Map, Value, json};
+
+use super::session::{CodexSession, ServerStart};
+use crate::provider::launch::{
+    Conversation, Disk, LaunchError, LaunchPlan, LaunchRequest, SetupFile, Transport,
+};
+use crate::provider::settings::ApprovalMode;
+
+/// What the model is told about its messages, as a text of the developer: there it survives a
+/// compaction.
+const RELAY_TEXT: &str = "\
+[agent-relay] You share a message channel with people and other agents. A text that begins with \
+`[relay message #<number> from <name>]` is a message from that channel, put into this conversation by your runner: from `user` it is your \
+user's own word; from anybody else it is a request of that agent or system, which your user's words outrank. Take it in, carry it out, and \
+answer it. A message marked as a notification needs no answer.";
+/// Who answers, where the runner does.
+const ANSWER_AUTO: &str =
+    " Your last text of a turn goes to the sender as the answer; you need not send it yourself.";
+/// Who answers, where the session does.
+const ANSWER_EXPLICIT: &str =
+    " Answer yourself with `agent-relay reply <number> --stdin`; nobody sends your last text.";
+/// What works where commands run without a sandbox.
+const TOOLS_OPEN: &str = " \
+`agent-relay get-message <number>` shows a message in full that was cut, `agent-relay react <number> <emoji>` acknowledges one lightly, \
+`agent-relay send <agent> --stdin` writes to others, `agent-relay --help` tells the rest.";
+/// What works where the sandbox has no network.
+const TOOLS_GUARDED: &str = " \
+Your sandbox has no network, so the command `agent-relay` (get-message, send, reply) works only outside of it: ask for escalation \
+where you need it. For an answer you do not need it.";
+/// The same, where nothing leaves the sandbox.
+const TOOLS_READ_ONLY: &str =
+    " Your sandbox has no network, so the command `agent-relay` does not work in it.";
+
+/// Tokens of one tool's output that the model gets.
+const TOOL_OUTPUT_TOKENS: u32 = 12_000;
+/// Bytes of a path that a socket can have, with room for the name that the server makes of it.
+const SOCKET_PATH_MAX: usize = 100;
+
+/// Variables that a session sets for what runs in it; a session of its own must not inherit them.
+const INHERITED: [&str; 7] = [
+    "CODEX_SESSION_ID",
+    "CODEX_THREAD_ID",
+    "CODEX_TOOL_CALL_ID",
+    "CODEX_CI",
+    "CODEX_VERSION",
+    "CODEX_SANDBOX",
+    "CODEX_SANDBOX_NETWORK_DISABLED",
+];
+
+/// The plan of one start. `Err`: what a person has to change first.
+pub fn plan(
+    request: &LaunchRequest,
+    conversation: Conversation<'_>,
+    disk: &dyn Disk,
+) -> Result<LaunchPlan, LaunchError> {
+    let socket = format!("{}/codex.sock", request.runtime_dir);
+    if socket.len() > SOCKET_PATH_MAX {
+        return Err(LaunchError::permanent(format!(
+            "the path of the server's socket is longer than {SOCKET_PATH_MAX} bytes: {socket}; set AGENT_RELAY_HOME or TMPDIR to a \
+             shorter one"
+        )));
+    }
+    let own_home = request.settings.isolated.then(|| format!("{}/codex", request.dir));
+    let mut files = vec![SetupFile::Folder(request.runtime_dir.clone())];
+    let mut env = vec![
+        ("AGENT_RELAY_PROVIDER".to_string(), "codex".to_string()),
+        ("CODEX_APP_SERVER_URL".to_string(), format!("unix://{socket}")),
+    ];
+    if let Some(home) = &own_home {
+        check_home(home, request)?;
+        files.extend(profile(request, disk, home));
+        env.push(("CODEX_HOME".into(), home.clone()));
+    }
+    let start = ServerStart {
+        socket: socket.clone(),
+        thread: thread(request),
+        name: request.session.agent.clone(),
+        nonce: conversation.fresh.to_string(),
+        has_window: request.transport == Transport::Terminal,
+    };
+    Ok(LaunchPlan {
+        argv: arguments(request, &socket),
+        env,
+        unset: INHERITED.map(String::from).into(),
+        files,
+        sockets: None,
+        is_server: true,
+        behind: native,
+        session: Box::new(CodexSession::new(request.session.clone(), start)),
+        hint: "install Codex with: npm install -g @openai/codex",
+    })
+}
+
+fn arguments(request: &LaunchRequest, socket: &str) -> Vec<String> {
+    let program = request.command.clone().unwrap_or_else(|| "codex".into());
+    let mut all = vec![program, "app-server".into(), "--listen".into(), format!("unix://{socket}")];
+    let mut set = |key: &str, value: &str| all.extend(["-c".into(), format!("{key}={value}")]);
+    // Else an urgent message would cut the answer that is being written.
+    set("features.instant_interrupt", "false");
+    set("tool_output_token_limit", &TOOL_OUTPUT_TOKENS.to_string());
+    let told =
+        [("model", &request.settings.model), ("model_reasoning_effort", &request.settings.effort)];
+    for (key, value) in told {
+        if let Some(value) = value {
+            set(key, &quoted(value));
+        }
+    }
+    all.extend(request.default_args.iter().chain(&request.args).cloned());
+    all
+}
+
+/// A text of TOML.
+fn quoted(text: &str) -> String {
+    json!(text).to_string()
+}
+
+/// How the thread is begun and loaded.
+fn thread(request: &LaunchRequest) -> Map<String, Value> {
+    let (policy, sandbox) = match request.session.approval_mode {
+        ApprovalMode::Open => ("never", "danger-full-access"),
+        ApprovalMode::Guarded => ("on-request", "workspace-write"),
+        ApprovalMode::ReadOnly => ("never", "read-only"),
+    };
+    let policy = request.session.mode.as_deref().unwrap_or(policy);
+    let mut text = RELAY_TEXT.to_string();
+    text.push_str(if request.explicit_replies { ANSWER_EXPLICIT } else { ANSWER_AUTO });
+    text.push_str(match request.session.approval_mode {
+        ApprovalMode::Open => TOOLS_OPEN,
+        ApprovalMode::Guarded => TOOLS_GUARDED,
+        ApprovalMode::ReadOnly => TOOLS_READ_ONLY,
+    });
+    let all = json!({
+        "cwd": request.session.cwd, "approvalPolicy": policy, "sandbox": sandbox,
+        "developerInstructions": text
+    });
+    all.as_object().cloned().unwrap_or_default()
+}
+
+/// The server refuses to keep its helpers below the temporary folder.
+fn check_home(home: &str, request: &LaunchRequest) -> Result<(), LaunchError> {
+    let temporary = request.env.get("TMPDIR").map_or("/tmp", |dir| dir.trim_end_matches('/'));
+    let is_below = home.strip_prefix(temporary).is_some_and(|rest| rest.starts_with('/'));
+    if is_below && !temporary.is_empty() {
+        return Err(LaunchError::permanent(format!(
+            "the home of an isolated Codex must not lie below the temporary folder {temporary}: set AGENT_RELAY_HOME to another place"
+        )));
+    }
+    Ok(())
+}
+
+/// A home of its own: the settings are written anew at each start, since the server changes them;
+/// the login is linked, never copied.
+fn profile(request: &LaunchRequest, disk: &dyn Disk, home: &str) -> Vec<SetupFile> {
+    let text = format!("[projects.{}]\ntrust_level = \"trusted\"\n", quoted(&request.session.cwd));
+    let mut files = vec![
+        SetupFile::Folder(home.to_string()),
+        SetupFile::File { path: format!("{home}/config.toml"), text },
+    ];
+    let folders =
+        [request.env.get("CODEX_HOME").cloned(), Some(format!("{}/.codex", request.user_home))];
+    let logins =
+        folders.into_iter().flatten().filter(|folder| !folder.is_empty() && folder != home);
+    let login = logins.map(|folder| format!("{folder}/auth.json")).find(|path| disk.exists(path));
+    files.extend(login.map(|to| SetupFile::Link { path: format!("{home}/auth.json"), to }));
+    files
+}
+
+/// The program behind the script that npm puts on PATH: the script cannot be told twice to end, and
+/// leaves the program behind when it is killed.
+fn native(found: &str, disk: &dyn Disk) -> Option<String> {
+    let package = found.strip_suffix("/bin/codex.js")?;
+    let scope = package.rsplit_once('/')?.0;
+    let places = [format!("{package}/node_modules/@openai"), scope.to_string()];
+    let platforms = places.iter().flat_map(|place| {
+        let names = disk.list(place).into_iter().filter(|name| name.starts_with("codex-linux-"));
+        names.map(move |name| format!("{place}/{name}"))
+    });
+    let vendors = platforms.chain([package.to_string()]).map(|place| format!("{place}/vendor"));
+    let mut programs = vendors.flat_map(|vendor| {
+        let triples = disk.list(&vendor).into_iter();
+        triples.map(move |triple| format!("{vendor}/{triple}/bin/codex")).collect::<Vec<_>>()
+    });
+    programs.find(|program| disk.exists(program))
+}

@@ -1,0 +1,143 @@
+//! Plans of a start.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::*;
+use crate::provider::launch::LaunchPlan;
+use crate::provider::settings::{ProviderSettings, SessionSettings};
+
+/// A disk with these files.
+struct Files(&'static [&'static str]);
+
+impl Disk for Files {
+    fn read(&self, _: &str) -> Option<String> {
+        None
+    }
+
+    fn exists(&self, path: &str) -> bool {
+        self.0.contains(&path)
+    }
+
+    fn has_line(&self, _: &str, _: fn(&[u8]) -> bool) -> bool {
+        false
+    }
+
+    fn list(&self, path: &str) -> Vec<String> {
+        let below = self.0.iter().filter_map(|file| file.strip_prefix(path)?.strip_prefix('/'));
+        let mut names: Vec<String> =
+            below.map(|rest| rest.split('/').next().unwrap_or_default().to_string()).collect();
+        names.dedup();
+        names
+    }
+}
+
+fn request() -> LaunchRequest {
+    LaunchRequest {
+        session: SessionSettings {
+            agent: "web".into(),
+            cwd: "/work \"x\"".into(),
+            approval_mode: ApprovalMode::Guarded,
+            mode: None,
+            approval_timeout: Duration::from_secs(5),
+            capture_full: false,
+        },
+        transport: Transport::Stream,
+        command: None,
+        settings: ProviderSettings::default(),
+        default_args: Vec::new(),
+        args: Vec::new(),
+        explicit_replies: false,
+        home: "/home/u/.agent-relay".into(),
+        dir: "/home/u/.agent-relay/agents/web".into(),
+        user_home: "/home/u".into(),
+        runtime_dir: "/home/u/.agent-relay/agents/web/run".into(),
+        bin: "/bin/agent-relay".into(),
+        is_root: false,
+        env: BTreeMap::new(),
+    }
+}
+
+fn planned(request: &LaunchRequest) -> Result<LaunchPlan, String> {
+    let conversation = Conversation { earlier: "", refused: None, fresh: "f" };
+    let files = Files(&["/home/u/.codex/auth.json"]);
+    plan(request, conversation, &files).map_err(|error| error.text)
+}
+
+#[test]
+fn the_server_listens_where_only_its_user_gets_in() {
+    let plan = planned(&request()).expect("a plan");
+    let socket = "/home/u/.agent-relay/agents/web/run/codex.sock";
+    assert_eq!(plan.argv[..4], ["codex", "app-server", "--listen", &format!("unix://{socket}")]);
+    assert_eq!(plan.files, [SetupFile::Folder("/home/u/.agent-relay/agents/web/run".into())]);
+    assert!(plan.is_server && plan.unset.contains(&"CODEX_THREAD_ID".to_string()));
+    let long = LaunchRequest { runtime_dir: format!("/{}", "x".repeat(95)), ..request() };
+    assert!(planned(&long).is_err_and(|why| why.contains("AGENT_RELAY_HOME")));
+}
+
+#[test]
+fn what_was_asked_for_is_said_as_settings() {
+    let mut asked = request();
+    asked.settings.model = Some("gpt-5.5".into());
+    asked.settings.effort = Some("high\" x".into());
+    asked.default_args = vec!["--enable".into(), "a".into()];
+    asked.args = vec!["-c".into(), "b=1".into()];
+    let plan = planned(&asked).expect("a plan");
+    let words = plan.argv[4..].join(" ");
+    assert_eq!(
+        words,
+        "-c features.instant_interrupt=false -c tool_output_token_limit=12000 -c model=\"gpt-5.5\" \
+         -c model_reasoning_effort=\"high\\\" x\" --enable a -c b=1"
+    );
+}
+
+#[test]
+fn each_approval_mode_has_its_sandbox_and_is_told_what_works_in_it() {
+    for (mode, policy, sandbox, told) in [
+        (ApprovalMode::Open, "never", "danger-full-access", "agent-relay send"),
+        (ApprovalMode::Guarded, "on-request", "workspace-write", "ask for escalation"),
+        (ApprovalMode::ReadOnly, "never", "read-only", "does not work"),
+    ] {
+        let mut asked = request();
+        asked.session.approval_mode = mode;
+        let thread = thread(&asked);
+        assert_eq!(
+            (&thread["approvalPolicy"], &thread["sandbox"]),
+            (&json!(policy), &json!(sandbox))
+        );
+        assert!(thread["developerInstructions"].as_str().is_some_and(|text| text.contains(told)));
+        asked.session.mode = Some("untrusted".into());
+        assert_eq!(super::thread(&asked)["approvalPolicy"], "untrusted");
+    }
+}
+
+#[test]
+fn a_home_of_its_own_is_written_anew_with_the_login_linked() {
+    let mut asked = request();
+    asked.settings.isolated = true;
+    let plan = planned(&asked).expect("a plan");
+    let home = "/home/u/.agent-relay/agents/web/codex";
+    assert!(plan.env.contains(&("CODEX_HOME".into(), home.into())));
+    let text = "[projects.\"/work \\\"x\\\"\"]\ntrust_level = \"trusted\"\n".to_string();
+    assert!(plan.files.contains(&SetupFile::File { path: format!("{home}/config.toml"), text }));
+    let link = SetupFile::Link {
+        path: format!("{home}/auth.json"),
+        to: "/home/u/.codex/auth.json".into(),
+    };
+    assert!(plan.files.contains(&link));
+    asked.dir = "/tmp/x/agents/web".into();
+    assert!(planned(&asked).is_err_and(|why| why.contains("/tmp")));
+}
+
+#[test]
+fn the_program_behind_the_script_of_npm_is_found() {
+    let beside = Files(&["/n/@openai/codex-linux-x64/vendor/x86_64/bin/codex"]);
+    let below =
+        Files(&["/n/@openai/codex/node_modules/@openai/codex-linux-arm64/vendor/a/bin/codex"]);
+    let inside = Files(&["/n/@openai/codex/vendor/x86_64/bin/codex"]);
+    for files in [beside, below, inside] {
+        assert_eq!(native("/n/@openai/codex/bin/codex.js", &files).as_deref(), Some(files.0[0]));
+        assert_eq!(native("/usr/local/bin/codex", &files), None, "a script of somebody's own");
+    }
+    assert_eq!(native("/n/@openai/codex/bin/codex.js", &Files(&[])), None);
+}

@@ -1,0 +1,212 @@
+//! The connection: attempts, the handshake, and what was missed while it was away.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::opening::has_no_turn;
+use super::{CodexSession, Request, Stage};
+use crate::core::session::Output;
+use crate::core::time::{Now, Tick};
+use crate::provider::codex::frames::{TurnRecord, TurnStatus, text};
+use crate::provider::jsonrpc::{self, RpcError};
+
+/// Between two attempts to connect.
+const RETRY: Duration = Duration::from_millis(250);
+/// Attempts to connect again; then the server is ended, since nobody can speak to it.
+const ATTEMPTS_MAX: u32 = 40;
+/// Turns of the record that are looked at for what was missed.
+pub(super) const MISSED_TURNS: u64 = 20;
+/// A turn that the server has named and that the record does not show is looked for so often.
+const LOOKS_MAX: u32 = 40;
+/// The same for a text of which nobody knows whether the server got it.
+const LOOKS_UNNAMED: u32 = 8;
+
+/// The connection to the server.
+#[derive(Debug, Default)]
+pub(super) struct Link {
+    pub is_up: bool,
+    /// Failed attempts since it was up.
+    attempts: u32,
+    /// The next attempt.
+    pub retry_at: Option<Tick>,
+    /// Looks at the record since it is up.
+    looks: u32,
+    look_at: Option<Tick>,
+}
+
+impl CodexSession {
+    pub(super) fn connect(&mut self) {
+        self.link.retry_at = None;
+        self.out.push(Output::Connect { path: self.start.socket.clone() });
+    }
+
+    pub(super) fn connect_if_due(&mut self, now: Now) {
+        if self.link.look_at.is_some_and(|at| at <= now.tick) {
+            self.link.look_at = None;
+            self.link.retry_at = None;
+            if self.link.is_up {
+                return self.look_for_missed();
+            }
+        }
+        if self.link.retry_at.is_some_and(|at| at <= now.tick) {
+            self.connect();
+        }
+    }
+
+    pub(super) fn on_connected(&mut self, _: Now) {
+        if matches!(self.stage, Stage::Opening | Stage::Ready) {
+            self.link = Link { is_up: true, ..Link::default() };
+            let params = json!({
+                "clientInfo": {
+                    "name": "agent-relay-runner-codex", "title": "Agent Relay Codex Runner",
+                    "version": crate::wire::VERSION
+                },
+                "capabilities": {"experimentalApi": true, "requestAttestation": false}
+            });
+            self.request(Request::Initialize, "initialize", params);
+        }
+    }
+
+    pub(super) fn on_disconnected(&mut self, now: Now, reason: &str) {
+        let was_up = std::mem::take(&mut self.link.is_up);
+        self.link.look_at = None;
+        self.forget_requests("the connection to the server broke");
+        match self.stage {
+            Stage::Fresh | Stage::Over => return,
+            // The server is still starting.
+            Stage::Opening => self.opening.last_failure = reason.to_string(),
+            Stage::Ready if self.is_stopping => return,
+            Stage::Ready => {
+                if was_up {
+                    self.warn(format!("the connection to the server broke: {reason}"));
+                    self.approvals.doubt_all();
+                }
+                if self.link.attempts >= ATTEMPTS_MAX {
+                    let reason = format!("the server cannot be reached any more: {reason}");
+                    return self.out.push(Output::Kill { reason });
+                }
+            }
+        }
+        self.link.attempts += 1;
+        self.link.retry_at = Some(now.tick + RETRY);
+    }
+
+    /// Nobody will answer what is open.
+    pub(super) fn forget_requests(&mut self, why: &str) {
+        for request in self.requests.take_all() {
+            match request {
+                Request::Probe(verb) => self.answer(verb, Ok(json!({"activity": "unknown"}))),
+                Request::Clean(verb) => self.answer(verb, Err(why.into())),
+                Request::Fresh => self.fail_context(why.into()),
+                _ => {}
+            }
+        }
+    }
+
+    pub(super) fn on_initialized(&mut self, now: Now, result: Result<Value, RpcError>) {
+        match result {
+            Ok(reply) => {
+                self.send(&jsonrpc::notification("initialized", Value::Null));
+                if self.stage == Stage::Opening {
+                    self.on_greeted(text(&reply, "/userAgent"));
+                } else {
+                    self.rejoin();
+                }
+            }
+            Err(error) if self.stage == Stage::Opening => self.fail_open(error.text, false),
+            Err(error) => self.on_disconnected(now, &error.text),
+        }
+    }
+
+    /// Hears of the thread again.
+    pub(super) fn rejoin(&mut self) {
+        let mut params = self.start.thread.clone();
+        params.insert("threadId".into(), json!(self.thread));
+        params.insert("excludeTurns".into(), json!(true));
+        self.request(Request::Rejoin, "thread/resume", Value::Object(params));
+    }
+
+    pub(super) fn on_rejoined(&mut self, now: Now, result: Result<Value, RpcError>) {
+        match result {
+            Ok(_) => {
+                self.is_loaded = true;
+                self.approvals.expect_again(now);
+                self.look_for_missed();
+            }
+            Err(error) => {
+                let reason = format!("the server has lost the thread: {}", error.text);
+                self.out.push(Output::Kill { reason });
+            }
+        }
+    }
+
+    fn look_for_missed(&mut self) {
+        self.look(Request::Reconcile, MISSED_TURNS, "full");
+    }
+
+    /// The newest turns of the record.
+    pub(super) fn look(&mut self, request: Request, turns: u64, view: &str) {
+        let params = json!({"threadId": self.thread, "limit": turns, "itemsView": view});
+        self.request(request, "thread/turns/list", params);
+    }
+
+    /// The record of what happened while nobody listened.
+    pub(super) fn on_missed(&mut self, now: Now, result: Result<Value, RpcError>) {
+        let turns = match result {
+            Ok(reply) => TurnRecord::page(&reply),
+            Err(error) if has_no_turn(&error) => Vec::new(),
+            Err(_) => return self.look_again(now),
+        };
+        let runs = turns.first().filter(|turn| turn.status == TurnStatus::InProgress).cloned();
+        if self.may_still_show(&turns) {
+            self.link.looks += 1;
+            return self.look_again(now);
+        }
+        self.settle_sent(&turns);
+        match runs {
+            Some(turn) => {
+                self.begin_turn("the server's record shows a running turn");
+                self.name_turn(&turn.id);
+            }
+            None => self.end_by_record(&turns),
+        }
+        self.next_text();
+    }
+
+    /// The server may have a text of ours that its record does not show yet: what goes in again too
+    /// soon is there twice.
+    fn may_still_show(&self, turns: &[TurnRecord]) -> bool {
+        let shows = |id: &String| {
+            turns.iter().flat_map(|turn| &turn.items).any(|item| item.text("/clientId") == id)
+        };
+        if self.sent.keys().all(shows) {
+            return false;
+        }
+        let named = self.turn.as_ref().filter(|turn| turn.is_known());
+        let is_missing = named.is_some_and(|named| turns.iter().all(|turn| turn.id != named.id));
+        let is_bare = turns.first().is_some_and(|turn| turn.items.is_empty());
+        let looks = if is_missing || is_bare { LOOKS_MAX } else { LOOKS_UNNAMED };
+        self.link.looks < looks
+    }
+
+    /// The record says nothing yet.
+    pub(super) fn look_again(&mut self, now: Now) {
+        self.link.look_at = Some(now.tick + RETRY);
+        self.link.retry_at = self.link.look_at;
+    }
+
+    /// No turn runs any more: the one that we know of has ended.
+    pub(super) fn end_by_record(&mut self, turns: &[TurnRecord]) {
+        let Some(turn) = &self.turn else { return };
+        let known = turns.iter().find(|record| record.id == turn.id);
+        // Begun, but its id was never told: it is the newest, or it never was.
+        let record = known.or(turns.first().filter(|_| turn.id.is_empty())).cloned();
+        let record = record.unwrap_or(TurnRecord {
+            id: String::new(),
+            status: TurnStatus::Interrupted,
+            items: Vec::new(),
+        });
+        self.finish_turn(record, "the server's record shows the end of the turn");
+    }
+}
