@@ -4,6 +4,7 @@
 mod bus_and_polling;
 mod chaos;
 mod claude;
+mod codex;
 mod commands;
 mod damaged;
 mod encrypted;
