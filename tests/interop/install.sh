@@ -17,8 +17,9 @@ preset() {
 opencode=$(preset opencode)
 adapter=$(preset claude-agent)
 claude=$(version src/provider/claude/mod.rs 's/^pub const TESTED: &str = "\(.*\)";$/\1/p')
+codex=$(version src/provider/codex/mod.rs 's/^pub const TESTED: &str = "\(.*\)";$/\1/p')
 if [ "${1:-}" = versions ]; then
-  printf '%s\n' "opencode $opencode" "claude-agent $adapter" "claude $claude"
+  printf '%s\n' "opencode $opencode" "claude-agent $adapter" "claude $claude" "codex $codex"
   exit 0
 fi
 dir=${INTEROP_DIR:-target/interop}
@@ -43,8 +44,11 @@ get() {
 get node "node-linux-$cpu" 24.21.0
 get opencode "opencode-linux-$cpu" "$opencode"
 get claude-agent @agentclientprotocol/claude-agent-acp "$adapter"
+get codex @openai/codex "$codex"
 get claude "@anthropic-ai/claude-code-linux-$cpu" "$claude"
 ln -sf "$dir/claude/node_modules/@anthropic-ai/claude-code-linux-$cpu/claude" "$dir/bin/claude"
+# The script of the package, as npm puts it on PATH: the program itself is found behind it.
+ln -sf "$dir/codex/node_modules/.bin/codex" "$dir/bin/codex"
 ln -sf "$dir/opencode/node_modules/opencode-linux-$cpu/bin/opencode" "$dir/bin/opencode"
 cat >"$dir/bin/claude-agent-acp" <<END
 #!/bin/sh

@@ -7,6 +7,7 @@
 mod support;
 
 mod claude;
+mod codex;
 mod long;
 mod model;
 mod versions;

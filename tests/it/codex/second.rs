@@ -65,6 +65,7 @@ fn turns_of_another_client_are_shown_and_answered_to_nobody() {
     assert!(mirror.contains("sleep:800 typed") && mirror.contains("done typed"), "{mirror}");
     let chat = codex.machine.ok(&["inbox", "--all", "--json"]);
     assert!(!chat.contains("done typed"), "{chat}");
+    println!("codex second-client scenarios: 1");
 }
 
 #[test]
