@@ -35,7 +35,7 @@ while IFS= read -r row; do
   tests=$(printf '%s\n' "$row" | cut -d'|' -f3 | tr -d '` ' | tr ',' '\n')
   for test in $tests; do
     case $test in
-      lib::?* | it::?* | sim::?* | abuse::?* | claude::?* | acp::?* | interop::?* | tls::?* | static::?* | tidy::?* | rights::?*)
+      lib::?* | it::?* | sim::?* | abuse::?* | claude::?* | codex::?* | acp::?* | interop::?* | tls::?* | static::?* | tidy::?* | rights::?*)
         echo "${test%%::*} ${test#*::}" >>"$scratch/tests" ;;
       *) wrong "$test does not begin with the name of a test binary" ;;
     esac

@@ -2,6 +2,7 @@
 //! signals stands beside each recording as text; `UPDATE_FIXTURES=1` rewrites it, and a person
 //! reads the difference.
 
+mod orders;
 mod recorded;
 mod shown;
 

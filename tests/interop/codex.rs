@@ -9,7 +9,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use self::responses::Responses;
-use super::support::{Machine, Running, wait_for};
+use super::support::{Machine, Running, ran, wait_for};
 use super::{LONG, installed};
 
 /// One agent with everything that it needs.
@@ -214,5 +214,5 @@ fn codex_survives_kills_and_an_outage() {
         session.answered(ids[n]);
     }
     ids.iter().for_each(|id| session.once(*id));
-    println!("interop: codex kill scenarios: 5");
+    ran("codex-kills");
 }

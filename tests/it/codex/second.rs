@@ -5,6 +5,7 @@ use std::os::unix::net::UnixStream;
 use tungstenite::{Message, WebSocket};
 
 use super::*;
+use crate::support::ran;
 
 /// A client that asks and answers what it is told to.
 struct Second {
@@ -65,7 +66,7 @@ fn turns_of_another_client_are_shown_and_answered_to_nobody() {
     assert!(mirror.contains("sleep:800 typed") && mirror.contains("done typed"), "{mirror}");
     let chat = codex.machine.ok(&["inbox", "--all", "--json"]);
     assert!(!chat.contains("done typed"), "{chat}");
-    println!("codex second-client scenarios: 1");
+    ran("codex-second");
 }
 
 #[test]

@@ -151,7 +151,7 @@ impl CodexSession {
         let is_full = self.approvals.pending.len() >= APPROVALS_MAX;
         let mode = self.settings.approval_mode;
         let decision = match mode {
-            _ if is_attended => None,
+            _ if is_attended && !crate::planted::is("unasked-answer") => None,
             _ if is_full => Some(Decision::Deny),
             _ if ask.is_question() => None,
             // Nobody knows what would be allowed.

@@ -135,7 +135,9 @@ impl CodexSession {
                 self.emit(SessionEvent::Timeline("compacting"))
             }
             // One without a process only asks whether it may run.
-            "commandExecution" if !item.text("/processId").is_empty() => {
+            "commandExecution"
+                if !item.text("/processId").is_empty() || crate::planted::is("asked-is-run") =>
+            {
                 let line = steps::summary(&steps::command(item.text("/command")));
                 let running = self.turn.as_mut().map(|turn| &mut turn.commands);
                 running.into_iter().for_each(|commands| {

@@ -209,7 +209,7 @@ impl CodexSession {
         if self.is_stopping && self.stop_at.is_some() {
             return self.close();
         }
-        if self.sent.values().any(|sent| sent.is_steer) {
+        if self.sent.values().any(|sent| sent.is_steer) && !crate::planted::is("lost-steer") {
             self.look_for_sent();
         }
     }
