@@ -26,8 +26,9 @@
 //! | runner | the process that supervises one provider session and connects it to the relay |
 //! | agent | what people write to: a name at the relay, served by a runner |
 //! | orchestrator | a service that starts, inspects and stops runners on a host |
-//! | provider | the program that a runner supervises: Claude Code, or one that speaks ACP |
-//! | transport | how a provider is talked to: its streams; for Claude Code tmux or terminal too |
+//! | provider | the program that a runner supervises: Claude Code, Codex, or one that speaks ACP |
+//! | transport | how a provider is talked to: its streams or its server; a terminal for some |
+//! | window | the program of a provider for a person, beside the session that its server holds |
 //! | conversation | what a provider remembers under one id, over restarts of its process |
 //! | session | a provider process with its conversation; its machine is in `provider/<name>/` |
 //! | verb, session event | what a runner asks of a session, and what it reports |
