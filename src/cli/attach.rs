@@ -49,6 +49,10 @@ pub fn attach(options: &Attach) -> Outcome {
         command.env(name, value.as_str().unwrap_or_default());
     }
     if options.read_only {
+        if *program != "tmux" {
+            let text = format!("the window of {program} cannot be opened without typing");
+            return Err(Failure::usage(text));
+        }
         command.arg("-r");
     }
     let error = command.exec();

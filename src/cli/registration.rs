@@ -158,7 +158,13 @@ fn registration_meta(chosen: &Chosen, started_at: i64) -> Map<String, Value> {
             "session": {"approvalMode": approval, "fileRead": true, "fileWrite": writes, "shell": writes,
                         "source": "runtime", "confidence": "reported", "lastUpdatedAt": started_at},
             "context": {"compact": steers, "clear": steers, "inject": true},
-            "terminal": if transport == Transport::Tmux { json!({"live": {"read": true, "write": true}}) } else { Value::Null },
+            "terminal": match transport {
+                Transport::Tmux => json!({"live": {"read": true, "write": true}}),
+                _ if chosen.provider.capabilities.takes_guests => {
+                    json!({"attach": {"create": true, "read": true, "write": true, "detach": true}})
+                }
+                _ => Value::Null,
+            },
             "source": "runtime", "confidence": "reported", "lastUpdatedAt": started_at,
         },
     });

@@ -23,6 +23,10 @@ pub const RESTART_MARK: &str = "[agent-relay] The session was restarted";
 /// Name of the one session in a terminal server of ours; the server's socket tells agents apart.
 pub const TERMINAL_SESSION: &str = "agent";
 
+/// The fact that tells how a person opens a window on the session: a record with `command` and
+/// `env`.
+pub const GUEST_WINDOW: &str = "window";
+
 /// What the sessions of a provider can do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct SessionCapabilities {
@@ -34,6 +38,8 @@ pub struct SessionCapabilities {
     pub tracks_turns: bool,
     /// It can be told to compact its conversation and to begin a new one.
     pub changes_context: bool,
+    /// A person can open a window on it from anywhere on this machine, see [`GUEST_WINDOW`].
+    pub takes_guests: bool,
 }
 
 /// What the agent asks of a session. Each verb but `Open` and `Deliver` is answered by

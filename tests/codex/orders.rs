@@ -37,6 +37,8 @@ fn machine(mode: ApprovalMode, window: bool) -> Played {
         thread: thread.as_object().cloned().unwrap_or_default(),
         name: "a".into(),
         nonce: "01234567-0".into(),
+        program: "codex".into(),
+        env: Default::default(),
         has_window: window,
     };
     Played {

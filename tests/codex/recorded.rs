@@ -83,6 +83,8 @@ impl Recorded {
             thread: thread.as_object().cloned().unwrap_or_default(),
             name: "demo".into(),
             nonce: "01234567-89ab-4cde-8f01-23456789abcd".into(),
+            program: "codex".into(),
+            env: Default::default(),
             has_window: false,
         };
         Recorded {

@@ -114,7 +114,16 @@ fn a_message_is_answered_and_the_stop_leaves_nothing() {
     let mut codex = Codex::start("codex-simple");
     let first = codex.machine.send("a", "one");
     assert_eq!(codex.answered(first), "done one");
-    assert_eq!(codex.machine.status("a")["providerProcess"]["delivery"], "exactly once");
+    let status = codex.machine.status("a");
+    assert_eq!(status["providerProcess"]["delivery"], "exactly once");
+    // Whoever wants to look at it opens the server's own window.
+    let spec: Value =
+        serde_json::from_str(&codex.machine.ok(&["attach", "a", "--json"])).expect("JSON");
+    let thread = status["providerProcess"]["session"].as_str().expect("a thread");
+    let words: Vec<&str> =
+        spec["command"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    assert_eq!(words[1..3], ["resume", "--remote"]);
+    assert!(words[3].starts_with("unix://") && words[4] == thread, "{words:?}");
     let late = codex.machine.send("a", "sleep:60000 two");
     codex.machine.wait_status("a", "busy");
     wait_for("the message to arrive", 30, || codex.delivered().contains_key(&late).then_some(()));

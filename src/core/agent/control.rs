@@ -9,7 +9,7 @@ use super::event::{ControlRequest, StopReason};
 use super::stop::Why;
 use crate::core::http::GateCommand;
 use crate::core::ids::Ticket;
-use crate::core::session::TERMINAL_SESSION;
+use crate::core::session::{GUEST_WINDOW, TERMINAL_SESSION};
 use crate::core::time::Now;
 
 impl Agent {
@@ -60,22 +60,23 @@ impl Agent {
         }
     }
 
-    /// How a person attaches to the provider's terminal.
+    /// How a person attaches to the provider's terminal, or opens a window on its session.
     fn attach_spec(&self) -> (u16, Value) {
-        match &self.supervisor.terminal {
-            _ if !self.supervisor.is_alive() => {
-                (409, json!({"error": "provider process is unavailable"}))
-            }
-            None => (409, json!({"error": "provider does not support terminal attach"})),
-            Some(socket) => {
-                let command =
-                    ["tmux", "-u", "-S", socket, "attach-session", "-t", TERMINAL_SESSION];
-                let cwd = self.config.registration.meta.get("cwd");
-                (
-                    200,
-                    json!({"mode": "guest", "provider": self.config.provider, "cwd": cwd, "command": command, "env": {}, "title": self.config.agent_id}),
-                )
-            }
+        if !self.supervisor.is_alive() {
+            return (409, json!({"error": "provider process is unavailable"}));
         }
+        let terminal = self.supervisor.terminal.as_ref().map(|socket| {
+            let command = ["tmux", "-u", "-S", socket, "attach-session", "-t", TERMINAL_SESSION];
+            json!({"command": command, "env": {}})
+        });
+        let Some(how) = terminal.or_else(|| self.status.fact(GUEST_WINDOW).cloned()) else {
+            return (409, json!({"error": "provider does not support terminal attach"}));
+        };
+        let cwd = self.config.registration.meta.get("cwd");
+        let spec = json!({
+            "mode": "guest", "provider": self.config.provider, "cwd": cwd,
+            "command": how["command"], "env": how["env"], "title": self.config.agent_id
+        });
+        (200, spec)
     }
 }

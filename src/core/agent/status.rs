@@ -60,6 +60,11 @@ impl Publisher {
         self.dirty = true;
     }
 
+    /// What the session tells of itself under that name.
+    pub fn fact(&self, name: &str) -> Option<&Value> {
+        self.facts.get(name)
+    }
+
     /// The session has said that what was handed over waits, and for what.
     pub fn waits_to_deliver(&self) -> bool {
         self.facts.get("delivery").is_some_and(Value::is_string)

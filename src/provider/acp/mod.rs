@@ -29,6 +29,7 @@ pub const PROVIDER: Provider = Provider {
         takes_urgent: false,
         tracks_turns: false,
         changes_context: false,
+        takes_guests: false,
     },
     check_args: |_| None,
     approval_timeout: Duration::from_secs(600),

@@ -34,6 +34,7 @@ pub const PROVIDER: Provider = Provider {
         takes_urgent: true,
         tracks_turns: true,
         changes_context: true,
+        takes_guests: false,
     },
     check_args,
     approval_timeout: APPROVAL_TIMEOUT_MAX,

@@ -81,6 +81,8 @@ pub fn plan(
         thread: thread(request),
         name: request.session.agent.clone(),
         nonce: conversation.fresh.to_string(),
+        program: program(request),
+        env: own_home.iter().map(|home| ("CODEX_HOME".to_string(), home.clone())).collect(),
         has_window: request.transport == Transport::Terminal,
     };
     Ok(LaunchPlan {
@@ -96,9 +98,13 @@ pub fn plan(
     })
 }
 
+fn program(request: &LaunchRequest) -> String {
+    request.command.clone().unwrap_or_else(|| "codex".into())
+}
+
 fn arguments(request: &LaunchRequest, socket: &str) -> Vec<String> {
-    let program = request.command.clone().unwrap_or_else(|| "codex".into());
-    let mut all = vec![program, "app-server".into(), "--listen".into(), format!("unix://{socket}")];
+    let mut all =
+        vec![program(request), "app-server".into(), "--listen".into(), format!("unix://{socket}")];
     let mut set = |key: &str, value: &str| all.extend(["-c".into(), format!("{key}={value}")]);
     // Else an urgent message would cut the answer that is being written.
     set("features.instant_interrupt", "false");

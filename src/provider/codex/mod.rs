@@ -29,6 +29,7 @@ pub const PROVIDER: Provider = Provider {
         takes_urgent: true,
         tracks_turns: true,
         changes_context: true,
+        takes_guests: true,
     },
     check_args,
     approval_timeout: APPROVAL_TIMEOUT,

@@ -70,6 +70,10 @@ pub struct ServerStart {
     pub name: String,
     /// Fresh UUID of this start.
     pub nonce: String,
+    /// The server's program, and what it needs besides, for whoever opens a window.
+    pub program: String,
+    /// Its own variables.
+    pub env: BTreeMap<String, String>,
     /// A person wants the server's own window in the terminal that we were started in.
     pub has_window: bool,
 }

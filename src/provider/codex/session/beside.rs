@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{CodexSession, Request};
 use crate::core::ids::VerbNumber;
-use crate::core::session::{Output, SessionEvent};
+use crate::core::session::{GUEST_WINDOW, Output, SessionEvent};
 use crate::core::time::{Now, Tick};
 use crate::provider::codex::frames::{Item, Notice};
 use crate::provider::codex::steps;
@@ -142,15 +142,19 @@ impl CodexSession {
 
     // ---- window
 
-    /// Opens the server's own window on the thread, where a person wants one.
+    /// Opens the server's own window on the thread, where a person wants one, and tells how it is
+    /// opened elsewhere.
     pub(super) fn open_window(&mut self) {
+        let address = format!("unix://{}", self.start.socket);
+        let words = ["resume", "--remote", &address, &self.thread];
+        let arguments = words.map(String::from).to_vec();
+        let program = self.start.program.clone();
+        let command: Vec<&String> = [&program].into_iter().chain(&arguments).collect();
+        self.fact(GUEST_WINDOW, json!({"command": command, "env": self.start.env}));
         if !self.start.has_window {
             return;
         }
         self.window.is_open = true;
-        let address = format!("unix://{}", self.start.socket);
-        let words = ["resume", "--remote", &address, &self.thread];
-        let arguments = words.map(String::from).to_vec();
         self.out.push(Output::StartForeground { arguments });
     }
 
