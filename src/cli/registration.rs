@@ -139,7 +139,9 @@ fn registration_meta(chosen: &Chosen, started_at: i64) -> Map<String, Value> {
     let mode =
         workspace.as_ref().and_then(|w| w.get("requestedMode").or_else(|| w.get("mode"))).cloned();
     let writes = chosen.approval != ApprovalMode::ReadOnly;
-    let steers = chosen.provider.capabilities.changes_context && transport != Transport::Terminal;
+    // A server is told, also while a person has its window; a terminal of his is not typed into.
+    let told = transport != Transport::Terminal || chosen.provider.capabilities.takes_guests;
+    let steers = chosen.provider.capabilities.changes_context && told;
     let meta = json!({
         "package": {"name": "agent-relay-runner", "version": VERSION},
         "version": VERSION, "provider": provider, "model": model, "effort": effort,
