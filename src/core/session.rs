@@ -94,6 +94,8 @@ pub enum Verb {
     },
     /// The hook that waited has gone.
     HookGone { ticket: Ticket },
+    /// Somebody was told how to open a window on the session, and may be there from now on.
+    Guest,
     /// Say whether a turn runs. Whoever hosts the process tells its [`Signs`] too.
     Probe,
     /// Prepare for the end: no new turns, close the input.

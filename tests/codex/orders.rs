@@ -1,5 +1,7 @@
 //! Orders of events that no recording has: what the server refuses, loses or says late.
 
+mod missed;
+
 use std::time::Duration;
 
 use agent_relay::core::ids::{BatchNumber, VerbNumber};

@@ -194,6 +194,7 @@ impl Recorded {
             "thread/name/set" | "thread/unsubscribe" | "thread/backgroundTerminals/clean" => {
                 Some(json!({}))
             }
+            "thread/backgroundTerminals/list" => Some(json!({"data": null})),
             "thread/turns/list" => {
                 let turns: Vec<Value> = self.turns.iter().rev().cloned().collect();
                 Some(json!({"data": turns, "nextCursor": null}))

@@ -2,7 +2,9 @@
 //! (`tests/agents/codex`) and misbehaves on demand. What reached its model is the judge.
 
 mod chaos;
+mod lives;
 mod second;
+mod starts;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -28,9 +30,11 @@ fn program() -> PathBuf {
 }
 
 impl Codex {
-    fn start(name: &str) -> Codex {
+    /// Hub and settings; nothing runs yet. Faults of the program stand in its environment.
+    fn prepared(name: &str, faults: &[(&str, &str)]) -> Codex {
         let machine = Machine::new(name);
-        let env = json!({"FAKE_STATE": machine.home.join("fake").to_string_lossy()});
+        let mut env = json!({"FAKE_STATE": machine.home.join("fake").to_string_lossy()});
+        faults.iter().for_each(|(name, value)| env[name] = json!(value));
         let restart = json!({"firstMs": 50, "mostMs": 200, "exitsMax": 1000});
         let command = program().to_string_lossy().into_owned();
         let config = json!({"command": command, "env": env, "restart": restart});
@@ -38,10 +42,27 @@ impl Codex {
         std::fs::write(machine.home.join("providers/codex.json"), config.to_string())
             .expect("a file");
         let hub = machine.hub();
-        let mut codex = Codex { machine, _hub: hub, runner: None };
+        Codex { machine, _hub: hub, runner: None }
+    }
+
+    fn start(name: &str) -> Codex {
+        Codex::started(name, &[])
+    }
+
+    fn started(name: &str, faults: &[(&str, &str)]) -> Codex {
+        let mut codex = Codex::prepared(name, faults);
         codex.run();
         codex.machine.wait_status("a", "idle");
         codex
+    }
+
+    /// Another setting of the provider in the place of the usual one.
+    fn configure(&self, name: &str, value: Value) {
+        let file = self.machine.home.join("providers/codex.json");
+        let mut config: Value =
+            serde_json::from_slice(&std::fs::read(&file).expect("reads")).expect("JSON");
+        config[name] = value;
+        std::fs::write(&file, config.to_string()).expect("writes");
     }
 
     fn run(&mut self) {

@@ -229,6 +229,7 @@ impl Agent {
             | Verb::Decide { .. }
             | Verb::Hook { .. }
             | Verb::HookGone { .. }
+            | Verb::Guest
             | Verb::Probe
             | Verb::Stop => VERB_TIMEOUT,
         };

@@ -9,7 +9,7 @@ use super::event::{ControlRequest, StopReason};
 use super::stop::Why;
 use crate::core::http::GateCommand;
 use crate::core::ids::Ticket;
-use crate::core::session::{GUEST_WINDOW, TERMINAL_SESSION};
+use crate::core::session::{GUEST_WINDOW, TERMINAL_SESSION, Verb};
 use crate::core::time::Now;
 
 impl Agent {
@@ -61,7 +61,7 @@ impl Agent {
     }
 
     /// How a person attaches to the provider's terminal, or opens a window on its session.
-    fn attach_spec(&self) -> (u16, Value) {
+    fn attach_spec(&mut self) -> (u16, Value) {
         if !self.supervisor.is_alive() {
             return (409, json!({"error": "provider process is unavailable"}));
         }
@@ -72,6 +72,8 @@ impl Agent {
         let Some(how) = terminal.or_else(|| self.status.fact(GUEST_WINDOW).cloned()) else {
             return (409, json!({"error": "provider does not support terminal attach"}));
         };
+        let (_, order) = self.supervisor.verb(Verb::Guest);
+        self.commits.defer(order);
         let cwd = self.config.registration.meta.get("cwd");
         let spec = json!({
             "mode": "guest", "provider": self.config.provider, "cwd": cwd,

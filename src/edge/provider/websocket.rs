@@ -18,8 +18,10 @@ const UPGRADE_LIMIT: Duration = Duration::from_secs(2);
 const TEXT_BYTES_MAX: usize = 32 << 20;
 /// Bytes that wait for the provider before the connection counts as lost.
 const UNSENT_BYTES_MAX: usize = 8 << 20;
-/// Texts that are read at once, so that verbs are heard in a flood.
+/// Texts that are read at once, and their bytes: verbs are heard in a flood, and little of it is in
+/// memory.
 const TEXTS_AT_ONCE: usize = 64;
+const BYTES_AT_ONCE: usize = 1 << 20;
 
 /// A connection to the provider.
 pub struct Link {
@@ -70,9 +72,16 @@ impl Link {
         if let Err(lost) = self.flush() {
             return (seen, Err(lost));
         }
+        let mut bytes = 0;
         for _ in 0..TEXTS_AT_ONCE {
+            if bytes >= BYTES_AT_ONCE {
+                break;
+            }
             match self.socket.read() {
-                Ok(Message::Text(text)) => seen.push(Input::Text(text.as_str().to_string())),
+                Ok(Message::Text(text)) => {
+                    bytes += text.len();
+                    seen.push(Input::Text(text.as_str().to_string()));
+                }
                 // A pong may be waiting; all else says nothing.
                 Ok(_) => self.unflushed = true,
                 Err(WsError::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {

@@ -243,7 +243,7 @@ impl AcpSession {
             Verb::Hook { ticket, .. } if ticket != Ticket::NOBODY => {
                 self.emit(SessionEvent::HookAnswer { ticket, answer: None })
             }
-            Verb::Hook { .. } | Verb::HookGone { .. } => {}
+            Verb::Hook { .. } | Verb::HookGone { .. } | Verb::Guest => {}
             Verb::Stop => {
                 self.queue.clear();
                 self.abort_approvals("the runner stops");

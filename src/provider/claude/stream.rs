@@ -247,7 +247,7 @@ impl StreamSession {
             Verb::Hook { ticket, .. } if ticket != Ticket::NOBODY => {
                 self.emit(SessionEvent::HookAnswer { ticket, answer: None })
             }
-            Verb::Hook { .. } | Verb::HookGone { .. } => {}
+            Verb::Hook { .. } | Verb::HookGone { .. } | Verb::Guest => {}
             Verb::Stop => {
                 self.queue.clear();
                 self.out.push(Output::CloseInput);

@@ -91,6 +91,10 @@ enum Request {
     History,
     /// Take up the thread again, after the connection or the thread was away.
     Rejoin,
+    /// The same for the thread of a subagent.
+    Child(String),
+    /// Which commands run.
+    Terminals,
     /// What became of the turn meanwhile.
     Reconcile,
     /// What became of texts that a turn did not take.
@@ -243,6 +247,7 @@ impl CodexSession {
                 self.emit(SessionEvent::HookAnswer { ticket, answer: None })
             }
             Verb::Hook { .. } | Verb::HookGone { .. } => {}
+            Verb::Guest => self.window.has_guests = true,
             Verb::Stop => self.on_stop(now),
         }
     }

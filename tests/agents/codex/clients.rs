@@ -9,6 +9,12 @@ use serde_json::{Value, json};
 use tungstenite::protocol::Role;
 use tungstenite::{Message, WebSocket};
 
+fn write_text(stream: &UnixStream, text: &str) {
+    let Ok(stream) = stream.try_clone() else { return };
+    let mut socket = WebSocket::from_raw_socket(stream, Role::Server, None);
+    let _ = socket.send(Message::text(text));
+}
+
 /// Who is connected, and what is asked of them.
 #[derive(Default)]
 pub struct Clients {
@@ -20,9 +26,7 @@ pub struct Clients {
 }
 
 fn write(stream: &UnixStream, frame: &Value) {
-    let Ok(stream) = stream.try_clone() else { return };
-    let mut socket = WebSocket::from_raw_socket(stream, Role::Server, None);
-    let _ = socket.send(Message::text(frame.to_string()));
+    write_text(stream, &frame.to_string());
 }
 
 impl Clients {
@@ -56,6 +60,11 @@ impl Clients {
     /// For all.
     pub fn tell(&self, frame: &Value) {
         self.all.lock().expect("a lock").values().for_each(|stream| write(stream, frame));
+    }
+
+    /// For all, whatever it is.
+    pub fn tell_text(&self, text: &str) {
+        self.all.lock().expect("a lock").values().for_each(|stream| write_text(stream, text));
     }
 
     /// All connections break.

@@ -3,8 +3,12 @@
 //! the process; `said.jsonl` there holds every message that reached the model, once for each turn.
 //!
 //! What a message says is what its turn does: `sleep:MS`, `ask:COMMAND`, `flood:MIB`, `fail`,
-//! `drop` (all connections break), `die` (the process ends at once).
+//! `drop` (all connections break), `vanish` (the process ends at once and its threads are gone from
+//! disk, once), `child:MS` and `back:MS` (a subagent, a command that outlive the turn), `late` (what
+//! belongs to a turn comes behind its end), `half` (frames that are no proper JSON).
+//! FAKE_REFUSES is what the first attempt to load a thread is refused with.
 
+mod behind;
 mod clients;
 mod threads;
 
@@ -86,6 +90,11 @@ impl Server {
             "account/read" => Ok(json!({"account": null, "requiresOpenaiAuth": false})),
             "thread/start" => Ok(json!({"thread": {"id": threads.begin()}, "model": "fake"})),
             "thread/resume" => {
+                if let Ok(why) = std::env::var("FAKE_REFUSES")
+                    && threads.is_first_time("refused")
+                {
+                    return Err(why);
+                }
                 threads.resume(&thread)?;
                 Ok(json!({"thread": {"id": thread}, "model": "fake"}))
             }
@@ -151,7 +160,7 @@ impl Server {
     }
 
     /// Carries out what the texts of a turn say.
-    fn work(&self, thread: &str, turn: &str, first: Value) -> &'static str {
+    fn work(self: &Arc<Server>, thread: &str, turn: &str, first: Value) -> &'static str {
         let mut said = Some(first);
         while let Some(params) = said {
             self.say(thread, turn, &params);
@@ -170,7 +179,11 @@ impl Server {
                     "ask" => self.ask(thread, turn, value),
                     "flood" => self.flood(thread, turn, value.parse().unwrap_or(1)),
                     "drop" => self.clients.drop_all(),
-                    "die" => std::process::exit(1),
+                    "vanish" => self.vanish(),
+                    "child" => self.child(thread, turn, value.parse().unwrap_or(1)),
+                    "back" => self.back(thread, turn, value.parse().unwrap_or(1)),
+                    "late" => self.late(thread, turn),
+                    "half" => self.half(thread, turn),
                     "fail" => return "failed",
                     _ => {}
                 }

@@ -75,6 +75,18 @@ impl Threads {
         self.save(thread);
     }
 
+    /// True once for each name, whatever ends meanwhile.
+    pub fn is_first_time(&self, name: &str) -> bool {
+        std::fs::File::create_new(self.folder.join(name)).is_ok()
+    }
+
+    /// No thread stands on disk any more.
+    pub fn forget_all(&self) {
+        for id in self.all.keys() {
+            let _ = std::fs::remove_file(self.folder.join(format!("{id}.thread")));
+        }
+    }
+
     fn save(&self, thread: &str) {
         if !self.kept.iter().any(|kept| kept == thread) {
             return;

@@ -146,6 +146,7 @@ impl TuiSession {
                 self.on_hook(now, ticket, &event, &payload, at);
             }
             Verb::HookGone { ticket } => self.approvals.on_hook_gone(ticket, &mut self.out),
+            Verb::Guest => {} // whoever is at the terminal sees what we see
             Verb::Stop => {
                 self.sender.stop();
                 self.approvals.stop(&mut self.out);

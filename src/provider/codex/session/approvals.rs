@@ -137,7 +137,8 @@ impl CodexSession {
         let is_attended = self.window.is_open();
         let Some(ask) = Ask::read(method, params, item.as_ref()) else {
             let name = one_line(method, 100);
-            if is_attended {
+            // An answer decides for everybody, an error too.
+            if is_attended || self.window.has_guests {
                 return self.warn(format!("left to the window: a request {name:?} of the server"));
             }
             self.warn(format!("refused a request {name:?} of the server, which is not known here"));
@@ -205,7 +206,7 @@ impl CodexSession {
             (ask.command_allowed(verdict.decision), &mut self.turn)
             && turn.id == ask.turn()
         {
-            turn.commands.insert(item, line);
+            turn.note_command(&item, &line);
         }
         self.send(&jsonrpc::result(request, answer.result));
         if answer.interrupts {

@@ -10,14 +10,14 @@ use super::{CodexSession, Request};
 use crate::core::ids::VerbNumber;
 use crate::core::session::{GUEST_WINDOW, Output, SessionEvent};
 use crate::core::time::{Now, Tick};
-use crate::provider::codex::frames::{Item, Notice};
+use crate::provider::codex::frames::{Item, Notice, text};
 use crate::provider::codex::steps;
 use crate::provider::jsonrpc::RpcError;
 
-/// Subagents that are remembered.
+/// Subagents that are remembered; of more, those that do not work are forgotten.
 const CHILDREN_MAX: usize = 64;
-/// Commands that outlived their turn and are remembered.
-const COMMANDS_MAX: usize = 64;
+/// Commands of a turn, and those that outlived theirs, that are remembered.
+pub(super) const COMMANDS_MAX: usize = 64;
 /// A window that breaks is opened again, so often within [`BREAKS_WITHIN`].
 const BREAKS_MAX: usize = 3;
 const BREAKS_WITHIN: Duration = Duration::from_secs(60);
@@ -36,6 +36,8 @@ pub(super) struct Beside {
 pub(super) struct Window {
     is_open: bool,
     breaks: VecDeque<Tick>,
+    /// Somebody was told how to open another one elsewhere.
+    pub has_guests: bool,
 }
 
 impl Window {
@@ -60,8 +62,12 @@ impl CodexSession {
         let ids = many.into_iter().flatten().filter_map(Value::as_str);
         let ids: Vec<String> = ids.chain([item.text("/agentThreadId")]).map(String::from).collect();
         for id in ids.into_iter().filter(|id| !id.is_empty() && *id != self.thread) {
-            if self.beside.children.len() < CHILDREN_MAX {
-                self.beside.children.entry(id).or_insert_with(|| (label.clone(), false));
+            let children = &mut self.beside.children;
+            if children.len() >= CHILDREN_MAX && !children.contains_key(&id) {
+                children.retain(|_, (_, works)| *works);
+            }
+            if children.len() < CHILDREN_MAX {
+                children.entry(id).or_insert_with(|| (label.clone(), false));
             }
         }
     }
@@ -84,11 +90,30 @@ impl CodexSession {
             Notice::Closed => false,
             _ => return,
         };
+        self.set_works(thread, works);
+    }
+
+    fn set_works(&mut self, thread: &str, works: bool) {
         let Some((label, worked)) = self.beside.children.get_mut(thread) else { return };
         if std::mem::replace(worked, works) != works {
             let (id, label) = (thread.to_string(), label.clone());
             self.emit(SessionEvent::Work { kind: "subagent", id, label, runs: works });
         }
+    }
+
+    /// Hears of the threads again that worked when the connection broke: they may be over, or ask.
+    pub(super) fn rejoin_children(&mut self) {
+        let children = self.beside.children.iter().filter(|(_, (_, works))| *works);
+        let working: Vec<String> = children.map(|(id, _)| id.clone()).collect();
+        for id in working {
+            let params = json!({"threadId": id, "excludeTurns": true});
+            self.request(Request::Child(id), "thread/resume", params);
+        }
+    }
+
+    pub(super) fn on_child(&mut self, thread: &str, result: Result<Value, RpcError>) {
+        let is_active = |reply: &Value| text(reply, "/thread/status/type") == "active";
+        self.set_works(thread, result.is_ok_and(|reply| is_active(&reply)));
     }
 
     // ---- commands
@@ -101,6 +126,7 @@ impl CodexSession {
                 self.emit(SessionEvent::Work { kind: "shell", id, label, runs: true });
             }
         }
+        self.ask_terminals();
     }
 
     pub(super) fn on_command_done(&mut self, item: &Item) {
@@ -111,6 +137,27 @@ impl CodexSession {
             let id = item.id.clone();
             self.emit(SessionEvent::Work { kind: "shell", id, label, runs: false });
         }
+    }
+
+    /// Asks which commands still run: the end of one may have been missed.
+    pub(super) fn ask_terminals(&mut self) {
+        if !self.beside.commands.is_empty() {
+            let params = json!({"threadId": self.thread});
+            self.request(Request::Terminals, "thread/backgroundTerminals/list", params);
+        }
+    }
+
+    pub(super) fn on_terminals(&mut self, result: Result<Value, RpcError>) {
+        // Of a page that is not the last one nothing is missing for sure.
+        let is_whole = |reply: &Value| reply.get("nextCursor").is_none_or(Value::is_null);
+        let Some(reply) = result.ok().filter(is_whole) else { return };
+        let Some(all) = reply.get("data").and_then(Value::as_array) else { return };
+        let runs = |item: &String| all.iter().any(|command| text(command, "/itemId") == item);
+        let (run, over) =
+            std::mem::take(&mut self.beside.commands).into_iter().partition(|(item, _)| runs(item));
+        self.beside.commands = over;
+        self.end_commands();
+        self.beside.commands = run;
     }
 
     /// Ends the commands that earlier turns left behind.
@@ -128,15 +175,20 @@ impl CodexSession {
         self.answer(verb, result.map(|_| done).map_err(|error| error.text));
     }
 
+    /// The thread was put away, and what it had left running with it.
+    pub(super) fn end_commands(&mut self) {
+        for (id, label) in std::mem::take(&mut self.beside.commands) {
+            self.emit(SessionEvent::Work { kind: "shell", id, label, runs: false });
+        }
+    }
+
     /// The thread is left, with all that worked for it.
     pub(super) fn leave_all(&mut self) {
-        let Beside { children, commands } = std::mem::take(&mut self.beside);
-        let works = children.into_iter().filter(|(_, (_, works))| *works);
-        let threads = works.map(|(id, (label, _))| ("subagent", id, label));
-        let commands = commands.into_iter().map(|(id, label)| ("shell", id, label));
-        let all: Vec<_> = threads.chain(commands).collect();
-        for (kind, id, label) in all {
-            self.emit(SessionEvent::Work { kind, id, label, runs: false });
+        self.end_commands();
+        for (id, (label, works)) in std::mem::take(&mut self.beside.children) {
+            if works {
+                self.emit(SessionEvent::Work { kind: "subagent", id, label, runs: false });
+            }
         }
     }
 

@@ -163,5 +163,8 @@ impl CodexSession {
             ContextCommand::Clear => "the session did not come to it in time".into(),
         };
         self.answer(late.verb, Err(why));
+        if late.has_begun && late.command == ContextCommand::Compact {
+            self.send_interrupt(); // what waits for its end shall not wait for ever
+        }
     }
 }

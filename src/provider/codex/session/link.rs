@@ -132,6 +132,8 @@ impl CodexSession {
             Ok(_) => {
                 self.is_loaded = true;
                 self.approvals.expect_again(now);
+                self.rejoin_children();
+                self.ask_terminals();
                 self.look_for_missed();
             }
             Err(error) => {
@@ -165,10 +167,7 @@ impl CodexSession {
         }
         self.settle_sent(&turns);
         match runs {
-            Some(turn) => {
-                self.begin_turn("the server's record shows a running turn");
-                self.name_turn(&turn.id);
-            }
+            Some(turn) => self.take_up_turn(&turn.id, "the server's record shows a running turn"),
             None => self.end_by_record(&turns),
         }
         self.next_text();

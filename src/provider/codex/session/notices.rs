@@ -49,6 +49,8 @@ impl CodexSession {
             Request::Load => self.on_loaded(result),
             Request::History => self.on_history(result),
             Request::Rejoin => self.on_rejoined(now, result),
+            Request::Child(thread) => self.on_child(&thread, result),
+            Request::Terminals => self.on_terminals(result),
             Request::Reconcile => self.on_missed(now, result),
             Request::Lookup => self.on_lookup(now, result),
             Request::Turn(id) => self.on_turn_reply(now, id, result),
@@ -115,6 +117,7 @@ impl CodexSession {
     /// The server has put the thread away; it comes back when it is asked for.
     fn on_unloaded(&mut self, _: Now) {
         self.is_loaded = false;
+        self.end_commands();
         self.rejoin();
     }
 
@@ -139,10 +142,7 @@ impl CodexSession {
                 if !item.text("/processId").is_empty() || crate::planted::is("asked-is-run") =>
             {
                 let line = steps::summary(&steps::command(item.text("/command")));
-                let running = self.turn.as_mut().map(|turn| &mut turn.commands);
-                running.into_iter().for_each(|commands| {
-                    commands.insert(item.id.clone(), line.clone());
-                });
+                self.turn.iter_mut().for_each(|turn| turn.note_command(&item.id, &line));
             }
             _ => {}
         }

@@ -11,6 +11,7 @@ use crate::provider::codex::frames::{TurnRecord, text};
 use crate::provider::codex::history::History;
 use crate::provider::codex::{LOGIN_CURE, older_than_oldest};
 use crate::provider::jsonrpc::RpcError;
+use crate::provider::launch::LostConversation;
 
 /// The server listens 0.2 to 1 s after its start; a busy machine may take longer.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(60);
@@ -173,7 +174,9 @@ impl CodexSession {
 
     fn opened(&mut self) {
         let wanted = self.wanted().to_vec();
-        let how = match (self.opening.is_new, self.opening.lost.take()) {
+        let lost = self.opening.lost.take();
+        let told = lost.clone().map(|why| LostConversation { why, is_empty: true });
+        let how = match (self.opening.is_new, lost) {
             (true, Some(why)) if wanted.is_empty() => OpenMode::Lost(why),
             // What has no record holds nothing of what was sent.
             (true, Some(_)) => OpenMode::Loaded(vec![DeliveryOutcome::Unseen; wanted.len()]),
@@ -188,6 +191,7 @@ impl CodexSession {
         let model = self.opening.model.take().filter(|model| !model.is_empty());
         self.facts.extend(model.iter().map(|model| ("model", json!(model))));
         self.emit(SessionEvent::Opened(Opened { session, how, agent, model, has_evidence: true }));
+        told.into_iter().flat_map(|lost| lost.events()).for_each(|event| self.emit(event));
         let setting = |name: &str| text(&self.start.thread[name], "").to_string();
         let mode = format!("{} in {}", setting("approvalPolicy"), setting("sandbox"));
         self.fact("mode", json!(mode));
@@ -196,9 +200,9 @@ impl CodexSession {
     }
 }
 
-/// The thread is not there, as opposed to all that may pass.
+/// The thread is not there or cannot be read, as opposed to all that may pass.
 pub(super) fn is_unknown_thread(error: &RpcError) -> bool {
-    ["no rollout found", "thread not found", "not found"]
+    ["no rollout found", "thread not found", "not found", "failed to read session metadata"]
         .iter()
         .any(|text| error.text.contains(text))
 }

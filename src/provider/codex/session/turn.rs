@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::beside::COMMANDS_MAX;
 use super::{CodexSession, Request};
 use crate::core::ids::{BatchNumber, VerbNumber};
 use crate::core::limits::REPLY_BODY_BYTES_MAX;
@@ -19,8 +20,9 @@ use crate::provider::text::push_bounded;
 const INTERRUPT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The same before a stop, which must not wait long.
 pub(super) const STOP_TIMEOUT: Duration = Duration::from_secs(1);
-/// Messages of one turn that are remembered.
+/// Messages of one turn that are remembered, and their bytes.
 const MESSAGES_MAX: usize = 256;
+const MESSAGES_BYTES_MAX: usize = 4 << 20;
 /// Turns that ended lately and may still be told of.
 const ENDED_MAX: usize = 16;
 
@@ -68,6 +70,18 @@ impl Turn {
         !self.id.is_empty()
     }
 
+    /// A command runs in it.
+    pub fn note_command(&mut self, item: &str, line: &str) {
+        if self.commands.len() < COMMANDS_MAX {
+            self.commands.insert(item.into(), line.into());
+        }
+    }
+
+    /// Neither the server nor its record has told of it yet.
+    fn is_awaited(&self, newest: Option<&TurnRecord>) -> bool {
+        !self.is_told && newest.is_none_or(|newest| newest.id != self.id)
+    }
+
     pub fn can_be_steered(&self) -> bool {
         self.is_told && self.is_known() && !self.is_command && !self.takes_nothing
     }
@@ -76,7 +90,8 @@ impl Turn {
         if let Some(at) = self.messages.iter().position(|said| said.id == id) {
             return self.messages.get_mut(at);
         }
-        if self.messages.len() >= MESSAGES_MAX {
+        let kept = |all: &[Said]| all.iter().map(|said| said.text.len()).sum::<usize>();
+        while self.messages.len() >= MESSAGES_MAX || kept(&self.messages) > MESSAGES_BYTES_MAX {
             self.messages.remove(0);
         }
         let said = Said { id: id.into(), began_after: self.done, ..Said::default() };
@@ -156,7 +171,13 @@ impl CodexSession {
             };
             self.finish_turn(record, "the server began another turn");
         }
-        self.begin_turn("the server began a turn");
+        self.take_up_turn(id, "the server began a turn");
+        self.next_text();
+    }
+
+    /// The server is known to run this turn: it can be steered and interrupted.
+    pub(super) fn take_up_turn(&mut self, id: &str, evidence: &str) {
+        self.begin_turn(evidence);
         self.name_turn(id);
         if let Some(turn) = &mut self.turn {
             turn.is_told = true;
@@ -164,7 +185,6 @@ impl CodexSession {
         if self.interrupt.is_some() {
             self.send_interrupt();
         }
-        self.next_text();
     }
 
     pub(super) fn on_turn_completed(&mut self, record: TurnRecord) {
@@ -373,7 +393,7 @@ impl CodexSession {
                 _ if self.turn.is_none() => "idle",
                 Some(newest) if newest.status == TurnStatus::InProgress => "busy",
                 // Its beginning is still on its way.
-                _ if self.turn.as_ref().is_some_and(|turn| !turn.is_told) => "busy",
+                newest if self.turn.as_ref().is_some_and(|turn| turn.is_awaited(newest)) => "busy",
                 _ => {
                     self.end_by_record(&turns);
                     self.next_text();
