@@ -85,9 +85,10 @@ interop: need ## real agents from their packages (INTEROP_DIR), Claude Code amon
 
 PROVIDER ?= claude
 SEED ?= 1
-afternoon: need ## a long run of a real provider with kills, outages and interrupts: make afternoon PROVIDER=claude
+PART ?= 1
+afternoon: need ## a long run of a real provider with kills, outages and interrupts: make afternoon PROVIDER=claude (or codex; PART=10: a tenth)
 	@INTEROP_DIR="$(INTEROP_DIR)" sh tests/interop/install.sh
-	@INTEROP_DIR="$(abspath $(INTEROP_DIR))" AFTERNOON="$(PROVIDER)" AFTERNOON_SEED="$(SEED)" $(CARGO) test --locked --test interop -- --ignored --nocapture afternoon
+	@INTEROP_DIR="$(abspath $(INTEROP_DIR))" AFTERNOON="$(PROVIDER)" AFTERNOON_SEED="$(SEED)" AFTERNOON_PART="$(PART)" $(CARGO) test --locked --test interop -- --ignored --nocapture afternoon
 
 # What is installed below a prefix: $(call layout,binary,prefix,a binary that runs here)
 define layout

@@ -65,12 +65,13 @@ fn checked(events: &[SessionEvent], at: &str) -> BTreeMap<String, u32> {
 #[test]
 fn the_connection_may_break_behind_every_frame() {
     for path in recordings() {
-        let frames = Recorded::open(&path).frames();
-        let mut whole = Recorded::open(&path);
+        let lines = Recorded::lines(&path);
+        let mut whole = Recorded::of(&lines);
+        let frames = whole.frames();
         whole.play();
         let taken = checked(&whole.events, "whole");
         for cut in 1..=frames {
-            let mut recorded = Recorded::open(&path);
+            let mut recorded = Recorded::of(&lines);
             recorded.cut_after = Some(cut);
             recorded.play();
             let at = format!("{} cut behind {cut}", path.display());

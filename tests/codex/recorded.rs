@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
+use std::rc::Rc;
 use std::time::Duration;
 
 use agent_relay::core::ids::{BatchNumber, VerbNumber};
@@ -15,7 +16,7 @@ use serde_json::{Value, json};
 use crate::shown;
 
 /// A line of a recording.
-struct Line {
+pub struct Line {
     ours: bool,
     tick: Tick,
     client: String,
@@ -26,7 +27,7 @@ struct Line {
 pub struct Recorded {
     session: CodexSession,
     now: Now,
-    lines: Vec<Line>,
+    lines: Rc<Vec<Line>>,
     /// The client whose part the machine plays.
     client: String,
     is_open: bool,
@@ -56,6 +57,11 @@ fn text<'a>(of: &'a Value, at: &str) -> &'a str {
 
 impl Recorded {
     pub fn open(path: &Path) -> Recorded {
+        Recorded::of(&Recorded::lines(path))
+    }
+
+    /// A recording, read once for many machines.
+    pub fn lines(path: &Path) -> Rc<Vec<Line>> {
         let read = std::fs::read_to_string(path).expect("a recording");
         let line = |line: &str| {
             let line: Value = serde_json::from_str(line).expect("a recorded line");
@@ -66,7 +72,11 @@ impl Recorded {
                 frame: line["frame"].clone(),
             }
         };
-        let lines: Vec<Line> = read.lines().map(line).collect();
+        Rc::new(read.lines().map(line).collect())
+    }
+
+    /// A machine in front of it.
+    pub fn of(lines: &Rc<Vec<Line>>) -> Recorded {
         let settings = SessionSettings {
             agent: "demo".into(),
             cwd: "/workspace/demo".into(),
@@ -91,7 +101,7 @@ impl Recorded {
             session: CodexSession::new(settings, start),
             now: Now { tick: Tick(1_000_000), wall: Wall(0) },
             client: lines[0].client.clone(),
-            lines,
+            lines: lines.clone(),
             is_open: false,
             is_up: false,
             open: VecDeque::new(),
@@ -115,7 +125,7 @@ impl Recorded {
 
     /// Plays the whole recording.
     pub fn play(&mut self) {
-        let lines = std::mem::take(&mut self.lines);
+        let lines = self.lines.clone();
         let mut heard = 0;
         for (at, line) in lines.iter().enumerate() {
             self.now.tick = self.now.tick.max(line.tick);
@@ -132,7 +142,6 @@ impl Recorded {
                 self.reconnect();
             }
         }
-        self.lines = lines;
         self.input(Input::Closed);
     }
 

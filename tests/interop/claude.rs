@@ -10,6 +10,7 @@ mod tools;
 use agent_relay::os;
 use serde_json::{Value, json};
 
+use super::long::Subject;
 use super::model::Model;
 use super::support::{Machine, Running, pause, ran, wait_for};
 use super::{LONG, installed};
@@ -244,6 +245,67 @@ impl Session {
 
     pub fn keys(&self, keys: &[&str]) {
         self.tmux(&[&["send-keys", "-t", "agent"], keys].concat());
+    }
+}
+
+impl Subject for Session {
+    fn name(&self) -> &'static str {
+        self.transport
+    }
+
+    fn machine(&self) -> &Machine {
+        &self.machine
+    }
+
+    fn hub(&mut self) -> &mut Option<Running> {
+        &mut self.hub
+    }
+
+    fn run(&mut self) {
+        Session::run(self);
+    }
+
+    fn kill_provider(&self) {
+        Session::kill_provider(self);
+    }
+
+    fn kill_runner(&mut self) {
+        Session::kill_runner(self);
+    }
+
+    fn wait(&self, word: &str) {
+        Session::wait(self, word);
+    }
+
+    fn wait_asked(&self, mark: &str) {
+        Session::wait_asked(self, mark);
+    }
+
+    fn answer_of(&self, id: u64) -> String {
+        Session::answer_of(self, id)
+    }
+
+    fn settled(&self, ids: &[u64]) {
+        Session::settled(self, ids);
+    }
+
+    fn approval_id(&self) -> String {
+        self.approval()["approvalId"].as_str().expect("an id").to_string()
+    }
+
+    fn most(&self, mark: &str) -> usize {
+        self.model.most(mark)
+    }
+
+    fn escapes(&self) -> bool {
+        if self.transport == "tmux" {
+            self.keys(&["Escape"]);
+        }
+        self.transport == "tmux"
+    }
+
+    fn end(self) {
+        Session::end(self);
     }
 }
 

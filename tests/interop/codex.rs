@@ -1,6 +1,8 @@
 //! Codex from its package, through hub and runner: the real app server in front of a model server
 //! of our own, whose record is the judge.
 
+mod beside;
+mod evidence;
 mod responses;
 mod window;
 
@@ -9,16 +11,18 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use self::responses::Responses;
-use super::support::{Machine, Running, ran, wait_for};
+use super::long::{self, Subject};
+use super::support::{Machine, Running, pause, ran, wait_for};
 use super::{LONG, installed};
 
 /// One agent with everything that it needs.
-struct Session {
+pub struct Session {
     machine: Machine,
     model: Responses,
     hub: Option<Running>,
     runner: Option<Running>,
-    approval: &'static str,
+    /// Words of `run` besides the usual ones.
+    words: Vec<String>,
 }
 
 impl Session {
@@ -39,24 +43,28 @@ impl Session {
         );
         std::fs::create_dir_all(machine.home.join(".codex")).expect("a folder");
         std::fs::write(machine.home.join(".codex/config.toml"), config).expect("a file");
-        let restart = json!({"firstMs": 100, "mostMs": 500, "exitsMax": 50});
+        let restart = json!({"firstMs": 100, "mostMs": 500, "exitsMax": 1000});
         let env = json!({"HTTPS_PROXY": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9",
             "NO_PROXY": "127.0.0.1,localhost"});
         std::fs::create_dir_all(machine.home.join("providers")).expect("a folder");
         let settings = json!({"restart": restart, "env": env}).to_string();
         std::fs::write(machine.home.join("providers/codex.json"), settings).expect("a file");
         let hub = machine.hub();
-        Session { machine, model, hub: Some(hub), runner: None, approval }
+        let words = ["--approval", approval].map(String::from).to_vec();
+        Session { machine, model, hub: Some(hub), runner: None, words }
     }
 
-    fn start(name: &str, approval: &'static str) -> Session {
+    /// One that is ready.
+    pub fn start(name: &str, approval: &'static str) -> Session {
         let mut session = Session::prepared(name, approval);
         session.run();
         session
     }
 
     fn run(&mut self) {
-        let words = ["run", "codex", "--headless", "--agent-id", "a", "--approval", self.approval];
+        let usual = ["run", "codex", "--headless", "--agent-id", "a"];
+        let words = self.words.iter().map(String::as_str);
+        let words: Vec<&str> = usual.into_iter().chain(words).collect();
         self.runner = Some(self.machine.start(&words));
         self.machine.wait_status("a", "idle");
     }
@@ -80,14 +88,30 @@ impl Session {
         })
     }
 
+    /// Waits; on failure tells how everything stands.
+    #[track_caller]
+    fn waits<T>(&self, what: &str, look: impl FnMut() -> Option<T>) -> T {
+        let found =
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| wait_for(what, LONG, look)));
+        found.unwrap_or_else(|_| {
+            let (status, logs) = (self.machine.status("a"), self.machine.logs());
+            panic!("{what} does not come: {status}\n{:#?}\n{logs}", self.model.newest(6))
+        })
+    }
+
     #[track_caller]
     fn answered(&self, id: u64) -> String {
-        let answer = wait_for(&format!("an answer to #{id}"), LONG, || self.answer(id));
+        let answer = self.waits(&format!("an answer to #{id}"), || self.answer(id));
         answer["body"].as_str().unwrap_or_default().to_string()
     }
 
+    #[track_caller]
+    fn is_asked(&self, text: &str) {
+        self.waits("the model to be asked", || self.model.is_asked(text).then_some(()));
+    }
+
     fn approval(&self) -> String {
-        let open = wait_for("an approval", LONG, || {
+        let open = self.waits("an approval", || {
             let open = self.machine.ok(&["approvals", "--json"]);
             open.lines().find_map(|line| serde_json::from_str::<Value>(line).ok())
         });
@@ -100,6 +124,73 @@ impl Session {
         let header = format!("[relay message #{id} from");
         assert_eq!(self.model.most(&header), 1, "#{id}\n{}", self.machine.logs());
         assert!(self.model.series(&header) <= 1, "#{id} began two turns");
+    }
+}
+
+impl Subject for Session {
+    fn name(&self) -> &'static str {
+        "codex"
+    }
+
+    fn machine(&self) -> &Machine {
+        &self.machine
+    }
+
+    fn hub(&mut self) -> &mut Option<Running> {
+        &mut self.hub
+    }
+
+    fn run(&mut self) {
+        Session::run(self);
+    }
+
+    fn kill_provider(&self) {
+        os::kill(os::process(self.pid()), Signal::KILL);
+    }
+
+    fn kill_runner(&mut self) {
+        let pid = self.pid();
+        self.runner = None;
+        let gone = || (!os::is_alive(os::process(pid))).then_some(());
+        wait_for("the end of its server", LONG, gone);
+    }
+
+    fn wait(&self, word: &str) {
+        self.waits(word, || (self.machine.status("a")["status"] == word).then_some(()));
+    }
+
+    fn wait_asked(&self, mark: &str) {
+        self.is_asked(mark);
+    }
+
+    fn answer_of(&self, id: u64) -> String {
+        self.answered(id)
+    }
+
+    fn settled(&self, ids: &[u64]) {
+        ids.iter().for_each(|id| drop(self.answered(*id)));
+    }
+
+    fn approval_id(&self) -> String {
+        self.approval()
+    }
+
+    fn most(&self, mark: &str) -> usize {
+        self.model.most(mark)
+    }
+
+    fn escapes(&self) -> bool {
+        false
+    }
+
+    /// Shut down; nothing of it is left but the hub.
+    fn end(self) {
+        let pid = self.pid();
+        self.machine.ok(&["command", "a", "shutdown"]);
+        wait_for("the end of the server", LONG, || {
+            let left = self.machine.left_over();
+            (!os::is_alive(os::process(pid)) && left.len() == 1).then_some(())
+        });
     }
 }
 
@@ -121,9 +212,9 @@ fn codex_talks_asks_and_is_steered() {
     let session = Session::start("codex", "guarded");
     step(began, "talks");
     let first = session.send("hello one");
-    assert_eq!(session.answered(first), "said one");
+    assert_eq!(session.answered(first), "Heard: hello one");
     let second = session.send("RUN:echo from-a-tool; two");
-    assert_eq!(session.answered(second), "said two");
+    assert!(session.answered(second).ends_with("two"));
     assert!(session.model.outputs().contains("from-a-tool"));
     step(began, "permissions");
     let outside = session.machine.home.with_file_name("outside");
@@ -131,7 +222,7 @@ fn codex_talks_asks_and_is_steered() {
         let id = session.send(&format!("ESC:touch {}; {decision}", outside.display()));
         let approval = session.approval();
         session.machine.ok(&["approvals", decision, &approval]);
-        assert_eq!(session.answered(id), format!("said {decision}"));
+        assert!(session.answered(id).ends_with(decision));
         assert_eq!(outside.exists(), there, "{decision}");
     }
     step(began, "the sandbox");
@@ -143,15 +234,15 @@ fn codex_talks_asks_and_is_steered() {
     step(began, "urgent");
     let main = session.send("SLOW main");
     session.machine.wait_status("a", "busy");
-    wait_for("the turn", LONG, || (session.model.most("SLOW main") > 0).then_some(()));
+    session.is_asked("SLOW main");
     let sent = session.machine.ok(&["send", "a", "--json", "--urgent", "joined"]);
     let sent: Value = serde_json::from_str(&sent).expect("JSON");
     let joined = sent["id"].as_u64().expect("an id");
-    assert_eq!(session.answered(main), "said joined");
+    assert_eq!(session.answered(main), "Heard: joined");
     session.once(joined);
     step(began, "interrupts");
     let cut = session.send("SLOW cut");
-    wait_for("the turn", LONG, || (session.model.most("SLOW cut") > 0).then_some(()));
+    session.is_asked("SLOW cut");
     session.machine.ok(&["command", "a", "interrupt"]);
     session.machine.wait_status("a", "idle");
     step(began, "errors");
@@ -161,16 +252,12 @@ fn codex_talks_asks_and_is_steered() {
     session.machine.ok(&["command", "a", "compact"]);
     session.machine.ok(&["command", "a", "clearContext"]);
     let last = session.send("after last");
-    assert_eq!(session.answered(last), "said last");
+    assert_eq!(session.answered(last), "Heard: after last");
     for id in [first, second, main, cut, last] {
         session.once(id);
     }
     step(began, "end");
-    let pid = session.pid();
-    session.machine.ok(&["command", "a", "shutdown"]);
-    wait_for("the end of the server", LONG, || {
-        (!os::is_alive(os::process(pid)) && session.machine.left_over().len() == 1).then_some(())
-    });
+    session.end();
 }
 
 /// Without a sandbox the tools of a session reach the relay as this agent.
@@ -196,9 +283,8 @@ fn codex_survives_kills_and_an_outage() {
         let header = format!("[relay message #{} from", ids[n]);
         match n {
             3 | 9 => {
-                wait_for("the turn", LONG, || (session.model.most(&header) > 0).then_some(()));
-                let pid = session.pid();
-                os::kill(os::process(pid), Signal::KILL);
+                session.is_asked(&header);
+                session.kill_provider();
             }
             6 | 12 => {
                 session.runner = None;
@@ -214,5 +300,15 @@ fn codex_survives_kills_and_an_outage() {
         session.answered(ids[n]);
     }
     ids.iter().for_each(|id| session.once(*id));
+    ran("codex-kills");
+}
+
+/// The same in random order, with interrupts and compactions.
+#[test]
+#[ignore = "make interop runs it"]
+fn codex_survives_bad_luck() {
+    let outcome = long::run(Session::start("codex-luck", "guarded"), long::SHORT, 1);
+    println!("interop: codex: {outcome:?}");
+    assert!(outcome.lost.is_empty() && outcome.twice.is_empty(), "{outcome:?}");
     ran("codex-kills");
 }

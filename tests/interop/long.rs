@@ -8,7 +8,37 @@ use agent_relay::core::rng::Rng;
 use serde_json::json;
 
 use super::claude::{Hooks, Session};
-use super::support::pause;
+use super::codex;
+use super::support::{Machine, Running, pause};
+
+/// A session of some provider with everything around it.
+pub trait Subject {
+    /// Name in what is printed.
+    fn name(&self) -> &'static str;
+    fn machine(&self) -> &Machine;
+    fn hub(&mut self) -> &mut Option<Running>;
+    /// Starts its runner and waits until it is idle.
+    fn run(&mut self);
+    fn kill_provider(&self);
+    /// Kills the runner; with it goes its provider.
+    fn kill_runner(&mut self);
+    fn wait(&self, word: &str);
+    fn wait_asked(&self, mark: &str);
+    fn answer_of(&self, id: u64) -> String;
+    fn settled(&self, ids: &[u64]);
+    /// The question that is open.
+    fn approval_id(&self) -> String;
+    /// The most often that a text stands in one request.
+    fn most(&self, mark: &str) -> usize;
+    /// Presses the key that ends a turn. False: there is no terminal.
+    fn escapes(&self) -> bool;
+    fn end(self);
+
+    fn asks(&self, text: &str) -> String {
+        let id = self.machine().send("a", text);
+        self.answer_of(id)
+    }
+}
 
 /// How much of each kind.
 #[derive(Debug, Clone, Copy)]
@@ -64,9 +94,8 @@ fn lucks(plan: Plan, rng: &mut Rng) -> Vec<Luck> {
 }
 
 /// Runs the plan; panics when something does not come.
-pub fn run(transport: &'static str, hooks: Hooks, plan: Plan, seed: u64) -> Outcome {
-    let restart = json!({"firstMs": 100, "mostMs": 500, "exitsMax": 1000});
-    let mut session = Session::start(transport, hooks, restart);
+pub fn run(mut session: impl Subject, plan: Plan, seed: u64) -> Outcome {
+    let name = session.name();
     let mut rng = Rng::new(seed);
     let began = Instant::now();
     let mut marks = Vec::new();
@@ -77,14 +106,14 @@ pub fn run(transport: &'static str, hooks: Hooks, plan: Plan, seed: u64) -> Outc
         if luck == Luck::Good && rng.below(6) == 0 {
             // Several at once.
             let more: Vec<String> = (0..3).map(|n| format!("MARK-{turn:04}-{n}.")).collect();
-            let ids: Vec<u64> = more.iter().map(|mark| session.machine.send("a", mark)).collect();
+            let ids: Vec<u64> = more.iter().map(|mark| session.machine().send("a", mark)).collect();
             marks.extend(more);
             session.settled(&ids);
         }
         session.wait("idle");
         if turn % 25 == 24 {
             println!(
-                "afternoon: {transport} seed {seed}: {} turns in {} s",
+                "afternoon: {name} seed {seed}: {} turns in {} s",
                 turn + 1,
                 began.elapsed().as_secs()
             );
@@ -93,58 +122,52 @@ pub fn run(transport: &'static str, hooks: Hooks, plan: Plan, seed: u64) -> Outc
     let mut outcome =
         Outcome { messages: marks.len(), seconds: began.elapsed().as_secs(), ..Default::default() };
     for mark in marks {
-        match session.model.most(&mark) {
+        match session.most(&mark) {
             0 => outcome.lost.push(mark),
             1 => {}
             _ => outcome.twice.push(mark),
         }
     }
     if !outcome.lost.is_empty() || !outcome.twice.is_empty() {
-        println!("{}", session.machine.logs());
+        println!("{}", session.machine().logs());
     }
     session.end();
     outcome
 }
 
-fn one_turn(session: &mut Session, luck: Luck, mark: &str, plan: Plan, rng: &mut Rng) {
+fn one_turn(session: &mut impl Subject, luck: Luck, mark: &str, plan: Plan, rng: &mut Rng) {
     match luck {
         Luck::Good if rng.below(4) == 0 => {
-            let id = session.machine.send("a", &format!("{mark} TOOL"));
-            let approval = session.approval();
-            session.machine.ok(&[
-                "approvals",
-                "approve",
-                approval["approvalId"].as_str().expect("id"),
-            ]);
+            let id = session.machine().send("a", &format!("{mark} TOOL"));
+            let approval = session.approval_id();
+            session.machine().ok(&["approvals", "approve", &approval]);
             session.answer_of(id);
         }
         Luck::Good => {
             let heard = session.asks(mark);
-            assert!(heard.contains(mark), "{mark}: {heard}\n{}", session.machine.logs());
+            assert!(heard.contains(mark), "{mark}: {heard}\n{}", session.machine().logs());
         }
         Luck::Interrupt => {
             let word = if rng.below(3) == 0 { "MUTE" } else { "HANG" };
-            let id = session.machine.send("a", &format!("{mark} {word}"));
+            let id = session.machine().send("a", &format!("{mark} {word}"));
             session.wait_asked(mark);
             session.wait("busy");
             pause(rng.below(300));
-            if session.transport == "tmux" && rng.below(2) == 0 {
-                session.keys(&["Escape"]);
-            } else {
-                session.machine.ok(&["command", "a", "interrupt"]);
+            if rng.below(2) == 1 || !session.escapes() {
+                session.machine().ok(&["command", "a", "interrupt"]);
             }
             session.answer_of(id);
         }
         Luck::Compact => {
             session.asks(mark);
             session.wait("idle");
-            session.machine.ok(&["command", "a", "compact"]);
+            session.machine().ok(&["command", "a", "compact"]);
         }
         Luck::ProviderKill | Luck::RunnerKill => {
             // Killed before it reached the model, a text that hangs would hang in the next life.
             let reached = rng.below(4) > 0;
             let word = if reached { "HANG" } else { "SLOW" };
-            let id = session.machine.send("a", &format!("{mark} {word}"));
+            let id = session.machine().send("a", &format!("{mark} {word}"));
             if reached {
                 session.wait_asked(mark);
             }
@@ -158,29 +181,36 @@ fn one_turn(session: &mut Session, luck: Luck, mark: &str, plan: Plan, rng: &mut
             session.answer_of(id);
         }
         Luck::Outage => {
-            let id = session.machine.send("a", &format!("{mark} SLOW"));
+            let id = session.machine().send("a", &format!("{mark} SLOW"));
             session.wait_asked(mark);
-            session.hub.take().expect("runs").kill();
+            session.hub().take().expect("runs").kill();
             pause(plan.outage_seconds * 1000);
-            session.hub = Some(session.machine.hub());
+            let hub = session.machine().hub();
+            *session.hub() = Some(hub);
             let heard = session.answer_of(id);
             assert!(heard.contains(mark), "{mark}: {heard}");
         }
     }
 }
 
+/// The plan of an ordinary run.
+pub const SHORT: Plan = Plan {
+    turns: 20,
+    interrupts: 2,
+    compactions: 1,
+    provider_kills: 2,
+    runner_kills: 2,
+    outages: 1,
+    outage_seconds: 2,
+};
+
+fn claude(transport: &'static str, hooks: Hooks) -> Session {
+    Session::start(transport, hooks, json!({"firstMs": 100, "mostMs": 500, "exitsMax": 1000}))
+}
+
 fn short(transport: &'static str, seed: u64) {
-    let plan = Plan {
-        turns: 20,
-        interrupts: 2,
-        compactions: 1,
-        provider_kills: 2,
-        runner_kills: 2,
-        outages: 1,
-        outage_seconds: 2,
-    };
     let hooks = if seed.is_multiple_of(3) { Hooks::NoPrompt } else { Hooks::All };
-    let outcome = run(transport, hooks, plan, seed);
+    let outcome = run(claude(transport, hooks), SHORT, seed);
     println!("interop: claude {transport} seed {seed}: {outcome:?}");
     assert!(outcome.lost.is_empty() && outcome.twice.is_empty(), "{outcome:?}");
 }
@@ -204,32 +234,43 @@ fn bad_luck_tmux_without_the_prompt_hook() {
     short("tmux", 3);
 }
 
-/// `make afternoon PROVIDER=claude`
+fn number(name: &str, otherwise: u64) -> u64 {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise)
+}
+
+/// `make afternoon PROVIDER=claude`; of a part of it (`PART=10`: a tenth) nothing is to be noted.
 #[test]
 #[ignore = "make afternoon runs it"]
 fn afternoon() {
-    assert_eq!(std::env::var("AFTERNOON").as_deref(), Ok("claude"), "AFTERNOON names the provider");
-    let seed = std::env::var("AFTERNOON_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
+    let (seed, part) = (number("AFTERNOON_SEED", 1), number("AFTERNOON_PART", 1).max(1));
+    let of = |whole: usize| whole.div_ceil(part as usize);
     let plan = Plan {
-        turns: 200,
-        interrupts: 50,
-        compactions: 20,
-        provider_kills: 20,
-        runner_kills: 20,
-        outages: 10,
-        outage_seconds: 60,
+        turns: of(200),
+        interrupts: of(50),
+        compactions: of(20),
+        provider_kills: of(20),
+        runner_kills: of(20),
+        outages: of(10),
+        outage_seconds: 60_u64.div_ceil(part),
     };
-    let both = ["stream", "tmux"]
-        .map(|transport| std::thread::spawn(move || run(transport, Hooks::All, plan, seed)));
-    for (transport, outcome) in ["stream", "tmux"].into_iter().zip(both) {
-        let outcome = outcome.join().expect("a run that ends");
-        println!(
-            "| claude {transport} | {seed} | {plan:?} | {} | {} | {} | {} s |",
-            outcome.messages,
-            outcome.lost.len(),
-            outcome.twice.len(),
-            outcome.seconds
-        );
+    let told = |name: &'static str, outcome: Outcome| {
+        let (messages, seconds) = (outcome.messages, outcome.seconds);
+        let (lost, twice) = (outcome.lost.len(), outcome.twice.len());
+        println!("| {name} | {seed} | {plan:?} | {messages} | {lost} | {twice} | {seconds} s |");
         assert!(outcome.lost.is_empty() && outcome.twice.is_empty(), "{outcome:?}");
+    };
+    match std::env::var("AFTERNOON").as_deref() {
+        Ok("claude") => {
+            let both = ["stream", "tmux"].map(|transport| {
+                std::thread::spawn(move || run(claude(transport, Hooks::All), plan, seed))
+            });
+            for (name, outcome) in ["claude stream", "claude tmux"].into_iter().zip(both) {
+                told(name, outcome.join().expect("a run that ends"));
+            }
+        }
+        Ok("codex") => {
+            told("codex", run(codex::Session::start("codex-long", "guarded"), plan, seed));
+        }
+        other => panic!("AFTERNOON names the provider, claude or codex: {other:?}"),
     }
 }

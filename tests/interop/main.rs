@@ -9,6 +9,7 @@ mod support;
 mod claude;
 mod codex;
 mod long;
+mod loops;
 mod model;
 mod versions;
 

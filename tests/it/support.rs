@@ -355,6 +355,13 @@ impl Machine {
         all
     }
 
+    /// Times that a runner told the relay that it is busy, by the log.
+    pub fn turns_begun(&self) -> usize {
+        let logs = std::fs::read_dir(self.home.join("logs")).expect("logs").flatten();
+        let text = logs.filter_map(|file| std::fs::read_to_string(file.path()).ok());
+        text.map(|text| text.matches(" status busy: ").count()).sum()
+    }
+
     /// Processes of this machine that still live.
     pub fn left_over(&self) -> Vec<ProcessRef> {
         os::processes_with_env("AGENT_RELAY_HOME", &self.home.to_string_lossy())

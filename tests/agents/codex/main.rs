@@ -4,8 +4,8 @@
 //!
 //! What a message says is what its turn does: `sleep:MS`, `ask:COMMAND`, `flood:MIB`, `fail`,
 //! `drop` (all connections break), `vanish` (the process ends at once and its threads are gone from
-//! disk, once), `child:MS` and `back:MS` (a subagent, a command that outlive the turn), `late` (what
-//! belongs to a turn comes behind its end), `half` (frames that are no proper JSON).
+//! disk, once), `child:MS` and `back:MS` (a subagent and a command that outlive the turn), `late`
+//! (what belongs to a turn comes behind its end), `half` (frames that are no proper JSON).
 //! FAKE_REFUSES is what the first attempt to load a thread is refused with.
 
 mod behind;

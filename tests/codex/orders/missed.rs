@@ -122,6 +122,26 @@ fn subagents_are_heard_again_with_their_questions() {
 }
 
 #[test]
+fn a_subagent_may_work_before_it_is_named() {
+    let mut played = opened(ApprovalMode::Guarded, false);
+    played.begin("k", "u");
+    let active = json!({"type": "active", "activeFlags": []});
+    for thread in ["foreign", "early"] {
+        let status = json!({"threadId": thread, "status": active});
+        played.notify("thread/status/changed", status);
+        played.notify("turn/started", json!({"threadId": thread, "turn": {"id": "c"}}));
+    }
+    played.told();
+    let item = json!({"type": "subAgentActivity", "id": "s", "agentPath": "/root/x", "agentThreadId": "early"});
+    played.notify("item/completed", json!({"threadId": "t", "turnId": "u", "item": item}));
+    played.tells(&["work subagent runs=true \"/root/x\""]);
+    played.notify("thread/closed", json!({"threadId": "foreign"}));
+    played.notify("thread/closed", json!({"threadId": "early"}));
+    let told = played.told();
+    assert_eq!(told, ["work subagent runs=false \"/root/x\""]);
+}
+
+#[test]
 fn many_subagents_are_known_one_after_the_other() {
     let mut played = opened(ApprovalMode::Guarded, false);
     played.begin("k", "u");

@@ -1,48 +1,15 @@
 //! What the real program does is judged by when it was so: beside busy loops, and while a subagent
 //! works in the background.
 
-use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use super::*;
+use crate::loops::{BusyLoops, LOOPS};
 
 /// Turns beside busy loops.
 const TURNS: usize = 100;
-/// Loops that keep the machine busy.
-const LOOPS: usize = 4;
-
-struct BusyLoops(Vec<Child>);
-
-impl BusyLoops {
-    fn start() -> BusyLoops {
-        let one = || {
-            let mut shell = Command::new("/bin/sh");
-            shell.args(["-c", "while :; do :; done"]).stdin(Stdio::null());
-            shell.spawn().expect("a shell")
-        };
-        BusyLoops((0..LOOPS).map(|_| one()).collect())
-    }
-}
-
-impl Drop for BusyLoops {
-    fn drop(&mut self) {
-        for child in &mut self.0 {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
-}
-
 fn session() -> Session {
     Session::start("tmux", Hooks::All, json!({"firstMs": 100, "mostMs": 500, "exitsMax": 50}))
-}
-
-/// Times that the runner told the relay that it is busy, by its log.
-fn turns_begun(session: &Session) -> usize {
-    let folder = session.machine.home.join("logs");
-    let logs = std::fs::read_dir(folder).expect("logs").flatten();
-    let text = logs.filter_map(|file| std::fs::read_to_string(file.path()).ok());
-    text.map(|text| text.matches(" status busy: ").count()).sum()
 }
 
 /// Each message is one turn, at the model and for the runner: none begins that nobody began.
@@ -57,7 +24,7 @@ fn claude_has_no_phantom_turns_beside_busy_loops() {
         assert!(session.asks(&mark).contains(&mark));
     }
     session.wait("idle");
-    let begun = turns_begun(&session);
+    let begun = session.machine.turns_begun();
     println!("interop: {TURNS} turns beside {LOOPS} loops in {} s", began.elapsed().as_secs());
     drop(loops);
     let asked = session.model.asked();

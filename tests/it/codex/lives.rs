@@ -4,11 +4,6 @@ use super::*;
 use crate::support::BIN;
 
 impl Codex {
-    /// Times that the runner told the relay that it is busy, by its log.
-    fn turns_begun(&self) -> usize {
-        self.machine.logs().matches(" status busy: ").count()
-    }
-
     fn work(&self) -> Vec<Value> {
         self.machine.status("a")["work"].as_array().cloned().unwrap_or_default()
     }
@@ -52,7 +47,7 @@ fn what_comes_late_begins_no_turn() {
     assert_eq!(codex.answered(last), "done last");
     ids.push(last);
     codex.machine.wait_status("a", "idle");
-    assert_eq!(codex.turns_begun(), ids.len(), "{}", codex.machine.logs());
+    assert_eq!(codex.machine.turns_begun(), ids.len(), "{}", codex.machine.logs());
     assert!(!codex.machine.ok(&["inbox", "--all", "--json"]).contains("late words"));
 }
 

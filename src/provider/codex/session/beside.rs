@@ -14,7 +14,7 @@ use crate::provider::codex::frames::{Item, Notice, text};
 use crate::provider::codex::steps;
 use crate::provider::jsonrpc::RpcError;
 
-/// Subagents that are remembered; of more, those that do not work are forgotten.
+/// Other threads that are remembered; of more, those that do not work are forgotten.
 const CHILDREN_MAX: usize = 64;
 /// Commands of a turn, and those that outlived theirs, that are remembered.
 pub(super) const COMMANDS_MAX: usize = 64;
@@ -22,11 +22,25 @@ pub(super) const COMMANDS_MAX: usize = 64;
 const BREAKS_MAX: usize = 3;
 const BREAKS_WITHIN: Duration = Duration::from_secs(60);
 
+/// Another thread.
+#[derive(Debug, Default)]
+struct Child {
+    /// What it is about; `None`: no item of ours has named it yet.
+    label: Option<String>,
+    works: bool,
+}
+
+impl Child {
+    fn is_ours_at_work(&self) -> bool {
+        self.works && self.label.is_some()
+    }
+}
+
 /// What works beside the turn.
 #[derive(Debug, Default)]
 pub(super) struct Beside {
-    /// Threads of subagents: what they are about, and whether they work.
-    children: BTreeMap<String, (String, bool)>,
+    /// Threads of subagents, and others that work: they may be named later.
+    children: BTreeMap<String, Child>,
     /// Commands that outlived their turn, by item.
     commands: BTreeMap<String, String>,
 }
@@ -61,15 +75,29 @@ impl CodexSession {
         let many = item.record.get("receiverThreadIds").and_then(Value::as_array);
         let ids = many.into_iter().flatten().filter_map(Value::as_str);
         let ids: Vec<String> = ids.chain([item.text("/agentThreadId")]).map(String::from).collect();
-        for id in ids.into_iter().filter(|id| !id.is_empty() && *id != self.thread) {
-            let children = &mut self.beside.children;
-            if children.len() >= CHILDREN_MAX && !children.contains_key(&id) {
-                children.retain(|_, (_, works)| *works);
+        for id in ids.into_iter().filter(|id| !id.is_empty()) {
+            if id == self.thread {
+                continue;
             }
-            if children.len() < CHILDREN_MAX {
-                children.entry(id).or_insert_with(|| (label.clone(), false));
+            let Some(child) = self.child(&id) else { continue };
+            if child.label.is_none() {
+                child.label = Some(label.clone());
+                if child.works {
+                    let (kind, label) = ("subagent", label.clone());
+                    self.emit(SessionEvent::Work { kind, id, label, runs: true });
+                }
             }
         }
+    }
+
+    /// What is known of another thread, if there is room for it.
+    fn child(&mut self, id: &str) -> Option<&mut Child> {
+        let children = &mut self.beside.children;
+        if children.len() >= CHILDREN_MAX && !children.contains_key(id) {
+            children.retain(|_, child| child.works);
+        }
+        let has_room = children.len() < CHILDREN_MAX || children.contains_key(id);
+        has_room.then(|| children.entry(id.to_string()).or_default())
     }
 
     /// Another thread: a subagent's says whether it works; what nobody here began is nothing to us.
@@ -94,16 +122,17 @@ impl CodexSession {
     }
 
     fn set_works(&mut self, thread: &str, works: bool) {
-        let Some((label, worked)) = self.beside.children.get_mut(thread) else { return };
-        if std::mem::replace(worked, works) != works {
-            let (id, label) = (thread.to_string(), label.clone());
-            self.emit(SessionEvent::Work { kind: "subagent", id, label, runs: works });
+        let Some(child) = self.child(thread) else { return };
+        let changed = std::mem::replace(&mut child.works, works) != works;
+        if let Some(label) = child.label.clone().filter(|_| changed) {
+            let (kind, id) = ("subagent", thread.to_string());
+            self.emit(SessionEvent::Work { kind, id, label, runs: works });
         }
     }
 
     /// Hears of the threads again that worked when the connection broke: they may be over, or ask.
     pub(super) fn rejoin_children(&mut self) {
-        let children = self.beside.children.iter().filter(|(_, (_, works))| *works);
+        let children = self.beside.children.iter().filter(|(_, child)| child.is_ours_at_work());
         let working: Vec<String> = children.map(|(id, _)| id.clone()).collect();
         for id in working {
             let params = json!({"threadId": id, "excludeTurns": true});
@@ -185,8 +214,8 @@ impl CodexSession {
     /// The thread is left, with all that worked for it.
     pub(super) fn leave_all(&mut self) {
         self.end_commands();
-        for (id, (label, works)) in std::mem::take(&mut self.beside.children) {
-            if works {
+        for (id, child) in std::mem::take(&mut self.beside.children) {
+            if let Some(label) = child.label.filter(|_| child.works) {
                 self.emit(SessionEvent::Work { kind: "subagent", id, label, runs: false });
             }
         }
