@@ -27,7 +27,7 @@ impl Session {
 
 fn turns(session: &Session) -> Vec<Duration> {
     let one = |n: usize| {
-        let word = if n % 10 == 0 { "SLOW " } else { "" };
+        let word = if n.is_multiple_of(10) { "SLOW " } else { "" };
         let began = Instant::now();
         let id = session.send(&format!("{word}n{n}."));
         assert_eq!(session.answered(id), format!("Heard: {word}n{n}."));
