@@ -340,7 +340,7 @@ mod tests {
             ("acp --label=x", "write --label x instead"),
             ("acp --dangerous", "after `--`"),
             ("opencode", "--preset opencode"),
-            ("nobody", "must be one of: claude, acp"),
+            ("nobody", "must be one of: claude, codex, acp"),
             ("acp --cwd", "--cwd needs a value"),
         ] {
             let failure = parse("", &words(line), Unknown::Refuse).expect_err(line);
