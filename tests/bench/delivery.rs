@@ -5,14 +5,19 @@ use super::*;
 pub struct Setup {
     _runner: Running,
     _hub: Running,
-    base: Base,
-    token: Secret,
+    pub base: Base,
+    pub token: Secret,
     pub folder: Folder,
     pub pids: (u32, u32),
 }
 
 pub fn setup(name: &str, provider: &[&str], env: &[(&str, String)]) -> Setup {
-    let folder = Folder::new(name);
+    let run = ["acp", "--agent-id", "a", "--approval", "open", "--"];
+    setup_in(Folder::new(name), &[&run, provider].concat(), env)
+}
+
+/// A hub and a runner in a folder that may hold settings.
+pub fn setup_in(folder: Folder, run: &[&str], env: &[(&str, String)]) -> Setup {
     let mut hub = command(&folder.0);
     let mut hub = hub.args(["hub", "--port", "0"]).stdout(Stdio::piped()).spawn().expect("starts");
     let mut line = String::new();
@@ -24,10 +29,7 @@ pub fn setup(name: &str, provider: &[&str], env: &[(&str, String)]) -> Setup {
     let base = Base::parse(config["relayUrl"].as_str().expect("url")).expect("url");
     let token = Secret::new(config["token"].as_str().expect("token"));
     let mut runner = command(&folder.0);
-    runner
-        .args(["run", "acp", "--agent-id", "a", "--approval", "open", "--"])
-        .args(provider)
-        .envs(env.iter().map(|(k, v)| (k, v)));
+    runner.arg("run").args(run).envs(env.iter().map(|(k, v)| (k, v)));
     let runner = runner.spawn().expect("starts");
     let pids = (hub.id(), runner.id());
     let http = Http::new(base.clone(), Duration::from_secs(5));

@@ -14,6 +14,7 @@ mod start;
 mod store;
 
 mod claude;
+mod codex;
 mod fleet;
 #[path = "../common/http.rs"]
 mod http;
@@ -50,6 +51,9 @@ fn main() {
     if let Ok(path) = std::env::var("BENCH_PROVIDER") {
         return delivery::provider(Path::new(&path));
     }
+    if let Ok(path) = std::env::var("BENCH_CODEX") {
+        return codex::serve(Path::new(&path));
+    }
     let wanted: Vec<String> =
         std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
     let records = std::env::var("RECORD").is_ok_and(|word| word == "1");
@@ -77,6 +81,7 @@ fn main() {
         ("hook", true, &processes::hook),
         ("claude", true, &claude::prompt),
         ("follow", true, &claude::follow),
+        ("codex", false, &codex::turns),
         ("idle", true, &idle::idle),
         ("fleet", true, &fleet::fleet),
         ("history", false, &fleet::history::history),
