@@ -65,6 +65,20 @@ fn the_probe_ends_a_turn_of_which_nothing_was_heard() {
     played.tells(&["turn ended Some(1) Completed", "String(\"idle\")"]);
 }
 
+/// An answer that is longer than a text may be breaks the connection, each time anew.
+#[test]
+fn a_record_that_is_too_long_is_asked_for_in_smaller_pieces() {
+    let mut played = opened(ApprovalMode::Guarded, false);
+    played.deliver("k", false);
+    let mut limits = Vec::new();
+    for _ in 0..6 {
+        played.reconnect();
+        let (_, params) = played.take("thread/turns/list");
+        limits.push(params["limit"].as_u64().expect("a number"));
+    }
+    assert_eq!(limits, [20, 10, 5, 2, 1, 1]);
+}
+
 #[test]
 fn a_compaction_that_takes_too_long_is_interrupted() {
     let mut played = opened(ApprovalMode::Guarded, false);

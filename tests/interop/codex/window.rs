@@ -146,6 +146,7 @@ fn codex_has_a_window_beside_it() {
 #[ignore = "make interop runs it"]
 fn codex_takes_a_guest() {
     let session = Session::start("codex-guest", "guarded");
+    ran("codex-second");
     let first = session.send("first before-guest");
     assert!(session.answered(first).ends_with("before-guest"));
     let window = Window::of(session, &format!("{BIN} attach a"));

@@ -30,6 +30,8 @@ pub(super) struct Link {
     attempts: u32,
     /// The next attempt.
     pub retry_at: Option<Tick>,
+    /// Breaks while the record was asked for: its answer may be longer than a text may be.
+    cuts: u32,
     /// Looks at the record since it is up.
     looks: u32,
     look_at: Option<Tick>,
@@ -56,7 +58,7 @@ impl CodexSession {
 
     pub(super) fn on_connected(&mut self, _: Now) {
         if matches!(self.stage, Stage::Opening | Stage::Ready) {
-            self.link = Link { is_up: true, ..Link::default() };
+            self.link = Link { is_up: true, cuts: self.link.cuts, ..Link::default() };
             let params = json!({
                 "clientInfo": {
                     "name": "agent-relay-runner-codex", "title": "Agent Relay Codex Runner",
@@ -99,6 +101,7 @@ impl CodexSession {
                 Request::Probe(verb) => self.answer(verb, Ok(json!({"activity": "unknown"}))),
                 Request::Clean(verb) => self.answer(verb, Err(why.into())),
                 Request::Fresh => self.fail_context(why.into()),
+                Request::Reconcile | Request::Lookup | Request::History => self.link.cuts += 1,
                 _ => {}
             }
         }
@@ -147,8 +150,14 @@ impl CodexSession {
         self.look(Request::Reconcile, MISSED_TURNS, "full");
     }
 
+    /// How many turns of the record are asked for, of so many.
+    pub(super) fn page(&self, turns: u64) -> u64 {
+        (turns >> self.link.cuts.min(8)).max(1)
+    }
+
     /// The newest turns of the record.
     pub(super) fn look(&mut self, request: Request, turns: u64, view: &str) {
+        let turns = self.page(turns);
         let params = json!({"threadId": self.thread, "limit": turns, "itemsView": view});
         self.request(request, "thread/turns/list", params);
     }

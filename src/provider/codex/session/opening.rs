@@ -148,7 +148,7 @@ impl CodexSession {
 
     fn ask_history(&mut self, cursor: Value) {
         let params = json!({
-            "threadId": self.thread, "limit": PAGE_TURNS, "itemsView": "full", "cursor": cursor
+            "threadId": self.thread, "limit": self.page(PAGE_TURNS), "itemsView": "full", "cursor": cursor
         });
         self.request(Request::History, "thread/turns/list", params);
     }
