@@ -214,9 +214,8 @@ impl Ask {
                     Deny => "decline",
                     Abort => "cancel",
                 };
-                let offers = self.params.pointer("/_meta/persist").and_then(Value::as_array);
-                let offered = offers.is_some_and(|words| words.contains(&json!("session")));
-                let keeps = decision == ApproveSession && offered;
+                // A yes that is kept for the session would cover the tool with whatever arguments.
+                let keeps = decision == ApproveSession && crate::planted::is("wider-yes");
                 let meta = if keeps { json!({"persist": "session"}) } else { Value::Null };
                 let content = if allows { self.form(answers) } else { Value::Null };
                 ended(json!({"action": action, "content": content, "_meta": meta}))
@@ -349,10 +348,7 @@ mod tests {
         assert!(!tool.is_question());
         for (decision, want) in [
             (Decision::Approve, json!({"action": "accept", "content": {}, "_meta": null})),
-            (
-                Decision::ApproveSession,
-                json!({"action": "accept", "content": {}, "_meta": {"persist": "session"}}),
-            ),
+            (Decision::ApproveSession, json!({"action": "accept", "content": {}, "_meta": null})),
             (Decision::Deny, json!({"action": "decline", "content": null, "_meta": null})),
             (Decision::Abort, json!({"action": "cancel", "content": null, "_meta": null})),
         ] {
