@@ -213,9 +213,14 @@ fn codex_talks_asks_and_is_steered() {
     step(began, "talks");
     let first = session.send("hello one");
     assert_eq!(session.answered(first), "Heard: hello one");
-    let second = session.send("RUN:echo from-a-tool; two");
+    let second = session.send("THINK RUN:echo from-a-tool; two");
     assert!(session.answered(second).ends_with("two"));
     assert!(session.model.outputs().contains("from-a-tool"));
+    let mirror = session.machine.ok(&["inbox", "--all", "--mirror", "--json"]);
+    assert!(
+        mirror.contains("thought of a tool") && mirror.contains("echo from-a-tool"),
+        "{mirror}"
+    );
     step(began, "permissions");
     let outside = session.machine.home.with_file_name("outside");
     for (decision, there) in [("deny", false), ("approve", true)] {

@@ -2,9 +2,10 @@
 //! for, and remembers every request.
 //!
 //! Words in a message: `RUN:<words of a command>;` (a shell command first), `ESC:<...>;` (one that
-//! must leave the sandbox), `TOOL` (the same, of its own choice), `AGENT` (a subagent first, whose
-//! answer is held back until it is released), `SLOW` (three seconds of words), `HANG` (a word, then
-//! nothing, once for each message), `MUTE` (nothing at all, once), `ERR400`.
+//! must leave the sandbox), `TOOL` (the same, of its own choice), `THINK` (a thought before that),
+//! `AGENT` (a subagent first, whose answer is held back until it is released), `SLOW` (three seconds
+//! of words), `HANG` (a word, then nothing, once for each message), `MUTE` (nothing at all, once),
+//! `ERR400`.
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -198,7 +199,7 @@ fn answer(request: Request, body: &Value, memory: &Mutex<Memory>) -> bool {
     let last = body["input"].as_array().and_then(|input| input.last()).cloned().unwrap_or_default();
     let call = (last["type"] != "function_call_output").then(|| tool_call(body, &newest)).flatten();
     match call {
-        Some((of, arguments)) => calls(request, id, of, &arguments),
+        Some((of, arguments)) => calls(request, id, of, &arguments, newest.contains("THINK")),
         None => {
             let words = format!("Heard: {}", newest.lines().last().unwrap_or_default());
             says(request, id, &words, newest.contains("SLOW"));
@@ -234,11 +235,16 @@ fn spawner(body: &Value) -> Value {
     json!({"name": "spawn_agent"})
 }
 
-/// An answer that calls a tool.
-fn calls(request: Request, id: u64, of: Value, arguments: &Value) {
+/// An answer that calls a tool, after a thought or without.
+fn calls(request: Request, id: u64, of: Value, arguments: &Value, thinks: bool) {
     let mut stream = Stream::of(request);
     let created = json!({"response": {"id": format!("resp_{id}")}});
     let _ = stream.send("response.created", created);
+    if thinks {
+        let thought = json!([{"type": "summary_text", "text": "thought of a tool"}]);
+        let item = json!({"type": "reasoning", "id": format!("rs_{id}"), "summary": thought});
+        let _ = stream.send("response.output_item.done", json!({"output_index": 0, "item": item}));
+    }
     let mut item = json!({
         "type": "function_call", "id": format!("fc_{id}"), "call_id": format!("call_{id}"),
         "arguments": arguments.to_string()
