@@ -43,6 +43,10 @@ impl Session {
         );
         std::fs::create_dir_all(machine.home.join(".codex")).expect("a folder");
         std::fs::write(machine.home.join(".codex/config.toml"), config).expect("a file");
+        // Its commands run in a login shell.
+        let bin = std::path::Path::new(super::support::BIN).parent().expect("a folder");
+        let profile = format!("PATH=\"{}:$PATH\"\n", bin.display());
+        std::fs::write(machine.home.join(".profile"), profile).expect("a file");
         let restart = json!({"firstMs": 100, "mostMs": 500, "exitsMax": 1000});
         let env = json!({"HTTPS_PROXY": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9",
             "NO_PROXY": "127.0.0.1,localhost"});
@@ -236,6 +240,10 @@ fn codex_talks_asks_and_is_steered() {
     session.answered(id);
     let outputs = session.model.outputs();
     assert!(outputs.contains("cannot") || outputs.contains("denied"), "{outputs}");
+    // Outside of it those of ours that read and answer are permitted unasked.
+    let id = session.send("ESC:agent-relay whoami --json; own");
+    assert!(session.answered(id).ends_with("own"));
+    assert!(session.model.outputs().contains("\\\"a\\\""), "{}", session.model.outputs());
     step(began, "urgent");
     let main = session.send("SLOW main");
     session.machine.wait_status("a", "busy");

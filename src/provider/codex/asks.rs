@@ -70,6 +70,12 @@ impl Ask {
         text(&self.params, "/turnId")
     }
 
+    /// The command that is asked about, where nothing else is asked with it.
+    pub fn plain_command(&self) -> Option<String> {
+        let is_plain = self.kind == Kind::Command && !self.reaches_further();
+        is_plain.then(|| command(text(&self.params, "/command")))
+    }
+
     /// The command that runs from now on, with its item.
     pub fn command_allowed(&self, decision: Decision) -> Option<(String, String)> {
         let runs = matches!(decision, Decision::Approve | Decision::ApproveSession);

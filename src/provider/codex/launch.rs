@@ -30,8 +30,9 @@ const TOOLS_OPEN: &str = " \
 `agent-relay send <agent> --stdin` writes to others, `agent-relay --help` tells the rest.";
 /// What works where the sandbox has no network.
 const TOOLS_GUARDED: &str = " \
-Your sandbox has no network, so the command `agent-relay` (get-message, send, reply) works only outside of it: ask for escalation \
-where you need it. For an answer you do not need it.";
+Your sandbox has no network, so the command `agent-relay` works only outside of it: ask for escalation. As one plain command by \
+itself `agent-relay get-message <number>`, `agent-relay reply <number> --stdin` and `agent-relay react <number> <emoji>` are permitted \
+at once; `agent-relay send <agent> --stdin` asks a person.";
 /// The same, where nothing leaves the sandbox.
 const TOOLS_READ_ONLY: &str =
     " Your sandbox has no network, so the command `agent-relay` does not work in it.";
@@ -64,6 +65,11 @@ pub fn plan(
             "the path of the server's socket is longer than {SOCKET_PATH_MAX} bytes: {socket}; set AGENT_RELAY_HOME or TMPDIR to a \
              shorter one"
         )));
+    }
+    if request.explicit_replies && request.session.approval_mode == ApprovalMode::ReadOnly {
+        return Err(LaunchError::permanent(
+            "a read-only Codex cannot answer by itself, since nothing leaves its sandbox: use reply mode auto, or --approval guarded",
+        ));
     }
     let own_home = request.settings.isolated.then(|| format!("{}/codex", request.dir));
     let mut files = vec![SetupFile::Folder(request.runtime_dir.clone())];

@@ -65,6 +65,32 @@ fn the_probe_ends_a_turn_of_which_nothing_was_heard() {
     played.tells(&["turn ended Some(1) Completed", "String(\"idle\")"]);
 }
 
+#[test]
+fn what_is_the_agents_own_is_permitted_unasked() {
+    let ask = |played: &mut Played, command: &str, more: Value| {
+        let mut params = json!({"threadId": "t", "turnId": "u", "itemId": "i", "command": command});
+        params["additionalPermissions"] = more;
+        let method = "item/commandExecution/requestApproval";
+        played.frame(json!({"id": 0, "method": method, "params": params}));
+        played.told()
+    };
+    let own = "/bin/bash -lc 'agent-relay reply 5 --stdin <<'\\''END'\\''\nwell\nEND'";
+    let asked = |mode, window, command: &str, more| {
+        let mut played = opened(mode, window);
+        played.begin("k", "u");
+        played.told();
+        let told = ask(&mut played, command, more);
+        !told.iter().any(|line| line.starts_with("> answer 0 {\"decision\":\"accept\"}"))
+    };
+    let guarded = ApprovalMode::Guarded;
+    assert!(!asked(guarded, false, own, Value::Null));
+    assert!(!asked(guarded, false, "/bin/bash -lc 'agent-relay whoami'", Value::Null));
+    assert!(asked(guarded, false, "/bin/bash -lc 'agent-relay whoami; rm x'", Value::Null));
+    assert!(asked(guarded, false, own, json!({"network": {}})), "it asks for more besides");
+    assert!(asked(guarded, true, own, Value::Null), "a person has the window");
+    assert!(asked(ApprovalMode::ReadOnly, false, own, Value::Null));
+}
+
 /// An answer that is longer than a text may be breaks the connection, each time anew.
 #[test]
 fn a_record_that_is_too_long_is_asked_for_in_smaller_pieces() {

@@ -3,9 +3,9 @@
 //!
 //! Words in a message: `RUN:<words of a command>;` (a shell command first), `ESC:<...>;` (one that
 //! must leave the sandbox), `TOOL` (the same, of its own choice), `THINK` (a thought before that),
-//! `AGENT` (a subagent first, whose answer is held back until it is released), `SLOW` (three seconds
-//! of words), `HANG` (a word, then nothing, once for each message), `MUTE` (nothing at all, once),
-//! `ERR400`.
+//! `AGENT` (a subagent first, whose answer is held back until it is released), `SLOW` (three
+//! seconds of words), `HANG` (a word, then nothing, once for each message), `MUTE` (nothing at all,
+//! once), `ERR400`.
 
 use std::collections::BTreeSet;
 use std::io::Write;

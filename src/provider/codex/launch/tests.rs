@@ -108,6 +108,8 @@ fn each_approval_mode_has_its_sandbox_and_is_told_what_works_in_it() {
         assert!(thread["developerInstructions"].as_str().is_some_and(|text| text.contains(told)));
         asked.session.mode = Some("untrusted".into());
         assert_eq!(super::thread(&asked)["approvalPolicy"], "untrusted");
+        asked.explicit_replies = true;
+        assert_eq!(planned(&asked).is_err(), mode == ApprovalMode::ReadOnly, "{mode:?}");
     }
 }
 

@@ -151,6 +151,11 @@ impl CodexSession {
         }
         let is_full = self.approvals.pending.len() >= APPROVALS_MAX;
         let mode = self.settings.approval_mode;
+        // One of ours that reads what is the agent's own, or answers.
+        let is_own = || {
+            let line = ask.plain_command().filter(|_| damage == Damage::None);
+            line.is_some_and(|line| self.settings.allows_unasked(&line))
+        };
         let decision = match mode {
             _ if is_attended && !crate::planted::is("unasked-answer") => None,
             _ if is_full => Some(Decision::Deny),
@@ -159,7 +164,7 @@ impl CodexSession {
             ApprovalMode::Open if damage != Damage::None => Some(Decision::Deny),
             ApprovalMode::Open => Some(Decision::Approve),
             ApprovalMode::ReadOnly => Some(Decision::Deny),
-            ApprovalMode::Guarded => None,
+            ApprovalMode::Guarded => is_own().then_some(Decision::Approve),
         };
         if let Some(decision) = decision {
             return self.respond(&id, &ask, Verdict { decision, answers: None });
