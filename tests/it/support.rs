@@ -98,6 +98,20 @@ pub fn write_program(path: &std::path::Path, text: &str) {
 
 static NUMBER: AtomicU32 = AtomicU32::new(0);
 
+/// A port that stays this test's own while its hub is away: the system gives none of these to who
+/// asks for any.
+fn own_port() -> u16 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let first = std::process::id().wrapping_mul(131);
+    loop {
+        let number = first.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % 20_000;
+        let port = 10_000 + number as u16;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
 impl Machine {
     pub fn new(name: &str) -> Machine {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -202,8 +216,7 @@ impl Machine {
         let port = self.config()["relayUrl"]
             .as_str()
             .and_then(|url| url.rsplit(':').next())
-            .unwrap_or("0")
-            .to_string();
+            .map_or_else(|| own_port().to_string(), str::to_string);
         let running = self.start(&["hub", "--port", &port]);
         wait_for("the hub to listen", 60, || {
             let info: Value = serde_json::from_str(
