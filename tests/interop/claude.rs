@@ -192,9 +192,7 @@ impl Session {
 
     #[track_caller]
     pub fn wait_asked(&self, text: &str) {
-        self.waits("the model to be asked", || {
-            self.model.asked().iter().any(|asked| asked.newest.contains(text)).then_some(())
-        });
+        self.waits("the model to be asked", || self.model.has_heard(text).then_some(()));
     }
 
     #[track_caller]

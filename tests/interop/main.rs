@@ -146,9 +146,7 @@ impl Agent {
     /// The model has got this message.
     #[track_caller]
     fn wait_asked(&self, text: &str) {
-        wait_for("the model to be asked", LONG, || {
-            self.model.asked().iter().any(|asked| asked.newest.contains(text)).then_some(())
-        });
+        wait_for("the model to be asked", LONG, || self.model.has_heard(text).then_some(()));
     }
 
     /// The agent has written the message down. One of them does that before it asks the model, the

@@ -69,6 +69,12 @@ impl Model {
         self.memory.lock().expect("whole").asked.clone()
     }
 
+    /// Some request's newest text holds this one.
+    pub fn has_heard(&self, text: &str) -> bool {
+        let memory = self.memory.lock().expect("whole");
+        memory.asked.iter().rev().any(|asked| asked.newest.contains(text))
+    }
+
     /// The most often that a text stands in one request: more than once means that the conversation
     /// holds it twice. Counts over all requests, since a compaction takes texts away.
     pub fn most(&self, text: &str) -> usize {
