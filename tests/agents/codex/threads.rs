@@ -177,7 +177,8 @@ impl Threads {
                 .append(true)
                 .open(self.folder.join("said.jsonl"))
                 .expect("a log");
-            let _ = writeln!(file, "{item}");
+            // In one piece: a kill between two would tear the line, and the next one with it.
+            let _ = file.write_all(format!("{item}\n").as_bytes());
         }
         let turns = self.all.get_mut(thread).into_iter().flatten();
         for turn in turns.filter(|record| record["id"] == turn) {
