@@ -84,9 +84,24 @@ impl Codex {
 
     /// What reached the model, text by text.
     fn said(&self) -> Vec<Value> {
-        let path = self.machine.home.join("fake/said.jsonl");
-        let text = std::fs::read_to_string(path).unwrap_or_default();
-        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+        let folder = self.machine.home.join("fake");
+        let text = std::fs::read_to_string(folder.join("said.jsonl")).unwrap_or_default();
+        let mut said: Vec<Value> =
+            text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+        // A kill may have come between its record and its log.
+        let files = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        let records = files.filter(|file| file.path().extension().is_some_and(|e| e == "thread"));
+        let read = |path: PathBuf| std::fs::read_to_string(path).unwrap_or_default();
+        for record in records.map(|file| read(file.path())) {
+            let turns: Vec<Value> = serde_json::from_str(&record).unwrap_or_default();
+            let items = turns.iter().flat_map(|turn| turn["items"].as_array()).flatten();
+            for item in items.filter(|item| item["type"] == "userMessage") {
+                if said.iter().all(|known| known["clientId"] != item["clientId"]) {
+                    said.push(item.clone());
+                }
+            }
+        }
+        said
     }
 
     /// How often each message reached it.

@@ -169,8 +169,13 @@ impl Threads {
         self.interrupted && self.running.as_deref() == Some(turn)
     }
 
-    /// Puts an item into a turn; what a user says goes to the model.
+    /// Puts an item into a turn; what a user says goes to the model, once the record has it.
     pub fn note(&mut self, thread: &str, turn: &str, item: &Value, said: bool) {
+        let turns = self.all.get_mut(thread).into_iter().flatten();
+        for turn in turns.filter(|record| record["id"] == turn) {
+            turn["items"].as_array_mut().expect("a list").push(item.clone());
+        }
+        self.save(thread);
         if said {
             let mut file = std::fs::File::options()
                 .create(true)
@@ -180,11 +185,6 @@ impl Threads {
             // In one piece: a kill between two would tear the line, and the next one with it.
             let _ = file.write_all(format!("{item}\n").as_bytes());
         }
-        let turns = self.all.get_mut(thread).into_iter().flatten();
-        for turn in turns.filter(|record| record["id"] == turn) {
-            turn["items"].as_array_mut().expect("a list").push(item.clone());
-        }
-        self.save(thread);
     }
 
     pub fn end(&mut self, thread: &str, turn: &str, status: &str, error: Option<&Value>) {

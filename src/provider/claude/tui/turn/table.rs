@@ -79,7 +79,7 @@ pub(in super::super) enum Transition {
 /// The rule. What happens at `now` to a state, by the word of one source.
 pub(super) fn transition(turns: &Turns, event: &Event, now: Now) -> Transition {
     match &turns.state {
-        // Still of the turn that was interrupted.
+        // Still of the last turn, whose end the transcript has not told.
         State::Idle { .. } if turns.is_unwritten && matches!(event, Event::Answers { .. }) => {
             Transition::Stay
         }
