@@ -76,18 +76,9 @@ fn hub(machine: &Machine, url: &str, options: &[String]) -> Running {
         arguments.extend(["--listen", "127.0.0.1:0"]);
     }
     arguments.extend(options.iter().map(String::as_str));
-    let running = machine.start(&arguments);
-    wait_for("the hub to listen", 60, || {
-        let info = fs::read_to_string(machine.home.join("hub/hub.json")).ok()?;
-        let info: serde_json::Value = serde_json::from_str(&info).ok()?;
-        (info["pid"] == running.child.id()).then_some(())
-    });
+    let mut running = machine.start(&arguments);
+    machine.wait_for_hub(&mut running);
     running
-}
-
-/// A port that nobody listens on.
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").expect("binds").local_addr().expect("bound").port()
 }
 
 /// A proxy that takes CONNECT from whoever knows the password, and leads all names to one port. It
@@ -166,7 +157,7 @@ fn beyond(machine: &Machine, scheme: &str, port: u16) -> Machine {
 /// The variable of the scheme is enough for all of it: commands, the runner, its bus.
 fn everything_goes_through_the_proxy(scheme: &str, variable: &str) {
     let mut machine = Machine::new(&format!("proxied-{scheme}"));
-    let port = free_port();
+    let port = own_port();
     let authority = Authority::new(&machine);
     let mut options = vec!["--listen".to_string(), format!("127.0.0.1:{port}")];
     if scheme == "https" {
@@ -257,7 +248,7 @@ fn the_certificate_of_the_command_that_a_hub_gives_is_taken() {
         return skip("openssl is missing; install it with: sudo apt-get install openssl");
     }
     let authority = Authority::new(&machine);
-    let port = free_port();
+    let port = own_port();
     let url = format!("https://127.0.0.1:{port}");
     let shown = authority.as_server();
     let said = first_words(&machine, &url, &shown);
@@ -293,7 +284,7 @@ fn first_words(machine: &Machine, url: &str, options: &[String]) -> String {
 #[test]
 fn a_hub_listens_at_an_address_with_its_port() {
     let machine = Machine::new("listen");
-    let port = free_port();
+    let port = own_port();
     let _hub = hub(
         &machine,
         &format!("http://127.0.0.1:{port}"),

@@ -9,7 +9,7 @@ use agent_relay::core::ids::ProcessRef;
 use agent_relay::os;
 
 use crate::start::{shuffle, start_rng};
-use crate::support::{BIN, Machine, skip, wait_for};
+use crate::support::{BIN, Machine, own_port, skip, wait_for};
 
 /// What is told on the socket until a line comes that begins so.
 fn told(socket: &UnixDatagram, wanted: &str) -> String {
@@ -163,11 +163,7 @@ fn systemctl(machine: &Machine, arguments: &[&str]) -> String {
 fn services_start_in_any_order_under_a_real_user_manager() {
     let mut machine = Machine::new("services");
     let Some(_manager) = Manager::start(&mut machine) else { return };
-    let port = std::net::TcpListener::bind("127.0.0.1:0")
-        .and_then(|listener| listener.local_addr())
-        .expect("a port")
-        .port()
-        .to_string();
+    let port = own_port().to_string();
     let agents = ["a1", "a2", "a3", "a4", "a5"];
     // An agent first: its relay is away, and it becomes active all the same.
     for agent in agents {
@@ -276,10 +272,7 @@ fn printed_units_are_installed_by_the_commands_in_their_heads() {
         assert!(output.status.success(), "{line}\n{}", String::from_utf8_lossy(&output.stderr));
     };
     // As printed, but for the port, which others on this machine may have, and the agent.
-    let port = std::net::TcpListener::bind("127.0.0.1:0")
-        .and_then(|listener| listener.local_addr())
-        .expect("a port")
-        .port();
+    let port = own_port();
     let hub = commands_in(&machine.ok(&["generate", "unit", "hub"]));
     shell(
         &hub.replace("unit hub >", &format!("unit hub | sed '/^ExecStart/s/$/ --port {port}/' >")),

@@ -3,9 +3,8 @@
 use std::process::{Output, Stdio};
 
 use agent_relay::core::rng::Rng;
-use serde_json::Value;
 
-use crate::support::{BIN, Machine, wait_for};
+use crate::support::{BIN, Machine, own_port, wait_for};
 
 /// Runs the program behind a line of shell that takes something away from it.
 fn deprived(machine: &Machine, before: &str, arguments: &[&str]) -> Output {
@@ -84,14 +83,6 @@ fn wrong_settings_stay_2_for_every_command() {
     }
 }
 
-/// A port that nobody listens on just now.
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0")
-        .and_then(|listener| listener.local_addr())
-        .expect("a port")
-        .port()
-}
-
 /// Orders and delays of starts; the seed is printed, and START_SEED repeats it.
 pub fn start_rng() -> Rng {
     let seed = std::env::var("START_SEED").ok().and_then(|text| text.parse().ok());
@@ -112,7 +103,7 @@ fn hub_and_runners_in_any_order_all_end_up_registered() {
     let mut rng = start_rng();
     for round in 0..30 {
         let machine = Machine::new("any-order");
-        let port = free_port();
+        let port = own_port();
         let mut order: Vec<usize> = (0..6).collect();
         shuffle(&mut rng, &mut order);
         // A shell starts them all at once, each with a small delay of its own; 0 is the hub.
@@ -245,15 +236,8 @@ fn up_beside_the_hub_of_somebody_else_leaves_no_address_behind() {
     assert!(text.contains(&whose), "{text}");
     assert!(text.contains(&format!("not the hub of {}", machine.home.display())), "{text}");
     // With a hub of its own elsewhere, the way there is told.
-    let own = machine.start(&["hub", "--port", "0", "--temporary"]);
-    let info = || {
-        serde_json::from_str::<Value>(
-            &std::fs::read_to_string(machine.home.join("hub/hub.json")).ok()?,
-        )
-        .ok()
-    };
-    let info =
-        wait_for("the hub to listen", 60, || info().filter(|info| info["pid"] == own.child.id()));
+    let mut own = machine.start(&["hub", "--port", "0", "--temporary"]);
+    let info = machine.wait_for_hub(&mut own);
     let own_url = info["url"].as_str().expect("url");
     let text = machine.fails(2, &["agents"]);
     assert!(
@@ -272,7 +256,7 @@ fn up_beside_the_hub_of_somebody_else_leaves_no_address_behind() {
 #[test]
 fn up_needs_no_settings_of_another_relay() {
     let machine = Machine::new("up-foreign-token");
-    let port = free_port();
+    let port = own_port();
     std::fs::create_dir_all(&machine.home).expect("folder");
     let config = serde_json::json!({"relayUrl": format!("http://127.0.0.1:{port}"), "token": "of-somewhere-else"});
     std::fs::write(machine.home.join("config.json"), config.to_string()).expect("config");

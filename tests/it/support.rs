@@ -100,16 +100,29 @@ static NUMBER: AtomicU32 = AtomicU32::new(0);
 
 /// A port that stays this test's own while its hub is away: the system gives none of these to who
 /// asks for any.
-fn own_port() -> u16 {
+pub fn own_port() -> u16 {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let first = std::process::id().wrapping_mul(131);
     loop {
         let number = first.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % 20_000;
         let port = 10_000 + number as u16;
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+        if !listens(port) {
             return port;
         }
     }
+}
+
+/// Somebody listens on that port of this machine. Nothing is bound to find out: a process that
+/// another test starts just then would have the socket too, until its program runs.
+fn listens(port: u16) -> bool {
+    let local = format!(":{port:04X}");
+    ["/proc/net/tcp", "/proc/net/tcp6"].iter().any(|path| {
+        let table = std::fs::read_to_string(path).unwrap_or_default();
+        table
+            .lines()
+            .filter_map(|line| line.split_whitespace().nth(1))
+            .any(|at| at.ends_with(&local))
+    })
 }
 
 impl Machine {
@@ -217,15 +230,24 @@ impl Machine {
             .as_str()
             .and_then(|url| url.rsplit(':').next())
             .map_or_else(|| own_port().to_string(), str::to_string);
-        let running = self.start(&["hub", "--port", &port]);
-        wait_for("the hub to listen", 60, || {
-            let info: Value = serde_json::from_str(
-                &std::fs::read_to_string(self.home.join("hub/hub.json")).ok()?,
-            )
-            .ok()?;
-            (info["pid"] == running.child.id()).then_some(())
-        });
+        let mut running = self.start(&["hub", "--port", &port]);
+        self.wait_for_hub(&mut running);
         running
+    }
+
+    /// Waits until that hub serves, and gives what it says of itself; one that has ended says why.
+    #[track_caller]
+    pub fn wait_for_hub(&self, hub: &mut Running) -> Value {
+        let pid = hub.child.id();
+        let serves = || {
+            let text = std::fs::read_to_string(self.home.join("hub/hub.json")).ok()?;
+            serde_json::from_str::<Value>(&text).ok().filter(|info| info["pid"] == pid)
+        };
+        let info = wait_for("the hub to listen", 60, || {
+            let ended = hub.child.try_wait().expect("waits").map(|_| None);
+            serves().map(Some).or(ended)
+        });
+        info.unwrap_or_else(|| panic!("the hub has ended: {:?}{}", hub.wait(1), self.logs()))
     }
 
     /// From here on runners find a middleman between them and the hub who lets no WebSocket

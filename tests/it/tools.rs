@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::support::{BIN, Machine, Running, http, skip, wait_for};
+use crate::support::{BIN, Machine, Running, http, own_port, skip, wait_for};
 
 fn lines(text: &str) -> Vec<Value> {
     text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
@@ -378,11 +378,7 @@ fn output_that_nobody_can_read_is_no_success() {
     }
     drop(hub);
     // What `up` started ends with it, whoever stops reading.
-    let port = std::net::TcpListener::bind("127.0.0.1:0")
-        .expect("binds")
-        .local_addr()
-        .expect("bound")
-        .port();
+    let port = own_port();
     machine.set("AGENT_RELAY_URL", &format!("http://127.0.0.1:{port}"));
     let full = std::fs::OpenOptions::new().write(true).open("/dev/full").expect("a full device");
     let output = machine

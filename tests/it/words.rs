@@ -7,17 +7,13 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::support::{BIN, Machine, wait_for};
+use crate::support::{BIN, Machine, own_port, wait_for};
 
 #[test]
 fn up_holds_a_conversation_and_leaves_nothing_behind() {
     let mut machine = Machine::new("up");
     // A port of its own: other tests run beside this one.
-    let port = std::net::TcpListener::bind("127.0.0.1:0")
-        .expect("binds")
-        .local_addr()
-        .expect("bound")
-        .port();
+    let port = own_port();
     machine.set("AGENT_RELAY_URL", &format!("http://127.0.0.1:{port}"));
     let text = machine.ok(&["up"]);
     assert!(text.contains("is ready") && text.contains("I am the demo agent"), "{text}");
@@ -41,11 +37,7 @@ fn up_holds_a_conversation_and_leaves_nothing_behind() {
 #[test]
 fn up_without_a_terminal_ends_at_an_approval() {
     let mut machine = Machine::new("approval");
-    let port = std::net::TcpListener::bind("127.0.0.1:0")
-        .expect("binds")
-        .local_addr()
-        .expect("bound")
-        .port();
+    let port = own_port();
     machine.set("AGENT_RELAY_URL", &format!("http://127.0.0.1:{port}"));
     let text = machine.fails(1, &["up", "--say", "ask"]);
     assert!(text.contains("asks for permission (rm -rf demo-scratch)"), "{text}");

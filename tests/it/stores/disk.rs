@@ -1,6 +1,7 @@
 //! Disks that are full or may not be written.
 
 use super::*;
+use crate::support::own_port;
 
 /// A folder on a file system that is full, or that may not be written; needs the right to mount.
 /// `None`: not here.
@@ -71,10 +72,6 @@ fn post(machine: &Machine, text: &str) -> (u16, String, Duration) {
     (status, answer, started.elapsed())
 }
 
-fn free_port() -> String {
-    TcpListener::bind("127.0.0.1:0").expect("binds").local_addr().expect("bound").port().to_string()
-}
-
 fn listens(machine: &Machine) -> bool {
     let url = machine.config()["relayUrl"]
         .as_str()
@@ -88,7 +85,7 @@ fn listens(machine: &Machine) -> bool {
 fn a_full_disk_is_said_at_once_and_a_hub_starts_on_it_to_be_read() {
     let machine = Machine::new("fulldisk");
     let Some(disk) = Disk::new(&machine, "hub", 4 << 20) else { return };
-    let port = free_port();
+    let port = own_port().to_string();
     let mut hub = machine.start(&["hub", "--port", &port]);
     wait_for("the hub", 60, || listens(&machine).then_some(()));
     let before = machine.send("user", "before");
