@@ -63,7 +63,7 @@ use self::background::Background;
 use self::commands::{Commands, ContextCommand};
 use self::hooks::Hooks;
 use self::identity::Identity;
-use self::observed::{Observed, RegistryWord};
+use self::observed::{Hurry, Observed, RegistryWord};
 use self::out::Out;
 use self::sender::Sender;
 use self::startup::Startup;
@@ -294,8 +294,14 @@ impl Session for TuiSession {
                 self.sender.on_drawn(now);
                 // A turn that only pictures tell of is seen before it is over.
                 let unseen = self.turns.is_unseen() && self.screen_decides();
-                let in_a_hurry = self.sender.is_typing() || !self.startup.is_open() || unseen;
-                self.observed.on_drawn(now, in_a_hurry);
+                let hurry = if self.sender.is_typing() {
+                    Hurry::Typing
+                } else if !self.startup.is_open() || unseen {
+                    Hurry::Watching
+                } else {
+                    Hurry::None
+                };
+                self.observed.on_drawn(now, hurry);
             }
             Input::ScreenCaptured(screen) => self.on_screen(now, &screen),
             Input::TerminalFailed(text) => {

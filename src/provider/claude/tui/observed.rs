@@ -13,8 +13,11 @@ use crate::provider::claude::screen::{InputBox, ScreenState};
 
 /// Pause between pictures of a screen that keeps changing.
 const CAPTURE_PAUSE: Duration = Duration::from_millis(400);
-/// The same while something is typed, or the session starts.
+/// The same while the session starts, or where only pictures tell of a turn.
 const CAPTURE_PAUSE_SHORT: Duration = Duration::from_millis(20);
+/// The same while something is typed: the program draws a paste in one go, and its Enter waits for
+/// this picture.
+const CAPTURE_PAUSE_TYPING: Duration = Duration::from_millis(2);
 /// A picture comes within a millisecond; one that was not there by then is asked for again.
 const CAPTURE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Difference that is allowed between the program's clock and ours, ms.
@@ -257,11 +260,12 @@ impl Observed {
     }
 
     /// The terminal has drawn something.
-    pub fn on_drawn(&mut self, now: Now, in_a_hurry: bool) {
-        let pause = match self.capture.asked_at() {
-            _ if in_a_hurry => CAPTURE_PAUSE_SHORT,
-            Some(at) => CAPTURE_PAUSE.saturating_sub(now.tick - at.tick),
-            None => Duration::ZERO,
+    pub fn on_drawn(&mut self, now: Now, hurry: Hurry) {
+        let pause = match (hurry, self.capture.asked_at()) {
+            (Hurry::Typing, _) => CAPTURE_PAUSE_TYPING,
+            (Hurry::Watching, _) => CAPTURE_PAUSE_SHORT,
+            (Hurry::None, Some(at)) => CAPTURE_PAUSE.saturating_sub(now.tick - at.tick),
+            (Hurry::None, None) => Duration::ZERO,
         };
         self.capture_soon(now, pause);
     }
@@ -282,6 +286,17 @@ impl Observed {
     pub fn next_deadline(&self) -> Option<Tick> {
         self.capture_at
     }
+}
+
+/// What waits for the next picture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hurry {
+    /// Nothing does.
+    None,
+    /// The session starts, or a turn shows in pictures only.
+    Watching,
+    /// A text was pasted: its Enter.
+    Typing,
 }
 
 /// A status line that says that the API is asked again. The seconds count down; only another
@@ -356,14 +371,16 @@ mod tests {
     #[test]
     fn a_screen_that_keeps_changing_is_looked_at_at_intervals() {
         let (mut observed, mut out) = (Observed::new(true), Out::default());
-        observed.on_drawn(at(0), false);
+        observed.on_drawn(at(0), Hurry::None);
         assert_eq!(observed.next_deadline(), Some(at(0).tick));
         observed.wake(at(0), &mut out);
         observed.on_capture_settled();
-        observed.on_drawn(at(100), false);
+        observed.on_drawn(at(100), Hurry::None);
         assert_eq!(observed.next_deadline(), Some(at(400).tick));
-        observed.on_drawn(at(100), true);
+        observed.on_drawn(at(100), Hurry::Watching);
         assert_eq!(observed.next_deadline(), Some(at(120).tick));
+        observed.on_drawn(at(101), Hurry::Typing);
+        assert_eq!(observed.next_deadline(), Some(at(103).tick));
     }
 
     #[test]
