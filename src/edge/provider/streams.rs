@@ -110,7 +110,7 @@ impl Provider {
                         }
                         // The server has not noticed yet; it is asked until the limit.
                         (false, Some(tmux)) => {
-                            let _ = tmux.look();
+                            let _ = tmux.last_look_again();
                         }
                         (false, None) => {}
                     }

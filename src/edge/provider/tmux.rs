@@ -230,6 +230,12 @@ impl Tmux {
         self.look()
     }
 
+    /// The same again, for a server that had not noticed the end yet: it waits for a moment first.
+    pub fn last_look_again(&mut self) -> io::Result<()> {
+        self.send("run-shell 'sleep 0.02'")?;
+        self.look()
+    }
+
     /// A bracketed paste: the program takes it as one text, whatever line breaks it has.
     pub fn paste(&mut self, text: &str) -> io::Result<()> {
         os::replace_private_file(&self.paste_file, text, false)?;
