@@ -55,6 +55,22 @@ pub const REPLY_BODY_BYTES_MAX: usize = 256 << 10;
 pub const EVENTS_KEPT_MAX: usize = 1024;
 /// Agents that a hub knows.
 pub const AGENTS_MAX: usize = 10_000;
+/// Lines of a log that are shown unless somebody asks for another number.
+pub const LOG_LINES_DEFAULT: usize = 100;
+/// Lines of a log that are shown at once.
+pub const LOG_LINES_MAX: usize = 1000;
+/// Lines of a log in a diagnosis.
+pub const LOG_LINES_DIAGNOSED: usize = 20;
+/// Characters of one line of a log.
+pub const LOG_LINE_CHARS_MAX: usize = 4000;
+/// Bytes from the end of a log that are looked at, however long it is.
+pub const LOG_WINDOW_BYTES_MAX: usize = 1 << 20;
+/// Bytes of lines of a log in one answer, as JSON.
+pub const LOG_ANSWER_BYTES_MAX: usize = 512 << 10;
+/// Spaces that movements of the cursor may leave behind in one text.
+pub const LOG_GAP_SPACES_MAX: usize = 256 << 10;
+/// Bytes of a line that is not complete, while a log is followed.
+pub const LOG_HELD_BYTES_MAX: usize = 64 << 10;
 /// Commands that wait at a hub.
 pub const COMMANDS_PENDING_MAX: usize = 10_000;
 
@@ -141,4 +157,5 @@ const _: () = assert!(REPLY_BODY_BYTES_MAX <= crate::wire::MESSAGE_BODY_BYTES_MA
 const _: () = assert!(
     (APPROVALS_MAX + 1) * (APPROVAL_PART_BYTES_MAX * 2 + 4096) < crate::wire::FRAME_BYTES_MAX
 );
+const _: () = assert!(LOG_ANSWER_BYTES_MAX * 2 <= crate::wire::FRAME_BYTES_MAX);
 const _: () = assert!(PUMP_ROWS_MAX <= crate::wire::BATCH_ROWS_MAX);

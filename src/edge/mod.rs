@@ -12,6 +12,7 @@ pub mod database;
 pub mod gate;
 pub mod heartbeat;
 pub mod http;
+pub mod orchestrator;
 pub mod provider;
 pub mod proxy;
 pub mod pump;

@@ -127,6 +127,14 @@ impl FileWatcher {
         self.has_more = true;
     }
 
+    /// Follows this file from that byte on; what is shorter by then, from its beginning.
+    pub fn follow_from(&mut self, path: &str, offset: u64) {
+        self.follow(path, true);
+        if let Some(followed) = &mut self.followed {
+            followed.offset = offset;
+        }
+    }
+
     /// Follows nothing any more.
     pub fn unfollow(&mut self) {
         self.followed = None;

@@ -1,0 +1,3 @@
+//! Looking at a host and its sessions: log files, terminals, and what the machine says of itself.
+
+pub mod log_file;
