@@ -38,6 +38,12 @@ pub const ENV_TOKEN_FILE: &str = "AGENT_RELAY_TOKEN_FILE";
 /// about later tokens.
 pub const ENV_TOKEN_DATA: [&str; 3] =
     ["AGENT_RELAY_TOKEN_JTI", "AGENT_RELAY_TOKEN_PROFILE", "AGENT_RELAY_TOKEN_EXPIRES_AT"];
+/// Environment of a runner that an orchestrator starts: the file with the rest of its environment,
+/// which the runner removes as soon as it has read it.
+pub const ENV_ENVIRONMENT_FILE: &str = "AGENT_RELAY_ENVIRONMENT_FILE";
+/// Environment of a session that an orchestrator starts: random text of that start, by which
+/// everything that belongs to it is found.
+pub const ENV_SESSION_LAUNCH: &str = "AGENT_RELAY_SESSION_LAUNCH";
 /// Environment of the provider: random id of this provider process, new at every start.
 pub const ENV_PROVIDER_SESSION: &str = "AGENT_RELAY_PROVIDER_SESSION_ID";
 /// Environment of the provider: `explicit` where the agent answers by itself; only then a hook asks
