@@ -71,6 +71,34 @@ pub const LOG_ANSWER_BYTES_MAX: usize = 512 << 10;
 pub const LOG_GAP_SPACES_MAX: usize = 256 << 10;
 /// Bytes of a line that is not complete, while a log is followed.
 pub const LOG_HELD_BYTES_MAX: usize = 64 << 10;
+/// UTF-16 units of input for a terminal at once.
+pub const TERMINAL_INPUT_MAX: usize = 4096;
+/// Columns of a terminal, least and most.
+pub const TERMINAL_COLUMNS: (u16, u16) = (10, 500);
+/// Rows of a terminal, least and most.
+pub const TERMINAL_ROWS: (u16, u16) = (5, 200);
+/// Lines of history that are shown with a terminal.
+pub const TERMINAL_HISTORY: u32 = 1000;
+/// Bytes of a terminal's content that are kept while it is read; an answer holds less.
+pub const TERMINAL_READ_BYTES_MAX: usize = 4 << 20;
+/// Bytes of a terminal's content in one answer, as JSON.
+pub const TERMINAL_ANSWER_BYTES_MAX: usize = 512 << 10;
+/// Bytes of the style that stands in front of a content that was cut.
+pub const TERMINAL_STYLES_MAX: usize = 512;
+/// Keys and texts in one call of tmux.
+pub const SEND_KEYS_MAX: usize = 64;
+/// Bytes of one call of tmux, whose messages hold 16 kB.
+pub const SEND_KEYS_BYTES_MAX: usize = 14 << 10;
+/// Terminals of guests that are open at once.
+pub const GUESTS_MAX: usize = 16;
+/// Words of a command that a runner tells for its guests.
+pub const ATTACH_WORDS_MAX: usize = 256;
+/// Variables that a runner tells for its guests.
+pub const ATTACH_ENV_MAX: usize = 256;
+/// Bytes of that command and those variables.
+pub const ATTACH_SPEC_BYTES_MAX: usize = 64 << 10;
+/// Programs of providers in the report of a host.
+pub const PROGRAMS_REPORTED_MAX: usize = 32;
 /// Commands that wait at a hub.
 pub const COMMANDS_PENDING_MAX: usize = 10_000;
 
@@ -147,6 +175,16 @@ pub const AGENT_RATE: (u64, u64) = (1000, 5000);
 pub const OPERATOR_RATE: (u64, u64) = (10_000, 50_000);
 /// The same for all requests without a valid token together.
 pub const STRANGER_RATE: (u64, u64) = (200, 1000);
+/// Life of a guest's terminal unless its runner says otherwise.
+pub const GUEST_LIFE: Duration = Duration::from_secs(3600);
+/// Shortest life of a guest's terminal.
+pub const GUEST_LIFE_MIN: Duration = Duration::from_secs(60);
+/// Longest life of a guest's terminal.
+pub const GUEST_LIFE_MAX: Duration = Duration::from_secs(4 * 3600);
+/// A runner tells how to attach in that time.
+pub const ATTACH_SPEC_TIME: Duration = Duration::from_secs(5);
+/// A call of tmux is answered in that time.
+pub const TMUX_TIME: Duration = Duration::from_secs(5);
 /// Repeated trouble is logged at most this often.
 pub const LOG_THROTTLE: Duration = Duration::from_secs(300);
 
@@ -157,5 +195,8 @@ const _: () = assert!(REPLY_BODY_BYTES_MAX <= crate::wire::MESSAGE_BODY_BYTES_MA
 const _: () = assert!(
     (APPROVALS_MAX + 1) * (APPROVAL_PART_BYTES_MAX * 2 + 4096) < crate::wire::FRAME_BYTES_MAX
 );
+const _: () = assert!(TERMINAL_ANSWER_BYTES_MAX * 2 <= crate::wire::FRAME_BYTES_MAX);
+// The longest text is one word: three bytes for each unit.
+const _: () = assert!(TERMINAL_INPUT_MAX * 3 + 1024 <= SEND_KEYS_BYTES_MAX);
 const _: () = assert!(LOG_ANSWER_BYTES_MAX * 2 <= crate::wire::FRAME_BYTES_MAX);
 const _: () = assert!(PUMP_ROWS_MAX <= crate::wire::BATCH_ROWS_MAX);

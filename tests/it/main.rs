@@ -26,5 +26,6 @@ mod start;
 mod stores;
 mod stuck;
 mod support;
+mod terminals;
 mod tools;
 mod words;

@@ -161,6 +161,7 @@ fn some_words_stand_in_their_room_only() {
             &[
                 "edge/provider/process.rs",
                 "edge/provider/tmux.rs",
+                "edge/orchestrator/terminal.rs",
                 "cli/run.rs",
                 "cli/up.rs",
                 "cli/up/chat.rs",

@@ -1,3 +1,5 @@
 //! Looking at a host and its sessions: log files, terminals, and what the machine says of itself.
 
+pub mod call;
 pub mod log_file;
+pub mod terminal;
