@@ -48,6 +48,12 @@ pub fn attach(options: &Attach) -> Outcome {
     for (name, value) in spec["env"].as_object().into_iter().flatten() {
         command.env(name, value.as_str().unwrap_or_default());
     }
+    for (name, file) in spec["envFiles"].as_object().into_iter().flatten() {
+        let file = file.as_str().unwrap_or_default();
+        let value = std::fs::read_to_string(file)
+            .map_err(|error| Failure::no(format!("cannot read {file}: {error}")))?;
+        command.env(name, value.trim_end());
+    }
     if options.read_only {
         if *program != "tmux" {
             let text = format!("the window of {program} cannot be opened without typing");

@@ -102,7 +102,8 @@ fn request(chosen: &Chosen, added: &[(String, String)]) -> LaunchRequest {
         home: text(&chosen.global.home),
         dir: text(&dir),
         user_home: os::user_home().as_deref().map_or_else(|| "/".into(), text),
-        runtime_dir: String::new(), // chosen at each start
+        runtime_dir: String::new(), // chosen at each start, and the next one too
+        at_port: false,
         bin: std::env::current_exe().map(|path| text(&path)).unwrap_or_default(),
         is_root: rustix::process::geteuid().is_root(),
         env: all,

@@ -7,7 +7,7 @@
 mod io;
 mod opening;
 
-pub use self::io::{Input, Output, Screen, Session, Signs, WATCHED_BYTES_MAX};
+pub use self::io::{Input, Output, Screen, ServerAddress, Session, Signs, WATCHED_BYTES_MAX};
 pub use self::opening::{OpenMode, Opened, StartFault};
 use crate::core::ids::{BatchNumber, Ticket, VerbNumber};
 use serde_json::{Map, Value};
@@ -23,8 +23,8 @@ pub const RESTART_MARK: &str = "[agent-relay] The session was restarted";
 /// Name of the one session in a terminal server of ours; the server's socket tells agents apart.
 pub const TERMINAL_SESSION: &str = "agent";
 
-/// The fact that tells how a person opens a window on the session: a record with `command` and
-/// `env`.
+/// The fact that tells how a person opens a window on the session: a record with `command`, `env`
+/// and, where a variable is a secret, `envFiles`: the file that its value stands in.
 pub const GUEST_WINDOW: &str = "window";
 
 /// What the sessions of a provider can do.

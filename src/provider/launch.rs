@@ -63,6 +63,8 @@ pub struct LaunchRequest {
     pub user_home: String,
     /// Folder for sockets, with a short path.
     pub runtime_dir: String,
+    /// A server is told to listen at a port: it has said that it knows nothing better.
+    pub at_port: bool,
     /// Path of this program.
     pub bin: String,
     /// The user is root.
@@ -134,6 +136,15 @@ pub struct SessionSockets {
     pub session: String,
 }
 
+/// A server listens at a port of its own choice, and lets in who has the token of this start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerPort {
+    /// Where it reads the token: written anew at each start, closed to others.
+    pub token_file: String,
+    /// Variable that a program beside the session finds the token in.
+    pub token_env: &'static str,
+}
+
 /// The plan of one start.
 pub struct LaunchPlan {
     /// Program and arguments.
@@ -149,6 +160,8 @@ pub struct LaunchPlan {
     /// The program is a server that its session connects to: it has no terminal, whoever hosts it,
     /// and its end is asked for by a signal.
     pub is_server: bool,
+    /// It listens at a port; `None`: at a unix socket.
+    pub port: Option<ServerPort>,
     /// The program itself, where the command that was found (its path, without links) only starts
     /// it: what is started must be what is watched and ended.
     pub behind: fn(found: &str, disk: &dyn Disk) -> Option<String>,

@@ -18,6 +18,7 @@ pub struct ProviderSettings {
     pub system_prompt: Option<String>,
     pub plugin_dirs: Vec<String>,
     pub isolated: bool,
+    pub app_server: Option<String>,
 }
 
 /// A row of the settings of providers.

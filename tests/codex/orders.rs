@@ -1,6 +1,7 @@
 //! Orders of events that no recording has: what the server refuses, loses or says late.
 
 mod missed;
+mod port;
 
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use agent_relay::core::session::{
     Decision, Delivery, Input, MessageFingerprint, Output, Resume, Session, SessionEvent, Verb,
 };
 use agent_relay::core::time::{Now, Tick, Wall};
-use agent_relay::provider::codex::session::{CodexSession, ServerStart};
+use agent_relay::provider::codex::session::{CodexSession, Listens, ServerStart};
 use agent_relay::provider::{ApprovalMode, SessionSettings};
 use serde_json::{Value, json};
 
@@ -25,6 +26,11 @@ struct Played {
 }
 
 fn machine(mode: ApprovalMode, window: bool) -> Played {
+    listening(mode, window, Listens::Socket { path: "/s".into(), is_chosen: false })
+}
+
+/// One whose server was told to listen there.
+fn listening(mode: ApprovalMode, window: bool, listens: Listens) -> Played {
     let settings = SessionSettings {
         agent: "a".into(),
         cwd: "/w".into(),
@@ -35,7 +41,7 @@ fn machine(mode: ApprovalMode, window: bool) -> Played {
     };
     let thread = json!({"approvalPolicy": "on-request", "sandbox": "workspace-write"});
     let start = ServerStart {
-        socket: "/s".into(),
+        listens,
         thread: thread.as_object().cloned().unwrap_or_default(),
         name: "a".into(),
         nonce: "01234567-0".into(),

@@ -9,7 +9,7 @@ use std::time::Duration;
 use agent_relay::core::ids::{BatchNumber, VerbNumber};
 use agent_relay::core::session::{Decision, Delivery, Input, Output, Session, SessionEvent, Verb};
 use agent_relay::core::time::{Now, Tick, Wall};
-use agent_relay::provider::codex::session::{CodexSession, ServerStart};
+use agent_relay::provider::codex::session::{CodexSession, Listens, ServerStart};
 use agent_relay::provider::{ApprovalMode, SessionSettings};
 use serde_json::{Value, json};
 
@@ -89,7 +89,7 @@ impl Recorded {
             "cwd": "/workspace/demo", "approvalPolicy": "on-request", "sandbox": "workspace-write"
         });
         let start = ServerStart {
-            socket: "/run/codex.sock".into(),
+            listens: Listens::Socket { path: "/run/codex.sock".into(), is_chosen: false },
             thread: thread.as_object().cloned().unwrap_or_default(),
             name: "demo".into(),
             nonce: "01234567-89ab-4cde-8f01-23456789abcd".into(),

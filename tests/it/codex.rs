@@ -3,6 +3,7 @@
 
 mod chaos;
 mod lives;
+mod port;
 mod second;
 mod starts;
 

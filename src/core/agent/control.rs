@@ -75,10 +75,13 @@ impl Agent {
         let (_, order) = self.supervisor.verb(Verb::Guest);
         self.commits.defer(order);
         let cwd = self.config.registration.meta.get("cwd");
-        let spec = json!({
+        let mut spec = json!({
             "mode": "guest", "provider": self.config.provider, "cwd": cwd,
             "command": how["command"], "env": how["env"], "title": self.config.agent_id
         });
+        if let Some(files) = how.get("envFiles") {
+            spec["envFiles"] = files.clone();
+        }
         (200, spec)
     }
 }

@@ -129,6 +129,9 @@ pub enum ProviderCommand {
         fresh: String,
         /// Which of the folders for its sockets is used, counted from 0.
         folder: usize,
+        /// The provider is a server that is told to listen at a port, since it does not know what
+        /// is better.
+        at_port: bool,
         token: Option<Secret>,
         /// URL of the relay where it is certain; else its tools look into the configuration file,
         /// as the runner does.

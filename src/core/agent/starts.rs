@@ -18,18 +18,24 @@ pub(super) enum NextStart {
     Anew,
     /// At once, with its sockets in another folder.
     Elsewhere,
+    /// At once, told to listen at a port.
+    AtPort,
     /// There is none before a person has changed something and asks for it.
     Parked,
 }
 
-/// The next step of each kind of cause.
-fn next_start(fault: StartFault) -> NextStart {
+/// The next step of each kind of cause. `at_port`: the start that failed was told to listen at a
+/// port; there is no third way.
+fn next_start(fault: StartFault, at_port: bool) -> NextStart {
     match fault {
         StartFault::Passing => NextStart::Same,
         _ if crate::planted::is("repeated-start") => NextStart::Same,
         StartFault::Conversation => NextStart::Anew,
         StartFault::SocketFolder { is_last: false } => NextStart::Elsewhere,
-        StartFault::SocketFolder { is_last: true } | StartFault::Person => NextStart::Parked,
+        StartFault::Listening if !at_port => NextStart::AtPort,
+        StartFault::SocketFolder { is_last: true } | StartFault::Listening | StartFault::Person => {
+            NextStart::Parked
+        }
     }
 }
 
@@ -37,7 +43,7 @@ impl Agent {
     /// Nothing runs any more: starts again by what was in the way, or gives up. Whatever the cause,
     /// there are only so many ends in a while.
     pub(super) fn decide_next_start(&mut self, now: Now, reason: String, fault: StartFault) {
-        let next = next_start(fault);
+        let next = next_start(fault, self.supervisor.at_port);
         self.supervisor.note_exit(now.tick);
         if next == NextStart::Parked || self.supervisor.is_exhausted() {
             return self.park(now, reason, next == NextStart::Parked);
@@ -45,12 +51,14 @@ impl Agent {
         match next {
             NextStart::Anew => self.supervisor.refused = Some(reason.clone()),
             NextStart::Elsewhere => self.supervisor.folder += 1,
+            NextStart::AtPort => self.supervisor.at_port = true,
             NextStart::Same | NextStart::Parked => {}
         }
         self.status.timeline("provider.restart_decision", now);
         if next != NextStart::Same {
             let how = match next {
                 NextStart::Anew => "a new conversation is begun",
+                NextStart::AtPort => "its server is started at a port, behind a token",
                 _ => "its sockets go elsewhere",
             };
             self.log(LogLevel::Warn, "lifecycle", format!("{reason}: {how}"));
@@ -81,7 +89,7 @@ impl Agent {
         self.supervisor.state = State::Parked;
         self.supervisor.restarting = false;
         // Whoever asks for a start has changed something.
-        self.supervisor.folder = 0;
+        (self.supervisor.folder, self.supervisor.at_port) = (0, false);
         self.supervisor.why = if for_good {
             reason.clone()
         } else {
@@ -107,14 +115,20 @@ mod tests {
 
     #[test]
     fn each_cause_of_a_failed_start_has_its_next_step() {
-        for (fault, want) in [
-            (StartFault::Passing, NextStart::Same),
-            (StartFault::Conversation, NextStart::Anew),
-            (StartFault::SocketFolder { is_last: false }, NextStart::Elsewhere),
-            (StartFault::SocketFolder { is_last: true }, NextStart::Parked),
-            (StartFault::Person, NextStart::Parked),
+        for (fault, want, at_port) in [
+            (StartFault::Passing, NextStart::Same, NextStart::Same),
+            (StartFault::Conversation, NextStart::Anew, NextStart::Anew),
+            (
+                StartFault::SocketFolder { is_last: false },
+                NextStart::Elsewhere,
+                NextStart::Elsewhere,
+            ),
+            (StartFault::SocketFolder { is_last: true }, NextStart::Parked, NextStart::Parked),
+            (StartFault::Listening, NextStart::AtPort, NextStart::Parked),
+            (StartFault::Person, NextStart::Parked, NextStart::Parked),
         ] {
-            assert_eq!(next_start(fault), want, "{fault:?}");
+            assert_eq!(next_start(fault, false), want, "{fault:?}");
+            assert_eq!(next_start(fault, true), at_port, "{fault:?} at a port");
         }
     }
 }

@@ -73,6 +73,8 @@ pub(super) struct Supervisor {
     pub refused: Option<String>,
     /// Which folder its sockets go to, of those that there are.
     pub folder: usize,
+    /// Its server is told to listen at a port.
+    pub at_port: bool,
     pub why: String,
     pub agent: String,
     pub model: Option<String>,
@@ -101,6 +103,7 @@ impl Supervisor {
             open_failure: None,
             refused: None,
             folder: 0,
+            at_port: false,
             why: "not started yet".into(),
             agent: String::new(),
             model: None,
@@ -223,6 +226,7 @@ impl Agent {
             refused: self.supervisor.refused.clone(),
             fresh,
             folder: self.supervisor.folder,
+            at_port: self.supervisor.at_port,
             token,
             relay,
             leftover,

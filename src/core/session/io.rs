@@ -12,6 +12,9 @@ pub enum Input {
     Bytes(Vec<u8>),
     /// The end of what it wrote to its standard error, told once, right before [`Input::Closed`].
     LastWords(String),
+    /// Bytes from its standard error, told as they come until there is a connection, where it is a
+    /// server that says there at which port it listens.
+    Errors(Vec<u8>),
     /// The provider closed its output or died.
     Closed,
     /// A verb with its number.
@@ -134,8 +137,8 @@ pub enum Output {
     /// Connect to a WebSocket of the provider, once, instead of an earlier connection; answered by
     /// [`Input::Connected`] or [`Input::Disconnected`].
     Connect {
-        /// Path of its socket.
-        path: String,
+        /// Where it listens.
+        to: ServerAddress,
     },
     /// A text for that connection.
     SendText(String),
@@ -150,6 +153,15 @@ pub enum Output {
         /// For people.
         reason: String,
     },
+}
+
+/// Where a server of a provider listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ServerAddress {
+    /// A unix socket, by its path.
+    Socket(String),
+    /// A port of 127.0.0.1. It wants the token that its start has made.
+    Port(u16),
 }
 
 /// A provider session as a pure machine.

@@ -16,6 +16,8 @@ pub enum StartFault {
         /// There is no other one.
         is_last: bool,
     },
+    /// The provider is a server that does not know the way of listening that it was told.
+    Listening,
     /// A person has to change something first.
     Person,
 }

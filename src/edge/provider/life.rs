@@ -21,6 +21,8 @@ pub(super) struct Heard {
     pub output: u64,
     /// Bytes of its files.
     record: u64,
+    /// Port at which we ask it: what goes over that says nothing about what it does by itself.
+    pub own_port: Option<u16>,
 }
 
 impl Heard {
@@ -119,7 +121,7 @@ pub(super) fn look(root: ProcessRef, provider_session: &str, heard: &Heard) -> S
         record: heard.record,
         computed_ms: rows.iter().map(|(_, row)| row.ticks * TICK_MS).sum(),
         moved: rows.iter().map(|(pid, _)| moved(*pid)).sum(),
-        network: if inodes.is_empty() { 0 } else { network(&inodes) },
+        network: if inodes.is_empty() { 0 } else { network(&inodes, heard.own_port) },
         processes: rows.iter().map(|(pid, row)| (*pid, row.name.clone())).collect(),
     }
 }
@@ -137,15 +139,17 @@ const DONE: u16 = 3;
 /// Attribute of an answer: counters of the connection.
 const TCP_INFO: u16 = 2;
 
-/// Bytes that came and went over the TCP connections with these inodes, as the kernel counts them.
-fn network(inodes: &BTreeSet<u32>) -> u64 {
+/// Bytes that came and went over the TCP connections with these inodes, as the kernel counts them;
+/// those at `own_port` do not count.
+fn network(inodes: &BTreeSet<u32>, own_port: Option<u16>) -> u64 {
     let flags = SocketFlags::CLOEXEC;
     let Ok(kernel) =
         socket_with(AddressFamily::NETLINK, SocketType::DGRAM, flags, Some(netlink::SOCK_DIAG))
     else {
         return 0;
     };
-    FAMILIES.iter().map(|family| bytes_of(&kernel, *family, inodes).unwrap_or(0)).sum()
+    let bytes = |family: &u8| bytes_of(&kernel, *family, inodes, own_port).unwrap_or(0);
+    FAMILIES.iter().map(bytes).sum()
 }
 
 /// The question for all TCP sockets of a family, with their counters.
@@ -159,7 +163,12 @@ fn question(family: u8) -> [u8; 72] {
     asked
 }
 
-fn bytes_of(kernel: &OwnedFd, family: u8, inodes: &BTreeSet<u32>) -> Option<u64> {
+fn bytes_of(
+    kernel: &OwnedFd,
+    family: u8,
+    inodes: &BTreeSet<u32>,
+    own_port: Option<u16>,
+) -> Option<u64> {
     rustix::io::write(kernel, &question(family)).ok()?;
     let (mut sum, mut piece) = (0, vec![0u8; 64 << 10]);
     for _ in 0..PIECES_MAX {
@@ -174,7 +183,11 @@ fn bytes_of(kernel: &OwnedFd, family: u8, inodes: &BTreeSet<u32>) -> Option<u64>
             let message = rest.get(..length)?;
             match u16_at(message, 4)? {
                 BY_FAMILY if u32_at(message, 84).is_some_and(|it| inodes.contains(&it)) => {
-                    sum += counted(message.get(88..)?);
+                    // Local and remote, in the order of the network.
+                    let ports = [20, 22].map(|at| u16_at(message, at).map(u16::from_be));
+                    if own_port.is_none() || !ports.contains(&own_port) {
+                        sum += counted(message.get(88..)?);
+                    }
                 }
                 BY_FAMILY => {}
                 DONE => return Some(sum),
@@ -288,11 +301,14 @@ mod tests {
                 [one.as_raw_fd(), other.as_raw_fd()].map(inode).into()
             };
             assert!(own.iter().all(|inode| sockets(std::process::id()).contains(inode)));
-            let before = network(&own);
+            let before = network(&own, None);
             one.write_all(&[7; 5000]).expect("writes");
             other.read_exact(&mut [0; 5000]).expect("reads");
-            let more = network(&own) - before;
+            let more = network(&own, None) - before;
             assert!((5000..=10_002).contains(&more), "{address}: {more} bytes");
+            let port = listener.local_addr().expect("bound").port();
+            assert_eq!(network(&own, Some(port)), 0, "what we ask it is none of its signs");
+            assert_eq!(network(&own, Some(1)) - before, more);
         }
     }
 }

@@ -9,6 +9,7 @@ pub mod file_watcher;
 mod foreground;
 mod life;
 mod orphans;
+mod port;
 mod process;
 mod reply_socket;
 mod setup;
@@ -34,8 +35,9 @@ use rustix::process::Signal as OsSignal;
 use self::file_watcher::FileWatcher;
 use self::foreground::Foreground;
 use self::life::Heard;
+use self::port::PortToken;
 use self::reply_socket::ReplySocket;
-use self::start::SessionRelay;
+use self::start::{SessionRelay, StartWay};
 use self::stop::Stop;
 use self::tmux::Tmux;
 use self::websocket::Link;
@@ -136,6 +138,8 @@ struct Running {
     /// It is a server that its session is connected to.
     is_server: bool,
     link: Option<Link>,
+    /// Lets us in where it listens at a port.
+    token: Option<PortToken>,
     foreground: Foreground,
 }
 
@@ -260,8 +264,8 @@ impl Provider {
         if ready.contains(&Ready::Input) {
             self.write();
         }
-        if ready.contains(&Ready::Errors) {
-            self.read_stderr();
+        if ready.contains(&Ready::Errors) && !self.read_stderr() {
+            return false;
         }
         if ready.contains(&Ready::Output) && !self.read_output() {
             return false;
@@ -352,6 +356,7 @@ impl Provider {
                 refused,
                 fresh,
                 folder,
+                at_port,
                 token,
                 leftover,
                 left_terminal,
@@ -368,7 +373,8 @@ impl Provider {
                     fresh: &fresh,
                 };
                 let relay = SessionRelay { url, token };
-                self.spawn(process, provider_session, conversation, folder, relay)
+                let way = StartWay { folder, at_port };
+                self.spawn(process, provider_session, conversation, way, relay)
             }
             ProviderCommand::Verb { process, number, verb } => {
                 let Some(running) =
@@ -451,8 +457,8 @@ impl Provider {
                         return false;
                     }
                 }
-                Output::Connect { path } => {
-                    let answer = running.connect(&path);
+                Output::Connect { to } => {
+                    let answer = running.connect(&to);
                     if !self.feed(answer) {
                         return false;
                     }

@@ -9,6 +9,7 @@ use std::path::Path;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use super::process::{find_command, missing_command, path_of};
+use super::start::StartWay;
 use crate::core::session::StartFault;
 use crate::os;
 use crate::provider::launch::{
@@ -32,16 +33,15 @@ pub struct Planner {
 const RECORD_BYTES_MAX: u64 = 64 << 20;
 
 impl Planner {
-    /// The plan of one start, with its files on disk and its environment complete. `folder`: which
-    /// one its sockets go to.
+    /// The plan of one start, with its files on disk and its environment complete.
     pub(super) fn prepare(
         &self,
         conversation: Conversation<'_>,
-        folder: usize,
+        StartWay { folder, at_port }: StartWay,
     ) -> Result<LaunchPlan, LaunchError> {
         let last = self.socket_folders.len().saturating_sub(1);
         let runtime_dir = self.socket_folders.get(folder.min(last)).cloned().unwrap_or_default();
-        let request = LaunchRequest { runtime_dir, ..self.request.clone() };
+        let request = LaunchRequest { runtime_dir, at_port, ..self.request.clone() };
         let mut plan = (self.plan)(&request, conversation, &RealDisk)?;
         if plan.sockets.is_some() {
             try_socket_folder(Path::new(&request.runtime_dir))

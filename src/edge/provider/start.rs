@@ -10,6 +10,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::file_watcher::FileWatcher;
 use super::foreground::Foreground;
+use super::port::PortToken;
 use super::process::{end_everything, find_command, first_pane, not_found, path_of, reap};
 use super::reply_socket::ReplySocket;
 use super::setup::program_behind;
@@ -33,16 +34,25 @@ pub(super) struct SessionRelay {
     pub(super) token: Option<Secret>,
 }
 
+/// What one start does in another way than the first, because that has failed.
+#[derive(Clone, Copy)]
+pub(super) struct StartWay {
+    /// Which folder its sockets go to.
+    pub(super) folder: usize,
+    /// Its server is told to listen at a port.
+    pub(super) at_port: bool,
+}
+
 impl Provider {
     pub(super) fn spawn(
         &mut self,
         number: ProcessNumber,
         provider_session: String,
         conversation: Conversation<'_>,
-        folder: usize,
+        way: StartWay,
         relay: SessionRelay,
     ) -> bool {
-        let plan = self.launch.planner.prepare(conversation, folder);
+        let plan = self.launch.planner.prepare(conversation, way);
         let started = plan.and_then(|plan| self.start(plan, &provider_session, &relay));
         match started {
             Ok((mut running, terminal)) => {
@@ -76,6 +86,7 @@ impl Provider {
         let found = find_command(program, &plan.env);
         let behind = found.as_deref().and_then(|found| program_behind(found, plan.behind));
         let program = behind.as_deref().or(found.as_deref()).unwrap_or(program);
+        let token = plan.port.as_ref().map(PortToken::make).transpose()?;
         let prepare = |command: &mut Command| {
             self.set_environment(command, &plan, provider_session, relay);
             let apart = plan.is_server || self.launch.host != Host::Inherited;
@@ -123,11 +134,12 @@ impl Provider {
             let mut command = Command::new(program);
             command.current_dir(&self.launch.cwd);
             self.set_environment(&mut command, &plan, provider_session, relay);
+            command.envs(token.iter().map(|token| (token.env, token.secret.expose())));
             command
         });
         let foreground = Foreground::of(foreground);
         let running = self.running(plan, provider_session, child, pid, None)?;
-        Ok((Running { stdin, stdout, stderr, foreground, ..running }, None))
+        Ok((Running { stdin, stdout, stderr, foreground, token, ..running }, None))
     }
 
     /// What a session's process and all that it starts find in their environment.
@@ -220,6 +232,7 @@ impl Provider {
             last_words: Vec::new(),
             is_server: plan.is_server,
             link: None,
+            token: None,
             foreground: Foreground::of(None),
             session: plan.session,
             stop: None,

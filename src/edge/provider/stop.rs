@@ -90,8 +90,11 @@ impl Provider {
                 return false;
             }
         }
-        self.read_stderr();
-        if !self.look_at_files() || !self.feed_last_words() || !self.feed(Input::Closed) {
+        if !self.read_stderr()
+            || !self.look_at_files()
+            || !self.feed_last_words()
+            || !self.feed(Input::Closed)
+        {
             return false;
         }
         let Some(mut running) = self.running.take() else {

@@ -9,16 +9,19 @@ use super::stop::Stop;
 use super::tmux::TmuxEvent;
 use super::websocket::Link;
 use super::{Provider, READ_BYTES, Ready, Running, TERM_WAIT};
-use crate::core::session::Input;
+use crate::core::session::{Input, ServerAddress};
 
 /// Bytes of standard error that are kept for the report of an exit.
 const STDERR_KEPT: usize = 4096;
 
 impl Running {
     /// One attempt to connect, instead of an earlier connection.
-    pub(super) fn connect(&mut self, path: &str) -> Input {
+    pub(super) fn connect(&mut self, to: &ServerAddress) -> Input {
         self.link = None;
-        match Link::connect(path) {
+        if let ServerAddress::Port(port) = to {
+            self.heard.own_port = Some(*port);
+        }
+        match Link::connect(to, self.token.as_ref()) {
             Ok(link) => {
                 self.link = Some(link);
                 Input::Connected
@@ -196,13 +199,13 @@ impl Provider {
         }
     }
 
-    pub(super) fn read_stderr(&mut self) {
+    pub(super) fn read_stderr(&mut self) -> bool {
         let mut buffer = [0u8; 4096];
         let Some(running) = &mut self.running else {
-            return;
+            return true;
         };
         let Some(stderr) = &mut running.stderr else {
-            return;
+            return true;
         };
         match stderr.read(&mut buffer) {
             Ok(0) => running.stderr = None,
@@ -211,6 +214,10 @@ impl Provider {
                 running.last_words.extend_from_slice(&buffer[..size]);
                 let surplus = running.last_words.len().saturating_sub(STDERR_KEPT);
                 running.last_words.drain(..surplus);
+                // Where it listens is said there.
+                if running.token.is_some() && running.link.is_none() {
+                    return self.feed(Input::Errors(buffer[..size].to_vec()));
+                }
             }
             Err(error)
                 if matches!(
@@ -219,5 +226,6 @@ impl Provider {
                 ) => {}
             Err(_) => running.stderr = None,
         }
+        true
     }
 }

@@ -1,16 +1,20 @@
-//! A WebSocket to a socket of the provider, for sessions that it serves to clients.
+//! A WebSocket to a socket or a port of the provider, for sessions that it serves to clients.
 
-use std::io;
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use rustix::event::PollFlags;
+use tungstenite::client::IntoClientRequest;
+use tungstenite::http::header::AUTHORIZATION;
 use tungstenite::protocol::WebSocketConfig;
 use tungstenite::{Error as WsError, HandshakeError, Message, WebSocket};
 
+use super::port::{self, PortToken};
 use super::reply_socket::dial;
-use crate::core::session::Input;
+use crate::core::session::{Input, ServerAddress};
 
 /// The upgrade must be answered in that time; it takes some milliseconds.
 const UPGRADE_LIMIT: Duration = Duration::from_secs(2);
@@ -23,38 +27,110 @@ const UNSENT_BYTES_MAX: usize = 8 << 20;
 const TEXTS_AT_ONCE: usize = 64;
 const BYTES_AT_ONCE: usize = 1 << 20;
 
+/// What it goes over.
+enum Stream {
+    Socket(UnixStream),
+    Port(TcpStream),
+}
+
+impl Stream {
+    fn unblock(&self) -> io::Result<()> {
+        match self {
+            Stream::Socket(stream) => stream.set_nonblocking(true),
+            Stream::Port(stream) => stream.set_nonblocking(true),
+        }
+    }
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Stream::Socket(stream) => stream.as_fd(),
+            Stream::Port(stream) => stream.as_fd(),
+        }
+    }
+}
+
+impl Read for Stream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Stream::Socket(stream) => stream.read(buffer),
+            Stream::Port(stream) => stream.read(buffer),
+        }
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Stream::Socket(stream) => stream.write(bytes),
+            Stream::Port(stream) => stream.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// A connection to the provider.
 pub struct Link {
-    socket: WebSocket<UnixStream>,
+    socket: WebSocket<Stream>,
     unflushed: bool,
     /// More may have been read from the socket than was taken.
     pub has_more: bool,
 }
 
 impl Link {
-    /// Connects and upgrades; one attempt.
-    pub fn connect(path: &str) -> Result<Link, String> {
-        let say = |error: io::Error| format!("{path}: {error}");
-        let stream = dial(path).map_err(say)?;
-        stream.set_read_timeout(Some(UPGRADE_LIMIT)).map_err(say)?;
-        stream.set_write_timeout(Some(UPGRADE_LIMIT)).map_err(say)?;
+    /// Connects and upgrades; one attempt. A server at a port wants the token.
+    pub fn connect(to: &ServerAddress, token: Option<&PortToken>) -> Result<Link, String> {
+        match to {
+            ServerAddress::Socket(path) => {
+                let say = |error: io::Error| format!("{path}: {error}");
+                let stream = dial(path).map_err(say)?;
+                stream.set_read_timeout(Some(UPGRADE_LIMIT)).map_err(say)?;
+                stream.set_write_timeout(Some(UPGRADE_LIMIT)).map_err(say)?;
+                // The host is a word that the protocol wants; the socket is a file.
+                Link::upgrade(path, "localhost", Stream::Socket(stream), None)
+            }
+            ServerAddress::Port(port) => {
+                let host = format!("127.0.0.1:{port}");
+                let stream = port::dial(*port)?;
+                Link::upgrade(&host, &host, Stream::Port(stream), token)
+            }
+        }
+    }
+
+    /// `name`: of the server, for people.
+    fn upgrade(
+        name: &str,
+        host: &str,
+        stream: Stream,
+        token: Option<&PortToken>,
+    ) -> Result<Link, String> {
+        let say = |error: &dyn std::fmt::Display| format!("{name}: {error}");
+        let mut request =
+            format!("ws://{host}/").into_client_request().map_err(|error| say(&error))?;
+        if let Some(token) = token {
+            let value = format!("Bearer {}", token.secret.expose());
+            let value = value.parse().map_err(|_| say(&"its token is no text of a header"))?;
+            request.headers_mut().insert(AUTHORIZATION, value);
+        }
         let config = WebSocketConfig::default()
             .read_buffer_size(64 << 10)
             .write_buffer_size(0)
             .max_write_buffer_size(UNSENT_BYTES_MAX)
             .max_message_size(Some(TEXT_BYTES_MAX))
             .max_frame_size(Some(TEXT_BYTES_MAX));
-        // The host is a word that the protocol wants; the socket is a file.
-        let upgraded =
-            tungstenite::client::client_with_config("ws://localhost/", stream, Some(config));
+        let upgraded = tungstenite::client::client_with_config(request, stream, Some(config));
         let socket = match upgraded {
             Ok((socket, _)) => socket,
-            Err(HandshakeError::Failure(error)) => return Err(format!("{path}: {error}")),
+            Err(HandshakeError::Failure(error)) => return Err(say(&error)),
             Err(HandshakeError::Interrupted(_)) => {
-                return Err(format!("{path}: the upgrade was not answered in time"));
+                return Err(say(&"the upgrade was not answered in time"));
             }
         };
-        socket.get_ref().set_nonblocking(true).map_err(say)?;
+        socket.get_ref().unblock().map_err(|error| say(&error))?;
         Ok(Link { socket, unflushed: false, has_more: true })
     }
 
@@ -158,7 +234,8 @@ mod tests {
             stream.shutdown(std::net::Shutdown::Write).expect("an end");
             while stream.read(&mut [0; 64]).is_ok_and(|size| size > 0) {}
         });
-        let mut link = Link::connect(path.to_str().expect("a path")).expect("the connection");
+        let address = ServerAddress::Socket(path.to_string_lossy().into_owned());
+        let mut link = Link::connect(&address, None).expect("the connection");
         let mut seen = Vec::new();
         loop {
             let (texts, alive) = link.read();
@@ -214,6 +291,7 @@ mod tests {
     fn nobody_there_is_told_at_once() {
         let path = path("nobody");
         let path = path.to_str().expect("a path");
-        assert!(Link::connect(path).is_err_and(|why| why.contains(path)));
+        let address = ServerAddress::Socket(path.into());
+        assert!(Link::connect(&address, None).is_err_and(|why| why.contains(path)));
     }
 }

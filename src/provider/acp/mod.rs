@@ -55,6 +55,7 @@ fn plan(
         files: Vec::new(),
         sockets: None,
         is_server: false,
+        port: None,
         behind: |_, _| None,
         session: Box::new(session::AcpSession::new(request.session.clone())),
         hint: "check the name and PATH",

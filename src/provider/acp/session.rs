@@ -394,6 +394,7 @@ impl Session for AcpSession {
             Input::Closed => self.on_closed(),
             // Nothing of this is asked for.
             Input::LastWords(_)
+            | Input::Errors(_)
             | Input::ProcessStarted { .. }
             | Input::FileAppended(_)
             | Input::CaughtUp

@@ -99,6 +99,7 @@ pub fn plan(
         files: files(request, &places, settings, bypasses, disk),
         sockets: places.sockets,
         is_server: false,
+        port: None,
         behind: |_, _| None,
         session: match request.transport {
             Transport::Stream => Box::new(StreamSession::new(request.session.clone(), start)),

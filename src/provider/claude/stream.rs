@@ -381,7 +381,7 @@ impl Session for StreamSession {
             | Input::TerminalFailed(_) => {}
             Input::SocketWritten { .. } | Input::SocketLine(_) => {}
             Input::Connected | Input::Disconnected(_) | Input::Text(_) => {}
-            Input::ForegroundEnded(_) => {}
+            Input::ForegroundEnded(_) | Input::Errors(_) => {}
         }
         std::mem::take(&mut self.out)
     }

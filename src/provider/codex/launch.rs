@@ -5,11 +5,11 @@ mod tests;
 
 use serde_json::{Map, Value, json};
 
-use super::session::{CodexSession, ServerStart};
+use super::session::{CodexSession, Listens, ServerStart};
 use crate::provider::launch::{
-    Conversation, Disk, LaunchError, LaunchPlan, LaunchRequest, SetupFile, Transport,
+    Conversation, Disk, LaunchError, LaunchPlan, LaunchRequest, ServerPort, SetupFile, Transport,
 };
-use crate::provider::settings::ApprovalMode;
+use crate::provider::settings::{ApprovalMode, ProviderSetting};
 
 /// What the model is told about its messages, as a text of the developer: there it survives a
 /// compaction.
@@ -42,6 +42,20 @@ const TOOL_OUTPUT_TOKENS: u32 = 12_000;
 /// Bytes of a path that a socket can have, with room for the name that the server makes of it.
 const SOCKET_PATH_MAX: usize = 100;
 
+/// Variable that the server's own window finds the token of the server in.
+pub const TOKEN_ENV: &str = "AGENT_RELAY_CODEX_TOKEN";
+/// Tells a session's tools where its server listens.
+const URL_ENV: &str = "CODEX_APP_SERVER_URL";
+
+/// Settings that only it has.
+pub const SETTINGS: &[ProviderSetting] = &[ProviderSetting::text(
+    "--app-server",
+    "WAY",
+    "how its server is reached: unix (a socket) or ws (a port, with a token); else the first that it knows",
+    |all| &mut all.app_server,
+)
+.file("appServer")];
+
 /// Variables that a session sets for what runs in it; a session of its own must not inherit them.
 const INHERITED: [&str; 7] = [
     "CODEX_SESSION_ID",
@@ -59,13 +73,7 @@ pub fn plan(
     conversation: Conversation<'_>,
     disk: &dyn Disk,
 ) -> Result<LaunchPlan, LaunchError> {
-    let socket = format!("{}/codex.sock", request.runtime_dir);
-    if socket.len() > SOCKET_PATH_MAX {
-        return Err(LaunchError::permanent(format!(
-            "the path of the server's socket is longer than {SOCKET_PATH_MAX} bytes: {socket}; set AGENT_RELAY_HOME or TMPDIR to a \
-             shorter one"
-        )));
-    }
+    let listens = listens(request)?;
     if request.explicit_replies && request.session.approval_mode == ApprovalMode::ReadOnly {
         return Err(LaunchError::permanent(
             "a read-only Codex cannot answer by itself, since nothing leaves its sandbox: use reply mode auto, or --approval guarded",
@@ -73,17 +81,25 @@ pub fn plan(
     }
     let own_home = request.settings.isolated.then(|| format!("{}/codex", request.dir));
     let mut files = vec![SetupFile::Folder(request.runtime_dir.clone())];
-    let mut env = vec![
-        ("AGENT_RELAY_PROVIDER".to_string(), "codex".to_string()),
-        ("CODEX_APP_SERVER_URL".to_string(), format!("unix://{socket}")),
-    ];
+    let mut env = vec![("AGENT_RELAY_PROVIDER".to_string(), "codex".to_string())];
+    let mut unset: Vec<String> = INHERITED.map(String::from).into();
+    let port = match &listens {
+        Listens::Socket { path, .. } => {
+            env.push((URL_ENV.into(), format!("unix://{path}")));
+            None
+        }
+        Listens::Port { token_file } => {
+            unset.push(URL_ENV.into()); // nobody knows it before the start
+            Some(ServerPort { token_file: token_file.clone(), token_env: TOKEN_ENV })
+        }
+    };
     if let Some(home) = &own_home {
         check_home(home, request)?;
         files.extend(profile(request, disk, home));
         env.push(("CODEX_HOME".into(), home.clone()));
     }
     let start = ServerStart {
-        socket: socket.clone(),
+        listens: listens.clone(),
         thread: thread(request),
         name: request.session.agent.clone(),
         nonce: conversation.fresh.to_string(),
@@ -92,12 +108,13 @@ pub fn plan(
         has_window: request.transport == Transport::Terminal,
     };
     Ok(LaunchPlan {
-        argv: arguments(request, &socket),
+        argv: arguments(request, &listens),
         env,
-        unset: INHERITED.map(String::from).into(),
+        unset,
         files,
         sockets: None,
         is_server: true,
+        port,
         behind: native,
         session: Box::new(CodexSession::new(request.session.clone(), start)),
         hint: "install Codex with: npm install -g @openai/codex",
@@ -108,9 +125,43 @@ fn program(request: &LaunchRequest) -> String {
     request.command.clone().unwrap_or_else(|| "codex".into())
 }
 
-fn arguments(request: &LaunchRequest, socket: &str) -> Vec<String> {
-    let mut all =
-        vec![program(request), "app-server".into(), "--listen".into(), format!("unix://{socket}")];
+/// Which way the server is told to listen: at a socket if it has some, since nobody else's programs
+/// get at that; else at a port.
+fn listens(request: &LaunchRequest) -> Result<Listens, LaunchError> {
+    let path = format!("{}/codex.sock", request.runtime_dir);
+    let is_long = path.len() > SOCKET_PATH_MAX;
+    let chosen = request.settings.app_server.as_deref();
+    let at_port = match chosen {
+        None => request.at_port || is_long,
+        Some("ws") => true,
+        Some("unix") if is_long => {
+            return Err(LaunchError::permanent(format!(
+                "the path of the server's socket is longer than {SOCKET_PATH_MAX} bytes: {path}; set AGENT_RELAY_HOME or TMPDIR to \
+                 a shorter one"
+            )));
+        }
+        Some("unix") => false,
+        Some(other) => {
+            let text = format!("--app-server is unix or ws, not {other:?}");
+            return Err(LaunchError::permanent(text));
+        }
+    };
+    Ok(match at_port {
+        true => Listens::Port { token_file: format!("{}/codex.token", request.runtime_dir) },
+        false => Listens::Socket { path, is_chosen: chosen.is_some() },
+    })
+}
+
+fn arguments(request: &LaunchRequest, listens: &Listens) -> Vec<String> {
+    let mut all = vec![program(request), "app-server".into(), "--listen".into()];
+    match listens {
+        Listens::Socket { path, .. } => all.push(format!("unix://{path}")),
+        Listens::Port { token_file } => {
+            let words = ["ws://127.0.0.1:0", "--ws-auth", "capability-token", "--ws-token-file"];
+            all.extend(words.map(String::from));
+            all.push(token_file.clone());
+        }
+    }
     let mut set = |key: &str, value: &str| all.extend(["-c".into(), format!("{key}={value}")]);
     // Else an urgent message would cut the answer that is being written.
     set("features.instant_interrupt", "false");

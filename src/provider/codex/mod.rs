@@ -1,9 +1,11 @@
 //! Codex: a session is a thread of an app server that runs as our child and is spoken to over a
-//! WebSocket on a unix socket. Beside it, a person may have the server's own window.
+//! WebSocket on a unix socket, or at a port behind a token. Beside it, a person may have the
+//! server's own window.
 //!
 #![doc = include_str!("FACTS.md")]
 
 pub mod asks;
+pub mod banner;
 pub mod frames;
 pub mod history;
 pub mod launch;
@@ -21,7 +23,7 @@ pub const PROVIDER: Provider = Provider {
     name: "codex",
     about: "OpenAI Codex: its app server, without a terminal or with its window in yours",
     examples: &["--headless --label web", "--approval guarded --model gpt-5.5"],
-    settings: &[],
+    settings: launch::SETTINGS,
     plan: launch::plan,
     transports: &[Transport::Stream, Transport::Terminal],
     capabilities: SessionCapabilities {

@@ -8,7 +8,9 @@
 //!
 //! **In.** [`Verb::Open`] first; then verbs, [`Input::Connected`] or [`Input::Disconnected`] as the
 //! answer to each `Connect`, texts of the connection, and [`Input::Disconnected`] once when it is
-//! lost. [`Input::Closed`] is the last one. Bytes, files, screens and other sockets are ignored.
+//! lost. [`Input::Errors`] tells the port of a server that chooses one, and [`Input::LastWords`]
+//! why it does not listen. [`Input::Closed`] is the last one. Bytes, files, screens and other
+//! sockets are ignored.
 //!
 //! **Out.** To the agent: `Opened` or `OpenFailed` once; after `Opened`, `TurnStarted` and
 //! `TurnEnded` in turns, whoever began them; for each [`Verb::Deliver`] one `Accepted` with a
@@ -55,15 +57,33 @@ use self::turn::{PendingInterrupt, Turn};
 use crate::core::ids::{Ticket, VerbNumber};
 use crate::core::session::{Input, Output, Session, SessionEvent, Verb};
 use crate::core::time::{Now, Tick, sooner};
+use crate::provider::codex::banner::Banner;
 use crate::provider::jsonrpc::OpenRequests;
 use crate::provider::settings::SessionSettings;
 use crate::wire::control::LogLevel;
 
+/// Where a server was told to listen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Listens {
+    /// At a unix socket, in a folder that is closed to others.
+    Socket {
+        /// Of the socket.
+        path: String,
+        /// A person wants it so: there is no other way.
+        is_chosen: bool,
+    },
+    /// At a port of its own choice, which its banner tells.
+    Port {
+        /// Where the token stands that it wants.
+        token_file: String,
+    },
+}
+
 /// What the machine knows of its own start.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct ServerStart {
-    /// Socket that the server listens at.
-    pub socket: String,
+    /// Where the server listens.
+    pub listens: Listens,
     /// Settings of the thread, as they are said when it is begun or loaded.
     pub thread: Map<String, Value>,
     /// What the thread is called, for people.
@@ -131,6 +151,7 @@ pub struct CodexSession {
     stage: Stage,
     out: Vec<Output>,
     link: Link,
+    banner: Banner,
     requests: OpenRequests<Request>,
     opening: Opening,
     /// Id of the thread.
@@ -170,6 +191,7 @@ impl CodexSession {
             stage: Stage::Fresh,
             out: Vec::new(),
             link: Link::default(),
+            banner: Banner::default(),
             requests: OpenRequests::default(),
             opening: Opening::default(),
             thread: String::new(),
@@ -255,7 +277,7 @@ impl CodexSession {
     // ---- end and time
 
     fn on_closed(&mut self) {
-        self.fail_open("the server ended before it was ready".into(), false);
+        self.fail_at_end();
         self.stage = Stage::Over;
         self.link = Link::default();
         self.retry_at = None;
@@ -308,13 +330,14 @@ impl Session for CodexSession {
             Input::Connected => self.on_connected(now),
             Input::Disconnected(reason) => self.on_disconnected(now, &reason),
             Input::Text(text) => self.on_text(now, &text),
+            Input::Errors(bytes) => self.on_errors(&bytes),
+            Input::LastWords(words) => self.opening.last_words = words,
             Input::ForegroundEnded(code) => self.on_window_closed(now, code),
             Input::Closed => self.on_closed(),
             Input::Verb(number, verb) => self.on_verb(now, number, verb),
             Input::Wake => self.on_wake(now),
             // Nothing of this is asked for.
             Input::Bytes(_)
-            | Input::LastWords(_)
             | Input::ProcessStarted { .. }
             | Input::FileAppended(_)
             | Input::CaughtUp

@@ -1,7 +1,6 @@
 //! Connections: each is read by a thread of its own and written under a lock.
 
 use std::collections::BTreeMap;
-use std::os::unix::net::UnixStream;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -9,7 +8,9 @@ use serde_json::{Value, json};
 use tungstenite::protocol::Role;
 use tungstenite::{Message, WebSocket};
 
-fn write_text(stream: &UnixStream, text: &str) {
+use crate::listen::Stream;
+
+fn write_text(stream: &Stream, text: &str) {
     let Ok(stream) = stream.try_clone() else { return };
     let mut socket = WebSocket::from_raw_socket(stream, Role::Server, None);
     let _ = socket.send(Message::text(text));
@@ -18,21 +19,20 @@ fn write_text(stream: &UnixStream, text: &str) {
 /// Who is connected, and what is asked of them.
 #[derive(Default)]
 pub struct Clients {
-    all: Mutex<BTreeMap<usize, UnixStream>>,
+    all: Mutex<BTreeMap<usize, Stream>>,
     next: Mutex<usize>,
     /// The open request, and its first answer.
     open: Mutex<Option<(Value, Option<Value>)>>,
     asked: Mutex<u64>,
 }
 
-fn write(stream: &UnixStream, frame: &Value) {
+fn write(stream: &Stream, frame: &Value) {
     write_text(stream, &frame.to_string());
 }
 
 impl Clients {
     /// Reads a client until it goes.
-    pub fn serve(&self, stream: UnixStream, mut on: impl FnMut(usize, Value)) {
-        let Ok(mut socket) = tungstenite::accept(stream) else { return };
+    pub fn serve(&self, mut socket: WebSocket<Stream>, mut on: impl FnMut(usize, Value)) {
         let id = {
             let mut next = self.next.lock().expect("a lock");
             *next += 1;
@@ -70,7 +70,7 @@ impl Clients {
     /// All connections break.
     pub fn drop_all(&self) {
         for stream in std::mem::take(&mut *self.all.lock().expect("a lock")).into_values() {
-            let _ = stream.shutdown(std::net::Shutdown::Both);
+            stream.shutdown();
         }
     }
 

@@ -1,18 +1,19 @@
 //! An app server that behaves like the real one and misbehaves on demand, for scenarios.
-//! `codex app-server --listen unix://PATH ...`: threads stand in the folder FAKE_STATE and outlive
+//! `codex app-server --listen unix://PATH ...`, or `ws://127.0.0.1:0` with a token: threads stand in the folder FAKE_STATE and outlive
 //! the process; `said.jsonl` there holds every message that reached the model, once for each turn.
 //!
 //! What a message says is what its turn does: `sleep:MS`, `ask:COMMAND`, `flood:MIB`, `fail`,
 //! `drop` (all connections break), `vanish` (the process ends at once and its threads are gone from
 //! disk, once), `child:MS` and `back:MS` (a subagent and a command that outlive the turn), `late`
 //! (what belongs to a turn comes behind its end), `half` (frames that are no proper JSON).
-//! FAKE_REFUSES is what the first attempt to load a thread is refused with.
+//! FAKE_REFUSES is what the first attempt to load a thread is refused with; with FAKE_NO_UNIX it is
+//! a version without unix sockets, with FAKE_UNREADY=N its port is not ready when asked N times.
 
 mod behind;
 mod clients;
+mod listen;
 mod threads;
 
-use std::os::unix::net::UnixListener;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -33,20 +34,18 @@ fn text<'a>(of: &'a Value, at: &str) -> &'a str {
 
 fn main() {
     let words: Vec<String> = std::env::args().collect();
-    let at = words.iter().position(|word| word == "--listen").expect("--listen");
-    let path = words[at + 1].strip_prefix("unix://").expect("a unix socket").to_string();
+    if words.get(1).is_some_and(|word| word == "resume") {
+        return listen::window(&words);
+    }
     let state = std::env::var("FAKE_STATE").expect("FAKE_STATE");
     std::fs::create_dir_all(&state).expect("the folder");
-    let _ = std::fs::remove_file(&path);
-    let listener = UnixListener::bind(&path).expect("the socket");
     let server = Arc::new(Server {
-        threads: Mutex::new(Threads::load(state.into())),
+        threads: Mutex::new(Threads::load(state.clone().into())),
         clients: Clients::default(),
     });
-    for stream in listener.incoming().flatten() {
-        let server = server.clone();
-        std::thread::spawn(move || server.clients.serve(stream, |id, frame| server.on(id, frame)));
-    }
+    listen::serve(&words, state.as_ref(), move |socket| {
+        server.clients.serve(socket, |id, frame| server.on(id, frame));
+    });
 }
 
 impl Server {

@@ -231,6 +231,18 @@ fn a_start_that_failed_is_not_repeated_as_it_was() {
         assert_eq!(next_start(&mut bench, event.clone()), want, "{event:?}");
         assert_eq!(bench.agent.word(), word, "{event:?}");
     }
+    // The other way of listening is tried once, and is the last one.
+    let mut bench = Bench::starting();
+    let at_port = |bench: &mut Bench| {
+        let mut effects = bench.tell(Event::Provider(failed(StartFault::Listening)));
+        effects.extend(bench.commit());
+        effects.into_iter().find_map(|effect| match effect {
+            Effect::Provider(ProviderCommand::Spawn { at_port, .. }) => Some(at_port),
+            _ => None,
+        })
+    };
+    assert_eq!(at_port(&mut bench), Some(true));
+    assert_eq!((at_port(&mut bench), bench.agent.word()), (None, DetailedStatus::Parked));
     // Each try counts: in the end a person is asked.
     let mut bench = Bench::starting();
     let tries = (0..9).filter(|_| next_start(&mut bench, folder(false)).is_some()).count();

@@ -51,6 +51,7 @@ fn request(transport: Transport, approval_mode: ApprovalMode) -> LaunchRequest {
         dir: "/h/agents/a".into(),
         user_home: "/u".into(),
         runtime_dir: "/r".into(),
+        at_port: false,
         bin: "/b/agent-relay".into(),
         is_root: true,
         env: [("ANTHROPIC_API_KEY".to_string(), "sk-0123456789-0123456789".to_string())]

@@ -316,6 +316,7 @@ impl Session for TuiSession {
             Input::Wake => self.on_wake(now),
             Input::Bytes(_)
             | Input::LastWords(_)
+            | Input::Errors(_)
             | Input::Connected
             | Input::Disconnected(_)
             | Input::Text(_)

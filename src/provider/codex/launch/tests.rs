@@ -52,6 +52,7 @@ fn request() -> LaunchRequest {
         dir: "/home/u/.agent-relay/agents/web".into(),
         user_home: "/home/u".into(),
         runtime_dir: "/home/u/.agent-relay/agents/web/run".into(),
+        at_port: false,
         bin: "/bin/agent-relay".into(),
         is_root: false,
         env: BTreeMap::new(),
@@ -71,8 +72,51 @@ fn the_server_listens_where_only_its_user_gets_in() {
     assert_eq!(plan.argv[..4], ["codex", "app-server", "--listen", &format!("unix://{socket}")]);
     assert_eq!(plan.files, [SetupFile::Folder("/home/u/.agent-relay/agents/web/run".into())]);
     assert!(plan.is_server && plan.unset.contains(&"CODEX_THREAD_ID".to_string()));
-    let long = LaunchRequest { runtime_dir: format!("/{}", "x".repeat(95)), ..request() };
-    assert!(planned(&long).is_err_and(|why| why.contains("AGENT_RELAY_HOME")));
+    assert_eq!(plan.port, None);
+}
+
+/// What was asked for, whether the version has said that it has no unix sockets, and how long the
+/// path of one is, decide where it is told to listen.
+#[test]
+fn a_server_without_unix_sockets_is_told_to_listen_at_a_port_behind_a_token() {
+    let short = "/home/u/.agent-relay/agents/web/run".to_string();
+    let long = format!("/{}", "x".repeat(95));
+    for (asked, at_port, folder, want) in [
+        (None, false, &short, Ok(false)),
+        (None, true, &short, Ok(true)),
+        (None, false, &long, Ok(true)),
+        (Some("unix"), false, &short, Ok(false)),
+        (Some("unix"), false, &long, Err("AGENT_RELAY_HOME")),
+        (Some("ws"), false, &short, Ok(true)),
+        (Some("ws"), true, &long, Ok(true)),
+        (Some("tcp"), false, &short, Err("unix or ws")),
+        (Some(""), false, &short, Err("unix or ws")),
+    ] {
+        let mut asking = LaunchRequest { runtime_dir: folder.clone(), at_port, ..request() };
+        asking.settings.app_server = asked.map(String::from);
+        let plan = match (planned(&asking), want) {
+            (Ok(plan), Ok(want)) => {
+                assert_eq!(plan.port.is_some(), want, "{asked:?} {at_port} {folder}");
+                plan
+            }
+            (Err(why), Err(want)) => {
+                assert!(why.contains(want), "{why}");
+                continue;
+            }
+            (plan, _) => panic!("{asked:?} {at_port} {folder}: {:?}", plan.map(|plan| plan.argv)),
+        };
+        let tells_url = plan.env.iter().any(|(name, _)| name == "CODEX_APP_SERVER_URL");
+        let forgets_url = plan.unset.contains(&"CODEX_APP_SERVER_URL".to_string());
+        assert_eq!((tells_url, forgets_url), (plan.port.is_none(), plan.port.is_some()));
+        if let Some(port) = plan.port {
+            let file = format!("{folder}/codex.token");
+            let words =
+                ["ws://127.0.0.1:0", "--ws-auth", "capability-token", "--ws-token-file", &file];
+            assert_eq!(plan.argv[3..8], words);
+            assert_eq!(port, ServerPort { token_file: file, token_env: TOKEN_ENV });
+            assert!(plan.files.contains(&SetupFile::Folder(folder.clone())), "closed to others");
+        }
+    }
 }
 
 #[test]

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{CodexSession, Request};
+use super::{CodexSession, Listens, Request};
 use crate::core::ids::VerbNumber;
 use crate::core::session::{GUEST_WINDOW, Output, SessionEvent};
 use crate::core::time::{Now, Tick};
 use crate::provider::codex::frames::{Item, Notice, text};
+use crate::provider::codex::launch::TOKEN_ENV;
 use crate::provider::codex::steps;
 use crate::provider::jsonrpc::RpcError;
 
@@ -226,12 +227,24 @@ impl CodexSession {
     /// Opens the server's own window on the thread, where a person wants one, and tells how it is
     /// opened elsewhere.
     pub(super) fn open_window(&mut self) {
-        let address = format!("unix://{}", self.start.socket);
-        let words = ["resume", "--remote", &address, &self.thread];
-        let arguments = words.map(String::from).to_vec();
+        let address = match (&self.start.listens, self.banner.port()) {
+            (Listens::Socket { path, .. }, _) => format!("unix://{path}"),
+            (Listens::Port { .. }, port) => format!("ws://127.0.0.1:{}", port.unwrap_or_default()),
+        };
+        let mut arguments = ["resume", "--remote", &address].map(String::from).to_vec();
+        let mut files = BTreeMap::new();
+        if let Listens::Port { token_file } = &self.start.listens {
+            arguments.extend(["--remote-auth-token-env", TOKEN_ENV].map(String::from));
+            files.insert(TOKEN_ENV, token_file.clone());
+        }
+        arguments.push(self.thread.clone());
         let program = self.start.program.clone();
         let command: Vec<&String> = [&program].into_iter().chain(&arguments).collect();
-        self.fact(GUEST_WINDOW, json!({"command": command, "env": self.start.env}));
+        let mut window = json!({"command": command, "env": self.start.env});
+        if !files.is_empty() {
+            window["envFiles"] = json!(files);
+        }
+        self.fact(GUEST_WINDOW, window);
         if !self.start.has_window {
             return;
         }

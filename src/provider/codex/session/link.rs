@@ -5,8 +5,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::opening::has_no_turn;
-use super::{CodexSession, Request, Stage};
-use crate::core::session::Output;
+use super::{CodexSession, Listens, Request, Stage};
+use crate::core::session::{Output, ServerAddress};
 use crate::core::time::{Now, Tick};
 use crate::provider::codex::frames::{TurnRecord, TurnStatus, text};
 use crate::provider::jsonrpc::{self, RpcError};
@@ -38,9 +38,25 @@ pub(super) struct Link {
 }
 
 impl CodexSession {
+    /// One attempt, where it is known by now where the server listens.
     pub(super) fn connect(&mut self) {
         self.link.retry_at = None;
-        self.out.push(Output::Connect { path: self.start.socket.clone() });
+        let to = match &self.start.listens {
+            Listens::Socket { path, .. } => Some(ServerAddress::Socket(path.clone())),
+            Listens::Port { .. } => self.banner.port().map(ServerAddress::Port),
+        };
+        match to {
+            Some(to) => self.out.push(Output::Connect { to }),
+            None => self.opening.last_failure = "it does not say at which port it listens".into(),
+        }
+    }
+
+    /// A server at a port says at which one.
+    pub(super) fn on_errors(&mut self, bytes: &[u8]) {
+        let at_port = matches!(self.start.listens, Listens::Port { .. });
+        if at_port && self.banner.read(bytes) && self.stage == Stage::Opening {
+            self.connect();
+        }
     }
 
     pub(super) fn connect_if_due(&mut self, now: Now) {
@@ -76,7 +92,12 @@ impl CodexSession {
         self.forget_requests("the connection to the server broke");
         match self.stage {
             Stage::Fresh | Stage::Over => return,
-            // The server is still starting.
+            // The server is still starting; one that has told its port is there.
+            Stage::Opening
+                if self.banner.port().is_some() && self.link.attempts >= ATTEMPTS_MAX =>
+            {
+                return self.fail_open(format!("the server cannot be reached: {reason}"), false);
+            }
             Stage::Opening => self.opening.last_failure = reason.to_string(),
             Stage::Ready if self.is_stopping => return,
             Stage::Ready => {

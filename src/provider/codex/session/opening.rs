@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{CodexSession, Request, Stage};
+use super::{CodexSession, Listens, Request, Stage};
 use crate::core::session::{DeliveryOutcome, OpenMode, Opened, Resume, SessionEvent, StartFault};
 use crate::core::time::{Now, Tick};
+use crate::provider::codex::banner::{Refusal, refusal};
 use crate::provider::codex::frames::{TurnRecord, text};
 use crate::provider::codex::history::History;
 use crate::provider::codex::{LOGIN_CURE, older_than_oldest};
@@ -27,6 +28,8 @@ pub(super) struct Opening {
     resume: Option<Resume>,
     /// Why there is no connection yet.
     pub last_failure: String,
+    /// What the server has said before its end.
+    pub last_words: String,
     /// Name and version, for people.
     agent: String,
     model: Option<String>,
@@ -46,13 +49,40 @@ impl CodexSession {
     }
 
     pub(super) fn fail_open(&mut self, reason: String, permanent: bool) {
+        let fault = if permanent { StartFault::Person } else { StartFault::Passing };
         if self.stage == Stage::Opening {
-            self.stage = Stage::Over;
-            self.opening.deadline = None;
-            self.link.retry_at = None;
-            let fault = if permanent { StartFault::Person } else { StartFault::Passing };
-            self.emit(SessionEvent::OpenFailed { reason, fault });
+            self.fail_start(reason, fault);
         }
+    }
+
+    fn fail_start(&mut self, reason: String, fault: StartFault) {
+        self.stage = Stage::Over;
+        self.opening.deadline = None;
+        self.link.retry_at = None;
+        self.emit(SessionEvent::OpenFailed { reason, fault });
+    }
+
+    /// The server has ended, perhaps because it does not know where it was to listen: then it may
+    /// have done so before anything was asked of it.
+    pub(super) fn fail_at_end(&mut self) {
+        if !matches!(self.stage, Stage::Fresh | Stage::Opening) {
+            return;
+        }
+        let (reason, fault) = match (refusal(&self.opening.last_words), &self.start.listens) {
+            (Some(Refusal::UnixSocket), Listens::Socket { is_chosen: false, .. }) => {
+                ("this version of codex has no unix sockets".to_string(), StartFault::Listening)
+            }
+            (Some(Refusal::UnixSocket), Listens::Socket { .. }) => (
+                "this version of codex has no unix sockets: leave --app-server away, or update codex".into(),
+                StartFault::Person,
+            ),
+            (Some(_), _) => (
+                "this version of codex cannot be told where its app server listens; update it with: npm install -g @openai/codex".into(),
+                StartFault::Person,
+            ),
+            (None, _) => ("the server ended before it was ready".into(), StartFault::Passing),
+        };
+        self.fail_start(reason, fault);
     }
 
     pub(super) fn give_up_opening(&mut self, now: Now) {
