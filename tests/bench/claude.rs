@@ -68,19 +68,19 @@ pub fn prompt() {
                 .is_ok_and(|status| status["status"] == "idle")
         };
         wait_until(Duration::from_secs(60), idle);
-        let mut times = Vec::new();
+        let by_hand = (transport == "tmux").then(|| Keyboard::of(&run(&["attach", "a", "--json"])));
+        let (mut times, mut typed) = (Vec::new(), Vec::new());
         for n in 0..MESSAGES {
-            let mark = format!("MARK-{n}.");
-            // Behind the end of a turn the program is not at its prompt for a tenth of a second.
-            std::thread::sleep(AT_ITS_PROMPT);
-            let begin = Instant::now();
-            run(&["send", "a", &mark]);
-            while !model.has_heard(&mark) {
-                assert!(begin.elapsed() < Duration::from_secs(30), "{mark} never came");
-                std::thread::sleep(Duration::from_millis(1));
-            }
-            times.push(begin.elapsed());
+            let took = until_heard(&model, &format!("MARK-{n}."), |mark| {
+                run(&["send", "a", mark]);
+            });
+            times.push(took);
             wait_until(Duration::from_secs(30), idle);
+            if let Some(keyboard) = &by_hand {
+                let text = format!("HAND-{n}.");
+                typed.push(until_heard(&model, &text, |text| keyboard.paste_and_enter(text)));
+                wait_until(Duration::from_secs(30), idle);
+            }
         }
         let (p50, p99) = (percentile(&mut times, 0.5), percentile(&mut times, 0.99));
         row(
@@ -88,7 +88,54 @@ pub fn prompt() {
             if transport == "tmux" { "p50 ≤ 80 ms" } else { "–" },
             format!("{} ({})", ms(p50), ms(p99)),
         );
+        if by_hand.is_some() {
+            let (hand, worst) = (percentile(&mut typed, 0.5), percentile(&mut typed, 0.99));
+            let ratio = p50.as_secs_f64() / hand.as_secs_f64();
+            row(
+                "… pasted into the same terminal by hand, with Enter right behind it: p50 (p99)",
+                "–",
+                format!("{} ({}); the runner's {ratio:.2} × of it", ms(hand), ms(worst)),
+            );
+        }
         run(&["command", "a", "kill"]);
+    }
+}
+
+/// Time from the sending of a text to its request at the model.
+fn until_heard(model: &Model, text: &str, send: impl FnOnce(&str)) -> Duration {
+    // Behind the end of a turn the program is not at its prompt for a tenth of a second.
+    std::thread::sleep(AT_ITS_PROMPT);
+    let begin = Instant::now();
+    send(text);
+    while !model.has_heard(text) {
+        assert!(begin.elapsed() < Duration::from_secs(30), "{text} never came");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    begin.elapsed()
+}
+
+/// A person at the terminal of a session, who looks at nothing: the program's own part of the time.
+struct Keyboard {
+    socket: String,
+}
+
+impl Keyboard {
+    /// `spec`: how to attach, as `attach --json` says it.
+    fn of(spec: &str) -> Keyboard {
+        let spec: Value = serde_json::from_str(spec).expect("an attach spec");
+        let words: Vec<&str> =
+            spec["command"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        let at = words.iter().position(|word| *word == "-S").expect("the socket of a server");
+        Keyboard { socket: words[at + 1].to_string() }
+    }
+
+    fn paste_and_enter(&self, text: &str) {
+        let session = agent_relay::core::session::TERMINAL_SESSION;
+        let mut tmux = std::process::Command::new("tmux");
+        tmux.args(["-S", &self.socket, "set-buffer", "-b", "hand", text, ";"]);
+        tmux.args(["paste-buffer", "-p", "-d", "-b", "hand", "-t", session, ";"]);
+        tmux.args(["send-keys", "-t", session, "Enter"]);
+        assert!(tmux.status().expect("tmux runs").success());
     }
 }
 
