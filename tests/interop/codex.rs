@@ -3,6 +3,7 @@
 
 mod beside;
 mod evidence;
+mod port;
 mod responses;
 mod window;
 

@@ -6,8 +6,8 @@ use super::*;
 use crate::support::BIN;
 
 /// A runner with a window, in tmux.
-struct Window {
-    session: Session,
+pub struct Window {
+    pub session: Session,
     socket: String,
 }
 
@@ -19,7 +19,7 @@ impl Window {
     }
 
     /// A session with a command in a terminal.
-    fn of(session: Session, line: &str) -> Window {
+    pub fn of(session: Session, line: &str) -> Window {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         ran("codex-window");
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -49,7 +49,7 @@ impl Window {
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
-    fn keys(&self, keys: &[&str]) {
+    pub fn keys(&self, keys: &[&str]) {
         self.tmux(&[&["send-keys", "-t", "w"], keys].concat());
     }
 
@@ -58,7 +58,7 @@ impl Window {
     }
 
     #[track_caller]
-    fn shows(&self, text: &str) {
+    pub fn shows(&self, text: &str) {
         let shown = || self.screen();
         let found = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             wait_for(text, LONG, || shown().contains(text).then_some(()))
@@ -69,7 +69,7 @@ impl Window {
 
 impl Window {
     /// It wants to be told once or twice, as it feels.
-    fn leave(&self) {
+    pub fn leave(&self) {
         self.keys(&["C-c"]);
         let asked = std::time::Instant::now();
         while !self.screen().contains("CODE=") && asked.elapsed().as_secs() < 2 {
@@ -88,7 +88,7 @@ impl Drop for Window {
     }
 }
 
-fn is_codex(pid: u32) -> bool {
+pub fn is_codex(pid: u32) -> bool {
     let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
     name.starts_with("codex")
 }

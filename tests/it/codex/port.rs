@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use tungstenite::client::IntoClientRequest;
 
 use super::*;
-use crate::support::{BIN, ran};
+use crate::support::BIN;
 
 const NO_UNIX: [(&str, &str); 1] = [("FAKE_NO_UNIX", "1")];
 
@@ -133,7 +133,6 @@ fn kills_of_server_and_runner_cost_no_message_at_a_port() {
     let third = codex.machine.send("a", "drop three");
     assert_eq!(codex.answered(third), "done three");
     assert_eq!(codex.delivered(), [(first, 1), (second, 1), (third, 1)].into());
-    ran("codex-kills");
 }
 
 /// Its token comes from the file: it is not in the words that the runner gives out.
