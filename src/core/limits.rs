@@ -61,6 +61,8 @@ pub const LOG_LINES_DEFAULT: usize = 100;
 pub const LOG_LINES_MAX: usize = 1000;
 /// Lines of a log in a diagnosis.
 pub const LOG_LINES_DIAGNOSED: usize = 20;
+/// Lines of the service manager in a diagnosis.
+pub const JOURNAL_LINES_DIAGNOSED: usize = 20;
 /// Characters of one line of a log.
 pub const LOG_LINE_CHARS_MAX: usize = 4000;
 /// Bytes from the end of a log that are looked at, however long it is.

@@ -7,6 +7,7 @@
 pub mod admission;
 pub mod budget;
 pub mod confine;
+pub mod diagnosis;
 pub mod guests;
 pub mod host;
 pub mod input;
