@@ -99,6 +99,12 @@ pub const ATTACH_WORDS_MAX: usize = 256;
 pub const ATTACH_ENV_MAX: usize = 256;
 /// Bytes of that command and those variables.
 pub const ATTACH_SPEC_BYTES_MAX: usize = 64 << 10;
+/// Bytes of what a runner tells about itself in its file.
+pub const RUNNER_INFO_BYTES_MAX: u64 = 64 << 10;
+/// Bytes of what the service manager has written about a unit that are looked at.
+pub const JOURNAL_BYTES_MAX: usize = 64 << 10;
+/// Looks and touches that are under way at once.
+pub const LOOKS_IN_FLIGHT_MAX: usize = 64;
 /// Programs of providers in the report of a host.
 pub const PROGRAMS_REPORTED_MAX: usize = 32;
 /// Commands that wait at a hub.

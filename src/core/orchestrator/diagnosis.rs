@@ -45,13 +45,10 @@ pub fn diagnosis(facts: &Facts) -> Value {
     };
     let unit = facts.unit.as_ref().map(|text| text.as_ref().map(|text| UnitState::read(text)));
     let exit = (!facts.alive).then(|| exit(facts));
-    match &facts.log {
-        Some(Ok((bytes, lines))) => {
-            put("logBytes", json!(bytes));
-            put("logEmpty", json!(*bytes == 0));
-            put("logTail", json!(lines));
-        }
-        Some(Err(_)) | None => {}
+    if let Some(Ok((bytes, lines))) = &facts.log {
+        put("logBytes", json!(bytes));
+        put("logEmpty", json!(*bytes == 0));
+        put("logTail", json!(lines));
     }
     put("runnerInfoPresent", json!(facts.runner.is_some()));
     put("runnerId", json!(facts.runner));

@@ -121,25 +121,23 @@ pub fn is_guest(prefix: &str, name: &str) -> bool {
 /// What a guest is told when asked for something that only guests have.
 pub const NO_GUEST: &str = "terminal session is not a guest session";
 
+/// What a guest is told where so many are there that no more are opened.
+pub fn no_room() -> String {
+    format!("{GUESTS_MAX} guest terminals are open; stop one of them first")
+}
+
 /// The terminals of guests that are open. They live as long as the orchestrator: each ends at its
 /// time, whether or not another one is asked for.
 #[derive(Debug, Default)]
 pub struct Guests {
-    open: BTreeMap<String, Tick>,
+    /// When each ends, and the socket of its server.
+    open: BTreeMap<String, (Tick, String)>,
 }
 
 impl Guests {
-    /// Whether there is room for another one; the error says why not.
-    pub fn has_room(&self) -> Result<(), String> {
-        if self.open.len() < GUESTS_MAX {
-            return Ok(());
-        }
-        Err(format!("{GUESTS_MAX} guest terminals are open; stop one of them first"))
-    }
-
     /// Notes a terminal that was opened; what its guest is answered.
-    pub fn opened(&mut self, now: Now, name: &str, spec: &AttachSpec) -> Value {
-        self.open.insert(name.into(), now.tick + spec.lifetime);
+    pub fn opened(&mut self, now: Now, name: &str, spec: &AttachSpec, socket: String) -> Value {
+        self.open.insert(name.into(), (now.tick + spec.lifetime, socket));
         json!({
             "session": name, "mode": "guest", "provider": spec.provider, "running": true,
             "interactive": true, "expiresAt": now.wall.0 + spec.lifetime.as_millis() as i64,
@@ -151,22 +149,22 @@ impl Guests {
         self.open.remove(name).is_some()
     }
 
-    /// Whether it is open.
-    pub fn is_open(&self, name: &str) -> bool {
-        self.open.contains_key(name)
+    /// The socket of its server; none: it is not open.
+    pub fn socket(&self, name: &str) -> Option<&str> {
+        self.open.get(name).map(|(_, socket)| socket.as_str())
     }
 
     /// Takes out those whose time is over: they are to be ended.
     pub fn expired(&mut self, now: Tick) -> Vec<String> {
-        let over = |(name, end): (&String, &Tick)| (*end <= now).then(|| name.clone());
-        let names: Vec<String> = self.open.iter().filter_map(over).collect();
-        self.open.retain(|_, end| *end > now);
+        let over = self.open.iter().filter(|(_, (end, _))| *end <= now);
+        let names: Vec<String> = over.map(|(name, _)| name.clone()).collect();
+        self.open.retain(|_, (end, _)| *end > now);
         names
     }
 
     /// When the next one ends.
     pub fn next_deadline(&self) -> Option<Tick> {
-        self.open.values().min().copied()
+        self.open.values().map(|(end, _)| *end).min()
     }
 }
 
@@ -269,25 +267,19 @@ mod tests {
     }
 
     #[test]
-    fn guests_end_in_time_and_are_bounded() {
+    fn guests_end_in_time() {
         let spec = parse(&spec()).expect("it is fine");
         let at = |s: u64| Now { tick: Tick(s * 1_000_000), wall: Wall(s as i64 * 1000 - 50_000) };
         let mut guests = Guests::default();
         assert_eq!(guests.next_deadline(), None);
-        let answer = guests.opened(at(10), "one", &spec);
+        let answer = guests.opened(at(10), "one", &spec, "/g/1".into());
         assert_eq!(answer["expiresAt"], json!(80_000), "by the clock of people");
-        guests.opened(at(20), "two", &spec);
+        guests.opened(at(20), "two", &spec, "/g/2".into());
         assert_eq!(guests.next_deadline(), Some(at(130).tick));
         assert_eq!(guests.expired(at(129).tick), [""; 0]);
         assert_eq!(guests.expired(at(130).tick), ["one"]);
-        assert!(!guests.is_open("one") && guests.is_open("two"));
+        assert_eq!((guests.socket("one"), guests.socket("two")), (None, Some("/g/2")));
         assert!(guests.closed("two") && !guests.closed("two"));
-        for n in 0..GUESTS_MAX {
-            assert_eq!(guests.has_room(), Ok(()));
-            guests.opened(at(0), &n.to_string(), &spec);
-        }
-        assert!(guests.has_room().is_err());
-        assert_eq!(guests.expired(at(120).tick).len(), GUESTS_MAX);
-        assert_eq!(guests.has_room(), Ok(()));
+        assert_eq!(guests.next_deadline(), None);
     }
 }

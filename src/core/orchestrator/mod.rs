@@ -13,6 +13,7 @@ pub mod host;
 pub mod input;
 pub mod launch;
 pub mod log_text;
+pub mod look;
 pub mod names;
 pub mod options;
 pub mod picture;
