@@ -4,6 +4,7 @@
 mod chaos;
 mod delivery;
 mod lives;
+mod looked;
 mod persons;
 mod stand_in;
 mod starts;
