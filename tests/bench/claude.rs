@@ -82,22 +82,27 @@ pub fn prompt() {
                 wait_until(Duration::from_secs(30), idle);
             }
         }
-        let (p50, p99) = (percentile(&mut times, 0.5), percentile(&mut times, 0.99));
-        row(
-            &format!("send → the model of an idle Claude sees the prompt, {transport}: p50 (p99)"),
-            if transport == "tmux" { "p50 ≤ 80 ms" } else { "–" },
-            format!("{} ({})", ms(p50), ms(p99)),
-        );
-        if by_hand.is_some() {
-            let (hand, worst) = (percentile(&mut typed, 0.5), percentile(&mut typed, 0.99));
-            let ratio = p50.as_secs_f64() / hand.as_secs_f64();
-            row(
-                "… pasted into the same terminal by hand, with Enter right behind it: p50 (p99)",
-                "–",
-                format!("{} ({}); the runner's {ratio:.2} × of it", ms(hand), ms(worst)),
-            );
-        }
+        told(transport, times, typed);
         run(&["command", "a", "kill"]);
+    }
+}
+
+/// The rows of one transport; `typed`: what a keyboard beside it needed, if there was one.
+fn told(transport: &str, mut times: Vec<Duration>, mut typed: Vec<Duration>) {
+    let (p50, p99) = (percentile(&mut times, 0.5), percentile(&mut times, 0.99));
+    row(
+        &format!("send → the model of an idle Claude sees the prompt, {transport}: p50 (p99)"),
+        if transport == "tmux" { "p50 ≤ 80 ms" } else { "–" },
+        format!("{} ({})", ms(p50), ms(p99)),
+    );
+    if !typed.is_empty() {
+        let (hand, worst) = (percentile(&mut typed, 0.5), percentile(&mut typed, 0.99));
+        let ratio = p50.as_secs_f64() / hand.as_secs_f64();
+        row(
+            "… pasted into the same terminal by hand, with Enter right behind it: p50 (p99)",
+            "–",
+            format!("{} ({}); the runner's {ratio:.2} × of it", ms(hand), ms(worst)),
+        );
     }
 }
 

@@ -98,15 +98,7 @@ fn a_session_is_looked_at_typed_into_and_opened_for_guests() {
     assert_eq!(looks.type_in(&guest, "of two"), Looked::Typed(Ok(Some(1))));
     looks.wait_shown(&session, "a draft; of two");
 
-    // Others may not be opened: too many, or in a folder that nobody works in.
-    for number in 2..=GUESTS_MAX {
-        looks.open(&record, &format!("ar-guest-{number}")).0.expect("it opens");
-    }
-    let refused = looks.open(&record, "one-more").0;
-    assert!(refused.as_ref().is_err_and(|text| text.contains("stop one")), "{refused:?}");
-    let elsewhere = Looks::new(home.clone(), home.join("agents"));
-    let refused = elsewhere.open(&record, "outside").0;
-    assert_eq!(refused, Err("runner attach-spec cwd must be within base directory".into()));
+    refuses_others(&looks, &record, &home);
 
     // The end of a guest is not that of the session.
     assert_eq!(looks.ask(Look::EndGuest { name: "ar-guest-1".into() }), Looked::GuestEnded(true));
@@ -131,4 +123,16 @@ fn a_session_is_looked_at_typed_into_and_opened_for_guests() {
         Some(over).filter(|over| !over.is_empty())
     });
     assert!(left.iter().all(|name| name.starts_with("ar-guest-")), "{left:?}");
+}
+
+/// Too many, or in a folder that nobody works in.
+fn refuses_others(looks: &Looks, record: &Record, home: &std::path::Path) {
+    for number in 2..=GUESTS_MAX {
+        looks.open(record, &format!("ar-guest-{number}")).0.expect("it opens");
+    }
+    let refused = looks.open(record, "one-more").0;
+    assert!(refused.as_ref().is_err_and(|text| text.contains("stop one")), "{refused:?}");
+    let elsewhere = Looks::new(home.into(), home.join("agents"));
+    let refused = elsewhere.open(record, "outside").0;
+    assert_eq!(refused, Err("runner attach-spec cwd must be within base directory".into()));
 }
