@@ -47,6 +47,10 @@ use serde_json::{Value, json};
 use table::{BIN, OLD_BIN, bin, measure, row};
 use tungstenite::Message as Frame;
 
+/// What other work on the machine disturbs is measured so often, in turn with the older binary;
+/// `ROUNDS` says otherwise.
+const ROUNDS: usize = 3;
+
 fn main() {
     if let Ok(path) = std::env::var("BENCH_PROVIDER") {
         return delivery::provider(Path::new(&path));
@@ -67,30 +71,34 @@ fn main() {
             "{path} is not there; `make build` builds the release binary"
         );
     }
+    let rounds = std::env::var("ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(ROUNDS);
     println!("{}", machine());
     let commit = commit_time();
     table::print_head();
     // What runs our own code in this process, or writes the store that the hub then opens, has no
     // older side.
-    let groups: &[(&str, bool, &dyn Fn())] = &[
-        ("start", true, &start::start),
-        ("latency", true, &|| delivery::latency(commit)),
-        ("enqueue", false, &|| store::enqueue(commit)),
-        ("drain", false, &store::drain),
-        ("post", true, &control::post),
-        ("hook", true, &processes::hook),
-        ("claude", true, &claude::prompt),
-        ("follow", true, &claude::follow),
-        ("codex", false, &codex::turns),
-        ("idle", true, &idle::idle),
-        ("fleet", true, &fleet::fleet),
-        ("history", false, &fleet::history::history),
+    let groups: &[(&str, bool, usize, &dyn Fn())] = &[
+        ("start", true, 1, &start::start),
+        ("latency", true, 1, &|| delivery::latency(commit)),
+        ("enqueue", false, 1, &|| store::enqueue(commit)),
+        ("drain", false, 1, &store::drain),
+        ("post", true, 1, &control::post),
+        ("hook", true, 1, &processes::hook),
+        ("claude", true, 1, &claude::prompt),
+        ("follow", true, 1, &claude::follow),
+        ("codex", false, 1, &codex::turns),
+        ("idle", true, 1, &idle::idle),
+        ("fleet", true, 1, &fleet::fleet),
+        ("knee", true, rounds, &fleet::knee::knee),
+        // An older hub took fewer connections.
+        ("crowd", false, 1, &fleet::crowd::crowd),
+        ("history", false, 1, &fleet::history::history),
     ];
-    for (name, has_older, run) in groups
+    for (name, has_older, rounds, run) in groups
         .iter()
         .filter(|(name, ..)| wanted.is_empty() || wanted.iter().any(|word| word == name))
     {
-        measure(*has_older, *run, name);
+        measure(*has_older, *rounds, *run, name);
     }
     if records {
         table::record(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/FIGURES.md")));

@@ -16,8 +16,10 @@ pub static OLD_BIN: LazyLock<Option<String>> =
 static MEASURES_OLD: AtomicBool = AtomicBool::new(false);
 /// The table as it was printed.
 static LINES: Mutex<Vec<String>> = Mutex::new(Vec::new());
-/// Rows of the group that is measured: figure, goal, value.
-static ROWS: Mutex<Vec<(String, String, String)>> = Mutex::new(Vec::new());
+/// Figure, goal, value.
+type Row = (String, String, String);
+/// Rows of the group that is measured.
+static ROWS: Mutex<Vec<Row>> = Mutex::new(Vec::new());
 
 /// The binary that is measured now.
 pub fn bin() -> &'static str {
@@ -27,20 +29,24 @@ pub fn bin() -> &'static str {
     }
 }
 
-/// One group of rows, and right after it the same with the older binary.
-pub fn measure(has_older: bool, run: &dyn Fn(), name: &str) {
+/// One group of rows, and right after it the same with the older binary; so many rounds in turn, of
+/// which each row shows the median.
+pub fn measure(has_older: bool, rounds: usize, run: &dyn Fn(), name: &str) {
     let rows = || {
         run();
         std::mem::take(&mut *ROWS.lock().expect("rows"))
     };
-    let here = rows();
-    let mut older = Vec::new();
-    if OLD_BIN.is_some() && has_older {
-        MEASURES_OLD.store(true, Ordering::Relaxed);
-        older = rows();
-        MEASURES_OLD.store(false, Ordering::Relaxed);
-        assert_eq!(here.len(), older.len(), "{name}: both have the same rows");
+    let (mut all, mut all_older) = (Vec::new(), Vec::new());
+    for _ in 0..rounds {
+        all.push(rows());
+        if OLD_BIN.is_some() && has_older {
+            MEASURES_OLD.store(true, Ordering::Relaxed);
+            all_older.push(rows());
+            MEASURES_OLD.store(false, Ordering::Relaxed);
+        }
     }
+    let (here, older) = (medians(all), medians(all_older));
+    assert!(older.is_empty() || here.len() == older.len(), "{name}: both have the same rows");
     for (at, (figure, goal, value)) in here.iter().enumerate() {
         let beside =
             older.get(at).map(|(.., older)| match (first_number(value), first_number(older)) {
@@ -51,6 +57,18 @@ pub fn measure(has_older: bool, run: &dyn Fn(), name: &str) {
             .unwrap_or_else(|| if OLD_BIN.is_some() { " – | – |".into() } else { String::new() });
         print_line(format!("| {figure} | {goal} | {value} |{beside}"));
     }
+}
+
+/// Of each row the round in whose middle its first number lies.
+fn medians(rounds: Vec<Vec<Row>>) -> Vec<Row> {
+    let count = rounds.first().map_or(0, Vec::len);
+    let median = |at: usize| {
+        let mut values: Vec<&Row> = rounds.iter().filter_map(|rows| rows.get(at)).collect();
+        let number = |row: &Row| first_number(&row.2).unwrap_or(0.0);
+        values.sort_by(|a, b| number(a).total_cmp(&number(b)));
+        values[values.len() / 2].clone()
+    };
+    (0..count).map(median).collect()
 }
 
 /// The head of the table.

@@ -75,7 +75,7 @@ impl Default for Limits {
             write_time: Duration::from_secs(15),
             answer_time: Duration::from_secs(30),
             headless_max: 512,
-            connections_max: 8192,
+            connections_max: 16_384,
             held_bytes_max: 64 << 20,
             peer_bytes_max: 4 << 20,
             peer_frames_per_second_max: 5000,
@@ -164,9 +164,15 @@ pub struct Gate<E, H> {
     alive: bool,
 }
 
+/// Connections that the kernel holds until they are accepted; it takes no more than it is set to.
+const BACKLOG: i32 = 4096;
+
 /// Binds a listener for a gate.
 pub fn listen(address: &str) -> io::Result<TcpListener> {
     let listener = TcpListener::bind(address)?;
+    // The library asks for 128; when a whole fleet comes back at once, whoever finds no place waits
+    // a second before the kernel asks again.
+    rustix::net::listen(&listener, BACKLOG)?;
     listener.set_nonblocking(true)?;
     Ok(listener)
 }

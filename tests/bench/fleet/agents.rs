@@ -1,4 +1,10 @@
-//! A thousand agents in one thread: thin clients of the protocol.
+//! Agents by the thousand in one thread: thin clients of the protocol, cheap enough that the hub is
+//! what is measured.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use rustix::net;
+use serde::Deserialize;
 
 use super::*;
 
@@ -7,6 +13,7 @@ struct Thin {
     socket: TcpStream,
     buffer: Vec<u8>,
     upgraded: bool,
+    registered: bool,
 }
 
 /// What all agents of the fleet have seen.
@@ -25,24 +32,40 @@ pub struct Seen {
 /// All agents, driven by one thread.
 pub struct Fleet {
     pub seen: Arc<Seen>,
+    count: u64,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
 impl Fleet {
-    pub fn start(hub: &Hub) -> Fleet {
+    /// As many agents as there are tokens, each with its own.
+    pub fn start(hub: &Hub, tokens: Vec<String>) -> Fleet {
         let seen = Arc::new(Seen::default());
-        let (address, token, told) = (hub.address.clone(), hub.token.clone(), seen.clone());
-        let thread = std::thread::spawn(move || drive(&address, &token, &told));
-        Fleet { seen, thread: Some(thread) }
+        let count = tokens.len() as u64;
+        let (address, told) = (hub.address.clone(), seen.clone());
+        let thread = std::thread::spawn(move || drive(&address, &tokens, &told));
+        Fleet { seen, count, thread: Some(thread) }
     }
 
-    pub fn wait_registered(&self, count: u64) -> Duration {
+    /// Waits until all are registered.
+    pub fn wait_registered(&self) -> Duration {
         let begin = Instant::now();
-        while self.seen.registered.load(Ordering::Relaxed) < count {
-            assert!(begin.elapsed() < Duration::from_secs(60), "{count} agents register");
+        while self.seen.registered.load(Ordering::Relaxed) < self.count {
+            assert!(begin.elapsed() < Duration::from_secs(120), "{} agents register", self.count);
             std::thread::sleep(Duration::from_millis(1));
         }
         begin.elapsed()
+    }
+
+    /// How many agents there are.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// How many messages came once, and how many more often; both begin anew.
+    pub fn take_seen(&self) -> (u64, u64) {
+        let seen = std::mem::take(&mut *self.seen.messages.lock().expect("whole"));
+        let once = seen.values().filter(|times| **times == 1).count() as u64;
+        (once, seen.len() as u64 - once)
     }
 }
 
@@ -66,8 +89,15 @@ pub fn frame(text: &str) -> Vec<u8> {
     bytes
 }
 
-fn connect(address: &str, token: &str) -> Option<TcpStream> {
-    let mut socket = TcpStream::connect(address).ok()?;
+/// Connects from one of many addresses: thousands that come back soon must not meet what the
+/// kernel still remembers of their ports.
+fn connect(address: &str, number: usize, token: &str) -> Option<TcpStream> {
+    let to: SocketAddrV4 = address.parse().ok()?;
+    let from = SocketAddrV4::new(Ipv4Addr::new(127, 0, 1, (number % 250) as u8 + 1), 0);
+    let socket = net::socket(net::AddressFamily::INET, net::SocketType::STREAM, None).ok()?;
+    net::bind(&socket, &from).ok()?;
+    net::connect(&socket, &to).ok()?;
+    let mut socket = TcpStream::from(socket);
     socket.set_nodelay(true).ok()?;
     let head = format!(
         "GET /bus HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
@@ -80,29 +110,29 @@ fn connect(address: &str, token: &str) -> Option<TcpStream> {
 
 /// Connects, registers, acknowledges, answers pings, sends heartbeats, and comes back by the
 /// protocol's backoff.
-fn drive(address: &str, token: &str, seen: &Seen) {
+fn drive(address: &str, tokens: &[String], seen: &Seen) {
     let epoll: OwnedFd = epoll::create(epoll::CreateFlags::CLOEXEC).expect("epoll");
-    let mut agents: Vec<Option<Thin>> = (0..AGENTS).map(|_| None).collect();
-    let mut again: Vec<(Instant, u32)> = vec![(Instant::now(), 0); AGENTS];
+    let mut agents: Vec<Option<Thin>> = tokens.iter().map(|_| None).collect();
+    let mut tries: Vec<u32> = vec![0; tokens.len()];
+    // Who is away, by when it comes back.
+    let mut away: BTreeSet<(Instant, usize)> =
+        (0..tokens.len()).map(|number| (Instant::now(), number)).collect();
     let mut rng = Rng::new(7);
     let mut events: Vec<epoll::Event> = Vec::with_capacity(1024);
+    let mut piece = vec![0u8; 64 << 10];
     let mut heartbeat = Instant::now() + Duration::from_secs(30);
     while !seen.stop.load(Ordering::Relaxed) {
         let now = Instant::now();
-        for number in 0..AGENTS {
-            if agents[number].is_none() && again[number].0 <= now {
-                match connect(address, token) {
-                    Some(socket) => {
-                        let _ = epoll::add(
-                            &epoll,
-                            &socket,
-                            epoll::EventData::new_u64(number as u64),
-                            epoll::EventFlags::IN,
-                        );
-                        agents[number] = Some(Thin { socket, buffer: Vec::new(), upgraded: false });
-                    }
-                    None => again[number] = later(&mut rng, now, again[number].1),
+        while let Some((_, number)) = away.first().copied().filter(|(at, _)| *at <= now) {
+            away.pop_first();
+            match connect(address, number, &tokens[number]) {
+                Some(socket) => {
+                    let name = epoll::EventData::new_u64(number as u64);
+                    let _ = epoll::add(&epoll, &socket, name, epoll::EventFlags::IN);
+                    let (buffer, upgraded, registered) = (Vec::new(), false, false);
+                    agents[number] = Some(Thin { socket, buffer, upgraded, registered });
                 }
+                None => drop(away.insert((later(&mut rng, now, &mut tries[number]), number))),
             }
         }
         if now >= heartbeat {
@@ -114,31 +144,31 @@ fn drive(address: &str, token: &str, seen: &Seen) {
         events.clear();
         let limit = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
         let _ = epoll::wait(&epoll, rustix::buffer::spare_capacity(&mut events), Some(&limit));
-        for number in events.iter().map(|event| event.data.u64() as usize).collect::<Vec<_>>() {
+        for number in events.iter().map(|event| event.data.u64() as usize) {
             let Some(agent) = &mut agents[number] else { continue };
-            if read(agent, number, seen) {
-                again[number].1 = 0;
+            if read(agent, number, seen, &mut piece) {
+                tries[number] = 0;
             } else {
-                if agent.upgraded {
+                if agent.registered {
                     seen.registered.fetch_sub(1, Ordering::Relaxed);
                 }
                 agents[number] = None;
-                again[number] = later(&mut rng, Instant::now(), again[number].1);
+                away.insert((later(&mut rng, Instant::now(), &mut tries[number]), number));
             }
         }
     }
 }
 
-fn later(rng: &mut Rng, now: Instant, tries: u32) -> (Instant, u32) {
-    let most = (250u64 << tries.min(6)).min(15_000);
-    (now + Duration::from_millis(rng.bits() % (most + 1)), tries + 1)
+fn later(rng: &mut Rng, now: Instant, tries: &mut u32) -> Instant {
+    let most = (250u64 << (*tries).min(6)).min(15_000);
+    *tries += 1;
+    now + Duration::from_millis(rng.bits() % (most + 1))
 }
 
 /// False: the connection is over.
-fn read(agent: &mut Thin, number: usize, seen: &Seen) -> bool {
-    let mut piece = [0u8; 65536];
+fn read(agent: &mut Thin, number: usize, seen: &Seen, piece: &mut [u8]) -> bool {
     loop {
-        match agent.socket.read(&mut piece) {
+        match agent.socket.read(piece) {
             Ok(0) => return false,
             Ok(size) => agent.buffer.extend_from_slice(&piece[..size]),
             Err(error) if error.kind() == ErrorKind::WouldBlock => break,
@@ -165,7 +195,15 @@ fn read(agent: &mut Thin, number: usize, seen: &Seen) -> bool {
         match code {
             9 => out.extend([0x8a, 0x80, 0, 0, 0, 0]),
             8 => return false,
-            _ => heard(&String::from_utf8_lossy(text), seen, &mut out),
+            _ => {
+                let text = String::from_utf8_lossy(text);
+                if !agent.registered && text.contains("\"type\":\"registered\"") {
+                    agent.registered = true;
+                    seen.registered.fetch_add(1, Ordering::Relaxed);
+                } else {
+                    heard(&text, seen, &mut out);
+                }
+            }
         }
         at += start + size;
     }
@@ -184,20 +222,29 @@ fn head_of(bytes: &[u8]) -> Option<(u8, usize, usize)> {
     })
 }
 
+/// What is looked at in an event that brings a message.
+#[derive(Deserialize)]
+struct Event {
+    id: String,
+    payload: EventPayload,
+}
+
+#[derive(Deserialize)]
+struct EventPayload {
+    data: EventData,
+}
+
+#[derive(Deserialize)]
+struct EventData {
+    id: u64,
+}
+
 fn heard(text: &str, seen: &Seen, out: &mut Vec<u8>) {
-    let field = |name: &str, end: char| {
-        text.split_once(name)
-            .map(|(_, rest)| rest.split(end).next().unwrap_or_default().to_string())
-    };
-    if text.contains("\"type\":\"registered\"") {
-        seen.registered.fetch_add(1, Ordering::Relaxed);
-        return;
-    }
     if !text.contains("message.new") {
         return;
     }
-    let value: Value = serde_json::from_str(text).unwrap_or_default();
-    let id = value.pointer("/payload/data/id").and_then(Value::as_u64).unwrap_or(0);
+    let Ok(Event { id: frame_id, payload }) = serde_json::from_str(text) else { return };
+    let id = payload.data.id;
     if seen.clock.load(Ordering::Relaxed) {
         seen.times.lock().expect("whole").insert(id, Instant::now());
     }
@@ -205,10 +252,5 @@ fn heard(text: &str, seen: &Seen, out: &mut Vec<u8>) {
         return;
     }
     *seen.messages.lock().expect("whole").entry(id).or_default() += 1;
-    let frame_id = value["id"]
-        .as_str()
-        .map(str::to_string)
-        .or_else(|| field("\"id\":\"", '"'))
-        .unwrap_or_default();
     out.extend(frame(&json!({"type": "ack", "payload": {"frameId": frame_id}}).to_string()));
 }
