@@ -30,6 +30,12 @@ use crate::edge::database::{
 };
 use crate::wire::api::Message;
 
+/// Pages that many commits change, as those of an agent's mail, go into the file once and not with
+/// each of them: the log may hold 16 MB, and the pages of a few thousand agents fit into memory.
+const SETTINGS: &str = "PRAGMA wal_autocheckpoint = 4000; PRAGMA journal_size_limit = 16777216; PRAGMA cache_size = -8192;";
+/// Statements that are not parsed again: more than a hub uses all the time.
+const STATEMENTS_CACHED: usize = 64;
+
 /// The writer's connection.
 pub struct HubStore {
     db: Connection,
@@ -41,6 +47,10 @@ impl HubStore {
     /// Opens or makes the file.
     pub fn open(path: &Path) -> Result<HubStore, StoreError> {
         let Opened { db, alone } = open_database(path, SCHEMAS)?;
+        db.execute_batch(SETTINGS).map_err(|error| {
+            error_of(format!("cannot open the store {}", path.display()), &error)
+        })?;
+        db.set_prepared_statement_cache_capacity(STATEMENTS_CACHED);
         Ok(HubStore { db, place: NamedFile::of(path), alone })
     }
 
