@@ -20,8 +20,8 @@ use rustix::process::{
 };
 
 pub use self::processes::{
-    adopt_orphans, adopted, descendants, ignores_hangup, is_alive, kill, kill_group, process,
-    processes_with_env, reap_adopted,
+    adopt_orphans, adopted, descendants, ignores_hangup, is_alive, is_own, kill, kill_group,
+    process, processes_with_env, reap_adopted,
 };
 
 /// Random bytes for ids, tokens and seeds.

@@ -4,18 +4,20 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::Duration;
 
-use serde_json::Value;
-
 use super::args::Attach;
 use super::exit::{Failure, OK, Outcome};
 use super::print;
 use super::status::find_runner;
+use crate::core::orchestrator::guests::AttachSpec;
 use crate::edge::http::{Base, Http};
+use crate::edge::orchestrator::terminal;
+use crate::os;
 use crate::secret::Secret;
 
 /// `attach`
 pub fn attach(options: &Attach) -> Outcome {
     let info = find_runner(options.agent.as_deref())?;
+    let runner = os::process(info.pid);
     let http =
         Http::new(Base::parse(&info.control_url).map_err(Failure::usage)?, Duration::from_secs(5));
     let answer =
@@ -33,29 +35,24 @@ pub fn attach(options: &Attach) -> Outcome {
             )));
         }
     };
+    // Whoever took the port of a runner that is gone could have us run anything.
+    if !os::is_own(runner) && !crate::planted::is("port-in-other-hands") {
+        let text =
+            format!("the runner of {} is gone; what answers at its port is not it", info.agent_id);
+        return Err(Failure::no(text));
+    }
     if options.json {
         print::json(&spec);
         return Ok(OK);
     }
-    let words: Vec<&str> =
-        spec["command"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-    let Some((program, arguments)) = words.split_first() else {
-        return Err(Failure::no("the runner does not say how to attach".to_string()));
-    };
+    let spec = AttachSpec::parse(&spec, |_| true).map_err(Failure::no)?;
+    let variables = terminal::variables(&spec).map_err(Failure::no)?;
+    let program = &spec.command[0];
     let mut command = Command::new(program);
     // A terminal inside another one of the same kind is refused unless that one is forgotten.
-    command.args(arguments).env_remove("TMUX");
-    for (name, value) in spec["env"].as_object().into_iter().flatten() {
-        command.env(name, value.as_str().unwrap_or_default());
-    }
-    for (name, file) in spec["envFiles"].as_object().into_iter().flatten() {
-        let file = file.as_str().unwrap_or_default();
-        let value = std::fs::read_to_string(file)
-            .map_err(|error| Failure::no(format!("cannot read {file}: {error}")))?;
-        command.env(name, value.trim_end());
-    }
+    command.args(&spec.command[1..]).env_remove("TMUX").envs(variables);
     if options.read_only {
-        if *program != "tmux" {
+        if program != "tmux" {
             let text = format!("the window of {program} cannot be opened without typing");
             return Err(Failure::usage(text));
         }

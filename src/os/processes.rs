@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, kill_process_group, waitpid};
 
@@ -34,6 +35,12 @@ pub fn is_alive(process: ProcessRef) -> bool {
     stat(process.pid).is_some_and(|fields| {
         runs(&fields) && fields.get(START).map(String::as_str) == Some(&process.start.to_string())
     })
+}
+
+/// Whether the process with this pid and start time lives and is this user's.
+pub fn is_own(process: ProcessRef) -> bool {
+    let owner = fs::metadata(format!("/proc/{}", process.pid)).map(|meta| meta.uid());
+    is_alive(process) && owner.is_ok_and(|uid| uid == rustix::process::geteuid().as_raw())
 }
 
 /// All processes that carry `name=value` in their environment. A child cannot lose it by

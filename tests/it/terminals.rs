@@ -10,8 +10,9 @@ use agent_relay::edge::orchestrator::terminal::{
     Guest, GuestPlan, Place, capture, is_there, resize, send,
 };
 use agent_relay::os;
+use serde_json::{Value, json};
 
-use crate::support::{ran, skip, wait_for};
+use crate::support::{Machine, http, ran, skip, wait_for};
 
 /// A folder with a guest whose program is this script.
 struct Scene {
@@ -227,4 +228,38 @@ fn only_sockets_of_this_user_are_terminals() {
     let place = Place::new(&path("ours"), "agent").expect("a socket");
     assert!(capture(&place).is_err());
     std::fs::remove_dir_all(Path::new(&dir)).expect("clean up");
+}
+
+/// Another user of the machine may take the port that a killed runner had.
+#[test]
+fn nobody_has_a_person_run_a_command_by_the_port_of_a_runner_that_is_gone() {
+    let machine = Machine::new("port-taken");
+    let hub = machine.hub();
+    let mut runner = machine.runner("a");
+    machine.wait_status("a", "idle");
+    let file = machine.home.join("agents/a/runner.json");
+    let told = std::fs::read_to_string(&file).expect("the runner says where it is");
+    runner.kill();
+    let mark = machine.home.join("mark");
+    let spec = json!({
+        "mode": "guest", "provider": "demo", "cwd": "/", "env": {}, "envFiles": {},
+        "command": ["/bin/sh", "-c", format!("touch '{}'", mark.display())],
+    });
+    let taken = http::serve(move |request, _| {
+        http::respond(request, 200, "application/json", spec.to_string());
+    });
+    // The port itself cannot be bound on purpose: the file leads to another one.
+    let mut told: Value = serde_json::from_str(&told).expect("JSON");
+    told["controlUrl"] = json!(format!("http://127.0.0.1:{taken}"));
+    std::fs::write(&file, told.to_string()).expect("writes");
+    let said = machine.fails(1, &["attach", "a"]);
+    assert!(said.contains("is gone") && !mark.exists(), "{said}");
+    // A pid that another user's process has now is no runner either. Without root there is none.
+    told["pid"] = json!(1);
+    std::fs::write(&file, told.to_string()).expect("writes");
+    if !rustix::process::geteuid().is_root() {
+        let said = machine.fails(1, &["attach", "a"]);
+        assert!(said.contains("is gone") && !mark.exists(), "{said}");
+    }
+    drop(hub);
 }

@@ -30,6 +30,8 @@ pub struct AttachSpec {
     pub command: Vec<String>,
     /// Variables of the command; never words of a command line, which other users can read.
     pub env: BTreeMap<String, String>,
+    /// Variables whose values stand in files that only this user reads.
+    pub env_files: BTreeMap<String, String>,
     /// How long the terminal stays open.
     pub lifetime: Duration,
 }
@@ -58,16 +60,21 @@ impl AttachSpec {
         let Some(env) = variables(fields.get("env")) else {
             return wrong("env must be a string record");
         };
-        let words = command.iter().chain(env.keys()).chain(env.values());
+        let Some(env_files) = variables(fields.get("envFiles")) else {
+            return wrong("envFiles must be a string record");
+        };
+        let variables = env.iter().chain(&env_files).flat_map(|(name, value)| [name, value]);
+        let words = command.iter().chain(variables);
         let bytes: usize = words.map(|word| word.len() + 1).sum();
         if bytes > ATTACH_SPEC_BYTES_MAX
             || command.len() > ATTACH_WORDS_MAX
-            || env.len() > ATTACH_ENV_MAX
+            || env.len() + env_files.len() > ATTACH_ENV_MAX
         {
             return wrong("is too large");
         }
         let lifetime = lifetime(fields.get("ttlMs"));
-        Ok(AttachSpec { provider: provider.into(), cwd: cwd.into(), command, env, lifetime })
+        let (provider, cwd) = (provider.into(), cwd.into());
+        Ok(AttachSpec { provider, cwd, command, env, env_files, lifetime })
     }
 }
 
@@ -164,7 +171,8 @@ impl Guests {
 
     /// When the next one ends.
     pub fn next_deadline(&self) -> Option<Tick> {
-        self.open.values().map(|(end, _)| *end).min()
+        let end = self.open.values().map(|(end, _)| *end).min();
+        end.filter(|_| !crate::planted::is("late-guests"))
     }
 }
 
@@ -177,7 +185,7 @@ mod tests {
         json!({
             "mode": "guest", "provider": "demo", "cwd": "/base/work", "command": ["tmux", "attach"],
             "env": {"TERM": "xterm", "1BAD": "x", "BAD-NAME": "x", "": "x", "_ok1": ""},
-            "title": "agent", "ttlMs": 120_000,
+            "envFiles": {"SECRET": "/f"}, "title": "agent", "ttlMs": 120_000,
         })
     }
 
@@ -191,6 +199,7 @@ mod tests {
         assert_eq!(parsed.command, ["tmux", "attach"]);
         let env: Vec<&String> = parsed.env.keys().collect();
         assert_eq!(env, ["TERM", "_ok1"], "names that a shell does not take are left out");
+        assert_eq!(parsed.env_files["SECRET"], "/f");
         assert_eq!(parsed.lifetime, Duration::from_secs(120));
         let mut bare = spec();
         bare.as_object_mut().expect("a record").remove("env");
@@ -218,6 +227,8 @@ mod tests {
             ("env", json!(null), "env must be a string record"),
             ("env", json!({"A": "x".repeat(ATTACH_SPEC_BYTES_MAX)}), "env must be a string record"),
             ("env", json!({}), "is too large"),
+            ("envFiles", json!(["/f"]), ""),
+            ("envFiles", json!({"A": "/f"}), "envFiles must be a string record"),
             ("command", json!(vec!["x"; ATTACH_WORDS_MAX + 1]), ""),
             ("command", json!(["x"]), "is too large"),
         ];

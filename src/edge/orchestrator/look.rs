@@ -131,12 +131,13 @@ impl Looker {
         )?;
         let told = runner_port::attach_spec(record, &info)?;
         let spec = AttachSpec::parse(&told, |cwd| self.is_within(cwd))?;
+        let env = terminal::variables(&spec)?;
         let dir = self.guest_folder()?;
         let plan = GuestPlan {
             dir: &dir,
             cwd: &spec.cwd,
             command: &spec.command,
-            env: &spec.env,
+            env: &env,
             size: GUEST_SIZE,
         };
         let guest = Guest::start(&plan)?;

@@ -21,7 +21,8 @@ pub fn find(record: &Record) -> Option<RunnerInfo> {
     let file = os::open_file(Path::new(&record.runner_info_file)).ok()?;
     file.take(RUNNER_INFO_BYTES_MAX).read_to_string(&mut text).ok()?;
     let info = checked(&text)?;
-    (info.pid == record.pid && lives(record)).then_some(info)
+    let is_it = crate::planted::is("stale-runner") || (info.pid == record.pid && lives(record));
+    is_it.then_some(info)
 }
 
 fn lives(record: &Record) -> bool {

@@ -1,8 +1,10 @@
 //! Terminals of sessions and of guests, by calls of tmux. Each session has a terminal server of its
 //! own, which its runner tells; a guest's server is a child of ours and ends with us.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::{self, Permissions};
+use std::io::Read;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -14,7 +16,10 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
 
 use super::call;
 use crate::core::ids::ProcessRef;
-use crate::core::limits::{TERMINAL_HISTORY, TERMINAL_READ_BYTES_MAX, TMUX_TIME};
+use crate::core::limits::{
+    ATTACH_SPEC_BYTES_MAX, TERMINAL_HISTORY, TERMINAL_READ_BYTES_MAX, TMUX_TIME,
+};
+use crate::core::orchestrator::guests::AttachSpec;
 use crate::core::orchestrator::input::{self, Token};
 use crate::core::orchestrator::picture::{FORMAT, Picture};
 use crate::core::session::TERMINAL_SESSION;
@@ -146,7 +151,7 @@ pub struct GuestPlan<'a> {
     pub cwd: &'a str,
     pub command: &'a [String],
     /// Variables of the command.
-    pub env: &'a std::collections::BTreeMap<String, String>,
+    pub env: &'a BTreeMap<String, String>,
     /// Columns and rows.
     pub size: (u16, u16),
 }
@@ -252,6 +257,19 @@ fn wait_for_end(process: ProcessRef, until: Instant) {
         let left = until.saturating_duration_since(Instant::now());
         os::wait(&mut [PollFd::new(&end, PollFlags::IN)], Some(left));
     }
+}
+
+/// The variables of a command that attaches, those among them whose values stand in files.
+pub fn variables(spec: &AttachSpec) -> Result<BTreeMap<String, String>, String> {
+    let mut all = spec.env.clone();
+    for (name, path) in &spec.env_files {
+        let failed = |error: std::io::Error| format!("cannot read {path}: {error}");
+        let file = os::open_file(Path::new(path)).map_err(failed)?;
+        let mut value = String::new();
+        file.take(ATTACH_SPEC_BYTES_MAX as u64).read_to_string(&mut value).map_err(failed)?;
+        all.insert(name.clone(), value.trim_end().into());
+    }
+    Ok(all)
 }
 
 /// Our own variables that a guest gets.
