@@ -3,6 +3,8 @@
 //! A missing file is not an error; a broken one is, and the error names file, line and reason. A
 //! field of the wrong type and an empty environment variable count as absent.
 
+pub mod orchestrator;
+
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};

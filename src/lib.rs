@@ -3,11 +3,13 @@
 //! The map, in reading order; ARCHITECTURE.md has the invariants.
 //!
 //! - [`wire`]: shapes of everything that crosses a process boundary.
-//! - [`core`]: decisions without I/O; the machines `core::agent::Agent` and `core::hub::Hub`.
+//! - [`core`]: decisions without I/O; the machines `core::agent::Agent`, `core::hub::Hub` and
+//!   `core::orchestrator::Orchestrator`.
 //! - [`provider`]: what vendors write and expect; one pure session machine each.
 //! - [`edge`]: I/O without decisions; one file is one thread.
 //! - [`runtime`]: threads, channels and the turn of a runner.
 //! - [`hub`]: the same for the hub, with its store.
+//! - [`orchestrator`]: the same for the orchestrator of a host.
 //! - [`demo`]: the built-in demo agent.
 //! - [`cli`]: commands, texts and exit codes.
 //! - [`clock`], [`config`], [`log`], [`notify`], [`os`], [`secret`]: leaves that anybody above
@@ -74,5 +76,6 @@ pub mod runtime;
 
 pub mod demo;
 pub mod hub;
+pub mod orchestrator;
 
 pub mod cli;

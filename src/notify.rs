@@ -18,6 +18,11 @@ pub fn ready(status: &str) {
     send(&format!("READY=1\nSTATUS={}", short(status)));
 }
 
+/// A line for people, of a process that goes on.
+pub fn status(text: &str) {
+    send(&format!("STATUS={}", short(text)));
+}
+
 /// The process is about to end.
 pub fn stopping() {
     send("STOPPING=1\nSTATUS=stopping");

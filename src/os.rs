@@ -20,8 +20,8 @@ use rustix::process::{
 };
 
 pub use self::processes::{
-    adopt_orphans, adopted, descendants, ignores_hangup, is_alive, is_own, kill, kill_group,
-    process, processes_with_env, reap_adopted,
+    adopt_orphans, adopted, descendants, end_of, ignores_hangup, is_alive, is_own, kill,
+    kill_group, kill_group_of, process, processes_with_env, reap, reap_adopted, wait_for_end,
 };
 
 /// Random bytes for ids, tokens and seeds.
@@ -163,6 +163,24 @@ pub fn prepare_child(command: &mut std::process::Command, apart: bool) {
                 Some(pid) if pid == parent => Ok(()),
                 _ => Err(io::Error::from(io::ErrorKind::NotFound)),
             }
+        });
+    }
+}
+
+/// A child that outlives us: in a process group of its own, with the limits that we were started
+/// with.
+pub fn prepare_apart(command: &mut std::process::Command) {
+    command.process_group(0);
+    let descriptors = STARTED_WITH.get().copied();
+    // SAFETY: between fork and exec only one system call is made; it neither allocates nor takes a
+    // lock.
+    #[allow(unsafe_code)]
+    unsafe {
+        command.pre_exec(move || {
+            if let Some(limit) = descriptors {
+                let _ = setrlimit(Resource::Nofile, limit);
+            }
+            Ok(())
         });
     }
 }

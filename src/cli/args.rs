@@ -3,6 +3,7 @@
 mod agents;
 mod machine;
 mod messages;
+mod orchestrator;
 mod session;
 
 use argh::{ArgsInfo, FromArgs};
@@ -10,6 +11,7 @@ use argh::{ArgsInfo, FromArgs};
 pub use self::agents::*;
 pub use self::machine::*;
 pub use self::messages::*;
+pub use self::orchestrator::*;
 pub use self::session::*;
 use super::options;
 use crate::provider::registry;
@@ -101,6 +103,16 @@ pub enum Command {
     Generate(Generate),
     /// `service`
     Service(Service),
+    /// `orchestrator`
+    Orchestrator(Orchestrator),
+    /// `spawn`
+    Spawn(Spawn),
+    /// `stop`
+    Stop(Stop),
+    /// `sessions`
+    Sessions(Sessions),
+    /// `recover`
+    Recover(Recover),
     /// `demo-agent`
     DemoAgent(DemoAgent),
     /// `version`

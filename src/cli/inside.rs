@@ -64,6 +64,8 @@ pub fn reach(command: &Command) -> Reach {
         }
         Command::Agents(_) | Command::Status(_) | Command::Attach(_) => Reach::Operator,
         Command::Approvals(_) | Command::Command(_) | Command::Token(_) => Reach::Operator,
+        Command::Orchestrator(_) | Command::Spawn(_) | Command::Stop(_) => Reach::Operator,
+        Command::Sessions(_) | Command::Recover(_) => Reach::Operator,
     }
 }
 
@@ -271,6 +273,7 @@ mod tests {
         ("hook", &["busy"]),
         ("generate", &["man"]),
         ("command", &["x", "interrupt"]),
+        ("stop", &["x"]),
     ];
 
     #[test]

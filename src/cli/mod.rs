@@ -11,6 +11,7 @@ pub mod command;
 pub mod doctor;
 pub mod exit;
 pub mod generate;
+mod handed;
 mod health;
 pub mod hook;
 pub mod hub;
@@ -20,12 +21,14 @@ mod listener;
 pub mod messages;
 pub mod monitor;
 mod options;
+mod orchestrator;
 mod paths;
 pub mod print;
 mod registration;
 pub mod run;
 pub mod send;
 mod service;
+mod sessions;
 mod settings;
 pub mod status;
 pub mod tasks;
@@ -61,11 +64,11 @@ pub fn main(words: Vec<OsString>) -> u8 {
         }
     }
     let program = if arguments.is_empty() { String::new() } else { arguments.remove(0) };
-    let outcome = inside::leave(&program, &mut arguments).and_then(|()| {
-        match crate::provider::registry::by_program(&program) {
-            Some(provider) => run::from_arguments(provider, &arguments, Unknown::PassOn),
-            None => dispatch(arguments),
-        }
+    let begun = inside::leave(&program, &mut arguments)
+        .and_then(|()| handed::take_environment(&program, &arguments));
+    let outcome = begun.and_then(|()| match crate::provider::registry::by_program(&program) {
+        Some(provider) => run::from_arguments(provider, &arguments, Unknown::PassOn),
+        None => dispatch(arguments),
     });
     match outcome {
         Ok(code) => code,
@@ -165,6 +168,11 @@ fn execute(command: Command) -> Outcome {
         Command::Hook(options) => told::hook(&options),
         Command::Generate(options) => generate::generate(&options.what, options.which.as_deref()),
         Command::Service(options) => service::service(&options),
+        Command::Orchestrator(options) => orchestrator::orchestrator(&options),
+        Command::Spawn(options) => sessions::spawn(&options),
+        Command::Stop(options) => sessions::stop(&options),
+        Command::Sessions(options) => sessions::sessions(&options),
+        Command::Recover(options) => sessions::recover(&options),
         Command::DemoAgent(demo) => {
             let dir = match demo.state {
                 Some(dir) => dir.into(),
@@ -226,6 +234,27 @@ fn options_first(arguments: Vec<String>) -> Vec<String> {
         Some("tasks") => &["--status"],
         Some("hub") => &["--port", "--listen", "--tls-cert", "--tls-key", "--url"],
         Some("token") => &["--agent", "--profile", "--ttl", "--scopes", "--name", "--policy"],
+        Some("spawn") => &[
+            "--cwd",
+            "--approval",
+            "--label",
+            "--agent-id",
+            "--prompt",
+            "--model",
+            "--effort",
+            "--policy",
+            "--tags",
+            "--caps",
+            "--env",
+            "--restart",
+            "--workspace-mode",
+            "--request-id",
+            "--memory-max",
+            "--cpu-weight",
+            "--cpu-quota",
+            "--tasks-max",
+            "--runtime-max",
+        ],
         Some("up") => &["--say", "--agent-id", "--approval", "--wait"],
         _ => return arguments,
     };

@@ -14,7 +14,7 @@ use super::proxy::Route;
 use super::stream::Stream;
 use crate::core::Cause;
 use crate::core::agent::effect::BusCommand;
-use crate::core::agent::event::{BusEvent, Event};
+use crate::core::agent::event::BusEvent;
 use crate::core::limits::{PING_INTERVAL, SILENCE_MAX};
 use crate::os::{self, Waker};
 use crate::secret::Secret;
@@ -43,8 +43,8 @@ pub fn ws_config(unsent_max: usize) -> WebSocketConfig {
         .max_frame_size(Some(FRAME_BYTES_MAX + 1024))
 }
 
-/// Body of the thread.
-pub fn run(orders: Receiver<BusCommand>, waker: Waker, lane: Sender<Event>) {
+/// Body of the thread, for every machine that hears of the bus.
+pub fn run<E: From<BusEvent>>(orders: Receiver<BusCommand>, waker: Waker, lane: Sender<E>) {
     let mut edge = Bus { orders, waker, lane, connection: None };
     while edge.turn() {}
 }
@@ -56,14 +56,14 @@ struct Connection {
     unflushed: bool,
 }
 
-struct Bus {
+struct Bus<E> {
     orders: Receiver<BusCommand>,
     waker: Waker,
-    lane: Sender<Event>,
+    lane: Sender<E>,
     connection: Option<Connection>,
 }
 
-impl Bus {
+impl<E: From<BusEvent>> Bus<E> {
     /// One step: wait, read, carry out orders. False: nobody gives orders any more.
     fn turn(&mut self) -> bool {
         let Some(connection) = &mut self.connection else {
@@ -171,8 +171,7 @@ impl Bus {
 
     fn report(&mut self, event: BusEvent) -> bool {
         let mut late = Vec::new();
-        let alive =
-            super::report(&self.lane, &self.orders, Event::Bus(event), |order| late.push(order));
+        let alive = super::report(&self.lane, &self.orders, event.into(), |order| late.push(order));
         late.into_iter().all(|order| self.carry_out(order)) && alive
     }
 

@@ -5,7 +5,13 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 
-use rustix::process::{Pid, Signal, WaitOptions, kill_process, kill_process_group, waitpid};
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitOptions, kill_process, kill_process_group, pidfd_open, waitpid,
+};
 
 use crate::core::ids::ProcessRef;
 
@@ -78,10 +84,39 @@ pub fn kill(process: ProcessRef, signal: Signal) {
     }
 }
 
+/// A descriptor that is readable once the process has ended; none if it has ended already.
+pub fn end_of(process: ProcessRef) -> Option<OwnedFd> {
+    let end = pidfd_open(Pid::from_raw(process.pid as i32)?, PidfdFlags::empty()).ok()?;
+    // Looked at behind the opening: the descriptor is of the process that had the pid then.
+    is_alive(process).then_some(end)
+}
+
+/// Waits for the end of a process; whether it has come.
+pub fn wait_for_end(process: ProcessRef, limit: Duration) -> bool {
+    let Some(end) = end_of(process) else { return true };
+    super::wait(&mut [PollFd::new(&end, PollFlags::IN)], Some(limit));
+    !is_alive(process)
+}
+
+/// Takes note of the end of a child: exit code or signal. None if it is no child of ours, or runs.
+pub fn reap(pid: u32) -> Option<(Option<i32>, Option<i32>)> {
+    let (_, status) = waitpid(Pid::from_raw(pid as i32), WaitOptions::NOHANG).ok()??;
+    Some((status.exit_status(), status.terminating_signal()))
+}
+
 /// Signals a process group.
 pub fn kill_group(group: u32, signal: Signal) {
     if let Some(pid) = Pid::from_raw(group as i32) {
         let _ = kill_process_group(pid, signal);
+    }
+}
+
+/// Signals what is left of the process group of a process that has led one, as long as no other
+/// process has got its pid.
+pub fn kill_group_of(leader: ProcessRef, signal: Signal) {
+    let is_free = process(leader.pid).start == 0 || is_alive(leader);
+    if leader.pid > 1 && leader.start > 0 && is_free {
+        kill_group(leader.pid, signal);
     }
 }
 

@@ -11,6 +11,8 @@ mod encrypted;
 mod ended;
 mod files;
 mod inside;
+mod manager;
+mod orchestrator;
 mod outage;
 mod posted;
 mod prompt;

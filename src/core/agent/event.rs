@@ -72,6 +72,12 @@ pub enum Event {
     },
 }
 
+impl From<BusEvent> for Event {
+    fn from(event: BusEvent) -> Event {
+        Event::Bus(event)
+    }
+}
+
 impl Event {
     /// One short line for the ring of recent events; bodies stay out of it.
     pub fn summary(&self) -> String {

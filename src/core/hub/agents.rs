@@ -141,7 +141,8 @@ impl Hub {
             agent.by == line_of(actor)
                 || agent.stored.spawned_by.as_deref() == Some(rights::name_of(actor))
         };
-        self.agents.get(id).is_some_and(its)
+        // Its name is its own, also with another token.
+        self.agents.get(id).is_some_and(|agent| id == rights::name_of(actor) || its(agent))
     }
 
     /// Whether a token may act as, or upon, an agent: an agent's as itself, an orchestrator's upon

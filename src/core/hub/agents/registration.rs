@@ -14,13 +14,16 @@ use crate::wire::bus::{CLOSE_SUPERSEDED, Registration, RelayFrame};
 
 impl Hub {
     /// An orchestrator takes no name that somebody has: an agent's, a token's, a sender's, another
-    /// orchestrator's, or one that mail waits for.
+    /// orchestrator's, or one that mail waits for. Its own is nobody else's.
     pub(in crate::core::hub) fn must_be_new(
         &self,
         actor: &TokenRecord,
         id: &str,
     ) -> Result<(), Refusal> {
         let own = Some(rights::name_of(actor));
+        if own == Some(id) {
+            return Ok(());
+        }
         let its = |record: &TokenRecord| record.spawned_by.as_deref() == own;
         let others = |record: &TokenRecord| record.agent_id.as_deref() == Some(id) && !its(record);
         let waited_for = self.queues.get(id).is_some_and(|queue| !queue.ids.is_empty());

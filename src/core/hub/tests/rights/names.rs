@@ -108,6 +108,14 @@ fn nobody_takes_the_name_of_an_agent_that_is_not_there_yet() {
     }
     let free = json!({"id": "boss-1", "role": "orchestrator", "instanceId": "i"});
     assert_eq!(bench.call("boss", "POST", "/api/agents", free).0, 200);
+    // Its own name is its own, with this token and with the next one.
+    let own = json!({"id": "other", "role": "orchestrator", "instanceId": "i"});
+    assert_eq!(bench.call("other", "POST", "/api/agents", own.clone()).0, 200);
+    bench.hub.tokens.remove("#other");
+    let next = TokenRecord { name: Some("other".into()), ..profile("orchestrator", None) };
+    make_token(&mut bench, "next", next);
+    assert_eq!(bench.call("next", "POST", "/api/agents", own.clone()).0, 200);
+    assert_eq!(bench.call("boss", "POST", "/api/agents", own).0, 403);
 }
 
 #[test]

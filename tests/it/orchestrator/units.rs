@@ -1,0 +1,120 @@
+//! Sessions as units of a real systemd user manager.
+
+use agent_relay::os;
+use rustix::process::Signal;
+use serde_json::json;
+
+use super::{Host, process_of};
+use crate::manager::{Manager, systemctl};
+use crate::support::{Machine, wait_for};
+
+fn show(host: &Host, unit: &str, what: &str) -> String {
+    systemctl(&host.machine, &["show", &format!("{unit}.service"), "-p", what, "--value"])
+}
+
+#[test]
+fn a_session_is_a_unit_with_its_ceilings_and_outlives_the_orchestrator() {
+    let mut machine = Machine::new("units");
+    let Some(_manager) = Manager::start(&mut machine) else { return };
+    let mut host = Host::on(machine);
+    let bounds = [
+        "--memory-max",
+        "512M",
+        "--cpu-weight",
+        "50",
+        "--cpu-quota",
+        "150",
+        "--tasks-max",
+        "300",
+        "--runtime-max",
+        "3600",
+    ];
+    let report = host.spawn("web", &bounds);
+    assert_eq!((&report["supervisor"], &report["state"]), (&json!("systemd"), &json!("running")));
+    let unit = report["systemdUnit"].as_str().expect("a unit").to_string();
+    assert_eq!(
+        unit,
+        format!("agent-relay-managed-{}", report["sessionName"].as_str().expect("a name"))
+    );
+    for (what, want) in [
+        ("ActiveState", "active"),
+        ("Slice", "agent-relay.slice"),
+        ("Type", "notify"),
+        ("KillMode", "control-group"),
+        ("MemoryMax", "536870912"),
+        ("CPUWeight", "50"),
+        ("CPUQuotaPerSecUSec", "1.500000s"),
+        ("TasksMax", "300"),
+        ("RuntimeMaxUSec", "1h"),
+    ] {
+        let told = show(&host, &unit, what);
+        let same = told == want || (what == "CPUQuotaPerSecUSec" && told == "1.5s");
+        assert!(same, "{what}: {told}, not {want}");
+    }
+    assert_eq!(show(&host, &unit, "MainPID"), report["pid"].to_string());
+    assert!(show(&host, &unit, "StatusText").contains("agent web"));
+    let id = host.machine.send("web", "hello");
+    host.machine.settle(&[id], 60);
+    host.kill();
+    host.start();
+    let again = host.wait_state("web", "running");
+    assert_eq!(again["pid"], report["pid"], "it is adopted");
+    // Everything that it has started is in its unit, and ends with it.
+    let launch = host.record("web")["launchId"].as_str().expect("an id").to_string();
+    let all = host.of_launch(&launch);
+    assert!(all.len() >= 2, "runner and provider: {all:?}");
+    for process in &all {
+        let groups =
+            std::fs::read_to_string(format!("/proc/{}/cgroup", process.pid)).expect("lives");
+        assert!(groups.contains(&unit), "{groups}");
+    }
+    host.machine.ok(&["stop", "web"]);
+    assert_eq!(host.of_launch(&launch), []);
+    assert_eq!(show(&host, &unit, "LoadState"), "not-found");
+    assert_eq!((host.files(), host.records()), (vec![], vec![]));
+}
+
+#[test]
+fn how_a_unit_ended_is_told_and_it_is_started_again() {
+    let mut machine = Machine::new("unit-ends");
+    let Some(_manager) = Manager::start(&mut machine) else { return };
+    let mut host = Host::on(machine);
+    host.spawn("once", &["--restart", "never"]);
+    os::kill(process_of(&host.session("once")), Signal::KILL);
+    let parked = host.wait_state("once", "parked");
+    assert!(parked["reason"].as_str().is_some_and(|why| why.contains("signal 9")), "{parked}");
+    host.machine.ok(&["stop", "once"]);
+    host.spawn("web", &[]);
+    let first = host.session("web");
+    os::kill(process_of(&first), Signal::KILL);
+    let second = wait_for("another start", 60, || {
+        Some(host.session("web"))
+            .filter(|row| row["state"] == "running" && row["pid"] != first["pid"])
+    });
+    assert_eq!(second["supervisor"], "systemd");
+    // Killed while nobody looks: its unit still says how.
+    host.kill();
+    os::kill(process_of(&second), Signal::KILL);
+    host.start();
+    wait_for("another start", 60, || {
+        Some(host.session("web"))
+            .filter(|row| row["state"] == "running" && row["pid"] != second["pid"])
+    });
+    let log =
+        std::fs::read_to_string(host.machine.home.join("logs/orchestrator.log")).expect("a log");
+    assert_eq!(log.matches("it was ended by signal 9; it is started again").count(), 2, "{log}");
+    // A runner that ends in order is not started again.
+    let last = host.session("web");
+    os::kill(process_of(&last), Signal::TERM);
+    wait_for("it to be over", 60, || host.session("web").is_null().then_some(()));
+    let ended = host.machine.ok(&["sessions", "--ended"]);
+    assert!(ended.contains("it ended in order"), "{ended}");
+    // A start that fails says why, and leaves no unit behind.
+    let said = host.machine.fails(1, &["spawn", "--label", "bad", "acp", "--", "/no/such/agent"]);
+    assert!(said.contains("exit code 2") && said.contains("/no/such/agent"), "{said}");
+    let left = systemctl(
+        &host.machine,
+        &["list-units", "--all", "--plain", "--no-legend", "agent-relay-managed-*"],
+    );
+    assert_eq!(left, "", "{left}");
+}
