@@ -32,7 +32,9 @@ fn next_start(fault: StartFault, at_port: bool) -> NextStart {
         _ if crate::planted::is("repeated-start") => NextStart::Same,
         StartFault::Conversation => NextStart::Anew,
         StartFault::SocketFolder { is_last: false } => NextStart::Elsewhere,
-        StartFault::Listening if !at_port => NextStart::AtPort,
+        StartFault::Listening if !at_port || crate::planted::is("ports-for-ever") => {
+            NextStart::AtPort
+        }
         StartFault::SocketFolder { is_last: true } | StartFault::Listening | StartFault::Person => {
             NextStart::Parked
         }

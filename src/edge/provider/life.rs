@@ -185,7 +185,8 @@ fn bytes_of(
                 BY_FAMILY if u32_at(message, 84).is_some_and(|it| inodes.contains(&it)) => {
                     // Local and remote, in the order of the network.
                     let ports = [20, 22].map(|at| u16_at(message, at).map(u16::from_be));
-                    if own_port.is_none() || !ports.contains(&own_port) {
+                    let is_own = own_port.is_some() && ports.contains(&own_port);
+                    if !is_own || crate::planted::is("own-words-live") {
                         sum += counted(message.get(88..)?);
                     }
                 }

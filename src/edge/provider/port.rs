@@ -4,7 +4,7 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::os;
@@ -15,6 +15,8 @@ use crate::secret::Secret;
 pub(super) const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 /// Bytes of an answer that are read; its first line is wanted.
 const ANSWER_BYTES_MAX: usize = 1024;
+/// State of a socket that takes connections, in the kernel's tables.
+const LISTENS: &str = "0A";
 
 /// The token of one start, in a file that goes with it.
 pub struct PortToken {
@@ -46,17 +48,30 @@ impl Drop for PortToken {
     }
 }
 
+/// The kernel's tables of TCP sockets.
+const TABLES: [&str; 2] = ["/proc/net/tcp", "/proc/net/tcp6"];
+
 /// A connection to what listens at the port, once it says that it is ready. `Err`: nobody is there,
 /// it is not ready, or it is somebody else's, who must not see the token.
 pub(super) fn dial(port: u16) -> Result<TcpStream, String> {
+    dial_by(port, &TABLES.map(|table| fs::read_to_string(table).ok()))
+}
+
+fn dial_by(port: u16, tables: &[Option<String>; 2]) -> Result<TcpStream, String> {
     let say = |error: std::io::Error| format!("127.0.0.1:{port}: {error}");
     let asked = connect(port).map_err(say)?;
-    if let Some(uid) = listener(Path::new("/proc/net/tcp"), port)
-        && uid != rustix::process::geteuid().as_raw()
-    {
-        return Err(format!("127.0.0.1:{port}: user {uid} listens there, not the server"));
+    match listener(tables, port) {
+        Listener::User(uid) if uid == rustix::process::geteuid().as_raw() => {}
+        // Where the kernel does not say, nobody can find out.
+        Listener::Unknown => {}
+        Listener::User(uid) => {
+            return Err(format!("127.0.0.1:{port}: user {uid} listens there, not the server"));
+        }
+        Listener::Nobody => return Err(format!("127.0.0.1:{port}: nobody listens there")),
     }
-    is_ready(asked, port)?;
+    if !crate::planted::is("unready-port") {
+        is_ready(asked, port)?;
+    }
     connect(port).map_err(say)
 }
 
@@ -93,23 +108,43 @@ fn is_ready(mut stream: TcpStream, port: u16) -> Result<(), String> {
     }
 }
 
-/// The user whose process listens at a port of this machine, by the kernel's table; `None`: it does
-/// not say.
-fn listener(table: &Path, port: u16) -> Option<u32> {
-    let text = fs::read_to_string(table).ok()?;
-    let wanted = [format!("0100007F:{port:04X}"), format!("00000000:{port:04X}")];
-    text.lines().skip(1).find_map(|line| {
-        let fields: Vec<&str> = line.split_whitespace().collect();
-        let (local, state) = (fields.get(1)?, fields.get(3)?);
-        let is_it = wanted.iter().any(|it| it == local) && *state == "0A";
-        is_it.then(|| fields.get(7)?.parse().ok()).flatten()
-    })
+/// Whose process takes the connections to a port of this machine.
+#[derive(Debug, PartialEq)]
+enum Listener {
+    /// By the id of its user.
+    User(u32),
+    Nobody,
+    /// The kernel does not show its table.
+    Unknown,
+}
+
+/// Looks for it in the tables; an address of its own comes before one that means all.
+fn listener(tables: &[Option<String>; 2], port: u16) -> Listener {
+    const ADDRESSES: [(usize, &str); 4] = [
+        (0, "0100007F"),
+        (1, "0000000000000000FFFF00000100007F"),
+        (0, "00000000"),
+        (1, "00000000000000000000000000000000"),
+    ];
+    if tables[0].is_none() {
+        return Listener::Unknown;
+    }
+    let user = |(table, address): (usize, &str)| {
+        let wanted = format!("{address}:{port:04X}");
+        tables[table].iter().flat_map(|text| text.lines().skip(1)).find_map(|line| {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            let is_it = *fields.get(1)? == wanted && *fields.get(3)? == LISTENS;
+            is_it.then(|| fields.get(7)?.parse().ok()).flatten()
+        })
+    };
+    ADDRESSES.into_iter().find_map(user).map_or(Listener::Nobody, Listener::User)
 }
 
 #[cfg(test)]
 mod tests {
     use std::net::TcpListener;
     use std::os::unix::fs::PermissionsExt;
+    use std::path::Path;
 
     use super::*;
 
@@ -153,19 +188,51 @@ mod tests {
     }
 
     #[test]
-    fn who_listens_is_read_from_the_table() {
+    fn who_listens_is_read_from_the_tables() {
+        let row = |local: &str, state: &str, uid: u32| {
+            format!("0: {local} 00000000:0000 {state} 0:0 0:0 0 {uid} 0 1\n")
+        };
+        let four = [
+            row("0100007F:0007", "01", 11), // a connection
+            row("0100007F:0007", "0A", 42),
+            row("00000000:0007", "0A", 43),
+            "nonsense\n\n1: 0100007F:0009 x 0A\n".into(),
+            row("00000000:0008", "0A", 77),
+            row("0200000A:000A", "0A", 78), // of another address
+        ];
+        let six = [
+            row("00000000000000000000000000000000:000B", "0A", 79),
+            row("0000000000000000FFFF00000100007F:000C", "0A", 80),
+        ];
+        let tables =
+            [Some(format!("head\n{}", four.concat())), Some(format!("head\n{}", six.concat()))];
+        let found = [7, 8, 9, 10, 11, 12].map(|port| listener(&tables, port));
+        use Listener::{Nobody, User};
+        assert_eq!(found, [User(42), User(77), Nobody, Nobody, User(79), User(80)]);
+        assert_eq!(listener(&[None, None], 7), Listener::Unknown);
+        let real = TABLES.map(|table| fs::read_to_string(table).ok());
+        let own = rustix::process::geteuid().as_raw();
+        for address in ["127.0.0.1:0", "0.0.0.0:0", "[::]:0"] {
+            let Ok(listening) = TcpListener::bind(address) else { continue };
+            let port = listening.local_addr().expect("bound").port();
+            let now = TABLES.map(|table| fs::read_to_string(table).ok());
+            assert_eq!(listener(&now, port), User(own), "{address}");
+            assert_ne!(listener(&real, port), Listener::Unknown);
+        }
+    }
+
+    /// Whoever has taken the port of a server that is gone gets no word of ours.
+    #[test]
+    fn a_listener_of_somebody_else_is_told_nothing() {
         let listening = TcpListener::bind("127.0.0.1:0").expect("a port");
         let port = listening.local_addr().expect("bound").port();
-        let table = Path::new("/proc/net/tcp");
-        assert_eq!(listener(table, port), Some(rustix::process::geteuid().as_raw()));
-        let file = std::env::temp_dir().join(format!("relay-listeners-{}", std::process::id()));
-        let text = "head\n  0: 0100007F:0007 00000000:0000 01 0:0 0:0 0 11 0 1\n\
-                    1: 0100007F:0007 00000000:0000 0A 0:0 0:0 0 4242 0 1\nnonsense\n\
-                    2: 00000000:0008 00000000:0000 0A 0:0 0:0 0 77 0 1\n";
-        fs::write(&file, text).expect("a file");
-        assert_eq!([7, 8, 9].map(|port| listener(&file, port)), [Some(4242), Some(77), None]);
-        fs::remove_file(&file).expect("removes");
-        assert_eq!(listener(&file, 7), None);
+        let foreign = format!("head\n0: 0100007F:{port:04X} 00000000:0000 0A 0:0 0:0 0 4242 0 1\n");
+        for (table, why) in [(foreign.as_str(), "user 4242"), ("head\n", "nobody")] {
+            let dialled = dial_by(port, &[Some(table.to_string()), None]);
+            assert!(dialled.is_err_and(|told| told.contains(why)));
+            let (mut stream, _) = listening.accept().expect("a client");
+            assert_eq!(stream.read(&mut [0u8; 64]).expect("an end"), 0, "nothing was said");
+        }
     }
 
     #[test]

@@ -32,7 +32,7 @@ impl Banner {
 
     /// Takes what has come. True: now the port is known.
     pub fn read(&mut self, bytes: &[u8]) -> bool {
-        if self.port.is_some() {
+        if self.port.is_some() && !crate::planted::is("later-port") {
             return false;
         }
         let mut found = None;

@@ -19,6 +19,15 @@ esac
 ";
 
 impl Session {
+    /// One more setting of the provider.
+    fn set(&self, name: &str, value: Value) {
+        let file = self.machine.home.join("providers/codex.json");
+        let mut config: Value =
+            serde_json::from_slice(&std::fs::read(&file).expect("reads")).expect("JSON");
+        config[name] = value;
+        std::fs::write(&file, config.to_string()).expect("writes");
+    }
+
     fn token_file(&self) -> PathBuf {
         self.machine.home.join("agents/a/run/codex.token")
     }
@@ -62,11 +71,7 @@ fn codex_at_a_port() {
     ran("codex-port");
     let script = session.machine.work.join("codex");
     write_program(&script, &format!("#!/bin/sh\n{OLDER}exec '{}' \"$@\"\n", native().display()));
-    let file = session.machine.home.join("providers/codex.json");
-    let mut config: Value =
-        serde_json::from_slice(&std::fs::read(&file).expect("reads")).expect("JSON");
-    config["command"] = json!(script.to_string_lossy());
-    std::fs::write(&file, config.to_string()).expect("writes");
+    session.set("command", json!(script.to_string_lossy()));
     session.run();
     let logs = session.machine.logs();
     let told = |word: &str| logs.lines().filter(|line| line.contains(word)).count();

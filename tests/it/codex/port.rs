@@ -75,8 +75,12 @@ fn without_unix_sockets_a_port_is_served_and_its_token_is_nobody_elses() {
     let log = codex.port_log();
     let asked: Vec<&str> =
         log.iter().filter_map(|line| line.split_once(' ')).map(|it| it.1).collect();
-    let want = ["readyz 503", "readyz 503", "readyz 503", "readyz 200", "upgrade 101"];
-    assert_eq!(asked, want, "no upgrade before it is ready");
+    // A slow machine may ask once more.
+    let first = |what: &str| asked.iter().position(|line| *line == what);
+    assert_eq!(asked.iter().filter(|line| **line == "readyz 503").count(), 3, "{asked:?}");
+    assert!(first("readyz 200") < first("upgrade 101"), "no upgrade before it is ready: {asked:?}");
+    assert!(first("readyz 503") < first("readyz 200"), "{asked:?}");
+    assert_eq!(first("upgrade 401"), None, "{asked:?}");
     // Who has not read the file is refused.
     let (url, token) = (codex.url(), codex.token());
     assert!(url.starts_with("ws://127.0.0.1:") && token.len() == 64, "{url}");
@@ -119,6 +123,7 @@ fn kills_of_server_and_runner_cost_no_message_at_a_port() {
     wait_for("another server", 30, || (![0, before].contains(&codex.pid())).then_some(()));
     codex.machine.wait_status("a", "idle");
     assert_ne!(codex.token(), token, "each start has its own");
+    assert_eq!(upgrade(&codex.url(), Some(&token)), 401, "that of the server before");
     // The way that works is kept: nothing is refused again.
     assert_eq!(codex.refusals(), 1);
     let server = codex.pid();
