@@ -79,6 +79,8 @@ pub enum Command {
     Whoami(Whoami),
     /// `guide`
     Guide(Guide),
+    /// `mcp`
+    Mcp(Mcp),
     /// `agents`
     Agents(Agents),
     /// `status`

@@ -43,7 +43,7 @@ pub fn reach(command: &Command) -> Reach {
         Command::GetMessage(_) | Command::Message(_) | Command::Thread(_) | Command::Inbox(_) => {
             Reach::Agent
         }
-        Command::Whoami(_) | Command::Tasks(_) => Reach::Agent,
+        Command::Whoami(_) | Command::Tasks(_) | Command::Mcp(_) => Reach::Agent,
         Command::Label(label) if env(ENV_AGENT).as_deref() == Some(&label.agent) => Reach::Agent,
         // How it is itself; of all others a person asks.
         Command::Status(status) if status.agent.is_some() && env(ENV_AGENT) == status.agent => {
@@ -143,7 +143,12 @@ fn port(client: &Client, agent: &str) -> Option<(String, String)> {
 }
 
 /// One exchange with the runner of this session; `None`: there is none, or it does not answer.
-fn ask(client: &Client, method: &str, path: &str, body: Option<&Value>) -> Option<(u16, Value)> {
+pub fn ask(
+    client: &Client,
+    method: &str,
+    path: &str,
+    body: Option<&Value>,
+) -> Option<(u16, Value)> {
     let agent = client.session()?;
     let (url, token) = port(client, agent)?;
     Http::new(Base::parse(&url).ok()?, RUNNER_TIME)
@@ -288,6 +293,7 @@ mod tests {
             "inbox",
             "whoami",
             "tasks",
+            "mcp",
         ];
         let local = ["hook", "monitor", "guide", "generate", "version", "doctor", "demo-agent"];
         let all = Top::get_args_info().commands;

@@ -18,6 +18,7 @@ pub mod hub;
 mod inside;
 mod launch;
 mod listener;
+mod mcp;
 pub mod messages;
 pub mod monitor;
 mod options;
@@ -155,6 +156,7 @@ fn execute(command: Command) -> Outcome {
             print::trusted(include_str!("guide.txt").trim_end());
             Ok(OK)
         }
+        Command::Mcp(_) => mcp::mcp(),
         Command::Reply(reply) => send::reply(reply),
         Command::Agents(agents) => agents::agents(&agents),
         Command::Status(status) => status::status(&status),

@@ -106,6 +106,11 @@ pub fn trusted(text: &str) {
     put(text);
 }
 
+/// One frame of a protocol, on a line of its own and as it is: a program reads it.
+pub fn frame(frame: &Value) {
+    put(&frame.to_string());
+}
+
 /// What somebody is asked to permit, to be printed by [`line()`] or [`block`]: every character that
 /// is not seen, or looks like a space or a line break and is none, becomes `\u{…}`.
 pub fn approval_text(text: &str) -> String {

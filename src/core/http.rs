@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::ids::{PeerId, Ticket};
+use super::mcp::Headers;
 
 /// An HTTP request, or the head of a WebSocket upgrade.
 #[allow(missing_docs)] // the names say it
@@ -18,6 +19,8 @@ pub struct Request {
     pub token: String,
     /// `Last-Event-ID` of a reader of events that comes back.
     pub last_event_id: String,
+    /// What the headers of a call of a tool say of its body.
+    pub mcp: Headers,
     pub body: Vec<u8>,
     /// How the gate was when the request came.
     pub gate: GateStats,

@@ -14,6 +14,7 @@ pub mod hub;
 pub mod ids;
 pub mod limits;
 pub mod matching;
+pub mod mcp;
 pub mod orchestrator;
 pub mod rng;
 pub mod screen;

@@ -1,5 +1,6 @@
 //! Tools inside an agent's session: they speak as that agent or not at all.
 
+mod mcp;
 mod tokens;
 
 use std::collections::BTreeMap;

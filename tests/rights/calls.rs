@@ -72,6 +72,7 @@ fn request(name: &str) -> (&'static str, &'static str, Value) {
         }
         "POST /api/tokens {operator}" => ("", "/api/tokens", json!({"profileId": "operator"})),
         "DELETE /api/tokens/{jti}" => ("", "/api/tokens/own", json!({})),
+        "POST /api/mcp" => ("", "/api/mcp", json!({"id": 1, "method": "tools/list"})),
         "POST /api/insights/observations" => {
             ("", "/api/insights/observations", json!({"signal": "x"}))
         }

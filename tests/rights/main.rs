@@ -186,3 +186,91 @@ fn a_connection_has_the_rights_of_its_token_until_that_ends() {
     world.now.tick = world.now.tick + Duration::from_secs(1);
     assert_eq!(world.call("other", "GET", "/api/tokens/self", json!({})).0, "401");
 }
+
+/// A tool is allowed to whom the calls of the API are allowed that it consists of, and to nobody
+/// else.
+#[test]
+fn a_tool_does_what_its_token_may_do_and_no_more() {
+    // The tool, the calls that it makes, and what they change.
+    let message = json!({"to": "a", "body": "x"});
+    let reaction = json!({"emoji": "+"});
+    let command = json!({"type": "agent.shutdown", "target": "a"});
+    let read = ("GET", "/api/messages/1", Value::Null);
+    let rows = [
+        ("relay_send_message", message.clone(), vec![("POST", "/api/messages", message)]),
+        (
+            "relay_reply",
+            json!({"messageId": 1, "body": "x"}),
+            vec![
+                read.clone(),
+                ("POST", "/api/messages", json!({"to": "user", "body": "x", "replyTo": 1})),
+            ],
+        ),
+        (
+            "relay_react",
+            json!({"messageId": 1, "emoji": "+"}),
+            vec![("POST", "/api/messages/1/reactions", reaction)],
+        ),
+        ("relay_get_message", json!({"messageId": 1}), vec![read]),
+        (
+            "relay_get_thread",
+            json!({"messageId": 1}),
+            vec![("GET", "/api/messages/1/thread", Value::Null)],
+        ),
+        ("relay_find_agents", json!({}), vec![("GET", "/api/agents", Value::Null)]),
+        (
+            "relay_agent_status",
+            json!({"agentId": "a"}),
+            vec![("GET", "/api/agents/a", Value::Null)],
+        ),
+        ("relay_whoami", json!({}), vec![("GET", "/api/tokens/self", Value::Null)]),
+        ("relay_shutdown_agent", json!({"agentId": "a"}), vec![("POST", "/api/commands", command)]),
+    ];
+    let (columns, _) = self::rows();
+    let (mut allowed, mut refused) = (0, 0);
+    for (tool, arguments, calls) in rows {
+        for token in columns.iter().filter(|token| !["none", "exp", "rev"].contains(*token)) {
+            let mut plain = World::new();
+            let may = calls.iter().all(|(method, path, body)| {
+                plain.call(token, method, path, body.clone()).0.starts_with('2')
+            });
+            let mut world = World::new();
+            let params = json!({"name": tool, "arguments": arguments});
+            let frame = json!({"id": "x", "method": "tools/call", "params": params});
+            let (status, body) = world.call(token, "POST", "/api/mcp", frame);
+            assert_eq!((status.as_str(), &body["id"]), ("200", &json!("x")), "{tool} {token}");
+            assert_eq!(body["result"]["isError"], !may, "{tool} by {token}: {body}");
+            let text = body["result"]["content"][0]["text"].as_str().unwrap_or_default();
+            assert!(may || text.contains("failed: "), "{tool} by {token}: {text}");
+            if may { allowed += 1 } else { refused += 1 }
+        }
+    }
+    assert!(allowed > 50 && refused > 50, "{allowed} {refused}");
+}
+
+#[test]
+fn a_client_of_tools_hears_at_once_what_is_not_there() {
+    let mut world = World::new();
+    for (token, method, path, want) in [
+        // A stream that is never opened, and sessions that are never given.
+        ("own", "GET", "/api/mcp", "405"),
+        ("own", "DELETE", "/api/mcp", "405"),
+        // There is no login to be found.
+        ("none", "GET", "/.well-known/oauth-protected-resource/api/mcp", "404"),
+        ("none", "GET", "/.well-known/oauth-authorization-server", "404"),
+        ("none", "POST", "/register", "404"),
+        ("none", "POST", "/api/mcp", "401"),
+        ("none", "GET", "/api/nothing", "401"),
+    ] {
+        assert_eq!(world.call(token, method, path, json!({})).0, want, "{method} {path}");
+    }
+    let frame = json!({"method": "notifications/initialized"});
+    assert_eq!(world.call("own", "POST", "/api/mcp", frame), ("202".into(), Value::Null));
+    let names = |world: &mut World, token: &str| {
+        let frame = json!({"id": 1, "method": "tools/list"});
+        let (_, body) = world.call(token, "POST", "/api/mcp", frame);
+        body["result"]["tools"].as_array().map_or(0, Vec::len)
+    };
+    // Reading alone, an agent, everything.
+    assert_eq!(["o:mr", "own", "root"].map(|token| names(&mut world, token)), [5, 8, 9]);
+}

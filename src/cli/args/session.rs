@@ -16,6 +16,16 @@ pub struct Whoami {
 #[argh(subcommand, name = "guide", example = "agent-relay guide")]
 pub struct Guide {}
 
+/// Serve the relay's tools to the program of an agent, by the Model Context Protocol on standard
+/// input and output.
+#[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(
+    subcommand,
+    name = "mcp",
+    note = "A runner tells its session of it by itself. It stays while relay and runner come and go, and ends with its input."
+)]
+pub struct Mcp {}
+
 /// Name waiting relay messages on standard output, one short line each time; a session's plugin
 /// starts it.
 #[derive(FromArgs, ArgsInfo, Debug)]

@@ -18,7 +18,7 @@ mod outgoing;
 mod polling;
 mod posted;
 pub mod prompt;
-mod prompt_text;
+pub(in crate::core) mod prompt_text;
 mod relay_link;
 mod starts;
 mod status;

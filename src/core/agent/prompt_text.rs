@@ -104,7 +104,7 @@ pub(super) fn fingerprint(message: &Message) -> MessageFingerprint {
 
 /// What the provider reads of one message: header, body (cut to a preview), and a notice where no
 /// reply is needed.
-fn of_message(message: &Message, preview_chars: usize) -> String {
+pub(in crate::core) fn of_message(message: &Message, preview_chars: usize) -> String {
     let mut text = header(message);
     if let Some(subject) = message.subject.as_deref().filter(|subject| !subject.trim().is_empty()) {
         text.push_str(&format!("\nSubject: {}", line(subject)));

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use super::Hub;
 use super::Refusal;
 use super::event::{After, Effect, Query, StatsFormat};
+use super::mcp;
 use super::rights::{acts_as, everything, scope};
 use super::routes::{Access, Call, Found, Route, find, spec};
 use crate::core::http::{Body, GateCommand, Request};
@@ -22,7 +23,7 @@ use crate::wire::{PROTOCOL, VERSION};
 
 /// What a route gives: an answer now, an answer behind the commit, or one that comes later by
 /// itself.
-enum Answer {
+pub(super) enum Answer {
     Now(u16, Value),
     Durable(u16, Value),
     Later,
@@ -31,12 +32,12 @@ enum Answer {
 type Routed = Result<Answer, Refusal>;
 
 /// A request whose token may make its call.
-struct Asked<'a> {
-    ticket: Ticket,
-    actor: &'a Arc<TokenRecord>,
-    request: &'a Request,
+pub(super) struct Asked<'a> {
+    pub ticket: Ticket,
+    pub actor: &'a Arc<TokenRecord>,
+    pub request: &'a Request,
     /// The first parameter of the path: an agent, a message, a task, a command or a token.
-    first: &'a str,
+    pub first: &'a str,
 }
 
 impl Asked<'_> {
@@ -81,8 +82,9 @@ fn text<'a>(body: &'a Value, field: &str) -> &'a str {
 
 impl Hub {
     pub(super) fn respond(&mut self, ticket: Ticket, status: u16, body: impl Into<Body>) {
+        let Some((status, body)) = self.for_tool(ticket, status, body.into()) else { return };
         self.after_answer(ticket, status);
-        self.out.push(Effect::Gate(GateCommand::Respond { ticket, status, body: body.into() }));
+        self.out.push(Effect::Gate(GateCommand::Respond { ticket, status, body }));
     }
 
     fn after_answer(&mut self, ticket: Ticket, status: u16) {
@@ -101,14 +103,20 @@ impl Hub {
         if self.stopping {
             return self.refuse(ticket, 503, "stopping", "the hub is stopping");
         }
-        if let Some(trouble) = self.commits.trouble().filter(|_| request.method != "GET") {
+        self.dispatch(ticket, &request);
+    }
+
+    /// Carries one call out; that of a tool consists of several.
+    pub(super) fn dispatch(&mut self, ticket: Ticket, request: &Request) {
+        let changes = request.method != "GET" && request.path != mcp::PATH;
+        if let Some(trouble) = self.commits.trouble().filter(|_| changes) {
             let cause = &trouble.cause;
             let text = format!(
                 "the hub cannot store anything for now ({cause}); nothing of this request was accepted"
             );
             return self.refuse(ticket, 503, "store_unavailable", &text);
         }
-        match self.route_request(ticket, &request) {
+        match self.route_request(ticket, request) {
             Ok(Answer::Now(status, body)) => self.respond(ticket, status, body),
             Ok(Answer::Durable(status, body)) => {
                 self.commits.defer(After::Answer { ticket, status, body })
@@ -128,6 +136,10 @@ impl Hub {
         if let Found::Route(Route { access: Access::Open, .. }, _) = &found {
             self.limit(None)?;
             return Ok(self.describe(ticket));
+        }
+        if mcp::is_of_login(&parts) {
+            self.limit(None)?;
+            return Err((404, "not_found", "tokens are given by the hub, not by a login".into()));
         }
         let mut actor = self.token_of(&request.token);
         if crate::planted::is("unchecked-rights")
@@ -256,6 +268,7 @@ impl Hub {
                 self.delete_token(actor, first)?;
                 Ok(Answer::Durable(204, Value::Null))
             }
+            Call::Mcp => Ok(self.on_mcp(asked)),
             Call::Observe => Err((409, "insights_off", "this hub keeps no insights".into())),
         }
     }

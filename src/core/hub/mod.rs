@@ -10,6 +10,7 @@ mod claims;
 mod commands;
 pub mod event;
 pub mod generations;
+mod mcp;
 mod messages;
 mod metrics;
 mod peers;
@@ -116,6 +117,8 @@ pub struct Hub {
     rates: rates::Rates,
     /// Requests that wait for an answer, since when.
     tickets: HashMap<Ticket, Tick>,
+    /// Calls of tools that wait for an answer of the API.
+    mcp: mcp::OpenCalls,
     /// Requests that wait for the vacuum.
     vacuums: Vec<Ticket>,
     meter: metrics::Meter,
@@ -165,6 +168,7 @@ impl Hub {
             tokens: HashMap::new(),
             rates: rates::Rates::default(),
             tickets: HashMap::new(),
+            mcp: mcp::OpenCalls::default(),
             vacuums: Vec::new(),
             meter: metrics::Meter::default(),
             presence: BTreeSet::new(),
@@ -189,6 +193,7 @@ impl Hub {
     }
 
     fn settle(&mut self) -> Vec<Effect> {
+        self.go_on_with_tools();
         let Closed { commit, visible } = self.commits.close(self.now.tick);
         self.out.extend(commit.map(Effect::from));
         if !visible.is_empty() {

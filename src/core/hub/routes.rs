@@ -49,6 +49,7 @@ pub enum Call {
     DeleteToken,
     Observe,
     Events,
+    Mcp,
 }
 
 /// Who may ask.
@@ -141,6 +142,7 @@ pub const ROUTES: &[Route] = &[
     route!("DeleteToken" DeleteToken, "DELETE" "/api/tokens/{jti}", Token, [], "" => 204 "", [404], "Revoke a token"),
     route!("Observe" Observe, "POST" "/api/insights/observations", Scope("insight:write"), [], "Any" => 202 "", [409], "An observation; 409 while the hub keeps none"),
     route!("Events" Events, "GET" "/api/events", Scope("message:read"), ["since"], "" => 200 "EventStream", [], "Server-sent events, one for each bus event"),
+    route!("Mcp" Mcp, "POST" "/api/mcp", Token, [], "McpFrame" => 200 "Any", [202, 404], "The tools of the relay for a model: one JSON-RPC frame of the Model Context Protocol (2024-11-05 to 2026-07-28)"),
 ];
 
 /// What a method and a path mean.

@@ -106,6 +106,9 @@ impl Lines {
             "transfer-encoding" => {
                 return Err((501, "bad_encoding", "the only Transfer-Encoding here is chunked"));
             }
+            "mcp-protocol-version" => request.mcp.version = bounded(value),
+            "mcp-method" => request.mcp.method = bounded(value),
+            "mcp-name" => request.mcp.name = bounded(value),
             "last-event-id" => request.last_event_id = value.chars().take(32).collect(),
             "connection" => {
                 let words = value.to_ascii_lowercase();
@@ -121,6 +124,11 @@ impl Lines {
         }
         Ok(())
     }
+}
+
+/// Names of methods and tools are short.
+fn bounded(value: &str) -> String {
+    value.chars().take(128).collect()
 }
 
 /// Checked before anything is reserved or read.
