@@ -21,6 +21,8 @@ use super::time::Tick;
 /// [`CommitQueue::next_durable`] until there is none.
 #[derive(Debug)]
 pub struct CommitQueue<Op, After> {
+    /// Of earlier events; they go first.
+    late: Vec<Op>,
     ops: Vec<Op>,
     after: Vec<After>,
     in_flight: VecDeque<InFlight<After>>,
@@ -74,6 +76,7 @@ pub struct Durable<After> {
 impl<Op, After> Default for CommitQueue<Op, After> {
     fn default() -> Self {
         CommitQueue {
+            late: Vec::new(),
             ops: Vec::new(),
             after: Vec::new(),
             in_flight: VecDeque::new(),
@@ -88,6 +91,32 @@ impl<Op, After> CommitQueue<Op, After> {
     /// The event at hand changes something durable.
     pub fn write(&mut self, op: Op) {
         self.ops.push(op);
+    }
+
+    /// The event at hand changes something of which nobody is told that it is durable: it goes to
+    /// the disk with the next commit, in the order in which it was written. Whoever writes so has
+    /// to [`CommitQueue::hurry`] where no commit comes.
+    pub fn write_late(&mut self, op: Op) {
+        self.late.push(op);
+    }
+
+    /// Changes that wait for the next commit.
+    pub fn late(&self) -> usize {
+        self.late.len()
+    }
+
+    /// What waits for the next commit waits no longer: the event at hand makes one.
+    pub fn hurry(&mut self) {
+        self.take_late();
+    }
+
+    /// Puts what was written earlier before what the event at hand writes.
+    fn take_late(&mut self) {
+        if !self.late.is_empty() {
+            let written = std::mem::take(&mut self.ops);
+            self.ops = std::mem::take(&mut self.late);
+            self.ops.extend(written);
+        }
     }
 
     /// To become visible once everything that was written until the end of this event is durable.
@@ -126,6 +155,7 @@ impl<Op, After> CommitQueue<Op, After> {
         }
         let has_room = self.in_flight.len() < COMMITS_IN_FLIGHT_MAX;
         assert!(has_room, "a lane was served without credit");
+        self.take_late();
         self.newest += 1;
         let after = std::mem::take(&mut self.after);
         self.in_flight.push_back(InFlight { number: self.newest, since: now, after });
@@ -172,6 +202,7 @@ impl<Op, After> CommitQueue<Op, After> {
     /// Forgets every change that is not durable, and what waits behind those that are under way.
     pub fn abandon(&mut self) {
         self.in_flight.clear();
+        self.late.clear();
         self.ops.clear();
     }
 
@@ -212,7 +243,7 @@ impl<Op, After> CommitQueue<Op, After> {
 
     /// Everything is durable, also what the event at hand wrote so far.
     pub fn is_durable(&self) -> bool {
-        self.is_idle() && self.ops.is_empty()
+        self.is_idle() && self.ops.is_empty() && self.late.is_empty()
     }
 
     /// The number of the newest commit, 0 if there was none; that of the event at hand is the next

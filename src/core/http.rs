@@ -1,5 +1,7 @@
 //! Requests and answers as values, so that routes are decisions and sockets are somebody else's.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 
 use super::ids::{PeerId, Ticket};
@@ -64,10 +66,21 @@ pub enum GateCommand {
     /// Let a request stay: as a WebSocket if it asked for one, else as a stream of events. Its
     /// ticket is its number as a peer from now on.
     Accept { ticket: Ticket },
-    /// Send a text frame, or text into a stream of events.
-    PeerSend { peer: PeerId, text: String },
+    /// Send a text frame, or text into a stream of events. All who get the same share it.
+    PeerSend { peer: PeerId, text: Arc<str> },
     /// Close a peer, with the code of a WebSocket.
     PeerClose { peer: PeerId, code: u16, reason: String },
+}
+
+impl Body {
+    /// What it says as JSON; null where that is nothing.
+    pub fn to_json(&self) -> Value {
+        match self {
+            Body::Empty => Value::Null,
+            Body::Json(value) => value.clone(),
+            Body::Text(_, text) => serde_json::from_str(text).unwrap_or_default(),
+        }
+    }
 }
 
 impl From<Value> for Body {

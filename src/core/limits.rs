@@ -8,6 +8,11 @@ pub const UNACKED_PER_PEER_MAX: usize = 32;
 pub const UNACKED_BYTES_MAX: usize = 2 << 20;
 /// Commits that a machine may have under way; beyond it only the store is listened to.
 pub const COMMITS_IN_FLIGHT_MAX: usize = 256;
+/// Acknowledgements that wait for a commit which they can go with, and how long one waits at most:
+/// what a crash forgets of them is delivered once more.
+pub const LATE_ACKS_MAX: usize = 256;
+/// See [`LATE_ACKS_MAX`].
+pub const LATE_ACKS_TIME: Duration = Duration::from_millis(100);
 /// Reads that a hub may have under way; beyond it only answers are listened to.
 pub const READS_IN_FLIGHT_MAX: usize = 2048;
 /// Further commits kept back for what a person asks at the control port.

@@ -15,7 +15,7 @@ use std::time::Duration;
 use world::World;
 
 use agent_relay::core::Machine;
-use agent_relay::core::http::{Body, Request};
+use agent_relay::core::http::Request;
 use agent_relay::core::hub::event::{Effect, Event, HubOp, StoreEvent};
 use agent_relay::core::hub::routes::ROUTES;
 use agent_relay::core::hub::{Hub, HubConfig, scopes_of};

@@ -163,13 +163,8 @@ impl World {
         };
         self.tell(Event::Request { ticket, request });
         let answer = self.effects.iter().find_map(|effect| match effect {
-            Effect::Gate(GateCommand::Respond { ticket: t, status, body: Body::Json(body) })
-                if *t == ticket =>
-            {
-                Some((status.to_string(), body.clone()))
-            }
-            Effect::Gate(GateCommand::Respond { ticket: t, status, .. }) if *t == ticket => {
-                Some((status.to_string(), Value::Null))
+            Effect::Gate(GateCommand::Respond { ticket: t, status, body }) if *t == ticket => {
+                Some((status.to_string(), body.to_json()))
             }
             Effect::Gate(GateCommand::Accept { ticket: t }) if *t == ticket => {
                 Some(("200".into(), Value::Null))

@@ -168,7 +168,7 @@ impl Agent {
             let said = answer.map(|answer| {
                 Effect::Gate(GateCommand::PeerSend {
                     peer: ticket.peer(),
-                    text: format!("data: {answer}\n\n"),
+                    text: format!("data: {answer}\n\n").into(),
                 })
             });
             self.out.extend(said);
@@ -234,7 +234,8 @@ impl Agent {
 
     fn announce_to(&mut self, peer: PeerId, batch: BatchNumber, messages: &[Value]) {
         let frame = json!({"type": "message.deliver", "deliveryId": format!("batch-{batch}"), "messages": messages});
-        self.commits.defer(Effect::Gate(GateCommand::PeerSend { peer, text: frame.to_string() }));
+        self.commits
+            .defer(Effect::Gate(GateCommand::PeerSend { peer, text: frame.to_string().into() }));
     }
 
     /// Subagents and the like; they keep the agent busy, but no message waits for them.

@@ -156,3 +156,20 @@ fn credit_ends_before_the_room_does() {
     }));
     assert!(one_more.is_err(), "a lane was served without credit");
 }
+
+/// What nobody waits for makes no commit of its own, and stays in its place.
+#[test]
+fn late_changes_go_with_the_next_commit_before_what_came_after_them() {
+    let mut queue = Queue::default();
+    queue.write_late("ack 1");
+    assert_eq!(queue.close(Tick(0)).commit, None);
+    queue.write("offer again 1");
+    queue.write_late("ack 2");
+    let commit = queue.close(Tick(0)).commit.expect("a commit");
+    assert_eq!(commit.ops, ["ack 1", "ack 2", "offer again 1"], "of one event in either order");
+    queue.write_late("ack 3");
+    assert!(!queue.is_durable() && queue.late() == 1);
+    queue.hurry();
+    assert_eq!(queue.close(Tick(0)).commit.expect("a commit").ops, ["ack 3"]);
+    assert_eq!(queue.late(), 0);
+}

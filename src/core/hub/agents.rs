@@ -262,7 +262,8 @@ impl Hub {
                 message: format!("the agent {id} was deleted"),
                 retryable: false,
             };
-            self.out.push(Effect::Gate(GateCommand::PeerSend { peer, text: error.to_text() }));
+            self.out
+                .push(Effect::Gate(GateCommand::PeerSend { peer, text: error.to_text().into() }));
             self.drop_peer(peer);
             self.out.push(Effect::Gate(GateCommand::PeerClose {
                 peer,

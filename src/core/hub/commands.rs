@@ -80,7 +80,10 @@ impl Hub {
         {
             let text =
                 RelayFrame::Command { id: command.id.clone(), command: command.clone() }.to_text();
-            self.commits.defer(After::Effect(Effect::Gate(GateCommand::PeerSend { peer, text })));
+            self.commits.defer(After::Effect(Effect::Gate(GateCommand::PeerSend {
+                peer,
+                text: text.into(),
+            })));
         }
         Ok(command)
     }
@@ -139,7 +142,7 @@ impl Hub {
             .collect();
         for command in pending {
             let text = RelayFrame::Command { id: command.id.clone(), command }.to_text();
-            self.out.push(Effect::Gate(GateCommand::PeerSend { peer, text }));
+            self.out.push(Effect::Gate(GateCommand::PeerSend { peer, text: text.into() }));
         }
     }
 

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::generations::{DataState, Mark, StoredGeneration};
+use super::written::WrittenMessage;
 use crate::core::Cause;
 use crate::core::commit::Commit;
 use crate::core::http::{GateCommand, GateStats, Request};
@@ -247,7 +248,7 @@ pub enum After {
 #[allow(missing_docs)] // the names say it
 #[derive(Debug, Clone, PartialEq)]
 pub struct AcceptedMessage {
-    pub message: Message,
+    pub message: WrittenMessage,
     /// Who gets it.
     pub recipients: Vec<String>,
     /// When it came.
@@ -274,7 +275,12 @@ pub enum HubOp {
     /// A message with its recipients; nothing happens when sender and key were seen before. It
     /// answers only what its sender can see; `sees_all`: who holds the token sees everything,
     /// whatever name the message has.
-    MessagePut { message: Message, recipients: Vec<String>, key: Option<String>, sees_all: bool },
+    MessagePut {
+        message: WrittenMessage,
+        recipients: Vec<String>,
+        key: Option<String>,
+        sees_all: bool,
+    },
     /// A recipient more, found later.
     RecipientAdd { message: MessageId, recipient: String },
     /// The recipient has acknowledged it.

@@ -1,11 +1,14 @@
 //! Sending: who may say what as whom, who gets it, and when the sender is told.
 
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::event::{AcceptedMessage, After, HubOp};
 use super::generations::Named;
 use super::rights::{ADMIN, acts_as, allows};
+use super::written::{WrittenMessage, with_members};
 use super::{Hub, Refusal};
+use crate::core::http::Body;
 use crate::core::ids::{MessageId, Ticket};
 use crate::core::limits::QUEUED_FOR;
 use crate::wire::api::{Message, MessageKind, NewMessage, OTHER_GENERATION, TokenRecord, USER};
@@ -42,7 +45,7 @@ impl CommitReport<'_> {
     fn detach(&self, sent: &mut AcceptedMessage) -> bool {
         let stored = self.unattached.iter().find(|stored| stored.id == sent.message.id);
         if let Some(stored) = stored {
-            sent.message = stored.clone();
+            sent.message = stored.clone().into();
         }
         stored.is_some()
     }
@@ -86,6 +89,7 @@ impl Hub {
             generation: Some(self.generations.newest().to_string()),
             ..Default::default()
         };
+        let message = WrittenMessage::from(message);
         if let Err(refusal) = check_size(&message) {
             self.last_message = self.last_message.previous(); // nobody has seen it
             return Err(refusal);
@@ -271,9 +275,10 @@ impl Hub {
                     self.release_message(ticket, sent, report)
                 }
                 After::Batch { ticket, rows } => {
-                    let results: Vec<Value> =
+                    let results: Vec<String> =
                         rows.into_iter().map(|row| self.release_row(row, report)).collect();
-                    self.respond(ticket, 200, json!({"results": results}));
+                    let text = format!(r#"{{"results":[{}]}}"#, results.join(","));
+                    self.respond(ticket, 200, Body::Text("application/json", text));
                 }
                 After::Route { mut sent } => {
                     if report.first(&sent).is_none() {
@@ -317,16 +322,17 @@ impl Hub {
             return self.respond(ticket, 200, json!(message));
         }
         let alone = report.detach(&mut sent);
-        let mut answer = json!(sent.message);
+        let mut more = Vec::new();
         if sent.message.to.contains(':') || sent.message.to == "broadcast" {
             // Labels and tags are what agents say of themselves: a sender sees how many took his
             // words.
-            answer["recipients"] = json!(sent.recipients.len());
+            more.push(("recipients", json!(sent.recipients.len())));
         }
         if alone {
-            answer["replyToUnknown"] = json!(true);
+            more.push(("replyToUnknown", json!(true)));
         }
-        self.respond(ticket, 201, answer);
+        let answer = with_members(sent.message.text(), &more);
+        self.respond(ticket, 201, Body::Text("application/json", answer));
         self.route(&sent);
     }
 
@@ -335,23 +341,20 @@ impl Hub {
         &mut self,
         row: Result<AcceptedMessage, (u16, Value)>,
         report: CommitReport<'_>,
-    ) -> Value {
+    ) -> String {
         let mut sent = match row {
             Ok(sent) => sent,
             Err((status, error)) => {
-                return json!({"status": status, "error": error["error"], "code": error["code"]});
+                let row = json!({"status": status, "error": error["error"], "code": error["code"]});
+                return row.to_string();
             }
         };
         if let Some(message) = report.first(&sent) {
-            return json!({"status": 200, "message": brief(message)});
+            return brief(200, message, false);
         }
         let alone = report.detach(&mut sent);
         self.route(&sent);
-        let mut message = brief(&sent.message);
-        if alone {
-            message["replyToUnknown"] = json!(true);
-        }
-        json!({"status": 201, "message": message})
+        brief(201, &sent.message, alone)
     }
 
     fn release_reaction(
@@ -372,9 +375,24 @@ impl Hub {
     }
 }
 
-/// A message without its body: a batch answer need not carry back what was just sent.
-fn brief(message: &Message) -> Value {
-    json!({"id": message.id, "from": message.from, "to": message.to, "kind": message.kind, "createdAt": message.created_at})
+/// A row of a batch's answer: the message without its body, which its sender has just sent.
+fn brief(status: u16, message: &Message, alone: bool) -> String {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Brief<'a> {
+        id: MessageId,
+        from: &'a str,
+        to: &'a str,
+        kind: &'a MessageKind,
+        created_at: i64,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        reply_to_unknown: Option<bool>,
+    }
+    let Message { id, from, to, kind, created_at, .. } = message;
+    let (id, created_at, reply_to_unknown) = (*id, *created_at, alone.then_some(true));
+    let brief = Brief { id, from, to, kind, created_at, reply_to_unknown };
+    let text = serde_json::to_string(&brief).expect("plain data");
+    format!(r#"{{"status":{status},"message":{text}}}"#)
 }
 
 fn check_target_and_body(new: &NewMessage) -> Result<(), Refusal> {
@@ -391,9 +409,9 @@ fn check_target_and_body(new: &NewMessage) -> Result<(), Refusal> {
 }
 
 /// A message has to fit into one frame with what surrounds it.
-fn check_size(message: &Message) -> Result<(), Refusal> {
+fn check_size(message: &WrittenMessage) -> Result<(), Refusal> {
     let most = FRAME_BYTES_MAX - 8192;
-    let size = serde_json::to_string(message).map_or(usize::MAX, |text| text.len());
+    let size = message.text().len();
     if size > most {
         let text = format!("a message may have {most} bytes with its payload, this one has {size}");
         return Err((413, "message_too_large", text));

@@ -24,6 +24,7 @@ mod tasks;
 mod tests;
 mod timer;
 mod tokens;
+pub mod written;
 
 pub use rights::scopes_of;
 
@@ -312,6 +313,7 @@ impl Machine for Hub {
             Event::PeerClosed { peer } => self.on_peer_closed(peer),
             Event::StopRequested => {
                 self.stopping = true;
+                self.commits.hurry();
                 // A disk that stays full must not keep it from ending; nothing that waits was
                 // acknowledged.
                 self.timers.set_once(Timer::StopLimit, now.tick + STOP_LIMIT);

@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json};
 
 use super::event::{After, Effect, HubOp};
 use super::rights::{self, allows};
+use super::timer::Timer;
 use super::{Hub, Refusal};
 use crate::core::http::{GateCommand, Request};
 use crate::core::ids::{MessageId, PeerId, Ticket};
@@ -154,9 +155,9 @@ impl Hub {
         {
             let text =
                 format!("event: error\ndata: {}\n\n", json!({"code": code, "message": message}));
-            return self.out.push(Effect::Gate(GateCommand::PeerSend { peer, text }));
+            return self.out.push(Effect::Gate(GateCommand::PeerSend { peer, text: text.into() }));
         }
-        self.out.push(Effect::Gate(GateCommand::PeerSend { peer, text: frame.to_text() }));
+        self.out.push(Effect::Gate(GateCommand::PeerSend { peer, text: frame.to_text().into() }));
     }
 
     pub(super) fn send_error(
@@ -232,7 +233,8 @@ impl Hub {
     /// Acknowledges a frame once its effect is durable: the sender may forget it then.
     fn acknowledge(&mut self, peer: PeerId, frame_id: String) {
         let text = RelayFrame::Ack { frame_id }.to_text();
-        self.commits.defer(After::Effect(Effect::Gate(GateCommand::PeerSend { peer, text })));
+        self.commits
+            .defer(After::Effect(Effect::Gate(GateCommand::PeerSend { peer, text: text.into() })));
     }
 
     fn on_heartbeat(&mut self, agent: &str, status: &str, meta: Option<Map<String, Value>>) {
@@ -312,13 +314,23 @@ impl Hub {
     ) {
         let Some(peer) = self.peers.get_mut(&number) else { return };
         peer.registered = true;
-        self.out.push(Effect::Gate(GateCommand::PeerSend { peer: number, text }));
+        self.out.push(Effect::Gate(GateCommand::PeerSend { peer: number, text: text.into() }));
         if let Some(agent) =
             agent.filter(|id| self.agents.get(id).is_some_and(|agent| agent.peer == Some(number)))
         {
             self.log(LogLevel::Info, format!("agent registered id={agent}"));
             self.send_commands_again(&agent, number);
             self.deliver(&agent, None);
+        }
+    }
+
+    /// No answer tells that an acknowledgement is durable: it costs no commit where others come.
+    fn write_ack(&mut self, op: HubOp) {
+        self.commits.write_late(op);
+        if self.stopping || self.commits.late() >= LATE_ACKS_MAX {
+            self.commits.hurry();
+        } else {
+            self.timers.set_once(Timer::LateAcks, self.now.tick + LATE_ACKS_TIME);
         }
     }
 
@@ -336,7 +348,7 @@ impl Hub {
                 queue.ids.remove(&message);
             }
             self.meter.acknowledged += 1;
-            self.commits.write(HubOp::Acked { message, recipient: agent.clone() });
+            self.write_ack(HubOp::Acked { message, recipient: agent.clone() });
             self.deliver(&agent, None);
         } else {
             self.command_acknowledged(&agent, frame_id);

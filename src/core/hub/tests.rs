@@ -4,6 +4,7 @@ mod blocked;
 mod deliveries;
 mod ended;
 mod rights;
+mod shared;
 mod tokens;
 
 use crate::core::commit::Commit;
@@ -110,13 +111,8 @@ impl Bench {
         effects.extend(self.commit());
         let ticket = Ticket(self.tickets);
         let answer = effects.into_iter().find_map(|effect| match effect {
-            Effect::Gate(GateCommand::Respond { ticket: t, status, body: Body::Json(body) })
-                if t == ticket =>
-            {
-                Some((status, body))
-            }
-            Effect::Gate(GateCommand::Respond { ticket: t, status, .. }) if t == ticket => {
-                Some((status, Value::Null))
+            Effect::Gate(GateCommand::Respond { ticket: t, status, body }) if t == ticket => {
+                Some((status, body.to_json()))
             }
             _ => None,
         });
@@ -255,7 +251,7 @@ fn events_are_streamed_from_where_the_reader_was() {
     let sent = |effects: &[Effect], peer: PeerId| -> Vec<String> {
         let texts = effects.iter().filter_map(|effect| match effect {
             Effect::Gate(GateCommand::PeerSend { peer: p, text }) if *p == peer => {
-                Some(text.clone())
+                Some(text.to_string())
             }
             _ => None,
         });

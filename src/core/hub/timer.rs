@@ -12,6 +12,8 @@ timers! {
     pub(crate) enum Timer {
         /// A commit that failed is tried again.
         StoreRetry,
+        /// Acknowledgements found no commit to go with.
+        LateAcks,
         /// A claim ends.
         ClaimEnd,
         /// An agent counts as offline.
@@ -37,7 +39,7 @@ impl Timed for Hub {
             _ if !has_credit => None,
             Timer::ClaimEnd => self.next_claim_end(),
             Timer::Presence => self.next_presence(),
-            Timer::Sweep | Timer::Retention => self.timers.at(timer),
+            Timer::LateAcks | Timer::Sweep | Timer::Retention => self.timers.at(timer),
         }
     }
 
@@ -46,6 +48,12 @@ impl Timed for Hub {
             Timer::StoreRetry => {
                 self.commits.forget_retry();
                 self.out.push(Effect::Store(StoreCommand::Retry));
+            }
+            Timer::LateAcks => {
+                self.timers.clear(timer);
+                if !crate::planted::is("forgotten-late-acks") {
+                    self.commits.hurry();
+                }
             }
             Timer::ClaimEnd => self.sweep_claims(),
             Timer::Presence => self.sweep_presence(),

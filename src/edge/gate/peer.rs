@@ -2,6 +2,7 @@
 //! the gate, not a thread).
 
 use std::io::{self, Read, Write};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tungstenite::protocol::{CloseFrame, Role, WebSocketContext};
@@ -135,7 +136,7 @@ impl<E, H: FnMut(GateEvent) -> Handled<E>> Gate<E, H> {
     }
 
     /// A text for one who stays: a frame, or events as they are.
-    pub(super) fn send_peer(&mut self, id: u64, text: String) {
+    pub(super) fn send_peer(&mut self, id: u64, text: Arc<str>) {
         if let Some(Conn { state: State::Events(events), .. }) = self.conns.get_mut(&id) {
             events.bytes.drain(..std::mem::take(&mut events.at));
             if events.bytes.len() + text.len() > self.limits.peer_bytes_max {
@@ -145,7 +146,7 @@ impl<E, H: FnMut(GateEvent) -> Handled<E>> Gate<E, H> {
             events.bytes.extend_from_slice(text.as_bytes());
             return self.write_events(id);
         }
-        self.send_frame(id, Message::text(text));
+        self.send_frame(id, Message::text(&*text));
     }
 
     fn send_frame(&mut self, id: u64, message: Message) {

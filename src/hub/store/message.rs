@@ -1,11 +1,10 @@
 //! Messages as they are written.
 
-use std::borrow::Cow;
-
 use rusqlite::{OptionalExtension, Transaction, params};
 use serde_json::Value;
 
 use super::Committed;
+use crate::core::hub::written::WrittenMessage;
 use crate::core::ids::MessageId;
 use crate::wire::api::{Message, USER};
 
@@ -32,7 +31,7 @@ pub(super) fn add_recipient(
 
 /// A message with what is not in it.
 pub(super) struct Posted<'a> {
-    pub(super) message: &'a Message,
+    pub(super) message: &'a WrittenMessage,
     pub(super) recipients: &'a [String],
     /// Idempotency key of the sender.
     pub(super) key: Option<&'a str>,
@@ -45,12 +44,13 @@ pub(super) fn put_message(
     posted: &Posted<'_>,
     committed: &mut Committed,
 ) -> rusqlite::Result<()> {
-    let (stored, thread) = attach(db, posted)?;
-    if let Cow::Owned(alone) = &stored {
+    let (alone, thread) = attach(db, posted)?;
+    let alone = alone.map(|alone| {
         // It is kept, but it hangs on nothing.
         committed.unattached.push(alone.clone());
-    }
-    let message = stored.as_ref();
+        WrittenMessage::from(alone)
+    });
+    let message = alone.as_ref().unwrap_or(posted.message);
     let thread = thread.unwrap_or(message.id);
     if !insert_message(db, message, posted.key, thread)? {
         if let Some(first) = message_of_key(db, &message.from, posted.key)? {
@@ -64,26 +64,31 @@ pub(super) fn put_message(
     settle_obligations(db, message, thread)
 }
 
-/// The message without what its sender cannot see, and the thread that it joins: whoever cannot see
-/// a message neither answers it nor joins its thread.
-fn attach<'a>(
+/// The message without what its sender cannot see, where that is less, and the thread that it
+/// joins: whoever cannot see a message neither answers it nor joins its thread.
+fn attach(
     db: &Transaction<'_>,
-    posted: &Posted<'a>,
-) -> rusqlite::Result<(Cow<'a, Message>, Option<MessageId>)> {
+    posted: &Posted<'_>,
+) -> rusqlite::Result<(Option<Message>, Option<MessageId>)> {
     let Posted { message, sees_all, .. } = *posted;
+    let answers = message.payload.get("answers").and_then(Value::as_array);
+    if message.reply_to.is_none() && answers.is_none() {
+        return Ok((None, None));
+    }
     let mut visible = db.prepare_cached(&format!("SELECT thread {SEEN}"))?;
     let mut thread_of = |id: MessageId| -> rusqlite::Result<Option<MessageId>> {
         visible.query_row(params![id, message.from, sees_all], |row| row.get(0)).optional()
     };
     let mut thread = None;
-    let mut stored = Cow::Borrowed(message);
+    let mut stored: Option<Message> = None;
+    let whole: &Message = message;
     if let Some(id) = message.reply_to {
         thread = thread_of(id)?;
         if thread.is_none() {
-            stored.to_mut().reply_to = None;
+            stored.get_or_insert_with(|| whole.clone()).reply_to = None;
         }
     }
-    if let Some(answers) = message.payload.get("answers").and_then(Value::as_array) {
+    if let Some(answers) = answers {
         let mut seen = Vec::with_capacity(answers.len());
         for id in answers.iter().take(ANSWERS_MAX) {
             let known = match id.as_u64() {
@@ -93,7 +98,8 @@ fn attach<'a>(
             seen.extend(known.then(|| id.clone()));
         }
         if seen.len() < answers.len() {
-            stored.to_mut().payload.insert("answers".into(), Value::Array(seen));
+            let stored = stored.get_or_insert_with(|| whole.clone());
+            stored.payload.insert("answers".into(), Value::Array(seen));
         }
     }
     Ok((stored, thread))
@@ -102,11 +108,10 @@ fn attach<'a>(
 /// False: a message of this sender has the key already.
 fn insert_message(
     db: &Transaction<'_>,
-    message: &Message,
+    message: &WrittenMessage,
     key: Option<&str>,
     thread: MessageId,
 ) -> rusqlite::Result<bool> {
-    let doc = serde_json::to_string(message).expect("plain data");
     let inserted = db
         .prepare_cached(
             "INSERT OR IGNORE INTO messages (id, doc, sender, kind, target, key, reply_to, thread, wants_reply, claimable, task, offered, created_at)
@@ -114,7 +119,7 @@ fn insert_message(
         )?
         .execute(params![
             message.id,
-            doc,
+            message.text(),
             message.from,
             message.kind.as_str(),
             message.to,

@@ -17,7 +17,7 @@ fn put(store: &mut HubStore, id: u64, kind: &str, to: &str, created_at: i64) {
         ..Default::default()
     };
     let op = HubOp::MessagePut {
-        message,
+        message: message.into(),
         recipients: vec![to.into()],
         key: Some(format!("k{id}")),
         sees_all: true,
@@ -79,7 +79,7 @@ fn what_somebody_holds_stays_and_what_nobody_wants_goes() {
         };
         store
             .commit_ops(&[HubOp::MessagePut {
-                message,
+                message: message.into(),
                 recipients: vec!["a".into()],
                 key: None,
                 sees_all: true,
@@ -123,7 +123,7 @@ fn store_with_an_offer() -> HubStore {
     let recipients = vec!["a".to_string(), "b".to_string()];
     store
         .commit_ops(&[
-            HubOp::MessagePut { message, recipients, key: None, sees_all: true },
+            HubOp::MessagePut { message: message.into(), recipients, key: None, sees_all: true },
             HubOp::TaskPut(task),
         ])
         .expect("memory");
@@ -255,7 +255,7 @@ fn a_vacuum_gives_everything_back_in_steps() {
         };
         store
             .commit_ops(&[HubOp::MessagePut {
-                message,
+                message: message.into(),
                 recipients: vec!["user".into()],
                 key: None,
                 sees_all: true,
@@ -294,7 +294,7 @@ fn an_answer_hangs_only_on_what_its_sender_can_see() {
             ..Default::default()
         };
         let put = |message: Message, to: &str| HubOp::MessagePut {
-            message,
+            message: message.into(),
             recipients: vec![to.into()],
             key: None,
             sees_all,

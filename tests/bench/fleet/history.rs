@@ -69,7 +69,7 @@ fn fill(hub: &Hub, agents: u64) {
                 ..Default::default()
             };
             ops.push(HubOp::MessagePut {
-                message,
+                message: message.into(),
                 recipients: vec![to.clone()],
                 key: Some(format!("k{id}")),
                 sees_all: true,

@@ -4,14 +4,12 @@ use std::collections::VecDeque;
 
 use agent_relay::core::Cause;
 use agent_relay::core::agent::event::{BusEvent, Event, Lane};
-use agent_relay::core::http::Body;
 use agent_relay::core::http::GateCommand;
 use agent_relay::core::hub::event::{
     Effect as HubEffect, Event as HubEvent, Lane as HubLane, StoreCommand as HubStoreCommand,
     StoreEvent as HubStoreEvent,
 };
 use agent_relay::core::hub::{Hub, HubConfig};
-use serde_json::Value;
 
 use super::schedule::{Action, From};
 use super::{World, hash};
@@ -94,10 +92,7 @@ impl World {
                     unreachable!("reads are ordered from the reader")
                 }
                 HubEffect::Gate(GateCommand::Respond { ticket, status, body }) => {
-                    let body = match body {
-                        Body::Json(body) => body,
-                        Body::Empty | Body::Text(..) => Value::Null,
-                    };
+                    let body = body.to_json();
                     match self.tickets.remove(&ticket.0) {
                         Some((from, true)) => self.send_answer(from, Ok((status, body))),
                         Some((_, false)) => {}

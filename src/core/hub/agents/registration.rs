@@ -210,7 +210,8 @@ impl Hub {
                 message: why.into(),
                 retryable: false,
             };
-            self.out.push(Effect::Gate(GateCommand::PeerSend { peer, text: error.to_text() }));
+            self.out
+                .push(Effect::Gate(GateCommand::PeerSend { peer, text: error.to_text().into() }));
         }
         self.drop_peer(peer);
         self.out.push(Effect::Gate(GateCommand::PeerClose {

@@ -1,5 +1,7 @@
 //! Calls about messages: sending, fetching, claiming, reading and reacting.
 
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::super::event::{After, HubOp, Query};
@@ -20,9 +22,17 @@ struct MessageCall {
 }
 
 impl Hub {
-    pub(super) fn send_one(&mut self, ticket: Ticket, actor: &TokenRecord, body: Value) -> Routed {
-        let new: NewMessage = serde_json::from_value(body)
-            .map_err(|error| (400, "bad_message", error.to_string()))?;
+    pub(super) fn send_one(
+        &mut self,
+        ticket: Ticket,
+        actor: &TokenRecord,
+        request: &Request,
+    ) -> Routed {
+        let new: NewMessage = match read_at_once(&request.body) {
+            Some(new) => new,
+            None => serde_json::from_value(object(request)?)
+                .map_err(|error| (400, "bad_message", error.to_string()))?,
+        };
         let sent = self.prepare(actor, plain(new))?;
         self.commits.defer(After::AcceptedMessage { ticket, sent });
         Ok(Answer::Later)
@@ -32,11 +42,9 @@ impl Hub {
         &mut self,
         ticket: Ticket,
         actor: &TokenRecord,
-        body: &Value,
+        request: &Request,
     ) -> Routed {
-        let Some(list) = body.get("messages").and_then(Value::as_array) else {
-            return Err((400, "no_messages", "the body must hold \"messages\", a list".into()));
-        };
+        let list = batch(request)?;
         if list.len() > BATCH_ROWS_MAX {
             return Err((
                 413,
@@ -44,10 +52,8 @@ impl Hub {
                 format!("a batch may hold {BATCH_ROWS_MAX} messages"),
             ));
         }
-        let mut rows = Vec::new();
-        for item in list {
-            let new = serde_json::from_value::<NewMessage>(item.clone())
-                .map_err(|error| (400, "bad_message", error.to_string()));
+        let mut rows = Vec::with_capacity(list.len());
+        for new in list {
             let sent = new.and_then(|new| self.prepare(actor, plain(new)));
             rows.push(
                 sent.map_err(|(status, code, sentence)| (status, error_body(code, &sentence))),
@@ -161,6 +167,34 @@ impl Hub {
         self.commits.defer(After::Reacted { ticket: asked.ticket, message: id, agent: reader });
         Ok(Answer::Later)
     }
+}
+
+/// What a body says, read in one go; `None`: it is not quite that, and why is said by whoever reads
+/// it piece by piece.
+fn read_at_once<T: DeserializeOwned>(body: &[u8]) -> Option<T> {
+    // A list would be read as the fields in their order.
+    let is_object = body.trim_ascii_start().first() == Some(&b'{');
+    is_object.then(|| serde_json::from_slice(body).ok()).flatten()
+}
+
+/// The messages of a batch, each with why it is none.
+fn batch(request: &Request) -> Result<Vec<Result<NewMessage, Refusal>>, Refusal> {
+    #[derive(Deserialize)]
+    struct Batch {
+        messages: Vec<NewMessage>,
+    }
+    if let Some(Batch { messages }) = read_at_once(&request.body) {
+        return Ok(messages.into_iter().map(Ok).collect());
+    }
+    let body = object(request)?;
+    let Some(list) = body.get("messages").and_then(Value::as_array) else {
+        return Err((400, "no_messages", "the body must hold \"messages\", a list".into()));
+    };
+    let read = |item: &Value| {
+        serde_json::from_value::<NewMessage>(item.clone())
+            .map_err(|error| (400, "bad_message", error.to_string()))
+    };
+    Ok(list.iter().map(read).collect())
 }
 
 /// The scope with which a person looks after an agent's mail.

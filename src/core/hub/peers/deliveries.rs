@@ -3,11 +3,11 @@
 
 use super::super::Hub;
 use super::super::event::{AcceptedMessage, Effect, Query, ReadFor};
+use super::super::written::{WrittenMessage, event_frame};
 use crate::core::http::GateCommand;
 use crate::core::ids::MessageId;
 use crate::core::limits::*;
 use crate::wire::api::Message;
-use crate::wire::bus::RelayFrame;
 
 impl Hub {
     /// Sends what is next to an agent: ascending, at most as much as the connection may hold
@@ -41,7 +41,7 @@ impl Hub {
             ([], _) => {}
             ([id], Some(sent)) if sent.message.id == *id => {
                 self.meter.send_to_frame.observe(self.now.tick - sent.at);
-                self.send_message(agent_id, sent.message.clone());
+                self.send_message(agent_id, &sent.message);
             }
             _ => {
                 let query = Query::Deliver { recipient: agent_id.to_string(), ids: ids.clone() };
@@ -77,12 +77,12 @@ impl Hub {
             });
         }
         for message in messages {
-            self.send_message(agent_id, message);
+            self.send_message(agent_id, &message.into());
         }
         self.deliver(agent_id, None);
     }
 
-    fn send_message(&mut self, agent_id: &str, mut message: Message) {
+    fn send_message(&mut self, agent_id: &str, message: &WrittenMessage) {
         let Some(number) = self.agents.get(agent_id).and_then(|agent| agent.peer) else {
             return;
         };
@@ -95,19 +95,12 @@ impl Hub {
         if peer.in_flight.values().any(|(id, _)| *id == message.id) {
             return;
         }
-        message.resolved_to_agent = Some(agent_id.to_string());
         self.seq += 1;
-        let data = serde_json::to_value(&message).expect("plain data");
-        let text = RelayFrame::Event {
-            seq: self.seq,
-            event: "message.new".into(),
-            data,
-            at: self.now.wall.0,
-        }
-        .to_text();
+        let data = message.text_for(agent_id);
+        let text = event_frame(self.seq, "message.new", &data, self.now.wall.0);
         peer.in_flight.insert(self.seq, (message.id, text.len()));
         peer.in_flight_bytes += text.len();
         self.meter.delivered += 1;
-        self.out.push(Effect::Gate(GateCommand::PeerSend { peer: number, text }));
+        self.out.push(Effect::Gate(GateCommand::PeerSend { peer: number, text: text.into() }));
     }
 }

@@ -1,22 +1,39 @@
 //! Events for whoever subscribed to them: numbered, sent, and remembered for who comes back.
 
-use std::borrow::Cow;
+use std::sync::Arc;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::super::Hub;
 use super::super::agents::narrowed;
 use super::super::event::{After, Effect};
 use super::super::rights::allows;
+use super::super::written::{WrittenMessage, event_frame, stream_event};
 use super::Peer;
 use crate::core::http::GateCommand;
 use crate::core::ids::PeerId;
 use crate::core::limits::*;
-use crate::wire::api::Message;
-use crate::wire::bus::RelayFrame;
 
 /// Receivers of one message that are remembered with its event.
 pub(super) const SUBJECTS_KEPT_MAX: usize = 64;
+
+/// What an event tells, as JSON.
+#[derive(Debug, Clone)]
+struct EventData {
+    /// To whoever sees all of it.
+    whole: Arc<str>,
+    /// To others, where that is less: a card of a foreign agent is no more on the bus than it is
+    /// over HTTP.
+    narrow: Option<Arc<str>>,
+}
+
+impl EventData {
+    fn new(event: &str, data: Value) -> EventData {
+        let whole = data.to_string().into();
+        let narrow = (event == "agent.status").then(|| narrowed(data, false).to_string().into());
+        EventData { whole, narrow }
+    }
+}
 
 /// An event that a subscriber may have missed.
 #[derive(Debug, Clone)]
@@ -24,8 +41,35 @@ pub(in crate::core::hub) struct KeptEvent {
     seq: u64,
     event: &'static str,
     subjects: Vec<String>,
-    data: Value,
+    data: EventData,
     at: i64,
+}
+
+/// An event on its way to its readers: each form of it is written once, whoever gets it.
+struct Shared<'a> {
+    seq: u64,
+    event: &'static str,
+    data: &'a EventData,
+    at: i64,
+    /// Frame and server-sent event, of the whole data and of the narrow.
+    texts: [Option<Arc<str>>; 4],
+}
+
+impl<'a> Shared<'a> {
+    fn new(seq: u64, event: &'static str, data: &'a EventData, at: i64) -> Shared<'a> {
+        Shared { seq, event, data, at, texts: [None, None, None, None] }
+    }
+
+    fn text(&mut self, stream: bool, whole: bool) -> Arc<str> {
+        let narrow = self.data.narrow.as_ref().filter(|_| !whole);
+        let place = &mut self.texts[usize::from(stream) + 2 * usize::from(narrow.is_some())];
+        if crate::planted::is("copy-per-reader") {
+            *place = None;
+        }
+        let write = if stream { stream_event } else { event_frame };
+        let data = narrow.unwrap_or(&self.data.whole);
+        place.get_or_insert_with(|| write(self.seq, self.event, data, self.at).into()).clone()
+    }
 }
 
 impl Hub {
@@ -51,12 +95,25 @@ impl Hub {
             .filter(|n| self.peers.get(n).is_some_and(wants))
             .copied()
             .collect();
-        for peer in wanting {
-            let text =
-                self.event_text(peer, seq, event, &self.data_for(peer, event, &subject, &data), at);
-            self.out.push(Effect::Gate(GateCommand::PeerSend { peer, text }));
+        let mut kept = EventData::new(event, data.clone());
+        self.share(wanting, &subject, Shared::new(seq, event, &kept, at));
+        if event == "agent.status" && !crate::planted::is("kept-meta") {
+            // What an agent says of itself is as large as it likes, and a thousand events are kept.
+            let mut card = data;
+            card.as_object_mut().map(|card| card.remove("meta"));
+            kept = EventData::new(event, card);
         }
-        self.remember_event(KeptEvent { seq, event, subjects: vec![subject], data, at });
+        self.remember_event(KeptEvent { seq, event, subjects: vec![subject], data: kept, at });
+    }
+
+    /// An event to these readers, each in its form.
+    fn share(&mut self, readers: Vec<PeerId>, subject: &str, mut shared: Shared<'_>) {
+        for number in readers {
+            let Some(peer) = self.peers.get(&number) else { continue };
+            let whole = self.sees_whole(&peer.token, subject);
+            let text = shared.text(peer.stream, whole);
+            self.out.push(Effect::Gate(GateCommand::PeerSend { peer: number, text }));
+        }
     }
 
     /// A new message for subscribers, once for each of them; receivers get it as their own
@@ -64,7 +121,7 @@ impl Hub {
     pub(in crate::core::hub) fn publish_message(
         &mut self,
         recipients: &[String],
-        message: &Message,
+        message: &WrittenMessage,
     ) {
         self.seq += 1;
         let (seq, at) = (self.seq, self.now.wall.0);
@@ -81,22 +138,21 @@ impl Hub {
             .copied()
             .collect();
         if !wanting.is_empty() {
-            let mut data = serde_json::to_value(message).expect("plain data");
-            if let [one] = recipients
-                && one != crate::wire::api::USER
-            {
-                data["resolvedToAgent"] = json!(one);
-            }
-            for peer in wanting {
-                let text = self.event_text(peer, seq, "message.new", &data, at);
-                self.out.push(Effect::Gate(GateCommand::PeerSend { peer, text }));
-            }
+            let whole = match recipients {
+                [one] if one != crate::wire::api::USER => message.text_for(one),
+                _ => message.text().to_string(),
+            };
+            let data = EventData { whole: whole.into(), narrow: None };
+            self.share(wanting, "", Shared::new(seq, "message.new", &data, at));
         }
         // Bodies are not kept: a thousand of them would be half a gigabyte. Who comes back fetches
         // by id.
-        let kept = json!({"id": message.id, "from": message.from, "to": message.to});
+        let named = |name: &str| serde_json::to_string(name).expect("plain data");
+        let (from, to) = (named(&message.from), named(&message.to));
+        let whole = format!(r#"{{"id":{},"from":{from},"to":{to}}}"#, message.id).into();
         let subjects = recipients.iter().take(SUBJECTS_KEPT_MAX).cloned().collect();
-        self.remember_event(KeptEvent { seq, event: "message.new", subjects, data: kept, at });
+        let data = EventData { whole, narrow: None };
+        self.remember_event(KeptEvent { seq, event: "message.new", subjects, data, at });
     }
 
     fn remember_event(&mut self, event: KeptEvent) {
@@ -119,14 +175,11 @@ impl Hub {
             .collect();
         for kept in missed {
             let subject = kept.subjects.first().map(String::as_str).unwrap_or_default();
-            let text = self.event_text(
-                number,
-                kept.seq,
-                kept.event,
-                &self.data_for(number, kept.event, subject, &kept.data),
-                kept.at,
+            self.share(
+                vec![number],
+                subject,
+                Shared::new(kept.seq, kept.event, &kept.data, kept.at),
             );
-            self.out.push(Effect::Gate(GateCommand::PeerSend { peer: number, text }));
         }
     }
 
@@ -162,34 +215,5 @@ impl Hub {
         };
         peer.scopes = scopes.into_iter().take(64).collect();
         self.acknowledge(number, id);
-    }
-
-    /// What this reader may see of an event: a card of a foreign agent is no more on the bus than
-    /// it is over HTTP.
-    fn data_for<'a>(
-        &self,
-        peer: PeerId,
-        event: &str,
-        subject: &str,
-        data: &'a Value,
-    ) -> Cow<'a, Value> {
-        let whole = |peer: &Peer| self.sees_whole(&peer.token, subject);
-        if event == "agent.status" && !self.peers.get(&peer).is_some_and(whole) {
-            Cow::Owned(narrowed(data.clone(), false))
-        } else {
-            Cow::Borrowed(data)
-        }
-    }
-
-    /// An event as its reader wants it: a frame, or a server-sent event.
-    fn event_text(&self, peer: PeerId, seq: u64, event: &str, data: &Value, at: i64) -> String {
-        if self.peers.get(&peer).is_some_and(|peer| peer.stream) {
-            format!(
-                "id: {seq}\nevent: {event}\ndata: {}\n\n",
-                json!({"seq": seq, "event": event, "data": data, "at": at})
-            )
-        } else {
-            RelayFrame::Event { seq, event: event.into(), data: data.clone(), at }.to_text()
-        }
     }
 }

@@ -101,3 +101,44 @@ fn a_registration_that_was_on_its_way_when_its_process_died_drives_nobody_out() 
         "nothing is known about other machines: the newer registration wins"
     );
 }
+
+/// An acknowledgement makes no commit where another comes soon, and is not forgotten where none
+/// does.
+#[test]
+fn acknowledgements_go_to_the_disk_with_the_next_commit_or_soon() {
+    let acked = |effects: &[Effect]| -> usize {
+        let commits = effects.iter().filter_map(|effect| match effect {
+            Effect::Store(StoreCommand::Commit(Commit { ops, .. })) => Some(ops),
+            _ => None,
+        });
+        commits.flatten().filter(|op| matches!(op, HubOp::Acked { .. })).count()
+    };
+    for way in ["another commit", "soon", "the end"] {
+        let mut bench = Bench::new();
+        let request = Request { path: "/bus".into(), token: "a".into(), ..Default::default() };
+        bench.tell(Event::Upgrade { ticket: Ticket(50), request });
+        let text = json!({"type": "register", "id": "r", "payload": {"role": "provider", "agentId": "a", "instanceId": "a"}}).to_string();
+        bench.tell(Event::PeerText { peer: PeerId(50), text });
+        bench.commit();
+        bench.ask("operator", "POST", "/api/messages", json!({"to": "a", "body": "x"}));
+        let effects = bench.commit();
+        let frame = effects.iter().find_map(|effect| match effect {
+            Effect::Gate(GateCommand::PeerSend { text, .. }) if text.contains("message.new") => {
+                let frame: Value = serde_json::from_str(text).expect("a frame");
+                Some(frame["id"].as_str().expect("an id").to_string())
+            }
+            _ => None,
+        });
+        let ack = json!({"type": "ack", "payload": {"frameId": frame.expect("a frame")}});
+        let effects = bench.tell(Event::PeerText { peer: PeerId(50), text: ack.to_string() });
+        assert_eq!(acked(&effects), 0, "nobody waits for it");
+        let effects = match way {
+            "another commit" => {
+                bench.ask("operator", "POST", "/api/messages", json!({"to": "b", "body": "y"}))
+            }
+            "soon" => bench.later(LATE_ACKS_TIME),
+            _ => bench.tell(Event::StopRequested),
+        };
+        assert_eq!(acked(&effects), 1, "{way}");
+    }
+}

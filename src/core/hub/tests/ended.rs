@@ -177,7 +177,9 @@ fn a_status_tells_an_event_of_the_timeline_once() {
         let mut effects = scene.bench.tell(Event::PeerText { peer: C, text });
         effects.extend(scene.bench.commit());
         let frames = effects.iter().filter_map(|effect| match effect {
-            Effect::Gate(GateCommand::PeerSend { peer: PeerId(90), text }) => Some(text.clone()),
+            Effect::Gate(GateCommand::PeerSend { peer: PeerId(90), text }) => {
+                Some(text.to_string())
+            }
             _ => None,
         });
         frames.collect::<String>()
