@@ -22,7 +22,7 @@ ARM := aarch64-unknown-linux-gnu
 ARM_LINKER := $(shell command -v aarch64-linux-gnu-gcc)
 ARM_TARGET := $(shell rustup target list --installed 2>/dev/null | grep -x $(ARM))
 
-.PHONY: help run build static statics test loaded faults check fmt clippy defects sim chaos bench interop afternoon install dist need
+.PHONY: help run host run-host build static statics test loaded faults check fmt clippy defects sim chaos bench interop afternoon install dist need
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -33,6 +33,12 @@ need:
 
 run: need ## talk to the built-in demo agent through a hub and a runner (the build that `make test` uses)
 	@$(CARGO) run --locked -- up
+
+host: need ## a host in small: hub, orchestrator and a spawned demo agent (also: make run-host)
+	@$(CARGO) build --locked --bins
+	@sh tests/run-host.sh "$(abspath target/debug/agent-relay)"
+
+run-host: host
 
 build: static
 

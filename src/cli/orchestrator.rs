@@ -17,7 +17,7 @@ use crate::core::rng::Rng;
 use crate::edge::gate;
 use crate::edge::http::Base;
 use crate::edge::orchestrator::calls::Asking;
-use crate::edge::orchestrator::records::RecordsFile;
+use crate::edge::orchestrator::records::{self, RecordsFile};
 use crate::edge::orchestrator::units;
 use crate::edge::orchestrator::work::Worker;
 use crate::hub::place as hub_place;
@@ -56,12 +56,14 @@ pub fn orchestrator(options: &Orchestrator) -> Outcome {
         .map_err(|error| Failure::system(format!("cannot listen: {error}")))?;
     let url = format!("http://{address}");
     let token = Secret::new(os::secret());
-    let records = RecordsFile { path: place::records(&home), prefix: settings.prefix.clone() };
-    let opened = records.open().map_err(|error| {
-        Failure::system(format!("cannot read {}: {error}", records.path.display()))
+    let file = RecordsFile { path: place::records(&home), prefix: settings.prefix.clone() };
+    let opened = file.open().map_err(|error| {
+        Failure::system(format!("cannot read {}: {error}", file.path.display()))
     })?;
-    if let Some(note) = &opened.1 {
-        print::notice(note);
+    match &opened.1 {
+        Some(note) => print::notice(note),
+        // What a damaged file has named may still run.
+        None => records::sweep(&home, &opened.0),
     }
     let worker = Worker {
         systemd: units::are_used(),
@@ -75,7 +77,7 @@ pub fn orchestrator(options: &Orchestrator) -> Outcome {
         asking: asking(&global, &settings, base, &home),
         config: config(&global, settings, &worker, url)?,
         info_file: place::info_file(&home),
-        records,
+        records: file,
         opened,
         worker,
         listener,

@@ -151,6 +151,9 @@ pub fn spawn(spawn: &Spawn) -> Outcome {
         reason.unwrap_or_default(),
         text(&report, "agentId")
     ));
+    if let Some(note) = report["note"].as_str() {
+        print::notice(note);
+    }
     Ok(OK)
 }
 

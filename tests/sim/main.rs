@@ -11,6 +11,7 @@
 mod backlog;
 mod checks;
 mod faults;
+mod host;
 mod restores;
 mod trace;
 mod world;
@@ -34,7 +35,7 @@ fn run_seed(seed: u64, tell: bool) -> Result<World, String> {
     })
 }
 
-fn number(name: &str) -> Option<u64> {
+pub(crate) fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().and_then(|text| text.parse().ok())
 }
 

@@ -77,6 +77,8 @@ pub(super) struct Session {
     /// Since when it waits for the relay.
     pub relay_since: Option<Tick>,
     pub started: Tick,
+    /// What people should know of how it was started.
+    pub note: Option<String>,
     /// What is answered to who wanted it to end, once its files are gone.
     pub last_words: Value,
 }
@@ -94,12 +96,23 @@ impl Session {
             has_run: false,
             relay_since: None,
             started: Tick(0),
+            note: None,
             last_words: Value::Null,
         }
     }
 
     pub fn runs(&self) -> bool {
         matches!(self.phase, Phase::Running { .. })
+    }
+
+    /// Whether it was given room on the host, which nobody else gets then. Who only waits for room
+    /// keeps nobody from it.
+    pub fn is_placed(&self) -> bool {
+        use Phase::{Collecting, Inspecting, Running, Starting, Stopping, Tokening};
+        matches!(
+            self.phase,
+            Inspecting | Tokening | Starting | Running { .. } | Collecting | Stopping
+        )
     }
 
     /// When its next step is due.
@@ -137,6 +150,7 @@ impl Session {
             "approvalMode": record.approval_mode, "policyName": record.policy_name,
             "spawnRequestId": record.spawn_request_id, "automationRunId": record.automation_run_id,
             "pid": record.pid, "startedAt": record.started_at, "state": state, "reason": reason,
+            "note": self.note,
         });
         if let Some(unit) = record.supervisor.unit() {
             report["systemdUnit"] = json!(unit);
@@ -156,6 +170,7 @@ impl Session {
             "spawnRequestId": record.spawn_request_id, "startedAt": record.started_at,
             "restart": record.restart_rule().as_str(), "ceilings": record.ceilings,
             "state": state, "reason": reason,
+            "note": self.note,
         });
         if let Some(unit) = record.supervisor.unit() {
             row["systemdUnit"] = json!(unit);
@@ -165,14 +180,12 @@ impl Session {
 }
 
 impl Orchestrator {
-    /// Sessions that take room on the host, or are about to.
+    /// Sessions that have room on the host, or are about to be started again.
     pub(super) fn taken(&self) -> usize {
-        let takes = |session: &&Session| match &session.phase {
-            Phase::Parked | Phase::Cleaning => false,
-            Phase::Waiting { .. } => session.has_run,
-            _ => true,
+        let waits = |session: &Session| {
+            matches!(session.phase, Phase::Waiting { .. } | Phase::Preparing) && session.has_run
         };
-        self.sessions.values().filter(takes).count()
+        self.sessions.values().filter(|session| session.is_placed() || waits(session)).count()
     }
 
     pub(super) fn work(&mut self, name: &str, phase: Phase, work: Work) {
@@ -283,18 +296,20 @@ impl Orchestrator {
         self.let_go(name, text, stopped(false, false));
     }
 
-    /// It is over: its files go, then its record, then who waits for that is told.
+    /// It is over: its record goes, then its files, then who waits for that is told. A record
+    /// without its files would look like a session that somebody wants.
     pub(super) fn let_go(&mut self, name: &str, text: String, last_words: Value) {
         self.note_end(name, text);
         let files = SessionFiles::of(&self.config.about.home, name).passing();
         let Some(session) = self.sessions.get_mut(name) else { return };
         session.last_words = last_words;
-        self.work(name, Phase::Cleaning, Work::Clean { files });
+        session.phase = Phase::Cleaning;
+        self.commits.write(RecordOp::Remove(name.into()));
+        self.commits.defer(Effect::Work { session: name.into(), work: Work::Clean { files } });
     }
 
     pub(super) fn on_cleaned(&mut self, name: &str) {
         let Some(session) = self.sessions.remove(name) else { return };
-        self.commits.write(RecordOp::Remove(name.into()));
         for asker in session.stoppers {
             self.answer(asker, Ok(session.last_words.clone()));
         }

@@ -88,8 +88,7 @@ impl Orchestrator {
         };
         let promised = self.sessions.values().filter(starts).map(need).sum();
         let own = self.sessions.get(name).map_or(0, need);
-        // It counts itself.
-        let others = self.taken().saturating_sub(1);
+        let others = self.sessions.values().filter(|session| session.is_placed()).count();
         admission::fits(&room, others, own, promised, admission::available(meminfo))
     }
 
@@ -164,8 +163,12 @@ impl Orchestrator {
         session.relay_since = None;
         let order = self.start_order(name, &options, former_launch, token);
         self.put(name);
-        self.commits
-            .defer(Effect::Work { session: name.into(), work: Work::Start(Box::new(order)) });
+        let order = Effect::Work { session: name.into(), work: Work::Start(Box::new(order)) };
+        if crate::planted::is("start-before-record") {
+            self.out.push(order);
+        } else {
+            self.commits.defer(order);
+        }
     }
 
     pub(super) fn start_order(
@@ -222,6 +225,7 @@ impl Orchestrator {
                 record.started_at = now.wall.0;
                 session.has_run = true;
                 session.started = now.tick;
+                session.note = started.note.clone();
                 if let Some(note) = started.note {
                     self.log(LogLevel::Warn, format!("session={name} {note}"));
                 }

@@ -2,13 +2,14 @@
 //! change, replaced as a whole, and what stands there of others stays as it is.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crossbeam_channel::{Receiver, Sender};
 use serde_json::Value;
 
 use crate::core::Cause;
 use crate::core::commit::Commit;
+use crate::core::orchestrator::config::SessionFiles;
 use crate::core::orchestrator::effect::RecordsCommand;
 use crate::core::orchestrator::event::{Event, RecordsEvent};
 use crate::core::orchestrator::names;
@@ -60,6 +61,23 @@ impl RecordsFile {
     }
 }
 
+/// Removes files of sessions that are not in the records: their orchestrator ended between the two.
+/// Stores of agents stay.
+pub fn sweep(home: &Path, entries: &[Value]) {
+    let home = home.to_string_lossy();
+    let names = entries.iter().filter_map(|entry| entry.get("name")?.as_str());
+    let known: Vec<String> =
+        names.flat_map(|name| SessionFiles::of(&home, name).passing()).collect();
+    for folder in ["sessions", "runners"] {
+        let found = std::fs::read_dir(Path::new(&*home).join(folder)).into_iter().flatten();
+        for path in found.flatten().map(|entry| entry.path()).filter(|path| path.is_file()) {
+            if !known.iter().any(|file| Path::new(file) == path) {
+                let _ = std::fs::remove_file(path);
+            }
+        }
+    }
+}
+
 /// Body of the thread. `opened`: what [`RecordsFile::open`] gave.
 pub fn run(
     file: RecordsFile,
@@ -101,6 +119,22 @@ pub fn run(
 mod tests {
     use super::*;
     use crate::core::orchestrator::record::Record;
+
+    #[test]
+    fn files_of_no_session_go_at_a_start() {
+        let name = format!("sweep-{:x}", u64::from_le_bytes(os::random_bytes()));
+        let home = std::env::temp_dir().join(name);
+        let files = |session: &str| SessionFiles::of(&home.to_string_lossy(), session).passing();
+        for file in files("ar-known").iter().chain(&files("ar-lost")) {
+            os::write_private_file(Path::new(file), "x").expect("writes");
+        }
+        os::make_private_dir(&home.join("runners/a.store")).expect("a store");
+        sweep(&home, &[serde_json::json!({"name": "ar-known"})]);
+        assert!(files("ar-known").iter().all(|file| Path::new(file).exists()));
+        assert!(!files("ar-lost").iter().any(|file| Path::new(file).exists()));
+        assert!(home.join("runners/a.store").is_dir());
+        let _ = std::fs::remove_dir_all(home);
+    }
 
     #[test]
     fn a_damaged_file_is_set_aside_and_nothing_of_others_is_lost() {

@@ -4,6 +4,7 @@ use std::process::{Command, Stdio};
 
 use crate::config::env;
 use crate::core::orchestrator::systemd::{SHOWN, UnitOrder, UnitState, run_arguments};
+use crate::os;
 
 /// Whether sessions are started as units: the user has a systemd, and nobody wants it otherwise.
 pub fn are_used() -> bool {
@@ -20,6 +21,8 @@ fn systemctl(arguments: &[&str]) -> Result<String, String> {
 }
 
 fn run(command: &mut Command, name: &str) -> Result<String, String> {
+    // What was asked for by an orchestrator that is gone is not to come true later.
+    os::prepare_child(command, false);
     let output = command.stdin(Stdio::null()).output();
     let output = output.map_err(|error| format!("cannot run {name}: {error}"))?;
     if output.status.success() {

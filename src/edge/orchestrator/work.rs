@@ -34,6 +34,10 @@ const UNIT_END_TIME: Duration = Duration::from_secs(30);
 /// Lines of a log that tell why a start failed.
 const LAST_LINES: usize = 3;
 
+/// What is said of a session that has none of the ceilings that it was given.
+const NO_CEILINGS: &str =
+    "its ceilings do not hold: only systemd can set them, and this user has none that answers";
+
 /// What the threads know.
 #[derive(Debug, Clone)]
 pub struct Worker {
@@ -203,7 +207,7 @@ impl Worker {
                 return Some(process);
             }
         }
-        if record.boot_id != self.boot_id {
+        if record.boot_id != self.boot_id && !crate::planted::is("believed-pid") {
             return None;
         }
         if record.pid > 0 {
@@ -384,6 +388,8 @@ fn start_process(order: &StartOrder, note: Option<String>) -> Result<Started, St
         Some(Ok(())) => {
             let launch_script = Some(order.script_file.clone());
             let supervisor = Supervisor { kind: PROCESS.into(), unit: None, launch_script };
+            let bounded = !record.ceilings.is_none();
+            let note = note.or_else(|| bounded.then(|| NO_CEILINGS.into()));
             Ok(Started { process, supervisor, note })
         }
         Some(Err(status)) => {

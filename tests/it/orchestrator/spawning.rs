@@ -13,7 +13,8 @@ use crate::support::{BIN, variable, wait_for};
 #[test]
 fn a_session_is_spawned_answers_and_is_stopped_with_all_that_it_started() {
     let host = Host::new("spawn");
-    let report = host.spawn("web", &["--policy", "deploy", "--tags", "x,y"]);
+    let report = host.spawn("web", &["--policy", "deploy", "--tags", "x,y", "--tasks-max", "500"]);
+    assert!(report["note"].as_str().is_some_and(|note| note.contains("do not hold")), "{report}");
     assert_eq!((&report["state"], &report["supervisor"]), (&json!("running"), &json!("process")));
     let name = report["sessionName"].as_str().expect("a name").to_string();
     assert!(name.starts_with("agent-relay-acp-web-"), "{name}");

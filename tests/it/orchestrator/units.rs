@@ -31,6 +31,7 @@ fn a_session_is_a_unit_with_its_ceilings_and_outlives_the_orchestrator() {
     ];
     let report = host.spawn("web", &bounds);
     assert_eq!((&report["supervisor"], &report["state"]), (&json!("systemd"), &json!("running")));
+    assert!(report["note"].is_null(), "{report}");
     let unit = report["systemdUnit"].as_str().expect("a unit").to_string();
     assert_eq!(
         unit,
