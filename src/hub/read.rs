@@ -8,7 +8,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde_json::{Value, json};
 
 use crate::core::hub::event::{CommandParties, Event, Query, ReadAnswer, StoreEvent};
-use crate::core::ids::{MessageId, ReadNumber};
+use crate::core::ids::{MessageId, ReadNumber, TaskId};
 use crate::core::limits::UNACKED_BYTES_MAX;
 use crate::core::store::StoreError;
 use crate::edge::database::{error_of, open_for_reading, sizes};
@@ -23,6 +23,9 @@ const THREAD_MAX: i64 = 1000;
 const TASK_SEEN: &str = "(?2 IS NULL
   OR EXISTS (SELECT 1 FROM recipients r WHERE r.recipient = ?2 AND r.message = t.message)
   OR EXISTS (SELECT 1 FROM messages m WHERE m.id = t.message AND m.sender = ?2))";
+
+/// What is read of a task.
+const TASK: &str = "SELECT t.id, t.doc, t.status, t.agent, t.updated_at";
 
 /// The reader's connection.
 pub struct HubReader {
@@ -88,16 +91,15 @@ impl View<'_> {
             }
             Query::Tasks { status, viewer } => {
                 let sql = format!(
-                    "SELECT doc FROM tasks t WHERE (?1 IS NULL OR status = ?1) AND {TASK_SEEN} \
+                    "{TASK} FROM tasks t WHERE (?1 IS NULL OR status = ?1) AND {TASK_SEEN} \
                      ORDER BY id DESC LIMIT 500"
                 );
-                let tasks = self.with_generation(self.docs(&sql, &[status, viewer])?)?;
+                let tasks = self.tasks(&sql, &[status, viewer])?;
                 ReadAnswer::Json(json!({"tasks": tasks}))
             }
             Query::Task { id, viewer } => {
-                let sql = format!("SELECT doc FROM tasks t WHERE id = ?1 AND {TASK_SEEN}");
-                let found = self.docs(&sql, &[id, viewer])?;
-                ReadAnswer::Json(self.with_generation(found)?.pop().unwrap_or(Value::Null))
+                let sql = format!("{TASK} FROM tasks t WHERE id = ?1 AND {TASK_SEEN}");
+                ReadAnswer::Json(self.tasks(&sql, &[id, viewer])?.pop().unwrap_or(Value::Null))
             }
             Query::Commands { target, status, own } => {
                 let commands = self.commands(target, status, own.as_ref())?;
@@ -265,12 +267,52 @@ impl View<'_> {
         Ok(messages)
     }
 
-    /// Tasks, each with its generation.
-    fn with_generation(&self, mut tasks: Vec<Value>) -> rusqlite::Result<Vec<Value>> {
-        for task in tasks.iter_mut().filter(|task| task["generation"].is_null()) {
-            task["generation"] = json!(self.first_generation()?);
+    /// Tasks, each with its generation and the newest of its history; as many as an answer holds.
+    fn tasks(&self, sql: &str, values: &[&dyn rusqlite::ToSql]) -> rusqlite::Result<Vec<Value>> {
+        let mut statement = self.db.prepare_cached(sql)?;
+        let mut rows = statement.query(values)?;
+        let mut tasks = Vec::new();
+        let (mut docs_left, mut left) = (ANSWER_BYTES_MAX, ANSWER_BYTES_MAX);
+        while let Some(row) = rows.next()? {
+            let doc: String = row.get(1)?;
+            if doc.len() > docs_left && !tasks.is_empty() {
+                break;
+            }
+            docs_left = docs_left.saturating_sub(doc.len());
+            let Ok(Value::Object(mut task)) = serde_json::from_str(&doc) else { continue };
+            if task.get("generation").is_none_or(Value::is_null) {
+                task.insert("generation".into(), json!(self.first_generation()?));
+            }
+            task.insert("status".into(), row.get::<_, String>(2)?.into());
+            task.insert("updatedAt".into(), row.get::<_, i64>(4)?.into());
+            match row.get::<_, Option<String>>(3)? {
+                Some(agent) => task.insert("agentId".into(), agent.into()),
+                None => task.remove("agentId"),
+            };
+            task.insert("history".into(), self.history(row.get(0)?, &mut left)?.into());
+            tasks.push(Value::Object(task));
         }
         Ok(tasks)
+    }
+
+    /// The newest of a task's history, oldest first: as much as there is room for, and one entry
+    /// at least.
+    fn history(&self, task: TaskId, left: &mut usize) -> rusqlite::Result<Vec<Value>> {
+        let mut statement = self.db.prepare_cached(
+            "SELECT entry FROM task_history WHERE task = ?1 ORDER BY number DESC",
+        )?;
+        let mut rows = statement.query([task])?;
+        let mut entries = Vec::new();
+        while let Some(row) = rows.next()? {
+            let entry: String = row.get(0)?;
+            if entry.len() > *left && !entries.is_empty() {
+                break;
+            }
+            *left = left.saturating_sub(entry.len());
+            entries.extend(serde_json::from_str::<Value>(&entry));
+        }
+        entries.reverse();
+        Ok(entries)
     }
 
     /// What was stored before there were generations belongs to the first one.

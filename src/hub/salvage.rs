@@ -25,6 +25,7 @@ pub const PLAN: Plan = Plan {
             UNION SELECT 'user'",
     tidy: "DELETE FROM messages WHERE NOT json_valid(doc);
            DELETE FROM tasks WHERE NOT json_valid(doc);
+           DELETE FROM task_history WHERE NOT json_valid(entry) OR task NOT IN (SELECT id FROM tasks);
            DELETE FROM commands WHERE NOT json_valid(doc);
            DELETE FROM agents WHERE NOT json_valid(registration);
            DELETE FROM tokens WHERE NOT json_valid(record);

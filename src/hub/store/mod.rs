@@ -4,6 +4,7 @@ mod message;
 mod retention;
 pub(super) mod schema;
 mod snapshot;
+mod tasks;
 #[cfg(test)]
 mod tests;
 mod thread;

@@ -51,6 +51,8 @@ pub(super) fn retain(
             "DELETE FROM recipients WHERE message = ?1",
             "DELETE FROM reactions WHERE message = ?1",
             "DELETE FROM obligations WHERE message = ?1",
+            "DELETE FROM task_history WHERE task IN
+               (SELECT id FROM tasks WHERE message = ?1 AND id < (SELECT max(id) FROM tasks))",
             "DELETE FROM tasks WHERE message = ?1 AND id < (SELECT max(id) FROM tasks)",
             "DELETE FROM messages WHERE id = ?1",
         ] {

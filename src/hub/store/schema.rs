@@ -2,7 +2,7 @@
 
 /// The steps from nothing to the newest version.
 pub(in crate::hub) const SCHEMAS: &[&str] =
-    &[FIRST, MIRROR_AND_RETENTION, INDEXES_OF_RETENTION, GENERATIONS, RIGHTS, ENDS];
+    &[FIRST, MIRROR_AND_RETENTION, INDEXES_OF_RETENTION, GENERATIONS, RIGHTS, ENDS, HISTORIES];
 
 /// Version 1.
 const FIRST: &str = "
@@ -71,6 +71,19 @@ ALTER TABLE tasks ADD COLUMN restored INTEGER NOT NULL DEFAULT 0;
 /// Version 6: how an agent went that is not there.
 const ENDS: &str = "
 ALTER TABLE agents ADD COLUMN ended TEXT;
+";
+
+/// Version 7: a task's history has rows of its own, and what changes of a task columns.
+const HISTORIES: &str = "
+CREATE TABLE task_history (
+  task INTEGER NOT NULL, number INTEGER NOT NULL, entry TEXT NOT NULL, PRIMARY KEY (task, number)) WITHOUT ROWID;
+ALTER TABLE tasks ADD COLUMN agent TEXT;
+ALTER TABLE tasks ADD COLUMN updated_at INTEGER NOT NULL DEFAULT 0;
+INSERT INTO task_history (task, number, entry)
+  SELECT t.id, h.key + 1, CASE WHEN h.type IN ('object', 'array') THEN h.value ELSE json_quote(h.value) END
+  FROM (SELECT id, doc FROM tasks WHERE json_valid(doc)) t, json_each(t.doc, '$.history') h;
+UPDATE tasks SET agent = doc ->> '$.agentId', updated_at = coalesce(doc ->> '$.updatedAt', 0), doc = json_set(doc, '$.history', json('[]'))
+  WHERE json_valid(doc);
 ";
 
 /// Version 5: policy and parent of an agent as its token names them, and the component ids that it

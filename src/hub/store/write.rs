@@ -1,14 +1,14 @@
 //! Operations of the hub's machine as statements.
 
-use rusqlite::{OptionalExtension, ToSql, Transaction, params};
-use serde_json::Value;
+use rusqlite::{ToSql, Transaction, params};
 
 use super::message::{Posted, SEEN, add_recipient, put_message};
+use super::tasks::{block_open, mark_task, put_task};
 use super::{Committed, put_facts};
 use crate::core::hub::event::{HubOp, StoredAgent};
-use crate::core::hub::generations::{RESTORED, StoredGeneration};
-use crate::core::ids::{MessageId, TaskId};
-use crate::wire::api::{Command, CommandStatus, Task, TaskStatus, TokenRecord, USER};
+use crate::core::hub::generations::StoredGeneration;
+use crate::core::ids::MessageId;
+use crate::wire::api::{Command, CommandStatus, TokenRecord, USER};
 
 /// Nobody will acknowledge what waits for this recipient.
 const DROP_QUEUE: &str =
@@ -170,12 +170,6 @@ fn read_by_all(
     run(db, sql, params![message, at, reason])
 }
 
-fn put_task(db: &Transaction<'_>, task: &Task) -> rusqlite::Result<()> {
-    let doc = serde_json::to_string(task).expect("plain data");
-    let sql = "INSERT OR IGNORE INTO tasks (id, doc, status, message) VALUES (?1, ?2, ?3, ?4)";
-    run(db, sql, params![task.id, doc, task.status.as_str(), task.message_id])
-}
-
 fn put_command(db: &Transaction<'_>, command: &Command) -> rusqlite::Result<()> {
     let doc = serde_json::to_string(command).expect("plain data");
     let sql = "INSERT INTO commands (id, doc, target, status) VALUES (?1, ?2, ?3, ?4)
@@ -210,21 +204,7 @@ fn put_generation(
 
 /// The data are a copy: tasks wait for a person, claims end, commands expire.
 fn end_what_was_under_way(db: &Transaction<'_>, at: i64) -> rusqlite::Result<()> {
-    let mut open = db
-        .prepare("SELECT id, doc FROM tasks WHERE status NOT IN ('done', 'failed', 'cancelled')")?;
-    let open: Vec<(i64, String)> =
-        open.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?;
-    for (id, doc) in open {
-        let Ok(mut task) = serde_json::from_str::<Task>(&doc) else { continue };
-        task.status = TaskStatus::Blocked;
-        task.updated_at = at;
-        task.history.push(serde_json::json!({"status": TaskStatus::Blocked, "at": at, "by": null, "body": RESTORED}));
-        let doc = serde_json::to_string(&task).expect("plain data");
-        db.prepare_cached(
-            "UPDATE tasks SET doc = ?2, status = 'blocked', restored = 1 WHERE id = ?1",
-        )?
-        .execute(params![id, doc])?;
-    }
+    block_open(db, at)?;
     db.execute(
         "UPDATE messages SET claimed_by = NULL, claim_expires_at = NULL WHERE offered = 1",
         [],
@@ -241,36 +221,6 @@ fn end_what_was_under_way(db: &Transaction<'_>, at: i64) -> rusqlite::Result<()>
         let doc = serde_json::to_string(&command).expect("plain data");
         db.prepare_cached("UPDATE commands SET doc = ?2, status = 'expired' WHERE seq = ?1")?
             .execute(params![seq, doc])?;
-    }
-    Ok(())
-}
-
-fn mark_task(
-    db: &Transaction<'_>,
-    id: TaskId,
-    status: &TaskStatus,
-    agent: Option<&str>,
-    entry: &Value,
-    at: i64,
-) -> rusqlite::Result<()> {
-    let mut statement = db.prepare_cached("SELECT doc FROM tasks WHERE id = ?1")?;
-    let doc: Option<String> = statement.query_row([id], |row| row.get(0)).optional()?;
-    let Some(mut task) = doc.and_then(|doc| serde_json::from_str::<Task>(&doc).ok()) else {
-        return Ok(());
-    };
-    task.status = status.clone();
-    task.updated_at = at;
-    task.agent_id = agent.map(str::to_string);
-    if task.history.len() < 1000 {
-        task.history.push(entry.clone());
-    }
-    let doc = serde_json::to_string(&task).expect("plain data");
-    db.prepare_cached("UPDATE tasks SET doc = ?2, status = ?3, restored = 0 WHERE id = ?1")?
-        .execute(params![id, doc, status.as_str()])?;
-    if status.is_final() {
-        // Who finished a task owes no answer for it.
-        db.prepare_cached("DELETE FROM obligations WHERE agent = ?1 AND message = ?2")?
-            .execute(params![agent, task.message_id])?;
     }
     Ok(())
 }
