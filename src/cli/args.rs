@@ -115,6 +115,10 @@ pub enum Command {
     Sessions(Sessions),
     /// `recover`
     Recover(Recover),
+    /// `logs`
+    Logs(Logs),
+    /// `diagnose`
+    Diagnose(Diagnose),
     /// `demo-agent`
     DemoAgent(DemoAgent),
     /// `version`

@@ -66,6 +66,7 @@ pub fn reach(command: &Command) -> Reach {
         Command::Approvals(_) | Command::Command(_) | Command::Token(_) => Reach::Operator,
         Command::Orchestrator(_) | Command::Spawn(_) | Command::Stop(_) => Reach::Operator,
         Command::Sessions(_) | Command::Recover(_) => Reach::Operator,
+        Command::Logs(_) | Command::Diagnose(_) => Reach::Operator,
     }
 }
 
@@ -279,6 +280,8 @@ mod tests {
         ("generate", &["man"]),
         ("command", &["x", "interrupt"]),
         ("stop", &["x"]),
+        ("logs", &["x"]),
+        ("diagnose", &["x"]),
     ];
 
     #[test]

@@ -18,6 +18,7 @@ pub mod hub;
 mod inside;
 mod launch;
 mod listener;
+mod look;
 mod mcp;
 pub mod messages;
 pub mod monitor;
@@ -175,6 +176,8 @@ fn execute(command: Command) -> Outcome {
         Command::Stop(options) => sessions::stop(&options),
         Command::Sessions(options) => sessions::sessions(&options),
         Command::Recover(options) => sessions::recover(&options),
+        Command::Logs(options) => look::logs(&options),
+        Command::Diagnose(options) => look::diagnose(&options),
         Command::DemoAgent(demo) => {
             let dir = match demo.state {
                 Some(dir) => dir.into(),

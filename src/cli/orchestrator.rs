@@ -17,6 +17,7 @@ use crate::core::rng::Rng;
 use crate::edge::gate;
 use crate::edge::http::Base;
 use crate::edge::orchestrator::calls::Asking;
+use crate::edge::orchestrator::look::Places;
 use crate::edge::orchestrator::records::{self, RecordsFile};
 use crate::edge::orchestrator::units;
 use crate::edge::orchestrator::work::Worker;
@@ -73,7 +74,9 @@ pub fn orchestrator(options: &Orchestrator) -> Outcome {
     let kept_by = if worker.systemd { "units of systemd" } else { "process groups" };
     let said = format!("agent-relay orchestrator at {url}; sessions are {kept_by}");
     announce(&home, &mut lock, &url, &token)?;
+    let places = Places { home: home.clone(), base_dir: worker.base_dir.clone().into() };
     let parts = OrchestratorParts {
+        places,
         asking: asking(&global, &settings, base, &home),
         config: config(&global, settings, &worker, url)?,
         info_file: place::info_file(&home),

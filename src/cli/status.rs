@@ -11,18 +11,24 @@ use super::exit::{Failure, OK, Outcome};
 use super::{options, print};
 use crate::config::Global;
 use crate::core::Cause;
+use crate::core::orchestrator::config::SessionFiles;
 use crate::edge::http::{Base, Http};
 use crate::secret::Secret;
 use crate::wire::api::path;
 use crate::wire::control::RunnerInfo;
 
+fn read_info(file: &std::path::Path) -> Option<RunnerInfo> {
+    serde_json::from_str(&std::fs::read_to_string(file).ok()?).ok()
+}
+
 /// The runner infos of this home.
 pub(super) fn local_runners(global: &Global) -> Vec<RunnerInfo> {
     let dirs = std::fs::read_dir(global.home.join("agents")).into_iter().flatten().flatten();
-    let read = |dir: std::fs::DirEntry| -> Option<RunnerInfo> {
-        serde_json::from_str(&std::fs::read_to_string(dir.path().join("runner.json")).ok()?).ok()
-    };
+    let read = |dir: std::fs::DirEntry| read_info(&dir.path().join("runner.json"));
     let mut runners: Vec<RunnerInfo> = dirs.filter_map(read).collect();
+    // Those of an orchestrator's sessions lie apart.
+    let files = std::fs::read_dir(global.home.join("runners")).into_iter().flatten().flatten();
+    runners.extend(files.filter_map(|file| read_info(&file.path())));
     runners.sort_by(|a, b| a.agent_id.cmp(&b.agent_id));
     runners
 }
@@ -32,9 +38,11 @@ fn runners_of(global: &Global, agent: Option<&str>) -> Vec<RunnerInfo> {
     let mut runners = local_runners(global);
     if let Some(agent) = agent {
         let own = super::paths::info_path(&global.home, agent);
-        let text = std::fs::read_to_string(own).ok();
-        runners.extend(text.and_then(|text| serde_json::from_str::<RunnerInfo>(&text).ok()));
+        runners.extend(read_info(&own));
         runners.retain(|info| info.agent_id == agent);
+        // A session of an orchestrator has a name of its own.
+        let file = SessionFiles::of(&global.home.to_string_lossy(), agent).runner_info;
+        runners.extend(read_info(std::path::Path::new(&file)));
         runners.truncate(1);
     }
     runners

@@ -11,17 +11,19 @@ use crate::clock::Clock;
 use crate::core::Lane as _;
 use crate::core::agent::effect::BusCommand;
 use crate::core::agent::event::BusEvent;
-use crate::core::limits::COMMITS_IN_FLIGHT_MAX;
+use crate::core::limits::{COMMITS_IN_FLIGHT_MAX, GUESTS_MAX, LOOKS_IN_FLIGHT_MAX};
 use crate::core::orchestrator::config::OrchestratorConfig;
 use crate::core::orchestrator::effect::{Call, Effect, RecordsCommand, Work};
 use crate::core::orchestrator::event::{Event, Lane};
+use crate::core::orchestrator::look::Look;
 use crate::core::orchestrator::{Orchestrator, SESSIONS_MAX};
 use crate::edge::gate::{Gate, GateEvent, Handled, Limits, Orders};
 use crate::edge::orchestrator::calls::Asking;
+use crate::edge::orchestrator::look::Places;
 use crate::edge::orchestrator::records::RecordsFile;
 use crate::edge::orchestrator::watch::Watched;
 use crate::edge::orchestrator::work::Worker;
-use crate::edge::orchestrator::{calls, records, watch, work};
+use crate::edge::orchestrator::{calls, look, records, watch, work};
 use crate::edge::{Port, bus, signals};
 use crate::os::{self, Waker};
 use crate::runtime::event_loop;
@@ -37,6 +39,8 @@ const LANE_PLACES: usize = 256;
 const BUS_ORDERS: usize = 8192;
 /// Requests that wait for an answer at once.
 const REQUESTS_MAX: usize = 256;
+/// Looks that wait for their thread: those of others, ends of guests, and the host.
+const LOOKS_MAX: usize = LOOKS_IN_FLIGHT_MAX + GUESTS_MAX + 2;
 /// Longest wait for an answer: a start or a stop may take long.
 const ANSWER_TIME: Duration = Duration::from_secs(150);
 /// Threads get this long to end after the machine has finished.
@@ -51,6 +55,7 @@ pub struct OrchestratorParts {
     pub opened: (Vec<Value>, Option<String>),
     pub asking: Asking,
     pub worker: Worker,
+    pub places: Places,
     pub listener: TcpListener,
     /// Opens the interface.
     pub token: Secret,
@@ -64,6 +69,8 @@ struct Ports {
     calls: Port<Call>,
     work: Port<(String, Work)>,
     watch: Port<Watched>,
+    /// One for each thread.
+    looks: Vec<Port<(u64, Look)>>,
     gate: Port<Orders>,
 }
 
@@ -74,6 +81,7 @@ struct OrdersOut {
     calls: Receiver<Call>,
     work: Receiver<(String, Work)>,
     watch: Receiver<Watched>,
+    looks: Vec<Receiver<(u64, Look)>>,
     gate: Receiver<Orders>,
     bus_waker: Waker,
     watch_waker: Waker,
@@ -88,6 +96,8 @@ impl Ports {
         let (calls_port, calls) = bounded(SESSIONS_MAX + 16);
         let (work_port, work) = bounded(SESSIONS_MAX + 16);
         let (watch_port, watch) = bounded(SESSIONS_MAX * 2);
+        let (looks_ports, looks) = (0..look::THREADS).map(|_| bounded(LOOKS_MAX)).unzip();
+        let looks_ports: Vec<Sender<(u64, Look)>> = looks_ports;
         let (gate_port, gate) = bounded(REQUESTS_MAX * 4);
         let (bus_waker, watch_waker, gate_waker) = (Waker::new()?, Waker::new()?, Waker::new()?);
         let ports = Ports {
@@ -96,6 +106,7 @@ impl Ports {
             calls: Port::plain(calls_port),
             work: Port::plain(work_port),
             watch: Port::waking(watch_port, watch_waker.clone()),
+            looks: looks_ports.into_iter().map(Port::plain).collect(),
             gate: Port::waking(gate_port, gate_waker.clone()),
         };
         let out = OrdersOut {
@@ -104,6 +115,7 @@ impl Ports {
             calls,
             work,
             watch,
+            looks,
             gate,
             bus_waker,
             watch_waker,
@@ -200,6 +212,11 @@ fn start_edges(
         let orders = orders.work.clone();
         start(threads, "work", move || work::run(worker, orders, lane))?;
     }
+    for taken in orders.looks {
+        let (places, lane) = (parts.places.clone(), to(Lane::Look));
+        let report = |number, looked| Event::Looked { number, looked };
+        start(threads, "look", move || look::run(places, taken, lane, report))?;
+    }
     start(threads, "gate", move || gate.run())
 }
 
@@ -273,6 +290,7 @@ fn summary(event: &Event) -> String {
         Event::Called(_) => "called".into(),
         Event::Worked { session, .. } => format!("worked {session}"),
         Event::Gone { session, .. } => format!("gone {session}"),
+        Event::Looked { number, .. } => format!("looked {number}"),
         Event::StopRequested => "stop requested".into(),
         Event::ThreadEnded { name, .. } => format!("thread ended: {name}"),
     }
@@ -290,6 +308,9 @@ fn dispatch(ports: &Ports, effects: Vec<Effect>, end: &mut End) -> bool {
             Effect::Work { session, work } => ports.work.order((session, work)),
             Effect::Watch { session, launch, process } => {
                 ports.watch.order(Watched { session, launch, process })
+            }
+            Effect::Look { number, look } => {
+                ports.looks[look::thread_of(&look)].order((number, look))
             }
             Effect::Gate(command) => answers.push(command),
             Effect::Log { level, text } => crate::log::write(level, "orchestrator", &text),

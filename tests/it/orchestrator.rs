@@ -1,6 +1,7 @@
 //! Orchestrators: sessions that outlive them, as process groups and as units of a real systemd.
 
 mod keeping;
+mod looking;
 mod spawning;
 mod units;
 

@@ -149,3 +149,42 @@ pub struct Recover {
     #[argh(switch)]
     pub json: bool,
 }
+
+/// Show the end of a session's log, without what a terminal would act on.
+#[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(
+    subcommand,
+    name = "logs",
+    example = "agent-relay logs my-agent --lines 20",
+    example = "agent-relay logs my-agent --follow"
+)]
+pub struct Logs {
+    /// its name, its agent's id or its label; of a session that is over, its name
+    #[argh(positional)]
+    pub session: String,
+    /// how many lines, 1 to 1000 (default 100)
+    #[argh(option)]
+    pub lines: Option<u64>,
+    /// as it was written; what a terminal would act on is shown as text
+    #[argh(switch)]
+    pub raw: bool,
+    /// go on with what comes
+    #[argh(switch)]
+    pub follow: bool,
+    /// print JSON, one object a line
+    #[argh(switch)]
+    pub json: bool,
+}
+
+/// Tell why a session is as it is: how it ended, what its unit, the kernel, its log and its runner
+/// say, and what helps.
+#[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(subcommand, name = "diagnose", example = "agent-relay diagnose my-agent")]
+pub struct Diagnose {
+    /// its name, its agent's id or its label; of a session that is over, its name
+    #[argh(positional)]
+    pub session: String,
+    /// print JSON
+    #[argh(switch)]
+    pub json: bool,
+}

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::look::Look;
 use super::record::{Record, RecordOp};
 use super::systemd::UnitOrder;
 use crate::core::agent::effect::BusCommand;
@@ -28,6 +29,11 @@ pub enum Effect {
         session: String,
         launch: String,
         process: ProcessRef,
+    },
+    /// Look at something or touch a terminal; answered under the same number.
+    Look {
+        number: u64,
+        look: Look,
     },
     Gate(GateCommand),
     Log {

@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value};
 
+use super::look::Looked;
 use super::options::SpawnOptions;
 use super::record::{Record, Supervisor};
 use super::systemd::Exit;
@@ -20,13 +21,22 @@ pub enum Lane {
     Calls,
     Work,
     Watch,
+    Look,
     /// Signals and the end of threads.
     Main,
 }
 
 impl crate::core::Lane for Lane {
-    const ALL: &'static [Lane] =
-        &[Lane::Records, Lane::Gate, Lane::Bus, Lane::Calls, Lane::Work, Lane::Watch, Lane::Main];
+    const ALL: &'static [Lane] = &[
+        Lane::Records,
+        Lane::Gate,
+        Lane::Bus,
+        Lane::Calls,
+        Lane::Work,
+        Lane::Watch,
+        Lane::Look,
+        Lane::Main,
+    ];
 }
 
 /// One event of the orchestrator.
@@ -54,6 +64,11 @@ pub enum Event {
         launch: String,
         /// How it ended, where that can be told: it was a child of ours.
         exit: Option<Exit>,
+    },
+    /// What came of a look.
+    Looked {
+        number: u64,
+        looked: Looked,
     },
     StopRequested,
     /// A thread ended although nobody told it to.

@@ -227,6 +227,14 @@ impl Orchestrator {
         self.timers.set(Timer::Heartbeat, self.now.tick + self.link.heartbeat_every);
         let meta = json!({"sessions": self.sessions.len()}).as_object().cloned();
         self.out.push(frame(&ClientFrame::Heartbeat { status: "idle".into(), meta }));
+        self.refresh_report();
+    }
+
+    /// The relay learns how the host is.
+    pub(super) fn tell_report(&mut self) {
+        let Some(report) = self.host_report().filter(|_| self.link.is_registered()) else { return };
+        let meta = json!({"host": report}).as_object().cloned();
+        self.out.push(frame(&ClientFrame::Heartbeat { status: "idle".into(), meta }));
     }
 
     fn on_frame(&mut self, told: RelayFrame) {
@@ -268,6 +276,8 @@ impl Orchestrator {
         let status =
             ClientFrame::Status { agent_status: "idle".into(), ready: Some(true), meta: None };
         self.out.push(frame(&status));
+        self.tell_report();
+        self.refresh_report();
         self.send_updates_again();
     }
 }

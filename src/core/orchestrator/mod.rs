@@ -21,6 +21,7 @@ pub mod launch;
 mod link;
 pub mod log_text;
 pub mod look;
+mod looking;
 pub mod names;
 mod operations;
 pub mod options;
@@ -67,6 +68,8 @@ timers! {
         OwnToken,
         /// The next step of a session.
         Sessions,
+        /// The terminal of a guest ends.
+        Guests,
         /// The end waits for the records no longer.
         Finish,
     }
@@ -98,6 +101,7 @@ pub struct Orchestrator {
     rate: StartRate,
     link: link::Link,
     commands: operations::Commands,
+    looking: looking::Looking,
 }
 
 impl Orchestrator {
@@ -118,6 +122,7 @@ impl Orchestrator {
             ended: VecDeque::new(),
             link: link::Link::default(),
             commands: operations::Commands::default(),
+            looking: looking::Looking::default(),
         }
     }
 
@@ -218,6 +223,7 @@ impl Timed for Orchestrator {
             Timer::Records => self.commits.retry_at(),
             Timer::Connection => self.link.deadline(),
             Timer::Sessions => self.sessions.values().filter_map(|session| session.due()).min(),
+            Timer::Guests => self.looking.deadline(),
             Timer::Heartbeat | Timer::OwnToken | Timer::Finish => self.timers.at(timer),
         }
     }
@@ -233,6 +239,7 @@ impl Timed for Orchestrator {
             Timer::Heartbeat => self.on_heartbeat_due(),
             Timer::OwnToken => self.ask_own_token(false),
             Timer::Sessions => self.on_sessions_due(),
+            Timer::Guests => self.on_guests_due(),
             Timer::Finish => {
                 self.finish(71, "its records could not be written any more".into());
             }
@@ -262,6 +269,7 @@ impl Machine for Orchestrator {
             }
             Event::Worked { session, done } => self.on_worked(&session, done),
             Event::Gone { session, launch, exit } => self.on_gone(&session, &launch, exit),
+            Event::Looked { number, looked } => self.on_looked(number, looked),
             Event::StopRequested => self.begin_stop(),
             Event::ThreadEnded { name, panic } => {
                 let said = panic.map(|text| format!(" ({text})")).unwrap_or_default();
@@ -293,7 +301,9 @@ impl Machine for Orchestrator {
         match lane {
             Lane::Records | Lane::Main => true,
             Lane::Gate | Lane::Bus => self.restored && self.commits.has_credit(COMMITS_RESERVED),
-            Lane::Calls | Lane::Work | Lane::Watch => self.restored && self.commits.has_credit(0),
+            Lane::Calls | Lane::Work | Lane::Watch | Lane::Look => {
+                self.restored && self.commits.has_credit(0)
+            }
         }
     }
 }

@@ -25,6 +25,14 @@ pub const OPERATIONS: &[(&str, &str)] = &[
     ("agent.stop", "end a session and everything that it has started"),
     ("orchestrator.sessions", "the sessions that there are, and how the last ones ended"),
     ("orchestrator.recover", "start parked sessions again"),
+    ("orchestrator.logs", "the last lines of a session's log"),
+    ("orchestrator.diagnose", "why a session is as it is"),
+    ("orchestrator.host", "load, memory, disk, programs and sessions of this host"),
+    ("orchestrator.terminal.snapshot", "what a terminal shows, with colours"),
+    ("orchestrator.terminal.input", "type into a terminal"),
+    ("orchestrator.terminal.resize", "give a terminal another size"),
+    ("orchestrator.terminal.guest", "open a terminal for a guest of a session"),
+    ("orchestrator.terminal.stop", "end the terminal of a guest"),
 ];
 
 /// Time that a session has to end in order, where nobody says it.
@@ -80,6 +88,9 @@ impl Orchestrator {
                 self.answer(asker, Ok(listed));
             }
             "orchestrator.recover" => self.recover(asker, &params),
+            other if OPERATIONS.iter().any(|(name, _)| *name == other) => {
+                self.look(asker, other, &params)
+            }
             other => {
                 let known: Vec<&str> = OPERATIONS.iter().map(|(name, _)| *name).collect();
                 let text = format!("there is no operation {other:?}; use {}", known.join(", "));
