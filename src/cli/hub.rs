@@ -239,6 +239,7 @@ fn status(as_json: bool) -> Outcome {
             number("/now/eventStreams")
         ),
     );
+    limits_met(&info).into_iter().for_each(|limits| line("limits", limits));
     let mb = |at: &str| format!("{:.1} MB", number(at) as f64 / 1e6);
     line(
         "store",
@@ -250,6 +251,17 @@ fn status(as_json: bool) -> Outcome {
     );
     show_files(&home, &seen);
     Ok(if broken { NO } else { OK })
+}
+
+/// How often limits were met, and by whom most; `None`: never.
+fn limits_met(info: &Value) -> Option<String> {
+    let number = |at: &str| info.pointer(at).and_then(Value::as_u64).unwrap_or(0);
+    let text = |at: &str| info.pointer(at).and_then(Value::as_str);
+    let agent = text("/greediest/agent").map(|agent| format!("the agent {agent}"));
+    let who = agent.or(text("/greediest/line").map(|line| format!("the token {line}")))?;
+    let (all, most) = (number("/limitsMet"), number("/greediest/met"));
+    let last = text("/greediest/limit").unwrap_or_default();
+    Some(format!("met {all} times, {most} of them by {who} (last: {last})"))
 }
 
 /// No hub answers: what its files tell all the same.

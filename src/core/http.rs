@@ -4,8 +4,11 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use super::cost::Cost;
 use super::ids::{PeerId, Ticket};
+use super::limits::{AGENT_LINE, CONTROL_LINE, LineLimits, PEOPLE_LINE, STRANGERS_LINE};
 use super::mcp::Headers;
+use super::turns::Row;
 
 /// An HTTP request, or the head of a WebSocket upgrade.
 #[allow(missing_docs)] // the names say it
@@ -24,12 +27,50 @@ pub struct Request {
     /// What the headers of a call of a tool say of its body.
     pub mcp: Headers,
     pub body: Vec<u8>,
+    /// What the body costs as JSON.
+    pub cost: Cost,
     /// How the gate was when the request came.
     pub gate: GateStats,
 }
 
+/// Whose a token line is: that decides its limits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LineClass {
+    /// Without a valid token.
+    Stranger,
+    /// An agent's.
+    Agent,
+    /// Of people, devices and orchestrators.
+    People,
+    /// A connection of a control port.
+    Control,
+}
+
+impl LineClass {
+    /// Its limits.
+    pub fn limits(self) -> &'static LineLimits {
+        match self {
+            LineClass::Stranger => &STRANGERS_LINE,
+            LineClass::Agent => &AGENT_LINE,
+            LineClass::People => &PEOPLE_LINE,
+            LineClass::Control => &CONTROL_LINE,
+        }
+    }
+}
+
+/// The line that has met limits most often.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Greedy {
+    /// Id of its first token.
+    pub line: Arc<str>,
+    /// How often.
+    pub met: u64,
+    /// The limit that it met last.
+    pub limit: &'static str,
+}
+
 /// Counts of a gate since its start, and what it holds now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct GateStats {
     /// Open connections.
     pub open: u64,
@@ -45,6 +86,14 @@ pub struct GateStats {
     pub refused: u64,
     /// Connections closed because they did not keep a time limit.
     pub timed_out: u64,
+    /// Times that a line met a limit: an answer 429, a close with 1008, or a pause.
+    pub limited: u64,
+    /// The line that has met most.
+    pub greedy: Option<Greedy>,
+    /// Most bytes that one line of an agent has held.
+    pub line_held_max: u64,
+    /// The most that was taken of one line in a row while others waited.
+    pub row: Row,
 }
 
 /// Body of an answer.
@@ -68,6 +117,10 @@ pub enum GateCommand {
     Accept { ticket: Ticket },
     /// Send a text frame, or text into a stream of events. All who get the same share it.
     PeerSend { peer: PeerId, text: Arc<str> },
+    /// A token is valid: its hash, its line and whose that is.
+    TokenKnown { hash: String, line: Arc<str>, class: LineClass },
+    /// A token is not valid any more.
+    TokenGone { hash: String },
     /// Close a peer, with the code of a WebSocket.
     PeerClose { peer: PeerId, code: u16, reason: String },
 }

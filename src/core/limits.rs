@@ -42,6 +42,8 @@ pub const PUMP_BYTES_MAX: usize = 768 << 10;
 pub const CALLS_WAITING_MAX: usize = 512;
 /// Requests that one control server holds at once.
 pub const CONTROL_HELD_MAX: usize = 64;
+/// Pieces of work that an agent is seen at.
+pub const WORK_MAX: usize = 1024;
 /// Open approvals of one agent.
 pub const APPROVALS_MAX: usize = 64;
 /// Bytes of the input of an open approval, and of its further details, as JSON: all of them stand
@@ -58,8 +60,10 @@ pub const MIRROR_BODY_BYTES_MAX: usize = 64 << 10;
 pub const REPLY_BODY_BYTES_MAX: usize = 256 << 10;
 /// Events that are remembered for a subscriber that comes back.
 pub const EVENTS_KEPT_MAX: usize = 1024;
+/// Connections of a gate, fewer where descriptors are short.
+pub const CONNECTIONS_MAX: usize = 20_000;
 /// Agents that a hub knows.
-pub const AGENTS_MAX: usize = 10_000;
+pub const AGENTS_MAX: usize = 20_000;
 /// Lines of a log that are shown unless somebody asks for another number.
 pub const LOG_LINES_DEFAULT: usize = 100;
 /// Lines of a log that are shown at once.
@@ -114,6 +118,104 @@ pub const LOOKS_IN_FLIGHT_MAX: usize = 64;
 pub const PROGRAMS_REPORTED_MAX: usize = 32;
 /// Commands that wait at a hub.
 pub const COMMANDS_PENDING_MAX: usize = 10_000;
+
+/// Events of one token line that the state thread takes in a row while others wait.
+pub const TURN_EVENTS_MAX: usize = 16;
+/// Bytes of them; what the last one has more counts against the next turns of its line.
+pub const TURN_BYTES_MAX: usize = 256 << 10;
+/// Values of them; the same.
+pub const TURN_MEMBERS_MAX: usize = 4096;
+/// Bytes of a heartbeat or an acknowledgement that goes into the reserve.
+pub const URGENT_BYTES_MAX: usize = 4 << 10;
+/// Levels of nesting of a JSON body or frame.
+pub const JSON_DEPTH_MAX: usize = 64;
+/// Levels of what a runner sends on: others put more around it.
+pub const SENT_DEPTH_MAX: usize = 32;
+/// Values of a JSON body or frame, containers included: what costs the state thread some
+/// milliseconds at most.
+pub const JSON_MEMBERS_MAX: usize = 4096;
+/// Values of what a hook of a provider reports; it is read beside the state thread.
+pub const HOOK_MEMBERS_MAX: usize = 65_536;
+/// Frames of one connection that are answered as too deep or too large; with more it is closed.
+pub const FRAMES_REFUSED_MAX: u32 = 64;
+/// Bytes of a target, a subject, a channel, a key, a title or a reason.
+pub const FIELD_BYTES_MAX: usize = 1000;
+/// Bytes of a name: a sender, a component, an instance, a frame, a kind of command.
+pub const NAME_BYTES_MAX: usize = 400;
+/// Bytes of a label, a tag or a capability.
+pub const LABEL_BYTES_MAX: usize = 200;
+/// Tags, and capabilities, of one agent.
+pub const LABELS_MAX: usize = 64;
+/// Bytes of what an agent tells of itself (its meta), as JSON.
+pub const META_BYTES_MAX: usize = 512 << 10;
+/// Bytes of a note about the progress of a task, its further details included.
+pub const TASK_NOTE_BYTES_MAX: usize = 64 << 10;
+/// Bytes of all notes of one task.
+pub const TASK_NOTES_BYTES_MAX: usize = 1 << 20;
+/// Bytes of the parameters of a command, and of its error.
+pub const COMMAND_PART_BYTES_MAX: usize = 64 << 10;
+/// Bytes of the result of a command: what a log or a terminal shows, and some more.
+pub const COMMAND_RESULT_BYTES_MAX: usize = 640 << 10;
+
+/// What one token line may take of a gate. A limit of a rate is so many a second, and so many at
+/// once.
+#[allow(missing_docs)] // the names say it
+#[derive(Debug, Clone, Copy)]
+pub struct LineLimits {
+    pub connections_max: usize,
+    /// Connections that stay: of the bus, and readers of events.
+    pub peers_max: usize,
+    /// Bytes of bodies, unfinished messages, and unsent answers, frames and events.
+    pub held_bytes_max: usize,
+    pub bytes_rate: (u64, u64),
+    /// Values of JSON.
+    pub members_rate: (u64, u64),
+    /// Events that wait for the state thread; beyond it nothing is read from its peers.
+    pub waiting_events_max: usize,
+    /// Bytes of them.
+    pub waiting_bytes_max: usize,
+}
+
+/// A line of an agent.
+pub const AGENT_LINE: LineLimits = LineLimits {
+    connections_max: 64,
+    peers_max: 16,
+    held_bytes_max: 8 << 20,
+    bytes_rate: (8 << 20, 32 << 20),
+    members_rate: (40_000, 200_000),
+    waiting_events_max: 256,
+    waiting_bytes_max: 2 << 20,
+};
+/// A line of people, devices or orchestrators.
+pub const PEOPLE_LINE: LineLimits = LineLimits {
+    connections_max: 1024,
+    peers_max: 256,
+    held_bytes_max: 48 << 20,
+    bytes_rate: (64 << 20, 256 << 20),
+    members_rate: (400_000, 2_000_000),
+    waiting_events_max: 4096,
+    waiting_bytes_max: 16 << 20,
+};
+/// All without a valid token together; their number of connections has limits of its own.
+pub const STRANGERS_LINE: LineLimits =
+    LineLimits { connections_max: usize::MAX, peers_max: 0, ..AGENT_LINE };
+/// One connection of a runner's control port.
+pub const CONTROL_LINE: LineLimits = LineLimits { connections_max: 1, peers_max: 1, ..AGENT_LINE };
+
+/// Messages of one agent that match nobody yet.
+pub const AGENT_UNRESOLVED_MAX: usize = 256;
+/// The same of people and orchestrators.
+pub const PEOPLE_UNRESOLVED_MAX: usize = 4096;
+/// All of them together.
+pub const UNRESOLVED_MAX: usize = 16_384;
+/// Tasks and claimable messages of one agent that are not settled.
+pub const AGENT_OFFERS_MAX: usize = 4096;
+/// The same of people and orchestrators.
+pub const PEOPLE_OFFERS_MAX: usize = 65_536;
+/// Bytes that one token line of an agent stores in a day.
+pub const AGENT_STORED_PER_DAY_MAX: u64 = 512 << 20;
+/// The same of people and orchestrators.
+pub const PEOPLE_STORED_PER_DAY_MAX: u64 = 16 << 30;
 
 /// A client waits this long for `registered`.
 pub const REGISTER_TIMEOUT: Duration = Duration::from_secs(10);

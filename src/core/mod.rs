@@ -9,6 +9,7 @@ pub mod agent;
 pub mod backoff;
 pub mod chars;
 pub mod commit;
+pub mod cost;
 pub mod http;
 pub mod hub;
 pub mod ids;
@@ -22,6 +23,7 @@ pub mod session;
 pub mod store;
 pub mod time;
 pub(crate) mod timers;
+pub mod turns;
 
 use time::{Now, Tick};
 

@@ -17,6 +17,7 @@ use crate::core::agent::effect::BusCommand;
 use crate::core::agent::event::BusEvent;
 use crate::core::limits::{PING_INTERVAL, SILENCE_MAX};
 use crate::os::{self, Waker};
+use crate::provider::reader::{self, Damage};
 use crate::secret::Secret;
 use crate::wire::bus::{FrameError, RelayFrame};
 use crate::wire::{FRAME_BYTES_MAX, api};
@@ -153,9 +154,15 @@ impl<E: From<BusEvent>> Bus<E> {
                             Err(FrameError::Unknown { kind }) => {
                                 log::debug!(target: "bus", "ignored a frame of unknown type {kind:?}")
                             }
-                            Err(FrameError::Malformed { reason, .. }) => {
-                                log::warn!(target: "bus", "malformed frame: {reason}")
-                            }
+                            Err(FrameError::Malformed { reason, .. }) => match in_part(&text) {
+                                Some(frame) => {
+                                    let why = "it is nested too deeply to be read".to_string();
+                                    if !self.report(BusEvent::FramedInPart(frame, why)) {
+                                        return false;
+                                    }
+                                }
+                                None => log::warn!(target: "bus", "malformed frame: {reason}"),
+                            },
                         }
                     } else if let Some(connection) = &mut self.connection {
                         connection.unflushed = true; // a pong may be waiting
@@ -253,6 +260,12 @@ impl<E: From<BusEvent>> Bus<E> {
     }
 }
 
+/// What can be read of a frame that is nested too deeply for the strict reader.
+fn in_part(text: &str) -> Option<RelayFrame> {
+    let found = reader::read(text.as_bytes())?;
+    (found.damage == Damage::Patched).then(|| RelayFrame::parse(&found.value.to_string()).ok())?
+}
+
 /// Connects and upgrades; also for command line clients of the bus.
 pub fn connect(base: &Base, token: &Secret) -> Result<WebSocket<Stream>, Cause> {
     let route = if crate::planted::is("unproxied-bus") { Route::Direct } else { Route::to(base) };
@@ -337,5 +350,26 @@ fn cause_of(error: WsError) -> Cause {
         }
         WsError::Io(error) => Cause::Offline(format!("the connection broke: {error}")),
         other => Cause::Protocol(other.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_frame_that_is_nested_too_deeply_the_rest_is_read() {
+        let deep = format!("{}{}", "[".repeat(200), "]".repeat(200));
+        let message =
+            format!(r#"{{"id":7,"from":"x","to":"a","body":"b","payload":{{"p":{deep}}}}}"#);
+        let text = format!(
+            r#"{{"type":"event","id":"e9","payload":{{"seq":9,"event":"message.new","data":{message}}}}}"#
+        );
+        assert!(RelayFrame::parse(&text).is_err());
+        match in_part(&text) {
+            Some(RelayFrame::Event { seq: 9, data, .. }) => assert_eq!(data["id"], 7),
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(in_part(r#"{"type":"event","payload":{"seq":9,"ev"#), None);
     }
 }

@@ -9,6 +9,7 @@ use ureq::{Agent, ProxyProtocol};
 
 use super::proxy::Route;
 use crate::core::Cause;
+use crate::provider::reader::{self, Damage};
 use crate::secret::Secret;
 use crate::wire::api::TOKEN_HEADER;
 
@@ -249,13 +250,22 @@ impl Http {
         })?;
         match serde_json::from_slice(&bytes) {
             Ok(body) => Ok((status, body)),
-            // A success without JSON does not come from a relay: nothing was done.
+            // An earlier relay hands out what is nested too deeply to be read: that is cut, and the
+            // rest of a list counts. A success without JSON does not come from a relay: nothing was
+            // done.
             Err(_) if status < 300 && !bytes.iter().all(u8::is_ascii_whitespace) => {
-                Err(Cause::Protocol(format!("what answers at {} is not a relay", self.base.url)))
+                let not_a_relay = || format!("what answers at {} is not a relay", self.base.url);
+                let body = patched(&bytes).ok_or_else(|| Cause::Protocol(not_a_relay()))?;
+                Ok((status, body))
             }
             Err(_) => Ok((status, Value::Null)),
         }
     }
+}
+
+/// A whole answer of which only what cannot be read was replaced.
+fn patched(bytes: &[u8]) -> Option<Value> {
+    reader::read(bytes).filter(|found| found.damage <= Damage::Patched).map(|it| it.value)
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@ pub mod salvage;
 pub mod signals;
 pub mod store;
 pub mod stream;
+pub mod turns;
 
 use crossbeam_channel::{Receiver, Select, Sender, TrySendError};
 

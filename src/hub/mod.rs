@@ -1,5 +1,6 @@
 //! The hub as a process: its store, its threads and its first start.
 
+mod handler;
 pub mod mark;
 pub mod place;
 pub mod read;

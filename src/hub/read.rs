@@ -7,9 +7,10 @@ use crossbeam_channel::{Receiver, Sender};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde_json::{Value, json};
 
+use crate::core::cost::cut_depth;
 use crate::core::hub::event::{CommandParties, Event, Query, ReadAnswer, StoreEvent};
 use crate::core::ids::{MessageId, ReadNumber, TaskId};
-use crate::core::limits::UNACKED_BYTES_MAX;
+use crate::core::limits::{JSON_DEPTH_MAX, UNACKED_BYTES_MAX};
 use crate::core::store::StoreError;
 use crate::edge::database::{error_of, open_for_reading, sizes};
 use crate::wire::api::{Message, USER};
@@ -207,6 +208,10 @@ impl View<'_> {
         Ok(rows
             .filter_map(|row| row.ok())
             .filter_map(|doc| serde_json::from_str(&doc).ok())
+            .map(|mut doc| {
+                cut_depth(&mut doc, JSON_DEPTH_MAX);
+                doc
+            })
             .collect())
     }
 
@@ -242,6 +247,8 @@ impl View<'_> {
             if message.generation.is_none() {
                 message.generation = self.first_generation()?;
             }
+            // An older hub took what no client can read once it stands in an answer.
+            message.payload.values_mut().for_each(|value| cut_depth(value, JSON_DEPTH_MAX));
             message.claimed_by = claimed_by;
             message.claim_expires_at = claim_expires_at;
             let mut readers = self.db.prepare_cached(

@@ -13,6 +13,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use rustls::ServerConfig;
 use serde_json::{Value, json};
 
+use super::handler::{handler, is_urgent};
 use super::mark::MarkFile;
 use super::place::{directory, live_pid};
 use super::read::{HubReader, run as run_reader};
@@ -22,28 +23,33 @@ use crate::clock::Clock;
 use crate::core::hub::event::{Effect, Event, HubOp, Lane, Query, StoreEvent};
 use crate::core::hub::{Hub, HubConfig};
 use crate::core::ids::ReadNumber;
-use crate::core::limits::COMMITS_IN_FLIGHT_MAX;
+use crate::core::limits::{COMMITS_IN_FLIGHT_MAX, READS_IN_FLIGHT_MAX};
 use crate::core::store::{StoreError, StoreKind};
 use crate::edge::database::{Check, beside, error_of, io_error_of, open_for_reading, quick_check};
-use crate::edge::gate::{Gate, GateEvent, Handled, Limits, Orders};
+use crate::edge::gate::{Gate, Identify, Limits, Orders, Parts};
+use crate::edge::turns::{OrderCount, TurnsIn, turns};
 use crate::edge::{Port, signals};
 use crate::os::{self, Waker};
-use crate::runtime::event_loop;
+use crate::runtime::event_loop::{self, Source};
 use crate::runtime::threads::{ThreadExit, Threads};
 use crate::wire::api::TokenRecord;
 
 /// Events of one lane that wait for the hub's state thread at most.
 const fn lane_capacity(lane: Lane) -> usize {
     match lane {
-        Lane::Store | Lane::Gate => 1024,
+        Lane::Store => 1024,
+        // Has a queue of its own.
+        Lane::Gate => 0,
         Lane::Main => 8,
     }
 }
 
 /// Reads under way: each was asked by an event, and events wait while the lane of answers is full.
 const READS_MAX: usize = 4096;
-/// Batches of orders for the gate.
-const GATE_ORDERS: usize = 4096;
+/// Batches of orders for the gate, at most one for each event that the hub takes. With half of them
+/// on their way it takes nothing of the gate; the rest is for what store and reader still answer.
+const GATE_ORDERS: usize = 8192;
+const _: () = assert!(COMMITS_IN_FLIGHT_MAX + READS_IN_FLIGHT_MAX < GATE_ORDERS / 2);
 /// Threads get this long to end after the machine has finished.
 const JOIN_LIMIT: Duration = Duration::from_secs(3);
 
@@ -212,6 +218,7 @@ struct Ports {
     store: Port<StoreCommand>,
     reader: Option<Port<(ReadNumber, Query)>>,
     gate: Port<Orders>,
+    gate_orders: OrderCount<Event>,
 }
 
 /// Where a hub listens.
@@ -232,16 +239,24 @@ struct Channels {
     gate_orders: Receiver<Orders>,
     waker: Waker,
     lanes_in: Vec<Sender<Event>>,
-    lanes_out: Vec<Receiver<Event>>,
+    gate_lane: TurnsIn<Event>,
+    lanes_out: Vec<Source<Event>>,
 }
 
 impl Channels {
     /// `reads_aside`: reads have a thread of their own.
     fn new(reads_aside: bool) -> Result<Channels, Trouble> {
-        let (lanes_in, lanes_out) =
-            Lane::ALL.iter().map(|lane| bounded(lane_capacity(*lane))).unzip();
         let waker = Waker::new()
             .map_err(|error| Trouble::System(format!("cannot make a wake descriptor: {error}")))?;
+        let (gate_lane, turns) = turns(waker.clone(), GATE_ORDERS / 2);
+        let lane = |lane: &Lane| {
+            let (sender, receiver) = bounded(lane_capacity(*lane));
+            match lane {
+                Lane::Gate => (sender, Source::Turns(turns.clone())),
+                Lane::Store | Lane::Main => (sender, Source::Channel(receiver)),
+            }
+        };
+        let (lanes_in, lanes_out) = Lane::ALL.iter().map(lane).unzip();
         let (store_port, store_orders) = bounded(COMMITS_IN_FLIGHT_MAX * 2 + READS_MAX);
         let (read_port, read_orders) = bounded(READS_MAX);
         let (gate_port, gate_orders) = bounded(GATE_ORDERS);
@@ -249,8 +264,18 @@ impl Channels {
             store: Port::plain(store_port),
             reader: reads_aside.then(|| Port::plain(read_port)),
             gate: Port::waking(gate_port, waker.clone()),
+            gate_orders: turns.order_count(),
         };
-        Ok(Channels { ports, store_orders, read_orders, gate_orders, waker, lanes_in, lanes_out })
+        Ok(Channels {
+            ports,
+            store_orders,
+            read_orders,
+            gate_orders,
+            waker,
+            lanes_in,
+            gate_lane,
+            lanes_out,
+        })
     }
 
     fn to(&self, lane: Lane) -> Sender<Event> {
@@ -276,14 +301,22 @@ pub fn serve(opened: Opened, listening: Listening, ready: impl FnOnce()) -> Resu
     let mut threads = Threads::new();
     let exits = threads.exits();
     let channels = Channels::new(reader.is_some())?;
-    let (gate_lane, store_lane) = (channels.to(Lane::Gate), channels.to(Lane::Store));
+    let store_lane = channels.to(Lane::Store);
     let (read_lane, checked) = (channels.to(Lane::Store), channels.to(Lane::Store));
     let (stop, notice) = (channels.to(Lane::Main), channels.to(Lane::Main));
-    let Channels { ports, store_orders, read_orders, gate_orders, waker, lanes_in, lanes_out } =
-        channels;
-
-    let gate = Gate::new(listener, tls, Limits::default(), handler, gate_orders, waker, gate_lane)
-        .map_err(|error| Trouble::System(format!("cannot watch the listening socket: {error}")))?;
+    let Channels { ports, store_orders, read_orders, lanes_in, lanes_out, .. } = channels;
+    let gate = Gate::new(Parts {
+        listener,
+        tls,
+        limits: Limits::default(),
+        handler,
+        orders: channels.gate_orders,
+        waker: channels.waker,
+        lane: channels.gate_lane,
+        identify: Identify::ByToken(os::sha256_hex),
+        urgent: is_urgent,
+    })
+    .map_err(|error| Trouble::System(format!("cannot watch the listening socket: {error}")))?;
     start(&mut threads, "hub-store", move || run_store(store, mark, store_orders, store_lane))?;
     let check = unclean && reader.is_some();
     if let Some(reader) = reader {
@@ -311,7 +344,7 @@ pub fn serve(opened: Opened, listening: Listening, ready: impl FnOnce()) -> Resu
 
     let end = wait_for_exit(&exits, &outcome, notice);
     drop(check);
-    let drain = || lanes_out.iter().for_each(|lane| while lane.try_recv().is_ok() {});
+    let drain = || lanes_out.iter().for_each(Source::drain);
     for late in threads.join(JOIN_LIMIT, drain) {
         log::warn!(target: "hub", "thread {late} did not end in time");
     }
@@ -328,7 +361,7 @@ pub fn serve(opened: Opened, listening: Listening, ready: impl FnOnce()) -> Resu
 }
 
 /// The body of the state thread.
-fn run_state(id: String, clock: Clock, lanes: &[Receiver<Event>], ports: &Ports) -> End {
+fn run_state(id: String, clock: Clock, lanes: &[Source<Event>], ports: &Ports) -> End {
     let config = HubConfig { id, hash: os::sha256_hex, secret: Box::new(os::secret) };
     let mut hub = Hub::new(config, u64::from_le_bytes(os::random_bytes::<8>()));
     let mut end = End::default();
@@ -417,21 +450,6 @@ fn wait_for_exit(
     }
 }
 
-fn handler(event: GateEvent) -> Handled<Event> {
-    match event {
-        GateEvent::Request(ticket, request) => Handled::Forward(Event::Request { ticket, request }),
-        GateEvent::Upgrade(ticket, request) if request.path.ends_with("/bus") => {
-            Handled::Forward(Event::Upgrade { ticket, request })
-        }
-        GateEvent::Upgrade(..) => Handled::Answer(
-            404,
-            crate::wire::api::error_body("not_found", "the bus is at /bus").into(),
-        ),
-        GateEvent::PeerText(peer, text) => Handled::Forward(Event::PeerText { peer, text }),
-        GateEvent::PeerClosed(peer) => Handled::Forward(Event::PeerClosed { peer }),
-    }
-}
-
 fn summary(event: &Event) -> String {
     match event {
         Event::Request { request, .. } => format!("{} {}", request.method, request.path),
@@ -466,6 +484,7 @@ fn dispatch(ports: &Ports, effects: Vec<Effect>, end: &mut End) -> bool {
         }
     }
     if !orders.is_empty() {
+        ports.gate_orders.add();
         ports.gate.order(orders);
     }
     goes_on

@@ -17,16 +17,17 @@ use crate::core::orchestrator::effect::{Call, Effect, RecordsCommand, Work};
 use crate::core::orchestrator::event::{Event, Lane};
 use crate::core::orchestrator::look::Look;
 use crate::core::orchestrator::{Orchestrator, SESSIONS_MAX};
-use crate::edge::gate::{Gate, GateEvent, Handled, Limits, Orders};
+use crate::edge::gate::{Gate, GateEvent, Handled, Identify, Limits, Orders, Parts};
 use crate::edge::orchestrator::calls::Asking;
 use crate::edge::orchestrator::look::Places;
 use crate::edge::orchestrator::records::RecordsFile;
 use crate::edge::orchestrator::watch::Watched;
 use crate::edge::orchestrator::work::Worker;
 use crate::edge::orchestrator::{calls, look, records, watch, work};
+use crate::edge::turns::{OrderCount, TurnsIn, TurnsOut, turns};
 use crate::edge::{Port, bus, signals};
 use crate::os::{self, Waker};
-use crate::runtime::event_loop;
+use crate::runtime::event_loop::{self, Source};
 use crate::runtime::threads::{ThreadExit, Threads};
 use crate::secret::Secret;
 use crate::wire::api::error_body;
@@ -41,6 +42,8 @@ const BUS_ORDERS: usize = 8192;
 const REQUESTS_MAX: usize = 256;
 /// Looks that wait for their thread: those of others, ends of guests, and the host.
 const LOOKS_MAX: usize = LOOKS_IN_FLIGHT_MAX + GUESTS_MAX + 2;
+/// Batches of orders for the interface. With half of them on their way nothing more is taken of it.
+const GATE_ORDERS: usize = REQUESTS_MAX * 4;
 /// Longest wait for an answer: a start or a stop may take long.
 const ANSWER_TIME: Duration = Duration::from_secs(150);
 /// Threads get this long to end after the machine has finished.
@@ -72,6 +75,7 @@ struct Ports {
     /// One for each thread.
     looks: Vec<Port<(u64, Look)>>,
     gate: Port<Orders>,
+    gate_orders: OrderCount<Event>,
 }
 
 /// What the threads get of the channels.
@@ -86,6 +90,8 @@ struct OrdersOut {
     bus_waker: Waker,
     watch_waker: Waker,
     gate_waker: Waker,
+    gate_lane: TurnsIn<Event>,
+    gate_turns: TurnsOut<Event>,
 }
 
 impl Ports {
@@ -98,8 +104,9 @@ impl Ports {
         let (watch_port, watch) = bounded(SESSIONS_MAX * 2);
         let (looks_ports, looks) = (0..look::THREADS).map(|_| bounded(LOOKS_MAX)).unzip();
         let looks_ports: Vec<Sender<(u64, Look)>> = looks_ports;
-        let (gate_port, gate) = bounded(REQUESTS_MAX * 4);
+        let (gate_port, gate) = bounded(GATE_ORDERS);
         let (bus_waker, watch_waker, gate_waker) = (Waker::new()?, Waker::new()?, Waker::new()?);
+        let (gate_lane, gate_turns) = turns(gate_waker.clone(), GATE_ORDERS / 2);
         let ports = Ports {
             records: Port::plain(records_port),
             bus: Port::waking(bus_port, bus_waker.clone()),
@@ -108,6 +115,7 @@ impl Ports {
             watch: Port::waking(watch_port, watch_waker.clone()),
             looks: looks_ports.into_iter().map(Port::plain).collect(),
             gate: Port::waking(gate_port, gate_waker.clone()),
+            gate_orders: gate_turns.order_count(),
         };
         let out = OrdersOut {
             records,
@@ -120,6 +128,8 @@ impl Ports {
             bus_waker,
             watch_waker,
             gate_waker,
+            gate_lane,
+            gate_turns,
         };
         Ok((ports, out))
     }
@@ -138,10 +148,16 @@ pub fn serve(parts: OrchestratorParts, ready: impl FnOnce()) -> Result<End, Stri
     let clock = Clock::start();
     let mut threads = Threads::new();
     let exits = threads.exits();
-    let (lanes_in, lanes_out): (Vec<Sender<Event>>, Vec<Receiver<Event>>) =
-        Lane::ALL.iter().map(|_| bounded(LANE_PLACES)).unzip();
     let (ports, orders) =
         Ports::new().map_err(|error| format!("cannot make a wake descriptor: {error}"))?;
+    let lane = |lane: &Lane| {
+        let (sender, receiver) = bounded(LANE_PLACES);
+        let is_gate = *lane as usize == Lane::Gate as usize;
+        let turns = is_gate.then(|| Source::Turns(orders.gate_turns.clone()));
+        (sender, turns.unwrap_or(Source::Channel(receiver)))
+    };
+    let (lanes_in, lanes_out): (Vec<Sender<Event>>, Vec<Source<Event>>) =
+        Lane::ALL.iter().map(lane).unzip();
     let (config, info_file) = (parts.config.clone(), parts.info_file.clone());
     start_edges(&mut threads, parts, orders, &lanes_in)?;
     let notice = lanes_in[Lane::Main as usize].clone();
@@ -168,7 +184,7 @@ pub fn serve(parts: OrchestratorParts, ready: impl FnOnce()) -> Result<End, Stri
     drop(lanes_in);
     ready();
     let end = wait_for_exit(&exits, &outcome, notice);
-    let drain = || lanes_out.iter().for_each(|lane| while lane.try_recv().is_ok() {});
+    let drain = || lanes_out.iter().for_each(Source::drain);
     for late in threads.join(JOIN_LIMIT, drain) {
         log::warn!(target: "orchestrator", "thread {late} did not end in time");
     }
@@ -189,15 +205,17 @@ fn start_edges(
         answer_time: ANSWER_TIME,
         ..Limits::default()
     };
-    let gate = Gate::new(
-        parts.listener,
-        None,
+    let gate = Gate::new(Parts {
+        listener: parts.listener,
+        tls: None,
         limits,
-        handler(parts.token),
-        orders.gate,
-        orders.gate_waker,
-        to(Lane::Gate),
-    )
+        handler: handler(parts.token),
+        orders: orders.gate,
+        waker: orders.gate_waker,
+        lane: orders.gate_lane,
+        identify: Identify::ByConnection,
+        urgent: |_| false,
+    })
     .map_err(|error| format!("cannot watch the listening socket: {error}"))?;
     let (file, opened, lane) = (parts.records, parts.opened, to(Lane::Records));
     start(threads, "records", move || records::run(file, opened, orders.records, lane))?;
@@ -267,6 +285,9 @@ fn handler(token: Secret) -> impl FnMut(GateEvent) -> Handled<Event> + Send + 's
             let text = "the interface needs its token: Authorization: Bearer <token of orchestrator/orchestrator.json>";
             return refuse(401, "unauthorized", text);
         }
+        if let Some((code, text)) = request.cost.refusal() {
+            return refuse(422, code, &text);
+        }
         let params = match (request.method.as_str(), request.body.is_empty()) {
             ("GET", _) | ("POST", true) => Some(Map::new()),
             ("POST", false) => serde_json::from_slice::<Map<String, Value>>(&request.body).ok(),
@@ -285,6 +306,7 @@ fn summary(event: &Event) -> String {
         Event::Records(_) => "records".into(),
         Event::Asked { ticket, operation, .. } => format!("asked {operation} ticket={ticket}"),
         Event::Bus(BusEvent::Framed(_)) => "bus frame".into(),
+        Event::Bus(BusEvent::FramedInPart(..)) => "bus frame in part".into(),
         Event::Bus(BusEvent::Connected) => "bus connected".into(),
         Event::Bus(BusEvent::Lost(cause)) => format!("bus lost: {cause}"),
         Event::Called(_) => "called".into(),
@@ -322,6 +344,7 @@ fn dispatch(ports: &Ports, effects: Vec<Effect>, end: &mut End) -> bool {
         }
     }
     if !answers.is_empty() {
+        ports.gate_orders.add();
         ports.gate.order(answers);
     }
     goes_on

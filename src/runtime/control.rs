@@ -6,6 +6,7 @@ use crate::core::agent::event::{ControlRequest, Event};
 use crate::core::agent::tracker::Status;
 use crate::core::http::Request;
 use crate::core::ids::{MessageId, Ticket};
+use crate::core::limits::{HOOK_MEMBERS_MAX, JSON_DEPTH_MAX};
 use crate::edge::gate::{GateEvent, Handled};
 use crate::provider::{reader, registry};
 use crate::secret::Secret;
@@ -63,6 +64,26 @@ fn is_of_provider(path: &str) -> bool {
     path.starts_with(HOOK) || OLDER.contains(&path)
 }
 
+/// The body of a call; one that is no JSON counts as null. What a provider has written is read as
+/// far as it can be, whatever shape it has; everybody else keeps the limits.
+fn body_of(request: &Request) -> Result<Value, (&'static str, String)> {
+    let refusal = request.cost.refusal();
+    if !is_of_provider(&request.path) {
+        return match refusal {
+            Some(refusal) => Err(refusal),
+            None => Ok(serde_json::from_slice(&request.body).unwrap_or(Value::Null)),
+        };
+    }
+    if request.cost.members > HOOK_MEMBERS_MAX {
+        let mut body = json!({"payload": {}});
+        reader::Damage::Broken.mark(&mut body["payload"]);
+        return Ok(body);
+    }
+    let whole = serde_json::from_slice(&request.body).ok();
+    let in_order = whole.filter(|_| request.cost.depth <= JSON_DEPTH_MAX);
+    Ok(in_order.unwrap_or_else(|| damaged_report(&request.body)))
+}
+
 /// A report that is not in order: what of it can be read, which says so of itself.
 fn damaged_report(bytes: &[u8]) -> Value {
     let found = reader::read(bytes);
@@ -110,13 +131,28 @@ fn answer(status: u16, body: Value) -> Handled<Event> {
     Handled::Answer(status, body.into())
 }
 
+/// What a person asks, and what a provider reports: it does not wait behind any crowd, and keeps
+/// its order.
+pub fn is_urgent(event: &GateEvent) -> bool {
+    match event {
+        GateEvent::Request(_, request) => {
+            matches!(request.path.as_str(), "/status" | "/stop") || is_of_provider(&request.path)
+        }
+        GateEvent::PeerClosed(_) => true,
+        GateEvent::PeerText(..) | GateEvent::Upgrade(..) => false,
+    }
+}
+
 /// What the gate of a control port asks for each thing that happens there.
 pub fn handler(token: Secret) -> impl FnMut(GateEvent) -> Handled<Event> + Send + 'static {
     move |event| {
         let (ticket, request, upgrade) = match event {
             GateEvent::Request(ticket, request) => (ticket, request, false),
             GateEvent::Upgrade(ticket, request) => (ticket, request, true),
-            GateEvent::PeerText(_, text) => {
+            GateEvent::PeerText(_, text, cost) => {
+                if let Some((code, why)) = cost.refusal() {
+                    return Handled::Reply(error_body(code, &why).to_string());
+                }
                 return Handled::Forward(Event::Control(
                     Ticket::NOBODY,
                     ControlRequest::MonitorSaid(text),
@@ -133,12 +169,10 @@ pub fn handler(token: Secret) -> impl FnMut(GateEvent) -> Handled<Event> + Send 
             let text = "the control port needs its token: Authorization: Bearer <controlToken of the runner info file>";
             return answer(401, error_body("unauthorized", text));
         }
-        // A body that is no JSON counts as null, but for what a provider has written.
-        let body = serde_json::from_slice::<Value>(&request.body)
-            .ok()
-            .or_else(|| is_of_provider(&request.path).then(|| damaged_report(&request.body)))
-            .unwrap_or(Value::Null);
-        route(ticket, &request, body, upgrade)
+        match body_of(&request) {
+            Ok(body) => route(ticket, &request, body, upgrade),
+            Err((code, text)) => answer(422, error_body(code, &text)),
+        }
     }
 }
 
@@ -257,7 +291,7 @@ mod tests {
     fn status(handled: &Handled<Event>) -> u16 {
         match handled {
             Handled::Answer(status, _) | Handled::AnswerAndForward(_, status, _) => *status,
-            Handled::Forward(_) => 0,
+            Handled::Forward(_) | Handled::Reply(_) => 0,
         }
     }
 

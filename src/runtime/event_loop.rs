@@ -9,6 +9,7 @@ use crossbeam_channel::{Receiver, Select, TryRecvError};
 
 use crate::clock::Clock;
 use crate::core::{Lane, Machine};
+use crate::edge::turns::{Taken, TurnsOut};
 
 #[cfg(test)]
 mod tests;
@@ -63,8 +64,46 @@ pub trait Lanes {
     fn wait(&mut self, lanes: &[usize], timeout: Option<Duration>);
 }
 
-/// Bounded channels as lanes.
-impl<E> Lanes for &[Receiver<E>] {
+/// One lane of a state thread: a channel, or a gate's queue.
+pub enum Source<E> {
+    /// First come, first served.
+    Channel(Receiver<E>),
+    /// Token lines in turn.
+    Turns(TurnsOut<E>),
+}
+
+impl<E> Clone for Source<E> {
+    fn clone(&self) -> Source<E> {
+        match self {
+            Source::Channel(lane) => Source::Channel(lane.clone()),
+            Source::Turns(lane) => Source::Turns(lane.clone()),
+        }
+    }
+}
+
+impl<E> Source<E> {
+    fn take(&self) -> Received<E> {
+        match self {
+            Source::Channel(lane) => match lane.try_recv() {
+                Ok(event) => Received::Event(event),
+                Err(TryRecvError::Empty) => Received::Empty,
+                Err(TryRecvError::Disconnected) => Received::Closed,
+            },
+            Source::Turns(lane) => match lane.take() {
+                Taken::Event(event) => Received::Event(event),
+                Taken::Empty => Received::Empty,
+                Taken::Closed => Received::Closed,
+            },
+        }
+    }
+
+    /// Throws away what is in it, so that no edge waits for room.
+    pub fn drain(&self) {
+        while matches!(self.take(), Received::Event(_)) {}
+    }
+}
+
+impl<E> Lanes for &[Source<E>] {
     type Event = E;
 
     fn count(&self) -> usize {
@@ -72,17 +111,16 @@ impl<E> Lanes for &[Receiver<E>] {
     }
 
     fn take(&mut self, lane: usize) -> Received<E> {
-        match self[lane].try_recv() {
-            Ok(event) => Received::Event(event),
-            Err(TryRecvError::Empty) => Received::Empty,
-            Err(TryRecvError::Disconnected) => Received::Closed,
-        }
+        self[lane].take()
     }
 
     fn wait(&mut self, lanes: &[usize], timeout: Option<Duration>) {
         let mut select = Select::new();
         for lane in lanes {
-            select.recv(&self[*lane]);
+            match &self[*lane] {
+                Source::Channel(lane) => select.recv(lane),
+                Source::Turns(lane) => select.recv(lane.bell()),
+            };
         }
         // Which lane it names is not used: it may be empty again by now.
         match timeout {

@@ -8,7 +8,7 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use signal_hook::consts::{SIGHUP, SIGINT};
 
 use super::control;
-use super::event_loop;
+use super::event_loop::{self, Source};
 use super::threads::Threads;
 use crate::clock::Clock;
 use crate::core::Lane as _;
@@ -19,9 +19,10 @@ use crate::core::agent::effect::{
 };
 use crate::core::agent::event::{Event, Lane, StopReason};
 use crate::core::limits::{COMMITS_IN_FLIGHT_MAX, CONTROL_HELD_MAX};
-use crate::edge::gate::{Gate, Limits, Orders};
+use crate::edge::gate::{Gate, Identify, Limits, Orders, Parts};
 use crate::edge::provider::ChildRegistration;
 use crate::edge::store::Store;
+use crate::edge::turns::{OrderCount, TurnsIn, TurnsOut, turns};
 use crate::edge::{Port, bus, heartbeat, provider, pump, signals, store};
 use crate::os::{self, Waker};
 use crate::secret::Secret;
@@ -51,7 +52,9 @@ pub struct RunnerParts {
 /// Events of one edge that wait for the state thread at most.
 const fn lane_capacity(lane: Lane) -> usize {
     match lane {
-        Lane::Store | Lane::Control | Lane::Provider => 64,
+        Lane::Store | Lane::Provider => 64,
+        // Has a queue of its own.
+        Lane::Control => 0,
         Lane::Bus => 256,
         Lane::Heartbeat | Lane::Pump => 16,
         Lane::Main => 8,
@@ -60,6 +63,9 @@ const fn lane_capacity(lane: Lane) -> usize {
 
 /// Orders for the bus: what one credit's worth of commits may release, and the frames of a burst.
 const BUS_ORDERS: usize = 8192;
+/// Batches of orders for the control port. With half of them on their way nothing more is taken of
+/// it; the rest is for what other lanes answer.
+const CONTROL_ORDERS: usize = 1024;
 /// Orders for the provider: verbs are answered one by one and bounded by commands and batches.
 const PROVIDER_ORDERS: usize = 1024;
 /// After the machine has finished, threads get this long.
@@ -72,6 +78,7 @@ struct Ports {
     pump: Port<PumpCommand>,
     provider: Port<ProviderCommand>,
     control: Port<Orders>,
+    control_orders: OrderCount<Event>,
 }
 
 /// What the threads get of the channels: their orders, and what wakes them for those.
@@ -85,6 +92,8 @@ struct OrdersOut {
     bus_waker: Waker,
     provider_waker: Waker,
     control_waker: Waker,
+    control_lane: TurnsIn<Event>,
+    control_turns: TurnsOut<Event>,
 }
 
 impl Ports {
@@ -96,8 +105,9 @@ impl Ports {
         let (heartbeat_port, heartbeat) = bounded(4);
         let (pump_port, pump) = bounded(1);
         let (provider_port, provider) = bounded(PROVIDER_ORDERS);
-        let (control_port, control) = bounded(CONTROL_HELD_MAX * 4);
+        let (control_port, control) = bounded(CONTROL_ORDERS);
         let (bus_waker, provider_waker, control_waker) = (waker()?, waker()?, waker()?);
+        let (control_lane, control_turns) = turns(control_waker.clone(), CONTROL_ORDERS / 2);
         let ports = Ports {
             store: Port::plain(store_port),
             bus: Port::waking(bus_port, bus_waker.clone()),
@@ -105,6 +115,7 @@ impl Ports {
             pump: Port::plain(pump_port),
             provider: Port::waking(provider_port, provider_waker.clone()),
             control: Port::waking(control_port, control_waker.clone()),
+            control_orders: control_turns.order_count(),
         };
         let orders = OrdersOut {
             store,
@@ -116,6 +127,8 @@ impl Ports {
             bus_waker,
             provider_waker,
             control_waker,
+            control_lane,
+            control_turns,
         };
         Ok((ports, orders))
     }
@@ -126,9 +139,15 @@ impl Ports {
 pub fn run(parts: RunnerParts) -> Result<Outcome, String> {
     let mut threads = Threads::new();
     let exits = threads.exits();
-    let (lanes_in, lanes_out): (Vec<Sender<Event>>, Vec<Receiver<Event>>) =
-        Lane::ALL.iter().map(|lane| bounded(lane_capacity(*lane))).unzip();
     let (ports, orders) = Ports::new()?;
+    let lane = |lane: &Lane| {
+        let (sender, receiver) = bounded(lane_capacity(*lane));
+        let is_control = *lane as usize == Lane::Control as usize;
+        let turns = is_control.then(|| Source::Turns(orders.control_turns.clone()));
+        (sender, turns.unwrap_or(Source::Channel(receiver)))
+    };
+    let (lanes_in, lanes_out): (Vec<Sender<Event>>, Vec<Source<Event>>) =
+        Lane::ALL.iter().map(lane).unzip();
     let RunnerParts { config, clock, tell, child_registrations, .. } = parts;
     let whoami =
         format!("agent {}; `agent-relay status {0} --why` tells how it is", config.agent_id);
@@ -168,7 +187,7 @@ pub fn run(parts: RunnerParts) -> Result<Outcome, String> {
     // be away for days.
     crate::notify::ready(&whoami);
     let outcome = wait_for_exit(&exits, &outcome, notice);
-    let drain = || lanes_out.iter().for_each(|lane| while lane.try_recv().is_ok() {});
+    let drain = || lanes_out.iter().for_each(Source::drain);
     for late in threads.join(JOIN_LIMIT, drain) {
         log::warn!(target: "runner", "thread {late} did not end in time");
     }
@@ -194,15 +213,17 @@ impl Edges {
         lanes: &[Sender<Event>],
     ) -> Result<(), String> {
         let to = |lane: Lane| lanes[lane as usize].clone();
-        let gate = Gate::new(
-            self.control,
-            None,
-            control_limits(),
-            control::handler(self.control_token),
-            orders.control,
-            orders.control_waker,
-            to(Lane::Control),
-        )
+        let gate = Gate::new(Parts {
+            listener: self.control,
+            tls: None,
+            limits: control_limits(),
+            handler: control::handler(self.control_token),
+            orders: orders.control,
+            waker: orders.control_waker,
+            lane: orders.control_lane,
+            identify: Identify::ByConnection,
+            urgent: control::is_urgent,
+        })
         .map_err(|error| format!("cannot watch the control port: {error}"))?;
         let (file, lane) = (self.store, to(Lane::Store));
         start(threads, "store", move || store::run(file, orders.store, lane))?;
@@ -312,6 +333,7 @@ fn dispatch(ports: &Ports, effects: Vec<Effect>, tell: fn(&str)) -> Option<Outco
         }
     }
     if !answers.is_empty() {
+        ports.control_orders.add();
         ports.control.order(answers);
     }
     outcome

@@ -9,6 +9,8 @@ use super::api::{Command, CommandStatus};
 pub const CLOSE_GOING: u16 = 1001;
 /// Close code: an orderly end.
 pub const CLOSE_NORMAL: u16 = 1000;
+/// Close code: a limit was met, which the reason names.
+pub const CLOSE_POLICY: u16 = 1008;
 /// Close code: unauthorized.
 pub const CLOSE_UNAUTHORIZED: u16 = 4001;
 /// Close code: another instance took over.
@@ -217,6 +219,20 @@ impl ClientFrame {
             },
             _ => return Err(FrameError::Unknown { kind }),
         })
+    }
+
+    /// Its id, where it has one of its own.
+    pub fn id(&self) -> Option<&str> {
+        match self {
+            ClientFrame::Register { id, .. }
+            | ClientFrame::Command { id, .. }
+            | ClientFrame::CommandUpdate { id, .. }
+            | ClientFrame::Subscribe { id, .. }
+            | ClientFrame::Resume { id, .. } => Some(id),
+            ClientFrame::Heartbeat { .. }
+            | ClientFrame::Status { .. }
+            | ClientFrame::Ack { .. } => None,
+        }
     }
 
     /// Writes the frame.

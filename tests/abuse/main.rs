@@ -2,6 +2,8 @@
 //! its memory stays bounded, and a normal client gets its answer meanwhile.
 
 mod bus;
+mod scene;
+mod token;
 
 #[path = "../it/support.rs"]
 #[allow(dead_code, unused_imports)]

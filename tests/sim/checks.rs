@@ -25,6 +25,7 @@ impl World {
                 ));
             }
         }
+        self.gate.check()?;
         if self.hub.as_ref().is_some_and(|hub| hub.commits_in_flight() > COMMITS_IN_FLIGHT_MAX) {
             return Err("the hub has too many commits under way".into());
         }

@@ -67,6 +67,16 @@ fn every_seed_holds() {
     println!("{count} seeds from {first} hold");
 }
 
+/// The greedy agent of a seed meets others in the queue: what is asserted in each step happens.
+#[test]
+fn a_greedy_agent_waits_behind_itself() {
+    let worlds: Vec<World> =
+        (1..=8).map(|tens| run_seed(tens * 10, false).expect("holds")).collect();
+    assert!(worlds.iter().all(|world| world.gate.is_greedy));
+    let longest = worlds.iter().map(|world| world.gate.longest).max().unwrap_or(0);
+    assert!(longest > 1, "nobody waited beside the greedy agent: {longest}");
+}
+
 #[test]
 fn kept_seeds_hold() {
     for line in include_str!("kept.txt")

@@ -1,6 +1,7 @@
 //! The simulated world: one event at a time, in the order of simulated time.
 
 mod disk;
+mod greedy;
 mod hub;
 mod net;
 mod person;
@@ -57,7 +58,9 @@ pub struct World {
     pub hub: Option<Hub>,
     hub_life: u64,
     pub hub_store: HubStore,
+    /// All lanes of the hub but that of its gate.
     hub_lanes: Vec<VecDeque<HubEvent>>,
+    pub gate: greedy::Gate,
     hub_pending: VecDeque<Commit<HubOp>>,
     hub_stalled: bool,
     hub_stall_told: bool,
@@ -119,7 +122,11 @@ impl World {
             };
             HubOp::TokenPut { hash: hash(token), record }
         };
-        let first = vec![token("operator", OPERATOR), token("root", ROOT)];
+        let mut first = vec![token("operator", OPERATOR), token("root", ROOT)];
+        if let HubOp::TokenPut { hash, mut record } = token("provider-agent", greedy::GREEDY) {
+            record.agent_id = Some("greedy".into());
+            first.push(HubOp::TokenPut { hash, record });
+        }
         hub_store.commit_ops(&first).expect("memory");
         let mut world = World {
             seed,
@@ -133,6 +140,7 @@ impl World {
             hub_life: 0,
             hub_store,
             hub_lanes: HubLane::ALL.iter().map(|_| VecDeque::new()).collect(),
+            gate: greedy::Gate::new(rng.fork("greedy"), seed.is_multiple_of(10)),
             hub_pending: VecDeque::new(),
             hub_stalled: false,
             hub_stall_told: false,
@@ -163,6 +171,7 @@ impl World {
         world.after_ms(4000, Action::SendNext);
         world.after_ms(3000, Action::Trouble);
         world.after_ms(5000, Action::Person);
+        world.after_ms(4500, Action::Greedy);
         world
     }
 
@@ -313,11 +322,20 @@ impl World {
         }
         for lane in HubLane::ALL.iter().copied() {
             let Some(hub) = self.hub.as_mut() else { break };
+            let mut take = || match lane {
+                HubLane::Gate => self.gate.pop(self.now.tick),
+                lane => self.hub_lanes[lane as usize].pop_front(),
+            };
             if hub.may_take(lane)
-                && let Some(event) = self.hub_lanes[lane as usize].pop_front()
+                && let Some(event) = take()
             {
                 let effects = hub.handle(self.now, event);
                 self.hub_effects(effects);
+                let free_at =
+                    self.gate.free_at().filter(|_| lane as usize == HubLane::Gate as usize);
+                if let Some(at) = free_at {
+                    self.at(at, Action::GateFree);
+                }
                 return true;
             }
         }
@@ -333,7 +351,10 @@ impl World {
             }
             Action::Hub { life, lane, event } => {
                 if self.hub_life == life && self.hub.is_some() {
-                    self.hub_lanes[lane as usize].push_back(event);
+                    match lane {
+                        HubLane::Gate => self.gate.push(event),
+                        lane => self.hub_lanes[lane as usize].push_back(event),
+                    }
                 }
             }
             Action::Commit { runner, life } => self.commit(runner, life),
@@ -375,6 +396,8 @@ impl World {
             Action::SendNext => self.send_next(),
             Action::Trouble => self.trouble(),
             Action::Person => self.person_acts(),
+            Action::Greedy => self.greedy_burst(),
+            Action::GateFree => {}
             Action::EndPartition => self.partition.clear(),
             Action::HealDisk { runner } => match runner {
                 Some(runner) => self.runners[runner].stalled = false,

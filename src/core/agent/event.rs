@@ -104,6 +104,7 @@ impl Event {
                 RelayFrame::Registered { .. } => "bus registered".into(),
                 RelayFrame::Ack { .. } => "bus ack".into(),
             },
+            Event::Bus(BusEvent::FramedInPart(..)) => "bus frame read in part".into(),
             Event::Bus(BusEvent::Connected) => "bus connected".into(),
             Event::Bus(BusEvent::Lost(cause)) => format!("bus lost: {cause}"),
             Event::Called { call, result } => match result {
@@ -171,6 +172,8 @@ pub enum BusEvent {
     /// The socket is up and upgraded; nothing is registered yet.
     Connected,
     Framed(RelayFrame),
+    /// A frame of which only a part can be read, and why.
+    FramedInPart(RelayFrame, String),
     /// The connection is gone or never came to be.
     Lost(Cause),
 }

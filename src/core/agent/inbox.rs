@@ -226,6 +226,16 @@ impl Agent {
         self.status.touch();
     }
 
+    /// Says of a message that this agent does not take it, and why.
+    pub(super) fn decline_message(&mut self, message: &Message, frame_id: String, why: &str) {
+        self.commits.defer(Effect::frame(&ClientFrame::Ack { frame_id }));
+        if !message.id.is_none() {
+            let at = self.place_of(message);
+            self.log(LogLevel::Warn, "inbox", format!("message #{} declined: {why}", message.id));
+            self.ask_read(at, Some(why));
+        }
+    }
+
     pub(super) fn on_inbox_rows(&mut self, mut rows: Vec<InboxMessage>, more: bool) {
         rows.retain(|row| !self.inbox.is_settled(row.at) && !self.turn.holds(row.at));
         self.inbox.refill(rows, more);

@@ -20,6 +20,7 @@ mod posted;
 pub mod prompt;
 pub(in crate::core) mod prompt_text;
 mod relay_link;
+mod shorten;
 mod starts;
 mod status;
 mod stop;

@@ -8,7 +8,9 @@ use serde_json::{Value, json};
 use super::Agent;
 use super::effect::Effect;
 use super::store::OutboxRow;
+use crate::core::cost::depth_of;
 use crate::core::ids::{MessageId, MessageRef, Ticket};
+use crate::core::limits::{FIELD_BYTES_MAX, SENT_DEPTH_MAX};
 use crate::core::time::Now;
 use crate::wire::api::{NewMessage, error_body};
 use crate::wire::control::LogLevel;
@@ -17,8 +19,6 @@ use crate::wire::{FRAME_BYTES_MAX, MESSAGE_BODY_BYTES_MAX};
 /// Status and body of a refusal.
 type Refusal = (u16, Value);
 
-/// Longest target, key, channel and subject.
-const FIELD_BYTES_MAX: usize = 1000;
 /// How the keys of a runner's own messages begin.
 const OWN_KEYS: [&str; 3] = ["reply:", "task:", "not-started:"];
 /// Characters of a reaction, as a hub keeps them.
@@ -169,6 +169,11 @@ impl Agent {
                 "field_too_large",
                 format!("target, subject, channel and key may have {FIELD_BYTES_MAX} bytes each"),
             ));
+        }
+        let levels = message.payload.values().map(depth_of).max().unwrap_or(0);
+        if levels > SENT_DEPTH_MAX {
+            let text = format!("a payload may have {SENT_DEPTH_MAX} levels, this one has {levels}");
+            return Err(refuse(422, "too_deep", text));
         }
         let size = message.body.len();
         if size > MESSAGE_BODY_BYTES_MAX {

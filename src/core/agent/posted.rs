@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::Agent;
 use super::tracker::{Status, TURN, Work};
 use crate::core::chars;
+use crate::core::cost::Room;
 use crate::core::ids::Ticket;
 use crate::core::time::Now;
 use crate::wire::api::{DetailedStatus, StatusSource};
@@ -14,6 +15,8 @@ use crate::wire::control::OUTSIDE;
 
 /// Characters of a posted text that are shown.
 const TEXT_MAX: usize = 300;
+/// Bytes of further details of posted work; more is left out.
+const METADATA_BYTES_MAX: usize = 8 << 10;
 
 /// A text of the body that is not empty.
 fn text<'a>(body: &'a Value, field: &str) -> Option<&'a str> {
@@ -45,7 +48,11 @@ fn work_of(body: &Value, kind: String, id: String, posted: (String, i64)) -> Wor
     if let Some(state) = record("providerState") {
         metadata["providerState"] = state;
     }
-    let told = |field: &str| text(body, field).map(str::to_string);
+    if !(Room { bytes: METADATA_BYTES_MAX, members: 100 }).take(&metadata) {
+        metadata = json!({});
+    }
+    let told =
+        |field: &str| text(body, field).map(|text| text.chars().take(TEXT_MAX).collect::<String>());
     Work {
         kind,
         id,

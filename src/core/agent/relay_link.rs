@@ -184,6 +184,7 @@ impl Agent {
                 .out
                 .push(Effect::Bus(BusCommand::Disconnect { reason: "not wanted any more".into() })),
             (BusEvent::Framed(frame), _) => self.on_frame(now, frame),
+            (BusEvent::FramedInPart(frame, why), _) => self.on_frame_in_part(now, frame, &why),
             (BusEvent::Lost(_), Conn::Off) => {}
             (BusEvent::Lost(cause), _) => self.on_bus_lost(now, cause),
         }
@@ -238,6 +239,20 @@ impl Agent {
             RelayFrame::Command { id, command } => self.on_command(now, command, Some(id)),
             RelayFrame::Ack { frame_id } => self.on_frame_acknowledged(&frame_id),
             RelayFrame::Error { code, message, .. } => self.on_bus_error(now, &code, &message),
+        }
+    }
+
+    /// A message that cannot be read as a whole is declined with the reason: it would come again
+    /// and again, and fill the window for others.
+    fn on_frame_in_part(&mut self, now: Now, frame: RelayFrame, why: &str) {
+        match frame {
+            RelayFrame::Event { seq, event, data, .. } if event == "message.new" => {
+                match serde_json::from_value::<Message>(data) {
+                    Ok(message) => self.decline_message(&message, format!("e{seq}"), why),
+                    Err(_) => self.log(LogLevel::Warn, "bus", format!("unreadable event: {why}")),
+                }
+            }
+            frame => self.on_frame(now, frame),
         }
     }
 
@@ -324,6 +339,11 @@ impl Agent {
                 self.on_registration_refused(now, message)
             }
             "unknown_agent" => self.reconnect(now, "register again"),
+            "field_too_long" | "too_deep" | "too_many_members"
+                if self.relay_link.is_registered() =>
+            {
+                self.tell_bare_status()
+            }
             // Tried again, perhaps in vain: whoever watches the start must not believe that all is
             // well.
             _ if matches!(self.relay_link.conn, Conn::Registering { .. }) => {

@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 use self::evidence::Evidence;
 use super::Agent;
 use super::effect::Effect;
+use super::shorten::shorten;
 use super::supervisor::State;
 use crate::core::agent::tracker::Status;
 use crate::core::limits::*;
@@ -287,6 +288,7 @@ impl Agent {
         if self.status.context.is_object() {
             meta.insert("context".into(), self.status.context.clone());
         }
+        shorten(&mut meta);
         meta
     }
 
@@ -352,6 +354,17 @@ impl Agent {
         } else if self.stop.is_some() {
             self.status.silent = true;
         }
+    }
+
+    /// The relay does not take the record of a status: the word counts without it.
+    pub(super) fn tell_bare_status(&mut self) {
+        let agent_status = self.wire_status();
+        if !self.relay_link.is_registered() || self.status.silent {
+            return;
+        }
+        let ready = Some(agent_status != AgentStatus::Offline);
+        let agent_status = agent_status.as_str().into();
+        self.out.push(Effect::frame(&ClientFrame::Status { agent_status, ready, meta: None }));
     }
 
     /// The answer to `GET /status`: all that the runner knows of itself.

@@ -3,6 +3,7 @@
 
 use serde_json::{Value, json};
 
+use crate::core::limits::WORK_MAX;
 use crate::core::time::Tick;
 use crate::wire::api::AgentStatus;
 use crate::wire::words::words;
@@ -128,8 +129,10 @@ impl Tracker {
 
     /// Starts a work item, or replaces it in its place.
     pub fn start_work(&mut self, work: Work) {
+        let is_full = self.work.len() >= WORK_MAX;
         match self.work.iter_mut().find(|w| w.kind == work.kind && w.id == work.id) {
             Some(old) => *old = work,
+            None if is_full => {}
             None => self.work.push(work),
         }
     }

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::event::{Effect, HubOp, StoredAgent};
 use super::rights::{self, line_of};
 use super::{Hub, Refusal};
+use crate::core::cost::{bytes_of, bytes_of_map};
 use crate::core::http::GateCommand;
 use crate::core::ids::{MessageId, PeerId};
 use crate::core::limits::*;
@@ -27,36 +28,31 @@ pub(super) struct Queue {
     pub until: Option<i64>,
 }
 
-/// Most bytes of an agent's meta.
-const META_BYTES_MAX: usize = 512 << 10;
-
-/// Adds to an agent's meta; where that would be too much, only the newest part is kept.
+/// Adds to an agent's meta; where that would be too much, only the newest part is kept. What is
+/// told is short enough by itself.
 pub(super) fn merge_meta(
     known: &mut serde_json::Map<String, Value>,
     told: serde_json::Map<String, Value>,
 ) {
-    let size = |map: &serde_json::Map<String, Value>| {
-        serde_json::to_string(map).map_or(usize::MAX, |text| text.len())
-    };
-    let grows = told.keys().any(|name| !known.contains_key(name));
-    known.extend(told.clone());
-    if (grows || told.len() > 64) && size(known) > META_BYTES_MAX {
-        *known = if size(&told) > META_BYTES_MAX { Default::default() } else { told };
+    let stays = |name: &String| !told.contains_key(name);
+    let kept: usize = known
+        .iter()
+        .filter(|(name, _)| stays(name))
+        .map(|(name, value)| name.len() + 4 + bytes_of(value))
+        .sum();
+    if kept + bytes_of_map(&told) > META_BYTES_MAX {
+        known.clear();
     }
+    known.extend(told);
 }
 
 /// The field of a status that tells an event of the agent's timeline.
 const TIMELINE: &str = "timelineEvent";
 
-/// Most bytes of a component id.
-const COMPONENT_BYTES_MAX: usize = 400;
 /// Component ids of an agent that others may not take: its last ones.
 const COMPONENTS_KEPT_MAX: usize = 16;
 /// Senders without a registration that are remembered.
 const SENDERS_KEPT_MAX: usize = AGENTS_MAX;
-
-/// Bytes of a label, a tag or a capability.
-const LABEL_BYTES_MAX: usize = 200;
 
 /// A label, a tag or a capability: one line, not too long.
 pub(super) fn is_label(text: &str) -> bool {

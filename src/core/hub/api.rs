@@ -100,6 +100,7 @@ impl Hub {
 
     pub(super) fn on_request(&mut self, ticket: Ticket, request: Request) {
         self.tickets.insert(ticket, self.now.tick);
+        self.accounts.retry_after = None;
         if self.stopping {
             return self.refuse(ticket, 503, "stopping", "the hub is stopping");
         }
@@ -122,6 +123,13 @@ impl Hub {
                 self.commits.defer(After::Answer { ticket, status, body })
             }
             Ok(Answer::Later) => {}
+            Err((429, code, sentence)) => {
+                let mut body = error_body(code, &sentence);
+                if let Some(seconds) = self.accounts.retry_after.take() {
+                    body["retryAfter"] = json!(seconds);
+                }
+                self.respond(ticket, 429, body);
+            }
             Err((status, code, sentence)) => self.refuse(ticket, status, code, &sentence),
         }
     }
@@ -187,6 +195,9 @@ impl Hub {
             return Ok(());
         }
         self.meter.limited += 1;
+        if let Some(token) = token {
+            self.note_limit_met(token, "requests");
+        }
         Err((429, "rate_limited", "too many requests; try again in a second".into()))
     }
 

@@ -17,6 +17,7 @@ use crate::wire::control::LogLevel;
 #[derive(Debug, Default, Clone)]
 pub(super) struct Offer {
     pub task: Option<TaskId>,
+    pub sender: String,
     pub recipients: Vec<String>,
     pub claim: Option<Claim>,
 }
@@ -39,9 +40,11 @@ impl Hub {
                     .min(CLAIM_LEASE);
             Claim { agent, until: self.now.tick + left, read: is_read }
         });
+        // Its sender is known again where it is a task.
+        let sender = String::new();
         self.offers.insert(
             stored.message,
-            Offer { task: stored.task, recipients: stored.recipients, claim: None },
+            Offer { task: stored.task, sender, recipients: stored.recipients, claim: None },
         );
         self.set_claim(stored.message, claim);
     }
@@ -153,6 +156,7 @@ impl Hub {
     pub(super) fn settle_offer(&mut self, message: MessageId) {
         self.set_claim(message, None);
         let Some(offer) = self.offers.remove(&message) else { return };
+        self.accounts.offers.remove(&offer.sender);
         for recipient in &offer.recipients {
             if let Some(queue) = self.queues.get_mut(recipient) {
                 queue.ids.remove(&message);
@@ -164,9 +168,9 @@ impl Hub {
     /// The retention removed the message: nobody claimed it in all that time.
     pub(super) fn forget_offer(&mut self, message: MessageId) {
         self.set_claim(message, None);
-        if let Some(offer) = self.offers.remove(&message)
-            && let Some(task) = offer.task
-        {
+        let Some(offer) = self.offers.remove(&message) else { return };
+        self.accounts.offers.remove(&offer.sender);
+        if let Some(task) = offer.task {
             self.tasks.remove(&task);
         }
     }

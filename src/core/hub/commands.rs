@@ -1,12 +1,13 @@
 //! Commands: opaque to the hub, which routes them by target, stores and expires them.
 
+use crate::core::cost::bytes_of_map;
 use crate::core::http::GateCommand;
 use serde_json::{Map, Value, json};
 
 use super::Hub;
-use super::Refusal;
 use super::event::{After, Effect, HubOp};
 use super::rights::{ADMIN, COMMAND_ISSUE, ORCHESTRATOR, acts_as, allows, forbidden, line_of};
+use super::{Refusal, bounds};
 use crate::core::ids::PeerId;
 use crate::core::limits::*;
 use crate::wire::api::{Command, CommandStatus, TokenRecord, USER};
@@ -46,6 +47,9 @@ impl Hub {
         if kind.is_empty() {
             return Err((400, "no_type", "a command needs a \"type\"".into()));
         }
+        bounds::text("type", kind, NAME_BYTES_MAX)?;
+        bounds::text("target", target, NAME_BYTES_MAX)?;
+        bounds::record("params", &params, COMMAND_PART_BYTES_MAX)?;
         let Some(agent) = self.agent_of_target(target) else {
             return Err((422, "no_such_target", format!("there is no agent or runner {target:?}")));
         };
@@ -59,6 +63,7 @@ impl Hub {
                 format!("{COMMANDS_PENDING_MAX} commands wait already"),
             ));
         }
+        self.charge_stored(actor, bytes_of_map(&params), 0)?;
         let now = self.now.wall.0;
         let command = Command {
             id: format!("cmd-{}", self.rng.uuid()),
@@ -195,6 +200,8 @@ impl Hub {
                 "\"status\" must be accepted, running, succeeded, failed or cancelled".into(),
             ));
         }
+        bounds::json("result", result.as_ref(), COMMAND_RESULT_BYTES_MAX)?;
+        bounds::text("error", error.as_deref().unwrap_or_default(), COMMAND_PART_BYTES_MAX)?;
         let Some(command) = self.commands.get(id).cloned() else {
             return Err((404, "not_found", "there is no such open command".into()));
         };

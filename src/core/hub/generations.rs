@@ -302,7 +302,7 @@ impl Hub {
             .map(|(hash, _)| hash.clone())
             .collect();
         for hash in gone {
-            self.tokens.remove(&hash);
+            self.forget_token(&hash);
             self.commits.write(HubOp::TokenDelete { hash });
         }
     }

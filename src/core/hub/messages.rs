@@ -7,7 +7,8 @@ use super::event::{AcceptedMessage, After, HubOp};
 use super::generations::Named;
 use super::rights::{ADMIN, acts_as, allows};
 use super::written::{WrittenMessage, with_members};
-use super::{Hub, Refusal};
+use super::{Hub, Refusal, bounds};
+use crate::core::cost::bytes_of_map;
 use crate::core::http::Body;
 use crate::core::ids::{MessageId, Ticket};
 use crate::core::limits::QUEUED_FOR;
@@ -66,6 +67,9 @@ impl Hub {
             known => known,
         };
         let recipients = self.resolve(&new.to, &from)?;
+        self.check_waiting(actor, &from, new.claimable, recipients.is_empty())?;
+        let bytes = new.body.len() + bytes_of_map(&new.payload);
+        self.charge_stored(actor, bytes, recipients.len())?;
         let id = self.next_message_id();
         let resolved = match recipients.as_slice() {
             [one] if new.to.starts_with("policy:") => Some(one.clone()),
@@ -106,7 +110,11 @@ impl Hub {
             key,
             sees_all,
         });
+        if message.claimable {
+            self.accounts.offers.add(&from);
+        }
         if recipients.is_empty() {
+            self.accounts.unresolved.add(&from);
             // In the same commit: a message that waits for a match must not be forgotten by a
             // crash.
             self.commits
@@ -199,6 +207,7 @@ impl Hub {
         for mut message in waiting {
             if message.claimable && !self.offers.contains_key(&message.id) {
                 // Settled by somebody who matched earlier.
+                self.accounts.unresolved.remove(&message.sender);
                 self.commits.write(HubOp::Unresolved { message: message.id, until: None });
                 continue;
             }
@@ -223,6 +232,7 @@ impl Hub {
             // One agent is enough for a policy; others go on waiting for further matches.
             let settled = meant && message.target.starts_with("policy:");
             if settled {
+                self.accounts.unresolved.remove(&message.sender);
                 self.commits.write(HubOp::Unresolved { message: message.id, until: None })
             } else {
                 self.unresolved.push(message)
@@ -238,6 +248,7 @@ impl Hub {
             let task = message.task_id();
             let offer = self.offers.entry(message.id).or_default();
             offer.task = task;
+            offer.sender = message.from.clone();
             offer.recipients = sent.recipients.clone();
         }
         if sent.recipients.is_empty() {
@@ -399,6 +410,7 @@ fn check_target_and_body(new: &NewMessage) -> Result<(), Refusal> {
     if new.to.trim().is_empty() {
         return Err((400, "no_target", "the message has no \"to\"".into()));
     }
+    bounds::message(new)?;
     let bytes = new.body.len();
     if bytes > MESSAGE_BODY_BYTES_MAX {
         let text =

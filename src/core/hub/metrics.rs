@@ -1,15 +1,16 @@
 //! Counts and times of a hub, told as Prometheus text.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt::Write;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use super::Hub;
-use crate::core::http::GateStats;
+use super::rights::line_of;
+use crate::core::http::{GateStats, Greedy};
 use crate::wire::VERSION;
-use crate::wire::api::MessageKind;
+use crate::wire::api::{MessageKind, TokenRecord};
 
 /// Upper bounds of the buckets, seconds.
 const BOUNDS: [f64; 12] =
@@ -54,6 +55,9 @@ pub(super) struct Meter {
     /// Answers by status class, 0 to 5.
     pub answers: [u64; 6],
     pub limited: u64,
+    /// Times that a line met a limit here, all together and by line, with the last limit.
+    pub limits_met: u64,
+    pub lines: HashMap<String, (u64, &'static str)>,
     pub accepted: BTreeMap<&'static str, u64>,
     pub delivered: u64,
     pub acknowledged: u64,
@@ -77,7 +81,7 @@ impl Meter {
 
 impl Hub {
     /// What there is now, for people and for Prometheus.
-    pub(super) fn gauges(&self, gate: GateStats) -> Vec<(&'static str, &'static str, u64)> {
+    pub(super) fn gauges(&self, gate: &GateStats) -> Vec<(&'static str, &'static str, u64)> {
         let count = |n: usize| n as u64;
         let connected = self.agents.values().filter(|agent| agent.peer.is_some()).count();
         let streams = self.peers.values().filter(|peer| peer.stream).count();
@@ -107,14 +111,23 @@ impl Hub {
             ("last_message_id", "Newest message id", self.last_message.0),
             ("connections", "Open connections, all kinds", gate.open),
             ("connections_headless", "Connections without a complete request", gate.headless),
-            ("connection_bytes", "Bytes of bodies and answers that are held", gate.held_bytes),
+            ("connection_bytes", "Bytes that connections hold", gate.held_bytes),
+            ("line_bytes_max", "Most bytes that one agent has held", gate.line_held_max),
+            ("turn_events_max", "Most events of one line in a row beside others", gate.row.events),
+            ("turn_bytes_max", "Bytes before the last of them", gate.row.bytes),
+            ("turn_members_max", "Values before the last of them", gate.row.members),
         ]
     }
 
     /// What has happened since the start, for Prometheus.
-    fn counters(&self, gate: GateStats) -> [(&'static str, &'static str, u64); 8] {
+    fn counters(&self, gate: &GateStats) -> [(&'static str, &'static str, u64); 9] {
         [
             ("rate_limited_total", "Requests refused with 429", self.meter.limited),
+            (
+                "limits_met_total",
+                "Times that a token line met a limit",
+                self.meter.limits_met + gate.limited,
+            ),
             ("frames_delivered_total", "Message frames sent to agents", self.meter.delivered),
             ("acknowledged_total", "Messages that agents have taken over", self.meter.acknowledged),
             ("retired_total", "Messages deleted by retention", self.meter.retired),
@@ -129,7 +142,7 @@ impl Hub {
         ]
     }
 
-    pub(super) fn metrics_text(&self, gate: GateStats, store: &Value) -> String {
+    pub(super) fn metrics_text(&self, gate: &GateStats, store: &Value) -> String {
         let mut text = String::new();
         let _ = writeln!(
             text,
@@ -171,6 +184,15 @@ impl Hub {
                 "# HELP agent_relay_hub_{name} {about}\n# TYPE agent_relay_hub_{name} counter\nagent_relay_hub_{name} {value}"
             );
         }
+        if let Some(greedy) = self.greediest(gate) {
+            let agent = self.agent_of_line(&greedy.line).unwrap_or_default();
+            let name = "agent_relay_hub_greediest_line";
+            let _ = writeln!(
+                text,
+                "# HELP {name} Times that the line met limits which met most\n# TYPE {name} gauge\n{name}{{line=\"{}\",agent=\"{agent}\",limit=\"{}\"}} {}",
+                greedy.line, greedy.limit, greedy.met
+            );
+        }
         self.meter.request_time.print(
             &mut text,
             "agent_relay_hub_request_seconds",
@@ -189,7 +211,7 @@ impl Hub {
         text
     }
 
-    pub(super) fn info(&self, gate: GateStats, store: &Value) -> Value {
+    pub(super) fn info(&self, gate: &GateStats, store: &Value) -> Value {
         let uptime = self.started.map(|start| (self.now.tick - start).as_millis() as u64);
         let gauges: serde_json::Map<String, Value> = self
             .gauges(gate)
@@ -197,7 +219,40 @@ impl Hub {
             .map(|(name, _, value)| (camel(name), json!(value)))
             .collect();
         json!({"id": self.config.id, "version": VERSION, "uptimeMs": uptime, "store": store,
-            "trouble": self.commits.trouble().map(|trouble| trouble.cause.to_string()), "now": gauges})
+        "trouble": self.commits.trouble().map(|trouble| trouble.cause.to_string()), "now": gauges,
+        "limitsMet": self.meter.limits_met + gate.limited,
+        "greediest": self.greediest(gate).map(|greedy| json!({
+            "line": *greedy.line, "agent": self.agent_of_line(&greedy.line), "limit": greedy.limit, "met": greedy.met,
+        }))})
+    }
+
+    /// The line that has met limits most often, at the gate or here.
+    fn greediest(&self, gate: &GateStats) -> Option<Greedy> {
+        let here = self.meter.lines.iter().max_by_key(|(_, (met, _))| *met);
+        let here = here.map(|(line, (met, limit))| Greedy {
+            line: line.as_str().into(),
+            met: *met,
+            limit,
+        });
+        here.into_iter().chain(gate.greedy.clone()).max_by_key(|greedy| greedy.met)
+    }
+
+    fn agent_of_line(&self, line: &str) -> Option<String> {
+        let own = self.tokens.values().find(|record| line_of(record) == line);
+        own.and_then(|record| record.agent_id.clone())
+    }
+
+    /// Whose tokens are gone need not be named any more.
+    pub(super) fn forget_lines(&mut self) {
+        let lines: HashSet<&str> = self.tokens.values().map(|record| line_of(record)).collect();
+        self.meter.lines.retain(|line, _| lines.contains(line.as_str()));
+    }
+
+    /// A token has met a limit of its line.
+    pub(super) fn note_limit_met(&mut self, token: &TokenRecord, limit: &'static str) {
+        self.meter.limits_met += 1;
+        let line = self.meter.lines.entry(line_of(token).to_string()).or_insert((0, limit));
+        *line = (line.0 + 1, limit);
     }
 }
 

@@ -4,8 +4,10 @@
 //! pending commands, tokens); bodies stay in the store, reads go to a read-only connection . What a
 //! request changes is one commit, and answers and frames go out behind it ([`CommitQueue`]).
 
+mod accounts;
 mod agents;
 mod api;
+mod bounds;
 mod claims;
 mod commands;
 pub mod event;
@@ -116,6 +118,7 @@ pub struct Hub {
     commands: BTreeMap<String, Command>,
     tokens: HashMap<String, Arc<TokenRecord>>,
     rates: rates::Rates,
+    accounts: accounts::Accounts,
     /// Requests that wait for an answer, since when.
     tickets: HashMap<Ticket, Tick>,
     /// Calls of tools that wait for an answer of the API.
@@ -168,6 +171,7 @@ impl Hub {
             commands: BTreeMap::new(),
             tokens: HashMap::new(),
             rates: rates::Rates::default(),
+            accounts: accounts::Accounts::default(),
             tickets: HashMap::new(),
             mcp: mcp::OpenCalls::default(),
             vacuums: Vec::new(),
@@ -255,7 +259,10 @@ impl Hub {
         }
         for task in std::mem::take(&mut snapshot.tasks) {
             let StoredTask { id, message, status, sender, restored } = task;
-            self.tasks.insert(id, tasks::OpenTask { message, status, sender, restored });
+            if let Some(offer) = self.offers.get_mut(&message) {
+                offer.sender = sender.clone();
+            }
+            self.tasks.insert(id, tasks::OpenTask { message, status, sender, notes: 0, restored });
         }
         self.unresolved = std::mem::take(&mut snapshot.unresolved)
             .into_iter()
@@ -264,14 +271,14 @@ impl Hub {
                 messages::Unresolved { id, target, claimable, sender, until, matched: Vec::new() }
             })
             .collect();
+        self.recount();
         self.commands = std::mem::take(&mut snapshot.commands)
             .into_iter()
             .map(|command| (command.id.clone(), command))
             .collect();
-        self.tokens = std::mem::take(&mut snapshot.tokens)
-            .into_iter()
-            .map(|(hash, record)| (hash, Arc::new(record)))
-            .collect();
+        for (hash, record) in std::mem::take(&mut snapshot.tokens) {
+            self.know_token(hash, Arc::new(record));
+        }
         self.adopt(&snapshot);
         self.hold_blocked();
         // Epochs of events must not repeat over a restart, or an old acknowledgement would fit a

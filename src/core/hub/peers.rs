@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 use super::event::{After, Effect, HubOp};
 use super::rights::{self, allows};
 use super::timer::Timer;
-use super::{Hub, Refusal};
+use super::{Hub, Refusal, bounds};
 use crate::core::http::{GateCommand, Request};
 use crate::core::ids::{MessageId, PeerId, Ticket};
 use crate::core::limits::*;
@@ -138,6 +138,10 @@ impl Hub {
             peer.token = rights::everything();
         }
         match ClientFrame::parse(text) {
+            Ok(frame) if frame.id().is_some_and(|id| id.len() > NAME_BYTES_MAX) => {
+                let text = format!("the id of a frame may have {NAME_BYTES_MAX} bytes");
+                self.send_error(peer, None, "field_too_long", &text)
+            }
             Ok(frame) => self.on_frame(peer, frame),
             Err(FrameError::Malformed { id, reason }) => {
                 self.send_error(peer, id, "invalid_frame", &reason)
@@ -185,12 +189,12 @@ impl Hub {
                 self.send_error(number, None, "invalid_frame", "the first frame must be register")
             }
             ClientFrame::Heartbeat { status, meta } => {
-                if let Some(agent) = agent {
+                if let (Some(agent), true) = (agent, self.takes_meta(number, meta.as_ref())) {
                     self.on_heartbeat(&agent, &status, meta);
                 }
             }
             ClientFrame::Status { agent_status, ready, meta } => {
-                if let Some(agent) = agent {
+                if let (Some(agent), true) = (agent, self.takes_meta(number, meta.as_ref())) {
                     self.set_status(&agent, &agent_status, ready, meta);
                 }
             }
@@ -219,6 +223,12 @@ impl Hub {
                     Err((_, code, text)) => self.send_error(number, Some(id), code, &text),
                 }
             }
+            ClientFrame::Subscribe { id, events, scopes }
+                if events.iter().chain(&scopes).any(|name| name.len() > NAME_BYTES_MAX) =>
+            {
+                let text = format!("names in a subscription may have {NAME_BYTES_MAX} bytes each");
+                self.send_error(number, Some(id), "field_too_long", &text)
+            }
             ClientFrame::Subscribe { id, events, scopes } => {
                 self.on_subscribe(number, id, events, scopes)
             }
@@ -226,6 +236,17 @@ impl Hub {
             ClientFrame::Resume { id, since } => {
                 self.send_missed(number, since);
                 self.acknowledge(number, id);
+            }
+        }
+    }
+
+    /// Whether a record is short enough; its sender is told where it is not.
+    fn takes_meta(&mut self, number: PeerId, meta: Option<&Map<String, Value>>) -> bool {
+        match meta.map_or(Ok(()), bounds::meta) {
+            Ok(()) => true,
+            Err((_, code, text)) => {
+                self.send_error(number, None, code, &text);
+                false
             }
         }
     }

@@ -41,6 +41,8 @@ impl Hub {
         for message in gone {
             self.commits.write(HubOp::Unresolved { message: message.id, until: None });
         }
+        self.recount();
+        self.forget_lines();
         self.senders.retain(|_, until| *until > wall);
         self.expire_commands();
         self.expire_tokens();

@@ -3,10 +3,12 @@
 use serde_json::{Value, json};
 
 use super::Hub;
-use super::Refusal;
 use super::event::{AcceptedMessage, HubOp};
 use super::generations::{Named, told_in};
+use super::{Refusal, bounds};
+use crate::core::cost::bytes_of;
 use crate::core::ids::{MessageId, TaskId};
+use crate::core::limits::*;
 use crate::wire::api::{MessageKind, NewMessage, Task, TaskStatus, TokenRecord};
 
 pub(super) fn is_blocked(id: TaskId) -> Refusal {
@@ -23,6 +25,8 @@ pub(super) struct OpenTask {
     pub message: MessageId,
     pub status: TaskStatus,
     pub sender: String,
+    /// Bytes of the notes of its progress, since the hub was started.
+    pub notes: usize,
     /// It is blocked since it stood in a copy of the data: who worked on it then may still tell how
     /// it ended.
     pub restored: bool,
@@ -41,6 +45,8 @@ impl Hub {
         if title.trim().is_empty() {
             return Err((400, "no_title", "a task needs a \"title\"".into()));
         }
+        bounds::text("title", &title, FIELD_BYTES_MAX)?;
+        bounds::text("severity", &text("severity"), NAME_BYTES_MAX)?;
         let to = Some(text("to")).filter(|to| !to.is_empty()).unwrap_or_else(|| "broadcast".into());
         let id = self.last_task.next();
         let mut payload = serde_json::Map::new();
@@ -78,6 +84,7 @@ impl Hub {
                 message: task.message_id,
                 status: TaskStatus::Open,
                 sender,
+                notes: 0,
                 restored: false,
             },
         );
@@ -114,6 +121,7 @@ impl Hub {
         };
         let message = open.message;
         let entry = json!({"body": body.get("body"), "metadata": body.get("metadata")});
+        self.check_note(actor, id, open.notes, &status, &entry)?;
         // What a runner observes decides nothing, also where its agent sent the task to itself.
         let by_runner = body.pointer("/metadata/completedBy").is_some_and(|who| who == "runner");
         let decides = !by_runner && actor.agent_id.as_ref().is_none_or(|own| *own == open.sender);
@@ -153,6 +161,25 @@ impl Hub {
             self.settle_offer(message);
         }
         Ok(())
+    }
+
+    /// A note is short, and all notes of one task together are bounded. Its end is always told.
+    fn check_note(
+        &mut self,
+        actor: &TokenRecord,
+        id: TaskId,
+        notes: usize,
+        status: &TaskStatus,
+        entry: &Value,
+    ) -> Result<(), Refusal> {
+        bounds::json("body", entry.get("body"), TASK_NOTE_BYTES_MAX)?;
+        bounds::json("metadata", entry.get("metadata"), TASK_NOTE_BYTES_MAX)?;
+        if notes > TASK_NOTES_BYTES_MAX && !status.is_final() {
+            let text =
+                format!("the notes of task {id} may have {TASK_NOTES_BYTES_MAX} bytes together");
+            return Err((422, "too_many_notes", text));
+        }
+        if status.is_final() { Ok(()) } else { self.charge_stored(actor, bytes_of(entry), 0) }
     }
 
     /// A person, or who sent it, moves a task that was blocked.
@@ -218,6 +245,7 @@ impl Hub {
         entry["status"] = json!(status);
         entry["at"] = json!(at);
         entry["by"] = json!(agent);
+        let noted = bytes_of(&entry);
         self.commits.write(HubOp::TaskMark {
             id,
             status: status.clone(),
@@ -229,6 +257,7 @@ impl Hub {
             self.tasks.remove(&id);
         } else if let Some(open) = self.tasks.get_mut(&id) {
             open.status = status.clone();
+            open.notes += noted;
             open.restored = false;
         }
         self.emit(

@@ -1,6 +1,7 @@
 //! Durable first, visible after; leases to the tick; who may do what.
 
 mod blocked;
+mod bounds;
 mod deliveries;
 mod ended;
 mod rights;

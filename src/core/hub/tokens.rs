@@ -1,6 +1,6 @@
 //! Tokens: made, renewed, listed and revoked. Only their hashes are kept.
 
-use crate::core::http::GateCommand;
+use crate::core::http::{GateCommand, LineClass};
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -30,6 +30,21 @@ impl Hub {
         let record = self.tokens.get(&(self.config.hash)(token))?;
         let lives = record.expires_at.is_none_or(|end| end * 1000 > self.now.wall.0);
         lives.then(|| record.clone())
+    }
+
+    /// A token is valid from now on; the gate counts by its line what comes with it.
+    pub(super) fn know_token(&mut self, hash: String, record: Arc<TokenRecord>) {
+        let is_agent = is_runtime(&record.profile_id);
+        let class = if is_agent { LineClass::Agent } else { LineClass::People };
+        let line = line_of(&record).into();
+        self.out.push(Effect::Gate(GateCommand::TokenKnown { hash: hash.clone(), line, class }));
+        self.tokens.insert(hash, record);
+    }
+
+    /// It is not valid any more.
+    pub(super) fn forget_token(&mut self, hash: &str) {
+        self.tokens.remove(hash);
+        self.out.push(Effect::Gate(GateCommand::TokenGone { hash: hash.to_string() }));
     }
 
     pub(super) fn make_token(
@@ -161,7 +176,7 @@ impl Hub {
             ..record
         };
         let hash = (self.config.hash)(&token);
-        self.tokens.insert(hash.clone(), Arc::new(record.clone()));
+        self.know_token(hash.clone(), Arc::new(record.clone()));
         self.commits.write(HubOp::TokenPut { hash, record: record.clone() });
         json!({"token": token, "record": record})
     }
@@ -200,7 +215,7 @@ impl Hub {
         let others: Vec<(String, Arc<TokenRecord>)> =
             self.tokens_where(|record| line_of(record) == line && record.jti != old.jti);
         for (hash, record) in others {
-            self.tokens.remove(&hash);
+            self.forget_token(&hash);
             self.commits.write(HubOp::TokenDelete { hash });
             self.close_peers_of(&record.jti);
         }
@@ -213,7 +228,7 @@ impl Hub {
         for peer in self.peers.values_mut().filter(|peer| peer.token.jti == old.jti) {
             peer.token = shared.clone();
         }
-        self.tokens.insert(hash.clone(), Arc::new(record.clone()));
+        self.know_token(hash.clone(), Arc::new(record.clone()));
         self.commits.write(HubOp::TokenPut { hash, record });
         Ok(answer)
     }
@@ -261,7 +276,7 @@ impl Hub {
             .max()
             .filter(|end| *end < i64::MAX);
         for (hash, record) in whole {
-            self.tokens.remove(&hash);
+            self.forget_token(&hash);
             self.commits.write(HubOp::TokenRevoke { hash, jti: line.clone(), expires_at, at });
             self.close_peers_of(&record.jti);
         }
@@ -306,7 +321,7 @@ impl Hub {
             .map(|(hash, _)| hash.clone())
             .collect();
         for hash in late {
-            self.tokens.remove(&hash);
+            self.forget_token(&hash);
             self.commits.write(HubOp::TokenDelete { hash });
         }
     }

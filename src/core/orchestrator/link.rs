@@ -162,7 +162,7 @@ impl Orchestrator {
                 self.out.push(frame(&ClientFrame::Register { id, registration }));
             }
             (BusEvent::Connected, _) => {}
-            (BusEvent::Framed(told), _) => self.on_frame(told),
+            (BusEvent::Framed(told) | BusEvent::FramedInPart(told, _), _) => self.on_frame(told),
             (BusEvent::Lost(cause), _) => self.on_lost(cause),
         }
     }

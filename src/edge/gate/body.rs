@@ -45,8 +45,10 @@ pub(super) enum Progress {
 /// Longest line of a chunk's size with its extensions, and of a trailer.
 const LINE_BYTES_MAX: usize = 1024;
 /// Bytes of all lines that carry no body: endless chunks of one byte, or endless trailers, end
-/// here.
-const OVERHEAD_MAX: usize = 256 << 10;
+/// here. A body may have some more for what it brings.
+const OVERHEAD_MAX: usize = 4 << 10;
+/// Bytes of a body for each further byte of such lines.
+const BYTES_PER_OVERHEAD: usize = 8;
 
 impl BodyReader {
     /// `first`: bytes that came together with the head.
@@ -122,7 +124,8 @@ impl BodyReader {
         match httparse::parse_chunk_size(&input[..input.len().min(LINE_BYTES_MAX)]) {
             Ok(httparse::Status::Complete((used, size))) => {
                 self.overhead += used;
-                let bloated = self.overhead > OVERHEAD_MAX && !crate::planted::is("endless-chunks");
+                let most = OVERHEAD_MAX + self.done.len() / BYTES_PER_OVERHEAD;
+                let bloated = self.overhead > most && !crate::planted::is("endless-chunks");
                 if bloated || size > self.bytes_max.saturating_sub(self.done.len()) as u64 {
                     return Err(Progress::Bad(
                         413,

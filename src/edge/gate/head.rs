@@ -166,7 +166,14 @@ pub(super) fn response(status: u16, body: &Body, keep: bool, head_only: bool) ->
         .and_then(|code| code.canonical_reason())
         .unwrap_or("Status");
     let connection = if keep { "keep-alive" } else { "close" };
-    let retry = if matches!(status, 429 | 503) { "Retry-After: 1\r\n" } else { "" };
+    let after = match body {
+        Body::Json(value) => value.get("retryAfter").and_then(serde_json::Value::as_u64),
+        _ => None,
+    };
+    let retry = match (status, after) {
+        (429 | 503, after) => format!("Retry-After: {}\r\n", after.unwrap_or(1)),
+        _ => String::new(),
+    };
     let json;
     let (kind, text) = match body {
         Body::Empty => ("", ""),

@@ -10,24 +10,31 @@
 mod body;
 mod conn;
 mod head;
+mod lines;
 mod peer;
 mod request;
 mod room;
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap};
 use std::io::{self, Write};
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, TryRecvError};
+use crossbeam_channel::{Receiver, TryRecvError};
 use rustix::event::epoll;
 use rustls::ServerConfig;
 
 use self::conn::{AfterResponse, Conn, State};
-use crate::core::http::{Body, GateCommand, GateStats, Request};
+pub use self::lines::Identify;
+use self::lines::Lines;
+use super::turns::TurnsIn;
+use crate::core::cost::Cost;
+use crate::core::http::{Body, GateCommand, GateStats, LineClass, Request};
 use crate::core::ids::{PeerId, Ticket};
+use crate::core::limits::CONNECTIONS_MAX;
+use crate::core::turns::LineId;
 use crate::os::Waker;
 use crate::wire::api::error_body;
 
@@ -62,6 +69,8 @@ pub struct Limits {
     pub peer_frames_per_second_max: u32,
     /// Bytes of one peer in a second; the same.
     pub peer_bytes_per_second_max: usize,
+    /// Bytes of a body of somebody without a valid token.
+    pub stranger_body_bytes_max: usize,
 }
 
 impl Default for Limits {
@@ -75,11 +84,12 @@ impl Default for Limits {
             write_time: Duration::from_secs(15),
             answer_time: Duration::from_secs(30),
             headless_max: 512,
-            connections_max: 16_384,
+            connections_max: CONNECTIONS_MAX,
             held_bytes_max: 64 << 20,
             peer_bytes_max: 4 << 20,
             peer_frames_per_second_max: 5000,
             peer_bytes_per_second_max: 32 << 20,
+            stranger_body_bytes_max: 64 << 10,
         }
     }
 }
@@ -91,6 +101,8 @@ pub const DESCRIPTORS_RESERVED: u64 = 64;
 pub enum Handled<E> {
     /// Answered here and now.
     Answer(u16, Body),
+    /// A frame is answered by this one here and now.
+    Reply(String),
     /// An event for the state thread, which answers by its ticket.
     Forward(E),
     /// An event for the state thread, and an answer that does not depend on it.
@@ -104,8 +116,8 @@ pub enum GateEvent {
     Request(Ticket, Request),
     /// Somebody wants the bus; ticket and number of the peer are the same.
     Upgrade(Ticket, Request),
-    /// A text frame.
-    PeerText(PeerId, String),
+    /// A text frame, and what it costs as JSON.
+    PeerText(PeerId, String, Cost),
     /// A peer or a reader of events is gone.
     PeerClosed(PeerId),
 }
@@ -135,8 +147,10 @@ const FIRST: u64 = 2;
 ///
 /// **Limits.** Nobody waits for anybody: a connection that stalls costs its buffer. Where room is
 /// needed the oldest connection without a complete head goes first, then whoever holds much for
-/// long. While the lane is full the loop goes on hearing commands, so gate and state thread cannot
-/// wait for each other.
+/// long, of the token line that holds most. What a line may have and send is counted by line, and
+/// its events take turns with those of others in the queue to the state thread. Putting in never
+/// waits, so gate and state thread cannot wait for each other: while too much of a line waits,
+/// nothing more is read from its peers.
 pub struct Gate<E, H> {
     listener: TcpListener,
     tls: Option<Arc<ServerConfig>>,
@@ -144,7 +158,9 @@ pub struct Gate<E, H> {
     handler: H,
     orders: Receiver<Orders>,
     waker: Waker,
-    lane: Sender<E>,
+    lane: TurnsIn<E>,
+    lines: Lines,
+    urgent: fn(&GateEvent) -> bool,
     epoll: OwnedFd,
     conns: HashMap<u64, Conn>,
     deadlines: BTreeSet<(Instant, u64)>,
@@ -153,8 +169,8 @@ pub struct Gate<E, H> {
     holders: BTreeSet<(Instant, u64)>,
     /// Connections whose body is not complete, longest first.
     bodies: BTreeSet<(Instant, u64)>,
-    /// Orders that came while something was handed over; carried out before newer ones.
-    deferred: VecDeque<Orders>,
+    /// Peers that are not read while too much of their line waits.
+    stalled: BTreeSet<u64>,
     stats: GateStats,
     next: u64,
     /// Connections with more to read than one turn allows, or than epoll can see.
@@ -167,6 +183,28 @@ pub struct Gate<E, H> {
 /// Connections that the kernel holds until they are accepted; it takes no more than it is set to.
 const BACKLOG: i32 = 4096;
 
+/// What a gate is made of.
+pub struct Parts<E, H> {
+    /// Where it listens.
+    pub listener: TcpListener,
+    /// With it the gate speaks nothing else.
+    pub tls: Option<Arc<ServerConfig>>,
+    /// Limits of each connection and of all together.
+    pub limits: Limits,
+    /// Hears each event.
+    pub handler: H,
+    /// Commands of the state thread.
+    pub orders: Receiver<Orders>,
+    /// Tells that there are some, or that there is room in the queue.
+    pub waker: Waker,
+    /// The queue to the state thread.
+    pub lane: TurnsIn<E>,
+    /// Whose a connection is.
+    pub identify: Identify,
+    /// What goes into the reserve, whoever sends it.
+    pub urgent: fn(&GateEvent) -> bool,
+}
+
 /// Binds a listener for a gate.
 pub fn listen(address: &str) -> io::Result<TcpListener> {
     let listener = TcpListener::bind(address)?;
@@ -178,16 +216,10 @@ pub fn listen(address: &str) -> io::Result<TcpListener> {
 }
 
 impl<E, H: FnMut(GateEvent) -> Handled<E>> Gate<E, H> {
-    /// A gate that waits for [`Gate::run`]; with `tls` it speaks nothing else.
-    pub fn new(
-        listener: TcpListener,
-        tls: Option<Arc<ServerConfig>>,
-        mut limits: Limits,
-        handler: H,
-        orders: Receiver<Orders>,
-        waker: Waker,
-        lane: Sender<E>,
-    ) -> io::Result<Self> {
+    /// A gate that waits for [`Gate::run`].
+    pub fn new(parts: Parts<E, H>) -> io::Result<Self> {
+        let Parts { listener, tls, mut limits, handler, orders, waker, lane, identify, urgent } =
+            parts;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         epoll::add(&epoll, &listener, epoll::EventData::new_u64(LISTENER), epoll::EventFlags::IN)?;
         epoll::add(&epoll, &waker, epoll::EventData::new_u64(WAKER), epoll::EventFlags::IN)?;
@@ -202,13 +234,15 @@ impl<E, H: FnMut(GateEvent) -> Handled<E>> Gate<E, H> {
             orders,
             waker,
             lane,
+            lines: Lines::new(identify),
+            urgent,
             epoll,
             conns: HashMap::new(),
             deadlines: BTreeSet::new(),
             headless: BTreeSet::new(),
             holders: BTreeSet::new(),
             bodies: BTreeSet::new(),
-            deferred: VecDeque::new(),
+            stalled: BTreeSet::new(),
             stats: GateStats::default(),
             next: FIRST,
             unread: BTreeSet::new(),
@@ -238,6 +272,8 @@ impl<E, H: FnMut(GateEvent) -> Handled<E>> Gate<E, H> {
                     (WAKER, _) => {
                         self.waker.clear();
                         self.take_orders();
+                        // There may be room again; who finds none is woken again.
+                        self.unread.append(&mut self.stalled);
                     }
                     (id, flags) => self.on_ready(id, flags),
                 }
@@ -250,9 +286,6 @@ impl<E, H: FnMut(GateEvent) -> Handled<E>> Gate<E, H> {
                 self.on_readable(id);
             }
             self.expire();
-            if !self.deferred.is_empty() {
-                self.take_orders();
-            }
         }
         // Peers see the close frame if their socket takes it at once.
         for conn in self.conns.values_mut() {
@@ -278,12 +311,11 @@ impl<E, H: FnMut(GateEvent) -> Handled<E>> Gate<E, H> {
 
     fn take_orders(&mut self) {
         loop {
-            if let Some(orders) = self.deferred.pop_front() {
-                self.carry_out(orders);
-                continue;
-            }
             match self.orders.try_recv() {
-                Ok(orders) => self.carry_out(orders),
+                Ok(orders) => {
+                    self.lane.note_order_taken();
+                    self.carry_out(orders)
+                }
                 Err(TryRecvError::Empty) => return,
                 Err(TryRecvError::Disconnected) => {
                     self.alive = false;
@@ -301,6 +333,10 @@ impl<E, H: FnMut(GateEvent) -> Handled<E>> Gate<E, H> {
                 }
                 GateCommand::Accept { ticket } => self.accept_peer(ticket.0),
                 GateCommand::PeerSend { peer, text } => self.send_peer(peer.0, text),
+                GateCommand::TokenKnown { hash, line, class } => {
+                    self.lines.token_known(hash, line, class)
+                }
+                GateCommand::TokenGone { hash } => self.lines.token_gone(&hash),
                 GateCommand::PeerClose { peer, code, reason } => {
                     self.close_peer(peer.0, code, &reason)
                 }
@@ -308,30 +344,34 @@ impl<E, H: FnMut(GateEvent) -> Handled<E>> Gate<E, H> {
         }
     }
 
-    /// Hands something to the state thread, or answers it at once.
-    fn on_event(&mut self, event: GateEvent) {
-        let ticket = match &event {
-            GateEvent::Request(ticket, _) | GateEvent::Upgrade(ticket, ..) => Some(ticket.0),
-            GateEvent::PeerText(..) | GateEvent::PeerClosed(_) => None,
+    /// Hands something of a line to the state thread, or answers it at once.
+    fn on_event(&mut self, line: LineId, event: GateEvent) {
+        let (id, is_peer, cost) = match &event {
+            GateEvent::Request(ticket, request) | GateEvent::Upgrade(ticket, request) => {
+                (ticket.0, false, request.cost)
+            }
+            GateEvent::PeerText(peer, _, cost) => (peer.0, true, *cost),
+            GateEvent::PeerClosed(peer) => (peer.0, true, Cost::default()),
         };
-        match ((self.handler)(event), ticket) {
-            (Handled::Answer(status, body), Some(ticket)) => self.respond(ticket, status, &body),
-            (Handled::Answer(..), None) => {}
-            (Handled::Forward(event), _) => self.forward(event),
-            (Handled::AnswerAndForward(event, status, body), ticket) => {
-                self.forward(event);
-                if let Some(ticket) = ticket {
-                    self.respond(ticket, status, &body);
+        let class = self.lines.class(line);
+        let is_urgent = class == LineClass::People || (self.urgent)(&event);
+        // What a provider reports is answered before it is handled, and its reports come on
+        // connections of their own: they keep their order.
+        let in_order = is_urgent && class == LineClass::Control;
+        let line = if in_order { LineId::STRANGERS } else { line };
+        let mut put = |event| self.alive &= self.lane.put(line, id, is_urgent, cost, event);
+        match (self.handler)(event) {
+            Handled::Forward(event) => put(event),
+            Handled::Answer(status, body) if !is_peer => self.respond(id, status, &body),
+            Handled::Reply(text) if is_peer => self.refuse_frame(id, text),
+            Handled::Answer(..) | Handled::Reply(_) => {}
+            Handled::AnswerAndForward(event, status, body) => {
+                put(event);
+                if !is_peer {
+                    self.respond(id, status, &body);
                 }
             }
         }
-    }
-
-    fn forward(&mut self, event: E) {
-        // Deferred: carried out here they would overtake the rest of the orders that led here.
-        let deferred = &mut self.deferred;
-        self.alive &=
-            super::report(&self.lane, &self.orders, event, |orders| deferred.push_back(orders));
     }
 
     fn on_ready(&mut self, id: u64, flags: epoll::EventFlags) {

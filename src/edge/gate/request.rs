@@ -4,16 +4,22 @@
 use std::io::{self, Read, Write};
 use std::time::{Duration, Instant};
 
-use super::body::{BodyReader, Progress};
+use serde_json::Value;
+
+use super::body::{BodyReader, Framing, Progress};
 use super::conn::{AfterResponse, State};
 use super::head::{Head, parse_head, response, upgrade_answer};
 use super::{Gate, GateEvent, Handled};
-use crate::core::http::{Body, GateStats};
+use crate::core::cost::Cost;
+use crate::core::http::{Body, GateStats, LineClass, Request};
 use crate::core::ids::Ticket;
-use crate::wire::api::error_body;
+use crate::wire::api::{error_body, path};
 
 /// After an answer that came early, the peer may go on sending that long.
 const DRAIN_LIMIT: Duration = Duration::from_secs(1);
+
+/// Code and sentence of a refusal, and the seconds until more may be asked; 0: never.
+type Refusal = (&'static str, String, u64);
 
 impl<E, H: FnMut(GateEvent) -> Handled<E>> Gate<E, H> {
     pub(super) fn read_request(&mut self, id: u64) {
@@ -69,11 +75,16 @@ impl<E, H: FnMut(GateEvent) -> Handled<E>> Gate<E, H> {
                 let answer = if upgrade { upgrade_answer(&bytes[..size]) } else { None };
                 let body = BodyReader::new(framing, self.limits.body_bytes_max, &bytes[size..]);
                 let then = if keep { AfterResponse::KeepAlive } else { AfterResponse::Close };
+                let admitted = self.admit(id, &request, framing);
+                let Some(conn) = self.conns.get_mut(&id) else { return };
                 conn.state = State::Body { request, upgrade: answer.clone(), then, body };
                 let since = Instant::now();
                 conn.body_since = Some(since);
                 self.bodies.insert((since, id));
                 self.headless.remove(&id);
+                if let Err((code, text, seconds)) = admitted {
+                    return self.fail_for_now(id, code, &text, seconds);
+                }
                 if upgrade && answer.is_none() {
                     return self.fail(
                         id,
@@ -113,12 +124,11 @@ impl<E, H: FnMut(GateEvent) -> Handled<E>> Gate<E, H> {
         }
         let (bytes, rest) = body.finish();
         let body_bytes = bytes.len();
+        let line = conn.line;
+        request.cost = Cost::of(&bytes);
+        self.lines.charge(line, body_bytes, request.cost.members);
         request.body = bytes;
-        request.gate = GateStats {
-            open: self.conns.len() as u64,
-            headless: self.headless.len() as u64,
-            ..self.stats
-        };
+        request.gate = self.stats();
         let is_upgrade = upgrade.is_some();
         let head_only = request.method == "HEAD";
         if head_only {
@@ -129,14 +139,81 @@ impl<E, H: FnMut(GateEvent) -> Handled<E>> Gate<E, H> {
         }
         self.set_deadline(id, Instant::now() + self.limits.answer_time);
         if is_upgrade {
-            self.on_event(GateEvent::Upgrade(Ticket(id), request));
+            self.on_event(line, GateEvent::Upgrade(Ticket(id), request));
         } else {
-            self.on_event(GateEvent::Request(Ticket(id), request));
+            self.on_event(line, GateEvent::Request(Ticket(id), request));
         }
+    }
+
+    /// Counts, and what is held now.
+    fn stats(&self) -> GateStats {
+        GateStats {
+            open: self.conns.len() as u64,
+            headless: self.headless.len() as u64,
+            limited: self.lines.limited,
+            greedy: self.lines.greedy.clone(),
+            line_held_max: self.lines.held_max as u64,
+            row: self.lane.most(),
+            ..self.stats.clone()
+        }
+    }
+
+    /// Whose this connection is from now on, and whether that line may ask for more. The refusal
+    /// names the limit.
+    fn admit(&mut self, id: u64, request: &Request, framing: Framing) -> Result<(), Refusal> {
+        let line = self.lines.line_of(&request.token, id);
+        let class = self.lines.class(line);
+        // Of a fleet that is started at once, everybody asks for a token with the same one.
+        let is_free = class == LineClass::People && request.path == path::TOKENS;
+        let Some(conn) = self.conns.get_mut(&id) else { return Ok(()) };
+        if conn.line != line || conn.is_counted == is_free {
+            let (former, was_counted) = (conn.line, std::mem::take(&mut conn.is_counted));
+            self.lines.note_held(former, conn.held, 0);
+            conn.line = line;
+            self.lines.note_held(line, 0, conn.held);
+            if was_counted {
+                self.lines.disconnect(former);
+            }
+            if !is_free {
+                self.lines.connect(line).map_err(|text| ("too_many_connections", text, 1))?;
+                conn.is_counted = true;
+            }
+        }
+        let is_long = match framing {
+            Framing::Length(size) => size > self.limits.stranger_body_bytes_max,
+            Framing::Chunked => false,
+        };
+        if class == LineClass::Stranger && is_long {
+            let text = "without a valid token a body may not be so long".to_string();
+            return Err(("unauthorized", text, 0));
+        }
+        if let Some((wait, limit)) = self.lines.wait(line, Instant::now()) {
+            self.lines.note_met(line, limit);
+            let seconds = wait.as_secs() + 1;
+            let text = format!(
+                "one token and its renewals may send so many {limit} a second; try again in {seconds} s"
+            );
+            return Err(("rate_limited", text, seconds));
+        }
+        Ok(())
+    }
+
+    /// Refuses what is too much for now, or what a stranger has no business with.
+    fn fail_for_now(&mut self, id: u64, code: &str, text: &str, seconds: u64) {
+        let status = if seconds == 0 { 401 } else { 429 };
+        let mut body = error_body(code, text);
+        if seconds > 1 {
+            body["retryAfter"] = seconds.into();
+        }
+        self.fail_with(id, status, body);
     }
 
     /// Answers and closes: what follows on this connection cannot be parsed any more.
     pub(super) fn fail(&mut self, id: u64, status: u16, code: &str, text: &str) {
+        self.fail_with(id, status, error_body(code, text));
+    }
+
+    fn fail_with(&mut self, id: u64, status: u16, body: Value) {
         if let Some(conn) = self.conns.get_mut(&id) {
             conn.state = State::Waiting {
                 then: AfterResponse::Drain,
@@ -149,7 +226,7 @@ impl<E, H: FnMut(GateEvent) -> Handled<E>> Gate<E, H> {
                 self.bodies.remove(&(since, id));
             }
             self.headless.remove(&id);
-            self.respond(id, status, &error_body(code, text).into());
+            self.respond(id, status, &body.into());
         }
     }
 

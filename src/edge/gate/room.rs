@@ -9,7 +9,9 @@ use rustix::event::epoll;
 use super::conn::{Conn, State};
 use super::{Gate, GateEvent, Handled};
 use crate::core::ids::PeerId;
+use crate::core::turns::LineId;
 use crate::edge::stream::Stream;
+use crate::wire::bus::CLOSE_POLICY;
 
 /// Who holds less than this is not worth evicting.
 const HELD_SMALL: usize = 16 << 10;
@@ -60,6 +62,9 @@ impl<E, H: FnMut(GateEvent) -> Handled<E>> Gate<E, H> {
         let deadline = Instant::now() + self.limits.head_time;
         let conn = Conn {
             socket,
+            line: LineId::STRANGERS,
+            is_counted: false,
+            is_peer: false,
             state: State::Head(Vec::new()),
             deadline,
             interest: epoll::EventFlags::IN,
@@ -107,9 +112,17 @@ impl<E, H: FnMut(GateEvent) -> Handled<E>> Gate<E, H> {
             self.bodies.remove(&(since, id));
         }
         self.stats.held_bytes -= conn.held as u64;
+        self.lines.note_held(conn.line, conn.held, 0);
         self.unread.remove(&id);
+        self.stalled.remove(&id);
+        if conn.is_peer {
+            self.lines.remove_peer(conn.line);
+        }
         if matches!(conn.state, State::Peer(_) | State::Events(_)) {
-            self.on_event(GateEvent::PeerClosed(PeerId(id)));
+            self.on_event(conn.line, GateEvent::PeerClosed(PeerId(id)));
+        }
+        if conn.is_counted {
+            self.lines.disconnect(conn.line);
         }
     }
 
@@ -133,6 +146,8 @@ impl<E, H: FnMut(GateEvent) -> Handled<E>> Gate<E, H> {
         }
         let held = conn.holds();
         self.stats.held_bytes = self.stats.held_bytes + held as u64 - conn.held as u64;
+        let line = conn.line;
+        let is_greedy = self.lines.note_held(line, conn.held, held);
         conn.held = held;
         match (held > HELD_SMALL, conn.holds_since) {
             (true, None) => {
@@ -146,26 +161,38 @@ impl<E, H: FnMut(GateEvent) -> Handled<E>> Gate<E, H> {
             }
             _ => {}
         }
-        if self.stats.held_bytes > self.limits.held_bytes_max as u64 {
-            self.make_room();
+        if is_greedy {
+            self.lines.note_met(line, "held bytes");
+            self.give_way(line);
+        }
+        if self.stats.held_bytes > self.limits.held_bytes_max as u64
+            && let Some(line) = self.lines.greediest()
+        {
+            self.give_way(line);
         }
     }
 
-    /// Whoever holds most for longest goes; what the state thread works on already stays.
-    pub(super) fn make_room(&mut self) {
-        let may_go = |conn: &Conn| !matches!(conn.state, State::Waiting { .. });
-        let all: Vec<u64> = self
-            .holders
-            .iter()
-            .map(|(_, id)| *id)
-            .filter(|id| self.conns.get(id).is_some_and(may_go))
-            .collect();
-        for id in all {
-            if self.stats.held_bytes <= self.limits.held_bytes_max as u64 {
-                return;
+    /// Of a line that holds too much, the connection that holds most goes, and hears why. What the
+    /// state thread works on already stays, and so does whoever holds little: signs of life and
+    /// acknowledgements.
+    fn give_way(&mut self, line: LineId) {
+        let may_go =
+            |conn: &Conn| conn.line == line && !matches!(conn.state, State::Waiting { .. });
+        let held = |id: u64| self.conns.get(&id).filter(|conn| may_go(conn)).map(|conn| conn.held);
+        let holders = self.holders.iter().filter_map(|(_, id)| Some((held(*id)?, *id)));
+        let Some((_, id)) = holders.max() else { return };
+        self.stats.evicted += 1;
+        let most = self.lines.class(line).limits().held_bytes_max;
+        let why = format!("one token and its renewals may hold {most} bytes at the relay");
+        match self.conns.get(&id).map(|conn| &conn.state) {
+            Some(State::Peer(peer)) if !peer.closing => {
+                log::warn!(target: "gate", "peer {id} closed: {why}");
+                // Freed by the end of the connection; the close frame need not arrive.
+                self.close_peer(id, CLOSE_POLICY, &why);
+                self.remove(id);
             }
-            self.stats.evicted += 1;
-            self.remove(id);
+            Some(State::Body { .. }) => self.fail(id, 429, "too_much_held", &why),
+            _ => self.remove(id),
         }
     }
 }

@@ -5,13 +5,17 @@ use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Sender, bounded};
 
-use super::{Lanes, Received, run};
+use super::{Lanes, Received, Source, run};
 use crate::clock::Clock;
+use crate::core::cost::Cost;
 use crate::core::rng::Rng;
 use crate::core::time::{Now, Tick};
+use crate::core::turns::LineId;
 use crate::core::{Lane, Machine};
+use crate::edge::turns::turns;
+use crate::os::Waker;
 
 /// One of the lanes, whichever.
 #[derive(Clone, Copy)]
@@ -258,8 +262,12 @@ impl Held {
 fn real_channels_under_stress_lose_no_event_and_no_lane() {
     const SENDERS: u32 = 8;
     const EACH: u32 = 4_000;
-    let (senders, lanes): (Vec<Sender<u32>>, Vec<Receiver<u32>>) =
-        (0..4).map(|_| bounded(4)).unzip();
+    let (senders, lanes): (Vec<Sender<u32>>, Vec<Source<u32>>) = (0..4)
+        .map(|_| {
+            let (sender, receiver) = bounded(4);
+            (sender, Source::Channel(receiver))
+        })
+        .unzip();
     let (tell, told) = bounded(1);
     let loop_thread = std::thread::spawn(move || {
         let mut sum = 0u64;
@@ -290,4 +298,70 @@ fn real_channels_under_stress_lose_no_event_and_no_lane() {
     loop_thread.join().expect("ends");
     let all = u64::from(SENDERS * EACH);
     assert_eq!(sum, all * (all - 1) / 2, "after {:?}", started.elapsed());
+}
+
+/// The queue of a gate under the same stress: each event is handled though nobody but the gate
+/// keeps the loop awake, and the end of the gate closes its lane.
+#[test]
+fn a_gates_queue_under_stress_loses_no_event() {
+    const EACH: u32 = 20_000;
+    let waker = Waker::new().expect("a descriptor");
+    let (gate, lane) = turns::<u32>(waker, 64);
+    let (tell, told) = bounded(1);
+    let loop_thread = std::thread::spawn(move || {
+        let (mut sum, mut left) = (0u64, EACH);
+        let lanes = [Source::Turns(lane)];
+        run(&mut Echo, Clock::start(), &lanes[..], u32::to_string, |effects| {
+            left -= effects.len() as u32;
+            sum += effects.iter().map(|n| u64::from(*n)).sum::<u64>();
+            left > 0
+        });
+        let _ = tell.send(sum);
+    });
+    let mut rng = Rng::new(7);
+    for number in 0..EACH {
+        if rng.percent(20) {
+            std::thread::park_timeout(Duration::from_micros(rng.below(60)));
+        }
+        let line = LineId(rng.below(5));
+        let put = gate.put(line, line.0, rng.percent(20), Cost::default(), number);
+        assert!(put, "the loop listens");
+    }
+    let sum = told
+        .recv_timeout(Duration::from_secs(120))
+        .expect("the loop handles everything without a timer");
+    loop_thread.join().expect("ends");
+    assert_eq!(sum, u64::from(EACH) * u64::from(EACH - 1) / 2);
+    assert!(!gate.put(LineId(1), 1, false, Cost::default(), 0), "nobody takes any more");
+    let (gate, lane) = turns::<u32>(Waker::new().expect("a descriptor"), 64);
+    gate.put(LineId(1), 1, false, Cost::default(), 5);
+    drop(gate);
+    let source = Source::Turns(lane);
+    assert!(matches!(source.take(), Received::Event(5)));
+    assert!(matches!(source.take(), Received::Closed));
+}
+
+/// A gate that is behind with its orders is waited for, and wakes the loop when it has caught up.
+#[test]
+fn a_gate_that_is_behind_is_waited_for() {
+    let (gate, lane) = turns::<u32>(Waker::new().expect("a descriptor"), 2);
+    let count = lane.order_count();
+    for number in 1..=3 {
+        gate.put(LineId(1), 1, false, Cost::default(), number);
+    }
+    let source = Source::Turns(lane);
+    for number in 1..=2 {
+        assert!(matches!(source.take(), Received::Event(event) if event == number));
+        count.add();
+    }
+    assert!(matches!(source.take(), Received::Empty), "two batches are on their way");
+    let (tell, told) = bounded(1);
+    let waiting = std::thread::spawn(move || {
+        let lanes = [source];
+        run(&mut Echo, Clock::start(), &lanes[..], u32::to_string, |_| false);
+        let _ = tell.send(());
+    });
+    gate.note_order_taken();
+    told.recv_timeout(Duration::from_secs(60)).expect("it goes on without a timer");
+    waiting.join().expect("ends");
 }

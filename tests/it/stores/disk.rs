@@ -55,8 +55,9 @@ fn post(machine: &Machine, text: &str) -> (u16, String, Duration) {
         .trim_start_matches("http://")
         .to_string();
     let token = machine.config()["token"].as_str().expect("token").to_string();
+    let key: String = text.chars().take(200).collect();
     let body =
-        json!({"to": "user", "kind": "chat", "body": text, "idempotencyKey": text}).to_string();
+        json!({"to": "user", "kind": "chat", "body": text, "idempotencyKey": key}).to_string();
     let started = Instant::now();
     let mut socket = TcpStream::connect(&url).expect("connects");
     socket.set_read_timeout(Some(Duration::from_secs(60))).expect("sets");

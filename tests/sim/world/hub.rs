@@ -43,6 +43,7 @@ impl World {
         }
         self.say("hub crashes".into());
         self.hub_lanes.iter_mut().for_each(VecDeque::clear);
+        self.gate.clear();
         // What was being written may or may not have reached the disk: a prefix did.
         let reached = self.rng.below(self.hub_pending.len() as u64 + 1) as usize;
         let done: Vec<_> = self.hub_pending.drain(..).take(reached).collect();
@@ -87,7 +88,9 @@ impl World {
                         Action::HubRead { life, number, answer },
                     );
                 }
-                HubEffect::Store(HubStoreCommand::Vacuum | HubStoreCommand::Look) => {}
+                HubEffect::Store(HubStoreCommand::Vacuum | HubStoreCommand::Look)
+                | HubEffect::Gate(GateCommand::TokenKnown { .. } | GateCommand::TokenGone { .. }) =>
+                    {}
                 HubEffect::Store(HubStoreCommand::Read { .. }) => {
                     unreachable!("reads are ordered from the reader")
                 }
@@ -96,6 +99,8 @@ impl World {
                     match self.tickets.remove(&ticket.0) {
                         Some((from, true)) => self.send_answer(from, Ok((status, body))),
                         Some((_, false)) => {}
+                        // Of the greedy agent, which waits for no answer.
+                        None if !self.conns.contains_key(&ticket.0) => {}
                         None => self.refuse_upgrade(ticket.peer(), status, body),
                     }
                 }

@@ -78,6 +78,10 @@ pub(super) enum Action {
     },
     /// The person looks what there is to do.
     Person,
+    /// The greedy agent asks for much at once.
+    Greedy,
+    /// The hub has time for the next event of its gate.
+    GateFree,
 }
 
 /// Who made an HTTP request.

@@ -24,8 +24,28 @@ fn fate_of(bench: &mut Bench, id: u64, to: &str) -> (bool, Option<String>) {
         ..Default::default()
     };
     let data = serde_json::to_value(message).expect("plain data");
-    let frame = RelayFrame::Event { seq: 100 + id, event: "message.new".into(), data, at: 0 };
-    let effects = bench.tell(Event::Bus(BusEvent::Framed(frame)));
+    fate_of_frame(
+        bench,
+        id,
+        to,
+        |data| {
+            let frame =
+                RelayFrame::Event { seq: 100 + id, event: "message.new".into(), data, at: 0 };
+            BusEvent::Framed(frame)
+        },
+        data,
+    )
+}
+
+/// The same for a frame however it is read.
+fn fate_of_frame(
+    bench: &mut Bench,
+    id: u64,
+    to: &str,
+    framed: impl Fn(serde_json::Value) -> BusEvent,
+    data: serde_json::Value,
+) -> (bool, Option<String>) {
+    let effects = bench.tell(Event::Bus(framed(data)));
     let put = |op: &StoreOp| matches!(op, StoreOp::InboxPut(row) if row.at.id == MessageId(id));
     let stored =
         effects.iter().any(|effect| matches!(effect, Effect::Store(StoreCommand::Commit(Commit { ops, .. })) if ops.iter().any(put)));
@@ -113,5 +133,40 @@ fn a_narrow_agent_says_so_in_every_registration() {
         metas.dedup();
         let said = says.unwrap_or_default();
         assert_eq!(metas, [("http", said.clone()), ("bus", said)]);
+    }
+}
+
+/// What cannot be read as a whole is declined with the reason and acknowledged, or it would come
+/// again and again and fill the window.
+#[test]
+fn a_message_that_cannot_be_read_is_declined_with_its_reason() {
+    let mut bench = Bench::quiet();
+    for id in 1..=40 {
+        let data = json!({"id": id, "from": "user", "to": "a", "body": "x"});
+        let why = "it is nested too deeply to be read";
+        let framed = |data: serde_json::Value| {
+            let event = "message.new".to_string();
+            let frame = RelayFrame::Event { seq: 100 + id, event, data, at: 0 };
+            BusEvent::FramedInPart(frame, why.into())
+        };
+        let (stored, declined) = fate_of_frame(&mut bench, id, "a", framed, data);
+        assert_eq!((stored, declined.as_deref()), (false, Some(why)));
+    }
+    assert!(fate_of(&mut bench, 41, "a").0, "others are taken");
+}
+
+/// A status that is refused for its record goes once more without it: the word counts.
+#[test]
+fn a_status_that_is_refused_goes_without_its_record() {
+    let mut bench = Bench::quiet();
+    for code in ["field_too_long", "too_deep", "too_many_members"] {
+        let message = "too much".to_string();
+        let frame = RelayFrame::Error { id: None, code: code.into(), message, retryable: false };
+        let effects = bench.tell(Event::Bus(BusEvent::Framed(frame)));
+        let bare = |effect: &Effect| {
+            matches!(effect, Effect::Bus(BusCommand::Send(text))
+                if text.contains("agentStatus") && text.contains("\"meta\":null"))
+        };
+        assert_eq!(effects.iter().filter(|effect| bare(effect)).count(), 1, "{effects:?}");
     }
 }

@@ -4,8 +4,8 @@ use serde_json::json;
 
 use super::super::event::{Effect, HubOp, StoredAgent};
 use super::super::rights::{self, line_of};
-use super::super::{Hub, Refusal};
-use super::{COMPONENT_BYTES_MAX, COMPONENTS_KEPT_MAX, is_label};
+use super::super::{Hub, Refusal, bounds};
+use super::{COMPONENTS_KEPT_MAX, is_label};
 use crate::core::http::GateCommand;
 use crate::core::ids::PeerId;
 use crate::core::limits::*;
@@ -65,6 +65,7 @@ impl Hub {
             self.must_be_new(actor, id)?;
         }
         rights::role(actor, &registration.role)?;
+        bounds::registration(registration)?;
         if !is_agent_id(id) {
             return Err((
                 422,
@@ -110,13 +111,6 @@ impl Hub {
                 422,
                 "component_taken",
                 format!("{id:?} is the componentId of another agent"),
-            ));
-        }
-        if component.len() > COMPONENT_BYTES_MAX {
-            return Err((
-                422,
-                "bad_component",
-                format!("a componentId may have {COMPONENT_BYTES_MAX} bytes"),
             ));
         }
         Ok(())

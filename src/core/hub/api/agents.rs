@@ -4,9 +4,10 @@ use serde_json::{Value, json};
 
 use super::super::agents::is_label;
 use super::super::event::HubOp;
-use super::super::{Hub, Refusal};
+use super::super::{Hub, Refusal, bounds};
 use super::{Answer, Routed, query};
 use crate::core::http::Request;
+use crate::core::limits::NAME_BYTES_MAX;
 use crate::wire::api::TokenRecord;
 use crate::wire::bus::Registration;
 
@@ -77,9 +78,13 @@ impl Hub {
     fn check_instance(&self, actor: &TokenRecord, id: &str, body: &Value) -> Result<(), Refusal> {
         self.may_act(actor, id)?;
         let agent = self.agents.get(id).ok_or_else(|| unknown_agent(id))?;
+        if let Some(meta) = body.get("meta").and_then(Value::as_object) {
+            bounds::meta(meta)?;
+        }
         let Some(told) = body.get("instanceId").and_then(Value::as_str) else {
             return Ok(());
         };
+        bounds::text("instanceId", told, NAME_BYTES_MAX)?;
         let known = agent.stored.registration.instance_id.as_str();
         if known.is_empty() && agent.stored.epoch > 0 {
             let text = format!("no instance of {id} is registered; register it");

@@ -7,10 +7,11 @@ use serde_json::{Value, json};
 use super::super::event::{After, HubOp, Query};
 use super::super::generations::{Named, told_in};
 use super::super::rights::{ADMIN, acts_as, allows, forbidden, scope};
-use super::super::{Hub, Refusal};
+use super::super::{Hub, Refusal, bounds};
 use super::{Answer, Asked, Routed, number, object, query, text};
 use crate::core::http::Request;
 use crate::core::ids::{MessageId, Ticket};
+use crate::core::limits::FIELD_BYTES_MAX;
 use crate::wire::BATCH_ROWS_MAX;
 use crate::wire::api::{NewMessage, TokenRecord, USER, error_body};
 
@@ -135,6 +136,7 @@ impl Hub {
     pub(super) fn mark_read(&mut self, asked: &Asked) -> Routed {
         let MessageCall { id, reader, body } = self.message_call(asked, LOOK_AFTER)?;
         let reason = body.get("reason").and_then(Value::as_str).map(str::to_string);
+        bounds::text("reason", reason.as_deref().unwrap_or_default(), FIELD_BYTES_MAX)?;
         if reason.is_none() && self.is_task_of_others(id, &reader) {
             return Ok(Answer::Durable(204, Value::Null));
         }

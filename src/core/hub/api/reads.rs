@@ -32,7 +32,7 @@ impl Hub {
                 "agents may not see the state of the hub; use an operator's token",
             ));
         }
-        let (ticket, gate) = (asked.ticket, asked.request.gate);
+        let (ticket, gate) = (asked.ticket, asked.request.gate.clone());
         self.read(Query::StoreStats, ReadFor::StoreStats { ticket, gate, format });
         Ok(Answer::Later)
     }
@@ -122,12 +122,12 @@ impl Hub {
     ) {
         match answer {
             ReadAnswer::Json(store) if format == StatsFormat::Prometheus => {
-                let text = self.metrics_text(gate, &store);
+                let text = self.metrics_text(&gate, &store);
                 let body = Body::Text("text/plain; version=0.0.4; charset=utf-8", text);
                 self.respond(ticket, 200, body);
             }
             ReadAnswer::Json(store) => {
-                let info = self.info(gate, &store);
+                let info = self.info(&gate, &store);
                 self.respond(ticket, 200, info);
             }
             ReadAnswer::Messages(_) => self.refuse_unexpected(ticket),
