@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::settings::{ProviderSettings, SessionSettings};
 use crate::core::session::{DeliveryOutcome, Mirror, OpenMode, Session, SessionEvent, StartFault};
-use crate::wire::control::LogLevel;
+use crate::wire::control::{ENV_PROVIDER_SESSION, LogLevel};
 
 /// How a provider is talked to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,6 +71,56 @@ pub struct LaunchRequest {
     pub is_root: bool,
     /// Environment that the provider will see.
     pub env: BTreeMap<String, String>,
+}
+
+/// Variables that the relay's tools look at, besides those that every program has. None is a token.
+pub const TOOL_VARIABLES: [&str; 15] = [
+    "AGENT_RELAY_HOME",
+    "AGENT_RELAY_ID",
+    "AGENT_RELAY_URL",
+    "AGENT_RELAY_TOKEN_FILE",
+    "AGENT_RELAY_RUNNER_INFO_FILE",
+    ENV_PROVIDER_SESSION,
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "ALL_PROXY",
+    "NO_PROXY",
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+];
+
+/// The server of the relay's tools that a session is told to start, on standard streams: it finds
+/// runner, relay and token anew at each call, where an address would end with its runner.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ToolServer {
+    /// Path of the program; its only argument is `mcp`.
+    pub program: String,
+    /// Variables for a provider that does not hand on its own, as far as they are known.
+    pub env: Vec<(String, String)>,
+}
+
+impl LaunchRequest {
+    /// Whether the agent's profile leaves a feature of the relay out.
+    pub fn leaves_out(&self, feature: &str) -> bool {
+        let text = self.env.get("AGENT_RELAY_AGENT_PROFILE_JSON");
+        let profile = text.and_then(|text| serde_json::from_str::<Value>(text).ok());
+        profile.and_then(|profile| Some(profile.get("relay")?.get(feature)? == false)) == Some(true)
+    }
+
+    /// The relay's tools; none where the profile leaves them out.
+    pub fn tools(&self) -> Option<ToolServer> {
+        if self.bin.is_empty() || self.leaves_out("mcp") {
+            return None;
+        }
+        let known = |name: &&str| Some((name.to_string(), self.env.get(*name)?.clone()));
+        Some(ToolServer {
+            program: self.bin.clone(),
+            env: TOOL_VARIABLES.iter().filter_map(known).collect(),
+        })
+    }
 }
 
 /// The conversation that one start is for.

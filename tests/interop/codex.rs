@@ -74,6 +74,11 @@ impl Session {
         self.machine.wait_status("a", "idle");
     }
 
+    /// Output of tools, as the model got it.
+    pub fn outputs(&self) -> String {
+        self.model.outputs()
+    }
+
     fn send(&self, text: &str) -> u64 {
         self.machine.send("a", text)
     }

@@ -11,6 +11,7 @@ mod codex;
 mod long;
 mod loops;
 mod model;
+mod tools;
 mod versions;
 
 use std::path::PathBuf;
@@ -27,7 +28,7 @@ struct Agent {
     preset: String,
     machine: Machine,
     model: Model,
-    _hub: Running,
+    hub: Option<Running>,
     _runner: Running,
 }
 
@@ -78,7 +79,8 @@ impl Agent {
         )
         .expect("config");
         let runner = machine.start(&["run", "acp", "--preset", preset, "--agent-id", "a"]);
-        let agent = Agent { preset: preset.into(), machine, model, _hub: hub, _runner: runner };
+        let agent =
+            Agent { preset: preset.into(), machine, model, hub: Some(hub), _runner: runner };
         agent.wait("idle");
         agent
     }

@@ -2,11 +2,12 @@
 //! request.
 //!
 //! Words in a message: `TOOL` (call a shell command first), `NAP` (one that takes three seconds),
-//! `RUN "..."` (this one), `WHOAMI` (one that asks who the session is), `LATE` (one that waits for
-//! the file `go`, then sends something), `ASK` (ask a question first), `AGENT` (start a subagent
-//! first), `BACKGROUND` (the same; its answer is held back until it is released), `HANG` (say a
-//! word, then nothing, once for each message), `MUTE` (nothing at all, once), `SLOW` (three seconds
-//! of words), `ERR400`, `ERR529` (twice, then well).
+//! `RUN "..."` (this one), `CALL <tool> {...}` (a tool of the relay, SELF being the message's
+//! number), `WHOAMI` (one that asks who the session is), `LATE` (one that waits for the file `go`,
+//! then sends something), `ASK` (ask a question first), `AGENT` (start a subagent first),
+//! `BACKGROUND` (the same; its answer is held back until it is released), `HANG` (say a word, then
+//! nothing, once for each message), `MUTE` (nothing at all, once), `SLOW` (three seconds of words),
+//! `ERR400`, `ERR529` (twice, then well).
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -156,7 +157,7 @@ enum Answer {
     /// Its beginning; the rest never comes.
     Hang(Vec<String>),
     /// Its beginning, then one word after the other for three seconds, then its end.
-    Slow { head: Vec<String>, tail: Vec<String> },
+    Slow { messages_api: bool, head: Vec<String>, tail: Vec<String> },
     /// Nothing at all.
     Mute,
     /// Something, when it is released.
@@ -180,21 +181,30 @@ fn serve(request: Request, body: &str, memory: &Mutex<Memory>) {
             let _ = stream.send(&events.concat());
             memory.lock().expect("whole").hanging.push(stream);
         }
-        Answer::Slow { head, tail } => {
+        Answer::Slow { messages_api, head, tail } => {
             let mut stream = Stream::of(request);
             // Whoever asked may give up meanwhile.
-            let _ = say_slowly(&mut stream, &head, &tail);
+            let _ = say_slowly(&mut stream, messages_api, &head, &tail);
         }
     }
 }
 
-fn say_slowly(stream: &mut Stream, head: &[String], tail: &[String]) -> std::io::Result<()> {
+fn say_slowly(
+    stream: &mut Stream,
+    messages_api: bool,
+    head: &[String],
+    tail: &[String],
+) -> std::io::Result<()> {
     stream.send(&head.concat())?;
     for word in 0..30 {
         std::thread::sleep(Duration::from_millis(100));
-        let delta = json!({"type": "text_delta", "text": format!("w{word} ")});
+        let word = format!("w{word} ");
+        let delta = json!({"type": "text_delta", "text": word});
         let piece = json!({"type": "content_block_delta", "index": 0, "delta": delta});
-        stream.send(&event(&piece))?;
+        stream.send(&match messages_api {
+            true => event(&piece),
+            false => chunk(json!({"content": word}), None),
+        })?;
     }
     stream.send(&tail.concat())?;
     stream.end()
@@ -246,7 +256,7 @@ fn answer(messages_api: bool, body: Value, memory: &Mutex<Memory>) -> Answer {
     if newest.contains("SLOW") && !result {
         let mut head = words(messages_api, &format!("{heard} "));
         let tail = head.split_off(head.len() - end);
-        return Answer::Slow { head, tail };
+        return Answer::Slow { messages_api, head, tail };
     }
     if hangs {
         let mut head = words(messages_api, "half a word ");
@@ -275,6 +285,10 @@ fn tool_call(messages_api: bool, newest: &str, number: u64, agent: bool) -> Opti
         let mut values = serde_json::Deserializer::from_str(rest).into_iter::<String>();
         let command = values.next().and_then(Result::ok).unwrap_or_default();
         return shell(&command, "runs");
+    }
+    if let Some((name, input)) = relay_tool(newest) {
+        let family = if messages_api { "mcp__relay__" } else { "relay_" };
+        return Some(any_call(messages_api, number, &format!("{family}{name}"), &input));
     }
     if newest.contains("TOOL") {
         return Some(call(messages_api, number));
@@ -409,17 +423,38 @@ fn call_of(number: u64, name: &str, input: &Value) -> Vec<String> {
     events
 }
 
+/// The tool of the relay that a message asks for, and its input: what stands behind `CALL`.
+pub fn relay_tool(newest: &str) -> Option<(String, Value)> {
+    let (before, rest) = newest.split_once("CALL ")?;
+    let (name, rest) = rest.split_once(' ')?;
+    let number = before.rsplit_once("[relay message #")?.1.split(' ').next()?;
+    let rest = rest.replace("SELF", number);
+    let mut values = serde_json::Deserializer::from_str(&rest).into_iter::<Value>();
+    Some((name.to_string(), values.next()?.ok()?))
+}
+
+/// A call of a tool, in either API.
+fn any_call(messages_api: bool, number: u64, name: &str, input: &Value) -> Vec<String> {
+    if messages_api {
+        return call_of(number, name, input);
+    }
+    let function = json!({"name": name, "arguments": input.to_string()});
+    let id = format!("call_{number}");
+    let call = json!([{"index": 0, "id": id, "type": "function", "function": function}]);
+    vec![
+        chunk(json!({"role": "assistant", "tool_calls": call}), None),
+        chunk(json!({}), Some("tool_calls")),
+        "data: [DONE]\n\n".into(),
+    ]
+}
+
 /// A call of the shell.
 fn call(messages_api: bool, number: u64) -> Vec<String> {
-    let input = json!({"command": "echo hi > made.txt", "description": "makes a file"}).to_string();
+    let input = json!({"command": "echo hi > made.txt", "description": "makes a file"});
     if !messages_api {
-        let call = json!([{"index": 0, "id": format!("call_{number}"), "type": "function", "function": {"name": "bash", "arguments": input}}]);
-        return vec![
-            chunk(json!({"role": "assistant", "tool_calls": call}), None),
-            chunk(json!({}), Some("tool_calls")),
-            "data: [DONE]\n\n".into(),
-        ];
+        return any_call(messages_api, number, "bash", &input);
     }
+    let input = input.to_string();
     let mut events = vec![
         begin(),
         event(&json!({"type": "content_block_start", "index": 0,

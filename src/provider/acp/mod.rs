@@ -57,7 +57,9 @@ fn plan(
         is_server: false,
         port: None,
         behind: |_, _| None,
-        session: Box::new(session::AcpSession::new(request.session.clone())),
+        session: Box::new(
+            session::AcpSession::new(request.session.clone()).with_tools(request.tools()),
+        ),
         hint: "check the name and PATH",
     })
 }

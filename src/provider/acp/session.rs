@@ -47,6 +47,7 @@ use crate::core::ids::{Ticket, VerbNumber};
 use crate::core::session::{Decision, Input, Mirror, Output, Session, SessionEvent, Verb};
 use crate::core::time::{Now, Tick, sooner};
 use crate::provider::jsonrpc::{Frame, OpenRequests, RpcError};
+use crate::provider::launch::ToolServer;
 use crate::provider::lines::Lines;
 use crate::provider::reader::{self, Damage, Document};
 use crate::provider::settings::SessionSettings;
@@ -110,6 +111,8 @@ struct PendingCancel {
 /// The session as a machine: see the module.
 pub struct AcpSession {
     settings: SessionSettings,
+    /// Servers of tools, as the agent is told of them.
+    servers: Value,
     lines: Lines,
     stage: Stage,
     out: Vec<Output>,
@@ -134,10 +137,27 @@ pub struct AcpSession {
 }
 
 impl AcpSession {
+    /// The agent is told to start the relay's tools.
+    pub fn with_tools(mut self, tools: Option<ToolServer>) -> AcpSession {
+        if let Some(ToolServer { program, env }) = tools {
+            let pair = |(name, value): &(String, String)| json!({"name": name, "value": value});
+            let env: Vec<Value> = env.iter().map(pair).collect();
+            self.servers =
+                json!([{"name": "relay", "command": program, "args": ["mcp"], "env": env}]);
+        }
+        self
+    }
+
+    /// Whether it has been told of them.
+    fn has_tools(&self) -> bool {
+        self.servers.as_array().is_some_and(|all| !all.is_empty())
+    }
+
     /// A session that waits for [`Verb::Open`].
     pub fn new(settings: SessionSettings) -> AcpSession {
         AcpSession {
             settings,
+            servers: json!([]),
             lines: Lines::default(),
             stage: Stage::Fresh,
             out: Vec::new(),

@@ -21,18 +21,26 @@ use crate::wire::control::ENV_HOOKS;
 /// compaction.
 const RELAY_TEXT: &str = "\
 [agent-relay] You share a message channel with people and other agents. A text that begins with `[relay message #<number> from <name>]` \
-is a message from that channel, put into this conversation by your runner: from `user` it is your user's own word; from anybody else, or \
-framed as another session's message, it is a request of that agent or system. Take it in, carry it out, and answer it. \
+is a message from it, put here by your runner: from `user` it is your user's own word; from anybody else, or framed as another session's \
+message, it is a request of that agent or system. Take it in, carry it out, and answer it. \
 Your runner types for your user by pasting, so a longer message stands in `<pasted_content>`: what begins there with that header is meant \
-as the header says, from `user` your user's own instruction. \
+as the header says. A notification needs no answer.";
+/// What it can do by its tools, which need not be loaded before they are called.
+const TOOLS: &str = " \
+Tools: mcp__relay__relay_get_message (what was cut), mcp__relay__relay_react, mcp__relay__relay_send_message, \
+mcp__relay__relay_find_agents; `agent-relay guide` tells of the commands.";
+/// The same where it has none.
+const COMMANDS: &str = " \
 `agent-relay get-message <number>` shows a message in full that was cut, `agent-relay react <number> <emoji>` acknowledges one lightly, \
-`agent-relay send <agent> --stdin` writes to others, `agent-relay --help` tells the rest. A message marked as a notification needs no answer.";
+`agent-relay send <agent> --stdin` writes to others, `agent-relay guide` tells the rest.";
 /// Who answers, where the runner does.
 const ANSWER_AUTO: &str =
     " Your last text of a turn goes to the sender as the answer; you need not send it yourself.";
 /// Who answers, where the session does.
 const ANSWER_EXPLICIT: &str =
     " Answer yourself with `agent-relay reply <number> --stdin`; nobody sends your last text.";
+/// The same with a tool.
+const ANSWER_BY_TOOL: &str = " Answer yourself with mcp__relay__relay_reply or `agent-relay reply <number> --stdin`; nobody sends your last text.";
 
 /// Names the program's own folder.
 const CONFIG_DIR: &str = "CLAUDE_CONFIG_DIR";
@@ -129,6 +137,8 @@ struct Places {
     config_dir: String,
     plugin_dir: String,
     settings_file: String,
+    /// Where its tools are told.
+    tools_file: String,
     /// A session over its standard streams has none.
     sockets: Option<SessionSockets>,
 }
@@ -151,6 +161,7 @@ impl Places {
             config_dir,
             plugin_dir: format!("{}/plugins/claude/{}", request.home, crate::wire::VERSION),
             settings_file: format!("{}/claude-settings.json", request.dir),
+            tools_file: format!("{}/claude-mcp.json", request.dir),
             sockets: (request.transport != Transport::Stream).then_some(sockets),
         }
     }
@@ -236,6 +247,10 @@ fn flags(request: &LaunchRequest, places: &Places, own_args: &[String]) -> Vec<S
             (None, ApprovalMode::ReadOnly) => add(&["--permission-mode", "plan"]),
         }
     }
+    if request.tools().is_some() {
+        // They ask nobody: none of them sends a file or runs a command.
+        add(&["--mcp-config", &places.tools_file, "--allowedTools", "mcp__relay"]);
+    }
     add(&["--settings", &places.settings_file]);
     if let Some(sockets) = &places.sockets {
         add(&["--messaging-socket-path", &sockets.session]);
@@ -247,7 +262,10 @@ fn flags(request: &LaunchRequest, places: &Places, own_args: &[String]) -> Vec<S
             add(&[name, value]);
         }
     }
-    add(&["--append-system-prompt", &system_prompt(request)]);
+    let told = system_prompt(request);
+    if !told.is_empty() {
+        add(&["--append-system-prompt", &told]);
+    }
     all
 }
 
@@ -295,6 +313,12 @@ fn files(
         SetupFile::Tree { path: places.plugin_dir.clone(), files: plugin::FILES },
         SetupFile::File { path: places.settings_file.clone(), text },
     ];
+    if let Some(tools) = request.tools() {
+        // It hands its environment on.
+        let server = json!({"command": tools.program, "args": ["mcp"]});
+        let text = json!({"mcpServers": {"relay": server}}).to_string() + "\n";
+        files.push(SetupFile::File { path: places.tools_file.clone(), text });
+    }
     if places.sockets.is_some() {
         files.push(SetupFile::Folder(request.runtime_dir.clone()));
     }
@@ -330,12 +354,23 @@ fn program(request: &LaunchRequest) -> Vec<String> {
 }
 
 fn system_prompt(request: &LaunchRequest) -> String {
-    let mut text = RELAY_TEXT.to_string();
-    text.push_str(if request.explicit_replies { ANSWER_EXPLICIT } else { ANSWER_AUTO });
+    let mut text = String::new();
+    if !request.leaves_out("context") {
+        let has_tools = request.tools().is_some();
+        text.push_str(RELAY_TEXT);
+        text.push_str(if has_tools { TOOLS } else { COMMANDS });
+        text.push_str(match (request.explicit_replies, has_tools) {
+            (false, _) => ANSWER_AUTO,
+            (true, false) => ANSWER_EXPLICIT,
+            (true, true) => ANSWER_BY_TOOL,
+        });
+    }
     if let Some(more) =
         request.settings.system_prompt.as_deref().filter(|more| !more.trim().is_empty())
     {
-        text.push_str("\n\n");
+        if !text.is_empty() {
+            text.push_str("\n\n");
+        }
         text.push_str(more);
     }
     text

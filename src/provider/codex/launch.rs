@@ -7,7 +7,8 @@ use serde_json::{Map, Value, json};
 
 use super::session::{CodexSession, Listens, ServerStart};
 use crate::provider::launch::{
-    Conversation, Disk, LaunchError, LaunchPlan, LaunchRequest, ServerPort, SetupFile, Transport,
+    Conversation, Disk, LaunchError, LaunchPlan, LaunchRequest, ServerPort, SetupFile,
+    TOOL_VARIABLES, Transport,
 };
 use crate::provider::settings::{ApprovalMode, ProviderSetting};
 
@@ -36,6 +37,13 @@ at once; `agent-relay send <agent> --stdin` asks a person.";
 /// The same, where nothing leaves the sandbox.
 const TOOLS_READ_ONLY: &str =
     " Your sandbox has no network, so the command `agent-relay` does not work in it.";
+/// What works everywhere: tools run outside of any sandbox, and are called without being looked up
+/// before.
+const TOOLS: &str = " \
+Tools of the namespace mcp__relay: relay_get_message (what was cut), relay_reply, relay_react, relay_send_message, relay_find_agents. \
+Use them and not the command `agent-relay`, which needs a network.";
+/// Who answers, where the session does by its tools.
+const ANSWER_BY_TOOL: &str = " Answer yourself with relay_reply; nobody sends your last text.";
 
 /// Tokens of one tool's output that the model gets.
 const TOOL_OUTPUT_TOKENS: u32 = 12_000;
@@ -74,9 +82,11 @@ pub fn plan(
     disk: &dyn Disk,
 ) -> Result<LaunchPlan, LaunchError> {
     let listens = listens(request)?;
-    if request.explicit_replies && request.session.approval_mode == ApprovalMode::ReadOnly {
+    let is_shut = request.session.approval_mode == ApprovalMode::ReadOnly;
+    if request.explicit_replies && is_shut && request.tools().is_none() {
         return Err(LaunchError::permanent(
-            "a read-only Codex cannot answer by itself, since nothing leaves its sandbox: use reply mode auto, or --approval guarded",
+            "a read-only Codex without the relay's tools cannot answer by itself, since nothing leaves its sandbox: use reply mode auto, \
+             or --approval guarded",
         ));
     }
     let own_home = request.settings.isolated.then(|| format!("{}/codex", request.dir));
@@ -173,6 +183,14 @@ fn arguments(request: &LaunchRequest, listens: &Listens) -> Vec<String> {
             set(key, &quoted(value));
         }
     }
+    if let Some(tools) = request.tools() {
+        set("mcp_servers.relay.command", &quoted(&tools.program));
+        set("mcp_servers.relay.args", "[\"mcp\"]");
+        // Names only: what they hold does not stand in arguments.
+        set("mcp_servers.relay.env_vars", &json!(TOOL_VARIABLES).to_string());
+        // They ask nobody: none of them sends a file or runs a command.
+        set("mcp_servers.relay.default_tools_approval_mode", "\"approve\"");
+    }
     all.extend(request.default_args.iter().chain(&request.args).cloned());
     all
 }
@@ -190,18 +208,29 @@ fn thread(request: &LaunchRequest) -> Map<String, Value> {
         ApprovalMode::ReadOnly => ("never", "read-only"),
     };
     let policy = request.session.mode.as_deref().unwrap_or(policy);
-    let mut text = RELAY_TEXT.to_string();
-    text.push_str(if request.explicit_replies { ANSWER_EXPLICIT } else { ANSWER_AUTO });
-    text.push_str(match request.session.approval_mode {
-        ApprovalMode::Open => TOOLS_OPEN,
-        ApprovalMode::Guarded => TOOLS_GUARDED,
-        ApprovalMode::ReadOnly => TOOLS_READ_ONLY,
+    let mut all = json!({
+        "cwd": request.session.cwd, "approvalPolicy": policy, "sandbox": sandbox
     });
-    let all = json!({
-        "cwd": request.session.cwd, "approvalPolicy": policy, "sandbox": sandbox,
-        "developerInstructions": text
-    });
+    if !request.leaves_out("context") {
+        all["developerInstructions"] = json!(relay_text(request));
+    }
     all.as_object().cloned().unwrap_or_default()
+}
+
+fn relay_text(request: &LaunchRequest) -> String {
+    let has_tools = request.tools().is_some();
+    let answer = match (request.explicit_replies, has_tools) {
+        (false, _) => ANSWER_AUTO,
+        (true, false) => ANSWER_EXPLICIT,
+        (true, true) => ANSWER_BY_TOOL,
+    };
+    let tools = match (has_tools, request.session.approval_mode) {
+        (true, _) => TOOLS,
+        (false, ApprovalMode::Open) => TOOLS_OPEN,
+        (false, ApprovalMode::Guarded) => TOOLS_GUARDED,
+        (false, ApprovalMode::ReadOnly) => TOOLS_READ_ONLY,
+    };
+    [RELAY_TEXT, answer, tools].concat()
 }
 
 /// The server refuses to keep its helpers below the temporary folder.

@@ -1,11 +1,11 @@
 //! A model server on loopback for the Responses interface: it says what the newest message asks
 //! for, and remembers every request.
 //!
-//! Words in a message: `RUN:<words of a command>;` (a shell command first), `ESC:<...>;` (one that
-//! must leave the sandbox), `TOOL` (the same, of its own choice), `THINK` (a thought before that),
-//! `AGENT` (a subagent first, whose answer is held back until it is released), `SLOW` (three
-//! seconds of words), `HANG` (a word, then nothing, once for each message), `MUTE` (nothing at all,
-//! once), `ERR400`.
+//! Words in a message: `CALL <tool> {...}` (a tool of the relay first), `RUN:<words of a command>;`
+//! (a shell command first), `ESC:<...>;` (one that must leave the sandbox), `TOOL` (the same, of
+//! its own choice), `THINK` (a thought before that), `AGENT` (a subagent first, whose answer is
+//! held back until it is released), `SLOW` (three seconds of words), `HANG` (a word, then nothing,
+//! once for each message), `MUTE` (nothing at all, once), `ERR400`.
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use tiny_http::Request;
 
 use crate::http;
+use crate::model::relay_tool;
 
 /// What a subagent is told to do.
 const SUBTASK: &str = "SUBTASK look around";
@@ -211,6 +212,9 @@ fn answer(request: Request, body: &Value, memory: &Mutex<Memory>) -> bool {
 /// The tool that a text asks for: its name with its family, and its arguments.
 fn tool_call(body: &Value, newest: &str) -> Option<(Value, Value)> {
     let shell = json!({"name": "exec_command"});
+    if let Some((name, arguments)) = relay_tool(newest) {
+        return Some((json!({"name": name, "namespace": "mcp__relay"}), arguments));
+    }
     if let Some(line) = between(newest, "RUN:") {
         return Some((shell, json!({"cmd": line})));
     }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::{ASK, AcpSession};
+use crate::core::mcp::{SERVER, tools};
 use crate::core::session::{Approval, Decision, SessionEvent};
 use crate::core::time::{Now, Tick};
 use crate::provider::jsonrpc;
@@ -100,6 +101,16 @@ impl Approvals {
     }
 }
 
+/// Whether a question is about one of the relay's tools, as an adapter says that knows whose tools
+/// are whose. A title says nothing: a command can be called anything.
+fn is_relay_tool(call: &Value) -> bool {
+    let says = |at: &str| call.pointer(at).and_then(Value::as_str);
+    let tool =
+        says("/_meta/claudeCode/toolName").and_then(|name| name.strip_prefix("mcp__relay__"));
+    says("/_meta/claudeCode/mcpServer/name") == Some(SERVER)
+        && tool.is_some_and(|name| tools::find(name).is_some())
+}
+
 impl AcpSession {
     /// A request of the agent that nobody here knows, or whose method is unreadable.
     pub(super) fn on_other_request(&mut self, id: &Value, method: &str) {
@@ -147,6 +158,11 @@ impl AcpSession {
         let deadline = now.tick + self.settings.approval_timeout;
         let pending = PendingApproval { request: id, options, deadline, damage };
         self.approvals.pending.insert(approval.clone(), pending);
+        if damage == Damage::None && self.has_tools() && is_relay_tool(call) {
+            // None of them sends a file or runs a command.
+            self.settle_ask(&approval, Decision::Approve);
+            return;
+        }
         match self.settings.approval_mode {
             // The mode allows whatever is asked, but not whatever was not asked.
             ApprovalMode::Open if damage == Damage::Broken => {
@@ -183,20 +199,25 @@ impl AcpSession {
     /// Answers by `kind`, never by position or id, which differ per agent. Always with an offered
     /// id, or `cancelled`.
     pub(super) fn decide(&mut self, approval: &str, decision: Decision, reason: &str) {
-        let Some(pending) = self.approvals.pending.remove(approval) else {
-            return;
-        };
-        let outcome = match pending.option(decision) {
-            Some(option) => json!({"outcome": "selected", "optionId": option.id}),
-            None => json!({"outcome": "cancelled"}),
-        };
-        self.write(&jsonrpc::result(&pending.request, json!({"outcome": outcome})));
-        if self.settings.approval_mode == ApprovalMode::Guarded {
+        if self.settle_ask(approval, decision)
+            && self.settings.approval_mode == ApprovalMode::Guarded
+        {
             self.emit(SessionEvent::ApprovalClosed {
                 id: approval.to_string(),
                 reason: reason.to_string(),
             });
         }
+    }
+
+    /// The same unseen by people; false: nobody waits for it.
+    fn settle_ask(&mut self, approval: &str, decision: Decision) -> bool {
+        let Some(pending) = self.approvals.pending.remove(approval) else { return false };
+        let outcome = match pending.option(decision) {
+            Some(option) => json!({"outcome": "selected", "optionId": option.id}),
+            None => json!({"outcome": "cancelled"}),
+        };
+        self.write(&jsonrpc::result(&pending.request, json!({"outcome": outcome})));
+        true
     }
 
     /// Takes back every question.
@@ -215,6 +236,35 @@ impl AcpSession {
         for id in late {
             self.warn(format!("approval {id} was not answered in time and is denied"));
             self.decide(&id, Decision::Deny, "nobody answered in time");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_tools_that_an_adapter_calls_ours_ask_nobody() {
+        let call = |tool: &str, server: &str| {
+            let meta =
+                json!({"toolName": tool, "mcpServer": {"name": server, "source": "dynamic"}});
+            json!({"title": tool, "_meta": {"claudeCode": meta}})
+        };
+        for (call, ours) in [
+            (call("mcp__relay__relay_reply", "relay"), true),
+            (call("mcp__relay__relay_reply", "other"), false),
+            (call("mcp__relay__delete_all", "relay"), false),
+            (call("mcp__relayx__relay_reply", "relay"), false),
+            (call("relay_reply", "relay"), false),
+            (json!({"title": "mcp__relay__relay_reply"}), false),
+            (
+                json!({"title": "x", "_meta": {"claudeCode": {"toolName": "mcp__relay__relay_reply"}}}),
+                false,
+            ),
+            (Value::Null, false),
+        ] {
+            assert_eq!(is_relay_tool(&call), ours, "{call}");
         }
     }
 }

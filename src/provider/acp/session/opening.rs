@@ -154,7 +154,9 @@ impl AcpSession {
         let (can_load, can_resume) = (*can_load, *can_resume);
         let wants_evidence = resume.as_ref().is_some_and(|resume| !resume.evidence_for.is_empty());
         let cwd = &self.settings.cwd;
-        let params = |session: &str| json!({"sessionId": session, "cwd": cwd, "mcpServers": []});
+        let servers = &self.servers;
+        let params =
+            |session: &str| json!({"sessionId": session, "cwd": cwd, "mcpServers": servers});
         match resume.as_ref().map(|resume| resume.session.clone()) {
             Some(session) if can_load && (wants_evidence || !can_resume) => {
                 let params = params(&session);
@@ -168,7 +170,7 @@ impl AcpSession {
                 self.request(Request::Resume, "session/resume", params);
             }
             resumable => {
-                let params = json!({"cwd": cwd, "mcpServers": []});
+                let params = json!({"cwd": cwd, "mcpServers": servers});
                 if resumable.is_some() && self.opening.lost.is_none() {
                     self.opening.lost =
                         Some("the agent can neither load nor resume a session".into());

@@ -97,6 +97,50 @@ fn the_permission_mode_is_always_said() {
     assert_eq!(command(&own, &[]).matches("--permission-mode").count(), 1);
 }
 
+#[test]
+fn tools_are_told_and_ask_nobody_unless_the_profile_leaves_them_out() {
+    let mut asked = request(Transport::Tmux, ApprovalMode::Guarded);
+    let file = |plan: &LaunchPlan| {
+        plan.files.iter().find_map(|file| match file {
+            SetupFile::File { path, text } if path.ends_with("claude-mcp.json") => {
+                serde_json::from_str::<Value>(text).ok()
+            }
+            _ => None,
+        })
+    };
+    let told = |plan: &LaunchPlan| {
+        let at = plan.argv.iter().position(|word| word == "--append-system-prompt");
+        at.map(|at| plan.argv[at + 1].clone()).unwrap_or_default()
+    };
+    let none = Files([].into());
+    for explicit in [false, true] {
+        asked.explicit_replies = explicit;
+        let plan = planned(&asked, &none);
+        let words = plan.argv.join(" ");
+        assert!(words.contains("claude-mcp.json --allowedTools mcp__relay --settings"), "{words}");
+        let server = json!({"command": asked.bin, "args": ["mcp"]});
+        assert_eq!(file(&plan), Some(json!({"mcpServers": {"relay": server}})));
+        let text = told(&plan);
+        assert!(text.contains("mcp__relay__relay_send_message") && text.len() <= 1000, "{text}");
+        assert_eq!(text.contains("mcp__relay__relay_reply"), explicit, "{text}");
+    }
+    asked.explicit_replies = false;
+    for (profile, tools, context) in [
+        (r#"{"relay": {"mcp": false}}"#, false, true),
+        (r#"{"relay": {"context": false}}"#, true, false),
+        (r#"{"relay": {"mcp": true, "context": "no"}}"#, true, true),
+        ("half a profile {", true, true),
+    ] {
+        asked.env.insert("AGENT_RELAY_AGENT_PROFILE_JSON".into(), profile.into());
+        let plan = planned(&asked, &none);
+        assert_eq!(plan.argv.iter().any(|word| word == "--mcp-config"), tools, "{profile}");
+        assert_eq!(file(&plan).is_some(), tools, "{profile}");
+        let text = told(&plan);
+        assert_eq!(text.contains("[agent-relay]"), context, "{profile}: {text}");
+        assert!(text.len() <= 1000 && text.contains("agent-relay send") == !tools, "{text}");
+    }
+}
+
 /// The program takes the last of several `--settings`, so there is one, and it holds both.
 #[test]
 fn own_settings_are_joined_with_ours() {

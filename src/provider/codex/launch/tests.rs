@@ -121,7 +121,7 @@ fn a_server_without_unix_sockets_is_told_to_listen_at_a_port_behind_a_token() {
 
 #[test]
 fn what_was_asked_for_is_said_as_settings() {
-    let mut asked = request();
+    let mut asked = LaunchRequest { bin: String::new(), ..request() };
     asked.settings.model = Some("gpt-5.5".into());
     asked.settings.effort = Some("high\" x".into());
     asked.default_args = vec!["--enable".into(), "a".into()];
@@ -136,13 +136,37 @@ fn what_was_asked_for_is_said_as_settings() {
 }
 
 #[test]
+fn tools_are_told_without_what_they_find_and_ask_nobody() {
+    let mut asked = request();
+    asked.env.insert("AGENT_RELAY_URL".into(), "http://secret@relay".into());
+    let words = planned(&asked).expect("a plan").argv.join(" ");
+    for part in [
+        "-c mcp_servers.relay.command=\"/bin/agent-relay\" -c mcp_servers.relay.args=[\"mcp\"]",
+        "-c mcp_servers.relay.default_tools_approval_mode=\"approve\"",
+        "\"AGENT_RELAY_URL\"",
+    ] {
+        assert!(words.contains(part), "{part} in {words}");
+    }
+    assert!(!words.contains("secret"), "{words}");
+    for explicit in [false, true] {
+        asked.explicit_replies = explicit;
+        let text = relay_text(&asked);
+        assert!(text.contains("mcp__relay") && text.len() <= 1000, "{} {text}", text.len());
+    }
+    let profile = r#"{"relay": {"mcp": false, "context": false}}"#;
+    asked.env.insert("AGENT_RELAY_AGENT_PROFILE_JSON".into(), profile.into());
+    assert!(!planned(&asked).expect("a plan").argv.join(" ").contains("mcp_servers"));
+    assert_eq!(thread(&asked).get("developerInstructions"), None);
+}
+
+#[test]
 fn each_approval_mode_has_its_sandbox_and_is_told_what_works_in_it() {
     for (mode, policy, sandbox, told) in [
         (ApprovalMode::Open, "never", "danger-full-access", "agent-relay send"),
         (ApprovalMode::Guarded, "on-request", "workspace-write", "ask for escalation"),
         (ApprovalMode::ReadOnly, "never", "read-only", "does not work"),
     ] {
-        let mut asked = request();
+        let mut asked = LaunchRequest { bin: String::new(), ..request() };
         asked.session.approval_mode = mode;
         let thread = thread(&asked);
         assert_eq!(
@@ -154,6 +178,9 @@ fn each_approval_mode_has_its_sandbox_and_is_told_what_works_in_it() {
         assert_eq!(super::thread(&asked)["approvalPolicy"], "untrusted");
         asked.explicit_replies = true;
         assert_eq!(planned(&asked).is_err(), mode == ApprovalMode::ReadOnly, "{mode:?}");
+        // A tool reaches the relay from every sandbox.
+        asked.bin = request().bin;
+        assert!(planned(&asked).is_ok() && relay_text(&asked).contains("mcp__relay"));
     }
 }
 
