@@ -6,6 +6,8 @@ INTEROP_DIR ?= target/interop
 SEEDS ?= 20000
 FIRST ?= 1
 CHAOS ?= 500
+RESTARTS ?= 1000
+STORM ?= 600
 
 # The binary is static: with musl where that target and its compiler are installed, else with the system's own libc.
 HOST := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
@@ -78,6 +80,7 @@ sim: need ## more seeds of the simulation: make sim SEEDS=100000
 chaos: need ## random kills of real processes, and backups put back meanwhile, 500 seeds: make chaos CHAOS=500
 	@$(CARGO) build --locked --examples
 	@CHAOS_SEEDS=$(CHAOS) $(CARGO) test --locked --test it -- --nocapture chaos::random_ random_kills
+	@CHAOS_RESTARTS=$(RESTARTS) CHAOS_HOST_SECONDS=$(STORM) $(CARGO) test --locked --test it -- --nocapture --test-threads=1 orchestrator::chaos a_killed_orchestrator
 
 bench: static ## print the table of figures; RECORD=1 writes tests/FIGURES.md, OLD_BIN=path measures an older binary beside
 	@RECORD="$(RECORD)" BENCH_BIN="$(abspath $(BIN))" OLD_BIN="$(abspath $(OLD_BIN))" INTEROP_DIR="$(INTEROP_DIR)" $(CARGO) bench --locked --bench figures

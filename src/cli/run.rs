@@ -25,7 +25,7 @@ use crate::os;
 use crate::provider::registry;
 use crate::runtime::runner::{RunnerParts, run};
 use crate::secret::Secret;
-use crate::wire::control::{ENV_AGENT, LogLevel, RunnerInfo};
+use crate::wire::control::{ENV_AGENT, ENV_SESSION_LAUNCH, LogLevel, RunnerInfo};
 
 /// `run` with the words behind it.
 pub fn from_arguments(default_provider: &str, arguments: &[String], unknown: Unknown) -> Outcome {
@@ -126,10 +126,12 @@ fn start(args: RunArgs, provider: &'static registry::Provider) -> Outcome {
         child_registrations: child_registrations_in,
         clock,
     };
+    let is_spawned = env(ENV_SESSION_LAUNCH).is_some() && settings.global.token_by_hand;
+    let config_file = (!is_spawned).then(|| settings.global.file());
     let store_note = opened.note.or_else(|| aside::note(&opened.dir));
     let outcome = run(RunnerParts {
         config: AgentConfig { store_note, ..settings.agent },
-        files: heartbeat::Files { config: settings.global.file(), token: files.token.clone() },
+        files: heartbeat::Files { config: config_file, token: files.token.clone() },
         store: opened.store,
         launch,
         control,

@@ -15,8 +15,9 @@ const CALL_LIMIT: Duration = Duration::from_secs(10);
 
 /// Files that this thread reads and writes.
 pub struct Files {
-    /// The configuration, which may hold a token.
-    pub config: PathBuf,
+    /// The configuration, which may hold a token. None: an orchestrator hands over what is needed,
+    /// and a person's token is not this agent's.
+    pub config: Option<PathBuf>,
     /// The agent's token, for the tools inside its session.
     pub token: PathBuf,
 }
@@ -32,7 +33,8 @@ pub fn run(files: Files, orders: Receiver<HeartbeatCommand>, lane: Sender<Event>
                 Event::Called { call, result }
             }
             HeartbeatCommand::ReadConfigToken => {
-                let (url, token) = crate::config::relay_in(&files.config);
+                let (url, token) =
+                    files.config.as_deref().map(crate::config::relay_in).unwrap_or_default();
                 Event::ConfigToken { url: url.filter(|url| Base::parse(url).is_ok()), token }
             }
             HeartbeatCommand::WriteToken { token } => {

@@ -99,7 +99,7 @@ impl Ports {
         let (records_port, records) = bounded(COMMITS_IN_FLIGHT_MAX + 16);
         let (bus_port, bus) = bounded(BUS_ORDERS);
         // One call and one order for each session at a time; a watch for each start.
-        let (calls_port, calls) = bounded(SESSIONS_MAX + 16);
+        let (calls_port, calls) = bounded(SESSIONS_MAX * 3);
         let (work_port, work) = bounded(SESSIONS_MAX + 16);
         let (watch_port, watch) = bounded(SESSIONS_MAX * 2);
         let (looks_ports, looks) = (0..look::THREADS).map(|_| bounded(LOOKS_MAX)).unzip();

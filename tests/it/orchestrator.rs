@@ -1,5 +1,6 @@
 //! Orchestrators: sessions that outlive them, as process groups and as units of a real systemd.
 
+mod chaos;
 mod keeping;
 mod looking;
 mod spawning;
@@ -16,7 +17,7 @@ use crate::support::{BIN, Machine, Running, wait_for};
 /// A machine with a hub and a folder that sessions may work in.
 struct Host {
     machine: Machine,
-    _hub: Running,
+    hub: Running,
     orchestrator: Option<Running>,
 }
 
@@ -30,7 +31,7 @@ impl Host {
 
     fn on(machine: Machine) -> Host {
         let hub = machine.hub();
-        let mut host = Host { machine, _hub: hub, orchestrator: None };
+        let mut host = Host { machine, hub, orchestrator: None };
         host.start();
         host
     }

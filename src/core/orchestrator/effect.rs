@@ -66,6 +66,8 @@ pub enum Call {
     OwnToken { refused: bool },
     /// Make a token for the agent of a session.
     AgentToken { session: String, body: Value, own: Secret },
+    /// Give the runner of a session another token for its agent.
+    HandToken { session: String, runner_info_file: String, token: Secret },
 }
 
 /// What is done for a session.

@@ -109,6 +109,8 @@ pub enum Called {
     OwnToken(Result<OwnToken, Cause>),
     /// A token for the agent of a session.
     AgentToken { session: String, result: Result<Secret, Cause> },
+    /// The runner of a session has another token, or why not.
+    TokenHanded { session: String, result: Result<(), Cause> },
 }
 
 /// The orchestrator's own token.

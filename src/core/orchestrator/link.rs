@@ -48,6 +48,8 @@ pub(super) struct Link {
     attempt: u32,
     frames: u64,
     heartbeat_every: Duration,
+    /// The generation of the relay's data at the last registration.
+    generation: Option<String>,
     /// What was logged last of it, and when.
     logged: Option<(String, Tick)>,
 }
@@ -278,6 +280,13 @@ impl Orchestrator {
         self.out.push(frame(&status));
         self.tell_report();
         self.refresh_report();
+        let generation = registered.server.get("generation").and_then(|told| told.as_str());
+        let generation = generation.map(str::to_string);
+        let before = std::mem::replace(&mut self.link.generation, generation);
+        if before.is_some() && before != self.link.generation {
+            // Of the tokens that were made meanwhile the relay may know none.
+            self.renew_agent_tokens();
+        }
         self.send_updates_again();
     }
 }

@@ -267,6 +267,9 @@ impl Machine for Orchestrator {
             Event::Called(Called::AgentToken { session, result }) => {
                 self.on_agent_token(&session, result)
             }
+            Event::Called(Called::TokenHanded { session, result }) => {
+                self.on_token_handed(&session, result)
+            }
             Event::Worked { session, done } => self.on_worked(&session, done),
             Event::Gone { session, launch, exit } => self.on_gone(&session, &launch, exit),
             Event::Looked { number, looked } => self.on_looked(number, looked),

@@ -13,6 +13,7 @@ use super::event::Done;
 use super::operations::{Asker, Refusal, stopped};
 use super::options::SpawnOptions;
 use super::record::{Record, RecordOp};
+use crate::core::limits::AGENT_TOKEN_LIFE;
 use crate::core::time::Tick;
 use crate::wire::control::LogLevel;
 
@@ -77,6 +78,8 @@ pub(super) struct Session {
     /// Since when it waits for the relay.
     pub relay_since: Option<Tick>,
     pub started: Tick,
+    /// Another token for its agent is being made.
+    pub wants_token: bool,
     /// What people should know of how it was started.
     pub note: Option<String>,
     /// What is answered to who wanted it to end, once its files are gone.
@@ -96,6 +99,7 @@ impl Session {
             has_run: false,
             relay_since: None,
             started: Tick(0),
+            wants_token: false,
             note: None,
             last_words: Value::Null,
         }
@@ -121,6 +125,14 @@ impl Session {
             Phase::Waiting { until, .. } => Some(until),
             _ => None,
         }
+    }
+
+    /// What the relay is asked for to make a token for its agent.
+    pub fn token_request(&self) -> Value {
+        json!({
+            "profileId": "provider-agent", "agentId": self.record.agent_id,
+            "policyName": self.record.policy_name, "ttlSeconds": AGENT_TOKEN_LIFE.as_secs(),
+        })
     }
 
     /// The word for people and for scripts, and why it is so.

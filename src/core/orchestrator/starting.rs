@@ -15,7 +15,6 @@ use super::sessions::{Phase, Session, Step};
 use super::systemd::UnitOrder;
 use super::{Orchestrator, admission, confine, names};
 use crate::core::Cause;
-use crate::core::limits::AGENT_TOKEN_LIFE;
 use crate::secret::Secret;
 use crate::wire::control::{ENV_TOKEN, LogLevel};
 
@@ -102,13 +101,43 @@ impl Orchestrator {
         let Some(own) = self.link.own().map(|own| own.token.clone()) else {
             return self.wait_for_relay(name, "it has given no token to this orchestrator yet");
         };
-        let record = &session.record;
-        let body = json!({
-            "profileId": "provider-agent", "agentId": record.agent_id,
-            "policyName": record.policy_name, "ttlSeconds": AGENT_TOKEN_LIFE.as_secs(),
-        });
+        let body = session.token_request();
         session.phase = Phase::Tokening;
         self.out.push(Effect::Call(Call::AgentToken { session: name.into(), body, own }));
+    }
+
+    /// The relay has other data than before: each runner gets another token for its agent.
+    pub(super) fn renew_agent_tokens(&mut self) {
+        let Some(own) = self.link.own().map(|own| own.token.clone()) else { return };
+        for session in self.sessions.values_mut().filter(|session| session.runs()) {
+            session.wants_token = true;
+            let (name, body) = (session.record.name.clone(), session.token_request());
+            let call = Call::AgentToken { session: name, body, own: own.clone() };
+            self.out.push(Effect::Call(call));
+        }
+    }
+
+    /// A token for a runner that runs already.
+    fn hand_token(&mut self, name: &str, result: Result<Secret, Cause>) {
+        let Some(session) = self.sessions.get(name) else { return };
+        let runner_info_file = session.record.runner_info_file.clone();
+        match result {
+            Ok(token) => self.out.push(Effect::Call(Call::HandToken {
+                session: name.into(),
+                runner_info_file,
+                token,
+            })),
+            Err(cause) => self.on_token_handed(name, Err(cause)),
+        }
+    }
+
+    pub(super) fn on_token_handed(&mut self, name: &str, result: Result<(), Cause>) {
+        match result {
+            Ok(()) => self.log(LogLevel::Info, format!("session={name} has another token")),
+            Err(cause) => {
+                self.log(LogLevel::Warn, format!("session={name} gets no other token: {cause}"))
+            }
+        }
     }
 
     /// The relay is away: who asks for a new session waits a moment, one that has run for ever.
@@ -128,6 +157,10 @@ impl Orchestrator {
     }
 
     pub(super) fn on_agent_token(&mut self, name: &str, result: Result<Secret, Cause>) {
+        let session = self.sessions.get_mut(name);
+        if session.is_some_and(|one| one.runs() && std::mem::take(&mut one.wants_token)) {
+            return self.hand_token(name, result);
+        }
         if !self.sessions.get(name).is_some_and(|session| session.phase == Phase::Tokening)
             || self.is_called_off(name)
         {

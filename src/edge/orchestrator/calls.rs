@@ -1,7 +1,7 @@
 //! Thread `calls`: what an orchestrator asks its relay for over HTTP, one call at a time: its own
 //! token and those of its agents.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
@@ -14,9 +14,12 @@ use crate::edge::http::{Base, Http};
 use crate::os;
 use crate::secret::Secret;
 use crate::wire::api::{TokenRecord, encode, path};
+use crate::wire::control::RunnerInfo;
 
 /// One exchange may take this long.
 const CALL_LIMIT: Duration = Duration::from_secs(10);
+/// The runner answers from memory and its disk.
+const RUNNER_LIMIT: Duration = Duration::from_secs(5);
 /// Life of an orchestrator's token, seconds: it cannot be renewed.
 const OWN_TOKEN_SECONDS: u64 = 365 * 24 * 3600;
 /// The profile of its token.
@@ -52,9 +55,34 @@ pub fn run(asking: Asking, orders: Receiver<Call>, lane: Sender<Event>) {
                 let result = made.and_then(|answer| token_in(&answer));
                 Called::AgentToken { session, result }
             }
+            Call::HandToken { session, runner_info_file, token } => {
+                Called::TokenHanded { session, result: hand_token(&runner_info_file, &token) }
+            }
         };
         if lane.send(Event::Called(called)).is_err() {
             return;
+        }
+    }
+}
+
+/// To the control port of a runner, where its file says that it is.
+fn hand_token(runner_info_file: &str, token: &Secret) -> Result<(), Cause> {
+    let file = os::open_file(Path::new(runner_info_file));
+    let told = file.map_err(|error| Cause::Failed(format!("{runner_info_file}: {error}")))?;
+    let info: RunnerInfo = serde_json::from_reader(told)
+        .map_err(|error| Cause::Failed(format!("{runner_info_file}: {error}")))?;
+    let base = Base::parse(&info.control_url).map_err(Cause::Protocol)?;
+    if !base.is_loopback() {
+        return Err(Cause::Protocol(format!("{} is no port of this machine", info.control_url)));
+    }
+    let body = json!({"token": token.expose()});
+    let control_token = Secret::new(info.control_token);
+    let http = Http::new(base, RUNNER_LIMIT);
+    match http.call_bearer("PUT", "/token", Some(&body), &control_token)? {
+        (status, _) if status < 300 => Ok(()),
+        (status, answer) => {
+            let said = answer.get("error").and_then(Value::as_str);
+            Err(Cause::Refused(status, said.unwrap_or("its runner gave no reason").to_string()))
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use agent_relay::os;
 use rustix::process::Signal;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Host, process_of};
 use crate::support::{BIN, Running, pause, wait_for};
@@ -69,7 +69,7 @@ fn a_session_that_fails_is_started_again_and_a_crash_loop_is_parked() {
     host.machine.ok(&["recover", "once"]);
     host.wait_state("once", "running");
     host.machine.ok(&["stop", "once"]);
-    assert_eq!(host.session("once"), serde_json::Value::Null);
+    assert_eq!(host.session("once"), Value::Null);
 }
 
 #[test]
@@ -211,4 +211,35 @@ fn a_start_that_is_cut_short_leaves_one_session_or_none() {
         let id = host.machine.send("web", "hello");
         host.machine.settle(&[id], 60);
     }
+}
+
+/// A backup of the hub knows no token of a session that was spawned after it was made.
+#[test]
+fn after_a_restore_of_the_hub_sessions_get_other_tokens() {
+    let mut host = Host::new("restore");
+    let backup = host.machine.work.join("hub.sqlite").to_string_lossy().into_owned();
+    wait_for("the orchestrator to be registered", 60, || {
+        (host.machine.connected() == 1).then_some(())
+    });
+    host.machine.ok(&["hub", "backup", &backup]);
+    host.spawn("web", &[]);
+    let id = host.machine.send("web", "before the restore");
+    host.machine.settle(&[id], 60);
+    host.hub.kill();
+    host.machine.ok(&["hub", "restore", &backup]);
+    host.hub = host.machine.hub();
+    wait_for("orchestrator and agent to be registered", 60, || {
+        (host.machine.connected() == 2).then_some(())
+    });
+    wait_for("another token to be handed over", 60, || {
+        let log = std::fs::read_to_string(host.machine.home.join("logs/orchestrator.log")).ok()?;
+        log.contains("has another token").then_some(())
+    });
+    // It is the orchestrator's word whose agent that is, never a person's token.
+    let tokens = host.machine.ok(&["token", "list", "--json"]);
+    let rows = tokens.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let of_web: Vec<Value> = rows.filter(|record| record["agentId"] == "web").collect();
+    assert!(!of_web.is_empty() && of_web.iter().all(|record| record["spawnedBy"].is_string()));
+    let id = host.machine.send("web", "after the restore");
+    host.machine.settle(&[id], 60);
 }

@@ -134,6 +134,7 @@ impl Host {
                 };
                 Called::AgentToken { session, result }
             }
+            Call::HandToken { session, .. } => Called::TokenHanded { session, result: Ok(()) },
         }
     }
 
