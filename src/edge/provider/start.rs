@@ -10,6 +10,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::file_watcher::FileWatcher;
 use super::foreground::Foreground;
+use super::life::Heard;
 use super::port::PortToken;
 use super::process::{end_everything, find_command, first_pane, not_found, path_of, reap};
 use super::reply_socket::ReplySocket;
@@ -241,7 +242,7 @@ impl Provider {
             exit: None,
             files: FileWatcher::new(),
             reply_socket,
-            heard: Default::default(),
+            heard: Heard::of(plan.is_server),
         })
     }
 

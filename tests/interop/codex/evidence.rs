@@ -81,3 +81,29 @@ fn codex_has_no_phantom_turns_beside_busy_loops() {
     assert_eq!(session.machine.turns_begun(), TURNS, "{}", session.machine.logs());
     session.end();
 }
+
+/// How long a turn may be silent there: the server's own part of each look at it is then too small
+/// a share of a core for a sign of life.
+const STUCK_AFTER_MS: u64 = 60_000;
+
+#[test]
+#[ignore = "make interop runs it"]
+fn codex_that_hears_nothing_from_its_model_is_stuck() {
+    let mut session = Session::prepared("codex-stuck", "open");
+    let path = session.machine.home.join("providers/codex.json");
+    let text = std::fs::read_to_string(&path).expect("settings");
+    let mut settings: Value = serde_json::from_str(&text).expect("settings");
+    settings["stuckAfterMs"] = json!(STUCK_AFTER_MS);
+    std::fs::write(&path, settings.to_string()).expect("settings");
+    session.run();
+    session.send("HANG");
+    let stuck = wait_for("a word of the stuck turn", LONG + 3 * STUCK_AFTER_MS / 1000, || {
+        let status = session.machine.status("a");
+        (status["status"] == "stuck").then_some(status)
+    });
+    assert_eq!(stuck["agentStatus"], "busy", "{stuck}");
+    assert!(
+        stuck["why"].as_str().is_some_and(|why| why.contains("no network of codex")),
+        "{stuck}"
+    );
+}

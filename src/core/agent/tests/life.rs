@@ -70,12 +70,13 @@ fn a_turn_without_any_sign_of_life_is_stuck_and_one_with_a_single_sign_is_not() 
     use DetailedStatus::{Busy, Stuck};
     /// What is seen at each look, by its number.
     type Looks = fn(u64) -> Signs;
-    let signs: [(&str, Looks, bool); 9] = [
+    let signs: [(&str, Looks, bool); 10] = [
         ("nothing", |_| still(), true),
         ("output", |s| Signs { output: 100 + s, ..still() }, false),
         ("its record grows", |s| Signs { record: 5000 + s, ..still() }, false),
         ("a child computes", |s| Signs { computed_ms: 40 + s * 900, ..still() }, false),
         ("it only keeps its clocks going", |s| Signs { computed_ms: 40 + s, ..still() }, true),
+        ("… on a loaded machine", |s| Signs { computed_ms: 40 + s * 15, ..still() }, true),
         ("network", |s| Signs { network: 700 + s, ..still() }, false),
         ("it copies files", |s| Signs { moved: 9000 + s * 100_000, ..still() }, false),
         ("it wakes its own threads", |s| Signs { moved: 9000 + s, ..still() }, true),
