@@ -92,7 +92,10 @@ impl Hub {
         let next = match body {
             Body::Json(answer) => open.call.next(status, &answer),
             Body::Empty => open.call.next(status, &Value::Null),
-            Body::Text(..) => Next::Done(ToolResult::failed("The relay gave no answer of use.")),
+            Body::Text(_, text) => match serde_json::from_str(&text) {
+                Ok(answer) => open.call.next(status, &answer),
+                Err(_) => Next::Done(ToolResult::failed("The relay gave no answer of use.")),
+            },
         };
         match next {
             Next::Ask(ask) => {
