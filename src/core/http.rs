@@ -86,6 +86,8 @@ pub struct GateStats {
     pub refused: u64,
     /// Connections closed because they did not keep a time limit.
     pub timed_out: u64,
+    /// Turns of its loop.
+    pub turns: u64,
     /// Times that a line met a limit: an answer 429, a close with 1008, or a pause.
     pub limited: u64,
     /// The line that has met most.

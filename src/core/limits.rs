@@ -15,6 +15,8 @@ pub const LATE_ACKS_MAX: usize = 256;
 pub const LATE_ACKS_TIME: Duration = Duration::from_millis(100);
 /// Reads that a hub may have under way; beyond it only answers are listened to.
 pub const READS_IN_FLIGHT_MAX: usize = 2048;
+/// Reads that are with the reader at once; the others take turns by token line.
+pub const READS_AT_ONCE_MAX: usize = 4;
 /// Further commits kept back for what a person asks at the control port.
 pub const COMMITS_RESERVED: usize = 32;
 /// Waiting inbox messages whose bodies are kept in memory; the rest waits in the store. Half of
@@ -286,6 +288,10 @@ pub const RETENTION_AGAIN: Duration = Duration::from_millis(100);
 pub const RETENTION_BATCH: u64 = 200;
 /// Requests in a second by one token of an agent, and how many may come at once.
 pub const AGENT_RATE: (u64, u64) = (1000, 5000);
+/// Requests that a renewal of a token counts for.
+pub const RENEWAL_REQUESTS: u64 = 50;
+/// Cards of agents, or missed events, that count for one request more.
+pub const SHOWN_PER_REQUEST: usize = 50;
 /// The same for tokens of people and orchestrators.
 pub const OPERATOR_RATE: (u64, u64) = (10_000, 50_000);
 /// The same for all requests without a valid token together.

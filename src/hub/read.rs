@@ -16,7 +16,7 @@ use crate::edge::database::{error_of, open_for_reading, sizes};
 use crate::wire::api::{Message, USER};
 
 /// Bytes of messages in one answer; a single larger one is given all the same.
-const ANSWER_BYTES_MAX: usize = 4 << 20;
+const ANSWER_BYTES_MAX: usize = 1 << 20;
 /// Longest thread that is shown.
 const THREAD_MAX: i64 = 1000;
 
@@ -205,8 +205,15 @@ impl View<'_> {
     fn docs(&self, sql: &str, values: &[&dyn rusqlite::ToSql]) -> rusqlite::Result<Vec<Value>> {
         let mut statement = self.db.prepare_cached(sql)?;
         let rows = statement.query_map(values, |row| row.get::<_, String>(0))?;
+        let mut bytes = 0;
+        // The newest ones, as many as an answer may hold.
         Ok(rows
             .filter_map(|row| row.ok())
+            .take_while(|doc| {
+                let is_first = bytes == 0;
+                bytes += doc.len();
+                is_first || bytes <= ANSWER_BYTES_MAX
+            })
             .filter_map(|doc| serde_json::from_str(&doc).ok())
             .map(|mut doc| {
                 cut_depth(&mut doc, JSON_DEPTH_MAX);
@@ -297,7 +304,9 @@ impl View<'_> {
                 None => task.remove("agentId"),
             };
             task.insert("history".into(), self.history(row.get(0)?, &mut left)?.into());
-            tasks.push(Value::Object(task));
+            let mut task = Value::Object(task);
+            cut_depth(&mut task, JSON_DEPTH_MAX);
+            tasks.push(task);
         }
         Ok(tasks)
     }

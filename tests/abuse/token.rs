@@ -409,3 +409,24 @@ fn what_is_kept_for_long_is_bounded() {
     });
     target.machine.ok(&["agents", "--json"]);
 }
+
+/// Requests in advance wait in the socket while one is answered, and do not keep the gate awake.
+#[test]
+fn requests_in_advance_do_not_keep_the_gate_awake() {
+    let _alone = ALONE.lock();
+    let scene = Scene::new();
+    let header = scene.header_of("greedy");
+    // More than the gate reads at once, so that some of it stays in the socket.
+    let (asked, request) = (400, format!("GET /api/agents HTTP/1.1\r\n{header}\r\n\r\n"));
+    let before = scene.metric("gate_turns_total");
+    let mut socket = scene.target.connect();
+    socket.write_all(request.repeat(asked).as_bytes()).expect("sends");
+    let (mut text, mut buffer) = (String::new(), [0u8; 65536]);
+    while text.matches("HTTP/1.1 200").count() < asked || !text.ends_with('}') {
+        let size = socket.read(&mut buffer).expect("answers");
+        assert!(size > 0, "{} answers", text.matches("HTTP/1.1 200").count());
+        text.push_str(&String::from_utf8_lossy(&buffer[..size]));
+    }
+    let turns = scene.metric("gate_turns_total") - before;
+    assert!(turns < 5 * asked as u64, "{turns} turns for {asked} requests");
+}

@@ -297,7 +297,21 @@ impl Hub {
     /// more than they need to write to it: what it waits for, where it works and what it runs is
     /// not theirs.
     pub(super) fn card_for(&self, actor: &TokenRecord, id: &str) -> Value {
-        narrowed(self.card(id), self.sees_whole(actor, id))
+        if self.sees_whole(actor, id) { self.card(id) } else { self.narrow_card(id) }
+    }
+
+    /// The same as [`narrowed`] makes of a whole card, without making that first: a list is made of
+    /// very many.
+    fn narrow_card(&self, id: &str) -> Value {
+        let Some(agent) = self.agents.get(id) else {
+            return Value::Null;
+        };
+        let registration = &agent.stored.registration;
+        json!({
+            "id": id, "label": agent.label(), "tags": registration.tags,
+            "capabilities": registration.capabilities, "status": agent.status.as_str(),
+            "connected": agent.peer.is_some(), "spawnedBy": agent.stored.spawned_by,
+        })
     }
 
     pub(super) fn sees_whole(&self, actor: &TokenRecord, id: &str) -> bool {

@@ -14,10 +14,12 @@ use super::Hub;
 use super::Refusal;
 use super::event::{After, Effect, Query, StatsFormat};
 use super::mcp;
-use super::rights::{acts_as, everything, scope};
+use super::rights::{acts_as, everything, is_runtime, line_of, scope};
 use super::routes::{Access, Call, Found, Route, find, spec};
 use crate::core::http::{Body, GateCommand, Request};
 use crate::core::ids::{TaskId, Ticket};
+use crate::core::limits::{RENEWAL_REQUESTS, SHOWN_PER_REQUEST};
+use crate::core::turns::LineId;
 use crate::wire::api::{TokenRecord, decode, error_body};
 use crate::wire::{PROTOCOL, VERSION};
 
@@ -165,6 +167,8 @@ impl Hub {
             };
             return Err((401, "unauthorized", text.into()));
         };
+        let is_person = !is_runtime(&actor.profile_id);
+        self.asker = (LineId::named(line_of(&actor)), is_person);
         match found {
             Found::Route(route, parameters) => {
                 if let Access::Scope(wanted) = route.access {
@@ -232,7 +236,10 @@ impl Hub {
             Call::HubVacuum => self.vacuum(ticket),
             Call::Events => self.stream_events(asked),
             Call::Register => self.register_over_http(actor, &object(request)?),
-            Call::ListAgents => Ok(Answer::Now(200, self.list_agents(actor, request))),
+            Call::ListAgents => {
+                self.rates.charge(actor, (self.agents.len() / SHOWN_PER_REQUEST) as u64);
+                Ok(Answer::Now(200, self.list_agents(actor, request)))
+            }
             Call::ForgetAgents => {
                 Ok(Answer::Durable(200, self.forget_agents(actor, &object(request)?)?))
             }
@@ -274,7 +281,10 @@ impl Hub {
                 answer["record"] = answer.clone();
                 Ok(Answer::Now(200, answer))
             }
-            Call::RenewToken => Ok(Answer::Durable(200, self.renew_token(&request.token)?)),
+            Call::RenewToken => {
+                self.rates.charge(actor, RENEWAL_REQUESTS);
+                Ok(Answer::Durable(200, self.renew_token(&request.token)?))
+            }
             Call::DeleteToken => {
                 self.delete_token(actor, first)?;
                 Ok(Answer::Durable(204, Value::Null))

@@ -101,7 +101,7 @@ impl Hub {
             ("commands_open", "Commands that are not final", count(self.commands.len())),
             ("tokens", "Tokens", count(self.tokens.len())),
             ("commits_in_flight", "Commits under way", count(self.commits.in_flight())),
-            ("reads_in_flight", "Reads under way", count(self.reads.len())),
+            ("reads_in_flight", "Reads under way", count(self.reads_under_way())),
             ("requests_in_flight", "Requests that wait for an answer", count(self.tickets.len())),
             (
                 "store_unavailable",
@@ -120,7 +120,7 @@ impl Hub {
     }
 
     /// What has happened since the start, for Prometheus.
-    fn counters(&self, gate: &GateStats) -> [(&'static str, &'static str, u64); 9] {
+    fn counters(&self, gate: &GateStats) -> [(&'static str, &'static str, u64); 10] {
         [
             ("rate_limited_total", "Requests refused with 429", self.meter.limited),
             (
@@ -131,6 +131,7 @@ impl Hub {
             ("frames_delivered_total", "Message frames sent to agents", self.meter.delivered),
             ("acknowledged_total", "Messages that agents have taken over", self.meter.acknowledged),
             ("retired_total", "Messages deleted by retention", self.meter.retired),
+            ("gate_turns_total", "Turns of the loop that serves connections", gate.turns),
             ("connections_accepted_total", "Connections taken", gate.accepted),
             ("connections_evicted_total", "Connections closed to make room", gate.evicted),
             ("connections_refused_total", "Connections refused without room", gate.refused),

@@ -44,6 +44,7 @@ use super::limits::*;
 use super::rng::Rng;
 use super::time::{Now, Tick};
 use super::timers::{Timed, Timers};
+use super::turns::{LineId, Turns};
 use super::{Cause, Machine};
 use crate::core::ids::{MessageId, PeerId, ReadNumber, TaskId, Ticket};
 use crate::wire::api::{Command, TokenRecord};
@@ -137,6 +138,10 @@ pub struct Hub {
     /// The description, made once.
     spec: Option<String>,
     reads: HashMap<ReadNumber, event::ReadFor>,
+    /// Reads that wait for their turn.
+    waiting_reads: Turns<(event::Query, event::ReadFor)>,
+    /// Whose the request at hand is, and whether that is a person's.
+    asker: (LineId, bool),
     read_number: ReadNumber,
     events: VecDeque<peers::KeptEvent>,
     seq: u64,
@@ -182,6 +187,8 @@ impl Hub {
             unserved: BTreeSet::new(),
             spec: None,
             reads: HashMap::new(),
+            waiting_reads: Turns::default(),
+            asker: (LineId::STRANGERS, false),
             read_number: ReadNumber::default(),
             events: VecDeque::new(),
             seq: 0,
@@ -356,7 +363,7 @@ impl Machine for Hub {
             Lane::Store | Lane::Main => true,
             Lane::Gate => {
                 self.started.is_some()
-                    && self.reads.len() < READS_IN_FLIGHT_MAX
+                    && self.reads_under_way() < READS_IN_FLIGHT_MAX
                     && self.commits.has_credit(COMMITS_RESERVED)
             }
         }

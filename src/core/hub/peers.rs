@@ -233,11 +233,27 @@ impl Hub {
                 self.on_subscribe(number, id, events, scopes)
             }
             ClientFrame::Ack { frame_id } => self.on_ack(number, &frame_id),
+            ClientFrame::Resume { id, .. } if !self.may_resume(number) => {
+                let text = "too many requests; try again in a second";
+                self.send_error(number, Some(id), "rate_limited", text)
+            }
             ClientFrame::Resume { id, since } => {
                 self.send_missed(number, since);
                 self.acknowledge(number, id);
             }
         }
+    }
+
+    /// Whether this connection may ask for missed events once more: that costs what a request does.
+    fn may_resume(&mut self, number: PeerId) -> bool {
+        let Some(token) = self.peers.get(&number).map(|peer| peer.token.clone()) else {
+            return false;
+        };
+        let may = self.rates.take(self.now.tick, Some(&token));
+        if !may {
+            self.note_limit_met(&token, "requests");
+        }
+        may
     }
 
     /// Whether a record is short enough; its sender is told where it is not.

@@ -53,6 +53,13 @@ impl Rates {
             .take(now, rate)
     }
 
+    /// Charges what a request costs beside itself; whoever owes is refused until that is paid.
+    pub fn charge(&mut self, token: &TokenRecord, requests: u64) {
+        if let Some(bucket) = self.known.get_mut(line_of(token)) {
+            bucket.left = bucket.left.saturating_sub(requests * 1000);
+        }
+    }
+
     /// A full bucket says nothing that a missing one does not.
     pub fn forget_full(&mut self, now: Tick) {
         self.known.retain(|_, bucket| (now - bucket.at).as_secs() < 60);

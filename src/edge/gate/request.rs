@@ -243,6 +243,9 @@ impl<E, H: FnMut(GateEvent) -> Handled<E>> Gate<E, H> {
             return;
         };
         let bytes = response(status, body, then == AfterResponse::KeepAlive, head_only);
+        let line = conn.line;
+        self.lines.charge(line, bytes.len(), 0);
+        let Some(conn) = self.conns.get_mut(&id) else { return };
         conn.state = State::Writing { bytes, at: 0, then, rest };
         self.set_deadline(id, Instant::now() + self.limits.write_time);
         self.write_response(id);

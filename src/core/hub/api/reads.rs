@@ -6,13 +6,29 @@ use super::super::Hub;
 use super::super::event::{Effect, Query, ReadAnswer, ReadFor, StatsFormat, StoreCommand};
 use super::super::rights::{acts_as, forbidden};
 use super::{Answer, Asked, Routed, number};
+use crate::core::cost::Cost;
 use crate::core::http::{Body, GateStats};
 use crate::core::ids::{MessageId, ReadNumber, Ticket};
-use crate::core::limits::READS_IN_FLIGHT_MAX;
+use crate::core::limits::{READS_AT_ONCE_MAX, READS_IN_FLIGHT_MAX, TURN_BYTES_MAX};
+use crate::core::turns::LineId;
 use crate::wire::control::LogLevel;
 
 /// Most messages that are shown of those that wait for anybody.
 const QUEUED_SHOWN_MAX: u64 = 1000;
+
+/// Bytes that an answer counts for in the turns of the reader: a list is a turn of its own.
+fn bytes_read_for(query: &Query) -> usize {
+    match query {
+        Query::Unread { .. }
+        | Query::Inbox { .. }
+        | Query::Queued { .. }
+        | Query::Thread { .. }
+        | Query::Tasks { .. }
+        | Query::Commands { .. } => TURN_BYTES_MAX,
+        Query::Deliver { .. } => TURN_BYTES_MAX / 8,
+        _ => 1024,
+    }
+}
 
 impl Hub {
     pub(super) fn ask(&mut self, ticket: Ticket, query: Query) -> Routed {
@@ -20,10 +36,31 @@ impl Hub {
         Ok(Answer::Later)
     }
 
+    /// Asks the reader, which answers one question after the other. Whoever asks much waits behind
+    /// itself here too: only a few questions are with the reader at once, and lines take turns.
     pub(in crate::core::hub) fn read(&mut self, query: Query, why: ReadFor) {
-        self.read_number = self.read_number.next();
-        self.reads.insert(self.read_number, why);
-        self.out.push(Effect::Read { number: self.read_number, query });
+        let (line, is_urgent) = match &why {
+            ReadFor::Deliver(agent, _) => (LineId::named(agent), true),
+            ReadFor::Ticket(_) | ReadFor::Obligations(_) | ReadFor::StoreStats { .. } => self.asker,
+        };
+        let cost = Cost { bytes: bytes_read_for(&query), members: 1, depth: 1 };
+        self.waiting_reads.push(line, line.0, is_urgent, cost, (query, why));
+        self.dispatch_reads();
+    }
+
+    fn dispatch_reads(&mut self) {
+        while self.reads.len() < READS_AT_ONCE_MAX
+            && let Some((query, why)) = self.waiting_reads.pop()
+        {
+            self.read_number = self.read_number.next();
+            self.reads.insert(self.read_number, why);
+            self.out.push(Effect::Read { number: self.read_number, query });
+        }
+    }
+
+    /// Reads that were asked for and are not answered.
+    pub(in crate::core::hub) fn reads_under_way(&self) -> usize {
+        self.reads.len() + self.waiting_reads.len()
     }
 
     pub(super) fn ask_store_stats(&mut self, asked: &Asked, format: StatsFormat) -> Routed {
@@ -81,7 +118,8 @@ impl Hub {
             Some(ReadFor::Deliver(agent, ids)) => self.on_delivery_answer(&agent, &ids, answer),
             None => {}
         }
-        while self.reads.len() < READS_IN_FLIGHT_MAX / 2
+        self.dispatch_reads();
+        while self.reads_under_way() < READS_IN_FLIGHT_MAX / 2
             && let Some(agent) = self.unserved.pop_first()
         {
             self.deliver(&agent, None);

@@ -28,7 +28,7 @@ impl Hub {
         let Some(queue) = self.queues.get(agent_id) else {
             return;
         };
-        if fresh.is_none() && self.reads.len() >= READS_IN_FLIGHT_MAX {
+        if fresh.is_none() && self.reads_under_way() >= READS_IN_FLIGHT_MAX {
             // One event may concern everybody; whoever finds no room is served as reads come back.
             self.unserved.insert(agent_id.to_string());
             return;

@@ -165,6 +165,7 @@ impl Hub {
     /// What a subscriber missed, as far as it is remembered.
     pub(super) fn send_missed(&mut self, number: PeerId, since: u64) {
         let Some(peer) = self.peers.get(&number) else { return };
+        let token = peer.token.clone();
         let missed: Vec<KeptEvent> = self
             .events
             .iter()
@@ -173,6 +174,8 @@ impl Hub {
             })
             .cloned()
             .collect();
+        // Whoever asks for all of it again and again pays for it like for requests.
+        self.rates.charge(&token, (missed.len() / SHOWN_PER_REQUEST) as u64);
         for kept in missed {
             let subject = kept.subjects.first().map(String::as_str).unwrap_or_default();
             self.share(

@@ -190,3 +190,60 @@ fn what_is_stored_in_a_day_is_bounded_by_line() {
     bench.later(Duration::from_secs(wait));
     assert_eq!(bench.call("a", "POST", "/api/messages", body).0, 201);
 }
+
+/// Whoever asks the reader for lists without end waits behind itself: another one's question is
+/// with the reader after a few of them, and a person's before that.
+#[test]
+fn questions_to_the_reader_take_turns() {
+    let mut bench = Bench::new();
+    let list = |bench: &mut Bench, token: &str| bench.ask(token, "GET", "/api/messages", json!({}));
+    let asked = |effects: &[Effect]| -> Vec<crate::core::ids::ReadNumber> {
+        let number = |effect: &Effect| match effect {
+            Effect::Read { number, .. } => Some(*number),
+            _ => None,
+        };
+        effects.iter().filter_map(number).collect()
+    };
+    let mut open = std::collections::VecDeque::new();
+    for _ in 0..500 {
+        open.extend(asked(&list(&mut bench, "a")));
+    }
+    assert_eq!(open.len(), READS_AT_ONCE_MAX);
+    let before = bench.hub.reads.len();
+    assert!(asked(&list(&mut bench, "b")).is_empty() && before == READS_AT_ONCE_MAX);
+    let ticket = Ticket(bench.tickets);
+    let mut answered = 0;
+    loop {
+        let number = open.pop_front().expect("one is open");
+        let answer = super::super::event::ReadAnswer::Json(json!({"messages": []}));
+        let effects = bench.tell(Event::Store(StoreEvent::Read { number, answer }));
+        answered += 1;
+        open.extend(asked(&effects));
+        let is_answer = |effect: &Effect| matches!(effect, Effect::Gate(GateCommand::Respond { ticket: t, .. }) if *t == ticket);
+        if effects.iter().any(is_answer) {
+            break;
+        }
+    }
+    assert!(answered <= 2 * READS_AT_ONCE_MAX, "after {answered} answers");
+}
+
+/// What costs more than a request counts for more: lists of many, missed events, renewals.
+#[test]
+fn costly_requests_count_for_more() {
+    let mut bench = Bench::new();
+    let renewals = (0..AGENT_RATE.1)
+        .take_while(|_| {
+            let token = "a";
+            bench.call(token, "POST", "/api/tokens/renew", json!({})).0 != 429
+        })
+        .count() as u64;
+    assert!(renewals <= AGENT_RATE.1 / RENEWAL_REQUESTS + 1, "{renewals}");
+    for number in 0..1000 {
+        let id = format!("n{number}");
+        bench.call("operator", "POST", "/api/agents", json!({"id": id, "role": "provider"}));
+    }
+    let lists = (0..AGENT_RATE.1)
+        .take_while(|_| bench.call("b", "GET", "/api/agents", json!({})).0 != 429)
+        .count() as u64;
+    assert!(lists < AGENT_RATE.1 / 15, "{lists}");
+}
