@@ -9,6 +9,7 @@
 mod control;
 mod delivery;
 mod idle;
+mod log;
 mod processes;
 mod start;
 mod store;
@@ -93,6 +94,7 @@ fn main() {
         // An older hub took fewer connections.
         ("crowd", false, 1, &fleet::crowd::crowd),
         ("history", false, 1, &fleet::history::history),
+        ("log", false, 1, &log::log),
     ];
     for (name, has_older, rounds, run) in groups
         .iter()

@@ -106,7 +106,14 @@ fn exit(facts: &Facts) -> Exit {
     match told {
         Exit::OutOfMemory { .. } => told,
         _ if is_oom => Exit::OutOfMemory { peak: state.memory_peak },
-        Exit::Unknown => journal_exit(facts.journal.as_deref().unwrap_or_default()),
+        Exit::Unknown => match journal_exit(facts.journal.as_deref().unwrap_or_default()) {
+            Exit::Unknown => facts
+                .ends
+                .last()
+                .or(facts.record.parked.as_ref())
+                .map_or(told, |said| exit_said(said)),
+            told => told,
+        },
         told => told,
     }
 }
@@ -139,6 +146,22 @@ fn journal_exit(journal: &str) -> Exit {
         ("killed" | "dumped", Some(number)) => Exit::Signal(number),
         _ => Exit::Unknown,
     }
+}
+
+/// How it ended, from the orchestrator's own sentence about it: its unit may be forgotten since.
+fn exit_said(sentence: &str) -> Exit {
+    let number = |before: &str| -> Option<i32> {
+        let (_, rest) = sentence.split_once(before)?;
+        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+        rest[..digits].parse().ok()
+    };
+    let says = |exit: Exit| sentence.contains(&exit.to_string());
+    let code = number("it ended with exit code ").map(Exit::Code);
+    let signal = || number("it was ended by signal ").map(Exit::Signal);
+    let others = [Exit::Orderly, Exit::OutOfMemory { peak: None }, Exit::TimedOut, Exit::Reboot];
+    code.or_else(signal)
+        .or_else(|| others.into_iter().find(|exit| says(*exit)))
+        .unwrap_or(Exit::Unknown)
 }
 
 fn exit_json(exit: Exit) -> Value {

@@ -84,9 +84,13 @@ fn how_a_unit_ended_is_told_and_it_is_started_again() {
     os::kill(process_of(&host.session("once")), Signal::KILL);
     let parked = host.wait_state("once", "parked");
     assert!(parked["reason"].as_str().is_some_and(|why| why.contains("signal 9")), "{parked}");
+    let page = host.machine.ok(&["diagnose", "once"]);
+    assert!(page.contains("why         it was ended by signal 9\n"), "{page}");
     host.machine.ok(&["stop", "once"]);
     host.spawn("web", &[]);
     let first = host.session("web");
+    let page = host.machine.ok(&["diagnose", "web"]);
+    assert!(page.contains(".service is active (running), result success, it said: "), "{page}");
     os::kill(process_of(&first), Signal::KILL);
     let second = wait_for("another start", 60, || {
         Some(host.session("web"))

@@ -90,6 +90,29 @@ fn how_it_ended_is_told_from_all_that_saw_it() {
 }
 
 #[test]
+fn what_the_orchestrator_has_said_is_known_after_the_unit_is_forgotten() {
+    for exit in [
+        Exit::Orderly,
+        Exit::Code(71),
+        Exit::Signal(9),
+        Exit::OutOfMemory { peak: None },
+        Exit::TimedOut,
+        Exit::Reboot,
+        Exit::Unknown,
+    ] {
+        let mut facts = facts(Some(Ok(FORGOTTEN)));
+        facts.record.parked = Some(format!("{exit}; another start would end in the same way"));
+        assert_eq!(super::exit(&facts), exit);
+        // The last end counts, and what others saw counts more.
+        facts.ends =
+            vec!["it ended with exit code 3".into(), format!("{exit}; it is started again")];
+        assert_eq!(super::exit(&facts), exit);
+        facts.unit = Some(Ok(FAILED.into()));
+        assert_eq!(super::exit(&facts), Exit::Code(71));
+    }
+}
+
+#[test]
 fn the_story_on_one_line_names_what_is_known() {
     let start = "managed p session ar-p-web exited after 65s";
     let empty = Some(Ok((0, vec![])));
