@@ -46,6 +46,10 @@ say sessions
 "$bin" sessions
 say 'send web --wait 30 "still there?"'
 "$bin" send web --wait 30 "still there?"
+say 'logs web'
+"$bin" logs web
+say 'diagnose web'
+"$bin" diagnose web
 say 'stop web'
 "$bin" stop web
 say 'sessions --ended'

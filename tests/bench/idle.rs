@@ -13,15 +13,7 @@ pub fn idle() {
             std::thread::sleep(Duration::from_secs(60));
             switches(pid)
         });
-        let rollup =
-            std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
-        let kb = |field: &str| {
-            rollup
-                .lines()
-                .find_map(|l| l.strip_prefix(field))
-                .and_then(|v| v.trim().trim_end_matches(" kB").parse::<f64>().ok())
-        };
-        let pss = kb("Pss:").unwrap_or(0.0) / 1024.0;
+        let pss = pss(pid);
         row(
             &format!("idle {name}: PSS; wake-ups in 60 s, all included"),
             goal,
@@ -30,8 +22,16 @@ pub fn idle() {
     }
 }
 
+/// Memory of a process, MB; what several share counts in parts.
+pub fn pss(pid: u32) -> f64 {
+    let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"));
+    let kilobytes = line.and_then(|told| told.trim().trim_end_matches(" kB").parse::<f64>().ok());
+    kilobytes.unwrap_or(0.0) / 1024.0
+}
+
 /// Voluntary switches of all threads.
-fn switches(pid: u32) -> u64 {
+pub fn switches(pid: u32) -> u64 {
     let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     let read = |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("status")).ok();
     let count = |text: String| {

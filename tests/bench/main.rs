@@ -17,6 +17,7 @@ mod store;
 mod claude;
 mod codex;
 mod fleet;
+mod host;
 #[path = "../common/http.rs"]
 mod http;
 #[path = "../interop/model.rs"]
@@ -89,6 +90,8 @@ fn main() {
         ("follow", true, 1, &claude::follow),
         ("codex", false, 1, &codex::turns),
         ("idle", true, 1, &idle::idle),
+        // An older version has none.
+        ("host", false, 1, &host::host),
         ("fleet", true, 1, &fleet::fleet),
         ("knee", true, rounds, &fleet::knee::knee),
         // An older hub took fewer connections.

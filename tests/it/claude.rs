@@ -26,7 +26,7 @@ struct Claude {
     runner: Option<Running>,
 }
 
-fn program() -> PathBuf {
+pub fn program() -> PathBuf {
     let own = std::env::current_exe().expect("own path");
     let path =
         own.parent().and_then(|deps| deps.parent()).expect("a folder").join("examples/claude");
@@ -35,7 +35,7 @@ fn program() -> PathBuf {
 }
 
 /// Scenarios need tmux; where it is missing they are skipped.
-fn has_tmux() -> bool {
+pub fn has_tmux() -> bool {
     let found = std::process::Command::new("tmux")
         .arg("-V")
         .output()

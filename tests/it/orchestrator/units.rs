@@ -1,10 +1,12 @@
 //! Sessions as units of a real systemd user manager.
 
+use agent_relay::core::ids::ProcessRef;
 use agent_relay::os;
 use rustix::process::Signal;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Host, process_of};
+use crate::claude::{has_tmux, program};
 use crate::manager::{Manager, systemctl};
 use crate::support::{Machine, wait_for};
 
@@ -122,4 +124,60 @@ fn how_a_unit_ended_is_told_and_it_is_started_again() {
         &["list-units", "--all", "--plain", "--no-legend", "agent-relay-managed-*"],
     );
     assert_eq!(left, "", "{left}");
+}
+
+/// The terminal's server of a session.
+fn terminal_of(host: &Host, agent: &str) -> Option<ProcessRef> {
+    let launch = host.record(agent)["launchId"].as_str()?.to_string();
+    let is_server = |process: &ProcessRef| {
+        let line = std::fs::read(format!("/proc/{}/cmdline", process.pid)).unwrap_or_default();
+        let words: Vec<String> = line
+            .split(|byte| *byte == 0)
+            .map(|word| String::from_utf8_lossy(word).into())
+            .collect();
+        words[0].ends_with("tmux") && words.iter().any(|word| word == "-D")
+    };
+    host.of_launch(&launch).into_iter().find(is_server)
+}
+
+#[test]
+fn each_session_has_a_terminal_of_its_own_in_its_unit() {
+    if !has_tmux() {
+        return;
+    }
+    let mut machine = Machine::new("unit-tmux");
+    let config = json!({"command": program().to_string_lossy(), "isolated": true});
+    std::fs::create_dir_all(machine.home.join("providers")).expect("folder");
+    std::fs::write(machine.home.join("providers/claude.json"), config.to_string()).expect("config");
+    machine.set("LANG", "C.UTF-8");
+    let Some(_manager) = Manager::start(&mut machine) else { return };
+    let mut host = Host::on(machine);
+    let servers: Vec<ProcessRef> = ["c1", "c2"]
+        .into_iter()
+        .map(|agent| {
+            let state = host.machine.home.join(format!("fake-{agent}"));
+            let env = format!("FAKE_STATE={}", state.display());
+            let words =
+                ["spawn", "--json", "--agent-id", agent, "--label", agent, "--env", &env, "claude"];
+            let report: Value = serde_json::from_str(&host.machine.ok(&words)).expect("JSON");
+            let server = wait_for("its terminal", 60, || terminal_of(&host, agent));
+            let groups =
+                std::fs::read_to_string(format!("/proc/{}/cgroup", server.pid)).expect("lives");
+            let unit = report["systemdUnit"].as_str().expect("a unit");
+            assert!(groups.contains(unit), "{groups}");
+            server
+        })
+        .collect();
+    assert_ne!(servers[0], servers[1]);
+    // Neither the end of the orchestrator nor that of another terminal or session touches it.
+    host.kill();
+    host.start();
+    os::kill(servers[0], Signal::KILL);
+    wait_for("another terminal for the first one", 60, || {
+        terminal_of(&host, "c1").filter(|server| *server != servers[0])
+    });
+    host.machine.ok(&["stop", "c1"]);
+    assert!(os::is_alive(servers[1]), "that of the other session lives on");
+    host.machine.ok(&["stop", "c2"]);
+    assert!(!os::is_alive(servers[1]), "it ends with its session");
 }
