@@ -65,10 +65,14 @@ fn a_look_at_pages_is_bounded() {
     transaction.commit().expect("commits");
     let never = crossbeam_channel::never();
     assert_eq!(quick_check(&db, Duration::MAX, &never).expect("looks"), Check::Fine);
-    assert_eq!(quick_check(&db, Duration::ZERO, &never).expect("looks"), Check::Unfinished);
+    // On a busy machine a look may be over before its limit is noticed; not again and again.
+    let is_cut = |budget: Duration, ended: &crossbeam_channel::Receiver<()>| {
+        (0..1000).any(|_| quick_check(&db, budget, ended).expect("looks") == Check::Unfinished)
+    };
+    assert!(is_cut(Duration::ZERO, &never));
     let (end, ended) = crossbeam_channel::bounded(0);
     drop(end);
-    assert_eq!(quick_check(&db, Duration::MAX, &ended).expect("looks"), Check::Unfinished);
+    assert!(is_cut(Duration::MAX, &ended));
 }
 
 #[test]
