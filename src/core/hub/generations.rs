@@ -22,7 +22,7 @@ use crate::wire::api::{OTHER_GENERATION, TaskStatus};
 use crate::wire::control::LogLevel;
 
 /// Message ids that are reserved at once; after an unclean end the rest of a block stays unused.
-pub const MESSAGE_BLOCK: u64 = 256;
+pub const MESSAGE_BLOCK: u64 = 1024;
 /// The same for tasks.
 pub const TASK_BLOCK: u64 = 64;
 /// Revoked tokens that a mark remembers, the newest ones; each only until it would have ended.

@@ -22,6 +22,8 @@ pub(super) struct Conn {
     pub deadline: Instant,
     /// What epoll watches it for.
     pub interest: EventFlags,
+    /// It has sent more, or its end, while it waits for an answer.
+    pub speaks: bool,
     /// Bytes of bodies and answers that count for it.
     pub held: usize,
     /// Since when it holds more than a little.

@@ -14,6 +14,8 @@ mod lines;
 mod peer;
 mod request;
 mod room;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeSet, HashMap};
 use std::io::{self, Write};
@@ -389,8 +391,18 @@ impl<E, H: FnMut(GateEvent) -> Handled<E>> Gate<E, H> {
             Some(State::Waiting { .. } | State::Writing { .. }) if broken => self.remove(id),
             // Nothing is read from it now, so its end would be told again and again.
             Some(State::Peer(peer)) if broken && peer.paused.is_some() => self.remove(id),
+            Some(State::Waiting { .. }) => self.set_speaks(id),
             Some(_) if broken || flags.intersects(epoll::EventFlags::IN) => self.on_readable(id),
             _ => {}
+        }
+    }
+
+    /// Requests in advance, and the end of what a client sends, stay in the socket until its
+    /// request is answered; they would be told again and again.
+    fn set_speaks(&mut self, id: u64) {
+        if let Some(conn) = self.conns.get_mut(&id) {
+            conn.speaks = true;
+            self.update_interest(id);
         }
     }
 

@@ -242,6 +242,7 @@ impl<E, H: FnMut(GateEvent) -> Handled<E>> Gate<E, H> {
         else {
             return;
         };
+        conn.speaks = false;
         let bytes = response(status, body, then == AfterResponse::KeepAlive, head_only);
         let line = conn.line;
         self.lines.charge(line, bytes.len(), 0);

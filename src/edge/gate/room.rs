@@ -68,6 +68,7 @@ impl<E, H: FnMut(GateEvent) -> Handled<E>> Gate<E, H> {
             state: State::Head(Vec::new()),
             deadline,
             interest: epoll::EventFlags::IN,
+            speaks: false,
             held: 0,
             holds_since: None,
             body_since: None,
@@ -140,7 +141,10 @@ impl<E, H: FnMut(GateEvent) -> Handled<E>> Gate<E, H> {
             return;
         };
         let wanted = conn.wanted();
-        if conn.interest != wanted {
+        // Most are answered before they say anything more: whoever waits is watched less only when
+        // it does.
+        let may_stay = matches!(conn.state, State::Waiting { .. }) && !conn.speaks;
+        if conn.interest != wanted && !(may_stay && conn.interest == epoll::EventFlags::IN) {
             conn.interest = wanted;
             let _ = epoll::modify(&self.epoll, &conn.socket, epoll::EventData::new_u64(id), wanted);
         }
