@@ -14,7 +14,8 @@ const BATCH: usize = 64;
 pub fn knee() {
     agent_relay::os::raise_descriptors();
     let hub = Hub::new("knee");
-    let fleet = Fleet::start(&hub, vec![hub.token.clone(); AGENTS]);
+    let (tokens, _) = hub.tokens_of_agents(AGENTS);
+    let fleet = Fleet::start(&hub, tokens);
     fleet.wait_registered();
     phase(&hub, &fleet, 1, "single posts", ["≥ 2.5 × 08d390c; 8,000/s", "≤ 0.4 × 08d390c"]);
     phase(&hub, &fleet, BATCH, "batches of 64", ["≥ 2.5 × 08d390c", "≤ 0.4 × 08d390c"]);
