@@ -99,6 +99,8 @@ pub enum Command {
     Token(Token),
     /// `doctor`
     Doctor(Doctor),
+    /// `config`
+    Config(Config),
     /// `hook`
     Hook(Hook),
     /// `generate`

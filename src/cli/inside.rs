@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::args::Command;
+use argh::ArgsInfo;
+
+use super::args::{Command, Top};
 use super::client::Client;
 use super::exit::{Failure, Kind};
 use crate::config::env;
@@ -64,10 +66,46 @@ pub fn reach(command: &Command) -> Reach {
         }
         Command::Agents(_) | Command::Status(_) | Command::Attach(_) => Reach::Operator,
         Command::Approvals(_) | Command::Command(_) | Command::Token(_) => Reach::Operator,
+        Command::Config(_) => Reach::Operator,
         Command::Orchestrator(_) | Command::Spawn(_) | Command::Stop(_) => Reach::Operator,
         Command::Sessions(_) | Command::Recover(_) => Reach::Operator,
         Command::Logs(_) | Command::Diagnose(_) => Reach::Operator,
     }
+}
+
+/// Commands that are the agent's own, and those that need no word of anybody's.
+const OF_AGENTS: [&str; 10] = [
+    "send",
+    "reply",
+    "react",
+    "get-message",
+    "message",
+    "thread",
+    "inbox",
+    "whoami",
+    "tasks",
+    "mcp",
+];
+
+/// What an agent is told of its work with the relay: how messages come, and its commands as
+/// `--help` lists them.
+pub fn guide() -> String {
+    let all = Top::get_args_info().commands;
+    let about = |name: &str| {
+        let known = all.iter().find(|command| command.name == name);
+        known.map(|command| command.command.description).unwrap_or_default()
+    };
+    let names = OF_AGENTS.into_iter().filter(|name| !["message", "mcp"].contains(name));
+    let lines: Vec<String> =
+        names.map(|name| format!("  {name:<12} {}", one_sentence(about(name)))).collect();
+    let text = include_str!("guide.txt").trim_end();
+    text.replace("<commands>", &lines.join("\n"))
+}
+
+/// The beginning of a description, up to its first full stop.
+fn one_sentence(text: &str) -> String {
+    let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    words.split_once(". ").map_or(words.as_str(), |(first, _)| first).trim_end_matches('.').into()
 }
 
 /// Why a person's command does not run in a session, and how it does.
@@ -262,10 +300,9 @@ pub fn given(client: &Client, id: MessageId) -> Result<Option<ReceivedMessage>, 
 
 #[cfg(test)]
 mod tests {
-    use argh::{ArgsInfo, FromArgs};
+    use argh::FromArgs;
 
     use super::*;
-    use crate::cli::args::Top;
 
     /// What a command needs to be read at all.
     const NEEDED: &[(&str, &[&str])] = &[
@@ -286,18 +323,7 @@ mod tests {
 
     #[test]
     fn every_command_has_its_place_inside_a_session() {
-        let agent = [
-            "send",
-            "reply",
-            "react",
-            "get-message",
-            "message",
-            "thread",
-            "inbox",
-            "whoami",
-            "tasks",
-            "mcp",
-        ];
+        let agent = OF_AGENTS;
         let local = ["hook", "monitor", "guide", "generate", "version", "doctor", "demo-agent"];
         let all = Top::get_args_info().commands;
         assert!(all.len() > 20);
@@ -316,6 +342,16 @@ mod tests {
                 _ => Reach::Operator,
             };
             assert_eq!(reach(&top.command), want, "{}", command.name);
+        }
+    }
+
+    #[test]
+    fn the_guide_names_every_command_of_an_agent() {
+        let guide = guide();
+        assert!(!guide.contains("<commands>") && guide.lines().all(|line| line.len() <= 160));
+        for name in OF_AGENTS.iter().filter(|name| !["message", "mcp"].contains(*name)) {
+            let line = guide.lines().find(|line| line.trim_start().starts_with(name));
+            assert!(line.is_some_and(|line| line.len() > 25), "{name}: {line:?}");
         }
     }
 

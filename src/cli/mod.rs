@@ -8,6 +8,7 @@ mod cards;
 mod chosen;
 pub mod client;
 pub mod command;
+mod config_file;
 pub mod doctor;
 pub mod exit;
 pub mod generate;
@@ -154,7 +155,7 @@ fn execute(command: Command) -> Outcome {
         Command::Tasks(tasks) => tasks::tasks(&tasks),
         Command::Whoami(whoami) => token::whoami(&whoami),
         Command::Guide(_) => {
-            print::trusted(include_str!("guide.txt").trim_end());
+            print::trusted(&inside::guide());
             Ok(OK)
         }
         Command::Mcp(_) => mcp::mcp(),
@@ -167,6 +168,7 @@ fn execute(command: Command) -> Outcome {
         Command::Command(issue) => command::command(&issue),
         Command::Label(label) => token::label(&label),
         Command::Token(options) => token::token(&options),
+        Command::Config(options) => config_file::config(&options),
         Command::Doctor(options) => doctor::doctor(&options),
         Command::Hook(options) => told::hook(&options),
         Command::Generate(options) => generate::generate(&options.what, options.which.as_deref()),

@@ -306,6 +306,20 @@ pub const GUEST_LIFE_MAX: Duration = Duration::from_secs(4 * 3600);
 pub const ATTACH_SPEC_TIME: Duration = Duration::from_secs(5);
 /// A call of tmux is answered in that time.
 pub const TMUX_TIME: Duration = Duration::from_secs(5);
+/// Every so many texts for a provider begin with a reminder of how messages are answered.
+pub const REMINDED_EVERY: u64 = 5;
+/// How often the word changes sides between two agents until that is taken for a loop,
+pub const LOOP_TURNS: usize = 20;
+/// within this time.
+pub const LOOP_WINDOW: Duration = Duration::from_secs(600);
+/// How long the first message of a loop waits; each further one waits twice as long.
+pub const LOOP_DELAY_FIRST: Duration = Duration::from_secs(1);
+/// How long it waits at most.
+pub const LOOP_DELAY_MAX: Duration = Duration::from_secs(300);
+/// A pair that was silent this long begins anew.
+pub const LOOP_FORGOTTEN_AFTER: Duration = Duration::from_secs(1800);
+/// Pairs of agents that are looked at.
+pub const LOOP_PAIRS_MAX: usize = 10_000;
 /// Repeated trouble is logged at most this often.
 pub const LOG_THROTTLE: Duration = Duration::from_secs(300);
 

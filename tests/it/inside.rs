@@ -1,6 +1,7 @@
 //! Tools inside an agent's session: they speak as that agent or not at all.
 
 mod mcp;
+mod skills;
 mod tokens;
 
 use std::collections::BTreeMap;

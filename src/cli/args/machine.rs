@@ -32,6 +32,26 @@ pub struct Up {
     pub command: Vec<String>,
 }
 
+/// Show the settings files of this machine without their secrets, or change those of a provider.
+#[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(
+    subcommand,
+    name = "config",
+    example = "agent-relay config get PROVIDER env",
+    example = "agent-relay config set PROVIDER env.HTTPS_PROXY http://proxy:8080",
+    example = "A secret from a pipe:\n    agent-relay config set PROVIDER env.API_KEY --stdin <key.txt",
+    note = "Without a provider it is about config.json. A value is JSON or else a text; null takes a field away."
+)]
+pub struct Config {
+    /// get (default), set or path; then the provider, a field (env.NAME for one of its variables),
+    /// and the value
+    #[argh(positional)]
+    pub words: Vec<String>,
+    /// read the value from standard input
+    #[argh(switch)]
+    pub stdin: bool,
+}
+
 /// Port of a hub, where none is given.
 pub const DEFAULT_PORT: u16 = 4850;
 

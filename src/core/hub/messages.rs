@@ -243,6 +243,7 @@ impl Hub {
 
     /// Puts a durable message into the queues of its recipients and onto the bus.
     pub(super) fn route(&mut self, sent: &AcceptedMessage) {
+        self.look_for_loop(sent);
         let message = &sent.message;
         if message.claimable {
             let task = message.task_id();

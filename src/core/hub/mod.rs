@@ -12,6 +12,7 @@ mod claims;
 mod commands;
 pub mod event;
 pub mod generations;
+mod loops;
 mod mcp;
 mod messages;
 mod metrics;
@@ -108,6 +109,7 @@ pub struct Hub {
     peers: HashMap<PeerId, peers::Peer>,
     /// Unacknowledged messages by recipient; survives the agent's record.
     queues: HashMap<String, agents::Queue>,
+    loops: loops::Loops,
     last_message: MessageId,
     last_task: TaskId,
     generations: generations::Generations,
@@ -166,6 +168,7 @@ impl Hub {
             senders: agents::Senders::default(),
             peers: HashMap::new(),
             queues: HashMap::new(),
+            loops: loops::Loops::default(),
             last_message: MessageId(0),
             last_task: TaskId(0),
             generations: generations::Generations::default(),

@@ -44,6 +44,7 @@ impl Hub {
         self.recount();
         self.forget_lines();
         self.senders.retain(|_, until| *until > wall);
+        self.loops.forget_old(self.now.tick);
         self.expire_commands();
         self.expire_tokens();
         self.rates.forget_full(self.now.tick);

@@ -4,6 +4,7 @@ mod blocked;
 mod bounds;
 mod deliveries;
 mod ended;
+mod loops;
 mod rights;
 mod shared;
 mod tokens;

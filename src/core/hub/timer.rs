@@ -14,6 +14,8 @@ timers! {
         StoreRetry,
         /// Acknowledgements found no commit to go with.
         LateAcks,
+        /// What two agents write to each other without end has waited.
+        LoopDelay,
         /// A claim ends.
         ClaimEnd,
         /// An agent counts as offline.
@@ -37,6 +39,7 @@ impl Timed for Hub {
             Timer::StopLimit => self.timers.at(timer),
             // Only what needs no commit may fire while the store has no credit.
             _ if !has_credit => None,
+            Timer::LoopDelay => self.loops.next(),
             Timer::ClaimEnd => self.next_claim_end(),
             Timer::Presence => self.next_presence(),
             Timer::LateAcks | Timer::Sweep | Timer::Retention => self.timers.at(timer),
@@ -55,6 +58,7 @@ impl Timed for Hub {
                     self.commits.hurry();
                 }
             }
+            Timer::LoopDelay => self.release_held(),
             Timer::ClaimEnd => self.sweep_claims(),
             Timer::Presence => self.sweep_presence(),
             Timer::Sweep => self.sweep_rest(),

@@ -26,6 +26,12 @@ pub const FILES: &[TreeFile] = &[
         include_str!("../../../plugins/claude/skills/read-message/SKILL.md"),
     ),
     text(
+        "skills/message/SKILL.md",
+        include_str!("../../../plugins/claude/skills/message/SKILL.md"),
+    ),
+    text("skills/guide/SKILL.md", include_str!("../../../plugins/claude/skills/guide/SKILL.md")),
+    text("skills/label/SKILL.md", include_str!("../../../plugins/claude/skills/label/SKILL.md")),
+    text(
         "interactive/.claude-plugin/plugin.json",
         include_str!("../../../plugins/claude/interactive/.claude-plugin/plugin.json"),
     ),

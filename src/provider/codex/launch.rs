@@ -45,6 +45,14 @@ Use them and not the command `agent-relay`, which needs a network.";
 /// Who answers, where the session does by its tools.
 const ANSWER_BY_TOOL: &str = " Answer yourself with relay_reply; nobody sends your last text.";
 
+/// Skills of a home of its own; their source is `plugins/codex/skills`.
+const SKILLS: [(&str, &str); 4] = [
+    ("guide", include_str!("../../../plugins/codex/skills/guide/SKILL.md")),
+    ("reply", include_str!("../../../plugins/codex/skills/reply/SKILL.md")),
+    ("react", include_str!("../../../plugins/codex/skills/react/SKILL.md")),
+    ("read-message", include_str!("../../../plugins/codex/skills/read-message/SKILL.md")),
+];
+
 /// Tokens of one tool's output that the model gets.
 const TOOL_OUTPUT_TOKENS: u32 = 12_000;
 /// Bytes of a path that a socket can have, with room for the name that the server makes of it.
@@ -253,6 +261,11 @@ fn profile(request: &LaunchRequest, disk: &dyn Disk, home: &str) -> Vec<SetupFil
         SetupFile::Folder(home.to_string()),
         SetupFile::File { path: format!("{home}/config.toml"), text },
     ];
+    for (name, text) in SKILLS {
+        let folder = format!("{home}/skills/{name}");
+        files.push(SetupFile::Folder(folder.clone()));
+        files.push(SetupFile::File { path: format!("{folder}/SKILL.md"), text: text.into() });
+    }
     let folders =
         [request.env.get("CODEX_HOME").cloned(), Some(format!("{}/.codex", request.user_home))];
     let logins =

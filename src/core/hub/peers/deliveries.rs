@@ -35,8 +35,8 @@ impl Hub {
         }
         let room = UNACKED_PER_PEER_MAX - peer.in_flight.len();
         let sent: Vec<MessageId> = peer.in_flight.values().map(|(id, _)| *id).collect();
-        let ids: Vec<MessageId> =
-            queue.ids.iter().filter(|id| !sent.contains(id)).take(room).copied().collect();
+        let is_next = |id: &&MessageId| !sent.contains(*id) && !self.loops.holds(**id, agent_id);
+        let ids: Vec<MessageId> = queue.ids.iter().filter(is_next).take(room).copied().collect();
         match (ids.as_slice(), fresh) {
             ([], _) => {}
             ([id], Some(sent)) if sent.message.id == *id => {
