@@ -5,7 +5,7 @@
 
 /// The variable that names the planted defect.
 #[cfg(planted)]
-const VARIABLE: &str = "AGENT_RELAY_PLANTED";
+pub const VARIABLE: &str = "AGENT_RELAY_PLANTED";
 
 /// The defect of this process; it never changes.
 #[cfg(planted)]

@@ -13,7 +13,12 @@ use crate::wire::control::{ENV_ENVIRONMENT_FILE, ENV_SESSION_LAUNCH, ENV_TOKEN};
 /// Places of a user's programs that come before PATH.
 const USERS_PLACES: [&str; 3] = [".local/bin", ".bun/bin", ".npm-global/bin"];
 /// Variables of ours that mean the same for a session as for its orchestrator.
-const KEPT: [&str; 3] = ["AGENT_RELAY_LOG_LEVEL", "AGENT_RELAY_CRASH_AT", "AGENT_RELAY_PLANTED"];
+const KEPT: &[&str] = &[
+    "AGENT_RELAY_LOG_LEVEL",
+    "AGENT_RELAY_CRASH_AT",
+    #[cfg(planted)]
+    crate::planted::VARIABLE,
+];
 /// Variables that tell of the orchestrator's own unit or terminal.
 const OF_OURSELVES: [&str; 12] = [
     "NOTIFY_SOCKET",
