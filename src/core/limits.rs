@@ -306,8 +306,6 @@ pub const GUEST_LIFE_MAX: Duration = Duration::from_secs(4 * 3600);
 pub const ATTACH_SPEC_TIME: Duration = Duration::from_secs(5);
 /// A call of tmux is answered in that time.
 pub const TMUX_TIME: Duration = Duration::from_secs(5);
-/// Every so many texts for a provider begin with a reminder of how messages are answered.
-pub const REMINDED_EVERY: u64 = 5;
 /// How often the word changes sides between two agents until that is taken for a loop,
 pub const LOOP_TURNS: usize = 20;
 /// within this time.

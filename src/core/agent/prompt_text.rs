@@ -1,6 +1,5 @@
 //! The text of messages for the provider, and how they are recognised in its record.
 
-use crate::core::agent::config::ReplyMode;
 use crate::core::chars::{self, is_break, is_invisible};
 use crate::core::limits::*;
 use crate::core::session::MessageFingerprint;
@@ -157,22 +156,6 @@ pub(super) fn of_batch(messages: &[&Message]) -> String {
         ));
     }
     parts.join("\n\n")
-}
-
-/// What stands in front of a text from time to time: a long conversation, or its compaction, may
-/// have lost what the agent was told at its start. Providers have different names for the tools,
-/// which all end so.
-pub(super) fn reminder(mode: ReplyMode) -> &'static str {
-    match mode {
-        ReplyMode::Auto => {
-            "[agent-relay] Reminder: your last text of a turn is the answer to the messages below. The tools relay_send_message and \
-             relay_react, or `agent-relay guide`, do the rest; new messages come by themselves."
-        }
-        ReplyMode::Explicit => {
-            "[agent-relay] Reminder: answer the messages below with the tool relay_reply or with `agent-relay reply <number> --stdin`; \
-             nobody sends your last text. New messages come by themselves."
-        }
-    }
 }
 
 /// From a person, whose words count as the user's; else from another agent or a system.

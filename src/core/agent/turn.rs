@@ -25,7 +25,6 @@ use crate::core::agent::store::RowKind;
 use crate::core::agent::timer::Timer;
 use crate::core::agent::tracker::{ClaimKind, TURN, Work};
 use crate::core::ids::{BatchNumber, MessageRef, TaskId};
-use crate::core::limits::REMINDED_EVERY;
 use crate::core::session::{Delivery, MessageFingerprint, TurnEnd, Verb};
 use crate::core::time::Now;
 use crate::wire::api::{DetailedStatus, Message, StatusSource, TaskStatus};
@@ -115,8 +114,6 @@ pub(super) struct Turns {
     interrupt: Option<String>,
     /// Interrupted tasks whose claims are kept: message and task.
     held: BTreeMap<MessageRef, TaskId>,
-    /// Texts that the provider was handed.
-    handed: u64,
     /// How often this agent was given the task of a message and it left without an end that the
     /// relay took.
     rounds: BTreeMap<MessageRef, u64>,
@@ -235,18 +232,10 @@ impl Agent {
     fn hand_over(&mut self, mut entries: Vec<Entry>, urgent: bool) {
         let Some(batch) = self.turn.batch.as_mut() else { return };
         let messages: Vec<&Message> = entries.iter().map(|entry| &entry.message).collect();
-        self.turn.handed += 1;
-        // Its profile may want nothing of the relay but messages.
-        let reminds =
-            self.turn.handed.is_multiple_of(REMINDED_EVERY) && self.config.identity.broad_targets;
-        let text = prompt_text::of_batch(&messages);
         let delivery = Delivery {
             batch: batch.number,
             key: prompt_text::key(&self.config.agent_id, &messages),
-            text: match reminds {
-                true => format!("{}\n\n{text}", prompt_text::reminder(self.config.reply_mode)),
-                false => text,
-            },
+            text: prompt_text::of_batch(&messages),
             person: messages.iter().all(|message| prompt_text::is_of_person(message)),
             urgent,
         };
