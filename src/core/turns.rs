@@ -133,7 +133,6 @@ impl<E> Turns<E> {
         let follows = waits[1] > 0 && cost.bytes <= URGENT_BYTES_MAX;
         let is_reserved = waits[0] == 0 && (is_urgent || follows);
         waits[usize::from(is_reserved)] += 1;
-        let line = if crate::planted::is("one-lane") { LineId::default() } else { line };
         let place = Place { line, is_reserved };
         let held = self.held.entry(line).or_default();
         *held = (held.0 + 1, held.1 + cost.bytes);
@@ -160,7 +159,8 @@ impl<E> Turns<E> {
                 self.turn = None;
                 continue;
             };
-            if others && (events_left == 0 || !queue.share.is_left()) {
+            let is_over = events_left == 0 || !queue.share.is_left();
+            if others && is_over && !crate::planted::is("one-lane") {
                 self.end_turn();
                 continue;
             }
