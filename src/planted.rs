@@ -5,7 +5,15 @@
 
 /// The variable that names the planted defect.
 #[cfg(planted)]
-pub const VARIABLE: &str = "AGENT_RELAY_PLANTED";
+const VARIABLE: &str = "AGENT_RELAY_PLANTED";
+
+/// What a program that we start must find in its environment too.
+#[cfg(planted)]
+pub const VARIABLES: &[&str] = &[VARIABLE];
+
+/// What a program that we start must find in its environment too: nothing in this build.
+#[cfg(not(planted))]
+pub const VARIABLES: &[&str] = &[];
 
 /// The defect of this process; it never changes.
 #[cfg(planted)]

@@ -13,12 +13,7 @@ use crate::wire::control::{ENV_ENVIRONMENT_FILE, ENV_SESSION_LAUNCH, ENV_TOKEN};
 /// Places of a user's programs that come before PATH.
 const USERS_PLACES: [&str; 3] = [".local/bin", ".bun/bin", ".npm-global/bin"];
 /// Variables of ours that mean the same for a session as for its orchestrator.
-const KEPT: &[&str] = &[
-    "AGENT_RELAY_LOG_LEVEL",
-    "AGENT_RELAY_CRASH_AT",
-    #[cfg(planted)]
-    crate::planted::VARIABLE,
-];
+const KEPT: [&str; 2] = ["AGENT_RELAY_LOG_LEVEL", "AGENT_RELAY_CRASH_AT"];
 /// Variables that tell of the orchestrator's own unit or terminal.
 const OF_OURSELVES: [&str; 12] = [
     "NOTIFY_SOCKET",
@@ -184,7 +179,8 @@ pub fn environment(
     options: &SpawnOptions,
     token: Option<&Secret>,
 ) -> (BTreeMap<String, String>, BTreeMap<String, String>) {
-    let is_ours = |name: &str| name.starts_with("AGENT_RELAY_") && !KEPT.contains(&name);
+    let is_kept = |name: &str| KEPT.contains(&name) || crate::planted::VARIABLES.contains(&name);
+    let is_ours = |name: &str| name.starts_with("AGENT_RELAY_") && !is_kept(name);
     let inherited = about.inherited.iter().filter(|(name, _)| {
         !is_ours(name) && !OF_OURSELVES.contains(&name.as_str()) && is_variable(name)
     });
